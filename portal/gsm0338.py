@@ -1,0 +1,178 @@
+"""GSM 03.38 (now 3GPP TS 23.038): the default alphabet, and how long a text is in parts.
+
+Pure: bytes and strings in, bytes and strings out. Over SMPP a text of data_coding 0 arrives one character a byte, the high bit
+clear (*unpacked*); a handset gets it as packed septets. All functions here take and give the unpacked form unless they say so.
+"""
+
+from __future__ import annotations
+
+import codecs
+from enum import IntEnum
+
+ESCAPE = 0x1B
+"""Says that the next septet comes from the extension table (6.2.1.1)."""
+
+_UNDEFINED = "\ufffe"  # what the codecs machinery takes for "no such character"
+
+# 6.2.1, in the order of the septets. The escape is no character of its own.
+_DEFAULT = (
+    "@£$¥èéùìòÇ\nØø\rÅå"
+    "Δ_ΦΓΛΩΠΨΣΘΞ" + _UNDEFINED + "ÆæßÉ"
+    " !\"#¤%&'()*+,-./0123456789:;<=>?"
+    "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§"
+    "¿abcdefghijklmnopqrstuvwxyzäöñüà"
+)
+_EXTENSION = {
+    0x0A: "\f",
+    0x14: "^",
+    0x28: "{",
+    0x29: "}",
+    0x2F: "\\",
+    0x3C: "[",
+    0x3D: "~",
+    0x3E: "]",
+    0x40: "|",
+    0x65: "€",
+}
+_EXTENSION_SEPTETS = {character: bytes((ESCAPE, septet)) for septet, character in _EXTENSION.items()}
+_SEPTETS = {ord(character): septet for septet, character in enumerate(_DEFAULT) if character != _UNDEFINED}
+
+_PART_OCTETS = 140  # TP-User-Data of one short message, GSM 03.40, 9.2.3.24
+_CONCATENATION_OCTETS = 6  # the usual UDH: 05 00 03 reference total number
+
+
+class Encoding(IntEnum):
+    """How a body is coded on the way to the handset; the values are those of SMPP's data_coding (5.2.19)."""
+
+    GSM = 0
+    BINARY = 4
+    UCS2 = 8
+
+
+def decode(septets: bytes) -> str:
+    """Return the text of unpacked `septets`.
+
+    Strict: ValueError for a byte over 0x7F, an escape at the end, or one followed by a septet that the extension table lacks.
+    """
+    try:
+        if ESCAPE not in septets:
+            return codecs.charmap_decode(septets, "strict", _DEFAULT)[0]
+        first, *escaped = septets.split(b"\x1b")
+        pieces = [codecs.charmap_decode(first, "strict", _DEFAULT)[0]]
+        for piece in escaped:
+            pieces.append(_EXTENSION[piece[0]])
+            pieces.append(codecs.charmap_decode(piece[1:], "strict", _DEFAULT)[0])
+    except UnicodeDecodeError as error:
+        raise ValueError(f"0x{error.object[error.start]:02X} is not a GSM 03.38 character") from None
+    except (KeyError, IndexError):
+        raise ValueError("an escape is not followed by a character of the GSM 03.38 extension table") from None
+    return "".join(pieces)
+
+
+def encode(text: str) -> bytes:
+    """Return `text` as unpacked septets, extension characters as two. ValueError names the first character that has none."""
+    try:
+        return codecs.charmap_encode(text, "strict", _SEPTETS)[0]
+    except UnicodeEncodeError:
+        return b"".join(map(_encode_character, text))
+
+
+def _encode_character(character: str) -> bytes:
+    extension = _EXTENSION_SEPTETS.get(character)
+    if extension is not None:
+        return extension
+    try:
+        return codecs.charmap_encode(character, "strict", _SEPTETS)[0]
+    except UnicodeEncodeError:
+        raise ValueError(f"{character!r} has no place in GSM 03.38") from None
+
+
+def choose(text: str) -> Encoding:
+    """Return the encoding in which `text` is shortest: GSM where each character has a place in it, else UCS-2."""
+    try:
+        encode(text)
+    except ValueError:
+        return Encoding.UCS2
+    return Encoding.GSM
+
+
+def to_body(text: str, encoding: Encoding) -> bytes:
+    """Return `text` as it travels in short_message: unpacked septets, or UTF-16 big endian for UCS-2.
+
+    ValueError where GSM lacks a character, where a surrogate stands alone, and for binary, which is no text.
+    """
+    if encoding is Encoding.GSM:
+        return encode(text)
+    if encoding is Encoding.UCS2:
+        return text.encode("utf-16-be")
+    raise ValueError("a binary body has no text")
+
+
+def room(encoding: Encoding, header: int = 0) -> int:
+    """Return how many bytes of body one part holds beside a user data header of `header` octets (its length octet included).
+
+    For GSM a byte is a septet (160, or 153 beside the usual six octets); else it is an octet (140, 134). GSM 03.40, 9.2.3.16.
+    """
+    octets = max(_PART_OCTETS - header, 0)
+    return octets * 8 // 7 if encoding is Encoding.GSM else octets
+
+
+def split(body: bytes, encoding: Encoding) -> list[bytes]:
+    """Return `body` (without user data header) in as many pieces as it needs parts; the pieces joined are the body.
+
+    One part is 160 septets, 140 octets or 70 UCS-2 characters; of several each is 153, 134 or 67, for the header that joins them.
+    Neither an escape and its septet nor the two halves of a surrogate pair are torn apart.
+    """
+    if len(body) <= room(encoding):
+        return [body]
+    limit = room(encoding, _CONCATENATION_OCTETS)
+    pieces = []
+    start = 0
+    while start < len(body):
+        end = min(start + limit, len(body))
+        if end < len(body):
+            end -= _torn(body, end, encoding)
+        pieces.append(body[start:end])
+        start = end
+    return pieces
+
+
+def part_count(body: bytes, encoding: Encoding) -> int:
+    """Return how many parts `body` (without user data header) is sent in, at least one. As `split`, without the pieces."""
+    length = len(body)
+    if length <= room(encoding):
+        return 1
+    return len(split(body, encoding))
+
+
+def _torn(body: bytes, end: int, encoding: Encoding) -> int:
+    """Return by how many bytes a cut at `end` must move back so as not to tear a character."""
+    if encoding is Encoding.GSM and body[end - 1] == ESCAPE:
+        return 1
+    if encoding is Encoding.UCS2 and 0xD8 <= body[end - 2] <= 0xDB:
+        return 2
+    return 0
+
+
+def pack(septets: bytes, fill_bits: int = 0) -> bytes:
+    """Return unpacked `septets` packed, eight in seven octets, after `fill_bits` zero bits (what a UDH leaves of its last septet).
+
+    ValueError for a byte over 0x7F. GSM 03.38, 6.1.2.1.1.
+    """
+    bits = 0
+    for position, septet in enumerate(septets):
+        if septet > 0x7F:
+            raise ValueError(f"0x{septet:02X} is not a septet")
+        bits |= septet << (7 * position + fill_bits)
+    return bits.to_bytes((7 * len(septets) + fill_bits + 7) // 8, "little")
+
+
+def unpack(octets: bytes, count: int, fill_bits: int = 0) -> bytes:
+    """Return the first `count` septets packed in `octets` after `fill_bits` bits. ValueError where there are fewer.
+
+    The count has to be told: eight octets may hold eight septets and filling, or nine.
+    """
+    if 8 * len(octets) < 7 * count + fill_bits:
+        raise ValueError(f"{len(octets)} octets do not hold {count} septets")
+    bits = int.from_bytes(octets, "little") >> fill_bits
+    return bytes((bits >> (7 * position)) & 0x7F for position in range(count))
