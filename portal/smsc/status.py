@@ -1,0 +1,95 @@
+"""Command ids, states and status codes under the names that SMPP 3.4 Issue 1.2 gives them."""
+
+from enum import IntEnum
+
+RESPONSE = 0x80000000
+"""The bit that makes a request's command id that of its response (5.1.2.1)."""
+
+
+class Command(IntEnum):
+    """command_id, 5.1.2.1: those that are spoken here. Anything else is answered with generic_nack ESME_RINVCMDID."""
+
+    GENERIC_NACK = 0x80000000
+    BIND_RECEIVER = 0x00000001
+    BIND_RECEIVER_RESP = 0x80000001
+    BIND_TRANSMITTER = 0x00000002
+    BIND_TRANSMITTER_RESP = 0x80000002
+    SUBMIT_SM = 0x00000004
+    SUBMIT_SM_RESP = 0x80000004
+    DELIVER_SM = 0x00000005
+    DELIVER_SM_RESP = 0x80000005
+    UNBIND = 0x00000006
+    UNBIND_RESP = 0x80000006
+    BIND_TRANSCEIVER = 0x00000009
+    BIND_TRANSCEIVER_RESP = 0x80000009
+    ENQUIRE_LINK = 0x00000015
+    ENQUIRE_LINK_RESP = 0x80000015
+
+
+class Status(IntEnum):
+    """command_status, 5.1.3, and the three that the model adds from 0x400 on."""
+
+    ESME_ROK = 0x00
+    ESME_RINVMSGLEN = 0x01
+    ESME_RINVCMDLEN = 0x02
+    ESME_RINVCMDID = 0x03
+    ESME_RINVBNDSTS = 0x04
+    ESME_RALYBND = 0x05
+    ESME_RSYSERR = 0x08
+    ESME_RINVSRCADR = 0x0A
+    ESME_RINVDSTADR = 0x0B
+    ESME_RBINDFAIL = 0x0D
+    ESME_RINVPASWD = 0x0E
+    ESME_RINVSYSID = 0x0F
+    ESME_RMSGQFUL = 0x14
+    ESME_RINVSERTYP = 0x15
+    ESME_RINVESMCLASS = 0x43
+    ESME_RSUBMITFAIL = 0x45
+    ESME_RINVSYSTYP = 0x53
+    ESME_RTHROTTLED = 0x58
+    ESME_RINVSCHED = 0x61
+    ESME_RINVEXPIRY = 0x62
+    ESME_RINVOPTPARSTREAM = 0xC0
+    ESME_RINVPARLEN = 0xC2
+    ESME_RINVOPTPARAMVAL = 0xC4
+    ESME_RUNKNOWNERR = 0xFF
+    ESME_RBINDTHROTTLED = 0x400
+    ESME_RUNSDATACODING = 0x401
+    ESME_RINVGSM7CODING = 0x402
+
+
+class Tag(IntEnum):
+    """Tags of optional parameters, 5.3.2, and the model's own from 0x1400 on."""
+
+    DEST_ADDR_SUBUNIT = 0x0005
+    SOURCE_ADDR_SUBUNIT = 0x000D
+    PAYLOAD_TYPE = 0x0019
+    RECEIPTED_MESSAGE_ID = 0x001E
+    PRIVACY_INDICATOR = 0x0201
+    USER_MESSAGE_REFERENCE = 0x0204
+    SOURCE_PORT = 0x020A
+    DESTINATION_PORT = 0x020B
+    SAR_MSG_REF_NUM = 0x020C
+    LANGUAGE_INDICATOR = 0x020D
+    SAR_TOTAL_SEGMENTS = 0x020E
+    SAR_SEGMENT_SEQNUM = 0x020F
+    SC_INTERFACE_VERSION = 0x0210
+    NETWORK_ERROR_CODE = 0x0423
+    MESSAGE_PAYLOAD = 0x0424
+    MORE_MESSAGES_TO_SEND = 0x0426
+    MESSAGE_STATE = 0x0427
+    OUTGOING_ID = 0x1401
+    INCOMING_ID = 0x1402
+
+
+class MessageState(IntEnum):
+    """message_state, 5.2.28."""
+
+    ENROUTE = 1
+    DELIVERED = 2
+    EXPIRED = 3
+    DELETED = 4
+    UNDELIVERABLE = 5
+    ACCEPTED = 6
+    UNKNOWN = 7
+    REJECTED = 8
