@@ -1,0 +1,88 @@
+"""Connections to the one SQLite file, and the transactions that write to it."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FILE_NAME = "portal.db"
+BUSY_TIMEOUT_MS = 5_000
+
+
+class Connection(sqlite3.Connection):
+    """A connection that can tell its owner about each commit (the web process uses it to nudge the SMPP server)."""
+
+    on_commit: Callable[[], None] | None = None
+
+
+def now_ms() -> int:
+    """The time as everything in the database counts it: milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def connect(
+    file: Path, *, on_commit: Callable[[], None] | None = None, busy_timeout_ms: int = BUSY_TIMEOUT_MS
+) -> Connection:
+    """Open the database.
+
+    Args:
+        file: the database file; it is created when missing.
+        on_commit: called after each `immediate()` block that has committed, never inside the transaction.
+        busy_timeout_ms: how long a statement waits for another process's write, in milliseconds.
+
+    Raises:
+        sqlite3.OperationalError: the file can't be opened.
+    """
+    conn = sqlite3.connect(
+        file,
+        factory=Connection,
+        # Transactions are begun by hand: the sqlite3 module would begin deferred ones, whose first write fails with
+        # SQLITE_BUSY, without waiting, when another process wrote after their first read.
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=busy_timeout_ms / 1000,
+        cached_statements=256,
+    )
+    conn.row_factory = sqlite3.Row
+    conn.on_commit = on_commit
+    conn.execute("PRAGMA journal_mode = WAL")
+    # FULL, because "acknowledged" means "on disk": with NORMAL a power cut may take back the latest commits.
+    conn.execute("PRAGMA synchronous = FULL")
+    conn.execute("PRAGMA foreign_keys = ON")
+    conn.execute("PRAGMA temp_store = MEMORY")
+    return conn
+
+
+@contextmanager
+def immediate(conn: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A write transaction that holds the write lock from its start (BEGIN IMMEDIATE), so that what it reads stays true.
+
+    Inside another `immediate()` block it joins that one: the outermost block commits, and an exception that leaves it
+    rolls everything back.
+
+    Raises:
+        sqlite3.OperationalError: another process kept the lock longer than the busy timeout, or the disk is full.
+    """
+    if conn.in_transaction:
+        yield conn
+        return
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield conn
+        conn.execute("COMMIT")
+    except BaseException:
+        # A failed COMMIT (disk full) leaves the transaction open, and an error may already have closed it.
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise
+    if isinstance(conn, Connection) and conn.on_commit is not None:
+        conn.on_commit()
+
+
+def insert(conn: sqlite3.Connection, table: str, **values: object) -> int:
+    """Insert one row and return its rowid. `table` and the column names come from the code, never from input."""
+    columns = ", ".join(values)
+    marks = ", ".join("?" * len(values))
+    cursor = conn.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
+    return cursor.lastrowid or 0

@@ -1,0 +1,111 @@
+"""Words, numbers and dates in the reader's language, with and without Flask (mails are written outside of requests).
+
+The catalogues are read from their .po files at start: there is no compile step that could be forgotten.
+"""
+
+import io
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from babel import Locale
+from babel.dates import format_datetime as babel_datetime
+from babel.dates import format_timedelta
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+from babel.numbers import format_decimal
+from babel.support import NullTranslations, Translations
+
+from portal import paths
+
+LANGUAGES = {"en": "English", "it": "Italiano"}
+DEFAULT_LANGUAGE = "en"
+
+_language: ContextVar[str] = ContextVar("language", default=DEFAULT_LANGUAGE)
+
+
+def use_language(language: str) -> None:
+    """Set the language of what follows in this thread or task; an unknown one counts as the default."""
+    _language.set(language if language in LANGUAGES else DEFAULT_LANGUAGE)
+
+
+def current_language() -> str:
+    return _language.get()
+
+
+def best_language(accept_language: list[str]) -> str:
+    """The first of a browser's languages, best first, that there is a catalogue for."""
+    for each in accept_language:
+        short = each.split("-")[0].lower()
+        if short in LANGUAGES:
+            return short
+    return DEFAULT_LANGUAGE
+
+
+def N_(sentence: str) -> str:
+    """Mark a sentence for translation where it is only kept; `gettext` translates it where it is shown."""
+    return sentence
+
+
+def gettext(sentence: str, **params: Any) -> str:
+    """Translate; with parameters, fill them in: `gettext("%(name)s was removed", name=…)`."""
+    translated = catalogue(current_language()).gettext(sentence)
+    return translated % params if params else translated
+
+
+def ngettext(singular: str, plural: str, number: int, **params: Any) -> str:
+    """Translate a sentence that counts; `%(num)s` in it is the number in the reader's writing."""
+    translated = catalogue(current_language()).ngettext(singular, plural, number)
+    return translated % {"num": decimal(number), **params}
+
+
+@cache
+def catalogue(language: str) -> NullTranslations:
+    file = paths.TRANSLATIONS / language / "LC_MESSAGES" / "messages.po"
+    if language == DEFAULT_LANGUAGE or not file.exists():
+        return NullTranslations()
+    compiled = io.BytesIO()
+    with file.open("rb") as source:
+        write_mo(compiled, read_po(source, locale=language))
+    compiled.seek(0)
+    return Translations(compiled)
+
+
+@cache
+def _locale(language: str) -> Locale:
+    # English with the day before the month and a 24-hour clock: most of its readers here aren't in the US.
+    return Locale.parse("en_GB" if language == "en" else language)
+
+
+@cache
+def _zone(timezone: str) -> ZoneInfo:
+    return ZoneInfo(timezone)
+
+
+def decimal(number: int | float) -> str:
+    return format_decimal(number, locale=_locale(current_language()))
+
+
+def percent(share: float) -> str:
+    """A share of one as a percentage with one decimal: 0.988 is "98.8 %"."""
+    return f"{format_decimal(share * 100, format='#,##0.#', locale=_locale(current_language()))} %"
+
+
+def credits(thousandths: int) -> str:
+    """Credits in the reader's writing: 8412500 is "8,412.5" or "8.412,5"."""
+    return format_decimal(thousandths / 1000, format="#,##0.###", locale=_locale(current_language()))
+
+
+def date_time(at: int, timezone: str) -> str:
+    """A moment (milliseconds since 1970) in a time zone, to the second, with the zone's name."""
+    moment = datetime.fromtimestamp(at / 1000, _zone(timezone))
+    return babel_datetime(moment, "d MMM y, HH:mm:ss z", locale=_locale(current_language()))
+
+
+def relative(at: int, now: int) -> str:
+    """How far a moment is from now: "12 days ago", "in 3 hours"."""
+    return format_timedelta(
+        timedelta(milliseconds=at - now), add_direction=True, locale=_locale(current_language()), threshold=1.2
+    )

@@ -1,0 +1,1 @@
+"""What is true and allowed. Every door (pages, SMPP, shell) asks here; nothing here knows a door."""

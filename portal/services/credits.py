@@ -1,0 +1,189 @@
+"""Credits: an account's balance, and the ledger of every movement of it.
+
+Everything is counted in thousandths of a credit, as integers. A balance changes only in the transaction that writes its
+movement.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from portal.db import immediate, now_ms
+from portal.i18n import N_
+from portal.services import audit
+from portal.services.accounts import Account
+from portal.services.audit import Actor
+from portal.services.errors import Refused
+
+THOUSANDTHS = 1000
+_MOST = 10**12 * THOUSANDTHS
+_ID_TIME_SHIFT = 20
+
+
+class InvalidAmount(Refused):
+    sentence = N_("“%(text)s” isn't an amount of credits. Examples: 100, 0.5.")
+    field = "amount"
+
+
+class NotEnoughCredits(Refused):
+    sentence = N_("%(account)s holds %(balance)s credits, which don't cover this.")
+    field = "amount"
+
+
+class SameAccount(Refused):
+    sentence = N_("Source and target are the same account.")
+    field = "target"
+
+
+class OtherCustomer(Refused):
+    sentence = N_("Credits can only move between accounts of the same customer.")
+    field = "target"
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """One line of the ledger; amounts in thousandths, negative where credits left the account."""
+
+    id: int
+    kind: str
+    amount: int
+    balance_after: int
+    actor: str
+    note: str
+    counterpart: str | None
+    messages: int | None
+
+    @property
+    def at(self) -> int:
+        """When, in milliseconds: the id holds it."""
+        return time_of(self.id)
+
+
+def time_of(row_id: int) -> int:
+    """The time (milliseconds) in the id of a message or movement."""
+    return row_id >> _ID_TIME_SHIFT
+
+
+def first_id_at(at: int) -> int:
+    """The smallest id that a message or movement of this moment (milliseconds) can have."""
+    return at << _ID_TIME_SHIFT
+
+
+def next_ids(conn: sqlite3.Connection, counter: str, how_many: int) -> int:
+    """Take ids that grow with time and are never given twice, not even when the clock is set back.
+
+    Args:
+        counter: `message_id` or `movement_id`.
+        how_many: a block of so many.
+
+    Returns:
+        The first of the block. The caller is inside `immediate()`.
+    """
+    last = conn.execute("SELECT value FROM counters WHERE name = ?", (counter,)).fetchone()[0]
+    first: int = max(first_id_at(now_ms()), last + 1)
+    conn.execute("UPDATE counters SET value = ? WHERE name = ?", (first + how_many - 1, counter))
+    return first
+
+
+def parse(text: str) -> int:
+    """Read a positive amount: "0.5" is 500 thousandths.
+
+    Raises:
+        InvalidAmount: not a number, not positive, or finer than a thousandth.
+    """
+    try:
+        amount = Decimal(text.strip()) * THOUSANDTHS
+    except InvalidOperation:
+        raise InvalidAmount(text=text) from None
+    if not amount.is_finite() or not 0 < amount <= _MOST or amount != int(amount):
+        raise InvalidAmount(text=text)
+    return int(amount)
+
+
+def plain(thousandths: int) -> int | float:
+    """An amount as a JSON number: 8412500 is 8412.5, 500000 is 500."""
+    whole, rest = divmod(thousandths, THOUSANDTHS)
+    return thousandths / THOUSANDTHS if rest else whole
+
+
+def balance(conn: sqlite3.Connection, account_id: int) -> int:
+    return int(conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()[0])
+
+
+def grant(conn: sqlite3.Connection, actor: Actor, account: Account, amount: int, note: str = "") -> int:
+    """Give an account credits out of nothing, as an operator.
+
+    Returns:
+        The balance after it.
+    """
+    with immediate(conn):
+        after = _move(conn, actor, account.id, "grant", amount, note)
+        audit.record(
+            conn, actor, "credits.grant", customer_id=account.customer_id, account_id=account.id, amount=amount
+        )
+    return after
+
+
+def transfer(conn: sqlite3.Connection, actor: Actor, source: Account, target: Account, amount: int) -> tuple[int, int]:
+    """Move credits between two accounts of one customer, at once.
+
+    Returns:
+        Both balances after it, the source's first.
+
+    Raises:
+        SameAccount, OtherCustomer, NotEnoughCredits
+    """
+    if source.id == target.id:
+        raise SameAccount()
+    if source.customer_id != target.customer_id:
+        raise OtherCustomer()
+    with immediate(conn):
+        source_after = _move(conn, actor, source.id, "transfer_out", -amount, counterpart_id=target.id)
+        target_after = _move(conn, actor, target.id, "transfer_in", amount, counterpart_id=source.id)
+        audit.record(
+            conn,
+            actor,
+            "credits.transfer",
+            customer_id=source.customer_id,
+            account_id=source.id,
+            target=target.name,
+            amount=amount,
+        )
+    return source_after, target_after
+
+
+def _move(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account_id: int,
+    kind: str,
+    amount: int,
+    note: str = "",
+    counterpart_id: int | None = None,
+) -> int:
+    row = conn.execute("SELECT name, balance FROM accounts WHERE id = ?", (account_id,)).fetchone()
+    after: int = row["balance"] + amount
+    if after < 0:
+        raise NotEnoughCredits(account=row["name"], balance=plain(row["balance"]))
+    conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (after, account_id))
+    conn.execute(
+        "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (next_ids(conn, "movement_id", 1), account_id, kind, amount, after, actor.name, note, counterpart_id),
+    )
+    return after
+
+
+def movements(conn: sqlite3.Connection, account_id: int, *, before: int | None = None, limit: int = 50) -> list[Movement]:
+    """A page of the ledger, newest first.
+
+    Args:
+        before: only movements with a smaller id than this (the last one of the page before).
+    """
+    rows = conn.execute(
+        "SELECT movements.id, movements.kind, amount, balance_after, actor, note, other.name, messages FROM movements"
+        " LEFT JOIN accounts AS other ON other.id = counterpart_id"
+        " WHERE account_id = ? AND movements.id < ? ORDER BY movements.id DESC LIMIT ?",
+        (account_id, before if before is not None else (1 << 63) - 1, limit),
+    )
+    return [Movement(*row) for row in rows]

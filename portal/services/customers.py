@@ -1,0 +1,108 @@
+"""Customers: the companies or teams that own accounts."""
+
+import re
+import sqlite3
+from dataclasses import dataclass
+
+from portal.db import immediate, insert, now_ms
+from portal.i18n import DEFAULT_LANGUAGE, N_
+from portal.services import audit
+from portal.services.audit import Actor
+from portal.services.errors import Refused
+
+_EMAIL = re.compile(r"[^@\s<>\",;:]+@[^@\s<>\",;:]+\.?[^@\s<>\",;:]*")
+
+
+class NoSuchCustomer(Refused):
+    sentence = N_("There is no customer “%(name)s”.")
+    field = "customer"
+
+
+class CustomerExists(Refused):
+    sentence = N_("There is already a customer “%(name)s”.")
+    field = "name"
+
+
+class NameMissing(Refused):
+    sentence = N_("Enter a name.")
+    field = "name"
+
+
+class InvalidEmail(Refused):
+    sentence = N_("“%(email)s” isn't an e-mail address. One looks like name@example.com.")
+    field = "email"
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    id: int
+    name: str
+    contact_email: str
+    language: str
+
+
+def add(
+    conn: sqlite3.Connection, actor: Actor, name: str, email: str, language: str = DEFAULT_LANGUAGE
+) -> Customer:
+    """Create a customer.
+
+    Args:
+        name: shown on its users' pages; unique.
+        email: the contact address, where generated passwords go.
+        language: of mails to that address.
+
+    Raises:
+        NameMissing, CustomerExists, InvalidEmail
+    """
+    name, email = " ".join(name.split()), checked_email(email)
+    if not name:
+        raise NameMissing()
+    with immediate(conn):
+        try:
+            customer_id = insert(
+                conn, "customers", name=name, contact_email=email, language=language, created_at=now_ms()
+            )
+        except sqlite3.IntegrityError:
+            raise CustomerExists(name=name) from None
+        audit.record(conn, actor, "customer.add", customer_id=customer_id, name=name, email=email)
+    return Customer(customer_id, name, email, language)
+
+
+def by_name(conn: sqlite3.Connection, name: str) -> Customer:
+    """Raises: NoSuchCustomer"""
+    row = conn.execute("SELECT id, name, contact_email, language FROM customers WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise NoSuchCustomer(name=name)
+    return Customer(*row)
+
+
+def by_id(conn: sqlite3.Connection, customer_id: int) -> Customer:
+    """Raises: NoSuchCustomer"""
+    row = conn.execute("SELECT id, name, contact_email, language FROM customers WHERE id = ?", (customer_id,)).fetchone()
+    if row is None:
+        raise NoSuchCustomer(name=customer_id)
+    return Customer(*row)
+
+
+def everyone(conn: sqlite3.Connection) -> list[Customer]:
+    rows = conn.execute("SELECT id, name, contact_email, language FROM customers ORDER BY name COLLATE NOCASE")
+    return [Customer(*row) for row in rows]
+
+
+def checked_email(email: str) -> str:
+    """The address without spaces around it.
+
+    Raises:
+        InvalidEmail: it isn't one (RFC 5321 allows more than anyone uses; a mail proves the rest).
+    """
+    email = email.strip()
+    if len(email) > 254 or not _EMAIL.fullmatch(email):
+        raise InvalidEmail(email=email)
+    return email
+
+
+def masked(email: str) -> str:
+    """An address that its owner recognises and nobody else learns: `marta@acme.example` is `m•••a@acme.example`."""
+    local, _, domain = email.partition("@")
+    hidden = f"{local[0]}•••{local[-1]}" if len(local) > 2 else f"{local[:1]}•••"
+    return f"{hidden}@{domain}"
