@@ -1,0 +1,264 @@
+/* What the pages need beyond htmx: theme, copying, dialogs, toasts, and focus that is never lost.
+   Loaded in <head> without defer, so that the theme is set before the first paint; everything else waits for events.
+   No inline code and no eval: the pages' Content-Security-Policy forbids both. */
+'use strict';
+(() => {
+  const root = document.documentElement;
+  const byId = (id) => document.getElementById(id);
+  root.classList.add('js');
+
+  /* ---- theme: "system" is the absence of data-theme ---- */
+  const THEMES = ['system', 'light', 'dark'];
+  const rememberedTheme = () => {
+    try {
+      return localStorage.getItem('theme');
+    } catch {
+      return null; // storage is switched off: the system's theme it is
+    }
+  };
+  const applyTheme = (theme) => {
+    if (theme === 'light' || theme === 'dark') root.dataset.theme = theme;
+    else delete root.dataset.theme;
+  };
+  const nextTheme = () => {
+    const theme = THEMES[(THEMES.indexOf(root.dataset.theme ?? 'system') + 1) % THEMES.length];
+    applyTheme(theme);
+    try {
+      localStorage.setItem('theme', theme);
+    } catch { /* the choice then lasts as long as the page */ }
+  };
+  applyTheme(rememberedTheme());
+  addEventListener('storage', (event) => event.key === 'theme' && applyTheme(event.newValue));
+
+  /* ---- where the focus was, and where it goes when that place is gone ---- */
+  const FOCUSABLE = 'a[href],button:not(:disabled),input:not(:disabled,[type=hidden]),select:not(:disabled),textarea:not(:disabled),summary,[tabindex="0"]';
+  const visible = (element) => element.getClientRects().length > 0;
+  const focusables = (region) => [...region.querySelectorAll(FOCUSABLE)].filter(visible);
+  let lastPlace = null;
+
+  const rememberPlace = (element) => {
+    const region = element.closest('section[id],main') ?? document.querySelector('main');
+    lastPlace = { element, region: region.id, index: focusables(region).indexOf(element) };
+  };
+  const focusAnyway = (element) => {
+    if (!element.matches(FOCUSABLE)) element.tabIndex = -1;
+    element.focus();
+  };
+  const focusIsLost = () => !document.activeElement || document.activeElement === document.body;
+  // A removed row shifts the next one into its index, so the same index is the next row's same button.
+  const restorePlace = () => {
+    if (!lastPlace || !focusIsLost()) return;
+    if (lastPlace.element.isConnected && visible(lastPlace.element)) return focusAnyway(lastPlace.element);
+    const region = byId(lastPlace.region) ?? document.querySelector('main');
+    const candidates = focusables(region);
+    focusAnyway(candidates[Math.min(Math.max(lastPlace.index, 0), candidates.length - 1)] ?? region);
+  };
+
+  /* ---- saying things ---- */
+  const openDialog = () => document.querySelector('dialog[open]');
+  // What lies outside an open modal dialog is inert: neither announced nor usable, so the dialog has its own regions.
+  const regionFor = (name) => openDialog()?.querySelector('.' + name) ?? document.querySelector('body > .' + name);
+  const announce = (text) => {
+    const region = regionFor('live');
+    if (!region) return;
+    region.textContent = '';
+    setTimeout(() => { region.textContent = text; }, 50); // an unchanged text would not be announced again
+  };
+
+  /* ---- copying ---- */
+  const copyByCommand = (text, button) => {
+    const area = document.createElement('textarea');
+    area.value = text;
+    area.readOnly = true;
+    area.className = 'sr';
+    (button.closest('dialog') ?? document.body).append(area);
+    area.select();
+    const copied = document.execCommand('copy'); // the only way over plain http, where navigator.clipboard is absent
+    area.remove();
+    button.focus({ preventScroll: true });
+    return copied;
+  };
+  const copyText = async (text, button) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      return copyByCommand(text, button);
+    }
+  };
+  const copiedTimers = new WeakMap();
+  const showCopied = (button, word) => {
+    const label = button.querySelector('span:not(.sr)');
+    const use = button.querySelector('use');
+    const before = copiedTimers.get(button)?.before ?? { label: label?.textContent, icon: use?.getAttribute('href') };
+    clearTimeout(copiedTimers.get(button)?.timer);
+    button.classList.add('copied');
+    if (label) label.textContent = word;
+    use?.setAttribute('href', before.icon.replace(/#.*/, '#check'));
+    const timer = setTimeout(() => {
+      button.classList.remove('copied');
+      if (label) label.textContent = before.label;
+      use?.setAttribute('href', before.icon);
+      copiedTimers.delete(button);
+    }, 2000);
+    copiedTimers.set(button, { timer, before });
+  };
+  const copyFrom = async (button) => {
+    const source = button.dataset.copyFrom ? byId(button.dataset.copyFrom) : button.previousElementSibling;
+    const text = button.dataset.copy || source?.textContent || '';
+    if (!(await copyText(text, button))) {
+      if (source) getSelection()?.selectAllChildren(source); // nothing copies here: leave it selected for Ctrl+C
+      return;
+    }
+    const word = document.body.dataset.copied;
+    showCopied(button, word);
+    announce(word);
+  };
+
+  /* ---- dialogs: a link to a page of its own, shown in the page's <dialog> ---- */
+  const loadDialog = (link, event) => {
+    rememberPlace(link);
+    htmx.ajax('GET', link.href, { source: '#dialog', target: '#dialog', swap: 'innerHTML', event });
+  };
+  const showDialog = (dialog) => {
+    if (!dialog.open) dialog.showModal();
+  };
+  document.addEventListener('close', (event) => {
+    const dialog = event.target;
+    if (dialog.id !== 'modal') return;
+    byId('dialog').replaceChildren(); // a password shown once leaves the page with its dialog
+    restorePlace();
+  }, true);
+
+  /* ---- toasts ---- */
+  const busyWith = (toast) => toast.matches(':hover,:focus-within') || (openDialog() && !toast.closest('dialog'));
+  const expire = (toast, milliseconds) => setTimeout(() => {
+    if (busyWith(toast)) expire(toast, 2000);
+    else toast.remove();
+  }, milliseconds);
+  const startToasts = () => {
+    for (const toast of document.querySelectorAll('.toast:not([data-started])')) {
+      toast.dataset.started = '';
+      if (!toast.classList.contains('err')) expire(toast, toast.querySelector('form,a') ? 15000 : 6000);
+    }
+  };
+  const dismiss = (toast) => {
+    if (toast.contains(document.activeElement)) lastPlace ??= { element: toast, region: 'main', index: -1 };
+    toast.remove();
+    restorePlace();
+  };
+  const failureToast = (templateId) => {
+    const template = byId(templateId);
+    if (!template || document.querySelector(`.toast[data-failure=${templateId}]`)) return;
+    const toast = template.content.firstElementChild.cloneNode(true);
+    toast.dataset.failure = templateId;
+    regionFor('toasts')?.append(toast);
+  };
+  const withdrawFailure = (templateId) => document.querySelector(`.toast[data-failure=${templateId}]`)?.remove();
+
+  /* ---- clicks and keys ---- */
+  const opensElsewhere = (event) => event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+  const onClick = {
+    '[data-copy],[data-copy-from]': (button) => copyFrom(button),
+    '[data-theme-next]': nextTheme,
+    '[data-print]': () => print(),
+    '[data-dismiss]': (button) => dismiss(button.closest('.toast')),
+    '[data-dialog]': (opener, event) => {
+      if (opensElsewhere(event)) return;
+      const own = opener.dataset.dialog && byId(opener.dataset.dialog);
+      if (!own && !window.htmx) return; // then it is a link like any other
+      event.preventDefault();
+      if (own) own.showModal();
+      else loadDialog(opener, event);
+    },
+    '[data-close]': (button, event) => {
+      const dialog = button.closest('dialog');
+      if (!dialog) return; // on a page of its own "Exit" is a link back
+      event.preventDefault();
+      dialog.close();
+    },
+  };
+  const POPUPS = 'details[open]:is(.menu,.help)';
+  document.addEventListener('click', (event) => {
+    for (const open of document.querySelectorAll(POPUPS)) if (!open.contains(event.target)) open.open = false;
+    for (const [selector, act] of Object.entries(onClick)) {
+      const element = event.target.closest(selector);
+      if (element) act(element, event);
+    }
+  });
+  document.addEventListener('keydown', (event) => {
+    const popup = event.key === 'Escape' && document.querySelector(POPUPS);
+    if (!popup) return;
+    event.preventDefault(); // Esc closes the explanation, not the dialog around it
+    popup.open = false;
+    popup.querySelector('summary').focus();
+  });
+
+  /* ---- a form is sent once ---- */
+  const setBusy = (form, busy) => busy ? form.setAttribute('aria-busy', 'true') : form.removeAttribute('aria-busy');
+  document.addEventListener('submit', (event) => {
+    const form = event.target;
+    if (form.getAttribute('aria-busy') === 'true') {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    } else if (form.method === 'post' && !event.defaultPrevented) {
+      setBusy(form, true);
+      setTimeout(setBusy, 10000, form, false); // an answer that is a download leaves the page standing
+    }
+  }, true);
+  addEventListener('pageshow', () => document.querySelectorAll('form[aria-busy]').forEach((form) => setBusy(form, false)));
+
+  /* ---- htmx ---- */
+  const isPoll = (element) => /\bevery\b/.test(element.getAttribute('hx-trigger') ?? '');
+  const on = (name, listener) => document.addEventListener('htmx:' + name, listener);
+
+  on('beforeRequest', (event) => {
+    if (document.hidden && isPoll(event.detail.elt)) event.preventDefault(); // nobody looks: ask again when somebody does
+  });
+  on('beforeSwap', ({ detail }) => {
+    const refusedInDialog = detail.xhr.status === 422 && detail.elt.closest('#dialog');
+    if (refusedInDialog) {
+      detail.target = byId('dialog');
+      detail.swapOverride = 'innerHTML';
+    }
+    if (detail.target.contains(document.activeElement) && !openDialog()) rememberPlace(document.activeElement);
+    const form = detail.elt.closest('#dialog form');
+    if (form && detail.shouldSwap && !byId('dialog').contains(detail.target)) byId('modal').dataset.done = '';
+  });
+  on('oobBeforeSwap', ({ detail }) => {
+    if (detail.target.contains(document.activeElement) && !openDialog()) rememberPlace(document.activeElement);
+  });
+  on('afterRequest', ({ detail }) => {
+    const modal = byId('modal');
+    const target = detail.target;
+    if (detail.elt.matches('form')) setBusy(detail.elt, false);
+    if (detail.successful) withdrawFailure('toast-offline');
+    if (target?.id === 'dialog' && byId('dialog').childElementCount && [200, 401, 422].includes(detail.xhr.status)) showDialog(modal);
+    if (modal && 'done' in modal.dataset) {
+      delete modal.dataset.done;
+      modal.close();
+    }
+    if (!isPoll(detail.elt)) focusWanted(target);
+    restorePlace();
+  });
+  const focusWanted = (target) => {
+    const region = target?.isConnected ? target : target?.id && byId(target.id);
+    const wanted = region && (region.querySelector('[aria-invalid=true]') ?? region.querySelector('[data-focus]'));
+    if (wanted) focusAnyway(wanted);
+  };
+  on('responseError', () => failureToast('toast-failed'));
+  on('sendError', () => failureToast('toast-offline'));
+  on('timeout', () => failureToast('toast-offline'));
+
+  /* ---- when the page is there ---- */
+  document.addEventListener('DOMContentLoaded', () => {
+    const region = document.querySelector('body > .toasts');
+    if (region) new MutationObserver(startToasts).observe(region, { childList: true });
+    startToasts();
+    document.querySelector('[aria-invalid=true]')?.focus();
+    for (const current of document.querySelectorAll('.tabs [aria-current],.accounts [aria-current]')) {
+      const box = current.closest('nav');
+      box.scrollLeft = current.offsetLeft - (box.clientWidth - current.offsetWidth) / 2;
+    }
+  });
+})();
