@@ -95,6 +95,9 @@ def parse(text: str) -> Network:
         InvalidAddress, HostBitsSet, UnusableAddress, TooWide
     """
     text = text.strip()
+    if "%" in text:
+        # A zone (fe80::1%eth0) means something on one machine only.
+        raise InvalidAddress(text=text)
     try:
         network: Network = ip_network(text, strict=False)
     except ValueError:

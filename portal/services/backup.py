@@ -1,0 +1,123 @@
+"""Copies of the database, and putting one back."""
+
+import fcntl
+import os
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from sqlite_utils import Database
+
+from portal.db import connect
+from portal.migrations import migrations
+from portal.services.errors import Refused
+
+_LOCK_NAME = "running.lock"
+
+
+class ServerRunning(Refused):
+    sentence = "The server is running on %(data)s. Stop it first."
+
+
+class NotABackup(Refused):
+    sentence = "%(file)s can't be restored: %(reason)s."
+
+
+class FileExists(Refused):
+    sentence = "%(file)s is already there. Choose another name."
+
+
+def in_use(data: Path) -> IO[str]:
+    """Mark a data folder as in use by this process, until the returned file is closed or the process ends.
+
+    Raises:
+        ServerRunning: it is being restored at this moment.
+    """
+    return _lock(data, fcntl.LOCK_SH)
+
+
+def _lock(data: Path, kind: int) -> IO[str]:
+    handle = (data / _LOCK_NAME).open("w")
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise ServerRunning(data=data) from None
+    return handle
+
+
+def backup(conn: sqlite3.Connection, target: Path) -> None:
+    """Write a consistent copy, while everything goes on. The secret key is not in it: keep `secret.key` apart.
+
+    Raises:
+        FileExists: nothing is overwritten.
+        OSError, sqlite3.Error: it couldn't be written whole; nothing is left at `target`.
+    """
+    if target.exists():
+        raise FileExists(file=target)
+    beside = target.with_name(f".{target.name}.part")
+    beside.unlink(missing_ok=True)
+    try:
+        # Not the backup API: it begins again whenever somebody writes in between, so under load it may never end.
+        # VACUUM INTO reads one snapshot, and its copy is as small as can be.
+        beside.touch(mode=0o600)
+        conn.execute("VACUUM INTO ?", (str(beside),))
+        _fsync(beside)
+        beside.rename(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def restore(data: Path, source: Path) -> Path | None:
+    """Put a copy back in the place of the database.
+
+    Returns:
+        Where the database that it replaces was moved to; None where there was none.
+
+    Raises:
+        ServerRunning, NotABackup: nothing has changed.
+    """
+    _examine(source)
+    database = data / "portal.db"
+    with _lock(data, fcntl.LOCK_EX):
+        beside = data / ".portal.db.restoring"
+        beside.touch(mode=0o600)
+        beside.write_bytes(source.read_bytes())
+        _fsync(beside)
+        kept = None
+        if database.exists():
+            # Brings what is in the write-ahead log into the file, so that the file alone is the old database.
+            connect(database).close()
+            folder = data / "backups"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            kept = folder / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
+            database.rename(kept)
+            for left in ("portal.db-wal", "portal.db-shm"):
+                (data / left).unlink(missing_ok=True)
+        beside.rename(database)
+    return kept
+
+
+def _examine(source: Path) -> None:
+    if not source.is_file():
+        raise NotABackup(file=source, reason="there is no such file")
+    conn = sqlite3.connect(f"file:{source}?mode=ro", uri=True)
+    try:
+        result = conn.execute("PRAGMA integrity_check").fetchone()[0]
+        taken = {each.name for each in migrations.applied(Database(conn))}
+    except sqlite3.DatabaseError as error:
+        raise NotABackup(file=source, reason=str(error)) from None
+    finally:
+        conn.close()
+    if result != "ok":
+        raise NotABackup(file=source, reason=result)
+    if not taken:
+        raise NotABackup(file=source, reason="it isn't a database of this program")
+    if taken - {each.name for each in migrations.pending(Database(memory=True))}:
+        raise NotABackup(file=source, reason="a newer version of this program wrote it")
+
+
+def _fsync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
