@@ -1,6 +1,7 @@
 """The nudge reaches whoever listens, and hurts nobody when there is none."""
 
 import asyncio
+from contextlib import closing
 
 import pytest
 
@@ -18,7 +19,8 @@ def test_a_nudge_arrives(data):
     async def scenario():
         arrived = asyncio.Event()
         listener = nudge.listen(data, asyncio.get_running_loop(), arrived.set)
-        nudge.Nudger(data).send()
+        with closing(nudge.Nudger(data)) as nudger:
+            nudger.send()
         await asyncio.wait_for(arrived.wait(), 5)
         listener.close()
 
@@ -26,8 +28,9 @@ def test_a_nudge_arrives(data):
 
 
 def test_nobody_listening_is_no_error(data):
-    nudge.Nudger(data).send()
-    nudge.Nudger(data / "missing").send()
+    for folder in (data, data / "missing"):
+        with closing(nudge.Nudger(folder)) as nudger:
+            nudger.send()
 
 
 def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):

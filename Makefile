@@ -1,0 +1,62 @@
+# make run: the demo.  make test: every test.  Each does all it needs on a fresh Debian 12, and nothing twice.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
+
+.PHONY: help setup run test lint binary clean packages
+
+help:
+	@echo "make run     the demo: portal at http://127.0.0.1:8000, SMPP at 127.0.0.1:2775 and :3550 (TLS)"
+	@echo "make test    every test"
+	@echo "make lint    ruff, mypy, djlint"
+	@echo "make binary  dist/smpp-portal: the whole program in one file"
+	@echo "make setup   .venv with the requirements, nothing started"
+	@echo "make clean   removes all of that, never data/"
+
+setup: $(VENV)/.runtime
+
+run: $(VENV)/.runtime
+	@exec $(BIN)/python app.py demo
+
+test: $(VENV)/.development packages
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/djlint --lint --quiet templates
+
+binary: dist/smpp-portal
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+# Debian's python3 comes without what makes virtual environments.
+$(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(APT) update && $(APT) install -y python3-venv >/dev/null; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt | $(BIN)/python
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.development: requirements-dev.txt requirements.txt | $(BIN)/python
+	@$(PIP) -r requirements-dev.txt
+	@touch $(VENV)/.runtime $@
+
+# What tests and the binary need beyond Python: a browser, an SMPP client, and what PyInstaller takes libraries apart with.
+packages:
+	@missing="$$(PYTHON=$(PYTHON) packaging/missing-packages)"; \
+	if [ -n "$$missing" ]; then echo "Installing$$missing"; \
+		$(APT) update && $(APT) install -y --no-install-recommends $$missing >/dev/null; fi
+
+SOURCES := app.py $(shell find portal templates static packaging -type f ! -name '*.pyc')
+
+dist/smpp-portal: $(SOURCES) $(VENV)/.development | packages
+	$(BIN)/pyinstaller --log-level ERROR --distpath dist --workpath build packaging/smpp-portal.spec
+	@touch $@

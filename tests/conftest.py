@@ -1,0 +1,216 @@
+"""The fixtures that tests of every kind use. Nothing is shared between two tests: each has a data folder of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from portal import config as settings
+from portal import db, migrations
+from portal.crypto import Keys
+from portal.services import accounts, allowed_ips, credentials, credits, customers, prices, senders, two_factor, users
+from portal.services.audit import SHELL
+from tests.support import ROOT, Cast, Login, Person, Server, eventually
+from tests.support import free_port as a_free_port
+
+STOPS_IN_S = 10
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cast]:
+    """A data folder with the whole cast. Made once, because enrolling takes 0.1 s each; tests get copies."""
+    data = tmp_path_factory.mktemp("template")
+    Keys.create(data)
+    migrations.migrate(data / db.FILE_NAME, keep_backups=0)
+    conn = db.connect(data / db.FILE_NAME)
+    cast = _enter(conn, Keys.load(data))
+    # Closing brings the write-ahead log into the file, so that the copy of the folder is whole.
+    conn.close()
+    return data, cast
+
+
+def _enter(conn: db.Connection, keys: Keys) -> Cast:
+    prices.replace(conn, prices.STARTING_PRICES)
+    acme = customers.add(conn, SHELL, "Acme", "marta@acme.example")
+    globex = customers.add(conn, SHELL, "Globex", "hank@globex.example")
+    smpp_acme_1 = _account(conn, keys, acme.id, "smpp-acme-1", 1000, sender="ACME", bound_from=("127.0.0.1", "::1"))
+    smpp_globex_1 = _account(
+        conn, keys, globex.id, "smpp-globex-1", 500, sender="GLOBEX", bound_from=("127.0.0.1", "::1")
+    )
+    return Cast(
+        acme=acme.id,
+        globex=globex.id,
+        alice=_person(conn, keys, "alice@acme.example", users.OWNER, acme.id),
+        bob=_person(conn, keys, "bob@acme.example", users.VIEWER, acme.id),
+        charlie=_person(conn, keys, "charlie@globex.example", users.OWNER, globex.id),
+        olga=_person(conn, keys, "olga@portal.example", users.OPERATOR, None),
+        smpp_acme_1=smpp_acme_1,
+        smpp_acme_2=_account(conn, keys, acme.id, "smpp-acme-2", 100),
+        sms_acme_1=_account(conn, keys, acme.id, "sms-acme-1", 50),
+        smpp_globex_1=smpp_globex_1,
+    )
+
+
+def _person(conn: db.Connection, keys: Keys, email: str, role: str, customer_id: int | None) -> Person:
+    password = f"the long password of {email}"
+    user = users.add(conn, keys, SHELL, email, role, customer_id)
+    codes = users.enrol_at_once(conn, SHELL, user, password)
+    secret = two_factor.secret_text(keys, users.totp_secret(conn, user))
+    return Person(user.id, email, password, secret, tuple(codes))
+
+
+def _account(
+    conn: db.Connection,
+    keys: Keys,
+    customer_id: int,
+    name: str,
+    amount: int,
+    *,
+    sender: str = "",
+    bound_from: tuple[str, ...] = (),
+) -> Login:
+    account = accounts.add(conn, SHELL, customer_id, kind=name.partition("-")[0], name=name)
+    credits.grant(conn, SHELL, account, amount * credits.THOUSANDTHS)
+    for address in bound_from:
+        allowed_ips.add(conn, SHELL, account, address)
+    if sender:
+        senders.add(conn, SHELL, account, sender)
+        senders.decide(conn, SHELL, account, sender, approve=True)
+    smpp = account.kind == "smpp"
+    password = credentials.regenerate(conn, keys, SHELL, account, send_mail=False) if smpp else ""
+    return Login(account.id, name, password)
+
+
+@pytest.fixture
+def cast(template: tuple[Path, Cast]) -> Cast:
+    """Who is in the data folder: people with their passwords and codes, accounts with theirs."""
+    return template[1]
+
+
+@pytest.fixture
+def data(template: tuple[Path, Cast], tmp_path: Path) -> Path:
+    """A data folder of this test's own: database, key, and settings with free ports."""
+    folder = tmp_path / "data"
+    shutil.copytree(template[0], folder)
+    (folder / settings.FILE_NAME).write_text(
+        f"[web]\nport = {a_free_port()}\n[smpp]\nport = {a_free_port()}\ntls_port = {a_free_port()}\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def config(data: Path) -> settings.Config:
+    return settings.load(data=data, env={})
+
+
+@pytest.fixture
+def keys(data: Path) -> Keys:
+    return Keys.load(data)
+
+
+@pytest.fixture
+def connect(data: Path) -> Iterator[Callable[[], db.Connection]]:
+    """Opens connections to the test's database, for tests that need several; all are closed at the end."""
+    opened: list[db.Connection] = []
+
+    def open_one() -> db.Connection:
+        opened.append(db.connect(data / db.FILE_NAME))
+        return opened[-1]
+
+    yield open_one
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def conn(connect: Callable[[], db.Connection]) -> db.Connection:
+    """The test's database."""
+    return connect()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Finds a TCP port that nobody listens on."""
+    return a_free_port
+
+
+@pytest.fixture
+def run_app(data: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `app.py COMMAND --data …` to its end, as a user would."""
+
+    def run(*args: object, stdin: str = "", timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, ROOT / "app.py", *map(str, args), "--data", data],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=clean_environment(),
+        )
+
+    return run
+
+
+@pytest.fixture
+def serve(config: settings.Config) -> Iterator[Callable[..., Server]]:
+    """Starts the real program on the test's data folder, and waits until it is ready.
+
+    Its log goes to the test's own output, which pytest shows when the test fails.
+    """
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*args: str, **environment: str) -> Server:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py", "serve", "--data", config.data, *args],
+            env=clean_environment() | environment,
+        )
+        started.append(process)
+        server = Server(config.public_url, config.smpp.port, config.smpp.tls_port, config.data, process)
+        eventually(lambda: is_ready(server) or process.poll() is not None, deadline_s=20)
+        assert process.poll() is None, f"the server ended with {process.returncode}"
+        return server
+
+    yield start
+    for process in started:
+        stop(process)
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """The real program, running with the cast's data folder."""
+    return serve()
+
+
+def is_ready(server: Server) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server.url}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except OSError:
+        return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Stop the program as an init system does; return its exit status."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOPS_IN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without settings of the program."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}

@@ -1,0 +1,110 @@
+"""What tests share that is no fixture: the people and accounts of every story, free ports, waiting for something."""
+
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+import pyotp
+
+from portal import db
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_S = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who can log in."""
+
+    id: int
+    email: str
+    password: str
+    totp_secret: str
+    recovery_codes: tuple[str, ...]
+
+    def code(self, step: int = 0) -> str:
+        """A TOTP code. Each is good once: a second login of the same person within a test takes `step=1`."""
+        return pyotp.TOTP(self.totp_secret).at(int(time.time()), step)
+
+
+@dataclass(frozen=True)
+class Login:
+    """An account, and the password with which its clients bind ("" for a classic one)."""
+
+    id: int
+    name: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who is on stage: two customers, Acme and Globex, with people and accounts of theirs, and an operator.
+
+    | account | IPs | credits | senders |
+    | --- | --- | --- | --- |
+    | smpp_acme_1 | 127.0.0.1, ::1 | 1000 | ACME |
+    | smpp_acme_2 | none: `WAITING_IP` | 100 | none |
+    | sms_acme_1 | classic | 50 | none |
+    | smpp_globex_1 | 127.0.0.1, ::1 | 500 | GLOBEX |
+    """
+
+    acme: int
+    globex: int
+    alice: Person  # owner at Acme
+    bob: Person  # viewer at Acme
+    charlie: Person  # owner at Globex
+    olga: Person  # operator
+    smpp_acme_1: Login
+    smpp_acme_2: Login
+    sms_acme_1: Login
+    smpp_globex_1: Login
+
+
+@dataclass(frozen=True)
+class Server:
+    """The running program."""
+
+    url: str
+    port: int
+    tls_port: int
+    data: Path
+    process: subprocess.Popen[bytes]
+
+    def connect(self) -> db.Connection:
+        return db.connect(self.data / db.FILE_NAME)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on.
+
+    Below the range that the kernel takes client ports from, so that no outgoing connection gets it in between.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def eventually(look: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
+    """Look until what is seen is true (or not empty), and return it.
+
+    Raises:
+        AssertionError: it wasn't before the deadline; with what was seen last.
+    """
+    ends = time.monotonic() + deadline_s
+    while not (seen := look()):
+        assert time.monotonic() < ends, f"still {seen!r} after {deadline_s} s"
+        Event().wait(0.01)
+    return seen
