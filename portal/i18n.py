@@ -5,7 +5,7 @@ The catalogues are read from their .po files at start: there is no compile step 
 
 import io
 from contextvars import ContextVar
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -109,3 +109,8 @@ def relative(at: int, now: int) -> str:
     return format_timedelta(
         timedelta(milliseconds=at - now), add_direction=True, locale=_locale(current_language()), threshold=1.2
     )
+
+
+def iso(at: int) -> str:
+    """A moment as ISO 8601 in UTC, for machines."""
+    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,82 @@
+"""The pages: Flask, server-rendered, with HTMX parts. Thin: what is true and allowed is asked of `portal.services`."""
+
+from flask import Flask
+from flask_login import LoginManager
+from flask_wtf import CSRFProtect
+
+from portal import paths
+from portal.config import Config
+from portal.crypto import Keys
+from portal.services.mail import Mailer
+from portal.web import (
+    access,
+    accounts,
+    admin,
+    context,
+    credits,
+    errors,
+    health,
+    history,
+    ips,
+    language,
+    login,
+    password,
+    profile,
+    security,
+    senders,
+    sessions,
+    static_files,
+)
+
+
+def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flask:
+    """Build the web application.
+
+    Args:
+        config: the settings.
+        keys: the installation's keys.
+        mailer: woken after each commit, so that a mail leaves at once; None: mails wait for the next look.
+    """
+    app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
+    app.config.update(
+        SECRET_KEY=keys.cookie,
+        SESSION_COOKIE_NAME="portal_session",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=config.public_url.startswith("https://"),
+        # The token lives as long as the session it is bound to: a form that was left open overnight still works.
+        WTF_CSRF_TIME_LIMIT=None,
+        MAX_CONTENT_LENGTH=1 << 20,
+        MAX_FORM_PARTS=100,
+    )
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = False
+    context.attach(app, config, keys, mailer)
+    # Order matters: the language comes first, so that even a refusal is in the reader's own.
+    login_manager = LoginManager()
+    login_manager.init_app(app, add_context_processor=False)
+    login_manager.user_loader(access.load_user)
+    # Sessions are bound to a row in the database; a changed address must not end them (phones change theirs).
+    login_manager.session_protection = None
+    language.attach(app)
+    CSRFProtect(app)
+    access.attach(app)
+    security.attach(app, config)
+    errors.attach(app)
+    areas = (
+        static_files,
+        health,
+        language,
+        login,
+        profile,
+        accounts,
+        ips,
+        password,
+        sessions,
+        senders,
+        credits,
+        history,
+        admin,
+    )
+    for area in areas:
+        app.register_blueprint(area.blueprint)
+    return app

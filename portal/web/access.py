@@ -1,0 +1,150 @@
+"""Who may see and do what: all of it is decided here, before a view runs.
+
+Each view carries one of the decorators below. A view without one answers nobody, and a test finds it.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from hmac import compare_digest
+from ipaddress import ip_address
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from flask import Flask, abort, current_app, g, redirect, request, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import UserMixin, current_user
+
+from portal.services import accounts, users
+from portal.services.users import User
+from portal.web import context
+
+_View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
+
+
+class Rule(Enum):
+    """Who a view is for."""
+
+    PUBLIC = "everyone, logged in or not"
+    MACHINE = "monitoring: from loopback, or with the token"
+    USER = "everyone who is logged in"
+    SEE_ACCOUNT = "everyone of the account's customer, and operators"
+    CHANGE_ACCOUNT = "owners and managers of the account's customer, and operators"
+    OPERATE = "operators"
+
+
+_OF_AN_ACCOUNT = (Rule.SEE_ACCOUNT, Rule.CHANGE_ACCOUNT)
+
+
+def _marked(rule: Rule) -> Callable[[_View], _View]:
+    def mark(view: _View) -> _View:
+        view.access_rule = rule  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+public = _marked(Rule.PUBLIC)
+machine = _marked(Rule.MACHINE)
+user_only = _marked(Rule.USER)
+# In the views of these two `<name>` of the address arrives as `account`, an `accounts.Account`.
+see_account = _marked(Rule.SEE_ACCOUNT)
+change_account = _marked(Rule.CHANGE_ACCOUNT)
+operate = _marked(Rule.OPERATE)
+
+
+class LoggedIn(UserMixin):
+    """What flask-login carries: the user, and the token of the login session, which is the id in the cookie."""
+
+    def __init__(self, user: User, token: str) -> None:
+        self.user = user
+        self.token = token
+
+    def get_id(self) -> str:
+        return self.token
+
+
+def load_user(token: str) -> LoggedIn | None:
+    user = users.of_session(context.conn(), token)
+    return LoggedIn(user, token) if user else None
+
+
+def user() -> User:
+    """Who is logged in. Only where a rule has made sure that somebody is."""
+    found: User = current_user.user
+    return found
+
+
+def session_token() -> str:
+    """The token of this login session."""
+    token: str = current_user.token
+    return token
+
+
+def may_change() -> bool:
+    """Whether this user changes anything; viewers don't."""
+    return user().may_change
+
+
+def attach(app: Flask) -> None:
+    app.before_request(_decide)
+
+
+def rule_of(app: Flask, endpoint: str) -> Rule | None:
+    """A view's decision; None where it has none, which a test forbids."""
+    return getattr(app.view_functions[endpoint], "access_rule", None)
+
+
+def _decide() -> ResponseReturnValue | None:
+    if request.endpoint is None:
+        return None  # no such address: Flask answers 404
+    rule = rule_of(current_app._get_current_object(), request.endpoint)  # type: ignore[attr-defined]
+    if rule is Rule.PUBLIC:
+        return None
+    if rule is Rule.MACHINE:
+        return None if _is_machine() else abort(404)
+    if rule is None:
+        abort(404)
+    if not current_user.is_authenticated:
+        return _to_login()
+    if rule is Rule.OPERATE and not user().is_operator:
+        abort(404)
+    if rule in _OF_AN_ACCOUNT:
+        _resolve_account()
+    if rule is Rule.CHANGE_ACCOUNT and not may_change():
+        abort(403)
+    return None
+
+
+def _resolve_account() -> None:
+    arguments: dict[str, Any] = request.view_args or {}
+    try:
+        # Operators belong to no customer, and see everyone's accounts.
+        g.account = accounts.by_name(context.conn(), arguments.pop("name"), user().customer_id)
+    except accounts.NoSuchAccount:
+        abort(404)
+    arguments["account"] = g.account
+
+
+def _is_machine() -> bool:
+    if ip_address(context.client_address()).is_loopback:
+        return True
+    token = context.config().web.metrics_token
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return bool(token) and compare_digest(given.encode(), token.encode())
+
+
+def _to_login() -> ResponseReturnValue:
+    session.pop("_user_id", None)
+    if request.headers.get("HX-Request"):
+        # A 302 would be followed by the browser, unseen by htmx, and put the login page into the middle of this one.
+        here = urlsplit(request.headers.get("HX-Current-URL", "")).path
+        return "", 204, {"HX-Redirect": url_for("login.login", next=here or None)}
+    here = request.full_path.rstrip("?") if request.method == "GET" else ""
+    return redirect(url_for("login.login", next=here if here != "/" else None))
+
+
+def safe_next(target: str | None) -> str:
+    """Where to go after the login: a path of this portal, and nothing that a browser takes for another host's."""
+    if not target or not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable():
+        return url_for("accounts.index")
+    return target

@@ -1,0 +1,70 @@
+"""What a request works with: the settings, the keys, this thread's connection, and who acts."""
+
+import threading
+from dataclasses import dataclass, field
+
+from flask import Flask, current_app, request
+
+from portal import db
+from portal.config import Config
+from portal.crypto import Keys
+from portal.i18n import current_language
+from portal.nudge import Nudger
+from portal.services.audit import Actor
+from portal.services.mail import Mailer
+from portal.web import security
+
+_EXTENSION = "smpp_portal"
+
+
+@dataclass
+class _Context:
+    config: Config
+    keys: Keys
+    mailer: Mailer | None
+    nudger: Nudger
+    local: threading.local = field(default_factory=threading.local)
+
+    def committed(self) -> None:
+        # Every commit, whatever it was about: the SMPP server's look costs one row, a forgotten nudge a wrong state.
+        self.nudger.send()
+        if self.mailer is not None:
+            self.mailer.wake()
+
+
+def attach(app: Flask, config: Config, keys: Keys, mailer: Mailer | None) -> None:
+    app.extensions[_EXTENSION] = _Context(config, keys, mailer, Nudger(config.data))
+
+
+def _context() -> _Context:
+    context: _Context = current_app.extensions[_EXTENSION]
+    return context
+
+
+def config() -> Config:
+    return _context().config
+
+
+def keys() -> Keys:
+    return _context().keys
+
+
+def conn() -> db.Connection:
+    """This thread's connection; waitress keeps its threads, so it is opened once."""
+    context = _context()
+    connection: db.Connection | None = getattr(context.local, "conn", None)
+    if connection is None:
+        connection = context.local.conn = db.connect(context.config.database, on_commit=context.committed)
+    return connection
+
+
+def actor() -> Actor:
+    """Who acts in this request, for the audit log and for the language of the mails that follow."""
+    from portal.web import access
+
+    return Actor(access.user().email, client_address(), current_language())
+
+
+def client_address() -> str:
+    """Where the request comes from, through trusted proxies only."""
+    return security.client_address(request.environ, config().proxies)

@@ -1,0 +1,81 @@
+"""One answer for two readers: a whole page for a browser, the parts that change for htmx."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import flash, get_flashed_messages, make_response, redirect, render_template, request
+from flask.typing import ResponseReturnValue
+
+from portal.web import shell
+
+
+@dataclass(frozen=True)
+class Toast:
+    """What happened, in the past tense. `undo` is the address that a POST to takes it back, where that is possible."""
+
+    text: str
+    kind: str = "ok"
+    undo: str = ""
+
+
+def wanted() -> bool:
+    """Whether htmx asks, and so wants parts instead of a page."""
+    return "HX-Request" in request.headers
+
+
+def page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
+    """A whole page with its frame, and the toasts that were kept over a redirect."""
+    return (
+        render_template(template, toasts=_kept_toasts(), **shell.frame(values.get("account_row")), **values),
+        status,
+    )
+
+
+def plain_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
+    """A card without the frame: login, enrolment, errors."""
+    return render_template(template, toasts=_kept_toasts(), **values), status
+
+
+def parts(
+    target: str, *also: str, status: int = 200, toast: Toast | None = None, **values: Any
+) -> ResponseReturnValue:
+    """Fragments for htmx.
+
+    Args:
+        target: the template of the fragment that goes where the request's `hx-target` says; empty: none.
+        also: templates of fragments that go to their own places; they are rendered with `oob=True`.
+        toast: said in the page's live region.
+    """
+    pieces = [render_template(target, **values)] if target else []
+    pieces += [render_template(each, oob=True, **values) for each in also]
+    if toast:
+        pieces.append(render_template("_toasts.html", oob=True, toasts=[toast]))
+    return make_response("\n".join(pieces), status)
+
+
+def refused(page_template: str, part_template: str, **values: Any) -> ResponseReturnValue:
+    """A form with its errors, 422: as a page, or as the part that htmx asked from."""
+    if wanted():
+        return parts(part_template, status=422, **values)
+    return page(page_template, status=422, **values)
+
+
+def done(address: str, toast: Toast | None = None) -> ResponseReturnValue:
+    """After a plain form: see the result at its address (303, so that reloading sends nothing twice)."""
+    if toast:
+        flash((toast.text, toast.undo), toast.kind)
+    return redirect(address, 303)
+
+
+def moved(address: str, toast: Toast | None = None) -> ResponseReturnValue:
+    """Like `done`, for both readers: htmx is told to load another page."""
+    answer = done(address, toast)
+    if wanted():
+        return "", 204, {"HX-Redirect": address}
+    return answer
+
+
+def _kept_toasts() -> Sequence[Toast]:
+    return [Toast(text, kind, undo) for kind, (text, undo) in get_flashed_messages(with_categories=True)]
+

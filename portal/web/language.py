@@ -1,0 +1,45 @@
+"""The reader's language: the user's own choice, before the login the cookie's or the browser's."""
+
+from flask import Blueprint, Flask, redirect, request, session
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+
+from portal import db, i18n
+from portal.services import users
+from portal.web import access, context
+
+blueprint = Blueprint("language", __name__)
+
+
+def attach(app: Flask) -> None:
+    app.before_request(_choose)
+    app.jinja_env.add_extension("jinja2.ext.i18n")
+    app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
+    app.jinja_env.filters.update(
+        ago=lambda at: i18n.relative(at, db.now_ms()),
+        exact=lambda at: i18n.date_time(at, context.config().timezone),
+        iso=i18n.iso,
+        credits=i18n.credits,
+        number=i18n.decimal,
+    )
+    app.context_processor(lambda: {"locale": i18n.current_language(), "installation": context.config().name})
+
+
+def _choose() -> None:
+    if request.endpoint == "static":
+        return
+    chosen = current_user.user.language if current_user.is_authenticated else None
+    chosen = chosen or session.get("language")
+    i18n.use_language(chosen or i18n.best_language(list(request.accept_languages.values())))
+
+
+@blueprint.post("/language")
+@access.public
+def choose() -> ResponseReturnValue:
+    """Switch the language; it is remembered with the user, or until the browser closes."""
+    chosen = request.form.get("locale", "")
+    if chosen in i18n.LANGUAGES:
+        session["language"] = chosen
+        if current_user.is_authenticated:
+            users.set_language(context.conn(), access.user(), chosen)
+    return redirect(access.safe_next(request.form.get("next")), 303)
