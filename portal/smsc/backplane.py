@@ -1,0 +1,125 @@
+"""All that the SMPP server asks of the rest of the program.
+
+On one machine SQLite answers (`sqlite_backplane`); on several it would be a replicated broker, and nothing else in this package
+would change. Every method is called on the event loop and returns at once; what takes time comes back by a callback on the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from portal.services.connections import Connection, Progress, RefusedBind
+from portal.services.directory import AccountConfig
+from portal.services.messages import Outcome, Receipt, Submit, ToSend
+
+
+class Refusal(Exception):
+    """Why something was not done. Also handed to callbacks, as a value."""
+
+
+class NoCredit(Refusal):
+    """The account's balance does not cover the message. It is recorded as refused, nothing is charged."""
+
+
+class Unavailable(Refusal):
+    """Certainly not stored: the database is locked, full or read-only. The same submit may be tried again."""
+
+
+class InDoubt(Refusal):
+    """May be stored or not. To be answered by closing the session, never by an error PDU: that would invite a second copy."""
+
+
+class BindLimit(Refusal):
+    """As many binds of that kind as the account may have are open."""
+
+
+class BindKind(StrEnum):
+    """What a session may do; the words are those that pages show."""
+
+    TRANSMITTER = "transmitter"
+    RECEIVER = "receiver"
+    TRANSCEIVER = "transceiver"
+
+    @property
+    def sends(self) -> bool:
+        return self is not BindKind.RECEIVER
+
+    @property
+    def receives(self) -> bool:
+        return self is not BindKind.TRANSMITTER
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place among an account's binds, taken until `release_bind`."""
+
+    account_id: int
+    kind: BindKind
+
+
+Resolve = Callable[[int | Refusal], None]
+"""What `accept` answers with: the message's id, or why there is none."""
+
+
+class Backplane(Protocol):
+    """See the module; the methods are in the order in which a session meets them."""
+
+    def account(self, system_id: str) -> AccountConfig | None:
+        """Return the account of that name, from memory."""
+
+    def password_digest(self, password: str) -> bytes:
+        """Return what `AccountConfig.password_id` compares."""
+
+    def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
+        """Have `callback` called with each account that changes, once the change is in force for new binds."""
+
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> Slot:
+        """Take a place. Raises BindLimit."""
+
+    def release_bind(self, slot: Slot) -> None:
+        """Give the place back."""
+
+    def prices(self) -> Mapping[str, int]:
+        """Return thousandths of a credit for a part, by ISO country."""
+
+    def accept(self, submit: Submit, resolve: Resolve) -> None:
+        """Store a message and its debit; `resolve` is called once both are on disk, or certainly not, or in doubt.
+
+        A callback and not a future: this happens for each message, and a future costs as much again as the rest of its way.
+        """
+
+    def on_stored(self, callback: Callable[[Sequence[ToSend]], None]) -> None:
+        """Have `callback` called with the messages that an upstream must be given, as they are stored."""
+
+    def unfinished(self, after_id: int, limit: int) -> Sequence[ToSend]:
+        """Return messages without a final state from before the start, by id."""
+
+    def put_receipts(self, outcomes: Sequence[Outcome]) -> None:
+        """Store what became of messages, and the receipts that were asked for."""
+
+    def receipts(self, account_id: int) -> AsyncGenerator[Receipt, None]:
+        """Iterate, without end, over what waits for an account's receivers. Each comes once until `retry` or `give_back`."""
+
+    def done(self, receipt: Receipt) -> None:
+        """The ESME has accepted it: forget it."""
+
+    def retry(self, receipt: Receipt, at: int) -> None:
+        """The ESME has refused it: offer it again at `at` (unix milliseconds)."""
+
+    def give_back(self, receipt: Receipt) -> None:
+        """Nobody answered for it: offer it again now."""
+
+    def session_opened(self, session: Connection) -> None:
+        """Show a session."""
+
+    def session_progressed(self, progress: Progress) -> None:
+        """Show the counters of a session."""
+
+    def session_closed(self, session_id: int) -> None:
+        """Stop showing a session."""
+
+    def bind_refused(self, refused: RefusedBind) -> None:
+        """Show an account's users who was refused, and why."""

@@ -1,0 +1,109 @@
+"""Who may bind: system_id, password and address, in an order that tells a stranger nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from portal.db import now_ms
+from portal.services import connections
+from portal.services.allowed_ips import Address
+from portal.services.connections import RefusedBind
+from portal.services.directory import AccountConfig, Password
+from portal.smsc.backplane import Backplane, BindKind, BindLimit, Slot
+from portal.smsc.limits import BindFailures
+from portal.smsc.pdu import Bind
+from portal.smsc.status import Command, Status
+
+_KINDS = {
+    Command.BIND_TRANSMITTER: BindKind.TRANSMITTER,
+    Command.BIND_RECEIVER: BindKind.RECEIVER,
+    Command.BIND_TRANSCEIVER: BindKind.TRANSCEIVER,
+}
+# What an unknown system_id is compared with, so that the answer takes as long as for a wrong password.
+_NOBODY = AccountConfig(
+    id=0,
+    name="",
+    kind="smpp",
+    enabled=False,
+    windowing=0,
+    throughput=0,
+    binds=0,
+    any_sender=False,
+    version=0,
+    networks=(),
+    passwords=(Password(0, bytes(32), None),),
+    senders=frozenset(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A bind that was accepted, and the password that it was accepted with."""
+
+    account: AccountConfig
+    password_id: int
+    kind: BindKind
+    slot: Slot
+
+
+class BindRefused(Exception):
+    """`status` is the answer on the wire; `reason` what the account's own users may read, one of `connections`' words."""
+
+    def __init__(self, status: Status, reason: str = "") -> None:
+        super().__init__(status.name)
+        self.status = status
+        self.reason = reason
+
+
+class Gate:
+    """Decides over binds, and counts those that fail."""
+
+    def __init__(self, backplane: Backplane, failures_per_minute: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._backplane = backplane
+        self._failures = BindFailures(failures_per_minute)
+        self._loop = loop
+
+    def admit(self, bind: Bind, address: Address) -> Admission:
+        """Let a client at `address` (IPv4 where mapped into IPv6) bind. Raises BindRefused."""
+        account = self._backplane.account(bind.system_id)
+        try:
+            return self._check(bind, address, account)
+        except BindRefused as refused:
+            if account is not None:
+                row = RefusedBind(account.id, str(address), refused.reason, now_ms())
+                self._backplane.bind_refused(row)
+            raise
+
+    def _check(self, bind: Bind, address: Address, account: AccountConfig | None) -> Admission:
+        now = now_ms()
+        authorised = account is not None and account.permits(address, now)
+        clock = self._loop.time()
+        if self._failures.blocked(address, bind.system_id, authorised=authorised, now=clock):
+            raise BindRefused(Status.ESME_RBINDTHROTTLED, connections.THROTTLED)
+        digest = self._backplane.password_digest(bind.password)
+        password_id = (account or _NOBODY).password_id(digest, now)
+        if account is not None:
+            _require_open(account, now)
+        if account is None or password_id is None or not authorised:
+            self._failures.record(address, bind.system_id, authorised=authorised, now=clock)
+            if account is None:
+                raise BindRefused(Status.ESME_RINVSYSID)
+            reason = connections.WRONG_PASSWORD if authorised else connections.NOT_AUTHORISED
+            raise BindRefused(Status.ESME_RINVPASWD, reason)
+        kind = _KINDS[Command(bind.command)]
+        try:
+            slot = self._backplane.acquire_bind(account, kind)
+        except BindLimit:
+            raise BindRefused(Status.ESME_RALYBND, connections.TOO_MANY_BINDS) from None
+        return Admission(account, password_id, kind, slot)
+
+
+def _require_open(account: AccountConfig, now: int) -> None:
+    """Raise BindRefused for an account to which nothing can bind. No failure of the client's: it is not counted as one."""
+    if account.kind != "smpp":
+        raise BindRefused(Status.ESME_RBINDFAIL, connections.CLASSIC)
+    if not account.enabled:
+        raise BindRefused(Status.ESME_RBINDFAIL, connections.ACCOUNT_DISABLED)
+    if not account.has_network(now):
+        raise BindRefused(Status.ESME_RBINDFAIL, connections.NO_IP)

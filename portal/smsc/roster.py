@@ -1,0 +1,102 @@
+"""The sessions that are bound, by account: what changes of an account reaches them, and what they do is shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from itertools import count
+from typing import TYPE_CHECKING
+
+from portal.db import now_ms
+from portal.services.connections import Connection, Progress
+from portal.services.directory import AccountConfig
+from portal.smsc.backplane import Backplane
+from portal.smsc.delivery import Delivery
+
+if TYPE_CHECKING:
+    from portal.smsc.session import Session
+
+_PROGRESS_SECONDS = 2.0
+# call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
+_LONGEST_TIMER_MS = 86_400_000
+
+
+class Roster:
+    """One for the process."""
+
+    def __init__(self, backplane: Backplane, loop: asyncio.AbstractEventLoop) -> None:
+        self._backplane = backplane
+        self._loop = loop
+        self._ids = count(1)
+        self._sessions: dict[int, set[Session]] = defaultdict(set)
+        self._deliveries: dict[int, Delivery] = {}
+        self._expiries: dict[int, asyncio.TimerHandle] = {}
+        self._shown: dict[int, Progress] = {}
+        self._progress_timer = loop.call_later(_PROGRESS_SECONDS, self._show_progress)
+        backplane.on_account_change(self._changed)
+
+    def join(self, session: Session, account: AccountConfig) -> Delivery:
+        """Take in a session that has just been bound; returns where its receipts come from."""
+        session.id = next(self._ids)
+        self._sessions[account.id].add(session)
+        self._backplane.session_opened(_row(session, account))
+        self._watch_expiry(account)
+        delivery = self._deliveries.get(account.id)
+        if delivery is None:
+            delivery = self._deliveries[account.id] = Delivery(account.id, self._backplane)
+        return delivery
+
+    def leave(self, session: Session, account_id: int) -> None:
+        """Forget a session that has ended."""
+        sessions = self._sessions[account_id]
+        sessions.discard(session)
+        self._shown.pop(session.id, None)
+        self._backplane.session_closed(session.id)
+        if not sessions:
+            del self._sessions[account_id]
+            self._deliveries.pop(account_id, None)
+            timer = self._expiries.pop(account_id, None)
+            if timer:
+                timer.cancel()
+
+    def close(self) -> None:
+        """Stop showing progress."""
+        self._progress_timer.cancel()
+        for timer in self._expiries.values():
+            timer.cancel()
+
+    def _changed(self, account: AccountConfig) -> None:
+        if account.id not in self._sessions:
+            return
+        for session in list(self._sessions[account.id]):
+            session.account_changed(account)
+        self._watch_expiry(account)
+
+    def _watch_expiry(self, account: AccountConfig) -> None:
+        """Look again when an address or a password that is good now stops being so."""
+        timer = self._expiries.pop(account.id, None)
+        if timer:
+            timer.cancel()
+        now = now_ms()
+        expiry = account.next_expiry(now)
+        if expiry is not None:
+            delay = min(expiry - now, _LONGEST_TIMER_MS) / 1000
+            self._expiries[account.id] = self._loop.call_later(delay, self._changed, account)
+
+    def _show_progress(self) -> None:
+        self._progress_timer = self._loop.call_later(_PROGRESS_SECONDS, self._show_progress)
+        for sessions in self._sessions.values():
+            for session in sessions:
+                progress = session.progress()
+                if progress != self._shown.get(session.id):
+                    self._shown[session.id] = progress
+                    self._backplane.session_progressed(progress)
+
+
+def _row(session: Session, account: AccountConfig) -> Connection:
+    now = now_ms()
+    admission = session.admission
+    assert admission is not None
+    return Connection(
+        session.id, account.id, str(session.address), admission.kind, session.tls, admission.password_id, now, now
+    )

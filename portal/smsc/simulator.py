@@ -1,0 +1,96 @@
+"""Where messages go: the upstream's interface, and the one that is built in, which sends nothing and makes up what came of it.
+
+What becomes of a message is chosen by the last three digits of its destination:
+
+| ends in | after | outcome | ptt |
+| --- | --- | --- | --- |
+| 001 | 0.2 s | undeliverable | 800 |
+| 002 | 0.2 s | expired | 801 |
+| 003 | 0.2 s | rejected | 803 |
+| 004 | 0.2 s | unknown | 804 |
+| 005 | 30 s | delivered | 0 |
+| 006 | never | stays pending | 254 |
+| 007 | 0.2 s | deleted | 802 |
+| 008 | 0.2 s | undeliverable: unreachable destination | 3 |
+| 009 | 0.2 s | undeliverable: subscriber or credit related | 5 |
+| 010 | 5 s | expired: timeout | 6 |
+| 011 | 0.2 s | rejected: blacklisted (STOP) | 53 |
+| anything else | 0.2 s | delivered | 0 |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from portal.db import now_ms
+from portal.services.messages import Outcome, ToSend
+from portal.smsc.status import MessageState
+
+Report = Callable[[Sequence[Outcome]], None]
+
+
+class Upstream(Protocol):
+    """What takes messages on to their destinations. Runs on the event loop and never blocks it."""
+
+    def send(self, messages: Sequence[ToSend]) -> None:
+        """Take messages, which are on disk. After a restart those without an outcome are given again."""
+
+    def close(self) -> None:
+        """Report nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a message, and after how many seconds."""
+
+    delay: float
+    state: MessageState
+    ptt: int
+
+
+_USUAL = Fate(0.2, MessageState.DELIVERED, 0)
+_PENDING = None
+FATES: dict[str, Fate | None] = {
+    "001": Fate(0.2, MessageState.UNDELIVERABLE, 800),
+    "002": Fate(0.2, MessageState.EXPIRED, 801),
+    "003": Fate(0.2, MessageState.REJECTED, 803),
+    "004": Fate(0.2, MessageState.UNKNOWN, 804),
+    "005": Fate(30, MessageState.DELIVERED, 0),
+    "006": _PENDING,
+    "007": Fate(0.2, MessageState.DELETED, 802),
+    "008": Fate(0.2, MessageState.UNDELIVERABLE, 3),
+    "009": Fate(0.2, MessageState.UNDELIVERABLE, 5),
+    "010": Fate(5, MessageState.EXPIRED, 6),
+    "011": Fate(0.2, MessageState.REJECTED, 53),
+}
+
+
+class Simulator:
+    """The built-in `Upstream`; `report` gets the outcomes."""
+
+    def __init__(self, report: Report, loop: asyncio.AbstractEventLoop) -> None:
+        self._report = report
+        self._loop = loop
+        self._closed = False
+
+    def send(self, messages: Sequence[ToSend]) -> None:
+        # One timer for all of a batch that end at the same time, not one a message.
+        by_delay: dict[float, list[tuple[int, Fate]]] = defaultdict(list)
+        for message in messages:
+            fate = FATES.get(message.destination[-3:], _USUAL)
+            if fate is not None:
+                by_delay[fate.delay].append((message.id, fate))
+        for delay, ending in by_delay.items():
+            self._loop.call_later(delay, self._end, ending)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _end(self, ending: list[tuple[int, Fate]]) -> None:
+        if not self._closed:
+            now = now_ms()
+            self._report([Outcome(message_id, fate.state, fate.ptt, now) for message_id, fate in ending])

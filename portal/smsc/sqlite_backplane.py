@@ -1,0 +1,289 @@
+"""The backplane on one machine: the directory in memory, the rest in SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from portal import db
+from portal.crypto import Keys
+from portal.db import now_ms
+from portal.services import connections, directory, messages, prices
+from portal.services.connections import Connection, Progress, RefusedBind
+from portal.services.directory import AccountConfig
+from portal.services.messages import Outcome, Receipt, Submit, ToSend
+from portal.smsc.backplane import BindKind, BindLimit, NoCredit, Refusal, Resolve, Slot
+from portal.smsc.writer import Kind, Work, Writer
+
+log = logging.getLogger(__name__)
+
+_COMPONENT = "smsc"
+_LOOK_SECONDS = 0.25
+_RECEIPTS_AT_ONCE = 200
+_RECEIPT_LOOK_SECONDS = 5.0
+_EXPIRE_SECONDS = 600.0
+# Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
+_WRITER_BUSY_MS = 2_000
+
+
+class SqliteBackplane:
+    """Implements `Backplane`. To be made, started and closed on the event loop."""
+
+    def __init__(self, database: Path, keys: Keys, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._keys = keys
+        self._reader = db.connect(database)
+        self._writer = Writer(lambda: db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS), self._works(), loop)
+        self._accounts: dict[str, AccountConfig] = {}
+        self._names: dict[int, str] = {}
+        self._prices: Mapping[str, int] = {}
+        self._version = -1
+        self._account_callbacks: list[Callable[[AccountConfig], None]] = []
+        self._stored_callbacks: list[Callable[[Sequence[ToSend]], None]] = []
+        self._binds: Counter[Slot] = Counter()
+        self._receipts_waiting: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._offered: dict[int, set[int]] = defaultdict(set)
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def start(self) -> None:
+        """Load the directory and begin to write. Raises sqlite3.Error where the database can't be read."""
+        self._refresh()
+        self._writer.start()
+        self._writer.put(Kind.CLEAR, None)
+        self._every(_LOOK_SECONDS, self.look)
+        self._every(_EXPIRE_SECONDS, lambda: self._writer.put(Kind.EXPIRE, now_ms()))
+
+    def start_heartbeats(self) -> None:
+        """Say from now on that the server is ready."""
+        started_at = now_ms()
+        self._writer.put(Kind.HEARTBEAT, started_at)
+        self._every(connections.HEARTBEAT_MS / 1000, lambda: self._writer.put(Kind.HEARTBEAT, started_at))
+
+    def close(self, timeout: float) -> None:
+        """Write what is left, within `timeout` seconds."""
+        for timer in self._timers:
+            timer.cancel()
+        if not self._writer.close(timeout):
+            log.error("the database could not be written to the end")
+        try:
+            connections.all_closed(self._reader)
+            connections.gone(self._reader, _COMPONENT)
+        except sqlite3.Error as error:
+            log.error("the database can't be written: %s", error)
+        self._reader.close()
+
+    def _every(self, seconds: float, call: Callable[[], None]) -> None:
+        slot = len(self._timers)
+
+        def run() -> None:
+            self._timers[slot] = self._loop.call_later(seconds, run)
+            call()
+
+        self._timers.append(self._loop.call_later(seconds, run))
+
+    # --- the directory
+
+    def look(self) -> None:
+        """Take over what has changed in the database, if anything has."""
+        try:
+            if directory.version(self._reader) != self._version:
+                self._refresh()
+        except sqlite3.Error as error:
+            log.error("the database can't be read: %s", error)
+
+    def _refresh(self) -> None:
+        # The version is read first: what changes while the rest is read is then read again at the next look.
+        version = directory.version(self._reader)
+        changed = directory.load(self._reader, self._version)
+        self._prices = prices.load(self._reader)
+        self._version = version
+        for account in changed:
+            self._accounts.pop(self._names.get(account.id, ""), None)
+            self._accounts[account.name] = account
+            self._names[account.id] = account.name
+            for callback in self._account_callbacks:
+                callback(account)
+        if changed:
+            self._writer.put(Kind.CONFIRM, {account.id: account.version for account in changed})
+
+    def account(self, system_id: str) -> AccountConfig | None:
+        return self._accounts.get(system_id)
+
+    def password_digest(self, password: str) -> bytes:
+        return self._keys.smpp_digest(password.encode("latin-1"))
+
+    def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
+        self._account_callbacks.append(callback)
+
+    def prices(self) -> Mapping[str, int]:
+        return self._prices
+
+    # --- binds
+
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> Slot:
+        # A transceiver takes the place of one transmitter and of one receiver.
+        both = self._binds[Slot(account.id, BindKind.TRANSCEIVER)]
+        sending = both + self._binds[Slot(account.id, BindKind.TRANSMITTER)]
+        receiving = both + self._binds[Slot(account.id, BindKind.RECEIVER)]
+        if account.binds and max(sending * kind.sends, receiving * kind.receives) >= account.binds:
+            raise BindLimit
+        slot = Slot(account.id, kind)
+        self._binds[slot] += 1
+        return slot
+
+    def release_bind(self, slot: Slot) -> None:
+        self._binds[slot] -= 1
+
+    # --- messages
+
+    def accept(self, submit: Submit, resolve: Resolve) -> None:
+        self._writer.put(Kind.SUBMIT, (submit, resolve))
+
+    def on_stored(self, callback: Callable[[Sequence[ToSend]], None]) -> None:
+        self._stored_callbacks.append(callback)
+
+    def unfinished(self, after_id: int, limit: int) -> Sequence[ToSend]:
+        return messages.unfinished(self._reader, after_id, limit)
+
+    def put_receipts(self, outcomes: Sequence[Outcome]) -> None:
+        self._writer.put(Kind.OUTCOME, outcomes)
+
+    # --- receipts
+
+    async def receipts(self, account_id: int) -> AsyncGenerator[Receipt, None]:
+        waiting = self._receipts_waiting[account_id]
+        offered = self._offered[account_id]
+        while True:
+            waiting.clear()
+            for receipt in self._due(account_id, offered):
+                offered.add(receipt.id)
+                yield receipt
+                waiting.set()
+            # The time limit is for those whose next attempt has come.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RECEIPT_LOOK_SECONDS):
+                    await waiting.wait()
+
+    def _due(self, account_id: int, offered: set[int]) -> list[Receipt]:
+        try:
+            due = messages.receipts_due(self._reader, account_id, now_ms(), _RECEIPTS_AT_ONCE + len(offered))
+        except sqlite3.Error as error:
+            log.error("the database can't be read: %s", error)
+            return []
+        return [receipt for receipt in due if receipt.id not in offered]
+
+    def done(self, receipt: Receipt) -> None:
+        self._writer.put(Kind.RECEIPT_DONE, receipt)
+
+    def retry(self, receipt: Receipt, at: int) -> None:
+        self._writer.put(Kind.RECEIPT_RETRY, (receipt, at))
+
+    def give_back(self, receipt: Receipt) -> None:
+        self._offered[receipt.account_id].discard(receipt.id)
+        self._receipts_waiting[receipt.account_id].set()
+
+    # --- what pages show
+
+    def session_opened(self, session: Connection) -> None:
+        self._writer.put(Kind.OPENED, session)
+
+    def session_progressed(self, progress: Progress) -> None:
+        self._writer.put(Kind.PROGRESS, progress)
+
+    def session_closed(self, session_id: int) -> None:
+        self._writer.put(Kind.CLOSED, session_id)
+
+    def bind_refused(self, refused: RefusedBind) -> None:
+        self._writer.put(Kind.REFUSED, refused)
+
+    # --- what the writer does, and what follows from it
+
+    def _works(self) -> Mapping[Kind, Work]:
+        return {
+            Kind.CLEAR: Work(lambda conn, _: connections.all_closed(conn)),
+            Kind.OPENED: Work(connections.opened),
+            Kind.SUBMIT: Work(_store, self._stored, _refuse),
+            Kind.OUTCOME: Work(_finish, self._finished),
+            Kind.RECEIPT_DONE: Work(_forget_receipts, self._forgotten),
+            Kind.RECEIPT_RETRY: Work(_postpone_receipts, self._postponed),
+            Kind.PROGRESS: Work(connections.progressed, refused=_ignore),
+            Kind.CLOSED: Work(connections.closed),
+            Kind.REFUSED: Work(connections.refused),
+            Kind.CONFIRM: Work(_confirm),
+            Kind.EXPIRE: Work(lambda conn, times: messages.expire_receipts(conn, times[-1])),
+            Kind.HEARTBEAT: Work(lambda conn, times: connections.heartbeat(conn, _COMPONENT, times[-1]), refused=_ignore),
+        }
+
+    def _stored(self, items: list[tuple[Submit, Resolve]], ids: list[int | None]) -> None:
+        to_send = []
+        for (submit, resolve), message_id in zip(items, ids, strict=True):
+            if message_id is None:
+                resolve(NoCredit())
+                continue
+            resolve(message_id)
+            to_send.append(_to_send(message_id, submit))
+        for callback in self._stored_callbacks:
+            callback(to_send)
+
+    def _finished(self, _: list[Sequence[Outcome]], account_ids: set[int]) -> None:
+        for account_id in account_ids:
+            self._receipts_waiting[account_id].set()
+
+    def _forgotten(self, receipts: list[Receipt], _: None) -> None:
+        for receipt in receipts:
+            self._offered[receipt.account_id].discard(receipt.id)
+
+    def _postponed(self, retries: list[tuple[Receipt, int]], _: None) -> None:
+        for receipt, at in retries:
+            self._offered[receipt.account_id].discard(receipt.id)
+            delay = max(at - now_ms(), 0) / 1000
+            self._loop.call_later(delay, self._receipts_waiting[receipt.account_id].set)
+
+
+def _store(conn: sqlite3.Connection, items: list[tuple[Submit, Resolve]]) -> list[int | None]:
+    return messages.store(conn, [submit for submit, _ in items])
+
+
+def _refuse(items: list[tuple[Submit, Resolve]], refusal: Refusal) -> None:
+    for _, resolve in items:
+        resolve(refusal)
+
+
+def _finish(conn: sqlite3.Connection, groups: list[Sequence[Outcome]]) -> set[int]:
+    return messages.finish(conn, [outcome for group in groups for outcome in group])
+
+
+def _forget_receipts(conn: sqlite3.Connection, receipts: list[Receipt]) -> None:
+    messages.receipts_done(conn, [receipt.id for receipt in receipts])
+
+
+def _postpone_receipts(conn: sqlite3.Connection, retries: list[tuple[Receipt, int]]) -> None:
+    messages.receipts_failed(conn, {receipt.id: at for receipt, at in retries})
+
+
+def _confirm(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:
+    latest: dict[int, int] = {}
+    for each in versions:
+        latest.update(each)
+    directory.confirm(conn, latest)
+
+
+def _ignore(_: list[object], __: Refusal) -> None:
+    """What was to be written is out of date a moment later."""
+
+
+def _to_send(message_id: int, submit: Submit) -> ToSend:
+    return ToSend(
+        message_id,
+        submit.account_id,
+        submit.source,
+        submit.destination,
+        submit.text,
+        submit.udh,
+        submit.data_coding,
+    )

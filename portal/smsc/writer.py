@@ -1,0 +1,193 @@
+"""The one thread that writes to the database for the SMPP server.
+
+What arrives while a commit runs shares the next one: under load the commits grow instead of queueing, and a lone message waits for
+nobody. Answers go back to the event loop once a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from portal.db import immediate
+from portal.smsc.backplane import InDoubt, Refusal, Unavailable
+
+log = logging.getLogger(__name__)
+
+_MOST_JOBS = 4_000
+_RETRY_SECONDS = 0.25
+
+# With these nothing has been written. Any other failure of SQLite may have come after the commit reached the disk.
+_NOTHING_WRITTEN = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CONSTRAINT,
+}
+
+
+class Kind(IntEnum):
+    """Kinds of jobs, in the order in which a batch does them."""
+
+    CLEAR = 0
+    OPENED = 1
+    SUBMIT = 2
+    OUTCOME = 3
+    RECEIPT_DONE = 4
+    RECEIPT_RETRY = 5
+    PROGRESS = 6
+    CLOSED = 7
+    REFUSED = 8
+    CONFIRM = 9
+    EXPIRE = 10
+    HEARTBEAT = 11
+
+
+@dataclass(slots=True, frozen=True)
+class Work:
+    """How jobs of one kind are done.
+
+    `write` writes their items in the open transaction; `committed` is called on the event loop with the items and its result once
+    they are on disk, `refused` with the items and a Refusal when they are not. Without `refused` they are kept and tried again.
+    """
+
+    write: Callable[[sqlite3.Connection, list[Any]], Any]
+    committed: Callable[[list[Any], Any], None] | None = None
+    refused: Callable[[list[Any], Refusal], None] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class _Job:
+    kind: Kind
+    item: Any
+
+
+_STOP = _Job(Kind.HEARTBEAT, None)
+_Answer = Callable[[], None]
+
+
+class Writer:
+    """Give it jobs with `put` from the event loop; it writes them in the order of `Kind`, and of arrival within one."""
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        works: Mapping[Kind, Work],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._connect = connect
+        self._works = works
+        self._loop = loop
+        self._queue: SimpleQueue[_Job] = SimpleQueue()
+        self._kept: list[_Job] = []
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, kind: Kind, item: Any) -> None:
+        """Have `item` written. Returns at once."""
+        self._queue.put(_Job(kind, item))
+
+    def close(self, timeout: float) -> bool:
+        """Write what is left and end, within `timeout` seconds; returns whether that went well."""
+        self._queue.put(_STOP)
+        self._thread.join(timeout)
+        return not self._thread.is_alive() and not self._kept
+
+    def _run(self) -> None:
+        conn = self._connect()
+        stopping = False
+        while not stopping:
+            jobs = self._take()
+            if _STOP in jobs:
+                stopping = True
+                jobs.remove(_STOP)
+            if jobs:
+                self._answer(self._write(conn, jobs))
+        conn.close()
+
+    def _take(self) -> list[_Job]:
+        """Return what waits; wait for something where nothing does."""
+        jobs, self._kept = self._kept, []
+        if jobs:
+            time.sleep(_RETRY_SECONDS)
+        else:
+            jobs.append(self._queue.get())
+        with suppress(Empty):
+            while len(jobs) < _MOST_JOBS:
+                jobs.append(self._queue.get_nowait())
+        return jobs
+
+    def _write(self, conn: sqlite3.Connection, jobs: list[_Job]) -> list[_Answer]:
+        try:
+            answers = self._transaction(conn, jobs)
+        except sqlite3.OperationalError as error:
+            return self._failed(jobs, error)
+        except Exception as error:
+            if len(jobs) == 1:
+                log.exception("a job of kind %s could not be written", jobs[0].kind.name)
+                return self._refusals(jobs, error)
+            # One bad item must not take the others with it.
+            half = len(jobs) // 2
+            return self._write(conn, jobs[:half]) + self._write(conn, jobs[half:])
+        if self._failing:
+            self._failing = False
+            log.warning("the database can be written again")
+        return answers
+
+    def _transaction(self, conn: sqlite3.Connection, jobs: list[_Job]) -> list[_Answer]:
+        answers: list[_Answer] = []
+        with immediate(conn):
+            for kind, items in _grouped(jobs):
+                work = self._works[kind]
+                result = work.write(conn, items)
+                if work.committed:
+                    answers.append(partial(work.committed, items, result))
+        return answers
+
+    def _failed(self, jobs: list[_Job], error: sqlite3.OperationalError) -> list[_Answer]:
+        if not self._failing:
+            self._failing = True
+            log.error("the database can't be written: %s", error)
+        self._kept += [job for job in jobs if self._works[job.kind].refused is None]
+        return self._refusals(jobs, error)
+
+    def _refusals(self, jobs: list[_Job], error: Exception) -> list[_Answer]:
+        certain = not isinstance(error, sqlite3.Error) or (error.sqlite_errorcode & 0xFF) in _NOTHING_WRITTEN
+        refusal = Unavailable(str(error)) if certain else InDoubt(str(error))
+        answers: list[_Answer] = []
+        for kind, items in _grouped(jobs):
+            refused = self._works[kind].refused
+            if refused:
+                answers.append(partial(refused, items, refusal))
+        return answers
+
+    def _answer(self, answers: list[_Answer]) -> None:
+        if answers:
+            self._loop.call_soon_threadsafe(_call_all, answers)
+
+
+def _grouped(jobs: list[_Job]) -> list[tuple[Kind, list[Any]]]:
+    by_kind: dict[Kind, list[Any]] = {}
+    for job in jobs:
+        by_kind.setdefault(job.kind, []).append(job.item)
+    return sorted(by_kind.items(), key=lambda each: each[0])
+
+
+def _call_all(answers: list[_Answer]) -> None:
+    for answer in answers:
+        answer()
