@@ -1,8 +1,24 @@
 """Forms: what is typed is read by WTForms, and judged by the services, whose refusals come back to the field."""
 
-from flask_wtf import FlaskForm
+from typing import Any
 
+from flask_wtf import FlaskForm
+from wtforms.fields.choices import SelectField
+
+from portal.i18n import gettext
 from portal.services.errors import Refused
+
+
+class Form(FlaskForm):
+    """A form whose labels and choices are written with `N_`, and shown in the reader's language."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self:
+            field.label.text = gettext(field.label.text)
+            # RadioField is a SelectField too. Choices that a view sets afterwards are its own words.
+            if isinstance(field, SelectField) and field.choices:
+                field.choices = [(value, gettext(label)) for value, label in field.choices]
 
 
 def attach(form: FlaskForm, refusal: Refused) -> None:
