@@ -1,0 +1,113 @@
+"""A browser for the tests of pages: without JavaScript, but with a strict eye on every answer."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.datastructures import Headers
+from werkzeug.test import TestResponse
+
+from portal import db
+from portal.config import Config
+from portal.crypto import Keys
+from portal.services import users
+from portal.web import context, create_app
+from tests.support import Person
+from tests.web.html import faults
+
+_TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
+
+
+class Browser(FlaskClient):
+    """Flask's test client that sends the CSRF token by itself and fails on an answer whose HTML is wrong.
+
+    Two arguments more than Flask's for get, post and the others:
+        htmx: ask as htmx does; a string is the id of the element that the answer goes to (`hx-target`).
+        csrf: False leaves the token out.
+    """
+
+    _token = ""
+
+    def open(self, *args: Any, htmx: bool | str = False, csrf: bool = True, **kwargs: Any) -> TestResponse:
+        headers = Headers(kwargs.pop("headers", None))
+        if htmx:
+            headers["HX-Request"] = "true"
+        if isinstance(htmx, str):
+            headers["HX-Target"] = htmx
+        if csrf and kwargs.get("method", "GET") not in ("GET", "HEAD", "OPTIONS"):
+            headers["X-CSRFToken"] = self.csrf_token()
+            # flask-wtf compares it behind https, as browsers send it.
+            headers.setdefault("Referer", kwargs.get("base_url", "http://localhost") + "/")
+        answer = super().open(*args, headers=headers, **kwargs)
+        if answer.mimetype == "text/html" and not 300 <= answer.status_code < 400:
+            wrong = faults(answer.text)
+            assert not wrong, f"{answer.request.method} {answer.request.path}: {'; '.join(wrong)}\n{answer.text}"
+        return answer
+
+    def csrf_token(self) -> str:
+        """A token that is good for this browser's session; any page has one."""
+        with self.session_transaction() as session:
+            known = "csrf_token" in session
+        if not known or not self._token:
+            found = _TOKEN.search(self.get("/no-such-page").text)
+            assert found, "the page holds no CSRF token"
+            self._token = found[1]
+        return self._token
+
+    def as_user(self, token: str) -> "Browser":
+        """Carry on with this login session."""
+        with self.session_transaction() as session:
+            session["_user_id"] = token
+            session["_fresh"] = True
+        return self
+
+
+@pytest.fixture
+def make_app(data: object, keys: Keys) -> Iterator[Callable[[Config], Flask]]:
+    """Builds the web application with settings of the test's own."""
+    made: list[Flask] = []
+
+    def make(config: Config) -> Flask:
+        app = create_app(config, keys)
+        app.testing = True
+        app.test_client_class = Browser
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        with app.app_context():
+            context.conn().close()
+
+
+@pytest.fixture
+def app(make_app: Callable[[Config], Flask], config: Config) -> Flask:
+    """The web application on the test's data folder."""
+    return make_app(config)
+
+
+@pytest.fixture
+def browser(app: Flask) -> Browser:
+    """A browser in which nobody is logged in."""
+    client = app.test_client()
+    assert isinstance(client, Browser)
+    return client
+
+
+@pytest.fixture
+def client(app: Flask, conn: db.Connection) -> Callable[[Person], Browser]:
+    """Makes browsers in which one of the cast is logged in: `client(cast.alice).get("/")`.
+
+    The session is opened as a login does in its end; what comes before that is the matter of test_login.py.
+    """
+
+    def logged_in(person: Person) -> Browser:
+        token = users.start_session(conn, users.by_email(conn, person.email), "127.0.0.1", "a test")
+        browser = app.test_client()
+        assert isinstance(browser, Browser)
+        return browser.as_user(token)
+
+    return logged_in

@@ -1,0 +1,43 @@
+"""What is shown when something can't be."""
+
+from collections.abc import Callable
+
+from tests.support import Cast
+from tests.web.conftest import Browser
+
+
+def test_an_unknown_address_is_answered_in_words(browser: Browser) -> None:
+    answer = browser.get("/no-such-page")
+    assert answer.status_code == 404
+    assert "There is no such page" in answer.text
+    assert 'href="/"' in answer.text
+
+
+def test_it_speaks_the_browsers_language(browser: Browser) -> None:
+    answer = browser.get("/no-such-page", headers={"Accept-Language": "it-IT,it;q=0.9,en;q=0.5"})
+    assert '<html lang="it">' in answer.text
+
+
+def test_htmx_gets_words_and_no_page(browser: Browser) -> None:
+    answer = browser.get("/no-such-page", htmx=True)
+    assert answer.status_code == 404
+    assert answer.mimetype == "text/plain"
+    assert "There is no such page" in answer.text
+
+
+def test_a_wrong_method_is_no_page_either(client: Callable[..., Browser], cast: Cast) -> None:
+    answer = client(cast.alice).put("/")
+    assert answer.status_code == 405
+    assert "There is no such page" in answer.text
+
+
+def test_a_form_without_its_token_is_refused(client: Callable[..., Browser], cast: Cast) -> None:
+    answer = client(cast.alice).post("/language", data={"locale": "it"}, csrf=False)
+    assert answer.status_code == 400
+    assert "out of date" in answer.text
+
+
+def test_too_large_a_form_is_refused(browser: Browser) -> None:
+    answer = browser.post("/language", data={"locale": "x" * (1 << 20)})
+    assert answer.status_code == 413
+    assert "larger than anything" in answer.text
