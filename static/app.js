@@ -37,6 +37,7 @@
   let lastPlace = null;
 
   const rememberPlace = (element) => {
+    if (element.closest('.toasts')) return; // a toast comes and goes: the place before it counts
     const region = element.closest('section[id],main') ?? document.querySelector('main');
     lastPlace = { element, region: region.id, index: focusables(region).indexOf(element) };
   };
@@ -118,7 +119,8 @@
   /* ---- dialogs: a link to a page of its own, shown in the page's <dialog> ---- */
   const loadDialog = (link, event) => {
     rememberPlace(link);
-    htmx.ajax('GET', link.href, { source: '#dialog', target: '#dialog', swap: 'innerHTML', event });
+    htmx.ajax('GET', link.href, { source: '#dialog', target: '#dialog', swap: 'innerHTML', event })
+      .catch(() => {}); // a failed request has its toast
   };
   const showDialog = (dialog) => {
     if (!dialog.open) dialog.showModal();
@@ -215,30 +217,30 @@
   on('beforeRequest', (event) => {
     if (document.hidden && isPoll(event.detail.elt)) event.preventDefault(); // nobody looks: ask again when somebody does
   });
+  const keepPlaceIn = (target) => {
+    if (!openDialog() && target.contains(document.activeElement)) rememberPlace(document.activeElement);
+  };
+  // htmx sets detail.elt to the event's target; who asked is in requestConfig.
+  const askedInDialog = (detail) => byId('dialog')?.contains(detail.requestConfig.elt);
   on('beforeSwap', ({ detail }) => {
-    const refusedInDialog = detail.xhr.status === 422 && detail.elt.closest('#dialog');
-    if (refusedInDialog) {
+    if (askedInDialog(detail) && detail.xhr.status === 422) {
       detail.target = byId('dialog');
       detail.swapOverride = 'innerHTML';
     }
-    if (detail.target.contains(document.activeElement) && !openDialog()) rememberPlace(document.activeElement);
-    const form = detail.elt.closest('#dialog form');
-    if (form && detail.shouldSwap && !byId('dialog').contains(detail.target)) byId('modal').dataset.done = '';
+    keepPlaceIn(detail.target);
   });
-  on('oobBeforeSwap', ({ detail }) => {
-    if (detail.target.contains(document.activeElement) && !openDialog()) rememberPlace(document.activeElement);
-  });
+  on('oobBeforeSwap', ({ detail }) => keepPlaceIn(detail.target));
   on('afterRequest', ({ detail }) => {
+    const asker = detail.requestConfig.elt;
     const modal = byId('modal');
-    const target = detail.target;
-    if (detail.elt.matches('form')) setBusy(detail.elt, false);
+    const content = byId('dialog');
+    if (asker.matches('form')) setBusy(asker, false);
     if (detail.successful) withdrawFailure('toast-offline');
-    if (target?.id === 'dialog' && byId('dialog').childElementCount && [200, 401, 422].includes(detail.xhr.status)) showDialog(modal);
-    if (modal && 'done' in modal.dataset) {
-      delete modal.dataset.done;
-      modal.close();
-    }
-    if (!isPoll(detail.elt)) focusWanted(target);
+    if (detail.successful && detail.target === content) showDialog(modal);
+    else if (detail.successful && askedInDialog(detail)) modal.close();
+    const toast = detail.successful && asker.closest('.toast');
+    if (toast) dismiss(toast); // undone: nothing is left to undo
+    if (!isPoll(asker)) focusWanted(detail.target);
     restorePlace();
   });
   const focusWanted = (target) => {
