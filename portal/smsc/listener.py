@@ -155,6 +155,10 @@ class Listener:
             log.info("no TLS with %s: %s", address, error)
             visit.left()
             client.close()
+        except Exception:
+            log.exception("a connection from %s could not be begun", address)
+            visit.left()
+            client.close()
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
+from typing import cast
 
 from portal.config import Limits
 from portal.db import now_ms
@@ -119,9 +120,8 @@ class Session(asyncio.Protocol):
     # --- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         tls = transport.get_extra_info("ssl_object")
         self.tls = tls.version() if tls else ""
         loop = self._surroundings.loop

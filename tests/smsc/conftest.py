@@ -1,0 +1,58 @@
+"""Runs `async def` tests on the event loop that the server uses, and gives them its settings and accounts."""
+
+import asyncio
+import inspect
+from dataclasses import replace
+
+import pytest
+
+from portal import nudge
+from portal.config import Config
+from portal.services import accounts
+from portal.smsc.server import _loop_factory
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(pyfuncitem.obj(**arguments))
+    return True
+
+
+@pytest.fixture
+def limited(config):
+    """Gives the test's settings with other limits; those in seconds may be fractions."""
+
+    def change(**limits: float) -> Config:
+        return replace(config, limits=replace(config.limits, **limits))
+
+    return change
+
+
+@pytest.fixture
+def account(conn, cast):
+    """The account of most tests, as the services see it."""
+    return accounts.by_name(conn, cast.smpp_acme_1.name)
+
+
+@pytest.fixture
+def nudger(data):
+    """What the web process does after each commit."""
+    made = nudge.Nudger(data)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def change_account(conn, cast, nudger):
+    """Sets columns of the account of most tests, and tells the server."""
+
+    def change(**columns: int) -> None:
+        assignments = ", ".join(f"{name} = {value}" for name, value in columns.items())
+        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (cast.smpp_acme_1.id,))
+        nudger.send()
+
+    return change
