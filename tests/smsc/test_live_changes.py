@@ -1,0 +1,101 @@
+"""What a customer changes reaches the sessions that are open."""
+
+import pytest
+
+from portal.db import now_ms
+from portal.services import accounts, allowed_ips, connections, credentials
+from portal.services.audit import SHELL
+from portal.smsc.status import Status
+from tests.smsc.esme import Esme, eventually, smsc
+
+
+def remove_address(conn, keys, account):
+    for each in allowed_ips.of_account(conn, account.id):
+        allowed_ips.remove(conn, SHELL, account, each.id)
+
+
+def disable(conn, keys, account):
+    accounts.disable(conn, SHELL, account)
+
+
+def change_password(conn, keys, account):
+    credentials.regenerate(conn, keys, SHELL, account, send_mail=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "next_bind"),
+    [
+        (remove_address, Status.ESME_RBINDFAIL),
+        (disable, Status.ESME_RBINDFAIL),
+        (change_password, Status.ESME_RINVPASWD),
+    ],
+)
+async def test_the_session_is_unbound_and_the_next_bind_refused(
+    config, cast, conn, keys, account, nudger, change, next_bind
+):
+    login = cast.smpp_acme_1
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, login)
+        bystander = await Esme.bound(server.port, cast.smpp_globex_1)
+        change(conn, keys, account)
+        nudger.send()
+        await esme.unbound()
+        assert await (await Esme.connect(server.port)).bind(login.name, login.password) == next_bind
+        assert (await bystander.submit(source="GLOBEX")).status == 0
+        await eventually(lambda: connections.of_account(conn, login.id) == [])
+
+
+async def test_after_the_unbind_submits_are_refused_and_a_silent_client_is_closed(
+    config, cast, conn, keys, account, nudger
+):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        disable(conn, keys, account)
+        nudger.send()
+        await esme.next(6)
+        assert (await esme.submit()).status == Status.ESME_RINVBNDSTS
+        await esme.closed()
+
+
+async def test_an_old_password_in_its_grace_period_stays_until_its_end(config, cast, conn, keys, account, nudger):
+    login = cast.smpp_acme_1
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, login)
+        new = credentials.regenerate(conn, keys, SHELL, account, grace=1_000, send_mail=False)
+        nudger.send()
+        await eventually(lambda: len(server._backplane.account(login.name).passwords) == 2)
+        assert (await esme.submit()).status == 0
+        await esme.unbound()
+        other = await Esme.connect(server.port)
+        assert await other.bind(login.name, login.password) == Status.ESME_RINVPASWD
+        assert await other.bind(login.name, new) == 0
+
+
+async def test_an_address_that_runs_out_ends_the_session(config, cast, conn, nudger):
+    account = accounts.by_name(conn, cast.smpp_acme_2.name)
+    allowed_ips.add(conn, SHELL, account, "127.0.0.1", expires_at=now_ms() + 800)
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_2)
+        await esme.unbound()
+        assert await (await Esme.connect(server.port)).bind(account.name, cast.smpp_acme_2.password) != 0
+
+
+async def test_an_address_that_another_entry_covers_ends_nothing(config, cast, conn, nudger, account):
+    allowed_ips.add(conn, SHELL, account, "127.0.0.0/24")
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        single = allowed_ips.by_network(conn, account.id, "127.0.0.1")
+        allowed_ips.remove(conn, SHELL, account, single.id)
+        nudger.send()
+        await eventually(lambda: len(server._backplane.account(account.name).networks) == 2)
+        assert (await esme.submit()).status == 0
+
+
+async def test_a_sender_that_is_taken_away_is_refused_at_once(config, cast, conn, nudger, account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        assert (await esme.submit()).status == 0
+        conn.execute("DELETE FROM senders WHERE account_id = ?", (account.id,))
+        nudger.send()
+        await eventually(lambda: not server._backplane.account(account.name).senders)
+        assert (await esme.submit()).status == Status.ESME_RINVSRCADR
