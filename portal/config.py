@@ -26,13 +26,13 @@ def _key(default: Any, help: str, *, name: str = "", low: int | None = None, hig
     return field(default=default, metadata={"help": help, "key": name, "low": low, "high": high})
 
 
-_PORT = {"low": 0, "high": 65535}
+_HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True)
 class Web:
     host: str = _key("127.0.0.1", "address to listen on")
-    port: int = _key(8000, "port of the pages", low=1, high=65535)
+    port: int = _key(8000, "port of the pages", low=1, high=_HIGHEST_PORT)
     public_url: str = _key("", "what links in mails begin with; empty: http://host:port")
     trusted_proxies: tuple[str, ...] = _key((), "addresses or networks whose X-Forwarded-* headers are believed")
     threads: int = _key(8, "requests handled at the same time", low=1, high=256)
@@ -42,8 +42,8 @@ class Web:
 @dataclass(frozen=True)
 class Smpp:
     host: str = _key("127.0.0.1", "address to listen on; :: for all, IPv4 and IPv6")
-    port: int = _key(2775, "unsecured port; 0: not listened on", **_PORT)
-    tls_port: int = _key(3550, "TLS port; 0: not listened on", **_PORT)
+    port: int = _key(2775, "unsecured port; 0: not listened on", low=0, high=_HIGHEST_PORT)
+    tls_port: int = _key(3550, "TLS port; 0: not listened on", low=0, high=_HIGHEST_PORT)
     tls_certificate: str = _key("", "PEM file; empty: self-signed, made in the data folder at the first start")
     tls_key: str = _key("", "PEM file of the certificate's private key")
     public_host: str = _key("", "host name that customers are shown; empty: the listening address")
@@ -257,7 +257,7 @@ def _upstreams(table: Any) -> tuple[Upstream, ...]:
             if key != "kind":
                 raise ConfigError(f"upstream.{name}.{key}: unknown setting")
         if keys.get("kind", "simulator") != "simulator":
-            raise ConfigError(f"upstream.{name}.kind: {keys['kind']!r} is not known; there is \"simulator\"")
+            raise ConfigError(f"upstream.{name}.kind: {keys['kind']!r} is not known; there is 'simulator'")
     return tuple(Upstream(name) for name in table) or (Upstream("simulator"),)
 
 

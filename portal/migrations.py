@@ -16,6 +16,11 @@ from portal import db
 
 migrations = Migrations("portal")
 
+
+class NewerDatabase(Exception):
+    """A newer version of this program has changed the database in ways that this one doesn't know."""
+
+
 # Times are milliseconds since 1970 (UTC); credits are thousandths; the ids of messages and movements grow with time
 # (milliseconds shifted left by 20 bits), so that a period is a range of ids.
 _INITIAL = """
@@ -282,6 +287,11 @@ def m0001_initial(database: Database) -> None:
         )
 
 
+@migrations()
+def m0002_spent_forms(database: Database) -> None:
+    database.execute("CREATE TABLE spent_forms (number TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID")
+
+
 def _execute_all(database: Database, script: str) -> None:
     # Not executescript(): it commits whatever transaction is open, and with it half a migration.
     for statement in script.split(";\n"):
@@ -300,11 +310,16 @@ def migrate(file: Path, *, keep_backups: int) -> list[str]:
 
     Returns:
         The names of the steps taken, none when it was up to date.
+
+    Raises:
+        NewerDatabase: nothing has changed.
     """
     with _locked(file.with_suffix(".migrate.lock")):
         conn = db.connect(file)
         try:
             database = Database(conn)
+            if unknown := unknown_steps(database):
+                raise NewerDatabase(f"{file} was written by a newer version of this program ({', '.join(unknown)})")
             steps = [each.name for each in migrations.pending(database)]
             if steps and migrations.applied(database):
                 _copy_before(conn, file, keep_backups)
@@ -313,6 +328,12 @@ def migrate(file: Path, *, keep_backups: int) -> list[str]:
             return steps
         finally:
             conn.close()
+
+
+def unknown_steps(database: Database) -> list[str]:
+    """The steps that a database has taken and this program doesn't have."""
+    known = {each.name for each in migrations.pending(Database(memory=True))}
+    return [each.name for each in migrations.applied(database) if each.name not in known]
 
 
 def _copy_before(conn: sqlite3.Connection, file: Path, keep: int) -> None:

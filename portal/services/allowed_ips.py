@@ -25,7 +25,9 @@ class InvalidAddress(Refused):
 
 
 class HostBitsSet(Refused):
-    sentence = N_("%(text)s names one computer and a range at once. Did you mean %(address)s, or the range %(network)s?")
+    sentence = N_(
+        "%(text)s names one computer and a range at once. Did you mean %(address)s, or the range %(network)s?"
+    )
     field = "network"
 
 

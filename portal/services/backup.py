@@ -10,7 +10,7 @@ from typing import IO
 from sqlite_utils import Database
 
 from portal.db import connect
-from portal.migrations import migrations
+from portal.migrations import migrations, unknown_steps
 from portal.services.errors import Refused
 
 _LOCK_NAME = "running.lock"
@@ -105,7 +105,7 @@ def _examine(source: Path) -> None:
     conn = sqlite3.connect(f"file:{source}?mode=ro", uri=True)
     try:
         result = conn.execute("PRAGMA integrity_check").fetchone()[0]
-        taken = {each.name for each in migrations.applied(Database(conn))}
+        taken, unknown = migrations.applied(Database(conn)), unknown_steps(Database(conn))
     except sqlite3.DatabaseError as error:
         raise NotABackup(file=source, reason=str(error)) from None
     finally:
@@ -114,7 +114,7 @@ def _examine(source: Path) -> None:
         raise NotABackup(file=source, reason=result)
     if not taken:
         raise NotABackup(file=source, reason="it isn't a database of this program")
-    if taken - {each.name for each in migrations.pending(Database(memory=True))}:
+    if unknown:
         raise NotABackup(file=source, reason="a newer version of this program wrote it")
 
 

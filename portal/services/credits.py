@@ -69,18 +69,19 @@ def first_id_at(at: int) -> int:
     return at << _ID_TIME_SHIFT
 
 
-def next_ids(conn: sqlite3.Connection, counter: str, how_many: int) -> int:
+def next_ids(conn: sqlite3.Connection, counter: str, how_many: int, now: int | None = None) -> int:
     """Take ids that grow with time and are never given twice, not even when the clock is set back.
 
     Args:
         counter: `message_id` or `movement_id`.
         how_many: a block of so many.
+        now: the time that they hold (milliseconds), for a history that is written afterwards; None: this moment.
 
     Returns:
         The first of the block. The caller is inside `immediate()`.
     """
     last = conn.execute("SELECT value FROM counters WHERE name = ?", (counter,)).fetchone()[0]
-    first: int = max(first_id_at(now_ms()), last + 1)
+    first: int = max(first_id_at(now_ms() if now is None else now), last + 1)
     conn.execute("UPDATE counters SET value = ? WHERE name = ?", (first + how_many - 1, counter))
     return first
 
@@ -110,14 +111,20 @@ def balance(conn: sqlite3.Connection, account_id: int) -> int:
     return int(conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()[0])
 
 
-def grant(conn: sqlite3.Connection, actor: Actor, account: Account, amount: int, note: str = "") -> int:
+def grant(
+    conn: sqlite3.Connection, actor: Actor, account: Account, amount: int, note: str = "", now: int | None = None
+) -> int:
     """Give an account credits out of nothing, as an operator.
+
+    Args:
+        note: stands in the ledger.
+        now: as in `next_ids`.
 
     Returns:
         The balance after it.
     """
     with immediate(conn):
-        after = _move(conn, actor, account.id, "grant", amount, note)
+        after = _move(conn, actor, account.id, "grant", amount, note, now=now)
         audit.record(
             conn, actor, "credits.grant", customer_id=account.customer_id, account_id=account.id, amount=amount
         )
@@ -160,6 +167,7 @@ def _move(
     amount: int,
     note: str = "",
     counterpart_id: int | None = None,
+    now: int | None = None,
 ) -> int:
     row = conn.execute("SELECT name, balance FROM accounts WHERE id = ?", (account_id,)).fetchone()
     after: int = row["balance"] + amount
@@ -169,7 +177,7 @@ def _move(
     conn.execute(
         "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (next_ids(conn, "movement_id", 1), account_id, kind, amount, after, actor.name, note, counterpart_id),
+        (next_ids(conn, "movement_id", 1, now), account_id, kind, amount, after, actor.name, note, counterpart_id),
     )
     return after
 

@@ -41,9 +41,7 @@ class Customer:
     language: str
 
 
-def add(
-    conn: sqlite3.Connection, actor: Actor, name: str, email: str, language: str = DEFAULT_LANGUAGE
-) -> Customer:
+def add(conn: sqlite3.Connection, actor: Actor, name: str, email: str, language: str = DEFAULT_LANGUAGE) -> Customer:
     """Create a customer.
 
     Args:
@@ -78,7 +76,9 @@ def by_name(conn: sqlite3.Connection, name: str) -> Customer:
 
 def by_id(conn: sqlite3.Connection, customer_id: int) -> Customer:
     """Raises: NoSuchCustomer"""
-    row = conn.execute("SELECT id, name, contact_email, language FROM customers WHERE id = ?", (customer_id,)).fetchone()
+    row = conn.execute(
+        "SELECT id, name, contact_email, language FROM customers WHERE id = ?", (customer_id,)
+    ).fetchone()
     if row is None:
         raise NoSuchCustomer(name=customer_id)
     return Customer(*row)

@@ -74,8 +74,8 @@ class AccountConfig:
 
     def next_expiry(self, now: int) -> int | None:
         """When (milliseconds) the next address or password of these runs out."""
-        ends = [each.expires_at for each in (*self.networks, *self.passwords) if each.expires_at is not None]
-        return min((each for each in ends if each > now), default=None)
+        ends = [each.expires_at for each in self.networks] + [each.expires_at for each in self.passwords]
+        return min((end for end in ends if end is not None and end > now), default=None)
 
 
 def _in_force(expires_at: int | None, now: int) -> bool:

@@ -208,11 +208,14 @@ def _decode(content: bytes, header: int, data_coding: int) -> tuple[str, int]:
 # --- storing
 
 
-def store(conn: sqlite3.Connection, submits: Sequence[Submit]) -> list[int | None]:
+def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None = None) -> list[int | None]:
     """Store messages with their debits: all in one transaction, which is on disk when this returns.
 
     Submits are taken in their order. One that its account's credits don't cover is kept in the history as refused (ptt
     10) and costs nothing; the others don't suffer.
+
+    Args:
+        now: when they were submitted (milliseconds), for a history that is written afterwards; None: at this moment.
 
     Returns:
         For each submit its message id, or None where the credits didn't cover it.
@@ -221,7 +224,7 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit]) -> list[int | Non
         sqlite3.Error: nothing was stored.
     """
     with immediate(conn):
-        first = credits.next_ids(conn, "message_id", len(submits))
+        first = credits.next_ids(conn, "message_id", len(submits), now)
         balances = _balances(conn, {each.account_id for each in submits})
         left = dict(balances)
         results: list[int | None] = []
@@ -242,7 +245,7 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit]) -> list[int | Non
         conn.executemany(f"INSERT INTO messages VALUES ({', '.join('?' * 17)})", rows)
         day = credits.time_of(first) // _DAY_MS
         for account_id, messages in charged.items():
-            _charge(conn, account_id, balances[account_id], left[account_id], messages, day)
+            _charge(conn, account_id, balances[account_id], left[account_id], messages, now)
         for account_id, count in refused.items():
             _add_to_day(conn, account_id, day, refused=count)
     return results
@@ -275,7 +278,12 @@ def _balances(conn: sqlite3.Connection, account_ids: Iterable[int]) -> dict[int,
 
 
 def _charge(
-    conn: sqlite3.Connection, account_id: int, before: int, after: int, messages: list[tuple[int, Submit]], day: int
+    conn: sqlite3.Connection,
+    account_id: int,
+    before: int,
+    after: int,
+    messages: list[tuple[int, Submit]],
+    now: int | None,
 ) -> None:
     """The debit of one account's messages of one batch: balance, one line in the ledger, the day's totals."""
     conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (after, account_id))
@@ -283,7 +291,7 @@ def _charge(
         "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, messages, first_message_id,"
         " last_message_id) VALUES (?, ?, 'usage', ?, ?, 'system', ?, ?, ?)",
         (
-            credits.next_ids(conn, "movement_id", 1),
+            credits.next_ids(conn, "movement_id", 1, now),
             account_id,
             after - before,
             after,
@@ -293,6 +301,7 @@ def _charge(
         ),
     )
     parts = sum(each.parts for _, each in messages)
+    day = credits.time_of(messages[0][0]) // _DAY_MS
     _add_to_day(conn, account_id, day, sent=len(messages), parts=parts, price=before - after)
 
 
@@ -310,7 +319,7 @@ def _add_to_day(conn: sqlite3.Connection, account_id: int, day: int, **amounts: 
 
 
 def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> set[int]:
-    """Write final states, the days' totals and the receipts that were asked for. An outcome that comes twice counts once.
+    """Write final states, the days' totals and the receipts that were asked for. What comes twice counts once.
 
     Returns:
         The ids of the accounts for which a receipt now waits.

@@ -7,7 +7,11 @@ from portal.services import connections
 _FIGURES = {
     "smpp_portal_messages_total": ("counter", "Messages accepted", "SELECT sum(sent) FROM daily_totals"),
     "smpp_portal_delivered_total": ("counter", "Messages delivered", "SELECT sum(delivered) FROM daily_totals"),
-    "smpp_portal_refused_total": ("counter", "Messages not covered by credits", "SELECT sum(refused) FROM daily_totals"),
+    "smpp_portal_refused_total": (
+        "counter",
+        "Messages not covered by credits",
+        "SELECT sum(refused) FROM daily_totals",
+    ),
     "smpp_portal_sessions": ("gauge", "Open SMPP sessions", "SELECT count(*) FROM connections"),
     "smpp_portal_receipts_waiting": ("gauge", "Receipts that wait for a receiver", "SELECT count(*) FROM receipts"),
     "smpp_portal_mails_waiting": (

@@ -96,9 +96,7 @@ def add(
             )
         except sqlite3.IntegrityError:
             raise SenderExists(address=address) from None
-        audit.record(
-            conn, actor, "sender.add", customer_id=account.customer_id, account_id=account.id, address=address
-        )
+        audit.record(conn, actor, "sender.add", customer_id=account.customer_id, account_id=account.id, address=address)
         return by_address(conn, account, address)
 
 
@@ -159,7 +157,8 @@ def waiting(conn: sqlite3.Connection) -> list[tuple[str, Sender]]:
     """The operator's queue, oldest first: each with its account's name."""
     rows = conn.execute(
         "SELECT accounts.name, senders.id, address, type, status, senders.description, reason, comment,"
-        " senders.created_at FROM senders JOIN accounts ON accounts.id = account_id WHERE status = ? ORDER BY senders.id",
+        " senders.created_at FROM senders JOIN accounts ON accounts.id = account_id WHERE status = ?"
+        " ORDER BY senders.id",
         (WAITING,),
     )
     return [(row[0], Sender(*tuple(row)[1:])) for row in rows]

@@ -1,0 +1,284 @@
+"""`account …`, `password …`, `ip …`, `credits …` and `sender …`: what an account has."""
+
+from argparse import ArgumentParser, Namespace
+
+from portal.cli.shell import Answer, Commands, Shell, database_command, duration, group, iso, pairs, table
+from portal.db import immediate, now_ms
+from portal.services import accounts, allowed_ips, credentials, credits, customers, senders
+from portal.services.accounts import Account
+from portal.services.allowed_ips import AllowedIP
+from portal.services.audit import SHELL, Actor
+from portal.services.senders import Sender
+
+
+def register(commands: "Commands[ArgumentParser]") -> None:
+    _register_account(commands)
+    _register_password(commands)
+    _register_ip(commands)
+    _register_credits(commands)
+    _register_sender(commands)
+
+
+def _named(commands: "Commands[ArgumentParser]", name: str, run: object, help: str) -> ArgumentParser:
+    """A command about one account, which comes first."""
+    parser = database_command(commands, name, run, help)  # type: ignore[arg-type]
+    parser.add_argument("account", metavar="ACCOUNT")
+    return parser
+
+
+# --- account
+
+
+def _register_account(commands: "Commands[ArgumentParser]") -> None:
+    account = group(commands, "account", "accounts that send SMS: smpp-… and classic (sms-…)")
+    add = database_command(account, "add", _add, "create one; prints its system_id and password, the password once")
+    add.add_argument("--customer", required=True, metavar="NAME")
+    add.add_argument("--kind", choices=("smpp", "sms"), help="as the name says; otherwise smpp")
+    add.add_argument("--name", default="", help="smpp-… or sms-…, at most 15 characters; made up when left out")
+    add.add_argument("--description", default="", metavar="T")
+    add.add_argument("--credits", metavar="N", help="granted at once")
+    for name, default, help in (
+        ("--windowing", accounts.WINDOWING, "submits in flight on a connection"),
+        ("--throughput", accounts.THROUGHPUT, "submits a second on a connection"),
+        ("--binds", accounts.BINDS, "transceivers, or pairs of transmitter and receiver"),
+    ):
+        add.add_argument(name, type=int, default=default, metavar="N", help=f"{help}; 0: no limit (default {default})")
+    add.add_argument("--any-sender", action="store_true", help="messages may carry any source address")
+    _named(account, "show", _show, "show one")
+    database_command(account, "list", _list, "list all")
+    _named(account, "disable", _disable, "switch one off: its sessions are unbound, and nothing can bind")
+    _named(account, "enable", _enable, "switch one on again")
+
+
+def _add(shell: Shell, args: Namespace) -> Answer:
+    customer = customers.by_name(shell.conn, args.customer)
+    kind = args.kind or ("sms" if args.name.startswith("sms-") else "smpp")
+    with immediate(shell.conn):
+        account = accounts.add(
+            shell.conn,
+            SHELL,
+            customer.id,
+            kind=kind,
+            name=args.name,
+            description=args.description,
+            windowing=args.windowing,
+            throughput=args.throughput,
+            binds=args.binds,
+            any_sender=args.any_sender,
+        )
+        if args.credits not in (None, "0"):
+            credits.grant(shell.conn, SHELL, account, credits.parse(args.credits))
+        if kind == "sms":
+            return Answer({"name": account.name, "system_id": None, "password": None}, account.name)
+        password = credentials.regenerate(shell.conn, shell.keys, SHELL, account, send_mail=False)
+    text = pairs({"system_id": account.name, "password": password})
+    return Answer({"name": account.name, "system_id": account.name, "password": password}, text)
+
+
+def _show(shell: Shell, args: Namespace) -> Answer:
+    return _shown(accounts.by_name(shell.conn, args.account))
+
+
+def _disable(shell: Shell, args: Namespace) -> Answer:
+    accounts.disable(shell.conn, SHELL, accounts.by_name(shell.conn, args.account))
+    return _show(shell, args)
+
+
+def _enable(shell: Shell, args: Namespace) -> Answer:
+    accounts.enable(shell.conn, SHELL, accounts.by_name(shell.conn, args.account))
+    return _show(shell, args)
+
+
+def _shown(account: Account) -> Answer:
+    values = _values(account)
+    limits = {name: values[name] or "no limit" for name in ("windowing", "throughput", "binds")}
+    return Answer(values, pairs(values | limits))
+
+
+def _list(shell: Shell, args: Namespace) -> Answer:
+    names = {each.id: each.name for each in customers.everyone(shell.conn)}
+    rows = [_values(each) | {"customer": names[each.customer_id]} for each in accounts.of_customer(shell.conn)]
+    head = ("name", "customer", "kind", "status", "balance")
+    return Answer(rows, table(head, [[row[column] for column in head] for row in rows]))
+
+
+def _values(account: Account) -> dict[str, object]:
+    return {
+        "name": account.name,
+        "kind": account.kind,
+        "status": account.status,
+        "balance": credits.plain(account.balance),
+        "windowing": account.windowing,
+        "throughput": account.throughput,
+        "binds": account.binds,
+    }
+
+
+# --- password
+
+
+def _register_password(commands: "Commands[ArgumentParser]") -> None:
+    password = group(commands, "password", "SMPP passwords")
+    regenerate = _named(password, "regenerate", _regenerate, "replace an account's; prints the new one, once")
+    regenerate.add_argument(
+        "--grace", type=duration, default=0, metavar="15m", help="how long the old one stays good, at most 24h"
+    )
+    regenerate.add_argument("--mail", action="store_true", help="send it to the contact address instead")
+
+
+def _regenerate(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    contact = customers.by_id(shell.conn, account.customer_id)
+    actor = Actor(SHELL.name, language=contact.language)
+    password = credentials.regenerate(shell.conn, shell.keys, actor, account, grace=args.grace, send_mail=args.mail)
+    if args.mail:
+        return Answer({"password": None, "sent_to": contact.contact_email}, f"sent to {contact.contact_email}")
+    return Answer({"password": password}, password)
+
+
+# --- ip
+
+
+def _register_ip(commands: "Commands[ArgumentParser]") -> None:
+    ip = group(commands, "ip", "addresses from which an account's clients may bind")
+    add = _named(ip, "add", _add_ip, "authorise an address or a range")
+    add.add_argument("network", metavar="IP|CIDR")
+    add.add_argument("--label", default="", metavar="T")
+    add.add_argument("--expires", type=duration, metavar="8h", help="good for so long; without it, until removed")
+    remove = _named(ip, "remove", _remove_ip, "take one off the list: sessions that only it allowed are unbound")
+    remove.add_argument("network", metavar="IP|CIDR")
+    _named(ip, "list", _list_ips, "list them")
+
+
+def _add_ip(shell: Shell, args: Namespace) -> Answer:
+    added = allowed_ips.add(
+        shell.conn,
+        SHELL,
+        accounts.by_name(shell.conn, args.account),
+        args.network,
+        label=args.label,
+        expires_at=None if args.expires is None else now_ms() + args.expires,
+        limit=shell.config.limits.ips_per_account,
+    )
+    return Answer(_ip(added), _ips([added]))
+
+
+def _remove_ip(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    entry = allowed_ips.by_network(shell.conn, account.id, args.network)
+    removed = allowed_ips.remove(shell.conn, SHELL, account, entry.id)
+    return Answer(_ip(removed), f"{removed.network} removed")
+
+
+def _list_ips(shell: Shell, args: Namespace) -> Answer:
+    entries = allowed_ips.of_account(shell.conn, accounts.by_name(shell.conn, args.account).id)
+    return Answer([_ip(each) for each in entries], _ips(entries))
+
+
+def _ip(entry: AllowedIP) -> dict[str, object]:
+    return {"id": entry.id, "network": entry.network, "label": entry.label, "expires_at": iso(entry.expires_at)}
+
+
+def _ips(entries: list[AllowedIP]) -> str:
+    return table(("network", "expires", "label"), [(e.network, iso(e.expires_at) or "never", e.label) for e in entries])
+
+
+# --- credits
+
+
+def _register_credits(commands: "Commands[ArgumentParser]") -> None:
+    credit = group(commands, "credits", "balances")
+    _named(credit, "show", _show_credits, "show an account's balance")
+    grant = _named(credit, "grant", _grant, "give an account credits")
+    grant.add_argument("amount", metavar="N")
+    grant.add_argument("--note", default="", metavar="T", help="stands in the ledger")
+    transfer = database_command(credit, "transfer", _transfer, "move credits between two accounts of one customer")
+    for name in ("source", "target"):
+        transfer.add_argument(name, metavar={"source": "FROM", "target": "TO"}[name])
+    transfer.add_argument("amount", metavar="N")
+
+
+def _show_credits(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    return _balance(account, account.balance)
+
+
+def _grant(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    return _balance(account, credits.grant(shell.conn, SHELL, account, credits.parse(args.amount), args.note))
+
+
+def _transfer(shell: Shell, args: Namespace) -> Answer:
+    source, target = (accounts.by_name(shell.conn, name) for name in (args.source, args.target))
+    balances = credits.transfer(shell.conn, SHELL, source, target, credits.parse(args.amount))
+    answers = [_balance(account, after) for account, after in zip((source, target), balances, strict=True)]
+    return Answer(
+        dict(zip(("from", "to"), [each.value for each in answers], strict=True)),
+        "\n".join(each.text for each in answers),
+    )
+
+
+def _balance(account: Account, thousandths: int) -> Answer:
+    plain = credits.plain(thousandths)
+    return Answer({"account": account.name, "balance": plain}, f"{account.name}  {plain}")
+
+
+# --- sender
+
+
+def _register_sender(commands: "Commands[ArgumentParser]") -> None:
+    sender = group(commands, "sender", "source addresses that an account's messages may carry")
+    add = _named(sender, "add", _add_sender, "ask for one")
+    add.add_argument("sender", metavar="SENDER")
+    add.add_argument("--description", default="", metavar="T")
+    add.add_argument("--approve", action="store_true", help="and approve it at once")
+    for name, run, help in (
+        ("approve", _approve, "allow one that waits, or that was refused"),
+        ("refuse", _refuse, "refuse one, also later"),
+    ):
+        decide = _named(sender, name, run, help)
+        decide.add_argument("sender", metavar="SENDER")
+        decide.add_argument("--comment", default="", metavar="T", help="what the customer reads")
+    _named(sender, "list", _list_senders, "list them")
+
+
+def _add_sender(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    with immediate(shell.conn):
+        added = senders.add(shell.conn, SHELL, account, args.sender, description=args.description)
+        if args.approve:
+            added = senders.decide(shell.conn, SHELL, account, added.address, approve=True)
+    return Answer(_sender(added), _senders([added]))
+
+
+def _approve(shell: Shell, args: Namespace) -> Answer:
+    return _decide(shell, args, approve=True)
+
+
+def _refuse(shell: Shell, args: Namespace) -> Answer:
+    return _decide(shell, args, approve=False)
+
+
+def _decide(shell: Shell, args: Namespace, *, approve: bool) -> Answer:
+    account, address = accounts.by_name(shell.conn, args.account), args.sender.strip().removeprefix("+")
+    decided = senders.decide(shell.conn, SHELL, account, address, approve=approve, comment=args.comment)
+    return Answer(_sender(decided), _senders([decided]))
+
+
+def _list_senders(shell: Shell, args: Namespace) -> Answer:
+    found = senders.of_account(shell.conn, accounts.by_name(shell.conn, args.account).id)
+    return Answer([_sender(each) for each in found], _senders(found))
+
+
+def _sender(sender: Sender) -> dict[str, object]:
+    return {
+        "sender": sender.address,
+        "type": sender.type,
+        "status": sender.status,
+        "description": sender.description,
+        "comment": sender.comment,
+    }
+
+
+def _senders(found: list[Sender]) -> str:
+    return table(tuple(_sender(found[0])) if found else ("sender",), [list(_sender(each).values()) for each in found])

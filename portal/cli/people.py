@@ -1,0 +1,121 @@
+"""`init`, `customer …` and `user …`: who there is."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from portal import migrations
+from portal.cli.shell import (
+    Answer,
+    Commands,
+    Failure,
+    Shell,
+    command,
+    database_command,
+    group,
+    iso,
+    load_settings,
+    opened,
+    pairs,
+    table,
+)
+from portal.crypto import Keys
+from portal.db import immediate, now_ms
+from portal.i18n import DEFAULT_LANGUAGE, LANGUAGES
+from portal.services import customers, prices, two_factor, users
+from portal.services.audit import SHELL
+from portal.services.users import User
+
+
+def register(commands: "Commands[ArgumentParser]") -> None:
+    init = command(commands, "init", _init, "make a fresh installation; prints the first operator's one-time link")
+    init.add_argument("--email", required=True, help="the first operator's address")
+
+    customer = group(commands, "customer", "companies and teams that own accounts")
+    add = database_command(customer, "add", _add_customer, "create a customer")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("--email", required=True, help="contact address, where generated passwords go")
+    add.add_argument("--language", choices=LANGUAGES, default=DEFAULT_LANGUAGE, help="of mails to that address")
+    database_command(customer, "list", _list_customers, "list the customers")
+
+    user = group(commands, "user", "people who log in")
+    add = database_command(user, "add", _add_user, "create a user; prints a one-time enrolment link")
+    add.add_argument("--email", required=True)
+    add.add_argument("--customer", metavar="NAME", help="whose user; without it, an operator")
+    add.add_argument("--role", choices=users.ROLES, help="owner where there is a customer, otherwise operator")
+    add.add_argument("--password-stdin", action="store_true", help="enrol at once; the password is stdin's first line")
+    add.add_argument("--totp", action="store_true", help="with it: print the otpauth:// URI and the recovery codes")
+    link = database_command(user, "link", _new_link, "print a new one-time enrolment link; earlier ones end")
+    link.add_argument("email", metavar="EMAIL")
+    listing = database_command(user, "list", _list_users, "list the users")
+    listing.add_argument("--customer", metavar="NAME", help="only this customer's")
+
+
+def _init(args: Namespace) -> Answer:
+    config = load_settings(args)
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not config.database.exists():
+        Keys.create(config.data)
+        migrations.migrate(config.database, keep_backups=config.retention.backups)
+        config.database.chmod(0o600)
+    with opened(config) as shell, immediate(shell.conn):
+        # What an earlier init left half done is finished by this one.
+        if users.of_customer(shell.conn, None):
+            raise Failure(f"There is an installation in {config.data} already. A new link: user link EMAIL")
+        user = users.add(shell.conn, shell.keys, SHELL, args.email, users.OPERATOR, None)
+        prices.replace(shell.conn, prices.STARTING_PRICES)
+        return _link(shell, user, "setup")
+
+
+def _link(shell: Shell, user: User, kind: str) -> Answer:
+    link = f"{shell.config.public_url}/{kind}/{users.new_link(shell.conn, user)}"
+    ends = iso(now_ms() + users.LINK_VALID_MS)
+    text = f"{link}\n\nGood once, until {ends}. Start the server (serve), then open it to choose a password."
+    return Answer({"email": user.email, "link": link, "expires_at": ends}, text)
+
+
+def _add_customer(shell: Shell, args: Namespace) -> Answer:
+    added = customers.add(shell.conn, SHELL, args.name, args.email, args.language)
+    return Answer(_customer(added), pairs(_customer(added)))
+
+
+def _list_customers(shell: Shell, args: Namespace) -> Answer:
+    found = [_customer(each) for each in customers.everyone(shell.conn)]
+    return Answer(found, table(("name", "email", "language"), [list(each.values()) for each in found]))
+
+
+def _customer(customer: customers.Customer) -> dict[str, object]:
+    return {"name": customer.name, "email": customer.contact_email, "language": customer.language}
+
+
+def _add_user(shell: Shell, args: Namespace) -> Answer:
+    if args.password_stdin != args.totp:
+        raise Failure("--password-stdin and --totp belong together: everyone has both a password and TOTP.")
+    customer = customers.by_name(shell.conn, args.customer) if args.customer else None
+    role = args.role or (users.OWNER if customer else users.OPERATOR)
+    password = sys.stdin.readline().rstrip("\r\n") if args.password_stdin else None
+    with immediate(shell.conn):
+        user = users.add(shell.conn, shell.keys, SHELL, args.email, role, customer.id if customer else None)
+        if password is None:
+            return _link(shell, user, "enrol")
+        codes = users.enrol_at_once(shell.conn, SHELL, user, password)
+    uri = two_factor.uri(shell.keys, users.totp_secret(shell.conn, user), user.email, shell.config.name)
+    text = f"{uri}\n\nRecovery codes, each good once:\n" + "\n".join(f"  {code}" for code in codes)
+    return Answer({"email": user.email, "otpauth_uri": uri, "recovery_codes": codes}, text)
+
+
+def _new_link(shell: Shell, args: Namespace) -> Answer:
+    return _link(shell, users.by_email(shell.conn, args.email), "enrol")
+
+
+def _list_users(shell: Shell, args: Namespace) -> Answer:
+    if args.customer:
+        found = users.of_customer(shell.conn, customers.by_name(shell.conn, args.customer).id)
+    else:
+        groups = [None, *(each.id for each in customers.everyone(shell.conn))]
+        found = [user for customer_id in groups for user in users.of_customer(shell.conn, customer_id)]
+    rows = [
+        {"email": each.email, "role": each.role, "customer": each.customer_name, "enrolled": each.enrolled}
+        for each in found
+    ]
+    lines = [(each.email, each.role, each.customer_name, "yes" if each.enrolled else "no") for each in found]
+    return Answer(rows, table(("email", "role", "customer", "enrolled"), lines))

@@ -1,0 +1,82 @@
+"""`config`, `backup`, `restore` and `check`: looking after an installation."""
+
+import sqlite3
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from portal import crypto
+from portal.cli.shell import Answer, Commands, Shell, command, database_command, load_settings, opened, table
+from portal.config import Config, Source
+from portal.services import backup, check
+
+_MASK = "•••"
+
+
+def register(commands: "Commands[ArgumentParser]") -> None:
+    command(commands, "config", _config, "print every setting with its value, its default and where it came from")
+    copy = database_command(commands, "backup", _backup, "write a consistent copy of the database, also while it runs")
+    copy.add_argument("file", metavar="FILE", type=Path)
+    restore = command(commands, "restore", _restore, "put a copy back; the server must not run")
+    restore.add_argument("file", metavar="FILE", type=Path)
+    command(commands, "check", _check, "prove that file, ledger, messages and totals agree; 1 if they don't")
+
+
+def _config(args: Namespace) -> Answer:
+    config = load_settings(args)
+    rows: list[dict[str, object]] = [
+        {"key": each.key, "value": _masked(each), "default": each.default, "origin": each.origin, "help": each.help}
+        for each in [*config.sources, *_upstreams(config)]
+    ]
+    lines = [(row["key"], _text(row["value"]), _text(row["default"]), row["origin"]) for row in rows]
+    return Answer(rows, table(("key", "value", "default", "from"), lines))
+
+
+def _upstreams(config: Config) -> list[Source]:
+    return [
+        Source(f"upstream.{each.name}.kind", each.kind, "simulator", "settings", "where messages go")
+        for each in config.upstreams
+    ]
+
+
+def _masked(source: Source) -> object:
+    if source.key == "web.metrics_token" and source.value:
+        return _MASK
+    if source.key == "mail.url" and (password := urlsplit(source.value).password):
+        return source.value.replace(f":{password}@", f":{_MASK}@")
+    return source.value
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _backup(shell: Shell, args: Namespace) -> Answer:
+    backup.backup(shell.conn, args.file)
+    key = shell.config.data / crypto.FILE_NAME
+    size = args.file.stat().st_size
+    text = f"{args.file} ({size} bytes). It is of use only with {key}: keep a copy of that elsewhere."
+    return Answer({"file": str(args.file), "bytes": size}, text)
+
+
+def _restore(args: Namespace) -> Answer:
+    config = load_settings(args)
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept = backup.restore(config.data, args.file)
+    text = f"{args.file} is in place." + (f" What was there before: {kept}" if kept else "")
+    key = config.data / crypto.FILE_NAME
+    missing = "" if key.exists() else f"{key} is missing: put back the key that belongs to this database."
+    return Answer({"replaced": str(kept) if kept else None}, text, problem=missing)
+
+
+def _check(args: Namespace) -> Answer:
+    config = load_settings(args)
+    try:
+        with opened(config) as shell:
+            problems = check.problems(shell.conn)
+    except sqlite3.DatabaseError as error:
+        problems = [f"file: {error}"]
+    value = {"ok": not problems, "problems": problems}
+    if not problems:
+        return Answer(value, "File, ledger, messages and totals agree.")
+    return Answer(value, "\n".join(problems), f"{len(problems)} found that should not be", status=1)

@@ -1,0 +1,125 @@
+"""Four weeks of messages that nobody sent, written by the services that write real ones, so that `check` is content."""
+
+import random
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from portal import gsm0338
+from portal.db import immediate, now_ms
+from portal.services import accounts, credits, directory, messages, prices
+from portal.services.audit import Actor
+from portal.services.directory import AccountConfig
+from portal.services.messages import Outcome, Submit
+
+_DAYS = 28
+_DAY_MS = 86_400_000
+_HOUR_MS = 3_600_000
+_OFFICE_HOURS = (7, 20)
+# The same for everyone who tries the demo, so that what is written about it stays true.
+_SEED = 3550
+
+_TEXTS = (
+    "ACME: parcel {n} is on its way and arrives today between 10 and 12.",
+    "ACME: il pacco {n} è in consegna oggi tra le 10 e le 12.",
+    "Your parcel {n} waits at the pick-up point until Saturday.",
+    "Il tuo pacco {n} ti aspetta al punto di ritiro fino a sabato.",
+    "ACME code {n}. Never tell it to anyone.",
+    "Parcel {n}: delivered. Thank you! 📦",
+    "We missed you with parcel {n}. Choose another day, a neighbour or a pick-up point at https://acme.example/p/{n},"
+    " or answer this message with 1 for tomorrow, 2 for the day after, 3 for the pick-up point.",
+)
+_DESTINATIONS = ("3934", "3933", "3932", "336", "346", "4915", "447", "4366", "4177", "351")
+_FATES = (
+    (messages.DELIVERED, 0),
+    (messages.UNDELIVERABLE, 800),
+    (messages.UNDELIVERABLE, 3),
+    (messages.EXPIRED, 801),
+    (messages.REJECTED, 803),
+)
+_SHARES = (955, 14, 12, 13, 6)
+
+
+@dataclass(frozen=True)
+class _Habit:
+    """How an account sends: messages on a working day, its sender, and its grants (days ago, credits)."""
+
+    account: str
+    a_day: int
+    source: str
+    grants: tuple[tuple[int, int], ...]
+
+
+_HABITS = (
+    _Habit("smpp-demo-1", 170, "ACME", ((_DAYS, 4000), (13, 3000), (2, 1500))),
+    _Habit("sms-demo-1", 12, "ACME", ((_DAYS, 500),)),
+    _Habit("smpp-globex-1", 30, "GLOBEX", ((_DAYS, 1000),)),
+)
+
+
+def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
+    """Grant the credits and send the messages of the last four weeks, in the order of their time.
+
+    The database has seen no message yet: ids only grow.
+    """
+    chance = random.Random(_SEED)
+    configs = {each.name: each for each in directory.load(conn)}
+    price_list = prices.load(conn)
+    now = now_ms()
+    with immediate(conn):
+        for at, habit, amount in sorted(_happenings(chance, now), key=lambda each: each[0]):
+            if amount:
+                account = accounts.by_name(conn, habit.account)
+                credits.grant(conn, operator, account, amount * credits.THOUSANDTHS, now=at)
+            else:
+                _send(conn, chance, configs[habit.account], habit.source, price_list, at)
+
+
+def _happenings(chance: random.Random, now: int) -> Iterator[tuple[int, _Habit, int]]:
+    """When, whose, and how many credits were granted; 0: messages were sent."""
+    for habit in _HABITS:
+        for days_ago, amount in habit.grants:
+            yield now - days_ago * _DAY_MS, habit, amount
+        for days_ago in range(_DAYS):
+            midnight = (now // _DAY_MS - days_ago) * _DAY_MS
+            at_weekend = (midnight // _DAY_MS + 3) % 7 >= 5  # 1 January 1970 was a Thursday
+            bursts = round(habit.a_day / 4 * (0.25 if at_weekend else 1) * chance.uniform(0.8, 1.2))
+            for _ in range(bursts):
+                at = midnight + round(chance.uniform(*_OFFICE_HOURS) * _HOUR_MS)
+                if now - _DAYS * _DAY_MS < at < now - 60_000:
+                    yield at, habit, 0
+
+
+def _send(
+    conn: sqlite3.Connection,
+    chance: random.Random,
+    account: AccountConfig,
+    source: str,
+    price_list: Mapping[str, int],
+    at: int,
+) -> None:
+    submits = [_submit(chance, account, source, price_list) for _ in range(chance.randint(1, 7))]
+    outcomes = []
+    for message_id in messages.store(conn, submits, now=at):
+        if message_id is not None:
+            state, ptt = chance.choices(_FATES, _SHARES)[0]
+            outcomes.append(Outcome(message_id, state, ptt, at + chance.randint(1_500, 20_000)))
+    messages.finish(conn, outcomes)
+
+
+def _submit(chance: random.Random, account: AccountConfig, source: str, price_list: Mapping[str, int]) -> Submit:
+    text = chance.choice(_TEXTS).format(n=chance.randrange(10**5, 10**6))
+    encoding = gsm0338.choose(text)
+    prefix = chance.choice(_DESTINATIONS)
+    return messages.prepare(
+        account,
+        price_list,
+        source=source,
+        source_ton=5,
+        source_npi=0,
+        destination=prefix + "".join(chance.choices("0123456789", k=11 - len(prefix))),
+        esm_class=0,
+        data_coding=encoding,
+        registered_delivery=0,
+        body=gsm0338.to_body(text, encoding),
+    )

@@ -1,0 +1,111 @@
+"""Who and what is in the demo: customers, people, accounts, addresses, senders, prices."""
+
+import sqlite3
+from pathlib import Path
+
+from portal import db, migrations
+from portal.crypto import Keys
+from portal.db import immediate, now_ms
+from portal.demo import past
+from portal.services import (
+    accounts,
+    allowed_ips,
+    connections,
+    credentials,
+    credits,
+    customers,
+    prices,
+    senders,
+    two_factor,
+    users,
+)
+from portal.services.accounts import Account
+from portal.services.audit import Actor
+
+OWNER = "marta@acme.example"
+VIEWER = "bruno@acme.example"
+OPERATOR = "olga@portal.example"
+SENDING_ACCOUNT = "smpp-demo-1"
+SENDER = "ACME"
+
+_BY_OPERATOR = Actor(OPERATOR)
+_BY_OWNER = Actor(OWNER)
+
+
+def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Make a key and a database with everything in them.
+
+    Args:
+        folder: empty.
+        password: of everybody who can log in.
+
+    Returns:
+        TOTP secrets by e-mail address, and SMPP passwords by account.
+    """
+    Keys.create(folder)
+    keys = Keys.load(folder)
+    migrations.migrate(folder / db.FILE_NAME, keep_backups=0)
+    (folder / db.FILE_NAME).chmod(0o600)
+    conn = db.connect(folder / db.FILE_NAME)
+    try:
+        with immediate(conn):
+            prices.replace(conn, prices.STARTING_PRICES)
+            acme = customers.add(conn, _BY_OPERATOR, "Acme Logistics", OWNER)
+            globex = customers.add(conn, _BY_OPERATOR, "Globex", "hank@globex.example", "it")
+            people = {
+                email: _enrolled(conn, keys, email, role, customer_id, password)
+                for email, role, customer_id in (
+                    (OWNER, users.OWNER, acme.id),
+                    (VIEWER, users.VIEWER, acme.id),
+                    (OPERATOR, users.OPERATOR, None),
+                )
+            }
+            passwords = _accounts(conn, keys, acme.id, globex.id)
+        past.make_up(conn, _BY_OPERATOR)
+        with immediate(conn):
+            source, target = (accounts.by_name(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
+            credits.transfer(conn, _BY_OWNER, source, target, 250 * credits.THOUSANDTHS)
+    finally:
+        conn.close()
+    return people, passwords
+
+
+def _enrolled(
+    conn: sqlite3.Connection, keys: Keys, email: str, role: str, customer_id: int | None, password: str
+) -> str:
+    user = users.add(conn, keys, _BY_OPERATOR, email, role, customer_id)
+    users.enrol_at_once(conn, Actor(email), user, password)
+    return two_factor.secret_text(keys, users.totp_secret(conn, user))
+
+
+def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> dict[str, str]:
+    first = _account(conn, acme, SENDING_ACCOUNT, "Parcel notifications")
+    second = _account(conn, acme, "smpp-demo-2", "New warehouse, not connected yet")
+    classic = _account(conn, acme, "sms-demo-1", "Sent by hand")
+    other = _account(conn, globex, "smpp-globex-1", "Appointments")
+
+    for address, label in (("127.0.0.1", "This machine"), ("::1", "This machine"), ("198.51.100.0/28", "Data centre")):
+        allowed_ips.add(conn, _BY_OWNER, first, address, label=label)
+    allowed_ips.add(conn, _BY_OPERATOR, other, "192.0.2.25")
+    for account, sender in ((first, SENDER), (first, "ACME-Info"), (classic, SENDER), (other, "GLOBEX")):
+        senders.add(conn, _BY_OWNER, account, sender)
+        senders.decide(conn, _BY_OPERATOR, account, sender, approve=True)
+    senders.add(conn, _BY_OWNER, first, "ACMESHOP", description="Web shop", reason="Order confirmations")
+    # Somebody tries from an address that isn't in the list: the page offers the remedy.
+    at = now_ms() - 20 * 60_000
+    connections.refused(
+        conn,
+        [
+            connections.RefusedBind(first.id, "203.0.113.7", connections.NOT_AUTHORISED, at + n * 5_000)
+            for n in range(3)
+        ],
+    )
+    return {
+        each.name: credentials.regenerate(conn, keys, _BY_OPERATOR, each, send_mail=False)
+        for each in (first, second, other)
+    }
+
+
+def _account(conn: sqlite3.Connection, customer_id: int, name: str, description: str) -> Account:
+    kind = name.partition("-")[0]
+    return accounts.add(conn, _BY_OPERATOR, customer_id, kind=kind, name=name, description=description)

@@ -1,0 +1,285 @@
+"""`serve`: the portal and the SMPP server as two child processes, started, watched, and stopped together."""
+
+import errno
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from portal import db
+from portal.config import Config, bracketed
+from portal.services import connections
+from portal.services.errors import Refused
+
+_log = logging.getLogger(__name__)
+
+WEB, SMSC = "web", "smsc"
+COMPONENTS = (WEB, SMSC)
+
+# What is left of the five seconds that stopping may take goes to the kernel.
+_STOP_S = 4.8
+_FIRST_DELAY_S = 0.2
+_LONGEST_DELAY_S = 5.0
+# A child that ran for so long wasn't failing at its start, so the next one gets its chance at once.
+_SETTLED_S = 30.0
+# After a supervisor was killed, its children need this to end by themselves.
+_ORPHANS_S = 6.0
+_LOOK_S = 1.0
+
+
+class AlreadyRunning(Refused):
+    sentence = "%(what)s is running on %(data)s already."
+
+
+class CannotListen(Refused):
+    sentence = "%(setting)s: %(reason)s"
+
+
+# --- one at a time
+
+
+@contextmanager
+def exclusive(data: Path, name: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Be the only `serve`, `web` or `smsc` of a data folder.
+
+    Args:
+        wait_s: how long to wait for another one to end, in seconds.
+
+    Raises:
+        AlreadyRunning
+    """
+    ends = time.monotonic() + wait_s
+    with (data / f"{name}.lock").open("w") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= ends:
+                    raise AlreadyRunning(what=name, data=data) from None
+                time.sleep(0.05)
+        yield
+
+
+@contextmanager
+def component(config: Config, name: str, *, supervised: bool) -> Iterator[None]:
+    """Be one of the two processes, alone or as a child of `serve`.
+
+    Args:
+        supervised: end when the supervisor does, however it does: it holds the other end of stdin.
+
+    Raises:
+        AlreadyRunning, CannotListen
+    """
+    with exclusive(config.data, name):
+        check_ports(config, name)
+        if supervised:
+            threading.Thread(target=_end_with_stdin, name="supervised", daemon=True).start()
+        yield
+
+
+def _end_with_stdin() -> None:
+    # Read past Python's buffer: a daemon thread that sits in it would block the interpreter's own end.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def check_ports(config: Config, *names: str) -> None:
+    """Find out now whether the ports can be listened on, so that the answer names the setting.
+
+    Raises:
+        CannotListen
+    """
+    wanted = {
+        WEB: [("web", "port", config.web.host, config.web.port)],
+        SMSC: [
+            ("smpp", "port", config.smpp.host, config.smpp.port),
+            ("smpp", "tls_port", config.smpp.host, config.smpp.tls_port),
+        ],
+    }
+    for section, key, host, port in (each for name in names for each in wanted[name]):
+        if port:
+            _check_port(section, key, host, port)
+
+
+def _check_port(section: str, key: str, host: str, port: int) -> None:
+    where = f"{bracketed(host)}:{port}"
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise CannotListen(setting=f"{section}.host", reason=f"{host} is no address: {error.strerror}") from None
+    for family, *_, address in infos:
+        try:
+            socket.create_server(address[:2], family=family).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                reason = f"{where} is in use by another program"
+                raise CannotListen(setting=f"{section}.{key}", reason=reason) from None
+            culprit = "host" if error.errno == errno.EADDRNOTAVAIL else key
+            reason = f"can't listen on {where}: {os.strerror(error.errno or 0)}"
+            raise CannotListen(setting=f"{section}.{culprit}", reason=reason) from None
+
+
+# --- serve
+
+
+def serve(config: Config, options: Sequence[str], on_ready: Callable[[], None] | None = None) -> int:
+    """Run both until SIGTERM or SIGINT. The database is there and up to date.
+
+    Args:
+        options: `--data` and `--config` as this process got them, for the children.
+        on_ready: called once, when the server first takes binds and requests.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        AlreadyRunning, CannotListen
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s serve %(message)s")
+    with exclusive(config.data, "server"):
+        for name in COMPONENTS:
+            with exclusive(config.data, name, wait_s=_ORPHANS_S):
+                check_ports(config, name)
+        return Supervisor(config, options).run(on_ready or (lambda: _log.info("ready: %s", config.public_url)))
+
+
+class Supervisor:
+    """Two children and one queue of what happens to them."""
+
+    def __init__(self, config: Config, options: Sequence[str]) -> None:
+        self._config = config
+        self._options = options
+        self._parent = os.getppid()
+        self._events: SimpleQueue[str] = SimpleQueue()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._started_at: dict[str, float] = {}
+        self._delays = dict.fromkeys(COMPONENTS, _FIRST_DELAY_S)
+        self._due: dict[str, float] = {}
+
+    def run(self, on_ready: Callable[[], None]) -> int:
+        """Run until told to stop; returns the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._events.put("stop"))
+        self._forget(*COMPONENTS)
+        for name in COMPONENTS:
+            self._start(name)
+        threading.Thread(target=self._announce, args=[on_ready], name="announce", daemon=True).start()
+        while (event := self._next_event()) != "stop":
+            if event:
+                self._ended(event)
+            for name in [name for name, due in self._due.items() if due <= time.monotonic()]:
+                del self._due[name]
+                self._start(name)
+        return self._stop()
+
+    def _next_event(self) -> str:
+        """A child that has ended, "stop", or "" when it is time to look again."""
+        wait = min([_LOOK_S, *(due - time.monotonic() for due in self._due.values())])
+        try:
+            return self._events.get(timeout=max(0.0, wait))
+        except Empty:
+            # The single binary is two processes, of which this is the inner one: without the outer one, which is what
+            # its starter knows and may have killed, it ends too.
+            orphaned = getattr(sys, "frozen", False) and os.getppid() != self._parent
+            return "stop" if orphaned else ""
+
+    def _start(self, name: str) -> None:
+        program = (
+            [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, str(Path(sys.argv[0]).absolute())]
+        )
+        child = subprocess.Popen(
+            [*program, name, "--supervised", *self._options],
+            # The child ends when its stdin does. Nothing is ever written to it.
+            stdin=subprocess.PIPE,
+            # Ctrl-C in a terminal goes to all of a session's processes; the children are stopped by this one.
+            start_new_session=True,
+        )
+        self._children[name] = child
+        self._started_at[name] = time.monotonic()
+        threading.Thread(target=self._watch, args=[name, child], name=f"watch {name}", daemon=True).start()
+
+    def _watch(self, name: str, child: "subprocess.Popen[bytes]") -> None:
+        child.wait()
+        self._events.put(name)
+
+    def _ended(self, name: str) -> None:
+        child = self._children.pop(name)
+        _close_stdin(child)
+        if time.monotonic() - self._started_at[name] > _SETTLED_S:
+            self._delays[name] = _FIRST_DELAY_S
+        delay = self._delays[name]
+        self._delays[name] = min(delay * 2, _LONGEST_DELAY_S)
+        _log.error("%s ended (%s); starting it again in %.1f s", name, _how(child.returncode), delay)
+        self._forget(name)
+        self._due[name] = time.monotonic() + delay
+
+    def _forget(self, *names: str) -> None:
+        """Nobody is connected to a process that isn't there, nor is it ready."""
+        conn = db.connect(self._config.database)
+        try:
+            for name in names:
+                connections.gone(conn, name)
+                if name == SMSC:
+                    connections.all_closed(conn)
+        finally:
+            conn.close()
+
+    def _stop(self) -> int:
+        ends = time.monotonic() + _STOP_S
+        for child in self._children.values():
+            child.send_signal(signal.SIGTERM)
+        for name, child in self._children.items():
+            try:
+                child.wait(max(0.0, ends - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _log.error("%s didn't stop in time", name)
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+            _close_stdin(child)
+        self._forget(*COMPONENTS)
+        return 0
+
+    def _announce(self, on_ready: Callable[[], None]) -> None:
+        while not is_ready(self._config):
+            time.sleep(0.05)
+        on_ready()
+
+
+def is_ready(config: Config) -> bool:
+    """Whether the server takes binds and requests, as its own `/readyz` says."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    host = bracketed(anywhere.get(config.web.host, config.web.host))
+    request = urllib.request.Request(f"http://{host}:{config.web.port}/readyz")
+    if config.web.metrics_token:
+        request.add_header("Authorization", f"Bearer {config.web.metrics_token}")
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except OSError:
+        return False
+
+
+def _how(returncode: int) -> str:
+    return f"killed by signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
+
+
+def _close_stdin(child: "subprocess.Popen[bytes]") -> None:
+    if child.stdin is not None:
+        child.stdin.close()
