@@ -197,11 +197,8 @@ class Supervisor:
             return "stop" if orphaned else ""
 
     def _start(self, name: str) -> None:
-        program = (
-            [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, str(Path(sys.argv[0]).absolute())]
-        )
         child = subprocess.Popen(
-            [*program, name, "--supervised", *self._options],
+            [*_program(), name, "--supervised", *self._options],
             # The child ends when its stdin does. Nothing is ever written to it.
             stdin=subprocess.PIPE,
             # Ctrl-C in a terminal goes to all of a session's processes; the children are stopped by this one.
@@ -274,6 +271,11 @@ def is_ready(config: Config) -> bool:
         return False
     except OSError:
         return False
+
+
+def _program() -> list[str]:
+    frozen = getattr(sys, "frozen", False)
+    return [sys.executable] if frozen else [sys.executable, str(Path(sys.argv[0]).absolute())]
 
 
 def _how(returncode: int) -> str:

@@ -54,7 +54,5 @@ def replace(conn: sqlite3.Connection, prices: Mapping[str, int]) -> None:
 
 # What a fresh installation begins with: credits a part. An operator sets what it pays; a country that isn't here has no
 # price, and messages to it are refused.
-_EUROPE = (
-    "AT BE BG CH CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK SM VA".split()
-)
-STARTING_PRICES = dict.fromkeys([*_EUROPE, "AU", "CA", "US"], 1000) | {"FR": 500, "PT": 500, "PL": 500, "ES": 800}
+_COUNTRIES = "AT BE BG CH CY CZ DE DK EE FI GB GR HR HU IE IS IT LI LT LU LV MT NL NO RO SE SI SK SM VA AU CA US"
+STARTING_PRICES = dict.fromkeys(_COUNTRIES.split(), 1000) | {"FR": 500, "PT": 500, "PL": 500, "ES": 800}
