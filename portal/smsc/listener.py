@@ -1,4 +1,4 @@
-"""The listening sockets, and how many connections they let in."""
+"""The listening sockets."""
 
 from __future__ import annotations
 
@@ -7,77 +7,17 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 
-from portal.config import Limits
 from portal.services.allowed_ips import Address
-from portal.smsc.session import Session
+from portal.smsc.door import Door, Visit
+from portal.smsc.session import Session, Surroundings
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _AT_ONCE = 200
 _PAUSE_SECONDS = 0.1
-
-MakeSession = Callable[[Address, Callable[[], None], Callable[[], None]], Session]
-
-
-class Door:
-    """Counts connections: in all, and those without a bind, in all and by address."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._connections = 0
-        self._unbound = 0
-        self._unbound_from: Counter[Address] = Counter()
-
-    def enter(self, address: Address) -> bool:
-        """Count a new connection, unless there are too many."""
-        limits = self._limits
-        if (
-            self._connections >= limits.connections
-            or self._unbound >= limits.unbound
-            or self._unbound_from[address] >= limits.unbound_per_address
-        ):
-            return False
-        self._connections += 1
-        self._unbound += 1
-        self._unbound_from[address] += 1
-        return True
-
-    def bound(self, address: Address) -> None:
-        """A connection has bound."""
-        self._unbound -= 1
-        self._unbound_from[address] -= 1
-        if not self._unbound_from[address]:
-            del self._unbound_from[address]
-
-    def left(self, address: Address, *, was_bound: bool) -> None:
-        """A connection has ended."""
-        self._connections -= 1
-        if not was_bound:
-            self.bound(address)
-
-
-class Visit:
-    """One connection's place behind the `Door`."""
-
-    def __init__(self, door: Door, address: Address) -> None:
-        self._door = door
-        self._address = address
-        self._bound = False
-        self._left = False
-
-    def bound(self) -> None:
-        self._bound = True
-        self._door.bound(self._address)
-
-    def left(self) -> None:
-        if not self._left:
-            self._left = True
-            self._door.left(self._address, was_bound=self._bound)
 
 
 class Listener:
@@ -88,17 +28,14 @@ class Listener:
         listening: socket.socket,
         tls: ssl.SSLContext | None,
         door: Door,
-        make_session: MakeSession,
-        limits: Limits,
-        loop: asyncio.AbstractEventLoop,
+        surroundings: Surroundings,
     ) -> None:
         self._socket = listening
         self._tls = tls
         self._door = door
-        self._make_session = make_session
-        self._limits = limits
-        self._loop = loop
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._surroundings = surroundings
+        self._loop = surroundings.loop
+        self._beginning: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self.port: int = listening.getsockname()[1]
 
@@ -114,8 +51,8 @@ class Listener:
         else:
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        for handshake in self._handshakes:
-            handshake.cancel()
+        for beginning in self._beginning:
+            beginning.cancel()
 
     def _accept(self) -> None:
         for _ in range(_AT_ONCE):
@@ -132,31 +69,27 @@ class Listener:
             self._welcome(client, unmapped(peer[0]))
 
     def _welcome(self, client: socket.socket, address: Address) -> None:
-        if not self._door.enter(address):
+        visit = self._door.enter(address)
+        if visit is None:
             client.close()
             return
         client.setblocking(False)
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        handshake = self._loop.create_task(self._connect(client, address))
-        self._handshakes.add(handshake)
-        handshake.add_done_callback(self._handshakes.discard)
+        beginning = self._loop.create_task(self._begin(client, visit))
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
 
-    async def _connect(self, client: socket.socket, address: Address) -> None:
-        visit = Visit(self._door, address)
+    async def _begin(self, client: socket.socket, visit: Visit) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._make_session(address, visit.bound, visit.left),
+                lambda: Session(visit, self._surroundings),
                 client,
                 ssl=self._tls,
-                ssl_handshake_timeout=self._limits.bind_seconds if self._tls else None,
+                ssl_handshake_timeout=self._surroundings.limits.bind_seconds if self._tls else None,
             )
         except (OSError, asyncio.CancelledError) as error:
-            log.info("no TLS with %s: %s", address, error)
-            visit.left()
-            client.close()
-        except Exception:
-            log.exception("a connection from %s could not be begun", address)
+            log.info("no TLS with %s: %s", visit.address, error)
             visit.left()
             client.close()
 
@@ -172,9 +105,10 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
         for family, address in dict.fromkeys((info[0], info[4][0]) for info in infos):
             free_port = opened[0].getsockname()[1] if opened else port
             dual = address == "::" and socket.has_dualstack_ipv6()
-            made = socket.create_server((address, free_port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
-            made.setblocking(False)
-            opened.append(made)
+            opened.append(
+                socket.create_server((address, free_port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+            )
+            opened[-1].setblocking(False)
     except OSError as error:
         for each in opened:
             each.close()

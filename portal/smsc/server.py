@@ -10,18 +10,18 @@ import sqlite3
 import ssl
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from portal import nudge
 from portal.config import Config
 from portal.crypto import KeyFileError, Keys
-from portal.services.allowed_ips import Address
 from portal.smsc import tls
+from portal.smsc.door import Door
 from portal.smsc.gate import Gate
-from portal.smsc.listener import Door, Listener, listening_sockets
+from portal.smsc.listener import Listener, listening_sockets
 from portal.smsc.roster import Roster
-from portal.smsc.session import Session, Surroundings
+from portal.smsc.session import Surroundings
 from portal.smsc.simulator import Simulator
 from portal.smsc.sqlite_backplane import SqliteBackplane
 
@@ -38,8 +38,7 @@ class Server:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self._config = config
         self._loop = loop
-        self._sessions: set[Session] = set()
-        self._all_gone = asyncio.Event()
+        self._door = Door(config.limits)
         self._listeners: list[Listener] = []
         self.port = 0
         self.tls_port = 0
@@ -47,23 +46,26 @@ class Server:
     def start(self) -> None:
         """Listen. Raises OSError, ssl.SSLError, KeyFileError or sqlite3.Error when that is not possible."""
         config, loop = self._config, self._loop
-        # Listening comes first: a second server of the same folder fails here, before it has touched anything.
-        unsecured, secured = self._open_sockets()
-        self._backplane = SqliteBackplane(config.database, Keys.load(config.data), loop)
+        with ExitStack() as on_failure:
+            # Listening comes first: a second server of the same folder fails here, before it has touched anything.
+            unsecured, secured = self._open_sockets(on_failure)
+            context = self._tls_context() if secured else None
+            self._backplane = SqliteBackplane(config.database, Keys.load(config.data), loop)
+            on_failure.callback(self._backplane.abandon)
+            self._backplane.load()
+            self._nudges = nudge.listen(config.data, loop, self._backplane.look)
+            on_failure.pop_all()
         self._roster = Roster(self._backplane, loop)
         gate = Gate(self._backplane, config.limits.bind_failures, loop)
-        self._surroundings = Surroundings(self._backplane, gate, self._roster, config.limits, loop)
-        self._backplane.start()
+        surroundings = Surroundings(self._backplane, gate, self._roster, config.limits, loop)
         self._simulator = Simulator(self._backplane.put_receipts, loop)
         self._backplane.on_stored(self._simulator.send)
+        self._backplane.start()
         self._give_unfinished()
-        self._nudges = nudge.listen(config.data, loop, self._backplane.look)
-        door = Door(config.limits)
-        for sockets, context in ((unsecured, None), (secured, self._tls_context() if secured else None)):
-            for each in sockets:
-                listener = Listener(each, context, door, self._make_session, config.limits, loop)
-                self._listeners.append(listener)
-                listener.start()
+        self._listeners += [Listener(each, None, self._door, surroundings) for each in unsecured]
+        self._listeners += [Listener(each, context, self._door, surroundings) for each in secured]
+        for listener in self._listeners:
+            listener.start()
         self._backplane.start_heartbeats()
         log.info("listening on %s, unsecured port %d, TLS port %d", config.smpp.host, self.port, self.tls_port)
 
@@ -72,23 +74,26 @@ class Server:
         for listener in self._listeners:
             listener.close()
         self._simulator.close()
-        for session in list(self._sessions):
+        for session in list(self._door.sessions):
             session.unbind("the server stops")
         with suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                while self._sessions:
-                    self._all_gone.clear()
-                    await self._all_gone.wait()
+                await self._door.emptied()
         self._nudges.close()
         self._roster.close()
         self._backplane.close(_LAST_WRITES_SECONDS)
         log.info("stopped")
 
-    def _open_sockets(self) -> tuple[list[socket.socket], list[socket.socket]]:
+    def _open_sockets(self, on_failure: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
         smpp = self._config.smpp
-        unsecured = listening_sockets(smpp.host, smpp.port) if smpp.port else []
-        secured = listening_sockets(smpp.host, smpp.tls_port) if smpp.tls_port else []
-        self.port, self.tls_port = (sockets[0].getsockname()[1] if sockets else 0 for sockets in (unsecured, secured))
+        opened: list[list[socket.socket]] = []
+        for port in (smpp.port, smpp.tls_port):
+            sockets = listening_sockets(smpp.host, port) if port else []
+            for each in sockets:
+                on_failure.callback(each.close)
+            opened.append(sockets)
+        unsecured, secured = opened
+        self.port, self.tls_port = (sockets[0].getsockname()[1] if sockets else 0 for sockets in opened)
         return unsecured, secured
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -102,17 +107,6 @@ class Server:
         while batch := self._backplane.unfinished(last, _UNFINISHED_AT_ONCE):
             self._simulator.send(batch)
             last = batch[-1].id
-
-    def _make_session(self, address: Address, on_bound: Callable[[], None], on_closed: Callable[[], None]) -> Session:
-        def closed() -> None:
-            self._sessions.discard(session)
-            on_closed()
-            if not self._sessions:
-                self._all_gone.set()
-
-        session = Session(address, self._surroundings, on_bound, closed)
-        self._sessions.add(session)
-        return session
 
 
 def run(config: Config) -> int:

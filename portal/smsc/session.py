@@ -21,6 +21,7 @@ from portal.services.messages import Receipt
 from portal.smsc import pdu, times
 from portal.smsc.backplane import Backplane, InDoubt, NoCredit, Refusal
 from portal.smsc.delivery import Delivery, receipt_pdu
+from portal.smsc.door import Visit
 from portal.smsc.gate import Admission, BindRefused, Gate
 from portal.smsc.limits import TokenBucket
 from portal.smsc.pdu import Bind, BindResp, Header, Malformed, MessageResp, Pdu, Plain, SubmitSm
@@ -70,34 +71,23 @@ class Surroundings:
 
 
 class Session(asyncio.Protocol):
-    """One connection from its first octet to its last.
-
-    `on_bound` and `on_closed` are called once each at most, for whoever counts connections.
-    """
+    """One connection from its first octet to its last."""
 
     __slots__ = (
         "_account", "_bucket", "_buffer", "_deadline", "_delivering", "_delivery", "_enquired_at", "_heard_at",
-        "_in_flight", "_last_words", "_needed", "_on_bound", "_on_closed", "_out", "_paused", "_receiving", "_sequence",
-        "_state", "_surroundings", "_transport", "_watch_timer", "address", "admission", "delivered", "id", "submitted",
+        "_in_flight", "_last_words", "_needed", "_out", "_paused", "_receiving", "_sequence",
+        "_state", "_surroundings", "_transport", "_visit", "_watch_timer", "admission", "delivered", "id", "submitted",
         "tls",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        address: Address,
-        surroundings: Surroundings,
-        on_bound: Callable[[], None],
-        on_closed: Callable[[], None],
-    ) -> None:
+    def __init__(self, visit: Visit, surroundings: Surroundings) -> None:
         self.id = 0
-        self.address = address
         self.tls = ""
         self.admission: Admission | None = None
         self.submitted = 0
         self.delivered = 0
         self._surroundings = surroundings
-        self._on_bound = on_bound
-        self._on_closed = on_closed
+        self._visit = visit
         self._state = State.OPEN
         self._account: AccountConfig | None = None
         self._bucket: TokenBucket | None = None
@@ -117,9 +107,15 @@ class Session(asyncio.Protocol):
         self._watch_timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
+    @property
+    def address(self) -> Address:
+        """Where the client is: IPv4 where the socket showed it mapped into IPv6."""
+        return self._visit.address
+
     # --- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._visit.begun(self)
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         tls = transport.get_extra_info("ssl_object")
@@ -140,7 +136,7 @@ class Session(asyncio.Protocol):
             for receipt, _ in self._delivering.values():
                 self._surroundings.backplane.give_back(receipt)
             log.info("%s from %s has ended", self.admission.account.name, self.address)
-        self._on_closed()
+        self._visit.left()
 
     def pause_writing(self) -> None:
         # The client does not read its answers, so it gets no new ones for a while; then it is gone.
@@ -296,7 +292,7 @@ class Session(asyncio.Protocol):
         self._account = account
         self._bucket = TokenBucket(account.throughput, loop.time())
         self._state = State.BOUND
-        self._on_bound()
+        self._visit.bound()
         self._set_deadline(limits.session_hours * 3600, self.unbind, "it is time for a new session")
         self._watch_timer = loop.call_later(limits.enquire_link_seconds, self._watch)
         self._delivery = surroundings.roster.join(self, account)

@@ -38,7 +38,10 @@ class SqliteBackplane:
         self._loop = loop
         self._keys = keys
         self._reader = db.connect(database)
-        self._writer = Writer(lambda: db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS), self._works(), loop)
+        self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS)
+        self._writer = Writer(self._writer_connection, self._works(), loop)
+        # Sessions that a process which was killed has left behind are no sessions.
+        self._writer.put(Kind.CLEAR, None)
         self._accounts: dict[str, AccountConfig] = {}
         self._names: dict[int, str] = {}
         self._prices: Mapping[str, int] = {}
@@ -50,13 +53,20 @@ class SqliteBackplane:
         self._offered: dict[int, set[int]] = defaultdict(set)
         self._timers: list[asyncio.TimerHandle] = []
 
-    def start(self) -> None:
-        """Load the directory and begin to write. Raises sqlite3.Error where the database can't be read."""
+    def load(self) -> None:
+        """Read the directory. Raises sqlite3.Error where the database can't be read."""
         self._refresh()
+
+    def start(self) -> None:
+        """Begin to write, and to look for changes."""
         self._writer.start()
-        self._writer.put(Kind.CLEAR, None)
         self._every(_LOOK_SECONDS, self.look)
         self._every(_EXPIRE_SECONDS, lambda: self._writer.put(Kind.EXPIRE, now_ms()))
+
+    def abandon(self) -> None:
+        """Let go of the database without having started."""
+        self._reader.close()
+        self._writer_connection.close()
 
     def start_heartbeats(self) -> None:
         """Say from now on that the server is ready."""

@@ -79,15 +79,18 @@ _Answer = Callable[[], None]
 
 
 class Writer:
-    """Give it jobs with `put` from the event loop; it writes them in the order of `Kind`, and of arrival within one."""
+    """Give it jobs with `put` from the event loop; it writes them in the order of `Kind`, and of arrival within one.
+
+    From `start` on `conn` belongs to its thread.
+    """
 
     def __init__(
         self,
-        connect: Callable[[], sqlite3.Connection],
+        conn: sqlite3.Connection,
         works: Mapping[Kind, Work],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._connect = connect
+        self._conn = conn
         self._works = works
         self._loop = loop
         self._queue: SimpleQueue[_Job] = SimpleQueue()
@@ -109,7 +112,6 @@ class Writer:
         return not self._thread.is_alive() and not self._kept
 
     def _run(self) -> None:
-        conn = self._connect()
         stopping = False
         while not stopping:
             jobs = self._take()
@@ -117,8 +119,8 @@ class Writer:
                 stopping = True
                 jobs.remove(_STOP)
             if jobs:
-                self._answer(self._write(conn, jobs))
-        conn.close()
+                self._answer(self._write(jobs))
+        self._conn.close()
 
     def _take(self) -> list[_Job]:
         """Return what waits; wait for something where nothing does."""
@@ -132,9 +134,9 @@ class Writer:
                 jobs.append(self._queue.get_nowait())
         return jobs
 
-    def _write(self, conn: sqlite3.Connection, jobs: list[_Job]) -> list[_Answer]:
+    def _write(self, jobs: list[_Job]) -> list[_Answer]:
         try:
-            answers = self._transaction(conn, jobs)
+            answers = self._transaction(jobs)
         except sqlite3.OperationalError as error:
             return self._failed(jobs, error)
         except Exception as error:
@@ -143,18 +145,18 @@ class Writer:
                 return self._refusals(jobs, error)
             # One bad item must not take the others with it.
             half = len(jobs) // 2
-            return self._write(conn, jobs[:half]) + self._write(conn, jobs[half:])
+            return self._write(jobs[:half]) + self._write(jobs[half:])
         if self._failing:
             self._failing = False
             log.warning("the database can be written again")
         return answers
 
-    def _transaction(self, conn: sqlite3.Connection, jobs: list[_Job]) -> list[_Answer]:
+    def _transaction(self, jobs: list[_Job]) -> list[_Answer]:
         answers: list[_Answer] = []
-        with immediate(conn):
+        with immediate(self._conn):
             for kind, items in _grouped(jobs):
                 work = self._works[kind]
-                result = work.write(conn, items)
+                result = work.write(self._conn, items)
                 if work.committed:
                     answers.append(partial(work.committed, items, result))
         return answers
@@ -167,7 +169,9 @@ class Writer:
         return self._refusals(jobs, error)
 
     def _refusals(self, jobs: list[_Job], error: Exception) -> list[_Answer]:
-        certain = not isinstance(error, sqlite3.Error) or (error.sqlite_errorcode & 0xFF) in _NOTHING_WRITTEN
+        # What the sqlite3 module raises by itself carries no code of SQLite: it never got as far as the database.
+        code = getattr(error, "sqlite_errorcode", None)
+        certain = code is None or code & 0xFF in _NOTHING_WRITTEN
         refusal = Unavailable(str(error)) if certain else InDoubt(str(error))
         answers: list[_Answer] = []
         for kind, items in _grouped(jobs):

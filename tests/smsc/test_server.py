@@ -1,0 +1,203 @@
+"""The listeners, and the process from its start to its end."""
+
+import asyncio
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from portal import db
+from portal.services import connections, credits
+from portal.smsc import server as server_module
+from portal.smsc.pdu import Plain
+from portal.smsc.status import Command, Status
+from tests.smsc.esme import Esme, eventually, hang_up, smsc
+from tests.support import ROOT
+
+PROCESS = "import sys; from pathlib import Path; from portal import config; from portal.smsc import server; " \
+    "sys.exit(server.run(config.load(data=Path(sys.argv[1]))))"
+
+
+@pytest.fixture
+def start(config, conn):
+    """Starts the server as a process of its own and waits until it is ready."""
+    started = []
+
+    async def start_one():
+        conn.execute("DELETE FROM components")
+        process = subprocess.Popen([sys.executable, "-c", PROCESS, config.data], cwd=ROOT)
+        started.append(process)
+        await eventually(lambda: connections.alive(conn, "smsc") or process.poll() is not None)
+        assert process.poll() is None
+        return process
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def tls_context(**versions):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for name, version in versions.items():
+        setattr(context, name, version)
+    return context
+
+
+async def test_tls_1_3(config, cast, conn):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+        assert (await esme.submit()).status == 0
+        await esme.receipt()
+        (row,) = await eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))
+        assert row.tls == "TLSv1.3"
+    assert (config.data / "smpp.key").stat().st_mode & 0o777 == 0o600
+
+
+async def test_nothing_older_than_tls_1_3(config, cast):
+    async with smsc(config) as server:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await Esme.connect(server.tls_port, tls=tls_context(maximum_version=ssl.TLSVersion.TLSv1_2))
+        plain = await Esme.connect(server.tls_port)
+        plain.send(Plain(Command.ENQUIRE_LINK, 1))
+        await plain.closed()
+        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+
+
+async def test_a_tls_session_is_unbound_too(config, cast, change_account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+        change_account(disabled_at=1)
+        await esme.unbound()
+
+
+async def test_the_certificate_stays_the_same(config):
+    seen = set()
+    for _ in range(2):
+        async with smsc(config):
+            seen.add((config.data / "smpp.crt").read_bytes())
+    assert len(seen) == 1
+
+
+async def test_both_versions_of_ip(config, cast, conn):
+    config = replace(config, smpp=replace(config.smpp, host="::"))
+    async with smsc(config) as server:
+        await Esme.bound(server.port, cast.smpp_acme_1, host="::1")
+        await Esme.bound(server.port, cast.smpp_globex_1, host="127.0.0.1")
+        seen = await eventually(lambda: len(rows := conn.execute("SELECT address FROM connections").fetchall()) == 2 and rows)
+        assert {row["address"] for row in seen} == {"::1", "127.0.0.1"}
+
+
+async def test_a_listener_that_is_switched_off(config, cast):
+    async with smsc(replace(config, smpp=replace(config.smpp, port=0))) as server:
+        assert server.port == 0
+        with pytest.raises(ConnectionRefusedError):
+            await Esme.connect(config.smpp.port)
+        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+
+
+def test_a_port_in_use_is_said(config, caplog):
+    with socket.create_server(("127.0.0.1", config.smpp.port)):
+        assert server_module.run(config) == 1
+    assert f"port {config.smpp.port}" in caplog.text
+
+
+async def test_sigterm_unbinds_everybody_and_ends_in_time(start, config, cast, conn):
+    process = await start()
+    esme = await Esme.bound(config.smpp.port, cast.smpp_acme_1)
+    silent = await Esme.bound(config.smpp.port, cast.smpp_globex_1)
+    unbound = await Esme.connect(config.smpp.port)
+    process.send_signal(signal.SIGTERM)
+    await asyncio.gather(esme.unbound(), silent.closed(), unbound.closed())
+    assert await asyncio.to_thread(process.wait, 4) == 0
+    assert not connections.alive(conn, "smsc")
+    assert conn.execute("SELECT count(*) FROM connections").fetchone()[0] == 0
+    await hang_up()
+
+
+async def test_what_was_acknowledged_survives_a_kill(start, config, cast, conn, change_account):
+    change_account(windowing=0, throughput=0)
+    acknowledged = set()
+    for _ in range(3):
+        process = await start()
+        esme = await Esme.bound(config.smpp.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
+        batch = [esme.message() for _ in range(200)]
+        esme.send(*batch)
+        for _ in range(60):
+            answer = await esme.next(Command.SUBMIT_SM_RESP)
+            assert answer.status == 0
+            acknowledged.add(int(answer.message_id))
+        process.kill()
+        process.wait()
+        await hang_up()
+    stored = {row["id"] for row in conn.execute("SELECT id FROM messages")}
+    assert acknowledged <= stored
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - len(stored)) * credits.THOUSANDTHS
+
+
+async def test_a_locked_database_refuses_and_recovers(config, cast, connect):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        await eventually(lambda: connections.of_account(connect(), cast.smpp_acme_1.id))
+        other = connect()
+        other.execute("BEGIN IMMEDIATE")
+        refused = await esme.submit()
+        assert refused.status == Status.ESME_RSYSERR
+        other.execute("ROLLBACK")
+        accepted = await esme.submit()
+        assert accepted.status == 0
+        assert [row["id"] for row in other.execute("SELECT id FROM messages")] == [int(accepted.message_id)]
+
+
+async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_account):
+    change_account(throughput=0)
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        # SQLite says the same of a file that may not grow as of a disk that is full.
+        writer = server._backplane._writer._conn
+        pages = writer.execute("PRAGMA page_count").fetchone()[0]
+        writer.execute(f"PRAGMA max_page_count = {pages}")
+        statuses = [(await esme.submit(text=b"a" * 150)).status for _ in range(200)]
+        assert Status.ESME_RSYSERR in statuses
+        writer.execute("PRAGMA max_page_count = 1000000")
+        while (again := await esme.submit()).status:
+            assert again.status == Status.ESME_RSYSERR
+        stored = conn.execute("SELECT count(*) FROM messages").fetchone()[0]
+        assert stored == statuses.count(0) + 1
+
+
+async def test_the_plain_event_loop_serves_too(config, cast):
+    def scenario():
+        async def play():
+            async with smsc(config) as server:
+                esme = await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+                assert (await esme.submit()).status == 0
+                await esme.receipt()
+
+        asyncio.run(play())
+
+    await asyncio.to_thread(scenario)
+
+
+async def test_one_bad_job_does_not_take_the_others_with_it(config, cast, conn):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        batch = [esme.message() for _ in range(5)]
+        esme.send(*batch)
+        server._backplane.session_closed(object())
+        assert [answer.status for answer in await esme.answers_to(batch)] == [0] * 5
+
+
+def test_a_missing_database_is_said(config, caplog):
+    (config.data / db.FILE_NAME).unlink()
+    with sqlite3.connect(config.data / db.FILE_NAME):
+        pass
+    assert server_module.run(config) == 1
+    assert "no such table" in caplog.text
