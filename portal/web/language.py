@@ -1,8 +1,11 @@
 """The reader's language: the user's own choice, before the login the cookie's or the browser's."""
 
+from functools import cache
+
 from flask import Blueprint, Flask, redirect, request, session
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
+from markupsafe import Markup
 
 from portal import db, i18n
 from portal.services import users
@@ -15,8 +18,12 @@ def attach(app: Flask) -> None:
     app.before_request(_choose)
     app.jinja_env.add_extension("jinja2.ext.i18n")
     app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
+    app.jinja_env.globals["ngettext"] = _ngettext
+    # Jinja's own wrapper costs as much as the rest of a page: it looks the sentence up, and wraps it, at each call.
+    app.jinja_env.globals["_"] = _markup
     app.jinja_env.filters.update(
         ago=lambda at: i18n.relative(at, db.now_ms()),
+        clock=lambda at: i18n.clock(at, db.now_ms(), context.config().timezone),
         exact=lambda at: i18n.date_time(at, context.config().timezone),
         iso=i18n.iso,
         credits=i18n.credits,
@@ -25,12 +32,29 @@ def attach(app: Flask) -> None:
     app.context_processor(lambda: {"locale": i18n.current_language(), "installation": context.config().name})
 
 
+def _markup(sentence: str, **params: object) -> Markup:
+    """Translate for a template; the sentence is ours, so it is markup, and what is filled in gets escaped."""
+    translated = _translated(i18n.current_language(), sentence)
+    return translated % params if params else translated
+
+
+@cache
+def _translated(language: str, sentence: str) -> Markup:
+    return Markup(i18n.catalogue(language).gettext(sentence))
+
+
 def _choose() -> None:
     if request.endpoint == "static":
         return
     chosen = current_user.user.language if current_user.is_authenticated else None
     chosen = chosen or session.get("language")
     i18n.use_language(chosen or i18n.best_language(list(request.accept_languages.values())))
+
+
+def _ngettext(singular: str, plural: str, number: int, **params: object) -> Markup:
+    # Jinja's own would show the bare number; here, like everywhere, it is in the reader's writing.
+    translated = i18n.catalogue(i18n.current_language()).ngettext(singular, plural, number)
+    return Markup(translated) % {"num": i18n.decimal(number), **params}
 
 
 @blueprint.post("/language")
