@@ -18,6 +18,7 @@ BINDS = 1
 # SMPP 3.4, 5.2.1: system_id is a C-octet string of at most 16 octets with its NUL.
 _NAME = re.compile(r"(smpp|sms)-[a-z0-9][a-z0-9-]*")
 _NAME_LENGTH = 15
+_HIGHEST_LIMIT = 100_000
 
 # Classic accounts have no SMPP login, so nothing of theirs waits for an IP or for the server.
 SUCCESS = "SUCCESS"
@@ -46,7 +47,11 @@ class InvalidAccountName(Refused):
 
 
 class InvalidLimit(Refused):
-    sentence = N_("%(value)s can't be a limit: it is a whole number from 0 (no limit) to 100000.")
+    sentence = N_("“%(value)s” can't be a limit: it is a whole number from 0 (no limit) to 100000.")
+
+    def __init__(self, field: str, value: object) -> None:
+        super().__init__(value=value)
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +123,7 @@ def add(
     name = name.strip() or f"{kind}-{secrets.token_hex(3)}-1"
     if len(name) > _NAME_LENGTH or not _NAME.fullmatch(name) or not name.startswith(f"{kind}-"):
         raise InvalidAccountName(name=name, kind=kind)
-    for limit in (windowing, throughput, binds):
-        if not 0 <= limit <= 100_000:
-            raise InvalidLimit(value=limit)
+    _check_limits(windowing=windowing, throughput=throughput, binds=binds)
     with immediate(conn):
         try:
             account_id = insert(
@@ -140,6 +143,57 @@ def add(
             raise AccountExists(name=name) from None
         audit.record(conn, actor, "account.add", customer_id=customer_id, account_id=account_id, name=name)
         return by_name(conn, name)
+
+
+def _check_limits(**limits: int) -> None:
+    for name, limit in limits.items():
+        if not 0 <= limit <= _HIGHEST_LIMIT:
+            raise InvalidLimit(name, limit)
+
+
+def parse_limit(field: str, text: str) -> int:
+    """Read a limit as it was typed into `field`.
+
+    Raises:
+        InvalidLimit: not a whole number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidLimit(field, text) from None
+
+
+def change(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    *,
+    windowing: int,
+    throughput: int,
+    binds: int,
+    any_sender: bool,
+) -> None:
+    """Set what an account may do; open sessions go on under it. The arguments are those of `add`.
+
+    Raises:
+        InvalidLimit
+    """
+    limits = {"windowing": windowing, "throughput": throughput, "binds": binds}
+    _check_limits(**limits)
+    with immediate(conn):
+        conn.execute(
+            "UPDATE accounts SET windowing = ?, throughput = ?, binds = ?, any_sender = ? WHERE id = ?",
+            (*limits.values(), int(any_sender), account.id),
+        )
+        audit.record(
+            conn,
+            actor,
+            "account.change",
+            customer_id=account.customer_id,
+            account_id=account.id,
+            any_sender=any_sender,
+            **limits,
+        )
 
 
 def by_name(conn: sqlite3.Connection, name: str, customer_id: int | None = None) -> Account:
@@ -164,7 +218,7 @@ def of_customer(conn: sqlite3.Connection, customer_id: int | None = None) -> lis
     """A customer's accounts (None: everyone's), SMPP ones first, then by name."""
     rows = conn.execute(
         _SELECT
-        + "WHERE (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL ORDER BY kind DESC, name",
+        + "WHERE (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL ORDER BY kind, name",
         {"customer": customer_id, "now": now_ms()},
     )
     return [_account(row) for row in rows]

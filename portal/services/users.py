@@ -115,7 +115,15 @@ _SELECT = f"SELECT {_COLUMNS} FROM users LEFT JOIN customers ON customers.id = u
 
 
 def _user(row: sqlite3.Row) -> User:
-    return User(*tuple(row)[:6], enrolled=bool(row[6]))
+    return User(
+        id=row["id"],
+        customer_id=row["customer_id"],
+        customer_name=row["customer_name"],
+        email=row["email"],
+        role=row["role"],
+        language=row["language"],
+        enrolled=bool(row["enrolled"]),
+    )
 
 
 def add(conn: sqlite3.Connection, keys: Keys, actor: Actor, email: str, role: str, customer_id: int | None) -> User:
@@ -152,6 +160,14 @@ def by_email(conn: sqlite3.Connection, email: str) -> User:
     return _user(row)
 
 
+def by_id(conn: sqlite3.Connection, user_id: int) -> User:
+    """Raises: NoSuchUser"""
+    row = conn.execute(_SELECT + "WHERE users.id = ?", (user_id,)).fetchone()
+    if row is None:
+        raise NoSuchUser(email=user_id)
+    return _user(row)
+
+
 def of_customer(conn: sqlite3.Connection, customer_id: int | None) -> list[User]:
     """A customer's users; with None the operators."""
     return [_user(row) for row in conn.execute(_SELECT + "WHERE users.customer_id IS ? ORDER BY email", (customer_id,))]
@@ -169,6 +185,22 @@ def new_link(conn: sqlite3.Connection, user: User) -> str:
             conn, "one_time_links", token_hash=token_hash(token), user_id=user.id, expires_at=now_ms() + LINK_VALID_MS
         )
     return token
+
+
+def start_over(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User) -> str:
+    """A one-time link for somebody who has lost theirs, or their phone.
+
+    What they logged in with until now ends at once. The authenticator's secret is a new one, for the link shows it.
+    """
+    with immediate(conn):
+        conn.execute(
+            "UPDATE users SET password_hash = NULL, totp_secret = ?, totp_enrolled_at = NULL, totp_last_step = 0"
+            " WHERE id = ?",
+            (two_factor.new_secret(keys), user.id),
+        )
+        conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
+        audit.record(conn, actor, "user.start_over", customer_id=user.customer_id, email=user.email)
+        return new_link(conn, user)
 
 
 def of_link(conn: sqlite3.Connection, token: str) -> User:
@@ -418,4 +450,11 @@ def replace_totp(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User,
         if not two_factor.accept(conn, keys, user.id, code):
             raise WrongCode()
         audit.record(conn, actor, "user.totp", customer_id=user.customer_id)
+        return two_factor.new_recovery_codes(conn, user.id)
+
+
+def renew_recovery_codes(conn: sqlite3.Connection, actor: Actor, user: User) -> list[str]:
+    """Make new recovery codes, shown once; the old ones end."""
+    with immediate(conn):
+        audit.record(conn, actor, "user.recovery_codes", customer_id=user.customer_id)
         return two_factor.new_recovery_codes(conn, user.id)

@@ -1,3 +1,373 @@
-from flask import Blueprint
+"""The operator's side: customers, their users and accounts, and senders that wait for a decision."""
 
-blueprint = Blueprint("admin", __name__)
+from collections import defaultdict
+from typing import Any
+
+from flask import Blueprint, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from wtforms import BooleanField, SelectField, StringField
+
+from portal import i18n
+from portal.i18n import N_
+from portal.i18n import gettext as _
+from portal.services import accounts, connections, credentials, credits, customers, directory, senders, users
+from portal.services.accounts import Account
+from portal.services.customers import Customer
+from portal.services.errors import Refused
+from portal.services.users import User
+from portal.web import access, context, htmx, shell
+from portal.web.forms import Form, attach
+
+blueprint = Blueprint("admin", __name__, url_prefix="/admin")
+
+_HEADER = ("_account_status.html", "_account_figures.html")
+
+
+class CustomerForm(Form):
+    name = StringField(N_("Name"))
+    email = StringField(N_("Contact e-mail address"))
+
+
+class UserForm(Form):
+    email = StringField(N_("E-mail address"))
+    role = SelectField(
+        N_("Role"),
+        choices=[
+            (users.OWNER, N_("Owner")),
+            (users.MANAGER, N_("Manager")),
+            (users.VIEWER, N_("Viewer: changes nothing")),
+        ],
+    )
+
+
+class AccountForm(Form):
+    kind = SelectField(N_("Kind"), choices=[("smpp", "SMPP"), ("sms", N_("SMS (classic)"))])
+    name = StringField(N_("Name"))
+    description = StringField(N_("Description"))
+
+
+class GrantForm(Form):
+    amount = StringField(N_("Credits"))
+    note = StringField(N_("Note"))
+
+
+class LimitsForm(Form):
+    windowing = StringField(N_("Windowing"))
+    throughput = StringField(N_("Permitted throughput"))
+    binds = StringField(N_("Binds at the same time"))
+    any_sender = BooleanField(N_("Any sender, without approval"))
+
+
+# --- customers
+
+
+@blueprint.get("/")
+@access.operate
+def index() -> ResponseReturnValue:
+    return _index(CustomerForm())
+
+
+@blueprint.post("/customers")
+@access.operate
+def add_customer() -> ResponseReturnValue:
+    form = CustomerForm()
+    try:
+        customer = customers.add(context.conn(), context.actor(), form.name.data or "", form.email.data or "")
+    except Refused as refusal:
+        attach(form, refusal)
+        return _index(form)
+    toast = htmx.Toast(_("%(name)s was added. Next: a user who can log in, and an account.", name=customer.name))
+    return htmx.done(url_for("admin.customer", customer_id=customer.id), toast)
+
+
+def _index(form: CustomerForm) -> ResponseReturnValue:
+    """Everyone and everything, or what holds the words of the search."""
+    conn, wanted = context.conn(), request.args.get("q", "").strip()
+    of_customer: dict[int, list[shell.AccountView]] = defaultdict(list)
+    for account in accounts.of_customer(conn):
+        of_customer[account.customer_id].append(shell.account_view(account))
+    found = []
+    for customer in customers.everyone(conn):
+        own = of_customer[customer.id]
+        if not _holds(wanted, customer.name, customer.contact_email):
+            own = [each for each in own if _holds(wanted, each.name, each.description)]
+            if not own:
+                continue
+        found.append((customer, own))
+    return htmx.page(
+        "admin/page.html",
+        status=422 if form.errors else 200,
+        form=form,
+        customers=found,
+        q=wanted,
+        waiting=senders.waiting(conn),
+    )
+
+
+def _holds(wanted: str, *texts: str) -> bool:
+    return any(wanted.casefold() in each.casefold() for each in texts)
+
+
+@blueprint.get("/customers/<int:customer_id>")
+@access.operate
+def customer(customer_id: int) -> ResponseReturnValue:
+    return _customer_page(_customer(customer_id))
+
+
+def _customer(customer_id: int) -> Customer:
+    try:
+        return customers.by_id(context.conn(), customer_id)
+    except customers.NoSuchCustomer:
+        abort(404)
+
+
+def _customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
+    conn = context.conn()
+    # Each form has a prefix, for both are on one page.
+    values = {"user": UserForm(prefix="user-"), "account": AccountForm(prefix="account-")} | forms
+    return htmx.page(
+        "admin/customer.html",
+        status=422 if any(each.errors for each in values.values()) else 200,
+        customer=customer,
+        users=users.of_customer(conn, customer.id),
+        customer_accounts=[shell.account_view(each) for each in accounts.of_customer(conn, customer.id)],
+        user_form=values["user"],
+        account_form=values["account"],
+    )
+
+
+# --- their users
+
+
+@blueprint.post("/customers/<int:customer_id>/users")
+@access.operate
+def add_user(customer_id: int) -> ResponseReturnValue:
+    conn, customer = context.conn(), _customer(customer_id)
+    form = UserForm(prefix="user-")
+    try:
+        user = users.add(
+            conn, context.keys(), context.actor(), form.email.data or "", form.role.data or "", customer.id
+        )
+    except Refused as refusal:
+        attach(form, refusal)
+        return _customer_page(customer, user=form)
+    return _show_link(user, users.new_link(conn, user))
+
+
+@blueprint.get("/users/<int:user_id>/link")
+@access.operate
+def ask_new_link(user_id: int) -> ResponseReturnValue:
+    """What happens to the user's login, before it does."""
+    return _dialog("admin/new_link.html", "admin/_new_link.html", user=_user(user_id))
+
+
+@blueprint.post("/users/<int:user_id>/link")
+@access.operate
+def new_link(user_id: int) -> ResponseReturnValue:
+    user = _user(user_id)
+    return _show_link(user, users.start_over(context.conn(), context.keys(), context.actor(), user))
+
+
+def _user(user_id: int) -> User:
+    """A customer's user; operators look after each other in the shell."""
+    try:
+        user = users.by_id(context.conn(), user_id)
+    except users.NoSuchUser:
+        abort(404)
+    return user if user.customer_id is not None else abort(404)
+
+
+def _show_link(user: User, token: str) -> ResponseReturnValue:
+    link = context.config().public_url + url_for("login.enrol", token=token)
+    return _dialog(
+        "admin/once.html",
+        "admin/_once.html",
+        title=_("Enrolment link for %(email)s", email=user.email),
+        text=_("Send it to them. It is good once, for seven days, and is not shown again."),
+        values=[(_("Link"), link)],
+        back=url_for("admin.customer", customer_id=user.customer_id),
+    )
+
+
+# --- their accounts
+
+
+@blueprint.post("/customers/<int:customer_id>/accounts")
+@access.operate
+def add_account(customer_id: int) -> ResponseReturnValue:
+    conn, actor, customer = context.conn(), context.actor(), _customer(customer_id)
+    form = AccountForm(prefix="account-")
+    try:
+        account = accounts.add(
+            conn,
+            actor,
+            customer.id,
+            kind=form.kind.data or "",
+            name=form.name.data or "",
+            description=form.description.data or "",
+        )
+    except Refused as refusal:
+        attach(form, refusal)
+        return _customer_page(customer, account=form)
+    here = url_for("admin.account", name=account.name)
+    if account.kind != "smpp":
+        return htmx.done(here, htmx.Toast(_("%(name)s was added.", name=account.name)))
+    password = credentials.regenerate(conn, context.keys(), actor, account, send_mail=False)
+    return _dialog(
+        "admin/once.html",
+        "admin/_once.html",
+        title=_("%(name)s was added", name=account.name),
+        text=_("Its clients log in with these. The password is not shown again."),
+        values=[(_("SystemID"), account.name), (_("Password"), password)],
+        back=here,
+    )
+
+
+@blueprint.get("/accounts/<name>")
+@access.operate
+def account(name: str) -> ResponseReturnValue:
+    """What operators do with an account; htmx asks how far the SMPP server is with a change of its state."""
+    found = _account(name)
+    if htmx.wanted():
+        return _part("admin/_status.html", name, *_HEADER)
+    return _account_page(found)
+
+
+@blueprint.get("/accounts/<name>/disable")
+@access.operate
+def ask_disable(name: str) -> ResponseReturnValue:
+    found = _account(name)
+    sessions = len(connections.of_account(context.conn(), found.id))
+    return _dialog("admin/disable.html", "admin/_disable.html", name=found.name, sessions=sessions)
+
+
+@blueprint.post("/accounts/<name>/disable")
+@access.operate
+def disable(name: str) -> ResponseReturnValue:
+    accounts.disable(context.conn(), context.actor(), _account(name))
+    return _switched(name, _("%(name)s was disabled.", name=name))
+
+
+@blueprint.post("/accounts/<name>/enable")
+@access.operate
+def enable(name: str) -> ResponseReturnValue:
+    accounts.enable(context.conn(), context.actor(), _account(name))
+    return _switched(name, _("%(name)s was enabled.", name=name))
+
+
+def _switched(name: str, text: str) -> ResponseReturnValue:
+    toast = htmx.Toast(text)
+    if htmx.wanted():
+        return _part("admin/_status.html", name, *_HEADER, toast=toast)
+    return htmx.done(url_for("admin.account", name=name), toast)
+
+
+@blueprint.post("/accounts/<name>/credits")
+@access.operate
+def grant(name: str) -> ResponseReturnValue:
+    found, form = _account(name), GrantForm()
+    try:
+        amount = credits.parse(form.amount.data or "")
+        credits.grant(context.conn(), context.actor(), found, amount, form.note.data or "")
+    except Refused as refusal:
+        attach(form, refusal)
+        if htmx.wanted():
+            return _part("admin/_credits.html", name, status=422, grant_form=form)
+        return _account_page(found, grant_form=form)
+    toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.credits(amount)))
+    if htmx.wanted():
+        blank = GrantForm(formdata=None)
+        return _part("admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=blank)
+    return htmx.done(url_for("admin.account", name=name), toast)
+
+
+@blueprint.post("/accounts/<name>/limits")
+@access.operate
+def limits(name: str) -> ResponseReturnValue:
+    found, form = _account(name), LimitsForm()
+    try:
+        accounts.change(
+            context.conn(),
+            context.actor(),
+            found,
+            windowing=accounts.parse_limit("windowing", form.windowing.data or ""),
+            throughput=accounts.parse_limit("throughput", form.throughput.data or ""),
+            binds=accounts.parse_limit("binds", form.binds.data or ""),
+            any_sender=form.any_sender.data,
+        )
+    except Refused as refusal:
+        attach(form, refusal)
+        if htmx.wanted():
+            return _part("admin/_limits.html", name, status=422, limits_form=form)
+        return _account_page(found, limits_form=form)
+    toast = htmx.Toast(_("The limits of %(name)s were changed.", name=name))
+    if htmx.wanted():
+        return _part("admin/_limits.html", name, toast=toast, limits_form=form)
+    return htmx.done(url_for("admin.account", name=name), toast)
+
+
+def _account(name: str) -> Account:
+    try:
+        return accounts.by_name(context.conn(), name)
+    except accounts.NoSuchAccount:
+        abort(404)
+
+
+def _account_page(account: Account, **forms: Form) -> ResponseReturnValue:
+    conn = context.conn()
+    values = {"grant_form": GrantForm(formdata=None), "limits_form": LimitsForm(formdata=None, obj=account)} | forms
+    return htmx.page(
+        "admin/account.html",
+        status=422 if any(each.errors for each in values.values()) else 200,
+        account=account,
+        sessions=len(connections.of_account(conn, account.id)),
+        tab="admin",
+        customer=customers.by_id(conn, account.customer_id),
+        unconfirmed=directory.unconfirmed(conn, account.id),
+        **values,
+    )
+
+
+def _part(template: str, name: str, *also: str, **values: Any) -> ResponseReturnValue:
+    """One tile of an account's page, as things are now."""
+    conn, account = context.conn(), _account(name)
+    return htmx.parts(
+        template,
+        *also,
+        account=shell.account_view(account, len(connections.of_account(conn, account.id))),
+        unconfirmed=directory.unconfirmed(conn, account.id),
+        **values,
+    )
+
+
+# --- senders
+
+
+@blueprint.post("/senders")
+@access.operate
+def decide() -> ResponseReturnValue:
+    """Approve or refuse a sender; which one stands in the form."""
+    conn, approve = context.conn(), request.form.get("decision") == "approve"
+    try:
+        account = accounts.by_name(conn, request.form.get("account", ""))
+        sender = senders.decide(
+            conn,
+            context.actor(),
+            account,
+            request.form.get("address", ""),
+            approve=approve,
+            comment=request.form.get("comment", ""),
+        )
+        text = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
+        toast = htmx.Toast(text % {"sender": sender.address})
+    except Refused as refusal:
+        # Removed by its account's own people in the meantime: what is left to say is that.
+        toast = htmx.Toast(refusal.localized(), "warn")
+    if htmx.wanted():
+        return htmx.parts("admin/_waiting.html", toast=toast, waiting=senders.waiting(conn))
+    return htmx.done(url_for("admin.index"), toast)
+
+
+def _dialog(page: str, part: str, **values: Any) -> ResponseReturnValue:
+    """Something that opens in the dialog, and is a page of its own without JavaScript."""
+    return htmx.parts(part, **values) if htmx.wanted() else htmx.page(page, **values)

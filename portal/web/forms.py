@@ -3,9 +3,9 @@
 from typing import Any
 
 from flask_wtf import FlaskForm
-from wtforms.fields.choices import SelectField
+from wtforms import PasswordField, SelectField, ValidationError
 
-from portal.i18n import gettext
+from portal.i18n import N_, gettext
 from portal.services.errors import Refused
 
 
@@ -19,6 +19,17 @@ class Form(FlaskForm):
             # RadioField is a SelectField too. Choices that a view sets afterwards are its own words.
             if isinstance(field, SelectField) and field.choices:
                 field.choices = [(value, gettext(label)) for value, label in field.choices]
+
+
+class NewPasswordForm(Form):
+    """A password that is chosen, typed twice because nobody sees it."""
+
+    password = PasswordField(N_("New password"))
+    repeat = PasswordField(N_("The same password again"))
+
+    def validate_repeat(self, field: PasswordField) -> None:
+        if field.data != self.password.data:
+            raise ValidationError(gettext("The two passwords differ."))
 
 
 def attach(form: FlaskForm, refusal: Refused) -> None:

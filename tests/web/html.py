@@ -13,7 +13,7 @@ _ARRIVES_LATER = {"modal-title"}
 
 
 def faults(text: str) -> list[str]:
-    """What is wrong with a page or a fragment: bad nesting, ids used twice, what the Content-Security-Policy forbids."""
+    """What is wrong with a page or a fragment: nesting, ids used twice, what the Content-Security-Policy forbids."""
     parser = html5lib.HTMLParser(namespaceHTMLElements=False)
     whole = text.lstrip().lower().startswith("<!doctype")
     tree = parser.parse(text) if whole else parser.parseFragment(text, container=_container(text))
@@ -34,8 +34,8 @@ def _container(text: str) -> str:
 
 
 def _forbidden(element: Element) -> list[str]:
-    found = [f"<{element.tag} {name}=…> is inline" for name in element.keys() if name == "style" or name.startswith("on")]
-    found += [f"<{element.tag} {name}=…> is inline" for name in element.keys() if name.startswith("hx-on")]
+    inline = [name for name in element.attrib if name == "style" or name.startswith(("on", "hx-on"))]
+    found = [f"<{element.tag} {name}=…> is inline" for name in inline]
     if element.tag == "style" or (element.tag == "script" and not element.get("src")):
         found.append(f"<{element.tag}> is inline")
     if element.tag == "form" and element.get("method", "get").lower() == "post" and not _has_token(element):
