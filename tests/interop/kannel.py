@@ -1,0 +1,207 @@
+"""Kannel 1.4.5 as Debian packages it: bearerbox and smsbox, configured as its user guide says and driven over HTTP."""
+
+import itertools
+import re
+import socket
+import subprocess
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.esme import NUMBER
+from tests.support import Login, eventually, free_port
+
+_BEARERBOX, _SMSBOX = "/usr/sbin/bearerbox", "/usr/sbin/smsbox"
+_SECRET = "kannel"
+
+_CONFIGURATION = """
+group = core
+admin-port = {admin_port}
+admin-interface = 127.0.0.1
+admin-password = {secret}
+smsbox-port = {box_port}
+smsbox-interface = 127.0.0.1
+box-allow-ip = 127.0.0.1
+dlr-storage = internal
+
+group = smsbox
+bearerbox-host = 127.0.0.1
+bearerbox-port = {box_port}
+sendsms-port = {sendsms_port}
+sendsms-interface = 127.0.0.1
+
+group = sendsms-user
+username = tester
+password = {secret}
+max-messages = 10
+concatenation = true
+"""
+
+_CONNECTION = """
+group = smsc
+smsc = smpp
+smsc-id = portal
+host = 127.0.0.1
+{binds}
+smsc-username = {name}
+smsc-password = {password}
+system-type = ""
+source-addr-autodetect = true
+dest-addr-ton = 1
+dest-addr-npi = 1
+reconnect-delay = 1
+"""
+
+# How an account is bound: one group of Kannel's configuration each. Kannel finds the message of a receipt by the
+# smsc-id that both came through, so a transmitter and its receiver share one.
+TRANSCEIVER = ("transceiver-mode = true\nport = {port}",)
+TRANSMITTER_AND_RECEIVER = ("port = {port}", "receive-port = {port}")
+
+# Bits of Kannel's dlr-mask (user guide, table 7-5).
+REPORT_DELIVERED, REPORT_NOT_DELIVERED, REPORT_ACCEPTED, REPORT_REFUSED = 1, 2, 8, 16
+_ALL_REPORTS = 1 | 2 | 4 | 8 | 16
+
+
+@dataclass(frozen=True)
+class Report:
+    """A delivery report as Kannel hands it on.
+
+    `message` is the number that `Kannel.send` gave, `status` one of REPORT_…, `answer` what the server said.
+    """
+
+    message: int
+    status: int
+    message_id: str
+    answer: str
+
+
+class Reports:
+    """A web server to which Kannel's `dlr-url` leads."""
+
+    def __init__(self) -> None:
+        self.received: list[Report] = []
+        received = self.received
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                query = dict(urllib.parse.parse_qsl(self.path.partition("?")[2], keep_blank_values=True))
+                received.append(Report(int(query["n"]), int(query["status"]), query["id"], query["answer"]))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing: the reports are what matters."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    @contextmanager
+    def listening(self) -> Iterator["Reports"]:
+        self._thread.start()
+        yield self
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def address(self, message: int) -> str:
+        """The `dlr-url` of a message; Kannel fills in what has percent signs (its user guide, table 7-5)."""
+        return f"http://127.0.0.1:{self._server.server_port}/?n={message}&status=%d&id=%F&answer=%A"
+
+    def wait(self, message: int, status: int) -> Report:
+        """Wait for the report of a status about a message."""
+        return eventually(lambda: next((r for r in self.received if (r.message, r.status) == (message, status)), None))
+
+
+class Kannel:
+    """A running pair of bearerbox and smsbox.
+
+    Args:
+        binds: TRANSCEIVER or TRANSMITTER_AND_RECEIVER.
+    """
+
+    def __init__(self, folder: Path, login: Login, port: int, reports: Reports, binds: Sequence[str]) -> None:
+        self._admin_port, self._sendsms_port, self._box_port = free_port(), free_port(), free_port()
+        self._reports = reports
+        self._numbers = itertools.count(1)
+        self._connections = len(binds)
+        core = _CONFIGURATION.format(
+            secret=_SECRET, admin_port=self._admin_port, box_port=self._box_port, sendsms_port=self._sendsms_port
+        )
+        connections = (
+            _CONNECTION.format(binds=each.format(port=port), name=login.name, password=login.password) for each in binds
+        )
+        self._file = folder / "kannel.conf"
+        self._file.write_text(core + "".join(connections))
+
+    @contextmanager
+    def running(self) -> Iterator["Kannel"]:
+        with _process(_BEARERBOX, self._file):
+            eventually(self._status_page)
+            # The status page is there before the port of the boxes is, and smsbox tries only once.
+            eventually(lambda: _listens(self._box_port))
+            with _process(_SMSBOX, self._file):
+                eventually(lambda: _listens(self._sendsms_port))
+                yield self
+
+    def states(self) -> list[str]:
+        """What the status page says of each connection: `online`, `re-connecting`, `dead` …"""
+        return re.findall(r"portal\[portal\].*?\((\S+?),? ", self._status_page())
+
+    def wait(self, state: str) -> None:
+        """Wait until every connection is in a state."""
+        eventually(lambda: self.states() == [state] * self._connections)
+
+    def send(self, text: str, to: str = NUMBER, **parameters: str) -> int:
+        """Send a text by smsbox's sendsms, asking for reports of all kinds; return the message's number in them."""
+        number = next(self._numbers)
+        query = {
+            "username": "tester",
+            "password": _SECRET,
+            "from": "ACME",
+            "to": to,
+            "text": text,
+            "charset": "UTF-8",
+            "dlr-mask": str(_ALL_REPORTS),
+            "dlr-url": self._reports.address(number),
+        }
+        address = f"http://127.0.0.1:{self._sendsms_port}/cgi-bin/sendsms?{urllib.parse.urlencode(query | parameters)}"
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            assert answer.status == 202, answer.read()
+        return number
+
+    def _status_page(self) -> str:
+        """Its text; empty while there is none."""
+        try:
+            address = f"http://127.0.0.1:{self._admin_port}/status.txt?password={_SECRET}"
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return str(answer.read(), "utf-8", "replace")
+        except OSError:
+            return ""
+
+
+@contextmanager
+def _process(program: str, configuration: Path) -> Iterator[None]:
+    # Its log goes to the test's own output, which pytest shows when the test fails. 1: information and worse.
+    process = subprocess.Popen([program, "-v", "1", configuration])
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

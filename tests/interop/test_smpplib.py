@@ -1,0 +1,175 @@
+"""smpplib, the client that most Python programs use."""
+
+import ssl
+from collections.abc import Callable, Iterator
+
+import pytest
+from smpplib import consts, exceptions, gsm
+
+from portal import db
+from portal.services import accounts, allowed_ips, connections, credits, history
+from portal.services.audit import SHELL
+from portal.services.messages import DELIVERED
+from tests.esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, Esme, bind_status
+from tests.support import Cast, Login, Server, eventually
+
+TEXTS = {
+    "Ciao àèì € {}": 1,
+    "x" * 160: 1,
+    "Un testo lungo. " * 20: 3,
+    "Grüße 😀 你好": 1,
+    "Ещё один длинный текст. " * 6: 3,
+}
+"""What smpplib sends as GSM 03.38 or UCS-2, and in how many parts, each with a UDH."""
+
+# SMPP 3.4, 5.2.12; smpplib has no name for it.
+DELIVERY_RECEIPT = 0x04
+UNDELIVERABLE = "393401234001"
+
+
+@pytest.fixture
+def esme(server: Server, cast: Cast) -> Iterator[Esme]:
+    """A transceiver of `smpp_acme_1`."""
+    with Esme(server.port) as bound:
+        assert bound.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
+        yield bound
+
+
+def test_sends_as_transmitter_and_hears_as_receiver(server: Server, cast: Cast) -> None:
+    with Esme(server.port) as transmitter, Esme(server.port) as receiver:
+        assert transmitter.bind(cast.smpp_acme_1, TRANSMITTER) == consts.SMPP_ESME_ROK
+        assert receiver.bind(cast.smpp_acme_1, RECEIVER) == consts.SMPP_ESME_ROK
+        (message_id,) = transmitter.send("Hello")
+        assert receiver.receipt(message_id).message_state == consts.SMPP_MESSAGE_STATE_DELIVERED
+
+
+def test_each_part_is_acknowledged_charged_and_reported(esme: Esme, conn: db.Connection, cast: Cast) -> None:
+    sent = 0
+    for text, parts in TEXTS.items():
+        ids = esme.send(text)
+
+        assert len(set(ids)) == parts
+        for message_id in ids:
+            receipt = esme.receipt(message_id)
+            assert receipt.short_message.startswith(f"id:{message_id} sub:001 dlvrd:001 submit date:".encode())
+            assert b" stat:DELIVRD err:000 text:" in receipt.short_message
+            assert receipt.esm_class == DELIVERY_RECEIPT
+            assert (receipt.source_addr, receipt.destination_addr) == (NUMBER.encode(), b"ACME")
+        found = history.page(conn, cast.smpp_acme_1.id, limit=parts)[::-1]
+        assert [str(each.id) for each in found] == ids
+        assert "".join(each.text for each in found) == text
+        assert {each.state for each in found} == {DELIVERED}
+        sent += parts
+        assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - sent) * credits.THOUSANDTHS
+
+
+def test_a_message_payload_is_charged_by_its_parts(esme: Esme, conn: db.Connection, cast: Cast) -> None:
+    answer = esme.submit(b"", message_payload=gsm.gsm_encode("x" * 400))
+
+    assert answer.status == consts.SMPP_ESME_ROK
+    receipt = esme.receipt(answer.message_id.decode())
+    assert b" sub:003 dlvrd:003 " in receipt.short_message
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credits.THOUSANDTHS
+
+
+def test_a_receipt_says_that_and_why_a_message_did_not_arrive(esme: Esme) -> None:
+    (message_id,) = esme.send("Hello", to=UNDELIVERABLE)
+
+    receipt = esme.receipt(message_id)
+    assert receipt.message_state == consts.SMPP_MESSAGE_STATE_UNDELIVERABLE
+    assert b" dlvrd:000 " in receipt.short_message
+    assert b" stat:UNDELIV err:800 " in receipt.short_message
+
+
+def test_what_may_not_be_sent_is_refused_with_its_code_and_costs_nothing(
+    esme: Esme, conn: db.Connection, cast: Cast
+) -> None:
+    assert esme.submit(b"Hello", source="GLOBEX").status == consts.SMPP_ESME_RINVSRCADR
+    assert esme.submit(b"Hello", to="881612345678").status == consts.SMPP_ESME_RINVDSTADR
+    assert esme.submit(b"Hello", data_coding=4).status == 0x401
+    assert esme.submit(b"Hello\xff").status == 0x402
+    assert credits.balance(conn, cast.smpp_acme_1.id) == 1000 * credits.THOUSANDTHS
+
+
+def test_what_the_credits_do_not_cover_is_refused(server: Server, conn: db.Connection, cast: Cast) -> None:
+    account = accounts.by_name(conn, cast.smpp_acme_1.name)
+    credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 998 * credits.THOUSANDTHS)
+    with Esme(server.port) as esme:
+        esme.bind(cast.smpp_acme_1)
+        three_parts = esme.submit(b"", message_payload=b"x" * 400)
+        two_parts = esme.submit(b"", message_payload=b"x" * 300)
+
+    assert three_parts.status == consts.SMPP_ESME_RSUBMITFAIL
+    assert two_parts.status == consts.SMPP_ESME_ROK
+    assert credits.balance(conn, account.id) == 0
+
+
+def test_receipts_wait_for_the_next_receiver(server: Server, conn: db.Connection, cast: Cast) -> None:
+    with Esme(server.port) as transmitter:
+        transmitter.bind(cast.smpp_acme_1, TRANSMITTER)
+        (message_id,) = transmitter.send("Hello")
+        eventually(lambda: history.page(conn, cast.smpp_acme_1.id)[0].state == DELIVERED)
+        with Esme(server.port) as receiver:
+            receiver.bind(cast.smpp_acme_1, RECEIVER)
+            assert receiver.receipt(message_id)
+
+
+def test_binds_over_tls_1_3_only(server: Server, conn: db.Connection, cast: Cast) -> None:
+    trusting = ssl.create_default_context(cafile=server.data / "smpp.crt")
+    # smpplib names no host to the TLS layer, so there is none to check; the certificate itself still is.
+    trusting.check_hostname = False
+    with Esme(server.tls_port, tls=trusting) as esme:
+        assert esme.tls_version == "TLSv1.3"
+        assert esme.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
+        assert esme.receipt(esme.send("Hello")[0])
+        session = eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))[0]
+        assert session.tls == "TLSv1.3"
+
+    trusting.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(exceptions.ConnectionError) as failed, Esme(server.tls_port, tls=trusting):
+        """Not reached: the handshake fails."""
+    assert isinstance(failed.value.__context__, ssl.SSLError)
+
+
+def test_binds_over_ipv6(serve: Callable[..., Server], conn: db.Connection, cast: Cast) -> None:
+    server = serve(PORTAL_SMPP_HOST="::")
+    with Esme(server.port, host="::1") as esme:
+        assert esme.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
+        assert esme.receipt(esme.send("Hello")[0])
+        session = eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))[0]
+        assert session.address == "::1"
+    # On a socket for both, IPv4 clients come mapped into IPv6; 127.0.0.1 in the list still means them.
+    eventually(lambda: not connections.of_account(conn, cast.smpp_acme_1.id))
+    assert bind_status(server, cast.smpp_acme_1) == consts.SMPP_ESME_ROK
+
+
+def test_refused_binds_tell_nothing_from_outside_and_the_reason_inside(
+    server: Server, conn: db.Connection, cast: Cast
+) -> None:
+    unlisted = accounts.by_name(conn, cast.smpp_globex_1.name)
+    allowed_ips.remove(conn, SHELL, unlisted, allowed_ips.by_network(conn, unlisted.id, "127.0.0.1").id)
+    eventually(lambda: accounts.by_name(conn, unlisted.name).status == accounts.SUCCESS)
+
+    assert bind_status(server, Login(0, "smpp-nobody-1", "xxxxxxxx")) == consts.SMPP_ESME_RINVSYSID
+    assert bind_status(server, cast.smpp_acme_1, password="xxxxxxxx") == consts.SMPP_ESME_RINVPASWD
+    assert bind_status(server, cast.smpp_globex_1) == consts.SMPP_ESME_RINVPASWD
+    assert bind_status(server, cast.smpp_acme_2) == consts.SMPP_ESME_RBINDFAIL
+
+    def reasons(account_id: int) -> list[str]:
+        return [each.reason for each in connections.refusals(conn, account_id)]
+
+    eventually(lambda: reasons(cast.smpp_acme_2.id) == [connections.NO_IP])
+    assert reasons(cast.smpp_acme_1.id) == [connections.WRONG_PASSWORD]
+    assert reasons(unlisted.id) == [connections.NOT_AUTHORISED]
+
+
+def test_one_bind_of_a_kind_is_allowed_at_a_time(esme: Esme, server: Server, cast: Cast) -> None:
+    for kind in (TRANSCEIVER, TRANSMITTER, RECEIVER):
+        assert bind_status(server, cast.smpp_acme_1, kind) == consts.SMPP_ESME_RALYBND
+
+
+def test_disabling_the_account_unbinds_it_at_once(esme: Esme, server: Server, conn: db.Connection, cast: Cast) -> None:
+    accounts.disable(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name))
+
+    esme.wait_for_unbind()
+    assert bind_status(server, cast.smpp_acme_1) == consts.SMPP_ESME_RBINDFAIL
