@@ -1,13 +1,9 @@
 """The fixtures that tests of every kind use. Nothing is shared between two tests: each has a data folder of its own."""
 
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,10 +13,9 @@ from portal import db, migrations
 from portal.crypto import Keys
 from portal.services import accounts, allowed_ips, credentials, credits, customers, prices, senders, two_factor, users
 from portal.services.audit import SHELL
-from tests.support import ROOT, Cast, Login, Person, Server, eventually
+from tests.serving import clean_environment, serving
+from tests.support import ROOT, Cast, Login, Person, Server, a_copy
 from tests.support import free_port as a_free_port
-
-STOPS_IN_S = 10
 
 
 @pytest.fixture(scope="session")
@@ -97,12 +92,7 @@ def cast(template: tuple[Path, Cast]) -> Cast:
 @pytest.fixture
 def data(template: tuple[Path, Cast], tmp_path: Path) -> Path:
     """A data folder of this test's own: database, key, and settings with free ports."""
-    folder = tmp_path / "data"
-    shutil.copytree(template[0], folder)
-    (folder / settings.FILE_NAME).write_text(
-        f"[web]\nport = {a_free_port()}\n[smpp]\nport = {a_free_port()}\ntls_port = {a_free_port()}\n"
-    )
-    return folder
+    return a_copy(template[0], tmp_path / "data")
 
 
 @pytest.fixture
@@ -160,57 +150,12 @@ def run_app(data: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def serve(config: settings.Config) -> Iterator[Callable[..., Server]]:
-    """Starts the real program on the test's data folder, and waits until it is ready.
-
-    Its log goes to the test's own output, which pytest shows when the test fails.
-    """
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*args: str, **environment: str) -> Server:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py", "serve", "--data", config.data, *args],
-            env=clean_environment() | environment,
-        )
-        started.append(process)
-        server = Server(config.public_url, config.smpp.port, config.smpp.tls_port, config.data, process)
-        eventually(lambda: is_ready(server) or process.poll() is not None, deadline_s=20)
-        assert process.poll() is None, f"the server ended with {process.returncode}"
-        return server
-
-    yield start
-    for process in started:
-        stop(process)
+    """Starts the real program on the test's data folder, and waits until it is ready."""
+    with ExitStack() as running:
+        yield lambda *args, **environment: running.enter_context(serving(config, *args, **environment))
 
 
 @pytest.fixture
 def server(serve: Callable[..., Server]) -> Server:
     """The real program, running with the cast's data folder."""
     return serve()
-
-
-def is_ready(server: Server) -> bool:
-    try:
-        with urllib.request.urlopen(f"{server.url}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return False
-    except OSError:
-        return False
-
-
-def stop(process: subprocess.Popen[bytes]) -> int:
-    """Stop the program as an init system does; return its exit status."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        return process.wait(STOPS_IN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without settings of the program."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}

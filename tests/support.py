@@ -1,6 +1,7 @@
 """What tests share that is no fixture: the people and accounts of every story, free ports, waiting for something."""
 
 import random
+import shutil
 import socket
 import subprocess
 import time
@@ -13,9 +14,11 @@ from typing import TypeVar
 import pyotp
 
 from portal import db
+from portal.config import FILE_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 10.0
+STEP_S = 30
 
 T = TypeVar("T")
 
@@ -32,7 +35,7 @@ class Person:
 
     def code(self, step: int = 0) -> str:
         """A TOTP code. Each is good once: a second login of the same person within a test takes `step=1`."""
-        return pyotp.TOTP(self.totp_secret).at(int(time.time()), step)
+        return pyotp.TOTP(self.totp_secret).at(int(time.time()) + step * STEP_S)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,15 @@ class Server:
 
     def connect(self) -> db.Connection:
         return db.connect(self.data / db.FILE_NAME)
+
+
+def a_copy(data: Path, to: Path) -> Path:
+    """Copy a data folder, with free ports in its settings."""
+    shutil.copytree(data, to)
+    (to / FILE_NAME).write_text(
+        f"[web]\nport = {free_port()}\n[smpp]\nport = {free_port()}\ntls_port = {free_port()}\n"
+    )
+    return to
 
 
 def free_port() -> int:

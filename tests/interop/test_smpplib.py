@@ -10,7 +10,7 @@ from portal import db
 from portal.services import accounts, allowed_ips, connections, credits, history
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED
-from tests.esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, Esme, bind_status
+from tests.smpplib_esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, Esme, bind_status
 from tests.support import Cast, Login, Server, eventually
 
 TEXTS = {
