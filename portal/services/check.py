@@ -8,11 +8,17 @@ from portal.services import credits
 
 def problems(conn: sqlite3.Connection) -> list[str]:
     """All that is off, one sentence each; empty when all is well. One snapshot is read, so it may run at any time."""
+    found: list[str] = []
     conn.execute("BEGIN")
     try:
-        return [*_file(conn), *_ledger(conn), *_usage(conn), *_totals(conn)]
+        for look in (_file, _ledger, _usage, _totals):
+            found.extend(look(conn))
+    except sqlite3.DatabaseError as error:
+        found.append(f"file: {error}")
     finally:
-        conn.execute("COMMIT")
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+    return found
 
 
 def _file(conn: sqlite3.Connection) -> Iterator[str]:

@@ -6,7 +6,7 @@ movement.
 
 import sqlite3
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from portal.db import immediate, now_ms
 from portal.i18n import N_
@@ -17,6 +17,7 @@ from portal.services.errors import Refused
 
 THOUSANDTHS = 1000
 _MOST = 10**12 * THOUSANDTHS
+_MOST_DIGITS = 20
 _ID_TIME_SHIFT = 20
 
 
@@ -92,9 +93,11 @@ def parse(text: str) -> int:
     Raises:
         InvalidAmount: not a number, not positive, or finer than a thousandth.
     """
+    text = text.strip()
     try:
-        amount = Decimal(text.strip()) * THOUSANDTHS
-    except InvalidOperation:
+        # An amount has few digits; Decimal would round many without a word.
+        amount = Decimal(text if len(text) <= _MOST_DIGITS else "") * THOUSANDTHS
+    except ArithmeticError:
         raise InvalidAmount(text=text) from None
     if not amount.is_finite() or not 0 < amount <= _MOST or amount != int(amount):
         raise InvalidAmount(text=text)

@@ -143,9 +143,10 @@ class Mailer:
         message["Message-ID"] = f"<{row['created_at']}.{row['id']}@{domain}>"
         # RFC 3834: no holiday answers, please.
         message["Auto-Submitted"] = "auto-generated"
-        message["Content-Language"] = content["language"]
         message.set_content(text + "\n")
         message.add_alternative(html, subtype="html")
+        # After the content: setting that takes all Content-* headers away.
+        message["Content-Language"] = content["language"]
         return message
 
     def _send(self, message: EmailMessage) -> None:

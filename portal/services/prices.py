@@ -19,7 +19,7 @@ def country_of(number: str) -> str | None:
     Args:
         number: digits only, country code first.
     """
-    if not (_SHORTEST <= len(number) <= _LONGEST and number.isascii() and number.isdigit()):
+    if not (_SHORTEST <= len(number) <= _LONGEST and number.isascii() and number.isdigit()) or number[0] == "0":
         return None
     for length in (1, 2, 3):
         regions = COUNTRY_CODE_TO_REGION_CODE.get(int(number[:length]))

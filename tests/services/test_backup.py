@@ -1,0 +1,144 @@
+import multiprocessing
+import sqlite3
+import threading
+
+import pytest
+
+from portal import db
+from portal.crypto import Keys
+from portal.services import backup, check, credits, customers
+from portal.services.audit import SHELL
+from tests.support import eventually
+
+
+def test_a_backup_put_back_is_what_was_there(conn, data, tmp_path, cast, connect):
+    copy = tmp_path / "copy.db"
+    backup.backup(conn, copy)
+    customers.add(conn, SHELL, "Later", "x@later.example")
+    conn.close()
+    kept = backup.restore(data, copy)
+    restored = connect()
+    assert [each.name for each in customers.everyone(restored)] == ["Acme", "Globex"]
+    assert check.problems(restored) == []
+    # What was there before is not lost: a restore may be the mistake.
+    before = db.connect(kept)
+    assert "Later" in [each.name for each in customers.everyone(before)]
+    before.close()
+
+
+def test_a_backup_is_for_its_owner_only_and_overwrites_nothing(conn, tmp_path):
+    copy = tmp_path / "copy.db"
+    backup.backup(conn, copy)
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(backup.FileExists):
+        backup.backup(conn, copy)
+
+
+def test_a_backup_that_fails_leaves_nothing(conn, tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        backup.backup(conn, tmp_path / "missing" / "copy.db")
+    assert list(tmp_path.glob("*copy*")) == []
+
+
+def test_a_backup_has_no_key(conn, data, tmp_path):
+    backup.backup(conn, tmp_path / "copy.db")
+    assert (data / "secret.key").read_text().strip().encode() not in (tmp_path / "copy.db").read_bytes()
+
+
+def test_a_backup_is_whole_while_credits_move(conn, connect, tmp_path, acme_1, acme_2):
+    stop, moving = threading.Event(), threading.Event()
+
+    def move():
+        writer = connect()
+        while not stop.is_set():
+            credits.transfer(writer, SHELL, acme_1, acme_2, 1)
+            credits.transfer(writer, SHELL, acme_2, acme_1, 1)
+            moving.set()
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    moving.wait()
+    copies = [tmp_path / f"{number}.db" for number in range(5)]
+    for copy in copies:
+        backup.backup(conn, copy)
+    stop.set()
+    thread.join()
+    for copy in copies:
+        opened = db.connect(copy)
+        assert check.problems(opened) == []
+        opened.close()
+
+
+def test_restoring_is_refused_while_the_folder_is_in_use(conn, data, tmp_path):
+    backup.backup(conn, tmp_path / "copy.db")
+    with backup.in_use(data), pytest.raises(backup.ServerRunning):
+        backup.restore(data, tmp_path / "copy.db")
+    backup.restore(data, tmp_path / "copy.db")
+
+
+def hold(data, held, release):
+    with backup.in_use(data):
+        held.set()
+        release.wait()
+
+
+def test_a_process_that_was_killed_is_in_the_way_no_more(conn, data, tmp_path):
+    backup.backup(conn, tmp_path / "copy.db")
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(data, held, release))
+    process.start()
+    assert held.wait(20)
+    with pytest.raises(backup.ServerRunning):
+        backup.restore(data, tmp_path / "copy.db")
+    process.kill()
+    process.join()
+    process.close()
+
+    def restored():
+        try:
+            return backup.restore(data, tmp_path / "copy.db")
+        except backup.ServerRunning:
+            return None
+
+    assert eventually(restored)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all", b"SQLite format 3\0" + b"\0" * 5000])
+def test_what_is_no_backup_is_refused(data, tmp_path, connect, content):
+    (tmp_path / "copy.db").write_bytes(content)
+    with pytest.raises(backup.NotABackup):
+        backup.restore(data, tmp_path / "copy.db")
+    assert customers.everyone(connect())
+
+
+def test_a_file_that_is_missing_is_refused(data, tmp_path):
+    with pytest.raises(backup.NotABackup, match="no such file"):
+        backup.restore(data, tmp_path / "copy.db")
+
+
+def test_another_programs_database_is_refused(data, tmp_path):
+    other = sqlite3.connect(tmp_path / "copy.db")
+    other.execute("CREATE TABLE notes (text)")
+    other.close()
+    with pytest.raises(backup.NotABackup, match="isn't a database of this program"):
+        backup.restore(data, tmp_path / "copy.db")
+
+
+def test_a_newer_versions_backup_is_refused(conn, data, tmp_path):
+    conn.execute("UPDATE _sqlite_migrations SET name = 'm9999_of_the_future' WHERE name = 'm0001_initial'")
+    backup.backup(conn, tmp_path / "copy.db")
+    with pytest.raises(backup.NotABackup, match="newer version"):
+        backup.restore(data, tmp_path / "copy.db")
+
+
+def test_a_backup_can_be_put_into_an_empty_folder(conn, data, tmp_path, cast):
+    backup.backup(conn, tmp_path / "copy.db")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert backup.restore(elsewhere, tmp_path / "copy.db") is None
+    (elsewhere / "secret.key").write_bytes((data / "secret.key").read_bytes())
+    digest = Keys.load(elsewhere).smpp_digest(cast.smpp_acme_1.password)
+    opened = db.connect(elsewhere / db.FILE_NAME)
+    assert opened.execute("SELECT count(*) FROM smpp_passwords WHERE digest = ?", (digest,)).fetchone()[0] == 1
+    opened.close()

@@ -1,0 +1,97 @@
+import pytest
+
+from portal.db import now_ms
+from portal.services import accounts, credentials, directory, mail
+from portal.services.audit import SHELL, Actor
+
+MINUTE_MS = 60_000
+
+
+@pytest.fixture
+def password_id(conn, keys, acme_1):
+    """Which of smpp-acme-1's passwords this is, None for none, as the SMPP server sees it."""
+
+    def find(password):
+        config = next(each for each in directory.load(conn) if each.id == acme_1.id)
+        return config.password_id(keys.smpp_digest(password), now_ms())
+
+    return find
+
+
+def regenerate(conn, keys, account, **options):
+    return credentials.regenerate(conn, keys, SHELL, account, **{"send_mail": False} | options)
+
+
+def test_a_new_password_ends_the_old_one(conn, keys, cast, acme_1, password_id):
+    assert password_id(cast.smpp_acme_1.password)
+    new = regenerate(conn, keys, acme_1)
+    assert password_id(new)
+    assert password_id(cast.smpp_acme_1.password) is None
+
+
+def test_a_password_fits_smpp(conn, keys, acme_1):
+    made = {regenerate(conn, keys, acme_1) for _ in range(20)}
+    assert len(made) == 20
+    assert all(len(each) == 8 and each.isascii() and each.isalnum() for each in made)
+
+
+def test_with_grace_both_are_good_for_a_while(conn, keys, cast, acme_1, password_id):
+    new = regenerate(conn, keys, acme_1, grace=15 * MINUTE_MS)
+    assert password_id(new) != password_id(cast.smpp_acme_1.password) is not None
+    until = credentials.info(conn, acme_1.id).old_until
+    assert abs(until - now_ms() - 15 * MINUTE_MS) < 10_000
+    conn.execute("UPDATE smpp_passwords SET expires_at = ? WHERE expires_at IS NOT NULL", (now_ms() - 1,))
+    assert password_id(cast.smpp_acme_1.password) is None
+    assert credentials.info(conn, acme_1.id).old_until is None
+
+
+def test_without_grace_everything_older_ends(conn, keys, cast, acme_1, password_id):
+    second = regenerate(conn, keys, acme_1, grace=15 * MINUTE_MS)
+    regenerate(conn, keys, acme_1)
+    assert password_id(cast.smpp_acme_1.password) is None
+    assert password_id(second) is None
+
+
+@pytest.mark.parametrize("grace", [-1, 24 * 3_600_000 + 1])
+def test_a_grace_period_has_bounds(conn, keys, acme_1, grace):
+    with pytest.raises(credentials.InvalidGrace):
+        regenerate(conn, keys, acme_1, grace=grace)
+
+
+def test_customers_need_an_account_that_is_ok(conn, keys, cast, acme_1, password_id):
+    with pytest.raises(credentials.NotReady):
+        regenerate(conn, keys, acme_1, only_when_ready=True)
+    assert password_id(cast.smpp_acme_1.password)
+    directory.confirm(conn, {acme_1.id: directory.version(conn)})
+    assert regenerate(conn, keys, acme_1, only_when_ready=True)
+
+
+def test_classic_accounts_have_no_password(conn, keys, classic):
+    with pytest.raises(credentials.NoPassword):
+        regenerate(conn, keys, classic)
+
+
+def test_neither_password_nor_mail_can_be_read_in_the_database(conn, keys, acme_1):
+    password = regenerate(conn, keys, acme_1, send_mail=True)
+    assert password.encode() not in b"\n".join(line.encode() for line in conn.iterdump())
+
+
+def test_the_new_password_goes_to_the_contact_address(conn, keys, config, acme_1, connect):
+    actor = Actor("alice@acme.example", language="it")
+    password = credentials.regenerate(conn, keys, actor, acme_1)
+    mail.Mailer(config, keys, connect).send_due(conn)
+    (file,) = (config.data / "outbox").iterdir()
+    text = file.read_text()
+    assert "To: marta@acme.example" in text
+    assert "Content-Language: it" in text
+    assert password in text
+
+
+def test_who_changed_it_and_when(conn, keys, acme_1, acme_2):
+    credentials.regenerate(conn, keys, Actor("alice@acme.example"), acme_1, send_mail=False)
+    info = credentials.info(conn, acme_1.id)
+    assert info.changed_by == "alice@acme.example"
+    assert abs(info.changed_at - now_ms()) < 10_000
+    conn.execute("DELETE FROM smpp_passwords WHERE account_id = ?", (acme_2.id,))
+    assert credentials.info(conn, acme_2.id) is None
+    assert accounts.by_name(conn, acme_2.name)

@@ -1,0 +1,113 @@
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portal.db import immediate, now_ms
+from portal.services import check, credits
+from portal.services.audit import SHELL
+
+
+@pytest.mark.parametrize(("text", "thousandths"), [("100", 100_000), ("0.5", 500), (" 0.001 ", 1), ("1e3", 1_000_000)])
+def test_amounts_are_read_to_the_thousandth(text, thousandths):
+    assert credits.parse(text) == thousandths
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "0.0001", "NaN", "Infinity", "1e13", "1,5", "1e999999999"])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(credits.InvalidAmount):
+        credits.parse(text)
+
+
+@given(st.integers(min_value=1, max_value=10**15))
+def test_an_amount_written_is_read_back(thousandths):
+    assert credits.parse(f"{thousandths // 1000}.{thousandths % 1000:03}") == thousandths
+
+
+@pytest.mark.parametrize(("thousandths", "plain"), [(8_412_500, 8412.5), (500_000, 500), (0, 0), (1, 0.001)])
+def test_plain_numbers(thousandths, plain):
+    assert credits.plain(thousandths) == plain
+    assert type(credits.plain(thousandths)) is type(plain)
+
+
+def test_a_grant_stands_in_the_ledger(conn, acme_2):
+    assert credits.grant(conn, SHELL, acme_2, 1_500, "welcome") == 101_500
+    latest = credits.movements(conn, acme_2.id)[0]
+    assert (latest.kind, latest.amount, latest.balance_after) == ("grant", 1_500, 101_500)
+    assert (latest.actor, latest.note) == ("shell", "welcome")
+    assert abs(latest.at - now_ms()) < 10_000
+
+
+def test_a_transfer_is_two_movements_that_cancel_out(conn, acme_1, classic):
+    assert credits.transfer(conn, SHELL, acme_1, classic, 250_000) == (750_000, 300_000)
+    out, into = credits.movements(conn, acme_1.id)[0], credits.movements(conn, classic.id)[0]
+    assert (out.kind, out.amount, out.counterpart) == ("transfer_out", -250_000, classic.name)
+    assert (into.kind, into.amount, into.counterpart) == ("transfer_in", 250_000, acme_1.name)
+    assert check.problems(conn) == []
+
+
+def test_a_transfer_needs_the_credits(conn, acme_1, acme_2):
+    with pytest.raises(credits.NotEnoughCredits, match="holds 100 credits"):
+        credits.transfer(conn, SHELL, acme_2, acme_1, 100_001)
+    assert credits.balance(conn, acme_2.id) == 100_000
+    assert credits.balance(conn, acme_1.id) == 1_000_000
+
+
+def test_all_of_a_balance_can_be_transferred(conn, acme_1, acme_2):
+    assert credits.transfer(conn, SHELL, acme_2, acme_1, 100_000)[0] == 0
+
+
+def test_a_transfer_to_itself_is_refused(conn, acme_1):
+    with pytest.raises(credits.SameAccount):
+        credits.transfer(conn, SHELL, acme_1, acme_1, 1)
+
+
+def test_a_transfer_to_another_customer_is_refused(conn, acme_1, globex_1):
+    with pytest.raises(credits.OtherCustomer):
+        credits.transfer(conn, SHELL, acme_1, globex_1, 1)
+
+
+def test_transfers_at_the_same_time_never_spend_twice(connect, acme_1, acme_2):
+    done, start = [], threading.Barrier(4)
+
+    def move():
+        conn = connect()
+        start.wait()
+        for _ in range(10):
+            try:
+                credits.transfer(conn, SHELL, acme_2, acme_1, 7_000)
+            except credits.NotEnoughCredits:
+                return
+            done.append(1)
+
+    threads = [threading.Thread(target=move) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    conn = connect()
+    assert len(done) == 14
+    assert credits.balance(conn, acme_2.id) == 100_000 - 14 * 7_000
+    assert check.problems(conn) == []
+
+
+def test_a_page_of_the_ledger_goes_on_where_the_last_one_ended(conn, acme_2):
+    for amount in range(1, 6):
+        credits.grant(conn, SHELL, acme_2, amount)
+    first = credits.movements(conn, acme_2.id, limit=3)
+    second = credits.movements(conn, acme_2.id, before=first[-1].id, limit=3)
+    assert [each.amount for each in first + second] == [5, 4, 3, 2, 1, 100_000]
+
+
+def test_ids_grow_even_when_the_clock_is_set_back(conn):
+    with immediate(conn):
+        first = credits.next_ids(conn, "message_id", 10, now=now_ms() + 60_000)
+        second = credits.next_ids(conn, "message_id", 1)
+    assert second == first + 10
+
+
+def test_an_id_holds_its_time(conn):
+    at = now_ms()
+    with immediate(conn):
+        assert credits.time_of(credits.next_ids(conn, "message_id", 1, now=at)) == at
