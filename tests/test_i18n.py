@@ -1,0 +1,59 @@
+import pytest
+
+from portal import i18n
+from portal.services.allowed_ips import AlreadyListed
+
+NOON = 1_767_268_800_000  # 1 January 2026, 12:00 UTC
+
+
+@pytest.fixture(autouse=True)
+def english_afterwards():
+    yield
+    i18n.use_language("en")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "best"),
+    [
+        (["it-IT", "en"], "it"),
+        (["de", "it"], "it"),
+        (["de"], "en"),
+        ([], "en"),
+        (["en-US", "it"], "en"),
+        (["IT"], "it"),
+    ],
+)
+def test_the_browsers_preference(accepted, best):
+    assert i18n.best_language(accepted) == best
+
+
+def test_an_unknown_language_is_english():
+    i18n.use_language("tlh")
+    assert i18n.current_language() == "en"
+
+
+def test_numbers_and_credits_are_written_as_the_reader_writes():
+    assert (i18n.decimal(12345), i18n.credits(8_412_500), i18n.credits(500)) == ("12,345", "8,412.5", "0.5")
+    i18n.use_language("it")
+    assert (i18n.decimal(12345), i18n.credits(8_412_500), i18n.credits(500)) == ("12.345", "8.412,5", "0,5")
+
+
+def test_times_are_written_in_the_installations_zone():
+    assert i18n.date_time(NOON, "UTC") == "1 Jan 2026, 12:00:00 UTC"
+    i18n.use_language("it")
+    assert i18n.date_time(NOON, "Europe/Rome").startswith("1 gen 2026, 13:00:00")
+
+
+def test_how_long_ago():
+    assert i18n.relative(NOON - 3 * 3_600_000, NOON) == "3 hours ago"
+    i18n.use_language("it")
+    assert i18n.relative(NOON + 3 * 3_600_000, NOON) == "tra 3 ore"
+
+
+def test_a_refusal_speaks_the_readers_language():
+    refusal = AlreadyListed(text="203.0.113.7")
+    assert str(refusal) == refusal.localized() == "203.0.113.7 is already in the list."
+    i18n.use_language("it")
+    assert str(refusal) == "203.0.113.7 is already in the list."
+    assert "203.0.113.7" in refusal.localized()
+    assert refusal.localized() != str(refusal)

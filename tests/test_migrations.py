@@ -1,0 +1,107 @@
+import multiprocessing
+import sqlite3
+
+import pytest
+
+from portal import db, migrations
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / db.FILE_NAME
+
+
+def schema(file):
+    conn = sqlite3.connect(file)
+    rows = conn.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
+    conn.close()
+    return rows
+
+
+def copies(file):
+    return sorted((file.parent / "backups").glob("before-migration-*.db"))
+
+
+def test_an_empty_file_gets_the_whole_schema(file):
+    taken = migrations.migrate(file, keep_backups=5)
+    assert taken[0] == "m0001_initial"
+    conn = sqlite3.connect(file)
+    tables = {row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    conn.close()
+    assert {"customers", "accounts", "messages", "movements", "mails"} <= tables
+    assert copies(file) == [], "there was nothing to copy"
+
+
+def test_what_is_up_to_date_is_left_alone(file):
+    migrations.migrate(file, keep_backups=5)
+    before = schema(file)
+    assert migrations.migrate(file, keep_backups=5) == []
+    assert schema(file) == before
+    assert copies(file) == []
+
+
+def at_once(file, barrier, results):
+    barrier.wait()
+    results.put(len(migrations.migrate(file, keep_backups=5)))
+
+
+def test_processes_that_start_together_migrate_once(file):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=at_once, args=(file, barrier, results)) for _ in range(3)]
+    for each in processes:
+        each.start()
+    taken = sorted(results.get(timeout=30) for _ in processes)
+    for each in processes:
+        each.join()
+        assert each.exitcode == 0
+    assert taken == [0, 0, len(migrations.migrations._migrations)]
+
+
+def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
+    migrations.migrate(file, keep_backups=2)
+    steps = migrations.Migrations("portal")
+    steps._migrations = list(migrations.migrations._migrations)
+    monkeypatch.setattr(migrations, "migrations", steps)
+    for number in range(3):
+
+        @steps(name=f"m9{number}_later")
+        def later(database):
+            database.execute(f"CREATE TABLE later_{len(steps._migrations)} (x)")
+
+        assert migrations.migrate(file, keep_backups=2) == [f"m9{number}_later"]
+    assert len(copies(file)) == 2
+    assert copies(file)[-1].stat().st_size > 0
+    tables = [sql for (sql,) in schema(copies(file)[-1]) if "later_" in sql]
+    assert len(tables) == 2, "as it was before the third step"
+
+
+def test_a_step_that_fails_leaves_the_database_as_it_was(file, monkeypatch):
+    migrations.migrate(file, keep_backups=2)
+    before = schema(file)
+    steps = migrations.Migrations("portal")
+    steps._migrations = list(migrations.migrations._migrations)
+    monkeypatch.setattr(migrations, "migrations", steps)
+
+    @steps(name="m90_fails")
+    def fails(database):
+        database.execute("CREATE TABLE half_done (x)")
+        raise RuntimeError("disk full, say")
+
+    with pytest.raises(RuntimeError):
+        migrations.migrate(file, keep_backups=2)
+    assert schema(file) == before
+
+
+def test_a_newer_versions_database_is_refused(file):
+    migrations.migrate(file, keep_backups=5)
+    conn = sqlite3.connect(file)
+    conn.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('portal', 'm9999_later', '')"
+    )
+    conn.commit()
+    conn.close()
+    before = schema(file)
+    with pytest.raises(migrations.NewerDatabase, match="m9999_later"):
+        migrations.migrate(file, keep_backups=5)
+    assert schema(file) == before
