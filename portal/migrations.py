@@ -98,8 +98,9 @@ CREATE TABLE accounts (
 CREATE INDEX accounts_customer ON accounts (customer_id);
 CREATE INDEX accounts_config_version ON accounts (config_version);
 
+-- AUTOINCREMENT: a session is known by the id of the password that it bound with, so an id may never come back.
 CREATE TABLE smpp_passwords (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     account_id INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
     digest BLOB NOT NULL,
     created_at INTEGER NOT NULL,

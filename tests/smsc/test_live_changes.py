@@ -71,6 +71,19 @@ async def test_an_old_password_in_its_grace_period_stays_until_its_end(config, c
         assert await other.bind(login.name, new) == 0
 
 
+async def test_a_new_password_never_passes_for_the_one_before(config, cast, conn, keys, nudger):
+    # The newest of all passwords: were ids given again, its successor would get the same one.
+    account = accounts.by_name(conn, cast.smpp_acme_2.name)
+    allowed_ips.add(conn, SHELL, account, "127.0.0.1")
+    password = credentials.regenerate(conn, keys, SHELL, account, send_mail=False)
+    async with smsc(config) as server:
+        esme = await Esme.connect(server.port)
+        assert await esme.bind(account.name, password) == 0
+        change_password(conn, keys, account)
+        nudger.send()
+        await esme.unbound()
+
+
 async def test_an_address_that_runs_out_ends_the_session(config, cast, conn, nudger):
     account = accounts.by_name(conn, cast.smpp_acme_2.name)
     allowed_ips.add(conn, SHELL, account, "127.0.0.1", expires_at=now_ms() + 800)
