@@ -31,17 +31,20 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     # Addresses of pages hold account names; flask-wtf wants the referrer of our own forms behind https.
     "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-write=(self)",
 }
-_HSTS = "max-age=31536000"
+# Browsers take these over https only; the second one they report on the console of every page that came otherwise.
+_HEADERS_OF_HTTPS = {
+    "Strict-Transport-Security": "max-age=31536000",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
 
 
 def attach(app: Flask, config: Config) -> None:
     headers = dict(_HEADERS)
     if config.public_url.startswith("https://"):
-        headers["Strict-Transport-Security"] = _HSTS
+        headers |= _HEADERS_OF_HTTPS
 
     @app.after_request
     def secure(response: Response) -> Response:
