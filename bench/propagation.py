@@ -2,8 +2,9 @@
 
     .venv/bin/python bench/propagation.py [CHANGES]
 
-On a fresh data folder it starts the real SMPP process, binds a client, commits a change as the portal does (an IP removed, a new
-password without grace, the account disabled, in turn), and stops the clock when the unbind has arrived. Prints one table.
+On a fresh data folder it starts the real SMPP process, binds a client, commits a change as the portal does (an IP
+removed, a new password without grace, the account disabled, in turn), and stops the clock when the unbind has arrived.
+Prints one table.
 """
 
 from __future__ import annotations
@@ -55,9 +56,7 @@ class Bench:
         self.password = ""
         self.committed_at = 0.0
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
-        self.process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py", "smsc", "--data", data], env=environment
-        )
+        self.process = subprocess.Popen([sys.executable, ROOT / "app.py", "smsc", "--data", data], env=environment)
         eventually(lambda: connections.alive(self.conn, "smsc"))
 
     def _committed(self) -> None:

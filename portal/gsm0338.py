@@ -1,7 +1,8 @@
 """GSM 03.38 (now 3GPP TS 23.038): the default alphabet, and how long a text is in parts.
 
-Pure: bytes and strings in, bytes and strings out. Over SMPP a text of data_coding 0 arrives one character a byte, the high bit
-clear (*unpacked*); a handset gets it as packed septets. All functions here take and give the unpacked form unless they say so.
+Pure: bytes and strings in, bytes and strings out. Over SMPP a text of data_coding 0 arrives one character a byte, the
+high bit clear (*unpacked*); a handset gets it as packed septets. All functions here take and give the unpacked form
+unless they say so.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Encoding(IntEnum):
 def decode(septets: bytes) -> str:
     """Return the text of unpacked `septets`.
 
-    Strict: ValueError for a byte over 0x7F, an escape at the end, or one followed by a septet that the extension table lacks.
+    Strict: ValueError for a byte over 0x7F, an escape at the end, or one followed by a septet that the extension table
+    lacks.
     """
     try:
         if ESCAPE not in septets:
@@ -70,7 +72,10 @@ def decode(septets: bytes) -> str:
 
 
 def encode(text: str) -> bytes:
-    """Return `text` as unpacked septets, extension characters as two. ValueError names the first character that has none."""
+    """Return `text` as unpacked septets, extension characters as two.
+
+    ValueError names the first character that has none.
+    """
     try:
         return codecs.charmap_encode(text, "strict", _SEPTETS)[0]
     except UnicodeEncodeError:
@@ -109,9 +114,11 @@ def to_body(text: str, encoding: Encoding) -> bytes:
 
 
 def room(encoding: Encoding, header: int = 0) -> int:
-    """Return how many bytes of body one part holds beside a user data header of `header` octets (its length octet included).
+    """Return how many bytes of body one part holds beside a user data header of `header` octets (its length octet
+    included).
 
-    For GSM a byte is a septet (160, or 153 beside the usual six octets); else it is an octet (140, 134). GSM 03.40, 9.2.3.16.
+    For GSM a byte is a septet (160, or 153 beside the usual six octets); else it is an octet (140, 134). GSM 03.40,
+    9.2.3.16.
     """
     octets = max(_PART_OCTETS - header, 0)
     return octets * 8 // 7 if encoding is Encoding.GSM else octets
@@ -120,8 +127,8 @@ def room(encoding: Encoding, header: int = 0) -> int:
 def split(body: bytes, encoding: Encoding) -> list[bytes]:
     """Return `body` (without user data header) in as many pieces as it needs parts; the pieces joined are the body.
 
-    One part is 160 septets, 140 octets or 70 UCS-2 characters; of several each is 153, 134 or 67, for the header that joins them.
-    Neither an escape and its septet nor the two halves of a surrogate pair are torn apart.
+    One part is 160 septets, 140 octets or 70 UCS-2 characters; of several each is 153, 134 or 67, for the header that
+    joins them. Neither an escape and its septet nor the two halves of a surrogate pair are torn apart.
     """
     if len(body) <= room(encoding):
         return [body]
@@ -138,7 +145,10 @@ def split(body: bytes, encoding: Encoding) -> list[bytes]:
 
 
 def part_count(body: bytes, encoding: Encoding) -> int:
-    """Return how many parts `body` (without user data header) is sent in, at least one. As `split`, without the pieces."""
+    """Return how many parts `body` (without user data header) is sent in, at least one.
+
+    As `split`, without the pieces.
+    """
     length = len(body)
     if length <= room(encoding):
         return 1
@@ -155,7 +165,8 @@ def _torn(body: bytes, end: int, encoding: Encoding) -> int:
 
 
 def pack(septets: bytes, fill_bits: int = 0) -> bytes:
-    """Return unpacked `septets` packed, eight in seven octets, after `fill_bits` zero bits (what a UDH leaves of its last septet).
+    """Return unpacked `septets` packed, eight in seven octets, after `fill_bits` zero bits (what a UDH leaves of its
+    last septet).
 
     ValueError for a byte over 0x7F. GSM 03.38, 6.1.2.1.1.
     """

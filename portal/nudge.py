@@ -1,7 +1,7 @@
 """The nudge: an empty datagram from whoever changed the configuration to the SMPP server, so that it looks at once.
 
-It carries nothing and proves nothing: what is true stands in the database. A lost nudge costs a quarter of a second, because the
-server looks by itself that often; a forged one costs a look.
+It carries nothing and proves nothing: what is true stands in the database. A lost nudge costs a quarter of a second,
+because the server looks by itself that often; a forged one costs a look.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Listener:
 def listen(data: Path, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Listener:
     """Call `callback` on `loop` for the nudges that reach data folder `data`, once for those that come together.
 
-    Raises OSError when the socket can't be made. One listener a data folder: a later one takes the place of the earlier.
+    Raises OSError when the socket can't be made. One listener a data folder: a later one takes the place of the
+    earlier.
     """
     return Listener(data, loop, callback)
 

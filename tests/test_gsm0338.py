@@ -17,7 +17,9 @@ def test_each_character_survives_both_ways():
         assert gsm0338.decode(gsm0338.encode(character)) == character
 
 
-@pytest.mark.parametrize(("text", "septets"), [("@", "00"), ("è", "04"), ("Ç", "09"), ("à", "7f"), ("€", "1b65"), ("a[b", "611b3c62")])
+@pytest.mark.parametrize(
+    ("text", "septets"), [("@", "00"), ("è", "04"), ("Ç", "09"), ("à", "7f"), ("€", "1b65"), ("a[b", "611b3c62")]
+)
 def test_known_septets(text, septets):
     assert gsm0338.encode(text).hex() == septets
 

@@ -1,7 +1,8 @@
 """All that the SMPP server asks of the rest of the program.
 
-On one machine SQLite answers (`sqlite_backplane`); on several it would be a replicated broker, and nothing else in this package
-would change. Every method is called on the event loop and returns at once; what takes time comes back by a callback on the loop.
+On one machine SQLite answers (`sqlite_backplane`); on several it would be a replicated broker, and nothing else in
+this package would change. Every method is called on the event loop and returns at once; what takes time comes back by
+a callback on the loop.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Unavailable(Refusal):
 
 
 class InDoubt(Refusal):
-    """May be stored or not. To be answered by closing the session, never by an error PDU: that would invite a second copy."""
+    """May be stored or not.
+
+    To be answered by closing the session, never by an error PDU: that would invite a second copy.
+    """
 
 
 class BindLimit(Refusal):
@@ -88,7 +92,8 @@ class Backplane(Protocol):
     def accept(self, submit: Submit, resolve: Resolve) -> None:
         """Store a message and its debit; `resolve` is called once both are on disk, or certainly not, or in doubt.
 
-        A callback and not a future: this happens for each message, and a future costs as much again as the rest of its way.
+        A callback and not a future: this happens for each message, and a future costs as much again as the rest of its
+        way.
         """
 
     def on_stored(self, callback: Callable[[Sequence[ToSend]], None]) -> None:
@@ -101,7 +106,10 @@ class Backplane(Protocol):
         """Store what became of messages, and the receipts that were asked for."""
 
     def receipts(self, account_id: int) -> AsyncGenerator[Receipt, None]:
-        """Iterate, without end, over what waits for an account's receivers. Each comes once until `retry` or `give_back`."""
+        """Iterate, without end, over what waits for an account's receivers.
+
+        Each comes once until `retry` or `give_back`.
+        """
 
     def done(self, receipt: Receipt) -> None:
         """The ESME has accepted it: forget it."""

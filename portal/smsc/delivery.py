@@ -134,7 +134,10 @@ def receipt_pdu(receipt: Receipt, sequence: int) -> DeliverSm:
 
 
 def receipt_text(receipt: Receipt) -> str:
-    """Return the text of appendix B. Times are UTC; `err` is the ptt code; the message's own text is cut and kept to ASCII."""
+    """Return the text of appendix B.
+
+    Times are UTC; `err` is the ptt code; the message's own text is cut and kept to ASCII.
+    """
     delivered = receipt.parts if receipt.state == DELIVERED else 0
     text = "".join(character if " " <= character <= "~" else "?" for character in receipt.text[:_TEXT_CHARACTERS])
     return (

@@ -48,7 +48,9 @@ class Admission:
 
 
 class BindRefused(Exception):
-    """`status` is the answer on the wire; `reason` what the account's own users may read, one of `connections`' words."""
+    """`status` is the answer on the wire; `reason` what the account's own users may read, one of `connections`'
+    words.
+    """
 
     def __init__(self, status: Status, reason: str = "") -> None:
         super().__init__(status.name)
@@ -100,7 +102,10 @@ class Gate:
 
 
 def _require_open(account: AccountConfig, now: int) -> None:
-    """Raise BindRefused for an account to which nothing can bind. No failure of the client's: it is not counted as one."""
+    """Raise BindRefused for an account to which nothing can bind.
+
+    No failure of the client's: it is not counted as one.
+    """
     if account.kind != "smpp":
         raise BindRefused(Status.ESME_RBINDFAIL, connections.CLASSIC)
     if not account.enabled:

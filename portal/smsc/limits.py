@@ -13,7 +13,10 @@ _REMEMBERED = 50_000
 
 
 class TokenBucket:
-    """Lets `rate` through a second, and as many at once after a second of silence. A rate of 0 lets everything through."""
+    """Lets `rate` through a second, and as many at once after a second of silence.
+
+    A rate of 0 lets everything through.
+    """
 
     __slots__ = ("_at", "_rate", "_tokens")
 
@@ -48,18 +51,22 @@ class TokenBucket:
 class BindFailures:
     """Counts failed binds, so that guessing a password takes ages.
 
-    Two buckets, by address and by system_id, each allow `per_minute` failures and refill evenly over a minute. A client at an
-    address that is authorised for its account has a bucket of its own instead: strangers elsewhere can't lock it out.
+    Two buckets, by address and by system_id, each allow `per_minute` failures and refill evenly over a minute. A
+    client at an address that is authorised for its account has a bucket of its own instead: strangers elsewhere can't
+    lock it out.
     """
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
-        # Least recently failed first; at worst an attacker with 50,000 addresses makes us forget his own first failures.
+        # Least recently failed first; at worst an attacker with 50,000 addresses makes us forget his own first
+        # failures.
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def blocked(self, address: Address, system_id: str, *, authorised: bool, now: float) -> bool:
         """Whether a bind must be refused before its password is looked at. `now` in seconds of a monotonic clock."""
-        return any(self._failures(key, now) > self._per_minute - 1 for key in self._keys(address, system_id, authorised))
+        return any(
+            self._failures(key, now) > self._per_minute - 1 for key in self._keys(address, system_id, authorised)
+        )
 
     def record(self, address: Address, system_id: str, *, authorised: bool, now: float) -> None:
         """Count a failed bind."""

@@ -1,8 +1,9 @@
 """The PDUs of SMPP 3.4 (Issue 1.2), octets to objects and back.
 
-Strict: a field longer than the standard allows, a length that points past the end, a terminator that is missing, octets left
-over: each raises `Malformed` with the command_status to answer. Nothing else is raised, whatever the octets.
-C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the codec's rule.
+Strict: a field longer than the standard allows, a length that points past the end, a terminator that is missing,
+octets left over: each raises `Malformed` with the command_status to answer. Nothing else is raised, whatever the
+octets. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the codec's
+rule.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Header:
 def read_header(buffer: bytes | bytearray, start: int) -> Header | None:
     """Return the header at `start` of `buffer`, None while it is not all there.
 
-    Malformed (ESME_RINVCMDLEN) for a length that no PDU may have: what follows in such a stream cannot be made out any more.
+    Malformed (ESME_RINVCMDLEN) for a length that no PDU may have: what follows in such a stream cannot be made out any
+    more.
     """
     if len(buffer) - start < HEADER_LENGTH:
         return None
@@ -75,7 +77,8 @@ def read_header(buffer: bytes | bytearray, start: int) -> Header | None:
 def decode(header: Header, body: bytes) -> Pdu:
     """Return the PDU of `header` with the octets that follow it.
 
-    Malformed: ESME_RINVCMDID for a command that is not spoken here, else the status that tells what is wrong with the body.
+    Malformed: ESME_RINVCMDID for a command that is not spoken here, else the status that tells what is wrong with the
+    body.
     """
     decoder = _DECODERS.get(header.command)
     if decoder is None:
@@ -97,7 +100,10 @@ def generic_nack(sequence: int, status: int) -> bytes:
 
 
 def submit_sm_resp(sequence: int, message_id: str) -> bytes:
-    """Return submit_sm_resp (4.4.2) for an accepted message. `SubmitSmResp.encode` in one step: this is sent once a message."""
+    """Return submit_sm_resp (4.4.2) for an accepted message.
+
+    `MessageResp.encode` in one step: this is sent once a message.
+    """
     body = message_id.encode("latin-1")
     return _HEADER.pack(HEADER_LENGTH + 1 + len(body), Command.SUBMIT_SM_RESP, 0, sequence) + body + b"\0"
 
@@ -210,7 +216,8 @@ class ShortMessage:
 
     @classmethod
     def decode(cls, header: Header, body: bytes) -> Self:
-        # One pass without a call a field: this runs once a message. What is wrong, if anything, _diagnose finds at leisure.
+        # One pass without a call a field: this runs once a message. What is wrong, if anything, _diagnose finds at
+        # leisure.
         index = body.index
         try:
             service_end = index(0, 0, 6)
@@ -301,7 +308,9 @@ class DeliverSm(ShortMessage):
 
 @dataclass(slots=True)
 class MessageResp:
-    """submit_sm_resp (4.4.2) and deliver_sm_resp (4.6.2), as `command` says; a body may be missing, as clients leave it out."""
+    """submit_sm_resp (4.4.2) and deliver_sm_resp (4.6.2), as `command` says; a body may be missing, as clients leave
+    it out.
+    """
 
     command: int
     sequence: int
@@ -398,8 +407,8 @@ def _write_tlvs(tlvs: Tlvs) -> bytes:
     return b"".join([_TLV.pack(tag, len(value)) + value for tag, value in tlvs.items()])
 
 
-# The mandatory fields of a short message up to validity_period: octets before the string, its limit with terminator, what an
-# overlong one is answered with.
+# The mandatory fields of a short message up to validity_period: octets before the string, its limit with terminator,
+# what an overlong one is answered with.
 _STRINGS = (
     (0, 6, Status.ESME_RINVSERTYP),
     (2, 21, Status.ESME_RINVSRCADR),
@@ -421,7 +430,9 @@ def _diagnose(body: bytes) -> _Bad:
 
 
 def _text(body: bytes, start: int, limit: int, overlong: Status) -> tuple[str, int]:
-    """Return the C-octet string at `start` (3.1), at most `limit` octets with its terminator, and where the next field starts."""
+    """Return the C-octet string at `start` (3.1), at most `limit` octets with its terminator, and where the next field
+    starts.
+    """
     end = body.find(0, start, start + limit)
     if end >= 0:
         return body[start:end].decode("latin-1"), end + 1

@@ -33,7 +33,10 @@ _UNFINISHED_AT_ONCE = 1_000
 
 
 class Server:
-    """The server in one event loop. `start`, then `close`; `port` and `tls_port` are those really listened on (0: not)."""
+    """The server in one event loop.
+
+    `start`, then `close`; `port` and `tls_port` are those really listened on (0: not).
+    """
 
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self._config = config

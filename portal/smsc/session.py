@@ -142,7 +142,9 @@ class Session(asyncio.Protocol):
         # The client does not read its answers, so it gets no new ones for a while; then it is gone.
         assert self._transport
         self._transport.pause_reading()
-        self._paused = self._surroundings.loop.call_later(self._surroundings.limits.response_seconds, self._reads_too_slowly)
+        self._paused = self._surroundings.loop.call_later(
+            self._surroundings.limits.response_seconds, self._reads_too_slowly
+        )
 
     def resume_writing(self) -> None:
         if self._paused and self._transport:
@@ -272,7 +274,9 @@ class Session(asyncio.Protocol):
         try:
             admission = surroundings.gate.admit(bind, self.address)
         except BindRefused as refused:
-            log.info("bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason)
+            log.info(
+                "bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason
+            )
             self._write(pdu.response(bind.command, bind.sequence, refused.status))
             return
         self._begin(admission)

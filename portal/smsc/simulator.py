@@ -1,4 +1,5 @@
-"""Where messages go: the upstream's interface, and the one that is built in, which sends nothing and makes up what came of it.
+"""Where messages go: the upstream's interface, and the one that is built in, which sends nothing and makes up what
+came of it.
 
 What becomes of a message is chosen by the last three digits of its destination:
 

@@ -226,7 +226,9 @@ class SqliteBackplane:
             Kind.REFUSED: Work(connections.refused),
             Kind.CONFIRM: Work(_confirm),
             Kind.EXPIRE: Work(lambda conn, times: messages.expire_receipts(conn, times[-1])),
-            Kind.HEARTBEAT: Work(lambda conn, times: connections.heartbeat(conn, _COMPONENT, times[-1]), refused=_ignore),
+            Kind.HEARTBEAT: Work(
+                lambda conn, times: connections.heartbeat(conn, _COMPONENT, times[-1]), refused=_ignore
+            ),
         }
 
     def _stored(self, items: list[tuple[Submit, Resolve]], ids: list[int | None]) -> None:

@@ -1,7 +1,7 @@
 """The one thread that writes to the database for the SMPP server.
 
-What arrives while a commit runs shares the next one: under load the commits grow instead of queueing, and a lone message waits for
-nobody. Answers go back to the event loop once a batch.
+What arrives while a commit runs shares the next one: under load the commits grow instead of queueing, and a lone
+message waits for nobody. Answers go back to the event loop once a batch.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ class Kind(IntEnum):
 class Work:
     """How jobs of one kind are done.
 
-    `write` writes their items in the open transaction; `committed` is called on the event loop with the items and its result once
-    they are on disk, `refused` with the items and a Refusal when they are not. Without `refused` they are kept and tried again.
+    `write` writes their items in the open transaction; `committed` is called on the event loop with the items and its
+    result once they are on disk, `refused` with the items and a Refusal when they are not. Without `refused` they are
+    kept and tried again.
     """
 
     write: Callable[[sqlite3.Connection, list[Any]], Any]

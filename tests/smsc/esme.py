@@ -45,7 +45,9 @@ class Esme:
         return cls(*await asyncio.open_connection(host, port, ssl=tls, local_addr=local, limit=limit))
 
     @classmethod
-    async def bound(cls, port: int, login: Login, command: Command = Command.BIND_TRANSCEIVER, **options: object) -> Esme:
+    async def bound(
+        cls, port: int, login: Login, command: Command = Command.BIND_TRANSCEIVER, **options: object
+    ) -> Esme:
         esme = await cls.connect(port, **options)  # type: ignore[arg-type]
         assert await esme.bind(login.name, login.password, command) == 0
         return esme

@@ -30,7 +30,9 @@ async def test_the_right_password_from_the_right_address_binds(config, cast, con
 async def test_a_client_of_an_older_version_gets_no_optional_parameter(config, cast):
     async with smsc(config) as server:
         esme = await Esme.connect(server.port)
-        bind = Bind(Command.BIND_TRANSMITTER, 1, cast.smpp_acme_1.name, cast.smpp_acme_1.password, interface_version=0x33)
+        bind = Bind(
+            Command.BIND_TRANSMITTER, 1, cast.smpp_acme_1.name, cast.smpp_acme_1.password, interface_version=0x33
+        )
         answer = await esme.request(bind)
         assert (answer.status, answer.tlvs) == (0, {})
 

@@ -54,7 +54,13 @@ pdus = st.one_of(
         c_string(41),
     ),
     st.builds(BindResp, st.just(Command.BIND_RECEIVER_RESP), sequences, st.just(0), c_string(16)),
-    st.builds(MessageResp, st.sampled_from([Command.SUBMIT_SM_RESP, Command.DELIVER_SM_RESP]), sequences, st.just(0), c_string(65)),
+    st.builds(
+        MessageResp,
+        st.sampled_from([Command.SUBMIT_SM_RESP, Command.DELIVER_SM_RESP]),
+        sequences,
+        st.just(0),
+        c_string(65),
+    ),
     st.builds(SubmitSm, **short_message_fields),
     st.builds(DeliverSm, **short_message_fields),
 )

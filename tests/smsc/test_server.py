@@ -19,8 +19,10 @@ from portal.smsc.status import Command, Status
 from tests.smsc.esme import Esme, eventually, hang_up, smsc
 from tests.support import ROOT
 
-PROCESS = "import sys; from pathlib import Path; from portal import config; from portal.smsc import server; " \
+PROCESS = (
+    "import sys; from pathlib import Path; from portal import config; from portal.smsc import server; "
     "sys.exit(server.run(config.load(data=Path(sys.argv[1]))))"
+)
 
 
 @pytest.fixture
@@ -91,7 +93,9 @@ async def test_both_versions_of_ip(config, cast, conn):
     async with smsc(config) as server:
         await Esme.bound(server.port, cast.smpp_acme_1, host="::1")
         await Esme.bound(server.port, cast.smpp_globex_1, host="127.0.0.1")
-        seen = await eventually(lambda: len(rows := conn.execute("SELECT address FROM connections").fetchall()) == 2 and rows)
+        seen = await eventually(
+            lambda: len(rows := conn.execute("SELECT address FROM connections").fetchall()) == 2 and rows
+        )
         assert {row["address"] for row in seen} == {"::1", "127.0.0.1"}
 
 

@@ -26,7 +26,9 @@ def test_moments(text, moment):
     assert times.parse(text, NOW) == moment
 
 
-@pytest.mark.parametrize("text", ["x", "231314221320000+", "231114221320049+", "231114221320000", "000000250000000R", "²31114221320000+"])
+@pytest.mark.parametrize(
+    "text", ["x", "231314221320000+", "231114221320049+", "231114221320000", "000000250000000R", "²31114221320000+"]
+)
 def test_what_is_no_time(text):
     with pytest.raises(ValueError):
         times.parse(text, NOW)
