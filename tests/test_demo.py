@@ -1,0 +1,161 @@
+"""The demo: everything that it prints is true."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from portal import config as settings
+from portal import db, demo
+from portal.services import check, history, two_factor, users
+from tests.serving import clean_environment, is_ready, stop
+from tests.support import ROOT, Server, eventually, free_port
+
+APP = [sys.executable, str(ROOT / "app.py")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A demo as its first run makes it; nobody changes it."""
+    folder = tmp_path_factory.mktemp("demo")
+    config = settings.load(data=folder, env={})
+    demo.make(config)
+    return config
+
+
+@pytest.fixture
+def look(made):
+    conn = db.connect(made.database)
+    yield conn
+    conn.close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts `demo` in an empty folder; returns the server and what it prints once it is ready."""
+    started = []
+    ports = [free_port() for _ in range(3)]
+    names = ("PORTAL_WEB_PORT", "PORTAL_SMPP_PORT", "PORTAL_SMPP_TLS_PORT")
+    environment = clean_environment() | {name: str(port) for name, port in zip(names, ports, strict=True)}
+
+    def run():
+        process = subprocess.Popen([*APP, "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+        started.append(process)
+        printed = ""
+        while "Data  " not in printed:
+            line = process.stdout.readline().decode()
+            assert line, "it ended before it was ready"
+            printed += line
+        data = tmp_path / "data" / "demo"
+        return Server(f"http://127.0.0.1:{ports[0]}", ports[1], ports[2], data, process), printed
+
+    run.environment = environment
+    yield run
+    for process in started:
+        stop(process)
+        process.stdout.close()
+
+
+def said(printed, name):
+    return re.search(rf"^  {name} +(\S+)", printed, re.MULTILINE)[1]
+
+
+def test_there_is_something_to_see(look):
+    accounts = {row["name"]: row for row in look.execute("SELECT id, name, balance FROM accounts")}
+    assert accounts.keys() == {"smpp-demo-1", "smpp-demo-2", "sms-demo-1", "smpp-globex-1"}
+    assert all(row["balance"] > 0 for row in accounts.values())
+    totals = history.totals(look, accounts["smpp-demo-1"]["id"], 28)
+    assert totals.sent > 2000
+    assert 0.9 < totals.delivered / totals.sent < 0.99
+    days = history.per_day(look, accounts["smpp-demo-1"]["id"], 28)
+    assert sum(day.sent > 0 for _, day in days) >= 27
+    assert not look.execute("SELECT 1 FROM messages WHERE state = 1 LIMIT 1").fetchone(), "nothing is left to send"
+
+
+def test_the_made_up_past_is_in_order(look):
+    assert check.problems(look) == []
+    latest = look.execute("SELECT max(id) FROM messages").fetchone()[0]
+    assert latest < look.execute("SELECT value + 1 FROM counters WHERE name = 'message_id'").fetchone()[0]
+    assert latest >> 20 < db.now_ms()
+
+
+def test_its_logins_are_in_a_file_for_its_owner_only(made):
+    for name in ("demo.json", "portal.db", "secret.key", "config.toml"):
+        assert (made.data / name).stat().st_mode & 0o777 == 0o600
+    assert not (made.data / ".making").exists()
+
+
+def test_all_its_people_can_log_in(made, look, keys):
+    logins = demo.load(made)
+    assert logins.totp_secrets.keys() == {"marta@acme.example", "bruno@acme.example", "olga@portal.example"}
+    keys = type(keys).load(made.data)
+    for email in logins.totp_secrets:
+        user = users.check_login(look, email, logins.password, "192.0.2.1", 10)
+        assert two_factor.accept(look, keys, user.id, logins.code(email))
+
+
+def test_a_demo_that_was_interrupted_is_made_anew(tmp_path):
+    config = settings.load(data=tmp_path, env={})
+    (tmp_path / ".making").mkdir()
+    (tmp_path / ".making" / "portal.db").write_bytes(b"half")
+    (tmp_path / "demo.json").write_text("{}")
+    demo.make(config)
+    assert demo.load(config).smpp_passwords.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-globex-1"}
+
+
+def test_what_it_prints_works(start, tmp_path):
+    server, printed = start()
+    assert said(printed, "Open") == server.url
+    assert is_ready(server)
+    assert re.fullmatch(r"[0-9]{6}", said(printed, "TOTP code"))
+    command = re.search(r"^  Send +(.+)$", printed, re.MULTILINE)[1]
+    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
+    assert sent.stderr == ""
+    assert sent.stdout.startswith("bound as smpp-demo-1\naccepted: message id ")
+    assert "stat:DELIVRD" in sent.stdout
+    next_code = re.search(r"the next: (.+)$", printed, re.MULTILINE)[1]
+    code = subprocess.run(next_code, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
+    assert re.fullmatch(r"[0-9]{6}\n", code.stdout)
+
+
+def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp_path):
+    server, first = start()
+    subprocess.run([*APP, "account", "disable", "smpp-demo-2", "--data", server.data], check=True, capture_output=True)
+    assert stop(server.process) == 0
+    server, second = start()
+    for name in ("E-mail", "Password", "system_id", "password"):
+        assert said(first, name) == said(second, name)
+    shown = subprocess.run(
+        [*APP, "account", "show", "smpp-demo-2", "--json", "--data", server.data], check=True, capture_output=True
+    )
+    assert json.loads(shown.stdout)["status"] == "ERROR"
+
+
+@pytest.mark.parametrize("arguments", [("--send", "393401234567", "Hello"), ("--code",)])
+def test_without_a_demo_there_is_one_clear_line(tmp_path, arguments):
+    done = subprocess.run([*APP, "demo", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+
+
+def test_sending_while_it_does_not_run(made):
+    done = subprocess.run(
+        [*APP, "demo", "--data", made.data, "--send", "393401234567", "Hello"],
+        env=clean_environment() | {"PORTAL_SMPP_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Is the demo running?" in done.stderr
+
+
+def test_a_refusal_of_the_server_is_shown(start, tmp_path):
+    server, _ = start()
+    done = subprocess.run(
+        [*APP, "demo", "--send", "12", "Hello"], cwd=tmp_path, env=start.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == "SubmitSm: refused with ESME_RINVDSTADR\n"
+    assert eventually(lambda: is_ready(server))

@@ -1,0 +1,177 @@
+"""`serve` as an init system and the kernel treat it: signals, deaths, ports that are taken."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from portal.db import now_ms
+from portal.services import connections
+from portal.services.connections import Connection
+from tests.serving import clean_environment, is_ready, stop
+from tests.support import ROOT, eventually
+
+
+def children(pid):
+    """The processes of `serve`, by what they are."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError):
+            # One that has died has no arguments any more, one that is being started still its parent's.
+            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found |= {name: int(child) for name in ("web", "smsc") if name.encode() in arguments}
+    return found
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_both_ends_are_there_when_it_is_ready(server):
+    assert set(children(server.process.pid)) == {"web", "smsc"}
+    assert listens(server.port)
+    assert listens(server.tls_port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_within_five_seconds_and_leaves_nothing(server, number):
+    pids = children(server.process.pid).values()
+    begun = time.monotonic()
+    server.process.send_signal(number)
+    assert server.process.wait(10) == 0
+    assert time.monotonic() - begun < 5
+    assert not any(is_alive(pid) for pid in pids)
+    assert not listens(server.port)
+    conn = server.connect()
+    assert not connections.alive(conn, "smsc")
+    conn.close()
+
+
+def test_it_stops_in_time_with_a_child_that_does_not_listen(server):
+    stuck = children(server.process.pid)["web"]
+    os.kill(stuck, signal.SIGSTOP)
+    begun = time.monotonic()
+    assert stop(server.process) == 0
+    assert time.monotonic() - begun < 6
+    assert not is_alive(stuck)
+
+
+@pytest.mark.parametrize("name", ["web", "smsc"])
+def test_a_child_that_is_killed_is_started_again(server, name):
+    before = children(server.process.pid)
+    os.kill(before[name], signal.SIGKILL)
+    after = eventually(lambda: (found := children(server.process.pid)).get(name) not in (None, before[name]) and found)
+    assert after.keys() == before.keys()
+    other = "smsc" if name == "web" else "web"
+    assert after[other] == before[other], "the other one goes on"
+    eventually(lambda: is_ready(server))
+    assert listens(server.port)
+
+
+def test_nobody_is_shown_as_connected_to_a_server_that_died(server, cast):
+    conn = server.connect()
+    now = now_ms()
+    connections.opened(conn, [Connection(99, cast.smpp_acme_1.id, "127.0.0.1", "receiver", "", 1, now, now)])
+    os.kill(children(server.process.pid)["smsc"], signal.SIGKILL)
+    eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id) == [])
+    conn.close()
+
+
+def test_the_children_end_when_the_supervisor_is_killed(server):
+    pids = list(children(server.process.pid).values())
+    server.process.kill()
+    server.process.wait()
+    eventually(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_it_can_be_started_again_right_after_it_was_killed(serve):
+    first = serve()
+    first.process.kill()
+    first.process.wait()
+    assert is_ready(serve())
+
+
+def test_a_second_server_on_the_same_data_is_refused(server, run_app):
+    done = run_app("serve")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"server is running on {server.data} already.\n"
+    assert is_ready(server)
+
+
+@pytest.mark.parametrize("name", ["web", "smsc"])
+def test_a_second_child_is_refused_too(server, run_app, name):
+    done = run_app(name)
+    assert done.returncode == 1
+    assert "already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "command"), [("web.port", "web"), ("smpp.port", "smsc"), ("smpp.tls_port", "smsc")]
+)
+def test_a_port_in_use_is_named_once(run_app, config, setting, command):
+    section, key = setting.split(".")
+    port = getattr(getattr(config, section), key)
+    with socket.create_server(("127.0.0.1", port)):
+        for each in ("serve", command):
+            done = run_app(each)
+            assert done.returncode == 1
+            assert done.stderr == f"{setting}: 127.0.0.1:{port} is in use by another program\n"
+
+
+def test_an_address_that_is_not_ours_is_named(run_app, data):
+    file = data / "config.toml"
+    file.write_text(file.read_text().replace("[smpp]", '[smpp]\nhost = "192.0.2.1"'))
+    done = run_app("serve")
+    assert done.returncode == 1
+    assert done.stderr.startswith("smpp.host: ")
+
+
+def test_restoring_is_refused_while_it_runs_and_backing_up_is_not(server, run_app, tmp_path):
+    assert run_app("backup", tmp_path / "copy.db").returncode == 0
+    done = run_app("restore", tmp_path / "copy.db")
+    assert done.returncode == 1
+    assert "Stop it first" in done.stderr
+    stop(server.process)
+    assert run_app("restore", tmp_path / "copy.db").returncode == 0
+
+
+def test_an_old_database_is_brought_up_to_date_before_the_children_start(data, serve):
+    conn = sqlite3.connect(data / "portal.db")
+    names = [row[0] for row in conn.execute("SELECT name FROM _sqlite_migrations")]
+    conn.close()
+    assert names[0] == "m0001_initial"
+    assert is_ready(serve())
+
+
+@pytest.mark.parametrize("name", ["web", "smsc"])
+def test_each_runs_alone_and_stops_by_sigterm(config, name):
+    port = config.web.port if name == "web" else config.smpp.port
+    process = subprocess.Popen([sys.executable, ROOT / "app.py", name, "--data", config.data], env=clean_environment())
+    try:
+        eventually(lambda: listens(port), deadline_s=20)
+    finally:
+        assert stop(process) == 0
+
+
+def test_settings_reach_the_children(serve, config, tmp_path, free_port):
+    port = free_port()
+    other = tmp_path / "other.toml"
+    other.write_text((config.data / "config.toml").read_text().replace(str(config.smpp.port), str(port)))
+    serve("--config", str(other))
+    assert listens(port)
+    assert not listens(config.smpp.port)
