@@ -11,6 +11,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from portal import nudge
@@ -35,12 +36,14 @@ _UNFINISHED_AT_ONCE = 1_000
 class Server:
     """The server in one event loop.
 
-    `start`, then `close`; `port` and `tls_port` are those really listened on (0: not).
+    `start`, then `close`; `port` and `tls_port` are those really listened on (0: not). `on_death` is called where only
+    a new process can go on.
     """
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, on_death: Callable[[], None]) -> None:
         self._config = config
         self._loop = loop
+        self._on_death = on_death
         self._door = Door(config.limits)
         self._listeners: list[Listener] = []
         self.port = 0
@@ -53,7 +56,7 @@ class Server:
             # Listening comes first: a second server of the same folder fails here, before it has touched anything.
             unsecured, secured = self._open_sockets(on_failure)
             context = self._tls_context() if secured else None
-            self._backplane = SqliteBackplane(config.database, Keys.load(config.data), loop)
+            self._backplane = SqliteBackplane(config.database, Keys.load(config.data), loop, self._on_death)
             on_failure.callback(self._backplane.abandon)
             self._backplane.load()
             self._nudges = nudge.listen(config.data, loop, self._backplane.look)
@@ -113,7 +116,7 @@ class Server:
 
 
 def run(config: Config) -> int:
-    """Be the SMPP process until SIGTERM or SIGINT. Returns the exit status: 1 where the server could not start."""
+    """Be the SMPP process until SIGTERM or SIGINT. Returns the exit status: 1 where it could not start or go on."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s smsc %(levelname)s %(message)s")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config))
@@ -129,15 +132,20 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop: asyncio.Future[int] = loop.create_future()
+
+    def end(status: int) -> None:
+        if not stop.done():
+            stop.set_result(status)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server = Server(config, loop)
+        loop.add_signal_handler(number, end, 0)
+    server = Server(config, loop, on_death=partial(end, 1))
     try:
         server.start()
     except (OSError, KeyFileError, sqlite3.Error) as error:
         log.error("%s", error)
         return 1
-    await stop.wait()
+    status = await stop
     await server.close()
-    return 0
+    return status

@@ -32,14 +32,19 @@ _WRITER_BUSY_MS = 2_000
 
 
 class SqliteBackplane:
-    """Implements `Backplane`. To be made, started and closed on the event loop."""
+    """Implements `Backplane`. To be made, started and closed on the event loop.
 
-    def __init__(self, database: Path, keys: Keys, loop: asyncio.AbstractEventLoop) -> None:
+    `on_death` is called if nothing can be written any more in this process.
+    """
+
+    def __init__(
+        self, database: Path, keys: Keys, loop: asyncio.AbstractEventLoop, on_death: Callable[[], None]
+    ) -> None:
         self._loop = loop
         self._keys = keys
         self._reader = db.connect(database)
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS)
-        self._writer = Writer(self._writer_connection, self._works(), loop)
+        self._writer = Writer(self._writer_connection, self._works(), loop, on_death)
         # Sessions that a process which was killed has left behind are no sessions.
         self._writer.put(Kind.CLEAR, None)
         self._accounts: dict[str, AccountConfig] = {}

@@ -82,7 +82,7 @@ _Answer = Callable[[], None]
 class Writer:
     """Give it jobs with `put` from the event loop; it writes them in the order of `Kind`, and of arrival within one.
 
-    From `start` on `conn` belongs to its thread.
+    From `start` on `conn` belongs to its thread. `on_death` is called on the event loop if the thread ends by an error.
     """
 
     def __init__(
@@ -90,10 +90,12 @@ class Writer:
         conn: sqlite3.Connection,
         works: Mapping[Kind, Work],
         loop: asyncio.AbstractEventLoop,
+        on_death: Callable[[], None],
     ) -> None:
         self._conn = conn
         self._works = works
         self._loop = loop
+        self._on_death = on_death
         self._queue: SimpleQueue[_Job] = SimpleQueue()
         self._kept: list[_Job] = []
         self._failing = False
@@ -113,6 +115,16 @@ class Writer:
         return not self._thread.is_alive() and not self._kept
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:
+            # Nobody would be answered any more. The process had better end, and be started again.
+            log.exception("the writer has died")
+            self._loop.call_soon_threadsafe(self._on_death)
+        finally:
+            self._conn.close()
+
+    def _work(self) -> None:
         stopping = False
         while not stopping:
             jobs = self._take()
@@ -121,7 +133,6 @@ class Writer:
                 jobs.remove(_STOP)
             if jobs:
                 self._answer(self._write(jobs))
-        self._conn.close()
 
     def _take(self) -> list[_Job]:
         """Return what waits; wait for something where nothing does."""

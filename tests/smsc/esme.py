@@ -146,13 +146,15 @@ def _command(message: Pdu) -> int:
 @asynccontextmanager
 async def smsc(config: Config) -> AsyncIterator[Server]:
     """The server, in this process, on the test's data folder."""
-    server = Server(config, asyncio.get_running_loop())
+    died = asyncio.Event()
+    server = Server(config, asyncio.get_running_loop(), on_death=died.set)
     server.start()
     try:
         yield server
     finally:
         await hang_up()
         await server.close()
+        assert not died.is_set()
 
 
 async def hang_up() -> None:

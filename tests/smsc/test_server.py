@@ -205,3 +205,12 @@ def test_a_missing_database_is_said(config, caplog):
         pass
     assert server_module.run(config) == 1
     assert "no such table" in caplog.text
+
+
+async def test_a_writer_that_dies_is_noticed(config):
+    died = asyncio.Event()
+    server = server_module.Server(config, asyncio.get_running_loop(), on_death=died.set)
+    server.start()
+    server._backplane._writer._works = {}
+    await asyncio.wait_for(died.wait(), 10)
+    await server.close()
