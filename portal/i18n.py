@@ -6,7 +6,7 @@ The catalogues are read from their .po files at start: there is no compile step 
 import io
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -85,32 +85,63 @@ def _zone(timezone: str) -> ZoneInfo:
 
 
 def decimal(number: int | float) -> str:
-    return format_decimal(number, locale=_locale(current_language()))
+    return _decimal(number, None, current_language())
 
 
 def percent(share: float) -> str:
     """A share of one as a percentage with one decimal: 0.988 is "98.8 %"."""
-    return f"{format_decimal(share * 100, format='#,##0.#', locale=_locale(current_language()))} %"
+    return f"{_decimal(share * 100, '#,##0.#', current_language())} %"
 
 
 def credits(thousandths: int) -> str:
     """Credits in the reader's writing: 8412500 is "8,412.5" or "8.412,5"."""
-    return format_decimal(thousandths / 1000, format="#,##0.###", locale=_locale(current_language()))
+    return _decimal(thousandths / 1000, "#,##0.###", current_language())
 
 
 def date_time(at: int, timezone: str) -> str:
     """A moment (milliseconds since 1970) in a time zone, to the second, with the zone's name."""
-    moment = datetime.fromtimestamp(at / 1000, _zone(timezone))
-    return babel_datetime(moment, "d MMM y, HH:mm:ss z", locale=_locale(current_language()))
+    return _date(at, "d MMM y, HH:mm:ss z", timezone, current_language())
+
+
+def clock(at: int, now: int, timezone: str) -> str:
+    """A moment as people say it to each other: "18:00" on the same day, otherwise "25 Nov, 18:00"."""
+    near = (
+        datetime.fromtimestamp(at / 1000, _zone(timezone)).date()
+        == datetime.fromtimestamp(now / 1000, _zone(timezone)).date()
+    )
+    return _date(at, "HH:mm" if near else "d MMM, HH:mm", timezone, current_language())
+
+
+def day(at: int) -> str:
+    """A day of the statistics, which are kept by days in UTC: "22 Nov"."""
+    return _date(at, "d MMM", "UTC", current_language())
 
 
 def relative(at: int, now: int) -> str:
     """How far a moment is from now: "12 days ago", "in 3 hours"."""
-    return format_timedelta(
-        timedelta(milliseconds=at - now), add_direction=True, locale=_locale(current_language()), threshold=1.2
-    )
+    seconds = (at - now) // 1000
+    # From a minute on nobody sees the seconds, and without them the same few texts come up again and again.
+    return _relative(seconds if abs(seconds) < 60 else seconds // 60 * 60, current_language())
 
 
 def iso(at: int) -> str:
     """A moment as ISO 8601 in UTC, for machines."""
     return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# Babel takes up to 0.1 ms for each of these, and a page shows dozens, mostly the ones that the page before showed.
+
+
+@lru_cache(maxsize=8192)
+def _decimal(number: int | float, pattern: str | None, language: str) -> str:
+    return format_decimal(number, format=pattern, locale=_locale(language))
+
+
+@lru_cache(maxsize=8192)
+def _date(at: int, pattern: str, timezone: str, language: str) -> str:
+    return babel_datetime(datetime.fromtimestamp(at / 1000, _zone(timezone)), pattern, locale=_locale(language))
+
+
+@lru_cache(maxsize=8192)
+def _relative(seconds: int, language: str) -> str:
+    return format_timedelta(timedelta(seconds=seconds), add_direction=True, locale=_locale(language), threshold=1.2)

@@ -48,11 +48,14 @@
   const focusIsLost = () => !document.activeElement || document.activeElement === document.body;
   // A removed row shifts the next one into its index, so the same index is the next row's same button.
   const restorePlace = () => {
-    if (!lastPlace || !focusIsLost()) return;
-    if (lastPlace.element.isConnected && visible(lastPlace.element)) return focusAnyway(lastPlace.element);
-    const region = byId(lastPlace.region) ?? document.querySelector('main');
+    const place = lastPlace;
+    if (!place || openDialog()) return;
+    lastPlace = null; // used once: whoever lets go of the focus later wants no place back
+    if (!focusIsLost()) return;
+    if (place.element.isConnected && visible(place.element)) return focusAnyway(place.element);
+    const region = byId(place.region) ?? document.querySelector('main');
     const candidates = focusables(region);
-    focusAnyway(candidates[Math.min(Math.max(lastPlace.index, 0), candidates.length - 1)] ?? region);
+    focusAnyway(candidates[Math.min(Math.max(place.index, 0), candidates.length - 1)] ?? region);
   };
 
   /* ---- saying things ---- */
@@ -149,14 +152,17 @@
     toast.remove();
     restorePlace();
   };
-  const failureToast = (templateId) => {
-    const template = byId(templateId);
-    if (!template || document.querySelector(`.toast[data-failure=${templateId}]`)) return;
+  // kind: "failed" or "offline"; the words for both are on the page.
+  const failureToast = (kind) => {
+    const template = byId('toast-failure');
+    if (!template || document.querySelector(`.toast[data-failure=${kind}]`)) return;
     const toast = template.content.firstElementChild.cloneNode(true);
-    toast.dataset.failure = templateId;
+    const text = toast.querySelector('p');
+    toast.dataset.failure = kind;
+    text.textContent = text.dataset[kind];
     regionFor('toasts')?.append(toast);
   };
-  const withdrawFailure = (templateId) => document.querySelector(`.toast[data-failure=${templateId}]`)?.remove();
+  const withdrawFailure = (kind) => document.querySelector(`.toast[data-failure=${kind}]`)?.remove();
 
   /* ---- clicks and keys ---- */
   const opensElsewhere = (event) => event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
@@ -229,13 +235,23 @@
     }
     keepPlaceIn(detail.target);
   });
-  on('oobBeforeSwap', ({ detail }) => keepPlaceIn(detail.target));
+  // What the reader has opened or scrolled to stays so when the server draws that part of the page anew.
+  const scrolled = new Map();
+  on('oobBeforeSwap', ({ detail: { target, fragment } }) => {
+    keepPlaceIn(target);
+    for (const open of target.querySelectorAll('details[id][open]')) fragment.getElementById(open.id)?.setAttribute('open', '');
+    if (target.id) scrolled.set(target.id, target.querySelector('.scroll')?.scrollTop ?? 0);
+  });
+  on('oobAfterSwap', ({ detail: { target } }) => {
+    const box = scrolled.get(target.id) && byId(target.id)?.querySelector('.scroll');
+    if (box) box.scrollTop = scrolled.get(target.id);
+  });
   on('afterRequest', ({ detail }) => {
     const asker = detail.requestConfig.elt;
     const modal = byId('modal');
     const content = byId('dialog');
     if (asker.matches('form')) setBusy(asker, false);
-    if (detail.successful) withdrawFailure('toast-offline');
+    if (detail.successful) withdrawFailure('offline');
     if (detail.successful && detail.target === content) showDialog(modal);
     else if (detail.successful && askedInDialog(detail)) modal.close();
     const toast = detail.successful && asker.closest('.toast');
@@ -248,9 +264,10 @@
     const wanted = region && (region.querySelector('[aria-invalid=true]') ?? region.querySelector('[data-focus]'));
     if (wanted) focusAnyway(wanted);
   };
-  on('responseError', () => failureToast('toast-failed'));
-  on('sendError', () => failureToast('toast-offline'));
-  on('timeout', () => failureToast('toast-offline'));
+  // A question in the background that fails is asked again, and nobody has to do anything about it.
+  on('responseError', ({ detail }) => isPoll(detail.requestConfig.elt) || failureToast('failed'));
+  on('sendError', () => failureToast('offline'));
+  on('timeout', () => failureToast('offline'));
 
   /* ---- when the page is there ---- */
   document.addEventListener('DOMContentLoaded', () => {

@@ -1,8 +1,11 @@
 """The addresses from which an account's clients may bind."""
 
+import re
 import sqlite3
 from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from zoneinfo import ZoneInfo
 
 from portal.db import immediate, insert, now_ms
 from portal.i18n import N_
@@ -14,6 +17,8 @@ from portal.services.errors import Refused
 _LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
 _SHORTEST_PREFIX = {4: 8, 6: 16}
+_SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -61,6 +66,11 @@ class ListFull(Refused):
 
 class InvalidExpiry(Refused):
     sentence = N_("The end must lie in the future.")
+    field = "expires"
+
+
+class UnreadableExpiry(Refused):
+    sentence = N_("“%(text)s” isn't a date and time. Example: 2027-01-31 18:00.")
     field = "expires"
 
 
@@ -128,6 +138,37 @@ def _is_reserved(network: Network) -> bool:
 def shown(network: Network) -> str:
     """As people write it: a single address without its prefix length."""
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def expiry(text: str, timezone: str) -> int | None:
+    """Read when an entry stops being good, as forms send it.
+
+    Args:
+        text: empty or `never`; a time from now such as `8h` or `7d`; `tonight`, which is the end of the day; or a date
+            and time (ISO 8601).
+        timezone: IANA name; that of the day, and of a date and time without one.
+
+    Returns:
+        Milliseconds; None: never.
+
+    Raises:
+        UnreadableExpiry
+    """
+    text = text.strip()
+    if text in ("", "never"):
+        return None
+    if span := _SPAN.fullmatch(text):
+        return now_ms() + int(span[1]) * _UNIT_MS[span[2]]
+    zone = ZoneInfo(timezone)
+    if text == "tonight":
+        ends = datetime.combine(datetime.now(zone).date() + timedelta(days=1), time.min, zone)
+    else:
+        try:
+            ends = datetime.fromisoformat(text)
+        except ValueError:
+            raise UnreadableExpiry(text=text) from None
+        ends = ends if ends.tzinfo else ends.replace(tzinfo=zone)
+    return int(ends.timestamp() * 1000)
 
 
 def add(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from portal.crypto import Keys
 from portal.db import immediate, insert, now_ms
 from portal.i18n import N_
-from portal.services import accounts, audit, customers, mail
+from portal.services import accounts, audit, customers, mail, once
 from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.errors import Refused
@@ -38,9 +38,21 @@ class InvalidGrace(Refused):
 class PasswordInfo:
     """When and by whom the password in force was made, and until when (ms) the one before it stays good, if it does."""
 
+    id: int
     changed_at: int
     changed_by: str
     old_until: int | None
+
+
+def grace(choice: str) -> int:
+    """One of the periods that are offered, in milliseconds.
+
+    Raises:
+        InvalidGrace: it isn't one.
+    """
+    if choice not in GRACE_PERIODS:
+        raise InvalidGrace()
+    return GRACE_PERIODS[choice]
 
 
 def regenerate(
@@ -52,6 +64,7 @@ def regenerate(
     grace: int = 0,
     send_mail: bool = True,
     only_when_ready: bool = False,
+    form: str = "",
 ) -> str:
     """Replace an account's password.
 
@@ -60,6 +73,7 @@ def regenerate(
         send_mail: send the new one to the customer's contact address.
         only_when_ready: refuse unless the account's status is OK; what holds for customers, not for operators, who
             must be able to mend an account.
+        form: a number of `once.new`: sent a second time, it makes no second password.
 
     Returns:
         The new password; it is not kept and can't be had again.
@@ -68,6 +82,7 @@ def regenerate(
         NoPassword: the account is a classic one.
         NotReady
         InvalidGrace: longer than 24 hours, or negative.
+        AlreadySent
     """
     if account.kind != "smpp":
         raise NoPassword(name=account.name)
@@ -75,13 +90,15 @@ def regenerate(
         raise InvalidGrace()
     password = "".join(secrets.choice(_ALPHABET) for _ in range(PASSWORD_LENGTH))
     with immediate(conn):
+        once.spend(conn, form)
         # Read again: the account that the caller holds is from before the write lock.
         if only_when_ready and accounts.by_name(conn, account.name).status != accounts.SUCCESS:
             raise NotReady(name=account.name)
         now = now_ms()
         if grace:
             conn.execute(
-                "UPDATE smpp_passwords SET replaced_at = ?, expires_at = ? WHERE account_id = ? AND replaced_at IS NULL",
+                "UPDATE smpp_passwords SET replaced_at = ?, expires_at = ?"
+                " WHERE account_id = ? AND replaced_at IS NULL",
                 (now, now + grace, account.id),
             )
             conn.execute("DELETE FROM smpp_passwords WHERE account_id = ? AND expires_at <= ?", (account.id, now))
@@ -111,7 +128,7 @@ def regenerate(
 def info(conn: sqlite3.Connection, account_id: int) -> PasswordInfo | None:
     """About the password in force; None where none has been made."""
     row = conn.execute(
-        "SELECT created_at, created_by, (SELECT max(expires_at) FROM smpp_passwords old"
+        "SELECT id, created_at, created_by, (SELECT max(expires_at) FROM smpp_passwords old"
         " WHERE old.account_id = new.account_id AND old.expires_at > ?)"
         " FROM smpp_passwords new WHERE account_id = ? AND replaced_at IS NULL",
         (now_ms(), account_id),

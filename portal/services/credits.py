@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from portal.db import immediate, now_ms
 from portal.i18n import N_
-from portal.services import audit
+from portal.services import audit, once
 from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.errors import Refused
@@ -134,20 +134,26 @@ def grant(
     return after
 
 
-def transfer(conn: sqlite3.Connection, actor: Actor, source: Account, target: Account, amount: int) -> tuple[int, int]:
+def transfer(
+    conn: sqlite3.Connection, actor: Actor, source: Account, target: Account, amount: int, *, form: str = ""
+) -> tuple[int, int]:
     """Move credits between two accounts of one customer, at once.
+
+    Args:
+        form: a number of `once.new`: sent a second time, it moves nothing.
 
     Returns:
         Both balances after it, the source's first.
 
     Raises:
-        SameAccount, OtherCustomer, NotEnoughCredits
+        SameAccount, OtherCustomer, NotEnoughCredits, AlreadySent
     """
     if source.id == target.id:
         raise SameAccount()
     if source.customer_id != target.customer_id:
         raise OtherCustomer()
     with immediate(conn):
+        once.spend(conn, form)
         source_after = _move(conn, actor, source.id, "transfer_out", -amount, counterpart_id=target.id)
         target_after = _move(conn, actor, target.id, "transfer_in", amount, counterpart_id=source.id)
         audit.record(
@@ -185,16 +191,25 @@ def _move(
     return after
 
 
-def movements(conn: sqlite3.Connection, account_id: int, *, before: int | None = None, limit: int = 50) -> list[Movement]:
+def movements(
+    conn: sqlite3.Connection, account_id: int, *, before: int | None = None, after: int | None = None, limit: int = 50
+) -> list[Movement]:
     """A page of the ledger, newest first.
 
     Args:
         before: only movements with a smaller id than this (the last one of the page before).
+        after: the ones that follow upon this id, for the way back to newer ones.
     """
+    if after is not None:
+        return _select(conn, "movements.id > ? ORDER BY movements.id", account_id, after, limit)[::-1]
+    furthest = before if before is not None else (1 << 63) - 1
+    return _select(conn, "movements.id < ? ORDER BY movements.id DESC", account_id, furthest, limit)
+
+
+def _select(conn: sqlite3.Connection, which: str, account_id: int, bound: int, limit: int) -> list[Movement]:
     rows = conn.execute(
         "SELECT movements.id, movements.kind, amount, balance_after, actor, note, other.name, messages FROM movements"
-        " LEFT JOIN accounts AS other ON other.id = counterpart_id"
-        " WHERE account_id = ? AND movements.id < ? ORDER BY movements.id DESC LIMIT ?",
-        (account_id, before if before is not None else (1 << 63) - 1, limit),
+        f" LEFT JOIN accounts AS other ON other.id = counterpart_id WHERE account_id = ? AND {which} LIMIT ?",
+        (account_id, bound, limit),
     )
     return [Movement(*row) for row in rows]

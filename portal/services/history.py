@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from portal.db import now_ms
 from portal.i18n import N_
 from portal.services import credits
+from portal.services.errors import Refused
 
 _DAY_MS = 86_400_000
 _FURTHEST = (1 << 63) - 1
@@ -41,6 +42,10 @@ PTT = {
     803: N_("Rejected"),
     804: N_("Unknown"),
 }
+
+
+class NoSuchMessage(Refused):
+    sentence = N_("That message isn't in the history.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +89,39 @@ class Totals:
 _COLUMNS = "id, source, destination, country, text, parts, price, state, ptt, done_at"
 
 
-def page(conn: sqlite3.Connection, account_id: int, *, before: int | None = None, limit: int = 50) -> list[Message]:
+def page(
+    conn: sqlite3.Connection, account_id: int, *, before: int | None = None, after: int | None = None, limit: int = 50
+) -> list[Message]:
     """Sent messages, newest first.
 
     Args:
         before: only those with a smaller id than this (the last one of the page before).
+        after: the ones that follow upon this id, for the way back to newer ones.
     """
+    if after is not None:
+        return _select(conn, "id > ? ORDER BY id", account_id, after, limit)[::-1]
+    return _select(conn, "id < ? ORDER BY id DESC", account_id, before if before is not None else _FURTHEST, limit)
+
+
+def _select(conn: sqlite3.Connection, which: str, account_id: int, bound: int, limit: int) -> list[Message]:
     rows = conn.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE account_id = ? AND id < ? ORDER BY id DESC LIMIT ?",
-        (account_id, before if before is not None else _FURTHEST, limit),
+        f"SELECT {_COLUMNS} FROM messages WHERE account_id = ? AND {which} LIMIT ?", (account_id, bound, limit)
     )
     return [Message(*row) for row in rows]
+
+
+def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Message:
+    """One message of an account.
+
+    Raises:
+        NoSuchMessage: there is none with this id, or it is another account's.
+    """
+    row = conn.execute(
+        f"SELECT {_COLUMNS} FROM messages WHERE id = ? AND account_id = ?", (message_id, account_id)
+    ).fetchone()
+    if row is None:
+        raise NoSuchMessage()
+    return Message(*row)
 
 
 def each(conn: sqlite3.Connection, account_id: int, batch: int = 1000) -> Iterator[Message]:
@@ -103,19 +130,6 @@ def each(conn: sqlite3.Connection, account_id: int, batch: int = 1000) -> Iterat
     while found := page(conn, account_id, before=before, limit=batch):
         yield from found
         before = found[-1].id
-
-
-def state_of_play(conn: sqlite3.Connection, account_id: int) -> str:
-    """A short text that changes when the history's first page or the statistics may have changed.
-
-    Open pages ask with the one they have, and get nothing back while it is the same.
-    """
-    row = conn.execute(
-        "SELECT (SELECT max(id) FROM messages WHERE account_id = ?1), sum(sent), sum(delivered), sum(failed),"
-        " sum(refused) FROM daily_totals WHERE account_id = ?1",
-        (account_id,),
-    ).fetchone()
-    return "-".join(str(value or 0) for value in row)
 
 
 def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Totals:

@@ -15,6 +15,7 @@ from flask.typing import ResponseReturnValue
 from flask_login import UserMixin, current_user
 
 from portal.services import accounts, users
+from portal.services.accounts import Account
 from portal.services.users import User
 from portal.web import context
 
@@ -85,6 +86,15 @@ def may_change() -> bool:
     return user().may_change
 
 
+def own_accounts() -> list[Account]:
+    """The accounts of the user's customer, SMPP ones first; none for operators. They are read once a request."""
+    if "own_accounts" not in g:
+        customer = user().customer_id
+        g.own_accounts = accounts.of_customer(context.conn(), customer) if customer is not None else []
+    found: list[Account] = g.own_accounts
+    return found
+
+
 def attach(app: Flask) -> None:
     app.before_request(_decide)
 
@@ -117,12 +127,17 @@ def _decide() -> ResponseReturnValue | None:
 
 def _resolve_account() -> None:
     arguments: dict[str, Any] = request.view_args or {}
+    arguments["account"] = _account_of_the_user(arguments.pop("name")) or abort(404)
+
+
+def _account_of_the_user(name: str) -> Account | None:
+    if not user().is_operator:
+        # Found among the user's own, so that no mistake in a query shows somebody else's.
+        return next((each for each in own_accounts() if each.name == name.lower()), None)
     try:
-        # Operators belong to no customer, and see everyone's accounts.
-        g.account = accounts.by_name(context.conn(), arguments.pop("name"), user().customer_id)
+        return accounts.by_name(context.conn(), name)
     except accounts.NoSuchAccount:
-        abort(404)
-    arguments["account"] = g.account
+        return None
 
 
 def _is_machine() -> bool:

@@ -1,5 +1,6 @@
 """Forms: what is typed is read by WTForms, and judged by the services, whose refusals come back to the field."""
 
+from dataclasses import replace
 from typing import Any
 
 from flask_wtf import FlaskForm
@@ -18,7 +19,7 @@ class Form(FlaskForm):
             field.label.text = gettext(field.label.text)
             # RadioField is a SelectField too. Choices that a view sets afterwards are its own words.
             if isinstance(field, SelectField) and field.choices:
-                field.choices = [(value, gettext(label)) for value, label in field.choices]
+                field.choices = [replace(each, label=gettext(each.label)) for each in field.choices]
 
 
 class NewPasswordForm(Form):
@@ -32,14 +33,18 @@ class NewPasswordForm(Form):
             raise ValidationError(gettext("The two passwords differ."))
 
 
-def attach(form: FlaskForm, refusal: Refused) -> None:
+def attach(form: FlaskForm, refusal: Refused, **names: str) -> None:
     """Put a service's refusal on the form, in the reader's language.
 
     At the field that it names; where the form has no such field, over the form (`form.form_errors`).
+
+    Args:
+        names: the form's names of fields where they aren't the service's: `address="sender"`.
     """
     sentence = refusal.localized()
-    if refusal.field in form:
-        field = form[refusal.field]
+    name = names.get(refusal.field, refusal.field)
+    if name in form:
+        field = form[name]
         field.errors = [*field.errors, sentence]
     else:
         form.form_errors.append(sentence)

@@ -1,3 +1,110 @@
-from flask import Blueprint
+"""The messages that an account has sent."""
+
+import csv
+from collections.abc import Iterator
+from functools import partial
+from io import StringIO
+from typing import Any
+
+from flask import Blueprint, Response, abort, stream_with_context
+from flask.typing import ResponseReturnValue
+
+from portal import db, i18n
+from portal.i18n import gettext as _
+from portal.services import history
+from portal.services.accounts import Account
+from portal.services.history import Message
+from portal.services.live import Pulse
+from portal.web import access, context, htmx, live, paging
+from portal.web.live import Part
 
 blueprint = Blueprint("history", __name__)
+
+_COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
+# Texts weigh more than amounts do.
+_PAGE = 15
+_DELIVERED, _PENDING = 0, 254
+_MINUTE_MS = 60_000
+
+
+@blueprint.get("/accounts/<name>/history")
+@access.see_account
+def sent(account: Account) -> ResponseReturnValue:
+    """A page of them, newest first; `?before=` and `?after=` turn it."""
+    return live.show("history/page.html", "history", account)
+
+
+@blueprint.get("/accounts/<name>/history/<int:message_id>")
+@access.see_account
+def view(account: Account, message_id: int) -> ResponseReturnValue:
+    """All about one of them."""
+    try:
+        message = history.by_id(context.conn(), account.id, message_id)
+    except history.NoSuchMessage:
+        abort(404)
+    return htmx.dialog(
+        "history/_message.html", account, title=_("Message"), tab="history", message=message, look=_look(message)
+    )
+
+
+@blueprint.get("/accounts/<name>/history.csv")
+@access.see_account
+def download(account: Account) -> ResponseReturnValue:
+    """All of them, newest first; sent as they are read, so that any number takes the same memory."""
+    return Response(
+        stream_with_context(_lines(account)),
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{account.name}-history.csv"'},
+    )
+
+
+def _lines(account: Account) -> Iterator[str]:
+    buffer = StringIO()
+    writer = csv.writer(buffer, delimiter=";", lineterminator="\r\n")
+    writer.writerow(_COLUMNS)
+    for number, message in enumerate(history.each(context.conn(), account.id), 1):
+        writer.writerow(_row(message))
+        if number % 500 == 0:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _row(message: Message) -> list[object]:
+    return [
+        message.id,
+        i18n.iso(message.at),
+        _harmless(message.source),
+        message.destination,
+        message.ptt,
+        "",
+        _(message.description),
+        "",
+        _harmless(message.text),
+    ]
+
+
+def _harmless(text: str) -> str:
+    # Spreadsheets take what begins like this for a formula, and one in a text that somebody sent could read the
+    # whole sheet and carry it off. The quote makes it a text again, and isn't shown.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
+    return {"page": paging.page(partial(history.page, context.conn(), account.id), _PAGE), "look": _look}
+
+
+def _look(message: Message) -> tuple[str, str]:
+    """The status in words, with the kind of its badge."""
+    return _(message.description), {_DELIVERED: "ok", _PENDING: "info"}.get(message.ptt, "err")
+
+
+live.register(
+    "history",
+    Part(
+        "history/_list.html",
+        lambda account, pulse: (pulse.latest_message, pulse.totals, db.now_ms() // _MINUTE_MS),
+        _list,
+    ),
+)

@@ -7,6 +7,7 @@ from typing import Any
 from flask import flash, get_flashed_messages, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
+from portal.services.accounts import Account
 from portal.web import shell
 
 
@@ -24,12 +25,15 @@ def wanted() -> bool:
     return "HX-Request" in request.headers
 
 
-def page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
-    """A whole page with its frame, and the toasts that were kept over a redirect."""
-    return (
-        render_template(template, toasts=_kept_toasts(), **shell.frame(values.get("account_row")), **values),
-        status,
-    )
+def page(
+    template: str, *, status: int = 200, account: Account | None = None, sessions: int | None = None, **values: Any
+) -> ResponseReturnValue:
+    """A whole page with its frame, and the toasts that were kept over a redirect.
+
+    Args:
+        account, sessions: the account that is open, if one is; see `shell.frame`.
+    """
+    return render_template(template, toasts=_kept_toasts(), **(shell.frame(account, sessions) | values)), status
 
 
 def plain_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
@@ -38,7 +42,7 @@ def plain_page(template: str, *, status: int = 200, **values: Any) -> ResponseRe
 
 
 def parts(
-    target: str, *also: str, status: int = 200, toast: Toast | None = None, **values: Any
+    target: str, *also: str, status: int = 200, toast: Toast | None = None, changed: bool = False, **values: Any
 ) -> ResponseReturnValue:
     """Fragments for htmx.
 
@@ -46,12 +50,25 @@ def parts(
         target: the template of the fragment that goes where the request's `hx-target` says; empty: none.
         also: templates of fragments that go to their own places; they are rendered with `oob=True`.
         toast: said in the page's live region.
+        changed: the page's other parts look at once whether they still hold (see `live`), not only within two seconds.
     """
     pieces = [render_template(target, **values)] if target else []
     pieces += [render_template(each, oob=True, **values) for each in also]
     if toast:
         pieces.append(render_template("_toasts.html", oob=True, toasts=[toast]))
-    return make_response("\n".join(pieces), status)
+    answer = make_response("\n".join(pieces), status)
+    if changed:
+        answer.headers["HX-Trigger"] = "changed"
+    return answer
+
+
+def dialog(
+    part: str, account: Account, *, title: str, tab: str, status: int = 200, **values: Any
+) -> ResponseReturnValue:
+    """A question or a form about an account: in the open page's dialog for htmx, otherwise a page of its own."""
+    if wanted():
+        return parts(part, status=status, account=shell.account_view(account), **values)
+    return page("dialog.html", status=status, account=account, tab=tab, title=title, part=part, **values)
 
 
 def refused(page_template: str, part_template: str, **values: Any) -> ResponseReturnValue:
@@ -78,4 +95,3 @@ def moved(address: str, toast: Toast | None = None) -> ResponseReturnValue:
 
 def _kept_toasts() -> Sequence[Toast]:
     return [Toast(text, kind, undo) for kind, (text, undo) in get_flashed_messages(with_categories=True)]
-

@@ -3,11 +3,22 @@
 from dataclasses import dataclass
 from typing import Any
 
+from flask import url_for
+
 from portal import i18n
+from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import accounts, connections
+from portal.services import accounts
 from portal.services.accounts import Account
-from portal.web import access, context
+from portal.web import access
+
+_LABELS = {
+    accounts.SUCCESS: N_("OK"),
+    accounts.WAITING_IP: N_("Waiting for your IPs"),
+    accounts.UPDATING_IP: N_("Updating"),
+    accounts.ERROR: N_("Disabled"),
+    accounts.DELETED: N_("Deleted"),
+}
 
 
 @dataclass(frozen=True)
@@ -20,8 +31,9 @@ class Status:
 
 @dataclass(frozen=True)
 class AccountView:
-    """An account in the reader's words and numbers."""
+    """An account in the reader's words and numbers. `path` is the address of its home; its other pages lie under it."""
 
+    path: str
     name: str
     kind: str
     description: str
@@ -31,31 +43,34 @@ class AccountView:
 
 
 def status(account: Account) -> Status:
-    labels = {
-        accounts.SUCCESS: _("OK"),
-        accounts.WAITING_IP: _("Waiting for your IPs"),
-        accounts.UPDATING_IP: _("Updating"),
-        accounts.ERROR: _("Disabled"),
-        accounts.DELETED: _("Deleted"),
-    }
-    return Status(account.status, labels[account.status])
+    return Status(account.status, _(_LABELS[account.status]))
 
 
 def account_view(account: Account, sessions: int | None = None) -> AccountView:
     return AccountView(
-        account.name, account.kind, account.description, status(account), i18n.credits(account.balance), sessions
+        f"{url_for('accounts.index')}accounts/{account.name}",
+        account.name,
+        account.kind,
+        account.description,
+        status(account),
+        i18n.credits(account.balance),
+        sessions,
     )
 
 
-def frame(account: Account | None) -> dict[str, Any]:
+def frame(account: Account | None, sessions: int | None = None) -> dict[str, Any]:
     """The variables of base.html, and of account.html when an account is open.
 
     Operators get no list at the side: theirs would hold everyone's accounts.
+
+    Args:
+        sessions: how many the account has open; None: not told.
     """
-    user = access.user()
-    conn = context.conn()
-    own = accounts.of_customer(conn, user.customer_id) if user.customer_id is not None else []
-    values: dict[str, Any] = {"current_user": user, "sidebar_accounts": [account_view(each) for each in own]}
+    values: dict[str, Any] = {
+        "current_user": access.user(),
+        "may_change": access.may_change(),
+        "sidebar_accounts": [account_view(each) for each in access.own_accounts()],
+    }
     if account is not None:
-        values["account"] = account_view(account, len(connections.of_account(conn, account.id)))
+        values["account"] = account_view(account, sessions)
     return values

@@ -1,0 +1,59 @@
+"""Pages of long lists, newest first, by the ids at their ends (keyset): as quick on the last page as on the first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from flask import request
+
+SIZE = 20
+
+
+class _Row(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+_R = TypeVar("_R", bound=_Row, covariant=True)
+
+
+class _Fetch(Protocol[_R]):
+    def __call__(self, *, before: int | None = None, after: int | None = None, limit: int) -> Sequence[_R]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_R]):
+    """Rows, and what follows the `?` in the addresses of the pages beside (empty where there is none)."""
+
+    rows: Sequence[_R]
+    newer: str
+    older: str
+    before: int | None
+    after: int | None
+
+
+def page(fetch: "_Fetch[_R]", size: int = SIZE) -> Page[_R]:
+    """The page that the address asks for with `before=ID` or `after=ID`; the newest rows without.
+
+    Args:
+        fetch: gets rows, newest first: with smaller ids than `before`, or the ones that follow upon `after`.
+    """
+    before, after = request.args.get("before", type=_id), request.args.get("after", type=_id)
+    if after is not None:
+        rows = fetch(after=after, limit=size + 1)
+        if len(rows) > size:
+            rows = rows[-size:]
+            return Page(rows, f"after={rows[0].id}", f"before={rows[-1].id}", None, after)
+        # The way back ends at the newest rows: a whole page of them, not the few that are left over.
+        before = None
+    rows = fetch(before=before, limit=size + 1)
+    more, rows = len(rows) > size, rows[:size]
+    newer = f"after={rows[0].id}" if before is not None and rows else ""
+    return Page(rows, newer, f"before={rows[-1].id}" if more else "", before, None)
+
+
+def _id(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 63:
+        raise ValueError(text)
+    return number
