@@ -98,7 +98,8 @@ CREATE TABLE accounts (
 CREATE INDEX accounts_customer ON accounts (customer_id);
 CREATE INDEX accounts_config_version ON accounts (config_version);
 
--- AUTOINCREMENT: a session is known by the id of the password that it bound with, so an id may never come back.
+-- AUTOINCREMENT where somebody remembers an id: a session that of its password, an open page that of an address or a
+-- sender. It may never come back as another one's.
 CREATE TABLE smpp_passwords (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     account_id INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
@@ -112,7 +113,7 @@ CREATE INDEX smpp_passwords_account ON smpp_passwords (account_id);
 CREATE UNIQUE INDEX smpp_passwords_current ON smpp_passwords (account_id) WHERE replaced_at IS NULL;
 
 CREATE TABLE allowed_ips (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     account_id INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
     network TEXT NOT NULL,
     label TEXT NOT NULL DEFAULT '',
@@ -122,7 +123,7 @@ CREATE TABLE allowed_ips (
 ) STRICT;
 
 CREATE TABLE senders (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     account_id INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
     address TEXT NOT NULL,
     type TEXT NOT NULL CHECK (type IN ('alpha', 'shortcode', 'numeric', 'virtual')),
