@@ -129,7 +129,7 @@ def test_who_is_unknown_or_not_enrolled_learns_nothing(conn, newcomer, email):
 def test_the_second_step_takes_a_code_or_a_recovery_code(conn, keys, cast, alice):
     users.check_second_step(conn, keys, alice, cast.alice.code(), HERE, FAILURES)
     users.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
-    with pytest.raises(users.WrongCode):
+    with pytest.raises(users.WrongRecoveryCode):
         users.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
 
 
