@@ -66,6 +66,11 @@ class WrongCode(Refused):
     field = "code"
 
 
+class WrongRecoveryCode(Refused):
+    sentence = N_("That isn't one of your recovery codes, or it was used already.")
+    field = "recovery"
+
+
 class LoginFailed(Refused):
     sentence = N_("E-mail address or password are wrong.")
     field = "email"
@@ -307,12 +312,12 @@ def check_second_step(conn: sqlite3.Connection, keys: Keys, user: User, code: st
     """The second step: a TOTP code, or a recovery code, which is used up.
 
     Raises:
-        WrongCode, TooManyAttempts
+        WrongCode, WrongRecoveryCode, TooManyAttempts
     """
     buckets = _take(conn, "code", str(user.id), address, failures)
     if not two_factor.accept(conn, keys, user.id, code):
         if not two_factor.burn_recovery_code(conn, user.id, code):
-            raise WrongCode()
+            raise WrongCode() if code.strip().isdecimal() else WrongRecoveryCode()
         audit.record(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
     _give_back(conn, buckets)
 

@@ -6,6 +6,7 @@ from typing import Any
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import BooleanField, SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal import i18n
 from portal.i18n import N_
@@ -33,15 +34,15 @@ class UserForm(Form):
     role = SelectField(
         N_("Role"),
         choices=[
-            (users.OWNER, N_("Owner")),
-            (users.MANAGER, N_("Manager")),
-            (users.VIEWER, N_("Viewer: changes nothing")),
+            SelectChoice(users.OWNER, N_("Owner")),
+            SelectChoice(users.MANAGER, N_("Manager")),
+            SelectChoice(users.VIEWER, N_("Viewer: changes nothing")),
         ],
     )
 
 
 class AccountForm(Form):
-    kind = SelectField(N_("Kind"), choices=[("smpp", "SMPP"), ("sms", N_("SMS (classic)"))])
+    kind = SelectField(N_("Kind"), choices=[SelectChoice("smpp", "SMPP"), SelectChoice("sms", N_("SMS (classic)"))])
     name = StringField(N_("Name"))
     description = StringField(N_("Description"))
 
@@ -236,9 +237,15 @@ def account(name: str) -> ResponseReturnValue:
 @blueprint.get("/accounts/<name>/disable")
 @access.operate
 def ask_disable(name: str) -> ResponseReturnValue:
+    """What happens to the account's clients, before it does."""
     found = _account(name)
-    sessions = len(connections.of_account(context.conn(), found.id))
-    return _dialog("admin/disable.html", "admin/_disable.html", name=found.name, sessions=sessions)
+    return htmx.dialog(
+        "admin/_disable.html",
+        found,
+        title=_("Disable this account?"),
+        tab="admin",
+        open_now=len(connections.of_account(context.conn(), found.id)),
+    )
 
 
 @blueprint.post("/accounts/<name>/disable")

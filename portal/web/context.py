@@ -58,6 +58,12 @@ def conn() -> db.Connection:
     return connection
 
 
+def close() -> None:
+    """Let go of this thread's connection and of the way to the SMPP server, when the application ends."""
+    conn().close()
+    _context().nudger.close()
+
+
 def actor() -> Actor:
     """Who acts in this request, for the audit log and for the language of the mails that follow."""
     from portal.web import access

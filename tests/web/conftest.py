@@ -29,7 +29,7 @@ class Browser(FlaskClient):
         csrf: False leaves the token out.
     """
 
-    _token = ""
+    _known: tuple[str, str] | None = None
 
     def open(self, *args: Any, htmx: bool | str = False, csrf: bool = True, **kwargs: Any) -> TestResponse:
         headers = Headers(kwargs.pop("headers", None))
@@ -49,13 +49,15 @@ class Browser(FlaskClient):
 
     def csrf_token(self) -> str:
         """A token that is good for this browser's session; any page has one."""
-        with self.session_transaction() as session:
-            known = "csrf_token" in session
-        if not known or not self._token:
+        if self._known is None or self._known[0] != self._secret():
             found = _TOKEN.search(self.get("/no-such-page").text)
             assert found, "the page holds no CSRF token"
-            self._token = found[1]
-        return self._token
+            self._known = (self._secret(), found[1])
+        return self._known[1]
+
+    def _secret(self) -> str:
+        with self.session_transaction() as session:
+            return str(session.get("csrf_token", ""))
 
     def as_user(self, token: str) -> "Browser":
         """Carry on with this login session."""
@@ -80,7 +82,7 @@ def make_app(data: object, keys: Keys) -> Iterator[Callable[[Config], Flask]]:
     yield make
     for app in made:
         with app.app_context():
-            context.conn().close()
+            context.close()
 
 
 @pytest.fixture
