@@ -1,0 +1,74 @@
+"""A real Chromium, and the whole program with something on each of its pages."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from portal import config as settings
+from tests.e2e.browsing import Tab, address_of
+from tests.e2e.gallery import Gallery, hang
+from tests.mailbox import Mailbox
+from tests.serving import serving
+from tests.support import DEADLINE_S, Cast, Server, a_copy
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    # Every test sees the portal as http://portal.test. To browsers 127.0.0.1 is as good as https; this isn't, and so
+    # what they keep from pages over plain http (navigator.clipboard) is missing, as it is for most who try it.
+    "--host-resolver-rules=MAP portal.test 127.0.0.1",
+]
+
+
+# Of the package and not of the session: while it runs, nothing else in the process can have an event loop.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Chromium; each test opens contexts of its own in it."""
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs on a server, each in a context of its own; `options` are Playwright's.
+
+    At the end of the test nothing may have gone wrong unseen in any of them, see `Tab`.
+    """
+    with ExitStack() as contexts:
+        opened: list[Tab] = []
+
+        def open_one(server: Server, **options: object) -> Tab:
+            context = browser.new_context(**({"base_url": address_of(server), "locale": "en-GB"} | options))
+            context.set_default_timeout(DEADLINE_S * 1000)
+            contexts.callback(context.close)
+            opened.append(Tab(context.new_page(), server))
+            return opened[-1]
+
+        yield open_one
+        complaints = [each for tab in opened for each in tab.complaints]
+        assert complaints == []
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    """A real SMTP server, which keeps what it is sent."""
+    with Mailbox().listening() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="package")
+def gallery(
+    template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory, browser: Browser
+) -> Iterator[Gallery]:
+    """A server that no test changes, with something on each page, and everyone logged in."""
+    data = a_copy(template[0], tmp_path_factory.mktemp("gallery") / "data")
+    config = settings.load(data=data, env={})
+    with serving(config) as server:
+        yield hang(browser, server, config, template[1])

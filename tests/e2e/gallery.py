@@ -1,0 +1,212 @@
+"""Every page of the portal, with something on it: what tests of looks, weight and accessibility walk through."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+from playwright.sync_api import Browser, Page
+
+from portal.config import Config
+from portal.crypto import Keys
+from portal.db import Connection, now_ms
+from portal.services import (
+    accounts,
+    allowed_ips,
+    connections,
+    credits,
+    directory,
+    messages,
+    prices,
+    senders,
+    users,
+)
+from portal.services.audit import SHELL
+from portal.services.messages import DELIVERED, UNDELIVERABLE, Outcome
+from portal.web import create_app
+from portal.web.access import Rule, rule_of
+from tests.e2e.browsing import Tab, address_of
+from tests.support import Cast, Server
+
+# Who looks at a page.
+NOBODY, HALF_WAY, OWNER, MOVING, OPERATOR = "nobody", "half way", "the owner", "the owner, moving", "the operator"
+
+_LOOKS = {
+    Rule.PUBLIC: NOBODY,
+    Rule.USER: OWNER,
+    Rule.SEE_ACCOUNT: OWNER,
+    Rule.CHANGE_ACCOUNT: OWNER,
+    Rule.OPERATE: OPERATOR,
+}
+_LOOKS_OTHERWISE = {"login.totp": HALF_WAY, "profile.authenticator": MOVING}
+
+# GET answers that are no pages: files, parts of open pages, downloads, ways to another page.
+_NO_PAGES = {"static", "live.poll", "history.download", "ips.listed"}
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A page, and who looks at it."""
+
+    who: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A page that is open in a tab; `html` is what came over the wire."""
+
+    address: str
+    tab: Tab
+    html: bytes
+
+    @property
+    def page(self) -> Page:
+        return self.tab.page
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A server, its pages, and the cookies of those who look at them."""
+
+    server: Server
+    exhibits: list[Exhibit]
+    cookies: dict[str, Any]
+
+    @contextmanager
+    def visits(self, browser: Browser, **options: Any) -> Iterator[Iterator[Visit]]:
+        """Walks through: each page opened in a tab, one after the other. `options` are those of new contexts."""
+        contexts = {
+            who: browser.new_context(base_url=address_of(self.server), storage_state=cookies, **options)
+            for who, cookies in self.cookies.items()
+        }
+
+        def walk() -> Iterator[Visit]:
+            tabs = {who: Tab(context.new_page(), self.server) for who, context in contexts.items()}
+            for each in self.exhibits:
+                tab = tabs[each.who]
+                answer = tab.page.goto(each.address, wait_until="load")
+                assert answer is not None
+                assert answer.status == (404 if each.address == _NOWHERE else 200), f"{each}: {answer.status}"
+                yield Visit(each.address, tab, answer.body())
+
+        yield walk()
+        for context in contexts.values():
+            context.close()
+
+
+_NOWHERE = "/no-such-page"
+
+
+def hang(browser: Browser, server: Server, config: Config, cast: Cast) -> Gallery:
+    """Put something on each page of a server, and log everyone in."""
+    keys = Keys.load(config.data)
+    with closing(server.connect()) as conn:
+        arguments = _fill(conn, keys, cast)
+    return Gallery(server, _exhibits(config, keys, cast, arguments), _log_in(browser, server, cast))
+
+
+def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
+    """Returns what stands for the variable parts of addresses."""
+    account = accounts.by_name(conn, cast.smpp_acme_1.name)
+    entry = allowed_ips.add(
+        conn, SHELL, account, "203.0.113.0/28", label="Data centre", expires_at=now_ms() + 86_400_000
+    )
+    allowed_ips.add(conn, SHELL, account, "2001:db8:85a3:8d3:1319:8a2e:370:7348", label="A long one, with a long label")
+    sender = senders.add(conn, SHELL, account, "Acme Shop", description="The web shop", reason="It is our name")
+    senders.add(conn, SHELL, account, "393401112233")
+    senders.decide(conn, SHELL, account, "393401112233", approve=False, comment="Not yours")
+    credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credits.THOUSANDTHS)
+    message_id = _send(conn, account.id)
+    # Shown, but not there: a client that binds would have to answer enquire_link all the while.
+    connections.opened(conn, [_session(1, account.id, "203.0.113.7", "TLSv1.3"), _session(2, account.id, "::1", "")])
+    for address, reason in (
+        ("198.51.100.4", connections.NOT_AUTHORISED),
+        ("203.0.113.9", connections.WRONG_PASSWORD),
+    ):
+        connections.refused(conn, [connections.RefusedBind(account.id, address, reason, now_ms())] * 3)
+    newcomer = users.add(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
+    return {
+        "name": account.name,
+        "ip_id": entry.id,
+        "sender_id": sender.id,
+        "customer_id": cast.acme,
+        "user_id": newcomer.id,
+        "message_id": message_id,
+        "token": users.new_link(conn, newcomer),
+    }
+
+
+def _send(conn: Connection, account_id: int) -> int:
+    """Enough messages for a second page of the history, most of them delivered; returns the id of one."""
+    config = next(each for each in directory.load(conn) if each.id == account_id)
+    texts = cycle(["Your code is 4711", "Die Zustellung ist unterwegs 🚚", "<b>no markup</b> " * 20])
+    submits = [
+        messages.prepare(
+            config,
+            prices.load(conn),
+            source="ACME",
+            source_ton=5,
+            source_npi=0,
+            destination=f"39340123{number:04}",
+            esm_class=0,
+            data_coding=8,
+            registered_delivery=1,
+            body=next(texts).encode("utf-16-be"),
+        )
+        for number in range(60)
+    ]
+    ids = [each for each in messages.store(conn, submits) if each is not None]
+    outcomes = zip(ids[:-3], cycle([(DELIVERED, 0)] * 6 + [(UNDELIVERABLE, 3)]), strict=False)
+    messages.finish(conn, [Outcome(each, state, ptt, now_ms()) for each, (state, ptt) in outcomes])
+    return ids[0]
+
+
+def _session(number: int, account_id: int, address: str, tls: str) -> connections.Connection:
+    return connections.Connection(number, account_id, address, "transceiver", tls, 1, now_ms(), now_ms(), 1200, 1100, 3)
+
+
+def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any]) -> list[Exhibit]:
+    """Every address that answers GET with a page, asked of the program itself: a new page is walked through unasked."""
+    app = create_app(config, keys)
+    adapter = app.url_map.bind("portal.test")
+    found = []
+    for rule in app.url_map.iter_rules():
+        decision = rule_of(app, rule.endpoint)
+        if "GET" in (rule.methods or ()) and decision in _LOOKS and rule.endpoint not in _NO_PAGES:
+            address = adapter.build(rule.endpoint, {name: arguments[name] for name in rule.arguments})
+            found.append(Exhibit(_LOOKS_OTHERWISE.get(rule.endpoint, _LOOKS[decision]), address))
+    waiting, classic = cast.smpp_acme_2.name, cast.sms_acme_1.name
+    others = [
+        f"/accounts/{waiting}",
+        f"/accounts/{waiting}/options/smpp",
+        f"/accounts/{waiting}/sessions",
+        f"/accounts/{waiting}/history",
+        f"/accounts/{waiting}/password",
+        f"/accounts/{classic}",
+        f"/accounts/{arguments['name']}?period=all",
+        _NOWHERE,
+    ]
+    return found + [Exhibit(OWNER, each) for each in others]
+
+
+def _log_in(browser: Browser, server: Server, cast: Cast) -> dict[str, Any]:
+    cookies: dict[str, Any] = {}
+
+    def remember(who: str, page: Page) -> None:
+        cookies[who] = page.context.storage_state()
+
+    for who, person in ((NOBODY, None), (HALF_WAY, cast.bob), (OWNER, cast.alice), (OPERATOR, cast.olga)):
+        context = browser.new_context(base_url=address_of(server))
+        tab = Tab(context.new_page(), server)
+        if who == HALF_WAY:
+            tab.give_password(cast.bob)
+        elif person:
+            tab.log_in(person)
+        remember(who, tab.page)
+        if who == OWNER:
+            tab.move_authenticator(cast.alice)
+            remember(MOVING, tab.page)
+        context.close()
+    return cookies
