@@ -217,8 +217,7 @@ def by_name(conn: sqlite3.Connection, name: str, customer_id: int | None = None)
 def of_customer(conn: sqlite3.Connection, customer_id: int | None = None) -> list[Account]:
     """A customer's accounts (None: everyone's), SMPP ones first, then by name."""
     rows = conn.execute(
-        _SELECT
-        + "WHERE (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL ORDER BY kind, name",
+        _SELECT + "WHERE (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL ORDER BY kind, name",
         {"customer": customer_id, "now": now_ms()},
     )
     return [_account(row) for row in rows]

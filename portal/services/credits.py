@@ -115,18 +115,30 @@ def balance(conn: sqlite3.Connection, account_id: int) -> int:
 
 
 def grant(
-    conn: sqlite3.Connection, actor: Actor, account: Account, amount: int, note: str = "", now: int | None = None
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    amount: int,
+    note: str = "",
+    *,
+    form: str = "",
+    now: int | None = None,
 ) -> int:
     """Give an account credits out of nothing, as an operator.
 
     Args:
         note: stands in the ledger.
+        form: a number of `once.new`: sent a second time, it gives nothing.
         now: as in `next_ids`.
 
     Returns:
         The balance after it.
+
+    Raises:
+        AlreadySent
     """
     with immediate(conn):
+        once.spend(conn, form)
         after = _move(conn, actor, account.id, "grant", amount, note, now=now)
         audit.record(
             conn, actor, "credits.grant", customer_id=account.customer_id, account_id=account.id, amount=amount

@@ -5,13 +5,13 @@ from typing import Any
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import BooleanField, SelectField, StringField
+from wtforms import BooleanField, HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import accounts, connections, credentials, credits, customers, directory, senders, users
+from portal.services import accounts, connections, credentials, credits, customers, directory, once, senders, users
 from portal.services.accounts import Account
 from portal.services.customers import Customer
 from portal.services.errors import Refused
@@ -48,8 +48,11 @@ class AccountForm(Form):
 
 
 class GrantForm(Form):
+    """`form` makes a form that is sent twice give credits once."""
+
     amount = StringField(N_("Credits"))
     note = StringField(N_("Note"))
+    form = HiddenField()
 
 
 class LimitsForm(Form):
@@ -275,17 +278,22 @@ def grant(name: str) -> ResponseReturnValue:
     found, form = _account(name), GrantForm()
     try:
         amount = credits.parse(form.amount.data or "")
-        credits.grant(context.conn(), context.actor(), found, amount, form.note.data or "")
+        note, number = form.note.data or "", form.form.data or ""
+        credits.grant(context.conn(), context.actor(), found, amount, note, form=number)
     except Refused as refusal:
         attach(form, refusal)
+        form.form.data = once.new()
         if htmx.wanted():
             return _part("admin/_credits.html", name, status=422, grant_form=form)
         return _account_page(found, grant_form=form)
     toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.credits(amount)))
     if htmx.wanted():
-        blank = GrantForm(formdata=None)
-        return _part("admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=blank)
+        return _part("admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=_blank_grant())
     return htmx.done(url_for("admin.account", name=name), toast)
+
+
+def _blank_grant() -> GrantForm:
+    return GrantForm(formdata=None, data={"form": once.new()})
 
 
 @blueprint.post("/accounts/<name>/limits")
@@ -322,7 +330,7 @@ def _account(name: str) -> Account:
 
 def _account_page(account: Account, **forms: Form) -> ResponseReturnValue:
     conn = context.conn()
-    values = {"grant_form": GrantForm(formdata=None), "limits_form": LimitsForm(formdata=None, obj=account)} | forms
+    values = {"grant_form": _blank_grant(), "limits_form": LimitsForm(formdata=None, obj=account)} | forms
     return htmx.page(
         "admin/account.html",
         status=422 if any(each.errors for each in values.values()) else 200,

@@ -41,9 +41,7 @@ def _http(error: HTTPException) -> ResponseReturnValue:
 
 def _database(error: sqlite3.OperationalError) -> ResponseReturnValue:
     _log.error("%s %s: %s", request.method, request.path, error)
-    return _answer(
-        503, _("The portal is busy"), _("Nothing has been changed. Wait a moment, then try it once more.")
-    )
+    return _answer(503, _("The portal is busy"), _("Nothing has been changed. Wait a moment, then try it once more."))
 
 
 def _answer(code: int, title: str, text: str) -> ResponseReturnValue:

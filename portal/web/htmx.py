@@ -1,14 +1,17 @@
 """One answer for two readers: a whole page for a browser, the parts that change for htmx."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask import flash, get_flashed_messages, make_response, redirect, render_template, request
+from flask import make_response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
 
 from portal.services.accounts import Account
 from portal.web import shell
+
+# In the session: toasts that wait for the next page.
+_KEPT = "toasts"
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,10 @@ def dialog(
     return page("dialog.html", status=status, account=account, tab=tab, title=title, part=part, **values)
 
 
-def refused(page_template: str, part_template: str, **values: Any) -> ResponseReturnValue:
-    """A form with its errors, 422: as a page, or as the part that htmx asked from."""
-    if wanted():
-        return parts(part_template, status=422, **values)
-    return page(page_template, status=422, **values)
-
-
 def done(address: str, toast: Toast | None = None) -> ResponseReturnValue:
     """After a plain form: see the result at its address (303, so that reloading sends nothing twice)."""
     if toast:
-        flash((toast.text, toast.undo), toast.kind)
+        session[_KEPT] = [*session.get(_KEPT, []), asdict(toast)]
     return redirect(address, 303)
 
 
@@ -94,4 +90,4 @@ def moved(address: str, toast: Toast | None = None) -> ResponseReturnValue:
 
 
 def _kept_toasts() -> Sequence[Toast]:
-    return [Toast(text, kind, undo) for kind, (text, undo) in get_flashed_messages(with_categories=True)]
+    return [Toast(**each) for each in session.pop(_KEPT, [])]

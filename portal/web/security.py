@@ -61,7 +61,7 @@ def attach(app: Flask, config: Config) -> None:
 
 
 class _Proxies:
-    """Believes X-Forwarded-Proto from trusted proxies, and from nobody else (so that cookies and referrers are right)."""
+    """Believes X-Forwarded-Proto and -Host from trusted proxies, and from nobody else: flask-wtf compares referrers."""
 
     def __init__(self, inner: "WSGIApplication", proxies: Sequence[IPv4Network | IPv6Network]) -> None:
         self._inner = inner
@@ -110,7 +110,7 @@ def _is_address(text: str) -> bool:
 
 def _unmapped(address: str) -> str:
     if not _is_address(address):
-        return "0.0.0.0"  # noqa: S104 - a Unix socket in front of us tells no address; nothing is allowed to this one
+        return "0.0.0.0"  # a Unix socket in front of us tells no address, and nothing is allowed to this one
     parsed = ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
     return str(mapped or parsed)

@@ -63,4 +63,5 @@ def serve(filename: str) -> Response:
             response.headers["Content-Encoding"] = "gzip"
     response.headers["Cache-Control"] = _FOR_GOOD if versioned else "no-cache"
     response.set_etag(file.digest)
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
