@@ -45,7 +45,10 @@
     if (!element.matches(FOCUSABLE)) element.tabIndex = -1;
     element.focus();
   };
-  const focusIsLost = () => !document.activeElement || document.activeElement === document.body;
+  const focusIsLost = () => {
+    const element = document.activeElement;
+    return !element || element === document.body || !visible(element);
+  };
   // A removed row shifts the next one into its index, so the same index is the next row's same button.
   const restorePlace = () => {
     const place = lastPlace;
@@ -148,10 +151,17 @@
     }
   };
   const dismiss = (toast) => {
-    if (toast.contains(document.activeElement)) lastPlace ??= { element: toast, region: 'main', index: -1 };
+    if (toast.contains(document.activeElement)) lastPlace = placeBeforeToast ?? { element: toast, region: 'main', index: -1 };
     toast.remove();
     restorePlace();
   };
+  // Who goes to a toast for its "Undo" goes on afterwards where they came from.
+  let placeBeforeToast = null;
+  document.addEventListener('focusin', ({ target, relatedTarget }) => {
+    if (!target.closest('.toasts') || !relatedTarget || relatedTarget.closest('.toasts')) return;
+    rememberPlace(relatedTarget);
+    [placeBeforeToast, lastPlace] = [lastPlace, null];
+  });
   // kind: "failed" or "offline"; the words for both are on the page.
   const failureToast = (kind) => {
     const template = byId('toast-failure');

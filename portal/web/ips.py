@@ -24,6 +24,7 @@ from portal.web.live import Part
 blueprint = Blueprint("ips", __name__)
 
 _TILE, _LIST, _ADD = "ips/_tile.html", "ips/_list.html", "ips/_add.html"
+_STATUS = "_account_status.html"
 
 
 class AddForm(Form):
@@ -73,8 +74,8 @@ def add(account: Account) -> ResponseReturnValue:
     if not htmx.wanted():
         return htmx.done(_address(account), toast)
     if _is_one_click():
-        return htmx.parts("", toast=toast, changed=True)
-    return htmx.parts(_TILE, toast=toast, changed=True, **_tile(account, AddForm(formdata=None)))
+        return _header(account, toast)
+    return htmx.parts(_TILE, _STATUS, toast=toast, changed=True, **_tile(account, AddForm(formdata=None)))
 
 
 def _add(account: Account, network: str, label: str, expires_at: int | None) -> AllowedIP:
@@ -136,7 +137,7 @@ def remove(account: Account, ip_id: int) -> ResponseReturnValue:
     toast = Toast(_("%(network)s was removed.", network=removed.network), undo=undo)
     if not htmx.wanted():
         return htmx.done(_address(account), toast)
-    return htmx.parts(_LIST, _ADD, toast=toast, changed=True, **_tile(account, AddForm(formdata=None)))
+    return htmx.parts(_LIST, _ADD, _STATUS, toast=toast, changed=True, **_tile(account, AddForm(formdata=None)))
 
 
 @blueprint.post("/accounts/<name>/ips/restore")
@@ -152,7 +153,7 @@ def restore(account: Account) -> ResponseReturnValue:
         toast = Toast(_("%(network)s is back in the list.", network=network))
     if not htmx.wanted():
         return htmx.done(_address(account), toast)
-    return htmx.parts("", toast=toast, changed=True)
+    return _header(account, toast)
 
 
 # --- what the page shows
@@ -164,6 +165,10 @@ def _page(account: Account, form: AddForm, status: int = 200) -> ResponseReturnV
 
 def _tile(account: Account, form: AddForm) -> dict[str, Any]:
     return {**live.values_of("options", account, _LIST), "form": form}
+
+
+def _header(account: Account, toast: Toast) -> ResponseReturnValue:
+    return htmx.parts("", _STATUS, toast=toast, changed=True, **live.values_of("options", account))
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:

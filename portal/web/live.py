@@ -47,7 +47,8 @@ class Poll:
 # The server confirms a change within a few milliseconds: the page that waits for it looks more often.
 _CALM, _EAGER = "2s", "500ms"
 
-_STATUS = Part("_account_status.html", lambda account, pulse: account.status)
+# Drawn anew after each change, even where the server was quick and it is OK again: an answer has said UPDATING_IP since.
+_STATUS = Part("_account_status.html", lambda account, pulse: (account.status, pulse.settings))
 _FIGURES = Part(
     "_account_figures.html",
     lambda account, pulse: (pulse.sessions, account.balance, [(a.status, a.balance) for a in access.own_accounts()]),
