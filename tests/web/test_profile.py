@@ -9,6 +9,7 @@ import pytest
 
 from portal import db
 from portal.config import Config
+from portal.crypto import token_hash
 from portal.services import two_factor, users
 from portal.web.user_agents import in_words
 from tests.support import Cast, Person
@@ -176,8 +177,6 @@ def test_recovery_codes_need_the_password(alice: Browser, cast: Cast, conn: db.C
 
 
 def number_of(conn: db.Connection, token: str) -> int:
-    from portal.crypto import token_hash
-
     row = conn.execute("SELECT id FROM login_sessions WHERE token_hash = ?", (token_hash(token),)).fetchone()
     return int(row[0])
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -66,7 +65,7 @@ def test_https_is_insisted_on_where_it_is_spoken(https: Flask) -> None:
     assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
 
 
-def test_no_template_has_inline_code(tmp_path: Path) -> None:
+def test_no_template_has_inline_code() -> None:
     """The pages that tests open are looked at as they come; this looks at what no test happens to reach, too."""
     for file in (ROOT / "templates").rglob("*.html"):
         if "mail" not in file.parts:
