@@ -1,4 +1,4 @@
-"""Both languages are whole: each sentence of the code and the templates has its translation, with the same placeholders."""
+"""Both languages are whole: each sentence has its translation, with the same placeholders."""
 
 import re
 from collections.abc import Iterator
