@@ -100,11 +100,3 @@ class Tab:
     def has_status(self, label: str) -> None:
         """Wait until an account's header says this state."""
         expect(self.page.locator("#account-status")).to_have_text(label)
-
-    def focused(self) -> str:
-        """What has the focus, as its tag and its words: `BUTTON Add an IP (0/10)`."""
-        return str(
-            self.page.evaluate(
-                "(e => `${e.tagName} ${(e.labels?.[0] ?? e).textContent.trim()}`)(document.activeElement)"
-            )
-        )
