@@ -20,7 +20,7 @@ from portal.web.live import Part
 blueprint = Blueprint("sessions", __name__)
 
 _REASONS = {
-    connections.WRONG_PASSWORD: N_("The password was wrong."),
+    connections.WRONG_PASSWORD: N_("The password was wrong. Check it in the client, or generate a new one."),
     connections.NOT_AUTHORISED: N_("It is not an authorised IP."),
     connections.NO_IP: N_("No IP was authorised yet."),
     connections.ACCOUNT_DISABLED: N_("The account was disabled."),
