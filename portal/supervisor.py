@@ -122,7 +122,7 @@ def _check_port(section: str, key: str, host: str, port: int) -> None:
         raise CannotListen(setting=f"{section}.host", reason=f"{host} is no address: {error.strerror}") from None
     for family, *_, address in infos:
         try:
-            socket.create_server(address[:2], family=family).close()
+            _bind(family, address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 reason = f"{where} is in use by another program"
@@ -130,6 +130,15 @@ def _check_port(section: str, key: str, host: str, port: int) -> None:
             culprit = "host" if error.errno == errno.EADDRNOTAVAIL else key
             reason = f"can't listen on {where}: {os.strerror(error.errno or 0)}"
             raise CannotListen(setting=f"{section}.{culprit}", reason=reason) from None
+
+
+def _bind(family: int, address: tuple[object, ...]) -> None:
+    # Bound and not listened on: a client that tries early must not meet this socket, and be cut off by its end.
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(address)
 
 
 # --- serve
