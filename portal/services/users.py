@@ -238,13 +238,15 @@ def enrol(conn: sqlite3.Connection, keys: Keys, token: str, password: str, code:
     Raises:
         LinkInvalid, PasswordTooShort, PasswordTooLong, WrongCode
     """
+    of_link(conn, token)
+    password_hash = _hash_new(password)
     with immediate(conn):
+        # Read again: while the password was hashed, somebody else may have used the link.
         user = of_link(conn, token)
-        _check_password(password)
         if not two_factor.accept(conn, keys, user.id, code):
             raise WrongCode()
         conn.execute("UPDATE one_time_links SET used_at = ? WHERE token_hash = ?", (now_ms(), token_hash(token)))
-        return _enrolled(conn, Actor(user.email, address), user, password)
+        return _enrolled(conn, Actor(user.email, address), user, password_hash)
 
 
 def enrol_at_once(conn: sqlite3.Connection, actor: Actor, user: User, password: str) -> list[str]:
@@ -253,19 +255,24 @@ def enrol_at_once(conn: sqlite3.Connection, actor: Actor, user: User, password: 
     Raises:
         PasswordTooShort, PasswordTooLong
     """
-    _check_password(password)
+    password_hash = _hash_new(password)
     with immediate(conn):
-        return _enrolled(conn, actor, user, password)
+        return _enrolled(conn, actor, user, password_hash)
 
 
-def _enrolled(conn: sqlite3.Connection, actor: Actor, user: User, password: str) -> list[str]:
+def _enrolled(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
     conn.execute(
-        "UPDATE users SET password_hash = ?, totp_enrolled_at = ? WHERE id = ?",
-        (_hasher.hash(password), now_ms(), user.id),
+        "UPDATE users SET password_hash = ?, totp_enrolled_at = ? WHERE id = ?", (password_hash, now_ms(), user.id)
     )
     conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
     audit.record(conn, actor, "user.enrol", customer_id=user.customer_id, email=user.email)
     return two_factor.new_recovery_codes(conn, user.id)
+
+
+def _hash_new(password: str) -> str:
+    """Before the write lock is taken, not under it: argon2 takes a tenth of a second, and submits would wait."""
+    _check_password(password)
+    return _hasher.hash(password)
 
 
 def _check_password(password: str) -> None:
@@ -315,11 +322,12 @@ def check_second_step(conn: sqlite3.Connection, keys: Keys, user: User, code: st
         WrongCode, WrongRecoveryCode, TooManyAttempts
     """
     buckets = _take(conn, "code", str(user.id), address, failures)
-    if not two_factor.accept(conn, keys, user.id, code):
-        if not two_factor.burn_recovery_code(conn, user.id, code):
-            raise WrongCode() if code.strip().isdecimal() else WrongRecoveryCode()
-        audit.record(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
-    _give_back(conn, buckets)
+    with immediate(conn):
+        if not two_factor.accept(conn, keys, user.id, code):
+            if not two_factor.burn_recovery_code(conn, user.id, code):
+                raise WrongCode() if code.strip().isdecimal() else WrongRecoveryCode()
+            audit.record(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
+        _give_back(conn, buckets)
 
 
 def _take(conn: sqlite3.Connection, step: str, who: str, address: str, failures: int) -> tuple[str, str]:
@@ -420,8 +428,9 @@ def change_password(
     """
     _check_password(new)
     confirm_password(conn, user, current, actor.address, failures)
+    password_hash = _hash_new(new)
     with immediate(conn):
-        conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (_hasher.hash(new), user.id))
+        conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
         conn.execute(
             "DELETE FROM login_sessions WHERE user_id = ? AND token_hash <> ?", (user.id, token_hash(keep_token))
         )
