@@ -145,7 +145,8 @@ class Kannel:
             # The status page is there before the port of the boxes is, and smsbox tries only once.
             eventually(lambda: _listens(self._box_port))
             with _process(_SMSBOX, self._file):
-                eventually(lambda: _listens(self._sendsms_port))
+                # smsbox opens its port first, reads who may send, and introduces itself to bearerbox last.
+                eventually(lambda: "smsbox:" in self._status_page())
                 yield self
 
     def states(self) -> list[str]:
