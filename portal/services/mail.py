@@ -1,6 +1,7 @@
 """Mails: queued in the transaction of what they tell, sent afterwards, retried until they arrive."""
 
 import json
+import logging
 import smtplib
 import sqlite3
 import ssl
@@ -19,6 +20,8 @@ from portal import i18n, paths
 from portal.config import Config
 from portal.crypto import Keys
 from portal.db import immediate, insert, now_ms
+
+_log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20
 # How long after each failed attempt the next one comes; the last one repeats. A mail is given up after a week.
@@ -47,6 +50,8 @@ class Mailer:
     """Sends what is due: by SMTP, or into files where no server is set.
 
     Args:
+        config: where mails go, and what they say of the installation.
+        keys: those that `queue` sealed with.
         connect: opens a connection of the mailer's own.
     """
 
@@ -91,6 +96,11 @@ class Mailer:
             try:
                 self._send(self._render(row))
             except (OSError, smtplib.SMTPException) as error:
+                self._failed(conn, row, error)
+            except Exception as error:
+                # Sealed under a key that was replaced, or an address that no header can carry: it is given up like one
+                # that no server takes, and must not keep the mails behind it.
+                _log.exception("mail %d can't be made or sent", row["id"])
                 self._failed(conn, row, error)
             else:
                 # The content goes with the sending: it may hold a password.

@@ -195,6 +195,18 @@ def test_one_mail_that_is_refused_does_not_hold_up_the_next(conn, queue, smtp, m
     assert "mailbox full" in row(conn)["error"]
 
 
+def test_a_mail_that_can_not_be_read_does_not_hold_up_the_next(conn, queue, smtp, mailer):
+    # As after a restore beside another installation's key.
+    server = smtp()
+    queue()
+    conn.execute("UPDATE mails SET content = ?", (bytes(64),))
+    queue(recipient="bruno@acme.example")
+    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert [envelope.rcpt_tos for envelope, *_ in server.handler.mails] == [["bruno@acme.example"]]
+    assert "InvalidTag" in row(conn)["error"]
+    assert row(conn)["next_attempt_at"] > now_ms()
+
+
 def test_the_content_goes_with_the_sending(conn, queue, smtp, mailer):
     server = smtp()
     queue()
