@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import IO
 
 from sqlite_utils import Database
 
-from portal.db import connect
+from portal.db import FILE_NAME, connect
 from portal.migrations import migrations, unknown_steps
 from portal.services.errors import Refused
 
@@ -76,33 +77,38 @@ def restore(data: Path, source: Path) -> Path | None:
         Where the database that it replaces was moved to; None where there was none.
 
     Raises:
-        ServerRunning, NotABackup: nothing has changed.
+        ServerRunning, NotABackup, OSError: nothing has changed.
     """
     _examine(source)
-    database = data / "portal.db"
+    database, beside = data / FILE_NAME, data / f".{FILE_NAME}.restoring"
     with _lock(data, fcntl.LOCK_EX):
-        beside = data / ".portal.db.restoring"
-        beside.touch(mode=0o600)
-        beside.write_bytes(source.read_bytes())
-        _fsync(beside)
-        kept = None
-        if database.exists():
-            # Brings what is in the write-ahead log into the file, so that the file alone is the old database.
-            connect(database).close()
-            folder = data / "backups"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            kept = folder / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
-            database.rename(kept)
-            for left in ("portal.db-wal", "portal.db-shm"):
-                (data / left).unlink(missing_ok=True)
-        beside.rename(database)
+        try:
+            beside.touch(mode=0o600)
+            shutil.copyfile(source, beside)
+            _fsync(beside)
+            kept = _put_aside(database) if database.exists() else None
+            beside.rename(database)
+        finally:
+            beside.unlink(missing_ok=True)
+    return kept
+
+
+def _put_aside(database: Path) -> Path:
+    # Brings what is in the write-ahead log into the file, so that the file alone is the old database.
+    connect(database).close()
+    folder = database.parent / "backups"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    kept = folder / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
+    database.rename(kept)
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
     return kept
 
 
 def _examine(source: Path) -> None:
     if not source.is_file():
         raise NotABackup(file=source, reason="there is no such file")
-    conn = sqlite3.connect(f"file:{source}?mode=ro", uri=True)
+    conn = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
     try:
         result = conn.execute("PRAGMA integrity_check").fetchone()[0]
         taken, unknown = migrations.applied(Database(conn)), unknown_steps(Database(conn))

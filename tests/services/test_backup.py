@@ -40,6 +40,24 @@ def test_a_backup_that_fails_leaves_nothing(conn, tmp_path):
     assert list(tmp_path.glob("*copy*")) == []
 
 
+def test_any_name_is_a_file_name(conn, data, tmp_path):
+    copy = tmp_path / "copy?mode=rw#1 %41.db"
+    backup.backup(conn, copy)
+    conn.close()
+    assert backup.restore(data, copy)
+
+
+def test_a_restore_that_fails_leaves_nothing(conn, data, tmp_path):
+    backup.backup(conn, tmp_path / "copy.db")
+    conn.close()
+    (data / "backups").write_text("a file where the folder of copies should be")
+    before = sorted(each.name for each in data.iterdir())
+    with pytest.raises(FileExistsError):
+        backup.restore(data, tmp_path / "copy.db")
+    assert {each.name for each in data.iterdir()} <= {*before, "running.lock"}
+    assert (data / "portal.db").exists()
+
+
 def test_a_backup_has_no_key(conn, data, tmp_path):
     backup.backup(conn, tmp_path / "copy.db")
     assert (data / "secret.key").read_text().strip().encode() not in (tmp_path / "copy.db").read_bytes()
