@@ -11,10 +11,12 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from portal import db
+
 FILE_NAME = "config.toml"
-_SECTIONS = ("web", "smpp", "mail", "limits", "retention")
 
 
 class ConfigError(Exception):
@@ -109,7 +111,7 @@ class Config:
 
     @property
     def database(self) -> Path:
-        return self.data / "portal.db"
+        return self.data / db.FILE_NAME
 
     @property
     def public_url(self) -> str:
@@ -121,9 +123,17 @@ class Config:
         return tuple(ip_network(each) for each in self.web.trusted_proxies)
 
 
+_SECTIONS = {"web": Web, "smpp": Smpp, "mail": Mail, "limits": Limits, "retention": Retention}
+
+
 def bracketed(host: str) -> str:
     """A host as it stands before `:port`: an IPv6 address goes into brackets (RFC 3986, 3.2.2)."""
     return f"[{host}]" if ":" in host else host
+
+
+def reachable(host: str) -> str:
+    """Where a client on the same machine finds a server that listens on this address."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def load(file: Path | None = None, data: Path | None = None, env: Mapping[str, str] = os.environ) -> Config:
@@ -142,18 +152,17 @@ def load(file: Path | None = None, data: Path | None = None, env: Mapping[str, s
     candidate = named or (folder or Path("data")) / FILE_NAME
     tree = _read(candidate, must_exist=named is not None)
     data_origin = "--data" if data else "PORTAL_DATA" if folder else str(candidate) if "data" in tree else "default"
-    from_file = Path(str(tree.pop("data", "data")))
-    data_folder = (folder or from_file).absolute()
+    from_file = _from_toml(tree.pop("data", "data"), str, "data")
+    data_folder = (folder or Path(from_file)).absolute()
 
     sources = [Source("data", str(data_folder), "data", data_origin, "folder of the database, the key and the outbox")]
     upstreams = _upstreams(tree.pop("upstream", {}))
     values: dict[str, Any] = {}
-    for section in _SECTIONS:
+    for section, cls in _SECTIONS.items():
         table = tree.pop(section, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{section}: must be a section, [{section}]")
-        cls = {"web": Web, "smpp": Smpp, "mail": Mail, "limits": Limits, "retention": Retention}[section]
-        values[section] = _section(cls, section, table, env, str(candidate), sources)
+        values[section] = cls(**_keys(cls, section, table, env, str(candidate), sources))
     values |= _keys(Config, "", tree, env, str(candidate), sources, only=("name", "timezone"))
     config = Config(data=data_folder, upstreams=upstreams, sources=tuple(sources), **values)
     _check(config)
@@ -169,12 +178,6 @@ def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from None
-
-
-def _section(
-    cls: type, name: str, table: dict[str, Any], env: Mapping[str, str], origin: str, sources: list[Source]
-) -> Any:
-    return cls(**_keys(cls, name, table, env, origin, sources))
 
 
 def _keys(
@@ -273,9 +276,20 @@ def _check(config: Config) -> None:
             raise ConfigError(f"web.trusted_proxies: {error}") from None
     if config.web.public_url and not config.web.public_url.startswith(("http://", "https://")):
         raise ConfigError("web.public_url: must begin with http:// or https://")
-    if config.mail.url and not config.mail.url.startswith(("smtp://", "smtps://")):
-        raise ConfigError("mail.url: must begin with smtp:// or smtps://")
+    if config.mail.url:
+        _check_mail_url(config.mail.url)
     if bool(config.smpp.tls_certificate) != bool(config.smpp.tls_key):
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")
     if not config.smpp.port and not config.smpp.tls_port:
         raise ConfigError("smpp.port and smpp.tls_port: both are 0, so nothing could connect")
+
+
+def _check_mail_url(url: str) -> None:
+    # The url isn't repeated in the answer: it may hold a password.
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError("mail.url: must look like smtp://user:password@host:port or smtps://…")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyotp
 
 from portal import config as settings
-from portal.config import Config, bracketed
+from portal.config import Config, bracketed, reachable
 from portal.crypto import FILE_NAME as KEY_FILE
 from portal.demo import client, stage
 from portal.demo.stage import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
@@ -85,7 +85,7 @@ def welcome(config: Config) -> str:
     logins, command = load(config), _command(config)
     left = _STEP_S - int(time.time()) % _STEP_S
     smpp = config.smpp
-    host = bracketed(client.reachable(smpp.host))
+    host = bracketed(reachable(smpp.host))
     ports = [
         f"{host}:{smpp.port} (unsecured)" if smpp.port else "",
         f"{host}:{smpp.tls_port} (TLS)" if smpp.tls_port else "",

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TypeVar
 
 from portal import gsm0338
-from portal.config import Smpp, bracketed
+from portal.config import Smpp, bracketed, reachable
 from portal.services.errors import Refused
 from portal.smsc import pdu
 from portal.smsc.pdu import Bind, BindResp, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
@@ -48,11 +48,6 @@ def send(smpp: Smpp, system_id: str, password: str, source: str, destination: st
             yield from session.talk(system_id, password, source, destination, text)
     except (OSError, pdu.Malformed) as error:
         raise CannotSend(what=where, reason=f"{error}. Is the demo running?") from None
-
-
-def reachable(host: str) -> str:
-    """Where a client on the same machine finds a server that listens on this address."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def _secured(plain: socket.socket) -> ssl.SSLSocket:
