@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,12 +14,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from portal import db
-from portal.config import Config, bracketed
+from portal.config import Config, bracketed, reachable
 from portal.services import connections
 from portal.services.errors import Refused
 
@@ -28,7 +29,7 @@ WEB, SMSC = "web", "smsc"
 COMPONENTS = (WEB, SMSC)
 
 # What is left of the five seconds that stopping may take goes to the kernel.
-_STOP_S = 4.8
+_STOP_S = 4.6
 _FIRST_DELAY_S = 0.2
 _LONGEST_DELAY_S = 5.0
 # A child that ran for so long wasn't failing at its start, so the next one gets its chance at once.
@@ -36,6 +37,7 @@ _SETTLED_S = 30.0
 # After a supervisor was killed, its children need this to end by themselves.
 _ORPHANS_S = 6.0
 _LOOK_S = 1.0
+_FORGET_MS = 200
 
 
 class AlreadyRunning(Refused):
@@ -233,15 +235,19 @@ class Supervisor:
         self._due[name] = time.monotonic() + delay
 
     def _forget(self, *names: str) -> None:
-        """Nobody is connected to a process that isn't there, nor is it ready."""
-        conn = db.connect(self._config.database)
+        """Nobody is connected to a process that isn't there, nor is it ready.
+
+        A database that is locked or full doesn't keep a child from being started again: the SMPP server forgets its
+        predecessor's sessions by itself, and a heartbeat that has stopped counts for little time.
+        """
         try:
-            for name in names:
-                connections.gone(conn, name)
-                if name == SMSC:
-                    connections.all_closed(conn)
-        finally:
-            conn.close()
+            with closing(db.connect(self._config.database, busy_timeout_ms=_FORGET_MS)) as conn:
+                for name in names:
+                    connections.gone(conn, name)
+                    if name == SMSC:
+                        connections.all_closed(conn)
+        except sqlite3.Error as error:
+            _log.error("the database can't be written: %s", error)
 
     def _stop(self) -> int:
         ends = time.monotonic() + _STOP_S
@@ -266,8 +272,7 @@ class Supervisor:
 
 def is_ready(config: Config) -> bool:
     """Whether the server takes binds and requests, as its own `/readyz` says."""
-    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    host = bracketed(anywhere.get(config.web.host, config.web.host))
+    host = bracketed(reachable(config.web.host))
     request = urllib.request.Request(f"http://{host}:{config.web.port}/readyz")
     if config.web.metrics_token:
         request.add_header("Authorization", f"Bearer {config.web.metrics_token}")
