@@ -8,12 +8,14 @@ from pathlib import Path
 
 FILE_NAME = "portal.db"
 BUSY_TIMEOUT_MS = 5_000
+_LOOK_AGAIN_S = 0.0005
 
 
 class Connection(sqlite3.Connection):
     """A connection that can tell its owner about each commit (the web process uses it to nudge the SMPP server)."""
 
     on_commit: Callable[[], None] | None = None
+    busy_timeout_ms: int = BUSY_TIMEOUT_MS
 
 
 def now_ms() -> int:
@@ -29,7 +31,7 @@ def connect(
     Args:
         file: the database file; it is created when missing.
         on_commit: called after each `immediate()` block that has committed, never inside the transaction.
-        busy_timeout_ms: how long a statement waits for another process's write, in milliseconds.
+        busy_timeout_ms: how long a write waits for another process's, in milliseconds.
 
     Raises:
         sqlite3.OperationalError: the file can't be opened.
@@ -46,6 +48,7 @@ def connect(
     )
     conn.row_factory = sqlite3.Row
     conn.on_commit = on_commit
+    conn.busy_timeout_ms = busy_timeout_ms
     conn.execute("PRAGMA journal_mode = WAL")
     # FULL, because "acknowledged" means "on disk": with NORMAL a power cut may take back the latest commits.
     conn.execute("PRAGMA synchronous = FULL")
@@ -67,7 +70,7 @@ def immediate(conn: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     if conn.in_transaction:
         yield conn
         return
-    conn.execute("BEGIN IMMEDIATE")
+    _begin(conn)
     try:
         yield conn
         conn.execute("COMMIT")
@@ -78,6 +81,25 @@ def immediate(conn: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
     if isinstance(conn, Connection) and conn.on_commit is not None:
         conn.on_commit()
+
+
+def _begin(conn: sqlite3.Connection) -> None:
+    # SQLite's own waiting looks again after ever longer pauses, up to 100 ms. Beside the SMPP server's writer, which
+    # under load leaves the database free for a millisecond at a time, it would look in vain for seconds.
+    timeout_ms = conn.busy_timeout_ms if isinstance(conn, Connection) else BUSY_TIMEOUT_MS
+    ends = time.monotonic() + timeout_ms / 1000
+    conn.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                conn.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends:
+                    raise
+            time.sleep(_LOOK_AGAIN_S)
+    finally:
+        conn.execute(f"PRAGMA busy_timeout = {timeout_ms}")
 
 
 def insert(conn: sqlite3.Connection, table: str, **values: object) -> int:

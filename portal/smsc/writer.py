@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 _MOST_JOBS = 4_000
 _RETRY_SECONDS = 0.25
+# Who waits for the write lock looks for it every half a millisecond (`db.immediate`), so one is enough to find it free.
+_GAP_SECONDS = 0.001
+_TURN_SECONDS = 0.02
 
 # With these nothing has been written. Any other failure of SQLite may have come after the commit reached the disk.
 _NOTHING_WRITTEN = {
@@ -69,7 +72,8 @@ class Work:
     refused: Callable[[list[Any], Refusal], None] | None = None
 
 
-@dataclass(slots=True, frozen=True)
+# Not frozen, for that makes it five times as dear to make, and compared by identity: there is one for each message.
+@dataclass(slots=True, eq=False)
 class _Job:
     kind: Kind
     item: Any
@@ -99,6 +103,7 @@ class Writer:
         self._queue: SimpleQueue[_Job] = SimpleQueue()
         self._kept: list[_Job] = []
         self._failing = False
+        self._free_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -140,11 +145,28 @@ class Writer:
         if jobs:
             time.sleep(_RETRY_SECONDS)
         else:
-            jobs.append(self._queue.get())
+            self._give_way()
+            jobs.append(self._next())
+        # What is kept takes nobody's place: new submits have to be refused as long as nothing can be written.
+        most = len(jobs) + _MOST_JOBS
         with suppress(Empty):
-            while len(jobs) < _MOST_JOBS:
+            while len(jobs) < most:
                 jobs.append(self._queue.get_nowait())
         return jobs
+
+    def _give_way(self) -> None:
+        """Leave the database to other processes for a moment, where no pause has done so of late."""
+        if time.monotonic() - self._free_at > _TURN_SECONDS:
+            time.sleep(_GAP_SECONDS)
+            self._free_at = time.monotonic()
+
+    def _next(self) -> _Job:
+        began = time.monotonic()
+        job = self._queue.get()
+        now = time.monotonic()
+        if now - began > _GAP_SECONDS:
+            self._free_at = now
+        return job
 
     def _write(self, jobs: list[_Job]) -> list[_Answer]:
         try:
