@@ -17,7 +17,6 @@ class Actor:
 
 
 SHELL = Actor("shell")
-SYSTEM = Actor("system")
 
 
 @dataclass(frozen=True, slots=True)

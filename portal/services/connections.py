@@ -160,8 +160,3 @@ def refusals(conn: sqlite3.Connection, account_id: int) -> list[Refusals]:
         (account_id, now_ms() - _SHOWN_MS),
     )
     return [Refusals(*row) for row in rows]
-
-
-def forget_refusals(conn: sqlite3.Connection, account_id: int, address: str) -> None:
-    """The remedy was applied: what was refused from this address is no news any more."""
-    conn.execute("DELETE FROM refused_binds WHERE account_id = ? AND address = ?", (account_id, address))

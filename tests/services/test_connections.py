@@ -38,8 +38,6 @@ def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):
         ("203.0.113.8", connections.WRONG_PASSWORD, 1),
         ("203.0.113.7", NOT_AUTHORISED, 3),
     ]
-    connections.forget_refusals(conn, acme_1.id, "203.0.113.7")
-    assert [each.address for each in connections.refusals(conn, acme_1.id)] == ["203.0.113.8"]
 
 
 def test_a_week_without_one_ends_the_count(conn, acme_1):
