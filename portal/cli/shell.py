@@ -6,12 +6,11 @@ from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _Su
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from portal import config as settings
-from portal import db, migrations
+from portal import db, i18n, migrations
 from portal.config import Config
 from portal.crypto import Keys
 from portal.nudge import Nudger
@@ -150,9 +149,7 @@ def duration(text: str) -> int:
 
 def iso(at: int | None) -> str | None:
     """A moment (milliseconds) as scripts read it: ISO 8601, UTC."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at // 1000, UTC).isoformat().replace("+00:00", "Z")
+    return None if at is None else i18n.iso(at)
 
 
 def pairs(rows: dict[str, object]) -> str:

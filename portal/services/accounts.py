@@ -89,9 +89,8 @@ FROM accounts
 
 
 def _account(row: sqlite3.Row) -> Account:
-    values = list(row)
-    values[9], values[10] = bool(values[9]), bool(values[10])
-    return Account(*values)
+    values = dict(row)
+    return Account(**values | {"any_sender": bool(values["any_sender"]), "disabled": bool(values["disabled"])})
 
 
 def add(

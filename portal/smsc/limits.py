@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable
+from ipaddress import IPv4Address
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from portal.services.allowed_ips import Address
 
 _MINUTE = 60.0
 _REMEMBERED = 50_000
@@ -90,4 +90,4 @@ class BindFailures:
 
 def _neighbourhood(address: Address) -> Hashable:
     """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
-    return address if isinstance(address, ipaddress.IPv4Address) else address.packed[:8]
+    return address if isinstance(address, IPv4Address) else address.packed[:8]
