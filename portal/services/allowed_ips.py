@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from zoneinfo import ZoneInfo
 
@@ -19,6 +19,8 @@ _LABEL_LENGTH = 60
 _SHORTEST_PREFIX = {4: 8, 6: 16}
 _SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+# Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
+_LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -168,7 +170,10 @@ def expiry(text: str, timezone: str) -> int | None:
         except ValueError:
             raise UnreadableExpiry(text=text) from None
         ends = ends if ends.tzinfo else ends.replace(tzinfo=zone)
-    return int(ends.timestamp() * 1000)
+    at = int(ends.timestamp() * 1000)
+    if at > _LATEST_MS:
+        raise UnreadableExpiry(text=text)
+    return at
 
 
 def add(
@@ -200,7 +205,7 @@ def add(
     if len(label) > _LABEL_LENGTH:
         raise LabelTooLong(length=_LABEL_LENGTH)
     now = now_ms()
-    if expires_at is not None and expires_at <= now:
+    if expires_at is not None and not now < expires_at <= _LATEST_MS:
         raise InvalidExpiry()
     with immediate(conn):
         conn.execute("DELETE FROM allowed_ips WHERE account_id = ? AND expires_at <= ?", (account.id, now))

@@ -139,6 +139,17 @@ def test_an_end_in_the_past_is_refused(conn, acme_2):
         allowed_ips.add(conn, SHELL, acme_2, "203.0.113.7", expires_at=now_ms() - 1)
 
 
+@pytest.mark.parametrize("text", ["9999-12-31T23:59-12:00", "9999-06-01"])
+def test_an_end_that_no_page_could_show_is_refused(text):
+    with pytest.raises(allowed_ips.UnreadableExpiry):
+        allowed_ips.expiry(text, "Europe/Rome")
+
+
+def test_an_end_beyond_all_dates_is_refused(conn, acme_2):
+    with pytest.raises(allowed_ips.InvalidExpiry):
+        allowed_ips.add(conn, SHELL, acme_2, "203.0.113.7", expires_at=1 << 70)
+
+
 def test_a_label_that_is_too_long_is_refused(conn, acme_2):
     with pytest.raises(allowed_ips.LabelTooLong):
         allowed_ips.add(conn, SHELL, acme_2, "203.0.113.7", label="x" * 61)
