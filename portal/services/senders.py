@@ -42,7 +42,10 @@ class NoSuchSender(Refused):
 
 class TextTooLong(Refused):
     sentence = N_("At most %(length)s characters.")
-    field = "description"
+
+    def __init__(self, field: str) -> None:
+        super().__init__(length=_TEXT_LENGTH)
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,20 @@ def add(
 ) -> Sender:
     """Ask for a sender; it waits for the operator's decision.
 
+    Args:
+        address: as typed; a number with or without a plus.
+        description: for the reader of the list.
+        reason: what it is for, for whoever decides.
+
     Raises:
         InvalidSender, SenderExists, TextTooLong
     """
     address = address.strip().removeprefix("+")
     kind = type_of(address)
     description, reason = " ".join(description.split()), reason.strip()
-    if max(len(description), len(reason)) > _TEXT_LENGTH:
-        raise TextTooLong(length=_TEXT_LENGTH)
+    for field, text in (("description", description), ("reason", reason)):
+        if len(text) > _TEXT_LENGTH:
+            raise TextTooLong(field)
     with immediate(conn):
         try:
             insert(
@@ -105,14 +114,19 @@ def decide(
 ) -> Sender:
     """The operator's decision; it can be changed later. The SMPP server follows at once.
 
+    Args:
+        comment: what the customer reads beside it.
+
     Raises:
-        NoSuchSender
+        NoSuchSender, TextTooLong
     """
-    status = ENABLED if approve else REFUSED
+    status, comment = ENABLED if approve else REFUSED, comment.strip()
+    if len(comment) > _TEXT_LENGTH:
+        raise TextTooLong("comment")
     with immediate(conn):
         changed = conn.execute(
             "UPDATE senders SET status = ?, comment = ?, decided_at = ? WHERE account_id = ? AND address = ?",
-            (status, comment.strip(), now_ms(), account.id, address),
+            (status, comment, now_ms(), account.id, address),
         ).rowcount
         if not changed:
             raise NoSuchSender(address=address)

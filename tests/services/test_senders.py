@@ -52,8 +52,12 @@ def test_what_is_not_listed_cannot_be_decided(conn, acme_1):
 
 
 def test_texts_have_bounds(conn, acme_1):
+    for field in ("description", "reason"):
+        with pytest.raises(senders.TextTooLong) as caught:
+            senders.add(conn, SHELL, acme_1, "SHOP", **{field: "x" * 201})
+        assert caught.value.field == field
     with pytest.raises(senders.TextTooLong):
-        senders.add(conn, SHELL, acme_1, "SHOP", reason="x" * 201)
+        senders.decide(conn, SHELL, acme_1, "ACME", approve=False, comment="x" * 201)
 
 
 def test_removing(conn, acme_1, acme_2):
