@@ -3,6 +3,7 @@
 from flask import Flask
 from flask_login import LoginManager
 from flask_wtf import CSRFProtect
+from werkzeug.routing import IntegerConverter, Map
 
 from portal import paths
 from portal.config import Config
@@ -30,6 +31,15 @@ from portal.web import (
 )
 
 
+class _RowId(IntegerConverter):
+    """`<int:…>` in addresses: a longer number than SQLite keeps is nobody's id (404, not an error)."""
+
+    regex = r"\d{1,19}"
+
+    def __init__(self, map: Map) -> None:
+        super().__init__(map, max=(1 << 63) - 1)
+
+
 def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flask:
     """Build the web application.
 
@@ -50,7 +60,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         MAX_CONTENT_LENGTH=1 << 20,
         MAX_FORM_PARTS=100,
     )
-    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = False
+    app.url_map.converters["int"] = _RowId
     context.attach(app, config, keys, mailer)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
     login_manager = LoginManager()

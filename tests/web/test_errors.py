@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.support import Cast
 from tests.web.conftest import Browser
 
@@ -11,6 +13,14 @@ def test_an_unknown_address_is_answered_in_words(browser: Browser) -> None:
     assert answer.status_code == 404
     assert "There is no such page" in answer.text
     assert 'href="/"' in answer.text
+
+
+@pytest.mark.parametrize("number", [1 << 63, 10**30, "9" * 5000])
+def test_a_number_beyond_all_ids_is_nobodys_address(
+    client: Callable[..., Browser], cast: Cast, number: int | str
+) -> None:
+    answer = client(cast.alice).get(f"/accounts/{cast.smpp_acme_1.name}/history/{number}")
+    assert answer.status_code == 404
 
 
 def test_it_speaks_the_browsers_language(browser: Browser) -> None:
