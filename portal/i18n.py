@@ -6,6 +6,7 @@ The catalogues are read from their .po files at start: there is no compile step 
 import io
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,7 +16,7 @@ from babel.dates import format_datetime as babel_datetime
 from babel.dates import format_timedelta
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from babel.numbers import format_decimal
+from babel.numbers import format_decimal, parse_decimal
 from babel.support import NullTranslations, Translations
 
 from portal import paths
@@ -96,6 +97,16 @@ def percent(share: float) -> str:
 def credits(thousandths: int) -> str:
     """Credits in the reader's writing: 8412500 is "8,412.5" or "8.412,5"."""
     return _decimal(thousandths / 1000, "#,##0.###", current_language())
+
+
+def written_number(text: str) -> Decimal:
+    """Read a number that people wrote in the language in use: "1.000" is a thousand in Italian, and one in English.
+
+    Raises:
+        ValueError: it isn't one, or its separators stand where that language puts none ("1.5" in Italian): what was
+            meant can only be guessed.
+    """
+    return parse_decimal(text, locale=_locale(current_language()), strict=True)
 
 
 def date_time(at: int, timezone: str) -> str:

@@ -6,8 +6,8 @@ movement.
 
 import sqlite3
 from dataclasses import dataclass
-from decimal import Decimal
 
+from portal import i18n
 from portal.db import immediate, now_ms
 from portal.i18n import N_
 from portal.services import audit, once
@@ -88,7 +88,7 @@ def next_ids(conn: sqlite3.Connection, counter: str, how_many: int, now: int | N
 
 
 def parse(text: str) -> int:
-    """Read a positive amount: "0.5" is 500 thousandths.
+    """Read a positive amount as the language in use writes it: "0.5", in Italian "0,5", is 500 thousandths.
 
     Raises:
         InvalidAmount: not a number, not positive, or finer than a thousandth.
@@ -96,8 +96,8 @@ def parse(text: str) -> int:
     text = text.strip()
     try:
         # An amount has few digits; Decimal would round many without a word.
-        amount = Decimal(text if len(text) <= _MOST_DIGITS else "") * THOUSANDTHS
-    except ArithmeticError:
+        amount = i18n.written_number(text if len(text) <= _MOST_DIGITS else "") * THOUSANDTHS
+    except (ArithmeticError, ValueError):
         raise InvalidAmount(text=text) from None
     if not amount.is_finite() or not 0 < amount <= _MOST or amount != int(amount):
         raise InvalidAmount(text=text)
@@ -193,7 +193,7 @@ def _move(
     row = conn.execute("SELECT name, balance FROM accounts WHERE id = ?", (account_id,)).fetchone()
     after: int = row["balance"] + amount
     if after < 0:
-        raise NotEnoughCredits(account=row["name"], balance=plain(row["balance"]))
+        raise NotEnoughCredits(account=row["name"], balance=i18n.credits(row["balance"]))
     conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (after, account_id))
     conn.execute(
         "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id)"

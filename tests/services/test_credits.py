@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portal import i18n
 from portal.db import immediate, now_ms
 from portal.services import check, credits
 from portal.services.audit import SHELL
@@ -17,6 +18,26 @@ def test_amounts_are_read_to_the_thousandth(text, thousandths):
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "0.0001", "NaN", "Infinity", "1e13", "1,5", "1e999999999"])
 def test_what_is_no_amount_is_refused(text):
     with pytest.raises(credits.InvalidAmount):
+        credits.parse(text)
+
+
+@pytest.fixture
+def italian():
+    i18n.use_language("it")
+    yield
+    i18n.use_language("en")
+
+
+@pytest.mark.usefixtures("italian")
+@pytest.mark.parametrize(("text", "thousandths"), [("0,5", 500), ("1.000", 1_000_000), ("4.520,3", 4_520_300)])
+def test_amounts_are_read_as_the_page_writes_them(text, thousandths):
+    assert credits.parse(text) == thousandths
+
+
+@pytest.mark.usefixtures("italian")
+@pytest.mark.parametrize("text", ["0.5", "1.5", "4,520.3"])
+def test_an_amount_in_another_languages_writing_is_not_guessed_at(text):
+    with pytest.raises(credits.InvalidAmount, match="isn't an amount"):
         credits.parse(text)
 
 
