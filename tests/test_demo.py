@@ -133,6 +133,23 @@ def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp
     assert json.loads(shown.stdout)["status"] == "ERROR"
 
 
+def test_after_a_new_password_it_says_how_to_send(start, tmp_path):
+    server, _ = start()
+    regenerate = [*APP, "password", "regenerate", "smpp-demo-1", "--json", "--data", server.data]
+    made = json.loads(subprocess.run(regenerate, check=True, capture_output=True).stdout)
+
+    def send(*arguments):
+        command = [*APP, "demo", "--send", "393401234567", "Hello", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=start.environment, capture_output=True, text=True)
+
+    assert "give the new one with --password" in send().stderr
+    assert "stat:DELIVRD" in send("--password", made["password"]).stdout
+    assert stop(server.process) == 0
+    _, printed = start()
+    assert said(printed, "password") == "the"
+    assert "--password PASSWORD --send" in printed
+
+
 @pytest.mark.parametrize("arguments", [("--send", "393401234567", "Hello"), ("--code",)])
 def test_without_a_demo_there_is_one_clear_line(tmp_path, arguments):
     done = subprocess.run([*APP, "demo", *arguments], cwd=tmp_path, capture_output=True, text=True)

@@ -22,6 +22,7 @@ def register(commands: "Commands[ArgumentParser]") -> None:
         "--code", nargs="?", const=stage.OWNER, metavar="EMAIL", help="print the current TOTP code of one of its logins"
     )
     act.add_argument("--send", nargs=2, metavar=("TO", "TEXT"), help="send a message over SMPP, while it runs")
+    shown.add_argument("--password", help="to send with, after a new one was generated in the page")
 
 
 def _serve(args: Namespace) -> Answer:
@@ -59,7 +60,7 @@ def _demo(args: Namespace) -> Answer:
         code = demo.load(config).code(args.code)
         return Answer({"code": code}, code)
     if args.send:
-        for line in demo.send(config, *args.send):
+        for line in demo.send(config, *args.send, password=args.password):
             print(line, flush=True)
         return Answer()
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -13,11 +13,13 @@ from pathlib import Path
 import pyotp
 
 from portal import config as settings
+from portal import db
 from portal.config import Config, bracketed, reachable
 from portal.crypto import FILE_NAME as KEY_FILE
+from portal.crypto import Keys
 from portal.demo import client, stage
 from portal.demo.stage import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
-from portal.services import users
+from portal.services import directory, users
 
 FOLDER = Path("data") / "demo"
 _LOGINS = "demo.json"
@@ -84,7 +86,8 @@ def welcome(config: Config) -> str:
     """What to open, who to log in as, and how to send a message."""
     logins, command = load(config), _command(config)
     left = _STEP_S - int(time.time()) % _STEP_S
-    smpp = config.smpp
+    smpp, password = config.smpp, logins.smpp_passwords[SENDING_ACCOUNT]
+    good = _still_good(config, password)
     host = bracketed(reachable(smpp.host))
     ports = [
         f"{host}:{smpp.port} (unsecured)" if smpp.port else "",
@@ -103,11 +106,24 @@ def welcome(config: Config) -> str:
 
   SMPP        {", ".join(filter(None, ports))}
   system_id   {SENDING_ACCOUNT}
-  password    {logins.smpp_passwords[SENDING_ACCOUNT]}
-  Send        {command} --send 393401234567 "Hello from the demo"
+  password    {password if good else "the one that was generated in the page since"}
+  Send        {command} {"" if good else "--password PASSWORD "}--send 393401234567 "Hello from the demo"
 
   Data        {config.data}
 """
+
+
+def _still_good(config: Config, password: str) -> bool:
+    """Whether the sending account's first password has not been replaced in the page."""
+    digest, conn = Keys.load(config.data).smpp_digest(password), db.connect(config.database)
+    try:
+        return any(
+            account.password_id(digest, db.now_ms()) is not None
+            for account in directory.load(conn)
+            if account.name == SENDING_ACCOUNT
+        )
+    finally:
+        conn.close()
 
 
 def _command(config: Config) -> str:
@@ -124,8 +140,11 @@ def _shown(file: Path) -> str:
     return relative if "/" in relative or file.suffix == ".py" else f"./{relative}"
 
 
-def send(config: Config, destination: str, text: str) -> Iterator[str]:
+def send(config: Config, destination: str, text: str, password: str | None = None) -> Iterator[str]:
     """Send a message over SMPP, as the demo's first account.
+
+    Args:
+        password: the account's; None: the one that it was made with.
 
     Yields:
         What happens, a line each.
@@ -133,5 +152,5 @@ def send(config: Config, destination: str, text: str) -> Iterator[str]:
     Raises:
         CannotSend, FileNotFoundError
     """
-    password = load(config).smpp_passwords[SENDING_ACCOUNT]
+    password = password or load(config).smpp_passwords[SENDING_ACCOUNT]
     return client.send(config.smpp, SENDING_ACCOUNT, password, stage.SENDER, destination, text)

@@ -19,6 +19,11 @@ _ALPHANUMERIC, _INTERNATIONAL, _E164 = 5, 1, 1
 _RECEIPT_WANTED = 1
 _SHORT_MESSAGE_OCTETS = 254
 
+_REMEDIES: dict[int, str] = {
+    Status.ESME_RINVPASWD: ": the password was replaced (then give the new one with --password), or this address is no"
+    " authorised IP any more; the page tells under Sessions"
+}
+
 P = TypeVar("P", bound=Pdu)
 
 
@@ -97,7 +102,9 @@ class _Session:
             if received.sequence == request.sequence and isinstance(received, answer):
                 if isinstance(received, (BindResp, MessageResp, Plain)) and received.status:
                     name = type(request).__name__
-                    raise CannotSend(what=name, reason=f"refused with {_name(received.status)}")
+                    raise CannotSend(
+                        what=name, reason=f"refused with {_name(received.status)}{_REMEDIES.get(received.status, '')}"
+                    )
                 return received
 
     def _receipt(self, message_id: str) -> str:
