@@ -109,7 +109,8 @@ def portal(config: Config) -> Iterator[Page]:
     page = Page(
         "account home",
         f"http://127.0.0.1:{config.web.port}/accounts/{demo.SENDING_ACCOUNT}",
-        cookie(create_app(config, keys), _user_id=token, _fresh=True),
+        # As a browser has it from its second page on; wrk keeps no cookie that it is given.
+        cookie(create_app(config, keys), _user_id=token, _fresh=True, csrf_token=secrets.token_hex(20)),
     )
     with running(ROOT / "app.py", "web", "--data", config.data):
         eventually(page.answers)

@@ -69,9 +69,17 @@ def load_user(token: str) -> LoggedIn | None:
     return LoggedIn(user, token) if user else None
 
 
+def somebody() -> User | None:
+    """Who is logged in, if anybody is. Found once a request: a page asks a dozen times."""
+    if "user" not in g:
+        g.user = current_user.user if current_user.is_authenticated else None
+    found: User | None = g.user
+    return found
+
+
 def user() -> User:
     """Who is logged in. Only where a rule has made sure that somebody is."""
-    found: User = current_user.user
+    found: User = g.user
     return found
 
 
@@ -114,7 +122,7 @@ def _decide() -> ResponseReturnValue | None:
         return None if _is_machine() else abort(404)
     if rule is None:
         abort(404)
-    if not current_user.is_authenticated:
+    if somebody() is None:
         return _to_login()
     if rule is Rule.OPERATE and not user().is_operator:
         abort(404)

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from portal import i18n
+from portal import db, i18n
 from portal.i18n import gettext as _
 from portal.services import allowed_ips, connections, credentials, history
 from portal.services.accounts import Account
@@ -20,11 +20,11 @@ from portal.web.live import Part
 
 blueprint = Blueprint("accounts", __name__)
 
-_STATISTICS = "accounts/_statistics.html"
 # The periods of the statistics in days, and how many days the chart beside the figures shows: a chart of one bar, or of
 # all time, says nothing.
 _PERIODS: dict[str, tuple[int | None, int]] = {"today": (1, 7), "7d": (7, 7), "30d": (30, 30), "all": (None, 30)}
 _DEFAULT_PERIOD = "30d"
+_DAY_MS = 86_400_000
 
 
 @blueprint.get("/")
@@ -43,19 +43,17 @@ def index() -> ResponseReturnValue:
 @blueprint.get("/accounts/<name>")
 @access.see_account
 def home(account: Account) -> ResponseReturnValue:
-    """General information, service status, statistics."""
+    """General information, service status, statistics; for htmx the statistics of another period."""
     if htmx.wanted():
-        return htmx.parts(_STATISTICS, **live.values_of("home", account, _STATISTICS))
-    return live.show("accounts/home.html", "home", account, **general_information(account))
+        return htmx.parts(*live.draw(account, _STATISTICS).values())
+    return live.show("accounts/home.html", "home", account)
 
 
-def general_information(account: Account) -> dict[str, Any]:
-    """What a client has to be told; for _general.html."""
-    return {
-        "endpoints": endpoints.shown(),
-        "windowing": account.windowing,
-        "throughput": account.throughput,
-    }
+# --- general information
+
+
+def _general_information(account: Account, pulse: Pulse) -> dict[str, Any]:
+    return {"endpoints": endpoints.shown(), "windowing": account.windowing, "throughput": account.throughput}
 
 
 # --- service status
@@ -174,18 +172,28 @@ def needs_authorising(refusal: Refusals, entries: list[allowed_ips.AllowedIP]) -
     return missing and not allowed_ips.permits(entries, refusal.address)
 
 
+GENERAL = Part(
+    "accounts/_general.html",
+    lambda account, pulse: (account.windowing, account.throughput, endpoints.shown()),
+    _general_information,
+)
 STATUS = Part(
     "accounts/_status.html",
     lambda account, pulse: (account.status, pulse.settings, pulse.graces, pulse.sessions, pulse.latest_session),
     _service_status,
+    ages=True,
 )
-live.register(
-    "home",
-    Part(
-        "accounts/_refused.html",
-        lambda account, pulse: (pulse.refusals, pulse.latest_refusal, pulse.settings, pulse.authorised),
-        _refused,
-    ),
-    STATUS,
-    Part(_STATISTICS, lambda account, pulse: pulse.totals, _statistics),
+_ACTIONS = Part("accounts/_actions.html", lambda account, pulse: None)
+_STATISTICS = Part(
+    "accounts/_statistics.html",
+    lambda account, pulse: (account.balance, pulse.totals, db.now_ms() // _DAY_MS),
+    _statistics,
+    asks=("period",),
 )
+_REFUSED = Part(
+    "accounts/_refused.html",
+    lambda account, pulse: (pulse.refusals, pulse.latest_refusal, pulse.settings, pulse.authorised),
+    _refused,
+    ages=True,
+)
+live.register("home", _REFUSED, GENERAL, STATUS, _ACTIONS, _STATISTICS)

@@ -12,7 +12,8 @@ from portal.i18n import current_language
 from portal.nudge import Nudger
 from portal.services.audit import Actor
 from portal.services.mail import Mailer
-from portal.web import security
+from portal.web import drawings, security
+from portal.web.drawings import Drawings
 
 _EXTENSION = "smpp_portal"
 
@@ -24,6 +25,9 @@ class _Context:
     mailer: Mailer | None
     nudger: Nudger
     local: threading.local = field(default_factory=threading.local)
+    # A fragment has two kilobytes on average, a page fifteen.
+    kept: Drawings = field(default_factory=lambda: Drawings(2000))
+    pages: Drawings = field(default_factory=lambda: Drawings(200))
 
     def committed(self) -> None:
         # Every commit, whatever it was about: the SMPP server's look costs one row, a forgotten nudge a wrong state.
@@ -33,7 +37,8 @@ class _Context:
 
 
 def attach(app: Flask, config: Config, keys: Keys, mailer: Mailer | None) -> None:
-    app.extensions[_EXTENSION] = _Context(config, keys, mailer, Nudger(config.data))
+    context = app.extensions[_EXTENSION] = _Context(config, keys, mailer, Nudger(config.data))
+    drawings.attach(app, context.kept)
 
 
 def _context() -> _Context:
@@ -62,6 +67,16 @@ def close() -> None:
     """Let go of this thread's connection and of the way to the SMPP server, when the application ends."""
     conn().close()
     _context().nudger.close()
+
+
+def kept() -> Drawings:
+    """The fragments that were drawn before."""
+    return _context().kept
+
+
+def kept_pages() -> Drawings:
+    """The whole pages that were drawn a moment ago."""
+    return _context().pages
 
 
 def actor() -> Actor:

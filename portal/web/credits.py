@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
-from portal import db, i18n
+from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
 from portal.services import accounts, credits, once
@@ -33,7 +33,6 @@ _KINDS = {
     "correction": N_("Corrected"),
     "expiry": N_("Run out"),
 }
-_MINUTE_MS = 60_000
 
 
 class TransferForm(Form):
@@ -125,7 +124,9 @@ live.register(
     "credits",
     Part(
         "credits/_ledger.html",
-        lambda account, pulse: (account.balance, pulse.latest_movement, db.now_ms() // _MINUTE_MS),
+        lambda account, pulse: (account.balance, pulse.latest_movement),
         _ledger,
+        ages=True,
+        asks=paging.ASKS,
     ),
 )

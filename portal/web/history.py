@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, abort, stream_with_context
 from flask.typing import ResponseReturnValue
 
-from portal import db, i18n
+from portal import i18n
 from portal.i18n import gettext as _
 from portal.services import history
 from portal.services.accounts import Account
@@ -24,7 +24,6 @@ _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message"
 # Texts weigh more than amounts do.
 _PAGE = 15
 _DELIVERED, _PENDING = 0, 254
-_MINUTE_MS = 60_000
 
 
 @blueprint.get("/accounts/<name>/history")
@@ -104,7 +103,9 @@ live.register(
     "history",
     Part(
         "history/_list.html",
-        lambda account, pulse: (pulse.latest_message, pulse.totals, db.now_ms() // _MINUTE_MS),
+        lambda account, pulse: (pulse.latest_message, pulse.totals),
         _list,
+        ages=True,
+        asks=paging.ASKS,
     ),
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import make_response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from portal.services.accounts import Account
 from portal.web import shell
@@ -28,15 +29,23 @@ def wanted() -> bool:
     return "HX-Request" in request.headers
 
 
-def page(
-    template: str, *, status: int = 200, account: Account | None = None, sessions: int | None = None, **values: Any
-) -> ResponseReturnValue:
-    """A whole page with its frame, and the toasts that were kept over a redirect.
+def page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
+    """A whole page with its frame, and the toasts that were kept over a redirect; see `drawn_page`."""
+    return drawn_page(template, **values), status
+
+
+def drawn_page(template: str, *, account: Account | None = None, sessions: int | None = None, **values: Any) -> str:
+    """A page's text.
 
     Args:
         account, sessions: the account that is open, if one is; see `shell.frame`.
     """
-    return render_template(template, toasts=_kept_toasts(), **(shell.frame(account, sessions) | values)), status
+    return render_template(template, toasts=_kept_toasts(), **(shell.frame(account, sessions) | values))
+
+
+def toasts_wait() -> bool:
+    """Whether the next page has something to say that no other page says."""
+    return _KEPT in session
 
 
 def plain_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
@@ -51,18 +60,23 @@ def parts(
 
     Args:
         target: the template of the fragment that goes where the request's `hx-target` says; empty: none.
-        also: templates of fragments that go to their own places; they are rendered with `oob=True`.
+        also: templates of fragments that go to their own places; they are rendered with `oob=True`. Markup in the place
+            of a template has been drawn already.
         toast: said in the page's live region.
         changed: the page's other parts look at once whether they still hold (see `live`), not only within two seconds.
     """
-    pieces = [render_template(target, **values)] if target else []
-    pieces += [render_template(each, oob=True, **values) for each in also]
+    pieces = [_drawn(target, **values)] if target else []
+    pieces += [_drawn(each, oob=True, **values) for each in also]
     if toast:
         pieces.append(render_template("_toasts.html", oob=True, toasts=[toast]))
     answer = make_response("\n".join(pieces), status)
     if changed:
         answer.headers["HX-Trigger"] = "changed"
     return answer
+
+
+def _drawn(part: str, **values: Any) -> str:
+    return part if isinstance(part, Markup) else render_template(part, **values)
 
 
 def dialog(
@@ -90,4 +104,5 @@ def moved(address: str, toast: Toast | None = None) -> ResponseReturnValue:
 
 
 def _kept_toasts() -> Sequence[Toast]:
-    return [Toast(**each) for each in session.pop(_KEPT, [])]
+    # Asked first: taking from a session, even in vain, sends its cookie anew.
+    return [Toast(**each) for each in session.pop(_KEPT)] if _KEPT in session else []

@@ -15,16 +15,13 @@ from portal.services.accounts import Account
 from portal.services.allowed_ips import AllowedIP
 from portal.services.errors import Refused
 from portal.services.live import Pulse
-from portal.web import access, context, htmx, live
-from portal.web.accounts import STATUS, general_information
+from portal.web import access, context, htmx, live, shell
+from portal.web.accounts import GENERAL, STATUS
 from portal.web.forms import Form, attach
 from portal.web.htmx import Toast
 from portal.web.live import Part
 
 blueprint = Blueprint("ips", __name__)
-
-_TILE, _LIST, _ADD = "ips/_tile.html", "ips/_list.html", "ips/_add.html"
-_STATUS = "_account_status.html"
 
 
 class AddForm(Form):
@@ -55,7 +52,7 @@ def settings(account: Account) -> ResponseReturnValue:
     """General information, authorised IPs, service status; for htmx the authorised IPs."""
     _only_smpp(account)
     if htmx.wanted():
-        return htmx.parts(_TILE, **_tile(account, AddForm()))
+        return htmx.parts("ips/_tile.html", **_tile(account, AddForm()))
     return _page(account, AddForm())
 
 
@@ -73,9 +70,10 @@ def add(account: Account) -> ResponseReturnValue:
     toast = Toast(_("%(network)s was added.", network=added.network))
     if not htmx.wanted():
         return htmx.done(_address(account), toast)
+    status = live.draw(account, live.STATUS, oob=True).values()
     if _is_one_click():
-        return _header(account, toast)
-    return htmx.parts(_TILE, _STATUS, toast=toast, changed=True, **_tile(account, AddForm(formdata=None)))
+        return htmx.parts("", *status, toast=toast, changed=True)
+    return htmx.parts("ips/_tile.html", *status, toast=toast, changed=True, **_tile(account, AddForm(formdata=None)))
 
 
 def _add(account: Account, network: str, label: str, expires_at: int | None) -> AllowedIP:
@@ -95,7 +93,7 @@ def _refused(account: Account, form: AddForm, refusal: Refused) -> ResponseRetur
         return _page(account, form, status=422)
     if _is_one_click():
         return htmx.parts("", status=422, toast=Toast(refusal.localized(), "err"))
-    return htmx.parts(_TILE, status=422, **_tile(account, form))
+    return htmx.parts("ips/_tile.html", status=422, **_tile(account, form))
 
 
 def _is_one_click() -> bool:
@@ -137,7 +135,9 @@ def remove(account: Account, ip_id: int) -> ResponseReturnValue:
     toast = Toast(_("%(network)s was removed.", network=removed.network), undo=undo)
     if not htmx.wanted():
         return htmx.done(_address(account), toast)
-    return htmx.parts(_LIST, _ADD, _STATUS, toast=toast, changed=True, **_tile(account, AddForm(formdata=None)))
+    # Not the whole tile: something may have been typed into its form.
+    around = live.draw(account, _USED, _ADD, live.STATUS, oob=True)
+    return htmx.parts(*live.draw(account, _LIST).values(), *around.values(), toast=toast, changed=True)
 
 
 @blueprint.post("/accounts/<name>/ips/restore")
@@ -153,22 +153,23 @@ def restore(account: Account) -> ResponseReturnValue:
         toast = Toast(_("%(network)s is back in the list.", network=network))
     if not htmx.wanted():
         return htmx.done(_address(account), toast)
-    return _header(account, toast)
+    return htmx.parts("", *live.draw(account, live.STATUS, oob=True).values(), toast=toast, changed=True)
 
 
 # --- what the page shows
 
 
 def _page(account: Account, form: AddForm, status: int = 200) -> ResponseReturnValue:
-    return live.show("ips/settings.html", "options", account, status=status, form=form, **general_information(account))
+    return live.show("ips/settings.html", "options", account, status=status, form=form)
 
 
 def _tile(account: Account, form: AddForm) -> dict[str, Any]:
-    return {**live.values_of("options", account, _LIST), "form": form}
-
-
-def _header(account: Account, toast: Toast) -> ResponseReturnValue:
-    return htmx.parts("", _STATUS, toast=toast, changed=True, **live.values_of("options", account))
+    return {
+        "account": shell.account_view(account),
+        "may_change": access.may_change(),
+        "parts": live.draw(account, _USED, _LIST, _ADD),
+        "form": form,
+    }
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
@@ -214,8 +215,11 @@ def _address(account: Account) -> str:
     return url_for(".settings", name=account.name)
 
 
-def _follows(account: Account, pulse: Pulse) -> object:
-    return pulse.settings, pulse.authorised
+def _ground(account: Account, pulse: Pulse) -> tuple[int, int, str]:
+    return pulse.settings, pulse.authorised, context.client_address()
 
 
-live.register("options", Part(_LIST, _follows, _list), Part(_ADD, _follows, _list), STATUS)
+_USED = Part("ips/_used.html", _ground, _list)
+_LIST = Part("ips/_list.html", _ground, _list, ages=True)
+_ADD = Part("ips/_add.html", _ground, _list)
+live.register("options", _USED, _LIST, _ADD, GENERAL, STATUS)

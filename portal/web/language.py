@@ -4,7 +4,6 @@ from functools import cache
 
 from flask import Blueprint, Flask, redirect, request, session
 from flask.typing import ResponseReturnValue
-from flask_login import current_user
 from markupsafe import Markup
 
 from portal import db, i18n
@@ -46,8 +45,8 @@ def _translated(language: str, sentence: str) -> Markup:
 def _choose() -> None:
     if request.endpoint == "static":
         return
-    chosen = current_user.user.language if current_user.is_authenticated else None
-    chosen = chosen or session.get("language")
+    somebody = access.somebody()
+    chosen = (somebody and somebody.language) or session.get("language")
     i18n.use_language(chosen or i18n.best_language(list(request.accept_languages.values())))
 
 
@@ -64,6 +63,6 @@ def choose() -> ResponseReturnValue:
     chosen = request.form.get("locale", "")
     if chosen in i18n.LANGUAGES:
         session["language"] = chosen
-        if current_user.is_authenticated:
+        if access.somebody():
             users.set_language(context.conn(), access.user(), chosen)
     return redirect(access.safe_next(request.form.get("next")), 303)

@@ -2,20 +2,23 @@
 
 Such a page is made of parts, and each part says what it follows. The open page asks in one small request, every two
 seconds, and gets the parts whose ground has moved since it was drawn; mostly none has, and the answer is empty (204).
+For the same reason a part that has been drawn is kept, and asks the database nothing while its ground stays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, abort, render_template, request
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
+from portal import db, i18n
 from portal.services import accounts, live
 from portal.services.accounts import Account
 from portal.services.live import Pulse
-from portal.web import access, context, htmx, shell
+from portal.web import access, context, htmx, security, shell
 
 blueprint = Blueprint("live", __name__)
 
@@ -25,33 +28,46 @@ class Part:
     """A part of a page.
 
     Args:
-        template: draws it; with `oob` it names its own place. It holds nothing that is typed into: it is replaced.
-        follows: what it shows; when that changes, it is drawn anew.
-        values: the template's variables.
+        template: draws it; with `oob` it names its own place. It holds nothing that is typed into, for it is replaced,
+            and nothing that belongs to one login, such as a form's token.
+        follows: all that it shows of the account's and the request's; when that changes, it is drawn anew.
+        values: the template's variables, beside `account` and `may_change`.
+        ages: it says how long ago something was, and so is drawn anew once a minute.
+        asks: what it takes from the page's query, and gives back to the page in hidden fields of the class `live-arg`.
     """
 
     template: str
-    follows: Callable[[Account, Pulse], object]
+    follows: Callable[[Account, Pulse], Hashable]
     values: Callable[[Account, Pulse], dict[str, Any]] = lambda account, pulse: {}
+    ages: bool = False
+    asks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """Which page asks, where, and how often."""
+    """Which page asks, what it was drawn with, and how often."""
 
     page: str
-    address: str
+    seen: str
     every: str
 
 
 # The server confirms a change within a few milliseconds: the page that waits for it looks more often.
 _CALM, _EAGER = "2s", "500ms"
+_MINUTE_MS = 60_000
+# A page that is loaded says "5 seconds ago" and means it, give or take these.
+_FRESH_MS = 5_000
 
-# Drawn anew after each change, even where the server was quick and it is OK again: an answer has said UPDATING_IP since.
-_STATUS = Part("_account_status.html", lambda account, pulse: (account.status, pulse.settings))
+# Drawn anew after each change, even where the server was quick and it is OK again: an answer has said UPDATING_IP.
+STATUS = Part("_account_status.html", lambda account, pulse: (account.status, pulse.settings))
 _FIGURES = Part(
     "_account_figures.html",
-    lambda account, pulse: (pulse.sessions, account.balance, [(a.status, a.balance) for a in access.own_accounts()]),
+    lambda account, pulse: (
+        pulse.sessions,
+        account.balance,
+        tuple((a.status, a.balance) for a in access.own_accounts()),
+    ),
+    lambda account, pulse: shell.frame(account, pulse.sessions),
 )
 _pages: dict[str, tuple[Part, ...]] = {}
 
@@ -62,39 +78,52 @@ def register(page: str, *parts: Part) -> None:
     Args:
         page: its name; pages of account.html have the names of their tabs.
     """
-    _pages[page] = (_STATUS, _FIGURES, *parts)
+    _pages[page] = parts
 
 
 def show(template: str, page: str, account: Account, *, status: int = 200, **values: Any) -> ResponseReturnValue:
-    """A whole page with all its parts.
+    """A whole page. Its templates find its parts, drawn, as `parts["area/_part.html"]`.
 
     Args:
-        values: further variables of the template, or other ones than the parts bring.
+        values: further variables of the templates, such as a form.
     """
     pulse = live.pulse(context.conn(), account.id)
-    drawn: dict[str, Any] = {}
-    for part in _pages[page]:
-        drawn |= part.values(account, pulse)
-    return htmx.page(
+
+    def drawn() -> str:
+        return htmx.drawn_page(
+            template,
+            account=account,
+            sessions=pulse.sessions,
+            tab=page,
+            poll=_poll(page, account, pulse),
+            parts={each.template: _draw(each, account, pulse) for each in _pages[page]},
+            **values,
+        )
+
+    if values or htmx.toasts_wait():
+        return drawn(), status
+    # Without those a page is the same text again when it is loaded again and nothing has happened.
+    depends = (
         template,
-        status=status,
-        account=account,
-        sessions=pulse.sessions,
-        tab=page,
-        poll=_poll(page, account, _marks(page, account, pulse)),
-        **(drawn | values),
+        access.user(),
+        security.csrf_token(),
+        i18n.current_language(),
+        request.full_path,
+        request.host,
+        context.client_address(),
+        account,
+        tuple(access.own_accounts()),
+        pulse,
+        db.now_ms() // _FRESH_MS,
     )
+    return context.kept_pages().get(depends, drawn), status
 
 
-def values_of(page: str, account: Account, *templates: str) -> dict[str, Any]:
-    """The variables of some parts, as things are after a change, for an answer that holds these alone."""
+def draw(account: Account, *parts: Part, oob: bool = False) -> dict[str, Markup]:
+    """Some parts by the names of their templates, as things are after a change."""
     account = accounts.by_name(context.conn(), account.name)
     pulse = live.pulse(context.conn(), account.id)
-    values: dict[str, Any] = {"account": shell.account_view(account), "may_change": access.may_change()}
-    for part in _pages[page]:
-        if part.template in templates:
-            values |= part.values(account, pulse)
-    return values
+    return {each.template: _draw(each, account, pulse, oob=oob) for each in parts}
 
 
 @blueprint.get("/accounts/<name>/live")
@@ -102,7 +131,7 @@ def values_of(page: str, account: Account, *templates: str) -> dict[str, Any]:
 def poll(account: Account) -> ResponseReturnValue:
     """What has changed of a page since it was drawn, or 204.
 
-    Query: `page`, `seen` (what the answer before said), and what the page's parts ask for (class `live-arg`).
+    Query: `page`, `seen` (what the answer before said), and what the page's parts ask for.
     """
     page = request.args.get("page", "")
     if page not in _pages:
@@ -112,17 +141,41 @@ def poll(account: Account) -> ResponseReturnValue:
     if marks == seen:
         return "", 204
     seen += [""] * len(marks)
-    changed = [part for part, mark, old in zip(_pages[page], marks, seen, strict=False) if mark != old]
-    values = shell.frame(account, pulse.sessions)
-    for part in changed:
-        values |= part.values(account, pulse)
-    return htmx.parts("_poll.html", *(part.template for part in changed), poll=_poll(page, account, marks), **values)
+    changed = [part for part, mark, old in zip(_all(page), marks, seen, strict=False) if mark != old]
+    drawn = [_draw(part, account, pulse, oob=True) for part in changed]
+    return htmx.parts("_poll.html", *drawn, poll=_poll(page, account, pulse), account=shell.account_view(account))
+
+
+def _draw(part: Part, account: Account, pulse: Pulse, *, oob: bool = False) -> Markup:
+    depends = (
+        part.template,
+        oob,
+        account.id,
+        i18n.current_language(),
+        access.may_change(),
+        tuple(request.args.get(each) for each in part.asks),
+        part.follows(account, pulse),
+        db.now_ms() // _FRESH_MS if part.ages else 0,
+    )
+
+    def drawn() -> str:
+        frame = {"account": shell.account_view(account), "may_change": access.may_change()}
+        return render_template(part.template, oob=oob, **(frame | part.values(account, pulse)))
+
+    return context.kept().get(depends, drawn)
+
+
+def _all(page: str) -> tuple[Part, ...]:
+    return (STATUS, _FIGURES, *_pages[page])
 
 
 def _marks(page: str, account: Account, pulse: Pulse) -> list[str]:
-    return [f"{crc32(repr(part.follows(account, pulse)).encode()):x}" for part in _pages[page]]
+    minute = db.now_ms() // _MINUTE_MS
+    grounds = [(each.follows(account, pulse), minute if each.ages else 0) for each in _all(page)]
+    return [f"{crc32(repr(ground).encode()):x}" for ground in grounds]
 
 
-def _poll(page: str, account: Account, marks: Sequence[str]) -> Poll:
-    address = url_for("live.poll", name=account.name, seen=".".join(marks))
-    return Poll(page, address, _EAGER if account.status == accounts.UPDATING_IP else _CALM)
+def _poll(page: str, account: Account, pulse: Pulse) -> Poll:
+    return Poll(
+        page, ".".join(_marks(page, account, pulse)), _EAGER if account.status == accounts.UPDATING_IP else _CALM
+    )

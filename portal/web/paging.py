@@ -7,6 +7,8 @@ from typing import Generic, Protocol, TypeVar
 from flask import request
 
 SIZE = 20
+# What the page is asked for in the query.
+ASKS = ("before", "after")
 
 
 class _Row(Protocol):

@@ -1,10 +1,12 @@
 """Headers that every answer carries, and where a request really comes from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, request, session
+from flask_wtf.csrf import generate_csrf
 
 from portal.config import Config
 
@@ -48,8 +50,6 @@ def attach(app: Flask, config: Config) -> None:
 
     @app.after_request
     def secure(response: Response) -> Response:
-        for name, value in headers.items():
-            response.headers.setdefault(name, value)
         # Credentials are on these pages: no cache, and nothing for the back button after a logout.
         if "Cache-Control" not in response.headers:
             response.headers["Cache-Control"] = "no-store"
@@ -57,7 +57,37 @@ def attach(app: Flask, config: Config) -> None:
             response.headers.add("Vary", "HX-Request")
         return response
 
-    app.wsgi_app = _Proxies(app.wsgi_app, config.proxies)  # type: ignore[method-assign]
+    app.jinja_env.globals["csrf_token"] = csrf_token
+    app.context_processor(lambda: {"csrf_token": csrf_token})
+    secured = _WithHeaders(app.wsgi_app, list(headers.items()))
+    app.wsgi_app = _Proxies(secured, config.proxies)  # type: ignore[method-assign]
+
+
+def csrf_token() -> str:
+    """The token of this session's forms.
+
+    Flask-WTF signs it anew each time with the moment, which says nothing where tokens have no time limit; kept, the
+    same page is the same text.
+    """
+    if "csrf_token" not in session:
+        return str(generate_csrf())
+    from portal.web import context
+
+    return context.kept().get(("csrf_token", session["csrf_token"]), generate_csrf)
+
+
+class _WithHeaders:
+    """Adds headers to every answer, after Flask: its own way of adding them takes as long as two queries."""
+
+    def __init__(self, inner: "WSGIApplication", headers: list[tuple[str, str]]) -> None:
+        self._inner = inner
+        self._headers = headers
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+            return start_response(status, headers + self._headers, *error)
+
+        return self._inner(environ, start)
 
 
 class _Proxies:
@@ -83,8 +113,12 @@ def client_address(environ: "WSGIEnvironment", proxies: Sequence[IPv4Network | I
 
     X-Forwarded-For grows to the right, and only what a trusted proxy has added is true: so it is read from the right.
     """
-    address = str(environ.get("REMOTE_ADDR", ""))
-    claimed = [each.strip() for each in environ.get("HTTP_X_FORWARDED_FOR", "").split(",") if each.strip()]
+    return _nearest(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), tuple(proxies))
+
+
+@lru_cache(maxsize=1024)
+def _nearest(address: str, forwarded_for: str, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    claimed = [each.strip() for each in forwarded_for.split(",") if each.strip()]
     while claimed and proxies and _is_within(address, proxies):
         following = claimed.pop()
         if not _is_address(following):

@@ -13,14 +13,13 @@ from portal.services.accounts import Account
 from portal.services.errors import Refused
 from portal.services.live import Pulse
 from portal.services.senders import Sender
-from portal.web import access, context, htmx, live
+from portal.web import access, context, htmx, live, shell
 from portal.web.forms import Form, attach
 from portal.web.htmx import Toast
 from portal.web.live import Part
 
 blueprint = Blueprint("senders", __name__)
 
-_LIST = "senders/_list.html"
 _TYPES = {
     senders.ALPHA: N_("Letters and digits"),
     senders.SHORTCODE: N_("Short code"),
@@ -65,12 +64,11 @@ def add(account: Account) -> ResponseReturnValue:
     except Refused as refusal:
         attach(form, refusal, address="sender")
         if htmx.wanted():
-            return htmx.parts("senders/_tile.html", status=422, form=form, **_values(account))
+            return htmx.parts("senders/_tile.html", status=422, **_tile(account, form))
         return live.show("senders/page.html", "senders", account, status=422, form=form)
     toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=added.address))
     if htmx.wanted():
-        empty = SenderForm(formdata=None)
-        return htmx.parts("senders/_tile.html", toast=toast, changed=True, form=empty, **_values(account))
+        return htmx.parts("senders/_tile.html", toast=toast, changed=True, **_tile(account, SenderForm(formdata=None)))
     return htmx.done(url_for(".listed", name=account.name), toast)
 
 
@@ -94,7 +92,7 @@ def remove(account: Account, sender_id: int) -> ResponseReturnValue:
         abort(404)
     toast = Toast(_("%(sender)s was removed.", sender=removed.address))
     if htmx.wanted():
-        return htmx.parts(_LIST, toast=toast, changed=True, **_values(account))
+        return htmx.parts(*live.draw(account, _LIST).values(), toast=toast, changed=True)
     return htmx.done(url_for(".listed", name=account.name), toast)
 
 
@@ -103,8 +101,13 @@ def _sender(account: Account, sender_id: int) -> Sender:
     return next(found, None) or abort(404)
 
 
-def _values(account: Account) -> dict[str, Any]:
-    return live.values_of("senders", account, _LIST)
+def _tile(account: Account, form: SenderForm) -> dict[str, Any]:
+    return {
+        "account": shell.account_view(account),
+        "may_change": access.may_change(),
+        "parts": live.draw(account, _LIST),
+        "form": form,
+    }
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
@@ -116,4 +119,5 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
     }
 
 
-live.register("senders", Part(_LIST, lambda account, pulse: pulse.settings, _list))
+_LIST = Part("senders/_list.html", lambda account, pulse: pulse.settings, _list)
+live.register("senders", _LIST)

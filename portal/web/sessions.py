@@ -6,7 +6,6 @@ from typing import Any
 from flask import Blueprint, abort
 from flask.typing import ResponseReturnValue
 
-from portal import db
 from portal.i18n import N_
 from portal.i18n import gettext as _
 from portal.services import allowed_ips, connections, credentials
@@ -33,7 +32,6 @@ _BIND_TYPES = {
     "transmitter": N_("Transmitter"),
     "receiver": N_("Receiver"),
 }
-_MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,6 @@ def _attempt(refusal: Refusals, entries: list[allowed_ips.AllowedIP]) -> Attempt
     return Attempt(refusal, reason, remedy, mended=about_addresses and not remedy)
 
 
-# Once a minute they are drawn anew in any case: "2 minutes ago" is true for a minute.
 live.register(
     "sessions",
     Part(
@@ -90,19 +87,14 @@ live.register(
             pulse.submitted,
             pulse.delivered,
             pulse.in_flight,
-            db.now_ms() // _MINUTE_MS,
         ),
         _open,
+        ages=True,
     ),
     Part(
         "sessions/_attempts.html",
-        lambda account, pulse: (
-            pulse.refusals,
-            pulse.latest_refusal,
-            pulse.settings,
-            pulse.authorised,
-            db.now_ms() // _MINUTE_MS,
-        ),
+        lambda account, pulse: (pulse.refusals, pulse.latest_refusal, pulse.settings, pulse.authorised),
         _attempts,
+        ages=True,
     ),
 )

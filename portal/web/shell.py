@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flask import url_for
+from flask import request
 
 from portal import i18n
 from portal.i18n import N_
@@ -48,7 +48,7 @@ def status(account: Account) -> Status:
 
 def account_view(account: Account, sessions: int | None = None) -> AccountView:
     return AccountView(
-        f"{url_for('accounts.index')}accounts/{account.name}",
+        f"{request.script_root}/accounts/{account.name}",
         account.name,
         account.kind,
         account.description,
@@ -69,7 +69,7 @@ def frame(account: Account | None, sessions: int | None = None) -> dict[str, Any
     values: dict[str, Any] = {
         "current_user": access.user(),
         "may_change": access.may_change(),
-        "sidebar_accounts": [account_view(each) for each in access.own_accounts()],
+        "sidebar_accounts": tuple(account_view(each) for each in access.own_accounts()),
     }
     if account is not None:
         values["account"] = account_view(account, sessions)

@@ -46,6 +46,7 @@ def _register(state: object) -> None:
     state.app.add_url_rule("/static/<path:filename>", endpoint="static", view_func=serve)  # type: ignore[attr-defined]
 
 
+@cache
 def static(name: str) -> str:
     """The address of a file in `static/`, with its content's digest."""
     return url_for("static", filename=name, v=_files()[name].digest)
