@@ -8,6 +8,7 @@ import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -213,10 +214,21 @@ def _keys(
         _bounds(value, each, path)
         values[each.name] = value
         sources.append(Source(path, value, default, came, each.metadata["help"]))
-    for left in [*table, *sorted(unknown_env)]:
-        path = f"{section}.{left}" if section and left in table else left
-        raise ConfigError(f"{path}: unknown setting (app.py config lists those there are)")
+    known = [_name(each) for each in fields(cls) if not only or each.name in only]
+    for left in table:
+        path = f"{section}.{left}" if section else left
+        raise ConfigError(
+            f"{path} ({origin}): unknown setting; {_meant(left, known if section else [*known, *_SECTIONS])}"
+        )
+    for left in sorted(unknown_env):
+        raise ConfigError(f"{left}: unknown setting; {_meant(left, [prefix + key.upper() for key in known])}")
     return values
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """The setting that a misspelt one may be, or all that there are: `config` can't list them while one is wrong."""
+    close = get_close_matches(name, known, 1)
+    return f"is {close[0]} meant?" if close else f"there are {', '.join(known)}"
 
 
 def _name(each: Field[Any]) -> str:

@@ -22,6 +22,20 @@ def origins(config):
     return {each.key: each.origin for each in config.sources}
 
 
+@pytest.mark.parametrize(
+    ("text", "env", "says"),
+    [
+        ("[web]\nprot = 1\n", {}, "is port meant"),
+        ("[wbe]\nport = 1\n", {}, "is web meant"),
+        ("[web]\nzzz = 1\n", {}, "there are host, port, "),
+        ("", {"PORTAL_WEB_PRT": "1"}, "is PORTAL_WEB_PORT meant"),
+    ],
+)
+def test_a_misspelt_setting_is_told_from_those_there_are(load, text, env, says):
+    with pytest.raises(ConfigError, match=says):
+        load(text, **env)
+
+
 def test_defaults(load):
     config = load()
     assert (config.web.host, config.web.port) == ("127.0.0.1", 8000)

@@ -40,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output (`| head`) has seen enough. Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, sqlite3.Error) as error:
-        return _failed(f"{type(error).__name__}: {error}" if isinstance(error, sqlite3.Error) else str(error))
+    except sqlite3.Error as error:
+        return _failed(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
     return answer.status
