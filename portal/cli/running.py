@@ -60,7 +60,8 @@ def _demo(args: Namespace) -> Answer:
         code = demo.load(config).code(args.code)
         return Answer({"code": code}, code)
     if args.send:
-        for line in demo.send(config, *args.send, password=args.password):
+        destination, text = args.send
+        for line in demo.send(config, destination, text, args.password):
             print(line, flush=True)
         return Answer()
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
