@@ -182,12 +182,9 @@
     '[data-print]': () => print(),
     '[data-dismiss]': (button) => dismiss(button.closest('.toast')),
     '[data-dialog]': (opener, event) => {
-      if (opensElsewhere(event)) return;
-      const own = opener.dataset.dialog && byId(opener.dataset.dialog);
-      if (!own && !window.htmx) return; // then it is a link like any other
+      if (opensElsewhere(event) || !window.htmx) return; // then it is a link like any other
       event.preventDefault();
-      if (own) own.showModal();
-      else loadDialog(opener, event);
+      loadDialog(opener, event);
     },
     '[data-close]': (button, event) => {
       const dialog = button.closest('dialog');
