@@ -1,41 +1,52 @@
-"""How many connections may be open: in all, and those that have not bound yet, in all and from one address."""
+"""How many connections may be open: in all, and those that have not bound yet, in all and from one address.
+
+An address is an IPv4 one, or the /64 of an IPv6 one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from portal.config import Limits
 from portal.services.allowed_ips import Address
+from portal.smsc.limits import Failures, neighbourhood
 
 if TYPE_CHECKING:
     from portal.smsc.session import Session
+
+# Connections from one address that ended without a bind, a minute: each costs as much as some hundred messages.
+_MOST_FRUITLESS = 600
 
 
 class Door:
     """Counts connections, and knows their sessions. One for the process."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
+        self._loop = loop
+        self._fruitless = Failures(_MOST_FRUITLESS)
         self._connections = 0
         self._unbound = 0
-        self._unbound_from: Counter[Address] = Counter()
+        self._unbound_from: Counter[Hashable] = Counter()
         self._emptied = asyncio.Event()
         self.sessions: set[Session] = set()
 
     def enter(self, address: Address) -> Visit | None:
         """Let a new connection in; None where there are too many."""
-        limits = self._limits
+        limits, near = self._limits, neighbourhood(address)
         if (
             self._connections >= limits.connections
             or self._unbound >= limits.unbound
-            or self._unbound_from[address] >= limits.unbound_per_address
+            or self._unbound_from[near] >= limits.unbound_per_address
+            or self._fruitless.too_many(near, self._loop.time())
         ):
             return None
         self._connections += 1
         self._unbound += 1
-        self._unbound_from[address] += 1
+        self._unbound_from[near] += 1
         return Visit(self, address)
 
     async def emptied(self) -> None:
@@ -46,13 +57,19 @@ class Door:
 
     def bound(self, address: Address) -> None:
         """A connection from `address` has bound."""
+        near = neighbourhood(address)
         self._unbound -= 1
-        self._unbound_from[address] -= 1
-        if not self._unbound_from[address]:
-            del self._unbound_from[address]
+        self._unbound_from[near] -= 1
+        if not self._unbound_from[near]:
+            del self._unbound_from[near]
+
+    def not_bound(self, address: Address) -> None:
+        """A connection from `address` has ended, or never came to stand, without a bind."""
+        self.bound(address)
+        self._fruitless.record(neighbourhood(address), self._loop.time())
 
     def left(self) -> None:
-        """A connection has ended that was bound."""
+        """A connection has ended."""
         self._connections -= 1
         if not self.sessions:
             self._emptied.set()
@@ -82,7 +99,7 @@ class Visit:
     def left(self) -> None:
         """The connection has ended, or never came to stand. Called once."""
         if not self._bound:
-            self._door.bound(self.address)
+            self._door.not_bound(self.address)
         if self._session:
             self._door.sessions.discard(self._session)
         self._door.left()

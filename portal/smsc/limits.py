@@ -48,6 +48,31 @@ class TokenBucket:
         return True
 
 
+class Failures:
+    """Counts failures by whatever they are counted by: `most` of them, forgotten evenly over a minute."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # Least recently failed first; at worst an attacker with 50,000 addresses makes us forget his own first
+        # failures.
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def too_many(self, key: Hashable, now: float) -> bool:
+        """Whether there were as many as may be. `now` in seconds of a monotonic clock."""
+        return self._count(key, now) > self._most - 1
+
+    def record(self, key: Hashable, now: float) -> None:
+        """Count one."""
+        self._buckets[key] = (min(self._count(key, now) + 1, self._most), now)
+        self._buckets.move_to_end(key)
+        while len(self._buckets) > _REMEMBERED:
+            self._buckets.popitem(last=False)
+
+    def _count(self, key: Hashable, now: float) -> float:
+        count, at = self._buckets.get(key, (0.0, now))
+        return max(count - (now - at) * self._most / _MINUTE, 0.0)
+
+
 class BindFailures:
     """Counts failed binds, so that guessing a password takes ages.
 
@@ -57,37 +82,25 @@ class BindFailures:
     """
 
     def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        # Least recently failed first; at worst an attacker with 50,000 addresses makes us forget his own first
-        # failures.
-        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+        self._failures = Failures(per_minute)
 
     def blocked(self, address: Address, system_id: str, *, authorised: bool, now: float) -> bool:
         """Whether a bind must be refused before its password is looked at. `now` in seconds of a monotonic clock."""
-        return any(
-            self._failures(key, now) > self._per_minute - 1 for key in self._keys(address, system_id, authorised)
-        )
+        return any(self._failures.too_many(key, now) for key in self._keys(address, system_id, authorised))
 
     def record(self, address: Address, system_id: str, *, authorised: bool, now: float) -> None:
         """Count a failed bind."""
         for key in self._keys(address, system_id, authorised):
-            self._buckets[key] = (min(self._failures(key, now) + 1, self._per_minute), now)
-            self._buckets.move_to_end(key)
-        while len(self._buckets) > _REMEMBERED:
-            self._buckets.popitem(last=False)
-
-    def _failures(self, key: Hashable, now: float) -> float:
-        failures, at = self._buckets.get(key, (0.0, now))
-        return max(failures - (now - at) * self._per_minute / _MINUTE, 0.0)
+            self._failures.record(key, now)
 
     @staticmethod
     def _keys(address: Address, system_id: str, authorised: bool) -> tuple[Hashable, ...]:
-        neighbourhood = _neighbourhood(address)
+        near = neighbourhood(address)
         if authorised:
-            return ((neighbourhood, system_id),)
-        return neighbourhood, system_id
+            return ((near, system_id),)
+        return near, system_id
 
 
-def _neighbourhood(address: Address) -> Hashable:
+def neighbourhood(address: Address) -> Hashable:
     """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
     return address if isinstance(address, IPv4Address) else address.packed[:8]

@@ -44,7 +44,7 @@ class Server:
         self._config = config
         self._loop = loop
         self._on_death = on_death
-        self._door = Door(config.limits)
+        self._door = Door(config.limits, loop)
         self._listeners: list[Listener] = []
         self.port = 0
         self.tls_port = 0

@@ -34,6 +34,12 @@ SYSTEM_ID = "SMPP-Portal"
 """Who we say we are in bind_resp (5.2.1)."""
 
 _MOST_IN_FLIGHT = 5_000  # where the account has no windowing; it bounds the memory of a session
+# PDUs that a client may send at all before it binds, and a second afterwards, beside twice its throughput. Answering
+# takes the time of everybody's event loop, even where the answer is no.
+_MOST_BEFORE_BIND = 20
+_MOST_A_SECOND = 1_000
+_HOLD_SECONDS = 0.1
+_MALFORMED_LOGGED = 10
 _WRITE_BUFFER = 64 * 1024
 _UNBIND_SECONDS = 1.0
 _FLUSH_SECONDS = 2.0
@@ -74,10 +80,10 @@ class Session(asyncio.Protocol):
     """One connection from its first octet to its last."""
 
     __slots__ = (
-        "_account", "_bucket", "_buffer", "_deadline", "_delivering", "_delivery", "_enquired_at", "_heard_at",
-        "_in_flight", "_last_words", "_needed", "_out", "_paused", "_receiving", "_sequence",
-        "_state", "_surroundings", "_transport", "_visit", "_watch_timer", "admission", "delivered", "id", "submitted",
-        "tls",
+        "_account", "_before_bind", "_bucket", "_buffer", "_deadline", "_delivering", "_delivery", "_enquired_at",
+        "_heard_at", "_held", "_in_flight", "_last_words", "_malformed", "_needed", "_out", "_pace", "_paused",
+        "_receiving", "_sequence", "_state", "_surroundings", "_transport", "_visit", "_watch_timer", "admission",
+        "delivered", "id", "submitted", "tls",
     )  # fmt: skip
 
     def __init__(self, visit: Visit, surroundings: Surroundings) -> None:
@@ -91,6 +97,10 @@ class Session(asyncio.Protocol):
         self._state = State.OPEN
         self._account: AccountConfig | None = None
         self._bucket: TokenBucket | None = None
+        self._pace: TokenBucket | None = None
+        self._held: asyncio.TimerHandle | None = None
+        self._before_bind = 0
+        self._malformed = 0
         self._delivery: Delivery | None = None
         self._receiving = False
         self._in_flight = 0
@@ -126,7 +136,7 @@ class Session(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = State.CLOSED
-        for timer in (self._deadline, self._watch_timer, self._paused):
+        for timer in (self._deadline, self._watch_timer, self._paused, self._held):
             if timer:
                 timer.cancel()
         if self.admission:
@@ -150,7 +160,7 @@ class Session(asyncio.Protocol):
         if self._paused and self._transport:
             self._paused.cancel()
             self._paused = None
-            if not self._transport.is_closing():
+            if not self._held and not self._transport.is_closing():
                 self._transport.resume_reading()
             if self._delivery:
                 self._delivery.room()
@@ -196,7 +206,7 @@ class Session(asyncio.Protocol):
         self._heard_at = self._surroundings.loop.time()
         if self._buffer:
             self._buffer += data
-            if len(self._buffer) < self._needed:
+            if len(self._buffer) < self._needed or self._held:
                 return
             data = bytes(self._buffer)
             self._buffer.clear()
@@ -219,9 +229,31 @@ class Session(asyncio.Protocol):
             if end > len(data):
                 self._needed = header.length
                 break
+            if not self._may_go_on():
+                break
             self._received(header, data[start + pdu.HEADER_LENGTH : end])
             start = end
         self._buffer += data[start:]
+
+    def _may_go_on(self) -> bool:
+        """Whether the client may be heard further at this moment."""
+        if self._pace is None:
+            self._before_bind += 1
+            if self._before_bind > _MOST_BEFORE_BIND:
+                self._abort("says much and does not bind")
+        elif not self._pace.take(self._heard_at):
+            # No refusal but a pause: what it has sent fills its own connection, and the others have their turn.
+            assert self._transport
+            self._transport.pause_reading()
+            self._held = self._surroundings.loop.call_later(_HOLD_SECONDS, self._go_on)
+        return self._held is None and self._state is not State.CLOSED
+
+    def _go_on(self) -> None:
+        self._held = None
+        if self._transport and not self._transport.is_closing():
+            if not self._paused:
+                self._transport.resume_reading()
+            self.data_received(b"")
 
     def _received(self, header: Header, body: bytes) -> None:
         try:
@@ -235,7 +267,9 @@ class Session(asyncio.Protocol):
             self._dispatch(header, message)
 
     def _refuse_malformed(self, malformed: Malformed) -> None:
-        log.info("malformed PDU from %s: %s", self.address, malformed)
+        self._malformed += 1
+        if self._malformed <= _MALFORMED_LOGGED:
+            log.info("malformed PDU from %s: %s", self.address, malformed)
         if malformed.status is Status.ESME_RINVCMDID:
             self._write(pdu.generic_nack(malformed.sequence, malformed.status))
         elif malformed.command & RESPONSE:
@@ -295,6 +329,7 @@ class Session(asyncio.Protocol):
         self.admission = admission
         self._account = account
         self._bucket = TokenBucket(account.throughput, loop.time())
+        self._pace = TokenBucket(_pace(account), loop.time())
         self._state = State.BOUND
         self._visit.bound()
         self._set_deadline(limits.session_hours * 3600, self.unbind, "it is time for a new session")
@@ -304,10 +339,11 @@ class Session(asyncio.Protocol):
 
     def account_changed(self, account: AccountConfig) -> None:
         """Go on by the account as it is now, or, where it has no place for this session any more, unbind."""
-        if self._state is not State.BOUND or self.admission is None or self._bucket is None:
+        if self._state is not State.BOUND or self.admission is None or self._bucket is None or self._pace is None:
             return
         self._account = account
         self._bucket.change(account.throughput, self._surroundings.loop.time())
+        self._pace.change(_pace(account), self._surroundings.loop.time())
         if not account.still_valid(self.admission.password_id, self.address, now_ms()):
             self.unbind("address, password or account no longer valid")
 
@@ -374,7 +410,7 @@ class Session(asyncio.Protocol):
         if self._in_flight >= (account.windowing or _MOST_IN_FLIGHT) or not bucket.take(self._surroundings.loop.time()):
             self._refuse_submit(sequence, Status.ESME_RTHROTTLED)
             return
-        status = _check_times(message)
+        status = times.flaw(message.schedule_delivery_time, message.validity_period)
         if status:
             self._refuse_submit(sequence, status)
             return
@@ -454,16 +490,6 @@ class Session(asyncio.Protocol):
         return Progress(self.id, seen_at, self.submitted, self.delivered, self._in_flight)
 
 
-def _check_times(message: SubmitSm) -> Status | None:
-    """Return what to refuse a message with whose times can't be read."""
-    if message.schedule_delivery_time or message.validity_period:
-        now = now_ms()
-        try:
-            times.parse(message.schedule_delivery_time, now)
-        except ValueError:
-            return Status.ESME_RINVSCHED
-        try:
-            times.parse(message.validity_period, now)
-        except ValueError:
-            return Status.ESME_RINVEXPIRY
-    return None
+def _pace(account: AccountConfig) -> int:
+    """How many PDUs a second a client may send; 0: as many as it likes."""
+    return account.throughput and _MOST_A_SECOND + 2 * account.throughput

@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import re
 
+from portal.db import now_ms
+from portal.smsc.status import Status
+
 _FORMAT = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)
 _QUARTER = datetime.timedelta(minutes=15)
 _MAX_QUARTERS = 48
@@ -37,6 +40,18 @@ def parse(text: str, now: int) -> int | None:
     moment = datetime.datetime(2000 + year, month, day, hour, minute, second, tenth * 100_000, datetime.UTC)
     moment += -_QUARTER * quarters if sign == "+" else _QUARTER * quarters
     return int(moment.timestamp() * 1000)
+
+
+def flaw(schedule: str, validity: str) -> Status | None:
+    """Return what to refuse a message with whose schedule_delivery_time or validity_period can't be read."""
+    if schedule or validity:
+        now = now_ms()
+        for text, status in ((schedule, Status.ESME_RINVSCHED), (validity, Status.ESME_RINVEXPIRY)):
+            try:
+                parse(text, now)
+            except ValueError:
+                return status
+    return None
 
 
 def receipt_time(moment: int) -> str:

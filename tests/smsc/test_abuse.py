@@ -97,6 +97,7 @@ async def test_a_session_ends_with_its_time(limited, cast):
 
 
 async def test_a_client_that_does_not_read_is_cut_off(limited, cast, change_account):
+    change_account(throughput=0)
     async with smsc(limited(response_seconds=0.3)) as server:
         bystander = await Esme.bound(server.port, cast.smpp_globex_1)
         deaf = await Esme.bound(server.port, cast.smpp_acme_1, limit=1024)
@@ -123,3 +124,35 @@ async def test_strangers_leave_no_trace(config, cast):
             await esme.closed()
         await eventually(lambda: not server._door.sessions)
         await Esme.bound(server.port, cast.smpp_acme_1)
+
+
+async def test_who_says_much_without_a_bind_is_cut_off(config, cast):
+    async with smsc(config) as server:
+        stranger = await Esme.connect(server.port)
+        stranger.send(*[Plain(Command.ENQUIRE_LINK, 1)] * 21)
+        await stranger.closed()
+        patient = await Esme.connect(server.port)
+        patient.send(*[Plain(Command.ENQUIRE_LINK, 1)] * 19)
+        assert await patient.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == 0
+
+
+async def test_who_floods_the_server_waits_and_nobody_else_does(config, cast):
+    async with smsc(config) as server:
+        bystander = await Esme.bound(server.port, cast.smpp_globex_1)
+        flooding = await Esme.bound(server.port, cast.smpp_acme_1)
+        flood = [Plain(Command.ENQUIRE_LINK, number) for number in range(100, 1700)]
+        flooding.send(*flood)
+        await eventually(lambda: [each for each in server._door.sessions if each._held])
+        assert (await bystander.submit(source="GLOBEX")).status == 0
+        assert [answer.sequence for answer in await flooding.answers_to(flood)] == [each.sequence for each in flood]
+        assert (await flooding.submit()).status == 0
+
+
+async def test_a_throughput_without_limit_has_no_pace(config, cast, change_account):
+    change_account(throughput=0)
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        flood = [Plain(Command.ENQUIRE_LINK, number) for number in range(100, 3100)]
+        esme.send(*flood)
+        held = [each._held for each in server._door.sessions if await esme.answers_to(flood)]
+        assert held == [None]

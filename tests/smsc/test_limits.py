@@ -66,4 +66,4 @@ def test_memory_is_bounded():
     failures = BindFailures(10)
     for number in range(60_000):
         failures.record(ip_address(number + 1), "smpp-a", authorised=False, now=0.0)
-    assert len(failures._buckets) <= 50_001
+    assert len(failures._failures._buckets) <= 50_001
