@@ -16,7 +16,7 @@ from portal.services.errors import Refused
 ENROUTE, DELIVERED, EXPIRED, DELETED, UNDELIVERABLE, ACCEPTED, UNKNOWN, REJECTED = 1, 2, 3, 4, 5, 6, 7, 8
 
 # What a customer reads as the status of a message ("ptt").
-PTT_NO_CREDIT, PTT_PENDING = 10, 254
+PTT_NONE, PTT_NO_CREDIT, PTT_PENDING = 0, 10, 254
 
 # SMPP 3.4, 5.2.19: data_coding.
 GSM, UCS2 = 0, 8

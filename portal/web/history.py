@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from portal import i18n
 from portal.i18n import gettext as _
-from portal.services import history
+from portal.services import history, messages
 from portal.services.accounts import Account
 from portal.services.history import Message
 from portal.services.live import Pulse
@@ -23,7 +23,6 @@ blueprint = Blueprint("history", __name__)
 _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
 # Texts weigh more than amounts do.
 _PAGE = 15
-_DELIVERED, _PENDING = 0, 254
 
 
 @blueprint.get("/accounts/<name>/history")
@@ -96,7 +95,7 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
 
 def _look(message: Message) -> tuple[str, str]:
     """The status in words, with the kind of its badge."""
-    return _(message.description), {_DELIVERED: "ok", _PENDING: "info"}.get(message.ptt, "err")
+    return _(message.description), {messages.PTT_NONE: "ok", messages.PTT_PENDING: "info"}.get(message.ptt, "err")
 
 
 live.register(
