@@ -107,6 +107,13 @@ def test_wrong_usage_is_2(app, args):
     assert "usage:" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--totp", "--password-stdin"])
+def test_half_of_what_belongs_together_is_wrong_usage(run_app, option):
+    done = run_app("user", "add", "--email", "x@acme.example", option)
+    assert done.returncode == 2
+    assert "belong together" in done.stderr
+
+
 @pytest.mark.parametrize("duration", ["15", "15x", "-15m", "m", "1.5h", "99999d"])
 def test_a_duration_that_is_none_is_wrong_usage(run_app, duration):
     assert run_app("ip", "add", "smpp-acme-1", "203.0.113.7", f"--expires={duration}").returncode == 2
@@ -170,7 +177,6 @@ def test_users_that_are_refused_leave_nothing(ok, refused, conn):
     )
     assert "operator" in refused("user", "add", "--email", "x@acme.example", "--customer", "Acme", "--role", "operator")
     assert "no customer" in refused("user", "add", "--email", "x@acme.example", "--customer", "Initech")
-    assert "belong together" in refused("user", "add", "--email", "x@acme.example", "--totp")
     assert ok("user", "list") == before
 
 

@@ -44,6 +44,7 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     add.add_argument("--role", choices=users.ROLES, help="owner where there is a customer, otherwise operator")
     add.add_argument("--password-stdin", action="store_true", help="enrol at once; the password is stdin's first line")
     add.add_argument("--totp", action="store_true", help="with it: print the otpauth:// URI and the recovery codes")
+    add.set_defaults(wrong_usage=add.error)
     link = database_command(user, "link", _new_link, "print a new one-time enrolment link; earlier ones end")
     link.add_argument("email", metavar="EMAIL")
     listing = database_command(user, "list", _list_users, "list the users")
@@ -89,7 +90,7 @@ def _customer(customer: customers.Customer) -> dict[str, object]:
 
 def _add_user(shell: Shell, args: Namespace) -> Answer:
     if args.password_stdin != args.totp:
-        raise Failure("--password-stdin and --totp belong together: everyone has both a password and TOTP.")
+        args.wrong_usage("--password-stdin and --totp belong together: everyone has both a password and TOTP")
     customer = customers.by_name(shell.conn, args.customer) if args.customer else None
     role = args.role or (users.OWNER if customer else users.OPERATOR)
     password = sys.stdin.readline().rstrip("\r\n") if args.password_stdin else None
