@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from portal.config import Limits
@@ -29,25 +29,31 @@ class Door:
         self._loop = loop
         self._fruitless = Failures(_MOST_FRUITLESS)
         self._connections = 0
-        self._unbound = 0
+        self._unbound: dict[Visit, None] = {}  # in the order of their coming
         self._unbound_from: Counter[Hashable] = Counter()
         self._emptied = asyncio.Event()
         self.sessions: set[Session] = set()
 
     def enter(self, address: Address) -> Visit | None:
-        """Let a new connection in; None where there are too many."""
+        """Let a new connection in; None where there are too many.
+
+        Where all places without a bind are taken, the one that has waited longest has to go: a client binds as soon as
+        it is connected, so strangers who keep the places don't keep clients out.
+        """
         limits, near = self._limits, neighbourhood(address)
         if (
             self._connections >= limits.connections
-            or self._unbound >= limits.unbound
             or self._unbound_from[near] >= limits.unbound_per_address
             or self._fruitless.too_many(near, self._loop.time())
         ):
             return None
+        if len(self._unbound) >= limits.unbound:
+            next(iter(self._unbound)).end()
+        visit = Visit(self, address)
         self._connections += 1
-        self._unbound += 1
+        self._unbound[visit] = None
         self._unbound_from[near] += 1
-        return Visit(self, address)
+        return visit
 
     async def emptied(self) -> None:
         """Wait until no session is left."""
@@ -55,18 +61,18 @@ class Door:
             self._emptied.clear()
             await self._emptied.wait()
 
-    def bound(self, address: Address) -> None:
-        """A connection from `address` has bound."""
-        near = neighbourhood(address)
-        self._unbound -= 1
+    def bound(self, visit: Visit) -> None:
+        """A connection waits no more: it has bound, or has to go."""
+        near = neighbourhood(visit.address)
+        del self._unbound[visit]
         self._unbound_from[near] -= 1
         if not self._unbound_from[near]:
             del self._unbound_from[near]
 
-    def not_bound(self, address: Address) -> None:
-        """A connection from `address` has ended, or never came to stand, without a bind."""
-        self.bound(address)
-        self._fruitless.record(neighbourhood(address), self._loop.time())
+    def fruitless(self, visit: Visit) -> None:
+        """A connection has no bind to show for itself."""
+        self.bound(visit)
+        self._fruitless.record(neighbourhood(visit.address), self._loop.time())
 
     def left(self) -> None:
         """A connection has ended."""
@@ -76,15 +82,19 @@ class Door:
 
 
 class Visit:
-    """One connection's place behind the door, from `Door.enter` to `left`."""
+    """One connection's place behind the door, from `Door.enter` to `left`.
 
-    __slots__ = ("_bound", "_door", "_session", "address")
+    `cancel` ends what comes before the session, the handshake of TLS.
+    """
+
+    __slots__ = ("_door", "_session", "_waits", "address", "cancel")
 
     def __init__(self, door: Door, address: Address) -> None:
         self.address = address
+        self.cancel: Callable[[], object] = lambda: None
         self._door = door
         self._session: Session | None = None
-        self._bound = False
+        self._waits = True
 
     def begun(self, session: Session) -> None:
         """The connection stands (with TLS: after its handshake), and this is its session."""
@@ -93,13 +103,23 @@ class Visit:
 
     def bound(self) -> None:
         """The session has bound."""
-        self._bound = True
-        self._door.bound(self.address)
+        if self._waits:
+            self._waits = False
+            self._door.bound(self)
+
+    def end(self) -> None:
+        """Make room: this one has waited longest."""
+        self._waits = False
+        self._door.fruitless(self)
+        if self._session:
+            self._session.make_room()
+        else:
+            self.cancel()
 
     def left(self) -> None:
         """The connection has ended, or never came to stand. Called once."""
-        if not self._bound:
-            self._door.not_bound(self.address)
+        if self._waits:
+            self._door.fruitless(self)
         if self._session:
             self._door.sessions.discard(self._session)
         self._door.left()

@@ -77,6 +77,7 @@ class Listener:
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         beginning = self._loop.create_task(self._begin(client, visit))
+        visit.cancel = beginning.cancel
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
 

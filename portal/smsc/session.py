@@ -168,6 +168,10 @@ class Session(asyncio.Protocol):
     def _reads_too_slowly(self) -> None:
         self._abort("does not read what it is sent")
 
+    def make_room(self) -> None:
+        """End at once, without a word: others wait to bind."""
+        self._abort("has not bound, and its place is needed")
+
     def _set_deadline(self, seconds: float, call: Callable[..., None], *arguments: object) -> None:
         """Have `call` called unless something else ends sooner: the time to bind, to be bound, to say farewell."""
         if self._deadline:

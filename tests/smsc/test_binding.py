@@ -190,11 +190,19 @@ async def eventually_connected(port, address):
         return esme
 
 
-async def test_connections_without_a_bind_are_capped_in_all(limited, cast):
+async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(limited, cast):
     async with smsc(limited(unbound=2)) as server:
+        strangers = [await Esme.connect(server.port, from_address=f"127.0.0.{number}") for number in (5, 6)]
+        await eventually(lambda: len(server._door.sessions) == 2)
         bound = await Esme.bound(server.port, cast.smpp_acme_1)
-        for number in (5, 6):
-            await Esme.connect(server.port, from_address=f"127.0.0.{number}")
-        third = await Esme.connect(server.port, from_address="127.0.0.7")
-        await third.closed()
+        await strangers[0].closed()
+        assert (await strangers[1].request(Plain(Command.ENQUIRE_LINK, 1))).status == 0
         assert (await bound.submit()).status == 0
+
+
+async def test_a_handshake_that_never_ends_keeps_nobody_out(limited, cast):
+    async with smsc(limited(unbound=1)) as server:
+        stranger = await Esme.connect(server.tls_port, from_address="127.0.0.5")
+        await eventually(lambda: server._door._unbound)
+        await Esme.bound(server.port, cast.smpp_acme_1)
+        await stranger.closed()

@@ -32,6 +32,19 @@ async def test_connections_that_bind_may_come_as_often_as_they_like():
     assert opened.enter(HERE)
 
 
+async def test_who_has_waited_longest_makes_room():
+    opened = door(unbound=2)
+    first, second = opened.enter(HERE), opened.enter(HERE)
+    cancelled = []
+    first.cancel = lambda: cancelled.append(first)
+    second.cancel = lambda: cancelled.append(second)
+    assert opened.enter(ELSEWHERE)
+    assert cancelled == [first]
+    second.bound()
+    assert opened.enter(ELSEWHERE)
+    assert cancelled == [first]
+
+
 async def test_a_network_of_ipv6_addresses_counts_as_one():
     opened = door(unbound_per_address=2)
     assert all(opened.enter(ip_address(f"2001:db8::{number}")) for number in (1, 2))
