@@ -1,0 +1,112 @@
+"""What else happens while somebody looks at the pages: the server confirms, messages are sent, clients come and go."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+from portal import db
+from portal.services import accounts, allowed_ips, connections, credentials, directory, messages, prices
+from portal.services.accounts import Account
+from portal.services.audit import SHELL
+from portal.services.connections import Connection, RefusedBind
+
+# What became of a message ("ptt").
+DELIVERED, UNDELIVERABLE = 0, 9
+HOSTILE = "<script>alert(1)</script>"
+
+
+def account(conn: db.Connection, name: str) -> Account:
+    return accounts.by_name(conn, name)
+
+
+def settle(conn: db.Connection) -> None:
+    """Confirm every change, as the SMPP server does: UPDATING_IP becomes OK."""
+    directory.confirm(conn, {each.id: each.version for each in directory.load(conn)})
+
+
+def fill(conn: db.Connection, name: str, how_many: int) -> list[str]:
+    """Authorise so many addresses more."""
+    found = [f"198.51.100.{number}" for number in range(1, how_many + 1)]
+    for each in found:
+        allowed_ips.add(conn, SHELL, account(conn, name), each)
+    return found
+
+
+def send(conn: db.Connection, name: str, *texts: str, source: str = "ACME") -> list[int]:
+    """Send these texts; they are on their way."""
+    config = next(each for each in directory.load(conn) if each.name == name)
+    submits = [
+        messages.prepare(
+            config,
+            prices.load(conn),
+            source=source,
+            source_ton=5,
+            source_npi=0,
+            destination="393401234567",
+            esm_class=0,
+            data_coding=messages.UCS2,
+            registered_delivery=0,
+            body=text.encode("utf-16-be"),
+        )
+        for text in texts
+    ]
+    return [each for each in messages.store(conn, submits) if each is not None]
+
+
+def deliver(conn: db.Connection, *message_ids: int) -> None:
+    outcomes = [messages.Outcome(each, messages.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
+    messages.finish(conn, outcomes)
+
+
+def fail(conn: db.Connection, *message_ids: int, ptt: int = UNDELIVERABLE) -> None:
+    outcomes = [messages.Outcome(each, messages.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
+    messages.finish(conn, outcomes)
+
+
+def connect(conn: db.Connection, name: str, number: int = 1, **values: object) -> None:
+    """Let a client be connected."""
+    password = credentials.info(conn, account(conn, name).id)
+    now = db.now_ms()
+    session = {
+        "id": number,
+        "account_id": account(conn, name).id,
+        "address": "198.51.100.20",
+        "bind_type": "transceiver",
+        "tls": "TLSv1.3",
+        "password_id": password.id if password else 0,
+        "bound_at": now,
+        "seen_at": now,
+    }
+    connections.opened(conn, [Connection(**(session | values))])  # type: ignore[arg-type]
+
+
+def refuse(
+    conn: db.Connection, name: str, address: str, reason: str = connections.NOT_AUTHORISED, times: int = 1
+) -> None:
+    """Let a client be turned away."""
+    row = RefusedBind(account(conn, name).id, address, reason, db.now_ms())
+    connections.refused(conn, [row] * times)
+
+
+class _Words(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+
+def words(page: str) -> str:
+    """What a page says, without its markup and with single spaces."""
+    parser = _Words()
+    parser.feed(page)
+    return " ".join(" ".join(parser.found).split())
+
+
+def value_of(page: str, name: str) -> str:
+    """The value of the first field of this name."""
+    field = re.search(rf'<input[^>]*\bname="{name}"[^>]*>', page)
+    assert field, f"there is no field {name}"
+    value = re.search(r'\bvalue="([^"]*)"', field[0])
+    return html.unescape(value[1]) if value else ""
