@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from portal import config as settings
-from portal import db, migrations
+from portal import db, i18n, migrations
 from portal.crypto import Keys
 from portal.services import accounts, allowed_ips, credentials, credits, customers, prices, senders, two_factor, users
 from portal.services.audit import SHELL
 from tests.serving import clean_environment, serving
 from tests.support import ROOT, Cast, Login, Person, Server, a_copy
 from tests.support import free_port as a_free_port
+
+
+@pytest.fixture(autouse=True)
+def english() -> None:
+    """The language is a variable of the thread, and all tests of a process run in one."""
+    i18n.use_language(i18n.DEFAULT_LANGUAGE)
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,6 @@ from portal.services.allowed_ips import AlreadyListed
 NOON = 1_767_268_800_000  # 1 January 2026, 12:00 UTC
 
 
-@pytest.fixture(autouse=True)
-def english_afterwards():
-    yield
-    i18n.use_language("en")
-
-
 @pytest.mark.parametrize(
     ("accepted", "best"),
     [

@@ -24,8 +24,6 @@ def test_what_is_no_amount_is_refused(text):
 @pytest.fixture
 def italian():
     i18n.use_language("it")
-    yield
-    i18n.use_language("en")
 
 
 @pytest.mark.usefixtures("italian")
