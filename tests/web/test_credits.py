@@ -1,0 +1,181 @@
+"""An account's balance, its movements, and moving credits to another account."""
+
+from collections.abc import Callable
+
+import pytest
+
+from portal import db
+from portal.services import credits
+from portal.services.audit import SHELL
+from tests.support import Cast, Person
+from tests.web import acting
+from tests.web.acting import value_of, words
+from tests.web.conftest import Browser
+
+Client = Callable[[Person], Browser]
+CREDITS = "/accounts/smpp-acme-1/credits"
+TRANSFER = f"{CREDITS}/transfer"
+
+
+@pytest.fixture
+def alice(client: Client, cast: Cast) -> Browser:
+    return client(cast.alice)
+
+
+def balances(conn: db.Connection) -> dict[str, int]:
+    return {row["name"]: row["balance"] for row in conn.execute("SELECT name, balance FROM accounts")}
+
+
+def form(page: str, **changed: str) -> dict[str, str]:
+    values = {"source": "smpp-acme-1", "target": "smpp-acme-2", "amount": "100", "form": value_of(page, "form")}
+    return values | changed
+
+
+# --- the ledger
+
+
+def test_the_balance_and_every_movement(alice: Browser, conn: db.Connection) -> None:
+    acting.send(conn, "smpp-acme-1", "one", "two")
+    alice.post(TRANSFER, data=form(alice.get(TRANSFER).text))
+    said = words(alice.get(CREDITS).text)
+    assert "credits left 898" in said
+    assert "Transfer to smpp-acme-2 alice@acme.example -100 898" in said
+    assert "Messages sent (2) -2 998" in said
+    assert "Granted +1,000 1,000" in said
+    assert "Transfer from smpp-acme-1 alice@acme.example +100 200" in words(
+        alice.get("/accounts/smpp-acme-2/credits").text
+    )
+
+
+def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
+    account = acting.account(conn, "smpp-acme-1")
+    for number in range(1, 46):
+        credits.grant(conn, SHELL, account, number * 1000, note=f"note {number}.")
+    pages = [alice.get(CREDITS).text]
+    while 'rel="next"' in pages[-1]:
+        query = pages[-1].split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0]
+        pages.append(alice.get(CREDITS + query).text)
+    assert [page.count("Granted") for page in pages] == [20, 20, 6]
+    assert [f"note {number}." in pages[0] for number in (45, 26, 25)] == [True, True, False]
+    assert [f"note {number}." in pages[1] for number in (26, 25, 6, 5)] == [False, True, True, False]
+    back = pages[2].split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0]
+    again = alice.get(CREDITS + back).text
+    assert [f"note {number}." in again for number in (26, 25, 6, 5)] == [False, True, True, False]
+    # The way back ends with a whole first page.
+    first = again.split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0]
+    assert alice.get(CREDITS + first).text.count("Granted") == 20
+
+
+@pytest.mark.parametrize("query", ["?before=x", "?before=-1", "?after=99999999999999999999", "?before="])
+def test_a_place_that_is_none_is_the_first_page(alice: Browser, query: str) -> None:
+    assert "Granted" in alice.get(CREDITS + query).text
+
+
+def test_a_note_is_text(alice: Browser, conn: db.Connection) -> None:
+    credits.grant(conn, SHELL, acting.account(conn, "smpp-acme-1"), 1000, note=acting.HOSTILE)
+    assert acting.HOSTILE not in alice.get(CREDITS).text
+
+
+# --- transfer
+
+
+@pytest.mark.parametrize("htmx", [False, "dialog"])
+def test_the_form_offers_the_customer_s_accounts_and_no_others(alice: Browser, htmx: bool | str) -> None:
+    page = alice.get(TRANSFER, htmx=htmx).text
+    assert '<option selected value="smpp-acme-1">smpp-acme-1 · 1,000</option>' in page
+    assert '<option value="sms-acme-1">sms-acme-1 · 50</option>' in page
+    assert "globex" not in page
+
+
+def test_credits_move_at_once(alice: Browser, conn: db.Connection) -> None:
+    before = balances(conn)
+    answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text, amount="99.5", target="sms-acme-1"))
+    assert (answer.status_code, answer.location) == (303, CREDITS)
+    assert "99.5 credits moved to sms-acme-1." in words(alice.get(CREDITS).text)
+    moved = {"smpp-acme-1": before["smpp-acme-1"] - 99_500, "sms-acme-1": before["sms-acme-1"] + 99_500}
+    assert balances(conn) == before | moved
+
+
+def test_with_htmx_the_credits_page_follows(alice: Browser, conn: db.Connection) -> None:
+    answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text), htmx="dialog")
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (204, CREDITS)
+    assert "100 credits moved to smpp-acme-2." in words(alice.get(CREDITS).text)
+
+
+@pytest.mark.parametrize("htmx", [False, "dialog"])
+def test_the_same_form_sent_again_moves_nothing(alice: Browser, conn: db.Connection, htmx: bool | str) -> None:
+    filled = form(alice.get(TRANSFER).text)
+    alice.post(TRANSFER, data=filled, htmx=htmx)
+    after = balances(conn)
+    alice.get(CREDITS)
+    alice.post(TRANSFER, data=filled, htmx=htmx)
+    assert balances(conn) == after
+    assert "It was not done a second time." in words(alice.get(CREDITS).text)
+
+
+@pytest.mark.parametrize("htmx", [False, "dialog"])
+@pytest.mark.parametrize(
+    ("changed", "sentence", "field"),
+    [
+        ({"amount": ""}, "“” isn't an amount of credits.", "amount"),
+        ({"amount": "-5"}, "“-5” isn't an amount of credits.", "amount"),
+        ({"amount": acting.HOSTILE}, "isn't an amount of credits.", "amount"),
+        ({"amount": "1000.001"}, "smpp-acme-1 holds 1", "amount"),
+        ({"target": "smpp-acme-1"}, "Source and target are the same account.", "target"),
+        ({"target": "smpp-globex-1"}, "There is no account “smpp-globex-1”.", "target"),
+        ({"source": "smpp-globex-1"}, "There is no account “smpp-globex-1”.", "source"),
+        ({"target": ""}, "There is no account “”.", "target"),
+    ],
+)
+def test_a_refusal_says_why_at_the_field_and_keeps_what_was_typed(
+    alice: Browser, conn: db.Connection, changed: dict[str, str], sentence: str, field: str, htmx: bool | str
+) -> None:
+    before = balances(conn)
+    filled = form(alice.get(TRANSFER).text, **changed)
+    answer = alice.post(TRANSFER, data=filled, htmx=htmx)
+    assert answer.status_code == 422
+    assert sentence in words(answer.text)
+    assert f'id="{field}-error"' in answer.text
+    assert value_of(answer.text, "amount") == filled["amount"]
+    assert acting.HOSTILE not in answer.text
+    assert balances(conn) == before
+    # It has moved nothing, so it can be mended and sent.
+    assert value_of(answer.text, "form") == filled["form"]
+    mended = form(answer.text)
+    assert alice.post(TRANSFER, data=mended).status_code == 303
+    assert balances(conn) != before
+
+
+def test_who_has_one_account_only_has_nowhere_to_move_them(client: Client, cast: Cast) -> None:
+    said = words(client(cast.charlie).get("/accounts/smpp-globex-1/credits/transfer").text)
+    assert "There is no other account to move credits to." in said
+
+
+def test_an_operator_moves_them_for_the_customer(client: Client, cast: Cast, conn: db.Connection) -> None:
+    olga = client(cast.olga)
+    assert olga.post(TRANSFER, data=form(olga.get(TRANSFER).text)).status_code == 303
+    assert balances(conn)["smpp-acme-2"] == 200_000
+
+
+# --- who may
+
+
+def test_a_viewer_sees_the_ledger_and_moves_nothing(client: Client, cast: Cast, conn: db.Connection) -> None:
+    bob = client(cast.bob)
+    before = balances(conn)
+    page = bob.get(CREDITS).text
+    assert "Granted" in page
+    assert "Transfer credits" not in page
+    assert bob.get(TRANSFER).status_code == 403
+    assert bob.post(TRANSFER, data={"target": "smpp-acme-2", "amount": "1"}).status_code == 403
+    assert balances(conn) == before
+
+
+def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Connection) -> None:
+    charlie = client(cast.charlie)
+    before = balances(conn)
+    assert charlie.get(CREDITS).status_code == 404
+    crafted = {"source": "smpp-acme-1", "target": "smpp-globex-1", "amount": "1"}
+    assert charlie.post(TRANSFER, data=crafted).status_code == 404
+    assert charlie.post("/accounts/smpp-globex-1/credits/transfer", data=crafted).status_code == 422
+    assert balances(conn) == before
