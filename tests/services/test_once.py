@@ -1,0 +1,39 @@
+"""What is sent twice happens once."""
+
+import pytest
+
+from portal import db
+from portal.services import once
+
+
+def test_a_number_is_good_once(conn: db.Connection) -> None:
+    number = once.new()
+    once.spend(conn, number)
+    with pytest.raises(once.AlreadySent):
+        once.spend(conn, number)
+    once.spend(conn, once.new())
+
+
+def test_what_failed_has_not_used_it_up(conn: db.Connection) -> None:
+    number = once.new()
+
+    def fail() -> None:
+        with db.immediate(conn):
+            once.spend(conn, number)
+            raise ValueError("after it")
+
+    with pytest.raises(ValueError, match="after it"):
+        fail()
+    once.spend(conn, number)
+
+
+def test_who_has_no_form_may_repeat(conn: db.Connection) -> None:
+    once.spend(conn, "")
+    once.spend(conn, "")
+
+
+def test_old_numbers_are_forgotten(conn: db.Connection) -> None:
+    once.spend(conn, once.new())
+    conn.execute("UPDATE spent_forms SET at = at - 31 * 86400000")
+    once.spend(conn, once.new())
+    assert conn.execute("SELECT count(*) FROM spent_forms").fetchone()[0] == 1
