@@ -376,8 +376,12 @@ def start_session(conn: sqlite3.Connection, user: User, address: str, user_agent
     return token
 
 
-def of_session(conn: sqlite3.Connection, token: str) -> User | None:
-    """Who is logged in with this token; None once the session has ended or run out."""
+def of_session(conn: sqlite3.Connection, token: str, *, acts: bool = True) -> User | None:
+    """Who is logged in with this token; None once the session has ended or run out.
+
+    Args:
+        acts: a person asks, and so the session isn't idle.
+    """
     now = now_ms()
     row = conn.execute(
         f"SELECT {_COLUMNS}, login_sessions.id AS session_id, login_sessions.seen_at FROM login_sessions"
@@ -387,7 +391,7 @@ def of_session(conn: sqlite3.Connection, token: str) -> User | None:
     ).fetchone()
     if row is None:
         return None
-    if row["seen_at"] < now - _SEEN_EVERY_MS:
+    if acts and row["seen_at"] < now - _SEEN_EVERY_MS:
         conn.execute("UPDATE login_sessions SET seen_at = ? WHERE id = ?", (now, row["session_id"]))
     return _user(row)
 

@@ -65,7 +65,8 @@ class LoggedIn(UserMixin):
 
 
 def load_user(token: str) -> LoggedIn | None:
-    user = users.of_session(context.conn(), token)
+    # Open pages ask by themselves: that nobody sits before them is exactly what the end of idle sessions is for.
+    user = users.of_session(context.conn(), token, acts=request.endpoint != "live.poll")
     return LoggedIn(user, token) if user else None
 
 
@@ -149,7 +150,9 @@ def _account_of_the_user(name: str) -> Account | None:
 
 
 def _is_machine() -> bool:
-    if ip_address(context.client_address()).is_loopback:
+    # A proxy on this machine that isn't among the trusted ones: everybody would come from loopback.
+    forwarded = "X-Forwarded-For" in request.headers and not context.config().proxies
+    if ip_address(context.client_address()).is_loopback and not forwarded:
         return True
     token = context.config().web.metrics_token
     given = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -160,10 +163,16 @@ def _to_login() -> ResponseReturnValue:
     session.pop("_user_id", None)
     if request.headers.get("HX-Request"):
         # A 302 would be followed by the browser, unseen by htmx, and put the login page into the middle of this one.
-        here = urlsplit(request.headers.get("HX-Current-URL", "")).path
-        return "", 204, {"HX-Redirect": url_for("login.login", next=here or None)}
+        return "", 204, {"HX-Redirect": url_for("login.login", next=_page_of_htmx() or None)}
     here = request.full_path.rstrip("?") if request.method == "GET" else ""
     return redirect(url_for("login.login", next=here if here != "/" else None))
+
+
+def _page_of_htmx() -> str:
+    try:
+        return urlsplit(request.headers.get("HX-Current-URL", "")).path
+    except ValueError:
+        return ""
 
 
 def safe_next(target: str | None) -> str:

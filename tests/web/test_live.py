@@ -226,6 +226,16 @@ def test_a_viewer_is_told_the_same_without_buttons(client: Client, cast: Cast, c
     assert "<button" not in answer.text
 
 
+def test_an_open_page_alone_keeps_nobody_logged_in(alice: Browser, conn: db.Connection) -> None:
+    opened = OpenPage(alice, HOME)
+    conn.execute("UPDATE login_sessions SET seen_at = seen_at - 3600000")
+    (before,) = conn.execute("SELECT seen_at FROM login_sessions").fetchone()
+    opened.ask()
+    assert tuple(conn.execute("SELECT seen_at FROM login_sessions").fetchone()) == (before,)
+    alice.get(HOME)
+    assert conn.execute("SELECT seen_at FROM login_sessions").fetchone()[0] > before
+
+
 def test_another_customer_and_nobody_are_told_nothing(client: Client, browser: Browser, cast: Cast) -> None:
     assert client(cast.charlie).get(f"{HOME}/live?page=home", htmx="live").status_code == 404
     answer = browser.get(f"{HOME}/live?page=home", htmx="live")
