@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -37,6 +38,7 @@ _SETTLED_S = 30.0
 # After a supervisor was killed, its children need this to end by themselves.
 _ORPHANS_S = 6.0
 _LOOK_S = 1.0
+_OPEN_FILES = 65_536
 _FORGET_MS = 200
 
 
@@ -86,9 +88,18 @@ def component(config: Config, name: str, *, supervised: bool) -> Iterator[None]:
     """
     with exclusive(config.data, name):
         check_ports(config, name)
+        raise_file_limit()
         if supervised:
             threading.Thread(target=_end_with_stdin, name="supervised", daemon=True).start()
         yield
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many open files as it is allowed to: each connection is one, and shells say 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _end_with_stdin() -> None:

@@ -1,6 +1,7 @@
 """`serve` as an init system and the kernel treat it: signals, deaths, ports that are taken."""
 
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from portal import supervisor
 from portal.db import now_ms
 from portal.services import connections
 from portal.services.connections import Connection
@@ -175,3 +177,11 @@ def test_settings_reach_the_children(serve, config, tmp_path, free_port):
     serve("--config", str(other))
     assert listens(port)
     assert not listens(config.smpp.port)
+
+
+def test_a_shells_limit_of_open_files_is_raised():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2 if soft == hard else soft // 2, hard))
+    lowered = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    supervisor.raise_file_limit()
+    assert lowered < resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= 65_536

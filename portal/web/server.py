@@ -5,8 +5,10 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 import waitress
+from waitress.channel import HTTPChannel
 
 from portal import db
 from portal.config import Config, bracketed
@@ -18,6 +20,11 @@ from portal.web import create_app
 _log = logging.getLogger(__name__)
 
 _DAY_MS = 86_400_000
+_MOST_CONNECTIONS = 1_000
+_CROWDED, _CALM = 800, 400
+_LOOK_S = 0.5
+# What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
+_MOST_UNSENT = 1 << 30
 
 
 def run(config: Config) -> int:
@@ -32,9 +39,11 @@ def run(config: Config) -> int:
     keys = Keys.load(config.data)
     mailer = Mailer(config, keys, lambda: db.connect(config.database))
     app = create_app(config, keys, mailer)
+    dispatchers: dict[int, Any] = {}
     try:
         server = waitress.create_server(
             app,
+            dispatchers,
             host=config.web.host,
             port=config.web.port,
             threads=config.web.threads,
@@ -42,6 +51,11 @@ def run(config: Config) -> int:
             # app.py has its own reading of X-Forwarded-*, by networks; waitress trusts one address or all.
             clear_untrusted_proxy_headers=False,
             channel_timeout=60,
+            connection_limit=_MOST_CONNECTIONS,
+            asyncore_use_poll=True,
+            # Beyond what the application takes, so that its own words are read first; waitress keeps bodies in files.
+            max_request_body_size=2 * app.config["MAX_CONTENT_LENGTH"],
+            outbuf_high_watermark=_MOST_UNSENT,
         )
     except OSError as error:
         where = f"{bracketed(config.web.host)}:{config.web.port}"
@@ -55,10 +69,27 @@ def run(config: Config) -> int:
     signal.signal(signal.SIGINT, stop)
     mailer.start()
     _housekeep(config)
+    threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     server.run()
     mailer.stop()
     return 0
+
+
+def _keep_room(dispatchers: dict[int, Any]) -> None:
+    """End the oldest connections before strangers who hold theirs open have taken them all.
+
+    A browser that meets this opens another one. What is being answered is left alone.
+    """
+    while True:
+        threading.Event().wait(_LOOK_S)
+        channels = [each for each in list(dispatchers.values()) if isinstance(each, HTTPChannel)]
+        if len(channels) > _CROWDED:
+            channels.sort(key=lambda channel: channel.creation_time)
+            for channel in channels[:-_CALM]:
+                if not channel.requests:
+                    channel.will_close = True
+                    channel.server.pull_trigger()
 
 
 def _housekeep(config: Config) -> None:
