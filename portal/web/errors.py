@@ -4,9 +4,10 @@ import logging
 import sqlite3
 
 from flask import Flask, request
+from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from portal.i18n import gettext as _
 from portal.web import htmx
@@ -27,11 +28,15 @@ def _csrf(error: CSRFError) -> ResponseReturnValue:
 def _http(error: HTTPException) -> ResponseReturnValue:
     if error.code is None or error.response is not None:
         return error.get_response()
+    if request_ctx.url_adapter is None:
+        # The Host header is no host's name, and so no address of ours can be made for a page.
+        return "bad Host\n", 400, {"Content-Type": "text/plain; charset=utf-8"}
     words = {
         403: (_("This isn't yours to change"), _("Your role lets you look, not change. Ask an owner of your team.")),
         404: (_("Not found"), _("There is no such page, or it isn't yours to see.")),
         405: (_("Not found"), _("There is no such page, or it isn't yours to see.")),
         413: (_("Too large"), _("What was sent is larger than anything this portal takes.")),
+        503: (_("The portal is busy"), _("Nothing has been changed. Wait a moment, then try it once more.")),
     }
     title, text = words.get(
         error.code, (_("That did not work"), _("Nothing has been changed. Go back and try it once more."))
@@ -41,7 +46,7 @@ def _http(error: HTTPException) -> ResponseReturnValue:
 
 def _database(error: sqlite3.OperationalError) -> ResponseReturnValue:
     _log.error("%s %s: %s", request.method, request.path, error)
-    return _answer(503, _("The portal is busy"), _("Nothing has been changed. Wait a moment, then try it once more."))
+    return _http(ServiceUnavailable())
 
 
 def _answer(code: int, title: str, text: str) -> ResponseReturnValue:

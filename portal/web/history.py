@@ -1,6 +1,7 @@
 """The messages that an account has sent."""
 
 import csv
+import threading
 from collections.abc import Iterator
 from functools import partial
 from io import StringIO
@@ -23,6 +24,9 @@ blueprint = Blueprint("history", __name__)
 _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
 # Texts weigh more than amounts do.
 _PAGE = 15
+# A long history takes seconds of a thread: whoever asks for it again and again must not take them all.
+_downloads = threading.BoundedSemaphore(2)
+_YOUR_TURN = "your turn"
 
 
 @blueprint.get("/accounts/<name>/history")
@@ -49,11 +53,26 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
 @access.see_account
 def download(account: Account) -> ResponseReturnValue:
     """All of them, newest first; sent as they are read, so that any number takes the same memory."""
+    lines = _in_turn(_lines(account))
+    if next(lines) != _YOUR_TURN:
+        abort(503)
     return Response(
-        stream_with_context(_lines(account)),
+        stream_with_context(lines),
         content_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{account.name}-history.csv"'},
     )
+
+
+def _in_turn(lines: Iterator[str]) -> Iterator[str]:
+    """The lines after `_YOUR_TURN`, or something else where others are at it; a place is given back at the end."""
+    if not _downloads.acquire(blocking=False):
+        yield ""
+        return
+    try:
+        yield _YOUR_TURN
+        yield from lines
+    finally:
+        _downloads.release()
 
 
 def _lines(account: Account) -> Iterator[str]:
@@ -86,7 +105,7 @@ def _row(message: Message) -> list[object]:
 def _harmless(text: str) -> str:
     # Spreadsheets take what begins like this for a formula, and one in a text that somebody sent could read the
     # whole sheet and carry it off. The quote makes it a text again, and isn't shown.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:

@@ -51,3 +51,17 @@ def test_too_large_a_form_is_refused(browser: Browser) -> None:
     answer = browser.post("/language", data={"locale": "x" * (1 << 20)})
     assert answer.status_code == 413
     assert "larger than anything" in answer.text
+
+
+def test_a_number_longer_than_numbers_are_is_no_page(client: Callable[..., Browser], cast: Cast) -> None:
+    assert client(cast.alice).get("/accounts/smpp-acme-1/history/" + "9" * 5000).status_code == 404
+
+
+def test_a_host_that_is_no_name_is_refused(browser: Browser) -> None:
+    answer = browser.get("/", headers={"Host": "x" * 300})
+    assert (answer.status_code, answer.mimetype) == (400, "text/plain")
+
+
+def test_htmx_on_a_page_without_an_address_is_led_to_the_login(browser: Browser) -> None:
+    answer = browser.get("/profile", htmx=True, headers={"HX-Current-URL": "http://["})
+    assert answer.headers["HX-Redirect"] == "/login"

@@ -47,6 +47,11 @@ def test_figures_are_in_the_text_format_of_prometheus(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("path", ADDRESSES)
+def test_a_proxy_that_was_not_made_known_lets_nobody_in(browser: Browser, path: str) -> None:
+    assert browser.get(path, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 404
+
+
+@pytest.mark.parametrize("path", ADDRESSES)
 def test_from_elsewhere_without_a_token_there_is_nothing(browser: Browser, path: str) -> None:
     assert browser.get(path, environ_base=AWAY).status_code == 404
     for header in ("Bearer ", "Bearer None", ""):

@@ -135,6 +135,16 @@ def test_no_text_is_a_formula_to_a_spreadsheet(alice: Browser, conn: db.Connecti
     assert rows(alice.get(f"{HISTORY}.csv").text)[1][-1] == f"'{text}"
 
 
+def test_two_downloads_at_a_time(alice: Browser, client: Client, cast: Cast) -> None:
+    first, second = alice.get(f"{HISTORY}.csv"), client(cast.bob).get(f"{HISTORY}.csv")
+    third = client(cast.alice).get(f"{HISTORY}.csv")
+    assert third.status_code == 503
+    assert "The portal is busy" in third.text
+    second.close()
+    first.close()
+    assert client(cast.alice).get(f"{HISTORY}.csv").status_code == 200
+
+
 def test_the_csv_speaks_the_reader_s_language(alice: Browser, conn: db.Connection) -> None:
     (message_id,) = acting.send(conn, "smpp-acme-1", "ciao")
     acting.deliver(conn, message_id)
