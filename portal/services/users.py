@@ -2,8 +2,10 @@
 
 import secrets
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -204,6 +206,7 @@ def start_over(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User) -
             (two_factor.new_secret(keys), user.id),
         )
         conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
+        conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (user.id,))
         audit.record(conn, actor, "user.start_over", customer_id=user.customer_id, email=user.email)
         return new_link(conn, user)
 
@@ -330,8 +333,14 @@ def check_second_step(conn: sqlite3.Connection, keys: Keys, user: User, code: st
         _give_back(conn, buckets)
 
 
+def _neighbourhood(address: str) -> str:
+    """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
+    parsed = ip_address(address)
+    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
+
+
 def _take(conn: sqlite3.Connection, step: str, who: str, address: str, failures: int) -> tuple[str, str]:
-    buckets = (f"{step}:user:{who}", f"{step}:address:{address}")
+    buckets = (f"{step}:user:{who}", f"{step}:address:{_neighbourhood(address)}")
     throttle.take(conn, buckets[1], failures * _ADDRESS_SHARE, _THROTTLE_MS)
     throttle.take(conn, buckets[0], failures, _THROTTLE_MS)
     return buckets
@@ -392,7 +401,9 @@ def of_session(conn: sqlite3.Connection, token: str, *, acts: bool = True) -> Us
     if row is None:
         return None
     if acts and row["seen_at"] < now - _SEEN_EVERY_MS:
-        conn.execute("UPDATE login_sessions SET seen_at = ? WHERE id = ?", (now, row["session_id"]))
+        # Where the disk is full or somebody else writes, people can still read.
+        with suppress(sqlite3.OperationalError):
+            conn.execute("UPDATE login_sessions SET seen_at = ? WHERE id = ?", (now, row["session_id"]))
     return _user(row)
 
 

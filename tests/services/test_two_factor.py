@@ -100,3 +100,9 @@ def test_the_uri_names_the_installation_and_the_user(conn, keys, cast):
     sealed = conn.execute("SELECT totp_secret FROM users WHERE id = ?", (cast.alice.id,)).fetchone()[0]
     uri = pyotp.parse_uri(two_factor.uri(keys, sealed, cast.alice.email, "SMPP Portal"))
     assert (uri.name, uri.issuer, uri.secret) == (cast.alice.email, "SMPP Portal", cast.alice.totp_secret)
+
+
+def test_a_clock_that_was_wrong_for_a_while_locks_nobody_out(conn, keys, cast):
+    conn.execute("UPDATE users SET totp_last_step = totp_last_step + 100000000 WHERE id = ?", (cast.alice.id,))
+    assert two_factor.accept(conn, keys, cast.alice.id, cast.alice.code())
+    assert not two_factor.accept(conn, keys, cast.alice.id, cast.alice.code())

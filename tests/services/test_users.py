@@ -243,3 +243,27 @@ def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
     code = pyotp.TOTP(two_factor.secret_text(keys, fresh)).now()
     assert len(users.replace_totp(conn, keys, actor, alice, fresh, code)) == 10
     assert not two_factor.burn_recovery_code(conn, alice.id, cast.alice.recovery_codes[0])
+
+
+def test_failures_are_counted_by_network_where_addresses_are_plenty(conn):
+    for number in range(10):
+        with pytest.raises(users.LoginFailed):
+            users.check_login(conn, f"nobody{number}@x.example", "wrong", f"2001:db8::{number}", 1)
+    with pytest.raises(TooManyAttempts):
+        users.check_login(conn, "somebody@x.example", "wrong", "2001:db8::ffff", 1)
+    with pytest.raises(users.LoginFailed):
+        users.check_login(conn, "somebody@x.example", "wrong", "2001:db8:0:1::1", 1)
+
+
+def test_starting_over_ends_the_recovery_codes_too(conn, keys, cast, alice):
+    users.start_over(conn, keys, SHELL, alice)
+    assert two_factor.recovery_codes_left(conn, alice.id) == 0
+    with pytest.raises(users.WrongRecoveryCode):
+        users.check_second_step(conn, keys, alice, cast.alice.recovery_codes[0], "203.0.113.7", 10)
+
+
+def test_a_full_or_locked_database_keeps_nobody_from_reading(conn, alice):
+    token = users.start_session(conn, alice, "203.0.113.7", "")
+    conn.execute("UPDATE login_sessions SET seen_at = seen_at - 300000")
+    conn.execute("PRAGMA query_only = ON")
+    assert users.of_session(conn, token).id == alice.id
