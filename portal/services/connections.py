@@ -1,7 +1,7 @@
 """Who is connected, and who was refused: what the SMPP server writes for the pages to show."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from portal.db import immediate, now_ms
@@ -16,6 +16,7 @@ WRONG_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLASSIC, TOO_MANY_BINDS
     "too_many_binds",
     "throttled",
 )
+_MOST_KEPT = 100
 _SHOWN_MS = 7 * 86_400_000
 # The SMPP server says that it lives every two seconds.
 HEARTBEAT_MS = 2_000
@@ -113,7 +114,7 @@ def all_closed(conn: sqlite3.Connection) -> None:
     conn.execute("DELETE FROM connections")
 
 
-def refused(conn: sqlite3.Connection, rows: Iterable[RefusedBind]) -> None:
+def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
     """Count refused binds, folded by account, address and reason; a week without one ends a count."""
     with immediate(conn):
         for each in rows:
@@ -122,6 +123,12 @@ def refused(conn: sqlite3.Connection, rows: Iterable[RefusedBind]) -> None:
                 " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4",
                 (each.account_id, each.address, each.reason, each.at, each.at - _SHOWN_MS),
             )
+        # Whoever has a network of IPv6 addresses is a new one each time.
+        conn.executemany(
+            "DELETE FROM refused_binds WHERE account_id = ?1 AND last_at < (SELECT last_at FROM refused_binds"
+            " WHERE account_id = ?1 ORDER BY last_at DESC LIMIT 1 OFFSET ?2)",
+            [(account_id, _MOST_KEPT - 1) for account_id in {each.account_id for each in rows}],
+        )
 
 
 def heartbeat(conn: sqlite3.Connection, component: str, started_at: int) -> None:

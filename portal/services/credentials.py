@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from portal.crypto import Keys
 from portal.db import immediate, insert, now_ms
 from portal.i18n import N_
-from portal.services import accounts, audit, customers, mail, once
+from portal.services import accounts, audit, customers, mail, once, throttle
 from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.errors import Refused
@@ -17,6 +17,8 @@ from portal.services.errors import Refused
 # silently, so that both sides believe in different passwords.
 PASSWORD_LENGTH = 8
 _ALPHABET = string.ascii_letters + string.digits
+
+_MOST_AN_HOUR = 20
 
 GRACE_PERIODS = {"0": 0, "15m": 15 * 60_000, "1h": 3_600_000, "24h": 24 * 3_600_000}
 
@@ -81,6 +83,7 @@ def regenerate(
     Raises:
         NoPassword: the account is a classic one.
         NotReady
+        TooManyAttempts: with `only_when_ready`, for each password is a mail to an address that somebody else reads.
         InvalidGrace: longer than 24 hours, or negative.
         AlreadySent
     """
@@ -94,6 +97,8 @@ def regenerate(
         # Read again: the account that the caller holds is from before the write lock.
         if only_when_ready and accounts.by_name(conn, account.name).status != accounts.SUCCESS:
             raise NotReady(name=account.name)
+        if only_when_ready:
+            throttle.take(conn, f"password:{account.id}", _MOST_AN_HOUR, 3_600_000)
         now = now_ms()
         if grace:
             conn.execute(

@@ -8,6 +8,7 @@ from portal.i18n import N_
 from portal.services.errors import Refused
 
 # Longer than any browser keeps a form that it could send again.
+_LENGTH = 64
 _KEPT_MS = 30 * 86_400_000
 
 
@@ -24,7 +25,8 @@ def spend(conn: sqlite3.Connection, number: str) -> None:
     """Use a number up, in the transaction of what may happen only once: if that fails, the number is still good.
 
     Args:
-        number: from `new`; an empty one (a caller who has no form) is never used up.
+        number: from `new`; an empty one (a caller who has no form) is never used up. Of a longer one, which nobody was
+            given, the beginning counts.
 
     Raises:
         AlreadySent
@@ -35,6 +37,6 @@ def spend(conn: sqlite3.Connection, number: str) -> None:
     with immediate(conn):
         conn.execute("DELETE FROM spent_forms WHERE at < ?", (now - _KEPT_MS,))
         try:
-            conn.execute("INSERT INTO spent_forms VALUES (?, ?)", (number, now))
+            conn.execute("INSERT INTO spent_forms VALUES (?, ?)", (number[:_LENGTH], now))
         except sqlite3.IntegrityError:
             raise AlreadySent() from None

@@ -20,6 +20,8 @@ _PATTERNS = {
     NUMERIC: re.compile(r"[1-9][0-9]{8,14}"),
 }
 _TEXT_LENGTH = 200
+# The SMPP server keeps them in memory, and somebody decides about each.
+_MOST = 100
 
 
 class InvalidSender(Refused):
@@ -32,6 +34,11 @@ class InvalidSender(Refused):
 
 class SenderExists(Refused):
     sentence = N_("%(address)s is already in the list.")
+    field = "address"
+
+
+class ListFull(Refused):
+    sentence = N_("All %(limit)s senders are in use. Remove one first.")
     field = "address"
 
 
@@ -82,7 +89,7 @@ def add(
         reason: what it is for, for whoever decides.
 
     Raises:
-        InvalidSender, SenderExists, TextTooLong
+        InvalidSender, SenderExists, TextTooLong, ListFull
     """
     address = address.strip().removeprefix("+")
     kind = type_of(address)
@@ -91,6 +98,8 @@ def add(
         if len(text) > _TEXT_LENGTH:
             raise TextTooLong(field)
     with immediate(conn):
+        if len(of_account(conn, account.id)) >= _MOST:
+            raise ListFull(limit=_MOST)
         try:
             insert(
                 conn,

@@ -58,3 +58,20 @@ def test_a_heart_that_stops_beating_is_noticed(conn):
     connections.heartbeat(conn, "smsc", now_ms())
     connections.gone(conn, "smsc")
     assert not connections.alive(conn, "smsc")
+
+
+def test_refused_binds_from_ever_new_addresses_are_kept_within_bounds(conn, acme_1, acme_2):
+    connections.refused(conn, [RefusedBind(acme_2.id, "203.0.113.7", NOT_AUTHORISED, 1)])
+    now = now_ms()
+    for number in range(30):
+        connections.refused(
+            conn,
+            [
+                RefusedBind(acme_1.id, f"2001:db8::{number:x}:{host:x}", NOT_AUTHORISED, now + number)
+                for host in range(10)
+            ],
+        )
+    kept = connections.refusals(conn, acme_1.id)
+    assert 90 < len(kept) <= 110
+    assert kept[0].last_at == now + 29
+    assert conn.execute("SELECT count(*) FROM refused_binds WHERE account_id = ?", (acme_2.id,)).fetchone()[0] == 1

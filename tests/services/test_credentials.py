@@ -3,6 +3,7 @@ import pytest
 from portal.db import now_ms
 from portal.services import accounts, credentials, directory, mail
 from portal.services.audit import SHELL, Actor
+from portal.services.throttle import TooManyAttempts
 
 MINUTE_MS = 60_000
 
@@ -95,3 +96,13 @@ def test_who_changed_it_and_when(conn, keys, acme_1, acme_2):
     conn.execute("DELETE FROM smpp_passwords WHERE account_id = ?", (acme_2.id,))
     assert credentials.info(conn, acme_2.id) is None
     assert accounts.by_name(conn, acme_2.name)
+
+
+def test_customers_send_no_flood_of_mails(conn, keys, cast, acme_1):
+    directory.confirm(conn, {acme_1.id: 1_000})
+    for _ in range(20):
+        regenerate(conn, keys, acme_1, only_when_ready=True)
+        directory.confirm(conn, {acme_1.id: 1_000})
+    with pytest.raises(TooManyAttempts):
+        regenerate(conn, keys, acme_1, only_when_ready=True)
+    assert regenerate(conn, keys, acme_1)

@@ -37,3 +37,8 @@ def test_old_numbers_are_forgotten(conn: db.Connection) -> None:
     conn.execute("UPDATE spent_forms SET at = at - 31 * 86400000")
     once.spend(conn, once.new())
     assert conn.execute("SELECT count(*) FROM spent_forms").fetchone()[0] == 1
+
+
+def test_a_number_that_nobody_was_given_takes_no_more_room(conn: db.Connection) -> None:
+    once.spend(conn, "x" * 1_000_000)
+    assert conn.execute("SELECT max(length(number)) FROM spent_forms").fetchone()[0] <= 64

@@ -66,3 +66,12 @@ def test_removing(conn, acme_1, acme_2):
         senders.remove(conn, SHELL, acme_2, sender.id)
     assert senders.remove(conn, SHELL, acme_1, sender.id) == sender
     assert allowed(conn, acme_1) == frozenset()
+
+
+def test_an_account_has_a_hundred_senders_at_most(conn, acme_2):
+    for number in range(100):
+        senders.add(conn, SHELL, acme_2, f"SHOP{number}")
+    with pytest.raises(senders.ListFull):
+        senders.add(conn, SHELL, acme_2, "ONEMORE")
+    senders.remove(conn, SHELL, acme_2, senders.of_account(conn, acme_2.id)[0].id)
+    senders.add(conn, SHELL, acme_2, "ONEMORE")
