@@ -18,7 +18,7 @@ from portal.services.errors import Refused
 PASSWORD_LENGTH = 8
 _ALPHABET = string.ascii_letters + string.digits
 
-_MOST_AN_HOUR = 20
+_MOST_AN_HOUR = 100
 
 GRACE_PERIODS = {"0": 0, "15m": 15 * 60_000, "1h": 3_600_000, "24h": 24 * 3_600_000}
 

@@ -7,8 +7,8 @@ from portal.db import immediate, now_ms
 from portal.i18n import N_
 from portal.services.errors import Refused
 
-# Longer than any browser keeps a form that it could send again.
 _LENGTH = 64
+# Longer than any browser keeps a form that it could send again.
 _KEPT_MS = 30 * 86_400_000
 
 
