@@ -376,6 +376,14 @@ def test_a_missing_key_is_named(refused, data):
     assert "secret.key is missing" in refused("password", "regenerate", "smpp-acme-1")
 
 
+@pytest.mark.parametrize("command", ["serve", "web", "smsc"])
+def test_nothing_starts_without_the_key_of_its_database(refused, data, command):
+    (data / "secret.key").write_text("ab" * 32)
+    assert "secret.key belongs to another database" in refused(command)
+    (data / "secret.key").unlink()
+    assert "secret.key is missing" in refused(command)
+
+
 def test_secrets_are_no_arguments(app):
     # What is typed as an argument stands in the process list and in the shell's history.
     for command in (("user", "add"), ("account", "add"), ("password", "regenerate"), ("init",)):

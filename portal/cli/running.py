@@ -2,11 +2,14 @@
 
 import os
 from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from portal import demo, supervisor
-from portal.cli.shell import Answer, Commands, command, in_use, load_settings
+from portal.cli.shell import Answer, Commands, command, in_use, load_settings, opened
 from portal.config import Config
 from portal.demo import stage
+from portal.services import two_factor
 
 _WITHOUT_JSON = ("--data", "--config")
 
@@ -27,8 +30,20 @@ def register(commands: "Commands[ArgumentParser]") -> None:
 
 def _serve(args: Namespace) -> Answer:
     config = load_settings(args)
-    with in_use(config):
+    with _with_its_key(config):
         return Answer(status=supervisor.serve(config, _child_options(args)))
+
+
+@contextmanager
+def _with_its_key(config: Config) -> Iterator[None]:
+    """`in_use`, and the key is there and belongs to the database: here one line says so, later every login would fail.
+
+    Raises: as `opened`, and KeyFileError.
+    """
+    with opened(config) as shell:
+        two_factor.require_own_key(shell.conn, shell.keys)
+    with in_use(config):
+        yield
 
 
 def _child_options(args: Namespace) -> list[str]:
@@ -41,7 +56,7 @@ def _web(args: Namespace) -> Answer:
     from portal.web import server
 
     config = load_settings(args)
-    with in_use(config), supervisor.component(config, "web", supervised=args.supervised):
+    with _with_its_key(config), supervisor.component(config, "web", supervised=args.supervised):
         return Answer(status=server.run(config))
 
 
@@ -49,7 +64,7 @@ def _smsc(args: Namespace) -> Answer:
     from portal.smsc import server
 
     config = load_settings(args)
-    with in_use(config), supervisor.component(config, "smsc", supervised=args.supervised):
+    with _with_its_key(config), supervisor.component(config, "smsc", supervised=args.supervised):
         return Answer(status=server.run(config))
 
 
@@ -69,7 +84,7 @@ def _demo(args: Namespace) -> Answer:
         demo.make(config)
         # Read again: the demo comes with settings of its own.
         config = load_settings(args)
-        with in_use(config):
+        with _with_its_key(config):
             return Answer(status=supervisor.serve(config, _child_options(args), lambda: _welcome(config)))
 
 

@@ -5,8 +5,9 @@ import secrets
 import sqlite3
 
 import pyotp
+from cryptography.exceptions import InvalidTag
 
-from portal.crypto import Keys, token_hash
+from portal.crypto import KeyFileError, Keys, token_hash
 from portal.db import immediate, now_ms
 
 RECOVERY_CODES = 10
@@ -20,6 +21,25 @@ _CODE_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 def new_secret(keys: Keys) -> bytes:
     """A fresh secret, sealed for the database."""
     return keys.seal(pyotp.random_base32().encode())
+
+
+def require_own_key(conn: sqlite3.Connection, keys: Keys) -> None:
+    """Make sure that the key belongs to this database: with another one every login and every bind would fail.
+
+    Raises:
+        KeyFileError: none of the secrets opens with it.
+    """
+    sealed = [bytes(row[0]) for row in conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")]
+    if sealed and not any(_opens(keys, each) for each in sealed):
+        raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
+
+
+def _opens(keys: Keys, sealed: bytes) -> bool:
+    try:
+        keys.unseal(sealed)
+    except InvalidTag:
+        return False
+    return True
 
 
 def secret_text(keys: Keys, sealed: bytes) -> str:

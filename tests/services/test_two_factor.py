@@ -3,6 +3,7 @@ import threading
 import pyotp
 import pytest
 
+from portal.crypto import KeyFileError, Keys
 from portal.services import two_factor
 
 
@@ -106,3 +107,11 @@ def test_a_clock_that_was_wrong_for_a_while_locks_nobody_out(conn, keys, cast):
     conn.execute("UPDATE users SET totp_last_step = totp_last_step + 100000000 WHERE id = ?", (cast.alice.id,))
     assert two_factor.accept(conn, keys, cast.alice.id, cast.alice.code())
     assert not two_factor.accept(conn, keys, cast.alice.id, cast.alice.code())
+
+
+def test_a_key_of_another_database_is_noticed(conn, keys):
+    two_factor.require_own_key(conn, keys)
+    with pytest.raises(KeyFileError):
+        two_factor.require_own_key(conn, Keys(bytes(32)))
+    conn.execute("UPDATE users SET totp_secret = NULL")
+    two_factor.require_own_key(conn, Keys(bytes(32)))
