@@ -294,6 +294,41 @@ def m0002_spent_forms(database: Database) -> None:
     database.execute("CREATE TABLE spent_forms (number TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID")
 
 
+# An UPDATE of another column (a session's progress, every two seconds) must not move the version.
+_SESSIONS = """
+ALTER TABLE connections ADD COLUMN rates TEXT NOT NULL DEFAULT '';
+ALTER TABLE connections ADD COLUMN ending_at INTEGER;
+CREATE INDEX connections_ending ON connections (account_id) WHERE ending_at IS NOT NULL;
+
+ALTER TABLE refused_binds ADD COLUMN password_id INTEGER;
+
+ALTER TABLE users ADD COLUMN refusal_mails INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE users ADD COLUMN refusals_mailed_at INTEGER NOT NULL DEFAULT 0;
+
+-- Who has been told of which refusals. They go with the refusals, which are bounded.
+CREATE TABLE mailed_refusals (
+    account_id INTEGER NOT NULL,
+    address TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
+    PRIMARY KEY (account_id, address, reason, user_id),
+    FOREIGN KEY (account_id, address, reason) REFERENCES refused_binds ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX mailed_refusals_user ON mailed_refusals (user_id);
+"""
+
+
+@migrations()
+def m0003_sessions(database: Database) -> None:
+    _execute_all(database, _SESSIONS)
+    database.execute(
+        "CREATE TRIGGER connections_ending AFTER UPDATE OF ending_at ON connections BEGIN "
+        "UPDATE counters SET value = value + 1 WHERE name = 'config_version'; "
+        "UPDATE accounts SET config_version = (SELECT value FROM counters WHERE name = 'config_version') "
+        "WHERE id = NEW.account_id; END"
+    )
+
+
 def _execute_all(database: Database, script: str) -> None:
     # Not executescript(): it commits whatever transaction is open, and with it half a migration.
     for statement in script.split(";\n"):

@@ -76,7 +76,8 @@ class Refusals:
 def opened(conn: sqlite3.Connection, rows: Iterable[Connection]) -> None:
     with immediate(conn):
         conn.executemany(
-            "INSERT INTO connections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO connections (id, account_id, address, bind_type, tls, password_id, bound_at, seen_at,"
+            " submitted, delivered, window) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     each.id,
@@ -119,7 +120,8 @@ def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
     with immediate(conn):
         for each in rows:
             conn.execute(
-                "INSERT INTO refused_binds VALUES (?1, ?2, ?3, 1, ?4, ?4) ON CONFLICT DO UPDATE SET"
+                "INSERT INTO refused_binds (account_id, address, reason, count, first_at, last_at)"
+                " VALUES (?1, ?2, ?3, 1, ?4, ?4) ON CONFLICT DO UPDATE SET"
                 " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4",
                 (each.account_id, each.address, each.reason, each.at, each.at - _SHOWN_MS),
             )
@@ -155,7 +157,11 @@ def alive(conn: sqlite3.Connection, component: str) -> bool:
 
 def of_account(conn: sqlite3.Connection, account_id: int) -> list[Connection]:
     """An account's open sessions, oldest first."""
-    rows = conn.execute("SELECT * FROM connections WHERE account_id = ? ORDER BY bound_at", (account_id,))
+    rows = conn.execute(
+        "SELECT id, account_id, address, bind_type, tls, password_id, bound_at, seen_at, submitted, delivered, window"
+        " FROM connections WHERE account_id = ? ORDER BY bound_at",
+        (account_id,),
+    )
     return [Connection(*row) for row in rows]
 
 
