@@ -7,7 +7,8 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from portal.config import Config
 from tests.support import ROOT, Server, eventually
@@ -21,17 +22,35 @@ def serving(config: Config, *args: str, **environment: str) -> Iterator[Server]:
 
     Its log goes to the test's own output, which pytest shows when the test fails.
     """
+    with starting(config, "serve", *args, **environment) as server:
+        eventually(lambda: is_ready(server) or server.process.poll() is not None, deadline_s=20)
+        assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
+        yield server
+
+
+@contextmanager
+def starting(config: Config, command: str = "serve", *args: str, **environment: str) -> Iterator[Server]:
+    """Run `app.py serve` (or `web`, or `smsc`) on a data folder; the block starts at once."""
     process = subprocess.Popen(
-        [sys.executable, ROOT / "app.py", "serve", "--data", config.data, *args],
+        [sys.executable, ROOT / "app.py", command, "--data", config.data, *args],
         env=clean_environment() | environment,
     )
-    server = Server(config.public_url, config.smpp.port, config.smpp.tls_port, config.data, process)
     try:
-        eventually(lambda: is_ready(server) or process.poll() is not None, deadline_s=20)
-        assert process.poll() is None, f"the server ended with {process.returncode}"
-        yield server
+        yield Server(config.public_url, config.smpp.port, config.smpp.tls_port, config.data, process)
     finally:
         stop(process)
+
+
+def children(pid: int) -> dict[str, int]:
+    """The processes of `serve`, by what they are."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(FileNotFoundError):
+                # One that has died has no arguments any more, one that is being started still its parent's.
+                arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                found |= {name: int(child) for name in ("web", "smsc") if name.encode() in arguments}
+    return found
 
 
 def is_ready(server: Server) -> bool:

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,8 @@ from portal import supervisor
 from portal.db import now_ms
 from portal.services import connections
 from portal.services.connections import Connection
-from tests.serving import clean_environment, is_ready, stop
+from tests.serving import children, clean_environment, is_ready, stop
 from tests.support import ROOT, eventually
-
-
-def children(pid):
-    """The processes of `serve`, by what they are."""
-    found = {}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with suppress(FileNotFoundError):
-            # One that has died has no arguments any more, one that is being started still its parent's.
-            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            found |= {name: int(child) for name in ("web", "smsc") if name.encode() in arguments}
-    return found
 
 
 def is_alive(pid):

@@ -1,0 +1,83 @@
+"""kill -9 at random points under load: what was acknowledged is there, and was paid once."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+from portal.config import Config
+from tests.faults.conftest import Tell
+from tests.faults.crowd import Crowd, crowd
+from tests.serving import children, is_ready, starting
+from tests.support import Login, Server, eventually
+
+# The SMPP server alone, which its supervisor starts again; the supervisor alone, whose children end by themselves;
+# all of them at once; and all of them while they start.
+VICTIMS = ("smsc", "serve", "all", "starting")
+_MOST_BETWEEN = 300
+_LONGEST_DELAY_S = 0.02
+_STARTING_S = 1.5
+
+
+def kill(*pids: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill_all(server: Server) -> None:
+    # Stopped first: none of them may see the other's end before its own.
+    pids = [server.process.pid, *children(server.process.pid).values()]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    kill(*pids)
+    server.process.wait()
+
+
+def the_smsc(server: Server) -> int:
+    return eventually(lambda: children(server.process.pid).get("smsc", 0))
+
+
+def test_what_was_acknowledged_survives_kill_9(
+    serve: Callable[..., Server],
+    config: Config,
+    logins: list[Login],
+    rounds: int,
+    checked: Callable[[], None],
+    nothing_lost: Callable[[Crowd], dict[str, int]],
+    tell: Tell,
+) -> None:
+    seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
+    print(f"FAULT_SEED={seed}")
+    chance, killed = random.Random(seed), Counter[str]()
+    server = serve()
+    with crowd(server.port, *logins, logins[0]) as clients:
+        for number in range(rounds):
+            clients.more(chance.randrange(1, _MOST_BETWEEN))
+            time.sleep(chance.uniform(0, _LONGEST_DELAY_S))  # a random point, also within a commit
+            victim = VICTIMS[number % len(VICTIMS)]
+            killed[victim] += 1
+            if victim == "smsc":
+                kill(the_smsc(server))
+            elif victim == "serve":
+                server.process.kill()
+                server.process.wait()
+            else:
+                kill_all(server)
+            if victim == "starting":
+                with starting(config) as server:
+                    time.sleep(chance.uniform(0, _STARTING_S))
+                    kill_all(server)
+            checked()
+            if victim != "smsc":
+                server = serve()
+        eventually(lambda: is_ready(server), 30)
+        clients.more(1)
+        clients.rest()
+        counts = nothing_lost(clients)
+    assert counts["without_receipt"] == 0
+    tell(rounds=rounds, **{f"killed_{victim}": count for victim, count in killed.items()}, **counts)
