@@ -1,0 +1,42 @@
+"""The SMPP server without its disk, for `bench/smpp` to compare with: `app.py` whose messages are stored nowhere.
+
+    .venv/bin/python bench/commits_off.py smsc --data FOLDER
+
+Everything up to the backplane is the real server: sessions, codec, rules, prices. `accept` then gives each message a
+number from memory and answers as soon as the event loop comes round; there is no message for the upstream, no receipt.
+"""
+
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from portal import cli
+from portal.db import now_ms
+from portal.services.messages import Submit
+from portal.smsc.backplane import Resolve
+from portal.smsc.sqlite_backplane import SqliteBackplane
+
+
+def answer_from_memory() -> Callable[[SqliteBackplane, Submit, Resolve], None]:
+    ids = count(now_ms() << 20)
+    waiting: list[Resolve] = []
+
+    def answer() -> None:
+        answered, waiting[:] = waiting[:], ()
+        for resolve in answered:
+            resolve(next(ids))
+
+    def accept(self: SqliteBackplane, submit: Submit, resolve: Resolve) -> None:
+        if not waiting:
+            self._loop.call_soon(answer)
+        waiting.append(resolve)
+
+    return accept
+
+
+if __name__ == "__main__":
+    SqliteBackplane.accept = answer_from_memory()  # type: ignore[method-assign]
+    sys.exit(cli.main())
