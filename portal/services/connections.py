@@ -5,10 +5,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from portal.db import immediate, now_ms
+from portal.i18n import N_
+from portal.services import audit
+from portal.services.accounts import Account
+from portal.services.audit import Actor
+from portal.services.errors import Refused
 
 # Why a bind was refused.
-WRONG_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLASSIC, TOO_MANY_BINDS, THROTTLED = (
+WRONG_PASSWORD, REPLACED_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLASSIC, TOO_MANY_BINDS, THROTTLED = (
     "wrong_password",
+    "replaced_password",
     "not_authorised",
     "no_ip",
     "disabled",
@@ -22,10 +28,28 @@ _SHOWN_MS = 7 * 86_400_000
 HEARTBEAT_MS = 2_000
 _SILENT_MS = 5 * HEARTBEAT_MS
 
+RATES_KEPT = 30
+RATE_MS = HEARTBEAT_MS
+"""Of an open session so many latest rates are kept, each over so many milliseconds."""
+
+
+class NoSuchSession(Refused):
+    sentence = N_("This session has ended already.")
+
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An open session. `tls` is the version (`TLSv1.3`), empty when unsecured; times in milliseconds."""
+    """An open session.
+
+    Args:
+        tls: the version (`TLSv1.3`), empty when unsecured.
+        password_id: which password it was bound with.
+        bound_at, seen_at: in milliseconds, like all times.
+        submitted, delivered: messages that came in and went out.
+        window: submits that wait for their answer.
+        rates: messages a second, in and out together, the latest last; see `Progress`.
+        ending_at: when somebody asked for its end, if anybody did.
+    """
 
     id: int
     account_id: int
@@ -38,36 +62,49 @@ class Connection:
     submitted: int = 0
     delivered: int = 0
     window: int = 0
+    rates: tuple[float, ...] = ()
+    ending_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What has changed of an open session since it was last written."""
+    """What has changed of an open session since it was last written.
+
+    `rates`: see `Connection.rates`; at most RATES_KEPT numbers with spaces between them.
+    """
 
     id: int
     seen_at: int
     submitted: int
     delivered: int
     window: int
+    rates: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedBind:
+    """`password_id`: with REPLACED_PASSWORD, which one it was."""
+
     account_id: int
     address: str
     reason: str
     at: int
+    password_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """Refused binds of an account from one address for one reason, counted."""
+    """Refused binds of an account from one address for one reason, counted.
+
+    `replaced_at`: with REPLACED_PASSWORD, when the password that the client uses was replaced, if that is still known.
+    """
 
     address: str
     reason: str
     count: int
     first_at: int
     last_at: int
+    replaced_at: int | None = None
 
 
 # --- written by the SMPP server
@@ -100,8 +137,8 @@ def opened(conn: sqlite3.Connection, rows: Iterable[Connection]) -> None:
 def progressed(conn: sqlite3.Connection, rows: Iterable[Progress]) -> None:
     with immediate(conn):
         conn.executemany(
-            "UPDATE connections SET seen_at = ?, submitted = ?, delivered = ?, window = ? WHERE id = ?",
-            [(each.seen_at, each.submitted, each.delivered, each.window, each.id) for each in rows],
+            "UPDATE connections SET seen_at = ?, submitted = ?, delivered = ?, window = ?, rates = ? WHERE id = ?",
+            [(each.seen_at, each.submitted, each.delivered, each.window, each.rates, each.id) for each in rows],
         )
 
 
@@ -120,10 +157,11 @@ def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
     with immediate(conn):
         for each in rows:
             conn.execute(
-                "INSERT INTO refused_binds (account_id, address, reason, count, first_at, last_at)"
-                " VALUES (?1, ?2, ?3, 1, ?4, ?4) ON CONFLICT DO UPDATE SET"
-                " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4",
-                (each.account_id, each.address, each.reason, each.at, each.at - _SHOWN_MS),
+                "INSERT INTO refused_binds (account_id, address, reason, count, first_at, last_at, password_id)"
+                " VALUES (?1, ?2, ?3, 1, ?4, ?4, ?6) ON CONFLICT DO UPDATE SET"
+                " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4,"
+                " password_id = ?6",
+                (each.account_id, each.address, each.reason, each.at, each.at - _SHOWN_MS, each.password_id),
             )
         # Whoever has a network of IPv6 addresses is a new one each time.
         conn.executemany(
@@ -155,21 +193,71 @@ def alive(conn: sqlite3.Connection, component: str) -> bool:
     return row is not None and now_ms() - row["seen_at"] < _SILENT_MS
 
 
+_COLUMNS = (
+    "id, account_id, address, bind_type, tls, password_id, bound_at, seen_at, submitted, delivered, window, rates,"
+    " ending_at"
+)
+
+
 def of_account(conn: sqlite3.Connection, account_id: int) -> list[Connection]:
     """An account's open sessions, oldest first."""
-    rows = conn.execute(
-        "SELECT id, account_id, address, bind_type, tls, password_id, bound_at, seen_at, submitted, delivered, window"
-        " FROM connections WHERE account_id = ? ORDER BY bound_at",
-        (account_id,),
-    )
-    return [Connection(*row) for row in rows]
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM connections WHERE account_id = ? ORDER BY id", (account_id,))
+    return [_connection(row) for row in rows]
+
+
+def by_id(conn: sqlite3.Connection, account_id: int, session_id: int) -> Connection:
+    """One of an account's open sessions.
+
+    Raises:
+        NoSuchSession
+    """
+    row = conn.execute(
+        f"SELECT {_COLUMNS} FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)
+    ).fetchone()
+    if row is None:
+        raise NoSuchSession()
+    return _connection(row)
+
+
+def _connection(row: sqlite3.Row) -> Connection:
+    values = dict(row)
+    return Connection(**values | {"rates": tuple(float(each) for each in values["rates"].split())})
 
 
 def refusals(conn: sqlite3.Connection, account_id: int) -> list[Refusals]:
     """Who was refused in the last seven days, the latest first."""
     rows = conn.execute(
-        "SELECT address, reason, count, first_at, last_at FROM refused_binds"
-        " WHERE account_id = ? AND last_at > ? ORDER BY last_at DESC",
+        "SELECT address, reason, count, first_at, last_at, replaced_at FROM refused_binds"
+        " LEFT JOIN smpp_passwords ON smpp_passwords.id = password_id"
+        " WHERE refused_binds.account_id = ? AND last_at > ? ORDER BY last_at DESC",
         (account_id, now_ms() - _SHOWN_MS),
     )
     return [Refusals(*row) for row in rows]
+
+
+# --- written by the pages
+
+
+def end(conn: sqlite3.Connection, actor: Actor, account: Account, session_id: int) -> Connection:
+    """Ask the SMPP server to end a session: it unbinds it as soon as it learns of it. Nothing keeps the client out.
+
+    Returns:
+        The session as it was. Asked for a second time, it is being ended already.
+
+    Raises:
+        NoSuchSession: it isn't one of this account's, or has ended.
+    """
+    with immediate(conn):
+        session = by_id(conn, account.id, session_id)
+        if session.ending_at is None:
+            conn.execute("UPDATE connections SET ending_at = ? WHERE id = ?", (now_ms(), session_id))
+            audit.record(
+                conn,
+                actor,
+                "session.end",
+                customer_id=account.customer_id,
+                account_id=account.id,
+                client=session.address,
+                bind_type=session.bind_type,
+            )
+    return session

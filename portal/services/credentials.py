@@ -19,6 +19,11 @@ PASSWORD_LENGTH = 8
 _ALPHABET = string.ascii_letters + string.digits
 
 _MOST_AN_HOUR = 100
+# The digests of so many replaced passwords of an account are kept, to tell "the password it uses was replaced" from
+# "wrong password". Each bind is compared with them all.
+_MOST_REPLACED = 5
+# As expires_at: the moment of the replacement would lie in the future once more when a clock is set back.
+_NEVER_AGAIN = 0
 
 GRACE_PERIODS = {"0": 0, "15m": 15 * 60_000, "1h": 3_600_000, "24h": 24 * 3_600_000}
 
@@ -106,11 +111,22 @@ def regenerate(
                 " WHERE account_id = ? AND replaced_at IS NULL",
                 (now, now + grace, account.id),
             )
-            conn.execute("DELETE FROM smpp_passwords WHERE account_id = ? AND expires_at <= ?", (account.id, now))
+            conn.execute(
+                "UPDATE smpp_passwords SET expires_at = ? WHERE account_id = ? AND expires_at <= ?",
+                (_NEVER_AGAIN, account.id, now),
+            )
         else:
             # Without grace everything older ends too, also what an earlier grace period still allowed: whoever asks
             # for this may know that a password has leaked.
-            conn.execute("DELETE FROM smpp_passwords WHERE account_id = ?", (account.id,))
+            conn.execute(
+                "UPDATE smpp_passwords SET replaced_at = ifnull(replaced_at, ?), expires_at = ? WHERE account_id = ?",
+                (now, _NEVER_AGAIN, account.id),
+            )
+        conn.execute(
+            "DELETE FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 AND id NOT IN"
+            " (SELECT id FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 ORDER BY id DESC LIMIT ?3)",
+            (account.id, _NEVER_AGAIN, _MOST_REPLACED),
+        )
         insert(
             conn,
             "smpp_passwords",

@@ -20,9 +20,15 @@ class AllowedNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Password:
+    """One that is in force, or was: those that were replaced last are known, so that their users can be told."""
+
     id: int
     digest: bytes
     expires_at: int | None
+
+    def in_force(self, now: int) -> bool:
+        """Whether it may be used at this moment (milliseconds)."""
+        return _in_force(self.expires_at, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class AccountConfig:
     networks: tuple[AllowedNetwork, ...]
     passwords: tuple[Password, ...]
     senders: frozenset[str]
+    ending: frozenset[int] = frozenset()
+    """Ids of the account's sessions that somebody has asked to end."""
 
     def has_network(self, now: int) -> bool:
         """Whether any address may bind at this moment (milliseconds)."""
@@ -53,23 +61,28 @@ class AccountConfig:
             for each in self.networks
         )
 
-    def password_id(self, digest: bytes, now: int) -> int | None:
-        """Which password has this digest: the one in force, or an older one in its grace period.
+    def matching(self, digest: bytes) -> Password | None:
+        """Which password has this digest: it may have been replaced, see `Password.in_force`.
 
         All are compared, each in constant time, so that the time taken tells nothing.
         """
         found = None
         for each in self.passwords:
-            if hmac.compare_digest(each.digest, digest) and _in_force(each.expires_at, now):
-                found = each.id
+            if hmac.compare_digest(each.digest, digest):
+                found = each
         return found
+
+    def password_id(self, digest: bytes, now: int) -> int | None:
+        """Which password of those in force has this digest: the current one, or an older one in its grace period."""
+        found = self.matching(digest)
+        return found.id if found and found.in_force(now) else None
 
     def still_valid(self, password_id: int, address: Address, now: int) -> bool:
         """Whether a session that was bound with this password from this address may go on."""
         return (
             self.enabled
             and self.permits(address, now)
-            and any(each.id == password_id and _in_force(each.expires_at, now) for each in self.passwords)
+            and any(each.id == password_id and each.in_force(now) for each in self.passwords)
         )
 
     def next_expiry(self, now: int) -> int | None:
@@ -93,12 +106,13 @@ def load(conn: sqlite3.Connection, since: int = -1) -> list[AccountConfig]:
     conn.execute("BEGIN")
     try:
         rows = conn.execute("SELECT * FROM accounts WHERE config_version > ?", (since,)).fetchall()
-        networks, passwords, allowed = (
+        networks, passwords, allowed, ending = (
             _by_account(conn, sql, since)
             for sql in (
                 "SELECT account_id, network, allowed_ips.expires_at FROM allowed_ips",
                 "SELECT account_id, smpp_passwords.id, digest, smpp_passwords.expires_at FROM smpp_passwords",
                 f"SELECT account_id, address FROM senders WHERE status = '{senders.ENABLED}'",
+                "SELECT account_id, id FROM connections WHERE ending_at IS NOT NULL",
             )
         )
     finally:
@@ -117,6 +131,7 @@ def load(conn: sqlite3.Connection, since: int = -1) -> list[AccountConfig]:
             networks=tuple(AllowedNetwork(ip_network(text), ends) for _, text, ends in networks[row["id"]]),
             passwords=tuple(Password(*tuple(each)[1:]) for each in passwords[row["id"]]),
             senders=frozenset(address for _, address in allowed[row["id"]]),
+            ending=frozenset(session_id for _, session_id in ending[row["id"]]),
         )
         for row in rows
     ]

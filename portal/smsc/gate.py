@@ -48,14 +48,15 @@ class Admission:
 
 
 class BindRefused(Exception):
-    """`status` is the answer on the wire; `reason` what the account's own users may read, one of `connections`'
-    words.
+    """`status` is the answer on the wire; `reason` what the account's own users may read, one of `connections`' words,
+    with `password_id` where it is about a password that was replaced.
     """
 
-    def __init__(self, status: Status, reason: str = "") -> None:
+    def __init__(self, status: Status, reason: str = "", password_id: int | None = None) -> None:
         super().__init__(status.name)
         self.status = status
         self.reason = reason
+        self.password_id = password_id
 
 
 class Gate:
@@ -73,7 +74,7 @@ class Gate:
             return self._check(bind, address, account)
         except BindRefused as refused:
             if account is not None:
-                row = RefusedBind(account.id, str(address), refused.reason, now_ms())
+                row = RefusedBind(account.id, str(address), refused.reason, now_ms(), refused.password_id)
                 self._backplane.bind_refused(row)
             raise
 
@@ -84,21 +85,25 @@ class Gate:
         if self._failures.blocked(address, bind.system_id, authorised=authorised, now=clock):
             raise BindRefused(Status.ESME_RBINDTHROTTLED, connections.THROTTLED)
         digest = self._backplane.password_digest(bind.password)
-        password_id = (account or _NOBODY).password_id(digest, now)
+        password = (account or _NOBODY).matching(digest)
         if account is not None:
             _require_open(account, now)
-        if account is None or password_id is None or not authorised:
+        if account is None or password is None or not password.in_force(now) or not authorised:
             self._failures.record(address, bind.system_id, authorised=authorised, now=clock)
             if account is None:
                 raise BindRefused(Status.ESME_RINVSYSID)
-            reason = connections.WRONG_PASSWORD if authorised else connections.NOT_AUTHORISED
-            raise BindRefused(Status.ESME_RINVPASWD, reason)
+            # One answer for them all on the wire: a stranger must not learn that a password was good once.
+            if not authorised:
+                raise BindRefused(Status.ESME_RINVPASWD, connections.NOT_AUTHORISED)
+            if password is not None:
+                raise BindRefused(Status.ESME_RINVPASWD, connections.REPLACED_PASSWORD, password.id)
+            raise BindRefused(Status.ESME_RINVPASWD, connections.WRONG_PASSWORD)
         kind = _KINDS[Command(bind.command)]
         try:
             slot = self._backplane.acquire_bind(account, kind)
         except BindLimit:
             raise BindRefused(Status.ESME_RALYBND, connections.TOO_MANY_BINDS) from None
-        return Admission(account, password_id, kind, slot)
+        return Admission(account, password.id, kind, slot)
 
 
 def _require_open(account: AccountConfig, now: int) -> None:

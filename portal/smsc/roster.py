@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from portal.db import now_ms
-from portal.services.connections import Connection, Progress
+from portal.services.connections import RATE_MS, RATES_KEPT, Connection, Progress
 from portal.services.directory import AccountConfig
 from portal.smsc.backplane import Backplane
 from portal.smsc.delivery import Delivery
@@ -16,7 +16,10 @@ from portal.smsc.delivery import Delivery
 if TYPE_CHECKING:
     from portal.smsc.session import Session
 
-_PROGRESS_SECONDS = 2.0
+_PROGRESS_SECONDS = RATE_MS / 1000
+# A session's id grows with time, as those of messages do: pages and requests to end it remember it, and it must not
+# come back as another one's, after a restart either.
+_ID_SHIFT = 20
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
 _LONGEST_TIMER_MS = 86_400_000
 
@@ -27,11 +30,12 @@ class Roster:
     def __init__(self, backplane: Backplane, loop: asyncio.AbstractEventLoop) -> None:
         self._backplane = backplane
         self._loop = loop
-        self._ids = count(1)
+        self._ids = count(now_ms() << _ID_SHIFT)
         self._sessions: dict[int, set[Session]] = defaultdict(set)
         self._deliveries: dict[int, Delivery] = {}
         self._expiries: dict[int, asyncio.TimerHandle] = {}
-        self._shown: dict[int, Progress] = {}
+        self._meters: dict[int, _Meter] = {}
+        self._looked_at = loop.time()
         self._progress_timer = loop.call_later(_PROGRESS_SECONDS, self._show_progress)
         backplane.on_account_change(self._changed)
 
@@ -39,6 +43,7 @@ class Roster:
         """Take in a session that has just been bound; returns where its receipts come from."""
         session.id = next(self._ids)
         self._sessions[account.id].add(session)
+        self._meters[session.id] = _Meter(session)
         self._backplane.session_opened(_row(session, account))
         self._watch_expiry(account)
         delivery = self._deliveries.get(account.id)
@@ -50,7 +55,7 @@ class Roster:
         """Forget a session that has ended."""
         sessions = self._sessions[account_id]
         sessions.discard(session)
-        self._shown.pop(session.id, None)
+        del self._meters[session.id]
         self._backplane.session_closed(session.id)
         if not sessions:
             del self._sessions[account_id]
@@ -85,12 +90,44 @@ class Roster:
 
     def _show_progress(self) -> None:
         self._progress_timer = self._loop.call_later(_PROGRESS_SECONDS, self._show_progress)
-        for sessions in self._sessions.values():
-            for session in sessions:
-                progress = session.progress()
-                if progress != self._shown.get(session.id):
-                    self._shown[session.id] = progress
+        last, self._looked_at = self._looked_at, self._loop.time()
+        for meter in self._meters.values():
+            # Of thousands of sessions most are idle, and asking those too would hold up the others.
+            if meter.lively or meter.session.heard_at >= last:
+                progress = meter.read(self._looked_at - last)
+                if progress:
                     self._backplane.session_progressed(progress)
+
+
+class _Meter:
+    """Follows one session.
+
+    `lively`: what it shows changes even if nothing is heard from the client, as its graph moves on.
+    """
+
+    __slots__ = ("_rates", "_shown", "_total", "lively", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.lively = False
+        self._total = 0
+        self._rates: list[str] = []
+        self._shown: Progress | None = None
+
+    def read(self, seconds: float) -> Progress | None:
+        """Return what there is to show; None where that is the same as the time before, so many seconds ago."""
+        total = self.session.submitted + self.session.delivered
+        rate = f"{(total - self._total) / seconds:.1f}".removesuffix(".0")
+        self._total = total
+        self._rates = [*self._rates, rate][-RATES_KEPT:]
+        if not any(each != "0" for each in self._rates):
+            self._rates = []
+        progress = self.session.progress(" ".join(self._rates))
+        self.lively = bool(self._rates or progress.window)
+        if progress == self._shown:
+            return None
+        self._shown = progress
+        return progress
 
 
 def _row(session: Session, account: AccountConfig) -> Connection:

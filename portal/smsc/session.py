@@ -350,6 +350,8 @@ class Session(asyncio.Protocol):
         self._pace.change(_pace(account), self._surroundings.loop.time())
         if not account.still_valid(self.admission.password_id, self.address, now_ms()):
             self.unbind("address, password or account no longer valid")
+        elif self.id in account.ending:
+            self.unbind("the account's users have asked for its end")
 
     # --- unbinding and silence
 
@@ -486,12 +488,17 @@ class Session(asyncio.Protocol):
 
     # --- what pages show
 
-    def progress(self) -> Progress:
-        """Return the counters as of now."""
+    @property
+    def heard_at(self) -> float:
+        """When the client was last heard, in seconds of the event loop's clock."""
+        return self._heard_at
+
+    def progress(self, rates: str) -> Progress:
+        """Return the counters as of now, beside the `rates` that the roster counts."""
         idle = self._surroundings.loop.time() - self._heard_at
         # To the second: of a session that does nothing else, the clock alone should not be written again and again.
         seen_at = (now_ms() - int(idle * 1000)) // 1000 * 1000
-        return Progress(self.id, seen_at, self.submitted, self.delivered, self._in_flight)
+        return Progress(self.id, seen_at, self.submitted, self.delivered, self._in_flight, rates)
 
 
 def _pace(account: AccountConfig) -> int:

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from portal.db import now_ms
-from portal.services import connections
+from portal.services import audit, connections, credentials, directory
+from portal.services.audit import SHELL, Actor
 from portal.services.connections import NOT_AUTHORISED, Connection, Progress, RefusedBind
 
 DAY_MS = 86_400_000
@@ -17,9 +20,10 @@ def test_open_sessions_are_seen_while_they_are_open(conn, acme_1, acme_2, sessio
     connections.opened(conn, [session])
     assert connections.of_account(conn, acme_1.id) == [session]
     assert connections.of_account(conn, acme_2.id) == []
-    connections.progressed(conn, [Progress(1, session.seen_at + 5, 10, 7, 3)])
+    connections.progressed(conn, [Progress(1, session.seen_at + 5, 10, 7, 3, "0.5 0 12")])
     (seen,) = connections.of_account(conn, acme_1.id)
     assert (seen.seen_at, seen.submitted, seen.delivered, seen.window) == (session.seen_at + 5, 10, 7, 3)
+    assert seen.rates == (0.5, 0.0, 12.0)
     connections.closed(conn, [1])
     assert connections.of_account(conn, acme_1.id) == []
 
@@ -28,6 +32,54 @@ def test_none_outlives_the_server(conn, acme_1, session):
     connections.opened(conn, [session])
     connections.all_closed(conn)
     assert connections.of_account(conn, acme_1.id) == []
+
+
+def config_of(conn, account):
+    return next(each for each in directory.load(conn) if each.id == account.id)
+
+
+def test_somebody_asks_for_the_end_of_a_session(conn, acme_1, session):
+    connections.opened(conn, [session, replace(session, id=2)])
+    before = config_of(conn, acme_1)
+    alice = Actor("alice@acme.example", "198.51.100.1")
+    assert connections.end(conn, alice, acme_1, 2).address == "127.0.0.1"
+    after = config_of(conn, acme_1)
+    assert (before.ending, after.ending) == (set(), {2})
+    assert after.version > before.version
+    assert [each.ending_at is not None for each in connections.of_account(conn, acme_1.id)] == [False, True]
+    connections.end(conn, alice, acme_1, 2)
+    (entry,) = (each for each in audit.of_account(conn, acme_1.id) if each.action == "session.end")
+    assert (entry.actor, entry.details) == ("alice@acme.example", {"client": "127.0.0.1", "bind_type": "transceiver"})
+
+
+def test_what_passes_through_a_session_is_no_change_of_its_account(conn, acme_1, session):
+    before = config_of(conn, acme_1).version
+    connections.opened(conn, [session])
+    connections.progressed(conn, [Progress(1, session.seen_at + 5, 10, 7, 3, "5")])
+    connections.closed(conn, [1])
+    assert config_of(conn, acme_1).version == before
+
+
+def test_nobody_ends_a_session_of_another_account_or_one_that_has_ended(conn, acme_1, acme_2, session):
+    connections.opened(conn, [session])
+    with pytest.raises(connections.NoSuchSession):
+        connections.end(conn, SHELL, acme_2, 1)
+    connections.closed(conn, [1])
+    with pytest.raises(connections.NoSuchSession):
+        connections.end(conn, SHELL, acme_1, 1)
+
+
+def test_when_the_password_that_a_client_uses_was_replaced(conn, keys, acme_1):
+    old = credentials.info(conn, acme_1.id).id
+    credentials.regenerate(conn, keys, SHELL, acme_1, send_mail=False)
+    now = now_ms()
+    refused = RefusedBind(acme_1.id, "127.0.0.1", connections.REPLACED_PASSWORD, now, old)
+    connections.refused(conn, [refused])
+    (seen,) = connections.refusals(conn, acme_1.id)
+    assert now - 10_000 < seen.replaced_at <= now
+    connections.refused(conn, [replace(refused, password_id=999)])
+    (seen,) = connections.refusals(conn, acme_1.id)
+    assert seen.replaced_at is None
 
 
 def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):

@@ -53,6 +53,20 @@ def test_without_grace_everything_older_ends(conn, keys, cast, acme_1, password_
     assert password_id(second) is None
 
 
+def test_the_latest_replaced_ones_are_known_and_never_good_again(conn, keys, cast, acme_1, password_id):
+    made = [cast.smpp_acme_1.password]
+    for number in range(8):
+        # A grace period that has ended is the end as well.
+        made.append(regenerate(conn, keys, acme_1, grace=15 * MINUTE_MS if number == 5 else 0))
+        conn.execute("UPDATE smpp_passwords SET expires_at = ? WHERE expires_at > 0", (now_ms(),))
+    config = next(each for each in directory.load(conn) if each.id == acme_1.id)
+    known = [config.matching(keys.smpp_digest(each)) for each in made]
+    assert [each is not None for each in known] == [False] * 3 + [True] * 6
+    an_hour_ago = now_ms() - 60 * MINUTE_MS
+    assert [each.in_force(an_hour_ago) for each in known[3:]] == [False] * 5 + [True]
+    assert password_id(made[-1])
+
+
 @pytest.mark.parametrize("grace", [-1, 24 * 3_600_000 + 1])
 def test_a_grace_period_has_bounds(conn, keys, acme_1, grace):
     with pytest.raises(credentials.InvalidGrace):

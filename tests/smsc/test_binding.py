@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from portal.services import accounts, allowed_ips, connections
+from portal.services import accounts, allowed_ips, connections, credentials
 from portal.services.audit import SHELL
 from portal.smsc import pdu
 from portal.smsc.pdu import Bind, Plain
@@ -58,6 +58,21 @@ async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, con
     assert {(each.address, each.reason) for each in seen} == {
         ("127.0.0.1", connections.WRONG_PASSWORD),
         ("127.0.0.2", connections.NOT_AUTHORISED),
+    }
+
+
+async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_not_to_the_client(
+    config, cast, conn, keys, account
+):
+    login = cast.smpp_acme_1
+    credentials.regenerate(conn, keys, SHELL, account, send_mail=False)
+    async with smsc(config) as server:
+        assert await refused(server, login.name, login.password) == Status.ESME_RINVPASWD
+        assert await refused(server, login.name, login.password, "127.0.0.2") == Status.ESME_RINVPASWD
+        seen = await eventually(lambda: len(rows := connections.refusals(conn, login.id)) == 2 and rows)
+    assert {(each.address, each.reason, each.replaced_at is not None) for each in seen} == {
+        ("127.0.0.1", connections.REPLACED_PASSWORD, True),
+        ("127.0.0.2", connections.NOT_AUTHORISED, False),
     }
 
 

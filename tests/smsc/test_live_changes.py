@@ -57,6 +57,24 @@ async def test_after_the_unbind_submits_are_refused_and_a_silent_client_is_close
         await esme.closed()
 
 
+async def test_a_session_whose_end_was_asked_for_is_unbound_and_no_other(
+    config, cast, conn, account, nudger, change_account
+):
+    change_account(binds=2)
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        (row,) = await eventually(lambda: connections.of_account(conn, account.id))
+        other = await Esme.bound(server.port, cast.smpp_acme_1)
+        connections.end(conn, SHELL, account, row.id)
+        nudger.send()
+        await esme.unbound()
+        assert (await other.submit()).status == 0
+        again = await Esme.bound(server.port, cast.smpp_acme_1)
+        assert (await again.submit()).status == 0
+        rows = await eventually(lambda: len(rows := connections.of_account(conn, account.id)) == 2 and rows)
+        assert row.id not in {each.id for each in rows}
+
+
 async def test_an_old_password_in_its_grace_period_stays_until_its_end(config, cast, conn, keys, account, nudger):
     login = cast.smpp_acme_1
     async with smsc(config) as server:

@@ -8,7 +8,7 @@ import pytest
 
 from portal import db
 from portal.crypto import Keys
-from portal.services import accounts, credentials
+from portal.services import accounts, credentials, directory
 from portal.services.audit import SHELL
 from tests.support import Cast, Person
 from tests.web import acting
@@ -29,9 +29,8 @@ def alice(client: Client, cast: Cast, conn: db.Connection) -> Browser:
 
 def good(conn: db.Connection, keys: Keys) -> set[bytes]:
     """The digests of the passwords that are good, now or in their grace period."""
-    account_id = acting.account(conn, "smpp-acme-1").id
-    rows = conn.execute("SELECT digest FROM smpp_passwords WHERE account_id = ?", (account_id,))
-    return {bytes(row["digest"]) for row in rows}
+    (config,) = (each for each in directory.load(conn) if each.name == "smpp-acme-1")
+    return {each.digest for each in config.passwords if each.in_force(db.now_ms())}
 
 
 def mails(conn: db.Connection, keys: Keys) -> list[tuple[str, str]]:
