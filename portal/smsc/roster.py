@@ -36,7 +36,7 @@ class Roster:
         self._expiries: dict[int, asyncio.TimerHandle] = {}
         self._meters: dict[int, _Meter] = {}
         self._looked_at = loop.time()
-        self._progress_timer = loop.call_later(_PROGRESS_SECONDS, self._show_progress)
+        self._look_timer = loop.call_later(_PROGRESS_SECONDS, self._look_again)
         backplane.on_account_change(self._changed)
 
     def join(self, session: Session, account: AccountConfig) -> Delivery:
@@ -66,7 +66,7 @@ class Roster:
 
     def close(self) -> None:
         """Stop showing progress."""
-        self._progress_timer.cancel()
+        self._look_timer.cancel()
         for timer in self._expiries.values():
             timer.cancel()
 
@@ -88,15 +88,17 @@ class Roster:
             delay = min(expiry - now, _LONGEST_TIMER_MS) / 1000
             self._expiries[account.id] = self._loop.call_later(delay, self._changed, account)
 
-    def _show_progress(self) -> None:
-        self._progress_timer = self._loop.call_later(_PROGRESS_SECONDS, self._show_progress)
+    def _look_again(self) -> None:
+        self._look_timer = self._loop.call_later(_PROGRESS_SECONDS, self._look_again)
+        self.look()
+
+    def look(self) -> None:
+        """Show what the sessions have done since the last look."""
         last, self._looked_at = self._looked_at, self._loop.time()
         for meter in self._meters.values():
             # Of thousands of sessions most are idle, and asking those too would hold up the others.
             if meter.lively or meter.session.heard_at >= last:
-                progress = meter.read(self._looked_at - last)
-                if progress:
-                    self._backplane.session_progressed(progress)
+                self._backplane.session_progressed(meter.read(self._looked_at - last))
 
 
 class _Meter:
@@ -105,17 +107,16 @@ class _Meter:
     `lively`: what it shows changes even if nothing is heard from the client, as its graph moves on.
     """
 
-    __slots__ = ("_rates", "_shown", "_total", "lively", "session")
+    __slots__ = ("_rates", "_total", "lively", "session")
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.lively = False
         self._total = 0
         self._rates: list[str] = []
-        self._shown: Progress | None = None
 
-    def read(self, seconds: float) -> Progress | None:
-        """Return what there is to show; None where that is the same as the time before, so many seconds ago."""
+    def read(self, seconds: float) -> Progress:
+        """Return what there is to show, so many seconds after the last time."""
         total = self.session.submitted + self.session.delivered
         rate = f"{(total - self._total) / seconds:.1f}".removesuffix(".0")
         self._total = total
@@ -124,9 +125,6 @@ class _Meter:
             self._rates = []
         progress = self.session.progress(" ".join(self._rates))
         self.lively = bool(self._rates or progress.window)
-        if progress == self._shown:
-            return None
-        self._shown = progress
         return progress
 
 

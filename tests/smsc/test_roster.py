@@ -1,0 +1,83 @@
+"""What pages are shown of the sessions that are open."""
+
+from portal.db import now_ms
+from portal.services import connections
+from portal.smsc.pdu import Plain
+from portal.smsc.status import Command
+from tests.smsc.esme import Esme, eventually, smsc
+
+
+class Clock:
+    """An event loop of which only the time is asked."""
+
+    def __init__(self, now):
+        self._now = now
+
+    def time(self):
+        return self._now
+
+
+def look(server):
+    """Have the server look at its sessions as if the time for it had come."""
+    roster = server._roster
+    loop, roster._loop = roster._loop, Clock(roster._looked_at + 2)
+    roster.look()
+    roster._loop = loop
+
+
+async def shown(server, conn, account, condition):
+    """Have it look once, and wait until what it has seen is in the database."""
+    look(server)
+    return await eventually(lambda: [each for each in connections.of_account(conn, account.id) if condition(each)])
+
+
+async def test_what_has_passed_and_how_fast(config, cast, conn, account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        messages = [esme.message() for _ in range(5)]
+        esme.send(*messages)
+        await esme.answers_to(messages)
+        for _ in messages:
+            await esme.receipt()
+        # Answered in order: then the server has read the answers to its receipts too.
+        await esme.request(Plain(Command.ENQUIRE_LINK, 99))
+        (seen,) = await shown(server, conn, account, lambda each: each.submitted)
+        assert (seen.submitted, seen.delivered, seen.window, seen.rates) == (5, 5, 0, (5,))
+        assert abs(seen.seen_at - now_ms()) < 5_000
+        await esme.submit()
+        (seen,) = await shown(server, conn, account, lambda each: len(each.rates) == 2)
+        assert seen.rates == (5, 0.5)
+
+
+async def test_the_graph_goes_back_a_minute_and_then_is_empty(config, cast, conn, account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        for _ in range(connections.RATES_KEPT):
+            look(server)
+        assert await shown(server, conn, account, lambda each: each.submitted and not each.rates)
+
+
+async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, conn, account):
+    async with smsc(config) as server:
+        await Esme.bound(server.port, cast.smpp_acme_1)
+        written = []
+        server._backplane.session_progressed = written.append
+        look(server)
+        assert len(written) == 1
+        for _ in range(3):
+            look(server)
+        assert len(written) == 1
+
+
+async def test_a_session_never_has_the_number_of_another_one(config, cast, conn, account):
+    seen = []
+    for _ in range(2):
+        async with smsc(config) as server:
+            for _ in range(2):
+                esme = await Esme.bound(server.port, cast.smpp_acme_1)
+                (row,) = await eventually(lambda: connections.of_account(conn, account.id))
+                seen.append(row.id)
+                await esme.close()
+                await eventually(lambda: not connections.of_account(conn, account.id))
+    assert seen == sorted(set(seen))
