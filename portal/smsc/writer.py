@@ -38,6 +38,9 @@ _NOTHING_WRITTEN = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CONSTRAINT,
+    # A write that the kernel refused: a disk remounted read-only (EROFS), a quota (EFBIG). The frame that commits is
+    # the last one to be written, so it isn't there; after a failed fsync it may be.
+    sqlite3.SQLITE_IOERR_WRITE,
 }
 
 
@@ -205,7 +208,7 @@ class Writer:
     def _refusals(self, jobs: list[_Job], error: Exception) -> list[_Answer]:
         # What the sqlite3 module raises by itself carries no code of SQLite: it never got as far as the database.
         code = getattr(error, "sqlite_errorcode", None)
-        certain = code is None or code & 0xFF in _NOTHING_WRITTEN
+        certain = code is None or code in _NOTHING_WRITTEN or code & 0xFF in _NOTHING_WRITTEN
         refusal = Unavailable(str(error)) if certain else InDoubt(str(error))
         answers: list[_Answer] = []
         for kind, items in _grouped(jobs):

@@ -15,7 +15,6 @@ from tests.smsc.esme import Esme
 from tests.support import Login, eventually
 
 WINDOW = 10
-# A client with so many receipts outstanding sends nothing: a test that takes long should not fill the disk.
 _BACKLOG = 100
 _AGAIN_S = 0.02
 _REFUSED_S = 0.05
@@ -27,7 +26,7 @@ class Client:
     Each message has a text of its own and is sent once, so what is stored twice was stored twice by the server.
     """
 
-    def __init__(self, port: int, login: Login, name: str) -> None:
+    def __init__(self, port: int, login: Login, name: str, backlog: int) -> None:
         self.name = name
         self.acknowledged: dict[str, int] = {}
         """Text to message_id."""
@@ -39,6 +38,7 @@ class Client:
         self.binds = 0
         self.sends = True
         self._port = port
+        self._backlog = backlog
         self._login = login
         self._number = 0
         self._open: dict[int, str] = {}
@@ -70,7 +70,7 @@ class Client:
     def fill(self) -> None:
         """Send as much as the window takes."""
         esme = self._esme
-        while esme and self.sends and len(self._open) < WINDOW and self.waiting < _BACKLOG:
+        while esme and self.sends and len(self._open) < WINDOW and self.waiting < self._backlog:
             self._number += 1
             text = f"{self.name} {self._number}"
             message = esme.message(text=text.encode(), source="LOAD")
@@ -185,9 +185,12 @@ class Crowd:
 
 
 @contextmanager
-def crowd(port: int, *logins: Login) -> Iterator[Crowd]:
-    """Clients at work until the block ends: one for each login that is named."""
-    made = Crowd([Client(port, login, f"{number} {login.name}") for number, login in enumerate(logins)])
+def crowd(port: int, *logins: Login, backlog: int = _BACKLOG) -> Iterator[Crowd]:
+    """Clients at work until the block ends: one for each login that is named.
+
+    A client to which so many receipts are owed (`backlog`) sends nothing, so that a long test doesn't fill the disk.
+    """
+    made = Crowd([Client(port, login, f"{number} {login.name}", backlog) for number, login in enumerate(logins)])
     made.start()
     try:
         yield made
