@@ -276,17 +276,23 @@ def m0001_initial(database: Database) -> None:
     _execute_all(database, _INITIAL)
     for table, (account, columns) in _WATCHED.items():
         for event, row in (("INSERT", "NEW"), (f"UPDATE{columns}", "NEW"), ("DELETE", "OLD")):
-            database.execute(
-                f"CREATE TRIGGER {table}_{event.split()[0].lower()} AFTER {event} ON {table} BEGIN "
-                f"UPDATE counters SET value = value + 1 WHERE name = 'config_version'; "
-                f"UPDATE accounts SET config_version = (SELECT value FROM counters WHERE name = 'config_version') "
-                f"WHERE id = {row}.{account}; END"
-            )
+            name = event.split()[0].lower()
+            database.execute(_moving_the_version(table, name, event, f"{row}.{account}"))
     for event in ("INSERT", "UPDATE", "DELETE"):
         database.execute(
             f"CREATE TRIGGER prices_{event.lower()} AFTER {event} ON prices BEGIN "
             f"UPDATE counters SET value = value + 1 WHERE name = 'config_version'; END"
         )
+
+
+def _moving_the_version(table: str, name: str, event: str, account_id: str) -> str:
+    """A trigger after which the SMPP server reads the account anew."""
+    return (
+        f"CREATE TRIGGER {table}_{name} AFTER {event} ON {table} BEGIN "
+        f"UPDATE counters SET value = value + 1 WHERE name = 'config_version'; "
+        f"UPDATE accounts SET config_version = (SELECT value FROM counters WHERE name = 'config_version') "
+        f"WHERE id = {account_id}; END"
+    )
 
 
 @migrations()
@@ -321,12 +327,105 @@ CREATE INDEX mailed_refusals_user ON mailed_refusals (user_id);
 @migrations()
 def m0003_sessions(database: Database) -> None:
     _execute_all(database, _SESSIONS)
-    database.execute(
-        "CREATE TRIGGER connections_ending AFTER UPDATE OF ending_at ON connections BEGIN "
-        "UPDATE counters SET value = value + 1 WHERE name = 'config_version'; "
-        "UPDATE accounts SET config_version = (SELECT value FROM counters WHERE name = 'config_version') "
-        "WHERE id = NEW.account_id; END"
-    )
+    database.execute(_moving_the_version("connections", "ending", "UPDATE OF ending_at", "NEW.account_id"))
+
+
+# What a message may carry beyond its text (binary body, place in a concatenated text, dates), and what an account may
+# send. `due_at`: when the SMPP server has to look at a message that waits: its date, then the end of its validity.
+_WHOLE_PROMISE = """
+ALTER TABLE messages ADD COLUMN body BLOB;
+ALTER TABLE messages ADD COLUMN subunit INTEGER;
+ALTER TABLE messages ADD COLUMN segment_reference INTEGER;
+ALTER TABLE messages ADD COLUMN segment_total INTEGER;
+ALTER TABLE messages ADD COLUMN segment_number INTEGER;
+ALTER TABLE messages ADD COLUMN joined_to INTEGER;
+ALTER TABLE messages ADD COLUMN scheduled_at INTEGER;
+ALTER TABLE messages ADD COLUMN expires_at INTEGER;
+ALTER TABLE messages ADD COLUMN due_at INTEGER;
+CREATE INDEX messages_due ON messages (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX messages_joined ON messages (joined_to) WHERE joined_to IS NOT NULL;
+CREATE INDEX messages_segments ON messages (account_id, destination, segment_reference)
+    WHERE segment_reference IS NOT NULL;
+
+ALTER TABLE accounts ADD COLUMN data_codings TEXT NOT NULL DEFAULT '';
+ALTER TABLE accounts ADD COLUMN packed_gsm INTEGER NOT NULL DEFAULT 0;
+DROP TRIGGER accounts_update;
+
+-- What was received from handsets (MO).
+CREATE TABLE received (
+    id INTEGER PRIMARY KEY,
+    account_id INTEGER NOT NULL REFERENCES accounts,
+    source TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    keyword TEXT NOT NULL DEFAULT '',
+    text TEXT NOT NULL,
+    body BLOB,
+    udh BLOB,
+    data_coding INTEGER NOT NULL
+) STRICT;
+CREATE INDEX received_account ON received (account_id);
+
+-- Which account gets what is sent to a number; '' is the keyword of whatever begins with no other one's.
+CREATE TABLE routes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    account_id INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
+    number TEXT NOT NULL,
+    keyword TEXT NOT NULL DEFAULT '' COLLATE NOCASE,
+    created_at INTEGER NOT NULL,
+    UNIQUE (number, keyword)
+) STRICT;
+CREATE INDEX routes_account ON routes (account_id);
+
+CREATE TABLE blacklist (
+    account_id INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
+    number TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    received_id INTEGER,
+    PRIMARY KEY (account_id, number)
+) STRICT, WITHOUT ROWID;
+
+-- What the SMPP server is to take for a message from a handset: the way from the shell to the built-in upstream.
+CREATE TABLE simulated (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    source TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER simulated_insert AFTER INSERT ON simulated BEGIN
+    UPDATE counters SET value = value + 1 WHERE name = 'config_version'; END;
+
+-- What waits for an account's receivers: the receipt of a message, or what was received. One tree, in the order of
+-- delivery, because each row is written and deleted once a message; no reference to it, so that nothing has to look for
+-- it when a message is deleted.
+CREATE TABLE deliveries (
+    account_id INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    message_id INTEGER,
+    received_id INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at INTEGER NOT NULL,
+    PRIMARY KEY (account_id, id),
+    CHECK ((message_id IS NULL) <> (received_id IS NULL))
+) STRICT, WITHOUT ROWID;
+INSERT INTO deliveries (account_id, id, message_id, attempts, next_attempt_at)
+    SELECT account_id, id, message_id, attempts, next_attempt_at FROM receipts;
+DROP TABLE receipts;
+
+-- No message's id is ever given again, also not that of the newest one after it was deleted and the clock was set back.
+CREATE TRIGGER messages_delete AFTER DELETE ON messages
+    WHEN OLD.id > (SELECT value FROM counters WHERE name = 'message_id') BEGIN
+    UPDATE counters SET value = OLD.id WHERE name = 'message_id'; END;
+CREATE TRIGGER received_delete AFTER DELETE ON received
+    WHEN OLD.id > (SELECT value FROM counters WHERE name = 'message_id') BEGIN
+    UPDATE counters SET value = OLD.id WHERE name = 'message_id'; END;
+"""
+
+
+@migrations()
+def m0004_whole_promise(database: Database) -> None:
+    _execute_all(database, _WHOLE_PROMISE)
+    columns = "name, disabled_at, deleted_at, windowing, throughput, binds, any_sender, data_codings, packed_gsm"
+    database.execute(_moving_the_version("accounts", "update", f"UPDATE OF {columns}", "NEW.id"))
 
 
 def _execute_all(database: Database, script: str) -> None:

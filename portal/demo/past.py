@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from portal import gsm0338
 from portal.db import immediate, now_ms
-from portal.services import accounts, credits, directory, messages, prices
+from portal.services import accounts, credits, directory, intake, messages, outcomes, prices
 from portal.services.audit import Actor
 from portal.services.directory import AccountConfig
-from portal.services.messages import Outcome, Submit
+from portal.services.messages import Submit
+from portal.services.outcomes import Outcome
 
 _DAYS = 28
 _DAY_MS = 86_400_000
@@ -99,12 +100,12 @@ def _send(
     at: int,
 ) -> None:
     submits = [_submit(chance, account, source, price_list) for _ in range(chance.randint(1, 7))]
-    outcomes = []
-    for message_id in messages.store(conn, submits, now=at):
+    ended = []
+    for message_id in intake.store(conn, submits, now=at).ids:
         if message_id is not None:
             state, ptt = chance.choices(_FATES, _SHARES)[0]
-            outcomes.append(Outcome(message_id, state, ptt, at + chance.randint(1_500, 20_000)))
-    messages.finish(conn, outcomes)
+            ended.append(Outcome(message_id, state, ptt, at + chance.randint(1_500, 20_000)))
+    outcomes.finish(conn, ended)
 
 
 def _submit(chance: random.Random, account: AccountConfig, source: str, price_list: Mapping[str, int]) -> Submit:

@@ -17,6 +17,7 @@ class Actor:
 
 
 SHELL = Actor("shell")
+SYSTEM = Actor("system")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from portal.services import credits
+from portal.services.messages import DELETED
 
 
 def problems(conn: sqlite3.Connection) -> list[str]:
@@ -11,7 +12,7 @@ def problems(conn: sqlite3.Connection) -> list[str]:
     found: list[str] = []
     conn.execute("BEGIN")
     try:
-        for look in (_file, _ledger, _usage, _totals):
+        for look in (_file, _ledger, _usage, _totals, _deliveries):
             found.extend(look(conn))
     except sqlite3.DatabaseError as error:
         found.append(f"file: {error}")
@@ -57,6 +58,13 @@ def _usage(conn: sqlite3.Connection) -> Iterator[str]:
         " FROM movements WHERE kind = 'usage') JOIN accounts ON accounts.id = account_id WHERE said <> found"
     ):
         yield f"{name}: movement {row_id} is about {said} messages, {found} are there"
+    for name, row_id in conn.execute(
+        "SELECT accounts.name, movements.id FROM movements JOIN accounts ON accounts.id = movements.account_id"
+        " LEFT JOIN messages ON messages.id = first_message_id AND messages.account_id = movements.account_id"
+        f"  AND state = {DELETED} AND price = amount"
+        " WHERE movements.kind = 'refund' AND first_message_id IS NOT NULL AND messages.id IS NULL"
+    ):
+        yield f"{name}: movement {row_id} gives back what no message cost that was called back"
 
 
 def _totals(conn: sqlite3.Connection) -> Iterator[str]:
@@ -71,3 +79,13 @@ def _totals(conn: sqlite3.Connection) -> Iterator[str]:
         " WHERE kept.amounts IS NOT counted.amounts"
     ):
         yield f"{name}: the daily totals say {kept or 'nothing'}, the messages {counted or 'nothing'}"
+
+
+def _deliveries(conn: sqlite3.Connection) -> Iterator[str]:
+    for name, count in conn.execute(
+        "SELECT accounts.name, count(*) FROM deliveries LEFT JOIN accounts ON accounts.id = deliveries.account_id"
+        " LEFT JOIN messages ON messages.id = message_id AND messages.account_id = deliveries.account_id"
+        " LEFT JOIN received ON received.id = received_id AND received.account_id = deliveries.account_id"
+        " WHERE messages.id IS NULL AND received.id IS NULL GROUP BY deliveries.account_id"
+    ):
+        yield f"{name}: {count} of what waits for its receivers belongs to no message"

@@ -12,13 +12,15 @@ from portal.db import immediate, now_ms
 from portal.i18n import N_
 from portal.services import audit, once
 from portal.services.accounts import Account
-from portal.services.audit import Actor
+from portal.services.audit import SYSTEM, Actor
 from portal.services.errors import Refused
 
 THOUSANDTHS = 1000
 _MOST = 10**12 * THOUSANDTHS
 _MOST_DIGITS = 20
 _ID_TIME_SHIFT = 20
+# Counters of the highest id that was ever deleted from these tables; triggers keep them. Movements are never deleted.
+_HIGHEST_DELETED = {"messages": "message_id", "received": "message_id", "movements": "movement_id"}
 
 
 class InvalidAmount(Refused):
@@ -70,21 +72,22 @@ def first_id_at(at: int) -> int:
     return at << _ID_TIME_SHIFT
 
 
-def next_ids(conn: sqlite3.Connection, counter: str, how_many: int, now: int | None = None) -> int:
+def next_ids(conn: sqlite3.Connection, table: str, how_many: int, now: int | None = None) -> int:
     """Take ids that grow with time and are never given twice, not even when the clock is set back.
 
     Args:
-        counter: `message_id` or `movement_id`.
+        table: `messages`, `received` or `movements`.
         how_many: a block of so many.
         now: the time that they hold (milliseconds), for a history that is written afterwards; None: this moment.
 
     Returns:
         The first of the block. The caller is inside `immediate()`.
     """
-    last = conn.execute("SELECT value FROM counters WHERE name = ?", (counter,)).fetchone()[0]
-    first: int = max(first_id_at(now_ms() if now is None else now), last + 1)
-    conn.execute("UPDATE counters SET value = ? WHERE name = ?", (first + how_many - 1, counter))
-    return first
+    last = conn.execute(
+        f"SELECT max(coalesce((SELECT max(id) FROM {table}), 0), (SELECT value FROM counters WHERE name = ?))",
+        (_HIGHEST_DELETED[table],),
+    ).fetchone()[0]
+    return max(first_id_at(now_ms() if now is None else now), int(last) + 1)
 
 
 def parse(text: str) -> int:
@@ -180,6 +183,11 @@ def transfer(
     return source_after, target_after
 
 
+def give_back(conn: sqlite3.Connection, account_id: int, amount: int, message_id: int) -> None:
+    """Give back what a message cost that will not be sent. The caller is inside `immediate()`."""
+    _move(conn, SYSTEM, account_id, "refund", amount, message_id=message_id)
+
+
 def _move(
     conn: sqlite3.Connection,
     actor: Actor,
@@ -189,6 +197,7 @@ def _move(
     note: str = "",
     counterpart_id: int | None = None,
     now: int | None = None,
+    message_id: int | None = None,
 ) -> int:
     row = conn.execute("SELECT name, balance FROM accounts WHERE id = ?", (account_id,)).fetchone()
     after: int = row["balance"] + amount
@@ -196,9 +205,21 @@ def _move(
         raise NotEnoughCredits(account=row["name"], balance=i18n.credits(row["balance"]))
     conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (after, account_id))
     conn.execute(
-        "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (next_ids(conn, "movement_id", 1, now), account_id, kind, amount, after, actor.name, note, counterpart_id),
+        "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id, messages,"
+        " first_message_id, last_message_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            next_ids(conn, "movements", 1, now),
+            account_id,
+            kind,
+            amount,
+            after,
+            actor.name,
+            note,
+            counterpart_id,
+            None if message_id is None else 1,
+            message_id,
+            message_id,
+        ),
     )
     return after
 

@@ -13,7 +13,7 @@ _FIGURES = {
         "SELECT sum(refused) FROM daily_totals",
     ),
     "smpp_portal_sessions": ("gauge", "Open SMPP sessions", "SELECT count(*) FROM connections"),
-    "smpp_portal_receipts_waiting": ("gauge", "Receipts that wait for a receiver", "SELECT count(*) FROM receipts"),
+    "smpp_portal_receipts_waiting": ("gauge", "Receipts that wait for a receiver", "SELECT count(*) FROM deliveries"),
     "smpp_portal_mails_waiting": (
         "gauge",
         "Mails that wait to be sent",

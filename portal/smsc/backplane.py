@@ -13,8 +13,11 @@ from enum import StrEnum
 from typing import Protocol
 
 from portal.services.connections import Connection, Progress, RefusedBind
+from portal.services.deliveries import Deliverable
 from portal.services.directory import AccountConfig
-from portal.services.messages import Outcome, Receipt, Submit, ToSend
+from portal.services.messages import Submit, ToSend
+from portal.services.outcomes import Outcome, Whereabouts
+from portal.services.received import FromHandset
 
 
 class Refusal(Exception):
@@ -99,25 +102,40 @@ class Backplane(Protocol):
     def on_stored(self, callback: Callable[[Sequence[ToSend]], None]) -> None:
         """Have `callback` called with the messages that an upstream must be given, as they are stored."""
 
+    def on_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
+        """Have `callback` called with the ids of messages whose validity has ended: no upstream is to send them."""
+
     def unfinished(self, after_id: int, limit: int) -> Sequence[ToSend]:
         """Return messages without a final state from before the start, by id."""
 
-    def put_receipts(self, outcomes: Sequence[Outcome]) -> None:
+    def find(self, account_id: int, message_id: int) -> Whereabouts | None:
+        """Return a message of an account. Raises Unavailable."""
+
+    def find_unfinished(self, account_id: int, source: str, destination: str) -> Sequence[Whereabouts]:
+        """Return an account's messages from `source` to `destination` without a final state. Raises Unavailable."""
+
+    def cancel(self, message: Whereabouts, resolve: Callable[[bool | Refusal], None]) -> None:
+        """Call a message back, which no upstream sends; `resolve` is told whether it was, or why that isn't known."""
+
+    def put_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Store what became of messages, and the receipts that were asked for."""
 
-    def receipts(self, account_id: int) -> AsyncGenerator[Receipt, None]:
+    def put_received(self, messages: Sequence[FromHandset]) -> None:
+        """Store what handsets have sent, for the accounts that it is meant for."""
+
+    def deliverables(self, account_id: int) -> AsyncGenerator[Deliverable, None]:
         """Iterate, without end, over what waits for an account's receivers.
 
         Each comes once until `retry` or `give_back`.
         """
 
-    def done(self, receipt: Receipt) -> None:
+    def done(self, deliverable: Deliverable) -> None:
         """The ESME has accepted it: forget it."""
 
-    def retry(self, receipt: Receipt, at: int) -> None:
+    def retry(self, deliverable: Deliverable, at: int) -> None:
         """The ESME has refused it: offer it again at `at` (unix milliseconds)."""
 
-    def give_back(self, receipt: Receipt) -> None:
+    def give_back(self, deliverable: Deliverable) -> None:
         """Nobody answered for it: offer it again now."""
 
     def session_opened(self, session: Connection) -> None:

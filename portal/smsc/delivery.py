@@ -1,4 +1,4 @@
-"""Delivery receipts on their way to an account's receivers."""
+"""Receipts and messages from handsets (MO) on their way to an account's receivers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections import deque
 from contextlib import aclosing
 from typing import Protocol
 
+from portal import gsm0338
 from portal.db import now_ms
-from portal.services.messages import DELIVERED, Receipt
+from portal.services.deliveries import Deliverable, Incoming, Receipt
+from portal.services.messages import DELIVERED
 from portal.smsc import times
 from portal.smsc.backplane import Backplane
 from portal.smsc.pdu import DeliverSm
@@ -23,6 +25,8 @@ ESM_CLASS_RECEIPT = 0x04
 _FIRST_RETRY_MS = 1_000
 _LAST_RETRY_MS = 600_000
 _TEXT_CHARACTERS = 20
+_SHORT_MESSAGE_OCTETS = 254
+_UDH_INDICATOR = 0x40
 _GSM_NETWORK = 3
 
 # Appendix B, "Message state".
@@ -44,12 +48,12 @@ class Receiver(Protocol):
     def has_room(self) -> bool:
         """Whether its window takes another deliver_sm."""
 
-    def deliver(self, receipt: Receipt) -> None:
+    def deliver(self, deliverable: Deliverable) -> None:
         """Send one, and tell the account's `Delivery` what came of it."""
 
 
 class Delivery:
-    """Hands the receipts of one account to those of its receivers that have room, in order and in turn.
+    """Hands what waits for one account to those of its receivers that have room, in order and in turn.
 
     Works only while a receiver is there. What it hands over stays stored until the ESME has accepted it.
     """
@@ -79,25 +83,25 @@ class Delivery:
         """A receiver has room again."""
         self._room.set()
 
-    def answered(self, receipt: Receipt, status: int) -> None:
-        """The ESME has answered the deliver_sm of `receipt`."""
+    def answered(self, deliverable: Deliverable, status: int) -> None:
+        """The ESME has answered the deliver_sm of `deliverable`."""
         if status == Status.ESME_ROK:
-            self._backplane.done(receipt)
+            self._backplane.done(deliverable)
         else:
-            delay = min(_FIRST_RETRY_MS << min(receipt.attempts, 20), _LAST_RETRY_MS)
-            log.info("receipt %d was refused with 0x%08X, next try in %d ms", receipt.id, status, delay)
-            self._backplane.retry(receipt, now_ms() + delay)
+            delay = min(_FIRST_RETRY_MS << min(deliverable.attempts, 20), _LAST_RETRY_MS)
+            log.info("delivery %d was refused with 0x%08X, next try in %d ms", deliverable.id, status, delay)
+            self._backplane.retry(deliverable, now_ms() + delay)
         self._room.set()
 
     async def _run(self) -> None:
-        async with aclosing(self._backplane.receipts(self._account_id)) as receipts:
-            async for receipt in receipts:
+        async with aclosing(self._backplane.deliverables(self._account_id)) as waiting:
+            async for each in waiting:
                 try:
                     receiver = await self._receiver_with_room()
                 except asyncio.CancelledError:
-                    self._backplane.give_back(receipt)
+                    self._backplane.give_back(each)
                     raise
-                receiver.deliver(receipt)
+                receiver.deliver(each)
 
     async def _receiver_with_room(self) -> Receiver:
         while True:
@@ -109,8 +113,37 @@ class Delivery:
             await self._room.wait()
 
 
-def receipt_pdu(receipt: Receipt, sequence: int) -> DeliverSm:
-    """Return the deliver_sm that tells the ESME what became of its message: from the handset, to the sender (4.6.1)."""
+def deliver_sm(deliverable: Deliverable, sequence: int) -> DeliverSm:
+    """Return the deliver_sm that takes it to the ESME (4.6.1)."""
+    if isinstance(deliverable, Receipt):
+        return _of_receipt(deliverable, sequence)
+    return _of_incoming(deliverable, sequence)
+
+
+def _of_incoming(incoming: Incoming, sequence: int) -> DeliverSm:
+    encoding = gsm0338.Encoding(incoming.data_coding)
+    content = incoming.body if incoming.body is not None else gsm0338.to_body(incoming.text, encoding)
+    body = (incoming.udh or b"") + content
+    tlvs: dict[int, bytes] = {Tag.INCOMING_ID: _c_octets(incoming.received_id)}
+    if len(body) > _SHORT_MESSAGE_OCTETS:
+        tlvs[Tag.MESSAGE_PAYLOAD] = body
+    return DeliverSm(
+        sequence,
+        source_ton=1,
+        source_npi=1,
+        source=incoming.source,
+        dest_ton=1,
+        dest_npi=1,
+        destination=incoming.destination,
+        esm_class=_UDH_INDICATOR if incoming.udh else 0,
+        data_coding=incoming.data_coding,
+        short_message=b"" if Tag.MESSAGE_PAYLOAD in tlvs else body,
+        tlvs=tlvs,
+    )
+
+
+def _of_receipt(receipt: Receipt, sequence: int) -> DeliverSm:
+    """What became of a message: from the handset, to the sender."""
     tlvs: dict[int, bytes] = {
         Tag.RECEIPTED_MESSAGE_ID: _c_octets(receipt.message_id),
         Tag.MESSAGE_STATE: bytes((receipt.state,)),

@@ -18,6 +18,7 @@ from portal import nudge
 from portal.config import Config
 from portal.crypto import KeyFileError, Keys
 from portal.smsc import tls
+from portal.smsc.dispatch import Dispatch
 from portal.smsc.door import Door
 from portal.smsc.gate import Gate
 from portal.smsc.listener import Listener, listening_sockets
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _FAREWELL_SECONDS = 2.0
 _LAST_WRITES_SECONDS = 1.5
-_UNFINISHED_AT_ONCE = 1_000
 
 
 class Server:
@@ -63,11 +63,10 @@ class Server:
             on_failure.pop_all()
         self._roster = Roster(self._backplane, loop)
         gate = Gate(self._backplane, config.limits.bind_failures, loop)
-        surroundings = Surroundings(self._backplane, gate, self._roster, config.limits, loop)
-        self._simulator = Simulator(self._backplane.put_receipts, loop)
-        self._backplane.on_stored(self._simulator.send)
+        self._dispatch = Dispatch(self._backplane, Simulator(self._backplane.put_outcomes, loop))
+        surroundings = Surroundings(self._backplane, gate, self._roster, self._dispatch, config.limits, loop)
         self._backplane.start()
-        self._give_unfinished()
+        self._dispatch.start()
         self._listeners += [Listener(each, None, self._door, surroundings) for each in unsecured]
         self._listeners += [Listener(each, context, self._door, surroundings) for each in secured]
         for listener in self._listeners:
@@ -79,7 +78,7 @@ class Server:
         """Take no new connections, unbind the others, write what is left: four seconds at most."""
         for listener in self._listeners:
             listener.close()
-        self._simulator.close()
+        self._dispatch.close()
         for session in list(self._door.sessions):
             session.unbind("the server stops")
         with suppress(TimeoutError):
@@ -107,12 +106,6 @@ class Server:
         if smpp.tls_certificate:
             return tls.context(Path(smpp.tls_certificate), Path(smpp.tls_key))
         return tls.context(*tls.ensure_certificate(self._config.data, smpp.public_host or smpp.host))
-
-    def _give_unfinished(self) -> None:
-        last = 0
-        while batch := self._backplane.unfinished(last, _UNFINISHED_AT_ONCE):
-            self._simulator.send(batch)
-            last = batch[-1].id
 
 
 def run(config: Config) -> int:

@@ -15,12 +15,13 @@ from portal.db import now_ms
 from portal.services import messages
 from portal.services.allowed_ips import Address
 from portal.services.connections import Progress
+from portal.services.deliveries import Deliverable
 from portal.services.directory import AccountConfig
 from portal.services.errors import Refused
-from portal.services.messages import Receipt
 from portal.smsc import pdu, times
 from portal.smsc.backplane import Backplane, InDoubt, NoCredit, Refusal
-from portal.smsc.delivery import Delivery, receipt_pdu
+from portal.smsc.delivery import Delivery, deliver_sm
+from portal.smsc.dispatch import Dispatch
 from portal.smsc.door import Visit
 from portal.smsc.gate import Admission, BindRefused, Gate
 from portal.smsc.limits import TokenBucket
@@ -72,6 +73,7 @@ class Surroundings:
     backplane: Backplane
     gate: Gate
     roster: Roster
+    dispatch: Dispatch
     limits: Limits
     loop: asyncio.AbstractEventLoop
 
@@ -104,7 +106,7 @@ class Session(asyncio.Protocol):
         self._delivery: Delivery | None = None
         self._receiving = False
         self._in_flight = 0
-        self._delivering: dict[int, tuple[Receipt, float]] = {}
+        self._delivering: dict[int, tuple[Deliverable, float]] = {}
         self._sequence = 0
         self._buffer = bytearray()
         self._needed = pdu.HEADER_LENGTH
@@ -143,8 +145,8 @@ class Session(asyncio.Protocol):
             self._surroundings.backplane.release_bind(self.admission.slot)
             self._surroundings.roster.leave(self, self.admission.account.id)
             self._stop_deliveries()
-            for receipt, _ in self._delivering.values():
-                self._surroundings.backplane.give_back(receipt)
+            for deliverable, _ in self._delivering.values():
+                self._surroundings.backplane.give_back(deliverable)
             log.info("%s from %s has ended", self.admission.account.name, self.address)
         self._visit.left()
 
@@ -461,18 +463,18 @@ class Session(asyncio.Protocol):
         if self._last_words is not None:
             self._leave(self._last_words)
 
-    # --- receipts to the client
+    # --- receipts and messages to the client
 
     def has_room(self) -> bool:
         """Whether another deliver_sm may be sent: the window is the same as for submits."""
         assert self._account
         return self._paused is None and len(self._delivering) < (self._account.windowing or _MOST_IN_FLIGHT)
 
-    def deliver(self, receipt: Receipt) -> None:
-        """Send a receipt."""
+    def deliver(self, deliverable: Deliverable) -> None:
+        """Send a receipt, or a message from a handset."""
         sequence = self._next_sequence()
-        self._delivering[sequence] = (receipt, self._surroundings.loop.time())
-        self._write(receipt_pdu(receipt, sequence).encode())
+        self._delivering[sequence] = (deliverable, self._surroundings.loop.time())
+        self._write(deliver_sm(deliverable, sequence).encode())
 
     def _answered(self, sequence: int, status: int) -> None:
         sent = self._delivering.pop(sequence, None)
@@ -481,7 +483,7 @@ class Session(asyncio.Protocol):
             self._delivery.answered(sent[0], status)
 
     def _stop_deliveries(self) -> None:
-        """Get no more receipts. Those that are under way may still be answered."""
+        """Get nothing more. What is under way may still be answered."""
         if self._receiving and self._delivery:
             self._receiving = False
             self._delivery.leave(self)

@@ -1,5 +1,4 @@
-"""Where messages go: the upstream's interface, and the one that is built in, which sends nothing and makes up what
-came of it.
+"""The upstream that is built in: it sends nothing and makes up what came of it.
 
 What becomes of a message is chosen by the last three digits of its destination:
 
@@ -23,25 +22,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from portal.db import now_ms
-from portal.services.messages import Outcome, ToSend
+from portal.services.messages import ToSend
+from portal.services.outcomes import Outcome
 from portal.smsc.status import MessageState
-
-Report = Callable[[Sequence[Outcome]], None]
-
-
-class Upstream(Protocol):
-    """What takes messages on to their destinations. Runs on the event loop and never blocks it."""
-
-    def send(self, messages: Sequence[ToSend]) -> None:
-        """Take messages, which are on disk. After a restart those without an outcome are given again."""
-
-    def close(self) -> None:
-        """Report nothing any more."""
+from portal.smsc.upstream import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +65,34 @@ class Simulator:
         self._report = report
         self._loop = loop
         self._closed = False
+        # Those that stay on their way for long enough to be called back.
+        self._slow: set[int] = set()
 
     def send(self, messages: Sequence[ToSend]) -> None:
         # One timer for all of a batch that end at the same time, not one a message.
         by_delay: dict[float, list[tuple[int, Fate]]] = defaultdict(list)
         for message in messages:
             fate = FATES.get(message.destination[-3:], _USUAL)
+            if fate is not _USUAL:
+                self._slow.add(message.id)
             if fate is not None:
                 by_delay[fate.delay].append((message.id, fate))
         for delay, ending in by_delay.items():
             self._loop.call_later(delay, self._end, ending)
 
+    def recall(self, message_id: int) -> bool:
+        if message_id not in self._slow:
+            return False
+        self._slow.remove(message_id)
+        return True
+
     def close(self) -> None:
         self._closed = True
 
     def _end(self, ending: list[tuple[int, Fate]]) -> None:
-        if not self._closed:
-            now = now_ms()
-            self._report([Outcome(message_id, fate.state, fate.ptt, now) for message_id, fate in ending])
+        if self._closed:
+            return
+        now = now_ms()
+        ended = [(message_id, fate) for message_id, fate in ending if fate is _USUAL or message_id in self._slow]
+        self._slow.difference_update([message_id for message_id, _ in ended])
+        self._report([Outcome(message_id, fate.state, fate.ptt, now) for message_id, fate in ended])

@@ -6,26 +6,32 @@ import asyncio
 import logging
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from portal import db
 from portal.crypto import Keys
 from portal.db import now_ms
-from portal.services import connections, directory, messages, prices
+from portal.services import connections, deliveries, directory, intake, outcomes, prices, received
 from portal.services.connections import Connection, Progress, RefusedBind
+from portal.services.deliveries import Deliverable
 from portal.services.directory import AccountConfig
-from portal.services.messages import Outcome, Receipt, Submit, ToSend
-from portal.smsc.backplane import BindKind, BindLimit, NoCredit, Refusal, Resolve, Slot
+from portal.services.intake import Stored
+from portal.services.messages import Submit, ToSend
+from portal.services.outcomes import Cancelled, Due, Outcome, Whereabouts
+from portal.services.received import FromHandset
+from portal.smsc.backplane import BindKind, BindLimit, NoCredit, Refusal, Resolve, Slot, Unavailable
 from portal.smsc.writer import Kind, Work, Writer
 
 log = logging.getLogger(__name__)
 
 _COMPONENT = "smsc"
 _LOOK_SECONDS = 0.25
-_RECEIPTS_AT_ONCE = 200
-_RECEIPT_LOOK_SECONDS = 5.0
+_OFFERED_AT_ONCE = 200
+_OFFER_SECONDS = 5.0
+_DUE_SECONDS = 0.5
 _EXPIRE_SECONDS = 600.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
 _WRITER_BUSY_MS = 2_000
@@ -53,8 +59,10 @@ class SqliteBackplane:
         self._version = -1
         self._account_callbacks: list[Callable[[AccountConfig], None]] = []
         self._stored_callbacks: list[Callable[[Sequence[ToSend]], None]] = []
+        self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
+        self._due_asked = False
         self._binds: Counter[Slot] = Counter()
-        self._receipts_waiting: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._waiting: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self._offered: dict[int, set[int]] = defaultdict(set)
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -66,6 +74,7 @@ class SqliteBackplane:
         """Begin to write, and to look for changes."""
         self._writer.start()
         self._every(_LOOK_SECONDS, self.look)
+        self._every(_DUE_SECONDS, self._look_for_due)
         self._every(_EXPIRE_SECONDS, lambda: self._writer.put(Kind.EXPIRE, now_ms()))
 
     def abandon(self) -> None:
@@ -163,44 +172,77 @@ class SqliteBackplane:
         self._stored_callbacks.append(callback)
 
     def unfinished(self, after_id: int, limit: int) -> Sequence[ToSend]:
-        return messages.unfinished(self._reader, after_id, limit)
+        return outcomes.unfinished(self._reader, after_id, limit)
 
-    def put_receipts(self, outcomes: Sequence[Outcome]) -> None:
+    def find(self, account_id: int, message_id: int) -> Whereabouts | None:
+        with self._reading():
+            return outcomes.find(self._reader, account_id, message_id)
+
+    def find_unfinished(self, account_id: int, source: str, destination: str) -> Sequence[Whereabouts]:
+        with self._reading():
+            return outcomes.find_unfinished(self._reader, account_id, source, destination)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            log.error("the database can't be read: %s", error)
+            raise Unavailable(str(error)) from error
+
+    def cancel(self, message: Whereabouts, resolve: Callable[[bool | Refusal], None]) -> None:
+        self._writer.put(Kind.CANCEL, (message, resolve))
+
+    def put_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         self._writer.put(Kind.OUTCOME, outcomes)
 
-    # --- receipts
+    def put_received(self, messages: Sequence[FromHandset]) -> None:
+        self._writer.put(Kind.RECEIVED, messages)
 
-    async def receipts(self, account_id: int) -> AsyncGenerator[Receipt, None]:
-        waiting = self._receipts_waiting[account_id]
+    def on_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
+        self._expired_callbacks.append(callback)
+
+    def _look_for_due(self) -> None:
+        try:
+            if not self._due_asked and outcomes.anything_due(self._reader, now_ms()):
+                self._due_asked = True
+                self._writer.put(Kind.DUE, None)
+        except sqlite3.Error as error:
+            log.error("the database can't be read: %s", error)
+
+    # --- what waits for receivers
+
+    async def deliverables(self, account_id: int) -> AsyncGenerator[Deliverable, None]:
+        waiting = self._waiting[account_id]
         offered = self._offered[account_id]
         while True:
             waiting.clear()
-            for receipt in self._due(account_id, offered):
-                offered.add(receipt.id)
-                yield receipt
+            for deliverable in self._due(account_id, offered):
+                offered.add(deliverable.id)
+                yield deliverable
                 waiting.set()
             # The time limit is for those whose next attempt has come.
             with suppress(TimeoutError):
-                async with asyncio.timeout(_RECEIPT_LOOK_SECONDS):
+                async with asyncio.timeout(_OFFER_SECONDS):
                     await waiting.wait()
 
-    def _due(self, account_id: int, offered: set[int]) -> list[Receipt]:
+    def _due(self, account_id: int, offered: set[int]) -> list[Deliverable]:
         try:
-            due = messages.receipts_due(self._reader, account_id, now_ms(), _RECEIPTS_AT_ONCE + len(offered))
+            due = deliveries.due(self._reader, account_id, now_ms(), _OFFERED_AT_ONCE + len(offered))
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
             return []
-        return [receipt for receipt in due if receipt.id not in offered]
+        return [each for each in due if each.id not in offered]
 
-    def done(self, receipt: Receipt) -> None:
-        self._writer.put(Kind.RECEIPT_DONE, receipt)
+    def done(self, deliverable: Deliverable) -> None:
+        self._writer.put(Kind.DELIVERED, deliverable)
 
-    def retry(self, receipt: Receipt, at: int) -> None:
-        self._writer.put(Kind.RECEIPT_RETRY, (receipt, at))
+    def retry(self, deliverable: Deliverable, at: int) -> None:
+        self._writer.put(Kind.DELIVERY_FAILED, (deliverable, at))
 
-    def give_back(self, receipt: Receipt) -> None:
-        self._offered[receipt.account_id].discard(receipt.id)
-        self._receipts_waiting[receipt.account_id].set()
+    def give_back(self, deliverable: Deliverable) -> None:
+        self._offered[deliverable.account_id].discard(deliverable.id)
+        self._waiting[deliverable.account_id].set()
 
     # --- what pages show
 
@@ -223,64 +265,82 @@ class SqliteBackplane:
             Kind.CLEAR: Work(lambda conn, _: connections.all_closed(conn)),
             Kind.OPENED: Work(connections.opened),
             Kind.SUBMIT: Work(_store, self._stored, _refuse),
+            Kind.CANCEL: Work(_cancel, self._cancelled, _refuse),
             Kind.OUTCOME: Work(_finish, self._finished),
-            Kind.RECEIPT_DONE: Work(_forget_receipts, self._forgotten),
-            Kind.RECEIPT_RETRY: Work(_postpone_receipts, self._postponed),
+            Kind.DUE: Work(lambda conn, _: outcomes.take_due(conn, now_ms()), self._became_due),
+            Kind.RECEIVED: Work(_receive, self._finished),
+            Kind.DELIVERED: Work(deliveries.done, self._forgotten),
+            Kind.DELIVERY_FAILED: Work(deliveries.failed, self._postponed),
             Kind.PROGRESS: Work(connections.progressed, refused=_ignore),
             Kind.CLOSED: Work(connections.closed),
             Kind.REFUSED: Work(connections.refused),
             Kind.CONFIRM: Work(_confirm),
-            Kind.EXPIRE: Work(lambda conn, times: messages.expire_receipts(conn, times[-1])),
+            Kind.EXPIRE: Work(lambda conn, times: deliveries.expire(conn, times[-1])),
             Kind.HEARTBEAT: Work(
                 lambda conn, times: connections.heartbeat(conn, _COMPONENT, times[-1]), refused=_ignore
             ),
         }
 
-    def _stored(self, items: list[tuple[Submit, Resolve]], ids: list[int | None]) -> None:
-        to_send = []
-        for (submit, resolve), message_id in zip(items, ids, strict=True):
-            if message_id is None:
-                resolve(NoCredit())
-                continue
-            resolve(message_id)
-            to_send.append(_to_send(message_id, submit))
+    def _stored(self, items: list[tuple[Submit, Resolve]], stored: Stored) -> None:
+        for (_, resolve), message_id in zip(items, stored.ids, strict=True):
+            resolve(message_id if message_id is not None else NoCredit())
+        self._hand_over(stored.to_send)
+        self._wake(stored.waiting)
+
+    def _became_due(self, _: list[None], due: Due) -> None:
+        self._due_asked = False
+        self._hand_over(due.to_send)
+        for callback in self._expired_callbacks:
+            callback(due.expired)
+        self._wake(due.waiting)
+
+    def _hand_over(self, to_send: list[ToSend]) -> None:
         for callback in self._stored_callbacks:
             callback(to_send)
 
-    def _finished(self, _: list[Sequence[Outcome]], account_ids: set[int]) -> None:
+    def _wake(self, account_ids: set[int]) -> None:
         for account_id in account_ids:
-            self._receipts_waiting[account_id].set()
+            self._waiting[account_id].set()
 
-    def _forgotten(self, receipts: list[Receipt], _: None) -> None:
-        for receipt in receipts:
-            self._offered[receipt.account_id].discard(receipt.id)
+    def _cancelled(
+        self, items: list[tuple[Whereabouts, Callable[[bool | Refusal], None]]], cancelled: list[Cancelled]
+    ) -> None:
+        for (_, resolve), result in zip(items, cancelled, strict=True):
+            resolve(result is Cancelled.DONE)
 
-    def _postponed(self, retries: list[tuple[Receipt, int]], _: None) -> None:
-        for receipt, at in retries:
-            self._offered[receipt.account_id].discard(receipt.id)
+    def _finished(self, _: list[Any], account_ids: set[int]) -> None:
+        self._wake(account_ids)
+
+    def _forgotten(self, accepted: list[Deliverable], _: None) -> None:
+        for each in accepted:
+            self._offered[each.account_id].discard(each.id)
+
+    def _postponed(self, retries: list[tuple[Deliverable, int]], _: None) -> None:
+        for each, at in retries:
+            self._offered[each.account_id].discard(each.id)
             delay = max(at - now_ms(), 0) / 1000
-            self._loop.call_later(delay, self._receipts_waiting[receipt.account_id].set)
+            self._loop.call_later(delay, self._waiting[each.account_id].set)
 
 
-def _store(conn: sqlite3.Connection, items: list[tuple[Submit, Resolve]]) -> list[int | None]:
-    return messages.store(conn, [submit for submit, _ in items])
+def _store(conn: sqlite3.Connection, items: list[tuple[Submit, Resolve]]) -> Stored:
+    return intake.store(conn, [submit for submit, _ in items])
 
 
-def _refuse(items: list[tuple[Submit, Resolve]], refusal: Refusal) -> None:
+def _refuse(items: list[tuple[Any, Callable[[Any], None]]], refusal: Refusal) -> None:
     for _, resolve in items:
         resolve(refusal)
 
 
+def _cancel(conn: sqlite3.Connection, items: list[tuple[Whereabouts, Any]]) -> list[Cancelled]:
+    return [outcomes.cancel(conn, message) for message, _ in items]
+
+
 def _finish(conn: sqlite3.Connection, groups: list[Sequence[Outcome]]) -> set[int]:
-    return messages.finish(conn, [outcome for group in groups for outcome in group])
+    return outcomes.finish(conn, [outcome for group in groups for outcome in group])
 
 
-def _forget_receipts(conn: sqlite3.Connection, receipts: list[Receipt]) -> None:
-    messages.receipts_done(conn, [receipt.id for receipt in receipts])
-
-
-def _postpone_receipts(conn: sqlite3.Connection, retries: list[tuple[Receipt, int]]) -> None:
-    messages.receipts_failed(conn, {receipt.id: at for receipt, at in retries})
+def _receive(conn: sqlite3.Connection, groups: list[Sequence[FromHandset]]) -> set[int]:
+    return received.take_in(conn, [message for group in groups for message in group])
 
 
 def _confirm(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:
@@ -292,15 +352,3 @@ def _confirm(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> Non
 
 def _ignore(_: list[object], __: Refusal) -> None:
     """What was to be written is out of date a moment later."""
-
-
-def _to_send(message_id: int, submit: Submit) -> ToSend:
-    return ToSend(
-        message_id,
-        submit.account_id,
-        submit.source,
-        submit.destination,
-        submit.text,
-        submit.udh,
-        submit.data_coding,
-    )

@@ -50,15 +50,18 @@ class Kind(IntEnum):
     CLEAR = 0
     OPENED = 1
     SUBMIT = 2
-    OUTCOME = 3
-    RECEIPT_DONE = 4
-    RECEIPT_RETRY = 5
-    PROGRESS = 6
-    CLOSED = 7
-    REFUSED = 8
-    CONFIRM = 9
-    EXPIRE = 10
-    HEARTBEAT = 11
+    CANCEL = 3
+    OUTCOME = 4
+    DUE = 5
+    RECEIVED = 6
+    DELIVERED = 7
+    DELIVERY_FAILED = 8
+    PROGRESS = 9
+    CLOSED = 10
+    REFUSED = 11
+    CONFIRM = 12
+    EXPIRE = 13
+    HEARTBEAT = 14
 
 
 @dataclass(slots=True, frozen=True)

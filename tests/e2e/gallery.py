@@ -17,13 +17,16 @@ from portal.services import (
     connections,
     credits,
     directory,
+    intake,
     messages,
+    outcomes,
     prices,
     senders,
     users,
 )
 from portal.services.audit import SHELL
-from portal.services.messages import DELIVERED, UNDELIVERABLE, Outcome
+from portal.services.messages import DELIVERED, UNDELIVERABLE
+from portal.services.outcomes import Outcome
 from portal.web import create_app
 from portal.web.access import Rule, rule_of
 from tests.e2e.browsing import Tab, address_of
@@ -157,9 +160,9 @@ def _send(conn: Connection, account_id: int) -> int:
         )
         for number in range(60)
     ]
-    ids = [each for each in messages.store(conn, submits) if each is not None]
-    outcomes = zip(ids[:-3], cycle([(DELIVERED, 0)] * 6 + [(UNDELIVERABLE, 3)]), strict=False)
-    messages.finish(conn, [Outcome(each, state, ptt, now_ms()) for each, (state, ptt) in outcomes])
+    ids = [each for each in intake.store(conn, submits).ids if each is not None]
+    ends = zip(ids[:-3], cycle([(DELIVERED, 0)] * 6 + [(UNDELIVERABLE, 3)]), strict=False)
+    outcomes.finish(conn, [Outcome(each, state, ptt, now_ms()) for each, (state, ptt) in ends])
     return ids[0]
 
 

@@ -3,9 +3,10 @@
 import pytest
 
 from portal.db import now_ms
-from portal.services import check, credits, directory, messages, prices
+from portal.services import check, credits, directory, intake, messages, outcomes, prices
 from portal.services.audit import SHELL
-from portal.services.messages import DELIVERED, EXPIRED, Outcome
+from portal.services.messages import DELIVERED, EXPIRED
+from portal.services.outcomes import Outcome
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def busy(conn, acme_1, classic):
         registered_delivery=1,
         body=b"x" * 161,
     )
-    first, second, _ = messages.store(conn, [submit] * 3)
-    messages.finish(conn, [Outcome(first, DELIVERED, 0, now_ms()), Outcome(second, EXPIRED, 801, now_ms())])
-    messages.store(conn, [submit])
+    first, second, _ = intake.store(conn, [submit] * 3).ids
+    outcomes.finish(conn, [Outcome(first, DELIVERED, 0, now_ms()), Outcome(second, EXPIRED, 801, now_ms())])
+    intake.store(conn, [submit])
     credits.transfer(conn, SHELL, acme_1, classic, 5_000)
     return conn
 
@@ -48,7 +49,7 @@ def test_what_the_services_have_done_is_in_order(busy):
         ("UPDATE messages SET parts = 3", "smpp-acme-1: the daily totals say 4 sent"),
         ("UPDATE daily_totals SET delivered = delivered + 1", "the daily totals say"),
         ("DELETE FROM daily_totals", "the daily totals say nothing"),
-        ("UPDATE receipts SET message_id = 4711", "file: receipts row"),
+        ("UPDATE deliveries SET message_id = 4711", "what waits for its receivers"),
         ("UPDATE senders SET account_id = 4711", "file: senders row"),
     ],
 )

@@ -119,14 +119,25 @@ def test_a_page_of_the_ledger_goes_on_where_the_last_one_ended(conn, acme_2):
     assert [each.amount for each in first + second] == [5, 4, 3, 2, 1, 100_000]
 
 
-def test_ids_grow_even_when_the_clock_is_set_back(conn):
+def test_ids_grow_even_when_the_clock_is_set_back(conn, acme_1):
+    credits.grant(conn, SHELL, acme_1, 1, now=now_ms() + 60_000)
+    (last, *_) = credits.movements(conn, acme_1.id)
     with immediate(conn):
-        first = credits.next_ids(conn, "message_id", 10, now=now_ms() + 60_000)
-        second = credits.next_ids(conn, "message_id", 1)
-    assert second == first + 10
+        assert credits.next_ids(conn, "movements", 1) == last.id + 1
+
+
+def test_the_id_of_a_deleted_row_is_not_given_again(conn, acme_1):
+    last = credits.first_id_at(now_ms() + 60_000)
+    conn.execute(
+        "INSERT INTO received (id, account_id, source, destination, text, data_coding) VALUES (?, ?, '', '', '', 0)",
+        (last, acme_1.id),
+    )
+    conn.execute("DELETE FROM received")
+    with immediate(conn):
+        assert credits.next_ids(conn, "received", 1) == last + 1
 
 
 def test_an_id_holds_its_time(conn):
     at = now_ms()
     with immediate(conn):
-        assert credits.time_of(credits.next_ids(conn, "message_id", 1, now=at)) == at
+        assert credits.time_of(credits.next_ids(conn, "movements", 1, now=at)) == at

@@ -1,8 +1,9 @@
 import pytest
 
 from portal.db import now_ms
-from portal.services import directory, history, messages, prices
-from portal.services.messages import DELIVERED, EXPIRED, Outcome
+from portal.services import directory, history, intake, messages, outcomes, prices
+from portal.services.messages import DELIVERED, EXPIRED
+from portal.services.outcomes import Outcome
 
 DAY_MS = 86_400_000
 
@@ -28,7 +29,7 @@ def send(conn, acme_1):
             )
             for text in texts
         ]
-        return messages.store(conn, submits)
+        return intake.store(conn, submits).ids
 
     return sent
 
@@ -58,7 +59,7 @@ def test_nobody_sees_anothers_messages(conn, acme_1, globex_1, send):
 
 def test_totals_of_periods(conn, acme_1, send):
     first, second, *_ = send("a", "b", "c", "x" * 161)
-    messages.finish(conn, [Outcome(first, DELIVERED, 0, now_ms()), Outcome(second, EXPIRED, 801, now_ms())])
+    outcomes.finish(conn, [Outcome(first, DELIVERED, 0, now_ms()), Outcome(second, EXPIRED, 801, now_ms())])
     totals = history.totals(conn, acme_1.id, 1)
     assert (totals.sent, totals.delivered, totals.failed, totals.parts, totals.price) == (4, 1, 1, 5, 5000)
     conn.execute("UPDATE daily_totals SET day = day - 7")

@@ -5,9 +5,10 @@ import pytest
 
 from portal import gsm0338
 from portal.db import now_ms
-from portal.services import check, credits, directory, history, messages, prices
+from portal.services import check, credits, deliveries, directory, history, intake, messages, outcomes, prices
 from portal.services.audit import SHELL
-from portal.services.messages import DELIVERED, ENROUTE, EXPIRED, REJECTED, Outcome
+from portal.services.messages import DELIVERED, ENROUTE, EXPIRED, REJECTED
+from portal.services.outcomes import Outcome
 
 ITALY = "393401234567"
 FRANCE = "33612345678"
@@ -122,7 +123,7 @@ def test_a_header_that_is_not_all_there_is_refused(prepare, body):
 
 
 def test_a_stored_message_is_paid_for(conn, prepare, acme_1):
-    (message_id,) = messages.store(conn, [prepare(b"x" * 161)])
+    (message_id,) = intake.store(conn, [prepare(b"x" * 161)]).ids
     assert credits.balance(conn, acme_1.id) == 998_000
     stored = history.page(conn, acme_1.id)[0]
     assert (stored.id, stored.parts, stored.price, stored.state, stored.ptt) == (message_id, 2, 2000, ENROUTE, 254)
@@ -135,7 +136,7 @@ def test_a_stored_message_is_paid_for(conn, prepare, acme_1):
 def test_a_batch_is_one_line_an_account_in_the_ledger(conn, prepare, config_of, acme_1, globex_1):
     globex = replace(config_of(globex_1), any_sender=True)
     batch = [prepare(), prepare(account=globex), prepare(), prepare(destination=FRANCE)]
-    ids = messages.store(conn, batch)
+    ids = intake.store(conn, batch).ids
     assert ids == sorted(ids)
     assert [each.amount for each in credits.movements(conn, acme_1.id, limit=2)] == [-2500, 1_000_000]
     assert [each.messages for each in credits.movements(conn, globex_1.id, limit=1)] == [1]
@@ -145,9 +146,9 @@ def test_a_batch_is_one_line_an_account_in_the_ledger(conn, prepare, config_of, 
 def test_what_the_credits_do_not_cover_is_refused_and_the_rest_is_not(conn, prepare, config_of, acme_1, acme_2):
     credits.transfer(conn, SHELL, acme_1, acme_2, 997_000)
     globex = replace(config_of(acme_2), any_sender=True)
-    ids = messages.store(
+    ids = intake.store(
         conn, [prepare(b"x" * 300), prepare(b"x" * 300), prepare(), prepare(), prepare(account=globex)]
-    )
+    ).ids
     assert [each is not None for each in ids] == [True, False, True, False, True]
     assert credits.balance(conn, acme_1.id) == 0
     refused = [each for each in history.page(conn, acme_1.id) if each.ptt == 10]
@@ -163,7 +164,7 @@ def test_batches_and_transfers_at_the_same_time_never_spend_twice(connect, prepa
         conn = connect()
         start.wait()
         for _ in range(30):
-            stored.extend(each for each in messages.store(conn, [submit] * 10) if each)
+            stored.extend(each for each in intake.store(conn, [submit] * 10).ids if each)
 
     def transfer():
         conn = connect()
@@ -192,7 +193,7 @@ def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
     conn.execute("UPDATE accounts SET balance = 0")
     yesterday = now_ms() - 86_400_000
     credits.grant(conn, SHELL, acme_1, 5_000, now=yesterday - 1)
-    messages.store(conn, [prepare()], now=yesterday)
+    intake.store(conn, [prepare()], now=yesterday)
     assert history.page(conn, acme_1.id)[0].at == yesterday
     assert credits.movements(conn, acme_1.id)[0].at == yesterday
     assert history.totals(conn, acme_1.id, 1).sent == 0
@@ -204,11 +205,11 @@ def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
 
 
 def finish(conn, message_id, state=DELIVERED, ptt=0):
-    return messages.finish(conn, [Outcome(message_id, state, ptt, now_ms())])
+    return outcomes.finish(conn, [Outcome(message_id, state, ptt, now_ms())])
 
 
 def test_an_outcome_counts_once(conn, prepare, acme_1):
-    (message_id,) = messages.store(conn, [prepare()])
+    (message_id,) = intake.store(conn, [prepare()]).ids
     assert finish(conn, message_id) == {acme_1.id}
     assert finish(conn, message_id, EXPIRED, 801) == set()
     assert history.page(conn, acme_1.id)[0].state == DELIVERED
@@ -233,44 +234,44 @@ def test_an_outcome_of_nothing_is_ignored(conn):
     ],
 )
 def test_receipts_are_for_those_who_asked(conn, prepare, acme_1, wanted, state, waits):
-    (message_id,) = messages.store(conn, [prepare(registered_delivery=wanted)])
+    (message_id,) = intake.store(conn, [prepare(registered_delivery=wanted)]).ids
     finish(conn, message_id, state, 801)
-    assert len(messages.receipts_due(conn, acme_1.id, now_ms(), 10)) == waits
+    assert len(deliveries.due(conn, acme_1.id, now_ms(), 10)) == waits
 
 
 def test_receipts_come_in_order_and_go_when_they_are_accepted(conn, prepare, acme_1):
-    ids = messages.store(conn, [prepare(reference=number) for number in range(3)])
+    ids = intake.store(conn, [prepare(reference=number) for number in range(3)]).ids
     for message_id in ids:
         finish(conn, message_id)
-    due = messages.receipts_due(conn, acme_1.id, now_ms(), 10)
+    due = deliveries.due(conn, acme_1.id, now_ms(), 10)
     assert [(each.message_id, each.reference) for each in due] == list(zip(ids, range(3), strict=True))
-    messages.receipts_done(conn, [due[0].id])
-    assert [each.id for each in messages.receipts_due(conn, acme_1.id, now_ms(), 10)] == [each.id for each in due[1:]]
+    deliveries.done(conn, [due[0]])
+    assert [each.id for each in deliveries.due(conn, acme_1.id, now_ms(), 10)] == [each.id for each in due[1:]]
 
 
 def test_a_receipt_that_failed_waits_for_its_time(conn, prepare, acme_1):
-    (message_id,) = messages.store(conn, [prepare()])
+    (message_id,) = intake.store(conn, [prepare()]).ids
     finish(conn, message_id)
-    (receipt,) = messages.receipts_due(conn, acme_1.id, now_ms(), 10)
+    (receipt,) = deliveries.due(conn, acme_1.id, now_ms(), 10)
     later = now_ms() + 5_000
-    messages.receipts_failed(conn, {receipt.id: later})
-    assert messages.receipts_due(conn, acme_1.id, now_ms(), 10) == []
-    assert messages.receipts_due(conn, acme_1.id, later - 1, 10) == []
-    assert messages.receipts_due(conn, acme_1.id, later, 10)[0].attempts == 1
+    deliveries.failed(conn, [(receipt, later)])
+    assert deliveries.due(conn, acme_1.id, now_ms(), 10) == []
+    assert deliveries.due(conn, acme_1.id, later - 1, 10) == []
+    assert deliveries.due(conn, acme_1.id, later, 10)[0].attempts == 1
 
 
 def test_receipts_are_given_up_after_seven_days(conn, prepare, acme_1):
-    (message_id,) = messages.store(conn, [prepare()])
+    (message_id,) = intake.store(conn, [prepare()]).ids
     finish(conn, message_id)
     week = 7 * 86_400_000
-    assert messages.expire_receipts(conn, now_ms() + week - 60_000) == 0
-    assert messages.expire_receipts(conn, now_ms() + week + 60_000) == 1
-    assert messages.receipts_due(conn, acme_1.id, now_ms() + week, 10) == []
+    assert deliveries.expire(conn, now_ms() + week - 60_000) == 0
+    assert deliveries.expire(conn, now_ms() + week + 60_000) == 1
+    assert deliveries.due(conn, acme_1.id, now_ms() + week, 10) == []
 
 
 def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):
-    first, second, third = messages.store(conn, [prepare(), prepare(b"two"), prepare()])
+    first, second, third = intake.store(conn, [prepare(), prepare(b"two"), prepare()]).ids
     finish(conn, first)
-    assert [(each.id, each.text) for each in messages.unfinished(conn, 0, 10)] == [(second, "two"), (third, "hello")]
-    assert [each.id for each in messages.unfinished(conn, second, 10)] == [third]
-    assert [each.id for each in messages.unfinished(conn, 0, 1)] == [second]
+    assert [(each.id, each.text) for each in outcomes.unfinished(conn, 0, 10)] == [(second, "two"), (third, "hello")]
+    assert [each.id for each in outcomes.unfinished(conn, second, 10)] == [third]
+    assert [each.id for each in outcomes.unfinished(conn, 0, 1)] == [second]

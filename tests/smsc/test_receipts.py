@@ -16,7 +16,7 @@ TEXT = re.compile(
 
 
 def waiting(conn):
-    return conn.execute("SELECT count(*) FROM receipts").fetchone()[0]
+    return conn.execute("SELECT count(*) FROM deliveries").fetchone()[0]
 
 
 async def test_a_receipt_says_what_became_of_the_message(config, cast, conn):

@@ -161,15 +161,18 @@ async def test_a_locked_database_refuses_and_recovers(config, cast, connect):
 
 
 async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_account):
-    change_account(throughput=0)
+    change_account(throughput=0, windowing=0)
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         # SQLite says the same of a file that may not grow as of a disk that is full.
         writer = server._backplane._writer._conn
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")
-        statuses = [(await esme.submit(text=b"a" * 150)).status for _ in range(200)]
-        assert Status.ESME_RSYSERR in statuses
+        statuses: list[int] = []
+        while Status.ESME_RSYSERR not in statuses:
+            few = [esme.message(text=b"a" * 150) for _ in range(10)]
+            esme.send(*few)
+            statuses += [answer.status for answer in await esme.answers_to(few)]
         writer.execute("PRAGMA max_page_count = 1000000")
         while (again := await esme.submit()).status:
             assert again.status == Status.ESME_RSYSERR

@@ -5,7 +5,17 @@ import re
 from html.parser import HTMLParser
 
 from portal import db
-from portal.services import accounts, allowed_ips, connections, credentials, directory, messages, prices
+from portal.services import (
+    accounts,
+    allowed_ips,
+    connections,
+    credentials,
+    directory,
+    intake,
+    messages,
+    outcomes,
+    prices,
+)
 from portal.services.accounts import Account
 from portal.services.audit import SHELL
 from portal.services.connections import Connection, RefusedBind
@@ -50,17 +60,17 @@ def send(conn: db.Connection, name: str, *texts: str, source: str = "ACME") -> l
         )
         for text in texts
     ]
-    return [each for each in messages.store(conn, submits) if each is not None]
+    return [each for each in intake.store(conn, submits).ids if each is not None]
 
 
 def deliver(conn: db.Connection, *message_ids: int) -> None:
-    outcomes = [messages.Outcome(each, messages.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
-    messages.finish(conn, outcomes)
+    ended = [outcomes.Outcome(each, messages.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
+    outcomes.finish(conn, ended)
 
 
 def fail(conn: db.Connection, *message_ids: int, ptt: int = UNDELIVERABLE) -> None:
-    outcomes = [messages.Outcome(each, messages.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
-    messages.finish(conn, outcomes)
+    ended = [outcomes.Outcome(each, messages.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
+    outcomes.finish(conn, ended)
 
 
 def connect(conn: db.Connection, name: str, number: int = 1, **values: object) -> None:

@@ -1,0 +1,198 @@
+"""What becomes of messages once they are taken in: their final states, their dates, and calling them back."""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from portal.db import immediate, now_ms
+from portal.services import credits, deliveries, totals
+from portal.services.messages import (
+    DAY_MS,
+    DELETED,
+    DELIVERED,
+    ENROUTE,
+    EXPIRED,
+    PTT_DELETED,
+    PTT_EXPIRED,
+    VALIDITY_MS,
+    Segment,
+    ToSend,
+)
+
+_MOST_AT_ONCE = 1_000
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a message: its final message_state, its ptt code, and when (milliseconds)."""
+
+    message_id: int
+    state: int
+    ptt: int
+    at: int
+
+
+@dataclass(slots=True)
+class Due:
+    """What has become due: messages that an upstream is to be given, those that have expired, and the accounts for
+    which a receipt waits now.
+    """
+
+    to_send: list[ToSend] = field(default_factory=list)
+    expired: list[int] = field(default_factory=list)
+    waiting: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What query_sm and cancel_sm ask of a message (SMPP 3.4, 4.8, 4.9). Times in milliseconds."""
+
+    id: int
+    source: str
+    destination: str
+    state: int
+    ptt: int
+    done_at: int | None
+    waits_for_date: bool
+
+
+class Cancelled(StrEnum):
+    """What came of a wish to call a message back."""
+
+    DONE = "done"
+    TOO_LATE = "too late"
+
+
+def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> set[int]:
+    """Write final states, the days' totals and the receipts that were asked for. What comes twice counts once.
+
+    Returns:
+        The ids of the accounts for which a receipt now waits.
+    """
+    receipts = []
+    counts: dict[tuple[int, int], dict[str, int]] = defaultdict(lambda: {"delivered": 0, "failed": 0})
+    with immediate(conn):
+        for each in outcomes:
+            row = conn.execute(
+                "UPDATE messages SET state = ?, ptt = ?, done_at = ?, due_at = NULL WHERE id = ? AND state = ?"
+                " RETURNING account_id, registered_delivery",
+                (each.state, each.ptt, each.at, each.message_id, ENROUTE),
+            ).fetchone()
+            if row is None:
+                continue
+            day = credits.time_of(each.message_id) // DAY_MS
+            counts[row["account_id"], day]["delivered" if each.state == DELIVERED else "failed"] += 1
+            if deliveries.wants_receipt(row["registered_delivery"], each.state):
+                receipts.append((row["account_id"], each.message_id))
+        for (account_id, day), amounts in counts.items():
+            totals.add(conn, account_id, day, **amounts)
+        return deliveries.add_receipts(conn, receipts, now_ms())
+
+
+_TO_SEND = (
+    "id, account_id, source, destination, text, udh, data_coding, body, subunit,"
+    " segment_reference, segment_total, segment_number"
+)
+
+
+def _to_send(row: Sequence[Any]) -> ToSend:
+    message = ToSend(*row[:-3])
+    if row[-1] is not None:
+        message.segment = Segment(*row[-3:])
+    return message
+
+
+def unfinished(conn: sqlite3.Connection, after_id: int, limit: int) -> list[ToSend]:
+    """Messages without a final state, in the order of their acceptance: what an upstream is given again at start.
+
+    Those whose date is still to come are not among them.
+    """
+    # The state stands in the text, and is not bound: only so does SQLite see that the partial index fits.
+    rows = conn.execute(
+        f"SELECT {_TO_SEND} FROM messages WHERE state = {ENROUTE} AND id > ?"
+        " AND (scheduled_at IS NULL OR due_at IS NOT scheduled_at) ORDER BY id LIMIT ?",
+        (after_id, limit),
+    )
+    return [_to_send(row) for row in rows]
+
+
+def anything_due(conn: sqlite3.Connection, now: int) -> bool:
+    """Whether `take_due` has something to do at this moment (milliseconds). Cheap."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT 1 FROM messages WHERE due_at <= ?)"
+        f" OR EXISTS (SELECT 1 FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ?)",
+        (now, credits.first_id_at(now - VALIDITY_MS)),
+    ).fetchone()
+    return bool(row[0])
+
+
+def take_due(conn: sqlite3.Connection, now: int) -> Due:
+    """Let messages whose date has come be sent, and those whose validity has ended expire (ptt 801).
+
+    A message whose client named no validity has that of VALIDITY_MS. At most a thousand at once.
+    """
+    due = Due()
+    with immediate(conn):
+        rows = conn.execute(
+            f"SELECT {_TO_SEND}, expires_at, due_at = scheduled_at AS begins FROM messages"
+            " WHERE due_at <= ? AND due_at IS NOT NULL ORDER BY due_at LIMIT ?",
+            (now, _MOST_AT_ONCE),
+        ).fetchall()
+        for *fields, expires_at, begins in rows:
+            if expires_at is not None and expires_at <= now:
+                due.expired.append(fields[0])
+            elif begins:
+                due.to_send.append(_to_send(fields))
+        conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.to_send])
+        forgotten = conn.execute(
+            f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ? LIMIT ?",
+            (credits.first_id_at(now - VALIDITY_MS), _MOST_AT_ONCE),
+        )
+        due.expired += [row[0] for row in forgotten]
+        due.waiting = finish(conn, [Outcome(each, EXPIRED, PTT_EXPIRED, now) for each in due.expired])
+    return due
+
+
+# --- asking after a message, and calling it back
+
+
+_WHEREABOUTS = (
+    "SELECT id, source, destination, state, ptt, done_at,"
+    " scheduled_at IS NOT NULL AND due_at IS scheduled_at FROM messages WHERE account_id = ?"
+)
+
+
+def find(conn: sqlite3.Connection, account_id: int, message_id: int) -> Whereabouts | None:
+    """A message of an account; None where it has none with that id."""
+    row = conn.execute(f"{_WHEREABOUTS} AND id = ?", (account_id, message_id)).fetchone()
+    return Whereabouts(*row) if row else None
+
+
+def find_unfinished(conn: sqlite3.Connection, account_id: int, source: str, destination: str) -> list[Whereabouts]:
+    """The messages of an account from one address to another that have no final state."""
+    rows = conn.execute(
+        f"{_WHEREABOUTS} AND state = {ENROUTE} AND +source = ? AND +destination = ? ORDER BY id",
+        (account_id, source, destination),
+    )
+    return [Whereabouts(*row) for row in rows]
+
+
+def cancel(conn: sqlite3.Connection, found: Whereabouts) -> Cancelled:
+    """Call a message back and give back what it cost.
+
+    The caller has made sure that no upstream sends it. One that still waits for its date is called back only while it
+    does so.
+    """
+    with immediate(conn):
+        row = conn.execute(
+            "SELECT account_id, price, due_at IS scheduled_at AS waits FROM messages WHERE id = ? AND state = ?",
+            (found.id, ENROUTE),
+        ).fetchone()
+        if row is None or (found.waits_for_date and not row["waits"]):
+            return Cancelled.TOO_LATE
+        finish(conn, [Outcome(found.id, DELETED, PTT_DELETED, now_ms())])
+        credits.give_back(conn, row["account_id"], row["price"], found.id)
+        return Cancelled.DONE

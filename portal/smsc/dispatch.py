@@ -1,0 +1,46 @@
+"""Between what is stored and what sends it: messages to the upstream, their outcomes back, and calling them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from portal.services.outcomes import Whereabouts
+from portal.smsc.backplane import Backplane, Refusal
+from portal.smsc.upstream import Upstream
+
+_UNFINISHED_AT_ONCE = 1_000
+
+
+class Dispatch:
+    """Gives the upstream what is stored, and what was stored before the start. One for the process."""
+
+    def __init__(self, backplane: Backplane, upstream: Upstream) -> None:
+        self._backplane = backplane
+        self._upstream = upstream
+        backplane.on_stored(upstream.send)
+        backplane.on_expired(self._expired)
+
+    def start(self) -> None:
+        """Give the upstream again what it had not ended before the restart."""
+        last = 0
+        while batch := self._backplane.unfinished(last, _UNFINISHED_AT_ONCE):
+            self._upstream.send(batch)
+            last = batch[-1].id
+
+    def close(self) -> None:
+        """Have the upstream report nothing any more."""
+        self._upstream.close()
+
+    def cancel(self, message: Whereabouts, resolve: Callable[[bool | Refusal], None]) -> None:
+        """Call a message back: one whose date is still to come, or one that the upstream has not sent yet.
+
+        `resolve` is told whether it was called back.
+        """
+        if message.waits_for_date or self._upstream.recall(message.id):
+            self._backplane.cancel(message, resolve)
+        else:
+            resolve(False)
+
+    def _expired(self, message_ids: Sequence[int]) -> None:
+        for message_id in message_ids:
+            self._upstream.recall(message_id)
