@@ -1,9 +1,13 @@
 import multiprocessing
 import sqlite3
+from pathlib import Path
 
 import pytest
 
 from portal import db, migrations
+from portal.db import now_ms
+from portal.services import accounts, check, credits, deliveries, directory, history, outcomes
+from portal.services.audit import SHELL
 
 
 @pytest.fixture
@@ -105,3 +109,24 @@ def test_a_newer_versions_database_is_refused(file):
     with pytest.raises(migrations.NewerDatabase, match="m9999_later"):
         migrations.migrate(file, keep_backups=5)
     assert schema(file) == before
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds(file):
+    conn = sqlite3.connect(file)  # without foreign keys: a dump's tables are in no order
+    conn.executescript((Path(__file__).parent / "saved" / "m0002.sql").read_text())
+    conn.close()
+    assert migrations.migrate(file, keep_backups=5)[0] == "m0003_sessions"
+    conn = db.connect(file)
+    assert check.problems(conn) == []
+    account = accounts.by_name(conn, "smpp-acme-1")
+    receipts = deliveries.due(conn, account.id, now_ms(), 10)
+    assert [(each.destination, each.state, each.attempts) for each in receipts] == [
+        ("393401234567", 2, 0),
+        ("33612345678", 5, 1),
+    ]
+    assert [each.text for each in outcomes.unfinished(conn, 0, 10)] == ["waits"]
+    with db.immediate(conn):
+        assert credits.next_ids(conn, "messages", 1) > history.page(conn, account.id)[0].id
+    accounts.change(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
+    assert directory.unconfirmed(conn, account.id)
+    conn.close()
