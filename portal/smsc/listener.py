@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 
 from portal.services.allowed_ips import Address
@@ -15,7 +16,7 @@ from portal.smsc.session import Session, Surroundings
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
+_BACKLOG = 4096
 _AT_ONCE = 200
 _PAUSE_SECONDS = 0.1
 
@@ -51,6 +52,7 @@ class Listener:
         else:
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
+        self._door.close()
         for beginning in self._beginning:
             beginning.cancel()
 
@@ -69,19 +71,18 @@ class Listener:
             self._welcome(client, unmapped(peer[0]))
 
     def _welcome(self, client: socket.socket, address: Address) -> None:
-        visit = self._door.enter(address)
-        if visit is None:
-            client.close()
-            return
         client.setblocking(False)
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        beginning = self._loop.create_task(self._begin(client, visit))
+        self._door.enter(_Accepted(client, address, self._begin))
+
+    def _begin(self, client: socket.socket, visit: Visit) -> None:
+        beginning = self._loop.create_task(self._connect(client, visit))
         visit.cancel = beginning.cancel
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
 
-    async def _begin(self, client: socket.socket, visit: Visit) -> None:
+    async def _connect(self, client: socket.socket, visit: Visit) -> None:
         try:
             await self._loop.connect_accepted_socket(
                 lambda: Session(visit, self._surroundings),
@@ -89,10 +90,42 @@ class Listener:
                 ssl=self._tls,
                 ssl_handshake_timeout=self._surroundings.limits.bind_seconds if self._tls else None,
             )
-        except (OSError, asyncio.CancelledError) as error:
+        except OSError as error:
             log.info("no TLS with %s: %s", visit.address, error)
-            visit.left()
-            client.close()
+            _end(client, visit)
+        except asyncio.CancelledError:
+            _end(client, visit)
+            raise
+
+
+def _end(client: socket.socket, visit: Visit) -> None:
+    visit.left()
+    client.close()
+
+
+class _Accepted:
+    """A socket before the door. Implements `door.Caller`."""
+
+    __slots__ = ("_begin", "_client", "address")
+
+    def __init__(self, client: socket.socket, address: Address, begin: Callable[[socket.socket, Visit], None]) -> None:
+        self.address = address
+        self._client = client
+        self._begin = begin
+
+    def begin(self, visit: Visit) -> None:
+        self._begin(self._client, visit)
+
+    def send_away(self) -> None:
+        self._client.close()
+
+    def has_gone(self) -> bool:
+        try:
+            return not self._client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:

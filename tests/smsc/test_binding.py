@@ -1,12 +1,15 @@
 """Each line of the bind table: who may bind, and what the others are told."""
 
 import asyncio
+import ssl
+from contextlib import suppress
 
 import pytest
 
 from portal.services import accounts, allowed_ips, connections, credentials
 from portal.services.audit import SHELL
 from portal.smsc import pdu
+from portal.smsc.door import Visit
 from portal.smsc.pdu import Bind, Plain
 from portal.smsc.status import RESPONSE, Command, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
@@ -184,25 +187,65 @@ async def test_the_bind_timer_ends_with_the_bind(limited, cast):
         assert (await esme.submit()).status == 0
 
 
-async def test_connections_without_a_bind_are_capped_by_address(limited, cast):
+async def test_connections_of_one_address_take_turns_and_others_do_not_wait(limited, cast):
     async with smsc(limited(unbound_per_address=3)) as server:
         waiting = [await Esme.connect(server.port, from_address="127.0.0.9") for _ in range(3)]
         fourth = await Esme.connect(server.port, from_address="127.0.0.9")
-        await fourth.closed()
+        fourth.send(Plain(Command.ENQUIRE_LINK, 1))
         await Esme.bound(server.port, cast.smpp_acme_1)
+        assert len(server._door.sessions) == 4
         waiting[0].abort()
-        fifth = await eventually_connected(server.port, "127.0.0.9")
-        assert (await fifth.request(Plain(Command.ENQUIRE_LINK, 1))).status == 0
+        assert (await fourth.answer_to(1)).status == 0
 
 
-async def eventually_connected(port, address):
-    while True:
-        esme = await Esme.connect(port, from_address=address)
-        try:
-            await esme.request(Plain(Command.ENQUIRE_LINK, 99))
-        except (asyncio.IncompleteReadError, ConnectionResetError):
-            continue
-        return esme
+async def test_a_thousand_clients_behind_one_address_come_back_at_once(config, cast, change_account):
+    change_account(binds=0)
+    async with smsc(config) as server:
+        for port, tls in ((server.port, None), (server.tls_port, client_context())):
+            statuses = await asyncio.gather(*(bind_alone(port, cast.smpp_acme_1, tls) for _ in range(500)))
+            assert statuses == [0] * 500
+
+
+async def bind_alone(port, login, tls):
+    esme = await Esme.connect(port, tls=tls)
+    return await esme.bind(login.name, login.password)
+
+
+def client_context():
+    made = ssl.create_default_context()
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+    return made
+
+
+async def test_a_handshake_that_is_given_up_leaves_nothing_behind(config, cast):
+    async with smsc(config) as server:
+        for _ in range(20):
+            strangers = [await Esme.connect(server.tls_port) for _ in range(10)]
+            for each in strangers:
+                each.abort()
+        await eventually(lambda: not server._door._connections)
+        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
+
+
+async def test_a_handshake_that_is_cancelled_as_it_succeeds_counts_once(config, cast):
+    async with smsc(config) as server:
+        begun, visits = Visit.begun, []
+
+        def end_at_once(visit, session):
+            begun(visit, session)
+            visits.append(visit)
+            visit.cancel()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Visit, "begun", end_at_once)
+            with suppress(ConnectionError):
+                await (await Esme.connect(server.tls_port, tls=client_context())).closed()
+            await eventually(lambda: not server._door._connections)
+        assert visits
+        assert not server._door.sessions
+        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
+        await eventually(lambda: server._door._connections == 1)
 
 
 async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(limited, cast):
