@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+NODE_CLIENT := tests/interop/node
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 
 .PHONY: help setup run test lint binary clean packages
@@ -22,7 +23,7 @@ setup: $(VENV)/.runtime
 run: $(VENV)/.runtime
 	@exec $(BIN)/python app.py demo
 
-test: $(VENV)/.development packages
+test: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.development
@@ -34,7 +35,7 @@ lint: $(VENV)/.development
 binary: dist/smpp-portal
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(NODE_CLIENT)/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 # Debian's python3 comes without what makes virtual environments.
 $(BIN)/python:
@@ -49,7 +50,12 @@ $(VENV)/.development: requirements-dev.txt requirements.txt | $(BIN)/python
 	@$(PIP) -r requirements-dev.txt
 	@touch $(VENV)/.runtime $@
 
-# What tests and the binary need beyond Python: a browser, an SMPP client, and what PyInstaller takes libraries apart with.
+# The SMPP client that is written in JavaScript. Nothing of it runs while it is installed.
+$(NODE_CLIENT)/node_modules/.installed: $(NODE_CLIENT)/package.json $(NODE_CLIENT)/package-lock.json | packages
+	@npm ci --prefix $(NODE_CLIENT) --loglevel error --no-audit --no-fund --ignore-scripts >/dev/null
+	@touch $@
+
+# What tests and the binary need beyond Python: a browser, SMPP clients, and what PyInstaller takes libraries apart with.
 packages:
 	@missing="$$(PYTHON=$(PYTHON) packaging/missing-packages)"; \
 	if [ -n "$$missing" ]; then echo "Installing$$missing"; \

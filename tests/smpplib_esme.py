@@ -67,6 +67,10 @@ class Esme:
 
     def submit(self, body: bytes, to: str = NUMBER, source: str = "ACME", **fields: Any) -> Any:
         """Send one submit_sm that asks for a receipt; return its submit_sm_resp. `fields` are smpplib's."""
+        return self.answer(self.submit_ahead(body, to, source, **fields))
+
+    def submit_ahead(self, body: bytes, to: str = NUMBER, source: str = "ACME", **fields: Any) -> int:
+        """As `submit`, without waiting: return the sequence_number, for `answer`."""
         alphanumeric = not source.isdigit()
         sent = self._client.send_message(
             source_addr_ton=consts.SMPP_TON_ALNUM if alphanumeric else consts.SMPP_TON_INTL,
@@ -78,8 +82,12 @@ class Esme:
             registered_delivery=True,
             **({"short_message": body} | fields),
         )
-        self.read_until(lambda: sent.sequence in self._answers)
-        return self._answers.pop(sent.sequence)
+        return int(sent.sequence)
+
+    def answer(self, sequence: int) -> Any:
+        """Wait for the answer to what was sent with this sequence_number."""
+        self.read_until(lambda: sequence in self._answers)
+        return self._answers.pop(sequence)
 
     def send(self, text: str, to: str = NUMBER, source: str = "ACME") -> list[str]:
         """Send a text as smpplib splits and encodes it; return the message ids, one a part."""

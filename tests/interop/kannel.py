@@ -7,7 +7,7 @@ import subprocess
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +28,10 @@ smsbox-port = {box_port}
 smsbox-interface = 127.0.0.1
 box-allow-ip = 127.0.0.1
 dlr-storage = internal
+log-file = {log}
+log-level = 1
+sms-resend-freq = 1
+{trust}
 
 group = smsbox
 bearerbox-host = 127.0.0.1
@@ -42,12 +46,23 @@ max-messages = 10
 concatenation = true
 """
 
+# With its names, Kannel hands these TLVs on (`%D`) instead of warning of each.
+_TLVS = """
+group = smpp-tlv
+name = outgoing_id
+tag = 0x1401
+type = nulterminated
+length = 64
+smsc-id = portal
+"""
+
 _CONNECTION = """
 group = smsc
 smsc = smpp
 smsc-id = portal
 host = 127.0.0.1
 {binds}
+use-ssl = {tls}
 smsc-username = {name}
 smsc-password = {password}
 system-type = ""
@@ -61,6 +76,8 @@ reconnect-delay = 1
 # smsc-id that both came through, so a transmitter and its receiver share one.
 TRANSCEIVER = ("transceiver-mode = true\nport = {port}",)
 TRANSMITTER_AND_RECEIVER = ("port = {port}", "receive-port = {port}")
+# Kannel cuts a text that has more octets than this, and sends one of more than 254 as a message_payload.
+WHOLE = (TRANSCEIVER[0] + "\nmax-sms-octets = 1000",)
 
 # Bits of Kannel's dlr-mask (user guide, table 7-5).
 REPORT_DELIVERED, REPORT_NOT_DELIVERED, REPORT_ACCEPTED, REPORT_REFUSED = 1, 2, 8, 16
@@ -71,13 +88,15 @@ _ALL_REPORTS = 1 | 2 | 4 | 8 | 16
 class Report:
     """A delivery report as Kannel hands it on.
 
-    `message` is the number that `Kannel.send` gave, `status` one of REPORT_…, `answer` what the server said.
+    `message` is the number that `Kannel.send` gave, `status` one of REPORT_…, `answer` what the server said, `tlvs`
+    the optional parameters by Kannel's names.
     """
 
     message: int
     status: int
     message_id: str
     answer: str
+    tlvs: Mapping[str, str]
 
 
 class Reports:
@@ -90,7 +109,8 @@ class Reports:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 query = dict(urllib.parse.parse_qsl(self.path.partition("?")[2], keep_blank_values=True))
-                received.append(Report(int(query["n"]), int(query["status"]), query["id"], query["answer"]))
+                tlvs = dict(urllib.parse.parse_qsl(query["meta"].partition("?smpp?")[2].partition("?")[0]))
+                received.append(Report(int(query["n"]), int(query["status"]), query["id"], query["answer"], tlvs))
                 self.send_response(204)
                 self.end_headers()
 
@@ -110,7 +130,7 @@ class Reports:
 
     def address(self, message: int) -> str:
         """The `dlr-url` of a message; Kannel fills in what has percent signs (its user guide, table 7-5)."""
-        return f"http://127.0.0.1:{self._server.server_port}/?n={message}&status=%d&id=%F&answer=%A"
+        return f"http://127.0.0.1:{self._server.server_port}/?n={message}&status=%d&id=%F&answer=%A&meta=%D"
 
     def wait(self, message: int, status: int) -> Report:
         """Wait for the report of a status about a message."""
@@ -121,22 +141,37 @@ class Kannel:
     """A running pair of bearerbox and smsbox.
 
     Args:
-        binds: TRANSCEIVER or TRANSMITTER_AND_RECEIVER.
+        binds: TRANSCEIVER, TRANSMITTER_AND_RECEIVER or WHOLE.
+        trusting: the certificate to trust on a TLS port; None: no TLS.
     """
 
-    def __init__(self, folder: Path, login: Login, port: int, reports: Reports, binds: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, login: Login, port: int, reports: Reports, binds: Sequence[str], trusting: Path | None
+    ) -> None:
         self._admin_port, self._sendsms_port, self._box_port = free_port(), free_port(), free_port()
         self._reports = reports
         self._numbers = itertools.count(1)
         self._connections = len(binds)
+        self._log = folder / "bearerbox.log"
         core = _CONFIGURATION.format(
-            secret=_SECRET, admin_port=self._admin_port, box_port=self._box_port, sendsms_port=self._sendsms_port
+            secret=_SECRET,
+            admin_port=self._admin_port,
+            box_port=self._box_port,
+            sendsms_port=self._sendsms_port,
+            log=self._log,
+            trust=f"ssl-trusted-ca-file = {trusting}" if trusting else "",
         )
         connections = (
-            _CONNECTION.format(binds=each.format(port=port), name=login.name, password=login.password) for each in binds
+            _CONNECTION.format(
+                binds=each.format(port=port),
+                tls="yes" if trusting else "no",
+                name=login.name,
+                password=login.password,
+            )
+            for each in binds
         )
         self._file = folder / "kannel.conf"
-        self._file.write_text(core + "".join(connections))
+        self._file.write_text(core + _TLVS + "".join(connections))
 
     @contextmanager
     def running(self) -> Iterator["Kannel"]:
@@ -144,6 +179,8 @@ class Kannel:
             eventually(self._status_page)
             # The status page is there before the port of the boxes is, and smsbox tries only once.
             eventually(lambda: _listens(self._box_port))
+            # That look was a box to bearerbox.
+            eventually(lambda: "smsbox:" not in self._status_page())
             with _process(_SMSBOX, self._file):
                 # smsbox opens its port first, reads who may send, and introduces itself to bearerbox last.
                 eventually(lambda: "smsbox:" in self._status_page())
@@ -156,6 +193,10 @@ class Kannel:
     def wait(self, state: str) -> None:
         """Wait until every connection is in a state."""
         eventually(lambda: self.states() == [state] * self._connections)
+
+    def has_logged(self, text: str) -> int:
+        """How often."""
+        return self._log.read_text(encoding="utf-8", errors="replace").count(text)
 
     def send(self, text: str, to: str = NUMBER, **parameters: str) -> int:
         """Send a text by smsbox's sendsms, asking for reports of all kinds; return the message's number in them."""

@@ -1,5 +1,6 @@
 """Kannel 1.4.5, the client that the model itself was tested with."""
 
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,7 @@ from portal.services import accounts, allowed_ips, connections, credits, history
 from portal.services.audit import SHELL
 from portal.services.history import Message
 from portal.services.messages import DELIVERED
+from tests.interop.conftest import Hold, Limit, Outage, StartKannel
 from tests.interop.kannel import (
     REPORT_ACCEPTED,
     REPORT_DELIVERED,
@@ -17,10 +19,10 @@ from tests.interop.kannel import (
     REPORT_REFUSED,
     TRANSCEIVER,
     TRANSMITTER_AND_RECEIVER,
-    Kannel,
+    WHOLE,
     Reports,
 )
-from tests.support import Cast, eventually
+from tests.support import Cast, Server, eventually
 
 # Kannel cuts long texts itself: each part is a message of its own to the server, with a UDH.
 GSM = "Ciao àèìòù: 5 € [sconto] {oggi}"
@@ -28,6 +30,10 @@ WITH_EMOJI = "Grüße aus Rom 😀 你好"
 LONG = "Questo testo non entra in un solo messaggio. " * 8  # 360 characters in parts of 153
 LONG_WITH_EMOJI = "Fünf Boxkämpfer jagen Viktor 🥊 " * 5  # 160 characters, five of them in two units, in parts of 67
 PARTS = 1 + 1 + 3 + 3
+
+THROTTLED = "(Throttling error)"
+# A fate of the simulator.
+PENDING = "393401234006"
 
 
 def sent_messages(conn: db.Connection, cast: Cast) -> list[Message]:
@@ -41,7 +47,7 @@ def sent_messages(conn: db.Connection, cast: Cast) -> list[Message]:
     ids=["transceiver", "transmitter and receiver"],
 )
 def test_sends_texts_and_hears_what_became_of_them(
-    kannel: Callable[..., Kannel],
+    kannel: StartKannel,
     reports: Reports,
     conn: db.Connection,
     cast: Cast,
@@ -65,6 +71,7 @@ def test_sends_texts_and_hears_what_became_of_them(
         assert accepted.message_id == delivered.message_id
         assert delivered.answer.startswith(f"id:{delivered.message_id} sub:001 dlvrd:001 ")
         assert " stat:DELIVRD err:000 " in delivered.answer
+        assert delivered.tlvs["outgoing_id"] == delivered.message_id
         ids.add(int(delivered.message_id))
     eventually(lambda: [each.state for each in sent_messages(conn, cast)] == [DELIVERED] * PARTS)
     sent = sent_messages(conn, cast)
@@ -76,19 +83,90 @@ def test_sends_texts_and_hears_what_became_of_them(
     assert run_app("check").returncode == 0
 
 
-def test_hears_why_a_message_did_not_arrive(kannel: Callable[..., Kannel], reports: Reports) -> None:
+def test_a_message_payload_is_charged_by_its_parts(
+    kannel: StartKannel, reports: Reports, conn: db.Connection, cast: Cast
+) -> None:
+    running = kannel(WHOLE)
+
+    delivered = reports.wait(running.send(LONG), REPORT_DELIVERED)
+
+    assert " sub:003 dlvrd:003 " in delivered.answer
+    (sent,) = sent_messages(conn, cast)
+    assert (sent.text, sent.parts) == (LONG, 3)
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credits.THOUSANDTHS
+
+
+def test_binds_over_tls(kannel: StartKannel, server: Server, reports: Reports, conn: db.Connection, cast: Cast) -> None:
+    running = kannel(trusting=server.data / "smpp.crt")
+
+    assert reports.wait(running.send(GSM), REPORT_DELIVERED)
+    session = eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))[0]
+    assert session.tls == "TLSv1.3"
+
+
+def test_more_than_its_throughput_is_throttled_and_sent_again(
+    kannel: StartKannel, limit: Limit, reports: Reports, conn: db.Connection, cast: Cast
+) -> None:
+    limit(throughput=5)
+    running = kannel()
+
+    numbers = [running.send(f"message {number}") for number in range(10)]
+
+    for number in numbers:
+        reports.wait(number, REPORT_DELIVERED)
+    assert running.has_logged(THROTTLED)
+    assert len(sent_messages(conn, cast)) == 10
+
+
+def test_more_than_its_window_is_throttled_and_sent_again(
+    kannel: StartKannel, limit: Limit, hold: Hold, reports: Reports, conn: db.Connection, cast: Cast
+) -> None:
+    limit(windowing=2)
+    running = kannel()
+
+    with hold():
+        numbers = [running.send(f"message {number}") for number in range(4)]
+        eventually(lambda: running.has_logged(THROTTLED))
+        assert reports.received == []
+
+    for number in numbers:
+        reports.wait(number, REPORT_DELIVERED)
+    assert len(sent_messages(conn, cast)) == 4
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_returns_after_a_restart_and_gets_the_receipts_that_waited(
+    kannel: StartKannel, server: Server, outage: Outage, reports: Reports, how: signal.Signals
+) -> None:
+    running = kannel()
+    waiting = running.send("reported while the server is away", to=PENDING)
+    message_id = reports.wait(waiting, REPORT_ACCEPTED).message_id
+
+    with outage(server, how) as delivered:
+        running.wait("re-connecting")
+        delivered(message_id)
+        queued = running.send("sent while the server is away")
+    running.wait("online")
+
+    assert reports.wait(waiting, REPORT_DELIVERED).message_id == message_id
+    assert reports.wait(queued, REPORT_DELIVERED)
+
+
+def test_hears_why_a_message_did_not_arrive(kannel: StartKannel, reports: Reports) -> None:
     running = kannel()
     undelivered = running.send("nobody there", to="393401234001")
     of_another = running.send("not my name", **{"from": "GLOBEX"})
     to_nowhere = running.send("satellite", to="881612345678")
 
-    assert " stat:UNDELIV err:800 " in reports.wait(undelivered, REPORT_NOT_DELIVERED).answer
+    not_delivered = reports.wait(undelivered, REPORT_NOT_DELIVERED)
+    assert " stat:UNDELIV err:800 " in not_delivered.answer
+    assert not_delivered.tlvs["dlr_err"] == "\x03\x03\x20"  # network_error_code: GSM, 800
     assert reports.wait(of_another, REPORT_REFUSED).answer.startswith("NACK/0x0000000a/")
     assert reports.wait(to_nowhere, REPORT_REFUSED).answer.startswith("NACK/0x0000000b/")
 
 
 def test_loses_its_session_with_its_address_and_returns_with_it(
-    kannel: Callable[..., Kannel], conn: db.Connection, cast: Cast
+    kannel: StartKannel, conn: db.Connection, cast: Cast
 ) -> None:
     running = kannel()
     account = accounts.by_name(conn, cast.smpp_acme_1.name)
@@ -106,7 +184,7 @@ def test_loses_its_session_with_its_address_and_returns_with_it(
 
 
 def test_is_refused_like_a_wrong_password_from_an_address_that_is_not_listed(
-    kannel: Callable[..., Kannel], conn: db.Connection, cast: Cast
+    kannel: StartKannel, conn: db.Connection, cast: Cast
 ) -> None:
     running = kannel()
     account = accounts.by_name(conn, cast.smpp_acme_1.name)

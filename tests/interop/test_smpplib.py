@@ -1,17 +1,20 @@
 """smpplib, the client that most Python programs use."""
 
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 
 import pytest
+from smpplib import client as smpplib
 from smpplib import consts, exceptions, gsm
 
 from portal import db
 from portal.services import accounts, allowed_ips, connections, credits, history
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED
+from tests.interop.conftest import Hold, Limit, Outage
 from tests.smpplib_esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, Esme, bind_status
-from tests.support import Cast, Login, Server, eventually
+from tests.support import DEADLINE_S, Cast, Login, Server, eventually
 
 TEXTS = {
     "Ciao àèì € {}": 1,
@@ -24,7 +27,8 @@ TEXTS = {
 
 # SMPP 3.4, 5.2.12; smpplib has no name for it.
 DELIVERY_RECEIPT = 0x04
-UNDELIVERABLE = "393401234001"
+# Fates of the simulator.
+UNDELIVERABLE, PENDING = "393401234001", "393401234006"
 
 
 @pytest.fixture
@@ -72,6 +76,47 @@ def test_a_message_payload_is_charged_by_its_parts(esme: Esme, conn: db.Connecti
     assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credits.THOUSANDTHS
 
 
+def test_parts_with_sar_parameters_are_charged_each(esme: Esme, conn: db.Connection, cast: Cast) -> None:
+    text = "Un testo lungo. " * 20
+    parts = [text[start : start + 153] for start in range(0, len(text), 153)]
+
+    answers = [
+        esme.submit(part.encode(), sar_msg_ref_num=7, sar_total_segments=len(parts), sar_segment_seqnum=number)
+        for number, part in enumerate(parts, 1)
+    ]
+
+    assert [each.status for each in answers] == [consts.SMPP_ESME_ROK] * 3
+    for each in answers:
+        assert b" stat:DELIVRD " in esme.receipt(each.message_id.decode()).short_message
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credits.THOUSANDTHS
+
+
+def test_more_than_its_throughput_is_throttled_and_may_be_sent_again(
+    esme: Esme, limit: Limit, conn: db.Connection, cast: Cast
+) -> None:
+    limit(throughput=5)
+
+    sequences = [esme.submit_ahead(b"message %d" % number) for number in range(10)]
+    statuses = [esme.answer(sequence).status for sequence in sequences]
+
+    throttled = statuses.count(consts.SMPP_ESME_RTHROTTLED)
+    assert throttled
+    assert statuses.count(consts.SMPP_ESME_ROK) == 10 - throttled
+    eventually(lambda: esme.submit(b"once more").status == consts.SMPP_ESME_ROK)
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 10 + throttled - 1) * credits.THOUSANDTHS
+
+
+def test_more_than_its_window_is_throttled_and_may_be_sent_again(esme: Esme, limit: Limit, hold: Hold) -> None:
+    limit(windowing=2)
+
+    with hold():
+        first, second, third = [esme.submit_ahead(b"message %d" % number) for number in range(3)]
+        assert esme.answer(third).status == consts.SMPP_ESME_RTHROTTLED
+
+    assert [esme.answer(each).status for each in (first, second)] == [consts.SMPP_ESME_ROK] * 2
+    assert esme.submit(b"message 2").status == consts.SMPP_ESME_ROK
+
+
 def test_a_receipt_says_that_and_why_a_message_did_not_arrive(esme: Esme) -> None:
     (message_id,) = esme.send("Hello", to=UNDELIVERABLE)
 
@@ -112,6 +157,47 @@ def test_receipts_wait_for_the_next_receiver(server: Server, conn: db.Connection
         with Esme(server.port) as receiver:
             receiver.bind(cast.smpp_acme_1, RECEIVER)
             assert receiver.receipt(message_id)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_gets_the_receipts_that_waited_over_a_restart(
+    server: Server, outage: Outage, cast: Cast, how: signal.Signals
+) -> None:
+    with Esme(server.port) as esme:
+        esme.bind(cast.smpp_acme_1)
+        (waiting,) = esme.send("reported while the server is away", to=PENDING)
+        with outage(server, how) as delivered:
+            # It does not reconnect by itself.
+            if how == signal.SIGTERM:
+                esme.wait_for_unbind()
+            else:
+                with pytest.raises(exceptions.ConnectionError):
+                    esme.wait_for_unbind()
+            delivered(waiting)
+    with Esme(server.port) as esme:
+        assert esme.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
+        assert b" stat:DELIVRD err:000 " in esme.receipt(waiting).short_message
+        (afterwards,) = esme.send("and on it goes")
+        assert esme.receipt(afterwards)
+
+
+def test_fails_at_vendor_parameters_unless_told_to_skip_them(server: Server, cast: Cast) -> None:
+    client = smpplib.Client("127.0.0.1", server.port, timeout=DEADLINE_S, allow_unknown_opt_params=False)
+    client.connect()
+    client.bind_transceiver(system_id=cast.smpp_acme_1.name, password=cast.smpp_acme_1.password)
+    client.send_message(
+        source_addr_ton=consts.SMPP_TON_ALNUM,
+        source_addr="ACME",
+        destination_addr=NUMBER,
+        short_message=b"Hello",
+        registered_delivery=True,
+    )
+
+    with pytest.raises(exceptions.UnknownCommandError, match="0x1401"):
+        client.listen()
+
+    client._socket.close()
+    client._socket = None
 
 
 def test_binds_over_tls_1_3_only(server: Server, conn: db.Connection, cast: Cast) -> None:

@@ -1,0 +1,63 @@
+"""aiosmpplib: what trips its users, and how it comes back."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from portal import db
+from portal.services import accounts, allowed_ips, connections, credits
+from portal.services.audit import SHELL
+from tests.interop.driven import AIOSMPPLIB, LATIN_1, SAR_BY_THE_LIBRARY, UDH, Driven, driven
+from tests.support import Cast, Server, eventually
+
+ESME_ROK, ESME_RINVMSGLEN = 0, 1
+
+
+@pytest.fixture
+def client(server: Server, cast: Cast) -> Iterator[Driven]:
+    """A transceiver of `smpp_acme_1`."""
+    with driven(AIOSMPPLIB, cast.smpp_acme_1, server.port, "transceiver") as bound:
+        bound.wait("bind", status=ESME_ROK)
+        yield bound
+
+
+def test_returns_once_its_address_is_authorised_again(client: Driven, conn: db.Connection, cast: Cast) -> None:
+    account = accounts.by_name(conn, cast.smpp_acme_1.name)
+
+    # ::1 stays in the list: the answer is the one to a wrong password.
+    allowed_ips.remove(conn, SHELL, account, allowed_ips.by_network(conn, account.id, "127.0.0.1").id)
+    client.wait("unbind")
+    refusal = eventually(lambda: connections.refusals(conn, account.id))[0]
+    assert (refusal.address, refusal.reason) == ("127.0.0.1", connections.NOT_AUTHORISED)
+
+    allowed_ips.add(conn, SHELL, account, "127.0.0.1")
+    client.wait_until(lambda: len(client.heard("bind", status=ESME_ROK)) == 2)
+    client.wait("answer", n=client.send("back again"), status=ESME_ROK)
+
+
+def test_binds_anew_after_a_status_that_it_does_not_know_and_leaves_its_connection_open(
+    serve: Callable[..., Server], conn: db.Connection, cast: Cast
+) -> None:
+    # The old connection has its place until the server finds that nobody answers on it any more.
+    server = serve(PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1", PORTAL_LIMITS_RESPONSE_SECONDS="1")
+    with driven(AIOSMPPLIB, cast.smpp_acme_1, server.port, "transceiver") as client:
+        client.wait("bind", status=ESME_ROK)
+
+        refused = client.send("0x401 is none of SMPP 3.4's own", LATIN_1)
+
+        refusal = eventually(lambda: connections.refusals(conn, cast.smpp_acme_1.id))[0]
+        assert refusal.reason == connections.TOO_MANY_BINDS
+        client.wait_until(lambda: len(client.heard("bind", status=ESME_ROK)) == 2)
+        client.wait("answer", n=client.send("and on it goes"), status=ESME_ROK)
+        assert client.heard("answer", n=refused) == []
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 1) * credits.THOUSANDTHS
+
+
+def test_makes_parts_too_long_where_characters_take_two_septets(client: Driven) -> None:
+    client.wait("answer", n=client.send("Costa 10 €. " * 20, UDH), status=ESME_RINVMSGLEN)
+
+
+def test_ends_over_its_own_way_of_sar(client: Driven) -> None:
+    client.send("Ciao", SAR_BY_THE_LIBRARY)
+
+    assert "UnboundLocalError" in client.wait("ended")["what"]
