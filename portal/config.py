@@ -67,7 +67,7 @@ class Limits:
     enquire_link_seconds: int = _key(30, "silence after which a session is sent an enquire_link", low=1)
     response_seconds: int = _key(10, "time for a client to answer", low=1)
     session_hours: int = _key(24, "age at which a session is unbound", low=1)
-    unbound_per_address: int = _key(50, "connections without a bind, from one address; others wait for their turn", low=1)
+    unbound_per_address: int = _key(50, "connections without a bind, from one address; more take turns", low=1)
     unbound: int = _key(1000, "connections without a bind, in all", low=1)
     connections: int = _key(10_000, "SMPP connections in all", low=1)
 

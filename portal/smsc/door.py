@@ -85,7 +85,7 @@ class Door:
     # --- those who wait for their turn
 
     def _queue_up(self, caller: Caller, near: Hashable) -> None:
-        if self._queued >= self._limits.unbound:
+        if self._queued >= self._limits.connections // 2:
             # Whoever brings the most of them has the last of his sent away.
             longest, queue = max(self._queues.items(), key=lambda each: len(each[1]))
             if longest == near:

@@ -115,7 +115,7 @@ async def test_nobody_waits_for_a_turn_longer_than_for_a_bind():
 
 
 async def test_who_brings_the_most_that_wait_has_his_last_sent_away():
-    opened = door(unbound_per_address=1, unbound=4)
+    opened = door(unbound_per_address=1, connections=8)
     many, few = callers(opened, HERE, 4), callers(opened, ELSEWHERE, 2)
     assert [each.became for each in many + few] == ["in", None, None, None, "in", None]
     (another,) = callers(opened, ELSEWHERE)
