@@ -565,6 +565,7 @@ static void load(void) {
     while (option.messages && in_flight_all && bound_count && !stopping) turn(1000, NULL);
     uint64_t ended = now;
     counting = 0;
+    if (!bound_count || ended == began) die("every session was cut off");
     double took = (double)(ended - began) / 1e9;
     own = cpu_own() - own;
     others = cpu_watched() - others;
