@@ -1,5 +1,7 @@
 """The fixtures that tests of every kind use. Nothing is shared between two tests: each has a data folder of its own."""
 
+import asyncio
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,9 +15,21 @@ from portal import db, i18n, migrations
 from portal.crypto import Keys
 from portal.services import accounts, allowed_ips, credentials, credits, customers, prices, senders, two_factor, users
 from portal.services.audit import SHELL
+from portal.smsc.server import _loop_factory
 from tests.serving import clean_environment, serving
 from tests.support import ROOT, Cast, Login, Person, Server, a_copy
 from tests.support import free_port as a_free_port
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs `async def` tests on the event loop that the server uses."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(pyfuncitem.obj(**arguments))
+    return True
 
 
 @pytest.fixture(autouse=True)

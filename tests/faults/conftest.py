@@ -31,7 +31,7 @@ def crowded(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactor
     conn, keys, logins = db.connect(data / db.FILE_NAME), Keys.load(data), []
     for name in _ACCOUNTS:
         account = accounts.add(
-            conn, SHELL, template[1].acme, name=name, windowing=50, throughput=0, binds=0, any_sender=True
+            conn, SHELL, template[1].acme, name=name, windowing=0, throughput=0, binds=0, any_sender=True
         )
         credits.grant(conn, SHELL, account, _GRANTED)
         allowed_ips.add(conn, SHELL, account, "127.0.0.1")

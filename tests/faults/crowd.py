@@ -52,6 +52,7 @@ class Client:
 
     async def _session(self) -> None:
         esme = await Esme.connect(self._port)
+        Esme.opened.remove(esme)  # which is of the test's own event loop
         try:
             if await esme.bind(self._login.name, self._login.password):
                 return
@@ -65,7 +66,6 @@ class Client:
             self.in_doubt += len(self._open)
             self._open.clear()
             esme.abort()
-            Esme.opened.remove(esme)
 
     def fill(self) -> None:
         """Send as much as the window takes."""

@@ -1,7 +1,5 @@
-"""Runs `async def` tests on the event loop that the server uses, and gives them its settings and accounts."""
+"""The settings and accounts that tests of the SMPP server need."""
 
-import asyncio
-import inspect
 from dataclasses import replace
 
 import pytest
@@ -9,17 +7,6 @@ import pytest
 from portal import nudge
 from portal.config import Config
 from portal.services import accounts
-from portal.smsc.server import _loop_factory
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem):
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(pyfuncitem.obj(**arguments))
-    return True
 
 
 @pytest.fixture

@@ -1,0 +1,182 @@
+"""Clients that vanish, don't read, dawdle or come in thousands: the others notice nothing, and memory is bounded."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from portal.smsc.pdu import MessageResp
+from portal.smsc.status import Command
+from portal.supervisor import raise_file_limit
+from tests.faults.conftest import Tell
+from tests.faults.crowd import Crowd, crowd
+from tests.serving import children
+from tests.smsc.esme import Esme, hang_up
+from tests.support import Login, Server
+
+STRANGER = "127.0.0.2"
+_GROWTH_MB = 48
+_SMALL_BUFFER = 4096
+
+Bystanders = Callable[..., Crowd]
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """The real program, which has little patience."""
+    return serve(
+        PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1", PORTAL_LIMITS_RESPONSE_SECONDS="1", PORTAL_LIMITS_BIND_SECONDS="2"
+    )
+
+
+@pytest.fixture
+def bystanders(server: Server, logins: list[Login]) -> Iterator[Crowd]:
+    """Clients that are at work all the while. At the end: none of them has noticed anything."""
+    with crowd(server.port, *logins[:2]) as clients:
+        clients.all_have_sent(1)
+        yield clients
+        clients.all_have_sent(50)
+        assert clients.binds == len(clients.clients), "a bystander was cut off"
+        assert not clients.refused
+
+
+@pytest.fixture
+def culprit(logins: list[Login]) -> Login:
+    """Whose clients misbehave."""
+    return logins[2]
+
+
+@asynccontextmanager
+async def bounded(server: Server) -> AsyncIterator[dict[str, int]]:
+    """The block must not make the SMPP server grow by more than some megabytes, not even for a moment."""
+    status = Path(f"/proc/{children(server.process.pid)['smsc']}/status")
+    before = _memory(status, "VmRSS")
+    counts: dict[str, int] = {}
+    try:
+        yield counts
+        counts["grown_mb"] = (_memory(status, "VmHWM") - before) // 1024
+        assert counts["grown_mb"] < _GROWTH_MB
+    finally:
+        await hang_up()
+
+
+def _memory(status: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name))
+
+
+async def test_clients_that_vanish_without_a_word(
+    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+) -> None:
+    async with bounded(server) as counts:
+        vanished = [await Esme.bound(server.port, culprit) for _ in range(50)]
+        # One receipt for each is under way to somebody who isn't there any more.
+        message_ids = {(await each.submit(source="LOAD")).message_id for each in vanished}
+        await asyncio.gather(*(each.closed() for each in vanished))
+        other = await Esme.bound(server.port, culprit)
+        receipts = {(await other.receipt()).tlvs[0x1E].decode().rstrip("\0") for _ in message_ids}
+        assert receipts == message_ids
+    bystanders.all_have_sent(50)
+    tell(vanished=len(vanished), **counts)
+
+
+async def test_clients_that_do_not_read_their_responses(
+    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+) -> None:
+    async with bounded(server) as counts:
+        deaf = [await _deaf(server, culprit) for _ in range(4)]
+        sent = await asyncio.gather(*(_submit_until_cut_off(each) for each in deaf))
+    bystanders.all_have_sent(50)
+    tell(deaf=len(deaf), submits=sum(sent), **counts)
+
+
+async def _deaf(server: Server, login: Login) -> Esme:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", server.port))
+    esme = Esme(*await asyncio.open_connection(sock=connection, limit=1024))
+    assert await esme.bind(login.name, login.password) == 0
+    esme.writer.transport.pause_reading()
+    return esme
+
+
+async def _submit_until_cut_off(esme: Esme) -> int:
+    sent = 0
+    with suppress(ConnectionError):
+        while True:
+            esme.send(*[esme.message(source="LOAD", registered_delivery=0) for _ in range(100)])
+            sent += 100
+            await esme.writer.drain()
+    return sent
+
+
+async def test_clients_that_do_not_read_their_receipts(
+    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+) -> None:
+    waiting = 3000
+    async with bounded(server) as counts:
+        transmitter = await Esme.bound(server.port, culprit, Command.BIND_TRANSMITTER)
+        batch = [transmitter.message(source="LOAD") for _ in range(waiting)]
+        transmitter.send(*batch)
+        message_ids = {each.message_id for each in await transmitter.answers_to(batch)}
+        await transmitter.close()
+        deaf = [await _deaf(server, culprit) for _ in range(5)]
+        # What they were given comes to another client once they have been cut off.
+        other = await Esme.bound(server.port, culprit)
+        receipts = set()
+        while receipts != message_ids:
+            receipts.add((await other.receipt()).tlvs[0x1E].decode().rstrip("\0"))
+    bystanders.all_have_sent(50)
+    tell(deaf=len(deaf), receipts=len(receipts), **counts)
+
+
+async def test_clients_that_write_an_octet_at_a_time(
+    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+) -> None:
+    async with bounded(server) as counts:
+        slow = [await Esme.bound(server.port, culprit) for _ in range(50)]
+        answers = await asyncio.gather(*(_dawdle(each) for each in slow))
+        assert [each.status for each in answers] == [0] * len(slow)
+    bystanders.all_have_sent(50)
+    tell(slow=len(slow), **counts)
+
+
+async def _dawdle(esme: Esme) -> MessageResp:
+    message = esme.message(source="LOAD", registered_delivery=0)
+    for octet in message.encode():
+        esme.send_octets(bytes((octet,)))
+        await esme.writer.drain()
+        # Each octet is a segment, and so a read, of its own.
+        await asyncio.sleep(0)
+    answer = await esme.answer_to(message.sequence)
+    assert isinstance(answer, MessageResp)
+    return answer
+
+
+@pytest.mark.parametrize("secured", [False, True])
+async def test_two_thousand_connections_that_do_not_bind(
+    server: Server, bystanders: Crowd, culprit: Login, secured: bool, tell: Tell
+) -> None:
+    raise_file_limit()
+    async with bounded(server) as counts:
+        strangers = await asyncio.gather(*(_come(server, secured) for _ in range(2000)))
+        gone = [asyncio.create_task(each.closed()) for each in strangers if each]
+        # Others come and go meanwhile as if nobody else were there.
+        for _ in range(20):
+            other = await Esme.bound(server.port, culprit)
+            assert (await other.submit(source="LOAD", registered_delivery=0)).status == 0
+            await other.close()
+        bystanders.all_have_sent(50)
+        held = sum(not each.done() for each in gone)
+        await asyncio.gather(*gone)
+    tell(connections=len(strangers), held_meanwhile=held, **counts)
+
+
+async def _come(server: Server, secured: bool) -> Esme | None:
+    try:
+        return await Esme.connect(server.tls_port if secured else server.port, from_address=STRANGER)
+    except ConnectionError:
+        return None
