@@ -123,6 +123,9 @@ class Backplane(Protocol):
     def put_received(self, messages: Sequence[FromHandset]) -> None:
         """Store what handsets have sent, for the accounts that it is meant for."""
 
+    def on_simulated(self, callback: Callable[[Sequence[FromHandset]], None]) -> None:
+        """Have `callback` called with what the built-in upstream is to take for sent by handsets."""
+
     def deliverables(self, account_id: int) -> AsyncGenerator[Deliverable, None]:
         """Iterate, without end, over what waits for an account's receivers.
 

@@ -28,6 +28,9 @@ _TEXT_CHARACTERS = 20
 _SHORT_MESSAGE_OCTETS = 254
 _UDH_INDICATOR = 0x40
 _GSM_NETWORK = 3
+# 5.2.5 and 5.2.6.
+_INTERNATIONAL, _NETWORK_SPECIFIC, _E164 = 1, 3, 1
+_SHORT_CODE_DIGITS = 8
 
 # Appendix B, "Message state".
 _STAT = {
@@ -129,11 +132,11 @@ def _of_incoming(incoming: Incoming, sequence: int) -> DeliverSm:
         tlvs[Tag.MESSAGE_PAYLOAD] = body
     return DeliverSm(
         sequence,
-        source_ton=1,
-        source_npi=1,
+        source_ton=_INTERNATIONAL,
+        source_npi=_E164,
         source=incoming.source,
-        dest_ton=1,
-        dest_npi=1,
+        dest_ton=_NETWORK_SPECIFIC if len(incoming.destination) <= _SHORT_CODE_DIGITS else _INTERNATIONAL,
+        dest_npi=_E164,
         destination=incoming.destination,
         esm_class=_UDH_INDICATOR if incoming.udh else 0,
         data_coding=incoming.data_coding,
@@ -154,8 +157,8 @@ def _of_receipt(receipt: Receipt, sequence: int) -> DeliverSm:
         tlvs[Tag.USER_MESSAGE_REFERENCE] = receipt.reference.to_bytes(2)
     return DeliverSm(
         sequence,
-        source_ton=1,
-        source_npi=1,
+        source_ton=_INTERNATIONAL,
+        source_npi=_E164,
         source=receipt.destination,
         dest_ton=receipt.source_ton,
         dest_npi=receipt.source_npi,

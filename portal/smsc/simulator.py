@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from portal.db import now_ms
 from portal.services.messages import ToSend
 from portal.services.outcomes import Outcome
+from portal.services.received import FromHandset
 from portal.smsc.status import MessageState
-from portal.smsc.upstream import Report
+from portal.smsc.upstream import Incoming, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,11 @@ FATES: dict[str, Fate | None] = {
 
 
 class Simulator:
-    """The built-in `Upstream`; `report` gets the outcomes."""
+    """The built-in `Upstream`; `report` gets the outcomes, `incoming` what handsets are said to have sent."""
 
-    def __init__(self, report: Report, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, report: Report, incoming: Incoming, loop: asyncio.AbstractEventLoop) -> None:
         self._report = report
+        self._incoming = incoming
         self._loop = loop
         self._closed = False
         # Those that stay on their way for long enough to be called back.
@@ -85,6 +87,10 @@ class Simulator:
             return False
         self._slow.remove(message_id)
         return True
+
+    def receive(self, messages: Sequence[FromHandset]) -> None:
+        """Take messages for sent by handsets."""
+        self._incoming(messages)
 
     def close(self) -> None:
         self._closed = True

@@ -60,6 +60,8 @@ class SqliteBackplane:
         self._account_callbacks: list[Callable[[AccountConfig], None]] = []
         self._stored_callbacks: list[Callable[[Sequence[ToSend]], None]] = []
         self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
+        self._simulated_callbacks: list[Callable[[Sequence[FromHandset]], None]] = []
+        self._simulated_up_to = 0
         self._due_asked = False
         self._binds: Counter[Slot] = Counter()
         self._waiting: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
@@ -73,6 +75,7 @@ class SqliteBackplane:
     def start(self) -> None:
         """Begin to write, and to look for changes."""
         self._writer.start()
+        self._look_for_simulated()
         self._every(_LOOK_SECONDS, self.look)
         self._every(_DUE_SECONDS, self._look_for_due)
         self._every(_EXPIRE_SECONDS, lambda: self._writer.put(Kind.EXPIRE, now_ms()))
@@ -125,6 +128,7 @@ class SqliteBackplane:
         version = directory.version(self._reader)
         changed = directory.load(self._reader, self._version)
         self._prices = prices.load(self._reader)
+        self._look_for_simulated()
         self._version = version
         for account in changed:
             self._accounts.pop(self._names.get(account.id, ""), None)
@@ -209,6 +213,18 @@ class SqliteBackplane:
                 self._writer.put(Kind.DUE, None)
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
+
+    def on_simulated(self, callback: Callable[[Sequence[FromHandset]], None]) -> None:
+        self._simulated_callbacks.append(callback)
+
+    def _look_for_simulated(self) -> None:
+        if not self._simulated_callbacks:
+            return  # the directory is loaded before anyone has asked for these
+        found = received.simulated(self._reader, self._simulated_up_to)
+        if found:
+            self._simulated_up_to = found[-1].simulated_id or 0
+            for callback in self._simulated_callbacks:
+                callback(found)
 
     # --- what waits for receivers
 
