@@ -39,7 +39,8 @@ _EXTENSION_SEPTETS = {character: bytes((ESCAPE, septet)) for septet, character i
 _SEPTETS = {ord(character): septet for septet, character in enumerate(_DEFAULT) if character != _UNDEFINED}
 
 _PART_OCTETS = 140  # TP-User-Data of one short message, GSM 03.40, 9.2.3.24
-_CONCATENATION_OCTETS = 6  # the usual UDH: 05 00 03 reference total number
+CONCATENATION_OCTETS = 6
+"""Octets of the usual user data header of a part: 05 00 03 reference total number (GSM 03.40, 9.2.3.24.1)."""
 
 
 class Encoding(IntEnum):
@@ -132,7 +133,7 @@ def split(body: bytes, encoding: Encoding) -> list[bytes]:
     """
     if len(body) <= room(encoding):
         return [body]
-    limit = room(encoding, _CONCATENATION_OCTETS)
+    limit = room(encoding, CONCATENATION_OCTETS)
     pieces = []
     start = 0
     while start < len(body):

@@ -49,6 +49,10 @@ class AccountConfig:
     senders: frozenset[str]
     ending: frozenset[int] = frozenset()
     """Ids of the account's sessions that somebody has asked to end."""
+    data_codings: frozenset[int] = frozenset()
+    """What its messages may be coded in beside GSM 03.38 and UCS-2 (SMPP 3.4, 5.2.19)."""
+    packed_gsm: bool = False
+    """GSM 03.38 comes packed, eight septets in seven octets, and not one a byte."""
 
     def has_network(self, now: int) -> bool:
         """Whether any address may bind at this moment (milliseconds)."""
@@ -132,6 +136,8 @@ def load(conn: sqlite3.Connection, since: int = -1) -> list[AccountConfig]:
             passwords=tuple(Password(*tuple(each)[1:]) for each in passwords[row["id"]]),
             senders=frozenset(address for _, address in allowed[row["id"]]),
             ending=frozenset(session_id for _, session_id in ending[row["id"]]),
+            data_codings=frozenset(map(int, row["data_codings"].split())),
+            packed_gsm=bool(row["packed_gsm"]),
         )
         for row in rows
     ]

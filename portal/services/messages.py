@@ -47,7 +47,7 @@ class UnsupportedDataCoding(Refused):
 
 
 class NotDecodable(Refused):
-    sentence = N_("The text can't be decoded as GSM 03.38.")
+    sentence = N_("The text can't be decoded as its data_coding says.")
 
 
 class BodyTooLong(Refused):
@@ -70,8 +70,9 @@ class Segment(NamedTuple):
 class Submit:
     """A message that obeys every rule but those that only the database knows: credits, blacklist.
 
-    `body` is what it carries where that is no text (binary), `subunit` dest_addr_subunit (5.3.2.1: 1 shows it at
-    once), `scheduled_at` and `expires_at` are milliseconds, None: now, and VALIDITY_MS.
+    `data_coding` is the one it goes on in: GSM, UCS2 or BINARY. `body` is what it carries where that is no text
+    (binary), `subunit` dest_addr_subunit (5.3.2.1: 1 shows it at once), `scheduled_at` and `expires_at` are
+    milliseconds, None: now, and VALIDITY_MS.
     """
 
     account_id: int
@@ -130,11 +131,14 @@ def prepare(
 ) -> Submit:
     """Check a submit against the account's rules, decode it and price it. Pure: nothing is stored.
 
+    Latin-1 and ASCII go on as GSM 03.38 where each character has a place there, else as UCS-2: that is the data_coding
+    of the result, and what its parts are counted by.
+
     Args:
         price_list: thousandths of a credit a part, by country.
         destination: E.164 digits, with or without a plus.
         esm_class: SMPP 3.4, 5.2.12; only the UDH indicator matters here.
-        body: short_message or message_payload, one character a byte for GSM 03.38.
+        body: short_message or message_payload; GSM 03.38 as the account's `packed_gsm` says.
         reference: user_message_reference, given back in the receipt.
         subunit, scheduled_at, expires_at: see `Submit`.
         segment: from sar_*; a UDH that concatenates says so itself.
@@ -150,7 +154,12 @@ def prepare(
     if country is None or price is None:
         raise InvalidDestination(destination=destination)
     udh, content = _without_udh(body) if esm_class & _UDH_INDICATOR else (None, body)
-    text, parts = _decode(content, len(udh) if udh else 0, data_coding)
+    if udh:
+        segment = _segment(udh) or segment
+    if segment and segment.total == 1:
+        segment = None
+    text, coded, encoding = _decode(account, content, len(udh) if udh else 0, data_coding)
+    parts = _part_count(coded, encoding, len(udh) if udh else gsm0338.CONCATENATION_OCTETS if segment else 0)
     if scheduled_at is not None and expires_at is None:
         expires_at = scheduled_at + VALIDITY_MS
     return Submit(
@@ -162,15 +171,15 @@ def prepare(
         country,
         text,
         udh,
-        data_coding,
+        int(encoding),
         # 5.2.17: bits 0 and 1 ask for the receipt; Kannel sets more (0x11).
         registered_delivery & 0x03,
         reference,
         parts,
         price * parts,
-        None,
+        coded if encoding is gsm0338.Encoding.BINARY else None,
         subunit,
-        _segment(udh) if udh else segment,
+        segment,
         scheduled_at,
         expires_at,
     )
@@ -198,27 +207,55 @@ def _segment(udh: bytes) -> Segment | None:
     return None
 
 
-def _decode(content: bytes, header: int, data_coding: int) -> tuple[str, int]:
-    """The text, and in how many parts it travels. A submit with a UDH of its own is one part of a longer message."""
+def _decode(
+    account: AccountConfig, content: bytes, header: int, data_coding: int
+) -> tuple[str, bytes, gsm0338.Encoding]:
+    """The text, and its octets in the encoding in which they go on; binary has no text.
+
+    `header` is the length of the user data header.
+    """
     if data_coding == GSM:
-        encoding = gsm0338.Encoding.GSM
+        septets = _unpacked(content, header) if account.packed_gsm else content
         try:
-            text = gsm0338.decode(content)
+            return gsm0338.decode(septets), septets, gsm0338.Encoding.GSM
         except ValueError:
             raise NotDecodable() from None
-    elif data_coding == UCS2:
-        encoding = gsm0338.Encoding.UCS2
+    if data_coding == UCS2:
         if len(content) % 2:
             raise BodyTooLong()
         # "replace": a lone surrogate is a client's torn emoji; the message goes out as it came, the history shows �.
-        text = content.decode("utf-16-be", "replace")
-    else:
+        return content.decode("utf-16-be", "replace"), content, gsm0338.Encoding.UCS2
+    if data_coding not in account.data_codings:
         raise UnsupportedDataCoding(data_coding=data_coding)
+    if data_coding == BINARY:
+        return "", content, gsm0338.Encoding.BINARY
+    try:
+        text = content.decode("ascii" if data_coding == ASCII else "latin-1")
+    except UnicodeDecodeError:
+        raise NotDecodable() from None
+    encoding = gsm0338.choose(text)
+    return text, gsm0338.to_body(text, encoding), encoding
+
+
+def _unpacked(octets: bytes, header: int) -> bytes:
+    """Septets that came packed after a user data header, which ends within a septet (GSM 03.40, 9.2.3.24)."""
+    fill_bits = -8 * header % 7
+    count, left_over = divmod(max(8 * len(octets) - fill_bits, 0), 7)
+    septets = gsm0338.unpack(octets, count, fill_bits)
+    # Over SMPP octets are counted, not septets: where seven bits are left over, they make one more @, or are filling.
+    # One text in eight ends with such filling, and hardly any with an @ just there.
+    if septets and not left_over and septets[-1] == 0:
+        return septets[:-1]
+    return septets
+
+
+def _part_count(coded: bytes, encoding: gsm0338.Encoding, header: int) -> int:
+    """In how many parts a body travels. One with a header is itself a part of something longer."""
     if header:
-        if len(content) > gsm0338.room(encoding, header):
+        if len(coded) > gsm0338.room(encoding, header):
             raise BodyTooLong()
-        return text, 1
-    parts = gsm0338.part_count(content, encoding)
+        return 1
+    parts = gsm0338.part_count(coded, encoding)
     if parts > MOST_PARTS:
         raise BodyTooLong()
-    return text, parts
+    return parts

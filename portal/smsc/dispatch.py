@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from portal.services.outcomes import Whereabouts
 from portal.smsc.backplane import Backplane, Refusal
@@ -36,10 +37,20 @@ class Dispatch:
 
         `resolve` is told whether it was called back.
         """
-        if message.waits_for_date or self._upstream.recall(message.id):
+        if message.waits_for_date:
             self._backplane.cancel(message, resolve)
+        elif self._upstream.recall(message.id):
+            self._backplane.cancel(message, partial(self._recalled, message.id, resolve))
         else:
             resolve(False)
+
+    def _recalled(self, message_id: int, resolve: Callable[[bool | Refusal], None], result: bool | Refusal) -> None:
+        if isinstance(result, Refusal):
+            # It could not be written that it was called back, so it has to go on its way again.
+            self._upstream.send(
+                [each for each in self._backplane.unfinished(message_id - 1, 1) if each.id == message_id]
+            )
+        resolve(result)
 
     def _expired(self, message_ids: Sequence[int]) -> None:
         for message_id in message_ids:

@@ -99,18 +99,20 @@ def generic_nack(sequence: int, status: int) -> bytes:
     return _HEADER.pack(HEADER_LENGTH, Command.GENERIC_NACK, status, sequence)
 
 
-def submit_sm_resp(sequence: int, message_id: str) -> bytes:
-    """Return submit_sm_resp (4.4.2) for an accepted message.
+def accepted(command: int, sequence: int, message_id: str) -> bytes:
+    """Return submit_sm_resp (4.4.2) or data_sm_resp (4.7.2) for an accepted message.
 
     `MessageResp.encode` in one step: this is sent once a message.
     """
     body = message_id.encode("latin-1")
-    return _HEADER.pack(HEADER_LENGTH + 1 + len(body), Command.SUBMIT_SM_RESP, 0, sequence) + body + b"\0"
+    return _HEADER.pack(HEADER_LENGTH + 1 + len(body), command | RESPONSE, 0, sequence) + body + b"\0"
 
 
 @dataclass(slots=True)
 class Plain:
-    """A PDU that is its header alone: unbind, enquire_link, their responses, generic_nack (4.2, 4.11, 4.3)."""
+    """A PDU that is its header alone: unbind, enquire_link, their responses, cancel_sm_resp, generic_nack (4.2, 4.11,
+    4.9.2, 4.3).
+    """
 
     command: int
     sequence: int
@@ -307,9 +309,184 @@ class DeliverSm(ShortMessage):
 
 
 @dataclass(slots=True)
+class DataSm:
+    """data_sm (4.7.1): a submit_sm whose body is message_payload, and whose options are all TLVs."""
+
+    COMMAND: ClassVar[Command] = Command.DATA_SM
+
+    sequence: int
+    service_type: str = ""
+    source_ton: int = 0
+    source_npi: int = 0
+    source: str = ""
+    dest_ton: int = 0
+    dest_npi: int = 0
+    destination: str = ""
+    esm_class: int = 0
+    registered_delivery: int = 0
+    data_coding: int = 0
+    tlvs: Tlvs = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, header: Header, body: bytes) -> Self:
+        service_type, at = _text(body, 0, 6, Status.ESME_RINVSERTYP)
+        source_ton, source_npi, source, at = _address(body, at, 65, Status.ESME_RINVSRCADR)
+        dest_ton, dest_npi, destination, at = _address(body, at, 65, Status.ESME_RINVDSTADR)
+        esm_class, registered_delivery, data_coding = _octets(body, at, 3)
+        return cls(
+            header.sequence,
+            service_type,
+            source_ton,
+            source_npi,
+            source,
+            dest_ton,
+            dest_npi,
+            destination,
+            esm_class,
+            registered_delivery,
+            data_coding,
+            _read_tlvs(body, at + 3),
+        )
+
+    def encode(self) -> bytes:
+        body = b"".join(
+            (
+                _c_octets(self.service_type, 6),
+                bytes((self.source_ton, self.source_npi)),
+                _c_octets(self.source, 65),
+                bytes((self.dest_ton, self.dest_npi)),
+                _c_octets(self.destination, 65),
+                bytes((self.esm_class, self.registered_delivery, self.data_coding)),
+                _write_tlvs(self.tlvs),
+            )
+        )
+        return _pdu(self.COMMAND, Status.ESME_ROK, self.sequence, body)
+
+    @property
+    def body(self) -> bytes:
+        """The user data (5.3.2.32)."""
+        return self.tlvs.get(Tag.MESSAGE_PAYLOAD, b"")
+
+
+@dataclass(slots=True)
+class QuerySm:
+    """query_sm (4.8.1)."""
+
+    COMMAND: ClassVar[Command] = Command.QUERY_SM
+
+    sequence: int
+    message_id: str = ""
+    source_ton: int = 0
+    source_npi: int = 0
+    source: str = ""
+
+    @classmethod
+    def decode(cls, header: Header, body: bytes) -> Self:
+        message_id, at = _text(body, 0, 65, Status.ESME_RINVMSGID)
+        source_ton, source_npi, source, at = _address(body, at, 21, Status.ESME_RINVSRCADR)
+        _read_tlvs(body, at)
+        return cls(header.sequence, message_id, source_ton, source_npi, source)
+
+    def encode(self) -> bytes:
+        body = b"".join(
+            (
+                _c_octets(self.message_id, 65),
+                bytes((self.source_ton, self.source_npi)),
+                _c_octets(self.source, 21),
+            )
+        )
+        return _pdu(self.COMMAND, Status.ESME_ROK, self.sequence, body)
+
+
+@dataclass(slots=True)
+class QuerySmResp:
+    """query_sm_resp (4.8.2); without a body where the query is refused. `final_date` is empty until there is one."""
+
+    COMMAND: ClassVar[Command] = Command.QUERY_SM_RESP
+
+    sequence: int
+    status: int = Status.ESME_ROK
+    message_id: str = ""
+    final_date: str = ""
+    message_state: int = 0
+    error_code: int = 0
+
+    @classmethod
+    def decode(cls, header: Header, body: bytes) -> Self:
+        if header.status and not body:
+            return cls(header.sequence, header.status)
+        message_id, at = _text(body, 0, 65, Status.ESME_RINVMSGID)
+        final_date, at = _text(body, at, 17, Status.ESME_RINVPARLEN)
+        message_state, error_code = _octets(body, at, 2)
+        _read_tlvs(body, at + 2)
+        return cls(header.sequence, header.status, message_id, final_date, message_state, error_code)
+
+    def encode(self) -> bytes:
+        if self.status:
+            return response(self.COMMAND, self.sequence, self.status)
+        body = b"".join(
+            (
+                _c_octets(self.message_id, 65),
+                _c_octets(self.final_date, 17),
+                bytes((self.message_state, self.error_code)),
+            )
+        )
+        return _pdu(self.COMMAND, self.status, self.sequence, body)
+
+
+@dataclass(slots=True)
+class CancelSm:
+    """cancel_sm (4.9.1). Without a message_id it means all messages from `source` to `destination`."""
+
+    COMMAND: ClassVar[Command] = Command.CANCEL_SM
+
+    sequence: int
+    service_type: str = ""
+    message_id: str = ""
+    source_ton: int = 0
+    source_npi: int = 0
+    source: str = ""
+    dest_ton: int = 0
+    dest_npi: int = 0
+    destination: str = ""
+
+    @classmethod
+    def decode(cls, header: Header, body: bytes) -> Self:
+        service_type, at = _text(body, 0, 6, Status.ESME_RINVSERTYP)
+        message_id, at = _text(body, at, 65, Status.ESME_RINVMSGID)
+        source_ton, source_npi, source, at = _address(body, at, 21, Status.ESME_RINVSRCADR)
+        dest_ton, dest_npi, destination, at = _address(body, at, 21, Status.ESME_RINVDSTADR)
+        _read_tlvs(body, at)
+        return cls(
+            header.sequence,
+            service_type,
+            message_id,
+            source_ton,
+            source_npi,
+            source,
+            dest_ton,
+            dest_npi,
+            destination,
+        )
+
+    def encode(self) -> bytes:
+        body = b"".join(
+            (
+                _c_octets(self.service_type, 6),
+                _c_octets(self.message_id, 65),
+                bytes((self.source_ton, self.source_npi)),
+                _c_octets(self.source, 21),
+                bytes((self.dest_ton, self.dest_npi)),
+                _c_octets(self.destination, 21),
+            )
+        )
+        return _pdu(self.COMMAND, Status.ESME_ROK, self.sequence, body)
+
+
+@dataclass(slots=True)
 class MessageResp:
-    """submit_sm_resp (4.4.2) and deliver_sm_resp (4.6.2), as `command` says; a body may be missing, as clients leave
-    it out.
+    """submit_sm_resp (4.4.2), data_sm_resp (4.7.2) and deliver_sm_resp (4.6.2), as `command` says; a body
+    may be missing, as clients leave it out.
     """
 
     command: int
@@ -331,7 +508,7 @@ class MessageResp:
         return _pdu(self.command, self.status, self.sequence, _c_octets(self.message_id, 65) + _write_tlvs(self.tlvs))
 
 
-Pdu = Plain | Bind | BindResp | SubmitSm | DeliverSm | MessageResp
+Pdu = Plain | Bind | BindResp | SubmitSm | DeliverSm | DataSm | QuerySm | QuerySmResp | CancelSm | MessageResp
 
 _DECODERS: dict[int, Callable[[Header, bytes], Pdu]] = {
     Command.GENERIC_NACK: Plain.decode,
@@ -339,22 +516,29 @@ _DECODERS: dict[int, Callable[[Header, bytes], Pdu]] = {
     Command.BIND_RECEIVER_RESP: BindResp.decode,
     Command.BIND_TRANSMITTER: Bind.decode,
     Command.BIND_TRANSMITTER_RESP: BindResp.decode,
+    Command.QUERY_SM: QuerySm.decode,
+    Command.QUERY_SM_RESP: QuerySmResp.decode,
     Command.SUBMIT_SM: SubmitSm.decode,
     Command.SUBMIT_SM_RESP: MessageResp.decode,
     Command.DELIVER_SM: DeliverSm.decode,
     Command.DELIVER_SM_RESP: MessageResp.decode,
     Command.UNBIND: Plain.decode,
     Command.UNBIND_RESP: Plain.decode,
+    Command.CANCEL_SM: CancelSm.decode,
+    Command.CANCEL_SM_RESP: Plain.decode,
     Command.BIND_TRANSCEIVER: Bind.decode,
     Command.BIND_TRANSCEIVER_RESP: BindResp.decode,
     Command.ENQUIRE_LINK: Plain.decode,
     Command.ENQUIRE_LINK_RESP: Plain.decode,
+    Command.DATA_SM: DataSm.decode,
+    Command.DATA_SM_RESP: MessageResp.decode,
 }
 
 # Octets that the value of a known optional parameter may have (5.3.2). Unknown ones are skipped (3.3).
 _TLV_LENGTHS: dict[int, range] = {
     Tag.DEST_ADDR_SUBUNIT: range(1, 2),
     Tag.SOURCE_ADDR_SUBUNIT: range(1, 2),
+    Tag.QOS_TIME_TO_LIVE: range(4, 5),
     Tag.PAYLOAD_TYPE: range(1, 2),
     Tag.RECEIPTED_MESSAGE_ID: range(1, 66),
     Tag.PRIVACY_INDICATOR: range(1, 2),
@@ -439,6 +623,21 @@ def _text(body: bytes, start: int, limit: int, overlong: Status) -> tuple[str, i
     if len(body) < start + limit:
         raise _Bad(Status.ESME_RINVCMDLEN, "the body ends inside a string")
     raise _Bad(overlong, f"a string of more than {limit - 1} characters")
+
+
+def _address(body: bytes, start: int, limit: int, overlong: Status) -> tuple[int, int, str, int]:
+    """Return ton, npi and address at `start`, and where the next field starts."""
+    ton, npi = _octets(body, start, 2)
+    address, at = _text(body, start + 2, limit, overlong)
+    return ton, npi, address, at
+
+
+def _octets(body: bytes, start: int, count: int) -> bytes:
+    """Return so many octets, each a field of its own."""
+    octets = body[start : start + count]
+    if len(octets) < count:
+        raise _Bad(Status.ESME_RINVCMDLEN, "the body ends before its last field")
+    return octets
 
 
 def _c_octets(text: str, limit: int) -> bytes:

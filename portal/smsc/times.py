@@ -8,9 +8,20 @@ import re
 from portal.db import now_ms
 from portal.smsc.status import Status
 
+LONGEST_WAIT_MS = 366 * 86_400_000
+"""How far ahead a message may be scheduled."""
+
 _FORMAT = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)
 _QUARTER = datetime.timedelta(minutes=15)
 _MAX_QUARTERS = 48
+
+
+class BadDate(Exception):
+    """A date that a message can't have. `status` is the answer."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.name)
+        self.status = status
 
 
 def parse(text: str, now: int) -> int | None:
@@ -42,16 +53,50 @@ def parse(text: str, now: int) -> int | None:
     return int(moment.timestamp() * 1000)
 
 
-def flaw(schedule: str, validity: str) -> Status | None:
-    """Return what to refuse a message with whose schedule_delivery_time or validity_period can't be read."""
-    if schedule or validity:
-        now = now_ms()
-        for text, status in ((schedule, Status.ESME_RINVSCHED), (validity, Status.ESME_RINVEXPIRY)):
-            try:
-                parse(text, now)
-            except ValueError:
-                return status
-    return None
+def dates(schedule: str, validity: str) -> tuple[int | None, int | None]:
+    """Return when a message is to be sent (None: at once) and when it expires (None: nothing is said), in unix
+    milliseconds.
+
+    A schedule_delivery_time that has passed means at once (5.2.15). A relative validity_period counts from this moment
+    (7.1.1.2: "relative to the current SMSC time"), also for a message that is to be sent later.
+
+    Raises BadDate: ESME_RINVSCHED for one that can't be read or is more than LONGEST_WAIT_MS ahead, ESME_RINVEXPIRY
+    for one that can't be read, is over already, or ends before the message is to be sent.
+    """
+    if not schedule and not validity:
+        return None, None
+    now = now_ms()
+    try:
+        scheduled_at = parse(schedule, now)
+    except ValueError:
+        raise BadDate(Status.ESME_RINVSCHED) from None
+    if scheduled_at is not None and scheduled_at <= now:
+        scheduled_at = None
+    if scheduled_at is not None and scheduled_at > now + LONGEST_WAIT_MS:
+        raise BadDate(Status.ESME_RINVSCHED)
+    try:
+        expires_at = parse(validity, now)
+    except ValueError:
+        raise BadDate(Status.ESME_RINVEXPIRY) from None
+    if expires_at is not None and expires_at <= (scheduled_at or now):
+        raise BadDate(Status.ESME_RINVEXPIRY)
+    return scheduled_at, expires_at
+
+
+def lifetime(seconds: int) -> int:
+    """Return when a message expires (unix milliseconds) whose qos_time_to_live is so long (5.3.2.9).
+
+    Raises BadDate for one without any.
+    """
+    if not seconds:
+        raise BadDate(Status.ESME_RINVEXPIRY)
+    return now_ms() + seconds * 1000
+
+
+def final_date(moment: int) -> str:
+    """Return `moment` (unix milliseconds) as an absolute time, UTC (7.1.1.1)."""
+    at = datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC)
+    return at.strftime("%y%m%d%H%M%S") + f"{at.microsecond // 100_000}00+"
 
 
 def receipt_time(moment: int) -> str:

@@ -140,7 +140,7 @@ class Esme:
 
 
 def _command(message: Pdu) -> int:
-    return message.COMMAND if isinstance(message, SubmitSm | DeliverSm) else message.command
+    return message.command if hasattr(message, "command") else message.COMMAND
 
 
 @asynccontextmanager

@@ -193,7 +193,7 @@ def test_a_refusal_has_no_body():
     assert read(pdu.response(Command.SUBMIT_SM, 6, Status.ESME_RTHROTTLED)) == MessageResp(
         Command.SUBMIT_SM | RESPONSE, 6, Status.ESME_RTHROTTLED
     )
-    assert read(pdu.submit_sm_resp(7, "abc")) == MessageResp(Command.SUBMIT_SM_RESP, 7, 0, "abc")
+    assert read(pdu.accepted(Command.SUBMIT_SM, 7, "abc")) == MessageResp(Command.SUBMIT_SM_RESP, 7, 0, "abc")
 
 
 def test_a_password_is_not_shown():

@@ -1,0 +1,118 @@
+"""query_sm and cancel_sm: asking after a message, and calling it back (4.8, 4.9)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from portal.services.outcomes import Whereabouts
+from portal.smsc import times
+from portal.smsc.backplane import Backplane, Refusal
+from portal.smsc.dispatch import Dispatch
+from portal.smsc.pdu import CancelSm, QuerySm, QuerySmResp
+from portal.smsc.status import Status
+
+_MESSAGE_ID = re.compile(r"[1-9][0-9]{0,18}")
+_LARGEST_ID = (1 << 63) - 1
+_LARGEST_ERROR_CODE = 0xFF
+
+Answer = Callable[[Status], None]
+
+
+def query(message: QuerySm, account_id: int, backplane: Backplane) -> QuerySmResp:
+    """Return what has become of an account's message.
+
+    ESME_RINVMSGID where it has none with that id, ESME_RQUERYFAIL where it has, but from another source address.
+    """
+    sequence = message.sequence
+    try:
+        found = _find(message.message_id, account_id, backplane)
+    except Refusal:
+        return QuerySmResp(sequence, Status.ESME_RSYSERR)
+    if found is None:
+        return QuerySmResp(sequence, Status.ESME_RINVMSGID)
+    if not _same(found.source, message.source):
+        return QuerySmResp(sequence, Status.ESME_RQUERYFAIL)
+    if found.done_at is None:
+        return QuerySmResp(sequence, message_id=message.message_id, message_state=found.state)
+    # error_code has one octet; a ptt code that needs more says what message_state says too.
+    error_code = found.ptt if found.ptt <= _LARGEST_ERROR_CODE else 0
+    return QuerySmResp(
+        sequence,
+        message_id=message.message_id,
+        final_date=times.final_date(found.done_at),
+        message_state=found.state,
+        error_code=error_code,
+    )
+
+
+def cancel(message: CancelSm, account_id: int, backplane: Backplane, dispatch: Dispatch, answer: Answer) -> None:
+    """Call back an account's message, or without message_id all of them from source to destination.
+
+    `answer` is told ESME_ROK once at least one of them is called back on disk; ESME_RINVMSGID where the account has
+    none with that id, ESME_RCANCELFAIL where it is from or to another address, or none of them can be called back any
+    more.
+    """
+    try:
+        found = _meant(message, account_id, backplane)
+    except _NoSuchMessage:
+        answer(Status.ESME_RINVMSGID)
+    except Refusal:
+        answer(Status.ESME_RSYSERR)
+    else:
+        if found:
+            _Cancelling(found, dispatch, answer)
+        else:
+            answer(Status.ESME_RCANCELFAIL)
+
+
+class _Cancelling:
+    """Several messages that are called back, with one answer."""
+
+    def __init__(self, found: Sequence[Whereabouts], dispatch: Dispatch, answer: Answer) -> None:
+        self._answer = answer
+        self._open = len(found)
+        self._status = Status.ESME_RCANCELFAIL
+        for each in found:
+            dispatch.cancel(each, self._resolved)
+
+    def _resolved(self, result: bool | Refusal) -> None:
+        if result is True:
+            self._status = Status.ESME_ROK
+        elif isinstance(result, Refusal) and self._status is Status.ESME_RCANCELFAIL:
+            self._status = Status.ESME_RSYSERR
+        self._open -= 1
+        if not self._open:
+            self._answer(self._status)
+
+
+class _NoSuchMessage(Exception):
+    """The account has no message with that id."""
+
+
+def _meant(message: CancelSm, account_id: int, backplane: Backplane) -> Sequence[Whereabouts]:
+    if not message.message_id:
+        return backplane.find_unfinished(account_id, _plain(message.source), _plain(message.destination))
+    found = _find(message.message_id, account_id, backplane)
+    if found is None:
+        raise _NoSuchMessage
+    if not _same(found.source, message.source):
+        return ()
+    # 4.9.1: the destination may be left out beside a message_id.
+    if message.destination and not _same(found.destination, message.destination):
+        return ()
+    return (found,)
+
+
+def _find(message_id: str, account_id: int, backplane: Backplane) -> Whereabouts | None:
+    if not _MESSAGE_ID.fullmatch(message_id) or int(message_id) > _LARGEST_ID:
+        return None
+    return backplane.find(account_id, int(message_id))
+
+
+def _same(one: str, other: str) -> bool:
+    return _plain(one) == _plain(other)
+
+
+def _plain(address: str) -> str:
+    return address.removeprefix("+")
