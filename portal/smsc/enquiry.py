@@ -10,7 +10,7 @@ from portal.smsc import times
 from portal.smsc.backplane import Backplane, Refusal
 from portal.smsc.dispatch import Dispatch
 from portal.smsc.pdu import CancelSm, QuerySm, QuerySmResp
-from portal.smsc.status import Status
+from portal.smsc.status import Command, Status
 
 _MESSAGE_ID = re.compile(r"[1-9][0-9]{0,18}")
 _LARGEST_ID = (1 << 63) - 1
@@ -24,26 +24,23 @@ def query(message: QuerySm, account_id: int, backplane: Backplane) -> QuerySmRes
 
     ESME_RINVMSGID where it has none with that id, ESME_RQUERYFAIL where it has, but from another source address.
     """
-    sequence = message.sequence
+    answer = QuerySmResp(Command.QUERY_SM_RESP, message.sequence, message_id=message.message_id)
     try:
         found = _find(message.message_id, account_id, backplane)
     except Refusal:
-        return QuerySmResp(sequence, Status.ESME_RSYSERR)
+        answer.status = Status.ESME_RSYSERR
+        return answer
     if found is None:
-        return QuerySmResp(sequence, Status.ESME_RINVMSGID)
-    if not _same(found.source, message.source):
-        return QuerySmResp(sequence, Status.ESME_RQUERYFAIL)
-    if found.done_at is None:
-        return QuerySmResp(sequence, message_id=message.message_id, message_state=found.state)
-    # error_code has one octet; a ptt code that needs more says what message_state says too.
-    error_code = found.ptt if found.ptt <= _LARGEST_ERROR_CODE else 0
-    return QuerySmResp(
-        sequence,
-        message_id=message.message_id,
-        final_date=times.final_date(found.done_at),
-        message_state=found.state,
-        error_code=error_code,
-    )
+        answer.status = Status.ESME_RINVMSGID
+    elif not _same(found.source, message.source):
+        answer.status = Status.ESME_RQUERYFAIL
+    else:
+        answer.message_state = found.state
+        if found.done_at is not None:
+            answer.final_date = times.final_date(found.done_at)
+            # error_code has one octet; a ptt code that needs more says what message_state says too.
+            answer.error_code = found.ptt if found.ptt <= _LARGEST_ERROR_CODE else 0
+    return answer
 
 
 def cancel(message: CancelSm, account_id: int, backplane: Backplane, dispatch: Dispatch, answer: Answer) -> None:

@@ -402,8 +402,7 @@ class QuerySm:
 class QuerySmResp:
     """query_sm_resp (4.8.2); without a body where the query is refused. `final_date` is empty until there is one."""
 
-    COMMAND: ClassVar[Command] = Command.QUERY_SM_RESP
-
+    command: int
     sequence: int
     status: int = Status.ESME_ROK
     message_id: str = ""
@@ -414,16 +413,16 @@ class QuerySmResp:
     @classmethod
     def decode(cls, header: Header, body: bytes) -> Self:
         if header.status and not body:
-            return cls(header.sequence, header.status)
+            return cls(header.command, header.sequence, header.status)
         message_id, at = _text(body, 0, 65, Status.ESME_RINVMSGID)
         final_date, at = _text(body, at, 17, Status.ESME_RINVPARLEN)
         message_state, error_code = _octets(body, at, 2)
         _read_tlvs(body, at + 2)
-        return cls(header.sequence, header.status, message_id, final_date, message_state, error_code)
+        return cls(header.command, header.sequence, header.status, message_id, final_date, message_state, error_code)
 
     def encode(self) -> bytes:
         if self.status:
-            return response(self.COMMAND, self.sequence, self.status)
+            return response(self.command, self.sequence, self.status)
         body = b"".join(
             (
                 _c_octets(self.message_id, 65),
@@ -431,7 +430,7 @@ class QuerySmResp:
                 bytes((self.message_state, self.error_code)),
             )
         )
-        return _pdu(self.COMMAND, self.status, self.sequence, body)
+        return _pdu(self.command, self.status, self.sequence, body)
 
 
 @dataclass(slots=True)
