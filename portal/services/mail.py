@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20
 # How long after each failed attempt the next one comes; the last one repeats. A mail is given up after a week.
-_BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300, 900, 3600)]
+_BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300, 900, 1800)]
 _GIVE_UP_MS = 7 * 86_400_000
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
 _LEASE_MS = 120_000
@@ -114,14 +114,18 @@ class Mailer:
     @staticmethod
     def _claim(conn: sqlite3.Connection) -> sqlite3.Row | None:
         now = now_ms()
-        waiting = "SELECT id FROM mails WHERE next_attempt_at <= ? ORDER BY next_attempt_at LIMIT 1"
-        if conn.execute(waiting, (now,)).fetchone() is None:
+        # What is to be tried later than the longest wait was put off by a clock that has been set back since.
+        waiting = (
+            "SELECT id FROM mails WHERE next_attempt_at <= ?1 OR next_attempt_at > ?2 ORDER BY next_attempt_at LIMIT 1"
+        )
+        due = (now, now + _BACKOFF_MS[-1])
+        if conn.execute(waiting, due).fetchone() is None:
             return None
         with immediate(conn):
             row: sqlite3.Row | None = conn.execute(
-                f"UPDATE mails SET attempts = attempts + 1, next_attempt_at = ? WHERE id = ({waiting})"
+                f"UPDATE mails SET attempts = attempts + 1, next_attempt_at = ?3 WHERE id = ({waiting})"
                 " RETURNING id, recipient, content, attempts, created_at",
-                (now + _LEASE_MS, now),
+                (*due, now + _LEASE_MS),
             ).fetchone()
         return row
 

@@ -24,8 +24,9 @@ def take(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int) -> 
         now = now_ms()
         row = conn.execute("SELECT tokens, at FROM throttle_buckets WHERE name = ?", (name,)).fetchone()
         tokens = float(capacity)
-        if row is not None:
-            # A clock that was set back must not empty a bucket.
+        # A bucket from a whole period ahead was used by a clock that was wrong, and must not stay empty until that time
+        # has come; one from a little ahead doesn't fill meanwhile.
+        if row is not None and row["at"] < now + period_ms:
             tokens = min(capacity, row["tokens"] + max(0, now - row["at"]) * capacity / period_ms)
         if tokens < 1:
             wait_ms = (1 - tokens) * period_ms / capacity

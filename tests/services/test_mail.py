@@ -177,7 +177,13 @@ def test_the_waits_grow(conn, queue, mailer):
         make_due(conn)
         sender.send_due(conn)
         waits.append(round((row(conn)["next_attempt_at"] - now_ms()) / 1000))
-    assert waits == [5, 15, 60, 300, 900, 3600, 3600, 3600]
+    assert waits == [5, 15, 60, 300, 900, 1800, 1800, 1800]
+
+
+def test_a_mail_that_was_put_off_by_a_clock_an_hour_ahead_goes_now(conn, queue, smtp, mailer):
+    queue()
+    conn.execute("UPDATE mails SET next_attempt_at = next_attempt_at + 3600000")
+    assert mailer(f"smtp://127.0.0.1:{smtp().port}").send_due(conn) == 1
 
 
 def test_after_a_week_a_mail_is_given_up_and_its_content_dropped(conn, queue, mailer):

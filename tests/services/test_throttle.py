@@ -40,6 +40,14 @@ def test_a_clock_that_was_set_back_empties_nothing(conn):
     throttle.take(conn, "bucket", 2, MINUTE_MS)
 
 
+def test_a_bucket_that_a_clock_far_ahead_has_emptied_is_full(conn):
+    throttle.take(conn, "bucket", 1, MINUTE_MS)
+    conn.execute("UPDATE throttle_buckets SET at = at + ?", (60 * MINUTE_MS,))
+    throttle.take(conn, "bucket", 1, MINUTE_MS)
+    with pytest.raises(throttle.TooManyAttempts):
+        throttle.take(conn, "bucket", 1, MINUTE_MS)
+
+
 def test_a_token_given_back_can_be_taken_again(conn):
     throttle.take(conn, "bucket", 1, MINUTE_MS)
     throttle.give_back(conn, "bucket")
