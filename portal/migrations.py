@@ -428,6 +428,12 @@ def m0004_whole_promise(database: Database) -> None:
     database.execute(_moving_the_version("accounts", "update", f"UPDATE OF {columns}", "NEW.id"))
 
 
+@migrations()
+def m0005_retries(database: Database) -> None:
+    # Few of what waits has been tried in vain, and most of it is never in here.
+    database.execute("CREATE INDEX deliveries_retried ON deliveries (account_id, next_attempt_at) WHERE attempts > 0")
+
+
 def _execute_all(database: Database, script: str) -> None:
     # Not executescript(): it commits whatever transaction is open, and with it half a migration.
     for statement in script.split(";\n"):
