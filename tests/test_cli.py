@@ -231,6 +231,25 @@ def test_accounts_are_listed_switched_off_and_on(ok):
     assert ok("account", "enable", "smpp-acme-1")["status"] == "UPDATING_IP"
 
 
+def test_an_account_is_changed(ok, refused, run_app, conn):
+    ok("account", "add", "--customer", "Acme", "--name", "smpp-new", "--data-coding", "3,4", "--packed-gsm")
+    assert re.search(
+        r"codings +GSM 03.38, packed; UCS-2; Latin-1; binary\n", run_app("account", "show", "smpp-new").stdout
+    )
+    assert ok("account", "change", "smpp-new", "--windowing", "0", "--no-packed-gsm")["windowing"] == 0
+    changed = run_app("account", "change", "smpp-new", "--any-sender", "--data-coding", "1").stdout
+    assert re.search(r"codings +GSM 03.38; UCS-2; ASCII\n", changed)
+    row = conn.execute("SELECT windowing, throughput, any_sender, data_codings, packed_gsm FROM accounts").fetchall()[
+        -1
+    ]
+    assert tuple(row) == (0, 20, 1, "1", 0)
+    assert "data codings" in refused("account", "change", "smpp-new", "--data-coding", "8")
+    assert run_app("account", "change", "smpp-new", "--data-coding", "latin").returncode == 2
+    assert re.search(
+        r"codings +GSM 03.38; UCS-2\n", run_app("account", "change", "smpp-new", "--data-coding", "none").stdout
+    )
+
+
 def test_limits_of_nothing_are_said_in_words(run_app):
     run_app("account", "add", "--customer", "Acme", "--name", "smpp-new", "--throughput", "0")
     assert re.search(r"throughput +no limit", run_app("account", "show", "smpp-new").stdout)
@@ -241,7 +260,10 @@ def test_a_password_is_printed_alone(run_app, ok, keys, conn):
     assert re.fullmatch("[A-Za-z0-9]{8}\n", printed)
     made = ok("password", "regenerate", "smpp-acme-1")
     assert made.keys() == {"password"}
-    stored = [row["digest"] for row in conn.execute("SELECT digest FROM smpp_passwords WHERE account_id = 1")]
+    stored = [
+        row["digest"]
+        for row in conn.execute("SELECT digest FROM smpp_passwords WHERE account_id = 1 AND replaced_at IS NULL")
+    ]
     assert stored == [keys.smpp_digest(made["password"])]
 
 

@@ -1,6 +1,6 @@
 """`account …`, `password …`, `ip …`, `credits …` and `sender …`: what an account has."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 
 from portal.cli.shell import Answer, Commands, Shell, database_command, duration, group, iso, pairs, table
 from portal.db import immediate, now_ms
@@ -9,6 +9,15 @@ from portal.services.accounts import Account
 from portal.services.allowed_ips import AllowedIP
 from portal.services.audit import SHELL, Actor
 from portal.services.senders import Sender
+
+_CODINGS = {accounts.ASCII: "ASCII", accounts.LATIN_1: "Latin-1", accounts.BINARY: "binary"}
+_CODINGS_HELP = "codings beside GSM 03.38 and UCS-2: " + ", ".join(f"{n} {name}" for n, name in _CODINGS.items())
+_PACKED_HELP = "GSM 03.38 comes packed, eight characters in seven octets"
+_LIMITS = (
+    ("windowing", accounts.WINDOWING, "submits in flight on a connection"),
+    ("throughput", accounts.THROUGHPUT, "submits a second on a connection"),
+    ("binds", accounts.BINDS, "transceivers, or pairs of transmitter and receiver"),
+)
 
 
 def register(commands: "Commands[ArgumentParser]") -> None:
@@ -37,13 +46,18 @@ def _register_account(commands: "Commands[ArgumentParser]") -> None:
     add.add_argument("--name", default="", help="smpp-… or sms-…, at most 15 characters; made up when left out")
     add.add_argument("--description", default="", metavar="T")
     add.add_argument("--credits", metavar="N", help="granted at once")
-    for name, default, help in (
-        ("--windowing", accounts.WINDOWING, "submits in flight on a connection"),
-        ("--throughput", accounts.THROUGHPUT, "submits a second on a connection"),
-        ("--binds", accounts.BINDS, "transceivers, or pairs of transmitter and receiver"),
-    ):
-        add.add_argument(name, type=int, default=default, metavar="N", help=f"{help}; 0: no limit (default {default})")
+    for name, default, help in _LIMITS:
+        help = f"{help}; 0: no limit (default {default})"
+        add.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     add.add_argument("--any-sender", action="store_true", help="messages may carry any source address")
+    add.add_argument("--data-coding", type=_data_codings, default=frozenset(), metavar="N,…", help=_CODINGS_HELP)
+    add.add_argument("--packed-gsm", action="store_true", help=_PACKED_HELP)
+    change = _named(account, "change", _change, "change what one may do; open sessions go on under it")
+    for name, _, help in _LIMITS:
+        change.add_argument(f"--{name}", type=int, metavar="N", help=f"{help}; 0: no limit")
+    change.add_argument("--any-sender", action=BooleanOptionalAction, help="messages may carry any source address")
+    change.add_argument("--data-coding", type=_data_codings, metavar="N,…", help=f"{_CODINGS_HELP}, or none")
+    change.add_argument("--packed-gsm", action=BooleanOptionalAction, help=_PACKED_HELP)
     _named(account, "show", _show, "show one")
     database_command(account, "list", _list, "list all")
     _named(account, "disable", _disable, "switch one off: its sessions are unbound, and nothing can bind")
@@ -65,6 +79,8 @@ def _add(shell: Shell, args: Namespace) -> Answer:
             throughput=args.throughput,
             binds=args.binds,
             any_sender=args.any_sender,
+            data_codings=args.data_coding,
+            packed_gsm=args.packed_gsm,
         )
         if args.credits not in (None, "0"):
             credits.grant(shell.conn, SHELL, account, credits.parse(args.credits))
@@ -73,6 +89,31 @@ def _add(shell: Shell, args: Namespace) -> Answer:
         password = credentials.regenerate(shell.conn, shell.keys, SHELL, account, send_mail=False)
     text = pairs({"system_id": account.name, "password": password})
     return Answer({"name": account.name, "system_id": account.name, "password": password}, text)
+
+
+def _data_codings(text: str) -> frozenset[int]:
+    """What `--data-coding` is given: numbers with commas between them, or none."""
+    if text == "none":
+        return frozenset()
+    try:
+        return frozenset(map(int, text.split(",")))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} isn't numbers with commas between them, like 1,3, or none") from None
+
+
+def _change(shell: Shell, args: Namespace) -> Answer:
+    accounts.change(
+        shell.conn,
+        SHELL,
+        accounts.by_name(shell.conn, args.account),
+        windowing=args.windowing,
+        throughput=args.throughput,
+        binds=args.binds,
+        any_sender=args.any_sender,
+        data_codings=args.data_coding,
+        packed_gsm=args.packed_gsm,
+    )
+    return _show(shell, args)
 
 
 def _show(shell: Shell, args: Namespace) -> Answer:
@@ -92,7 +133,9 @@ def _enable(shell: Shell, args: Namespace) -> Answer:
 def _shown(account: Account) -> Answer:
     values = _values(account)
     limits = {name: values[name] or "no limit" for name in ("windowing", "throughput", "binds")}
-    return Answer(values, pairs(values | limits))
+    codings = ["GSM 03.38, packed" if account.packed_gsm else "GSM 03.38", "UCS-2"]
+    codings += [_CODINGS[each] for each in sorted(account.data_codings)]
+    return Answer(values, pairs(values | limits | {"codings": "; ".join(codings)}))
 
 
 def _list(shell: Shell, args: Namespace) -> Answer:

@@ -3,6 +3,7 @@
 import re
 import secrets
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from portal.db import immediate, insert, now_ms
@@ -14,6 +15,10 @@ from portal.services.errors import Refused
 WINDOWING = 10
 THROUGHPUT = 20
 BINDS = 1
+
+# SMPP 3.4, 5.2.19: the values of data_coding that an account may be allowed beside GSM 03.38 (0) and UCS-2 (8).
+ASCII, LATIN_1, BINARY = 1, 3, 4
+OPTIONAL_DATA_CODINGS = frozenset((ASCII, LATIN_1, BINARY))
 
 # SMPP 3.4, 5.2.1: system_id is a C-octet string of at most 16 octets with its NUL.
 _NAME = re.compile(r"(smpp|sms)-[a-z0-9][a-z0-9-]*")
@@ -54,9 +59,18 @@ class InvalidLimit(Refused):
         self.field = field
 
 
+class InvalidDataCoding(Refused):
+    sentence = N_("“%(value)s” isn't among the data codings that an account can be allowed: 1, 3, 4.")
+    field = "data_codings"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account as pages and commands see it. Limits are 0 where there is none; `balance` is in thousandths."""
+    """An account as pages and commands see it. Limits are 0 where there is none; `balance` is in thousandths.
+
+    `data_codings` are those of OPTIONAL_DATA_CODINGS that its messages may have; `packed_gsm`: GSM 03.38 comes as
+    packed septets, not one a byte.
+    """
 
     id: int
     customer_id: int
@@ -68,6 +82,8 @@ class Account:
     throughput: int
     binds: int
     any_sender: bool
+    data_codings: frozenset[int]
+    packed_gsm: bool
     disabled: bool
     status: str
 
@@ -75,7 +91,7 @@ class Account:
 # The status is a fact of the row and of the moment (an IP may have run out), so it is worked out where it is read.
 _SELECT = f"""
 SELECT id, customer_id, name, kind, description, balance, windowing, throughput, binds, any_sender,
-       disabled_at IS NOT NULL AS disabled,
+       data_codings, packed_gsm, disabled_at IS NOT NULL AS disabled,
        CASE WHEN deleted_at IS NOT NULL THEN '{DELETED}'
             WHEN disabled_at IS NOT NULL THEN '{ERROR}'
             WHEN kind = 'sms' THEN '{SUCCESS}'
@@ -90,7 +106,10 @@ FROM accounts
 
 def _account(row: sqlite3.Row) -> Account:
     values = dict(row)
-    return Account(**values | {"any_sender": bool(values["any_sender"]), "disabled": bool(values["disabled"])})
+    for name in ("any_sender", "packed_gsm", "disabled"):
+        values[name] = bool(values[name])
+    values["data_codings"] = frozenset(map(int, values["data_codings"].split()))
+    return Account(**values)
 
 
 def add(
@@ -105,6 +124,8 @@ def add(
     throughput: int = THROUGHPUT,
     binds: int = BINDS,
     any_sender: bool = False,
+    data_codings: Collection[int] = (),
+    packed_gsm: bool = False,
 ) -> Account:
     """Create an account, without credits and (SMPP) without a password.
 
@@ -115,9 +136,10 @@ def add(
         throughput: submits a second and connection; 0: no limit.
         binds: transceivers, or pairs of transmitter and receiver, at the same time; 0: no limit.
         any_sender: messages may carry any source address.
+        data_codings, packed_gsm: see `Account`.
 
     Raises:
-        InvalidAccountName, AccountExists, InvalidLimit
+        InvalidAccountName, AccountExists, InvalidLimit, InvalidDataCoding
     """
     name = name.strip() or f"{kind}-{secrets.token_hex(3)}-1"
     if len(name) > _NAME_LENGTH or not _NAME.fullmatch(name) or not name.startswith(f"{kind}-"):
@@ -136,6 +158,8 @@ def add(
                 throughput=throughput,
                 binds=binds,
                 any_sender=int(any_sender),
+                data_codings=_stored_codings(data_codings),
+                packed_gsm=int(packed_gsm),
                 created_at=now_ms(),
             )
         except sqlite3.IntegrityError:
@@ -148,6 +172,13 @@ def _check_limits(**limits: int) -> None:
     for name, limit in limits.items():
         if not 0 <= limit <= _HIGHEST_LIMIT:
             raise InvalidLimit(name, limit)
+
+
+def _stored_codings(data_codings: Collection[int]) -> str:
+    for each in data_codings:
+        if each not in OPTIONAL_DATA_CODINGS:
+            raise InvalidDataCoding(value=each)
+    return " ".join(map(str, sorted(set(data_codings))))
 
 
 def parse_limit(field: str, text: str) -> int:
@@ -167,32 +198,34 @@ def change(
     actor: Actor,
     account: Account,
     *,
-    windowing: int,
-    throughput: int,
-    binds: int,
-    any_sender: bool,
+    windowing: int | None = None,
+    throughput: int | None = None,
+    binds: int | None = None,
+    any_sender: bool | None = None,
+    data_codings: Collection[int] | None = None,
+    packed_gsm: bool | None = None,
 ) -> None:
-    """Set what an account may do; open sessions go on under it. The arguments are those of `add`.
+    """Set what an account may do; open sessions go on under it. The arguments are those of `add`; None: as it is.
 
     Raises:
-        InvalidLimit
+        InvalidLimit, InvalidDataCoding
     """
     limits = {"windowing": windowing, "throughput": throughput, "binds": binds}
-    _check_limits(**limits)
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    _check_limits(**given)
+    changed: dict[str, int | str] = {**given}
+    if any_sender is not None:
+        changed["any_sender"] = int(any_sender)
+    if data_codings is not None:
+        changed["data_codings"] = _stored_codings(data_codings)
+    if packed_gsm is not None:
+        changed["packed_gsm"] = int(packed_gsm)
+    if not changed:
+        return
     with immediate(conn):
-        conn.execute(
-            "UPDATE accounts SET windowing = ?, throughput = ?, binds = ?, any_sender = ? WHERE id = ?",
-            (*limits.values(), int(any_sender), account.id),
-        )
-        audit.record(
-            conn,
-            actor,
-            "account.change",
-            customer_id=account.customer_id,
-            account_id=account.id,
-            any_sender=any_sender,
-            **limits,
-        )
+        assignments = ", ".join(f"{name} = ?" for name in changed)
+        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*changed.values(), account.id))
+        audit.record(conn, actor, "account.change", customer_id=account.customer_id, account_id=account.id, **changed)
 
 
 def by_name(conn: sqlite3.Connection, name: str, customer_id: int | None = None) -> Account:

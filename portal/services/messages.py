@@ -7,6 +7,7 @@ from typing import NamedTuple
 from portal import gsm0338
 from portal.i18n import N_
 from portal.services import prices
+from portal.services.accounts import ASCII, BINARY
 from portal.services.directory import AccountConfig
 from portal.services.errors import Refused
 
@@ -16,12 +17,8 @@ ENROUTE, DELIVERED, EXPIRED, DELETED, UNDELIVERABLE, ACCEPTED, UNKNOWN, REJECTED
 # What a customer reads as the status of a message ("ptt").
 PTT_NONE, PTT_NO_CREDIT, PTT_BLACKLISTED, PTT_PENDING, PTT_EXPIRED, PTT_DELETED = 0, 10, 53, 254, 801, 802
 
-# SMPP 3.4, 5.2.19: data_coding.
-GSM, ASCII, LATIN_1, BINARY, UCS2 = 0, 1, 3, 4, 8
-ALWAYS = frozenset((GSM, UCS2))
-"""The values of data_coding that every account may use."""
-BY_SETTING = frozenset((ASCII, LATIN_1, BINARY))
-"""Those that an account may be allowed."""
+# SMPP 3.4, 5.2.19: the values of data_coding that every account may use.
+GSM, UCS2 = 0, 8
 
 # GSM 03.40, 9.2.3.24.1: a concatenated message counts its parts in one octet.
 MOST_PARTS = 255

@@ -21,6 +21,7 @@ from portal.web.forms import Form, attach
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
+_CODINGS = {"ascii": accounts.ASCII, "latin_1": accounts.LATIN_1, "binary": accounts.BINARY}
 _HEADER = ("_account_status.html", "_account_figures.html")
 
 
@@ -56,10 +57,20 @@ class GrantForm(Form):
 
 
 class LimitsForm(Form):
+    """What an account may do; `ascii`, `latin_1` and `binary` are data codings."""
+
     windowing = StringField(N_("Windowing"))
     throughput = StringField(N_("Permitted throughput"))
     binds = StringField(N_("Binds at the same time"))
     any_sender = BooleanField(N_("Any sender, without approval"))
+    ascii = BooleanField(N_("ASCII (data_coding 1)"))
+    latin_1 = BooleanField(N_("Latin-1 (data_coding 3)"))
+    binary = BooleanField(N_("Binary (data_coding 4)"))
+    packed_gsm = BooleanField(N_("GSM 03.38 comes packed: eight characters in seven octets"))
+
+    def data_codings(self) -> set[int]:
+        """Those that are ticked."""
+        return {number for name, number in _CODINGS.items() if self[name].data}
 
 
 # --- customers
@@ -309,6 +320,8 @@ def limits(name: str) -> ResponseReturnValue:
             throughput=accounts.parse_limit("throughput", form.throughput.data or ""),
             binds=accounts.parse_limit("binds", form.binds.data or ""),
             any_sender=form.any_sender.data,
+            data_codings=form.data_codings(),
+            packed_gsm=form.packed_gsm.data,
         )
     except Refused as refusal:
         attach(form, refusal)
@@ -330,7 +343,9 @@ def _account(name: str) -> Account:
 
 def _account_page(account: Account, **forms: Form) -> ResponseReturnValue:
     conn = context.conn()
-    values = {"grant_form": _blank_grant(), "limits_form": LimitsForm(formdata=None, obj=account)} | forms
+    codings = {name: number in account.data_codings for name, number in _CODINGS.items()}
+    limits_form = LimitsForm(formdata=None, obj=account, data=codings)
+    values = {"grant_form": _blank_grant(), "limits_form": limits_form} | forms
     return htmx.page(
         "admin/account.html",
         status=422 if any(each.errors for each in values.values()) else 200,

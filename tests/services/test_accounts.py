@@ -105,3 +105,33 @@ def test_disabling_twice_is_one_change(conn, acme_1):
 
 def test_classic_accounts_are_always_ok(classic):
     assert classic.status == accounts.SUCCESS
+
+
+def test_what_is_not_said_stays_as_it_is(conn, acme_1):
+    accounts.change(conn, SHELL, acme_1, windowing=3, any_sender=True, data_codings={4, 1}, packed_gsm=True)
+    accounts.change(conn, SHELL, acme_1, binds=7)
+    accounts.change(conn, SHELL, acme_1)
+    changed = accounts.by_name(conn, acme_1.name)
+    assert (changed.windowing, changed.throughput, changed.binds, changed.any_sender) == (3, 20, 7, True)
+    assert (changed.data_codings, changed.packed_gsm) == ({1, 4}, True)
+    accounts.change(conn, SHELL, acme_1, any_sender=False, data_codings=(), packed_gsm=False)
+    changed = accounts.by_name(conn, acme_1.name)
+    assert (changed.any_sender, changed.data_codings, changed.packed_gsm) == (False, frozenset(), False)
+
+
+@pytest.mark.parametrize("coding", [0, 2, 8, 0xF5])
+def test_codings_that_are_no_choice(conn, cast, acme_1, coding):
+    with pytest.raises(accounts.InvalidDataCoding):
+        accounts.change(conn, SHELL, acme_1, data_codings={1, coding})
+    with pytest.raises(accounts.InvalidDataCoding):
+        accounts.add(conn, SHELL, cast.acme, data_codings={coding})
+    assert accounts.by_name(conn, acme_1.name).data_codings == frozenset()
+
+
+def test_the_smpp_server_learns_of_new_codings(conn, acme_1):
+    confirm(conn)
+    before = directory.version(conn)
+    accounts.change(conn, SHELL, acme_1, data_codings={3, 4}, packed_gsm=True)
+    (changed,) = directory.load(conn, before)
+    assert (changed.data_codings, changed.packed_gsm) == ({3, 4}, True)
+    assert accounts.by_name(conn, acme_1.name).status == accounts.UPDATING_IP
