@@ -20,6 +20,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+if not VENV.exists():
+    sys.exit("first: make setup")
 if Path(sys.prefix) != VENV:
     os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
 sys.path.insert(0, str(ROOT))
@@ -89,18 +91,17 @@ class Installation:
     web_port: int
 
     @classmethod
-    def make(cls, data: Path, accounts: int, *, limits: str = "") -> "Installation":
+    def make(cls, data: Path, accounts: int) -> "Installation":
         """An empty folder becomes an installation.
 
         Args:
             accounts: how many, each with credits, senders and the addresses 127.0.0.0/8, without limits of windowing,
                 throughput and binds.
-            limits: settings of `[limits]`.
         """
         made = cls(data, free_port(), free_port())
         data.mkdir(parents=True, exist_ok=True)
         (data / settings.FILE_NAME).write_text(
-            f"[web]\nport = {made.web_port}\n[smpp]\nport = {made.port}\ntls_port = 0\n[limits]\n{limits}\n"
+            f"[web]\nport = {made.web_port}\n[smpp]\nport = {made.port}\ntls_port = 0\n"
         )
         made.app("init", "--email", "operator@bench.example")
         made.app("customer", "add", "Bench", "--email", "bench@bench.example")
