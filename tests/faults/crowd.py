@@ -78,6 +78,10 @@ class Client:
             esme.send(message)
 
     @property
+    def bound(self) -> bool:
+        return self._esme is not None
+
+    @property
     def waiting(self) -> int:
         """Acknowledged messages whose receipt hasn't come, not counting those that came before their answer."""
         return len(self.acknowledged) - len(self.receipts)
