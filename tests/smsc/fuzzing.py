@@ -49,6 +49,11 @@ def class_of(command: int) -> type:
     return pdu._DECODERS[command].__self__
 
 
+def command_of(message: Pdu) -> int:
+    """Return the command_id of a PDU; one that belongs to its class is no field of it."""
+    return getattr(message, "command", None) or message.COMMAND
+
+
 @cache
 def fields_of(command: int) -> tuple[Field, ...]:
     """Return the fields of a PDU other than command and command_status, with limits found by trying."""
@@ -125,7 +130,8 @@ class Source:
         random = self._random
         octets = random.choice(self._whole)
         _, command, status, _ = struct.unpack_from(">IIII", octets)
-        sequence, body = random.getrandbits(32), octets[pdu.HEADER_LENGTH :]
+        # Low numbers now and then: those under which the server itself asks.
+        sequence, body = random.choice((random.getrandbits(32), random.randrange(100))), octets[pdu.HEADER_LENGTH :]
         if random.random() < 0.7:
             for _ in range(random.choice((1, 1, 1, 2, 3, 8))):
                 body = self._damage(body)

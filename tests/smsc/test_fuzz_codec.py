@@ -14,6 +14,7 @@ from tests.smsc.fuzzing import (
     KINDS,
     UNKNOWN,
     Source,
+    command_of,
     fields_of,
     is_consistent,
     make,
@@ -83,7 +84,7 @@ def test_a_whole_pdu_of_each_kind_is_read_as_it_was_written(command):
 @given(sequence=words, status=st.integers(1, 0xFFFFFFFF))
 def test_a_refusal_of_each_kind_keeps_its_status_and_sequence(command, sequence, status):
     refusal, _ = read(pdu.response(command & ~RESPONSE, sequence, status))
-    assert (refusal.command, refusal.sequence, refusal.status) == (command, sequence, status)
+    assert (command_of(refusal), refusal.sequence, refusal.status) == (command, sequence, status)
 
 
 @given(st.lists(messages, min_size=1, max_size=5))
@@ -112,6 +113,13 @@ def test_a_damaged_pdu_gives_a_pdu_or_malformed(seed):
     is_read_or_malformed(header, octets[pdu.HEADER_LENGTH :])
 
 
+@given(messages, st.integers(1, 6), st.binary(max_size=6))
+def test_a_pdu_with_another_end_gives_a_pdu_or_malformed(message, fewer, more):
+    whole = message.encode()[pdu.HEADER_LENGTH :]
+    body = whole[:-fewer] + more
+    is_read_or_malformed(Header(pdu.HEADER_LENGTH + len(body), command_of(message), 0, message.sequence), body)
+
+
 def is_read_or_malformed(header, body):
     """What is read can be written, and is then read as the same; what is not tells why, and whose it is."""
     try:
@@ -123,10 +131,13 @@ def is_read_or_malformed(header, body):
         assert (malformed.status is Status.ESME_RINVCMDID) == (header.command not in KINDS)
         return
     assert message.sequence == header.sequence
-    again, _ = read(message.encode())
-    # Of a refusal no body is written.
-    if not getattr(message, "status", 0):
+    octets = message.encode()
+    again, _ = read(octets)
+    # Of a refusal no body is written, and a body that was left out is.
+    if body and not getattr(message, "status", 0):
         assert again == message
+        # Less is written where an optional parameter came twice, or with a bind, which keeps none.
+        assert octets[pdu.HEADER_LENGTH :] == body or len(octets) < header.length
 
 
 @given(st.sampled_from(WITH_TLVS), st.lists(tlv(), max_size=6))

@@ -23,7 +23,7 @@ from portal.smsc.pdu import Bind, MessageResp, Plain, SubmitSm
 from portal.smsc.server import Server, _loop_factory
 from portal.smsc.status import RESPONSE, Command, Status
 from tests.smsc.esme import Esme
-from tests.smsc.fuzzing import KINDS, UNKNOWN, Debt, Source, make, whole_pdus
+from tests.smsc.fuzzing import KINDS, UNKNOWN, Debt, Source, command_of, make, whole_pdus
 
 ANSWERED_IN_S = 5.0
 BINDS = (Command.BIND_TRANSMITTER, Command.BIND_RECEIVER, Command.BIND_TRANSCEIVER)
@@ -121,7 +121,7 @@ class Client:
         try:
             while True:
                 message = await self._esme.read()
-                command = getattr(message, "command", None) or message.COMMAND
+                command = command_of(message)
                 if command == Command.DELIVER_SM:
                     self._esme.send(MessageResp(Command.DELIVER_SM_RESP, message.sequence))
                 elif command & RESPONSE:
