@@ -22,8 +22,20 @@ WRONG_PASSWORD, REPLACED_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLAS
     "too_many_binds",
     "throttled",
 )
+# The same as sentences about the client.
+REASONS = {
+    WRONG_PASSWORD: N_("The password was wrong. Check it in the client, or generate a new one."),
+    REPLACED_PASSWORD: N_("The password it uses was replaced."),
+    NOT_AUTHORISED: N_("It is not an authorised IP."),
+    NO_IP: N_("No IP was authorised yet."),
+    ACCOUNT_DISABLED: N_("The account was disabled."),
+    CLASSIC: N_("This is a classic account, which has no SMPP login."),
+    TOO_MANY_BINDS: N_("As many sessions as the account may have were open already."),
+    THROTTLED: N_("Too many attempts had failed within a minute; the next ones were not looked at."),
+}
 _MOST_KEPT = 100
-_SHOWN_MS = 7 * 86_400_000
+SHOWN_MS = 7 * 86_400_000
+"""For how long refused binds are told after the latest one."""
 # The SMPP server says that it lives every two seconds.
 HEARTBEAT_MS = 2_000
 _SILENT_MS = 5 * HEARTBEAT_MS
@@ -161,7 +173,7 @@ def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
                 " VALUES (?1, ?2, ?3, 1, ?4, ?4, ?6) ON CONFLICT DO UPDATE SET"
                 " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4,"
                 " password_id = ?6",
-                (each.account_id, each.address, each.reason, each.at, each.at - _SHOWN_MS, each.password_id),
+                (each.account_id, each.address, each.reason, each.at, each.at - SHOWN_MS, each.password_id),
             )
         # Whoever has a network of IPv6 addresses is a new one each time.
         conn.executemany(
@@ -199,9 +211,11 @@ _COLUMNS = (
 )
 
 
-def of_account(conn: sqlite3.Connection, account_id: int) -> list[Connection]:
-    """An account's open sessions, oldest first."""
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM connections WHERE account_id = ? ORDER BY id", (account_id,))
+def of_account(conn: sqlite3.Connection, account_id: int, limit: int = -1) -> list[Connection]:
+    """An account's open sessions, oldest first; with -1 all of them."""
+    rows = conn.execute(
+        f"SELECT {_COLUMNS} FROM connections WHERE account_id = ? ORDER BY id LIMIT ?", (account_id, limit)
+    )
     return [_connection(row) for row in rows]
 
 
@@ -230,7 +244,7 @@ def refusals(conn: sqlite3.Connection, account_id: int) -> list[Refusals]:
         "SELECT address, reason, count, first_at, last_at, replaced_at FROM refused_binds"
         " LEFT JOIN smpp_passwords ON smpp_passwords.id = password_id"
         " WHERE refused_binds.account_id = ? AND last_at > ? ORDER BY last_at DESC",
-        (account_id, now_ms() - _SHOWN_MS),
+        (account_id, now_ms() - SHOWN_MS),
     )
     return [Refusals(*row) for row in rows]
 

@@ -2,8 +2,10 @@
 
 import logging
 import signal
+import sqlite3
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -13,7 +15,7 @@ from waitress.channel import HTTPChannel
 from portal import db
 from portal.config import Config, bracketed
 from portal.crypto import Keys
-from portal.services import audit, throttle
+from portal.services import audit, refusal_mails, throttle
 from portal.services.mail import Mailer
 from portal.web import create_app
 
@@ -23,6 +25,7 @@ _DAY_MS = 86_400_000
 _MOST_CONNECTIONS = 1_000
 _CROWDED, _CALM = 800, 400
 _LOOK_S = 0.5
+_REFUSALS_S = 60.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
 _MOST_UNSENT = 1 << 30
 
@@ -70,6 +73,7 @@ def run(config: Config) -> int:
     mailer.start()
     _housekeep(config)
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
+    threading.Thread(target=_tell_of_refusals, args=[config, keys, mailer], name="refusals", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     server.run()
     mailer.stop()
@@ -102,3 +106,14 @@ def _housekeep(config: Config) -> None:
         conn.close()
 
     threading.Thread(target=forget, name="housekeeping", daemon=True).start()
+
+
+def _tell_of_refusals(config: Config, keys: Keys, mailer: Mailer) -> None:
+    """Queue the mails about refused binds as they fall due."""
+    conn = db.connect(config.database)
+    while True:
+        # A database that is locked or full is tried again: nothing has been marked as told.
+        with suppress(sqlite3.OperationalError):
+            if refusal_mails.queue_due(conn, keys):
+                mailer.wake()
+        threading.Event().wait(_REFUSALS_S)

@@ -3,94 +3,257 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, abort
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
+from portal import db, i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import allowed_ips, connections, credentials
+from portal.services import allowed_ips, connections, credentials, refusal_mails
 from portal.services.accounts import Account
-from portal.services.connections import Refusals
+from portal.services.connections import Connection, NoSuchSession, Refusals
+from portal.services.credentials import PasswordInfo
 from portal.services.live import Pulse
-from portal.web import access, context, live
+from portal.web import access, context, htmx, live
 from portal.web.accounts import needs_authorising
+from portal.web.htmx import Toast
 from portal.web.live import Part
 
 blueprint = Blueprint("sessions", __name__)
 
-_REASONS = {
-    connections.WRONG_PASSWORD: N_("The password was wrong. Check it in the client, or generate a new one."),
-    connections.NOT_AUTHORISED: N_("It is not an authorised IP."),
-    connections.NO_IP: N_("No IP was authorised yet."),
-    connections.ACCOUNT_DISABLED: N_("The account was disabled."),
-    connections.CLASSIC: N_("This is a classic account, which has no SMPP login."),
-    connections.TOO_MANY_BINDS: N_("As many sessions as the account may have were open already."),
-    connections.THROTTLED: N_("Too many attempts had failed within a minute; the next ones were not looked at."),
-}
 _BIND_TYPES = {
     "transceiver": N_("Transceiver"),
     "transmitter": N_("Transmitter"),
     "receiver": N_("Receiver"),
 }
+# An account without limits may have thousands, and the page is drawn every two seconds.
+_MOST_SESSIONS, _MOST_ATTEMPTS = 50, 25
+_NOW_MS, _MINUTE_MS = 10_000, 60_000
+GRAPH_WIDTH, GRAPH_HEIGHT = 2 * connections.RATES_KEPT, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A session's latest rates: the outline of an SVG path, and in words the rate now and the highest one."""
+
+    path: str
+    now: str
+    most: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An open session in the reader's words; `old`: it uses a password that has been replaced."""
+
+    session: Connection
+    bind: str
+    graph: Graph
+    active: str
+    old: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Refused binds of one address for one reason, in plain words; `mended`: nothing would refuse it now."""
+    """Refused binds of one address for one reason, in plain words.
+
+    `remedy` is "authorise", "password", or empty where no button mends it; `mended`: nothing would refuse it now.
+    """
 
     refusal: Refusals
     reason: str
-    remedy: bool
+    remedy: str
     mended: bool
 
 
 @blueprint.get("/accounts/<name>/sessions")
 @access.see_account
 def listed(account: Account) -> ResponseReturnValue:
+    _only_smpp(account)
+    return live.show("sessions/page.html", "sessions", account, **_mails())
+
+
+# --- ending one
+
+
+@blueprint.get("/accounts/<name>/sessions/<int:session_id>/end")
+@access.change_account
+def ask(account: Account, session_id: int) -> ResponseReturnValue:
+    """The question before a session is ended, and what keeps its client out."""
+    _only_smpp(account)
+    try:
+        session = connections.by_id(context.conn(), account.id, session_id)
+    except NoSuchSession as refusal:
+        return _has_ended(account, refusal)
+    return _question(account, session=session, entry=_only_entry(account, session))
+
+
+@blueprint.post("/accounts/<name>/sessions/<int:session_id>/end")
+@access.change_account
+def end(account: Account, session_id: int) -> ResponseReturnValue:
+    """Have the SMPP server unbind a session."""
+    _only_smpp(account)
+    try:
+        session = connections.end(context.conn(), context.actor(), account, session_id)
+    except NoSuchSession as refusal:
+        return _has_ended(account, refusal)
+    toast = Toast(_("The session of %(address)s was disconnected.", address=session.address))
+    if not htmx.wanted():
+        return htmx.done(url_for(".listed", name=account.name), toast)
+    around = live.draw(account, live.STATUS, oob=True)
+    return htmx.parts(*live.draw(account, _OPEN).values(), *around.values(), toast=toast, changed=True)
+
+
+def _question(account: Account, status: int = 200, **values: Any) -> ResponseReturnValue:
+    return htmx.dialog(
+        "sessions/_end.html",
+        account,
+        title=_("Disconnect"),
+        tab="sessions",
+        status=status,
+        **({"session": None} | values),
+    )
+
+
+def _has_ended(account: Account, refusal: NoSuchSession) -> ResponseReturnValue:
+    """Sessions end by themselves too, while somebody is asked about them."""
+    return _question(account, status=422, has_ended=refusal.localized())
+
+
+def _only_entry(account: Account, session: Connection) -> allowed_ips.AllowedIP | None:
+    """The one entry of the authorised IPs without which the client could not come back, if there is such a one."""
+    entries = [
+        each
+        for each in allowed_ips.of_account(context.conn(), account.id)
+        if allowed_ips.permits([each], session.address)
+    ]
+    return entries[0] if len(entries) == 1 else None
+
+
+# --- mails about refused attempts
+
+
+@blueprint.post("/profile/refusal-mails")
+@access.user_only
+def mails() -> ResponseReturnValue:
+    """Switch on or off the mails that a user gets about refused attempts. Form: `wanted`; `next`, a page."""
+    if access.user().is_operator:
+        abort(404)
+    want = "wanted" in request.form
+    refusal_mails.choose(context.conn(), access.user(), want)
+    toast = Toast(_("Mails about refused attempts are on.") if want else _("Mails about refused attempts are off."))
+    if htmx.wanted():
+        return htmx.parts("", toast=toast)
+    return htmx.done(access.safe_next(request.form.get("next")), toast)
+
+
+def _mails() -> dict[str, Any]:
+    user = access.user()
+    if user.is_operator:
+        return {"mails": None}
+    return {"mails": refusal_mails.wanted(context.conn(), user), "mails_to": user.email}
+
+
+# --- what the page shows
+
+
+def _only_smpp(account: Account) -> None:
     if account.kind != "smpp":
         abort(404)
-    return live.show("sessions/page.html", "sessions", account)
+
+
+def _shown(account: Account) -> list[Connection]:
+    return connections.of_account(context.conn(), account.id, _MOST_SESSIONS)
+
+
+def _follows_open(account: Account, pulse: Pulse) -> tuple[Any, ...]:
+    shown = _shown(account) if pulse.sessions else []
+    ages = tuple(_minutes_idle(each) for each in shown)
+    return pulse.settings, pulse.graces, pulse.sessions, tuple(shown), ages
 
 
 def _open(account: Account, pulse: Pulse) -> dict[str, Any]:
-    conn = context.conn()
-    password = credentials.info(conn, account.id)
+    password = credentials.info(context.conn(), account.id)
+    rows = [_row(each, password) for each in _shown(account)] if pulse.sessions else []
     return {
-        "open": connections.of_account(conn, account.id),
-        "bind_types": {name: _(label) for name, label in _BIND_TYPES.items()},
+        "open": rows,
+        "count": pulse.sessions,
         "windowing": account.windowing,
-        "password_id": password.id if password else 0,
+        "old": sum(each.old for each in rows),
+        "old_until": password.old_until if password else None,
+        "graph_size": (GRAPH_WIDTH, GRAPH_HEIGHT),
     }
+
+
+def _row(session: Connection, password: PasswordInfo | None) -> Row:
+    return Row(
+        session,
+        _(_BIND_TYPES[session.bind_type]),
+        graph(session.rates),
+        _active(session),
+        old=password is not None and session.password_id != password.id,
+    )
+
+
+def graph(rates: tuple[float, ...]) -> Graph:
+    """Draw a session's rates, the latest at the right; the highest one takes the whole height."""
+    most = max(rates, default=0.0)
+    before = connections.RATES_KEPT - len(rates)
+    path = f"M{2 * before} {GRAPH_HEIGHT}"
+    for number, each in enumerate(rates, before + 1):
+        # What is not nothing can be seen.
+        height = max(1, round(each / most * GRAPH_HEIGHT)) if each else 0
+        path += f"V{GRAPH_HEIGHT - height}H{2 * number}"
+    now = rates[-1] if rates else 0.0
+    return Graph(f"{path}V{GRAPH_HEIGHT}z" if rates else "", i18n.decimal(now), i18n.decimal(most))
+
+
+def _minutes_idle(session: Connection) -> int:
+    """-1: not even for a moment."""
+    idle = db.now_ms() - session.seen_at
+    return -1 if idle < _NOW_MS else idle // _MINUTE_MS
+
+
+def _active(session: Connection) -> str:
+    minutes = _minutes_idle(session)
+    if minutes < 0:
+        return _("now")
+    now = db.now_ms()
+    return i18n.relative(now - minutes * _MINUTE_MS, now) if minutes else _("less than a minute ago")
 
 
 def _attempts(account: Account, pulse: Pulse) -> dict[str, Any]:
     conn = context.conn()
     entries = allowed_ips.of_account(conn, account.id)
-    return {"attempts": [_attempt(each, entries) for each in connections.refusals(conn, account.id)]}
+    password = credentials.info(conn, account.id)
+    refusals = connections.refusals(conn, account.id)
+    return {
+        "attempts": [_attempt(each, entries, password) for each in refusals[:_MOST_ATTEMPTS]],
+        "more": max(0, len(refusals) - _MOST_ATTEMPTS),
+    }
 
 
-def _attempt(refusal: Refusals, entries: list[allowed_ips.AllowedIP]) -> Attempt:
-    remedy = needs_authorising(refusal, entries)
-    about_addresses = refusal.reason in (connections.NOT_AUTHORISED, connections.NO_IP)
-    reason = _(_REASONS.get(refusal.reason, N_("The server refused it.")))
-    return Attempt(refusal, reason, remedy, mended=about_addresses and not remedy)
+def _attempt(refusal: Refusals, entries: list[allowed_ips.AllowedIP], password: PasswordInfo | None) -> Attempt:
+    if refusal.reason in (connections.NOT_AUTHORISED, connections.NO_IP):
+        missing = needs_authorising(refusal, entries)
+        return Attempt(refusal, _reason(refusal), "authorise" if missing else "", mended=not missing)
+    if refusal.reason in (connections.WRONG_PASSWORD, connections.REPLACED_PASSWORD):
+        # A newer one has been made since: it only has to reach the client.
+        stale = password is not None and password.changed_at > refusal.last_at
+        return Attempt(refusal, _reason(refusal), "" if stale else "password", mended=False)
+    return Attempt(refusal, _reason(refusal), "", mended=False)
 
 
+def _reason(refusal: Refusals) -> str:
+    if refusal.reason == connections.REPLACED_PASSWORD and refusal.replaced_at is not None:
+        when = i18n.clock(refusal.replaced_at, db.now_ms(), context.config().timezone)
+        return _("The password it uses was replaced (%(when)s).", when=when)
+    return _(connections.REASONS[refusal.reason])
+
+
+_OPEN = Part("sessions/_open.html", _follows_open, _open, ages=True)
 live.register(
     "sessions",
-    Part(
-        "sessions/_open.html",
-        lambda account, pulse: (
-            pulse.settings,
-            pulse.sessions,
-            pulse.latest_session,
-            pulse.submitted,
-            pulse.delivered,
-            pulse.in_flight,
-        ),
-        _open,
-        ages=True,
-    ),
+    _OPEN,
     Part(
         "sessions/_attempts.html",
         lambda account, pulse: (pulse.refusals, pulse.latest_refusal, pulse.settings, pulse.authorised),

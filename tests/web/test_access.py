@@ -9,13 +9,16 @@ from flask import Flask
 from werkzeug.routing import IntegerConverter
 
 from portal import db
+from portal.services import accounts
+from portal.services import routes as numbers
+from portal.services.audit import SHELL
 from portal.web.access import Rule, rule_of
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
 
 # What anyone may open without a login: to add to this is a decision.
 PUBLIC = {"static", "language.choose", "login.login", "login.totp", "login.enrol", "login.setup"}
-# What everyone who is logged in may change, viewers too: their own login, and nothing else.
+# What everyone who is logged in may change, viewers too: their own login and the mails they get, and nothing else.
 ONE_S_OWN = {
     "login.logout",
     "profile.password",
@@ -23,6 +26,7 @@ ONE_S_OWN = {
     "profile.confirm_authenticator",
     "profile.recovery_codes",
     "profile.end_session",
+    "sessions.mails",
 }
 # Addresses that are pages only with a query.
 QUERIES = {"live.poll": "?page=home"}
@@ -86,6 +90,12 @@ def everything(conn: db.Connection) -> dict[str, list[tuple[object, ...]]]:
 
 def without_tokens(page: str) -> str:
     return re.sub(r"[\w-]{20,}\.[\w-]+\.[\w-]+", "", page)
+
+
+@pytest.fixture(autouse=True)
+def a_number(conn: db.Connection, cast: Cast) -> None:
+    """Acme's first account has one, which is the first row of its table."""
+    numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), "48484")
 
 
 @pytest.fixture

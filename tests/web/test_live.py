@@ -156,7 +156,7 @@ def test_what_passes_through_a_session(alice: Browser, conn: db.Connection) -> N
     acting.connect(conn, NAME)
     sessions = OpenPage(alice, PAGES["sessions"])
     conn.execute("UPDATE connections SET submitted = 12840, window = 7")
-    assert "7/10 12,840" in words(sessions.ask().text)
+    assert "7/10 0 12,840" in words(sessions.ask().text)
 
 
 def test_credits_that_come(alice: Browser, conn: db.Connection) -> None:

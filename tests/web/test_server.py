@@ -1,4 +1,4 @@
-"""What strangers can do to the web server itself: the real one, for a test client has no connections."""
+"""The web server itself, the real one: what strangers can do to it, and what it does unasked."""
 
 import socket
 import urllib.request
@@ -8,8 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from portal import db
+from portal.config import Config
+from portal.services import connections, refusal_mails, users
 from portal.supervisor import raise_file_limit
-from tests.support import DEADLINE_S, Server
+from tests.mailbox import Mailbox
+from tests.serving import starting
+from tests.support import DEADLINE_S, Cast, Server
 
 
 @pytest.fixture
@@ -43,3 +48,14 @@ def test_the_oldest_connections_make_room(server: Server, open_sockets: ExitStac
 def test_a_body_that_is_too_large_is_not_taken(server: Server, open_sockets: ExitStack) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: portal\r\nContent-Length: 900000000\r\n\r\n"
     assert connect(server, open_sockets, head).recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn: db.Connection) -> None:
+    alice = users.by_email(conn, cast.alice.email)
+    refusal_mails.choose(conn, alice, True)
+    an_hour_ago = db.now_ms() - 3_600_000
+    refused = connections.RefusedBind(cast.smpp_acme_1.id, "203.0.113.7", connections.NOT_AUTHORISED, an_hour_ago)
+    connections.refused(conn, [refused])
+    with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
+        mail = mailbox.wait()
+    assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of smpp-acme-1 were refused")
