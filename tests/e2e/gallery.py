@@ -124,15 +124,18 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     message_id = _send(conn, account.id)
     # Shown, but not there: a client that binds would have to answer enquire_link all the while.
     connections.opened(conn, [_session(1, account.id, "203.0.113.7", "TLSv1.3"), _session(2, account.id, "::1", "")])
+    connections.progressed(conn, [connections.Progress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10)])
     for address, reason in (
         ("198.51.100.4", connections.NOT_AUTHORISED),
         ("203.0.113.9", connections.WRONG_PASSWORD),
+        ("2001:db8:85a3:8d3:1319:8a2e:370:7348", connections.REPLACED_PASSWORD),
     ):
         connections.refused(conn, [connections.RefusedBind(account.id, address, reason, now_ms())] * 3)
     newcomer = users.add(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
     return {
         "name": account.name,
         "ip_id": entry.id,
+        "session_id": 1,
         "sender_id": sender.id,
         "customer_id": cast.acme,
         "user_id": newcomer.id,
