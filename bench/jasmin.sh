@@ -12,7 +12,7 @@
 set -eu
 
 action=${1:-}
-folder=${2:-$HOME/.cache/smpp-portal/jasmin}
+folder=$(realpath -m "${2:-$HOME/.cache/smpp-portal/jasmin}")
 here=$(cd "$(dirname "$0")" && pwd)
 
 smpp=24775 sink=24776 amqp=24672 dist=24673 epmd=24369 redis=24379 jcli=24990
@@ -48,6 +48,8 @@ start() {
     mkdir -p "$folder/run/log" "$folder/run/store" "$folder/run/home"
     : >"$folder/running"
     trap stop EXIT
+    # What is started here stays here, by which stop knows it.
+    cd "$folder/run"
 
     "$folder/generator" --sink $sink >"$folder/run/sink" 2>"$folder/run/log/sink" &
     remember $!
@@ -174,6 +176,8 @@ stop() {
     [ -e "$folder/running" ] || { echo "nothing of $folder runs"; return; }
     # The last that was started goes first.
     for id in $(tac "$folder/running"); do
+        # The number may have become another's since: after a crash of the machine, for one.
+        [ "$(readlink "/proc/$id/cwd")" = "$folder/run" ] || continue
         kill -CONT "$id" 2>/dev/null || true
         kill "$id" 2>/dev/null || true
         for _ in $(seq 50); do
