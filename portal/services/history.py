@@ -1,16 +1,25 @@
-"""What pages and downloads show of an account's messages, and its statistics."""
+"""What pages and downloads show of an account's messages, and its statistics.
 
+A text that its client has cut up is several messages, each with its id, price and receipt; pages show it as one.
+"""
+
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from portal.db import now_ms
 from portal.i18n import N_
 from portal.services import credits
+from portal.services.accounts import BINARY
 from portal.services.errors import Refused
+from portal.services.messages import PTT_NONE, UCS2
 
 _DAY_MS = 86_400_000
 _FURTHEST = (1 << 63) - 1
+MISSING = "[…]"
+"""Stands for the segments of a text that have not come."""
 
 # "ptt" codes and what they mean to a customer.
 PTT = {
@@ -50,7 +59,11 @@ class NoSuchMessage(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One line of the history; `price` in thousandths of a credit, times in milliseconds."""
+    """A message as it was submitted; `price` in thousandths of a credit, times in milliseconds.
+
+    `body` is what `text` can't say: of a binary message, and of UCS-2 that ends within a character.
+    `segment_number` of `segment_total` is its place in a text that its client has cut up, None where it is whole.
+    """
 
     id: int
     source: str
@@ -62,6 +75,10 @@ class Message:
     state: int
     ptt: int
     done_at: int | None
+    data_coding: int
+    body: bytes | None
+    segment_total: int | None
+    segment_number: int | None
 
     @property
     def at(self) -> int:
@@ -71,6 +88,101 @@ class Message:
     def description(self) -> str:
         """What the ptt code means, in English; a key of the translations."""
         return PTT.get(self.ptt, PTT[255])
+
+    @property
+    def content(self) -> str:
+        """The text, or the octets of a binary message as hexadecimal digits."""
+        return self.body.hex(" ") if self.body is not None and self.data_coding != UCS2 else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One line of the history: a message, or all that have come of a text that its client has cut up.
+
+    `messages` are in the order of the text, and at least one; `id` is the smallest of theirs.
+    """
+
+    id: int
+    messages: tuple[Message, ...]
+
+    @property
+    def at(self) -> int:
+        return credits.time_of(self.id)
+
+    @property
+    def first(self) -> Message:
+        """One that stands for all, where they don't differ: source, destination, country."""
+        return self.messages[0]
+
+    @property
+    def segments(self) -> int:
+        """How many there are to be, whether they have come or not; 1 where the text was not cut up."""
+        return self.first.segment_total or 1
+
+    @property
+    def parts(self) -> int:
+        return sum(each.parts for each in self.messages)
+
+    @property
+    def price(self) -> int:
+        return sum(each.price for each in self.messages)
+
+    @property
+    def done_at(self) -> int | None:
+        """When the last of them ended; None while one hasn't."""
+        ended = [each.done_at for each in self.messages if each.done_at is not None]
+        return max(ended) if len(ended) == len(self.messages) else None
+
+    @property
+    def delivered(self) -> int:
+        """How many of the segments have been delivered."""
+        return sum(each.ptt == PTT_NONE for each in self.messages)
+
+    @property
+    def ptt(self) -> int | None:
+        """The code that all of them have; None where they differ, or where the delivered ones aren't all."""
+        codes = {each.ptt for each in self.messages}
+        if len(codes) > 1 or (codes == {PTT_NONE} and self.delivered < self.segments):
+            return None
+        return codes.pop()
+
+    @property
+    def description(self) -> str:
+        """What `ptt` means; see `Message.description`."""
+        return self.first.description
+
+    @property
+    def text(self) -> str:
+        """The whole text, with MISSING where segments have not come."""
+        said = []
+        expected = 1
+        for run in _runs(self.messages):
+            if (run[0].segment_number or 1) > expected:
+                said.append(MISSING)
+            said.append(_joined(run))
+            expected = (run[-1].segment_number or 1) + 1
+        if expected <= self.segments:
+            said.append(MISSING)
+        return "".join(said)
+
+
+def _runs(messages: Sequence[Message]) -> list[list[Message]]:
+    """Segments that follow upon each other, together."""
+    runs: list[list[Message]] = []
+    for each in messages:
+        if runs and each.segment_number == (runs[-1][-1].segment_number or 0) + 1:
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    return runs
+
+
+def _joined(run: Sequence[Message]) -> str:
+    if all(each.data_coding == UCS2 for each in run):
+        # A character outside the BMP may have been cut in two.
+        octets = [each.body if each.body is not None else each.text.encode("utf-16-be") for each in run]
+        return b"".join(octets).decode("utf-16-be", "replace")
+    return (" " if run[0].data_coding == BINARY else "").join(each.content for each in run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,46 +198,80 @@ class Totals:
     price: int = 0
 
 
-_COLUMNS = "id, source, destination, country, text, parts, price, state, ptt, done_at"
+_COLUMNS = (
+    "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, body, segment_total,"
+    " segment_number"
+)
 
 
 def page(
     conn: sqlite3.Connection, account_id: int, *, before: int | None = None, after: int | None = None, limit: int = 50
 ) -> list[Message]:
-    """Sent messages, newest first.
+    """Messages as they were submitted, newest first.
 
     Args:
         before: only those with a smaller id than this (the last one of the page before).
         after: the ones that follow upon this id, for the way back to newer ones.
     """
-    if after is not None:
-        return _select(conn, "id > ? ORDER BY id", account_id, after, limit)[::-1]
-    return _select(conn, "id < ? ORDER BY id DESC", account_id, before if before is not None else _FURTHEST, limit)
+    return _select(conn, account_id, before, after, limit)
 
 
-def _select(conn: sqlite3.Connection, which: str, account_id: int, bound: int, limit: int) -> list[Message]:
+def texts(
+    conn: sqlite3.Connection, account_id: int, *, before: int | None = None, after: int | None = None, limit: int = 50
+) -> list[Text]:
+    """Texts, newest first, each in the place of that segment of it that came first. The arguments: see `page`."""
+    first = _select(conn, account_id, before, after, limit, " AND joined_to IS NULL")
+    others = _others(conn, [each.id for each in first if each.segment_total is not None])
+    return [_text(each, others[each.id]) for each in first]
+
+
+def _select(
+    conn: sqlite3.Connection, account_id: int, before: int | None, after: int | None, limit: int, only: str = ""
+) -> list[Message]:
+    # The rows of an account are read from this end or that until there are enough: ids are the order of its index.
+    bound, which = (after, "id > ? ORDER BY id") if after is not None else (before, "id < ? ORDER BY id DESC")
     rows = conn.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE account_id = ? AND {which} LIMIT ?", (account_id, bound, limit)
-    )
-    return [Message(*row) for row in rows]
+        f"SELECT {_COLUMNS} FROM messages WHERE account_id = ?{only} AND {which} LIMIT ?",
+        (account_id, _FURTHEST if bound is None else bound, limit),
+    ).fetchall()
+    return [Message(*row) for row in (rows[::-1] if after is not None else rows)]
 
 
-def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Message:
-    """One message of an account.
+def _others(conn: sqlite3.Connection, first_ids: Sequence[int]) -> dict[int, list[Message]]:
+    """The segments that came after the first ones of their texts, by the ids of these."""
+    others: dict[int, list[Message]] = defaultdict(list)
+    if first_ids:
+        rows = conn.execute(
+            f"SELECT {_COLUMNS}, joined_to FROM messages WHERE joined_to IN (SELECT value FROM json_each(?))",
+            (json.dumps(first_ids),),
+        )
+        for *fields, joined_to in rows:
+            others[joined_to].append(Message(*fields))
+    return others
+
+
+def _text(first: Message, others: Sequence[Message]) -> Text:
+    return Text(first.id, tuple(sorted((first, *others), key=lambda each: each.segment_number or 1)))
+
+
+def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Text:
+    """The text that a message of an account is, or belongs to.
 
     Raises:
         NoSuchMessage: there is none with this id, or it is another account's.
     """
     row = conn.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE id = ? AND account_id = ?", (message_id, account_id)
+        f"SELECT {_COLUMNS} FROM messages WHERE account_id = ?1 AND id ="
+        " (SELECT coalesce(joined_to, id) FROM messages WHERE id = ?2 AND account_id = ?1)",
+        (account_id, message_id),
     ).fetchone()
     if row is None:
         raise NoSuchMessage()
-    return Message(*row)
+    return _text(Message(*row), _others(conn, [row["id"]])[row["id"]])
 
 
 def each(conn: sqlite3.Connection, account_id: int, batch: int = 1000) -> Iterator[Message]:
-    """All sent messages, newest first, in constant memory."""
+    """All messages as they were submitted, newest first, in constant memory."""
     before = None
     while found := page(conn, account_id, before=before, limit=batch):
         yield from found

@@ -67,9 +67,9 @@ class Segment(NamedTuple):
 class Submit:
     """A message that obeys every rule but those that only the database knows: credits, blacklist.
 
-    `data_coding` is the one it goes on in: GSM, UCS2 or BINARY. `body` is what it carries where that is no text
-    (binary), `subunit` dest_addr_subunit (5.3.2.1: 1 shows it at once), `scheduled_at` and `expires_at` are
-    milliseconds, None: now, and VALIDITY_MS.
+    `data_coding` is the one it goes on in: GSM, UCS2 or BINARY. `body` is what it carries where `text` can't say it:
+    binary, and UCS-2 that begins or ends within a character. `subunit` is dest_addr_subunit (5.3.2.1: 1 shows it at
+    once). `scheduled_at` and `expires_at` are milliseconds, None: now, and VALIDITY_MS.
     """
 
     account_id: int
@@ -174,7 +174,8 @@ def prepare(
         reference,
         parts,
         price * parts,
-        coded if encoding is gsm0338.Encoding.BINARY else None,
+        # A lone surrogate is a client's torn emoji: it goes out as it came, though the text alone would show �.
+        coded if encoding is gsm0338.Encoding.BINARY or "\ufffd" in text else None,
         subunit,
         segment,
         scheduled_at,
@@ -220,7 +221,6 @@ def _decode(
     if data_coding == UCS2:
         if len(content) % 2:
             raise BodyTooLong()
-        # "replace": a lone surrogate is a client's torn emoji; the message goes out as it came, the history shows �.
         return content.decode("utf-16-be", "replace"), content, gsm0338.Encoding.UCS2
     if data_coding not in account.data_codings:
         raise UnsupportedDataCoding(data_coding=data_coding)

@@ -14,7 +14,7 @@ from portal import i18n
 from portal.i18n import gettext as _
 from portal.services import history, messages
 from portal.services.accounts import Account
-from portal.services.history import Message
+from portal.services.history import Message, Text
 from portal.services.live import Pulse
 from portal.web import access, context, htmx, live, paging
 from portal.web.live import Part
@@ -39,20 +39,21 @@ def sent(account: Account) -> ResponseReturnValue:
 @blueprint.get("/accounts/<name>/history/<int:message_id>")
 @access.see_account
 def view(account: Account, message_id: int) -> ResponseReturnValue:
-    """All about one of them."""
+    """All about one of them, and about the other parts of its text."""
     try:
-        message = history.by_id(context.conn(), account.id, message_id)
+        text = history.by_id(context.conn(), account.id, message_id)
     except history.NoSuchMessage:
         abort(404)
-    return htmx.dialog(
-        "history/_message.html", account, title=_("Message"), tab="history", message=message, look=_look(message)
-    )
+    return htmx.dialog("history/_message.html", account, title=_("Message"), tab="history", text=text, look=_look)
 
 
 @blueprint.get("/accounts/<name>/history.csv")
 @access.see_account
 def download(account: Account) -> ResponseReturnValue:
-    """All of them, newest first; sent as they are read, so that any number takes the same memory."""
+    """All of them, newest first; sent as they are read, so that any number takes the same memory.
+
+    A line a message, also of texts that clients have cut up: its id is the one that its client knows.
+    """
     lines = _in_turn(_lines(account))
     if next(lines) != _YOUR_TURN:
         abort(503)
@@ -98,7 +99,7 @@ def _row(message: Message) -> list[object]:
         "",
         _(message.description),
         "",
-        _harmless(message.text),
+        _harmless(message.content),
     ]
 
 
@@ -109,12 +110,18 @@ def _harmless(text: str) -> str:
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
-    return {"page": paging.page(partial(history.page, context.conn(), account.id), _PAGE), "look": _look}
+    return {"page": paging.page(partial(history.texts, context.conn(), account.id), _PAGE), "look": _look}
 
 
-def _look(message: Message) -> tuple[str, str]:
+def _look(text: Text | Message) -> tuple[str, str]:
     """The status in words, with the kind of its badge."""
-    return _(message.description), {messages.PTT_NONE: "ok", messages.PTT_PENDING: "info"}.get(message.ptt, "err")
+    if text.ptt is not None:
+        kind = {messages.PTT_NONE: "ok", messages.PTT_PENDING: "info"}.get(text.ptt, "err")
+        return _(text.description), kind
+    assert isinstance(text, Text)
+    failed = any(each.ptt not in (messages.PTT_NONE, messages.PTT_PENDING) for each in text.messages)
+    said = _("%(delivered)s of %(total)s parts delivered", delivered=text.delivered, total=text.segments)
+    return said, "err" if failed else "info"
 
 
 live.register(

@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 
 from portal import db
@@ -44,6 +45,18 @@ def fill(conn: db.Connection, name: str, how_many: int) -> list[str]:
 
 def send(conn: db.Connection, name: str, *texts: str, source: str = "ACME") -> list[int]:
     """Send these texts; they are on their way."""
+    return _send(conn, name, source, [(text, None) for text in texts])
+
+
+def send_in_parts(conn: db.Connection, name: str, *parts: str, total: int = 0) -> list[int]:
+    """Send the parts of a text as a client does that cuts it up itself; some may be missing of a `total`."""
+    of = total or len(parts)
+    return _send(conn, name, "ACME", [(part, messages.Segment(7, of, number)) for number, part in enumerate(parts, 1)])
+
+
+def _send(
+    conn: db.Connection, name: str, source: str, texts: Sequence[tuple[str, messages.Segment | None]]
+) -> list[int]:
     config = next(each for each in directory.load(conn) if each.name == name)
     submits = [
         messages.prepare(
@@ -57,8 +70,9 @@ def send(conn: db.Connection, name: str, *texts: str, source: str = "ACME") -> l
             data_coding=messages.UCS2,
             registered_delivery=0,
             body=text.encode("utf-16-be"),
+            segment=segment,
         )
-        for text in texts
+        for text, segment in texts
     ]
     return [each for each in intake.store(conn, submits).ids if each is not None]
 

@@ -89,6 +89,20 @@ def test_all_about_one_message(alice: Browser, conn: db.Connection) -> None:
     assert "Not yet" not in alice.get(address).text
 
 
+def test_a_text_in_parts_is_one_line_with_its_parts(alice: Browser, conn: db.Connection) -> None:
+    one, two, _three = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second, ", "third")
+    acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second", total=3)
+    acting.deliver(conn, one, two)
+    said = words(alice.get(HISTORY).text)
+    assert "first, second, third 3 3 2 of 3 parts delivered" in said
+    assert "first, second[…] 2 2 On its way" in said
+    for part in (one, two):
+        said = words(alice.get(f"{HISTORY}/{part}").text)
+        for each in ("first, second, third", "2 of 3 parts delivered", f"1 of 3 {one} Delivered", "Not yet", "Parts 3"):
+            assert each in said
+    assert "On its way" in said
+
+
 def test_another_account_s_message_is_not_found(alice: Browser, conn: db.Connection) -> None:
     (message_id,) = acting.send(conn, "smpp-globex-1", "theirs", source="GLOBEX")
     assert alice.get(f"{HISTORY}/{message_id}").status_code == 404
@@ -119,6 +133,16 @@ def test_the_csv(alice: Browser, conn: db.Connection) -> None:
     assert rows(answer.text)[1:] == [
         [str(second), date, "ACME", "393401234567", "254", "", "On its way", "", 'with "quotes"; and\nlines'],
         [str(first), date, "ACME", "393401234567", "0", "", "Delivered", "", "first"],
+    ]
+
+
+def test_the_csv_has_a_line_for_each_part(alice: Browser, conn: db.Connection) -> None:
+    ids = acting.send_in_parts(conn, "smpp-acme-1", "first", "second")
+    acting.deliver(conn, ids[0])
+    lines = rows(alice.get(f"{HISTORY}.csv").text)[1:]
+    assert [(line[0], line[4], line[-1]) for line in lines] == [
+        (str(ids[1]), "254", "second"),
+        (str(ids[0]), "0", "first"),
     ]
 
 
