@@ -105,6 +105,14 @@ def remove(conn: sqlite3.Connection, actor: Actor, account: Account, number: str
     return removed
 
 
+def by_id(conn: sqlite3.Connection, route_id: int) -> Route:
+    """Raises: NoSuchRoute"""
+    row = conn.execute(_SELECT + "WHERE id = ?", (route_id,)).fetchone()
+    if row is None:
+        raise NoSuchRoute(route=route_id)
+    return Route(*row)
+
+
 def of_account(conn: sqlite3.Connection, account_id: int) -> list[Route]:
     """By number and keyword."""
     rows = conn.execute(_SELECT + "WHERE account_id = ? ORDER BY number, keyword", (account_id,))

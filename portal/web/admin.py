@@ -11,10 +11,22 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import accounts, connections, credentials, credits, customers, directory, once, senders, users
+from portal.services import (
+    accounts,
+    connections,
+    credentials,
+    credits,
+    customers,
+    directory,
+    once,
+    routes,
+    senders,
+    users,
+)
 from portal.services.accounts import Account
 from portal.services.customers import Customer
 from portal.services.errors import Refused
+from portal.services.routes import Route
 from portal.services.users import User
 from portal.web import access, context, htmx, shell
 from portal.web.forms import Form, attach
@@ -71,6 +83,11 @@ class LimitsForm(Form):
     def data_codings(self) -> set[int]:
         """Those that are ticked."""
         return {number for name, number in _CODINGS.items() if self[name].data}
+
+
+class NumberForm(Form):
+    number = StringField(N_("Number or short code"))
+    keyword = StringField(N_("Keyword"))
 
 
 # --- customers
@@ -345,7 +362,11 @@ def _account_page(account: Account, **forms: Form) -> ResponseReturnValue:
     conn = context.conn()
     codings = {name: number in account.data_codings for name, number in _CODINGS.items()}
     limits_form = LimitsForm(formdata=None, obj=account, data=codings)
-    values = {"grant_form": _blank_grant(), "limits_form": limits_form} | forms
+    values = {
+        "number_form": NumberForm(formdata=None),
+        "grant_form": _blank_grant(),
+        "limits_form": limits_form,
+    } | forms
     return htmx.page(
         "admin/account.html",
         status=422 if any(each.errors for each in values.values()) else 200,
@@ -354,6 +375,7 @@ def _account_page(account: Account, **forms: Form) -> ResponseReturnValue:
         tab="admin",
         customer=customers.by_id(conn, account.customer_id),
         unconfirmed=directory.unconfirmed(conn, account.id),
+        routes=routes.of_account(conn, account.id),
         **values,
     )
 
@@ -368,6 +390,58 @@ def _part(template: str, name: str, *also: str, **values: Any) -> ResponseReturn
         unconfirmed=directory.unconfirmed(conn, account.id),
         **values,
     )
+
+
+# --- the numbers that reach them
+
+
+@blueprint.post("/accounts/<name>/numbers")
+@access.operate
+def add_number(name: str) -> ResponseReturnValue:
+    found, form = _account(name), NumberForm()
+    try:
+        added = routes.add(context.conn(), context.actor(), found, form.number.data or "", form.keyword.data or "")
+    except Refused as refusal:
+        attach(form, refusal)
+        if htmx.wanted():
+            return _numbers(found, status=422, number_form=form)
+        return _account_page(found, number_form=form)
+    toast = htmx.Toast(_("What is sent to %(route)s reaches %(account)s.", route=added, account=name))
+    if htmx.wanted():
+        return _numbers(found, toast=toast, number_form=NumberForm(formdata=None))
+    return htmx.done(url_for("admin.account", name=name), toast)
+
+
+@blueprint.get("/numbers/<int:route_id>/delete")
+@access.operate
+def ask_remove_number(route_id: int) -> ResponseReturnValue:
+    """The question before a number is taken from its account."""
+    found, route = _route(route_id)
+    return htmx.dialog("admin/_number.html", found, title=_("Delete this number?"), tab="admin", route=route)
+
+
+@blueprint.post("/numbers/<int:route_id>/delete")
+@access.operate
+def remove_number(route_id: int) -> ResponseReturnValue:
+    found, route = _route(route_id)
+    routes.remove(context.conn(), context.actor(), found, route.number, route.keyword)
+    toast = htmx.Toast(_("%(route)s was removed.", route=route))
+    if htmx.wanted():
+        return _numbers(found, toast=toast, number_form=NumberForm(formdata=None))
+    return htmx.done(url_for("admin.account", name=found.name), toast)
+
+
+def _numbers(account: Account, **values: Any) -> ResponseReturnValue:
+    return _part("admin/_numbers.html", account.name, routes=routes.of_account(context.conn(), account.id), **values)
+
+
+def _route(route_id: int) -> tuple[Account, Route]:
+    try:
+        route = routes.by_id(context.conn(), route_id)
+    except routes.NoSuchRoute:
+        abort(404)
+    owner = (each for each in accounts.of_customer(context.conn()) if each.id == route.account_id)
+    return next(owner, None) or abort(404), route
 
 
 # --- senders

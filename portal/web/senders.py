@@ -8,7 +8,7 @@ from wtforms import StringField, TextAreaField
 
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import senders
+from portal.services import routes, senders
 from portal.services.accounts import Account
 from portal.services.errors import Refused
 from portal.services.live import Pulse
@@ -44,7 +44,7 @@ class SenderForm(Form):
 @blueprint.get("/accounts/<name>/senders")
 @access.see_account
 def listed(account: Account) -> ResponseReturnValue:
-    return live.show("senders/page.html", "senders", account, form=SenderForm())
+    return _page(account, SenderForm())
 
 
 @blueprint.post("/accounts/<name>/senders")
@@ -65,7 +65,7 @@ def add(account: Account) -> ResponseReturnValue:
         attach(form, refusal, address="sender")
         if htmx.wanted():
             return htmx.parts("senders/_tile.html", status=422, **_tile(account, form))
-        return live.show("senders/page.html", "senders", account, status=422, form=form)
+        return _page(account, form, status=422)
     toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=added.address))
     if htmx.wanted():
         return htmx.parts("senders/_tile.html", toast=toast, changed=True, **_tile(account, SenderForm(formdata=None)))
@@ -94,6 +94,11 @@ def remove(account: Account, sender_id: int) -> ResponseReturnValue:
     if htmx.wanted():
         return htmx.parts(*live.draw(account, _LIST).values(), toast=toast, changed=True)
     return htmx.done(url_for(".listed", name=account.name), toast)
+
+
+def _page(account: Account, form: SenderForm, *, status: int = 200) -> ResponseReturnValue:
+    numbers = routes.of_account(context.conn(), account.id)
+    return live.show("senders/page.html", "senders", account, status=status, form=form, routes=numbers)
 
 
 def _sender(account: Account, sender_id: int) -> Sender:
