@@ -434,6 +434,13 @@ def m0005_retries(database: Database) -> None:
     database.execute("CREATE INDEX deliveries_retried ON deliveries (account_id, next_attempt_at) WHERE attempts > 0")
 
 
+@migrations()
+def m0006_ages_of_receipts(database: Database) -> None:
+    # The id of what waits holds the time since when it does, and is given up by that. Those of the first release were
+    # plain numbers, which would be given up at once; the id of its message is as old, and as much in order.
+    database.execute("UPDATE deliveries SET id = message_id WHERE id < 1 << 40")
+
+
 def _execute_all(database: Database, script: str) -> None:
     # Not executescript(): it commits whatever transaction is open, and with it half a migration.
     for statement in script.split(";\n"):

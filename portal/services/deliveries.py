@@ -1,18 +1,30 @@
 """What waits for an account's receivers: the receipts of its messages, and what handsets have sent it (MO)."""
 
+import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
-from portal.db import immediate
+from portal.db import Inserts, immediate
 from portal.services import credits
 from portal.services.messages import DELIVERED, DELIVERIES_VALID_MS
+
+_ADD_RECEIPTS = Inserts("deliveries", "account_id, id, message_id, next_attempt_at")
+_ADD_RECEIVED = Inserts("deliveries", "account_id, id, received_id, next_attempt_at")
+# How many of the columns that `due` reads are a receipt's.
+_OF_RECEIPT = 10
+
+HOLDS_ATTEMPTS = 8
+"""What was not accepted is waited for by what is behind it, so that the order stays; after so many attempts no more."""
+LONGEST_WAIT_MS = 600_000
+"""The longest time between two attempts."""
 
 
 @dataclass(slots=True)
 class Receipt:
-    """A delivery receipt (SMPP 3.4, appendix B); `id` is its place among what waits for its account."""
+    """A delivery receipt (SMPP 3.4, appendix B); `id` is its place among what waits for its account (0: none yet)."""
 
     id: int
     account_id: int
@@ -53,76 +65,113 @@ class Incoming:
 Deliverable = Receipt | Incoming
 
 
+@dataclass(slots=True)
+class Deliveries:
+    """What is to be offered `now`, in order; `held`: whether what is behind it has to wait; `then`: when it is time to
+    look again (milliseconds) for something that was not accepted.
+    """
+
+    now: list[Deliverable]
+    held: bool
+    then: int | None
+
+
 def wants_receipt(registered_delivery: int, state: int) -> bool:
     """Whether a final state is to be told. SMPP 3.4, 5.2.17: 1 asks for success and failure, 2 for failure only."""
     # 3 is reserved; asking for more is safer.
     return registered_delivery in (1, 3) or (registered_delivery == 2 and state != DELIVERED)
 
 
-def add_receipts(conn: sqlite3.Connection, messages: Sequence[tuple[int, int]], now: int) -> set[int]:
-    """Let the receipts of messages, (account id, message id), wait; returns the ids of these accounts."""
-    return _add(conn, "message_id", messages, now)
+def add_receipts(conn: sqlite3.Connection, receipts: Sequence[Receipt], now: int) -> None:
+    """Let receipts wait, in their order; each gets its `id`."""
+    places = _places(conn, {each.account_id for each in receipts}, now)
+    for each in receipts:
+        each.id = next(places[each.account_id])
+    _ADD_RECEIPTS.run(conn, [(each.account_id, each.id, each.message_id, now) for each in receipts])
 
 
 def add_received(conn: sqlite3.Connection, messages: Sequence[tuple[int, int]], now: int) -> set[int]:
     """Let messages from handsets, (account id, id), wait; returns the ids of these accounts."""
-    return _add(conn, "received_id", messages, now)
+    places = _places(conn, {account_id for account_id, _ in messages}, now)
+    rows = [(account_id, next(places[account_id]), received_id, now) for account_id, received_id in messages]
+    _ADD_RECEIVED.run(conn, rows)
+    return set(places)
 
 
-def _add(conn: sqlite3.Connection, column: str, messages: Sequence[tuple[int, int]], now: int) -> set[int]:
-    by_account: dict[int, list[int]] = defaultdict(list)
-    for account_id, row_id in messages:
-        by_account[account_id].append(row_id)
-    for account_id, row_ids in by_account.items():
-        last = conn.execute("SELECT max(id) FROM deliveries WHERE account_id = ?", (account_id,)).fetchone()[0] or 0
-        first = max(credits.first_id_at(now), last + 1)
-        conn.executemany(
-            f"INSERT INTO deliveries (account_id, id, {column}, next_attempt_at) VALUES (?, ?, ?, ?)",
-            [(account_id, delivery_id, row_id, now) for delivery_id, row_id in enumerate(row_ids, first)],
-        )
-    return set(by_account)
+def _places(conn: sqlite3.Connection, account_ids: Iterable[int], now: int) -> dict[int, Iterator[int]]:
+    """The ids to come of what waits for each account: they grow, with time too."""
+    # One row for all: Python lets go of its lock (GIL) for each row.
+    (last,) = conn.execute(
+        "SELECT json_group_array(json_array(value, (SELECT max(id) FROM deliveries WHERE account_id = value)))"
+        " FROM json_each(?)",
+        (json.dumps(list(account_ids)),),
+    ).fetchone()
+    first = credits.first_id_at(now)
+    return {account_id: count(max(first, (highest or 0) + 1)) for account_id, highest in json.loads(last)}
 
 
-def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int) -> list[Deliverable]:
-    """What an account's receivers may be offered at this moment (milliseconds), in order."""
-    found: list[tuple[int, Deliverable]] = []
+# Whether the next attempt is still to come. Never longer than the longest wait: the clock may have been set back.
+_WAITS = "(attempts > 0 AND next_attempt_at > :now AND next_attempt_at <= :now + :longest_wait)"
+
+
+def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int, but: Collection[int] = ()) -> Deliveries:
+    """What an account's receivers may be offered at this moment (milliseconds), `but` for those ids."""
+    values = {
+        "account": account_id,
+        "now": now,
+        "oldest": credits.first_id_at(now - DELIVERIES_VALID_MS),
+        "longest_wait": LONGEST_WAIT_MS,
+        "holds": HOLDS_ATTEMPTS,
+        "but": json.dumps(list(but)),
+        "limit": limit,
+    }
+    found: list[Deliverable] = []
+    held = False
     rows = conn.execute(
-        "SELECT id, message_id, received_id, attempts FROM deliveries"
-        " WHERE account_id = ? AND next_attempt_at <= ? ORDER BY id LIMIT ?",
-        (account_id, now, limit),
-    ).fetchall()
-    for delivery_id, message_id, received_id, attempts in rows:
+        f"SELECT deliveries.id, message_id, received_id, attempts, iif({_WAITS}, next_attempt_at, NULL),"
+        " messages.source, source_ton, source_npi, messages.destination, messages.text, reference, parts, state, ptt,"
+        " done_at, received.source, received.destination, received.text, received.body, received.udh,"
+        " received.data_coding FROM deliveries"
+        " LEFT JOIN messages ON messages.id = message_id LEFT JOIN received ON received.id = received_id"
+        " WHERE deliveries.account_id = :account AND deliveries.id >= :oldest"
+        f" AND NOT (attempts >= :holds AND {_WAITS}) AND coalesce(messages.id, received.id) IS NOT NULL"
+        " AND deliveries.id NOT IN (SELECT value FROM json_each(:but)) ORDER BY deliveries.id LIMIT :limit",
+        values,
+    )
+    for delivery_id, message_id, received_id, attempts, waits_until, *fields in rows:
+        if waits_until is not None:
+            held = True
+            break
         if message_id is not None:
-            row = conn.execute(
-                "SELECT source, source_ton, source_npi, destination, text, reference, parts, state, ptt, done_at"
-                " FROM messages WHERE id = ?",
-                (message_id,),
-            ).fetchone()
-            if row:
-                found.append((delivery_id, Receipt(delivery_id, account_id, message_id, attempts, *row)))
+            found.append(Receipt(delivery_id, account_id, message_id, attempts, *fields[:_OF_RECEIPT]))
         else:
-            row = conn.execute(
-                "SELECT source, destination, text, body, udh, data_coding FROM received WHERE id = ?", (received_id,)
-            ).fetchone()
-            if row:
-                found.append((delivery_id, Incoming(delivery_id, account_id, received_id, attempts, *row)))
-    return [each for _, each in found]
+            found.append(Incoming(delivery_id, account_id, received_id, attempts, *fields[_OF_RECEIPT:]))
+    then = conn.execute(
+        f"SELECT min(next_attempt_at) FROM deliveries WHERE account_id = :account AND id >= :oldest AND {_WAITS}",
+        values,
+    ).fetchone()[0]
+    return Deliveries(found, held, then)
 
 
 def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable]) -> None:
     """Forget what an ESME has accepted."""
+    by_account: dict[int, list[int]] = defaultdict(list)
+    for each in accepted:
+        by_account[each.account_id].append(each.id)
     with immediate(conn):
-        conn.executemany(
-            "DELETE FROM deliveries WHERE account_id = ? AND id = ?", [(each.account_id, each.id) for each in accepted]
-        )
+        for account_id, ids in by_account.items():
+            conn.execute(
+                "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
+                (account_id, json.dumps(ids)),
+            )
 
 
 def failed(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]]) -> None:
-    """Note failed attempts, each with the time (milliseconds) of the next one."""
+    """Note how many attempts have failed, and the time (milliseconds) of the next one."""
     with immediate(conn):
         conn.executemany(
-            "UPDATE deliveries SET attempts = attempts + 1, next_attempt_at = ? WHERE account_id = ? AND id = ?",
-            [(at, each.account_id, each.id) for each, at in retries],
+            "UPDATE deliveries SET attempts = ?, next_attempt_at = ? WHERE account_id = ? AND id = ?",
+            [(each.attempts, at, each.account_id, each.id) for each, at in retries],
         )
 
 

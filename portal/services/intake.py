@@ -1,12 +1,14 @@
 """Taking messages in: each is stored in the transaction that charges it."""
 
+import json
 import sqlite3
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from portal.db import immediate
+from portal.db import Inserts, immediate
 from portal.services import blacklist, credits, deliveries, totals
+from portal.services.deliveries import Receipt
 from portal.services.messages import (
     DAY_MS,
     ENROUTE,
@@ -14,16 +16,21 @@ from portal.services.messages import (
     PTT_NO_CREDIT,
     PTT_PENDING,
     REJECTED,
+    Segment,
     Submit,
     ToSend,
 )
 
-_COLUMNS = (
+_INSERT = Inserts(
+    "messages",
     "id, account_id, source, source_ton, source_npi, destination, country, text, udh, data_coding, registered_delivery,"
     " reference, parts, price, state, ptt, done_at, body, subunit, segment_reference, segment_total, segment_number,"
-    " scheduled_at, expires_at, due_at"
+    " scheduled_at, expires_at, due_at",
 )
-_INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * len(_COLUMNS.split(',')))})"
+_INSERT_USAGE = Inserts(
+    "movements",
+    "id, account_id, kind, amount, balance_after, actor, messages, first_message_id, last_message_id",
+)
 # Clients number the texts that they cut up in one or two octets, and begin again.
 _SEGMENTS_TOGETHER_MS = 10 * 60_000
 
@@ -31,12 +38,26 @@ _SEGMENTS_TOGETHER_MS = 10 * 60_000
 @dataclass(slots=True)
 class Stored:
     """What became of submits: for each its message id, or None where the credits didn't cover it; what an upstream is
-    to be given at once; the accounts for which a receipt waits already.
+    to be given at once; the receipts that wait already.
     """
 
     ids: list[int | None] = field(default_factory=list)
     to_send: list[ToSend] = field(default_factory=list)
-    waiting: set[int] = field(default_factory=set)
+    waiting: list[Receipt] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Bill:
+    """One account's messages of a batch: what they leave of its credits, and how many they are."""
+
+    before: int
+    left: int
+    first_id: int = 0
+    last_id: int = 0
+    sent: int = 0
+    parts: int = 0
+    refused: int = 0
+    stopped: int = 0
 
 
 def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None = None) -> Stored:
@@ -45,6 +66,8 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
     Submits are taken in their order. One that its account's credits don't cover is kept in the history as refused (ptt
     10) and costs nothing; the others don't suffer. One to a number on the account's blacklist is taken, ends at once
     (ptt 53) and costs nothing.
+
+    The number of statements does not grow with that of accounts: see `db.Inserts`.
 
     Args:
         now: when they were submitted (milliseconds), for a history that is written afterwards; None: at this moment.
@@ -55,41 +78,50 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
     stored = Stored()
     with immediate(conn):
         first = credits.next_ids(conn, "messages", len(submits), now)
-        account_ids = {each.account_id for each in submits}
-        balances = {account_id: credits.balance(conn, account_id) for account_id in account_ids}
+        at = credits.time_of(first)
+        bills = _bills(conn, submits)
         stopped = blacklist.among(conn, submits)
-        left = dict(balances)
-        rows = []
-        charged: dict[int, list[tuple[int, Submit]]] = defaultdict(list)
-        uncharged: dict[int, dict[str, int]] = defaultdict(lambda: {"refused": 0, "stopped": 0})
-        receipts = []
+        rows, segments = [], []
         for message_id, each in enumerate(submits, first):
-            remaining = left[each.account_id] - each.price
-            if (each.account_id, each.destination) in stopped:
-                uncharged[each.account_id]["stopped"] += 1
+            bill = bills[each.account_id]
+            if stopped and (each.account_id, each.destination) in stopped:
+                bill.stopped += 1
                 stored.ids.append(message_id)
                 rows.append(_row(message_id, each, 0, REJECTED, PTT_BLACKLISTED))
                 if deliveries.wants_receipt(each.registered_delivery, REJECTED):
-                    receipts.append((each.account_id, message_id))
-            elif remaining >= 0:
-                left[each.account_id] = remaining
-                charged[each.account_id].append((message_id, each))
+                    stored.waiting.append(_receipt(message_id, each, PTT_BLACKLISTED))
+            elif each.price <= bill.left:
+                bill.left -= each.price
+                bill.first_id = bill.first_id or message_id
+                bill.last_id = message_id
+                bill.sent += 1
+                bill.parts += each.parts
                 stored.ids.append(message_id)
                 rows.append(_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
                 if each.scheduled_at is None:
                     stored.to_send.append(_to_send(message_id, each))
             else:
-                uncharged[each.account_id]["refused"] += 1
+                bill.refused += 1
                 stored.ids.append(None)
                 rows.append(_row(message_id, each, 0, REJECTED, PTT_NO_CREDIT))
-        conn.executemany(_INSERT, rows)
-        _join_segments(conn, submits, first)
-        for account_id, messages in charged.items():
-            _charge(conn, account_id, balances[account_id], left[account_id], messages, now)
-        for account_id, counts in uncharged.items():
-            totals.add(conn, account_id, credits.time_of(first) // DAY_MS, **counts)
-        stored.waiting = deliveries.add_receipts(conn, receipts, credits.time_of(first))
+            if each.segment is not None:
+                segments.append((message_id, each, each.segment))
+        _INSERT.run(conn, rows)
+        for segment in segments:
+            _join_segment(conn, *segment)
+        _charge(conn, bills, at // DAY_MS, now)
+        if stored.waiting:
+            deliveries.add_receipts(conn, stored.waiting, at)
     return stored
+
+
+def _bills(conn: sqlite3.Connection, submits: Sequence[Submit]) -> dict[int, _Bill]:
+    account_ids = {each.account_id for each in submits}
+    (balances,) = conn.execute(
+        "SELECT json_group_array(json_array(id, balance)) FROM accounts WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(account_ids)),),
+    ).fetchone()
+    return {account_id: _Bill(balance, balance) for account_id, balance in json.loads(balances)}
 
 
 def _row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> tuple[object, ...]:
@@ -136,57 +168,88 @@ def _to_send(message_id: int, submit: Submit) -> ToSend:
     )
 
 
-def _join_segments(conn: sqlite3.Connection, submits: Sequence[Submit], first_id: int) -> None:
-    """Let each segment but the first to come know the first one's message, so that a text is read as one."""
-    for message_id, each in enumerate(submits, first_id):
-        if each.segment is None:
-            continue
-        conn.execute(
-            "UPDATE messages SET joined_to = (SELECT coalesce(joined_to, id) FROM messages AS earlier"
-            " WHERE account_id = :account AND destination = :destination AND segment_reference = :reference"
-            " AND segment_total = :total AND source = :source AND id < :id AND id > :since"
-            # A segment that is there already begins another text, or is sent again.
-            " AND NOT EXISTS (SELECT 1 FROM messages AS same WHERE same.segment_number = :number AND same.id < :id"
-            "  AND same.segment_reference = :reference AND same.account_id = :account"
-            "  AND same.destination = :destination"
-            "  AND coalesce(same.joined_to, same.id) = coalesce(earlier.joined_to, earlier.id))"
-            " ORDER BY id DESC LIMIT 1) WHERE id = :id",
-            {
-                "id": message_id,
-                "account": each.account_id,
-                "source": each.source,
-                "destination": each.destination,
-                "reference": each.segment.reference,
-                "total": each.segment.total,
-                "number": each.segment.number,
-                "since": message_id - credits.first_id_at(_SEGMENTS_TOGETHER_MS),
-            },
-        )
-
-
-def _charge(
-    conn: sqlite3.Connection,
-    account_id: int,
-    before: int,
-    after: int,
-    messages: list[tuple[int, Submit]],
-    now: int | None,
-) -> None:
-    """The debit of one account's messages of one batch: balance, one line in the ledger, the day's totals."""
-    conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (after, account_id))
-    conn.execute(
-        "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, messages, first_message_id,"
-        " last_message_id) VALUES (?, ?, 'usage', ?, ?, 'system', ?, ?, ?)",
-        (
-            credits.next_ids(conn, "movements", 1, now),
-            account_id,
-            after - before,
-            after,
-            len(messages),
-            messages[0][0],
-            messages[-1][0],
-        ),
+def _receipt(message_id: int, submit: Submit, ptt: int) -> Receipt:
+    """That of a message which is rejected as it comes."""
+    return Receipt(
+        0,
+        submit.account_id,
+        message_id,
+        0,
+        submit.source,
+        submit.source_ton,
+        submit.source_npi,
+        submit.destination,
+        submit.text,
+        submit.reference,
+        submit.parts,
+        REJECTED,
+        ptt,
+        credits.time_of(message_id),
     )
-    parts = sum(each.parts for _, each in messages)
-    day = credits.time_of(messages[0][0]) // DAY_MS
-    totals.add(conn, account_id, day, sent=len(messages), parts=parts, price=before - after)
+
+
+def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, segment: Segment) -> None:
+    """Let a segment but the first to come know the first one's message, so that a text is read as one."""
+    conn.execute(
+        "UPDATE messages SET joined_to = (SELECT coalesce(joined_to, id) FROM messages AS earlier"
+        " WHERE account_id = :account AND destination = :destination AND segment_reference = :reference"
+        " AND segment_total = :total AND source = :source AND id < :id AND id > :since"
+        # A segment that is there already begins another text, or is sent again.
+        " AND NOT EXISTS (SELECT 1 FROM messages AS same WHERE same.segment_number = :number AND same.id < :id"
+        "  AND same.segment_reference = :reference AND same.account_id = :account"
+        "  AND same.destination = :destination"
+        "  AND coalesce(same.joined_to, same.id) = coalesce(earlier.joined_to, earlier.id))"
+        " ORDER BY id DESC LIMIT 1) WHERE id = :id",
+        {
+            "id": message_id,
+            "account": submit.account_id,
+            "source": submit.source,
+            "destination": submit.destination,
+            "reference": segment.reference,
+            "total": segment.total,
+            "number": segment.number,
+            "since": message_id - credits.first_id_at(_SEGMENTS_TOGETHER_MS),
+        },
+    )
+
+
+def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], day: int, now: int | None) -> None:
+    """The debits of one batch: for each account its balance, one line in the ledger, the day's totals."""
+    charged = {account_id: bill for account_id, bill in bills.items() if bill.sent}
+    if charged:
+        conn.execute(
+            "UPDATE accounts SET balance = debited.value FROM json_each(?) AS debited"
+            " WHERE accounts.id = CAST(debited.key AS INTEGER)",
+            (json.dumps({account_id: bill.left for account_id, bill in charged.items()}),),
+        )
+        first = credits.next_ids(conn, "movements", len(charged), now)
+        _INSERT_USAGE.run(
+            conn,
+            [
+                (
+                    row_id,
+                    account_id,
+                    "usage",
+                    bill.left - bill.before,
+                    bill.left,
+                    "system",
+                    bill.sent,
+                    bill.first_id,
+                    bill.last_id,
+                )
+                for row_id, (account_id, bill) in enumerate(charged.items(), first)
+            ],
+        )
+    totals.add(
+        conn,
+        {
+            (account_id, day): Counter(
+                sent=bill.sent,
+                parts=bill.parts,
+                price=bill.before - bill.left,
+                stopped=bill.stopped,
+                refused=bill.refused,
+            )
+            for account_id, bill in bills.items()
+        },
+    )

@@ -1,7 +1,8 @@
 """What becomes of messages once they are taken in: their final states, their dates, and calling them back."""
 
+import json
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +10,7 @@ from typing import Any
 
 from portal.db import immediate, now_ms
 from portal.services import credits, deliveries, totals
+from portal.services.deliveries import Receipt
 from portal.services.messages import (
     DAY_MS,
     DELETED,
@@ -37,13 +39,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Due:
-    """What has become due: messages that an upstream is to be given, those that have expired, and the accounts for
-    which a receipt waits now.
+    """What has become due: messages that an upstream is to be given, those that have expired, and the receipts that
+    wait now.
     """
 
     to_send: list[ToSend] = field(default_factory=list)
     expired: list[int] = field(default_factory=list)
-    waiting: set[int] = field(default_factory=set)
+    waiting: list[Receipt] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +68,44 @@ class Cancelled(StrEnum):
     TOO_LATE = "too late"
 
 
-def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> set[int]:
+# What is to be known of the messages that end, in one row: Python lets go of its lock (GIL) for each row, and beside a
+# busy event loop that costs more than reading all of them.
+_ENDING = f"""
+SELECT json_group_array(json_array(messages.id, account_id, registered_delivery,
+    source, source_ton, source_npi, destination, text, reference, parts))
+FROM json_each(?) AS ending CROSS JOIN messages ON messages.id = ending.value WHERE state = {ENROUTE}
+"""
+
+
+def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Receipt]:
     """Write final states, the days' totals and the receipts that were asked for. What comes twice counts once.
 
     Returns:
-        The ids of the accounts for which a receipt now waits.
+        The receipts, which wait now for their accounts' receivers.
     """
     receipts = []
-    counts: dict[tuple[int, int], dict[str, int]] = defaultdict(lambda: {"delivered": 0, "failed": 0})
+    first = {each.message_id: each for each in reversed(outcomes)}
+    ended: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    counts: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
     with immediate(conn):
-        for each in outcomes:
-            row = conn.execute(
-                "UPDATE messages SET state = ?, ptt = ?, done_at = ?, due_at = NULL WHERE id = ? AND state = ?"
-                " RETURNING account_id, registered_delivery",
-                (each.state, each.ptt, each.at, each.message_id, ENROUTE),
-            ).fetchone()
-            if row is None:
-                continue
-            day = credits.time_of(each.message_id) // DAY_MS
-            counts[row["account_id"], day]["delivered" if each.state == DELIVERED else "failed"] += 1
-            if deliveries.wants_receipt(row["registered_delivery"], each.state):
-                receipts.append((row["account_id"], each.message_id))
-        for (account_id, day), amounts in counts.items():
-            totals.add(conn, account_id, day, **amounts)
-        return deliveries.add_receipts(conn, receipts, now_ms())
+        (ending,) = conn.execute(_ENDING, (json.dumps([*reversed(first)]),)).fetchone()
+        for message_id, account_id, registered_delivery, *fields in json.loads(ending):
+            each = first[message_id]
+            ended[each.state, each.ptt, each.at].append(message_id)
+            day = credits.time_of(message_id) // DAY_MS
+            counts[account_id, day]["delivered" if each.state == DELIVERED else "failed"] += 1
+            if deliveries.wants_receipt(registered_delivery, each.state):
+                receipts.append(Receipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.at)))
+        for result, message_ids in ended.items():
+            conn.execute(
+                "UPDATE messages SET state = ?, ptt = ?, done_at = ?, due_at = NULL"
+                " WHERE id IN (SELECT value FROM json_each(?))",
+                (*result, json.dumps(message_ids)),
+            )
+        totals.add(conn, counts)
+        if receipts:
+            deliveries.add_receipts(conn, receipts, now_ms())
+    return receipts
 
 
 _TO_SEND = (

@@ -1,19 +1,25 @@
 """What an account sent on a day (UTC), counted as it happens."""
 
 import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+
+from portal.db import Inserts
+
+_COLUMNS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
+_ADD = Inserts(
+    "daily_totals",
+    f"account_id, day, {', '.join(_COLUMNS)}",
+    "ON CONFLICT (account_id, day) DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COLUMNS),
+)
 
 
-def add(conn: sqlite3.Connection, account_id: int, day: int, **amounts: int) -> None:
-    """Add to a day's totals.
+def add(conn: sqlite3.Connection, amounts: Mapping[tuple[int, int], Counter[str]]) -> None:
+    """Add to days' totals.
 
     Args:
-        day: days since 1970.
-        amounts: columns of `daily_totals`; `price` in thousandths of a credit.
+        amounts: columns of `daily_totals` by account id and day (days since 1970); `price` in thousandths of a credit.
     """
-    columns = ", ".join(amounts)
-    added = ", ".join(f"{name} = {name} + excluded.{name}" for name in amounts)
-    conn.execute(
-        f"INSERT INTO daily_totals (account_id, day, {columns}) VALUES (?, ?{', ?' * len(amounts)})"
-        f" ON CONFLICT (account_id, day) DO UPDATE SET {added}",
-        (account_id, day, *amounts.values()),
-    )
+    rows = [(*account_and_day, *(counts[name] for name in _COLUMNS)) for account_and_day, counts in amounts.items()]
+    _ADD.run(conn, rows)

@@ -7,7 +7,7 @@ a callback on the loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -126,17 +126,24 @@ class Backplane(Protocol):
     def on_simulated(self, callback: Callable[[Sequence[FromHandset]], None]) -> None:
         """Have `callback` called with what the built-in upstream is to take for sent by handsets."""
 
-    def deliverables(self, account_id: int) -> AsyncGenerator[Deliverable, None]:
-        """Iterate, without end, over what waits for an account's receivers.
+    def attend(self, account_id: int, wake: Callable[[], None]) -> None:
+        """Have `wake` called whenever something may wait for an account's receivers, until `attend_no_more`."""
 
-        Each comes once until `retry` or `give_back`.
+    def attend_no_more(self, account_id: int) -> None:
+        """Nobody is there to `take` anything."""
+
+    def take(self, account_id: int) -> Deliverable | None:
+        """Return the next of what waits for an account's receivers, in its order; None where there is nothing now.
+
+        Each comes once until `retry` or `give_back`. Nothing comes before one that `retry` has put off, unless that has
+        used up `deliveries.HOLDS_ATTEMPTS`.
         """
 
     def done(self, deliverable: Deliverable) -> None:
         """The ESME has accepted it: forget it."""
 
     def retry(self, deliverable: Deliverable, at: int) -> None:
-        """The ESME has refused it: offer it again at `at` (unix milliseconds)."""
+        """The ESME has not accepted it: offer it again at `at` (unix milliseconds). Its attempts are counted."""
 
     def give_back(self, deliverable: Deliverable) -> None:
         """Nobody answered for it: offer it again now."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from contextlib import aclosing
 from typing import Protocol
 
 from portal import gsm0338
 from portal.db import now_ms
-from portal.services.deliveries import Deliverable, Incoming, Receipt
+from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS, Deliverable, Incoming, Receipt
 from portal.services.messages import DELIVERED
 from portal.smsc import times
 from portal.smsc.backplane import Backplane
@@ -22,8 +21,12 @@ log = logging.getLogger(__name__)
 ESM_CLASS_RECEIPT = 0x04
 """esm_class of a deliver_sm that carries a receipt (5.2.12)."""
 
+_MOST_AT_ONCE = 100
 _FIRST_RETRY_MS = 1_000
-_LAST_RETRY_MS = 600_000
+# With these an ESME says that the message, and not the moment, is at fault (5.1.3).
+_FOR_GOOD = (Status.ESME_RX_P_APPN, Status.ESME_RX_R_APPN)
+# What comes for the third time is sent alone: where the client dies of it, nothing else shares its fate.
+_ALONE_FROM_ATTEMPTS = 2
 _TEXT_CHARACTERS = 20
 _SHORT_MESSAGE_OCTETS = 254
 _UDH_INDICATOR = 0x40
@@ -58,62 +61,93 @@ class Receiver(Protocol):
 class Delivery:
     """Hands what waits for one account to those of its receivers that have room, in order and in turn.
 
-    Works only while a receiver is there. What it hands over stays stored until the ESME has accepted it.
+    Works only while a receiver is there. What it hands over stays stored until the ESME has accepted it. What the ESME
+    refuses comes again, after a second, two, four and so on; those behind it wait meanwhile, so that the order stays.
+    After HOLDS_ATTEMPTS refusals, or one that is for good, they pass it, and it comes again by itself: one message
+    that a client can't digest must not keep everything else from it.
     """
 
     def __init__(self, account_id: int, backplane: Backplane) -> None:
         self._account_id = account_id
         self._backplane = backplane
         self._receivers: deque[Receiver] = deque()
-        self._room = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._turn: asyncio.Handle | None = None
+        self._alone: Deliverable | None = None
 
     def join(self, receiver: Receiver) -> None:
         """Have `receiver` take its share from now on."""
         self._receivers.append(receiver)
-        self._room.set()
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        if len(self._receivers) == 1:
+            self._backplane.attend(self._account_id, self.room)
+        self.room()
 
     def leave(self, receiver: Receiver) -> None:
-        """Give `receiver` nothing any more. It gives back what it had not got an answer for."""
+        """Give `receiver` nothing any more. It tells what it had not got an answer for."""
         self._receivers.remove(receiver)
-        if not self._receivers and self._task is not None:
-            self._task.cancel()
-            self._task = None
+        if not self._receivers:
+            self._backplane.attend_no_more(self._account_id)
 
     def room(self) -> None:
-        """A receiver has room again."""
-        self._room.set()
+        """A receiver has room again, or something waits."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._hand_out)
 
     def answered(self, deliverable: Deliverable, status: int) -> None:
         """The ESME has answered the deliver_sm of `deliverable`."""
         if status == Status.ESME_ROK:
             self._backplane.done(deliverable)
         else:
-            delay = min(_FIRST_RETRY_MS << min(deliverable.attempts, 20), _LAST_RETRY_MS)
+            deliverable.attempts += 1
+            if status in _FOR_GOOD:
+                deliverable.attempts = max(deliverable.attempts, HOLDS_ATTEMPTS)
+            delay = _delay(deliverable.attempts)
             log.info("delivery %d was refused with 0x%08X, next try in %d ms", deliverable.id, status, delay)
             self._backplane.retry(deliverable, now_ms() + delay)
-        self._room.set()
+        self._over(deliverable)
 
-    async def _run(self) -> None:
-        async with aclosing(self._backplane.deliverables(self._account_id)) as waiting:
-            async for each in waiting:
-                try:
-                    receiver = await self._receiver_with_room()
-                except asyncio.CancelledError:
-                    self._backplane.give_back(each)
-                    raise
-                receiver.deliver(each)
+    def unanswered(self, deliverable: Deliverable) -> None:
+        """The session has ended before the ESME answered the deliver_sm of `deliverable`: it comes again at once.
 
-    async def _receiver_with_room(self) -> Receiver:
-        while True:
-            self._room.clear()
-            for _ in range(len(self._receivers)):
-                self._receivers.rotate(-1)
-                if self._receivers[-1].has_room():
-                    return self._receivers[-1]
-            await self._room.wait()
+        Not for ever: a client may end each time because of it.
+        """
+        deliverable.attempts += 1
+        delay = _delay(deliverable.attempts) if deliverable.attempts >= HOLDS_ATTEMPTS else 0
+        self._backplane.retry(deliverable, now_ms() + delay)
+        self._over(deliverable)
+
+    def _over(self, deliverable: Deliverable) -> None:
+        if deliverable is self._alone:
+            self._alone = None
+        self.room()
+
+    def _hand_out(self) -> None:
+        self._turn = None
+        for _ in range(_MOST_AT_ONCE):
+            if self._alone:
+                return
+            receiver = self._receiver_with_room()
+            each = self._backplane.take(self._account_id) if receiver else None
+            if receiver is None or each is None:
+                return
+            # The next one is for the next receiver.
+            self._receivers.rotate(-1)
+            if _ALONE_FROM_ATTEMPTS <= each.attempts < HOLDS_ATTEMPTS:
+                self._alone = each
+            receiver.deliver(each)
+        # There may be more, but others have their turn.
+        self.room()
+
+    def _receiver_with_room(self) -> Receiver | None:
+        for _ in range(len(self._receivers)):
+            if self._receivers[0].has_room():
+                return self._receivers[0]
+            self._receivers.rotate(-1)
+        return None
+
+
+def _delay(attempts: int) -> int:
+    """How long (milliseconds) to wait after so many attempts in vain."""
+    return min(_FIRST_RETRY_MS << min(attempts - 1, 20), LONGEST_WAIT_MS)
 
 
 def deliver_sm(deliverable: Deliverable, sequence: int) -> DeliverSm:

@@ -121,7 +121,8 @@ class Session(Wire):
             self._surroundings.roster.leave(self, self.admission.account.id)
             self._stop_deliveries()
             for deliverable, _ in self._delivering.values():
-                self._surroundings.backplane.give_back(deliverable)
+                assert self._delivery
+                self._delivery.unanswered(deliverable)
             log.info("%s from %s has ended", self.admission.account.name, self.address)
 
     def _has_room(self) -> None:

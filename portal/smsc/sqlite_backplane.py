@@ -6,8 +6,9 @@ import asyncio
 import logging
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,21 @@ from portal.crypto import Keys
 from portal.db import now_ms
 from portal.services import connections, deliveries, directory, intake, outcomes, prices, received
 from portal.services.connections import Connection, Progress, RefusedBind
-from portal.services.deliveries import Deliverable
+from portal.services.deliveries import Deliverable, Deliveries, Receipt
 from portal.services.directory import AccountConfig
 from portal.services.intake import Stored
 from portal.services.messages import Submit, ToSend
 from portal.services.outcomes import Cancelled, Due, Outcome, Whereabouts
 from portal.services.received import FromHandset
 from portal.smsc.backplane import BindKind, BindLimit, NoCredit, Refusal, Resolve, Slot, Unavailable
+from portal.smsc.waiting import Waiting
 from portal.smsc.writer import Kind, Work, Writer
 
 log = logging.getLogger(__name__)
 
 _COMPONENT = "smsc"
 _LOOK_SECONDS = 0.25
-_OFFERED_AT_ONCE = 200
-_OFFER_SECONDS = 5.0
+_READ_AGAIN_MS = 1_000
 _DUE_SECONDS = 0.5
 _EXPIRE_SECONDS = 600.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
@@ -64,8 +65,8 @@ class SqliteBackplane:
         self._simulated_up_to = 0
         self._due_asked = False
         self._binds: Counter[Slot] = Counter()
-        self._waiting: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
-        self._offered: dict[int, set[int]] = defaultdict(set)
+        self._waiting: dict[int, Waiting] = {}
+        self._looks: dict[int, asyncio.TimerHandle] = {}
         self._timers: list[asyncio.TimerHandle] = []
 
     def load(self) -> None:
@@ -93,7 +94,7 @@ class SqliteBackplane:
 
     def close(self, timeout: float) -> None:
         """Write what is left, within `timeout` seconds."""
-        for timer in self._timers:
+        for timer in (*self._timers, *self._looks.values()):
             timer.cancel()
         if not self._writer.close(timeout):
             log.error("the database could not be written to the end")
@@ -228,37 +229,48 @@ class SqliteBackplane:
 
     # --- what waits for receivers
 
-    async def deliverables(self, account_id: int) -> AsyncGenerator[Deliverable, None]:
-        waiting = self._waiting[account_id]
-        offered = self._offered[account_id]
-        while True:
-            waiting.clear()
-            for deliverable in self._due(account_id, offered):
-                offered.add(deliverable.id)
-                yield deliverable
-                waiting.set()
-            # The time limit is for those whose next attempt has come.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_OFFER_SECONDS):
-                    await waiting.wait()
+    def attend(self, account_id: int, wake: Callable[[], None]) -> None:
+        waiting = self._waiting.setdefault(account_id, Waiting(partial(self._due, account_id)))
+        waiting.wake = wake
+        waiting.look_again()
 
-    def _due(self, account_id: int, offered: set[int]) -> list[Deliverable]:
+    def attend_no_more(self, account_id: int) -> None:
+        self._look_at(account_id, None)
+        self._waiting[account_id].wake = None
+        self._waiting[account_id].put_down()
+
+    def take(self, account_id: int) -> Deliverable | None:
+        return self._waiting[account_id].take()
+
+    def _look_at(self, account_id: int, at: int | None) -> None:
+        """Look again at that time (milliseconds), and not at the one said before."""
+        timer = self._looks.pop(account_id, None)
+        if timer:
+            timer.cancel()
+        if at is not None:
+            delay = max(at - now_ms(), 1) / 1000
+            self._looks[account_id] = self._loop.call_later(delay, self._waiting[account_id].look_again)
+
+    def _due(self, account_id: int, how_many: int, but: Collection[int]) -> Deliveries | None:
+        now = now_ms()
         try:
-            due = deliveries.due(self._reader, account_id, now_ms(), _OFFERED_AT_ONCE + len(offered))
+            due = deliveries.due(self._reader, account_id, now, how_many, but)
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
-            return []
-        return [each for each in due if each.id not in offered]
+            self._look_at(account_id, now + _READ_AGAIN_MS)
+            return None
+        self._look_at(account_id, due.then)
+        return due
 
     def done(self, deliverable: Deliverable) -> None:
         self._writer.put(Kind.DELIVERED, deliverable)
 
     def retry(self, deliverable: Deliverable, at: int) -> None:
+        self._waiting[deliverable.account_id].put_off()
         self._writer.put(Kind.DELIVERY_FAILED, (deliverable, at))
 
     def give_back(self, deliverable: Deliverable) -> None:
-        self._offered[deliverable.account_id].discard(deliverable.id)
-        self._waiting[deliverable.account_id].set()
+        self._waiting[deliverable.account_id].give_back(deliverable)
 
     # --- what pages show
 
@@ -284,7 +296,7 @@ class SqliteBackplane:
             Kind.CANCEL: Work(_cancel, self._cancelled, _refuse),
             Kind.OUTCOME: Work(_finish, self._finished),
             Kind.DUE: Work(lambda conn, _: outcomes.take_due(conn, now_ms()), self._became_due),
-            Kind.RECEIVED: Work(_receive, self._finished),
+            Kind.RECEIVED: Work(_receive, self._received),
             Kind.DELIVERED: Work(deliveries.done, self._forgotten),
             Kind.DELIVERY_FAILED: Work(deliveries.failed, self._postponed),
             Kind.PROGRESS: Work(connections.progressed, refused=_ignore),
@@ -301,22 +313,30 @@ class SqliteBackplane:
         for (_, resolve), message_id in zip(items, stored.ids, strict=True):
             resolve(message_id if message_id is not None else NoCredit())
         self._hand_over(stored.to_send)
-        self._wake(stored.waiting)
+        self._wait(stored.waiting)
 
     def _became_due(self, _: list[None], due: Due) -> None:
         self._due_asked = False
         self._hand_over(due.to_send)
         for callback in self._expired_callbacks:
             callback(due.expired)
-        self._wake(due.waiting)
+        self._wait(due.waiting)
 
     def _hand_over(self, to_send: list[ToSend]) -> None:
         for callback in self._stored_callbacks:
             callback(to_send)
 
-    def _wake(self, account_ids: set[int]) -> None:
-        for account_id in account_ids:
-            self._waiting[account_id].set()
+    def _wait(self, receipts: Sequence[Receipt]) -> None:
+        by_account: dict[int, list[Receipt]] = defaultdict(list)
+        for each in receipts:
+            by_account[each.account_id].append(each)
+        for account_id, stored in by_account.items():
+            if account_id in self._waiting:
+                self._waiting[account_id].stored(stored)
+
+    def _look_again(self, account_id: int) -> None:
+        if account_id in self._waiting:
+            self._waiting[account_id].look_again()
 
     def _cancelled(
         self, items: list[tuple[Whereabouts, Callable[[bool | Refusal], None]]], cancelled: list[Cancelled]
@@ -324,18 +344,20 @@ class SqliteBackplane:
         for (_, resolve), result in zip(items, cancelled, strict=True):
             resolve(result is Cancelled.DONE)
 
-    def _finished(self, _: list[Any], account_ids: set[int]) -> None:
-        self._wake(account_ids)
+    def _finished(self, _: list[Any], receipts: list[Receipt]) -> None:
+        self._wait(receipts)
+
+    def _received(self, _: list[Any], account_ids: set[int]) -> None:
+        for account_id in account_ids:
+            self._look_again(account_id)
 
     def _forgotten(self, accepted: list[Deliverable], _: None) -> None:
         for each in accepted:
-            self._offered[each.account_id].discard(each.id)
+            self._waiting[each.account_id].forget(each)
 
-    def _postponed(self, retries: list[tuple[Deliverable, int]], _: None) -> None:
-        for each, at in retries:
-            self._offered[each.account_id].discard(each.id)
-            delay = max(at - now_ms(), 0) / 1000
-            self._loop.call_later(delay, self._waiting[each.account_id].set)
+    def _postponed(self, retries: list[tuple[Deliverable, int]], __: None) -> None:
+        for each, _ in retries:
+            self._waiting[each.account_id].is_put_off(each)
 
 
 def _store(conn: sqlite3.Connection, items: list[tuple[Submit, Resolve]]) -> Stored:
@@ -351,7 +373,7 @@ def _cancel(conn: sqlite3.Connection, items: list[tuple[Whereabouts, Any]]) -> l
     return [outcomes.cancel(conn, message) for message, _ in items]
 
 
-def _finish(conn: sqlite3.Connection, groups: list[Sequence[Outcome]]) -> set[int]:
+def _finish(conn: sqlite3.Connection, groups: list[Sequence[Outcome]]) -> list[Receipt]:
     return outcomes.finish(conn, [outcome for group in groups for outcome in group])
 
 

@@ -99,6 +99,149 @@ def test_parts_of_ucs2_texts(prepare, text, parts):
     assert prepare(text.encode("utf-16-be"), data_coding=8).parts == parts
 
 
+# --- codings by setting
+
+
+@pytest.fixture
+def allowed(config_of, acme_1):
+    """smpp-acme-1 with every coding that can be allowed."""
+    return replace(config_of(acme_1), data_codings=frozenset((1, 3, 4)))
+
+
+@pytest.fixture
+def packing(config_of, acme_1):
+    """smpp-acme-1, whose GSM 03.38 comes packed."""
+    return replace(config_of(acme_1), packed_gsm=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "coding", "goes_on_as", "parts"),
+    [
+        ("plain", 1, 0, 1),
+        ("[{x}]", 1, 0, 1),
+        ("back`tick", 1, 8, 1),
+        ("x" * 161, 1, 0, 2),
+        ("{" * 80, 1, 0, 1),
+        ("{" * 81, 1, 0, 2),
+        ("perché è così", 3, 0, 1),
+        ("è" * 160, 3, 0, 1),
+        ("è" * 161, 3, 0, 2),
+        ("pêche", 3, 8, 1),
+        ("ê" * 70, 3, 8, 1),
+        ("ê" * 71, 3, 8, 2),
+    ],
+)
+def test_latin_1_and_ascii_go_on_as_gsm_where_they_can(prepare, allowed, text, coding, goes_on_as, parts):
+    submit = prepare(text.encode("latin-1"), account=allowed, data_coding=coding)
+    assert (submit.text, submit.data_coding, submit.body) == (text, goes_on_as, None)
+    assert (submit.parts, submit.price) == (parts, parts * 1000)
+
+
+def test_what_is_not_ascii_is_refused(prepare, allowed):
+    with pytest.raises(messages.NotDecodable):
+        prepare(b"caff\xe8", account=allowed, data_coding=1)
+
+
+@pytest.mark.parametrize(("octets", "parts"), [(0, 1), (140, 1), (141, 2), (268, 2), (269, 3)])
+def test_binary_is_kept_as_it_is(conn, prepare, allowed, octets, parts):
+    body = bytes(number % 256 for number in range(octets))
+    submit = prepare(body, account=allowed, data_coding=4)
+    assert (submit.body, submit.text, submit.data_coding, submit.parts) == (body, "", 4, parts)
+    intake.store(conn, [submit])
+    (stored,) = outcomes.unfinished(conn, 0, 10)
+    assert (stored.body, stored.data_coding) == (body, 4)
+
+
+def test_binary_beside_a_header(prepare, allowed):
+    header = b"\x06\x05\x04\x0b\x84\x23\xf0"
+    submit = prepare(header + b"\xff" * 133, account=allowed, data_coding=4, esm_class=0x40)
+    assert (submit.udh, submit.body, submit.segment, submit.parts) == (header, b"\xff" * 133, None, 1)
+    with pytest.raises(messages.BodyTooLong):
+        prepare(header + b"\xff" * 134, account=allowed, data_coding=4, esm_class=0x40)
+
+
+@pytest.mark.parametrize("data_coding", [1, 3, 4])
+def test_each_coding_is_allowed_by_itself(prepare, allowed, data_coding):
+    account = replace(allowed, data_codings=frozenset((1, 3, 4)) - {data_coding})
+    with pytest.raises(messages.UnsupportedDataCoding):
+        prepare(account=account, data_coding=data_coding)
+    assert prepare(account=replace(account, data_codings=frozenset((data_coding,))), data_coding=data_coding)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1234567", "12345678", "caffè costa 5€", "x" * 160])
+def test_packed_septets_are_unpacked(prepare, packing, text):
+    submit = prepare(gsm0338.pack(gsm0338.encode(text)), account=packing)
+    assert (submit.text, submit.data_coding, submit.parts) == (text, 0, 1)
+
+
+@pytest.mark.parametrize("length", range(1, 20))
+@pytest.mark.parametrize("header", [b"\x05\x00\x03\x2a\x02\x01", b"\x06\x08\x04\x12\x2a\x02\x01"])
+def test_packed_septets_after_a_header_begin_at_a_septet(prepare, packing, header, length):
+    fill_bits = -8 * len(header) % 7
+    text = "abcdefghijklmnopqrstuvwxyz"[:length]
+    body = header + gsm0338.pack(text.encode(), fill_bits)
+    submit = prepare(body, account=packing, esm_class=0x40)
+    assert (submit.text, submit.udh, submit.parts) == (text, header, 1)
+
+
+def test_seven_bits_that_are_left_over_are_filling(prepare, packing):
+    # Seven characters fill seven octets but for seven bits; so would an @ as the eighth.
+    assert prepare(gsm0338.pack(b"1234567"), account=packing).text == "1234567"
+    assert prepare(gsm0338.pack(b"1234567\x00"), account=packing).text == "1234567"
+    assert prepare(gsm0338.pack(b"123456\x00\x00\x00"), account=packing).text == "123456@@@"
+
+
+def test_packed_septets_that_are_no_text_are_refused(prepare, packing):
+    with pytest.raises(messages.NotDecodable):
+        prepare(gsm0338.pack(b"escape at the end\x1b"), account=packing)
+
+
+def test_packed_septets_are_counted_as_septets(prepare, packing):
+    assert prepare(gsm0338.pack(b"x" * 161), account=packing).parts == 2
+    header = b"\x05\x00\x03\x2a\x02\x01"
+    assert len(header + gsm0338.pack(b"x" * 153, 1)) == 140
+    assert prepare(header + gsm0338.pack(b"x" * 153, 1), account=packing, esm_class=0x40).parts == 1
+    with pytest.raises(messages.BodyTooLong):
+        prepare(header + gsm0338.pack(b"x" * 154, 1), account=packing, esm_class=0x40)
+
+
+# --- segments
+
+
+SEGMENT = messages.Segment(0x1234, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("udh", "segment"),
+    [
+        (b"\x05\x00\x03\x2a\x03\x02", (0x2A, 3, 2)),
+        (b"\x06\x08\x04\x12\x34\x03\x02", (0x1234, 3, 2)),
+        (b"\x0b\x05\x04\x23\xf4\x00\x00\x00\x03\x2a\x03\x02", (0x2A, 3, 2)),
+        (b"\x05\x00\x03\x2a\x03\x04", None),
+        (b"\x05\x00\x03\x2a\x03\x00", None),
+        (b"\x05\x00\x03\x2a\x01\x01", None),
+        (b"\x03\x00\x03\x2a", None),
+        (b"\x00", None),
+    ],
+)
+def test_what_a_header_says_of_concatenation(prepare, udh, segment):
+    assert prepare(udh + b"text", esm_class=0x40).segment == segment
+
+
+def test_a_header_says_more_than_sar_does(prepare):
+    concatenates = prepare(b"\x05\x00\x03\x2a\x02\x01text", esm_class=0x40, segment=SEGMENT)
+    assert concatenates.segment == (0x2A, 2, 1)
+    assert prepare(b"\x06\x05\x04\x23\xf4\x00\x00text", esm_class=0x40, segment=SEGMENT).segment == SEGMENT
+
+
+def test_a_segment_has_to_fit_a_part(prepare):
+    assert prepare(b"x" * 153, segment=SEGMENT).parts == 1
+    with pytest.raises(messages.BodyTooLong):
+        prepare(b"x" * 154, segment=SEGMENT)
+    alone = prepare(b"x" * 160, segment=messages.Segment(7, 1, 1))
+    assert (alone.parts, alone.segment) == (1, None)
+
+
 def test_a_message_has_at_most_255_parts(prepare):
     assert prepare(b"x" * 153 * 255).parts == 255
     with pytest.raises(messages.BodyTooLong):
@@ -210,8 +353,9 @@ def finish(conn, message_id, state=DELIVERED, ptt=0):
 
 def test_an_outcome_counts_once(conn, prepare, acme_1):
     (message_id,) = intake.store(conn, [prepare()]).ids
-    assert finish(conn, message_id) == {acme_1.id}
-    assert finish(conn, message_id, EXPIRED, 801) == set()
+    (receipt,) = finish(conn, message_id)
+    assert (receipt.account_id, receipt.message_id, receipt.state) == (acme_1.id, message_id, DELIVERED)
+    assert finish(conn, message_id, EXPIRED, 801) == []
     assert history.page(conn, acme_1.id)[0].state == DELIVERED
     totals = history.totals(conn, acme_1.id, 1)
     assert (totals.sent, totals.delivered, totals.failed) == (1, 1, 0)
@@ -219,7 +363,7 @@ def test_an_outcome_counts_once(conn, prepare, acme_1):
 
 
 def test_an_outcome_of_nothing_is_ignored(conn):
-    assert finish(conn, 4711) == set()
+    assert finish(conn, 4711) == []
 
 
 @pytest.mark.parametrize(
@@ -236,28 +380,29 @@ def test_an_outcome_of_nothing_is_ignored(conn):
 def test_receipts_are_for_those_who_asked(conn, prepare, acme_1, wanted, state, waits):
     (message_id,) = intake.store(conn, [prepare(registered_delivery=wanted)]).ids
     finish(conn, message_id, state, 801)
-    assert len(deliveries.due(conn, acme_1.id, now_ms(), 10)) == waits
+    assert len(deliveries.due(conn, acme_1.id, now_ms(), 10).now) == waits
 
 
 def test_receipts_come_in_order_and_go_when_they_are_accepted(conn, prepare, acme_1):
     ids = intake.store(conn, [prepare(reference=number) for number in range(3)]).ids
     for message_id in ids:
         finish(conn, message_id)
-    due = deliveries.due(conn, acme_1.id, now_ms(), 10)
+    due = deliveries.due(conn, acme_1.id, now_ms(), 10).now
     assert [(each.message_id, each.reference) for each in due] == list(zip(ids, range(3), strict=True))
     deliveries.done(conn, [due[0]])
-    assert [each.id for each in deliveries.due(conn, acme_1.id, now_ms(), 10)] == [each.id for each in due[1:]]
+    assert [each.id for each in deliveries.due(conn, acme_1.id, now_ms(), 10).now] == [each.id for each in due[1:]]
 
 
 def test_a_receipt_that_failed_waits_for_its_time(conn, prepare, acme_1):
     (message_id,) = intake.store(conn, [prepare()]).ids
     finish(conn, message_id)
-    (receipt,) = deliveries.due(conn, acme_1.id, now_ms(), 10)
+    (receipt,) = deliveries.due(conn, acme_1.id, now_ms(), 10).now
     later = now_ms() + 5_000
+    receipt.attempts += 1
     deliveries.failed(conn, [(receipt, later)])
-    assert deliveries.due(conn, acme_1.id, now_ms(), 10) == []
-    assert deliveries.due(conn, acme_1.id, later - 1, 10) == []
-    assert deliveries.due(conn, acme_1.id, later, 10)[0].attempts == 1
+    assert deliveries.due(conn, acme_1.id, now_ms(), 10).now == []
+    assert deliveries.due(conn, acme_1.id, later - 1, 10).now == []
+    assert deliveries.due(conn, acme_1.id, later, 10).now[0].attempts == 1
 
 
 def test_receipts_are_given_up_after_seven_days(conn, prepare, acme_1):
@@ -266,7 +411,7 @@ def test_receipts_are_given_up_after_seven_days(conn, prepare, acme_1):
     week = 7 * 86_400_000
     assert deliveries.expire(conn, now_ms() + week - 60_000) == 0
     assert deliveries.expire(conn, now_ms() + week + 60_000) == 1
-    assert deliveries.due(conn, acme_1.id, now_ms() + week, 10) == []
+    assert deliveries.due(conn, acme_1.id, now_ms() + week, 10).now == []
 
 
 def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):

@@ -5,7 +5,10 @@ import re
 
 import pytest
 
-from portal.smsc.pdu import MessageResp
+from portal.db import now_ms
+from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS
+from portal.smsc import session
+from portal.smsc.pdu import MessageResp, Plain
 from portal.smsc.simulator import FATES
 from portal.smsc.status import Command, MessageState, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
@@ -17,6 +20,28 @@ TEXT = re.compile(
 
 def waiting(conn):
     return conn.execute("SELECT count(*) FROM deliveries").fetchone()[0]
+
+
+def about(receipt):
+    """The id of the message that a receipt is about."""
+    return receipt.tlvs[Tag.RECEIPTED_MESSAGE_ID].rstrip(b"\0").decode()
+
+
+@pytest.fixture
+def wait_for(config, cast, conn):
+    """Has the receipts of so many messages wait; returns the messages' ids in the order of the receipts."""
+
+    async def wait_for(server, how_many):
+        transmitter = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
+        before, ids = waiting(conn), []
+        for _ in range(how_many):
+            ids.append((await transmitter.submit()).message_id)
+            await eventually(lambda: waiting(conn) == before + len(ids))
+        await transmitter.request(Plain(Command.UNBIND, 4711))
+        await transmitter.closed()
+        return ids
+
+    return wait_for
 
 
 async def test_a_receipt_says_what_became_of_the_message(config, cast, conn):
@@ -152,3 +177,151 @@ async def test_several_receivers_share(config, cast, change_account):
         for receiver in receivers:
             for _ in range(2):
                 await receiver.next(Command.DELIVER_SM)
+
+
+# --- what is refused, or never answered
+
+
+async def test_those_behind_a_refused_one_wait_for_it(config, cast, conn, change_account, wait_for):
+    change_account(windowing=1)
+    async with smsc(config) as server:
+        ids = await wait_for(server, 3)
+        receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        refusals = [Status.ESME_RX_T_APPN, Status.ESME_RTHROTTLED]
+        assert [about(await receiver.receipt(each)) for each in refusals] == [ids[0]] * 2
+        assert [about(await receiver.receipt()) for _ in ids] == ids
+        await eventually(lambda: waiting(conn) == 0)
+
+
+@pytest.mark.parametrize("status", [Status.ESME_RX_P_APPN, Status.ESME_RX_R_APPN])
+async def test_those_behind_one_that_is_refused_for_good_pass_it(config, cast, conn, change_account, wait_for, status):
+    change_account(windowing=1)
+    async with smsc(config) as server:
+        ids = await wait_for(server, 3)
+        receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        assert about(await receiver.receipt(status)) == ids[0]
+        assert [about(await receiver.receipt()) for _ in ids[1:]] == ids[1:]
+        await eventually(lambda: waiting(conn) == 1)
+        # It is not given up, though.
+        row = conn.execute("SELECT attempts, next_attempt_at - ? FROM deliveries", (now_ms(),)).fetchone()
+        assert row[0] == HOLDS_ATTEMPTS
+        assert 100_000 < row[1] <= LONGEST_WAIT_MS
+        conn.execute("UPDATE deliveries SET next_attempt_at = ?", (now_ms(),))
+        await receiver.close()
+        again = await eventually_bound(server, cast.smpp_acme_1)
+        assert about(await again.receipt()) == ids[0]
+        await eventually(lambda: waiting(conn) == 0)
+
+
+async def test_one_that_is_refused_too_often_is_passed(config, cast, conn, change_account, wait_for):
+    change_account(windowing=1)
+    async with smsc(config) as server:
+        ids = await wait_for(server, 2)
+        conn.execute("UPDATE deliveries SET attempts = ? WHERE message_id = ?", (HOLDS_ATTEMPTS - 1, int(ids[0])))
+        receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        assert about(await receiver.receipt(Status.ESME_RSYSERR)) == ids[0]
+        assert about(await receiver.receipt()) == ids[1]
+
+
+async def test_the_line_is_held_over_a_restart(config, cast, conn, change_account, wait_for):
+    change_account(windowing=1)
+    async with smsc(config) as server:
+        ids = await wait_for(server, 2)
+        receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        await receiver.receipt(Status.ESME_RX_T_APPN)
+        await eventually(lambda: conn.execute("SELECT max(attempts) FROM deliveries").fetchone()[0] == 1)
+    async with smsc(config) as server:
+        receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        assert [about(await receiver.receipt()) for _ in ids] == ids
+
+
+async def test_a_client_that_ends_over_one_receipt_gets_the_others(config, cast, conn, wait_for):
+    """Such as one that can't read a character: it connects again, and meets the same receipt again."""
+    async with smsc(config) as server:
+        poison, *others = await wait_for(server, 4)
+        seen = []
+        for _ in range(HOLDS_ATTEMPTS):
+            receiver = await eventually_bound(server, cast.smpp_acme_1)
+            assert about(await receiver.next(Command.DELIVER_SM)) == poison
+            receiver.abort()
+        receiver = await eventually_bound(server, cast.smpp_acme_1)
+        seen = [about(await receiver.receipt()) for _ in others]
+        assert seen == others
+        await eventually(lambda: waiting(conn) == 1)
+
+
+async def test_what_comes_for_the_third_time_comes_alone(config, cast, conn, wait_for):
+    async with smsc(config) as server:
+        ids = await wait_for(server, 3)
+        for _ in range(2):
+            receiver = await eventually_bound(server, cast.smpp_acme_1)
+            assert [about(await receiver.next(Command.DELIVER_SM)) for _ in ids] == ids
+            receiver.abort()
+        receiver = await eventually_bound(server, cast.smpp_acme_1)
+        first = await receiver.next(Command.DELIVER_SM)
+        receiver.send(Plain(Command.ENQUIRE_LINK, 4711))
+        answer = await receiver.read()
+        assert (about(first), answer.command) == (ids[0], Command.ENQUIRE_LINK_RESP)
+        receiver.send(MessageResp(Command.DELIVER_SM_RESP, first.sequence))
+        assert [about(await receiver.receipt()) for _ in ids[1:]] == ids[1:]
+
+
+async def test_who_never_answers_is_cut_off_and_another_gets_it(
+    config, limited, cast, conn, change_account, monkeypatch, wait_for
+):
+    change_account(binds=0, windowing=1)
+    monkeypatch.setattr(session, "_DELIVERY_SECONDS", 0.3)
+    async with smsc(config) as server:
+        ids = await wait_for(server, 1)
+    async with smsc(limited(enquire_link_seconds=0.1, response_seconds=0.2)) as server:
+        silent = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        assert about(await silent.next(Command.DELIVER_SM)) == ids[0]
+        # It is there, and says so: that alone doesn't do.
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await answering_enquire_links(silent)
+        other = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        assert about(await answering_enquire_links(other)) == ids[0]
+
+
+async def answering_enquire_links(esme):
+    """Read until something else comes."""
+    while isinstance(seen := await esme.read(), Plain) and seen.command == Command.ENQUIRE_LINK:
+        esme.send(Plain(Command.ENQUIRE_LINK_RESP, seen.sequence))
+    return seen
+
+
+# --- several receivers, and none
+
+
+async def test_a_receiver_that_does_not_answer_holds_nobody_up(config, cast, conn, change_account, wait_for):
+    change_account(binds=0, windowing=1)
+    async with smsc(config) as server:
+        ids = await wait_for(server, 5)
+        slow, quick = [await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER) for _ in range(2)]
+        first = await slow.next(Command.DELIVER_SM)
+        seen = [about(await quick.receipt()) for _ in ids[1:]]
+        assert (about(first), seen) == (ids[0], ids[1:])
+        slow.send(MessageResp(Command.DELIVER_SM_RESP, first.sequence))
+        await eventually(lambda: waiting(conn) == 0)
+
+
+async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(config, cast, conn, wait_for):
+    async with smsc(config) as server:
+        backplane = server._backplane
+        queries = []
+        backplane._reader.set_trace_callback(lambda sql: queries.append(sql) if "deliveries" in sql else None)
+        await wait_for(server, 5)
+        assert (queries, backplane._looks) == ([], {})
+        # Neither for whom nothing waits.
+        idle = await Esme.bound(server.port, cast.smpp_globex_1, Command.BIND_RECEIVER)
+        await eventually(lambda: queries)
+        asked = len(queries)
+        await wait_for(server, 5)
+        assert (len(queries), backplane._looks) == (asked, {})
+        # One that is put off is waited for with one timer, which goes with the receiver.
+        receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        await receiver.receipt(Status.ESME_RX_P_APPN)
+        await eventually(lambda: list(backplane._looks) == [cast.smpp_acme_1.id])
+        await receiver.close()
+        await eventually(lambda: backplane._looks == {})
+        idle.abort()
