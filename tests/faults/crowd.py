@@ -78,6 +78,10 @@ class Client:
             esme.send(message)
 
     @property
+    def unanswered(self) -> int:
+        return len(self._open)
+
+    @property
     def bound(self) -> bool:
         return self._esme is not None
 
@@ -178,11 +182,11 @@ class Crowd:
             deadline_s,
         )
 
-    def rest(self, deadline_s: float = 60) -> None:
-        """Send nothing any more, and wait until every acknowledged message has its receipt."""
+    def stop_sending(self, deadline_s: float = 30) -> None:
+        """Have every client send nothing any more, and wait until it knows what became of what it has sent."""
         for each in self.clients:
             each.sends = False
-        eventually(lambda: not self.without_receipt(), deadline_s)
+        eventually(lambda: not any(each.unanswered for each in self.clients), deadline_s)
 
     def without_receipt(self) -> set[int]:
         return self.ids().keys() - self.receipts().keys()

@@ -20,6 +20,7 @@ from tests.support import Login, Server
 STRANGER = "127.0.0.2"
 _GROWTH_MB = 48
 _SMALL_BUFFER = 4096
+_CUT_OFF_S = 60
 
 Bystanders = Callable[..., Crowd]
 
@@ -105,11 +106,12 @@ async def _deaf(server: Server, login: Login) -> Esme:
 
 async def _submit_until_cut_off(esme: Esme) -> int:
     sent = 0
-    with suppress(ConnectionError):
-        while True:
-            esme.send(*[esme.message(source="LOAD", registered_delivery=0) for _ in range(100)])
-            sent += 100
-            await esme.writer.drain()
+    async with asyncio.timeout(_CUT_OFF_S):
+        with suppress(ConnectionError):
+            while True:
+                esme.send(*[esme.message(source="LOAD", registered_delivery=0) for _ in range(100)])
+                sent += 100
+                await esme.writer.drain()
     return sent
 
 
