@@ -38,9 +38,14 @@ class NotTaken(Exception):
 
 def read(message: SubmitSm | DataSm, account: AccountConfig, price_list: Mapping[str, int]) -> Submit:
     """Return what is to be stored. Raises NotTaken."""
-    tlvs = message.tlvs
     if message.esm_class & _MESSAGE_TYPE not in _TYPES:
         raise NotTaken(Status.ESME_RINVESMCLASS)
+    reference = subunit = segment = None
+    # This runs once a message, and most have none.
+    if tlvs := message.tlvs:
+        reference = _number(tlvs, Tag.USER_MESSAGE_REFERENCE)
+        subunit = _number(tlvs, Tag.DEST_ADDR_SUBUNIT)
+        segment = _segment(tlvs)
     try:
         scheduled_at, expires_at = _dates(message)
         return messages.prepare(
@@ -54,9 +59,9 @@ def read(message: SubmitSm | DataSm, account: AccountConfig, price_list: Mapping
             data_coding=message.data_coding,
             registered_delivery=message.registered_delivery,
             body=message.body,
-            reference=_number(tlvs, Tag.USER_MESSAGE_REFERENCE),
-            subunit=_number(tlvs, Tag.DEST_ADDR_SUBUNIT),
-            segment=_segment(tlvs) if Tag.SAR_MSG_REF_NUM in tlvs else None,
+            reference=reference,
+            subunit=subunit,
+            segment=segment,
             scheduled_at=scheduled_at,
             expires_at=expires_at,
         )
