@@ -58,9 +58,7 @@ def limit(conn: db.Connection, cast: Cast, server: Server) -> Limit:
 
     def set_them(*, windowing: int = 0, throughput: int = 0) -> None:
         account = accounts.by_name(conn, cast.smpp_acme_1.name)
-        accounts.change(
-            conn, SHELL, account, windowing=windowing, throughput=throughput, binds=account.binds, any_sender=False
-        )
+        accounts.change(conn, SHELL, account, windowing=windowing, throughput=throughput)
         eventually(lambda: accounts.by_name(conn, account.name).status == accounts.SUCCESS)
 
     return set_them

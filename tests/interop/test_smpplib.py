@@ -122,6 +122,7 @@ def test_a_receipt_says_that_and_why_a_message_did_not_arrive(esme: Esme) -> Non
 
     receipt = esme.receipt(message_id)
     assert receipt.message_state == consts.SMPP_MESSAGE_STATE_UNDELIVERABLE
+    assert receipt.network_error_code == b"\x03\x03\x20"  # GSM, 800
     assert b" dlvrd:000 " in receipt.short_message
     assert b" stat:UNDELIV err:800 " in receipt.short_message
 
@@ -193,8 +194,9 @@ def test_fails_at_vendor_parameters_unless_told_to_skip_them(server: Server, cas
         registered_delivery=True,
     )
 
+    client.read_once()  # submit_sm_resp
     with pytest.raises(exceptions.UnknownCommandError, match="0x1401"):
-        client.listen()
+        client.read_once()
 
     client._socket.close()
     client._socket = None
