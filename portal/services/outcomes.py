@@ -5,7 +5,6 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from portal.db import immediate, now_ms
@@ -61,11 +60,12 @@ class Whereabouts:
     waits_for_date: bool
 
 
-class Cancelled(StrEnum):
-    """What came of a wish to call a message back."""
+@dataclass(slots=True)
+class Cancelled:
+    """For each message that was to be called back whether it was, and the receipts that wait now."""
 
-    DONE = "done"
-    TOO_LATE = "too late"
+    done: list[bool] = field(default_factory=list)
+    waiting: list[Receipt] = field(default_factory=list)
 
 
 # What is to be known of the messages that end, in one row: Python lets go of its lock (GIL) for each row, and beside a
@@ -196,19 +196,22 @@ def find_unfinished(conn: sqlite3.Connection, account_id: int, source: str, dest
     return [Whereabouts(*row) for row in rows]
 
 
-def cancel(conn: sqlite3.Connection, found: Whereabouts) -> Cancelled:
-    """Call a message back and give back what it cost.
+def cancel(conn: sqlite3.Connection, found: Sequence[Whereabouts]) -> Cancelled:
+    """Call messages back and give back what they cost.
 
-    The caller has made sure that no upstream sends it. One that still waits for its date is called back only while it
+    The caller has made sure that no upstream sends them. One that still waits for its date is called back only while it
     does so.
     """
+    cancelled = Cancelled()
     with immediate(conn):
-        row = conn.execute(
-            "SELECT account_id, price, due_at IS scheduled_at AS waits FROM messages WHERE id = ? AND state = ?",
-            (found.id, ENROUTE),
-        ).fetchone()
-        if row is None or (found.waits_for_date and not row["waits"]):
-            return Cancelled.TOO_LATE
-        finish(conn, [Outcome(found.id, DELETED, PTT_DELETED, now_ms())])
-        credits.give_back(conn, row["account_id"], row["price"], found.id)
-        return Cancelled.DONE
+        for each in found:
+            row = conn.execute(
+                "SELECT account_id, price, due_at IS scheduled_at AS waits FROM messages WHERE id = ? AND state = ?",
+                (each.id, ENROUTE),
+            ).fetchone()
+            in_time = row is not None and (row["waits"] or not each.waits_for_date)
+            cancelled.done.append(bool(in_time))
+            if in_time:
+                cancelled.waiting += finish(conn, [Outcome(each.id, DELETED, PTT_DELETED, now_ms())])
+                credits.give_back(conn, row["account_id"], row["price"], each.id)
+    return cancelled

@@ -339,10 +339,11 @@ class SqliteBackplane:
             self._waiting[account_id].look_again()
 
     def _cancelled(
-        self, items: list[tuple[Whereabouts, Callable[[bool | Refusal], None]]], cancelled: list[Cancelled]
+        self, items: list[tuple[Whereabouts, Callable[[bool | Refusal], None]]], cancelled: Cancelled
     ) -> None:
-        for (_, resolve), result in zip(items, cancelled, strict=True):
-            resolve(result is Cancelled.DONE)
+        for (_, resolve), done in zip(items, cancelled.done, strict=True):
+            resolve(done)
+        self._wait(cancelled.waiting)
 
     def _finished(self, _: list[Any], receipts: list[Receipt]) -> None:
         self._wait(receipts)
@@ -369,8 +370,8 @@ def _refuse(items: list[tuple[Any, Callable[[Any], None]]], refusal: Refusal) ->
         resolve(refusal)
 
 
-def _cancel(conn: sqlite3.Connection, items: list[tuple[Whereabouts, Any]]) -> list[Cancelled]:
-    return [outcomes.cancel(conn, message) for message, _ in items]
+def _cancel(conn: sqlite3.Connection, items: list[tuple[Whereabouts, Any]]) -> Cancelled:
+    return outcomes.cancel(conn, [message for message, _ in items])
 
 
 def _finish(conn: sqlite3.Connection, groups: list[Sequence[Outcome]]) -> list[Receipt]:
