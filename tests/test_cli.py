@@ -11,7 +11,7 @@ import pyotp
 import pytest
 
 from portal.services import two_factor, users
-from tests.support import ROOT
+from tests.support import ROOT, eventually
 
 
 @pytest.fixture
@@ -411,3 +411,47 @@ def test_secrets_are_no_arguments(app):
     for command in (("user", "add"), ("account", "add"), ("password", "regenerate"), ("init",)):
         options = set(re.findall(r"--[a-z-]+", app(*command, "--help").stdout))
         assert not {each for each in options if "password" in each or "secret" in each} - {"--password-stdin"}
+
+
+# --- messages from handsets
+
+
+def test_routes_are_added_listed_and_removed(ok, refused):
+    added = ok("route", "add", "smpp-acme-1", "+48484", "--keyword", "info")
+    assert added == {"number": "48484", "keyword": "INFO"}
+    assert ok("route", "list", "smpp-acme-1") == [added]
+    assert refused("route", "add", "smpp-globex-1", "48484", "--keyword", "INFO").startswith(
+        "What is sent to 48484 INFO reaches smpp-acme-1 already."
+    )
+    assert refused("route", "remove", "smpp-acme-1", "48484") == "48484 isn't in the list.\n"
+    assert ok("route", "remove", "smpp-acme-1", "48484", "--keyword", "info") == added
+    assert ok("route", "list", "smpp-acme-1") == []
+
+
+def test_a_blacklist_is_added_to_listed_and_taken_from(ok, refused):
+    added = ok("blacklist", "add", "smpp-acme-1", "+393337654321")
+    assert (added["number"], added["reason"]) == ("393337654321", "by hand")
+    assert ok("blacklist", "list", "smpp-acme-1") == [added]
+    assert ok("blacklist", "remove", "smpp-acme-1", "393337654321") == added
+    assert refused("blacklist", "remove", "smpp-acme-1", "393337654321") == "393337654321 isn't on the blacklist.\n"
+
+
+def test_a_message_from_a_handset_is_simulated(ok, refused, run_app):
+    mo = ("simulate", "mo", "--from", "+393337654321", "--to", "48484")
+    assert refused(*mo, "hello").startswith("What is sent to 48484 reaches no account.")
+    ok("route", "add", "smpp-acme-1", "48484")
+    assert ok(*mo, "hello") == {"accounts": ["smpp-acme-1"], "keyword": "", "stop": False, "running": False}
+    said = run_app(*mo, "stop")
+    assert said.returncode == 0
+    assert "For smpp-acme-1." in said.stdout
+    assert "+393337654321 goes on the blacklist of smpp-acme-1." in said.stdout
+    assert "The SMPP server isn't running: it takes the message when it starts." in said.stdout
+
+
+def test_a_simulated_message_is_taken_by_the_server_that_runs(ok, server):
+    ok("route", "add", "smpp-acme-1", "48484")
+    assert ok("simulate", "mo", "--from", "393337654321", "--to", "48484", "ARRET")["running"]
+    conn = server.connect()
+    assert eventually(lambda: [row[0] for row in conn.execute("SELECT text FROM received")]) == ["ARRET"]
+    conn.close()
+    assert [each["reason"] for each in ok("blacklist", "list", "smpp-acme-1")] == ["STOP"]

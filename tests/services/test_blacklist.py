@@ -1,0 +1,40 @@
+import pytest
+
+from portal.services import audit, blacklist
+from portal.services.audit import SHELL
+
+NUMBER = "393337654321"
+
+
+def numbers(conn, account):
+    return [(each.number, each.received_id) for each in blacklist.of_account(conn, account.id)]
+
+
+@pytest.mark.parametrize("typed", [NUMBER, f"+{NUMBER}", f" {NUMBER} "])
+def test_a_number_is_kept_as_destinations_are(conn, acme_1, acme_2, typed):
+    assert blacklist.add(conn, SHELL, acme_1, typed).number == NUMBER
+    assert numbers(conn, acme_1) == [(NUMBER, None)]
+    assert numbers(conn, acme_2) == []
+
+
+@pytest.mark.parametrize("typed", ["", "12345", "0393337654321", "ACME", "39 333 7654321", "9999999999"])
+def test_what_is_no_number(conn, acme_1, typed):
+    with pytest.raises(blacklist.InvalidNumber):
+        blacklist.add(conn, SHELL, acme_1, typed)
+    assert numbers(conn, acme_1) == []
+
+
+def test_only_its_own_account_s_is_removed(conn, acme_1, acme_2):
+    blacklist.add(conn, SHELL, acme_1, NUMBER)
+    with pytest.raises(blacklist.NotListed):
+        blacklist.remove(conn, SHELL, acme_2, NUMBER)
+    assert blacklist.remove(conn, SHELL, acme_1, f"+{NUMBER}").number == NUMBER
+    assert numbers(conn, acme_1) == []
+
+
+def test_what_changes_is_in_the_audit_log(conn, acme_1):
+    for _ in range(2):
+        blacklist.add(conn, SHELL, acme_1, NUMBER)
+    blacklist.remove(conn, SHELL, acme_1, NUMBER)
+    logged = [(each.action, each.details) for each in audit.of_account(conn, acme_1.id, 2)]
+    assert logged == [("blacklist.remove", {"number": NUMBER}), ("blacklist.add", {"number": NUMBER})]
