@@ -177,20 +177,21 @@ def take_due(conn: sqlite3.Connection, now: int) -> Due:
 
 _WHEREABOUTS = (
     "SELECT id, source, destination, state, ptt, done_at,"
-    " scheduled_at IS NOT NULL AND due_at IS scheduled_at FROM messages WHERE account_id = ?"
+    " scheduled_at IS NOT NULL AND due_at IS scheduled_at FROM messages WHERE"
 )
 
 
 def find(conn: sqlite3.Connection, account_id: int, message_id: int) -> Whereabouts | None:
     """A message of an account; None where it has none with that id."""
-    row = conn.execute(f"{_WHEREABOUTS} AND id = ?", (account_id, message_id)).fetchone()
+    row = conn.execute(f"{_WHEREABOUTS} id = ? AND account_id = ?", (message_id, account_id)).fetchone()
     return Whereabouts(*row) if row else None
 
 
 def find_unfinished(conn: sqlite3.Connection, account_id: int, source: str, destination: str) -> list[Whereabouts]:
-    """The messages of an account from one address to another that have no final state."""
+    """The messages of an account from one address to another, both without a plus, that have no final state."""
+    # By the index of the unfinished ones: an account's own one leads through all that it has ever sent.
     rows = conn.execute(
-        f"{_WHEREABOUTS} AND state = {ENROUTE} AND +source = ? AND +destination = ? ORDER BY id",
+        f"{_WHEREABOUTS} state = {ENROUTE} AND +account_id = ? AND ltrim(source, '+') = ? AND destination = ? ORDER BY id",
         (account_id, source, destination),
     )
     return [Whereabouts(*row) for row in rows]
