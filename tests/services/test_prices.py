@@ -1,6 +1,8 @@
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
 
 from portal.services import directory, prices
 
@@ -35,6 +37,40 @@ def test_the_country_of_a_number(number, country):
 def test_any_digits_have_a_country_or_none(number):
     country = prices.country_of(number)
     assert country is None or len(country) in (2, 3)
+
+
+SHARED = {str(code): regions for code, regions in COUNTRY_CODE_TO_REGION_CODE.items() if len(regions) > 1}
+EXAMPLES = [
+    phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.E164).removeprefix("+")
+    for regions in SHARED.values()
+    for region in regions
+    for kind in phonenumbers.PhoneNumberType.values()
+    if (example := phonenumbers.example_number_for_type(region, kind))
+]
+DIGIT = st.sampled_from("0123456789")
+
+
+@st.composite
+def numbers_of_shared_codes(draw):
+    if draw(st.booleans()):
+        return draw(st.sampled_from(sorted(SHARED))) + draw(st.text(DIGIT, min_size=6, max_size=12))
+    number = list(draw(st.sampled_from(EXAMPLES)))
+    for place in draw(st.lists(st.integers(1, len(number) - 1), max_size=3)):
+        number[place] = draw(DIGIT)
+    number[1:1] = draw(st.text("018", max_size=1))
+    return "".join(number)
+
+
+@given(numbers_of_shared_codes())
+def test_numbers_of_shared_codes_go_where_the_library_says(number):
+    if not 7 <= len(number) <= 15 or COUNTRY_CODE_TO_REGION_CODE.get(parsed_code(number)) not in SHARED.values():
+        return
+    said = phonenumbers.region_code_for_number(phonenumbers.parse(f"+{number}"))
+    assert prices.country_of(number) == (said or COUNTRY_CODE_TO_REGION_CODE[parsed_code(number)][0])
+
+
+def parsed_code(number):
+    return phonenumbers.parse(f"+{number}").country_code
 
 
 def test_prices_are_replaced_one_by_one(conn):
