@@ -191,7 +191,8 @@ def find_unfinished(conn: sqlite3.Connection, account_id: int, source: str, dest
     """The messages of an account from one address to another, both without a plus, that have no final state."""
     # By the index of the unfinished ones: an account's own one leads through all that it has ever sent.
     rows = conn.execute(
-        f"{_WHEREABOUTS} state = {ENROUTE} AND +account_id = ? AND ltrim(source, '+') = ? AND destination = ? ORDER BY id",
+        f"{_WHEREABOUTS} state = {ENROUTE} AND +account_id = ? AND ltrim(source, '+') = ? AND destination = ?"
+        " ORDER BY id",
         (account_id, source, destination),
     )
     return [Whereabouts(*row) for row in rows]
