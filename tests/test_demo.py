@@ -9,7 +9,7 @@ import pytest
 
 from portal import config as settings
 from portal import db, demo
-from portal.services import check, history, two_factor, users
+from portal.services import check, credits, history, two_factor, users
 from tests.serving import clean_environment, is_ready, stop
 from tests.support import ROOT, Server, eventually, free_port
 
@@ -77,7 +77,7 @@ def test_there_is_something_to_see(look):
 def test_the_made_up_past_is_in_order(look):
     assert check.problems(look) == []
     latest = look.execute("SELECT max(id) FROM messages").fetchone()[0]
-    assert latest < look.execute("SELECT value + 1 FROM counters WHERE name = 'message_id'").fetchone()[0]
+    assert latest < credits.next_ids(look, "messages", 1)
     assert latest >> 20 < db.now_ms()
 
 
@@ -115,6 +115,14 @@ def test_what_it_prints_works(start, tmp_path):
     assert sent.stderr == ""
     assert sent.stdout.startswith("bound as smpp-demo-1\naccepted: message id ")
     assert "stat:DELIVRD" in sent.stdout
+    receive = re.search(r"^  Receive +(.+)$", printed, re.MULTILINE)[1].replace("Hello back", "Grüße 👋")
+    said_then = subprocess.run(receive, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
+    assert said_then.stdout.startswith("For smpp-demo-1. It waits seven days")
+    conn = server.connect()
+    eventually(lambda: conn.execute("SELECT count(*) FROM received").fetchone()[0])
+    conn.close()
+    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
+    assert sent.stdout.endswith("\nmessage from 393401234567: Grüße 👋\n")
     next_code = re.search(r"the next: (.+)$", printed, re.MULTILINE)[1]
     code = subprocess.run(next_code, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert re.fullmatch(r"[0-9]{6}\n", code.stdout)

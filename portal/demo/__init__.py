@@ -83,8 +83,8 @@ def load(config: Config) -> Logins:
 
 
 def welcome(config: Config) -> str:
-    """What to open, who to log in as, and how to send a message."""
-    logins, command = load(config), _command(config)
+    """What to open, who to log in as, and how to send a message and receive one."""
+    logins, command = load(config), _command(config, "demo")
     left = _STEP_S - int(time.time()) % _STEP_S
     smpp, password = config.smpp, logins.smpp_passwords[SENDING_ACCOUNT]
     good = _still_good(config, password)
@@ -108,6 +108,7 @@ def welcome(config: Config) -> str:
   system_id   {SENDING_ACCOUNT}
   password    {password if good else "the one that was generated in the page since"}
   Send        {command} {"" if good else "--password PASSWORD "}--send 393401234567 "Hello from the demo"
+  Receive     {_command(config, "simulate", "mo")} --from 393401234567 --to {stage.VIRTUAL_NUMBER} "Hello back"
 
   Data        {config.data}
 """
@@ -126,18 +127,22 @@ def _still_good(config: Config, password: str) -> bool:
         conn.close()
 
 
-def _command(config: Config) -> str:
-    """How this program was started, as what can be typed in the same folder."""
+def _command(config: Config, *words: str) -> str:
+    """A command of this program, as what can be typed in the folder where it was started."""
     frozen = getattr(sys, "frozen", False)
     parts = [_shown(Path(part)) for part in ([sys.executable] if frozen else [sys.executable, sys.argv[0]])]
-    return " ".join([*parts, "demo", *([] if config.data == FOLDER.absolute() else ["--data", str(config.data)])])
+    usual = words == ("demo",) and config.data == FOLDER.absolute()
+    return " ".join([*parts, *words, *([] if usual else ["--data", _relative(config.data)])])
 
 
 def _shown(file: Path) -> str:
-    relative = os.path.relpath(file)
-    if relative.startswith(".."):
-        return str(file)
+    relative = _relative(file)
     return relative if "/" in relative or file.suffix == ".py" else f"./{relative}"
+
+
+def _relative(file: Path) -> str:
+    relative = os.path.relpath(file)
+    return str(file) if relative.startswith("..") else relative
 
 
 def send(config: Config, destination: str, text: str, password: str | None = None) -> Iterator[str]:

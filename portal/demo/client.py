@@ -1,4 +1,4 @@
-"""A small SMPP client: binds, sends one message, waits for its receipt, unbinds."""
+"""A small SMPP client: binds, sends one message, waits for its receipt, shows what handsets have sent, unbinds."""
 
 import socket
 import ssl
@@ -10,6 +10,7 @@ from portal import gsm0338
 from portal.config import Smpp, bracketed, reachable
 from portal.services.errors import Refused
 from portal.smsc import pdu
+from portal.smsc.delivery import ESM_CLASS_RECEIPT
 from portal.smsc.pdu import Bind, BindResp, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
 from portal.smsc.status import Command, Status, Tag
 
@@ -68,6 +69,7 @@ class _Session:
         self._connection = connection
         self._stream = connection.makefile("rb")
         self._sequences = count(1)
+        self._incoming: list[DeliverSm] = []
 
     def talk(self, system_id: str, password: str, source: str, destination: str, text: str) -> Iterator[str]:
         self._ask(Bind(Command.BIND_TRANSCEIVER, next(self._sequences), system_id, password), BindResp)
@@ -75,6 +77,8 @@ class _Session:
         message_id = self._ask(self._submit(source, destination, text), MessageResp).message_id
         yield f"accepted: message id {message_id}"
         yield f"receipt: {self._receipt(message_id)}"
+        for each in self._incoming:
+            yield f"message from {each.source}: {_text(each)}"
         self._ask(Plain(Command.UNBIND, next(self._sequences)), Plain)
 
     def _submit(self, source: str, destination: str, text: str) -> SubmitSm:
@@ -121,6 +125,8 @@ class _Session:
         assert header is not None
         received = pdu.decode(header, self._exactly(header.length - pdu.HEADER_LENGTH))
         if isinstance(received, DeliverSm):
+            if not received.esm_class & ESM_CLASS_RECEIPT:
+                self._incoming.append(received)
             self._connection.sendall(MessageResp(Command.DELIVER_SM_RESP, received.sequence).encode())
         elif isinstance(received, Plain) and received.command in (Command.ENQUIRE_LINK, Command.UNBIND):
             self._connection.sendall(pdu.response(received.command, received.sequence))
@@ -131,6 +137,12 @@ class _Session:
         if len(read) < octets:
             raise ConnectionError("the server closed the connection")
         return read
+
+
+def _text(message: DeliverSm) -> str:
+    if message.data_coding == gsm0338.Encoding.UCS2:
+        return message.body.decode("utf-16-be")
+    return gsm0338.decode(message.body)
 
 
 def _name(status: int) -> str:

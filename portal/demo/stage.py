@@ -15,6 +15,7 @@ from portal.services import (
     credits,
     customers,
     prices,
+    routes,
     senders,
     two_factor,
     users,
@@ -27,6 +28,7 @@ VIEWER = "bruno@acme.example"
 OPERATOR = "olga@portal.example"
 SENDING_ACCOUNT = "smpp-demo-1"
 SENDER = "ACME"
+VIRTUAL_NUMBER = "447700900123"  # from the range that is kept for fiction
 
 _BY_OPERATOR = Actor(OPERATOR)
 _BY_OWNER = Actor(OWNER)
@@ -90,6 +92,7 @@ def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> d
     for account, sender in ((first, SENDER), (first, "ACME-Info"), (classic, SENDER), (other, "GLOBEX")):
         senders.add(conn, _BY_OWNER, account, sender)
         senders.decide(conn, _BY_OPERATOR, account, sender, approve=True)
+    routes.add(conn, _BY_OPERATOR, first, VIRTUAL_NUMBER)
     senders.add(conn, _BY_OWNER, first, "ACMESHOP", description="Web shop", reason="Order confirmations")
     # Somebody tries from an address that isn't in the list: the page offers the remedy.
     at = now_ms() - 20 * 60_000

@@ -1,0 +1,54 @@
+"""kill -9 while messages from handsets come in: each is taken in once."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from portal.config import Config
+from portal.nudge import Nudger
+from portal.services import accounts, check, received, routes
+from portal.services.audit import SHELL
+from tests.serving import starting
+from tests.support import Cast, eventually
+
+ROUNDS = 6
+A_ROUND = 40
+NUMBER, HANDSET = "48484", "393337654321"
+
+
+@pytest.fixture
+def nudger(config: Config) -> Iterator[Nudger]:
+    made = Nudger(config.data)
+    yield made
+    made.close()
+
+
+def test_each_message_from_a_handset_is_taken_in_once(
+    config: Config, cast: Cast, conn: sqlite3.Connection, nudger: Nudger
+) -> None:
+    routes.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), NUMBER)
+    sent: list[str] = []
+
+    def stored() -> int:
+        return int(conn.execute("SELECT count(*) FROM received").fetchone()[0])
+
+    for _ in range(ROUNDS):
+        with starting(config, "smsc") as server:
+            before = stored()
+            # One by one, each told at once: what the server takes in comes in many small commits.
+            for _ in range(A_ROUND):
+                sent.append(f"message {len(sent)}")
+                received.simulate(conn, HANDSET, NUMBER, sent[-1])
+                nudger.send()
+            few = random.randrange(1, A_ROUND)
+            eventually(lambda least=before + few: stored() >= least)  # type: ignore[misc]
+            server.process.kill()
+            server.process.wait()
+    with starting(config, "smsc"):
+        eventually(lambda: stored() >= len(sent))
+        eventually(lambda: conn.execute("SELECT count(*) FROM simulated").fetchone()[0] == 0)
+    assert [row[0] for row in conn.execute("SELECT text FROM received ORDER BY id")] == sent
+    assert conn.execute("SELECT count(DISTINCT received_id) FROM deliveries").fetchone()[0] == len(sent)
+    assert check.problems(conn) == []
