@@ -108,10 +108,12 @@ class Delivery:
     def unanswered(self, deliverable: Deliverable) -> None:
         """The session has ended before the ESME answered the deliver_sm of `deliverable`: it comes again at once.
 
-        Not for ever: a client may end each time because of it.
+        Not for ever: a client may end each time because of it. The waits begin small, though: where many sessions end
+        together, with the network, it has been given to one after the other within a moment.
         """
         deliverable.attempts += 1
-        delay = _delay(deliverable.attempts) if deliverable.attempts >= HOLDS_ATTEMPTS else 0
+        too_many = deliverable.attempts - HOLDS_ATTEMPTS + 1
+        delay = _delay(too_many) if too_many > 0 else 0
         self._backplane.retry(deliverable, now_ms() + delay)
         self._over(deliverable)
 
