@@ -257,3 +257,9 @@ def test_a_page_reads_no_more_than_it_shows(conn, acme_1, submit):
         "LIST SUBQUERY 1",
         "SCAN json_each VIRTUAL TABLE INDEX 1:",
     }
+
+
+def test_the_codes_of_receipts():
+    told = {*range(11), 50, 51, 52, 53, 54, 100, 101, 102, 103, 254, 255, 800, 801, 802, 803, 804}
+    assert set(history.PTT) == told
+    assert all(history.PTT.values())

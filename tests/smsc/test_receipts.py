@@ -121,6 +121,17 @@ async def test_a_refused_receipt_comes_again(config, cast, conn):
         await eventually(lambda: waiting(conn) == 0)
 
 
+async def test_a_generic_nack_refuses_a_receipt(config, cast, conn):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        first = await esme.next(Command.DELIVER_SM)
+        esme.send(Plain(Command.GENERIC_NACK, first.sequence))
+        again = await esme.receipt()
+        assert again.tlvs == first.tlvs
+        await eventually(lambda: waiting(conn) == 0)
+
+
 @pytest.mark.parametrize("leave", [Esme.abort, Esme.close])
 async def test_an_unanswered_receipt_comes_again_after_a_reconnect(config, cast, conn, leave):
     async with smsc(config) as server:
