@@ -199,10 +199,10 @@ class SqliteBackplane:
         self._writer.put(Kind.CANCEL, (message, resolve))
 
     def put_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        self._writer.put(Kind.OUTCOME, outcomes)
+        self._writer.put(Kind.OUTCOME, *outcomes)
 
     def put_received(self, messages: Sequence[FromHandset]) -> None:
-        self._writer.put(Kind.RECEIVED, messages)
+        self._writer.put(Kind.RECEIVED, *messages)
 
     def on_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
         self._expired_callbacks.append(callback)
@@ -294,9 +294,9 @@ class SqliteBackplane:
             Kind.OPENED: Work(connections.opened),
             Kind.SUBMIT: Work(_store, self._stored, _refuse),
             Kind.CANCEL: Work(_cancel, self._cancelled, _refuse),
-            Kind.OUTCOME: Work(_finish, self._finished),
+            Kind.OUTCOME: Work(outcomes.finish, self._finished),
             Kind.DUE: Work(lambda conn, _: outcomes.take_due(conn, now_ms()), self._became_due),
-            Kind.RECEIVED: Work(_receive, self._received),
+            Kind.RECEIVED: Work(received.take_in, self._received),
             Kind.DELIVERED: Work(deliveries.done, self._forgotten),
             Kind.DELIVERY_FAILED: Work(deliveries.failed, self._postponed),
             Kind.PROGRESS: Work(connections.progressed, refused=_ignore),
@@ -372,14 +372,6 @@ def _refuse(items: list[tuple[Any, Callable[[Any], None]]], refusal: Refusal) ->
 
 def _cancel(conn: sqlite3.Connection, items: list[tuple[Whereabouts, Any]]) -> Cancelled:
     return outcomes.cancel(conn, [message for message, _ in items])
-
-
-def _finish(conn: sqlite3.Connection, groups: list[Sequence[Outcome]]) -> list[Receipt]:
-    return outcomes.finish(conn, [outcome for group in groups for outcome in group])
-
-
-def _receive(conn: sqlite3.Connection, groups: list[Sequence[FromHandset]]) -> set[int]:
-    return received.take_in(conn, [message for group in groups for message in group])
 
 
 def _confirm(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:

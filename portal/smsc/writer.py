@@ -1,7 +1,8 @@
 """The one thread that writes to the database for the SMPP server.
 
 What arrives while a commit runs shares the next one: under load the commits grow instead of queueing, and a lone
-message waits for nobody. Answers go back to the event loop once a batch.
+message waits for nobody. Jobs come over from the event loop once a turn of it, and answers go back once a batch: each
+time the two threads meet costs as much as a message.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from portal.smsc.backplane import InDoubt, Refusal, Unavailable
 
 log = logging.getLogger(__name__)
 
-_MOST_JOBS = 4_000
+# As many jobs in a batch as it takes so long to write, by how long the last one took: those in the next batch wait.
+_BATCH_SECONDS = 0.025
+_FEWEST_JOBS, _MOST_JOBS = 500, 4_000
 _RETRY_SECONDS = 0.25
 # Who waits for the write lock looks for it every half a millisecond (`db.immediate`), so one is enough to find it free.
 _GAP_SECONDS = 0.001
@@ -78,14 +81,7 @@ class Work:
     refused: Callable[[list[Any], Refusal], None] | None = None
 
 
-# Not frozen, for that makes it five times as dear to make, and compared by identity: there is one for each message.
-@dataclass(slots=True, eq=False)
-class _Job:
-    kind: Kind
-    item: Any
-
-
-_STOP = _Job(Kind.HEARTBEAT, None)
+_Job = tuple[Kind, Any]
 _Answer = Callable[[], None]
 
 
@@ -106,8 +102,15 @@ class Writer:
         self._works = works
         self._loop = loop
         self._on_death = on_death
-        self._queue: SimpleQueue[_Job] = SimpleQueue()
+        # Of the event loop.
+        self._gathered: list[_Job] = []
+        # On the way from the loop to the thread.
+        self._queue: SimpleQueue[list[_Job]] = SimpleQueue()
+        # Of the thread: what it has not begun with, and what it has to try again.
+        self._left: list[_Job] = []
         self._kept: list[_Job] = []
+        self._most = _MOST_JOBS
+        self._stopping = False
         self._failing = False
         self._free_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -115,13 +118,23 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, kind: Kind, item: Any) -> None:
-        """Have `item` written. Returns at once."""
-        self._queue.put(_Job(kind, item))
+    def put(self, kind: Kind, *items: Any) -> None:
+        """Have `items` written. Returns at once."""
+        if not self._gathered:
+            self._loop.call_soon(self._pass_on)
+        for item in items:
+            self._gathered.append((kind, item))
+
+    def _pass_on(self) -> None:
+        self._queue.put(self._gathered)
+        self._gathered = []
 
     def close(self, timeout: float) -> bool:
         """Write what is left and end, within `timeout` seconds; returns whether that went well."""
-        self._queue.put(_STOP)
+        self._pass_on()
+        self._stopping = True
+        # It may wait for something.
+        self._queue.put([])
         self._thread.join(timeout)
         return not self._thread.is_alive() and not self._kept
 
@@ -136,28 +149,30 @@ class Writer:
             self._conn.close()
 
     def _work(self) -> None:
-        stopping = False
-        while not stopping:
+        while not (self._stopping and self._queue.empty() and not self._left):
             jobs = self._take()
-            if _STOP in jobs:
-                stopping = True
-                jobs.remove(_STOP)
             if jobs:
-                self._answer(self._write(jobs))
+                began = time.monotonic()
+                answers = self._write(jobs)
+                pace = len(jobs) / (time.monotonic() - began)
+                self._most = min(max(int(pace * _BATCH_SECONDS), _FEWEST_JOBS), _MOST_JOBS)
+                self._answer(answers)
 
     def _take(self) -> list[_Job]:
         """Return what waits; wait for something where nothing does."""
-        jobs, self._kept = self._kept, []
-        if jobs:
+        kept, self._kept = self._kept, []
+        if kept:
             time.sleep(_RETRY_SECONDS)
         else:
             self._give_way()
-            jobs.append(self._next())
-        # What is kept takes nobody's place: new submits have to be refused as long as nothing can be written.
-        most = len(jobs) + _MOST_JOBS
+            if not self._left:
+                self._left = self._next()
         with suppress(Empty):
-            while len(jobs) < most:
-                jobs.append(self._queue.get_nowait())
+            while len(self._left) < self._most:
+                self._left += self._queue.get_nowait()
+        # What is kept takes nobody's place: new submits have to be refused as long as nothing can be written.
+        jobs = kept + self._left[: self._most]
+        self._left = self._left[self._most :]
         return jobs
 
     def _give_way(self) -> None:
@@ -166,13 +181,13 @@ class Writer:
             time.sleep(_GAP_SECONDS)
             self._free_at = time.monotonic()
 
-    def _next(self) -> _Job:
+    def _next(self) -> list[_Job]:
         began = time.monotonic()
-        job = self._queue.get()
+        jobs = self._queue.get()
         now = time.monotonic()
         if now - began > _GAP_SECONDS:
             self._free_at = now
-        return job
+        return jobs
 
     def _write(self, jobs: list[_Job]) -> list[_Answer]:
         try:
@@ -181,7 +196,7 @@ class Writer:
             return self._failed(jobs, error)
         except Exception as error:
             if len(jobs) == 1:
-                log.exception("a job of kind %s could not be written", jobs[0].kind.name)
+                log.exception("a job of kind %s could not be written", jobs[0][0].name)
                 return self._refusals(jobs, error)
             # One bad item must not take the others with it.
             half = len(jobs) // 2
@@ -205,7 +220,7 @@ class Writer:
         if not self._failing:
             self._failing = True
             log.error("the database can't be written: %s", error)
-        self._kept += [job for job in jobs if self._works[job.kind].refused is None]
+        self._kept += [job for job in jobs if self._works[job[0]].refused is None]
         return self._refusals(jobs, error)
 
     def _refusals(self, jobs: list[_Job], error: Exception) -> list[_Answer]:
@@ -227,8 +242,8 @@ class Writer:
 
 def _grouped(jobs: list[_Job]) -> list[tuple[Kind, list[Any]]]:
     by_kind: dict[Kind, list[Any]] = {}
-    for job in jobs:
-        by_kind.setdefault(job.kind, []).append(job.item)
+    for kind, item in jobs:
+        by_kind.setdefault(kind, []).append(item)
     return sorted(by_kind.items(), key=lambda each: each[0])
 
 
