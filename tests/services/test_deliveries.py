@@ -57,10 +57,10 @@ def test_one_that_was_refused_often_is_passed_and_looked_at_again(conn, three, l
 
 
 def test_a_clock_that_was_set_back_holds_nothing_up(conn, three, look):
+    for back in (60_000, 3_600_000):
+        assert look(now_ms() - back) == (["one", "two", "three"], False, None)
     put_off(conn, three[0], 3, now_ms() + LONGEST_WAIT_MS + 60_000)
     assert look() == (["one", "two", "three"], False, None)
-    # Nor what came before the clock was set back.
-    assert look(now_ms() - 3_600_000) == (["one", "two", "three"], False, None)
 
 
 def test_it_is_due_for_seven_days(conn, three, look):

@@ -66,6 +66,7 @@ async def test_it_reaches_the_receivers_and_is_kept(config, cast, conn, routed, 
         ("Ελλάδα 🇬🇷 " * 40, 8, ("Ελλάδα 🇬🇷 " * 40).encode("utf-16-be")),
         ("", 0, b""),
     ],
+    ids=["extension", "emoji", "short", "long", "long UCS-2", "empty"],
 )
 async def test_a_text_of_any_length_is_one_message(config, cast, conn, routed, say, text, data_coding, coded):
     async with smsc(config) as server:

@@ -304,6 +304,17 @@ async def answering_enquire_links(esme):
 # --- several receivers, and none
 
 
+async def test_receivers_take_turns(config, cast, change_account):
+    change_account(binds=0, throughput=0)
+    async with smsc(config) as server:
+        receivers = [await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER) for _ in range(3)]
+        transmitter = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
+        ids = [(await transmitter.submit()).message_id for _ in range(9)]
+        # Each has room for all of them.
+        seen = [about(await receiver.receipt()) for receiver in receivers for _ in range(3)]
+        assert sorted(seen) == ids
+
+
 async def test_a_receiver_that_does_not_answer_holds_nobody_up(config, cast, conn, change_account, wait_for):
     change_account(binds=0, windowing=1)
     async with smsc(config) as server:
