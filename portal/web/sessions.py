@@ -161,19 +161,16 @@ def _only_smpp(account: Account) -> None:
         abort(404)
 
 
-def _shown(account: Account) -> list[Connection]:
-    return connections.of_account(context.conn(), account.id, _MOST_SESSIONS)
-
-
 def _follows_open(account: Account, pulse: Pulse) -> tuple[Any, ...]:
-    shown = _shown(account) if pulse.sessions else []
-    ages = tuple(_minutes_idle(each) for each in shown)
-    return pulse.settings, pulse.graces, pulse.sessions, tuple(shown), ages
+    moving = connections.motion(context.conn(), account.id, _MOST_SESSIONS) if pulse.sessions else []
+    ages = tuple(_minutes_idle(seen_at) for seen_at, _row in moving)
+    return pulse.settings, pulse.graces, pulse.sessions, tuple(moving), ages
 
 
 def _open(account: Account, pulse: Pulse) -> dict[str, Any]:
-    password = credentials.info(context.conn(), account.id)
-    rows = [_row(each, password) for each in _shown(account)] if pulse.sessions else []
+    conn = context.conn()
+    password = credentials.info(conn, account.id)
+    rows = [_row(each, password) for each in connections.of_account(conn, account.id, _MOST_SESSIONS)]
     return {
         "open": rows,
         "count": pulse.sessions,
@@ -207,14 +204,14 @@ def graph(rates: tuple[float, ...]) -> Graph:
     return Graph(f"{path}V{GRAPH_HEIGHT}z" if rates else "", i18n.decimal(now), i18n.decimal(most))
 
 
-def _minutes_idle(session: Connection) -> int:
+def _minutes_idle(seen_at: int) -> int:
     """-1: not even for a moment."""
-    idle = db.now_ms() - session.seen_at
+    idle = db.now_ms() - seen_at
     return -1 if idle < _NOW_MS else idle // _MINUTE_MS
 
 
 def _active(session: Connection) -> str:
-    minutes = _minutes_idle(session)
+    minutes = _minutes_idle(session.seen_at)
     if minutes < 0:
         return _("now")
     now = db.now_ms()

@@ -1,5 +1,6 @@
 """Open pages stay true: one small question, answered with what has changed since."""
 
+import gzip
 import html
 import re
 from collections.abc import Callable
@@ -157,6 +158,26 @@ def test_what_passes_through_a_session(alice: Browser, conn: db.Connection) -> N
     sessions = OpenPage(alice, PAGES["sessions"])
     conn.execute("UPDATE connections SET submitted = 12840, window = 7")
     assert "7/10 0 12,840" in words(sessions.ask().text)
+
+
+def test_an_answer_is_small_where_the_browser_can_read_it(alice: Browser, conn: db.Connection) -> None:
+    for number in range(1, 11):
+        acting.connect(conn, NAME, number)
+    address = f"{HOME}/live?page=sessions"
+    plain = alice.get(address, htmx="live")
+    small = alice.get(address, htmx="live", headers={"Accept-Encoding": "gzip, deflate"})
+    assert small.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(small.data) == plain.data
+    assert len(small.data) < len(plain.data) / 4
+    assert "Content-Encoding" not in plain.headers
+
+
+def test_a_client_that_falls_silent(alice: Browser, conn: db.Connection) -> None:
+    acting.connect(conn, NAME)
+    sessions = OpenPage(alice, PAGES["sessions"])
+    assert sessions.ask().status_code == 204
+    conn.execute("UPDATE connections SET seen_at = seen_at - 20000")
+    assert "active: less than a minute ago" in words(sessions.ask().text)
 
 
 def test_credits_that_come(alice: Browser, conn: db.Connection) -> None:
