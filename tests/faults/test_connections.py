@@ -73,7 +73,7 @@ async def test_clients_that_vanish_without_a_word(
     server: Server, bystanders: Crowd, culprit: Login, tell: Tell
 ) -> None:
     async with bounded(server) as counts:
-        vanished = [await Esme.bound(server.port, culprit) for _ in range(50)]
+        vanished = [await Esme.bound(server.port, culprit) for _ in range(200)]
         # One receipt for each is under way to somebody who isn't there any more.
         message_ids = {(await each.submit(source="LOAD")).message_id for each in vanished}
         await asyncio.gather(*(each.closed() for each in vanished))
