@@ -11,7 +11,7 @@ from portal.smsc import session
 from portal.smsc.pdu import MessageResp, Plain
 from portal.smsc.simulator import FATES
 from portal.smsc.status import Command, MessageState, Status, Tag
-from tests.smsc.esme import Esme, eventually, smsc
+from tests.smsc.esme import DEADLINE_S, Esme, eventually, smsc
 
 TEXT = re.compile(
     r"id:(\d+) sub:(\d{3}) dlvrd:(\d{3}) submit date:\d{10} done date:\d{10} stat:([A-Z]{7}) err:(\d{3}) text:(.*)"
@@ -296,8 +296,9 @@ async def test_who_never_answers_is_cut_off_and_another_gets_it(
 
 async def answering_enquire_links(esme):
     """Read until something else comes."""
-    while isinstance(seen := await esme.read(), Plain) and seen.command == Command.ENQUIRE_LINK:
-        esme.send(Plain(Command.ENQUIRE_LINK_RESP, seen.sequence))
+    async with asyncio.timeout(DEADLINE_S):
+        while isinstance(seen := await esme.read(), Plain) and seen.command == Command.ENQUIRE_LINK:
+            esme.send(Plain(Command.ENQUIRE_LINK_RESP, seen.sequence))
     return seen
 
 
