@@ -199,7 +199,7 @@ class SqliteBackplane:
         self._writer.put(Kind.CANCEL, (message, resolve))
 
     def put_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        self._writer.put(Kind.OUTCOME, *outcomes)
+        self._writer.defer(Kind.OUTCOME, *outcomes)
 
     def put_received(self, messages: Sequence[FromHandset]) -> None:
         self._writer.put(Kind.RECEIVED, *messages)
@@ -263,7 +263,7 @@ class SqliteBackplane:
         return due
 
     def done(self, deliverable: Deliverable) -> None:
-        self._writer.put(Kind.DELIVERED, deliverable)
+        self._writer.defer(Kind.DELIVERED, deliverable)
 
     def retry(self, deliverable: Deliverable, at: int) -> None:
         self._waiting[deliverable.account_id].put_off()
