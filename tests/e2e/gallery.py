@@ -21,6 +21,7 @@ from portal.services import (
     messages,
     outcomes,
     prices,
+    routes,
     senders,
     users,
 )
@@ -120,8 +121,13 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     sender = senders.add(conn, SHELL, account, "Acme Shop", description="The web shop", reason="It is our name")
     senders.add(conn, SHELL, account, "393401112233")
     senders.decide(conn, SHELL, account, "393401112233", approve=False, comment="Not yours")
+    routes.add(conn, SHELL, account, "393401112233")
+    route = routes.add(conn, SHELL, account, "48484", "Acme")
     credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credits.THOUSANDTHS)
+    routes.add(conn, SHELL, account, "393401234999")
+    route = routes.add(conn, SHELL, account, "48000", "acme")
     message_id = _send(conn, account.id)
+    part_id = _send_parts(conn, account.id)
     # Shown, but not there: a client that binds would have to answer enquire_link all the while.
     connections.opened(conn, [_session(1, account.id, "203.0.113.7", "TLSv1.3"), _session(2, account.id, "::1", "")])
     connections.progressed(conn, [connections.Progress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10)])
@@ -137,9 +143,12 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "ip_id": entry.id,
         "session_id": 1,
         "sender_id": sender.id,
+        "route_id": route.id,
+        "route_id": route.id,
         "customer_id": cast.acme,
         "user_id": newcomer.id,
         "message_id": message_id,
+        "part_id": part_id,
         "token": users.new_link(conn, newcomer),
     }
 
@@ -169,6 +178,32 @@ def _send(conn: Connection, account_id: int) -> int:
     return ids[0]
 
 
+def _send_parts(conn: Connection, account_id: int) -> int:
+    """Two of the three parts of a text, one of them delivered; returns the id of the other."""
+    config = next(each for each in directory.load(conn) if each.id == account_id)
+    submits = [
+        messages.prepare(
+            config,
+            prices.load(conn),
+            source="ACME",
+            source_ton=5,
+            source_npi=0,
+            destination="393401230000",
+            esm_class=0,
+            data_coding=0,
+            registered_delivery=1,
+            body=b"a long text, " * 11,
+            segment=messages.Segment(7, 3, number),
+        )
+        for number in (1, 3)
+    ]
+    first, last = intake.store(conn, submits).ids
+    assert first is not None
+    assert last is not None
+    outcomes.finish(conn, [Outcome(first, DELIVERED, 0, now_ms())])
+    return last
+
+
 def _session(number: int, account_id: int, address: str, tls: str) -> connections.Connection:
     return connections.Connection(number, account_id, address, "transceiver", tls, 1, now_ms(), now_ms(), 1200, 1100, 3)
 
@@ -192,6 +227,7 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{waiting}/password",
         f"/accounts/{classic}",
         f"/accounts/{arguments['name']}?period=all",
+        f"/accounts/{arguments['name']}/history/{arguments['part_id']}",
         _NOWHERE,
     ]
     return found + [Exhibit(OWNER, each) for each in others]
