@@ -33,6 +33,8 @@ _INSERT_USAGE = Inserts(
 )
 # Clients number the texts that they cut up in one or two octets, and begin again.
 _SEGMENTS_TOGETHER_MS = 10 * 60_000
+# One that numbers all its texts alike must not hold up the others.
+_SEGMENTS_LOOKED_AT = 16
 
 
 @dataclass(slots=True)
@@ -190,26 +192,32 @@ def _receipt(message_id: int, submit: Submit, ptt: int) -> Receipt:
 
 def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, segment: Segment) -> None:
     """Let a segment but the first to come know the first one's message, so that a text is read as one."""
+    values = {
+        "id": message_id,
+        "account": submit.account_id,
+        "source": submit.source,
+        "destination": submit.destination,
+        "reference": segment.reference,
+        "total": segment.total,
+        "number": segment.number,
+        "since": message_id - credits.first_id_at(_SEGMENTS_TOGETHER_MS),
+    }
+    row = conn.execute(
+        "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"
+        "  WHERE account_id = :account AND destination = :destination AND segment_reference = :reference"
+        f"  AND id < :id AND id > :since ORDER BY id DESC LIMIT {_SEGMENTS_LOOKED_AT})"
+        " WHERE segment_total = :total AND source = :source ORDER BY id DESC LIMIT 1",
+        values,
+    ).fetchone()
+    if row is None:
+        return
+    # A segment that is there already begins another text, or is sent again.
     conn.execute(
-        "UPDATE messages SET joined_to = (SELECT coalesce(joined_to, id) FROM messages AS earlier"
-        " WHERE account_id = :account AND destination = :destination AND segment_reference = :reference"
-        " AND segment_total = :total AND source = :source AND id < :id AND id > :since"
-        # A segment that is there already begins another text, or is sent again.
-        " AND NOT EXISTS (SELECT 1 FROM messages AS same WHERE same.segment_number = :number AND same.id < :id"
-        "  AND same.segment_reference = :reference AND same.account_id = :account"
-        "  AND same.destination = :destination"
-        "  AND coalesce(same.joined_to, same.id) = coalesce(earlier.joined_to, earlier.id))"
-        " ORDER BY id DESC LIMIT 1) WHERE id = :id",
-        {
-            "id": message_id,
-            "account": submit.account_id,
-            "source": submit.source,
-            "destination": submit.destination,
-            "reference": segment.reference,
-            "total": segment.total,
-            "number": segment.number,
-            "since": message_id - credits.first_id_at(_SEGMENTS_TOGETHER_MS),
-        },
+        "UPDATE messages SET joined_to = :first WHERE id = :id"
+        " AND NOT EXISTS (SELECT 1 FROM messages AS first WHERE first.id = :first AND first.segment_number = :number)"
+        " AND NOT EXISTS (SELECT 1 FROM messages AS same WHERE same.joined_to = :first"
+        "  AND same.segment_number = :number)",
+        values | {"first": row[0]},
     )
 
 

@@ -420,3 +420,12 @@ def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):
     assert [(each.id, each.text) for each in outcomes.unfinished(conn, 0, 10)] == [(second, "two"), (third, "hello")]
     assert [each.id for each in outcomes.unfinished(conn, second, 10)] == [third]
     assert [each.id for each in outcomes.unfinished(conn, 0, 1)] == [second]
+
+
+def test_a_segment_that_is_there_already_begins_another_text(conn, prepare):
+    first, again, second, of_three = intake.store(
+        conn,
+        [prepare(segment=messages.Segment(7, total, number)) for total, number in ((2, 1), (2, 1), (2, 2), (3, 2))],
+    ).ids
+    joined = dict(conn.execute("SELECT id, joined_to FROM messages").fetchall())
+    assert joined == {first: None, again: None, second: again, of_three: None}
