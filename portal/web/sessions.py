@@ -178,6 +178,7 @@ def _open(account: Account, pulse: Pulse) -> dict[str, Any]:
         "old": sum(each.old for each in rows),
         "old_until": password.old_until if password else None,
         "graph_size": (GRAPH_WIDTH, GRAPH_HEIGHT),
+        "answers": connections.alive(conn, "smsc"),
     }
 
 

@@ -106,10 +106,12 @@ async def test_the_pages_go_on_without_smpp_and_what_they_change_holds_when_it_i
     run_app("account", "disable", logins[0].name)
     assert _status(run_app, cast.smpp_acme_1) == "UPDATING_IP", "it says that a change isn't in force yet"
     eventually(lambda: not is_ready(web), _SILENT_S)
+    assert "The SMPP server isn't answering" in alice.get(f"{home}/sessions").text
     assert "smpp_portal_smsc_up 0" in urllib.request.urlopen(f"{web.url}/metrics", timeout=10).read().decode()
 
     alone("smsc")
     eventually(lambda: is_ready(web), _SILENT_S)
+    assert "isn't answering" not in alice.get(f"{home}/sessions").text
     try:
         assert await _bind(smsc, cast.smpp_acme_1) == Status.ESME_RINVPASWD
         assert await _bind(smsc, logins[0]) == Status.ESME_RBINDFAIL
