@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Mapping
 from typing import Protocol
 
 from portal import gsm0338
@@ -36,7 +37,7 @@ _INTERNATIONAL, _NETWORK_SPECIFIC, _E164 = 1, 3, 1
 _SHORT_CODE_DIGITS = 8
 
 # Appendix B, "Message state".
-_STAT = {
+_STAT: Mapping[int, str] = {
     MessageState.ENROUTE: "ENROUTE",
     MessageState.DELIVERED: "DELIVRD",
     MessageState.EXPIRED: "EXPIRED",
@@ -211,11 +212,13 @@ def receipt_text(receipt: Receipt) -> str:
     Times are UTC; `err` is the ptt code; the message's own text is cut and kept to ASCII.
     """
     delivered = receipt.parts if receipt.state == DELIVERED else 0
-    text = "".join(character if " " <= character <= "~" else "?" for character in receipt.text[:_TEXT_CHARACTERS])
+    text = receipt.text[:_TEXT_CHARACTERS]
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(character if " " <= character <= "~" else "?" for character in text)
     return (
         f"id:{receipt.message_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"
         f" submit date:{times.receipt_time(receipt.submitted_at)} done date:{times.receipt_time(receipt.done_at)}"
-        f" stat:{_STAT[MessageState(receipt.state)]} err:{receipt.ptt:03d} text:{text}"
+        f" stat:{_STAT[receipt.state]} err:{receipt.ptt:03d} text:{text}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from functools import lru_cache
 
 from portal.db import now_ms
 from portal.smsc.status import Status
@@ -101,4 +102,10 @@ def final_date(moment: int) -> str:
 
 def receipt_time(moment: int) -> str:
     """Return `moment` (unix milliseconds) as a receipt's text has it: `YYMMDDhhmm`, UTC (appendix B)."""
-    return datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC).strftime("%y%m%d%H%M")
+    return _minute(moment // 60_000)
+
+
+@lru_cache(maxsize=1024)
+def _minute(number: int) -> str:
+    # A receipt has two of these, and thousands of receipts are of the same minute.
+    return datetime.datetime.fromtimestamp(number * 60, datetime.UTC).strftime("%y%m%d%H%M")
