@@ -321,6 +321,9 @@ class SqliteBackplane:
         for callback in self._expired_callbacks:
             callback(due.expired)
         self._wait(due.waiting)
+        if due.to_send or due.expired:
+            # A campaign has one date for all its messages, and only so many are taken at once.
+            self._look_for_due()
 
     def _hand_over(self, to_send: list[ToSend]) -> None:
         for callback in self._stored_callbacks:

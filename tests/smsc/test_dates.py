@@ -5,8 +5,9 @@ import datetime
 import pytest
 
 from portal.db import now_ms
-from portal.services import check, credits
+from portal.services import check, credits, directory, intake, messages, prices
 from portal.services.messages import DAY_MS, VALIDITY_MS
+from portal.smsc import sqlite_backplane
 from portal.smsc.pdu import DataSm
 from portal.smsc.status import Command, MessageState, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
@@ -182,3 +183,27 @@ async def test_an_expired_message_is_over(config, cast, conn):
         answer = await esme.submit("393331230010", validity_period="000000000001000R")
         assert told(await esme.receipt()) == (answer.message_id, MessageState.EXPIRED)
         await eventually(lambda: not server._dispatch._upstream._slow)
+
+
+async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn, monkeypatch):
+    account = next(each for each in directory.load(conn) if each.id == cast.smpp_acme_1.id)
+    submit = messages.prepare(
+        account,
+        prices.load(conn),
+        source="ACME",
+        source_ton=5,
+        source_npi=0,
+        destination="393331234567",
+        esm_class=0,
+        data_coding=0,
+        registered_delivery=0,
+        body=b"hello",
+        scheduled_at=now_ms() - 1,
+    )
+    conn.execute("UPDATE accounts SET balance = 3000000")
+    intake.store(conn, [submit] * 2_500)
+    # The clock's hand does not move meanwhile: one look has to be enough.
+    monkeypatch.setattr(sqlite_backplane, "_DUE_SECONDS", 3_600)
+    async with smsc(config) as server:
+        server._backplane._look_for_due()
+        await eventually(lambda: conn.execute("SELECT count(*) FROM messages WHERE state = 2").fetchone()[0] == 2_500)
