@@ -121,8 +121,6 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     sender = senders.add(conn, SHELL, account, "Acme Shop", description="The web shop", reason="It is our name")
     senders.add(conn, SHELL, account, "393401112233")
     senders.decide(conn, SHELL, account, "393401112233", approve=False, comment="Not yours")
-    routes.add(conn, SHELL, account, "393401112233")
-    route = routes.add(conn, SHELL, account, "48484", "Acme")
     credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credits.THOUSANDTHS)
     routes.add(conn, SHELL, account, "393401234999")
     route = routes.add(conn, SHELL, account, "48000", "acme")
@@ -143,7 +141,6 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "ip_id": entry.id,
         "session_id": 1,
         "sender_id": sender.id,
-        "route_id": route.id,
         "route_id": route.id,
         "customer_id": cast.acme,
         "user_id": newcomer.id,
