@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from portal import db, migrations
-from portal.db import now_ms
 from portal.services import accounts, check, credits, deliveries, directory, history, outcomes
 from portal.services.audit import SHELL
 
