@@ -13,11 +13,12 @@ from portal.crypto import Keys
 from portal.services import accounts, allowed_ips, credentials, credits
 from portal.services.audit import SHELL
 from portal.smsc.status import Status
-from tests.faults.crowd import Crowd
+from tests.faults.crowd import WINDOW, Crowd
 from tests.support import Cast, Login, a_copy, eventually
 
 _GRANTED = 1_000_000 * credits.THOUSANDTHS
-_ACCOUNTS = ("smpp-load-1", "smpp-load-2", "smpp-load-3")
+# Name to windowing, where 0 is no limit.
+_ACCOUNTS = {"smpp-load-1": 0, "smpp-load-2": 0, "smpp-load-3": 0, "smpp-narrow": WINDOW}
 # A machine with little time to spare does fewer; `python -m tests.faults` does the fifty.
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "8"))
 
@@ -28,12 +29,12 @@ Tell = Callable[..., None]
 
 @pytest.fixture(scope="session")
 def crowded(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Login]]:
-    """The cast's data folder with three accounts more."""
+    """The cast's data folder with four accounts more."""
     data = a_copy(template[0], tmp_path_factory.mktemp("crowded") / "data")
     conn, keys, logins = db.connect(data / db.FILE_NAME), Keys.load(data), []
-    for name in _ACCOUNTS:
+    for name, windowing in _ACCOUNTS.items():
         account = accounts.add(
-            conn, SHELL, template[1].acme, name=name, windowing=0, throughput=0, binds=0, any_sender=True
+            conn, SHELL, template[1].acme, name=name, windowing=windowing, throughput=0, binds=0, any_sender=True
         )
         credits.grant(conn, SHELL, account, _GRANTED)
         allowed_ips.add(conn, SHELL, account, "127.0.0.1")
@@ -46,7 +47,13 @@ def crowded(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def logins(crowded: tuple[Path, list[Login]]) -> list[Login]:
     """Accounts with a million credits, and without limits that clients could meet."""
-    return crowded[1]
+    return crowded[1][:-1]
+
+
+@pytest.fixture
+def narrow(crowded: tuple[Path, list[Login]]) -> Login:
+    """Such an account whose submits are throttled beyond a window of ten."""
+    return crowded[1][-1]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ Bystanders = Callable[..., Crowd]
 def server(serve: Callable[..., Server]) -> Server:
     """The real program, which has little patience."""
     return serve(
-        PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1", PORTAL_LIMITS_RESPONSE_SECONDS="1", PORTAL_LIMITS_BIND_SECONDS="2"
+        PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1", PORTAL_LIMITS_RESPONSE_SECONDS="2", PORTAL_LIMITS_BIND_SECONDS="2"
     )
 
 
@@ -84,10 +84,10 @@ async def test_clients_that_vanish_without_a_word(
 
 
 async def test_clients_that_do_not_read_their_responses(
-    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+    server: Server, bystanders: Crowd, narrow: Login, tell: Tell
 ) -> None:
     async with bounded(server) as counts:
-        deaf = [await _deaf(server, culprit) for _ in range(4)]
+        deaf = [await _deaf(server, narrow) for _ in range(4)]
         sent = await asyncio.gather(*(_submit_until_cut_off(each) for each in deaf))
     bystanders.all_have_sent(50)
     tell(deaf=len(deaf), submits=sum(sent), **counts)
