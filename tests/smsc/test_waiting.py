@@ -1,0 +1,111 @@
+"""What waits for an account's receivers comes in its order, whether it is in memory or has to be read."""
+
+import pytest
+
+from portal.db import now_ms
+from portal.services import deliveries, directory, intake, messages, outcomes, prices
+from portal.services.messages import DELIVERED
+from portal.services.outcomes import Outcome
+from portal.smsc.waiting import MOST_READY, Waiting
+
+
+@pytest.fixture
+def ended(conn, account):
+    """Stores so many messages of the account, lets them end, and returns their receipts, which wait now."""
+    config = next(each for each in directory.load(conn) if each.id == account.id)
+
+    def end(count):
+        submit = messages.prepare(
+            config,
+            prices.load(conn) | {"IT": 0},
+            source="ACME",
+            source_ton=5,
+            source_npi=0,
+            destination="393401234567",
+            esm_class=0,
+            data_coding=0,
+            registered_delivery=1,
+            body=b"hello",
+        )
+        ids = intake.store(conn, [submit] * count).ids
+        return outcomes.finish(conn, [Outcome(each, DELIVERED, 0, now_ms()) for each in ids])
+
+    return end
+
+
+@pytest.fixture
+def reads():
+    return []
+
+
+@pytest.fixture
+def waiting(conn, account, reads):
+    """Somebody is there to take what waits; `reads` gets how much each look into the database has found."""
+
+    def read(how_many, but):
+        due = deliveries.due(conn, account.id, now_ms(), how_many, but)
+        reads.append(len(due.now))
+        return due
+
+    made = Waiting(read)
+    made.wake = lambda: None
+    return made
+
+
+def taken(waiting):
+    return list(iter(waiting.take, None))
+
+
+def test_what_has_just_been_stored_is_not_read_again(waiting, ended, reads):
+    assert waiting.take() is None
+    receipts = ended(3)
+    waiting.stored(receipts)
+    assert taken(waiting) == receipts
+    assert reads == [0]
+
+
+def test_what_was_there_before_comes_first(waiting, ended):
+    older = ended(2)
+    newer = ended(2)
+    waiting.stored(newer)
+    assert taken(waiting) == older + newer
+
+
+def test_what_was_read_before_it_was_told_comes_once(waiting, ended):
+    receipts = ended(2)
+    assert taken(waiting) == receipts
+    waiting.stored(receipts)
+    assert taken(waiting) == []
+
+
+def test_what_is_given_back_comes_before_all_that_follows(waiting, ended):
+    assert waiting.take() is None
+    receipts = ended(3)
+    waiting.stored(receipts)
+    first = waiting.take()
+    waiting.give_back(first)
+    assert taken(waiting) == receipts
+
+
+def test_memory_is_bounded_and_the_order_stays(waiting, ended, reads):
+    assert waiting.take() is None
+    first = ended(MOST_READY - 1)
+    waiting.stored(first)
+    # No room for both: they are read when all before them has been taken.
+    too_much = ended(2)
+    waiting.stored(too_much)
+    last = ended(1)
+    waiting.stored(last)
+    assert taken(waiting) == first + too_much + last
+    assert reads == [0, 3]
+
+
+def test_nothing_is_kept_where_nobody_is_there_to_take_it(waiting, ended, reads):
+    assert waiting.take() is None
+    waiting.wake = None
+    receipts = ended(2)
+    waiting.stored(receipts)
+    assert reads == [0]
+    waiting.wake = lambda: None
+    assert taken(waiting) == receipts
+    assert reads == [0, 2]
