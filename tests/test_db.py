@@ -86,9 +86,30 @@ def test_writers_wait_for_each_other(connect):
     assert connect().execute("SELECT value FROM counters WHERE name = 'message_id'").fetchone()[0] == 200
 
 
-def test_a_writer_that_waits_too_long_says_so(data, connect):
+@pytest.mark.parametrize("only_immediate", [False, True])
+def test_a_writer_waits_for_another(data, connect, only_immediate):
+    holder, renamed = connect(), threading.Event()
+    waiting = db.connect(data / db.FILE_NAME, only_immediate=only_immediate)
+
+    def write():
+        with immediate(waiting):
+            rename(waiting, "Second")
+        renamed.set()
+
+    with immediate(holder):
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert not renamed.wait(0.05)
+        rename(holder, "First")
+    thread.join()
+    assert name_of(holder) == "Second"
+    waiting.close()
+
+
+@pytest.mark.parametrize("only_immediate", [False, True])
+def test_a_writer_that_waits_too_long_says_so(data, connect, only_immediate):
     holder = connect()
-    impatient = db.connect(data / db.FILE_NAME, busy_timeout_ms=20)
+    impatient = db.connect(data / db.FILE_NAME, busy_timeout_ms=20, only_immediate=only_immediate)
     with immediate(holder), pytest.raises(sqlite3.OperationalError, match="locked"), immediate(impatient):
         pass
     impatient.close()

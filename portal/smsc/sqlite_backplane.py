@@ -50,7 +50,7 @@ class SqliteBackplane:
         self._loop = loop
         self._keys = keys
         self._reader = db.connect(database)
-        self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS)
+        self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS, only_immediate=True)
         self._writer = Writer(self._writer_connection, self._works(), loop, on_death)
         # Sessions that a process which was killed has left behind are no sessions.
         self._writer.put(Kind.CLEAR, None)
