@@ -79,8 +79,8 @@ class Session(Wire):
 
     __slots__ = (
         "_account", "_before_bind", "_bucket", "_delivering", "_delivery", "_enquired_at", "_in_flight",
-        "_knows_tlvs", "_last_words", "_malformed", "_pace", "_receiving", "_sequence", "_state", "_surroundings",
-        "_watch_timer", "admission", "delivered", "id", "submitted",
+        "_knows_tlvs", "_last_words", "_malformed", "_pace", "_receiving", "_sends", "_sequence", "_state",
+        "_surroundings", "_watch_timer", "admission", "delivered", "id", "submitted",
     )  # fmt: skip
 
     def __init__(self, visit: Visit, surroundings: Surroundings) -> None:
@@ -98,6 +98,7 @@ class Session(Wire):
         self._before_bind = 0
         self._malformed = 0
         self._delivery: Delivery | None = None
+        self._sends = False
         self._receiving = False
         self._in_flight = 0
         self._delivering: dict[int, tuple[Deliverable, float]] = {}
@@ -148,7 +149,7 @@ class Session(Wire):
         except Malformed as malformed:
             self._refuse_malformed(malformed)
             return
-        if isinstance(message, SubmitSm | DataSm):
+        if isinstance(message, SubmitSm):
             self._submit(message)
         else:
             self._dispatch(header, message)
@@ -171,6 +172,8 @@ class Session(Wire):
             self._answered(message.sequence, message.status)
         elif isinstance(message, Plain):
             self._plain(message)
+        elif isinstance(message, DataSm):
+            self._submit(message)
         elif isinstance(message, QuerySm):
             self._query(message)
         elif isinstance(message, CancelSm):
@@ -217,6 +220,7 @@ class Session(Wire):
         account = admission.account
         self.admission = admission
         self._account = account
+        self._sends = admission.kind.sends
         self._bucket = TokenBucket(account.throughput, loop.time())
         self._pace = TokenBucket(_pace(account), loop.time())
         self._state = State.BOUND
@@ -316,14 +320,11 @@ class Session(Wire):
     def _no_message_now(self) -> Status | None:
         """Why no message can be taken, or called back, at this moment; None where one can."""
         account, bucket = self._account, self._bucket
-        if account is None or bucket is None or not self._may_send():
+        if account is None or bucket is None or self._state is not State.BOUND or not self._sends:
             return Status.ESME_RINVBNDSTS
         if self._in_flight >= (account.windowing or _MOST_IN_FLIGHT) or not bucket.take(self._loop.time()):
             return Status.ESME_RTHROTTLED
         return None
-
-    def _may_send(self) -> bool:
-        return self._state is State.BOUND and self.admission is not None and self.admission.kind.sends
 
     def _stored(self, command: Command, sequence: int, result: int | Refusal) -> None:
         if isinstance(result, int):
@@ -337,7 +338,7 @@ class Session(Wire):
         self._answered_one()
 
     def _query(self, message: QuerySm) -> None:
-        if self._account is None or not self._may_send():
+        if self._account is None or self._state is not State.BOUND or not self._sends:
             self._write(pdu.response(message.COMMAND, message.sequence, Status.ESME_RINVBNDSTS))
             return
         self._write(enquiry.query(message, self._account.id, self._surroundings.backplane).encode())

@@ -46,8 +46,10 @@ def read(message: SubmitSm | DataSm, account: AccountConfig, price_list: Mapping
         reference = _number(tlvs, Tag.USER_MESSAGE_REFERENCE)
         subunit = _number(tlvs, Tag.DEST_ADDR_SUBUNIT)
         segment = _segment(tlvs)
+    scheduled_at = expires_at = None
     try:
-        scheduled_at, expires_at = _dates(message)
+        if isinstance(message, DataSm) or message.schedule_delivery_time or message.validity_period:
+            scheduled_at, expires_at = _dates(message)
         return messages.prepare(
             account,
             price_list,
