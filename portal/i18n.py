@@ -12,8 +12,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from babel import Locale
+from babel.dates import TIMEDELTA_UNITS, format_timedelta
 from babel.dates import format_datetime as babel_datetime
-from babel.dates import format_timedelta
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal, parse_decimal
@@ -129,10 +129,13 @@ def day(at: int) -> str:
 
 
 def relative(at: int, now: int) -> str:
-    """How far a moment is from now: "12 days ago", "in 3 hours"."""
-    seconds = (at - now) // 1000
-    # From a minute on nobody sees the seconds, and without them the same few texts come up again and again.
-    return _relative(seconds if abs(seconds) < 60 else seconds // 60 * 60, current_language())
+    """How far a moment is from now, in whole units: "11 days ago" is "1 week ago", 90 minutes are "1 hour ago"."""
+    # Nothing is "in 0 seconds".
+    seconds = int((at - now) / 1000) or -1
+    # Towards now, and to the unit that is shown: Babel would make two minutes of 90 seconds. So the same few texts come
+    # up again and again, too.
+    unit = next((unit for _, unit in TIMEDELTA_UNITS if abs(seconds) >= unit), 1)
+    return _relative(int(seconds / unit) * unit, current_language())
 
 
 def iso(at: int) -> str:
@@ -155,4 +158,4 @@ def _date(at: int, pattern: str, timezone: str, language: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _relative(seconds: int, language: str) -> str:
-    return format_timedelta(timedelta(seconds=seconds), add_direction=True, locale=_locale(language), threshold=1.2)
+    return format_timedelta(timedelta(seconds=seconds), add_direction=True, locale=_locale(language), threshold=1)

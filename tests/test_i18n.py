@@ -38,6 +38,25 @@ def test_times_are_written_in_the_installations_zone():
     assert i18n.date_time(NOON, "Europe/Rome").startswith("1 gen 2026, 13:00:00")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-0.5, "1 second ago"),
+        (-1.9, "1 second ago"),
+        (-59, "59 seconds ago"),
+        (-90, "1 minute ago"),
+        (-119, "1 minute ago"),
+        (-120, "2 minutes ago"),
+        (90, "in 1 minute"),
+        (-90 * 60, "1 hour ago"),
+        (-47 * 3600, "1 day ago"),
+        (-13 * 86_400, "1 week ago"),
+    ],
+)
+def test_a_unit_that_is_not_over_does_not_count(seconds, said):
+    assert said == i18n.relative(NOON + int(seconds * 1000), NOON)
+
+
 def test_how_long_ago():
     assert i18n.relative(NOON - 3 * 3_600_000, NOON) == "3 hours ago"
     i18n.use_language("it")
