@@ -21,12 +21,17 @@ from portal.services.messages import (
     ToSend,
 )
 
+_USUAL = (
+    "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"
+    " parts, price, state, ptt"
+)
 _INSERT = Inserts(
     "messages",
-    "id, account_id, source, source_ton, source_npi, destination, country, text, udh, data_coding, registered_delivery,"
-    " reference, parts, price, state, ptt, done_at, body, subunit, segment_reference, segment_total, segment_number,"
-    " scheduled_at, expires_at, due_at",
+    f"{_USUAL}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number, scheduled_at,"
+    " expires_at, due_at",
 )
+# Most messages have nothing but these, and Python takes a third of a microsecond to bind a None.
+_INSERT_USUAL = Inserts("messages", _USUAL)
 _INSERT_USAGE = Inserts(
     "movements",
     "id, account_id, kind, amount, balance_after, actor, messages, first_message_id, last_message_id",
@@ -83,7 +88,9 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
         at = credits.time_of(first)
         bills = _bills(conn, submits)
         stopped = blacklist.among(conn, submits)
-        rows, segments = [], []
+        rows: list[tuple[object, ...]] = []
+        usual: list[tuple[object, ...]] = []
+        segments = []
         for message_id, each in enumerate(submits, first):
             bill = bills[each.account_id]
             if stopped and (each.account_id, each.destination) in stopped:
@@ -99,7 +106,10 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
                 bill.sent += 1
                 bill.parts += each.parts
                 stored.ids.append(message_id)
-                rows.append(_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
+                if _is_usual(each):
+                    usual.append(_usual_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
+                else:
+                    rows.append(_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
                 if each.scheduled_at is None:
                     stored.to_send.append(_to_send(message_id, each))
             else:
@@ -108,6 +118,7 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
                 rows.append(_row(message_id, each, 0, REJECTED, PTT_NO_CREDIT))
             if each.segment is not None:
                 segments.append((message_id, each, each.segment))
+        _INSERT_USUAL.run(conn, usual)
         _INSERT.run(conn, rows)
         for segment in segments:
             _join_segment(conn, *segment)
@@ -126,8 +137,20 @@ def _bills(conn: sqlite3.Connection, submits: Sequence[Submit]) -> dict[int, _Bi
     return {account_id: _Bill(balance, balance) for account_id, balance in json.loads(balances)}
 
 
-def _row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> tuple[object, ...]:
-    waits = state == ENROUTE
+def _is_usual(submit: Submit) -> bool:
+    """Whether a message has none of the columns that are not in `_USUAL`, as long as it waits for its outcome."""
+    return (
+        submit.udh is None
+        and submit.reference is None
+        and submit.body is None
+        and submit.subunit is None
+        and submit.segment is None
+        and submit.scheduled_at is None
+        and submit.expires_at is None
+    )
+
+
+def _usual_row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> tuple[object, ...]:
     return (
         message_id,
         submit.account_id,
@@ -137,14 +160,21 @@ def _row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> t
         submit.destination,
         submit.country,
         submit.text,
-        submit.udh,
         submit.data_coding,
         submit.registered_delivery,
-        submit.reference,
         submit.parts,
         price,
         state,
         ptt,
+    )
+
+
+def _row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> tuple[object, ...]:
+    waits = state == ENROUTE
+    return (
+        *_usual_row(message_id, submit, price, state, ptt),
+        submit.udh,
+        submit.reference,
         None if waits else credits.time_of(message_id),
         submit.body,
         submit.subunit,
