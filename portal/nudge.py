@@ -16,9 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _SOCKET_NAME = "smsc.sock"
-_PORT_NAME = "smsc.port"
 _PATH_LIMIT = 100  # octets; sun_path holds 104 on macOS, 108 on Linux
-_HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
 
 
 class Nudger:
@@ -30,10 +28,10 @@ class Nudger:
 
     def send(self) -> None:
         """Nudge. Never raises and never blocks: a server that is not there, or is busy looking, needs none."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError):
             if self._socket is None:
                 self._socket = _datagram_socket()
-            self._socket.sendto(b"", _address(self._data))
+            self._socket.sendto(b"", str(_socket_path(self._data)))
 
     def close(self) -> None:
         """Free the socket; the next `send` makes another."""
@@ -43,21 +41,20 @@ class Nudger:
 
 
 class Listener:
-    """The receiving end; `close` ends it."""
+    """Calls `callback` on `loop` for the nudges that reach a data folder, once for those that come together.
+
+    Raises OSError when the socket can't be made. One a data folder: a later one takes the place of the earlier. `close`
+    ends it.
+    """
 
     def __init__(self, data: Path, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._callback = callback
         self._socket = _datagram_socket()
-        if _HAS_UNIX_SOCKETS:
-            self._file = _socket_path(data)
-            self._file.unlink(missing_ok=True)
-            self._socket.bind(str(self._file))
-            self._file.chmod(0o600)
-        else:
-            self._file = data / _PORT_NAME
-            self._socket.bind(("127.0.0.1", 0))
-            self._file.write_text(str(self._socket.getsockname()[1]))
+        self._file = _socket_path(data)
+        self._file.unlink(missing_ok=True)
+        self._socket.bind(str(self._file))
+        self._file.chmod(0o600)
         loop.add_reader(self._socket.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -73,25 +70,10 @@ class Listener:
         self._file.unlink(missing_ok=True)
 
 
-def listen(data: Path, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Listener:
-    """Call `callback` on `loop` for the nudges that reach data folder `data`, once for those that come together.
-
-    Raises OSError when the socket can't be made. One listener a data folder: a later one takes the place of the
-    earlier.
-    """
-    return Listener(data, loop, callback)
-
-
 def _datagram_socket() -> socket.socket:
-    made = socket.socket(socket.AF_UNIX if _HAS_UNIX_SOCKETS else socket.AF_INET, socket.SOCK_DGRAM)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.setblocking(False)
     return made
-
-
-def _address(data: Path) -> str | tuple[str, int]:
-    if _HAS_UNIX_SOCKETS:
-        return str(_socket_path(data))
-    return "127.0.0.1", int((data / _PORT_NAME).read_text())
 
 
 def _socket_path(data: Path) -> Path:

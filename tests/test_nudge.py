@@ -18,7 +18,7 @@ def data(request, tmp_path):
 def test_a_nudge_arrives(data):
     async def scenario():
         arrived = asyncio.Event()
-        listener = nudge.listen(data, asyncio.get_running_loop(), arrived.set)
+        listener = nudge.Listener(data, asyncio.get_running_loop(), arrived.set)
         with closing(nudge.Nudger(data)) as nudger:
             nudger.send()
         await asyncio.wait_for(arrived.wait(), 5)
@@ -37,13 +37,13 @@ def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):
     async def scenario():
         loop = asyncio.get_running_loop()
         calls = []
-        first = nudge.listen(data, loop, lambda: calls.append("first"))
+        first = nudge.Listener(data, loop, lambda: calls.append("first"))
         nudger = nudge.Nudger(data)
         for _ in range(5_000):
             nudger.send()
         first.close()
         arrived = asyncio.Event()
-        second = nudge.listen(data, loop, arrived.set)
+        second = nudge.Listener(data, loop, arrived.set)
         nudger.send()
         await asyncio.wait_for(arrived.wait(), 5)
         second.close()

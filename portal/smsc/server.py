@@ -62,7 +62,7 @@ class Server:
             self._backplane = SqliteBackplane(config.database, Keys.load(config.data), loop, self._on_death)
             on_failure.callback(self._backplane.abandon)
             self._backplane.load()
-            self._nudges = nudge.listen(config.data, loop, self._backplane.look)
+            self._nudges = nudge.Listener(config.data, loop, self._backplane.look)
             on_failure.pop_all()
         self._roster = Roster(self._backplane, loop)
         gate = Gate(self._backplane, config.limits.bind_failures, loop)
