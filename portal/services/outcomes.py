@@ -71,8 +71,10 @@ class Cancelled:
 # What is to be known of the messages that end, in one row: Python lets go of its lock (GIL) for each row, and beside a
 # busy event loop that costs more than reading all of them.
 _ENDING = f"""
-SELECT json_group_array(json_array(messages.id, account_id, registered_delivery,
-    source, source_ton, source_npi, destination, text, reference, parts))
+SELECT json_group_array(iif(registered_delivery = 0,
+    json_array(messages.id, account_id, 0),
+    json_array(messages.id, account_id, registered_delivery,
+        source, source_ton, source_npi, destination, text, reference, parts)))
 FROM json_each(?) AS ending CROSS JOIN messages ON messages.id = ending.value WHERE state = {ENROUTE}
 """
 

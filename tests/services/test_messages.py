@@ -286,6 +286,30 @@ def test_a_batch_is_one_line_an_account_in_the_ledger(conn, prepare, config_of, 
     assert check.problems(conn) == []
 
 
+def test_messages_with_and_without_extras_keep_their_order_and_all_they_carry(conn, prepare, acme_1):
+    soon = now_ms() + 60_000
+    batch = [
+        prepare(b"one"),
+        prepare(b"two", reference=7),
+        prepare(b"\x05\x00\x03\x2a\x02\x01three", esm_class=0x43),
+        prepare(b"four", expires_at=soon),
+        prepare(b"five"),
+    ]
+    ids = intake.store(conn, batch).ids
+    rows = conn.execute(
+        "SELECT id, text, reference, udh, segment_total, expires_at, due_at, done_at, price, state, ptt FROM messages"
+        " ORDER BY id"
+    )
+    assert [tuple(row) for row in rows] == [
+        (ids[0], "one", None, None, None, None, None, None, 1000, ENROUTE, 254),
+        (ids[1], "two", 7, None, None, None, None, None, 1000, ENROUTE, 254),
+        (ids[2], "three", None, b"\x05\x00\x03\x2a\x02\x01", 2, None, None, None, 1000, ENROUTE, 254),
+        (ids[3], "four", None, None, None, soon, soon, None, 1000, ENROUTE, 254),
+        (ids[4], "five", None, None, None, None, None, None, 1000, ENROUTE, 254),
+    ]
+    assert check.problems(conn) == []
+
+
 def test_what_the_credits_do_not_cover_is_refused_and_the_rest_is_not(conn, prepare, config_of, acme_1, acme_2):
     credits.transfer(conn, SHELL, acme_1, acme_2, 997_000)
     globex = replace(config_of(acme_2), any_sender=True)
