@@ -9,6 +9,7 @@ from wtforms import BooleanField, HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal import i18n
+from portal.db import immediate
 from portal.i18n import N_
 from portal.i18n import gettext as _
 from portal.services import (
@@ -177,13 +178,15 @@ def add_user(customer_id: int) -> ResponseReturnValue:
     conn, customer = context.conn(), _customer(customer_id)
     form = UserForm(prefix="user-")
     try:
-        user = users.add(
-            conn, context.keys(), context.actor(), form.email.data or "", form.role.data or "", customer.id
-        )
+        with immediate(conn):
+            user = users.add(
+                conn, context.keys(), context.actor(), form.email.data or "", form.role.data or "", customer.id
+            )
+            token = users.new_link(conn, user)
     except Refused as refusal:
         attach(form, refusal)
         return _customer_page(customer, user=form)
-    return _show_link(user, users.new_link(conn, user))
+    return _show_link(user, token)
 
 
 @blueprint.get("/users/<int:user_id>/link")
@@ -229,22 +232,25 @@ def _show_link(user: User, token: str) -> ResponseReturnValue:
 def add_account(customer_id: int) -> ResponseReturnValue:
     conn, actor, customer = context.conn(), context.actor(), _customer(customer_id)
     form = AccountForm(prefix="account-")
+    password = ""
     try:
-        account = accounts.add(
-            conn,
-            actor,
-            customer.id,
-            kind=form.kind.data or "",
-            name=form.name.data or "",
-            description=form.description.data or "",
-        )
+        with immediate(conn):
+            account = accounts.add(
+                conn,
+                actor,
+                customer.id,
+                kind=form.kind.data or "",
+                name=form.name.data or "",
+                description=form.description.data or "",
+            )
+            if account.kind == "smpp":
+                password = credentials.regenerate(conn, context.keys(), actor, account, send_mail=False)
     except Refused as refusal:
         attach(form, refusal)
         return _customer_page(customer, account=form)
     here = url_for("admin.account", name=account.name)
-    if account.kind != "smpp":
+    if not password:
         return htmx.done(here, htmx.Toast(_("%(name)s was added.", name=account.name)))
-    password = credentials.regenerate(conn, context.keys(), actor, account, send_mail=False)
     return _dialog(
         "admin/once.html",
         "admin/_once.html",

@@ -1,6 +1,7 @@
 """The operator's side: customers, users, accounts, senders."""
 
 import re
+import sqlite3
 from collections.abc import Callable
 
 import pytest
@@ -86,6 +87,23 @@ def test_an_unknown_customer_account_or_user_is_404(olga: Browser, cast: Cast) -
         assert olga.get(path).status_code == 404
     # Operators look after each other in the shell: nobody locks a colleague out by a click.
     assert olga.post(f"/admin/users/{cast.olga.id}/link").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("what", "table", "form"),
+    [
+        ("users", "one_time_links", {"user-email": "carol@acme.example", "user-role": users.OWNER}),
+        ("accounts", "smpp_passwords", {"account-kind": "smpp", "account-name": "smpp-acme-9"}),
+    ],
+)
+def test_nobody_is_added_without_the_way_to_log_in(
+    olga: Browser, cast: Cast, conn: db.Connection, what: str, table: str, form: dict[str, str]
+) -> None:
+    conn.execute(f"CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
+    before = conn.execute(f"SELECT count(*) FROM {what}").fetchone()[0]
+    with pytest.raises(sqlite3.IntegrityError):
+        olga.post(f"/admin/customers/{cast.acme}/{what}", data=form)
+    assert conn.execute(f"SELECT count(*) FROM {what}").fetchone()[0] == before
 
 
 # --- users
