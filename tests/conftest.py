@@ -76,7 +76,7 @@ def _enter(conn: db.Connection, keys: Keys) -> Cast:
 def _person(conn: db.Connection, keys: Keys, email: str, role: str, customer_id: int | None) -> Person:
     password = f"the long password of {email}"
     user = users.add(conn, keys, SHELL, email, role, customer_id)
-    codes = users.enrol_at_once(conn, SHELL, user, password)
+    codes = users.enrol_at_once(conn, SHELL, user, users.hash_password(password))
     secret = two_factor.secret_text(keys, users.totp_secret(conn, user))
     return Person(user.id, email, password, secret, tuple(codes))
 

@@ -93,12 +93,12 @@ def _add_user(shell: Shell, args: Namespace) -> Answer:
         args.wrong_usage("--password-stdin and --totp belong together: everyone has both a password and TOTP")
     customer = customers.by_name(shell.conn, args.customer) if args.customer else None
     role = args.role or (users.OWNER if customer else users.OPERATOR)
-    password = sys.stdin.readline().rstrip("\r\n") if args.password_stdin else None
+    password_hash = users.hash_password(sys.stdin.readline().rstrip("\r\n")) if args.password_stdin else None
     with immediate(shell.conn):
         user = users.add(shell.conn, shell.keys, SHELL, args.email, role, customer.id if customer else None)
-        if password is None:
+        if password_hash is None:
             return _link(shell, user, "enrol")
-        codes = users.enrol_at_once(shell.conn, SHELL, user, password)
+        codes = users.enrol_at_once(shell.conn, SHELL, user, password_hash)
     uri = two_factor.uri(shell.keys, users.totp_secret(shell.conn, user), user.email, shell.config.name)
     text = f"{uri}\n\nRecovery codes, each good once:\n" + "\n".join(f"  {code}" for code in codes)
     return Answer({"email": user.email, "otpauth_uri": uri, "recovery_codes": codes}, text)

@@ -76,7 +76,7 @@ def _enrolled(
     conn: sqlite3.Connection, keys: Keys, email: str, role: str, customer_id: int | None, password: str
 ) -> str:
     user = users.add(conn, keys, _BY_OPERATOR, email, role, customer_id)
-    users.enrol_at_once(conn, Actor(email), user, password)
+    users.enrol_at_once(conn, Actor(email), user, users.hash_password(password))
     return two_factor.secret_text(keys, users.totp_secret(conn, user))
 
 

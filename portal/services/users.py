@@ -185,12 +185,11 @@ def of_customer(conn: sqlite3.Connection, customer_id: int | None) -> list[User]
 
 def new_link(conn: sqlite3.Connection, user: User) -> str:
     """A token for a one-time link, good for seven days; earlier ones of this user end."""
-    token = secrets.token_urlsafe(32)
+    token, now = secrets.token_urlsafe(32), now_ms()
     with immediate(conn):
-        conn.execute("DELETE FROM one_time_links WHERE user_id = ?", (user.id,))
-        insert(
-            conn, "one_time_links", token_hash=token_hash(token), user_id=user.id, expires_at=now_ms() + LINK_VALID_MS
-        )
+        # And those that have run out, of anybody.
+        conn.execute("DELETE FROM one_time_links WHERE user_id = ? OR expires_at <= ?", (user.id, now))
+        insert(conn, "one_time_links", token_hash=token_hash(token), user_id=user.id, expires_at=now + LINK_VALID_MS)
     return token
 
 
@@ -242,7 +241,7 @@ def enrol(conn: sqlite3.Connection, keys: Keys, token: str, password: str, code:
         LinkInvalid, PasswordTooShort, PasswordTooLong, WrongCode
     """
     of_link(conn, token)
-    password_hash = _hash_new(password)
+    password_hash = hash_password(password)
     with immediate(conn):
         # Read again: while the password was hashed, somebody else may have used the link.
         user = of_link(conn, token)
@@ -252,13 +251,15 @@ def enrol(conn: sqlite3.Connection, keys: Keys, token: str, password: str, code:
         return _enrolled(conn, Actor(user.email, address), user, password_hash)
 
 
-def enrol_at_once(conn: sqlite3.Connection, actor: Actor, user: User, password: str) -> list[str]:
+def enrol_at_once(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
     """Enrol without a link (the shell): the TOTP secret that the user was created with is in force.
 
-    Raises:
-        PasswordTooShort, PasswordTooLong
+    Args:
+        password_hash: from `hash_password`.
+
+    Returns:
+        The recovery codes, shown once.
     """
-    password_hash = _hash_new(password)
     with immediate(conn):
         return _enrolled(conn, actor, user, password_hash)
 
@@ -272,8 +273,14 @@ def _enrolled(conn: sqlite3.Connection, actor: Actor, user: User, password_hash:
     return two_factor.new_recovery_codes(conn, user.id)
 
 
-def _hash_new(password: str) -> str:
-    """Before the write lock is taken, not under it: argon2 takes a tenth of a second, and submits would wait."""
+def hash_password(password: str) -> str:
+    """What is kept of a new password.
+
+    To be made before the write lock is taken: argon2 takes a tenth of a second, and submits would wait.
+
+    Raises:
+        PasswordTooShort, PasswordTooLong
+    """
     _check_password(password)
     return _hasher.hash(password)
 
@@ -443,7 +450,7 @@ def change_password(
     """
     _check_password(new)
     confirm_password(conn, user, current, actor.address, failures)
-    password_hash = _hash_new(new)
+    password_hash = hash_password(new)
     with immediate(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
         conn.execute(

@@ -85,6 +85,14 @@ def test_a_link_runs_out(conn, newcomer):
         users.of_link(conn, token)
 
 
+def test_links_that_have_run_out_go_with_the_next_one(conn, keys, cast, newcomer):
+    users.new_link(conn, newcomer)
+    conn.execute("UPDATE one_time_links SET expires_at = ?", (now_ms() - 1,))
+    other = users.add(conn, keys, SHELL, "erin@acme.example", users.MANAGER, cast.acme)
+    users.new_link(conn, other)
+    assert [row["user_id"] for row in conn.execute("SELECT user_id FROM one_time_links")] == [other.id]
+
+
 def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
     token = users.new_link(conn, newcomer)
     with pytest.raises(users.WrongCode):
