@@ -183,6 +183,11 @@ def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
         )
 
 
+def purge(conn: sqlite3.Connection, now: int) -> None:
+    """Forget refused binds that are not told any more at this moment (milliseconds)."""
+    conn.execute("DELETE FROM refused_binds WHERE last_at <= ?", (now - SHOWN_MS,))
+
+
 def heartbeat(conn: sqlite3.Connection, component: str, started_at: int) -> None:
     """Say that a process (`smsc`, `web`) is ready and alive."""
     conn.execute(

@@ -27,6 +27,8 @@ _TIMEOUT_S = 20
 # How long after each failed attempt the next one comes; the last one repeats. A mail is given up after a week.
 _BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300, 900, 1800)]
 _GIVE_UP_MS = 7 * 86_400_000
+# For so long it can be looked up that a mail was sent, or why it was not.
+_KEPT_MS = 90 * 86_400_000
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
 _LEASE_MS = 120_000
 _POLL_S = 2.0
@@ -44,6 +46,11 @@ def queue(
     """
     content = keys.seal(json.dumps({"template": template, "language": language, "context": context}).encode())
     insert(conn, "mails", recipient=recipient, content=content, created_at=now_ms(), next_attempt_at=now_ms())
+
+
+def purge(conn: sqlite3.Connection, now: int) -> None:
+    """Forget mails that were sent or given up, three months after they were queued (`now` in milliseconds)."""
+    conn.execute("DELETE FROM mails WHERE next_attempt_at IS NULL AND created_at < ?", (now - _KEPT_MS,))
 
 
 class Mailer:

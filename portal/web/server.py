@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -15,7 +16,7 @@ from waitress.channel import HTTPChannel
 from portal import db
 from portal.config import Config, bracketed
 from portal.crypto import Keys
-from portal.services import audit, refusal_mails, throttle
+from portal.services import audit, connections, mail, refusal_mails, throttle
 from portal.services.mail import Mailer
 from portal.web import create_app
 
@@ -71,7 +72,7 @@ def run(config: Config) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     mailer.start()
-    _housekeep(config)
+    threading.Thread(target=_housekeep, args=[config], name="housekeeping", daemon=True).start()
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
     threading.Thread(target=_tell_of_refusals, args=[config, keys, mailer], name="refusals", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
@@ -86,7 +87,7 @@ def _keep_room(dispatchers: dict[int, Any]) -> None:
     A browser that meets this opens another one. What is being answered is left alone.
     """
     while True:
-        threading.Event().wait(_LOOK_S)
+        time.sleep(_LOOK_S)
         channels = [each for each in list(dispatchers.values()) if isinstance(each, HTTPChannel)]
         if len(channels) > _CROWDED:
             channels.sort(key=lambda channel: channel.creation_time)
@@ -97,15 +98,17 @@ def _keep_room(dispatchers: dict[int, Any]) -> None:
 
 
 def _housekeep(config: Config) -> None:
-    """Forget what has run out, at start; in a thread, for it may wait for the write lock."""
-
-    def forget() -> None:
-        conn = db.connect(config.database, busy_timeout_ms=60_000)
-        throttle.purge(conn, db.now_ms() - _DAY_MS)
-        audit.purge(conn, db.now_ms() - config.retention.audit_days * _DAY_MS)
-        conn.close()
-
-    threading.Thread(target=forget, name="housekeeping", daemon=True).start()
+    """Forget what has run out, at start and each day."""
+    # Nobody waits for it, so it may wait long for the write lock.
+    conn = db.connect(config.database, busy_timeout_ms=60_000)
+    while True:
+        now = db.now_ms()
+        with suppress(sqlite3.OperationalError):
+            throttle.purge(conn, now - _DAY_MS)
+            connections.purge(conn, now)
+            mail.purge(conn, now)
+            audit.purge(conn, now - config.retention.audit_days * _DAY_MS)
+        time.sleep(_DAY_MS / 1000)
 
 
 def _tell_of_refusals(config: Config, keys: Keys, mailer: Mailer) -> None:
@@ -116,4 +119,4 @@ def _tell_of_refusals(config: Config, keys: Keys, mailer: Mailer) -> None:
         with suppress(sqlite3.OperationalError):
             if refusal_mails.queue_due(conn, keys):
                 mailer.wake()
-        threading.Event().wait(_REFUSALS_S)
+        time.sleep(_REFUSALS_S)

@@ -101,6 +101,14 @@ def test_a_week_without_one_ends_the_count(conn, acme_1):
     assert (seen.count, seen.first_at) == (1, now)
 
 
+def test_purge_forgets_refusals_that_are_not_told_any_more(conn, acme_1):
+    now = now_ms()
+    for number, at in ((7, now - 7 * DAY_MS), (8, now - 7 * DAY_MS + 1)):
+        connections.refused(conn, [RefusedBind(acme_1.id, f"203.0.113.{number}", NOT_AUTHORISED, at)])
+    connections.purge(conn, now)
+    assert [row["address"] for row in conn.execute("SELECT address FROM refused_binds")] == ["203.0.113.8"]
+
+
 def test_a_heart_that_stops_beating_is_noticed(conn):
     assert not connections.alive(conn, "smsc")
     connections.heartbeat(conn, "smsc", now_ms())

@@ -193,6 +193,18 @@ def test_after_a_week_a_mail_is_given_up_and_its_content_dropped(conn, queue, ma
     assert (row(conn)["next_attempt_at"], row(conn)["content"]) == (None, None)
 
 
+def test_purge_forgets_what_was_sent_or_given_up_long_ago(conn, queue, mailer):
+    for recipient in ("old@acme.example", "waiting@acme.example", "new@acme.example"):
+        queue(recipient=recipient)
+    conn.execute("UPDATE mails SET next_attempt_at = NULL WHERE recipient <> 'waiting@acme.example'")
+    conn.execute(
+        "UPDATE mails SET created_at = created_at - ? WHERE recipient <> 'new@acme.example'", (90 * 86_400_000,)
+    )
+    mail.purge(conn, now_ms() + 1)
+    left = [each["recipient"] for each in conn.execute("SELECT recipient FROM mails ORDER BY id")]
+    assert left == ["waiting@acme.example", "new@acme.example"]
+
+
 def test_one_mail_that_is_refused_does_not_hold_up_the_next(conn, queue, smtp, mailer):
     server = smtp()
     queue("full@acme.example")
