@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from portal.services import credits
-from portal.services.messages import DELETED
+from portal.services.messages import DELETED, DELIVERED, ENROUTE
 
 
 def problems(conn: sqlite3.Connection) -> list[str]:
@@ -73,8 +73,8 @@ def _totals(conn: sqlite3.Connection) -> Iterator[str]:
         " LEFT JOIN (SELECT account_id, sum(sent) || ' sent, ' || sum(delivered) || ' delivered, ' || sum(failed) ||"
         "   ' failed, ' || sum(parts) || ' parts' AS amounts FROM daily_totals WHERE sent > 0 GROUP BY account_id)"
         "   AS kept ON kept.account_id = accounts.id"
-        " LEFT JOIN (SELECT account_id, count(*) || ' sent, ' || sum(state = 2) || ' delivered, ' ||"
-        "   sum(state NOT IN (1, 2)) || ' failed, ' || sum(parts) || ' parts' AS amounts FROM messages"
+        f" LEFT JOIN (SELECT account_id, count(*) || ' sent, ' || sum(state = {DELIVERED}) || ' delivered, ' ||"
+        f"   sum(state NOT IN ({ENROUTE}, {DELIVERED})) || ' failed, ' || sum(parts) || ' parts' AS amounts FROM messages"
         "   WHERE price > 0 GROUP BY account_id) AS counted ON counted.account_id = accounts.id"
         " WHERE kept.amounts IS NOT counted.amounts"
     ):
