@@ -1,6 +1,6 @@
 import phonenumbers
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
 
@@ -62,6 +62,7 @@ def numbers_of_shared_codes(draw):
     return code, draw(st.text("018", max_size=1)) + "".join(digits)
 
 
+@settings(max_examples=500)
 @given(numbers_of_shared_codes())
 def test_numbers_of_shared_codes_go_where_the_library_says(number):
     code, national = number
