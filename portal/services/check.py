@@ -73,8 +73,9 @@ def _totals(conn: sqlite3.Connection) -> Iterator[str]:
         " LEFT JOIN (SELECT account_id, sum(sent) || ' sent, ' || sum(delivered) || ' delivered, ' || sum(failed) ||"
         "   ' failed, ' || sum(parts) || ' parts' AS amounts FROM daily_totals WHERE sent > 0 GROUP BY account_id)"
         "   AS kept ON kept.account_id = accounts.id"
-        f" LEFT JOIN (SELECT account_id, count(*) || ' sent, ' || sum(state = {DELIVERED}) || ' delivered, ' ||"
-        f"   sum(state NOT IN ({ENROUTE}, {DELIVERED})) || ' failed, ' || sum(parts) || ' parts' AS amounts FROM messages"
+        " LEFT JOIN (SELECT account_id, count(*) || ' sent, ' ||"
+        f"   sum(state = {DELIVERED}) || ' delivered, ' || sum(state NOT IN ({ENROUTE}, {DELIVERED})) || ' failed, ' ||"
+        "   sum(parts) || ' parts' AS amounts FROM messages"
         "   WHERE price > 0 GROUP BY account_id) AS counted ON counted.account_id = accounts.id"
         " WHERE kept.amounts IS NOT counted.amounts"
     ):
