@@ -91,17 +91,18 @@ class Installation:
     web_port: int
 
     @classmethod
-    def make(cls, data: Path, accounts: int) -> "Installation":
+    def make(cls, data: Path, accounts: int, limits: str = "") -> "Installation":
         """An empty folder becomes an installation.
 
         Args:
             accounts: how many, each with credits, senders and the addresses 127.0.0.0/8, without limits of windowing,
                 throughput and binds.
+            limits: lines of the settings' [limits], where the defaults are in the way.
         """
         made = cls(data, free_port(), free_port())
         data.mkdir(parents=True, exist_ok=True)
         (data / settings.FILE_NAME).write_text(
-            f"[web]\nport = {made.web_port}\n[smpp]\nport = {made.port}\ntls_port = 0\n"
+            f"[web]\nport = {made.web_port}\n[smpp]\nport = {made.port}\ntls_port = 0\n[limits]\n{limits}\n"
         )
         made.app("init", "--email", "operator@bench.example")
         made.app("customer", "add", "Bench", "--email", "bench@bench.example")
