@@ -103,7 +103,7 @@ class Session(Wire):
         self._in_flight = 0
         self._delivering: dict[int, tuple[Deliverable, float]] = {}
         self._sequence = 0
-        self._last_words: bytes | None = None
+        self._last_words: bytearray | None = None
         self._enquired_at: float | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
 
@@ -189,7 +189,7 @@ class Session(Wire):
         elif message.command == Command.UNBIND:
             self._unbind_received(message.sequence)
         elif message.command == Command.UNBIND_RESP and self._state is State.LEAVING:
-            self._leave(b"")
+            self._leave()
 
     # --- binding
 
@@ -265,17 +265,26 @@ class Session(Wire):
         if self._state is State.OPEN:
             self._write(pdu.response(Command.UNBIND, sequence, Status.ESME_RINVBNDSTS))
             return
+        self._stop_working()
+        self._leave(pdu.response(Command.UNBIND, sequence))
+
+    def _say_last(self, last_words: bytes) -> None:
+        self._stop_working()
+        self._set_deadline(self._limits.response_seconds, self._close)
+        self._leave(last_words)
+
+    def _stop_working(self) -> None:
         if self._state is State.BOUND:
             self._state = State.LEAVING
             self._stop_deliveries()
-        self._leave(pdu.response(Command.UNBIND, sequence))
 
-    def _leave(self, last_words: bytes) -> None:
-        """Close once every submit that was taken has been answered."""
-        self._last_words = last_words
+    def _leave(self, last_words: bytes = b"") -> None:
+        """Close once every submit that was taken has been answered, and with `last_words` after any said before."""
+        if self._last_words is None:
+            self._last_words = bytearray()
+        self._last_words += last_words
         if not self._in_flight:
-            if last_words:
-                self._write(last_words)
+            self._write(bytes(self._last_words))
             self._close()
 
     def _watch(self) -> None:
@@ -361,7 +370,7 @@ class Session(Wire):
     def _answered_one(self) -> None:
         self._in_flight -= 1
         if self._last_words is not None:
-            self._leave(self._last_words)
+            self._leave()
 
     # --- receipts and messages to the client
 

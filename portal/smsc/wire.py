@@ -25,8 +25,8 @@ class Wire(asyncio.Protocol):
     """One connection from its first octet to its last. What its PDUs mean is its subclass's matter."""
 
     __slots__ = (
-        "_buffer", "_closed", "_deadline", "_heard_at", "_held", "_limits", "_loop", "_needed", "_out", "_paused",
-        "_transport", "_visit", "tls",
+        "_buffer", "_closed", "_deadline", "_deaf", "_heard_at", "_held", "_limits", "_loop", "_needed", "_out",
+        "_paused", "_transport", "_visit", "tls",
     )  # fmt: skip
 
     def __init__(self, visit: Visit, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
@@ -36,6 +36,7 @@ class Wire(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._closed = False
+        self._deaf = False
         self._buffer = bytearray()
         self._needed = pdu.HEADER_LENGTH
         self._heard_at = 0.0
@@ -63,6 +64,10 @@ class Wire(asyncio.Protocol):
     @abstractmethod
     def _may_go_on(self) -> bool:
         """Whether the client may be heard further at this moment; where not, `_hold` or an end has been seen to."""
+
+    @abstractmethod
+    def _say_last(self, last_words: bytes) -> None:
+        """Nothing more is heard of the client: close after what it is owed, and these octets."""
 
     @abstractmethod
     def _has_room(self) -> None:
@@ -143,6 +148,8 @@ class Wire(asyncio.Protocol):
     # --- octets in
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         self._heard_at = self._loop.time()
         if self._buffer:
             self._buffer += data
@@ -155,8 +162,8 @@ class Wire(asyncio.Protocol):
         except Malformed as malformed:
             # Its length is wrong, so where the next PDU starts is anybody's guess.
             log.warning("%s is cut off: %s", self.address, malformed)
-            self._write(pdu.generic_nack(malformed.sequence, malformed.status))
-            self._close()
+            self._deaf = True
+            self._say_last(pdu.generic_nack(malformed.sequence, malformed.status))
 
     def _read(self, data: bytes) -> None:
         start = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from random import Random
 from typing import get_origin, get_type_hints
@@ -25,9 +25,6 @@ UNKNOWN = (0x00000000, 0x0000000B, 0x00000102, 0x0000FFFF, 0x80000102, 0xDEADBEE
 """Some that it never will: outbind and alert_notification go from server to client, the others are reserved."""
 
 _BINDS = (Command.BIND_TRANSMITTER, Command.BIND_RECEIVER, Command.BIND_TRANSCEIVER)
-# Answers that wait for nothing. A message that is being stored when its client sends a bad length is stored, but the
-# connection is closed before that can be said; unbind_resp comes after all those.
-_AT_ONCE = frozenset((Command.GENERIC_NACK, *(each | RESPONSE for each in (*_BINDS, Command.ENQUIRE_LINK))))
 _LARGEST = (0xFFFFFFFF, 0xFFFF, 0xFF)
 _LONGEST_STRING = 300
 _UNLIMITED_BYTES = 1_000
@@ -244,7 +241,6 @@ class Debt:
                 header = pdu.read_header(self._octets, start)
             except Malformed as malformed:
                 self._owe(Command.GENERIC_NACK, malformed.sequence)
-                self._excuse({command for command, _ in self.answers} - _AT_ONCE)
                 self.ends = self.cut = True
                 break
             if header is None or start + header.length > len(self._octets):
@@ -256,25 +252,18 @@ class Debt:
     def _owe(self, command: int, sequence: int) -> None:
         (self.perhaps if self.ends else self.answers)[command, sequence] += 1
 
-    def _excuse(self, commands: Iterable[int]) -> None:
-        """These answers need not come any more."""
-        for owed in [each for each in self.answers if each[0] in commands]:
-            self.perhaps[owed] += self.answers.pop(owed)
-
     def _read(self, header: Header, body: bytes) -> None:
         if not self.bound:
             self._before_bind += 1
             if self._before_bind > _MOST_BEFORE_BIND:
-                self._excuse({command for command, _ in self.answers})
+                self.perhaps += self.answers
+                self.answers.clear()
                 self.ends = self.cut = True
                 return
         if header.command not in KINDS:
             self._owe(Command.GENERIC_NACK, header.sequence)
         elif not header.command & RESPONSE:
             self._owe(header.command | RESPONSE, header.sequence)
-        if self.ends and header.command in (Command.UNBIND, Command.UNBIND_RESP) and not body:
-            # While the last submits are being stored, the session remembers one farewell: the latest.
-            self._excuse({Command.UNBIND_RESP})
         if header.command == Command.UNBIND and self.bound and not body:
             self.ends = True
         if header.command in _BINDS:

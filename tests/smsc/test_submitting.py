@@ -137,3 +137,34 @@ async def test_unbinding_answers_what_was_submitted_first(config, cast, change_a
         seen = [(await esme.read()).sequence for _ in range(51)]
         assert seen == [each.sequence for each in batch] + [999]
         await esme.closed()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param((Plain(Command.UNBIND, 998), Plain(Command.UNBIND, 999)), id="unbind-twice"),
+        pytest.param((Plain(Command.UNBIND, 998), Plain(Command.UNBIND_RESP, 7)), id="unbind-and-an-answer"),
+    ],
+)
+async def test_every_farewell_is_answered(config, cast, last):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        submit = esme.message(registered_delivery=0)
+        esme.send(submit, *last)
+        owed = [submit.sequence] + [each.sequence for each in last if each.command == Command.UNBIND]
+        assert [(await esme.read()).sequence for _ in owed] == owed
+        await esme.closed()
+
+
+async def test_what_was_submitted_before_a_bad_length_is_answered(config, cast, conn, change_account):
+    change_account(windowing=0, throughput=0)
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        batch = [esme.message(registered_delivery=0) for _ in range(50)]
+        bad_length, junk = bytes((0, 0, 0, 15)) + bytes(12), batch[0].encode()
+        esme.send_octets(b"".join(each.encode() for each in batch) + bad_length + junk)
+        esme.send_octets(junk)
+        seen = [(await esme.read()).sequence for _ in range(51)]
+        assert seen == [each.sequence for each in batch] + [0]
+        await esme.closed()
+    assert len(stored(conn)) == 50
