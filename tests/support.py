@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyotp
 
 from portal import db
 from portal.config import FILE_NAME
+from portal.services import directory, messages, prices
+from portal.services.messages import Submit
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 10.0
@@ -83,6 +85,25 @@ class Server:
 
     def connect(self) -> db.Connection:
         return db.connect(self.data / db.FILE_NAME)
+
+
+def prepared(conn: db.Connection, account_id: int, body: bytes = b"hello", **said: Any) -> Submit:
+    """A submit of an account, from ACME to a number in Italy, with what the test says differently.
+
+    `said`: arguments of `messages.prepare`.
+    """
+    usual: dict[str, Any] = {
+        "price_list": prices.load(conn),
+        "source": "ACME",
+        "source_ton": 5,
+        "source_npi": 0,
+        "destination": "393401234567",
+        "esm_class": 0,
+        "data_coding": 0,
+        "registered_delivery": 1,
+    }
+    account = next(each for each in directory.load(conn) if each.id == account_id)
+    return messages.prepare(account, body=body, **usual | said)
 
 
 def a_copy(data: Path, to: Path) -> Path:

@@ -16,22 +16,19 @@ from portal.services import (
     allowed_ips,
     connections,
     credits,
-    directory,
     intake,
-    messages,
     outcomes,
-    prices,
     routes,
     senders,
     users,
 )
 from portal.services.audit import SHELL
-from portal.services.messages import DELIVERED, UNDELIVERABLE
+from portal.services.messages import DELIVERED, UCS2, UNDELIVERABLE, Segment
 from portal.services.outcomes import Outcome
 from portal.web import create_app
 from portal.web.access import Rule, rule_of
 from tests.e2e.browsing import Tab, address_of
-from tests.support import Cast, Server
+from tests.support import Cast, Server, prepared
 
 # Who looks at a page.
 NOBODY, HALF_WAY, OWNER, MOVING, OPERATOR = "nobody", "half way", "the owner", "the owner, moving", "the operator"
@@ -152,20 +149,10 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
 
 def _send(conn: Connection, account_id: int) -> int:
     """Enough messages for a second page of the history, most of them delivered; returns the id of one."""
-    config = next(each for each in directory.load(conn) if each.id == account_id)
     texts = cycle(["Your code is 4711", "Die Zustellung ist unterwegs 🚚", "<b>no markup</b> " * 20])
     submits = [
-        messages.prepare(
-            config,
-            prices.load(conn),
-            source="ACME",
-            source_ton=5,
-            source_npi=0,
-            destination=f"39340123{number:04}",
-            esm_class=0,
-            data_coding=8,
-            registered_delivery=1,
-            body=next(texts).encode("utf-16-be"),
+        prepared(
+            conn, account_id, next(texts).encode("utf-16-be"), destination=f"39340123{number:04}", data_coding=UCS2
         )
         for number in range(60)
     ]
@@ -177,24 +164,8 @@ def _send(conn: Connection, account_id: int) -> int:
 
 def _send_parts(conn: Connection, account_id: int) -> int:
     """Two of the three parts of a text, one of them delivered; returns the id of the other."""
-    config = next(each for each in directory.load(conn) if each.id == account_id)
-    submits = [
-        messages.prepare(
-            config,
-            prices.load(conn),
-            source="ACME",
-            source_ton=5,
-            source_npi=0,
-            destination="393401230000",
-            esm_class=0,
-            data_coding=0,
-            registered_delivery=1,
-            body=b"a long text, " * 11,
-            segment=messages.Segment(7, 3, number),
-        )
-        for number in (1, 3)
-    ]
-    first, last = intake.store(conn, submits).ids
+    parts = [prepared(conn, account_id, b"a long text, " * 11, segment=Segment(7, 3, number)) for number in (1, 3)]
+    first, last = intake.store(conn, parts).ids
     assert first is not None
     assert last is not None
     outcomes.finish(conn, [Outcome(first, DELIVERED, 0, now_ms())])

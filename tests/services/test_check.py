@@ -3,28 +3,17 @@
 import pytest
 
 from portal.db import now_ms
-from portal.services import check, credits, directory, intake, messages, outcomes, prices
+from portal.services import check, credits, intake, outcomes
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, EXPIRED
 from portal.services.outcomes import Outcome
+from tests.support import prepared
 
 
 @pytest.fixture
 def busy(conn, acme_1, classic):
     """A database in which all kinds of things have happened."""
-    account = next(each for each in directory.load(conn) if each.id == acme_1.id)
-    submit = messages.prepare(
-        account,
-        prices.load(conn),
-        source="ACME",
-        source_ton=5,
-        source_npi=0,
-        destination="393401234567",
-        esm_class=0,
-        data_coding=0,
-        registered_delivery=1,
-        body=b"x" * 161,
-    )
+    submit = prepared(conn, acme_1.id, b"x" * 161)
     first, second, _ = intake.store(conn, [submit] * 3).ids
     outcomes.finish(conn, [Outcome(first, DELIVERED, 0, now_ms()), Outcome(second, EXPIRED, 801, now_ms())])
     intake.store(conn, [submit])

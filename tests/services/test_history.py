@@ -1,10 +1,11 @@
 import pytest
 
 from portal.db import now_ms
-from portal.services import accounts, directory, history, intake, messages, outcomes, prices
+from portal.services import accounts, history, intake, outcomes
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, EXPIRED, UCS2, Segment
 from portal.services.outcomes import Outcome
+from tests.support import prepared
 
 DAY_MS = 86_400_000
 
@@ -14,23 +15,7 @@ def send(conn, acme_1):
     """Stores messages of smpp-acme-1, with these texts."""
 
     def sent(*texts):
-        account = next(each for each in directory.load(conn) if each.id == acme_1.id)
-        submits = [
-            messages.prepare(
-                account,
-                prices.load(conn),
-                source="ACME",
-                source_ton=5,
-                source_npi=0,
-                destination="393401234567",
-                esm_class=0,
-                data_coding=0,
-                registered_delivery=0,
-                body=text.encode(),
-            )
-            for text in texts
-        ]
-        return intake.store(conn, submits).ids
+        return intake.store(conn, [prepared(conn, acme_1.id, text.encode()) for text in texts]).ids
 
     return sent
 
@@ -40,18 +25,7 @@ def submit(conn, acme_1):
     """Stores one message of smpp-acme-1, with what the test says differently, and returns its id."""
 
     def submitted(body, **said):
-        account = next(each for each in directory.load(conn) if each.id == acme_1.id)
-        usual = {
-            "source": "ACME",
-            "source_ton": 5,
-            "source_npi": 0,
-            "destination": "393401234567",
-            "esm_class": 0,
-            "data_coding": 0,
-            "registered_delivery": 0,
-        }
-        prepared = messages.prepare(account, prices.load(conn), body=body, **usual | said)
-        return intake.store(conn, [prepared]).ids[0]
+        return intake.store(conn, [prepared(conn, acme_1.id, body, **said)]).ids[0]
 
     return submitted
 

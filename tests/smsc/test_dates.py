@@ -5,12 +5,13 @@ import datetime
 import pytest
 
 from portal.db import now_ms
-from portal.services import check, credits, directory, intake, messages, prices
+from portal.services import check, credits, intake
 from portal.services.messages import DAY_MS, VALIDITY_MS
 from portal.smsc import sqlite_backplane
 from portal.smsc.pdu import DataSm
 from portal.smsc.status import Command, MessageState, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
+from tests.support import prepared
 
 PENDING = "393331230006"
 LATER = "000000010000000R"
@@ -186,20 +187,7 @@ async def test_an_expired_message_is_over(config, cast, conn):
 
 
 async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn, monkeypatch):
-    account = next(each for each in directory.load(conn) if each.id == cast.smpp_acme_1.id)
-    submit = messages.prepare(
-        account,
-        prices.load(conn),
-        source="ACME",
-        source_ton=5,
-        source_npi=0,
-        destination="393331234567",
-        esm_class=0,
-        data_coding=0,
-        registered_delivery=0,
-        body=b"hello",
-        scheduled_at=now_ms() - 1,
-    )
+    submit = prepared(conn, cast.smpp_acme_1.id, registered_delivery=0, scheduled_at=now_ms() - 1)
     conn.execute("UPDATE accounts SET balance = 3000000")
     intake.store(conn, [submit] * 2_500)
     # The clock's hand does not move meanwhile: one look has to be enough.

@@ -3,30 +3,19 @@
 import pytest
 
 from portal.db import now_ms
-from portal.services import deliveries, directory, intake, messages, outcomes, prices
+from portal.services import deliveries, intake, outcomes
 from portal.services.messages import DELIVERED
 from portal.services.outcomes import Outcome
 from portal.smsc.waiting import MOST_READY, Waiting
+from tests.support import prepared
 
 
 @pytest.fixture
 def ended(conn, account):
     """Stores so many messages of the account, lets them end, and returns their receipts, which wait now."""
-    config = next(each for each in directory.load(conn) if each.id == account.id)
 
     def end(count):
-        submit = messages.prepare(
-            config,
-            prices.load(conn) | {"IT": 0},
-            source="ACME",
-            source_ton=5,
-            source_npi=0,
-            destination="393401234567",
-            esm_class=0,
-            data_coding=0,
-            registered_delivery=1,
-            body=b"hello",
-        )
+        submit = prepared(conn, account.id, price_list={"IT": 0})
         ids = intake.store(conn, [submit] * count).ids
         return outcomes.finish(conn, [Outcome(each, DELIVERED, 0, now_ms()) for each in ids])
 

@@ -15,11 +15,11 @@ from portal.services import (
     intake,
     messages,
     outcomes,
-    prices,
 )
 from portal.services.accounts import Account
 from portal.services.audit import SHELL
 from portal.services.connections import Connection, RefusedBind
+from tests.support import prepared
 
 # What became of a message ("ptt").
 DELIVERED, UNDELIVERABLE = 0, 9
@@ -57,21 +57,9 @@ def send_in_parts(conn: db.Connection, name: str, *parts: str, total: int = 0) -
 def _send(
     conn: db.Connection, name: str, source: str, texts: Sequence[tuple[str, messages.Segment | None]]
 ) -> list[int]:
-    config = next(each for each in directory.load(conn) if each.name == name)
+    account_id = accounts.by_name(conn, name).id
     submits = [
-        messages.prepare(
-            config,
-            prices.load(conn),
-            source=source,
-            source_ton=5,
-            source_npi=0,
-            destination="393401234567",
-            esm_class=0,
-            data_coding=messages.UCS2,
-            registered_delivery=0,
-            body=text.encode("utf-16-be"),
-            segment=segment,
-        )
+        prepared(conn, account_id, text.encode("utf-16-be"), source=source, data_coding=messages.UCS2, segment=segment)
         for text, segment in texts
     ]
     return [each for each in intake.store(conn, submits).ids if each is not None]
