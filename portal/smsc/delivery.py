@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
@@ -29,6 +30,7 @@ _FOR_GOOD = (Status.ESME_RX_P_APPN, Status.ESME_RX_R_APPN)
 # What comes for the third time is sent alone: where the client dies of it, nothing else shares its fate.
 _ALONE_FROM_ATTEMPTS = 2
 _TEXT_CHARACTERS = 20
+_CODED_DIFFERENTLY = re.compile(r"""[^ !"#%&'()*+,\-./0-9:;<=>?A-Za-z]""")
 _SHORT_MESSAGE_OCTETS = 254
 _UDH_INDICATOR = 0x40
 _GSM_NETWORK = 3
@@ -209,12 +211,11 @@ def _of_receipt(receipt: Receipt, sequence: int) -> DeliverSm:
 def receipt_text(receipt: Receipt) -> str:
     """Return the text of appendix B.
 
-    Times are UTC; `err` is the ptt code; the message's own text is cut and kept to ASCII.
+    Times are UTC; `err` is the ptt code; the message's own text is cut, and `?` stands for what GSM 03.38, which the
+    receipt's data_coding names, and ASCII, which many clients take it for, code differently.
     """
     delivered = receipt.parts if receipt.state == DELIVERED else 0
-    text = receipt.text[:_TEXT_CHARACTERS]
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(character if " " <= character <= "~" else "?" for character in text)
+    text = _CODED_DIFFERENTLY.sub("?", receipt.text[:_TEXT_CHARACTERS])
     return (
         f"id:{receipt.message_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"
         f" submit date:{times.receipt_time(receipt.submitted_at)} done date:{times.receipt_time(receipt.done_at)}"

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from portal import gsm0338
 from portal.db import now_ms
 from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS
 from portal.smsc import session
@@ -63,6 +64,18 @@ async def test_a_receipt_says_what_became_of_the_message(config, cast, conn):
             Tag.USER_MESSAGE_REFERENCE: b"\x12\x34",
         }
         await eventually(lambda: waiting(conn) == 0)
+
+
+async def test_its_text_reads_alike_as_gsm_and_as_ascii(config, cast):
+    printable = "".join(map(chr, range(32, 127)))
+    alike = "".join(each for each in printable if gsm0338.decode(each.encode()) == each)
+    assert set(printable) - set(alike) == set("@$_[]{}\\^~|`")
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        for text in (*(printable[start : start + 20] for start in range(0, len(printable), 20)), "è£\n😀"):
+            assert (await esme.submit(data_coding=8, text=text.encode("utf-16-be"))).status == 0
+            shown = TEXT.fullmatch((await esme.receipt()).short_message.decode("ascii")).group(6)
+            assert shown == "".join(each if each in alike else "?" for each in text)
 
 
 @pytest.mark.parametrize("ending", [digits for digits, fate in FATES.items() if fate and fate.delay < 1])
