@@ -441,6 +441,22 @@ def m0006_ages_of_receipts(database: Database) -> None:
     database.execute("UPDATE deliveries SET id = message_id WHERE id < 1 << 40")
 
 
+# What the SMPP server looks for twice a second among messages without a final state: dates that have come, and those
+# without a date (NULL) that are too old. Within one date an index is in the order of ids. By the other index a message
+# that waits for a date is found among all of them, when it is called back by its destination.
+_UNFINISHED = """
+DROP INDEX messages_enroute;
+DROP INDEX messages_due;
+CREATE INDEX messages_unfinished ON messages (due_at) WHERE state = 1;
+CREATE INDEX messages_dated ON messages (account_id, destination) WHERE state = 1 AND due_at IS NOT NULL;
+"""
+
+
+@migrations()
+def m0007_unfinished_messages(database: Database) -> None:
+    _execute_all(database, _UNFINISHED)
+
+
 def _execute_all(database: Database, script: str) -> None:
     # Not executescript(): it commits whatever transaction is open, and with it half a migration.
     for statement in script.split(";\n"):

@@ -126,7 +126,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
         ("393401234567", 2, 0),
         ("33612345678", 5, 1),
     ]
-    assert [each.text for each in outcomes.unfinished(conn, 0, 10)] == ["waits"]
+    assert [each.text for each in outcomes.to_send(conn, outcomes.unfinished(conn))] == ["waits"]
     with db.immediate(conn):
         assert credits.next_ids(conn, "messages", 1) > history.page(conn, account.id)[0].id
     accounts.change(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)

@@ -105,8 +105,11 @@ class Backplane(Protocol):
     def on_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
         """Have `callback` called with the ids of messages whose validity has ended: no upstream is to send them."""
 
-    def unfinished(self, after_id: int, limit: int) -> Sequence[ToSend]:
-        """Return messages without a final state from before the start, by id."""
+    def unfinished(self) -> Sequence[int]:
+        """Return the ids of messages without a final state whose date has come, in order. Raises Unavailable."""
+
+    def to_send(self, message_ids: Sequence[int]) -> Sequence[ToSend]:
+        """Return those of these messages that have no final state, by id. Raises Unavailable."""
 
     def find(self, account_id: int, message_id: int) -> Whereabouts | None:
         """Return a message of an account. Raises Unavailable."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from portal.services.outcomes import Whereabouts
-from portal.smsc.backplane import Backplane, Refusal
+from portal.smsc.backplane import Backplane, Refusal, Unavailable
 from portal.smsc.upstream import Upstream
 
 _UNFINISHED_AT_ONCE = 1_000
@@ -23,10 +24,9 @@ class Dispatch:
 
     def start(self) -> None:
         """Give the upstream again what it had not ended before the restart."""
-        last = 0
-        while batch := self._backplane.unfinished(last, _UNFINISHED_AT_ONCE):
-            self._upstream.send(batch)
-            last = batch[-1].id
+        ids = self._backplane.unfinished()
+        for start in range(0, len(ids), _UNFINISHED_AT_ONCE):
+            self._upstream.send(self._backplane.to_send(ids[start : start + _UNFINISHED_AT_ONCE]))
 
     def close(self) -> None:
         """Have the upstream report nothing any more."""
@@ -46,10 +46,10 @@ class Dispatch:
 
     def _recalled(self, message_id: int, resolve: Callable[[bool | Refusal], None], result: bool | Refusal) -> None:
         if isinstance(result, Refusal):
-            # It could not be written that it was called back, so it has to go on its way again.
-            self._upstream.send(
-                [each for each in self._backplane.unfinished(message_id - 1, 1) if each.id == message_id]
-            )
+            # It could not be written that it was called back, so it has to go on its way again; where it can't even be
+            # read, after the next start.
+            with suppress(Unavailable):
+                self._upstream.send(self._backplane.to_send([message_id]))
         resolve(result)
 
     def _expired(self, message_ids: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from portal import nudge
 from portal.config import Config
 from portal.crypto import KeyFileError, Keys
 from portal.smsc import tls
+from portal.smsc.backplane import Unavailable
 from portal.smsc.dispatch import Dispatch
 from portal.smsc.door import Door
 from portal.smsc.gate import Gate
@@ -53,7 +54,7 @@ class Server:
         self.tls_port = 0
 
     def start(self) -> None:
-        """Listen. Raises OSError, ssl.SSLError, KeyFileError or sqlite3.Error when that is not possible."""
+        """Listen. Where that is not possible: OSError, ssl.SSLError, KeyFileError, sqlite3.Error, Unavailable."""
         config, loop = self._config, self._loop
         with ExitStack() as on_failure:
             # Listening comes first: a second server of the same folder fails here, before it has touched anything.
@@ -141,7 +142,7 @@ async def _serve(config: Config) -> int:
     server = Server(config, loop, on_death=partial(end, 1))
     try:
         server.start()
-    except (OSError, KeyFileError, sqlite3.Error) as error:
+    except (OSError, KeyFileError, sqlite3.Error, Unavailable) as error:
         log.error("%s", error)
         return 1
     _collect_seldom()

@@ -176,8 +176,13 @@ class SqliteBackplane:
     def on_stored(self, callback: Callable[[Sequence[ToSend]], None]) -> None:
         self._stored_callbacks.append(callback)
 
-    def unfinished(self, after_id: int, limit: int) -> Sequence[ToSend]:
-        return outcomes.unfinished(self._reader, after_id, limit)
+    def unfinished(self) -> Sequence[int]:
+        with self._reading():
+            return outcomes.unfinished(self._reader)
+
+    def to_send(self, message_ids: Sequence[int]) -> Sequence[ToSend]:
+        with self._reading():
+            return outcomes.to_send(self._reader, message_ids)
 
     def find(self, account_id: int, message_id: int) -> Whereabouts | None:
         with self._reading():

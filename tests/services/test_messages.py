@@ -148,7 +148,7 @@ def test_binary_is_kept_as_it_is(conn, prepare, allowed, octets, parts):
     submit = prepare(body, account=allowed, data_coding=4)
     assert (submit.body, submit.text, submit.data_coding, submit.parts) == (body, "", 4, parts)
     intake.store(conn, [submit])
-    (stored,) = outcomes.unfinished(conn, 0, 10)
+    (stored,) = outcomes.to_send(conn, outcomes.unfinished(conn))
     assert (stored.body, stored.data_coding) == (body, 4)
 
 
@@ -441,9 +441,28 @@ def test_receipts_are_given_up_after_seven_days(conn, prepare, acme_1):
 def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):
     first, second, third = intake.store(conn, [prepare(), prepare(b"two"), prepare()]).ids
     finish(conn, first)
-    assert [(each.id, each.text) for each in outcomes.unfinished(conn, 0, 10)] == [(second, "two"), (third, "hello")]
-    assert [each.id for each in outcomes.unfinished(conn, second, 10)] == [third]
-    assert [each.id for each in outcomes.unfinished(conn, 0, 1)] == [second]
+    assert outcomes.unfinished(conn) == [second, third]
+    assert [each.text for each in outcomes.to_send(conn, [third, second])] == ["two", "hello"]
+    assert [each.id for each in outcomes.to_send(conn, [first, third])] == [third]
+
+
+def test_a_campaign_that_waits_for_its_date_costs_nothing_to_look_past(conn, prepare, acme_1):
+    now, waiting = now_ms(), 500
+    submit = prepare(scheduled_at=now + messages.DAY_MS)
+    intake.store(conn, [submit] * waiting, now=now - 2 * messages.VALIDITY_MS)
+    looks = [
+        lambda: outcomes.anything_due(conn, now),
+        lambda: outcomes.find_unfinished(conn, acme_1.id, "ACME", FRANCE),
+        lambda: outcomes.take_due(conn, now).expired,
+    ]
+    for look in looks:
+        steps = []
+        conn.set_progress_handler(lambda seen=steps: seen.append(1), 1)
+        assert not look()
+        conn.set_progress_handler(None, 0)
+        # Of SQLite's virtual machine; reading one row takes some.
+        assert len(steps) < waiting
+    assert len(outcomes.find_unfinished(conn, acme_1.id, "ACME", ITALY)) == waiting
 
 
 def test_a_segment_that_is_there_already_begins_another_text(conn, prepare):
