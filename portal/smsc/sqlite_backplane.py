@@ -300,7 +300,7 @@ class SqliteBackplane:
             Kind.SUBMIT: Work(_store, self._stored, _refuse),
             Kind.CANCEL: Work(_cancel, self._cancelled, _refuse),
             Kind.OUTCOME: Work(outcomes.finish, self._finished),
-            Kind.DUE: Work(lambda conn, _: outcomes.take_due(conn, now_ms()), self._became_due),
+            Kind.DUE: Work(lambda conn, _: outcomes.take_due(conn, now_ms()), self._became_due, self._stayed_due),
             Kind.RECEIVED: Work(received.take_in, self._received),
             Kind.DELIVERED: Work(deliveries.done, self._forgotten),
             Kind.DELIVERY_FAILED: Work(deliveries.failed, self._postponed),
@@ -329,6 +329,10 @@ class SqliteBackplane:
         if due.to_send or due.expired:
             # A campaign has one date for all its messages, and only so many are taken at once.
             self._look_for_due()
+
+    def _stayed_due(self, _: list[None], __: Refusal) -> None:
+        # The next look asks again.
+        self._due_asked = False
 
     def _hand_over(self, to_send: list[ToSend]) -> None:
         for callback in self._stored_callbacks:
