@@ -11,12 +11,12 @@ from typing import Protocol
 
 from portal import gsm0338
 from portal.db import now_ms
+from portal.services import messages
 from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS, Deliverable, Incoming, Receipt
-from portal.services.messages import DELIVERED
 from portal.smsc import times
 from portal.smsc.backplane import Backplane
 from portal.smsc.pdu import DeliverSm
-from portal.smsc.status import MessageState, Status, Tag
+from portal.smsc.status import Status, Tag
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,16 @@ _GSM_NETWORK = 3
 _INTERNATIONAL, _NETWORK_SPECIFIC, _E164 = 1, 3, 1
 _SHORT_CODE_DIGITS = 8
 
-# Appendix B, "Message state".
+# Appendix B, "Message state"; the keys are those of message_state (5.2.28).
 _STAT: Mapping[int, str] = {
-    MessageState.ENROUTE: "ENROUTE",
-    MessageState.DELIVERED: "DELIVRD",
-    MessageState.EXPIRED: "EXPIRED",
-    MessageState.DELETED: "DELETED",
-    MessageState.UNDELIVERABLE: "UNDELIV",
-    MessageState.ACCEPTED: "ACCEPTD",
-    MessageState.UNKNOWN: "UNKNOWN",
-    MessageState.REJECTED: "REJECTD",
+    messages.ENROUTE: "ENROUTE",
+    messages.DELIVERED: "DELIVRD",
+    messages.EXPIRED: "EXPIRED",
+    messages.DELETED: "DELETED",
+    messages.UNDELIVERABLE: "UNDELIV",
+    messages.ACCEPTED: "ACCEPTD",
+    messages.UNKNOWN: "UNKNOWN",
+    messages.REJECTED: "REJECTD",
 }
 
 
@@ -214,7 +214,7 @@ def receipt_text(receipt: Receipt) -> str:
     Times are UTC; `err` is the ptt code; the message's own text is cut, and `?` stands for what GSM 03.38, which the
     receipt's data_coding names, and ASCII, which many clients take it for, code differently.
     """
-    delivered = receipt.parts if receipt.state == DELIVERED else 0
+    delivered = receipt.parts if receipt.state == messages.DELIVERED else 0
     text = _CODED_DIFFERENTLY.sub("?", receipt.text[:_TEXT_CHARACTERS])
     return (
         f"id:{receipt.message_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"

@@ -52,7 +52,6 @@ class Listener:
         else:
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        self._door.close()
         for beginning in self._beginning:
             beginning.cancel()
 

@@ -84,6 +84,7 @@ class Server:
         """Take no new connections, unbind the others, write what is left: four seconds at most."""
         for listener in self._listeners:
             listener.close()
+        self._door.close()
         self._dispatch.close()
         for session in list(self._door.sessions):
             session.unbind("the server stops")

@@ -26,45 +26,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.db import now_ms
-from portal.services.messages import ToSend
+from portal.services.messages import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN, ToSend
 from portal.services.outcomes import Outcome
 from portal.services.received import FromHandset
-from portal.smsc.status import MessageState
-from portal.smsc.upstream import Incoming, Report
+from portal.smsc.upstream import Receive, Report
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of a message, and after how many seconds."""
+    """What becomes of a message (message_state, ptt), and after how many seconds."""
 
     delay: float
-    state: MessageState
+    state: int
     ptt: int
 
 
-_USUAL = Fate(0.2, MessageState.DELIVERED, 0)
+_USUAL = Fate(0.2, DELIVERED, 0)
 _PENDING = None
 FATES: dict[str, Fate | None] = {
-    "001": Fate(0.2, MessageState.UNDELIVERABLE, 800),
-    "002": Fate(0.2, MessageState.EXPIRED, 801),
-    "003": Fate(0.2, MessageState.REJECTED, 803),
-    "004": Fate(0.2, MessageState.UNKNOWN, 804),
-    "005": Fate(30, MessageState.DELIVERED, 0),
+    "001": Fate(0.2, UNDELIVERABLE, 800),
+    "002": Fate(0.2, EXPIRED, 801),
+    "003": Fate(0.2, REJECTED, 803),
+    "004": Fate(0.2, UNKNOWN, 804),
+    "005": Fate(30, DELIVERED, 0),
     "006": _PENDING,
-    "007": Fate(0.2, MessageState.DELETED, 802),
-    "008": Fate(0.2, MessageState.UNDELIVERABLE, 3),
-    "009": Fate(0.2, MessageState.UNDELIVERABLE, 5),
-    "010": Fate(5, MessageState.EXPIRED, 6),
-    "011": Fate(0.2, MessageState.REJECTED, 53),
+    "007": Fate(0.2, DELETED, 802),
+    "008": Fate(0.2, UNDELIVERABLE, 3),
+    "009": Fate(0.2, UNDELIVERABLE, 5),
+    "010": Fate(5, EXPIRED, 6),
+    "011": Fate(0.2, REJECTED, 53),
 }
 
 
 class Simulator:
-    """The built-in `Upstream`; `report` gets the outcomes, `incoming` what handsets are said to have sent."""
+    """The built-in `Upstream`; `report` gets the outcomes, `receive` what handsets are said to have sent."""
 
-    def __init__(self, report: Report, incoming: Incoming, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, report: Report, receive: Receive, loop: asyncio.AbstractEventLoop) -> None:
         self._report = report
-        self._incoming = incoming
+        self._receive = receive
         self._loop = loop
         self._closed = False
         # Those that stay on their way for long enough to be called back.
@@ -90,7 +89,7 @@ class Simulator:
 
     def receive(self, messages: Sequence[FromHandset]) -> None:
         """Take messages for sent by handsets."""
-        self._incoming(messages)
+        self._receive(messages)
 
     def close(self) -> None:
         self._closed = True

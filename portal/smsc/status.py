@@ -1,4 +1,4 @@
-"""Command ids, states and status codes under the names that SMPP 3.4 Issue 1.2 gives them."""
+"""Command ids, status codes and tags under the names that SMPP 3.4 Issue 1.2 gives them."""
 
 from enum import IntEnum
 
@@ -93,16 +93,3 @@ class Tag(IntEnum):
     MESSAGE_STATE = 0x0427
     OUTGOING_ID = 0x1401
     INCOMING_ID = 0x1402
-
-
-class MessageState(IntEnum):
-    """message_state, 5.2.28."""
-
-    ENROUTE = 1
-    DELIVERED = 2
-    EXPIRED = 3
-    DELETED = 4
-    UNDELIVERABLE = 5
-    ACCEPTED = 6
-    UNKNOWN = 7
-    REJECTED = 8

@@ -9,7 +9,7 @@ from functools import lru_cache
 from portal.db import now_ms
 from portal.smsc.status import Status
 
-LONGEST_WAIT_MS = 366 * 86_400_000
+FURTHEST_DATE_MS = 366 * 86_400_000
 """How far ahead a message may be scheduled."""
 
 _FORMAT = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)
@@ -61,7 +61,7 @@ def dates(schedule: str, validity: str) -> tuple[int | None, int | None]:
     A schedule_delivery_time that has passed means at once (5.2.15). A relative validity_period counts from this moment
     (7.1.1.2: "relative to the current SMSC time"), also for a message that is to be sent later.
 
-    Raises BadDate: ESME_RINVSCHED for one that can't be read or is more than LONGEST_WAIT_MS ahead, ESME_RINVEXPIRY
+    Raises BadDate: ESME_RINVSCHED for one that can't be read or is more than FURTHEST_DATE_MS ahead, ESME_RINVEXPIRY
     for one that can't be read, is over already, or ends before the message is to be sent.
     """
     if not schedule and not validity:
@@ -73,7 +73,7 @@ def dates(schedule: str, validity: str) -> tuple[int | None, int | None]:
         raise BadDate(Status.ESME_RINVSCHED) from None
     if scheduled_at is not None and scheduled_at <= now:
         scheduled_at = None
-    if scheduled_at is not None and scheduled_at > now + LONGEST_WAIT_MS:
+    if scheduled_at is not None and scheduled_at > now + FURTHEST_DATE_MS:
         raise BadDate(Status.ESME_RINVSCHED)
     try:
         expires_at = parse(validity, now)

@@ -11,7 +11,7 @@ from portal.services.received import FromHandset
 
 Report = Callable[[Sequence[Outcome]], None]
 """Takes what became of messages."""
-Incoming = Callable[[Sequence[FromHandset]], None]
+Receive = Callable[[Sequence[FromHandset]], None]
 """Takes what handsets have sent."""
 
 

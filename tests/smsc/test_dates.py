@@ -5,11 +5,11 @@ import datetime
 import pytest
 
 from portal.db import now_ms
-from portal.services import check, credits, intake
+from portal.services import check, credits, intake, messages
 from portal.services.messages import DAY_MS, VALIDITY_MS
 from portal.smsc import sqlite_backplane
 from portal.smsc.pdu import DataSm
-from portal.smsc.status import Command, MessageState, Status, Tag
+from portal.smsc.status import Command, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
 from tests.support import prepared
 
@@ -47,7 +47,7 @@ async def test_a_scheduled_message_waits_for_its_date(config, cast, conn):
         answer = await esme.submit(schedule_delivery_time=absolute(date))
         assert answer.status == 0
         assert credits.balance(conn, cast.smpp_acme_1.id) == 999_000
-        assert told(await esme.receipt()) == (answer.message_id, MessageState.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, messages.DELIVERED)
         (row,) = conn.execute("SELECT done_at, scheduled_at FROM messages")
         # Tenths of a second are the finest that the protocol can say.
         assert date - 100 < row["scheduled_at"] <= date < row["done_at"] + 100
@@ -61,18 +61,18 @@ async def test_a_scheduled_message_waits_over_a_restart(config, cast, conn):
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         other = await esme.submit()
         assert told(await esme.receipt())[0] == other.message_id
-        assert state(conn, answer) == MessageState.ENROUTE
+        assert state(conn, answer) == messages.ENROUTE
     let_time_pass(conn, 3_600_000)
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert told(await esme.receipt()) == (answer.message_id, MessageState.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, messages.DELIVERED)
 
 
 async def test_a_date_that_has_passed_means_at_once(config, cast):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit(schedule_delivery_time=PAST)
-        assert told(await esme.receipt()) == (answer.message_id, MessageState.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, messages.DELIVERED)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_what_is_not_delivered_in_time_expires(config, cast, conn, destina
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit(destination, validity_period="000000000001000R")
         receipt = await esme.receipt()
-        assert told(receipt) == (answer.message_id, MessageState.EXPIRED)
+        assert told(receipt) == (answer.message_id, messages.EXPIRED)
         assert b"stat:EXPIRED err:801" in receipt.short_message
         assert receipt.tlvs[Tag.NETWORK_ERROR_CODE] == b"\x03" + (801).to_bytes(2)
     assert conn.execute("SELECT price FROM messages").fetchone()[0] == 1000
@@ -129,10 +129,10 @@ async def test_what_is_delivered_in_time_does_not_expire(config, cast, conn):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit(validity_period="000000000001000R")
-        assert told(await esme.receipt()) == (answer.message_id, MessageState.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, messages.DELIVERED)
         pending = await esme.submit(PENDING, validity_period="000000000001000R")
         assert told(await esme.receipt())[0] == pending.message_id
-        assert state(conn, answer) == MessageState.DELIVERED
+        assert state(conn, answer) == messages.DELIVERED
 
 
 @pytest.mark.parametrize("schedule", ["", LATER])
@@ -143,7 +143,7 @@ async def test_a_message_expires_also_while_the_server_is_down(config, cast, con
     let_time_pass(conn, 7_200_000)
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert told(await esme.receipt()) == (answer.message_id, MessageState.EXPIRED)
+        assert told(await esme.receipt()) == (answer.message_id, messages.EXPIRED)
 
 
 async def test_without_a_validity_a_message_expires_after_three_days(config, cast, conn):
@@ -156,7 +156,7 @@ async def test_without_a_validity_a_message_expires_after_three_days(config, cas
         old = first - (VALIDITY_MS << 20)
         conn.execute("UPDATE messages SET id = ? WHERE id = ?", (old, first))
         conn.execute("UPDATE movements SET first_message_id = ? WHERE first_message_id = ?", (old, first))
-        assert told(await esme.receipt()) == (str(old), MessageState.EXPIRED)
+        assert told(await esme.receipt()) == (str(old), messages.EXPIRED)
         assert conn.execute("SELECT state FROM messages WHERE id = ?", (second,)).fetchone()[0] == 1
 
 
@@ -172,7 +172,7 @@ async def test_the_time_to_live_of_data_sm(config, cast, conn):
         )
         answer = await esme.request(message)
         assert (answer.command, answer.status) == (Command.DATA_SM_RESP, 0)
-        assert told(await esme.receipt()) == (answer.message_id, MessageState.EXPIRED)
+        assert told(await esme.receipt()) == (answer.message_id, messages.EXPIRED)
         message.tlvs = {Tag.QOS_TIME_TO_LIVE: bytes(4)}
         assert (await esme.request(message)).status == Status.ESME_RINVEXPIRY
 
@@ -182,8 +182,18 @@ async def test_an_expired_message_is_over(config, cast, conn):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit("393331230010", validity_period="000000000001000R")
-        assert told(await esme.receipt()) == (answer.message_id, MessageState.EXPIRED)
+        assert told(await esme.receipt()) == (answer.message_id, messages.EXPIRED)
         await eventually(lambda: not server._dispatch._upstream._slow)
+
+
+async def test_what_can_not_be_taken_when_it_is_due_is_taken_later(config, cast, conn, caplog):
+    conn.execute("CREATE TRIGGER sick BEFORE UPDATE OF due_at ON messages BEGIN SELECT RAISE(ABORT, 'sick'); END")
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        answer = await esme.submit(schedule_delivery_time=absolute(now_ms() + 500))
+        await eventually(lambda: "a job of kind DUE could not be written" in caplog.text)
+        conn.execute("DROP TRIGGER sick")
+        assert told(await esme.receipt()) == (answer.message_id, messages.DELIVERED)
 
 
 async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn, monkeypatch):

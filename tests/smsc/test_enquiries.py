@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from portal.services import check, credits
+from portal.services import check, credits, messages
 from portal.services.messages import PTT_DELETED
 from portal.smsc.pdu import CancelSm, DataSm, Plain, QuerySm
-from portal.smsc.status import RESPONSE, Command, MessageState, Status, Tag
+from portal.smsc.status import RESPONSE, Command, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
 
 LATER = "000000010000000R"
@@ -54,15 +54,15 @@ async def test_a_message_on_its_way_has_no_final_date(config, cast):
             sent = await esme.submit(**fields)
             told = await query(esme, sent.message_id)
             assert (told.status, told.message_id) == (0, sent.message_id)
-            assert (told.final_date, told.message_state, told.error_code) == ("", MessageState.ENROUTE, 0)
+            assert (told.final_date, told.message_state, told.error_code) == ("", messages.ENROUTE, 0)
 
 
 @pytest.mark.parametrize(
     ("destination", "state", "code"),
     [
-        ("393331234567", MessageState.DELIVERED, 0),
-        (REJECTED, MessageState.REJECTED, 53),
-        (EXPIRED, MessageState.EXPIRED, 0),
+        ("393331234567", messages.DELIVERED, 0),
+        (REJECTED, messages.REJECTED, 53),
+        (EXPIRED, messages.EXPIRED, 0),
     ],
 )
 async def test_a_message_that_has_ended_tells_how_and_when(config, cast, destination, state, code):
@@ -93,7 +93,7 @@ async def test_anothers_message_is_no_message(config, cast, conn):
         assert (await query(globex, sent.message_id)).status == Status.ESME_RINVMSGID
         assert await cancel(globex, sent.message_id) == Status.ESME_RINVMSGID
         assert await cancel(globex, destination="393331234567") == Status.ESME_RCANCELFAIL
-        assert (await query(acme, sent.message_id)).message_state == MessageState.ENROUTE
+        assert (await query(acme, sent.message_id)).message_state == messages.ENROUTE
 
 
 async def test_the_source_has_to_be_that_of_the_message(config, cast):
@@ -103,7 +103,7 @@ async def test_the_source_has_to_be_that_of_the_message(config, cast):
         assert (await query(esme, sent.message_id, "OTHER")).status == Status.ESME_RQUERYFAIL
         assert await cancel(esme, sent.message_id, "OTHER") == Status.ESME_RCANCELFAIL
         assert await cancel(esme, sent.message_id, destination="393330000000") == Status.ESME_RCANCELFAIL
-        assert (await query(esme, sent.message_id)).message_state == MessageState.ENROUTE
+        assert (await query(esme, sent.message_id)).message_state == messages.ENROUTE
 
 
 # --- cancel_sm
@@ -118,10 +118,10 @@ async def test_a_message_that_waits_is_called_back_and_its_price_given_back(conf
         assert await cancel(esme, sent.message_id) == 0
         assert balance(conn, cast) == 1_000_000
         receipt = await esme.receipt()
-        assert receipt.tlvs[Tag.MESSAGE_STATE] == bytes((MessageState.DELETED,))
+        assert receipt.tlvs[Tag.MESSAGE_STATE] == bytes((messages.DELETED,))
         assert b"stat:DELETED err:802" in receipt.short_message
         told = await query(esme, sent.message_id)
-        assert told.message_state == MessageState.DELETED
+        assert told.message_state == messages.DELETED
         assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
     assert balance(conn, cast) == 1_000_000
     assert conn.execute("SELECT ptt FROM messages").fetchone()[0] == PTT_DELETED
@@ -135,7 +135,7 @@ async def test_a_message_that_is_called_back_is_not_sent_after_a_restart(config,
         assert await cancel(esme, sent.message_id) == 0
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert (await query(esme, sent.message_id)).message_state == MessageState.DELETED
+        assert (await query(esme, sent.message_id)).message_state == messages.DELETED
 
 
 async def test_what_has_been_sent_cannot_be_called_back(config, cast, conn):
@@ -145,7 +145,7 @@ async def test_what_has_been_sent_cannot_be_called_back(config, cast, conn):
         assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
         await esme.receipt()
         assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
-        assert (await query(esme, sent.message_id)).message_state == MessageState.DELIVERED
+        assert (await query(esme, sent.message_id)).message_state == messages.DELIVERED
     assert balance(conn, cast) == 999_000
 
 
@@ -157,8 +157,8 @@ async def test_without_an_id_all_between_two_addresses_are_called_back(config, c
         assert await cancel(esme, source="OTHER", destination="393331234567") == Status.ESME_RCANCELFAIL
         assert await cancel(esme, destination="+393331234567") == 0
         for each in meant:
-            assert (await query(esme, each.message_id)).message_state == MessageState.DELETED
-        assert (await query(esme, other.message_id)).message_state == MessageState.ENROUTE
+            assert (await query(esme, each.message_id)).message_state == messages.DELETED
+        assert (await query(esme, other.message_id)).message_state == messages.ENROUTE
         assert await cancel(esme, destination="393331234567") == Status.ESME_RCANCELFAIL
     assert balance(conn, cast) == 999_000
     assert check.problems(conn) == []
@@ -242,9 +242,9 @@ async def test_nothing_is_asked_of_a_session_that_leaves(config, cast, change_ac
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         change_account(disabled_at=1)
         await esme.next(Command.UNBIND)
-        messages = [*requests(esme), esme.message()]
-        esme.send(*messages)
-        assert {each.status for each in await esme.answers_to(messages)} == {Status.ESME_RINVBNDSTS}
+        asked = [*requests(esme), esme.message()]
+        esme.send(*asked)
+        assert {each.status for each in await esme.answers_to(asked)} == {Status.ESME_RINVBNDSTS}
 
 
 async def test_a_cancel_is_answered_before_the_farewell(config, cast):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from portal.services import accounts, blacklist, history, received, routes
+from portal.services import accounts, blacklist, history, messages, received, routes
 from portal.services.audit import SHELL
-from portal.smsc.status import Command, MessageState, Status, Tag
+from portal.smsc.status import Command, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
 
 HANDSET = "393337654321"
@@ -140,7 +140,7 @@ async def test_who_has_said_stop_gets_nothing_more_and_it_costs_nothing(config, 
         assert answer.status == 0
         receipt = await esme.receipt()
         assert receipt.tlvs[Tag.RECEIPTED_MESSAGE_ID] == answer.message_id.encode() + b"\0"
-        assert receipt.tlvs[Tag.MESSAGE_STATE][0] == MessageState.REJECTED
+        assert receipt.tlvs[Tag.MESSAGE_STATE][0] == messages.REJECTED
         assert b" dlvrd:000 " in receipt.short_message
         assert b" stat:REJECTD err:053 " in receipt.short_message
         row = conn.execute("SELECT ptt, price FROM messages WHERE id = ?", (int(answer.message_id),)).fetchone()

@@ -7,11 +7,12 @@ import pytest
 
 from portal import gsm0338
 from portal.db import now_ms
+from portal.services import messages
 from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS
 from portal.smsc import session
 from portal.smsc.pdu import MessageResp, Plain
 from portal.smsc.simulator import FATES
-from portal.smsc.status import Command, MessageState, Status, Tag
+from portal.smsc.status import Command, Status, Tag
 from tests.smsc.esme import DEADLINE_S, Esme, eventually, smsc
 
 TEXT = re.compile(
@@ -58,7 +59,7 @@ async def test_a_receipt_says_what_became_of_the_message(config, cast, conn):
         message_id = answer.message_id.encode() + b"\0"
         assert receipt.tlvs == {
             Tag.RECEIPTED_MESSAGE_ID: message_id,
-            Tag.MESSAGE_STATE: bytes((MessageState.DELIVERED,)),
+            Tag.MESSAGE_STATE: bytes((messages.DELIVERED,)),
             Tag.NETWORK_ERROR_CODE: b"\x03\x00\x00",
             Tag.OUTGOING_ID: message_id,
             Tag.USER_MESSAGE_REFERENCE: b"\x12\x34",
