@@ -9,6 +9,7 @@ from pathlib import Path
 
 FILE_NAME = "portal.db"
 BUSY_TIMEOUT_MS = 5_000
+DAY_MS = 86_400_000
 _LOOK_AGAIN_S = 0.0005
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from portal import gsm0338
-from portal.db import immediate, now_ms
+from portal.db import DAY_MS, immediate, now_ms
 from portal.services import accounts, credits, directory, intake, messages, outcomes, prices
 from portal.services.audit import Actor
 from portal.services.directory import AccountConfig
@@ -14,7 +14,6 @@ from portal.services.messages import Submit
 from portal.services.outcomes import Outcome
 
 _DAYS = 28
-_DAY_MS = 86_400_000
 _HOUR_MS = 3_600_000
 _OFFICE_HOURS = (7, 20)
 # The same for everyone who tries the demo, so that what is written about it stays true.
@@ -80,14 +79,14 @@ def _happenings(chance: random.Random, now: int) -> Iterator[tuple[int, _Habit, 
     """When, whose, and how many credits were granted; 0: messages were sent."""
     for habit in _HABITS:
         for days_ago, amount in habit.grants:
-            yield now - days_ago * _DAY_MS, habit, amount
+            yield now - days_ago * DAY_MS, habit, amount
         for days_ago in range(_DAYS):
-            midnight = (now // _DAY_MS - days_ago) * _DAY_MS
-            at_weekend = (midnight // _DAY_MS + 3) % 7 >= 5  # 1 January 1970 was a Thursday
+            midnight = (now // DAY_MS - days_ago) * DAY_MS
+            at_weekend = (midnight // DAY_MS + 3) % 7 >= 5  # 1 January 1970 was a Thursday
             bursts = round(habit.a_day / 4 * (0.25 if at_weekend else 1) * chance.uniform(0.8, 1.2))
             for _ in range(bursts):
                 at = midnight + round(chance.uniform(*_OFFICE_HOURS) * _HOUR_MS)
-                if now - _DAYS * _DAY_MS < at < now - 60_000:
+                if now - _DAYS * DAY_MS < at < now - 60_000:
                     yield at, habit, 0
 
 

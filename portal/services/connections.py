@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from portal.db import immediate, now_ms
+from portal.db import DAY_MS, immediate, now_ms
 from portal.i18n import N_
 from portal.services import audit
 from portal.services.accounts import Account
@@ -34,7 +34,7 @@ REASONS = {
     THROTTLED: N_("Too many attempts had failed within a minute; the next ones were not looked at."),
 }
 _MOST_KEPT = 100
-SHOWN_MS = 7 * 86_400_000
+SHOWN_MS = 7 * DAY_MS
 """For how long refused binds are told after the latest one."""
 # The SMPP server says that it lives every two seconds.
 HEARTBEAT_MS = 2_000

@@ -9,14 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from portal.db import now_ms
+from portal.db import DAY_MS, now_ms
 from portal.i18n import N_
 from portal.services import credits
 from portal.services.accounts import BINARY
 from portal.services.errors import Refused
 from portal.services.messages import PTT_NONE, UCS2
 
-_DAY_MS = 86_400_000
 _FURTHEST = (1 << 63) - 1
 MISSING = "[…]"
 """Stands for the segments of a text that have not come."""
@@ -280,7 +279,7 @@ def each(conn: sqlite3.Connection, account_id: int, batch: int = 1000) -> Iterat
 
 def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Totals:
     """Totals of the last days, today (UTC) included; None: of all time."""
-    first = now_ms() // _DAY_MS - days + 1 if days is not None else 0
+    first = now_ms() // DAY_MS - days + 1 if days is not None else 0
     row = conn.execute(
         "SELECT sum(sent), sum(delivered), sum(failed), sum(stopped), sum(refused), sum(parts), sum(price)"
         " FROM daily_totals WHERE account_id = ? AND day >= ?",
@@ -291,11 +290,11 @@ def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Total
 
 def per_day(conn: sqlite3.Connection, account_id: int, days: int) -> list[tuple[int, Totals]]:
     """One (start of the day in milliseconds, totals) for each of the last days, oldest first, empty ones included."""
-    today = now_ms() // _DAY_MS
+    today = now_ms() // DAY_MS
     rows = conn.execute(
         "SELECT day, sent, delivered, failed, stopped, refused, parts, price FROM daily_totals"
         " WHERE account_id = ? AND day > ?",
         (account_id, today - days),
     )
     known = {row["day"]: Totals(*tuple(row)[1:]) for row in rows}
-    return [(day * _DAY_MS, known.get(day, Totals())) for day in range(today - days + 1, today + 1)]
+    return [(day * DAY_MS, known.get(day, Totals())) for day in range(today - days + 1, today + 1)]

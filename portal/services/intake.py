@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from portal.db import Inserts, immediate
+from portal.db import DAY_MS, Inserts, immediate
 from portal.services import blacklist, credits, deliveries, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
-    DAY_MS,
     ENROUTE,
     PTT_BLACKLISTED,
     PTT_NO_CREDIT,

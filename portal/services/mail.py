@@ -19,16 +19,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from portal import i18n, paths
 from portal.config import Config
 from portal.crypto import Keys
-from portal.db import immediate, insert, now_ms
+from portal.db import DAY_MS, immediate, insert, now_ms
 
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20
 # How long after each failed attempt the next one comes; the last one repeats. A mail is given up after a week.
 _BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300, 900, 1800)]
-_GIVE_UP_MS = 7 * 86_400_000
+_GIVE_UP_MS = 7 * DAY_MS
 # For so long it can be looked up that a mail was sent, or why it was not.
-_KEPT_MS = 90 * 86_400_000
+_KEPT_MS = 90 * DAY_MS
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
 _LEASE_MS = 120_000
 _POLL_S = 2.0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from portal import gsm0338
+from portal.db import DAY_MS
 from portal.i18n import N_
 from portal.services import prices
 from portal.services.accounts import ASCII, BINARY
@@ -22,7 +23,6 @@ GSM, UCS2 = 0, 8
 
 # GSM 03.40, 9.2.3.24.1: a concatenated message counts its parts in one octet.
 MOST_PARTS = 255
-DAY_MS = 86_400_000
 DELIVERIES_VALID_MS = 7 * DAY_MS
 """How long what waits for an account's receivers is kept."""
 VALIDITY_MS = 3 * DAY_MS

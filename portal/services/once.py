@@ -3,13 +3,13 @@
 import secrets
 import sqlite3
 
-from portal.db import immediate, now_ms
+from portal.db import DAY_MS, immediate, now_ms
 from portal.i18n import N_
 from portal.services.errors import Refused
 
 _LENGTH = 64
 # Longer than any browser keeps a form that it could send again.
-_KEPT_MS = 30 * 86_400_000
+_KEPT_MS = 30 * DAY_MS
 
 
 class AlreadySent(Refused):

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.db import immediate, now_ms
+from portal.db import DAY_MS, immediate, now_ms
 from portal.services import credits, deliveries, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
-    DAY_MS,
     DELETED,
     DELIVERED,
     ENROUTE,

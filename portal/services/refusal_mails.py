@@ -4,11 +4,10 @@ import sqlite3
 from itertools import groupby
 
 from portal.crypto import Keys
-from portal.db import immediate, now_ms
+from portal.db import DAY_MS, immediate, now_ms
 from portal.services import connections, mail
 from portal.services.users import User
 
-_DAY_MS = 86_400_000
 # A client that is refused tries again, and others of the same team do: one mail tells of them all.
 _GATHER_MS = 10 * 60_000
 _MOST_TOLD = 20
@@ -48,7 +47,7 @@ def queue_due(conn: sqlite3.Connection, keys: Keys) -> int:
         "SELECT users.id, users.customer_id, users.email, ifnull(users.language, customers.language) AS language"
         " FROM users JOIN customers ON customers.id = users.customer_id"
         " WHERE refusal_mails AND abs(? - refusals_mailed_at) >= ?",
-        (now, _DAY_MS),
+        (now, DAY_MS),
     ).fetchall()
     return sum(_queue(conn, keys, user, now) for user in waiting)
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
 
-from portal.db import now_ms
+from portal.db import DAY_MS, now_ms
 from portal.services.connections import RATE_MS, RATES_KEPT, Connection, Progress
 from portal.services.directory import AccountConfig
 from portal.smsc.backplane import Backplane
@@ -21,7 +21,7 @@ _PROGRESS_SECONDS = RATE_MS / 1000
 # come back as another one's, after a restart either.
 _ID_SHIFT = 20
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
-_LONGEST_TIMER_MS = 86_400_000
+_LONGEST_TIMER_MS = DAY_MS
 
 
 class Roster:

@@ -6,10 +6,10 @@ import datetime
 import re
 from functools import lru_cache
 
-from portal.db import now_ms
+from portal.db import DAY_MS, now_ms
 from portal.smsc.status import Status
 
-FURTHEST_DATE_MS = 366 * 86_400_000
+FURTHEST_DATE_MS = 366 * DAY_MS
 """How far ahead a message may be scheduled."""
 
 _FORMAT = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)

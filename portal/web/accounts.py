@@ -24,7 +24,6 @@ blueprint = Blueprint("accounts", __name__)
 # all time, says nothing.
 _PERIODS: dict[str, tuple[int | None, int]] = {"today": (1, 7), "7d": (7, 7), "30d": (30, 30), "all": (None, 30)}
 _DEFAULT_PERIOD = "30d"
-_DAY_MS = 86_400_000
 
 
 @blueprint.get("/")
@@ -186,7 +185,7 @@ STATUS = Part(
 _ACTIONS = Part("accounts/_actions.html", lambda account, pulse: None)
 _STATISTICS = Part(
     "accounts/_statistics.html",
-    lambda account, pulse: (account.balance, pulse.totals, db.now_ms() // _DAY_MS),
+    lambda account, pulse: (account.balance, pulse.totals, db.now_ms() // db.DAY_MS),
     _statistics,
     asks=("period",),
 )

@@ -22,7 +22,6 @@ from portal.web import create_app
 
 _log = logging.getLogger(__name__)
 
-_DAY_MS = 86_400_000
 _MOST_CONNECTIONS = 1_000
 _CROWDED, _CALM = 800, 400
 _LOOK_S = 0.5
@@ -104,11 +103,11 @@ def _housekeep(config: Config) -> None:
     while True:
         now = db.now_ms()
         with suppress(sqlite3.OperationalError):
-            throttle.purge(conn, now - _DAY_MS)
+            throttle.purge(conn, now - db.DAY_MS)
             connections.purge(conn, now)
             mail.purge(conn, now)
-            audit.purge(conn, now - config.retention.audit_days * _DAY_MS)
-        time.sleep(_DAY_MS / 1000)
+            audit.purge(conn, now - config.retention.audit_days * db.DAY_MS)
+        time.sleep(db.DAY_MS / 1000)
 
 
 def _tell_of_refusals(config: Config, keys: Keys, mailer: Mailer) -> None:

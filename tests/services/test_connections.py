@@ -2,12 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from portal.db import now_ms
+from portal.db import DAY_MS, now_ms
 from portal.services import audit, connections, credentials, directory
 from portal.services.audit import SHELL, Actor
 from portal.services.connections import NOT_AUTHORISED, Connection, Progress, RefusedBind
-
-DAY_MS = 86_400_000
 
 
 @pytest.fixture

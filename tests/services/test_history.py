@@ -1,13 +1,11 @@
 import pytest
 
-from portal.db import now_ms
+from portal.db import DAY_MS, now_ms
 from portal.services import accounts, history, intake, outcomes
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, EXPIRED, UCS2, Segment
 from portal.services.outcomes import Outcome
 from tests.support import prepared
-
-DAY_MS = 86_400_000
 
 
 @pytest.fixture

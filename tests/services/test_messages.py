@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from portal import gsm0338
-from portal.db import now_ms
+from portal.db import DAY_MS, now_ms
 from portal.services import check, credits, deliveries, directory, history, intake, messages, outcomes, prices
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, ENROUTE, EXPIRED, REJECTED
@@ -448,7 +448,7 @@ def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):
 
 def test_a_campaign_that_waits_for_its_date_costs_nothing_to_look_past(conn, prepare, acme_1):
     now, waiting = now_ms(), 500
-    submit = prepare(scheduled_at=now + messages.DAY_MS)
+    submit = prepare(scheduled_at=now + DAY_MS)
     intake.store(conn, [submit] * waiting, now=now - 2 * messages.VALIDITY_MS)
     looks = [
         lambda: outcomes.anything_due(conn, now),

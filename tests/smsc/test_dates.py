@@ -4,9 +4,9 @@ import datetime
 
 import pytest
 
-from portal.db import now_ms
+from portal.db import DAY_MS, now_ms
 from portal.services import check, credits, intake, messages
-from portal.services.messages import DAY_MS, VALIDITY_MS
+from portal.services.messages import VALIDITY_MS
 from portal.smsc import sqlite_backplane
 from portal.smsc.pdu import DataSm
 from portal.smsc.status import Command, Status, Tag
