@@ -129,13 +129,14 @@ def day(at: int) -> str:
 
 
 def relative(at: int, now: int) -> str:
-    """How far a moment is from now, in whole units: "11 days ago" is "1 week ago", 90 minutes are "1 hour ago"."""
+    """How far a moment is from now, in one unit: "1 hour ago" until two are over, "in 3 days" from two and a half."""
     # Nothing is "in 0 seconds".
     seconds = int((at - now) / 1000) or -1
-    # Towards now, and to the unit that is shown: Babel would make two minutes of 90 seconds. So the same few texts come
-    # up again and again, too.
+    # To the unit that is shown, and what is over towards now: Babel would make two minutes of 90 seconds. So the same
+    # few texts come up again and again, too.
     unit = next((unit for _, unit in TIMEDELTA_UNITS if abs(seconds) >= unit), 1)
-    return _relative(int(seconds / unit) * unit, current_language())
+    count = round(seconds / unit) if seconds > 0 else int(seconds / unit)
+    return _relative(count * unit, current_language())
 
 
 def iso(at: int) -> str:

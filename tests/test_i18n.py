@@ -47,13 +47,14 @@ def test_times_are_written_in_the_installations_zone():
         (-90, "1 minute ago"),
         (-119, "1 minute ago"),
         (-120, "2 minutes ago"),
-        (90, "in 1 minute"),
+        (89, "in 1 minute"),
+        (3 * 86_400 - 60, "in 3 days"),
         (-90 * 60, "1 hour ago"),
         (-47 * 3600, "1 day ago"),
         (-13 * 86_400, "1 week ago"),
     ],
 )
-def test_a_unit_that_is_not_over_does_not_count(seconds, said):
+def test_what_is_over_counts_in_whole_units_and_what_is_to_come_in_the_nearest(seconds, said):
     assert said == i18n.relative(NOON + int(seconds * 1000), NOON)
 
 
