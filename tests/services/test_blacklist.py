@@ -2,8 +2,9 @@ import pytest
 
 from portal.services import audit, blacklist
 from portal.services.audit import SHELL
+from tests.support import prepared
 
-NUMBER = "393337654321"
+NUMBER, OTHER = "393337654321", "393337654322"
 
 
 def numbers(conn, account):
@@ -30,6 +31,19 @@ def test_only_its_own_account_s_is_removed(conn, acme_1, acme_2):
         blacklist.remove(conn, SHELL, acme_2, NUMBER)
     assert blacklist.remove(conn, SHELL, acme_1, f"+{NUMBER}").number == NUMBER
     assert numbers(conn, acme_1) == []
+
+
+def test_which_destinations_are_on_their_own_account_s(conn, cast, acme_1):
+    blacklist.add(conn, SHELL, acme_1, NUMBER)
+    conn.execute("UPDATE accounts SET any_sender = 1")
+    submits = [
+        prepared(conn, account.id, destination=destination)
+        for account in (cast.smpp_acme_1, cast.smpp_globex_1)
+        for destination in (NUMBER, OTHER, NUMBER)
+    ]
+    assert blacklist.among(conn, submits) == {(acme_1.id, NUMBER)}
+    assert blacklist.among(conn, submits[3:]) == set()
+    assert blacklist.among(conn, []) == set()
 
 
 def test_what_changes_is_in_the_audit_log(conn, acme_1):
