@@ -15,7 +15,7 @@ from portal.config import Config
 from portal.crypto import Keys
 from portal.services import users
 from portal.web import context, create_app
-from tests.support import Person
+from tests.support import Cast, Person
 from tests.web.html import faults
 
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
@@ -114,3 +114,9 @@ def client(app: Flask, conn: db.Connection) -> Callable[[Person], Browser]:
         return browser.as_user(token)
 
     return logged_in
+
+
+@pytest.fixture
+def olga(client: Callable[[Person], Browser], cast: Cast) -> Browser:
+    """The operator."""
+    return client(cast.olga)

@@ -16,11 +16,6 @@ from tests.web.conftest import Browser
 
 
 @pytest.fixture
-def olga(client: Callable[[Person], Browser], cast: Cast) -> Browser:
-    return client(cast.olga)
-
-
-@pytest.fixture
 def account(conn: db.Connection, cast: Cast) -> Callable[[], Account]:
     """Reads Acme's first account as it is now."""
     return lambda: accounts.by_name(conn, cast.smpp_acme_1.name)

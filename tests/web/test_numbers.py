@@ -5,32 +5,19 @@ from collections.abc import Callable
 import pytest
 
 from portal import db
-from portal.services import accounts, routes
-from portal.services.accounts import Account
+from portal.services import routes
 from portal.services.audit import SHELL
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import value_of, words
 from tests.web.conftest import Browser
 
-
-@pytest.fixture
-def olga(client: Callable[[Person], Browser], cast: Cast) -> Browser:
-    return client(cast.olga)
-
-
-@pytest.fixture
-def account(conn: db.Connection, cast: Cast) -> Callable[[], Account]:
-    """Reads Acme's first account as it is now."""
-    return lambda: accounts.by_name(conn, cast.smpp_acme_1.name)
-
-
 NUMBERS = "/admin/accounts/smpp-acme-1/numbers"
 
 
 @pytest.fixture
-def numbers(conn: db.Connection, account: Callable[[], Account]) -> Callable[[], list[str]]:
-    return lambda: [str(each) for each in routes.of_account(conn, account().id)]
+def numbers(conn: db.Connection) -> Callable[[], list[str]]:
+    return lambda: [str(each) for each in routes.of_account(conn, acting.account(conn, "smpp-acme-1").id)]
 
 
 @pytest.mark.parametrize("htmx", [False, "numbers"])
@@ -74,11 +61,10 @@ def test_a_number_that_can_t_be_added_is_refused_at_its_field(
 def test_a_number_is_taken_away_after_a_question(
     olga: Browser,
     conn: db.Connection,
-    account: Callable[[], Account],
     numbers: Callable[[], list[str]],
     htmx: bool | str,
 ) -> None:
-    route = routes.add(conn, SHELL, account(), "48484", "acme")
+    route = routes.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "48484", "acme")
     address = f"/admin/numbers/{route.id}/delete"
     assert address in olga.get("/admin/accounts/smpp-acme-1").text
     asked = words(olga.get(address, htmx=htmx).text)
@@ -95,11 +81,11 @@ def test_a_number_that_is_gone_is_not_there(olga: Browser) -> None:
 
 
 def test_the_account_s_people_see_them_and_change_nothing(
-    client: Callable[[Person], Browser], conn: db.Connection, cast: Cast, account: Callable[[], Account]
+    client: Callable[[Person], Browser], conn: db.Connection, cast: Cast
 ) -> None:
     for person in (cast.alice, cast.bob):
         assert "Numbers that reach you" not in client(person).get("/accounts/smpp-acme-1/senders").text
-    routes.add(conn, SHELL, account(), "48484", "acme")
+    routes.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "48484", "acme")
     routes.add(conn, SHELL, acting.account(conn, "smpp-globex-1"), "48484", "globex")
     for person in (cast.alice, cast.bob):
         page = client(person).get("/accounts/smpp-acme-1/senders").text
