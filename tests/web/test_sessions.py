@@ -50,7 +50,7 @@ def test_the_graph_of_what_passes_a_second(client: Client, cast: Cast, conn: db.
     page = client(cast.alice).get(SESSIONS).text
     assert '<path d="M52 20V12H54V20H56V19H58V0H60V20z"/>' in page
     assert 'aria-label="In the last minute at most 12.5 a second"' in page
-    assert "0/10 12.5 0 0" in words(page)
+    assert "0/10 12.5 max 12.5 0 0" in words(page)
 
 
 def test_thousands_of_sessions_are_counted_and_the_first_are_shown(
