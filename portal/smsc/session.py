@@ -42,7 +42,9 @@ log = logging.getLogger(__name__)
 SYSTEM_ID = "SMPP-Portal"
 """Who we say we are in bind_resp (5.2.1)."""
 
-_MOST_IN_FLIGHT = 5_000  # where the account has no windowing; it bounds the memory of a session
+# Where the account has no windowing, so many are in flight, and nothing more is heard until half of them are answered:
+# those of other sessions wait in the same queue. It bounds the memory of a session, too.
+_MOST_IN_FLIGHT = 1_000
 # PDUs that a client may send at all before it binds, and a second afterwards, beside twice its throughput. Answering
 # takes the time of everybody's event loop, even where the answer is no.
 _MOST_BEFORE_BIND = 20
@@ -136,10 +138,13 @@ class Session(Wire):
             if self._before_bind > _MOST_BEFORE_BIND:
                 self._abort("says much and does not bind")
                 return False
-        elif not self._pace.take(self._heard_at):
+        elif not self._pace.take(self._heard_at) or self._is_ahead():
             self._hold()
             return False
         return True
+
+    def _is_ahead(self) -> bool:
+        return self._in_flight >= _MOST_IN_FLIGHT and not (self._account and self._account.windowing)
 
     # --- PDUs
 
@@ -331,7 +336,7 @@ class Session(Wire):
         account, bucket = self._account, self._bucket
         if account is None or bucket is None or self._state is not State.BOUND or not self._sends:
             return Status.ESME_RINVBNDSTS
-        if self._in_flight >= (account.windowing or _MOST_IN_FLIGHT) or not bucket.take(self._loop.time()):
+        if 0 < account.windowing <= self._in_flight or not bucket.take(self._loop.time()):
             return Status.ESME_RTHROTTLED
         return None
 
@@ -369,6 +374,8 @@ class Session(Wire):
 
     def _answered_one(self) -> None:
         self._in_flight -= 1
+        if self._in_flight == _MOST_IN_FLIGHT // 2:
+            self._hear_again()
         if self._last_words is not None:
             self._leave()
 

@@ -1,5 +1,8 @@
 """submit_sm: what is stored, what is refused and with which status, and who is slowed down."""
 
+import asyncio
+from collections import Counter
+
 import pytest
 
 from portal import gsm0338
@@ -7,7 +10,7 @@ from portal.services import accounts, credits, messages
 from portal.services.audit import SHELL
 from portal.smsc.pdu import Plain
 from portal.smsc.status import Command, Status, Tag
-from tests.smsc.esme import Esme, eventually, smsc
+from tests.smsc.esme import DEADLINE_S, Esme, eventually, smsc
 
 ITALIAN = "393331234567"
 
@@ -126,6 +129,18 @@ async def test_kannels_way_of_asking(config, cast, conn):
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         assert (await esme.submit(registered_delivery=0x11, esm_class=3)).status == 0
         assert (await esme.receipt()).esm_class == 4
+
+
+async def test_without_windowing_a_client_waits_instead_of_being_throttled(config, cast, change_account):
+    change_account(windowing=0, throughput=0)
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
+        batch = [esme.message(registered_delivery=0) for _ in range(6_000)]
+        esme.send(*batch)
+        async with asyncio.timeout(DEADLINE_S):
+            statuses = Counter([(await esme.read()).status for _ in batch])
+        # The account has credits for a thousand.
+        assert statuses == {Status.ESME_ROK: 1_000, Status.ESME_RSUBMITFAIL: 5_000}
 
 
 async def test_unbinding_answers_what_was_submitted_first(config, cast, change_account):
