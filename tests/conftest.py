@@ -15,7 +15,7 @@ from portal import db, i18n, migrations
 from portal.crypto import Keys
 from portal.services import accounts, allowed_ips, credentials, credits, customers, prices, senders, two_factor, users
 from portal.services.audit import SHELL
-from portal.smsc.server import _loop_factory
+from portal.smsc.server import loop_factory
 from tests.serving import clean_environment, serving
 from tests.support import ROOT, Cast, Login, Person, Server, a_copy
 from tests.support import free_port as a_free_port
@@ -27,7 +27,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(pyfuncitem.obj(**arguments))
     return True
 

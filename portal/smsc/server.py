@@ -118,11 +118,12 @@ class Server:
 def run(config: Config) -> int:
     """Be the SMPP process until SIGTERM or SIGINT. Returns the exit status: 1 where it could not start or go on."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s smsc %(levelname)s %(message)s")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(config))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the server's event loop: uvloop's where it installs; None: asyncio's own."""
     try:
         import uvloop
     except ImportError:

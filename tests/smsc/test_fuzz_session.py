@@ -20,7 +20,7 @@ from portal.services import accounts, check, credits
 from portal.services.audit import SHELL
 from portal.smsc import pdu
 from portal.smsc.pdu import Bind, MessageResp, Plain, SubmitSm
-from portal.smsc.server import Server, _loop_factory
+from portal.smsc.server import Server, loop_factory
 from portal.smsc.status import RESPONSE, Command, Status
 from tests.smsc.esme import Esme
 from tests.smsc.fuzzing import KINDS, UNKNOWN, Debt, Source, command_of, make, whole_pdus
@@ -149,7 +149,7 @@ def arena(config, cast, conn, limited, caplog):
         account = accounts.by_name(conn, login.name)
         accounts.change(conn, SHELL, account, windowing=0, throughput=0, binds=0, any_sender=True)
         credits.grant(conn, SHELL, account, 10**6 * credits.THOUSANDTHS)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         # A wrong password is answered as such, however often; connections without a bind are let in again.
         made = Arena(limited(bind_failures=10**6), cast, runner)
         made._server._door._fruitless._most = 10**6
