@@ -91,7 +91,7 @@ def test_a_new_account_waits_for_its_first_address(alice: Tab, server: Server, c
     with bound(server, account):
         alice.page.goto(f"/accounts/{account.name}/sessions")
         expect(alice.tile("Connected now")).to_contain_text("127.0.0.1")
-        expect(alice.tile("Refused attempts")).to_contain_text("No IP was authorised yet. It is one now.")
+        expect(alice.tile("Refused attempts")).to_contain_text("No IP was authorised yet. It has been added since.")
 
 
 def test_a_refused_client_is_let_in_with_one_click(alice: Tab, server: Server, cast: Cast) -> None:

@@ -158,14 +158,14 @@ def test_the_remedy_works_and_then_is_no_more_offered(client: Client, cast: Cast
     alice = client(cast.alice)
     assert alice.post("/accounts/smpp-acme-1/ips", data={"network": "203.0.113.7"}, htmx="authorise").status_code == 200
     page = alice.get(SESSIONS).text
-    assert "It is not an authorised IP. It is one now." in words(page)
+    assert "It is not an authorised IP. It has been added since." in words(page)
     assert 'value="203.0.113.7"' not in page
 
 
 def test_an_attempt_from_a_range_that_was_added_is_mended_too(client: Client, cast: Cast, conn: db.Connection) -> None:
     acting.refuse(conn, "smpp-acme-1", "203.0.113.7")
     allowed_ips.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "203.0.113.0/24")
-    assert "It is one now." in client(cast.alice).get(SESSIONS).text
+    assert "It has been added since." in client(cast.alice).get(SESSIONS).text
 
 
 def test_a_viewer_sees_it_all_without_the_remedy(client: Client, cast: Cast, conn: db.Connection) -> None:
