@@ -114,8 +114,16 @@ class Backplane(Protocol):
     def find(self, account_id: int, message_id: int) -> Whereabouts | None:
         """Return a message of an account. Raises Unavailable."""
 
-    def find_unfinished(self, account_id: int, source: str, destination: str) -> Sequence[Whereabouts]:
-        """Return an account's messages from `source` to `destination` without a final state. Raises Unavailable."""
+    def find_unfinished(
+        self,
+        account_id: int,
+        source: str,
+        destination: str,
+        resolve: Callable[[Sequence[Whereabouts] | Refusal], None],
+    ) -> None:
+        """Look through all unfinished messages; `resolve` is told which of them are an account's from `source` to
+        `destination`.
+        """
 
     def cancel(self, message: Whereabouts, resolve: Callable[[bool | Refusal], None]) -> None:
         """Call a message back, which no upstream sends; `resolve` is told whether it was, or why that isn't known."""

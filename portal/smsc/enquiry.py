@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from portal.services.outcomes import Whereabouts
 from portal.smsc import times
@@ -15,6 +17,8 @@ from portal.smsc.status import Command, Status
 _MESSAGE_ID = re.compile(r"[1-9][0-9]{0,18}")
 _LARGEST_ID = (1 << 63) - 1
 _LARGEST_ERROR_CODE = 0xFF
+# What is called back fills the writer's queue, where others' submits wait.
+_MOST_AT_ONCE = 500
 
 Answer = Callable[[Status], None]
 
@@ -50,28 +54,48 @@ def cancel(message: CancelSm, account_id: int, backplane: Backplane, dispatch: D
     none with that id, ESME_RCANCELFAIL where it is from or to another address, or none of them can be called back any
     more.
     """
+    cancelling = _Cancelling(dispatch, answer)
+    if not message.message_id:
+        source, destination = _plain(message.source), _plain(message.destination)
+        backplane.find_unfinished(account_id, source, destination, cancelling.begin)
+        return
     try:
-        found = _meant(message, account_id, backplane)
-    except _NoSuchMessage:
+        found = _find(message.message_id, account_id, backplane)
+    except Refusal as refusal:
+        cancelling.begin(refusal)
+        return
+    if found is None:
         answer(Status.ESME_RINVMSGID)
-    except Refusal:
-        answer(Status.ESME_RSYSERR)
-    else:
-        if found:
-            _Cancelling(found, dispatch, answer)
-        else:
-            answer(Status.ESME_RCANCELFAIL)
+        return
+    # 4.9.1: the destination may be left out beside a message_id.
+    to_it = not message.destination or _same(found.destination, message.destination)
+    cancelling.begin((found,) if to_it and _same(found.source, message.source) else ())
 
 
 class _Cancelling:
-    """Several messages that are called back, with one answer."""
+    """Several messages that are called back, some at a time, with one answer."""
 
-    def __init__(self, found: Sequence[Whereabouts], dispatch: Dispatch, answer: Answer) -> None:
+    def __init__(self, dispatch: Dispatch, answer: Answer) -> None:
+        self._dispatch = dispatch
         self._answer = answer
-        self._open = len(found)
+        self._found: Iterator[Whereabouts] = iter(())
+        self._open = 0
         self._status = Status.ESME_RCANCELFAIL
-        for each in found:
-            dispatch.cancel(each, self._resolved)
+
+    def begin(self, found: Sequence[Whereabouts] | Refusal) -> None:
+        if isinstance(found, Refusal):
+            self._answer(Status.ESME_RSYSERR)
+        else:
+            self._found = iter(found)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        some = list(islice(self._found, _MOST_AT_ONCE))
+        if not some:
+            self._answer(self._status)
+        self._open = len(some)
+        for each in some:
+            self._dispatch.cancel(each, self._resolved)
 
     def _resolved(self, result: bool | Refusal) -> None:
         if result is True:
@@ -80,25 +104,7 @@ class _Cancelling:
             self._status = Status.ESME_RSYSERR
         self._open -= 1
         if not self._open:
-            self._answer(self._status)
-
-
-class _NoSuchMessage(Exception):
-    """The account has no message with that id."""
-
-
-def _meant(message: CancelSm, account_id: int, backplane: Backplane) -> Sequence[Whereabouts]:
-    if not message.message_id:
-        return backplane.find_unfinished(account_id, _plain(message.source), _plain(message.destination))
-    found = _find(message.message_id, account_id, backplane)
-    if found is None:
-        raise _NoSuchMessage
-    if not _same(found.source, message.source):
-        return ()
-    # 4.9.1: the destination may be left out beside a message_id.
-    if message.destination and not _same(found.destination, message.destination):
-        return ()
-    return (found,)
+            asyncio.get_running_loop().call_soon(self._go_on)
 
 
 def _find(message_id: str, account_id: int, backplane: Backplane) -> Whereabouts | None:

@@ -81,7 +81,7 @@ class Session(Wire):
 
     __slots__ = (
         "_account", "_before_bind", "_bucket", "_delivering", "_delivery", "_enquired_at", "_in_flight",
-        "_knows_tlvs", "_last_words", "_malformed", "_pace", "_receiving", "_sends", "_sequence", "_state",
+        "_knows_tlvs", "_last_words", "_malformed", "_pace", "_receiving", "_searches", "_sends", "_sequence", "_state",
         "_surroundings", "_watch_timer", "admission", "delivered", "id", "submitted",
     )  # fmt: skip
 
@@ -101,6 +101,7 @@ class Session(Wire):
         self._malformed = 0
         self._delivery: Delivery | None = None
         self._sends = False
+        self._searches = False
         self._receiving = False
         self._in_flight = 0
         self._delivering: dict[int, tuple[Deliverable, float]] = {}
@@ -359,16 +360,22 @@ class Session(Wire):
 
     def _cancel(self, message: CancelSm) -> None:
         refusal = self._no_message_now()
+        if not refusal and self._searches and not message.message_id:
+            # One at a time: each takes long, and those of others wait for it.
+            refusal = Status.ESME_RTHROTTLED
         if refusal:
             self._write(pdu.response(message.COMMAND, message.sequence, refusal))
             return
         assert self._account
         surroundings = self._surroundings
         self._in_flight += 1
-        answer = partial(self._cancelled, message.sequence)
+        searches = not message.message_id
+        self._searches = self._searches or searches
+        answer = partial(self._cancelled, message.sequence, searches)
         enquiry.cancel(message, self._account.id, surroundings.backplane, surroundings.dispatch, answer)
 
-    def _cancelled(self, sequence: int, status: Status) -> None:
+    def _cancelled(self, sequence: int, searched: bool, status: Status) -> None:
+        self._searches = self._searches and not searched
         self._write(pdu.response(Command.CANCEL_SM, sequence, status))
         self._answered_one()
 

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,9 @@ class SqliteBackplane:
         self._loop = loop
         self._keys = keys
         self._reader = db.connect(database)
+        # What takes long to find is looked for by a thread of its own, through a connection of its own.
+        self._searching = db.connect(database)
+        self._searcher = ThreadPoolExecutor(1, "searcher")
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS, only_immediate=True)
         self._writer = Writer(self._writer_connection, self._works(), loop, on_death)
         # Sessions that a process which was killed has left behind are no sessions.
@@ -84,6 +88,7 @@ class SqliteBackplane:
     def abandon(self) -> None:
         """Let go of the database without having started."""
         self._reader.close()
+        self._searching.close()
         self._writer_connection.close()
 
     def start_heartbeats(self) -> None:
@@ -98,6 +103,9 @@ class SqliteBackplane:
             timer.cancel()
         if not self._writer.close(timeout):
             log.error("the database could not be written to the end")
+        self._searching.interrupt()
+        self._searcher.shutdown(cancel_futures=True)
+        self._searching.close()
         try:
             connections.all_closed(self._reader)
             connections.gone(self._reader, _COMPONENT)
@@ -188,9 +196,18 @@ class SqliteBackplane:
         with self._reading():
             return outcomes.find(self._reader, account_id, message_id)
 
-    def find_unfinished(self, account_id: int, source: str, destination: str) -> Sequence[Whereabouts]:
-        with self._reading():
-            return outcomes.find_unfinished(self._reader, account_id, source, destination)
+    def find_unfinished(
+        self,
+        account_id: int,
+        source: str,
+        destination: str,
+        resolve: Callable[[Sequence[Whereabouts] | Refusal], None],
+    ) -> None:
+        # Millions may wait for their date, everybody's together: looking through them takes seconds.
+        search = self._loop.run_in_executor(
+            self._searcher, outcomes.find_unfinished, self._searching, account_id, source, destination
+        )
+        search.add_done_callback(partial(_tell, resolve))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -371,6 +388,19 @@ class SqliteBackplane:
     def _postponed(self, retries: list[tuple[Deliverable, int]], __: None) -> None:
         for each, _ in retries:
             self._waiting[each.account_id].is_put_off(each)
+
+
+def _tell(
+    resolve: Callable[[Sequence[Whereabouts] | Refusal], None], search: asyncio.Future[list[Whereabouts]]
+) -> None:
+    if search.cancelled():
+        return
+    error = search.exception()
+    if error is None:
+        resolve(search.result())
+    else:
+        log.error("the database can't be read: %s", error)
+        resolve(Unavailable(str(error)))
 
 
 def _store(conn: sqlite3.Connection, items: list[tuple[Submit, Resolve]]) -> Stored:

@@ -164,6 +164,21 @@ async def test_without_an_id_all_between_two_addresses_are_called_back(config, c
     assert check.problems(conn) == []
 
 
+async def test_one_search_at_a_time_holds_up_nobody(config, cast, change_account):
+    change_account(windowing=0, throughput=0)
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        meant = [esme.message(schedule_delivery_time=LATER, registered_delivery=0) for _ in range(600)]
+        esme.send(*meant)
+        assert {each.status for each in await esme.answers_to(meant)} == {0}
+        cancels = [CancelSm(9_000 + number, source="ACME", destination="393331234567") for number in range(2)]
+        esme.send(*cancels, Plain(Command.ENQUIRE_LINK, 9_999))
+        answered = [await esme.read() for _ in range(3)]
+        assert [each.sequence for each in answered] == [9_001, 9_999, 9_000]
+        assert [each.status for each in answered] == [Status.ESME_RTHROTTLED, 0, 0]
+        assert await cancel(esme, destination="393331234567") == Status.ESME_RCANCELFAIL
+
+
 async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(config, cast, conn, connect):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
