@@ -14,9 +14,10 @@ from portal.i18n import N_
 from portal.services import credits
 from portal.services.accounts import BINARY
 from portal.services.errors import Refused
-from portal.services.messages import PTT_NONE, UCS2
+from portal.services.messages import DELETED, PTT_NONE, UCS2
 
 _FURTHEST = (1 << 63) - 1
+_REFUND_WITHIN_MS = 60_000
 MISSING = "[…]"
 """Stands for the segments of a text that have not come."""
 
@@ -62,6 +63,7 @@ class Message:
 
     `body` is what `text` can't say: of a binary message, and of UCS-2 that ends within a character.
     `segment_number` of `segment_total` is its place in a text that its client has cut up, None where it is whole.
+    `waits`: `scheduled_at`, the date that its client has given it, is still to come.
     """
 
     id: int
@@ -78,6 +80,8 @@ class Message:
     body: bytes | None
     segment_total: int | None
     segment_number: int | None
+    scheduled_at: int | None
+    waits: bool
 
     @property
     def at(self) -> int:
@@ -146,6 +150,16 @@ class Text:
         return codes.pop()
 
     @property
+    def scheduled_at(self) -> int | None:
+        """The date that its client has given it."""
+        return self.first.scheduled_at
+
+    @property
+    def waits(self) -> bool:
+        """Whether that date is still to come for all of it."""
+        return all(each.waits for each in self.messages)
+
+    @property
     def description(self) -> str:
         """What `ptt` means; see `Message.description`."""
         return self.first.description
@@ -199,7 +213,7 @@ class Totals:
 
 _COLUMNS = (
     "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, body, segment_total,"
-    " segment_number"
+    " segment_number, scheduled_at, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
 )
 
 
@@ -267,6 +281,26 @@ def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Text:
     if row is None:
         raise NoSuchMessage()
     return _text(Message(*row), _others(conn, [row["id"]])[row["id"]])
+
+
+def refunded(conn: sqlite3.Connection, account_id: int, text: Text) -> int:
+    """What was given back of a text's price, in thousandths of a credit: that of messages which were called back."""
+    total = 0
+    for each in text.messages:
+        if each.state == DELETED and each.done_at is not None:
+            # Given back in the transaction that ended it, or a clock's step from there: movements have no other index.
+            row = conn.execute(
+                "SELECT sum(amount) FROM movements WHERE account_id = ? AND id BETWEEN ? AND ?"
+                " AND kind = 'refund' AND first_message_id = ?",
+                (
+                    account_id,
+                    credits.first_id_at(each.done_at - _REFUND_WITHIN_MS),
+                    credits.first_id_at(each.done_at + _REFUND_WITHIN_MS),
+                    each.id,
+                ),
+            ).fetchone()
+            total += row[0] or 0
+    return total
 
 
 def each(conn: sqlite3.Connection, account_id: int, batch: int = 1000) -> Iterator[Message]:

@@ -44,7 +44,10 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         text = history.by_id(context.conn(), account.id, message_id)
     except history.NoSuchMessage:
         abort(404)
-    return htmx.dialog("history/_message.html", account, title=_("Message"), tab="history", text=text, look=_look)
+    refunded = history.refunded(context.conn(), account.id, text)
+    return htmx.dialog(
+        "history/_message.html", account, title=_("Message"), tab="history", text=text, refunded=refunded, look=_look
+    )
 
 
 @blueprint.get("/accounts/<name>/history.csv")
@@ -115,6 +118,8 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
 
 def _look(text: Text | Message) -> tuple[str, str]:
     """The status in words, with the kind of its badge."""
+    if text.waits:
+        return _("Scheduled"), "info"
     if text.ptt is not None:
         kind = {messages.PTT_NONE: "ok", messages.PTT_PENDING: "info"}.get(text.ptt, "err")
         return _(text.description), kind

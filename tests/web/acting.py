@@ -54,6 +54,21 @@ def send_in_parts(conn: db.Connection, name: str, *parts: str, total: int = 0) -
     return _send(conn, name, "ACME", [(part, messages.Segment(7, of, number)) for number, part in enumerate(parts, 1)])
 
 
+def schedule(conn: db.Connection, name: str, text: str, at: int) -> int:
+    """Submit a text that is to go out at a moment (milliseconds)."""
+    submit = prepared(conn, accounts.by_name(conn, name).id, text.encode(), source="ACME", scheduled_at=at)
+    (message_id,) = intake.store(conn, [submit]).ids
+    assert message_id is not None
+    return message_id
+
+
+def call_back(conn: db.Connection, name: str, message_id: int) -> None:
+    """Cancel a message as its client does."""
+    found = outcomes.find(conn, accounts.by_name(conn, name).id, message_id)
+    assert found is not None
+    outcomes.cancel(conn, [found])
+
+
 def _send(
     conn: db.Connection, name: str, source: str, texts: Sequence[tuple[str, messages.Segment | None]]
 ) -> list[int]:

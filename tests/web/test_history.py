@@ -7,7 +7,7 @@ from time import gmtime, strftime
 
 import pytest
 
-from portal import db
+from portal import db, i18n
 from portal.services import credits
 from tests.support import Cast, Person
 from tests.web import acting
@@ -87,6 +87,20 @@ def test_all_about_one_message(alice: Browser, conn: db.Connection) -> None:
         assert str(message_id) in page
     acting.deliver(conn, message_id)
     assert "Not yet" not in alice.get(address).text
+
+
+def test_a_message_with_a_date_waits_for_it(alice: Browser, conn: db.Connection) -> None:
+    tomorrow = db.now_ms() + db.DAY_MS
+    message_id = acting.schedule(conn, "smpp-acme-1", "Not before tomorrow", tomorrow)
+    assert "Not before tomorrow 1 1 Scheduled" in words(alice.get(HISTORY).text)
+    said = words(alice.get(f"{HISTORY}/{message_id}").text)
+    assert f"Scheduled for {i18n.date_time(tomorrow, 'UTC')}" in said
+    assert "Submitted at" in said
+    assert "refunded" not in said
+    acting.call_back(conn, "smpp-acme-1", message_id)
+    said = words(alice.get(f"{HISTORY}/{message_id}").text)
+    assert "Deleted" in said
+    assert "Credits 1 1 refunded" in said
 
 
 def test_a_text_in_parts_is_one_line_with_its_parts(alice: Browser, conn: db.Connection) -> None:
