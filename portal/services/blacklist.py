@@ -11,7 +11,7 @@ from portal.services import audit, prices
 from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.errors import Refused
-from portal.services.messages import Submit
+from portal.services.messages import Submit, ToSend
 
 # What a handset says to get no more messages, as `routes.words` reads it.
 _STOP = (["STOP"], ["STOP", "SMS"], ["STOPSMS"], ["ARRET"])
@@ -62,8 +62,8 @@ def is_stop(words: Sequence[str], keyword: str = "") -> bool:
     return said in _STOP
 
 
-def among(conn: sqlite3.Connection, submits: Sequence[Submit]) -> set[tuple[int, str]]:
-    """Which of the destinations of submits are on their account's blacklist: (account id, number)."""
+def among(conn: sqlite3.Connection, submits: Sequence[Submit] | Sequence[ToSend]) -> set[tuple[int, str]]:
+    """Which of the destinations of messages are on their account's blacklist: (account id, number)."""
     # Each answer in one row: Python lets go of its lock (GIL) for each statement and row, and beside a busy event loop
     # a look a message would cost as much as all the rest of it.
     account_ids = json.dumps(list({each.account_id for each in submits}))

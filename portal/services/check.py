@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from portal.services import credits
-from portal.services.messages import DELETED, DELIVERED, ENROUTE
+from portal.services.messages import DELETED, DELIVERED, ENROUTE, PTT_BLACKLISTED, REJECTED
 
 
 def problems(conn: sqlite3.Connection) -> list[str]:
@@ -61,10 +61,10 @@ def _usage(conn: sqlite3.Connection) -> Iterator[str]:
     for name, row_id in conn.execute(
         "SELECT accounts.name, movements.id FROM movements JOIN accounts ON accounts.id = movements.account_id"
         " LEFT JOIN messages ON messages.id = first_message_id AND messages.account_id = movements.account_id"
-        f"  AND state = {DELETED} AND price = amount"
+        f"  AND (state = {DELETED} OR (state = {REJECTED} AND ptt = {PTT_BLACKLISTED})) AND price = amount"
         " WHERE movements.kind = 'refund' AND first_message_id IS NOT NULL AND messages.id IS NULL"
     ):
-        yield f"{name}: movement {row_id} gives back what no message cost that was called back"
+        yield f"{name}: movement {row_id} gives back what no message cost that was called back, or stopped"
 
 
 def _totals(conn: sqlite3.Connection) -> Iterator[str]:

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import credits, deliveries, totals
+from portal.services import blacklist, credits, deliveries, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
     DELETED,
     DELIVERED,
     ENROUTE,
     EXPIRED,
+    PTT_BLACKLISTED,
     PTT_DELETED,
     PTT_EXPIRED,
+    REJECTED,
     VALIDITY_MS,
     Segment,
     ToSend,
@@ -162,7 +164,8 @@ def anything_due(conn: sqlite3.Connection, now: int) -> bool:
 def take_due(conn: sqlite3.Connection, now: int) -> Due:
     """Let messages whose date has come be sent, and those whose validity has ended expire (ptt 801).
 
-    A message whose client named no validity has that of VALIDITY_MS. At most a thousand at once.
+    One to a number that has said STOP meanwhile is rejected (ptt 53), and what it cost is given back. One whose client named no
+    validity has that of VALIDITY_MS. At most a thousand at once.
     """
     due = Due()
     with immediate(conn):
@@ -176,13 +179,21 @@ def take_due(conn: sqlite3.Connection, now: int) -> Due:
                 due.expired.append(fields[0])
             elif begins:
                 due.to_send.append(_to_send(fields))
+        stopped = blacklist.among(conn, due.to_send)
+        if stopped:
+            unwanted = [each for each in due.to_send if (each.account_id, each.destination) in stopped]
+            due.to_send = [each for each in due.to_send if (each.account_id, each.destination) not in stopped]
+            due.waiting += finish(conn, [Outcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in unwanted])
+            for each in unwanted:
+                (price,) = conn.execute("SELECT price FROM messages WHERE id = ?", (each.id,)).fetchone()
+                credits.give_back(conn, each.account_id, price, each.id)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.to_send])
         forgotten = conn.execute(
             f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ? LIMIT ?",
             (credits.first_id_at(now - VALIDITY_MS), _MOST_AT_ONCE),
         )
         due.expired += [row[0] for row in forgotten]
-        due.waiting = finish(conn, [Outcome(each, EXPIRED, PTT_EXPIRED, now) for each in due.expired])
+        due.waiting += finish(conn, [Outcome(each, EXPIRED, PTT_EXPIRED, now) for each in due.expired])
     return due
 
 

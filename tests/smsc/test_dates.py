@@ -5,7 +5,8 @@ import datetime
 import pytest
 
 from portal.db import DAY_MS, now_ms
-from portal.services import check, credits, intake, messages
+from portal.services import blacklist, check, credits, intake, messages
+from portal.services.audit import SHELL
 from portal.services.messages import VALIDITY_MS
 from portal.smsc import sqlite_backplane
 from portal.smsc.pdu import DataSm
@@ -51,6 +52,23 @@ async def test_a_scheduled_message_waits_for_its_date(config, cast, conn):
         (row,) = conn.execute("SELECT done_at, scheduled_at FROM messages")
         # Tenths of a second are the finest that the protocol can say.
         assert date - 100 < row["scheduled_at"] <= date < row["done_at"] + 100
+
+
+async def test_who_says_stop_before_the_date_gets_nothing_and_it_costs_nothing(config, cast, conn, account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        unwanted = await esme.submit(schedule_delivery_time=LATER)
+        other = await esme.submit("393331234568", schedule_delivery_time=LATER)
+        blacklist.add(conn, SHELL, account, "393331234567")
+        let_time_pass(conn, DAY_MS)
+        receipts = [await esme.receipt() for _ in range(2)]
+        assert {told(each) for each in receipts} == {
+            (unwanted.message_id, messages.REJECTED),
+            (other.message_id, messages.DELIVERED),
+        }
+        assert b" stat:REJECTD err:053 " in receipts[0].short_message
+    assert credits.balance(conn, account.id) == 999_000
+    assert check.problems(conn) == []
 
 
 async def test_a_scheduled_message_waits_over_a_restart(config, cast, conn):
