@@ -96,7 +96,7 @@ def end(account: Account, session_id: int) -> ResponseReturnValue:
         session = connections.end(context.conn(), context.actor(), account, session_id)
     except NoSuchSession as refusal:
         return _has_ended(account, refusal)
-    toast = Toast(_("The session of %(address)s was disconnected.", address=session.address))
+    toast = Toast(_("The session of %(address)s is being disconnected.", address=session.address))
     if not htmx.wanted():
         return htmx.done(url_for(".listed", name=account.name), toast)
     around = live.draw(account, live.STATUS, oob=True)

@@ -35,7 +35,7 @@ def test_a_client_comes_sends_and_is_disconnected(open_tab: Callable[..., Tab], 
         expect(row.get_by_role("link", name="Disconnect")).to_be_focused()
         row.get_by_role("link", name="Disconnect").click()
         alice.dialog.get_by_role("button", name="Disconnect 127.0.0.1").click()
-        alice.is_told("The session of 127.0.0.1 was disconnected.")
+        alice.is_told("The session of 127.0.0.1 is being disconnected.")
         client.wait_for_unbind()
     expect(tile).to_contain_text("No client is connected")
     assert bind_status(server, cast.smpp_acme_1) == consts.SMPP_ESME_ROK

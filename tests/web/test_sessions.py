@@ -231,7 +231,7 @@ def test_without_javascript_the_session_is_ended_and_the_page_says_so(
     end_of(conn, 2)
     answer = alice.post(address, follow_redirects=True)
     assert answer.request.path == SESSIONS
-    assert "The session of 198.51.100.20 was disconnected." in words(answer.text)
+    assert "The session of 198.51.100.20 is being disconnected." in words(answer.text)
     assert ending(conn) == [1]
     assert f'href="{address}"' not in answer.text
     assert f'href="{SESSIONS}/2/end"' in answer.text
@@ -245,7 +245,7 @@ def test_in_the_dialog_the_list_follows_at_once(client: Client, cast: Cast, conn
     assert answer.status_code == 200
     assert 'id="open"' in answer.text
     assert "ending" in words(answer.text)
-    assert "was disconnected" in words(answer.text)
+    assert "is being disconnected" in words(answer.text)
     assert answer.headers["HX-Trigger"] == "changed"
 
 
