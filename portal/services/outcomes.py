@@ -164,8 +164,8 @@ def anything_due(conn: sqlite3.Connection, now: int) -> bool:
 def take_due(conn: sqlite3.Connection, now: int) -> Due:
     """Let messages whose date has come be sent, and those whose validity has ended expire (ptt 801).
 
-    One to a number that has said STOP meanwhile is rejected (ptt 53), and what it cost is given back. One whose client named no
-    validity has that of VALIDITY_MS. At most a thousand at once.
+    One to a number that has said STOP meanwhile is rejected (ptt 53), and what it cost is given back.
+    One whose client named no validity has that of VALIDITY_MS. At most a thousand at once.
     """
     due = Due()
     with immediate(conn):

@@ -122,6 +122,8 @@ def _spend(conn: sqlite3.Connection, simulated_id: int) -> bool:
 
 # --- from the shell, by way of the built-in upstream
 
+SIMULATED_AT_ONCE = 500
+
 
 def simulate(conn: sqlite3.Connection, source: str, destination: str, text: str) -> Recipients:
     """Have the SMPP server take a text for sent by a handset; when it doesn't run, at its next start.
@@ -155,9 +157,10 @@ def simulate(conn: sqlite3.Connection, source: str, destination: str, text: str)
 
 
 def simulated(conn: sqlite3.Connection, after_id: int) -> list[FromHandset]:
-    """What came from the shell after a row, and has not been taken in."""
+    """What came from the shell after a row, and has not been taken in; at most SIMULATED_AT_ONCE."""
     rows = conn.execute(
-        "SELECT source, destination, text, id FROM simulated WHERE id > ? ORDER BY id", (after_id,)
+        "SELECT source, destination, text, id FROM simulated WHERE id > ? ORDER BY id LIMIT ?",
+        (after_id, SIMULATED_AT_ONCE),
     ).fetchall()
     return [
         FromHandset(source, destination, text, gsm0338.choose(text), simulated_id=row_id)

@@ -8,7 +8,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class SqliteBackplane:
         self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
         self._simulated_callbacks: list[Callable[[Sequence[FromHandset]], None]] = []
         self._simulated_up_to = 0
+        self._more_simulated = False
         self._due_asked = False
         self._binds: Counter[Slot] = Counter()
         self._waiting: dict[int, Waiting] = {}
@@ -244,6 +245,7 @@ class SqliteBackplane:
         if not self._simulated_callbacks:
             return  # the directory is loaded before anyone has asked for these
         found = received.simulated(self._reader, self._simulated_up_to)
+        self._more_simulated = len(found) == received.SIMULATED_AT_ONCE
         if found:
             self._simulated_up_to = found[-1].simulated_id or 0
             for callback in self._simulated_callbacks:
@@ -380,6 +382,10 @@ class SqliteBackplane:
     def _received(self, _: list[Any], account_ids: set[int]) -> None:
         for account_id in account_ids:
             self._look_again(account_id)
+        if self._more_simulated:
+            # Not before these are on disk: a million of them would fill the memory, and hold up everybody.
+            with suppress(Unavailable), self._reading():
+                self._look_for_simulated()
 
     def _forgotten(self, accepted: list[Deliverable], _: None) -> None:
         for each in accepted:

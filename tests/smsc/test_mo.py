@@ -129,6 +129,19 @@ async def test_a_refused_one_comes_again(config, cast, conn, routed, say):
 # --- STOP
 
 
+async def test_many_from_the_shell_are_taken_in_by_and_by(config, conn, routed):
+    many = 2 * received.SIMULATED_AT_ONCE + 1
+    conn.executemany(
+        "INSERT INTO simulated (source, destination, text) VALUES (?, ?, ?)",
+        [(HANDSET, SHORT_CODE, str(number)) for number in range(many)],
+    )
+    assert len(received.simulated(conn, 0)) == received.SIMULATED_AT_ONCE
+    async with smsc(config):
+        await eventually(lambda: count(conn, "simulated") == 0)
+    texts = [int(row[0]) for row in conn.execute("SELECT text FROM received ORDER BY id")]
+    assert texts == list(range(many))
+
+
 async def test_who_has_said_stop_gets_nothing_more_and_it_costs_nothing(config, cast, conn, routed, say):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
