@@ -14,7 +14,7 @@ from portal.i18n import N_
 from portal.services import credits
 from portal.services.accounts import BINARY
 from portal.services.errors import Refused
-from portal.services.messages import DELETED, PTT_NONE, UCS2
+from portal.services.messages import DELETED, PTT_BLACKLISTED, PTT_NONE, UCS2
 
 _FURTHEST = (1 << 63) - 1
 _REFUND_WITHIN_MS = 60_000
@@ -284,10 +284,11 @@ def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Text:
 
 
 def refunded(conn: sqlite3.Connection, account_id: int, text: Text) -> int:
-    """What was given back of a text's price, in thousandths of a credit: that of messages which were called back."""
+    """What was given back of a text's price, in thousandths of a credit: that of messages which were called back, or
+    stopped before their date."""
     total = 0
     for each in text.messages:
-        if each.state == DELETED and each.done_at is not None:
+        if (each.state == DELETED or each.ptt == PTT_BLACKLISTED) and each.done_at is not None:
             # Given back in the transaction that ended it, or a clock's step from there: movements have no other index.
             row = conn.execute(
                 "SELECT sum(amount) FROM movements WHERE account_id = ? AND id BETWEEN ? AND ?"

@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from portal.db import DAY_MS, now_ms
-from portal.services import blacklist, check, credits, intake, messages
+from portal.services import blacklist, check, credits, history, intake, messages
 from portal.services.audit import SHELL
 from portal.services.messages import VALIDITY_MS
 from portal.smsc import sqlite_backplane
@@ -68,6 +68,7 @@ async def test_who_says_stop_before_the_date_gets_nothing_and_it_costs_nothing(c
         }
         assert b" stat:REJECTD err:053 " in receipts[0].short_message
     assert credits.balance(conn, account.id) == 999_000
+    assert history.refunded(conn, account.id, history.by_id(conn, account.id, int(unwanted.message_id))) == 1_000
     assert check.problems(conn) == []
 
 
