@@ -46,14 +46,16 @@ async def test_who_sends_much_at_once_leaves_others_their_turn():
         (await loop.connect_accepted_socket(lambda: Heard(heard, Limits(), loop), ours))[0] for ours, _ in pairs
     ]
     (_, flooder), (_, bystander) = pairs
-    flooder.sendall(b"".join(Plain(Command.ENQUIRE_LINK, 1_000 + number).encode() for number in range(MANY)))
-    bystander.sendall(Plain(Command.ENQUIRE_LINK, LAST).encode())
-    async with asyncio.timeout(10):
-        while len(heard) <= MANY:
-            await asyncio.sleep(0)
+    try:
+        flooder.sendall(b"".join(Plain(Command.ENQUIRE_LINK, 1_000 + number).encode() for number in range(MANY)))
+        bystander.sendall(Plain(Command.ENQUIRE_LINK, LAST).encode())
+        async with asyncio.timeout(10):
+            while len(heard) <= MANY:
+                await asyncio.sleep(0)
+    finally:
+        for transport, (_, theirs) in zip(transports, pairs, strict=True):
+            transport.abort()
+            theirs.close()
+        await asyncio.sleep(0)
     assert heard.index(LAST) < MANY // 5
     assert [each for each in heard if each != LAST] == [1_000 + number for number in range(MANY)]
-    for transport, (_, theirs) in zip(transports, pairs, strict=True):
-        transport.abort()
-        theirs.close()
-    await asyncio.sleep(0)
