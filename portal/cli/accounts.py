@@ -1,6 +1,7 @@
 """`account …`, `password …`, `ip …`, `credits …` and `sender …`: what an account has."""
 
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
+from typing import Any
 
 from portal.cli.shell import Answer, Commands, Shell, database_command, duration, group, iso, pairs, table
 from portal.db import immediate, now_ms
@@ -75,12 +76,7 @@ def _add(shell: Shell, args: Namespace) -> Answer:
             kind=kind,
             name=args.name,
             description=args.description,
-            windowing=args.windowing,
-            throughput=args.throughput,
-            binds=args.binds,
-            any_sender=args.any_sender,
-            data_codings=args.data_coding,
-            packed_gsm=args.packed_gsm,
+            **_settings(args),
         )
         if args.credits not in (None, "0"):
             credits.grant(shell.conn, SHELL, account, credits.parse(args.credits))
@@ -102,18 +98,20 @@ def _data_codings(text: str) -> frozenset[int]:
 
 
 def _change(shell: Shell, args: Namespace) -> Answer:
-    accounts.change(
-        shell.conn,
-        SHELL,
-        accounts.by_name(shell.conn, args.account),
-        windowing=args.windowing,
-        throughput=args.throughput,
-        binds=args.binds,
-        any_sender=args.any_sender,
-        data_codings=args.data_coding,
-        packed_gsm=args.packed_gsm,
-    )
+    accounts.change(shell.conn, SHELL, accounts.by_name(shell.conn, args.account), **_settings(args))
     return _show(shell, args)
+
+
+def _settings(args: Namespace) -> dict[str, Any]:
+    """What an account may do, as the shell was told."""
+    return {
+        "windowing": args.windowing,
+        "throughput": args.throughput,
+        "binds": args.binds,
+        "any_sender": args.any_sender,
+        "data_codings": args.data_coding,
+        "packed_gsm": args.packed_gsm,
+    }
 
 
 def _show(shell: Shell, args: Namespace) -> Answer:
