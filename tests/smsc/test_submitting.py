@@ -131,16 +131,37 @@ async def test_kannels_way_of_asking(config, cast, conn):
         assert (await esme.receipt()).esm_class == 4
 
 
-async def test_without_windowing_a_client_waits_instead_of_being_throttled(config, cast, change_account):
+async def test_without_windowing_a_client_waits_instead_of_being_throttled(config, cast, conn, change_account):
     change_account(windowing=0, throughput=0)
     async with smsc(config) as server:
+        in_flight, most = 0, 0
+        accept = server._backplane.accept
+
+        def counted(submit, resolve):
+            nonlocal in_flight, most
+            in_flight += 1
+            most = max(most, in_flight)
+
+            def resolved(result):
+                nonlocal in_flight
+                in_flight -= 1
+                resolve(result)
+
+            accept(submit, resolved)
+
+        server._backplane.accept = counted
         esme = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
         batch = [esme.message(registered_delivery=0) for _ in range(6_000)]
+        # As long as nothing can be written nothing is answered, and everything would be heard.
+        conn.execute("BEGIN IMMEDIATE")
         esme.send(*batch)
+        await eventually(lambda: most >= 1_000)
+        conn.execute("COMMIT")
         async with asyncio.timeout(DEADLINE_S):
             statuses = Counter([(await esme.read()).status for _ in batch])
         # The account has credits for a thousand.
         assert statuses == {Status.ESME_ROK: 1_000, Status.ESME_RSUBMITFAIL: 5_000}
+        assert most == 1_000
 
 
 async def test_unbinding_answers_what_was_submitted_first(config, cast, change_account):
