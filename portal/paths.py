@@ -10,3 +10,4 @@ ROOT = Path(getattr(sys, "_MEIPASS", Path(__file__).resolve().parent.parent))
 TEMPLATES = ROOT / "templates"
 STATIC = ROOT / "static"
 TRANSLATIONS = ROOT / "portal" / "translations"
+PRICES = ROOT / "portal" / "prices.csv"

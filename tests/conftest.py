@@ -52,7 +52,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cast]:
 
 
 def _enter(conn: db.Connection, keys: Keys) -> Cast:
-    prices.replace(conn, prices.STARTING_PRICES)
+    prices.put(conn, SHELL, prices.starting())
     acme = customers.add(conn, SHELL, "Acme", "marta@acme.example")
     globex = customers.add(conn, SHELL, "Globex", "hank@globex.example")
     smpp_acme_1 = _account(conn, keys, acme.id, "smpp-acme-1", 1000, sender="ACME", bound_from=("127.0.0.1", "::1"))

@@ -93,7 +93,7 @@ def prepared(conn: db.Connection, account_id: int, body: bytes = b"hello", **sai
     `said`: arguments of `messages.prepare`.
     """
     usual: dict[str, Any] = {
-        "price_list": prices.load(conn),
+        "price_list": prices.of_account(conn, account_id, db.now_ms()),
         "source": "ACME",
         "source_ton": 5,
         "source_npi": 0,

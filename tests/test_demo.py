@@ -9,7 +9,7 @@ import pytest
 
 from portal import config as settings
 from portal import db, demo
-from portal.services import check, credits, history, two_factor, users
+from portal.services import check, history, ids, two_factor, users
 from tests.serving import clean_environment, is_ready, stop
 from tests.support import ROOT, Server, eventually, free_port
 
@@ -77,7 +77,7 @@ def test_there_is_something_to_see(look):
 def test_the_made_up_past_is_in_order(look):
     assert check.problems(look) == []
     latest = look.execute("SELECT max(id) FROM messages").fetchone()[0]
-    assert latest < credits.next_ids(look, "messages", 1)
+    assert latest < ids.next_ids(look, "messages", 1)
     assert latest >> 20 < db.now_ms()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from portal import db, migrations
-from portal.services import accounts, check, credits, deliveries, directory, history, outcomes
+from portal.services import accounts, check, deliveries, directory, history, ids, outcomes
 from portal.services.audit import SHELL
 
 
@@ -119,7 +119,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     assert check.problems(conn) == []
     account = accounts.by_name(conn, "smpp-acme-1")
     # They have waited since the messages were taken in, and not for so long that they would be given up.
-    now = credits.time_of(1882593556140392448) + 86_400_000
+    now = ids.time_of(1882593556140392448) + 86_400_000
     assert deliveries.expire(conn, now) == 0
     receipts = deliveries.due(conn, account.id, now, 10).now
     assert [(each.destination, each.state, each.attempts) for each in receipts] == [
@@ -128,7 +128,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     ]
     assert [each.text for each in outcomes.to_send(conn, outcomes.unfinished(conn))] == ["waits"]
     with db.immediate(conn):
-        assert credits.next_ids(conn, "messages", 1) > history.page(conn, account.id)[0].id
+        assert ids.next_ids(conn, "messages", 1) > history.page(conn, account.id)[0].id
     accounts.change(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
     assert directory.unconfirmed(conn, account.id)
     conn.close()

@@ -63,7 +63,7 @@ def _init(args: Namespace) -> Answer:
         if users.of_customer(shell.conn, None):
             raise Failure(f"There is an installation in {config.data} already. A new link: user link EMAIL")
         user = users.add(shell.conn, shell.keys, SHELL, args.email, users.OPERATOR, None)
-        prices.replace(shell.conn, prices.STARTING_PRICES)
+        prices.put(shell.conn, SHELL, prices.starting())
         return _link(shell, user, "setup")
 
 

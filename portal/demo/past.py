@@ -2,7 +2,7 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from portal import gsm0338
@@ -12,6 +12,7 @@ from portal.services.audit import Actor
 from portal.services.directory import AccountConfig
 from portal.services.messages import Submit
 from portal.services.outcomes import Outcome
+from portal.services.prices import PriceList
 
 _DAYS = 28
 _HOUR_MS = 3_600_000
@@ -64,8 +65,8 @@ def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
     """
     chance = random.Random(_SEED)
     configs = {each.name: each for each in directory.load(conn)}
-    price_list = prices.load(conn)
     now = now_ms()
+    price_list = prices.load(conn, now).of_list(prices.DEFAULT_LIST)
     with immediate(conn):
         for at, habit, amount in sorted(_happenings(chance, now), key=lambda each: each[0]):
             if amount:
@@ -95,7 +96,7 @@ def _send(
     chance: random.Random,
     account: AccountConfig,
     source: str,
-    price_list: Mapping[str, int],
+    price_list: PriceList,
     at: int,
 ) -> None:
     submits = [_submit(chance, account, source, price_list) for _ in range(chance.randint(1, 7))]
@@ -107,7 +108,7 @@ def _send(
     outcomes.finish(conn, ended)
 
 
-def _submit(chance: random.Random, account: AccountConfig, source: str, price_list: Mapping[str, int]) -> Submit:
+def _submit(chance: random.Random, account: AccountConfig, source: str, price_list: PriceList) -> Submit:
     text = chance.choice(_TEXTS).format(n=chance.randrange(10**5, 10**6))
     encoding = gsm0338.choose(text)
     prefix = chance.choice(_DESTINATIONS)

@@ -51,7 +51,7 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
     conn = db.connect(folder / db.FILE_NAME)
     try:
         with immediate(conn):
-            prices.replace(conn, prices.STARTING_PRICES)
+            prices.put(conn, _BY_OPERATOR, prices.starting())
             acme = customers.add(conn, _BY_OPERATOR, "Acme Logistics", OWNER)
             globex = customers.add(conn, _BY_OPERATOR, "Globex", "hank@globex.example", "it")
             people = {

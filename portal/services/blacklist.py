@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from portal.db import immediate, now_ms
 from portal.i18n import N_
-from portal.services import audit, prices
+from portal.services import audit, countries
 from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.errors import Refused
@@ -43,7 +43,7 @@ def normalised(number: str) -> str:
     Raises: InvalidNumber
     """
     digits = number.strip().removeprefix("+")
-    if prices.country_of(digits) is None:
+    if countries.country_of(digits) is None:
         raise InvalidNumber(number=number)
     return digits
 

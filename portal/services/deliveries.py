@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from portal.db import Inserts, immediate
-from portal.services import credits
+from portal.services import ids
 from portal.services.messages import DELIVERED, DELIVERIES_VALID_MS
 
 _ADD_RECEIPTS = Inserts("deliveries", "account_id, id, message_id, next_attempt_at")
@@ -43,7 +43,7 @@ class Receipt:
 
     @property
     def submitted_at(self) -> int:
-        return credits.time_of(self.message_id)
+        return ids.time_of(self.message_id)
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ def _places(conn: sqlite3.Connection, account_ids: Iterable[int], now: int) -> d
         " FROM json_each(?)",
         (json.dumps(list(account_ids)),),
     ).fetchone()
-    first = credits.first_id_at(now)
+    first = ids.first_id_at(now)
     return {account_id: count(max(first, (highest or 0) + 1)) for account_id, highest in json.loads(last)}
 
 
@@ -119,7 +119,7 @@ def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int, but: Co
     values = {
         "account": account_id,
         "now": now,
-        "oldest": credits.first_id_at(now - DELIVERIES_VALID_MS),
+        "oldest": ids.first_id_at(now - DELIVERIES_VALID_MS),
         "longest_wait": LONGEST_WAIT_MS,
         "holds": HOLDS_ATTEMPTS,
         "but": json.dumps(list(but)),
@@ -159,10 +159,10 @@ def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable]) -> None:
     for each in accepted:
         by_account[each.account_id].append(each.id)
     with immediate(conn):
-        for account_id, ids in by_account.items():
+        for account_id, accepted_ids in by_account.items():
             conn.execute(
                 "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
-                (account_id, json.dumps(ids)),
+                (account_id, json.dumps(accepted_ids)),
             )
 
 
@@ -177,6 +177,6 @@ def failed(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]])
 
 def expire(conn: sqlite3.Connection, now: int) -> int:
     """Give up what nobody has accepted for seven days; returns how much that was."""
-    oldest = credits.first_id_at(now - DELIVERIES_VALID_MS)
+    oldest = ids.first_id_at(now - DELIVERIES_VALID_MS)
     with immediate(conn):
         return conn.execute("DELETE FROM deliveries WHERE id < ?", (oldest,)).rowcount

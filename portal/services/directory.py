@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from portal.db import immediate
-from portal.services import senders
+from portal.services import prices, senders
 from portal.services.allowed_ips import Address, Network
 
 
@@ -53,6 +53,8 @@ class AccountConfig:
     """What its messages may be coded in beside GSM 03.38 and UCS-2 (SMPP 3.4, 5.2.19)."""
     packed_gsm: bool = False
     """GSM 03.38 comes packed, eight septets in seven octets, and not one a byte."""
+    price_list: int = prices.DEFAULT_LIST
+    """The id of the list by which its messages cost."""
 
     def has_network(self, now: int) -> bool:
         """Whether any address may bind at this moment (milliseconds)."""
@@ -109,7 +111,11 @@ def load(conn: sqlite3.Connection, since: int = -1) -> list[AccountConfig]:
     # One read transaction, so that an account and its addresses are of the same moment.
     conn.execute("BEGIN")
     try:
-        rows = conn.execute("SELECT * FROM accounts WHERE config_version > ?", (since,)).fetchall()
+        rows = conn.execute(
+            "SELECT accounts.*, price_list_id FROM accounts JOIN customers ON customers.id = customer_id"
+            " WHERE config_version > ?",
+            (since,),
+        ).fetchall()
         networks, passwords, allowed, ending = (
             _by_account(conn, sql, since)
             for sql in (
@@ -138,6 +144,7 @@ def load(conn: sqlite3.Connection, since: int = -1) -> list[AccountConfig]:
             ending=frozenset(session_id for _, session_id in ending[row["id"]]),
             data_codings=frozenset(map(int, row["data_codings"].split())),
             packed_gsm=bool(row["packed_gsm"]),
+            price_list=row["price_list_id"] or prices.DEFAULT_LIST,
         )
         for row in rows
     ]

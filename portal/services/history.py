@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from portal.db import DAY_MS, now_ms
 from portal.i18n import N_
-from portal.services import credits
+from portal.services import ids
 from portal.services.accounts import BINARY
 from portal.services.errors import Refused
 from portal.services.messages import DELETED, PTT_BLACKLISTED, PTT_NONE, UCS2
@@ -85,7 +85,7 @@ class Message:
 
     @property
     def at(self) -> int:
-        return credits.time_of(self.id)
+        return ids.time_of(self.id)
 
     @property
     def description(self) -> str:
@@ -110,7 +110,7 @@ class Text:
 
     @property
     def at(self) -> int:
-        return credits.time_of(self.id)
+        return ids.time_of(self.id)
 
     @property
     def first(self) -> Message:
@@ -295,8 +295,8 @@ def refunded(conn: sqlite3.Connection, account_id: int, text: Text) -> int:
                 " AND kind = 'refund' AND first_message_id = ?",
                 (
                     account_id,
-                    credits.first_id_at(each.done_at - _REFUND_WITHIN_MS),
-                    credits.first_id_at(each.done_at + _REFUND_WITHIN_MS),
+                    ids.first_id_at(each.done_at - _REFUND_WITHIN_MS),
+                    ids.first_id_at(each.done_at + _REFUND_WITHIN_MS),
                     each.id,
                 ),
             ).fetchone()

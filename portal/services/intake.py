@@ -2,12 +2,12 @@
 
 import json
 import sqlite3
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from portal.db import DAY_MS, Inserts, immediate
-from portal.services import blacklist, credits, deliveries, totals
+from portal.services import alerts, blacklist, deliveries, ids, recredit, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
     ENROUTE,
@@ -41,6 +41,10 @@ _SEGMENTS_TOGETHER_MS = 10 * 60_000
 _SEGMENTS_LOOKED_AT = 16
 
 
+# What messages cost by account, country and sender: how many they are, their parts, their price.
+_Usage = dict[tuple[int, str, str], list[int]]
+
+
 @dataclass(slots=True)
 class Stored:
     """What became of submits: for each its message id, or None where the credits didn't cover it; what an upstream is
@@ -54,10 +58,16 @@ class Stored:
 
 @dataclass(slots=True)
 class _Bill:
-    """One account's messages of a batch: what they leave of its credits, and how many they are."""
+    """One account's messages of a batch: what they leave of its credits, and how many they are.
 
+    `before` is the balance that they are charged to, after an automatic re-credit that they cause.
+    """
+
+    opening: int
     before: int
     left: int
+    alert_below: int | None
+    recredit_below: int | None
     first_id: int = 0
     last_id: int = 0
     sent: int = 0
@@ -83,10 +93,12 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
     """
     stored = Stored()
     with immediate(conn):
-        first = credits.next_ids(conn, "messages", len(submits), now)
-        at = credits.time_of(first)
+        first = ids.next_ids(conn, "messages", len(submits), now)
+        at = ids.time_of(first)
         bills = _bills(conn, submits)
         stopped = blacklist.among(conn, submits)
+        _recredit(conn, bills, submits, stopped, now)
+        usage: _Usage = defaultdict(lambda: [0, 0, 0])
         rows: list[tuple[object, ...]] = []
         usual: list[tuple[object, ...]] = []
         segments = []
@@ -104,6 +116,10 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
                 bill.last_id = message_id
                 bill.sent += 1
                 bill.parts += each.parts
+                used = usage[each.account_id, each.country, each.source]
+                used[0] += 1
+                used[1] += each.parts
+                used[2] += each.price
                 stored.ids.append(message_id)
                 if _is_usual(each):
                     usual.append(_usual_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
@@ -121,7 +137,8 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
         _INSERT.run(conn, rows)
         for segment in segments:
             _join_segment(conn, *segment)
-        _charge(conn, bills, at // DAY_MS, now)
+        _charge(conn, bills, at, now)
+        totals.add_usage(conn, at // DAY_MS, usage)
         if stored.waiting:
             deliveries.add_receipts(conn, stored.waiting, at)
     return stored
@@ -129,11 +146,39 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
 
 def _bills(conn: sqlite3.Connection, submits: Sequence[Submit]) -> dict[int, _Bill]:
     account_ids = {each.account_id for each in submits}
-    (balances,) = conn.execute(
-        "SELECT json_group_array(json_array(id, balance)) FROM accounts WHERE id IN (SELECT value FROM json_each(?))",
+    (rows,) = conn.execute(
+        "SELECT json_group_array(json_array(id, balance, alert_below, recredit_below)) FROM accounts"
+        " WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(account_ids)),),
     ).fetchone()
-    return {account_id: _Bill(balance, balance) for account_id, balance in json.loads(balances)}
+    return {
+        account_id: _Bill(balance, balance, balance, alert_below, recredit_below)
+        for account_id, balance, alert_below, recredit_below in json.loads(rows)
+    }
+
+
+def _recredit(
+    conn: sqlite3.Connection,
+    bills: Mapping[int, _Bill],
+    submits: Sequence[Submit],
+    stopped: Collection[tuple[int, str]],
+    now: int | None,
+) -> None:
+    """Buy a pack for each account that these messages would take below its threshold.
+
+    Before they are charged, so that none of them is refused for credits that come a moment later.
+    """
+    watched = {account_id: bill for account_id, bill in bills.items() if bill.recredit_below is not None}
+    if not watched:
+        return
+    wanted: Counter[int] = Counter()
+    for each in submits:
+        if each.account_id in watched and (each.account_id, each.destination) not in stopped:
+            wanted[each.account_id] += each.price
+    for account_id, price in wanted.items():
+        bill = watched[account_id]
+        if bill.recredit_below is not None and bill.opening - price < bill.recredit_below:
+            bill.before = bill.left = recredit.look(conn, account_id, now)
 
 
 def _is_usual(submit: Submit) -> bool:
@@ -174,7 +219,7 @@ def _row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> t
         *_usual_row(message_id, submit, price, state, ptt),
         submit.udh,
         submit.reference,
-        None if waits else credits.time_of(message_id),
+        None if waits else ids.time_of(message_id),
         submit.body,
         submit.subunit,
         *(submit.segment or (None, None, None)),
@@ -215,7 +260,7 @@ def _receipt(message_id: int, submit: Submit, ptt: int) -> Receipt:
         submit.parts,
         REJECTED,
         ptt,
-        credits.time_of(message_id),
+        ids.time_of(message_id),
     )
 
 
@@ -229,7 +274,7 @@ def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, seg
         "reference": segment.reference,
         "total": segment.total,
         "number": segment.number,
-        "since": message_id - credits.first_id_at(_SEGMENTS_TOGETHER_MS),
+        "since": message_id - ids.first_id_at(_SEGMENTS_TOGETHER_MS),
     }
     row = conn.execute(
         "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"
@@ -250,7 +295,7 @@ def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, seg
     )
 
 
-def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], day: int, now: int | None) -> None:
+def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], at: int, now: int | None) -> None:
     """The debits of one batch: for each account its balance, one line in the ledger, the day's totals."""
     charged = {account_id: bill for account_id, bill in bills.items() if bill.sent}
     if charged:
@@ -259,7 +304,7 @@ def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], day: int, now:
             " WHERE accounts.id = CAST(debited.key AS INTEGER)",
             (json.dumps({account_id: bill.left for account_id, bill in charged.items()}),),
         )
-        first = credits.next_ids(conn, "movements", len(charged), now)
+        first = ids.next_ids(conn, "movements", len(charged), now)
         _INSERT_USAGE.run(
             conn,
             [
@@ -277,10 +322,13 @@ def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], day: int, now:
                 for row_id, (account_id, bill) in enumerate(charged.items(), first)
             ],
         )
+        for account_id, bill in charged.items():
+            if alerts.is_crossed(bill.alert_below, bill.opening, bill.left):
+                alerts.note(conn, account_id, alerts.LOW, at, bill.left)
     totals.add(
         conn,
         {
-            (account_id, day): Counter(
+            (account_id, at // DAY_MS): Counter(
                 sent=bill.sent,
                 parts=bill.parts,
                 price=bill.before - bill.left,

@@ -1,16 +1,15 @@
 """Messages: what they are, and the rules for accepting one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from portal import gsm0338
 from portal.db import DAY_MS
 from portal.i18n import N_
-from portal.services import prices
 from portal.services.accounts import ASCII, BINARY
 from portal.services.directory import AccountConfig
 from portal.services.errors import Refused
+from portal.services.prices import PriceList
 
 # SMPP 3.4, 5.2.28: message_state.
 ENROUTE, DELIVERED, EXPIRED, DELETED, UNDELIVERABLE, ACCEPTED, UNKNOWN, REJECTED = 1, 2, 3, 4, 5, 6, 7, 8
@@ -110,7 +109,7 @@ class ToSend:
 
 def prepare(
     account: AccountConfig,
-    price_list: Mapping[str, int],
+    price_list: PriceList,
     *,
     source: str,
     source_ton: int,
@@ -132,7 +131,7 @@ def prepare(
     of the result, and what its parts are counted by.
 
     Args:
-        price_list: thousandths of a credit a part, by country.
+        price_list: the account's.
         destination: E.164 digits, with or without a plus.
         esm_class: SMPP 3.4, 5.2.12; only the UDH indicator matters here.
         body: short_message or message_payload; GSM 03.38 as the account's `packed_gsm` says.
@@ -146,10 +145,10 @@ def prepare(
     if not account.any_sender and source.removeprefix("+") not in account.senders:
         raise InvalidSource(source=source)
     digits = destination.removeprefix("+")
-    country = prices.country_of(digits)
-    price = price_list.get(country) if country else None
-    if country is None or price is None:
+    priced = price_list.of(digits)
+    if priced is None:
         raise InvalidDestination(destination=destination)
+    country, price = priced
     udh, content = _without_udh(body) if esm_class & _UDH_INDICATOR else (None, body)
     if udh:
         segment = _segment(udh) or segment

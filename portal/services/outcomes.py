@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import blacklist, credits, deliveries, totals
+from portal.services import blacklist, deliveries, ids, ledger, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
     DELETED,
@@ -95,7 +95,7 @@ def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Receip
         for message_id, account_id, registered_delivery, *fields in json.loads(ending):
             each = first[message_id]
             ended[each.state, each.ptt, each.at].append(message_id)
-            day = credits.time_of(message_id) // DAY_MS
+            day = ids.time_of(message_id) // DAY_MS
             counts[account_id, day]["delivered" if each.state == DELIVERED else "failed"] += 1
             if deliveries.wants_receipt(registered_delivery, each.state):
                 receipts.append(Receipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.at)))
@@ -156,7 +156,7 @@ def anything_due(conn: sqlite3.Connection, now: int) -> bool:
     row = conn.execute(
         f"SELECT EXISTS (SELECT 1 FROM messages WHERE state = {ENROUTE} AND due_at <= ?)"
         f" OR EXISTS (SELECT 1 FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ?)",
-        (now, credits.first_id_at(now - VALIDITY_MS)),
+        (now, ids.first_id_at(now - VALIDITY_MS)),
     ).fetchone()
     return bool(row[0])
 
@@ -186,11 +186,11 @@ def take_due(conn: sqlite3.Connection, now: int) -> Due:
             due.waiting += finish(conn, [Outcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in unwanted])
             for each in unwanted:
                 (price,) = conn.execute("SELECT price FROM messages WHERE id = ?", (each.id,)).fetchone()
-                credits.give_back(conn, each.account_id, price, each.id)
+                ledger.give_back(conn, each.account_id, price, each.id)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.to_send])
         forgotten = conn.execute(
             f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ? LIMIT ?",
-            (credits.first_id_at(now - VALIDITY_MS), _MOST_AT_ONCE),
+            (ids.first_id_at(now - VALIDITY_MS), _MOST_AT_ONCE),
         )
         due.expired += [row[0] for row in forgotten]
         due.waiting += finish(conn, [Outcome(each, EXPIRED, PTT_EXPIRED, now) for each in due.expired])
@@ -242,5 +242,5 @@ def cancel(conn: sqlite3.Connection, found: Sequence[Whereabouts]) -> Cancelled:
             cancelled.done.append(bool(in_time))
             if in_time:
                 cancelled.waiting += finish(conn, [Outcome(each.id, DELETED, PTT_DELETED, now_ms())])
-                credits.give_back(conn, row["account_id"], row["price"], each.id)
+                ledger.give_back(conn, row["account_id"], row["price"], each.id)
     return cancelled

@@ -1,100 +1,155 @@
-"""What a part costs, by the country that a number belongs to."""
+"""Price lists: what a part costs, by the country of its number or by the range that the number is in."""
 
+import csv
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 
 import phonenumbers
-from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
 
+from portal import paths
 from portal.db import immediate
+from portal.i18n import N_
+from portal.services import audit, countries
+from portal.services.audit import Actor
+from portal.services.errors import Refused
 
-# E.164, 6: at most 15 digits, the first of them not 0. Country code and the shortest national numbers make 7.
-_SHORTEST, _LONGEST = 7, 15
-# What a number may be, in the words of phonenumbers' metadata.
-_KINDS = "premium_rate toll_free shared_cost voip personal_number pager uan voicemail fixed_line mobile".split()
+DEFAULT_LIST = 1
+FROM_THE_BEGINNING = 0
+_COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
+_RANGE = re.compile(r"[1-9][0-9]{1,14}")
 
 
-def country_of(number: str) -> str | None:
-    """The ISO 3166 code of the country (`IT`) that a number belongs to; None where it is not an E.164 number.
+class InvalidDestination(Refused):
+    sentence = N_(
+        "“%(destination)s” is neither a country (two letters, ISO 3166, like IT) nor the first digits of numbers (like"
+        " 39342)."
+    )
+    field = "destination"
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """What a part costs at one moment, in thousandths of a credit. None stands for what nothing is sent to.
 
     Args:
-        number: digits only, country code first.
+        countries: by ISO 3166 code.
+        ranges: by first digits.
+        lengths: how many digits these have, the longest first.
     """
-    if not (_SHORTEST <= len(number) <= _LONGEST and number.isascii() and number.isdigit()) or number[0] == "0":
-        return None
-    for length in (1, 2, 3):
-        regions = COUNTRY_CODE_TO_REGION_CODE.get(int(number[:length]))
-        if regions is not None:
-            # 001 stands for codes that belong to no country (satellite, +800): there is no price by country for them.
-            return regions[0] if len(regions) == 1 else _country_within(regions, number[:length], number[length:])
-    return None
+
+    countries: Mapping[str, int | None]
+    ranges: Mapping[str, int | None]
+    lengths: tuple[int, ...]
+
+    def of(self, number: str) -> tuple[str, int] | None:
+        """The country of a number (E.164 digits) and what a part to it costs; None where nothing can be sent.
+
+        The longest range that the number begins with decides, and its country where it is in none.
+        """
+        country = countries.country_of(number)
+        if country is None:
+            return None
+        price = self.countries.get(country)
+        for length in self.lengths:
+            if number[:length] in self.ranges:
+                price = self.ranges[number[:length]]
+                break
+        return None if price is None else (country, price)
 
 
-def _country_within(regions: Sequence[str], code: str, national: str) -> str:
-    """The country where several share a code (+1, +7, +39, +44 …): only the whole number tells.
+@dataclass(frozen=True, slots=True)
+class PriceLists:
+    """All price lists as they are at one moment, by their ids; `until` is when the next change holds (milliseconds)."""
 
-    The answer of `phonenumbers.region_code_for_number`, from the same data in a fifteenth of the time (2 and 30
-    microseconds): this is asked for each message.
+    lists: Mapping[int, PriceList]
+    until: int | None
+
+    def of_list(self, list_id: int) -> PriceList:
+        """One list; the default one where it is gone, and whoever had it has another by now."""
+        return self.lists.get(list_id) or self.lists[DEFAULT_LIST]
+
+
+NONE = PriceLists({DEFAULT_LIST: PriceList({}, {}, ())}, None)
+"""Before any has been read."""
+
+
+def load(conn: sqlite3.Connection, now: int) -> PriceLists:
+    """Every price list at a moment (milliseconds).
+
+    A list says what differs from the default one. More digits always go before fewer, and before a country; where both
+    lists name the same, the list's own price holds.
     """
-    trunk = _trunk_prefix(regions[0])
-    if trunk and trunk.match(national):
-        national = phonenumbers.national_significant_number(phonenumbers.parse(f"+{code}{national}"))
-    for region in regions:
-        pattern = _numbers_of(region, len(national))
-        if pattern and pattern.match(national):
-            return region
-    # Numbers out of no known range go with the code's main country: operators open ranges faster than libraries learn.
-    return regions[0]
+    in_force: dict[int, dict[str, int | None]] = {row["id"]: {} for row in conn.execute("SELECT id FROM price_lists")}
+    until = None
+    for row in conn.execute("SELECT list_id, destination, valid_from, price FROM prices ORDER BY valid_from"):
+        if row["valid_from"] <= now:
+            in_force[row["list_id"]][row["destination"]] = row["price"]
+        elif until is None:
+            until = row["valid_from"]
+    default = in_force[DEFAULT_LIST]
+    return PriceLists({list_id: _price_list(default | own) for list_id, own in in_force.items()}, until)
 
 
-@cache
-def _trunk_prefix(region: str) -> re.Pattern[str] | None:
-    """What people may put in front of a country's numbers that doesn't belong to them (+44 0 20 …)."""
-    prefix = _metadata(region).national_prefix_for_parsing
-    return re.compile(prefix) if prefix else None
+def of_account(conn: sqlite3.Connection, account_id: int, now: int) -> PriceList:
+    """The price list of an account's customer, at a moment (milliseconds)."""
+    row = conn.execute(
+        "SELECT price_list_id FROM accounts JOIN customers ON customers.id = customer_id WHERE accounts.id = ?",
+        (account_id,),
+    ).fetchone()
+    return load(conn, now).of_list(row[0] or DEFAULT_LIST)
 
 
-@cache
-def _numbers_of(region: str, length: int) -> re.Pattern[str] | None:
-    """The national numbers of so many digits in a country; None where there are none."""
-    metadata = _metadata(region)
-    if metadata.leading_digits is not None:
-        return re.compile(metadata.leading_digits)
-    known = [
-        each.national_number_pattern
-        for each in (getattr(metadata, kind) for kind in _KINDS)
-        if each and each.national_number_pattern and length in (each.possible_length or (length,))
-    ]
-    general = metadata.general_desc
-    assert general is not None
-    if not known or length not in (general.possible_length or (length,)):
-        return None
-    return re.compile(rf"(?=(?:{general.national_number_pattern})\Z)(?:{'|'.join(known)})\Z")
+def _price_list(prices: Mapping[str, int | None]) -> PriceList:
+    ranges = {destination: price for destination, price in prices.items() if destination.isdigit()}
+    by_country = {destination: price for destination, price in prices.items() if not destination.isdigit()}
+    return PriceList(by_country, ranges, tuple(sorted({len(each) for each in ranges}, reverse=True)))
 
 
-def _metadata(region: str) -> phonenumbers.PhoneMetadata:
-    found = phonenumbers.PhoneMetadata.metadata_for_region(region)
-    assert found is not None
-    return found
+def checked_destination(text: str) -> str:
+    """A country or a range of numbers as price lists name it: `IT`, `39342`.
+
+    Raises:
+        InvalidDestination
+    """
+    destination = text.strip().removeprefix("+").upper()
+    if destination not in _COUNTRIES and not (destination.isascii() and _RANGE.fullmatch(destination)):
+        raise InvalidDestination(destination=text)
+    return destination
 
 
-def load(conn: sqlite3.Connection) -> Mapping[str, int]:
-    """Every price: ISO country code to thousandths of a credit a part."""
-    return {row["country"]: row["price"] for row in conn.execute("SELECT country, price FROM prices")}
+def put(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    prices: Mapping[str, int | None],
+    *,
+    list_id: int = DEFAULT_LIST,
+    valid_from: int = FROM_THE_BEGINNING,
+) -> None:
+    """Set prices (thousandths of a credit a part) of some destinations; the others keep theirs.
 
+    Args:
+        prices: None: nothing is sent there.
+        valid_from: when they begin to hold (milliseconds).
 
-def replace(conn: sqlite3.Connection, prices: Mapping[str, int]) -> None:
-    """Set prices (thousandths of a credit a part) of some countries; the others keep theirs."""
+    Raises:
+        InvalidDestination: nothing has changed.
+    """
+    rows = [(list_id, checked_destination(name), valid_from, price) for name, price in prices.items()]
     with immediate(conn):
         conn.executemany(
-            "INSERT INTO prices VALUES (?, ?) ON CONFLICT (country) DO UPDATE SET price = excluded.price",
-            prices.items(),
+            "INSERT INTO prices (list_id, destination, valid_from, price) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET price = excluded.price",
+            rows,
         )
+        audit.record(conn, actor, "prices.put", list=list_id, valid_from=valid_from, prices=len(rows))
 
 
-# What a fresh installation begins with: credits a part. An operator sets what it pays; a country that isn't here has no
-# price, and messages to it are refused.
-_COUNTRIES = "AT BE BG CH CY CZ DE DK EE FI GB GR HR HU IE IS IT LI LT LU LV MT NL NO RO SE SI SK SM VA AU CA US"
-STARTING_PRICES = dict.fromkeys(_COUNTRIES.split(), 1000) | {"FR": 500, "PT": 500, "PL": 500, "ES": 800}
+def starting() -> Mapping[str, int]:
+    """What a fresh installation begins with, thousandths of a credit a part by destination. An operator sets what it
+    pays; a country that isn't there has no price, and messages to it are refused.
+    """
+    with paths.PRICES.open(newline="") as file:
+        return {row["destination"]: int(Decimal(row["price"]) * 1000) for row in csv.DictReader(file)}

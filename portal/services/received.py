@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from portal import gsm0338
 from portal.db import immediate, insert, now_ms
 from portal.i18n import N_
-from portal.services import blacklist, credits, deliveries, routes
+from portal.services import blacklist, deliveries, ids, routes
 from portal.services.errors import Refused
 from portal.services.messages import MOST_PARTS
 
@@ -77,7 +77,7 @@ def take_in(conn: sqlite3.Connection, messages: Sequence[FromHandset]) -> set[in
             if not found.account_ids:
                 log.warning("nobody has what was sent to %s", each.destination)
             for account_id in found.account_ids:
-                row_id = credits.next_ids(conn, "received", 1)
+                row_id = ids.next_ids(conn, "received", 1)
                 insert(
                     conn,
                     "received",

@@ -7,7 +7,7 @@ a callback on the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -17,6 +17,7 @@ from portal.services.deliveries import Deliverable
 from portal.services.directory import AccountConfig
 from portal.services.messages import Submit, ToSend
 from portal.services.outcomes import Outcome, Whereabouts
+from portal.services.prices import PriceList
 from portal.services.received import FromHandset
 
 
@@ -89,8 +90,8 @@ class Backplane(Protocol):
     def release_bind(self, slot: Slot) -> None:
         """Give the place back."""
 
-    def prices(self) -> Mapping[str, int]:
-        """Return thousandths of a credit for a part, by ISO country."""
+    def price_list(self, account: AccountConfig) -> PriceList:
+        """Return what an account's messages cost at this moment."""
 
     def accept(self, submit: Submit, resolve: Resolve) -> None:
         """Store a message and its debit; `resolve` is called once both are on disk, or certainly not, or in doubt.

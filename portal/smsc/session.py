@@ -325,7 +325,7 @@ class Session(Wire):
         assert self._account
         backplane = self._surroundings.backplane
         try:
-            submit = submission.read(message, self._account, backplane.prices())
+            submit = submission.read(message, self._account, backplane.price_list(self._account))
         except submission.NotTaken as not_taken:
             self._write(pdu.response(message.COMMAND, message.sequence, not_taken.status))
             return

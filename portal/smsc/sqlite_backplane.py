@@ -23,6 +23,7 @@ from portal.services.directory import AccountConfig
 from portal.services.intake import Stored
 from portal.services.messages import Submit, ToSend
 from portal.services.outcomes import Cancelled, Due, Outcome, Whereabouts
+from portal.services.prices import PriceList
 from portal.services.received import FromHandset
 from portal.smsc.backplane import BindKind, BindLimit, NoCredit, Refusal, Resolve, Slot, Unavailable
 from portal.smsc.waiting import Waiting
@@ -60,7 +61,7 @@ class SqliteBackplane:
         self._writer.put(Kind.CLEAR, None)
         self._accounts: dict[str, AccountConfig] = {}
         self._names: dict[int, str] = {}
-        self._prices: Mapping[str, int] = {}
+        self._prices = prices.NONE
         self._version = -1
         self._account_callbacks: list[Callable[[AccountConfig], None]] = []
         self._stored_callbacks: list[Callable[[Sequence[ToSend]], None]] = []
@@ -130,6 +131,8 @@ class SqliteBackplane:
         try:
             if directory.version(self._reader) != self._version:
                 self._refresh()
+            elif self._prices.until is not None and self._prices.until <= now_ms():
+                self._prices = prices.load(self._reader, now_ms())
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
 
@@ -137,7 +140,7 @@ class SqliteBackplane:
         # The version is read first: what changes while the rest is read is then read again at the next look.
         version = directory.version(self._reader)
         changed = directory.load(self._reader, self._version)
-        self._prices = prices.load(self._reader)
+        self._prices = prices.load(self._reader, now_ms())
         self._look_for_simulated()
         self._version = version
         for account in changed:
@@ -158,8 +161,8 @@ class SqliteBackplane:
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
         self._account_callbacks.append(callback)
 
-    def prices(self) -> Mapping[str, int]:
-        return self._prices
+    def price_list(self, account: AccountConfig) -> PriceList:
+        return self._prices.of_list(account.price_list)
 
     # --- binds
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from portal.services import messages
 from portal.services.directory import AccountConfig
 from portal.services.errors import Refused
 from portal.services.messages import Segment, Submit
+from portal.services.prices import PriceList
 from portal.smsc import times
 from portal.smsc.pdu import DataSm, SubmitSm, Tlvs
 from portal.smsc.status import Status, Tag
@@ -36,7 +35,7 @@ class NotTaken(Exception):
         self.status = status
 
 
-def read(message: SubmitSm | DataSm, account: AccountConfig, price_list: Mapping[str, int]) -> Submit:
+def read(message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList) -> Submit:
     """Return what is to be stored. Raises NotTaken."""
     if message.esm_class & _MESSAGE_TYPE not in _TYPES:
         raise NotTaken(Status.ESME_RINVESMCLASS)

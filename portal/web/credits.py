@@ -11,11 +11,11 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import accounts, credits, once
+from portal.services import accounts, credits, once, statement
 from portal.services.accounts import Account
-from portal.services.credits import Movement
 from portal.services.errors import Refused
 from portal.services.live import Pulse
+from portal.services.statement import Movement
 from portal.web import access, context, htmx, live, paging
 from portal.web.forms import Form, attach
 from portal.web.htmx import Toast
@@ -112,7 +112,7 @@ def _form(account: Account, form: TransferForm, status: int = 200) -> ResponseRe
 
 
 def _ledger(account: Account, pulse: Pulse) -> dict[str, Any]:
-    return {"page": paging.page(partial(credits.movements, context.conn(), account.id)), "words": _words}
+    return {"page": paging.page(partial(statement.movements, context.conn(), account.id)), "words": _words}
 
 
 def _words(movement: Movement) -> str:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from portal import i18n
 from portal.db import immediate, now_ms
-from portal.services import check, credits
+from portal.services import check, credits, ids, ledger, statement
 from portal.services.audit import SHELL
 
 
@@ -52,7 +52,7 @@ def test_plain_numbers(thousandths, plain):
 
 def test_a_grant_stands_in_the_ledger(conn, acme_2):
     assert credits.grant(conn, SHELL, acme_2, 1_500, "welcome") == 101_500
-    latest = credits.movements(conn, acme_2.id)[0]
+    latest = statement.movements(conn, acme_2.id)[0]
     assert (latest.kind, latest.amount, latest.balance_after) == ("grant", 1_500, 101_500)
     assert (latest.actor, latest.note) == ("shell", "welcome")
     assert abs(latest.at - now_ms()) < 10_000
@@ -60,14 +60,14 @@ def test_a_grant_stands_in_the_ledger(conn, acme_2):
 
 def test_a_transfer_is_two_movements_that_cancel_out(conn, acme_1, classic):
     assert credits.transfer(conn, SHELL, acme_1, classic, 250_000) == (750_000, 300_000)
-    out, into = credits.movements(conn, acme_1.id)[0], credits.movements(conn, classic.id)[0]
+    out, into = statement.movements(conn, acme_1.id)[0], statement.movements(conn, classic.id)[0]
     assert (out.kind, out.amount, out.counterpart) == ("transfer_out", -250_000, classic.name)
     assert (into.kind, into.amount, into.counterpart) == ("transfer_in", 250_000, acme_1.name)
     assert check.problems(conn) == []
 
 
 def test_a_transfer_needs_the_credits(conn, acme_1, acme_2):
-    with pytest.raises(credits.NotEnoughCredits, match="holds 100 credits"):
+    with pytest.raises(ledger.NotEnoughCredits, match="holds 100 credits"):
         credits.transfer(conn, SHELL, acme_2, acme_1, 100_001)
     assert credits.balance(conn, acme_2.id) == 100_000
     assert credits.balance(conn, acme_1.id) == 1_000_000
@@ -96,7 +96,7 @@ def test_transfers_at_the_same_time_never_spend_twice(connect, acme_1, acme_2):
         for _ in range(10):
             try:
                 credits.transfer(conn, SHELL, acme_2, acme_1, 7_000)
-            except credits.NotEnoughCredits:
+            except ledger.NotEnoughCredits:
                 return
             done.append(1)
 
@@ -114,30 +114,30 @@ def test_transfers_at_the_same_time_never_spend_twice(connect, acme_1, acme_2):
 def test_a_page_of_the_ledger_goes_on_where_the_last_one_ended(conn, acme_2):
     for amount in range(1, 6):
         credits.grant(conn, SHELL, acme_2, amount)
-    first = credits.movements(conn, acme_2.id, limit=3)
-    second = credits.movements(conn, acme_2.id, before=first[-1].id, limit=3)
+    first = statement.movements(conn, acme_2.id, limit=3)
+    second = statement.movements(conn, acme_2.id, before=first[-1].id, limit=3)
     assert [each.amount for each in first + second] == [5, 4, 3, 2, 1, 100_000]
 
 
 def test_ids_grow_even_when_the_clock_is_set_back(conn, acme_1):
     credits.grant(conn, SHELL, acme_1, 1, now=now_ms() + 60_000)
-    (last, *_) = credits.movements(conn, acme_1.id)
+    (last, *_) = statement.movements(conn, acme_1.id)
     with immediate(conn):
-        assert credits.next_ids(conn, "movements", 1) == last.id + 1
+        assert ids.next_ids(conn, "movements", 1) == last.id + 1
 
 
 def test_the_id_of_a_deleted_row_is_not_given_again(conn, acme_1):
-    last = credits.first_id_at(now_ms() + 60_000)
+    last = ids.first_id_at(now_ms() + 60_000)
     conn.execute(
         "INSERT INTO received (id, account_id, source, destination, text, data_coding) VALUES (?, ?, '', '', '', 0)",
         (last, acme_1.id),
     )
     conn.execute("DELETE FROM received")
     with immediate(conn):
-        assert credits.next_ids(conn, "received", 1) == last + 1
+        assert ids.next_ids(conn, "received", 1) == last + 1
 
 
 def test_an_id_holds_its_time(conn):
     at = now_ms()
     with immediate(conn):
-        assert credits.time_of(credits.next_ids(conn, "movements", 1, now=at)) == at
+        assert ids.time_of(ids.next_ids(conn, "movements", 1, now=at)) == at

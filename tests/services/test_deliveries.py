@@ -3,7 +3,7 @@
 import pytest
 
 from portal.db import immediate, now_ms
-from portal.services import credits, deliveries, received, routes
+from portal.services import deliveries, ids, received, routes
 from portal.services.audit import SHELL
 from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS
 from portal.services.messages import DELIVERIES_VALID_MS
@@ -64,7 +64,7 @@ def test_a_clock_that_was_set_back_holds_nothing_up(conn, three, look):
 
 
 def test_it_is_due_for_seven_days(conn, three, look):
-    came_at = credits.time_of(three[0].id)
+    came_at = ids.time_of(three[0].id)
     assert look(came_at + DELIVERIES_VALID_MS)[0] == ["one", "two", "three"]
     assert look(came_at + DELIVERIES_VALID_MS + 1) == ([], False, None)
     assert deliveries.expire(conn, came_at + DELIVERIES_VALID_MS) == 0

@@ -5,7 +5,19 @@ import pytest
 
 from portal import gsm0338
 from portal.db import DAY_MS, now_ms
-from portal.services import check, credits, deliveries, directory, history, intake, messages, outcomes, prices
+from portal.services import (
+    check,
+    credits,
+    deliveries,
+    directory,
+    history,
+    intake,
+    ledger,
+    messages,
+    outcomes,
+    prices,
+    statement,
+)
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.outcomes import Outcome
@@ -35,7 +47,9 @@ def prepare(conn, acme_1, config_of):
             "data_coding": 0,
             "registered_delivery": BOTH,
         }
-        return messages.prepare(account or config_of(acme_1), prices.load(conn), body=body, **usual | said)
+        return messages.prepare(
+            account or config_of(acme_1), prices.of_account(conn, acme_1.id, now_ms()), body=body, **usual | said
+        )
 
     return prepared
 
@@ -271,7 +285,7 @@ def test_a_stored_message_is_paid_for(conn, prepare, acme_1):
     stored = history.page(conn, acme_1.id)[0]
     assert (stored.id, stored.parts, stored.price, stored.state, stored.ptt) == (message_id, 2, 2000, ENROUTE, 254)
     assert abs(stored.at - now_ms()) < 10_000
-    movement = credits.movements(conn, acme_1.id)[0]
+    movement = statement.movements(conn, acme_1.id)[0]
     assert (movement.kind, movement.amount, movement.messages) == ("usage", -2000, 1)
     assert check.problems(conn) == []
 
@@ -281,8 +295,8 @@ def test_a_batch_is_one_line_an_account_in_the_ledger(conn, prepare, config_of, 
     batch = [prepare(), prepare(account=globex), prepare(), prepare(destination=FRANCE)]
     ids = intake.store(conn, batch).ids
     assert ids == sorted(ids)
-    assert [each.amount for each in credits.movements(conn, acme_1.id, limit=2)] == [-2500, 1_000_000]
-    assert [each.messages for each in credits.movements(conn, globex_1.id, limit=1)] == [1]
+    assert [each.amount for each in statement.movements(conn, acme_1.id, limit=2)] == [-2500, 1_000_000]
+    assert [each.messages for each in statement.movements(conn, globex_1.id, limit=1)] == [1]
     assert check.problems(conn) == []
 
 
@@ -339,7 +353,7 @@ def test_batches_and_transfers_at_the_same_time_never_spend_twice(connect, prepa
         for _ in range(30):
             try:
                 credits.transfer(conn, SHELL, acme_1, acme_2, 10_000)
-            except credits.NotEnoughCredits:
+            except ledger.NotEnoughCredits:
                 continue
             moved.append(10_000)
 
@@ -362,7 +376,7 @@ def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
     credits.grant(conn, SHELL, acme_1, 5_000, now=yesterday - 1)
     intake.store(conn, [prepare()], now=yesterday)
     assert history.page(conn, acme_1.id)[0].at == yesterday
-    assert credits.movements(conn, acme_1.id)[0].at == yesterday
+    assert statement.movements(conn, acme_1.id)[0].at == yesterday
     assert history.totals(conn, acme_1.id, 1).sent == 0
     assert history.totals(conn, acme_1.id, 2).sent == 1
     assert check.problems(conn) == []

@@ -1,84 +1,34 @@
-import phonenumbers
-import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
-
+from portal.db import now_ms
 from portal.services import directory, prices
+from portal.services.audit import SHELL
 
 
-@pytest.mark.parametrize(
-    ("number", "country"),
-    [
-        ("393401234567", "IT"),
-        ("33612345678", "FR"),
-        ("447400123456", "GB"),
-        ("12125550123", "US"),
-        ("14165550123", "CA"),
-        ("390669812345", "VA"),
-        ("8801712345678", "BD"),
-        ("0401234567", None),
-        ("00393401234567", None),
-        ("881612345678", None),
-        ("99912345678", None),
-        ("393401", None),
-        ("3934012345678901", None),
-        ("", None),
-        ("٣٩٣٤٠١٢٣٤٥٦٧", None),
-    ],
-)
-def test_the_country_of_a_number(number, country):
-    # 001 is what the library says of codes that belong to no country; no price can be set for it.
-    assert prices.country_of(number) in (country, "001" if country is None else country)
-    assert country is None or prices.country_of(number) == country
+def default(conn, at=None):
+    return prices.load(conn, now_ms() if at is None else at).of_list(prices.DEFAULT_LIST)
 
 
-@given(st.text(alphabet="0123456789", max_size=20))
-def test_any_digits_have_a_country_or_none(number):
-    country = prices.country_of(number)
-    assert country is None or len(country) in (2, 3)
-
-
-SHARED = {code: regions for code, regions in COUNTRY_CODE_TO_REGION_CODE.items() if len(regions) > 1}
-EXAMPLES = [
-    (example.country_code, phonenumbers.national_significant_number(example))
-    for regions in SHARED.values()
-    for region in regions
-    for kind in phonenumbers.PhoneNumberType.values()
-    if (example := phonenumbers.example_number_for_type(region, kind))
-]
-DIGIT = st.sampled_from("0123456789")
-
-
-@st.composite
-def numbers_of_shared_codes(draw):
-    """A country code and what follows it: any digits, or a number that there is with some changed or put in front."""
-    if draw(st.booleans()):
-        return draw(st.sampled_from(sorted(SHARED))), draw(st.text(DIGIT, min_size=6, max_size=12))
-    code, national = draw(st.sampled_from(EXAMPLES))
-    digits = list(national)
-    for place in draw(st.lists(st.integers(0, len(digits) - 1), max_size=3)):
-        digits[place] = draw(DIGIT)
-    return code, draw(st.text("018", max_size=1)) + "".join(digits)
-
-
-@settings(max_examples=500)
-@given(numbers_of_shared_codes())
-def test_numbers_of_shared_codes_go_where_the_library_says(number):
-    code, national = number
-    digits = f"{code}{national}"
-    assume(7 <= len(digits) <= 15)
-    said = phonenumbers.region_code_for_number(phonenumbers.parse(f"+{digits}"))
-    assert prices.country_of(digits) == (said or SHARED[code][0])
-
-
-def test_prices_are_replaced_one_by_one(conn):
-    before = dict(prices.load(conn))
-    prices.replace(conn, {"IT": 750, "BD": 2000})
-    assert prices.load(conn) == before | {"IT": 750, "BD": 2000}
+def test_prices_are_put_one_by_one(conn):
+    before = dict(default(conn).countries)
+    prices.put(conn, SHELL, {"IT": 750, "BD": 2000})
+    assert default(conn).countries == before | {"IT": 750, "BD": 2000}
 
 
 def test_the_server_hears_of_new_prices(conn):
     before = directory.version(conn)
-    prices.replace(conn, {"IT": 750})
+    prices.put(conn, SHELL, {"IT": 750})
     assert directory.version(conn) > before
+
+
+def test_the_longest_range_decides(conn):
+    prices.put(conn, SHELL, {"IT": 1000, "39": 1100, "39342": 1500, "393429": None})
+    assert default(conn).of("393331234567") == ("IT", 1100)
+    assert default(conn).of("393421234567") == ("IT", 1500)
+    assert default(conn).of("393429123456") is None
+
+
+def test_a_price_holds_from_its_date(conn):
+    prices.put(conn, SHELL, {"IT": 2000}, valid_from=5_000)
+    assert default(conn, 4_999).of("393401234567") == ("IT", 1000)
+    assert prices.load(conn, 4_999).until == 5_000
+    assert default(conn, 5_000).of("393401234567") == ("IT", 2000)
+    assert prices.load(conn, 5_000).until is None

@@ -6,6 +6,7 @@ from portal.db import now_ms
 from portal.services import deliveries, intake, outcomes
 from portal.services.messages import DELIVERED
 from portal.services.outcomes import Outcome
+from portal.services.prices import PriceList
 from portal.smsc.waiting import MOST_READY, Waiting
 from tests.support import prepared
 
@@ -15,7 +16,7 @@ def ended(conn, account):
     """Stores so many messages of the account, lets them end, and returns their receipts, which wait now."""
 
     def end(count):
-        submit = prepared(conn, account.id, price_list={"IT": 0})
+        submit = prepared(conn, account.id, price_list=PriceList({"IT": 0}, {}, ()))
         ids = intake.store(conn, [submit] * count).ids
         return outcomes.finish(conn, [Outcome(each, DELIVERED, 0, now_ms()) for each in ids])
 

@@ -8,7 +8,7 @@ import pytest
 
 from portal import db
 from portal.crypto import Keys
-from portal.services import accounts, connections, credits, customers, directory, senders, users
+from portal.services import accounts, connections, customers, directory, senders, statement, users
 from portal.services.accounts import Account
 from portal.services.audit import SHELL
 from tests.support import Cast, Person
@@ -263,7 +263,7 @@ def test_credits_are_granted(
     answer = olga.post("/admin/accounts/smpp-acme-1/credits", data=data, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     assert account().balance == 1_250_500
-    latest = credits.movements(conn, account().id)[0]
+    latest = statement.movements(conn, account().id)[0]
     assert (latest.kind, latest.note, latest.actor) == ("grant", "Invoice 17", "olga@portal.example")
     shown = answer.text if htmx else olga.get(answer.location).text
     assert "250.5 credits were granted." in shown

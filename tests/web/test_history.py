@@ -8,7 +8,7 @@ from time import gmtime, strftime
 import pytest
 
 from portal import db, i18n
-from portal.services import credits
+from portal.services import ids
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import words
@@ -143,7 +143,7 @@ def test_the_csv(alice: Browser, conn: db.Connection) -> None:
     assert answer.content_type == "text/csv; charset=utf-8"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="smpp-acme-1-history.csv"'
     assert answer.text.startswith("id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message\r\n")
-    date = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(credits.time_of(first) // 1000))
+    date = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(ids.time_of(first) // 1000))
     assert rows(answer.text)[1:] == [
         [str(second), date, "ACME", "393401234567", "254", "", "On its way", "", 'with "quotes"; and\nlines'],
         [str(first), date, "ACME", "393401234567", "0", "", "Delivered", "", "first"],

@@ -1,0 +1,216 @@
+"""Orders of credits: made by a customer or by automatic re-credit, credited once, and paid once.
+
+Usually an order is paid, and with that its credits arrive. One that was made by automatic re-credit on a credit line
+has its credits at once, and is owed until it is paid.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from portal.db import immediate, insert, now_ms
+from portal.i18n import N_
+from portal.services import audit, ledger, once
+from portal.services.accounts import Account
+from portal.services.audit import Actor
+from portal.services.errors import Refused
+from portal.services.packs import Pack
+
+CUSTOMER, AUTOMATIC = "customer", "automatic"
+OPEN, PAID, CANCELLED = "open", "paid", "cancelled"
+
+
+class NoSuchOrder(Refused):
+    sentence = N_("There is no order %(number)s.")
+    field = "order"
+
+
+class OrderClosed(Refused):
+    sentence = N_("Order %(number)s is paid or cancelled: nothing about it changes any more.")
+    field = "order"
+
+
+class OrderCredited(Refused):
+    sentence = N_("The credits of order %(number)s have arrived: it can only be paid.")
+    field = "order"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`credits` in thousandths, `price` in the currency's smallest unit, times in milliseconds.
+
+    `movement_id` is the line of the ledger by which the credits have arrived, None until then.
+    """
+
+    id: int
+    account_id: int
+    account: str
+    customer_id: int
+    customer: str
+    origin: str
+    credits: int
+    price: int
+    currency: str
+    created_at: int
+    created_by: str
+    movement_id: int | None
+    paid_at: int | None
+    paid_by: str
+    payment: str
+    cancelled_at: int | None
+    cancelled_by: str
+
+    @property
+    def number(self) -> str:
+        """What people call it: the year (UTC) and a number, such as 2026-00042."""
+        return f"{datetime.fromtimestamp(self.created_at / 1000, UTC).year}-{self.id:05d}"
+
+    @property
+    def status(self) -> str:
+        """OPEN, PAID or CANCELLED."""
+        return PAID if self.paid_at is not None else CANCELLED if self.cancelled_at is not None else OPEN
+
+    @property
+    def credited(self) -> bool:
+        return self.movement_id is not None
+
+
+_SELECT = """
+SELECT orders.id, account_id, accounts.name, customers.id, customers.name, origin, credits, price, currency,
+       orders.created_at, created_by, movement_id, paid_at, paid_by, payment, cancelled_at, cancelled_by
+FROM orders JOIN accounts ON accounts.id = account_id JOIN customers ON customers.id = customer_id
+"""
+
+
+def by_number(conn: sqlite3.Connection, number: str, account_id: int | None = None) -> Order:
+    """One order.
+
+    Args:
+        account_id: only an order of this account is found; None: of any (operators, payment pages).
+
+    Raises:
+        NoSuchOrder: also when it exists, but is another account's.
+    """
+    _, _, digits = number.partition("-")
+    if digits.isascii() and digits.isdigit() and len(digits) <= 18:
+        row = conn.execute(
+            f"{_SELECT} WHERE orders.id = ?1 AND (?2 IS NULL OR account_id = ?2)", (int(digits), account_id)
+        ).fetchone()
+        if row is not None and (order := Order(*row)).number == number:
+            return order
+    raise NoSuchOrder(number=number)
+
+
+def enter(
+    conn: sqlite3.Connection, actor: Actor, account_id: int, pack: Pack, origin: str, *, at: int | None = None
+) -> int:
+    """Write an order down; returns its id. The caller is inside `immediate()`.
+
+    Args:
+        at: when it was made (milliseconds); None: now.
+    """
+    return insert(
+        conn,
+        "orders",
+        account_id=account_id,
+        origin=origin,
+        credits=pack.credits,
+        price=pack.price,
+        currency=pack.currency,
+        created_at=now_ms() if at is None else at,
+        created_by=actor.name,
+    )
+
+
+def place(conn: sqlite3.Connection, actor: Actor, account: Account, pack: Pack, *, form: str = "") -> Order:
+    """Order a pack for an account; its credits arrive when it is paid.
+
+    Args:
+        form: a number of `once.new`: sent a second time, it orders nothing.
+
+    Raises:
+        AlreadySent
+    """
+    with immediate(conn):
+        once.spend(conn, form)
+        order = _by_id(conn, enter(conn, actor, account.id, pack, CUSTOMER))
+        _record(conn, actor, "order.place", order)
+    return order
+
+
+def pay(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "") -> Order:
+    """Note that an order is paid, and let its credits arrive if they haven't yet. Paid twice, it is credited once.
+
+    Args:
+        payment: how: the payment page's own number for it, or the operator's words.
+
+    Raises:
+        OrderClosed: it was paid or cancelled before.
+    """
+    with immediate(conn):
+        order = _still_open(conn, order)
+        conn.execute(
+            "UPDATE orders SET paid_at = ?, paid_by = ?, payment = ? WHERE id = ?",
+            (now_ms(), actor.name, payment, order.id),
+        )
+        if not order.credited:
+            credit(conn, actor, order.id)
+        _record(conn, actor, "order.pay", order, payment=payment)
+        return _by_id(conn, order.id)
+
+
+def cancel(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
+    """Close an order that won't be paid.
+
+    Raises:
+        OrderClosed, OrderCredited
+    """
+    with immediate(conn):
+        order = _still_open(conn, order)
+        if order.credited:
+            raise OrderCredited(number=order.number)
+        conn.execute(
+            "UPDATE orders SET cancelled_at = ?, cancelled_by = ? WHERE id = ?", (now_ms(), actor.name, order.id)
+        )
+        _record(conn, actor, "order.cancel", order)
+        return _by_id(conn, order.id)
+
+
+def credit(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int | None = None) -> int:
+    """Let an order's credits arrive; returns the balance after it. The caller is inside `immediate()`.
+
+    Args:
+        now: as in `ids.next_ids`.
+    """
+    order = _by_id(conn, order_id)
+    movement_id, balance = ledger.move(
+        conn, actor, order.account_id, ledger.PURCHASE, order.credits, order.number, now=now
+    )
+    conn.execute("UPDATE orders SET movement_id = ? WHERE id = ?", (movement_id, order.id))
+    return balance
+
+
+def _still_open(conn: sqlite3.Connection, order: Order) -> Order:
+    order = _by_id(conn, order.id)
+    if order.status != OPEN:
+        raise OrderClosed(number=order.number)
+    return order
+
+
+def _by_id(conn: sqlite3.Connection, order_id: int) -> Order:
+    return Order(*conn.execute(f"{_SELECT} WHERE orders.id = ?", (order_id,)).fetchone())
+
+
+def _record(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: object) -> None:
+    audit.record(
+        conn,
+        actor,
+        action,
+        customer_id=order.customer_id,
+        account_id=order.account_id,
+        order=order.number,
+        credits=order.credits,
+        price=order.price,
+        currency=order.currency,
+        **details,
+    )
