@@ -69,7 +69,9 @@ class Account:
     """An account as pages and commands see it. Limits are 0 where there is none; `balance` is in thousandths.
 
     `data_codings` are those of OPTIONAL_DATA_CODINGS that its messages may have; `packed_gsm`: GSM 03.38 comes as
-    packed septets, not one a byte.
+    packed septets, not one a byte. Below `alert_below` a mail goes to `alert_to` (to the customer's contact address
+    where that is empty); below `recredit_below` a pack of `recredit_pack` is bought, at most `recredit_per_day` times a
+    day. All of these in thousandths, None: not asked for.
     """
 
     id: int
@@ -84,6 +86,11 @@ class Account:
     any_sender: bool
     data_codings: frozenset[int]
     packed_gsm: bool
+    alert_below: int | None
+    alert_to: tuple[str, ...]
+    recredit_below: int | None
+    recredit_pack: int | None
+    recredit_per_day: int
     disabled: bool
     status: str
 
@@ -91,7 +98,8 @@ class Account:
 # The status is a fact of the row and of the moment (an IP may have run out), so it is worked out where it is read.
 _SELECT = f"""
 SELECT id, customer_id, name, kind, description, balance, windowing, throughput, binds, any_sender,
-       data_codings, packed_gsm, disabled_at IS NOT NULL AS disabled,
+       data_codings, packed_gsm, alert_below, alert_to, recredit_below, recredit_pack, recredit_per_day,
+       disabled_at IS NOT NULL AS disabled,
        CASE WHEN deleted_at IS NOT NULL THEN '{DELETED}'
             WHEN disabled_at IS NOT NULL THEN '{ERROR}'
             WHEN kind = 'sms' THEN '{SUCCESS}'
@@ -109,6 +117,7 @@ def _account(row: sqlite3.Row) -> Account:
     for name in ("any_sender", "packed_gsm", "disabled"):
         values[name] = bool(values[name])
     values["data_codings"] = frozenset(map(int, values["data_codings"].split()))
+    values["alert_to"] = tuple(values["alert_to"].split())
     return Account(**values)
 
 

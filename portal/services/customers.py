@@ -35,10 +35,25 @@ class InvalidEmail(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Customer:
+    """A customer. Its accounts cost by `price_list_id` (`prices.DEFAULT_LIST` where none was chosen).
+
+    `credit_line` is how many thousandths of a credit automatic re-credit may buy before they are paid, 0 for none, once
+    an account is `recredit_min_age_days` old.
+    """
+
     id: int
     name: str
     contact_email: str
     language: str
+    price_list_id: int
+    credit_line: int
+    recredit_min_age_days: int
+
+
+_SELECT = (
+    "SELECT id, name, contact_email, language, coalesce(price_list_id, 1), credit_line, recredit_min_age_days"
+    " FROM customers"
+)
 
 
 def add(conn: sqlite3.Connection, actor: Actor, name: str, email: str, language: str = DEFAULT_LANGUAGE) -> Customer:
@@ -63,12 +78,12 @@ def add(conn: sqlite3.Connection, actor: Actor, name: str, email: str, language:
         except sqlite3.IntegrityError:
             raise CustomerExists(name=name) from None
         audit.record(conn, actor, "customer.add", customer_id=customer_id, name=name, email=email)
-    return Customer(customer_id, name, email, language)
+    return by_id(conn, customer_id)
 
 
 def by_name(conn: sqlite3.Connection, name: str) -> Customer:
     """Raises: NoSuchCustomer"""
-    row = conn.execute("SELECT id, name, contact_email, language FROM customers WHERE name = ?", (name,)).fetchone()
+    row = conn.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
     if row is None:
         raise NoSuchCustomer(name=name)
     return Customer(*row)
@@ -76,16 +91,14 @@ def by_name(conn: sqlite3.Connection, name: str) -> Customer:
 
 def by_id(conn: sqlite3.Connection, customer_id: int) -> Customer:
     """Raises: NoSuchCustomer"""
-    row = conn.execute(
-        "SELECT id, name, contact_email, language FROM customers WHERE id = ?", (customer_id,)
-    ).fetchone()
+    row = conn.execute(f"{_SELECT} WHERE id = ?", (customer_id,)).fetchone()
     if row is None:
         raise NoSuchCustomer(name=customer_id)
     return Customer(*row)
 
 
 def everyone(conn: sqlite3.Connection) -> list[Customer]:
-    rows = conn.execute("SELECT id, name, contact_email, language FROM customers ORDER BY name COLLATE NOCASE")
+    rows = conn.execute(f"{_SELECT} ORDER BY name COLLATE NOCASE")
     return [Customer(*row) for row in rows]
 
 
