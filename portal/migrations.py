@@ -517,6 +517,7 @@ CREATE TABLE orders (
 ) STRICT;
 CREATE INDEX orders_account ON orders (account_id);
 CREATE INDEX orders_open ON orders (account_id) WHERE paid_at IS NULL AND cancelled_at IS NULL;
+CREATE INDEX orders_automatic ON orders (account_id, movement_id) WHERE origin = 'automatic';
 
 CREATE TABLE credit_notices (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
