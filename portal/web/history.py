@@ -1,13 +1,9 @@
 """The messages that an account has sent."""
 
-import csv
-import threading
-from collections.abc import Iterator
 from functools import partial
-from io import StringIO
 from typing import Any
 
-from flask import Blueprint, Response, abort, stream_with_context
+from flask import Blueprint, abort
 from flask.typing import ResponseReturnValue
 
 from portal import i18n
@@ -16,7 +12,7 @@ from portal.services import history, messages
 from portal.services.accounts import Account
 from portal.services.history import Message, Text
 from portal.services.live import Pulse
-from portal.web import access, context, htmx, live, paging
+from portal.web import access, context, downloads, htmx, live, paging
 from portal.web.live import Part
 
 blueprint = Blueprint("history", __name__)
@@ -24,9 +20,6 @@ blueprint = Blueprint("history", __name__)
 _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
 # Texts weigh more than amounts do.
 _PAGE = 15
-# A long history takes seconds of a thread: whoever asks for it again and again must not take them all.
-_downloads = threading.BoundedSemaphore(2)
-_YOUR_TURN = "your turn"
 
 
 @blueprint.get("/accounts/<name>/history")
@@ -57,59 +50,22 @@ def download(account: Account) -> ResponseReturnValue:
 
     A line a message, also of texts that clients have cut up: its id is the one that its client knows.
     """
-    lines = _in_turn(_lines(account))
-    if next(lines) != _YOUR_TURN:
-        abort(503)
-    return Response(
-        stream_with_context(lines),
-        content_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{account.name}-history.csv"'},
-    )
-
-
-def _in_turn(lines: Iterator[str]) -> Iterator[str]:
-    """The lines after `_YOUR_TURN`, or something else where others are at it; a place is given back at the end."""
-    if not _downloads.acquire(blocking=False):
-        yield ""
-        return
-    try:
-        yield _YOUR_TURN
-        yield from lines
-    finally:
-        _downloads.release()
-
-
-def _lines(account: Account) -> Iterator[str]:
-    buffer = StringIO()
-    writer = csv.writer(buffer, delimiter=";", lineterminator="\r\n")
-    writer.writerow(_COLUMNS)
-    for number, message in enumerate(history.each(context.conn(), account.id), 1):
-        writer.writerow(_row(message))
-        if number % 500 == 0:
-            yield buffer.getvalue()
-            buffer.seek(0)
-            buffer.truncate()
-    yield buffer.getvalue()
+    rows = map(_row, history.each(context.conn(), account.id))
+    return downloads.send(f"{account.name}-history.csv", _COLUMNS, rows)
 
 
 def _row(message: Message) -> list[object]:
     return [
         message.id,
         i18n.iso(message.at),
-        _harmless(message.source),
+        message.source,
         message.destination,
         message.ptt,
         "",
         _(message.description),
         "",
-        _harmless(message.content),
+        message.content,
     ]
-
-
-def _harmless(text: str) -> str:
-    # Spreadsheets take what begins like this for a formula, and one in a text that somebody sent could read the
-    # whole sheet and carry it off. The quote makes it a text again, and isn't shown.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
