@@ -6,6 +6,7 @@ A key's environment variable is `PORTAL_` and its path in capitals: `[smpp] port
 import os
 import tomllib
 import types
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -30,6 +31,11 @@ def _key(default: Any, help: str, *, name: str = "", low: int | None = None, hig
 
 
 _HIGHEST_PORT = 65535
+
+# Standard Webhooks: such a secret is base64, of 24 bytes or more.
+SECRET_PREFIX = "whsec_"
+_SHORTEST_KEY = 24
+_SHORTEST_SECRET = 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,13 @@ class Smpp:
 class Mail:
     url: str = _key("", "smtp://user:password@host:port (STARTTLS where offered) or smtps://…; empty: files in outbox/")
     sender: str = _key("SMPP Portal <portal@localhost>", "From: of the mails", name="from")
+
+
+@dataclass(frozen=True)
+class Payments:
+    instructions: str = _key("", "how orders are paid, such as where to transfer money; stands on each order")
+    checkout_url: str = _key("", "payment page that “Pay now” leads to, https://…; empty: there is none")
+    secret: str = _key("", "shared with the payment page, 32 characters or more; whsec_… is read as base64")
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,7 @@ class Config:
     web: Web = field(default_factory=Web)
     smpp: Smpp = field(default_factory=Smpp)
     mail: Mail = field(default_factory=Mail)
+    payments: Payments = field(default_factory=Payments)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
     upstreams: tuple[Upstream, ...] = (Upstream("simulator"),)
@@ -124,7 +138,7 @@ class Config:
         return tuple(ip_network(each) for each in self.web.trusted_proxies)
 
 
-_SECTIONS = {"web": Web, "smpp": Smpp, "mail": Mail, "limits": Limits, "retention": Retention}
+_SECTIONS = {"web": Web, "smpp": Smpp, "mail": Mail, "payments": Payments, "limits": Limits, "retention": Retention}
 
 
 def bracketed(host: str) -> str:
@@ -290,6 +304,7 @@ def _check(config: Config) -> None:
         raise ConfigError("web.public_url: must begin with http:// or https://")
     if config.mail.url:
         _check_mail_url(config.mail.url)
+    _check_payments(config.payments)
     if bool(config.smpp.tls_certificate) != bool(config.smpp.tls_key):
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")
     if not config.smpp.port and not config.smpp.tls_port:
@@ -305,3 +320,29 @@ def _check_mail_url(url: str) -> None:
         usable = False
     if not usable:
         raise ConfigError("mail.url: must look like smtp://user:password@host:port or smtps://…")
+
+
+def _check_payments(payments: Payments) -> None:
+    # Neither value is repeated in the answers: one is a secret, the other may hold a token.
+    if payments.secret.startswith(SECRET_PREFIX):
+        try:
+            key = b64decode(payments.secret.removeprefix(SECRET_PREFIX), validate=True)
+        except ValueError:
+            raise ConfigError("payments.secret: what follows whsec_ must be base64") from None
+        if len(key) < _SHORTEST_KEY:
+            raise ConfigError(f"payments.secret: too short; at least {_SHORTEST_KEY} bytes in base64 after whsec_")
+    elif payments.secret and len(payments.secret) < _SHORTEST_SECRET:
+        raise ConfigError(f"payments.secret: too short; at least {_SHORTEST_SECRET} characters")
+    if payments.checkout_url and not payments.secret:
+        raise ConfigError(f"payments.checkout_url: needs payments.secret, of {_SHORTEST_SECRET} characters or more")
+    if payments.checkout_url and not _is_secured(payments.checkout_url):
+        raise ConfigError("payments.checkout_url: must look like https://… without #; http:// only on this machine")
+
+
+def _is_secured(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    return (parts.scheme == "https" or local) and bool(parts.hostname) and "#" not in url and url.isprintable()

@@ -16,7 +16,7 @@ from babel.dates import TIMEDELTA_UNITS, format_timedelta
 from babel.dates import format_datetime as babel_datetime
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from babel.numbers import format_decimal, parse_decimal
+from babel.numbers import format_currency, format_decimal, get_currency_precision, parse_decimal
 from babel.support import NullTranslations, Translations
 
 from portal import paths
@@ -99,6 +99,19 @@ def credits(thousandths: int) -> str:
     return _decimal(thousandths / 1000, "#,##0.###", current_language())
 
 
+def money(amount: int, currency: str) -> str:
+    """Money in the currency's smallest unit, in the reader's writing: 700 cents are "€7.00" or "7,00 €"."""
+    return _money(Decimal(amount).scaleb(-get_currency_precision(currency)), None, currency, current_language())
+
+
+def unit_price(amount: int, currency: str, thousandths: int) -> str:
+    """What one of so many thousandths of a credit costs when all cost `amount` (as `money` takes it): "€0.0685"."""
+    price = Decimal(amount).scaleb(-get_currency_precision(currency)) * 1000 / thousandths
+    # As the locale writes money, with as many decimals as prices of one credit need.
+    pattern = _locale(current_language()).currency_formats["standard"].pattern.replace("0.00", "0.00###")
+    return _money(price, pattern, currency, current_language())
+
+
 def written_number(text: str) -> Decimal:
     """Read a number that people wrote in the language in use: "1.000" is a thousand in Italian, and one in English.
 
@@ -150,6 +163,11 @@ def iso(at: int) -> str:
 @lru_cache(maxsize=8192)
 def _decimal(number: int | float, pattern: str | None, language: str) -> str:
     return format_decimal(number, format=pattern, locale=_locale(language))
+
+
+@lru_cache(maxsize=8192)
+def _money(amount: Decimal, pattern: str | None, currency: str, language: str) -> str:
+    return format_currency(amount, currency, pattern, _locale(language), currency_digits=pattern is None)
 
 
 @lru_cache(maxsize=8192)

@@ -340,11 +340,13 @@ def test_config_prints_every_key_with_its_origin(ok, data, app):
 
 def test_config_tells_no_secrets(app, data):
     secrets = {"PORTAL_MAIL_URL": "smtp://portal:hunter2@mail.example:587", "PORTAL_WEB_METRICS_TOKEN": "t0ken"}
+    secrets["PORTAL_PAYMENTS_SECRET"] = "a secret of more than thirty characters"
     for output in ((), ("--json",)):
         printed = app("config", "--data", data, *output, **secrets).stdout
         assert "mail.example:587" in printed
         assert "hunter2" not in printed
         assert "t0ken" not in printed
+        assert "thirty" not in printed
 
 
 # --- upkeep

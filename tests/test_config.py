@@ -87,6 +87,13 @@ def test_every_kind_of_value(load):
         ("[smpp]\ntls_key = 'x'", "smpp.tls_certificate"),
         ("[smpp]\nport = 0\ntls_port = 0", "smpp.port"),
         ("timezone = 'Mars/Olympus'", "timezone"),
+        (f"[payments]\nsecret = '{'x' * 31}'", "payments.secret"),
+        ("[payments]\nsecret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa=='", "payments.secret"),
+        ("[payments]\nsecret = 'whsec_this is no base64, is it? no, it is not'", "payments.secret"),
+        ("[payments]\ncheckout_url = 'https://pay.example/'", "payments.secret"),
+        (f"[payments]\nsecret = '{'x' * 32}'\ncheckout_url = 'http://pay.example/'", "payments.checkout_url"),
+        (f"[payments]\nsecret = '{'x' * 32}'\ncheckout_url = 'https:///x'", "payments.checkout_url"),
+        (f"[payments]\nsecret = '{'x' * 32}'\ncheckout_url = 'https://pay.example/#x'", "payments.checkout_url"),
         ("[upstream.x]\nkind = 'carrier pigeon'", "upstream.x.kind"),
         ("[upstream.x]\nspeed = 1", "upstream.x.speed"),
         ("upstream = 1", "upstream"),
@@ -98,6 +105,15 @@ def test_what_is_wrong_is_named(load, text, named):
         load(text)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["x" * 32, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+def test_a_payment_page_with_its_secret(load, secret):
+    page = "https://pay.example/start?shop=7"
+    config = load(f"[payments]\nsecret = '{secret}'\ncheckout_url = '{page}'\ninstructions = 'To\\nIT60'")
+    assert (config.payments.checkout_url, config.payments.secret) == (page, secret)
+    assert config.payments.instructions == r"To\nIT60"
+    assert load(PORTAL_PAYMENTS_SECRET=secret, PORTAL_PAYMENTS_CHECKOUT_URL="http://127.0.0.1:9/").payments.secret
 
 
 @pytest.mark.parametrize(

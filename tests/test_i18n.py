@@ -32,6 +32,28 @@ def test_numbers_and_credits_are_written_as_the_reader_writes():
     assert (i18n.decimal(12345), i18n.credits(8_412_500), i18n.credits(500)) == ("12.345", "8.412,5", "0,5")
 
 
+@pytest.mark.parametrize(
+    ("amount", "currency", "in_english", "in_italian"),
+    [
+        (700, "EUR", "€7.00", "7,00\xa0€"),
+        (123_450, "USD", "US$1,234.50", "1.234,50\xa0USD"),
+        (1234, "JPY", "JP¥1,234", "1.234\xa0JPY"),
+        (1_234_567, "KWD", "KWD1,234.567", "1.234,567\xa0KWD"),
+    ],
+)
+def test_money_is_written_as_its_currency_and_the_reader_write_it(amount, currency, in_english, in_italian):
+    assert i18n.money(amount, currency).replace("\xa0", "") == in_english
+    i18n.use_language("it")
+    assert i18n.money(amount, currency) == in_italian
+
+
+def test_what_one_credit_costs_has_as_many_decimals_as_it_needs():
+    assert i18n.unit_price(28_500, "EUR", 5_000_000) == "€0.057"
+    assert i18n.unit_price(800, "JPY", 1_000_000) == "JP¥0.80"
+    i18n.use_language("it")
+    assert i18n.unit_price(700, "EUR", 100_000) == "0,07\xa0€"
+
+
 def test_times_are_written_in_the_installations_zone():
     assert i18n.date_time(NOON, "UTC") == "1 Jan 2026, 12:00:00 UTC"
     i18n.use_language("it")

@@ -40,7 +40,7 @@ def _upstreams(config: Config) -> list[Source]:
 
 
 def _masked(source: Source) -> object:
-    if source.key == "web.metrics_token" and source.value:
+    if source.key in ("web.metrics_token", "payments.secret") and source.value:
         return _MASK
     if source.key == "mail.url" and (password := urlsplit(source.value).password):
         return source.value.replace(f":{password}@", f":{_MASK}@")
@@ -48,7 +48,8 @@ def _masked(source: Source) -> object:
 
 
 def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text.replace("\n", "\\n")
 
 
 def _backup(shell: Shell, args: Namespace) -> Answer:

@@ -149,7 +149,11 @@ class Mailer:
     def _render(self, row: sqlite3.Row) -> EmailMessage:
         content = json.loads(self._keys.unseal(row["content"]))
         i18n.use_language(content["language"])
-        context = content["context"] | {"installation": self._config.name, "public_url": self._config.public_url}
+        context = content["context"] | {
+            "installation": self._config.name,
+            "public_url": self._config.public_url,
+            "payment_instructions": self._config.payments.instructions,
+        }
         subject, text, html = (
             _environment().get_template(f"{content['template']}/{part}").render(context).strip()
             for part in ("subject.txt", "body.txt", "body.html")
@@ -219,5 +223,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
     )
+    environment.filters.update(credits=i18n.credits, money=i18n.money)
     environment.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
     return environment

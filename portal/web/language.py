@@ -26,6 +26,8 @@ def attach(app: Flask) -> None:
         exact=lambda at: i18n.date_time(at, context.config().timezone),
         iso=i18n.iso,
         credits=i18n.credits,
+        money=i18n.money,
+        unit_price=i18n.unit_price,
         number=i18n.decimal,
     )
     app.context_processor(lambda: {"locale": i18n.current_language(), "installation": context.config().name})
