@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import socket
 import subprocess
 import threading
 import urllib.parse
@@ -152,6 +151,7 @@ class Kannel:
         self._reports = reports
         self._numbers = itertools.count(1)
         self._connections = len(binds)
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._log = folder / "bearerbox.log"
         core = _CONFIGURATION.format(
             secret=_SECRET,
@@ -175,14 +175,11 @@ class Kannel:
 
     @contextmanager
     def running(self) -> Iterator["Kannel"]:
-        with _process(_BEARERBOX, self._file):
-            eventually(self._status_page)
-            # The status page is there before the port of the boxes is, and smsbox tries only once.
-            eventually(lambda: _listens(self._box_port))
-            # That look was a box to bearerbox.
-            eventually(lambda: "smsbox:" not in self._status_page())
-            with _process(_SMSBOX, self._file):
-                # smsbox opens its port first, reads who may send, and introduces itself to bearerbox last.
+        with self._process(_BEARERBOX):
+            # smsbox tries only once.
+            eventually(self._takes_boxes)
+            with self._process(_SMSBOX):
+                # smsbox opens its port first, reads who may send, and connects to bearerbox last.
                 eventually(lambda: "smsbox:" in self._status_page())
                 yield self
 
@@ -200,6 +197,7 @@ class Kannel:
 
     def send(self, text: str, to: str = NUMBER, **parameters: str) -> int:
         """Send a text by smsbox's sendsms, asking for reports of all kinds; return the message's number in them."""
+        self._assert_that_it_runs()
         number = next(self._numbers)
         query = {
             "username": "tester",
@@ -216,8 +214,19 @@ class Kannel:
             assert answer.status == 202, answer.read()
         return number
 
+    def _takes_boxes(self) -> bool:
+        """Whether bearerbox listens for boxes.
+
+        Seen without connecting. Who connects is a box to bearerbox: its status page may show him as `smsbox:` any time
+        later, when he has long gone and the real one has not come, and it takes the next box only after a second.
+        """
+        self._assert_that_it_runs()
+        sockets = map(str.split, Path("/proc/net/tcp").read_text().splitlines())
+        return any(address.endswith(f":{self._box_port:04X}") and state == "0A" for _, address, _, state, *_ in sockets)
+
     def _status_page(self) -> str:
         """Its text; empty while there is none."""
+        self._assert_that_it_runs()
         try:
             address = f"http://127.0.0.1:{self._admin_port}/status.txt?password={_SECRET}"
             with urllib.request.urlopen(address, timeout=5) as answer:
@@ -225,25 +234,22 @@ class Kannel:
         except OSError:
             return ""
 
+    def _assert_that_it_runs(self) -> None:
+        for each in self._processes:
+            assert each.poll() is None, f"{each.args} ended with {each.returncode}"
 
-@contextmanager
-def _process(program: str, configuration: Path) -> Iterator[None]:
-    # Its log goes to the test's own output, which pytest shows when the test fails. 1: information and worse.
-    process = subprocess.Popen([program, "-v", "1", configuration])
-    try:
-        yield
-    finally:
-        process.terminate()
+    @contextmanager
+    def _process(self, program: str) -> Iterator[None]:
+        # Its log goes to the test's own output, which pytest shows when the test fails. 1: information and worse.
+        process = subprocess.Popen([program, "-v", "1", self._file])
+        self._processes.append(process)
         try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+            yield
+        finally:
+            self._processes.remove(process)
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
