@@ -52,6 +52,7 @@ class Driven:
         self._process = process
         self._numbers = itertools.count(1)
         self._heard = threading.Condition()
+        self._has_ended = False
         self.events: list[Event] = []
 
     def send(self, text: str, way: str = PLAIN, to: str = NUMBER, source: str = "ACME") -> int:
@@ -73,7 +74,11 @@ class Driven:
         return [each for each in self.events if wanted <= each.items()]
 
     def wait_until(self, look: Callable[[], T | None]) -> T:
-        """Look after each event until something is seen."""
+        """Look after each event until something is seen.
+
+        Raises:
+            AssertionError: nothing was before the deadline, or before the program ended; with all events.
+        """
         seen: list[T] = []
 
         def sees() -> bool:
@@ -81,7 +86,8 @@ class Driven:
             return bool(seen)
 
         with self._heard:
-            assert self._heard.wait_for(sees, DEADLINE_S), self.events
+            self._heard.wait_for(lambda: sees() or self._has_ended, DEADLINE_S)
+            assert seen, f"{'ended after' if self._has_ended else 'only'} {self.events}"
         return seen[0]
 
     def say(self, value: Mapping[str, Any]) -> None:
@@ -96,6 +102,9 @@ class Driven:
             with self._heard:
                 self.events.append(json.loads(line))
                 self._heard.notify_all()
+        with self._heard:
+            self._has_ended = True
+            self._heard.notify_all()
 
 
 @contextmanager
