@@ -1,11 +1,13 @@
 """What tests share that is no fixture: the people and accounts of every story, free ports, waiting for something."""
 
+import itertools
+import os
 import random
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -115,13 +117,25 @@ def a_copy(data: Path, to: Path) -> Path:
     return to
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on.
+def _own_ports() -> Iterator[int]:
+    """Ports to give, in random order, because several runs may go on at once.
 
-    Below the range that the kernel takes client ports from, so that no outgoing connection gets it in between.
+    Below the range that the kernel takes client ports from, so that no outgoing connection gets one in between. Each
+    process of pytest-xdist has its own, so that nobody takes the port of a server that is being restarted.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = list(range(10_000 + worker, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+    random.shuffle(own)
+    return itertools.cycle(own)
+
+
+_PORTS = _own_ports()
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on, and that was not given before."""
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = next(_PORTS)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
