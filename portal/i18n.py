@@ -4,6 +4,8 @@ The catalogues are read from their .po files at start: there is no compile step 
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -34,6 +36,17 @@ def use_language(language: str) -> None:
 
 def current_language() -> str:
     return _language.get()
+
+
+@contextmanager
+def speaking(language: str) -> Iterator[None]:
+    """Another language for a moment: that of somebody who is written to."""
+    before = current_language()
+    use_language(language)
+    try:
+        yield
+    finally:
+        use_language(before)
 
 
 def best_language(accept_language: list[str]) -> str:
@@ -104,6 +117,13 @@ def money(amount: int, currency: str) -> str:
     return _money(Decimal(amount).scaleb(-get_currency_precision(currency)), None, currency, current_language())
 
 
+def plain_money(amount: int, currency: str) -> str:
+    """Money without its currency and without groups, as it is typed: "1234.50" or "1234,50"."""
+    digits = get_currency_precision(currency)
+    pattern = f"0.{'0' * digits}" if digits else "0"
+    return format_decimal(Decimal(amount).scaleb(-digits), pattern, _locale(current_language()))
+
+
 def unit_price(amount: int, currency: str, thousandths: int) -> str:
     """What one of so many thousandths of a credit costs when all cost `amount` (as `money` takes it): "€0.0685"."""
     price = Decimal(amount).scaleb(-get_currency_precision(currency)) * 1000 / thousandths
@@ -136,9 +156,34 @@ def clock(at: int, now: int, timezone: str) -> str:
     return _date(at, "HH:mm" if near else "d MMM, HH:mm", timezone, current_language())
 
 
-def day(at: int) -> str:
-    """A day of the statistics, which are kept by days in UTC: "22 Nov"."""
-    return _date(at, "d MMM", "UTC", current_language())
+def day(at: int, timezone: str = "UTC") -> str:
+    """A day: "22 Nov". Those of the statistics are in UTC."""
+    return _date(at, "d MMM", timezone, current_language())
+
+
+def whole_day(at: int, timezone: str) -> str:
+    """A day with its year: "22 Nov 2026"."""
+    return _date(at, "d MMM y", timezone, current_language())
+
+
+def hour(at: int, timezone: str) -> str:
+    """The time of the day: "18:00"."""
+    return _date(at, "HH:mm", timezone, current_language())
+
+
+def month(at: int, timezone: str) -> str:
+    """A month with its year: "November 2026"."""
+    return _date(at, "LLLL y", timezone, current_language())
+
+
+def country(code: str) -> str:
+    """A country's name by its ISO 3166 code: "Italy"; the code itself where it has none."""
+    return str(_locale(current_language()).territories.get(code, code))
+
+
+def weekday(at: int) -> str:
+    """The name of a day (UTC) within a sentence: "Thursday", "giovedì"."""
+    return _date(at, "EEEE", "UTC", current_language())
 
 
 def relative(at: int, now: int) -> str:
