@@ -1,12 +1,27 @@
 """Telling people about an account's credits: what has happened is noted in the transaction in which it does, and mailed
-afterwards.
+afterwards (`credit_mails`).
 """
 
+import re
 import sqlite3
+from collections.abc import Sequence
 
-from portal.db import insert
+from portal.db import immediate, insert
+from portal.i18n import N_
+from portal.services import audit, customers
+from portal.services.accounts import Account
+from portal.services.audit import Actor
+from portal.services.errors import Refused
 
 LOW, RECREDITED, REQUESTED = "low", "recredited", "requested"
+
+MOST_ADDRESSES = 5
+_BETWEEN = re.compile(r"[\s,;]+")
+
+
+class TooManyAddresses(Refused):
+    sentence = N_("An alert goes to at most %(most)s addresses.")
+    field = "to"
 
 
 def is_crossed(threshold: int | None, before: int, after: int) -> bool:
@@ -26,3 +41,51 @@ def note(
         order_id: the order that was made.
     """
     insert(conn, "credit_notices", account_id=account_id, kind=kind, at=at, balance=balance, order_id=order_id)
+
+
+# --- the rule
+
+
+def set_rule(
+    conn: sqlite3.Connection, actor: Actor, account: Account, below: int | None, addresses: Sequence[str] = ()
+) -> None:
+    """Say below which balance a mail goes out, and to whom.
+
+    Args:
+        below: the threshold (thousandths of a credit); None: no mail, and the addresses are forgotten.
+        addresses: at most five; none: the customer's contact address, whichever that is.
+
+    Raises:
+        InvalidEmail, TooManyAddresses
+    """
+    # Twice the same, however it is written, is one mail.
+    checked = list({each.casefold(): each for each in map(_checked, addresses)}.values()) if below is not None else []
+    if len(checked) > MOST_ADDRESSES:
+        raise TooManyAddresses(most=MOST_ADDRESSES)
+    with immediate(conn):
+        conn.execute(
+            "UPDATE accounts SET alert_below = ?, alert_to = ? WHERE id = ?", (below, " ".join(checked), account.id)
+        )
+        audit.record(
+            conn,
+            actor,
+            "alert.set",
+            customer_id=account.customer_id,
+            account_id=account.id,
+            below=below,
+            to=checked,
+        )
+
+
+def _checked(address: str) -> str:
+    try:
+        return customers.checked_email(address)
+    except customers.InvalidEmail as refusal:
+        # It belongs to another field here.
+        refusal.field = "to"
+        raise
+
+
+def parse_addresses(text: str) -> list[str]:
+    """The addresses in a text, with spaces, commas, semicolons or lines between them."""
+    return [each for each in _BETWEEN.split(text) if each]

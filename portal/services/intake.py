@@ -60,10 +60,9 @@ class Stored:
 class _Bill:
     """One account's messages of a batch: what they leave of its credits, and how many they are.
 
-    `before` is the balance that they are charged to, after an automatic re-credit that they cause.
+    `before` is the balance that they are charged to, after the automatic re-credits that they cause.
     """
 
-    opening: int
     before: int
     left: int
     alert_below: int | None
@@ -152,7 +151,7 @@ def _bills(conn: sqlite3.Connection, submits: Sequence[Submit]) -> dict[int, _Bi
         (json.dumps(list(account_ids)),),
     ).fetchone()
     return {
-        account_id: _Bill(balance, balance, balance, alert_below, recredit_below)
+        account_id: _Bill(balance, balance, alert_below, recredit_below)
         for account_id, balance, alert_below, recredit_below in json.loads(rows)
     }
 
@@ -164,21 +163,32 @@ def _recredit(
     stopped: Collection[tuple[int, str]],
     now: int | None,
 ) -> None:
-    """Buy a pack for each account that these messages would take below its threshold.
+    """Buy a pack for an account with each message that would take it below its threshold.
 
     Before they are charged, so that none of them is refused for credits that come a moment later.
     """
-    watched = {account_id: bill for account_id, bill in bills.items() if bill.recredit_below is not None}
+    watched = {
+        account_id: (bill, bill.recredit_below) for account_id, bill in bills.items() if bill.recredit_below is not None
+    }
     if not watched:
         return
-    wanted: Counter[int] = Counter()
+    spent: Counter[int] = Counter()
+    # One after the other, as if each came alone: what is bought must not depend on how many arrive together.
     for each in submits:
-        if each.account_id in watched and (each.account_id, each.destination) not in stopped:
-            wanted[each.account_id] += each.price
-    for account_id, price in wanted.items():
-        bill = watched[account_id]
-        if bill.recredit_below is not None and bill.opening - price < bill.recredit_below:
-            bill.before = bill.left = recredit.look(conn, account_id, now)
+        if each.account_id not in watched or (each.account_id, each.destination) in stopped:
+            continue
+        bill, below = watched[each.account_id]
+        left = bill.before - spent[each.account_id]
+        if left - each.price < below:
+            balance = recredit.look(conn, each.account_id, now)
+            if balance == bill.before:
+                # Nothing was bought, and nothing will be for the others.
+                del watched[each.account_id]
+                continue
+            left += balance - bill.before
+            bill.before = bill.left = balance
+        if each.price <= left:
+            spent[each.account_id] += each.price
 
 
 def _is_usual(submit: Submit) -> bool:
@@ -323,7 +333,7 @@ def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], at: int, now: 
             ],
         )
         for account_id, bill in charged.items():
-            if alerts.is_crossed(bill.alert_below, bill.opening, bill.left):
+            if alerts.is_crossed(bill.alert_below, bill.before, bill.left):
                 alerts.note(conn, account_id, alerts.LOW, at, bill.left)
     totals.add(
         conn,

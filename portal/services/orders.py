@@ -133,7 +133,7 @@ def place(conn: sqlite3.Connection, actor: Actor, account: Account, pack: Pack, 
     """
     with immediate(conn):
         once.spend(conn, form)
-        order = _by_id(conn, enter(conn, actor, account.id, pack, CUSTOMER))
+        order = by_id(conn, enter(conn, actor, account.id, pack, CUSTOMER))
         _record(conn, actor, "order.place", order)
     return order
 
@@ -156,7 +156,7 @@ def pay(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "")
         if not order.credited:
             credit(conn, actor, order.id)
         _record(conn, actor, "order.pay", order, payment=payment)
-        return _by_id(conn, order.id)
+        return by_id(conn, order.id)
 
 
 def cancel(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
@@ -173,7 +173,7 @@ def cancel(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
             "UPDATE orders SET cancelled_at = ?, cancelled_by = ? WHERE id = ?", (now_ms(), actor.name, order.id)
         )
         _record(conn, actor, "order.cancel", order)
-        return _by_id(conn, order.id)
+        return by_id(conn, order.id)
 
 
 def credit(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int | None = None) -> int:
@@ -182,7 +182,7 @@ def credit(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int | Non
     Args:
         now: as in `ids.next_ids`.
     """
-    order = _by_id(conn, order_id)
+    order = by_id(conn, order_id)
     movement_id, balance = ledger.move(
         conn, actor, order.account_id, ledger.PURCHASE, order.credits, order.number, now=now
     )
@@ -191,13 +191,14 @@ def credit(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int | Non
 
 
 def _still_open(conn: sqlite3.Connection, order: Order) -> Order:
-    order = _by_id(conn, order.id)
+    order = by_id(conn, order.id)
     if order.status != OPEN:
         raise OrderClosed(number=order.number)
     return order
 
 
-def _by_id(conn: sqlite3.Connection, order_id: int) -> Order:
+def by_id(conn: sqlite3.Connection, order_id: int) -> Order:
+    """An order that is there: one whose id the database holds."""
     return Order(*conn.execute(f"{_SELECT} WHERE orders.id = ?", (order_id,)).fetchone())
 
 

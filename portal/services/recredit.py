@@ -1,34 +1,125 @@
-"""Automatic re-credit: a pack of credits is bought for an account whose messages take it below a threshold."""
+"""Automatic re-credit: a pack of credits is bought for an account whose messages take it below a threshold.
+
+An account's owner or manager sets the rule; the operator decides by the customer's credit line, and by how old an
+account must be, whether the pack arrives at once. Otherwise the rule makes a request to the operator.
+"""
 
 import sqlite3
+from dataclasses import dataclass
 
-from portal.db import DAY_MS, now_ms
-from portal.services import alerts, orders
-from portal.services.audit import SYSTEM
-from portal.services.packs import Pack
+from portal.db import DAY_MS, immediate, now_ms
+from portal.i18n import N_
+from portal.services import alerts, audit, ids, orders
+from portal.services.accounts import Account
+from portal.services.audit import SYSTEM, Actor
+from portal.services.errors import Refused
+from portal.services.packs import AUTOMATIC, NoSuchPack, Pack, everyone
 
+MOST_PER_DAY = 10
+
+
+class NoPack(Refused):
+    sentence = N_("Choose the pack to buy.")
+    field = "pack"
+
+
+class InvalidPerDay(Refused):
+    sentence = N_("“%(value)s” can't be how many packs a day: it is a whole number from 1 to %(most)s.")
+    field = "per_day"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All that decides about an account's next pack. Thousandths of a credit; times in milliseconds.
+
+    `pack` is None where there is no rule, or its pack isn't sold any more. `bought_today` counts by days in UTC. `owed`
+    is what all accounts of the customer have got on the credit line and not paid yet. `request` is the open order that
+    waits for the operator; `declined_today`: the operator has cancelled the last one, and isn't asked again today.
+    """
+
+    balance: int
+    pack: Pack | None
+    per_day: int
+    bought_today: int
+    owed: int
+    credit_line: int
+    min_age_days: int
+    old_enough_at: int
+    old_enough: bool
+    request: int | None
+    declined_today: bool
+
+    @property
+    def under_cap(self) -> bool:
+        return self.bought_today < self.per_day
+
+    @property
+    def within_line(self) -> bool:
+        return self.pack is not None and self.owed + self.pack.credits <= self.credit_line
+
+    @property
+    def permitted(self) -> bool:
+        """Whether the pack arrives at once, rather than being asked for."""
+        return self.old_enough and self.within_line
+
+
+# What all accounts of a customer have got on credit and not paid yet.
+_OWED = """
+SELECT coalesce(sum(orders.credits), 0) FROM accounts AS own JOIN orders ON orders.account_id = own.id
+WHERE own.customer_id = {customer} AND movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL
+"""
 # One look at all that decides: an SMPP client waits meanwhile.
-_RULE = f"""
-SELECT balance, recredit_pack AS credits, packs.price, packs.currency,
-       accounts.created_at <= :now - recredit_min_age_days * {DAY_MS} AS old_enough,
-       (SELECT count(*) FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
-        AND movement_id IS NOT NULL AND created_at >= :today) < recredit_per_day AS under_cap,
-       (SELECT coalesce(sum(credits), 0) FROM orders JOIN accounts AS own ON own.id = account_id
-        WHERE own.customer_id = customers.id AND movement_id IS NOT NULL
-        AND paid_at IS NULL AND cancelled_at IS NULL) + recredit_pack <= credit_line AS within_line,
-       EXISTS (SELECT 1 FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
-        AND movement_id IS NULL AND paid_at IS NULL AND cancelled_at IS NULL) AS requested
-FROM accounts JOIN customers ON customers.id = customer_id JOIN packs ON packs.credits = recredit_pack
+_STANDING = f"""
+SELECT balance, recredit_pack, packs.price, packs.currency, recredit_per_day,
+       (SELECT count(*) FROM orders WHERE account_id = accounts.id AND origin = 'automatic' AND movement_id >= :today),
+       ({_OWED.format(customer="accounts.customer_id")}), credit_line, recredit_min_age_days, accounts.created_at,
+       (SELECT max(id) FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
+        AND movement_id IS NULL AND paid_at IS NULL AND cancelled_at IS NULL),
+       (SELECT cancelled_at FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
+        ORDER BY id DESC LIMIT 1)
+FROM accounts JOIN customers ON customers.id = customer_id LEFT JOIN packs ON packs.credits = recredit_pack
 WHERE accounts.id = :account
 """
+
+
+def standing(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> Standing:
+    """What decides about an account's next pack.
+
+    Args:
+        now: milliseconds; None: this moment.
+    """
+    at = now_ms() if now is None else now
+    today = at // DAY_MS * DAY_MS
+    row = conn.execute(_STANDING, {"account": account_id, "today": ids.first_id_at(today)}).fetchone()
+    balance, size, price, currency, per_day, bought, owed, line, min_age, created_at, request, cancelled_at = row
+    old_enough_at = created_at + min_age * DAY_MS
+    return Standing(
+        balance=balance,
+        pack=None if price is None else Pack(size, price, currency),
+        per_day=per_day,
+        bought_today=bought,
+        owed=owed,
+        credit_line=line,
+        min_age_days=min_age,
+        old_enough_at=old_enough_at,
+        old_enough=old_enough_at <= at,
+        request=request,
+        declined_today=cancelled_at is not None and cancelled_at >= today,
+    )
+
+
+def owed(conn: sqlite3.Connection, customer_id: int) -> int:
+    """What a customer's accounts have got on its credit line and not paid yet, in thousandths of a credit."""
+    return int(conn.execute(_OWED.format(customer="?"), (customer_id,)).fetchone()[0])
 
 
 def look(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> int:
     """Buy an account its pack once, in the transaction of the debit that needs it. The caller is inside `immediate()`.
 
     The credits arrive at once where the customer's credit line covers what it owes and this pack too, the account is
-    old enough, and it has not been bought as many today (UTC) as it may be. Otherwise the operator gets a request, one
-    at a time; a day's last pack is followed by none until the next day.
+    old enough, and it has not been bought as many today (UTC) as it may be; a request that waits for the operator is
+    cancelled, for it has become needless. Otherwise the operator gets a request: one at a time, and none on the day on
+    which one was cancelled. A day's last pack is followed by none until the next day.
 
     Args:
         now: as in `ids.next_ids`.
@@ -37,17 +128,99 @@ def look(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> i
         The account's balance after it (thousandths of a credit).
     """
     at = now_ms() if now is None else now
-    rule = conn.execute(_RULE, {"account": account_id, "now": at, "today": at // DAY_MS * DAY_MS}).fetchone()
-    if rule is None:  # the pack isn't sold any more
-        return int(conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()[0])
-    permitted = rule["old_enough"] and rule["within_line"]
-    if not rule["under_cap"] or (not permitted and rule["requested"]):
-        return int(rule["balance"])
-    pack = Pack(rule["credits"], rule["price"], rule["currency"])
-    order_id = orders.enter(conn, SYSTEM, account_id, pack, orders.AUTOMATIC, at=at)
-    if not permitted:
-        alerts.note(conn, account_id, alerts.REQUESTED, at, rule["balance"], order_id)
-        return int(rule["balance"])
+    found = standing(conn, account_id, at)
+    if found.pack is None or not found.under_cap:
+        return found.balance
+    if not found.permitted:
+        if found.request is None and not found.declined_today:
+            order_id = _enter(conn, account_id, found.pack, at, "recredit.request")
+            alerts.note(conn, account_id, alerts.REQUESTED, at, found.balance, order_id)
+        return found.balance
+    if found.request is not None:
+        orders.cancel(conn, SYSTEM, orders.by_id(conn, found.request))
+    order_id = _enter(conn, account_id, found.pack, at, "recredit.buy")
     balance = orders.credit(conn, SYSTEM, order_id, now)
     alerts.note(conn, account_id, alerts.RECREDITED, at, balance, order_id)
     return balance
+
+
+def _enter(conn: sqlite3.Connection, account_id: int, pack: Pack, at: int, action: str) -> int:
+    order_id = orders.enter(conn, SYSTEM, account_id, pack, orders.AUTOMATIC, at=at)
+    order = orders.by_id(conn, order_id)
+    audit.record(
+        conn,
+        SYSTEM,
+        action,
+        customer_id=order.customer_id,
+        account_id=account_id,
+        order=order.number,
+        credits=pack.credits,
+        price=pack.price,
+        currency=pack.currency,
+    )
+    return order_id
+
+
+# --- the rule
+
+
+def choices(conn: sqlite3.Connection) -> list[Pack]:
+    """The packs that can be bought automatically: those of `packs.AUTOMATIC` that are sold."""
+    return [each for each in everyone(conn) if each.credits in AUTOMATIC]
+
+
+def set_rule(
+    conn: sqlite3.Connection, actor: Actor, account: Account, below: int | None, pack: int | None, per_day: int
+) -> None:
+    """Say when a pack is bought for an account, and which; a request that waits for the operator is cancelled if it was
+    for another pack.
+
+    Args:
+        below: the threshold (thousandths of a credit); None: none is bought any more, and the rest doesn't matter.
+        pack: its credits (thousandths).
+        per_day: how many a day (UTC) at most.
+
+    Raises:
+        NoPack, NoSuchPack, InvalidPerDay
+    """
+    if below is not None:
+        if pack is None:
+            raise NoPack()
+        if pack not in [each.credits for each in choices(conn)]:
+            raise NoSuchPack()
+        if not 1 <= per_day <= MOST_PER_DAY:
+            raise InvalidPerDay(value=per_day, most=MOST_PER_DAY)
+    else:
+        pack, per_day = None, 1
+    with immediate(conn):
+        conn.execute(
+            "UPDATE accounts SET recredit_below = ?, recredit_pack = ?, recredit_per_day = ? WHERE id = ?",
+            (below, pack, per_day, account.id),
+        )
+        audit.record(
+            conn,
+            actor,
+            "recredit.set",
+            customer_id=account.customer_id,
+            account_id=account.id,
+            below=below,
+            pack=pack,
+            per_day=per_day,
+        )
+        request = standing(conn, account.id).request
+        if request is not None:
+            order = orders.by_id(conn, request)
+            if order.credits != pack:
+                orders.cancel(conn, actor, order)
+
+
+def parse_per_day(text: str) -> int:
+    """Read how many packs a day, as it was typed.
+
+    Raises:
+        InvalidPerDay: not a whole number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidPerDay(value=text, most=MOST_PER_DAY) from None
