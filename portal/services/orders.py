@@ -5,6 +5,7 @@ has its credits at once, and is owed until it is paid.
 """
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +19,10 @@ from portal.services.packs import Pack
 
 CUSTOMER, AUTOMATIC = "customer", "automatic"
 OPEN, PAID, CANCELLED = "open", "paid", "cancelled"
+STATUSES = (OPEN, PAID, CANCELLED)
+
+_LONGEST_PAYMENT = 200
+_AT_ONCE = 500
 
 
 class NoSuchOrder(Refused):
@@ -74,6 +79,16 @@ class Order:
     def credited(self) -> bool:
         return self.movement_id is not None
 
+    @property
+    def cancellable(self) -> bool:
+        """Credits that have arrived are owed, and can't be handed back by cancelling."""
+        return self.status == OPEN and not self.credited
+
+    @property
+    def unit_price(self) -> str:
+        """What one of its credits costs, in the reader's writing."""
+        return Pack(self.credits, self.price, self.currency).unit_price
+
 
 _SELECT = """
 SELECT orders.id, account_id, accounts.name, customers.id, customers.name, origin, credits, price, currency,
@@ -99,6 +114,62 @@ def by_number(conn: sqlite3.Connection, number: str, account_id: int | None = No
         if row is not None and (order := Order(*row)).number == number:
             return order
     raise NoSuchOrder(number=number)
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which orders are looked at; None: all."""
+
+    account_id: int | None = None
+    customer_id: int | None = None
+    status: str | None = None
+
+
+_OF_STATUS = {
+    None: (),
+    OPEN: ("paid_at IS NULL", "cancelled_at IS NULL"),
+    PAID: ("paid_at IS NOT NULL",),
+    CANCELLED: ("cancelled_at IS NOT NULL",),
+}
+
+
+def some(
+    conn: sqlite3.Connection,
+    which: Which,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+) -> list[Order]:
+    """A page of orders, newest first.
+
+    Args:
+        before: only orders with a smaller id than this (the last one of the page before).
+        after: the ones that follow upon this id, for the way back to newer ones.
+    """
+    if after is not None:
+        return _select(conn, which, "orders.id > :bound ORDER BY orders.id", after, limit)[::-1]
+    bound = before if before is not None else (1 << 63) - 1
+    return _select(conn, which, "orders.id < :bound ORDER BY orders.id DESC", bound, limit)
+
+
+def each(conn: sqlite3.Connection, which: Which) -> Iterator[Order]:
+    """All orders, newest first, without holding them all."""
+    found = some(conn, which, limit=_AT_ONCE)
+    while found:
+        yield from found
+        found = some(conn, which, before=found[-1].id, limit=_AT_ONCE)
+
+
+def _select(conn: sqlite3.Connection, which: Which, bounds: str, bound: int, limit: int) -> list[Order]:
+    # Not "account_id = ? OR ? IS NULL": an account's orders are found by their index.
+    wanted = [f"{name} = :{name}" for name in ("account_id", "customer_id") if getattr(which, name) is not None]
+    conditions = " AND ".join([*wanted, *_OF_STATUS[which.status], bounds])
+    rows = conn.execute(
+        f"{_SELECT} WHERE {conditions} LIMIT :limit",
+        {"account_id": which.account_id, "customer_id": which.customer_id, "bound": bound, "limit": limit},
+    )
+    return [Order(*row) for row in rows]
 
 
 def enter(
@@ -142,19 +213,20 @@ def pay(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "")
     """Note that an order is paid, and let its credits arrive if they haven't yet. Paid twice, it is credited once.
 
     Args:
-        payment: how: the payment page's own number for it, or the operator's words.
+        payment: how: the payment page's own number for it, or the operator's words; the beginning of a longer one.
 
     Raises:
         OrderClosed: it was paid or cancelled before.
     """
     with immediate(conn):
         order = _still_open(conn, order)
+        # In this order: no order is paid, not even for a moment, whose credits haven't arrived.
+        if not order.credited:
+            credit(conn, actor, order.id)
         conn.execute(
             "UPDATE orders SET paid_at = ?, paid_by = ?, payment = ? WHERE id = ?",
             (now_ms(), actor.name, payment, order.id),
         )
-        if not order.credited:
-            credit(conn, actor, order.id)
         _record(conn, actor, "order.pay", order, payment=payment)
         return by_id(conn, order.id)
 
