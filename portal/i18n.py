@@ -124,6 +124,11 @@ def plain_money(amount: int, currency: str) -> str:
     return format_decimal(Decimal(amount).scaleb(-digits), pattern, _locale(current_language()))
 
 
+def exact_money(amount: int, currency: str) -> str:
+    """Money without its currency, for machines: "1234.50"."""
+    return str(Decimal(amount).scaleb(-get_currency_precision(currency)))
+
+
 def unit_price(amount: int, currency: str, thousandths: int) -> str:
     """What one of so many thousandths of a credit costs when all cost `amount` (as `money` takes it): "€0.0685"."""
     price = Decimal(amount).scaleb(-get_currency_precision(currency)) * 1000 / thousandths
