@@ -1,14 +1,22 @@
 """Which country a number belongs to (E.164)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import phonenumbers
+from babel import Locale
 from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
+
+from portal.i18n import N_, current_language, gettext
 
 # E.164, 6: at most 15 digits, the first of them not 0. Country code and the shortest national numbers make 7.
 _SHORTEST, _LONGEST = 7, 15
+INTERNATIONAL = "001"
+"""Stands for the codes that belong to no country: satellite, +800."""
+_INTERNATIONAL_NAME = N_("International networks")
+# Most numbers of most countries are as long as this.
+_USUAL = 11
 # What a number may be, in the words of phonenumbers' metadata.
 _KINDS = "premium_rate toll_free shared_cost voip personal_number pager uan voicemail fixed_line mobile".split()
 
@@ -24,9 +32,31 @@ def country_of(number: str) -> str | None:
     for length in (1, 2, 3):
         regions = COUNTRY_CODE_TO_REGION_CODE.get(int(number[:length]))
         if regions is not None:
-            # 001 stands for codes that belong to no country (satellite, +800): there is no price by country for them.
+            # Of INTERNATIONAL there is no price by country, but there may be some by range.
             return regions[0] if len(regions) == 1 else _country_within(regions, number[:length], number[length:])
     return None
+
+
+def of_range(digits: str) -> str | None:
+    """The country whose numbers begin with these digits, the main one where several's do; None where nobody's do."""
+    return country_of(digits.ljust(_USUAL, "0"))
+
+
+def calling_code(country: str) -> str:
+    """What the numbers of a country begin with, without a plus: `39`."""
+    return str(phonenumbers.country_code_for_region(country))
+
+
+def name(country: str) -> str:
+    """A country's name in the language in use."""
+    if country == INTERNATIONAL:
+        return gettext(_INTERNATIONAL_NAME)
+    return _names(current_language()).get(country, country)
+
+
+@cache
+def _names(language: str) -> Mapping[str, str]:
+    return dict(Locale.parse(language).territories)
 
 
 def _country_within(regions: Sequence[str], code: str, national: str) -> str:

@@ -1,25 +1,39 @@
-"""Price lists: what a part costs, by the country of its number or by the range that the number is in."""
+"""Price lists: what a part costs, by the country of its number or by the range that the number is in.
+
+A list other than the default one says what differs from it. What a list says of a destination is one row that holds,
+and one for each change that is to come; what no longer holds is in the audit log.
+"""
 
 import csv
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import phonenumbers
 
-from portal import paths
-from portal.db import immediate
+from portal import i18n, paths
+from portal.db import immediate, insert, now_ms
 from portal.i18n import N_
-from portal.services import audit, countries
+from portal.services import audit, countries, credits
 from portal.services.audit import Actor
+from portal.services.customers import Customer
 from portal.services.errors import Refused
 
 DEFAULT_LIST = 1
 FROM_THE_BEGINNING = 0
+HIGHEST_PRICE = 1000 * credits.THOUSANDTHS
+"""More is a slip: a point where a comma was meant."""
 _COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
 _RANGE = re.compile(r"[1-9][0-9]{1,14}")
+_LONGEST_NAME = 60
+# Dates are typed to the minute: the one that has begun is now.
+_MINUTE_MS = 60_000
+# Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
+_LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 
 class InvalidDestination(Refused):
@@ -28,6 +42,49 @@ class InvalidDestination(Refused):
         " 39342)."
     )
     field = "destination"
+
+
+class InvalidPrice(Refused):
+    sentence = N_("“%(text)s” isn't a price: credits a part, more than 0 and at most 1000, to the thousandth.")
+    field = "price"
+
+
+class InvalidDate(Refused):
+    sentence = N_("“%(text)s” isn't a date. Examples: 2027-01-31, 2027-01-31T08:00.")
+    field = "valid_from"
+
+
+class PastDate(Refused):
+    sentence = N_("%(date)s is over. A price holds from now on, or from a later date: what was sent has been paid.")
+    field = "valid_from"
+
+
+class NoSuchPrice(Refused):
+    sentence = N_("The list says nothing about %(destination)s.")
+    field = "destination"
+
+
+class NoSuchList(Refused):
+    sentence = N_("There is no price list “%(name)s”.")
+    field = "price_list"
+
+
+class ListNameMissing(Refused):
+    sentence = N_("Enter a name of at most 60 characters.")
+    field = "name"
+
+
+class ListExists(Refused):
+    sentence = N_("There is already a price list “%(name)s”.")
+    field = "name"
+
+
+class ListInUse(Refused):
+    sentence = N_("“%(name)s” is the list of %(customers)s. Give them another one first.")
+
+
+class IsDefaultList(Refused):
+    sentence = N_("The default list can't be renamed or deleted: the other lists say what differs from it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +139,21 @@ def load(conn: sqlite3.Connection, now: int) -> PriceLists:
     A list says what differs from the default one. More digits always go before fewer, and before a country; where both
     lists name the same, the list's own price holds.
     """
-    in_force: dict[int, dict[str, int | None]] = {row["id"]: {} for row in conn.execute("SELECT id FROM price_lists")}
+    in_force: dict[int, dict[str, int | None]] = {DEFAULT_LIST: {}}
     until = None
-    for row in conn.execute("SELECT list_id, destination, valid_from, price FROM prices ORDER BY valid_from"):
-        if row["valid_from"] <= now:
-            in_force[row["list_id"]][row["destination"]] = row["price"]
+    # One statement, so that it is of one moment, without a dictionary for each row: the SMPP server waits for it.
+    rows = conn.execute(
+        "SELECT price_lists.id, destination, valid_from, price FROM price_lists"
+        " LEFT JOIN prices ON list_id = price_lists.id ORDER BY valid_from"
+    )
+    for list_id, destination, valid_from, price in rows:
+        own = in_force.setdefault(list_id, {})
+        if destination is None:
+            continue
+        if valid_from <= now:
+            own[destination] = price
         elif until is None:
-            until = row["valid_from"]
+            until = valid_from
     default = in_force[DEFAULT_LIST]
     return PriceLists({list_id: _price_list(default | own) for list_id, own in in_force.items()}, until)
 
@@ -108,16 +173,190 @@ def _price_list(prices: Mapping[str, int | None]) -> PriceList:
     return PriceList(by_country, ranges, tuple(sorted({len(each) for each in ranges}, reverse=True)))
 
 
+# --- what a list says
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A change that is announced: the price (None: nothing is sent) from a moment on (milliseconds).
+
+    `own` is whether the list itself says so, and not the default one.
+    """
+
+    valid_from: int
+    price: int | None
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a list says of one destination at one moment.
+
+    `price` None: nothing is sent there; with `holds` False nothing is said yet, and only a change is to come.
+    `own` is whether the list itself says what holds; `inherited` is what the default list says beside it (None also
+    where it says nothing).
+    """
+
+    destination: str
+    price: int | None
+    holds: bool
+    own: bool
+    inherited: int | None
+    coming: tuple[Coming, ...]
+
+    @property
+    def country(self) -> str | None:
+        """The country that it is, or that its range belongs to."""
+        return countries.of_range(self.destination) if self.is_range else self.destination
+
+    @property
+    def is_range(self) -> bool:
+        return self.destination.isdigit()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the list itself says anything."""
+        return self.own or any(each.own for each in self.coming)
+
+
+def rows(conn: sqlite3.Connection, list_id: int, now: int) -> list[Row]:
+    """Everything that a list and the default one say at a moment (milliseconds), by destination."""
+    found = conn.execute(
+        "SELECT destination, list_id = ?1 AS own, valid_from, price FROM prices WHERE list_id IN (?1, ?2)"
+        " ORDER BY destination, valid_from",
+        (list_id, DEFAULT_LIST),
+    )
+    said: dict[str, list[sqlite3.Row]] = {}
+    for each in found:
+        said.setdefault(each["destination"], []).append(each)
+    return [_row(destination, lines, now) for destination, lines in said.items()]
+
+
+def _row(destination: str, lines: Sequence[sqlite3.Row], now: int) -> Row:
+    own, default = ([each for each in lines if bool(each["own"]) is wanted] for wanted in (True, False))
+    # The default list's changes reach a list until it says something itself.
+    until = own[0]["valid_from"] if own else None
+    lines = own + [each for each in default if until is None or each["valid_from"] < until]
+    in_force = [max(group, key=_valid_from, default=None) for group in (_before(own, now), _before(default, now))]
+    holding = in_force[0] or in_force[1]
+    return Row(
+        destination,
+        holding["price"] if holding else None,
+        holding is not None,
+        in_force[0] is not None,
+        in_force[1]["price"] if in_force[1] else None,
+        tuple(
+            Coming(each["valid_from"], each["price"], bool(each["own"]))
+            for each in sorted(lines, key=_valid_from)
+            if each["valid_from"] > now
+        ),
+    )
+
+
+def _before(lines: Iterable[sqlite3.Row], now: int) -> list[sqlite3.Row]:
+    return [each for each in lines if each["valid_from"] <= now]
+
+
+def _valid_from(line: sqlite3.Row) -> int:
+    return int(line["valid_from"])
+
+
+def row(conn: sqlite3.Connection, list_id: int, destination: str, now: int) -> Row:
+    """What a list says of one destination.
+
+    Raises:
+        NoSuchPrice: neither it nor the default one says anything.
+    """
+    found = next((each for each in rows(conn, list_id, now) if each.destination == destination), None)
+    if found is None:
+        raise NoSuchPrice(destination=destination)
+    return found
+
+
+# --- what is typed
+
+
 def checked_destination(text: str) -> str:
     """A country or a range of numbers as price lists name it: `IT`, `39342`.
 
     Raises:
-        InvalidDestination
+        InvalidDestination: also where the digits begin no country's numbers, for nothing is sent to others.
     """
     destination = text.strip().removeprefix("+").upper()
-    if destination not in _COUNTRIES and not (destination.isascii() and _RANGE.fullmatch(destination)):
+    if destination in _COUNTRIES:
+        return destination
+    is_range = destination.isascii() and _RANGE.fullmatch(destination)
+    if not is_range or countries.of_range(destination) is None:
         raise InvalidDestination(destination=text)
     return destination
+
+
+def parse_price(text: str) -> int:
+    """Read a price as the language in use writes it; thousandths of a credit a part.
+
+    Raises:
+        InvalidPrice
+    """
+    try:
+        return checked_price(credits.parse(text))
+    except (credits.InvalidAmount, InvalidPrice):
+        raise InvalidPrice(text=text.strip()) from None
+
+
+def checked_price(price: int) -> int:
+    """Raises: InvalidPrice"""
+    if not 0 < price <= HIGHEST_PRICE:
+        raise InvalidPrice(text=credits.plain(price))
+    return price
+
+
+def in_credits(price: int | None) -> int | float | None:
+    """A price as a JSON number of credits; None stays None."""
+    return None if price is None else credits.plain(price)
+
+
+def parse_date(text: str, timezone: str) -> int | None:
+    """Read from when on a price is to hold.
+
+    Args:
+        text: a date, or a date and time (ISO 8601); empty: now.
+        timezone: IANA name; that of what is written without one.
+
+    Returns:
+        Milliseconds; None: now.
+
+    Raises:
+        InvalidDate
+    """
+    text = text.strip()
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        at = int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise InvalidDate(text=text) from None
+    if not 0 <= at <= _LATEST_MS:
+        raise InvalidDate(text=text)
+    return at
+
+
+def written_date(at: int, timezone: str) -> str:
+    """A moment as `parse_date` reads it, to the minute where it is a whole one: `2027-01-31T08:00+01:00`."""
+    moment = datetime.fromtimestamp(at / 1000, ZoneInfo(timezone))
+    return moment.isoformat(timespec="auto" if moment.second or moment.microsecond else "minutes")
+
+
+# --- changing a list
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A price (thousandths of a credit a part; None: nothing is sent) from a moment on (milliseconds; None: now)."""
+
+    destination: str
+    price: int | None
+    valid_from: int | None = None
 
 
 def put(
@@ -132,19 +371,262 @@ def put(
 
     Args:
         prices: None: nothing is sent there.
-        valid_from: when they begin to hold (milliseconds).
+        valid_from: when they begin to hold (milliseconds). A fresh installation's do from the beginning.
 
     Raises:
         InvalidDestination: nothing has changed.
     """
-    rows = [(list_id, checked_destination(name), valid_from, price) for name, price in prices.items()]
+    lines = [(list_id, checked_destination(name), valid_from, price) for name, price in prices.items()]
     with immediate(conn):
-        conn.executemany(
-            "INSERT INTO prices (list_id, destination, valid_from, price) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET price = excluded.price",
-            rows,
+        _write(conn, lines)
+        audit.record(conn, actor, "prices.put", list=list_id, valid_from=valid_from, prices=len(lines))
+
+
+def change(
+    conn: sqlite3.Connection, actor: Actor, list_id: int, changes: Sequence[Change], timezone: str, *, now: int = 0
+) -> None:
+    """Change what a list says, all or nothing, from now on or from a date on.
+
+    Args:
+        timezone: IANA name, for the sentence of a refusal.
+        now: milliseconds; 0: this moment.
+
+    Raises:
+        NoSuchList, InvalidDestination, InvalidPrice, PastDate: nothing has changed.
+    """
+    now = now or now_ms()
+    lines, said = [], []
+    with immediate(conn):
+        by_id(conn, list_id)
+        before = {each.destination: each for each in rows(conn, list_id, now)}
+        for each in changes:
+            destination = checked_destination(each.destination)
+            price = None if each.price is None else checked_price(each.price)
+            starts = checked_start(each.valid_from, now, timezone)
+            lines.append((list_id, destination, starts, price))
+            known = before.get(destination)
+            said.append([destination, known.price if known else None, price, starts])
+        _write(conn, lines)
+        _forget_the_past(conn, list_id, {line[1] for line in lines}, now)
+        audit.record(conn, actor, "prices.change", list=list_id, prices=said)
+
+
+def checked_start(valid_from: int | None, now: int, timezone: str) -> int:
+    """When a change that is made now begins to hold (milliseconds).
+
+    Raises:
+        PastDate
+    """
+    if valid_from is None or now // _MINUTE_MS * _MINUTE_MS <= valid_from <= now:
+        return now
+    if valid_from < now:
+        raise PastDate(date=i18n.date_time(valid_from, timezone))
+    return valid_from
+
+
+def _write(conn: sqlite3.Connection, lines: Iterable[tuple[int, str, int, int | None]]) -> None:
+    conn.executemany(
+        "INSERT INTO prices (list_id, destination, valid_from, price) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET price = excluded.price",
+        lines,
+    )
+
+
+def _forget_the_past(conn: sqlite3.Connection, list_id: int, destinations: Iterable[str], now: int) -> None:
+    """The SMPP server reads all rows at each change: those that hold no more must not pile up."""
+    conn.executemany(
+        "DELETE FROM prices WHERE list_id = ?1 AND destination = ?2 AND valid_from < (SELECT max(valid_from)"
+        " FROM prices WHERE list_id = ?1 AND destination = ?2 AND valid_from <= ?3)",
+        [(list_id, each, now) for each in destinations],
+    )
+
+
+def remove(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str) -> None:
+    """Let a list say nothing of a destination any more, also of changes to come.
+
+    What the default list says holds then, and where that is the list, nothing is sent there any more; of a range, what
+    its country or a shorter range says.
+
+    Raises:
+        NoSuchPrice
+    """
+    with immediate(conn):
+        gone = conn.execute(
+            "DELETE FROM prices WHERE list_id = ? AND destination = ? RETURNING valid_from, price",
+            (list_id, destination),
+        ).fetchall()
+        if not gone:
+            raise NoSuchPrice(destination=destination)
+        audit.record(
+            conn, actor, "prices.remove", list=list_id, destination=destination, prices=[list(each) for each in gone]
         )
-        audit.record(conn, actor, "prices.put", list=list_id, valid_from=valid_from, prices=len(rows))
+
+
+def call_off(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str, valid_from: int) -> None:
+    """Take back a change that is to come.
+
+    Args:
+        valid_from: its moment (milliseconds).
+
+    Raises:
+        NoSuchPrice: there is none, or it holds by now.
+    """
+    with immediate(conn):
+        gone = conn.execute(
+            "DELETE FROM prices WHERE list_id = ? AND destination = ? AND valid_from = ? AND valid_from > ?"
+            " RETURNING price",
+            (list_id, destination, valid_from, now_ms()),
+        ).fetchone()
+        if gone is None:
+            raise NoSuchPrice(destination=destination)
+        audit.record(
+            conn,
+            actor,
+            "prices.call_off",
+            list=list_id,
+            destination=destination,
+            valid_from=valid_from,
+            price=gone["price"],
+        )
+
+
+# --- the lists
+
+
+@dataclass(frozen=True, slots=True)
+class NamedList:
+    """A price list; the default one's name is empty.
+
+    `customers` is how many have it, for the default one those without another; `prices` how many destinations it says
+    something of itself.
+    """
+
+    id: int
+    name: str
+    customers: int
+    prices: int
+
+    @property
+    def is_default(self) -> bool:
+        return self.id == DEFAULT_LIST
+
+
+_SELECT = (
+    "SELECT id, name, (SELECT count(*) FROM customers WHERE coalesce(price_list_id, 1) = price_lists.id),"
+    " (SELECT count(DISTINCT destination) FROM prices WHERE list_id = price_lists.id) FROM price_lists"
+)
+
+
+def lists(conn: sqlite3.Connection) -> list[NamedList]:
+    """All of them, the default one first."""
+    return [NamedList(*row) for row in conn.execute(f"{_SELECT} ORDER BY id <> {DEFAULT_LIST}, name COLLATE NOCASE")]
+
+
+def by_id(conn: sqlite3.Connection, list_id: int) -> NamedList:
+    """Raises: NoSuchList"""
+    found = conn.execute(f"{_SELECT} WHERE id = ?", (list_id,)).fetchone()
+    if found is None:
+        raise NoSuchList(name=list_id)
+    return NamedList(*found)
+
+
+def by_name(conn: sqlite3.Connection, name: str) -> NamedList:
+    """Raises: NoSuchList"""
+    found = conn.execute(f"{_SELECT} WHERE name = ?", (" ".join(name.split()),)).fetchone()
+    if found is None:
+        raise NoSuchList(name=name)
+    return NamedList(*found)
+
+
+def create(conn: sqlite3.Connection, actor: Actor, name: str) -> NamedList:
+    """Make a list that says nothing yet, so that all costs as in the default one.
+
+    Raises:
+        ListNameMissing, ListExists
+    """
+    name = _checked_name(name)
+    with immediate(conn):
+        try:
+            list_id = insert(conn, "price_lists", name=name, created_at=now_ms())
+        except sqlite3.IntegrityError:
+            raise ListExists(name=name) from None
+        audit.record(conn, actor, "prices.create_list", list=list_id, name=name)
+    return by_id(conn, list_id)
+
+
+def rename(conn: sqlite3.Connection, actor: Actor, list_id: int, name: str) -> NamedList:
+    """Raises: NoSuchList, IsDefaultList, ListNameMissing, ListExists"""
+    name = _checked_name(name)
+    with immediate(conn):
+        old = by_id(conn, list_id)
+        if old.is_default:
+            raise IsDefaultList()
+        try:
+            conn.execute("UPDATE price_lists SET name = ? WHERE id = ?", (name, list_id))
+        except sqlite3.IntegrityError:
+            raise ListExists(name=name) from None
+        audit.record(conn, actor, "prices.rename_list", list=list_id, name=name, before=old.name)
+    return by_id(conn, list_id)
+
+
+def _checked_name(name: str) -> str:
+    name = " ".join(name.split())
+    if not 0 < len(name) <= _LONGEST_NAME:
+        raise ListNameMissing()
+    return name
+
+
+def delete(conn: sqlite3.Connection, actor: Actor, list_id: int) -> None:
+    """Delete a list that no customer has.
+
+    Raises:
+        NoSuchList, IsDefaultList, ListInUse
+    """
+    with immediate(conn):
+        gone = deletable(conn, list_id)
+        said = [list(each)[1:] for each in conn.execute("SELECT * FROM prices WHERE list_id = ?", (list_id,))]
+        conn.execute("DELETE FROM price_lists WHERE id = ?", (list_id,))
+        audit.record(conn, actor, "prices.delete_list", list=list_id, name=gone.name, prices=said)
+
+
+def deletable(conn: sqlite3.Connection, list_id: int) -> NamedList:
+    """A list that can be deleted; raises what `delete` would."""
+    found = by_id(conn, list_id)
+    if found.is_default:
+        raise IsDefaultList()
+    if having := customers_of(conn, list_id):
+        raise ListInUse(name=found.name, customers=", ".join(having))
+    return found
+
+
+def customers_of(conn: sqlite3.Connection, list_id: int) -> list[str]:
+    """The names of the customers that have a list."""
+    found = conn.execute(
+        "SELECT name FROM customers WHERE coalesce(price_list_id, 1) = ? ORDER BY name COLLATE NOCASE", (list_id,)
+    )
+    return [each["name"] for each in found]
+
+
+def assign(conn: sqlite3.Connection, actor: Actor, customer: Customer, list_id: int) -> NamedList:
+    """Let a customer's messages cost by a list, from the next one on.
+
+    Raises:
+        NoSuchList
+    """
+    with immediate(conn):
+        chosen = by_id(conn, list_id)
+        stored = None if chosen.is_default else chosen.id
+        conn.execute("UPDATE customers SET price_list_id = ? WHERE id = ?", (stored, customer.id))
+        audit.record(
+            conn,
+            actor,
+            "prices.assign",
+            customer_id=customer.id,
+            list=chosen.id,
+            name=chosen.name,
+            before=customer.price_list_id,
+        )
+    return chosen
 
 
 def starting() -> Mapping[str, int]:

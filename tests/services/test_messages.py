@@ -74,7 +74,7 @@ def test_an_account_may_send_as_anyone_where_it_is_allowed_to(prepare, config_of
 
 
 @pytest.mark.parametrize(
-    "destination", ["", "12", "0401234567", "abc", "39340123456789012", "3934x1234567", "8801712345678"]
+    "destination", ["", "12", "0401234567", "abc", "39340123456789012", "3934x1234567", "8501921234567"]
 )
 def test_destinations_that_are_no_number_or_have_no_price_are_refused(prepare, destination):
     with pytest.raises(messages.InvalidDestination):
