@@ -5,7 +5,7 @@ from typing import Any
 
 from portal.cli.shell import Answer, Commands, Shell, database_command, duration, group, iso, pairs, table
 from portal.db import immediate, now_ms
-from portal.services import accounts, allowed_ips, credentials, credits, customers, senders
+from portal.services import accounts, alerts, allowed_ips, credentials, credits, customers, recredit, senders
 from portal.services.accounts import Account
 from portal.services.allowed_ips import AllowedIP
 from portal.services.audit import SHELL, Actor
@@ -61,6 +61,13 @@ def _register_account(commands: "Commands[ArgumentParser]") -> None:
     change.add_argument("--packed-gsm", action=BooleanOptionalAction, help=_PACKED_HELP)
     _named(account, "show", _show, "show one")
     database_command(account, "list", _list, "list all")
+    alert = _named(account, "alert", _alert, "mail when the balance falls below a threshold; without options: show it")
+    alert.add_argument("--below", metavar="N", help="credits; 0: no mail")
+    alert.add_argument("--to", metavar="EMAIL,…", help="at most five; otherwise the customer's contact address")
+    rule = _named(account, "recredit", _recredit, "buy a pack when messages take the balance below a threshold")
+    rule.add_argument("--below", metavar="N", help="credits; 0: buy none; without options: show it")
+    rule.add_argument("--pack", metavar="N", help="credits of the pack")
+    rule.add_argument("--per-day", type=int, metavar="N", help="how many a day (UTC) at most (default 1)")
     _named(account, "disable", _disable, "switch one off: its sessions are unbound, and nothing can bind")
     _named(account, "enable", _enable, "switch one on again")
 
@@ -116,6 +123,46 @@ def _settings(args: Namespace) -> dict[str, Any]:
 
 def _show(shell: Shell, args: Namespace) -> Answer:
     return _shown(accounts.by_name(shell.conn, args.account))
+
+
+def _alert(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    if args.below is not None or args.to is not None:
+        below = account.alert_below if args.below is None else _threshold(args.below)
+        to = account.alert_to if args.to is None else alerts.parse_addresses(args.to)
+        alerts.set_rule(shell.conn, SHELL, account, below, to)
+    return _rules(shell, args)
+
+
+def _recredit(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    if (args.below, args.pack, args.per_day) != (None, None, None):
+        below = account.recredit_below if args.below is None else _threshold(args.below)
+        pack = account.recredit_pack if args.pack is None else credits.parse(args.pack)
+        per_day = account.recredit_per_day if args.per_day is None else args.per_day
+        recredit.set_rule(shell.conn, SHELL, account, below, pack, per_day)
+    return _rules(shell, args)
+
+
+def _threshold(text: str) -> int | None:
+    return None if text == "0" else credits.parse(text)
+
+
+def _rules(shell: Shell, args: Namespace) -> Answer:
+    """What happens when an account's credits run out."""
+    account = accounts.by_name(shell.conn, args.account)
+    amounts = {
+        name: None if amount is None else credits.plain(amount)
+        for name, amount in (
+            ("alert_below", account.alert_below),
+            ("recredit_below", account.recredit_below),
+            ("recredit_pack", account.recredit_pack),
+        )
+    }
+    values: dict[str, object] = {"name": account.name, **amounts, "recredit_per_day": account.recredit_per_day}
+    shown = {name: "none" if value is None else value for name, value in values.items()}
+    addresses = ", ".join(account.alert_to) or "the customer's contact address"
+    return Answer(values | {"alert_to": list(account.alert_to)}, pairs(shown | {"alert_to": addresses}))
 
 
 def _disable(shell: Shell, args: Namespace) -> Answer:

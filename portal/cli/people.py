@@ -21,7 +21,7 @@ from portal.cli.shell import (
 from portal.crypto import Keys
 from portal.db import immediate, now_ms
 from portal.i18n import DEFAULT_LANGUAGE, LANGUAGES
-from portal.services import customers, prices, two_factor, users
+from portal.services import credits, customers, prices, recredit, two_factor, users
 from portal.services.audit import SHELL
 from portal.services.users import User
 
@@ -35,6 +35,10 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     add.add_argument("name", metavar="NAME")
     add.add_argument("--email", required=True, help="contact address, where generated passwords go")
     add.add_argument("--language", choices=LANGUAGES, default=DEFAULT_LANGUAGE, help="of mails to that address")
+    change = database_command(customer, "change", _change_customer, "set what automatic re-credit may do for one")
+    change.add_argument("name", metavar="NAME")
+    change.add_argument("--credit-line", metavar="N", help="credits that it may buy before they are paid; 0: none")
+    change.add_argument("--min-age", type=int, metavar="DAYS", help="how old an account must be for it")
     database_command(customer, "list", _list_customers, "list the customers")
 
     user = group(commands, "user", "people who log in")
@@ -77,6 +81,20 @@ def _link(shell: Shell, user: User, kind: str) -> Answer:
 def _add_customer(shell: Shell, args: Namespace) -> Answer:
     added = customers.add(shell.conn, SHELL, args.name, args.email, args.language)
     return Answer(_customer(added), pairs(_customer(added)))
+
+
+def _change_customer(shell: Shell, args: Namespace) -> Answer:
+    credit_line = None if args.credit_line is None else recredit.parse_credit_line(args.credit_line)
+    customer = customers.by_name(shell.conn, args.name)
+    customers.change(shell.conn, SHELL, customer, credit_line=credit_line, min_age_days=args.min_age)
+    customer = customers.by_name(shell.conn, args.name)
+    values: dict[str, object] = {
+        "name": customer.name,
+        "credit_line": credits.plain(customer.credit_line),
+        "owed": credits.plain(recredit.owed(shell.conn, customer.id)),
+        "min_age_days": customer.recredit_min_age_days,
+    }
+    return Answer(values, pairs(values))
 
 
 def _list_customers(shell: Shell, args: Namespace) -> Answer:

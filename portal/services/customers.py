@@ -10,6 +10,7 @@ from portal.services import audit
 from portal.services.audit import Actor
 from portal.services.errors import Refused
 
+_OLDEST_DAYS = 3650
 _EMAIL = re.compile(r"[^@\s<>\",;:]+@[^@\s<>\",;:]+\.?[^@\s<>\",;:]*")
 
 
@@ -31,6 +32,16 @@ class NameMissing(Refused):
 class InvalidEmail(Refused):
     sentence = N_("“%(email)s” isn't an e-mail address. One looks like name@example.com.")
     field = "email"
+
+
+class InvalidCreditLine(Refused):
+    sentence = N_("“%(value)s” can't be a credit line: it is an amount of credits, or 0 for none.")
+    field = "credit_line"
+
+
+class InvalidMinAge(Refused):
+    sentence = N_("“%(value)s” can't be an account's age: it is a whole number of days from 0 to %(most)s.")
+    field = "min_age"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,49 @@ def add(conn: sqlite3.Connection, actor: Actor, name: str, email: str, language:
             raise CustomerExists(name=name) from None
         audit.record(conn, actor, "customer.add", customer_id=customer_id, name=name, email=email)
     return by_id(conn, customer_id)
+
+
+def change(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    customer: Customer,
+    *,
+    credit_line: int | None = None,
+    min_age_days: int | None = None,
+) -> None:
+    """Set what automatic re-credit may do for a customer; None: as it is.
+
+    Args:
+        credit_line: thousandths of a credit that may be owed; 0: none.
+        min_age_days: how old an account must be.
+
+    Raises:
+        InvalidCreditLine, InvalidMinAge
+    """
+    if credit_line is not None and credit_line < 0:
+        raise InvalidCreditLine(value=credit_line)
+    if min_age_days is not None and not 0 <= min_age_days <= _OLDEST_DAYS:
+        raise InvalidMinAge(value=min_age_days, most=_OLDEST_DAYS)
+    given = {"credit_line": credit_line, "recredit_min_age_days": min_age_days}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if not changed:
+        return
+    with immediate(conn):
+        assignments = ", ".join(f"{name} = ?" for name in changed)
+        conn.execute(f"UPDATE customers SET {assignments} WHERE id = ?", (*changed.values(), customer.id))
+        audit.record(conn, actor, "customer.change", customer_id=customer.id, **changed)
+
+
+def parse_min_age(text: str) -> int:
+    """Read an age in days, as it was typed.
+
+    Raises:
+        InvalidMinAge: not a whole number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidMinAge(value=text, most=_OLDEST_DAYS) from None
 
 
 def by_name(conn: sqlite3.Connection, name: str) -> Customer:

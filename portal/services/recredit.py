@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from portal.db import DAY_MS, immediate, now_ms
 from portal.i18n import N_
-from portal.services import alerts, audit, ids, orders
+from portal.services import alerts, audit, credits, customers, ids, orders
 from portal.services.accounts import Account
 from portal.services.audit import SYSTEM, Actor
 from portal.services.errors import Refused
@@ -224,3 +224,17 @@ def parse_per_day(text: str) -> int:
         return int(text)
     except ValueError:
         raise InvalidPerDay(value=text, most=MOST_PER_DAY) from None
+
+
+def parse_credit_line(text: str) -> int:
+    """Read a credit line as it was typed, in the language in use: credits, or 0 for none.
+
+    Raises:
+        InvalidCreditLine
+    """
+    if text.strip() == "0":
+        return 0
+    try:
+        return credits.parse(text)
+    except credits.InvalidAmount:
+        raise customers.InvalidCreditLine(value=text.strip()) from None
