@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from babel import Locale
 from babel.dates import TIMEDELTA_UNITS, format_timedelta
 from babel.dates import format_datetime as babel_datetime
+from babel.lists import format_list
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_currency, format_decimal, get_currency_precision, parse_decimal
@@ -145,6 +146,11 @@ def written_number(text: str) -> Decimal:
             meant can only be guessed.
     """
     return parse_decimal(text, locale=_locale(current_language()), strict=True)
+
+
+def either(choices: list[str]) -> str:
+    """One of several, as people say it: "15 or 1.5"."""
+    return format_list(choices, style="or", locale=_locale(current_language()))
 
 
 def date_time(at: int, timezone: str) -> str:

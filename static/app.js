@@ -259,7 +259,7 @@
     const content = byId('dialog');
     if (asker.matches('form')) setBusy(asker, false);
     if (detail.successful) withdrawFailure('offline');
-    if (detail.successful && detail.target === content) showDialog(modal);
+    if (detail.successful && content?.contains(detail.target)) showDialog(modal); // all of it, or a part
     else if (detail.successful && askedInDialog(detail)) modal.close();
     const toast = detail.successful && asker.closest('.toast');
     if (toast) dismiss(toast); // undone: nothing is left to undo

@@ -27,6 +27,7 @@ from portal.web import (
     security,
     senders,
     sessions,
+    statement,
     static_files,
 )
 
@@ -86,6 +87,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         sessions,
         senders,
         credits,
+        statement,
         history,
         admin,
     )

@@ -1,9 +1,9 @@
-"""An account's balance, every movement of it, and moving credits to another account."""
+"""Moving credits from one of a customer's accounts to another."""
 
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from flask import Blueprint, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
@@ -11,28 +11,17 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import accounts, credits, once, statement
+from portal.services import accounts, credits, ledger, once
 from portal.services.accounts import Account
 from portal.services.errors import Refused
-from portal.services.live import Pulse
-from portal.services.statement import Movement
-from portal.web import access, context, htmx, live, paging
+from portal.web import access, context, htmx
 from portal.web.forms import Form, attach
 from portal.web.htmx import Toast
-from portal.web.live import Part
 
 blueprint = Blueprint("credits", __name__)
 
-_KINDS = {
-    "grant": N_("Granted"),
-    "purchase": N_("Bought"),
-    "transfer_out": N_("Transfer to %(account)s"),
-    "transfer_in": N_("Transfer from %(account)s"),
-    "usage": N_("Messages sent"),
-    "refund": N_("Refunded"),
-    "correction": N_("Corrected"),
-    "expiry": N_("Run out"),
-}
+# What the form's buttons ask for; without one of these the credits move.
+_MAX, _LOOK = "max", "look"
 
 
 class TransferForm(Form):
@@ -44,11 +33,22 @@ class TransferForm(Form):
     form = HiddenField()
 
 
-@blueprint.get("/accounts/<name>/credits")
-@access.see_account
-def ledger(account: Account) -> ResponseReturnValue:
-    """The balance and a page of its movements, newest first; `?before=` and `?after=` turn it."""
-    return live.show("credits/page.html", "credits", account)
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the two accounts: its balance now, and after the transfer (None: no amount has been typed)."""
+
+    name: str
+    before: int
+    after: int | None
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Preview:
+    """What a transfer would do; `refusal` says why it can't be done, in words."""
+
+    sides: Sequence[_Side]
+    refusal: str = ""
 
 
 @blueprint.get("/accounts/<name>/credits/transfer")
@@ -62,9 +62,22 @@ def ask(account: Account) -> ResponseReturnValue:
 @blueprint.post("/accounts/<name>/credits/transfer")
 @access.change_account
 def transfer(account: Account) -> ResponseReturnValue:
-    """Move credits between two accounts of the customer, at once."""
+    """Move credits between two accounts of the customer, at once.
+
+    With `do=max` the form comes back with all that the source holds, with `do=look` it shows both balances as they
+    would be; neither moves anything.
+    """
     form = TransferForm()
-    address = url_for(".ledger", name=account.name)
+    do = request.form.get("do", "")
+    if do == _LOOK and htmx.wanted():
+        preview = _preview(form, _own(account))
+        return htmx.parts("credits/_transfer_after.html", preview=preview)
+    if do in (_MAX, _LOOK):
+        if do == _MAX:
+            source = _find(_own(account), form.source.data or account.name)
+            form.amount.data = i18n.credits(source.balance) if source else ""
+        return _form(account, form, focus=True)
+    address = url_for("statement.page", name=account.name)
     try:
         toast = _transfer(account, form)
     except once.AlreadySent as refusal:
@@ -92,12 +105,42 @@ def _account(account: Account, name: str, field: str) -> Account:
         raise
 
 
-def _form(account: Account, form: TransferForm, status: int = 200) -> ResponseReturnValue:
-    own = accounts.of_customer(context.conn(), account.customer_id)
-    choices = [SelectChoice(each.name, f"{each.name} · {i18n.credits(each.balance)}") for each in own]
+def _own(account: Account) -> list[Account]:
+    """The accounts between which credits may move: those of the customer, also when an operator acts."""
+    return accounts.of_customer(context.conn(), account.customer_id)
+
+
+def _find(own: Sequence[Account], name: str | None) -> Account | None:
+    return next((each for each in own if each.name == name), None)
+
+
+def _preview(form: TransferForm, own: Sequence[Account]) -> _Preview:
+    source, target = _find(own, form.source.data), _find(own, form.target.data)
+    known = [each for each in (source, target) if each is not None]
+    as_they_are = [_Side(each.name, each.balance, None, each.disabled) for each in known]
+    if source is None or target is None:
+        return _Preview(as_they_are)
+    try:
+        if source.id == target.id:
+            raise credits.SameAccount()
+        if not (form.amount.data or "").strip():
+            return _Preview(as_they_are)
+        amount = credits.parse(form.amount.data or "")
+        if amount > source.balance:
+            raise ledger.NotEnoughCredits(account=source.name, balance=i18n.credits(source.balance))
+    except Refused as refusal:
+        return _Preview(as_they_are[:1] if source.id == target.id else as_they_are, refusal.localized())
+    moved = ((source, -amount), (target, amount))
+    return _Preview([_Side(each.name, each.balance, each.balance + change, each.disabled) for each, change in moved])
+
+
+def _form(account: Account, form: TransferForm, status: int = 200, *, focus: bool = False) -> ResponseReturnValue:
+    own = _own(account)
+    choices = [SelectChoice(each.name, _entry(each)) for each in own]
     form.source.choices = choices
     # The likely target first: another account than the source.
     form.target.choices = sorted(choices, key=lambda choice: choice.value == (form.source.data or account.name))
+    form.target.data = form.target.data or str(form.target.choices[0].value)
     # A form that was refused has moved nothing: its number is still good.
     form.form.data = form.form.data or once.new()
     return htmx.dialog(
@@ -108,25 +151,12 @@ def _form(account: Account, form: TransferForm, status: int = 200) -> ResponseRe
         status=status,
         form=form,
         alone=len(own) < 2,
+        # A refused form says why at its field.
+        preview=_preview(form, own) if status == 200 else _Preview(()),
+        focus=focus,
     )
 
 
-def _ledger(account: Account, pulse: Pulse) -> dict[str, Any]:
-    return {"page": paging.page(partial(statement.movements, context.conn(), account.id)), "words": _words}
-
-
-def _words(movement: Movement) -> str:
-    """What a movement was, in words."""
-    return _(_KINDS[movement.kind]) % {"account": movement.counterpart}
-
-
-live.register(
-    "credits",
-    Part(
-        "credits/_ledger.html",
-        lambda account, pulse: (account.balance, pulse.latest_movement),
-        _ledger,
-        ages=True,
-        asks=paging.ASKS,
-    ),
-)
+def _entry(account: Account) -> str:
+    shown = f"{account.name} · {i18n.credits(account.balance)}"
+    return f"{shown} · {_('Disabled')}" if account.disabled else shown

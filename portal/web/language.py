@@ -29,6 +29,7 @@ def attach(app: Flask) -> None:
         money=i18n.money,
         unit_price=i18n.unit_price,
         number=i18n.decimal,
+        percent=i18n.percent,
     )
     app.context_processor(lambda: {"locale": i18n.current_language(), "installation": context.config().name})
 

@@ -185,7 +185,7 @@ def test_credits_that_come(alice: Browser, conn: db.Connection) -> None:
     credits.grant(conn, SHELL, acting.account(conn, NAME), 500_000, note="Welcome")
     said = words(opened.ask().text)
     assert "1,500 credits" in said
-    assert "Granted Welcome +500 1,500" in said
+    assert "Granted Welcome operator +500 1,500" in said
 
 
 def test_an_operator_s_decision(alice: Browser, conn: db.Connection) -> None:

@@ -1,0 +1,307 @@
+"""An account's statement: its movements in a period, as a page, a chart and files, and what its months cost."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, abort, g, request, url_for
+from flask.typing import ResponseReturnValue
+from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
+
+from portal import i18n
+from portal.db import now_ms
+from portal.i18n import N_
+from portal.i18n import gettext as _
+from portal.services import audit, credits, ledger, statement
+from portal.services.accounts import Account
+from portal.services.errors import Refused
+from portal.services.live import Pulse
+from portal.services.statement import Movement, Period, Use
+from portal.web import access, context, downloads, htmx, live, paging
+from portal.web.forms import Form, attach
+from portal.web.live import Part
+
+blueprint = Blueprint("statement", __name__)
+
+_KINDS = {
+    ledger.GRANT: N_("Granted"),
+    ledger.PURCHASE: N_("Bought"),
+    ledger.TRANSFER_OUT: N_("Transfer to %(account)s"),
+    ledger.TRANSFER_IN: N_("Transfer from %(account)s"),
+    ledger.USAGE: N_("Messages sent"),
+    ledger.REFUND: N_("Refunded"),
+    ledger.CORRECTION: N_("Corrected"),
+    ledger.EXPIRY: N_("Run out"),
+}
+_KINDS_ALONE = _KINDS | {ledger.TRANSFER_OUT: N_("Transferred away"), ledger.TRANSFER_IN: N_("Transferred here")}
+_PERIODS = {
+    statement.TODAY: N_("Today"),
+    statement.WEEK: N_("7 days"),
+    statement.DAYS_30: N_("30 days"),
+    statement.THIS_MONTH: N_("This month"),
+    statement.LAST_MONTH: N_("Last month"),
+    statement.ALL: N_("All"),
+    statement.RANGE: N_("From … to …"),
+}
+_ACTORS = {audit.SHELL.name: N_("operator"), audit.SYSTEM.name: N_("automatic")}
+_ASKS = ("period", "kind", "from", "to")
+_COLUMNS = "id;date;kind;credits;balance;by;note;account;order;messages;first_message;last_message".split(";")
+_MONTH_COLUMNS = "month;country;sender;messages;parts;credits".split(";")
+_MOST_SENDERS = 50
+
+
+class FilterForm(Form):
+    """What the address asks for. A GET form: its answer can be shared, and the way back leads to it."""
+
+    class Meta:
+        csrf = False
+
+    period = SelectField(N_("Period"), validate_choice=False)
+    since = StringField(N_("From"), name="from", id="from")
+    until = StringField(N_("To"), name="to", id="to")
+    kind = SelectField(N_("Movements"), validate_choice=False)
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """What is shown: the period and the kind, how an address says so, and what was wrong with the one asked for."""
+
+    choice: str
+    within: Period
+    kind: str
+    said: Mapping[str, str]
+    refusal: Refused | None
+
+    @property
+    def query(self) -> str:
+        return self.of_kind(self.kind)
+
+    def of_kind(self, kind: str) -> str:
+        """The query for the same period, and this kind."""
+        return urlencode({name: value for name, value in {**self.said, "kind": kind}.items() if value})
+
+
+def _asked() -> _Filter:
+    """The filter that this request's address asks for, found once; the usual one where what it says can't be read."""
+    if "statement_filter" not in g:
+        g.statement_filter = _read()
+    found: _Filter = g.statement_filter
+    return found
+
+
+def _read() -> _Filter:
+    asked = {name: request.args.get(name, "").strip() for name in _ASKS}
+    choice = asked["period"] if asked["period"] in statement.PERIODS else statement.DAYS_30
+    kind = asked["kind"] if asked["kind"] in ledger.KINDS else ""
+    said = {"period": choice}
+    if choice == statement.RANGE:
+        said |= {"from": asked["from"], "to": asked["to"]}
+    try:
+        return _Filter(choice, _period(choice, asked["from"], asked["to"]), kind, said, None)
+    except Refused as refusal:
+        usual = statement.DAYS_30
+        return _Filter(usual, _period(usual, "", ""), kind, {"period": usual}, refusal)
+
+
+def _period(choice: str, first: str, last: str) -> Period:
+    return statement.period(choice, first, last, context.config().timezone, now_ms())
+
+
+@blueprint.get("/accounts/<name>/credits")
+@access.see_account
+def page(account: Account) -> ResponseReturnValue:
+    """The statement. Query: `period` (with `from` and `to`), `kind`, and `before` or `after`, which turn the page."""
+    asked = _asked()
+    shown = {"filter": _filter_form(asked), "query": asked.query}
+    return live.show("credits/page.html", "credits", account, status=422 if asked.refusal else 200, **shown)
+
+
+def _filter_form(asked: _Filter) -> FilterForm:
+    form = FilterForm(request.args)
+    form.period.choices = [SelectChoice(name, _(words)) for name, words in _PERIODS.items()]
+    kinds = [SelectChoice(name, _(words)) for name, words in _KINDS_ALONE.items()]
+    form.kind.choices = [SelectChoice("", _("All")), *kinds]
+    if asked.refusal is None:
+        form.period.data, form.kind.data = asked.choice, asked.kind
+    else:
+        attach(form, asked.refusal, **{"from": "since", "to": "until"})
+    return form
+
+
+@blueprint.get("/accounts/<name>/credits.csv")
+@access.see_account
+def download(account: Account) -> ResponseReturnValue:
+    """The movements that the same query shows in the page, newest first."""
+    asked = _asked()
+    if asked.refusal is not None:
+        return htmx.done(f"{url_for('.page', name=account.name)}?{request.query_string.decode('latin-1')}")
+    rows = map(_row, statement.each(context.conn(), account.id, asked.within, asked.kind))
+    return downloads.send(f"{account.name}-credits.csv", _COLUMNS, rows)
+
+
+def _row(movement: Movement) -> list[object]:
+    return [
+        movement.id,
+        i18n.iso(movement.at),
+        movement.kind,
+        credits.plain(movement.amount),
+        credits.plain(movement.balance_after),
+        movement.actor,
+        movement.note,
+        movement.counterpart,
+        movement.order,
+        movement.messages,
+        movement.first_message_id,
+        movement.last_message_id,
+    ]
+
+
+@blueprint.get("/accounts/<name>/credits/course")
+@access.see_account
+def course(account: Account) -> ResponseReturnValue:
+    """What the chart shows, as a table; the query is the statement's."""
+    title = _("Balance and usage")
+    return htmx.dialog("credits/_chart_table.html", account, title=title, tab="credits", **_drawn_course(account))
+
+
+# --- parts of the page
+
+
+def _statement(account: Account, pulse: Pulse) -> dict[str, Any]:
+    asked = _asked()
+    conn, within, kind = context.conn(), asked.within, asked.kind
+    return {
+        "page": paging.page(partial(statement.movements, conn, account.id, within, kind)),
+        "sums": statement.sums(conn, account.id, within, kind),
+        "query": asked.query,
+        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if request.args.get(name)},
+        "words": _words,
+        "who": _who,
+        "kind_words": _kind_words,
+        "of_kind": asked.of_kind,
+        "sent": _sent,
+    }
+
+
+def _words(movement: Movement) -> str:
+    """What a movement was, in words."""
+    return _(_KINDS[movement.kind]) % {"account": movement.counterpart}
+
+
+def _kind_words(kind: str) -> str:
+    return _(_KINDS_ALONE[kind])
+
+
+def _who(movement: Movement) -> str:
+    actor = movement.actor
+    return _(_ACTORS[actor]) if actor in _ACTORS else actor
+
+
+def _sent(movement: Movement) -> str:
+    """Where the history shows a movement's messages: the address under the account's; empty where it doesn't."""
+    if not movement.in_history or movement.last_message_id is None:
+        return ""
+    if movement.messages == 1:
+        return f"history/{movement.last_message_id}"
+    return f"history?before={movement.last_message_id + 1}"
+
+
+def _chart(account: Account, pulse: Pulse) -> dict[str, Any]:
+    return _drawn_course(account)
+
+
+def _drawn_course(account: Account) -> dict[str, Any]:
+    asked, timezone, now = _asked(), context.config().timezone, now_ms()
+    found = statement.course(context.conn(), account.id, asked.within, timezone, now)
+    write = {"hour": i18n.hour, "month": i18n.month}.get(found.unit if found else "", i18n.day)
+    return {"course": found, "query": asked.query, "label": lambda step: write(step.at, timezone)}
+
+
+def _ground(account: Account, pulse: Pulse) -> Hashable:
+    # The bounds too: "today" is another day after midnight.
+    within = _asked().within
+    return account.balance, pulse.latest_movement, within.since, within.until
+
+
+live.register(
+    "credits",
+    Part("credits/_ledger.html", _ground, _statement, ages=True, asks=(*_ASKS, *paging.ASKS)),
+    Part("credits/_chart.html", _ground, _chart, asks=_ASKS),
+)
+
+
+# --- months
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What messages to a country, or from a sender, cost in a month, and their share of all of it."""
+
+    name: str
+    use: Use
+    share: float
+
+
+@blueprint.get("/accounts/<name>/credits/months")
+@access.see_account
+def months(account: Account) -> ResponseReturnValue:
+    """What a month's messages cost, by country and by sender. Query: `month` ("2026-11"); the current one without."""
+    conn = context.conn()
+    known = statement.months(conn, account.id)
+    number = _month() or known[0]
+    countries = statement.used_by_country(conn, account.id, number)
+    senders = statement.used_by_sender(conn, account.id, number, _MOST_SENDERS + 1)
+    total = Use(
+        "",
+        "",
+        sum(each.messages for each in countries),
+        sum(each.parts for each in countries),
+        sum(each.price for each in countries),
+    )
+    return htmx.page(
+        "credits/months.html",
+        account=account,
+        tab="credits",
+        choices=[(statement.month_text(each), _month_words(each)) for each in known],
+        month=statement.month_text(number),
+        month_words=_month_words(number),
+        countries=[_line(i18n.country(each.country), each, total) for each in countries],
+        senders=[_line(each.source, each, total) for each in senders[:_MOST_SENDERS]],
+        more_senders=len(senders) > _MOST_SENDERS,
+        total=total,
+        refunded=statement.sums(conn, account.id, statement.month(number), ledger.REFUND).came,
+    )
+
+
+@blueprint.get("/accounts/<name>/credits/months.csv")
+@access.see_account
+def download_month(account: Account) -> ResponseReturnValue:
+    """What a month's messages cost, a line for each country and sender. The query: see `months`."""
+    number = _month() or statement.months(context.conn(), account.id)[0]
+    month = statement.month_text(number)
+    rows = (
+        (month, each.country, each.source, each.messages, each.parts, credits.plain(each.price))
+        for each in statement.used(context.conn(), account.id, number)
+    )
+    return downloads.send(f"{account.name}-{month}.csv", _MONTH_COLUMNS, rows)
+
+
+def _month() -> int | None:
+    """The month that the address asks for; None: the usual one."""
+    text = request.args.get("month", "")
+    number = statement.month_number(text) if text else None
+    if text and number is None:
+        abort(404)
+    return number
+
+
+def _month_words(number: int) -> str:
+    words = i18n.month(statement.month(number).since, "UTC")
+    return words[:1].upper() + words[1:]
+
+
+def _line(name: str, use: Use, total: Use) -> _Line:
+    return _Line(name, use, use.price / total.price if total.price else 0)
