@@ -102,6 +102,11 @@ def choose(text: str) -> Encoding:
     return Encoding.GSM
 
 
+def without_place(text: str) -> str:
+    """Return the characters of `text` that GSM 03.38 has no place for, each once, in their order: they make it UCS-2."""
+    return "".join(each for each in dict.fromkeys(text) if choose(each) is Encoding.UCS2)
+
+
 def to_body(text: str, encoding: Encoding) -> bytes:
     """Return `text` as it travels in short_message: unpacked septets, or UTF-16 big endian for UCS-2.
 

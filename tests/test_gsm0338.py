@@ -37,6 +37,11 @@ def test_characters_without_a_place_are_refused(text):
     assert gsm0338.choose(text) is Encoding.UCS2
 
 
+def test_characters_without_a_place_are_named_once_in_their_order():
+    assert gsm0338.without_place("Caffè – “perché no” – 5 €\n📦") == "–“”📦"
+    assert gsm0338.without_place("Caffè, perché no: {5 €}\f") == ""
+
+
 @given(st.binary(max_size=300))
 def test_decoding_any_bytes_gives_a_text_or_a_value_error(body):
     try:

@@ -22,8 +22,6 @@ _SHOWN = 20
 _PRICE = re.compile(r"([0-9]{1,7})(?:[.,]([0-9]{1,3}))?", re.ASCII)
 _THOUSANDTHS_DIGITS = 3
 _CLOSED = ("", "-")
-# What spreadsheets take for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class FileTooBig(Refused):
@@ -284,7 +282,7 @@ def write(rows: Iterable[Row], timezone: str, *, own: bool = True, decimal_comma
     for line in lines(rows, timezone, own=own):
         price = line["price"]
         written = "" if price is None else str(price).replace(".", ",") if decimal_comma else price
-        writer.writerow([line["destination"], harmless(str(line["country"])), written, line["valid_from"] or ""])
+        writer.writerow([line["destination"], line["country"], written, line["valid_from"] or ""])
     return buffer.getvalue()
 
 
@@ -299,8 +297,3 @@ def lines(rows: Iterable[Row], timezone: str, *, own: bool = True) -> Iterator[M
             if each.own or not own:
                 date = prices.written_date(each.valid_from, timezone)
                 yield {**head, "price": prices.in_credits(each.price), "valid_from": date}
-
-
-def harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 
+from portal import i18n
 from portal.db import DAY_MS, now_ms
 from portal.services import price_files, prices
 from portal.services.audit import SHELL
@@ -220,9 +221,11 @@ def test_what_a_customer_reads_has_the_inherited_prices_too(conn, volume):
     assert lines[-1].keys() == dict.fromkeys(price_files.COLUMNS).keys()
 
 
-def test_no_cell_is_a_formula(conn):
+@pytest.mark.parametrize("language", list(i18n.LANGUAGES))
+def test_no_cell_is_a_formula(conn, language):
+    i18n.use_language(language)
     prices.change(conn, SHELL, prices.DEFAULT_LIST, [Change("IT", None), Change("39342", 1, 4_000_000_000_000)], ROME)
     text = price_files.write(prices.rows(conn, prices.DEFAULT_LIST, now_ms()), ROME)
     cells = [cell for line in csv.reader(StringIO(text)) for cell in line]
+    assert len(cells) > 900
     assert [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))] == []
-    assert price_files.harmless("=1+1") == "'=1+1"
