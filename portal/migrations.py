@@ -528,13 +528,15 @@ CREATE TABLE credit_notices (
     order_id INTEGER REFERENCES orders
 ) STRICT;
 
+-- What of a movement runs out at a date. A transfer may bring credits of several dates.
 CREATE TABLE expiring_credits (
-    movement_id INTEGER PRIMARY KEY REFERENCES movements,
     account_id INTEGER NOT NULL REFERENCES accounts,
-    amount INTEGER NOT NULL CHECK (amount > 0),
+    movement_id INTEGER NOT NULL REFERENCES movements,
     expires_at INTEGER NOT NULL,
-    expired_at INTEGER
-) STRICT;
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    expired_at INTEGER,
+    PRIMARY KEY (account_id, movement_id, expires_at)
+) STRICT, WITHOUT ROWID;
 CREATE INDEX expiring_credits_due ON expiring_credits (expires_at) WHERE expired_at IS NULL;
 
 CREATE TABLE monthly_usage (

@@ -14,10 +14,9 @@ from portal.i18n import N_
 from portal.services import ids
 from portal.services.accounts import BINARY
 from portal.services.errors import Refused
-from portal.services.messages import DELETED, PTT_BLACKLISTED, PTT_NONE, UCS2
+from portal.services.messages import PTT_NONE, UCS2
 
 _FURTHEST = (1 << 63) - 1
-_REFUND_WITHIN_MS = 60_000
 MISSING = "[…]"
 """Stands for the segments of a text that have not come."""
 
@@ -283,25 +282,15 @@ def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Text:
     return _text(Message(*row), _others(conn, [row["id"]])[row["id"]])
 
 
-def refunded(conn: sqlite3.Connection, account_id: int, text: Text) -> int:
+def refunded(conn: sqlite3.Connection, text: Text) -> int:
     """What was given back of a text's price, in thousandths of a credit: that of messages which were called back, or
-    stopped before their date."""
-    total = 0
-    for each in text.messages:
-        if (each.state == DELETED or each.ptt == PTT_BLACKLISTED) and each.done_at is not None:
-            # Given back in the transaction that ended it, or a clock's step from there: movements have no other index.
-            row = conn.execute(
-                "SELECT sum(amount) FROM movements WHERE account_id = ? AND id BETWEEN ? AND ?"
-                " AND kind = 'refund' AND first_message_id = ?",
-                (
-                    account_id,
-                    ids.first_id_at(each.done_at - _REFUND_WITHIN_MS),
-                    ids.first_id_at(each.done_at + _REFUND_WITHIN_MS),
-                    each.id,
-                ),
-            ).fetchone()
-            total += row[0] or 0
-    return total
+    stopped before their date, and what operators gave back."""
+    (amount,) = conn.execute(
+        "SELECT coalesce(sum(amount), 0) FROM movements WHERE kind = 'refund'"
+        " AND first_message_id IN (SELECT value FROM json_each(?))",
+        (json.dumps([each.id for each in text.messages]),),
+    ).fetchone()
+    return int(amount)
 
 
 def each(conn: sqlite3.Connection, account_id: int, batch: int = 1000) -> Iterator[Message]:

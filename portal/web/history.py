@@ -37,7 +37,7 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         text = history.by_id(context.conn(), account.id, message_id)
     except history.NoSuchMessage:
         abort(404)
-    refunded = history.refunded(context.conn(), account.id, text)
+    refunded = history.refunded(context.conn(), text)
     return htmx.dialog(
         "history/_message.html", account, title=_("Message"), tab="history", text=text, refunded=refunded, look=_look
     )

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from portal import i18n
 from portal.db import immediate, now_ms
-from portal.services import check, credits, ids, ledger, statement
+from portal.services import audit, check, credits, ids, ledger, once, statement
 from portal.services.audit import SHELL
 
 
@@ -33,10 +33,45 @@ def test_amounts_are_read_as_the_page_writes_them(text, thousandths):
 
 
 @pytest.mark.usefixtures("italian")
-@pytest.mark.parametrize("text", ["0.5", "1.5", "4,520.3"])
-def test_an_amount_in_another_languages_writing_is_not_guessed_at(text):
-    with pytest.raises(credits.InvalidAmount, match="isn't an amount"):
+@pytest.mark.parametrize(
+    ("text", "meant"), [("0.5", "5 o 0,5"), ("1.5", "15 o 1,5"), ("4,520.3", "4.520,3"), ("1.234.5", "12.345")]
+)
+def test_an_amount_in_another_languages_writing_is_not_guessed_at(text, meant):
+    with pytest.raises(credits.AmbiguousAmount) as refused:
         credits.parse(text)
+    assert refused.value.localized().endswith(f"{meant}.")
+
+
+@pytest.mark.parametrize(("text", "meant"), [("1,5", "15 or 1.5"), ("1.234,5", "1,234.5"), ("12,34", "1,234 or 12.34")])
+def test_what_was_meant_is_said_in_the_readers_writing(text, meant):
+    with pytest.raises(credits.AmbiguousAmount, match=f"Write {meant}."):
+        credits.parse(text)
+
+
+@given(st.integers(min_value=1, max_value=10**15), st.sampled_from(["en", "it"]))
+def test_an_amount_that_a_page_shows_is_read_back(thousandths, language):
+    i18n.use_language(language)
+    assert credits.parse(i18n.credits(thousandths)) == thousandths
+
+
+@pytest.mark.parametrize(
+    ("text", "thousandths"),
+    [("100", 100_000), ("+0.5", 500), (" -1,234.5 ", -1_234_500), ("- 7", -7_000), ("\u22120.001", -1)],
+)
+def test_changes_are_read_with_their_sign(text, thousandths):
+    assert credits.parse_change(text) == thousandths
+
+
+@pytest.mark.usefixtures("italian")
+@pytest.mark.parametrize(("text", "thousandths"), [("-1.234,5", -1_234_500), ("+0,5", 500), ("-1.000", -1_000_000)])
+def test_changes_are_read_as_the_page_writes_them(text, thousandths):
+    assert credits.parse_change(text) == thousandths
+
+
+@pytest.mark.parametrize("text", ["", "-", "0", "-0", "+-5", "--5", "5-", "-0.0001", "-1e13", "NaN", "-Infinity"])
+def test_what_is_no_change_is_refused(text):
+    with pytest.raises(credits.InvalidChange, match="isn't a change of credits"):
+        credits.parse_change(text)
 
 
 @given(st.integers(min_value=1, max_value=10**15))
@@ -56,6 +91,51 @@ def test_a_grant_stands_in_the_ledger(conn, acme_2):
     assert (latest.kind, latest.amount, latest.balance_after) == ("grant", 1_500, 101_500)
     assert (latest.actor, latest.note) == ("shell", "welcome")
     assert abs(latest.at - now_ms()) < 10_000
+
+
+@pytest.mark.parametrize(("amount", "after"), [(500, 100_500), (-100_000, 0)])
+def test_a_correction_stands_in_the_ledger_and_the_audit_log_with_its_reason(conn, acme_2, amount, after):
+    assert credits.correct(conn, SHELL, acme_2, amount, " counted  twice ") == after
+    latest = statement.movements(conn, acme_2.id)[0]
+    assert (latest.kind, latest.amount, latest.balance_after, latest.note) == (
+        "correction",
+        amount,
+        after,
+        "counted twice",
+    )
+    entry = audit.of_account(conn, acme_2.id)[0]
+    assert (entry.actor, entry.action) == ("shell", "credits.correction")
+    assert entry.details == {"amount": amount, "reason": "counted twice"}
+
+
+def test_a_refund_stands_in_the_ledger_with_its_reason(conn, acme_2):
+    assert credits.refund(conn, SHELL, acme_2, 500, "out of order on Monday") == 100_500
+    latest = statement.movements(conn, acme_2.id)[0]
+    assert (latest.kind, latest.amount, latest.note) == ("refund", 500, "out of order on Monday")
+
+
+def test_a_correction_never_takes_more_than_there_is(conn, acme_2):
+    with pytest.raises(ledger.NotEnoughCredits, match="holds 100 credits"):
+        credits.correct(conn, SHELL, acme_2, -100_001, "a reason")
+    assert credits.balance(conn, acme_2.id) == 100_000
+
+
+@pytest.mark.parametrize("what", [credits.correct, credits.refund])
+def test_without_a_reason_nothing_moves(conn, acme_2, what):
+    number = once.new()
+    with pytest.raises(credits.ReasonMissing):
+        what(conn, SHELL, acme_2, 500, "  ", form=number)
+    assert credits.balance(conn, acme_2.id) == 100_000
+    assert what(conn, SHELL, acme_2, 500, "a reason", form=number) == 100_500
+
+
+@pytest.mark.parametrize("what", [credits.correct, credits.refund])
+def test_a_form_that_is_sent_twice_moves_credits_once(conn, acme_2, what):
+    number = once.new()
+    what(conn, SHELL, acme_2, 500, "a reason", form=number)
+    with pytest.raises(once.AlreadySent):
+        what(conn, SHELL, acme_2, 500, "a reason", form=number)
+    assert credits.balance(conn, acme_2.id) == 100_500
 
 
 def test_a_transfer_is_two_movements_that_cancel_out(conn, acme_1, classic):

@@ -68,7 +68,7 @@ async def test_who_says_stop_before_the_date_gets_nothing_and_it_costs_nothing(c
         }
         assert b" stat:REJECTD err:053 " in receipts[0].short_message
     assert credits.balance(conn, account.id) == 999_000
-    assert history.refunded(conn, account.id, history.by_id(conn, account.id, int(unwanted.message_id))) == 1_000
+    assert history.refunded(conn, history.by_id(conn, account.id, int(unwanted.message_id))) == 1_000
     assert check.problems(conn) == []
 
 
