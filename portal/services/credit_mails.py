@@ -13,7 +13,7 @@ from portal.services import alerts, customers, forecast, ids, mail, orders, user
 _MOST_AT_ONCE = 50
 
 _WAITING = f"""
-SELECT notice.id, account_id, kind, at, notice.balance, order_id, name, customer_id, alert_below, alert_to,
+SELECT notice.id, account_id, notice.kind, at, notice.balance, order_id, name, customer_id, alert_below, alert_to,
        recredit_per_day
 FROM credit_notices AS notice JOIN accounts ON accounts.id = account_id ORDER BY notice.id LIMIT {_MOST_AT_ONCE}
 """
@@ -109,4 +109,8 @@ def _order(conn: sqlite3.Connection, notice: sqlite3.Row) -> Callable[[], dict[s
 
 
 def _each_once(addresses: Iterable[str]) -> list[str]:
-    return list({each.casefold(): each for each in reversed(list(addresses))}.values())[::-1]
+    """Without those that are there twice, however they are written."""
+    first: dict[str, str] = {}
+    for each in addresses:
+        first.setdefault(each.casefold(), each)
+    return list(first.values())

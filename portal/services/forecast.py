@@ -77,15 +77,18 @@ def of_account(conn: sqlite3.Connection, account_id: int, now: int | None = None
     return Forecast(balance, spent * DAY_MS // since, balance * since // spent if spent else None)
 
 
-def shortage(conn: sqlite3.Connection, account: Account, latest_message: int, latest_movement: int) -> str:
+def shortage(conn: sqlite3.Connection, account: Account, latest_message: int) -> str:
     """Whether an account's credits have run short: REFUSED, LOW, or "".
 
     Args:
-        latest_message, latest_movement: the highest ids of its messages and movements, 0 where there are none.
+        latest_message: the highest id of its messages, 0 where there are none.
     """
-    # Credits that came after it may cover the next message: nobody knows before it is sent.
-    if ids.time_of(latest_message) >= ids.time_of(latest_movement):
-        row = conn.execute("SELECT ptt FROM messages WHERE id = ?", (latest_message,)).fetchone()
-        if row is not None and row["ptt"] == PTT_NO_CREDIT:
-            return REFUSED
+    # Credits that came since may cover the next message: nobody knows before it is sent.
+    refused = conn.execute(
+        "SELECT 1 FROM messages WHERE id = ?1 AND ptt = ?2 AND NOT EXISTS"
+        " (SELECT 1 FROM movements WHERE account_id = ?3 AND id >= ?4 AND amount > 0)",
+        (latest_message, PTT_NO_CREDIT, account.id, ids.first_id_at(ids.time_of(latest_message))),
+    ).fetchone()
+    if refused is not None:
+        return REFUSED
     return LOW if account.alert_below is not None and account.balance < account.alert_below else ""

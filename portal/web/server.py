@@ -16,7 +16,7 @@ from waitress.channel import HTTPChannel
 from portal import db
 from portal.config import Config, bracketed
 from portal.crypto import Keys
-from portal.services import audit, connections, mail, refusal_mails, throttle
+from portal.services import audit, connections, credit_mails, mail, refusal_mails, throttle
 from portal.services.mail import Mailer
 from portal.web import create_app
 
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _MOST_CONNECTIONS = 1_000
 _CROWDED, _CALM = 800, 400
 _LOOK_S = 0.5
+_NOTICES_S = 1.0
 _REFUSALS_S = 60.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
 _MOST_UNSENT = 1 << 30
@@ -73,7 +74,7 @@ def run(config: Config) -> int:
     mailer.start()
     threading.Thread(target=_housekeep, args=[config], name="housekeeping", daemon=True).start()
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
-    threading.Thread(target=_tell_of_refusals, args=[config, keys, mailer], name="refusals", daemon=True).start()
+    threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     server.run()
     mailer.stop()
@@ -110,12 +111,17 @@ def _housekeep(config: Config) -> None:
         time.sleep(db.DAY_MS / 1000)
 
 
-def _tell_of_refusals(config: Config, keys: Keys, mailer: Mailer) -> None:
-    """Queue the mails about refused binds as they fall due."""
+def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:
+    """Queue the mails about credits as it happens, and those about refused binds as they fall due."""
     conn = db.connect(config.database)
+    refusals_at = 0.0
     while True:
         # A database that is locked or full is tried again: nothing has been marked as told.
         with suppress(sqlite3.OperationalError):
-            if refusal_mails.queue_due(conn, keys):
+            if credit_mails.queue_due(conn, keys):
                 mailer.wake()
-        time.sleep(_REFUSALS_S)
+            if time.monotonic() >= refusals_at:
+                if refusal_mails.queue_due(conn, keys):
+                    mailer.wake()
+                refusals_at = time.monotonic() + _REFUSALS_S
+        time.sleep(_NOTICES_S)

@@ -10,7 +10,8 @@ import pytest
 
 from portal import db
 from portal.config import Config
-from portal.services import connections, refusal_mails, users
+from portal.services import accounts, alerts, connections, credits, refusal_mails, users
+from portal.services.audit import SHELL
 from portal.supervisor import raise_file_limit
 from tests.mailbox import Mailbox
 from tests.serving import starting
@@ -59,3 +60,19 @@ def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn
     with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
         mail = mailbox.wait()
     assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of smpp-acme-1 were refused")
+
+
+def test_it_sends_the_mails_about_credits_while_it_runs(config: Config, cast: Cast, conn: db.Connection) -> None:
+    account = accounts.by_name(conn, cast.smpp_acme_1.name)
+    alerts.set_rule(conn, SHELL, account, 950 * credits.THOUSANDTHS)
+    target = accounts.by_name(conn, cast.smpp_acme_2.name)
+    credits.transfer(conn, SHELL, account, target, 100 * credits.THOUSANDTHS)
+    with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
+        first = mailbox.wait()
+        # It has noticed what there was when it started; now what happens meanwhile.
+        credits.grant(conn, SHELL, account, 100 * credits.THOUSANDTHS)
+        credits.transfer(conn, SHELL, account, target, 90 * credits.THOUSANDTHS)
+        second = mailbox.wait()
+    assert (first["To"], first["Subject"]) == ("marta@acme.example", "smpp-acme-1 is running out of credits")
+    assert "smpp-acme-1 holds 900 credits." in first.as_string()
+    assert "smpp-acme-1 holds 910 credits." in second.as_string()
