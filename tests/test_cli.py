@@ -375,7 +375,9 @@ def test_check_says_what_is_off(run_app, conn):
     done = run_app("check", "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, found["ok"]) == (1, False)
-    assert "smpp-acme-1: the balance is 1001, the ledger adds up to 1000" in found["problems"]
+    assert found["problems"] == [
+        "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
+    ]
     assert done.stderr.count("\n") == 1
     assert "smpp-acme-1" in run_app("check").stdout
 
