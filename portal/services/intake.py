@@ -96,7 +96,7 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
         at = ids.time_of(first)
         bills = _bills(conn, submits)
         stopped = blacklist.among(conn, submits)
-        _recredit(conn, bills, submits, stopped, now)
+        _recredit(conn, bills, submits, stopped, at)
         usage: _Usage = defaultdict(lambda: [0, 0, 0])
         rows: list[tuple[object, ...]] = []
         usual: list[tuple[object, ...]] = []
@@ -136,7 +136,7 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
         _INSERT.run(conn, rows)
         for segment in segments:
             _join_segment(conn, *segment)
-        _charge(conn, bills, at, now)
+        _charge(conn, bills, at)
         totals.add_usage(conn, at // DAY_MS, usage)
         if stored.waiting:
             deliveries.add_receipts(conn, stored.waiting, at)
@@ -161,7 +161,7 @@ def _recredit(
     bills: Mapping[int, _Bill],
     submits: Sequence[Submit],
     stopped: Collection[tuple[int, str]],
-    now: int | None,
+    at: int,
 ) -> None:
     """Buy a pack for an account with each message that would take it below its threshold.
 
@@ -180,7 +180,7 @@ def _recredit(
         bill, below = watched[each.account_id]
         left = bill.before - spent[each.account_id]
         if left - each.price < below:
-            balance = recredit.look(conn, each.account_id, now)
+            balance = recredit.look(conn, each.account_id, at)
             if balance == bill.before:
                 # Nothing was bought, and nothing will be for the others.
                 del watched[each.account_id]
@@ -305,7 +305,7 @@ def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, seg
     )
 
 
-def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], at: int, now: int | None) -> None:
+def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], at: int) -> None:
     """The debits of one batch: for each account its balance, one line in the ledger, the day's totals."""
     charged = {account_id: bill for account_id, bill in bills.items() if bill.sent}
     if charged:
@@ -314,7 +314,8 @@ def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], at: int, now: 
             " WHERE accounts.id = CAST(debited.key AS INTEGER)",
             (json.dumps({account_id: bill.left for account_id, bill in charged.items()}),),
         )
-        first = ids.next_ids(conn, "movements", len(charged), now)
+        # At the messages' own moment: a month's usage in the ledger is that of the month's messages.
+        first = ids.next_ids(conn, "movements", len(charged), at)
         _INSERT_USAGE.run(
             conn,
             [
