@@ -153,6 +153,15 @@ def some(
     return _select(conn, which, "orders.id < :bound ORDER BY orders.id DESC", bound, limit)
 
 
+def latest_change(conn: sqlite3.Connection, account_id: int) -> tuple[int, ...]:
+    """What is another value after each change of an account's orders."""
+    row = conn.execute(
+        "SELECT count(*), count(movement_id), count(paid_at), count(cancelled_at) FROM orders WHERE account_id = ?",
+        (account_id,),
+    ).fetchone()
+    return tuple(row)
+
+
 def each(conn: sqlite3.Connection, which: Which) -> Iterator[Order]:
     """All orders, newest first, without holding them all."""
     found = some(conn, which, limit=_AT_ONCE)
@@ -218,6 +227,7 @@ def pay(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "")
     Raises:
         OrderClosed: it was paid or cancelled before.
     """
+    payment = " ".join(payment.split())[:_LONGEST_PAYMENT]
     with immediate(conn):
         order = _still_open(conn, order)
         # In this order: no order is paid, not even for a moment, whose credits haven't arrived.

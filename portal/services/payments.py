@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 from portal.config import SECRET_PREFIX, Payments
 from portal.crypto import Keys
 from portal.db import immediate
-from portal.i18n import N_
 from portal.services import audit, credits, once, orders, purchases
 from portal.services.audit import Actor
 from portal.services.errors import Refused
@@ -37,43 +36,43 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
 class CallbackRefused(Refused):
-    """A callback that changes nothing; `code` says why, to programs."""
+    """A callback that changes nothing; `code` says why to programs, the sentence (in English) to who writes them."""
 
     code = "refused"
 
 
 class HeadersMissing(CallbackRefused):
-    sentence = N_("The headers webhook-id, webhook-timestamp and webhook-signature are needed.")
+    sentence = "The headers webhook-id, webhook-timestamp and webhook-signature are needed."
     code = "headers"
 
 
 class WrongSignature(CallbackRefused):
-    sentence = N_("None of the signatures is right.")
+    sentence = "None of the signatures is right."
     code = "signature"
 
 
 class WrongTime(CallbackRefused):
-    sentence = N_("The timestamp is more than five minutes off.")
+    sentence = "The timestamp is more than five minutes off."
     code = "timestamp"
 
 
 class NoPayment(CallbackRefused):
-    sentence = N_("The body isn't a JSON object with order, amount, currency, status and payment.")
+    sentence = "The body isn't a JSON object with order, amount, currency, status and payment."
     code = "body"
 
 
 class UnknownOrder(CallbackRefused):
-    sentence = N_("There is no order %(number)s.")
+    sentence = "There is no order %(number)s."
     code = "unknown_order"
 
 
 class OtherAmount(CallbackRefused):
-    sentence = N_("Order %(number)s costs %(price)s %(currency)s in the smallest unit.")
+    sentence = "Order %(number)s costs %(price)s %(currency)s in the smallest unit."
     code = "amount"
 
 
 class WasCancelled(CallbackRefused):
-    sentence = N_("Order %(number)s was cancelled.")
+    sentence = "Order %(number)s was cancelled."
     code = "cancelled"
 
 

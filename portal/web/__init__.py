@@ -22,6 +22,7 @@ from portal.web import (
     language,
     live,
     login,
+    orders,
     password,
     profile,
     security,
@@ -70,7 +71,9 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     # Sessions are bound to a row in the database; a changed address must not end them (phones change theirs).
     login_manager.session_protection = None
     language.attach(app)
-    CSRFProtect(app)
+    csrf = CSRFProtect(app)
+    # What posts there is no browser, and its signature says who it is.
+    csrf.exempt(orders.callback)
     access.attach(app)
     security.attach(app, config)
     errors.attach(app)
@@ -87,6 +90,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         sessions,
         senders,
         credits,
+        orders,
         statement,
         history,
         admin,

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 from flask import Flask
 from werkzeug.routing import IntegerConverter
 
 from portal import db
-from portal.services import accounts
+from portal.services import accounts, orders, packs
 from portal.services import routes as numbers
 from portal.services.audit import SHELL
 from portal.web.access import Rule, rule_of
@@ -17,7 +18,7 @@ from tests.support import Cast, Person
 from tests.web.conftest import Browser
 
 # What anyone may open without a login: to add to this is a decision.
-PUBLIC = {"static", "language.choose", "login.login", "login.totp", "login.enrol", "login.setup"}
+PUBLIC = {"static", "language.choose", "login.login", "login.totp", "login.enrol", "login.setup", "orders.callback"}
 # What everyone who is logged in may change, viewers too: their own login and the mails they get, and nothing else.
 ONE_S_OWN = {
     "login.logout",
@@ -54,7 +55,9 @@ def routes(app: Flask, account: str) -> list[Route]:
 
 
 def _routes(app: Flask, account: str) -> Iterator[Route]:
-    words = {"name": account, "token": "invented", "filename": "app.css"}
+    # The first order of all; it is Acme's.
+    number = f"{datetime.now(UTC).year}-00001"
+    words = {"name": account, "number": number, "token": "invented", "filename": "app.css"}
     for each in app.url_map.iter_rules():
         numbered = {name for name, how in each._converters.items() if isinstance(how, IntegerConverter)}
         # 1 is the first row of each table, and so one of Acme's.
@@ -96,6 +99,12 @@ def without_tokens(page: str) -> str:
 def a_number(conn: db.Connection, cast: Cast) -> None:
     """Acme's first account has one, which is the first row of its table."""
     numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), "48484")
+
+
+@pytest.fixture(autouse=True)
+def an_order(conn: db.Connection, cast: Cast) -> None:
+    """And an order of it, which is the first of its table too."""
+    orders.place(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), packs.everyone(conn)[0])
 
 
 @pytest.fixture
@@ -192,6 +201,7 @@ def test_numbers_of_another_customer_s_rows_do_not_work_under_one_s_own_account(
             "SELECT * FROM accounts WHERE customer_id = :acme",
             "SELECT * FROM allowed_ips WHERE account_id IN (SELECT id FROM accounts WHERE customer_id = :acme)",
             "SELECT * FROM senders WHERE account_id IN (SELECT id FROM accounts WHERE customer_id = :acme)",
+            "SELECT * FROM orders WHERE account_id IN (SELECT id FROM accounts WHERE customer_id = :acme)",
             "SELECT * FROM smpp_passwords WHERE account_id IN (SELECT id FROM accounts WHERE customer_id = :acme)",
         )
         return [tuple(row) for query in queries for row in conn.execute(query, {"acme": cast.acme})]
