@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal import db, i18n
-from portal.services import accounts, live
+from portal.services import accounts, forecast, live
 from portal.services.accounts import Account
 from portal.services.live import Pulse
 from portal.web import access, context, htmx, security, shell
@@ -70,6 +70,20 @@ _FIGURES = Part(
     ),
     lambda account, pulse: shell.frame(account, pulse.sessions),
 )
+
+
+def _shortage(account: Account, pulse: Pulse) -> tuple[str, int | None, int]:
+    """What the banner shows of an account's credits: nothing that moves with each message."""
+    kind = forecast.shortage(context.conn(), account, pulse.latest_message)
+    return kind, account.alert_below, account.balance if kind == forecast.REFUSED else 0
+
+
+# Over each page, when credits have run short.
+_BANNER = Part(
+    "credits/_banner.html",
+    _shortage,
+    lambda account, pulse: dict(zip(("kind", "threshold"), _shortage(account, pulse), strict=False)),
+)
 _pages: dict[str, tuple[Part, ...]] = {}
 
 
@@ -97,7 +111,7 @@ def show(template: str, page: str, account: Account, *, status: int = 200, **val
             sessions=pulse.sessions,
             tab=page,
             poll=_poll(page, account, pulse),
-            parts={each.template: _draw(each, account, pulse) for each in _pages[page]},
+            parts={each.template: _draw(each, account, pulse) for each in (_BANNER, *_pages[page])},
             **values,
         )
 
@@ -179,7 +193,7 @@ def _draw(part: Part, account: Account, pulse: Pulse, *, oob: bool = False) -> M
 
 
 def _all(page: str) -> tuple[Part, ...]:
-    return (STATUS, _FIGURES, *_pages[page])
+    return (STATUS, _FIGURES, _BANNER, *_pages[page])
 
 
 def _marks(page: str, account: Account, pulse: Pulse) -> list[str]:

@@ -20,7 +20,7 @@ from portal.services.accounts import Account
 from portal.services.errors import Refused
 from portal.services.live import Pulse
 from portal.services.statement import Movement, Period, Use
-from portal.web import access, context, downloads, htmx, live, paging
+from portal.web import access, context, credit_settings, downloads, htmx, live, paging
 from portal.web.forms import Form, attach
 from portal.web.live import Part
 
@@ -230,6 +230,7 @@ live.register(
     "credits",
     Part("credits/_ledger.html", _ground, _statement, ages=True, asks=(*_ASKS, *paging.ASKS)),
     Part("credits/_chart.html", _ground, _chart, asks=_ASKS),
+    credit_settings.FORECAST,
 )
 
 
