@@ -25,6 +25,7 @@ from portal.web import (
     login,
     orders,
     password,
+    prices,
     profile,
     security,
     senders,
@@ -94,6 +95,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         credit_settings,
         orders,
         statement,
+        prices,
         history,
         admin,
     )

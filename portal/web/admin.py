@@ -20,6 +20,7 @@ from portal.services import (
     customers,
     directory,
     once,
+    prices,
     recredit,
     routes,
     senders,
@@ -166,6 +167,7 @@ def _customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
         users=users.of_customer(conn, customer.id),
         owed=recredit.owed(conn, customer.id),
         customer_accounts=[shell.account_view(each) for each in accounts.of_customer(conn, customer.id)],
+        price_lists=prices.lists(conn),
         user_form=values["user"],
         account_form=values["account"],
     )

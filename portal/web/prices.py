@@ -1,0 +1,520 @@
+"""What a part costs: the operator's price lists, a customer's own list, and what a text would cost."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_wtf.file import FileField
+from wtforms import BooleanField, StringField, TextAreaField
+
+from portal import i18n
+from portal.db import immediate, now_ms
+from portal.i18n import N_
+from portal.i18n import gettext as _
+from portal.services import countries, customers, estimates, price_files, prices
+from portal.services.accounts import Account
+from portal.services.errors import Refused
+from portal.services.price_files import BadLines, Plan
+from portal.services.prices import Change, NamedList, Row
+from portal.web import access, context, htmx, shell
+from portal.web.forms import Form, attach
+from portal.web.htmx import Toast
+
+blueprint = Blueprint("prices", __name__)
+
+_SIZE = 40
+_STEPS_SHOWN = 100
+
+
+class PriceForm(Form):
+    """`price` as typed; with `closed` there is none, and nothing is sent. `valid_from` empty: at once."""
+
+    destination = StringField(N_("Country or first digits"))
+    price = StringField(N_("Credits a part"))
+    closed = BooleanField(N_("Nothing is sent there"))
+    valid_from = StringField(N_("From"))
+
+
+class ListForm(Form):
+    name = StringField(N_("Name"))
+
+
+class FileForm(Form):
+    file = FileField(N_("CSV file"))
+
+
+class CostForm(Form):
+    """`numbers`: one a line."""
+
+    text = TextAreaField(N_("Text"))
+    numbers = TextAreaField(N_("Numbers"))
+
+
+# --- tables of prices
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of a list in the reader's words: its country's name, and the numbers that it is about (`+39`)."""
+
+    row: Row
+    name: str
+    numbers: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A page of a list, with what follows the `?` in the addresses of the pages beside (empty where there is none)."""
+
+    lines: Sequence[Line]
+    total: int
+    words: str
+    before: str
+    after: str
+
+
+def _table(list_id: int) -> Table:
+    """What the query asks for: `q`, a country or a number; `page`."""
+    wanted = request.args.get("q", "").strip()
+    page = max(request.args.get("page", 1, type=int), 1)
+    lines = [_line(each) for each in prices.rows(context.conn(), list_id, now_ms())]
+    found = sorted((each for each in lines if _is_wanted(each, wanted)), key=_alphabetical)
+    pages = max(-(-len(found) // _SIZE), 1)
+    page = min(page, pages)
+    address = partial(_address_of_page, wanted)
+    return Table(
+        found[(page - 1) * _SIZE : page * _SIZE],
+        len(found),
+        wanted,
+        address(page - 1) if page > 1 else "",
+        address(page + 1) if page < pages else "",
+    )
+
+
+def _address_of_page(words: str, page: int) -> str:
+    return urlencode({"q": words, "page": page} if words else {"page": page})
+
+
+def _line(row: Row) -> Line:
+    country = row.country
+    name = countries.name(country) if country else ""
+    return Line(row, name, f"+{row.destination if row.is_range else countries.calling_code(row.destination)}")
+
+
+def _alphabetical(line: Line) -> tuple[str, bool, str]:
+    return _folded(line.name), line.row.is_range, line.row.destination
+
+
+def _is_wanted(line: Line, wanted: str) -> bool:
+    """Whether a row is about a country (by name or code), or decides over a number, or numbers that begin so."""
+    destination, digits = line.row.destination, wanted.translate({ord(each): None for each in " +-"})
+    if not (digits.isascii() and digits.isdigit()):
+        return _folded(wanted) in _folded(line.name) or destination == wanted.upper()
+    if not line.row.is_range and (country := countries.country_of(digits)):
+        return destination == country
+    begins = line.numbers.removeprefix("+")
+    return begins.startswith(digits) or digits.startswith(begins)
+
+
+def _folded(text: str) -> str:
+    """For finding and sorting: without accents and capitals, so that Åland stands among the A."""
+    return "".join(each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each))
+
+
+# --- the operator's lists
+
+
+@blueprint.get("/admin/prices")
+@access.operate
+def index() -> ResponseReturnValue:
+    """The default list."""
+    return _list_page(_list(prices.DEFAULT_LIST))
+
+
+@blueprint.get("/admin/prices/<int:list_id>")
+@access.operate
+def shown(list_id: int) -> ResponseReturnValue:
+    return _list_page(_list(list_id))
+
+
+def _list_page(price_list: NamedList) -> ResponseReturnValue:
+    values: dict[str, Any] = {"price_list": price_list, "table": _table(price_list.id)}
+    if htmx.wanted():
+        return htmx.parts("prices/_rows.html", **values)
+    return htmx.page("prices/list.html", lists=prices.lists(context.conn()), list_name=list_name, **values)
+
+
+def _list(list_id: int) -> NamedList:
+    try:
+        return prices.by_id(context.conn(), list_id)
+    except prices.NoSuchList:
+        abort(404)
+
+
+def list_name(price_list: NamedList) -> str:
+    """What people call a list."""
+    return price_list.name or _("Default prices")
+
+
+def _address(price_list: NamedList) -> str:
+    return url_for(".index") if price_list.is_default else url_for(".shown", list_id=price_list.id)
+
+
+@blueprint.get("/admin/prices/<int:list_id>/set")
+@access.operate
+def ask(list_id: int) -> ResponseReturnValue:
+    """What a list says of one destination (`?destination=`), and the form that changes it."""
+    form = PriceForm(formdata=None)
+    row = _row(list_id, request.args.get("destination", ""))
+    if row is not None:
+        form.destination.data = row.destination
+        form.closed.data = row.holds and row.price is None
+        form.price.data = "" if row.price is None else i18n.credits(row.price)
+    else:
+        form.destination.data = request.args.get("destination", "")
+    return _set_page(_list(list_id), form)
+
+
+@blueprint.post("/admin/prices/<int:list_id>/set")
+@access.operate
+def change(list_id: int) -> ResponseReturnValue:
+    """Set a price, or close a destination, from now on or from a date on."""
+    price_list, form = _list(list_id), PriceForm()
+    timezone = context.config().timezone
+    try:
+        destination = prices.checked_destination(form.destination.data or "")
+        price = None if form.closed.data else prices.parse_price(form.price.data or "")
+        valid_from = prices.parse_date(form.valid_from.data or "", timezone)
+        wanted = [Change(destination, price, valid_from)]
+        prices.change(context.conn(), context.actor(), list_id, wanted, timezone)
+    except Refused as refusal:
+        attach(form, refusal)
+        return _set_page(price_list, form)
+    toast = Toast(_("The price of %(destination)s was saved.", destination=_in_words(destination)))
+    return htmx.done(url_for(".ask", list_id=list_id, destination=destination), toast)
+
+
+def _set_page(price_list: NamedList, form: PriceForm) -> ResponseReturnValue:
+    row = _row(price_list.id, form.destination.data or "")
+    return htmx.page(
+        "prices/set.html",
+        status=422 if form.errors else 200,
+        price_list=price_list,
+        list_name=list_name,
+        address=_address(price_list),
+        form=form,
+        line=_line(row) if row else None,
+        timezone=context.config().timezone,
+    )
+
+
+def _row(list_id: int, text: str) -> Row | None:
+    """What a list says of what somebody typed, if anything."""
+    try:
+        return prices.row(context.conn(), list_id, prices.checked_destination(text), now_ms())
+    except Refused:
+        return None
+
+
+def _in_words(destination: str) -> str:
+    return f"+{destination}" if destination.isdigit() else countries.name(destination)
+
+
+@blueprint.post("/admin/prices/<int:list_id>/remove")
+@access.operate
+def remove(list_id: int) -> ResponseReturnValue:
+    """Let a list say nothing of a `destination` any more, or with `valid_from` call off that change."""
+    price_list, destination = _list(list_id), request.form.get("destination", "")
+    valid_from = request.form.get("valid_from", type=int)
+    conn, actor = context.conn(), context.actor()
+    try:
+        if valid_from is None:
+            prices.remove(conn, actor, list_id, destination)
+            toast = Toast(
+                _("The list says nothing about %(destination)s any more.", destination=_in_words(destination))
+            )
+        else:
+            prices.call_off(conn, actor, list_id, destination, valid_from)
+            toast = Toast(_("The change for %(destination)s was called off.", destination=_in_words(destination)))
+    except prices.NoSuchPrice as refusal:
+        # Removed by a colleague in the meantime, or it has come into force.
+        toast = Toast(refusal.localized(), "warn")
+    if _row(list_id, destination) is None:
+        return htmx.done(_address(price_list), toast)
+    return htmx.done(url_for(".ask", list_id=list_id, destination=destination), toast)
+
+
+@blueprint.get("/admin/prices/<int:list_id>.csv")
+@access.operate
+def export(list_id: int) -> ResponseReturnValue:
+    """What a list says itself, as the import reads it."""
+    price_list = _list(list_id)
+    name = "prices.csv" if price_list.is_default else f"prices-{price_list.id}.csv"
+    return _csv(prices.rows(context.conn(), list_id, now_ms()), name, own=True)
+
+
+def _csv(rows: Sequence[Row], name: str, *, own: bool) -> Response:
+    # A spreadsheet reads the file as its user writes numbers.
+    decimal_comma = "," in i18n.decimal(0.5)
+    text = price_files.write(rows, context.config().timezone, own=own, decimal_comma=decimal_comma)
+    # With a BOM, without which Excel takes UTF-8 for something else.
+    return Response(
+        text.encode("utf-8-sig"),
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+# --- importing a file
+
+
+@blueprint.get("/admin/prices/<int:list_id>/import")
+@access.operate
+def ask_file(list_id: int) -> ResponseReturnValue:
+    return _file_page(_list(list_id), FileForm())
+
+
+@blueprint.post("/admin/prices/<int:list_id>/import")
+@access.operate
+def look_at_file(list_id: int) -> ResponseReturnValue:
+    """Say what a file would change, and ask."""
+    price_list, form = _list(list_id), FileForm()
+    upload = request.files.get("file")
+    content = upload.read(price_files.MOST_BYTES + 1) if upload else b""
+    try:
+        plan = _plan(price_list, content)
+    except Refused as refusal:
+        return _refused_file(price_list, form, refusal)
+    return _plan_page(price_list, plan, content)
+
+
+@blueprint.post("/admin/prices/<int:list_id>/import/confirm")
+@access.operate
+def import_file(list_id: int) -> ResponseReturnValue:
+    """Do what was agreed to: the form carries the file's `content`, and the `mark` of what was shown."""
+    price_list = _list(list_id)
+    content = request.form.get("content", "").encode()
+    conn, timezone, now = context.conn(), context.config().timezone, now_ms()
+    try:
+        with immediate(conn):
+            plan = _plan(price_list, content)
+            if plan.mark != request.form.get("mark"):
+                return _plan_page(price_list, plan, content, outdated=True)
+            done = price_files.carry_out(conn, context.actor(), list_id, plan, timezone, now)
+    except Refused as refusal:
+        return _refused_file(price_list, FileForm(formdata=None), refusal)
+    said = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(done))
+    return htmx.done(_address(price_list), Toast(said))
+
+
+def _plan(price_list: NamedList, content: bytes) -> Plan:
+    return price_files.plan(context.conn(), price_list.id, content, context.config().timezone, now_ms())
+
+
+def _plan_page(price_list: NamedList, plan: Plan, content: bytes, *, outdated: bool = False) -> ResponseReturnValue:
+    steps = [*plan.changed, *plan.new]
+    return htmx.page(
+        "prices/plan.html",
+        status=422 if outdated else 200,
+        price_list=price_list,
+        list_name=list_name,
+        address=_address(price_list),
+        plan=plan,
+        steps=steps[:_STEPS_SHOWN],
+        more=len(steps) - _STEPS_SHOWN,
+        in_words=_in_words,
+        content=content.decode("utf-8-sig"),
+        outdated=outdated,
+    )
+
+
+def _refused_file(price_list: NamedList, form: FileForm, refusal: Refused) -> ResponseReturnValue:
+    attach(form, refusal)
+    lines = refusal.shown() if isinstance(refusal, BadLines) else []
+    return _file_page(price_list, form, lines)
+
+
+def _file_page(price_list: NamedList, form: FileForm, lines: Sequence[object] = ()) -> ResponseReturnValue:
+    return htmx.page(
+        "prices/import.html",
+        status=422 if form.errors else 200,
+        price_list=price_list,
+        list_name=list_name,
+        address=_address(price_list),
+        form=form,
+        bad_lines=lines,
+        timezone=context.config().timezone,
+    )
+
+
+# --- the lists themselves
+
+
+@blueprint.get("/admin/prices/lists")
+@access.operate
+def lists() -> ResponseReturnValue:
+    return _lists_page(ListForm())
+
+
+@blueprint.post("/admin/prices/lists")
+@access.operate
+def add_list() -> ResponseReturnValue:
+    form = ListForm()
+    try:
+        made = prices.create(context.conn(), context.actor(), form.name.data or "")
+    except Refused as refusal:
+        attach(form, refusal)
+        return _lists_page(form)
+    toast = Toast(_("%(name)s was added. All costs as in the default list until you set a price.", name=made.name))
+    return htmx.done(_address(made), toast)
+
+
+def _lists_page(form: ListForm) -> ResponseReturnValue:
+    return htmx.page(
+        "prices/lists.html",
+        status=422 if form.errors else 200,
+        lists=[(each, _address(each)) for each in prices.lists(context.conn())],
+        list_name=list_name,
+        form=form,
+    )
+
+
+@blueprint.get("/admin/prices/<int:list_id>/settings")
+@access.operate
+def settings(list_id: int) -> ResponseReturnValue:
+    """A list's name, who has it, and whether it can be deleted."""
+    price_list = _list(list_id)
+    return _settings_page(price_list, ListForm(formdata=None, data={"name": price_list.name}))
+
+
+@blueprint.post("/admin/prices/<int:list_id>/settings")
+@access.operate
+def rename(list_id: int) -> ResponseReturnValue:
+    price_list, form = _list(list_id), ListForm()
+    try:
+        renamed = prices.rename(context.conn(), context.actor(), list_id, form.name.data or "")
+    except Refused as refusal:
+        attach(form, refusal)
+        return _settings_page(price_list, form)
+    return htmx.done(_address(renamed), Toast(_("The list is called %(name)s now.", name=renamed.name)))
+
+
+@blueprint.post("/admin/prices/<int:list_id>/delete")
+@access.operate
+def delete(list_id: int) -> ResponseReturnValue:
+    price_list = _list(list_id)
+    form = ListForm(formdata=None, data={"name": price_list.name})
+    try:
+        prices.delete(context.conn(), context.actor(), list_id)
+    except Refused as refusal:
+        attach(form, refusal)
+        return _settings_page(price_list, form)
+    return htmx.done(url_for(".lists"), Toast(_("%(name)s was deleted.", name=price_list.name)))
+
+
+def _settings_page(price_list: NamedList, form: ListForm) -> ResponseReturnValue:
+    reason = ""
+    try:
+        prices.deletable(context.conn(), price_list.id)
+    except Refused as refusal:
+        reason = refusal.localized()
+    return htmx.page(
+        "prices/settings.html",
+        status=422 if form.errors else 200,
+        price_list=price_list,
+        list_name=list_name,
+        address=_address(price_list),
+        form=form,
+        reason=reason,
+    )
+
+
+@blueprint.post("/admin/customers/<int:customer_id>/prices")
+@access.operate
+def assign(customer_id: int) -> ResponseReturnValue:
+    """Give a customer the list `price_list`."""
+    conn = context.conn()
+    try:
+        customer = customers.by_id(conn, customer_id)
+    except customers.NoSuchCustomer:
+        abort(404)
+    try:
+        chosen = prices.assign(conn, context.actor(), customer, request.form.get("price_list", 0, type=int))
+    except prices.NoSuchList as refusal:
+        # Deleted by a colleague while the page was open.
+        toast = Toast(refusal.localized(), "warn")
+    else:
+        toast = Toast(_("%(customer)s pays by %(name)s now.", customer=customer.name, name=list_name(chosen)))
+    return htmx.done(url_for("admin.customer", customer_id=customer_id), toast)
+
+
+# --- a customer's prices
+
+
+@blueprint.get("/accounts/<name>/credits/prices")
+@access.see_account
+def of_account(account: Account) -> ResponseReturnValue:
+    """What a part costs to each destination, by the account's list, with what is to come."""
+    table = _table(_list_of(account))
+    if htmx.wanted():
+        return htmx.parts("prices/_rows.html", account=shell.account_view(account), table=table)
+    return htmx.page("prices/of_account.html", account=account, tab="credits", table=table)
+
+
+@blueprint.get("/accounts/<name>/credits/prices.csv")
+@access.see_account
+def download(account: Account) -> ResponseReturnValue:
+    rows = prices.rows(context.conn(), _list_of(account), now_ms())
+    return _csv(rows, f"{account.name}-prices.csv", own=False)
+
+
+def _list_of(account: Account) -> int:
+    return customers.by_id(context.conn(), account.customer_id).price_list_id
+
+
+# --- what it will cost
+
+
+@blueprint.get("/accounts/<name>/credits/cost")
+@access.see_account
+def ask_cost(account: Account) -> ResponseReturnValue:
+    return _cost_page(account, CostForm(formdata=None))
+
+
+@blueprint.post("/accounts/<name>/credits/cost")
+@access.see_account
+def cost(account: Account) -> ResponseReturnValue:
+    """What a text costs to some numbers. It is posted so that it stands in no address, and changes nothing."""
+    form = CostForm()
+    values: dict[str, Any] = {}
+    refusal = None
+    try:
+        values["estimate"] = estimates.estimate(context.conn(), account, form.text.data or "", form.numbers.data or "")
+    except Refused as error:
+        refusal = error
+    if htmx.wanted():
+        # Nobody has asked yet: it is being typed.
+        refusal = None if isinstance(refusal, estimates.NoNumber) else refusal
+        status = 422 if refusal else 200
+        return htmx.parts("prices/_cost.html", status=status, refusal=refusal, country=countries.name, **values)
+    if refusal:
+        attach(form, refusal)
+    return _cost_page(account, form, **values)
+
+
+def _cost_page(account: Account, form: CostForm, **values: Any) -> ResponseReturnValue:
+    return htmx.page(
+        "prices/cost.html",
+        status=422 if form.errors else 200,
+        account=account,
+        tab="credits",
+        form=form,
+        country=countries.name,
+        most=estimates.MOST_NUMBERS,
+        **values,
+    )
