@@ -1,0 +1,213 @@
+"""A payment page, a small real HTTP server, and the real program: the way there, and the callback."""
+
+import http.client
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hmac import compare_digest, digest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from json import dumps, loads
+from pathlib import Path
+from threading import Barrier
+from time import time
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from portal import db
+from portal.services import accounts, check, orders, packs, users
+from portal.services.audit import SHELL
+from portal.services.orders import Order
+from portal.web import create_app
+from tests.support import Cast, Server, eventually
+
+SECRET = "the secret that portal and payment page share"
+
+
+@dataclass
+class PaymentPage:
+    """Takes visitors whose address is signed right, and calls the portal back. Knows docs/payments.md, not the code."""
+
+    portal: str = ""
+    visits: list[dict[str, str]] = field(default_factory=list)
+
+    @contextmanager
+    def open(self) -> Iterator[str]:
+        """Listens; gives its address."""
+        page = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status = page.visit(dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True)))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/checkout?shop=portal"
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    def visit(self, given: dict[str, str]) -> int:
+        """Let a visitor in, or not."""
+        names = ("amount", "credits", "currency", "order", "return_url", "timestamp")
+        signed = "\n".join(f"{name}={given.get(name, '')}" for name in names)
+        right = digest(SECRET.encode(), signed.encode(), "sha256").hex()
+        if not compare_digest(right, given.get("signature", "")) or abs(time() - int(given["timestamp"])) > 900:
+            return 403
+        self.visits.append(given)
+        return 200
+
+    def pay(self, **changed: Any) -> tuple[int, dict[str, str]]:
+        """Tell the portal that the last visitor has paid."""
+        visit = self.visits[-1]
+        paid = {
+            "order": visit["order"],
+            "amount": int(visit["amount"]),
+            "currency": visit["currency"],
+            "status": "paid",
+            "payment": "pay-1",
+        }
+        return self.call_back(dumps(paid | changed).encode())
+
+    def call_back(
+        self, body: bytes, message_id: str = "msg-1", timestamp: int | None = None, key: str = SECRET, **headers: str
+    ) -> tuple[int, dict[str, str]]:
+        """Post a callback; gives the status and what was answered."""
+        at = int(time()) if timestamp is None else timestamp
+        right = b64encode(digest(key.encode(), f"{message_id}.{at}.".encode() + body, "sha256")).decode()
+        usual = {"webhook-id": message_id, "webhook-timestamp": str(at), "webhook-signature": f"v1,{right}"}
+        status, _headers, text = ask(
+            self.portal, "/payments/callback", body, usual | {"content-type": "application/json"} | headers
+        )
+        return status, loads(text) if text.startswith(b"{") else {}
+
+
+@dataclass(frozen=True)
+class Scene:
+    server: Server
+    page: PaymentPage
+    order: Order
+    conn: db.Connection
+    cookie: str
+
+    def follow_pay_now(self) -> int:
+        """What a browser does: ask for the way, and go where it leads. Gives the payment page's answer."""
+        path = f"/accounts/{self.order.account}/orders/{self.order.number}/pay"
+        status, headers, _text = ask(self.server.url, path, headers={"cookie": self.cookie})
+        assert status == 302
+        there = urlsplit(headers["location"])
+        return ask(f"http://{there.netloc}", f"{there.path}?{there.query}")[0]
+
+    def order_now(self) -> Order:
+        return orders.by_number(self.conn, self.order.number)
+
+    @property
+    def balance(self) -> int:
+        return accounts.by_name(self.conn, self.order.account).balance
+
+    @property
+    def purchases(self) -> int:
+        return int(self.conn.execute("SELECT count(*) FROM movements WHERE kind = 'purchase'").fetchone()[0])
+
+
+def ask(
+    server: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """One request, of which nothing is followed: status, headers and content."""
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=10)
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def scene(serve: Callable[..., Server], conn: db.Connection, cast: Cast, config: Any, keys: Any) -> Iterator[Scene]:
+    """The program with a payment page, an order of Acme's, and Alice in a browser."""
+    page = PaymentPage()
+    with page.open() as address:
+        server = serve(PORTAL_PAYMENTS_CHECKOUT_URL=address, PORTAL_PAYMENTS_SECRET=SECRET)
+        page.portal = server.url
+        account = accounts.by_name(conn, cast.smpp_acme_1.name)
+        order = orders.place(conn, SHELL, account, packs.of_size(conn, 100_000))
+        token = users.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+        app = create_app(config, keys)
+        cookie = app.session_interface.get_signing_serializer(app).dumps({"_user_id": token, "_fresh": True})  # type: ignore[attr-defined]
+        yield Scene(server, page, order, conn, f"portal_session={cookie}")
+
+
+def test_a_customer_goes_to_the_payment_page_and_the_credits_arrive(scene: Scene) -> None:
+    assert scene.follow_pay_now() == 200
+    (visit,) = scene.page.visits
+    assert visit["shop"] == "portal"
+    assert (visit["order"], visit["amount"], visit["currency"]) == (scene.order.number, "700", "EUR")
+    back = urlsplit(visit["return_url"])
+    assert f"{back.scheme}://{back.netloc}" == scene.server.url
+    assert scene.page.pay() == (200, {"result": "credited"})
+    assert (scene.order_now().status, scene.balance) == ("paid", 1_100_000)
+    # Where the page sends the customer back to, the order says so.
+    status, _headers, text = ask(scene.server.url, back.path, headers={"cookie": scene.cookie})
+    assert (status, b"pay-1" in text) == (200, True)
+    # And the mail is on its way by itself.
+    outbox = scene.server.data / "outbox"
+    assert eventually(lambda: [each for each in texts(outbox) if f"Order {scene.order.number} is paid" in each])
+    assert check.problems(scene.conn) == []
+
+
+def texts(outbox: Path) -> list[str]:
+    return [each.read_text() for each in outbox.glob("*.eml")] if outbox.exists() else []
+
+
+def test_a_changed_address_is_not_taken_by_the_payment_page(scene: Scene) -> None:
+    scene.follow_pay_now()
+    for name, value in (("amount", "1"), ("order", "2026-99999"), ("return_url", "https://evil.example/")):
+        assert scene.page.visit(scene.page.visits[0] | {name: value}) == 403
+
+
+def test_a_replay_and_what_is_not_signed_right_change_nothing(scene: Scene) -> None:
+    scene.follow_pay_now()
+    paid = dumps({"order": scene.order.number, "amount": 700, "currency": "EUR", "status": "paid", "payment": "p"})
+    body, page = paid.encode(), scene.page
+    assert page.call_back(body, key="another secret of thirty characters")[0] == 401
+    assert page.call_back(body, timestamp=int(time()) - 310)[0] == 401
+    assert page.call_back(body, timestamp=int(time()) + 310)[0] == 401
+    assert page.call_back(body, **{"webhook-signature": ""})[0] == 400
+    assert page.call_back(b" " * 20_000)[0] == 413
+    assert page.pay(amount=1)[0] == 422
+    assert page.pay(currency="USD")[0] == 422
+    assert (scene.order_now().status, scene.balance) == ("open", 1_000_000)
+    results = [page.call_back(body, "msg-2")[1]["result"] for _attempt in range(3)]
+    assert results == ["credited", "repeated", "repeated"]
+    assert page.call_back(body, "msg-3") == (200, {"result": "paid before"})
+    assert (scene.purchases, scene.balance) == (1, 1_100_000)
+
+
+@pytest.mark.parametrize("ids", ["the same", "different"])
+def test_twenty_callbacks_at_once_credit_once(scene: Scene, ids: str) -> None:
+    scene.follow_pay_now()
+    together = Barrier(20)
+    body = dumps({"order": scene.order.number, "amount": 700, "currency": "EUR", "status": "paid", "payment": "p"})
+
+    def call(number: int) -> tuple[int, dict[str, str]]:
+        together.wait()
+        return scene.page.call_back(body.encode(), "msg" if ids == "the same" else f"msg-{number}")
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(call, range(20)))
+    assert [status for status, _answer in answers] == [200] * 20
+    assert sorted(answer["result"] for _status, answer in answers).count("credited") == 1
+    assert (scene.purchases, scene.balance) == (1, 1_100_000)
+    assert check.problems(scene.conn) == []
