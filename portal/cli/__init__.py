@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from portal.cli import accounts, mo, orders, people, running, upkeep
+from portal.cli import accounts, credits, mo, orders, people, prices, running, upkeep
 from portal.cli.shell import COMMON, Answer, Failure, options
 from portal.config import ConfigError
 from portal.crypto import KeyFileError
@@ -58,7 +58,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (running, people, accounts, orders, mo, upkeep):
+    for module in (running, people, accounts, credits, orders, prices, mo, upkeep):
         module.register(commands)
     return made
 

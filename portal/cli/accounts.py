@@ -1,9 +1,20 @@
-"""`account …`, `password …`, `ip …`, `credits …` and `sender …`: what an account has."""
+"""`account …`, `password …`, `ip …` and `sender …`: what an account has."""
 
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from typing import Any
 
-from portal.cli.shell import Answer, Commands, Shell, database_command, duration, group, iso, pairs, table
+from portal.cli.shell import (
+    Answer,
+    Commands,
+    Shell,
+    account_command,
+    database_command,
+    duration,
+    group,
+    iso,
+    pairs,
+    table,
+)
 from portal.db import immediate, now_ms
 from portal.services import accounts, alerts, allowed_ips, credentials, credits, customers, recredit, senders
 from portal.services.accounts import Account
@@ -25,15 +36,7 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     _register_account(commands)
     _register_password(commands)
     _register_ip(commands)
-    _register_credits(commands)
     _register_sender(commands)
-
-
-def _named(commands: "Commands[ArgumentParser]", name: str, run: object, help: str) -> ArgumentParser:
-    """A command about one account, which comes first."""
-    parser = database_command(commands, name, run, help)  # type: ignore[arg-type]
-    parser.add_argument("account", metavar="ACCOUNT")
-    return parser
 
 
 # --- account
@@ -53,23 +56,27 @@ def _register_account(commands: "Commands[ArgumentParser]") -> None:
     add.add_argument("--any-sender", action="store_true", help="messages may carry any source address")
     add.add_argument("--data-coding", type=_data_codings, default=frozenset(), metavar="N,…", help=_CODINGS_HELP)
     add.add_argument("--packed-gsm", action="store_true", help=_PACKED_HELP)
-    change = _named(account, "change", _change, "change what one may do; open sessions go on under it")
+    change = account_command(account, "change", _change, "change what one may do; open sessions go on under it")
     for name, _, help in _LIMITS:
         change.add_argument(f"--{name}", type=int, metavar="N", help=f"{help}; 0: no limit")
     change.add_argument("--any-sender", action=BooleanOptionalAction, help="messages may carry any source address")
     change.add_argument("--data-coding", type=_data_codings, metavar="N,…", help=f"{_CODINGS_HELP}, or none")
     change.add_argument("--packed-gsm", action=BooleanOptionalAction, help=_PACKED_HELP)
-    _named(account, "show", _show, "show one")
+    account_command(account, "show", _show, "show one")
     database_command(account, "list", _list, "list all")
-    alert = _named(account, "alert", _alert, "mail when the balance falls below a threshold; without options: show it")
+    alert = account_command(
+        account, "alert", _alert, "mail when the balance falls below a threshold; without options: show it"
+    )
     alert.add_argument("--below", metavar="N", help="credits; 0: no mail")
     alert.add_argument("--to", metavar="EMAIL,…", help="at most five; otherwise the customer's contact address")
-    rule = _named(account, "recredit", _recredit, "buy a pack when messages take the balance below a threshold")
+    rule = account_command(
+        account, "recredit", _recredit, "buy a pack when messages take the balance below a threshold"
+    )
     rule.add_argument("--below", metavar="N", help="credits; 0: buy none; without options: show it")
     rule.add_argument("--pack", metavar="N", help="credits of the pack")
     rule.add_argument("--per-day", type=int, metavar="N", help="how many a day (UTC) at most (default 1)")
-    _named(account, "disable", _disable, "switch one off: its sessions are unbound, and nothing can bind")
-    _named(account, "enable", _enable, "switch one on again")
+    account_command(account, "disable", _disable, "switch one off: its sessions are unbound, and nothing can bind")
+    account_command(account, "enable", _enable, "switch one on again")
 
 
 def _add(shell: Shell, args: Namespace) -> Answer:
@@ -207,7 +214,7 @@ def _values(account: Account) -> dict[str, object]:
 
 def _register_password(commands: "Commands[ArgumentParser]") -> None:
     password = group(commands, "password", "SMPP passwords")
-    regenerate = _named(password, "regenerate", _regenerate, "replace an account's; prints the new one, once")
+    regenerate = account_command(password, "regenerate", _regenerate, "replace an account's; prints the new one, once")
     regenerate.add_argument(
         "--grace", type=duration, default=0, metavar="15m", help="how long the old one stays good, at most 24h"
     )
@@ -229,13 +236,15 @@ def _regenerate(shell: Shell, args: Namespace) -> Answer:
 
 def _register_ip(commands: "Commands[ArgumentParser]") -> None:
     ip = group(commands, "ip", "addresses from which an account's clients may bind")
-    add = _named(ip, "add", _add_ip, "authorise an address or a range")
+    add = account_command(ip, "add", _add_ip, "authorise an address or a range")
     add.add_argument("network", metavar="IP|CIDR")
     add.add_argument("--label", default="", metavar="T")
     add.add_argument("--expires", type=duration, metavar="8h", help="good for so long; without it, until removed")
-    remove = _named(ip, "remove", _remove_ip, "take one off the list: sessions that only it allowed are unbound")
+    remove = account_command(
+        ip, "remove", _remove_ip, "take one off the list: sessions that only it allowed are unbound"
+    )
     remove.add_argument("network", metavar="IP|CIDR")
-    _named(ip, "list", _list_ips, "list them")
+    account_command(ip, "list", _list_ips, "list them")
 
 
 def _add_ip(shell: Shell, args: Namespace) -> Answer:
@@ -271,52 +280,12 @@ def _ips(entries: list[AllowedIP]) -> str:
     return table(("network", "expires", "label"), [(e.network, iso(e.expires_at) or "never", e.label) for e in entries])
 
 
-# --- credits
-
-
-def _register_credits(commands: "Commands[ArgumentParser]") -> None:
-    credit = group(commands, "credits", "balances")
-    _named(credit, "show", _show_credits, "show an account's balance")
-    grant = _named(credit, "grant", _grant, "give an account credits")
-    grant.add_argument("amount", metavar="N")
-    grant.add_argument("--note", default="", metavar="T", help="stands in the ledger")
-    transfer = database_command(credit, "transfer", _transfer, "move credits between two accounts of one customer")
-    for name in ("source", "target"):
-        transfer.add_argument(name, metavar={"source": "FROM", "target": "TO"}[name])
-    transfer.add_argument("amount", metavar="N")
-
-
-def _show_credits(shell: Shell, args: Namespace) -> Answer:
-    account = accounts.by_name(shell.conn, args.account)
-    return _balance(account, account.balance)
-
-
-def _grant(shell: Shell, args: Namespace) -> Answer:
-    account = accounts.by_name(shell.conn, args.account)
-    return _balance(account, credits.grant(shell.conn, SHELL, account, credits.parse(args.amount), args.note))
-
-
-def _transfer(shell: Shell, args: Namespace) -> Answer:
-    source, target = (accounts.by_name(shell.conn, name) for name in (args.source, args.target))
-    balances = credits.transfer(shell.conn, SHELL, source, target, credits.parse(args.amount))
-    answers = [_balance(account, after) for account, after in zip((source, target), balances, strict=True)]
-    return Answer(
-        dict(zip(("from", "to"), [each.value for each in answers], strict=True)),
-        "\n".join(each.text for each in answers),
-    )
-
-
-def _balance(account: Account, thousandths: int) -> Answer:
-    plain = credits.plain(thousandths)
-    return Answer({"account": account.name, "balance": plain}, f"{account.name}  {plain}")
-
-
 # --- sender
 
 
 def _register_sender(commands: "Commands[ArgumentParser]") -> None:
     sender = group(commands, "sender", "source addresses that an account's messages may carry")
-    add = _named(sender, "add", _add_sender, "ask for one")
+    add = account_command(sender, "add", _add_sender, "ask for one")
     add.add_argument("sender", metavar="SENDER")
     add.add_argument("--description", default="", metavar="T")
     add.add_argument("--approve", action="store_true", help="and approve it at once")
@@ -324,10 +293,10 @@ def _register_sender(commands: "Commands[ArgumentParser]") -> None:
         ("approve", _approve, "allow one that waits, or that was refused"),
         ("refuse", _refuse, "refuse one, also later"),
     ):
-        decide = _named(sender, name, run, help)
+        decide = account_command(sender, name, run, help)
         decide.add_argument("sender", metavar="SENDER")
         decide.add_argument("--comment", default="", metavar="T", help="what the customer reads")
-    _named(sender, "list", _list_senders, "list them")
+    account_command(sender, "list", _list_senders, "list them")
 
 
 def _add_sender(shell: Shell, args: Namespace) -> Answer:

@@ -94,6 +94,15 @@ def database_command(
     return command(commands, name, with_database, help)
 
 
+def account_command(
+    commands: "Commands[ArgumentParser]", name: str, run: Callable[[Shell, Namespace], Answer], help: str
+) -> ArgumentParser:
+    """A command about one account, which comes first."""
+    parser = database_command(commands, name, run, help)
+    parser.add_argument("account", metavar="ACCOUNT")
+    return parser
+
+
 def load_settings(args: Namespace) -> Config:
     """Raises: ConfigError"""
     return settings.load(getattr(args, "config", None), getattr(args, "data", None))

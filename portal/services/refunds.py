@@ -4,7 +4,7 @@ import sqlite3
 
 from portal.db import immediate
 from portal.i18n import N_
-from portal.services import credits, once
+from portal.services import accounts, credits, once
 from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.errors import Refused
@@ -22,6 +22,21 @@ class CostNothing(Refused):
 
 class AlreadyRefunded(Refused):
     sentence = N_("What that message cost has been given back already.")
+
+
+def account_of(conn: sqlite3.Connection, message_id: int) -> Account:
+    """The account that has sent a message.
+
+    Raises:
+        NoSuchMessage
+    """
+    row = conn.execute(
+        "SELECT name FROM accounts WHERE id = (SELECT account_id FROM messages WHERE id = ?) AND deleted_at IS NULL",
+        (message_id,),
+    ).fetchone()
+    if row is None:
+        raise NoSuchMessage()
+    return accounts.by_name(conn, row["name"])
 
 
 def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, message_id: int, reason: str) -> int:

@@ -13,6 +13,7 @@ from portal.web import (
     access,
     accounts,
     admin,
+    admin_credits,
     context,
     credit_settings,
     credits,
@@ -98,6 +99,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         prices,
         history,
         admin,
+        admin_credits,
     )
     for area in areas:
         app.register_blueprint(area.blueprint)

@@ -19,6 +19,7 @@ from portal.services import (
     credits,
     customers,
     directory,
+    expiry,
     once,
     prices,
     recredit,
@@ -68,6 +69,7 @@ class GrantForm(Form):
 
     amount = StringField(N_("Credits"))
     note = StringField(N_("Note"))
+    until = StringField(N_("Valid until"))
     form = HiddenField()
 
 
@@ -317,7 +319,8 @@ def grant(name: str) -> ResponseReturnValue:
     try:
         amount = credits.parse(form.amount.data or "")
         note, number = form.note.data or "", form.form.data or ""
-        credits.grant(context.conn(), context.actor(), found, amount, note, form=number)
+        ends = expiry.end_of_day(form.until.data or "", context.config().timezone)
+        credits.grant(context.conn(), context.actor(), found, amount, note, expires_at=ends, form=number)
     except Refused as refusal:
         attach(form, refusal)
         form.form.data = once.new()

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, abort
+from flask import Blueprint, abort, url_for
 from flask.typing import ResponseReturnValue
 
 from portal import i18n
@@ -38,8 +38,16 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
     except history.NoSuchMessage:
         abort(404)
     refunded = history.refunded(context.conn(), text)
+    to_refund = access.user().is_operator and text.done_at is not None and refunded < text.price
     return htmx.dialog(
-        "history/_message.html", account, title=_("Message"), tab="history", text=text, refunded=refunded, look=_look
+        "history/_message.html",
+        account,
+        title=_("Message"),
+        tab="history",
+        text=text,
+        refunded=refunded,
+        look=_look,
+        refund=url_for("admin_credits.ask_refund_message", message_id=text.id) if to_refund else "",
     )
 
 

@@ -16,7 +16,7 @@ from waitress.channel import HTTPChannel
 from portal import db
 from portal.config import Config, bracketed
 from portal.crypto import Keys
-from portal.services import audit, connections, credit_mails, mail, refusal_mails, throttle
+from portal.services import audit, connections, credit_mails, expiry, mail, refusal_mails, throttle
 from portal.services.mail import Mailer
 from portal.web import create_app
 
@@ -27,6 +27,7 @@ _CROWDED, _CALM = 800, 400
 _LOOK_S = 0.5
 _NOTICES_S = 1.0
 _REFUSALS_S = 60.0
+_EXPIRY_S = 60.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
 _MOST_UNSENT = 1 << 30
 
@@ -74,6 +75,7 @@ def run(config: Config) -> int:
     mailer.start()
     threading.Thread(target=_housekeep, args=[config], name="housekeeping", daemon=True).start()
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
+    threading.Thread(target=_let_run_out, args=[config], name="expiry", daemon=True).start()
     threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     server.run()
@@ -109,6 +111,16 @@ def _housekeep(config: Config) -> None:
             mail.purge(conn, now)
             audit.purge(conn, now - config.retention.audit_days * db.DAY_MS)
         time.sleep(db.DAY_MS / 1000)
+
+
+def _let_run_out(config: Config) -> None:
+    """Take away credits whose date has come, within a minute of it."""
+    conn = db.connect(config.database)
+    while True:
+        # A database that is locked or full is tried again: what has run out by then is the same.
+        with suppress(sqlite3.OperationalError):
+            expiry.run_out(conn)
+        time.sleep(_EXPIRY_S)
 
 
 def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:

@@ -15,7 +15,7 @@ from portal import i18n
 from portal.db import now_ms
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import audit, credits, ledger, statement
+from portal.services import audit, credits, expiry, ledger, statement
 from portal.services.accounts import Account
 from portal.services.errors import Refused
 from portal.services.live import Pulse
@@ -220,6 +220,10 @@ def _drawn_course(account: Account) -> dict[str, Any]:
     return {"course": found, "query": asked.query, "label": lambda step: write(step.at, timezone)}
 
 
+def _expiring(account: Account, pulse: Pulse) -> dict[str, Any]:
+    return {"lots": expiry.upcoming(context.conn(), account.id)}
+
+
 def _ground(account: Account, pulse: Pulse) -> Hashable:
     # The bounds too: "today" is another day after midnight.
     within = _asked().within
@@ -230,6 +234,7 @@ live.register(
     "credits",
     Part("credits/_ledger.html", _ground, _statement, ages=True, asks=(*_ASKS, *paging.ASKS)),
     Part("credits/_chart.html", _ground, _chart, asks=_ASKS),
+    Part("credits/_expiring.html", lambda account, pulse: pulse.latest_movement, _expiring, ages=True),
     credit_settings.FORECAST,
 )
 

@@ -42,8 +42,9 @@ _LOOKS = {
 }
 _LOOKS_OTHERWISE = {"login.totp": HALF_WAY, "profile.authenticator": MOVING}
 
-# GET answers that are no pages: files, parts of open pages, downloads, ways to another page.
-_NO_PAGES = {"static", "live.poll", "history.download", "ips.listed"}
+# GET answers that are no pages, beside downloads: files, parts of open pages, ways to another page.
+_NO_PAGES = {"static", "live.poll", "ips.listed"}
+_DOWNLOAD = ".csv"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     senders.add(conn, SHELL, account, "393401112233")
     senders.decide(conn, SHELL, account, "393401112233", approve=False, comment="Not yours")
     credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credits.THOUSANDTHS)
+    credits.grant(conn, SHELL, account, 250 * credits.THOUSANDTHS, "Welcome", expires_at=now_ms() + 30 * 86_400_000)
     routes.add(conn, SHELL, account, "393401234999")
     route = routes.add(conn, SHELL, account, "48000", "acme")
     message_id = _send(conn, account.id)
@@ -183,7 +185,8 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
     found = []
     for rule in app.url_map.iter_rules():
         decision = rule_of(app, rule.endpoint)
-        if "GET" in (rule.methods or ()) and decision in _LOOKS and rule.endpoint not in _NO_PAGES:
+        shown = rule.endpoint not in _NO_PAGES and not rule.rule.endswith(_DOWNLOAD)
+        if "GET" in (rule.methods or ()) and decision in _LOOKS and shown:
             address = adapter.build(rule.endpoint, {name: arguments[name] for name in rule.arguments})
             found.append(Exhibit(_LOOKS_OTHERWISE.get(rule.endpoint, _LOOKS[decision]), address))
     waiting, classic = cast.smpp_acme_2.name, cast.sms_acme_1.name

@@ -10,11 +10,11 @@ from flask import Flask
 from werkzeug.routing import IntegerConverter
 
 from portal import db
-from portal.services import accounts, orders, packs
+from portal.services import accounts, intake, orders, packs
 from portal.services import routes as numbers
 from portal.services.audit import SHELL
 from portal.web.access import Rule, rule_of
-from tests.support import Cast, Person
+from tests.support import Cast, Person, prepared
 from tests.web.conftest import Browser
 
 # What anyone may open without a login: to add to this is a decision.
@@ -105,6 +105,13 @@ def a_number(conn: db.Connection, cast: Cast) -> None:
 def an_order(conn: db.Connection, cast: Cast) -> None:
     """And an order of it, which is the first of its table too."""
     orders.place(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), packs.everyone(conn)[0])
+
+
+@pytest.fixture(autouse=True)
+def a_message(conn: db.Connection, cast: Cast, a_number: None) -> None:
+    """The same account has sent one, whose id is 1: so early it was."""
+    (message_id,) = intake.store(conn, [prepared(conn, cast.smpp_acme_1.id)], now=0).ids
+    assert message_id == 1
 
 
 @pytest.fixture
