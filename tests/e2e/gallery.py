@@ -16,8 +16,10 @@ from portal.services import (
     allowed_ips,
     connections,
     credits,
+    customers,
     intake,
     outcomes,
+    prices,
     routes,
     senders,
     users,
@@ -25,6 +27,7 @@ from portal.services import (
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, UCS2, UNDELIVERABLE, Segment
 from portal.services.outcomes import Outcome
+from portal.services.prices import Change
 from portal.web import create_app
 from portal.web.access import Rule, rule_of
 from tests.e2e.browsing import Tab, address_of
@@ -142,11 +145,22 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "sender_id": sender.id,
         "route_id": route.id,
         "customer_id": cast.acme,
+        "list_id": _price(conn, cast),
         "user_id": newcomer.id,
         "message_id": message_id,
         "part_id": part_id,
         "token": users.new_link(conn, newcomer),
     }
+
+
+def _price(conn: Connection, cast: Cast) -> int:
+    """Acme pays by a list of its own, with changes to come; returns its id."""
+    volume = prices.create(conn, SHELL, "Volume & partners")
+    at = now_ms() + 86_400_000
+    said = [Change("IT", 700), Change("39342", 1500), Change("DE", None), Change("IT", 750, at), Change("DE", 900, at)]
+    prices.change(conn, SHELL, volume.id, said, "UTC")
+    prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume.id)
+    return volume.id
 
 
 def _send(conn: Connection, account_id: int) -> int:
@@ -201,6 +215,7 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{arguments['name']}/history/{arguments['part_id']}",
         _NOWHERE,
     ]
+    found.append(Exhibit(OPERATOR, f"/admin/prices/{arguments['list_id']}/set?destination=IT"))
     return found + [Exhibit(OWNER, each) for each in others]
 
 
