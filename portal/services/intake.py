@@ -167,23 +167,31 @@ def _recredit(
 
     Before they are charged, so that none of them is refused for credits that come a moment later.
     """
-    watched = {
-        account_id: (bill, bill.recredit_below) for account_id, bill in bills.items() if bill.recredit_below is not None
-    }
+    watched = {account_id: bill.recredit_below for account_id, bill in bills.items() if bill.recredit_below is not None}
     if not watched:
         return
+    due = [
+        each for each in submits if each.account_id in watched and (each.account_id, each.destination) not in stopped
+    ]
+    wanted: Counter[int] = Counter()
+    for each in due:
+        wanted[each.account_id] += each.price
+    low = [account_id for account_id, price in wanted.items() if bills[account_id].before - price < watched[account_id]]
+    if not low:
+        return
+    buying = recredit.ready(conn, low, at)
     spent: Counter[int] = Counter()
     # One after the other, as if each came alone: what is bought must not depend on how many arrive together.
-    for each in submits:
-        if each.account_id not in watched or (each.account_id, each.destination) in stopped:
+    for each in due:
+        if each.account_id not in buying:
             continue
-        bill, below = watched[each.account_id]
+        bill = bills[each.account_id]
         left = bill.before - spent[each.account_id]
-        if left - each.price < below:
+        if left - each.price < watched[each.account_id]:
             balance = recredit.look(conn, each.account_id, at)
             if balance == bill.before:
                 # Nothing was bought, and nothing will be for the others.
-                del watched[each.account_id]
+                buying.remove(each.account_id)
                 continue
             left += balance - bill.before
             bill.before = bill.left = balance

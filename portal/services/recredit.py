@@ -4,7 +4,9 @@ An account's owner or manager sets the rule; the operator decides by the custome
 account must be, whether the pack arrives at once. Otherwise the rule makes a request to the operator.
 """
 
+import json
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from portal.db import DAY_MS, immediate, now_ms
@@ -62,15 +64,21 @@ class Standing:
         """Whether the pack arrives at once, rather than being asked for."""
         return self.old_enough and self.within_line
 
+    @property
+    def ready(self) -> bool:
+        """Whether anything happens now when a message needs it: a pack is bought, or asked for."""
+        asks = self.request is None and not self.declined_today
+        return self.pack is not None and self.under_cap and (self.permitted or asks)
+
 
 # What all accounts of a customer have got on credit and not paid yet.
 _OWED = """
 SELECT coalesce(sum(orders.credits), 0) FROM accounts AS own JOIN orders ON orders.account_id = own.id
 WHERE own.customer_id = {customer} AND movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL
 """
-# One look at all that decides: an SMPP client waits meanwhile.
+# One look at all that decides, for several accounts at once: SMPP clients wait meanwhile.
 _STANDING = f"""
-SELECT balance, recredit_pack, packs.price, packs.currency, recredit_per_day,
+SELECT accounts.id, balance, recredit_pack, packs.price, packs.currency, recredit_per_day,
        (SELECT count(*) FROM orders WHERE account_id = accounts.id AND origin = 'automatic' AND movement_id >= :today),
        ({_OWED.format(customer="accounts.customer_id")}), credit_line, recredit_min_age_days, accounts.created_at,
        (SELECT max(id) FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
@@ -78,7 +86,7 @@ SELECT balance, recredit_pack, packs.price, packs.currency, recredit_per_day,
        (SELECT cancelled_at FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
         ORDER BY id DESC LIMIT 1)
 FROM accounts JOIN customers ON customers.id = customer_id LEFT JOIN packs ON packs.credits = recredit_pack
-WHERE accounts.id = :account
+WHERE accounts.id IN (SELECT value FROM json_each(:accounts))
 """
 
 
@@ -88,19 +96,51 @@ def standing(conn: sqlite3.Connection, account_id: int, now: int | None = None) 
     Args:
         now: milliseconds; None: this moment.
     """
+    return _standings(conn, [account_id], now)[account_id]
+
+
+def ready(conn: sqlite3.Connection, account_ids: Collection[int], now: int | None = None) -> set[int]:
+    """Those of these accounts for which `look` would do something, found by one statement.
+
+    Args:
+        now: as in `look`.
+    """
+    return {account_id for account_id, found in _standings(conn, account_ids, now).items() if found.ready}
+
+
+def _standings(conn: sqlite3.Connection, account_ids: Collection[int], now: int | None) -> dict[int, Standing]:
     at = now_ms() if now is None else now
     today = at // DAY_MS * DAY_MS
-    row = conn.execute(_STANDING, {"account": account_id, "today": ids.first_id_at(today)}).fetchone()
-    balance, size, price, currency, per_day, bought, owed, line, min_age, created_at, request, cancelled_at = row
-    old_enough_at = created_at + min_age * DAY_MS
+    values = {"accounts": json.dumps(list(account_ids)), "today": ids.first_id_at(today)}
+    return {row[0]: _standing(*row[1:], at=at, today=today) for row in conn.execute(_STANDING, values)}
+
+
+def _standing(
+    balance: int,
+    size: int,
+    price: int | None,
+    currency: str,
+    per_day: int,
+    bought_today: int,
+    owed: int,
+    credit_line: int,
+    min_age_days: int,
+    created_at: int,
+    request: int | None,
+    cancelled_at: int | None,
+    *,
+    at: int,
+    today: int,
+) -> Standing:
+    old_enough_at = created_at + min_age_days * DAY_MS
     return Standing(
         balance=balance,
         pack=None if price is None else Pack(size, price, currency),
         per_day=per_day,
-        bought_today=bought,
+        bought_today=bought_today,
         owed=owed,
-        credit_line=line,
-        min_age_days=min_age,
+        credit_line=credit_line,
+        min_age_days=min_age_days,
         old_enough_at=old_enough_at,
         old_enough=old_enough_at <= at,
         request=request,
@@ -129,12 +169,11 @@ def look(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> i
     """
     at = now_ms() if now is None else now
     found = standing(conn, account_id, at)
-    if found.pack is None or not found.under_cap:
+    if found.pack is None or not found.ready:
         return found.balance
     if not found.permitted:
-        if found.request is None and not found.declined_today:
-            order_id = _enter(conn, account_id, found.pack, at, "recredit.request")
-            alerts.note(conn, account_id, alerts.REQUESTED, at, found.balance, order_id)
+        order_id = _enter(conn, account_id, found.pack, at, "recredit.request")
+        alerts.note(conn, account_id, alerts.REQUESTED, at, found.balance, order_id)
         return found.balance
     if found.request is not None:
         orders.cancel(conn, SYSTEM, orders.by_id(conn, found.request))
