@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from portal import db
-from portal.services import credits
+from portal.services import accounts, credits
 from portal.services.audit import SHELL
 from tests.support import Cast, Person
 from tests.web import acting
@@ -55,15 +55,15 @@ def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
     while 'rel="next"' in pages[-1]:
         query = pages[-1].split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
         pages.append(alice.get(CREDITS + query).text)
-    assert [page.count(" operator +") for page in map(words, pages)] == [20, 20, 6]
-    assert [f"note {number}." in pages[0] for number in (45, 26, 25)] == [True, True, False]
-    assert [f"note {number}." in pages[1] for number in (26, 25, 6, 5)] == [False, True, True, False]
+    assert [page.count(" operator +") for page in map(words, pages)] == [15, 15, 15, 1]
+    assert [f"note {number}." in pages[0] for number in (45, 31, 30)] == [True, True, False]
+    assert [f"note {number}." in pages[1] for number in (31, 30, 16, 15)] == [False, True, True, False]
     back = pages[2].split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
     again = alice.get(CREDITS + back).text
-    assert [f"note {number}." in again for number in (26, 25, 6, 5)] == [False, True, True, False]
+    assert [f"note {number}." in again for number in (31, 30, 16, 15)] == [False, True, True, False]
     # The way back ends with a whole first page.
     first = again.split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
-    assert words(alice.get(CREDITS + first).text).count(" operator +") == 20
+    assert words(alice.get(CREDITS + first).text).count(" operator +") == 15
 
 
 @pytest.mark.parametrize("query", ["?before=x", "?before=-1", "?after=99999999999999999999", "?before="])
@@ -146,6 +146,123 @@ def test_a_refusal_says_why_at_the_field_and_keeps_what_was_typed(
     assert balances(conn) != before
 
 
+# --- before it moves
+
+
+def test_the_form_shows_both_balances_as_they_are(alice: Browser) -> None:
+    assert "smpp-acme-1 1,000 now smpp-acme-2 100 now" in words(alice.get(TRANSFER).text)
+
+
+@pytest.mark.parametrize("htmx", [False, "dialog", "after"])
+def test_looking_shows_both_balances_before_and_after_and_moves_nothing(
+    alice: Browser, conn: db.Connection, htmx: bool | str
+) -> None:
+    before = balances(conn)
+    filled = form(alice.get(TRANSFER).text, amount="99.5", do="look")
+    answer = alice.post(TRANSFER, data=filled, htmx=htmx)
+    assert answer.status_code == 200
+    said = words(answer.text)
+    assert "smpp-acme-1 1,000 now 900.5 afterwards smpp-acme-2 100 now 199.5 afterwards" in said
+    assert balances(conn) == before
+    if not htmx:
+        # The whole form, ready to be sent.
+        assert value_of(answer.text, "amount") == "99.5"
+        assert alice.post(TRANSFER, data=form(answer.text, amount="99.5")).status_code == 303
+        assert balances(conn)["smpp-acme-2"] == 199_500
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ({"amount": "1000.5"}, "smpp-acme-1 holds 1,000 credits, which don't cover this."),
+        ({"amount": "1,5"}, "“1,5” isn't how numbers are written in this language. Write 15 or 1.5."),
+        ({"amount": "x"}, "“x” isn't an amount of credits."),
+        ({"target": "smpp-acme-1"}, "Source and target are the same account."),
+    ],
+)
+def test_looking_at_what_can_t_be_says_why(alice: Browser, typed: dict[str, str], sentence: str) -> None:
+    answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text, **typed, do="look"), htmx="after")
+    # With another status the dialog would be drawn anew under what is being typed.
+    assert answer.status_code == 200
+    assert sentence in words(answer.text)
+    assert "afterwards" not in answer.text
+
+
+@pytest.mark.parametrize("crafted", ["smpp-globex-1", "SMPP-GLOBEX-1", "nobody", ""])
+def test_looking_tells_nothing_of_another_customer_s_account(alice: Browser, crafted: str) -> None:
+    for side in ("source", "target"):
+        typed = form(alice.get(TRANSFER).text, **{side: crafted}, do="look")
+        answer = alice.post(TRANSFER, data=typed, htmx="after")
+        assert answer.status_code == 200
+        assert "globex" not in answer.text.lower()
+        assert "500" not in answer.text
+
+
+@pytest.mark.parametrize(("language", "written"), [("en", "1,234.5"), ("it", "1.234,5")])
+def test_max_fills_in_all_that_the_source_holds(
+    alice: Browser, conn: db.Connection, language: str, written: str
+) -> None:
+    credits.grant(conn, SHELL, acting.account(conn, "smpp-acme-1"), 234_500)
+    before = balances(conn)
+    headers = {"Accept-Language": language}
+    filled = form(alice.get(TRANSFER, headers=headers).text, source="smpp-acme-1", target="sms-acme-1", amount="7")
+    answer = alice.post(TRANSFER, data=filled | {"do": "max"}, headers=headers)
+    assert answer.status_code == 200
+    assert value_of(answer.text, "amount") == written
+    assert balances(conn) == before
+    sent = form(answer.text, target="sms-acme-1", amount=value_of(answer.text, "amount"))
+    assert alice.post(TRANSFER, data=sent, headers=headers).status_code == 303
+    assert balances(conn) == before | {"smpp-acme-1": 0, "sms-acme-1": 50_000 + 1_234_500}
+
+
+def test_max_of_another_customer_s_account_is_nothing(alice: Browser) -> None:
+    answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text, source="smpp-globex-1", do="max"))
+    assert value_of(answer.text, "amount") == ""
+    assert "globex" not in answer.text
+
+
+def test_the_enter_key_transfers(alice: Browser) -> None:
+    # It presses the first button of the form, wherever that stands.
+    inside = alice.get(TRANSFER).text.split('action="/accounts/smpp-acme-1/credits/transfer"')[1].split("</form>")[0]
+    assert "name=" not in inside.split("<button")[1].split(">")[0]
+
+
+# --- Italian
+
+
+@pytest.mark.parametrize(("typed", "moved"), [("1,5", 1_500), ("0,001", 1), ("1.000", 1_000_000), ("99", 99_000)])
+def test_amounts_are_read_as_italians_write_them(alice: Browser, conn: db.Connection, typed: str, moved: int) -> None:
+    headers = {"Accept-Language": "it"}
+    alice.post(TRANSFER, data=form(alice.get(TRANSFER).text, amount=typed), headers=headers)
+    assert balances(conn)["smpp-acme-2"] == 100_000 + moved
+
+
+def test_an_amount_that_could_be_two_is_asked_for_again(alice: Browser, conn: db.Connection) -> None:
+    before = balances(conn)
+    filled = form(alice.get(TRANSFER).text, amount="1.5")
+    answer = alice.post(TRANSFER, data=filled, headers={"Accept-Language": "it"})
+    assert answer.status_code == 422
+    assert "“1.5” non è scritto come si scrivono i numeri in questa lingua. Scrivere 15 o 1,5." in words(answer.text)
+    assert balances(conn) == before
+
+
+# --- disabled accounts
+
+
+@pytest.mark.parametrize(("source", "target"), [("smpp-acme-1", "smpp-acme-2"), ("smpp-acme-2", "smpp-acme-1")])
+def test_a_disabled_account_gives_and_takes_and_the_form_says_so(
+    alice: Browser, conn: db.Connection, source: str, target: str
+) -> None:
+    accounts.disable(conn, SHELL, acting.account(conn, "smpp-acme-2"))
+    before = balances(conn)
+    page = alice.get(TRANSFER).text
+    assert ">smpp-acme-2 · 100 · Disabled</option>" in page
+    looked = alice.post(TRANSFER, data=form(page, source=source, target=target, amount="10", do="look"))
+    assert words(looked.text).count("This account is disabled") == 1
+    assert alice.post(TRANSFER, data=form(page, source=source, target=target, amount="10")).status_code == 303
+    assert balances(conn) == before | {source: before[source] - 10_000, target: before[target] + 10_000}
+
+
 def test_who_has_one_account_only_has_nowhere_to_move_them(client: Client, cast: Cast) -> None:
     said = words(client(cast.charlie).get("/accounts/smpp-globex-1/credits/transfer").text)
     assert "There is no other account to move credits to." in said
@@ -178,4 +295,33 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
     crafted = {"source": "smpp-acme-1", "target": "smpp-globex-1", "amount": "1"}
     assert charlie.post(TRANSFER, data=crafted).status_code == 404
     assert charlie.post("/accounts/smpp-globex-1/credits/transfer", data=crafted).status_code == 422
+    assert balances(conn) == before
+
+
+@pytest.mark.parametrize("who", ["alice", "olga"])
+@pytest.mark.parametrize("named", ["{name}", "{upper}", " {name}", "{id}", "0{id}", "%{name}"])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_no_crafted_request_moves_credits_between_customers(
+    client: Client, cast: Cast, conn: db.Connection, who: str, named: str, side: str
+) -> None:
+    person = client(getattr(cast, who))
+    other = cast.smpp_globex_1
+    crafted = named.format(name=other.name, upper=other.name.upper(), id=other.id)
+    before = balances(conn)
+    filled = form(person.get(TRANSFER).text, amount="1", **{side: crafted})
+    answer = person.post(TRANSFER, data=filled)
+    assert answer.status_code == 422
+    assert f'id="{side}-error"' in answer.text
+    assert balances(conn) == before
+    # Twice in one form: the first counts, and what was refused stays so.
+    assert person.post(TRANSFER, data=filled | {side: [crafted, "smpp-acme-2"]}).status_code == 422
+    assert balances(conn) == before
+
+
+def test_an_account_is_the_same_in_capitals(alice: Browser, conn: db.Connection) -> None:
+    before = balances(conn)
+    filled = form(alice.get(TRANSFER).text, target="SMPP-ACME-1")
+    answer = alice.post(TRANSFER, data=filled)
+    assert answer.status_code == 422
+    assert "Source and target are the same account." in words(answer.text)
     assert balances(conn) == before
