@@ -50,6 +50,8 @@ _ACTORS = {audit.SHELL.name: N_("operator"), audit.SYSTEM.name: N_("automatic")}
 _ASKS = ("period", "kind", "from", "to")
 _COLUMNS = "id;date;kind;credits;balance;by;note;account;order;messages;first_message;last_message".split(";")
 _MONTH_COLUMNS = "month;country;sender;messages;parts;credits".split(";")
+# The chart is on the page as well.
+_PAGE = 15
 _MOST_SENDERS = 50
 
 
@@ -174,7 +176,7 @@ def _statement(account: Account, pulse: Pulse) -> dict[str, Any]:
     asked = _asked()
     conn, within, kind = context.conn(), asked.within, asked.kind
     return {
-        "page": paging.page(partial(statement.movements, conn, account.id, within, kind)),
+        "page": paging.page(partial(statement.movements, conn, account.id, within, kind), _PAGE),
         "sums": statement.sums(conn, account.id, within, kind),
         "query": asked.query,
         "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if request.args.get(name)},
@@ -232,7 +234,7 @@ def _ground(account: Account, pulse: Pulse) -> Hashable:
 
 live.register(
     "credits",
-    Part("credits/_ledger.html", _ground, _statement, ages=True, asks=(*_ASKS, *paging.ASKS)),
+    Part("credits/_ledger.html", _ground, _statement, asks=(*_ASKS, *paging.ASKS)),
     Part("credits/_chart.html", _ground, _chart, asks=_ASKS),
     Part("credits/_expiring.html", lambda account, pulse: pulse.latest_movement, _expiring, ages=True),
     credit_settings.FORECAST,

@@ -126,6 +126,8 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     credits.grant(conn, SHELL, account, 250 * credits.THOUSANDTHS, "Welcome", expires_at=now_ms() + 30 * 86_400_000)
     routes.add(conn, SHELL, account, "393401234999")
     route = routes.add(conn, SHELL, account, "48000", "acme")
+    for number in range(12):
+        credits.grant(conn, SHELL, account, 1_234_500, note=f"A welcome gift, number {number}")
     message_id = _send(conn, account.id)
     part_id = _send_parts(conn, account.id)
     # Shown, but not there: a client that binds would have to answer enquire_link all the while.

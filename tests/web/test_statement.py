@@ -287,8 +287,8 @@ def test_a_month_by_country_and_sender(alice: Browser, conn: db.Connection) -> N
     said = words(answer.text)
     assert "credits used 5 messages 4 parts 5" in said
     assert "1 credits were refunded in this month." in said
-    assert "Italy 4 5 5 100 % All 4 5 5" in said
-    assert "ACME 3 4 4 80 % <b>SHOP</b> 1 1 1 20 % All 4 5 5" in said
+    assert "Italy 4 5 5 100 % Total 4 5 5" in said
+    assert "ACME 3 4 4 80 % <b>SHOP</b> 1 1 1 20 % Total 4 5 5" in said
     month = re.search(r'<option value="(\d{4}-\d\d)" selected>', answer.text)
     assert month
     assert month[1] == statement.month_text(statement.months(conn, acting.account(conn, "smpp-acme-1").id)[0])
