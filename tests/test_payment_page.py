@@ -1,6 +1,7 @@
 """A payment page, a small real HTTP server, and the real program: the way there, and the callback."""
 
 import http.client
+import subprocess
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -23,9 +24,11 @@ from portal.services import accounts, check, orders, packs, users
 from portal.services.audit import SHELL
 from portal.services.orders import Order
 from portal.web import create_app
-from tests.support import Cast, Server, eventually
+from tests.support import ROOT, Cast, Server, eventually
 
-SECRET = "the secret that portal and payment page share"
+# The one of the examples in the docs, which are tried too.
+SECRET = "a secret of more than thirty characters"
+DOCS = (ROOT / "docs" / "payments.md").read_text()
 
 
 @dataclass
@@ -211,3 +214,38 @@ def test_twenty_callbacks_at_once_credit_once(scene: Scene, ids: str) -> None:
     assert sorted(answer["result"] for _status, answer in answers).count("credited") == 1
     assert (scene.purchases, scene.balance) == (1, 1_100_000)
     assert check.problems(scene.conn) == []
+
+
+# --- docs/payments.md
+
+
+def example(language: str) -> str:
+    """The first block of a language."""
+    blocks = (each.partition("\n") for each in DOCS.split("```")[1::2])
+    return next(text for named, _newline, text in blocks if named == language)
+
+
+def test_the_documented_signature_is_right() -> None:
+    signed = example("").rstrip("\n")
+    assert f"`{digest(SECRET.encode(), signed.encode(), 'sha256').hex()}`" in DOCS
+
+
+def test_the_documented_python_works(scene: Scene) -> None:
+    names: dict[str, Any] = {}
+    exec(example("python"), names)  # the docs' own, for integrators to copy
+    scene.follow_pay_now()
+    visit = scene.page.visits[0]
+    assert names["is_from_the_portal"](visit)
+    assert not names["is_from_the_portal"](visit | {"amount": "1"})
+    assert not names["is_from_the_portal"](visit | {"timestamp": "1800000000"})
+    tell = (scene.server.url, visit["order"], int(visit["amount"]), visit["currency"], "pay-9")
+    assert [names["tell"](*tell)["result"] for _attempt in range(2)] == ["credited", "repeated"]
+    assert (scene.purchases, scene.order_now().payment) == (1, "pay-9")
+
+
+def test_the_documented_shell_works(scene: Scene) -> None:
+    script = example("sh").replace("2026-00042", scene.order.number).replace("http://127.0.0.1:8000", scene.server.url)
+    assert scene.order.number in script
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20)
+    assert '{"result":"credited"}' in done.stdout, done.stderr
+    assert scene.order_now().status == "paid"

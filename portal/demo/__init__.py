@@ -25,6 +25,12 @@ FOLDER = Path("data") / "demo"
 _LOGINS = "demo.json"
 _UNFINISHED = ".making"
 _STEP_S = 30
+_SETTINGS = """\
+name = "SMPP Portal demo"
+
+[payments]
+instructions = "Bank transfer to Portal Ltd, IBAN AT61 1904 3002 3457 3201. (A demo: please don't.)"
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def make(config: Config) -> None:
     logins = Logins(password, *stage.set_up(folder, password))
     _write(folder / _LOGINS, json.dumps(asdict(logins), indent=2) + "\n")
     if not (config.data / settings.FILE_NAME).exists():
-        _write(config.data / settings.FILE_NAME, 'name = "SMPP Portal demo"\n')
+        _write(config.data / settings.FILE_NAME, _SETTINGS)
     for name in (KEY_FILE, _LOGINS, config.database.name):
         (folder / name).replace(config.data / name)
     shutil.rmtree(folder)

@@ -14,6 +14,8 @@ from portal.services import (
     credentials,
     credits,
     customers,
+    orders,
+    packs,
     prices,
     routes,
     senders,
@@ -67,6 +69,8 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
         with immediate(conn):
             source, target = (accounts.by_name(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
             credits.transfer(conn, _BY_OWNER, source, target, 250 * credits.THOUSANDTHS)
+            paid, _open = (orders.place(conn, _BY_OWNER, source, each) for each in packs.everyone(conn)[:2])
+            orders.pay(conn, _BY_OPERATOR, paid, "Transfer of this morning")
             in_a_month = now_ms() + 30 * db.DAY_MS
             credits.grant(conn, _BY_OPERATOR, source, 200 * credits.THOUSANDTHS, "Winter bonus", expires_at=in_a_month)
     finally:

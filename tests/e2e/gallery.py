@@ -19,7 +19,9 @@ from portal.services import (
     customers,
     intake,
     outcomes,
+    packs,
     prices,
+    purchases,
     routes,
     senders,
     users,
@@ -46,7 +48,7 @@ _LOOKS = {
 _LOOKS_OTHERWISE = {"login.totp": HALF_WAY, "profile.authenticator": MOVING}
 
 # GET answers that are no pages, beside downloads: files, parts of open pages, ways to another page.
-_NO_PAGES = {"static", "live.poll", "ips.listed"}
+_NO_PAGES = {"static", "live.poll", "ips.listed", "orders.pay"}
 _DOWNLOAD = ".csv"
 
 
@@ -126,6 +128,9 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     credits.grant(conn, SHELL, account, 250 * credits.THOUSANDTHS, "Welcome", expires_at=now_ms() + 30 * 86_400_000)
     routes.add(conn, SHELL, account, "393401234999")
     route = routes.add(conn, SHELL, account, "48000", "acme")
+    pack = packs.everyone(conn)[0]
+    purchases.pay(conn, keys, SHELL, purchases.place(conn, keys, SHELL, account, pack), "Transfer of 22 November")
+    order = purchases.place(conn, keys, SHELL, account, pack)
     for number in range(12):
         credits.grant(conn, SHELL, account, 1_234_500, note=f"A welcome gift, number {number}")
     message_id = _send(conn, account.id)
@@ -142,6 +147,7 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     newcomer = users.add(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
     return {
         "name": account.name,
+        "number": order.number,
         "ip_id": entry.id,
         "session_id": 1,
         "sender_id": sender.id,
@@ -214,6 +220,8 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{waiting}/password",
         f"/accounts/{classic}",
         f"/accounts/{arguments['name']}?period=all",
+        f"/accounts/{arguments['name']}/credits/buy?pack=100000",
+        f"/accounts/{waiting}/orders",
         f"/accounts/{arguments['name']}/history/{arguments['part_id']}",
         _NOWHERE,
     ]
