@@ -8,7 +8,7 @@ import sqlite3
 from babel.numbers import NumberFormatError
 
 from portal import i18n
-from portal.db import immediate
+from portal.db import immediate, now_ms
 from portal.i18n import N_
 from portal.services import audit, expiry, ledger, once
 from portal.services.accounts import Account
@@ -229,10 +229,14 @@ def transfer(
         raise OtherCustomer()
     with immediate(conn):
         once.spend(conn, form)
-        dates = expiry.hand_over(expiry.upcoming(conn, source.id), amount)
-        _, source_after = ledger.move(conn, actor, source.id, ledger.TRANSFER_OUT, -amount, counterpart_id=target.id)
+        # One moment for all: credits whose date came in between would run out at both accounts.
+        now = now_ms()
+        dates = expiry.hand_over(expiry.upcoming(conn, source.id, now), amount)
+        _, source_after = ledger.move(
+            conn, actor, source.id, ledger.TRANSFER_OUT, -amount, counterpart_id=target.id, now=now
+        )
         movement_id, target_after = ledger.move(
-            conn, actor, target.id, ledger.TRANSFER_IN, amount, counterpart_id=source.id
+            conn, actor, target.id, ledger.TRANSFER_IN, amount, counterpart_id=source.id, now=now
         )
         expiry.put(conn, target.id, movement_id, dates)
         _record(conn, actor, "credits.transfer", source, target=target.name, amount=amount)

@@ -94,10 +94,14 @@ def put(conn: sqlite3.Connection, account_id: int, movement_id: int, amounts: Ma
         )
 
 
-def upcoming(conn: sqlite3.Connection, account_id: int) -> list[Lot]:
-    """What an account holds that will run out, by date, those first that run out first; nothing that is used up."""
+def upcoming(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> list[Lot]:
+    """What an account holds that will run out, by date, those first that run out first; nothing that is used up.
+
+    Args:
+        now: as in `ids.next_ids`.
+    """
     # The ledger's time, which goes on where the clock was set back: what is spent next is spent at it.
-    next_id = ids.next_ids(conn, "movements", 1)
+    next_id = ids.next_ids(conn, "movements", 1, now)
     open_now = {
         (row["movement_id"], row["expires_at"])
         for row in conn.execute(

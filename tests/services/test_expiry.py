@@ -30,8 +30,11 @@ class Clock:
     def __init__(self) -> None:
         # Not the time of the cast's own grants: their movements come before everything here.
         self.ms = now_ms() + DAY_MS
+        self.step = 0
+        """How much time passes whenever somebody asks for it."""
 
     def time_ns(self) -> int:
+        self.ms += self.step
         return self.ms * 1_000_000
 
 
@@ -151,6 +154,20 @@ def test_credits_keep_their_date_when_they_move(
     clock.ms = later
     assert expiry.run_out(conn) == 3
     assert credits.balance(conn, acme_1.id) == 1_100_000
+
+
+@pytest.mark.parametrize("before_the_date_ms", range(1, 12))
+def test_what_moves_at_the_last_moment_runs_out_once(
+    conn: Connection, acme_1: Account, acme_2: Account, clock: Clock, before_the_date_ms: int
+) -> None:
+    before = credits.balance(conn, acme_1.id) + credits.balance(conn, acme_2.id)
+    date = clock.ms + DAY_MS
+    credits.grant(conn, SHELL, acme_1, 30_000, expires_at=date)
+    clock.ms, clock.step = date - before_the_date_ms, 1
+    credits.transfer(conn, SHELL, acme_1, acme_2, 30_000)
+    clock.ms = date + DAY_MS
+    expiry.run_out(conn)
+    assert credits.balance(conn, acme_1.id) + credits.balance(conn, acme_2.id) == before
 
 
 def test_credits_that_run_out_raise_the_alarm(conn: Connection, acme_2: Account, clock: Clock) -> None:
