@@ -1,0 +1,167 @@
+"""One process does what hypothesis thinks of: where that goes wrong, it is told in as few steps as will do."""
+
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from portal import db
+from portal.db import now_ms
+from portal.services.messages import DELIVERED, EXPIRED, VALIDITY_MS
+from tests.money import chance, chronicle, stage
+from tests.money.audit import Attempt, Audit
+from tests.money.chronicle import Pen
+from tests.money.model import Model
+from tests.money.operations import perform
+
+_ACCOUNTS = st.integers(1, 6)
+# Those of the first customer, and of the second.
+_PAIRS = st.sampled_from([st.permutations((1, 2, 3, 4)), st.permutations((5, 6))]).flatmap(lambda which: which)
+_NUMBERS = st.sampled_from(chance.NUMBERS[:3])
+_AMOUNTS = st.integers(1, 100_000)
+# Few, so that some are sent twice.
+_FORMS = st.sampled_from(["", "a", "b", "c", "d"])
+_MOMENTS = st.sampled_from([None, 1_000, 60_000])
+_SUBMITS = st.tuples(
+    _ACCOUNTS,
+    _NUMBERS,
+    st.integers(1, 5),
+    st.sampled_from(sorted(chance.PRICES)),
+    st.sampled_from(chance.SOURCES),
+    _MOMENTS,
+    _MOMENTS,
+)
+# How much SQLite does before it is interrupted; most are done before that.
+_STEPS = st.none() | st.integers(1, 3_000)
+
+
+class Money(RuleBasedStateMachine):
+    """Each rule is an operation, some of which are interrupted; each is compared with the model at once."""
+
+    template: Path | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory(prefix="money-")
+        if Money.template is None:
+            Money.template = stage.build(Path(tempfile.mkdtemp(prefix="money-template-")))
+        file = Path(self._folder.name) / db.FILE_NAME
+        shutil.copy(Money.template, file)
+        self._conn = db.connect(file)
+        self._pen = Pen(self._conn)
+        self._audit = Audit(Model.of(self._conn))
+        self._ids: dict[str, int] = {}
+        self._done = 0
+
+    def teardown(self) -> None:
+        self._audit.compare(self._conn)
+        self._conn.close()
+        self._folder.cleanup()
+        assert not self._audit.problems, self._audit.problems
+
+    def _do(self, steps: int | None = None, **operation: Any) -> None:
+        """Do an operation, interrupted after so many steps of SQLite's machine; None: to its end."""
+        self._done += 1
+        key = self._pen.key = f"0.{self._done}"
+        attempt = Attempt(operation, chronicle.latest(self._conn))
+        if steps:
+            _interrupt_once(self._conn, steps)
+        try:
+            attempt.answer = perform(self._conn, key, operation)
+            attempt.answered = True
+        except sqlite3.OperationalError as error:
+            assert steps, error
+            assert str(error) == "interrupted", error
+        finally:
+            self._conn.set_progress_handler(None, 0)
+        assert not self._conn.in_transaction
+        attempt.until = chronicle.latest(self._conn)
+        self._audit.follow(self._conn, {key: attempt})
+        assert not self._audit.problems, self._audit.problems
+
+    @rule(batch=st.lists(_SUBMITS, max_size=12), steps=_STEPS)
+    def submit(self, batch: list[tuple[Any, ...]], steps: int | None) -> None:
+        now, made = now_ms(), []
+        for account, number, parts, country, source, begins_in, expires_in in batch:
+            scheduled_at = None if begins_in is None else now + begins_in
+            expires_at = None if expires_in is None else (scheduled_at or now) + expires_in
+            if scheduled_at is not None and expires_at is None:
+                expires_at = scheduled_at + VALIDITY_MS
+            price = parts * chance.PRICES[country]
+            made.append([account, number, parts, price, source, country, scheduled_at, expires_at])
+        self._do(steps, kind="submit", batch=made)
+
+    @rule(account=_ACCOUNTS, amount=_AMOUNTS, expires_in=_MOMENTS, form=_FORMS, steps=_STEPS)
+    def grant(self, account: int, amount: int, expires_in: int | None, form: str, steps: int | None) -> None:
+        expires_at = None if expires_in is None else now_ms() + 10 * expires_in
+        self._do(steps, kind="grant", account=account, amount=amount, expires_at=expires_at, form=form)
+
+    @rule(account=_ACCOUNTS, amount=_AMOUNTS, sign=st.sampled_from([1, -1]), form=_FORMS, steps=_STEPS)
+    def correct(self, account: int, amount: int, sign: int, form: str, steps: int | None) -> None:
+        self._do(steps, kind="correct", account=account, amount=sign * amount, form=form)
+
+    @precondition(lambda self: self._audit.model.messages)
+    @rule(data=st.data(), steps=_STEPS)
+    def refund_message(self, data: st.DataObject, steps: int | None) -> None:
+        self._do(steps, kind="refund message", message=self._some(data)[0])
+
+    @rule(later=st.sampled_from([0, 20_000, 700_000]), steps=_STEPS)
+    def expire(self, later: int, steps: int | None) -> None:
+        """The ledger's time is then later than the clock's, as it is where that was set back."""
+        self._do(steps, kind="expire", now=now_ms() + later)
+
+    @rule(pair=_PAIRS, amount=_AMOUNTS, form=_FORMS, steps=_STEPS)
+    def transfer(self, pair: list[int], amount: int, form: str, steps: int | None) -> None:
+        self._do(steps, kind="transfer", source=pair[0], target=pair[1], amount=amount, form=form)
+
+    @rule(account=_ACCOUNTS, pack=st.sampled_from(chance.PACKS), form=_FORMS, steps=_STEPS)
+    def order(self, account: int, pack: int, form: str, steps: int | None) -> None:
+        self._do(steps, kind="order", account=account, pack=pack, form=form)
+
+    @precondition(lambda self: self._audit.model.orders)
+    @rule(kind=st.sampled_from(["pay", "cancel order"]), data=st.data(), steps=_STEPS)
+    def close_order(self, kind: str, data: st.DataObject, steps: int | None) -> None:
+        order = data.draw(st.sampled_from(sorted(self._audit.model.orders)))
+        self._do(steps, kind=kind, order=order)
+
+    @precondition(lambda self: self._audit.model.messages)
+    @rule(data=st.data(), steps=_STEPS)
+    def cancel(self, data: st.DataObject, steps: int | None) -> None:
+        self._do(steps, kind="cancel", messages=[[*each, data.draw(st.booleans())] for each in self._some(data)])
+
+    @precondition(lambda self: self._audit.model.messages)
+    @rule(data=st.data(), fate=st.sampled_from([[DELIVERED, 0], [EXPIRED, 801]]), steps=_STEPS)
+    def finish(self, data: st.DataObject, fate: list[int], steps: int | None) -> None:
+        self._do(steps, kind="finish", messages=[[*each, *fate] for each in self._some(data)])
+
+    def _some(self, data: st.DataObject) -> list[list[Any]]:
+        """Ids and texts of messages, whatever has become of them, each once."""
+        rows = {text: message_id for message_id, text in self._conn.execute("SELECT id, text FROM messages")}
+        texts = data.draw(st.lists(st.sampled_from(list(rows)), min_size=1, max_size=4, unique=True))
+        return [[rows[text], text] for text in texts]
+
+    @rule(later=st.sampled_from([0, 2_000, 100_000, 2 * 86_400_000]), steps=_STEPS)
+    def due(self, later: int, steps: int | None) -> None:
+        self._do(steps, kind="due", now=now_ms() + later)
+
+    @rule(account=_ACCOUNTS, number=_NUMBERS, steps=_STEPS)
+    def list(self, account: int, number: str, steps: int | None) -> None:
+        self._do(steps, kind="list", account=account, number=number)
+
+    @rule(account=_ACCOUNTS, number=_NUMBERS)
+    def unlist(self, account: int, number: str) -> None:
+        self._do(kind="unlist", account=account, number=number)
+
+
+def _interrupt_once(conn: sqlite3.Connection, steps: int) -> None:
+    """Interrupt what a connection does after so many steps, but not the ROLLBACK that follows."""
+    left = [True]
+
+    def interrupt() -> bool:
+        return left.pop() if left else False
+
+    conn.set_progress_handler(interrupt, steps)
