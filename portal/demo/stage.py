@@ -24,6 +24,8 @@ from portal.services import (
 )
 from portal.services.accounts import Account
 from portal.services.audit import Actor
+from portal.services.customers import Customer
+from portal.services.prices import Change
 
 OWNER = "marta@acme.example"
 VIEWER = "bruno@acme.example"
@@ -72,10 +74,21 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
             paid, _open = (orders.place(conn, _BY_OWNER, source, each) for each in packs.everyone(conn)[:2])
             orders.pay(conn, _BY_OPERATOR, paid, "Transfer of this morning")
             in_a_month = now_ms() + 30 * db.DAY_MS
+            _prices(conn, acme, in_a_month // db.DAY_MS * db.DAY_MS)
             credits.grant(conn, _BY_OPERATOR, source, 200 * credits.THOUSANDTHS, "Winter bonus", expires_at=in_a_month)
     finally:
         conn.close()
     return people, passwords
+
+
+def _prices(conn: sqlite3.Connection, acme: Customer, in_a_month: int) -> None:
+    """A list for Acme, and changes that are announced."""
+    partners = prices.create(conn, _BY_OPERATOR, "Partners").id
+    own = [Change("DE", 900), Change("GB", 950), Change("GB", 900, in_a_month), Change("4470", None)]
+    prices.change(conn, _BY_OPERATOR, partners, own, "UTC")
+    announced = [Change("IT", 1100, in_a_month), Change("FR", 600, in_a_month)]
+    prices.change(conn, _BY_OPERATOR, prices.DEFAULT_LIST, announced, "UTC")
+    prices.assign(conn, _BY_OPERATOR, acme, partners)
 
 
 def _enrolled(

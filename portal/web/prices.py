@@ -27,7 +27,7 @@ from portal.web.htmx import Toast
 
 blueprint = Blueprint("prices", __name__)
 
-_SIZE = 40
+_SIZE = 30
 _STEPS_SHOWN = 100
 
 
