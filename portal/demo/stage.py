@@ -9,6 +9,7 @@ from portal.db import immediate, now_ms
 from portal.demo import past
 from portal.services import (
     accounts,
+    alerts,
     allowed_ips,
     connections,
     credentials,
@@ -17,6 +18,7 @@ from portal.services import (
     orders,
     packs,
     prices,
+    recredit,
     routes,
     senders,
     two_factor,
@@ -71,6 +73,12 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
         with immediate(conn):
             source, target = (accounts.by_name(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
             credits.transfer(conn, _BY_OWNER, source, target, 250 * credits.THOUSANDTHS)
+            customer = customers.by_id(conn, source.customer_id)
+            customers.change(conn, _BY_OPERATOR, customer, credit_line=2000 * credits.THOUSANDTHS, min_age_days=0)
+            recredit.set_rule(conn, _BY_OWNER, source, 200 * credits.THOUSANDTHS, 500 * credits.THOUSANDTHS, 2)
+            alerts.set_rule(conn, _BY_OWNER, source, 500 * credits.THOUSANDTHS)
+            # It holds less: its pages say so.
+            alerts.set_rule(conn, _BY_OWNER, target, 300 * credits.THOUSANDTHS)
             paid, _open = (orders.place(conn, _BY_OWNER, source, each) for each in packs.everyone(conn)[:2])
             orders.pay(conn, _BY_OPERATOR, paid, "Transfer of this morning")
             in_a_month = now_ms() + 30 * db.DAY_MS

@@ -68,12 +68,15 @@ def of_account(conn: sqlite3.Connection, account_id: int, now: int | None = None
     """
     at = now_ms() if now is None else now
     first_day = at // DAY_MS - (_DAYS - 1)
-    balance, created_at, spent = conn.execute(
-        "SELECT balance, created_at, (SELECT coalesce(sum(price), 0) FROM daily_totals"
-        " WHERE account_id = accounts.id AND day BETWEEN ? AND ?) FROM accounts WHERE id = ?",
+    balance, created_at, first_used, spent = conn.execute(
+        "SELECT balance, created_at, min(day), coalesce(sum(price), 0) FROM accounts"
+        " LEFT JOIN daily_totals ON account_id = accounts.id AND price > 0 AND day BETWEEN ? AND ?"
+        " WHERE accounts.id = ?",
         (first_day, at // DAY_MS, account_id),
     ).fetchone()
-    since = max(at - max(first_day * DAY_MS, created_at), DAY_MS)
+    # A history that was brought along is older than its account.
+    begins = created_at if first_used is None else min(created_at, first_used * DAY_MS)
+    since = max(at - max(first_day * DAY_MS, begins), DAY_MS)
     return Forecast(balance, spent * DAY_MS // since, balance * since // spent if spent else None)
 
 

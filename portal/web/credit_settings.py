@@ -44,7 +44,7 @@ class RecreditForm(Form):
 
 class LineForm(Form):
     credit_line = StringField(N_("Credit line (credits)"))
-    min_age = StringField(N_("Age of an account (days)"))
+    min_age = StringField(N_("Minimum age of an account (days)"))
 
 
 @blueprint.get("/accounts/<name>/credits/settings")

@@ -13,6 +13,7 @@ from portal.crypto import Keys
 from portal.db import Connection, now_ms
 from portal.services import (
     accounts,
+    alerts,
     allowed_ips,
     connections,
     credits,
@@ -22,6 +23,7 @@ from portal.services import (
     packs,
     prices,
     purchases,
+    recredit,
     routes,
     senders,
     users,
@@ -133,6 +135,12 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     order = purchases.place(conn, keys, SHELL, account, pack)
     for number in range(12):
         credits.grant(conn, SHELL, account, 1_234_500, note=f"A welcome gift, number {number}")
+    alerts.set_rule(
+        conn, SHELL, account, 100 * credits.THOUSANDTHS, ["ops@acme.example", "a-long-name@mail.acme.example"]
+    )
+    recredit.set_rule(conn, SHELL, account, 50 * credits.THOUSANDTHS, 250 * credits.THOUSANDTHS, 3)
+    # Its balance is lower: each of its pages says so.
+    alerts.set_rule(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), 200 * credits.THOUSANDTHS)
     message_id = _send(conn, account.id)
     part_id = _send_parts(conn, account.id)
     # Shown, but not there: a client that binds would have to answer enquire_link all the while.

@@ -54,6 +54,13 @@ def test_an_hour_of_tests_is_a_day(conn, spent, lasts):
     assert lasts().per_day == 100 * K
 
 
+def test_a_history_that_is_older_than_the_account_counts_with_its_days(conn, spent, lasts):
+    conn.execute("UPDATE accounts SET created_at = ?", (NOON,))
+    for days_ago in range(7):
+        spent(130, days_ago)
+    assert lasts().per_day == 140 * K
+
+
 def test_nothing_spent_is_no_rate(spent, lasts):
     spent(100, 7)
     assert lasts() == Forecast(1000 * K, 0, None)

@@ -332,6 +332,8 @@ def test_the_operator_sees_what_is_owed(
     assert "Not paid yet 0 of 500 credits" in words(olga.get(page).text)
     assert "at once, for accounts that are 30 days old" in words(olga.get(page).text)
     allow(500)
+    assert "at once" in words(olga.get(page).text)
+    assert "days old" not in words(olga.get(page).text)
     account = acting.account(conn, "smpp-acme-1")
     recredit.set_rule(conn, SHELL, account, 950 * K, 100 * K, 3)
     acting.send(conn, "smpp-acme-1", *["hello"] * 51)
