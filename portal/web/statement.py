@@ -50,8 +50,8 @@ _ACTORS = {audit.SHELL.name: N_("operator"), audit.SYSTEM.name: N_("automatic")}
 _ASKS = ("period", "kind", "from", "to")
 _COLUMNS = "id;date;kind;credits;balance;by;note;account;order;messages;first_message;last_message".split(";")
 _MONTH_COLUMNS = "month;country;sender;messages;parts;credits".split(";")
-# The chart is on the page as well.
-_PAGE = 15
+# Chart, filter and banners are on the page as well.
+_PAGE = 12
 _MOST_SENDERS = 50
 
 

@@ -180,7 +180,7 @@ def test_the_filter_stays_while_pages_are_turned(alice: Browser, conn: db.Connec
     older = linked(page, "Older")
     assert older.startswith("?period=7d&kind=grant&before=")
     second = alice.get(CREDITS + older).text
-    assert [line.split(" +")[0].split()[-2] for line in shown(second)[:5]] == ["9.", "8.", "7.", "6.", "5."]
+    assert [line.split(" +")[0].split()[-2] for line in shown(second)[:5]] == ["12.", "11.", "10.", "9.", "8."]
     assert "Corrected" not in "".join(shown(second))
     assert linked(second, "Newer").startswith("?period=7d&kind=grant&after=")
     assert '<option selected value="grant">' in second
