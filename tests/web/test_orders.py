@@ -6,6 +6,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
+from email import message_from_bytes, policy
 from hmac import digest
 from json import dumps, loads
 from time import time
@@ -19,7 +20,7 @@ from werkzeug.test import TestResponse
 from portal import db
 from portal.config import Config, Payments
 from portal.crypto import Keys
-from portal.services import credits, mail, orders, packs, purchases
+from portal.services import mail, orders, packs, purchases
 from portal.services.audit import SHELL
 from portal.services.orders import Order
 from portal.services.packs import Pack
@@ -557,8 +558,9 @@ def test_a_body_that_is_too_large_is_not_read(paying: Browser, conn: db.Connecti
     assert call_back(paying, order, note="x" * 16_000).status_code == 200
 
 
-def test_the_mails_can_be_read(paying: Browser, conn: db.Connection, keys: Keys, config: Config, order: Order) -> None:
-    """Each of them is made, in both languages, with what it has to say."""
+def test_each_mail_says_what_it_is_about(
+    paying: Browser, conn: db.Connection, keys: Keys, config: Config, order: Order
+) -> None:
     mailer = mail.Mailer(replace(config, payments=Payments(instructions="IBAN: AT61 1904")), keys, lambda: conn)
     conn.execute("UPDATE customers SET language = 'it'")
     other = purchases.place(conn, keys, SHELL, acting.account(conn, "smpp-acme-1"), PACK_OF_100)
@@ -568,7 +570,26 @@ def test_the_mails_can_be_read(paying: Browser, conn: db.Connection, keys: Keys,
     call_back(paying, other, message_id="d", order="2026-99999")
     orders.cancel(conn, SHELL, other)
     call_back(paying, other, message_id="e")
-    assert mailer.send_due(conn) == len(mails_sent := 7 * [None])
-    texts = [each.read_text() for each in sorted((config.data / "outbox").iterdir())]
-    assert len(texts) == len(mails_sent)
-    assert credits.balance(conn, order.account_id) == 1_100_000
+    assert mailer.send_due(conn) == 7
+    found = [
+        message_from_bytes(each.read_bytes(), policy=policy.default)
+        for each in sorted((config.data / "outbox").iterdir(), key=lambda file: int(file.stem.split(".")[-1]))
+    ]
+    where = f"{config.public_url}{ORDERS}"
+    expected = [
+        ("marta", f"Ordine {other.number}: 100 crediti", ["7,00\xa0€", "IBAN: AT61 1904", f"{where}/{other.number}"]),
+        ("olga", "Acme has ordered 100 credits", ["€7.00", "marta@acme.example", f"{where}/{other.number}"]),
+        ("marta", f"L’ordine {order.number} è pagato", ["smpp-acme-1", "pay-4711", f"{where}/{order.number}"]),
+        ("olga", f"A payment for order {order.number} needs a look", ["another", "was paid before, by another"]),
+        ("olga", f"A payment for order {other.number} needs a look", ["€0.01", "costs another amount", "€7.00"]),
+        ("olga", "A payment for order 2026-99999 needs a look", ["There is no such order."]),
+        ("olga", f"A payment for order {other.number} needs a look", ["The order was cancelled.", other.number]),
+    ]
+    assert len(found) == len(expected)
+    for message, (recipient, subject, phrases) in zip(found, expected, strict=True):
+        assert (message["To"].partition("@")[0], message["Subject"]) == (recipient, subject)
+        for kind in ("plain", "html"):
+            body = message.get_body([kind])
+            assert body is not None
+            text = body.get_content()
+            assert [each for each in phrases if each not in text] == [], text
