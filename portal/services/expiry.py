@@ -195,12 +195,12 @@ def _left(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int
     for movement_id, expires_at in left:
         marks |= {movement_id + 1, min(ids.first_id_at(expires_at), end)}
     for begins, ends in pairwise(sorted(marks)):
-        spent = _spent(conn, account_id, begins, ends)
-        for movement_id, expires_at in left:
-            if movement_id < begins and ids.first_id_at(expires_at) >= ends:
-                taken = min(left[movement_id, expires_at], spent)
-                left[movement_id, expires_at] -= taken
-                spent -= taken
+        spendable = [key for key in left if left[key] and key[0] < begins and ids.first_id_at(key[1]) >= ends]
+        spent = _spent(conn, account_id, begins, ends) if spendable else 0
+        for key in spendable:
+            taken = min(left[key], spent)
+            left[key] -= taken
+            spent -= taken
     return left
 
 

@@ -69,7 +69,8 @@ class GrantForm(Form):
 
     amount = StringField(N_("Credits"))
     note = StringField(N_("Note"))
-    until = StringField(N_("Valid until"))
+    # The stylesheet knows a field #until, which another choice brings.
+    until = StringField(N_("Valid until"), id="valid-until")
     form = HiddenField()
 
 

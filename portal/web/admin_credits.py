@@ -184,7 +184,7 @@ def refund(name: str) -> ResponseReturnValue:
     except Refused as refusal:
         attach(form, refusal)
         return _refund(account, form, status=422)
-    return _back(name, Toast(_("%(amount)s credits were refunded.", amount=i18n.credits(amount))))
+    return _back(name, Toast(_("Credits refunded: %(amount)s.", amount=i18n.credits(amount))))
 
 
 def _refund(account: Account, form: ChangeForm, status: int = 200) -> ResponseReturnValue:
@@ -235,7 +235,7 @@ def refund_message(message_id: int) -> ResponseReturnValue:
     try:
         reason, number = form.reason.data or "", form.form.data or ""
         amount = refunds.refund_text(context.conn(), context.actor(), account, text, reason, form=number)
-        toast = Toast(_("%(amount)s credits were refunded.", amount=i18n.credits(amount)))
+        toast = Toast(_("Credits refunded: %(amount)s.", amount=i18n.credits(amount)))
     except once.AlreadySent as refusal:
         toast = Toast(refusal.localized(), "info")
     except Refused as refusal:

@@ -53,7 +53,7 @@ def test_a_day_that_is_over_or_none_is_refused_at_its_field(
     answer = olga.post(f"{ACCOUNT}/credits", data={"amount": "50", "until": until})
     assert answer.status_code == 422
     assert sentence in words(answer.text)
-    assert 'id="until-error"' in answer.text
+    assert 'id="valid-until-error"' in answer.text
     assert value_of(answer.text, "until") == until
     assert balance(conn) == 1_000_000
 
@@ -80,7 +80,7 @@ def test_the_customer_reads_what_runs_out_and_when(
     [
         (CORRECT, "-250.5", "correction", -250_500, "it is 749.5 now"),
         (CORRECT, "+1", "correction", 1_000, "it is 1,001 now"),
-        (REFUND, "20", "refund", 20_000, "20 credits were refunded."),
+        (REFUND, "20", "refund", 20_000, "Credits refunded: 20."),
     ],
 )
 def test_credits_are_corrected_and_refunded(
@@ -179,12 +179,11 @@ def test_what_a_message_cost_is_given_back_from_its_place_in_the_history(
     acting.fail(conn, message_id)
     assert f'href="{address}" data-dialog' in olga.get(shown, htmx=htmx).text
     asked = olga.get(address, htmx=htmx).text
-    assert "What the message to 393401234567 cost goes back to smpp-acme-1." in words(asked)
-    assert "Refund 3 credits" in words(asked)
+    assert "Credits that go back to smpp-acme-1 for the message to 393401234567: 3 ." in words(asked)
     answer = olga.post(address, data={"reason": "Route down", "form": value_of(asked, "form")}, htmx=htmx)
     assert (answer.headers.get("HX-Redirect") if htmx else answer.location) == shown
     page = olga.get(shown).text
-    assert "3 credits were refunded." in words(page)
+    assert "Credits refunded: 3." in words(page)
     assert "Credits 3 3 refunded" in words(page)
     assert address not in page
     latest = statement.movements(conn, account.id)[0]
