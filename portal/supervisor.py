@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from portal import db
+from portal import db, paths
 from portal.config import Config, bracketed, reachable
 from portal.services import connections
 from portal.services.errors import Refused
@@ -90,7 +90,7 @@ def component(config: Config, name: str, *, supervised: bool) -> Iterator[None]:
         check_ports(config, name)
         raise_file_limit()
         if supervised:
-            threading.Thread(target=_end_with_stdin, name="supervised", daemon=True).start()
+            end_with_starter()
         yield
 
 
@@ -100,6 +100,11 @@ def raise_file_limit() -> None:
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def end_with_starter() -> None:
+    """End when the process does that holds the other end of stdin, however it ends."""
+    threading.Thread(target=_end_with_stdin, name="supervised", daemon=True).start()
 
 
 def _end_with_stdin() -> None:
@@ -220,7 +225,7 @@ class Supervisor:
 
     def _start(self, name: str) -> None:
         child = subprocess.Popen(
-            [*_program(), name, "--supervised", *self._options],
+            [*paths.program(), name, "--supervised", *self._options],
             # The child ends when its stdin does. Nothing is ever written to it.
             stdin=subprocess.PIPE,
             # Ctrl-C in a terminal goes to all of a session's processes; the children are stopped by this one.
@@ -296,11 +301,6 @@ def is_ready(config: Config) -> bool:
         return False
     except OSError:
         return False
-
-
-def _program() -> list[str]:
-    frozen = getattr(sys, "frozen", False)
-    return [sys.executable] if frozen else [sys.executable, str(Path(sys.argv[0]).absolute())]
 
 
 def _how(returncode: int) -> str:

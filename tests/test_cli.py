@@ -1,8 +1,10 @@
 """The commands as users and scripts run them: real processes, their output, their exit status."""
 
+import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ from datetime import UTC, datetime
 import pyotp
 import pytest
 
-from portal.services import two_factor, users
+from portal.services import daily_check, two_factor, users
 from tests.support import ROOT, eventually
 from tests.web import acting
 
@@ -421,6 +423,34 @@ def test_check_says_what_is_off(run_app, conn):
     ]
     assert done.stderr.count("\n") == 1
     assert "smpp-acme-1" in run_app("check").stdout
+
+
+def test_a_check_that_is_recorded_is_kept_and_told(run_app, conn):
+    assert json.loads(run_app("check", "--record", "--json").stdout) == {"ok": True, "problems": []}
+    assert daily_check.last(conn).problems == []
+    conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
+    done = run_app("check", "--record", "--json")
+    assert done.returncode == 1
+    assert [str(each) for each in daily_check.last(conn).problems] == json.loads(done.stdout)["problems"]
+    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
+
+
+def test_a_check_keeps_nothing_and_changes_nothing(run_app, conn, data):
+    before = {each.name for each in data.iterdir()}
+    assert run_app("check").returncode == 0
+    assert conn.execute("SELECT count(*) FROM checks").fetchone()[0] == 0
+    assert {each.name for each in data.iterdir()} - before <= {"check.lock", "running.lock", "portal.migrate.lock"}
+
+
+def test_a_supervised_check_ends_with_its_starter(data, conn):
+    # Somebody else's check, which is writing its copy: this one waits for it.
+    with (data / "check.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = [sys.executable, ROOT / "app.py", "check", "--record", "--supervised", "--data", data]
+        with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+            eventually(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
+            process.stdin.close()
+            assert process.wait(10) == -signal.SIGTERM
 
 
 def test_check_of_a_file_that_is_no_database(run_app, data, conn):

@@ -57,7 +57,7 @@ def _web(args: Namespace) -> Answer:
 
     config = load_settings(args)
     with _with_its_key(config), supervisor.component(config, "web", supervised=args.supervised):
-        return Answer(status=server.run(config))
+        return Answer(status=server.run(config, _child_options(args)))
 
 
 def _smsc(args: Namespace) -> Answer:

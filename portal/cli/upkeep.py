@@ -1,16 +1,20 @@
 """`config`, `backup`, `restore` and `check`: looking after an installation."""
 
+import os
 import sqlite3
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from portal import crypto
+from portal import crypto, supervisor
 from portal.cli.shell import Answer, Commands, Shell, command, database_command, load_settings, opened, table
 from portal.config import Config, Source
-from portal.services import backup, check
+from portal.services import backup, check, daily_check
+from portal.services.check import Problem
 
 _MASK = "•••"
+# Anybody who has something to do comes first.
+_LOW_PRIORITY = 19
 
 
 def register(commands: "Commands[ArgumentParser]") -> None:
@@ -19,7 +23,13 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     copy.add_argument("file", metavar="FILE", type=Path)
     restore = command(commands, "restore", _restore, "put a copy back; the server must not run")
     restore.add_argument("file", metavar="FILE", type=Path)
-    command(commands, "check", _check, "prove that file, ledger, messages and totals agree; 1 if they don't")
+    proof = command(commands, "check", _check, "prove that file, ledger, messages and totals agree; 1 if they don't")
+    proof.add_argument(
+        "--record",
+        action="store_true",
+        help="as the daily check: at low priority, kept for the administration, what is new mailed to the operators",
+    )
+    proof.add_argument("--supervised", action="store_true", help=SUPPRESS)
 
 
 def _config(args: Namespace) -> Answer:
@@ -72,12 +82,24 @@ def _restore(args: Namespace) -> Answer:
 
 def _check(args: Namespace) -> Answer:
     config = load_settings(args)
+    if args.supervised:
+        supervisor.end_with_starter()
     try:
         with opened(config) as shell:
-            problems = check.problems(shell.conn)
+            problems = _record(shell) if args.record else _prove(shell)
     except sqlite3.DatabaseError as error:
-        problems = [f"file: {error}"]
-    value = {"ok": not problems, "problems": problems}
+        problems = [check.unreadable(error)]
+    value = {"ok": not problems, "problems": [str(each) for each in problems]}
     if not problems:
         return Answer(value, "File, ledger, messages and totals agree.")
-    return Answer(value, "\n".join(problems), f"{len(problems)} found that should not be", status=1)
+    return Answer(value, "\n".join(map(str, problems)), f"{len(problems)} found that should not be", status=1)
+
+
+def _prove(shell: Shell) -> list[Problem]:
+    with check.copied(shell.conn, shell.config.data) as copy:
+        return check.prove(copy)
+
+
+def _record(shell: Shell) -> list[Problem]:
+    os.nice(_LOW_PRIORITY)
+    return daily_check.run(shell.conn, shell.keys, shell.config.data)

@@ -3,9 +3,11 @@
 import logging
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -13,10 +15,10 @@ from typing import Any
 import waitress
 from waitress.channel import HTTPChannel
 
-from portal import db
+from portal import db, paths
 from portal.config import Config, bracketed
 from portal.crypto import Keys
-from portal.services import audit, connections, credit_mails, expiry, mail, refusal_mails, throttle
+from portal.services import audit, check, connections, credit_mails, daily_check, expiry, mail, refusal_mails, throttle
 from portal.services.mail import Mailer
 from portal.web import create_app
 
@@ -28,12 +30,17 @@ _LOOK_S = 0.5
 _NOTICES_S = 1.0
 _REFUSALS_S = 60.0
 _EXPIRY_S = 60.0
+# Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
+_CHECK_S = 600.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
 _MOST_UNSENT = 1 << 30
 
 
-def run(config: Config) -> int:
+def run(config: Config, options: Sequence[str]) -> int:
     """Serve the pages until SIGTERM or SIGINT.
+
+    Args:
+        options: `--data` and `--config` as this process got them, for the daily check's.
 
     Returns:
         The exit status: 0 after a clean stop, 1 where the address can't be listened on.
@@ -77,6 +84,7 @@ def run(config: Config) -> int:
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
     threading.Thread(target=_let_run_out, args=[config], name="expiry", daemon=True).start()
     threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
+    threading.Thread(target=_check_daily, args=[config, options], name="check", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     server.run()
     mailer.stop()
@@ -137,3 +145,32 @@ def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:
                     mailer.wake()
                 refusals_at = time.monotonic() + _REFUSALS_S
         time.sleep(_NOTICES_S)
+
+
+def _check_daily(config: Config, options: Sequence[str]) -> None:
+    """Let the check be made a day after the one before it; at the start only a while later."""
+    check.sweep(config.data)
+    conn = db.connect(config.database)
+    while True:
+        time.sleep(_CHECK_S)
+        with suppress(sqlite3.OperationalError):
+            check_if_due(conn, options)
+
+
+def check_if_due(conn: sqlite3.Connection, options: Sequence[str]) -> None:
+    """Run `check --record` to its end if it is due: in a process of its own, so that pages don't wait for it.
+
+    Args:
+        options: as in `run`.
+    """
+    if not daily_check.is_due(conn, db.now_ms()):
+        return
+    began = time.monotonic()
+    words = [*paths.program(), "check", "--record", "--supervised", *options]
+    # Its stdin ends with this process, and so does it.
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
+        child.wait()
+    if child.returncode:
+        _log.error("the daily check has failed, or found something (exit status %d)", child.returncode)
+    else:
+        _log.info("the daily check has found nothing in %.1f s", time.monotonic() - began)

@@ -1,21 +1,24 @@
 """The web server itself, the real one: what strangers can do to it, and what it does unasked."""
 
 import socket
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from portal import db
 from portal.config import Config
-from portal.services import accounts, alerts, connections, credits, refusal_mails, users
+from portal.services import accounts, alerts, connections, credits, daily_check, refusal_mails, users
 from portal.services.audit import SHELL
 from portal.supervisor import raise_file_limit
+from portal.web.server import check_if_due
 from tests.mailbox import Mailbox
 from tests.serving import starting
-from tests.support import DEADLINE_S, Cast, Server
+from tests.support import DEADLINE_S, ROOT, Cast, Server, eventually
 
 
 @pytest.fixture
@@ -76,3 +79,24 @@ def test_it_sends_the_mails_about_credits_while_it_runs(config: Config, cast: Ca
     assert (first["To"], first["Subject"]) == ("marta@acme.example", "smpp-acme-1 is running out of credits")
     assert "smpp-acme-1 holds 900 credits." in first.as_string()
     assert "smpp-acme-1 holds 910 credits." in second.as_string()
+
+
+def test_it_makes_the_daily_check_once_a_day(data: Path, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "app.py"), "web"])
+    conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
+    check_if_due(conn, ["--data", str(data)])
+    first = daily_check.last(conn)
+    assert first is not None
+    assert [str(each) for each in first.problems] == [
+        "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
+    ]
+    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
+    check_if_due(conn, ["--data", str(data)])
+    assert daily_check.last(conn) == first
+
+
+def test_the_copy_of_a_check_that_was_killed_goes_at_the_start(config: Config) -> None:
+    left = config.data / ".portal.db.checking"
+    left.write_text("killed")
+    with starting(config, "web"):
+        eventually(lambda: not left.exists())
