@@ -18,6 +18,7 @@ from portal.services import (
     credentials,
     credits,
     customers,
+    daily_check,
     directory,
     expiry,
     once,
@@ -139,6 +140,7 @@ def _index(form: CustomerForm) -> ResponseReturnValue:
         customers=found,
         q=wanted,
         waiting=senders.waiting(conn),
+        check=daily_check.last(conn),
     )
 
 

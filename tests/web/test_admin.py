@@ -8,9 +8,10 @@ import pytest
 
 from portal import db
 from portal.crypto import Keys
-from portal.services import accounts, connections, customers, directory, senders, statement, users
+from portal.services import accounts, check, connections, customers, daily_check, directory, senders, statement, users
 from portal.services.accounts import Account
 from portal.services.audit import SHELL
+from portal.services.check import Problem
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
 
@@ -374,3 +375,29 @@ def test_a_sender_that_is_gone_is_no_error(olga: Browser) -> None:
     answer = olga.post("/admin/senders", data=data)
     assert answer.status_code == 303
     assert "The sender GONE isn&#39;t in the list." in olga.get("/admin/").text
+
+
+# --- the daily check
+
+
+def test_the_start_tells_what_the_daily_check_has_found(olga: Browser, conn: db.Connection, keys: Keys) -> None:
+    assert "the first check is still to come" in olga.get("/admin/").text
+    daily_check.keep(conn, keys, daily_check.Result(db.now_ms() - 7_200_000, []))
+    text = re.sub(r"<[^>]+>", "", olga.get("/admin/").text)
+    assert re.search(r"Checked 2 hours ago, [^:]+:\d\d:\d\d UTC: balances, ledger, messages and totals agree\.", text)
+    damages = [Problem("file: %(line)s", {"line": f"page <{number}>"}) for number in range(22)]
+    daily_check.keep(conn, keys, daily_check.Result(db.now_ms(), damages))
+    text = olga.get("/admin/").text
+    assert ": 22 things should not be." in text
+    assert "<li>file: page &lt;0&gt;</li>" in text
+    assert text.count("<li>file:") == 20
+    assert "2 more are not listed here." in text
+
+
+def test_what_it_has_found_is_told_in_the_readers_language(
+    olga: Browser, conn: db.Connection, keys: Keys, cast: Cast
+) -> None:
+    users.set_language(conn, users.by_email(conn, cast.olga.email), "it")
+    conn.execute("UPDATE accounts SET balance = balance + 1500 WHERE id = 1")
+    daily_check.keep(conn, keys, daily_check.Result(db.now_ms(), check.prove(conn)))
+    assert "smpp-acme-1: il saldo (riga 1 di accounts) differisce di 1,5 dalla" in olga.get("/admin/").text
