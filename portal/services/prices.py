@@ -111,8 +111,9 @@ class PriceList:
             return None
         price = self.countries.get(country)
         for length in self.lengths:
-            if number[:length] in self.ranges:
-                price = self.ranges[number[:length]]
+            first = number[:length]
+            if first in self.ranges:
+                price = self.ranges[first]
                 break
         return None if price is None else (country, price)
 
