@@ -100,3 +100,11 @@ def test_the_copy_of_a_check_that_was_killed_goes_at_the_start(config: Config) -
     left.write_text("killed")
     with starting(config, "web"):
         eventually(lambda: not left.exists())
+
+
+def test_it_lets_credits_run_out(config: Config, cast: Cast, conn: db.Connection) -> None:
+    account, now = accounts.by_name(conn, cast.smpp_acme_1.name), db.now_ms()
+    credits.grant(conn, SHELL, account, 50_000, expires_at=now - 1, now=now - db.DAY_MS)
+    assert credits.balance(conn, account.id) == 1_050_000
+    with starting(config, "web"):
+        eventually(lambda: credits.balance(conn, account.id) == 1_000_000)
