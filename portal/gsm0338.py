@@ -103,7 +103,7 @@ def choose(text: str) -> Encoding:
 
 
 def without_place(text: str) -> str:
-    """Return the characters of `text` that GSM 03.38 has no place for, each once, in their order: they make it UCS-2."""
+    """Return the characters that GSM 03.38 has no place for, each once, in their order: they make a text UCS-2."""
     return "".join(each for each in dict.fromkeys(text) if choose(each) is Encoding.UCS2)
 
 

@@ -478,6 +478,7 @@ CREATE TABLE list_prices (
 INSERT INTO list_prices SELECT 1, country, 0, price FROM prices;
 DROP TABLE prices;
 ALTER TABLE list_prices RENAME TO prices;
+INSERT INTO counters VALUES ('prices_version', 0);
 
 ALTER TABLE customers ADD COLUMN price_list_id INTEGER REFERENCES price_lists;
 ALTER TABLE customers ADD COLUMN credit_line INTEGER NOT NULL DEFAULT 0;
@@ -569,7 +570,7 @@ def m0008_credits(database: Database) -> None:
     for event in ("INSERT", "UPDATE", "DELETE"):
         database.execute(
             f"CREATE TRIGGER prices_{event.lower()} AFTER {event} ON prices BEGIN "
-            f"UPDATE counters SET value = value + 1 WHERE name = 'config_version'; END"
+            f"UPDATE counters SET value = value + 1 WHERE name IN ('config_version', 'prices_version'); END"
         )
     database.execute(
         "CREATE TRIGGER customers_price_list AFTER UPDATE OF price_list_id ON customers BEGIN "

@@ -134,6 +134,11 @@ NONE = PriceLists({DEFAULT_LIST: PriceList({}, {}, ())}, None)
 """Before any has been read."""
 
 
+def version(conn: sqlite3.Connection) -> int:
+    """A number that moves with every change of prices. One row: cheap to ask often."""
+    return int(conn.execute("SELECT value FROM counters WHERE name = 'prices_version'").fetchone()[0])
+
+
 def load(conn: sqlite3.Connection, now: int) -> PriceLists:
     """Every price list at a moment (milliseconds).
 

@@ -62,6 +62,7 @@ class SqliteBackplane:
         self._accounts: dict[str, AccountConfig] = {}
         self._names: dict[int, str] = {}
         self._prices = prices.NONE
+        self._prices_version = -1
         self._version = -1
         self._account_callbacks: list[Callable[[AccountConfig], None]] = []
         self._stored_callbacks: list[Callable[[Sequence[ToSend]], None]] = []
@@ -132,7 +133,7 @@ class SqliteBackplane:
             if directory.version(self._reader) != self._version:
                 self._refresh()
             elif self._prices.until is not None and self._prices.until <= now_ms():
-                self._prices = prices.load(self._reader, now_ms())
+                self._load_prices()
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
 
@@ -140,7 +141,9 @@ class SqliteBackplane:
         # The version is read first: what changes while the rest is read is then read again at the next look.
         version = directory.version(self._reader)
         changed = directory.load(self._reader, self._version)
-        self._prices = prices.load(self._reader, now_ms())
+        # Hundreds of lists take tens of milliseconds, and far more is changed than prices.
+        if prices.version(self._reader) != self._prices_version:
+            self._load_prices()
         self._look_for_simulated()
         self._version = version
         for account in changed:
@@ -151,6 +154,11 @@ class SqliteBackplane:
                 callback(account)
         if changed:
             self._writer.put(Kind.CONFIRM, {account.id: account.version for account in changed})
+
+    def _load_prices(self) -> None:
+        # As in `_refresh`: what changes meanwhile is read again.
+        self._prices_version = prices.version(self._reader)
+        self._prices = prices.load(self._reader, now_ms())
 
     def account(self, system_id: str) -> AccountConfig | None:
         return self._accounts.get(system_id)
