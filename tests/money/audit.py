@@ -80,8 +80,11 @@ class Audit:
             if attempt.answered and attempt.operation["kind"] == "expire":
                 self._same(f"{key}: movements", attempt.answer, self._ran_out[key])
             elif key not in self._done and attempt.answered:
-                for wrong in self._without_effect(attempt):
-                    self._wrong(key, wrong, attempt)
+                try:
+                    for wrong in self._without_effect(attempt):
+                        self._wrong(key, wrong, attempt)
+                except KeyError as missing:
+                    self._wrong(key, f"is about what is not there: {missing}", attempt)
 
     def _wrong(self, key: str, what: str, attempt: Attempt | None = None) -> None:
         self.problems.append(f"{key}: {what}" + (f" ({attempt.operation})" if attempt else ""))

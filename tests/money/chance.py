@@ -11,12 +11,13 @@ from tests.money.operations import Operation
 
 NUMBERS = tuple(f"3934012345{number:02}" for number in range(12))
 SOURCES = ("ACME", "GLOBEX")
-# What a part costs, by country.
-PRICES = {"IT": 500, "FR": 1_250, "US": 3_333}
+# What a part costs, by country. All amounts are multiples of the same, so that some balances are spent to the end.
+PRICES = {"IT": 500, "FR": 1_250, "US": 2_750}
+_STEP = 250
 PACKS = (100_000, 200_000)
 _FATES = ((DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 800), (EXPIRED, 801))
 _SOON_MS = 5_000
-_EXPIRES_WITHIN_MS = 600
+_EXPIRES_WITHIN_MS = 300
 _SHARED_FORMS = 12
 
 
@@ -63,13 +64,18 @@ class Chance:
         operation = _grant(self.random, _account_ids(conn), self._form())
         if self.random.random() < 0.5:
             operation["expires_at"] = now_ms() + self.random.randrange(20, _EXPIRES_WITHIN_MS)
+            operation["amount"] *= 4  # or there would be nothing left of it
         return operation
 
     def _correct(self, conn: sqlite3.Connection) -> Operation:
         kind = self.random.choice(("correct", "refund"))
-        amount = self.random.randrange(-20_000, 20_000) if kind == "correct" else self.random.randrange(1, 5_000)
+        amount = (
+            self.random.randrange(-20_000, 20_000, _STEP)
+            if kind == "correct"
+            else self.random.randrange(_STEP, 5_000, _STEP)
+        )
         account = self.random.choice(_account_ids(conn))
-        return {"kind": kind, "account": account, "amount": amount or 1, "form": self._form()}
+        return {"kind": kind, "account": account, "amount": amount or -_STEP, "form": self._form()}
 
     def _refund_message(self, conn: sqlite3.Connection) -> Operation:
         # Mostly of those that have an end; now and then one that is on its way, or cost nothing.
@@ -166,14 +172,14 @@ def _account_ids(conn: sqlite3.Connection) -> list[int]:
 
 
 def _grant(chance: random.Random, account_ids: list[int], form: str) -> Operation:
-    amount = chance.randrange(1, 20_000)
+    amount = chance.randrange(_STEP, 20_000, _STEP)
     return {"kind": "grant", "account": chance.choice(account_ids), "amount": amount, "expires_at": None, "form": form}
 
 
 def _transfer(chance: random.Random, accounts: list[tuple[int, int]], form: str) -> Operation:
     source, customer = chance.choice(accounts)
     target = chance.choice([each for each, its_customer in accounts if its_customer == customer and each != source])
-    amount = chance.randrange(1, 40_000)
+    amount = chance.randrange(_STEP, 40_000, _STEP)
     return {"kind": "transfer", "source": source, "target": target, "amount": amount, "form": form}
 
 

@@ -12,8 +12,8 @@ from tests.money import chronicle
 _Account = tuple[int, int | None, int | None, int | None, int]
 _CUSTOMERS: tuple[tuple[int, int, tuple[_Account, ...]], ...] = (
     (
-        # Room for a few packs at a time, until they are paid.
-        700_000,
+        # Room for one of its packs or two, until they are paid.
+        250_000,
         0,
         (
             (90_000, 20_000, None, None, 1),
