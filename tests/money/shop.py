@@ -96,7 +96,7 @@ class Buyer:
 
     def _fill(self, esme: Esme, all_of_them: bool) -> None:
         most = self.messages if all_of_them else int(self.messages * (1 - _LAST))
-        while len(self._open) < self.window and self.sent < most:
+        while len(self._open) < self.window and self.sent < most and not esme.writer.is_closing():
             text = f"{self.login.name} {self.sent}".ljust(_LONG if self.long else 0, ".")
             self.sent += 1
             message = esme.message(self.destination, text.encode(), source="SHOP", registered_delivery=0)
