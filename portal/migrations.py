@@ -529,13 +529,15 @@ CREATE TABLE credit_notices (
     order_id INTEGER REFERENCES orders
 ) STRICT;
 
--- What of a movement runs out at a date. A transfer may bring credits of several dates.
+-- What of a movement runs out at a date. A transfer may bring credits of several dates. Where something
+-- was left at the date, expiry_id is the movement that took it away.
 CREATE TABLE expiring_credits (
     account_id INTEGER NOT NULL REFERENCES accounts,
     movement_id INTEGER NOT NULL REFERENCES movements,
     expires_at INTEGER NOT NULL,
     amount INTEGER NOT NULL CHECK (amount > 0),
     expired_at INTEGER,
+    expiry_id INTEGER UNIQUE REFERENCES movements,
     PRIMARY KEY (account_id, movement_id, expires_at)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX expiring_credits_due ON expiring_credits (expires_at) WHERE expired_at IS NULL;

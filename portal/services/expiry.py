@@ -174,7 +174,11 @@ def _run_out(
         if not ended or not amount:
             return False
         (note,) = conn.execute("SELECT note FROM movements WHERE id = ?", (movement_id,)).fetchone()
-        ledger.move(conn, SYSTEM, account_id, ledger.EXPIRY, -amount, note, now=now)
+        expiry_id, _ = ledger.move(conn, SYSTEM, account_id, ledger.EXPIRY, -amount, note, now=now)
+        conn.execute(
+            "UPDATE expiring_credits SET expiry_id = ? WHERE account_id = ? AND movement_id = ? AND expires_at = ?",
+            (expiry_id, account_id, movement_id, expires_at),
+        )
     return True
 
 

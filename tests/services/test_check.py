@@ -65,7 +65,9 @@ def run_out(conn, account, movement_id, amount, left):
         "INSERT INTO expiring_credits (account_id, movement_id, expires_at, amount, expired_at) VALUES (?, ?, ?, ?, ?)",
         (account.id, movement_id, at - 1, amount, at),
     )
-    return move(conn, account, ledger.EXPIRY, -left)
+    expiry_id = move(conn, account, ledger.EXPIRY, -left)
+    conn.execute("UPDATE expiring_credits SET expiry_id = ? WHERE movement_id = ?", (expiry_id, movement_id))
+    return expiry_id
 
 
 def of(conn, account, kind, which="max"):
@@ -338,18 +340,9 @@ def test_an_operator_may_give_back_what_a_finished_message_cost(busy, acme_1):
     assert check.problems(busy.conn) == []
 
 
-def test_credits_of_several_dates_run_out_in_their_order(busy, acme_2):
+def test_each_expiry_has_credits_of_its_own(busy, acme_2):
     granted = move(busy.conn, acme_2, ledger.GRANT, 9_000)
-    at = now_ms()
-    for days, amount in ((3, 2_000), (2, 3_000), (1, 4_000)):
-        busy.conn.execute(
-            "INSERT INTO expiring_credits (account_id, movement_id, expires_at, amount, expired_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (acme_2.id, granted, at - days * DAY_MS, amount, at),
-        )
-    # Nothing was left of the first.
-    move(busy.conn, acme_2, ledger.EXPIRY, -3_000)
-    move(busy.conn, acme_2, ledger.EXPIRY, -4_000)
+    run_out(busy.conn, acme_2, granted, 9_000, 5_000)
     assert check.problems(busy.conn) == []
     extra = move(busy.conn, acme_2, ledger.EXPIRY, -1)
     (problem,) = check.problems(busy.conn)

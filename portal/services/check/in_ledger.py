@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from portal.i18n import N_
-from portal.services import ids, ledger
+from portal.services import ledger
 from portal.services.audit import SYSTEM
 from portal.services.check.problem import Names, Params, Problem, rows_of
 from portal.services.messages import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
@@ -219,27 +219,17 @@ def expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
             )
             said = {"account": names[account_id], "row": movement, "amount": amount, "brought": brought or 0}
             yield Problem(sentence, said)
-    # All that runs out at one look is marked with the same moment, in this order, and some of it is used up by then.
-    expired: dict[int, list[tuple[int, int]]] = defaultdict(list)
     rows = rows_of(
         conn,
-        "SELECT account_id, expired_at, amount FROM expiring_credits WHERE expired_at IS NOT NULL"
-        " ORDER BY account_id, expired_at, expires_at, movement_id",
-    )
-    for account_id, at, amount in rows:
-        expired[account_id].append((at, amount))
-    rows = rows_of(
-        conn, "SELECT account_id, id, -amount FROM movements WHERE kind = 'expiry' ORDER BY account_id, movements.id"
+        "SELECT movements.account_id, movements.id, -movements.amount FROM movements"
+        " LEFT JOIN expiring_credits AS expired ON expiry_id = movements.id AND expired.account_id = movements.account_id"
+        " AND expired.amount >= -movements.amount AND expired_at <= movements.id >> 20"
+        " WHERE kind = 'expiry' AND kind <> 'usage' AND expired.account_id IS NULL"
+        " ORDER BY movements.account_id, movements.id",
     )
     for account_id, row, amount in rows:
-        moments = expired[account_id]
-        last = max((at for at, _ in moments if at <= ids.time_of(row)), default=None)
-        place = next((place for place, (at, most) in enumerate(moments) if at == last and amount <= most), None)
-        if place is None:
-            sentence = N_(
-                "%(account)s: movements row %(row)s lets %(amount)s credits run out, for which expiring_credits have no"
-                " date"
-            )
-            yield Problem(sentence, {"account": names[account_id], "row": row, "amount": amount})
-        else:
-            del moments[: place + 1]
+        sentence = N_(
+            "%(account)s: movements row %(row)s lets %(amount)s credits run out, for which expiring_credits have no"
+            " date"
+        )
+        yield Problem(sentence, {"account": names[account_id], "row": row, "amount": amount})
