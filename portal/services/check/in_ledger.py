@@ -222,7 +222,8 @@ def expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
     rows = rows_of(
         conn,
         "SELECT movements.account_id, movements.id, -movements.amount FROM movements"
-        " LEFT JOIN expiring_credits AS expired ON expiry_id = movements.id AND expired.account_id = movements.account_id"
+        " LEFT JOIN expiring_credits AS expired"
+        " ON expiry_id = movements.id AND expired.account_id = movements.account_id"
         " AND expired.amount >= -movements.amount AND expired_at <= movements.id >> 20"
         " WHERE kind = 'expiry' AND kind <> 'usage' AND expired.account_id IS NULL"
         " ORDER BY movements.account_id, movements.id",
