@@ -187,11 +187,6 @@ def month(at: int, timezone: str) -> str:
     return _date(at, "LLLL y", timezone, current_language())
 
 
-def country(code: str) -> str:
-    """A country's name by its ISO 3166 code: "Italy"; the code itself where it has none."""
-    return str(_locale(current_language()).territories.get(code, code))
-
-
 def weekday(at: int) -> str:
     """The name of a day (UTC) within a sentence: "Thursday", "giovedì"."""
     return _date(at, "EEEE", "UTC", current_language())

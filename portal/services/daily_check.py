@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Sequence
-from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +74,7 @@ def keep(conn: sqlite3.Connection, keys: Keys, result: Result) -> None:
 def _tell(conn: sqlite3.Connection, keys: Keys, problems: Sequence[Problem]) -> None:
     for operator in users.of_customer(conn, None):
         language = operator.language or i18n.DEFAULT_LANGUAGE
-        told = copy_context().run(_in_words, problems[:_MOST_TOLD], language)
+        with i18n.speaking(language):
+            told = [str(each) for each in problems[:_MOST_TOLD]]
         more = max(0, len(problems) - _MOST_TOLD)
         mail.queue(conn, keys, operator.email, "check", language, problems=told, more=more)
-
-
-def _in_words(problems: Sequence[Problem], language: str) -> list[str]:
-    i18n.use_language(language)
-    return [str(each) for each in problems]
