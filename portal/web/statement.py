@@ -1,5 +1,6 @@
 """An account's statement: its movements in a period, as a page, a chart and files, and what its months cost."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from portal import i18n
 from portal.db import now_ms
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import audit, credits, expiry, ledger, statement
+from portal.services import audit, countries, credits, expiry, ledger, statement
 from portal.services.accounts import Account
 from portal.services.errors import Refused
 from portal.services.live import Pulse
@@ -53,6 +54,8 @@ _MONTH_COLUMNS = "month;country;sender;messages;parts;credits".split(";")
 # Chart, filter and banners are on the page as well.
 _PAGE = 12
 _MOST_SENDERS = 50
+# Of the dates at which credits run out.
+_MOST_DATES = 3
 
 
 class FilterForm(Form):
@@ -181,16 +184,25 @@ def _statement(account: Account, pulse: Pulse) -> dict[str, Any]:
         "query": asked.query,
         "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if request.args.get(name)},
         "words": _words,
+        "about": _about,
+        "sent": _sent,
         "who": _who,
         "kind_words": _kind_words,
         "of_kind": asked.of_kind,
-        "sent": _sent,
     }
 
 
 def _words(movement: Movement) -> str:
-    """What a movement was, in words."""
-    return _(_KINDS[movement.kind]) % {"account": movement.counterpart}
+    """What a movement was, in words; nothing for usage, of which `_about` says it."""
+    return "" if movement.kind == ledger.USAGE else _(_KINDS[movement.kind], account=movement.counterpart)
+
+
+def _about(movement: Movement) -> str:
+    """How many messages a movement was for."""
+    count = movement.messages or 0
+    if movement.kind == ledger.USAGE:
+        return i18n.ngettext("%(num)s message sent", "%(num)s messages sent", count)
+    return i18n.ngettext("%(num)s message", "%(num)s messages", count)
 
 
 def _kind_words(kind: str) -> str:
@@ -223,7 +235,11 @@ def _drawn_course(account: Account) -> dict[str, Any]:
 
 
 def _expiring(account: Account, pulse: Pulse) -> dict[str, Any]:
-    return {"lots": expiry.upcoming(context.conn(), account.id)}
+    amounts: Counter[int] = Counter()
+    for lot in expiry.upcoming(context.conn(), account.id):
+        amounts[lot.expires_at] += lot.left
+    dates = sorted(amounts.items())
+    return {"dates": dates[:_MOST_DATES], "later": sum(amount for _at, amount in dates[_MOST_DATES:])}
 
 
 def _ground(account: Account, pulse: Pulse) -> Hashable:
@@ -260,14 +276,14 @@ def months(account: Account) -> ResponseReturnValue:
     conn = context.conn()
     known = statement.months(conn, account.id)
     number = _month() or known[0]
-    countries = statement.used_by_country(conn, account.id, number)
-    senders = statement.used_by_sender(conn, account.id, number, _MOST_SENDERS + 1)
+    by_country = statement.used_by_country(conn, account.id, number)
+    by_sender = statement.used_by_sender(conn, account.id, number, _MOST_SENDERS + 1)
     total = Use(
         "",
         "",
-        sum(each.messages for each in countries),
-        sum(each.parts for each in countries),
-        sum(each.price for each in countries),
+        sum(each.messages for each in by_country),
+        sum(each.parts for each in by_country),
+        sum(each.price for each in by_country),
     )
     return htmx.page(
         "credits/months.html",
@@ -276,9 +292,9 @@ def months(account: Account) -> ResponseReturnValue:
         choices=[(statement.month_text(each), _month_words(each)) for each in known],
         month=statement.month_text(number),
         month_words=_month_words(number),
-        countries=[_line(i18n.country(each.country), each, total) for each in countries],
-        senders=[_line(each.source, each, total) for each in senders[:_MOST_SENDERS]],
-        more_senders=len(senders) > _MOST_SENDERS,
+        countries=[_line(countries.name(each.country), each, total) for each in by_country],
+        senders=[_line(each.source, each, total) for each in by_sender[:_MOST_SENDERS]],
+        more_senders=len(by_sender) > _MOST_SENDERS,
         total=total,
         refunded=statement.sums(conn, account.id, statement.month(number), ledger.REFUND).came,
     )

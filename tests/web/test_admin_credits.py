@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -69,6 +70,17 @@ def test_the_customer_reads_what_runs_out_and_when(
     assert "in 3 days" in words(bob.get(page).text)
     credits.correct(conn, SHELL, account, -49_000, "a reason")
     assert "run out on" not in words(bob.get(page).text)
+
+
+def test_what_runs_out_is_told_by_date_the_next_three(
+    client: Client, cast: Cast, conn: db.Connection, account: Account
+) -> None:
+    bob, now = client(cast.bob), db.now_ms()
+    for days, amount in ((5, 1_000), (3, 2_000), (3, 4_000), (9, 8_000), (7, 16_000), (11, 32_000)):
+        credits.grant(conn, SHELL, account, amount, expires_at=now + days * db.DAY_MS)
+    said = words(bob.get("/accounts/smpp-acme-1/credits").text)
+    assert re.findall(r"([\d.]+) credits run out", said) == ["6", "1", "16"]
+    assert "40 more do so later." in said
 
 
 # --- correcting and refunding

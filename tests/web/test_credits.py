@@ -40,7 +40,7 @@ def test_the_balance_and_every_movement(alice: Browser, conn: db.Connection) -> 
     said = words(alice.get(CREDITS).text)
     assert "credits left 898" in said
     assert "Transfer to smpp-acme-2 alice@acme.example -100 898" in said
-    assert "Messages sent 2 messages automatic -2 998" in said
+    assert "2 messages sent automatic -2 998" in said
     assert "Granted operator +1,000 1,000" in said
     assert "Transfer from smpp-acme-1 alice@acme.example +100 200" in words(
         alice.get("/accounts/smpp-acme-2/credits").text

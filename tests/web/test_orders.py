@@ -163,7 +163,8 @@ def test_a_pack_that_is_no_more_is_not_ordered(alice: Browser, conn: db.Connecti
     answer = alice.post(BUY, data=filled, htmx=htmx)
     assert (answer.status_code, "There is no such pack." in words(answer.text)) == (422, True)
     assert "No pack is sold here" in words(alice.get(BUY).text)
-    assert alice.get(f"{BUY}?pack=100000").status_code == 404
+    for pack in ("100000", "9" * 30, "-1", "x"):
+        assert alice.get(f"{BUY}?pack={pack}").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,13 @@ def test_a_change_to_come_is_called_off(olga: Browser, conn: db.Connection) -> N
     assert (row(conn, "IT").price, row(conn, "IT").coming) == (1000, ())
 
 
+@pytest.mark.parametrize("crafted", ["9" * 30, "-1", "x", ""])
+def test_a_date_that_nobody_wrote_calls_nothing_off(olga: Browser, conn: db.Connection, crafted: str) -> None:
+    answer = olga.post("/admin/prices/1/remove", data={"destination": "IT", "valid_from": crafted})
+    assert "The list says nothing about IT." in words(olga.get(answer.location).text)
+    assert row(conn, "IT").price == 1000
+
+
 def test_a_list_costs_as_the_default_one_again(olga: Browser, conn: db.Connection, volume: int) -> None:
     say(conn, volume, Change("IT", 700))
     answer = olga.post(f"/admin/prices/{volume}/remove", data={"destination": "IT"})
@@ -356,8 +363,9 @@ def test_a_customer_is_given_a_list(olga: Browser, cast: Cast, conn: db.Connecti
         assert said in words(shown)
         assert f'<option value="{list_id}" selected>' in shown
         assert customers.by_id(conn, cast.acme).price_list_id == list_id
-    answer = olga.post(f"{page}/prices", data={"price_list": "99"})
-    assert "There is no price list “99”." in words(olga.get(answer.location).text)
+    for crafted, read in (("99", "99"), ("9" * 30, "0"), ("-1", "0")):
+        answer = olga.post(f"{page}/prices", data={"price_list": crafted})
+        assert f"There is no price list “{read}”." in words(olga.get(answer.location).text)
     assert olga.post("/admin/customers/99/prices", data={"price_list": "1"}).status_code == 404
 
 

@@ -9,9 +9,9 @@ from html import unescape
 import pytest
 
 from portal import db, i18n
-from portal.services import credits, ids, ledger, orders, packs, statement
+from portal.services import credits, ids, intake, ledger, orders, packs, prices, statement
 from portal.services.audit import SHELL, SYSTEM, Actor
-from tests.support import Cast, Person
+from tests.support import Cast, Person, prepared
 from tests.web import acting
 from tests.web.acting import words
 from tests.web.conftest import Browser
@@ -72,10 +72,10 @@ def test_a_line_says_who_why_how_many_and_what_was_left(alice: Browser, conn: db
     said = [line.split("UTC ")[1] for line in shown(page)]
     assert said == [
         "Refunded 1 message automatic +1 996.5",
-        "Messages sent 1 message automatic -1 995.5",
+        "1 message sent automatic -1 995.5",
         "Corrected Counted twice olga@portal.example -0.5 996.5",
-        "Messages sent 1 message automatic -1 997",
-        "Messages sent 2 messages automatic -2 998",
+        "1 message sent automatic -1 997",
+        "2 messages sent automatic -2 998",
         "Granted operator +1,000 1,000",
     ]
     assert page.count(f'href="history/{waits}"') == 2
@@ -91,7 +91,7 @@ def test_what_the_history_has_lost_is_not_linked(alice: Browser, conn: db.Connec
     acting.send(conn, "smpp-acme-1", "one")
     conn.execute("DELETE FROM messages")
     page = alice.get(CREDITS).text
-    assert "Messages sent 1 message automatic -1 999" in words(page)
+    assert "1 message sent automatic -1 999" in words(page)
     assert 'href="history/' not in page
 
 
@@ -223,7 +223,7 @@ def test_the_chart_and_its_table(alice: Browser, conn: db.Connection) -> None:
     drawing = re.search(r'<svg viewBox="0 0 70 160".*?</svg>', page)
     assert drawing
     assert "the balance went from 1,000 to 600, 400 were used." in drawing[0]
-    assert 'd="M1.5 160v-0h7V160h3v-0h7V160h3v-0h7V160h3v-0h7V160h3v-20h7V160h3v-60h7V160h3v-0h7V160h3"' in drawing[0]
+    assert 'd="M1.5 160h10h10h10h10v-20h7V160h3v-60h7V160h3h10"' in drawing[0]
     assert 'd="M0 0L10 0L20 0L30 0L40 0L50 9L60 36L70 36"' in drawing[0]
     address = linked(page, "As a table")
     assert address == f"{CREDITS}/course?period=7d"
@@ -277,6 +277,13 @@ def test_the_csv_of_many_is_whole(alice: Browser, conn: db.Connection) -> None:
 # --- months
 
 
+def test_numbers_of_no_country_are_named_in_a_month(alice: Browser, conn: db.Connection) -> None:
+    prices.put(conn, SHELL, {"88213": 2000})
+    submit = prepared(conn, acting.account(conn, "smpp-acme-1").id, source="ACME", destination="882131234567")
+    intake.store(conn, [submit])
+    assert "International networks 1 1 2" in words(alice.get(MONTHS).text)
+
+
 def test_a_month_by_country_and_sender(alice: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET any_sender = 1")
     acting.send(conn, "smpp-acme-1", "one", "x" * 100)
@@ -286,7 +293,7 @@ def test_a_month_by_country_and_sender(alice: Browser, conn: db.Connection) -> N
     answer = alice.get(MONTHS)
     said = words(answer.text)
     assert "credits used 5 messages 4 parts 5" in said
-    assert "1 credits were refunded in this month." in said
+    assert "Refunded in this month: 1." in said
     assert "Italy 4 5 5 100 % Total 4 5 5" in said
     assert "ACME 3 4 4 80 % <b>SHOP</b> 1 1 1 20 % Total 4 5 5" in said
     month = re.search(r'<option value="(\d{4}-\d\d)" selected>', answer.text)
