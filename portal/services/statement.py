@@ -363,12 +363,12 @@ def _month_at(at: int) -> int:
 
 
 def month_number(text: str) -> int | None:
-    """Read a month ("2026-11") into a number of `totals.month_of`; None where it is none."""
+    """Read a month ("2026-11") into a number of `totals.month_of`; None where it is none, or no id can hold it."""
     try:
         day = date.fromisoformat(f"{text}-01")
     except ValueError:
         return None
-    return day.year * 12 + day.month - 1
+    return day.year * 12 + day.month - 1 if _FIRST_DAY < day <= _LAST_DAY else None
 
 
 def month_text(number: int) -> str:

@@ -18,7 +18,7 @@ from portal.services.customers import Customer
 from portal.services.errors import Refused
 from portal.services.live import Pulse
 from portal.web import access, context, htmx, live, shell
-from portal.web.forms import Form, attach
+from portal.web.forms import Form, attach, row_id
 from portal.web.htmx import Toast
 from portal.web.live import Part
 
@@ -80,7 +80,7 @@ def change_recredit(account: Account) -> ResponseReturnValue:
     form = RecreditForm(prefix="recredit-")
     try:
         below = _threshold(form.below.data)
-        pack = int(form.pack.data) if (form.pack.data or "").isdecimal() else None
+        pack = _pack(form.pack.data)
         per_day = recredit.parse_per_day(form.per_day.data or "1")
         recredit.set_rule(context.conn(), context.actor(), account, below, pack, per_day)
     except Refused as refusal:
@@ -97,6 +97,13 @@ def change_recredit(account: Account) -> ResponseReturnValue:
 
 def _threshold(text: str | None) -> int | None:
     return credits.parse(text) if text and text.strip() not in ("", "0") else None
+
+
+def _pack(text: str | None) -> int | None:
+    try:
+        return row_id(text or "")
+    except ValueError:
+        return None
 
 
 def _page(account: Account, **refused: Form) -> ResponseReturnValue:

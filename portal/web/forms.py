@@ -9,6 +9,9 @@ from wtforms import PasswordField, SelectField, ValidationError
 from portal.i18n import N_, gettext
 from portal.services.errors import Refused
 
+_NO_ID = (1 << 63) - 1
+_MOST_DIGITS = len(str(_NO_ID))
+
 
 class Form(FlaskForm):
     """A form whose labels and choices are written with `N_`, and shown in the reader's language."""
@@ -31,6 +34,18 @@ class NewPasswordForm(Form):
     def validate_repeat(self, field: PasswordField) -> None:
         if field.data != self.password.data:
             raise ValidationError(gettext("The two passwords differ."))
+
+
+def row_id(text: str) -> int:
+    """Read a number that a page has written into an address or a hidden field: an id, or an amount.
+
+    Raises:
+        ValueError: nobody's page has written this; SQLite would have no room for it, or for the number after it.
+    """
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else _NO_ID
+    if number >= _NO_ID:
+        raise ValueError(text)
+    return number
 
 
 def attach(form: FlaskForm, refusal: Refused, **names: str) -> None:

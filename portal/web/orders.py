@@ -22,7 +22,7 @@ from portal.services.live import Pulse
 from portal.services.orders import Order, Which
 from portal.services.packs import Pack
 from portal.web import access, context, downloads, htmx, live, paging
-from portal.web.forms import Form, attach
+from portal.web.forms import Form, attach, row_id
 from portal.web.htmx import Toast
 from portal.web.live import Part
 
@@ -75,7 +75,7 @@ def offer(account: Account) -> ResponseReturnValue:
     if "pack" not in request.args:
         return _offer(account)
     try:
-        pack = packs.of_size(context.conn(), request.args.get("pack", 0, type=int))
+        pack = packs.of_size(context.conn(), request.args.get("pack", 0, type=row_id))
     except packs.NoSuchPack:
         abort(404)
     return _confirm(account, OrderForm(formdata=None), pack)
@@ -101,7 +101,10 @@ def buy(account: Account) -> ResponseReturnValue:
 
 def _number(text: str | None) -> int:
     """A number that this page has written into a hidden field; 0 for what somebody else has."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else 0
+    try:
+        return row_id(text or "")
+    except ValueError:
+        return 0
 
 
 def _offer(account: Account) -> ResponseReturnValue:

@@ -6,6 +6,8 @@ from typing import Generic, Protocol, TypeVar
 
 from flask import request
 
+from portal.web.forms import row_id
+
 SIZE = 20
 # What the page is asked for in the query.
 ASKS = ("before", "after")
@@ -40,7 +42,7 @@ def page(fetch: "_Fetch[_R]", size: int = SIZE) -> Page[_R]:
     Args:
         fetch: gets rows, newest first: with smaller ids than `before`, or the ones that follow upon `after`.
     """
-    before, after = request.args.get("before", type=_id), request.args.get("after", type=_id)
+    before, after = request.args.get("before", type=row_id), request.args.get("after", type=row_id)
     if after is not None:
         rows = fetch(after=after, limit=size + 1)
         if len(rows) > size:
@@ -52,10 +54,3 @@ def page(fetch: "_Fetch[_R]", size: int = SIZE) -> Page[_R]:
     more, rows = len(rows) > size, rows[:size]
     newer = f"after={rows[0].id}" if before is not None and rows else ""
     return Page(rows, newer, f"before={rows[-1].id}" if more else "", before, None)
-
-
-def _id(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 63:
-        raise ValueError(text)
-    return number

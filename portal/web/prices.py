@@ -22,7 +22,7 @@ from portal.services.errors import Refused
 from portal.services.price_files import BadLines, Plan
 from portal.services.prices import Change, NamedList, Row
 from portal.web import access, context, htmx, shell
-from portal.web.forms import Form, attach
+from portal.web.forms import Form, attach, row_id
 from portal.web.htmx import Toast
 
 blueprint = Blueprint("prices", __name__)
@@ -230,7 +230,8 @@ def _in_words(destination: str) -> str:
 def remove(list_id: int) -> ResponseReturnValue:
     """Let a list say nothing of a `destination` any more, or with `valid_from` call off that change."""
     price_list, destination = _list(list_id), request.form.get("destination", "")
-    valid_from = request.form.get("valid_from", type=int)
+    # One that can't be read is no change's, and not a wish to remove them all.
+    valid_from = request.form.get("valid_from", 0, type=row_id) if "valid_from" in request.form else None
     conn, actor = context.conn(), context.actor()
     try:
         if valid_from is None:
@@ -444,7 +445,7 @@ def assign(customer_id: int) -> ResponseReturnValue:
     except customers.NoSuchCustomer:
         abort(404)
     try:
-        chosen = prices.assign(conn, context.actor(), customer, request.form.get("price_list", 0, type=int))
+        chosen = prices.assign(conn, context.actor(), customer, request.form.get("price_list", 0, type=row_id))
     except prices.NoSuchList as refusal:
         # Deleted by a colleague while the page was open.
         toast = Toast(refusal.localized(), "warn")
