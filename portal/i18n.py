@@ -19,7 +19,7 @@ from babel.dates import format_datetime as babel_datetime
 from babel.lists import format_list
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from babel.numbers import format_currency, format_decimal, get_currency_precision, parse_decimal
+from babel.numbers import NumberFormatError, format_currency, format_decimal, get_currency_precision, parse_decimal
 from babel.support import NullTranslations, Translations
 
 from portal import paths
@@ -145,6 +145,9 @@ def written_number(text: str) -> Decimal:
         ValueError: it isn't one, or its separators stand where that language puts none ("1.5" in Italian): what was
             meant can only be guessed.
     """
+    # Decimal takes what programmers write, too: "1e9", "1_0".
+    if any(each.isalpha() or each == "_" for each in text):
+        raise NumberFormatError(f"{text!r} is not a number")
     return parse_decimal(text, locale=_locale(current_language()), strict=True)
 
 

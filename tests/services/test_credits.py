@@ -10,12 +10,14 @@ from portal.services import audit, check, credits, ids, ledger, once, statement
 from portal.services.audit import SHELL
 
 
-@pytest.mark.parametrize(("text", "thousandths"), [("100", 100_000), ("0.5", 500), (" 0.001 ", 1), ("1e3", 1_000_000)])
+@pytest.mark.parametrize(("text", "thousandths"), [("100", 100_000), ("0.5", 500), (" 0.001 ", 1), (".5", 500)])
 def test_amounts_are_read_to_the_thousandth(text, thousandths):
     assert credits.parse(text) == thousandths
 
 
-@pytest.mark.parametrize("text", ["", "x", "0", "-1", "0.0001", "NaN", "Infinity", "1e13", "1,5", "1e999999999"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "-1", "0.0001", "NaN", "Infinity", "10000000000000", "1,5", "1e3", "1E3", "1e-1", "1_0"]
+)
 def test_what_is_no_amount_is_refused(text):
     with pytest.raises(credits.InvalidAmount):
         credits.parse(text)
@@ -68,7 +70,7 @@ def test_changes_are_read_as_the_page_writes_them(text, thousandths):
     assert credits.parse_change(text) == thousandths
 
 
-@pytest.mark.parametrize("text", ["", "-", "0", "-0", "+-5", "--5", "5-", "-0.0001", "-1e13", "NaN", "-Infinity"])
+@pytest.mark.parametrize("text", ["", "-", "0", "-0", "+-5", "--5", "5-", "-0.0001", "-1e3", "NaN", "-Infinity"])
 def test_what_is_no_change_is_refused(text):
     with pytest.raises(credits.InvalidChange, match="isn't a change of credits"):
         credits.parse_change(text)
