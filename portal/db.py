@@ -84,12 +84,13 @@ def immediate(conn: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     if conn.in_transaction:
         yield conn
         return
-    _begin(conn)
     try:
+        _begin(conn)
         yield conn
         conn.execute("COMMIT")
     except BaseException:
-        # A failed COMMIT (disk full) leaves the transaction open, and an error may already have closed it.
+        # A failed COMMIT (disk full) leaves the transaction open, as may whatever happens just after BEGIN, and the next
+        # block would join one that nobody commits. An error may already have closed it.
         if conn.in_transaction:
             conn.execute("ROLLBACK")
         raise

@@ -33,6 +33,20 @@ def test_a_block_that_fails_changes_nothing(conn):
     assert not conn.in_transaction
 
 
+def test_a_block_that_is_interrupted_leaves_no_transaction_behind(conn):
+    """Also where that happens between BEGIN and what is in the block: the next block would never be committed."""
+    for steps in range(1, 30):
+        left = [True]
+        conn.set_progress_handler(lambda left=left: left.pop() if left else False, steps)
+        try:
+            with immediate(conn):
+                rename(conn, f"After {steps}")
+        except sqlite3.OperationalError as error:
+            assert error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
+        conn.set_progress_handler(None, 0)
+        assert not conn.in_transaction, steps
+
+
 def test_an_inner_block_belongs_to_the_outer_one(conn, connect):
     def fail():
         with immediate(conn):
