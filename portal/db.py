@@ -89,8 +89,8 @@ def immediate(conn: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         yield conn
         conn.execute("COMMIT")
     except BaseException:
-        # A failed COMMIT (disk full) leaves the transaction open, and so may what happens just after BEGIN: the next block
-        # would join one that nobody commits. An error may already have closed it.
+        # A failed COMMIT (disk full) leaves the transaction open, and so may what happens just after BEGIN: the next
+        # block would join one that nobody commits. An error may already have closed it.
         if conn.in_transaction:
             conn.execute("ROLLBACK")
         raise
