@@ -6,10 +6,11 @@ from pathlib import Path
 
 from portal.cli.shell import Answer, Commands, Failure, Shell, database_command, group, iso, table
 from portal.db import immediate, now_ms
-from portal.services import countries, credits, customers, price_files, prices
+from portal.services import countries, credits, customers, price_files, price_lists, prices
 from portal.services.audit import SHELL
 from portal.services.price_files import BadLines
-from portal.services.prices import Change, NamedList, Row
+from portal.services.price_lists import NamedList
+from portal.services.prices import Change, Row
 
 _DEFAULT = "default prices"
 _FROM_HELP = "from when on: 2027-01-31 or 2027-01-31T08:00, in the installation's time zone; without it, at once"
@@ -95,8 +96,8 @@ def _date(shell: Shell, at: int) -> str:
 
 def _chosen(shell: Shell, args: Namespace) -> NamedList:
     if args.price_list is None:
-        return prices.by_id(shell.conn, prices.DEFAULT_LIST)
-    return prices.by_name(shell.conn, args.price_list)
+        return price_lists.by_id(shell.conn, price_lists.DEFAULT_LIST)
+    return price_lists.by_name(shell.conn, args.price_list)
 
 
 # --- changing it
@@ -154,7 +155,7 @@ def _export(shell: Shell, args: Namespace) -> Answer:
 
 
 def _lists(shell: Shell, args: Namespace) -> Answer:
-    return _shown(prices.lists(shell.conn))
+    return _shown(price_lists.lists(shell.conn))
 
 
 def _shown(found: list[NamedList]) -> Answer:
@@ -172,25 +173,25 @@ def _named(price_list: NamedList) -> dict[str, object]:
 
 
 def _create(shell: Shell, args: Namespace) -> Answer:
-    made = prices.create(shell.conn, SHELL, args.name)
+    made = price_lists.create(shell.conn, SHELL, args.name)
     return Answer(_named(made), made.name)
 
 
 def _rename(shell: Shell, args: Namespace) -> Answer:
-    renamed = prices.rename(shell.conn, SHELL, prices.by_name(shell.conn, args.name).id, args.new_name)
+    renamed = price_lists.rename(shell.conn, SHELL, price_lists.by_name(shell.conn, args.name).id, args.new_name)
     return Answer(_named(renamed), renamed.name)
 
 
 def _delete(shell: Shell, args: Namespace) -> Answer:
-    gone = prices.by_name(shell.conn, args.name)
-    prices.delete(shell.conn, SHELL, gone.id)
+    gone = price_lists.by_name(shell.conn, args.name)
+    price_lists.delete(shell.conn, SHELL, gone.id)
     return Answer(_named(gone), f"{gone.name} deleted")
 
 
 def _assign(shell: Shell, args: Namespace) -> Answer:
     customer = customers.by_name(shell.conn, args.customer)
-    wanted = prices.DEFAULT_LIST if args.name is None else prices.by_name(shell.conn, args.name).id
-    chosen = prices.assign(shell.conn, SHELL, customer, wanted)
+    wanted = price_lists.DEFAULT_LIST if args.name is None else price_lists.by_name(shell.conn, args.name).id
+    chosen = price_lists.assign(shell.conn, SHELL, customer, wanted)
     return Answer(
         {"customer": customer.name, "price_list": chosen.name or None}, f"{customer.name}  {chosen.name or _DEFAULT}"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from portal import gsm0338
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import accounts, credits, directory, intake, messages, outcomes, prices
+from portal.services import accounts, credits, directory, intake, messages, outcomes, price_lists, prices
 from portal.services.audit import Actor
 from portal.services.directory import AccountConfig
 from portal.services.messages import Submit
@@ -66,7 +66,7 @@ def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
     chance = random.Random(_SEED)
     configs = {each.name: each for each in directory.load(conn)}
     now = now_ms()
-    price_list = prices.load(conn, now).of_list(prices.DEFAULT_LIST)
+    price_list = prices.load(conn, now).of_list(price_lists.DEFAULT_LIST)
     with immediate(conn):
         for at, habit, amount in sorted(_happenings(chance, now), key=lambda each: each[0]):
             if amount:

@@ -17,6 +17,7 @@ from portal.services import (
     customers,
     orders,
     packs,
+    price_lists,
     prices,
     recredit,
     routes,
@@ -91,12 +92,12 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
 
 def _prices(conn: sqlite3.Connection, acme: Customer, in_a_month: int) -> None:
     """A list for Acme, and changes that are announced."""
-    partners = prices.create(conn, _BY_OPERATOR, "Partners").id
+    partners = price_lists.create(conn, _BY_OPERATOR, "Partners").id
     own = [Change("DE", 900), Change("GB", 950), Change("GB", 900, in_a_month), Change("4470", None)]
     prices.change(conn, _BY_OPERATOR, partners, own, "UTC")
     announced = [Change("IT", 1100, in_a_month), Change("FR", 600, in_a_month)]
-    prices.change(conn, _BY_OPERATOR, prices.DEFAULT_LIST, announced, "UTC")
-    prices.assign(conn, _BY_OPERATOR, acme, partners)
+    prices.change(conn, _BY_OPERATOR, price_lists.DEFAULT_LIST, announced, "UTC")
+    price_lists.assign(conn, _BY_OPERATOR, acme, partners)
 
 
 def _enrolled(

@@ -46,7 +46,7 @@ class InvalidMinAge(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """A customer. Its accounts cost by `price_list_id` (`prices.DEFAULT_LIST` where none was chosen).
+    """A customer. Its accounts cost by `price_list_id` (`price_lists.DEFAULT_LIST` where none was chosen).
 
     `credit_line` is how many thousandths of a credit automatic re-credit may buy before they are paid, 0 for none, once
     an account is `recredit_min_age_days` old.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from portal.db import immediate
-from portal.services import prices, senders
+from portal.services import price_lists, senders
 from portal.services.allowed_ips import Address, Network
 
 
@@ -53,7 +53,7 @@ class AccountConfig:
     """What its messages may be coded in beside GSM 03.38 and UCS-2 (SMPP 3.4, 5.2.19)."""
     packed_gsm: bool = False
     """GSM 03.38 comes packed, eight septets in seven octets, and not one a byte."""
-    price_list: int = prices.DEFAULT_LIST
+    price_list: int = price_lists.DEFAULT_LIST
     """The id of the list by which its messages cost."""
 
     def has_network(self, now: int) -> bool:
@@ -144,7 +144,7 @@ def load(conn: sqlite3.Connection, since: int = -1) -> list[AccountConfig]:
             ending=frozenset(session_id for _, session_id in ending[row["id"]]),
             data_codings=frozenset(map(int, row["data_codings"].split())),
             packed_gsm=bool(row["packed_gsm"]),
-            price_list=row["price_list_id"] or prices.DEFAULT_LIST,
+            price_list=row["price_list_id"] or price_lists.DEFAULT_LIST,
         )
         for row in rows
     ]

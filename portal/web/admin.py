@@ -22,7 +22,7 @@ from portal.services import (
     directory,
     expiry,
     once,
-    prices,
+    price_lists,
     recredit,
     routes,
     senders,
@@ -172,7 +172,7 @@ def _customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
         users=users.of_customer(conn, customer.id),
         owed=recredit.owed(conn, customer.id),
         customer_accounts=[shell.account_view(each) for each in accounts.of_customer(conn, customer.id)],
-        price_lists=prices.lists(conn),
+        price_lists=price_lists.lists(conn),
         user_form=values["user"],
         account_form=values["account"],
     )

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, abort, request, url_for
+from flask import Blueprint, Response, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.file import FileField
 from wtforms import BooleanField, StringField, TextAreaField
@@ -16,14 +16,16 @@ from portal import i18n
 from portal.db import immediate, now_ms
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import countries, customers, estimates, price_files, prices
+from portal.services import countries, customers, estimates, price_files, price_lists, prices
 from portal.services.accounts import Account
 from portal.services.errors import Refused
 from portal.services.price_files import BadLines, Plan
-from portal.services.prices import Change, NamedList, Row
+from portal.services.price_lists import NamedList
+from portal.services.prices import Change, Row
 from portal.web import access, context, htmx, shell
 from portal.web.forms import Form, attach, row_id
 from portal.web.htmx import Toast
+from portal.web.price_lists import address_of, list_name, lists_with_addresses, named
 
 blueprint = Blueprint("prices", __name__)
 
@@ -38,10 +40,6 @@ class PriceForm(Form):
     price = StringField(N_("Credits a part"))
     closed = BooleanField(N_("Nothing is sent there"))
     valid_from = StringField(N_("From"))
-
-
-class ListForm(Form):
-    name = StringField(N_("Name"))
 
 
 class FileForm(Form):
@@ -133,36 +131,20 @@ def _folded(text: str) -> str:
 @access.operate
 def index() -> ResponseReturnValue:
     """The default list."""
-    return _list_page(_list(prices.DEFAULT_LIST))
+    return _list_page(named(price_lists.DEFAULT_LIST))
 
 
 @blueprint.get("/admin/prices/<int:list_id>")
 @access.operate
 def shown(list_id: int) -> ResponseReturnValue:
-    return _list_page(_list(list_id))
+    return _list_page(named(list_id))
 
 
 def _list_page(price_list: NamedList) -> ResponseReturnValue:
     values: dict[str, Any] = {"price_list": price_list, "table": _table(price_list.id)}
     if htmx.wanted():
         return htmx.parts("prices/_rows.html", **values)
-    return htmx.page("prices/list.html", lists=prices.lists(context.conn()), list_name=list_name, **values)
-
-
-def _list(list_id: int) -> NamedList:
-    try:
-        return prices.by_id(context.conn(), list_id)
-    except prices.NoSuchList:
-        abort(404)
-
-
-def list_name(price_list: NamedList) -> str:
-    """What people call a list."""
-    return price_list.name or _("Default prices")
-
-
-def _address(price_list: NamedList) -> str:
-    return url_for(".index") if price_list.is_default else url_for(".shown", list_id=price_list.id)
+    return htmx.page("prices/list.html", lists=lists_with_addresses(), list_name=list_name, **values)
 
 
 @blueprint.get("/admin/prices/<int:list_id>/set")
@@ -177,14 +159,14 @@ def ask(list_id: int) -> ResponseReturnValue:
         form.price.data = "" if row.price is None else i18n.credits(row.price)
     else:
         form.destination.data = request.args.get("destination", "")
-    return _set_page(_list(list_id), form)
+    return _set_page(named(list_id), form)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/set")
 @access.operate
 def change(list_id: int) -> ResponseReturnValue:
     """Set a price, or close a destination, from now on or from a date on."""
-    price_list, form = _list(list_id), PriceForm()
+    price_list, form = named(list_id), PriceForm()
     timezone = context.config().timezone
     try:
         destination = prices.checked_destination(form.destination.data or "")
@@ -206,7 +188,7 @@ def _set_page(price_list: NamedList, form: PriceForm) -> ResponseReturnValue:
         status=422 if form.errors else 200,
         price_list=price_list,
         list_name=list_name,
-        address=_address(price_list),
+        address=address_of(price_list),
         form=form,
         line=_line(row) if row else None,
         timezone=context.config().timezone,
@@ -229,7 +211,7 @@ def _in_words(destination: str) -> str:
 @access.operate
 def remove(list_id: int) -> ResponseReturnValue:
     """Let a list say nothing of a `destination` any more, or with `valid_from` call off that change."""
-    price_list, destination = _list(list_id), request.form.get("destination", "")
+    price_list, destination = named(list_id), request.form.get("destination", "")
     # One that can't be read is no change's, and not a wish to remove them all.
     valid_from = request.form.get("valid_from", 0, type=row_id) if "valid_from" in request.form else None
     conn, actor = context.conn(), context.actor()
@@ -246,7 +228,7 @@ def remove(list_id: int) -> ResponseReturnValue:
         # Removed by a colleague in the meantime, or it has come into force.
         toast = Toast(refusal.localized(), "warn")
     if _row(list_id, destination) is None:
-        return htmx.done(_address(price_list), toast)
+        return htmx.done(address_of(price_list), toast)
     return htmx.done(url_for(".ask", list_id=list_id, destination=destination), toast)
 
 
@@ -254,7 +236,7 @@ def remove(list_id: int) -> ResponseReturnValue:
 @access.operate
 def export(list_id: int) -> ResponseReturnValue:
     """What a list says itself, as the import reads it."""
-    price_list = _list(list_id)
+    price_list = named(list_id)
     name = "prices.csv" if price_list.is_default else f"prices-{price_list.id}.csv"
     return _csv(prices.rows(context.conn(), list_id, now_ms()), name, own=True)
 
@@ -277,14 +259,14 @@ def _csv(rows: Sequence[Row], name: str, *, own: bool) -> Response:
 @blueprint.get("/admin/prices/<int:list_id>/import")
 @access.operate
 def ask_file(list_id: int) -> ResponseReturnValue:
-    return _file_page(_list(list_id), FileForm())
+    return _file_page(named(list_id), FileForm())
 
 
 @blueprint.post("/admin/prices/<int:list_id>/import")
 @access.operate
 def look_at_file(list_id: int) -> ResponseReturnValue:
     """Say what a file would change, and ask."""
-    price_list, form = _list(list_id), FileForm()
+    price_list, form = named(list_id), FileForm()
     upload = request.files.get("file")
     content = upload.read(price_files.MOST_BYTES + 1) if upload else b""
     try:
@@ -298,7 +280,7 @@ def look_at_file(list_id: int) -> ResponseReturnValue:
 @access.operate
 def import_file(list_id: int) -> ResponseReturnValue:
     """Do what was agreed to: the form carries the file's `content`, and the `mark` of what was shown."""
-    price_list = _list(list_id)
+    price_list = named(list_id)
     content = request.form.get("content", "").encode()
     conn, timezone, now = context.conn(), context.config().timezone, now_ms()
     try:
@@ -310,7 +292,7 @@ def import_file(list_id: int) -> ResponseReturnValue:
     except Refused as refusal:
         return _refused_file(price_list, FileForm(formdata=None), refusal)
     said = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(done))
-    return htmx.done(_address(price_list), Toast(said))
+    return htmx.done(address_of(price_list), Toast(said))
 
 
 def _plan(price_list: NamedList, content: bytes) -> Plan:
@@ -324,7 +306,7 @@ def _plan_page(price_list: NamedList, plan: Plan, content: bytes, *, outdated: b
         status=422 if outdated else 200,
         price_list=price_list,
         list_name=list_name,
-        address=_address(price_list),
+        address=address_of(price_list),
         plan=plan,
         steps=steps[:_STEPS_SHOWN],
         more=len(steps) - _STEPS_SHOWN,
@@ -346,112 +328,11 @@ def _file_page(price_list: NamedList, form: FileForm, lines: Sequence[object] = 
         status=422 if form.errors else 200,
         price_list=price_list,
         list_name=list_name,
-        address=_address(price_list),
+        address=address_of(price_list),
         form=form,
         bad_lines=lines,
         timezone=context.config().timezone,
     )
-
-
-# --- the lists themselves
-
-
-@blueprint.get("/admin/prices/lists")
-@access.operate
-def lists() -> ResponseReturnValue:
-    return _lists_page(ListForm())
-
-
-@blueprint.post("/admin/prices/lists")
-@access.operate
-def add_list() -> ResponseReturnValue:
-    form = ListForm()
-    try:
-        made = prices.create(context.conn(), context.actor(), form.name.data or "")
-    except Refused as refusal:
-        attach(form, refusal)
-        return _lists_page(form)
-    toast = Toast(_("%(name)s was added. All costs as in the default list until you set a price.", name=made.name))
-    return htmx.done(_address(made), toast)
-
-
-def _lists_page(form: ListForm) -> ResponseReturnValue:
-    return htmx.page(
-        "prices/lists.html",
-        status=422 if form.errors else 200,
-        lists=[(each, _address(each)) for each in prices.lists(context.conn())],
-        list_name=list_name,
-        form=form,
-    )
-
-
-@blueprint.get("/admin/prices/<int:list_id>/settings")
-@access.operate
-def settings(list_id: int) -> ResponseReturnValue:
-    """A list's name, who has it, and whether it can be deleted."""
-    price_list = _list(list_id)
-    return _settings_page(price_list, ListForm(formdata=None, data={"name": price_list.name}))
-
-
-@blueprint.post("/admin/prices/<int:list_id>/settings")
-@access.operate
-def rename(list_id: int) -> ResponseReturnValue:
-    price_list, form = _list(list_id), ListForm()
-    try:
-        renamed = prices.rename(context.conn(), context.actor(), list_id, form.name.data or "")
-    except Refused as refusal:
-        attach(form, refusal)
-        return _settings_page(price_list, form)
-    return htmx.done(_address(renamed), Toast(_("The list is called %(name)s now.", name=renamed.name)))
-
-
-@blueprint.post("/admin/prices/<int:list_id>/delete")
-@access.operate
-def delete(list_id: int) -> ResponseReturnValue:
-    price_list = _list(list_id)
-    form = ListForm(formdata=None, data={"name": price_list.name})
-    try:
-        prices.delete(context.conn(), context.actor(), list_id)
-    except Refused as refusal:
-        attach(form, refusal)
-        return _settings_page(price_list, form)
-    return htmx.done(url_for(".lists"), Toast(_("%(name)s was deleted.", name=price_list.name)))
-
-
-def _settings_page(price_list: NamedList, form: ListForm) -> ResponseReturnValue:
-    reason = ""
-    try:
-        prices.deletable(context.conn(), price_list.id)
-    except Refused as refusal:
-        reason = refusal.localized()
-    return htmx.page(
-        "prices/settings.html",
-        status=422 if form.errors else 200,
-        price_list=price_list,
-        list_name=list_name,
-        address=_address(price_list),
-        form=form,
-        reason=reason,
-    )
-
-
-@blueprint.post("/admin/customers/<int:customer_id>/prices")
-@access.operate
-def assign(customer_id: int) -> ResponseReturnValue:
-    """Give a customer the list `price_list`."""
-    conn = context.conn()
-    try:
-        customer = customers.by_id(conn, customer_id)
-    except customers.NoSuchCustomer:
-        abort(404)
-    try:
-        chosen = prices.assign(conn, context.actor(), customer, request.form.get("price_list", 0, type=row_id))
-    except prices.NoSuchList as refusal:
-        # Deleted by a colleague while the page was open.
-        toast = Toast(refusal.localized(), "warn")
-    else:
-        toast = Toast(_("%(customer)s pays by %(name)s now.", customer=customer.name, name=list_name(chosen)))
-    return htmx.done(url_for("admin.customer", customer_id=customer_id), toast)
 
 
 # --- a customer's prices

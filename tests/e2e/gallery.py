@@ -21,6 +21,7 @@ from portal.services import (
     intake,
     outcomes,
     packs,
+    price_lists,
     prices,
     purchases,
     recredit,
@@ -171,11 +172,11 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
 
 def _price(conn: Connection, cast: Cast) -> int:
     """Acme pays by a list of its own, with changes to come; returns its id."""
-    volume = prices.create(conn, SHELL, "Volume & partners")
+    volume = price_lists.create(conn, SHELL, "Volume & partners")
     at = now_ms() + 86_400_000
     said = [Change("IT", 700), Change("39342", 1500), Change("DE", None), Change("IT", 750, at), Change("DE", 900, at)]
     prices.change(conn, SHELL, volume.id, said, "UTC")
-    prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume.id)
+    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume.id)
     return volume.id
 
 

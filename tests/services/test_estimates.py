@@ -4,7 +4,7 @@ import pytest
 
 from portal.db import now_ms
 from portal.gsm0338 import Encoding
-from portal.services import customers, estimates, intake, messages, prices
+from portal.services import customers, estimates, intake, messages, price_lists, prices
 from portal.services.audit import SHELL
 from portal.services.estimates import Closed, NoNumber, NotANumber, TextTooLong, TooManyNumbers
 from portal.services.prices import Change
@@ -46,9 +46,9 @@ def test_the_characters_that_make_it_longer_are_named(estimate):
 
 
 def test_each_number_has_its_price(conn, cast, acme_1, estimate):
-    volume = prices.create(conn, SHELL, "Volume")
+    volume = price_lists.create(conn, SHELL, "Volume")
     prices.change(conn, SHELL, volume.id, [Change("IT", 700), Change("39341", 5), Change("ES", None)], "UTC")
-    prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume.id)
+    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume.id)
     found = estimate("a" * 200, f"{ITALIAN}\r\n\r\n 393411234567 \n{FRENCH}\n{SPANISH}\n0039340\n")
     assert [(each.number, each.country, each.part_price, each.price) for each in found.costs] == [
         ("+393401234567", "IT", 700, 1400),

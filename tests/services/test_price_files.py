@@ -8,7 +8,7 @@ import pytest
 
 from portal import i18n
 from portal.db import DAY_MS, now_ms
-from portal.services import price_files, prices
+from portal.services import price_files, price_lists, prices
 from portal.services.audit import SHELL
 from portal.services.price_files import BadLines, FileTooBig, NoLines, NotUtf8, WrongColumns
 from portal.services.prices import Change
@@ -26,7 +26,7 @@ def read(text):
 def plan(conn):
     """Compares a file with a list."""
 
-    def make(text, list_id=prices.DEFAULT_LIST):
+    def make(text, list_id=price_lists.DEFAULT_LIST):
         return price_files.plan(conn, list_id, text.encode(), ROME, now_ms())
 
     return make
@@ -36,7 +36,7 @@ def plan(conn):
 def carry_out(conn, plan):
     """Imports a file."""
 
-    def run(text, list_id=prices.DEFAULT_LIST):
+    def run(text, list_id=price_lists.DEFAULT_LIST):
         now = now_ms()
         return price_files.carry_out(conn, SHELL, list_id, plan(text, list_id), ROME, now)
 
@@ -45,7 +45,7 @@ def carry_out(conn, plan):
 
 @pytest.fixture
 def volume(conn):
-    return prices.create(conn, SHELL, "Volume").id
+    return price_lists.create(conn, SHELL, "Volume").id
 
 
 # --- reading
@@ -147,7 +147,7 @@ def test_what_a_file_would_do_is_told_before(conn, plan):
     assert [each.change.destination for each in made.changed] == ["IT", "DE"]
     assert [(each.change.destination, each.before) for each in made.new] == [("KP", None), ("IT", 1000)]
     assert made.unchanged == 1
-    assert prices.row(conn, prices.DEFAULT_LIST, "IT", now_ms()).price == 1000
+    assert prices.row(conn, price_lists.DEFAULT_LIST, "IT", now_ms()).price == 1000
 
 
 def test_a_list_of_its_own_begins_with_nothing(plan, volume):
@@ -156,10 +156,10 @@ def test_a_list_of_its_own_begins_with_nothing(plan, volume):
 
 
 def test_importing_does_it_and_leaves_the_rest(conn, carry_out):
-    before = {each.destination: each for each in prices.rows(conn, prices.DEFAULT_LIST, now_ms())}
+    before = {each.destination: each for each in prices.rows(conn, price_lists.DEFAULT_LIST, now_ms())}
     text = "destination,price,valid_from\nIT,0.7,\nFR,0.5,\nDE,-,\nKP,4,\nIT,2,2030-01-01T00:00\n"
     assert len(carry_out(text)) == 4
-    after = {each.destination: each for each in prices.rows(conn, prices.DEFAULT_LIST, now_ms())}
+    after = {each.destination: each for each in prices.rows(conn, price_lists.DEFAULT_LIST, now_ms())}
     assert (after["IT"].price, after["DE"].price, after["KP"].price) == (700, None, 4000)
     assert [each.price for each in after["IT"].coming] == [2000]
     assert {key: row for key, row in after.items() if key not in ("IT", "DE", "KP")} == {
@@ -174,10 +174,10 @@ def test_importing_does_it_and_leaves_the_rest(conn, carry_out):
 
 
 def test_a_file_with_a_bad_line_changes_nothing(conn, carry_out):
-    before = prices.rows(conn, prices.DEFAULT_LIST, now_ms())
+    before = prices.rows(conn, price_lists.DEFAULT_LIST, now_ms())
     with pytest.raises(BadLines):
         carry_out("destination,price\nIT,0.7\nXX,1\n")
-    assert prices.rows(conn, prices.DEFAULT_LIST, now_ms()) == before
+    assert prices.rows(conn, price_lists.DEFAULT_LIST, now_ms()) == before
 
 
 def test_a_plan_is_told_from_one_of_other_prices(conn, plan):
@@ -201,7 +201,7 @@ def test_what_is_written_is_read_again_as_it_was(conn, plan, volume, decimal_com
         Change("FR", 1500, now + DAY_MS),
         Change("IT", None, now + 2 * DAY_MS),
     ]
-    for list_id in (prices.DEFAULT_LIST, volume):
+    for list_id in (price_lists.DEFAULT_LIST, volume):
         prices.change(conn, SHELL, list_id, changes, ROME, now=now)
         text = price_files.write(prices.rows(conn, list_id, now), ROME, decimal_comma=decimal_comma)
         made = plan(text, list_id)
@@ -213,7 +213,7 @@ def test_what_is_written_is_read_again_as_it_was(conn, plan, volume, decimal_com
 def test_what_a_customer_reads_has_the_inherited_prices_too(conn, volume):
     now = now_ms()
     prices.change(conn, SHELL, volume, [Change("IT", 750)], ROME, now=now)
-    prices.change(conn, SHELL, prices.DEFAULT_LIST, [Change("FR", 600, 4_000_000_000_000)], ROME, now=now)
+    prices.change(conn, SHELL, price_lists.DEFAULT_LIST, [Change("FR", 600, 4_000_000_000_000)], ROME, now=now)
     rows = prices.rows(conn, volume, now)
     lines = list(csv.DictReader(StringIO(price_files.write(rows, "UTC", own=False))))
     assert {"destination": "IT", "country": "Italy", "price": "0.75", "valid_from": ""} in lines
@@ -224,8 +224,10 @@ def test_what_a_customer_reads_has_the_inherited_prices_too(conn, volume):
 @pytest.mark.parametrize("language", list(i18n.LANGUAGES))
 def test_no_cell_is_a_formula(conn, language):
     i18n.use_language(language)
-    prices.change(conn, SHELL, prices.DEFAULT_LIST, [Change("IT", None), Change("39342", 1, 4_000_000_000_000)], ROME)
-    text = price_files.write(prices.rows(conn, prices.DEFAULT_LIST, now_ms()), ROME)
+    prices.change(
+        conn, SHELL, price_lists.DEFAULT_LIST, [Change("IT", None), Change("39342", 1, 4_000_000_000_000)], ROME
+    )
+    text = price_files.write(prices.rows(conn, price_lists.DEFAULT_LIST, now_ms()), ROME)
     cells = [cell for line in csv.reader(StringIO(text)) for cell in line]
     assert len(cells) > 900
     assert [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))] == []

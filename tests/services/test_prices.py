@@ -7,7 +7,7 @@ import pytest
 
 from portal import i18n
 from portal.db import DAY_MS, now_ms
-from portal.services import countries, customers, directory, prices
+from portal.services import countries, customers, directory, price_lists, prices
 from portal.services.audit import SHELL
 from portal.services.prices import Change, Coming
 
@@ -18,7 +18,7 @@ ITALIAN, FRENCH = "393401234567", "33612345678"
 @pytest.fixture
 def volume(conn):
     """A second list; it says nothing yet."""
-    return prices.create(conn, SHELL, "Volume").id
+    return price_lists.create(conn, SHELL, "Volume").id
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def audited(conn):
 
 
 def default(conn, at=None):
-    return prices.load(conn, now_ms() if at is None else at).of_list(prices.DEFAULT_LIST)
+    return prices.load(conn, now_ms() if at is None else at).of_list(price_lists.DEFAULT_LIST)
 
 
 def said(conn, list_id, at=None):
@@ -72,7 +72,7 @@ def test_the_server_hears_of_new_prices(conn, change, volume):
         lambda: change(volume, "FR", 700),
         lambda: prices.call_off(conn, SHELL, volume, "IT", said(conn, volume).coming[0].valid_from),
         lambda: prices.remove(conn, SHELL, volume, "FR"),
-        lambda: prices.assign(conn, SHELL, customers.by_name(conn, "Acme"), volume),
+        lambda: price_lists.assign(conn, SHELL, customers.by_name(conn, "Acme"), volume),
     )
     for each in changes:
         before = directory.version(conn)
@@ -114,17 +114,17 @@ def test_pages_and_the_server_read_the_same(conn, change, volume, at):
     """`rows` is what people see, `load` what they pay."""
     now = now_ms()
     for list_id, destination, price, days in (
-        (prices.DEFAULT_LIST, "IT", 1500, 2),
-        (prices.DEFAULT_LIST, "FR", None, 1),
-        (prices.DEFAULT_LIST, "KP", 3000, 2),
-        (prices.DEFAULT_LIST, "39342", 1200, 1),
+        (price_lists.DEFAULT_LIST, "IT", 1500, 2),
+        (price_lists.DEFAULT_LIST, "FR", None, 1),
+        (price_lists.DEFAULT_LIST, "KP", 3000, 2),
+        (price_lists.DEFAULT_LIST, "39342", 1200, 1),
         (volume, "IT", 700, 1),
         (volume, "IT", 800, 3),
         (volume, "DE", None, 0),
         (volume, "393", 600, 2),
     ):
         change(list_id, destination, price, now + days * DAY_MS if days else None, now=now)
-    for list_id in (prices.DEFAULT_LIST, volume):
+    for list_id in (price_lists.DEFAULT_LIST, volume):
         for days in range(5):
             moment = now + days * DAY_MS + at
             charged = prices.load(conn, moment).of_list(list_id)
@@ -137,8 +137,8 @@ def test_pages_and_the_server_read_the_same(conn, change, volume, at):
 
 def test_a_list_that_is_gone_counts_as_the_default_one(conn, volume):
     lists = prices.load(conn, now_ms())
-    prices.delete(conn, SHELL, volume)
-    assert prices.load(conn, now_ms()).of_list(volume) == lists.of_list(prices.DEFAULT_LIST)
+    price_lists.delete(conn, SHELL, volume)
+    assert prices.load(conn, now_ms()).of_list(volume) == lists.of_list(price_lists.DEFAULT_LIST)
 
 
 # --- what a list says
@@ -146,7 +146,7 @@ def test_a_list_that_is_gone_counts_as_the_default_one(conn, volume):
 
 def test_what_is_inherited_and_what_is_to_come(conn, change, volume):
     now = now_ms()
-    change(prices.DEFAULT_LIST, "IT", 1500, now + DAY_MS)
+    change(price_lists.DEFAULT_LIST, "IT", 1500, now + DAY_MS)
     change(volume, "IT", 700, now + 2 * DAY_MS)
     change(volume, "IT", None, now + 3 * DAY_MS)
     row = said(conn, volume, now)
@@ -161,14 +161,14 @@ def test_what_is_inherited_and_what_is_to_come(conn, change, volume):
 
 
 def test_a_range_belongs_to_its_country(conn, change):
-    change(prices.DEFAULT_LIST, "1242", 1100)
-    row = prices.row(conn, prices.DEFAULT_LIST, "1242", now_ms())
+    change(price_lists.DEFAULT_LIST, "1242", 1100)
+    row = prices.row(conn, price_lists.DEFAULT_LIST, "1242", now_ms())
     assert (row.is_range, row.country, row.own) == (True, "BS", True)
 
 
 def test_nothing_is_said_of_others(conn):
     with pytest.raises(prices.NoSuchPrice):
-        prices.row(conn, prices.DEFAULT_LIST, "KP", now_ms())
+        prices.row(conn, price_lists.DEFAULT_LIST, "KP", now_ms())
 
 
 # --- changing it
@@ -176,9 +176,9 @@ def test_nothing_is_said_of_others(conn):
 
 def test_a_change_holds_at_once_and_takes_the_place_of_the_last(conn, change, audited):
     now = now_ms()
-    change(prices.DEFAULT_LIST, "it", 700, now=now)
-    change(prices.DEFAULT_LIST, "IT", 800, now=now + 5)
-    assert said(conn, prices.DEFAULT_LIST, now + 5).price == 800
+    change(price_lists.DEFAULT_LIST, "it", 700, now=now)
+    change(price_lists.DEFAULT_LIST, "IT", 800, now=now + 5)
+    assert said(conn, price_lists.DEFAULT_LIST, now + 5).price == 800
     assert stored(conn) == [(now + 5, 800)]
     assert audited() == [
         ("prices.change", {"list": 1, "prices": [["IT", 1000, 700, now]]}),
@@ -187,23 +187,23 @@ def test_a_change_holds_at_once_and_takes_the_place_of_the_last(conn, change, au
 
 
 def test_changes_to_come_stay_when_the_price_of_today_changes(conn, change):
-    change(prices.DEFAULT_LIST, "IT", 1500, now_ms() + DAY_MS)
-    change(prices.DEFAULT_LIST, "IT", 700)
-    assert [each.price for each in said(conn, prices.DEFAULT_LIST).coming] == [1500]
+    change(price_lists.DEFAULT_LIST, "IT", 1500, now_ms() + DAY_MS)
+    change(price_lists.DEFAULT_LIST, "IT", 700)
+    assert [each.price for each in said(conn, price_lists.DEFAULT_LIST).coming] == [1500]
 
 
 def test_a_destination_is_closed(conn, change):
-    change(prices.DEFAULT_LIST, "IT", None)
+    change(price_lists.DEFAULT_LIST, "IT", None)
     assert default(conn).of(ITALIAN) is None
-    assert (said(conn, prices.DEFAULT_LIST).price, said(conn, prices.DEFAULT_LIST).holds) == (None, True)
+    assert (said(conn, price_lists.DEFAULT_LIST).price, said(conn, price_lists.DEFAULT_LIST).holds) == (None, True)
 
 
 def test_a_date_that_is_over_is_refused_and_the_minute_that_runs_is_now(conn, change):
     now = 1_800_000_030_500  # half past a minute
     with pytest.raises(prices.PastDate, match=r"^15 Jan 2027, 08:59:59 CET is over\. "):
-        change(prices.DEFAULT_LIST, "IT", 700, now - 30_501, now=now)
-    assert said(conn, prices.DEFAULT_LIST, now).price == 1000
-    change(prices.DEFAULT_LIST, "IT", 700, now - 30_500, now=now)
+        change(price_lists.DEFAULT_LIST, "IT", 700, now - 30_501, now=now)
+    assert said(conn, price_lists.DEFAULT_LIST, now).price == 1000
+    change(price_lists.DEFAULT_LIST, "IT", 700, now - 30_500, now=now)
     assert stored(conn) == [(now, 700)]
 
 
@@ -219,15 +219,15 @@ def test_a_date_that_is_over_is_refused_and_the_minute_that_runs_is_now(conn, ch
     ],
 )
 def test_all_changes_or_none(conn, audited, wrong, refusal):
-    before = prices.rows(conn, prices.DEFAULT_LIST, now_ms())
+    before = prices.rows(conn, price_lists.DEFAULT_LIST, now_ms())
     with pytest.raises(refusal):
-        prices.change(conn, SHELL, prices.DEFAULT_LIST, [Change("IT", 700), wrong], ROME)
-    assert prices.rows(conn, prices.DEFAULT_LIST, now_ms()) == before
+        prices.change(conn, SHELL, price_lists.DEFAULT_LIST, [Change("IT", 700), wrong], ROME)
+    assert prices.rows(conn, price_lists.DEFAULT_LIST, now_ms()) == before
     assert audited() == []
 
 
 def test_a_list_that_is_not_there_is_not_changed(change):
-    with pytest.raises(prices.NoSuchList):
+    with pytest.raises(price_lists.NoSuchList):
         change(99, "IT", 700)
 
 
@@ -246,18 +246,18 @@ def test_a_list_stops_saying_something(conn, change, volume, audited):
 
 def test_a_change_to_come_is_called_off(conn, change, audited):
     at = now_ms() + DAY_MS
-    change(prices.DEFAULT_LIST, "IT", 1500, at)
-    prices.call_off(conn, SHELL, prices.DEFAULT_LIST, "IT", at)
-    assert said(conn, prices.DEFAULT_LIST).coming == ()
+    change(price_lists.DEFAULT_LIST, "IT", 1500, at)
+    prices.call_off(conn, SHELL, price_lists.DEFAULT_LIST, "IT", at)
+    assert said(conn, price_lists.DEFAULT_LIST).coming == ()
     assert audited()[-1][1] == {"list": 1, "destination": "IT", "valid_from": at, "price": 1500}
 
 
 def test_what_holds_is_not_called_off(conn, change):
     now = now_ms()
-    change(prices.DEFAULT_LIST, "IT", 1500, now=now)
+    change(price_lists.DEFAULT_LIST, "IT", 1500, now=now)
     with pytest.raises(prices.NoSuchPrice):
-        prices.call_off(conn, SHELL, prices.DEFAULT_LIST, "IT", now)
-    assert said(conn, prices.DEFAULT_LIST).price == 1500
+        prices.call_off(conn, SHELL, price_lists.DEFAULT_LIST, "IT", now)
+    assert said(conn, price_lists.DEFAULT_LIST).price == 1500
 
 
 # --- what is typed
@@ -302,14 +302,14 @@ def test_what_is_no_price_is_refused(text):
 
 
 def test_lists_are_made_renamed_and_deleted(conn, change, audited):
-    made = prices.create(conn, SHELL, "  Big   spenders ")
+    made = price_lists.create(conn, SHELL, "  Big   spenders ")
     assert (made.name, made.customers, made.prices) == ("Big spenders", 0, 0)
     change(made.id, "IT", 700)
-    assert prices.rename(conn, SHELL, made.id, "Volume").prices == 1
-    assert [each.name for each in prices.lists(conn)] == ["", "Volume"]
-    assert prices.by_name(conn, "volume") == prices.by_id(conn, made.id)
-    prices.delete(conn, SHELL, made.id)
-    assert [each.name for each in prices.lists(conn)] == [""]
+    assert price_lists.rename(conn, SHELL, made.id, "Volume").prices == 1
+    assert [each.name for each in price_lists.lists(conn)] == ["", "Volume"]
+    assert price_lists.by_name(conn, "volume") == price_lists.by_id(conn, made.id)
+    price_lists.delete(conn, SHELL, made.id)
+    assert [each.name for each in price_lists.lists(conn)] == [""]
     assert conn.execute("SELECT count(*) FROM prices WHERE list_id = ?", (made.id,)).fetchone()[0] == 0
     actions = [action for action, _ in audited()]
     assert actions == ["prices.create_list", "prices.change", "prices.rename_list", "prices.delete_list"]
@@ -317,43 +317,46 @@ def test_lists_are_made_renamed_and_deleted(conn, change, audited):
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 61])
 def test_a_list_has_a_name(conn, volume, name):
-    for act in (lambda: prices.create(conn, SHELL, name), lambda: prices.rename(conn, SHELL, volume, name)):
-        with pytest.raises(prices.ListNameMissing):
+    for act in (lambda: price_lists.create(conn, SHELL, name), lambda: price_lists.rename(conn, SHELL, volume, name)):
+        with pytest.raises(price_lists.ListNameMissing):
             act()
 
 
 def test_a_name_is_given_once(conn, volume):
-    other = prices.create(conn, SHELL, "Other")
-    for act in (lambda: prices.create(conn, SHELL, "VOLUME"), lambda: prices.rename(conn, SHELL, other.id, "volume")):
-        with pytest.raises(prices.ListExists):
+    other = price_lists.create(conn, SHELL, "Other")
+    for act in (
+        lambda: price_lists.create(conn, SHELL, "VOLUME"),
+        lambda: price_lists.rename(conn, SHELL, other.id, "volume"),
+    ):
+        with pytest.raises(price_lists.ListExists):
             act()
 
 
 def test_the_default_list_stays(conn):
-    for act in (prices.delete, lambda *args: prices.rename(*args, "Other")):
-        with pytest.raises(prices.IsDefaultList):
-            act(conn, SHELL, prices.DEFAULT_LIST)
+    for act in (price_lists.delete, lambda *args: price_lists.rename(*args, "Other")):
+        with pytest.raises(price_lists.IsDefaultList):
+            act(conn, SHELL, price_lists.DEFAULT_LIST)
 
 
 def test_a_customer_is_given_a_list_and_the_default_one_again(conn, cast, acme_1, globex_1, volume, change, audited):
     change(volume, "IT", 700)
     acme = customers.by_id(conn, cast.acme)
-    prices.assign(conn, SHELL, acme, volume)
+    price_lists.assign(conn, SHELL, acme, volume)
     assert customers.by_id(conn, cast.acme).price_list_id == volume
     assert prices.of_account(conn, acme_1.id, now_ms()).of(ITALIAN) == ("IT", 700)
     assert prices.of_account(conn, globex_1.id, now_ms()).of(ITALIAN) == ("IT", 1000)
-    assert [each.customers for each in prices.lists(conn)] == [1, 1]
-    with pytest.raises(prices.ListInUse, match="“Volume” is the list of Acme"):
-        prices.delete(conn, SHELL, volume)
-    prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), prices.DEFAULT_LIST)
+    assert [each.customers for each in price_lists.lists(conn)] == [1, 1]
+    with pytest.raises(price_lists.ListInUse, match="“Volume” is the list of Acme"):
+        price_lists.delete(conn, SHELL, volume)
+    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), price_lists.DEFAULT_LIST)
     assert prices.of_account(conn, acme_1.id, now_ms()).of(ITALIAN) == ("IT", 1000)
-    prices.delete(conn, SHELL, volume)
+    price_lists.delete(conn, SHELL, volume)
     assert audited()[-2] == ("prices.assign", {"list": 1, "name": "", "before": volume})
 
 
 def test_a_list_that_is_not_there_is_not_assigned(conn, cast):
-    with pytest.raises(prices.NoSuchList):
-        prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), 99)
+    with pytest.raises(price_lists.NoSuchList):
+        price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), 99)
 
 
 # --- the list as shipped

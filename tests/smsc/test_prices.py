@@ -3,7 +3,7 @@
 import pytest
 
 from portal.db import now_ms
-from portal.services import customers, prices
+from portal.services import customers, price_lists, prices
 from portal.services.audit import SHELL
 from portal.services.prices import Change
 from portal.smsc.status import Status
@@ -17,7 +17,7 @@ SOON_MS = 300
 def say(conn, nudger):
     """Changes a price list as a page does, and nudges the server."""
 
-    def change(destination, price, valid_from=None, list_id=prices.DEFAULT_LIST):
+    def change(destination, price, valid_from=None, list_id=price_lists.DEFAULT_LIST):
         prices.change(conn, SHELL, list_id, [Change(destination, price, valid_from)], "UTC")
         nudger.send()
 
@@ -75,14 +75,14 @@ async def test_a_date_that_comes_changes_the_price(config, cast, say, paid):
 
 
 async def test_a_list_that_is_assigned_is_what_the_next_submit_costs(config, cast, conn, nudger, say, paid):
-    volume = prices.create(conn, SHELL, "Volume").id
+    volume = price_lists.create(conn, SHELL, "Volume").id
     say("IT", 700, list_id=volume)
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         other = await Esme.bound(server.port, cast.smpp_globex_1)
         assert (await esme.submit(ITALIAN)).status == 0
-        for list_id, price in ((volume, 700), (prices.DEFAULT_LIST, 1000)):
-            prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), list_id)
+        for list_id, price in ((volume, 700), (price_lists.DEFAULT_LIST, 1000)):
+            price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), list_id)
             nudger.send()
             await eventually(lambda price=price: price_of(server, cast.smpp_acme_1.name) == ("IT", price))
             assert price_of(server, cast.smpp_globex_1.name) == ("IT", 1000)

@@ -10,7 +10,7 @@ import pytest
 
 from portal import db
 from portal.db import DAY_MS, now_ms
-from portal.services import customers, prices, users
+from portal.services import customers, price_lists, prices, users
 from portal.services.audit import SHELL
 from portal.services.prices import Change
 from tests.support import Cast, Person
@@ -33,14 +33,14 @@ def alice(client: Client, cast: Cast) -> Browser:
 
 @pytest.fixture
 def volume(conn: db.Connection) -> int:
-    return prices.create(conn, SHELL, "Volume").id
+    return price_lists.create(conn, SHELL, "Volume").id
 
 
 def say(conn: db.Connection, list_id: int, *changes: Change) -> None:
     prices.change(conn, SHELL, list_id, changes, "UTC")
 
 
-def row(conn: db.Connection, destination: str, list_id: int = prices.DEFAULT_LIST) -> prices.Row:
+def row(conn: db.Connection, destination: str, list_id: int = price_lists.DEFAULT_LIST) -> prices.Row:
     return prices.row(conn, list_id, destination, now_ms())
 
 
@@ -89,7 +89,7 @@ def test_the_default_list_page_by_page(olga: Browser) -> None:
 def test_a_search_finds_countries_and_the_price_of_a_number(
     olga: Browser, conn: db.Connection, words: str, found: list[str] | None, htmx: bool | str
 ) -> None:
-    say(conn, prices.DEFAULT_LIST, Change("39342", 1500))
+    say(conn, price_lists.DEFAULT_LIST, Change("39342", 1500))
     answer = olga.get(DEFAULT, query_string={"q": words}, htmx=htmx)
     if found is None:
         assert "Germany" in names(answer.text)
@@ -171,7 +171,7 @@ def test_a_destination_is_closed(olga: Browser, conn: db.Connection) -> None:
 def test_a_refused_price_keeps_what_was_typed(
     olga: Browser, conn: db.Connection, form: dict[str, str], field: str, sentence: str
 ) -> None:
-    before = prices.rows(conn, prices.DEFAULT_LIST, now_ms())
+    before = prices.rows(conn, price_lists.DEFAULT_LIST, now_ms())
     typed = {"destination": "IT", "price": "0.7", "valid_from": ""} | form
     answer = olga.post(SET, data=typed)
     assert answer.status_code == 422
@@ -179,11 +179,11 @@ def test_a_refused_price_keeps_what_was_typed(
     assert sentence in words(answer.text)
     assert {name: value_of(answer.text, name) for name in typed} == typed
     assert acting.HOSTILE not in answer.text
-    assert prices.rows(conn, prices.DEFAULT_LIST, now_ms()) == before
+    assert prices.rows(conn, price_lists.DEFAULT_LIST, now_ms()) == before
 
 
 def test_a_change_to_come_is_called_off(olga: Browser, conn: db.Connection) -> None:
-    say(conn, prices.DEFAULT_LIST, Change("IT", 1500, YEAR_2100))
+    say(conn, price_lists.DEFAULT_LIST, Change("IT", 1500, YEAR_2100))
     page = olga.get(SET + "?destination=IT").text
     assert "1 Jan 2100, 00:00:00 UTC 1.5" in words(page)
     data = {"destination": "IT", "valid_from": value_of(page.split("<tbody>")[1], "valid_from")}
@@ -210,7 +210,7 @@ def test_a_list_costs_as_the_default_one_again(olga: Browser, conn: db.Connectio
 
 
 def test_a_range_is_removed_from_the_default_list(olga: Browser, conn: db.Connection) -> None:
-    say(conn, prices.DEFAULT_LIST, Change("39342", 1500))
+    say(conn, price_lists.DEFAULT_LIST, Change("39342", 1500))
     answer = olga.post("/admin/prices/1/remove", data={"destination": "39342"})
     assert answer.location == DEFAULT
     assert "The list says nothing about +39342 any more." in words(olga.get(answer.location).text)
@@ -249,7 +249,7 @@ def test_a_file_is_shown_before_it_is_imported(olga: Browser, conn: db.Connectio
 
 def test_who_agreed_to_something_else_is_asked_again(olga: Browser, conn: db.Connection) -> None:
     _, page = upload(olga, FILE)
-    say(conn, prices.DEFAULT_LIST, Change("IT", 900))
+    say(conn, price_lists.DEFAULT_LIST, Change("IT", 900))
     status, page = agree(olga, page)
     assert status == 422
     assert "Prices have changed since you looked." in words(page)
@@ -302,11 +302,11 @@ def test_no_file_and_nothing_to_agree_to_are_refused(olga: Browser) -> None:
 
 def test_what_is_exported_is_imported_as_it_was(olga: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
     changes = [Change("IT", 750), Change("39342", None), Change("FR", 600, now_ms() + DAY_MS)]
-    for list_id in (prices.DEFAULT_LIST, volume):
+    for list_id in (price_lists.DEFAULT_LIST, volume):
         say(conn, list_id, *changes)
     for language, first in (("en", "destination,country"), ("it", "destination;country")):
         users.set_language(conn, users.by_email(conn, cast.olga.email), language)
-        for list_id in (prices.DEFAULT_LIST, volume):
+        for list_id in (price_lists.DEFAULT_LIST, volume):
             answer = olga.get(f"/admin/prices/{list_id}.csv")
             assert answer.headers["Content-Disposition"].startswith('attachment; filename="prices')
             assert answer.data.decode("utf-8-sig").startswith(first)
@@ -320,38 +320,38 @@ def test_what_is_exported_is_imported_as_it_was(olga: Browser, cast: Cast, conn:
 
 def test_a_list_is_added_renamed_and_deleted(olga: Browser, conn: db.Connection) -> None:
     answer = olga.post("/admin/prices/lists", data={"name": " Volume "})
-    made = prices.by_name(conn, "Volume")
+    made = price_lists.by_name(conn, "Volume")
     assert answer.location == f"/admin/prices/{made.id}"
     assert "Volume was added." in words(olga.get(answer.location).text)
     assert "Volume 0 0" in words(olga.get("/admin/prices/lists").text)
     here = f"/admin/prices/{made.id}/settings"
     olga.post(here, data={"name": "Big"})
-    assert prices.by_id(conn, made.id).name == "Big"
+    assert price_lists.by_id(conn, made.id).name == "Big"
     assert "No customer has this list." in words(olga.get(here).text)
     answer = olga.post(f"/admin/prices/{made.id}/delete")
     assert "Big was deleted." in words(olga.get(answer.location).text)
-    assert len(prices.lists(conn)) == 1
+    assert len(price_lists.lists(conn)) == 1
 
 
 @pytest.mark.parametrize("name", ["", "VOLUME", "x" * 61])
 def test_a_refused_name_keeps_what_was_typed(olga: Browser, conn: db.Connection, volume: int, name: str) -> None:
-    other = prices.create(conn, SHELL, "Other").id
+    other = price_lists.create(conn, SHELL, "Other").id
     for path in ("/admin/prices/lists", f"/admin/prices/{other}/settings"):
         answer = olga.post(path, data={"name": name})
         assert answer.status_code == 422
         assert 'id="name-error"' in answer.text
         assert value_of(answer.text, "name") == name
-    assert [each.name for each in prices.lists(conn)] == ["", "Other", "Volume"]
+    assert [each.name for each in price_lists.lists(conn)] == ["", "Other", "Volume"]
 
 
 def test_lists_that_are_needed_stay(olga: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
-    prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
+    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
     for list_id, sentence in ((volume, "“Volume” is the list of Acme."), (1, "The default list can't be")):
         assert sentence in words(olga.get(f"/admin/prices/{list_id}/settings").text)
         answer = olga.post(f"/admin/prices/{list_id}/delete")
         assert answer.status_code == 422
         assert sentence in words(answer.text)
-    assert len(prices.lists(conn)) == 2
+    assert len(price_lists.lists(conn)) == 2
 
 
 def test_a_customer_is_given_a_list(olga: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
@@ -374,7 +374,7 @@ def test_a_customer_is_given_a_list(olga: Browser, cast: Cast, conn: db.Connecti
 
 def test_a_customer_sees_the_prices_of_its_list(client: Client, cast: Cast, conn: db.Connection, volume: int) -> None:
     say(conn, volume, Change("IT", 700), Change("39342", 1500), Change("IT", 800, YEAR_2100))
-    prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
+    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
     said = words(client(cast.bob).get(f"{MINE}?q=italy").text)
     assert "Italy +39 0.7 0.8 from 1 Jan 2100, 00:00:00 UTC on" in said
     assert "Italy +39342… 1.5" in said
@@ -393,7 +393,7 @@ def test_the_search_answers_htmx_with_the_rows(alice: Browser) -> None:
 
 def test_a_customer_downloads_its_prices(alice: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
     say(conn, volume, Change("IT", 700))
-    prices.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
+    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
     answer = alice.get(f"{MINE}.csv")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="smpp-acme-1-prices.csv"'
     lines = {each["destination"]: each for each in csv.DictReader(StringIO(answer.data.decode("utf-8-sig")))}
