@@ -32,6 +32,7 @@ _LONGEST_TEXT = 200
 # Standard Webhooks: no full stop, which would let an id and a timestamp change places with each other.
 _ID = re.compile(r"[!-\-/-~]{1,200}")
 _CODE = re.compile(r"[A-Z]{3}")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
@@ -154,12 +155,16 @@ def read(body: bytes) -> Callback:
         order, amount, currency, status, payment = (values[name] for name in Callback.__slots__)
     except (ValueError, RecursionError, KeyError, TypeError):
         raise NoPayment() from None
-    texts = (order, currency, status, payment)
-    if not all(isinstance(each, str) and len(each) <= _LONGEST_TEXT for each in texts) or not _CODE.fullmatch(currency):
+    if not all(map(_is_text, (order, currency, status, payment))) or not _CODE.fullmatch(currency):
         raise NoPayment()
     if type(amount) is not int or abs(amount) >= 1 << 63:  # True is an int too
         raise NoPayment()
     return Callback(order, amount, currency, status, payment)
+
+
+def _is_text(value: object) -> bool:
+    # JSON can say half of a character ("\ud800"), which neither SQLite nor mails can hold.
+    return isinstance(value, str) and len(value) <= _LONGEST_TEXT and not _HALF.search(value)
 
 
 def receive(

@@ -143,6 +143,8 @@ def test_a_body_is_read() -> None:
         {"currency": "€"},
         {"status": None},
         {"payment": "p" * 201},
+        {"payment": "\udfff"},
+        {"order": "\ud800"},
     ):
         with pytest.raises(payments.NoPayment):
             payments.read(dumps(values | changed).encode())
