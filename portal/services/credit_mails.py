@@ -7,8 +7,11 @@ from portal import i18n
 from portal.crypto import Keys
 from portal.db import DAY_MS, immediate
 from portal.i18n import DEFAULT_LANGUAGE
-from portal.services import alerts, customers, forecast, ids, mail, orders, users
+from portal.services import alerts, customers, forecast, ids, mail, orders, throttle, users
 
+# To addresses that nobody has confirmed: who moves credits back and forth across the threshold must not flood them.
+_MOST_ALERTS_AN_HOUR = 6
+_HOUR_MS = 3_600_000
 # In one transaction, which keeps others from writing meanwhile.
 _MOST_AT_ONCE = 50
 
@@ -22,7 +25,8 @@ FROM credit_notices AS notice JOIN accounts ON accounts.id = account_id ORDER BY
 def queue_due(conn: sqlite3.Connection, keys: Keys) -> int:
     """Turn what was noted into mails. A note is gone when its mails are queued, in the same transaction.
 
-    An account that has fallen below its threshold several times since the look before gets one mail, about the last.
+    An account that has fallen below its threshold several times since the look before gets one mail, about the last, and
+    at most six in an hour.
 
     Returns:
         How many mails.
@@ -46,6 +50,10 @@ def _queue(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Row) -> int:
     customer = customers.by_id(conn, notice["customer_id"])
     contact, addresses = customer.contact_email, notice["alert_to"].split()
     if notice["kind"] == alerts.LOW:
+        try:
+            throttle.take(conn, f"alert:{notice['account_id']}", _MOST_ALERTS_AN_HOUR, _HOUR_MS)
+        except throttle.TooManyAttempts:
+            return 0
         return _send(conn, keys, "credits_low", customer.language, addresses or [contact], _low(conn, notice))
     if notice["kind"] == alerts.RECREDITED:
         # Those who were told that credits run out want to know that some have come.

@@ -114,6 +114,16 @@ def test_several_crossings_that_nobody_has_read_of_yet_are_one_mail(conn, acme_1
     assert "smpp-acme-1 holds 930 credits." in texts(mail)[0]
 
 
+def test_crossings_back_and_forth_flood_nobody(conn, acme_1, acme_2, mails, low):
+    low("somebody@else.example")
+    count = len(mails())
+    for _crossing in range(10):
+        credits.transfer(conn, SHELL, acme_2, acme_1, 11 * K)
+        credits.transfer(conn, SHELL, acme_1, acme_2, 11 * K)
+        count += len(mails())
+    assert count == 6
+
+
 def test_a_rule_that_was_taken_away_meanwhile(conn, acme_1, mails, low):
     low()
     alerts.set_rule(conn, SHELL, acme_1, None)
