@@ -1,0 +1,74 @@
+"""The period that a page is about: how its address says it, and the form that asks for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flask import request
+from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
+
+from portal.db import now_ms
+from portal.i18n import N_
+from portal.i18n import gettext as _
+from portal.services import periods
+from portal.services.errors import Refused
+from portal.services.periods import Period
+from portal.web import context, forms
+
+ASKS = ("period", "from", "to")
+_WORDS = {
+    periods.TODAY: N_("Today"),
+    periods.WEEK: N_("7 days"),
+    periods.DAYS_30: N_("30 days"),
+    periods.THIS_MONTH: N_("This month"),
+    periods.LAST_MONTH: N_("Last month"),
+    periods.ALL: N_("All"),
+    periods.RANGE: N_("From … to …"),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The period that an address asks for, what says so in it, and what was wrong with that."""
+
+    choice: str
+    within: Period
+    said: Mapping[str, str]
+    refusal: Refused | None
+
+
+def asked(usual: str) -> Asked:
+    """Read this request's query.
+
+    Args:
+        usual: of `periods.PERIODS`; stands for what isn't said, or can't be read.
+    """
+    said = {name: request.args.get(name, "").strip() for name in ASKS}
+    choice = said["period"]
+    if choice not in periods.PERIODS:
+        choice = periods.RANGE if not choice and (said["from"] or said["to"]) else usual
+    timezone, now = context.config().timezone, now_ms()
+    try:
+        within = periods.period(choice, said["from"], said["to"], timezone, now)
+    except Refused as refusal:
+        return Asked(usual, periods.period(usual, "", "", timezone, now), {"period": usual}, refusal)
+    return Asked(choice, within, said if choice == periods.RANGE else {"period": choice}, None)
+
+
+class Form(forms.Form):
+    """A GET form: its answer has an address that can be shared, and the way back leads to it."""
+
+    class Meta:
+        csrf = False
+
+    period = SelectField(N_("Period"), validate_choice=False)
+    since = StringField(N_("From"), name="from", id="from")
+    until = StringField(N_("To"), name="to", id="to")
+
+    def show(self, found: Asked) -> None:
+        """Show what was asked for, or what is wrong with it."""
+        self.period.choices = [SelectChoice(name, _(words)) for name, words in _WORDS.items()]
+        if found.refusal is None:
+            self.period.data = found.choice
+        else:
+            forms.attach(self, found.refusal, **{"from": "since", "to": "until"})
