@@ -14,11 +14,17 @@ from portal.services.errors import Refused
 GRANT, PURCHASE, TRANSFER_OUT, TRANSFER_IN = "grant", "purchase", "transfer_out", "transfer_in"
 USAGE, REFUND, CORRECTION, EXPIRY = "usage", "refund", "correction", "expiry"
 KINDS = (GRANT, PURCHASE, TRANSFER_OUT, TRANSFER_IN, USAGE, REFUND, CORRECTION, EXPIRY)
+_SIGNS = {GRANT: 1, PURCHASE: 1, TRANSFER_OUT: -1, TRANSFER_IN: 1, USAGE: -1, REFUND: 1, EXPIRY: -1}
 
 
 class NotEnoughCredits(Refused):
     sentence = N_("%(account)s holds %(balance)s credits, which don't cover this.")
     field = "amount"
+
+
+def goes_its_way(kind: str, amount: int) -> bool:
+    """Whether an amount has the sign that movements of its kind have: a correction may have either, none is nothing."""
+    return amount * _SIGNS.get(kind, amount) > 0
 
 
 def move(
@@ -37,7 +43,7 @@ def move(
 
     Args:
         kind: of KINDS, but USAGE.
-        amount: negative where credits leave the account.
+        amount: negative where credits leave the account; never nothing.
         counterpart_id: the other account of a transfer.
         message_id: the message that credits are given back for.
         now: as in `ids.next_ids`.
@@ -47,7 +53,11 @@ def move(
 
     Raises:
         NotEnoughCredits
+        ValueError: credits of this kind go the other way. A minus that a caller let through would take away what is
+            granted, and turn a transfer round.
     """
+    if not goes_its_way(kind, amount):
+        raise ValueError(f"{kind} of {amount}")
     row = conn.execute("SELECT name, balance, alert_below FROM accounts WHERE id = ?", (account_id,)).fetchone()
     after: int = row["balance"] + amount
     if after < 0:

@@ -11,16 +11,6 @@ from portal.services.audit import SYSTEM
 from portal.services.check.problem import Names, Params, Problem, rows_of
 from portal.services.messages import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
 
-_SIGNS = {
-    ledger.GRANT: 1,
-    ledger.PURCHASE: 1,
-    ledger.TRANSFER_OUT: -1,
-    ledger.TRANSFER_IN: 1,
-    ledger.USAGE: -1,
-    ledger.REFUND: 1,
-    ledger.EXPIRY: -1,
-}
-
 
 def movements(conn: sqlite3.Connection) -> Iterator[Problem]:
     """Each movement follows from the one before it, and the last one leaves the balance; signs; transfers in pairs."""
@@ -42,7 +32,7 @@ def movements(conn: sqlite3.Connection) -> Iterator[Problem]:
         if after < 0:
             sentence = N_("%(account)s: movements row %(row)s leaves %(amount)s credits, less than none")
             yield Problem(sentence, {"account": names[account_id], "row": row, "amount": after})
-        if amount * _SIGNS.get(kind, 1) <= 0 and kind != ledger.CORRECTION:
+        if not ledger.goes_its_way(kind, amount):
             sentence = N_("%(account)s: movements row %(row)s, %(kind)s, is of %(amount)s credits: the wrong sign")
             yield Problem(sentence, {"account": names[account_id], "row": row, "kind": kind, "amount": amount})
         if kind in (ledger.TRANSFER_OUT, ledger.TRANSFER_IN):
