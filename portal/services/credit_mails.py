@@ -25,8 +25,8 @@ FROM credit_notices AS notice JOIN accounts ON accounts.id = account_id ORDER BY
 def queue_due(conn: sqlite3.Connection, keys: Keys) -> int:
     """Turn what was noted into mails. A note is gone when its mails are queued, in the same transaction.
 
-    An account that has fallen below its threshold several times since the look before gets one mail, about the last, and
-    at most six in an hour.
+    An account that has fallen below its threshold several times since the look before gets one mail, about the last,
+    and at most six in an hour.
 
     Returns:
         How many mails.

@@ -4,10 +4,12 @@ What is spent is taken from the credits that run out first, and what is left of 
 it is asked for: sending a message knows nothing of dates.
 """
 
+import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from heapq import heappop, heappush
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -187,7 +189,8 @@ def _left(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int
     date came before that, what was left then.
 
     Each stretch between two moments, at which credits came or their date did, is looked at as a whole: however much was
-    sent in it, that is one subtraction.
+    sent in it, that is one subtraction. Others wait for the write lock meanwhile: the time that this takes grows with
+    the credits that came, however often they were handed over.
     """
     rows = conn.execute(
         "SELECT movement_id, expires_at, amount FROM expiring_credits WHERE account_id = ? AND movement_id < ?"
@@ -198,41 +201,53 @@ def _left(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int
     marks = {end}
     for movement_id, expires_at in left:
         marks |= {movement_id + 1, min(ids.first_id_at(expires_at), end)}
-    for begins, ends in pairwise(sorted(marks)):
-        spendable = [key for key in left if left[key] and key[0] < begins and ids.first_id_at(key[1]) >= ends]
-        spent = _spent(conn, account_id, begins, ends) if spendable else 0
-        for key in spendable:
+    coming = sorted(left, reverse=True)
+    spendable: list[tuple[int, int]] = []
+    for begins, ends, spent in _spent(conn, account_id, sorted(marks)):
+        while coming and coming[-1][0] < begins:
+            movement_id, expires_at = coming.pop()
+            heappush(spendable, (expires_at, movement_id))
+        while spendable and ids.first_id_at(spendable[0][0]) < ends:
+            heappop(spendable)
+        while spendable and spent:
+            key = spendable[0][::-1]
             taken = min(left[key], spent)
             left[key] -= taken
             spent -= taken
+            if not left[key]:
+                heappop(spendable)
     return left
 
 
 # What came is told by the ledger's few lines that aren't usage. By the account's own index SQLite would read them all.
 _CAME = """
-SELECT coalesce(sum(amount), 0) FROM movements INDEXED BY movements_kinds
+SELECT id, amount FROM movements INDEXED BY movements_kinds
 WHERE account_id = :account AND kind <> 'usage'
   AND kind IN ('grant', 'purchase', 'transfer_in', 'refund', 'correction', 'expiry')
   AND id >= :begins AND id < :ends AND (amount > 0 OR kind = 'expiry')
+ORDER BY id
+"""
+_BALANCES = """
+SELECT coalesce((SELECT balance_after FROM movements WHERE account_id = :account AND id < mark.value
+                 ORDER BY id DESC LIMIT 1), 0)
+FROM json_each(:marks) AS mark ORDER BY mark.key
 """
 
 
-def _spent(conn: sqlite3.Connection, account_id: int, begins: int, ends: int) -> int:
-    """What movements from `begins` on and before `ends` took, without what ran out: the difference of the balances, and
-    what came in between.
+def _spent(conn: sqlite3.Connection, account_id: int, marks: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """For each stretch of movements, from a mark on and before the next one: what they took, without what ran out. That
+    is the difference of the balances, and what came in between.
     """
-    values = {"account": account_id, "begins": begins, "ends": ends}
-    (came,) = conn.execute(_CAME, values).fetchone()
-    before, after = (_balance_before(conn, account_id, each) for each in (begins, ends))
-    return before + int(came) - after
-
-
-def _balance_before(conn: sqlite3.Connection, account_id: int, movement_id: int) -> int:
-    row = conn.execute(
-        "SELECT balance_after FROM movements WHERE account_id = ? AND id < ? ORDER BY id DESC LIMIT 1",
-        (account_id, movement_id),
-    ).fetchone()
-    return int(row[0]) if row else 0
+    values = {"account": account_id, "begins": marks[0], "ends": marks[-1], "marks": json.dumps(marks)}
+    balances = [int(row[0]) for row in conn.execute(_BALANCES, values)]
+    came = conn.execute(_CAME, values).fetchall()
+    at = 0
+    for (begins, before), (ends, after) in pairwise(zip(marks, balances, strict=True)):
+        spent = before - after
+        while at < len(came) and came[at]["id"] < ends:
+            spent += came[at]["amount"]
+            at += 1
+        yield begins, ends, spent
 
 
 def _last_before(conn: sqlite3.Connection, account_id: int, movement_id: int) -> int:

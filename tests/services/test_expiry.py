@@ -357,3 +357,25 @@ def _run_out(conn: Connection, purses: list[Purse], clock: Clock, movement_id: i
             purse.balance -= leaving
             expected += leaving > 0
     assert expiry.run_out(conn) == expected
+
+
+def test_what_is_handed_over_often_is_looked_at_as_quickly(
+    conn: sqlite3.Connection, acme_1: Account, acme_2: Account
+) -> None:
+    credits.grant(conn, SHELL, acme_1, 100, expires_at=now_ms() + DAY_MS)
+
+    def statements() -> int:
+        said: list[str] = []
+        conn.set_trace_callback(said.append)
+        assert (
+            sum(each.left for each in expiry.upcoming(conn, acme_2.id))
+            == conn.execute("SELECT sum(amount) FROM expiring_credits WHERE account_id = ?", (acme_2.id,)).fetchone()[0]
+        )
+        conn.set_trace_callback(None)
+        return len(said)
+
+    credits.transfer(conn, SHELL, acme_1, acme_2, 1)
+    once = statements()
+    for _handing_over in range(20):
+        credits.transfer(conn, SHELL, acme_1, acme_2, 1)
+    assert statements() == once
