@@ -631,6 +631,26 @@ def m0009_senders(database: Database) -> None:
     _execute_all(database, _SENDERS)
 
 
+# Who put a number on a blacklist; until now only the shell did, and STOP. Its page lists the newest first. What became of
+# a message from a handset: when a client accepted it, or it was given up (0: nobody wrote down which, or when).
+_BLACKLIST_AND_RECEIVED = """
+ALTER TABLE blacklist ADD COLUMN added_by TEXT NOT NULL DEFAULT '';
+UPDATE blacklist SET added_by = 'shell' WHERE received_id IS NULL;
+CREATE INDEX blacklist_newest ON blacklist (account_id, since);
+
+ALTER TABLE received ADD COLUMN ended_at INTEGER;
+ALTER TABLE received ADD COLUMN given_up INTEGER NOT NULL DEFAULT 0;
+UPDATE received SET ended_at = 0
+    WHERE id NOT IN (SELECT received_id FROM deliveries WHERE received_id IS NOT NULL);
+CREATE INDEX received_waiting ON received (account_id) WHERE ended_at IS NULL;
+"""
+
+
+@migrations()
+def m0011_blacklist_and_received(database: Database) -> None:
+    _execute_all(database, _BLACKLIST_AND_RECEIVED)
+
+
 def _execute_all(database: Database, script: str) -> None:
     # Not executescript(): it commits whatever transaction is open, and with it half a migration.
     for statement in script.split(";\n"):

@@ -17,8 +17,15 @@ INTERNATIONAL = "001"
 _INTERNATIONAL_NAME = N_("International networks")
 # Most numbers of most countries are as long as this.
 _USUAL = 11
+# What people write between the digits, so that they can be read.
+_SEPARATORS = str.maketrans("", "", " \u00a0\t.-/()")
 # What a number may be, in the words of phonenumbers' metadata.
 _KINDS = "premium_rate toll_free shared_cost voip personal_number pager uan voicemail fixed_line mobile".split()
+
+
+def plain(number: str) -> str:
+    """A number as people write it (`+39 340 123-4567`) without what isn't part of it; E.164 is not checked."""
+    return number.translate(_SEPARATORS).removeprefix("+")
 
 
 def country_of(number: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from portal.db import Inserts, immediate
+from portal.db import Inserts, immediate, now_ms
 from portal.services import ids
 from portal.services.messages import DELIVERED, DELIVERIES_VALID_MS
 
@@ -156,9 +156,17 @@ def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int, but: Co
 def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable]) -> None:
     """Forget what an ESME has accepted."""
     by_account: dict[int, list[int]] = defaultdict(list)
+    received = []
     for each in accepted:
         by_account[each.account_id].append(each.id)
+        if isinstance(each, Incoming):
+            received.append(each.received_id)
     with immediate(conn):
+        if received:
+            conn.execute(
+                "UPDATE received SET ended_at = ? WHERE id IN (SELECT value FROM json_each(?))",
+                (now_ms(), json.dumps(received)),
+            )
         for account_id, accepted_ids in by_account.items():
             conn.execute(
                 "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
@@ -179,4 +187,9 @@ def expire(conn: sqlite3.Connection, now: int) -> int:
     """Give up what nobody has accepted for seven days; returns how much that was."""
     oldest = ids.first_id_at(now - DELIVERIES_VALID_MS)
     with immediate(conn):
+        conn.execute(
+            "UPDATE received SET ended_at = ?, given_up = 1"
+            " WHERE id IN (SELECT received_id FROM deliveries WHERE id < ? AND received_id IS NOT NULL)",
+            (now, oldest),
+        )
         return conn.execute("DELETE FROM deliveries WHERE id < ?", (oldest,)).rowcount

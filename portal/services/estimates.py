@@ -17,7 +17,6 @@ from portal.services.prices import PriceList
 MOST_NUMBERS = 100
 # A text of 255 parts has fewer characters.
 MOST_CHARACTERS = 40_000
-_SEPARATORS = str.maketrans("", "", " \u00a0\t.-/()")
 _UCS2_OCTETS = 2
 _MOST_SHOWN = 20
 
@@ -150,7 +149,7 @@ def _config(account: Account) -> AccountConfig:
 
 
 def _cost(config: AccountConfig, price_list: PriceList, body: bytes, encoding: Encoding, number: str) -> Cost:
-    digits = number.translate(_SEPARATORS).removeprefix("+")
+    digits = countries.plain(number)
     try:
         submit = messages.prepare(
             config,

@@ -1,16 +1,19 @@
-"""Messages from handsets (MO): which account each is for, keeping it, and obeying those that say STOP."""
+"""Messages from handsets (MO): which account each is for, keeping and finding it, and obeying those that say STOP."""
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from portal import gsm0338
 from portal.db import immediate, insert, now_ms
 from portal.i18n import N_
-from portal.services import blacklist, deliveries, ids, routes
+from portal.services import blacklist, countries, deliveries, ids, routes
 from portal.services.errors import Refused
 from portal.services.messages import MOST_PARTS
+from portal.services.periods import EVER, Period
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +117,206 @@ def recipients(conn: sqlite3.Connection, number: str, text: str) -> Recipients:
     if blacklist.is_stop(words):
         return Recipients(tuple(sorted(set(keywords.values()))), "", stops=True)
     return Recipients((keywords[""],) if "" in keywords else (), "", stops=False)
+
+
+# --- what was received
+
+WAITING, DELIVERED, GIVEN_UP, UNKNOWN = "waiting", "delivered", "given-up", "unknown"
+STATES = (DELIVERED, WAITING, GIVEN_UP, UNKNOWN)
+_FURTHEST = (1 << 63) - 1
+# As many as a few milliseconds suffice for.
+_AT_ONCE = 1000
+# That so many wait is counted, and no more: an open page asks every two seconds.
+_MOST_COUNTED = 1000
+# The delivery of a message gets its place when the message does; the time that it holds may be this much older.
+_EARLIER_MS = 60_000
+
+
+class NoSuchMessage(Exception):
+    """The account has received no message of this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message from a handset. `body` is what it carries where that is no text (binary).
+
+    `ended_at`: when a client accepted it, or it was given up (milliseconds); None: neither yet; 0: not known.
+    """
+
+    id: int
+    source: str
+    destination: str
+    keyword: str
+    text: str
+    body: bytes | None
+    udh: bytes | None
+    data_coding: int
+    ended_at: int | None
+    given_up: bool
+
+    @property
+    def at(self) -> int:
+        """When it came, in milliseconds: the id holds it."""
+        return ids.time_of(self.id)
+
+    @property
+    def state(self) -> str:
+        """What has become of its delivery to the account's clients: one of STATES."""
+        if self.ended_at is None:
+            return WAITING
+        if self.given_up:
+            return GIVEN_UP
+        return DELIVERED if self.ended_at else UNKNOWN
+
+    @property
+    def content(self) -> str:
+        """The text, or what it carries in hexadecimal digits."""
+        return self.text if self.body is None else self.body.hex(" ")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for: messages for which all of it is true. Empty: it doesn't matter.
+
+    Args:
+        within: the period in which it came.
+        sender: the handset's number, or the digits that it begins with.
+        recipient: the number or short code that it was sent to, or the digits that it begins with.
+        keyword: the one that it carries. Capitals and accents don't matter.
+        state: of STATES.
+        said: words, or beginnings of words; the text has each of them. Capitals and accents don't matter.
+    """
+
+    within: Period = EVER
+    sender: str = ""
+    recipient: str = ""
+    keyword: str = ""
+    state: str = ""
+    said: str = ""
+
+    @cached_property
+    def _words(self) -> list[str]:
+        return routes.words(self.said)
+
+    @cached_property
+    def _keyword(self) -> str:
+        return "".join(routes.words(self.keyword))
+
+    @property
+    def is_all(self) -> bool:
+        """Whether everything of the period is."""
+        return not any((self.sender, self.recipient, self.keyword, self.state, self.said))
+
+    def fits(self, message: Received) -> bool:
+        """Whether a message of the period is one of those that are looked for."""
+        if not message.source.startswith(countries.plain(self.sender)):
+            return False
+        if not message.destination.startswith(countries.plain(self.recipient)):
+            return False
+        if self.keyword and message.keyword != self._keyword:
+            return False
+        if self.state and message.state != self.state:
+            return False
+        if not self.said:
+            return True
+        words = routes.words(message.text)
+        return bool(self._words) and all(any(each.startswith(begins) for each in words) for begins in self._words)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Messages, newest first. `reached`: all beyond this id has not been looked at, for want of time; None: all has."""
+
+    messages: list[Received]
+    reached: int | None = None
+
+
+EVERYTHING = Wanted()
+_COLUMNS = "id, source, destination, keyword, text, body, udh, data_coding, ended_at, given_up"
+
+
+def find(
+    conn: sqlite3.Connection,
+    account_id: int,
+    wanted: Wanted = EVERYTHING,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    seconds: float = float("inf"),
+) -> Found:
+    """A page of what an account has received, newest first.
+
+    Whatever is looked for beside the period is compared one message after the other.
+
+    Args:
+        before: only those with a smaller id than this (the last one of the page before).
+        after: the ones that follow upon this id, for the way back to newer ones.
+        seconds: how long to look, at the least; it is asked every few milliseconds.
+    """
+    low = max(ids.first_id_at(wanted.within.since), 0 if after is None else after + 1)
+    high = min(ids.first_id_at(wanted.within.until), _FURTHEST if before is None else before)
+    ends = time.monotonic() + seconds
+    at_once = limit if wanted.is_all else _AT_ONCE
+    order = "DESC" if after is None else "ASC"
+    found: list[Received] = []
+    reached = None
+    while len(found) < limit:
+        rows = conn.execute(
+            f"SELECT {_COLUMNS} FROM received WHERE account_id = ? AND id >= ? AND id < ? ORDER BY id {order} LIMIT ?",
+            (account_id, low, high, at_once),
+        ).fetchall()
+        messages = [Received(*row) for row in rows]
+        found += [each for each in messages if wanted.fits(each)][: limit - len(found)]
+        if len(messages) < at_once:
+            break
+        if after is None:
+            high = messages[-1].id
+        else:
+            low = messages[-1].id + 1
+        if len(found) < limit and time.monotonic() >= ends:
+            reached = messages[-1].id
+            break
+    return Found(found if after is None else found[::-1], reached)
+
+
+def each(
+    conn: sqlite3.Connection, account_id: int, wanted: Wanted = EVERYTHING, batch: int = _AT_ONCE
+) -> Iterator[Received]:
+    """All that is looked for, newest first, in constant memory."""
+    before = None
+    while found := find(conn, account_id, wanted, before=before, limit=batch).messages:
+        yield from found
+        before = found[-1].id
+
+
+def by_id(conn: sqlite3.Connection, account_id: int, received_id: int) -> Received:
+    """Raises: NoSuchMessage"""
+    row = conn.execute(
+        f"SELECT {_COLUMNS} FROM received WHERE id = ? AND account_id = ?", (received_id, account_id)
+    ).fetchone()
+    if row is None:
+        raise NoSuchMessage()
+    return Received(*row)
+
+
+def attempts(conn: sqlite3.Connection, account_id: int, message: Received) -> tuple[int, int]:
+    """How often a message that waits has been offered in vain, and when it is next (milliseconds); 0, 0: not yet."""
+    row = conn.execute(
+        "SELECT attempts, next_attempt_at FROM deliveries WHERE account_id = ? AND id >= ? AND received_id = ?",
+        (account_id, ids.first_id_at(message.at - _EARLIER_MS), message.id),
+    ).fetchone()
+    return (row[0], row[1]) if row and row[0] else (0, 0)
+
+
+def pulse(conn: sqlite3.Connection, account_id: int) -> tuple[int, int, int]:
+    """Numbers that move when a message has come, or what became of one: cheap to ask for, however many there are."""
+    row = conn.execute(
+        "SELECT (SELECT max(id) FROM received WHERE account_id = :account), min(id), count(*) FROM"
+        " (SELECT id FROM received WHERE account_id = :account AND ended_at IS NULL ORDER BY id LIMIT :most)",
+        {"account": account_id, "most": _MOST_COUNTED},
+    ).fetchone()
+    return row[0] or 0, row[1] or 0, row[2]
 
 
 def _spend(conn: sqlite3.Connection, simulated_id: int) -> bool:
