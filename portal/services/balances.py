@@ -1,16 +1,17 @@
-"""How every customer's accounts stand: what they hold, use and owe, as an operator sees them."""
+"""Everyone's balances: what the customers' accounts hold, use and owe, as an operator sees them."""
 
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from portal.db import DAY_MS, now_ms
+from portal.services import orders
 
 NONE, ENOUGH, LOW = "none", "enough", "low"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Balance:
     """An account's credits, in thousandths. `week` and `month` are what its messages cost in the last 7 and 30 days
     (UTC, today included); `owed` is what came by automatic re-credit and hasn't been paid; below `alert_below` a mail
     goes out, None: not asked for.
@@ -36,7 +37,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What several accounts hold, use and owe together; see `Standing`."""
+    """What several accounts hold, use and owe together; see `Balance`."""
 
     accounts: int
     balance: int
@@ -46,26 +47,25 @@ class Totals:
 
 
 # A few rows an account, by its primary keys: a sum over everyone's days would read them all.
-_QUERY = """
+_QUERY = f"""
 SELECT accounts.name, kind, customers.id, customers.name, balance,
        (SELECT coalesce(sum(price), 0) FROM daily_totals WHERE account_id = accounts.id AND day > :today - 7),
        (SELECT coalesce(sum(price), 0) FROM daily_totals WHERE account_id = accounts.id AND day > :today - 30),
-       (SELECT coalesce(sum(credits), 0) FROM orders WHERE account_id = accounts.id
-        AND movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL),
+       (SELECT coalesce(sum(credits), 0) FROM orders WHERE account_id = accounts.id AND {orders.IS_OWED}),
        alert_below
 FROM accounts JOIN customers ON customers.id = customer_id WHERE deleted_at IS NULL
 ORDER BY customers.name COLLATE NOCASE, kind, accounts.name
 """
 
 
-def everyone(conn: sqlite3.Connection) -> list[Standing]:
+def everyone(conn: sqlite3.Connection) -> list[Balance]:
     """All accounts, by customer."""
-    return [Standing(*row) for row in conn.execute(_QUERY, {"today": now_ms() // DAY_MS})]
+    return [Balance(*row) for row in conn.execute(_QUERY, {"today": now_ms() // DAY_MS})]
 
 
-def together(standings: Iterable[Standing]) -> Totals:
+def together(balances: Iterable[Balance]) -> Totals:
     """What these come to."""
-    rows = list(standings)
+    rows = list(balances)
     return Totals(
         len(rows),
         sum(each.balance for each in rows),

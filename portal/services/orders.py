@@ -20,6 +20,8 @@ from portal.services.packs import Pack
 CUSTOMER, AUTOMATIC = "customer", "automatic"
 OPEN, PAID, CANCELLED = "open", "paid", "cancelled"
 STATUSES = (OPEN, PAID, CANCELLED)
+# In SQL: the credits have arrived and have still to be paid. In the words of the index of open orders.
+IS_OWED = "movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL"
 
 _LONGEST_PAYMENT = 200
 _AT_ONCE = 500

@@ -72,9 +72,9 @@ class Standing:
 
 
 # What all accounts of a customer have got on credit and not paid yet.
-_OWED = """
+_OWED = f"""
 SELECT coalesce(sum(orders.credits), 0) FROM accounts AS own JOIN orders ON orders.account_id = own.id
-WHERE own.customer_id = {customer} AND movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL
+WHERE own.customer_id = {{customer}} AND {orders.IS_OWED}
 """
 # One look at all that decides, for several accounts at once: SMPP clients wait meanwhile.
 _STANDING = f"""

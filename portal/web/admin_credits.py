@@ -12,11 +12,11 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import accounts, credits, history, once, refunds, standing
+from portal.services import accounts, balances, credits, history, once, refunds
 from portal.services.accounts import Account
+from portal.services.balances import Balance
 from portal.services.errors import Refused
 from portal.services.history import Text
-from portal.services.standing import Standing
 from portal.web import access, context, downloads, htmx
 from portal.web.forms import Form, attach
 from portal.web.htmx import Toast
@@ -68,8 +68,8 @@ class ReasonForm(Form):
 
 @blueprint.get("/credits")
 @access.operate
-def balances() -> ResponseReturnValue:
-    """How every customer's accounts stand. Query: `q`, `sort`; see `SearchForm`."""
+def everyone() -> ResponseReturnValue:
+    """Everyone's balances. Query: `q`, `sort`; see `SearchForm`."""
     form = SearchForm(request.args)
     found = _found(form)
     return htmx.page(
@@ -77,7 +77,7 @@ def balances() -> ResponseReturnValue:
         form=form,
         sort=_sort(form),
         rows=found[:_MOST_SHOWN],
-        totals=standing.together(found),
+        totals=balances.together(found),
         query=urlencode({"q": form.q.data or "", "sort": _sort(form)}),
     )
 
@@ -85,32 +85,32 @@ def balances() -> ResponseReturnValue:
 @blueprint.get("/credits.csv")
 @access.operate
 def download() -> ResponseReturnValue:
-    """All of them as a file. The query is that of `balances`."""
+    """All of them as a file. The query is that of `everyone`."""
     return downloads.send("credits.csv", _COLUMNS, map(_row, _found(SearchForm(request.args))))
 
 
-def _row(row: Standing) -> list[object]:
+def _row(row: Balance) -> list[object]:
     amounts = (row.balance, row.week, row.month, row.owed)
     alert_below = "" if row.alert_below is None else credits.plain(row.alert_below)
     return [row.account, row.customer, *map(credits.plain, amounts), alert_below, row.alert]
 
 
 # They come by customer, and stay so where the column is the same.
-_KEYS: dict[str, Callable[[Standing], Any]] = {
+_KEYS: dict[str, Callable[[Balance], Any]] = {
     "account": lambda row: row.account,
     "balance": lambda row: row.balance,
     "week": lambda row: row.week,
     "month": lambda row: row.month,
     "owed": lambda row: row.owed,
-    "alert": lambda row: (standing.LOW, standing.ENOUGH, standing.NONE).index(row.alert),
+    "alert": lambda row: (balances.LOW, balances.ENOUGH, balances.NONE).index(row.alert),
 }
 
 
-def _found(form: SearchForm) -> list[Standing]:
+def _found(form: SearchForm) -> list[Balance]:
     wanted = (form.q.data or "").strip().casefold()
     rows = [
         row
-        for row in standing.everyone(context.conn())
+        for row in balances.everyone(context.conn())
         if wanted in row.account.casefold() or wanted in row.customer.casefold()
     ]
     sort = _sort(form)
