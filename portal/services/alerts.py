@@ -4,7 +4,7 @@ afterwards (`credit_mails`).
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from portal.db import immediate, insert
 from portal.i18n import N_
@@ -58,8 +58,7 @@ def set_rule(
     Raises:
         InvalidEmail, TooManyAddresses
     """
-    # Twice the same, however it is written, is one mail.
-    checked = list({each.casefold(): each for each in map(_checked, addresses)}.values()) if below is not None else []
+    checked = each_once(map(_checked, addresses)) if below is not None else []
     if len(checked) > MOST_ADDRESSES:
         raise TooManyAddresses(most=MOST_ADDRESSES)
     with immediate(conn):
@@ -89,3 +88,11 @@ def _checked(address: str) -> str:
 def parse_addresses(text: str) -> list[str]:
     """The addresses in a text, with spaces, commas, semicolons or lines between them."""
     return [each for each in _BETWEEN.split(text) if each]
+
+
+def each_once(addresses: Iterable[str]) -> list[str]:
+    """Addresses without those that are there twice, however they are written: one mail is enough."""
+    first: dict[str, str] = {}
+    for each in addresses:
+        first.setdefault(each.casefold(), each)
+    return list(first.values())

@@ -1,7 +1,7 @@
 """Mails about an account's credits: what `alerts.note` has remembered becomes mails to those whom it concerns."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from portal import i18n
 from portal.crypto import Keys
@@ -57,7 +57,7 @@ def _queue(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Row) -> int:
         return _send(conn, keys, "credits_low", customer.language, addresses or [contact], _low(conn, notice))
     if notice["kind"] == alerts.RECREDITED:
         # Those who were told that credits run out want to know that some have come.
-        readers = _each_once([contact, *addresses])
+        readers = alerts.each_once([contact, *addresses])
         return _send(conn, keys, "credits_recredited", customer.language, readers, _recredited(conn, notice))
     count = _send(conn, keys, "credits_requested", customer.language, [contact], _order(conn, notice))
     for each in users.of_customer(conn, None):
@@ -114,11 +114,3 @@ def _order(conn: sqlite3.Connection, notice: sqlite3.Row) -> Callable[[], dict[s
         "price": i18n.money(order.price, order.currency),
         "balance": i18n.credits(notice["balance"]),
     }
-
-
-def _each_once(addresses: Iterable[str]) -> list[str]:
-    """Without those that are there twice, however they are written."""
-    first: dict[str, str] = {}
-    for each in addresses:
-        first.setdefault(each.casefold(), each)
-    return list(first.values())

@@ -72,18 +72,19 @@ _FIGURES = Part(
 )
 
 
-def _shortage(account: Account, pulse: Pulse) -> tuple[str, int | None, int]:
-    """What the banner shows of an account's credits: nothing that moves with each message."""
+def _shortage(account: Account, pulse: Pulse) -> dict[str, Any]:
     kind = forecast.shortage(context.conn(), account, pulse.latest_message)
-    return kind, account.alert_below, account.balance if kind == forecast.REFUSED else 0
+    return {"kind": kind, "threshold": account.alert_below}
+
+
+def _shortage_ground(account: Account, pulse: Pulse) -> Hashable:
+    # A low balance moves with each message, and the banner doesn't say it.
+    found = _shortage(account, pulse)
+    return *found.values(), account.balance if found["kind"] == forecast.REFUSED else None
 
 
 # Over each page, when credits have run short.
-_BANNER = Part(
-    "credits/_banner.html",
-    _shortage,
-    lambda account, pulse: dict(zip(("kind", "threshold"), _shortage(account, pulse), strict=False)),
-)
+_BANNER = Part("credits/_banner.html", _shortage_ground, _shortage)
 _pages: dict[str, tuple[Part, ...]] = {}
 
 
