@@ -8,7 +8,7 @@ import csv
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -95,17 +95,27 @@ class PriceList:
 
 @dataclass(frozen=True, slots=True)
 class PriceLists:
-    """All price lists as they are at one moment, by their ids; `until` is when the next change holds (milliseconds)."""
+    """All price lists as they are at one moment.
 
-    lists: Mapping[int, PriceList]
+    Args:
+        said: what each list says itself: prices by destination, by the list's id.
+        until: when the next change holds (milliseconds).
+    """
+
+    said: Mapping[int, Mapping[str, int | None]]
     until: int | None
+    # Hundreds of lists with thousands of ranges would take half a second to put together at once, and few are in use.
+    _whole: dict[int, PriceList] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_list(self, list_id: int) -> PriceList:
         """One list; the default one where it is gone, and whoever had it has another by now."""
-        return self.lists.get(list_id) or self.lists[DEFAULT_LIST]
+        whole = self._whole.get(list_id)
+        if whole is None:
+            whole = self._whole[list_id] = _price_list({**self.said[DEFAULT_LIST], **self.said.get(list_id, {})})
+        return whole
 
 
-NONE = PriceLists({DEFAULT_LIST: PriceList({}, {}, ())}, None)
+NONE = PriceLists({DEFAULT_LIST: {}}, None)
 """Before any has been read."""
 
 
@@ -135,8 +145,7 @@ def load(conn: sqlite3.Connection, now: int) -> PriceLists:
             own[destination] = price
         elif until is None:
             until = valid_from
-    default = in_force[DEFAULT_LIST]
-    return PriceLists({list_id: _price_list(default | own) for list_id, own in in_force.items()}, until)
+    return PriceLists(in_force, until)
 
 
 def of_account(conn: sqlite3.Connection, account_id: int, now: int) -> PriceList:
