@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+from itertools import count
 
 import pytest
 
@@ -35,9 +36,9 @@ def test_a_block_that_fails_changes_nothing(conn):
 
 def test_a_block_that_is_interrupted_leaves_no_transaction_behind(conn):
     """Also where that happens between BEGIN and what is in the block: the next block would never be committed."""
-    for steps in range(1, 30):
-        left = [True]
-        conn.set_progress_handler(lambda left=left: left.pop() if left else False, steps)
+    for steps in range(1, 60):
+        step = count(1)
+        conn.set_progress_handler(lambda step=step, last=steps: next(step) == last, 1)
         try:
             with immediate(conn):
                 rename(conn, f"After {steps}")

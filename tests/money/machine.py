@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class Money(RuleBasedStateMachine):
             assert error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT, error
         finally:
             self._conn.set_progress_handler(None, 0)
+            self._conn.set_trace_callback(None)
         assert not self._conn.in_transaction
         attempt.until = chronicle.latest(self._conn)
         self._audit.follow(self._conn, {key: attempt})
@@ -159,10 +161,8 @@ class Money(RuleBasedStateMachine):
 
 
 def _interrupt_once(conn: sqlite3.Connection, steps: int) -> None:
-    """Interrupt what a connection does after so many steps, but not the ROLLBACK that follows."""
-    left = [True]
-
-    def interrupt() -> bool:
-        return left.pop() if left else False
-
-    conn.set_progress_handler(interrupt, steps)
+    """Interrupt what a connection does at that step, but no ROLLBACK: nothing interrupts one by itself."""
+    # Told of every so many steps, SQLite would count those that a prepared statement took before.
+    step, statement = count(1), [""]
+    conn.set_trace_callback(lambda text: statement.__setitem__(0, text))
+    conn.set_progress_handler(lambda: next(step) == steps and statement[0] != "ROLLBACK", 1)
