@@ -311,6 +311,8 @@ def course(conn: sqlite3.Connection, account_id: int, within: Period, timezone: 
     if last < first:
         return None
     unit, bounds = _bounds(first, last, zone)
+    # No step begins after this moment: a line into the evening would say at noon what nobody knows.
+    bounds = bounds[:1] + [ends for begins, ends in pairwise(bounds) if begins <= now]
     steps = json.dumps([(bounds[0], bounds[0]), *pairwise(bounds)])
     opening, *rows = conn.execute(_STEPS, {"account": account_id, "steps": steps})
     found, before = [], opening["balance"]

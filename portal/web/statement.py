@@ -56,6 +56,7 @@ _PAGE = 12
 _MOST_SENDERS = 50
 # Of the dates at which credits run out.
 _MOST_DATES = 3
+_HOUR_MS = 3_600_000
 
 
 class FilterForm(Form):
@@ -248,10 +249,15 @@ def _ground(account: Account, pulse: Pulse) -> Hashable:
     return account.balance, pulse.latest_movement, within.since, within.until
 
 
+def _chart_ground(account: Account, pulse: Pulse) -> Hashable:
+    # Today's goes on to the hour that runs.
+    return _ground(account, pulse), now_ms() // _HOUR_MS
+
+
 live.register(
     "credits",
     Part("credits/_ledger.html", _ground, _statement, asks=(*_ASKS, *paging.ASKS)),
-    Part("credits/_chart.html", _ground, _chart, asks=_ASKS),
+    Part("credits/_chart.html", _chart_ground, _chart, asks=_ASKS),
     Part("credits/_expiring.html", lambda account, pulse: pulse.latest_movement, _expiring, ages=True),
     credit_settings.FORECAST,
 )

@@ -276,6 +276,13 @@ def test_a_day_goes_by_hours(conn, year):
     assert [(each.used, each.others) for each in found.steps[8:10]] == [(0, 1_000), (2_500, -500)]
 
 
+def test_today_goes_to_the_hour_that_runs(conn, year):
+    noon = at("2026-11-20T12:30")
+    found = statement.course(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, noon)
+    assert len(found.steps) == 13
+    assert found.steps[-1].at == at("2026-11-20T12:00")
+
+
 @pytest.mark.parametrize(("day", "hours"), [("2026-10-25", 25), ("2026-03-29", 23)])
 def test_a_day_has_the_hours_that_it_has(conn, year, day, hours):
     found = statement.course(conn, year.id, within("range", day, day), ROME, NOW)
