@@ -6,7 +6,7 @@ it is asked for: sending a message knows nothing of dates.
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from heapq import heappop, heappush
@@ -184,9 +184,95 @@ def _run_out(
     return True
 
 
+def give_back(conn: sqlite3.Connection, account_id: int, paid: Sequence[tuple[int, int]]) -> None:
+    """Give back what messages of an account cost that will not be sent. The caller is inside `immediate()`.
+
+    Credits get the date back that they had: who schedules messages and calls them back would be rid of it otherwise.
+    Where its date has come meanwhile, they leave the account with the next round of `run_out`.
+
+    Args:
+        paid: a message's id and what it cost (thousandths) each.
+    """
+    dates = _paid_with(conn, account_id, paid)
+    for (message_id, price), found in zip(paid, dates, strict=True):
+        movement_id, _ = ledger.move(conn, SYSTEM, account_id, ledger.REFUND, price, message_id=message_id)
+        put(conn, account_id, movement_id, found)
+
+
+_CHARGE = """
+SELECT id, -amount AS amount, first_message_id, last_message_id FROM movements
+WHERE account_id = :account AND id >= :begins AND kind = 'usage'
+  AND first_message_id <= :message AND last_message_id >= :message
+ORDER BY id LIMIT 1
+"""
+# What was given back before of what a movement has charged: by date, and without one (NULL).
+_GIVEN_BACK = """
+WITH given AS MATERIALIZED (
+    SELECT id, amount FROM movements WHERE kind = 'refund' AND first_message_id BETWEEN ?2 AND ?3 AND account_id = ?1
+), dated AS MATERIALIZED (
+    SELECT expires_at, expiring_credits.amount FROM given JOIN expiring_credits ON account_id = ?1 AND movement_id = id
+)
+SELECT expires_at, sum(amount) FROM dated GROUP BY expires_at
+UNION ALL SELECT NULL, coalesce((SELECT sum(amount) FROM given), 0) - coalesce((SELECT sum(amount) FROM dated), 0)
+"""
+
+
+def _paid_with(conn: sqlite3.Connection, account_id: int, paid: Sequence[tuple[int, int]]) -> list[Mapping[int, int]]:
+    """The dates (milliseconds) of what messages were paid with, and how much had each; see `give_back`.
+
+    A movement charges many messages. Of what it took, that comes back first which has no date, then what runs out last:
+    so those that were sent have used what runs out first, as everywhere.
+    """
+    if conn.execute("SELECT 1 FROM expiring_credits WHERE account_id = ? LIMIT 1", (account_id,)).fetchone() is None:
+        return [{} for _message in paid]
+    charges: list[sqlite3.Row | None] = []
+    for message_id, _price in paid:
+        # Its movement was written at the moment of the batch's first message.
+        values = {"account": account_id, "message": message_id, "begins": ids.first_id_at(ids.time_of(message_id) - 1)}
+        charges.append(conn.execute(_CHARGE, values).fetchone())
+    known = {each["id"]: each for each in charges if each is not None}
+    if not known:
+        return [{} for _message in paid]
+    _, taken = _course(conn, account_id, max(known) + 1, known)
+    undated = {}
+    for charge_id, charge in known.items():
+        dates = taken[charge_id]
+        undated[charge_id] = charge["amount"] - sum(dates.values())
+        bounds = account_id, charge["first_message_id"], charge["last_message_id"]
+        for expires_at, amount in conn.execute(_GIVEN_BACK, bounds):
+            if expires_at is None:
+                undated[charge_id] = max(0, undated[charge_id] - amount)
+            else:
+                dates[expires_at] = max(0, dates.get(expires_at, 0) - amount)
+    found: list[Mapping[int, int]] = []
+    for (_message_id, price), each in zip(paid, charges, strict=True):
+        back: dict[int, int] = {}
+        if each is not None:
+            without = min(undated[each["id"]], price)
+            undated[each["id"]] -= without
+            price -= without
+            dates = taken[each["id"]]
+            for expires_at in sorted(dates, reverse=True):
+                amount = min(dates[expires_at], price)
+                dates[expires_at] -= amount
+                price -= amount
+                if amount:
+                    back[expires_at] = amount
+        found.append(back)
+    return found
+
+
 def _left(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int, int], int]:
     """What is left of an account's credits with a date, by movement and date, before the movement `end`; of those whose
     date came before that, what was left then.
+    """
+    return _course(conn, account_id, end)[0]
+
+
+def _course(
+    conn: sqlite3.Connection, account_id: int, end: int, charges: Collection[int] = ()
+) -> tuple[dict[tuple[int, int], int], dict[int, dict[int, int]]]:
+    """What `_left` says, and what each of some movements before `end` took from credits with a date, by that.
 
     Each stretch between two moments, at which credits came or their date did, is looked at as a whole: however much was
     sent in it, that is one subtraction. Others wait for the write lock meanwhile: the time that this takes grows with
@@ -198,7 +284,8 @@ def _left(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int
         (account_id, end),
     ).fetchall()
     left = {(row["movement_id"], row["expires_at"]): row["amount"] for row in rows}
-    marks = {end}
+    taken_by: dict[int, dict[int, int]] = {each: {} for each in charges}
+    marks = {end, *charges, *(each + 1 for each in charges)}
     for movement_id, expires_at in left:
         marks |= {movement_id + 1, min(ids.first_id_at(expires_at), end)}
     coming = sorted(left, reverse=True)
@@ -214,9 +301,12 @@ def _left(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int
             taken = min(left[key], spent)
             left[key] -= taken
             spent -= taken
+            if begins in taken_by:
+                dates = taken_by[begins]
+                dates[key[1]] = dates.get(key[1], 0) + taken
             if not left[key]:
                 heappop(spendable)
-    return left
+    return left, taken_by
 
 
 # What came is told by the ledger's few lines that aren't usage. By the account's own index SQLite would read them all.

@@ -8,7 +8,7 @@ import sqlite3
 from portal import i18n
 from portal.i18n import N_
 from portal.services import alerts, ids
-from portal.services.audit import SYSTEM, Actor
+from portal.services.audit import Actor
 from portal.services.errors import Refused
 
 GRANT, PURCHASE, TRANSFER_OUT, TRANSFER_IN = "grant", "purchase", "transfer_out", "transfer_in"
@@ -84,8 +84,3 @@ def move(
     if alerts.is_crossed(row["alert_below"], row["balance"], after):
         alerts.note(conn, account_id, alerts.LOW, ids.time_of(movement_id), after)
     return movement_id, after
-
-
-def give_back(conn: sqlite3.Connection, account_id: int, amount: int, message_id: int) -> None:
-    """Give back what a message cost that will not be sent. The caller is inside `immediate()`."""
-    move(conn, SYSTEM, account_id, REFUND, amount, message_id=message_id)

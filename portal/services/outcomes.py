@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import blacklist, deliveries, ids, ledger, totals
+from portal.services import blacklist, deliveries, expiry, ids, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
     DELETED,
@@ -184,9 +184,12 @@ def take_due(conn: sqlite3.Connection, now: int) -> Due:
             unwanted = [each for each in due.to_send if (each.account_id, each.destination) in stopped]
             due.to_send = [each for each in due.to_send if (each.account_id, each.destination) not in stopped]
             due.waiting += finish(conn, [Outcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in unwanted])
+            paid: dict[int, list[tuple[int, int]]] = defaultdict(list)
             for each in unwanted:
                 (price,) = conn.execute("SELECT price FROM messages WHERE id = ?", (each.id,)).fetchone()
-                ledger.give_back(conn, each.account_id, price, each.id)
+                paid[each.account_id].append((each.id, price))
+            for account_id, messages in paid.items():
+                expiry.give_back(conn, account_id, messages)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.to_send])
         forgotten = conn.execute(
             f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ? LIMIT ?",
@@ -232,6 +235,7 @@ def cancel(conn: sqlite3.Connection, found: Sequence[Whereabouts]) -> Cancelled:
     does so.
     """
     cancelled = Cancelled()
+    paid: dict[int, list[tuple[int, int]]] = defaultdict(list)
     with immediate(conn):
         for each in found:
             row = conn.execute(
@@ -242,5 +246,7 @@ def cancel(conn: sqlite3.Connection, found: Sequence[Whereabouts]) -> Cancelled:
             cancelled.done.append(bool(in_time))
             if in_time:
                 cancelled.waiting += finish(conn, [Outcome(each.id, DELETED, PTT_DELETED, now_ms())])
-                ledger.give_back(conn, row["account_id"], row["price"], each.id)
+                paid[row["account_id"]].append((each.id, row["price"]))
+        for account_id, messages in paid.items():
+            expiry.give_back(conn, account_id, messages)
     return cancelled

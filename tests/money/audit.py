@@ -124,6 +124,7 @@ class Audit:
             for lot in self.model.lots:
                 if (lot.account, lot.expires_at, lot.movement) == (account_id, expires_at, None):
                     lot.movement = movement
+                    break
 
     def _learn(self, lines: list[Line]) -> None:
         for line in lines:

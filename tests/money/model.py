@@ -35,6 +35,14 @@ class Customer:
 
 
 @dataclass
+class Charge:
+    """What an account's messages of one batch were paid with, as far as it was not given back: by date, and without."""
+
+    dates: Counter[int] = field(default_factory=Counter)
+    undated: int = 0
+
+
+@dataclass
 class Message:
     account: int
     destination: str
@@ -43,6 +51,7 @@ class Message:
     scheduled_at: int | None
     expires_at: int | None
     due_at: int | None
+    charge: Charge | None = None
     refunded: bool = False
 
 
@@ -149,6 +158,7 @@ class Model:
         batch = [(text_of(key, number), *each) for number, each in enumerate(operation["batch"])]
         before = {account_id: self.accounts[account_id].balance for _, account_id, *_ in batch}
         taken: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        charges: dict[int, Charge] = defaultdict(Charge)
         answer: list[str | None] = []
         for text, account_id, destination, parts, price, source, country, scheduled_at, expires_at in batch:
             account = self.accounts[account_id]
@@ -161,7 +171,9 @@ class Model:
                 outcome = (ENROUTE, 254)
                 account.balance -= price
                 self.moved["usage"] -= price
-                self._spend(account_id, "usage", price, at)
+                dates = self._spend(account_id, "usage", price, at)
+                charges[account_id].dates += dates
+                charges[account_id].undated += price - dates.total()
                 taken[account_id].append((text, price))
                 month = account_id, month_of(at // DAY_MS), country, source
                 self.usage.update({(*month, "messages"): 1, (*month, "parts"): parts, (*month, "price"): price})
@@ -169,7 +181,10 @@ class Model:
                 outcome, price = (REJECTED, 10), 0
             answer.append(None if outcome == (REJECTED, 10) else text)
             due_at = (scheduled_at or expires_at) if outcome[0] == ENROUTE else None
-            self.messages[text] = Message(account_id, destination, price, outcome[0], scheduled_at, expires_at, due_at)
+            charge = charges[account_id] if outcome[0] == ENROUTE else None
+            self.messages[text] = Message(
+                account_id, destination, price, outcome[0], scheduled_at, expires_at, due_at, charge
+            )
             self._fact("message", account_id, text, *outcome, price, parts, country, source)
         for account_id, messages in taken.items():
             price = sum(price for _, price in messages)
@@ -231,6 +246,8 @@ class Model:
         if message.refunded:
             return {"refused": "AlreadyRefunded"}
         self._give_back(operation["message"][1], at)
+        if message.charge is not None:
+            message.charge.undated = max(0, message.charge.undated - message.price)
         return message.price
 
     def _transfer(self, key: str, operation: Operation, at: int) -> Answer:
@@ -272,7 +289,7 @@ class Model:
             in_time = message.state == ENROUTE and (message.due_at == message.scheduled_at or not waits)
             if in_time:
                 self._end(text, DELETED, 802)
-                self._give_back(text, at)
+                self._call_back(text, at)
             done.append(in_time)
         return done
 
@@ -291,7 +308,7 @@ class Model:
                 self._end(text, EXPIRED, 801)
             elif (message.account, message.destination) in self.listed:
                 self._end(text, REJECTED, 53)
-                self._give_back(text, at)
+                self._call_back(text, at)
             else:
                 message.due_at = message.expires_at
                 self._fact("sent", text)
@@ -404,6 +421,21 @@ class Model:
         message = self.messages[text]
         message.refunded = True
         self._move(message.account, "refund", message.price, at, text=text)
+
+    def _call_back(self, text: str, at: int) -> None:
+        """Give back what it was paid with: first what has no date, then what runs out last."""
+        self._give_back(text, at)
+        message, charge = self.messages[text], self.messages[text].charge
+        assert charge is not None
+        undated = min(charge.undated, message.price)
+        charge.undated -= undated
+        rest = message.price - undated
+        for expires_at in sorted(charge.dates, reverse=True):
+            dated = min(charge.dates[expires_at], rest)
+            charge.dates[expires_at] -= dated
+            rest -= dated
+            if dated:
+                self._put(message.account, expires_at, dated)
 
     # --- what the days' totals must say
 

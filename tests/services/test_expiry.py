@@ -3,7 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from unittest import mock
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from portal import db
 from portal.db import DAY_MS, Connection, immediate, now_ms
-from portal.services import accounts, alerts, credits, expiry, ids, intake, ledger, statement
+from portal.services import accounts, alerts, check, credits, expiry, ids, intake, ledger, outcomes, statement
 from portal.services.accounts import Account
 from portal.services.audit import SHELL
 from portal.services.expiry import Lot
@@ -379,3 +379,61 @@ def test_what_is_handed_over_often_is_looked_at_as_quickly(
     for _handing_over in range(20):
         credits.transfer(conn, SHELL, acme_1, acme_2, 1)
     assert statements() == once
+
+
+# --- given back
+
+
+def schedule(conn: sqlite3.Connection, account: Account, prices: list[int]) -> list[int]:
+    """Send messages in one batch that wait for a date; their ids."""
+    usual = Submit(account.id, "ACME", 5, 0, "393401234567", "IT", "hello", None, 0, 0, None, 1, 1)
+    later = now_ms() + DAY_MS
+    submits = [replace(usual, price=price, scheduled_at=later) for price in prices]
+    return [each for each in intake.store(conn, submits).ids if each is not None]
+
+
+def call_back(conn: sqlite3.Connection, account: Account, *message_ids: int) -> None:
+    found = [outcomes.find(conn, account.id, each) for each in message_ids]
+    assert all(outcomes.cancel(conn, [each for each in found if each]).done)
+
+
+def test_messages_that_are_called_back_rid_no_credits_of_their_date(
+    conn: sqlite3.Connection, acme_1: Account, clock: Clock
+) -> None:
+    credits.correct(conn, SHELL, acme_1, -credits.balance(conn, acme_1.id), "none")
+    credits.grant(conn, SHELL, acme_1, 100, expires_at=clock.ms + DAY_MS)
+    call_back(conn, acme_1, *schedule(conn, acme_1, [60, 40]))
+    assert sum(each.left for each in expiry.upcoming(conn, acme_1.id)) == 100
+    clock.ms += DAY_MS
+    expiry.run_out(conn)
+    assert credits.balance(conn, acme_1.id) == 0
+    assert check.problems(conn) == []
+
+
+def test_what_was_sent_has_used_what_runs_out_first(conn: sqlite3.Connection, acme_1: Account, clock: Clock) -> None:
+    near, far = clock.ms + DAY_MS, clock.ms + 2 * DAY_MS
+    credits.correct(conn, SHELL, acme_1, 50 - credits.balance(conn, acme_1.id), "without a date")
+    for expires_at in (near, far):
+        credits.grant(conn, SHELL, acme_1, 100, expires_at=expires_at)
+    first, second, third = schedule(conn, acme_1, [60, 120, 70])
+    call_back(conn, acme_1, first)
+    assert left(conn, acme_1) == [(far, 10)]
+    call_back(conn, acme_1, second)
+    assert left(conn, acme_1) == [(near, 30), (far, 10), (far, 90)]
+    call_back(conn, acme_1, third)
+    assert left(conn, acme_1) == [(near, 30), (near, 70), (far, 10), (far, 90)]
+
+
+def test_what_comes_back_after_its_date_runs_out_at_once(
+    conn: sqlite3.Connection, acme_1: Account, clock: Clock
+) -> None:
+    credits.correct(conn, SHELL, acme_1, -credits.balance(conn, acme_1.id), "none")
+    credits.grant(conn, SHELL, acme_1, 100, expires_at=clock.ms + DAY_MS // 2)
+    (waiting,) = schedule(conn, acme_1, [80])
+    clock.ms += DAY_MS // 2
+    expiry.run_out(conn)
+    call_back(conn, acme_1, waiting)
+    assert credits.balance(conn, acme_1.id) == 80
+    expiry.run_out(conn)
+    assert credits.balance(conn, acme_1.id) == 0
+    assert check.problems(conn) == []
