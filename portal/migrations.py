@@ -631,8 +631,8 @@ def m0009_senders(database: Database) -> None:
     _execute_all(database, _SENDERS)
 
 
-# Who put a number on a blacklist; until now only the shell did, and STOP. Its page lists the newest first. What became of
-# a message from a handset: when a client accepted it, or it was given up (0: nobody wrote down which, or when).
+# Who put a number on a blacklist; until now only the shell did, and STOP. Its page lists the newest first. What became
+# of a message from a handset: when a client accepted it, or it was given up (0: nobody wrote down which, or when).
 _BLACKLIST_AND_RECEIVED = """
 ALTER TABLE blacklist ADD COLUMN added_by TEXT NOT NULL DEFAULT '';
 UPDATE blacklist SET added_by = 'shell' WHERE received_id IS NULL;

@@ -86,6 +86,11 @@ class Listed:
     said: str | None
 
     @property
+    def id(self) -> str:
+        """Its place in the list, as addresses say it."""
+        return f"{self.since}-{self.number}"
+
+    @property
     def place(self) -> "Place":
         return self.since, self.number
 
@@ -97,6 +102,17 @@ class Listed:
 
 Place = tuple[int, str]
 """Of a number in the list, which begins with the newest one."""
+
+
+def place(text: str) -> Place:
+    """Read a `Listed.id`.
+
+    Raises: ValueError
+    """
+    since, _, number = text.partition("-")
+    if not 0 <= int(since) < 1 << 63:
+        raise ValueError(text)
+    return int(since), number
 
 
 def normalised(number: str) -> str:
@@ -339,16 +355,16 @@ def find(
     if digits:
         # After the digits comes the colon.
         conditions.append("number >= :begins AND number < :begins || ':'")
-    place = before if after is None else after
-    if place is not None:
+    end = before if after is None else after
+    if end is not None:
         conditions.append(f"({since}, number) {'<' if after is None else '>'} (:since, :number)")
     listed = (
         f"SELECT {_COLUMNS} FROM blacklist WHERE {' AND '.join(conditions)}"
         f" ORDER BY {since} {order}, number {order} LIMIT :limit"
     )
     values = {"account": account_id, "begins": digits, "limit": limit}
-    if place is not None:
-        values |= {"since": place[0], "number": place[1]}
+    if end is not None:
+        values |= {"since": end[0], "number": end[1]}
     found = [Listed(*row) for row in conn.execute(_WITH_TEXTS.format(listed=listed, order=order), values)]
     return found if after is None else found[::-1]
 

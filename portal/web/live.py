@@ -86,15 +86,19 @@ def _shortage_ground(account: Account, pulse: Pulse) -> Hashable:
 # Over each page, when credits have run short.
 _BANNER = Part("credits/_banner.html", _shortage_ground, _shortage)
 _pages: dict[str, tuple[Part, ...]] = {}
+_tabs: dict[str, str] = {}
 
 
-def register(page: str, *parts: Part) -> None:
+def register(page: str, *parts: Part, tab: str = "") -> None:
     """Say what a page is made of, beside what the frame shows of the account.
 
     Args:
         page: its name; pages of account.html have the names of their tabs.
+        tab: the one that such a page is under, where it isn't its own.
     """
     _pages[page] = parts
+    if tab:
+        _tabs[page] = tab
 
 
 def show(template: str, page: str, account: Account, *, status: int = 200, **values: Any) -> ResponseReturnValue:
@@ -110,7 +114,7 @@ def show(template: str, page: str, account: Account, *, status: int = 200, **val
             template,
             account=account,
             sessions=pulse.sessions,
-            tab=page,
+            tab=_tabs.get(page, page),
             poll=_poll(page, account, pulse),
             parts={each.template: _draw(each, account, pulse) for each in (_BANNER, *_pages[page])},
             **values,

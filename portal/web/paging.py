@@ -1,8 +1,8 @@
 """Pages of long lists, newest first, by the ids at their ends (keyset): as quick on the last page as on the first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from flask import request
 
@@ -15,14 +15,14 @@ ASKS = ("before", "after")
 
 class _Row(Protocol):
     @property
-    def id(self) -> int: ...
+    def id(self) -> int | str: ...
 
 
 _R = TypeVar("_R", bound=_Row, covariant=True)
 
 
 class _Fetch(Protocol[_R]):
-    def __call__(self, *, before: int | None = None, after: int | None = None, limit: int) -> Sequence[_R]: ...
+    def __call__(self, *, before: Any = None, after: Any = None, limit: int) -> Sequence[_R]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,18 @@ class Page(Generic[_R]):
     rows: Sequence[_R]
     newer: str
     older: str
-    before: int | None
-    after: int | None
+    before: Any
+    after: Any
 
 
-def page(fetch: "_Fetch[_R]", size: int = SIZE) -> Page[_R]:
+def page(fetch: "_Fetch[_R]", size: int = SIZE, place: Callable[[str], Any] = row_id) -> Page[_R]:
     """The page that the address asks for with `before=ID` or `after=ID`; the newest rows without.
 
     Args:
         fetch: gets rows, newest first: with smaller ids than `before`, or the ones that follow upon `after`.
+        place: reads an id of the address into what `fetch` takes, where that is no number (ValueError: it is none).
     """
-    before, after = request.args.get("before", type=row_id), request.args.get("after", type=row_id)
+    before, after = request.args.get("before", type=place), request.args.get("after", type=place)
     if after is not None:
         rows = fetch(after=after, limit=size + 1)
         if len(rows) > size:

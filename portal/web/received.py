@@ -1,0 +1,244 @@
+"""What handsets have sent to an account (MO): pages of what is looked for, files, and all about one message."""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, abort, g, request, url_for
+from flask.typing import ResponseReturnValue
+from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
+
+from portal import i18n
+from portal.i18n import N_
+from portal.i18n import gettext as _
+from portal.services import blacklist, ids, messages, received, routes
+from portal.services.accounts import BINARY, Account
+from portal.services.live import Pulse
+from portal.services.periods import ALL
+from portal.services.received import Received, Wanted
+from portal.web import access, context, downloads, htmx, live, paging, periods
+from portal.web.live import Part
+
+blueprint = Blueprint("received", __name__)
+
+_PAGE = 15
+_LONGEST = 100
+# One of the few threads that make pages looks through what was received so long at a time.
+_SECONDS = 1.0
+_COLUMNS = "id;date;sender;receiver;keyword;status;statusDate;encoding;udh;message".split(";")
+_FILTERS = ("sender", "recipient", "keyword", "state", "text")
+_ASKS = (*periods.ASKS, *_FILTERS)
+# The words for a state, and the kind of its badge.
+_STATES = {
+    received.DELIVERED: (N_("Accepted by a client"), "ok"),
+    received.WAITING: (N_("Waits for a client"), "info"),
+    received.GIVEN_UP: (N_("Given up"), "err"),
+    received.UNKNOWN: (N_("Not known"), ""),
+}
+_ENCODINGS = {messages.GSM: "GSM 03.38", messages.UCS2: "UCS-2", BINARY: N_("Binary")}
+
+
+class FilterForm(periods.Form):
+    """What the address asks for."""
+
+    sender = StringField(N_("Sender"))
+    recipient = StringField(N_("Sent to"))
+    keyword = StringField(N_("Keyword"))
+    state = SelectField(N_("Status"), validate_choice=False)
+    text = StringField(N_("Words of the text"))
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """What is shown: the period that was asked for, and what else is looked for; `said` is how an address says it."""
+
+    asked: periods.Asked
+    wanted: Wanted
+    said: dict[str, str]
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it leaves anything out."""
+        return bool(self.said)
+
+    @property
+    def query(self) -> str:
+        return urlencode(self.said)
+
+    def page(self, place: str) -> str:
+        """The query for another page: `place` is `before=…` or `after=…`."""
+        return "&".join(each for each in (self.query, place) if each)
+
+
+def _asked() -> _Filter:
+    """The filter that this request's address asks for, found once; what can't be read of it doesn't matter."""
+    if "received_filter" not in g:
+        g.received_filter = _read()
+    found: _Filter = g.received_filter
+    return found
+
+
+def _read() -> _Filter:
+    asked = periods.asked(usual=ALL)
+    said = {each: request.args.get(each, "").strip()[:_LONGEST] for each in _FILTERS}
+    if said["state"] not in received.STATES:
+        said["state"] = ""
+    wanted = Wanted(asked.within, said["sender"], said["recipient"], said["keyword"], said["state"], said["text"])
+    period = asked.said if asked.choice != ALL else {}
+    return _Filter(asked, wanted, {name: value for name, value in {**period, **said}.items() if value})
+
+
+# --- pages
+
+
+@blueprint.get("/accounts/<name>/received")
+@access.see_account
+def listed(account: Account) -> ResponseReturnValue:
+    """A page of what is looked for, newest first.
+
+    Query: `period` (with `from` and `to`), `sender` and `recipient` (their first digits suffice), `keyword`, `state`,
+    `text` (words, or how they begin), and `before` or `after`, which turn the page.
+    """
+    asked = _asked()
+    numbers = routes.of_account(context.conn(), account.id)
+    return live.show(
+        "received/page.html",
+        "received",
+        account,
+        status=422 if asked.asked.refusal else 200,
+        filter=_filter_form(asked),
+        asked=asked,
+        numbers=sorted({each.number for each in numbers}),
+        keywords=sorted({each.keyword for each in numbers if each.keyword}),
+    )
+
+
+def _filter_form(asked: _Filter) -> FilterForm:
+    form = FilterForm(request.args)
+    form.state.choices = [SelectChoice("", _("All")), *(SelectChoice(each, _(_STATES[each][0])) for each in _STATES)]
+    form.state.data = asked.wanted.state
+    form.show(asked.asked)
+    return form
+
+
+@blueprint.get("/accounts/<name>/received/<int:received_id>")
+@access.see_account
+def view(account: Account, received_id: int) -> ResponseReturnValue:
+    """All about one of them."""
+    conn = context.conn()
+    try:
+        message = received.by_id(conn, account.id, received_id)
+    except received.NoSuchMessage:
+        abort(404)
+    attempts, next_at = received.attempts(conn, account.id, message)
+    listed = blacklist.some(conn, account.id, [message.source])
+    return htmx.dialog(
+        "received/_message.html",
+        account,
+        title=_("Message"),
+        tab="history",
+        message=message,
+        look=_look,
+        encoding=_(_ENCODINGS.get(message.data_coding, str(message.data_coding))),
+        attempts=attempts,
+        next_at=next_at,
+        given_up_at=message.at + messages.DELIVERIES_VALID_MS,
+        listed=listed[0] if listed else None,
+        blacklist=url_for("blacklist.listed", name=account.name, q=message.source),
+    )
+
+
+# --- files
+
+
+@blueprint.get("/accounts/<name>/received.csv")
+@access.see_account
+def download(account: Account) -> ResponseReturnValue:
+    """What the same query shows in the page, newest first. With `bom`, it begins with the mark that Excel looks for."""
+    if _asked().asked.refusal is not None:
+        return _back(account)
+    rows = map(_row, _each(account))
+    return downloads.send(f"{account.name}-received.csv", _COLUMNS, rows, mark="bom" in request.args)
+
+
+@blueprint.get("/accounts/<name>/received.jsonl")
+@access.see_account
+def download_json(account: Account) -> ResponseReturnValue:
+    """The same as an object a line. Ids are strings: numbers of their length are not safe in JSON."""
+    if _asked().asked.refusal is not None:
+        return _back(account)
+    return downloads.send_json(f"{account.name}-received.jsonl", map(_object, _each(account)))
+
+
+def _back(account: Account) -> ResponseReturnValue:
+    return htmx.done(f"{url_for('.listed', name=account.name)}?{request.query_string.decode('latin-1')}")
+
+
+def _each(account: Account) -> Iterator[Received]:
+    return received.each(context.conn(), account.id, _asked().wanted)
+
+
+def _row(message: Received) -> list[object]:
+    return [
+        message.id,
+        i18n.iso(message.at),
+        message.source,
+        message.destination,
+        message.keyword,
+        message.state,
+        i18n.iso(message.ended_at) if message.ended_at else "",
+        message.data_coding,
+        message.udh.hex() if message.udh else "",
+        message.content,
+    ]
+
+
+def _object(message: Received) -> dict[str, object]:
+    return dict(zip(_COLUMNS, _row(message), strict=True)) | {"id": str(message.id)}
+
+
+# --- parts of the page
+
+
+def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
+    asked = _asked()
+    reached: list[int] = []
+
+    def fetch(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Received]:
+        found = received.find(
+            context.conn(), account.id, asked.wanted, before=before, after=after, limit=limit, seconds=_SECONDS
+        )
+        reached[:] = [] if found.reached is None else [found.reached]
+        return found.messages
+
+    page = paging.page(fetch, _PAGE)
+    unfinished = reached[0] if reached and not page.older and page.after is None else None
+    return {
+        "page": page,
+        "asked": asked,
+        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if request.args.get(name)},
+        "unfinished": unfinished,
+        "reached": ids.time_of(unfinished) if unfinished else None,
+        "look": _look,
+    }
+
+
+def _ground(account: Account, pulse: Pulse) -> Hashable:
+    # The bounds too: "today" is another day after midnight.
+    within = _asked().wanted.within
+    return received.pulse(context.conn(), account.id), within.since, within.until
+
+
+def _look(message: Received) -> tuple[str, str]:
+    """What became of its delivery in words, with the kind of its badge."""
+    words, kind = _STATES[message.state]
+    return _(words), kind
+
+
+live.register(
+    "received",
+    Part("received/_list.html", _ground, _list, ages=True, asks=(*_ASKS, *paging.ASKS)),
+    tab="history",
+)
