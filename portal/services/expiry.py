@@ -148,21 +148,38 @@ def run_out(conn: sqlite3.Connection, now: int | None = None) -> int:
     at = now_ms() if now is None else now
     due = conn.execute(
         "SELECT account_id, movement_id, expires_at FROM expiring_credits WHERE expired_at IS NULL AND expires_at <= ?"
-        " ORDER BY expires_at, movement_id",
+        " ORDER BY expires_at, account_id, movement_id",
         (at,),
     ).fetchall()
-    return sum(_run_out(conn, *tuple(row), at=at, now=now) for row in due)
+    count = 0
+    # Handed over in small parts, they are thousands with one date.
+    looked_at, last, left = None, 0, dict[tuple[int, int], int]()
+    for account_id, movement_id, expires_at in due:
+        # Movements before the date come no more, but for one that is being written at this moment. So this is worked
+        # out before the write lock is taken, and looked at again in the next round where such a one has come in
+        # between. Where the clock was set back before the grant, that may have come after its date.
+        end = max(ids.first_id_at(expires_at), movement_id + 1)
+        if looked_at != (account_id, end):
+            last, left = _last_before(conn, account_id, end), _left(conn, account_id, end)
+            looked_at = account_id, end
+        still_held = left.get((movement_id, expires_at), 0)
+        count += _run_out(conn, account_id, movement_id, expires_at, still_held, end, last, at=at, now=now)
+    return count
 
 
 def _run_out(
-    conn: sqlite3.Connection, account_id: int, movement_id: int, expires_at: int, *, at: int, now: int | None
+    conn: sqlite3.Connection,
+    account_id: int,
+    movement_id: int,
+    expires_at: int,
+    left: int,
+    end: int,
+    last: int,
+    *,
+    at: int,
+    now: int | None,
 ) -> bool:
-    # Movements before the date come no more, but for one that is being written at this moment. So this is worked out
-    # before the write lock is taken, and looked at again in the next round where such a one has come in between.
-    # Where the clock was set back before the grant, that may have come after its date in the ledger's time.
-    end = max(ids.first_id_at(expires_at), movement_id + 1)
-    last = _last_before(conn, account_id, end)
-    left = _left(conn, account_id, end).get((movement_id, expires_at), 0)
+    """Let what is `left` of some credits run out, if `last` is still the last movement before `end`."""
     with immediate(conn):
         if _last_before(conn, account_id, end) != last:
             return False

@@ -437,3 +437,18 @@ def test_what_comes_back_after_its_date_runs_out_at_once(
     expiry.run_out(conn)
     assert credits.balance(conn, acme_1.id) == 0
     assert check.problems(conn) == []
+
+
+def test_parts_with_one_date_are_looked_at_once(
+    conn: sqlite3.Connection, acme_1: Account, acme_2: Account, clock: Clock
+) -> None:
+    credits.grant(conn, SHELL, acme_1, 100, expires_at=clock.ms + DAY_MS)
+    for _part in range(20):
+        credits.transfer(conn, SHELL, acme_1, acme_2, 2)
+    clock.ms += DAY_MS
+    said: list[str] = []
+    conn.set_trace_callback(said.append)
+    assert expiry.run_out(conn) == 21
+    conn.set_trace_callback(None)
+    assert sum("json_each" in each for each in said) == 2
+    assert check.problems(conn) == []
