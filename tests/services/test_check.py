@@ -257,6 +257,14 @@ DAMAGES = {
         "UPDATE orders SET cancelled_at = 1 WHERE id = :order",
         "smpp-acme-2: orders row {order} is cancelled, and its credits have arrived",
     ),
+    "credits that nobody has paid": (
+        "UPDATE orders SET paid_at = NULL WHERE id = :order",
+        "smpp-acme-2: orders row {order} isn't paid, and its credits have arrived",
+    ),
+    "a purchase that names another order": (
+        "UPDATE movements SET note = '2026-00099' WHERE id = :bought",
+        "smpp-acme-2: movements row {bought} is said to be of order 2026-00099, and is of orders row {order}",
+    ),
     "an order of another account": (
         "UPDATE orders SET account_id = :globex WHERE id = :order",
         "smpp-globex-1: orders row {order} names movements row {bought}, not a purchase of its own",

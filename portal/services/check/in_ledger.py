@@ -10,6 +10,7 @@ from portal.services import ledger
 from portal.services.audit import SYSTEM
 from portal.services.check.problem import Names, Params, Problem, rows_of
 from portal.services.messages import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
+from portal.services.orders import AUTOMATIC
 
 
 def movements(conn: sqlite3.Connection) -> Iterator[Problem]:
@@ -158,14 +159,17 @@ def refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
 
 
 def orders(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Each purchase is the credits of one order, and an order that is paid has its credits."""
+    """Each purchase is the credits of one order, which it names, and an order that is paid has its credits; without
+    being paid only one of automatic re-credit has them.
+    """
     names = Names(conn)
     rows = rows_of(
         conn,
-        "SELECT orders.account_id, orders.id, credits, paid_at, cancelled_at, movement_id, kind, amount,"
-        " movements.account_id FROM orders LEFT JOIN movements ON movements.id = movement_id ORDER BY orders.id",
+        "SELECT orders.account_id, orders.id, origin, credits, paid_at, cancelled_at, movement_id, kind, amount,"
+        " movements.account_id, strftime('%Y-', orders.created_at / 1000, 'unixepoch') || format('%05d', orders.id),"
+        " note FROM orders LEFT JOIN movements ON movements.id = movement_id ORDER BY orders.id",
     )
-    for account_id, row, credits, paid_at, cancelled_at, movement, kind, amount, owner_id in rows:
+    for account_id, row, origin, credits, paid_at, cancelled_at, movement, kind, amount, owner_id, number, note in rows:
         said = {"account": names[account_id], "row": row, "movement": movement, "amount": credits}
         if movement is None:
             if paid_at is not None:
@@ -180,6 +184,14 @@ def orders(conn: sqlite3.Connection) -> Iterator[Problem]:
                 " brought %(brought)s"
             )
             yield Problem(sentence, {**said, "brought": amount})
+        elif note != number:
+            sentence = N_(
+                "%(account)s: movements row %(movement)s is said to be of order %(noted)s, and is of orders row %(row)s"
+            )
+            yield Problem(sentence, {**said, "noted": note})
+        if paid_at is None and origin != AUTOMATIC:
+            sentence = N_("%(account)s: orders row %(row)s isn't paid, and its credits have arrived")
+            yield Problem(sentence, said)
         if cancelled_at is not None:
             yield Problem(N_("%(account)s: orders row %(row)s is cancelled, and its credits have arrived"), said)
     rows = rows_of(
