@@ -175,11 +175,6 @@ def day(at: int, timezone: str = "UTC") -> str:
     return _date(at, "d MMM", timezone, current_language())
 
 
-def whole_day(at: int, timezone: str) -> str:
-    """A day with its year: "22 Nov 2026"."""
-    return _date(at, "d MMM y", timezone, current_language())
-
-
 def hour(at: int, timezone: str) -> str:
     """The time of the day: "18:00"."""
     return _date(at, "HH:mm", timezone, current_language())
