@@ -221,6 +221,10 @@
       setTimeout(setBusy, 10000, form, false); // an answer that is a download leaves the page standing
     }
   }, true);
+  // A file that is too large is not sent for minutes to be refused.
+  document.addEventListener('change', ({ target }) => {
+    if (target.dataset.most) target.setCustomValidity(target.files[0]?.size > target.dataset.most ? target.dataset.tooLarge : '');
+  });
   addEventListener('pageshow', () => document.querySelectorAll('form[aria-busy]').forEach((form) => setBusy(form, false)));
 
   /* ---- htmx ---- */
@@ -242,11 +246,12 @@
     }
     keepPlaceIn(detail.target);
   });
-  // What the reader has opened or scrolled to stays so when the server draws that part of the page anew.
+  // What the reader has opened, ticked or scrolled to stays so when the server draws that part of the page anew.
   const scrolled = new Map();
   on('oobBeforeSwap', ({ detail: { target, fragment } }) => {
     keepPlaceIn(target);
     for (const open of target.querySelectorAll('details[id][open]')) fragment.getElementById(open.id)?.setAttribute('open', '');
+    for (const ticked of target.querySelectorAll('[name=id]:checked')) fragment.querySelector(`[name=id][value="${ticked.value}"]`)?.setAttribute('checked', '');
     if (target.id) scrolled.set(target.id, target.querySelector('.scroll')?.scrollTop ?? 0);
   });
   on('oobAfterSwap', ({ detail: { target } }) => {

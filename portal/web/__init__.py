@@ -32,10 +32,12 @@ from portal.web import (
     profile,
     received,
     security,
+    sender_queue,
     senders,
     sessions,
     statement,
     static_files,
+    uploads,
 )
 
 
@@ -77,6 +79,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     # Sessions are bound to a row in the database; a changed address must not end them (phones change theirs).
     login_manager.session_protection = None
     language.attach(app)
+    uploads.attach(app)
     csrf = CSRFProtect(app)
     # What posts there is no browser, and its signature says who it is.
     csrf.exempt(orders.callback)
@@ -106,6 +109,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         blacklist,
         admin,
         admin_credits,
+        sender_queue,
     )
     for area in areas:
         app.register_blueprint(area.blueprint)

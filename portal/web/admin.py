@@ -1,4 +1,4 @@
-"""The operator's side: customers, their users and accounts, and senders that wait for a decision."""
+"""The operator's side: customers, and their users and accounts."""
 
 from collections import defaultdict
 from typing import Any
@@ -139,7 +139,7 @@ def _index(form: CustomerForm) -> ResponseReturnValue:
         form=form,
         customers=found,
         q=wanted,
-        waiting=senders.waiting(conn),
+        waiting=senders.count_waiting(conn),
         check=daily_check.last(conn),
     )
 
@@ -458,34 +458,6 @@ def _route(route_id: int) -> tuple[Account, Route]:
         abort(404)
     owner = (each for each in accounts.of_customer(context.conn()) if each.id == route.account_id)
     return next(owner, None) or abort(404), route
-
-
-# --- senders
-
-
-@blueprint.post("/senders")
-@access.operate
-def decide() -> ResponseReturnValue:
-    """Approve or refuse a sender; which one stands in the form."""
-    conn, approve = context.conn(), request.form.get("decision") == "approve"
-    try:
-        account = accounts.by_name(conn, request.form.get("account", ""))
-        sender = senders.decide(
-            conn,
-            context.actor(),
-            account,
-            request.form.get("address", ""),
-            approve=approve,
-            comment=request.form.get("comment", ""),
-        )
-        text = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
-        toast = htmx.Toast(text % {"sender": sender.address})
-    except Refused as refusal:
-        # Removed by its account's own people in the meantime: what is left to say is that.
-        toast = htmx.Toast(refusal.localized(), "warn")
-    if htmx.wanted():
-        return htmx.parts("admin/_waiting.html", toast=toast, waiting=senders.waiting(conn))
-    return htmx.done(url_for("admin.index"), toast)
 
 
 def _dialog(page: str, part: str, **values: Any) -> ResponseReturnValue:

@@ -18,9 +18,20 @@ from waitress.channel import HTTPChannel
 from portal import db, paths
 from portal.config import Config, bracketed
 from portal.crypto import Keys
-from portal.services import audit, check, connections, credit_mails, daily_check, expiry, mail, refusal_mails, throttle
+from portal.services import (
+    audit,
+    check,
+    connections,
+    credit_mails,
+    daily_check,
+    expiry,
+    mail,
+    refusal_mails,
+    senders,
+    throttle,
+)
 from portal.services.mail import Mailer
-from portal.web import create_app
+from portal.web import create_app, uploads
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +77,7 @@ def run(config: Config, options: Sequence[str]) -> int:
             connection_limit=_MOST_CONNECTIONS,
             asyncore_use_poll=True,
             # Beyond what the application takes, so that its own words are read first; waitress keeps bodies in files.
-            max_request_body_size=2 * app.config["MAX_CONTENT_LENGTH"],
+            max_request_body_size=uploads.MOST_BYTES + app.config["MAX_CONTENT_LENGTH"],
             outbuf_high_watermark=_MOST_UNSENT,
         )
     except OSError as error:
@@ -117,6 +128,7 @@ def _housekeep(config: Config) -> None:
             throttle.purge(conn, now - db.DAY_MS)
             connections.purge(conn, now)
             mail.purge(conn, now)
+            senders.purge(conn, now)
             audit.purge(conn, now - config.retention.audit_days * db.DAY_MS)
         time.sleep(db.DAY_MS / 1000)
 

@@ -1,4 +1,4 @@
-"""The operator's side: customers, users, accounts, senders."""
+"""The operator's side: customers, users, accounts."""
 
 import re
 import sqlite3
@@ -8,9 +8,8 @@ import pytest
 
 from portal import db
 from portal.crypto import Keys
-from portal.services import accounts, check, connections, customers, daily_check, directory, senders, statement, users
+from portal.services import accounts, check, connections, customers, daily_check, directory, statement, users
 from portal.services.accounts import Account
-from portal.services.audit import SHELL
 from portal.services.check import Problem
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
@@ -329,52 +328,6 @@ def test_a_limit_that_is_none_is_refused_at_its_field(
     assert f'id="{field}-error"' in answer.text
     assert f"“{value}” can&#39;t be a limit" in answer.text
     assert account().windowing == 10
-
-
-# --- senders
-
-
-@pytest.fixture
-def waiting(conn: db.Connection, account: Callable[[], Account]) -> str:
-    return senders.add(conn, SHELL, account(), "ACMESHOP", reason="Orders").address
-
-
-def test_senders_that_wait_are_listed(olga: Browser, waiting: str) -> None:
-    text = olga.get("/admin/").text
-    assert "Senders to decide on" in text
-    assert "ACMESHOP" in text
-    assert "Orders" in text
-
-
-@pytest.mark.parametrize("htmx", [False, "waiting"])
-@pytest.mark.parametrize(
-    ("decision", "status", "said"),
-    [("approve", senders.ENABLED, "was approved"), ("refuse", senders.REFUSED, "was refused"), ("", "refused", "")],
-)
-def test_a_sender_is_decided_on(
-    olga: Browser,
-    conn: db.Connection,
-    account: Callable[[], Account],
-    waiting: str,
-    decision: str,
-    status: str,
-    said: str,
-    htmx: bool | str,
-) -> None:
-    data = {"account": "smpp-acme-1", "address": waiting, "decision": decision, "comment": "Seen"}
-    answer = olga.post("/admin/senders", data=data, htmx=htmx)
-    decided = senders.by_address(conn, account(), waiting)
-    assert (decided.status, decided.comment) == (status, "Seen")
-    shown = answer.text if htmx else olga.get(answer.location).text
-    assert said in shown
-    assert "Senders to decide on" not in shown
-
-
-def test_a_sender_that_is_gone_is_no_error(olga: Browser) -> None:
-    data = {"account": "smpp-acme-1", "address": "GONE", "decision": "approve"}
-    answer = olga.post("/admin/senders", data=data)
-    assert answer.status_code == 303
-    assert "The sender GONE isn&#39;t in the list." in olga.get("/admin/").text
 
 
 # --- the daily check
