@@ -15,6 +15,7 @@ from portal.smsc.pdu import Bind, BindResp, DeliverSm, MessageResp, Pdu, Plain, 
 from portal.smsc.status import Command, Status, Tag
 
 _TIMEOUT_S = 40
+_HINT = "Is the demo running? If on another port, set PORTAL_SMPP_PORT here too."
 # SMPP 3.4, 5.2.5 and 5.2.6.
 _ALPHANUMERIC, _INTERNATIONAL, _E164 = 5, 1, 1
 _RECEIPT_WANTED = 1
@@ -53,7 +54,7 @@ def send(smpp: Smpp, system_id: str, password: str, source: str, destination: st
             session = _Session(plain if smpp.port else _secured(plain))
             yield from session.talk(system_id, password, source, destination, text)
     except (OSError, pdu.Malformed) as error:
-        raise CannotSend(what=where, reason=f"{error}. Is the demo running?") from None
+        raise CannotSend(what=where, reason=f"{error}. {_HINT}") from None
 
 
 def _secured(plain: socket.socket) -> ssl.SSLSocket:
