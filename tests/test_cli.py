@@ -13,6 +13,7 @@ import pyotp
 import pytest
 
 from portal.services import daily_check, two_factor, users
+from tests.papers import PDF, png
 from tests.support import ROOT, eventually
 from tests.web import acting
 
@@ -355,6 +356,52 @@ def test_senders(ok, refused):
     assert "isn't in the list" in refused("sender", "approve", "smpp-acme-1", "OTHER")
 
 
+def test_a_sender_is_disabled_enabled_and_removed(ok, refused):
+    assert ok("sender", "disable", "smpp-acme-1", "ACME")["status"] == "disable"
+    assert ok("sender", "enable", "smpp-acme-1", "ACME")["status"] == "enable"
+    ok("sender", "add", "smpp-acme-1", "SHOP")
+    assert "has not been approved" in refused("sender", "enable", "smpp-acme-1", "SHOP")
+    assert ok("sender", "remove", "smpp-acme-1", "SHOP")["sender"] == "SHOP"
+    assert [each["sender"] for each in ok("sender", "list", "smpp-acme-1")] == ["ACME"]
+    assert "isn't in the list" in refused("sender", "remove", "smpp-acme-1", "SHOP")
+
+
+def test_a_sender_s_document(ok, refused, tmp_path, conn):
+    paper, copy = tmp_path / "paper", tmp_path / "copy.pdf"
+    paper.write_bytes(PDF)
+    added = ok("sender", "add", "smpp-acme-1", "SHOP", "--reason", "Orders", "--document", paper)
+    assert (added["document"], added["reason"]) == ("pdf", "Orders")
+    assert ok("sender", "document", "smpp-acme-1", "SHOP", copy) == {"sender": "SHOP", "type": "pdf", "size": len(PDF)}
+    assert copy.read_bytes() == PDF
+    assert "File exists" in refused("sender", "document", "smpp-acme-1", "SHOP", copy)
+    assert "has no document" in refused("sender", "document", "smpp-acme-1", "ACME", tmp_path / "other")
+    paper.write_bytes(b"")
+    assert "isn't a PDF" in refused("sender", "add", "smpp-acme-1", "NEWS", "--document", paper)
+    assert "No such file" in refused("sender", "add", "smpp-acme-1", "NEWS", "--document", tmp_path / "none")
+
+
+def test_decisions_in_the_shell_are_told_to_the_customer(ok, conn):
+    def recipients():
+        return [row[0] for row in conn.execute("SELECT recipient FROM mails ORDER BY id")]
+
+    ok("sender", "add", "smpp-acme-1", "NEWS", "--approve")
+    assert recipients() == [], "nobody has asked"
+    ok("sender", "add", "smpp-acme-1", "SHOP")
+    ok("sender", "refuse", "smpp-acme-1", "SHOP")
+    assert recipients() == ["olga@portal.example", "marta@acme.example"]
+
+
+def test_documents_are_in_the_backup(ok, run_app, data, tmp_path):
+    paper, copy = tmp_path / "paper", tmp_path / "copy"
+    paper.write_bytes(png(padding=400_000))
+    ok("sender", "add", "smpp-acme-1", "SHOP", "--document", paper)
+    assert run_app("backup", tmp_path / "backup.db").returncode == 0
+    ok("sender", "remove", "smpp-acme-1", "SHOP")
+    assert run_app("restore", tmp_path / "backup.db").returncode == 0
+    ok("sender", "document", "smpp-acme-1", "SHOP", copy)
+    assert copy.read_bytes() == paper.read_bytes()
+
+
 @pytest.mark.parametrize(
     "command",
     [("customer", "list"), ("user", "list"), ("account", "list"), ("ip", "list", "smpp-acme-1"),
@@ -509,6 +556,28 @@ def test_a_blacklist_is_added_to_listed_and_taken_from(ok, refused):
     assert ok("blacklist", "list", "smpp-acme-1") == [added]
     assert ok("blacklist", "remove", "smpp-acme-1", "393337654321") == added
     assert refused("blacklist", "remove", "smpp-acme-1", "393337654321") == "393337654321 isn't on the blacklist.\n"
+
+
+def test_a_blacklist_is_exported_and_imported(ok, refused, run_app, tmp_path):
+    ok("blacklist", "add", "smpp-acme-1", "+393337654321")
+    exported = run_app("blacklist", "export", "smpp-acme-1").stdout
+    assert re.fullmatch(
+        r"number;since;reason;added_by;message\n393337654321;\d{4}-\d\d-\d\dT[\d:]+Z;by hand;shell;\n", exported
+    )
+    file = tmp_path / "numbers.csv"
+    file.write_text(exported + "+39 333 765 4322\n")
+    counted = {"added": 2, "known": 0}
+    assert ok("blacklist", "import", "smpp-acme-2", str(file), "--dry-run") == counted
+    assert ok("blacklist", "list", "smpp-acme-2") == []
+    assert ok("blacklist", "import", "smpp-acme-2", str(file)) == counted
+    assert ok("blacklist", "import", "smpp-acme-2", str(file)) == {"added": 0, "known": 2}
+    assert [each["number"] for each in ok("blacklist", "list", "smpp-acme-2")] == ["393337654321", "393337654322"]
+    file.write_text("393337654323\nx\n")
+    assert refused("blacklist", "import", "smpp-acme-2", str(file)) == (
+        "Nothing was imported: 1 line can't be read."
+        " Line 2: “x” is no phone number: digits with the country code first (393401234567).\n"
+    )
+    assert len(ok("blacklist", "list", "smpp-acme-2")) == 2
 
 
 def test_a_message_from_a_handset_is_simulated(ok, refused, run_app):

@@ -1,11 +1,16 @@
 """`simulate …`, `route …` and `blacklist …`: messages from handsets (MO)."""
 
+import csv
+import sys
 from argparse import ArgumentParser, Namespace
+from io import StringIO
+from pathlib import Path
 
-from portal.cli.shell import Answer, Commands, Shell, database_command, group, iso, table
+from portal.cli.shell import Answer, Commands, Failure, Shell, database_command, group, iso, table
 from portal.services import accounts, blacklist, connections, received, routes
 from portal.services.audit import SHELL
 from portal.services.blacklist import Listed
+from portal.services.price_files import BadLines
 from portal.services.routes import Route
 
 
@@ -84,7 +89,7 @@ def _route(route: Route) -> dict[str, object]:
 
 
 def _register_blacklist(commands: "Commands[ArgumentParser]") -> None:
-    listing = group(commands, "blacklist", "numbers that get no messages of an account, because they said STOP")
+    listing = group(commands, "blacklist", "numbers that get no messages of an account, most because they said STOP")
     for name, run, help in (
         ("add", _add_number, "put a number on it"),
         ("remove", _remove_number, "take a number off it: messages reach it again"),
@@ -94,6 +99,14 @@ def _register_blacklist(commands: "Commands[ArgumentParser]") -> None:
         about.add_argument("number", metavar="NUMBER")
     listed = database_command(listing, "list", _list_numbers, "list it")
     listed.add_argument("account", metavar="ACCOUNT")
+    exported = database_command(listing, "export", _export_numbers, "print it as CSV, as import reads it")
+    exported.add_argument("account", metavar="ACCOUNT")
+    imported = database_command(listing, "import", _import_numbers, "put a CSV file's numbers on it, all or none")
+    imported.add_argument("account", metavar="ACCOUNT")
+    imported.add_argument(
+        "file", metavar="FILE", help="with a column “number”, or a number a line; - is standard input"
+    )
+    imported.add_argument("--dry-run", action="store_true", help="say what would be added, and change nothing")
 
 
 def _add_number(shell: Shell, args: Namespace) -> Answer:
@@ -108,13 +121,35 @@ def _remove_number(shell: Shell, args: Namespace) -> Answer:
 
 def _list_numbers(shell: Shell, args: Namespace) -> Answer:
     found = blacklist.of_account(shell.conn, accounts.by_name(shell.conn, args.account).id)
-    rows = [(each.number, iso(each.since), _why(each)) for each in found]
-    return Answer([_listed(each) for each in found], table(("number", "since", "reason"), rows))
+    rows = [(each.number, iso(each.since), each.reason, each.added_by) for each in found]
+    return Answer([_listed(each) for each in found], table(("number", "since", "reason", "added by"), rows))
 
 
 def _listed(each: Listed) -> dict[str, object]:
-    return {"number": each.number, "since": iso(each.since), "reason": _why(each)}
+    return {"number": each.number, "since": iso(each.since), "reason": each.reason, "added_by": each.added_by}
 
 
-def _why(each: Listed) -> str:
-    return "STOP" if each.received_id is not None else "by hand"
+def _export_numbers(shell: Shell, args: Namespace) -> Answer:
+    found = blacklist.of_account(shell.conn, accounts.by_name(shell.conn, args.account).id)
+    buffer = StringIO()
+    writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
+    writer.writerow(blacklist.COLUMNS)
+    writer.writerows((each.number, iso(each.since), each.reason, each.added_by, each.received_id) for each in found)
+    return Answer([_listed(each) for each in found], buffer.getvalue().rstrip("\n"))
+
+
+def _import_numbers(shell: Shell, args: Namespace) -> Answer:
+    account = accounts.by_name(shell.conn, args.account)
+    content = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
+    try:
+        numbers = blacklist.read(content, blacklist.MOST_AT_ONCE)
+    except BadLines as refusal:
+        raise Failure(f"{refusal.localized()} {refusal}") from None
+    known = len(blacklist.some(shell.conn, account.id, numbers))
+    value = {"added": len(numbers) - known, "known": known}
+    if args.dry_run:
+        return Answer(value, f"{value['added']} numbers would be added; {known} are on it already.")
+    value["added"] = blacklist.import_all(shell.conn, SHELL, account, numbers)
+    return Answer(
+        value, f"{value['added']} numbers added to the blacklist of {account.name}; {known} were on it already."
+    )

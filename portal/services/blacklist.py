@@ -63,7 +63,7 @@ class BadNumbers(BadLines):
 
 
 class FileTooBig(Refused):
-    sentence = N_("The file is too big: 1 MB and %(most)s numbers at most.")
+    sentence = N_("The file is too big: 1 MB at most.")
     field = "file"
 
 
@@ -205,10 +205,10 @@ def add_all(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: S
 def import_all(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
     """Like `add_all`, for numbers of a file: the audit log counts them.
 
-    Raises: FileTooBig
+    Raises: TooManyNumbers
     """
     if len(numbers) > MOST_AT_ONCE:
-        raise FileTooBig(most=MOST_AT_ONCE)
+        raise TooManyNumbers(most=MOST_AT_ONCE)
     with immediate(conn):
         added = _insert(conn, actor, account, numbers)
         if added:
@@ -265,7 +265,7 @@ def read(content: bytes, most: int = MOST_IN_FILE) -> list[str]:
         most: how many numbers it may have.
 
     Raises:
-        FileTooBig, NotUtf8, NoNumberInFile, BadLines
+        TooManyNumbers, NotUtf8, NoNumberInFile, BadLines
     """
     try:
         text = content.decode("utf-8-sig")
@@ -278,7 +278,7 @@ def read(content: bytes, most: int = MOST_IN_FILE) -> list[str]:
     if not found:
         raise NoNumberInFile()
     if len(found) > most:
-        raise FileTooBig(most=most)
+        raise TooManyNumbers(most=most)
     return found
 
 

@@ -137,7 +137,7 @@ def look_at_file(account: Account) -> ResponseReturnValue:
     content = upload.read(blacklist.MOST_BYTES + 1) if upload else b""
     try:
         if len(content) > blacklist.MOST_BYTES:
-            raise blacklist.FileTooBig(most=blacklist.MOST_IN_FILE)
+            raise blacklist.FileTooBig()
         numbers = blacklist.read(content)
     except Refused as refusal:
         return _refused_file(account, refusal)
@@ -169,7 +169,7 @@ def import_file(account: Account) -> ResponseReturnValue:
 
 def _refused_file(account: Account, refusal: Refused) -> ResponseReturnValue:
     form = FileForm(formdata=None)
-    attach(form, refusal)
+    attach(form, refusal, numbers="file")
     return _file_page(account, form, _bad_lines(refusal))
 
 

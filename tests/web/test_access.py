@@ -10,9 +10,10 @@ from flask import Flask
 from werkzeug.routing import IntegerConverter
 
 from portal import db
-from portal.services import accounts, intake, orders, packs
+from portal.services import accounts, intake, orders, packs, received
 from portal.services import routes as numbers
 from portal.services.audit import SHELL
+from portal.services.received import FromHandset
 from portal.web.access import Rule, rule_of
 from tests.support import Cast, Person, prepared
 from tests.web.conftest import Browser
@@ -112,6 +113,15 @@ def a_message(conn: db.Connection, cast: Cast, a_number: None) -> None:
     """The same account has sent one, whose id is 1: so early it was."""
     (message_id,) = intake.store(conn, [prepared(conn, cast.smpp_acme_1.id)], now=0).ids
     assert message_id == 1
+
+
+@pytest.fixture(autouse=True)
+def from_a_handset(conn: db.Connection, cast: Cast, a_number: None) -> None:
+    """And it has received one, whose id is 1 too; it put the handset on the blacklist."""
+    received.take_in(conn, [FromHandset("393337654321", "48484", "STOP")])
+    conn.execute("UPDATE received SET id = 1")
+    conn.execute("UPDATE blacklist SET received_id = 1")
+    conn.execute("DELETE FROM deliveries WHERE received_id IS NOT NULL")
 
 
 @pytest.fixture
