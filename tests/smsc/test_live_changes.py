@@ -1,12 +1,15 @@
 """What a customer changes reaches the sessions that are open."""
 
+import asyncio
+
 import pytest
 
 from portal.db import now_ms
-from portal.services import accounts, allowed_ips, connections, credentials
+from portal.services import accounts, allowed_ips, connections, credentials, sender_requests, senders
 from portal.services.audit import SHELL
 from portal.smsc.status import Status
 from tests.smsc.esme import Esme, eventually, smsc
+from tests.support import DEADLINE_S
 
 
 def remove_address(conn, keys, account):
@@ -130,3 +133,82 @@ async def test_a_sender_that_is_taken_away_is_refused_at_once(config, cast, conn
         nudger.send()
         await eventually(lambda: not server._backplane.account(account.name).senders)
         assert (await esme.submit()).status == Status.ESME_RINVSRCADR
+
+
+def changes(server):
+    """Waits for the next change of an account that the server works by: `await changes(server)()`."""
+    seen = asyncio.Queue()
+    server._backplane.on_account_change(seen.put_nowait)
+
+    async def changed():
+        async with asyncio.timeout(DEADLINE_S):
+            await seen.get()
+
+    return changed
+
+
+def disable_sender(conn, keys, account, sender):
+    senders.switch(conn, SHELL, account, sender.id, on=False)
+
+
+def refuse_sender(conn, keys, account, sender):
+    sender_requests.decide(conn, keys, SHELL, account, sender.address, approve=False)
+
+
+def remove_sender(conn, keys, account, sender):
+    senders.remove(conn, SHELL, account, [sender.id])
+
+
+def enable_sender(conn, keys, account, sender):
+    senders.switch(conn, SHELL, account, sender.id, on=True)
+
+
+def approve_sender(conn, keys, account, sender):
+    sender_requests.decide(conn, keys, SHELL, account, sender.address, approve=True)
+
+
+def restore_sender(conn, keys, account, sender):
+    senders.restore(conn, SHELL, account, [sender.id])
+
+
+@pytest.mark.parametrize(
+    ("ban", "allow"),
+    [(disable_sender, enable_sender), (refuse_sender, approve_sender), (remove_sender, restore_sender)],
+)
+async def test_what_is_done_to_a_sender_holds_on_open_connections_and_other_senders_go_on(
+    config, cast, conn, keys, nudger, account, ban, allow
+):
+    senders.add(conn, SHELL, account, "SHOP")
+    senders.decide(conn, SHELL, account, "SHOP", approve=True)
+    sender = senders.by_address(conn, account, "ACME")
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        changed = changes(server)
+        for change, answer in ((ban, Status.ESME_RINVSRCADR), (allow, Status.ESME_ROK)) * 2:
+            change(conn, keys, account, sender)
+            nudger.send()
+            # Nothing else may happen to the account, so that the next change of it is this one.
+            await changed()
+            assert (await esme.submit(source="ACME")).status == answer
+            assert (await esme.submit(source="SHOP")).status == Status.ESME_ROK
+
+
+async def test_without_a_nudge_it_holds_too(config, cast, conn, account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        changed = changes(server)
+        senders.switch(conn, SHELL, account, senders.by_address(conn, account, "ACME").id, on=False)
+        await changed()
+        assert (await esme.submit()).status == Status.ESME_RINVSRCADR
+
+
+async def test_whoever_may_send_as_anybody_is_refused_no_sender(config, cast, conn, nudger, account, change_account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        assert (await esme.submit(source="ANYBODY")).status == Status.ESME_RINVSRCADR
+        changed = changes(server)
+        for any_sender, answer in ((1, Status.ESME_ROK), (0, Status.ESME_RINVSRCADR)):
+            change_account(any_sender=any_sender)
+            nudger.send()
+            await changed()
+            assert (await esme.submit(source="ANYBODY")).status == answer
