@@ -7,12 +7,25 @@ from dataclasses import dataclass
 
 from portal import gsm0338
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import accounts, credits, directory, intake, messages, outcomes, price_lists, prices
+from portal.services import (
+    accounts,
+    credits,
+    deliveries,
+    directory,
+    intake,
+    messages,
+    outcomes,
+    price_lists,
+    prices,
+    received,
+)
+from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.directory import AccountConfig
 from portal.services.messages import Submit
 from portal.services.outcomes import Outcome
 from portal.services.prices import PriceList
+from portal.services.received import FromHandset
 
 _DAYS = 28
 _HOUR_MS = 3_600_000
@@ -57,6 +70,19 @@ _HABITS = (
     _Habit("smpp-globex-1", 30, "GLOBEX", ((_DAYS, 1000),)),
 )
 
+# What handsets answered: days ago, and in how many minutes a client accepted it (None: never, and it was given up).
+_ANSWERS = (
+    (26, 1, "393401112233", "2"),
+    (21, 1, "393331234567", "Grazie, tutto perfetto!"),
+    (17, None, "4915112345678", "Wo ist mein Paket?"),
+    (12, 3, "33612345678", "Merci, demain matin si possible"),
+    (9, 1, "393471230000", "1"),
+    (6, 1, "447911123456", "STOP"),
+    (4, 2, "393401112233", "Potete lasciarlo dal vicino? 📦"),
+    (2, 1, "393331234567", "3"),
+    (1, 1, "351912345678", "Obrigado"),
+)
+
 
 def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
     """Grant the credits and send the messages of the last four weeks, in the order of their time.
@@ -74,6 +100,18 @@ def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
                 credits.grant(conn, operator, account, amount * credits.THOUSANDTHS, now=at)
             else:
                 _send(conn, chance, configs[habit.account], habit.source, price_list, at)
+
+
+def make_up_answers(conn: sqlite3.Connection, account: Account, number: str) -> None:
+    """Let handsets have answered to a number of an account in the last four weeks."""
+    now = now_ms()
+    for days_ago, minutes, source, text in _ANSWERS:
+        at = now - days_ago * DAY_MS + 37 * 60_000
+        received.take_in(conn, [FromHandset(source, number, text, gsm0338.choose(text))], at)
+        if minutes is None:
+            deliveries.expire(conn, at + messages.DELIVERIES_VALID_MS + 1)
+        else:
+            deliveries.done(conn, deliveries.due(conn, account.id, at, 10).now, at + minutes * 60_000)
 
 
 def _happenings(chance: random.Random, now: int) -> Iterator[tuple[int, _Habit, int]]:

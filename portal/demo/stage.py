@@ -6,11 +6,12 @@ from pathlib import Path
 from portal import db, migrations
 from portal.crypto import Keys
 from portal.db import immediate, now_ms
-from portal.demo import past
+from portal.demo import papers, past
 from portal.services import (
     accounts,
     alerts,
     allowed_ips,
+    blacklist,
     connections,
     credentials,
     credits,
@@ -73,6 +74,8 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
         past.make_up(conn, _BY_OPERATOR)
         with immediate(conn):
             source, target = (accounts.by_name(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
+            past.make_up_answers(conn, source, VIRTUAL_NUMBER)
+            blacklist.add(conn, _BY_OWNER, source, "+39 340 555 0199")
             credits.transfer(conn, _BY_OWNER, source, target, 250 * credits.THOUSANDTHS)
             customer = customers.by_id(conn, source.customer_id)
             customers.change(conn, _BY_OPERATOR, customer, credit_line=2000 * credits.THOUSANDTHS, min_age_days=0)
@@ -117,11 +120,8 @@ def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> d
     for address, label in (("127.0.0.1", "This machine"), ("::1", "This machine"), ("198.51.100.0/28", "Data centre")):
         allowed_ips.add(conn, _BY_OWNER, first, address, label=label)
     allowed_ips.add(conn, _BY_OPERATOR, other, "192.0.2.25")
-    for account, sender in ((first, SENDER), (first, "ACME-Info"), (classic, SENDER), (other, "GLOBEX")):
-        senders.add(conn, _BY_OWNER, account, sender)
-        senders.decide(conn, _BY_OPERATOR, account, sender, approve=True)
     routes.add(conn, _BY_OPERATOR, first, VIRTUAL_NUMBER)
-    senders.add(conn, _BY_OWNER, first, "ACMESHOP", description="Web shop", reason="Order confirmations")
+    _senders(conn, first, classic, other)
     # Somebody tries from an address that isn't in the list: the page offers the remedy.
     at = now_ms() - 20 * 60_000
     connections.refused(
@@ -135,6 +135,34 @@ def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> d
         each.name: credentials.regenerate(conn, keys, _BY_OPERATOR, each, send_mail=False)
         for each in (first, second, other)
     }
+
+
+def _senders(conn: sqlite3.Connection, first: Account, classic: Account, other: Account) -> None:
+    """In each state, some with a document, and one that waits and looks like another customer's."""
+    for account, sender, description in (
+        (first, SENDER, "Parcels"),
+        (first, "ACME-Info", "Opening hours and strikes"),
+        (first, "ACME Night", "Deliveries in the evening"),
+        (first, VIRTUAL_NUMBER, "Two-way messages"),
+        (classic, SENDER, ""),
+        (other, "GLOBEX", "Appointments"),
+    ):
+        senders.add(conn, _BY_OWNER, account, sender, description=description)
+        senders.decide(conn, _BY_OPERATOR, account, sender, approve=True)
+    senders.switch(conn, _BY_OWNER, first, senders.by_address(conn, first, "ACME Night").id, on=False)
+    senders.add(conn, _BY_OWNER, first, "PARCELS", description="All parcels", reason="It is short")
+    comment = "Every carrier sends parcels: choose a name with your own in it."
+    senders.decide(conn, _BY_OPERATOR, first, "PARCELS", approve=False, comment=comment)
+    senders.add(
+        conn,
+        _BY_OWNER,
+        first,
+        "ACMESHOP",
+        description="Web shop",
+        reason="Order confirmations to those who have ordered in our web shop.",
+        document=papers.letter("To whom it may concern", "Acme Logistics runs the web shop ACMESHOP."),
+    )
+    senders.add(conn, _BY_OWNER, first, "GL0BEX", description="A test", reason="Parcels for Globex")
 
 
 def _account(conn: sqlite3.Connection, customer_id: int, name: str, description: str) -> Account:

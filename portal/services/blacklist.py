@@ -168,12 +168,12 @@ def among(conn: sqlite3.Connection, submits: Sequence[Submit] | Sequence[ToSend]
     return {(account_id, number) for account_id, number in json.loads(found)}
 
 
-def stop(conn: sqlite3.Connection, account_id: int, number: str, received_id: int) -> None:
-    """Put a number that has said STOP on an account's blacklist; one that is there stays as it is."""
+def stop(conn: sqlite3.Connection, account_id: int, number: str, received_id: int, at: int) -> None:
+    """Put a number that has said STOP at a moment (milliseconds) on an account's blacklist; one that is there stays."""
     with immediate(conn):
         conn.execute(
             "INSERT INTO blacklist (account_id, number, since, received_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (account_id, number, now_ms(), received_id),
+            (account_id, number, at, received_id),
         )
 
 

@@ -153,8 +153,8 @@ def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int, but: Co
     return Deliveries(found, held, then)
 
 
-def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable]) -> None:
-    """Forget what an ESME has accepted."""
+def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable], now: int | None = None) -> None:
+    """Forget what an ESME has accepted, and write down when it has (milliseconds; None: now) where that is shown."""
     by_account: dict[int, list[int]] = defaultdict(list)
     received = []
     for each in accepted:
@@ -165,7 +165,7 @@ def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable]) -> None:
         if received:
             conn.execute(
                 "UPDATE received SET ended_at = ? WHERE id IN (SELECT value FROM json_each(?))",
-                (now_ms(), json.dumps(received)),
+                (now_ms() if now is None else now, json.dumps(received)),
             )
         for account_id, accepted_ids in by_account.items():
             conn.execute(

@@ -61,16 +61,19 @@ class Recipients:
     stops: bool
 
 
-def take_in(conn: sqlite3.Connection, messages: Sequence[FromHandset]) -> set[int]:
+def take_in(conn: sqlite3.Connection, messages: Sequence[FromHandset], now: int | None = None) -> set[int]:
     """Store messages for the accounts that they are meant for, let them wait for their receivers, and put the senders
     of those that say STOP on the accounts' blacklists.
 
     One to a number that nobody has is let go. One from the shell is taken in once, however often it comes.
 
+    Args:
+        now: when they came (milliseconds), for a history that is written afterwards; None: this moment.
+
     Returns:
         The ids of the accounts for which something waits now.
     """
-    now = now_ms()
+    at = now_ms() if now is None else now
     added = []
     with immediate(conn):
         for each in messages:
@@ -80,7 +83,7 @@ def take_in(conn: sqlite3.Connection, messages: Sequence[FromHandset]) -> set[in
             if not found.account_ids:
                 log.warning("nobody has what was sent to %s", each.destination)
             for account_id in found.account_ids:
-                row_id = ids.next_ids(conn, "received", 1)
+                row_id = ids.next_ids(conn, "received", 1, now)
                 insert(
                     conn,
                     "received",
@@ -96,8 +99,8 @@ def take_in(conn: sqlite3.Connection, messages: Sequence[FromHandset]) -> set[in
                 )
                 added.append((account_id, row_id))
                 if found.stops:
-                    blacklist.stop(conn, account_id, each.source, row_id)
-        return deliveries.add_received(conn, added, now)
+                    blacklist.stop(conn, account_id, each.source, row_id, at)
+        return deliveries.add_received(conn, added, at)
 
 
 def recipients(conn: sqlite3.Connection, number: str, text: str) -> Recipients:

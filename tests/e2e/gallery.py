@@ -15,27 +15,33 @@ from portal.services import (
     accounts,
     alerts,
     allowed_ips,
+    blacklist,
     connections,
     credits,
     customers,
+    deliveries,
     intake,
     outcomes,
     packs,
     price_lists,
     prices,
     purchases,
+    received,
     recredit,
     routes,
     senders,
     users,
 )
-from portal.services.audit import SHELL
+from portal.services.accounts import Account
+from portal.services.audit import SHELL, Actor
 from portal.services.messages import DELIVERED, UCS2, UNDELIVERABLE, Segment
 from portal.services.outcomes import Outcome
 from portal.services.prices import Change
+from portal.services.received import FromHandset
 from portal.web import create_app
 from portal.web.access import Rule, rule_of
 from tests.e2e.browsing import Tab, address_of
+from tests.papers import PDF
 from tests.support import Cast, Server, prepared
 
 # Who looks at a page.
@@ -51,8 +57,8 @@ _LOOKS = {
 _LOOKS_OTHERWISE = {"login.totp": HALF_WAY, "profile.authenticator": MOVING}
 
 # GET answers that are no pages, beside downloads: files, parts of open pages, ways to another page.
-_NO_PAGES = {"static", "live.poll", "ips.listed", "orders.pay"}
-_DOWNLOAD = ".csv"
+_NO_PAGES = {"senders.document", "static", "live.poll", "ips.listed", "orders.pay"}
+_DOWNLOADS = (".csv", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -124,9 +130,16 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         conn, SHELL, account, "203.0.113.0/28", label="Data centre", expires_at=now_ms() + 86_400_000
     )
     allowed_ips.add(conn, SHELL, account, "2001:db8:85a3:8d3:1319:8a2e:370:7348", label="A long one, with a long label")
-    sender = senders.add(conn, SHELL, account, "Acme Shop", description="The web shop", reason="It is our name")
+    sender = senders.add(
+        conn, SHELL, account, "Acme Shop", description="The web shop", reason="It is our name", document=PDF
+    )
     senders.add(conn, SHELL, account, "393401112233")
     senders.decide(conn, SHELL, account, "393401112233", approve=False, comment="Not yours")
+    # Looks like another customer's.
+    senders.add(conn, SHELL, account, "GL0BEX", reason="A name as long as they can be, with a reason to match. " * 3)
+    for number in range(10):
+        senders.add(conn, SHELL, account, f"48{number:03}")
+        senders.decide(conn, SHELL, account, f"48{number:03}", approve=True)
     credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credits.THOUSANDTHS)
     credits.grant(conn, SHELL, account, 250 * credits.THOUSANDTHS, "Welcome", expires_at=now_ms() + 30 * 86_400_000)
     routes.add(conn, SHELL, account, "393401234999")
@@ -166,6 +179,7 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "user_id": newcomer.id,
         "message_id": message_id,
         "part_id": part_id,
+        "received_id": _receive(conn, account),
         "token": users.new_link(conn, newcomer),
     }
 
@@ -195,6 +209,21 @@ def _send(conn: Connection, account_id: int) -> int:
     return ids[0]
 
 
+def _receive(conn: Connection, account: Account) -> int:
+    """Enough from handsets for a second page, one of them binary, and a blacklist as long; returns the id of a STOP."""
+    said = [f"Info {number}: quando arriva il mio pacco? " * 3 for number in range(20)]
+    received.take_in(conn, [FromHandset(f"3934012345{n:02}", "393401234999", each) for n, each in enumerate(said)])
+    deliveries.done(conn, deliveries.due(conn, account.id, now_ms(), 10).now)
+    binary = FromHandset(
+        "4915112345678", "393401234999", "", data_coding=4, udh=b"\x05\x00\x03\x07\x02\x01", body=b"\x00\xff" * 60
+    )
+    received.take_in(conn, [binary, FromHandset("393337654321", "393401234999", "Stop!")])
+    blacklist.add_all(conn, Actor("alice@acme.example"), account, [f"39347123{number:04}" for number in range(40)])
+    listed = next(each for each in blacklist.of_account(conn, account.id) if each.received_id is not None)
+    assert listed.received_id is not None
+    return listed.received_id
+
+
 def _send_parts(conn: Connection, account_id: int) -> int:
     """Two of the three parts of a text, one of them delivered; returns the id of the other."""
     parts = [prepared(conn, account_id, b"a long text, " * 11, segment=Segment(7, 3, number)) for number in (1, 3)]
@@ -216,7 +245,7 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
     found = []
     for rule in app.url_map.iter_rules():
         decision = rule_of(app, rule.endpoint)
-        shown = rule.endpoint not in _NO_PAGES and not rule.rule.endswith(_DOWNLOAD)
+        shown = rule.endpoint not in _NO_PAGES and not rule.rule.endswith(_DOWNLOADS)
         if "GET" in (rule.methods or ()) and decision in _LOOKS and shown:
             address = adapter.build(rule.endpoint, {name: arguments[name] for name in rule.arguments})
             found.append(Exhibit(_LOOKS_OTHERWISE.get(rule.endpoint, _LOOKS[decision]), address))
@@ -231,6 +260,10 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{arguments['name']}?period=all",
         f"/accounts/{arguments['name']}/credits/buy?pack=100000",
         f"/accounts/{waiting}/orders",
+        f"/accounts/{waiting}/received",
+        f"/accounts/{waiting}/blacklist",
+        f"/accounts/{arguments['name']}/received?period=range&from=x",
+        f"/accounts/{arguments['name']}/blacklist/remove?number=393337654321&number=393471230001",
         f"/accounts/{arguments['name']}/history/{arguments['part_id']}",
         _NOWHERE,
     ]
