@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from portal import db, migrations  # noqa: E402
 from portal.db import DAY_MS, Connection, Inserts, immediate, now_ms  # noqa: E402
-from portal.services import accounts, customers, ids, ledger, statement  # noqa: E402
+from portal.services import accounts, customers, ids, ledger, periods, statement  # noqa: E402
 from portal.services.audit import SHELL  # noqa: E402
 
 RUNS, PAGE, DAYS, ZONE = 50, 21, 400, "Europe/Rome"
@@ -65,7 +65,7 @@ def fill(conn: Connection, account_ids: list[int], how_many: int, now: int) -> N
 
 def questions(conn: Connection, account_id: int, now: int) -> dict[str, Callable[[], object]]:
     """What the page asks."""
-    month, ever = (statement.period(each, "", "", ZONE, now) for each in ("30d", "all"))
+    month, ever = (periods.period(each, "", "", ZONE, now) for each in ("30d", "all"))
     (oldest,) = conn.execute("SELECT min(id) FROM movements WHERE account_id = ?", (account_id,)).fetchone()
     middle = ids.first_id_at(now - DAYS * DAY_MS // 2)
     found: dict[str, Callable[[], object]] = {

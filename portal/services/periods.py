@@ -12,7 +12,7 @@ PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE)
 
 # The last moment that an id can hold (milliseconds): in the year 2248.
 _END = (1 << 43) - 1
-_FIRST_DAY, _LAST_DAY = date(1970, 1, 2), date(2200, 1, 1)
+FIRST_DAY, LAST_DAY = date(1970, 1, 2), date(2200, 1, 1)
 
 
 class InvalidDate(Refused):
@@ -80,7 +80,7 @@ def _day(text: str, field: str) -> date | None:
         day = date.fromisoformat(text.strip())
     except ValueError:
         day = None
-    if day is None or not _FIRST_DAY <= day <= _LAST_DAY:
+    if day is None or not FIRST_DAY <= day <= LAST_DAY:
         refusal = InvalidDate(text=text)
         refusal.field = field
         raise refusal
@@ -99,5 +99,5 @@ def month(number: int) -> Period:
     return Period(midnight(first, zone), midnight(following, zone), first, following - timedelta(1))
 
 
-EVER = Period(0, _END, None, _LAST_DAY)
+EVER = Period(0, _END, None, LAST_DAY)
 """All time."""

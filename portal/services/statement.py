@@ -8,33 +8,17 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from portal.db import now_ms
-from portal.i18n import N_
 from portal.services import ids, ledger
-from portal.services.errors import Refused
+from portal.services.periods import EVER, FIRST_DAY, LAST_DAY, Period, midnight
 from portal.services.totals import month_of
 
-TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE = "today", "7d", "30d", "month", "last-month", "all", "range"
-PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE)
-
-# The last moment that an id can hold (milliseconds): in the year 2248.
-_END = (1 << 43) - 1
-_FIRST_DAY, _LAST_DAY = date(1970, 1, 2), date(2200, 1, 1)
 _MOST_DAYS = 92
 _HOUR_MS = 3_600_000
-
-
-class InvalidDate(Refused):
-    sentence = N_("“%(text)s” isn't a date. Example: 2026-11-22.")
-
-
-class EndsBeforeItBegins(Refused):
-    sentence = N_("This day comes before the first one.")
-    field = "to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,83 +52,6 @@ class Movement:
         return self.note if self.kind == ledger.PURCHASE else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
-    """From `since` up to, but without, `until` (milliseconds); which days that are in the time zone that was asked for.
-
-    `first` is None where it is as old as the account.
-    """
-
-    since: int
-    until: int
-    first: date | None
-    last: date
-
-
-def period(choice: str, first: str, last: str, timezone: str, now: int) -> Period:
-    """Read a period, as forms and addresses say it.
-
-    Args:
-        choice: of PERIODS; the last 30 days where it is none of them. WEEK and DAYS_30 include today.
-        first, last: the days of RANGE (ISO 8601), both included; empty: the account's first day, today.
-        timezone: IANA name; the one that days are in.
-        now: this moment (milliseconds).
-
-    Raises:
-        InvalidDate, EndsBeforeItBegins: their field is `from` or `to`.
-    """
-    zone = ZoneInfo(timezone)
-    today = datetime.fromtimestamp(now / 1000, zone).date()
-    if choice == ALL:
-        return Period(0, _END, None, today)
-    if choice == RANGE:
-        begins, ends = _day(first, "from"), _day(last, "to") or today
-        if begins is not None and ends < begins:
-            raise EndsBeforeItBegins()
-        return Period(_midnight(begins, zone) if begins else 0, _midnight(ends + timedelta(1), zone), begins, ends)
-    ends = today
-    if choice == TODAY:
-        begins = today
-    elif choice == WEEK:
-        begins = today - timedelta(6)
-    elif choice == THIS_MONTH:
-        begins = today.replace(day=1)
-    elif choice == LAST_MONTH:
-        ends = today.replace(day=1) - timedelta(1)
-        begins = ends.replace(day=1)
-    else:
-        begins = today - timedelta(29)
-    return Period(_midnight(begins, zone), _midnight(ends + timedelta(1), zone), begins, ends)
-
-
-def _day(text: str, field: str) -> date | None:
-    if not text.strip():
-        return None
-    try:
-        day = date.fromisoformat(text.strip())
-    except ValueError:
-        day = None
-    if day is None or not _FIRST_DAY <= day <= _LAST_DAY:
-        refusal = InvalidDate(text=text)
-        refusal.field = field
-        raise refusal
-    return day
-
-
-def _midnight(day: date, zone: ZoneInfo) -> int:
-    return int(datetime.combine(day, time.min, zone).timestamp() * 1000)
-
-
-def month(number: int) -> Period:
-    """A month of `totals.month_of`, from midnight to midnight UTC."""
-    zone = ZoneInfo("UTC")
-    first, following = (date(each // 12, each % 12 + 1, 1) for each in (number, number + 1))
-    return Period(_midnight(first, zone), _midnight(following, zone), first, following - timedelta(1))
-
-
-_EVER = Period(0, _END, None, _LAST_DAY)
-
-
 # --- movements
 
 
@@ -162,7 +69,7 @@ _OF_KIND = " AND movements.kind = :kind AND movements.kind <> 'usage'"
 def movements(
     conn: sqlite3.Connection,
     account_id: int,
-    within: Period = _EVER,
+    within: Period = EVER,
     kind: str = "",
     *,
     before: int | None = None,
@@ -199,7 +106,7 @@ def _query(kind: str, direction: str) -> str:
 
 
 def each(
-    conn: sqlite3.Connection, account_id: int, within: Period = _EVER, kind: str = "", batch: int = 1000
+    conn: sqlite3.Connection, account_id: int, within: Period = EVER, kind: str = "", batch: int = 1000
 ) -> Iterator[Movement]:
     """All movements of a period, newest first, in constant memory. The arguments: see `movements`."""
     before = None
@@ -249,7 +156,7 @@ class Sums:
         return sum(self.kinds.get(kind, (0, 0)))
 
 
-def sums(conn: sqlite3.Connection, account_id: int, within: Period = _EVER, kind: str = "") -> Sums:
+def sums(conn: sqlite3.Connection, account_id: int, within: Period = EVER, kind: str = "") -> Sums:
     """Add up a period's movements; kinds without any are left out. The arguments: see `movements`."""
     values = {"account": account_id, "least": ids.first_id_at(within.since), "bound": ids.first_id_at(within.until)}
     found = {row["kind"]: (row["came"], row["went"]) for row in conn.execute(_SUMS, values)}
@@ -324,14 +231,14 @@ def course(conn: sqlite3.Connection, account_id: int, within: Period, timezone: 
 
 def _bounds(first: date, last: date, zone: ZoneInfo) -> tuple[str, list[int]]:
     """The unit of the steps from one day to another, and where they begin, with the end of the last one."""
-    end = _midnight(last + timedelta(1), zone)
+    end = midnight(last + timedelta(1), zone)
     days = (last - first).days + 1
     if days == 1:
-        return "hour", [*range(_midnight(first, zone), end, _HOUR_MS), end]
+        return "hour", [*range(midnight(first, zone), end, _HOUR_MS), end]
     if days <= _MOST_DAYS:
-        return "day", [_midnight(first + timedelta(number), zone) for number in range(days + 1)]
+        return "day", [midnight(first + timedelta(number), zone) for number in range(days + 1)]
     months = [date(year, number, 1) for year in range(first.year, last.year + 1) for number in range(1, 13)]
-    return "month", [*(_midnight(max(each, first), zone) for each in months if _is_within(each, first, last)), end]
+    return "month", [*(midnight(max(each, first), zone) for each in months if _is_within(each, first, last)), end]
 
 
 def _is_within(first_of_month: date, first: date, last: date) -> bool:
@@ -370,7 +277,7 @@ def month_number(text: str) -> int | None:
         day = date.fromisoformat(f"{text}-01")
     except ValueError:
         return None
-    return day.year * 12 + day.month - 1 if _FIRST_DAY < day <= _LAST_DAY else None
+    return day.year * 12 + day.month - 1 if FIRST_DAY < day <= LAST_DAY else None
 
 
 def month_text(number: int) -> str:

@@ -1,7 +1,7 @@
 """An account's statement: its movements in a period, as a page, a chart and files, and what its months cost."""
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, abort, g, request, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import SelectField, StringField
+from wtforms import SelectField
 from wtforms.fields.choices import SelectChoice
 
 from portal import i18n
@@ -18,12 +18,12 @@ from portal.i18n import N_
 from portal.i18n import gettext as _
 from portal.services import audit, countries, credits, expiry, ledger, statement
 from portal.services.accounts import Account
-from portal.services.errors import Refused
 from portal.services.live import Pulse
-from portal.services.statement import Movement, Period, Use
-from portal.web import access, context, credit_settings, downloads, htmx, live, paging
-from portal.web.forms import Form, attach
+from portal.services.periods import DAYS_30, Period, month
+from portal.services.statement import Movement, Use
+from portal.web import access, context, credit_settings, downloads, htmx, live, paging, periods
 from portal.web.live import Part
+from portal.web.periods import Asked
 
 blueprint = Blueprint("statement", __name__)
 
@@ -38,17 +38,8 @@ _KINDS = {
     ledger.EXPIRY: N_("Run out"),
 }
 _KINDS_ALONE = _KINDS | {ledger.TRANSFER_OUT: N_("Transferred away"), ledger.TRANSFER_IN: N_("Transferred here")}
-_PERIODS = {
-    statement.TODAY: N_("Today"),
-    statement.WEEK: N_("7 days"),
-    statement.DAYS_30: N_("30 days"),
-    statement.THIS_MONTH: N_("This month"),
-    statement.LAST_MONTH: N_("Last month"),
-    statement.ALL: N_("All"),
-    statement.RANGE: N_("From … to …"),
-}
 _ACTORS = {audit.SHELL.name: N_("operator"), audit.SYSTEM.name: N_("automatic")}
-_ASKS = ("period", "kind", "from", "to")
+_ASKS = (*periods.ASKS, "kind")
 _COLUMNS = "id;date;kind;credits;balance;by;note;account;order;messages;first_message;last_message".split(";")
 _MONTH_COLUMNS = "month;country;sender;messages;parts;credits".split(";")
 # Chart, filter and banners are on the page as well.
@@ -59,27 +50,20 @@ _MOST_DATES = 3
 _HOUR_MS = 3_600_000
 
 
-class FilterForm(Form):
-    """What the address asks for. A GET form: its answer can be shared, and the way back leads to it."""
-
-    class Meta:
-        csrf = False
-
-    period = SelectField(N_("Period"), validate_choice=False)
-    since = StringField(N_("From"), name="from", id="from")
-    until = StringField(N_("To"), name="to", id="to")
+class FilterForm(periods.Form):
     kind = SelectField(N_("Movements"), validate_choice=False)
 
 
 @dataclass(frozen=True)
 class _Filter:
-    """What is shown: the period and the kind, how an address says so, and what was wrong with the one asked for."""
+    """What is shown: movements of a period, of one kind or of all."""
 
-    choice: str
-    within: Period
+    period: Asked
     kind: str
-    said: Mapping[str, str]
-    refusal: Refused | None
+
+    @property
+    def within(self) -> Period:
+        return self.period.within
 
     @property
     def query(self) -> str:
@@ -87,33 +71,16 @@ class _Filter:
 
     def of_kind(self, kind: str) -> str:
         """The query for the same period, and this kind."""
-        return urlencode({name: value for name, value in {**self.said, "kind": kind}.items() if value})
+        return urlencode({name: value for name, value in {**self.period.said, "kind": kind}.items() if value})
 
 
 def _asked() -> _Filter:
     """The filter that this request's address asks for, found once; the usual one where what it says can't be read."""
     if "statement_filter" not in g:
-        g.statement_filter = _read()
+        kind = request.args.get("kind", "").strip()
+        g.statement_filter = _Filter(periods.asked(DAYS_30), kind if kind in ledger.KINDS else "")
     found: _Filter = g.statement_filter
     return found
-
-
-def _read() -> _Filter:
-    asked = {name: request.args.get(name, "").strip() for name in _ASKS}
-    choice = asked["period"] if asked["period"] in statement.PERIODS else statement.DAYS_30
-    kind = asked["kind"] if asked["kind"] in ledger.KINDS else ""
-    said = {"period": choice}
-    if choice == statement.RANGE:
-        said |= {"from": asked["from"], "to": asked["to"]}
-    try:
-        return _Filter(choice, _period(choice, asked["from"], asked["to"]), kind, said, None)
-    except Refused as refusal:
-        usual = statement.DAYS_30
-        return _Filter(usual, _period(usual, "", ""), kind, {"period": usual}, refusal)
-
-
-def _period(choice: str, first: str, last: str) -> Period:
-    return statement.period(choice, first, last, context.config().timezone, now_ms())
 
 
 @blueprint.get("/accounts/<name>/credits")
@@ -122,18 +89,17 @@ def page(account: Account) -> ResponseReturnValue:
     """The statement. Query: `period` (with `from` and `to`), `kind`, and `before` or `after`, which turn the page."""
     asked = _asked()
     shown = {"filter": _filter_form(asked), "query": asked.query}
-    return live.show("credits/page.html", "credits", account, status=422 if asked.refusal else 200, **shown)
+    return live.show("credits/page.html", "credits", account, status=422 if asked.period.refusal else 200, **shown)
 
 
 def _filter_form(asked: _Filter) -> FilterForm:
     form = FilterForm(request.args)
-    form.period.choices = [SelectChoice(name, _(words)) for name, words in _PERIODS.items()]
-    kinds = [SelectChoice(name, _(words)) for name, words in _KINDS_ALONE.items()]
-    form.kind.choices = [SelectChoice("", _("All")), *kinds]
-    if asked.refusal is None:
-        form.period.data, form.kind.data = asked.choice, asked.kind
-    else:
-        attach(form, asked.refusal, **{"from": "since", "to": "until"})
+    form.show(asked.period)
+    form.kind.choices = [
+        SelectChoice("", _("All")),
+        *(SelectChoice(name, _(words)) for name, words in _KINDS_ALONE.items()),
+    ]
+    form.kind.data = asked.kind
     return form
 
 
@@ -142,7 +108,7 @@ def _filter_form(asked: _Filter) -> FilterForm:
 def download(account: Account) -> ResponseReturnValue:
     """The movements that the same query shows in the page, newest first."""
     asked = _asked()
-    if asked.refusal is not None:
+    if asked.period.refusal is not None:
         return htmx.done(f"{url_for('.page', name=account.name)}?{request.query_string.decode('latin-1')}")
     rows = map(_row, statement.each(context.conn(), account.id, asked.within, asked.kind))
     return downloads.send(f"{account.name}-credits.csv", _COLUMNS, rows)
@@ -302,7 +268,7 @@ def months(account: Account) -> ResponseReturnValue:
         senders=[_line(each.source, each, total) for each in by_sender[:_MOST_SENDERS]],
         more_senders=len(by_sender) > _MOST_SENDERS,
         total=total,
-        refunded=statement.sums(conn, account.id, statement.month(number), ledger.REFUND).came,
+        refunded=statement.sums(conn, account.id, month(number), ledger.REFUND).came,
     )
 
 
@@ -311,12 +277,12 @@ def months(account: Account) -> ResponseReturnValue:
 def download_month(account: Account) -> ResponseReturnValue:
     """What a month's messages cost, a line for each country and sender. The query: see `months`."""
     number = _month() or statement.months(context.conn(), account.id)[0]
-    month = statement.month_text(number)
+    text = statement.month_text(number)
     rows = (
-        (month, each.country, each.source, each.messages, each.parts, credits.plain(each.price))
+        (text, each.country, each.source, each.messages, each.parts, credits.plain(each.price))
         for each in statement.used(context.conn(), account.id, number)
     )
-    return downloads.send(f"{account.name}-{month}.csv", _MONTH_COLUMNS, rows)
+    return downloads.send(f"{account.name}-{text}.csv", _MONTH_COLUMNS, rows)
 
 
 def _month() -> int | None:
@@ -329,7 +295,7 @@ def _month() -> int | None:
 
 
 def _month_words(number: int) -> str:
-    words = i18n.month(statement.month(number).since, "UTC")
+    words = i18n.month(month(number).since, "UTC")
     return words[:1].upper() + words[1:]
 
 

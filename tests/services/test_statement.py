@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import credits, intake, ledger, outcomes, statement, totals
+from portal.services import credits, intake, ledger, outcomes, periods, statement, totals
 from portal.services.audit import SHELL
 from tests.support import prepared
 
@@ -37,16 +37,16 @@ NOW = at("2026-11-23T00:30")
     ],
 )
 def test_periods_are_whole_days_of_the_installation_s_time_zone(choice, since, until):
-    found = statement.period(choice, "", "", ROME, NOW)
+    found = periods.period(choice, "", "", ROME, NOW)
     assert (found.since, found.until) == (at(since), at(until))
 
 
 def test_today_is_another_day_elsewhere():
-    assert statement.period("today", "", "", "UTC", NOW).since == at("2026-11-22", "UTC")
+    assert periods.period("today", "", "", "UTC", NOW).since == at("2026-11-22", "UTC")
 
 
 def test_a_day_without_an_hour_is_a_day():
-    found = statement.period("range", "2026-03-29", "2026-03-29", ROME, NOW)
+    found = periods.period("range", "2026-03-29", "2026-03-29", ROME, NOW)
     assert found.until - found.since == 23 * 3_600_000
 
 
@@ -59,7 +59,7 @@ def test_a_day_without_an_hour_is_a_day():
     ],
 )
 def test_from_and_to(first, last, since, until):
-    found = statement.period("range", first, last, ROME, NOW)
+    found = periods.period("range", first, last, ROME, NOW)
     assert (found.since, found.until) == (since, until)
 
 
@@ -75,8 +75,8 @@ def test_from_and_to(first, last, since, until):
     ],
 )
 def test_days_that_are_none_are_refused(first, last, field):
-    with pytest.raises((statement.InvalidDate, statement.EndsBeforeItBegins)) as refused:
-        statement.period("range", first, last, ROME, NOW)
+    with pytest.raises((periods.InvalidDate, periods.EndsBeforeItBegins)) as refused:
+        periods.period("range", first, last, ROME, NOW)
     assert refused.value.field == field
 
 
@@ -114,7 +114,7 @@ def year(conn, acme_1, acme_2):
 
 
 def within(choice, first="", last=""):
-    return statement.period(choice, first, last, ROME, NOW)
+    return periods.period(choice, first, last, ROME, NOW)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_months_are_read_and_written():
     assert statement.month_text(statement.month_number("2026-11")) == "2026-11"
     assert statement.month_number("2026-11") == totals.month_of(at("2026-11-23", "UTC") // DAY_MS)
     assert [statement.month_number(each) for each in ("2026-13", "x", "0000-01", "2026-11-01")] == [None] * 4
-    december = statement.month(statement.month_number("2026-12"))
+    december = periods.month(statement.month_number("2026-12"))
     assert (december.since, december.until) == (at("2026-12-01", "UTC"), at("2027-01-01", "UTC"))
 
 
@@ -343,7 +343,7 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
         countries = statement.used_by_country(conn, acme_1.id, month)
         senders = statement.used_by_sender(conn, acme_1.id, month, 10)
         each = list(statement.used(conn, acme_1.id, month))
-        ledger_says = -statement.sums(conn, acme_1.id, statement.month(month)).of(ledger.USAGE)
+        ledger_says = -statement.sums(conn, acme_1.id, periods.month(month)).of(ledger.USAGE)
         assert [sum(line.price for line in lines) for lines in (countries, senders, each)] == [ledger_says] * 3
         assert {line.country: (line.messages, line.parts) for line in countries} == {"IT": (3, 4), "DE": (1, 1)}
         assert {line.source: (line.messages, line.parts) for line in senders} == {"ACME": (2, 3), "SHOP": (2, 2)}
@@ -352,7 +352,7 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
     # A refund is a movement of its own: what was used stays.
     found = outcomes.find(conn, acme_1.id, ids[1][0])
     outcomes.cancel(conn, [found])
-    assert -statement.sums(conn, acme_1.id, statement.month(november)).of(ledger.USAGE) == ledger_says
+    assert -statement.sums(conn, acme_1.id, periods.month(november)).of(ledger.USAGE) == ledger_says
     assert sum(each.price for each in statement.used_by_country(conn, acme_1.id, november)) == ledger_says
 
 
@@ -363,4 +363,4 @@ def test_messages_and_their_debit_are_of_the_same_month(conn, acme_1, monkeypatc
     intake.store(conn, [prepared(conn, acme_1.id)])
     october = statement.month_number("2030-10")
     assert [each.price for each in statement.used(conn, acme_1.id, october)] == [1_000]
-    assert statement.sums(conn, acme_1.id, statement.month(october)).of(ledger.USAGE) == -1_000
+    assert statement.sums(conn, acme_1.id, periods.month(october)).of(ledger.USAGE) == -1_000
