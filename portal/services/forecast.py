@@ -40,22 +40,25 @@ class Forecast:
         if self.balance <= 0:
             return gettext("There are no credits left.")
         if self.lasts < _HOUR_MS:
-            return gettext("At the rate of the last 7 days, for less than an hour.")
+            return gettext("At the rate of the last 7 days, the credits last for less than an hour.")
         if self.lasts < _HOURS_UNTIL_MS:
             return ngettext(
-                "At the rate of the last 7 days, for about %(num)s hour.",
-                "At the rate of the last 7 days, for about %(num)s hours.",
+                "At the rate of the last 7 days, the credits last for about %(num)s hour.",
+                "At the rate of the last 7 days, the credits last for about %(num)s hours.",
                 self.lasts // _HOUR_MS,
             )
         if self.lasts < _WEEKDAY_UNTIL_MS:
-            return gettext("At the rate of the last 7 days, until %(weekday)s.", weekday=i18n.weekday(now + self.lasts))
+            return gettext(
+                "At the rate of the last 7 days, the credits last until %(weekday)s.",
+                weekday=i18n.weekday(now + self.lasts),
+            )
         if self.lasts < _YEAR_MS:
             return gettext(
-                "At the rate of the last 7 days, for about %(days)s days (%(date)s).",
+                "At the rate of the last 7 days, the credits last for about %(days)s days (%(date)s).",
                 days=i18n.decimal(self.lasts // DAY_MS),
                 date=i18n.day(now + self.lasts),
             )
-        return gettext("At the rate of the last 7 days, for more than a year.")
+        return gettext("At the rate of the last 7 days, the credits last for more than a year.")
 
 
 def of_account(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> Forecast:

@@ -84,7 +84,7 @@ def test_a_balance_that_is_low(config, mails, low):
     for text in texts(mail):
         assert "smpp-acme-1 holds 940 credits." in text
         assert "when there are fewer than 950." in text
-        assert "At the rate of the last 7 days, for about 15 days" in text
+        assert "At the rate of the last 7 days, the credits last for about 15 days" in text
         assert "Buy credits, or move some from another of your accounts:" in text
         assert f"{config.public_url}/accounts/smpp-acme-1/credits\n" in text
     assert mails() == []
@@ -139,6 +139,7 @@ def test_a_pack_that_was_bought(conn, config, acme_1, mails, rule):
     order = conn.execute("SELECT id FROM orders").fetchone()["id"]
     for text in texts(mail):
         assert re.search(rf"order 20\d\d-{order:05d}, €7.00\.", text)
+        assert re.search(rf"^{config.public_url}/accounts/smpp-acme-1/orders/20\d\d-\d{{5}}$", text, re.M)
         assert "With them the account held 1,100 credits." in text
         assert "1 more pack can be bought automatically today (UTC)." in text
         assert f"{config.public_url}/accounts/smpp-acme-1/credits/settings\n" in text
@@ -179,12 +180,14 @@ def test_a_request_goes_to_all_operators_and_a_word_to_the_customer(
     for text in texts(to_customer):
         assert "smpp-acme-1 has fallen to 1,000 credits" in text
         assert "They arrive when the operator releases them." in text
+        assert re.search(rf"^{config.public_url}/accounts/smpp-acme-1/orders/20\d\d-\d{{5}}$", text, re.M)
     assert told(to_operators) == [
         ("olga@portal.example", "Acme needs credits for smpp-acme-1"),
         ("otto@portal.example", "Acme ha bisogno di crediti per smpp-acme-1"),
     ]
     for text in texts(to_operators[0]):
         assert re.search(r"order 20\d\d-\d{5}, 100 credits, €7.00, waits for you", text)
+        assert re.search(rf"^{config.public_url}/accounts/smpp-acme-1/orders/20\d\d-\d{{5}}$", text, re.M)
         assert f"{config.public_url}/admin/customers/{acme.id}\n" in text
     assert "100 crediti, 7,00" in texts(to_operators[1])[0]
     send(conn, acme_1, 10)

@@ -285,7 +285,9 @@ def test_a_viewer_reads_it_without_buttons(client: Client, cast: Cast, conn: db.
 def test_the_credits_page_says_how_long_they_last(alice: Browser, conn: db.Connection) -> None:
     assert "No messages in the last 7 days." in words(alice.get(f"{HOME}/credits").text)
     acting.send(conn, "smpp-acme-1", *["hello"] * 10)
-    assert "At the rate of the last 7 days, for about 99 days" in words(alice.get(f"{HOME}/credits").text)
+    assert "At the rate of the last 7 days, the credits last for about 99 days" in words(
+        alice.get(f"{HOME}/credits").text
+    )
 
 
 # --- who may
