@@ -193,7 +193,7 @@ def receive(
         refusal = _refusal(order, callback)
         try:
             # What was refused may be sent again, and is refused again, but told once.
-            once.spend(conn, _form(settings, message_id, refused=refusal is not None))
+            once.spend(conn, _form(settings, message_id, callback.order, refused=refusal is not None))
         except once.AlreadySent:
             if refusal is None:
                 return REPEATED
@@ -225,9 +225,10 @@ def _refusal(order: Order | None, callback: Callback) -> CallbackRefused | None:
     return None
 
 
-def _form(settings: Payments, message_id: str, *, refused: bool) -> str:
-    # Under the secret: customers send numbers of forms too, and could use up that of an id which they foresee.
-    digest = hmac.digest(_key(settings), f"used {message_id}".encode(), "sha256").hex()
+def _form(settings: Payments, message_id: str, order: str, *, refused: bool) -> str:
+    # Under the secret: customers send numbers of forms too, and could use up that of an id which they foresee. With the
+    # order: a payment page that gives an id twice must not lose the second order's payment.
+    digest = hmac.digest(_key(settings), f"used {message_id} {order}".encode(), "sha256").hex()
     return f"{'refused' if refused else 'callback'} {digest[:48]}"
 
 

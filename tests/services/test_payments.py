@@ -172,11 +172,15 @@ def test_an_order_is_paid_and_credited(conn: db.Connection, keys: Keys, order: O
 def test_the_same_message_again_does_nothing(conn: db.Connection, keys: Keys, order: Order) -> None:
     payments.receive(conn, keys, SETTINGS, said(order), "m1", "")
     assert payments.receive(conn, keys, SETTINGS, said(order), "m1", "") == payments.REPEATED
-    # The id decides, whatever else it says.
-    other = orders.place(conn, SHELL, _account(conn, order), packs.of_size(conn, 100_000))
-    assert payments.receive(conn, keys, SETTINGS, said(other), "m1", "") == payments.REPEATED
     assert credits.balance(conn, order.account_id) == 1_100_000
     assert mails(conn, keys) == ["order_paid"]
+
+
+def test_an_id_that_is_given_twice_loses_no_payment(conn: db.Connection, keys: Keys, order: Order) -> None:
+    payments.receive(conn, keys, SETTINGS, said(order), "m1", "")
+    other = orders.place(conn, SHELL, _account(conn, order), packs.of_size(conn, 100_000))
+    assert payments.receive(conn, keys, SETTINGS, said(other), "m1", "") == payments.CREDITED
+    assert credits.balance(conn, order.account_id) == 1_200_000
 
 
 def test_another_message_about_the_same_payment_does_nothing(conn: db.Connection, keys: Keys, order: Order) -> None:
