@@ -324,13 +324,16 @@ def grant(name: str) -> ResponseReturnValue:
         note, number = form.note.data or "", form.form.data or ""
         ends = expiry.end_of_day(form.until.data or "", context.config().timezone)
         credits.grant(context.conn(), context.actor(), found, amount, note, expires_at=ends, form=number)
+        toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.credits(amount)))
+    except once.AlreadySent as refusal:
+        toast = htmx.Toast(refusal.localized(), "info")
     except Refused as refusal:
         attach(form, refusal)
-        form.form.data = once.new()
+        # A form that was refused has granted nothing: its number is still good.
+        form.form.data = form.form.data or once.new()
         if htmx.wanted():
             return _part("admin/_credits.html", name, status=422, grant_form=form)
         return _account_page(found, grant_form=form)
-    toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.credits(amount)))
     if htmx.wanted():
         return _part("admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=_blank_grant())
     return htmx.done(url_for("admin.account", name=name), toast)
