@@ -251,7 +251,9 @@
   on('oobBeforeSwap', ({ detail: { target, fragment } }) => {
     keepPlaceIn(target);
     for (const open of target.querySelectorAll('details[id][open]')) fragment.getElementById(open.id)?.setAttribute('open', '');
-    for (const ticked of target.querySelectorAll('[name=id]:checked')) fragment.querySelector(`[name=id][value="${ticked.value}"]`)?.setAttribute('checked', '');
+    for (const { name, value } of target.querySelectorAll('[type=checkbox]:checked')) {
+      fragment.querySelector(`[type=checkbox][name="${name}"][value="${value}"]`)?.setAttribute('checked', '');
+    }
     if (target.id) scrolled.set(target.id, target.querySelector('.scroll')?.scrollTop ?? 0);
   });
   on('oobAfterSwap', ({ detail: { target } }) => {
