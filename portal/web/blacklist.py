@@ -23,7 +23,7 @@ from portal.web.htmx import Toast
 
 blueprint = Blueprint("blacklist", __name__)
 
-_PAGE = 30
+_PAGE = 20
 _MOST_NAMED = 10
 _SAMPLE = 20
 _LONGEST = 40

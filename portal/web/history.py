@@ -19,7 +19,7 @@ blueprint = Blueprint("history", __name__)
 
 _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
 # Texts weigh more than amounts do.
-_PAGE = 15
+_PAGE = 14
 
 
 @blueprint.get("/accounts/<name>/history")

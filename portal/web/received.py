@@ -23,7 +23,8 @@ from portal.web.live import Part
 
 blueprint = Blueprint("received", __name__)
 
-_PAGE = 15
+# The form above it is long.
+_PAGE = 10
 _LONGEST = 100
 # One of the few threads that make pages looks through what was received so long at a time.
 _SECONDS = 1.0

@@ -262,7 +262,7 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{waiting}/orders",
         f"/accounts/{waiting}/received",
         f"/accounts/{waiting}/blacklist",
-        f"/accounts/{arguments['name']}/received?period=range&from=x",
+        f"/accounts/{arguments['name']}/received?sender=39340&text=pacco",
         f"/accounts/{arguments['name']}/blacklist/remove?number=393337654321&number=393471230001",
         f"/accounts/{arguments['name']}/history/{arguments['part_id']}",
         _NOWHERE,

@@ -46,9 +46,9 @@ def numbers(conn: db.Connection, name: str = "smpp-acme-1") -> list[str]:
 
 
 def shown(page: str) -> list[str]:
-    """The lines of the list, in words, without the button at their end."""
+    """The lines of the list, in words."""
     table = re.search(r'aria-label="Blacklist".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
-    return [words(row).rpartition(" Remove ")[0] for row in table[1].split("<tr>")[1:]] if table else []
+    return [words(row) for row in table[1].split("<tr>")[1:]] if table else []
 
 
 def many(conn: db.Connection, how_many: int) -> list[str]:
@@ -78,7 +78,7 @@ def test_a_line_says_since_when_and_why(alice: Browser, conn: db.Connection, sto
     blacklist.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "393330000000")
     page = alice.get(PAGE).text
     lines = shown(page)
-    assert sorted(re.sub(r" \d.*UTC", "", line) for line in lines) == [
+    assert sorted(re.sub(r" \d+ \w+ \d{4}, [\d:]+ UTC", "", line) for line in lines) == [
         "393330000000 Added by operator",
         f"{HANDSET} STOP Stop!",
         f"{OTHER} Added by alice@acme.example",
@@ -105,11 +105,11 @@ def test_pages_go_on_where_the_one_before_ended(alice: Browser, conn: db.Connect
         if not older:
             break
         page = alice.get(PAGE + unescape(older[1])).text
-    assert [len(each) for each in seen] == [30, 30, 10]
+    assert [len(each) for each in seen] == [20, 20, 20, 10]
     assert list(chain.from_iterable(seen)) == everyone
     newer = re.search(r'class="btn prev" href="([^"]+)"', page)
     assert newer
-    assert [line.split()[0] for line in shown(alice.get(PAGE + unescape(newer[1])).text)] == seen[1]
+    assert [line.split()[0] for line in shown(alice.get(PAGE + unescape(newer[1])).text)] == seen[2]
 
 
 @pytest.mark.parametrize("place", ["x", "1", "-1-39", "99999999999999999999999-39", "1-", "é-1"])
@@ -142,7 +142,7 @@ def test_a_search_goes_on_over_pages(alice: Browser, conn: db.Connection) -> Non
     page = alice.get(f"{PAGE}?q=3934000000").text
     older = re.search(r'class="btn next" href="([^"]+)"', page)
     assert older
-    assert shown(alice.get(PAGE + unescape(older[1])).text)[0].startswith("393400000039 ")
+    assert shown(alice.get(PAGE + unescape(older[1])).text)[0].startswith("393400000049 ")
 
 
 # --- adding
@@ -178,7 +178,9 @@ def test_htmx_gets_the_part_that_changes(alice: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"), [(" \n", "Enter a number."), ("39340\n" * 1001, "At most 1000 numbers at once.")]
+    ("typed", "said"),
+    [(" \n", "Enter a number."), ("39340\n" * 1001, "At most 1000 numbers at once.")],
+    ids=["nothing", "too much"],
 )
 def test_what_is_nothing_or_too_much(alice: Browser, typed: str, said: str) -> None:
     answer = alice.post(PAGE, data={"numbers": typed})

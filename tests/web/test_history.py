@@ -65,13 +65,13 @@ def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
     first = alice.get(HISTORY).text
     second = alice.get(linked(first, "next")).text
     third = alice.get(linked(second, "next")).text
-    assert [f"text {number}." in first for number in (39, 25, 24)] == [True, True, False]
-    assert [f"text {number}." in second for number in (25, 24, 10, 9)] == [False, True, True, False]
-    assert [f"text {number}." in third for number in (10, 9, 0)] == [False, True, True]
+    assert [f"text {number}." in first for number in (39, 26, 25)] == [True, True, False]
+    assert [f"text {number}." in second for number in (26, 25, 12, 11)] == [False, True, True, False]
+    assert [f"text {number}." in third for number in (12, 11, 0)] == [False, True, True]
     assert 'rel="prev"' not in first
     assert 'rel="next"' not in third
     back = alice.get(linked(third, "prev")).text
-    assert [f"text {number}." in back for number in (25, 24, 10, 9)] == [False, True, True, False]
+    assert [f"text {number}." in back for number in (26, 25, 12, 11)] == [False, True, True, False]
 
 
 def test_all_about_one_message(alice: Browser, conn: db.Connection) -> None:
