@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from portal import db, migrations
-from portal.services import accounts, check, deliveries, directory, history, ids, outcomes
+from portal.services import accounts, blacklist, check, deliveries, directory, history, ids, outcomes, received
 from portal.services.audit import SHELL
 
 
@@ -131,4 +131,32 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
         assert ids.next_ids(conn, "messages", 1) > history.page(conn, account.id)[0].id
     accounts.change(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
     assert directory.unconfirmed(conn, account.id)
+    conn.close()
+
+
+def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_that_asks(file, monkeypatch):
+    steps = migrations.Migrations("portal")
+    everyone = list(migrations.migrations._migrations)
+    steps._migrations = [each for each in everyone if each.name < "m0011"]
+    with monkeypatch.context() as before:
+        before.setattr(migrations, "migrations", steps)
+        migrations.migrate(file, keep_backups=5)
+    conn = sqlite3.connect(file)
+    conn.executescript("""
+        INSERT INTO customers (id, name, contact_email, created_at) VALUES (1, 'Acme', 'marta@acme.example', 0);
+        INSERT INTO accounts (id, customer_id, kind, name, windowing, throughput, binds, created_at)
+            VALUES (1, 1, 'smpp', 'smpp-acme-1', 10, 20, 5, 0);
+        INSERT INTO blacklist VALUES (1, '393337654321', 5, 7), (1, '393337654322', 6, NULL);
+        INSERT INTO received (id, account_id, source, destination, text, data_coding)
+            VALUES (7, 1, '393337654321', '48484', 'STOP', 0), (8, 1, '393337654321', '48484', 'waits', 0);
+        INSERT INTO deliveries (account_id, id, received_id, next_attempt_at) VALUES (1, 9, 8, 0);
+    """)
+    conn.close()
+    migrations.migrate(file, keep_backups=5)
+    conn = db.connect(file)
+    assert [(each.reason, each.added_by) for each in blacklist.of_account(conn, 1)] == [
+        ("STOP", ""),
+        ("by hand", "shell"),
+    ]
+    assert [each.state for each in received.find(conn, 1).messages] == [received.WAITING, received.UNKNOWN]
     conn.close()

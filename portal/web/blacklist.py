@@ -17,7 +17,7 @@ from portal.services.accounts import Account
 from portal.services.blacklist import Listed
 from portal.services.errors import Refused
 from portal.services.price_files import BadLines
-from portal.web import access, context, downloads, htmx, live, paging, shell
+from portal.web import access, context, downloads, htmx, live, paging, shell, uploads
 from portal.web.forms import Form, attach
 from portal.web.htmx import Toast
 
@@ -131,6 +131,7 @@ def ask_file(account: Account) -> ResponseReturnValue:
 
 @blueprint.post("/accounts/<name>/blacklist/import")
 @access.change_account
+@uploads.takes_files
 def look_at_file(account: Account) -> ResponseReturnValue:
     """Say what a file would add, and ask."""
     upload = request.files.get("file")

@@ -1,7 +1,7 @@
 import pytest
 
 from portal.services import audit, blacklist
-from portal.services.audit import SHELL
+from portal.services.audit import SHELL, Actor
 from tests.support import prepared
 
 NUMBER, OTHER = "393337654321", "393337654322"
@@ -52,3 +52,35 @@ def test_what_changes_is_in_the_audit_log(conn, acme_1):
     blacklist.remove(conn, SHELL, acme_1, NUMBER)
     logged = [(each.action, each.details) for each in audit.of_account(conn, acme_1.id, 2)]
     assert logged == [("blacklist.remove", {"number": NUMBER}), ("blacklist.add", {"number": NUMBER})]
+
+
+def test_what_is_listed_says_who_put_it_there(conn, acme_1):
+    blacklist.add(conn, Actor("alice@acme.example"), acme_1, NUMBER)
+    blacklist.stop(conn, acme_1.id, OTHER, 4711, 1000)
+    assert [(each.reason, each.added_by) for each in blacklist.of_account(conn, acme_1.id)] == [
+        ("by hand", "alice@acme.example"),
+        ("STOP", ""),
+    ]
+
+
+def test_pages_hold_each_number_once_in_both_directions(conn, acme_1, acme_2):
+    for at in range(5):
+        for number in range(10):
+            blacklist.stop(conn, acme_1.id, f"39340{at}{number:06}", 1, at)
+    blacklist.add(conn, SHELL, acme_2, NUMBER)
+    everyone = [each.place for each in blacklist.each(conn, acme_1.id, batch=7)]
+    assert everyone == sorted(everyone, reverse=True)
+    assert len(set(everyone)) == 50
+    for begins in ("", "39340"):
+        below = blacklist.find(conn, acme_1.id, begins, before=everyone[19], limit=10)
+        assert [each.place for each in below] == everyone[20:30]
+        above = blacklist.find(conn, acme_1.id, begins, after=everyone[20], limit=10)
+        assert [each.place for each in above] == everyone[10:20]
+    assert [each.place for each in blacklist.find(conn, acme_1.id, "393403")] == everyone[10:20]
+
+
+def test_too_many_for_one_transaction_are_refused(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(blacklist, "MOST_AT_ONCE", 1)
+    with pytest.raises(blacklist.TooManyNumbers):
+        blacklist.import_all(conn, SHELL, acme_1, [NUMBER, OTHER])
+    assert numbers(conn, acme_1) == []

@@ -77,3 +77,14 @@ def test_what_is_accepted_is_forgotten_and_nothing_else(conn, three, look):
     with immediate(conn):
         deliveries.done(conn, [three[1]])
     assert look() == (["one", "three"], False, None)
+
+
+def test_what_became_of_a_message_from_a_handset_is_written_down(conn, acme_1, three):
+    def states():
+        return [(each.state, each.ended_at) for each in received.find(conn, acme_1.id).messages][::-1]
+
+    deliveries.done(conn, [three[0]], 4711)
+    assert states() == [(received.DELIVERED, 4711), (received.WAITING, None), (received.WAITING, None)]
+    later = ids.time_of(three[0].id) + DELIVERIES_VALID_MS + 1
+    deliveries.expire(conn, later)
+    assert states() == [(received.DELIVERED, 4711), (received.GIVEN_UP, later), (received.GIVEN_UP, later)]

@@ -178,7 +178,7 @@ def test_all_about_one(alice: Browser, conn: db.Connection) -> None:
         "Encoding Binary",
         "Length 4 octets",
         "User data header 05 00 03 07 02 01",
-        "Keyword None",
+        "Keyword (no keyword)",
         f"Message id {binary}",
     ):
         assert said in page
