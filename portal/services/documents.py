@@ -6,6 +6,7 @@ They lie in the database: a document is there if and only if what names it is, a
 import secrets
 import sqlite3
 import struct
+import time
 import zlib
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ _MB = 1024 * 1024
 # A transaction with so much takes a few milliseconds; one with all of a document takes up to a quarter of a second, in
 # which the SMPP server could write nothing.
 _PIECE = 128 * 1024
+# Between two pieces, so that whoever waits for the lock gets it: they look every half a millisecond (`db.immediate`).
+_GAP_S = 0.002
 _BEING_WRITTEN_MS = 3_600_000
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -158,6 +161,7 @@ def keep(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -
         piece = content[start : start + _PIECE]
         with immediate(conn):
             insert(conn, "sender_document_pieces", document_id=document_id, number=number, content=piece)
+        time.sleep(_GAP_S)
     return document_id
 
 
@@ -176,6 +180,7 @@ def forget(conn: sqlite3.Connection, document_id: int) -> None:
     for (row,) in conn.execute(pieces, (document_id,)).fetchall():
         with immediate(conn):
             conn.execute("DELETE FROM sender_document_pieces WHERE rowid = ?", (row,))
+        time.sleep(_GAP_S)
     with immediate(conn):
         conn.execute("DELETE FROM sender_documents WHERE id = ?", (document_id,))
 

@@ -27,7 +27,8 @@ _RESEMBLANCES = {
     lookalikes.BEGINS: N_("Begins like %(address)s of %(customer)s (%(account)s)"),
 }
 # The others follow when these are decided on.
-_MOST_SHOWN = 50
+_WAITING_SHOWN = 5
+_DECIDED_SHOWN = 20
 
 
 @blueprint.get("/senders")
@@ -35,15 +36,15 @@ _MOST_SHOWN = 50
 def index() -> ResponseReturnValue:
     """Those that wait, longest first, and those that were decided on. Query: `q`, words to find among the latter."""
     conn, words = context.conn(), request.args.get("q", "").strip()
-    decided = senders.search(conn, words, _MOST_SHOWN + 1)
-    requests = senders.waiting(conn, _MOST_SHOWN)
+    decided = senders.search(conn, words, _DECIDED_SHOWN + 1)
+    requests = senders.waiting(conn, _WAITING_SHOWN)
     return htmx.page(
         "sender_queue/page.html",
         requests=requests,
         **_words(requests),
         **_counted(),
-        decided=decided[:_MOST_SHOWN],
-        more=len(decided) > _MOST_SHOWN,
+        decided=decided[:_DECIDED_SHOWN],
+        more=len(decided) > _DECIDED_SHOWN,
         q=words,
     )
 

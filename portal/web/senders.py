@@ -31,17 +31,17 @@ _TYPES = {
     senders.NUMERIC: N_("Number"),
     senders.VIRTUAL: N_("Virtual number"),
 }
-# The words for a state, and how its badge looks: kind and icon.
+# The words for a state, and how its badge looks.
 _STATES = {
-    senders.ENABLED: (N_("Enabled"), "ok", "check"),
-    senders.DISABLED: (N_("Disabled"), "mute", "ban"),
-    senders.WAITING: (N_("Waiting for a decision"), "warn", "clock"),
-    senders.REFUSED: (N_("Refused"), "err", "error"),
+    senders.ENABLED: (N_("Enabled"), "ok"),
+    senders.DISABLED: (N_("Disabled"), "mute"),
+    senders.WAITING: (N_("Waiting for a decision"), "warn"),
+    senders.REFUSED: (N_("Refused"), "err"),
 }
-_ASKS = ("sort", "q")
+# `page` is a word of the open page's own, see live.poll.
+_ASKS = ("sort", "q", "p")
+_ON_A_PAGE = 10
 _NEWEST_FIRST = "-asked"
-# A shorter list is seen at a glance.
-_SEARCHED_FROM = 10
 
 
 class SenderForm(Form):
@@ -77,7 +77,7 @@ class SearchForm(Form):
 @blueprint.get("/accounts/<name>/senders")
 @access.see_account
 def listed(account: Account) -> ResponseReturnValue:
-    """Query: `sort` and `q`, see `SearchForm`."""
+    """Query: `sort` and `q`, see `SearchForm`; `p`, the page's number from 1."""
     return _page(account, SenderForm())
 
 
@@ -139,81 +139,49 @@ def document(account: Account, sender_id: int) -> ResponseReturnValue:
 # --- disabling and enabling
 
 
-@blueprint.post("/accounts/<name>/senders/<int:sender_id>/disable")
+@blueprint.post("/accounts/<name>/senders/switch")
 @access.change_account
-def disable(account: Account, sender_id: int) -> ResponseReturnValue:
-    """Refuse messages that carry it, until it is enabled again."""
-    return _switch(account, sender_id, on=False)
-
-
-@blueprint.post("/accounts/<name>/senders/<int:sender_id>/enable")
-@access.change_account
-def enable(account: Account, sender_id: int) -> ResponseReturnValue:
-    return _switch(account, sender_id, on=True)
-
-
-def _switch(account: Account, sender_id: int, *, on: bool) -> ResponseReturnValue:
+def switch(account: Account) -> ResponseReturnValue:
+    """Disable or enable one. Form, or query where a toast undoes: its id, as `disable` or `enable`."""
+    on = "enable" in request.values
     try:
+        sender_id = row_id(request.values.get("enable" if on else "disable", ""))
         switched = senders.switch(context.conn(), context.actor(), account, sender_id, on=on)
-    except senders.NoSuchSender:
+    except (ValueError, senders.NoSuchSender):
         abort(404)
     except Refused as refusal:
         return _list_with(account, Toast(refusal.localized(), "warn"))
     said = _("%(sender)s was enabled.") if on else _("%(sender)s was disabled. Messages from it are refused.")
-    undo = url_for(".disable" if on else ".enable", name=account.name, sender_id=sender_id, **_asked())
+    back: dict[str, Any] = {"disable" if on else "enable": sender_id}
+    undo = url_for(".switch", name=account.name, **back | _asked())
     return _list_with(account, Toast(said % {"sender": switched.address}, undo=undo))
 
 
 # --- removing
 
 
-@blueprint.get("/accounts/<name>/senders/<int:sender_id>/delete")
-@access.change_account
-def ask(account: Account, sender_id: int) -> ResponseReturnValue:
-    """The question before a sender is removed."""
-    sender = _sender(account, sender_id)
-    return _question(account, _("Delete %(sender)s", sender=sender.address), [sender])
-
-
 @blueprint.get("/accounts/<name>/senders/delete")
 @access.change_account
-def ask_several(account: Account) -> ResponseReturnValue:
+def ask(account: Account) -> ResponseReturnValue:
     """The question before those that were selected are removed. Query: `id`, several times."""
     wanted = set(request.args.getlist("id", type=row_id))
-    chosen = [each for each in senders.of_account(context.conn(), account.id) if each.id in wanted]
-    return _question(account, _("Delete the selected senders"), chosen)
-
-
-def _question(account: Account, title: str, chosen: list[Sender]) -> ResponseReturnValue:
     return htmx.dialog(
         "senders/_delete.html",
         account,
-        title=title,
+        title=_("Delete the selected senders"),
         tab="senders",
-        senders=chosen,
+        senders=[each for each in senders.of_account(context.conn(), account.id) if each.id in wanted],
         any_sender=account.any_sender,
         query=_query(),
     )
 
 
-@blueprint.delete("/accounts/<name>/senders/<int:sender_id>")
-@blueprint.post("/accounts/<name>/senders/<int:sender_id>/delete", endpoint="remove_by_form")
-@access.change_account
-def remove(account: Account, sender_id: int) -> ResponseReturnValue:
-    """Remove a sender; messages that carry it are refused from then on."""
-    return _remove(account, [sender_id])
-
-
 @blueprint.post("/accounts/<name>/senders/delete")
 @access.change_account
-def remove_several(account: Account) -> ResponseReturnValue:
-    """Remove those that the form names with `id`, several times."""
-    return _remove(account, request.form.getlist("id", type=row_id))
-
-
-def _remove(account: Account, ids: list[int]) -> ResponseReturnValue:
+def remove(account: Account) -> ResponseReturnValue:
+    """Remove those that the form names with `id`, several times; messages that carry them are refused from then on."""
     try:
-        removed = senders.remove(context.conn(), context.actor(), account, ids)
+        removed = senders.remove(context.conn(), context.actor(), account, request.form.getlist("id", type=row_id))
     except senders.NoSuchSender:
         abort(404)
     if len(removed) == 1:
@@ -277,9 +245,10 @@ def _tile(account: Account, form: SenderForm) -> dict[str, Any]:
 
 def _around(account: Account) -> dict[str, Any]:
     """What stands beside the list, and is not drawn anew with it."""
-    many = len(senders.of_account(context.conn(), account.id)) >= _SEARCHED_FROM
+    many = len(senders.of_account(context.conn(), account.id)) > _ON_A_PAGE
     return {
         "args": _asked(),
+        "query": _query(),
         "search": SearchForm(request.args) if many or request.args.get("q") else None,
         "most_bytes": documents.MOST_BYTES,
     }
@@ -301,7 +270,7 @@ def _asked() -> dict[str, Any]:
 
 
 def _query() -> str:
-    return "?" + urlencode(_asked()) if _asked() else ""
+    return _with() if _asked() else ""
 
 
 def type_of(sender: Sender) -> str:
@@ -309,10 +278,10 @@ def type_of(sender: Sender) -> str:
     return _(_TYPES[sender.type])
 
 
-def state_of(sender: Sender) -> tuple[str, str, str]:
-    """A sender's state in words, and its badge's kind and icon."""
-    label, kind, sign = _STATES[sender.status]
-    return _(label), kind, sign
+def state_of(sender: Sender) -> tuple[str, str]:
+    """A sender's state in words, and its badge's kind."""
+    label, kind = _STATES[sender.status]
+    return _(label), kind
 
 
 # --- the list
@@ -335,17 +304,26 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
     if sort.removeprefix("-") not in _KEYS:
         sort = _NEWEST_FIRST
     found.sort(key=_KEYS[sort.removeprefix("-")], reverse=sort.startswith("-"))
+    last = max(1, -(-len(found) // _ON_A_PAGE))
+    number = min(max(1, request.args.get("p", 1, type=int)), last)
     return {
-        "senders": found,
+        "senders": found[(number - 1) * _ON_A_PAGE : number * _ON_A_PAGE],
         "searched": bool(wanted),
         "type_of": type_of,
         "state_of": state_of,
         "any_sender": account.any_sender,
         "sort": sort,
         "args": _asked(),
-        "query": _query(),
-        "sorted_by": lambda column: "?" + urlencode(_asked() | {"sort": f"-{column}" if sort == column else column}),
+        "sorted_by": lambda column: _with(sort=f"-{column}" if sort == column else column, p=""),
+        "newer": _with(p=number - 1) if number > 1 else "",
+        "older": _with(p=number + 1) if number < last else "",
     }
+
+
+def _with(**changed: object) -> str:
+    """The list's address with something said otherwise; empty: left out."""
+    said = _asked() | changed
+    return "?" + urlencode({name: value for name, value in said.items() if value})
 
 
 def _ground(account: Account, pulse: Pulse) -> tuple[int, tuple[str, ...]]:

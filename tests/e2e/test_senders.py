@@ -171,9 +171,13 @@ def test_a_file_that_is_too_large_is_not_even_sent(alice: Tab) -> None:
     field = alice.page.get_by_label("Supporting document")
     assert "too large" in field.evaluate("field => field.validationMessage")
     assert "POST" not in requests
-    field.set_input_files([paper(PDF)])
+    most = 5 * 1024 * 1024
+    largest = png(padding=most - len(png()))
+    assert len(largest) == most
+    field.set_input_files([paper(largest)])
     alice.button("Add a sender").click()
     alice.is_told("SHOP was added.")
+    expect(alice.page.get_by_role("link", name="Document (PNG)")).to_be_visible()
 
 
 def test_all_of_it_without_javascript(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:

@@ -154,6 +154,9 @@ def test_the_document_of_a_removed_sender_goes_when_it_can_t_come_back(conn, acm
     removed_at = conn.execute("SELECT removed_at FROM removed_senders").fetchone()[0]
     senders.purge(conn, removed_at + 14 * 60_000)
     assert kept(conn) == [sender.document.id]
+    conn.execute("UPDATE sender_documents SET created_at = 0")
+    senders.purge(conn, removed_at + 14 * 60_000)
+    assert documents.content(conn, sender.document) == PDF, "it may come back, however old it is"
     senders.purge(conn, removed_at + 61 * 60_000)
     assert kept(conn) == []
     assert conn.execute("SELECT count(*) FROM removed_senders").fetchone()[0] == 0

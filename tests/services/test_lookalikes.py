@@ -49,6 +49,7 @@ def test_what_resembles_another_customer_s(conn, acme_1, globex_1, approved, ask
     [
         ("PosteInfo", "PasteLnf0x"),
         ("PosteInfo", "Infoposte"),
+        ("PosteInfo", "oPosteInf"),
         ("PosteInfo", "Pote-Inf"),
         ("ANA", "ADA"),
         ("BANK", "BAND"),

@@ -55,6 +55,18 @@ def test_the_queue_tells_all_that_was_said(olga: Browser, shop: Sender) -> None:
     assert "Looks like" not in said
 
 
+def test_the_oldest_come_first_and_the_others_follow(olga: Browser, conn: db.Connection, account: Account) -> None:
+    for number in range(7):
+        senders.add(conn, SHELL, account, f"SHOP{number}")
+    page = olga.get(QUEUE).text
+    assert "7 senders wait for your decision." in page
+    assert "2 more wait behind these." in page
+    assert "SHOP4" in page
+    assert "SHOP5" not in page
+    senders.decide(conn, SHELL, account, "SHOP0", approve=False)
+    assert "SHOP5" in olga.get(QUEUE).text
+
+
 def test_an_empty_queue_says_so(olga: Browser) -> None:
     assert "No sender waits for a decision." in olga.get(QUEUE).text
 
@@ -149,7 +161,7 @@ def test_one_that_is_gone_is_no_error(
 def test_a_decision_is_changed_later(olga: Browser, conn: db.Connection, account: Account) -> None:
     acme = now(conn, account, "ACME")
     page = olga.get(QUEUE).text
-    assert f'href="{QUEUE}/{acme.id}"' in page
+    assert f'href="senders/{acme.id}"' in page
     one = olga.get(f"{QUEUE}/{acme.id}").text
     assert "Approve" not in one
     olga.post(f"{QUEUE}/{acme.id}", data={"mark": value_of(one, "mark"), "decision": "refuse", "comment": "Fraud"})

@@ -94,26 +94,25 @@ def acme(conn: db.Connection) -> int:
 
 @pytest.mark.parametrize("htmx", [False, "dialog"])
 def test_removing_asks_first(alice: Browser, conn: db.Connection, acme: int, htmx: bool | str) -> None:
-    said = words(alice.get(f"{SENDERS}/{acme}/delete", htmx=htmx).text)
+    said = words(alice.get(f"{SENDERS}/delete?id={acme}", htmx=htmx).text)
     assert "Messages from ACME are refused from now on." in said
     assert said.index("Exit") < said.rindex("Delete ACME")
     assert "ACME" in listed(conn)
 
 
 def test_removing_by_a_plain_form(alice: Browser, conn: db.Connection, acme: int) -> None:
-    answer = alice.post(f"{SENDERS}/{acme}/delete")
+    answer = alice.post(f"{SENDERS}/delete", data={"id": acme})
     assert (answer.status_code, answer.location) == (303, SENDERS)
     assert "ACME was removed." in alice.get(SENDERS).text
     assert listed(conn) == {}
 
 
 def test_removing_with_htmx_answers_with_the_list(alice: Browser, conn: db.Connection, acme: int) -> None:
-    answer = alice.delete(f"{SENDERS}/{acme}", htmx="senders-list")
+    answer = alice.post(f"{SENDERS}/delete", data={"id": acme}, htmx="senders-list")
     assert answer.text.lstrip().startswith('<div id="senders-list"')
     assert "ACME was removed." in answer.text
     assert listed(conn) == {}
-    assert alice.delete(f"{SENDERS}/{acme}", htmx=True).status_code == 404
-    assert alice.get(f"{SENDERS}/{acme}/delete").status_code == 404
+    assert alice.post(f"{SENDERS}/delete", data={"id": acme}, htmx=True).status_code == 404
 
 
 def test_what_somebody_wrote_is_text(alice: Browser, conn: db.Connection) -> None:
@@ -131,8 +130,10 @@ def test_a_viewer_sees_the_list_and_changes_nothing(client: Client, cast: Cast, 
     assert "ACME" in page
     assert "Add a sender" not in page
     assert "/delete" not in page
-    assert bob.post(SENDERS, data={"sender": "SHOP"}).status_code == 403
-    assert bob.delete(f"{SENDERS}/{acme}").status_code == 403
+    assert "checkbox" not in page
+    assert "Disable" not in page
+    for address, form in (("", {"sender": "SHOP"}), ("/delete", {"id": acme}), ("/switch", {"disable": acme})):
+        assert bob.post(SENDERS + address, data=form).status_code == 403
     assert listed(conn) == {"ACME": senders.ENABLED}
 
 
@@ -140,7 +141,11 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
     charlie = client(cast.charlie)
     assert charlie.get(SENDERS).status_code == 404
     assert charlie.post(SENDERS, data={"sender": "SHOP"}).status_code == 404
-    assert charlie.delete(f"/accounts/smpp-globex-1/senders/{acme}").status_code == 404
+    own = "/accounts/smpp-globex-1/senders"
+    for address, form in (("/delete", {"id": acme}), ("/switch", {"disable": acme}), (f"/restore?id={acme}", {})):
+        assert charlie.post(own + address, data=form).status_code == 404
+        assert charlie.post(SENDERS + address, data=form).status_code == 404
+    assert "No sender is selected" in charlie.get(f"{own}/delete?id={acme}").text
     assert listed(conn) == {"ACME": senders.ENABLED}
 
 
@@ -172,7 +177,7 @@ def test_a_document_comes_back_as_a_file_to_save(
     assert answer.status_code == (200 if htmx else 303)
     sender = senders.by_address(conn, acting.account(conn, "smpp-acme-1"), "SHOP")
     page = alice.get(SENDERS).text
-    assert f'href="{SENDERS}/{sender.id}/document"' in page
+    assert f'href="senders/{sender.id}/document"' in page
     assert name not in page
     file = alice.get(f"{SENDERS}/{sender.id}/document")
     assert file.data == content
@@ -264,14 +269,14 @@ def test_half_a_document_is_none(alice: Browser, conn: db.Connection) -> None:
 @pytest.mark.parametrize("htmx", [False, "senders-list"])
 def test_disabling_and_taking_it_back(alice: Browser, conn: db.Connection, acme: int, htmx: bool | str) -> None:
     page = alice.get(SENDERS).text
-    assert f'formaction="{SENDERS}/{acme}/disable"' in page
-    answer = alice.post(f"{SENDERS}/{acme}/disable", htmx=htmx)
+    assert f'form="switch" name="disable" value="{acme}"' in page
+    answer = alice.post(f"{SENDERS}/switch", data={"disable": acme}, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     shown = answer.text if htmx else alice.get(SENDERS).text
     assert "ACME was disabled. Messages from it are refused." in words(shown)
     assert "ACME Letters and digits Disabled" in words(shown)
     assert listed(conn) == {"ACME": senders.DISABLED}
-    undo = re.search(r'action="([^"]+/enable)"', shown)
+    undo = re.search(r'action="([^"]+/switch\?enable=\d+)"', shown)
     assert undo
     alice.post(undo[1], htmx=htmx)
     assert listed(conn) == {"ACME": senders.ENABLED}
@@ -279,10 +284,15 @@ def test_disabling_and_taking_it_back(alice: Browser, conn: db.Connection, acme:
 
 def test_what_waits_can_t_be_switched(alice: Browser, conn: db.Connection) -> None:
     sender = senders.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "SHOP")
-    assert f"{SENDERS}/{sender.id}/enable" not in alice.get(SENDERS).text
-    alice.post(f"{SENDERS}/{sender.id}/enable")
+    assert f'form="switch" name="enable" value="{sender.id}"' not in alice.get(SENDERS).text
+    alice.post(f"{SENDERS}/switch", data={"enable": sender.id})
     assert "SHOP has not been approved" in words(alice.get(SENDERS).text)
     assert listed(conn)["SHOP"] == senders.WAITING
+
+
+@pytest.mark.parametrize("number", ["", "x", "0", "999", "9" * 30])
+def test_what_is_no_sender_s_number_switches_nothing(alice: Browser, number: str) -> None:
+    assert alice.post(f"{SENDERS}/switch", data={"disable": number}).status_code == 404
 
 
 # --- several at once
@@ -330,7 +340,7 @@ def test_removing_several_and_bringing_them_back(
 
 
 def test_an_undo_that_comes_too_late_says_why(alice: Browser, conn: db.Connection, acme: int) -> None:
-    alice.delete(f"{SENDERS}/{acme}", htmx="senders-list")
+    alice.post(f"{SENDERS}/delete", data={"id": acme})
     alice.post(SENDERS, data={"sender": "ACME"})
     assert "ACME is already in the list." in alice.post(f"{SENDERS}/restore?id={acme}", htmx=True).text
     assert listed(conn) == {"ACME": senders.WAITING}
@@ -339,7 +349,7 @@ def test_an_undo_that_comes_too_late_says_why(alice: Browser, conn: db.Connectio
 
 def test_where_any_sender_is_allowed_nothing_is_refused(alice: Browser, conn: db.Connection, acme: int) -> None:
     accounts.change(conn, SHELL, acting.account(conn, "smpp-acme-1"), any_sender=True)
-    said = words(alice.get(f"{SENDERS}/{acme}/delete").text)
+    said = words(alice.get(f"{SENDERS}/delete?id={acme}").text)
     assert "This account may send with any sender: its messages go on." in said
     assert "refused" not in said
 
@@ -348,7 +358,7 @@ def test_where_any_sender_is_allowed_nothing_is_refused(alice: Browser, conn: db
 
 
 def order(page: str) -> list[str]:
-    return re.findall(r'name="id" value="\d+" form="pick"> ([^<]+)<', page)
+    return re.findall(r'name="id" value="\d+"> ([^<]+)<', page)
 
 
 @pytest.mark.parametrize(
@@ -373,8 +383,8 @@ def test_the_address_says_the_order(alice: Browser, several: list[int], sort: st
 
 
 def test_a_column_s_heading_turns_its_order_round(alice: Browser) -> None:
-    assert f'href="{SENDERS}?sort=sender"' in alice.get(SENDERS).text
-    assert f'href="{SENDERS}?sort=-sender"' in alice.get(f"{SENDERS}?sort=sender").text
+    assert 'href="?sort=sender"' in alice.get(SENDERS).text
+    assert 'href="?sort=-sender"' in alice.get(f"{SENDERS}?sort=sender").text
 
 
 def test_what_is_done_leaves_the_order_as_it_was(alice: Browser, acme: int, several: list[int]) -> None:
@@ -382,11 +392,11 @@ def test_what_is_done_leaves_the_order_as_it_was(alice: Browser, acme: int, seve
     page = alice.get(SENDERS + kept).text
     assert order(page) == ["NEWS", "SHOP"]
     assert 'name="sort" value="sender"' in page
-    question = alice.get(f"{SENDERS}/{several[0]}/delete{kept}").text
-    assert f'action="{SENDERS}/{several[0]}/delete?sort=sender&amp;q=s"' in question
-    answer = alice.post(f"{SENDERS}/{several[0]}/delete{kept}")
+    question = alice.get(f"{SENDERS}/delete{kept}&id={several[0]}").text
+    assert f'action="{SENDERS}/delete?sort=sender&amp;q=s"' in question
+    answer = alice.post(f"{SENDERS}/delete{kept}", data={"id": several[0]})
     assert answer.location == SENDERS + kept
-    part = alice.delete(f"{SENDERS}/{several[1]}{kept}", htmx="senders-list").text
+    part = alice.post(f"{SENDERS}/delete{kept}", data={"id": several[1]}, htmx="senders-list").text
     assert "Nothing found" in part
 
 
@@ -402,3 +412,28 @@ def test_a_long_list_is_searched(alice: Browser, conn: db.Connection) -> None:
     hostile = alice.get(SENDERS, query_string={"q": acting.HOSTILE}).text
     assert "Nothing found" in hostile
     assert acting.HOSTILE not in hostile
+
+
+def test_ten_are_on_a_page(alice: Browser, conn: db.Connection) -> None:
+    account = acting.account(conn, "smpp-acme-1")
+    for number in range(20):
+        senders.add(conn, SHELL, account, f"SHOP{number:02}")
+    assert order(alice.get(f"{SENDERS}?sort=sender").text)[::9] == ["ACME", "SHOP08"]
+    second = alice.get(f"{SENDERS}?sort=sender&p=2").text
+    assert order(second)[::9] == ["SHOP09", "SHOP18"]
+    assert 'href="?sort=sender&amp;p=1"' in second
+    assert 'href="?sort=sender&amp;p=3"' in second
+    assert 'href="?sort=-sender"' in second, "another order begins at its beginning"
+    last = alice.get(f"{SENDERS}?sort=sender&p=3").text
+    assert order(last) == ["SHOP19"]
+    assert "p=4" not in last
+    for page, shown in (("99", "SHOP19"), ("0", "ACME"), ("-1", "ACME"), ("x", "ACME")):
+        assert order(alice.get(f"{SENDERS}?sort=sender&p={page}").text)[0] == shown
+
+
+def test_a_page_that_is_open_is_drawn_anew_as_it_is(alice: Browser, conn: db.Connection) -> None:
+    account = acting.account(conn, "smpp-acme-1")
+    for number in range(20):
+        senders.add(conn, SHELL, account, f"SHOP{number:02}")
+    asked = f"{SENDERS.removesuffix('senders')}live?page=senders&sort=sender&p=2"
+    assert order(alice.get(asked, htmx=True).text)[::9] == ["SHOP09", "SHOP18"]
