@@ -109,8 +109,8 @@ def test_new_messages_appear_on_the_first_page_and_leave_the_others(alice: Brows
     assert "a new one" in first.ask().text
     moved = second.ask().text
     assert "a new one" not in moved
-    assert "text 4." in moved
-    assert "text 5." not in moved
+    assert "text 5." in moved
+    assert "text 6." not in moved
 
 
 def test_a_change_is_underway_and_then_confirmed(alice: Browser, conn: db.Connection) -> None:
