@@ -631,6 +631,26 @@ def m0009_senders(database: Database) -> None:
     _execute_all(database, _SENDERS)
 
 
+# Of each 256 messages of an account, which words, numbers and senders are not among them (`services/search_index.py`).
+# Failed messages are few; the index is in the order of the history's lines, and knows the codes.
+_SEARCH = """
+CREATE TABLE history_chunks (
+    id INTEGER PRIMARY KEY,
+    account_id INTEGER NOT NULL REFERENCES accounts,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    bits BLOB NOT NULL,
+    UNIQUE (account_id, last_id)
+) STRICT;
+CREATE INDEX messages_failed ON messages (account_id, coalesce(joined_to, id), ptt) WHERE ptt NOT IN (0, 254);
+"""
+
+
+@migrations()
+def m0010_search(database: Database) -> None:
+    _execute_all(database, _SEARCH)
+
+
 # Who put a number on a blacklist; until now only the shell did, and STOP. Its page lists the newest first. What became
 # of a message from a handset: when a client accepted it, or it was given up (0: nobody wrote down which, or when).
 _BLACKLIST_AND_RECEIVED = """

@@ -27,6 +27,7 @@ from portal.services import (
     expiry,
     mail,
     refusal_mails,
+    search_index,
     senders,
     throttle,
 )
@@ -41,6 +42,10 @@ _LOOK_S = 0.5
 _NOTICES_S = 1.0
 _REFUSALS_S = 60.0
 _EXPIRY_S = 60.0
+# What searches need is built in a tenth of a core's time: pages and the SMPP server have theirs, and messages that
+# nobody has indexed yet are only slower to find.
+_INDEX_S = 5.0
+_RESTS = 9
 # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
 _CHECK_S = 600.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
@@ -94,6 +99,7 @@ def run(config: Config, options: Sequence[str]) -> int:
     threading.Thread(target=_housekeep, args=[config], name="housekeeping", daemon=True).start()
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
     threading.Thread(target=_let_run_out, args=[config], name="expiry", daemon=True).start()
+    threading.Thread(target=_index, args=[config], name="index", daemon=True).start()
     threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
     threading.Thread(target=_check_daily, args=[config, options], name="check", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
@@ -141,6 +147,22 @@ def _let_run_out(config: Config) -> None:
         with suppress(sqlite3.OperationalError):
             expiry.run_out(conn)
         time.sleep(_EXPIRY_S)
+
+
+def _index(config: Config) -> None:
+    """Build what lets searches leave out most of a history, behind the messages that come."""
+    conn = db.connect(config.database)
+    while True:
+        built = 0
+        # A database that is locked or full is tried again: it begins where the last chunk ends.
+        with suppress(sqlite3.OperationalError):
+            began = time.perf_counter()
+            for chunks in search_index.build(conn):
+                built += chunks
+                time.sleep(_RESTS * (time.perf_counter() - began))
+                began = time.perf_counter()
+        if not built:
+            time.sleep(_INDEX_S)
 
 
 def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:
