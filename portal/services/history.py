@@ -56,7 +56,8 @@ class NoSuchMessage(Refused):
     sentence = N_("That message isn't in the history.")
 
 
-@dataclass(frozen=True, slots=True)
+# A download makes one for each line; frozen ones are five times as dear.
+@dataclass(slots=True)
 class Message:
     """A message as it was submitted; `price` in thousandths of a credit, times in milliseconds.
 
@@ -97,7 +98,7 @@ class Message:
         return self.body.hex(" ") if self.body is not None and self.data_coding != UCS2 else self.text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Text:
     """One line of the history: a message, or all that have come of a text that its client has cut up.
 
@@ -247,7 +248,7 @@ def texts_by_id(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[i
 def whole(conn: sqlite3.Connection, first: Sequence[Message]) -> list[Text]:
     """The texts that begin with these messages, each the segment of its text that came first."""
     others = _others(conn, [each.id for each in first if each.segment_total is not None])
-    return [_text(each, others[each.id]) for each in first]
+    return [_text(each, others[each.id]) if each.id in others else Text(each.id, (each,)) for each in first]
 
 
 def _others(conn: sqlite3.Connection, first_ids: Sequence[int]) -> dict[int, list[Message]]:

@@ -9,7 +9,7 @@ by whoever has time, and what has no chunk yet is just read.
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from zlib import crc32
 
 from portal.db import immediate
@@ -30,12 +30,22 @@ _WORD = re.compile(r"\w+")
 # --- what is looked for
 
 
+class _Plain(dict[int, str]):
+    """For `str.translate`: a character without its accents. It learns each when it meets it."""
+
+    def __missing__(self, code: int) -> str:
+        parts = unicodedata.normalize("NFD", chr(code))
+        self[code] = plain = "".join(each for each in parts if not unicodedata.combining(each))
+        return plain
+
+
+_PLAIN = _Plain()
+
+
 def folded(text: str) -> str:
     """A text without what people don't type when they look for it: capitals, accents."""
     text = text.casefold()
-    if text.isascii():
-        return text
-    return "".join(each for each in unicodedata.normalize("NFD", text) if not unicodedata.combining(each))
+    return text if text.isascii() else text.translate(_PLAIN)
 
 
 def words(text: str) -> list[str]:
@@ -73,17 +83,20 @@ def places(term: str, size: int) -> tuple[int, int, int]:
     """The bits that stand for a term in a chunk of so many; `size` is a power of two."""
     hashed = crc32(term.encode())
     step = hashed >> 14 | 1
-    return hashed % size, (hashed + step) % size, (hashed + 2 * step) % size
+    last = size - 1
+    return hashed & last, hashed + step & last, hashed + 2 * step & last
 
 
-def _bits(terms: set[str]) -> bytes:
+def _bits(terms: Collection[str]) -> bytes:
     size = _LEAST_BITS
     while size < _BITS_A_TERM * len(terms):
         size *= 2
     found = bytearray(size // 8)
     for term in terms:
-        for place in places(term, size):
-            found[place >> 3] |= 1 << (place & 7)
+        first, second, third = places(term, size)
+        found[first >> 3] |= 1 << (first & 7)
+        found[second >> 3] |= 1 << (second & 7)
+        found[third >> 3] |= 1 << (third & 7)
     return bytes(found)
 
 
@@ -95,7 +108,7 @@ def _terms(messages: Iterable[Sequence[str]], texts: Iterable[str]) -> set[str]:
         numbers.add(destination)
         said.append(text)
     # In one go: most words come again and again.
-    found = set(_WORD.findall(folded("\n".join(said))))
+    found = set(_WORD.findall("\n".join(map(folded, said))))
     terms = {term for sender in senders for term in of_sender(sender)}
     for length in _DIGITS:
         terms.update([f"d{each[:length]}" for each in numbers if len(each) >= length])
