@@ -101,7 +101,7 @@ def find(
         seconds: how long to look, at the least; it is asked every few milliseconds.
     """
     conn.teach("says", 2, _says)
-    low = max(ids.first_id_at(wanted.within.since), 0 if after is None else after + 1)
+    low = max(ids.first_id_at(wanted.within.since), 1 if after is None else after + 1)
     high = min(ids.first_id_at(wanted.within.until), _FURTHEST if before is None else before)
     ends = time.monotonic() + seconds
     rows: list[Any] = []

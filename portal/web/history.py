@@ -244,7 +244,7 @@ def download(account: Account) -> ResponseReturnValue:
     with the mark by which Excel knows that it is UTF-8.
     """
     if _asked().asked.refusal is not None:
-        return _mended()
+        return _mended(account)
     rows = map(_row, _messages(account))
     return downloads.send(f"{account.name}-history.csv", _COLUMNS, rows, mark=request.args.get("bom") == "1")
 
@@ -257,15 +257,15 @@ def download_json(account: Account) -> ResponseReturnValue:
     Ids are strings: JavaScript's numbers are too small for them.
     """
     if _asked().asked.refusal is not None:
-        return _mended()
+        return _mended(account)
     rows = map(_object, _messages(account))
     return downloads.send_json(f"{account.name}-history.jsonl", rows)
 
 
-def _mended() -> ResponseReturnValue:
+def _mended(account: Account) -> ResponseReturnValue:
     """The page says what is wrong with the address."""
     query = request.query_string.decode("latin-1")
-    return htmx.done(f"{url_for('.sent', name=request.view_args['name'])}?{query}")  # type: ignore[index]
+    return htmx.done(f"{url_for('.sent', name=account.name)}?{query}")
 
 
 def _messages(account: Account) -> Iterator[Message]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import waitress
 from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
 
 from portal import db, paths
 from portal.config import Config, bracketed
@@ -50,6 +51,8 @@ _RESTS = 9
 _CHECK_S = 600.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
 _MOST_UNSENT = 1 << 30
+# Up to so much of an answer stays in memory, also of what the browser has already.
+_MOST_SENT = 4 << 20
 
 
 def run(config: Config, options: Sequence[str]) -> int:
@@ -68,6 +71,7 @@ def run(config: Config, options: Sequence[str]) -> int:
     mailer = Mailer(config, keys, lambda: db.connect(config.database))
     app = create_app(config, keys, mailer)
     dispatchers: dict[int, Any] = {}
+    BaseWSGIServer.channel_class = _Channel
     try:
         server = waitress.create_server(
             app,
@@ -106,6 +110,19 @@ def run(config: Config, options: Sequence[str]) -> int:
     server.run()
     mailer.stop()
     return 0
+
+
+class _Channel(HTTPChannel):
+    """A connection that forgets what it has sent.
+
+    waitress appends an answer to one buffer, in memory as long as little of it is left to be sent, and begins a new one
+    only at the mark at which the application has to wait. A fast reader's download would be kept whole up to there.
+    """
+
+    def write_soon(self, data: Any) -> int:
+        if self.current_outbuf_count >= _MOST_SENT:  # type: ignore[has-type]
+            self.current_outbuf_count = self.adj.outbuf_high_watermark
+        return int(super().write_soon(data))
 
 
 def _keep_room(dispatchers: dict[int, Any]) -> None:
