@@ -300,7 +300,7 @@ def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list
     at = ids.time_of(some[0])
     assert f"Submitted at {i18n.date_time(at, 'UTC')} Handed on At once" in said
     assert f"Final status {i18n.date_time(at + 2340, 'UTC')} after 2.3 s" in said
-    for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Asked for", "Not recorded:"):
+    for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Wanted", "Not recorded:"):
         assert each in said
     assert "Handed on Never" in words(alice.get(f"{HISTORY}/{some[4]}").text)
     assert "Handed on Not yet" in words(alice.get(f"{HISTORY}/{some[5]}").text)
