@@ -25,8 +25,8 @@ from portal.web.live import Part
 blueprint = Blueprint("history", __name__)
 
 _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
-# Texts weigh more than amounts do.
-_PAGE = 14
+# Texts weigh more than amounts do, and what is looked for is on the page as well.
+_PAGE = 10
 _LONGEST = 100
 # One of the few threads that make pages looks through a history so long at a time.
 _SECONDS = 1.0
@@ -131,7 +131,9 @@ def _filter_form(account: Account, asked: _Filter) -> FilterForm:
     failures = [SelectChoice(str(code), _(words)) for code, words in search.failures().items()]
     failures.sort(key=lambda choice: choice.label)
     common = [SelectChoice(name, _(words)) for name, words in _STATUSES.items()]
-    form.status.choices = [SelectChoice("", _("All")), *common, *failures]
+    # The reasons weigh as much as two messages: only who looks for failures chooses among them.
+    reasons = failures if asked.wanted.is_of_failures else []
+    form.status.choices = [SelectChoice("", _("All")), *common, *reasons]
     for field in (form.sender, form.recipient, form.status, form.text):
         field.data = asked.said[field.name]
     form.show(asked.asked)
