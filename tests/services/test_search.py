@@ -224,6 +224,26 @@ def test_chunks_are_left_out_by_what_they_say(conn, acme_1, monkeypatch):
         assert len(looks) <= 3, wanted
 
 
+@pytest.mark.parametrize("length", range(1, 13))
+def test_beginnings_of_each_length_are_found(conn, acme_1, length):
+    """Also where a word or a number is no longer than that."""
+    word, number = "abcdefghijkl", "393401234567"
+    send(conn, acme_1, word[:length])
+    send(conn, acme_1, word, destination=number)
+    send(conn, acme_1, "other", destination="4915112345678")
+    assert index(conn) == 1
+    assert found(conn, acme_1, said=word[:length]) == [word, word[:length]]
+    assert found(conn, acme_1, recipient=number[:length]) == [word, word[:length]]
+
+
+@pytest.mark.parametrize("length", [3, 5, 8])
+def test_a_word_that_is_just_as_long_as_its_term(conn, acme_1, length):
+    for said in ("abcdefghijkl"[:length], "other", "another"):
+        send(conn, acme_1, said)
+    assert index(conn) == 1
+    assert found(conn, acme_1, said="abcdefghijkl"[:length]) == ["abcdefghijkl"[:length]]
+
+
 def test_chunks_survive_that_their_messages_go(conn, acme_1):
     sent = [send(conn, acme_1, f"text {number}") for number in range(7)]
     assert index(conn) == 2
