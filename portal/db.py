@@ -20,6 +20,14 @@ class Connection(sqlite3.Connection):
     busy_timeout_ms: int = BUSY_TIMEOUT_MS
     only_immediate: bool = False
 
+    def teach(self, name: str, arguments: int, function: Callable[..., str | int | None]) -> None:
+        """Let SQL call a deterministic function, unless it can already: learning one anew, SQLite would throw away all
+        the statements that it has prepared."""
+        taught: set[str] = self.__dict__.setdefault("taught", set())
+        if name not in taught:
+            self.create_function(name, arguments, function, deterministic=True)
+            taught.add(name)
+
 
 def now_ms() -> int:
     """The time as everything in the database counts it: milliseconds since 1970, UTC."""

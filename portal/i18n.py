@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
@@ -203,7 +203,14 @@ def relative(at: int, now: int) -> str:
 
 def iso(at: int) -> str:
     """A moment as ISO 8601 in UTC, for machines."""
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    days, seconds = divmod(at // 1000, 86_400)
+    return f"{_iso_day(days)}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
+
+
+# A file of a million lines has one each.
+@lru_cache(maxsize=1024)
+def _iso_day(days: int) -> str:
+    return (date(1970, 1, 1) + timedelta(days)).isoformat()
 
 
 # Babel takes up to 0.1 ms for each of these, and a page shows dozens, mostly the ones that the page before showed.

@@ -651,6 +651,26 @@ def m0011_blacklist_and_received(database: Database) -> None:
     _execute_all(database, _BLACKLIST_AND_RECEIVED)
 
 
+# Of each 256 messages of an account, which words, numbers and senders are not among them (`services/search_index.py`).
+# Failed messages are few; the index is in the order of the history's lines, and knows the codes.
+_SEARCH = """
+CREATE TABLE history_chunks (
+    id INTEGER PRIMARY KEY,
+    account_id INTEGER NOT NULL REFERENCES accounts,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    bits BLOB NOT NULL,
+    UNIQUE (account_id, last_id)
+) STRICT;
+CREATE INDEX messages_failed ON messages (account_id, coalesce(joined_to, id), ptt) WHERE ptt NOT IN (0, 254);
+"""
+
+
+@migrations()
+def m0012_search(database: Database) -> None:
+    _execute_all(database, _SEARCH)
+
+
 def _execute_all(database: Database, script: str) -> None:
     # Not executescript(): it commits whatever transaction is open, and with it half a migration.
     for statement in script.split(";\n"):

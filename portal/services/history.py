@@ -6,7 +6,7 @@ A text that its client has cut up is several messages, each with its id, price a
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.db import DAY_MS, now_ms
@@ -56,7 +56,8 @@ class NoSuchMessage(Refused):
     sentence = N_("That message isn't in the history.")
 
 
-@dataclass(frozen=True, slots=True)
+# A download makes one for each line; frozen ones are five times as dear.
+@dataclass(slots=True)
 class Message:
     """A message as it was submitted; `price` in thousandths of a credit, times in milliseconds.
 
@@ -97,7 +98,7 @@ class Message:
         return self.body.hex(" ") if self.body is not None and self.data_coding != UCS2 else self.text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Text:
     """One line of the history: a message, or all that have come of a text that its client has cut up.
 
@@ -210,10 +211,11 @@ class Totals:
     price: int = 0
 
 
-_COLUMNS = (
+COLUMNS = (
     "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, body, segment_total,"
     " segment_number, scheduled_at, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
 )
+"""The columns of `messages` that a `Message` is made of, in the order of its fields."""
 
 
 def page(
@@ -225,28 +227,28 @@ def page(
         before: only those with a smaller id than this (the last one of the page before).
         after: the ones that follow upon this id, for the way back to newer ones.
     """
-    return _select(conn, account_id, before, after, limit)
-
-
-def texts(
-    conn: sqlite3.Connection, account_id: int, *, before: int | None = None, after: int | None = None, limit: int = 50
-) -> list[Text]:
-    """Texts, newest first, each in the place of that segment of it that came first. The arguments: see `page`."""
-    first = _select(conn, account_id, before, after, limit, " AND joined_to IS NULL")
-    others = _others(conn, [each.id for each in first if each.segment_total is not None])
-    return [_text(each, others[each.id]) for each in first]
-
-
-def _select(
-    conn: sqlite3.Connection, account_id: int, before: int | None, after: int | None, limit: int, only: str = ""
-) -> list[Message]:
     # The rows of an account are read from this end or that until there are enough: ids are the order of its index.
     bound, which = (after, "id > ? ORDER BY id") if after is not None else (before, "id < ? ORDER BY id DESC")
     rows = conn.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE account_id = ?{only} AND {which} LIMIT ?",
+        f"SELECT {COLUMNS} FROM messages WHERE account_id = ? AND {which} LIMIT ?",
         (account_id, _FURTHEST if bound is None else bound, limit),
     ).fetchall()
     return [Message(*row) for row in (rows[::-1] if after is not None else rows)]
+
+
+def texts_by_id(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[Text]:
+    """The texts of an account that begin with these messages, oldest first."""
+    rows = conn.execute(
+        f"SELECT {COLUMNS} FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +account_id = ? ORDER BY id",
+        (json.dumps(first_ids), account_id),
+    )
+    return whole(conn, [Message(*row) for row in rows])
+
+
+def whole(conn: sqlite3.Connection, first: Sequence[Message]) -> list[Text]:
+    """The texts that begin with these messages, each the segment of its text that came first."""
+    others = _others(conn, [each.id for each in first if each.segment_total is not None])
+    return [_text(each, others[each.id]) if each.id in others else Text(each.id, (each,)) for each in first]
 
 
 def _others(conn: sqlite3.Connection, first_ids: Sequence[int]) -> dict[int, list[Message]]:
@@ -254,7 +256,7 @@ def _others(conn: sqlite3.Connection, first_ids: Sequence[int]) -> dict[int, lis
     others: dict[int, list[Message]] = defaultdict(list)
     if first_ids:
         rows = conn.execute(
-            f"SELECT {_COLUMNS}, joined_to FROM messages WHERE joined_to IN (SELECT value FROM json_each(?))",
+            f"SELECT {COLUMNS}, joined_to FROM messages WHERE joined_to IN (SELECT value FROM json_each(?))",
             (json.dumps(first_ids),),
         )
         for *fields, joined_to in rows:
@@ -273,32 +275,60 @@ def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Text:
         NoSuchMessage: there is none with this id, or it is another account's.
     """
     row = conn.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE account_id = ?1 AND id ="
+        f"SELECT {COLUMNS} FROM messages WHERE account_id = ?1 AND id ="
         " (SELECT coalesce(joined_to, id) FROM messages WHERE id = ?2 AND account_id = ?1)",
         (account_id, message_id),
     ).fetchone()
     if row is None:
         raise NoSuchMessage()
-    return _text(Message(*row), _others(conn, [row["id"]])[row["id"]])
+    return whole(conn, [Message(*row)])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What else is known of a message, as its client has sent it (SMPP 3.4, 5.2): type and plan of its source address,
+    whether it wanted a receipt (registered_delivery), its user_message_reference, its user data header, and until when
+    it was to be tried (milliseconds; None: as long as is usual)."""
+
+    source_ton: int
+    source_npi: int
+    registered_delivery: int
+    reference: int | None
+    udh: bytes | None
+    expires_at: int | None
+
+
+def details(conn: sqlite3.Connection, message: Message) -> Details:
+    """What is shown of one message only."""
+    row = conn.execute(
+        "SELECT source_ton, source_npi, registered_delivery, reference, udh, expires_at FROM messages WHERE id = ?",
+        (message.id,),
+    ).fetchone()
+    return Details(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """What was given back, in thousandths of a credit, and when (milliseconds)."""
+
+    at: int
+    amount: int
+
+
+def refunds(conn: sqlite3.Connection, text: Text) -> list[Refund]:
+    """What was given back of a text's price, oldest first: that of messages which were called back, or stopped before
+    their date, and what operators gave back."""
+    rows = conn.execute(
+        "SELECT id, amount FROM movements WHERE kind = 'refund'"
+        " AND first_message_id IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (json.dumps([each.id for each in text.messages]),),
+    )
+    return [Refund(ids.time_of(row["id"]), row["amount"]) for row in rows]
 
 
 def refunded(conn: sqlite3.Connection, text: Text) -> int:
-    """What was given back of a text's price, in thousandths of a credit: that of messages which were called back, or
-    stopped before their date, and what operators gave back."""
-    (amount,) = conn.execute(
-        "SELECT coalesce(sum(amount), 0) FROM movements WHERE kind = 'refund'"
-        " AND first_message_id IN (SELECT value FROM json_each(?))",
-        (json.dumps([each.id for each in text.messages]),),
-    ).fetchone()
-    return int(amount)
-
-
-def each(conn: sqlite3.Connection, account_id: int, batch: int = 1000) -> Iterator[Message]:
-    """All messages as they were submitted, newest first, in constant memory."""
-    before = None
-    while found := page(conn, account_id, before=before, limit=batch):
-        yield from found
-        before = found[-1].id
+    """All that was given back of a text's price, in thousandths of a credit."""
+    return sum(each.amount for each in refunds(conn, text))
 
 
 def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Totals:

@@ -36,7 +36,8 @@ _INSERT_USAGE = Inserts(
     "id, account_id, kind, amount, balance_after, actor, messages, first_message_id, last_message_id",
 )
 # Clients number the texts that they cut up in one or two octets, and begin again.
-_SEGMENTS_TOGETHER_MS = 10 * 60_000
+SEGMENTS_TOGETHER_MS = 10 * 60_000
+"""How far apart two segments may be that belong together; ids say how far they are."""
 # One that numbers all its texts alike must not hold up the others.
 _SEGMENTS_LOOKED_AT = 16
 
@@ -292,7 +293,7 @@ def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, seg
         "reference": segment.reference,
         "total": segment.total,
         "number": segment.number,
-        "since": message_id - ids.first_id_at(_SEGMENTS_TOGETHER_MS),
+        "since": message_id - ids.first_id_at(SEGMENTS_TOGETHER_MS),
     }
     row = conn.execute(
         "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"

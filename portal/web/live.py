@@ -34,6 +34,7 @@ class Part:
         follows: all that it shows of the account's and the request's; when that changes, it is drawn anew.
         values: the template's variables, beside `account` and `may_change`.
         ages: it says how long ago something was, and so is drawn anew once a minute.
+        still: whether the open page, as this request's query tells it, keeps it as it was drawn.
         asks: what it takes from the page's query, and gives back to the page in hidden fields of the class `live-arg`.
     """
 
@@ -41,6 +42,7 @@ class Part:
     follows: Callable[[Account, Pulse], Hashable]
     values: Callable[[Account, Pulse], dict[str, Any]] = lambda account, pulse: {}
     ages: bool = False
+    still: Callable[[], bool] = lambda: False
     asks: tuple[str, ...] = ()
 
 
@@ -203,7 +205,9 @@ def _all(page: str) -> tuple[Part, ...]:
 
 def _marks(page: str, account: Account, pulse: Pulse) -> list[str]:
     minute = db.now_ms() // _MINUTE_MS
-    grounds = [(each.follows(account, pulse), minute if each.ages else 0) for each in _all(page)]
+    grounds = [
+        () if each.still() else (each.follows(account, pulse), minute if each.ages else 0) for each in _all(page)
+    ]
     return [f"{crc32(repr(ground).encode()):x}" for ground in grounds]
 
 

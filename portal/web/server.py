@@ -14,6 +14,7 @@ from typing import Any
 
 import waitress
 from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
 
 from portal import db, paths
 from portal.config import Config, bracketed
@@ -27,6 +28,7 @@ from portal.services import (
     expiry,
     mail,
     refusal_mails,
+    search_index,
     senders,
     throttle,
 )
@@ -41,10 +43,16 @@ _LOOK_S = 0.5
 _NOTICES_S = 1.0
 _REFUSALS_S = 60.0
 _EXPIRY_S = 60.0
+# What searches need is built in a tenth of a core's time: pages and the SMPP server have theirs, and messages that
+# nobody has indexed yet are only slower to find.
+_INDEX_S = 5.0
+_RESTS = 9
 # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
 _CHECK_S = 600.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
 _MOST_UNSENT = 1 << 30
+# Up to so much of an answer stays in memory, also of what the browser has already.
+_MOST_SENT = 4 << 20
 
 
 def run(config: Config, options: Sequence[str]) -> int:
@@ -63,6 +71,7 @@ def run(config: Config, options: Sequence[str]) -> int:
     mailer = Mailer(config, keys, lambda: db.connect(config.database))
     app = create_app(config, keys, mailer)
     dispatchers: dict[int, Any] = {}
+    BaseWSGIServer.channel_class = _Channel
     try:
         server = waitress.create_server(
             app,
@@ -94,12 +103,26 @@ def run(config: Config, options: Sequence[str]) -> int:
     threading.Thread(target=_housekeep, args=[config], name="housekeeping", daemon=True).start()
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
     threading.Thread(target=_let_run_out, args=[config], name="expiry", daemon=True).start()
+    threading.Thread(target=_index, args=[config], name="index", daemon=True).start()
     threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
     threading.Thread(target=_check_daily, args=[config, options], name="check", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     server.run()
     mailer.stop()
     return 0
+
+
+class _Channel(HTTPChannel):
+    """A connection that forgets what it has sent.
+
+    waitress appends an answer to one buffer, in memory as long as little of it is left to be sent, and begins a new one
+    only at the mark at which the application has to wait. A fast reader's download would be kept whole up to there.
+    """
+
+    def write_soon(self, data: Any) -> int:
+        if self.current_outbuf_count >= _MOST_SENT:  # type: ignore[has-type]
+            self.current_outbuf_count = self.adj.outbuf_high_watermark
+        return int(super().write_soon(data))
 
 
 def _keep_room(dispatchers: dict[int, Any]) -> None:
@@ -141,6 +164,22 @@ def _let_run_out(config: Config) -> None:
         with suppress(sqlite3.OperationalError):
             expiry.run_out(conn)
         time.sleep(_EXPIRY_S)
+
+
+def _index(config: Config) -> None:
+    """Build what lets searches leave out most of a history, behind the messages that come."""
+    conn = db.connect(config.database)
+    while True:
+        built = 0
+        # A database that is locked or full is tried again: it begins where the last chunk ends.
+        with suppress(sqlite3.OperationalError):
+            began = time.perf_counter()
+            for chunks in search_index.build(conn):
+                built += chunks
+                time.sleep(_RESTS * (time.perf_counter() - began))
+                began = time.perf_counter()
+        if not built:
+            time.sleep(_INDEX_S)
 
 
 def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from portal.db import DAY_MS, now_ms
-from portal.services import accounts, history, intake, outcomes
+from portal.services import accounts, history, intake, outcomes, search
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, EXPIRED, UCS2, Segment
 from portal.services.outcomes import Outcome
@@ -34,6 +34,10 @@ def end(conn):
     return lambda message_id, state=DELIVERED, ptt=0: outcomes.finish(conn, [Outcome(message_id, state, ptt, now_ms())])
 
 
+def lines(conn, account_id, **turned):
+    return search.find(conn, account_id, **turned).texts
+
+
 def texts(page):
     return [each.text for each in page]
 
@@ -46,15 +50,10 @@ def test_pages_go_from_the_newest_to_the_oldest_and_back(conn, acme_1, send):
     assert texts(history.page(conn, acme_1.id, after=second[0].id, limit=3)) == ["g", "f", "e"]
 
 
-def test_each_message_is_read_once(conn, acme_1, send):
-    send(*"abcdefg")
-    assert texts(history.each(conn, acme_1.id, batch=2)) == list("gfedcba")
-
-
 def test_nobody_sees_anothers_messages(conn, acme_1, globex_1, send):
     send("a")
     assert history.page(conn, globex_1.id) == []
-    assert list(history.each(conn, globex_1.id)) == []
+    assert lines(conn, globex_1.id) == []
 
 
 def test_totals_of_periods(conn, acme_1, send):
@@ -106,7 +105,7 @@ def test_a_text_in_parts_is_one_line(conn, acme_1, submit, way):
     before = submit(b"before")
     ids = [send_part(submit, way, text, 3, number) for number, text in [(2, b"two "), (3, b"three"), (1, b"one ")]]
     after = submit(b"after")
-    found = history.texts(conn, acme_1.id)
+    found = lines(conn, acme_1.id)
     assert [each.text for each in found] == ["after", "one two three", "before"]
     assert [each.id for each in found] == [after, ids[0], before]
     line = found[1]
@@ -129,7 +128,7 @@ def test_a_text_in_parts_is_one_line(conn, acme_1, submit, way):
 def test_what_is_missing_of_a_text_is_shown(conn, acme_1, submit, came, text):
     for number in came:
         send_part(submit, by_sar, b"abcd"[number - 1 : number], 4, number)
-    (line,) = history.texts(conn, acme_1.id)
+    (line,) = lines(conn, acme_1.id)
     assert (line.text, line.segments, line.parts) == (text, 4, len(came))
 
 
@@ -137,7 +136,7 @@ def test_the_status_of_a_text_in_parts(conn, acme_1, submit, end):
     first, second, third = (send_part(submit, by_sar, b"x", 3, number) for number in (1, 2, 3))
 
     def line():
-        (found,) = history.texts(conn, acme_1.id)
+        (found,) = lines(conn, acme_1.id)
         return found.ptt, found.delivered, found.done_at is not None
 
     assert line() == (254, 0, False)
@@ -168,29 +167,29 @@ def test_what_goes_together(conn, acme_1, submit):
     for number, each in enumerate(said):
         given = {"way": by_sar, "total": 2, "number": 1} | each
         send_part(submit, text=b"%d" % number, **given)
-    assert [each.text for each in history.texts(conn, acme_1.id)] == ["5[…]", "4[…]", "3[…]", "26", "01"]
+    assert [each.text for each in lines(conn, acme_1.id)] == ["5[…]", "4[…]", "3[…]", "26", "01"]
 
 
 def test_a_reference_is_used_again_for_another_text(conn, acme_1, submit):
     for number in (1, 2, 1, 2):
         send_part(submit, by_udh_8, b"%d" % number, 2, number)
-    assert [each.text for each in history.texts(conn, acme_1.id)] == ["12", "12"]
+    assert [each.text for each in lines(conn, acme_1.id)] == ["12", "12"]
 
 
 def test_an_emoji_that_is_cut_in_two_is_one_again(conn, acme_1, submit):
     octets = "so 😀 it is".encode("utf-16-be")
     for number, piece in enumerate((octets[:8], octets[8:]), 1):
         send_part(submit, by_udh_16, piece, 2, number, data_coding=UCS2)
-    assert [each.text for each in history.texts(conn, acme_1.id)] == ["so 😀 it is"]
+    assert [each.text for each in lines(conn, acme_1.id)] == ["so 😀 it is"]
     assert [each.body for each in outcomes.to_send(conn, outcomes.unfinished(conn))] == [octets[:8], octets[8:]]
-    assert texts(history.each(conn, acme_1.id)) == ["\ufffd it is", "so \ufffd"]
+    assert texts(history.page(conn, acme_1.id)) == ["\ufffd it is", "so \ufffd"]
 
 
 def test_binary_is_shown_as_hexadecimal_digits(conn, acme_1, submit):
     accounts.change(conn, SHELL, acme_1, data_codings={4})
     for number in (1, 2):
         send_part(submit, by_sar, b"\x00\xff", 2, number, data_coding=4)
-    (line,) = history.texts(conn, acme_1.id)
+    (line,) = lines(conn, acme_1.id)
     assert (line.text, line.first.content) == ("00 ff 00 ff", "00 ff")
 
 
@@ -198,10 +197,10 @@ def test_pages_of_texts_go_there_and_back(conn, acme_1, submit):
     for letter in "abcdefg":
         for number in (1, 2):
             send_part(submit, by_sar, letter.encode(), 2, number, reference=ord(letter))
-    first = history.texts(conn, acme_1.id, limit=3)
-    second = history.texts(conn, acme_1.id, before=first[-1].id, limit=3)
+    first = lines(conn, acme_1.id, limit=3)
+    second = lines(conn, acme_1.id, before=first[-1].id, limit=3)
     assert (texts(first), texts(second)) == (["gg", "ff", "ee"], ["dd", "cc", "bb"])
-    assert texts(history.texts(conn, acme_1.id, after=second[0].id, limit=3)) == ["gg", "ff", "ee"]
+    assert texts(lines(conn, acme_1.id, after=second[0].id, limit=3)) == ["gg", "ff", "ee"]
 
 
 def test_any_part_leads_to_its_text(conn, acme_1, globex_1, submit):
@@ -217,14 +216,13 @@ def test_a_page_reads_no_more_than_it_shows(conn, acme_1, submit):
     send_part(submit, by_sar, b"x", 2, 1)
     asked = []
     conn.set_trace_callback(asked.append)
-    history.texts(conn, acme_1.id, limit=3)
-    history.texts(conn, acme_1.id, after=1, limit=3)
-    history.texts(conn, acme_1.id, before=1, limit=3)
+    lines(conn, acme_1.id, limit=3)
+    lines(conn, acme_1.id, after=1, limit=3)
+    lines(conn, acme_1.id, before=1, limit=3)
     conn.set_trace_callback(None)
     plans = {row["detail"] for sql in asked for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")}
     assert plans == {
-        "SEARCH messages USING INDEX messages_account (account_id=? AND rowid>?)",
-        "SEARCH messages USING INDEX messages_account (account_id=? AND rowid<?)",
+        "SEARCH line USING INDEX messages_account (account_id=? AND rowid>? AND rowid<?)",
         "SEARCH messages USING INDEX messages_joined (joined_to=?)",
         "LIST SUBQUERY 1",
         "SCAN json_each VIRTUAL TABLE INDEX 1:",

@@ -43,9 +43,9 @@ def fill(conn: db.Connection, name: str, how_many: int) -> list[str]:
     return found
 
 
-def send(conn: db.Connection, name: str, *texts: str, source: str = "ACME") -> list[int]:
-    """Send these texts; they are on their way."""
-    return _send(conn, name, source, [(text, None) for text in texts])
+def send(conn: db.Connection, name: str, *texts: str, source: str = "ACME", at: int | None = None) -> list[int]:
+    """Send these texts, in the past too (milliseconds; what is newer comes later); they are on their way."""
+    return _send(conn, name, source, [(text, None) for text in texts], at)
 
 
 def send_in_parts(conn: db.Connection, name: str, *parts: str, total: int = 0) -> list[int]:
@@ -70,14 +70,18 @@ def call_back(conn: db.Connection, name: str, message_id: int) -> None:
 
 
 def _send(
-    conn: db.Connection, name: str, source: str, texts: Sequence[tuple[str, messages.Segment | None]]
+    conn: db.Connection,
+    name: str,
+    source: str,
+    texts: Sequence[tuple[str, messages.Segment | None]],
+    at: int | None = None,
 ) -> list[int]:
     account_id = accounts.by_name(conn, name).id
     submits = [
         prepared(conn, account_id, text.encode("utf-16-be"), source=source, data_coding=messages.UCS2, segment=segment)
         for text, segment in texts
     ]
-    return [each for each in intake.store(conn, submits).ids if each is not None]
+    return [each for each in intake.store(conn, submits, at).ids if each is not None]
 
 
 def deliver(conn: db.Connection, *message_ids: int) -> None:

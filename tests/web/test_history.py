@@ -1,18 +1,23 @@
 """The messages that an account has sent."""
 
 import csv
+import html
 import io
+import json
+import re
 from collections.abc import Callable
 from time import gmtime, strftime
 
 import pytest
 
 from portal import db, i18n
-from portal.services import ids
+from portal.services import ids, search, search_index
+from portal.web import history as web_history
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import words
 from tests.web.conftest import Browser
+from tests.web.test_live import OpenPage
 
 Client = Callable[[Person], Browser]
 HISTORY = "/accounts/smpp-acme-1/history"
@@ -25,6 +30,11 @@ def alice(client: Client, cast: Cast) -> Browser:
 
 def linked(page: str, rel: str) -> str:
     return HISTORY + page.split(f'rel="{rel}"')[0].rsplit('href="', 1)[1].split('"')[0]
+
+
+def shown(page: str) -> list[str]:
+    """The texts of the lines, as they are shown."""
+    return re.findall(r'href="history/\d+" data-dialog[^>]*>([^<]*)<', page)
 
 
 def rows(answer: str) -> list[list[str]]:
@@ -61,17 +71,16 @@ def test_a_message_that_credits_did_not_cover_is_there(alice: Browser, conn: db.
 
 
 def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", *(f"text {number}." for number in range(40)))
+    acting.send(conn, "smpp-acme-1", *(f"text {number}." for number in range(25)))
     first = alice.get(HISTORY).text
     second = alice.get(linked(first, "next")).text
     third = alice.get(linked(second, "next")).text
-    assert [f"text {number}." in first for number in (39, 26, 25)] == [True, True, False]
-    assert [f"text {number}." in second for number in (26, 25, 12, 11)] == [False, True, True, False]
-    assert [f"text {number}." in third for number in (12, 11, 0)] == [False, True, True]
+    assert [shown(each) for each in (first, second, third)] == [
+        [f"text {number}." for number in numbers] for numbers in (range(24, 14, -1), range(14, 4, -1), range(4, -1, -1))
+    ]
     assert 'rel="prev"' not in first
     assert 'rel="next"' not in third
-    back = alice.get(linked(third, "prev")).text
-    assert [f"text {number}." in back for number in (26, 25, 12, 11)] == [False, True, True, False]
+    assert shown(alice.get(linked(third, "prev")).text) == shown(second)
 
 
 def test_all_about_one_message(alice: Browser, conn: db.Connection) -> None:
@@ -133,6 +142,179 @@ def test_what_somebody_sent_is_text(alice: Browser, conn: db.Connection) -> None
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
+# --- looking for some of them
+
+
+@pytest.fixture
+def some(conn: db.Connection) -> list[int]:
+    """Six messages: the oldest of 40 days ago, the next of 5; two delivered, one failed, one stopped, one scheduled."""
+    conn.execute("UPDATE accounts SET any_sender = 1")
+    sent = acting.send(conn, "smpp-acme-1", "old parcel 4711", at=db.now_ms() - 40 * db.DAY_MS)
+    sent += acting.send(conn, "smpp-acme-1", "Il pacco è qui", at=db.now_ms() - 5 * db.DAY_MS, source="Acme Shop")
+    sent += acting.send(conn, "smpp-acme-1", "parcel 4712", "code 99", "sorry")
+    sent.append(acting.schedule(conn, "smpp-acme-1", "later", db.now_ms() + db.DAY_MS))
+    acting.deliver(conn, sent[0], sent[2])
+    acting.fail(conn, sent[3])
+    acting.fail(conn, sent[4], ptt=53)
+    conn.execute("UPDATE messages SET destination = '4915112345678' WHERE id = ?", (sent[3],))
+    return sent
+
+
+@pytest.mark.usefixtures("some")
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize(
+    ("query", "texts"),
+    [
+        ("", ["later", "sorry", "code 99", "parcel 4712", "Il pacco è qui", "old parcel 4711"]),
+        ("period=30d", ["later", "sorry", "code 99", "parcel 4712", "Il pacco è qui"]),
+        ("period=today", ["later", "sorry", "code 99", "parcel 4712"]),
+        ("sender=acme+shop", ["Il pacco è qui"]),
+        ("recipient=%2B49+151", ["code 99"]),
+        ("recipient=0049151", ["code 99"]),
+        ("recipient=4915112345678", ["code 99"]),
+        ("recipient=nobody", []),
+        ("status=delivered", ["parcel 4712", "old parcel 4711"]),
+        ("status=failed", ["sorry", "code 99"]),
+        ("status=53", ["sorry"]),
+        ("status=9", ["code 99"]),
+        ("status=pending", ["Il pacco è qui"]),
+        ("status=scheduled", ["later"]),
+        ("status=nonsense", ["later", "sorry", "code 99", "parcel 4712", "Il pacco è qui", "old parcel 4711"]),
+        ("text=PARC", ["parcel 4712", "old parcel 4711"]),
+        ("text=471+parcel&period=7d", ["parcel 4712"]),
+        ("text=e", ["Il pacco è qui"]),
+        ("text=arcel", []),
+        ("text=%25", []),
+        (
+            "period=all&from=&to=&sender=ACME&recipient=3934&status=delivered&text=parcel",
+            ["parcel 4712", "old parcel 4711"],
+        ),
+    ],
+)
+def test_the_address_says_which_messages(
+    alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch, indexed: bool, query: str, texts: list[str]
+) -> None:
+    if indexed:
+        monkeypatch.setattr(search_index, "CHUNK", 2)
+        assert sum(search_index.build(conn)) == 3
+    page = alice.get(f"{HISTORY}?{query}").text
+    assert shown(page) == texts
+    assert ("No such message" in page) == (not texts)
+    lines = rows(alice.get(f"{HISTORY}.csv?{query}").text)[1:]
+    assert [line[-1] for line in lines] == texts
+    assert [json.loads(line)["message"] for line in alice.get(f"{HISTORY}.jsonl?{query}").text.splitlines()] == texts
+
+
+def test_what_was_looked_for_stays_in_the_form_and_in_the_links(alice: Browser, conn: db.Connection) -> None:
+    acting.send(conn, "smpp-acme-1", *(f"parcel {number}." for number in range(15)))
+    page = alice.get(f"{HISTORY}?sender=acme&recipient=39+340&status=pending&text=parcel").text
+    assert [acting.value_of(page, name) for name in ("sender", "recipient", "text")] == ["acme", "39340", "parcel"]
+    assert '<option selected value="pending">' in page
+    query = "sender=acme&amp;recipient=39340&amp;status=pending&amp;text=parcel"
+    assert f'/history.csv?{query}"' in page
+    assert f'/history.jsonl?{query}"' in page
+    second = alice.get(html.unescape(linked(page, "next"))).text
+    assert shown(second) == [f"parcel {number}." for number in (4, 3, 2, 1, 0)]
+    assert shown(alice.get(html.unescape(linked(second, "prev"))).text) == shown(page)
+
+
+def test_from_one_day_to_another(alice: Browser, some: list[int]) -> None:
+    day = i18n.iso(ids.time_of(some[1]))[:10]
+    for query in (f"period=range&from={day}&to={day}", f"from={day}&to={day}"):
+        page = alice.get(f"{HISTORY}?{query}").text
+        assert shown(page) == ["Il pacco è qui"]
+        assert f'value="{day}"' in page
+
+
+def test_the_reasons_are_there_for_who_looks_for_failures(alice: Browser) -> None:
+    assert '<option value="53">' not in alice.get(HISTORY).text
+    assert '<option value="53">' in alice.get(f"{HISTORY}?status=failed").text
+    assert '<option selected value="53">' in alice.get(f"{HISTORY}?status=53").text
+
+
+def test_a_date_that_is_none_is_refused(alice: Browser) -> None:
+    answer = alice.get(f"{HISTORY}?period=range&from=yesterday")
+    assert answer.status_code == 422
+    assert "“yesterday” isn't a date" in html.unescape(answer.text)
+    for file in ("csv", "jsonl"):
+        answer = alice.get(f"{HISTORY}.{file}?period=range&from=yesterday")
+        assert (answer.status_code, answer.location) == (303, f"{HISTORY}?period=range&from=yesterday")
+
+
+def test_where_nothing_is_found_it_says_what_to_loosen(alice: Browser) -> None:
+    page = alice.get(f"{HISTORY}?text=nothing&sender=NOBODY&period=7d").text
+    found = dict(re.findall(r'href="\?([^"]*)">(Any \w+|All time)', page))
+    assert {html.unescape(query): label for query, label in found.items()} == {
+        "period=7d&sender=NOBODY": "Any text",
+        "period=7d&text=nothing": "Any sender",
+        "sender=NOBODY&text=nothing": "All time",
+    }
+
+
+def test_a_long_search_says_how_far_it_came(
+    alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_index, "CHUNK", 2)
+    monkeypatch.setattr(search, "_CHUNKS_AT_ONCE", 1)
+    monkeypatch.setattr(web_history, "_SECONDS", 0)
+    acting.send(conn, "smpp-acme-1", "wanted", *["other"] * 5)
+    list(search_index.build(conn))
+    address, seen = f"{HISTORY}?text=w", 0
+    while "Look further back" in (page := alice.get(address).text):
+        assert shown(page) == []
+        assert "Looked through back to" in page
+        address, seen = html.unescape(linked(page, "next")), seen + 1
+    assert shown(page) == ["wanted"]
+    assert seen >= 2
+
+
+# --- live or not
+
+
+@pytest.mark.parametrize(
+    ("query", "follows"),
+    [("", True), ("live=off", False), ("text=new", False), ("text=new&live=on", True), ("period=today&live=on", True)],
+)
+def test_new_messages_appear_where_that_is_wanted(
+    alice: Browser, conn: db.Connection, query: str, follows: bool
+) -> None:
+    acting.send(conn, "smpp-acme-1", "new 1")
+    page = OpenPage(alice, f"{HISTORY}?{query}")
+    assert f'aria-checked="{"true" if follows else "false"}"' in page.text
+    acting.send(conn, "smpp-acme-1", "new 2")
+    assert ("new 2" in page.ask().text) == follows
+    assert shown(alice.get(f"{HISTORY}?{query}").text) == ["new 2", "new 1"], "loaded again it is what there is"
+
+
+def test_the_switch_keeps_what_was_looked_for(alice: Browser) -> None:
+    def switched(query: str) -> str:
+        return html.unescape(re.findall(r'role="switch"[^>]*href="\?([^"]*)"', alice.get(f"{HISTORY}?{query}").text)[0])
+
+    assert switched("") == "live=off"
+    assert switched("live=off") == "live=on"
+    assert switched("text=a") == "text=a&live=on"
+    assert switched("text=a&live=on") == "text=a&live=off"
+
+
+# --- all about one
+
+
+def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list[int]) -> None:
+    conn.execute("UPDATE messages SET done_at = (id >> 20) + 2340 WHERE id = ?", (some[0],))
+    said = words(alice.get(f"{HISTORY}/{some[0]}").text)
+    at = ids.time_of(some[0])
+    assert f"Submitted at {i18n.date_time(at, 'UTC')} Handed on At once" in said
+    assert f"Final status {i18n.date_time(at + 2340, 'UTC')} after 2.3 s" in said
+    for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Wanted", "Not recorded:"):
+        assert each in said
+    assert "Handed on Never" in words(alice.get(f"{HISTORY}/{some[4]}").text)
+    assert "Handed on Not yet" in words(alice.get(f"{HISTORY}/{some[5]}").text)
+    acting.call_back(conn, "smpp-acme-1", some[5])
+    said = words(alice.get(f"{HISTORY}/{some[5]}").text)
+    assert "Handed on Never" in said
+    assert re.search(r"Refunded \d+ \w+ \d+, [\d:]+ UTC 1 ", said)
+
+
 # --- the download
 
 
@@ -173,6 +355,32 @@ def test_no_text_is_a_formula_to_a_spreadsheet(alice: Browser, conn: db.Connecti
     assert rows(alice.get(f"{HISTORY}.csv").text)[1][-1] == f"'{text}"
 
 
+def test_the_mark_that_excel_wants(alice: Browser) -> None:
+    assert alice.get(f"{HISTORY}.csv").data.startswith(b"id;")
+    assert alice.get(f"{HISTORY}.csv?bom=1").data.startswith(b"\xef\xbb\xbfid;")
+
+
+def test_the_json_lines(alice: Browser, conn: db.Connection) -> None:
+    (message_id,) = acting.send(conn, "smpp-acme-1", 'two\nlines, "è" ' + "x" * 70)
+    answer = alice.get(f"{HISTORY}.jsonl")
+    assert answer.content_type == "application/jsonl; charset=utf-8"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="smpp-acme-1-history.jsonl"'
+    (line,) = answer.text.splitlines()
+    assert json.loads(line) == {
+        "id": str(message_id),
+        "date": i18n.iso(ids.time_of(message_id)),
+        "sender": "ACME",
+        "receiver": "393401234567",
+        "ptt": 254,
+        "operatorCode": "",
+        "descriptionDlr": "On its way",
+        "tag": "",
+        "message": 'two\nlines, "è" ' + "x" * 70,
+        "parts": 2,
+        "credits": 2,
+    }
+
+
 def test_two_downloads_at_a_time(alice: Browser, client: Client, cast: Cast) -> None:
     first, second = alice.get(f"{HISTORY}.csv"), client(cast.bob).get(f"{HISTORY}.csv")
     third = client(cast.alice).get(f"{HISTORY}.csv")
@@ -196,11 +404,11 @@ def test_the_csv_speaks_the_reader_s_language(alice: Browser, conn: db.Connectio
 def test_a_viewer_sees_it_all(client: Client, cast: Cast, conn: db.Connection) -> None:
     (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
     bob = client(cast.bob)
-    for address in (HISTORY, f"{HISTORY}/{message_id}", f"{HISTORY}.csv"):
+    for address in (HISTORY, f"{HISTORY}/{message_id}", f"{HISTORY}.csv", f"{HISTORY}.jsonl"):
         assert "hello" in bob.get(address).text
 
 
 def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Connection) -> None:
     (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
-    for address in (HISTORY, f"{HISTORY}/{message_id}", f"{HISTORY}.csv"):
+    for address in (HISTORY, f"{HISTORY}/{message_id}", f"{HISTORY}.csv", f"{HISTORY}.jsonl"):
         assert client(cast.charlie).get(address).status_code == 404

@@ -9,12 +9,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from flask.sessions import SecureCookieSessionInterface
 
 from portal import db
 from portal.config import Config
+from portal.crypto import Keys
 from portal.services import accounts, alerts, connections, credits, daily_check, refusal_mails, users
 from portal.services.audit import SHELL
 from portal.supervisor import raise_file_limit
+from portal.web import create_app
 from portal.web.server import check_if_due
 from tests.mailbox import Mailbox
 from tests.serving import starting
@@ -52,6 +55,49 @@ def test_the_oldest_connections_make_room(server: Server, open_sockets: ExitStac
 def test_a_body_that_is_too_large_is_not_taken(server: Server, open_sockets: ExitStack) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: portal\r\nContent-Length: 900000000\r\n\r\n"
     assert connect(server, open_sockets, head).recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def is_there(server: Server) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def memory_mb(process: int) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+
+def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.Connection, keys: Keys) -> None:
+    """Not even where its reader is quick: 40 MB of history pass through."""
+    with db.immediate(conn):
+        conn.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) INSERT INTO messages"
+            " (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,"
+            "  registered_delivery, parts, price, state, ptt)"
+            " SELECT (1700000000000 << 20) + i, ?, 'ACME', 5, 0, '393401234567', 'IT', hex(zeroblob(500)), 0, 0, 7, 0,"
+            "  2, 0 FROM n",
+            (cast.smpp_acme_1.id,),
+        )
+    app = create_app(config, keys)
+    assert isinstance(app.session_interface, SecureCookieSessionInterface)
+    serializer = app.session_interface.get_signing_serializer(app)
+    assert serializer is not None
+    token = users.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    cookie = f"{app.config['SESSION_COOKIE_NAME']}={serializer.dumps({'_user_id': token, '_fresh': True})}"
+    address = f"{config.public_url}/accounts/smpp-acme-1/history.csv"
+    with starting(config, "web") as server:
+        eventually(lambda: is_there(server))
+        wanted = urllib.request.Request(address, headers={"Cookie": cookie})
+        with urllib.request.urlopen(wanted, timeout=DEADLINE_S) as answer:
+            began, length, most = memory_mb(server.process.pid), 0, 0.0
+            while piece := answer.read(1 << 20):
+                length += len(piece)
+                most = max(most, memory_mb(server.process.pid))
+    assert length > 40_000_000
+    assert most - began < 20
 
 
 def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn: db.Connection) -> None:
