@@ -23,6 +23,7 @@ from portal.services import (
     recredit,
     routes,
     senders,
+    tally,
     two_factor,
     users,
 )
@@ -72,6 +73,7 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
             }
             passwords = _accounts(conn, keys, acme.id, globex.id)
         past.make_up(conn, _BY_OPERATOR)
+        tally.gather_all(conn)
         with immediate(conn):
             source, target = (accounts.by_name(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
             past.make_up_answers(conn, source, VIRTUAL_NUMBER)

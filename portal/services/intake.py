@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -40,10 +40,6 @@ SEGMENTS_TOGETHER_MS = 10 * 60_000
 """How far apart two segments may be that belong together; ids say how far they are."""
 # One that numbers all its texts alike must not hold up the others.
 _SEGMENTS_LOOKED_AT = 16
-
-
-# What messages cost by account, country and sender: how many they are, their parts, their price.
-_Usage = dict[tuple[int, str, str], list[int]]
 
 
 @dataclass(slots=True)
@@ -98,7 +94,6 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
         bills = _bills(conn, submits)
         stopped = blacklist.among(conn, submits)
         _recredit(conn, bills, submits, stopped, at)
-        usage: _Usage = defaultdict(lambda: [0, 0, 0])
         rows: list[tuple[object, ...]] = []
         usual: list[tuple[object, ...]] = []
         segments = []
@@ -116,10 +111,6 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
                 bill.last_id = message_id
                 bill.sent += 1
                 bill.parts += each.parts
-                used = usage[each.account_id, each.country, each.source]
-                used[0] += 1
-                used[1] += each.parts
-                used[2] += each.price
                 stored.ids.append(message_id)
                 if _is_usual(each):
                     usual.append(_usual_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
@@ -138,7 +129,6 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
         for segment in segments:
             _join_segment(conn, *segment)
         _charge(conn, bills, at)
-        totals.add_usage(conn, at // DAY_MS, usage)
         if stored.waiting:
             deliveries.add_receipts(conn, stored.waiting, at)
     return stored

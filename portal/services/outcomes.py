@@ -5,10 +5,11 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import blacklist, deliveries, expiry, ids, totals
+from portal.services import blacklist, deliveries, expiry, ids, tally, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
     DELETED,
@@ -106,6 +107,8 @@ def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Receip
                 (*result, json.dumps(message_ids)),
             )
         totals.add(conn, counts)
+        if counts:
+            tally.note_ended(conn, chain.from_iterable(ended.values()))
         if receipts:
             deliveries.add_receipts(conn, receipts, now_ms())
     return receipts

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from portal.db import now_ms
 from portal.services import ids, ledger
 from portal.services.periods import EVER, FIRST_DAY, LAST_DAY, Period, midnight
+from portal.services.tally import MONTH
 from portal.services.totals import month_of
 
 _MOST_DAYS = 92
@@ -285,19 +286,19 @@ def month_text(number: int) -> str:
     return f"{number // 12:04}-{number % 12 + 1:02}"
 
 
-_USE = "FROM monthly_usage WHERE account_id = ? AND month = ?"
+_USE = f"FROM statistics WHERE account_id = ? AND length = {MONTH} AND begins = ? AND sent > 0"
 
 
 def used(conn: sqlite3.Connection, account_id: int, number: int) -> Iterator[Use]:
     """What was used in a month by country and sender, as the table has them, in constant memory."""
-    for row in conn.execute(f"SELECT country, source, messages, parts, price {_USE}", (account_id, number)):
+    for row in conn.execute(f"SELECT country, source, sent, parts, price {_USE}", (account_id, number)):
         yield Use(*row)
 
 
 def used_by_country(conn: sqlite3.Connection, account_id: int, number: int) -> list[Use]:
     """What was used in a month by country, the dearest first."""
     rows = conn.execute(
-        f"SELECT country, '', sum(messages), sum(parts), sum(price) {_USE} GROUP BY country ORDER BY sum(price) DESC,"
+        f"SELECT country, '', sum(sent), sum(parts), sum(price) {_USE} GROUP BY country ORDER BY sum(price) DESC,"
         " country",
         (account_id, number),
     )
@@ -307,7 +308,7 @@ def used_by_country(conn: sqlite3.Connection, account_id: int, number: int) -> l
 def used_by_sender(conn: sqlite3.Connection, account_id: int, number: int, limit: int) -> list[Use]:
     """What was used in a month by sender, the dearest first."""
     rows = conn.execute(
-        f"SELECT '', source, sum(messages), sum(parts), sum(price) {_USE} GROUP BY source ORDER BY sum(price) DESC,"
+        f"SELECT '', source, sum(sent), sum(parts), sum(price) {_USE} GROUP BY source ORDER BY sum(price) DESC,"
         " source LIMIT ?",
         (account_id, number, limit),
     )

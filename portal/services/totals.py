@@ -1,8 +1,8 @@
-"""What an account sent on a day, and in a month by country and sender (UTC), counted as it happens."""
+"""What an account sent on a day (UTC), counted in the transaction in which it happens."""
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 
@@ -25,25 +25,6 @@ def add(conn: sqlite3.Connection, amounts: Mapping[tuple[int, int], Counter[str]
     """
     rows = [(*account_and_day, *(counts[name] for name in _COLUMNS)) for account_and_day, counts in amounts.items()]
     _ADD.run(conn, rows)
-
-
-_ADD_USAGE = Inserts(
-    "monthly_usage",
-    "account_id, month, country, source, messages, parts, price",
-    "ON CONFLICT (account_id, month, country, source) DO UPDATE SET"
-    " messages = messages + excluded.messages, parts = parts + excluded.parts, price = price + excluded.price",
-)
-
-
-def add_usage(conn: sqlite3.Connection, day: int, usage: Mapping[tuple[int, str, str], Sequence[int]]) -> None:
-    """Add to what a month's messages cost.
-
-    Args:
-        day: when they were sent (days since 1970).
-        usage: messages, parts and price (thousandths of a credit) by account id, country and sender.
-    """
-    month = month_of(day)
-    _ADD_USAGE.run(conn, [(key[0], month, *key[1:], *amounts) for key, amounts in usage.items()])
 
 
 @cache

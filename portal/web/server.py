@@ -30,6 +30,7 @@ from portal.services import (
     refusal_mails,
     search_index,
     senders,
+    tally,
     throttle,
 )
 from portal.services.mail import Mailer
@@ -41,6 +42,7 @@ _MOST_CONNECTIONS = 1_000
 _CROWDED, _CALM = 800, 400
 _LOOK_S = 0.5
 _NOTICES_S = 1.0
+_GATHER_S = 1.0
 _REFUSALS_S = 60.0
 _EXPIRY_S = 60.0
 # What searches need is built in a tenth of a core's time: pages and the SMPP server have theirs, and messages that
@@ -104,6 +106,7 @@ def run(config: Config, options: Sequence[str]) -> int:
     threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
     threading.Thread(target=_let_run_out, args=[config], name="expiry", daemon=True).start()
     threading.Thread(target=_index, args=[config], name="index", daemon=True).start()
+    threading.Thread(target=_gather, args=[config], name="statistics", daemon=True).start()
     threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
     threading.Thread(target=_check_daily, args=[config, options], name="check", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
@@ -180,6 +183,20 @@ def _index(config: Config) -> None:
                 began = time.perf_counter()
         if not built:
             time.sleep(_INDEX_S)
+
+
+def _gather(config: Config) -> None:
+    """Count for the statistics what has come and ended, a second behind it at most."""
+    conn = db.connect(config.database)
+    while True:
+        # A database that is locked or full is tried again: what has not been counted is still marked so.
+        with suppress(sqlite3.OperationalError):
+            began = time.perf_counter()
+            while tally.gather(conn):
+                # Years of messages, after an update, leave the SMPP server as much time as they take.
+                time.sleep(time.perf_counter() - began)
+                began = time.perf_counter()
+        time.sleep(_GATHER_S)
 
 
 def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:

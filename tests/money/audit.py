@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.services import alerts, check, ids, ledger
+from portal.services import alerts, check, ids, ledger, tally
 from tests.money import chronicle
 from tests.money.chronicle import Line
 from tests.money.model import Fact, Model, is_refusal
@@ -244,7 +244,11 @@ class Audit:
         stored = {text: (state, price) for text, state, price in rows}
         self._same("messages", stored, {text: (each.state, each.price) for text, each in self.model.messages.items()})
         self._same("number of messages", len(rows), len(stored))
-        rows = conn.execute("SELECT account_id, month, country, source, messages, parts, price FROM monthly_usage")
+        tally.gather_all(conn)
+        rows = conn.execute(
+            "SELECT account_id, begins, country, source, sent, parts, price FROM statistics"
+            f" WHERE length = {tally.MONTH} AND sent > 0"
+        )
         usage: Counter[tuple[object, ...]] = Counter()
         for *month, messages, parts, price in rows:
             usage.update({(*month, "messages"): messages, (*month, "parts"): parts, (*month, "price"): price})

@@ -8,7 +8,7 @@ import pytest
 
 from portal import i18n
 from portal.db import DAY_MS, now_ms
-from portal.services import check, credits, ids, intake, ledger, orders, outcomes, packs
+from portal.services import check, credits, ids, intake, ledger, orders, outcomes, packs, tally
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, EXPIRED
 from portal.services.outcomes import Outcome
@@ -31,6 +31,7 @@ def busy(conn, acme_1, acme_2, classic, globex_1):
     (called_back,) = intake.store(conn, [long]).ids
     outcomes.cancel(conn, [outcomes.find(conn, acme_1.id, called_back)])
     intake.store(conn, [short])
+    tally.gather_all(conn)
     credits.transfer(conn, SHELL, acme_1, classic, 5_000)
     pack = packs.everyone(conn)[0]
     paid = orders.pay(conn, SHELL, orders.place(conn, SHELL, acme_2, pack))
@@ -138,7 +139,7 @@ DAMAGES = {
     ),
     "a price, in the month": (
         "UPDATE messages SET price = price + 1 WHERE id = :second",
-        "smpp-acme-1: the row of monthly_usage for {month}, IT, ACME is off from what the messages of that month say:"
+        "smpp-acme-1: the row of statistics for {month}, IT, ACME is off from what the messages of that month say:"
         " price -0.001",
     ),
     "a missing message": (
@@ -176,7 +177,7 @@ DAMAGES = {
     ),
     "parts": (
         "UPDATE messages SET parts = 4 WHERE id = :second",
-        "smpp-acme-1: the row of monthly_usage for {month}, IT, ACME is off from what the messages of that month say:"
+        "smpp-acme-1: the row of statistics for {month}, IT, ACME is off from what the messages of that month say:"
         " parts -3",
     ),
     "a day's count": (
@@ -208,24 +209,24 @@ DAMAGES = {
         " parts +1, price +1",
     ),
     "a month's price": (
-        "UPDATE monthly_usage SET price = price + 2 WHERE account_id = :globex",
-        "smpp-globex-1: the row of monthly_usage for {month}, IT, GLOBEX is off from what the messages of that month"
+        "UPDATE statistics SET price = price + 2 WHERE account_id = :globex",
+        "smpp-globex-1: the row of statistics for {month}, IT, GLOBEX is off from what the messages of that month"
         " say: price +0.002",
     ),
     "a month's country": (
-        "UPDATE monthly_usage SET country = 'FR' WHERE account_id = :globex",
-        "smpp-globex-1: the row of monthly_usage for {month}, FR, GLOBEX is off from what the messages of that month"
-        " say: messages +1, parts +1, price +1",
+        "UPDATE statistics SET country = 'FR' WHERE account_id = :globex",
+        "smpp-globex-1: the row of statistics for {month}, FR, GLOBEX is off from what the messages of that month"
+        " say: sent +1, parts +1, price +1",
     ),
     "a month's sender": (
-        "UPDATE monthly_usage SET source = 'ACME' WHERE account_id = :globex",
-        "smpp-globex-1: the row of monthly_usage for {month}, IT, GLOBEX is off from what the messages of that month"
-        " say: messages -1, parts -1, price -1",
+        "UPDATE statistics SET source = 'ACME' WHERE account_id = :globex",
+        "smpp-globex-1: the row of statistics for {month}, IT, GLOBEX is off from what the messages of that month"
+        " say: sent -1, parts -1, price -1",
     ),
     "another month": (
-        "UPDATE monthly_usage SET month = 2106 * 12 + 10 WHERE account_id = :globex",
-        "smpp-globex-1: the row of monthly_usage for 2106-11, IT, GLOBEX is off from what the messages of that month"
-        " say: messages +1, parts +1, price +1",
+        "UPDATE statistics SET begins = 2106 * 12 + 10 WHERE account_id = :globex AND length = 2",
+        "smpp-globex-1: the row of statistics for 2106-11, IT, GLOBEX is off from what the messages of that month"
+        " say: sent +1, parts +1, price +1",
     ),
     "a refund of nothing": (
         "UPDATE movements SET first_message_id = 4711 WHERE id = :refund",
@@ -306,8 +307,8 @@ DAMAGES = {
         "file: senders row 1 refers to a row of accounts that isn't there",
     ),
     "a row without a number that refers to none": (
-        "UPDATE monthly_usage SET account_id = 4711 WHERE account_id = :globex",
-        "file: a row of monthly_usage refers to a row of accounts that isn't there",
+        "UPDATE statistics SET account_id = 4711 WHERE account_id = :globex",
+        "file: a row of statistics refers to a row of accounts that isn't there",
     ),
     "the movements of an account that isn't there": (
         "UPDATE movements SET account_id = 4711 WHERE id = :globex_usage",
@@ -361,12 +362,13 @@ def test_months_and_days_are_told_apart(conn, acme_1):
     submit = prepared(conn, acme_1.id)
     for days in range(40):
         intake.store(conn, [submit] * 2, now=LONG_AGO + days * DAY_MS)
+    tally.gather_all(conn)
     assert check.problems(conn) == []
     message_id = ids.first_id_at(LONG_AGO + 30 * DAY_MS)
     assert conn.execute("UPDATE messages SET parts = 2 WHERE id = ?", (message_id,)).rowcount
     assert check.problems(conn) == [
         "smpp-acme-1: the row of daily_totals for 2023-12-14 is off from what the messages of that day say: parts -1",
-        "smpp-acme-1: the row of monthly_usage for 2023-12, IT, ACME is off from what the messages of that month say:"
+        "smpp-acme-1: the row of statistics for 2023-12, IT, ACME is off from what the messages of that month say:"
         " parts -1",
     ]
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import credits, intake, ledger, outcomes, periods, statement, totals
+from portal.services import credits, intake, ledger, outcomes, periods, statement, tally, totals
 from portal.services.audit import SHELL
 from tests.support import prepared
 
@@ -339,6 +339,7 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
     ids = []
     for moment in (last, last + 1):
         ids.append(intake.store(conn, submits, now=moment).ids)
+    tally.gather_all(conn)
     for month in (october, november):
         countries = statement.used_by_country(conn, acme_1.id, month)
         senders = statement.used_by_sender(conn, acme_1.id, month, 10)
@@ -361,6 +362,7 @@ def test_messages_and_their_debit_are_of_the_same_month(conn, acme_1, monkeypatc
     clock = iter(range(last, last + 10))
     monkeypatch.setattr("portal.services.ids.now_ms", lambda: next(clock))
     intake.store(conn, [prepared(conn, acme_1.id)])
+    tally.gather_all(conn)
     october = statement.month_number("2030-10")
     assert [each.price for each in statement.used(conn, acme_1.id, october)] == [1_000]
     assert statement.sums(conn, acme_1.id, periods.month(october)).of(ledger.USAGE) == -1_000

@@ -15,6 +15,7 @@ from portal.services import (
     intake,
     messages,
     outcomes,
+    tally,
 )
 from portal.services.accounts import Account
 from portal.services.audit import SHELL
@@ -67,6 +68,7 @@ def call_back(conn: db.Connection, name: str, message_id: int) -> None:
     found = outcomes.find(conn, accounts.by_name(conn, name).id, message_id)
     assert found is not None
     outcomes.cancel(conn, [found])
+    tally.gather_all(conn)
 
 
 def _send(
@@ -81,17 +83,21 @@ def _send(
         prepared(conn, account_id, text.encode("utf-16-be"), source=source, data_coding=messages.UCS2, segment=segment)
         for text, segment in texts
     ]
-    return [each for each in intake.store(conn, submits, at).ids if each is not None]
+    stored = intake.store(conn, submits, at)
+    tally.gather_all(conn)
+    return [each for each in stored.ids if each is not None]
 
 
 def deliver(conn: db.Connection, *message_ids: int) -> None:
     ended = [outcomes.Outcome(each, messages.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
+    tally.gather_all(conn)
 
 
 def fail(conn: db.Connection, *message_ids: int, ptt: int = UNDELIVERABLE) -> None:
     ended = [outcomes.Outcome(each, messages.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
+    tally.gather_all(conn)
 
 
 def connect(conn: db.Connection, name: str, number: int = 1, **values: object) -> None:

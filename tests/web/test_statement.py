@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 
 from portal import db, i18n
-from portal.services import credits, ids, intake, ledger, orders, packs, prices, statement
+from portal.services import credits, ids, intake, ledger, orders, packs, prices, statement, tally
 from portal.services.audit import SHELL, SYSTEM, Actor
 from tests.support import Cast, Person, prepared
 from tests.web import acting
@@ -281,6 +281,7 @@ def test_numbers_of_no_country_are_named_in_a_month(alice: Browser, conn: db.Con
     prices.put(conn, SHELL, {"88213": 2000})
     submit = prepared(conn, acting.account(conn, "smpp-acme-1").id, source="ACME", destination="882131234567")
     intake.store(conn, [submit])
+    tally.gather_all(conn)
     assert "International networks 1 1 2" in words(alice.get(MONTHS).text)
 
 
@@ -314,8 +315,8 @@ def test_a_month_of_many_senders_shows_the_dearest(alice: Browser, conn: db.Conn
     account = acting.account(conn, "smpp-acme-1")
     month = statement.months(conn, account.id)[0]
     for number in range(60):
-        values = (account.id, month, "IT", f"=S{number}", 1, 1, 1000 + number)
-        conn.execute("INSERT INTO monthly_usage VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        values = (account.id, tally.MONTH, month, "IT", f"=S{number}", 1, 0, 0, 0, 0, 1, 1000 + number)
+        conn.execute("INSERT INTO statistics VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     page = alice.get(MONTHS).text
     assert "=S59" in page
     assert "=S10" in page

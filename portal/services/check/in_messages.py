@@ -10,16 +10,17 @@ from typing import Any
 
 from portal.db import DAY_MS
 from portal.i18n import N_
-from portal.services import ids, totals
+from portal.services import ids, tally, totals
 from portal.services.check.problem import Names, Params, Problem, rows_of
 from portal.services.messages import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 
 _DAY_COLUMNS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
-_MONTH_COLUMNS = ("messages", "parts", "price")
+_MONTH_COLUMNS = ("sent", "stopped", "refused", "parts", "price")
 
 _Counts = list[int]
-# What one day has of messages: how many, parts, price; by account, country, sender, state, ptt, and whether they cost.
-_Day = dict[tuple[int, str, str, int, int, bool], _Counts]
+# What one day has of messages: how many, parts, price; by account, country, sender, state, ptt, whether they cost, and
+# whether the statistics have them already.
+_Day = dict[tuple[int, str, str, int, int, bool, bool], _Counts]
 
 
 def messages(conn: sqlite3.Connection) -> Iterator[Problem]:
@@ -27,6 +28,7 @@ def messages(conn: sqlite3.Connection) -> Iterator[Problem]:
     names = Names(conn)
     charges = _Charges(conn, names)
     book = _Book(conn, names)
+    gathered = tally.reaches(conn)
     rows = rows_of(
         conn, "SELECT id, account_id, country, source, state, ptt, parts, price FROM messages NOT INDEXED ORDER BY id"
     )
@@ -41,7 +43,7 @@ def messages(conn: sqlite3.Connection) -> Iterator[Problem]:
             ends = ids.first_id_at((day + 1) * DAY_MS)
         if price:
             yield from charges.message(row, account_id, price)
-        key = (account_id, country, source, state, ptt, price != 0)
+        key = (account_id, country, source, state, ptt, price != 0, row <= gathered)
         counts = counted.get(key)
         if counts is None:
             counts = counted[key] = [0, 0, 0]
@@ -163,8 +165,8 @@ class _Book:
         self._months = _Periods(
             rows_of(
                 conn,
-                f"SELECT month, account_id, country, source, {', '.join(_MONTH_COLUMNS)} FROM monthly_usage"
-                " ORDER BY month, account_id, country, source",
+                f"SELECT begins, account_id, country, source, {', '.join(_MONTH_COLUMNS)} FROM statistics"
+                f" WHERE length = {tally.MONTH} ORDER BY begins, account_id, country, source",
             ),
             3,
         )
@@ -178,20 +180,23 @@ class _Book:
             yield from self._close_month()
             self._month = month
         in_day: dict[tuple[Any, ...], _Counts] = defaultdict(lambda: [0] * len(_DAY_COLUMNS))
-        for (account_id, country, source, state, ptt, costs), (count, parts, price) in counted.items():
+        for (account_id, country, source, state, ptt, costs, gathered), (count, parts, price) in counted.items():
             amounts = in_day[account_id,]
-            if costs:
-                in_month = self._in_month.setdefault((account_id, country, source), [0, 0, 0])
-                for place, amount in enumerate((count, parts, price)):
+            stopped, refused = (count * (not costs and ptt == each) for each in (PTT_BLACKLISTED, PTT_NO_CREDIT))
+            if gathered:
+                in_month = self._in_month.setdefault((account_id, country, source), [0] * len(_MONTH_COLUMNS))
+                sums = (count, 0, 0, parts, price) if costs else (0, stopped, refused, 0, 0)
+                for place, amount in enumerate(sums):
                     in_month[place] += amount
+            if costs:
                 amounts[0] += count
                 amounts[1] += count * (state == DELIVERED)
                 amounts[2] += count * (state not in (ENROUTE, DELIVERED))
                 amounts[5] += parts
                 amounts[6] += price
             else:
-                amounts[3] += count * (ptt == PTT_BLACKLISTED)
-                amounts[4] += count * (ptt == PTT_NO_CREDIT)
+                amounts[3] += stopped
+                amounts[4] += refused
         yield from map(self._of_day, self._days.close(day, in_day))
 
     def end(self) -> Iterator[Problem]:
@@ -216,7 +221,7 @@ class _Book:
 
     def _of_month(self, found: "_Difference") -> Problem:
         sentence = N_(
-            "%(account)s: the row of monthly_usage for %(month)s, %(country)s, %(source)s is off from what the messages"
+            "%(account)s: the row of statistics for %(month)s, %(country)s, %(source)s is off from what the messages"
             " of that month say: %(differences)s"
         )
         account_id, country, source = found.key
