@@ -10,7 +10,6 @@ import sqlite3
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 from portal.db import DAY_MS, Connection, Inserts, immediate
 from portal.services.messages import DELIVERED, PTT_BLACKLISTED, PTT_NO_CREDIT
@@ -21,8 +20,8 @@ HOUR, DAY, MONTH = 0, 1, 2
 
 HOUR_MS = 3_600_000
 
-# Some 20 ms of reading, and a transaction of a few: under load a second's messages take two or three turns.
-_MESSAGES_AT_ONCE, _ENDINGS_AT_ONCE = 10_000, 500
+# Some 20 ms of reading for what has come, 30 for what has ended, and a transaction of a few.
+_MESSAGES_AT_ONCE = 10_000
 
 _AMOUNTS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
 _ADD = Inserts(
@@ -75,7 +74,7 @@ def gather(conn: Connection) -> bool:
     conn.teach("bucket", 1, bucket)
     turn, after = _state(conn)
     last = _last(conn, after)
-    ended = conn.execute(f"SELECT id, messages FROM ended ORDER BY id LIMIT {_ENDINGS_AT_ONCE}").fetchall()
+    noted, ended = _ended(conn)
     if last == after and not ended:
         return False
     amounts, endings, times = _counted(conn, after, last, ended)
@@ -86,9 +85,9 @@ def gather(conn: Connection) -> bool:
         _ADD.run(conn, amounts)
         _ADD_ENDINGS.run(conn, endings)
         _ADD_TIMES.run(conn, times)
-        conn.execute("DELETE FROM ended WHERE id <= ?", (ended[-1][0] if ended else 0,))
+        conn.execute("DELETE FROM ended WHERE id <= ?", (noted,))
         conn.execute("UPDATE gathered SET turn = turn + 1, message_id = ?", (last,))
-    return len(ended) == _ENDINGS_AT_ONCE or _last(conn, last) != last
+    return len(ended) >= _MESSAGES_AT_ONCE or _last(conn, last) != last
 
 
 def gather_all(conn: Connection) -> None:
@@ -132,8 +131,19 @@ def _last(conn: sqlite3.Connection, after: int) -> int:
     return max(row[0] or 0, after)
 
 
+def _ended(conn: sqlite3.Connection) -> tuple[int, Sequence[int]]:
+    """The last row of `ended` that belongs to the next step, and the messages of all these."""
+    noted, message_ids = 0, array("q")
+    rows = conn.execute("SELECT id, messages FROM ended ORDER BY id")
+    while len(message_ids) < _MESSAGES_AT_ONCE and (row := rows.fetchone()):
+        noted = row[0]
+        message_ids.frombytes(row[1])
+    rows.close()
+    return noted, message_ids
+
+
 def _counted(
-    conn: sqlite3.Connection, after: int, last: int, ended: Sequence[Sequence[bytes]]
+    conn: sqlite3.Connection, after: int, last: int, ended: Sequence[int]
 ) -> tuple[list[_Key], list[_Key], list[_Key]]:
     """What is to be added to each of the three tables, in the order of its key."""
     amounts: dict[_Key, list[int]] = defaultdict(lambda: [0] * len(_AMOUNTS))
@@ -149,8 +159,7 @@ def _counted(
 
     for account_id, hour, country, source, *counts in conn.execute(_NEW, {"after": after, "last": last}):
         add(amounts, account_id, hour, (country, source), *counts)
-    message_ids = chain.from_iterable(array("q", messages) for _, messages in ended)
-    rows = conn.execute(_ENDED, {"ids": json.dumps(list(message_ids))})
+    rows = conn.execute(_ENDED, {"ids": json.dumps(list(ended))})
     for account_id, hour, country, source, ptt, delivered, time, count in rows:
         add(amounts, account_id, hour, (country, source), 0, *((count, 0) if delivered else (0, count)))
         add(endings, account_id, hour, (ptt,), count)
