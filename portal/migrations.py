@@ -805,7 +805,8 @@ CREATE TABLE text_removals (
     account_id INTEGER PRIMARY KEY REFERENCES accounts ON DELETE CASCADE,
     texts INTEGER NOT NULL,
     after_id INTEGER NOT NULL,
-    last_id INTEGER NOT NULL
+    last_id INTEGER NOT NULL,
+    received_after_id INTEGER NOT NULL
 ) STRICT;
 """
 

@@ -71,7 +71,8 @@ class Account:
     `data_codings` are those of OPTIONAL_DATA_CODINGS that its messages may have; `packed_gsm`: GSM 03.38 comes as
     packed septets, not one a byte. Below `alert_below` a mail goes to `alert_to` (to the customer's contact address
     where that is empty); below `recredit_below` a pack of `recredit_pack` is bought, at most `recredit_per_day` times a
-    day. All of these in thousandths, None: not asked for.
+    day. All of these in thousandths, None: not asked for. `texts` is what becomes of the customer's
+    (`services/privacy.py`).
     """
 
     id: int
@@ -92,6 +93,7 @@ class Account:
     recredit_pack: int | None
     recredit_per_day: int
     disabled: bool
+    texts: str
     status: str
 
 
@@ -100,6 +102,7 @@ _SELECT = f"""
 SELECT id, customer_id, name, kind, description, balance, windowing, throughput, binds, any_sender,
        data_codings, packed_gsm, alert_below, alert_to, recredit_below, recredit_pack, recredit_per_day,
        disabled_at IS NOT NULL AS disabled,
+       (SELECT texts FROM customers WHERE customers.id = accounts.customer_id) AS texts,
        CASE WHEN deleted_at IS NOT NULL THEN '{DELETED}'
             WHEN disabled_at IS NOT NULL THEN '{ERROR}'
             WHEN kind = 'sms' THEN '{SUCCESS}'

@@ -4,12 +4,12 @@ import csv
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 
 from portal.db import immediate, now_ms
 from portal.i18n import N_, ngettext
-from portal.services import audit, countries
+from portal.services import audit, countries, privacy
 from portal.services.accounts import Account
 from portal.services.audit import Actor
 from portal.services.errors import Refused
@@ -84,6 +84,17 @@ class Listed:
     received_id: int | None
     added_by: str
     said: str | None
+    kept: int | None = 1
+    hidden: bool = False
+
+    @property
+    def missing(self) -> str:
+        """Why the message's text isn't there though the message is, in English; a key of the translations."""
+        return privacy.missing(self.kept, self.hidden)
+
+    def without_text(self) -> "Listed":
+        """What of it somebody sees who may not read texts."""
+        return self if self.said is None else replace(self, said="", hidden=True)
 
     @property
     def id(self) -> str:
@@ -323,7 +334,7 @@ def _read(lines: Iterator[tuple[int, str]] | Iterator[tuple[int, str | csv.Error
 # Columns of `Listed` but for the text, which only what is shown is read of.
 _COLUMNS = "number, since, received_id, added_by"
 _WITH_TEXTS = """
-SELECT listed.*, received.text FROM ({listed}) AS listed
+SELECT listed.*, received.text, received.kept FROM ({listed}) AS listed
 LEFT JOIN received ON received.id = received_id AND received.account_id = :account
 ORDER BY since {order}, number {order}
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from portal.db import Inserts, immediate, now_ms
-from portal.services import ids
+from portal.services import ids, privacy
 from portal.services.messages import DELIVERED, DELIVERIES_VALID_MS
 
 _ADD_RECEIPTS = Inserts("deliveries", "account_id, id, message_id, next_attempt_at")
@@ -155,23 +155,33 @@ def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int, but: Co
 
 def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable], now: int | None = None) -> None:
     """Forget what an ESME has accepted, and write down when it has (milliseconds; None: now) where that is shown."""
-    by_account: dict[int, list[int]] = defaultdict(list)
-    received = []
+    by_account: dict[int, list[Deliverable]] = defaultdict(list)
     for each in accepted:
-        by_account[each.account_id].append(each.id)
-        if isinstance(each, Incoming):
-            received.append(each.received_id)
+        by_account[each.account_id].append(each)
     with immediate(conn):
+        received = [each.received_id for some in by_account.values() for each in some if isinstance(each, Incoming)]
         if received:
             conn.execute(
                 "UPDATE received SET ended_at = ? WHERE id IN (SELECT value FROM json_each(?))",
                 (now_ms() if now is None else now, json.dumps(received)),
             )
-        for account_id, accepted_ids in by_account.items():
+        for account_id in privacy.not_kept(conn, by_account):
+            _let_go(conn, by_account[account_id])
+        for account_id, some in by_account.items():
             conn.execute(
                 "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
-                (account_id, json.dumps(accepted_ids)),
+                (account_id, json.dumps([each.id for each in some])),
             )
+
+
+def _let_go(conn: sqlite3.Connection, told: Iterable[Deliverable]) -> None:
+    """Remove texts that nobody needs any more."""
+    for table, row_ids in (
+        ("messages", [each.message_id for each in told if isinstance(each, Receipt)]),
+        ("received", [each.received_id for each in told if isinstance(each, Incoming)]),
+    ):
+        if row_ids:
+            privacy.blank(conn, table, row_ids)
 
 
 def failed(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]]) -> None:
@@ -192,4 +202,19 @@ def expire(conn: sqlite3.Connection, now: int) -> int:
             " WHERE id IN (SELECT received_id FROM deliveries WHERE id < ? AND received_id IS NOT NULL)",
             (now, oldest),
         )
+        _let_go_before(conn, oldest)
         return conn.execute("DELETE FROM deliveries WHERE id < ?", (oldest,)).rowcount
+
+
+def _let_go_before(conn: sqlite3.Connection, oldest: int) -> None:
+    """Remove the texts of what is given up now, where they aren't kept."""
+    if not privacy.any_not_kept(conn):
+        return
+    for table, key in (("messages", "message_id"), ("received", "received_id")):
+        rows = conn.execute(
+            f"SELECT {key} FROM deliveries JOIN accounts ON accounts.id = account_id"
+            f" JOIN customers ON customers.id = customer_id AND texts = '{privacy.NONE}'"
+            f" WHERE deliveries.id < ? AND {key} IS NOT NULL",
+            (oldest,),
+        )
+        privacy.blank(conn, table, [row[0] for row in rows])

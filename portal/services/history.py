@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from portal.db import DAY_MS, now_ms
 from portal.i18n import N_
-from portal.services import ids
+from portal.services import ids, privacy
 from portal.services.accounts import BINARY
 from portal.services.errors import Refused
 from portal.services.messages import PTT_NONE, UCS2
@@ -63,7 +63,8 @@ class Message:
 
     `body` is what `text` can't say: of a binary message, and of UCS-2 that ends within a character.
     `segment_number` of `segment_total` is its place in a text that its client has cut up, None where it is whole.
-    `waits`: `scheduled_at`, the date that its client has given it, is still to come.
+    `waits`: `scheduled_at`, the date that its client has given it, is still to come. Where the text was removed
+    (`kept` is 0), or the reader may not see it (`hide`), text and body are empty.
     """
 
     id: int
@@ -81,11 +82,22 @@ class Message:
     segment_total: int | None
     segment_number: int | None
     scheduled_at: int | None
+    kept: int
     waits: bool
+    hidden: bool = False
 
     @property
     def at(self) -> int:
         return ids.time_of(self.id)
+
+    @property
+    def missing(self) -> str:
+        """Why the text isn't there, in English; a key of the translations. Empty: it is."""
+        return privacy.missing(self.kept, self.hidden)
+
+    def hide(self) -> None:
+        """Take out what its reader may not see."""
+        self.text, self.body, self.hidden = "", None, True
 
     @property
     def description(self) -> str:
@@ -165,11 +177,16 @@ class Text:
         return self.first.description
 
     @property
+    def missing(self) -> str:
+        """Why nothing of the text is there; see `Message.missing`."""
+        return self.first.missing if all(each.missing for each in self.messages) else ""
+
+    @property
     def text(self) -> str:
-        """The whole text, with MISSING where segments have not come."""
+        """The whole text, with MISSING where segments have not come, or are not kept."""
         said = []
         expected = 1
-        for run in _runs(self.messages):
+        for run in _runs([each for each in self.messages if each.kept]):
             if (run[0].segment_number or 1) > expected:
                 said.append(MISSING)
             said.append(_joined(run))
@@ -213,7 +230,7 @@ class Totals:
 
 COLUMNS = (
     "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, body, segment_total,"
-    " segment_number, scheduled_at, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
+    " segment_number, scheduled_at, kept, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
 )
 """The columns of `messages` that a `Message` is made of, in the order of its fields."""
 

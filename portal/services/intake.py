@@ -5,9 +5,10 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from portal.db import DAY_MS, Inserts, immediate
-from portal.services import alerts, blacklist, deliveries, ids, recredit, totals
+from portal.services import alerts, blacklist, deliveries, ids, privacy, recredit, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
     ENROUTE,
@@ -24,6 +25,7 @@ _USUAL = (
     "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"
     " parts, price, state, ptt"
 )
+_STATE = _USUAL.split(", ").index("state")
 _INSERT = Inserts(
     "messages",
     f"{_USUAL}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number, scheduled_at,"
@@ -94,7 +96,7 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
         bills = _bills(conn, submits)
         stopped = blacklist.among(conn, submits)
         _recredit(conn, bills, submits, stopped, at)
-        rows: list[tuple[object, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         usual: list[tuple[object, ...]] = []
         segments = []
         for message_id, each in enumerate(submits, first):
@@ -126,6 +128,8 @@ def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None =
                 segments.append((message_id, each, each.segment))
         _INSERT_USUAL.run(conn, usual)
         _INSERT.run(conn, rows)
+        if any(bill.refused or bill.stopped for bill in bills.values()):
+            _let_go(conn, bills, rows, stored.waiting)
         for segment in segments:
             _join_segment(conn, *segment)
         _charge(conn, bills, at)
@@ -236,6 +240,17 @@ def _row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> t
         submit.expires_at,
         (submit.scheduled_at or submit.expires_at) if waits else None,
     )
+
+
+def _let_go(
+    conn: sqlite3.Connection, account_ids: Collection[int], rows: Sequence[tuple[Any, ...]], told: Sequence[Receipt]
+) -> None:
+    """Remove the texts of messages that have ended as they came, where they aren't kept; not what a receipt quotes."""
+    not_kept = privacy.not_kept(conn, account_ids)
+    if not_kept:
+        quoted = {each.message_id for each in told}
+        ended = [row[0] for row in rows if row[1] in not_kept and row[_STATE] == REJECTED and row[0] not in quoted]
+        privacy.blank(conn, "messages", ended)
 
 
 def _to_send(message_id: int, submit: Submit) -> ToSend:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from portal.db import DAY_MS, immediate, now_ms
-from portal.services import blacklist, deliveries, expiry, ids, tally, totals
+from portal.services import blacklist, deliveries, expiry, ids, privacy, tally, totals
 from portal.services.deliveries import Receipt
 from portal.services.messages import (
     DELETED,
@@ -89,20 +89,25 @@ def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Receip
     """
     receipts = []
     first = {each.message_id: each for each in reversed(outcomes)}
-    ended: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    ended: dict[tuple[int, int, int, bool], list[int]] = defaultdict(list)
     counts: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
     with immediate(conn):
         (ending,) = conn.execute(_ENDING, (json.dumps([*reversed(first)]),)).fetchone()
-        for message_id, account_id, registered_delivery, *fields in json.loads(ending):
+        found = json.loads(ending)
+        not_kept = privacy.not_kept(conn, {account_id for _, account_id, *_ in found})
+        for message_id, account_id, registered_delivery, *fields in found:
             each = first[message_id]
-            ended[each.state, each.ptt, each.at].append(message_id)
+            told = deliveries.wants_receipt(registered_delivery, each.state)
+            # A receipt quotes the text.
+            ended[each.state, each.ptt, each.at, told or account_id not in not_kept].append(message_id)
             day = ids.time_of(message_id) // DAY_MS
             counts[account_id, day]["delivered" if each.state == DELIVERED else "failed"] += 1
-            if deliveries.wants_receipt(registered_delivery, each.state):
+            if told:
                 receipts.append(Receipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.at)))
-        for result, message_ids in ended.items():
+        for (*result, kept), message_ids in ended.items():
+            also = "" if kept else f", {privacy.BLANK}"
             conn.execute(
-                "UPDATE messages SET state = ?, ptt = ?, done_at = ?, due_at = NULL"
+                f"UPDATE messages SET state = ?, ptt = ?, done_at = ?, due_at = NULL{also}"
                 " WHERE id IN (SELECT value FROM json_each(?))",
                 (*result, json.dumps(message_ids)),
             )

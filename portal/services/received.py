@@ -4,13 +4,13 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from portal import gsm0338
 from portal.db import immediate, insert, now_ms
 from portal.i18n import N_
-from portal.services import blacklist, countries, deliveries, ids, routes
+from portal.services import blacklist, countries, deliveries, ids, privacy, routes
 from portal.services.errors import Refused
 from portal.services.messages import MOST_PARTS
 from portal.services.periods import EVER, Period
@@ -144,6 +144,7 @@ class Received:
     """A message from a handset. `body` is what it carries where that is no text (binary).
 
     `ended_at`: when a client accepted it, or it was given up (milliseconds); None: neither yet; 0: not known.
+    Where the text was removed (`kept` is 0), or the reader may not see it (`hidden`), text, body and udh are empty.
     """
 
     id: int
@@ -156,6 +157,17 @@ class Received:
     data_coding: int
     ended_at: int | None
     given_up: bool
+    kept: int
+    hidden: bool = False
+
+    @property
+    def missing(self) -> str:
+        """Why the text isn't there, in English; a key of the translations. Empty: it is."""
+        return privacy.missing(self.kept, self.hidden)
+
+    def without_text(self) -> "Received":
+        """What of it somebody sees who may not read texts."""
+        return replace(self, text="", body=None, udh=None, hidden=True)
 
     @property
     def at(self) -> int:
@@ -235,7 +247,7 @@ class Found:
 
 
 EVERYTHING = Wanted()
-_COLUMNS = "id, source, destination, keyword, text, body, udh, data_coding, ended_at, given_up"
+_COLUMNS = "id, source, destination, keyword, text, body, udh, data_coding, ended_at, given_up, kept"
 
 
 def find(

@@ -51,12 +51,14 @@ class Wanted:
 
     @cached_property
     def terms(self) -> list[str]:
-        """What the chunks have which have such texts; none: nothing that they could tell."""
+        """What the chunks have which have such texts, beside words; none: nothing that they could tell."""
         found = search_index.of_sender(self.sender) if self.sender else []
-        found += search_index.of_number(self.recipient)
-        for word in self.words:
-            found += search_index.of_word(word)
-        return found
+        return found + search_index.of_number(self.recipient)
+
+    @cached_property
+    def word_terms(self) -> list[str]:
+        """What those have that know words."""
+        return [term for word in self.words for term in search_index.of_word(word)]
 
     @property
     def is_of_failures(self) -> bool:
@@ -100,22 +102,49 @@ def find(
         after: the ones that follow upon this id, for the way back to newer ones.
         seconds: how long to look, at the least; it is asked every few milliseconds.
     """
+    rows, reached = _lines(conn, account_id, wanted, _COLUMNS, before, after, limit, seconds)
+    texts = history.whole(conn, [Message(*row) for row in rows])
+    return Found(texts if after is None else texts[::-1], reached)
+
+
+def lines(
+    conn: Connection,
+    account_id: int,
+    wanted: Wanted = EVERYTHING,
+    *,
+    before: int | None = None,
+    limit: int,
+    seconds: float = float("inf"),
+) -> tuple[list[int], int | None]:
+    """Only the ids of what `find` finds, and how far it has looked (`Found.reached`): for who has millions to find."""
+    rows, reached = _lines(conn, account_id, wanted, "line.id", before, None, limit, seconds)
+    return [row[0] for row in rows], reached
+
+
+def _lines(
+    conn: Connection,
+    account_id: int,
+    wanted: Wanted,
+    columns: str,
+    before: int | None,
+    after: int | None,
+    limit: int,
+    seconds: float,
+) -> tuple[list[Any], int | None]:
+    """Rows of these columns, which begin with the id; how far was looked, if not to the end."""
     conn.teach("says", 2, _says)
     low = max(ids.first_id_at(wanted.within.since), 1 if after is None else after + 1)
     high = min(ids.first_id_at(wanted.within.until), _FURTHEST if before is None else before)
     ends = time.monotonic() + seconds
     rows: list[Any] = []
-    reached = None
-    query = _Query(account_id, wanted, newest_first=after is None)
+    query = _Query(account_id, wanted, columns, newest_first=after is None)
     for first, bound in query.stretches(conn, low, high):
         rows += query.rows(conn, first, bound, limit - len(rows))
         if len(rows) == limit:
             break
         if time.monotonic() >= ends and (first > low if after is None else bound < high):
-            reached = first if after is None else bound - 1
-            break
-    texts = history.whole(conn, [Message(*row) for row in rows])
-    return Found(texts if after is None else texts[::-1], reached)
+            return rows, first if after is None else bound - 1
+    return rows, None
 
 
 def each(conn: Connection, account_id: int, wanted: Wanted = EVERYTHING, batch: int = 1000) -> Iterator[Text]:
@@ -128,14 +157,18 @@ def each(conn: Connection, account_id: int, wanted: Wanted = EVERYTHING, batch: 
 
 # --- how they are found
 
-_COLUMNS = ", ".join(f"line.{each}" for each in history.COLUMNS.split(", ")[:-1])
-_SELECT = f"SELECT {_COLUMNS}, line.scheduled_at IS NOT NULL AND line.due_at IS line.scheduled_at FROM"
-_BY_TIME = f"""
-{_SELECT} messages AS line INDEXED BY messages_account WHERE line.account_id = :account AND line.joined_to IS NULL
+_COLUMNS = ", ".join(
+    [
+        *(f"line.{each}" for each in history.COLUMNS.split(", ")[:-1]),
+        "line.scheduled_at IS NOT NULL AND line.due_at IS line.scheduled_at",
+    ]
+)
+_BY_TIME = """
+messages AS line INDEXED BY messages_account WHERE line.account_id = :account AND line.joined_to IS NULL
 """
 # The order of both loops is said (CROSS JOIN), and that of the rows is the index's.
 _BY_FAILURE = f"""
-{_SELECT} messages AS failed INDEXED BY messages_failed
+messages AS failed INDEXED BY messages_failed
 CROSS JOIN messages AS line ON line.id = coalesce(failed.joined_to, failed.id)
 WHERE failed.account_id = :account AND failed.ptt NOT IN ({PTT_NONE}, {PTT_PENDING})
 """
@@ -159,7 +192,8 @@ _WAITS = "({row}.scheduled_at IS NOT NULL AND {row}.due_at IS {row}.scheduled_at
 class _Query:
     """The statements of a search, and the way it takes."""
 
-    def __init__(self, account_id: int, wanted: Wanted, *, newest_first: bool) -> None:
+    def __init__(self, account_id: int, wanted: Wanted, columns: str, *, newest_first: bool) -> None:
+        self._select = f"SELECT {columns} FROM"
         self._wanted = wanted
         self._newest_first = newest_first
         self._order = "DESC" if newest_first else "ASC"
@@ -196,12 +230,12 @@ class _Query:
 
     def _chunks(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Runs of chunks which may have what is looked for, within bounds."""
-        terms = self._wanted.terms
-        places: dict[int, list[int]] = {}
+        terms, word_terms = self._wanted.terms, self._wanted.word_terms
+        places: dict[tuple[int, int], list[int]] = {}
         run: tuple[int, int] | None = None
         length = 0
         chunks = conn.execute(
-            f"SELECT first_id, last_id{', bits' if terms else ''} FROM history_chunks"
+            f"SELECT first_id, last_id{', worded, bits' if terms or word_terms else ''} FROM history_chunks"
             " WHERE account_id = :account AND last_id >= :low AND last_id <= coalesce((SELECT min(last_id)"
             "  FROM history_chunks WHERE account_id = :account AND last_id >= :high - 1), :high)"
             f" ORDER BY last_id {self._order}",
@@ -211,12 +245,13 @@ class _Query:
             first, bound = max(first, low), min(last + 1, high)
             if first >= bound:
                 continue
-            if terms:
-                bits = rest[0]
+            if rest:
+                worded, bits = rest
                 size = len(bits) * 8
-                if size not in places:
-                    places[size] = [place for term in terms for place in search_index.places(term, size)]
-                may_have = all(bits[place >> 3] >> (place & 7) & 1 for place in places[size])
+                if (worded, size) not in places:
+                    asked = terms + word_terms if worded else terms
+                    places[worded, size] = [place for term in asked for place in search_index.places(term, size)]
+                may_have = all(bits[place >> 3] >> (place & 7) & 1 for place in places[worded, size])
             else:
                 may_have = True
             if may_have:
@@ -236,8 +271,8 @@ class _Query:
         if self._wanted.is_of_failures:
             return self._failed(conn, values, limit)
         return conn.execute(
-            f"{_BY_TIME} AND line.id >= :first AND line.id < :bound{self._conditions} ORDER BY line.id {self._order}"
-            f" LIMIT {limit}",
+            f"{self._select} {_BY_TIME} AND line.id >= :first AND line.id < :bound{self._conditions}"
+            f" ORDER BY line.id {self._order} LIMIT {limit}",
             values,
         ).fetchall()
 
@@ -246,7 +281,7 @@ class _Query:
         of_code = f" AND failed.ptt IN ({_codes(self._wanted.status)})" if self._wanted.status != FAILED else ""
         found: dict[int, Any] = {}
         rows = conn.execute(
-            f"{_BY_FAILURE}{of_code} AND {place} >= :first AND {place} < :bound{self._conditions}"
+            f"{self._select} {_BY_FAILURE}{of_code} AND {place} >= :first AND {place} < :bound{self._conditions}"
             f" ORDER BY {place} {self._order}",
             values,
         )
@@ -267,7 +302,7 @@ class _Query:
         for start in range(0, len(lines), _IDS_AT_ONCE):
             some = json.dumps(lines[start : start + _IDS_AT_ONCE])
             rows += conn.execute(
-                f"{_SELECT} json_each(:ids) AS wanted CROSS JOIN messages AS line ON line.id = wanted.value"
+                f"{self._select} json_each(:ids) AS wanted CROSS JOIN messages AS line ON line.id = wanted.value"
                 f" WHERE line.id >= :first AND line.id < :bound{self._conditions} LIMIT {limit - len(rows)}",
                 values | {"ids": some},
             )

@@ -3,7 +3,8 @@
 A chunk is a Bloom filter of the senders, of the beginnings of the recipients' numbers, and of those of the words of
 the texts: it says "certainly not" or "perhaps". That costs 16 bytes a message. An index of all words takes a hundred
 times as much and is written at random places, and so is one on the recipient; this one is written behind the messages,
-by whoever has time, and what has no chunk yet is just read.
+by whoever has time, and what has no chunk yet is just read. Where texts are not kept, a chunk knows no words
+(`worded`), and who looks for some reads it.
 """
 
 import re
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from zlib import crc32
 
 from portal.db import immediate
-from portal.services import history, ids
+from portal.services import history, ids, privacy
 from portal.services.intake import SEGMENTS_TOGETHER_MS
 
 CHUNK = 256
@@ -119,8 +120,8 @@ def _terms(messages: Iterable[Sequence[str]], texts: Iterable[str]) -> set[str]:
 
 # --- building
 
-# Account, first and last id, bits.
-_Chunk = tuple[int, int, int, bytes]
+# Account, first and last id, bits, and whether they know words.
+_Chunk = tuple[int, int, int, bytes, bool]
 
 
 def build(conn: sqlite3.Connection) -> Iterator[int]:
@@ -129,17 +130,35 @@ def build(conn: sqlite3.Connection) -> Iterator[int]:
     Each step is a transaction of its own, and between two of them nothing is held: the caller may rest.
     """
     for account_id, done in _waiting(conn):
+        worded = not privacy.not_kept(conn, [account_id])
         chunks: list[_Chunk] = []
-        while len(chunks) < _CHUNKS_AT_ONCE and (chunk := _next(conn, account_id, done)):
+        while len(chunks) < _CHUNKS_AT_ONCE and (chunk := _next(conn, account_id, done, worded)):
             chunks.append(chunk)
             done = chunk[2]
-        if chunks:
-            with immediate(conn):
-                conn.executemany(
-                    "INSERT OR IGNORE INTO history_chunks (account_id, first_id, last_id, bits) VALUES (?, ?, ?, ?)",
-                    chunks,
-                )
+        if chunks and _write(conn, chunks):
             yield len(chunks)
+
+
+def _write(conn: sqlite3.Connection, chunks: Sequence[_Chunk]) -> bool:
+    """Write chunks of one account; False: meanwhile its texts are not to be kept, and these know words."""
+    with immediate(conn):
+        account_id, *_, worded = chunks[0]
+        if worded and privacy.not_kept(conn, [account_id]):
+            return False
+        conn.executemany(
+            "INSERT OR IGNORE INTO history_chunks (account_id, first_id, last_id, bits, worded) VALUES (?, ?, ?, ?, ?)",
+            chunks,
+        )
+        return True
+
+
+def bits_without_words(conn: sqlite3.Connection, account_id: int, first: int, last: int) -> bytes:
+    """Those of a chunk that tells senders and numbers only."""
+    rows = conn.execute(
+        "SELECT source, destination, '' FROM messages WHERE account_id = ? AND id >= ? AND id <= ?",
+        (account_id, first, last),
+    ).fetchall()
+    return _bits(_terms([tuple(row) for row in rows], []))
 
 
 def _waiting(conn: sqlite3.Connection) -> list[tuple[int, int]]:
@@ -151,7 +170,7 @@ def _waiting(conn: sqlite3.Connection) -> list[tuple[int, int]]:
     return [(row[0], row[1]) for row in rows]
 
 
-def _next(conn: sqlite3.Connection, account_id: int, done: int) -> _Chunk | None:
+def _next(conn: sqlite3.Connection, account_id: int, done: int, worded: bool) -> _Chunk | None:
     """The chunk that follows upon an id; None: there are too few messages as yet."""
     end = conn.execute(
         f"SELECT id FROM messages WHERE account_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET {CHUNK - 1}",
@@ -159,6 +178,8 @@ def _next(conn: sqlite3.Connection, account_id: int, done: int) -> _Chunk | None
     ).fetchone()
     if end is None:
         return None
+    if not worded:
+        return account_id, done + 1, end[0], bits_without_words(conn, account_id, done + 1, end[0]), worded
     rows = conn.execute(
         "SELECT source, destination, text, id, segment_total IS NOT NULL AND joined_to IS NULL FROM messages"
         " WHERE account_id = ? AND id > ? AND id <= ?",
@@ -168,7 +189,7 @@ def _next(conn: sqlite3.Connection, account_id: int, done: int) -> _Chunk | None
     wholes = _wholes(conn, account_id, [each[3] for each in found if each[4]])
     if wholes is None:
         return None
-    return account_id, done + 1, end[0], _bits(_terms([each[:3] for each in found], wholes))
+    return account_id, done + 1, end[0], _bits(_terms([each[:3] for each in found], wholes)), worded
 
 
 def _wholes(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[str] | None:
