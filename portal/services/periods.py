@@ -1,5 +1,6 @@
 """Periods of days, as people choose them in forms and addresses."""
 
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -8,7 +9,9 @@ from portal.i18n import N_
 from portal.services.errors import Refused
 
 TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE = "today", "7d", "30d", "month", "last-month", "all", "range"
+MONTHS_12 = "12m"
 PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE)
+PERIODS_OF_STATISTICS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, MONTHS_12, ALL, RANGE)
 
 # The last moment that an id can hold (milliseconds): in the year 2248.
 _END = (1 << 43) - 1
@@ -41,7 +44,7 @@ def period(choice: str, first: str, last: str, timezone: str, now: int) -> Perio
     """Read a period, as forms and addresses say it.
 
     Args:
-        choice: of PERIODS; the last 30 days where it is none of them. WEEK and DAYS_30 include today.
+        choice: the last 30 days where it is none of those above. WEEK, DAYS_30 and MONTHS_12 include today.
         first, last: the days of RANGE (ISO 8601), both included; empty: the account's first day, today.
         timezone: IANA name; the one that days are in.
         now: this moment (milliseconds).
@@ -68,9 +71,17 @@ def period(choice: str, first: str, last: str, timezone: str, now: int) -> Perio
     elif choice == LAST_MONTH:
         ends = today.replace(day=1) - timedelta(1)
         begins = ends.replace(day=1)
+    elif choice == MONTHS_12:
+        begins = months_before(today.replace(day=1), 11)
     else:
         begins = today - timedelta(29)
     return Period(midnight(begins, zone), midnight(ends + timedelta(1), zone), begins, ends)
+
+
+def months_before(day: date, months: int) -> date:
+    """The same day so many months earlier, or the last one of that month where it is shorter."""
+    year, number = divmod(day.year * 12 + day.month - 1 - months, 12)
+    return date(year, number + 1, min(day.day, monthrange(year, number + 1)[1]))
 
 
 def _day(text: str, field: str) -> date | None:

@@ -1,6 +1,6 @@
 """The period that a page is about: how its address says it, and the form that asks for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flask import request
@@ -22,6 +22,7 @@ _WORDS = {
     periods.DAYS_30: N_("30 days"),
     periods.THIS_MONTH: N_("This month"),
     periods.LAST_MONTH: N_("Last month"),
+    periods.MONTHS_12: N_("12 months"),
     periods.ALL: N_("All"),
     periods.RANGE: N_("From … to …"),
 }
@@ -29,30 +30,33 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """The period that an address asks for, what says so in it, and what was wrong with that."""
+    """The period that an address asks for, out of what choices, what says so in it, and what was wrong with that."""
 
+    choices: Sequence[str]
     choice: str
     within: Period
     said: Mapping[str, str]
     refusal: Refused | None
 
 
-def asked(usual: str) -> Asked:
+def asked(usual: str, choices: Sequence[str] = periods.PERIODS, timezone: str = "") -> Asked:
     """Read this request's query.
 
     Args:
-        usual: of `periods.PERIODS`; stands for what isn't said, or can't be read.
+        usual: of the choices; stands for what isn't said, or can't be read.
+        choices: in the order in which the form shows them.
+        timezone: IANA name; of the days, where that isn't the installation's.
     """
     said = {name: request.args.get(name, "").strip() for name in ASKS}
     choice = said["period"]
-    if choice not in periods.PERIODS:
+    if choice not in choices:
         choice = periods.RANGE if not choice and (said["from"] or said["to"]) else usual
-    timezone, now = context.config().timezone, now_ms()
+    timezone, now = timezone or context.config().timezone, now_ms()
     try:
         within = periods.period(choice, said["from"], said["to"], timezone, now)
     except Refused as refusal:
-        return Asked(usual, periods.period(usual, "", "", timezone, now), {"period": usual}, refusal)
-    return Asked(choice, within, said if choice == periods.RANGE else {"period": choice}, None)
+        return Asked(choices, usual, periods.period(usual, "", "", timezone, now), {"period": usual}, refusal)
+    return Asked(choices, choice, within, said if choice == periods.RANGE else {"period": choice}, None)
 
 
 class Form(forms.Form):
@@ -67,7 +71,7 @@ class Form(forms.Form):
 
     def show(self, found: Asked) -> None:
         """Show what was asked for, or what is wrong with it."""
-        self.period.choices = [SelectChoice(name, _(words)) for name, words in _WORDS.items()]
+        self.period.choices = [SelectChoice(name, _(_WORDS[name])) for name in found.choices]
         if found.refusal is None:
             self.period.data = found.choice
         else:

@@ -30,6 +30,7 @@ from portal.services import (
     refusal_mails,
     search_index,
     senders,
+    statistics,
     tally,
     throttle,
 )
@@ -155,6 +156,7 @@ def _housekeep(config: Config) -> None:
             connections.purge(conn, now)
             mail.purge(conn, now)
             senders.purge(conn, now)
+            statistics.purge(conn, now)
             audit.purge(conn, now - config.retention.audit_days * db.DAY_MS)
         time.sleep(db.DAY_MS / 1000)
 
