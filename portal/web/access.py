@@ -14,7 +14,7 @@ from flask import Flask, abort, current_app, g, redirect, request, session, url_
 from flask.typing import ResponseReturnValue
 from flask_login import UserMixin, current_user
 
-from portal.services import accounts, users
+from portal.services import accounts, privacy, users
 from portal.services.accounts import Account
 from portal.services.users import User
 from portal.web import context
@@ -95,6 +95,11 @@ def may_change() -> bool:
     return user().may_change
 
 
+def may_read() -> bool:
+    """Whether this user sees the texts of the messages of the account that this request is about."""
+    return user().is_operator or privacy.may_read(g.account.texts, user().role)
+
+
 def own_accounts() -> list[Account]:
     """The accounts of the user's customer, SMPP ones first; none for operators. They are read once a request."""
     if "own_accounts" not in g:
@@ -136,7 +141,7 @@ def _decide() -> ResponseReturnValue | None:
 
 def _resolve_account() -> None:
     arguments: dict[str, Any] = request.view_args or {}
-    arguments["account"] = _account_of_the_user(arguments.pop("name")) or abort(404)
+    g.account = arguments["account"] = _account_of_the_user(arguments.pop("name")) or abort(404)
 
 
 def _account_of_the_user(name: str) -> Account | None:

@@ -206,16 +206,21 @@ def _page(
 
 
 def _list(account: Account) -> dict[str, Any]:
-    conn, words = context.conn(), _words()
+    words = _words()
     return {
         "account": shell.account_view(account),
         "may_change": access.may_change(),
-        "numbers": paging.page(partial(blacklist.find, conn, account.id, words), _PAGE, blacklist.place),
-        "total": blacklist.count(conn, account.id),
+        "numbers": paging.page(partial(_find, account, words), _PAGE, blacklist.place),
+        "total": blacklist.count(context.conn(), account.id),
         "words": words,
         "query": _query(words),
         "who": _who,
     }
+
+
+def _find(account: Account, words: str, **place: Any) -> list[Listed]:
+    found = blacklist.find(context.conn(), account.id, words, **place)
+    return found if access.may_read() else [each.without_text() for each in found]
 
 
 def _words() -> str:

@@ -15,7 +15,7 @@ from portal.i18n import N_
 from portal.i18n import gettext as _
 from portal.services import credits, history, ids, messages, search, senders
 from portal.services.accounts import BINARY, Account
-from portal.services.history import PTT, Message, Text
+from portal.services.history import PTT, Details, Message, Text
 from portal.services.live import Pulse
 from portal.services.periods import ALL
 from portal.services.search import Wanted
@@ -89,6 +89,9 @@ def _asked() -> _Filter:
 def _read() -> _Filter:
     asked = periods.asked(usual=ALL)
     sender, recipient, status, text, switch = (request.args.get(each, "").strip()[:_LONGEST] for each in _ASKS[3:])
+    if not access.may_read():
+        # Who may not read texts could guess them, word by word.
+        text = ""
     if status not in search.STATUSES and not (status.isdecimal() and int(status) in search.failures()):
         status = ""
     # As people write numbers: +39 340 123-4567, or 0039…
@@ -104,6 +107,10 @@ def _read() -> _Filter:
     if follows == found.is_on:
         said["live"] = _ON if follows else _OFF
     return replace(found, follows=follows)
+
+
+def _is_asked(name: str) -> bool:
+    return bool(request.args.get(name)) and (name != "text" or access.may_read())
 
 
 def _is_newest() -> bool:
@@ -136,6 +143,8 @@ def _filter_form(account: Account, asked: _Filter) -> FilterForm:
     form.status.choices = [SelectChoice("", _("All")), *common, *reasons]
     for field in (form.sender, form.recipient, form.status, form.text):
         field.data = asked.said[field.name]
+    if not access.may_read():
+        del form.text
     form.show(asked.asked)
     return form
 
@@ -149,7 +158,7 @@ def _senders(account: Account) -> list[str]:
 def view(account: Account, message_id: int) -> ResponseReturnValue:
     """All about one of them, and about the other parts of its text."""
     try:
-        text = history.by_id(context.conn(), account.id, message_id)
+        text = _readable(history.by_id(context.conn(), account.id, message_id))
     except history.NoSuchMessage:
         abort(404)
     refunds = history.refunds(context.conn(), text)
@@ -161,7 +170,7 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         title=_("Message"),
         tab="history",
         text=text,
-        details=history.details(context.conn(), text.first),
+        details=_details(text.first),
         handed_on=_handed_on(text),
         encoding=_(_ENCODINGS.get(text.first.data_coding, str(text.first.data_coding))),
         refunds=refunds,
@@ -169,6 +178,12 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         look=_look,
         refund=url_for("admin_credits.ask_refund_message", message_id=text.id) if to_refund else "",
     )
+
+
+def _details(message: Message) -> Details:
+    found = history.details(context.conn(), message)
+    # A header may carry what is meant for people.
+    return found if access.may_read() else replace(found, udh=None)
 
 
 def _handed_on(text: Text) -> str:
@@ -190,14 +205,14 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
             context.conn(), account.id, asked.wanted, before=before, after=after, limit=limit, seconds=_SECONDS
         )
         reached[:] = [] if found.reached is None else [found.reached]
-        return found.texts
+        return [_readable(each) for each in found.texts]
 
     page = paging.page(fetch, _PAGE)
     unfinished = reached[0] if reached and not page.older and page.after is None else None
     return {
         "page": page,
         "asked": asked,
-        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if request.args.get(name)},
+        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if _is_asked(name)},
         "is_newest": _is_newest(),
         "unfinished": unfinished,
         "reached": ids.time_of(unfinished) if unfinished else None,
@@ -222,6 +237,14 @@ def _look(text: Text | Message) -> tuple[str, str]:
     failed = any(each.ptt not in (messages.PTT_NONE, messages.PTT_PENDING) for each in text.messages)
     said = _("%(delivered)s of %(total)s parts delivered", delivered=text.delivered, total=text.segments)
     return said, "err" if failed else "info"
+
+
+def _readable(text: Text) -> Text:
+    """What of a text this user may see."""
+    if not access.may_read():
+        for each in text.messages:
+            each.hide()
+    return text
 
 
 def _is_still() -> bool:
@@ -271,7 +294,7 @@ def _mended(account: Account) -> ResponseReturnValue:
 
 
 def _messages(account: Account) -> Iterator[Message]:
-    for text in search.each(context.conn(), account.id, _asked().wanted):
+    for text in map(_readable, search.each(context.conn(), account.id, _asked().wanted)):
         if len(text.messages) == 1:
             yield text.messages[0]
         else:
@@ -294,4 +317,6 @@ def _row(message: Message) -> list[object]:
 
 def _object(message: Message) -> dict[str, object]:
     values = dict(zip(_COLUMNS, _row(message), strict=True))
+    if message.missing:
+        values["message"] = None
     return values | {"id": str(message.id), "parts": message.parts, "credits": credits.plain(message.price)}

@@ -187,6 +187,7 @@ def _draw(part: Part, account: Account, pulse: Pulse, *, oob: bool = False) -> M
         account.id,
         i18n.current_language(),
         access.may_change(),
+        access.may_read(),
         tuple(request.args.get(each) for each in part.asks),
         part.follows(account, pulse),
         db.now_ms() // _FRESH_MS if part.ages else 0,
@@ -204,9 +205,10 @@ def _all(page: str) -> tuple[Part, ...]:
 
 
 def _marks(page: str, account: Account, pulse: Pulse) -> list[str]:
-    minute = db.now_ms() // _MINUTE_MS
+    minute, may_read = db.now_ms() // _MINUTE_MS, access.may_read()
     grounds = [
-        () if each.still() else (each.follows(account, pulse), minute if each.ages else 0) for each in _all(page)
+        (may_read,) if each.still() else (may_read, each.follows(account, pulse), minute if each.ages else 0)
+        for each in _all(page)
     ]
     return [f"{crc32(repr(ground).encode()):x}" for ground in grounds]
 

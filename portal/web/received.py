@@ -84,11 +84,18 @@ def _asked() -> _Filter:
 def _read() -> _Filter:
     asked = periods.asked(usual=ALL)
     said = {each: request.args.get(each, "").strip()[:_LONGEST] for each in _FILTERS}
+    if not access.may_read():
+        # Who may not read texts could guess them, word by word.
+        said["text"] = ""
     if said["state"] not in received.STATES:
         said["state"] = ""
     wanted = Wanted(asked.within, said["sender"], said["recipient"], said["keyword"], said["state"], said["text"])
     period = asked.said if asked.choice != ALL else {}
     return _Filter(asked, wanted, {name: value for name, value in {**period, **said}.items() if value})
+
+
+def _is_asked(name: str) -> bool:
+    return bool(request.args.get(name)) and (name != "text" or access.may_read())
 
 
 # --- pages
@@ -120,6 +127,8 @@ def _filter_form(asked: _Filter) -> FilterForm:
     form = FilterForm(request.args)
     form.state.choices = [SelectChoice("", _("All")), *(SelectChoice(each, _(_STATES[each][0])) for each in _STATES)]
     form.state.data = asked.wanted.state
+    if not access.may_read():
+        del form.text
     form.show(asked.asked)
     return form
 
@@ -130,7 +139,7 @@ def view(account: Account, received_id: int) -> ResponseReturnValue:
     """All about one of them."""
     conn = context.conn()
     try:
-        message = received.by_id(conn, account.id, received_id)
+        message = _readable(received.by_id(conn, account.id, received_id))
     except received.NoSuchMessage:
         abort(404)
     attempts, next_at = received.attempts(conn, account.id, message)
@@ -178,7 +187,12 @@ def _back(account: Account) -> ResponseReturnValue:
 
 
 def _each(account: Account) -> Iterator[Received]:
-    return received.each(context.conn(), account.id, _asked().wanted)
+    return map(_readable, received.each(context.conn(), account.id, _asked().wanted))
+
+
+def _readable(message: Received) -> Received:
+    """What of a message this user may see."""
+    return message if access.may_read() else message.without_text()
 
 
 def _row(message: Received) -> list[object]:
@@ -197,7 +211,8 @@ def _row(message: Received) -> list[object]:
 
 
 def _object(message: Received) -> dict[str, object]:
-    return dict(zip(_COLUMNS, _row(message), strict=True)) | {"id": str(message.id)}
+    values = dict(zip(_COLUMNS, _row(message), strict=True)) | {"id": str(message.id)}
+    return values | {"message": None} if message.missing else values
 
 
 # --- parts of the page
@@ -212,14 +227,14 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
             context.conn(), account.id, asked.wanted, before=before, after=after, limit=limit, seconds=_SECONDS
         )
         reached[:] = [] if found.reached is None else [found.reached]
-        return found.messages
+        return [_readable(each) for each in found.messages]
 
     page = paging.page(fetch, _PAGE)
     unfinished = reached[0] if reached and not page.older and page.after is None else None
     return {
         "page": page,
         "asked": asked,
-        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if request.args.get(name)},
+        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if _is_asked(name)},
         "unfinished": unfinished,
         "reached": ids.time_of(unfinished) if unfinished else None,
         "look": _look,

@@ -31,7 +31,8 @@ class Status:
 
 @dataclass(frozen=True)
 class AccountView:
-    """An account in the reader's words and numbers. `path` is the address of its home; its other pages lie under it."""
+    """An account in the reader's words and numbers. `path` is the address of its home; its other pages lie under it.
+    `texts` is what becomes of the customer's (`services/privacy.py`)."""
 
     path: str
     name: str
@@ -39,6 +40,7 @@ class AccountView:
     description: str
     status: Status
     balance: str
+    texts: str
     sessions: int | None = None
 
 
@@ -54,6 +56,7 @@ def account_view(account: Account, sessions: int | None = None) -> AccountView:
         account.description,
         status(account),
         i18n.credits(account.balance),
+        account.texts,
         sessions,
     )
 
