@@ -21,7 +21,7 @@ from portal.cli.shell import (
 from portal.crypto import Keys
 from portal.db import immediate, now_ms
 from portal.i18n import DEFAULT_LANGUAGE, LANGUAGES
-from portal.services import credits, customers, prices, recredit, two_factor, users
+from portal.services import credits, customers, prices, privacy, recredit, two_factor, users
 from portal.services.audit import SHELL
 from portal.services.users import User
 
@@ -35,10 +35,15 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     add.add_argument("name", metavar="NAME")
     add.add_argument("--email", required=True, help="contact address, where generated passwords go")
     add.add_argument("--language", choices=LANGUAGES, default=DEFAULT_LANGUAGE, help="of mails to that address")
-    change = database_command(customer, "change", _change_customer, "set what automatic re-credit may do for one")
+    change = database_command(
+        customer, "change", _change_customer, "set what automatic re-credit may do for one, and what becomes of texts"
+    )
     change.add_argument("name", metavar="NAME")
     change.add_argument("--credit-line", metavar="N", help="credits that it may buy before they are paid; 0: none")
     change.add_argument("--min-age", type=int, metavar="DAYS", help="how old an account must be for it")
+    change.add_argument("--texts", choices=privacy.CHOICES, help="shown; hidden (from viewers); none: not kept")
+    change.add_argument("--remove-stored", action="store_true", help="with none: the texts that are stored, too")
+    change.set_defaults(wrong_usage=change.error)
     database_command(customer, "list", _list_customers, "list the customers")
 
     user = group(commands, "user", "people who log in")
@@ -85,14 +90,20 @@ def _add_customer(shell: Shell, args: Namespace) -> Answer:
 
 def _change_customer(shell: Shell, args: Namespace) -> Answer:
     credit_line = None if args.credit_line is None else recredit.parse_credit_line(args.credit_line)
-    customer = customers.by_name(shell.conn, args.name)
-    customers.change(shell.conn, SHELL, customer, credit_line=credit_line, min_age_days=args.min_age)
+    if args.remove_stored and args.texts != privacy.NONE:
+        args.wrong_usage("--remove-stored goes with --texts none")
+    with immediate(shell.conn):
+        customer = customers.by_name(shell.conn, args.name)
+        customers.change(shell.conn, SHELL, customer, credit_line=credit_line, min_age_days=args.min_age)
+        if args.texts is not None:
+            privacy.change(shell.conn, SHELL, customer, args.texts, remove_stored=args.remove_stored)
     customer = customers.by_name(shell.conn, args.name)
     values: dict[str, object] = {
         "name": customer.name,
         "credit_line": credits.plain(customer.credit_line),
         "owed": credits.plain(recredit.owed(shell.conn, customer.id)),
         "min_age_days": customer.recredit_min_age_days,
+        "texts": customer.texts,
     }
     return Answer(values, pairs(values))
 

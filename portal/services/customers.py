@@ -49,7 +49,7 @@ class Customer:
     """A customer. Its accounts cost by `price_list_id` (`price_lists.DEFAULT_LIST` where none was chosen).
 
     `credit_line` is how many thousandths of a credit automatic re-credit may buy before they are paid, 0 for none, once
-    an account is `recredit_min_age_days` old.
+    an account is `recredit_min_age_days` old. `texts` is what becomes of the texts of messages (`services/privacy.py`).
     """
 
     id: int
@@ -59,10 +59,11 @@ class Customer:
     price_list_id: int
     credit_line: int
     recredit_min_age_days: int
+    texts: str
 
 
 _SELECT = (
-    "SELECT id, name, contact_email, language, coalesce(price_list_id, 1), credit_line, recredit_min_age_days"
+    "SELECT id, name, contact_email, language, coalesce(price_list_id, 1), credit_line, recredit_min_age_days, texts"
     " FROM customers"
 )
 

@@ -27,11 +27,13 @@ from portal.services import (
     daily_check,
     expiry,
     mail,
+    privacy,
     refusal_mails,
     search_index,
     senders,
     statistics,
     tally,
+    text_removal,
     throttle,
 )
 from portal.services.mail import Mailer
@@ -43,6 +45,8 @@ _MOST_CONNECTIONS = 1_000
 _CROWDED, _CALM = 800, 400
 _LOOK_S = 0.5
 _NOTICES_S = 1.0
+_TEXTS_S = 5.0
+_EMPTY_LOG_S = 60.0
 _GATHER_S = 1.0
 _REFUSALS_S = 60.0
 _EXPIRY_S = 60.0
@@ -108,6 +112,7 @@ def run(config: Config, options: Sequence[str]) -> int:
     threading.Thread(target=_let_run_out, args=[config], name="expiry", daemon=True).start()
     threading.Thread(target=_index, args=[config], name="index", daemon=True).start()
     threading.Thread(target=_gather, args=[config], name="statistics", daemon=True).start()
+    threading.Thread(target=_remove_texts, args=[config], name="privacy", daemon=True).start()
     threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
     threading.Thread(target=_check_daily, args=[config, options], name="check", daemon=True).start()
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
@@ -199,6 +204,23 @@ def _gather(config: Config) -> None:
                 time.sleep(time.perf_counter() - began)
                 began = time.perf_counter()
         time.sleep(_GATHER_S)
+
+
+def _remove_texts(config: Config) -> None:
+    """Remove what is stored of texts that aren't kept any more, in a tenth of a core's time; and once a minute empty
+    the write-ahead log, in which pages of the database stand as they were before a text was removed."""
+    conn = db.connect(config.database)
+    emptied_at = 0.0
+    while True:
+        # A database that is locked or full is tried again: how far it is stands there.
+        with suppress(sqlite3.OperationalError):
+            began = time.perf_counter()
+            for _ in text_removal.run(conn):
+                time.sleep(_RESTS * (time.perf_counter() - began))
+                began = time.perf_counter()
+            if time.monotonic() >= emptied_at + _EMPTY_LOG_S and privacy.any_not_kept(conn) and db.empty_log(conn):
+                emptied_at = time.monotonic()
+        time.sleep(_TEXTS_S)
 
 
 def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:
