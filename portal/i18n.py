@@ -175,6 +175,11 @@ def day(at: int, timezone: str = "UTC") -> str:
     return _date(at, "d MMM", timezone, current_language())
 
 
+def date_with_year(at: int) -> str:
+    """A day with its year: "22 Nov 2026"; in UTC as those of the statistics are."""
+    return _date(at, "d MMM y", "UTC", current_language())
+
+
 def hour(at: int, timezone: str) -> str:
     """The time of the day: "18:00"."""
     return _date(at, "HH:mm", timezone, current_language())

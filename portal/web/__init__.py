@@ -37,6 +37,7 @@ from portal.web import (
     sessions,
     statement,
     static_files,
+    statistics,
     uploads,
 )
 
@@ -105,6 +106,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         prices,
         price_lists,
         history,
+        statistics,
         received,
         blacklist,
         admin,
