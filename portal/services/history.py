@@ -183,7 +183,9 @@ class Text:
 
     @property
     def text(self) -> str:
-        """The whole text, with MISSING where segments have not come, or are not kept."""
+        """The whole text, with MISSING where segments have not come, or are not kept; empty where none is."""
+        if self.missing:
+            return ""
         said = []
         expected = 1
         for run in _runs([each for each in self.messages if each.kept]):

@@ -29,6 +29,7 @@ from portal.web import (
     password,
     price_lists,
     prices,
+    privacy,
     profile,
     received,
     security,
@@ -111,6 +112,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         blacklist,
         admin,
         admin_credits,
+        privacy,
         sender_queue,
     )
     for area in areas:

@@ -23,6 +23,7 @@ from portal.services import (
     expiry,
     once,
     price_lists,
+    privacy,
     recredit,
     routes,
     senders,
@@ -173,6 +174,7 @@ def _customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
         owed=recredit.owed(conn, customer.id),
         customer_accounts=[shell.account_view(each) for each in accounts.of_customer(conn, customer.id)],
         price_lists=price_lists.lists(conn),
+        removing_texts=privacy.removing(conn, customer.id),
         user_form=values["user"],
         account_form=values["account"],
     )

@@ -1,0 +1,74 @@
+"""The operator's page about a customer's texts: who sees them, and whether they are kept."""
+
+from typing import Any
+
+from flask import Blueprint, abort, url_for
+from flask.typing import ResponseReturnValue
+from wtforms import BooleanField, RadioField
+from wtforms.fields.choices import SelectChoice
+
+from portal.i18n import N_
+from portal.i18n import gettext as _
+from portal.services import customers, privacy
+from portal.services.customers import Customer
+from portal.services.errors import Refused
+from portal.web import access, context, htmx
+from portal.web.forms import Form, attach
+from portal.web.htmx import Toast
+
+blueprint = Blueprint("privacy", __name__, url_prefix="/admin")
+
+
+class TextsForm(Form):
+    texts = RadioField(
+        N_("Texts of messages"),
+        choices=[
+            SelectChoice(privacy.SHOWN, N_("shown to everybody of the customer")),
+            SelectChoice(privacy.HIDDEN, N_("hidden from viewers")),
+            SelectChoice(privacy.NONE, N_("not kept")),
+        ],
+        validate_choice=False,
+    )
+    remove_stored = BooleanField(N_("Also remove the texts that are stored"))
+
+
+@blueprint.get("/customers/<int:customer_id>/texts")
+@access.operate
+def ask(customer_id: int) -> ResponseReturnValue:
+    """What each choice means, before one is made."""
+    customer = _customer(customer_id)
+    return _dialog(customer, TextsForm(formdata=None, data={"texts": customer.texts}))
+
+
+@blueprint.post("/customers/<int:customer_id>/texts")
+@access.operate
+def change(customer_id: int) -> ResponseReturnValue:
+    """Set what becomes of the texts; those that are stored are removed by and by, if that was asked for."""
+    customer, form = _customer(customer_id), TextsForm()
+    try:
+        privacy.change(
+            context.conn(),
+            context.actor(),
+            customer,
+            form.texts.data or "",
+            remove_stored=form.remove_stored.data,
+        )
+    except Refused as refusal:
+        attach(form, refusal)
+        return _dialog(customer, form, status=422)
+    toast = Toast(_("The texts of %(name)s: changed.", name=customer.name))
+    return htmx.moved(url_for("admin.customer", customer_id=customer.id), toast)
+
+
+def _customer(customer_id: int) -> Customer:
+    try:
+        return customers.by_id(context.conn(), customer_id)
+    except customers.NoSuchCustomer:
+        abort(404)
+
+
+def _dialog(customer: Customer, form: TextsForm, *, status: int = 200) -> ResponseReturnValue:
+    values: dict[str, Any] = {"customer": customer, "form": form}
+    if htmx.wanted():
+        return htmx.parts("admin/_texts_form.html", status=status, **values)
+    return htmx.page("admin/texts.html", status=status, **values)
