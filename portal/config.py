@@ -87,6 +87,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Retention:
+    messages_months: int = _key(
+        12,
+        "months that sent and received messages are kept, unless a customer has a number of its own",
+        low=1,
+        high=1200,
+    )
     backups: int = _key(5, "copies of the database kept from before migrations", low=0)
     audit_days: int = _key(730, "days that the audit log is kept", low=1)
 

@@ -725,13 +725,14 @@ def m0013_statistics(database: Database) -> None:
         database.execute("INSERT INTO ended (messages) VALUES (?)", (message_ids.tobytes(),))
 
 
-# Deletion (`services/deletion.py`) and retention (`services/retention.py`). What is left of messages that were deleted, so
-# that what was charged and counted for them can still be proven: by day, country and sender; by the usage movement that
-# has charged them (0: none); and, of those whose price was given back, each. An account's `kept_since` is the day (days
-# since 1970) before which nothing has to be there; `removed_messages` moves with each that goes.
+# Deletion (`services/deletion.py`) and retention (`services/retention.py`). What is left of messages that were deleted,
+# so that what was charged and counted for them can still be proven: by day, country and sender; by the usage movement
+# that has charged them, as the first message that it names (0: none); and, of those whose price was given back, each.
+# An account's `kept_since` is the day (days since 1970) before which nothing has to be there; `removed_messages` moves
+# with each that goes.
 # In `deletions` `wanted` says which messages are to go (JSON), those from `before` on are done with, and `removed` had
 # gone by then of `total` (NULL: nobody has counted them), while `underway` and `waiting` (for a client to take their
-# receipts) stay.
+# receipts) stay. `blacklist.said` is for when the message that has said it was removed.
 _DELETION = """
 ALTER TABLE accounts ADD COLUMN kept_since INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE accounts ADD COLUMN removed_messages INTEGER NOT NULL DEFAULT 0;
@@ -753,12 +754,12 @@ CREATE TABLE deleted_days (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE deleted_charges (
     account_id INTEGER NOT NULL REFERENCES accounts,
-    movement_id INTEGER NOT NULL,
+    charged_from INTEGER NOT NULL,
     first_id INTEGER NOT NULL,
     last_id INTEGER NOT NULL,
     messages INTEGER NOT NULL,
     price INTEGER NOT NULL,
-    PRIMARY KEY (account_id, movement_id)
+    PRIMARY KEY (account_id, charged_from)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE deleted_refunds (
     message_id INTEGER PRIMARY KEY,

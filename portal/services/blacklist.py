@@ -76,7 +76,8 @@ class NoNumberInFile(Refused):
 class Listed:
     """A number, since when (milliseconds), and the message with which it has said STOP, where one did.
 
-    `added_by`: who put it there by hand, as in the audit log; `said`: the message's text, while it is in the history.
+    `added_by`: who put it there by hand, as in the audit log; `said`: the message's text, also when it was
+    deleted. `kept` is None where the message isn't in the history.
     """
 
     number: str
@@ -332,9 +333,9 @@ def _read(lines: Iterator[tuple[int, str]] | Iterator[tuple[int, str | csv.Error
 # --- what is on it
 
 # Columns of `Listed` but for the text, which only what is shown is read of.
-_COLUMNS = "number, since, received_id, added_by"
+_COLUMNS = "number, since, received_id, added_by, said"
 _WITH_TEXTS = """
-SELECT listed.*, received.text, received.kept FROM ({listed}) AS listed
+SELECT number, since, received_id, added_by, coalesce(received.text, said), received.kept FROM ({listed}) AS listed
 LEFT JOIN received ON received.id = received_id AND received.account_id = :account
 ORDER BY since {order}, number {order}
 """

@@ -11,6 +11,9 @@ from portal.services.audit import Actor
 from portal.services.errors import Refused
 
 _OLDEST_DAYS = 3650
+MOST_MONTHS = 1200
+USUAL = 0
+"""Months that messages are kept: as many as the installation's settings say."""
 _EMAIL = re.compile(r"[^@\s<>\",;:]+@[^@\s<>\",;:]+\.?[^@\s<>\",;:]*")
 
 
@@ -44,12 +47,18 @@ class InvalidMinAge(Refused):
     field = "min_age"
 
 
+class InvalidMonths(Refused):
+    sentence = N_("“%(value)s” can't be how long messages are kept: it is a whole number of months from 1 to %(most)s.")
+    field = "messages_months"
+
+
 @dataclass(frozen=True, slots=True)
 class Customer:
     """A customer. Its accounts cost by `price_list_id` (`price_lists.DEFAULT_LIST` where none was chosen).
 
     `credit_line` is how many thousandths of a credit automatic re-credit may buy before they are paid, 0 for none, once
     an account is `recredit_min_age_days` old. `texts` is what becomes of the texts of messages (`services/privacy.py`).
+    Its messages are kept for `messages_months`; USUAL: as long as the installation's settings say.
     """
 
     id: int
@@ -60,10 +69,12 @@ class Customer:
     credit_line: int
     recredit_min_age_days: int
     texts: str
+    messages_months: int
 
 
 _SELECT = (
-    "SELECT id, name, contact_email, language, coalesce(price_list_id, 1), credit_line, recredit_min_age_days, texts"
+    "SELECT id, name, contact_email, language, coalesce(price_list_id, 1), credit_line, recredit_min_age_days, texts,"
+    " coalesce(messages_months, 0)"
     " FROM customers"
 )
 
@@ -100,26 +111,36 @@ def change(
     *,
     credit_line: int | None = None,
     min_age_days: int | None = None,
+    messages_months: int | None = None,
 ) -> None:
-    """Set what automatic re-credit may do for a customer; None: as it is.
+    """Set what automatic re-credit may do for a customer, and how long its messages are kept; None: as it is.
 
     Args:
         credit_line: thousandths of a credit that may be owed; 0: none.
         min_age_days: how old an account must be.
+        messages_months: from 1 to MOST_MONTHS, or USUAL. With fewer than before, what is older goes within the hour.
 
     Raises:
-        InvalidCreditLine, InvalidMinAge
+        InvalidCreditLine, InvalidMinAge, InvalidMonths
     """
     if credit_line is not None and credit_line < 0:
         raise InvalidCreditLine(value=credit_line)
     if min_age_days is not None and not 0 <= min_age_days <= _OLDEST_DAYS:
         raise InvalidMinAge(value=min_age_days, most=_OLDEST_DAYS)
-    given = {"credit_line": credit_line, "recredit_min_age_days": min_age_days}
+    if messages_months is not None and not USUAL <= messages_months <= MOST_MONTHS:
+        raise InvalidMonths(value=messages_months, most=MOST_MONTHS)
+    given = {
+        "credit_line": credit_line,
+        "recredit_min_age_days": min_age_days,
+        "messages_months": messages_months,
+    }
     changed = {name: value for name, value in given.items() if value is not None}
     if not changed:
         return
     with immediate(conn):
-        assignments = ", ".join(f"{name} = ?" for name in changed)
+        assignments = ", ".join(
+            f"{name} = nullif(?, {USUAL})" if name == "messages_months" else f"{name} = ?" for name in changed
+        )
         conn.execute(f"UPDATE customers SET {assignments} WHERE id = ?", (*changed.values(), customer.id))
         audit.record(conn, actor, "customer.change", customer_id=customer.id, **changed)
 
@@ -134,6 +155,21 @@ def parse_min_age(text: str) -> int:
         return int(text)
     except ValueError:
         raise InvalidMinAge(value=text, most=_OLDEST_DAYS) from None
+
+
+def parse_months(text: str) -> int:
+    """Read for how many months messages are kept, as it was typed; empty: USUAL.
+
+    Raises:
+        InvalidMonths: not a whole number, or 0.
+    """
+    try:
+        months = int(text) if text.strip() else USUAL
+    except ValueError:
+        months = -1
+    if months < 0 or (months == USUAL and text.strip()):
+        raise InvalidMonths(value=text, most=MOST_MONTHS)
+    return months
 
 
 def by_name(conn: sqlite3.Connection, name: str) -> Customer:

@@ -30,6 +30,7 @@ class Pulse:
     total_refused: int
     latest_message: int
     latest_movement: int
+    removed: int
 
     @property
     def totals(self) -> tuple[int, ...]:
@@ -43,7 +44,8 @@ SELECT config_version,
        (SELECT count(*) FROM smpp_passwords WHERE account_id = :id AND expires_at > :now),
        open.*, refused.*, total.*,
        (SELECT max(id) FROM messages WHERE account_id = :id),
-       (SELECT max(id) FROM movements WHERE account_id = :id)
+       (SELECT max(id) FROM movements WHERE account_id = :id),
+       removed_messages
 FROM accounts,
      (SELECT count(*), max(id), sum(submitted), sum(delivered), sum(window) FROM connections WHERE account_id = :id)
          AS open,

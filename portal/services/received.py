@@ -324,14 +324,15 @@ def attempts(conn: sqlite3.Connection, account_id: int, message: Received) -> tu
     return (row[0], row[1]) if row and row[0] else (0, 0)
 
 
-def pulse(conn: sqlite3.Connection, account_id: int) -> tuple[int, int, int]:
-    """Numbers that move when a message has come, or what became of one: cheap to ask for, however many there are."""
+def pulse(conn: sqlite3.Connection, account_id: int) -> tuple[int, int, int, int]:
+    """Numbers that move when a message has come or gone, or what became of one: cheap to ask for, however many."""
     row = conn.execute(
-        "SELECT (SELECT max(id) FROM received WHERE account_id = :account), min(id), count(*) FROM"
+        "SELECT (SELECT max(id) FROM received WHERE account_id = :account), min(id), count(*),"
+        " (SELECT removed_messages FROM accounts WHERE id = :account) FROM"
         " (SELECT id FROM received WHERE account_id = :account AND ended_at IS NULL ORDER BY id LIMIT :most)",
         {"account": account_id, "most": _MOST_COUNTED},
     ).fetchone()
-    return row[0] or 0, row[1] or 0, row[2]
+    return row[0] or 0, row[1] or 0, row[2], row[3]
 
 
 def _spend(conn: sqlite3.Connection, simulated_id: int) -> bool:

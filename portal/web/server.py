@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -25,10 +25,12 @@ from portal.services import (
     connections,
     credit_mails,
     daily_check,
+    deletion,
     expiry,
     mail,
     privacy,
     refusal_mails,
+    retention,
     search_index,
     senders,
     statistics,
@@ -54,6 +56,10 @@ _EXPIRY_S = 60.0
 # nobody has indexed yet are only slower to find.
 _INDEX_S = 5.0
 _RESTS = 9
+# Deletions that somebody watches take a quarter of a core's time, and of the time in which the SMPP server could write;
+# what is too old goes in a fifth.
+_DELETION_S, _DELETION_RESTS = 1.0, 3
+_RETENTION_S, _RETENTION_RESTS = 3600.0, 4
 # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
 _CHECK_S = 600.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
@@ -112,6 +118,8 @@ def run(config: Config, options: Sequence[str]) -> int:
     threading.Thread(target=_let_run_out, args=[config], name="expiry", daemon=True).start()
     threading.Thread(target=_index, args=[config], name="index", daemon=True).start()
     threading.Thread(target=_gather, args=[config], name="statistics", daemon=True).start()
+    threading.Thread(target=_delete, args=[config], name="deletion", daemon=True).start()
+    threading.Thread(target=_remove_old, args=[config], name="retention", daemon=True).start()
     threading.Thread(target=_remove_texts, args=[config], name="privacy", daemon=True).start()
     threading.Thread(target=_tell, args=[config, keys, mailer], name="news", daemon=True).start()
     threading.Thread(target=_check_daily, args=[config, options], name="check", daemon=True).start()
@@ -162,6 +170,7 @@ def _housekeep(config: Config) -> None:
             mail.purge(conn, now)
             senders.purge(conn, now)
             statistics.purge(conn, now)
+            deletion.purge(conn, now)
             audit.purge(conn, now - config.retention.audit_days * db.DAY_MS)
         time.sleep(db.DAY_MS / 1000)
 
@@ -221,6 +230,34 @@ def _remove_texts(config: Config) -> None:
             if time.monotonic() >= emptied_at + _EMPTY_LOG_S and privacy.any_not_kept(conn) and db.empty_log(conn):
                 emptied_at = time.monotonic()
         time.sleep(_TEXTS_S)
+
+
+def _delete(config: Config) -> None:
+    """Go on with what customers have asked to delete, in short steps with rests between them."""
+    conn = db.connect(config.database)
+    while True:
+        # A database that is locked or full is tried again: it goes on where it was.
+        with suppress(sqlite3.OperationalError):
+            for each in deletion.open_ones(conn):
+                _with_rests(deletion.work(conn, each), _DELETION_RESTS)
+        time.sleep(_DELETION_S)
+
+
+def _remove_old(config: Config) -> None:
+    """Remove messages that are older than they are kept, at start and each hour, in short steps with longer rests."""
+    conn = db.connect(config.database)
+    while True:
+        with suppress(sqlite3.OperationalError):
+            _with_rests(retention.remove(conn, config.retention.messages_months, db.now_ms()), _RETENTION_RESTS)
+        time.sleep(_RETENTION_S)
+
+
+def _with_rests(steps: Iterator[object], rests: float) -> None:
+    """Take steps to their end; after each rest so many times as long as it took."""
+    began = time.perf_counter()
+    for _ in steps:
+        time.sleep(rests * (time.perf_counter() - began))
+        began = time.perf_counter()
 
 
 def _tell(config: Config, keys: Keys, mailer: Mailer) -> None:

@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from portal.db import DAY_MS
 from portal.i18n import N_
-from portal.services import ledger
+from portal.services import ids, ledger
 from portal.services.audit import SYSTEM
 from portal.services.check.problem import Names, Params, Problem, rows_of
 from portal.services.messages import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
@@ -117,16 +118,25 @@ class _Transfers:
 
 
 def refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """A refund gives back what one message cost, once. Operators may give back what a finished one cost."""
+    """A refund gives back what one message cost, once; it may have been deleted since. Operators may give back what a
+    finished one cost.
+    """
     names = Names(conn)
     rows = rows_of(
         conn,
-        "SELECT movements.account_id, movements.id, actor, amount, first_message_id, price, state, ptt FROM movements"
+        "SELECT movements.account_id, movements.id, actor, amount, first_message_id,"
+        " coalesce(messages.price, gone.price), coalesce(messages.state, gone.state), coalesce(messages.ptt, gone.ptt)"
+        " FROM movements"
         " LEFT JOIN messages ON messages.id = first_message_id AND messages.account_id = movements.account_id"
+        " LEFT JOIN deleted_refunds AS gone ON message_id = first_message_id AND gone.account_id = movements.account_id"
         " WHERE kind = 'refund' AND first_message_id IS NOT NULL ORDER BY movements.id",
     )
+    kept = dict(rows_of(conn, "SELECT id, kept_since FROM accounts"))
     for account_id, row, actor, amount, message, price, state, ptt in rows:
         said = {"account": names[account_id], "row": row, "amount": amount, "message": message}
+        if price is None and ids.time_of(message) < kept.get(account_id, 0) * DAY_MS:
+            # Older than what the account keeps.
+            continue
         if price is None:
             sentence = N_(
                 "%(account)s: movements row %(row)s gives back what another one's messages row %(message)s cost"

@@ -1,4 +1,8 @@
-"""Messages beside what was charged for them and what was counted of them: movements, totals of days and of months."""
+"""Messages beside what was charged for them and what was counted of them: movements, totals of days and of months.
+
+To the messages that are there belong those that customers have deleted, as the sums that were left of them. What an
+account's retention does not keep any more is left out on both sides, whether it has gone yet or not.
+"""
 
 import sqlite3
 from collections import defaultdict
@@ -6,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
+from math import inf
 from typing import Any
 
 from portal.db import DAY_MS
@@ -16,8 +21,11 @@ from portal.services.messages import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO
 
 _DAY_COLUMNS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
 _MONTH_COLUMNS = ("sent", "stopped", "refused", "parts", "price")
+_MONTH_PLACES = [_DAY_COLUMNS.index(each) for each in _MONTH_COLUMNS]
 
 _Counts = list[int]
+# By account: from which day on its messages are kept (days since 1970).
+_Kept = Mapping[int, int]
 # What one day has of messages: how many, parts, price; by account, country, sender, state, ptt, whether they cost, and
 # whether the statistics have them already.
 _Day = dict[tuple[int, str, str, int, int, bool, bool], _Counts]
@@ -26,8 +34,9 @@ _Day = dict[tuple[int, str, str, int, int, bool, bool], _Counts]
 def messages(conn: sqlite3.Connection) -> Iterator[Problem]:
     """One pass through the messages, in the order of their ids, which is that of days and months, too."""
     names = Names(conn)
-    charges = _Charges(conn, names)
-    book = _Book(conn, names)
+    kept = dict(rows_of(conn, "SELECT id, kept_since FROM accounts"))
+    charges = _Charges(conn, names, kept)
+    book = _Book(conn, names, kept)
     gathered = tally.reaches(conn)
     rows = rows_of(
         conn, "SELECT id, account_id, country, source, state, ptt, parts, price FROM messages NOT INDEXED ORDER BY id"
@@ -57,7 +66,7 @@ def messages(conn: sqlite3.Connection) -> Iterator[Problem]:
 
 
 class _Charge:
-    """A usage movement: what it says of its messages, and what of them was found."""
+    """A usage movement: what it says of its messages, and what of them was found, deleted ones included."""
 
     __slots__ = ("amount", "begins", "cost", "ends", "first", "found", "last", "row", "said")
 
@@ -74,22 +83,44 @@ class _Charges:
     had messages of several.
     """
 
-    def __init__(self, conn: sqlite3.Connection, names: Names) -> None:
+    def __init__(self, conn: sqlite3.Connection, names: Names, kept: _Kept) -> None:
         self._names = names
+        self._kept = {account_id: ids.first_id_at(day * DAY_MS) for account_id, day in kept.items()}
         self._rows = rows_of(
             conn,
             "SELECT account_id, id, messages, -amount, first_message_id, last_message_id FROM movements"
-            " WHERE kind = 'usage' ORDER BY first_message_id",
+            " WHERE kind = 'usage' ORDER BY first_message_id, account_id",
         )
-        self._next: tuple[int, _Charge] | None = None
-        self._read()
+        self._deleted = rows_of(
+            conn,
+            "SELECT charged_from, account_id, first_id, last_id, messages, price FROM deleted_charges"
+            " ORDER BY charged_from, account_id",
+        )
+        self._next_deleted = next(self._deleted, None)
         self._current: dict[int, _Charge] = {}
         # Of an account's messages that nothing charges: the first one's id, how many, what they cost.
         self._uncharged: dict[int, list[int]] = {}
+        self._next: tuple[int, _Charge] | None = None
+        self._read()
 
     def _read(self) -> None:
         row = next(self._rows, None)
         self._next = None if row is None else (row[0], _Charge(*row[1:]))
+        place = (inf, 0) if self._next is None else (self._next[1].first, self._next[0])
+        while self._next_deleted is not None and self._next_deleted[:2] <= place:
+            charged_from, account_id, first, last, count, cost = self._next_deleted
+            if self._next is not None and (charged_from, account_id) == place:
+                charge = self._next[1]
+                charge.begins, charge.ends, charge.found, charge.cost = first, last, count, cost
+            elif last >= self._kept.get(account_id, 0):
+                self._leave_uncharged(account_id, first, count, cost)
+            self._next_deleted = next(self._deleted, None)
+
+    def _leave_uncharged(self, account_id: int, row: int, count: int, cost: int) -> None:
+        uncharged = self._uncharged.setdefault(account_id, [row, 0, 0])
+        uncharged[0] = min(uncharged[0], row)
+        uncharged[1] += count
+        uncharged[2] += cost
 
     def message(self, row: int, account_id: int, price: int) -> Iterator[Problem]:
         """The next one that cost something."""
@@ -98,14 +129,12 @@ class _Charges:
             self._read()
         charge = self._current.get(account_id)
         if charge is not None and row <= charge.last:
-            charge.begins = charge.begins or row
-            charge.ends = row
+            charge.begins = min(charge.begins or row, row)
+            charge.ends = max(charge.ends, row)
             charge.found += 1
             charge.cost += price
-        else:
-            uncharged = self._uncharged.setdefault(account_id, [row, 0, 0])
-            uncharged[1] += 1
-            uncharged[2] += price
+        elif row >= self._kept.get(account_id, 0):
+            self._leave_uncharged(account_id, row, 1, price)
 
     def close(self) -> Iterator[Problem]:
         """There are no more messages."""
@@ -128,6 +157,8 @@ class _Charges:
             yield from self._end(account_id, before)
 
     def _end(self, account_id: int, charge: _Charge) -> Iterator[Problem]:
+        if 0 < charge.first < self._kept.get(account_id, 0):
+            return
         said: Params = {
             "account": self._names[account_id],
             "row": charge.row,
@@ -154,53 +185,89 @@ class _Charges:
 class _Book:
     """Messages beside the totals of their days and months, one day after the other."""
 
-    def __init__(self, conn: sqlite3.Connection, names: Names) -> None:
+    def __init__(self, conn: sqlite3.Connection, names: Names, kept: _Kept) -> None:
         self._names = names
-        self._days = _Periods(
-            rows_of(
-                conn, f"SELECT day, account_id, {', '.join(_DAY_COLUMNS)} FROM daily_totals ORDER BY day, account_id"
-            ),
-            1,
+        self._kept = kept
+        # The first month of which all days are kept.
+        self._kept_months = {account_id: totals.month_of(day - 1) + 1 if day else 0 for account_id, day in kept.items()}
+        days = rows_of(
+            conn, f"SELECT day, account_id, {', '.join(_DAY_COLUMNS)} FROM daily_totals ORDER BY day, account_id"
         )
-        self._months = _Periods(
-            rows_of(
-                conn,
-                f"SELECT begins, account_id, country, source, {', '.join(_MONTH_COLUMNS)} FROM statistics"
-                f" WHERE length = {tally.MONTH} ORDER BY begins, account_id, country, source",
-            ),
-            3,
+        self._days = _Periods(_kept_rows(days, kept), 1)
+        months = rows_of(
+            conn,
+            f"SELECT begins, account_id, country, source, {', '.join(_MONTH_COLUMNS)} FROM statistics"
+            f" WHERE length = {tally.MONTH} ORDER BY begins, account_id, country, source",
         )
+        self._months = _Periods(_kept_rows(months, self._kept_months), 3)
         self._month = -1
         self._in_month: dict[tuple[Any, ...], _Counts] = {}
+        deleted = rows_of(
+            conn,
+            f"SELECT day, account_id, country, source, {', '.join(_DAY_COLUMNS)} FROM deleted_days"
+            " ORDER BY day, account_id, country, source",
+        )
+        self._deleted = _by_period(deleted, 3)
+        self._next_deleted = next(self._deleted, None)
 
     def close(self, day: int, counted: _Day) -> Iterator[Problem]:
         """A day (days since 1970) that had messages has ended."""
+        yield from self._close_deleted(day)
+        deleted: Mapping[tuple[Any, ...], _Counts] = {}
+        if self._next_deleted is not None and self._next_deleted[0] == day:
+            deleted = self._next_deleted[1]
+            self._next_deleted = next(self._deleted, None)
+        yield from self._close(day, counted, deleted)
+
+    def _close_deleted(self, before: float) -> Iterator[Problem]:
+        """Days of which there are no messages but deleted ones."""
+        while self._next_deleted is not None and self._next_deleted[0] < before:
+            yield from self._close(self._next_deleted[0], {}, self._next_deleted[1])
+            self._next_deleted = next(self._deleted, None)
+
+    def _close(self, day: int, counted: _Day, deleted: Mapping[tuple[Any, ...], _Counts]) -> Iterator[Problem]:
         month = totals.month_of(day)
         if month != self._month:
             yield from self._close_month()
             self._month = month
         in_day: dict[tuple[Any, ...], _Counts] = defaultdict(lambda: [0] * len(_DAY_COLUMNS))
         for (account_id, country, source, state, ptt, costs, gathered), (count, parts, price) in counted.items():
-            amounts = in_day[account_id,]
-            stopped, refused = (count * (not costs and ptt == each) for each in (PTT_BLACKLISTED, PTT_NO_CREDIT))
-            if gathered:
-                in_month = self._in_month.setdefault((account_id, country, source), [0] * len(_MONTH_COLUMNS))
-                sums = (count, 0, 0, parts, price) if costs else (0, stopped, refused, 0, 0)
-                for place, amount in enumerate(sums):
-                    in_month[place] += amount
             if costs:
-                amounts[0] += count
-                amounts[1] += count * (state == DELIVERED)
-                amounts[2] += count * (state not in (ENROUTE, DELIVERED))
-                amounts[5] += parts
-                amounts[6] += price
+                delivered, failed = (count * each for each in (state == DELIVERED, state not in (ENROUTE, DELIVERED)))
+                amounts = [count, delivered, failed, 0, 0, parts, price]
             else:
-                amounts[3] += stopped
-                amounts[4] += refused
+                stopped, refused = (count * (ptt == each) for each in (PTT_BLACKLISTED, PTT_NO_CREDIT))
+                amounts = [0, 0, 0, stopped, refused, 0, 0]
+            self._add(day, in_day, account_id, country, source, amounts, gathered=gathered)
+        # Before that they were gathered.
+        for (account_id, country, source), amounts in deleted.items():
+            self._add(day, in_day, account_id, country, source, amounts, gathered=True)
         yield from map(self._of_day, self._days.close(day, in_day))
+
+    def _add(
+        self,
+        day: int,
+        in_day: dict[tuple[Any, ...], _Counts],
+        account_id: int,
+        country: str,
+        source: str,
+        amounts: _Counts,
+        *,
+        gathered: bool,
+    ) -> None:
+        """Add the amounts of a day's columns to the sums of the day and of the month, where these are kept."""
+        if day >= self._kept.get(account_id, 0):
+            sums = in_day[account_id,]
+            for place, amount in enumerate(amounts):
+                sums[place] += amount
+        if gathered and self._month >= self._kept_months.get(account_id, 0):
+            sums = self._in_month.setdefault((account_id, country, source), [0] * len(_MONTH_COLUMNS))
+            for place, of_day in enumerate(_MONTH_PLACES):
+                sums[place] += amounts[of_day]
 
     def end(self) -> Iterator[Problem]:
         """There are no more messages."""
+        yield from self._close_deleted(inf)
         yield from self._close_month()
         yield from map(self._of_day, self._days.end())
         yield from map(self._of_month, self._months.end())
@@ -244,11 +311,13 @@ class _Difference:
     amounts: _Counts
 
 
-class _Periods:
-    """Rows of totals, in the order of their periods, beside what was counted in these.
+def _kept_rows(rows: Iterator[tuple[Any, ...]], kept: _Kept) -> Iterator[tuple[Any, ...]]:
+    """Those of rows, which begin with a period and an account, whose messages are kept."""
+    return (row for row in rows if row[0] >= kept.get(row[1], 0))
 
-    A period whose messages aren't kept any more has to be left out here, on both sides.
-    """
+
+class _Periods:
+    """Rows of totals, in the order of their periods, beside what was counted in these."""
 
     def __init__(self, rows: Iterator[tuple[Any, ...]], key_length: int) -> None:
         """Args:

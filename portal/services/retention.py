@@ -1,0 +1,122 @@
+"""How long messages are kept: so many months of the installation's, or of the customer's own.
+
+What is older, whole days (UTC), is removed behind the messages that come, in short transactions. Each account knows
+from which day on its messages are kept (`accounts.kept_since`); that is written first, and the check looks at nothing
+older, whether it has gone yet or not. Balances, the ledger and the statistics stay.
+"""
+
+import sqlite3
+from calendar import monthrange
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+
+from portal.db import DAY_MS, Connection, immediate
+from portal.services import ids, removal, tally
+
+_FIRST_DAY = date(1970, 1, 1)
+_AT_ONCE = 2_000
+_SUMS_AT_ONCE = 500
+
+
+def months_of(conn: sqlite3.Connection, customer_id: int, usual: int) -> int:
+    """How many months the messages of a customer's accounts are kept; `usual` is the installation's number."""
+    (months,) = conn.execute("SELECT messages_months FROM customers WHERE id = ?", (customer_id,)).fetchone()
+    return usual if months is None else int(months)
+
+
+def first_day(months: int, now: int) -> int:
+    """The first day (days since 1970, UTC) of which messages are kept for so many months at a moment (milliseconds)."""
+    today = datetime.fromtimestamp(now / 1000, UTC).date()
+    year, month = divmod(today.year * 12 + today.month - 1 - months, 12)
+    if year < _FIRST_DAY.year:
+        return 0
+    begins = date(year, month + 1, min(today.day, monthrange(year, month + 1)[1]))
+    return (begins - _FIRST_DAY).days
+
+
+def remove(conn: Connection, usual: int, now: int) -> Iterator[int]:
+    """Remove what is too old at a moment (milliseconds); says after each step how many messages that were.
+
+    Each step is a transaction of its own, and between two of them nothing is held: the caller may rest. What is still
+    under way stays, and what waits for a client: it goes when it has ended.
+
+    Args:
+        usual: the months of customers that have none of their own.
+
+    Raises:
+        sqlite3.OperationalError: the next time goes on.
+    """
+    for account_id, months, kept_since in conn.execute(
+        "SELECT accounts.id, coalesce(messages_months, ?), kept_since FROM accounts"
+        " JOIN customers ON customers.id = customer_id",
+        (usual,),
+    ).fetchall():
+        # What has gone doesn't come back where more months are kept now.
+        day = max(first_day(months, now), kept_since)
+        if day > kept_since:
+            with immediate(conn):
+                conn.execute("UPDATE accounts SET kept_since = ? WHERE id = ?", (day, account_id))
+        end = ids.first_id_at(day * DAY_MS)
+        yield from _remove_sent(conn, account_id, end)
+        yield from _remove_received(conn, account_id, end)
+        yield from _forget_sums(conn, account_id, day, end)
+
+
+def _remove_sent(conn: Connection, account_id: int, end: int) -> Iterator[int]:
+    after = 0
+    while True:
+        rows = conn.execute(
+            "SELECT id FROM messages INDEXED BY messages_account WHERE account_id = ? AND id > ? AND id < ?"
+            " AND joined_to IS NULL ORDER BY id LIMIT ?",
+            (account_id, after, end, _AT_ONCE),
+        ).fetchall()
+        if not rows:
+            return
+        after = rows[-1][0]
+        found = removal.look(conn, account_id, [row[0] for row in rows])
+        # A text that was submitted around midnight goes a day later, as a whole.
+        texts = sorted(text for text in found.texts if max(text) < end)
+        if texts:
+            # All of them had ended before they were looked at. Now that is counted, too.
+            while tally.gather(conn):
+                yield 0
+        for start in range(0, len(texts), removal.AT_ONCE):
+            some = texts[start : start + removal.AT_ONCE]
+            removal.take(conn, account_id, some, sums=False)
+            yield sum(map(len, some))
+
+
+def _remove_received(conn: Connection, account_id: int, end: int) -> Iterator[int]:
+    after = 0
+    while True:
+        rows = conn.execute(
+            "SELECT id FROM received INDEXED BY received_account WHERE account_id = ? AND id > ? AND id < ?"
+            " AND ended_at IS NOT NULL ORDER BY id LIMIT ?",
+            (account_id, after, end, removal.AT_ONCE),
+        ).fetchall()
+        if not rows:
+            return
+        after = rows[-1][0]
+        yield removal.take_received(conn, account_id, [row[0] for row in rows])
+
+
+# Of what was left of messages that customers have deleted themselves: table, key, what goes.
+_SUMS = (
+    ("deleted_days", "account_id, day, country, source", "day < :day"),
+    ("deleted_charges", "account_id, charged_from", "charged_from < :end AND last_id < :end"),
+    ("deleted_refunds", "message_id", "message_id < :end"),
+)
+
+
+def _forget_sums(conn: Connection, account_id: int, day: int, end: int) -> Iterator[int]:
+    """Forget what would prove something about days that are not kept."""
+    for table, key, condition in _SUMS:
+        gone = 1
+        while gone:
+            with immediate(conn):
+                gone = conn.execute(
+                    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"
+                    f" WHERE account_id = :account AND {condition} LIMIT {_SUMS_AT_ONCE})",
+                    {"account": account_id, "day": day, "end": end},
+                ).rowcount
+            yield 0

@@ -1,0 +1,715 @@
+"""Messages that customers delete, or that are too old, go; what was charged and counted for them stays provable."""
+
+import random
+from calendar import timegm
+from types import SimpleNamespace
+
+import pytest
+
+from portal.db import DAY_MS, now_ms
+from portal.services import (
+    audit,
+    blacklist,
+    check,
+    customers,
+    deletion,
+    deliveries,
+    history,
+    ids,
+    intake,
+    once,
+    outcomes,
+    received,
+    refunds,
+    removal,
+    retention,
+    routes,
+    search,
+    search_index,
+    tally,
+)
+from portal.services.audit import SHELL, Actor
+from portal.services.deletion import SENT
+from portal.services.messages import DELIVERED, ENROUTE, UNDELIVERABLE, Segment
+from portal.services.outcomes import Outcome
+from portal.services.received import FromHandset
+from portal.services.search import Wanted
+from tests.support import prepared
+
+MARTA = Actor("marta@acme.example", "198.51.100.7")
+
+
+def sent(conn, account, *texts, at=None, ended=True, **said):
+    """Send texts; returns the ids of their messages."""
+    said = {"registered_delivery": 0} | said
+    found = intake.store(conn, [prepared(conn, account.id, text.encode(), **said) for text in texts], at).ids
+    if ended:
+        end(conn, found, at)
+    return found
+
+
+def end(conn, message_ids, at=None, state=DELIVERED, ptt=0):
+    at = now_ms() if at is None else at
+    return outcomes.finish(conn, [Outcome(each, state, ptt, at) for each in message_ids])
+
+
+def delete(conn, account, scope, **more):
+    """To its end."""
+    deletion_id = deletion.begin(conn, MARTA, account, scope, **more)
+    for _ in deletion.work(conn, deletion_id):
+        pass
+    return deletion.by_id(conn, deletion_id)
+
+
+def left(conn, account):
+    return [row[0] for row in conn.execute("SELECT id FROM messages WHERE account_id = ? ORDER BY id", (account.id,))]
+
+
+def keep(conn, months, now):
+    return sum(retention.remove(conn, months, now))
+
+
+# --- what goes, and what stays
+
+
+def test_ticked_messages_go_and_the_others_stay(conn, acme_1):
+    first, second, third = sent(conn, acme_1, "one", "two", "three")
+
+    found = delete(conn, acme_1, deletion.ticked(conn, SENT, [first, third]))
+
+    assert (found.removed, found.total, found.underway, found.waiting) == (2, 2, 0, 0)
+    assert found.ended_at is not None
+    assert left(conn, acme_1) == [second]
+    assert check.problems(conn) == []
+
+
+def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
+    (message,) = sent(conn, acme_1, "one")
+
+    delete(conn, acme_1, deletion.ticked(conn, SENT, [message]))
+
+    assert outcomes.find(conn, acme_1.id, message) is None
+    with pytest.raises(history.NoSuchMessage):
+        history.by_id(conn, acme_1.id, message)
+    # A second outcome, which comes late, is nobody's.
+    assert end(conn, [message], state=UNDELIVERABLE, ptt=9) == []
+    assert check.problems(conn) == []
+
+
+def test_another_accounts_message_stays(conn, acme_1, globex_1):
+    (other,) = sent(conn, globex_1, "theirs", source="GLOBEX")
+
+    found = delete(conn, acme_1, deletion.ticked(conn, SENT, [other]))
+
+    assert found.removed == 0
+    assert left(conn, globex_1) == [other]
+
+
+def test_all_that_a_search_finds_goes_as_it_was_when_it_was_asked(conn, acme_1):
+    some = sent(conn, acme_1, "your parcel", "your invoice", "a parcel")
+    scope = deletion.all_of(conn, acme_1.id, Wanted(said="parcel"))
+    (later,) = sent(conn, acme_1, "the next parcel")
+
+    found = delete(conn, acme_1, deletion.scope(SENT, str(scope)))
+
+    assert found.removed == found.total == 2
+    assert left(conn, acme_1) == [some[1], later]
+
+
+def test_what_ended_after_the_question_stays(conn, acme_1):
+    (message,) = sent(conn, acme_1, "on its way", ended=False)
+    scope = deletion.all_of(conn, acme_1.id, Wanted())
+    end(conn, [message], at=scope.at + 1)
+
+    found = delete(conn, acme_1, scope)
+
+    assert (found.removed, found.underway) == (0, 1)
+    assert left(conn, acme_1) == [message]
+
+
+def test_what_is_on_its_way_stays_and_is_counted(conn, acme_1):
+    gone, stays = sent(conn, acme_1, "one", "two", ended=False)
+    end(conn, [gone])
+
+    found = delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    assert (found.removed, found.underway, found.waiting) == (1, 1, 0)
+    assert left(conn, acme_1) == [stays]
+    end(conn, [stays])
+    tally.gather_all(conn)
+    assert check.problems(conn) == []
+
+
+def test_a_message_whose_receipt_waits_stays_until_a_client_has_it(conn, acme_1):
+    sent(conn, acme_1, "one", registered_delivery=1)
+    everything = deletion.all_of(conn, acme_1.id, Wanted())
+
+    found = delete(conn, acme_1, everything)
+
+    assert (found.removed, found.waiting) == (0, 1)
+    deliveries.done(conn, deliveries.due(conn, acme_1.id, now_ms(), 10).now)
+    assert delete(conn, acme_1, everything).removed == 1
+    assert left(conn, acme_1) == []
+
+
+def test_a_text_in_segments_goes_as_a_whole_or_not_at_all(conn, acme_1):
+    parts = [
+        sent(conn, acme_1, f"part {number}", segment=Segment(7, 3, number), ended=False)[0] for number in (1, 2, 3)
+    ]
+    end(conn, parts[:2])
+
+    assert delete(conn, acme_1, deletion.ticked(conn, SENT, parts[:1])).underway == 1
+    assert left(conn, acme_1) == parts
+
+    end(conn, parts[2:])
+    # A segment that isn't the first one is no text.
+    assert delete(conn, acme_1, deletion.ticked(conn, SENT, parts[1:])).removed == 0
+    assert delete(conn, acme_1, deletion.ticked(conn, SENT, parts[:1])).removed == 1
+    assert left(conn, acme_1) == []
+    tally.gather_all(conn)
+    assert check.problems(conn) == []
+
+
+def test_a_segment_that_comes_while_its_text_goes_keeps_it(conn, acme_1):
+    (first,) = sent(conn, acme_1, "part 1", segment=Segment(7, 2, 1))
+    found = removal.look(conn, acme_1.id, [first], now_ms())
+    (second,) = sent(conn, acme_1, "part 2", segment=Segment(7, 2, 2))
+
+    assert removal.take(conn, acme_1.id, found.texts) == 0
+
+    assert left(conn, acme_1) == [first, second]
+
+
+def test_nothing_goes_that_the_statistics_have_not_counted(conn, acme_1):
+    sent(conn, acme_1, "one", "two")
+
+    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    counted = conn.execute("SELECT sum(sent), sum(delivered) FROM statistics WHERE length = ?", (tally.DAY,)).fetchone()
+    assert tuple(counted) == (2, 2)
+
+
+def test_totals_ledger_and_balance_stay(conn, acme_1):
+    sent(conn, acme_1, "one", "two")
+    before = [tuple(row) for table in ("daily_totals", "movements") for row in conn.execute(f"SELECT * FROM {table}")]
+    balance = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0]
+
+    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    after = [tuple(row) for table in ("daily_totals", "movements") for row in conn.execute(f"SELECT * FROM {table}")]
+    assert after == before
+    assert conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0] == balance
+
+
+def test_an_id_is_never_given_again(conn, acme_1):
+    (newest,) = sent(conn, acme_1, "one", at=now_ms() + DAY_MS)
+    end(conn, [newest], at=now_ms())
+    delete(conn, acme_1, deletion.ticked(conn, SENT, [newest]))
+
+    assert sent(conn, acme_1, "two")[0] > newest
+
+
+def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(search_index, "CHUNK", 4)
+    texts = [f"{word} {number}" for number in range(10) for word in ("parcel", "invoice")]
+    messages = sent(conn, acme_1, *texts)
+    for _ in search_index.build(conn):
+        pass
+    chunks = conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0]
+
+    delete(conn, acme_1, deletion.ticked(conn, SENT, messages[:5]))
+
+    assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == chunks - 1
+    delete(conn, acme_1, deletion.ticked(conn, SENT, messages[13:]))
+    found = [each.id for each in search.each(conn, acme_1.id, Wanted(said="parcel"))]
+    assert found == messages[6:13:2][::-1]
+    # Where the newest chunks went, new ones are built from there on.
+    more = sent(conn, acme_1, *texts)
+    for _ in search_index.build(conn):
+        pass
+    found = [each.id for each in search.each(conn, acme_1.id, Wanted(said="invoice"))]
+    assert found == [*messages[5:13:2], *more[1::2]][::-1]
+
+
+def test_it_is_asked_with_the_count(conn, acme_1):
+    sent(conn, acme_1, "one", "two")
+    sent(conn, acme_1, "three", ended=False)
+    sent(conn, acme_1, "four", registered_delivery=1)
+
+    found = deletion.count(conn, acme_1.id, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    assert (found.removed, found.underway, found.waiting, found.is_complete) == (2, 1, 1, True)
+
+
+def test_a_long_count_ends_in_time(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(deletion, "_AT_ONCE", 2)
+    sent(conn, acme_1, *["text"] * 5)
+
+    found = deletion.count(conn, acme_1.id, deletion.all_of(conn, acme_1.id, Wanted()), seconds=0)
+
+    assert (found.removed, found.is_complete) == (2, False)
+
+
+def test_the_audit_log_says_who_deleted_how_many(conn, acme_1):
+    messages = sent(conn, acme_1, "one", "two")
+
+    delete(conn, acme_1, deletion.ticked(conn, SENT, messages))
+
+    (entry,) = [each for each in audit.of_account(conn, acme_1.id) if each.action == "history.delete"]
+    assert (entry.actor, entry.address, entry.details["removed"]) == (MARTA.name, MARTA.address, 2)
+
+
+def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
+    scope = deletion.ticked(conn, SENT, sent(conn, acme_1, "one"))
+    form = once.new()
+    delete(conn, acme_1, scope, form=form)
+
+    with pytest.raises(once.AlreadySent):
+        deletion.begin(conn, MARTA, acme_1, scope, form=form)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"at": 1, "before": "2", "ids": [1]}',
+        '{"at": 1, "before": 2, "ids": [-1]}',
+        '{"at": 1, "before": 2, "ids": [9223372036854775808]}',
+        '{"at": 1, "before": 2, "since": 0, "until": 9, "sender": 5, "recipient": "", "status": "", "said": ""}',
+        '{"at": 1, "before": 2, "since": 0, "until": 9, "sender": "", "recipient": "", "status": "x", "said": ""}',
+        f'{{"at": 1, "before": 2, "ids": {list(range(1001))}}}',
+        "[" * 100_000,
+    ],
+)
+def test_what_no_page_has_written_is_not_read(text):
+    with pytest.raises(ValueError):
+        deletion.scope(SENT, text)
+
+
+# --- a deletion under way
+
+
+@pytest.fixture
+def many(conn, acme_1, monkeypatch):
+    """Twenty messages, of which two go at once."""
+    monkeypatch.setattr(deletion, "_AT_ONCE", 5)
+    monkeypatch.setattr(removal, "AT_ONCE", 2)
+    messages = sent(conn, acme_1, *[f"text {number}" for number in range(20)])
+    return SimpleNamespace(messages=messages, scope=deletion.all_of(conn, acme_1.id, Wanted()))
+
+
+def test_it_goes_on_where_it_was(conn, acme_1, many):
+    deletion_id = deletion.begin(conn, MARTA, acme_1, many.scope)
+    steps = deletion.work(conn, deletion_id)
+    while deletion.by_id(conn, deletion_id).removed < 6:
+        next(steps)
+    steps.close()
+
+    assert deletion.by_id(conn, deletion_id).total == 20
+    assert check.problems(conn) == []
+    assert deletion.open_ones(conn) == [deletion_id]
+    for _ in deletion.work(conn, deletion_id):
+        pass
+    found = deletion.by_id(conn, deletion_id)
+    assert (found.removed, found.ended_at is not None) == (20, True)
+    assert deletion.open_ones(conn) == []
+    assert [each.id for each in deletion.of_account(conn, acme_1.id, now_ms())] == [deletion_id]
+
+
+def test_two_that_work_at_once_count_once(conn, acme_1, many):
+    end_of_one = sent(conn, acme_1, "on its way", ended=False)
+    deletion_id = deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    workers = [deletion.work(conn, deletion_id) for _ in range(2)]
+    while workers:
+        for each in list(workers):
+            if next(each, "ended") == "ended":
+                workers.remove(each)
+
+    for _ in deletion.work(conn, deletion_id):
+        pass
+    found = deletion.by_id(conn, deletion_id)
+    assert (found.removed, found.underway, found.total) == (20, 1, 21)
+    assert left(conn, acme_1) == end_of_one
+    tally.gather_all(conn)
+    assert check.problems(conn) == []
+
+
+# --- the check
+
+
+@pytest.fixture
+def deleted(conn, acme_1):
+    """Of three messages of one charge the first and the last have gone, and a refunded one."""
+    batch = sent(conn, acme_1, "one", "two", "three")
+    (paid_back,) = sent(conn, acme_1, "four", destination="33612345678")
+    refunds.refund_message(conn, SHELL, acme_1, paid_back, "a present")
+    delete(conn, acme_1, deletion.ticked(conn, SENT, [batch[0], batch[2], paid_back]))
+    charge = conn.execute("SELECT max(id) FROM movements WHERE kind = 'usage' AND messages = 3").fetchone()[0]
+    refund = conn.execute("SELECT max(id) FROM movements WHERE kind = 'refund'").fetchone()[0]
+    names = {"batch": batch, "paid_back": paid_back, "charge": charge, "refund": refund}
+    return SimpleNamespace(**names)
+
+
+def test_deleted_messages_are_proven_by_their_sums(conn, deleted):
+    assert check.problems(conn) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE deleted_days SET delivered = delivered + 1 WHERE country = 'IT'", "delivered -1"),
+        ("UPDATE deleted_days SET price = price + 500 WHERE country = 'IT'", "price -0.5"),
+        ("DELETE FROM deleted_days", "sent +3"),
+        ("UPDATE deleted_charges SET price = price + 1", "found are messages: 3, credits: 3.001"),
+        ("UPDATE deleted_charges SET messages = messages - 1", "found are messages: 2, credits: 3"),
+        ("UPDATE deleted_charges SET first_id = first_id + 1", "doesn't charge just its messages"),
+        ("UPDATE deleted_charges SET charged_from = 1 WHERE messages = 2", "messages that no movement charges"),
+        ("DELETE FROM deleted_charges", "found are messages: 1, credits: 1"),
+        ("UPDATE deleted_refunds SET price = price + 1", ", which cost "),
+        ("UPDATE deleted_refunds SET state = 1", "which was neither called back nor stopped"),
+        ("DELETE FROM deleted_refunds", "gives back what another one's messages row"),
+        ("DELETE FROM messages", "delivered +1"),
+        ("UPDATE movements SET amount = amount - 1 WHERE kind = 'usage'", "charges messages: 3, credits: 3.001"),
+    ],
+)
+def test_damage_is_named_as_before(conn, deleted, damage, said):
+    conn.execute(damage)
+
+    assert any(said in each for each in check.problems(conn)), check.problems(conn)
+
+
+def test_messages_without_a_charge_stay_named_when_they_go(conn, acme_1):
+    messages = sent(conn, acme_1, "one")
+    conn.execute("DELETE FROM movements WHERE kind = 'usage'")
+
+    delete(conn, acme_1, deletion.ticked(conn, SENT, messages))
+
+    assert any("messages that no movement charges: 1, for 1 credits" in each for each in check.problems(conn))
+
+
+def test_what_a_deleted_message_cost_is_given_back_once(conn, acme_1, deleted):
+    with pytest.raises(history.NoSuchMessage):
+        refunds.refund_message(conn, SHELL, acme_1, deleted.paid_back, "again")
+    with pytest.raises(history.NoSuchMessage):
+        refunds.refund_message(conn, SHELL, acme_1, deleted.batch[0], "for the first time")
+
+
+# --- received messages
+
+
+@pytest.fixture
+def replies(conn, acme_1, globex_1):
+    """What handsets have sent to two accounts: the first one's STOP was accepted by a client, the others wait."""
+    routes.add(conn, SHELL, acme_1, "390123")
+    routes.add(conn, SHELL, globex_1, "390456")
+    received.take_in(conn, [FromHandset("393401234567", "390123", "Stop!")])
+    deliveries.done(conn, deliveries.due(conn, acme_1.id, now_ms(), 10).now)
+    received.take_in(conn, [FromHandset("393401234568", "390123", "Yes"), FromHandset("393401234569", "390456", "No")])
+    return received.find(conn, acme_1.id).messages[::-1] + received.find(conn, globex_1.id).messages
+
+
+def test_a_received_message_goes_and_the_blacklist_keeps_its_words(conn, acme_1, replies):
+    stop, waits, _ = replies
+
+    found = delete(conn, acme_1, deletion.all_of(conn, acme_1.id, received.Wanted()))
+
+    assert (found.removed, found.waiting) == (1, 1)
+    assert [each.id for each in received.find(conn, acme_1.id).messages] == [waits.id]
+    (listed,) = blacklist.of_account(conn, acme_1.id)
+    assert (listed.said, listed.received_id, listed.kept) == ("Stop!", stop.id, None)
+    assert check.problems(conn) == []
+
+
+def test_another_accounts_received_message_stays(conn, acme_1, globex_1, replies):
+    conn.execute("UPDATE received SET ended_at = 1")
+    conn.execute("DELETE FROM deliveries")
+
+    found = delete(conn, acme_1, deletion.ticked(conn, deletion.RECEIVED, [each.id for each in replies]))
+
+    assert found.removed == 2
+    assert [each.id for each in received.find(conn, globex_1.id).messages] == [replies[2].id]
+
+
+def test_received_messages_are_found_as_their_page_finds_them(conn, acme_1, replies):
+    scope = deletion.all_of(conn, acme_1.id, received.Wanted(said="yes"))
+
+    found = delete(conn, acme_1, deletion.scope(deletion.RECEIVED, str(scope)))
+
+    assert (found.total, found.removed, found.waiting) == (1, 0, 1)
+
+
+# --- retention
+
+
+def day(year, month, number):
+    return timegm((year, month, number, 0, 0, 0)) // 86_400
+
+
+@pytest.mark.parametrize(
+    ("months", "today", "first"),
+    [
+        (12, (2026, 11, 23), (2025, 11, 23)),
+        (1, (2026, 3, 31), (2026, 2, 28)),
+        (12, (2028, 2, 29), (2027, 2, 28)),
+        (1, (2027, 1, 15), (2026, 12, 15)),
+        (5000, (2026, 11, 23), (1970, 1, 1)),
+    ],
+)
+def test_months_are_counted_back_to_the_same_day(months, today, first):
+    assert retention.first_day(months, day(*today) * DAY_MS + 1) == day(*first)
+
+
+NOW = day(2026, 11, 23) * DAY_MS + DAY_MS // 2
+
+
+def test_what_is_older_goes_by_whole_days(conn, acme_1):
+    cut = day(2026, 10, 23) * DAY_MS
+    old = sent(conn, acme_1, "a year ago", at=cut - 300 * DAY_MS)
+    old += sent(conn, acme_1, "the evening before", at=cut - 1)
+    kept = sent(conn, acme_1, "that day", at=cut)
+
+    assert keep(conn, 1, NOW) == 2
+
+    assert left(conn, acme_1) == kept
+    assert check.problems(conn) == []
+    assert conn.execute("SELECT kept_since FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0] == cut // DAY_MS
+
+
+def test_a_customers_own_number_of_months_counts(conn, cast, acme_1, globex_1):
+    ours = sent(conn, acme_1, "half a year ago", at=NOW - 180 * DAY_MS)
+    sent(conn, globex_1, "half a year ago", at=NOW - 180 * DAY_MS + 1, source="GLOBEX")
+    customers.change(conn, SHELL, customers.by_id(conn, cast.acme), messages_months=24)
+
+    keep(conn, 3, NOW)
+
+    assert left(conn, acme_1) == ours
+    assert left(conn, globex_1) == []
+    assert retention.months_of(conn, cast.acme, 3) == 24
+    assert retention.months_of(conn, cast.globex, 3) == 3
+    customers.change(conn, SHELL, customers.by_id(conn, cast.acme), messages_months=customers.USUAL)
+    assert retention.months_of(conn, cast.acme, 3) == 3
+
+
+def test_days_that_have_gone_do_not_come_back_with_more_months(conn, acme_1):
+    sent(conn, acme_1, "half a year ago", at=NOW - 180 * DAY_MS)
+    keep(conn, 3, NOW)
+
+    keep(conn, 12, NOW)
+
+    assert check.problems(conn) == []
+
+
+def test_what_is_under_way_or_waits_stays_until_it_has_ended(conn, acme_1):
+    at = NOW - 180 * DAY_MS
+    (underway,) = sent(conn, acme_1, "on its way", at=at, ended=False)
+    (waits,) = sent(conn, acme_1, "its receipt waits", at=at + 1, registered_delivery=1)
+    routes.add(conn, SHELL, acme_1, "390123")
+    received.take_in(conn, [FromHandset("393401234567", "390123", "Yes")], now=at + 2)
+    conn.execute("UPDATE deliveries SET id = id + ((? - ?) << 20)", (NOW, at))
+
+    keep(conn, 1, NOW)
+
+    assert left(conn, acme_1) == [underway, waits]
+    assert len(received.find(conn, acme_1.id).messages) == 1
+    assert check.problems(conn) == []
+    end(conn, [underway], at=NOW)
+    deliveries.done(conn, deliveries.due(conn, acme_1.id, NOW, 10).now, NOW)
+    assert check.problems(conn) == []
+    keep(conn, 1, NOW + 1)
+    assert left(conn, acme_1) == []
+    assert received.find(conn, acme_1.id).messages == []
+    counted = conn.execute("SELECT sum(sent), sum(delivered) FROM statistics WHERE length = ?", (tally.DAY,)).fetchone()
+    assert tuple(counted) == (2, 2)
+    assert check.problems(conn) == []
+
+
+def test_a_text_of_the_midnight_before_goes_a_day_later(conn, acme_1):
+    cut = day(2026, 10, 23) * DAY_MS
+    parts = sent(conn, acme_1, "part 1", at=cut - 1000, segment=Segment(7, 2, 1))
+    parts += sent(conn, acme_1, "part 2", at=cut + 1000, segment=Segment(7, 2, 2))
+
+    keep(conn, 1, NOW)
+    assert left(conn, acme_1) == parts
+    assert check.problems(conn) == []
+
+    keep(conn, 1, NOW + DAY_MS)
+    assert left(conn, acme_1) == []
+    assert check.problems(conn) == []
+
+
+def test_what_was_left_of_deleted_messages_goes_with_their_days(conn, acme_1):
+    for at in (NOW - 60 * DAY_MS, NOW - 10 * DAY_MS):
+        (message,) = sent(conn, acme_1, "one", at=at)
+        refunds.refund_message(conn, SHELL, acme_1, message, "a present")
+        delete(conn, acme_1, deletion.ticked(conn, SENT, [message]))
+
+    keep(conn, 1, NOW)
+
+    for table in ("deleted_days", "deleted_charges", "deleted_refunds"):
+        assert conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 1, table
+    assert check.problems(conn) == []
+
+
+def test_damage_of_days_that_are_kept_is_named_beside_those_that_are_not(conn, acme_1):
+    sent(conn, acme_1, "old", at=NOW - 60 * DAY_MS)
+    sent(conn, acme_1, "new", at=NOW - 10 * DAY_MS)
+    keep(conn, 1, NOW)
+
+    conn.execute("UPDATE daily_totals SET sent = sent + 1")
+    assert [each for each in check.problems(conn) if "daily_totals" in each] == check.problems(conn)
+    assert len(check.problems(conn)) == 1
+    conn.execute("UPDATE daily_totals SET sent = sent - 1")
+    conn.execute("DELETE FROM messages")
+    tally.gather_all(conn)
+    assert len(check.problems(conn)) == 3
+
+
+# --- all of it, in any order
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, monkeypatch, seed):
+    monkeypatch.setattr(search_index, "CHUNK", 8)
+    monkeypatch.setattr(deletion, "_AT_ONCE", 7)
+    monkeypatch.setattr(removal, "AT_ONCE", 3)
+    story = Story(conn, random.Random(seed), (acme_1, globex_1))
+    for number in range(120):
+        story.go_on()
+        if number % 4 == 0:
+            assert check.problems(conn) == [], number
+    for account in story.accounts:
+        delete(conn, account, deletion.all_of(conn, account.id, Wanted()))
+    assert check.problems(conn) == []
+    assert story.removed > 20
+    # It would have told.
+    conn.execute("DELETE FROM deleted_days")
+    assert check.problems(conn) != []
+
+
+class Story:
+    """What may happen to messages, at random, over some months that end now."""
+
+    def __init__(self, conn, rng, accounts):
+        self.conn, self.rng, self.accounts = conn, rng, accounts
+        self.at = now_ms() - 100 * DAY_MS
+        self.removed = 0
+        self.open: list[int] = []
+        blacklist.add(conn, SHELL, accounts[0], "393330000000")
+
+    def go_on(self):
+        self.at += self.rng.randrange(DAY_MS)
+        acts = (self.submit, self.submit, self.submit, self.finish, self.finish, self.accept)
+        acts += (self.cancel, self.refund, self.delete, self.delete, self.keep, self.index, self.gather)
+        self.rng.choice(acts)()
+
+    def submit(self):
+        submits = []
+        for _ in range(self.rng.randrange(1, 9)):
+            account = self.rng.choice(self.accounts)
+            source = "ACME" if account is self.accounts[0] else "GLOBEX"
+            if self.rng.random() < 0.2:
+                reference = self.rng.randrange(9)
+                submits += [
+                    prepared(
+                        self.conn, account.id, b"part %d" % number, source=source, segment=Segment(reference, 2, number)
+                    )
+                    for number in (1, 2)
+                ]
+                continue
+            submits.append(
+                prepared(
+                    self.conn,
+                    account.id,
+                    self.rng.choice([b"parcel", b"invoice", b"y" * 155]) + b" %d" % self.rng.randrange(9),
+                    source=source,
+                    destination=self.rng.choice(["393401234567", "393330000000", "33612345678"]),
+                    registered_delivery=self.rng.choice([0, 0, 1]),
+                    scheduled_at=self.rng.choice([None, None, None, self.at + DAY_MS]),
+                )
+            )
+        intake.store(self.conn, submits, self.at)
+
+    def finish(self):
+        open_ones = [row[0] for row in self.conn.execute("SELECT id FROM messages WHERE state = ?", (ENROUTE,))]
+        some = [each for each in open_ones if self.rng.random() < 0.6]
+        outcomes.finish(
+            self.conn,
+            [
+                Outcome(each, *self.rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9)]), self.at)
+                for each in some
+            ],
+        )
+
+    def accept(self):
+        for account in self.accounts:
+            deliveries.done(self.conn, deliveries.due(self.conn, account.id, self.at, 50).now, self.at)
+
+    def cancel(self):
+        rows = self.conn.execute(
+            "SELECT id, account_id FROM messages WHERE state = ? AND scheduled_at IS NOT NULL LIMIT 2", (ENROUTE,)
+        ).fetchall()
+        for message_id, account_id in rows:
+            outcomes.cancel(self.conn, [outcomes.find(self.conn, account_id, message_id)])
+
+    def refund(self):
+        for account in self.accounts:
+            rows = self.conn.execute(
+                "SELECT id FROM messages WHERE account_id = ? AND state = ? AND price > 0 AND id NOT IN"
+                " (SELECT first_message_id FROM movements WHERE kind = 'refund') LIMIT 2",
+                (account.id, UNDELIVERABLE),
+            ).fetchall()
+            for (message_id,) in rows:
+                refunds.refund_message(self.conn, SHELL, account, message_id, "a present")
+
+    def delete(self):
+        account = self.rng.choice(self.accounts)
+        wanted = self.rng.choice(
+            [Wanted(said="parcel"), Wanted(recipient="336"), Wanted(status="9"), Wanted(status=search.DELIVERED)]
+        )
+        texts = list(search.each(self.conn, account.id, wanted))
+        if self.rng.random() < 0.5:
+            texts = [each for each in texts if self.rng.random() < 0.3]
+            scope = deletion.ticked(self.conn, SENT, [each.id for each in texts])
+        else:
+            scope = deletion.all_of(self.conn, account.id, wanted)
+        waiting = {row[0] for row in self.conn.execute("SELECT message_id FROM deliveries")}
+        gone = {
+            message.id
+            for text in texts
+            if text.done_at is not None and not waiting & {each.id for each in text.messages}
+            for message in text.messages
+        }
+        before = left(self.conn, account)
+        delete(self.conn, account, deletion.scope(SENT, str(scope)))
+        assert left(self.conn, account) == [each for each in before if each not in gone]
+        self.removed += len(gone)
+
+    def keep(self):
+        kept = retention.first_day(1, self.at)
+        keep(self.conn, 1, self.at)
+        rows = self.conn.execute(
+            "SELECT id FROM messages WHERE id < ? AND state <> ? AND joined_to IS NULL AND segment_total IS NULL"
+            " AND id NOT IN (SELECT message_id FROM deliveries WHERE message_id IS NOT NULL)",
+            (ids.first_id_at(kept * DAY_MS), ENROUTE),
+        )
+        assert rows.fetchall() == []
+
+    def index(self):
+        for _ in search_index.build(self.conn):
+            pass
+        empty = self.conn.execute(
+            "SELECT count(*) FROM history_chunks AS chunk WHERE NOT EXISTS (SELECT 1 FROM messages"
+            " WHERE messages.account_id = chunk.account_id AND messages.id BETWEEN first_id AND last_id)"
+        ).fetchone()[0]
+        assert empty == 0
+        for account in self.accounts:
+            found = {each.id for each in search.each(self.conn, account.id, Wanted(said="parcel"))}
+            rows = self.conn.execute(
+                "SELECT id FROM messages WHERE account_id = ? AND text LIKE '%parcel%'", (account.id,)
+            )
+            assert found == {row[0] for row in rows}
+
+    def gather(self):
+        tally.gather(self.conn)
