@@ -112,7 +112,7 @@ class Times:
             before += messages
         return None
 
-    def within(self, milliseconds: int) -> float:
+    def within(self, milliseconds: float) -> float:
         """The share of the messages that took less than this; 0 where there are none."""
         found = 0.0
         for number, messages in self.buckets:
@@ -155,6 +155,14 @@ class Statistics:
     before: Before | None
 
 
+def began(conn: sqlite3.Connection, account_id: int) -> date | None:
+    """The day of an account's first message; None where there has been none."""
+    (oldest,) = conn.execute(
+        f"SELECT min(begins) FROM statistics WHERE account_id = ? AND length = {DAY}", (account_id,)
+    ).fetchone()
+    return None if oldest is None else _date(oldest)
+
+
 def read(
     conn: sqlite3.Connection, account_id: int, choice: str, within: Period, grain: int | None, now: int
 ) -> Statistics | None:
@@ -169,14 +177,12 @@ def read(
     """
     today = _date(now // DAY_MS)
     with _reading(conn):
-        (oldest,) = conn.execute(
-            f"SELECT min(begins) FROM statistics WHERE account_id = ? AND length = {DAY}", (account_id,)
-        ).fetchone()
+        oldest = began(conn, account_id)
         if oldest is None:
             return None
         first, last = within.first, min(within.last, today)
         if first is None or choice == periods.RANGE:
-            first = max(first or _date(oldest), _date(oldest))
+            first = max(first or oldest, oldest)
         if last < first:
             return None
         grain = _grain(first, last, grain, today)

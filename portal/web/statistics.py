@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from urllib.parse import urlencode
 
 from flask import Blueprint, request, url_for
@@ -36,10 +37,10 @@ _COLUMNS = {
 }
 # The layers of the chart from below, with the classes of their colours.
 _LAYERS: Sequence[tuple[str, str, Callable[[Counts], int]]] = (
-    ("", N_("Delivered"), lambda counts: counts.delivered),
-    ("b", N_("Not delivered"), lambda counts: counts.failed),
-    ("c", N_("On its way"), lambda counts: counts.pending),
-    ("d", N_("Stopped"), lambda counts: counts.stopped),
+    ("", N_("delivered"), lambda counts: counts.delivered),
+    ("b", N_("failed"), lambda counts: counts.failed),
+    ("c", N_("on their way"), lambda counts: counts.pending),
+    ("d", N_("stopped"), lambda counts: counts.stopped),
 )
 _HEIGHT = 120
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
@@ -57,6 +58,7 @@ _UNITS = (
 )
 # What is drawn of the times: without the few that took longest, which would leave the others no room.
 _DRAWN = (0.005, 0.995)
+_TIMES_BARS = 24
 
 
 class FilterForm(periods.Form):
@@ -99,7 +101,10 @@ def page(account: Account) -> ResponseReturnValue:
     found = asked.read(account)
     before = found.before if found else None
     is_empty = found is None or not (found.totals.came or (before and before.totals.came))
-    shown = {"found": None, "choice": asked.period.choice} if is_empty or found is None else _shown(asked, found)
+    if is_empty or found is None:
+        shown: dict[str, object] = {"found": None, "began": statistics.began(context.conn(), account.id)}
+    else:
+        shown = _shown(asked, found)
     return htmx.page(
         "statistics/page.html",
         status=422 if asked.period.refusal else 200,
@@ -127,20 +132,27 @@ def table(account: Account) -> ResponseReturnValue:
     if asked.period.refusal is not None:
         return _mended(account)
     found = asked.read(account)
-    rows = [(_begins(found, step.at), _cells(step.counts)) for step in reversed(found.steps)] if found else []
+    head, rows = _step_table(found) if found else ([], [])
     return htmx.dialog(
         "statistics/_chart_table.html",
         account,
         title=_("Statistics"),
         tab="statistics",
-        column=_column(found) if found else "",
+        head=head,
         rows=rows,
         query=asked.query,
     )
 
 
-def _cells(counts: Counts) -> list[str]:
-    return [i18n.decimal(each) for each in (counts.sent, *(count(counts) for *_names, count in _LAYERS))]
+def _step_table(found: Statistics) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The names of the columns, and the rows, newest first; without what there is none of, for phones are narrow."""
+    columns: list[tuple[str, Callable[[Counts], int]]] = [(_("sent"), lambda counts: counts.sent)]
+    columns += [(_(words), count) for _kind, words, count in _LAYERS if count(found.totals)]
+    rows = [
+        (_begins(found, step.at), [i18n.decimal(count(step.counts)) for _words, count in columns])
+        for step in reversed(found.steps)
+    ]
+    return [_column(found), *(words for words, _count in columns)], rows
 
 
 @blueprint.get("/accounts/<name>/statistics.csv")
@@ -344,7 +356,8 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Chart:
-    """Bars, the highest layer first, for a lower one hides it; `most` is the highest bar, in words."""
+    """Bars, the highest layer first, for a lower one hides it; what stands below the first and last of them, in words;
+    `most` is the highest one, or what stands below the middle."""
 
     width: int
     layers: Sequence[_Layer]
@@ -373,17 +386,21 @@ def _chart(found: Statistics) -> _Chart:
 
 
 def _times_chart(times: Times) -> _Chart:
-    """How many took how long; the times double from each eighth bar to the next but seven."""
-    lowest, highest = (tally.bucket(int(times.quantile(share) or 0)) for share in _DRAWN)
-    known = dict(times.buckets)
-    own = [known.get(number, 0) for number in range(lowest, highest + 1)]
-    most = max(*own, 1)
-    path = _bars([max(each * _HEIGHT // most, 1) for each in own], own)
-    first, last = _duration(tally.bounds(lowest)[0]), _duration(tally.bounds(highest)[1])
-    return _Chart(len(own) * 10, [_Layer("", "", times.messages, path)], first, last, "")
+    """How many took how long: each bar stands for times that are longer than those of the one before by one factor."""
+    lowest, highest = (max(times.quantile(share) or 0, 1) for share in _DRAWN)
+    # Whole buckets: what lies within one is not known.
+    lowest, highest = max(tally.bounds(tally.bucket(int(lowest)))[0], 1), tally.bounds(tally.bucket(int(highest)))[1]
+    limits = [lowest * (highest / lowest) ** (step / _TIMES_BARS) for step in range(_TIMES_BARS + 1)]
+    shares = [times.within(until) - times.within(since) for since, until in pairwise(limits)]
+    most = max(shares)
+    path = _bars([round(each * _HEIGHT / most) for each in shares], shares)
+    middle = _duration(limits[_TIMES_BARS // 2])
+    return _Chart(
+        _TIMES_BARS * 10, [_Layer("", "", times.messages, path)], _duration(lowest), _duration(highest), middle
+    )
 
 
-def _bars(heights: Sequence[int], own: Sequence[int]) -> str:
+def _bars(heights: Sequence[int], own: Sequence[float]) -> str:
     bars = (f"v-{height}h7V{_HEIGHT}h3" if more else "h10" for height, more in zip(heights, own, strict=True))
     return f"M1.5 {_HEIGHT}{''.join(bars)}"
 
