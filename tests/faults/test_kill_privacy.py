@@ -1,0 +1,113 @@
+"""kill -9 while messages go whose texts aren't kept: receipts quote them all the same, and nothing of them is left."""
+
+import random
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+from smpplib import client as smpplib
+
+from portal import db
+from portal.config import Config
+from portal.nudge import Nudger
+from portal.services import accounts, check, customers, privacy, received, routes
+from portal.services.audit import SHELL
+from tests.serving import starting
+from tests.smpplib_esme import RECEIVER, TRANSMITTER, Esme
+from tests.support import Cast, Login, Server, eventually
+
+ROUNDS = 4
+A_ROUND = 60
+MARKER = "zanzibar"
+NUMBER, HANDSET = "48484", "393337654321"
+
+
+@pytest.fixture
+def nudger(config: Config) -> Iterator[Nudger]:
+    made = Nudger(config.data)
+    yield made
+    made.close()
+
+
+def is_listening(server: Server) -> bool:
+    with suppress(OSError), closing(socket.create_connection(("127.0.0.1", server.port), 1)):
+        return True
+    return False
+
+
+def left_of(config: Config) -> list[str]:
+    """The files of the data folder in which the marker stands."""
+    # By another process: one that opens and closes a file loses its locks on it (fcntl), which are SQLite's.
+    found = subprocess.run(["grep", "-rlaF", MARKER, config.data], capture_output=True, text=True)
+    assert found.returncode in (0, 1), found.stderr
+    return found.stdout.split()
+
+
+def submit_some(server: Server, login: Login, begins: str, sent: dict[str, str]) -> None:
+    """Send texts, some of them in many parts, and note the first 20 characters of each message by its id."""
+    with Esme(server.port) as esme:
+        esme.bind(login, TRANSMITTER)
+        for index in range(A_ROUND):
+            text = f"{begins}.{index} {MARKER} {'and so on, and on ' * 40 * (index % 9 == 0)}"
+            first, *others = esme.send(text)
+            sent[first] = text[:20].rstrip()
+            sent |= dict.fromkeys(others, "")
+
+
+def accept_some(server: Server, login: Login, receipts: dict[str, str], how_many: int) -> None:
+    """Take receipts: so many, or more."""
+    with Esme(server.port) as esme:
+        esme.bind(login, RECEIVER)
+        esme.read_until(lambda: len(esme.receipts) >= how_many, 30)
+        receipts |= {each: pdu.short_message.decode() for each, pdu in esme.receipts.items()}
+
+
+def read_from_handsets(server: Server, login: Login, how_many: int) -> list[bytes]:
+    seen: list[bytes] = []
+    client = smpplib.Client("127.0.0.1", server.port, timeout=10, allow_unknown_opt_params=True)
+    client.set_message_received_handler(lambda pdu: seen.append(pdu.short_message) and None)
+    client.connect()
+    client.bind_receiver(system_id=login.name, password=login.password)
+    while len(seen) < how_many:
+        client.read_once()
+    client._socket.close()
+    client._socket = None
+    return seen
+
+
+def test_no_text_is_forgotten_and_none_goes_before_its_time(
+    config: Config, cast: Cast, conn: db.Connection, logins: list[Login], nudger: Nudger
+) -> None:
+    sends, receives = logins[:2]
+    routes.add(conn, SHELL, accounts.by_name(conn, receives.name), NUMBER)
+    privacy.change(conn, SHELL, customers.by_id(conn, cast.acme), privacy.NONE)
+    # By id: what is to be quoted, and what was.
+    sent: dict[str, str] = {}
+    receipts: dict[str, str] = {}
+    for number in range(ROUNDS):
+        with starting(config, "smsc") as server:
+            eventually(lambda running=server: is_listening(running))  # type: ignore[misc]
+            submit_some(server, sends, str(number), sent)
+            received.simulate(conn, HANDSET, NUMBER, f"{MARKER} {number}")
+            nudger.send()
+            accept_some(server, sends, receipts, random.randrange(A_ROUND))
+            server.process.kill()
+            server.process.wait()
+    assert left_of(config), "the test has looked where they were"
+    with starting(config, "smsc") as server:
+        eventually(lambda: is_listening(server))
+        eventually(lambda: not conn.execute("SELECT 1 FROM messages WHERE state = 1").fetchone(), 30)
+        (waiting,) = conn.execute("SELECT count(*) FROM deliveries WHERE message_id IS NOT NULL").fetchone()
+        accept_some(server, sends, receipts, waiting)
+        assert read_from_handsets(server, receives, ROUNDS) == [f"{MARKER} {each}".encode() for each in range(ROUNDS)]
+        eventually(lambda: not conn.execute("SELECT 1 FROM deliveries").fetchone(), 30)
+    assert receipts.keys() == sent.keys()
+    for message_id, begins in sent.items():
+        assert begins in receipts[message_id].partition(" text:")[2]
+    assert conn.execute("SELECT count(*), sum(kept) FROM messages").fetchone()[:] == (len(sent), 0)
+    assert conn.execute("SELECT count(*), sum(kept) FROM received").fetchone()[:] == (ROUNDS, 0)
+    assert check.problems(conn) == []
+    assert db.empty_log(conn)
+    assert left_of(config) == []
