@@ -30,6 +30,7 @@ from portal.services import (
     recredit,
     routes,
     senders,
+    tally,
     users,
 )
 from portal.services.accounts import Account
@@ -157,6 +158,7 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     alerts.set_rule(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), 200 * credits.THOUSANDTHS)
     message_id = _send(conn, account.id)
     part_id = _send_parts(conn, account.id)
+    tally.gather_all(conn)
     # Shown, but not there: a client that binds would have to answer enquire_link all the while.
     connections.opened(conn, [_session(1, account.id, "203.0.113.7", "TLSv1.3"), _session(2, account.id, "::1", "")])
     connections.progressed(conn, [connections.Progress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10)])
@@ -262,6 +264,9 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{waiting}/orders",
         f"/accounts/{waiting}/received",
         f"/accounts/{waiting}/blacklist",
+        f"/accounts/{waiting}/statistics",
+        f"/accounts/{arguments['name']}/statistics?period=7d&grain=hour",
+        f"/accounts/{arguments['name']}/statistics?period=range&from=2026-11-01",
         f"/accounts/{arguments['name']}/received?sender=39340&text=pacco",
         f"/accounts/{arguments['name']}/blacklist/remove?number=393337654321&number=393471230001",
         f"/accounts/{arguments['name']}/history/{arguments['part_id']}",
