@@ -674,7 +674,7 @@ def m0012_search(database: Database) -> None:
 
 # What is counted of messages (`services/tally.py`): `length` is that of an hour, a day or a month, which `begins` so
 # many of them after 1970 (months: after the year 0). `ended` has the ids of messages whose ends are still to be
-# counted, eight octets each.
+# counted, eight octets each; `gathered` the last message and the last row of `ended` that have been.
 _STATISTICS = """
 CREATE TABLE statistics (
     account_id INTEGER NOT NULL REFERENCES accounts,
@@ -708,7 +708,7 @@ CREATE TABLE statistics_times (
     PRIMARY KEY (account_id, length, begins, bucket)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE ended (id INTEGER PRIMARY KEY, messages BLOB NOT NULL) STRICT;
-CREATE TABLE gathered (turn INTEGER NOT NULL, message_id INTEGER NOT NULL) STRICT;
+CREATE TABLE gathered (message_id INTEGER NOT NULL, ended_id INTEGER NOT NULL) STRICT;
 INSERT INTO gathered VALUES (0, 0);
 DROP TABLE monthly_usage;
 """

@@ -278,8 +278,7 @@ def work(conn: Connection, deletion_id: int) -> Iterator[None]:
         texts = batch.look.texts
         if texts and kind == SENT:
             # All of them had ended before they were looked at. Now that is counted, too.
-            while tally.gather(conn):
-                yield
+            yield from tally.catch_up(conn)
         for start in range(0, len(texts), removal.AT_ONCE):
             some = texts[start : start + removal.AT_ONCE]
             end = some[-1][0]

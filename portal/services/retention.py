@@ -78,7 +78,7 @@ def _remove_sent(conn: Connection, account_id: int, end: int) -> Iterator[int]:
         texts = sorted(text for text in found.texts if max(text) < end)
         if texts:
             # All of them had ended before they were looked at. Now that is counted, too.
-            while tally.gather(conn):
+            for _ in tally.catch_up(conn):
                 yield 0
         for start in range(0, len(texts), removal.AT_ONCE):
             some = texts[start : start + removal.AT_ONCE]

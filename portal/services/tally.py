@@ -9,7 +9,7 @@ import json
 import sqlite3
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from portal.db import DAY_MS, Connection, Inserts, immediate
 from portal.services.messages import DELIVERED, PTT_BLACKLISTED, PTT_NO_CREDIT
@@ -57,7 +57,12 @@ FROM json_each(:ids) AS ended CROSS JOIN messages ON messages.id = ended.value G
 
 def note_ended(conn: sqlite3.Connection, message_ids: Iterable[int]) -> None:
     """Let messages that have just got their final states be counted. In the transaction that gives them these."""
-    conn.execute("INSERT INTO ended (messages) VALUES (?)", (array("q", message_ids).tobytes(),))
+    # Left to itself, SQLite would begin anew with 1 whenever all has been counted.
+    conn.execute(
+        "INSERT INTO ended (id, messages)"
+        " SELECT max(coalesce((SELECT max(id) FROM ended), 0), (SELECT ended_id FROM gathered)) + 1, ?",
+        (array("q", message_ids).tobytes(),),
+    )
 
 
 def gather(conn: Connection) -> bool:
@@ -72,33 +77,45 @@ def gather(conn: Connection) -> bool:
         sqlite3.OperationalError: nothing was counted; the next time counts it.
     """
     conn.teach("bucket", 1, bucket)
-    turn, after = _state(conn)
+    before = after, noted_before = _state(conn)
     last = _last(conn, after)
-    noted, ended = _ended(conn)
-    if last == after and not ended:
+    noted, ended = _ended(conn, noted_before)
+    if (last, noted) == before:
         return False
     amounts, endings, times = _counted(conn, after, last, ended)
     with immediate(conn):
-        if _state(conn)[0] != turn:
+        if _state(conn) != before:
             # Another process has counted these meanwhile.
             return True
         _ADD.run(conn, amounts)
         _ADD_ENDINGS.run(conn, endings)
         _ADD_TIMES.run(conn, times)
         conn.execute("DELETE FROM ended WHERE id <= ?", (noted,))
-        conn.execute("UPDATE gathered SET turn = turn + 1, message_id = ?", (last,))
+        conn.execute("UPDATE gathered SET message_id = ?, ended_id = ?", (last, noted))
     return len(ended) >= _MESSAGES_AT_ONCE or _last(conn, last) != last
 
 
+def catch_up(conn: Connection) -> Iterator[None]:
+    """Count all that has come and ended by now, step by step: however much comes meanwhile, it ends."""
+    (last, noted) = conn.execute("SELECT (SELECT max(id) FROM messages), (SELECT max(id) FROM ended)").fetchone()
+    more = True
+    while more:
+        message_id, ended_id = _state(conn)
+        if message_id >= (last or 0) and ended_id >= (noted or 0):
+            return
+        more = gather(conn)
+        yield
+
+
 def gather_all(conn: Connection) -> None:
-    """Count all that has come and ended by now."""
-    while gather(conn):
+    """Count all that has come and ended by now, at once."""
+    for _ in catch_up(conn):
         pass
 
 
 def reaches(conn: sqlite3.Connection) -> int:
     """The id of the last message that has been counted."""
-    return _state(conn)[1]
+    return _state(conn)[0]
 
 
 def bucket(milliseconds: int) -> int:
@@ -116,7 +133,7 @@ def bounds(number: int) -> tuple[int, int]:
 
 
 def _state(conn: sqlite3.Connection) -> tuple[int, int]:
-    row = conn.execute("SELECT turn, message_id FROM gathered").fetchone()
+    row = conn.execute("SELECT message_id, ended_id FROM gathered").fetchone()
     return row[0], row[1]
 
 
@@ -131,9 +148,9 @@ def _last(conn: sqlite3.Connection, after: int) -> int:
     return max(row[0] or 0, after)
 
 
-def _ended(conn: sqlite3.Connection) -> tuple[int, Sequence[int]]:
-    """The last row of `ended` that belongs to the next step, and the messages of all these."""
-    noted, message_ids = 0, array("q")
+def _ended(conn: sqlite3.Connection, noted: int) -> tuple[int, Sequence[int]]:
+    """The last row of `ended` that belongs to the next step, which begins after this one; the messages of all these."""
+    message_ids = array("q")
     rows = conn.execute("SELECT id, messages FROM ended ORDER BY id")
     while len(message_ids) < _MESSAGES_AT_ONCE and (row := rows.fetchone()):
         noted = row[0]

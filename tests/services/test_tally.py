@@ -132,6 +132,16 @@ def test_two_that_gather_at_once_count_once(conn, connect, acme_1, monkeypatch):
     assert gathered(conn) == recounted(conn)
 
 
+def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1):
+    intake.store(conn, [prepared(conn, acme_1.id)])
+    for step, _ in enumerate(tally.catch_up(conn)):
+        assert step == 0
+        (message_id,) = intake.store(conn, [prepared(conn, acme_1.id)]).ids
+        outcomes.finish(conn, [Outcome(message_id, DELIVERED, 0, now_ms())])
+    tally.gather_all(conn)
+    assert gathered(conn) == recounted(conn)
+
+
 def test_nothing_is_written_where_nothing_has_happened(conn, acme_1):
     intake.store(conn, [prepared(conn, acme_1.id)])
     tally.gather_all(conn)
