@@ -13,7 +13,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_the_credit_line_and_the_age_of_accounts(run_app: Run, conn: db.Connection, cast: Cast) -> None:
     done = run_app("customer", "change", "Acme", "--credit-line", "1500", "--min-age", "30", "--json")
-    assert json.loads(done.stdout) == {"name": "Acme", "credit_line": 1500, "owed": 0, "min_age_days": 30}
+    assert json.loads(done.stdout) == {
+        "name": "Acme",
+        "credit_line": 1500,
+        "owed": 0,
+        "min_age_days": 30,
+        "texts": "shown",
+        "messages_months": 12,
+    }
     found = customers.by_id(conn, cast.acme)
     assert (found.credit_line, found.recredit_min_age_days) == (1_500_000, 30)
     done = run_app("customer", "change", "Acme", "--credit-line", "0")

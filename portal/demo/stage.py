@@ -20,6 +20,7 @@ from portal.services import (
     packs,
     price_lists,
     prices,
+    privacy,
     recredit,
     routes,
     senders,
@@ -72,6 +73,7 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
                 )
             }
             passwords = _accounts(conn, keys, acme.id, globex.id)
+            privacy.change(conn, _BY_OPERATOR, globex, privacy.NONE)
         past.make_up(conn, _BY_OPERATOR)
         tally.gather_all(conn)
         with immediate(conn):

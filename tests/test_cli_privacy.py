@@ -1,0 +1,30 @@
+"""`customer change --texts`: what becomes of a customer's texts, in the shell."""
+
+import json
+import subprocess
+from collections.abc import Callable
+
+from portal import db
+from portal.services import customers, privacy
+from tests.support import Cast
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_texts_are_hidden_and_no_longer_kept(run_app: Run, conn: db.Connection, cast: Cast) -> None:
+    assert json.loads(run_app("customer", "change", "Acme", "--texts", "hidden", "--json").stdout)["texts"] == "hidden"
+    assert customers.by_id(conn, cast.acme).texts == privacy.HIDDEN
+    done = run_app("customer", "change", "Acme", "--texts", "none", "--remove-stored")
+    assert "none" in done.stdout
+    assert privacy.removing(conn, cast.acme)
+    assert customers.by_id(conn, cast.globex).texts == privacy.SHOWN
+
+
+def test_what_makes_no_sense_is_refused(run_app: Run, conn: db.Connection, cast: Cast) -> None:
+    done = run_app("customer", "change", "Acme", "--texts", "secret")
+    assert done.returncode == 2
+    for also in ((), ("--texts", "hidden")):
+        done = run_app("customer", "change", "Acme", "--remove-stored", *also)
+        assert done.returncode == 2
+        assert "--remove-stored goes with --texts none" in done.stderr
+    assert customers.by_id(conn, cast.acme).texts == privacy.SHOWN
