@@ -112,13 +112,22 @@ class Times:
             before += messages
         return None
 
-    def within(self, milliseconds: float) -> float:
-        """The share of the messages that took less than this; 0 where there are none."""
-        found = 0.0
-        for number, messages in self.buckets:
-            shortest, too_long = bounds(number)
-            found += messages * min(max((milliseconds - shortest) / (too_long - shortest), 0), 1)
-        return found / self.messages if self.buckets else 0.0
+    def within(self, limits: Sequence[float]) -> list[float]:
+        """The share of the messages that took less than each of these (milliseconds, the shortest first); there are
+        messages."""
+        total, before, place = self.messages, 0, 0
+        found = []
+        for limit in limits:
+            while place < len(self.buckets) and bounds(self.buckets[place][0])[1] <= limit:
+                before += self.buckets[place][1]
+                place += 1
+            partly = 0.0
+            if place < len(self.buckets):
+                number, messages = self.buckets[place]
+                shortest, too_long = bounds(number)
+                partly = messages * max(limit - shortest, 0) / (too_long - shortest)
+            found.append((before + partly) / total)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,7 +217,7 @@ def _shown(asked: _Filter, found: Statistics) -> dict[str, object]:
         "more_countries": len(found.countries) > _MOST_LINES,
         "more_senders": len(found.senders) > _MOST_LINES,
         "times": _times_chart(times) if times.messages else None,
-        "within": list(_within(times)),
+        "within": list(_within(times)) if times.messages else [],
     }
 
 
@@ -391,7 +391,7 @@ def _times_chart(times: Times) -> _Chart:
     # Whole buckets: what lies within one is not known.
     lowest, highest = max(tally.bounds(tally.bucket(int(lowest)))[0], 1), tally.bounds(tally.bucket(int(highest)))[1]
     limits = [lowest * (highest / lowest) ** (step / _TIMES_BARS) for step in range(_TIMES_BARS + 1)]
-    shares = [times.within(until) - times.within(since) for since, until in pairwise(limits)]
+    shares = [until - since for since, until in pairwise(times.within(limits))]
     most = max(shares)
     path = _bars([round(each * _HEIGHT / most) for each in shares], shares)
     middle = _duration(limits[_TIMES_BARS // 2])
@@ -407,8 +407,7 @@ def _bars(heights: Sequence[int], own: Sequence[float]) -> str:
 
 def _within(times: Times) -> Iterable[tuple[str, str]]:
     """Times, and what share was delivered in less: from the first one that says something to the one that says all."""
-    for limit in _LIMITS:
-        share = times.within(limit)
+    for limit, share in zip(_LIMITS, times.within(_LIMITS), strict=True):
         if share >= 0.0005:
             yield _duration(limit), i18n.percent(share)
         if share > 0.9995:
