@@ -24,7 +24,7 @@ def test_the_credit_line_and_the_age_of_accounts(run_app: Run, conn: db.Connecti
     found = customers.by_id(conn, cast.acme)
     assert (found.credit_line, found.recredit_min_age_days) == (1_500_000, 30)
     done = run_app("customer", "change", "Acme", "--credit-line", "0")
-    assert "min_age_days  30" in done.stdout
+    assert "min_age_days     30" in done.stdout
     assert customers.by_id(conn, cast.acme).credit_line == 0
 
 

@@ -36,13 +36,22 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     add.add_argument("--email", required=True, help="contact address, where generated passwords go")
     add.add_argument("--language", choices=LANGUAGES, default=DEFAULT_LANGUAGE, help="of mails to that address")
     change = database_command(
-        customer, "change", _change_customer, "set what automatic re-credit may do for one, and what becomes of texts"
+        customer,
+        "change",
+        _change_customer,
+        "set what automatic re-credit may do for one, what becomes of texts, and how long messages are kept",
     )
     change.add_argument("name", metavar="NAME")
     change.add_argument("--credit-line", metavar="N", help="credits that it may buy before they are paid; 0: none")
     change.add_argument("--min-age", type=int, metavar="DAYS", help="how old an account must be for it")
     change.add_argument("--texts", choices=privacy.CHOICES, help="shown; hidden (from viewers); none: not kept")
     change.add_argument("--remove-stored", action="store_true", help="with none: the texts that are stored, too")
+    change.add_argument(
+        "--messages-months",
+        type=int,
+        metavar="N",
+        help="how long messages are kept; 0: as [retention] of the settings says",
+    )
     change.set_defaults(wrong_usage=change.error)
     database_command(customer, "list", _list_customers, "list the customers")
 
@@ -94,7 +103,14 @@ def _change_customer(shell: Shell, args: Namespace) -> Answer:
         args.wrong_usage("--remove-stored goes with --texts none")
     with immediate(shell.conn):
         customer = customers.by_name(shell.conn, args.name)
-        customers.change(shell.conn, SHELL, customer, credit_line=credit_line, min_age_days=args.min_age)
+        customers.change(
+            shell.conn,
+            SHELL,
+            customer,
+            credit_line=credit_line,
+            min_age_days=args.min_age,
+            messages_months=args.messages_months,
+        )
         if args.texts is not None:
             privacy.change(shell.conn, SHELL, customer, args.texts, remove_stored=args.remove_stored)
     customer = customers.by_name(shell.conn, args.name)
@@ -104,6 +120,7 @@ def _change_customer(shell: Shell, args: Namespace) -> Answer:
         "owed": credits.plain(recredit.owed(shell.conn, customer.id)),
         "min_age_days": customer.recredit_min_age_days,
         "texts": customer.texts,
+        "messages_months": customer.messages_months or shell.config.retention.messages_months,
     }
     return Answer(values, pairs(values))
 

@@ -18,6 +18,7 @@ from portal.web import (
     context,
     credit_settings,
     credits,
+    deletion,
     errors,
     health,
     history,
@@ -32,6 +33,7 @@ from portal.web import (
     privacy,
     profile,
     received,
+    retention,
     security,
     sender_queue,
     senders,
@@ -110,9 +112,11 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         statistics,
         received,
         blacklist,
+        deletion,
         admin,
         admin_credits,
         privacy,
+        retention,
         sender_queue,
     )
     for area in areas:

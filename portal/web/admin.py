@@ -174,6 +174,7 @@ def _customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
         owed=recredit.owed(conn, customer.id),
         customer_accounts=[shell.account_view(each) for each in accounts.of_customer(conn, customer.id)],
         price_lists=price_lists.lists(conn),
+        usual_months=context.config().retention.messages_months,
         removing_texts=privacy.removing(conn, customer.id),
         user_form=values["user"],
         account_form=values["account"],

@@ -19,7 +19,7 @@ from portal.services.history import PTT, Details, Message, Text
 from portal.services.live import Pulse
 from portal.services.periods import ALL
 from portal.services.search import Wanted
-from portal.web import access, context, downloads, htmx, live, paging, periods
+from portal.web import access, context, deletion_progress, downloads, htmx, live, paging, periods
 from portal.web.live import Part
 
 blueprint = Blueprint("history", __name__)
@@ -51,7 +51,7 @@ class FilterForm(periods.Form):
 
 
 @dataclass(frozen=True)
-class _Filter:
+class Filter:
     """What is shown: the period that was asked for, and what else is looked for; `said` is how an address says it."""
 
     asked: periods.Asked
@@ -78,15 +78,15 @@ class _Filter:
         return urlencode({name: value for name, value in {**self.said, **changed}.items() if value})
 
 
-def _asked() -> _Filter:
+def asked_for() -> Filter:
     """The filter that this request's address asks for, found once; what can't be read of it doesn't matter."""
     if "history_filter" not in g:
         g.history_filter = _read()
-    found: _Filter = g.history_filter
+    found: Filter = g.history_filter
     return found
 
 
-def _read() -> _Filter:
+def _read() -> Filter:
     asked = periods.asked(usual=ALL)
     sender, recipient, status, text, switch = (request.args.get(each, "").strip()[:_LONGEST] for each in _ASKS[3:])
     if not access.may_read():
@@ -101,7 +101,7 @@ def _read() -> _Filter:
     said = dict(asked.said) if asked.choice != ALL else {}
     said |= {"sender": sender, "recipient": digits or recipient, "status": status, "text": text}
     wanted = Wanted(asked.within, sender, digits or recipient, status, text)
-    found = _Filter(asked, wanted, said, follows=False)
+    found = Filter(asked, wanted, said, follows=False)
     # Looking for something, nobody wants the page to move, and each time costs a search.
     follows = switch == _ON if found.is_on else switch != _OFF
     if follows == found.is_on:
@@ -128,12 +128,13 @@ def sent(account: Account) -> ResponseReturnValue:
     Query: `period` (with `from` and `to`), `sender`, `recipient` (its first digits suffice), `status`, `text` (words,
     or how they begin), `live` (`on`, `off`), and `before` or `after`, which turn the page.
     """
-    asked = _asked()
+    asked = asked_for()
     shown = {"filter": _filter_form(account, asked), "asked": asked, "senders": _senders(account)}
+    shown["months"] = deletion_progress.months(account)
     return live.show("history/page.html", "history", account, status=422 if asked.asked.refusal else 200, **shown)
 
 
-def _filter_form(account: Account, asked: _Filter) -> FilterForm:
+def _filter_form(account: Account, asked: Filter) -> FilterForm:
     form = FilterForm(request.args)
     failures = [SelectChoice(str(code), _(words)) for code, words in search.failures().items()]
     failures.sort(key=lambda choice: choice.label)
@@ -176,6 +177,7 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         refunds=refunds,
         refunded=refunded,
         look=_look,
+        delete=url_for("deletion.ask_sent", name=account.name, id=text.id) if access.may_change() else "",
         refund=url_for("admin_credits.ask_refund_message", message_id=text.id) if to_refund else "",
     )
 
@@ -197,7 +199,7 @@ def _handed_on(text: Text) -> str:
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
-    asked = _asked()
+    asked = asked_for()
     reached: list[int] = []
 
     def fetch(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Text]:
@@ -222,8 +224,8 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
 
 def _ground(account: Account, pulse: Pulse) -> Hashable:
     # The bounds too: "today" is another day after midnight.
-    within = _asked().wanted.within
-    return pulse.latest_message, pulse.totals, within.since, within.until
+    within = asked_for().wanted.within
+    return pulse.latest_message, pulse.totals, pulse.removed, within.since, within.until
 
 
 def _look(text: Text | Message) -> tuple[str, str]:
@@ -248,11 +250,12 @@ def _readable(text: Text) -> Text:
 
 
 def _is_still() -> bool:
-    return not _asked().follows or not _is_newest()
+    return not asked_for().follows or not _is_newest()
 
 
 live.register(
     "history",
+    deletion_progress.PROGRESS,
     Part("history/_list.html", _ground, _list, ages=True, still=_is_still, asks=(*_ASKS, *paging.ASKS)),
 )
 
@@ -268,7 +271,7 @@ def download(account: Account) -> ResponseReturnValue:
     A line a message, also of texts that clients have cut up: its id is the one that its client knows. `bom=1` begins
     with the mark by which Excel knows that it is UTF-8.
     """
-    if _asked().asked.refusal is not None:
+    if asked_for().asked.refusal is not None:
         return _mended(account)
     rows = map(_row, _messages(account))
     return downloads.send(f"{account.name}-history.csv", _COLUMNS, rows, mark=request.args.get("bom") == "1")
@@ -281,7 +284,7 @@ def download_json(account: Account) -> ResponseReturnValue:
 
     Ids are strings: JavaScript's numbers are too small for them.
     """
-    if _asked().asked.refusal is not None:
+    if asked_for().asked.refusal is not None:
         return _mended(account)
     rows = map(_object, _messages(account))
     return downloads.send_json(f"{account.name}-history.jsonl", rows)
@@ -294,7 +297,7 @@ def _mended(account: Account) -> ResponseReturnValue:
 
 
 def _messages(account: Account) -> Iterator[Message]:
-    for text in map(_readable, search.each(context.conn(), account.id, _asked().wanted)):
+    for text in map(_readable, search.each(context.conn(), account.id, asked_for().wanted)):
         if len(text.messages) == 1:
             yield text.messages[0]
         else:

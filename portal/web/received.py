@@ -18,7 +18,7 @@ from portal.services.accounts import BINARY, Account
 from portal.services.live import Pulse
 from portal.services.periods import ALL
 from portal.services.received import Received, Wanted
-from portal.web import access, context, downloads, htmx, live, paging, periods
+from portal.web import access, context, deletion_progress, downloads, htmx, live, paging, periods
 from portal.web.live import Part
 
 blueprint = Blueprint("received", __name__)
@@ -52,7 +52,7 @@ class FilterForm(periods.Form):
 
 
 @dataclass(frozen=True)
-class _Filter:
+class Filter:
     """What is shown: the period that was asked for, and what else is looked for; `said` is how an address says it."""
 
     asked: periods.Asked
@@ -73,15 +73,15 @@ class _Filter:
         return "&".join(each for each in (self.query, place) if each)
 
 
-def _asked() -> _Filter:
+def asked_for() -> Filter:
     """The filter that this request's address asks for, found once; what can't be read of it doesn't matter."""
     if "received_filter" not in g:
         g.received_filter = _read()
-    found: _Filter = g.received_filter
+    found: Filter = g.received_filter
     return found
 
 
-def _read() -> _Filter:
+def _read() -> Filter:
     asked = periods.asked(usual=ALL)
     said = {each: request.args.get(each, "").strip()[:_LONGEST] for each in _FILTERS}
     if not access.may_read():
@@ -91,7 +91,7 @@ def _read() -> _Filter:
         said["state"] = ""
     wanted = Wanted(asked.within, said["sender"], said["recipient"], said["keyword"], said["state"], said["text"])
     period = asked.said if asked.choice != ALL else {}
-    return _Filter(asked, wanted, {name: value for name, value in {**period, **said}.items() if value})
+    return Filter(asked, wanted, {name: value for name, value in {**period, **said}.items() if value})
 
 
 def _is_asked(name: str) -> bool:
@@ -109,7 +109,7 @@ def listed(account: Account) -> ResponseReturnValue:
     Query: `period` (with `from` and `to`), `sender` and `recipient` (their first digits suffice), `keyword`, `state`,
     `text` (words, or how they begin), and `before` or `after`, which turn the page.
     """
-    asked = _asked()
+    asked = asked_for()
     numbers = routes.of_account(context.conn(), account.id)
     return live.show(
         "received/page.html",
@@ -118,12 +118,13 @@ def listed(account: Account) -> ResponseReturnValue:
         status=422 if asked.asked.refusal else 200,
         filter=_filter_form(asked),
         asked=asked,
+        months=deletion_progress.months(account),
         numbers=sorted({each.number for each in numbers}),
         keywords=sorted({each.keyword for each in numbers if each.keyword}),
     )
 
 
-def _filter_form(asked: _Filter) -> FilterForm:
+def _filter_form(asked: Filter) -> FilterForm:
     form = FilterForm(request.args)
     form.state.choices = [SelectChoice("", _("All")), *(SelectChoice(each, _(_STATES[each][0])) for each in _STATES)]
     form.state.data = asked.wanted.state
@@ -151,6 +152,7 @@ def view(account: Account, received_id: int) -> ResponseReturnValue:
         tab="history",
         message=message,
         look=_look,
+        delete=url_for("deletion.ask_received", name=account.name, id=message.id) if access.may_change() else "",
         encoding=_(_ENCODINGS.get(message.data_coding, str(message.data_coding))),
         attempts=attempts,
         next_at=next_at,
@@ -167,7 +169,7 @@ def view(account: Account, received_id: int) -> ResponseReturnValue:
 @access.see_account
 def download(account: Account) -> ResponseReturnValue:
     """What the same query shows in the page, newest first. With `bom`, it begins with the mark that Excel looks for."""
-    if _asked().asked.refusal is not None:
+    if asked_for().asked.refusal is not None:
         return _back(account)
     rows = map(_row, _each(account))
     return downloads.send(f"{account.name}-received.csv", _COLUMNS, rows, mark="bom" in request.args)
@@ -177,7 +179,7 @@ def download(account: Account) -> ResponseReturnValue:
 @access.see_account
 def download_json(account: Account) -> ResponseReturnValue:
     """The same as an object a line. Ids are strings: numbers of their length are not safe in JSON."""
-    if _asked().asked.refusal is not None:
+    if asked_for().asked.refusal is not None:
         return _back(account)
     return downloads.send_json(f"{account.name}-received.jsonl", map(_object, _each(account)))
 
@@ -187,7 +189,7 @@ def _back(account: Account) -> ResponseReturnValue:
 
 
 def _each(account: Account) -> Iterator[Received]:
-    return map(_readable, received.each(context.conn(), account.id, _asked().wanted))
+    return map(_readable, received.each(context.conn(), account.id, asked_for().wanted))
 
 
 def _readable(message: Received) -> Received:
@@ -219,7 +221,7 @@ def _object(message: Received) -> dict[str, object]:
 
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
-    asked = _asked()
+    asked = asked_for()
     reached: list[int] = []
 
     def fetch(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Received]:
@@ -243,7 +245,7 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
 
 def _ground(account: Account, pulse: Pulse) -> Hashable:
     # The bounds too: "today" is another day after midnight.
-    within = _asked().wanted.within
+    within = asked_for().wanted.within
     return received.pulse(context.conn(), account.id), within.since, within.until
 
 
@@ -255,6 +257,7 @@ def _look(message: Received) -> tuple[str, str]:
 
 live.register(
     "received",
+    deletion_progress.PROGRESS,
     Part("received/_list.html", _ground, _list, ages=True, asks=(*_ASKS, *paging.ASKS)),
     tab="history",
 )

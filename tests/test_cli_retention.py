@@ -1,0 +1,28 @@
+"""`customer change --messages-months`: how long a customer's messages are kept, in the shell."""
+
+import json
+import subprocess
+from collections.abc import Callable
+
+from portal import db
+from portal.services import customers
+from tests.support import Cast
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_customer_has_months_of_its_own_until_it_has_none(run_app: Run, conn: db.Connection, cast: Cast) -> None:
+    done = run_app("customer", "change", "Acme", "--messages-months", "24", "--json")
+    assert json.loads(done.stdout)["messages_months"] == 24
+    assert customers.by_id(conn, cast.acme).messages_months == 24
+
+    done = run_app("customer", "change", "Acme", "--messages-months", "0", "--json")
+    assert json.loads(done.stdout)["messages_months"] == 12
+    assert customers.by_id(conn, cast.acme).messages_months == customers.USUAL
+
+
+def test_what_is_no_number_of_months_is_refused(run_app: Run, conn: db.Connection, cast: Cast) -> None:
+    done = run_app("customer", "change", "Acme", "--messages-months", "-1")
+    assert done.returncode == 1
+    assert "a whole number of months from 1 to 1200" in done.stderr
+    assert customers.by_id(conn, cast.acme).messages_months == customers.USUAL
