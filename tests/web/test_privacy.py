@@ -11,6 +11,7 @@ from flask import Flask
 from werkzeug.routing import IntegerConverter
 
 from portal import db
+from portal.config import Config
 from portal.services import (
     blacklist,
     customers,
@@ -26,7 +27,8 @@ from portal.services.audit import SHELL
 from portal.services.received import FromHandset
 from portal.web import live
 from portal.web.access import Rule, rule_of
-from tests.support import Cast, Person, prepared
+from tests.serving import starting
+from tests.support import Cast, Person, eventually, prepared
 from tests.web import acting
 from tests.web.acting import value_of, words
 from tests.web.conftest import Browser
@@ -251,3 +253,18 @@ def test_what_is_no_choice_is_refused(olga: Browser, alice: Browser, conn: db.Co
     assert olga.get("/admin/customers/999/texts").status_code == 404
     assert customers.by_id(conn, cast.acme).texts == privacy.SHOWN
     assert value_of(olga.get(address).text, "csrf_token")
+
+
+def test_the_server_removes_what_is_stored_and_empties_the_log(
+    config: Config, conn: db.Connection, hold: Callable[..., None], said: list[int]
+) -> None:
+    acting.deliver(conn, *(row[0] for row in conn.execute("SELECT id FROM messages WHERE state = 1")))
+    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, db.now_ms(), 100).now)
+    hold(privacy.NONE, remove_stored=True)
+    log = config.database.with_name(f"{config.database.name}-wal")
+    assert log.stat().st_size > 0
+    with starting(config, "web"):
+        eventually(lambda: not conn.execute("SELECT 1 FROM text_removals").fetchone())
+        eventually(lambda: log.stat().st_size == 0)
+    for table in ("messages", "received"):
+        assert conn.execute(f"SELECT sum(kept) FROM {table}").fetchone()[0] == 0
