@@ -1,0 +1,84 @@
+"""kill -9 in the middle of a big deletion, and of retention: both go on at the next start, and the numbers agree."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from portal import db
+from portal.config import Config
+from portal.db import DAY_MS, now_ms
+from portal.services import accounts, audit, check, deletion, ids, intake, outcomes
+from portal.services.accounts import Account
+from portal.services.audit import Actor
+from portal.services.messages import DELIVERED
+from portal.services.outcomes import Outcome
+from portal.services.periods import LAST_DAY, Period
+from portal.services.search import Wanted
+from tests.serving import starting
+from tests.support import Login, eventually, prepared
+
+MESSAGES = 12_000
+A_BATCH = 400
+YEARS_AGO = 400 * DAY_MS
+
+
+@pytest.fixture
+def account(conn: db.Connection, logins: list[Login]) -> Account:
+    """An account with messages of today and of last year, as many of each."""
+    found = accounts.by_name(conn, logins[0].name)
+    conn.execute("PRAGMA synchronous = OFF")
+    now = now_ms()
+    submit = prepared(conn, found.id, b"your parcel is on its way", registered_delivery=0)
+    for since in (now - YEARS_AGO, now - DAY_MS):
+        for at in range(since, since + MESSAGES, A_BATCH):
+            stored = intake.store(conn, [submit] * A_BATCH, at).ids
+            outcomes.finish(conn, [Outcome(each, DELIVERED, 0, at) for each in stored if each])
+    return found
+
+
+def left(conn: db.Connection, account: Account, since: int, until: int) -> int:
+    return int(
+        conn.execute(
+            "SELECT count(*) FROM messages WHERE account_id = ? AND id >= ? AND id < ?",
+            (account.id, ids.first_id_at(since), ids.first_id_at(until)),
+        ).fetchone()[0]
+    )
+
+
+def points(chance: random.Random, rounds: int) -> Iterator[int]:
+    """How many are to be left when the process is killed."""
+    for number in range(rounds, 0, -1):
+        yield MESSAGES * number // (rounds + 1) - chance.randrange(MESSAGES // (rounds + 1) // 2)
+
+
+def test_a_deletion_and_retention_go_on_after_kill_9(
+    config: Config, conn: db.Connection, account: Account, rounds: int
+) -> None:
+    now = now_ms()
+    recent, old = (now - 2 * DAY_MS, now + DAY_MS), (0, now - YEARS_AGO + DAY_MS)
+    deletion_id = deletion.begin(
+        conn, Actor("alice@acme.example"), account, deletion.all_of(conn, account.id, _since(*recent))
+    )
+
+    for point in points(random.Random(7), rounds):
+        with starting(config, "web") as server:
+            eventually(lambda most=point: min(left(conn, account, *each) for each in (recent, old)) <= most, 60)  # type: ignore[misc]
+            server.process.kill()
+            server.process.wait()
+        assert check.problems(conn) == []
+    assert left(conn, account, *recent) + left(conn, account, *old) > 0
+
+    with starting(config, "web"):
+        eventually(lambda: left(conn, account, *recent) == left(conn, account, *old) == 0, 60)
+        eventually(lambda: deletion.open_ones(conn) == [])
+    found = deletion.by_id(conn, deletion_id)
+    assert (found.removed, found.total, found.underway, found.waiting) == (MESSAGES, MESSAGES, 0, 0)
+    assert [each.details["removed"] for each in audit.of_account(conn, account.id) if each.action == "history.delete"]
+    assert check.problems(conn) == []
+    sums = conn.execute("SELECT sum(sent), sum(delivered) FROM deleted_days").fetchone()
+    assert tuple(sums) == (MESSAGES, MESSAGES)
+
+
+def _since(since: int, until: int) -> Wanted:
+    return Wanted(Period(since, until, None, LAST_DAY))
