@@ -266,13 +266,12 @@ def _begins(found: Statistics, at: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """A figure in words, what it was before, and how it has changed; `leads`: it is one of the large ones."""
+    """A figure in words, what it was before, and how it has changed."""
 
     label: str
     value: str
     before: str
     change: str
-    leads: bool
 
 
 def _figures(found: Statistics) -> list[_Figure]:
@@ -283,11 +282,11 @@ def _figures(found: Statistics) -> list[_Figure]:
     def count(
         label: str, now: int, then: int, leads: bool = True, write: Callable[[int], str] = i18n.decimal
     ) -> _Figure:
-        return _Figure(label, write(now), write(then) if had_any else "", _change(now, then), leads)
+        return _Figure(label, write(now), write(then) if had_any else "", _change(now, then))
 
     def time(label: str, share: float) -> _Figure:
         now, then = times.quantile(share), times_before.quantile(share)
-        return _Figure(label, _about(now), _about(then) if had_any else "", _change(now, then), leads=True)
+        return _Figure(label, _about(now), _about(then) if had_any else "", _change(now, then))
 
     return [
         count(_("sent"), totals.sent, before.sent),
@@ -295,14 +294,17 @@ def _figures(found: Statistics) -> list[_Figure]:
         count(_("failed"), totals.failed, before.failed),
         count(_("stopped"), totals.stopped, before.stopped),
         # What is on its way now says nothing beside what was then.
-        _Figure(_("on their way"), i18n.decimal(totals.pending), "", "", leads=True),
-        count(_("not sent: no credits"), totals.refused, before.refused, leads=bool(totals.refused)),
+        _Figure(_("on their way"), i18n.decimal(totals.pending), "", ""),
+        *(
+            [count(_("not sent: no credits"), totals.refused, before.refused)]
+            if totals.refused + before.refused
+            else []
+        ),
         _Figure(
             _("delivery rate"),
             _rate(totals),
             _rate(before) if had_any else "",
             _points(totals.rate, before.rate),
-            leads=True,
         ),
         time(_("median time to delivery"), 0.5),
         time(_("95 % delivered within"), 0.95),
@@ -401,8 +403,16 @@ def _times_chart(times: Times) -> _Chart:
 
 
 def _bars(heights: Sequence[int], own: Sequence[float]) -> str:
-    bars = (f"v-{height}h7V{_HEIGHT}h3" if more else "h10" for height, more in zip(heights, own, strict=True))
-    return f"M1.5 {_HEIGHT}{''.join(bars)}"
+    """A bar for each place that has something of its own, ten wide with the gap; what has nothing is passed over."""
+    drawn, passed = [f"M1.5 {_HEIGHT}"], 0
+    for height, more in zip(heights, own, strict=True):
+        if not more:
+            passed += 10
+            continue
+        drawn.append(f"h{passed}" if passed else "")
+        drawn.append(f"v-{height}h7V{_HEIGHT}h3")
+        passed = 0
+    return "".join(drawn)
 
 
 def _within(times: Times) -> Iterable[tuple[str, str]]:

@@ -128,9 +128,9 @@ def test_the_chart_stacks_what_became_of_them(alice: Browser, conn: db.Connectio
     drawn = dict(re.findall(r'<path(?: class="(\w+)")? d="(M1\.5[^"]+)"', page.split(said)[1].split("</svg>")[0]))
     assert drawn == {
         # The highest layer is drawn first: those below hide it, but for its own part.
-        "c": "M1.5 120h10h10h10h10v-120h7V120h3h10h10",
-        "b": "M1.5 120h10h10h10h10v-96h7V120h3h10h10",
-        "": "M1.5 120h10h10h10h10v-72h7V120h3h10v-60h7V120h3",
+        "c": "M1.5 120h40v-120h7V120h3",
+        "b": "M1.5 120h40v-96h7V120h3",
+        "": "M1.5 120h40v-72h7V120h3h10v-60h7V120h3",
     }
     assert list(drawn) == ["c", "b", ""]
     assert "Highest: 10" in page
