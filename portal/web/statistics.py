@@ -403,15 +403,15 @@ def _times_chart(times: Times) -> _Chart:
 
 
 def _bars(heights: Sequence[int], own: Sequence[float]) -> str:
-    """A bar for each place that has something of its own, ten wide with the gap; what has nothing is passed over."""
-    drawn, passed = [f"M1.5 {_HEIGHT}"], 0
+    """A bar for each place that has something of its own, upwards from 0, and ten wide with the gap around it; what has
+    nothing is passed over."""
+    drawn, gap = ["M1.5 0"], 0
     for height, more in zip(heights, own, strict=True):
-        if not more:
-            passed += 10
-            continue
-        drawn.append(f"h{passed}" if passed else "")
-        drawn.append(f"v-{height}h7V{_HEIGHT}h3")
-        passed = 0
+        if more:
+            drawn.append(f"{f'h{gap}' if gap else ''}v-{height}h7V0")
+            gap = 3
+        else:
+            gap += 10
     return "".join(drawn)
 
 

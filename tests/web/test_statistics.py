@@ -128,9 +128,9 @@ def test_the_chart_stacks_what_became_of_them(alice: Browser, conn: db.Connectio
     drawn = dict(re.findall(r'<path(?: class="(\w+)")? d="(M1\.5[^"]+)"', page.split(said)[1].split("</svg>")[0]))
     assert drawn == {
         # The highest layer is drawn first: those below hide it, but for its own part.
-        "c": "M1.5 120h40v-120h7V120h3",
-        "b": "M1.5 120h40v-96h7V120h3",
-        "": "M1.5 120h40v-72h7V120h3h10v-60h7V120h3",
+        "c": "M1.5 0h40v-120h7V0",
+        "b": "M1.5 0h40v-96h7V0",
+        "": "M1.5 0h40v-72h7V0h13v-60h7V0",
     }
     assert list(drawn) == ["c", "b", ""]
     assert "Highest: 10" in page
@@ -146,8 +146,8 @@ def test_one_that_failed_of_a_thousand_is_seen(alice: Browser, conn: db.Connecti
     conn.execute("UPDATE accounts SET balance = 10000000")
     send(conn, 0, *[0] * 999, 9)
     page = alice.get(f"{STATISTICS}?period=today&grain=day").text
-    assert 'class="b" d="M1.5 120v-120h7V120h3"' in page
-    assert '<path d="M1.5 120v-119h7V120h3"' in page
+    assert 'class="b" d="M1.5 0v-120h7V0"' in page
+    assert '<path d="M1.5 0v-119h7V0"' in page
 
 
 @pytest.mark.parametrize(
