@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -20,6 +20,8 @@ HOLDS_ATTEMPTS = 8
 """What was not accepted is waited for by what is behind it, so that the order stays; after so many attempts no more."""
 LONGEST_WAIT_MS = 600_000
 """The longest time between two attempts."""
+EXPIRED_AT_ONCE = 5_000
+"""How much is given up in one transaction: some tens of milliseconds."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,8 @@ class Incoming:
 
 
 Deliverable = Receipt | Incoming
+# Its place among what waits for its account; the id of its message, or of what was received.
+_Waits = tuple[int, int | None, int | None]
 
 
 @dataclass(slots=True)
@@ -155,33 +159,21 @@ def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int, but: Co
 
 def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable], now: int | None = None) -> None:
     """Forget what an ESME has accepted, and write down when it has (milliseconds; None: now) where that is shown."""
-    by_account: dict[int, list[Deliverable]] = defaultdict(list)
+    by_account: dict[int, list[_Waits]] = defaultdict(list)
+    received = []
     for each in accepted:
-        by_account[each.account_id].append(each)
+        if isinstance(each, Incoming):
+            received.append(each.received_id)
+            by_account[each.account_id].append((each.id, None, each.received_id))
+        else:
+            by_account[each.account_id].append((each.id, each.message_id, None))
     with immediate(conn):
-        received = [each.received_id for some in by_account.values() for each in some if isinstance(each, Incoming)]
         if received:
             conn.execute(
                 "UPDATE received SET ended_at = ? WHERE id IN (SELECT value FROM json_each(?))",
                 (now_ms() if now is None else now, json.dumps(received)),
             )
-        for account_id in privacy.not_kept(conn, by_account):
-            _let_go(conn, by_account[account_id])
-        for account_id, some in by_account.items():
-            conn.execute(
-                "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
-                (account_id, json.dumps([each.id for each in some])),
-            )
-
-
-def _let_go(conn: sqlite3.Connection, told: Iterable[Deliverable]) -> None:
-    """Remove texts that nobody needs any more."""
-    for table, row_ids in (
-        ("messages", [each.message_id for each in told if isinstance(each, Receipt)]),
-        ("received", [each.received_id for each in told if isinstance(each, Incoming)]),
-    ):
-        if row_ids:
-            privacy.blank(conn, table, row_ids)
+        _forget(conn, by_account)
 
 
 def failed(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]]) -> None:
@@ -194,27 +186,34 @@ def failed(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]])
 
 
 def expire(conn: sqlite3.Connection, now: int) -> int:
-    """Give up what nobody has accepted for seven days; returns how much that was."""
-    oldest = ids.first_id_at(now - DELIVERIES_VALID_MS)
+    """Give up what nobody has accepted for seven days, EXPIRED_AT_ONCE at most; returns how much that was."""
+    by_account: dict[int, list[_Waits]] = defaultdict(list)
     with immediate(conn):
-        conn.execute(
-            "UPDATE received SET ended_at = ?, given_up = 1"
-            " WHERE id IN (SELECT received_id FROM deliveries WHERE id < ? AND received_id IS NOT NULL)",
-            (now, oldest),
-        )
-        _let_go_before(conn, oldest)
-        return conn.execute("DELETE FROM deliveries WHERE id < ?", (oldest,)).rowcount
-
-
-def _let_go_before(conn: sqlite3.Connection, oldest: int) -> None:
-    """Remove the texts of what is given up now, where they aren't kept."""
-    if not privacy.any_not_kept(conn):
-        return
-    for table, key in (("messages", "message_id"), ("received", "received_id")):
+        # Account by account: what waits is in the order of each one's ids.
         rows = conn.execute(
-            f"SELECT {key} FROM deliveries JOIN accounts ON accounts.id = account_id"
-            f" JOIN customers ON customers.id = customer_id AND texts = '{privacy.NONE}'"
-            f" WHERE deliveries.id < ? AND {key} IS NOT NULL",
-            (oldest,),
+            "SELECT account_id, deliveries.id, message_id, received_id FROM accounts"
+            " CROSS JOIN deliveries ON account_id = accounts.id AND deliveries.id < ? LIMIT ?",
+            (ids.first_id_at(now - DELIVERIES_VALID_MS), EXPIRED_AT_ONCE),
         )
-        privacy.blank(conn, table, [row[0] for row in rows])
+        for account_id, *waits in rows.fetchall():
+            by_account[account_id].append(tuple(waits))
+        received = [each[2] for some in by_account.values() for each in some if each[2] is not None]
+        if received:
+            conn.execute(
+                "UPDATE received SET ended_at = ?, given_up = 1 WHERE id IN (SELECT value FROM json_each(?))",
+                (now, json.dumps(received)),
+            )
+        _forget(conn, by_account)
+    return sum(map(len, by_account.values()))
+
+
+def _forget(conn: sqlite3.Connection, by_account: Mapping[int, Sequence[_Waits]]) -> None:
+    """Let nothing of it wait any more, and remove the texts that only these needed, where they aren't kept."""
+    for account_id in privacy.not_kept(conn, by_account):
+        for table, place in (("messages", 1), ("received", 2)):
+            privacy.blank(conn, table, [each[place] for each in by_account[account_id] if each[place] is not None])
+    for account_id, some in by_account.items():
+        conn.execute(
+            "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
+            (account_id, json.dumps([delivery_id for delivery_id, *_ in some])),
+        )

@@ -7,7 +7,7 @@ however a process ends. Parts and price stay.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from portal.db import immediate
 from portal.i18n import N_
@@ -64,8 +64,10 @@ def any_not_kept(conn: sqlite3.Connection) -> bool:
     return bool(found)
 
 
-def blank(conn: sqlite3.Connection, table: str, row_ids: Iterable[int]) -> None:
+def blank(conn: sqlite3.Connection, table: str, row_ids: Collection[int | None]) -> None:
     """Remove the texts of these rows of `messages` or `received`."""
+    if not row_ids:
+        return
     conn.execute(
         f"UPDATE {table} SET {BLANK} WHERE id IN (SELECT value FROM json_each(?)) AND kept",
         (json.dumps(list(row_ids)),),

@@ -338,7 +338,7 @@ class SqliteBackplane:
             Kind.CLOSED: Work(connections.closed),
             Kind.REFUSED: Work(connections.refused),
             Kind.CONFIRM: Work(_confirm),
-            Kind.EXPIRE: Work(lambda conn, times: deliveries.expire(conn, times[-1])),
+            Kind.EXPIRE: Work(lambda conn, times: deliveries.expire(conn, times[-1]), self._expired),
             Kind.HEARTBEAT: Work(
                 lambda conn, times: connections.heartbeat(conn, _COMPONENT, times[-1]), refused=_ignore
             ),
@@ -389,6 +389,11 @@ class SqliteBackplane:
 
     def _finished(self, _: list[Any], receipts: list[Receipt]) -> None:
         self._wait(receipts)
+
+    def _expired(self, times: list[int], given_up: int) -> None:
+        if given_up == deliveries.EXPIRED_AT_ONCE:
+            # What is submitted meanwhile has its turn in between.
+            self._writer.put(Kind.EXPIRE, times[-1])
 
     def _received(self, _: list[Any], account_ids: set[int]) -> None:
         for account_id in account_ids:

@@ -73,6 +73,12 @@ def test_it_is_due_for_seven_days(conn, three, look):
     assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 3
 
 
+def test_what_is_given_up_at_once_is_bounded(conn, three, look, monkeypatch):
+    monkeypatch.setattr(deliveries, "EXPIRED_AT_ONCE", 2)
+    later = ids.time_of(three[0].id) + DELIVERIES_VALID_MS + 1
+    assert [deliveries.expire(conn, later) for _ in range(3)] == [2, 1, 0]
+
+
 def test_what_is_accepted_is_forgotten_and_nothing_else(conn, three, look):
     with immediate(conn):
         deliveries.done(conn, [three[1]])

@@ -7,12 +7,13 @@ import pytest
 
 from portal import gsm0338
 from portal.db import now_ms
-from portal.services import messages
+from portal.services import deliveries, messages
 from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS
 from portal.smsc import session
 from portal.smsc.pdu import MessageResp, Plain
 from portal.smsc.simulator import FATES
 from portal.smsc.status import Command, Status, Tag
+from portal.smsc.writer import Kind
 from tests.smsc.esme import DEADLINE_S, Esme, eventually, smsc
 
 TEXT = re.compile(
@@ -362,3 +363,12 @@ async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(conf
         await receiver.close()
         await eventually(lambda: backplane._looks == {})
         idle.abort()
+
+
+async def test_what_is_too_old_is_given_up_in_steps(config, cast, conn, wait_for, monkeypatch):
+    monkeypatch.setattr(deliveries, "EXPIRED_AT_ONCE", 2)
+    async with smsc(config) as server:
+        await wait_for(server, 5)
+        # The one timer of it comes every ten minutes.
+        server._backplane._writer.put(Kind.EXPIRE, now_ms() + messages.DELIVERIES_VALID_MS + 60_000)
+        await eventually(lambda: waiting(conn) == 0)
