@@ -12,10 +12,11 @@ from flask import Flask
 
 from portal import db
 from portal.config import Config
-from portal.services import blacklist, ids, outcomes, tally, users
+from portal.services import blacklist, ids, intake, outcomes, tally, users
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED
-from tests.support import Cast, Person
+from tests.serving import starting
+from tests.support import Cast, Person, eventually, prepared
 from tests.web import acting
 from tests.web.acting import words
 from tests.web.conftest import Browser
@@ -311,3 +312,13 @@ def test_the_tabs_and_the_home_lead_there(alice: Browser) -> None:
     page = alice.get(HOME).text
     assert page.count(f'href="{STATISTICS}"') == 2
     assert f'<a href="{STATISTICS}" aria-current="page">' in alice.get(STATISTICS).text
+
+
+def test_the_server_counts_what_comes_and_forgets_old_hours(config: Config, conn: db.Connection) -> None:
+    (old,) = acting.send(conn, "smpp-acme-1", "x", at=db.now_ms() - 100 * db.DAY_MS)
+    (new,) = intake.store(conn, [prepared(conn, acting.account(conn, "smpp-acme-1").id)]).ids
+    assert new is not None
+    hours = "SELECT begins FROM statistics WHERE length = 0 ORDER BY begins"
+    assert [row[0] for row in conn.execute(hours)] == [ids.time_of(old) // 3_600_000]
+    with starting(config, "web"):
+        eventually(lambda: [row[0] for row in conn.execute(hours)] == [ids.time_of(new) // 3_600_000])
