@@ -195,7 +195,9 @@ def read(
         if last < first:
             return None
         grain = _grain(first, last, grain, today)
-        whole, steps = _spans(first, last), _steps(first, last, grain, now)
+        # A month that still runs has nothing after today, and is one row for many days.
+        through = _first_of(month_of(_days(last)) + 1) - timedelta(1) if last == today else last
+        whole, steps = _spans(first, through), _steps(first, last, through, grain, now)
         pairs = _pairs(conn, account_id, whole)
         totals = _sum(counts for _, counts in pairs)
         by_step = _by_step(conn, account_id, steps)
@@ -290,8 +292,9 @@ def _spans(first: date, last: date) -> list[_Span]:
     return [each for each in spans if each[1] < each[2]]
 
 
-def _steps(first: date, last: date, grain: int, now: int) -> list[tuple[int, Sequence[_Span]]]:
-    """When each begins (milliseconds), and its rows. None begins after this moment."""
+def _steps(first: date, last: date, through: date, grain: int, now: int) -> list[tuple[int, Sequence[_Span]]]:
+    """When each begins (milliseconds), and its rows. None begins after this moment, or the last day; months are read
+    `through` another one."""
     begins, ends = _days(first), _days(last) + 1
     if grain == HOUR:
         hours = range(begins * _HOURS, min(ends * _HOURS, now // HOUR_MS + 1))
@@ -301,7 +304,7 @@ def _steps(first: date, last: date, grain: int, now: int) -> list[tuple[int, Seq
     found: list[tuple[int, Sequence[_Span]]] = []
     for month in range(month_of(begins), month_of(ends - 1) + 1):
         since = max(_first_of(month), first)
-        until = min(_first_of(month + 1) - timedelta(1), last)
+        until = min(_first_of(month + 1) - timedelta(1), through)
         found.append((begins_at(since), _spans(since, until)))
     return found
 
@@ -407,7 +410,7 @@ def _before(conn: sqlite3.Connection, account_id: int, choice: str, first: date,
     else:
         spans = _spans(begins, ends - timedelta(1)) if begins < ends else []
         spans.append((HOUR, _days(ends) * _HOURS, _days(ends) * _HOURS + until))
-    totals = _sum(counts for _, counts in _pairs(conn, account_id, spans))
+    totals = _sum(Counts(*amounts) for _, *amounts in _rows(conn, _BY_SPAN, account_id, spans))
     return Before(begins, ends, until, totals, _times(conn, account_id, spans))
 
 
