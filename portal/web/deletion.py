@@ -52,7 +52,7 @@ def _ask(account: Account, kind: str) -> ResponseReturnValue:
     if found.asked.refusal is not None:
         # The page says what is wrong with the address.
         return htmx.moved(f"{_page(account, kind)}?{request.query_string.decode('latin-1')}")
-    everything = bool(request.args.get("all"))
+    everything = "all" in request.args
     scope = deletion.all_of(conn, account.id, found.wanted) if everything else deletion.ticked(conn, kind, _ticked())
     count = deletion.count(conn, account.id, scope, _COUNT_SECONDS)
     return htmx.dialog(

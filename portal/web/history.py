@@ -26,7 +26,7 @@ blueprint = Blueprint("history", __name__)
 
 _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
 # Texts weigh more than amounts do, and what is looked for is on the page as well.
-_PAGE = 10
+_PAGE = 8
 _LONGEST = 100
 # One of the few threads that make pages looks through a history so long at a time.
 _SECONDS = 1.0

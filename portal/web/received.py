@@ -24,7 +24,7 @@ from portal.web.live import Part
 blueprint = Blueprint("received", __name__)
 
 # The form above it is long.
-_PAGE = 10
+_PAGE = 8
 _LONGEST = 100
 # One of the few threads that make pages looks through what was received so long at a time.
 _SECONDS = 1.0

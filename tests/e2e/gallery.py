@@ -270,6 +270,8 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{arguments['name']}/received?sender=39340&text=pacco",
         f"/accounts/{arguments['name']}/blacklist/remove?number=393337654321&number=393471230001",
         f"/accounts/{arguments['name']}/history/{arguments['part_id']}",
+        f"/accounts/{arguments['name']}/history/delete?all=1",
+        f"/accounts/{arguments['name']}/received/delete?all=1&sender=39340",
         f"/accounts/{arguments['name']}/history?period=7d&text=code&status=delivered",
         f"/accounts/{arguments['name']}/history?text=nothing&sender=ACME&period=range&from=2026-11-01",
         _NOWHERE,

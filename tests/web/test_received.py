@@ -148,7 +148,7 @@ def test_a_period_and_a_filter_stay_while_one_turns_the_page(alice: Browser, con
     week = alice.get(f"{PAGE}?period=7d&text=wine").text
     older = re.search(r'class="btn next" href="([^"]+)"', week)
     assert older
-    assert shown(alice.get(PAGE + unescape(older[1])).text) == [f"wine {number}" for number in reversed(range(10))]
+    assert shown(alice.get(PAGE + unescape(older[1])).text) == [f"wine {number}" for number in range(11, 3, -1)]
     assert shown(alice.get(f"{PAGE}?period=30d&text=old").text) == ["old wine"]
     assert alice.get(f"{PAGE}?period=range&from=x").status_code == 422
 
