@@ -128,3 +128,19 @@ def test_a_writer_that_waits_too_long_says_so(data, connect, only_immediate):
     with immediate(holder), pytest.raises(sqlite3.OperationalError, match="locked"), immediate(impatient):
         pass
     impatient.close()
+
+
+def test_the_log_is_emptied_but_nobody_is_waited_for(conn, connect, data):
+    other, log = connect(), data / f"{db.FILE_NAME}-wal"
+    with db.immediate(conn):
+        conn.execute("INSERT INTO spent_forms VALUES ('1', 1)")
+        assert not db.empty_log(other)
+    assert log.stat().st_size > 0
+    assert db.empty_log(other)
+    assert log.stat().st_size == 0
+    for each in (conn, other):
+        assert each.execute("PRAGMA busy_timeout").fetchone()[0] == db.BUSY_TIMEOUT_MS
+
+
+def test_what_is_deleted_is_overwritten(conn):
+    assert conn.execute("PRAGMA secure_delete").fetchone()[0] == 1
