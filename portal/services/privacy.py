@@ -32,6 +32,11 @@ class InvalidTexts(Refused):
     field = "texts"
 
 
+class StoredTextsStay(Refused):
+    sentence = N_("Stored texts are removed only where texts are not kept.")
+    field = "remove_stored"
+
+
 def may_read(texts: str, role: str) -> bool:
     """Whether a user of this role reads texts, where `texts` holds: those that aren't kept either, as long as they are
     there."""
@@ -81,17 +86,18 @@ def change(
 
     Args:
         texts: of CHOICES. With NONE it is that of messages which end, and receipts which are accepted, from now on.
-        remove_stored: with NONE, the texts that are stored go as well, step by step (`text_removal`). With anything
-            else what has not been removed by now stays.
+        remove_stored: only with NONE: the texts that are stored go as well, step by step (`text_removal`). What has not
+            been removed before something else is chosen stays.
 
     Raises:
-        InvalidTexts
+        InvalidTexts, StoredTextsStay
     """
     if texts not in CHOICES:
         raise InvalidTexts(value=texts)
+    if remove_stored and texts != NONE:
+        raise StoredTextsStay()
     with immediate(conn):
         (before,) = conn.execute("SELECT texts FROM customers WHERE id = ?", (customer.id,)).fetchone()
-        remove_stored = remove_stored and texts == NONE
         if texts == before and not remove_stored:
             return
         conn.execute("UPDATE customers SET texts = ? WHERE id = ?", (texts, customer.id))

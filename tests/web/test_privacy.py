@@ -248,6 +248,10 @@ def test_what_is_no_choice_is_refused(olga: Browser, alice: Browser, conn: db.Co
     answer = olga.post(address, data={"texts": "secret"})
     assert answer.status_code == 422
     assert "“secret” isn't among" in words(answer.text)
+    answer = olga.post(address, data={"texts": "hidden", "remove_stored": "y"})
+    assert answer.status_code == 422
+    assert "Stored texts are removed only where texts are not kept." in words(answer.text)
+    assert re.search(r'<input checked[^>]*value="hidden"', answer.text)
     assert alice.get(address).status_code == 404
     assert alice.post(address, data={"texts": "hidden"}).status_code == 404
     assert olga.get("/admin/customers/999/texts").status_code == 404
