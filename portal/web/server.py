@@ -59,7 +59,7 @@ _RESTS = 9
 # Deletions that somebody watches take a quarter of a core's time, and of the time in which the SMPP server could write;
 # what is too old goes in a fifth.
 _DELETION_S, _DELETION_RESTS = 1.0, 3
-_RETENTION_S, _RETENTION_RESTS = 3600.0, 4
+_RETENTION_S, RETENTION_RESTS = 3600.0, 4
 # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
 _CHECK_S = 600.0
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
@@ -248,7 +248,7 @@ def _remove_old(config: Config) -> None:
     conn = db.connect(config.database)
     while True:
         with suppress(sqlite3.OperationalError):
-            _with_rests(retention.remove(conn, config.retention.messages_months, db.now_ms()), _RETENTION_RESTS)
+            _with_rests(retention.remove(conn, config.retention.messages_months, db.now_ms()), RETENTION_RESTS)
         time.sleep(_RETENTION_S)
 
 
