@@ -1,4 +1,4 @@
-"""`config`, `backup`, `restore` and `check`: looking after an installation."""
+"""`config`, `backup`, `restore`, `compact` and `check`: looking after an installation."""
 
 import os
 import sqlite3
@@ -23,6 +23,7 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     copy.add_argument("file", metavar="FILE", type=Path)
     restore = command(commands, "restore", _restore, "put a copy back; the server must not run")
     restore.add_argument("file", metavar="FILE", type=Path)
+    command(commands, "compact", _compact, "give back the space of what was deleted; the server must not run")
     proof = command(commands, "check", _check, "prove that file, ledger, messages and totals agree; 1 if they don't")
     proof.add_argument(
         "--record",
@@ -78,6 +79,16 @@ def _restore(args: Namespace) -> Answer:
     key = config.data / crypto.FILE_NAME
     missing = "" if key.exists() else f"{key} is missing: put back the key that belongs to this database."
     return Answer({"replaced": str(kept) if kept else None}, text, problem=missing)
+
+
+def _compact(args: Namespace) -> Answer:
+    config = load_settings(args)
+    with opened(config):
+        # Only makes sure that there is an installation, and that it is up to date.
+        pass
+    before, after = backup.compact(config.data)
+    text = f"{before >> 20} MB before, {after >> 20} MB now."
+    return Answer({"bytes_before": before, "bytes_after": after}, text)
 
 
 def _check(args: Namespace) -> Answer:

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,10 @@ class ServerRunning(Refused):
 
 class NotABackup(Refused):
     sentence = "%(file)s can't be restored: %(reason)s."
+
+
+class NoRoom(Refused):
+    sentence = "Compacting needs %(needed)s MB beside the database; in %(data)s %(free)s MB are free."
 
 
 class FileExists(Refused):
@@ -122,6 +127,33 @@ def _examine(source: Path) -> None:
         raise NotABackup(file=source, reason="it isn't a database of this program")
     if unknown:
         raise NotABackup(file=source, reason="a newer version of this program wrote it")
+
+
+def compact(data: Path) -> tuple[int, int]:
+    """Give back the space of what was deleted: the database is written anew, as small as can be.
+
+    Returns:
+        The size of its file before and after (octets).
+
+    Raises:
+        ServerRunning, NoRoom: nothing has changed.
+        sqlite3.Error: nothing has changed; the database was in use for a long time, or the disk is full after all.
+    """
+    database = data / FILE_NAME
+    with _lock(data, fcntl.LOCK_EX), closing(connect(database)) as conn:
+        # Brings what is in the write-ahead log into the file.
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        before = database.stat().st_size
+        # A copy beside it, and the same again in the write-ahead log.
+        needed, free = 2 * before, shutil.disk_usage(data).free
+        if free < needed:
+            raise NoRoom(needed=-(-needed >> 20), data=data, free=free >> 20)
+        # Otherwise the copy would be in memory, and then in the system's folder.
+        conn.execute("PRAGMA temp_store = FILE")
+        os.environ["SQLITE_TMPDIR"] = str(data.absolute())
+        conn.execute("VACUUM")
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return before, database.stat().st_size
 
 
 def _fsync(file: Path) -> None:

@@ -109,6 +109,9 @@ def change(
 
 
 def _begin_removal(conn: sqlite3.Connection, account_id: int, stored_too: bool) -> None:
+    if stored_too:
+        # What is left of messages that were deleted.
+        conn.execute("UPDATE blacklist SET said = NULL WHERE account_id = ? AND said IS NOT NULL", (account_id,))
     # Chunks may know words of texts that are needed still, and will go: from the oldest of these on they forget them.
     (oldest, newest) = conn.execute(
         "SELECT min("

@@ -1,14 +1,17 @@
 import multiprocessing
 import sqlite3
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from portal import db
 from portal.crypto import Keys
-from portal.services import backup, check, credits, customers
+from portal.services import backup, check, credits, customers, deletion, intake, outcomes
 from portal.services.audit import SHELL
-from tests.support import eventually
+from portal.services.messages import DELIVERED
+from portal.services.outcomes import Outcome
+from tests.support import eventually, prepared
 
 
 def test_a_backup_put_back_is_what_was_there(conn, data, tmp_path, cast, connect):
@@ -160,3 +163,28 @@ def test_a_backup_can_be_put_into_an_empty_folder(conn, data, tmp_path, cast):
     opened = db.connect(elsewhere / db.FILE_NAME)
     assert opened.execute("SELECT count(*) FROM smpp_passwords WHERE digest = ?", (digest,)).fetchone()[0] == 1
     opened.close()
+
+
+def test_compacting_gives_back_the_space_of_what_was_deleted(conn, data, acme_1):
+    stored = intake.store(conn, [prepared(conn, acme_1.id, b"x" * 150)] * 900).ids
+    outcomes.finish(conn, [Outcome(each, DELIVERED, 0, db.now_ms()) for each in stored if each])
+    conn.execute("DELETE FROM deliveries")
+    deletion_id = deletion.begin(conn, SHELL, acme_1, deletion.ticked(conn, deletion.SENT, stored))
+    for _ in deletion.work(conn, deletion_id):
+        pass
+    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    before, after = backup.compact(data)
+
+    assert after < before - 900 * 150
+    assert (data / db.FILE_NAME).stat().st_size == after
+    assert conn.execute("PRAGMA freelist_count").fetchone()[0] == 0
+    assert check.problems(conn) == []
+
+
+def test_nothing_is_compacted_under_a_running_server_or_without_room(data, monkeypatch):
+    with backup.in_use(data), pytest.raises(backup.ServerRunning):
+        backup.compact(data)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(backup.NoRoom):
+        backup.compact(data)

@@ -19,6 +19,7 @@ from portal.services import (
     intake,
     once,
     outcomes,
+    privacy,
     received,
     refunds,
     removal,
@@ -420,6 +421,15 @@ def test_a_received_message_goes_and_the_blacklist_keeps_its_words(conn, acme_1,
     (listed,) = blacklist.of_account(conn, acme_1.id)
     assert (listed.said, listed.received_id, listed.kept) == ("Stop!", stop.id, None)
     assert check.problems(conn) == []
+
+
+def test_where_texts_are_no_longer_kept_those_words_go_too(conn, cast, acme_1, replies):
+    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, received.Wanted()))
+
+    privacy.change(conn, SHELL, customers.by_id(conn, cast.acme), privacy.NONE, remove_stored=True)
+
+    (listed,) = blacklist.of_account(conn, acme_1.id)
+    assert (listed.said, listed.received_id) == (None, replies[0].id)
 
 
 def test_another_accounts_received_message_stays(conn, acme_1, globex_1, replies):
