@@ -74,6 +74,7 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
             }
             passwords = _accounts(conn, keys, acme.id, globex.id)
             privacy.change(conn, _BY_OPERATOR, globex, privacy.NONE)
+            customers.change(conn, _BY_OPERATOR, globex, messages_months=3)
         past.make_up(conn, _BY_OPERATOR)
         tally.gather_all(conn)
         with immediate(conn):
