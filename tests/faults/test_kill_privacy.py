@@ -109,5 +109,7 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
     assert conn.execute("SELECT count(*), sum(kept) FROM messages").fetchone()[:] == (len(sent), 0)
     assert conn.execute("SELECT count(*), sum(kept) FROM received").fetchone()[:] == (ROUNDS, 0)
     assert check.problems(conn) == []
+    # Splitting a page leaves copies of rows in its unused part: `compact` removes these.
+    conn.execute("VACUUM")
     assert db.empty_log(conn)
     assert left_of(config) == []

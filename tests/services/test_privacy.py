@@ -1,7 +1,11 @@
 """Texts that aren't kept: each goes when nobody needs it any more, not before, and nothing knows its words then."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from portal import db
 from portal.db import now_ms
 from portal.services import (
     accounts,
@@ -187,6 +191,26 @@ def test_texts_are_kept_unless_somebody_says_otherwise(conn, acme, acme_1):
         (message_id,) = submitted(conn, acme_1, "kept", **QUIET).ids
         end(conn, message_id)
         assert row(conn)[0] == "kept"
+
+
+@pytest.mark.usefixtures("not_kept")
+def test_what_is_removed_is_overwritten(conn, acme_1, data):
+    # Long enough that what is left of the row doesn't cover it by chance.
+    text = " ".join(["zanzibar"] * 100)
+    (message_id,) = submitted(conn, acme_1, text, **QUIET).ids
+    assert db.empty_log(conn)
+    assert left_of(data) == ["portal.db"]
+    end(conn, message_id)
+    assert left_of(data) == ["portal.db"], "the page as it was"
+    assert db.empty_log(conn)
+    assert left_of(data) == []
+
+
+def left_of(data):
+    """The files of a data folder in which the text stands."""
+    # By another process: one that opens and closes a file loses its locks on it (fcntl), which are SQLite's.
+    found = subprocess.run(["grep", "-rlaF", "zanzibar", data], capture_output=True, text=True)
+    return sorted(Path(each).name for each in found.stdout.split())
 
 
 # --- changing it
