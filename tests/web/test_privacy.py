@@ -65,6 +65,11 @@ def said(conn: db.Connection) -> list[int]:
     (stop,) = conn.execute("SELECT min(id) FROM received").fetchone()
     conn.execute("UPDATE received SET text = ? WHERE id = ?", (f"STOP {MARKER}", stop))
     blacklist.add(conn, SHELL, account, "393331112223")
+    # One whose message was deleted since.
+    conn.execute(
+        "UPDATE blacklist SET received_id = 7, said = ? WHERE number = '393331112223'",
+        (f"STOP, you and your {MARKER}",),
+    )
     return [*sent, message_id, *(row[0] for row in conn.execute("SELECT id FROM received"))]
 
 
