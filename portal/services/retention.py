@@ -46,20 +46,25 @@ def remove(conn: Connection, usual: int, now: int) -> Iterator[int]:
     Raises:
         sqlite3.OperationalError: the next time goes on.
     """
-    for account_id, months, kept_since in conn.execute(
-        "SELECT accounts.id, coalesce(messages_months, ?), kept_since FROM accounts"
-        " JOIN customers ON customers.id = customer_id",
-        (usual,),
-    ).fetchall():
-        # What has gone doesn't come back where more months are kept now.
-        day = max(first_day(months, now), kept_since)
-        if day > kept_since:
-            with immediate(conn):
-                conn.execute("UPDATE accounts SET kept_since = ? WHERE id = ?", (day, account_id))
+    for months in _all_months(conn, usual):
+        day = first_day(months, now)
+        with immediate(conn):
+            # What has gone doesn't come back where more months are kept now.
+            conn.execute(
+                "UPDATE accounts SET kept_since = ? WHERE kept_since < ?"
+                " AND customer_id IN (SELECT id FROM customers WHERE coalesce(messages_months, ?) = ?)",
+                (day, day, usual, months),
+            )
+    for account_id, day in conn.execute("SELECT id, kept_since FROM accounts WHERE kept_since").fetchall():
         end = ids.first_id_at(day * DAY_MS)
         yield from _remove_sent(conn, account_id, end)
         yield from _remove_received(conn, account_id, end)
         yield from _forget_sums(conn, account_id, day, end)
+
+
+def _all_months(conn: sqlite3.Connection, usual: int) -> list[int]:
+    rows = conn.execute("SELECT DISTINCT coalesce(messages_months, ?) FROM customers", (usual,))
+    return [row[0] for row in rows]
 
 
 def _remove_sent(conn: Connection, account_id: int, end: int) -> Iterator[int]:
