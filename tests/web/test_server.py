@@ -18,7 +18,7 @@ from portal.services import accounts, alerts, connections, credits, daily_check,
 from portal.services.audit import SHELL
 from portal.supervisor import raise_file_limit
 from portal.web import create_app
-from portal.web.server import check_if_due
+from portal.web.background import check_if_due
 from tests.mailbox import Mailbox
 from tests.serving import starting
 from tests.support import DEADLINE_S, ROOT, Cast, Server, eventually

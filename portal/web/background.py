@@ -1,0 +1,217 @@
+"""What the pages' process does behind them: each job in a thread and with a connection of its own, again and again.
+
+Whatever a job stumbles over, it begins anew: all of them find in the database how far they are.
+"""
+
+import logging
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from portal import db, paths
+from portal.config import Config
+from portal.crypto import Keys
+from portal.db import Connection
+from portal.services import (
+    audit,
+    check,
+    connections,
+    credit_mails,
+    daily_check,
+    deletion,
+    expiry,
+    mail,
+    privacy,
+    refusal_mails,
+    retention,
+    search_index,
+    senders,
+    statistics,
+    tally,
+    text_removal,
+    throttle,
+)
+from portal.services.mail import Mailer
+
+_log = logging.getLogger(__name__)
+
+RETENTION_RESTS = 4
+"""Between two steps of retention, how many times as long as the first of them took."""
+
+_EMPTY_LOG_S = 60.0
+_REFUSALS_S = 60.0
+
+
+@dataclass
+class Job:
+    """Something that is done `every` so many seconds, in steps.
+
+    After a step it rests, `rests` times as long as the step took: pages, and the SMPP server's writer, have that time.
+    """
+
+    name: str
+    every: float
+    work: Callable[[Connection], Iterator[object]]
+    rests: float = 0.0
+    at_once: bool = True
+    """Whether it begins at the start, and not so many seconds after it."""
+    busy_timeout_ms: int = db.BUSY_TIMEOUT_MS
+    _told: str = field(default="", init=False)
+
+    def run(self, config: Config) -> None:
+        """Do it until the process ends."""
+        conn = db.connect(config.database, busy_timeout_ms=self.busy_timeout_ms)
+        if not self.at_once:
+            time.sleep(self.every)
+        while True:
+            self.turn(conn)
+            time.sleep(self.every)
+
+    def turn(self, conn: Connection) -> None:
+        """Do it once. What goes wrong is in the log, once as long as it is the same."""
+        try:
+            began = time.perf_counter()
+            for _ in self.work(conn):
+                time.sleep(self.rests * (time.perf_counter() - began))
+                began = time.perf_counter()
+        except Exception as error:
+            if str(error) != self._told:
+                # That the database is locked, or its disk full, is no news of this job: no line of its code helps.
+                _log.warning("%s will be tried again: %s", self.name, error, exc_info=not _is_of_the_disk(error))
+            self._told = str(error)
+        else:
+            self._told = ""
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR
+
+
+def start(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) -> None:
+    """Begin with all jobs.
+
+    Args:
+        options: `--data` and `--config` as this process got them, for the daily check's.
+    """
+    for job in (
+        # Nobody waits for it, so it may wait long for the write lock.
+        Job("housekeeping", db.DAY_MS / 1000, partial(_forget, config), busy_timeout_ms=60_000),
+        Job("expiry", 60.0, _let_run_out),
+        # What searches need is built in a tenth of a core's time: messages that nobody has indexed yet are only slower
+        # to find.
+        Job("index", 5.0, _index, rests=9),
+        # Years of messages, after an update, leave the SMPP server as much time as they take.
+        Job("statistics", 1.0, _gather, rests=1),
+        # Somebody watches: a quarter of a core's time.
+        Job("deletion", 1.0, _delete, rests=3),
+        Job("retention", 3600.0, partial(_remove_old, config), rests=RETENTION_RESTS),
+        Job("privacy", 5.0, text_removal.run, rests=9),
+        Job("log", _EMPTY_LOG_S, _empty_log),
+        Job("news", 1.0, partial(_tell, keys, mailer)),
+        Job("refusals", _REFUSALS_S, partial(_tell_refusals, keys, mailer)),
+        # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
+        Job("check", 600.0, partial(_check, options), at_once=False),
+    ):
+        threading.Thread(target=job.run, args=[config], name=job.name, daemon=True).start()
+
+
+def _forget(config: Config, conn: Connection) -> Iterator[None]:
+    """Forget what has run out."""
+    check.sweep(config.data)
+    yield
+    now = db.now_ms()
+    for purge, at in (
+        (throttle.purge, now - db.DAY_MS),
+        (connections.purge, now),
+        (mail.purge, now),
+        (senders.purge, now),
+        (statistics.purge, now),
+        (deletion.purge, now),
+        (audit.purge, now - config.retention.audit_days * db.DAY_MS),
+    ):
+        purge(conn, at)
+        yield
+
+
+def _let_run_out(conn: Connection) -> Iterator[None]:
+    """Take away credits whose date has come."""
+    expiry.run_out(conn)
+    yield
+
+
+def _index(conn: Connection) -> Iterator[int]:
+    """Build what lets searches leave out most of a history, behind the messages that come."""
+    built = 1
+    while built:
+        built = 0
+        for chunks in search_index.build(conn):
+            built += chunks
+            yield chunks
+
+
+def _gather(conn: Connection) -> Iterator[None]:
+    """Count for the statistics what has come and ended."""
+    while tally.gather(conn):
+        yield
+
+
+def _delete(conn: Connection) -> Iterator[None]:
+    """Go on with what customers have asked to delete."""
+    for each in deletion.open_ones(conn):
+        yield from deletion.work(conn, each)
+
+
+def _remove_old(config: Config, conn: Connection) -> Iterator[int]:
+    """Remove messages that are older than they are kept."""
+    return retention.remove(conn, config.retention.messages_months, db.now_ms())
+
+
+def _empty_log(conn: Connection) -> Iterator[None]:
+    """Empty the write-ahead log, in which pages of the database stand as they were before a text was removed."""
+    while privacy.any_not_kept(conn) and not db.empty_log(conn):
+        # Somebody writes at this moment.
+        time.sleep(1)
+        yield
+
+
+def _tell(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
+    """Queue the mails about credits."""
+    if credit_mails.queue_due(conn, keys):
+        mailer.wake()
+    yield
+
+
+def _tell_refusals(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
+    """Queue the mails about refused binds that have fallen due."""
+    if refusal_mails.queue_due(conn, keys):
+        mailer.wake()
+    yield
+
+
+def _check(options: Sequence[str], conn: Connection) -> Iterator[None]:
+    check_if_due(conn, options)
+    yield
+
+
+def check_if_due(conn: sqlite3.Connection, options: Sequence[str]) -> None:
+    """Run `check --record` to its end if the last one is a day old: in a process of its own, so that pages don't wait.
+
+    Args:
+        options: as in `start`.
+    """
+    if not daily_check.is_due(conn, db.now_ms()):
+        return
+    began = time.monotonic()
+    words = [*paths.program(), "check", "--record", "--supervised", *options]
+    # Its stdin ends with this process, and so does it.
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
+        child.wait()
+    if child.returncode:
+        _log.error("the daily check has failed, or found something (exit status %d)", child.returncode)
+    else:
+        _log.info("the daily check has found nothing in %.1f s", time.monotonic() - began)
