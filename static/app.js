@@ -283,6 +283,13 @@
   on('sendError', () => failureToast('offline'));
   on('timeout', () => failureToast('offline'));
 
+  /* ---- a moment says exactly when to whoever points at it; in the page itself that would stand twice ---- */
+  document.addEventListener('pointerover', ({ target }) => {
+    const time = target.closest('time');
+    const exactly = time?.querySelector('.sr');
+    if (exactly) time.title = exactly.textContent.replace(/^, /, '');
+  });
+
   /* ---- when the page is there ---- */
   document.addEventListener('DOMContentLoaded', () => {
     const region = document.querySelector('body > .toasts');

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import Blueprint, abort, g, request, url_for
 from flask.typing import ResponseReturnValue
@@ -51,12 +50,11 @@ class FilterForm(periods.Form):
 
 
 @dataclass(frozen=True)
-class Filter:
-    """What is shown: the period that was asked for, and what else is looked for; `said` is how an address says it."""
+class Filter(paging.Query):
+    """What is shown: the period that was asked for, and what else is looked for."""
 
     asked: periods.Asked
     wanted: Wanted
-    said: dict[str, str]
     follows: bool
     """Whether new messages appear as they come."""
 
@@ -64,18 +62,6 @@ class Filter:
     def is_on(self) -> bool:
         """Whether it leaves anything out."""
         return self.asked.choice != ALL or any(self.said[each] for each in ("sender", "recipient", "status", "text"))
-
-    @property
-    def query(self) -> str:
-        return self.but()
-
-    def page(self, place: str) -> str:
-        """The query for another page: `place` is `before=…` or `after=…`."""
-        return "&".join(each for each in (self.query, place) if each)
-
-    def but(self, **changed: str) -> str:
-        """The query for the same, with something else instead."""
-        return urlencode({name: value for name, value in {**self.said, **changed}.items() if value})
 
 
 def asked_for() -> Filter:
@@ -100,8 +86,10 @@ def _read() -> Filter:
         digits = digits[2:]
     said = dict(asked.said) if asked.choice != ALL else {}
     said |= {"sender": sender, "recipient": digits or recipient, "status": status, "text": text}
+    if paging.lines(_PAGE) != _PAGE:
+        said[paging.LINES] = str(paging.lines(_PAGE))
     wanted = Wanted(asked.within, sender, digits or recipient, status, text)
-    found = Filter(asked, wanted, said, follows=False)
+    found = Filter(said, asked, wanted, follows=False)
     # Looking for something, nobody wants the page to move, and each time costs a search.
     follows = switch == _ON if found.is_on else switch != _OFF
     if follows == found.is_on:
@@ -126,7 +114,7 @@ def sent(account: Account) -> ResponseReturnValue:
     """A page of what is looked for, newest first.
 
     Query: `period` (with `from` and `to`), `sender`, `recipient` (its first digits suffice), `status`, `text` (words,
-    or how they begin), `live` (`on`, `off`), and `before` or `after`, which turn the page.
+    or how they begin), `live` (`on`, `off`), `lines` (25 or 100), and `before` or `after`, which turn the page.
     """
     asked = asked_for()
     shown = {"filter": _filter_form(account, asked), "asked": asked, "senders": _senders(account)}
@@ -209,12 +197,13 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
         reached[:] = [] if found.reached is None else [found.reached]
         return [_readable(each) for each in found.texts]
 
-    page = paging.page(fetch, _PAGE)
+    page = paging.page(fetch, paging.lines(_PAGE))
     unfinished = reached[0] if reached and not page.older and page.after is None else None
     return {
         "page": page,
+        "usual": _PAGE,
         "asked": asked,
-        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if _is_asked(name)},
+        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS, paging.LINES) if _is_asked(name)},
         "is_newest": _is_newest(),
         "unfinished": unfinished,
         "reached": ids.time_of(unfinished) if unfinished else None,
@@ -256,7 +245,7 @@ def _is_still() -> bool:
 live.register(
     "history",
     deletion_progress.PROGRESS,
-    Part("history/_list.html", _ground, _list, ages=True, still=_is_still, asks=(*_ASKS, *paging.ASKS)),
+    Part("history/_list.html", _ground, _list, ages=True, still=_is_still, asks=(*_ASKS, *paging.ASKS, paging.LINES)),
 )
 
 

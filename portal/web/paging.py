@@ -1,16 +1,19 @@
 """Pages of long lists, newest first, by the ids at their ends (keyset): as quick on the last page as on the first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import urlencode
 
 from flask import request
 
 from portal.web.forms import row_id
 
 SIZE = 20
-# What the page is asked for in the query.
+# What the page is asked for in the query: its place, and how many lines it is to have.
 ASKS = ("before", "after")
+LINES = "lines"
+MORE_LINES = (25, 100)
 
 
 class _Row(Protocol):
@@ -34,6 +37,31 @@ class Page(Generic[_R]):
     older: str
     before: Any
     after: Any
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a list is asked for; `said` is how an address says it, by the names of its query."""
+
+    said: Mapping[str, str]
+
+    @property
+    def query(self) -> str:
+        return self.but()
+
+    def page(self, place: str) -> str:
+        """The query for another page: `place` is `before=…` or `after=…`."""
+        return "&".join(each for each in (self.query, place) if each)
+
+    def but(self, **changed: str) -> str:
+        """The query for the same, with something else instead."""
+        return urlencode({name: value for name, value in {**self.said, **changed}.items() if value})
+
+
+def lines(usual: int) -> int:
+    """How many lines the address asks for: one of MORE_LINES, or as many as are `usual`, which are light for phones."""
+    asked = request.args.get(LINES, type=int)
+    return asked if asked in MORE_LINES else usual
 
 
 def page(fetch: "_Fetch[_R]", size: int = SIZE, place: Callable[[str], Any] = row_id) -> Page[_R]:

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import Blueprint, abort, g, request, url_for
 from flask.typing import ResponseReturnValue
@@ -52,25 +51,16 @@ class FilterForm(periods.Form):
 
 
 @dataclass(frozen=True)
-class Filter:
-    """What is shown: the period that was asked for, and what else is looked for; `said` is how an address says it."""
+class Filter(paging.Query):
+    """What is shown: the period that was asked for, and what else is looked for."""
 
     asked: periods.Asked
     wanted: Wanted
-    said: dict[str, str]
 
     @property
     def is_on(self) -> bool:
         """Whether it leaves anything out."""
-        return bool(self.said)
-
-    @property
-    def query(self) -> str:
-        return urlencode(self.said)
-
-    def page(self, place: str) -> str:
-        """The query for another page: `place` is `before=…` or `after=…`."""
-        return "&".join(each for each in (self.query, place) if each)
+        return any(name != paging.LINES for name in self.said)
 
 
 def asked_for() -> Filter:
@@ -90,8 +80,10 @@ def _read() -> Filter:
     if said["state"] not in received.STATES:
         said["state"] = ""
     wanted = Wanted(asked.within, said["sender"], said["recipient"], said["keyword"], said["state"], said["text"])
+    if paging.lines(_PAGE) != _PAGE:
+        said[paging.LINES] = str(paging.lines(_PAGE))
     period = asked.said if asked.choice != ALL else {}
-    return Filter(asked, wanted, {name: value for name, value in {**period, **said}.items() if value})
+    return Filter({name: value for name, value in {**period, **said}.items() if value}, asked, wanted)
 
 
 def _is_asked(name: str) -> bool:
@@ -107,7 +99,7 @@ def listed(account: Account) -> ResponseReturnValue:
     """A page of what is looked for, newest first.
 
     Query: `period` (with `from` and `to`), `sender` and `recipient` (their first digits suffice), `keyword`, `state`,
-    `text` (words, or how they begin), and `before` or `after`, which turn the page.
+    `text` (words, or how they begin), `lines` (25 or 100), and `before` or `after`, which turn the page.
     """
     asked = asked_for()
     numbers = routes.of_account(context.conn(), account.id)
@@ -231,12 +223,13 @@ def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
         reached[:] = [] if found.reached is None else [found.reached]
         return [_readable(each) for each in found.messages]
 
-    page = paging.page(fetch, _PAGE)
+    page = paging.page(fetch, paging.lines(_PAGE))
     unfinished = reached[0] if reached and not page.older and page.after is None else None
     return {
         "page": page,
+        "usual": _PAGE,
         "asked": asked,
-        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS) if _is_asked(name)},
+        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS, paging.LINES) if _is_asked(name)},
         "unfinished": unfinished,
         "reached": ids.time_of(unfinished) if unfinished else None,
         "look": _look,
@@ -258,6 +251,6 @@ def _look(message: Received) -> tuple[str, str]:
 live.register(
     "received",
     deletion_progress.PROGRESS,
-    Part("received/_list.html", _ground, _list, ages=True, asks=(*_ASKS, *paging.ASKS)),
+    Part("received/_list.html", _ground, _list, ages=True, asks=(*_ASKS, *paging.ASKS, paging.LINES)),
     tab="history",
 )

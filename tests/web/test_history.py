@@ -412,3 +412,19 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
     (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
     for address in (HISTORY, f"{HISTORY}/{message_id}", f"{HISTORY}.csv", f"{HISTORY}.jsonl"):
         assert client(cast.charlie).get(address).status_code == 404
+
+
+def test_a_page_has_as_many_lines_as_are_asked_for(alice: Browser, conn: db.Connection) -> None:
+    acting.send(conn, "smpp-acme-1", *(f"text {number}." for number in range(60)))
+    usual = alice.get(HISTORY).text
+    assert usual.count('data-dialog id="m') == 8
+    assert '<a href="?lines=25">25</a>' in usual
+    more = alice.get(f"{HISTORY}?recipient=39&lines=25").text
+    assert more.count('data-dialog id="m') == 25
+    assert '<a href="?recipient=39&amp;lines=25" aria-current="true">25</a>' in more
+    assert '<a href="?recipient=39">8</a>' in more
+    assert '<input type="hidden" name="lines" value="25">' in more
+    older = re.search(r'href="\?(recipient=39&amp;lines=25&amp;before=\d+)" rel="next"', more)
+    assert older
+    assert alice.get(f"{HISTORY}?{html.unescape(older[1])}").text.count('data-dialog id="m') == 25
+    assert alice.get(f"{HISTORY}?lines=100000").text.count('data-dialog id="m') == 8
