@@ -33,6 +33,7 @@ _ADD_CHARGES = Inserts(
     " price = price + excluded.price",
 )
 _NO_CHARGE = 0
+_FURTHEST = (1 << 63) - 1
 
 
 @dataclass(slots=True)
@@ -184,17 +185,51 @@ _Row = Sequence[int | str]
 
 def _charges(conn: sqlite3.Connection, account_id: int, message_ids: Sequence[int]) -> dict[int, int]:
     """Of each message that cost something, by its id, the first one that its usage movement names."""
-    # A movement has the time of the first message that it charges, or a later one where movements have run ahead; the
-    # messages of one movement have the same, or, once in a million, the millisecond after.
+    found: dict[int, int] = {}
+    ahead: list[_Charge] = []
+    begin = 0
+    for message_id in sorted(message_ids):
+        ahead = [each for each in ahead if each[2] >= message_id]
+        if not ahead:
+            # A movement has the time of the first message that it charges, unless movements have run ahead; the
+            # messages of one have the same time, or, once in a million, the millisecond after.
+            begin = max(begin, ids.first_id_at(ids.time_of(message_id) - 1))
+            rows = _usage(conn, account_id, begin, _AHEAD)
+            ahead = [each for each in rows if each[2] >= message_id]
+            if not ahead and len(rows) == _AHEAD:
+                begin = _place(conn, account_id, rows[-1][0] + 1, message_id)
+                ahead = _usage(conn, account_id, begin, _AHEAD)
+        if ahead and ahead[0][1] <= message_id:
+            found[message_id] = ahead[0][1]
+    return found
+
+
+# The id of a usage movement, and the first and the last message that it charges.
+_Charge = tuple[int, int, int]
+_AHEAD = 16
+
+
+def _usage(conn: sqlite3.Connection, account_id: int, begin: int, limit: int) -> list[_Charge]:
+    """The usage movements of an account from this id on."""
     rows = conn.execute(
-        "SELECT value, movements.first_message_id FROM json_each(:ids) CROSS JOIN movements ON movements.id ="
-        " (SELECT id FROM movements AS charge INDEXED BY movements_account WHERE charge.account_id = :account"
-        "  AND charge.id >= ((value >> 20) - 1) << 20 AND charge.kind = 'usage' AND charge.last_message_id >= value"
-        "  ORDER BY charge.id LIMIT 1)"
-        " WHERE movements.first_message_id <= value",
-        {"ids": json.dumps(message_ids), "account": account_id},
+        "SELECT id, first_message_id, last_message_id FROM movements INDEXED BY movements_account"
+        " WHERE account_id = ? AND id >= ? AND kind = 'usage' AND last_message_id IS NOT NULL ORDER BY id LIMIT ?",
+        (account_id, begin, limit),
     )
-    return dict(map(tuple, rows))
+    return [(row[0], row[1] or 0, row[2]) for row in rows]
+
+
+def _place(conn: sqlite3.Connection, account_id: int, low: int, message_id: int) -> int:
+    """From which id on the movements are that charge this message or later ones: they are in its order."""
+    high = _FURTHEST
+    while low < high:
+        middle = (low + high) // 2
+        rows = _usage(conn, account_id, middle, 1)
+        if rows and rows[0][2] < message_id:
+            low = rows[0][0] + 1
+        else:
+            high = middle
+    return low
 
 
 def _leave_days(conn: sqlite3.Connection, account_id: int, rows: Sequence[_Row]) -> None:

@@ -11,6 +11,7 @@ from portal.services import (
     audit,
     blacklist,
     check,
+    credits,
     customers,
     deletion,
     deliveries,
@@ -379,6 +380,19 @@ def test_damage_is_named_as_before(conn, deleted, damage, said):
     conn.execute(damage)
 
     assert any(said in each for each in check.problems(conn)), check.problems(conn)
+
+
+def test_a_charge_is_found_however_far_movements_have_run_ahead(conn, acme_1):
+    # The clock was ahead once: what is written since has later ids than its time.
+    credits.grant(conn, SHELL, acme_1, 1000, now=now_ms() + 10 * DAY_MS)
+    at = now_ms() - DAY_MS
+    messages = [sent(conn, acme_1, "one", "two", at=at + 5_000 * number)[0] for number in range(80)]
+
+    found = removal._charges(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
+
+    assert found == {each: each for each in messages[::7]} | {messages[-1] + 1: messages[-1]}
+    delete(conn, acme_1, deletion.ticked(conn, SENT, messages[5:70:3]))
+    assert check.problems(conn) == []
 
 
 def test_messages_without_a_charge_stay_named_when_they_go(conn, acme_1):
