@@ -12,15 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.db import DAY_MS, Connection, immediate, insert, now_ms
+from portal.i18n import N_
 from portal.services import audit, once, received, removal, search, tally
 from portal.services.accounts import Account
 from portal.services.audit import Actor
-from portal.services.periods import LAST_DAY, Period
+from portal.services.errors import Refused
+from portal.services.periods import EVER, LAST_DAY, Period
 from portal.services.removal import Look
 
 SENT, RECEIVED = "sent", "received"
 KINDS = (SENT, RECEIVED)
 MOST_TICKED = 1_000
+MOST_OPEN = 10
+"""How many deletions of one account may be under way."""
 
 _FURTHEST = (1 << 63) - 1
 # As many as are looked at before some of them go: some milliseconds of reading.
@@ -37,6 +41,10 @@ _WORDS = {
 _LONGEST = 200
 
 Wanted = search.Wanted | received.Wanted
+
+
+class TooManyAtOnce(Refused):
+    sentence = N_("Too many deletions are under way. Wait until one of them has ended.")
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def scope(kind: str, text: str) -> Scope:
             if len(ticked) > MOST_TICKED:
                 raise ValueError(text)
             return Scope(kind, at, before, ticked)
-        within = Period(_number(found["since"]), _number(found["until"]), None, LAST_DAY)
+        within = Period(*(_number(found[each], EVER.until + 1) for each in ("since", "until")), None, LAST_DAY)
         words = {name: _word(found[name]) for name in _WORDS[kind]}
     except (LookupError, TypeError, RecursionError):
         raise ValueError(text) from None
@@ -90,8 +98,8 @@ def scope(kind: str, text: str) -> Scope:
     return Scope(kind, at, before, wanted=wanted)
 
 
-def _number(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value < _FURTHEST:
+def _number(value: object, bound: int = _FURTHEST) -> int:
+    if not isinstance(value, int) or not 0 <= value < bound:
         raise ValueError(value)
     return value
 
@@ -99,6 +107,8 @@ def _number(value: object) -> int:
 def _word(value: object) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST:
         raise ValueError(value)
+    # JSON can write half a surrogate pair, which SQLite takes from nobody (UnicodeEncodeError is a ValueError).
+    value.encode()
     return value
 
 
@@ -241,10 +251,15 @@ def begin(
         form: a number of `once.new`.
 
     Raises:
-        AlreadySent
+        AlreadySent, TooManyAtOnce
     """
     with immediate(conn):
         once.spend(conn, form)
+        (open_now,) = conn.execute(
+            "SELECT count(*) FROM deletions WHERE account_id = ? AND ended_at IS NULL", (account.id,)
+        ).fetchone()
+        if open_now >= MOST_OPEN:
+            raise TooManyAtOnce()
         return insert(
             conn,
             "deletions",

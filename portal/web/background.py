@@ -161,9 +161,18 @@ def _gather(conn: Connection) -> Iterator[None]:
 
 
 def _delete(conn: Connection) -> Iterator[None]:
-    """Go on with what customers have asked to delete."""
-    for each in deletion.open_ones(conn):
-        yield from deletion.work(conn, each)
+    """Go on with what customers have asked to delete, a step of each in turn: nobody waits for another's millions."""
+    works: dict[int, Iterator[None]] = {}
+    while open_ones := deletion.open_ones(conn):
+        for each in open_ones:
+            if each not in works:
+                works[each] = deletion.work(conn, each)
+            for step in works[each]:
+                yield step
+                break
+            else:
+                # It has ended, or the page has got further with it.
+                del works[each]
 
 
 def _remove_old(config: Config, conn: Connection) -> Iterator[int]:

@@ -91,7 +91,7 @@ def _delete(account: Account, kind: str) -> ResponseReturnValue:
         deletion_id = deletion.begin(
             conn, context.actor(), account, scope, total=total, form=request.form.get("form", "")
         )
-    except once.AlreadySent as refusal:
+    except (once.AlreadySent, deletion.TooManyAtOnce) as refusal:
         return htmx.moved(back, Toast(refusal.localized(), "warn"))
     ends = time.monotonic() + _WORK_SECONDS
     # It has begun: where the database is locked for long, it goes on behind the page.

@@ -270,6 +270,9 @@ def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
         deletion.begin(conn, MARTA, acme_1, scope, form=form)
 
 
+NOBODYS_SEARCH = '{"at":1, "before":2, "since":%d, "until":9, "sender":"%s", "recipient":"", "status":"", "said":""}'
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -281,6 +284,8 @@ def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
         '{"at": 1, "before": 2, "ids": [9223372036854775808]}',
         '{"at": 1, "before": 2, "since": 0, "until": 9, "sender": 5, "recipient": "", "status": "", "said": ""}',
         '{"at": 1, "before": 2, "since": 0, "until": 9, "sender": "", "recipient": "", "status": "x", "said": ""}',
+        NOBODYS_SEARCH % (0, "\\ud800"),
+        NOBODYS_SEARCH % (1 << 43, ""),
         f'{{"at": 1, "before": 2, "ids": {list(range(1001))}}}',
         "[" * 100_000,
     ],
@@ -288,6 +293,17 @@ def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
 def test_what_no_page_has_written_is_not_read(text):
     with pytest.raises(ValueError):
         deletion.scope(SENT, text)
+
+
+def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
+    for _ in range(deletion.MOST_OPEN):
+        deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    with pytest.raises(deletion.TooManyAtOnce):
+        deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    deletion.begin(conn, MARTA, globex_1, deletion.all_of(conn, globex_1.id, Wanted()))
+    for _ in deletion.work(conn, deletion.open_ones(conn)[0]):
+        pass
+    deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
 
 
 # --- a deletion under way

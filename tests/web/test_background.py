@@ -5,7 +5,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from portal import db
+from portal.services import deletion
+from portal.services.audit import SHELL
+from portal.services.search import Wanted
+from portal.web import background
 from portal.web.background import Job
+from tests.support import Cast
+from tests.web import acting
 
 
 def test_what_goes_wrong_is_told_once_as_long_as_it_is_the_same(
@@ -52,3 +58,27 @@ def test_it_rests_in_proportion_to_its_steps(conn: db.Connection, monkeypatch: p
     Job("counting", 1.0, lambda conn: iter("ab"), rests=3).turn(conn)
     monkeypatch.undo()
     assert rested == [pytest.approx(1.5), pytest.approx(0.3)]
+
+
+def test_nobodys_deletion_waits_for_the_end_of_anothers(
+    conn: db.Connection, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "_AT_ONCE", 1)
+    names = ("smpp-acme-1", "smpp-globex-1")
+    for name, how_many in zip(names, (50, 1), strict=True):
+        conn.execute("UPDATE accounts SET any_sender = 1")
+        account = acting.account(conn, name)
+        acting.fail(conn, *acting.send(conn, name, *["text"] * how_many))
+        conn.execute("DELETE FROM deliveries")
+        deletion.begin(conn, SHELL, account, deletion.all_of(conn, account.id, Wanted()), total=how_many)
+
+    acme, globex = deletion.open_ones(conn)
+    for _ in background._delete(conn):
+        if globex not in deletion.open_ones(conn):
+            break
+
+    assert deletion.by_id(conn, globex).removed == 1
+    assert deletion.by_id(conn, acme).removed < 10
+    for _ in background._delete(conn):
+        pass
+    assert deletion.by_id(conn, acme).removed == 50
