@@ -84,7 +84,8 @@ def scope(kind: str, text: str) -> Scope:
             if len(ticked) > MOST_TICKED:
                 raise ValueError(text)
             return Scope(kind, at, before, ticked)
-        within = Period(*(_number(found[each], EVER.until + 1) for each in ("since", "until")), None, LAST_DAY)
+        since, until = (_number(found[each], EVER.until + 1) for each in ("since", "until"))
+        within = Period(since, until, None, LAST_DAY)
         words = {name: _word(found[name]) for name in _WORDS[kind]}
     except (LookupError, TypeError, RecursionError):
         raise ValueError(text) from None
