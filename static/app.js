@@ -295,6 +295,13 @@
     const region = document.querySelector('body > .toasts');
     if (region) new MutationObserver(startToasts).observe(region, { childList: true });
     startToasts();
+    // On a phone the fields of a search would fill the screen before the list.
+    const narrow = matchMedia('(max-width: 639px)');
+    const fold = () => {
+      for (const asks of document.querySelectorAll('.asks:not([data-on])')) asks.open = !narrow.matches;
+    };
+    narrow.addEventListener('change', fold);
+    fold();
     document.querySelector('[aria-invalid=true]')?.focus();
     for (const current of document.querySelectorAll('.tabs [aria-current],.accounts [aria-current]')) {
       const box = current.closest('nav');

@@ -37,7 +37,7 @@ def _read(file: Path) -> _File:
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     kind = "text/javascript" if file.suffix == ".js" else kind
     compressed = gzip.compress(content, 9, mtime=0) if kind.startswith(_COMPRESSIBLE) else None
-    return _File(content, compressed, kind, hashlib.sha256(content).hexdigest()[:12])
+    return _File(content, compressed, kind, hashlib.sha256(content).hexdigest()[:10])
 
 
 @blueprint.record
