@@ -295,8 +295,7 @@ def work(conn: Connection, deletion_id: int) -> Iterator[None]:
         if texts and kind == SENT:
             # All of them had ended before they were looked at. Now that is counted, too.
             yield from tally.catch_up(conn)
-        for start in range(0, len(texts), removal.AT_ONCE):
-            some = texts[start : start + removal.AT_ONCE]
+        for some in removal.portions(texts):
             end = some[-1][0]
             with immediate(conn):
                 if not _move(conn, deletion_id, batch.look, before, end):

@@ -7,7 +7,7 @@ which the check adds to what it finds (`deleted_days`, `deleted_charges`, `delet
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -16,7 +16,7 @@ from portal.services import ids
 from portal.services.messages import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 
 AT_ONCE = 250
-"""How many texts go in one transaction: a few milliseconds, in which the SMPP server has to wait."""
+"""How many messages go in one transaction: a few milliseconds, in which the SMPP server has to wait."""
 
 _AMOUNTS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
 _ADD_DAYS = Inserts(
@@ -89,6 +89,24 @@ def _waiting(conn: sqlite3.Connection, account_id: int, message_ids: Sequence[in
         (account_id, min(message_ids), max(message_ids)),
     )
     return {row[0] for row in rows}
+
+
+def portions(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Texts, in their order, as `take` shall get them: with AT_ONCE messages, or a few more.
+
+    The time that SQLite takes for a DELETE grows with the square of its rows where the table has a trigger: 250
+    texts in 255 segments each took five minutes, in which the SMPP server could write nothing.
+    """
+    some: list[Sequence[int]] = []
+    how_many = 0
+    for text in texts:
+        some.append(text)
+        how_many += len(text)
+        if how_many >= AT_ONCE:
+            yield some
+            some, how_many = [], 0
+    if some:
+        yield some
 
 
 def take(conn: sqlite3.Connection, account_id: int, texts: Sequence[Sequence[int]], *, sums: bool = True) -> int:

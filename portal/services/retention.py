@@ -85,8 +85,7 @@ def _remove_sent(conn: Connection, account_id: int, end: int) -> Iterator[int]:
             # All of them had ended before they were looked at. Now that is counted, too.
             for _ in tally.catch_up(conn):
                 yield 0
-        for start in range(0, len(texts), removal.AT_ONCE):
-            some = texts[start : start + removal.AT_ONCE]
+        for some in removal.portions(texts):
             removal.take(conn, account_id, some, sums=False)
             yield sum(map(len, some))
 

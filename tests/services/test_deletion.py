@@ -172,6 +172,24 @@ def test_a_text_in_segments_goes_as_a_whole_or_not_at_all(conn, acme_1):
     assert check.problems(conn) == []
 
 
+@pytest.mark.parametrize("remove", ["by the customer", "by retention"])
+def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn, acme_1, monkeypatch, remove):
+    monkeypatch.setattr(removal, "AT_ONCE", 4)
+    for reference in (1, 2, 3):
+        for number in (1, 2, 3, 4, 5):
+            sent(conn, acme_1, "part", segment=Segment(reference, 5, number), at=NOW - 100 * DAY_MS)
+    if remove == "by retention":
+        steps = retention.remove(conn, 1, NOW)
+    else:
+        deletion_id = deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()), total=3)
+        steps = deletion.work(conn, deletion_id)
+
+    seen = [15]
+    for _ in steps:
+        seen.append(len(left(conn, acme_1)))
+    assert sorted(set(seen)) == [0, 5, 10, 15]
+
+
 def test_a_segment_that_comes_while_its_text_goes_keeps_it(conn, acme_1):
     (first,) = sent(conn, acme_1, "part 1", segment=Segment(7, 2, 1))
     found = removal.look(conn, acme_1.id, [first], now_ms())
