@@ -12,7 +12,7 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import credits, history, ids, messages, search, senders
+from portal.services import countries, credits, history, ids, messages, search, senders
 from portal.services.accounts import BINARY, Account
 from portal.services.history import PTT, Details, Message, Text
 from portal.services.live import Pulse
@@ -129,7 +129,7 @@ def _filter_form(account: Account, asked: Filter) -> FilterForm:
     common = [SelectChoice(name, _(words)) for name, words in _STATUSES.items()]
     # The reasons weigh as much as two messages: only who looks for failures chooses among them.
     reasons = failures if asked.wanted.is_of_failures else []
-    form.status.choices = [SelectChoice("", _("All")), *common, *reasons]
+    form.status.choices = [SelectChoice("", _("Any")), *common, *reasons]
     for field in (form.sender, form.recipient, form.status, form.text):
         field.data = asked.said[field.name]
     if not access.may_read():
@@ -165,6 +165,7 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         refunds=refunds,
         refunded=refunded,
         look=_look,
+        country=countries.name(text.first.country),
         delete=url_for("deletion.ask_sent", name=account.name, id=text.id) if access.may_change() else "",
         refund=url_for("admin_credits.ask_refund_message", message_id=text.id) if to_refund else "",
     )

@@ -35,7 +35,7 @@ _STATES = {
     received.DELIVERED: (N_("Accepted by a client"), "ok"),
     received.WAITING: (N_("Waits for a client"), "info"),
     received.GIVEN_UP: (N_("Given up"), "err"),
-    received.UNKNOWN: (N_("Not known"), ""),
+    received.UNKNOWN: (N_("Unknown"), ""),
 }
 _ENCODINGS = {messages.GSM: "GSM 03.38", messages.UCS2: "UCS-2", BINARY: N_("Binary")}
 
@@ -118,7 +118,7 @@ def listed(account: Account) -> ResponseReturnValue:
 
 def _filter_form(asked: Filter) -> FilterForm:
     form = FilterForm(request.args)
-    form.state.choices = [SelectChoice("", _("All")), *(SelectChoice(each, _(_STATES[each][0])) for each in _STATES)]
+    form.state.choices = [SelectChoice("", _("Any")), *(SelectChoice(each, _(_STATES[each][0])) for each in _STATES)]
     form.state.data = asked.wanted.state
     if not access.may_read():
         del form.text
@@ -160,11 +160,11 @@ def view(account: Account, received_id: int) -> ResponseReturnValue:
 @blueprint.get("/accounts/<name>/received.csv")
 @access.see_account
 def download(account: Account) -> ResponseReturnValue:
-    """What the same query shows in the page, newest first. With `bom`, it begins with the mark that Excel looks for."""
+    """What the same query shows in the page, newest first. With `bom=1` it begins with the mark that Excel wants."""
     if asked_for().asked.refusal is not None:
         return _back(account)
     rows = map(_row, _each(account))
-    return downloads.send(f"{account.name}-received.csv", _COLUMNS, rows, mark="bom" in request.args)
+    return downloads.send(f"{account.name}-received.csv", _COLUMNS, rows, mark=request.args.get("bom") == "1")
 
 
 @blueprint.get("/accounts/<name>/received.jsonl")

@@ -91,7 +91,7 @@ def test_all_about_one_message(alice: Browser, conn: db.Connection) -> None:
         page = alice.get(address, htmx=htmx).text
         said = words(page)
         assert "x" * 200 in said
-        for each in ("Message to 393401234567", "On its way", "ptt 254", "Not yet", "Parts 3", "Credits 3 for IT"):
+        for each in ("Message to 393401234567", "On its way", "ptt 254", "Not yet", "Parts 3", "Credits 3 for Italy"):
             assert each in said
         assert str(message_id) in page
     acting.deliver(conn, message_id)

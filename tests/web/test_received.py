@@ -226,7 +226,7 @@ def test_the_files_hold_everything(alice: Browser, conn: db.Connection) -> None:
         [str(first), HANDSET, "48484", "", "delivered", "0", "", "'=1+1"],
     ]
     assert [bool(each[6]) for each in lines[1:]] == [False, True]
-    assert alice.get(f"{PAGE}.csv?bom").text.startswith("\ufeffid;")
+    assert alice.get(f"{PAGE}.csv?bom=1").text.startswith("\ufeffid;")
     objects = [json.loads(each) for each in alice.get(f"{PAGE}.jsonl").text.splitlines()]
     assert [(each["id"], each["message"]) for each in objects] == [(str(second), "00 ff"), (str(first), "=1+1")]
     assert alice.get(f"{PAGE}.csv?period=range&from=x").status_code == 303
