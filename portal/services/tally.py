@@ -20,8 +20,10 @@ HOUR, DAY, MONTH = 0, 1, 2
 
 HOUR_MS = 3_600_000
 
-# Some 20 ms of reading for what has come, 30 for what has ended, and a transaction of a few.
-_MESSAGES_AT_ONCE = 10_000
+# Some 5 ms of reading, and a transaction of one or two.
+_MESSAGES_AT_ONCE = 1_000
+# Where nearly each message has a sender of its own, fewer: that many rows take some 10 ms, in which nobody else can write.
+_ROWS_AT_ONCE = 2_000
 
 _AMOUNTS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
 _ADD = Inserts(
@@ -66,7 +68,7 @@ def note_ended(conn: sqlite3.Connection, message_ids: Iterable[int]) -> None:
 
 
 def gather(conn: Connection) -> bool:
-    """Count what has come and ended since the last time; at most some thousand messages, in one short transaction.
+    """Count what has come and ended since the last time; at most a thousand messages or so, in one short transaction.
 
     In an open `immediate()` block it takes part in that.
 
@@ -78,11 +80,16 @@ def gather(conn: Connection) -> bool:
     """
     conn.teach("bucket", 1, bucket)
     before = after, noted_before = _state(conn)
-    last = _last(conn, after)
-    noted, ended = _ended(conn, noted_before)
-    if (last, noted) == before:
-        return False
-    amounts, endings, times = _counted(conn, after, last, ended)
+    at_once = _MESSAGES_AT_ONCE
+    while True:
+        last = _last(conn, after, at_once)
+        noted, ended = _ended(conn, noted_before, at_once)
+        if (last, noted) == before:
+            return False
+        amounts, endings, times = _counted(conn, after, last, ended)
+        if len(amounts) <= _ROWS_AT_ONCE or at_once == 1:
+            break
+        at_once = max(at_once * _ROWS_AT_ONCE // len(amounts), 1)
     with immediate(conn):
         if _state(conn) != before:
             # Another process has counted these meanwhile.
@@ -92,7 +99,7 @@ def gather(conn: Connection) -> bool:
         _ADD_TIMES.run(conn, times)
         conn.execute("DELETE FROM ended WHERE id <= ?", (noted,))
         conn.execute("UPDATE gathered SET message_id = ?, ended_id = ?", (last, noted))
-    return len(ended) >= _MESSAGES_AT_ONCE or _last(conn, last) != last
+    return len(ended) >= at_once or _last(conn, last, 1) != last
 
 
 def catch_up(conn: Connection) -> Iterator[None]:
@@ -137,22 +144,22 @@ def _state(conn: sqlite3.Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def _last(conn: sqlite3.Connection, after: int) -> int:
+def _last(conn: sqlite3.Connection, after: int, at_once: int) -> int:
     """The last message of the next step, which begins after this one."""
     row = conn.execute(
         "SELECT coalesce((SELECT id FROM messages WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2),"
         " (SELECT max(id) FROM messages))",
-        (after, _MESSAGES_AT_ONCE - 1),
+        (after, at_once - 1),
     ).fetchone()
     # The newest ones may have been deleted.
     return max(row[0] or 0, after)
 
 
-def _ended(conn: sqlite3.Connection, noted: int) -> tuple[int, Sequence[int]]:
+def _ended(conn: sqlite3.Connection, noted: int, at_once: int) -> tuple[int, Sequence[int]]:
     """The last row of `ended` that belongs to the next step, which begins after this one; the messages of all these."""
     message_ids = array("q")
     rows = conn.execute("SELECT id, messages FROM ended ORDER BY id")
-    while len(message_ids) < _MESSAGES_AT_ONCE and (row := rows.fetchone()):
+    while len(message_ids) < at_once and (row := rows.fetchone()):
         noted = row[0]
         message_ids.frombytes(row[1])
     rows.close()

@@ -85,6 +85,7 @@ def sent(conn, rng, account, at):
 def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed, monkeypatch):
     # So that a step seldom has all.
     monkeypatch.setattr(tally, "_MESSAGES_AT_ONCE", 7)
+    monkeypatch.setattr(tally, "_ROWS_AT_ONCE", 9)
     rng = random.Random(seed)
     conn.execute("UPDATE accounts SET any_sender = 1")
     blacklist.add(conn, SHELL, acme_1, "393337654321")
@@ -139,6 +140,19 @@ def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1):
         (message_id,) = intake.store(conn, [prepared(conn, acme_1.id)]).ids
         outcomes.finish(conn, [Outcome(message_id, DELIVERED, 0, now_ms())])
     tally.gather_all(conn)
+    assert gathered(conn) == recounted(conn)
+
+
+def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(tally, "_ROWS_AT_ONCE", 9)
+    conn.execute("UPDATE accounts SET any_sender = 1")
+    intake.store(conn, [prepared(conn, acme_1.id, source=f"Sender {number}") for number in range(20)])
+
+    rows = [0]
+    for _ in tally.catch_up(conn):
+        rows.append(conn.execute("SELECT count(*) FROM statistics").fetchone()[0])
+
+    assert rows == [0, 9, 18, 27, 36, 45, 54, 60]
     assert gathered(conn) == recounted(conn)
 
 
