@@ -22,7 +22,7 @@ HOUR_MS = 3_600_000
 
 # Some 5 ms of reading, and a transaction of one or two.
 _MESSAGES_AT_ONCE = 1_000
-# Where nearly each message has a sender of its own, fewer: that many rows take some 10 ms, in which nobody else can write.
+# Where nearly each message has a sender of its own, fewer: so many rows take 10 ms, in which nobody else can write.
 _ROWS_AT_ONCE = 2_000
 
 _AMOUNTS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
