@@ -62,9 +62,8 @@ class Job:
     busy_timeout_ms: int = db.BUSY_TIMEOUT_MS
     _told: str = field(default="", init=False)
 
-    def run(self, config: Config) -> None:
+    def run(self, conn: Connection) -> None:
         """Do it until the process ends."""
-        conn = db.connect(config.database, busy_timeout_ms=self.busy_timeout_ms)
         if not self.at_once:
             time.sleep(self.every)
         while True:
@@ -97,6 +96,9 @@ def start(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) ->
 
     Args:
         options: `--data` and `--config` as this process got them, for the daily check's.
+
+    Raises:
+        sqlite3.OperationalError: the database can't be opened. A job's thread would end with that, and nobody notice.
     """
     for job in (
         # Nobody waits for it, so it may wait long for the write lock.
@@ -117,7 +119,8 @@ def start(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) ->
         # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
         Job("check", 600.0, partial(_check, options), at_once=False),
     ):
-        threading.Thread(target=job.run, args=[config], name=job.name, daemon=True).start()
+        conn = db.connect(config.database, busy_timeout_ms=job.busy_timeout_ms)
+        threading.Thread(target=job.run, args=[conn], name=job.name, daemon=True).start()
 
 
 def _forget(config: Config, conn: Connection) -> Iterator[None]:

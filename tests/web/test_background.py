@@ -1,12 +1,16 @@
 """What the pages' process does behind them: a job that stumbles says so, once, and goes on."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from portal import db
+from portal.config import Config
+from portal.crypto import Keys
 from portal.services import deletion
 from portal.services.audit import SHELL
+from portal.services.mail import Mailer
 from portal.services.search import Wanted
 from portal.web import background
 from portal.web.background import Job
@@ -48,6 +52,13 @@ def test_of_a_locked_database_no_line_of_code_is_told(
         Job("counting", 1.0, work).turn(conn)
     assert [each.getMessage() for each in caplog.records] == ["counting will be tried again: database is locked"]
     assert not caplog.records[0].exc_info
+
+
+def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
+    config.database.unlink(missing_ok=True)
+    config.database.mkdir()
+    with pytest.raises(sqlite3.OperationalError, match="unable to open database file"):
+        background.start(config, keys, Mailer(config, keys, lambda: db.connect(config.database)), [])
 
 
 def test_it_rests_in_proportion_to_its_steps(conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
