@@ -164,18 +164,24 @@ def _gather(conn: Connection) -> Iterator[None]:
 
 
 def _delete(conn: Connection) -> Iterator[None]:
-    """Go on with what customers have asked to delete, a step of each in turn: nobody waits for another's millions."""
+    """Go on with what customers have asked to delete, a step of each in turn: nobody waits for another's millions, nor
+    for one that stumbles."""
     works: dict[int, Iterator[None]] = {}
-    while open_ones := deletion.open_ones(conn):
+    stumbled: dict[int, Exception] = {}
+    while open_ones := [each for each in deletion.open_ones(conn) if each not in stumbled]:
         for each in open_ones:
             if each not in works:
                 works[each] = deletion.work(conn, each)
-            for step in works[each]:
-                yield step
-                break
-            else:
+            try:
+                next(works[each])
+            except StopIteration:
                 # It has ended, or the page has got further with it.
                 del works[each]
+            except Exception as error:
+                stumbled[each] = error
+            yield
+    if stumbled:
+        raise stumbled[min(stumbled)]
 
 
 def _remove_old(config: Config, conn: Connection) -> Iterator[int]:

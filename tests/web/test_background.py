@@ -84,12 +84,18 @@ def test_nobodys_deletion_waits_for_the_end_of_anothers(
         deletion.begin(conn, SHELL, account, deletion.all_of(conn, account.id, Wanted()), total=how_many)
 
     acme, globex = deletion.open_ones(conn)
+    conn.execute(
+        "INSERT INTO deletions SELECT 0, account_id, kind, 'nonsense', asked_at, asked_by, address, before, 0,"
+        " 0, 0, 0, NULL FROM deletions WHERE id = ?",
+        (acme,),
+    )
     for _ in background._delete(conn):
         if globex not in deletion.open_ones(conn):
             break
 
     assert deletion.by_id(conn, globex).removed == 1
     assert deletion.by_id(conn, acme).removed < 10
-    for _ in background._delete(conn):
-        pass
+    with pytest.raises(ValueError):
+        for _ in background._delete(conn):
+            pass
     assert deletion.by_id(conn, acme).removed == 50
