@@ -117,7 +117,7 @@ def _is_code(status: str) -> bool:
     return status.isascii() and status.isdigit() and int(status) in search.failures()
 
 
-def ticked(conn: sqlite3.Connection, kind: str, message_ids: Sequence[int]) -> Scope:
+def ticked(kind: str, message_ids: Sequence[int]) -> Scope:
     """Of these messages, what is there now."""
     return Scope(kind, now_ms(), _FURTHEST - 1, tuple(sorted(set(message_ids), reverse=True))[:MOST_TICKED])
 

@@ -53,7 +53,7 @@ def _ask(account: Account, kind: str) -> ResponseReturnValue:
         # The page says what is wrong with the address.
         return htmx.moved(f"{_page(account, kind)}?{request.query_string.decode('latin-1')}")
     everything = "all" in request.args
-    scope = deletion.all_of(conn, account.id, found.wanted) if everything else deletion.ticked(conn, kind, _ticked())
+    scope = deletion.all_of(conn, account.id, found.wanted) if everything else deletion.ticked(kind, _ticked())
     count = deletion.count(conn, account.id, scope, _COUNT_SECONDS)
     return htmx.dialog(
         "history/_delete.html",

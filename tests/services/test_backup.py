@@ -169,7 +169,7 @@ def test_compacting_gives_back_the_space_of_what_was_deleted(conn, data, acme_1)
     stored = intake.store(conn, [prepared(conn, acme_1.id, b"x" * 150)] * 900).ids
     outcomes.finish(conn, [Outcome(each, DELIVERED, 0, db.now_ms()) for each in stored if each])
     conn.execute("DELETE FROM deliveries")
-    deletion_id = deletion.begin(conn, SHELL, acme_1, deletion.ticked(conn, deletion.SENT, stored))
+    deletion_id = deletion.begin(conn, SHELL, acme_1, deletion.ticked(deletion.SENT, stored))
     for _ in deletion.work(conn, deletion_id):
         pass
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -77,7 +77,7 @@ def keep(conn, months, now):
 def test_ticked_messages_go_and_the_others_stay(conn, acme_1):
     first, second, third = sent(conn, acme_1, "one", "two", "three")
 
-    found = delete(conn, acme_1, deletion.ticked(conn, SENT, [first, third]))
+    found = delete(conn, acme_1, deletion.ticked(SENT, [first, third]))
 
     assert (found.removed, found.total, found.underway, found.waiting) == (2, 2, 0, 0)
     assert found.ended_at is not None
@@ -88,7 +88,7 @@ def test_ticked_messages_go_and_the_others_stay(conn, acme_1):
 def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
     (message,) = sent(conn, acme_1, "one")
 
-    delete(conn, acme_1, deletion.ticked(conn, SENT, [message]))
+    delete(conn, acme_1, deletion.ticked(SENT, [message]))
 
     assert outcomes.find(conn, acme_1.id, message) is None
     with pytest.raises(history.NoSuchMessage):
@@ -101,7 +101,7 @@ def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
 def test_another_accounts_message_stays(conn, acme_1, globex_1):
     (other,) = sent(conn, globex_1, "theirs", source="GLOBEX")
 
-    found = delete(conn, acme_1, deletion.ticked(conn, SENT, [other]))
+    found = delete(conn, acme_1, deletion.ticked(SENT, [other]))
 
     assert found.removed == 0
     assert left(conn, globex_1) == [other]
@@ -160,13 +160,13 @@ def test_a_text_in_segments_goes_as_a_whole_or_not_at_all(conn, acme_1):
     ]
     end(conn, parts[:2])
 
-    assert delete(conn, acme_1, deletion.ticked(conn, SENT, parts[:1])).underway == 1
+    assert delete(conn, acme_1, deletion.ticked(SENT, parts[:1])).underway == 1
     assert left(conn, acme_1) == parts
 
     end(conn, parts[2:])
     # A segment that isn't the first one is no text.
-    assert delete(conn, acme_1, deletion.ticked(conn, SENT, parts[1:])).removed == 0
-    assert delete(conn, acme_1, deletion.ticked(conn, SENT, parts[:1])).removed == 1
+    assert delete(conn, acme_1, deletion.ticked(SENT, parts[1:])).removed == 0
+    assert delete(conn, acme_1, deletion.ticked(SENT, parts[:1])).removed == 1
     assert left(conn, acme_1) == []
     tally.gather_all(conn)
     assert check.problems(conn) == []
@@ -224,7 +224,7 @@ def test_totals_ledger_and_balance_stay(conn, acme_1):
 def test_an_id_is_never_given_again(conn, acme_1):
     (newest,) = sent(conn, acme_1, "one", at=now_ms() + DAY_MS)
     end(conn, [newest], at=now_ms())
-    delete(conn, acme_1, deletion.ticked(conn, SENT, [newest]))
+    delete(conn, acme_1, deletion.ticked(SENT, [newest]))
 
     assert sent(conn, acme_1, "two")[0] > newest
 
@@ -237,10 +237,10 @@ def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, 
         pass
     chunks = conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0]
 
-    delete(conn, acme_1, deletion.ticked(conn, SENT, messages[:5]))
+    delete(conn, acme_1, deletion.ticked(SENT, messages[:5]))
 
     assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == chunks - 1
-    delete(conn, acme_1, deletion.ticked(conn, SENT, messages[13:]))
+    delete(conn, acme_1, deletion.ticked(SENT, messages[13:]))
     found = [each.id for each in search.each(conn, acme_1.id, Wanted(said="parcel"))]
     assert found == messages[6:13:2][::-1]
     # Where the newest chunks went, new ones are built from there on.
@@ -273,14 +273,14 @@ def test_a_long_count_ends_in_time(conn, acme_1, monkeypatch):
 def test_the_audit_log_says_who_deleted_how_many(conn, acme_1):
     messages = sent(conn, acme_1, "one", "two")
 
-    delete(conn, acme_1, deletion.ticked(conn, SENT, messages))
+    delete(conn, acme_1, deletion.ticked(SENT, messages))
 
     (entry,) = [each for each in audit.of_account(conn, acme_1.id) if each.action == "history.delete"]
     assert (entry.actor, entry.address, entry.details["removed"]) == (MARTA.name, MARTA.address, 2)
 
 
 def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
-    scope = deletion.ticked(conn, SENT, sent(conn, acme_1, "one"))
+    scope = deletion.ticked(SENT, sent(conn, acme_1, "one"))
     form = once.new()
     delete(conn, acme_1, scope, form=form)
 
@@ -381,7 +381,7 @@ def deleted(conn, acme_1):
     batch = sent(conn, acme_1, "one", "two", "three")
     (paid_back,) = sent(conn, acme_1, "four", destination="33612345678")
     refunds.refund_message(conn, SHELL, acme_1, paid_back, "a present")
-    delete(conn, acme_1, deletion.ticked(conn, SENT, [batch[0], batch[2], paid_back]))
+    delete(conn, acme_1, deletion.ticked(SENT, [batch[0], batch[2], paid_back]))
     charge = conn.execute("SELECT max(id) FROM movements WHERE kind = 'usage' AND messages = 3").fetchone()[0]
     refund = conn.execute("SELECT max(id) FROM movements WHERE kind = 'refund'").fetchone()[0]
     names = {"batch": batch, "paid_back": paid_back, "charge": charge, "refund": refund}
@@ -425,7 +425,7 @@ def test_a_charge_is_found_however_far_movements_have_run_ahead(conn, acme_1):
     found = removal._charges(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
 
     assert found == {each: each for each in messages[::7]} | {messages[-1] + 1: messages[-1]}
-    delete(conn, acme_1, deletion.ticked(conn, SENT, messages[5:70:3]))
+    delete(conn, acme_1, deletion.ticked(SENT, messages[5:70:3]))
     assert check.problems(conn) == []
 
 
@@ -433,7 +433,7 @@ def test_messages_without_a_charge_stay_named_when_they_go(conn, acme_1):
     messages = sent(conn, acme_1, "one")
     conn.execute("DELETE FROM movements WHERE kind = 'usage'")
 
-    delete(conn, acme_1, deletion.ticked(conn, SENT, messages))
+    delete(conn, acme_1, deletion.ticked(SENT, messages))
 
     assert any("messages that no movement charges: 1, for 1 credits" in each for each in check.problems(conn))
 
@@ -484,7 +484,7 @@ def test_another_accounts_received_message_stays(conn, acme_1, globex_1, replies
     conn.execute("UPDATE received SET ended_at = 1")
     conn.execute("DELETE FROM deliveries")
 
-    found = delete(conn, acme_1, deletion.ticked(conn, deletion.RECEIVED, [each.id for each in replies]))
+    found = delete(conn, acme_1, deletion.ticked(deletion.RECEIVED, [each.id for each in replies]))
 
     assert found.removed == 2
     assert [each.id for each in received.find(conn, globex_1.id).messages] == [replies[2].id]
@@ -601,7 +601,7 @@ def test_what_was_left_of_deleted_messages_goes_with_their_days(conn, acme_1):
     for at in (NOW - 60 * DAY_MS, NOW - 10 * DAY_MS):
         (message,) = sent(conn, acme_1, "one", at=at)
         refunds.refund_message(conn, SHELL, acme_1, message, "a present")
-        delete(conn, acme_1, deletion.ticked(conn, SENT, [message]))
+        delete(conn, acme_1, deletion.ticked(SENT, [message]))
 
     keep(conn, 1, NOW)
 
@@ -729,7 +729,7 @@ class Story:
         texts = list(search.each(self.conn, account.id, wanted))
         if self.rng.random() < 0.5:
             texts = [each for each in texts if self.rng.random() < 0.3]
-            scope = deletion.ticked(self.conn, SENT, [each.id for each in texts])
+            scope = deletion.ticked(SENT, [each.id for each in texts])
         else:
             scope = deletion.all_of(self.conn, account.id, wanted)
         waiting = {row[0] for row in self.conn.execute("SELECT message_id FROM deliveries")}

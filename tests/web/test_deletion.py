@@ -195,7 +195,7 @@ def test_a_viewer_is_refused_and_offered_nothing(
         assert "delete" not in text
         assert 'type="checkbox"' not in text
     assert bob.get(f"{page}/delete?id={sent[0]}").status_code == 403
-    scope = str(deletion.ticked(conn, "sent", sent))
+    scope = str(deletion.ticked("sent", sent))
     assert bob.post(f"{page}/delete", data={"scope": scope}).status_code == 403
     assert left(conn) == sent
 
@@ -206,19 +206,17 @@ def test_another_customers_messages_are_nothing(
     charlie = client(cast.charlie)
     for page in (HISTORY, RECEIVED):
         assert charlie.get(f"{page}/delete?all=1").status_code == 404
-        assert (
-            charlie.post(f"{page}/delete", data={"scope": str(deletion.ticked(conn, "sent", sent))}).status_code == 404
-        )
+        assert charlie.post(f"{page}/delete", data={"scope": str(deletion.ticked("sent", sent))}).status_code == 404
     for kind, mine, ids in (("sent", "history", sent), ("received", "received", replies)):
         own = f"/accounts/smpp-globex-1/{mine}/delete"
         assert "Nothing to delete" in words(charlie.get(f"{own}?id={ids[0]}").text)
-        charlie.post(own, data={"scope": str(deletion.ticked(conn, kind, ids))})
+        charlie.post(own, data={"scope": str(deletion.ticked(kind, ids))})
     assert left(conn) == sent
     assert left(conn, "received") == replies
 
 
 def test_without_the_token_nothing_goes(alice: Browser, conn: db.Connection, sent: list[int]) -> None:
-    scope = str(deletion.ticked(conn, "sent", sent))
+    scope = str(deletion.ticked("sent", sent))
 
     assert alice.post(f"{HISTORY}/delete", data={"scope": scope}, csrf=False).status_code == 400
     assert left(conn) == sent
@@ -276,7 +274,7 @@ def test_an_open_page_is_told_how_far_it_is(alice: Browser, conn: db.Connection,
     seen = re.search(r"seen=([0-9a-f.]+)", page) or re.search(r'name="seen" value="([0-9a-f.]+)"', page)
     assert seen, page
     account = acting.account(conn, "smpp-acme-1")
-    deletion.begin(conn, SHELL, account, deletion.ticked(conn, "sent", sent), total=12)
+    deletion.begin(conn, SHELL, account, deletion.ticked("sent", sent), total=12)
 
     told = alice.get(f"/accounts/smpp-acme-1/live?page=history&seen={seen[1]}&text=parcel", htmx=True).text
 
