@@ -6,12 +6,12 @@ older, whether it has gone yet or not. Balances, the ledger and the statistics s
 """
 
 import sqlite3
-from calendar import monthrange
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 
 from portal.db import DAY_MS, Connection, immediate
 from portal.services import ids, removal, tally
+from portal.services.periods import months_before
 
 _FIRST_DAY = date(1970, 1, 1)
 _AT_ONCE = 2_000
@@ -27,11 +27,7 @@ def months_of(conn: sqlite3.Connection, customer_id: int, usual: int) -> int:
 def first_day(months: int, now: int) -> int:
     """The first day (days since 1970, UTC) of which messages are kept for so many months at a moment (milliseconds)."""
     today = datetime.fromtimestamp(now / 1000, UTC).date()
-    year, month = divmod(today.year * 12 + today.month - 1 - months, 12)
-    if year < _FIRST_DAY.year:
-        return 0
-    begins = date(year, month + 1, min(today.day, monthrange(year, month + 1)[1]))
-    return (begins - _FIRST_DAY).days
+    return max((months_before(today, months) - _FIRST_DAY).days, 0)
 
 
 def remove(conn: Connection, usual: int, now: int) -> Iterator[int]:
