@@ -15,8 +15,9 @@ from typing import Any
 from portal.db import Connection
 from portal.services import history, ids, search_index
 from portal.services.history import PTT, Message, Text
-from portal.services.messages import ENROUTE, PTT_NONE, PTT_PENDING
+from portal.services.messages import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_NONE, PTT_PENDING
 from portal.services.periods import EVER, Period
+from portal.services.tally import MONTH
 
 DELIVERED, UNDERWAY, SCHEDULED, FAILED = "delivered", "pending", "scheduled", "failed"
 STATUSES = (DELIVERED, UNDERWAY, SCHEDULED, FAILED)
@@ -83,6 +84,18 @@ def failures() -> dict[int, str]:
         if code not in (PTT_NONE, PTT_PENDING):
             found.setdefault(words, code)
     return {code: words for words, code in found.items()}
+
+
+def reasons(conn: Connection, account_id: int) -> dict[int, str]:
+    """Those of `failures()` that an account has ever met, as far as the statistics have them."""
+    rows = conn.execute(
+        "SELECT DISTINCT ptt FROM statistics_endings WHERE account_id = :account AND length = :month"
+        " UNION SELECT :stopped FROM statistics WHERE account_id = :account AND length = :month AND stopped > 0"
+        " UNION SELECT :refused FROM statistics WHERE account_id = :account AND length = :month AND refused > 0",
+        {"account": account_id, "month": MONTH, "stopped": PTT_BLACKLISTED, "refused": PTT_NO_CREDIT},
+    )
+    met = {PTT.get(row[0]) for row in rows}
+    return {code: words for code, words in failures().items() if words in met}
 
 
 def find(

@@ -42,13 +42,14 @@ _log = logging.getLogger(__name__)
 RETENTION_RESTS = 4
 """Between two steps of retention, how many times as long as the first of them took."""
 
+_AGAIN_S = 60.0
 _EMPTY_LOG_S = 60.0
 _REFUSALS_S = 60.0
 
 
 @dataclass
 class Job:
-    """Something that is done `every` so many seconds, in steps.
+    """Something that is done `every` so many seconds, in steps; within a minute again where it went wrong.
 
     After a step it rests, `rests` times as long as the step took: pages, and the SMPP server's writer, have that time.
     """
@@ -67,11 +68,10 @@ class Job:
         if not self.at_once:
             time.sleep(self.every)
         while True:
-            self.turn(conn)
-            time.sleep(self.every)
+            time.sleep(self.every if self.turn(conn) else min(self.every, _AGAIN_S))
 
-    def turn(self, conn: Connection) -> None:
-        """Do it once. What goes wrong is in the log, once as long as it is the same."""
+    def turn(self, conn: Connection) -> bool:
+        """Do it once, and say whether that went well. What goes wrong is in the log, once as long as it is the same."""
         try:
             began = time.perf_counter()
             for _ in self.work(conn):
@@ -82,8 +82,9 @@ class Job:
                 # That the database is locked, or its disk full, is no news of this job: no line of its code helps.
                 _log.warning("%s will be tried again: %s", self.name, error, exc_info=not _is_of_the_disk(error))
             self._told = str(error)
-        else:
-            self._told = ""
+            return False
+        self._told = ""
+        return True
 
 
 def _is_of_the_disk(error: Exception) -> bool:

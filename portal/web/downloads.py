@@ -3,14 +3,19 @@
 import csv
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from itertools import islice
 
 from flask import Response, abort, stream_with_context
 
-# A long file takes seconds of a thread: whoever asks for it again and again must not take them all.
-_downloads = threading.BoundedSemaphore(2)
+from portal.web import access
+
+# A long file takes minutes of a thread: files must not take them all, nor one customer's all that files may take.
+_MOST, _MOST_OF_ONE = 4, 2
+_places: Counter[int | None] = Counter()
+_lock = threading.Lock()
 _YOUR_TURN = "your turn"
 _LINES_AT_ONCE = 500
 _FORMULAS = frozenset("=+-@\t\r\n")
@@ -20,8 +25,8 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 
 def send(name: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, mark: bool = False) -> Response:
-    """Answer with a CSV file: semicolons between the columns, whose names stand in the first line; 503 while two others
-    are being read.
+    """Answer with a CSV file: semicolons between the columns, whose names stand in the first line; 503 while the
+    customer has two others, or four are being read in all.
 
     Args:
         name: the file's, as the browser is to save it.
@@ -49,14 +54,19 @@ def _sent(name: str, content_type: str, pieces: Iterator[str]) -> Response:
 
 def _in_turn(lines: Iterator[str]) -> Iterator[str]:
     """The lines after `_YOUR_TURN`, or something else where others are at it; a place is given back at the end."""
-    if not _downloads.acquire(blocking=False):
+    customer = access.user().customer_id
+    with _lock:
+        free = _places.total() < _MOST and _places[customer] < _MOST_OF_ONE
+        _places[customer] += free
+    if not free:
         yield ""
         return
     try:
         yield _YOUR_TURN
         yield from lines
     finally:
-        _downloads.release()
+        with _lock:
+            _places[customer] -= 1
 
 
 def _objects(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:

@@ -124,18 +124,26 @@ def sent(account: Account) -> ResponseReturnValue:
 
 def _filter_form(account: Account, asked: Filter) -> FilterForm:
     form = FilterForm(request.args)
-    failures = [SelectChoice(str(code), _(words)) for code, words in search.failures().items()]
-    failures.sort(key=lambda choice: choice.label)
     common = [SelectChoice(name, _(words)) for name, words in _STATUSES.items()]
-    # The reasons weigh as much as two messages: only who looks for failures chooses among them.
-    reasons = failures if asked.wanted.is_of_failures else []
-    form.status.choices = [SelectChoice("", _("Any")), *common, *reasons]
+    form.status.choices = [SelectChoice("", _("Any")), *common, *_reasons(account, asked.wanted.status)]
     for field in (form.sender, form.recipient, form.status, form.text):
         field.data = asked.said[field.name]
     if not access.may_read():
         del form.text
     form.show(asked.asked)
     return form
+
+
+def _reasons(account: Account, status: str) -> list[SelectChoice]:
+    """Why messages have failed. Each weighs a tenth of a message: only who looks for failures chooses among them, and
+    among those that there have been."""
+    if status != search.FAILED and not status.isdecimal():
+        return []
+    reasons = search.reasons(context.conn(), account.id)
+    if status.isdecimal():
+        reasons[int(status)] = search.failures()[int(status)]
+    choices = [SelectChoice(str(code), _(words)) for code, words in reasons.items()]
+    return sorted(choices, key=lambda choice: choice.label)
 
 
 def _senders(account: Account) -> list[str]:

@@ -273,6 +273,7 @@ def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any])
         f"/accounts/{arguments['name']}/history/delete?all=1",
         f"/accounts/{arguments['name']}/received/delete?all=1&sender=39340",
         f"/accounts/{arguments['name']}/history?period=7d&text=code&status=delivered",
+        f"/accounts/{arguments['name']}/history?status=failed",
         f"/accounts/{arguments['name']}/history?text=nothing&sender=ACME&period=range&from=2026-11-01",
         _NOWHERE,
     ]

@@ -6,12 +6,15 @@ import io
 import json
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from time import gmtime, strftime
 
 import pytest
 
 from portal import db, i18n
-from portal.services import ids, search, search_index
+from portal.services import blacklist, ids, search, search_index
+from portal.services.audit import SHELL
+from portal.web import downloads
 from portal.web import history as web_history
 from tests.support import Cast, Person
 from tests.web import acting
@@ -226,10 +229,21 @@ def test_from_one_day_to_another(alice: Browser, some: list[int]) -> None:
         assert f'value="{day}"' in page
 
 
-def test_the_reasons_are_there_for_who_looks_for_failures(alice: Browser) -> None:
-    assert '<option value="53">' not in alice.get(HISTORY).text
-    assert '<option value="53">' in alice.get(f"{HISTORY}?status=failed").text
+def test_the_reasons_that_there_were_are_there_for_who_looks_for_failures(alice: Browser, conn: db.Connection) -> None:
+    acting.fail(conn, *acting.send(conn, "smpp-acme-1", "lost"), ptt=9)
+    assert '<option value="9">' not in alice.get(HISTORY).text
+    page = alice.get(f"{HISTORY}?status=failed").text
+    assert '<option value="9">' in page
+    assert '<option value="53">' not in page
     assert '<option selected value="53">' in alice.get(f"{HISTORY}?status=53").text
+    blacklist.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "393401234567")
+    acting.send(conn, "smpp-acme-1", "stopped")
+    conn.execute("UPDATE accounts SET balance = 0")
+    conn.execute("DELETE FROM blacklist")
+    acting.send(conn, "smpp-acme-1", "refused")
+    page = alice.get(f"{HISTORY}?status=failed").text
+    for ptt in (9, 10, 53):
+        assert f'<option value="{ptt}">' in page
 
 
 def test_a_date_that_is_none_is_refused(alice: Browser) -> None:
@@ -381,13 +395,21 @@ def test_the_json_lines(alice: Browser, conn: db.Connection) -> None:
     }
 
 
-def test_two_downloads_at_a_time(alice: Browser, client: Client, cast: Cast) -> None:
-    first, second = alice.get(f"{HISTORY}.csv"), client(cast.bob).get(f"{HISTORY}.csv")
-    third = client(cast.alice).get(f"{HISTORY}.csv")
-    assert third.status_code == 503
-    assert "The portal is busy" in third.text
-    second.close()
-    first.close()
+def test_a_customer_has_two_downloads_at_a_time_and_all_have_a_few(
+    client: Client, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = "/accounts/smpp-globex-1/history"
+    monkeypatch.setattr(downloads, "_MOST", 3)
+    with ExitStack() as opened:
+        for person, file in ((cast.alice, HISTORY), (cast.bob, HISTORY), (cast.charlie, theirs)):
+            answer = client(person).get(f"{file}.csv")
+            assert answer.status_code == 200
+            opened.callback(answer.close)
+            if person == cast.bob:
+                third = client(cast.alice).get(f"{HISTORY}.jsonl")
+                assert third.status_code == 503
+                assert "The portal is busy" in third.text
+        assert client(cast.charlie).get(f"{theirs}.csv").status_code == 503
     assert client(cast.alice).get(f"{HISTORY}.csv").status_code == 200
 
 
