@@ -42,7 +42,7 @@ def send_json(name: str, rows: Iterable[Mapping[str, object]]) -> Response:
 
 
 def _sent(name: str, content_type: str, pieces: Iterator[str]) -> Response:
-    lines = _in_turn(pieces)
+    lines = _in_turn(access.user().customer_id, pieces)
     if next(lines) != _YOUR_TURN:
         abort(503)
     return Response(
@@ -52,9 +52,8 @@ def _sent(name: str, content_type: str, pieces: Iterator[str]) -> Response:
     )
 
 
-def _in_turn(lines: Iterator[str]) -> Iterator[str]:
+def _in_turn(customer: int | None, lines: Iterator[str]) -> Iterator[str]:
     """The lines after `_YOUR_TURN`, or something else where others are at it; a place is given back at the end."""
-    customer = access.user().customer_id
     with _lock:
         free = _places.total() < _MOST and _places[customer] < _MOST_OF_ONE
         _places[customer] += free
