@@ -6,7 +6,6 @@ import io
 import json
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
 from time import gmtime, strftime
 
 import pytest
