@@ -68,13 +68,18 @@ def of_sender(sender: str) -> list[str]:
 
 
 def of_number(beginning: str) -> list[str]:
-    """The terms that a chunk with a message to such a number has: none where there are too few digits to tell."""
-    return [f"d{beginning[:length]}" for length in _DIGITS if len(beginning) >= length][:1]
+    """The terms that a chunk with a message to such a number has, those that tell most first: none where there are too
+    few digits to tell."""
+    return [f"d{beginning[:length]}" for length in _DIGITS if len(beginning) >= length]
 
 
 def of_word(beginning: str) -> list[str]:
-    """The terms that a chunk has which holds such a word: none where there are too few letters to tell."""
-    return [f"t{beginning[:length]}" for length in _LETTERS if len(beginning) >= length][:1]
+    """The terms that a chunk has which holds such a word, those that tell most first: none where there are too few
+    letters to tell.
+
+    All of them: the bits of one term alone may be those of words that every chunk has.
+    """
+    return [f"t{beginning[:length]}" for length in _LETTERS if len(beginning) >= length]
 
 
 # --- Bloom filters
