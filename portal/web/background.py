@@ -113,7 +113,7 @@ def start(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) ->
         # Somebody watches: a quarter of a core's time.
         Job("deletion", 1.0, _delete, rests=3),
         Job("retention", 3600.0, partial(_remove_old, config), rests=RETENTION_RESTS),
-        Job("privacy", 5.0, text_removal.run, rests=9),
+        Job("privacy", 5.0, _remove_texts, rests=9),
         Job("log", _EMPTY_LOG_S, _empty_log),
         Job("news", 1.0, partial(_tell, keys, mailer)),
         Job("refusals", _REFUSALS_S, partial(_tell_refusals, keys, mailer)),
@@ -188,6 +188,16 @@ def _delete(conn: Connection) -> Iterator[None]:
 def _remove_old(config: Config, conn: Connection) -> Iterator[int]:
     """Remove messages that are older than they are kept."""
     return retention.remove(conn, config.retention.messages_months, db.now_ms())
+
+
+def _remove_texts(conn: Connection) -> Iterator[None]:
+    """Remove what is stored of texts that aren't kept any more, and what the write-ahead log has of them."""
+    removed = False
+    for _ in text_removal.run(conn):
+        removed = True
+        yield
+    if removed:
+        yield from _empty_log(conn)
 
 
 def _empty_log(conn: Connection) -> Iterator[None]:
