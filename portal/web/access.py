@@ -14,8 +14,9 @@ from flask import Flask, abort, current_app, g, redirect, request, session, url_
 from flask.typing import ResponseReturnValue
 from flask_login import UserMixin, current_user
 
-from portal.services import accounts, privacy, users
+from portal.services import accounts, customers, privacy, users
 from portal.services.accounts import Account
+from portal.services.customers import Customer
 from portal.services.users import User
 from portal.web import context
 
@@ -107,6 +108,14 @@ def own_accounts() -> list[Account]:
         g.own_accounts = accounts.of_customer(context.conn(), customer) if customer is not None else []
     found: list[Account] = g.own_accounts
     return found
+
+
+def customer_or_404(customer_id: int) -> Customer:
+    """The customer that an operator's address names; 404 where there is none."""
+    try:
+        return customers.by_id(context.conn(), customer_id)
+    except customers.NoSuchCustomer:
+        abort(404)
 
 
 def attach(app: Flask) -> None:

@@ -152,14 +152,7 @@ def _holds(wanted: str, *texts: str) -> bool:
 @blueprint.get("/customers/<int:customer_id>")
 @access.operate
 def customer(customer_id: int) -> ResponseReturnValue:
-    return _customer_page(_customer(customer_id))
-
-
-def _customer(customer_id: int) -> Customer:
-    try:
-        return customers.by_id(context.conn(), customer_id)
-    except customers.NoSuchCustomer:
-        abort(404)
+    return _customer_page(access.customer_or_404(customer_id))
 
 
 def _customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
@@ -187,7 +180,7 @@ def _customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
 @blueprint.post("/customers/<int:customer_id>/users")
 @access.operate
 def add_user(customer_id: int) -> ResponseReturnValue:
-    conn, customer = context.conn(), _customer(customer_id)
+    conn, customer = context.conn(), access.customer_or_404(customer_id)
     form = UserForm(prefix="user-")
     try:
         with immediate(conn):
@@ -242,7 +235,7 @@ def _show_link(user: User, token: str) -> ResponseReturnValue:
 @blueprint.post("/customers/<int:customer_id>/accounts")
 @access.operate
 def add_account(customer_id: int) -> ResponseReturnValue:
-    conn, actor, customer = context.conn(), context.actor(), _customer(customer_id)
+    conn, actor, customer = context.conn(), context.actor(), access.customer_or_404(customer_id)
     form = AccountForm(prefix="account-")
     password = ""
     try:

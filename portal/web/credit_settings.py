@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from typing import Any
 
-from flask import Blueprint, abort, url_for
+from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField, TextAreaField
 from wtforms.fields.choices import SelectChoice
@@ -209,7 +209,7 @@ live.register("credit-settings", _ALERT, _RECREDIT)
 @blueprint.get("/admin/customers/<int:customer_id>/credit-line")
 @access.operate
 def ask_line(customer_id: int) -> ResponseReturnValue:
-    customer = _customer(customer_id)
+    customer = access.customer_or_404(customer_id)
     form = LineForm(
         formdata=None,
         data={"credit_line": i18n.credits(customer.credit_line), "min_age": str(customer.recredit_min_age_days)},
@@ -221,7 +221,7 @@ def ask_line(customer_id: int) -> ResponseReturnValue:
 @access.operate
 def change_line(customer_id: int) -> ResponseReturnValue:
     """Set how many credits may be owed, and how old an account must be."""
-    customer, form = _customer(customer_id), LineForm()
+    customer, form = access.customer_or_404(customer_id), LineForm()
     try:
         customers.change(
             context.conn(),
@@ -235,13 +235,6 @@ def change_line(customer_id: int) -> ResponseReturnValue:
         return _line(customer, form, status=422)
     toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
     return htmx.moved(url_for("admin.customer", customer_id=customer.id), toast)
-
-
-def _customer(customer_id: int) -> Customer:
-    try:
-        return customers.by_id(context.conn(), customer_id)
-    except customers.NoSuchCustomer:
-        abort(404)
 
 
 def _line(customer: Customer, form: LineForm, *, status: int = 200) -> ResponseReturnValue:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from flask import Blueprint, abort, url_for
+from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import BooleanField, RadioField
 from wtforms.fields.choices import SelectChoice
 
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import customers, privacy
+from portal.services import privacy
 from portal.services.customers import Customer
 from portal.services.errors import Refused
 from portal.web import access, context, htmx
@@ -36,7 +36,7 @@ class TextsForm(Form):
 @access.operate
 def ask(customer_id: int) -> ResponseReturnValue:
     """What each choice means, before one is made."""
-    customer = _customer(customer_id)
+    customer = access.customer_or_404(customer_id)
     return _dialog(customer, TextsForm(formdata=None, data={"texts": customer.texts}))
 
 
@@ -44,7 +44,7 @@ def ask(customer_id: int) -> ResponseReturnValue:
 @access.operate
 def change(customer_id: int) -> ResponseReturnValue:
     """Set what becomes of the texts; those that are stored are removed by and by, if that was asked for."""
-    customer, form = _customer(customer_id), TextsForm()
+    customer, form = access.customer_or_404(customer_id), TextsForm()
     try:
         privacy.change(
             context.conn(),
@@ -58,13 +58,6 @@ def change(customer_id: int) -> ResponseReturnValue:
         return _dialog(customer, form, status=422)
     toast = Toast(_("The texts of %(name)s: changed.", name=customer.name))
     return htmx.moved(url_for("admin.customer", customer_id=customer.id), toast)
-
-
-def _customer(customer_id: int) -> Customer:
-    try:
-        return customers.by_id(context.conn(), customer_id)
-    except customers.NoSuchCustomer:
-        abort(404)
 
 
 def _dialog(customer: Customer, form: TextsForm, *, status: int = 200) -> ResponseReturnValue:

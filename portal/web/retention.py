@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, abort, url_for
+from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import StringField
 
@@ -26,7 +26,7 @@ class MonthsForm(Form):
 @access.operate
 def ask(customer_id: int) -> ResponseReturnValue:
     """How long it is, and what fewer months mean."""
-    customer = _customer(customer_id)
+    customer = access.customer_or_404(customer_id)
     own = customer.messages_months
     return _dialog(customer, MonthsForm(formdata=None, data={"months": str(own) if own else ""}))
 
@@ -35,7 +35,7 @@ def ask(customer_id: int) -> ResponseReturnValue:
 @access.operate
 def change(customer_id: int) -> ResponseReturnValue:
     """Set it; empty: as the settings say. What is too old by that is removed within the hour."""
-    customer, form = _customer(customer_id), MonthsForm()
+    customer, form = access.customer_or_404(customer_id), MonthsForm()
     try:
         months = customers.parse_months(form.months.data or "")
         customers.change(context.conn(), context.actor(), customer, messages_months=months)
@@ -44,13 +44,6 @@ def change(customer_id: int) -> ResponseReturnValue:
         return _dialog(customer, form, status=422)
     toast = Toast(_("How long messages of %(name)s are kept: changed.", name=customer.name))
     return htmx.moved(url_for("admin.customer", customer_id=customer.id), toast)
-
-
-def _customer(customer_id: int) -> Customer:
-    try:
-        return customers.by_id(context.conn(), customer_id)
-    except customers.NoSuchCustomer:
-        abort(404)
 
 
 def _dialog(customer: Customer, form: MonthsForm, *, status: int = 200) -> ResponseReturnValue:
