@@ -4,11 +4,14 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from portal import gsm0338
 from portal.db import DAY_MS, immediate, now_ms
 from portal.services import (
     accounts,
+    connections,
+    credentials,
     credits,
     deliveries,
     directory,
@@ -21,11 +24,13 @@ from portal.services import (
 )
 from portal.services.accounts import Account
 from portal.services.audit import Actor
+from portal.services.connections import Connection, Ending
 from portal.services.directory import AccountConfig
 from portal.services.messages import Submit
 from portal.services.outcomes import Outcome
 from portal.services.prices import PriceList
 from portal.services.received import FromHandset
+from portal.smsc.status import in_receipt
 
 _DAYS = 28
 _HOUR_MS = 3_600_000
@@ -56,18 +61,19 @@ _SHARES = (955, 14, 12, 13, 6)
 
 @dataclass(frozen=True)
 class _Habit:
-    """How an account sends: messages on a working day, its sender, and its grants (days ago, credits)."""
+    """How an account sends: messages on a working day, its sender, its grants (days ago, credits), and from where."""
 
     account: str
     a_day: int
     source: str
     grants: tuple[tuple[int, int], ...]
+    address: str = ""
 
 
 _HABITS = (
-    _Habit("smpp-demo-1", 170, "ACME", ((_DAYS, 4000), (13, 3000), (2, 1500))),
+    _Habit("smpp-demo-1", 170, "ACME", ((_DAYS, 4000), (13, 3000), (2, 1500)), "198.51.100.4"),
     _Habit("sms-demo-1", 12, "ACME", ((_DAYS, 500),)),
-    _Habit("smpp-globex-1", 30, "GLOBEX", ((_DAYS, 1000),)),
+    _Habit("smpp-globex-1", 30, "GLOBEX", ((_DAYS, 1000),), "192.0.2.25"),
 )
 
 # What handsets answered: days ago, and in how many minutes a client accepted it (None: never, and it was given up).
@@ -93,13 +99,47 @@ def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
     configs = {each.name: each for each in directory.load(conn)}
     now = now_ms()
     price_list = prices.load(conn, now).of_list(price_lists.DEFAULT_LIST)
+    own_ids = count((now - _DAYS * DAY_MS) << 8)
     with immediate(conn):
+        sessions = _connect(conn, now)
         for at, habit, amount in sorted(_happenings(chance, now), key=lambda each: each[0]):
             if amount:
                 account = accounts.by_name(conn, habit.account)
                 credits.grant(conn, operator, account, amount * credits.THOUSANDTHS, now=at)
             else:
-                _send(conn, chance, configs[habit.account], habit.source, price_list, at)
+                session_id = sessions.get((habit.account, at // DAY_MS))
+                submits = [
+                    _submit(chance, configs[habit.account], habit.source, price_list, session_id)
+                    for _ in range(chance.randint(1, 7))
+                ]
+                _send(conn, chance, submits, own_ids, at)
+
+
+def _connect(conn: sqlite3.Connection, now: int) -> dict[tuple[str, int], int]:
+    """Let clients have been connected, each day (since 1970) for a day; returns the ids of their sessions."""
+    found = {}
+    days = range((now // DAY_MS) - _DAYS, now // DAY_MS + 1)
+    for habit in _HABITS:
+        if habit.address:
+            account = accounts.by_name(conn, habit.account)
+            password = credentials.info(conn, account.id)
+            for day in days:
+                session_id = connections.latest_id(conn) + 1
+                begin, end = day * DAY_MS, min((day + 1) * DAY_MS, now)
+                opened = Connection(
+                    session_id,
+                    account.id,
+                    habit.address,
+                    "transceiver",
+                    "TLSv1.3",
+                    password.id if password else 0,
+                    begin,
+                    end,
+                )
+                connections.opened(conn, [opened])
+                connections.closed(conn, [Ending(session_id, end, kept=True)])
+                found[habit.account, day] = session_id
+    return found
 
 
 def make_up_answers(conn: sqlite3.Connection, account: Account, number: str) -> None:
@@ -130,27 +170,24 @@ def _happenings(chance: random.Random, now: int) -> Iterator[tuple[int, _Habit, 
 
 
 def _send(
-    conn: sqlite3.Connection,
-    chance: random.Random,
-    account: AccountConfig,
-    source: str,
-    price_list: PriceList,
-    at: int,
+    conn: sqlite3.Connection, chance: random.Random, submits: list[Submit], own_ids: Iterator[int], at: int
 ) -> None:
-    submits = [_submit(chance, account, source, price_list) for _ in range(chance.randint(1, 7))]
     ended = []
     for message_id in intake.store(conn, submits, now=at).ids:
         if message_id is not None:
             state, ptt = chance.choices(_FATES, _SHARES)[0]
-            ended.append(Outcome(message_id, state, ptt, at + chance.randint(1_500, 20_000)))
+            done_at = at + chance.randint(1_500, 20_000)
+            ended.append(Outcome(message_id, state, ptt, done_at, f"{next(own_ids):x}", in_receipt(state, ptt)))
     outcomes.finish(conn, ended)
 
 
-def _submit(chance: random.Random, account: AccountConfig, source: str, price_list: PriceList) -> Submit:
+def _submit(
+    chance: random.Random, account: AccountConfig, source: str, price_list: PriceList, session_id: int | None
+) -> Submit:
     text = chance.choice(_TEXTS).format(n=chance.randrange(10**5, 10**6))
     encoding = gsm0338.choose(text)
     prefix = chance.choice(_DESTINATIONS)
-    return messages.prepare(
+    submit = messages.prepare(
         account,
         price_list,
         source=source,
@@ -162,3 +199,5 @@ def _submit(chance: random.Random, account: AccountConfig, source: str, price_li
         registered_delivery=0,
         body=gsm0338.to_body(text, encoding),
     )
+    submit.session_id = session_id
+    return submit

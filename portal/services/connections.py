@@ -1,5 +1,6 @@
 """Who is connected, and who was refused: what the SMPP server writes for the pages to show."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ REASONS = {
     CLASSIC: N_("This is a classic account, which has no SMPP login."),
     TOO_MANY_BINDS: N_("As many sessions as the account may have were open already."),
     THROTTLED: N_("Too many attempts had failed within a minute; the next ones were not looked at."),
+}
+BIND_TYPES = {
+    "transceiver": N_("Transceiver"),
+    "transmitter": N_("Transmitter"),
+    "receiver": N_("Receiver"),
 }
 _MOST_KEPT = 100
 SHOWN_MS = 7 * DAY_MS
@@ -94,6 +100,27 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a session at this moment (milliseconds). `kept`: messages in the history may be of it."""
+
+    id: int
+    at: int
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The session that messages came from; `ended_at` is None as long as it is open."""
+
+    id: int
+    address: str
+    bind_type: str
+    tls: str
+    bound_at: int
+    ended_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class RefusedBind:
     """`password_id`: with REPLACED_PASSWORD, which one it was."""
 
@@ -122,8 +149,17 @@ class Refusals:
 # --- written by the SMPP server
 
 
-def opened(conn: sqlite3.Connection, rows: Iterable[Connection]) -> None:
+def latest_id(conn: sqlite3.Connection) -> int:
+    """The highest id that a session has had. Messages, pages and requests to end it remember it: it comes once."""
+    (value,) = conn.execute("SELECT value FROM counters WHERE name = 'session_id'").fetchone()
+    return int(value)
+
+
+def opened(conn: sqlite3.Connection, rows: Collection[Connection]) -> None:
     with immediate(conn):
+        conn.execute(
+            "UPDATE counters SET value = ?1 WHERE name = 'session_id' AND value < ?1", (max(each.id for each in rows),)
+        )
         conn.executemany(
             "INSERT INTO connections (id, account_id, address, bind_type, tls, password_id, bound_at, seen_at,"
             " submitted, delivered, window) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -154,14 +190,25 @@ def progressed(conn: sqlite3.Connection, rows: Iterable[Progress]) -> None:
         )
 
 
-def closed(conn: sqlite3.Connection, ids: Iterable[int]) -> None:
+_KEEP = (
+    "INSERT INTO ended_sessions (id, account_id, address, bind_type, tls, bound_at, ended_at)"
+    " SELECT id, account_id, address, bind_type, tls, bound_at, {ended_at} FROM connections WHERE"
+)
+
+
+def closed(conn: sqlite3.Connection, endings: Collection[Ending]) -> None:
     with immediate(conn):
-        conn.executemany("DELETE FROM connections WHERE id = ?", [(each,) for each in ids])
+        conn.executemany(
+            f"{_KEEP.format(ended_at='?2')} id = ?1", [(each.id, each.at) for each in endings if each.kept]
+        )
+        conn.executemany("DELETE FROM connections WHERE id = ?", [(each.id,) for each in endings])
 
 
 def all_closed(conn: sqlite3.Connection) -> None:
-    """Forget every session: none outlives the process that holds it."""
-    conn.execute("DELETE FROM connections")
+    """End every session: none outlives the process that holds it. Each that could send may have done so."""
+    with immediate(conn):
+        conn.execute(f"{_KEEP.format(ended_at='seen_at')} bind_type <> 'receiver'")
+        conn.execute("DELETE FROM connections")
 
 
 def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
@@ -254,6 +301,18 @@ def by_id(conn: sqlite3.Connection, account_id: int, session_id: int) -> Connect
 def _connection(row: sqlite3.Row) -> Connection:
     values = dict(row)
     return Connection(**values | {"rates": tuple(float(each) for each in values["rates"].split())})
+
+
+def origins(conn: sqlite3.Connection, account_id: int, session_ids: Collection[int]) -> dict[int, Origin]:
+    """Those of an account's sessions with these ids that are open, or kept, by id."""
+    rows = conn.execute(
+        "SELECT id, address, bind_type, tls, bound_at, NULL FROM connections"
+        " WHERE account_id = :account AND id IN (SELECT value FROM json_each(:ids))"
+        " UNION ALL SELECT id, address, bind_type, tls, bound_at, ended_at FROM ended_sessions"
+        " WHERE account_id = :account AND id IN (SELECT value FROM json_each(:ids))",
+        {"account": account_id, "ids": json.dumps(sorted(session_ids))},
+    )
+    return {row[0]: Origin(*row) for row in rows}
 
 
 def refusals(conn: sqlite3.Connection, account_id: int) -> list[Refusals]:

@@ -305,9 +305,13 @@ def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What else is known of a message, as its client has sent it (SMPP 3.4, 5.2): type and plan of its source address,
-    whether it wanted a receipt (registered_delivery), its user_message_reference, its user data header, and until when
-    it was to be tried (milliseconds; None: as long as is usual)."""
+    """What else is known of a message.
+
+    As its client has sent it (SMPP 3.4, 5.2): type and plan of its source address, whether it wanted a receipt
+    (registered_delivery), its user_message_reference, its user data header, until when it was to be tried
+    (milliseconds; None: as long as is usual), and the session that it came from. As its upstream knows it: its id, and
+    its status in the upstream's own words.
+    """
 
     source_ton: int
     source_npi: int
@@ -315,15 +319,19 @@ class Details:
     reference: int | None
     udh: bytes | None
     expires_at: int | None
+    session_id: int | None
+    upstream_id: str | None
+    upstream_status: str | None
 
 
-def details(conn: sqlite3.Connection, message: Message) -> Details:
-    """What is shown of one message only."""
-    row = conn.execute(
-        "SELECT source_ton, source_npi, registered_delivery, reference, udh, expires_at FROM messages WHERE id = ?",
-        (message.id,),
-    ).fetchone()
-    return Details(*row)
+def details(conn: sqlite3.Connection, text: Text) -> dict[int, Details]:
+    """What is shown of one text only: of each of its messages, by its id."""
+    rows = conn.execute(
+        "SELECT id, source_ton, source_npi, registered_delivery, reference, udh, expires_at, session_id, upstream_id,"
+        " upstream_status FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps([each.id for each in text.messages]),),
+    )
+    return {message_id: Details(*fields) for message_id, *fields in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from portal.services.messages import (
 
 _USUAL = (
     "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"
-    " parts, price, state, ptt"
+    " parts, price, state, ptt, session_id"
 )
 _STATE = _USUAL.split(", ").index("state")
 _INSERT = Inserts(
@@ -223,6 +223,7 @@ def _usual_row(message_id: int, submit: Submit, price: int, state: int, ptt: int
         price,
         state,
         ptt,
+        submit.session_id,
     )
 
 

@@ -68,7 +68,8 @@ class Submit:
 
     `data_coding` is the one it goes on in: GSM, UCS2 or BINARY. `body` is what it carries where `text` can't say it:
     binary, and UCS-2 that begins or ends within a character. `subunit` is dest_addr_subunit (5.3.2.1: 1 shows it at
-    once). `scheduled_at` and `expires_at` are milliseconds, None: now, and VALIDITY_MS.
+    once). `scheduled_at` and `expires_at` are milliseconds, None: now, and VALIDITY_MS. `session_id`: which
+    session it came from, if from any.
     """
 
     account_id: int
@@ -89,6 +90,7 @@ class Submit:
     segment: Segment | None = None
     scheduled_at: int | None = None
     expires_at: int | None = None
+    session_id: int | None = None
 
 
 @dataclass(slots=True)

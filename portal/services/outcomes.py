@@ -30,12 +30,18 @@ _MOST_AT_ONCE = 1_000
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a message: its final message_state, its ptt code, and when (milliseconds)."""
+    """What became of a message: its final message_state, its ptt code, and when (milliseconds).
+
+    With what the upstream said, where it has sent it: the id by which it knows the message, and its status in its own
+    words.
+    """
 
     message_id: int
     state: int
     ptt: int
     at: int
+    upstream_id: str | None = None
+    upstream_status: str | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +95,7 @@ def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Receip
     """
     receipts = []
     first = {each.message_id: each for each in reversed(outcomes)}
-    ended: dict[tuple[int, int, int, bool], list[int]] = defaultdict(list)
+    ended: dict[tuple[int, int, int, str | None, bool], dict[int, str | None]] = defaultdict(dict)
     counts: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
     with immediate(conn):
         (ending,) = conn.execute(_ENDING, (json.dumps([*reversed(first)]),)).fetchone()
@@ -99,17 +105,18 @@ def finish(conn: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Receip
             each = first[message_id]
             told = deliveries.wants_receipt(registered_delivery, each.state)
             # A receipt quotes the text.
-            ended[each.state, each.ptt, each.at, told or account_id not in not_kept].append(message_id)
+            alike = each.state, each.ptt, each.at, each.upstream_status, told or account_id not in not_kept
+            ended[alike][message_id] = each.upstream_id
             day = ids.time_of(message_id) // DAY_MS
             counts[account_id, day]["delivered" if each.state == DELIVERED else "failed"] += 1
             if told:
                 receipts.append(Receipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.at)))
-        for (*result, kept), message_ids in ended.items():
+        for (*result, kept), upstream_ids in ended.items():
             also = "" if kept else f", {privacy.BLANK}"
             conn.execute(
-                f"UPDATE messages SET state = ?, ptt = ?, done_at = ?, due_at = NULL{also}"
-                " WHERE id IN (SELECT value FROM json_each(?))",
-                (*result, json.dumps(message_ids)),
+                "UPDATE messages SET state = ?, ptt = ?, done_at = ?, upstream_status = ?, upstream_id = ended.value,"
+                f" due_at = NULL{also} FROM json_each(?) AS ended WHERE messages.id = CAST(ended.key AS INTEGER)",
+                (*result, json.dumps(upstream_ids)),
             )
         totals.add(conn, counts)
         if counts:

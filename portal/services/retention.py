@@ -15,7 +15,7 @@ from portal.services.periods import months_before
 
 _FIRST_DAY = date(1970, 1, 1)
 _AT_ONCE = 2_000
-_SUMS_AT_ONCE = 500
+_ROWS_AT_ONCE = 500
 
 
 def months_of(conn: sqlite3.Connection, customer_id: int, usual: int) -> int:
@@ -55,7 +55,7 @@ def remove(conn: Connection, usual: int, now: int) -> Iterator[int]:
         end = ids.first_id_at(day * DAY_MS)
         yield from _remove_sent(conn, account_id, end)
         yield from _remove_received(conn, account_id, end)
-        yield from _forget_sums(conn, account_id, day, end)
+        yield from _forget_rest(conn, account_id, day, end)
 
 
 def _all_months(conn: sqlite3.Connection, usual: int) -> list[int]:
@@ -100,23 +100,25 @@ def _remove_received(conn: Connection, account_id: int, end: int) -> Iterator[in
         yield removal.take_received(conn, account_id, [row[0] for row in rows])
 
 
-# Of what was left of messages that customers have deleted themselves: table, key, what goes.
-_SUMS = (
+# What was left of messages that customers have deleted themselves, and the sessions that messages came from: table,
+# key, what goes.
+_LEFT = (
     ("deleted_days", "account_id, day, country, source", "day < :day"),
     ("deleted_charges", "account_id, charged_from", "charged_from < :end AND last_id < :end"),
     ("deleted_refunds", "message_id", "message_id < :end"),
+    ("ended_sessions", "id", "ended_at < :end_ms"),
 )
 
 
-def _forget_sums(conn: Connection, account_id: int, day: int, end: int) -> Iterator[int]:
-    """Forget what would prove something about days that are not kept."""
-    for table, key, condition in _SUMS:
+def _forget_rest(conn: Connection, account_id: int, day: int, end: int) -> Iterator[int]:
+    """Forget what would prove something about days that are not kept, and who was connected then."""
+    for table, key, condition in _LEFT:
         gone = 1
         while gone:
             with immediate(conn):
                 gone = conn.execute(
                     f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"
-                    f" WHERE account_id = :account AND {condition} LIMIT {_SUMS_AT_ONCE})",
-                    {"account": account_id, "day": day, "end": end},
+                    f" WHERE account_id = :account AND {condition} LIMIT {_ROWS_AT_ONCE})",
+                    {"account": account_id, "day": day, "end": end, "end_ms": day * DAY_MS},
                 ).rowcount
             yield 0

@@ -24,7 +24,7 @@ _CHUNKS_AT_ONCE = 4
 # With eight bits for each, three of them set, one chunk in thirty says "perhaps" for nothing.
 _BITS_A_TERM, _LEAST_BITS = 8, 64
 # Longer beginnings tell more, but a message has its own: these double the chance from one to the next, or more.
-_DIGITS, _LETTERS = (11, 9, 7, 6, 5, 4, 3), (8, 5, 3)
+_DIGITS, _LETTERS = (11, 9, 7, 6, 5, 4, 3), (8, 5, 4, 3)
 _WORD = re.compile(r"\w+")
 
 

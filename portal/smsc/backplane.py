@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from portal.services.connections import Connection, Progress, RefusedBind
+from portal.services.connections import Connection, Ending, Progress, RefusedBind
 from portal.services.deliveries import Deliverable
 from portal.services.directory import AccountConfig
 from portal.services.messages import Submit, ToSend
@@ -160,14 +160,17 @@ class Backplane(Protocol):
     def give_back(self, deliverable: Deliverable) -> None:
         """Nobody answered for it: offer it again now."""
 
+    def next_session_id(self) -> int:
+        """Return an id for a session: it grows, and no session has had it before."""
+
     def session_opened(self, session: Connection) -> None:
         """Show a session."""
 
     def session_progressed(self, progress: Progress) -> None:
         """Show the counters of a session."""
 
-    def session_closed(self, session_id: int) -> None:
-        """Stop showing a session."""
+    def session_closed(self, ending: Ending) -> None:
+        """Stop showing a session, but keep it where messages are of it."""
 
     def bind_refused(self, refused: RefusedBind) -> None:
         """Show an account's users who was refused, and why."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Mapping
 from typing import Protocol
 
 from portal import gsm0338
@@ -16,7 +15,7 @@ from portal.services.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS, Delivera
 from portal.smsc import times
 from portal.smsc.backplane import Backplane
 from portal.smsc.pdu import DeliverSm
-from portal.smsc.status import Status, Tag
+from portal.smsc.status import Status, Tag, in_receipt
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +36,6 @@ _GSM_NETWORK = 3
 # 5.2.5 and 5.2.6.
 _INTERNATIONAL, _NETWORK_SPECIFIC, _E164 = 1, 3, 1
 _SHORT_CODE_DIGITS = 8
-
-# Appendix B, "Message state"; the keys are those of message_state (5.2.28).
-_STAT: Mapping[int, str] = {
-    messages.ENROUTE: "ENROUTE",
-    messages.DELIVERED: "DELIVRD",
-    messages.EXPIRED: "EXPIRED",
-    messages.DELETED: "DELETED",
-    messages.UNDELIVERABLE: "UNDELIV",
-    messages.ACCEPTED: "ACCEPTD",
-    messages.UNKNOWN: "UNKNOWN",
-    messages.REJECTED: "REJECTD",
-}
 
 
 class Receiver(Protocol):
@@ -219,7 +206,7 @@ def receipt_text(receipt: Receipt) -> str:
     return (
         f"id:{receipt.message_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"
         f" submit date:{times.receipt_time(receipt.submitted_at)} done date:{times.receipt_time(receipt.done_at)}"
-        f" stat:{_STAT[receipt.state]} err:{receipt.ptt:03d} text:{text}"
+        f" {in_receipt(receipt.state, receipt.ptt)} text:{text}"
     )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from itertools import count
 from typing import TYPE_CHECKING
 
 from portal.db import DAY_MS, now_ms
-from portal.services.connections import RATE_MS, RATES_KEPT, Connection, Progress
+from portal.services.connections import RATE_MS, RATES_KEPT, Connection, Ending, Progress
 from portal.services.directory import AccountConfig
 from portal.smsc.backplane import Backplane
 from portal.smsc.delivery import Delivery
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from portal.smsc.session import Session
 
 _PROGRESS_SECONDS = RATE_MS / 1000
-# A session's id grows with time, as those of messages do: pages and requests to end it remember it, and it must not
-# come back as another one's, after a restart either.
-_ID_SHIFT = 20
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
 _LONGEST_TIMER_MS = DAY_MS
 
@@ -30,7 +26,6 @@ class Roster:
     def __init__(self, backplane: Backplane, loop: asyncio.AbstractEventLoop) -> None:
         self._backplane = backplane
         self._loop = loop
-        self._ids = count(now_ms() << _ID_SHIFT)
         self._sessions: dict[int, set[Session]] = defaultdict(set)
         self._deliveries: dict[int, Delivery] = {}
         self._expiries: dict[int, asyncio.TimerHandle] = {}
@@ -41,7 +36,7 @@ class Roster:
 
     def join(self, session: Session, account: AccountConfig) -> Delivery:
         """Take in a session that has just been bound; returns where its receipts come from."""
-        session.id = next(self._ids)
+        session.id = self._backplane.next_session_id()
         self._sessions[account.id].add(session)
         self._meters[session.id] = _Meter(session)
         self._backplane.session_opened(_row(session, account))
@@ -56,7 +51,7 @@ class Roster:
         sessions = self._sessions[account_id]
         sessions.discard(session)
         del self._meters[session.id]
-        self._backplane.session_closed(session.id)
+        self._backplane.session_closed(Ending(session.id, now_ms(), session.has_submitted))
         if not sessions:
             del self._sessions[account_id]
             self._deliveries.pop(account_id, None)

@@ -82,7 +82,7 @@ class Session(Wire):
     __slots__ = (
         "_account", "_before_bind", "_bucket", "_delivering", "_delivery", "_enquired_at", "_in_flight",
         "_knows_tlvs", "_last_words", "_malformed", "_pace", "_receiving", "_searches", "_sends", "_sequence", "_state",
-        "_surroundings", "_watch_timer", "admission", "delivered", "id", "submitted",
+        "_surroundings", "_watch_timer", "admission", "delivered", "has_submitted", "id", "submitted",
     )  # fmt: skip
 
     def __init__(self, visit: Visit, surroundings: Surroundings) -> None:
@@ -90,6 +90,7 @@ class Session(Wire):
         self.id = 0
         self.admission: Admission | None = None
         self.submitted = 0
+        self.has_submitted = False
         self.delivered = 0
         self._surroundings = surroundings
         self._state = State.OPEN
@@ -234,7 +235,14 @@ class Session(Wire):
         self._set_deadline(limits.session_hours * 3600, self.unbind, "it is time for a new session")
         self._watch_timer = loop.call_later(limits.enquire_link_seconds, self._watch)
         self._delivery = self._surroundings.roster.join(self, account)
-        log.info("%s bound as %s from %s %s", account.name, admission.kind, self.address, self.tls or "unsecured")
+        log.info(
+            "%s bound as %s from %s %s, session %d",
+            account.name,
+            admission.kind,
+            self.address,
+            self.tls or "unsecured",
+            self.id,
+        )
 
     def account_changed(self, account: AccountConfig) -> None:
         """Go on by the account as it is now, or, where it has no place for this session any more, unbind."""
@@ -329,6 +337,8 @@ class Session(Wire):
         except submission.NotTaken as not_taken:
             self._write(pdu.response(message.COMMAND, message.sequence, not_taken.status))
             return
+        submit.session_id = self.id
+        self.has_submitted = True
         self._in_flight += 1
         backplane.accept(submit, partial(self._stored, message.COMMAND, message.sequence))
 

@@ -1,4 +1,5 @@
-"""The upstream that is built in: it sends nothing and makes up what came of it.
+"""The upstream that is built in: it sends nothing and makes up what came of it, with an id and a status as a real one's
+receipts have them.
 
 What becomes of a message is chosen by the last three digits of its destination:
 
@@ -24,21 +25,32 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 
 from portal.db import now_ms
 from portal.services.messages import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN, ToSend
 from portal.services.outcomes import Outcome
 from portal.services.received import FromHandset
+from portal.smsc.status import in_receipt
 from portal.smsc.upstream import Receive, Report
 
+# Ids of its own begin with the time, so that none comes again after a restart.
+_ID_SHIFT = 8
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Fate:
     """What becomes of a message (message_state, ptt), and after how many seconds."""
 
     delay: float
     state: int
     ptt: int
+
+    @cached_property
+    def status(self) -> str:
+        """The same as a receipt says it."""
+        return in_receipt(self.state, self.ptt)
 
 
 _USUAL = Fate(0.2, DELIVERED, 0)
@@ -66,6 +78,7 @@ class Simulator:
         self._receive = receive
         self._loop = loop
         self._closed = False
+        self._ids = count(now_ms() << _ID_SHIFT)
         # Those that stay on their way for long enough to be called back.
         self._slow: set[int] = set()
 
@@ -100,4 +113,9 @@ class Simulator:
         now = now_ms()
         ended = [(message_id, fate) for message_id, fate in ending if fate is _USUAL or message_id in self._slow]
         self._slow.difference_update([message_id for message_id, _ in ended])
-        self._report([Outcome(message_id, fate.state, fate.ptt, now) for message_id, fate in ended])
+        self._report(
+            [
+                Outcome(message_id, fate.state, fate.ptt, now, f"{own_id:x}", fate.status)
+                for (message_id, fate), own_id in zip(ended, self._ids, strict=False)
+            ]
+        )

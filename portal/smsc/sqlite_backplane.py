@@ -17,7 +17,7 @@ from portal import db
 from portal.crypto import Keys
 from portal.db import now_ms
 from portal.services import connections, deliveries, directory, intake, outcomes, prices, received
-from portal.services.connections import Connection, Progress, RefusedBind
+from portal.services.connections import Connection, Ending, Progress, RefusedBind
 from portal.services.deliveries import Deliverable, Deliveries, Receipt
 from portal.services.directory import AccountConfig
 from portal.services.intake import Stored
@@ -68,6 +68,7 @@ class SqliteBackplane:
         self._stored_callbacks: list[Callable[[Sequence[ToSend]], None]] = []
         self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
         self._simulated_callbacks: list[Callable[[Sequence[FromHandset]], None]] = []
+        self._latest_session = 0
         self._simulated_up_to = 0
         self._more_simulated = False
         self._due_asked = False
@@ -78,6 +79,7 @@ class SqliteBackplane:
 
     def load(self) -> None:
         """Read the directory. Raises sqlite3.Error where the database can't be read."""
+        self._latest_session = connections.latest_id(self._reader)
         self._refresh()
 
     def start(self) -> None:
@@ -309,14 +311,18 @@ class SqliteBackplane:
 
     # --- what pages show
 
+    def next_session_id(self) -> int:
+        self._latest_session += 1
+        return self._latest_session
+
     def session_opened(self, session: Connection) -> None:
         self._writer.put(Kind.OPENED, session)
 
     def session_progressed(self, progress: Progress) -> None:
         self._writer.put(Kind.PROGRESS, progress)
 
-    def session_closed(self, session_id: int) -> None:
-        self._writer.put(Kind.CLOSED, session_id)
+    def session_closed(self, ending: Ending) -> None:
+        self._writer.put(Kind.CLOSED, ending)
 
     def bind_refused(self, refused: RefusedBind) -> None:
         self._writer.put(Kind.REFUSED, refused)

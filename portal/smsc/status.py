@@ -1,6 +1,9 @@
-"""Command ids, status codes and tags under the names that SMPP 3.4 Issue 1.2 gives them."""
+"""Command ids, status codes, tags and message states under the names that SMPP 3.4 Issue 1.2 gives them."""
 
+from collections.abc import Mapping
 from enum import IntEnum
+
+from portal.services import messages
 
 RESPONSE = 0x80000000
 """The bit that makes a request's command id that of its response (5.1.2.1)."""
@@ -93,3 +96,21 @@ class Tag(IntEnum):
     MESSAGE_STATE = 0x0427
     OUTGOING_ID = 0x1401
     INCOMING_ID = 0x1402
+
+
+# Appendix B, "Message state"; the keys are those of message_state (5.2.28).
+_STAT: Mapping[int, str] = {
+    messages.ENROUTE: "ENROUTE",
+    messages.DELIVERED: "DELIVRD",
+    messages.EXPIRED: "EXPIRED",
+    messages.DELETED: "DELETED",
+    messages.UNDELIVERABLE: "UNDELIV",
+    messages.ACCEPTED: "ACCEPTD",
+    messages.UNKNOWN: "UNKNOWN",
+    messages.REJECTED: "REJECTD",
+}
+
+
+def in_receipt(state: int, ptt: int) -> str:
+    """What became of a message as the text of its receipt says it (appendix B)."""
+    return f"stat:{_STAT[state]} err:{ptt:03d}"

@@ -12,8 +12,9 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import countries, credits, history, ids, messages, search, senders
+from portal.services import connections, countries, credits, history, ids, messages, search, senders
 from portal.services.accounts import BINARY, Account
+from portal.services.connections import Origin
 from portal.services.history import PTT, Details, Message, Text
 from portal.services.live import Pulse
 from portal.services.periods import ALL
@@ -161,13 +162,17 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
     refunds = history.refunds(context.conn(), text)
     refunded = sum(each.amount for each in refunds)
     to_refund = access.user().is_operator and text.done_at is not None and refunded < text.price
+    details = _details(text)
     return htmx.dialog(
         "history/_message.html",
         account,
         title=_("Message"),
         tab="history",
         text=text,
-        details=_details(text.first),
+        details=details[text.first.id],
+        known=details,
+        origins=_origins(account, details),
+        bind_types=connections.BIND_TYPES,
         handed_on=_handed_on(text),
         encoding=_(_ENCODINGS.get(text.first.data_coding, str(text.first.data_coding))),
         refunds=refunds,
@@ -179,17 +184,26 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
     )
 
 
-def _details(message: Message) -> Details:
-    found = history.details(context.conn(), message)
+def _details(text: Text) -> dict[int, Details]:
+    found = history.details(context.conn(), text)
+    if access.may_read():
+        return found
     # A header may carry what is meant for people.
-    return found if access.may_read() else replace(found, udh=None)
+    return {message_id: replace(each, udh=None) for message_id, each in found.items()}
+
+
+def _origins(account: Account, details: dict[int, Details]) -> dict[int, Origin | None]:
+    """The sessions that messages came from, by id; None where one is not kept any more."""
+    session_ids = sorted({each.session_id for each in details.values() if each.session_id is not None})
+    kept = connections.origins(context.conn(), account.id, session_ids)
+    return {each: kept.get(each) for each in session_ids}
 
 
 def _handed_on(text: Text) -> str:
-    """When a text went on to the upstream, as far as that is known."""
+    """When a text went on to the upstream; empty: never."""
     early = text.scheduled_at is not None and text.done_at is not None and text.done_at < text.scheduled_at
     if early or all(each.ptt in (messages.PTT_NO_CREDIT, messages.PTT_BLACKLISTED) for each in text.messages):
-        return _("Never")
+        return ""
     if text.waits:
         return _("Not yet")
     return _("At its date") if text.scheduled_at is not None else _("At once")

@@ -7,7 +7,6 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal import db, i18n
-from portal.i18n import N_
 from portal.i18n import gettext as _
 from portal.services import allowed_ips, connections, credentials, refusal_mails
 from portal.services.accounts import Account
@@ -21,11 +20,6 @@ from portal.web.live import Part
 
 blueprint = Blueprint("sessions", __name__)
 
-_BIND_TYPES = {
-    "transceiver": N_("Transceiver"),
-    "transmitter": N_("Transmitter"),
-    "receiver": N_("Receiver"),
-}
 # An account without limits may have thousands, and the page is drawn every two seconds.
 _MOST_SESSIONS, _MOST_ATTEMPTS = 50, 25
 _NOW_MS, _MINUTE_MS = 10_000, 60_000
@@ -185,7 +179,7 @@ def _open(account: Account, pulse: Pulse) -> dict[str, Any]:
 def _row(session: Connection, password: PasswordInfo | None) -> Row:
     return Row(
         session,
-        _(_BIND_TYPES[session.bind_type]),
+        _(connections.BIND_TYPES[session.bind_type]),
         graph(session.rates),
         _active(session),
         old=password is not None and session.password_id != password.id,

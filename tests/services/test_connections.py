@@ -5,7 +5,7 @@ import pytest
 from portal.db import DAY_MS, now_ms
 from portal.services import audit, connections, credentials, directory
 from portal.services.audit import SHELL, Actor
-from portal.services.connections import NOT_AUTHORISED, Connection, Progress, RefusedBind
+from portal.services.connections import NOT_AUTHORISED, Connection, Ending, Origin, Progress, RefusedBind
 
 
 @pytest.fixture
@@ -22,14 +22,47 @@ def test_open_sessions_are_seen_while_they_are_open(conn, acme_1, acme_2, sessio
     (seen,) = connections.of_account(conn, acme_1.id)
     assert (seen.seen_at, seen.submitted, seen.delivered, seen.window) == (session.seen_at + 5, 10, 7, 3)
     assert seen.rates == (0.5, 0.0, 12.0)
-    connections.closed(conn, [1])
+    connections.closed(conn, [ended(session)])
     assert connections.of_account(conn, acme_1.id) == []
+
+
+def ended(session, *, kept=False):
+    return Ending(session.id, session.bound_at + 1_000, kept)
 
 
 def test_none_outlives_the_server(conn, acme_1, session):
     connections.opened(conn, [session])
     connections.all_closed(conn)
     assert connections.of_account(conn, acme_1.id) == []
+
+
+def test_where_messages_came_from_is_known_after_the_end_of_the_session(conn, acme_1, acme_2, session):
+    silent, other = replace(session, id=2), replace(session, id=3, account_id=acme_2.id)
+    connections.opened(conn, [session, silent, other])
+    origin = Origin(1, "127.0.0.1", "transceiver", "TLSv1.3", session.bound_at, None)
+    assert connections.origins(conn, acme_1.id, [1, 3, 4]) == {1: origin}
+    connections.closed(conn, [ended(session, kept=True), ended(silent), ended(other, kept=True)])
+    origin = replace(origin, ended_at=session.bound_at + 1_000)
+    assert connections.origins(conn, acme_1.id, [1, 2, 3]) == {1: origin}
+    assert connections.origins(conn, acme_2.id, [1, 2, 3]).keys() == {3}
+
+
+def test_after_a_server_that_was_killed_each_session_that_could_send_is_kept(conn, acme_1, session):
+    connections.opened(conn, [session, replace(session, id=2, bind_type="receiver")])
+    connections.progressed(conn, [Progress(1, session.seen_at + 5, 1, 1, 0)])
+    connections.all_closed(conn)
+    (origin,) = connections.origins(conn, acme_1.id, [1, 2]).values()
+    assert (origin.id, origin.ended_at) == (1, session.seen_at + 5)
+
+
+def test_an_id_is_not_given_again(conn, session):
+    assert connections.latest_id(conn) == 0
+    connections.opened(conn, [replace(session, id=2), session])
+    assert connections.latest_id(conn) == 2
+    connections.closed(conn, [ended(replace(session, id=2))])
+    connections.opened(conn, [replace(session, id=3)])
+    connections.all_closed(conn)
+    assert connections.latest_id(conn) == 3
 
 
 def config_of(conn, account):
@@ -54,7 +87,7 @@ def test_what_passes_through_a_session_is_no_change_of_its_account(conn, acme_1,
     before = config_of(conn, acme_1).version
     connections.opened(conn, [session])
     connections.progressed(conn, [Progress(1, session.seen_at + 5, 10, 7, 3, "5")])
-    connections.closed(conn, [1])
+    connections.closed(conn, [ended(session, kept=True)])
     assert config_of(conn, acme_1).version == before
 
 
@@ -62,7 +95,7 @@ def test_nobody_ends_a_session_of_another_account_or_one_that_has_ended(conn, ac
     connections.opened(conn, [session])
     with pytest.raises(connections.NoSuchSession):
         connections.end(conn, SHELL, acme_2, 1)
-    connections.closed(conn, [1])
+    connections.closed(conn, [ended(session, kept=True)])
     with pytest.raises(connections.NoSuchSession):
         connections.end(conn, SHELL, acme_1, 1)
 

@@ -11,6 +11,7 @@ from portal.services import (
     audit,
     blacklist,
     check,
+    connections,
     credits,
     customers,
     deletion,
@@ -31,6 +32,7 @@ from portal.services import (
     tally,
 )
 from portal.services.audit import SHELL, Actor
+from portal.services.connections import Connection, Ending
 from portal.services.deletion import SENT
 from portal.services.messages import DELIVERED, ENROUTE, UNDELIVERABLE, Segment
 from portal.services.outcomes import Outcome
@@ -608,6 +610,15 @@ def test_what_was_left_of_deleted_messages_goes_with_their_days(conn, acme_1):
     for table in ("deleted_days", "deleted_charges", "deleted_refunds"):
         assert conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 1, table
     assert check.problems(conn) == []
+
+
+def test_sessions_go_with_the_days_of_their_messages(conn, acme_1, globex_1):
+    new = NOW - 10 * DAY_MS
+    for number, (account, at) in enumerate([(acme_1, NOW - 60 * DAY_MS), (acme_1, new), (globex_1, new)], 1):
+        connections.opened(conn, [Connection(number, account.id, "127.0.0.1", "transceiver", "", 1, at, at)])
+        connections.closed(conn, [Ending(number, at, kept=True)])
+    keep(conn, 1, NOW)
+    assert [row[0] for row in conn.execute("SELECT id FROM ended_sessions")] == [2, 3]
 
 
 def test_damage_of_days_that_are_kept_is_named_beside_those_that_are_not(conn, acme_1):

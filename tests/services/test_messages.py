@@ -400,6 +400,36 @@ def test_an_outcome_counts_once(conn, prepare, acme_1):
     assert check.problems(conn) == []
 
 
+def test_what_the_upstream_said_is_kept_with_the_first_outcome(conn, prepare, acme_1):
+    one, two, three = intake.store(conn, [prepare() for _ in range(3)]).ids
+    at = now_ms()
+    ends = [
+        Outcome(one, DELIVERED, 0, at, "1a", "stat:DELIVRD err:000"),
+        Outcome(two, DELIVERED, 0, at, "1b", "stat:DELIVRD err:001"),
+        Outcome(three, EXPIRED, 801, at),
+    ]
+    outcomes.finish(conn, ends)
+    outcomes.finish(conn, [Outcome(one, EXPIRED, 801, at, "2a", "stat:EXPIRED err:801")])
+    rows = conn.execute("SELECT state, upstream_id, upstream_status, done_at FROM messages ORDER BY id").fetchall()
+    assert [tuple(row) for row in rows] == [
+        (DELIVERED, "1a", "stat:DELIVRD err:000", at),
+        (DELIVERED, "1b", "stat:DELIVRD err:001", at),
+        (EXPIRED, None, None, at),
+    ]
+
+
+def test_outcomes_are_written_without_a_look_at_other_messages(conn, prepare):
+    (message_id,) = intake.store(conn, [prepare()]).ids
+    asked = []
+    conn.set_trace_callback(asked.append)
+    finish(conn, message_id)
+    conn.set_trace_callback(None)
+    (update,) = [each for each in asked if each.startswith("UPDATE messages")]
+    steps = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {update}")]
+    assert any("messages USING INTEGER PRIMARY KEY" in each for each in steps)
+    assert not [each for each in steps if each.startswith("SCAN messages")]
+
+
 def test_an_outcome_of_nothing_is_ignored(conn):
     assert finish(conn, 4711) == []
 

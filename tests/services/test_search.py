@@ -224,6 +224,21 @@ def test_chunks_are_left_out_by_what_they_say(conn, acme_1, monkeypatch):
         assert len(looks) <= 3, wanted
 
 
+def test_a_word_that_is_nowhere_is_told_by_four_letters(conn, acme_1, monkeypatch):
+    """Three of them are those of many a word."""
+    monkeypatch.setattr(search_index, "CHUNK", 16)
+    for number in range(160):
+        send(conn, acme_1, f"parcel {number}")
+    index(conn)
+    looks = []
+    monkeypatch.setattr(search._Query, "rows", lambda *args: looks.append(args) or [])
+    # What has come after the last chunk is looked at in any case.
+    for word, stretches in (("part", 1), ("parc", 2), ("par", 2)):
+        looks.clear()
+        assert found(conn, acme_1, said=word) == []
+        assert len(looks) == stretches, word
+
+
 @pytest.mark.parametrize("length", range(1, 13))
 def test_beginnings_of_each_length_are_found(conn, acme_1, length):
     """Also where a word or a number is no longer than that."""
@@ -236,7 +251,7 @@ def test_beginnings_of_each_length_are_found(conn, acme_1, length):
     assert found(conn, acme_1, recipient=number[:length]) == [word, word[:length]]
 
 
-@pytest.mark.parametrize("length", [3, 5, 8])
+@pytest.mark.parametrize("length", [3, 4, 5, 8])
 def test_a_word_that_is_just_as_long_as_its_term(conn, acme_1, length):
     for said in ("abcdefghijkl"[:length], "other", "another"):
         send(conn, acme_1, said)

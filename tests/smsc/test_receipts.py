@@ -88,9 +88,27 @@ async def test_the_simulators_outcomes(config, cast, conn, ending):
         answer = await esme.submit(destination=f"393331234{ending}")
         receipt = await esme.receipt()
         assert receipt.tlvs[Tag.MESSAGE_STATE][0] == fate.state
-        assert TEXT.fullmatch(receipt.short_message.decode()).group(5) == f"{fate.ptt:03d}"
-        row = conn.execute("SELECT state, ptt FROM messages WHERE id = ?", (int(answer.message_id),)).fetchone()
-        assert tuple(row) == (fate.state, fate.ptt)
+        text = receipt.short_message.decode()
+        assert TEXT.fullmatch(text).group(5) == f"{fate.ptt:03d}"
+        state, ptt, upstream_status = conn.execute(
+            "SELECT state, ptt, upstream_status FROM messages WHERE id = ?", (int(answer.message_id),)
+        ).fetchone()
+        assert (state, ptt) == (fate.state, fate.ptt)
+        assert upstream_status in text
+        assert upstream_status.startswith("stat:")
+
+
+async def test_the_simulator_has_an_id_of_its_own_for_each(config, cast, conn):
+    for _ in range(2):
+        async with smsc(config) as server:
+            esme = await Esme.bound(server.port, cast.smpp_acme_1)
+            messages = [esme.message() for _ in range(5)]
+            esme.send(*messages)
+            for _ in messages:
+                await esme.receipt()
+    own = [row[0] for row in conn.execute("SELECT upstream_id FROM messages")]
+    assert len(set(own)) == len(own) == 10
+    assert None not in own
 
 
 async def test_no_receipt_that_was_not_asked_for(config, cast, conn):

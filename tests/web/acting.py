@@ -44,9 +44,16 @@ def fill(conn: db.Connection, name: str, how_many: int) -> list[str]:
     return found
 
 
-def send(conn: db.Connection, name: str, *texts: str, source: str = "ACME", at: int | None = None) -> list[int]:
+def send(
+    conn: db.Connection,
+    name: str,
+    *texts: str,
+    source: str = "ACME",
+    at: int | None = None,
+    session_id: int | None = None,
+) -> list[int]:
     """Send these texts, in the past too (milliseconds; what is newer comes later); they are on their way."""
-    return _send(conn, name, source, [(text, None) for text in texts], at)
+    return _send(conn, name, source, [(text, None) for text in texts], at, session_id)
 
 
 def send_in_parts(conn: db.Connection, name: str, *parts: str, total: int = 0) -> list[int]:
@@ -77,12 +84,15 @@ def _send(
     source: str,
     texts: Sequence[tuple[str, messages.Segment | None]],
     at: int | None = None,
+    session_id: int | None = None,
 ) -> list[int]:
     account_id = accounts.by_name(conn, name).id
     submits = [
         prepared(conn, account_id, text.encode("utf-16-be"), source=source, data_coding=messages.UCS2, segment=segment)
         for text, segment in texts
     ]
+    for each in submits:
+        each.session_id = session_id
     stored = intake.store(conn, submits, at)
     tally.gather_all(conn)
     return [each for each in stored.ids if each is not None]

@@ -11,8 +11,9 @@ from time import gmtime, strftime
 import pytest
 
 from portal import db, i18n
-from portal.services import blacklist, ids, search, search_index
+from portal.services import blacklist, connections, ids, messages, outcomes, search, search_index
 from portal.services.audit import SHELL
+from portal.services.outcomes import Outcome
 from portal.web import downloads
 from portal.web import history as web_history
 from tests.support import Cast, Person
@@ -318,14 +319,75 @@ def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list
     at = ids.time_of(some[0])
     assert f"Submitted at {i18n.date_time(at, 'UTC')} Handed on At once" in said
     assert f"Final status {i18n.date_time(at + 2340, 'UTC')} after 2.3 s" in said
-    for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Wanted", "Not recorded:"):
+    for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Wanted"):
         assert each in said
-    assert "Handed on Never" in words(alice.get(f"{HISTORY}/{some[4]}").text)
-    assert "Handed on Not yet" in words(alice.get(f"{HISTORY}/{some[5]}").text)
+    never = words(alice.get(f"{HISTORY}/{some[4]}").text)
+    assert "Handed on Never" in never
+    assert "Upstream’s id" not in never
+    waits = words(alice.get(f"{HISTORY}/{some[5]}").text)
+    assert "Handed on Not yet" in waits
+    assert "Upstream’s id Not yet Upstream’s status Not yet" in waits
     acting.call_back(conn, "smpp-acme-1", some[5])
     said = words(alice.get(f"{HISTORY}/{some[5]}").text)
     assert "Handed on Never" in said
     assert re.search(r"Refunded \d+ \w+ \d+, [\d:]+ UTC 1 ", said)
+
+
+def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[int]) -> None:
+    assert "Upstream’s id Not known Upstream’s status Not known" in words(alice.get(f"{HISTORY}/{some[0]}").text)
+    (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
+    ended = Outcome(message_id, messages.UNDELIVERABLE, 9, db.now_ms(), "<1a2b>", "stat:UNDELIV err:011")
+    outcomes.finish(conn, [ended])
+    page = alice.get(f"{HISTORY}/{message_id}").text
+    assert "Upstream’s id <1a2b> Copy the upstream’s id Upstream’s status stat:UNDELIV err:011" in words(page)
+    assert 'data-copy="&lt;1a2b&gt;"' in page
+
+
+def test_what_the_upstream_said_of_each_part(alice: Browser, conn: db.Connection) -> None:
+    one, two = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second")
+    ends = [
+        (one, messages.DELIVERED, 0, "1a", "stat:DELIVRD err:000"),
+        (two, messages.EXPIRED, 801, "1b", "stat:EXPIRED"),
+    ]
+    at = db.now_ms()
+    outcomes.finish(conn, [Outcome(each, state, ptt, at, *said) for each, state, ptt, *said in ends])
+    said = words(alice.get(f"{HISTORY}/{one}").text)
+    assert re.search(f"1 of 2 {one} Delivered .* 1a stat:DELIVRD err:000 2 of 2 {two} Expired .* 1b stat:EXPIRED", said)
+
+
+def test_the_session_that_it_came_from(alice: Browser, conn: db.Connection) -> None:
+    acting.connect(conn, "smpp-acme-1", 7, address="203.0.113.7", bind_type="transmitter", tls="")
+    (message_id,) = acting.send(conn, "smpp-acme-1", "hello", session_id=7)
+    address = f"{HISTORY}/{message_id}"
+    said = words(alice.get(address).text)
+    assert "Session 7 203.0.113.7 Transmitter not encrypted open since " in said
+    connections.closed(conn, [connections.Ending(7, db.now_ms() + 60_000, kept=True)])
+    said = words(alice.get(address).text)
+    ended = i18n.date_time(connections.origins(conn, acting.account(conn, "smpp-acme-1").id, [7])[7].ended_at, "UTC")
+    assert "Session 7 203.0.113.7 Transmitter not encrypted from " in said
+    assert f" to {ended}" in said
+    conn.execute("DELETE FROM ended_sessions")
+    assert "Session 7 Not kept any more" in words(alice.get(address).text)
+    (message_id,) = acting.send(conn, "smpp-acme-1", "from before there were such ids")
+    assert "Session Not known" in words(alice.get(f"{HISTORY}/{message_id}").text)
+    conn.execute("UPDATE accounts SET any_sender = 1")
+    (message_id,) = acting.send(conn, "sms-acme-1", "a classic account has no sessions")
+    assert "Session" not in words(alice.get(f"/accounts/sms-acme-1/history/{message_id}").text)
+
+
+def test_parts_that_came_from_two_sessions_name_both(alice: Browser, conn: db.Connection) -> None:
+    for number in (7, 8):
+        acting.connect(conn, "smpp-acme-1", number, address=f"203.0.113.{number}")
+    one, two = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second")
+    conn.execute("UPDATE messages SET session_id = iif(id = ?, 8, 7)", (one,))
+    said = words(alice.get(f"{HISTORY}/{two}").text)
+    assert said.index("Session 7 203.0.113.7 Transceiver · TLS 1.3") < said.index("Session 8 203.0.113.8")
+
+
+def test_another_account_s_session_is_not_shown(alice: Browser, conn: db.Connection) -> None:
+    acting.connect(conn, "smpp-globex-1", 7, address="203.0.113.7")
+    (message_id,) = acting.send(conn, "smpp-acme-1", "hello", session_id=7)
+    assert "203.0.113.7" not in alice.get(f"{HISTORY}/{message_id}").text
 
 
 # --- the download
