@@ -9,6 +9,7 @@ from babel import Locale
 from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
 
 from portal.i18n import N_, current_language, gettext
+from portal.services.errors import Refused
 
 # E.164, 6: at most 15 digits, the first of them not 0. Country code and the shortest national numbers make 7.
 _SHORTEST, _LONGEST = 7, 15
@@ -23,9 +24,30 @@ _SEPARATORS = str.maketrans("", "", " \u00a0\t.-/()")
 _KINDS = "premium_rate toll_free shared_cost voip personal_number pager uan voicemail fixed_line mobile".split()
 
 
+class NoNumber(Refused):
+    sentence = N_("%(number)s is no number. Enter its digits, or those that it begins with, such as 39340.")
+
+
 def plain(number: str) -> str:
     """A number as people write it (`+39 340 123-4567`) without what isn't part of it; E.164 is not checked."""
     return number.translate(_SEPARATORS).removeprefix("+")
+
+
+def digits(number: str, field: str) -> str:
+    """The digits of a number, or of what it begins with, as people write them: `+39 340`, `0039 340`; empty: none.
+
+    Args:
+        field: where it was entered.
+
+    Raises:
+        NoNumber: something else is among them.
+    """
+    found = plain(number)
+    if found and not (found.isascii() and found.isdigit()):
+        refusal = NoNumber(number=number)
+        refusal.field = field
+        raise refusal
+    return found.removeprefix("00")
 
 
 def country_of(number: str) -> str | None:

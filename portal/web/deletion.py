@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from contextlib import suppress
+from typing import Any
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
@@ -12,6 +13,7 @@ from portal.services import deletion, once
 from portal.services.accounts import Account
 from portal.services.deletion import RECEIVED, SENT, Deletion
 from portal.web import access, context, deletion_progress, forms, history, htmx, received
+from portal.web.filters import Filter
 from portal.web.htmx import Toast
 
 blueprint = Blueprint("deletion", __name__)
@@ -49,7 +51,7 @@ def delete_received(account: Account) -> ResponseReturnValue:
 
 def _ask(account: Account, kind: str) -> ResponseReturnValue:
     conn, found = context.conn(), _filter(kind)
-    if found.asked.refusal is not None:
+    if found.is_refused:
         # The page says what is wrong with the address.
         return htmx.moved(f"{_page(account, kind)}?{request.query_string.decode('latin-1')}")
     everything = "all" in request.args
@@ -108,7 +110,7 @@ def _toast(found: Deletion) -> Toast:
     return Toast(deletion_progress.said(found), "ok" if found.removed else "warn")
 
 
-def _filter(kind: str) -> history.Filter | received.Filter:
+def _filter(kind: str) -> Filter[Any]:
     return history.asked_for() if kind == SENT else received.asked_for()
 
 
@@ -116,5 +118,5 @@ def _page(account: Account, kind: str) -> str:
     return url_for("history.sent" if kind == SENT else "received.listed", name=account.name)
 
 
-def _with_query(address: str, found: history.Filter | received.Filter) -> str:
+def _with_query(address: str, found: Filter[Any]) -> str:
     return f"{address}?{found.query}" if found.query else address

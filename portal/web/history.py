@@ -1,7 +1,8 @@
 """The messages that an account has sent: pages of what is looked for among them, files, and all about one."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, abort, g, request, url_for
@@ -12,26 +13,22 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import connections, countries, credits, history, ids, messages, search, senders
+from portal.services import connections, countries, credits, history, messages, search, senders
 from portal.services.accounts import BINARY, Account
 from portal.services.connections import Origin
 from portal.services.history import PTT, Details, Message, Text
 from portal.services.live import Pulse
 from portal.services.periods import ALL
 from portal.services.search import Wanted
-from portal.web import access, context, deletion_progress, downloads, htmx, live, paging, periods
+from portal.web import access, context, deletion_progress, downloads, filters, htmx, live, paging, periods
 from portal.web.live import Part
 
 blueprint = Blueprint("history", __name__)
 
 _COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
-# Texts weigh more than amounts do, and what is looked for is on the page as well.
-_PAGE = 8
-_LONGEST = 100
-# One of the few threads that make pages looks through a history so long at a time.
-_SECONDS = 1.0
 _ON, _OFF = "on", "off"
-_ASKS = (*periods.ASKS, "sender", "recipient", "status", "text", "live")
+_FIELDS = ("sender", "recipient", "status", "text")
+_NAMES = (*_FIELDS, filters.LIVE)
 _STATUSES = {
     search.DELIVERED: PTT[messages.PTT_NONE],
     search.UNDERWAY: PTT[messages.PTT_PENDING],
@@ -51,18 +48,11 @@ class FilterForm(periods.Form):
 
 
 @dataclass(frozen=True)
-class Filter(paging.Query):
-    """What is shown: the period that was asked for, and what else is looked for."""
+class Filter(filters.Filter[Wanted]):
+    """What is shown."""
 
-    asked: periods.Asked
-    wanted: Wanted
     follows: bool
     """Whether new messages appear as they come."""
-
-    @property
-    def is_on(self) -> bool:
-        """Whether it leaves anything out."""
-        return self.asked.choice != ALL or any(self.said[each] for each in ("sender", "recipient", "status", "text"))
 
 
 def asked_for() -> Filter:
@@ -74,32 +64,19 @@ def asked_for() -> Filter:
 
 
 def _read() -> Filter:
-    asked = periods.asked(usual=ALL)
-    sender, recipient, status, text, switch = (request.args.get(each, "").strip()[:_LONGEST] for each in _ASKS[3:])
-    if not access.may_read():
-        # Who may not read texts could guess them, word by word.
-        text = ""
-    if status not in search.STATUSES and not (status.isdecimal() and int(status) in search.failures()):
-        status = ""
-    # As people write numbers: +39 340 123-4567, or 0039…
-    digits = "".join(each for each in recipient if each.isascii() and each.isdigit())
-    if digits.startswith("00"):
-        digits = digits[2:]
-    said = dict(asked.said) if asked.choice != ALL else {}
-    said |= {"sender": sender, "recipient": digits or recipient, "status": status, "text": text}
-    if paging.lines(_PAGE) != _PAGE:
-        said[paging.LINES] = str(paging.lines(_PAGE))
-    wanted = Wanted(asked.within, sender, digits or recipient, status, text)
-    found = Filter(said, asked, wanted, follows=False)
+    asked, found = periods.asked(usual=ALL), filters.said(_FIELDS, numbers=("recipient",))
+    fields = found.fields
+    if fields["status"] not in search.STATUSES and not (
+        fields["status"].isdecimal() and int(fields["status"]) in search.failures()
+    ):
+        fields["status"] = ""
+    wanted = Wanted(asked.within, *(fields[each] for each in _FIELDS))
+    read = Filter(found.and_of(asked), asked, wanted, found.refusals, follows=False)
     # Looking for something, nobody wants the page to move, and each time costs a search.
-    follows = switch == _ON if found.is_on else switch != _OFF
-    if follows == found.is_on:
-        said["live"] = _ON if follows else _OFF
-    return replace(found, follows=follows)
-
-
-def _is_asked(name: str) -> bool:
-    return bool(request.args.get(name)) and (name != "text" or access.may_read())
+    switch, usual = request.args.get(filters.LIVE), not read.is_on
+    follows = {_ON: True, _OFF: False}.get(switch or "", usual)
+    live_said = {filters.LIVE: _ON if follows else _OFF} if follows != usual else {}
+    return replace(read, said={**read.said, **live_said}, follows=follows)
 
 
 def _is_newest() -> bool:
@@ -120,18 +97,15 @@ def sent(account: Account) -> ResponseReturnValue:
     asked = asked_for()
     shown = {"filter": _filter_form(account, asked), "asked": asked, "senders": _senders(account)}
     shown["months"] = deletion_progress.months(account)
-    return live.show("history/page.html", "history", account, status=422 if asked.asked.refusal else 200, **shown)
+    return live.show("history/page.html", "history", account, status=422 if asked.is_refused else 200, **shown)
 
 
 def _filter_form(account: Account, asked: Filter) -> FilterForm:
     form = FilterForm(request.args)
     common = [SelectChoice(name, _(words)) for name, words in _STATUSES.items()]
     form.status.choices = [SelectChoice("", _("Any")), *common, *_reasons(account, asked.wanted.status)]
-    for field in (form.sender, form.recipient, form.status, form.text):
-        field.data = asked.said[field.name]
-    if not access.may_read():
-        del form.text
-    form.show(asked.asked)
+    form.status.data = asked.wanted.status
+    filters.show(form, asked)
     return form
 
 
@@ -211,27 +185,9 @@ def _handed_on(text: Text) -> str:
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
     asked = asked_for()
-    reached: list[int] = []
-
-    def fetch(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Text]:
-        found = search.find(
-            context.conn(), account.id, asked.wanted, before=before, after=after, limit=limit, seconds=_SECONDS
-        )
-        reached[:] = [] if found.reached is None else [found.reached]
-        return [_readable(each) for each in found.texts]
-
-    page = paging.page(fetch, paging.lines(_PAGE))
-    unfinished = reached[0] if reached and not page.older and page.after is None else None
-    return {
-        "page": page,
-        "usual": _PAGE,
-        "asked": asked,
-        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS, paging.LINES) if _is_asked(name)},
-        "is_newest": _is_newest(),
-        "unfinished": unfinished,
-        "reached": ids.time_of(unfinished) if unfinished else None,
-        "look": _look,
-    }
+    look = partial(search.find, context.conn(), account.id, asked.wanted)
+    shown = filters.page(asked, look, lambda found: [_readable(each) for each in found.texts], _NAMES)
+    return shown | {"is_newest": _is_newest(), "look": _look}
 
 
 def _ground(account: Account, pulse: Pulse) -> Hashable:
@@ -268,7 +224,7 @@ def _is_still() -> bool:
 live.register(
     "history",
     deletion_progress.PROGRESS,
-    Part("history/_list.html", _ground, _list, ages=True, still=_is_still, asks=(*_ASKS, *paging.ASKS, paging.LINES)),
+    Part("history/_list.html", _ground, _list, ages=True, still=_is_still, asks=filters.asks(_NAMES)),
 )
 
 
@@ -283,7 +239,7 @@ def download(account: Account) -> ResponseReturnValue:
     A line a message, also of texts that clients have cut up: its id is the one that its client knows. `bom=1` begins
     with the mark by which Excel knows that it is UTF-8.
     """
-    if asked_for().asked.refusal is not None:
+    if asked_for().is_refused:
         return _mended(account)
     rows = map(_row, _messages(account))
     return downloads.send(f"{account.name}-history.csv", _COLUMNS, rows, mark=request.args.get("bom") == "1")
@@ -296,7 +252,7 @@ def download_json(account: Account) -> ResponseReturnValue:
 
     Ids are strings: JavaScript's numbers are too small for them.
     """
-    if asked_for().asked.refusal is not None:
+    if asked_for().is_refused:
         return _mended(account)
     rows = map(_object, _messages(account))
     return downloads.send_json(f"{account.name}-history.jsonl", rows)

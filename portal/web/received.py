@@ -1,7 +1,7 @@
 """What handsets have sent to an account (MO): pages of what is looked for, files, and all about one message."""
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, abort, g, request, url_for
@@ -12,24 +12,19 @@ from wtforms.fields.choices import SelectChoice
 from portal import i18n
 from portal.i18n import N_
 from portal.i18n import gettext as _
-from portal.services import blacklist, ids, messages, received, routes
+from portal.services import blacklist, messages, received, routes
 from portal.services.accounts import BINARY, Account
 from portal.services.live import Pulse
 from portal.services.periods import ALL
 from portal.services.received import Received, Wanted
-from portal.web import access, context, deletion_progress, downloads, htmx, live, paging, periods
+from portal.web import access, context, deletion_progress, downloads, filters, htmx, live, periods
+from portal.web.filters import Filter
 from portal.web.live import Part
 
 blueprint = Blueprint("received", __name__)
 
-# The form above it is long.
-_PAGE = 8
-_LONGEST = 100
-# One of the few threads that make pages looks through what was received so long at a time.
-_SECONDS = 1.0
 _COLUMNS = "id;date;sender;receiver;keyword;status;statusDate;encoding;udh;message".split(";")
-_FILTERS = ("sender", "recipient", "keyword", "state", "text")
-_ASKS = (*periods.ASKS, *_FILTERS)
+_FIELDS = ("sender", "recipient", "keyword", "state", "text")
 # The words for a state, and the kind of its badge.
 _STATES = {
     received.DELIVERED: (N_("Accepted by a client"), "ok"),
@@ -50,44 +45,20 @@ class FilterForm(periods.Form):
     text = StringField(N_("Words of the text"))
 
 
-@dataclass(frozen=True)
-class Filter(paging.Query):
-    """What is shown: the period that was asked for, and what else is looked for."""
-
-    asked: periods.Asked
-    wanted: Wanted
-
-    @property
-    def is_on(self) -> bool:
-        """Whether it leaves anything out."""
-        return any(name != paging.LINES for name in self.said)
-
-
-def asked_for() -> Filter:
+def asked_for() -> Filter[Wanted]:
     """The filter that this request's address asks for, found once; what can't be read of it doesn't matter."""
     if "received_filter" not in g:
         g.received_filter = _read()
-    found: Filter = g.received_filter
+    found: Filter[Wanted] = g.received_filter
     return found
 
 
-def _read() -> Filter:
-    asked = periods.asked(usual=ALL)
-    said = {each: request.args.get(each, "").strip()[:_LONGEST] for each in _FILTERS}
-    if not access.may_read():
-        # Who may not read texts could guess them, word by word.
-        said["text"] = ""
-    if said["state"] not in received.STATES:
-        said["state"] = ""
-    wanted = Wanted(asked.within, said["sender"], said["recipient"], said["keyword"], said["state"], said["text"])
-    if paging.lines(_PAGE) != _PAGE:
-        said[paging.LINES] = str(paging.lines(_PAGE))
-    period = asked.said if asked.choice != ALL else {}
-    return Filter({name: value for name, value in {**period, **said}.items() if value}, asked, wanted)
-
-
-def _is_asked(name: str) -> bool:
-    return bool(request.args.get(name)) and (name != "text" or access.may_read())
+def _read() -> Filter[Wanted]:
+    asked, found = periods.asked(usual=ALL), filters.said(_FIELDS, numbers=("sender", "recipient"))
+    if found.fields["state"] not in received.STATES:
+        found.fields["state"] = ""
+    wanted = Wanted(asked.within, *(found.fields[each] for each in _FIELDS))
+    return Filter(found.and_of(asked), asked, wanted, found.refusals)
 
 
 # --- pages
@@ -107,7 +78,7 @@ def listed(account: Account) -> ResponseReturnValue:
         "received/page.html",
         "received",
         account,
-        status=422 if asked.asked.refusal else 200,
+        status=422 if asked.is_refused else 200,
         filter=_filter_form(asked),
         asked=asked,
         months=deletion_progress.months(account),
@@ -116,13 +87,11 @@ def listed(account: Account) -> ResponseReturnValue:
     )
 
 
-def _filter_form(asked: Filter) -> FilterForm:
+def _filter_form(asked: Filter[Wanted]) -> FilterForm:
     form = FilterForm(request.args)
     form.state.choices = [SelectChoice("", _("Any")), *(SelectChoice(each, _(_STATES[each][0])) for each in _STATES)]
     form.state.data = asked.wanted.state
-    if not access.may_read():
-        del form.text
-    form.show(asked.asked)
+    filters.show(form, asked)
     return form
 
 
@@ -161,7 +130,7 @@ def view(account: Account, received_id: int) -> ResponseReturnValue:
 @access.see_account
 def download(account: Account) -> ResponseReturnValue:
     """What the same query shows in the page, newest first. With `bom=1` it begins with the mark that Excel wants."""
-    if asked_for().asked.refusal is not None:
+    if asked_for().is_refused:
         return _back(account)
     rows = map(_row, _each(account))
     return downloads.send(f"{account.name}-received.csv", _COLUMNS, rows, mark=request.args.get("bom") == "1")
@@ -171,7 +140,7 @@ def download(account: Account) -> ResponseReturnValue:
 @access.see_account
 def download_json(account: Account) -> ResponseReturnValue:
     """The same as an object a line. Ids are strings: numbers of their length are not safe in JSON."""
-    if asked_for().asked.refusal is not None:
+    if asked_for().is_refused:
         return _back(account)
     return downloads.send_json(f"{account.name}-received.jsonl", map(_object, _each(account)))
 
@@ -214,26 +183,9 @@ def _object(message: Received) -> dict[str, object]:
 
 def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
     asked = asked_for()
-    reached: list[int] = []
-
-    def fetch(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Received]:
-        found = received.find(
-            context.conn(), account.id, asked.wanted, before=before, after=after, limit=limit, seconds=_SECONDS
-        )
-        reached[:] = [] if found.reached is None else [found.reached]
-        return [_readable(each) for each in found.messages]
-
-    page = paging.page(fetch, paging.lines(_PAGE))
-    unfinished = reached[0] if reached and not page.older and page.after is None else None
-    return {
-        "page": page,
-        "usual": _PAGE,
-        "asked": asked,
-        "args": {name: request.args[name] for name in (*_ASKS, *paging.ASKS, paging.LINES) if _is_asked(name)},
-        "unfinished": unfinished,
-        "reached": ids.time_of(unfinished) if unfinished else None,
-        "look": _look,
-    }
+    look = partial(received.find, context.conn(), account.id, asked.wanted)
+    shown = filters.page(asked, look, lambda found: [_readable(each) for each in found.messages], _FIELDS)
+    return shown | {"look": _look}
 
 
 def _ground(account: Account, pulse: Pulse) -> Hashable:
@@ -251,6 +203,6 @@ def _look(message: Received) -> tuple[str, str]:
 live.register(
     "received",
     deletion_progress.PROGRESS,
-    Part("received/_list.html", _ground, _list, ages=True, asks=(*_ASKS, *paging.ASKS, paging.LINES)),
+    Part("received/_list.html", _ground, _list, ages=True, asks=filters.asks(_FIELDS)),
     tab="history",
 )

@@ -14,8 +14,7 @@ from portal import db, i18n
 from portal.services import blacklist, connections, ids, messages, outcomes, search, search_index
 from portal.services.audit import SHELL
 from portal.services.outcomes import Outcome
-from portal.web import downloads
-from portal.web import history as web_history
+from portal.web import downloads, filters
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import words
@@ -175,7 +174,6 @@ def some(conn: db.Connection) -> list[int]:
         ("recipient=%2B49+151", ["code 99"]),
         ("recipient=0049151", ["code 99"]),
         ("recipient=4915112345678", ["code 99"]),
-        ("recipient=nobody", []),
         ("status=delivered", ["parcel 4712", "old parcel 4711"]),
         ("status=failed", ["sorry", "code 99"]),
         ("status=53", ["sorry"]),
@@ -211,11 +209,12 @@ def test_the_address_says_which_messages(
 def test_what_was_looked_for_stays_in_the_form_and_in_the_links(alice: Browser, conn: db.Connection) -> None:
     acting.send(conn, "smpp-acme-1", *(f"parcel {number}." for number in range(15)))
     page = alice.get(f"{HISTORY}?sender=acme&recipient=39+340&status=pending&text=parcel").text
-    assert [acting.value_of(page, name) for name in ("sender", "recipient", "text")] == ["acme", "39340", "parcel"]
+    assert [acting.value_of(page, name) for name in ("sender", "recipient", "text")] == ["acme", "39 340", "parcel"]
     assert '<option selected value="pending">' in page
     query = "sender=acme&amp;recipient=39340&amp;status=pending&amp;text=parcel"
     assert f'/history.csv?{query}"' in page
     assert f'/history.jsonl?{query}"' in page
+    assert f'/history.csv?{query}&amp;bom=1"' in page
     second = alice.get(html.unescape(linked(page, "next"))).text
     assert shown(second) == [f"parcel {number}." for number in range(6, -1, -1)]
     assert shown(alice.get(html.unescape(linked(second, "prev"))).text) == shown(page)
@@ -270,7 +269,7 @@ def test_a_long_search_says_how_far_it_came(
 ) -> None:
     monkeypatch.setattr(search_index, "CHUNK", 2)
     monkeypatch.setattr(search, "_CHUNKS_AT_ONCE", 1)
-    monkeypatch.setattr(web_history, "_SECONDS", 0)
+    monkeypatch.setattr(filters, "_SECONDS", 0)
     acting.send(conn, "smpp-acme-1", "wanted", *["other"] * 5)
     list(search_index.build(conn))
     address, seen = f"{HISTORY}?text=w", 0
@@ -308,6 +307,20 @@ def test_the_switch_keeps_what_was_looked_for(alice: Browser) -> None:
     assert switched("live=off") == "live=on"
     assert switched("text=a") == "text=a&live=on"
     assert switched("text=a&live=on") == "text=a&live=off"
+
+
+@pytest.mark.usefixtures("some")
+def test_what_is_no_number_is_refused_and_stays(alice: Browser) -> None:
+    query = "recipient=39340abc&status=failed"
+    answer = alice.get(f"{HISTORY}?{query}")
+    assert answer.status_code == 422
+    assert "39340abc is no number. Enter its digits" in words(answer.text)
+    assert acting.value_of(answer.text, "recipient") == "39340abc"
+    assert shown(answer.text) == ["sorry", "code 99"], "what can be looked for still is"
+    for name in ("history.csv", "history.jsonl", "history/delete"):
+        answer = alice.get(f"/accounts/smpp-acme-1/{name}?all=1&{query}", follow_redirects=False)
+        assert answer.status_code == 303, name
+    assert alice.get(f"{HISTORY}?recipient=%2B&sender=+").status_code == 200
 
 
 # --- all about one

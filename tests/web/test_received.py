@@ -153,10 +153,21 @@ def test_a_period_and_a_filter_stay_while_one_turns_the_page(alice: Browser, con
     assert alice.get(f"{PAGE}?period=range&from=x").status_code == 422
 
 
+def test_what_is_no_number_is_refused_and_stays(alice: Browser, conn: db.Connection) -> None:
+    come(conn, "hello")
+    answer = alice.get(f"{PAGE}?sender=Acme&recipient=48484x&text=hello")
+    assert answer.status_code == 422
+    said = words(answer.text)
+    for each in ("Acme", "48484x"):
+        assert f"{each} is no number. Enter its digits" in said
+    assert [acting.value_of(answer.text, name) for name in ("sender", "recipient")] == ["Acme", "48484x"]
+    assert alice.get(f"{PAGE}.csv?sender=Acme", follow_redirects=False).status_code == 303
+
+
 def test_a_long_search_stops_and_goes_on(alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     come(conn, "needle")
     received.take_in(conn, [FromHandset(HANDSET, "48484", "hay")] * 1000)
-    monkeypatch.setattr("portal.web.received._SECONDS", 0)
+    monkeypatch.setattr("portal.web.filters._SECONDS", 0)
     page = alice.get(f"{PAGE}?text=needle").text
     assert shown(page) == []
     assert "No such message" not in page
