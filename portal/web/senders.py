@@ -168,7 +168,7 @@ def ask(account: Account) -> ResponseReturnValue:
     return htmx.dialog(
         "senders/_delete.html",
         account,
-        title=_("Delete the selected senders"),
+        title=_("Delete the ticked senders"),
         tab="senders",
         senders=[each for each in senders.of_account(context.conn(), account.id) if each.id in wanted],
         any_sender=account.any_sender,

@@ -145,7 +145,7 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
     for address, form in (("/delete", {"id": acme}), ("/switch", {"disable": acme}), (f"/restore?id={acme}", {})):
         assert charlie.post(own + address, data=form).status_code == 404
         assert charlie.post(SENDERS + address, data=form).status_code == 404
-    assert "No sender is selected" in charlie.get(f"{own}/delete?id={acme}").text
+    assert "No sender was ticked" in charlie.get(f"{own}/delete?id={acme}").text
     assert listed(conn) == {"ACME": senders.ENABLED}
 
 
@@ -319,7 +319,7 @@ def test_removing_several_asks_first(
 def test_without_a_selection_it_says_so(alice: Browser, several: list[int], htmx: bool | str) -> None:
     answer = alice.get(f"{SENDERS}/delete", htmx=htmx)
     assert answer.status_code == 200
-    assert "No sender is selected" in answer.text
+    assert "No sender was ticked" in answer.text
     assert "<button" not in answer.text.partition("modal-title")[2].partition("</div>")[0]
 
 
