@@ -1,6 +1,7 @@
 """Token buckets in the database: they hold over restarts, and for every process."""
 
 import sqlite3
+from math import ceil
 
 from portal.db import immediate, now_ms
 from portal.i18n import N_
@@ -30,7 +31,7 @@ def take(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int) -> 
             tokens = min(capacity, row["tokens"] + max(0, now - row["at"]) * capacity / period_ms)
         if tokens < 1:
             wait_ms = (1 - tokens) * period_ms / capacity
-            raise TooManyAttempts(minutes=int(wait_ms // 60_000) + 1)
+            raise TooManyAttempts(minutes=ceil(wait_ms / 60_000))
         conn.execute(
             "INSERT INTO throttle_buckets VALUES (?, ?, ?)"
             " ON CONFLICT (name) DO UPDATE SET tokens = excluded.tokens, at = excluded.at",

@@ -19,9 +19,12 @@ def test_buckets_do_not_share(conn):
     throttle.take(conn, "another", 1, MINUTE_MS)
 
 
-def test_says_how_long_to_wait(conn):
+@pytest.mark.parametrize(("after_ms", "minutes"), [(0, 5), (1, 5), (MINUTE_MS - 1, 5), (MINUTE_MS, 4), (299_999, 1)])
+def test_says_how_long_to_wait(conn, monkeypatch, after_ms, minutes):
+    monkeypatch.setattr(throttle, "now_ms", lambda: 1_000_000)
     throttle.take(conn, "bucket", 1, 5 * MINUTE_MS)
-    with pytest.raises(throttle.TooManyAttempts, match="in 5 minutes"):
+    monkeypatch.setattr(throttle, "now_ms", lambda: 1_000_000 + after_ms)
+    with pytest.raises(throttle.TooManyAttempts, match=f"in {minutes} minutes"):
         throttle.take(conn, "bucket", 1, 5 * MINUTE_MS)
 
 

@@ -1,0 +1,119 @@
+"""What holds for each page of the portal: how heavy it is, how wide, in which language, and for whom.
+
+Walking through all of them takes most of a minute, so each walk looks at all that can be seen on its way.
+"""
+
+from collections.abc import Callable
+
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, Page, Request
+
+from tests.e2e.browsing import Tab
+from tests.e2e.gallery import OWNER, Gallery
+
+DESK = {"width": 1280, "height": 900}
+PHONE = {"width": 360, "height": 740}
+FIRST_LOAD_BYTES = 60_000
+PAGE_BYTES = 15_000
+
+LABELS = {
+    "/accounts/smpp-acme-1": [
+        "Informazioni generali",
+        "Stato dei servizi",
+        "SystemID",
+        "Windowing",
+        "Velocità autorizzata",
+        "Genera una nuova password",
+        "Opzioni",
+        "Mittenti",
+        "Crediti",
+        "Storico",
+    ],
+    "/accounts/smpp-acme-1/options/smpp": ["Impostazioni SMPP", "IP autorizzati", "Aggiungi un IP"],
+    "/accounts/smpp-acme-1/password": ["Inviare", "Annullare"],
+}
+"""What the users of the model know these things as."""
+
+
+def test_each_is_light_and_quiet_and_accessible_in_both_themes(browser: Browser, gallery: Gallery) -> None:
+    heavy, complaints, too_wide, violations = {}, [], {}, {}
+    # Without motion: colours that are on their way from one theme to the other have no contrast.
+    with gallery.visits(browser, reduced_motion="reduce") as visits:
+        for visit in visits:
+            if len(visit.html) > PAGE_BYTES:
+                heavy[visit.address] = len(visit.html)
+            complaints += visit.tab.complaints
+            # axe-core, for both looks at the page. It tries styles that the page's policy doesn't let it, and complains.
+            visit.page.evaluate(AXE_SCRIPT)
+            look_like(visit.page, DESK, "light")
+            violations[f"{visit.address}, light"] = violations_of(visit.page)
+            look_like(visit.page, PHONE, "dark")
+            violations[f"{visit.address}, dark, on a phone"] = violations_of(visit.page)
+            if (width := width_of(visit.page)) > PHONE["width"]:
+                too_wide[visit.address] = width
+            visit.tab.complaints.clear()
+    assert heavy == {}
+    assert complaints == []
+    assert too_wide == {}
+    assert {where: what for where, what in violations.items() if what} == {}
+
+
+def test_each_is_in_the_browsers_language_and_scrolls_in_none_sideways_on_a_phone(
+    browser: Browser, gallery: Gallery
+) -> None:
+    texts, too_wide = {}, {}
+    with gallery.visits(browser, locale="it-IT", viewport=PHONE) as visits:
+        for visit in visits:
+            assert visit.page.locator("html").get_attribute("lang") == "it", visit.address
+            texts[visit.address] = visit.page.locator("body").text_content() or ""
+            if (width := width_of(visit.page)) > PHONE["width"]:
+                too_wide[visit.address] = width
+    assert too_wide == {}
+    for address, labels in LABELS.items():
+        assert [each for each in labels if each not in texts[address]] == [], address
+
+
+def test_the_first_load_is_light(open_tab: Callable[..., Tab], gallery: Gallery) -> None:
+    tab = open_tab(gallery.server, storage_state=gallery.cookies[OWNER])
+    transferred: list[Request] = []
+    tab.page.on("requestfinished", lambda request: transferred.append(request))
+
+    tab.page.goto("/accounts/smpp-acme-1", wait_until="networkidle")
+
+    # As they came over the wire, compressed where the server does that.
+    weights = {each.url: each.sizes()["responseBodySize"] for each in transferred}
+    assert len(weights) > 4, weights
+    assert sum(weights.values()) < FIRST_LOAD_BYTES, weights
+
+
+def test_the_theme_follows_the_system_until_one_is_chosen(browser: Browser, gallery: Gallery) -> None:
+    background = "getComputedStyle(document.body).backgroundColor"
+    with gallery.visits(browser, color_scheme="dark") as visits:
+        page = next(visits).page
+        dark = page.evaluate(background)
+        page.emulate_media(color_scheme="light")
+        light = page.evaluate(background)
+        assert light != dark
+
+        page.get_by_role("button", name="Theme: as the system").click()
+        page.get_by_role("button", name="Theme: light").click()
+        assert page.evaluate(background) == dark
+        page.reload()
+        assert page.evaluate(background) == dark
+        page.get_by_role("button", name="Theme: dark").click()
+        assert page.evaluate(background) == light
+
+
+def look_like(page: Page, size: dict[str, int], theme: str) -> None:
+    page.set_viewport_size(size)  # type: ignore[arg-type]
+    page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+
+
+def width_of(page: Page) -> int:
+    return int(page.evaluate("document.scrollingElement.scrollWidth"))
+
+
+def violations_of(page: Page) -> list[str]:
+    """Each as its rule and the elements that it is about."""
+    response = page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in response["violations"]]
