@@ -43,7 +43,7 @@ def test_each_is_light_and_quiet_and_accessible_in_both_themes(browser: Browser,
             if len(visit.html) > PAGE_BYTES:
                 heavy[visit.address] = len(visit.html)
             complaints += visit.tab.complaints
-            # axe-core, for both looks at the page. It tries styles that the page's policy doesn't let it, and complains.
+            # axe-core, for both looks at the page. It tries styles that the page's policy forbids, and complains.
             visit.page.evaluate(AXE_SCRIPT)
             look_like(visit.page, DESK, "light")
             violations[f"{visit.address}, light"] = violations_of(visit.page)
