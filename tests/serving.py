@@ -46,7 +46,7 @@ def children(pid: int) -> dict[str, int]:
     found = {}
     with suppress(FileNotFoundError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ProcessLookupError):
                 # One that has died has no arguments any more, one that is being started still its parent's.
                 arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
                 found |= {name: int(child) for name in ("web", "smsc") if name.encode() in arguments}

@@ -1,14 +1,24 @@
 """The main job with the keyboard alone: Tab, Enter and Esc, the focus always in sight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from playwright.sync_api import expect
+import pytest
+from playwright.sync_api import Browser, Playwright, expect
 from smpplib import consts
 
 from tests.e2e.browsing import Tab
+from tests.e2e.conftest import ARGUMENTS
 from tests.e2e.keyboard import Keyboard
 from tests.smpplib_esme import Esme, bind_status
 from tests.support import Cast, Server
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Chromium as people have it, but for its window."""
+    running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+    yield running
+    running.close()
 
 
 def test_looking_after_an_account(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:

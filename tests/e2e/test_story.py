@@ -5,7 +5,6 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -13,6 +12,7 @@ from smpplib import consts
 
 from tests.e2e.browsing import Tab
 from tests.mailbox import Mailbox
+from tests.serving import children
 from tests.smpplib_esme import Esme, bind_status
 from tests.support import Cast, Login, Server
 
@@ -140,7 +140,7 @@ def test_addresses_that_make_no_sense_are_refused_and_what_was_typed_stays(alice
 
 def test_the_badge_says_when_the_server_has_taken_a_change(alice: Tab, server: Server) -> None:
     alice.page.goto(OPTIONS.format("smpp-acme-1"))
-    smsc = child_of(server, "smsc")
+    smsc = children(server.process.pid)["smsc"]
     os.kill(smsc, signal.SIGSTOP)
     try:
         with without_reload(alice.page):
@@ -153,13 +153,6 @@ def test_the_badge_says_when_the_server_has_taken_a_change(alice: Tab, server: S
             expect(alice.button("Generate a new password")).to_be_enabled()
     finally:
         os.kill(smsc, signal.SIGCONT)
-
-
-def child_of(server: Server, command: str) -> int:
-    """The process id of the supervisor's child that runs a command."""
-    supervisor = server.process.pid
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return next(int(each) for each in children if command in Path(f"/proc/{each}/cmdline").read_text().split("\0"))
 
 
 def test_a_new_password_is_asked_about_mailed_and_shown_once(
