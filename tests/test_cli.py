@@ -1,4 +1,4 @@
-"""The commands as users and scripts run them: real processes, their output, their exit status."""
+"""The commands as users and scripts run them: their output, their exit status."""
 
 import fcntl
 import json

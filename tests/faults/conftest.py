@@ -90,7 +90,7 @@ def checked(run_app: Callable[..., subprocess.CompletedProcess[str]]) -> Callabl
     """Has `app.py check` prove that file, ledger, messages and totals agree."""
 
     def check() -> None:
-        done = run_app("check", "--json", timeout=120)
+        done = run_app("check", "--json")
         assert json.loads(done.stdout) == {"ok": True, "problems": []}, done.stderr
         assert done.returncode == 0
 
