@@ -17,7 +17,8 @@ import pyotp
 
 from portal import db
 from portal.config import FILE_NAME
-from portal.services import directory, messages, prices
+from portal.services import directory, history, messages, prices
+from portal.services.history import Message
 from portal.services.messages import Submit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +107,14 @@ def prepared(conn: db.Connection, account_id: int, body: bytes = b"hello", **sai
     }
     account = next(each for each in directory.load(conn) if each.id == account_id)
     return messages.prepare(account, body=body, **usual | said)
+
+
+def submitted(conn: db.Connection, account_id: int, limit: int = -1) -> list[Message]:
+    """An account's messages as they were submitted, each part of a text by itself, newest first."""
+    rows = conn.execute(
+        f"SELECT {history.COLUMNS} FROM messages WHERE account_id = ? ORDER BY id DESC LIMIT ?", (account_id, limit)
+    )
+    return [Message(*row) for row in rows]
 
 
 def a_copy(data: Path, to: Path) -> Path:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from portal import db, migrations
-from portal.services import accounts, blacklist, check, deliveries, directory, history, ids, outcomes, received
+from portal.services import accounts, blacklist, check, deliveries, directory, ids, outcomes, received
 from portal.services.audit import SHELL
+from tests.support import submitted
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     ]
     assert [each.text for each in outcomes.to_send(conn, outcomes.unfinished(conn))] == ["waits"]
     with db.immediate(conn):
-        assert ids.next_ids(conn, "messages", 1) > history.page(conn, account.id)[0].id
+        assert ids.next_ids(conn, "messages", 1) > submitted(conn, account.id)[0].id
     accounts.change(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
     assert directory.unconfirmed(conn, account.id)
     conn.close()

@@ -16,7 +16,6 @@ from portal.services.accounts import BINARY
 from portal.services.errors import Refused
 from portal.services.messages import PTT_NONE, UCS2
 
-_FURTHEST = (1 << 63) - 1
 MISSING = "[…]"
 """Stands for the segments of a text that have not come."""
 
@@ -235,24 +234,6 @@ COLUMNS = (
     " segment_number, scheduled_at, kept, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
 )
 """The columns of `messages` that a `Message` is made of, in the order of its fields."""
-
-
-def page(
-    conn: sqlite3.Connection, account_id: int, *, before: int | None = None, after: int | None = None, limit: int = 50
-) -> list[Message]:
-    """Messages as they were submitted, newest first.
-
-    Args:
-        before: only those with a smaller id than this (the last one of the page before).
-        after: the ones that follow upon this id, for the way back to newer ones.
-    """
-    # The rows of an account are read from this end or that until there are enough: ids are the order of its index.
-    bound, which = (after, "id > ? ORDER BY id") if after is not None else (before, "id < ? ORDER BY id DESC")
-    rows = conn.execute(
-        f"SELECT {COLUMNS} FROM messages WHERE account_id = ? AND {which} LIMIT ?",
-        (account_id, _FURTHEST if bound is None else bound, limit),
-    ).fetchall()
-    return [Message(*row) for row in (rows[::-1] if after is not None else rows)]
 
 
 def texts_by_id(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[Text]:

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 import pytest
 
 from portal import db
-from portal.services import connections, credits, history
+from portal.services import connections, credits
 from portal.services.messages import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage
 from tests.interop.driven import AIOSMPPLIB, NODE_SMPP, PAYLOAD, PLAIN, SAR, UDH, Driven, driven
-from tests.support import Cast, Server, eventually
+from tests.support import Cast, Server, eventually, submitted
 
 # SMPP 3.4, 5.1.3, 5.2.12 and 5.2.28.
 OK, THROTTLED = 0x00, 0x58
@@ -78,10 +78,10 @@ def test_each_part_is_acknowledged_charged_and_reported(start: Start, conn: db.C
         assert (receipt["message_state"], receipt["outgoing_id"]) == (STATE_DELIVERED, answer["id"])
         assert receipt["esm_class"] == DELIVERY_RECEIPT
         assert (receipt["source"], receipt["destination"]) == ("393401234567", "ACME")
-        found = history.page(conn, cast.smpp_acme_1.id, limit=1 if way == PAYLOAD else parts)[::-1]
+        found = submitted(conn, cast.smpp_acme_1.id, limit=1 if way == PAYLOAD else parts)[::-1]
         assert "".join(each.text for each in found) == text
         assert sum(each.parts for each in found) == parts
-    eventually(lambda: {each.state for each in history.page(conn, cast.smpp_acme_1.id)} == {DELIVERED})
+    eventually(lambda: {each.state for each in submitted(conn, cast.smpp_acme_1.id)} == {DELIVERED})
 
 
 def test_a_receipt_says_that_and_why_a_message_did_not_arrive(start: Start) -> None:
@@ -107,7 +107,7 @@ def test_more_than_its_throughput_is_throttled_and_sent_again(
     for number in numbers:
         client.wait("answer", n=number, status=OK)
     assert client.heard("answer", status=THROTTLED)
-    assert len(history.page(conn, cast.smpp_acme_1.id)) == 10
+    assert len(submitted(conn, cast.smpp_acme_1.id)) == 10
     assert len(client.heard("bind")) == 1
 
 
@@ -125,7 +125,7 @@ def test_more_than_its_window_is_throttled_and_sent_again(
 
     for number in numbers:
         client.wait("answer", n=number, status=OK)
-    assert len(history.page(conn, cast.smpp_acme_1.id)) == 4
+    assert len(submitted(conn, cast.smpp_acme_1.id)) == 4
     assert [client.heard("answer", n=number, status=THROTTLED) for number in numbers[:2]] == [[], []]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from portal import db
-from portal.services import accounts, allowed_ips, connections, credits, history
+from portal.services import accounts, allowed_ips, connections, credits
 from portal.services.audit import SHELL
 from portal.services.history import Message
 from portal.services.messages import DELIVERED
@@ -22,7 +22,7 @@ from tests.interop.kannel import (
     WHOLE,
     Reports,
 )
-from tests.support import Cast, Server, eventually
+from tests.support import Cast, Server, eventually, submitted
 
 # Kannel cuts long texts itself: each part is a message of its own to the server, with a UDH.
 GSM = "Ciao àèìòù: 5 € [sconto] {oggi}"
@@ -38,7 +38,7 @@ PENDING = "393401234006"
 
 def sent_messages(conn: db.Connection, cast: Cast) -> list[Message]:
     """Those of `smpp_acme_1`, oldest first."""
-    return history.page(conn, cast.smpp_acme_1.id)[::-1]
+    return submitted(conn, cast.smpp_acme_1.id)[::-1]
 
 
 @pytest.mark.parametrize(

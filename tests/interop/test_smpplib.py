@@ -10,12 +10,12 @@ from smpplib import client as smpplib
 from smpplib import consts, exceptions, gsm
 
 from portal import db
-from portal.services import accounts, allowed_ips, connections, credits, history
+from portal.services import accounts, allowed_ips, connections, credits
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage
 from tests.smpplib_esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, Esme, bind_status
-from tests.support import DEADLINE_S, Cast, Login, Server, eventually
+from tests.support import DEADLINE_S, Cast, Login, Server, eventually, submitted
 
 TEXTS = {
     "Ciao àèì € {}": 1,
@@ -60,7 +60,7 @@ def test_each_part_is_acknowledged_charged_and_reported(esme: Esme, conn: db.Con
             assert b" stat:DELIVRD err:000 text:" in receipt.short_message
             assert receipt.esm_class == DELIVERY_RECEIPT
             assert (receipt.source_addr, receipt.destination_addr) == (NUMBER.encode(), b"ACME")
-        found = history.page(conn, cast.smpp_acme_1.id, limit=parts)[::-1]
+        found = submitted(conn, cast.smpp_acme_1.id, limit=parts)[::-1]
         assert [str(each.id) for each in found] == ids
         assert "".join(each.text for each in found) == text
         assert {each.state for each in found} == {DELIVERED}
@@ -155,7 +155,7 @@ def test_receipts_wait_for_the_next_receiver(server: Server, conn: db.Connection
     with Esme(server.port) as transmitter:
         transmitter.bind(cast.smpp_acme_1, TRANSMITTER)
         (message_id,) = transmitter.send("Hello")
-        eventually(lambda: history.page(conn, cast.smpp_acme_1.id)[0].state == DELIVERED)
+        eventually(lambda: submitted(conn, cast.smpp_acme_1.id)[0].state == DELIVERED)
         with Esme(server.port) as receiver:
             receiver.bind(cast.smpp_acme_1, RECEIVER)
             assert receiver.receipt(message_id)

@@ -5,7 +5,7 @@ from portal.services import accounts, history, intake, outcomes, search
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, EXPIRED, UCS2, Segment
 from portal.services.outcomes import Outcome
-from tests.support import prepared
+from tests.support import prepared, submitted
 
 
 @pytest.fixture
@@ -44,15 +44,14 @@ def texts(page):
 
 def test_pages_go_from_the_newest_to_the_oldest_and_back(conn, acme_1, send):
     send(*"abcdefg")
-    first = history.page(conn, acme_1.id, limit=3)
-    second = history.page(conn, acme_1.id, before=first[-1].id, limit=3)
+    first = lines(conn, acme_1.id, limit=3)
+    second = lines(conn, acme_1.id, before=first[-1].id, limit=3)
     assert (texts(first), texts(second)) == (["g", "f", "e"], ["d", "c", "b"])
-    assert texts(history.page(conn, acme_1.id, after=second[0].id, limit=3)) == ["g", "f", "e"]
+    assert texts(lines(conn, acme_1.id, after=second[0].id, limit=3)) == ["g", "f", "e"]
 
 
 def test_nobody_sees_anothers_messages(conn, acme_1, globex_1, send):
     send("a")
-    assert history.page(conn, globex_1.id) == []
     assert lines(conn, globex_1.id) == []
 
 
@@ -77,7 +76,7 @@ def test_each_day_is_there_also_when_nothing_was_sent(conn, acme_1, send):
 def test_each_code_has_a_description(conn, acme_1, send):
     send("a")
     conn.execute("UPDATE messages SET ptt = 12345")
-    assert history.page(conn, acme_1.id)[0].description == "Unknown"
+    assert submitted(conn, acme_1.id)[0].description == "Unknown"
 
 
 # --- texts that clients cut up
@@ -111,7 +110,7 @@ def test_a_text_in_parts_is_one_line(conn, acme_1, submit, way):
     line = found[1]
     assert (line.segments, line.parts, line.price, line.ptt, line.done_at) == (3, 3, 3000, 254, None)
     assert [each.id for each in line.messages] == [ids[2], ids[0], ids[1]]
-    assert [each.id for each in history.page(conn, acme_1.id)] == [after, *ids[::-1], before]
+    assert [each.id for each in submitted(conn, acme_1.id)] == [after, *ids[::-1], before]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ def test_an_emoji_that_is_cut_in_two_is_one_again(conn, acme_1, submit):
         send_part(submit, by_udh_16, piece, 2, number, data_coding=UCS2)
     assert [each.text for each in lines(conn, acme_1.id)] == ["so 😀 it is"]
     assert [each.body for each in outcomes.to_send(conn, outcomes.unfinished(conn))] == [octets[:8], octets[8:]]
-    assert texts(history.page(conn, acme_1.id)) == ["\ufffd it is", "so \ufffd"]
+    assert texts(submitted(conn, acme_1.id)) == ["\ufffd it is", "so \ufffd"]
 
 
 def test_binary_is_shown_as_hexadecimal_digits(conn, acme_1, submit):

@@ -21,6 +21,7 @@ from portal.services import (
 from portal.services.audit import SHELL
 from portal.services.messages import DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.outcomes import Outcome
+from tests.support import submitted
 
 ITALY = "393401234567"
 FRANCE = "33612345678"
@@ -282,7 +283,7 @@ def test_a_header_that_is_not_all_there_is_refused(prepare, body):
 def test_a_stored_message_is_paid_for(conn, prepare, acme_1):
     (message_id,) = intake.store(conn, [prepare(b"x" * 161)]).ids
     assert credits.balance(conn, acme_1.id) == 998_000
-    stored = history.page(conn, acme_1.id)[0]
+    stored = submitted(conn, acme_1.id)[0]
     assert (stored.id, stored.parts, stored.price, stored.state, stored.ptt) == (message_id, 2, 2000, ENROUTE, 254)
     assert abs(stored.at - now_ms()) < 10_000
     movement = statement.movements(conn, acme_1.id)[0]
@@ -332,7 +333,7 @@ def test_what_the_credits_do_not_cover_is_refused_and_the_rest_is_not(conn, prep
     ).ids
     assert [each is not None for each in ids] == [True, False, True, False, True]
     assert credits.balance(conn, acme_1.id) == 0
-    refused = [each for each in history.page(conn, acme_1.id) if each.ptt == 10]
+    refused = [each for each in submitted(conn, acme_1.id) if each.ptt == 10]
     assert [(each.state, each.price, each.done_at is not None) for each in refused] == [(REJECTED, 0, True)] * 2
     assert history.totals(conn, acme_1.id, 1).refused == 2
     assert check.problems(conn) == []
@@ -375,7 +376,7 @@ def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
     yesterday = now_ms() - 86_400_000
     credits.grant(conn, SHELL, acme_1, 5_000, now=yesterday - 1)
     intake.store(conn, [prepare()], now=yesterday)
-    assert history.page(conn, acme_1.id)[0].at == yesterday
+    assert submitted(conn, acme_1.id)[0].at == yesterday
     assert statement.movements(conn, acme_1.id)[0].at == yesterday
     assert history.totals(conn, acme_1.id, 1).sent == 0
     assert history.totals(conn, acme_1.id, 2).sent == 1
@@ -394,7 +395,7 @@ def test_an_outcome_counts_once(conn, prepare, acme_1):
     (receipt,) = finish(conn, message_id)
     assert (receipt.account_id, receipt.message_id, receipt.state) == (acme_1.id, message_id, DELIVERED)
     assert finish(conn, message_id, EXPIRED, 801) == []
-    assert history.page(conn, acme_1.id)[0].state == DELIVERED
+    assert submitted(conn, acme_1.id)[0].state == DELIVERED
     totals = history.totals(conn, acme_1.id, 1)
     assert (totals.sent, totals.delivered, totals.failed) == (1, 1, 0)
     assert check.problems(conn) == []

@@ -1,0 +1,148 @@
+"""Messages that are too old go, by whole days; what stays of them can still be proven."""
+
+import pytest
+
+from portal.db import DAY_MS
+from portal.services import (
+    check,
+    connections,
+    customers,
+    deletion,
+    deliveries,
+    received,
+    refunds,
+    retention,
+    routes,
+    tally,
+)
+from portal.services.audit import SHELL
+from portal.services.connections import Connection, Ending
+from portal.services.deletion import SENT
+from portal.services.messages import Segment
+from portal.services.received import FromHandset
+from tests.services.deleting import NOW, day, delete, end, keep, left, sent
+
+
+@pytest.mark.parametrize(
+    ("months", "today", "first"),
+    [
+        (12, (2026, 11, 23), (2025, 11, 23)),
+        (1, (2026, 3, 31), (2026, 2, 28)),
+        (12, (2028, 2, 29), (2027, 2, 28)),
+        (1, (2027, 1, 15), (2026, 12, 15)),
+        (5000, (2026, 11, 23), (1970, 1, 1)),
+    ],
+)
+def test_months_are_counted_back_to_the_same_day(months, today, first):
+    assert retention.first_day(months, day(*today) * DAY_MS + 1) == day(*first)
+
+
+def test_what_is_older_goes_by_whole_days(conn, acme_1):
+    cut = day(2026, 10, 23) * DAY_MS
+    old = sent(conn, acme_1, "a year ago", at=cut - 300 * DAY_MS)
+    old += sent(conn, acme_1, "the evening before", at=cut - 1)
+    kept = sent(conn, acme_1, "that day", at=cut)
+
+    assert keep(conn, 1, NOW) == 2
+
+    assert left(conn, acme_1) == kept
+    assert check.problems(conn) == []
+    assert conn.execute("SELECT kept_since FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0] == cut // DAY_MS
+
+
+def test_a_customers_own_number_of_months_counts(conn, cast, acme_1, globex_1):
+    ours = sent(conn, acme_1, "half a year ago", at=NOW - 180 * DAY_MS)
+    sent(conn, globex_1, "half a year ago", at=NOW - 180 * DAY_MS + 1, source="GLOBEX")
+    customers.change(conn, SHELL, customers.by_id(conn, cast.acme), messages_months=24)
+
+    keep(conn, 3, NOW)
+
+    assert left(conn, acme_1) == ours
+    assert left(conn, globex_1) == []
+    assert retention.months_of(conn, cast.acme, 3) == 24
+    assert retention.months_of(conn, cast.globex, 3) == 3
+    customers.change(conn, SHELL, customers.by_id(conn, cast.acme), messages_months=customers.USUAL)
+    assert retention.months_of(conn, cast.acme, 3) == 3
+
+
+def test_days_that_have_gone_do_not_come_back_with_more_months(conn, acme_1):
+    sent(conn, acme_1, "half a year ago", at=NOW - 180 * DAY_MS)
+    keep(conn, 3, NOW)
+
+    keep(conn, 12, NOW)
+
+    assert check.problems(conn) == []
+
+
+def test_what_is_under_way_or_waits_stays_until_it_has_ended(conn, acme_1):
+    at = NOW - 180 * DAY_MS
+    (underway,) = sent(conn, acme_1, "on its way", at=at, ended=False)
+    (waits,) = sent(conn, acme_1, "its receipt waits", at=at + 1, registered_delivery=1)
+    routes.add(conn, SHELL, acme_1, "390123")
+    received.take_in(conn, [FromHandset("393401234567", "390123", "Yes")], now=at + 2)
+    conn.execute("UPDATE deliveries SET id = id + ((? - ?) << 20)", (NOW, at))
+
+    keep(conn, 1, NOW)
+
+    assert left(conn, acme_1) == [underway, waits]
+    assert len(received.find(conn, acme_1.id).messages) == 1
+    assert check.problems(conn) == []
+    end(conn, [underway], at=NOW)
+    deliveries.done(conn, deliveries.due(conn, acme_1.id, NOW, 10).now, NOW)
+    assert check.problems(conn) == []
+    keep(conn, 1, NOW + 1)
+    assert left(conn, acme_1) == []
+    assert received.find(conn, acme_1.id).messages == []
+    counted = conn.execute("SELECT sum(sent), sum(delivered) FROM statistics WHERE length = ?", (tally.DAY,)).fetchone()
+    assert tuple(counted) == (2, 2)
+    assert check.problems(conn) == []
+
+
+def test_a_text_of_the_midnight_before_goes_a_day_later(conn, acme_1):
+    cut = day(2026, 10, 23) * DAY_MS
+    parts = sent(conn, acme_1, "part 1", at=cut - 1000, segment=Segment(7, 2, 1))
+    parts += sent(conn, acme_1, "part 2", at=cut + 1000, segment=Segment(7, 2, 2))
+
+    keep(conn, 1, NOW)
+    assert left(conn, acme_1) == parts
+    assert check.problems(conn) == []
+
+    keep(conn, 1, NOW + DAY_MS)
+    assert left(conn, acme_1) == []
+    assert check.problems(conn) == []
+
+
+def test_what_was_left_of_deleted_messages_goes_with_their_days(conn, acme_1):
+    for at in (NOW - 60 * DAY_MS, NOW - 10 * DAY_MS):
+        (message,) = sent(conn, acme_1, "one", at=at)
+        refunds.refund_message(conn, SHELL, acme_1, message, "a present")
+        delete(conn, acme_1, deletion.ticked(SENT, [message]))
+
+    keep(conn, 1, NOW)
+
+    for table in ("deleted_days", "deleted_charges", "deleted_refunds"):
+        assert conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 1, table
+    assert check.problems(conn) == []
+
+
+def test_sessions_go_with_the_days_of_their_messages(conn, acme_1, globex_1):
+    new = NOW - 10 * DAY_MS
+    for number, (account, at) in enumerate([(acme_1, NOW - 60 * DAY_MS), (acme_1, new), (globex_1, new)], 1):
+        connections.opened(conn, [Connection(number, account.id, "127.0.0.1", "transceiver", "", 1, at, at)])
+        connections.closed(conn, [Ending(number, at, kept=True)])
+    keep(conn, 1, NOW)
+    assert [row[0] for row in conn.execute("SELECT id FROM ended_sessions")] == [2, 3]
+
+
+def test_damage_of_days_that_are_kept_is_named_beside_those_that_are_not(conn, acme_1):
+    sent(conn, acme_1, "old", at=NOW - 60 * DAY_MS)
+    sent(conn, acme_1, "new", at=NOW - 10 * DAY_MS)
+    keep(conn, 1, NOW)
+
+    conn.execute("UPDATE daily_totals SET sent = sent + 1")
+    assert [each for each in check.problems(conn) if "daily_totals" in each] == check.problems(conn)
+    assert len(check.problems(conn)) == 1
+    conn.execute("UPDATE daily_totals SET sent = sent - 1")
+    conn.execute("DELETE FROM messages")
+    tally.gather_all(conn)
+    assert len(check.problems(conn)) == 3
