@@ -5,8 +5,21 @@ from pathlib import Path
 import pytest
 
 from portal import db, migrations
-from portal.services import accounts, blacklist, check, deliveries, directory, ids, outcomes, received
+from portal.services import (
+    accounts,
+    blacklist,
+    check,
+    connections,
+    deliveries,
+    directory,
+    history,
+    ids,
+    outcomes,
+    received,
+    search,
+)
 from portal.services.audit import SHELL
+from portal.services.search import Wanted
 from tests.support import submitted
 
 
@@ -135,24 +148,37 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     conn.close()
 
 
-def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_that_asks(file, monkeypatch):
+def before_step(file, monkeypatch, name, script):
+    """A database as it was before a step, with some rows."""
     steps = migrations.Migrations("portal")
-    everyone = list(migrations.migrations._migrations)
-    steps._migrations = [each for each in everyone if each.name < "m0011"]
+    steps._migrations = [each for each in migrations.migrations._migrations if each.name < name]
     with monkeypatch.context() as before:
         before.setattr(migrations, "migrations", steps)
         migrations.migrate(file, keep_backups=5)
     conn = sqlite3.connect(file)
-    conn.executescript("""
+    conn.executescript(
+        """
         INSERT INTO customers (id, name, contact_email, created_at) VALUES (1, 'Acme', 'marta@acme.example', 0);
         INSERT INTO accounts (id, customer_id, kind, name, windowing, throughput, binds, created_at)
             VALUES (1, 1, 'smpp', 'smpp-acme-1', 10, 20, 5, 0);
+        """
+        + script
+    )
+    conn.close()
+
+
+def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_that_asks(file, monkeypatch):
+    before_step(
+        file,
+        monkeypatch,
+        "m0011",
+        """
         INSERT INTO blacklist VALUES (1, '393337654321', 5, 7), (1, '393337654322', 6, NULL);
         INSERT INTO received (id, account_id, source, destination, text, data_coding)
             VALUES (7, 1, '393337654321', '48484', 'STOP', 0), (8, 1, '393337654321', '48484', 'waits', 0);
         INSERT INTO deliveries (account_id, id, received_id, next_attempt_at) VALUES (1, 9, 8, 0);
-    """)
-    conn.close()
+        """,
+    )
     migrations.migrate(file, keep_backups=5)
     conn = db.connect(file)
     assert [(each.reason, each.added_by) for each in blacklist.of_account(conn, 1)] == [
@@ -160,4 +186,29 @@ def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_th
         ("by hand", "shell"),
     ]
     assert [each.state for each in received.find(conn, 1).messages] == [received.WAITING, received.UNKNOWN]
+    conn.close()
+
+
+def test_words_of_four_letters_are_found_in_messages_from_before_chunks_told_them(file, monkeypatch):
+    before_step(
+        file,
+        monkeypatch,
+        "m0016",
+        """
+        INSERT INTO connections (id, account_id, address, bind_type, tls, password_id, bound_at, seen_at)
+            VALUES (1000 << 20, 1, '127.0.0.1', 'transceiver', '', 1, 0, 0);
+        INSERT INTO messages (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,
+            registered_delivery, parts, price, state, ptt)
+            VALUES (7, 1, 'ACME', 5, 0, '393401234567', 'IT', 'a parc', 0, 0, 1, 0, 2, 0);
+        -- Of this chunk there is nothing but three letters, if anything.
+        INSERT INTO history_chunks (account_id, first_id, last_id, bits) VALUES (1, 1, 7, zeroblob(8));
+        """,
+    )
+    migrations.migrate(file, keep_backups=5)
+    conn = db.connect(file)
+    (text,) = search.find(conn, 1, Wanted(said="parc")).texts
+    (details,) = history.details(conn, text).values()
+    assert (details.session_id, details.upstream_id, details.upstream_status) == (None, None, None)
+    assert connections.of_account(conn, 1) == [], "its server is gone, and its id is of another kind"
+    assert connections.latest_id(conn) == 0
     conn.close()

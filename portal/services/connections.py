@@ -110,7 +110,10 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The session that messages came from; `ended_at` is None as long as it is open."""
+    """The session that messages came from.
+
+    `ended_at` is None as long as it is open; where its server has died, it is when the client was last heard.
+    """
 
     id: int
     address: str
@@ -150,7 +153,7 @@ class Refusals:
 
 
 def latest_id(conn: sqlite3.Connection) -> int:
-    """The highest id that a session has had. Messages, pages and requests to end it remember it: it comes once."""
+    """The highest id of all sessions that were ever stored: messages and pages go on naming them."""
     (value,) = conn.execute("SELECT value FROM counters WHERE name = 'session_id'").fetchone()
     return int(value)
 
@@ -305,11 +308,12 @@ def _connection(row: sqlite3.Row) -> Connection:
 
 def origins(conn: sqlite3.Connection, account_id: int, session_ids: Collection[int]) -> dict[int, Origin]:
     """Those of an account's sessions with these ids that are open, or kept, by id."""
+    # The plus keeps SQLite from reading all that the account has ever had.
     rows = conn.execute(
         "SELECT id, address, bind_type, tls, bound_at, NULL FROM connections"
         " WHERE account_id = :account AND id IN (SELECT value FROM json_each(:ids))"
         " UNION ALL SELECT id, address, bind_type, tls, bound_at, ended_at FROM ended_sessions"
-        " WHERE account_id = :account AND id IN (SELECT value FROM json_each(:ids))",
+        " WHERE +account_id = :account AND id IN (SELECT value FROM json_each(:ids))",
         {"account": account_id, "ids": json.dumps(sorted(session_ids))},
     )
     return {row[0]: Origin(*row) for row in rows}

@@ -18,8 +18,14 @@ INTERNATIONAL = "001"
 _INTERNATIONAL_NAME = N_("International networks")
 # Most numbers of most countries are as long as this.
 _USUAL = 11
-# What people write between the digits, so that they can be read.
-_SEPARATORS = str.maketrans("", "", " \u00a0\t.-/()")
+# What people write between the digits, so that they can be read; and what comes along unseen where a number is copied:
+# narrow spaces, other dashes, marks of the direction of writing.
+_SEPARATORS = str.maketrans(
+    "",
+    "",
+    " \u00a0\u2007\u2009\u202f\t.-/()\u2010\u2011\u2012\u2013\u2014\u2212"
+    "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff",
+)
 # What a number may be, in the words of phonenumbers' metadata.
 _KINDS = "premium_rate toll_free shared_cost voip personal_number pager uan voicemail fixed_line mobile".split()
 
@@ -42,12 +48,12 @@ def digits(number: str, field: str) -> str:
     Raises:
         NoNumber: something else is among them.
     """
-    found = plain(number)
-    if found and not (found.isascii() and found.isdigit()):
+    found = plain(number).removeprefix("00")
+    if number and not (found.isascii() and found.isdigit()):
         refusal = NoNumber(number=number)
         refusal.field = field
         raise refusal
-    return found.removeprefix("00")
+    return found
 
 
 def country_of(number: str) -> str | None:

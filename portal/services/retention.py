@@ -106,7 +106,8 @@ _LEFT = (
     ("deleted_days", "account_id, day, country, source", "day < :day"),
     ("deleted_charges", "account_id, charged_from", "charged_from < :end AND last_id < :end"),
     ("deleted_refunds", "message_id", "message_id < :end"),
-    ("ended_sessions", "id", "ended_at < :end_ms"),
+    # A day later: of a session whose server has died it is known only when its client was last heard.
+    ("ended_sessions", "id", "ended_at < :end_ms - :day_ms"),
 )
 
 
@@ -119,6 +120,6 @@ def _forget_rest(conn: Connection, account_id: int, day: int, end: int) -> Itera
                 gone = conn.execute(
                     f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"
                     f" WHERE account_id = :account AND {condition} LIMIT {_ROWS_AT_ONCE})",
-                    {"account": account_id, "day": day, "end": end, "end_ms": day * DAY_MS},
+                    {"account": account_id, "day": day, "end": end, "end_ms": day * DAY_MS, "day_ms": DAY_MS},
                 ).rowcount
             yield 0

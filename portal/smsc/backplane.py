@@ -161,7 +161,7 @@ class Backplane(Protocol):
         """Nobody answered for it: offer it again now."""
 
     def next_session_id(self) -> int:
-        """Return an id for a session: it grows, and no session has had it before."""
+        """Return an id for a session: it grows, and no message and no page names another session by it."""
 
     def session_opened(self, session: Connection) -> None:
         """Show a session."""

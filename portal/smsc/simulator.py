@@ -25,7 +25,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import count
 
 from portal.db import now_ms
@@ -35,22 +34,17 @@ from portal.services.received import FromHandset
 from portal.smsc.status import in_receipt
 from portal.smsc.upstream import Receive, Report
 
-# Ids of its own begin with the time, so that none comes again after a restart.
+# Ids of its own begin with the time: none comes again after a restart, unless the clock is set back.
 _ID_SHIFT = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fate:
     """What becomes of a message (message_state, ptt), and after how many seconds."""
 
     delay: float
     state: int
     ptt: int
-
-    @cached_property
-    def status(self) -> str:
-        """The same as a receipt says it."""
-        return in_receipt(self.state, self.ptt)
 
 
 _USUAL = Fate(0.2, DELIVERED, 0)
@@ -115,7 +109,7 @@ class Simulator:
         self._slow.difference_update([message_id for message_id, _ in ended])
         self._report(
             [
-                Outcome(message_id, fate.state, fate.ptt, now, f"{own_id:x}", fate.status)
+                Outcome(message_id, fate.state, fate.ptt, now, f"{own_id:x}", in_receipt(fate.state, fate.ptt))
                 for (message_id, fate), own_id in zip(ended, self._ids, strict=False)
             ]
         )

@@ -51,10 +51,10 @@ def delete_received(account: Account) -> ResponseReturnValue:
 
 def _ask(account: Account, kind: str) -> ResponseReturnValue:
     conn, found = context.conn(), _filter(kind)
-    if found.is_refused:
+    everything = "all" in request.args
+    if everything and found.is_refused:
         # The page says what is wrong with the address.
         return htmx.moved(f"{_page(account, kind)}?{request.query_string.decode('latin-1')}")
-    everything = "all" in request.args
     scope = deletion.all_of(conn, account.id, found.wanted) if everything else deletion.ticked(kind, _ticked())
     count = deletion.count(conn, account.id, scope, _COUNT_SECONDS)
     return htmx.dialog(

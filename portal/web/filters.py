@@ -1,6 +1,6 @@
 """Looking for messages, sent and received ones: what an address asks for, and a page of what is found."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -42,38 +42,44 @@ class Filter(paging.Query, Generic[_W]):
 
 
 @dataclass(frozen=True)
-class Said:
-    """What an address says beside the period; `refusals`: of fields that can't be looked for, which are empty then."""
+class Address:
+    """What an address asks for.
 
-    fields: dict[str, str]
-    refusals: tuple[Refused, ...]
+    `said` is how other addresses say the same, without what is usual or empty; `values` is what is looked for: empty
+    where that can't be, of which `refusals` tell.
+    """
 
-    def and_of(self, asked: periods.Asked) -> dict[str, str]:
-        """The same with the period and the lines of a page, without what is usual or empty."""
-        period = asked.said if asked.choice != ALL else {}
-        lines = str(paging.lines(_USUAL_LINES))
-        found = {**period, **self.fields, LINES: "" if lines == str(_USUAL_LINES) else lines}
-        return {name: value for name, value in found.items() if value}
+    asked: periods.Asked
+    said: Mapping[str, str]
+    values: Mapping[str, str]
+    refusals: Sequence[Refused]
 
 
-def said(names: Sequence[str], numbers: Collection[str]) -> Said:
+def read(names: Sequence[str], *, numbers: Collection[str], choices: Mapping[str, Collection[str]]) -> Address:
     """Read this request's query.
 
     Args:
         names: of its fields; `text` is empty for who may not read texts: they could guess them, word by word.
         numbers: those of them that are numbers, or the digits that they begin with.
+        choices: what others may be; anything else is nothing.
     """
-    fields = {name: request.args.get(name, "").strip()[:_LONGEST] for name in names}
+    asked = periods.asked(usual=ALL)
+    said = {name: request.args.get(name, "").strip()[:_LONGEST] for name in names}
     if not access.may_read():
-        fields["text"] = ""
-    refusals = []
+        said["text"] = ""
+    for name, known in choices.items():
+        if said[name] not in known:
+            said[name] = ""
+    values, refusals = dict(said), []
     for name in numbers:
         try:
-            fields[name] = countries.digits(fields[name], name)
+            said[name] = values[name] = countries.digits(said[name], name)
         except Refused as refusal:
-            fields[name] = ""
+            values[name] = ""
             refusals.append(refusal)
-    return Said(fields, tuple(refusals))
+    lines = paging.lines(_USUAL_LINES)
+    said = {**(asked.said if asked.choice != ALL else {}), **said, LINES: "" if lines == _USUAL_LINES else str(lines)}
+    return Address(asked, {name: value for name, value in said.items() if value}, values, refusals)
 
 
 def show(form: periods.Form, asked: Filter[Any]) -> None:

@@ -18,7 +18,6 @@ from portal.services.accounts import BINARY, Account
 from portal.services.connections import Origin
 from portal.services.history import PTT, Details, Message, Text
 from portal.services.live import Pulse
-from portal.services.periods import ALL
 from portal.services.search import Wanted
 from portal.web import access, context, deletion_progress, downloads, filters, htmx, live, paging, periods
 from portal.web.live import Part
@@ -56,7 +55,7 @@ class Filter(filters.Filter[Wanted]):
 
 
 def asked_for() -> Filter:
-    """The filter that this request's address asks for, found once; what can't be read of it doesn't matter."""
+    """The filter that this request's address asks for, found once."""
     if "history_filter" not in g:
         g.history_filter = _read()
     found: Filter = g.history_filter
@@ -64,14 +63,17 @@ def asked_for() -> Filter:
 
 
 def _read() -> Filter:
-    asked, found = periods.asked(usual=ALL), filters.said(_FIELDS, numbers=("recipient",))
-    fields = found.fields
-    if fields["status"] not in search.STATUSES and not (
-        fields["status"].isdecimal() and int(fields["status"]) in search.failures()
-    ):
-        fields["status"] = ""
-    wanted = Wanted(asked.within, *(fields[each] for each in _FIELDS))
-    read = Filter(found.and_of(asked), asked, wanted, found.refusals, follows=False)
+    statuses = {*search.STATUSES, *map(str, search.failures())}
+    found = filters.read(_FIELDS, numbers=("recipient",), choices={"status": statuses})
+    values = found.values
+    wanted = Wanted(
+        found.asked.within,
+        sender=values["sender"],
+        recipient=values["recipient"],
+        status=values["status"],
+        said=values["text"],
+    )
+    read = Filter(found.said, found.asked, wanted, found.refusals, follows=False)
     # Looking for something, nobody wants the page to move, and each time costs a search.
     switch, usual = request.args.get(filters.LIVE), not read.is_on
     follows = {_ON: True, _OFF: False}.get(switch or "", usual)
@@ -143,11 +145,10 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         title=_("Message"),
         tab="history",
         text=text,
-        details=details[text.first.id],
-        known=details,
+        details=details,
         origins=_origins(account, details),
         bind_types=connections.BIND_TYPES,
-        handed_on=_handed_on(text),
+        handed_on=_handed_on(text, details),
         encoding=_(_ENCODINGS.get(text.first.data_coding, str(text.first.data_coding))),
         refunds=refunds,
         refunded=refunded,
@@ -168,15 +169,18 @@ def _details(text: Text) -> dict[int, Details]:
 
 def _origins(account: Account, details: dict[int, Details]) -> dict[int, Origin | None]:
     """The sessions that messages came from, by id; None where one is not kept any more."""
-    session_ids = sorted({each.session_id for each in details.values() if each.session_id is not None})
+    session_ids = {each.session_id for each in details.values() if each.session_id is not None}
     kept = connections.origins(context.conn(), account.id, session_ids)
-    return {each: kept.get(each) for each in session_ids}
+    return {each: kept.get(each) for each in sorted(session_ids)}
 
 
-def _handed_on(text: Text) -> str:
+def _handed_on(text: Text, details: dict[int, Details]) -> str:
     """When a text went on to the upstream; empty: never."""
     early = text.scheduled_at is not None and text.done_at is not None and text.done_at < text.scheduled_at
-    if early or all(each.ptt in (messages.PTT_NO_CREDIT, messages.PTT_BLACKLISTED) for each in text.messages):
+    # An upstream may refuse for want of its credits, or know a number that said STOP, just as we do.
+    unheard_of = all(each.upstream_status is None for each in details.values())
+    ours = all(each.ptt in (messages.PTT_NO_CREDIT, messages.PTT_BLACKLISTED) for each in text.messages)
+    if early or (ours and unheard_of):
         return ""
     if text.waits:
         return _("Not yet")

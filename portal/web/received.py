@@ -15,7 +15,6 @@ from portal.i18n import gettext as _
 from portal.services import blacklist, messages, received, routes
 from portal.services.accounts import BINARY, Account
 from portal.services.live import Pulse
-from portal.services.periods import ALL
 from portal.services.received import Received, Wanted
 from portal.web import access, context, deletion_progress, downloads, filters, htmx, live, periods
 from portal.web.filters import Filter
@@ -46,7 +45,7 @@ class FilterForm(periods.Form):
 
 
 def asked_for() -> Filter[Wanted]:
-    """The filter that this request's address asks for, found once; what can't be read of it doesn't matter."""
+    """The filter that this request's address asks for, found once."""
     if "received_filter" not in g:
         g.received_filter = _read()
     found: Filter[Wanted] = g.received_filter
@@ -54,11 +53,17 @@ def asked_for() -> Filter[Wanted]:
 
 
 def _read() -> Filter[Wanted]:
-    asked, found = periods.asked(usual=ALL), filters.said(_FIELDS, numbers=("sender", "recipient"))
-    if found.fields["state"] not in received.STATES:
-        found.fields["state"] = ""
-    wanted = Wanted(asked.within, *(found.fields[each] for each in _FIELDS))
-    return Filter(found.and_of(asked), asked, wanted, found.refusals)
+    found = filters.read(_FIELDS, numbers=("sender", "recipient"), choices={"state": received.STATES})
+    values = found.values
+    wanted = Wanted(
+        found.asked.within,
+        sender=values["sender"],
+        recipient=values["recipient"],
+        keyword=values["keyword"],
+        state=values["state"],
+        said=values["text"],
+    )
+    return Filter(found.said, found.asked, wanted, found.refusals)
 
 
 # --- pages

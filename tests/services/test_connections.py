@@ -47,6 +47,15 @@ def test_where_messages_came_from_is_known_after_the_end_of_the_session(conn, ac
     assert connections.origins(conn, acme_2.id, [1, 2, 3]).keys() == {3}
 
 
+def test_a_session_is_looked_up_by_its_id_however_many_the_account_has_had(conn, acme_1):
+    asked = []
+    conn.set_trace_callback(asked.append)
+    connections.origins(conn, acme_1.id, [1, 2])
+    conn.set_trace_callback(None)
+    steps = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+    assert any("ended_sessions USING INTEGER PRIMARY KEY" in each for each in steps), steps
+
+
 def test_after_a_server_that_was_killed_each_session_that_could_send_is_kept(conn, acme_1, session):
     connections.opened(conn, [session, replace(session, id=2, bind_type="receiver")])
     connections.progressed(conn, [Progress(1, session.seen_at + 5, 1, 1, 0)])

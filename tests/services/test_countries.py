@@ -70,3 +70,32 @@ def test_numbers_of_shared_codes_go_where_the_library_says(number):
     assume(7 <= len(digits) <= 15)
     said = phonenumbers.region_code_for_number(phonenumbers.parse(f"+{digits}"))
     assert countries.country_of(digits) == (said or SHARED[code][0])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "39340",
+        "+39 340",
+        "0039340",
+        "(39) 340",
+        "39\u202f340",
+        "39\u2013340",
+        "\u202a+39 340\u202c",
+        "39.340",
+        "39/340",
+    ],
+)
+def test_digits_as_people_write_and_copy_them(written):
+    assert countries.digits(written, "recipient") == "39340"
+
+
+@pytest.mark.parametrize("written", ["abc", "39340x", "+", "00", "-", "٣٩", "39\x00340"])
+def test_what_has_other_digits_or_none_is_no_number(written):
+    with pytest.raises(countries.NoNumber) as refused:
+        countries.digits(written, "recipient")
+    assert refused.value.field == "recipient"
+
+
+def test_nothing_is_no_number_to_look_for():
+    assert countries.digits("", "recipient") == ""

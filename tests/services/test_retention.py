@@ -127,11 +127,14 @@ def test_what_was_left_of_deleted_messages_goes_with_their_days(conn, acme_1):
 
 def test_sessions_go_with_the_days_of_their_messages(conn, acme_1, globex_1):
     new = NOW - 10 * DAY_MS
-    for number, (account, at) in enumerate([(acme_1, NOW - 60 * DAY_MS), (acme_1, new), (globex_1, new)], 1):
+    kept_since = retention.first_day(1, NOW) * DAY_MS
+    # The day before, too: nobody knows how long a session went on whose server has died.
+    ends = [kept_since - DAY_MS - 1, kept_since - DAY_MS, new]
+    for number, (account, at) in enumerate([*((acme_1, each) for each in ends), (globex_1, new)], 1):
         connections.opened(conn, [Connection(number, account.id, "127.0.0.1", "transceiver", "", 1, at, at)])
         connections.closed(conn, [Ending(number, at, kept=True)])
     keep(conn, 1, NOW)
-    assert [row[0] for row in conn.execute("SELECT id FROM ended_sessions")] == [2, 3]
+    assert [row[0] for row in conn.execute("SELECT id FROM ended_sessions")] == [2, 3, 4]
 
 
 def test_damage_of_days_that_are_kept_is_named_beside_those_that_are_not(conn, acme_1):

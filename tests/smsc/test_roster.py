@@ -1,7 +1,5 @@
 """What pages are shown of the sessions that are open."""
 
-import pytest
-
 from portal.db import now_ms
 from portal.services import connections
 from portal.smsc.pdu import Plain
@@ -72,27 +70,38 @@ async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, c
         assert len(written) == 1
 
 
-@pytest.mark.parametrize("answered", [True, False])
-async def test_messages_know_their_session_after_its_end(config, cast, conn, account, answered):
+async def test_messages_know_their_session_after_its_end(config, cast, conn, account):
     async with smsc(config) as server:
         quiet = await Esme.bound(server.port, cast.smpp_acme_1)
         await quiet.close()
         await eventually(lambda: not server._door.sessions)
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        if answered:
-            await esme.submit()
-        else:
-            esme.send(esme.message())
-            await esme.writer.drain()
-        await eventually(lambda: conn.execute("SELECT 1 FROM messages").fetchone())
+        await esme.submit()
         (session_id,) = conn.execute("SELECT session_id FROM messages").fetchone()
-        origins = connections.origins(conn, account.id, [session_id - 1, session_id])
-        assert (origins[session_id].address, origins[session_id].ended_at) == ("127.0.0.1", None)
+        both = [session_id - 1, session_id]
+        origin = connections.origins(conn, account.id, both)[session_id]
+        assert (origin.address, origin.ended_at) == ("127.0.0.1", None)
         await esme.close()
         await eventually(lambda: not connections.of_account(conn, account.id))
-        origins = connections.origins(conn, account.id, [session_id - 1, session_id])
+        origins = connections.origins(conn, account.id, both)
         assert origins.keys() == {session_id}, "the quiet one is not kept"
         assert abs(origins[session_id].ended_at - now_ms()) < 5_000
+
+
+async def test_a_session_that_ends_before_its_message_is_answered_is_kept(config, cast, conn, account):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        await eventually(lambda: connections.of_account(conn, account.id))
+        conn.execute("BEGIN IMMEDIATE")
+        esme.send(esme.message())
+        (session,) = server._door.sessions
+        await eventually(lambda: session._in_flight)
+        await esme.close()
+        await eventually(lambda: not server._door.sessions)
+        conn.execute("ROLLBACK")
+        (session_id,) = await eventually(lambda: conn.execute("SELECT session_id FROM messages").fetchone())
+        await eventually(lambda: not connections.of_account(conn, account.id))
+        assert connections.origins(conn, account.id, [session_id]).keys() == {session_id}
 
 
 async def test_a_message_that_was_refused_for_want_of_credits_knows_its_session(config, cast, conn, account):

@@ -317,10 +317,26 @@ def test_what_is_no_number_is_refused_and_stays(alice: Browser) -> None:
     assert "39340abc is no number. Enter its digits" in words(answer.text)
     assert acting.value_of(answer.text, "recipient") == "39340abc"
     assert shown(answer.text) == ["sorry", "code 99"], "what can be looked for still is"
+    assert "Delete all that were found" in answer.text
+    assert 'aria-checked="false"' in answer.text
+    for name in ("history.csv", "history.jsonl"):
+        assert f'"{name}?recipient=39340abc&amp;status=failed"' in answer.text
     for name in ("history.csv", "history.jsonl", "history/delete"):
         answer = alice.get(f"/accounts/smpp-acme-1/{name}?all=1&{query}", follow_redirects=False)
         assert answer.status_code == 303, name
-    assert alice.get(f"{HISTORY}?recipient=%2B&sender=+").status_code == 200
+
+
+@pytest.mark.usefixtures("some")
+@pytest.mark.parametrize("recipient", ["%2B", "00", "-", "()", "%D9%A3%D9%A9"])
+def test_no_digit_is_no_number(alice: Browser, recipient: str) -> None:
+    assert alice.get(f"{HISTORY}?recipient={recipient}").status_code == 422
+
+
+@pytest.mark.usefixtures("some")
+def test_ticked_messages_are_asked_about_beside_a_number_that_is_none(alice: Browser, some: list[int]) -> None:
+    answer = alice.get(f"{HISTORY}/delete?id={some[0]}&recipient=abc")
+    assert answer.status_code == 200
+    assert "Delete 1 message" in words(answer.text)
 
 
 # --- all about one
@@ -354,6 +370,14 @@ def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[
     page = alice.get(f"{HISTORY}/{message_id}").text
     assert "Upstream’s id <1a2b> Copy the upstream’s id Upstream’s status stat:UNDELIV err:011" in words(page)
     assert 'data-copy="&lt;1a2b&gt;"' in page
+
+
+def test_an_upstream_that_knows_of_a_stop(alice: Browser, conn: db.Connection) -> None:
+    (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
+    outcomes.finish(conn, [Outcome(message_id, messages.REJECTED, 53, db.now_ms(), "1a", "stat:REJECTD err:053")])
+    said = words(alice.get(f"{HISTORY}/{message_id}").text)
+    assert "Handed on At once" in said
+    assert "Upstream’s status stat:REJECTD err:053" in said
 
 
 def test_what_the_upstream_said_of_each_part(alice: Browser, conn: db.Connection) -> None:
