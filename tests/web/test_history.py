@@ -336,7 +336,7 @@ def test_no_digit_is_no_number(alice: Browser, recipient: str) -> None:
 def test_ticked_messages_are_asked_about_beside_a_number_that_is_none(alice: Browser, some: list[int]) -> None:
     answer = alice.get(f"{HISTORY}/delete?id={some[0]}&recipient=abc")
     assert answer.status_code == 200
-    assert "Delete 1 message" in words(answer.text)
+    assert "1 stays: its delivery receipt waits for a client." in words(answer.text)
 
 
 # --- all about one
