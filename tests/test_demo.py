@@ -9,6 +9,7 @@ import pytest
 
 from portal import config as settings
 from portal import db, demo
+from portal.demo import client
 from portal.services import check, history, ids, two_factor, users
 from tests.serving import clean_environment, is_ready, stop
 from tests.support import ROOT, Server, eventually, free_port
@@ -103,6 +104,14 @@ def test_a_demo_that_was_interrupted_is_made_anew(tmp_path):
     (tmp_path / "demo.json").write_text("{}")
     demo.make(config)
     assert demo.load(config).smpp_passwords.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-globex-1"}
+
+
+def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast, monkeypatch, serve):
+    serve()
+    monkeypatch.setattr(client, "_TIMEOUT_S", 1)
+    login = cast.smpp_acme_1
+    *_, last = client.send(config.smpp, login.name, login.password, "ACME", "+39 333 123 4006", "stays pending")
+    assert last.startswith("no receipt within 1 s")
 
 
 def test_what_it_prints_works(start, tmp_path):

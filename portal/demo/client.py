@@ -2,12 +2,14 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from itertools import count
 from typing import TypeVar
 
 from portal import gsm0338
 from portal.config import Smpp, bracketed, reachable
+from portal.services import countries
 from portal.services.errors import Refused
 from portal.smsc import pdu
 from portal.smsc.delivery import ESM_CLASS_RECEIPT
@@ -23,7 +25,8 @@ _SHORT_MESSAGE_OCTETS = 254
 
 _REMEDIES: dict[int, str] = {
     Status.ESME_RINVPASWD: ": the password was replaced (then give the new one with --password), or this address is no"
-    " authorised IP any more; the page tells under Sessions"
+    " authorised IP any more; the page tells under Sessions",
+    Status.ESME_RALYBND: ": another client of the account is connected; the page shows it under Sessions",
 }
 
 P = TypeVar("P", bound=Pdu)
@@ -39,7 +42,7 @@ def send(smpp: Smpp, system_id: str, password: str, source: str, destination: st
     Args:
         smpp: where the server listens; the unsecured port is taken if there is one.
         source: alphanumeric sender.
-        destination: E.164 digits.
+        destination: E.164 digits, as people write them.
 
     Yields:
         What happens, a line each.
@@ -52,7 +55,7 @@ def send(smpp: Smpp, system_id: str, password: str, source: str, destination: st
     try:
         with socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain:
             session = _Session(plain if smpp.port else _secured(plain))
-            yield from session.talk(system_id, password, source, destination, text)
+            yield from session.talk(system_id, password, source, countries.plain(destination), text)
     except (OSError, pdu.Malformed) as error:
         raise CannotSend(what=where, reason=f"{error}. {_HINT}") from None
 
@@ -77,7 +80,12 @@ class _Session:
         yield f"bound as {system_id}"
         message_id = self._ask(self._submit(source, destination, text), MessageResp).message_id
         yield f"accepted: message id {message_id}"
-        yield f"receipt: {self._receipt(message_id)}"
+        yield "waiting for its receipt"
+        receipt = self._receipt(message_id)
+        if not receipt:
+            yield f"no receipt within {_TIMEOUT_S} s: it comes when the message has ended"
+            return
+        yield f"receipt: {receipt}"
         for each in self._incoming:
             yield f"message from {each.source}: {_text(each)}"
         self._ask(Plain(Command.UNBIND, next(self._sequences)), Plain)
@@ -113,12 +121,19 @@ class _Session:
                 return received
 
     def _receipt(self, message_id: str) -> str:
-        while True:
-            received = self._read()
+        """The text of a message's receipt; empty: it has not come in time."""
+        ends = time.monotonic() + _TIMEOUT_S
+        # The server asks now and then whether somebody is there: it is never silent for long.
+        while time.monotonic() < ends:
+            try:
+                received = self._read()
+            except TimeoutError:
+                break
             if isinstance(received, DeliverSm):
                 about = received.tlvs.get(Tag.RECEIPTED_MESSAGE_ID, b"").rstrip(b"\0").decode("latin-1")
                 if about == message_id:
                     return received.short_message.decode("latin-1")
+        return ""
 
     def _read(self) -> Pdu:
         """The next PDU; what the server wants an answer to has got it."""
