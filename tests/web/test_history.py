@@ -188,6 +188,7 @@ def some(conn: db.Connection) -> list[int]:
         ("status=pending", ["Il pacco è qui"]),
         ("status=scheduled", ["later"]),
         ("status=nonsense", ["later", "sorry", "code 99", "parcel 4712", "Il pacco è qui", "old parcel 4711"]),
+        ("status=%D9%A5%D9%A3", ["later", "sorry", "code 99", "parcel 4712", "Il pacco è qui", "old parcel 4711"]),
         ("text=PARC", ["parcel 4712", "old parcel 4711"]),
         ("text=471+parcel&period=7d", ["parcel 4712"]),
         ("text=e", ["Il pacco è qui"]),
