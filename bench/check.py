@@ -34,12 +34,15 @@ from typing import Any
 
 from stand import CREDITS, ROOT, SENDERS, Installation, complaints, table
 
-from portal import db
-from portal.db import DAY_MS, immediate, now_ms
-from portal.services import accounts, check, credits, intake, outcomes
-from portal.services.audit import SHELL
-from portal.services.messages import DELIVERED, GSM, Submit
-from portal.services.outcomes import Outcome
+from portal.core import db
+from portal.core.db import DAY_MS, immediate, now_ms
+from portal.services.accounts import accounts
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.messages import intake, outcomes
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import DELIVERED, GSM, Submit
+from portal.services.operations import self_check
 
 SESSIONS, WINDOW = 10, 10
 BATCH = 500
@@ -135,7 +138,7 @@ def proof(place: Installation, *options: str) -> Figures:
 
 def copying(place: Installation) -> Figures:
     began = time.monotonic()
-    with closing(db.connect(place.database)) as conn, check.copied(conn, place.data):
+    with closing(db.connect(place.database)) as conn, self_check.copied(conn, place.data):
         return {"copy": time.monotonic() - began}
 
 

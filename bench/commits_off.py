@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from portal import cli
-from portal.db import now_ms
-from portal.services.messages import Submit
-from portal.smsc.backplane import Resolve
-from portal.smsc.sqlite_backplane import SqliteBackplane
+from portal.core.db import now_ms
+from portal.services.messages.validation import Submit
+from portal.smsc.storage.interface import Resolve
+from portal.smsc.storage.sqlite import SqliteBackplane
 
 
 def answer_from_memory() -> Callable[[SqliteBackplane, Submit, Resolve], None]:

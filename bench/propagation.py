@@ -21,17 +21,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from portal import config as settings  # noqa: E402
-from portal import db, migrations  # noqa: E402
-from portal.crypto import Keys  # noqa: E402
-from portal.nudge import Nudger  # noqa: E402
-from portal.services import accounts, allowed_ips, connections, credentials, customers  # noqa: E402
-from portal.services.accounts import Account  # noqa: E402
-from portal.services.audit import SHELL  # noqa: E402
-from portal.smsc import pdu  # noqa: E402
-from portal.smsc.pdu import Bind, Plain  # noqa: E402
-from portal.smsc.status import Command  # noqa: E402
-from tests.support import eventually, free_port  # noqa: E402
+from portal import migrations
+from portal.core import config as settings
+from portal.core import db
+from portal.core.crypto import Keys
+from portal.core.wakeup import Nudger
+from portal.services.accounts import accounts, allowed_ips, credentials, session_records
+from portal.services.accounts.accounts import Account
+from portal.services.common.audit import SHELL
+from portal.services.people import customers
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import Command
+from portal.smsc.protocol.pdu import (
+    Bind,
+    Plain,
+)
+from tests.support import eventually, free_port
 
 CHANGES = 200
 TARGET_MS = 50.0
@@ -57,7 +62,7 @@ class Bench:
         self.committed_at = 0.0
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
         self.process = subprocess.Popen([sys.executable, ROOT / "app.py", "smsc", "--data", data], env=environment)
-        eventually(lambda: connections.alive(self.conn, "smsc"))
+        eventually(lambda: session_records.alive(self.conn, "smsc"))
 
     def _committed(self) -> None:
         self.committed_at = time.perf_counter()

@@ -26,9 +26,10 @@ if Path(sys.prefix) != VENV:
     os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
 sys.path.insert(0, str(ROOT))
 
-from portal import cli, db  # noqa: E402
-from portal import config as settings  # noqa: E402
-from tests.support import eventually, free_port  # noqa: E402
+from portal import cli
+from portal.core import config as settings
+from portal.core import db
+from tests.support import eventually, free_port
 
 SENDERS = ("BENCH", "ACME", "390123", "393401234567")
 CREDITS = 1_000_000_000

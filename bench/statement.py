@@ -24,10 +24,21 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from portal import db, migrations  # noqa: E402
-from portal.db import DAY_MS, Connection, Inserts, immediate, now_ms  # noqa: E402
-from portal.services import accounts, customers, ids, ledger, periods, statement  # noqa: E402
-from portal.services.audit import SHELL  # noqa: E402
+from portal import migrations
+from portal.core import db
+from portal.core.db import (
+    DAY_MS,
+    Connection,
+    Inserts,
+    immediate,
+    now_ms,
+)
+from portal.services.accounts import accounts
+from portal.services.billing import statement
+from portal.services.common import ids, periods
+from portal.services.common.audit import SHELL
+from portal.services.credits import ledger
+from portal.services.people import customers
 
 RUNS, PAGE, DAYS, ZONE = 50, 21, 400, "Europe/Rome"
 _INSERT = Inserts("movements", "id, account_id, kind, amount, balance_after, actor, messages")

@@ -28,13 +28,14 @@ from flask.sessions import SecureCookieSessionInterface
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from portal import config as settings  # noqa: E402
-from portal import db, demo  # noqa: E402
-from portal.config import Config  # noqa: E402
-from portal.crypto import Keys  # noqa: E402
-from portal.services import users  # noqa: E402
-from portal.web import create_app  # noqa: E402
-from tests.support import eventually, free_port  # noqa: E402
+from portal import demo
+from portal.core import config as settings
+from portal.core import db
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.services.people import users
+from portal.web import create_app
+from tests.support import eventually, free_port
 
 SECONDS, RUNS, CONNECTIONS = 5, 3, 16
 TARGET = 0.7

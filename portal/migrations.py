@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlite_utils import Database, Migrations
 
-from portal import db
+from portal.core import db
 
 migrations = Migrations("portal")
 
@@ -652,7 +652,7 @@ def m0011_blacklist_and_received(database: Database) -> None:
     _execute_all(database, _BLACKLIST_AND_RECEIVED)
 
 
-# Of each 256 messages of an account, which words, numbers and senders are not among them (`services/search_index.py`).
+# Of each 256 messages of an account, which words, numbers and senders are not among them (`search_index`).
 # Failed messages are few; the index is in the order of the history's lines, and knows the codes.
 _SEARCH = """
 CREATE TABLE history_chunks (
@@ -672,7 +672,7 @@ def m0012_search(database: Database) -> None:
     _execute_all(database, _SEARCH)
 
 
-# What is counted of messages (`services/tally.py`): `length` is that of an hour, a day or a month, which `begins` so
+# What is counted of messages (`rollup`): `length` is that of an hour, a day or a month, which `begins` so
 # many of them after 1970 (months: after the year 0). `ended` has the ids of messages whose ends are still to be
 # counted, eight octets each; `gathered` the last message and the last row of `ended` that have been.
 _STATISTICS = """
@@ -725,7 +725,7 @@ def m0013_statistics(database: Database) -> None:
         database.execute("INSERT INTO ended (messages) VALUES (?)", (message_ids.tobytes(),))
 
 
-# Deletion (`services/deletion.py`) and retention (`services/retention.py`). What is left of messages that were deleted,
+# Deletion (`deletion`) and retention (`services/history/retention.py`). What is left of messages that were deleted,
 # so that what was charged and counted for them can still be proven: by day, country and sender; by the usage movement
 # that has charged them, as the first message that it names (0: none); and, of those whose price was given back, each.
 # An account's `kept_since` is the day (days since 1970) before which nothing has to be there; `removed_messages` moves
@@ -793,7 +793,7 @@ def m0014_deletion(database: Database) -> None:
     _execute_all(database, _DELETION)
 
 
-# What becomes of a customer's texts (`services/privacy.py`). `kept` is 0 where the text of a message was removed.
+# What becomes of a customer's texts (`text_policy`). `kept` is 0 where the text of a message was removed.
 # A chunk that is not `worded` says nothing about words. `text_removals`: what is still to be done for an account whose
 # texts are not kept any more: up to which message, and how far it is; 1: the texts that were stored before go, too.
 _PRIVACY = """
@@ -820,7 +820,7 @@ def m0015_privacy(database: Database) -> None:
 # Where a message came from, and what its upstream said of it: the session, as long as that is kept; the upstream's own
 # id of the message, and its status in its own words. No foreign key: each message would have to look its session up.
 # `connections` has the sessions that are open. Those that were when this step was taken have ids of another kind, and
-# their server is gone. Chunks are built anew, because they tell one more length of words (`services/search_index.py`).
+# their server is gone. Chunks are built anew, because they tell one more length of words (`search_index`).
 _ORIGINS = """
 ALTER TABLE messages ADD COLUMN session_id INTEGER;
 ALTER TABLE messages ADD COLUMN upstream_id TEXT;

@@ -19,10 +19,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from portal import db, paths
-from portal.config import Config, bracketed, reachable
-from portal.services import connections
-from portal.services.errors import Refused
+from portal.core import db, paths
+from portal.core.config import Config, bracketed, reachable
+from portal.services.accounts import session_records
+from portal.services.common.errors import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -259,9 +259,9 @@ class Supervisor:
         try:
             with closing(db.connect(self._config.database, busy_timeout_ms=_FORGET_MS)) as conn:
                 for name in names:
-                    connections.gone(conn, name)
+                    session_records.gone(conn, name)
                     if name == SMSC:
-                        connections.all_closed(conn)
+                        session_records.all_closed(conn)
         except sqlite3.Error as error:
             _log.error("the database can't be written: %s", error)
 

@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from portal import cli, db, i18n, migrations
-from portal import config as settings
-from portal.crypto import Keys
-from portal.services import accounts, allowed_ips, credentials, credits, customers, prices, senders, two_factor, users
-from portal.services.audit import SHELL
+from portal import cli, migrations
+from portal.core import config as settings
+from portal.core import db, i18n
+from portal.core.crypto import Keys
+from portal.services.accounts import accounts, allowed_ips, credentials
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.people import customers, two_factor, users
+from portal.services.prices import prices
+from portal.services.senders import senders
 from portal.smsc.server import loop_factory
 from tests.serving import clean_environment, serving
 from tests.support import Cast, Login, Person, Server, a_copy

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from portal.config import Config
+from portal.core.config import Config
 from tests.support import ROOT, Server, eventually
 
 STOPS_IN_S = 10

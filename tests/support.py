@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 
 import pyotp
 
-from portal import db
-from portal.config import FILE_NAME
-from portal.services import directory, history, messages, prices
-from portal.services.history import Message
-from portal.services.messages import Submit
+from portal.core import db
+from portal.core.config import FILE_NAME
+from portal.services.history import history
+from portal.services.history.history import Message
+from portal.services.messages import smpp_config, validation
+from portal.services.messages.validation import Submit
+from portal.services.prices import prices
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 10.0
@@ -105,8 +107,8 @@ def prepared(conn: db.Connection, account_id: int, body: bytes = b"hello", **sai
         "data_coding": 0,
         "registered_delivery": 1,
     }
-    account = next(each for each in directory.load(conn) if each.id == account_id)
-    return messages.prepare(account, body=body, **usual | said)
+    account = next(each for each in smpp_config.load(conn) if each.id == account_id)
+    return validation.prepare(account, body=body, **usual | said)
 
 
 def submitted(conn: db.Connection, account_id: int, limit: int = -1) -> list[Message]:

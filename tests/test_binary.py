@@ -11,8 +11,8 @@ from fcntl import LOCK_EX, flock
 
 import pytest
 
-from portal.smsc import pdu
-from portal.smsc.status import Command
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import Command
 from tests.serving import stop
 from tests.support import ROOT, eventually, free_port
 

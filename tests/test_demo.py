@@ -7,10 +7,14 @@ import sys
 
 import pytest
 
-from portal import config as settings
-from portal import db, demo
+from portal import demo
+from portal.core import config as settings
+from portal.core import db
 from portal.demo import client
-from portal.services import check, history, ids, two_factor, users
+from portal.services.common import ids
+from portal.services.history import history
+from portal.services.operations import self_check
+from portal.services.people import two_factor, users
 from tests.serving import clean_environment, is_ready, stop
 from tests.support import ROOT, Server, eventually, free_port
 
@@ -76,7 +80,7 @@ def test_there_is_something_to_see(look):
 
 
 def test_the_made_up_past_is_in_order(look):
-    assert check.problems(look) == []
+    assert self_check.problems(look) == []
     latest = look.execute("SELECT max(id) FROM messages").fetchone()[0]
     assert latest < ids.next_ids(look, "messages", 1)
     assert latest >> 20 < db.now_ms()

@@ -4,22 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from portal import db, migrations
-from portal.services import (
-    accounts,
-    blacklist,
-    check,
-    connections,
-    deliveries,
-    directory,
-    history,
-    ids,
-    outcomes,
-    received,
-    search,
-)
-from portal.services.audit import SHELL
-from portal.services.search import Wanted
+from portal import migrations
+from portal.core import db
+from portal.services.accounts import accounts, session_records
+from portal.services.common import ids
+from portal.services.common.audit import SHELL
+from portal.services.history import history, search
+from portal.services.history.search import Wanted
+from portal.services.messages import blacklist, deliveries, inbound, outcomes, smpp_config
+from portal.services.operations import self_check
 from tests.support import submitted
 
 
@@ -130,7 +123,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     conn.close()
     assert migrations.migrate(file, keep_backups=5)[0] == "m0003_sessions"
     conn = db.connect(file)
-    assert check.problems(conn) == []
+    assert self_check.problems(conn) == []
     account = accounts.by_name(conn, "smpp-acme-1")
     # They have waited since the messages were taken in, and not for so long that they would be given up.
     now = ids.time_of(1882593556140392448) + 86_400_000
@@ -144,7 +137,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     with db.immediate(conn):
         assert ids.next_ids(conn, "messages", 1) > submitted(conn, account.id)[0].id
     accounts.change(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
-    assert directory.unconfirmed(conn, account.id)
+    assert smpp_config.unconfirmed(conn, account.id)
     conn.close()
 
 
@@ -185,7 +178,7 @@ def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_th
         ("STOP", ""),
         ("by hand", "shell"),
     ]
-    assert [each.state for each in received.find(conn, 1).messages] == [received.WAITING, received.UNKNOWN]
+    assert [each.state for each in inbound.find(conn, 1).messages] == [inbound.WAITING, inbound.UNKNOWN]
     conn.close()
 
 
@@ -209,6 +202,6 @@ def test_words_of_four_letters_are_found_in_messages_from_before_chunks_told_the
     (text,) = search.find(conn, 1, Wanted(said="parc")).texts
     (details,) = history.details(conn, text).values()
     assert (details.session_id, details.upstream_id, details.upstream_status) == (None, None, None)
-    assert connections.of_account(conn, 1) == [], "its server is gone, and its id is of another kind"
-    assert connections.latest_id(conn) == 0
+    assert session_records.of_account(conn, 1) == [], "its server is gone, and its id is of another kind"
+    assert session_records.latest_id(conn) == 0
     conn.close()

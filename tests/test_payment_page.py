@@ -19,10 +19,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from portal import db
-from portal.services import accounts, check, orders, packs, users
-from portal.services.audit import SHELL
-from portal.services.orders import Order
+from portal.core import db
+from portal.services.accounts import accounts
+from portal.services.billing import orders, packs
+from portal.services.billing.orders import Order
+from portal.services.common.audit import SHELL
+from portal.services.operations import self_check
+from portal.services.people import users
 from portal.web import create_app
 from tests.support import ROOT, Cast, Server, eventually
 
@@ -167,7 +170,7 @@ def test_a_customer_goes_to_the_payment_page_and_the_credits_arrive(scene: Scene
     # And the mail is on its way by itself.
     outbox = scene.server.data / "outbox"
     assert eventually(lambda: [each for each in texts(outbox) if f"Order {scene.order.number} is paid" in each])
-    assert check.problems(scene.conn) == []
+    assert self_check.problems(scene.conn) == []
 
 
 def texts(outbox: Path) -> list[str]:
@@ -213,7 +216,7 @@ def test_twenty_callbacks_at_once_credit_once(scene: Scene, ids: str) -> None:
     assert [status for status, _answer in answers] == [200] * 20
     assert sorted(answer["result"] for _status, answer in answers).count("credited") == 1
     assert (scene.purchases, scene.balance) == (1, 1_100_000)
-    assert check.problems(scene.conn) == []
+    assert self_check.problems(scene.conn) == []
 
 
 # --- docs/payments.md

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from portal.smsc.status import Status
+from portal.smsc.protocol.constants import Status
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "smpp.md").read_text()

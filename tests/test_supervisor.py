@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from portal import supervisor
-from portal.db import now_ms
-from portal.services import connections
-from portal.services.connections import Connection
+from portal.core.db import now_ms
+from portal.services.accounts import session_records
+from portal.services.accounts.session_records import Connection
 from tests.serving import children, clean_environment, is_ready, stop
 from tests.support import ROOT, eventually
 
@@ -48,7 +48,7 @@ def test_it_stops_within_five_seconds_and_leaves_nothing(server, number):
     assert not any(is_alive(pid) for pid in pids)
     assert not listens(server.port)
     conn = server.connect()
-    assert not connections.alive(conn, "smsc")
+    assert not session_records.alive(conn, "smsc")
     conn.close()
 
 
@@ -76,9 +76,9 @@ def test_a_child_that_is_killed_is_started_again(server, name):
 def test_nobody_is_shown_as_connected_to_a_server_that_died(server, cast):
     conn = server.connect()
     now = now_ms()
-    connections.opened(conn, [Connection(99, cast.smpp_acme_1.id, "127.0.0.1", "receiver", "", 1, now, now)])
+    session_records.opened(conn, [Connection(99, cast.smpp_acme_1.id, "127.0.0.1", "receiver", "", 1, now, now)])
     os.kill(children(server.process.pid)["smsc"], signal.SIGKILL)
-    eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id) == [])
+    eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id) == [])
     conn.close()
 
 

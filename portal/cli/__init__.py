@@ -11,12 +11,12 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from portal.cli import accounts, credits, mo, orders, people, prices, running, upkeep
+from portal.cli import accounts, billing, credits, messages, operations, people, prices, running
 from portal.cli.shell import COMMON, Answer, Failure, options
-from portal.config import ConfigError
-from portal.crypto import KeyFileError
+from portal.core.config import ConfigError
+from portal.core.crypto import KeyFileError
 from portal.migrations import NewerDatabase
-from portal.services.errors import Refused
+from portal.services.common.errors import Refused
 
 _INTERRUPTED = 130
 
@@ -58,7 +58,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (running, people, accounts, credits, orders, prices, mo, upkeep):
+    for module in (running, people, accounts, credits, billing, prices, messages, operations):
         module.register(commands)
     return made
 

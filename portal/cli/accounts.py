@@ -17,23 +17,16 @@ from portal.cli.shell import (
     pairs,
     table,
 )
-from portal.db import immediate, now_ms
-from portal.services import (
-    accounts,
-    alerts,
-    allowed_ips,
-    credentials,
-    credits,
-    customers,
-    documents,
-    recredit,
-    sender_requests,
-    senders,
-)
-from portal.services.accounts import Account
-from portal.services.allowed_ips import AllowedIP
-from portal.services.audit import SHELL, Actor
-from portal.services.senders import Sender
+from portal.core.db import immediate, now_ms
+from portal.services.accounts import accounts, allowed_ips, credentials
+from portal.services.accounts.accounts import Account
+from portal.services.accounts.allowed_ips import AllowedIP
+from portal.services.billing import auto_recredit
+from portal.services.common.audit import SHELL, Actor
+from portal.services.credits import alerts, credits
+from portal.services.people import customers
+from portal.services.senders import documents, sender_requests, senders
+from portal.services.senders.senders import Sender
 
 _CODINGS = {accounts.ASCII: "ASCII", accounts.LATIN_1: "Latin-1", accounts.BINARY: "binary"}
 _CODINGS_HELP = "codings beside GSM 03.38 and UCS-2: " + ", ".join(f"{n} {name}" for n, name in _CODINGS.items())
@@ -160,7 +153,7 @@ def _recredit(shell: Shell, args: Namespace) -> Answer:
         below = account.recredit_below if args.below is None else _threshold(args.below)
         pack = account.recredit_pack if args.pack is None else credits.parse(args.pack)
         per_day = account.recredit_per_day if args.per_day is None else args.per_day
-        recredit.set_rule(shell.conn, SHELL, account, below, pack, per_day)
+        auto_recredit.set_rule(shell.conn, SHELL, account, below, pack, per_day)
     return _rules(shell, args)
 
 

@@ -3,10 +3,12 @@
 from argparse import ArgumentParser, Namespace
 
 from portal.cli.shell import Answer, Commands, Failure, Shell, account_command, database_command, group, iso
-from portal.db import immediate
-from portal.services import accounts, credits, expiry, refunds
-from portal.services.accounts import Account
-from portal.services.audit import SHELL
+from portal.core.db import immediate
+from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits, expiry
+from portal.services.history import refunds
 
 _REASON = "stands in the ledger, where the customer reads it"
 

@@ -18,12 +18,16 @@ from portal.cli.shell import (
     pairs,
     table,
 )
-from portal.crypto import Keys
-from portal.db import immediate, now_ms
-from portal.i18n import DEFAULT_LANGUAGE, LANGUAGES
-from portal.services import credits, customers, prices, privacy, recredit, two_factor, users
-from portal.services.audit import SHELL
-from portal.services.users import User
+from portal.core.crypto import Keys
+from portal.core.db import immediate, now_ms
+from portal.core.i18n import DEFAULT_LANGUAGE, LANGUAGES
+from portal.services.billing import auto_recredit
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.messages import text_policy
+from portal.services.people import customers, two_factor, users
+from portal.services.people.users import User
+from portal.services.prices import prices
 
 
 def register(commands: "Commands[ArgumentParser]") -> None:
@@ -44,7 +48,7 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     change.add_argument("name", metavar="NAME")
     change.add_argument("--credit-line", metavar="N", help="credits that it may buy before they are paid; 0: none")
     change.add_argument("--min-age", type=int, metavar="DAYS", help="how old an account must be for it")
-    change.add_argument("--texts", choices=privacy.CHOICES, help="shown; hidden (from viewers); none: not kept")
+    change.add_argument("--texts", choices=text_policy.CHOICES, help="shown; hidden (from viewers); none: not kept")
     change.add_argument("--remove-stored", action="store_true", help="with none: the texts that are stored, too")
     change.add_argument(
         "--messages-months",
@@ -98,8 +102,8 @@ def _add_customer(shell: Shell, args: Namespace) -> Answer:
 
 
 def _change_customer(shell: Shell, args: Namespace) -> Answer:
-    credit_line = None if args.credit_line is None else recredit.parse_credit_line(args.credit_line)
-    if args.remove_stored and args.texts != privacy.NONE:
+    credit_line = None if args.credit_line is None else auto_recredit.parse_credit_line(args.credit_line)
+    if args.remove_stored and args.texts != text_policy.NONE:
         args.wrong_usage("--remove-stored goes with --texts none")
     with immediate(shell.conn):
         customer = customers.by_name(shell.conn, args.name)
@@ -112,12 +116,12 @@ def _change_customer(shell: Shell, args: Namespace) -> Answer:
             messages_months=args.messages_months,
         )
         if args.texts is not None:
-            privacy.change(shell.conn, SHELL, customer, args.texts, remove_stored=args.remove_stored)
+            text_policy.change(shell.conn, SHELL, customer, args.texts, remove_stored=args.remove_stored)
     customer = customers.by_name(shell.conn, args.name)
     values: dict[str, object] = {
         "name": customer.name,
         "credit_line": credits.plain(customer.credit_line),
-        "owed": credits.plain(recredit.owed(shell.conn, customer.id)),
+        "owed": credits.plain(auto_recredit.owed(shell.conn, customer.id)),
         "min_age_days": customer.recredit_min_age_days,
         "texts": customer.texts,
         "messages_months": customer.messages_months or shell.config.retention.messages_months,

@@ -5,12 +5,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from portal.cli.shell import Answer, Commands, Failure, Shell, database_command, group, iso, table
-from portal.db import immediate, now_ms
-from portal.services import countries, credits, customers, price_files, price_lists, prices
-from portal.services.audit import SHELL
-from portal.services.price_files import BadLines
-from portal.services.price_lists import NamedList
-from portal.services.prices import Change, Row
+from portal.core.db import immediate, now_ms
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.people import customers
+from portal.services.prices import countries, price_csv, price_lists, prices
+from portal.services.prices.price_csv import BadLines
+from portal.services.prices.price_lists import NamedList
+from portal.services.prices.prices import Change, Row
 
 _DEFAULT = "default prices"
 _FROM_HELP = "from when on: 2027-01-31 or 2027-01-31T08:00, in the installation's time zone; without it, at once"
@@ -134,9 +136,9 @@ def _import(shell: Shell, args: Namespace) -> Answer:
     price_list, now = _chosen(shell, args), now_ms()
     try:
         with immediate(shell.conn):
-            plan = price_files.plan(shell.conn, price_list.id, content, shell.config.timezone, now)
+            plan = price_csv.plan(shell.conn, price_list.id, content, shell.config.timezone, now)
             if not args.dry_run:
-                price_files.carry_out(shell.conn, SHELL, price_list.id, plan, shell.config.timezone, now)
+                price_csv.carry_out(shell.conn, SHELL, price_list.id, plan, shell.config.timezone, now)
     except BadLines as bad:
         raise Failure(" ".join([bad.localized(), *map(str, bad.shown())])) from None
     value = {"new": len(plan.new), "changed": len(plan.changed), "unchanged": plan.unchanged}
@@ -147,8 +149,8 @@ def _import(shell: Shell, args: Namespace) -> Answer:
 def _export(shell: Shell, args: Namespace) -> Answer:
     rows = prices.rows(shell.conn, _chosen(shell, args).id, now_ms())
     timezone = shell.config.timezone
-    text = price_files.write(rows, timezone).replace("\r\n", "\n").rstrip("\n")
-    return Answer(list(price_files.lines(rows, timezone)), text)
+    text = price_csv.write(rows, timezone).replace("\r\n", "\n").rstrip("\n")
+    return Answer(list(price_csv.lines(rows, timezone)), text)
 
 
 # --- the lists

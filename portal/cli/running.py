@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from portal import demo, supervisor
 from portal.cli.shell import Answer, Commands, command, in_use, load_settings, opened
-from portal.config import Config
-from portal.demo import stage
-from portal.services import two_factor
+from portal.core.config import Config
+from portal.demo import fixtures
+from portal.services.people import two_factor
 
 _WITHOUT_JSON = ("--data", "--config")
 
@@ -22,7 +22,11 @@ def register(commands: "Commands[ArgumentParser]") -> None:
     shown = command(commands, "demo", _demo, "serve on data/demo/, made up on its first run")
     act = shown.add_mutually_exclusive_group()
     act.add_argument(
-        "--code", nargs="?", const=stage.OWNER, metavar="EMAIL", help="print the current TOTP code of one of its logins"
+        "--code",
+        nargs="?",
+        const=fixtures.OWNER,
+        metavar="EMAIL",
+        help="print the current TOTP code of one of its logins",
     )
     act.add_argument("--send", nargs=2, metavar=("TO", "TEXT"), help="send a message over SMPP, while it runs")
     shown.add_argument("--password", help="to send with, after a new one was generated in the page")

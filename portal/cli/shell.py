@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from portal import config as settings
-from portal import db, i18n, migrations
-from portal.config import Config
-from portal.crypto import Keys
-from portal.nudge import Nudger
-from portal.services import backup
+from portal import migrations
+from portal.core import config as settings
+from portal.core import db, i18n
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.core.wakeup import Nudger
+from portal.services.operations import backup
 
 COMMON = ("--data", "--config", "--json")
 

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pyotp
 
-from portal import config as settings
-from portal import db
-from portal.config import Config, bracketed, reachable
-from portal.crypto import FILE_NAME as KEY_FILE
-from portal.crypto import Keys
-from portal.demo import client, stage
-from portal.demo.stage import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
-from portal.services import directory, users
+from portal.core import config as settings
+from portal.core import db
+from portal.core.config import Config, bracketed, reachable
+from portal.core.crypto import FILE_NAME as KEY_FILE
+from portal.core.crypto import Keys
+from portal.demo import client, fixtures
+from portal.demo.fixtures import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
+from portal.services.messages import smpp_config
+from portal.services.people import users
 
 FOLDER = Path("data") / "demo"
 _LOGINS = "demo.json"
@@ -65,7 +66,7 @@ def make(config: Config) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     password = "-".join(secrets.token_hex(2) for _ in range(3))
-    logins = Logins(password, *stage.set_up(folder, password))
+    logins = Logins(password, *fixtures.set_up(folder, password))
     _write(folder / _LOGINS, json.dumps(asdict(logins), indent=2) + "\n")
     if not (config.data / settings.FILE_NAME).exists():
         _write(config.data / settings.FILE_NAME, _SETTINGS)
@@ -114,7 +115,7 @@ def welcome(config: Config) -> str:
   system_id   {SENDING_ACCOUNT}
   password    {password if good else "the one that was generated in the page since"}
   Send        {command} {"" if good else "--password PASSWORD "}--send 393401234567 "Hello from the demo"
-  Receive     {_command(config, "simulate", "mo")} --from 393401234567 --to {stage.VIRTUAL_NUMBER} "Hello back"
+  Receive     {_command(config, "simulate", "mo")} --from 393401234567 --to {fixtures.VIRTUAL_NUMBER} "Hello back"
 
   Data        {config.data}
 """
@@ -126,7 +127,7 @@ def _still_good(config: Config, password: str) -> bool:
     try:
         return any(
             account.password_id(digest, db.now_ms()) is not None
-            for account in directory.load(conn)
+            for account in smpp_config.load(conn)
             if account.name == SENDING_ACCOUNT
         )
     finally:
@@ -164,4 +165,4 @@ def send(config: Config, destination: str, text: str, password: str | None = Non
         CannotSend, FileNotFoundError
     """
     password = password or load(config).smpp_passwords[SENDING_ACCOUNT]
-    return client.send(config.smpp, SENDING_ACCOUNT, password, stage.SENDER, destination, text)
+    return client.send(config.smpp, SENDING_ACCOUNT, password, fixtures.SENDER, destination, text)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from itertools import count
 from typing import TypeVar
 
-from portal import gsm0338
-from portal.config import Smpp, bracketed, reachable
-from portal.services import countries
-from portal.services.errors import Refused
-from portal.smsc import pdu
-from portal.smsc.delivery import ESM_CLASS_RECEIPT
-from portal.smsc.pdu import Bind, BindResp, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
-from portal.smsc.status import Command, Status, Tag
+from portal.core import gsm0338
+from portal.core.config import Smpp, bracketed, reachable
+from portal.services.common.errors import Refused
+from portal.services.prices import countries
+from portal.smsc.delivery.delivery import ESM_CLASS_RECEIPT
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import Command, Status, Tag
+from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
 
 _TIMEOUT_S = 40
 _HINT = "Is the demo running? If on another port, set PORTAL_SMPP_PORT here too."

@@ -15,19 +15,19 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from portal import nudge
-from portal.config import Config
-from portal.crypto import KeyFileError, Keys
-from portal.smsc import tls
-from portal.smsc.backplane import Unavailable
-from portal.smsc.dispatch import Dispatch
-from portal.smsc.door import Door
-from portal.smsc.gate import Gate
-from portal.smsc.listener import Listener, listening_sockets
-from portal.smsc.roster import Roster
-from portal.smsc.session import Surroundings
-from portal.smsc.simulator import Simulator
-from portal.smsc.sqlite_backplane import SqliteBackplane
+from portal.core import wakeup
+from portal.core.config import Config
+from portal.core.crypto import KeyFileError, Keys
+from portal.smsc.admission import tls
+from portal.smsc.admission.bind_auth import Gate
+from portal.smsc.admission.connection_limits import Door
+from portal.smsc.admission.listener import Listener, listening_sockets
+from portal.smsc.connection.session import Surroundings
+from portal.smsc.connection.session_registry import Roster
+from portal.smsc.storage.interface import Unavailable
+from portal.smsc.storage.sqlite import SqliteBackplane
+from portal.smsc.upstream.dispatcher import Dispatch
+from portal.smsc.upstream.simulator import Simulator
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Server:
             self._backplane = SqliteBackplane(config.database, Keys.load(config.data), loop, self._on_death)
             on_failure.callback(self._backplane.abandon)
             self._backplane.load()
-            self._nudges = nudge.Listener(config.data, loop, self._backplane.look)
+            self._nudges = wakeup.Listener(config.data, loop, self._backplane.look)
             on_failure.pop_all()
         self._roster = Roster(self._backplane, loop)
         gate = Gate(self._backplane, config.limits.bind_failures, loop)

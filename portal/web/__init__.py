@@ -5,44 +5,20 @@ from flask_login import LoginManager
 from flask_wtf import CSRFProtect
 from werkzeug.routing import IntegerConverter, Map
 
-from portal import paths
-from portal.config import Config
-from portal.crypto import Keys
-from portal.services.mail import Mailer
-from portal.web import (
-    access,
-    accounts,
-    admin,
-    admin_credits,
-    blacklist,
-    context,
-    credit_settings,
-    credits,
-    deletion,
-    errors,
-    health,
-    history,
-    ips,
-    language,
-    live,
-    login,
-    orders,
-    password,
-    price_lists,
-    prices,
-    privacy,
-    profile,
-    received,
-    retention,
-    security,
-    sender_queue,
-    senders,
-    sessions,
-    statement,
-    static_files,
-    statistics,
-    uploads,
-)
+from portal.core import paths
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.services.common.mail import Mailer
+from portal.web.accounts import accounts, allowed_ips, credentials, sessions
+from portal.web.admin import admin, balances
+from portal.web.billing import orders, statement
+from portal.web.core import access, context, errors, health, language, live, security, static_files, uploads
+from portal.web.credits import credits, settings
+from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
+from portal.web.people import login, profile
+from portal.web.prices import price_lists, prices
+from portal.web.senders import sender_requests, senders
+from portal.web.statistics import statistics
 
 
 class _RowId(IntegerConverter):
@@ -98,26 +74,26 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         profile,
         live,
         accounts,
-        ips,
-        password,
+        allowed_ips,
+        credentials,
         sessions,
         senders,
         credits,
-        credit_settings,
+        settings,
         orders,
         statement,
         prices,
         price_lists,
         history,
         statistics,
-        received,
+        inbound,
         blacklist,
         deletion,
         admin,
-        admin_credits,
-        privacy,
+        balances,
+        text_policy,
         retention,
-        sender_queue,
+        sender_requests,
     )
     for area in areas:
         app.register_blueprint(area.blueprint)

@@ -14,11 +14,13 @@ import waitress
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
-from portal import db
-from portal.config import Config, bracketed
-from portal.crypto import Keys
-from portal.services.mail import Mailer
-from portal.web import background, create_app, uploads
+from portal.core import db
+from portal.core.config import Config, bracketed
+from portal.core.crypto import Keys
+from portal.jobs import background
+from portal.services.common.mail import Mailer
+from portal.web import create_app
+from portal.web.core import uploads
 
 _log = logging.getLogger(__name__)
 

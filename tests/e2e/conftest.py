@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from portal import config as settings
+from portal.core import config as settings
 from tests.e2e.browsing import Tab, address_of
 from tests.e2e.gallery import Gallery, hang
 from tests.mailbox import Mailbox

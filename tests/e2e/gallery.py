@@ -8,41 +8,27 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page
 
-from portal.config import Config
-from portal.crypto import Keys
-from portal.db import Connection, now_ms
-from portal.services import (
-    accounts,
-    alerts,
-    allowed_ips,
-    blacklist,
-    connections,
-    credits,
-    customers,
-    deliveries,
-    intake,
-    outcomes,
-    packs,
-    price_lists,
-    prices,
-    purchases,
-    received,
-    recredit,
-    routes,
-    senders,
-    tally,
-    users,
-)
-from portal.services.accounts import Account
-from portal.services.audit import SHELL, Actor
-from portal.services.messages import DELIVERED, UCS2, UNDELIVERABLE, Segment
-from portal.services.outcomes import Outcome
-from portal.services.prices import Change
-from portal.services.received import FromHandset
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.core.db import Connection, now_ms
+from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.accounts.accounts import Account
+from portal.services.billing import auto_recredit, packs, purchases
+from portal.services.common.audit import SHELL, Actor
+from portal.services.credits import alerts, credits
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes
+from portal.services.messages.inbound import FromHandset
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import DELIVERED, UCS2, UNDELIVERABLE, Segment
+from portal.services.people import customers, users
+from portal.services.prices import price_lists, prices
+from portal.services.prices.prices import Change
+from portal.services.senders import senders
+from portal.services.statistics import rollup
 from portal.web import create_app
-from portal.web.access import Rule, rule_of
+from portal.web.core.access import Rule, rule_of
+from tests.documents import PDF
 from tests.e2e.browsing import Tab, address_of
-from tests.papers import PDF
 from tests.support import Cast, Server, prepared
 
 # Who looks at a page.
@@ -143,8 +129,8 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         senders.decide(conn, SHELL, account, f"48{number:03}", approve=True)
     credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credits.THOUSANDTHS)
     credits.grant(conn, SHELL, account, 250 * credits.THOUSANDTHS, "Welcome", expires_at=now_ms() + 30 * 86_400_000)
-    routes.add(conn, SHELL, account, "393401234999")
-    route = routes.add(conn, SHELL, account, "48000", "acme")
+    inbound_numbers.add(conn, SHELL, account, "393401234999")
+    route = inbound_numbers.add(conn, SHELL, account, "48000", "acme")
     pack = packs.everyone(conn)[0]
     purchases.pay(conn, keys, SHELL, purchases.place(conn, keys, SHELL, account, pack), "Transfer of 22 November")
     order = purchases.place(conn, keys, SHELL, account, pack)
@@ -153,21 +139,23 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     alerts.set_rule(
         conn, SHELL, account, 100 * credits.THOUSANDTHS, ["ops@acme.example", "a-long-name@mail.acme.example"]
     )
-    recredit.set_rule(conn, SHELL, account, 50 * credits.THOUSANDTHS, 250 * credits.THOUSANDTHS, 3)
+    auto_recredit.set_rule(conn, SHELL, account, 50 * credits.THOUSANDTHS, 250 * credits.THOUSANDTHS, 3)
     # Its balance is lower: each of its pages says so.
     alerts.set_rule(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), 200 * credits.THOUSANDTHS)
     message_id = _send(conn, account.id)
     part_id = _send_parts(conn, account.id)
-    tally.gather_all(conn)
+    rollup.gather_all(conn)
     # Shown, but not there: a client that binds would have to answer enquire_link all the while.
-    connections.opened(conn, [_session(1, account.id, "203.0.113.7", "TLSv1.3"), _session(2, account.id, "::1", "")])
-    connections.progressed(conn, [connections.Progress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10)])
+    session_records.opened(
+        conn, [_session(1, account.id, "203.0.113.7", "TLSv1.3"), _session(2, account.id, "::1", "")]
+    )
+    session_records.progressed(conn, [session_records.Progress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10)])
     for address, reason in (
-        ("198.51.100.4", connections.NOT_AUTHORISED),
-        ("203.0.113.9", connections.WRONG_PASSWORD),
-        ("2001:db8:85a3:8d3:1319:8a2e:370:7348", connections.REPLACED_PASSWORD),
+        ("198.51.100.4", session_records.NOT_AUTHORISED),
+        ("203.0.113.9", session_records.WRONG_PASSWORD),
+        ("2001:db8:85a3:8d3:1319:8a2e:370:7348", session_records.REPLACED_PASSWORD),
     ):
-        connections.refused(conn, [connections.RefusedBind(account.id, address, reason, now_ms())] * 3)
+        session_records.refused(conn, [session_records.RefusedBind(account.id, address, reason, now_ms())] * 3)
     newcomer = users.add(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
     return {
         "name": account.name,
@@ -214,12 +202,12 @@ def _send(conn: Connection, account_id: int) -> int:
 def _receive(conn: Connection, account: Account) -> int:
     """Enough from handsets for a second page, one of them binary, and a blacklist as long; returns the id of a STOP."""
     said = [f"Info {number}: quando arriva il mio pacco? " * 3 for number in range(20)]
-    received.take_in(conn, [FromHandset(f"3934012345{n:02}", "393401234999", each) for n, each in enumerate(said)])
+    inbound.take_in(conn, [FromHandset(f"3934012345{n:02}", "393401234999", each) for n, each in enumerate(said)])
     deliveries.done(conn, deliveries.due(conn, account.id, now_ms(), 10).now)
     binary = FromHandset(
         "4915112345678", "393401234999", "", data_coding=4, udh=b"\x05\x00\x03\x07\x02\x01", body=b"\x00\xff" * 60
     )
-    received.take_in(conn, [binary, FromHandset("393337654321", "393401234999", "Stop!")])
+    inbound.take_in(conn, [binary, FromHandset("393337654321", "393401234999", "Stop!")])
     blacklist.add_all(conn, Actor("alice@acme.example"), account, [f"39347123{number:04}" for number in range(40)])
     listed = next(each for each in blacklist.of_account(conn, account.id) if each.received_id is not None)
     assert listed.received_id is not None
@@ -236,8 +224,10 @@ def _send_parts(conn: Connection, account_id: int) -> int:
     return last
 
 
-def _session(number: int, account_id: int, address: str, tls: str) -> connections.Connection:
-    return connections.Connection(number, account_id, address, "transceiver", tls, 1, now_ms(), now_ms(), 1200, 1100, 3)
+def _session(number: int, account_id: int, address: str, tls: str) -> session_records.Connection:
+    return session_records.Connection(
+        number, account_id, address, "transceiver", tls, 1, now_ms(), now_ms(), 1200, 1100, 3
+    )
 
 
 def _exhibits(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any]) -> list[Exhibit]:

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 from smpplib import consts
 
-from portal.services import accounts
+from portal.services.accounts import accounts
 from tests.e2e.browsing import Tab
 from tests.smpplib_esme import NUMBER, Esme
 from tests.support import Cast, Server

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from portal import db
-from portal.services import accounts, deliveries
+from portal.core import db
+from portal.services.accounts import accounts
+from portal.services.messages import deliveries
 from tests.e2e.browsing import Tab
 from tests.support import Cast, Server
 from tests.web import acting

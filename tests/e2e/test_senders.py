@@ -10,10 +10,11 @@ import pytest
 from playwright.sync_api import Page, expect
 from smpplib import consts
 
-from portal.services import accounts, senders
-from portal.services.audit import SHELL
+from portal.services.accounts import accounts
+from portal.services.common.audit import SHELL
+from portal.services.senders import senders
+from tests.documents import JPEG, PDF, png
 from tests.e2e.browsing import Tab
-from tests.papers import JPEG, PDF, png
 from tests.smpplib_esme import Esme
 from tests.support import Cast, Server
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from portal import db
-from portal.crypto import Keys
-from portal.services import accounts, allowed_ips, credentials, credits
-from portal.services.audit import SHELL
-from portal.smsc.status import Status
+from portal.core import db
+from portal.core.crypto import Keys
+from portal.services.accounts import accounts, allowed_ips, credentials
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.smsc.protocol.constants import Status
 from tests.faults.crowd import WINDOW, Crowd
 from tests.support import Cast, Login, a_copy, eventually
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from portal.smsc import pdu
-from portal.smsc.pdu import DeliverSm, MessageResp, Pdu, Plain
-from portal.smsc.status import Command, Tag
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import Command, Tag
+from portal.smsc.protocol.pdu import DeliverSm, MessageResp, Pdu, Plain
 from tests.smsc.esme import Esme
 from tests.support import Login, eventually
 

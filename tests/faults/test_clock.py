@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from portal.smsc.status import Command, Status, Tag
+from portal.smsc.protocol.constants import Command, Status, Tag
 from tests.faults.clock import Clock
 from tests.faults.conftest import Tell
 from tests.faults.crowd import Crowd, crowd

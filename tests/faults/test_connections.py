@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from portal.smsc.pdu import DeliverSm, MessageResp, Plain
-from portal.smsc.status import Command, Tag
+from portal.smsc.protocol.constants import Command, Tag
+from portal.smsc.protocol.pdu import DeliverSm, MessageResp, Plain
 from portal.supervisor import raise_file_limit
 from tests.faults.conftest import Tell
 from tests.faults.crowd import Crowd, crowd

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from portal.smsc.pdu import Plain
-from portal.smsc.status import Command, Status
+from portal.smsc.protocol.constants import Command, Status
+from portal.smsc.protocol.pdu import Plain
 from tests.faults.conftest import Tell
 from tests.smsc.esme import DEADLINE_S, Esme
 from tests.support import Cast, Login, Server

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from portal.config import Config
+from portal.core.config import Config
 from tests.faults.conftest import Tell
 from tests.faults.crowd import Crowd, crowd
 from tests.serving import children, is_ready, starting

@@ -5,16 +5,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from portal import db
-from portal.config import Config
-from portal.db import DAY_MS, now_ms
-from portal.services import accounts, audit, check, deletion, ids, intake, outcomes
-from portal.services.accounts import Account
-from portal.services.audit import Actor
-from portal.services.messages import DELIVERED
-from portal.services.outcomes import Outcome
-from portal.services.periods import LAST_DAY, Period
-from portal.services.search import Wanted
+from portal.core import db
+from portal.core.config import Config
+from portal.core.db import DAY_MS, now_ms
+from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
+from portal.services.common import audit, ids
+from portal.services.common.audit import Actor
+from portal.services.common.periods import LAST_DAY, Period
+from portal.services.history import deletion
+from portal.services.history.search import Wanted
+from portal.services.messages import intake, outcomes
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import DELIVERED
+from portal.services.operations import self_check
 from tests.serving import starting
 from tests.support import Login, eventually, prepared
 
@@ -66,7 +70,7 @@ def test_a_deletion_and_retention_go_on_after_kill_9(
             eventually(lambda most=point: min(left(conn, account, *each) for each in (recent, old)) <= most, 60)  # type: ignore[misc]
             server.process.kill()
             server.process.wait()
-        assert check.problems(conn) == []
+        assert self_check.problems(conn) == []
     assert left(conn, account, *recent) + left(conn, account, *old) > 0
 
     with starting(config, "web"):
@@ -75,7 +79,7 @@ def test_a_deletion_and_retention_go_on_after_kill_9(
     found = deletion.by_id(conn, deletion_id)
     assert (found.removed, found.total, found.underway, found.waiting) == (MESSAGES, MESSAGES, 0, 0)
     assert [each.details["removed"] for each in audit.of_account(conn, account.id) if each.action == "history.delete"]
-    assert check.problems(conn) == []
+    assert self_check.problems(conn) == []
     sums = conn.execute("SELECT sum(sent), sum(delivered) FROM deleted_days").fetchone()
     assert tuple(sums) == (MESSAGES, MESSAGES)
 

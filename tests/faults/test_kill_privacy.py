@@ -9,11 +9,14 @@ from contextlib import closing, suppress
 import pytest
 from smpplib import client as smpplib
 
-from portal import db
-from portal.config import Config
-from portal.nudge import Nudger
-from portal.services import accounts, check, customers, privacy, received, routes
-from portal.services.audit import SHELL
+from portal.core import db
+from portal.core.config import Config
+from portal.core.wakeup import Nudger
+from portal.services.accounts import accounts
+from portal.services.common.audit import SHELL
+from portal.services.messages import inbound, inbound_numbers, text_policy
+from portal.services.operations import self_check
+from portal.services.people import customers
 from tests.serving import starting
 from tests.smpplib_esme import RECEIVER, TRANSMITTER, Esme
 from tests.support import Cast, Login, Server, eventually
@@ -81,8 +84,8 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
     config: Config, cast: Cast, conn: db.Connection, logins: list[Login], nudger: Nudger
 ) -> None:
     sends, receives = logins[:2]
-    routes.add(conn, SHELL, accounts.by_name(conn, receives.name), NUMBER)
-    privacy.change(conn, SHELL, customers.by_id(conn, cast.acme), privacy.NONE)
+    inbound_numbers.add(conn, SHELL, accounts.by_name(conn, receives.name), NUMBER)
+    text_policy.change(conn, SHELL, customers.by_id(conn, cast.acme), text_policy.NONE)
     # By id: what is to be quoted, and what was.
     sent: dict[str, str] = {}
     receipts: dict[str, str] = {}
@@ -90,7 +93,7 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
         with starting(config, "smsc") as server:
             eventually(lambda running=server: is_listening(running))  # type: ignore[misc]
             submit_some(server, sends, str(number), sent)
-            received.simulate(conn, HANDSET, NUMBER, f"{MARKER} {number}")
+            inbound.simulate(conn, HANDSET, NUMBER, f"{MARKER} {number}")
             nudger.send()
             accept_some(server, sends, receipts, random.randrange(A_ROUND))
             server.process.kill()
@@ -108,7 +111,7 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
         assert begins in receipts[message_id].partition(" text:")[2]
     assert conn.execute("SELECT count(*), sum(kept) FROM messages").fetchone()[:] == (len(sent), 0)
     assert conn.execute("SELECT count(*), sum(kept) FROM received").fetchone()[:] == (ROUNDS, 0)
-    assert check.problems(conn) == []
+    assert self_check.problems(conn) == []
     # Splitting a page leaves copies of rows in its unused part: `compact` removes these.
     conn.execute("VACUUM")
     assert db.empty_log(conn)

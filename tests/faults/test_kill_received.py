@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from portal.config import Config
-from portal.nudge import Nudger
-from portal.services import accounts, check, received, routes
-from portal.services.audit import SHELL
+from portal.core.config import Config
+from portal.core.wakeup import Nudger
+from portal.services.accounts import accounts
+from portal.services.common.audit import SHELL
+from portal.services.messages import inbound, inbound_numbers
+from portal.services.operations import self_check
 from tests.serving import starting
 from tests.support import Cast, eventually
 
@@ -28,7 +30,7 @@ def nudger(config: Config) -> Iterator[Nudger]:
 def test_each_message_from_a_handset_is_taken_in_once(
     config: Config, cast: Cast, conn: sqlite3.Connection, nudger: Nudger
 ) -> None:
-    routes.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), NUMBER)
+    inbound_numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), NUMBER)
     sent: list[str] = []
 
     def stored() -> int:
@@ -40,7 +42,7 @@ def test_each_message_from_a_handset_is_taken_in_once(
             # One by one, each told at once: what the server takes in comes in many small commits.
             for _ in range(A_ROUND):
                 sent.append(f"message {len(sent)}")
-                received.simulate(conn, HANDSET, NUMBER, sent[-1])
+                inbound.simulate(conn, HANDSET, NUMBER, sent[-1])
                 nudger.send()
             few = random.randrange(1, A_ROUND)
             eventually(lambda least=before + few: stored() >= least)  # type: ignore[misc]
@@ -51,4 +53,4 @@ def test_each_message_from_a_handset_is_taken_in_once(
         eventually(lambda: conn.execute("SELECT count(*) FROM simulated").fetchone()[0] == 0)
     assert [row[0] for row in conn.execute("SELECT text FROM received ORDER BY id")] == sent
     assert conn.execute("SELECT count(DISTINCT received_id) FROM deliveries").fetchone()[0] == len(sent)
-    assert check.problems(conn) == []
+    assert self_check.problems(conn) == []

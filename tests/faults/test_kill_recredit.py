@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from portal import db
-from portal.config import Config
-from portal.services import credits, customers
-from portal.services.audit import SHELL
+from portal.core import db
+from portal.core.config import Config
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.people import customers
 from tests.faults.conftest import Tell
 from tests.faults.crowd import crowd
 from tests.faults.test_kill import kill, kill_all, the_smsc

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from portal import db
-from portal.config import Config
-from portal.smsc.status import Status
+from portal.core import db
+from portal.core.config import Config
+from portal.smsc.protocol.constants import Status
 from tests.faults.conftest import Tell
 from tests.faults.crowd import Crowd, crowd
 from tests.faults.visitor import Visitor

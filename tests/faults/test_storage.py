@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from portal import db
-from portal.smsc.status import Status
+from portal.core import db
+from portal.smsc.protocol.constants import Status
 from tests.faults import storage
 from tests.faults.conftest import Tell
 from tests.faults.crowd import WINDOW, Crowd, crowd

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from portal import db
-from portal.services import accounts, allowed_ips, connections, credits
-from portal.services.audit import SHELL
+from portal.core import db
+from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
 from tests.interop.driven import AIOSMPPLIB, LATIN_1, SAR_BY_THE_LIBRARY, UDH, Driven, driven
 from tests.support import Cast, Server, eventually
 
@@ -27,8 +28,8 @@ def test_returns_once_its_address_is_authorised_again(client: Driven, conn: db.C
     # ::1 stays in the list: the answer is the one to a wrong password.
     allowed_ips.remove(conn, SHELL, account, allowed_ips.by_network(conn, account.id, "127.0.0.1").id)
     client.wait("unbind")
-    refusal = eventually(lambda: connections.refusals(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", connections.NOT_AUTHORISED)
+    refusal = eventually(lambda: session_records.refusals(conn, account.id))[0]
+    assert (refusal.address, refusal.reason) == ("127.0.0.1", session_records.NOT_AUTHORISED)
 
     allowed_ips.add(conn, SHELL, account, "127.0.0.1")
     client.wait_until(lambda: len(client.heard("bind", status=ESME_ROK)) == 2)

@@ -6,9 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from portal import db
-from portal.services import connections, credits
-from portal.services.messages import DELIVERED
+from portal.core import db
+from portal.services.accounts import session_records
+from portal.services.credits import credits
+from portal.services.messages.validation import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage
 from tests.interop.driven import AIOSMPPLIB, NODE_SMPP, PAYLOAD, PLAIN, SAR, UDH, Driven, driven
 from tests.support import Cast, Server, eventually, submitted
@@ -54,7 +55,7 @@ def start(request: pytest.FixtureRequest, server: Server, cast: Cast) -> Iterato
 def test_sends_as_transmitter_and_hears_as_receiver(start: Start, conn: db.Connection, cast: Cast) -> None:
     transmitter, receiver = start("transmitter"), start("receiver")
     kinds = {"transmitter", "receiver"}
-    eventually(lambda: {each.bind_type for each in connections.of_account(conn, cast.smpp_acme_1.id)} == kinds)
+    eventually(lambda: {each.bind_type for each in session_records.of_account(conn, cast.smpp_acme_1.id)} == kinds)
 
     number = transmitter.send(GSM)
 

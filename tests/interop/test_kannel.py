@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from portal import db
-from portal.services import accounts, allowed_ips, connections, credits
-from portal.services.audit import SHELL
-from portal.services.history import Message
-from portal.services.messages import DELIVERED
+from portal.core import db
+from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.history.history import Message
+from portal.services.messages.validation import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage, StartKannel
 from tests.interop.kannel import (
     REPORT_ACCEPTED,
@@ -56,7 +57,7 @@ def test_sends_texts_and_hears_what_became_of_them(
     kinds: set[str],
 ) -> None:
     running = kannel(binds)
-    eventually(lambda: {each.bind_type for each in connections.of_account(conn, cast.smpp_acme_1.id)} == kinds)
+    eventually(lambda: {each.bind_type for each in session_records.of_account(conn, cast.smpp_acme_1.id)} == kinds)
 
     numbers = [
         running.send(GSM),
@@ -100,7 +101,7 @@ def test_binds_over_tls(kannel: StartKannel, server: Server, reports: Reports, c
     running = kannel(trusting=server.data / "smpp.crt")
 
     assert reports.wait(running.send(GSM), REPORT_DELIVERED)
-    session = eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))[0]
+    session = eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id))[0]
     assert session.tls == "TLSv1.3"
 
 
@@ -174,13 +175,13 @@ def test_loses_its_session_with_its_address_and_returns_with_it(
     for each in allowed_ips.of_account(conn, account.id):
         allowed_ips.remove(conn, SHELL, account, each.id)
     running.wait("re-connecting")
-    refusal = eventually(lambda: connections.refusals(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", connections.NO_IP)
-    assert connections.of_account(conn, account.id) == []
+    refusal = eventually(lambda: session_records.refusals(conn, account.id))[0]
+    assert (refusal.address, refusal.reason) == ("127.0.0.1", session_records.NO_IP)
+    assert session_records.of_account(conn, account.id) == []
 
     allowed_ips.add(conn, SHELL, account, "127.0.0.1")
     running.wait("online")
-    eventually(lambda: connections.of_account(conn, account.id))
+    eventually(lambda: session_records.of_account(conn, account.id))
 
 
 def test_is_refused_like_a_wrong_password_from_an_address_that_is_not_listed(
@@ -192,7 +193,7 @@ def test_is_refused_like_a_wrong_password_from_an_address_that_is_not_listed(
     # ::1 stays in the list.
     allowed_ips.remove(conn, SHELL, account, allowed_ips.by_network(conn, account.id, "127.0.0.1").id)
 
-    refusal = eventually(lambda: connections.refusals(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", connections.NOT_AUTHORISED)
+    refusal = eventually(lambda: session_records.refusals(conn, account.id))[0]
+    assert (refusal.address, refusal.reason) == ("127.0.0.1", session_records.NOT_AUTHORISED)
     # Kannel takes this code for a wrong password, and gives up for good.
     running.wait("dead")

@@ -1,7 +1,8 @@
 """The npm package `smpp`: TLS, and what trips its users."""
 
-from portal import db
-from portal.services import connections, credits
+from portal.core import db
+from portal.services.accounts import session_records
+from portal.services.credits import credits
 from tests.interop.driven import CODING_BY_THE_PACKAGE, NODE_SMPP, driven
 from tests.support import Cast, Server, eventually
 
@@ -13,7 +14,7 @@ def test_binds_over_tls_and_trusts_no_other_certificate(server: Server, conn: db
     with driven(NODE_SMPP, cast.smpp_acme_1, server.tls_port, "transceiver", server.data / "smpp.crt") as client:
         client.wait("bind", status=ESME_ROK)
         client.wait_for_receipt(client.wait("answer", n=client.send("Ciao"), status=ESME_ROK)["id"])
-        assert eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))[0].tls == "TLSv1.3"
+        assert eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id))[0].tls == "TLSv1.3"
 
     other = server.data / "other.crt"
     other.write_text("")

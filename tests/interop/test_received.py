@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from smpplib import client as smpplib
 
-from portal.nudge import Nudger
-from portal.services import accounts, received, routes
-from portal.services.audit import SHELL
+from portal.core.wakeup import Nudger
+from portal.services.accounts import accounts
+from portal.services.common.audit import SHELL
+from portal.services.messages import inbound, inbound_numbers
 from tests.interop.kannel import TRANSCEIVER, Kannel, Reports
 from tests.support import Cast, Server, eventually
 
@@ -28,9 +29,9 @@ TEXTS = (
 @pytest.fixture
 def sent(conn: sqlite3.Connection, cast: Cast, server: Server) -> list[str]:
     """A handset has sent these texts to `smpp_acme_1`."""
-    routes.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), SHORT_CODE)
+    inbound_numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), SHORT_CODE)
     for text in TEXTS:
-        received.simulate(conn, HANDSET, SHORT_CODE, text)
+        inbound.simulate(conn, HANDSET, SHORT_CODE, text)
     nudger = Nudger(server.data)
     nudger.send()
     nudger.close()

@@ -9,10 +9,11 @@ import pytest
 from smpplib import client as smpplib
 from smpplib import consts, exceptions, gsm
 
-from portal import db
-from portal.services import accounts, allowed_ips, connections, credits
-from portal.services.audit import SHELL
-from portal.services.messages import DELIVERED
+from portal.core import db
+from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.messages.validation import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage
 from tests.smpplib_esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, Esme, bind_status
 from tests.support import DEADLINE_S, Cast, Login, Server, eventually, submitted
@@ -212,7 +213,7 @@ def test_binds_over_tls_1_3_only(server: Server, conn: db.Connection, cast: Cast
         assert esme.tls_version == "TLSv1.3"
         assert esme.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
         assert esme.receipt(esme.send("Hello")[0])
-        session = eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))[0]
+        session = eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id))[0]
         assert session.tls == "TLSv1.3"
 
     trusting.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -226,10 +227,10 @@ def test_binds_over_ipv6(serve: Callable[..., Server], conn: db.Connection, cast
     with Esme(server.port, host="::1") as esme:
         assert esme.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
         assert esme.receipt(esme.send("Hello")[0])
-        session = eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))[0]
+        session = eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id))[0]
         assert session.address == "::1"
     # On a socket for both, IPv4 clients come mapped into IPv6; 127.0.0.1 in the list still means them.
-    eventually(lambda: not connections.of_account(conn, cast.smpp_acme_1.id))
+    eventually(lambda: not session_records.of_account(conn, cast.smpp_acme_1.id))
     assert bind_status(server, cast.smpp_acme_1) == consts.SMPP_ESME_ROK
 
 
@@ -246,11 +247,11 @@ def test_refused_binds_tell_nothing_from_outside_and_the_reason_inside(
     assert bind_status(server, cast.smpp_acme_2) == consts.SMPP_ESME_RBINDFAIL
 
     def reasons(account_id: int) -> list[str]:
-        return [each.reason for each in connections.refusals(conn, account_id)]
+        return [each.reason for each in session_records.refusals(conn, account_id)]
 
-    eventually(lambda: reasons(cast.smpp_acme_2.id) == [connections.NO_IP])
-    assert reasons(cast.smpp_acme_1.id) == [connections.WRONG_PASSWORD]
-    assert reasons(unlisted.id) == [connections.NOT_AUTHORISED]
+    eventually(lambda: reasons(cast.smpp_acme_2.id) == [session_records.NO_IP])
+    assert reasons(cast.smpp_acme_1.id) == [session_records.WRONG_PASSWORD]
+    assert reasons(unlisted.id) == [session_records.NOT_AUTHORISED]
 
 
 def test_one_bind_of_a_kind_is_allowed_at_a_time(esme: Esme, server: Server, cast: Cast) -> None:

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.money.operations import KINDS
-from tests.money.rounds import Round, template
+from tests.money.scenarios import Round, template
 
 
 def main() -> int:

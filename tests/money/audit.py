@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.services import alerts, check, ids, ledger, tally
-from tests.money import chronicle
-from tests.money.chronicle import Line
+from portal.services.common import ids
+from portal.services.credits import alerts, ledger
+from portal.services.operations import self_check
+from portal.services.statistics import rollup
+from tests.money import event_log
+from tests.money.event_log import Line
 from tests.money.model import Fact, Model, is_refusal
 from tests.money.operations import Answer, Operation
 
@@ -62,7 +65,7 @@ class Audit:
 
     def follow(self, conn: sqlite3.Connection, attempts: Mapping[str, Attempt]) -> None:
         """Replay what has happened since the last time, and judge what these attempts were answered."""
-        for key, lines in chronicle.read(conn, self.seq):
+        for key, lines in event_log.read(conn, self.seq):
             self.seq = lines[-1].seq
             try:
                 if key not in attempts:
@@ -236,7 +239,7 @@ class Audit:
 
     def compare(self, conn: sqlite3.Connection) -> None:
         """Compare what is there now with the model, and have the program check itself."""
-        self.problems += [f"check: {each}" for each in check.problems(conn)]
+        self.problems += [f"check: {each}" for each in self_check.problems(conn)]
         rows = conn.execute("SELECT id, balance FROM accounts").fetchall()
         self._same("balances", dict(map(tuple, rows)), {key: each.balance for key, each in self.model.accounts.items()})
         self._same("sums of movements", _sums(conn, self.model), {k: v for k, v in self.model.moved.items() if v})
@@ -244,10 +247,10 @@ class Audit:
         stored = {text: (state, price) for text, state, price in rows}
         self._same("messages", stored, {text: (each.state, each.price) for text, each in self.model.messages.items()})
         self._same("number of messages", len(rows), len(stored))
-        tally.gather_all(conn)
+        rollup.gather_all(conn)
         rows = conn.execute(
             "SELECT account_id, begins, country, source, sent, parts, price FROM statistics"
-            f" WHERE length = {tally.MONTH} AND sent > 0"
+            f" WHERE length = {rollup.MONTH} AND sent > 0"
         )
         usage: Counter[tuple[object, ...]] = Counter()
         for *month, messages, parts, price in rows:

@@ -10,19 +10,19 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from portal import db
-from portal.db import now_ms
-from portal.services.messages import DELIVERED, EXPIRED, VALIDITY_MS
-from tests.money import chance, chronicle, stage
+from portal.core import db
+from portal.core.db import now_ms
+from portal.services.messages.validation import DELIVERED, EXPIRED, VALIDITY_MS
+from tests.money import event_log, fixtures, generators
 from tests.money.audit import Attempt, Audit
-from tests.money.chronicle import Pen
+from tests.money.event_log import Pen
 from tests.money.model import Model
 from tests.money.operations import perform
 
 _ACCOUNTS = st.integers(1, 6)
 # Those of the first customer, and of the second.
 _PAIRS = st.sampled_from([st.permutations((1, 2, 3, 4)), st.permutations((5, 6))]).flatmap(lambda which: which)
-_NUMBERS = st.sampled_from(chance.NUMBERS[:3])
+_NUMBERS = st.sampled_from(generators.NUMBERS[:3])
 _AMOUNTS = st.integers(1, 100_000)
 # Few, so that some are sent twice.
 _FORMS = st.sampled_from(["", "a", "b", "c", "d"])
@@ -31,8 +31,8 @@ _SUBMITS = st.tuples(
     _ACCOUNTS,
     _NUMBERS,
     st.integers(1, 5),
-    st.sampled_from(sorted(chance.PRICES)),
-    st.sampled_from(chance.SOURCES),
+    st.sampled_from(sorted(generators.PRICES)),
+    st.sampled_from(generators.SOURCES),
     _MOMENTS,
     _MOMENTS,
 )
@@ -49,7 +49,7 @@ class Money(RuleBasedStateMachine):
         super().__init__()
         self._folder = tempfile.TemporaryDirectory(prefix="money-")
         if Money.template is None:
-            Money.template = stage.build(Path(tempfile.mkdtemp(prefix="money-template-")))
+            Money.template = fixtures.build(Path(tempfile.mkdtemp(prefix="money-template-")))
         file = Path(self._folder.name) / db.FILE_NAME
         shutil.copy(Money.template, file)
         self._conn = db.connect(file)
@@ -68,7 +68,7 @@ class Money(RuleBasedStateMachine):
         """Do an operation, interrupted after so many steps of SQLite's machine; None: to its end."""
         self._done += 1
         key = self._pen.key = f"0.{self._done}"
-        attempt = Attempt(operation, chronicle.latest(self._conn))
+        attempt = Attempt(operation, event_log.latest(self._conn))
         if steps:
             _interrupt_once(self._conn, steps)
         try:
@@ -82,7 +82,7 @@ class Money(RuleBasedStateMachine):
             self._conn.set_progress_handler(None, 0)
             self._conn.set_trace_callback(None)
         assert not self._conn.in_transaction
-        attempt.until = chronicle.latest(self._conn)
+        attempt.until = event_log.latest(self._conn)
         self._audit.follow(self._conn, {key: attempt})
         assert not self._audit.problems, self._audit.problems
 
@@ -94,7 +94,7 @@ class Money(RuleBasedStateMachine):
             expires_at = None if expires_in is None else (scheduled_at or now) + expires_in
             if scheduled_at is not None and expires_at is None:
                 expires_at = scheduled_at + VALIDITY_MS
-            price = parts * chance.PRICES[country]
+            price = parts * generators.PRICES[country]
             made.append([account, number, parts, price, source, country, scheduled_at, expires_at])
         self._do(steps, kind="submit", batch=made)
 
@@ -121,7 +121,7 @@ class Money(RuleBasedStateMachine):
     def transfer(self, pair: list[int], amount: int, form: str, steps: int | None) -> None:
         self._do(steps, kind="transfer", source=pair[0], target=pair[1], amount=amount, form=form)
 
-    @rule(account=_ACCOUNTS, pack=st.sampled_from(chance.PACKS), form=_FORMS, steps=_STEPS)
+    @rule(account=_ACCOUNTS, pack=st.sampled_from(generators.PACKS), form=_FORMS, steps=_STEPS)
     def order(self, account: int, pack: int, form: str, steps: int | None) -> None:
         self._do(steps, kind="order", account=account, pack=pack, form=form)
 

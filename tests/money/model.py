@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.db import DAY_MS
-from portal.services.messages import DELETED, DELIVERED, ENROUTE, EXPIRED, REJECTED
-from portal.services.totals import month_of
+from portal.core.db import DAY_MS
+from portal.services.messages.validation import DELETED, DELIVERED, ENROUTE, EXPIRED, REJECTED
+from portal.services.statistics.daily_totals import month_of
 from tests.money.operations import Answer, Operation, text_of
 
 Fact = tuple[Hashable, ...]

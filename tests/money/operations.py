@@ -21,14 +21,18 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from portal.db import now_ms
-from portal.services import accounts, blacklist, credits, expiry, intake, orders, outcomes, packs, refunds
-from portal.services.accounts import Account
-from portal.services.audit import Actor
-from portal.services.errors import Refused
-from portal.services.messages import Submit
-from portal.services.orders import Order
-from portal.services.outcomes import Outcome, Whereabouts
+from portal.core.db import now_ms
+from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
+from portal.services.billing import orders, packs
+from portal.services.billing.orders import Order
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.credits import credits, expiry
+from portal.services.history import refunds
+from portal.services.messages import blacklist, intake, outcomes
+from portal.services.messages.outcomes import Outcome, Whereabouts
+from portal.services.messages.validation import Submit
 
 Operation = dict[str, Any]
 Answer = Any

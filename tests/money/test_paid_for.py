@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.money.shop import Shop
+from tests.money.spending import Shop
 
 _SUBMITS, _ACCOUNTS = 3_000, 20
 

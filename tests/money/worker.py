@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from portal import db
-from portal.db import now_ms
-from tests.money import chronicle
+from portal.core import db
+from portal.core.db import now_ms
+from tests.money import event_log
 from tests.money.audit import Attempt
-from tests.money.chance import Chance
-from tests.money.chronicle import Pen
+from tests.money.event_log import Pen
+from tests.money.generators import Chance
 from tests.money.operations import Operation, perform
 
 STATEMENT, ANSWER, CLOCK = "before a statement", "before the answer was noted", "by the clock"
@@ -82,12 +82,12 @@ def live(life: Life) -> None:
         key = f"{life.slot}.{number}"
         operation = again or chance.operation(conn)
         again = None
-        journal.intend(key, operation, chronicle.latest(conn))
+        journal.intend(key, operation, event_log.latest(conn))
         pen.key = key
         with death:
             answer = perform(conn, key, operation)
         pen.key = ""
-        journal.answered(key, answer, chronicle.latest(conn))
+        journal.answered(key, answer, event_log.latest(conn))
         if chance.random.random() < 0.1 and operation.get("form"):
             again = operation  # an impatient user
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from portal.services import accounts
+from portal.services.accounts import accounts
 
 
 @pytest.fixture

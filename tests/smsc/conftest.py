@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from portal import nudge
-from portal.config import Config
-from portal.services import accounts
+from portal.core import wakeup
+from portal.core.config import Config
+from portal.services.accounts import accounts
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def account(conn, cast):
 @pytest.fixture
 def nudger(data):
     """What the web process does after each commit."""
-    made = nudge.Nudger(data)
+    made = wakeup.Nudger(data)
     yield made
     made.close()
 

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import ClassVar
 
-from portal.config import Config
-from portal.smsc import pdu
-from portal.smsc.pdu import Bind, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
+from portal.core.config import Config
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import RESPONSE, Command
+from portal.smsc.protocol.pdu import Bind, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
 from portal.smsc.server import Server
-from portal.smsc.status import RESPONSE, Command
 from tests.support import Login
 
 DEADLINE_S = 10.0

@@ -14,10 +14,10 @@ from functools import cache
 from random import Random
 from typing import get_origin, get_type_hints
 
-from portal.smsc import pdu
-from portal.smsc.pdu import Header, Malformed, Pdu
-from portal.smsc.session import _MOST_BEFORE_BIND
-from portal.smsc.status import RESPONSE, Command, Tag
+from portal.smsc.connection.session import _MOST_BEFORE_BIND
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import RESPONSE, Command, Tag
+from portal.smsc.protocol.pdu import Header, Malformed, Pdu
 
 KINDS: tuple[int, ...] = tuple(pdu._DECODERS)
 """The command_id of each PDU that the codec reads."""

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import pytest
 
-from portal import db
-from portal.services import connections, credits
+from portal.core import db
+from portal.services.accounts import session_records
+from portal.services.credits import credits
 from portal.smsc import server as server_module
-from portal.smsc.pdu import Plain
-from portal.smsc.status import Command, Status
+from portal.smsc.protocol.constants import Command, Status
+from portal.smsc.protocol.pdu import Plain
 from tests.smsc.esme import Esme, eventually, hang_up, smsc
 from tests.support import ROOT
 
@@ -34,7 +35,7 @@ def start(config, conn):
         conn.execute("DELETE FROM components")
         process = subprocess.Popen([sys.executable, "-c", PROCESS, config.data], cwd=ROOT)
         started.append(process)
-        await eventually(lambda: connections.alive(conn, "smsc") or process.poll() is not None)
+        await eventually(lambda: session_records.alive(conn, "smsc") or process.poll() is not None)
         assert process.poll() is None
         return process
 
@@ -58,7 +59,7 @@ async def test_tls_1_3(config, cast, conn):
         esme = await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
         assert (await esme.submit()).status == 0
         await esme.receipt()
-        (row,) = await eventually(lambda: connections.of_account(conn, cast.smpp_acme_1.id))
+        (row,) = await eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id))
         assert row.tls == "TLSv1.3"
     assert (config.data / "smpp.key").stat().st_mode & 0o777 == 0o600
 
@@ -121,7 +122,7 @@ async def test_sigterm_unbinds_everybody_and_ends_in_time(start, config, cast, c
     process.send_signal(signal.SIGTERM)
     await asyncio.gather(esme.unbound(), silent.closed(), unbound.closed())
     assert await asyncio.to_thread(process.wait, 4) == 0
-    assert not connections.alive(conn, "smsc")
+    assert not session_records.alive(conn, "smsc")
     assert conn.execute("SELECT count(*) FROM connections").fetchone()[0] == 0
     await hang_up()
 
@@ -149,7 +150,7 @@ async def test_what_was_acknowledged_survives_a_kill(start, config, cast, conn, 
 async def test_a_locked_database_refuses_and_recovers(config, cast, connect):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        await eventually(lambda: connections.of_account(connect(), cast.smpp_acme_1.id))
+        await eventually(lambda: session_records.of_account(connect(), cast.smpp_acme_1.id))
         other = connect()
         other.execute("BEGIN IMMEDIATE")
         refused = await esme.submit()

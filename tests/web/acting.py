@@ -5,21 +5,13 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 
-from portal import db
-from portal.services import (
-    accounts,
-    allowed_ips,
-    connections,
-    credentials,
-    directory,
-    intake,
-    messages,
-    outcomes,
-    tally,
-)
-from portal.services.accounts import Account
-from portal.services.audit import SHELL
-from portal.services.connections import Connection, RefusedBind
+from portal.core import db
+from portal.services.accounts import accounts, allowed_ips, credentials, session_records
+from portal.services.accounts.accounts import Account
+from portal.services.accounts.session_records import Connection, RefusedBind
+from portal.services.common.audit import SHELL
+from portal.services.messages import intake, outcomes, smpp_config, validation
+from portal.services.statistics import rollup
 from tests.support import prepared
 
 # What became of a message ("ptt").
@@ -33,7 +25,7 @@ def account(conn: db.Connection, name: str) -> Account:
 
 def settle(conn: db.Connection) -> None:
     """Confirm every change, as the SMPP server does: UPDATING_IP becomes OK."""
-    directory.confirm(conn, {each.id: each.version for each in directory.load(conn)})
+    smpp_config.confirm(conn, {each.id: each.version for each in smpp_config.load(conn)})
 
 
 def fill(conn: db.Connection, name: str, how_many: int) -> list[str]:
@@ -59,7 +51,9 @@ def send(
 def send_in_parts(conn: db.Connection, name: str, *parts: str, total: int = 0) -> list[int]:
     """Send the parts of a text as a client does that cuts it up itself; some may be missing of a `total`."""
     of = total or len(parts)
-    return _send(conn, name, "ACME", [(part, messages.Segment(7, of, number)) for number, part in enumerate(parts, 1)])
+    return _send(
+        conn, name, "ACME", [(part, validation.Segment(7, of, number)) for number, part in enumerate(parts, 1)]
+    )
 
 
 def schedule(conn: db.Connection, name: str, text: str, at: int) -> int:
@@ -75,39 +69,41 @@ def call_back(conn: db.Connection, name: str, message_id: int) -> None:
     found = outcomes.find(conn, accounts.by_name(conn, name).id, message_id)
     assert found is not None
     outcomes.cancel(conn, [found])
-    tally.gather_all(conn)
+    rollup.gather_all(conn)
 
 
 def _send(
     conn: db.Connection,
     name: str,
     source: str,
-    texts: Sequence[tuple[str, messages.Segment | None]],
+    texts: Sequence[tuple[str, validation.Segment | None]],
     at: int | None = None,
     session_id: int | None = None,
 ) -> list[int]:
     account_id = accounts.by_name(conn, name).id
     submits = [
-        prepared(conn, account_id, text.encode("utf-16-be"), source=source, data_coding=messages.UCS2, segment=segment)
+        prepared(
+            conn, account_id, text.encode("utf-16-be"), source=source, data_coding=validation.UCS2, segment=segment
+        )
         for text, segment in texts
     ]
     for each in submits:
         each.session_id = session_id
     stored = intake.store(conn, submits, at)
-    tally.gather_all(conn)
+    rollup.gather_all(conn)
     return [each for each in stored.ids if each is not None]
 
 
 def deliver(conn: db.Connection, *message_ids: int) -> None:
-    ended = [outcomes.Outcome(each, messages.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
+    ended = [outcomes.Outcome(each, validation.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
-    tally.gather_all(conn)
+    rollup.gather_all(conn)
 
 
 def fail(conn: db.Connection, *message_ids: int, ptt: int = UNDELIVERABLE) -> None:
-    ended = [outcomes.Outcome(each, messages.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
+    ended = [outcomes.Outcome(each, validation.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
-    tally.gather_all(conn)
+    rollup.gather_all(conn)
 
 
 def connect(conn: db.Connection, name: str, number: int = 1, **values: object) -> None:
@@ -124,15 +120,15 @@ def connect(conn: db.Connection, name: str, number: int = 1, **values: object) -
         "bound_at": now,
         "seen_at": now,
     }
-    connections.opened(conn, [Connection(**(session | values))])  # type: ignore[arg-type]
+    session_records.opened(conn, [Connection(**(session | values))])  # type: ignore[arg-type]
 
 
 def refuse(
-    conn: db.Connection, name: str, address: str, reason: str = connections.NOT_AUTHORISED, times: int = 1
+    conn: db.Connection, name: str, address: str, reason: str = session_records.NOT_AUTHORISED, times: int = 1
 ) -> None:
     """Let a client be turned away."""
     row = RefusedBind(account(conn, name).id, address, reason, db.now_ms())
-    connections.refused(conn, [row] * times)
+    session_records.refused(conn, [row] * times)
 
 
 class _Words(HTMLParser):

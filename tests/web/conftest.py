@@ -11,11 +11,12 @@ from jinja2.bccache import Bucket, BytecodeCache
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
-from portal import db
-from portal.config import Config
-from portal.crypto import Keys
-from portal.services import users
-from portal.web import context, create_app
+from portal.core import db
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.services.people import users
+from portal.web import create_app
+from portal.web.core import context
 from tests.support import Cast, Person
 from tests.web.html import faults
 

@@ -11,14 +11,17 @@ from urllib.parse import urlsplit
 import pytest
 from flask.sessions import SecureCookieSessionInterface
 
-from portal import db
-from portal.config import Config
-from portal.crypto import Keys
-from portal.services import accounts, alerts, connections, credits, daily_check, refusal_mails, users
-from portal.services.audit import SHELL
+from portal.core import db
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.jobs.background import check_if_due
+from portal.services.accounts import accounts, refusal_mails, session_records
+from portal.services.common.audit import SHELL
+from portal.services.credits import alerts, credits
+from portal.services.operations import daily_self_check
+from portal.services.people import users
 from portal.supervisor import raise_file_limit
 from portal.web import create_app
-from portal.web.background import check_if_due
 from tests.mailbox import Mailbox
 from tests.serving import starting
 from tests.support import DEADLINE_S, ROOT, Cast, Server, eventually
@@ -104,8 +107,10 @@ def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn
     alice = users.by_email(conn, cast.alice.email)
     refusal_mails.choose(conn, alice, True)
     an_hour_ago = db.now_ms() - 3_600_000
-    refused = connections.RefusedBind(cast.smpp_acme_1.id, "203.0.113.7", connections.NOT_AUTHORISED, an_hour_ago)
-    connections.refused(conn, [refused])
+    refused = session_records.RefusedBind(
+        cast.smpp_acme_1.id, "203.0.113.7", session_records.NOT_AUTHORISED, an_hour_ago
+    )
+    session_records.refused(conn, [refused])
     with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
         mail = mailbox.wait()
     assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of smpp-acme-1 were refused")
@@ -131,14 +136,14 @@ def test_it_makes_the_daily_check_once_a_day(data: Path, conn: db.Connection, mo
     monkeypatch.setattr(sys, "argv", [str(ROOT / "app.py"), "web"])
     conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
     check_if_due(conn, ["--data", str(data)])
-    first = daily_check.last(conn)
+    first = daily_self_check.last(conn)
     assert first is not None
     assert [str(each) for each in first.problems] == [
         "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
     ]
     assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
     check_if_due(conn, ["--data", str(data)])
-    assert daily_check.last(conn) == first
+    assert daily_self_check.last(conn) == first
 
 
 def test_the_copy_of_a_check_that_was_killed_goes_at_the_start(config: Config) -> None:

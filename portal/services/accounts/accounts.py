@@ -1,0 +1,287 @@
+"""Accounts: creating them, what state they are in, switching them off and on."""
+
+import re
+import secrets
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from portal.core.db import immediate, insert, now_ms
+from portal.core.i18n import N_
+from portal.services.common import audit
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+
+WINDOWING = 10
+THROUGHPUT = 20
+BINDS = 1
+
+# SMPP 3.4, 5.2.19: the values of data_coding that an account may be allowed beside GSM 03.38 (0) and UCS-2 (8).
+ASCII, LATIN_1, BINARY = 1, 3, 4
+OPTIONAL_DATA_CODINGS = frozenset((ASCII, LATIN_1, BINARY))
+
+# SMPP 3.4, 5.2.1: system_id is a C-octet string of at most 16 octets with its NUL.
+_NAME = re.compile(r"(smpp|sms)-[a-z0-9][a-z0-9-]*")
+_NAME_LENGTH = 15
+_HIGHEST_LIMIT = 100_000
+
+# Classic accounts have no SMPP login, so nothing of theirs waits for an IP or for the server.
+SUCCESS = "SUCCESS"
+WAITING_IP = "WAITING_IP"
+UPDATING_IP = "UPDATING_IP"
+ERROR = "ERROR"
+DELETED = "DELETED"
+
+
+class NoSuchAccount(Refused):
+    sentence = N_("There is no account “%(name)s”.")
+    field = "account"
+
+
+class AccountExists(Refused):
+    sentence = N_("There is already an account “%(name)s”.")
+    field = "name"
+
+
+class InvalidAccountName(Refused):
+    sentence = N_(
+        "“%(name)s” can't be an account's name: it begins with %(kind)s-, goes on with small letters, digits and"
+        " hyphens, and has at most 15 characters, like %(kind)s-acme-1."
+    )
+    field = "name"
+
+
+class InvalidLimit(Refused):
+    sentence = N_("“%(value)s” can't be a limit: it is a whole number from 0 (no limit) to 100000.")
+
+    def __init__(self, field: str, value: object) -> None:
+        super().__init__(value=value)
+        self.field = field
+
+
+class InvalidDataCoding(Refused):
+    sentence = N_("“%(value)s” isn't among the data codings that an account can be allowed: 1, 3, 4.")
+    field = "data_codings"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account as pages and commands see it. Limits are 0 where there is none; `balance` is in thousandths.
+
+    `data_codings` are those of OPTIONAL_DATA_CODINGS that its messages may have; `packed_gsm`: GSM 03.38 comes as
+    packed septets, not one a byte. Below `alert_below` a mail goes to `alert_to` (to the customer's contact address
+    where that is empty); below `recredit_below` a pack of `recredit_pack` is bought, at most `recredit_per_day` times a
+    day. All of these in thousandths, None: not asked for. `texts` is what becomes of the customer's
+    (`services/messages/text_policy.py`).
+    """
+
+    id: int
+    customer_id: int
+    name: str
+    kind: str
+    description: str
+    balance: int
+    windowing: int
+    throughput: int
+    binds: int
+    any_sender: bool
+    data_codings: frozenset[int]
+    packed_gsm: bool
+    alert_below: int | None
+    alert_to: tuple[str, ...]
+    recredit_below: int | None
+    recredit_pack: int | None
+    recredit_per_day: int
+    disabled: bool
+    texts: str
+    status: str
+
+
+# The status is a fact of the row and of the moment (an IP may have run out), so it is worked out where it is read.
+_SELECT = f"""
+SELECT id, customer_id, name, kind, description, balance, windowing, throughput, binds, any_sender,
+       data_codings, packed_gsm, alert_below, alert_to, recredit_below, recredit_pack, recredit_per_day,
+       disabled_at IS NOT NULL AS disabled,
+       (SELECT texts FROM customers WHERE customers.id = accounts.customer_id) AS texts,
+       CASE WHEN deleted_at IS NOT NULL THEN '{DELETED}'
+            WHEN disabled_at IS NOT NULL THEN '{ERROR}'
+            WHEN kind = 'sms' THEN '{SUCCESS}'
+            WHEN NOT EXISTS (SELECT 1 FROM allowed_ips
+                             WHERE account_id = accounts.id AND (expires_at IS NULL OR expires_at > :now))
+                 THEN '{WAITING_IP}'
+            WHEN applied_version < config_version THEN '{UPDATING_IP}'
+            ELSE '{SUCCESS}' END AS status
+FROM accounts
+"""
+
+
+def _account(row: sqlite3.Row) -> Account:
+    values = dict(row)
+    for name in ("any_sender", "packed_gsm", "disabled"):
+        values[name] = bool(values[name])
+    values["data_codings"] = frozenset(map(int, values["data_codings"].split()))
+    values["alert_to"] = tuple(values["alert_to"].split())
+    return Account(**values)
+
+
+def add(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    customer_id: int,
+    *,
+    kind: str = "smpp",
+    name: str = "",
+    description: str = "",
+    windowing: int = WINDOWING,
+    throughput: int = THROUGHPUT,
+    binds: int = BINDS,
+    any_sender: bool = False,
+    data_codings: Collection[int] = (),
+    packed_gsm: bool = False,
+) -> Account:
+    """Create an account, without credits and (SMPP) without a password.
+
+    Args:
+        kind: `smpp` or `sms` (classic).
+        name: the system_id; one is made up when empty.
+        windowing: submits in flight on a connection; 0: no limit.
+        throughput: submits a second and connection; 0: no limit.
+        binds: transceivers, or pairs of transmitter and receiver, at the same time; 0: no limit.
+        any_sender: messages may carry any source address.
+        data_codings, packed_gsm: see `Account`.
+
+    Raises:
+        InvalidAccountName, AccountExists, InvalidLimit, InvalidDataCoding
+    """
+    name = name.strip() or f"{kind}-{secrets.token_hex(3)}-1"
+    if len(name) > _NAME_LENGTH or not _NAME.fullmatch(name) or not name.startswith(f"{kind}-"):
+        raise InvalidAccountName(name=name, kind=kind)
+    _check_limits(windowing=windowing, throughput=throughput, binds=binds)
+    with immediate(conn):
+        try:
+            account_id = insert(
+                conn,
+                "accounts",
+                customer_id=customer_id,
+                name=name,
+                kind=kind,
+                description=" ".join(description.split()),
+                windowing=windowing,
+                throughput=throughput,
+                binds=binds,
+                any_sender=int(any_sender),
+                data_codings=_stored_codings(data_codings),
+                packed_gsm=int(packed_gsm),
+                created_at=now_ms(),
+            )
+        except sqlite3.IntegrityError:
+            raise AccountExists(name=name) from None
+        audit.record(conn, actor, "account.add", customer_id=customer_id, account_id=account_id, name=name)
+        return by_name(conn, name)
+
+
+def _check_limits(**limits: int) -> None:
+    for name, limit in limits.items():
+        if not 0 <= limit <= _HIGHEST_LIMIT:
+            raise InvalidLimit(name, limit)
+
+
+def _stored_codings(data_codings: Collection[int]) -> str:
+    for each in data_codings:
+        if each not in OPTIONAL_DATA_CODINGS:
+            raise InvalidDataCoding(value=each)
+    return " ".join(map(str, sorted(set(data_codings))))
+
+
+def parse_limit(field: str, text: str) -> int:
+    """Read a limit as it was typed into `field`.
+
+    Raises:
+        InvalidLimit: not a whole number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidLimit(field, text) from None
+
+
+def change(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    *,
+    windowing: int | None = None,
+    throughput: int | None = None,
+    binds: int | None = None,
+    any_sender: bool | None = None,
+    data_codings: Collection[int] | None = None,
+    packed_gsm: bool | None = None,
+) -> None:
+    """Set what an account may do; open sessions go on under it. The arguments are those of `add`; None: as it is.
+
+    Raises:
+        InvalidLimit, InvalidDataCoding
+    """
+    limits = {"windowing": windowing, "throughput": throughput, "binds": binds}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    _check_limits(**given)
+    changed: dict[str, int | str] = {**given}
+    if any_sender is not None:
+        changed["any_sender"] = int(any_sender)
+    if data_codings is not None:
+        changed["data_codings"] = _stored_codings(data_codings)
+    if packed_gsm is not None:
+        changed["packed_gsm"] = int(packed_gsm)
+    if not changed:
+        return
+    with immediate(conn):
+        assignments = ", ".join(f"{name} = ?" for name in changed)
+        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*changed.values(), account.id))
+        audit.record(conn, actor, "account.change", customer_id=account.customer_id, account_id=account.id, **changed)
+
+
+def by_name(conn: sqlite3.Connection, name: str, customer_id: int | None = None) -> Account:
+    """One account.
+
+    Args:
+        customer_id: only an account of this customer is found; None: of any (operators, the shell).
+
+    Raises:
+        NoSuchAccount: also when it exists, but belongs to another customer.
+    """
+    row = conn.execute(
+        _SELECT + "WHERE name = :name AND (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL",
+        {"name": name, "customer": customer_id, "now": now_ms()},
+    ).fetchone()
+    if row is None:
+        raise NoSuchAccount(name=name)
+    return _account(row)
+
+
+def of_customer(conn: sqlite3.Connection, customer_id: int | None = None) -> list[Account]:
+    """A customer's accounts (None: everyone's), SMPP ones first, then by name."""
+    rows = conn.execute(
+        _SELECT + "WHERE (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL ORDER BY kind, name",
+        {"customer": customer_id, "now": now_ms()},
+    )
+    return [_account(row) for row in rows]
+
+
+def disable(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
+    """Switch an account off: its sessions are unbound and nothing can bind until it is enabled."""
+    _switch(conn, actor, account, now_ms(), "account.disable")
+
+
+def enable(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
+    """Switch an account on again."""
+    _switch(conn, actor, account, None, "account.enable")
+
+
+def _switch(conn: sqlite3.Connection, actor: Actor, account: Account, disabled_at: int | None, action: str) -> None:
+    with immediate(conn):
+        changed = conn.execute(
+            "UPDATE accounts SET disabled_at = ? WHERE id = ? AND (disabled_at IS NULL) = ?",
+            (disabled_at, account.id, disabled_at is not None),
+        ).rowcount
+        if changed:
+            audit.record(conn, actor, action, customer_id=account.customer_id, account_id=account.id)

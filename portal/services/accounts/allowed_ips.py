@@ -1,0 +1,310 @@
+"""The addresses from which an account's clients may bind."""
+
+import re
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from zoneinfo import ZoneInfo
+
+from portal.core.db import immediate, insert, now_ms
+from portal.core.i18n import N_
+from portal.services.accounts.accounts import Account
+from portal.services.common import audit
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+
+_LABEL_LENGTH = 60
+# What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
+_SHORTEST_PREFIX = {4: 8, 6: 16}
+_SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+# Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
+_LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+class InvalidAddress(Refused):
+    sentence = N_("“%(text)s” isn't an IP address or range. Examples: 203.0.113.7, 203.0.113.0/24, 2001:db8::/64.")
+    field = "network"
+
+
+class HostBitsSet(Refused):
+    sentence = N_(
+        "%(text)s names one computer and a range at once. Did you mean %(address)s, or the range %(network)s?"
+    )
+    field = "network"
+
+
+class UnusableAddress(Refused):
+    sentence = N_("No client can come from %(text)s: it is an unspecified, multicast or reserved address.")
+    field = "network"
+
+
+class TooWide(Refused):
+    sentence = N_(
+        "%(text)s would let a large part of the internet in. An IPv4 range has at least /%(v4)s, an IPv6 range at"
+        " least /%(v6)s."
+    )
+    field = "network"
+
+
+class AlreadyListed(Refused):
+    sentence = N_("%(text)s is already in the list.")
+    field = "network"
+
+
+class AlreadyCovered(Refused):
+    sentence = N_("%(text)s is already covered by %(network)s.")
+    field = "network"
+
+
+class ListFull(Refused):
+    sentence = N_("All %(limit)s addresses are in use. Remove one, or join several into a range.")
+    field = "network"
+
+
+class InvalidExpiry(Refused):
+    sentence = N_("The end must lie in the future.")
+    field = "expires"
+
+
+class UnreadableExpiry(Refused):
+    sentence = N_("“%(text)s” isn't a date and time. Example: 2027-01-31 18:00.")
+    field = "expires"
+
+
+class LabelTooLong(Refused):
+    sentence = N_("A label has at most %(length)s characters.")
+    field = "label"
+
+
+class NotSmpp(Refused):
+    sentence = N_("%(name)s is a classic account: no IP addresses belong to it.")
+
+
+class NoSuchIP(Refused):
+    sentence = N_("That address isn't in the list.")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedIP:
+    """One entry. `expires_at` in milliseconds; None: stays until removed."""
+
+    id: int
+    network: str
+    label: str
+    expires_at: int | None
+
+
+def parse(text: str) -> Network:
+    """Read an address or a range as people type them.
+
+    An IPv4 address that is mapped into IPv6 (RFC 4291, 2.5.5.2) counts as the IPv4 address that it is: that is how
+    the server sees the client.
+
+    Raises:
+        InvalidAddress, HostBitsSet, UnusableAddress, TooWide
+    """
+    text = text.strip()
+    if "%" in text:
+        # A zone (fe80::1%eth0) means something on one machine only.
+        raise InvalidAddress(text=text)
+    try:
+        network: Network = ip_network(text, strict=False)
+    except ValueError:
+        raise InvalidAddress(text=text) from None
+    host = text.partition("/")[0]
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
+        if network.prefixlen < 96:
+            raise TooWide(text=text, v4=_SHORTEST_PREFIX[4], v6=_SHORTEST_PREFIX[6])
+        host = str(ip_address(host).ipv4_mapped)  # type: ignore[union-attr]
+        network = ip_network(f"{host}/{network.prefixlen - 96}", strict=False)
+    if network.prefixlen < _SHORTEST_PREFIX[network.version]:
+        raise TooWide(text=text, v4=_SHORTEST_PREFIX[4], v6=_SHORTEST_PREFIX[6])
+    if network.is_unspecified or network.is_multicast or _is_reserved(network):
+        raise UnusableAddress(text=text)
+    if network.network_address != ip_address(host):
+        raise HostBitsSet(text=text, address=host, network=shown(network))
+    return network
+
+
+def _is_reserved(network: Network) -> bool:
+    this_network = isinstance(network, IPv4Network) and network.network_address.packed[0] == 0
+    # ipaddress counts ::1 as reserved too (all of ::/8 is), and a client on the same machine comes from there.
+    return this_network or (network.is_reserved and not network.is_loopback)
+
+
+def shown(network: Network) -> str:
+    """As people write it: a single address without its prefix length."""
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def expiry(text: str, timezone: str) -> int | None:
+    """Read when an entry stops being good, as forms send it.
+
+    Args:
+        text: empty or `never`; a time from now such as `8h` or `7d`; `tonight`, which is the end of the day; or a date
+            and time (ISO 8601).
+        timezone: IANA name; that of the day, and of a date and time without one.
+
+    Returns:
+        Milliseconds; None: never.
+
+    Raises:
+        UnreadableExpiry
+    """
+    text = text.strip()
+    if text in ("", "never"):
+        return None
+    if span := _SPAN.fullmatch(text):
+        return now_ms() + int(span[1]) * _UNIT_MS[span[2]]
+    zone = ZoneInfo(timezone)
+    if text == "tonight":
+        ends = datetime.combine(datetime.now(zone).date() + timedelta(days=1), time.min, zone)
+    else:
+        try:
+            ends = datetime.fromisoformat(text)
+        except ValueError:
+            raise UnreadableExpiry(text=text) from None
+        ends = ends if ends.tzinfo else ends.replace(tzinfo=zone)
+    at = int(ends.timestamp() * 1000)
+    if at > _LATEST_MS:
+        raise UnreadableExpiry(text=text)
+    return at
+
+
+def add(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    text: str,
+    *,
+    label: str = "",
+    expires_at: int | None = None,
+    limit: int = 10,
+) -> AllowedIP:
+    """Authorise an address or a range.
+
+    Args:
+        text: IPv4, IPv6 or CIDR, as typed.
+        label: what it is, for the reader of the list.
+        expires_at: when it stops being good (milliseconds); None: never.
+        limit: how many an account may have.
+
+    Raises:
+        InvalidAddress, HostBitsSet, UnusableAddress, TooWide, AlreadyListed, AlreadyCovered, ListFull, InvalidExpiry,
+        LabelTooLong, NotSmpp
+    """
+    if account.kind != "smpp":
+        raise NotSmpp(name=account.name)
+    network = parse(text)
+    label = " ".join(label.split())
+    if len(label) > _LABEL_LENGTH:
+        raise LabelTooLong(length=_LABEL_LENGTH)
+    now = now_ms()
+    if expires_at is not None and not now < expires_at <= _LATEST_MS:
+        raise InvalidExpiry()
+    with immediate(conn):
+        conn.execute("DELETE FROM allowed_ips WHERE account_id = ? AND expires_at <= ?", (account.id, now))
+        present = of_account(conn, account.id)
+        for each in present:
+            _refuse_overlap(network, each)
+        if len(present) >= limit:
+            raise ListFull(limit=limit)
+        ip_id = insert(
+            conn,
+            "allowed_ips",
+            account_id=account.id,
+            network=shown(network),
+            label=label,
+            expires_at=expires_at,
+            created_at=now,
+        )
+        audit.record(
+            conn,
+            actor,
+            "ip.add",
+            customer_id=account.customer_id,
+            account_id=account.id,
+            network=shown(network),
+            label=label,
+            expires_at=expires_at,
+        )
+    return AllowedIP(ip_id, shown(network), label, expires_at)
+
+
+def _refuse_overlap(network: Network, present: AllowedIP) -> None:
+    other = ip_network(present.network)
+    if network == other:
+        raise AlreadyListed(text=present.network)
+    # An entry that will run out covers nothing for good: a lasting one inside it is worth having.
+    if present.expires_at is None and network.version == other.version and network.subnet_of(other):  # type: ignore[arg-type]
+        raise AlreadyCovered(text=shown(network), network=present.network)
+
+
+def remove(conn: sqlite3.Connection, actor: Actor, account: Account, ip_id: int) -> AllowedIP:
+    """Take an entry off the list; sessions that only it allowed are unbound.
+
+    Returns:
+        What was removed, so that it can be put back.
+
+    Raises:
+        NoSuchIP: it isn't in this account's list (any more).
+    """
+    with immediate(conn):
+        row = conn.execute(
+            "DELETE FROM allowed_ips WHERE id = ? AND account_id = ? RETURNING id, network, label, expires_at",
+            (ip_id, account.id),
+        ).fetchone()
+        if row is None:
+            raise NoSuchIP()
+        removed = AllowedIP(*row)
+        audit.record(
+            conn, actor, "ip.remove", customer_id=account.customer_id, account_id=account.id, network=removed.network
+        )
+    return removed
+
+
+def by_id(conn: sqlite3.Connection, account_id: int, ip_id: int) -> AllowedIP:
+    """Raises: NoSuchIP"""
+    row = conn.execute(
+        "SELECT id, network, label, expires_at FROM allowed_ips WHERE id = ? AND account_id = ?", (ip_id, account_id)
+    ).fetchone()
+    if row is None:
+        raise NoSuchIP()
+    return AllowedIP(*row)
+
+
+def by_network(conn: sqlite3.Connection, account_id: int, text: str) -> AllowedIP:
+    """The entry that says exactly this address or range.
+
+    Raises:
+        InvalidAddress and the like, NoSuchIP
+    """
+    row = conn.execute(
+        "SELECT id, network, label, expires_at FROM allowed_ips WHERE network = ? AND account_id = ?",
+        (shown(parse(text)), account_id),
+    ).fetchone()
+    if row is None:
+        raise NoSuchIP()
+    return AllowedIP(*row)
+
+
+def of_account(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:
+    """The entries that are in force, oldest first."""
+    rows = conn.execute(
+        "SELECT id, network, label, expires_at FROM allowed_ips"
+        " WHERE account_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id",
+        (account_id, now_ms()),
+    )
+    return [AllowedIP(*row) for row in rows]
+
+
+def permits(entries: list[AllowedIP], address: str) -> bool:
+    """Whether a client from this address may bind."""
+    parsed: Address = ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return any((mapped or parsed) in ip_network(each.network) for each in entries)

@@ -1,0 +1,62 @@
+"""What has happened to an account, in a few numbers that are cheap to ask for often."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from portal.core.db import now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Each number moves when what is named after it may have changed.
+
+    Open pages keep the numbers that they were drawn with, ask again, and draw anew what the changed ones are about.
+    """
+
+    settings: int
+    authorised: int
+    graces: int
+    sessions: int
+    latest_session: int
+    submitted: int
+    delivered: int
+    in_flight: int
+    refusals: int
+    latest_refusal: int
+    total_sent: int
+    total_delivered: int
+    total_failed: int
+    total_stopped: int
+    total_refused: int
+    latest_message: int
+    latest_movement: int
+    removed: int
+
+    @property
+    def totals(self) -> tuple[int, ...]:
+        return self.total_sent, self.total_delivered, self.total_failed, self.total_stopped, self.total_refused
+
+
+# Of its own row and of indexes only: a few dozen microseconds, however much an account has sent.
+_QUERY = """
+SELECT config_version,
+       (SELECT count(*) FROM allowed_ips WHERE account_id = :id AND (expires_at IS NULL OR expires_at > :now)),
+       (SELECT count(*) FROM smpp_passwords WHERE account_id = :id AND expires_at > :now),
+       open.*, refused.*, total.*,
+       (SELECT max(id) FROM messages WHERE account_id = :id),
+       (SELECT max(id) FROM movements WHERE account_id = :id),
+       removed_messages
+FROM accounts,
+     (SELECT count(*), max(id), sum(submitted), sum(delivered), sum(window) FROM connections WHERE account_id = :id)
+         AS open,
+     (SELECT count(*), max(last_at) FROM refused_binds WHERE account_id = :id) AS refused,
+     (SELECT sum(sent), sum(delivered), sum(failed), sum(stopped), sum(refused) FROM daily_totals
+      WHERE account_id = :id) AS total
+WHERE accounts.id = :id
+"""
+
+
+def pulse(conn: sqlite3.Connection, account_id: int) -> Pulse:
+    """An account's pulse at this moment."""
+    row = conn.execute(_QUERY, {"id": account_id, "now": now_ms()}).fetchone()
+    return Pulse(*(value or 0 for value in row))

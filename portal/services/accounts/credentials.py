@@ -1,0 +1,159 @@
+"""SMPP passwords: made by us, shown once, kept as a digest."""
+
+import secrets
+import sqlite3
+import string
+from dataclasses import dataclass
+
+from portal.core.crypto import Keys
+from portal.core.db import immediate, insert, now_ms
+from portal.core.i18n import N_
+from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
+from portal.services.common import audit, idempotency, mail, rate_limit
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.people import customers
+
+# SMPP 3.4, 5.2.2: password is a C-octet string of at most 9 octets with its NUL. Some clients cut a longer one
+# silently, so that both sides believe in different passwords.
+PASSWORD_LENGTH = 8
+_ALPHABET = string.ascii_letters + string.digits
+
+_MOST_AN_HOUR = 100
+# The digests of so many replaced passwords of an account are kept, to tell "the password it uses was replaced" from
+# "wrong password". Each bind is compared with them all.
+_MOST_REPLACED = 5
+# As expires_at: the moment of the replacement would lie in the future once more when a clock is set back.
+_NEVER_AGAIN = 0
+
+GRACE_PERIODS = {"0": 0, "15m": 15 * 60_000, "1h": 3_600_000, "24h": 24 * 3_600_000}
+
+
+class NotReady(Refused):
+    sentence = N_("A new password can be generated once the status of %(name)s is OK.")
+
+
+class NoPassword(Refused):
+    sentence = N_("%(name)s is a classic account: it has no SMPP password.")
+
+
+class InvalidGrace(Refused):
+    sentence = N_("The old password can stay good for 15 minutes, 1 hour or 24 hours, or not at all.")
+    field = "grace"
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordInfo:
+    """When and by whom the password in force was made, and until when (ms) the one before it stays good, if it does."""
+
+    id: int
+    changed_at: int
+    changed_by: str
+    old_until: int | None
+
+
+def grace(choice: str) -> int:
+    """One of the periods that are offered, in milliseconds.
+
+    Raises:
+        InvalidGrace: it isn't one.
+    """
+    if choice not in GRACE_PERIODS:
+        raise InvalidGrace()
+    return GRACE_PERIODS[choice]
+
+
+def regenerate(
+    conn: sqlite3.Connection,
+    keys: Keys,
+    actor: Actor,
+    account: Account,
+    *,
+    grace: int = 0,
+    send_mail: bool = True,
+    only_when_ready: bool = False,
+    form: str = "",
+) -> str:
+    """Replace an account's password.
+
+    Args:
+        grace: how long the old one stays good, in milliseconds.
+        send_mail: send the new one to the customer's contact address.
+        only_when_ready: refuse unless the account's status is OK; what holds for customers, not for operators, who
+            must be able to mend an account.
+        form: a number of `once.new`: sent a second time, it makes no second password.
+
+    Returns:
+        The new password; it is not kept and can't be had again.
+
+    Raises:
+        NoPassword: the account is a classic one.
+        NotReady
+        TooManyAttempts: with `only_when_ready`, for each password is a mail to an address that somebody else reads.
+        InvalidGrace: longer than 24 hours, or negative.
+        AlreadySent
+    """
+    if account.kind != "smpp":
+        raise NoPassword(name=account.name)
+    if not 0 <= grace <= GRACE_PERIODS["24h"]:
+        raise InvalidGrace()
+    password = "".join(secrets.choice(_ALPHABET) for _ in range(PASSWORD_LENGTH))
+    with immediate(conn):
+        idempotency.spend(conn, form)
+        # Read again: the account that the caller holds is from before the write lock.
+        if only_when_ready and accounts.by_name(conn, account.name).status != accounts.SUCCESS:
+            raise NotReady(name=account.name)
+        if only_when_ready:
+            rate_limit.take(conn, f"password:{account.id}", _MOST_AN_HOUR, 3_600_000)
+        now = now_ms()
+        if grace:
+            conn.execute(
+                "UPDATE smpp_passwords SET replaced_at = ?, expires_at = ?"
+                " WHERE account_id = ? AND replaced_at IS NULL",
+                (now, now + grace, account.id),
+            )
+            conn.execute(
+                "UPDATE smpp_passwords SET expires_at = ? WHERE account_id = ? AND expires_at <= ?",
+                (_NEVER_AGAIN, account.id, now),
+            )
+        else:
+            # Without grace everything older ends too, also what an earlier grace period still allowed: whoever asks
+            # for this may know that a password has leaked.
+            conn.execute(
+                "UPDATE smpp_passwords SET replaced_at = ifnull(replaced_at, ?), expires_at = ? WHERE account_id = ?",
+                (now, _NEVER_AGAIN, account.id),
+            )
+        conn.execute(
+            "DELETE FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 AND id NOT IN"
+            " (SELECT id FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 ORDER BY id DESC LIMIT ?3)",
+            (account.id, _NEVER_AGAIN, _MOST_REPLACED),
+        )
+        insert(
+            conn,
+            "smpp_passwords",
+            account_id=account.id,
+            digest=keys.smpp_digest(password),
+            created_at=now,
+            created_by=actor.name,
+        )
+        audit.record(
+            conn, actor, "password.regenerate", customer_id=account.customer_id, account_id=account.id, grace=grace
+        )
+        if send_mail:
+            contact = customers.by_id(conn, account.customer_id).contact_email
+            mail.queue(
+                conn, keys, contact, "password", actor.language, account=account.name, password=password, grace=grace
+            )
+    return password
+
+
+def info(conn: sqlite3.Connection, account_id: int) -> PasswordInfo | None:
+    """About the password in force; None where none has been made."""
+    row = conn.execute(
+        "SELECT id, created_at, created_by, (SELECT max(expires_at) FROM smpp_passwords old"
+        " WHERE old.account_id = new.account_id AND old.expires_at > ?)"
+        " FROM smpp_passwords new WHERE account_id = ? AND replaced_at IS NULL",
+        (now_ms(), account_id),
+    ).fetchone()
+    return PasswordInfo(*row) if row else None

@@ -1,0 +1,302 @@
+"""Orders of credits: made by a customer or by automatic re-credit, credited once, and paid once.
+
+Usually an order is paid, and with that its credits arrive. One that was made by automatic re-credit on a credit line
+has its credits at once, and is owed until it is paid.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from portal.core.db import immediate, insert, now_ms
+from portal.core.i18n import N_
+from portal.services.accounts.accounts import Account
+from portal.services.billing.packs import Pack
+from portal.services.common import audit, idempotency
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.credits import ledger
+
+CUSTOMER, AUTOMATIC = "customer", "automatic"
+OPEN, PAID, CANCELLED = "open", "paid", "cancelled"
+STATUSES = (OPEN, PAID, CANCELLED)
+# In SQL: the credits have arrived and have still to be paid. In the words of the index of open orders.
+IS_OWED = "movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL"
+
+_LONGEST_PAYMENT = 200
+_AT_ONCE = 500
+
+
+class NoSuchOrder(Refused):
+    sentence = N_("There is no order %(number)s.")
+    field = "order"
+
+
+class OrderClosed(Refused):
+    sentence = N_("Order %(number)s is paid or cancelled: nothing about it changes any more.")
+    field = "order"
+
+
+class OrderCredited(Refused):
+    sentence = N_("The credits of order %(number)s have arrived: it can only be paid.")
+    field = "order"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`credits` in thousandths, `price` in the currency's smallest unit, times in milliseconds.
+
+    `movement_id` is the line of the ledger by which the credits have arrived, None until then.
+    """
+
+    id: int
+    account_id: int
+    account: str
+    customer_id: int
+    customer: str
+    origin: str
+    credits: int
+    price: int
+    currency: str
+    created_at: int
+    created_by: str
+    movement_id: int | None
+    paid_at: int | None
+    paid_by: str
+    payment: str
+    cancelled_at: int | None
+    cancelled_by: str
+
+    @property
+    def number(self) -> str:
+        """What people call it: the year (UTC) and a number, such as 2026-00042."""
+        return f"{datetime.fromtimestamp(self.created_at / 1000, UTC).year}-{self.id:05d}"
+
+    @property
+    def status(self) -> str:
+        """OPEN, PAID or CANCELLED."""
+        return PAID if self.paid_at is not None else CANCELLED if self.cancelled_at is not None else OPEN
+
+    @property
+    def credited(self) -> bool:
+        return self.movement_id is not None
+
+    @property
+    def cancellable(self) -> bool:
+        """Credits that have arrived are owed, and can't be handed back by cancelling."""
+        return self.status == OPEN and not self.credited
+
+    @property
+    def unit_price(self) -> str:
+        """What one of its credits costs, in the reader's writing."""
+        return Pack(self.credits, self.price, self.currency).unit_price
+
+
+_SELECT = """
+SELECT orders.id, account_id, accounts.name, customers.id, customers.name, origin, credits, price, currency,
+       orders.created_at, created_by, movement_id, paid_at, paid_by, payment, cancelled_at, cancelled_by
+FROM orders JOIN accounts ON accounts.id = account_id JOIN customers ON customers.id = customer_id
+"""
+
+
+def by_number(conn: sqlite3.Connection, number: str, account_id: int | None = None) -> Order:
+    """One order.
+
+    Args:
+        account_id: only an order of this account is found; None: of any (operators, payment pages).
+
+    Raises:
+        NoSuchOrder: also when it exists, but is another account's.
+    """
+    _, _, digits = number.partition("-")
+    if digits.isascii() and digits.isdigit() and len(digits) <= 18:
+        row = conn.execute(
+            f"{_SELECT} WHERE orders.id = ?1 AND (?2 IS NULL OR account_id = ?2)", (int(digits), account_id)
+        ).fetchone()
+        if row is not None and (order := Order(*row)).number == number:
+            return order
+    raise NoSuchOrder(number=number)
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which orders are looked at; None: all."""
+
+    account_id: int | None = None
+    customer_id: int | None = None
+    status: str | None = None
+
+
+_OF_STATUS = {
+    None: (),
+    OPEN: ("paid_at IS NULL", "cancelled_at IS NULL"),
+    PAID: ("paid_at IS NOT NULL",),
+    CANCELLED: ("cancelled_at IS NOT NULL",),
+}
+
+
+def some(
+    conn: sqlite3.Connection,
+    which: Which,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+) -> list[Order]:
+    """A page of orders, newest first.
+
+    Args:
+        before: only orders with a smaller id than this (the last one of the page before).
+        after: the ones that follow upon this id, for the way back to newer ones.
+    """
+    if after is not None:
+        return _select(conn, which, "orders.id > :bound ORDER BY orders.id", after, limit)[::-1]
+    bound = before if before is not None else (1 << 63) - 1
+    return _select(conn, which, "orders.id < :bound ORDER BY orders.id DESC", bound, limit)
+
+
+def latest_change(conn: sqlite3.Connection, account_id: int) -> tuple[int, ...]:
+    """What is another value after each change of an account's orders."""
+    row = conn.execute(
+        "SELECT count(*), count(movement_id), count(paid_at), count(cancelled_at) FROM orders WHERE account_id = ?",
+        (account_id,),
+    ).fetchone()
+    return tuple(row)
+
+
+def each(conn: sqlite3.Connection, which: Which) -> Iterator[Order]:
+    """All orders, newest first, without holding them all."""
+    found = some(conn, which, limit=_AT_ONCE)
+    while found:
+        yield from found
+        found = some(conn, which, before=found[-1].id, limit=_AT_ONCE)
+
+
+def _select(conn: sqlite3.Connection, which: Which, bounds: str, bound: int, limit: int) -> list[Order]:
+    # Not "account_id = ? OR ? IS NULL": an account's orders are found by their index.
+    wanted = [f"{name} = :{name}" for name in ("account_id", "customer_id") if getattr(which, name) is not None]
+    conditions = " AND ".join([*wanted, *_OF_STATUS[which.status], bounds])
+    rows = conn.execute(
+        f"{_SELECT} WHERE {conditions} LIMIT :limit",
+        {"account_id": which.account_id, "customer_id": which.customer_id, "bound": bound, "limit": limit},
+    )
+    return [Order(*row) for row in rows]
+
+
+def enter(
+    conn: sqlite3.Connection, actor: Actor, account_id: int, pack: Pack, origin: str, *, at: int | None = None
+) -> int:
+    """Write an order down; returns its id. The caller is inside `immediate()`.
+
+    Args:
+        at: when it was made (milliseconds); None: now.
+    """
+    return insert(
+        conn,
+        "orders",
+        account_id=account_id,
+        origin=origin,
+        credits=pack.credits,
+        price=pack.price,
+        currency=pack.currency,
+        created_at=now_ms() if at is None else at,
+        created_by=actor.name,
+    )
+
+
+def place(conn: sqlite3.Connection, actor: Actor, account: Account, pack: Pack, *, form: str = "") -> Order:
+    """Order a pack for an account; its credits arrive when it is paid.
+
+    Args:
+        form: a number of `once.new`: sent a second time, it orders nothing.
+
+    Raises:
+        AlreadySent
+    """
+    with immediate(conn):
+        idempotency.spend(conn, form)
+        order = by_id(conn, enter(conn, actor, account.id, pack, CUSTOMER))
+        _record(conn, actor, "order.place", order)
+    return order
+
+
+def pay(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "") -> Order:
+    """Note that an order is paid, and let its credits arrive if they haven't yet. Paid twice, it is credited once.
+
+    Args:
+        payment: how: the payment page's own number for it, or the operator's words; the beginning of a longer one.
+
+    Raises:
+        OrderClosed: it was paid or cancelled before.
+    """
+    payment = " ".join(payment.split())[:_LONGEST_PAYMENT]
+    with immediate(conn):
+        order = _still_open(conn, order)
+        # In this order: no order is paid, not even for a moment, whose credits haven't arrived.
+        if not order.credited:
+            credit(conn, actor, order.id)
+        conn.execute(
+            "UPDATE orders SET paid_at = ?, paid_by = ?, payment = ? WHERE id = ?",
+            (now_ms(), actor.name, payment, order.id),
+        )
+        _record(conn, actor, "order.pay", order, payment=payment)
+        return by_id(conn, order.id)
+
+
+def cancel(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
+    """Close an order that won't be paid.
+
+    Raises:
+        OrderClosed, OrderCredited
+    """
+    with immediate(conn):
+        order = _still_open(conn, order)
+        if order.credited:
+            raise OrderCredited(number=order.number)
+        conn.execute(
+            "UPDATE orders SET cancelled_at = ?, cancelled_by = ? WHERE id = ?", (now_ms(), actor.name, order.id)
+        )
+        _record(conn, actor, "order.cancel", order)
+        return by_id(conn, order.id)
+
+
+def credit(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int | None = None) -> int:
+    """Let an order's credits arrive; returns the balance after it. The caller is inside `immediate()`.
+
+    Args:
+        now: as in `ids.next_ids`.
+    """
+    order = by_id(conn, order_id)
+    movement_id, balance = ledger.move(
+        conn, actor, order.account_id, ledger.PURCHASE, order.credits, order.number, now=now
+    )
+    conn.execute("UPDATE orders SET movement_id = ? WHERE id = ?", (movement_id, order.id))
+    return balance
+
+
+def _still_open(conn: sqlite3.Connection, order: Order) -> Order:
+    order = by_id(conn, order.id)
+    if order.status != OPEN:
+        raise OrderClosed(number=order.number)
+    return order
+
+
+def by_id(conn: sqlite3.Connection, order_id: int) -> Order:
+    """An order that is there: one whose id the database holds."""
+    return Order(*conn.execute(f"{_SELECT} WHERE orders.id = ?", (order_id,)).fetchone())
+
+
+def _record(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: object) -> None:
+    audit.record(
+        conn,
+        actor,
+        action,
+        customer_id=order.customer_id,
+        account_id=order.account_id,
+        order=order.number,
+        credits=order.credits,
+        price=order.price,
+        currency=order.currency,
+        **details,
+    )

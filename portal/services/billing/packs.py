@@ -1,0 +1,203 @@
+"""Packs: how many credits are sold together, and for how much.
+
+They are one price list: all in one currency, and the more credits a pack has, the less each of them costs.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from itertools import pairwise
+
+from babel.core import get_global
+from babel.numbers import get_currency_precision
+
+from portal.core import i18n
+from portal.core.db import immediate
+from portal.core.i18n import N_
+from portal.services.common import audit
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+
+# Of these an account may buy one automatically, where there is a price for it. Thousandths of a credit.
+AUTOMATIC = tuple(size * 1000 for size in (100, 200, 250, 500, 1000, 5000, 10000))
+
+MOST = 50
+_HIGHEST_PRICE = 10**12
+_MOST_DIGITS = 20
+
+
+class NoSuchPack(Refused):
+    sentence = N_("There is no such pack.")
+    field = "pack"
+
+
+class InvalidCurrency(Refused):
+    sentence = N_("“%(text)s” isn't a currency. Give its code of ISO 4217, such as EUR.")
+    field = "currency"
+
+
+class OneCurrency(Refused):
+    sentence = N_("All packs are sold in one currency.")
+    field = "currency"
+
+
+class InvalidPrice(Refused):
+    sentence = N_("“%(text)s” isn't a price in %(currency)s. Example: %(example)s.")
+    field = "price"
+
+
+class SoldTwice(Refused):
+    sentence = N_("There is a second pack of %(credits)s credits.")
+    field = "credits"
+
+
+class PriceNotFalling(Refused):
+    sentence = N_(
+        "A credit in the pack of %(larger)s would cost %(dearer)s, and %(cheaper)s in the pack of %(smaller)s:"
+        " a larger pack has to make credits cheaper."
+    )
+    field = "price"
+
+    def __init__(self, smaller: "Pack", larger: "Pack") -> None:
+        super().__init__(
+            larger=i18n.credits(larger.credits),
+            smaller=i18n.credits(smaller.credits),
+            dearer=larger.unit_price,
+            cheaper=smaller.unit_price,
+        )
+        self.pack = larger
+
+
+class TooManyPacks(Refused):
+    sentence = N_("There can be %(most)s packs at most.")
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """`credits` in thousandths; `price` in the currency's smallest unit (cents); `currency` as in ISO 4217."""
+
+    credits: int
+    price: int
+    currency: str
+
+    @property
+    def unit_price(self) -> str:
+        """What one of its credits costs, in the reader's writing."""
+        return i18n.unit_price(self.price, self.currency, self.credits)
+
+
+def everyone(conn: sqlite3.Connection) -> list[Pack]:
+    """All packs that are sold, the smallest first."""
+    return [Pack(*row) for row in conn.execute("SELECT credits, price, currency FROM packs ORDER BY credits")]
+
+
+def of_size(conn: sqlite3.Connection, credits: int) -> Pack:
+    """Raises: NoSuchPack"""
+    row = conn.execute("SELECT credits, price, currency FROM packs WHERE credits = ?", (credits,)).fetchone()
+    if row is None:
+        raise NoSuchPack()
+    return Pack(*row)
+
+
+def bought_automatically(conn: sqlite3.Connection) -> dict[int, int]:
+    """How many accounts buy a pack automatically, by its size; packs that aren't sold any more among them."""
+    return dict(
+        tuple(row)
+        for row in conn.execute(
+            "SELECT recredit_pack, count(*) FROM accounts"
+            " WHERE recredit_pack IS NOT NULL AND deleted_at IS NULL GROUP BY recredit_pack"
+        )
+    )
+
+
+def parse_currency(text: str) -> str:
+    """Read the code of a currency that is legal tender somewhere today.
+
+    Raises:
+        InvalidCurrency
+    """
+    code = text.strip().upper()
+    if code not in _currencies():
+        raise InvalidCurrency(text=text.strip())
+    return code
+
+
+@cache
+def _currencies() -> frozenset[str]:
+    today = datetime.now(UTC).date().timetuple()[:3]
+    return frozenset(
+        code
+        for used in get_global("territory_currencies").values()
+        for code, _, until, is_tender in used
+        if is_tender and (until is None or tuple(until) >= today)
+    )
+
+
+def parse_price(text: str, currency: str) -> int:
+    """Read a price as the language in use writes it: "7.00", in Italian "7,00", is 700 in EUR.
+
+    Args:
+        currency: of `parse_currency`.
+
+    Returns:
+        It in the currency's smallest unit.
+
+    Raises:
+        InvalidPrice: not a number, not positive, or with more decimals than the currency has.
+    """
+    text = text.strip()
+    digits = get_currency_precision(currency)
+    try:
+        # Decimal would round many digits without a word.
+        price = i18n.written_number(text if len(text) <= _MOST_DIGITS else "").scaleb(digits)
+    except (ArithmeticError, ValueError):
+        price = Decimal(0)
+    if not price.is_finite() or not 0 < price <= _HIGHEST_PRICE or price != int(price):
+        raise InvalidPrice(text=text, currency=currency, example=i18n.plain_money(7 * 10**digits, currency))
+    return int(price)
+
+
+def replace(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack]) -> list[Pack]:
+    """Sell these packs, and no others, from now on. Orders that were made keep their prices.
+
+    Returns:
+        They, the smallest first.
+
+    Raises:
+        TooManyPacks, OneCurrency, SoldTwice
+        PriceNotFalling: its `pack` is the larger one of the two.
+    """
+    new = _checked(packs)
+    with immediate(conn):
+        old = everyone(conn)
+        if new == old:
+            return new
+        conn.execute("DELETE FROM packs")
+        conn.executemany(
+            "INSERT INTO packs (credits, price, currency) VALUES (?, ?, ?)",
+            [(each.credits, each.price, each.currency) for each in new],
+        )
+        audit.record(conn, actor, "packs.change", before=_told(old), after=_told(new))
+    return new
+
+
+def _checked(packs: Sequence[Pack]) -> list[Pack]:
+    ordered = sorted(packs, key=lambda each: each.credits)
+    if len(ordered) > MOST:
+        raise TooManyPacks(most=MOST)
+    if len({each.currency for each in ordered}) > 1:
+        raise OneCurrency()
+    for smaller, larger in pairwise(ordered):
+        if smaller.credits == larger.credits:
+            raise SoldTwice(credits=i18n.credits(larger.credits))
+        # Price by credits, without rounding.
+        if larger.price * smaller.credits >= smaller.price * larger.credits:
+            raise PriceNotFalling(smaller, larger)
+    return ordered
+
+
+def _told(packs: Sequence[Pack]) -> list[list[object]]:
+    return [[each.credits, each.price, each.currency] for each in packs]

@@ -1,0 +1,274 @@
+"""The payment page: what its visitors bring along, signed, and what it calls back, verified.
+
+Both signatures are HMAC-SHA256 under the one secret of `[payments]`. The way there is described in docs/payments.md;
+the way back is that of Standard Webhooks 1.0.0 (https://www.standardwebhooks.com).
+"""
+
+import hmac
+import json
+import re
+import sqlite3
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from portal.core.config import SECRET_PREFIX, Payments
+from portal.core.crypto import Keys
+from portal.core.db import immediate
+from portal.services.billing import orders, purchases
+from portal.services.billing.orders import Order
+from portal.services.common import audit, idempotency
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.credits import credits
+
+LONGEST_BODY = 16_384
+TOLERANCE_S = 300
+
+PAID = "paid"
+# What became of a callback.
+CREDITED, REPEATED, PAID_BEFORE, IGNORED = "credited", "repeated", "paid before", "ignored"
+
+_ACTOR = "payment page"
+_LONGEST_TEXT = 200
+# Standard Webhooks: no full stop, which would let an id and a timestamp change places with each other.
+_ID = re.compile(r"[!-\-/-~]{1,200}")
+_CODE = re.compile(r"[A-Z]{3}")
+_HALF = re.compile(r"[\ud800-\udfff]")
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+
+
+class CallbackRefused(Refused):
+    """A callback that changes nothing; `code` says why to programs, the sentence (in English) to who writes them."""
+
+    code = "refused"
+
+
+class HeadersMissing(CallbackRefused):
+    sentence = "The headers webhook-id, webhook-timestamp and webhook-signature are needed."
+    code = "headers"
+
+
+class WrongSignature(CallbackRefused):
+    sentence = "None of the signatures is right."
+    code = "signature"
+
+
+class WrongTime(CallbackRefused):
+    sentence = "The timestamp is more than five minutes off."
+    code = "timestamp"
+
+
+class NoPayment(CallbackRefused):
+    sentence = "The body isn't a JSON object with order, amount, currency, status and payment."
+    code = "body"
+
+
+class UnknownOrder(CallbackRefused):
+    sentence = "There is no order %(number)s."
+    code = "unknown_order"
+
+
+class OtherAmount(CallbackRefused):
+    sentence = "Order %(number)s costs %(price)s %(currency)s in the smallest unit."
+    code = "amount"
+
+
+class WasCancelled(CallbackRefused):
+    sentence = "Order %(number)s was cancelled."
+    code = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """What a payment page says of a payment: `amount` in the currency's smallest unit, `payment` its own number."""
+
+    order: str
+    amount: int
+    currency: str
+    status: str
+    payment: str
+
+
+# --- the way there
+
+
+def checkout(settings: Payments, order: Order, return_url: str, now_s: int) -> str:
+    """The address of the payment page for an order.
+
+    Args:
+        return_url: where the page sends the customer afterwards.
+        now_s: seconds since 1970.
+    """
+    values = {
+        "order": order.number,
+        "amount": str(order.price),
+        "currency": order.currency,
+        "credits": str(credits.plain(order.credits)),
+        "return_url": return_url,
+        "timestamp": str(now_s),
+    }
+    values["signature"] = hmac.digest(_key(settings), canonical(values).encode(), "sha256").hex()
+    return settings.checkout_url + ("&" if "?" in settings.checkout_url else "?") + urlencode(values)
+
+
+def canonical(values: dict[str, str]) -> str:
+    """What is signed on the way there: a line `name=value` for each parameter, sorted by name, joined by line feeds."""
+    return "\n".join(f"{name}={values[name]}" for name in sorted(values))
+
+
+# --- the way back
+
+
+def verify(settings: Payments, message_id: str, timestamp: str, signatures: str, body: bytes, now_s: int) -> None:
+    """Make sure that a callback comes from who has the secret, and was made just now.
+
+    Args:
+        message_id, timestamp, signatures: the headers webhook-id, -timestamp, -signature; "" where one is missing.
+        now_s: seconds since 1970.
+
+    Raises:
+        HeadersMissing, WrongSignature, WrongTime
+    """
+    if not _ID.fullmatch(message_id) or not _TIMESTAMP.fullmatch(timestamp) or not signatures:
+        raise HeadersMissing()
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    right = b64encode(hmac.digest(_key(settings), signed, "sha256"))
+    # All are compared: with several keys in use, which of them is right says something.
+    found = [
+        hmac.compare_digest(right, value.encode())
+        for version, _, value in (each.partition(",") for each in signatures.split(" "))
+        if version == "v1"
+    ]
+    if not any(found):
+        raise WrongSignature()
+    if abs(now_s - int(timestamp)) > TOLERANCE_S:
+        raise WrongTime()
+
+
+def read(body: bytes) -> Callback:
+    """Read the body of a callback.
+
+    Raises:
+        NoPayment
+    """
+    try:
+        values = json.loads(body)
+        order, amount, currency, status, payment = (values[name] for name in Callback.__slots__)
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise NoPayment() from None
+    if not all(map(_is_text, (order, currency, status, payment))) or not _CODE.fullmatch(currency):
+        raise NoPayment()
+    if type(amount) is not int or abs(amount) >= 1 << 63:  # True is an int too
+        raise NoPayment()
+    return Callback(order, amount, currency, status, payment)
+
+
+def _is_text(value: object) -> bool:
+    # JSON can say half of a character ("\ud800"), which neither SQLite nor mails can hold.
+    return isinstance(value, str) and len(value) <= _LONGEST_TEXT and not _HALF.search(value)
+
+
+def receive(
+    conn: sqlite3.Connection, keys: Keys, settings: Payments, callback: Callback, message_id: str, address: str
+) -> str:
+    """Do what a verified callback says: its order is paid, once.
+
+    Where money may have come that no order waits for, the operators are told, once for each message.
+
+    Args:
+        message_id: the same for each attempt to deliver the same message.
+        address: where it comes from, for the audit log.
+
+    Returns:
+        CREDITED; or REPEATED, PAID_BEFORE or IGNORED: there was nothing to do.
+
+    Raises:
+        UnknownOrder, OtherAmount, WasCancelled
+    """
+    if callback.status != PAID:
+        return IGNORED
+    actor = Actor(_ACTOR, address)
+    refusal: CallbackRefused | None = None
+    with immediate(conn):
+        order = _order(conn, callback.order)
+        refusal = _refusal(order, callback)
+        try:
+            # What was refused may be sent again, and is refused again, but told once.
+            idempotency.spend(conn, _form(settings, message_id, callback.order, refused=refusal is not None))
+        except idempotency.AlreadySent:
+            if refusal is None:
+                return REPEATED
+        else:
+            if refusal is None and order is not None and order.status == orders.OPEN:
+                purchases.pay(conn, keys, actor, order, callback.payment)
+                return CREDITED
+            if refusal is not None or (order is not None and order.payment != callback.payment):
+                _tell(conn, keys, actor, order, callback, refusal)
+    if refusal is not None:
+        raise refusal
+    return PAID_BEFORE
+
+
+def _order(conn: sqlite3.Connection, number: str) -> Order | None:
+    try:
+        return orders.by_number(conn, number)
+    except orders.NoSuchOrder:
+        return None
+
+
+def _refusal(order: Order | None, callback: Callback) -> CallbackRefused | None:
+    if order is None:
+        return UnknownOrder(number=callback.order)
+    if (order.price, order.currency) != (callback.amount, callback.currency):
+        return OtherAmount(number=order.number, price=order.price, currency=order.currency)
+    if order.status == orders.CANCELLED:
+        return WasCancelled(number=order.number)
+    return None
+
+
+def _form(settings: Payments, message_id: str, order: str, *, refused: bool) -> str:
+    # Under the secret: customers send numbers of forms too, and could use up that of an id which they foresee. With the
+    # order: a payment page that gives an id twice must not lose the second order's payment.
+    digest = hmac.digest(_key(settings), f"used {message_id} {order}".encode(), "sha256").hex()
+    return f"{'refused' if refused else 'callback'} {digest[:48]}"
+
+
+def _tell(
+    conn: sqlite3.Connection,
+    keys: Keys,
+    actor: Actor,
+    order: Order | None,
+    callback: Callback,
+    refusal: CallbackRefused | None,
+) -> None:
+    reason = refusal.code if refusal else "paid_before"
+    audit.record(
+        conn,
+        actor,
+        "payment.unmatched",
+        customer_id=order.customer_id if order else None,
+        account_id=order.account_id if order else None,
+        reason=reason,
+        order=callback.order,
+        amount=callback.amount,
+        currency=callback.currency,
+        payment=callback.payment,
+    )
+    purchases.to_operators(
+        conn,
+        keys,
+        "order_payment_unmatched",
+        order,
+        reason=reason,
+        named=callback.order,
+        came=callback.amount,
+        came_currency=callback.currency,
+        came_payment=callback.payment,
+    )
+
+
+def _key(settings: Payments) -> bytes:
+    if settings.secret.startswith(SECRET_PREFIX):
+        return b64decode(settings.secret.removeprefix(SECRET_PREFIX))
+    return settings.secret.encode()

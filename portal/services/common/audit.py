@@ -1,0 +1,71 @@
+"""Who did what: one row for each change, kept apart from what it changed."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from portal.core.db import insert, now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts: a user's e-mail address (or `shell`, `system`), the address they come from, and their language."""
+
+    name: str
+    address: str = ""
+    language: str = "en"
+
+
+SHELL = Actor("shell")
+SYSTEM = Actor("system")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    at: int
+    actor: str
+    address: str
+    action: str
+    details: dict[str, object]
+
+
+def record(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    action: str,
+    *,
+    customer_id: int | None = None,
+    account_id: int | None = None,
+    **details: object,
+) -> None:
+    """Write one line, in the transaction of the change that it is about.
+
+    Args:
+        action: `area.verb`, such as `ip.add`.
+        details: what changed; never a secret.
+    """
+    insert(
+        conn,
+        "audit_log",
+        at=now_ms(),
+        actor=actor.name,
+        address=actor.address,
+        customer_id=customer_id,
+        account_id=account_id,
+        action=action,
+        details=json.dumps(details),
+    )
+
+
+def of_account(conn: sqlite3.Connection, account_id: int, limit: int = 50) -> list[Entry]:
+    """The latest changes of an account, newest first."""
+    rows = conn.execute(
+        "SELECT at, actor, address, action, details FROM audit_log WHERE account_id = ? ORDER BY id DESC LIMIT ?",
+        (account_id, limit),
+    )
+    return [Entry(row["at"], row["actor"], row["address"], row["action"], json.loads(row["details"])) for row in rows]
+
+
+def purge(conn: sqlite3.Connection, before: int) -> None:
+    """Forget what is older than `before` (milliseconds)."""
+    conn.execute("DELETE FROM audit_log WHERE at < ?", (before,))

@@ -1,0 +1,26 @@
+"""Refusals: a rule said no, and says why in words for the person who asked."""
+
+from portal.core.i18n import gettext
+
+
+class Refused(Exception):
+    """A rule said no.
+
+    Each rule has a subclass with its `sentence`, an English message that is also the key of its translation, and, where
+    one input is to blame, the `field` that it belongs to.
+    """
+
+    sentence = "This isn't possible."
+    field = ""
+
+    def __init__(self, **params: object) -> None:
+        super().__init__()
+        self.params = params
+
+    def __str__(self) -> str:
+        return self.sentence % self.params
+
+    def localized(self) -> str:
+        """The sentence in the language in use."""
+        translated = gettext(self.sentence)
+        return translated % self.params

@@ -1,0 +1,37 @@
+"""Ids of messages and movements: they grow with time and hold it, so that a period is a range of ids."""
+
+import sqlite3
+
+from portal.core.db import now_ms
+
+_TIME_SHIFT = 20
+# Counters of the highest id that was ever deleted from these tables; triggers keep them. Movements are never deleted.
+_HIGHEST_DELETED = {"messages": "message_id", "received": "message_id", "movements": "movement_id"}
+
+
+def time_of(row_id: int) -> int:
+    """The time (milliseconds) in the id of a message or movement."""
+    return row_id >> _TIME_SHIFT
+
+
+def first_id_at(at: int) -> int:
+    """The smallest id that a message or movement of this moment (milliseconds) can have."""
+    return at << _TIME_SHIFT
+
+
+def next_ids(conn: sqlite3.Connection, table: str, how_many: int, now: int | None = None) -> int:
+    """Take ids that grow with time and are never given twice, not even when the clock is set back.
+
+    Args:
+        table: `messages`, `received` or `movements`.
+        how_many: a block of so many.
+        now: the time that they hold (milliseconds), for a history that is written afterwards; None: this moment.
+
+    Returns:
+        The first of the block. The caller is inside `immediate()`.
+    """
+    last = conn.execute(
+        f"SELECT max(coalesce((SELECT max(id) FROM {table}), 0), (SELECT value FROM counters WHERE name = ?))",
+        (_HIGHEST_DELETED[table],),
+    ).fetchone()[0]
+    return max(first_id_at(now_ms() if now is None else now), int(last) + 1)

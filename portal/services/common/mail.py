@@ -1,0 +1,228 @@
+"""Mails: queued in the transaction of what they tell, sent afterwards, retried until they arrive."""
+
+import json
+import logging
+import smtplib
+import sqlite3
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from email.message import EmailMessage
+from email.utils import formatdate, parseaddr
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from portal.core import i18n, paths
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.core.db import DAY_MS, immediate, insert, now_ms
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 20
+# How long after each failed attempt the next one comes; the last one repeats. A mail is given up after a week.
+_BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300, 900, 1800)]
+_GIVE_UP_MS = 7 * DAY_MS
+# For so long it can be looked up that a mail was sent, or why it was not.
+_KEPT_MS = 90 * DAY_MS
+# While a mail is being sent nobody else takes it; if this process dies, another may after this time.
+_LEASE_MS = 120_000
+_POLL_S = 2.0
+
+
+def queue(
+    conn: sqlite3.Connection, keys: Keys, recipient: str, template: str, language: str, **context: object
+) -> None:
+    """Put a mail into the queue, in the caller's transaction: it exists if and only if what it tells has happened.
+
+    Args:
+        template: a folder's name in `templates/mail/`: `subject.txt`, `body.txt`, `body.html`.
+        language: of the reader.
+        context: what the template shows; sealed until sent, for it may hold a password.
+    """
+    content = keys.seal(json.dumps({"template": template, "language": language, "context": context}).encode())
+    insert(conn, "mails", recipient=recipient, content=content, created_at=now_ms(), next_attempt_at=now_ms())
+
+
+def purge(conn: sqlite3.Connection, now: int) -> None:
+    """Forget mails that were sent or given up, three months after they were queued (`now` in milliseconds)."""
+    conn.execute("DELETE FROM mails WHERE next_attempt_at IS NULL AND created_at < ?", (now - _KEPT_MS,))
+
+
+class Mailer:
+    """Sends what is due: by SMTP, or into files where no server is set.
+
+    Args:
+        config: where mails go, and what they say of the installation.
+        keys: those that `queue` sealed with.
+        connect: opens a connection of the mailer's own.
+    """
+
+    def __init__(self, config: Config, keys: Keys, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._config = config
+        self._keys = keys
+        self._connect = connect
+        self._woken = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Send in a thread of its own, so that no page waits for a mail server."""
+        self._thread = threading.Thread(target=self._run, name="mailer", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look at the queue now; a look every two seconds finds what other processes have queued."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End the thread; a mail that is on its way is finished first."""
+        self._stopped = True
+        self._woken.set()
+        if self._thread is not None:
+            self._thread.join(_TIMEOUT_S)
+
+    def _run(self) -> None:
+        conn = self._connect()
+        while not self._stopped:
+            self._woken.wait(_POLL_S)
+            self._woken.clear()
+            # A locked database is tried again at the next look: the mails are still there.
+            with suppress(sqlite3.OperationalError):
+                self.send_due(conn)
+        conn.close()
+
+    def send_due(self, conn: sqlite3.Connection) -> int:
+        """Try each mail that is due once; returns how many were sent."""
+        sent = 0
+        while not self._stopped and (row := self._claim(conn)) is not None:
+            try:
+                self._send(self._render(row))
+            except (OSError, smtplib.SMTPException) as error:
+                self._failed(conn, row, error)
+            except Exception as error:
+                # Sealed under a key that was replaced, or an address that no header can carry: it is given up like one
+                # that no server takes, and must not keep the mails behind it.
+                _log.exception("mail %d can't be made or sent", row["id"])
+                self._failed(conn, row, error)
+            else:
+                # The content goes with the sending: it may hold a password.
+                conn.execute(
+                    "UPDATE mails SET sent_at = ?, next_attempt_at = NULL, content = NULL, error = '' WHERE id = ?",
+                    (now_ms(), row["id"]),
+                )
+                sent += 1
+        return sent
+
+    @staticmethod
+    def _claim(conn: sqlite3.Connection) -> sqlite3.Row | None:
+        now = now_ms()
+        # What is to be tried later than the longest wait was put off by a clock that has been set back since.
+        waiting = (
+            "SELECT id FROM mails WHERE next_attempt_at <= ?1 OR next_attempt_at > ?2 ORDER BY next_attempt_at LIMIT 1"
+        )
+        due = (now, now + _BACKOFF_MS[-1])
+        if conn.execute(waiting, due).fetchone() is None:
+            return None
+        with immediate(conn):
+            row: sqlite3.Row | None = conn.execute(
+                f"UPDATE mails SET attempts = attempts + 1, next_attempt_at = ?3 WHERE id = ({waiting})"
+                " RETURNING id, recipient, content, attempts, created_at",
+                (*due, now + _LEASE_MS),
+            ).fetchone()
+        return row
+
+    @staticmethod
+    def _failed(conn: sqlite3.Connection, row: sqlite3.Row, error: Exception) -> None:
+        now = now_ms()
+        delay = _BACKOFF_MS[min(row["attempts"], len(_BACKOFF_MS)) - 1]
+        given_up = now - row["created_at"] > _GIVE_UP_MS
+        conn.execute(
+            "UPDATE mails SET next_attempt_at = ?, error = ?, content = iif(?, NULL, content) WHERE id = ?",
+            (None if given_up else now + delay, f"{type(error).__name__}: {error}"[:500], given_up, row["id"]),
+        )
+
+    def _render(self, row: sqlite3.Row) -> EmailMessage:
+        content = json.loads(self._keys.unseal(row["content"]))
+        i18n.use_language(content["language"])
+        context = content["context"] | {
+            "installation": self._config.name,
+            "public_url": self._config.public_url,
+            "payment_instructions": self._config.payments.instructions,
+        }
+        subject, text, html = (
+            _environment().get_template(f"{content['template']}/{part}").render(context).strip()
+            for part in ("subject.txt", "body.txt", "body.html")
+        )
+        message = EmailMessage()
+        message["Subject"] = " ".join(subject.split())
+        message["From"] = self._config.mail.sender
+        message["To"] = row["recipient"]
+        message["Date"] = formatdate(localtime=False)
+        # Made from the mail's row: a mail that is sent twice, because the answer to the first was lost, is the same.
+        domain = parseaddr(self._config.mail.sender)[1].partition("@")[2] or "localhost"
+        message["Message-ID"] = f"<{row['created_at']}.{row['id']}@{domain}>"
+        # RFC 3834: no holiday answers, please.
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(text + "\n")
+        message.add_alternative(html, subtype="html")
+        # After the content: setting that takes all Content-* headers away.
+        message["Content-Language"] = content["language"]
+        return message
+
+    def _send(self, message: EmailMessage) -> None:
+        if self._config.mail.url:
+            _send_smtp(self._config.mail.url, message)
+        else:
+            _write(self._config.data / "outbox", message)
+
+
+def _send_smtp(url: str, message: EmailMessage) -> None:
+    parts = urlsplit(url)
+    host, secured = parts.hostname or "localhost", parts.scheme == "smtps"
+    context = ssl.create_default_context()
+    server: smtplib.SMTP
+    if secured:
+        server = smtplib.SMTP_SSL(host, parts.port or 465, timeout=_TIMEOUT_S, context=context)
+    else:
+        server = smtplib.SMTP(host, parts.port or 587, timeout=_TIMEOUT_S)
+    with server:
+        server.ehlo()
+        if not secured and server.has_extn("starttls"):
+            server.starttls(context=context)
+            server.ehlo()
+            secured = True
+        if parts.username:
+            if not secured:
+                raise smtplib.SMTPException("the server offers no STARTTLS: not sending the password in clear text")
+            server.login(unquote(parts.username), unquote(parts.password or ""))
+        server.send_message(message)
+
+
+def _write(outbox: Path, message: EmailMessage) -> None:
+    outbox.mkdir(mode=0o700, exist_ok=True)
+    # Sorted by name is sorted by time. Written beside and renamed, so that nobody reads half a mail.
+    name = f"{now_ms()}-{message['Message-ID'].strip('<>').split('@')[0]}.eml"
+    beside = outbox / f".{name}"
+    beside.touch(mode=0o600)
+    beside.write_bytes(bytes(message))
+    beside.rename(outbox / name)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(paths.TEMPLATES / "mail"),
+        autoescape=lambda name: bool(name) and str(name).endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.i18n"],
+    )
+    environment.filters.update(credits=i18n.credits, money=i18n.money)
+    environment.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
+    return environment

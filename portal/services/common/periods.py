@@ -1,0 +1,114 @@
+"""Periods of days, as people choose them in forms and addresses."""
+
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from portal.core.i18n import N_
+from portal.services.common.errors import Refused
+
+TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE = "today", "7d", "30d", "month", "last-month", "all", "range"
+MONTHS_12 = "12m"
+PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE)
+PERIODS_OF_STATISTICS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, MONTHS_12, ALL, RANGE)
+
+# The last moment that an id can hold (milliseconds): in the year 2248.
+_END = (1 << 43) - 1
+FIRST_DAY, LAST_DAY = date(1970, 1, 2), date(2200, 1, 1)
+
+
+class InvalidDate(Refused):
+    sentence = N_("“%(text)s” isn't a date. Example: 2026-11-22.")
+
+
+class EndsBeforeItBegins(Refused):
+    sentence = N_("This day comes before the first one.")
+    field = "to"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `since` up to, but without, `until` (milliseconds); which days that are in the time zone that was asked for.
+
+    `first` is None where it is as old as the account.
+    """
+
+    since: int
+    until: int
+    first: date | None
+    last: date
+
+
+def period(choice: str, first: str, last: str, timezone: str, now: int) -> Period:
+    """Read a period, as forms and addresses say it.
+
+    Args:
+        choice: the last 30 days where it is none of those above. WEEK, DAYS_30 and MONTHS_12 include today.
+        first, last: the days of RANGE (ISO 8601), both included; empty: the account's first day, today.
+        timezone: IANA name; the one that days are in.
+        now: this moment (milliseconds).
+
+    Raises:
+        InvalidDate, EndsBeforeItBegins: their field is `from` or `to`.
+    """
+    zone = ZoneInfo(timezone)
+    today = datetime.fromtimestamp(now / 1000, zone).date()
+    if choice == ALL:
+        return Period(0, _END, None, today)
+    if choice == RANGE:
+        begins, ends = _day(first, "from"), _day(last, "to") or today
+        if begins is not None and ends < begins:
+            raise EndsBeforeItBegins()
+        return Period(midnight(begins, zone) if begins else 0, midnight(ends + timedelta(1), zone), begins, ends)
+    ends = today
+    if choice == TODAY:
+        begins = today
+    elif choice == WEEK:
+        begins = today - timedelta(6)
+    elif choice == THIS_MONTH:
+        begins = today.replace(day=1)
+    elif choice == LAST_MONTH:
+        ends = today.replace(day=1) - timedelta(1)
+        begins = ends.replace(day=1)
+    elif choice == MONTHS_12:
+        begins = months_before(today.replace(day=1), 11)
+    else:
+        begins = today - timedelta(29)
+    return Period(midnight(begins, zone), midnight(ends + timedelta(1), zone), begins, ends)
+
+
+def months_before(day: date, months: int) -> date:
+    """The same day so many months earlier, or the last one of that month where it is shorter."""
+    year, number = divmod(day.year * 12 + day.month - 1 - months, 12)
+    return date(year, number + 1, min(day.day, monthrange(year, number + 1)[1]))
+
+
+def _day(text: str, field: str) -> date | None:
+    if not text.strip():
+        return None
+    try:
+        day = date.fromisoformat(text.strip())
+    except ValueError:
+        day = None
+    if day is None or not FIRST_DAY <= day <= LAST_DAY:
+        refusal = InvalidDate(text=text)
+        refusal.field = field
+        raise refusal
+    return day
+
+
+def midnight(day: date, zone: ZoneInfo) -> int:
+    """When a day begins in a time zone (milliseconds)."""
+    return int(datetime.combine(day, time.min, zone).timestamp() * 1000)
+
+
+def month(number: int) -> Period:
+    """A month of `totals.month_of`, from midnight to midnight UTC."""
+    zone = ZoneInfo("UTC")
+    first, following = (date(each // 12, each % 12 + 1, 1) for each in (number, number + 1))
+    return Period(midnight(first, zone), midnight(following, zone), first, following - timedelta(1))
+
+
+EVER = Period(0, _END, None, LAST_DAY)
+"""All time."""

@@ -1,0 +1,49 @@
+"""Token buckets in the database: they hold over restarts, and for every process."""
+
+import sqlite3
+from math import ceil
+
+from portal.core.db import immediate, now_ms
+from portal.core.i18n import N_
+from portal.services.common.errors import Refused
+
+
+class TooManyAttempts(Refused):
+    sentence = N_("Too many attempts. Try again in %(minutes)s minutes.")
+
+
+def take(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int) -> None:
+    """Take one token from a bucket that holds `capacity` and fills from empty in `period_ms`.
+
+    Attempts take their token before they are checked, so that many at the same time can't slip through together; a
+    successful one puts it back with `give_back`.
+
+    Raises:
+        TooManyAttempts: the bucket is empty; nothing was taken.
+    """
+    with immediate(conn):
+        now = now_ms()
+        row = conn.execute("SELECT tokens, at FROM throttle_buckets WHERE name = ?", (name,)).fetchone()
+        tokens = float(capacity)
+        # A bucket from a whole period ahead was used by a clock that was wrong, and must not stay empty until that time
+        # has come; one from a little ahead doesn't fill meanwhile.
+        if row is not None and row["at"] < now + period_ms:
+            tokens = min(capacity, row["tokens"] + max(0, now - row["at"]) * capacity / period_ms)
+        if tokens < 1:
+            wait_ms = (1 - tokens) * period_ms / capacity
+            raise TooManyAttempts(minutes=ceil(wait_ms / 60_000))
+        conn.execute(
+            "INSERT INTO throttle_buckets VALUES (?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET tokens = excluded.tokens, at = excluded.at",
+            (name, tokens - 1, now),
+        )
+
+
+def give_back(conn: sqlite3.Connection, name: str) -> None:
+    """Put back the token of an attempt that was right."""
+    conn.execute("UPDATE throttle_buckets SET tokens = tokens + 1 WHERE name = ?", (name,))
+
+
+def purge(conn: sqlite3.Connection, before: int) -> None:
+    """Forget buckets that nobody has touched since `before` (milliseconds): they are full again."""
+    conn.execute("DELETE FROM throttle_buckets WHERE at < ?", (before,))

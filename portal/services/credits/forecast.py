@@ -1,0 +1,100 @@
+"""How long an account's credits will last, at the rate of its last days, and whether they have run short."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from portal.core import i18n
+from portal.core.db import DAY_MS, now_ms
+from portal.core.i18n import gettext, ngettext
+from portal.services.accounts.accounts import Account
+from portal.services.common import ids
+from portal.services.messages.validation import PTT_NO_CREDIT
+
+# The balance is below the alert's threshold; the last message was refused, because the credits didn't cover it.
+LOW, REFUSED = "low", "refused"
+
+# Today and the six days before it, as the statistics count them (UTC).
+_DAYS = 7
+_HOUR_MS = 3_600_000
+_HOURS_UNTIL_MS = 2 * DAY_MS
+_WEEKDAY_UNTIL_MS = 7 * DAY_MS
+_YEAR_MS = 365 * DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """`balance` and `per_day` in thousandths of a credit; `lasts` in milliseconds, None where nothing was spent."""
+
+    balance: int
+    per_day: int
+    lasts: int | None
+
+    def words(self, now: int) -> str:
+        """In the language in use.
+
+        Args:
+            now: when it was made (milliseconds).
+        """
+        if self.lasts is None:
+            return gettext("No messages in the last 7 days.")
+        if self.balance <= 0:
+            return gettext("There are no credits left.")
+        if self.lasts < _HOUR_MS:
+            return gettext("At the rate of the last 7 days, the credits last for less than an hour.")
+        if self.lasts < _HOURS_UNTIL_MS:
+            return ngettext(
+                "At the rate of the last 7 days, the credits last for about %(num)s hour.",
+                "At the rate of the last 7 days, the credits last for about %(num)s hours.",
+                self.lasts // _HOUR_MS,
+            )
+        if self.lasts < _WEEKDAY_UNTIL_MS:
+            return gettext(
+                "At the rate of the last 7 days, the credits last until %(weekday)s.",
+                weekday=i18n.weekday(now + self.lasts),
+            )
+        if self.lasts < _YEAR_MS:
+            return gettext(
+                "At the rate of the last 7 days, the credits last for about %(days)s days (%(date)s).",
+                days=i18n.decimal(self.lasts // DAY_MS),
+                date=i18n.day(now + self.lasts),
+            )
+        return gettext("At the rate of the last 7 days, the credits last for more than a year.")
+
+
+def of_account(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> Forecast:
+    """How long an account's credits last if it goes on as in the last seven days.
+
+    A younger account's rate is that of its days so far, of one at least: an hour of tests is no rate.
+
+    Args:
+        now: milliseconds; None: this moment.
+    """
+    at = now_ms() if now is None else now
+    first_day = at // DAY_MS - (_DAYS - 1)
+    balance, created_at, first_used, spent = conn.execute(
+        "SELECT balance, created_at, min(day), coalesce(sum(price), 0) FROM accounts"
+        " LEFT JOIN daily_totals ON account_id = accounts.id AND price > 0 AND day BETWEEN ? AND ?"
+        " WHERE accounts.id = ?",
+        (first_day, at // DAY_MS, account_id),
+    ).fetchone()
+    # A history that was brought along is older than its account.
+    begins = created_at if first_used is None else min(created_at, first_used * DAY_MS)
+    since = max(at - max(first_day * DAY_MS, begins), DAY_MS)
+    return Forecast(balance, spent * DAY_MS // since, balance * since // spent if spent else None)
+
+
+def shortage(conn: sqlite3.Connection, account: Account, latest_message: int) -> str:
+    """Whether an account's credits have run short: REFUSED, LOW, or "".
+
+    Args:
+        latest_message: the highest id of its messages, 0 where there are none.
+    """
+    # Credits that came since may cover the next message: nobody knows before it is sent.
+    refused = conn.execute(
+        "SELECT 1 FROM messages WHERE id = ?1 AND ptt = ?2 AND NOT EXISTS"
+        " (SELECT 1 FROM movements WHERE account_id = ?3 AND id >= ?4 AND amount > 0)",
+        (latest_message, PTT_NO_CREDIT, account.id, ids.first_id_at(ids.time_of(latest_message))),
+    ).fetchone()
+    if refused is not None:
+        return REFUSED
+    return LOW if account.alert_below is not None and account.balance < account.alert_below else ""

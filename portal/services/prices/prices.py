@@ -1,0 +1,499 @@
+"""What price lists say: what a part costs, by the country of its number or by the range that the number is in.
+
+A list other than the default one says what differs from it. What a list says of a destination is one row that holds,
+and one for each change that is to come; what no longer holds is in the audit log.
+"""
+
+import csv
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import phonenumbers
+
+from portal.core import i18n, paths
+from portal.core.db import immediate, now_ms
+from portal.core.i18n import N_
+from portal.services.common import audit
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.credits import credits
+from portal.services.prices import countries, price_lists
+from portal.services.prices.price_lists import DEFAULT_LIST
+
+FROM_THE_BEGINNING = 0
+HIGHEST_PRICE = 1000 * credits.THOUSANDTHS
+"""More is a slip: a point where a comma was meant."""
+_COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
+_RANGE = re.compile(r"[1-9][0-9]{1,14}")
+# Dates are typed to the minute: the one that has begun is now.
+_MINUTE_MS = 60_000
+# Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
+_LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
+
+
+class InvalidDestination(Refused):
+    sentence = N_(
+        "“%(destination)s” is neither a country (two letters, ISO 3166, like IT) nor the first digits of numbers (like"
+        " 39342)."
+    )
+    field = "destination"
+
+
+class InvalidPrice(Refused):
+    sentence = N_("“%(text)s” isn't a price: credits a part, more than 0 and at most 1000, to the thousandth.")
+    field = "price"
+
+
+class InvalidDate(Refused):
+    sentence = N_("“%(text)s” isn't a date. Examples: 2027-01-31, 2027-01-31T08:00.")
+    field = "valid_from"
+
+
+class PastDate(Refused):
+    sentence = N_("%(date)s is over. A price holds from now on, or from a later date: what was sent has been paid.")
+    field = "valid_from"
+
+
+class NoSuchPrice(Refused):
+    sentence = N_("The list says nothing about %(destination)s.")
+    field = "destination"
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """What a part costs at one moment, in thousandths of a credit. None stands for what nothing is sent to.
+
+    Args:
+        countries: by ISO 3166 code.
+        ranges: by first digits.
+        lengths: how many digits these have, the longest first.
+    """
+
+    countries: Mapping[str, int | None]
+    ranges: Mapping[str, int | None]
+    lengths: tuple[int, ...]
+
+    def of(self, number: str) -> tuple[str, int] | None:
+        """The country of a number (E.164 digits) and what a part to it costs; None where nothing can be sent.
+
+        The longest range that the number begins with decides, and its country where it is in none.
+        """
+        country = countries.country_of(number)
+        if country is None:
+            return None
+        price = self.countries.get(country)
+        for length in self.lengths:
+            first = number[:length]
+            if first in self.ranges:
+                price = self.ranges[first]
+                break
+        return None if price is None else (country, price)
+
+
+@dataclass(frozen=True, slots=True)
+class PriceLists:
+    """All price lists as they are at one moment.
+
+    Args:
+        said: what each list says itself: prices by destination, by the list's id.
+        until: when the next change holds (milliseconds).
+    """
+
+    said: Mapping[int, Mapping[str, int | None]]
+    until: int | None
+    # Hundreds of lists with thousands of ranges would take half a second to put together at once, and few are in use.
+    _whole: dict[int, PriceList] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def of_list(self, list_id: int) -> PriceList:
+        """One list; the default one where it is gone, and whoever had it has another by now."""
+        whole = self._whole.get(list_id)
+        if whole is None:
+            whole = self._whole[list_id] = _price_list({**self.said[DEFAULT_LIST], **self.said.get(list_id, {})})
+        return whole
+
+
+NONE = PriceLists({DEFAULT_LIST: {}}, None)
+"""Before any has been read."""
+
+
+def version(conn: sqlite3.Connection) -> int:
+    """A number that moves with every change of prices. One row: cheap to ask often."""
+    return int(conn.execute("SELECT value FROM counters WHERE name = 'prices_version'").fetchone()[0])
+
+
+def load(conn: sqlite3.Connection, now: int) -> PriceLists:
+    """Every price list at a moment (milliseconds).
+
+    A list says what differs from the default one. More digits always go before fewer, and before a country; where both
+    lists name the same, the list's own price holds.
+    """
+    in_force: dict[int, dict[str, int | None]] = {DEFAULT_LIST: {}}
+    until = None
+    # One statement, so that it is of one moment, without a dictionary for each row: the SMPP server waits for it.
+    rows = conn.execute(
+        "SELECT price_lists.id, destination, valid_from, price FROM price_lists"
+        " LEFT JOIN prices ON list_id = price_lists.id ORDER BY valid_from"
+    )
+    for list_id, destination, valid_from, price in rows:
+        own = in_force.setdefault(list_id, {})
+        if destination is None:
+            continue
+        if valid_from <= now:
+            own[destination] = price
+        elif until is None:
+            until = valid_from
+    return PriceLists(in_force, until)
+
+
+def of_account(conn: sqlite3.Connection, account_id: int, now: int) -> PriceList:
+    """The price list of an account's customer, at a moment (milliseconds)."""
+    row = conn.execute(
+        "SELECT price_list_id FROM accounts JOIN customers ON customers.id = customer_id WHERE accounts.id = ?",
+        (account_id,),
+    ).fetchone()
+    return load(conn, now).of_list(row[0] or DEFAULT_LIST)
+
+
+def _price_list(prices: Mapping[str, int | None]) -> PriceList:
+    ranges = {destination: price for destination, price in prices.items() if destination.isdigit()}
+    by_country = {destination: price for destination, price in prices.items() if not destination.isdigit()}
+    return PriceList(by_country, ranges, tuple(sorted({len(each) for each in ranges}, reverse=True)))
+
+
+# --- what a list says
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A change that is announced: the price (None: nothing is sent) from a moment on (milliseconds).
+
+    `own` is whether the list itself says so, and not the default one.
+    """
+
+    valid_from: int
+    price: int | None
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a list says of one destination at one moment.
+
+    `price` None: nothing is sent there; with `holds` False nothing is said yet, and only a change is to come.
+    `own` is whether the list itself says what holds; `inherited` is what the default list says beside it (None also
+    where it says nothing).
+    """
+
+    destination: str
+    price: int | None
+    holds: bool
+    own: bool
+    inherited: int | None
+    coming: tuple[Coming, ...]
+
+    @property
+    def country(self) -> str | None:
+        """The country that it is, or that its range belongs to."""
+        return countries.of_range(self.destination) if self.is_range else self.destination
+
+    @property
+    def is_range(self) -> bool:
+        return self.destination.isdigit()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the list itself says anything."""
+        return self.own or any(each.own for each in self.coming)
+
+
+def rows(conn: sqlite3.Connection, list_id: int, now: int) -> list[Row]:
+    """Everything that a list and the default one say at a moment (milliseconds), by destination."""
+    found = conn.execute(
+        "SELECT destination, list_id = ?1 AS own, valid_from, price FROM prices WHERE list_id IN (?1, ?2)"
+        " ORDER BY destination, valid_from",
+        (list_id, DEFAULT_LIST),
+    )
+    said: dict[str, list[sqlite3.Row]] = {}
+    for each in found:
+        said.setdefault(each["destination"], []).append(each)
+    return [_row(destination, lines, now) for destination, lines in said.items()]
+
+
+def _row(destination: str, lines: Sequence[sqlite3.Row], now: int) -> Row:
+    own, default = ([each for each in lines if bool(each["own"]) is wanted] for wanted in (True, False))
+    # The default list's changes reach a list until it says something itself.
+    until = own[0]["valid_from"] if own else None
+    lines = own + [each for each in default if until is None or each["valid_from"] < until]
+    in_force = [max(group, key=_valid_from, default=None) for group in (_before(own, now), _before(default, now))]
+    holding = in_force[0] or in_force[1]
+    return Row(
+        destination,
+        holding["price"] if holding else None,
+        holding is not None,
+        in_force[0] is not None,
+        in_force[1]["price"] if in_force[1] else None,
+        tuple(
+            Coming(each["valid_from"], each["price"], bool(each["own"]))
+            for each in sorted(lines, key=_valid_from)
+            if each["valid_from"] > now
+        ),
+    )
+
+
+def _before(lines: Iterable[sqlite3.Row], now: int) -> list[sqlite3.Row]:
+    return [each for each in lines if each["valid_from"] <= now]
+
+
+def _valid_from(line: sqlite3.Row) -> int:
+    return int(line["valid_from"])
+
+
+def row(conn: sqlite3.Connection, list_id: int, destination: str, now: int) -> Row:
+    """What a list says of one destination.
+
+    Raises:
+        NoSuchPrice: neither it nor the default one says anything.
+    """
+    found = next((each for each in rows(conn, list_id, now) if each.destination == destination), None)
+    if found is None:
+        raise NoSuchPrice(destination=destination)
+    return found
+
+
+# --- what is typed
+
+
+def checked_destination(text: str) -> str:
+    """A country or a range of numbers as price lists name it: `IT`, `39342`.
+
+    Raises:
+        InvalidDestination: also where the digits begin no country's numbers, for nothing is sent to others.
+    """
+    destination = text.strip().removeprefix("+").upper()
+    if destination in _COUNTRIES:
+        return destination
+    is_range = destination.isascii() and _RANGE.fullmatch(destination)
+    if not is_range or countries.of_range(destination) is None:
+        raise InvalidDestination(destination=text)
+    return destination
+
+
+def parse_price(text: str) -> int:
+    """Read a price as the language in use writes it; thousandths of a credit a part.
+
+    Raises:
+        InvalidPrice
+    """
+    try:
+        return checked_price(credits.parse(text))
+    except (credits.InvalidAmount, InvalidPrice):
+        raise InvalidPrice(text=text.strip()) from None
+
+
+def checked_price(price: int) -> int:
+    """Raises: InvalidPrice"""
+    if not 0 < price <= HIGHEST_PRICE:
+        raise InvalidPrice(text=credits.plain(price))
+    return price
+
+
+def in_credits(price: int | None) -> int | float | None:
+    """A price as a JSON number of credits; None stays None."""
+    return None if price is None else credits.plain(price)
+
+
+def parse_date(text: str, timezone: str) -> int | None:
+    """Read from when on a price is to hold.
+
+    Args:
+        text: a date, or a date and time (ISO 8601); empty: now.
+        timezone: IANA name; that of what is written without one.
+
+    Returns:
+        Milliseconds; None: now.
+
+    Raises:
+        InvalidDate
+    """
+    text = text.strip()
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        at = int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise InvalidDate(text=text) from None
+    if not 0 <= at <= _LATEST_MS:
+        raise InvalidDate(text=text)
+    return at
+
+
+def written_date(at: int, timezone: str) -> str:
+    """A moment as `parse_date` reads it, to the minute where it is a whole one: `2027-01-31T08:00+01:00`."""
+    moment = datetime.fromtimestamp(at / 1000, ZoneInfo(timezone))
+    return moment.isoformat(timespec="auto" if moment.second or moment.microsecond else "minutes")
+
+
+# --- changing a list
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A price (thousandths of a credit a part; None: nothing is sent) from a moment on (milliseconds; None: now)."""
+
+    destination: str
+    price: int | None
+    valid_from: int | None = None
+
+
+def put(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    prices: Mapping[str, int | None],
+    *,
+    list_id: int = DEFAULT_LIST,
+    valid_from: int = FROM_THE_BEGINNING,
+) -> None:
+    """Set prices (thousandths of a credit a part) of some destinations; the others keep theirs.
+
+    Args:
+        prices: None: nothing is sent there.
+        valid_from: when they begin to hold (milliseconds). A fresh installation's do from the beginning.
+
+    Raises:
+        InvalidDestination: nothing has changed.
+    """
+    lines = [(list_id, checked_destination(name), valid_from, price) for name, price in prices.items()]
+    with immediate(conn):
+        _write(conn, lines)
+        audit.record(conn, actor, "prices.put", list=list_id, valid_from=valid_from, prices=len(lines))
+
+
+def change(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    list_id: int,
+    changes: Sequence[Change],
+    timezone: str,
+    *,
+    now: int | None = None,
+) -> None:
+    """Change what a list says, all or nothing, from now on or from a date on.
+
+    Args:
+        timezone: IANA name, for the sentence of a refusal.
+        now: milliseconds; None: this moment.
+
+    Raises:
+        NoSuchList, InvalidDestination, InvalidPrice, PastDate: nothing has changed.
+    """
+    now = now_ms() if now is None else now
+    lines, said = [], []
+    with immediate(conn):
+        price_lists.by_id(conn, list_id)
+        before = {each.destination: each for each in rows(conn, list_id, now)}
+        for each in changes:
+            destination = checked_destination(each.destination)
+            price = None if each.price is None else checked_price(each.price)
+            starts = checked_start(each.valid_from, now, timezone)
+            lines.append((list_id, destination, starts, price))
+            known = before.get(destination)
+            said.append([destination, known.price if known else None, price, starts])
+        _write(conn, lines)
+        _forget_the_past(conn, list_id, {line[1] for line in lines}, now)
+        audit.record(conn, actor, "prices.change", list=list_id, prices=said)
+
+
+def checked_start(valid_from: int | None, now: int, timezone: str) -> int:
+    """When a change that is made now begins to hold (milliseconds).
+
+    Raises:
+        PastDate
+    """
+    if valid_from is None or now // _MINUTE_MS * _MINUTE_MS <= valid_from <= now:
+        return now
+    if valid_from < now:
+        raise PastDate(date=i18n.date_time(valid_from, timezone))
+    return valid_from
+
+
+def _write(conn: sqlite3.Connection, lines: Iterable[tuple[int, str, int, int | None]]) -> None:
+    conn.executemany(
+        "INSERT INTO prices (list_id, destination, valid_from, price) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET price = excluded.price",
+        lines,
+    )
+
+
+def _forget_the_past(conn: sqlite3.Connection, list_id: int, destinations: Iterable[str], now: int) -> None:
+    """The SMPP server reads all rows at each change: those that hold no more must not pile up."""
+    conn.executemany(
+        "DELETE FROM prices WHERE list_id = ?1 AND destination = ?2 AND valid_from < (SELECT max(valid_from)"
+        " FROM prices WHERE list_id = ?1 AND destination = ?2 AND valid_from <= ?3)",
+        [(list_id, each, now) for each in destinations],
+    )
+
+
+def remove(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str) -> None:
+    """Let a list say nothing of a destination any more, also of changes to come.
+
+    What the default list says holds then, and where that is the list, nothing is sent there any more; of a range, what
+    its country or a shorter range says.
+
+    Raises:
+        NoSuchPrice
+    """
+    with immediate(conn):
+        gone = conn.execute(
+            "DELETE FROM prices WHERE list_id = ? AND destination = ? RETURNING valid_from, price",
+            (list_id, destination),
+        ).fetchall()
+        if not gone:
+            raise NoSuchPrice(destination=destination)
+        audit.record(
+            conn, actor, "prices.remove", list=list_id, destination=destination, prices=[list(each) for each in gone]
+        )
+
+
+def call_off(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str, valid_from: int) -> None:
+    """Take back a change that is to come.
+
+    Args:
+        valid_from: its moment (milliseconds).
+
+    Raises:
+        NoSuchPrice: there is none, or it holds by now.
+    """
+    with immediate(conn):
+        gone = conn.execute(
+            "DELETE FROM prices WHERE list_id = ? AND destination = ? AND valid_from = ? AND valid_from > ?"
+            " RETURNING price",
+            (list_id, destination, valid_from, now_ms()),
+        ).fetchone()
+        if gone is None:
+            raise NoSuchPrice(destination=destination)
+        audit.record(
+            conn,
+            actor,
+            "prices.call_off",
+            list=list_id,
+            destination=destination,
+            valid_from=valid_from,
+            price=gone["price"],
+        )
+
+
+# --- a fresh installation
+
+
+def starting() -> Mapping[str, int]:
+    """What a fresh installation begins with, thousandths of a credit a part by destination. An operator sets what it
+    pays; a country that isn't there has no price, and messages to it are refused.
+    """
+    with paths.PRICES.open(newline="") as file:
+        return {row["destination"]: int(Decimal(row["price"]) * 1000) for row in csv.DictReader(file)}

@@ -1,0 +1,198 @@
+"""Supporting documents: what they may be, recognised by their content, and where they are kept.
+
+They lie in the database: a document is there if and only if what names it is, and one file is the whole backup.
+"""
+
+import secrets
+import sqlite3
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+
+from portal.core.db import immediate, insert, now_ms
+from portal.core.i18n import N_
+from portal.services.common.errors import Refused
+
+PDF, PNG, JPEG = "pdf", "png", "jpeg"
+MEDIA_TYPES = {PDF: "application/pdf", PNG: "image/png", JPEG: "image/jpeg"}
+MOST_BYTES = 5 * 1024 * 1024
+# What the documents of one account may take up, those of senders that were just removed too.
+_MOST_OF_ACCOUNT = 20 * MOST_BYTES
+_MB = 1024 * 1024
+# A transaction with so much takes a few milliseconds; one with all of a document takes up to a quarter of a second, in
+# which the SMPP server could write nothing.
+_PIECE = 128 * 1024
+# Between two pieces, so that whoever waits for the lock gets it: they look every half a millisecond (`db.immediate`).
+_GAP_S = 0.002
+_BEING_WRITTEN_MS = 3_600_000
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SCAN, _JPEG_END = 0xDA, b"\xff\xd9"
+
+
+class NotADocument(Refused):
+    sentence = N_("This file isn't a PDF, PNG or JPEG, or it isn't whole. What counts is what it holds, not its name.")
+    field = "document"
+
+
+class DocumentTooLarge(Refused):
+    sentence = N_("The document is too large: at most %(most)s MB.")
+    field = "document"
+
+
+class DocumentsFull(Refused):
+    sentence = N_("The documents of this account take up all of their %(most)s MB. Remove senders that aren't needed.")
+    field = "document"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is known of one beside its content. `name` is random, with the ending of its type; `size` in bytes."""
+
+    id: int
+    name: str
+    type: str
+    size: int
+
+
+def type_of(content: bytes) -> str:
+    """PDF, PNG or JPEG, by the content's beginning, structure and end.
+
+    Raises:
+        DocumentTooLarge, NotADocument
+    """
+    if len(content) > MOST_BYTES:
+        raise DocumentTooLarge(most=MOST_BYTES // _MB)
+    for kind, holds in ((PDF, _is_pdf), (PNG, _is_png), (JPEG, _is_jpeg)):
+        if holds(content):
+            return kind
+    raise NotADocument()
+
+
+def _is_pdf(content: bytes) -> bool:
+    # ISO 32000-1, 7.5. Readers take a header further down too; then it could be something else as well.
+    return (
+        content[:7] in (b"%PDF-1.", b"%PDF-2.")
+        and b"startxref" in content[-2048:]
+        and b"%%EOF" in content[-1024:]
+        and b" obj" in content
+    )
+
+
+def _is_png(content: bytes) -> bool:
+    # ISO/IEC 15948, 5: chunks with their checksums, from IHDR to IEND, and nothing behind.
+    if not content.startswith(_PNG_SIGNATURE):
+        return False
+    at = len(_PNG_SIGNATURE)
+    seen: set[bytes] = set()
+    while at + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        ends = at + 8 + length
+        if ends + 4 > len(content):
+            return False
+        (checksum,) = struct.unpack_from(">I", content, ends)
+        if zlib.crc32(memoryview(content)[at + 4 : ends]) != checksum:
+            return False
+        if not seen and (kind != b"IHDR" or length != 13 or 0 in struct.unpack_from(">II", content, at + 8)):
+            return False
+        seen.add(kind)
+        at = ends + 4
+        if kind == b"IEND":
+            return b"IDAT" in seen and at == len(content)
+    return False
+
+
+def _is_jpeg(content: bytes) -> bool:
+    # ISO/IEC 10918-1, B.1: segments with a frame among them, up to the scan. Cameras put things of their own behind the
+    # image's end, so that it need not be the file's.
+    if not content.startswith(b"\xff\xd8\xff"):
+        return False
+    at, has_frame = 2, False
+    while at + 4 <= len(content):
+        if content[at] != 0xFF:
+            return False
+        marker = content[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        (length,) = struct.unpack_from(">H", content, at + 2)
+        if length < 2 or at + 2 + length > len(content):
+            return False
+        if marker in _JPEG_FRAMES:
+            if length < 11 or 0 in struct.unpack_from(">HH", content, at + 5):
+                return False
+            has_frame = True
+        at += 2 + length
+        if marker == _JPEG_SCAN:
+            return has_frame and content.find(_JPEG_END, at) > at
+    return False
+
+
+def keep(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -> int:
+    """Keep a document of an account; returns its id.
+
+    It is written in several transactions, so that nobody waits long. What is not given to a sender within an hour, or
+    after that has none any more, is forgotten by `forget_unnamed`.
+
+    Args:
+        content: as `type_of` has taken it.
+
+    Raises:
+        DocumentsFull
+    """
+    with immediate(conn):
+        held = conn.execute("SELECT sum(size) FROM sender_documents WHERE account_id = ?", (account_id,)).fetchone()[0]
+        if (held or 0) + len(content) > _MOST_OF_ACCOUNT:
+            raise DocumentsFull(most=_MOST_OF_ACCOUNT // _MB)
+        document_id = insert(
+            conn,
+            "sender_documents",
+            account_id=account_id,
+            # Nothing of what the file was called is kept: it comes from outside, and is shown to operators.
+            name=f"{secrets.token_hex(16)}.{kind}",
+            type=kind,
+            size=len(content),
+            created_at=now_ms(),
+        )
+    for number, start in enumerate(range(0, len(content), _PIECE)):
+        piece = content[start : start + _PIECE]
+        with immediate(conn):
+            insert(conn, "sender_document_pieces", document_id=document_id, number=number, content=piece)
+        time.sleep(_GAP_S)
+    return document_id
+
+
+def content(conn: sqlite3.Connection, document: Document) -> bytes | None:
+    """All of a document; None where it has been forgotten meanwhile."""
+    pieces = conn.execute(
+        "SELECT content FROM sender_document_pieces WHERE document_id = ? ORDER BY number", (document.id,)
+    )
+    whole = b"".join(piece for (piece,) in pieces)
+    return whole if len(whole) == document.size else None
+
+
+def forget(conn: sqlite3.Connection, document_id: int) -> None:
+    """Forget a document that no sender has, a piece at a time."""
+    pieces = "SELECT rowid FROM sender_document_pieces WHERE document_id = ?"
+    for (row,) in conn.execute(pieces, (document_id,)).fetchall():
+        with immediate(conn):
+            conn.execute("DELETE FROM sender_document_pieces WHERE rowid = ?", (row,))
+        time.sleep(_GAP_S)
+    with immediate(conn):
+        conn.execute("DELETE FROM sender_documents WHERE id = ?", (document_id,))
+
+
+_UNNAMED = """
+SELECT id FROM sender_documents AS document WHERE created_at < ?
+AND NOT EXISTS (SELECT 1 FROM senders WHERE document_id = document.id)
+AND NOT EXISTS (SELECT 1 FROM removed_senders WHERE document_id = document.id)
+"""
+
+
+def forget_unnamed(conn: sqlite3.Connection, now: int) -> None:
+    """Forget the documents that no sender has, and that aren't just being written (`now` in milliseconds)."""
+    for (unnamed,) in conn.execute(_UNNAMED, (now - _BEING_WRITTEN_MS,)).fetchall():
+        forget(conn, unnamed)

@@ -1,0 +1,435 @@
+"""Senders: the source addresses that an account's messages may carry."""
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from portal.core.db import immediate, now_ms
+from portal.core.i18n import N_
+from portal.services.accounts.accounts import Account
+from portal.services.common import audit
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.prices import countries
+from portal.services.senders import documents
+from portal.services.senders.documents import Document
+
+ALPHA, SHORTCODE, NUMERIC, VIRTUAL = "alpha", "shortcode", "numeric", "virtual"
+ENABLED, DISABLED, WAITING, REFUSED = "enable", "disable", "waitingValidation", "refused"
+
+_PATTERNS = {
+    ALPHA: re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_ \-.,&+]{3,11}"),
+    SHORTCODE: re.compile(r"[0-9]{3,8}"),
+    NUMERIC: re.compile(r"[1-9][0-9]{8,14}"),
+}
+# Written with a plus it is one also where it is as short as a short code, and may be written in groups.
+_INTERNATIONAL = re.compile(r"\+[1-9][0-9]{6,14}")
+_GROUPS = re.compile(r"[\s\-.()/]")
+_TEXT_LENGTH = 200
+# The SMPP server keeps them in memory, and somebody decides about each.
+_MOST = 100
+# How long a sender that was removed can be brought back as it was.
+_UNDO_MS = 15 * 60_000
+
+
+class InvalidSender(Refused):
+    sentence = N_(
+        "“%(address)s” can't be a sender: it is 3 to 11 letters and digits (ACME), a short code of 3 to 8 digits, or a"
+        " number with its country code (393401234567)."
+    )
+    field = "address"
+
+
+class NoCountry(Refused):
+    sentence = N_("No country's numbers begin like %(address)s: a number has its country code first (393401234567).")
+    field = "address"
+
+
+class SenderExists(Refused):
+    sentence = N_("%(address)s is already in the list.")
+    field = "address"
+
+
+class ListFull(Refused):
+    sentence = N_("All %(limit)s senders are in use. Remove one first.")
+    field = "address"
+
+
+class NoSuchSender(Refused):
+    sentence = N_("The sender %(address)s isn't in the list.")
+    field = "address"
+
+
+class NotApproved(Refused):
+    sentence = N_("%(address)s has not been approved: it can't be enabled or disabled.")
+    field = "address"
+
+
+class ChangedMeanwhile(Refused):
+    sentence = N_(
+        "%(address)s is not as you have seen it any more: somebody has decided, or asked anew. Look once more."
+    )
+    field = "address"
+
+
+class TextTooLong(Refused):
+    sentence = N_("At most %(length)s characters.")
+
+    def __init__(self, field: str) -> None:
+        super().__init__(length=_TEXT_LENGTH)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A sender of an account. Times in milliseconds; `comment` is the operator's.
+
+    A number is VIRTUAL while it is one that reaches the account, and NUMERIC otherwise.
+    """
+
+    id: int
+    account_id: int
+    address: str
+    type: str
+    status: str
+    description: str
+    reason: str
+    comment: str
+    created_at: int
+    decided_at: int | None
+    document: Document | None
+
+    @property
+    def mark(self) -> str:
+        """What is another text once it was decided on, or was asked for anew."""
+        return f"{self.status}.{self.created_at}"
+
+
+_SELECT = f"""
+SELECT senders.id, senders.account_id, address,
+       CASE WHEN senders.type = '{NUMERIC}' AND EXISTS
+           (SELECT 1 FROM routes WHERE routes.account_id = senders.account_id AND number = address)
+           THEN '{VIRTUAL}' ELSE senders.type END AS type,
+       status, senders.description, reason, comment, senders.created_at, decided_at,
+       document.id, document.name, document.type, document.size
+FROM senders LEFT JOIN sender_documents AS document ON document.id = document_id
+"""
+# How many of these columns are the sender's, and how many are there with the document's.
+_OWN, _ALL = 10, 14
+
+
+def _sender(row: Sequence[Any]) -> Sender:
+    document = Document(*row[_OWN:_ALL]) if row[_OWN] is not None else None
+    return Sender(*[*row[:_OWN], document])
+
+
+def parse(text: str) -> tuple[str, str]:
+    """Read a sender as it was typed: its address as messages carry it (a number without a plus), and its type.
+
+    Raises:
+        InvalidSender, NoCountry
+    """
+    text = text.strip()
+    number = _GROUPS.sub("", text)
+    if _INTERNATIONAL.fullmatch(number):
+        address, kind = number[1:], NUMERIC
+    else:
+        address = text.removeprefix("+").strip()
+        kind = next((each for each, pattern in _PATTERNS.items() if pattern.fullmatch(address)), "")
+    if not kind:
+        raise InvalidSender(address=text)
+    if kind == NUMERIC and countries.country_of(address) is None:
+        raise NoCountry(address=address)
+    return address, kind
+
+
+def add(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    address: str,
+    *,
+    description: str = "",
+    reason: str = "",
+    document: bytes = b"",
+    then: Callable[[Sender], None] | None = None,
+) -> Sender:
+    """Ask for a sender; it waits for the operator's decision. One that was refused can be asked for again.
+
+    Args:
+        address: as typed; a number with or without a plus.
+        description: for the reader of the list.
+        reason: what it is for, for whoever decides.
+        document: what supports it: a PDF, PNG or JPEG; empty: none, or the one that it was refused with.
+        then: called with what was added, in the same transaction.
+
+    Raises:
+        InvalidSender, NoCountry, SenderExists, TextTooLong, ListFull
+        DocumentTooLarge, NotADocument, DocumentsFull
+    """
+    address, kind = parse(address)
+    description, reason = " ".join(description.split()), reason.strip()
+    for field, text in (("description", description), ("reason", reason)):
+        if len(text) > _TEXT_LENGTH:
+            raise TextTooLong(field)
+    document_id = None
+    if document:
+        document_type = documents.type_of(document)
+        # Looked at before the document is written; what decides is the look in the transaction.
+        _require_room(conn, account, address)
+        document_id = documents.keep(conn, account.id, document, document_type)
+    try:
+        with immediate(conn):
+            _require_room(conn, account, address)
+            _ask(conn, account, address, kind, description, reason, document_id)
+            _record(conn, actor, "sender.add", account, address, document=document_id)
+            added = by_address(conn, account, address)
+            if then is not None:
+                then(added)
+    except BaseException:
+        if document_id is not None:
+            documents.forget(conn, document_id)
+        raise
+    return added
+
+
+def _require_room(conn: sqlite3.Connection, account: Account, address: str) -> None:
+    row = conn.execute(
+        "SELECT total(address <> ?1), max(address = ?1 AND status <> ?2) FROM senders WHERE account_id = ?3",
+        (address, REFUSED, account.id),
+    ).fetchone()
+    if row[1]:
+        raise SenderExists(address=address)
+    if row[0] >= _MOST:
+        raise ListFull(limit=_MOST)
+
+
+def _ask(
+    conn: sqlite3.Connection,
+    account: Account,
+    address: str,
+    kind: str,
+    description: str,
+    reason: str,
+    document_id: int | None,
+) -> None:
+    # Of one that was refused the comment stays, for whoever decides again, and the document, unless another one comes.
+    conn.execute(
+        "INSERT INTO senders (account_id, address, type, status, description, reason, created_at, document_id)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account_id, address) DO UPDATE SET"
+        " type = excluded.type, status = excluded.status, description = excluded.description, reason = excluded.reason,"
+        " created_at = excluded.created_at, document_id = coalesce(excluded.document_id, document_id)",
+        (account.id, address, kind, WAITING, description, reason, now_ms(), document_id),
+    )
+
+
+def decide(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    address: str,
+    *,
+    approve: bool,
+    comment: str = "",
+    mark: str | None = None,
+) -> Sender:
+    """The operator's decision; it can be changed later. The SMPP server follows at once.
+
+    Args:
+        comment: what the customer reads beside it.
+        mark: the sender's `mark` as whoever decides has seen it; None: whatever has happened since.
+
+    Raises:
+        NoSuchSender, TextTooLong, ChangedMeanwhile
+    """
+    comment = comment.strip()
+    if len(comment) > _TEXT_LENGTH:
+        raise TextTooLong("comment")
+    with immediate(conn):
+        sender = by_address(conn, account, address)
+        if mark is not None and mark != sender.mark:
+            raise ChangedMeanwhile(address=address)
+        conn.execute(
+            "UPDATE senders SET status = ?, comment = ?, decided_at = ? WHERE id = ?",
+            (ENABLED if approve else REFUSED, comment, now_ms(), sender.id),
+        )
+        action = "sender.approve" if approve else "sender.refuse"
+        _record(conn, actor, action, account, address, comment=comment)
+        return by_address(conn, account, address)
+
+
+def switch(conn: sqlite3.Connection, actor: Actor, account: Account, sender_id: int, *, on: bool) -> Sender:
+    """Disable an approved sender, or enable it again; its account's people may. The SMPP server follows at once.
+
+    Raises:
+        NoSuchSender, NotApproved
+    """
+    status = ENABLED if on else DISABLED
+    with immediate(conn):
+        sender = by_id(conn, account, sender_id)
+        if sender.status not in (ENABLED, DISABLED):
+            raise NotApproved(address=sender.address)
+        if sender.status != status:
+            conn.execute("UPDATE senders SET status = ? WHERE id = ?", (status, sender_id))
+            _record(conn, actor, "sender.enable" if on else "sender.disable", account, sender.address)
+        return by_id(conn, account, sender_id)
+
+
+# What a removed sender keeps, in both tables.
+_KEPT = "id, account_id, address, type, status, description, reason, comment, created_at, decided_at, document_id"
+
+
+def remove(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int]) -> list[Sender]:
+    """Remove senders, together; for a quarter of an hour `restore` brings them back.
+
+    Args:
+        ids: those that aren't the account's, or are gone, are left out.
+
+    Raises:
+        NoSuchSender: none of them is there.
+    """
+    wanted = set(ids)
+    with immediate(conn):
+        removed = [each for each in of_account(conn, account.id) if each.id in wanted]
+        if not removed:
+            raise NoSuchSender(address=", ".join(map(str, sorted(wanted))))
+        for each in removed:
+            conn.execute(
+                f"INSERT INTO removed_senders ({_KEPT}, removed_at) SELECT {_KEPT}, ? FROM senders WHERE id = ?",
+                (now_ms(), each.id),
+            )
+            conn.execute("DELETE FROM senders WHERE id = ?", (each.id,))
+            _record(conn, actor, "sender.remove", account, each.address)
+    return removed
+
+
+def restore(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int]) -> list[Sender]:
+    """Bring back senders that were removed less than a quarter of an hour ago, as they were: all of them, or none.
+
+    Raises:
+        NoSuchSender: none of them is to be brought back.
+        SenderExists, ListFull
+    """
+    wanted = set(ids)
+    with immediate(conn):
+        rows = conn.execute(
+            "SELECT id, address FROM removed_senders WHERE account_id = ? AND removed_at > ?",
+            (account.id, now_ms() - _UNDO_MS),
+        )
+        restored = {each["id"]: each["address"] for each in rows if each["id"] in wanted}
+        if not restored:
+            raise NoSuchSender(address=", ".join(map(str, sorted(wanted))))
+        for sender_id, address in restored.items():
+            _require_room(conn, account, address)
+            try:
+                conn.execute(
+                    f"INSERT INTO senders ({_KEPT}) SELECT {_KEPT} FROM removed_senders WHERE id = ?", (sender_id,)
+                )
+            except sqlite3.IntegrityError:
+                raise SenderExists(address=address) from None
+            conn.execute("DELETE FROM removed_senders WHERE id = ?", (sender_id,))
+            _record(conn, actor, "sender.restore", account, address)
+        return [each for each in of_account(conn, account.id) if each.id in restored]
+
+
+def purge(conn: sqlite3.Connection, now: int) -> None:
+    """Forget senders that can't be brought back any more, and documents that no sender has (`now` in milliseconds)."""
+    with immediate(conn):
+        conn.execute("DELETE FROM removed_senders WHERE removed_at < ?", (now - _UNDO_MS,))
+    documents.forget_unnamed(conn, now)
+
+
+def by_id(conn: sqlite3.Connection, account: Account, sender_id: int) -> Sender:
+    """Raises: NoSuchSender: also when it is another account's."""
+    return _one(conn, "senders.id = ? AND senders.account_id = ?", (sender_id, account.id), sender_id)
+
+
+def by_address(conn: sqlite3.Connection, account: Account, address: str) -> Sender:
+    """Raises: NoSuchSender"""
+    return _one(conn, "senders.account_id = ? AND address = ?", (account.id, address), address)
+
+
+def _one(conn: sqlite3.Connection, condition: str, values: Sequence[object], named: object) -> Sender:
+    row = conn.execute(f"{_SELECT} WHERE {condition}", values).fetchone()
+    if row is None:
+        raise NoSuchSender(address=named)
+    return _sender(row)
+
+
+def of_account(conn: sqlite3.Connection, account_id: int) -> list[Sender]:
+    """Newest first."""
+    rows = conn.execute(f"{_SELECT} WHERE senders.account_id = ? ORDER BY senders.id DESC", (account_id,))
+    return [_sender(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A sender as whoever decides sees it."""
+
+    sender: Sender
+    account: str
+    customer_id: int
+    customer: str
+
+
+_WHOSE = f"""
+SELECT sender.*, accounts.name, customers.id, customers.name
+FROM ({_SELECT}) AS sender JOIN accounts ON accounts.id = sender.account_id JOIN customers ON customers.id = customer_id
+"""
+
+
+def _requests(rows: Iterable[sqlite3.Row]) -> list[Request]:
+    return [Request(_sender(row), *row[_ALL:]) for row in rows]
+
+
+def waiting(conn: sqlite3.Connection, limit: int) -> list[Request]:
+    """The operator's queue, longest waiting first: so many of them at most."""
+    rows = conn.execute(
+        f"{_WHOSE} WHERE status = ? AND deleted_at IS NULL ORDER BY sender.created_at, sender.id LIMIT ?",
+        (WAITING, limit),
+    )
+    return _requests(rows)
+
+
+def count_waiting(conn: sqlite3.Connection) -> int:
+    """How many wait for a decision."""
+    row = conn.execute(
+        "SELECT count(*) FROM senders JOIN accounts ON accounts.id = account_id"
+        " WHERE status = ? AND deleted_at IS NULL",
+        (WAITING,),
+    ).fetchone()
+    return int(row[0])
+
+
+def request(conn: sqlite3.Connection, sender_id: int) -> Request:
+    """One of anybody's, in any state. Raises: NoSuchSender"""
+    found = _requests(conn.execute(f"{_WHOSE} WHERE sender.id = ?", (sender_id,)))
+    if not found:
+        raise NoSuchSender(address=sender_id)
+    return found[0]
+
+
+def search(conn: sqlite3.Connection, words: str, limit: int) -> list[Request]:
+    """Those that were decided on, latest first.
+
+    Args:
+        words: only those with this in their address, or the name of their account or customer; empty: all.
+        limit: so many at most.
+    """
+    rows = conn.execute(
+        f"{_WHOSE} WHERE status <> ? AND deleted_at IS NULL"
+        " AND (instr(lower(address), ?2) OR instr(lower(accounts.name), ?2) OR instr(lower(customers.name), ?2))"
+        " ORDER BY decided_at DESC, sender.id DESC LIMIT ?3",
+        (WAITING, words.lower(), limit),
+    )
+    return _requests(rows)
+
+
+def _record(
+    conn: sqlite3.Connection, actor: Actor, action: str, account: Account, address: str, **details: object
+) -> None:
+    audit.record(
+        conn, actor, action, customer_id=account.customer_id, account_id=account.id, address=address, **details
+    )

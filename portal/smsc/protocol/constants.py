@@ -1,0 +1,116 @@
+"""Command ids, status codes, tags and message states under the names that SMPP 3.4 Issue 1.2 gives them."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from portal.services.messages import validation
+
+RESPONSE = 0x80000000
+"""The bit that makes a request's command id that of its response (5.1.2.1)."""
+
+
+class Command(IntEnum):
+    """command_id, 5.1.2.1: those that are spoken here. Anything else is answered with generic_nack ESME_RINVCMDID."""
+
+    GENERIC_NACK = 0x80000000
+    BIND_RECEIVER = 0x00000001
+    BIND_RECEIVER_RESP = 0x80000001
+    BIND_TRANSMITTER = 0x00000002
+    BIND_TRANSMITTER_RESP = 0x80000002
+    QUERY_SM = 0x00000003
+    QUERY_SM_RESP = 0x80000003
+    SUBMIT_SM = 0x00000004
+    SUBMIT_SM_RESP = 0x80000004
+    DELIVER_SM = 0x00000005
+    DELIVER_SM_RESP = 0x80000005
+    UNBIND = 0x00000006
+    UNBIND_RESP = 0x80000006
+    CANCEL_SM = 0x00000008
+    CANCEL_SM_RESP = 0x80000008
+    BIND_TRANSCEIVER = 0x00000009
+    BIND_TRANSCEIVER_RESP = 0x80000009
+    ENQUIRE_LINK = 0x00000015
+    ENQUIRE_LINK_RESP = 0x80000015
+    DATA_SM = 0x00000103
+    DATA_SM_RESP = 0x80000103
+
+
+class Status(IntEnum):
+    """command_status, 5.1.3, and the three that the model adds from 0x400 on."""
+
+    ESME_ROK = 0x00
+    ESME_RINVMSGLEN = 0x01
+    ESME_RINVCMDLEN = 0x02
+    ESME_RINVCMDID = 0x03
+    ESME_RINVBNDSTS = 0x04
+    ESME_RALYBND = 0x05
+    ESME_RSYSERR = 0x08
+    ESME_RINVSRCADR = 0x0A
+    ESME_RINVDSTADR = 0x0B
+    ESME_RINVMSGID = 0x0C
+    ESME_RBINDFAIL = 0x0D
+    ESME_RINVPASWD = 0x0E
+    ESME_RINVSYSID = 0x0F
+    ESME_RCANCELFAIL = 0x11
+    ESME_RMSGQFUL = 0x14
+    ESME_RINVSERTYP = 0x15
+    ESME_RINVESMCLASS = 0x43
+    ESME_RSUBMITFAIL = 0x45
+    ESME_RINVSYSTYP = 0x53
+    ESME_RTHROTTLED = 0x58
+    ESME_RINVSCHED = 0x61
+    ESME_RINVEXPIRY = 0x62
+    ESME_RX_T_APPN = 0x64
+    ESME_RX_P_APPN = 0x65
+    ESME_RX_R_APPN = 0x66
+    ESME_RQUERYFAIL = 0x67
+    ESME_RINVOPTPARSTREAM = 0xC0
+    ESME_RINVPARLEN = 0xC2
+    ESME_RINVOPTPARAMVAL = 0xC4
+    ESME_RUNKNOWNERR = 0xFF
+    ESME_RBINDTHROTTLED = 0x400
+    ESME_RUNSDATACODING = 0x401
+    ESME_RINVGSM7CODING = 0x402
+
+
+class Tag(IntEnum):
+    """Tags of optional parameters, 5.3.2, and the model's own from 0x1400 on."""
+
+    DEST_ADDR_SUBUNIT = 0x0005
+    SOURCE_ADDR_SUBUNIT = 0x000D
+    QOS_TIME_TO_LIVE = 0x0017
+    PAYLOAD_TYPE = 0x0019
+    RECEIPTED_MESSAGE_ID = 0x001E
+    PRIVACY_INDICATOR = 0x0201
+    USER_MESSAGE_REFERENCE = 0x0204
+    SOURCE_PORT = 0x020A
+    DESTINATION_PORT = 0x020B
+    SAR_MSG_REF_NUM = 0x020C
+    LANGUAGE_INDICATOR = 0x020D
+    SAR_TOTAL_SEGMENTS = 0x020E
+    SAR_SEGMENT_SEQNUM = 0x020F
+    SC_INTERFACE_VERSION = 0x0210
+    NETWORK_ERROR_CODE = 0x0423
+    MESSAGE_PAYLOAD = 0x0424
+    MORE_MESSAGES_TO_SEND = 0x0426
+    MESSAGE_STATE = 0x0427
+    OUTGOING_ID = 0x1401
+    INCOMING_ID = 0x1402
+
+
+# Appendix B, "Message state"; the keys are those of message_state (5.2.28).
+_STAT: Mapping[int, str] = {
+    validation.ENROUTE: "ENROUTE",
+    validation.DELIVERED: "DELIVRD",
+    validation.EXPIRED: "EXPIRED",
+    validation.DELETED: "DELETED",
+    validation.UNDELIVERABLE: "UNDELIV",
+    validation.ACCEPTED: "ACCEPTD",
+    validation.UNKNOWN: "UNKNOWN",
+    validation.REJECTED: "REJECTD",
+}
+
+
+def in_receipt(state: int, ptt: int) -> str:
+    """What became of a message as the text of its receipt says it (appendix B)."""
+    return f"stat:{_STAT[state]} err:{ptt:03d}"

@@ -1,0 +1,111 @@
+"""The times that SMPP writes: `YYMMDDhhmmsstnnp`, absolute or relative (7.1.1)."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from functools import lru_cache
+
+from portal.core.db import DAY_MS, now_ms
+from portal.smsc.protocol.constants import Status
+
+FURTHEST_DATE_MS = 366 * DAY_MS
+"""How far ahead a message may be scheduled."""
+
+_FORMAT = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)
+_QUARTER = datetime.timedelta(minutes=15)
+_MAX_QUARTERS = 48
+
+
+class BadDate(Exception):
+    """A date that a message can't have. `status` is the answer."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.name)
+        self.status = status
+
+
+def parse(text: str, now: int) -> int | None:
+    """Return the moment that `text` names, None where it is empty.
+
+    Args:
+        text: an absolute time with its offset in quarters of an hour, or a relative one, which ends in `R`.
+        now: what a relative time counts from. Both it and the result are unix milliseconds.
+
+    Raises ValueError for anything that section 7.1.1 does not allow.
+    """
+    if not text:
+        return None
+    found = _FORMAT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a time of SMPP")
+    *digits, sign = found.groups()
+    year, month, day, hour, minute, second, tenth, quarters = map(int, digits)
+    if sign == "R":
+        if hour > 23 or minute > 59 or second > 59:
+            raise ValueError(f"{text!r} is not a period of SMPP")
+        # Years and months of a period have no fixed length; the standard's own example counts them as here.
+        days = year * 365 + month * 30 + day
+        return now + ((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000
+    if quarters > _MAX_QUARTERS:
+        raise ValueError(f"{text!r} is more than twelve hours from UTC")
+    moment = datetime.datetime(2000 + year, month, day, hour, minute, second, tenth * 100_000, datetime.UTC)
+    moment += -_QUARTER * quarters if sign == "+" else _QUARTER * quarters
+    return int(moment.timestamp() * 1000)
+
+
+def dates(schedule: str, validity: str) -> tuple[int | None, int | None]:
+    """Return when a message is to be sent (None: at once) and when it expires (None: nothing is said), in unix
+    milliseconds.
+
+    A schedule_delivery_time that has passed means at once (5.2.15). A relative validity_period counts from this moment
+    (7.1.1.2: "relative to the current SMSC time"), also for a message that is to be sent later.
+
+    Raises BadDate: ESME_RINVSCHED for one that can't be read or is more than FURTHEST_DATE_MS ahead, ESME_RINVEXPIRY
+    for one that can't be read, is over already, or ends before the message is to be sent.
+    """
+    if not schedule and not validity:
+        return None, None
+    now = now_ms()
+    try:
+        scheduled_at = parse(schedule, now)
+    except ValueError:
+        raise BadDate(Status.ESME_RINVSCHED) from None
+    if scheduled_at is not None and scheduled_at <= now:
+        scheduled_at = None
+    if scheduled_at is not None and scheduled_at > now + FURTHEST_DATE_MS:
+        raise BadDate(Status.ESME_RINVSCHED)
+    try:
+        expires_at = parse(validity, now)
+    except ValueError:
+        raise BadDate(Status.ESME_RINVEXPIRY) from None
+    if expires_at is not None and expires_at <= (scheduled_at or now):
+        raise BadDate(Status.ESME_RINVEXPIRY)
+    return scheduled_at, expires_at
+
+
+def lifetime(seconds: int) -> int:
+    """Return when a message expires (unix milliseconds) whose qos_time_to_live is so long (5.3.2.9).
+
+    Raises BadDate for one without any.
+    """
+    if not seconds:
+        raise BadDate(Status.ESME_RINVEXPIRY)
+    return now_ms() + seconds * 1000
+
+
+def final_date(moment: int) -> str:
+    """Return `moment` (unix milliseconds) as an absolute time, UTC (7.1.1.1)."""
+    at = datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC)
+    return at.strftime("%y%m%d%H%M%S") + f"{at.microsecond // 100_000}00+"
+
+
+def receipt_time(moment: int) -> str:
+    """Return `moment` (unix milliseconds) as a receipt's text has it: `YYMMDDhhmm`, UTC (appendix B)."""
+    return _minute(moment // 60_000)
+
+
+@lru_cache(maxsize=1024)
+def _minute(number: int) -> str:
+    # A receipt has two of these, and thousands of receipts are of the same minute.
+    return datetime.datetime.fromtimestamp(number * 60, datetime.UTC).strftime("%y%m%d%H%M")

@@ -1,0 +1,28 @@
+"""Where messages go: what the SMPP server asks of whoever takes them on to their destinations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from portal.services.messages.inbound import FromHandset
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import ToSend
+
+Report = Callable[[Sequence[Outcome]], None]
+"""Takes what became of messages."""
+Receive = Callable[[Sequence[FromHandset]], None]
+"""Takes what handsets have sent."""
+
+
+class Upstream(Protocol):
+    """What takes messages on to their destinations. Runs on the event loop and never blocks it."""
+
+    def send(self, messages: Sequence[ToSend]) -> None:
+        """Take messages, which are on disk. After a restart those without an outcome are given again."""
+
+    def recall(self, message_id: int) -> bool:
+        """Send a message no more; returns whether that was still possible, after which nothing is reported of it."""
+
+    def close(self) -> None:
+        """Report nothing any more."""

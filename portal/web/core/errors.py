@@ -1,0 +1,56 @@
+"""What is shown when something can't be: in words, with a way on."""
+
+import logging
+import sqlite3
+
+from flask import Flask, request
+from flask.globals import request_ctx
+from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
+
+from portal.core.i18n import gettext as _
+from portal.web.core import htmx
+
+_log = logging.getLogger(__name__)
+
+
+def attach(app: Flask) -> None:
+    app.register_error_handler(CSRFError, _csrf)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(sqlite3.OperationalError, _database)
+
+
+def _csrf(error: CSRFError) -> ResponseReturnValue:
+    return _answer(400, _("This form is out of date"), _("Load the page again and repeat what you did."))
+
+
+def _http(error: HTTPException) -> ResponseReturnValue:
+    if error.code is None or error.response is not None:
+        return error.get_response()
+    if request_ctx.url_adapter is None:
+        # The Host header is no host's name, and so no address of ours can be made for a page.
+        return "bad Host\n", 400, {"Content-Type": "text/plain; charset=utf-8"}
+    words = {
+        403: (_("This isn't yours to change"), _("Your role lets you look, not change. Ask an owner of your team.")),
+        404: (_("Not found"), _("There is no such page, or it isn't yours to see.")),
+        405: (_("Not found"), _("There is no such page, or it isn't yours to see.")),
+        413: (_("Too large"), _("What was sent is larger than anything this portal takes.")),
+        503: (_("The portal is busy"), _("Nothing has been changed. Wait a moment, then try it once more.")),
+    }
+    title, text = words.get(
+        error.code, (_("That did not work"), _("Nothing has been changed. Go back and try it once more."))
+    )
+    return _answer(error.code, title, text)
+
+
+def _database(error: sqlite3.OperationalError) -> ResponseReturnValue:
+    _log.error("%s %s: %s", request.method, request.path, error)
+    return _http(ServiceUnavailable())
+
+
+def _answer(code: int, title: str, text: str) -> ResponseReturnValue:
+    if htmx.wanted():
+        # htmx leaves the page as it is and app.js says that it failed; a toast with the reason would be thrown away.
+        return text, code, {"Content-Type": "text/plain; charset=utf-8"}
+    return htmx.plain_page("error.html", status=code, heading=title, explanation=text)

@@ -1,0 +1,38 @@
+"""For monitoring: alive, ready, and figures in Prometheus's text format."""
+
+import sqlite3
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from portal.services.accounts import session_records
+from portal.services.operations import metrics
+from portal.web.core import access, context
+
+blueprint = Blueprint("health", __name__)
+
+_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+
+
+@blueprint.get("/healthz")
+@access.machine
+def healthz() -> ResponseReturnValue:
+    """This process answers; nothing else is asked."""
+    return "ok\n", 200, _TEXT
+
+
+@blueprint.get("/readyz")
+@access.machine
+def readyz() -> ResponseReturnValue:
+    """Requests are answered, the database can be read, and the SMPP server takes binds; 503 says what is missing."""
+    try:
+        ready = session_records.alive(context.conn(), "smsc")
+    except sqlite3.Error as error:
+        return f"database: {error}\n", 503, _TEXT
+    return ("ready\n", 200, _TEXT) if ready else ("the SMPP server isn't ready\n", 503, _TEXT)
+
+
+@blueprint.get("/metrics")
+@access.machine
+def figures() -> ResponseReturnValue:
+    return metrics.text(context.conn()), 200, {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}

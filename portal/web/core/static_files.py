@@ -1,0 +1,68 @@
+"""The files in `static/`: addressed by their content, so that browsers keep them for good, and compressed once."""
+
+import gzip
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from flask import Blueprint, Response, abort, request, url_for
+
+from portal.core import paths
+from portal.web.core import access
+
+blueprint = Blueprint("static_files", __name__)
+
+_COMPRESSIBLE = ("text/", "application/javascript", "image/svg+xml")
+_FOR_GOOD = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes
+    compressed: bytes | None
+    type: str
+    digest: str
+
+
+@cache
+def _files() -> dict[str, _File]:
+    # Read once, at the first request: they are few, small, and part of the program. Only what is here can be asked for.
+    return {str(each.relative_to(paths.STATIC)): _read(each) for each in paths.STATIC.rglob("*") if each.is_file()}
+
+
+def _read(file: Path) -> _File:
+    content = file.read_bytes()
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    kind = "text/javascript" if file.suffix == ".js" else kind
+    compressed = gzip.compress(content, 9, mtime=0) if kind.startswith(_COMPRESSIBLE) else None
+    return _File(content, compressed, kind, hashlib.sha256(content).hexdigest()[:10])
+
+
+@blueprint.record
+def _register(state: object) -> None:
+    state.app.jinja_env.globals["static"] = static  # type: ignore[attr-defined]
+    state.app.add_url_rule("/static/<path:filename>", endpoint="static", view_func=serve)  # type: ignore[attr-defined]
+
+
+@cache
+def static(name: str) -> str:
+    """The address of a file in `static/`, with its content's digest."""
+    return url_for("static", filename=name, v=_files()[name].digest)
+
+
+@access.public
+def serve(filename: str) -> Response:
+    file = _files().get(filename) or abort(404)
+    versioned = request.args.get("v") == file.digest or filename.startswith("vendor/")
+    response = Response(file.content, mimetype=file.type)
+    if file.compressed is not None:
+        response.headers["Vary"] = "Accept-Encoding"
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            response.data = file.compressed
+            response.headers["Content-Encoding"] = "gzip"
+    response.headers["Cache-Control"] = _FOR_GOOD if versioned else "no-cache"
+    response.set_etag(file.digest)
+    response.make_conditional(request)
+    return response

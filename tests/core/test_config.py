@@ -1,0 +1,159 @@
+from pathlib import Path
+
+import pytest
+
+from portal.core import config as settings
+from portal.core.config import ConfigError
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads settings from a file with this text, under this environment."""
+
+    def loaded(text="", **env):
+        file = tmp_path / "settings.toml"
+        file.write_text(text)
+        return settings.load(file, tmp_path, env)
+
+    return loaded
+
+
+def origins(config):
+    return {each.key: each.origin for each in config.sources}
+
+
+@pytest.mark.parametrize(
+    ("text", "env", "says"),
+    [
+        ("[web]\nprot = 1\n", {}, "is port meant"),
+        ("[wbe]\nport = 1\n", {}, "is web meant"),
+        ("[web]\nzzz = 1\n", {}, "there are host, port, "),
+        ("", {"PORTAL_WEB_PRT": "1"}, "is PORTAL_WEB_PORT meant"),
+    ],
+)
+def test_a_misspelt_setting_is_told_from_those_there_are(load, text, env, says):
+    with pytest.raises(ConfigError, match=says):
+        load(text, **env)
+
+
+def test_defaults(load):
+    config = load()
+    assert (config.web.host, config.web.port) == ("127.0.0.1", 8000)
+    assert (config.smpp.port, config.smpp.tls_port) == (2775, 3550)
+    assert config.limits.ips_per_account == 10
+    assert config.mail.url == ""
+    assert config.public_url == "http://127.0.0.1:8000"
+    assert config.database == config.data / "portal.db"
+    assert [each.kind for each in config.upstreams] == ["simulator"]
+
+
+def test_the_environment_goes_before_the_file(load, tmp_path):
+    config = load("[smpp]\nport = 1\ntls_port = 2\n", PORTAL_SMPP_PORT="3")
+    assert (config.smpp.port, config.smpp.tls_port) == (3, 2)
+    assert origins(config)["smpp.port"] == "PORTAL_SMPP_PORT"
+    assert origins(config)["smpp.tls_port"] == str(tmp_path / "settings.toml")
+    assert origins(config)["web.port"] == "default"
+
+
+def test_every_kind_of_value(load):
+    text = 'name = "Acme SMS"\ntimezone = "Europe/Rome"\n[web]\ntrusted_proxies = ["10.0.0.0/8", "::1"]\n'
+    config = load(text, PORTAL_MAIL_FROM="a@b.example", PORTAL_WEB_PUBLIC_URL="https://sms.example/")
+    assert (config.name, config.timezone) == ("Acme SMS", "Europe/Rome")
+    assert [str(each) for each in config.proxies] == ["10.0.0.0/8", "::1/128"]
+    assert config.mail.sender == "a@b.example"
+    assert config.public_url == "https://sms.example"
+    assert load(PORTAL_WEB_TRUSTED_PROXIES="10.0.0.1, 10.0.0.2").web.trusted_proxies == ("10.0.0.1", "10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("colour = 1", "colour"),
+        ("[web]\ncolour = 1", "web.colour"),
+        ("[wbe]\nport = 1", "wbe"),
+        ("web = 1", "web"),
+        ('[smpp]\nport = "x"', "smpp.port"),
+        ("[smpp]\nport = true", "smpp.port"),
+        ("[smpp]\nport = 70000", "smpp.port"),
+        ("[web]\nport = 0", "web.port"),
+        ("[web]\nthreads = 0", "web.threads"),
+        ("[web]\ntrusted_proxies = '10.0.0.1'", "web.trusted_proxies"),
+        ("[web]\ntrusted_proxies = ['x']", "web.trusted_proxies"),
+        ("[web]\npublic_url = 'ftp://x'", "web.public_url"),
+        ("data = 5", "data"),
+        ("[mail]\nurl = 'http://x'", "mail.url"),
+        ("[mail]\nurl = 'smtp://x:port'", "mail.url"),
+        ("[mail]\nurl = 'smtp://'", "mail.url"),
+        ("[smpp]\ntls_key = 'x'", "smpp.tls_certificate"),
+        ("[smpp]\nport = 0\ntls_port = 0", "smpp.port"),
+        ("timezone = 'Mars/Olympus'", "timezone"),
+        (f"[payments]\nsecret = '{'x' * 31}'", "payments.secret"),
+        ("[payments]\nsecret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa=='", "payments.secret"),
+        ("[payments]\nsecret = 'whsec_this is no base64, is it? no, it is not'", "payments.secret"),
+        ("[payments]\ncheckout_url = 'https://pay.example/'", "payments.secret"),
+        (f"[payments]\nsecret = '{'x' * 32}'\ncheckout_url = 'http://pay.example/'", "payments.checkout_url"),
+        (f"[payments]\nsecret = '{'x' * 32}'\ncheckout_url = 'https:///x'", "payments.checkout_url"),
+        (f"[payments]\nsecret = '{'x' * 32}'\ncheckout_url = 'https://pay.example/#x'", "payments.checkout_url"),
+        ("[upstream.x]\nkind = 'carrier pigeon'", "upstream.x.kind"),
+        ("[upstream.x]\nspeed = 1", "upstream.x.speed"),
+        ("upstream = 1", "upstream"),
+        ("this is no TOML", "settings.toml"),
+    ],
+)
+def test_what_is_wrong_is_named(load, text, named):
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["x" * 32, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+def test_a_payment_page_with_its_secret(load, secret):
+    page = "https://pay.example/start?shop=7"
+    config = load(f"[payments]\nsecret = '{secret}'\ncheckout_url = '{page}'\ninstructions = 'To\\nIT60'")
+    assert (config.payments.checkout_url, config.payments.secret) == (page, secret)
+    assert config.payments.instructions == r"To\nIT60"
+    assert load(PORTAL_PAYMENTS_SECRET=secret, PORTAL_PAYMENTS_CHECKOUT_URL="http://127.0.0.1:9/").payments.secret
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PORTAL_SMPP_PROT", "1"), ("PORTAL_SMPP_PORT", "x"), ("PORTAL_WEB_PORT", ""), ("PORTAL_LIMITS_NONE", "1")],
+)
+def test_a_bad_variable_is_named(load, variable, value):
+    with pytest.raises(ConfigError):
+        load(**{variable: value})
+
+
+def test_other_programs_variables_do_not_matter(load):
+    # Kubernetes makes such ones for a service that is called "portal".
+    assert load(PORTAL_PORT="tcp://10.0.0.1:80", PORTAL_SERVICE_HOST="10.0.0.1")
+
+
+def test_where_the_data_folder_and_the_file_come_from(tmp_path):
+    (tmp_path / "config.toml").write_text('name = "From the folder"')
+    assert settings.load(data=tmp_path, env={}).name == "From the folder"
+    assert settings.load(env={"PORTAL_DATA": str(tmp_path)}).name == "From the folder"
+    other = tmp_path / "other.toml"
+    other.write_text(f'name = "Named"\ndata = "{tmp_path / "elsewhere"}"')
+    named = settings.load(env={"PORTAL_CONFIG": str(other)})
+    assert (named.name, named.data) == ("Named", tmp_path / "elsewhere")
+    assert settings.load(other, tmp_path, {}).data == tmp_path
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        settings.load(tmp_path / "missing.toml", tmp_path, {})
+
+
+def test_an_ipv6_host_is_bracketed_in_addresses(load):
+    assert load(PORTAL_WEB_HOST="::1").public_url == "http://[::1]:8000"
+
+
+def test_every_setting_says_what_it_is_for(load):
+    assert all(each.help for each in load().sources)
+
+
+def test_a_relative_data_folder_is_under_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.load(data=Path("x"), env={}).data == tmp_path / "x"

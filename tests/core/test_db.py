@@ -1,0 +1,146 @@
+import sqlite3
+import threading
+from itertools import count
+
+import pytest
+
+from portal.core import db
+from portal.core.db import immediate
+
+
+def name_of(conn):
+    return conn.execute("SELECT name FROM customers ORDER BY id").fetchone()[0]
+
+
+def rename(conn, name):
+    conn.execute("UPDATE customers SET name = ? WHERE id = 1", (name,))
+
+
+def test_what_is_acknowledged_is_on_disk(conn):
+    assert conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert conn.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert conn.execute("PRAGMA foreign_keys").fetchone()[0] == 1
+
+
+def test_a_block_that_fails_changes_nothing(conn):
+    def fail():
+        with immediate(conn):
+            rename(conn, "Changed")
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert name_of(conn) == "Acme"
+    assert not conn.in_transaction
+
+
+def test_a_block_that_is_interrupted_leaves_no_transaction_behind(conn):
+    """Also where that happens between BEGIN and what is in the block: the next block would never be committed."""
+    for steps in range(1, 60):
+        step = count(1)
+        conn.set_progress_handler(lambda step=step, last=steps: next(step) == last, 1)
+        try:
+            with immediate(conn):
+                rename(conn, f"After {steps}")
+        except sqlite3.OperationalError as error:
+            assert error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
+        conn.set_progress_handler(None, 0)
+        assert not conn.in_transaction, steps
+
+
+def test_an_inner_block_belongs_to_the_outer_one(conn, connect):
+    def fail():
+        with immediate(conn):
+            with immediate(conn):
+                rename(conn, "Changed")
+            assert name_of(connect()) == "Acme"
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert name_of(conn) == "Acme"
+
+
+def test_commits_are_told_after_they_have_happened_and_once(data, connect):
+    seen = []
+    other = connect()
+    conn = db.connect(data / db.FILE_NAME, on_commit=lambda: seen.append(name_of(other)))
+    with immediate(conn), immediate(conn):
+        rename(conn, "Changed")
+    assert seen == ["Changed"]
+    conn.close()
+
+
+def test_a_block_that_fails_tells_nothing(data):
+    seen = []
+    conn = db.connect(data / db.FILE_NAME, on_commit=lambda: seen.append(1))
+
+    def fail():
+        with immediate(conn):
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert seen == []
+    conn.close()
+
+
+def test_writers_wait_for_each_other(connect):
+    def add():
+        conn = connect()
+        for _ in range(50):
+            with immediate(conn):
+                value = conn.execute("SELECT value FROM counters WHERE name = 'message_id'").fetchone()[0]
+                conn.execute("UPDATE counters SET value = ? WHERE name = 'message_id'", (value + 1,))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert connect().execute("SELECT value FROM counters WHERE name = 'message_id'").fetchone()[0] == 200
+
+
+@pytest.mark.parametrize("only_immediate", [False, True])
+def test_a_writer_waits_for_another(data, connect, only_immediate):
+    holder, renamed = connect(), threading.Event()
+    waiting = db.connect(data / db.FILE_NAME, only_immediate=only_immediate)
+
+    def write():
+        with immediate(waiting):
+            rename(waiting, "Second")
+        renamed.set()
+
+    with immediate(holder):
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert not renamed.wait(0.05)
+        rename(holder, "First")
+    thread.join()
+    assert name_of(holder) == "Second"
+    waiting.close()
+
+
+@pytest.mark.parametrize("only_immediate", [False, True])
+def test_a_writer_that_waits_too_long_says_so(data, connect, only_immediate):
+    holder = connect()
+    impatient = db.connect(data / db.FILE_NAME, busy_timeout_ms=20, only_immediate=only_immediate)
+    with immediate(holder), pytest.raises(sqlite3.OperationalError, match="locked"), immediate(impatient):
+        pass
+    impatient.close()
+
+
+def test_the_log_is_emptied_but_nobody_is_waited_for(conn, connect, data):
+    other, log = connect(), data / f"{db.FILE_NAME}-wal"
+    with db.immediate(conn):
+        conn.execute("INSERT INTO spent_forms VALUES ('1', 1)")
+        assert not db.empty_log(other)
+    assert log.stat().st_size > 0
+    assert db.empty_log(other)
+    assert log.stat().st_size == 0
+    for each in (conn, other):
+        assert each.execute("PRAGMA busy_timeout").fetchone()[0] == db.BUSY_TIMEOUT_MS
+
+
+def test_what_is_deleted_is_overwritten(conn):
+    assert conn.execute("PRAGMA secure_delete").fetchone()[0] == 1

@@ -1,0 +1,75 @@
+"""Both languages are whole: each sentence has its translation, with the same placeholders."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from babel.messages.extract import extract_from_dir
+from babel.messages.frontend import parse_mapping_cfg
+from babel.messages.pofile import read_po
+
+from portal.core import i18n, paths
+
+KEYWORDS = {"_": None, "N_": None, "gettext": None, "ngettext": (1, 2)}
+TRANSLATED = [language for language in i18n.LANGUAGES if language != i18n.DEFAULT_LANGUAGE]
+PLACEHOLDER = re.compile(r"%\([a-z_0-9]+\)s")
+
+
+def sentences() -> set[str | tuple[str, ...]]:
+    with (paths.ROOT / "babel.cfg").open() as file:
+        methods, options = parse_mapping_cfg(file)
+    found = extract_from_dir(str(paths.ROOT), methods, options, keywords=KEYWORDS)
+    return {message for _, _, message, _, _ in found if message}
+
+
+def translations(language: str) -> Iterator[tuple[str | tuple[str, ...], str | tuple[str, ...], bool]]:
+    with (paths.TRANSLATIONS / language / "LC_MESSAGES" / "messages.po").open("rb") as file:
+        for message in read_po(file, locale=language):
+            if message.id:
+                yield message.id, message.string, message.fuzzy
+
+
+def _forms(text: str | tuple[str, ...]) -> list[str]:
+    """A sentence's one form, or its singular and plural."""
+    return [text] if isinstance(text, str) else list(text)
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_no_sentence_is_missing(language: str) -> None:
+    translated = {key for key, text, fuzzy in translations(language) if not fuzzy and all(_forms(text))}
+    missing = {each for each in sentences() if each not in translated}
+    assert not missing
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_no_translation_is_left_over(language: str) -> None:
+    assert {key for key, _, _ in translations(language)} <= sentences()
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_placeholders_survive_translation(language: str) -> None:
+    for key, text, _ in translations(language):
+        for original, translated in zip(_forms(key), _forms(text), strict=True):
+            assert set(PLACEHOLDER.findall(translated)) == set(PLACEHOLDER.findall(original)), translated
+
+
+def test_italian_uses_the_labels_that_users_of_the_model_know() -> None:
+    labels = {
+        "General information": "Informazioni generali",
+        "Service status": "Stato dei servizi",
+        "SystemID": "SystemID",
+        "Windowing": "Windowing",
+        "Permitted throughput": "Velocità autorizzata",
+        "Generate a new password": "Genera una nuova password",
+        "Send": "Inviare",
+        "Exit": "Annullare",
+        "Options": "Opzioni",
+        "SMPP settings": "Impostazioni SMPP",
+        "Authorised IPs": "IP autorizzati",
+        "Add an IP (%(used)s/%(limit)s)": "Aggiungi un IP (%(used)s/%(limit)s)",
+        "Senders": "Mittenti",
+        "Credits": "Crediti",
+        "History": "Storico",
+    }
+    catalogue = i18n.catalogue("it")
+    assert {english: catalogue.gettext(english) for english in labels} == labels

@@ -1,0 +1,372 @@
+"""The statement: periods, pages and sums of the ledger, how balance and usage went, what months cost."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from portal.core.db import DAY_MS, immediate, now_ms
+from portal.services.billing import statement
+from portal.services.common import periods
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits, ledger
+from portal.services.messages import intake, outcomes
+from portal.services.statistics import daily_totals, rollup
+from tests.support import prepared
+
+ROME = "Europe/Rome"
+
+
+def at(text, zone=ROME):
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp() * 1000)
+
+
+NOW = at("2026-11-23T00:30")
+
+
+# --- periods
+
+
+@pytest.mark.parametrize(
+    ("choice", "since", "until"),
+    [
+        ("today", "2026-11-23", "2026-11-24"),
+        ("7d", "2026-11-17", "2026-11-24"),
+        ("30d", "2026-10-25", "2026-11-24"),
+        ("month", "2026-11-01", "2026-11-24"),
+        ("last-month", "2026-10-01", "2026-11-01"),
+        ("next year", "2026-10-25", "2026-11-24"),
+    ],
+)
+def test_periods_are_whole_days_of_the_installation_s_time_zone(choice, since, until):
+    found = periods.period(choice, "", "", ROME, NOW)
+    assert (found.since, found.until) == (at(since), at(until))
+
+
+def test_today_is_another_day_elsewhere():
+    assert periods.period("today", "", "", "UTC", NOW).since == at("2026-11-22", "UTC")
+
+
+def test_a_day_without_an_hour_is_a_day():
+    found = periods.period("range", "2026-03-29", "2026-03-29", ROME, NOW)
+    assert found.until - found.since == 23 * 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "since", "until"),
+    [
+        ("2026-11-01", "2026-11-02", at("2026-11-01"), at("2026-11-03")),
+        (" 2026-11-01 ", "", at("2026-11-01"), at("2026-11-24")),
+        ("", "2026-11-02", 0, at("2026-11-03")),
+    ],
+)
+def test_from_and_to(first, last, since, until):
+    found = periods.period("range", first, last, ROME, NOW)
+    assert (found.since, found.until) == (since, until)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "field"),
+    [
+        ("yesterday", "", "from"),
+        ("", "31/12/2026", "to"),
+        ("2026-02-30", "", "from"),
+        ("0001-01-01", "", "from"),
+        ("", "9999-12-31", "to"),
+        ("2026-11-02", "2026-11-01", "to"),
+    ],
+)
+def test_days_that_are_none_are_refused(first, last, field):
+    with pytest.raises((periods.InvalidDate, periods.EndsBeforeItBegins)) as refused:
+        periods.period("range", first, last, ROME, NOW)
+    assert refused.value.field == field
+
+
+# --- a year of an account
+
+
+# What happens at which moment: kind, and amount in thousandths; usage is one message each.
+HAPPENINGS = [
+    ("2025-12-31T23:59:59.999", ledger.GRANT, 100_000),
+    ("2026-10-31T12:00", ledger.USAGE, -7_000),
+    ("2026-10-31T23:59:59.999", ledger.PURCHASE, 50_000),
+    ("2026-11-01T00:00", ledger.USAGE, -1_000),
+    ("2026-11-20T08:15", ledger.REFUND, 1_000),
+    ("2026-11-20T09:15", ledger.USAGE, -2_500),
+    ("2026-11-20T09:15:00.001", ledger.CORRECTION, -500),
+    ("2026-11-22T23:59:59.999", ledger.EXPIRY, -10_000),
+    ("2026-11-23T00:00", ledger.USAGE, -3_000),
+]
+
+
+def write(conn, account_id, happenings):
+    """As they would have been written then: a ledger from nothing."""
+    conn.execute("DELETE FROM movements")
+    conn.execute("UPDATE accounts SET balance = 0")
+    with immediate(conn):
+        for moment, kind, amount in happenings:
+            when = at(moment) if isinstance(moment, str) else moment
+            ledger.move(conn, SHELL, account_id, kind, amount, f"{kind} {moment}", now=when)
+
+
+@pytest.fixture
+def year(conn, acme_1, acme_2):
+    write(conn, acme_1.id, HAPPENINGS)
+    return acme_1
+
+
+def within(choice, first="", last=""):
+    return periods.period(choice, first, last, ROME, NOW)
+
+
+@pytest.mark.parametrize(
+    ("period", "which"),
+    [
+        (within("today"), HAPPENINGS[8:]),
+        (within("7d"), HAPPENINGS[4:]),
+        (within("month"), HAPPENINGS[3:]),
+        (within("last-month"), HAPPENINGS[1:3]),
+        (within("all"), HAPPENINGS),
+        (within("range", "2026-11-20", "2026-11-22"), HAPPENINGS[4:8]),
+        (within("range", "", "2025-12-31"), HAPPENINGS[:1]),
+        (within("range", "2025-12-31", "2025-12-31"), HAPPENINGS[:1]),
+        (within("range", "2026-01-01", "2026-01-02"), []),
+    ],
+)
+def test_a_period_holds_what_happened_in_it_and_adds_it_up(conn, year, period, which):
+    found = statement.movements(conn, year.id, period)
+    assert [(each.kind, each.amount) for each in found] == [(kind, amount) for _, kind, amount in which][::-1]
+    sums = statement.sums(conn, year.id, period)
+    assert sums.came == sum(amount for _, _, amount in which if amount > 0)
+    assert sums.went == sum(amount for _, _, amount in which if amount < 0)
+    for each in ledger.KINDS:
+        assert sums.of(each) == sum(amount for _, kind, amount in which if kind == each)
+
+
+@pytest.mark.parametrize("kind", ledger.KINDS)
+def test_one_kind_only(conn, year, kind):
+    only = [amount for _, each, amount in HAPPENINGS if each == kind]
+    found = statement.movements(conn, year.id, within("all"), kind)
+    assert [each.amount for each in found] == only[::-1]
+    sums = statement.sums(conn, year.id, within("all"), kind)
+    assert list(sums.kinds) == ([kind] if only else [])
+    assert sums.came + sums.went == sum(only)
+
+
+_amounts = st.integers(min_value=1, max_value=9_999)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 40 * 24), st.sampled_from(ledger.KINDS), _amounts), max_size=40),
+    st.integers(0, 39),
+    st.integers(0, 39),
+    st.sampled_from(["", *ledger.KINDS]),
+)
+def test_sums_pages_and_chart_agree_with_the_ledger(conn, acme_1, happenings, one, other, kind):
+    start = at("2026-10-10T00:00")
+    positive = (ledger.GRANT, ledger.PURCHASE, ledger.TRANSFER_IN, ledger.REFUND)
+    happened, balance = [(start, ledger.GRANT, 10**6)], 10**6
+    for hour, each, amount in sorted(happenings):
+        happened.append((start + hour * 3_600_000, each, amount if each in positive else -amount))
+        balance += happened[-1][2]
+    write(conn, acme_1.id, happened)
+    first, last = sorted((one, other))
+    days = [
+        datetime.fromtimestamp((start + number * DAY_MS + DAY_MS // 2) / 1000, ZoneInfo(ROME)).date()
+        for number in (first, last)
+    ]
+    period = within("range", *map(str, days))
+    inside = [each for each in happened if period.since <= each[0] < period.until]
+
+    wanted = [(each, amount) for _, each, amount in inside if kind in ("", each)]
+    pages, before = [], None
+    while page := statement.movements(conn, acme_1.id, period, kind, before=before, limit=3):
+        pages += page
+        before = page[-1].id
+    assert [(each.kind, each.amount) for each in pages] == wanted[::-1]
+    assert list(statement.each(conn, acme_1.id, period, kind, batch=7)) == pages
+    sums = statement.sums(conn, acme_1.id, period, kind)
+    assert (sums.came, sums.went) == (
+        sum(amount for _, amount in wanted if amount > 0),
+        sum(amount for _, amount in wanted if amount < 0),
+    )
+
+    course = statement.course(conn, acme_1.id, period, ROME, at("2026-12-31T12:00"))
+    if course is not None:
+        assert course.used == -sum(amount for _, each, amount in inside if each == ledger.USAGE)
+        assert course.opening == sum(amount for moment, _, amount in happened if moment < course.steps[0].at)
+        assert course.steps[-1].balance == sum(amount for moment, _, amount in happened if moment < period.until)
+        before = course.opening
+        for each in course.steps:
+            before += each.others - each.used
+            assert each.balance == before
+
+
+def test_the_way_back_ends_at_the_page_it_began_with(conn, year):
+    first = statement.movements(conn, year.id, within("month"), limit=3)
+    second = statement.movements(conn, year.id, within("month"), before=first[-1].id, limit=3)
+    assert statement.movements(conn, year.id, within("month"), after=second[0].id, limit=3) == first
+
+
+def test_a_movement_tells_whether_its_messages_can_be_looked_up(conn, acme_1):
+    first, last = intake.store(conn, [prepared(conn, acme_1.id), prepared(conn, acme_1.id)]).ids
+    usage = statement.movements(conn, acme_1.id)[0]
+    assert (usage.messages, usage.first_message_id, usage.last_message_id) == (2, first, last)
+    assert usage.in_history
+    conn.execute("DELETE FROM messages")
+    assert not statement.movements(conn, acme_1.id)[0].in_history
+
+
+def test_only_a_purchase_has_an_order(conn, year):
+    found = statement.movements(conn, year.id, within("all"))
+    assert [each.order for each in found if each.order] == ["purchase 2026-10-31T23:59:59.999"]
+
+
+# --- the queries
+
+
+def plan(conn, ask):
+    """The steps of the queries that a question puts to the ledger."""
+    asked = []
+    conn.set_trace_callback(asked.append)
+    ask()
+    conn.set_trace_callback(None)
+    steps = [row["detail"] for query in asked for row in conn.execute(f"EXPLAIN QUERY PLAN {query}")]
+    return {each for each in steps if "movements" in each}
+
+
+@pytest.mark.parametrize("kind", ["", *ledger.KINDS])
+def test_no_page_reads_more_of_the_ledger_than_it_shows(conn, year, kind):
+    (step,) = plan(conn, lambda: statement.movements(conn, year.id, within("month"), kind))
+    index = (
+        "movements_account (account_id=?" if kind in ("", ledger.USAGE) else "movements_kinds (account_id=? AND kind=?"
+    )
+    assert step == f"SEARCH movements USING INDEX {index} AND rowid>? AND rowid<?)"
+
+
+def test_neither_sums_nor_chart_read_the_usage(conn, year):
+    for ask in (
+        lambda: statement.sums(conn, year.id, within("month")),
+        lambda: statement.course(conn, year.id, within("month"), ROME, NOW),
+    ):
+        for step in plan(conn, ask):
+            assert "movements_kinds (account_id=? AND kind=? AND rowid>? AND rowid<?)" in step or step in (
+                # One row each: the balance before a moment, and the oldest movement.
+                "SEARCH movements USING INDEX movements_account (account_id=? AND rowid<?)",
+                "SEARCH movements USING COVERING INDEX movements_account (account_id=?)",
+            )
+
+
+# --- the chart
+
+
+def test_a_month_goes_by_days(conn, year):
+    found = statement.course(conn, year.id, within("month"), ROME, NOW)
+    assert (found.unit, found.opening, len(found.steps)) == ("day", 143_000, 23)
+    by_day = {each.at: (each.used, each.others, each.balance) for each in found.steps}
+    assert by_day[at("2026-11-01")] == (1_000, 0, 142_000)
+    assert by_day[at("2026-11-19")] == (0, 0, 142_000)
+    assert by_day[at("2026-11-20")] == (2_500, 500, 140_000)
+    assert by_day[at("2026-11-22")] == (0, -10_000, 130_000)
+    assert by_day[at("2026-11-23")] == (3_000, 0, 127_000)
+
+
+def test_a_day_goes_by_hours(conn, year):
+    found = statement.course(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, NOW)
+    assert (found.unit, len(found.steps)) == ("hour", 24)
+    assert [(each.used, each.others) for each in found.steps[8:10]] == [(0, 1_000), (2_500, -500)]
+
+
+def test_today_goes_to_the_hour_that_runs(conn, year):
+    noon = at("2026-11-20T12:30")
+    found = statement.course(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, noon)
+    assert len(found.steps) == 13
+    assert found.steps[-1].at == at("2026-11-20T12:00")
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-10-25", 25), ("2026-03-29", 23)])
+def test_a_day_has_the_hours_that_it_has(conn, year, day, hours):
+    found = statement.course(conn, year.id, within("range", day, day), ROME, NOW)
+    assert len(found.steps) == hours
+
+
+def test_a_year_goes_by_months_from_the_first_movement(conn, year):
+    found = statement.course(conn, year.id, within("all"), ROME, NOW)
+    assert (found.unit, found.opening, len(found.steps)) == ("month", 0, 12)
+    assert (found.steps[0].at, found.steps[0].balance) == (at("2025-12-31"), 100_000)
+    assert (found.steps[-2].used, found.steps[-1].used) == (7_000, 6_500)
+
+
+def test_there_is_nothing_to_draw_before_the_first_movement(conn, year, acme_2):
+    assert statement.course(conn, year.id, within("range", "2020-01-01", "2020-02-01"), ROME, NOW) is None
+    assert statement.course(conn, acme_2.id, within("all"), ROME, NOW) is None
+
+
+# --- months
+
+
+def test_months_are_read_and_written():
+    assert statement.month_text(statement.month_number("2026-11")) == "2026-11"
+    assert statement.month_number("2026-11") == daily_totals.month_of(at("2026-11-23", "UTC") // DAY_MS)
+    assert [statement.month_number(each) for each in ("2026-13", "x", "0000-01", "2026-11-01")] == [None] * 4
+    december = periods.month(statement.month_number("2026-12"))
+    assert (december.since, december.until) == (at("2026-12-01", "UTC"), at("2027-01-01", "UTC"))
+
+
+def test_the_months_since_the_first_movement(conn, year, acme_2):
+    found = [statement.month_text(each) for each in statement.months(conn, year.id)]
+    assert found[-1] == "2025-12"
+    this_month = daily_totals.month_of(now_ms() // DAY_MS)
+    assert found[0] == statement.month_text(this_month)
+    assert statement.months(conn, acme_2.id) == [this_month]
+
+
+def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
+    conn.execute("UPDATE accounts SET any_sender = 1")
+    last = at("2026-11-01", "UTC") - 1
+    submits = [
+        prepared(conn, acme_1.id, destination=destination, source=source, body=body, scheduled_at=now_ms() + DAY_MS)
+        for destination, source, body in (
+            ("393401234567", "ACME", b"x" * 200),
+            ("393401234568", "ACME", b"x"),
+            ("393401234569", "SHOP", b"x"),
+            ("4915112345678", "SHOP", b"x"),
+        )
+    ]
+    conn.execute("DELETE FROM movements")
+    conn.execute("UPDATE accounts SET balance = 0")
+    credits.grant(conn, SHELL, acme_1, 1_000_000, now=at("2026-10-01", "UTC"))
+    october, november = (statement.month_number(each) for each in ("2026-10", "2026-11"))
+    ids = []
+    for moment in (last, last + 1):
+        ids.append(intake.store(conn, submits, now=moment).ids)
+    rollup.gather_all(conn)
+    for month in (october, november):
+        countries = statement.used_by_country(conn, acme_1.id, month)
+        senders = statement.used_by_sender(conn, acme_1.id, month, 10)
+        each = list(statement.used(conn, acme_1.id, month))
+        ledger_says = -statement.sums(conn, acme_1.id, periods.month(month)).of(ledger.USAGE)
+        assert [sum(line.price for line in lines) for lines in (countries, senders, each)] == [ledger_says] * 3
+        assert {line.country: (line.messages, line.parts) for line in countries} == {"IT": (3, 4), "DE": (1, 1)}
+        assert {line.source: (line.messages, line.parts) for line in senders} == {"ACME": (2, 3), "SHOP": (2, 2)}
+        assert len(each) == 3
+    assert [each.source for each in statement.used_by_sender(conn, acme_1.id, october, 1)]
+    # A refund is a movement of its own: what was used stays.
+    found = outcomes.find(conn, acme_1.id, ids[1][0])
+    outcomes.cancel(conn, [found])
+    assert -statement.sums(conn, acme_1.id, periods.month(november)).of(ledger.USAGE) == ledger_says
+    assert sum(each.price for each in statement.used_by_country(conn, acme_1.id, november)) == ledger_says
+
+
+def test_messages_and_their_debit_are_of_the_same_month(conn, acme_1, monkeypatch):
+    last = at("2030-10-31T23:59:59.999", "UTC")
+    clock = iter(range(last, last + 10))
+    monkeypatch.setattr("portal.services.common.ids.now_ms", lambda: next(clock))
+    intake.store(conn, [prepared(conn, acme_1.id)])
+    rollup.gather_all(conn)
+    october = statement.month_number("2030-10")
+    assert [each.price for each in statement.used(conn, acme_1.id, october)] == [1_000]
+    assert statement.sums(conn, acme_1.id, periods.month(october)).of(ledger.USAGE) == -1_000

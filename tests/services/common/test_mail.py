@@ -1,0 +1,304 @@
+"""Mails reach a real SMTP server: with STARTTLS, with TLS from the start, with a login, and when it comes late."""
+
+import socket
+import ssl
+import threading
+from email import message_from_bytes, policy
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+
+from portal.core import config as settings
+from portal.core import db
+from portal.core.db import immediate, now_ms
+from portal.services.common import mail
+from portal.smsc.admission.tls import ensure_certificate
+from tests.support import eventually, free_port
+
+USER, PASSWORD = b"portal", b"p@ss:word"
+
+
+class Inbox:
+    """What the server has taken."""
+
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, server, session, envelope):
+        self.mails.append((envelope, message_from_bytes(envelope.content, policy=policy.default), session))
+        return "250 OK"
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address.startswith("full@"):
+            return "452 mailbox full"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+
+@pytest.fixture
+def certificate(tmp_path, monkeypatch):
+    """A certificate for 127.0.0.1, which this process's TLS trusts as it trusts the system's."""
+    file, key = ensure_certificate(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, key)
+    return context
+
+
+@pytest.fixture
+def smtp(free_port):
+    """Starts SMTP servers; all are stopped at the end."""
+    started = []
+
+    def start(port=None, **options):
+        # With a login the server wants one, as mail providers do.
+        controller = Controller(Inbox(), hostname="127.0.0.1", port=port or free_port(), **options)
+        controller.start()
+        started.append(controller)
+        return controller
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+def login(server, session, envelope, mechanism, data):
+    return AuthResult(success=(data.login, data.password) == (USER, PASSWORD))
+
+
+@pytest.fixture
+def mailer(data, keys, connect):
+    """Makes a mailer that sends to an address."""
+
+    def made(url):
+        return mail.Mailer(settings.load(data=data, env={"PORTAL_MAIL_URL": url}), keys, connect)
+
+    return made
+
+
+@pytest.fixture
+def queue(conn, keys):
+    def queued(recipient="marta@acme.example", language="en"):
+        context = {"account": "smpp-acme-1", "password": "s3cr3tpw", "grace": 0}
+        mail.queue(conn, keys, recipient, "password", language, **context)
+
+    return queued
+
+
+def row(conn):
+    return conn.execute("SELECT * FROM mails").fetchone()
+
+
+def make_due(conn):
+    conn.execute("UPDATE mails SET next_attempt_at = 0 WHERE next_attempt_at IS NOT NULL")
+
+
+def test_a_mail_arrives_in_both_forms(conn, queue, smtp, mailer):
+    server = smtp()
+    queue()
+    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    ((envelope, message, _),) = server.handler.mails
+    assert envelope.rcpt_tos == ["marta@acme.example"]
+    assert message["To"] == "marta@acme.example"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert "s3cr3tpw" in message.get_body(("plain",)).get_content()
+    assert "s3cr3tpw" in message.get_body(("html",)).get_content()
+
+
+def test_a_mail_is_in_the_readers_language(conn, queue, smtp, mailer):
+    server = smtp()
+    for language in ("en", "it"):
+        queue(language=language)
+    mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn)
+    english, italian = (message for _, message, _ in server.handler.mails)
+    assert (english["Content-Language"], italian["Content-Language"]) == ("en", "it")
+    assert english["Subject"] != italian["Subject"]
+
+
+def test_starttls_is_used_where_it_is_offered(conn, queue, smtp, mailer, certificate):
+    server = smtp(tls_context=certificate, require_starttls=True)
+    queue()
+    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert server.handler.mails[0][2].ssl
+
+
+def test_the_login_is_sent_once_the_line_is_secured(conn, queue, smtp, mailer, certificate):
+    server = smtp(tls_context=certificate, require_starttls=True, authenticator=login, auth_required=True)
+    queue()
+    assert mailer(f"smtp://portal:p%40ss%3Aword@127.0.0.1:{server.port}").send_due(conn) == 1
+    assert server.handler.mails[0][2].authenticated
+
+
+def test_a_login_is_never_sent_in_the_clear(conn, queue, smtp, mailer):
+    server = smtp(authenticator=login, auth_require_tls=False)
+    queue()
+    assert mailer(f"smtp://portal:p%40ss%3Aword@127.0.0.1:{server.port}").send_due(conn) == 0
+    assert "STARTTLS" in row(conn)["error"]
+    assert server.handler.mails == []
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(conn, queue, smtp, mailer, certificate, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE")
+    server = smtp(tls_context=certificate)
+    queue()
+    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 0
+    assert "CERTIFICATE_VERIFY_FAILED" in row(conn)["error"]
+
+
+def test_tls_from_the_start(conn, queue, smtp, mailer, certificate):
+    server = smtp(ssl_context=certificate)
+    queue()
+    assert mailer(f"smtps://127.0.0.1:{server.port}").send_due(conn) == 1
+
+
+def test_a_mail_waits_for_a_server_that_is_down(conn, queue, smtp, mailer):
+    port = free_port()
+    sender = mailer(f"smtp://127.0.0.1:{port}")
+    queue()
+    before = now_ms()
+    assert sender.send_due(conn) == 0
+    waiting = row(conn)
+    assert (waiting["attempts"], waiting["sent_at"]) == (1, None)
+    assert waiting["next_attempt_at"] >= before + 5_000
+    assert "Connection" in waiting["error"]
+    assert sender.send_due(conn) == 0, "not before its time"
+    server = smtp(port)
+    make_due(conn)
+    assert sender.send_due(conn) == 1
+    assert len(server.handler.mails) == 1
+
+
+def test_the_waits_grow(conn, queue, mailer):
+    sender = mailer(f"smtp://127.0.0.1:{free_port()}")
+    queue()
+    waits = []
+    for _ in range(8):
+        make_due(conn)
+        sender.send_due(conn)
+        waits.append(round((row(conn)["next_attempt_at"] - now_ms()) / 1000))
+    assert waits == [5, 15, 60, 300, 900, 1800, 1800, 1800]
+
+
+def test_a_mail_that_was_put_off_by_a_clock_an_hour_ahead_goes_now(conn, queue, smtp, mailer):
+    queue()
+    conn.execute("UPDATE mails SET next_attempt_at = next_attempt_at + 3600000")
+    assert mailer(f"smtp://127.0.0.1:{smtp().port}").send_due(conn) == 1
+
+
+def test_after_a_week_a_mail_is_given_up_and_its_content_dropped(conn, queue, mailer):
+    queue()
+    conn.execute("UPDATE mails SET created_at = created_at - ?", (8 * 86_400_000,))
+    mailer(f"smtp://127.0.0.1:{free_port()}").send_due(conn)
+    assert (row(conn)["next_attempt_at"], row(conn)["content"]) == (None, None)
+
+
+def test_purge_forgets_what_was_sent_or_given_up_long_ago(conn, queue, mailer):
+    for recipient in ("old@acme.example", "waiting@acme.example", "new@acme.example"):
+        queue(recipient=recipient)
+    conn.execute("UPDATE mails SET next_attempt_at = NULL WHERE recipient <> 'waiting@acme.example'")
+    conn.execute(
+        "UPDATE mails SET created_at = created_at - ? WHERE recipient <> 'new@acme.example'", (90 * 86_400_000,)
+    )
+    mail.purge(conn, now_ms() + 1)
+    left = [each["recipient"] for each in conn.execute("SELECT recipient FROM mails ORDER BY id")]
+    assert left == ["waiting@acme.example", "new@acme.example"]
+
+
+def test_one_mail_that_is_refused_does_not_hold_up_the_next(conn, queue, smtp, mailer):
+    server = smtp()
+    queue("full@acme.example")
+    queue("marta@acme.example")
+    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert "mailbox full" in row(conn)["error"]
+
+
+def test_a_mail_that_can_not_be_read_does_not_hold_up_the_next(conn, queue, smtp, mailer):
+    # As after a restore beside another installation's key.
+    server = smtp()
+    queue()
+    conn.execute("UPDATE mails SET content = ?", (bytes(64),))
+    queue(recipient="bruno@acme.example")
+    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert [envelope.rcpt_tos for envelope, *_ in server.handler.mails] == [["bruno@acme.example"]]
+    assert "InvalidTag" in row(conn)["error"]
+    assert row(conn)["next_attempt_at"] > now_ms()
+
+
+def test_the_content_goes_with_the_sending(conn, queue, smtp, mailer):
+    server = smtp()
+    queue()
+    assert row(conn)["content"]
+    mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn)
+    assert row(conn)["content"] is None
+
+
+def test_a_mail_exists_only_if_what_it_tells_has_happened(conn, queue):
+    def change_that_fails():
+        with immediate(conn):
+            queue()
+            raise RuntimeError("after all, no")
+
+    with pytest.raises(RuntimeError):
+        change_that_fails()
+    assert row(conn) is None
+
+
+def test_two_mailers_send_each_mail_once(queue, smtp, mailer, connect):
+    server = smtp()
+    for _ in range(12):
+        queue()
+    senders = [mailer(f"smtp://127.0.0.1:{server.port}") for _ in range(2)]
+    threads = [threading.Thread(target=each.send_due, args=[connect()]) for each in senders]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    ids = [message["Message-ID"] for _, message, _ in server.handler.mails]
+    assert len(ids) == len(set(ids)) == 12
+
+
+def test_a_mail_that_was_claimed_by_a_process_that_died_is_sent_by_another(conn, queue, smtp, mailer):
+    server = smtp()
+    queue()
+    assert mail.Mailer._claim(conn)
+    sender = mailer(f"smtp://127.0.0.1:{server.port}")
+    assert sender.send_due(conn) == 0
+    make_due(conn)
+    assert sender.send_due(conn) == 1
+
+
+def test_a_server_that_says_nothing_blocks_nobody_else(data, keys, conn, queue, mailer):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sender = mailer(f"smtp://127.0.0.1:{silent.getsockname()[1]}")
+        queue()
+        sender.start()
+        sender.wake()
+        talking, _ = silent.accept()
+        # The mailer is waiting for a greeting now, and holds no lock meanwhile.
+        writer = db.connect(data / db.FILE_NAME, busy_timeout_ms=0)
+        with immediate(writer):
+            writer.execute("UPDATE customers SET name = name")
+        writer.close()
+        talking.close()
+        sender.stop()
+    assert row(conn)["attempts"] == 1
+
+
+def test_the_thread_sends_what_is_queued_while_it_runs(queue, smtp, mailer):
+    server = smtp()
+    sender = mailer(f"smtp://127.0.0.1:{server.port}")
+    sender.start()
+    queue()
+    sender.wake()
+    eventually(lambda: server.handler.mails)
+    sender.stop()
+
+
+def test_without_a_server_mails_are_files(data, conn, queue, mailer):
+    queue()
+    assert mailer("").send_due(conn) == 1
+    (file,) = (data / "outbox").iterdir()
+    assert file.suffix == ".eml"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert message_from_bytes(file.read_bytes())["To"] == "marta@acme.example"

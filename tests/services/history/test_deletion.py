@@ -1,0 +1,448 @@
+"""Messages that customers delete go; what was charged and counted for them stays provable."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from portal.core.db import DAY_MS, now_ms
+from portal.services.common import audit, idempotency
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.history import deletion, history, refunds, removal, retention, search, search_index
+from portal.services.history.deletion import SENT
+from portal.services.history.search import Wanted
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, outcomes, text_policy
+from portal.services.messages.inbound import FromHandset
+from portal.services.messages.validation import UNDELIVERABLE, Segment
+from portal.services.operations import self_check
+from portal.services.people import customers
+from portal.services.statistics import rollup
+from tests.services.history.deleting import MARTA, NOW, delete, end, left, sent
+
+# --- what goes, and what stays
+
+
+def test_ticked_messages_go_and_the_others_stay(conn, acme_1):
+    first, second, third = sent(conn, acme_1, "one", "two", "three")
+
+    found = delete(conn, acme_1, deletion.ticked(SENT, [first, third]))
+
+    assert (found.removed, found.total, found.underway, found.waiting) == (2, 2, 0, 0)
+    assert found.ended_at is not None
+    assert left(conn, acme_1) == [second]
+    assert self_check.problems(conn) == []
+
+
+def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
+    (message,) = sent(conn, acme_1, "one")
+
+    delete(conn, acme_1, deletion.ticked(SENT, [message]))
+
+    assert outcomes.find(conn, acme_1.id, message) is None
+    with pytest.raises(history.NoSuchMessage):
+        history.by_id(conn, acme_1.id, message)
+    # A second outcome, which comes late, is nobody's.
+    assert end(conn, [message], state=UNDELIVERABLE, ptt=9) == []
+    assert self_check.problems(conn) == []
+
+
+def test_another_accounts_message_stays(conn, acme_1, globex_1):
+    (other,) = sent(conn, globex_1, "theirs", source="GLOBEX")
+
+    found = delete(conn, acme_1, deletion.ticked(SENT, [other]))
+
+    assert found.removed == 0
+    assert left(conn, globex_1) == [other]
+
+
+def test_all_that_a_search_finds_goes_as_it_was_when_it_was_asked(conn, acme_1):
+    some = sent(conn, acme_1, "your parcel", "your invoice", "a parcel")
+    scope = deletion.all_of(conn, acme_1.id, Wanted(said="parcel"))
+    (later,) = sent(conn, acme_1, "the next parcel")
+
+    found = delete(conn, acme_1, deletion.scope(SENT, str(scope)))
+
+    assert found.removed == found.total == 2
+    assert left(conn, acme_1) == [some[1], later]
+
+
+def test_what_ended_after_the_question_stays(conn, acme_1):
+    (message,) = sent(conn, acme_1, "on its way", ended=False)
+    scope = deletion.all_of(conn, acme_1.id, Wanted())
+    end(conn, [message], at=scope.at + 1)
+
+    found = delete(conn, acme_1, scope)
+
+    assert (found.removed, found.underway) == (0, 1)
+    assert left(conn, acme_1) == [message]
+
+
+def test_what_is_on_its_way_stays_and_is_counted(conn, acme_1):
+    gone, stays = sent(conn, acme_1, "one", "two", ended=False)
+    end(conn, [gone])
+
+    found = delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    assert (found.removed, found.underway, found.waiting) == (1, 1, 0)
+    assert left(conn, acme_1) == [stays]
+    end(conn, [stays])
+    rollup.gather_all(conn)
+    assert self_check.problems(conn) == []
+
+
+def test_a_message_whose_receipt_waits_stays_until_a_client_has_it(conn, acme_1):
+    sent(conn, acme_1, "one", registered_delivery=1)
+    everything = deletion.all_of(conn, acme_1.id, Wanted())
+
+    found = delete(conn, acme_1, everything)
+
+    assert (found.removed, found.waiting) == (0, 1)
+    deliveries.done(conn, deliveries.due(conn, acme_1.id, now_ms(), 10).now)
+    assert delete(conn, acme_1, everything).removed == 1
+    assert left(conn, acme_1) == []
+
+
+def test_a_text_in_segments_goes_as_a_whole_or_not_at_all(conn, acme_1):
+    parts = [
+        sent(conn, acme_1, f"part {number}", segment=Segment(7, 3, number), ended=False)[0] for number in (1, 2, 3)
+    ]
+    end(conn, parts[:2])
+
+    assert delete(conn, acme_1, deletion.ticked(SENT, parts[:1])).underway == 1
+    assert left(conn, acme_1) == parts
+
+    end(conn, parts[2:])
+    # A segment that isn't the first one is no text.
+    assert delete(conn, acme_1, deletion.ticked(SENT, parts[1:])).removed == 0
+    assert delete(conn, acme_1, deletion.ticked(SENT, parts[:1])).removed == 1
+    assert left(conn, acme_1) == []
+    rollup.gather_all(conn)
+    assert self_check.problems(conn) == []
+
+
+@pytest.mark.parametrize("remove", ["by the customer", "by retention"])
+def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn, acme_1, monkeypatch, remove):
+    monkeypatch.setattr(removal, "AT_ONCE", 4)
+    for reference in (1, 2, 3):
+        for number in (1, 2, 3, 4, 5):
+            sent(conn, acme_1, "part", segment=Segment(reference, 5, number), at=NOW - 100 * DAY_MS)
+    if remove == "by retention":
+        steps = retention.remove(conn, 1, NOW)
+    else:
+        deletion_id = deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()), total=3)
+        steps = deletion.work(conn, deletion_id)
+
+    seen = [15]
+    for _ in steps:
+        seen.append(len(left(conn, acme_1)))
+    assert sorted(set(seen)) == [0, 5, 10, 15]
+
+
+def test_a_segment_that_comes_while_its_text_goes_keeps_it(conn, acme_1):
+    (first,) = sent(conn, acme_1, "part 1", segment=Segment(7, 2, 1))
+    found = removal.look(conn, acme_1.id, [first], now_ms())
+    (second,) = sent(conn, acme_1, "part 2", segment=Segment(7, 2, 2))
+
+    assert removal.take(conn, acme_1.id, found.texts) == 0
+
+    assert left(conn, acme_1) == [first, second]
+
+
+def test_nothing_goes_that_the_statistics_have_not_counted(conn, acme_1):
+    sent(conn, acme_1, "one", "two")
+
+    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    counted = conn.execute(
+        "SELECT sum(sent), sum(delivered) FROM statistics WHERE length = ?", (rollup.DAY,)
+    ).fetchone()
+    assert tuple(counted) == (2, 2)
+
+
+def test_totals_ledger_and_balance_stay(conn, acme_1):
+    sent(conn, acme_1, "one", "two")
+    before = [tuple(row) for table in ("daily_totals", "movements") for row in conn.execute(f"SELECT * FROM {table}")]
+    balance = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0]
+
+    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    after = [tuple(row) for table in ("daily_totals", "movements") for row in conn.execute(f"SELECT * FROM {table}")]
+    assert after == before
+    assert conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0] == balance
+
+
+def test_an_id_is_never_given_again(conn, acme_1):
+    (newest,) = sent(conn, acme_1, "one", at=now_ms() + DAY_MS)
+    end(conn, [newest], at=now_ms())
+    delete(conn, acme_1, deletion.ticked(SENT, [newest]))
+
+    assert sent(conn, acme_1, "two")[0] > newest
+
+
+def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(search_index, "CHUNK", 4)
+    texts = [f"{word} {number}" for number in range(10) for word in ("parcel", "invoice")]
+    messages = sent(conn, acme_1, *texts)
+    for _ in search_index.build(conn):
+        pass
+    chunks = conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0]
+
+    delete(conn, acme_1, deletion.ticked(SENT, messages[:5]))
+
+    assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == chunks - 1
+    delete(conn, acme_1, deletion.ticked(SENT, messages[13:]))
+    found = [each.id for each in search.each(conn, acme_1.id, Wanted(said="parcel"))]
+    assert found == messages[6:13:2][::-1]
+    # Where the newest chunks went, new ones are built from there on.
+    more = sent(conn, acme_1, *texts)
+    for _ in search_index.build(conn):
+        pass
+    found = [each.id for each in search.each(conn, acme_1.id, Wanted(said="invoice"))]
+    assert found == [*messages[5:13:2], *more[1::2]][::-1]
+
+
+def test_it_is_asked_with_the_count(conn, acme_1):
+    sent(conn, acme_1, "one", "two")
+    sent(conn, acme_1, "three", ended=False)
+    sent(conn, acme_1, "four", registered_delivery=1)
+
+    found = deletion.count(conn, acme_1.id, deletion.all_of(conn, acme_1.id, Wanted()))
+
+    assert (found.removed, found.underway, found.waiting, found.is_complete) == (2, 1, 1, True)
+
+
+def test_a_long_count_ends_in_time(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(deletion, "_AT_ONCE", 2)
+    sent(conn, acme_1, *["text"] * 5)
+
+    found = deletion.count(conn, acme_1.id, deletion.all_of(conn, acme_1.id, Wanted()), seconds=0)
+
+    assert (found.removed, found.is_complete) == (2, False)
+
+
+def test_the_audit_log_says_who_deleted_how_many(conn, acme_1):
+    messages = sent(conn, acme_1, "one", "two")
+
+    delete(conn, acme_1, deletion.ticked(SENT, messages))
+
+    (entry,) = [each for each in audit.of_account(conn, acme_1.id) if each.action == "history.delete"]
+    assert (entry.actor, entry.address, entry.details["removed"]) == (MARTA.name, MARTA.address, 2)
+
+
+def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
+    scope = deletion.ticked(SENT, sent(conn, acme_1, "one"))
+    form = idempotency.new()
+    delete(conn, acme_1, scope, form=form)
+
+    with pytest.raises(idempotency.AlreadySent):
+        deletion.begin(conn, MARTA, acme_1, scope, form=form)
+
+
+NOBODYS_SEARCH = '{"at":1, "before":2, "since":%d, "until":9, "sender":"%s", "recipient":"", "status":"", "said":""}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"at": 1, "before": "2", "ids": [1]}',
+        '{"at": 1, "before": 2, "ids": [-1]}',
+        '{"at": 1, "before": 2, "ids": [9223372036854775808]}',
+        '{"at": 1, "before": 2, "since": 0, "until": 9, "sender": 5, "recipient": "", "status": "", "said": ""}',
+        '{"at": 1, "before": 2, "since": 0, "until": 9, "sender": "", "recipient": "", "status": "x", "said": ""}',
+        NOBODYS_SEARCH % (0, "\\ud800"),
+        NOBODYS_SEARCH % (1 << 43, ""),
+        f'{{"at": 1, "before": 2, "ids": {list(range(1001))}}}',
+        "[" * 100_000,
+    ],
+)
+def test_what_no_page_has_written_is_not_read(text):
+    with pytest.raises(ValueError):
+        deletion.scope(SENT, text)
+
+
+def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
+    for _ in range(deletion.MOST_OPEN):
+        deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    with pytest.raises(deletion.TooManyAtOnce):
+        deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    deletion.begin(conn, MARTA, globex_1, deletion.all_of(conn, globex_1.id, Wanted()))
+    for _ in deletion.work(conn, deletion.open_ones(conn)[0]):
+        pass
+    deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+
+
+# --- a deletion under way
+
+
+@pytest.fixture
+def many(conn, acme_1, monkeypatch):
+    """Twenty messages, of which two go at once."""
+    monkeypatch.setattr(deletion, "_AT_ONCE", 5)
+    monkeypatch.setattr(removal, "AT_ONCE", 2)
+    messages = sent(conn, acme_1, *[f"text {number}" for number in range(20)])
+    return SimpleNamespace(messages=messages, scope=deletion.all_of(conn, acme_1.id, Wanted()))
+
+
+def test_it_goes_on_where_it_was(conn, acme_1, many):
+    deletion_id = deletion.begin(conn, MARTA, acme_1, many.scope)
+    steps = deletion.work(conn, deletion_id)
+    while deletion.by_id(conn, deletion_id).removed < 6:
+        next(steps)
+    steps.close()
+
+    assert deletion.by_id(conn, deletion_id).total == 20
+    assert self_check.problems(conn) == []
+    assert deletion.open_ones(conn) == [deletion_id]
+    for _ in deletion.work(conn, deletion_id):
+        pass
+    found = deletion.by_id(conn, deletion_id)
+    assert (found.removed, found.ended_at is not None) == (20, True)
+    assert deletion.open_ones(conn) == []
+    assert [each.id for each in deletion.of_account(conn, acme_1.id, now_ms())] == [deletion_id]
+
+
+def test_two_that_work_at_once_count_once(conn, acme_1, many):
+    end_of_one = sent(conn, acme_1, "on its way", ended=False)
+    deletion_id = deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    workers = [deletion.work(conn, deletion_id) for _ in range(2)]
+    while workers:
+        for each in list(workers):
+            if next(each, "ended") == "ended":
+                workers.remove(each)
+
+    for _ in deletion.work(conn, deletion_id):
+        pass
+    found = deletion.by_id(conn, deletion_id)
+    assert (found.removed, found.underway, found.total) == (20, 1, 21)
+    assert left(conn, acme_1) == end_of_one
+    rollup.gather_all(conn)
+    assert self_check.problems(conn) == []
+
+
+# --- the check
+
+
+@pytest.fixture
+def deleted(conn, acme_1):
+    """Of three messages of one charge the first and the last have gone, and a refunded one."""
+    batch = sent(conn, acme_1, "one", "two", "three")
+    (paid_back,) = sent(conn, acme_1, "four", destination="33612345678")
+    refunds.refund_message(conn, SHELL, acme_1, paid_back, "a present")
+    delete(conn, acme_1, deletion.ticked(SENT, [batch[0], batch[2], paid_back]))
+    charge = conn.execute("SELECT max(id) FROM movements WHERE kind = 'usage' AND messages = 3").fetchone()[0]
+    refund = conn.execute("SELECT max(id) FROM movements WHERE kind = 'refund'").fetchone()[0]
+    names = {"batch": batch, "paid_back": paid_back, "charge": charge, "refund": refund}
+    return SimpleNamespace(**names)
+
+
+def test_deleted_messages_are_proven_by_their_sums(conn, deleted):
+    assert self_check.problems(conn) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE deleted_days SET delivered = delivered + 1 WHERE country = 'IT'", "delivered -1"),
+        ("UPDATE deleted_days SET price = price + 500 WHERE country = 'IT'", "price -0.5"),
+        ("DELETE FROM deleted_days", "sent +3"),
+        ("UPDATE deleted_charges SET price = price + 1", "found are messages: 3, credits: 3.001"),
+        ("UPDATE deleted_charges SET messages = messages - 1", "found are messages: 2, credits: 3"),
+        ("UPDATE deleted_charges SET first_id = first_id + 1", "doesn't charge just its messages"),
+        ("UPDATE deleted_charges SET charged_from = 1 WHERE messages = 2", "messages that no movement charges"),
+        ("DELETE FROM deleted_charges", "found are messages: 1, credits: 1"),
+        ("UPDATE deleted_refunds SET price = price + 1", ", which cost "),
+        ("UPDATE deleted_refunds SET state = 1", "which was neither called back nor stopped"),
+        ("DELETE FROM deleted_refunds", "gives back what another one's messages row"),
+        ("DELETE FROM messages", "delivered +1"),
+        ("UPDATE movements SET amount = amount - 1 WHERE kind = 'usage'", "charges messages: 3, credits: 3.001"),
+    ],
+)
+def test_damage_is_named_as_before(conn, deleted, damage, said):
+    conn.execute(damage)
+
+    assert any(said in each for each in self_check.problems(conn)), self_check.problems(conn)
+
+
+def test_a_charge_is_found_however_far_movements_have_run_ahead(conn, acme_1):
+    # The clock was ahead once: what is written since has later ids than its time.
+    credits.grant(conn, SHELL, acme_1, 1000, now=now_ms() + 10 * DAY_MS)
+    at = now_ms() - DAY_MS
+    messages = [sent(conn, acme_1, "one", "two", at=at + 5_000 * number)[0] for number in range(80)]
+
+    found = removal._charges(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
+
+    assert found == {each: each for each in messages[::7]} | {messages[-1] + 1: messages[-1]}
+    delete(conn, acme_1, deletion.ticked(SENT, messages[5:70:3]))
+    assert self_check.problems(conn) == []
+
+
+def test_messages_without_a_charge_stay_named_when_they_go(conn, acme_1):
+    messages = sent(conn, acme_1, "one")
+    conn.execute("DELETE FROM movements WHERE kind = 'usage'")
+
+    delete(conn, acme_1, deletion.ticked(SENT, messages))
+
+    assert any("messages that no movement charges: 1, for 1 credits" in each for each in self_check.problems(conn))
+
+
+def test_what_a_deleted_message_cost_is_given_back_once(conn, acme_1, deleted):
+    with pytest.raises(history.NoSuchMessage):
+        refunds.refund_message(conn, SHELL, acme_1, deleted.paid_back, "again")
+    with pytest.raises(history.NoSuchMessage):
+        refunds.refund_message(conn, SHELL, acme_1, deleted.batch[0], "for the first time")
+
+
+# --- received messages
+
+
+@pytest.fixture
+def replies(conn, acme_1, globex_1):
+    """What handsets have sent to two accounts: the first one's STOP was accepted by a client, the others wait."""
+    inbound_numbers.add(conn, SHELL, acme_1, "390123")
+    inbound_numbers.add(conn, SHELL, globex_1, "390456")
+    inbound.take_in(conn, [FromHandset("393401234567", "390123", "Stop!")])
+    deliveries.done(conn, deliveries.due(conn, acme_1.id, now_ms(), 10).now)
+    inbound.take_in(conn, [FromHandset("393401234568", "390123", "Yes"), FromHandset("393401234569", "390456", "No")])
+    return inbound.find(conn, acme_1.id).messages[::-1] + inbound.find(conn, globex_1.id).messages
+
+
+def test_a_received_message_goes_and_the_blacklist_keeps_its_words(conn, acme_1, replies):
+    stop, waits, _ = replies
+
+    found = delete(conn, acme_1, deletion.all_of(conn, acme_1.id, inbound.Wanted()))
+
+    assert (found.removed, found.waiting) == (1, 1)
+    assert [each.id for each in inbound.find(conn, acme_1.id).messages] == [waits.id]
+    (listed,) = blacklist.of_account(conn, acme_1.id)
+    assert (listed.said, listed.received_id, listed.kept) == ("Stop!", stop.id, None)
+    assert self_check.problems(conn) == []
+
+
+def test_where_texts_are_no_longer_kept_those_words_go_too(conn, cast, acme_1, replies):
+    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, inbound.Wanted()))
+
+    text_policy.change(conn, SHELL, customers.by_id(conn, cast.acme), text_policy.NONE, remove_stored=True)
+
+    (listed,) = blacklist.of_account(conn, acme_1.id)
+    assert (listed.said, listed.received_id) == (None, replies[0].id)
+
+
+def test_another_accounts_received_message_stays(conn, acme_1, globex_1, replies):
+    conn.execute("UPDATE received SET ended_at = 1")
+    conn.execute("DELETE FROM deliveries")
+
+    found = delete(conn, acme_1, deletion.ticked(deletion.RECEIVED, [each.id for each in replies]))
+
+    assert found.removed == 2
+    assert [each.id for each in inbound.find(conn, globex_1.id).messages] == [replies[2].id]
+
+
+def test_received_messages_are_found_as_their_page_finds_them(conn, acme_1, replies):
+    scope = deletion.all_of(conn, acme_1.id, inbound.Wanted(said="yes"))
+
+    found = delete(conn, acme_1, deletion.scope(deletion.RECEIVED, str(scope)))
+
+    assert (found.total, found.removed, found.waiting) == (1, 0, 1)

@@ -1,0 +1,165 @@
+"""Messages come, end, are deleted and grow old in any order: the numbers agree."""
+
+import random
+
+import pytest
+
+from portal.core.db import DAY_MS, now_ms
+from portal.services.common import ids
+from portal.services.common.audit import SHELL
+from portal.services.history import deletion, refunds, removal, retention, search, search_index
+from portal.services.history.deletion import SENT
+from portal.services.history.search import Wanted
+from portal.services.messages import blacklist, deliveries, intake, outcomes
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import DELIVERED, ENROUTE, UNDELIVERABLE, Segment
+from portal.services.operations import self_check
+from portal.services.statistics import rollup
+from tests.services.history.deleting import delete, keep, left
+from tests.support import prepared
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, monkeypatch, seed):
+    monkeypatch.setattr(search_index, "CHUNK", 8)
+    monkeypatch.setattr(deletion, "_AT_ONCE", 7)
+    monkeypatch.setattr(removal, "AT_ONCE", 3)
+    story = Story(conn, random.Random(seed), (acme_1, globex_1))
+    for number in range(120):
+        story.go_on()
+        if number % 4 == 0:
+            assert self_check.problems(conn) == [], number
+    for account in story.accounts:
+        delete(conn, account, deletion.all_of(conn, account.id, Wanted()))
+    assert self_check.problems(conn) == []
+    assert story.removed > 20
+    # It would have told.
+    conn.execute("DELETE FROM deleted_days")
+    assert self_check.problems(conn) != []
+
+
+class Story:
+    """What may happen to messages, at random, over some months that end now."""
+
+    def __init__(self, conn, rng, accounts):
+        self.conn, self.rng, self.accounts = conn, rng, accounts
+        self.at = now_ms() - 100 * DAY_MS
+        self.removed = 0
+        self.open: list[int] = []
+        blacklist.add(conn, SHELL, accounts[0], "393330000000")
+
+    def go_on(self):
+        self.at += self.rng.randrange(DAY_MS)
+        acts = (self.submit, self.submit, self.submit, self.finish, self.finish, self.accept)
+        acts += (self.cancel, self.refund, self.delete, self.delete, self.keep, self.index, self.gather)
+        self.rng.choice(acts)()
+
+    def submit(self):
+        submits = []
+        for _ in range(self.rng.randrange(1, 9)):
+            account = self.rng.choice(self.accounts)
+            source = "ACME" if account is self.accounts[0] else "GLOBEX"
+            if self.rng.random() < 0.2:
+                reference = self.rng.randrange(9)
+                submits += [
+                    prepared(
+                        self.conn, account.id, b"part %d" % number, source=source, segment=Segment(reference, 2, number)
+                    )
+                    for number in (1, 2)
+                ]
+                continue
+            submits.append(
+                prepared(
+                    self.conn,
+                    account.id,
+                    self.rng.choice([b"parcel", b"invoice", b"y" * 155]) + b" %d" % self.rng.randrange(9),
+                    source=source,
+                    destination=self.rng.choice(["393401234567", "393330000000", "33612345678"]),
+                    registered_delivery=self.rng.choice([0, 0, 1]),
+                    scheduled_at=self.rng.choice([None, None, None, self.at + DAY_MS]),
+                )
+            )
+        intake.store(self.conn, submits, self.at)
+
+    def finish(self):
+        open_ones = [row[0] for row in self.conn.execute("SELECT id FROM messages WHERE state = ?", (ENROUTE,))]
+        some = [each for each in open_ones if self.rng.random() < 0.6]
+        outcomes.finish(
+            self.conn,
+            [
+                Outcome(each, *self.rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9)]), self.at)
+                for each in some
+            ],
+        )
+
+    def accept(self):
+        for account in self.accounts:
+            deliveries.done(self.conn, deliveries.due(self.conn, account.id, self.at, 50).now, self.at)
+
+    def cancel(self):
+        rows = self.conn.execute(
+            "SELECT id, account_id FROM messages WHERE state = ? AND scheduled_at IS NOT NULL LIMIT 2", (ENROUTE,)
+        ).fetchall()
+        for message_id, account_id in rows:
+            outcomes.cancel(self.conn, [outcomes.find(self.conn, account_id, message_id)])
+
+    def refund(self):
+        for account in self.accounts:
+            rows = self.conn.execute(
+                "SELECT id FROM messages WHERE account_id = ? AND state = ? AND price > 0 AND id NOT IN"
+                " (SELECT first_message_id FROM movements WHERE kind = 'refund') LIMIT 2",
+                (account.id, UNDELIVERABLE),
+            ).fetchall()
+            for (message_id,) in rows:
+                refunds.refund_message(self.conn, SHELL, account, message_id, "a present")
+
+    def delete(self):
+        account = self.rng.choice(self.accounts)
+        wanted = self.rng.choice(
+            [Wanted(said="parcel"), Wanted(recipient="336"), Wanted(status="9"), Wanted(status=search.DELIVERED)]
+        )
+        texts = list(search.each(self.conn, account.id, wanted))
+        if self.rng.random() < 0.5:
+            texts = [each for each in texts if self.rng.random() < 0.3]
+            scope = deletion.ticked(SENT, [each.id for each in texts])
+        else:
+            scope = deletion.all_of(self.conn, account.id, wanted)
+        waiting = {row[0] for row in self.conn.execute("SELECT message_id FROM deliveries")}
+        gone = {
+            message.id
+            for text in texts
+            if text.done_at is not None and not waiting & {each.id for each in text.messages}
+            for message in text.messages
+        }
+        before = left(self.conn, account)
+        delete(self.conn, account, deletion.scope(SENT, str(scope)))
+        assert left(self.conn, account) == [each for each in before if each not in gone]
+        self.removed += len(gone)
+
+    def keep(self):
+        kept = retention.first_day(1, self.at)
+        keep(self.conn, 1, self.at)
+        rows = self.conn.execute(
+            "SELECT id FROM messages WHERE id < ? AND state <> ? AND joined_to IS NULL AND segment_total IS NULL"
+            " AND id NOT IN (SELECT message_id FROM deliveries WHERE message_id IS NOT NULL)",
+            (ids.first_id_at(kept * DAY_MS), ENROUTE),
+        )
+        assert rows.fetchall() == []
+
+    def index(self):
+        for _ in search_index.build(self.conn):
+            pass
+        empty = self.conn.execute(
+            "SELECT count(*) FROM history_chunks AS chunk WHERE NOT EXISTS (SELECT 1 FROM messages"
+            " WHERE messages.account_id = chunk.account_id AND messages.id BETWEEN first_id AND last_id)"
+        ).fetchone()[0]
+        assert empty == 0
+        for account in self.accounts:
+            found = {each.id for each in search.each(self.conn, account.id, Wanted(said="parcel"))}
+            rows = self.conn.execute(
+                "SELECT id FROM messages WHERE account_id = ? AND text LIKE '%parcel%'", (account.id,)
+            )
+            assert found == {row[0] for row in rows}
+
+    def gather(self):
+        rollup.gather(self.conn)

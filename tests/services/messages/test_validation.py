@@ -1,0 +1,512 @@
+import threading
+from dataclasses import replace
+
+import pytest
+
+from portal.core import gsm0338
+from portal.core.db import DAY_MS, now_ms
+from portal.services.billing import statement
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits, ledger
+from portal.services.history import history
+from portal.services.messages import deliveries, intake, outcomes, smpp_config, validation
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import DELIVERED, ENROUTE, EXPIRED, REJECTED
+from portal.services.operations import self_check
+from portal.services.prices import prices
+from tests.support import submitted
+
+ITALY = "393401234567"
+FRANCE = "33612345678"
+BOTH = 1
+FAILURE_ONLY = 2
+
+
+@pytest.fixture
+def config_of(conn):
+    return lambda account: next(each for each in smpp_config.load(conn) if each.id == account.id)
+
+
+@pytest.fixture
+def prepare(conn, acme_1, config_of):
+    """Prepares a submit as smpp-acme-1, with what the test says differently."""
+
+    def prepared(body=b"hello", account=None, **said):
+        usual = {
+            "source": "ACME",
+            "source_ton": 5,
+            "source_npi": 0,
+            "destination": ITALY,
+            "esm_class": 3,
+            "data_coding": 0,
+            "registered_delivery": BOTH,
+        }
+        return validation.prepare(
+            account or config_of(acme_1), prices.of_account(conn, acme_1.id, now_ms()), body=body, **usual | said
+        )
+
+    return prepared
+
+
+# --- the rules
+
+
+def test_a_message_is_decoded_and_priced(prepare):
+    submit = prepare(b"\x01hello", destination=f"+{FRANCE}")
+    assert (submit.text, submit.destination, submit.country) == ("£hello", FRANCE, "FR")
+    assert (submit.parts, submit.price) == (1, 500)
+
+
+@pytest.mark.parametrize("source", ["OTHER", "acme", "", "ACME "])
+def test_a_sender_that_is_not_approved_is_refused(prepare, source):
+    with pytest.raises(validation.InvalidSource):
+        prepare(source=source)
+
+
+def test_an_account_may_send_as_anyone_where_it_is_allowed_to(prepare, config_of, acme_1):
+    assert prepare(account=replace(config_of(acme_1), any_sender=True), source="OTHER").source == "OTHER"
+
+
+@pytest.mark.parametrize(
+    "destination", ["", "12", "0401234567", "abc", "39340123456789012", "3934x1234567", "8501921234567"]
+)
+def test_destinations_that_are_no_number_or_have_no_price_are_refused(prepare, destination):
+    with pytest.raises(validation.InvalidDestination):
+        prepare(destination=destination)
+
+
+@pytest.mark.parametrize("data_coding", [1, 2, 3, 4, 0xF5])
+def test_codings_that_are_not_spoken_are_refused(prepare, data_coding):
+    with pytest.raises(validation.UnsupportedDataCoding):
+        prepare(data_coding=data_coding)
+
+
+def test_what_is_not_gsm_is_refused(prepare):
+    with pytest.raises(validation.NotDecodable):
+        prepare("è".encode())
+
+
+def test_half_a_character_is_refused(prepare):
+    with pytest.raises(validation.BodyTooLong):
+        prepare(b"\x00h\x00", data_coding=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [("", 1), ("x" * 160, 1), ("x" * 161, 2), ("x" * 306, 2), ("x" * 307, 3), ("€" * 80, 1), ("€" * 81, 2)],
+)
+def test_parts_of_gsm_texts(prepare, text, parts):
+    submit = prepare(gsm0338.encode(text))
+    assert (submit.parts, submit.price) == (parts, parts * 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"), [("я" * 70, 1), ("я" * 71, 2), ("я" * 134, 2), ("я" * 135, 3), ("📦" * 35, 1)]
+)
+def test_parts_of_ucs2_texts(prepare, text, parts):
+    assert prepare(text.encode("utf-16-be"), data_coding=8).parts == parts
+
+
+# --- codings by setting
+
+
+@pytest.fixture
+def allowed(config_of, acme_1):
+    """smpp-acme-1 with every coding that can be allowed."""
+    return replace(config_of(acme_1), data_codings=frozenset((1, 3, 4)))
+
+
+@pytest.fixture
+def packing(config_of, acme_1):
+    """smpp-acme-1, whose GSM 03.38 comes packed."""
+    return replace(config_of(acme_1), packed_gsm=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "coding", "goes_on_as", "parts"),
+    [
+        ("plain", 1, 0, 1),
+        ("[{x}]", 1, 0, 1),
+        ("back`tick", 1, 8, 1),
+        ("x" * 161, 1, 0, 2),
+        ("{" * 80, 1, 0, 1),
+        ("{" * 81, 1, 0, 2),
+        ("perché è così", 3, 0, 1),
+        ("è" * 160, 3, 0, 1),
+        ("è" * 161, 3, 0, 2),
+        ("pêche", 3, 8, 1),
+        ("ê" * 70, 3, 8, 1),
+        ("ê" * 71, 3, 8, 2),
+    ],
+)
+def test_latin_1_and_ascii_go_on_as_gsm_where_they_can(prepare, allowed, text, coding, goes_on_as, parts):
+    submit = prepare(text.encode("latin-1"), account=allowed, data_coding=coding)
+    assert (submit.text, submit.data_coding, submit.body) == (text, goes_on_as, None)
+    assert (submit.parts, submit.price) == (parts, parts * 1000)
+
+
+def test_what_is_not_ascii_is_refused(prepare, allowed):
+    with pytest.raises(validation.NotDecodable):
+        prepare(b"caff\xe8", account=allowed, data_coding=1)
+
+
+@pytest.mark.parametrize(("octets", "parts"), [(0, 1), (140, 1), (141, 2), (268, 2), (269, 3)])
+def test_binary_is_kept_as_it_is(conn, prepare, allowed, octets, parts):
+    body = bytes(number % 256 for number in range(octets))
+    submit = prepare(body, account=allowed, data_coding=4)
+    assert (submit.body, submit.text, submit.data_coding, submit.parts) == (body, "", 4, parts)
+    intake.store(conn, [submit])
+    (stored,) = outcomes.to_send(conn, outcomes.unfinished(conn))
+    assert (stored.body, stored.data_coding) == (body, 4)
+
+
+def test_binary_beside_a_header(prepare, allowed):
+    header = b"\x06\x05\x04\x0b\x84\x23\xf0"
+    submit = prepare(header + b"\xff" * 133, account=allowed, data_coding=4, esm_class=0x40)
+    assert (submit.udh, submit.body, submit.segment, submit.parts) == (header, b"\xff" * 133, None, 1)
+    with pytest.raises(validation.BodyTooLong):
+        prepare(header + b"\xff" * 134, account=allowed, data_coding=4, esm_class=0x40)
+
+
+@pytest.mark.parametrize("data_coding", [1, 3, 4])
+def test_each_coding_is_allowed_by_itself(prepare, allowed, data_coding):
+    account = replace(allowed, data_codings=frozenset((1, 3, 4)) - {data_coding})
+    with pytest.raises(validation.UnsupportedDataCoding):
+        prepare(account=account, data_coding=data_coding)
+    assert prepare(account=replace(account, data_codings=frozenset((data_coding,))), data_coding=data_coding)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1234567", "12345678", "caffè costa 5€", "x" * 160])
+def test_packed_septets_are_unpacked(prepare, packing, text):
+    submit = prepare(gsm0338.pack(gsm0338.encode(text)), account=packing)
+    assert (submit.text, submit.data_coding, submit.parts) == (text, 0, 1)
+
+
+@pytest.mark.parametrize("length", range(1, 20))
+@pytest.mark.parametrize("header", [b"\x05\x00\x03\x2a\x02\x01", b"\x06\x08\x04\x12\x2a\x02\x01"])
+def test_packed_septets_after_a_header_begin_at_a_septet(prepare, packing, header, length):
+    fill_bits = -8 * len(header) % 7
+    text = "abcdefghijklmnopqrstuvwxyz"[:length]
+    body = header + gsm0338.pack(text.encode(), fill_bits)
+    submit = prepare(body, account=packing, esm_class=0x40)
+    assert (submit.text, submit.udh, submit.parts) == (text, header, 1)
+
+
+def test_seven_bits_that_are_left_over_are_filling(prepare, packing):
+    # Seven characters fill seven octets but for seven bits; so would an @ as the eighth.
+    assert prepare(gsm0338.pack(b"1234567"), account=packing).text == "1234567"
+    assert prepare(gsm0338.pack(b"1234567\x00"), account=packing).text == "1234567"
+    assert prepare(gsm0338.pack(b"123456\x00\x00\x00"), account=packing).text == "123456@@@"
+
+
+def test_packed_septets_that_are_no_text_are_refused(prepare, packing):
+    with pytest.raises(validation.NotDecodable):
+        prepare(gsm0338.pack(b"escape at the end\x1b"), account=packing)
+
+
+def test_packed_septets_are_counted_as_septets(prepare, packing):
+    assert prepare(gsm0338.pack(b"x" * 161), account=packing).parts == 2
+    header = b"\x05\x00\x03\x2a\x02\x01"
+    assert len(header + gsm0338.pack(b"x" * 153, 1)) == 140
+    assert prepare(header + gsm0338.pack(b"x" * 153, 1), account=packing, esm_class=0x40).parts == 1
+    with pytest.raises(validation.BodyTooLong):
+        prepare(header + gsm0338.pack(b"x" * 154, 1), account=packing, esm_class=0x40)
+
+
+# --- segments
+
+
+SEGMENT = validation.Segment(0x1234, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("udh", "segment"),
+    [
+        (b"\x05\x00\x03\x2a\x03\x02", (0x2A, 3, 2)),
+        (b"\x06\x08\x04\x12\x34\x03\x02", (0x1234, 3, 2)),
+        (b"\x0b\x05\x04\x23\xf4\x00\x00\x00\x03\x2a\x03\x02", (0x2A, 3, 2)),
+        (b"\x05\x00\x03\x2a\x03\x04", None),
+        (b"\x05\x00\x03\x2a\x03\x00", None),
+        (b"\x05\x00\x03\x2a\x01\x01", None),
+        (b"\x03\x00\x03\x2a", None),
+        (b"\x00", None),
+    ],
+)
+def test_what_a_header_says_of_concatenation(prepare, udh, segment):
+    assert prepare(udh + b"text", esm_class=0x40).segment == segment
+
+
+def test_a_header_says_more_than_sar_does(prepare):
+    concatenates = prepare(b"\x05\x00\x03\x2a\x02\x01text", esm_class=0x40, segment=SEGMENT)
+    assert concatenates.segment == (0x2A, 2, 1)
+    assert prepare(b"\x06\x05\x04\x23\xf4\x00\x00text", esm_class=0x40, segment=SEGMENT).segment == SEGMENT
+
+
+def test_a_segment_has_to_fit_a_part(prepare):
+    assert prepare(b"x" * 153, segment=SEGMENT).parts == 1
+    with pytest.raises(validation.BodyTooLong):
+        prepare(b"x" * 154, segment=SEGMENT)
+    alone = prepare(b"x" * 160, segment=validation.Segment(7, 1, 1))
+    assert (alone.parts, alone.segment) == (1, None)
+
+
+def test_a_message_has_at_most_255_parts(prepare):
+    assert prepare(b"x" * 153 * 255).parts == 255
+    with pytest.raises(validation.BodyTooLong):
+        prepare(b"x" * (153 * 255 + 1))
+
+
+def test_a_part_with_a_header_of_its_own_counts_as_one(prepare):
+    header = b"\x05\x00\x03\x2a\x02\x01"
+    submit = prepare(header + b"x" * 153, esm_class=0x43)
+    assert (submit.udh, submit.text, submit.parts) == (header, "x" * 153, 1)
+    with pytest.raises(validation.BodyTooLong):
+        prepare(header + b"x" * 154, esm_class=0x43)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x05", b"\xff" + b"x" * 100])
+def test_a_header_that_is_not_all_there_is_refused(prepare, body):
+    with pytest.raises(validation.BodyTooLong):
+        prepare(body, esm_class=0x40)
+
+
+# --- storing
+
+
+def test_a_stored_message_is_paid_for(conn, prepare, acme_1):
+    (message_id,) = intake.store(conn, [prepare(b"x" * 161)]).ids
+    assert credits.balance(conn, acme_1.id) == 998_000
+    stored = submitted(conn, acme_1.id)[0]
+    assert (stored.id, stored.parts, stored.price, stored.state, stored.ptt) == (message_id, 2, 2000, ENROUTE, 254)
+    assert abs(stored.at - now_ms()) < 10_000
+    movement = statement.movements(conn, acme_1.id)[0]
+    assert (movement.kind, movement.amount, movement.messages) == ("usage", -2000, 1)
+    assert self_check.problems(conn) == []
+
+
+def test_a_batch_is_one_line_an_account_in_the_ledger(conn, prepare, config_of, acme_1, globex_1):
+    globex = replace(config_of(globex_1), any_sender=True)
+    batch = [prepare(), prepare(account=globex), prepare(), prepare(destination=FRANCE)]
+    ids = intake.store(conn, batch).ids
+    assert ids == sorted(ids)
+    assert [each.amount for each in statement.movements(conn, acme_1.id, limit=2)] == [-2500, 1_000_000]
+    assert [each.messages for each in statement.movements(conn, globex_1.id, limit=1)] == [1]
+    assert self_check.problems(conn) == []
+
+
+def test_messages_with_and_without_extras_keep_their_order_and_all_they_carry(conn, prepare, acme_1):
+    soon = now_ms() + 60_000
+    batch = [
+        prepare(b"one"),
+        prepare(b"two", reference=7),
+        prepare(b"\x05\x00\x03\x2a\x02\x01three", esm_class=0x43),
+        prepare(b"four", expires_at=soon),
+        prepare(b"five"),
+    ]
+    ids = intake.store(conn, batch).ids
+    rows = conn.execute(
+        "SELECT id, text, reference, udh, segment_total, expires_at, due_at, done_at, price, state, ptt FROM messages"
+        " ORDER BY id"
+    )
+    assert [tuple(row) for row in rows] == [
+        (ids[0], "one", None, None, None, None, None, None, 1000, ENROUTE, 254),
+        (ids[1], "two", 7, None, None, None, None, None, 1000, ENROUTE, 254),
+        (ids[2], "three", None, b"\x05\x00\x03\x2a\x02\x01", 2, None, None, None, 1000, ENROUTE, 254),
+        (ids[3], "four", None, None, None, soon, soon, None, 1000, ENROUTE, 254),
+        (ids[4], "five", None, None, None, None, None, None, 1000, ENROUTE, 254),
+    ]
+    assert self_check.problems(conn) == []
+
+
+def test_what_the_credits_do_not_cover_is_refused_and_the_rest_is_not(conn, prepare, config_of, acme_1, acme_2):
+    credits.transfer(conn, SHELL, acme_1, acme_2, 997_000)
+    globex = replace(config_of(acme_2), any_sender=True)
+    ids = intake.store(
+        conn, [prepare(b"x" * 300), prepare(b"x" * 300), prepare(), prepare(), prepare(account=globex)]
+    ).ids
+    assert [each is not None for each in ids] == [True, False, True, False, True]
+    assert credits.balance(conn, acme_1.id) == 0
+    refused = [each for each in submitted(conn, acme_1.id) if each.ptt == 10]
+    assert [(each.state, each.price, each.done_at is not None) for each in refused] == [(REJECTED, 0, True)] * 2
+    assert history.totals(conn, acme_1.id, 1).refused == 2
+    assert self_check.problems(conn) == []
+
+
+def test_batches_and_transfers_at_the_same_time_never_spend_twice(connect, prepare, acme_1, acme_2):
+    submit, start, stored, moved = prepare(), threading.Barrier(4), [], []
+
+    def send():
+        conn = connect()
+        start.wait()
+        for _ in range(30):
+            stored.extend(each for each in intake.store(conn, [submit] * 10).ids if each)
+
+    def transfer():
+        conn = connect()
+        start.wait()
+        for _ in range(30):
+            try:
+                credits.transfer(conn, SHELL, acme_1, acme_2, 10_000)
+            except ledger.NotEnoughCredits:
+                continue
+            moved.append(10_000)
+
+    threads = [threading.Thread(target=target) for target in (send, send, transfer, transfer)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    conn = connect()
+    assert len(set(stored)) == len(stored)
+    assert credits.balance(conn, acme_1.id) == 1_000_000 - 1000 * len(stored) - sum(moved)
+    assert self_check.problems(conn) == []
+
+
+def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
+    conn.execute("UPDATE counters SET value = 0")
+    conn.execute("DELETE FROM movements")
+    conn.execute("UPDATE accounts SET balance = 0")
+    yesterday = now_ms() - 86_400_000
+    credits.grant(conn, SHELL, acme_1, 5_000, now=yesterday - 1)
+    intake.store(conn, [prepare()], now=yesterday)
+    assert submitted(conn, acme_1.id)[0].at == yesterday
+    assert statement.movements(conn, acme_1.id)[0].at == yesterday
+    assert history.totals(conn, acme_1.id, 1).sent == 0
+    assert history.totals(conn, acme_1.id, 2).sent == 1
+    assert self_check.problems(conn) == []
+
+
+# --- outcomes and receipts
+
+
+def finish(conn, message_id, state=DELIVERED, ptt=0):
+    return outcomes.finish(conn, [Outcome(message_id, state, ptt, now_ms())])
+
+
+def test_an_outcome_counts_once(conn, prepare, acme_1):
+    (message_id,) = intake.store(conn, [prepare()]).ids
+    (receipt,) = finish(conn, message_id)
+    assert (receipt.account_id, receipt.message_id, receipt.state) == (acme_1.id, message_id, DELIVERED)
+    assert finish(conn, message_id, EXPIRED, 801) == []
+    assert submitted(conn, acme_1.id)[0].state == DELIVERED
+    totals = history.totals(conn, acme_1.id, 1)
+    assert (totals.sent, totals.delivered, totals.failed) == (1, 1, 0)
+    assert self_check.problems(conn) == []
+
+
+def test_what_the_upstream_said_is_kept_with_the_first_outcome(conn, prepare, acme_1):
+    one, two, three = intake.store(conn, [prepare() for _ in range(3)]).ids
+    at = now_ms()
+    ends = [
+        Outcome(one, DELIVERED, 0, at, "1a", "stat:DELIVRD err:000"),
+        Outcome(two, DELIVERED, 0, at, "1b", "stat:DELIVRD err:001"),
+        Outcome(three, EXPIRED, 801, at),
+    ]
+    outcomes.finish(conn, ends)
+    outcomes.finish(conn, [Outcome(one, EXPIRED, 801, at, "2a", "stat:EXPIRED err:801")])
+    rows = conn.execute("SELECT state, upstream_id, upstream_status, done_at FROM messages ORDER BY id").fetchall()
+    assert [tuple(row) for row in rows] == [
+        (DELIVERED, "1a", "stat:DELIVRD err:000", at),
+        (DELIVERED, "1b", "stat:DELIVRD err:001", at),
+        (EXPIRED, None, None, at),
+    ]
+
+
+def test_outcomes_are_written_without_a_look_at_other_messages(conn, prepare):
+    (message_id,) = intake.store(conn, [prepare()]).ids
+    asked = []
+    conn.set_trace_callback(asked.append)
+    finish(conn, message_id)
+    conn.set_trace_callback(None)
+    (update,) = [each for each in asked if each.startswith("UPDATE messages")]
+    steps = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {update}")]
+    assert any("messages USING INTEGER PRIMARY KEY" in each for each in steps)
+    assert not [each for each in steps if each.startswith("SCAN messages")]
+
+
+def test_an_outcome_of_nothing_is_ignored(conn):
+    assert finish(conn, 4711) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "state", "waits"),
+    [
+        (0, DELIVERED, 0),
+        (1, DELIVERED, 1),
+        (1, EXPIRED, 1),
+        (FAILURE_ONLY, DELIVERED, 0),
+        (FAILURE_ONLY, EXPIRED, 1),
+        (0x11, DELIVERED, 1),
+    ],
+)
+def test_receipts_are_for_those_who_asked(conn, prepare, acme_1, wanted, state, waits):
+    (message_id,) = intake.store(conn, [prepare(registered_delivery=wanted)]).ids
+    finish(conn, message_id, state, 801)
+    assert len(deliveries.due(conn, acme_1.id, now_ms(), 10).now) == waits
+
+
+def test_receipts_come_in_order_and_go_when_they_are_accepted(conn, prepare, acme_1):
+    ids = intake.store(conn, [prepare(reference=number) for number in range(3)]).ids
+    for message_id in ids:
+        finish(conn, message_id)
+    due = deliveries.due(conn, acme_1.id, now_ms(), 10).now
+    assert [(each.message_id, each.reference) for each in due] == list(zip(ids, range(3), strict=True))
+    deliveries.done(conn, [due[0]])
+    assert [each.id for each in deliveries.due(conn, acme_1.id, now_ms(), 10).now] == [each.id for each in due[1:]]
+
+
+def test_a_receipt_that_failed_waits_for_its_time(conn, prepare, acme_1):
+    (message_id,) = intake.store(conn, [prepare()]).ids
+    finish(conn, message_id)
+    (receipt,) = deliveries.due(conn, acme_1.id, now_ms(), 10).now
+    later = now_ms() + 5_000
+    receipt.attempts += 1
+    deliveries.failed(conn, [(receipt, later)])
+    assert deliveries.due(conn, acme_1.id, now_ms(), 10).now == []
+    assert deliveries.due(conn, acme_1.id, later - 1, 10).now == []
+    assert deliveries.due(conn, acme_1.id, later, 10).now[0].attempts == 1
+
+
+def test_receipts_are_given_up_after_seven_days(conn, prepare, acme_1):
+    (message_id,) = intake.store(conn, [prepare()]).ids
+    finish(conn, message_id)
+    week = 7 * 86_400_000
+    assert deliveries.expire(conn, now_ms() + week - 60_000) == 0
+    assert deliveries.expire(conn, now_ms() + week + 60_000) == 1
+    assert deliveries.due(conn, acme_1.id, now_ms() + week, 10).now == []
+
+
+def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):
+    first, second, third = intake.store(conn, [prepare(), prepare(b"two"), prepare()]).ids
+    finish(conn, first)
+    assert outcomes.unfinished(conn) == [second, third]
+    assert [each.text for each in outcomes.to_send(conn, [third, second])] == ["two", "hello"]
+    assert [each.id for each in outcomes.to_send(conn, [first, third])] == [third]
+
+
+def test_a_campaign_that_waits_for_its_date_costs_nothing_to_look_past(conn, prepare, acme_1):
+    now, waiting = now_ms(), 500
+    submit = prepare(scheduled_at=now + DAY_MS)
+    intake.store(conn, [submit] * waiting, now=now - 2 * validation.VALIDITY_MS)
+    looks = [
+        lambda: outcomes.anything_due(conn, now),
+        lambda: outcomes.find_unfinished(conn, acme_1.id, "ACME", FRANCE),
+        lambda: outcomes.take_due(conn, now).expired,
+    ]
+    for look in looks:
+        steps = []
+        conn.set_progress_handler(lambda seen=steps: seen.append(1), 1)
+        assert not look()
+        conn.set_progress_handler(None, 0)
+        # Of SQLite's virtual machine; reading one row takes some.
+        assert len(steps) < waiting
+    assert len(outcomes.find_unfinished(conn, acme_1.id, "ACME", ITALY)) == waiting
+
+
+def test_a_segment_that_is_there_already_begins_another_text(conn, prepare):
+    first, again, second, of_three = intake.store(
+        conn,
+        [prepare(segment=validation.Segment(7, total, number)) for total, number in ((2, 1), (2, 1), (2, 2), (3, 2))],
+    ).ids
+    joined = dict(conn.execute("SELECT id, joined_to FROM messages").fetchall())
+    assert joined == {first: None, again: None, second: again, of_three: None}

@@ -1,0 +1,135 @@
+"""The daily check: its result is kept, and operators are told what is new."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from portal.core.db import DAY_MS, now_ms
+from portal.services.common.audit import SHELL
+from portal.services.common.mail import Mailer
+from portal.services.operations import daily_self_check, self_check
+from portal.services.operations.daily_self_check import Result
+from portal.services.operations.self_check import Problem
+from portal.services.people import users
+from tests.faults import storage
+from tests.mailbox import Mailbox
+
+
+@pytest.fixture
+def run(conn, keys, data):
+    """A check, as each day's."""
+    return lambda: daily_self_check.run(conn, keys, data)
+
+
+@pytest.fixture
+def mails(conn):
+    """How many mails were queued so far."""
+    return lambda: conn.execute("SELECT count(*) FROM mails").fetchone()[0]
+
+
+@pytest.fixture
+def damage(conn):
+    """Makes an account's balance wrong."""
+    return lambda name: conn.execute("UPDATE accounts SET balance = balance + 1500 WHERE name = ?", (name,))
+
+
+def test_its_result_is_kept(conn, run, damage, mails):
+    assert daily_self_check.last(conn) is None
+    before = now_ms()
+    assert run() == []
+    result = daily_self_check.last(conn)
+    assert before <= result.at <= now_ms()
+    assert result.problems == []
+    damage("smpp-acme-1")
+    found = run()
+    assert "smpp-acme-1: the balance (accounts row 1) differs by 1.5" in str(found[0])
+    assert daily_self_check.last(conn).problems == found
+    assert mails() == 1
+
+
+def test_it_is_due_a_day_after_the_last_one(conn, keys):
+    now = now_ms()
+    assert daily_self_check.is_due(conn, now)
+    daily_self_check.keep(conn, keys, Result(now, []))
+    assert not daily_self_check.is_due(conn, now + DAY_MS - 1)
+    assert daily_self_check.is_due(conn, now + DAY_MS)
+    # The clock was wrong when the last one was made.
+    assert daily_self_check.is_due(conn, now - DAY_MS)
+
+
+def test_old_results_are_forgotten(conn, keys):
+    now = now_ms()
+    for days in (100, 91, 89, 0):
+        daily_self_check.keep(conn, keys, Result(now - days * DAY_MS, []))
+    assert [row[0] for row in conn.execute("SELECT (? - at) / ? FROM checks", (now, DAY_MS))] == [89, 0]
+
+
+def test_a_finding_is_mailed_once(conn, run, damage, mails, acme_1):
+    damage("smpp-acme-1")
+    run()
+    run()
+    assert mails() == 1
+    # What goes on meanwhile makes it no other finding.
+    conn.execute("UPDATE movements SET amount = amount - 1, balance_after = balance_after - 1")
+    conn.execute("UPDATE accounts SET balance = balance - 1")
+    run()
+    assert mails() == 1
+
+
+def test_a_new_finding_and_one_that_comes_back_are_mailed(conn, run, damage, mails):
+    damage("smpp-acme-1")
+    run()
+    damage("smpp-acme-2")
+    run()
+    assert mails() == 2
+    conn.execute("UPDATE accounts SET balance = balance - 1500 WHERE name = 'smpp-acme-1'")
+    run()
+    assert mails() == 2
+    damage("smpp-acme-1")
+    run()
+    assert mails() == 3
+
+
+def test_each_operator_gets_it_in_their_language(conn, keys, config, connect, run, damage, cast):
+    users.set_language(conn, users.by_email(conn, cast.olga.email), "it")
+    users.add(conn, keys, SHELL, "otto@portal.example", users.OPERATOR, None)
+    damage("smpp-acme-1")
+    run()
+    with Mailbox().listening() as mailbox:
+        to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
+        assert Mailer(to_server, keys, connect).send_due(conn) == 2
+        received = {mail["To"]: mail for mail in (mailbox.wait(), mailbox.wait())}
+    assert received["otto@portal.example"]["Subject"] == "The daily check has found something that should not be"
+    assert received[cast.olga.email]["Subject"] == "La verifica quotidiana ha trovato qualcosa che non va"
+    for part in ("plain", "html"):
+        english = received["otto@portal.example"].get_body((part,)).get_content()
+        assert "smpp-acme-1: the balance (accounts row 1) differs by 1.5 " in re.sub(r"<[^>]+>", "", english)
+        italian = received[cast.olga.email].get_body((part,)).get_content()
+        assert "smpp-acme-1: il saldo (riga 1 di accounts) differisce di 1,5 " in re.sub(r"<[^>]+>", "", italian)
+
+
+def test_of_many_the_first_twenty_are_told(conn, keys, config, connect, cast):
+    problems = [Problem("file: %(line)s", {"line": f"page {number}"}) for number in range(25)]
+    daily_self_check.keep(conn, keys, Result(now_ms(), problems))
+    with Mailbox().listening() as mailbox:
+        to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
+        Mailer(to_server, keys, connect).send_due(conn)
+        text = mailbox.wait().get_body(("plain",)).get_content()
+    assert text.count("- file: page") == 20
+    assert "5 more are not listed here." in text
+
+
+def test_that_there_is_no_room_for_it_is_told_too(conn, keys, data, mails, tmp_path):
+    try:
+        with storage.small_disk(tmp_path / "small", "8m") as small:
+            with pytest.raises(self_check.NoRoom), self_check.copied(conn, small):
+                pass
+            (problem,) = daily_self_check.run(conn, keys, small)
+    except storage.NotPossible as error:
+        pytest.skip(str(error))
+    assert re.fullmatch(
+        rf"The check needs \d\d MB for a copy of the database; in {small} \d MB are free\.", str(problem)
+    )
+    assert daily_self_check.last(conn).problems == [problem]
+    assert mails() == 1

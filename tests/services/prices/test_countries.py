@@ -1,0 +1,101 @@
+import phonenumbers
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
+
+from portal.services.prices import countries
+
+
+@pytest.mark.parametrize(
+    ("number", "country"),
+    [
+        ("393401234567", "IT"),
+        ("33612345678", "FR"),
+        ("447400123456", "GB"),
+        ("12125550123", "US"),
+        ("14165550123", "CA"),
+        ("390669812345", "VA"),
+        ("8801712345678", "BD"),
+        ("0401234567", None),
+        ("00393401234567", None),
+        ("881612345678", None),
+        ("99912345678", None),
+        ("393401", None),
+        ("3934012345678901", None),
+        ("", None),
+        ("٣٩٣٤٠١٢٣٤٥٦٧", None),
+    ],
+)
+def test_the_country_of_a_number(number, country):
+    # 001 is what the library says of codes that belong to no country; no price can be set for it.
+    assert countries.country_of(number) in (country, "001" if country is None else country)
+    assert country is None or countries.country_of(number) == country
+
+
+@given(st.text(alphabet="0123456789", max_size=20))
+def test_any_digits_have_a_country_or_none(number):
+    country = countries.country_of(number)
+    assert country is None or len(country) in (2, 3)
+
+
+SHARED = {code: regions for code, regions in COUNTRY_CODE_TO_REGION_CODE.items() if len(regions) > 1}
+EXAMPLES = [
+    (example.country_code, phonenumbers.national_significant_number(example))
+    for regions in SHARED.values()
+    for region in regions
+    for kind in phonenumbers.PhoneNumberType.values()
+    if (example := phonenumbers.example_number_for_type(region, kind))
+]
+DIGIT = st.sampled_from("0123456789")
+
+
+@st.composite
+def numbers_of_shared_codes(draw):
+    """A country code and what follows it: any digits, or a number that there is with some changed or put in front."""
+    if draw(st.booleans()):
+        return draw(st.sampled_from(sorted(SHARED))), draw(st.text(DIGIT, min_size=6, max_size=12))
+    code, national = draw(st.sampled_from(EXAMPLES))
+    digits = list(national)
+    for place in draw(st.lists(st.integers(0, len(digits) - 1), max_size=3)):
+        digits[place] = draw(DIGIT)
+    return code, draw(st.text("018", max_size=1)) + "".join(digits)
+
+
+@settings(max_examples=500)
+@given(numbers_of_shared_codes())
+def test_numbers_of_shared_codes_go_where_the_library_says(number):
+    code, national = number
+    digits = f"{code}{national}"
+    assume(7 <= len(digits) <= 15)
+    said = phonenumbers.region_code_for_number(phonenumbers.parse(f"+{digits}"))
+    assert countries.country_of(digits) == (said or SHARED[code][0])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "39340",
+        "+39 340",
+        "0039340",
+        "(39) 340",
+        "39\u202f340",
+        "39\u2013340",
+        "\u202a+39 340\u202c",
+        "39.340",
+        "39/340",
+    ],
+)
+def test_digits_as_people_write_and_copy_them(written):
+    assert countries.digits(written, "recipient") == "39340"
+
+
+@pytest.mark.parametrize("written", ["abc", "39340x", "+", "00", "-", "٣٩", "39\x00340"])
+def test_what_has_other_digits_or_none_is_no_number(written):
+    with pytest.raises(countries.NoNumber) as refused:
+        countries.digits(written, "recipient")
+    assert refused.value.field == "recipient"
+
+
+def test_nothing_is_no_number_to_look_for():
+    assert countries.digits("", "recipient") == ""

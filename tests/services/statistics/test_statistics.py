@@ -1,0 +1,410 @@
+"""An account's statistics: what a count of the messages says, whatever the period and however it is cut up."""
+
+import math
+import random
+from bisect import bisect_left
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from operator import itemgetter
+
+import pytest
+
+from portal.core.db import DAY_MS
+from portal.services.common import ids, periods
+from portal.services.common.audit import SHELL
+from portal.services.messages import blacklist, intake, outcomes
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import DELIVERED, ENROUTE, UNDELIVERABLE
+from portal.services.statistics import rollup, statistics
+from portal.services.statistics.rollup import DAY, HOUR, MONTH
+from portal.services.statistics.statistics import Counts, Times
+from tests.support import prepared
+
+HOUR_MS = 3_600_000
+NAMES = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
+# 10:00 of a Monday.
+NOW = int(datetime(2026, 11, 23, 10, tzinfo=UTC).timestamp() * 1000)
+MIDNIGHT = NOW - 10 * HOUR_MS
+
+
+def on(year, month, day, hour=12):
+    return int(datetime(year, month, day, hour, tzinfo=UTC).timestamp() * 1000)
+
+
+def read(conn, account, choice=periods.DAYS_30, first="", last="", grain=None, now=NOW):
+    within = periods.period(choice, first, last, "UTC", now)
+    return statistics.read(conn, account.id, choice, within, grain, now)
+
+
+def send(conn, account, at, count=1, source="ACME", destination="393401234567", **said):
+    """Messages that are on their way; returns their ids."""
+    submits = [prepared(conn, account.id, source=source, destination=destination, **said) for _ in range(count)]
+    return [each for each in intake.store(conn, submits, at).ids if each is not None]
+
+
+def end(conn, message_ids, after_ms=2_000, state=DELIVERED, ptt=0):
+    outcomes.finish(conn, [Outcome(each, state, ptt, ids.time_of(each) + after_ms) for each in message_ids])
+    rollup.gather_all(conn)
+
+
+@pytest.fixture(autouse=True)
+def any_sender(conn):
+    conn.execute("UPDATE accounts SET any_sender = 1, balance = 100000000")
+
+
+# --- against a recount
+
+
+def messages_of(conn, account):
+    return conn.execute("SELECT * FROM messages WHERE account_id = ? ORDER BY id", (account.id,)).fetchall()
+
+
+def recounted(messages, since, until):
+    """Those of a stretch of time: counts in all, by country and by sender; endings; times, exactly."""
+    by_country, by_sender, endings, times = {}, {}, Counter(), []
+    total = Counter()
+    begins, ends = (bisect_left(messages, ids.first_id_at(at), key=itemgetter("id")) for at in (since, until))
+    for row in messages[begins:ends]:
+        at = ids.time_of(row["id"])
+        charged = row["price"] > 0
+        counts = {
+            "sent": charged,
+            "delivered": row["state"] == DELIVERED,
+            "failed": charged and row["state"] not in (ENROUTE, DELIVERED),
+            "stopped": not charged and row["ptt"] == 53,
+            "refused": not charged and row["ptt"] == 10,
+            "parts": row["parts"] * charged,
+            "price": row["price"],
+        }
+        endings[row["ptt"]] += 1
+        if row["state"] == DELIVERED:
+            times.append(row["done_at"] - (row["scheduled_at"] if row["scheduled_at"] is not None else at))
+        for into, key in ((by_country, row["country"]), (by_sender, row["source"])):
+            into.setdefault(key, Counter()).update(counts)
+        total.update(counts)
+    return total, by_country, by_sender, endings, sorted(times)
+
+
+def plain(counts):
+    return {name: getattr(counts, name) for name in NAMES}
+
+
+def as_counter(counts):
+    return {name: counts[name] for name in NAMES}
+
+
+def assert_agrees(messages, found, since, until, ends):
+    """`since` and `until` of the period, `ends` of its steps."""
+    total, by_country, by_sender, endings, times = recounted(messages, since, until)
+    assert plain(found.totals) == as_counter(total)
+    assert {each.name: plain(each.counts) for each in found.countries} == {
+        k: as_counter(v) for k, v in by_country.items()
+    }
+    assert {each.name: plain(each.counts) for each in found.senders} == {k: as_counter(v) for k, v in by_sender.items()}
+    assert dict(found.endings) == dict(endings)
+    assert found.times.messages == len(times)
+    assert found.totals.pending == endings[254]
+    for share in (0.5, 0.95):
+        if times:
+            shortest, too_long = rollup.bounds(rollup.bucket(times[math.ceil(share * len(times)) - 1]))
+            assert shortest <= found.times.quantile(share) <= too_long
+    assert found.steps[0].at == since
+    for step, following in zip(found.steps, [*(each.at for each in found.steps[1:]), ends], strict=True):
+        counted = recounted(messages, step.at, following)[0]
+        assert plain(step.counts) == as_counter(counted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_period_says_what_its_messages_say(conn, acme_1, globex_1, seed):
+    rng = random.Random(seed)
+    blacklist.add(conn, SHELL, acme_1, "393337654321")
+    # Around the turns of days and months, over half a year, up to now.
+    days = sorted({0, 1, 2, 6, 7, 22, 23, 53, 54, *rng.sample(range(180), 25)}, reverse=True)
+    for days_ago in days:
+        conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (rng.choice([3_000, 1_000_000]), acme_1.id))
+        for hour in sorted(rng.sample(range(24), 3)):
+            at = MIDNIGHT - days_ago * DAY_MS + hour * HOUR_MS + rng.randint(0, HOUR_MS - 1)
+            if at > NOW:
+                continue
+            underway = []
+            for account in (acme_1, globex_1):
+                for _ in range(rng.randint(1, 4)):
+                    destination = rng.choice(["393401234567", "393337654321", "33612345678"])
+                    scheduled_at = rng.choice([None, None, at + 5_000])
+                    source = rng.choice(["ACME", "GLOBEX"])
+                    underway += send(
+                        conn, account, at, rng.randint(1, 2), source, destination, scheduled_at=scheduled_at
+                    )
+            for each in underway:
+                if rng.random() < 0.8:
+                    fate = rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9), (UNDELIVERABLE, 800)])
+                    outcomes.finish(conn, [Outcome(each, *fate, at + rng.randint(0, 60_000))])
+    rollup.gather_all(conn)
+    messages = messages_of(conn, acme_1)
+    today = date(2026, 11, 23)
+    for choice in (periods.TODAY, periods.WEEK, periods.DAYS_30, periods.THIS_MONTH, periods.LAST_MONTH):
+        for grain in (None, HOUR, DAY, MONTH):
+            within = periods.period(choice, "", "", "UTC", NOW)
+            found = read(conn, acme_1, choice, grain=grain)
+            ends = min(within.until, (NOW // HOUR_MS + 1) * HOUR_MS) if found.grain == HOUR else within.until
+            assert_agrees(messages, found, within.since, within.until, ends)
+    for _ in range(10):
+        first = today - timedelta(rng.randint(0, days[0]))
+        last = min(first + timedelta(rng.choice([0, 3, 6, 40, 100])), today)
+        within = periods.period(periods.RANGE, str(first), str(last), "UTC", NOW)
+        found = read(conn, acme_1, periods.RANGE, str(first), str(last), rng.choice([None, HOUR, DAY, MONTH]))
+        ends = min(within.until, (NOW // HOUR_MS + 1) * HOUR_MS) if found.grain == HOUR else within.until
+        assert_agrees(messages, found, within.since, within.until, ends)
+        # The period before is what that period says of itself.
+        before = read(conn, acme_1, periods.RANGE, str(found.before.first), str(found.before.last))
+        if found.before.until is None and before and before.first == found.before.first:
+            assert found.before.totals == before.totals
+            assert found.before.times == before.times
+    everything = read(conn, acme_1, periods.ALL)
+    assert everything.grain == MONTH
+    assert everything.first == today - timedelta(days[0])
+    assert_agrees(messages, everything, statistics.begins_at(everything.first), NOW, NOW)
+    kinds = recounted(messages, 0, NOW)[0]
+    assert all(kinds[each] for each in NAMES)
+
+
+def test_another_accounts_messages_are_not_counted(conn, acme_1, globex_1):
+    end(conn, send(conn, globex_1, NOW, 3))
+    assert read(conn, acme_1) is None
+    end(conn, send(conn, acme_1, NOW))
+    found = read(conn, acme_1)
+    assert found.totals.sent == found.times.messages == 1
+    assert found.endings == [(0, 1)]
+
+
+# --- periods and their steps
+
+
+@pytest.mark.parametrize(
+    ("choice", "grain", "gets", "steps"),
+    [
+        (periods.TODAY, None, HOUR, 11),
+        (periods.TODAY, DAY, DAY, 1),
+        (periods.TODAY, MONTH, MONTH, 1),
+        (periods.WEEK, None, DAY, 7),
+        (periods.WEEK, HOUR, HOUR, 6 * 24 + 11),
+        (periods.DAYS_30, None, DAY, 30),
+        (periods.DAYS_30, HOUR, DAY, 30),
+        (periods.DAYS_30, MONTH, MONTH, 2),
+        (periods.THIS_MONTH, None, DAY, 23),
+        (periods.LAST_MONTH, None, DAY, 31),
+        (periods.MONTHS_12, None, MONTH, 12),
+        (periods.MONTHS_12, DAY, MONTH, 12),
+        (periods.ALL, None, MONTH, 14),
+    ],
+)
+def test_a_period_is_cut_into_as_many_steps_as_can_be_read(conn, acme_1, choice, grain, gets, steps):
+    send(conn, acme_1, on(2025, 10, 20))
+    rollup.gather_all(conn)
+    found = read(conn, acme_1, choice, grain=grain)
+    assert (found.grain, len(found.steps)) == (gets, steps)
+
+
+def test_days_without_a_message_are_steps_too(conn, acme_1):
+    send(conn, acme_1, on(2026, 11, 20))
+    rollup.gather_all(conn)
+    found = read(conn, acme_1, periods.WEEK)
+    assert [each.counts.sent for each in found.steps] == [0, 0, 0, 1, 0, 0, 0]
+    assert found.steps[0].at == on(2026, 11, 17, 0)
+
+
+def test_months_begin_and_end_where_the_period_does(conn, acme_1):
+    for day in (19, 20, 30):
+        send(conn, acme_1, on(2026, 9, day))
+    send(conn, acme_1, on(2026, 10, 1), 2)
+    for day in (9, 10):
+        send(conn, acme_1, on(2026, 11, day), 4)
+    rollup.gather_all(conn)
+    found = read(conn, acme_1, periods.RANGE, "2026-09-20", "2026-11-09", MONTH)
+    assert [(each.at, each.counts.sent) for each in found.steps] == [
+        (on(2026, 9, 20, 0), 2),
+        (on(2026, 10, 1, 0), 2),
+        (on(2026, 11, 1, 0), 4),
+    ]
+    assert found.totals.sent == 8
+
+
+def test_a_range_begins_with_the_first_message_and_ends_today(conn, acme_1):
+    send(conn, acme_1, on(2026, 11, 21))
+    rollup.gather_all(conn)
+    found = read(conn, acme_1, periods.RANGE, "1970-01-02", "2200-01-01")
+    assert (found.first, found.last) == (date(2026, 11, 21), date(2026, 11, 23))
+    assert found.grain == DAY
+    assert read(conn, acme_1, periods.RANGE, "2026-11-01", "2026-11-20") is None
+    assert read(conn, acme_1, periods.RANGE, "2026-11-24", "2026-11-30") is None
+
+
+def test_hours_that_are_no_longer_kept_are_not_shown(conn, acme_1):
+    oldest = date(2026, 11, 23) - timedelta(statistics.HOURS_KEPT_DAYS - 1)
+    send(conn, acme_1, statistics.begins_at(oldest - timedelta(1)))
+    send(conn, acme_1, statistics.begins_at(oldest))
+    rollup.gather_all(conn)
+    statistics.purge(conn, NOW)
+    for day, grain in ((oldest, HOUR), (oldest - timedelta(1), DAY)):
+        found = read(conn, acme_1, periods.RANGE, str(day), str(day), HOUR)
+        assert (found.grain, found.totals.sent) == (grain, 1)
+        assert sum(each.counts.sent for each in found.steps) == 1
+
+
+# --- the period before
+
+
+@pytest.mark.parametrize(
+    ("choice", "first", "last", "before", "until"),
+    [
+        (periods.TODAY, "", "", ("2026-11-22", "2026-11-22"), 11),
+        (periods.WEEK, "", "", ("2026-11-10", "2026-11-16"), 11),
+        (periods.DAYS_30, "", "", ("2026-09-25", "2026-10-24"), 11),
+        (periods.THIS_MONTH, "", "", ("2026-10-01", "2026-10-23"), 11),
+        (periods.LAST_MONTH, "", "", ("2026-09-01", "2026-09-30"), None),
+        # Its last day's hours are no longer kept.
+        (periods.MONTHS_12, "", "", ("2024-12-01", "2025-11-23"), None),
+        (periods.RANGE, "2026-11-10", "2026-11-12", ("2026-11-07", "2026-11-09"), None),
+        (periods.RANGE, "2026-03-01", "2026-03-31", ("2026-02-01", "2026-02-28"), None),
+        (periods.RANGE, "2026-04-01", "2026-09-30", ("2025-10-01", "2026-03-31"), None),
+    ],
+)
+def test_what_comes_before_is_as_long(conn, acme_1, choice, first, last, before, until):
+    send(conn, acme_1, on(2020, 1, 1))
+    rollup.gather_all(conn)
+    found = read(conn, acme_1, choice, first, last).before
+    assert ((str(found.first), str(found.last)), found.until) == (before, until)
+
+
+def test_the_end_of_a_long_month_is_compared_with_all_of_a_short_one(conn, acme_1):
+    send(conn, acme_1, on(2020, 1, 1))
+    rollup.gather_all(conn)
+    found = read(conn, acme_1, periods.THIS_MONTH, now=on(2026, 3, 30)).before
+    assert (str(found.first), str(found.last)) == ("2026-02-01", "2026-02-28")
+
+
+def test_all_time_has_none_before(conn, acme_1):
+    send(conn, acme_1, NOW)
+    rollup.gather_all(conn)
+    assert read(conn, acme_1, periods.ALL).before is None
+
+
+def test_a_period_that_runs_is_compared_up_to_the_same_hour(conn, acme_1):
+    end(conn, send(conn, acme_1, on(2026, 11, 9, 23), 16))
+    end(conn, send(conn, acme_1, on(2026, 11, 10, 0), 8))
+    for hour, count in ((9, 1), (10, 2), (11, 4)):
+        end(conn, send(conn, acme_1, on(2026, 11, 16, hour), count))
+    end(conn, send(conn, acme_1, on(2026, 11, 22, 10), 32))
+    end(conn, send(conn, acme_1, on(2026, 11, 22, 11), 64))
+    before = read(conn, acme_1, periods.WEEK).before
+    assert (before.totals.sent, before.times.messages) == (1 + 2 + 8, 1 + 2 + 8)
+    assert read(conn, acme_1, periods.TODAY).before.totals.sent == 32
+
+
+# --- rates and times
+
+
+def test_the_rate_is_of_those_that_have_ended(conn, acme_1):
+    message_ids = send(conn, acme_1, NOW, 5)
+    rollup.gather_all(conn)
+    assert read(conn, acme_1).totals.rate is None
+    end(conn, message_ids[:3])
+    end(conn, message_ids[3:4], state=UNDELIVERABLE, ptt=9)
+    totals = read(conn, acme_1).totals
+    assert (totals.rate, totals.pending, totals.came) == (0.75, 1, 5)
+    # Should the tables ever say so.
+    assert Counts(sent=1, delivered=2).pending == 0
+
+
+def test_the_most_come_first(conn, acme_1):
+    send(conn, acme_1, NOW, 1, "B")
+    send(conn, acme_1, NOW, 1, "A")
+    send(conn, acme_1, NOW, 2, "C", "33612345678")
+    rollup.gather_all(conn)
+    found = read(conn, acme_1)
+    assert [each.name for each in found.senders] == ["C", "A", "B"]
+    assert [(each.name, each.counts.sent) for each in found.countries] == [("FR", 2), ("IT", 2)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_quantiles_and_shares_are_within_an_eighth(seed):
+    rng = random.Random(seed)
+    exact = sorted(int(rng.lognormvariate(9, 1.5)) for _ in range(500))
+    times = Times(sorted(Counter(map(rollup.bucket, exact)).items()))
+    for share in (0.01, 0.5, 0.95, 0.99):
+        true = exact[math.ceil(share * len(exact)) - 1]
+        assert abs(times.quantile(share) - true) <= true / 8
+    limits = (1_000, 5_000, 60_000)
+    for limit, share in zip(limits, times.within(limits), strict=True):
+        least, most = (sum(each < bound for each in exact) / 500 for bound in (limit * 7 / 8, limit * 9 / 8))
+        assert least <= share <= most
+    assert times.within([0, max(exact) * 2, max(exact) * 3]) == [0, 1, 1]
+
+
+def test_half_of_a_bucket_is_half_of_its_messages():
+    number = rollup.bucket(8_000)
+    shortest, too_long = rollup.bounds(number)
+    times = Times([(number - 1, 1), (number, 2), (number + 1, 1)])
+    middle = (shortest + too_long) / 2
+    assert times.within([shortest, middle, too_long]) == [0.25, 0.5, 0.75]
+    assert times.quantile(0.5) == middle
+    assert times.quantile(0.75) == too_long
+
+
+def test_no_message_has_no_time():
+    assert Times([]).quantile(0.5) is None
+    assert Times([(rollup.bucket(0), 3)]).quantile(0.5) < 1
+
+
+# --- purging, and what is read
+
+
+def lengths(conn):
+    tables = ("statistics", "statistics_endings", "statistics_times")
+    return {
+        table: Counter(row[0] for row in conn.execute(f"SELECT length FROM {table}").fetchall()) for table in tables
+    }
+
+
+def test_old_hours_go_in_steps_and_all_else_stays(conn, acme_1, acme_2, monkeypatch):
+    monkeypatch.setattr(statistics, "_ROWS_AT_ONCE", 3)
+    keeps = MIDNIGHT - statistics.HOURS_KEPT_DAYS * DAY_MS
+    for at in (keeps - 300 * DAY_MS, keeps - DAY_MS, keeps - 2 * HOUR_MS, keeps - 1, keeps, NOW):
+        for account in (acme_1, acme_2):
+            end(conn, send(conn, account, at))
+    before = lengths(conn)
+    assert all(each[HOUR] == 2 * 6 for each in before.values())
+    begun = []
+    conn.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
+    statistics.purge(conn, NOW)
+    conn.set_trace_callback(None)
+    after = lengths(conn)
+    for table in before:
+        assert after[table][HOUR] == 4
+        assert (after[table][DAY], after[table][MONTH]) == (before[table][DAY], before[table][MONTH])
+    least = min(row[0] for row in conn.execute(f"SELECT begins FROM statistics WHERE length = {HOUR}"))
+    assert least == keeps // HOUR_MS
+    assert len(begun) == 3 * 3
+    statistics.purge(conn, NOW)
+    assert lengths(conn) == after
+
+
+def test_nothing_is_scanned(conn, acme_1):
+    """Neither for a page nor for purging: each table is searched by the first columns of its primary key."""
+    send(conn, acme_1, NOW)
+    rollup.gather_all(conn)
+    asked = []
+    conn.set_trace_callback(asked.append)
+    read(conn, acme_1, periods.MONTHS_12)
+    statistics.purge(conn, NOW)
+    conn.set_trace_callback(None)
+    queries = [each for each in asked if each.startswith(("SELECT", "DELETE"))]
+    assert len(queries) == 1 + 4 + 2 + 3
+    for each in queries:
+        plan = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {each}")]
+        of_tables = [step for step in plan if "statistics" in step]
+        assert of_tables
+        # Only the first message's day is found by what comes before it in the key.
+        bound = " AND begins>? AND begins<?" if "json_each" in each else "" if "min(begins)" in each else " AND begins"
+        assert all(f"PRIMARY KEY (account_id=? AND length=?{bound}" in step for step in of_tables), plan
+        assert not [step for step in plan if "messages" in step]

@@ -1,0 +1,266 @@
+"""Each line of the bind table: who may bind, and what the others are told."""
+
+import asyncio
+import ssl
+from contextlib import suppress
+
+import pytest
+
+from portal.services.accounts import accounts, allowed_ips, credentials, session_records
+from portal.services.common.audit import SHELL
+from portal.smsc.admission.connection_limits import Visit
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import RESPONSE, Command, Status, Tag
+from portal.smsc.protocol.pdu import Bind, Plain
+from tests.smsc.esme import Esme, eventually, smsc
+
+BINDS = [Command.BIND_TRANSMITTER, Command.BIND_RECEIVER, Command.BIND_TRANSCEIVER]
+
+
+@pytest.mark.parametrize("command", BINDS)
+async def test_the_right_password_from_the_right_address_binds(config, cast, conn, command):
+    login = cast.smpp_acme_1
+    async with smsc(config) as server:
+        esme = await Esme.connect(server.port)
+        answer = await esme.request(Bind(command, 7, login.name, login.password))
+        assert (answer.command, answer.status, answer.system_id) == (command | RESPONSE, 0, "SMPP-Portal")
+        assert answer.tlvs == {Tag.SC_INTERFACE_VERSION: b"\x34"}
+        (row,) = await eventually(lambda: session_records.of_account(conn, login.id))
+        assert (row.address, row.bind_type, row.tls) == ("127.0.0.1", command.name.removeprefix("BIND_").lower(), "")
+    assert session_records.of_account(conn, login.id) == []
+
+
+async def test_a_client_of_an_older_version_gets_no_optional_parameter(config, cast):
+    async with smsc(config) as server:
+        esme = await Esme.connect(server.port)
+        bind = Bind(
+            Command.BIND_TRANSMITTER, 1, cast.smpp_acme_1.name, cast.smpp_acme_1.password, interface_version=0x33
+        )
+        answer = await esme.request(bind)
+        assert (answer.status, answer.tlvs) == (0, {})
+
+
+async def refused(server, system_id, password, from_address=None):
+    esme = await Esme.connect(server.port, from_address=from_address)
+    status = await esme.bind(system_id, password)
+    await esme.close()
+    return status
+
+
+async def test_an_unknown_system_id(config):
+    async with smsc(config) as server:
+        assert await refused(server, "smpp-nobody", "whatever") == Status.ESME_RINVSYSID
+
+
+async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, conn):
+    login = cast.smpp_acme_1
+    async with smsc(config) as server:
+        assert await refused(server, login.name, "wrong") == Status.ESME_RINVPASWD
+        assert await refused(server, login.name, login.password, "127.0.0.2") == Status.ESME_RINVPASWD
+        seen = await eventually(lambda: len(rows := session_records.refusals(conn, login.id)) == 2 and rows)
+    assert {(each.address, each.reason) for each in seen} == {
+        ("127.0.0.1", session_records.WRONG_PASSWORD),
+        ("127.0.0.2", session_records.NOT_AUTHORISED),
+    }
+
+
+async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_not_to_the_client(
+    config, cast, conn, keys, account
+):
+    login = cast.smpp_acme_1
+    credentials.regenerate(conn, keys, SHELL, account, send_mail=False)
+    async with smsc(config) as server:
+        assert await refused(server, login.name, login.password) == Status.ESME_RINVPASWD
+        assert await refused(server, login.name, login.password, "127.0.0.2") == Status.ESME_RINVPASWD
+        seen = await eventually(lambda: len(rows := session_records.refusals(conn, login.id)) == 2 and rows)
+    assert {(each.address, each.reason, each.replaced_at is not None) for each in seen} == {
+        ("127.0.0.1", session_records.REPLACED_PASSWORD, True),
+        ("127.0.0.2", session_records.NOT_AUTHORISED, False),
+    }
+
+
+async def test_no_address_a_disabled_account_and_a_classic_one(config, cast, conn):
+    disabled = cast.smpp_globex_1
+    accounts.disable(conn, SHELL, accounts.by_name(conn, disabled.name))
+    async with smsc(config) as server:
+        assert await refused(server, cast.smpp_acme_2.name, cast.smpp_acme_2.password) == Status.ESME_RBINDFAIL
+        assert await refused(server, disabled.name, disabled.password) == Status.ESME_RBINDFAIL
+        assert await refused(server, cast.sms_acme_1.name, "") == Status.ESME_RBINDFAIL
+
+
+async def test_one_transceiver_or_one_pair(config, cast):
+    login = cast.smpp_acme_1
+    async with smsc(config) as server:
+        transceiver = await Esme.bound(server.port, login)
+        for command in BINDS:
+            other = await Esme.connect(server.port)
+            assert await other.bind(login.name, login.password, command) == Status.ESME_RALYBND
+        await transceiver.request(Plain(Command.UNBIND, 9))
+        await transceiver.closed()
+        await Esme.bound(server.port, login, Command.BIND_TRANSMITTER)
+        await Esme.bound(server.port, login, Command.BIND_RECEIVER)
+        for command in BINDS:
+            other = await Esme.connect(server.port)
+            assert await other.bind(login.name, login.password, command) == Status.ESME_RALYBND
+
+
+async def test_more_binds_where_the_account_has_them(config, cast, change_account):
+    async with smsc(config) as server:
+        change_account(binds=2)
+        await eventually(lambda: server._backplane.account(cast.smpp_acme_1.name).binds == 2)
+        for _ in range(2):
+            await Esme.bound(server.port, cast.smpp_acme_1)
+        third = await Esme.connect(server.port)
+        assert await third.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == Status.ESME_RALYBND
+
+
+async def test_a_second_bind_on_one_connection(config, cast):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        assert await esme.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == Status.ESME_RALYBND
+        assert (await esme.submit()).status == 0
+
+
+async def test_a_connection_may_try_again(config, cast):
+    async with smsc(config) as server:
+        esme = await Esme.connect(server.port)
+        assert await esme.bind(cast.smpp_acme_1.name, "wrong") == Status.ESME_RINVPASWD
+        assert await esme.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == 0
+
+
+async def test_guessing_is_throttled_and_strangers_lock_nobody_out(config, cast):
+    login = cast.smpp_acme_1
+    async with smsc(config) as server:
+        for _ in range(10):
+            assert await refused(server, login.name, "guess", "127.0.0.3") == Status.ESME_RINVPASWD
+        assert await refused(server, login.name, "guess", "127.0.0.3") == Status.ESME_RBINDTHROTTLED
+        assert await refused(server, login.name, login.password, "127.0.0.4") == Status.ESME_RBINDTHROTTLED
+        await Esme.bound(server.port, login)
+
+
+async def test_a_change_of_addresses_counts_at_the_next_bind(config, cast, conn, nudger):
+    login = cast.smpp_acme_2
+    account = accounts.by_name(conn, login.name)
+    async with smsc(config) as server:
+        assert await refused(server, login.name, login.password) == Status.ESME_RBINDFAIL
+        allowed_ips.add(conn, SHELL, account, "127.0.0.0/24")
+        nudger.send()
+        await eventually(lambda: accounts.by_name(conn, login.name).status == accounts.SUCCESS)
+        await Esme.bound(server.port, login, from_address="127.0.0.77")
+
+
+async def test_a_change_without_a_nudge_is_found_soon(config, cast, conn):
+    async with smsc(config) as server:
+        allowed_ips.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), "127.0.0.1")
+        await eventually(lambda: accounts.by_name(conn, cast.smpp_acme_2.name).status == accounts.SUCCESS)
+        await Esme.bound(server.port, cast.smpp_acme_2)
+
+
+@pytest.mark.parametrize("command", [Command.SUBMIT_SM, Command.DELIVER_SM, Command.UNBIND])
+async def test_what_an_open_connection_may_not(config, command):
+    async with smsc(config) as server:
+        esme = await Esme.connect(server.port)
+        message = esme.message() if command is Command.SUBMIT_SM else Plain(command, 5)
+        if command is Command.DELIVER_SM:
+            message = pdu.DeliverSm(5)
+        assert (await esme.request(message)).status == Status.ESME_RINVBNDSTS
+        assert (await esme.request(Plain(Command.ENQUIRE_LINK, 6))).status == 0
+
+
+async def test_a_receiver_may_not_submit(config, cast):
+    async with smsc(config) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
+        assert (await esme.submit()).status == Status.ESME_RINVBNDSTS
+
+
+async def test_no_bind_in_time_is_closed(limited):
+    async with smsc(limited(bind_seconds=0.1)) as server:
+        esme = await Esme.connect(server.port)
+        await esme.closed()
+
+
+async def test_the_bind_timer_ends_with_the_bind(limited, cast):
+    async with smsc(limited(bind_seconds=0.2)) as server:
+        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+        idle = await Esme.connect(server.port)
+        await idle.closed()
+        assert (await esme.submit()).status == 0
+
+
+async def test_connections_of_one_address_take_turns_and_others_do_not_wait(limited, cast):
+    async with smsc(limited(unbound_per_address=3)) as server:
+        waiting = [await Esme.connect(server.port, from_address="127.0.0.9") for _ in range(3)]
+        fourth = await Esme.connect(server.port, from_address="127.0.0.9")
+        fourth.send(Plain(Command.ENQUIRE_LINK, 1))
+        await Esme.bound(server.port, cast.smpp_acme_1)
+        assert len(server._door.sessions) == 4
+        waiting[0].abort()
+        assert (await fourth.answer_to(1)).status == 0
+
+
+async def test_a_thousand_clients_behind_one_address_come_back_at_once(config, cast, change_account):
+    change_account(binds=0)
+    async with smsc(config) as server:
+        for port, tls in ((server.port, None), (server.tls_port, client_context())):
+            statuses = await asyncio.gather(*(bind_alone(port, cast.smpp_acme_1, tls) for _ in range(500)))
+            assert statuses == [0] * 500
+
+
+async def bind_alone(port, login, tls):
+    esme = await Esme.connect(port, tls=tls)
+    return await esme.bind(login.name, login.password)
+
+
+def client_context():
+    made = ssl.create_default_context()
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+    return made
+
+
+async def test_a_handshake_that_is_given_up_leaves_nothing_behind(config, cast):
+    async with smsc(config) as server:
+        for _ in range(20):
+            strangers = [await Esme.connect(server.tls_port) for _ in range(10)]
+            for each in strangers:
+                each.abort()
+        await eventually(lambda: not server._door._connections)
+        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
+
+
+async def test_a_handshake_that_is_cancelled_as_it_succeeds_counts_once(config, cast):
+    async with smsc(config) as server:
+        begun, visits = Visit.begun, []
+
+        def end_at_once(visit, session):
+            begun(visit, session)
+            visits.append(visit)
+            visit.cancel()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Visit, "begun", end_at_once)
+            with suppress(ConnectionError):
+                await (await Esme.connect(server.tls_port, tls=client_context())).closed()
+            await eventually(lambda: not server._door._connections)
+        assert visits
+        assert not server._door.sessions
+        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
+        await eventually(lambda: server._door._connections == 1)
+
+
+async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(limited, cast):
+    async with smsc(limited(unbound=2)) as server:
+        strangers = [await Esme.connect(server.port, from_address=f"127.0.0.{number}") for number in (5, 6)]
+        await eventually(lambda: len(server._door.sessions) == 2)
+        bound = await Esme.bound(server.port, cast.smpp_acme_1)
+        await strangers[0].closed()
+        assert (await strangers[1].request(Plain(Command.ENQUIRE_LINK, 1))).status == 0
+        assert (await bound.submit()).status == 0
+
+
+async def test_a_handshake_that_never_ends_keeps_nobody_out(limited, cast):
+    async with smsc(limited(unbound=1)) as server:
+        stranger = await Esme.connect(server.tls_port, from_address="127.0.0.5")
+        await eventually(lambda: server._door._unbound)
+        await Esme.bound(server.port, cast.smpp_acme_1)
+        await stranger.closed()

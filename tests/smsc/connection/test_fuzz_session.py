@@ -1,0 +1,275 @@
+"""A session under any sequence of PDUs, whole or damaged, cut into pieces anywhere: it answers, nacks and closes as
+`smpp.md` promises, and nobody else notices.
+
+One server on one data folder takes the examples of a test in turn, each on a connection of its own.
+"""
+
+import asyncio
+import logging
+import struct
+from collections import Counter
+from contextlib import suppress
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from portal.services.accounts import accounts
+from portal.services.common.audit import SHELL
+from portal.services.credits import credits
+from portal.services.operations import self_check
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import RESPONSE, Command, Status
+from portal.smsc.protocol.pdu import Bind, MessageResp, Plain, SubmitSm
+from portal.smsc.server import Server, loop_factory
+from tests.smsc.esme import Esme
+from tests.smsc.fuzzing import KINDS, UNKNOWN, Debt, Source, command_of, make, whole_pdus
+
+ANSWERED_IN_S = 5.0
+BINDS = (Command.BIND_TRANSMITTER, Command.BIND_RECEIVER, Command.BIND_TRANSCEIVER)
+WHOLE = whole_pdus(Random(0), 8)
+LAST, AFTER_ALL = 0x7A000000, 0x7A000001
+many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Arena:
+    """The server, a session on it that does what it should, and the clients that don't."""
+
+    def __init__(self, config, cast, runner):
+        self.login = cast.smpp_acme_1
+        self._bystander_login = cast.smpp_globex_1
+        self._config = config
+        self._runner = runner
+        self.troubles = []
+        runner.run(self._begin())
+
+    async def _begin(self):
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.troubles.append(context))
+        self._server = Server(self._config, loop, on_death=lambda: self.troubles.append("the server died"))
+        self._server.start()
+        self._bystander = await Esme.bound(self._server.port, self._bystander_login, Command.BIND_TRANSMITTER)
+
+    def close(self):
+        self._runner.run(self._end())
+
+    async def _end(self):
+        self._bystander.abort()
+        await self._bystander.close()
+        await self._server.close()
+
+    def holds(self, octets, cuts=()):
+        """Send the octets on a new connection, cut there, and see every promise kept. Returns each answer's status."""
+        return self._runner.run(self._holds(octets, cuts))
+
+    async def _holds(self, octets, cuts):
+        client = Client(await Esme.connect(self._server.port), Debt(self.login.name, self.login.password))
+        try:
+            await client.send(octets, cuts)
+            await client.settle()
+        finally:
+            await client.close()
+        assert client.debt.wrong(client.came, closed=client.closed, lossy=client.reset) == ""
+        assert (await self._bystander.submit(source="GLOBEX", registered_delivery=0)).status == 0
+        assert self.troubles == []
+        return client.statuses
+
+
+class Client:
+    """One connection that sends whatever it is given, and keeps account of what it is owed."""
+
+    def __init__(self, esme, debt):
+        self.debt = debt
+        self.came = Counter()
+        self.statuses = {}
+        self.closed = False
+        self.reset = False
+        self._esme = esme
+        self._reading = asyncio.ensure_future(self._read())
+        self._progress = asyncio.Event()
+
+    async def send(self, octets, cuts):
+        edges = [0, *sorted(cut % (len(octets) + 1) for cut in cuts), len(octets)]
+        for start, end in pairwise(edges):
+            # Anything sent to a connection that is closed resets it, and answers may be lost.
+            self.reset = self.reset or self.debt.ends
+            if self.closed or self._esme.writer.is_closing():
+                break
+            self.debt.sent(octets[start:end])
+            self._esme.send_octets(octets[start:end])
+            with suppress(ConnectionError):
+                await self._esme.writer.drain()
+            await asyncio.sleep(0)
+
+    async def settle(self):
+        """Wait until all has come that must. What comes too much, comes before the answer to one more question."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWERED_IN_S):
+                while not self._settled():
+                    self._progress.clear()
+                    await self._progress.wait()
+                if not self.debt.ends:
+                    await self.send(Plain(Command.ENQUIRE_LINK, AFTER_ALL).encode(), ())
+                    while not self._settled():
+                        self._progress.clear()
+                        await self._progress.wait()
+
+    def _settled(self):
+        return self.closed if self.debt.ends else self.closed or not self.debt.answers - self.came
+
+    async def _read(self):
+        try:
+            while True:
+                message = await self._esme.read()
+                command = command_of(message)
+                if command == Command.DELIVER_SM:
+                    self._esme.send(MessageResp(Command.DELIVER_SM_RESP, message.sequence))
+                elif command & RESPONSE:
+                    self.came[command, message.sequence] += 1
+                    self.statuses[message.sequence] = Status(message.status)
+                self._progress.set()
+        except (asyncio.IncompleteReadError, ConnectionError) as ended:
+            self.reset = self.reset or isinstance(ended, ConnectionError)
+            self.closed = True
+            self._progress.set()
+
+    async def close(self):
+        self._reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reading
+        self._esme.abort()
+        await self._esme.close()
+        Esme.opened.remove(self._esme)
+
+
+@pytest.fixture
+def arena(config, cast, conn, limited, caplog):
+    caplog.set_level(logging.ERROR)
+    for login in (cast.smpp_acme_1, cast.smpp_globex_1):
+        account = accounts.by_name(conn, login.name)
+        accounts.change(conn, SHELL, account, windowing=0, throughput=0, binds=0, any_sender=True)
+        credits.grant(conn, SHELL, account, 10**6 * credits.THOUSANDTHS)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        # A wrong password is answered as such, however often; connections without a bind are let in again.
+        made = Arena(limited(bind_failures=10**6), cast, runner)
+        made._server._door._fruitless._most = 10**6
+        try:
+            yield made
+        finally:
+            made.close()
+    assert made.troubles == []
+    assert [each.getMessage() for each in caplog.records if each.exc_info or each.levelno >= logging.ERROR] == []
+    assert self_check.problems(conn) == []
+
+
+def bind(sequence, login, command=Command.BIND_TRANSCEIVER):
+    return Bind(command, sequence, login.name, login.password).encode()
+
+
+def submit(sequence):
+    return SubmitSm(
+        sequence, source="ACME", source_ton=5, dest_ton=1, dest_npi=1, destination="393331234567", short_message=b"hi"
+    ).encode()
+
+
+def plain(command, sequence):
+    return Plain(command, sequence).encode()
+
+
+def stranger(sequence):
+    """A bind of somebody else."""
+    return Bind(Command.BIND_TRANSCEIVER, sequence, "nobody", "secret").encode()
+
+
+def arbitrary(sequence, seed):
+    """A damaged PDU under that number, its length right."""
+    octets = Source(Random(seed), WHOLE).next(bad_framing=0)
+    return octets[:12] + struct.pack(">I", sequence) + octets[16:]
+
+
+# What a client may do, as functions of its number in the sequence and of the login.
+whole = st.one_of(
+    st.sampled_from(BINDS).map(lambda command: lambda number, login: bind(number, login, command)),
+    st.just(lambda number, _: stranger(number)),
+    st.just(lambda number, _: submit(number)),
+    st.just(lambda number, _: plain(Command.ENQUIRE_LINK, number)),
+    st.just(lambda number, _: plain(Command.UNBIND, number)),
+    st.sampled_from(KINDS).map(lambda command: lambda number, _: make(command, sequence=number).encode()),
+    # Answers to what the server may have asked, and to what it hasn't.
+    st.tuples(st.sampled_from([each for each in KINDS if each & RESPONSE]), st.integers(1, 5)).map(
+        lambda which: lambda _number, _login: make(which[0], sequence=which[1]).encode()
+    ),
+)
+damaged = st.one_of(
+    st.integers(0, 2**64).map(lambda seed: lambda number, _: arbitrary(number, seed)),
+    st.tuples(st.sampled_from(KINDS + UNKNOWN), st.binary(max_size=60)).map(
+        lambda which: lambda number, _: struct.pack(">4I", 16 + len(which[1]), which[0], 0, number) + which[1]
+    ),
+)
+bad_length = st.tuples(
+    st.integers(0, pdu.HEADER_LENGTH - 1) | st.integers(pdu.MAX_LENGTH + 1, 0xFFFFFFFF), st.sampled_from(KINDS)
+).map(lambda which: lambda number, _: struct.pack(">4I", which[0], which[1], 0, number))
+first_numbers = st.sampled_from([1, 1000, 0x7FFFFFF0, 0xFFFFFFC0])
+cuts = st.just([]) | st.lists(st.integers(0, 2**16), max_size=20) | st.just(range(2**11))
+
+
+def joined(steps, first, login):
+    return b"".join(step(first + number, login) for number, step in enumerate(steps))
+
+
+@many
+@given(st.lists(whole, max_size=15), first_numbers, cuts)
+@example([lambda number, login: bind(number, login), lambda number, _: submit(number)] * 2, 1, [])
+def test_valid_pdus_in_any_state_are_each_answered_once(arena, steps, first, cuts):
+    arena.holds(joined(steps, first, arena.login), cuts)
+
+
+@many
+@given(st.lists(damaged | whole, max_size=15), first_numbers, cuts, st.booleans())
+def test_malformed_pdus_among_others_are_each_answered_once(arena, steps, first, cuts, bound):
+    before = bind(LAST, arena.login) if bound else b""
+    arena.holds(before + joined(steps, first, arena.login), cuts)
+
+
+@many
+@given(st.lists(damaged | whole, max_size=8), bad_length, st.binary(max_size=40), cuts, st.booleans())
+def test_a_bad_length_ends_the_session_and_what_came_before_is_answered(arena, steps, bad, after, cuts, bound):
+    before = bind(LAST, arena.login) if bound else b""
+    arena.holds(before + joined([*steps, bad], 1, arena.login) + after, cuts)
+
+
+@many
+@given(st.binary(max_size=600), cuts, st.booleans())
+def test_noise_harms_nobody(arena, noise, cuts, bound):
+    arena.holds((bind(LAST, arena.login) if bound else b"") + noise, cuts)
+
+
+@many
+@given(st.lists(damaged | whole, min_size=15, max_size=40), cuts)
+def test_who_does_not_bind_is_heard_for_a_while(arena, steps, cuts):
+    arena.holds(joined(steps, 1, arena.login), cuts)
+
+
+@many
+@given(st.sampled_from(BINDS), st.lists(st.sampled_from(KINDS), max_size=10), cuts)
+def test_each_state_allows_what_it_should(arena, kind, commands, cuts):
+    requests = [each for each in commands if not each & RESPONSE and each not in (*BINDS, Command.UNBIND)]
+    steps = [make(command, sequence=number).encode() for number, command in enumerate(requests, 100)]
+    unbound = arena.holds(b"".join(steps) + stranger(1) + plain(Command.UNBIND, 2), cuts)
+    for number, command in enumerate(requests, 100):
+        allowed = command == Command.ENQUIRE_LINK
+        assert unbound[number] == (Status.ESME_ROK if allowed else Status.ESME_RINVBNDSTS), hex(command)
+    assert unbound[1] == Status.ESME_RINVSYSID
+    assert unbound[2] == Status.ESME_RINVBNDSTS
+    bound = arena.holds(
+        bind(1, arena.login, kind) + b"".join(steps) + bind(2, arena.login) + submit(3) + plain(Command.UNBIND, 4), cuts
+    )
+    assert (bound[1], bound[2], bound[4]) == (Status.ESME_ROK, Status.ESME_RALYBND, Status.ESME_ROK)
+    assert bound[3] == (Status.ESME_RINVBNDSTS if kind == Command.BIND_RECEIVER else Status.ESME_ROK)
+    for number, command in enumerate(requests, 100):
+        if command == Command.ENQUIRE_LINK:
+            assert bound[number] == Status.ESME_ROK
+        elif command == Command.DELIVER_SM or kind == Command.BIND_RECEIVER:
+            assert bound[number] == Status.ESME_RINVBNDSTS, hex(command)

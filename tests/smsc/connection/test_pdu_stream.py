@@ -1,0 +1,61 @@
+"""A connection as octets: who sends much at once leaves the others their turns."""
+
+import asyncio
+import socket
+from ipaddress import ip_address
+
+from portal.core.config import Limits
+from portal.smsc.admission.connection_limits import Door, Visit
+from portal.smsc.connection.pdu_stream import Wire
+from portal.smsc.protocol.constants import Command
+from portal.smsc.protocol.pdu import Plain
+
+MANY, LAST = 5_000, 7
+
+
+class Heard(Wire):
+    """Takes down what it hears, and answers nothing."""
+
+    def __init__(self, sequences, limits, loop):
+        super().__init__(Visit(Door(limits, loop), ip_address("127.0.0.1")), limits, loop)
+        self.sequences = sequences
+
+    def _received(self, header, body):
+        self.sequences.append(header.sequence)
+
+    def _may_go_on(self):
+        return True
+
+    def _say_last(self, last_words):
+        self._close()
+
+    def _has_room(self):
+        pass
+
+    def connection_lost(self, exc):
+        for timer in (self._deadline, self._held):
+            if timer:
+                timer.cancel()
+
+
+async def test_who_sends_much_at_once_leaves_others_their_turn():
+    loop = asyncio.get_running_loop()
+    heard = []
+    pairs = [socket.socketpair() for _ in range(2)]
+    transports = [
+        (await loop.connect_accepted_socket(lambda: Heard(heard, Limits(), loop), ours))[0] for ours, _ in pairs
+    ]
+    (_, flooder), (_, bystander) = pairs
+    try:
+        flooder.sendall(b"".join(Plain(Command.ENQUIRE_LINK, 1_000 + number).encode() for number in range(MANY)))
+        bystander.sendall(Plain(Command.ENQUIRE_LINK, LAST).encode())
+        async with asyncio.timeout(10):
+            while len(heard) <= MANY:
+                await asyncio.sleep(0)
+    finally:
+        for transport, (_, theirs) in zip(transports, pairs, strict=True):
+            transport.abort()
+            theirs.close()
+        await asyncio.sleep(0)
+    assert heard.index(LAST) < MANY // 5
+    assert [each for each in heard if each != LAST] == [1_000 + number for number in range(MANY)]

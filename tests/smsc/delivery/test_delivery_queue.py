@@ -1,0 +1,101 @@
+"""What waits for an account's receivers comes in its order, whether it is in memory or has to be read."""
+
+import pytest
+
+from portal.core.db import now_ms
+from portal.services.messages import deliveries, intake, outcomes
+from portal.services.messages.outcomes import Outcome
+from portal.services.messages.validation import DELIVERED
+from portal.services.prices.prices import PriceList
+from portal.smsc.delivery.delivery_queue import MOST_READY, Waiting
+from tests.support import prepared
+
+
+@pytest.fixture
+def ended(conn, account):
+    """Stores so many messages of the account, lets them end, and returns their receipts, which wait now."""
+
+    def end(count):
+        submit = prepared(conn, account.id, price_list=PriceList({"IT": 0}, {}, ()))
+        ids = intake.store(conn, [submit] * count).ids
+        return outcomes.finish(conn, [Outcome(each, DELIVERED, 0, now_ms()) for each in ids])
+
+    return end
+
+
+@pytest.fixture
+def reads():
+    return []
+
+
+@pytest.fixture
+def waiting(conn, account, reads):
+    """Somebody is there to take what waits; `reads` gets how much each look into the database has found."""
+
+    def read(how_many, but):
+        due = deliveries.due(conn, account.id, now_ms(), how_many, but)
+        reads.append(len(due.now))
+        return due
+
+    made = Waiting(read)
+    made.wake = lambda: None
+    return made
+
+
+def taken(waiting):
+    return list(iter(waiting.take, None))
+
+
+def test_what_has_just_been_stored_is_not_read_again(waiting, ended, reads):
+    assert waiting.take() is None
+    receipts = ended(3)
+    waiting.stored(receipts)
+    assert taken(waiting) == receipts
+    assert reads == [0]
+
+
+def test_what_was_there_before_comes_first(waiting, ended):
+    older = ended(2)
+    newer = ended(2)
+    waiting.stored(newer)
+    assert taken(waiting) == older + newer
+
+
+def test_what_was_read_before_it_was_told_comes_once(waiting, ended):
+    receipts = ended(2)
+    assert taken(waiting) == receipts
+    waiting.stored(receipts)
+    assert taken(waiting) == []
+
+
+def test_what_is_given_back_comes_before_all_that_follows(waiting, ended):
+    assert waiting.take() is None
+    receipts = ended(3)
+    waiting.stored(receipts)
+    first = waiting.take()
+    waiting.give_back(first)
+    assert taken(waiting) == receipts
+
+
+def test_memory_is_bounded_and_the_order_stays(waiting, ended, reads):
+    assert waiting.take() is None
+    first = ended(MOST_READY - 1)
+    waiting.stored(first)
+    # No room for both: they are read when all before them has been taken.
+    too_much = ended(2)
+    waiting.stored(too_much)
+    last = ended(1)
+    waiting.stored(last)
+    assert taken(waiting) == first + too_much + last
+    assert reads == [0, 3]
+
+
+def test_nothing_is_kept_where_nobody_is_there_to_take_it(waiting, ended, reads):
+    assert waiting.take() is None
+    waiting.wake = None
+    receipts = ended(2)
+    waiting.stored(receipts)
+    assert reads == [0]
+    waiting.wake = lambda: None
+    assert taken(waiting) == receipts
+    assert reads == [0, 2]
