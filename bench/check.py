@@ -37,11 +37,13 @@ from stand import CREDITS, ROOT, SENDERS, Installation, complaints, table
 from portal.core import db
 from portal.core.db import DAY_MS, immediate, now_ms
 from portal.services.accounts import accounts
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, GSM, Submit
+from portal.services.messages.validation import GSM, Submit
 from portal.services.operations import self_check
 
 SESSIONS, WINDOW = 10, 10
@@ -92,7 +94,7 @@ def fill(place: Installation, messages: int, count: int) -> None:
         own = [accounts.add(conn, SHELL, 1, name=f"smpp-past-{number}") for number in range(count)]
         since = now_ms() - DAYS * DAY_MS
         for each in own:
-            credits.grant(conn, SHELL, each, CREDITS * credits.THOUSANDTHS, now=since)
+            credits.grant(conn, SHELL, each, CREDITS * credit_amounts.THOUSANDTHS, now=since)
         for number in range(0, messages, BATCH):
             at = since + 1 + number * (DAYS - 1) * DAY_MS // messages
             with immediate(conn):

@@ -25,6 +25,8 @@ from statistics import median
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
+from portal.services.people import login_sessions
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -105,7 +107,7 @@ def cookie(app: Flask, **values: object) -> str:
 def portal(config: Config) -> Iterator[Page]:
     """The real web process, and the home of the account with most history, as its owner sees it."""
     with closing(db.connect(config.database)) as conn:
-        token = users.start_session(conn, users.by_email(conn, demo.OWNER), "127.0.0.1", "bench")
+        token = login_sessions.start_session(conn, users.by_email(conn, demo.OWNER), "127.0.0.1", "bench")
     keys = Keys.load(config.data)
     page = Page(
         "account home",

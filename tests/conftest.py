@@ -17,9 +17,10 @@ from portal.core import config as settings
 from portal.core import db, i18n
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, allowed_ips, credentials
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
-from portal.services.people import customers, two_factor, users
+from portal.services.people import customers, enrolment, password_hashing, two_factor, users
 from portal.services.prices import prices
 from portal.services.senders import senders
 from portal.smsc.server import loop_factory
@@ -83,8 +84,8 @@ def _enter(conn: db.Connection, keys: Keys) -> Cast:
 def _person(conn: db.Connection, keys: Keys, email: str, role: str, customer_id: int | None) -> Person:
     password = f"the long password of {email}"
     user = users.add(conn, keys, SHELL, email, role, customer_id)
-    codes = users.enrol_at_once(conn, SHELL, user, users.hash_password(password))
-    secret = two_factor.secret_text(keys, users.totp_secret(conn, user))
+    codes = enrolment.enrol_at_once(conn, SHELL, user, password_hashing.hash_password(password))
+    secret = two_factor.secret_text(keys, enrolment.totp_secret(conn, user))
     return Person(user.id, email, password, secret, tuple(codes))
 
 
@@ -99,7 +100,7 @@ def _account(
     bound_from: tuple[str, ...] = (),
 ) -> Login:
     account = accounts.add(conn, SHELL, customer_id, kind=name.partition("-")[0], name=name)
-    credits.grant(conn, SHELL, account, amount * credits.THOUSANDTHS)
+    credits.grant(conn, SHELL, account, amount * credit_amounts.THOUSANDTHS)
     for address in bound_from:
         allowed_ips.add(conn, SHELL, account, address)
     if sender:

@@ -12,9 +12,9 @@ from portal.core import config as settings
 from portal.core import db
 from portal.demo import client
 from portal.services.common import ids
-from portal.services.history import history
 from portal.services.operations import self_check
-from portal.services.people import two_factor, users
+from portal.services.people import authentication, two_factor
+from portal.services.statistics import daily_totals
 from tests.serving import clean_environment, is_ready, stop
 from tests.support import ROOT, Server, eventually, free_port
 
@@ -71,10 +71,10 @@ def test_there_is_something_to_see(look):
     accounts = {row["name"]: row for row in look.execute("SELECT id, name, balance FROM accounts")}
     assert accounts.keys() == {"smpp-demo-1", "smpp-demo-2", "sms-demo-1", "smpp-globex-1"}
     assert all(row["balance"] > 0 for row in accounts.values())
-    totals = history.totals(look, accounts["smpp-demo-1"]["id"], 28)
+    totals = daily_totals.totals(look, accounts["smpp-demo-1"]["id"], 28)
     assert totals.sent > 2000
     assert 0.9 < totals.delivered / totals.sent < 0.99
-    days = history.per_day(look, accounts["smpp-demo-1"]["id"], 28)
+    days = daily_totals.per_day(look, accounts["smpp-demo-1"]["id"], 28)
     assert sum(day.sent > 0 for _, day in days) >= 27
     assert not look.execute("SELECT 1 FROM messages WHERE state = 1 LIMIT 1").fetchone(), "nothing is left to send"
 
@@ -97,7 +97,7 @@ def test_all_its_people_can_log_in(made, look, keys):
     assert logins.totp_secrets.keys() == {"marta@acme.example", "bruno@acme.example", "olga@portal.example"}
     keys = type(keys).load(made.data)
     for email in logins.totp_secrets:
-        user = users.check_login(look, email, logins.password, "192.0.2.1", 10)
+        user = authentication.check_login(look, email, logins.password, "192.0.2.1", 10)
         assert two_factor.accept(look, keys, user.id, logins.code(email))
 
 

@@ -25,7 +25,7 @@ from portal.services.billing import orders, packs
 from portal.services.billing.orders import Order
 from portal.services.common.audit import SHELL
 from portal.services.operations import self_check
-from portal.services.people import users
+from portal.services.people import login_sessions, users
 from portal.web import create_app
 from tests.support import ROOT, Cast, Server, eventually
 
@@ -149,7 +149,7 @@ def scene(serve: Callable[..., Server], conn: db.Connection, cast: Cast, config:
         page.portal = server.url
         account = accounts.by_name(conn, cast.smpp_acme_1.name)
         order = orders.place(conn, SHELL, account, packs.of_size(conn, 100_000))
-        token = users.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+        token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
         app = create_app(config, keys)
         cookie = app.session_interface.get_signing_serializer(app).dumps({"_user_id": token, "_fresh": True})  # type: ignore[attr-defined]
         yield Scene(server, page, order, conn, f"portal_session={cookie}")

@@ -22,6 +22,7 @@ from portal.services.accounts import accounts, allowed_ips, credentials
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP
 from portal.services.billing import auto_recredit
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import alerts, credits
 from portal.services.people import customers
@@ -99,7 +100,7 @@ def _add(shell: Shell, args: Namespace) -> Answer:
             **_settings(args),
         )
         if args.credits not in (None, "0"):
-            credits.grant(shell.conn, SHELL, account, credits.parse(args.credits))
+            credits.grant(shell.conn, SHELL, account, credit_amounts.parse(args.credits))
         if kind == "sms":
             return Answer({"name": account.name, "system_id": None, "password": None}, account.name)
         password = credentials.regenerate(shell.conn, shell.keys, SHELL, account, send_mail=False)
@@ -151,21 +152,21 @@ def _recredit(shell: Shell, args: Namespace) -> Answer:
     account = accounts.by_name(shell.conn, args.account)
     if (args.below, args.pack, args.per_day) != (None, None, None):
         below = account.recredit_below if args.below is None else _threshold(args.below)
-        pack = account.recredit_pack if args.pack is None else credits.parse(args.pack)
+        pack = account.recredit_pack if args.pack is None else credit_amounts.parse(args.pack)
         per_day = account.recredit_per_day if args.per_day is None else args.per_day
         auto_recredit.set_rule(shell.conn, SHELL, account, below, pack, per_day)
     return _rules(shell, args)
 
 
 def _threshold(text: str) -> int | None:
-    return None if text == "0" else credits.parse(text)
+    return None if text == "0" else credit_amounts.parse(text)
 
 
 def _rules(shell: Shell, args: Namespace) -> Answer:
     """What happens when an account's credits run out."""
     account = accounts.by_name(shell.conn, args.account)
     amounts = {
-        name: None if amount is None else credits.plain(amount)
+        name: None if amount is None else credit_amounts.plain(amount)
         for name, amount in (
             ("alert_below", account.alert_below),
             ("recredit_below", account.recredit_below),
@@ -208,7 +209,7 @@ def _values(account: Account) -> dict[str, object]:
         "name": account.name,
         "kind": account.kind,
         "status": account.status,
-        "balance": credits.plain(account.balance),
+        "balance": credit_amounts.plain(account.balance),
         "windowing": account.windowing,
         "throughput": account.throughput,
         "binds": account.binds,

@@ -9,8 +9,8 @@ from portal.services.accounts import accounts
 from portal.services.billing import orders, packs, purchases
 from portal.services.billing.orders import Order, Which
 from portal.services.billing.packs import Pack
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
-from portal.services.credits import credits
 from portal.services.people import customers
 
 
@@ -79,7 +79,7 @@ def _order(order: Order) -> dict[str, object]:
         "customer": order.customer,
         "account": order.account,
         "origin": order.origin,
-        "credits": credits.plain(order.credits),
+        "credits": credit_amounts.plain(order.credits),
         "price": i18n.exact_money(order.price, order.currency),
         "currency": order.currency,
         "status": order.status,
@@ -112,14 +112,14 @@ def _set_packs(shell: Shell, args: Namespace) -> Answer:
         used = next((each.currency for each in sold.values()), "")
         currency = packs.parse_currency(used if args.currency is None else args.currency)
         for size, price in args.packs:
-            thousandths = credits.parse(size)
+            thousandths = credit_amounts.parse(size)
             sold[thousandths] = Pack(thousandths, packs.parse_price(price, currency), currency)
         return _packs(packs.replace(shell.conn, SHELL, list(sold.values())))
 
 
 def _remove_packs(shell: Shell, args: Namespace) -> Answer:
     with immediate(shell.conn):
-        gone = {packs.of_size(shell.conn, credits.parse(size)).credits for size in args.sizes}
+        gone = {packs.of_size(shell.conn, credit_amounts.parse(size)).credits for size in args.sizes}
         left = [each for each in packs.everyone(shell.conn) if each.credits not in gone]
         return _packs(packs.replace(shell.conn, SHELL, left))
 
@@ -127,7 +127,7 @@ def _remove_packs(shell: Shell, args: Namespace) -> Answer:
 def _packs(sold: list[Pack]) -> Answer:
     rows: list[dict[str, object]] = [
         {
-            "credits": credits.plain(each.credits),
+            "credits": credit_amounts.plain(each.credits),
             "price": i18n.exact_money(each.price, each.currency),
             "currency": each.currency,
         }

@@ -6,6 +6,7 @@ from portal.cli.shell import Answer, Commands, Failure, Shell, account_command, 
 from portal.core.db import immediate
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits, expiry
 from portal.services.history import refunds
@@ -39,7 +40,7 @@ def _show(shell: Shell, args: Namespace) -> Answer:
     answer, lots = _balance(account, account.balance), expiry.upcoming(shell.conn, account.id)
     if not lots:
         return answer
-    rows = [{"amount": credits.plain(each.left), "expires_at": iso(each.expires_at)} for each in lots]
+    rows = [{"amount": credit_amounts.plain(each.left), "expires_at": iso(each.expires_at)} for each in lots]
     lines = [f"{row['amount']} of them run out at {row['expires_at']}" for row in rows]
     assert isinstance(answer.value, dict)
     return Answer(answer.value | {"expiring": rows}, "\n".join([answer.text, *lines]))
@@ -47,13 +48,13 @@ def _show(shell: Shell, args: Namespace) -> Answer:
 
 def _grant(shell: Shell, args: Namespace) -> Answer:
     account = accounts.by_name(shell.conn, args.account)
-    amount, ends = credits.parse(args.amount), expiry.end_of_day(args.until, shell.config.timezone)
+    amount, ends = credit_amounts.parse(args.amount), expiry.end_of_day(args.until, shell.config.timezone)
     return _balance(account, credits.grant(shell.conn, SHELL, account, amount, args.note, expires_at=ends))
 
 
 def _transfer(shell: Shell, args: Namespace) -> Answer:
     source, target = (accounts.by_name(shell.conn, name) for name in (args.source, args.target))
-    balances = credits.transfer(shell.conn, SHELL, source, target, credits.parse(args.amount))
+    balances = credits.transfer(shell.conn, SHELL, source, target, credit_amounts.parse(args.amount))
     answers = [_balance(account, after) for account, after in zip((source, target), balances, strict=True)]
     return Answer(
         dict(zip(("from", "to"), [each.value for each in answers], strict=True)),
@@ -64,7 +65,7 @@ def _transfer(shell: Shell, args: Namespace) -> Answer:
 def _correct(shell: Shell, args: Namespace) -> Answer:
     account = accounts.by_name(shell.conn, args.account)
     return _balance(
-        account, credits.correct(shell.conn, SHELL, account, credits.parse_change(args.amount), args.reason)
+        account, credits.correct(shell.conn, SHELL, account, credit_amounts.parse_change(args.amount), args.reason)
     )
 
 
@@ -72,7 +73,7 @@ def _refund(shell: Shell, args: Namespace) -> Answer:
     if args.amount is None and args.message is None:
         args.wrong_usage("give N, or --message ID")
     account = accounts.by_name(shell.conn, args.account)
-    amount = None if args.amount is None else credits.parse(args.amount)
+    amount = None if args.amount is None else credit_amounts.parse(args.amount)
     with immediate(shell.conn):
         if args.message is None:
             assert amount is not None
@@ -80,10 +81,10 @@ def _refund(shell: Shell, args: Namespace) -> Answer:
         else:
             cost = refunds.refund_message(shell.conn, SHELL, account, args.message, args.reason)
             if amount not in (None, cost):
-                raise Failure(f"Message {args.message} cost {credits.plain(cost)}: leave N out, or give that.")
+                raise Failure(f"Message {args.message} cost {credit_amounts.plain(cost)}: leave N out, or give that.")
         return _balance(account, credits.balance(shell.conn, account.id))
 
 
 def _balance(account: Account, thousandths: int) -> Answer:
-    plain = credits.plain(thousandths)
+    plain = credit_amounts.plain(thousandths)
     return Answer({"account": account.name, "balance": plain}, f"{account.name}  {plain}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from portal.cli.shell import Answer, Commands, Failure, Shell, database_command, group, iso, table
 from portal.services.accounts import accounts, session_records
 from portal.services.common.audit import SHELL
+from portal.services.common.csv_import import BadLines
 from portal.services.messages import blacklist, inbound, inbound_numbers
 from portal.services.messages.blacklist import Listed
 from portal.services.messages.inbound_numbers import Route
-from portal.services.prices.price_csv import BadLines
 
 
 def register(commands: "Commands[ArgumentParser]") -> None:

@@ -22,10 +22,10 @@ from portal.core.crypto import Keys
 from portal.core.db import immediate, now_ms
 from portal.core.i18n import DEFAULT_LANGUAGE, LANGUAGES
 from portal.services.billing import auto_recredit
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
-from portal.services.credits import credits
 from portal.services.messages import text_policy
-from portal.services.people import customers, two_factor, users
+from portal.services.people import customers, enrolment, password_hashing, two_factor, users
 from portal.services.people.users import User
 from portal.services.prices import prices
 
@@ -90,8 +90,8 @@ def _init(args: Namespace) -> Answer:
 
 
 def _link(shell: Shell, user: User, kind: str) -> Answer:
-    link = f"{shell.config.public_url}/{kind}/{users.new_link(shell.conn, user)}"
-    ends = iso(now_ms() + users.LINK_VALID_MS)
+    link = f"{shell.config.public_url}/{kind}/{enrolment.new_link(shell.conn, user)}"
+    ends = iso(now_ms() + enrolment.LINK_VALID_MS)
     text = f"{link}\n\nGood once, until {ends}. Start the server (serve), then open it to choose a password."
     return Answer({"email": user.email, "link": link, "expires_at": ends}, text)
 
@@ -120,8 +120,8 @@ def _change_customer(shell: Shell, args: Namespace) -> Answer:
     customer = customers.by_name(shell.conn, args.name)
     values: dict[str, object] = {
         "name": customer.name,
-        "credit_line": credits.plain(customer.credit_line),
-        "owed": credits.plain(auto_recredit.owed(shell.conn, customer.id)),
+        "credit_line": credit_amounts.plain(customer.credit_line),
+        "owed": credit_amounts.plain(auto_recredit.owed(shell.conn, customer.id)),
         "min_age_days": customer.recredit_min_age_days,
         "texts": customer.texts,
         "messages_months": customer.messages_months or shell.config.retention.messages_months,
@@ -143,13 +143,13 @@ def _add_user(shell: Shell, args: Namespace) -> Answer:
         args.wrong_usage("--password-stdin and --totp belong together: everyone has both a password and TOTP")
     customer = customers.by_name(shell.conn, args.customer) if args.customer else None
     role = args.role or (users.OWNER if customer else users.OPERATOR)
-    password_hash = users.hash_password(sys.stdin.readline().rstrip("\r\n")) if args.password_stdin else None
+    password_hash = password_hashing.hash_password(sys.stdin.readline().rstrip("\r\n")) if args.password_stdin else None
     with immediate(shell.conn):
         user = users.add(shell.conn, shell.keys, SHELL, args.email, role, customer.id if customer else None)
         if password_hash is None:
             return _link(shell, user, "enrol")
-        codes = users.enrol_at_once(shell.conn, SHELL, user, password_hash)
-    uri = two_factor.uri(shell.keys, users.totp_secret(shell.conn, user), user.email, shell.config.name)
+        codes = enrolment.enrol_at_once(shell.conn, SHELL, user, password_hash)
+    uri = two_factor.uri(shell.keys, enrolment.totp_secret(shell.conn, user), user.email, shell.config.name)
     text = f"{uri}\n\nRecovery codes, each good once:\n" + "\n".join(f"  {code}" for code in codes)
     return Answer({"email": user.email, "otpauth_uri": uri, "recovery_codes": codes}, text)
 

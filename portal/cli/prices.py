@@ -6,11 +6,11 @@ from pathlib import Path
 
 from portal.cli.shell import Answer, Commands, Failure, Shell, database_command, group, iso, table
 from portal.core.db import immediate, now_ms
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
-from portal.services.credits import credits
+from portal.services.common.csv_import import BadLines
 from portal.services.people import customers
 from portal.services.prices import countries, price_csv, price_lists, prices
-from portal.services.prices.price_csv import BadLines
 from portal.services.prices.price_lists import NamedList
 from portal.services.prices.prices import Change, Row
 
@@ -89,7 +89,7 @@ def _country(row: Row) -> str:
 
 
 def _price(price: int | None) -> str:
-    return "closed" if price is None else str(credits.plain(price))
+    return "closed" if price is None else str(credit_amounts.plain(price))
 
 
 def _date(shell: Shell, at: int) -> str:

@@ -8,13 +8,14 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.core.db import immediate, now_ms
 from portal.demo import documents, history_seed
-from portal.services.accounts import accounts, allowed_ips, credentials, session_records
+from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
+from portal.services.common import credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.credits import alerts, credits
 from portal.services.messages import blacklist, inbound_numbers, text_policy
-from portal.services.people import customers, two_factor, users
+from portal.services.people import customers, enrolment, password_hashing, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import Change
@@ -69,18 +70,24 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
             source, target = (accounts.by_name(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
             history_seed.make_up_answers(conn, source, VIRTUAL_NUMBER)
             blacklist.add(conn, _BY_OWNER, source, "+39 340 555 0199")
-            credits.transfer(conn, _BY_OWNER, source, target, 250 * credits.THOUSANDTHS)
+            credits.transfer(conn, _BY_OWNER, source, target, 250 * credit_amounts.THOUSANDTHS)
             customer = customers.by_id(conn, source.customer_id)
-            customers.change(conn, _BY_OPERATOR, customer, credit_line=2000 * credits.THOUSANDTHS, min_age_days=0)
-            auto_recredit.set_rule(conn, _BY_OWNER, source, 200 * credits.THOUSANDTHS, 500 * credits.THOUSANDTHS, 2)
-            alerts.set_rule(conn, _BY_OWNER, source, 500 * credits.THOUSANDTHS)
+            customers.change(
+                conn, _BY_OPERATOR, customer, credit_line=2000 * credit_amounts.THOUSANDTHS, min_age_days=0
+            )
+            auto_recredit.set_rule(
+                conn, _BY_OWNER, source, 200 * credit_amounts.THOUSANDTHS, 500 * credit_amounts.THOUSANDTHS, 2
+            )
+            alerts.set_rule(conn, _BY_OWNER, source, 500 * credit_amounts.THOUSANDTHS)
             # It holds less: its pages say so.
-            alerts.set_rule(conn, _BY_OWNER, target, 300 * credits.THOUSANDTHS)
+            alerts.set_rule(conn, _BY_OWNER, target, 300 * credit_amounts.THOUSANDTHS)
             paid, _open = (orders.place(conn, _BY_OWNER, source, each) for each in packs.everyone(conn)[:2])
             orders.pay(conn, _BY_OPERATOR, paid, "Transfer of this morning")
             in_a_month = now_ms() + 30 * db.DAY_MS
             _prices(conn, acme, in_a_month // db.DAY_MS * db.DAY_MS)
-            credits.grant(conn, _BY_OPERATOR, source, 200 * credits.THOUSANDTHS, "Winter bonus", expires_at=in_a_month)
+            credits.grant(
+                conn, _BY_OPERATOR, source, 200 * credit_amounts.THOUSANDTHS, "Winter bonus", expires_at=in_a_month
+            )
     finally:
         conn.close()
     return people, passwords
@@ -100,8 +107,8 @@ def _enrolled(
     conn: sqlite3.Connection, keys: Keys, email: str, role: str, customer_id: int | None, password: str
 ) -> str:
     user = users.add(conn, keys, _BY_OPERATOR, email, role, customer_id)
-    users.enrol_at_once(conn, Actor(email), user, users.hash_password(password))
-    return two_factor.secret_text(keys, users.totp_secret(conn, user))
+    enrolment.enrol_at_once(conn, Actor(email), user, password_hashing.hash_password(password))
+    return two_factor.secret_text(keys, enrolment.totp_secret(conn, user))
 
 
 def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> dict[str, str]:
@@ -117,10 +124,10 @@ def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> d
     _senders(conn, first, classic, other)
     # Somebody tries from an address that isn't in the list: the page offers the remedy.
     at = now_ms() - 20 * 60_000
-    session_records.refused(
+    refused_binds.refused(
         conn,
         [
-            session_records.RefusedBind(first.id, "203.0.113.7", session_records.NOT_AUTHORISED, at + n * 5_000)
+            refused_binds.RefusedBind(first.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, at + n * 5_000)
             for n in range(3)
         ],
     )

@@ -11,6 +11,7 @@ from portal.core.db import DAY_MS, immediate, now_ms
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.session_records import Connection, Ending
+from portal.services.common import credit_amounts, message_states
 from portal.services.common.audit import Actor
 from portal.services.credits import credits
 from portal.services.messages import deliveries, inbound, intake, outcomes, smpp_config, validation
@@ -40,11 +41,11 @@ _TEXTS = (
 )
 _DESTINATIONS = ("3934", "3933", "3932", "336", "346", "4915", "447", "4366", "4177", "351")
 _FATES = (
-    (validation.DELIVERED, 0),
-    (validation.UNDELIVERABLE, 800),
-    (validation.UNDELIVERABLE, 3),
-    (validation.EXPIRED, 801),
-    (validation.REJECTED, 803),
+    (message_states.DELIVERED, 0),
+    (message_states.UNDELIVERABLE, 800),
+    (message_states.UNDELIVERABLE, 3),
+    (message_states.EXPIRED, 801),
+    (message_states.REJECTED, 803),
 )
 _SHARES = (955, 14, 12, 13, 6)
 
@@ -95,7 +96,7 @@ def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
         for at, habit, amount in sorted(_happenings(chance, now), key=lambda each: each[0]):
             if amount:
                 account = accounts.by_name(conn, habit.account)
-                credits.grant(conn, operator, account, amount * credits.THOUSANDTHS, now=at)
+                credits.grant(conn, operator, account, amount * credit_amounts.THOUSANDTHS, now=at)
             else:
                 session_id = sessions.get((habit.account, at // DAY_MS))
                 submits = [

@@ -13,7 +13,7 @@ import pyotp
 import pytest
 
 from portal.services.operations import daily_self_check
-from portal.services.people import two_factor, users
+from portal.services.people import authentication, enrolment, two_factor
 from tests.documents import PDF, png
 from tests.support import ROOT, eventually
 from tests.web import acting
@@ -157,7 +157,7 @@ def test_customers(ok, refused):
 def test_a_user_gets_a_link(ok, conn):
     made = ok("user", "add", "--email", "dora@acme.example", "--customer", "Acme", "--role", "manager")
     token = made["link"].rpartition("/enrol/")[2]
-    user = users.of_link(conn, token)
+    user = enrolment.of_link(conn, token)
     assert (user.email, user.role, user.enrolled) == ("dora@acme.example", "manager", False)
     again = ok("user", "link", "dora@acme.example")["link"]
     assert again != made["link"]
@@ -170,7 +170,7 @@ def test_a_user_enrolled_at_once_can_log_in(ok, conn, keys):
     )  # fmt: skip
     assert made.keys() == {"email", "otpauth_uri", "recovery_codes"}
     assert len(made["recovery_codes"]) == 10
-    user = users.check_login(conn, "dora@acme.example", "correct horse battery", "192.0.2.1", 10)
+    user = authentication.check_login(conn, "dora@acme.example", "correct horse battery", "192.0.2.1", 10)
     assert user.role == "owner"
     assert two_factor.accept(conn, keys, user.id, pyotp.parse_uri(made["otpauth_uri"]).now())
 

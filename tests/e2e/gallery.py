@@ -11,16 +11,18 @@ from playwright.sync_api import Browser, Page
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection, now_ms
-from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, packs, purchases
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
+from portal.services.common.message_states import DELIVERED, UNDELIVERABLE
 from portal.services.credits import alerts, credits
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes
 from portal.services.messages.inbound import FromHandset
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, UCS2, UNDELIVERABLE, Segment
-from portal.services.people import customers, users
+from portal.services.messages.validation import UCS2, Segment
+from portal.services.people import customers, enrolment, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import Change
 from portal.services.senders import senders
@@ -127,8 +129,12 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     for number in range(10):
         senders.add(conn, SHELL, account, f"48{number:03}")
         senders.decide(conn, SHELL, account, f"48{number:03}", approve=True)
-    credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credits.THOUSANDTHS)
-    credits.grant(conn, SHELL, account, 250 * credits.THOUSANDTHS, "Welcome", expires_at=now_ms() + 30 * 86_400_000)
+    credits.transfer(
+        conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 5 * credit_amounts.THOUSANDTHS
+    )
+    credits.grant(
+        conn, SHELL, account, 250 * credit_amounts.THOUSANDTHS, "Welcome", expires_at=now_ms() + 30 * 86_400_000
+    )
     inbound_numbers.add(conn, SHELL, account, "393401234999")
     route = inbound_numbers.add(conn, SHELL, account, "48000", "acme")
     pack = packs.everyone(conn)[0]
@@ -137,11 +143,11 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     for number in range(12):
         credits.grant(conn, SHELL, account, 1_234_500, note=f"A welcome gift, number {number}")
     alerts.set_rule(
-        conn, SHELL, account, 100 * credits.THOUSANDTHS, ["ops@acme.example", "a-long-name@mail.acme.example"]
+        conn, SHELL, account, 100 * credit_amounts.THOUSANDTHS, ["ops@acme.example", "a-long-name@mail.acme.example"]
     )
-    auto_recredit.set_rule(conn, SHELL, account, 50 * credits.THOUSANDTHS, 250 * credits.THOUSANDTHS, 3)
+    auto_recredit.set_rule(conn, SHELL, account, 50 * credit_amounts.THOUSANDTHS, 250 * credit_amounts.THOUSANDTHS, 3)
     # Its balance is lower: each of its pages says so.
-    alerts.set_rule(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), 200 * credits.THOUSANDTHS)
+    alerts.set_rule(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), 200 * credit_amounts.THOUSANDTHS)
     message_id = _send(conn, account.id)
     part_id = _send_parts(conn, account.id)
     rollup.gather_all(conn)
@@ -151,11 +157,11 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     )
     session_records.progressed(conn, [session_records.Progress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10)])
     for address, reason in (
-        ("198.51.100.4", session_records.NOT_AUTHORISED),
-        ("203.0.113.9", session_records.WRONG_PASSWORD),
-        ("2001:db8:85a3:8d3:1319:8a2e:370:7348", session_records.REPLACED_PASSWORD),
+        ("198.51.100.4", refused_binds.NOT_AUTHORISED),
+        ("203.0.113.9", refused_binds.WRONG_PASSWORD),
+        ("2001:db8:85a3:8d3:1319:8a2e:370:7348", refused_binds.REPLACED_PASSWORD),
     ):
-        session_records.refused(conn, [session_records.RefusedBind(account.id, address, reason, now_ms())] * 3)
+        refused_binds.refused(conn, [refused_binds.RefusedBind(account.id, address, reason, now_ms())] * 3)
     newcomer = users.add(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
     return {
         "name": account.name,
@@ -170,7 +176,7 @@ def _fill(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "message_id": message_id,
         "part_id": part_id,
         "received_id": _receive(conn, account),
-        "token": users.new_link(conn, newcomer),
+        "token": enrolment.new_link(conn, newcomer),
     }
 
 

@@ -11,13 +11,14 @@ import pytest
 from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, allowed_ips, credentials
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.smsc.protocol.constants import Status
 from tests.faults.crowd import WINDOW, Crowd
 from tests.support import Cast, Login, a_copy, eventually
 
-_GRANTED = 1_000_000 * credits.THOUSANDTHS
+_GRANTED = 1_000_000 * credit_amounts.THOUSANDTHS
 # Name to windowing, where 0 is no limit.
 _ACCOUNTS = {"smpp-load-1": 0, "smpp-load-2": 0, "smpp-load-3": 0, "smpp-narrow": WINDOW}
 # A machine with little time to spare does fewer; `python -m tests.faults` does the fifty.

@@ -12,12 +12,12 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, ids
 from portal.services.common.audit import Actor
+from portal.services.common.message_states import DELIVERED
 from portal.services.common.periods import LAST_DAY, Period
 from portal.services.history import deletion
 from portal.services.history.search import Wanted
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED
 from portal.services.operations import self_check
 from tests.serving import starting
 from tests.support import Login, eventually, prepared

@@ -8,8 +8,8 @@ import pytest
 
 from portal.core import db
 from portal.core.config import Config
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
-from portal.services.credits import credits
 from portal.services.people import customers
 from tests.faults.conftest import Tell
 from tests.faults.crowd import crowd
@@ -18,7 +18,7 @@ from tests.serving import is_ready
 from tests.support import Cast, Login, Server, eventually
 
 # A message costs one credit and buys one: so the balance is the same after each, and orders are as many as messages.
-_PACK = credits.THOUSANDTHS
+_PACK = credit_amounts.THOUSANDTHS
 _MOST_BETWEEN = 60
 _LONGEST_DELAY_S = 0.02
 

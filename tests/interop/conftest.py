@@ -12,9 +12,9 @@ import pytest
 from portal.core import db
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED
 from portal.services.messages import outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED
 from tests.interop.kannel import TRANSCEIVER, Kannel, Reports
 from tests.serving import children, stop
 from tests.support import Cast, Server, eventually

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from portal.core import db
-from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.accounts import accounts, allowed_ips, refused_binds
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from tests.interop.driven import AIOSMPPLIB, LATIN_1, SAR_BY_THE_LIBRARY, UDH, Driven, driven
@@ -28,8 +29,8 @@ def test_returns_once_its_address_is_authorised_again(client: Driven, conn: db.C
     # ::1 stays in the list: the answer is the one to a wrong password.
     allowed_ips.remove(conn, SHELL, account, allowed_ips.by_network(conn, account.id, "127.0.0.1").id)
     client.wait("unbind")
-    refusal = eventually(lambda: session_records.refusals(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", session_records.NOT_AUTHORISED)
+    refusal = eventually(lambda: refused_binds.refusals(conn, account.id))[0]
+    assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
 
     allowed_ips.add(conn, SHELL, account, "127.0.0.1")
     client.wait_until(lambda: len(client.heard("bind", status=ESME_ROK)) == 2)
@@ -50,7 +51,7 @@ def test_binds_anew_after_a_status_that_it_does_not_know(
         client.wait_until(lambda: len(client.heard("bind", status=ESME_ROK)) == 2)
         client.wait("answer", n=client.send("and on it goes"), status=ESME_ROK)
         assert client.heard("answer", n=refused) == []
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 1) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 1) * credit_amounts.THOUSANDTHS
 
 
 def test_makes_parts_too_long_where_characters_take_two_septets(client: Driven) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from portal.core import db
 from portal.services.accounts import session_records
+from portal.services.common import credit_amounts
+from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
-from portal.services.messages.validation import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage
 from tests.interop.driven import AIOSMPPLIB, NODE_SMPP, PAYLOAD, PLAIN, SAR, UDH, Driven, driven
 from tests.support import Cast, Server, eventually, submitted
@@ -69,7 +70,7 @@ def test_each_part_is_acknowledged_charged_and_reported(start: Start, conn: db.C
         number = client.send(text, way)
 
         sent += parts
-        eventually(lambda: credits.balance(conn, cast.smpp_acme_1.id) == (1000 - sent) * credits.THOUSANDTHS)  # noqa: B023
+        eventually(lambda: credits.balance(conn, cast.smpp_acme_1.id) == (1000 - sent) * credit_amounts.THOUSANDTHS)  # noqa: B023
         answer = client.wait("answer", n=number)
         assert answer["status"] == OK
         receipt = client.wait_for_receipt(answer["id"])

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from portal.core import db
-from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.history.history import Message
-from portal.services.messages.validation import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage, StartKannel
 from tests.interop.kannel import (
     REPORT_ACCEPTED,
@@ -80,7 +81,7 @@ def test_sends_texts_and_hears_what_became_of_them(
     assert ids <= {each.id for each in sent}
     assert {GSM, WITH_EMOJI} <= set(texts)
     assert LONG.strip() in "".join(texts)
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - PARTS) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - PARTS) * credit_amounts.THOUSANDTHS
     assert run_app("check").returncode == 0
 
 
@@ -94,7 +95,7 @@ def test_a_message_payload_is_charged_by_its_parts(
     assert " sub:003 dlvrd:003 " in delivered.answer
     (sent,) = sent_messages(conn, cast)
     assert (sent.text, sent.parts) == (LONG, 3)
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credit_amounts.THOUSANDTHS
 
 
 def test_binds_over_tls(kannel: StartKannel, server: Server, reports: Reports, conn: db.Connection, cast: Cast) -> None:
@@ -175,8 +176,8 @@ def test_loses_its_session_with_its_address_and_returns_with_it(
     for each in allowed_ips.of_account(conn, account.id):
         allowed_ips.remove(conn, SHELL, account, each.id)
     running.wait("re-connecting")
-    refusal = eventually(lambda: session_records.refusals(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", session_records.NO_IP)
+    refusal = eventually(lambda: refused_binds.refusals(conn, account.id))[0]
+    assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NO_IP)
     assert session_records.of_account(conn, account.id) == []
 
     allowed_ips.add(conn, SHELL, account, "127.0.0.1")
@@ -193,7 +194,7 @@ def test_is_refused_like_a_wrong_password_from_an_address_that_is_not_listed(
     # ::1 stays in the list.
     allowed_ips.remove(conn, SHELL, account, allowed_ips.by_network(conn, account.id, "127.0.0.1").id)
 
-    refusal = eventually(lambda: session_records.refusals(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", session_records.NOT_AUTHORISED)
+    refusal = eventually(lambda: refused_binds.refusals(conn, account.id))[0]
+    assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
     # Kannel takes this code for a wrong password, and gives up for good.
     running.wait("dead")

@@ -2,6 +2,7 @@
 
 from portal.core import db
 from portal.services.accounts import session_records
+from portal.services.common import credit_amounts
 from portal.services.credits import credits
 from tests.interop.driven import CODING_BY_THE_PACKAGE, NODE_SMPP, driven
 from tests.support import Cast, Server, eventually
@@ -29,4 +30,4 @@ def test_says_ascii_of_gsm_text_unless_told_otherwise(server: Server, conn: db.C
         client.wait("answer", n=client.send("Ciao", CODING_BY_THE_PACKAGE), status=ESME_RUNSDATACODING)
         # What has a character beyond GSM 03.38 and Latin-1 goes as UCS-2.
         client.wait("answer", n=client.send("Ciao 😀", CODING_BY_THE_PACKAGE), status=ESME_ROK)
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 1) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 1) * credit_amounts.THOUSANDTHS

@@ -10,10 +10,11 @@ from smpplib import client as smpplib
 from smpplib import consts, exceptions, gsm
 
 from portal.core import db
-from portal.services.accounts import accounts, allowed_ips, session_records
+from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
-from portal.services.messages.validation import DELIVERED
 from tests.interop.conftest import Hold, Limit, Outage
 from tests.smpplib_esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, Esme, bind_status
 from tests.support import DEADLINE_S, Cast, Login, Server, eventually, submitted
@@ -66,7 +67,7 @@ def test_each_part_is_acknowledged_charged_and_reported(esme: Esme, conn: db.Con
         assert "".join(each.text for each in found) == text
         assert {each.state for each in found} == {DELIVERED}
         sent += parts
-        assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - sent) * credits.THOUSANDTHS
+        assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - sent) * credit_amounts.THOUSANDTHS
 
 
 def test_a_message_payload_is_charged_by_its_parts(esme: Esme, conn: db.Connection, cast: Cast) -> None:
@@ -75,7 +76,7 @@ def test_a_message_payload_is_charged_by_its_parts(esme: Esme, conn: db.Connecti
     assert answer.status == consts.SMPP_ESME_ROK
     receipt = esme.receipt(answer.message_id.decode())
     assert b" sub:003 dlvrd:003 " in receipt.short_message
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credit_amounts.THOUSANDTHS
 
 
 def test_parts_with_sar_parameters_are_charged_each(esme: Esme, conn: db.Connection, cast: Cast) -> None:
@@ -90,7 +91,7 @@ def test_parts_with_sar_parameters_are_charged_each(esme: Esme, conn: db.Connect
     assert [each.status for each in answers] == [consts.SMPP_ESME_ROK] * 3
     for each in answers:
         assert b" stat:DELIVRD " in esme.receipt(each.message_id.decode()).short_message
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credit_amounts.THOUSANDTHS
 
 
 def test_more_than_its_throughput_is_throttled_and_may_be_sent_again(
@@ -105,7 +106,7 @@ def test_more_than_its_throughput_is_throttled_and_may_be_sent_again(
     assert throttled
     assert statuses.count(consts.SMPP_ESME_ROK) == 10 - throttled
     eventually(lambda: esme.submit(b"once more").status == consts.SMPP_ESME_ROK)
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 10 + throttled - 1) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 10 + throttled - 1) * credit_amounts.THOUSANDTHS
 
 
 def test_more_than_its_window_is_throttled_and_may_be_sent_again(esme: Esme, limit: Limit, hold: Hold) -> None:
@@ -136,12 +137,14 @@ def test_what_may_not_be_sent_is_refused_with_its_code_and_costs_nothing(
     assert esme.submit(b"Hello", to="881612345678").status == consts.SMPP_ESME_RINVDSTADR
     assert esme.submit(b"Hello", data_coding=4).status == 0x401
     assert esme.submit(b"Hello\xff").status == 0x402
-    assert credits.balance(conn, cast.smpp_acme_1.id) == 1000 * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == 1000 * credit_amounts.THOUSANDTHS
 
 
 def test_what_the_credits_do_not_cover_is_refused(server: Server, conn: db.Connection, cast: Cast) -> None:
     account = accounts.by_name(conn, cast.smpp_acme_1.name)
-    credits.transfer(conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 998 * credits.THOUSANDTHS)
+    credits.transfer(
+        conn, SHELL, account, accounts.by_name(conn, cast.smpp_acme_2.name), 998 * credit_amounts.THOUSANDTHS
+    )
     with Esme(server.port) as esme:
         esme.bind(cast.smpp_acme_1)
         three_parts = esme.submit(b"", message_payload=b"x" * 400)
@@ -247,11 +250,11 @@ def test_refused_binds_tell_nothing_from_outside_and_the_reason_inside(
     assert bind_status(server, cast.smpp_acme_2) == consts.SMPP_ESME_RBINDFAIL
 
     def reasons(account_id: int) -> list[str]:
-        return [each.reason for each in session_records.refusals(conn, account_id)]
+        return [each.reason for each in refused_binds.refusals(conn, account_id)]
 
-    eventually(lambda: reasons(cast.smpp_acme_2.id) == [session_records.NO_IP])
-    assert reasons(cast.smpp_acme_1.id) == [session_records.WRONG_PASSWORD]
-    assert reasons(unlisted.id) == [session_records.NOT_AUTHORISED]
+    eventually(lambda: reasons(cast.smpp_acme_2.id) == [refused_binds.NO_IP])
+    assert reasons(cast.smpp_acme_1.id) == [refused_binds.WRONG_PASSWORD]
+    assert reasons(unlisted.id) == [refused_binds.NOT_AUTHORISED]
 
 
 def test_one_bind_of_a_kind_is_allowed_at_a_time(esme: Esme, server: Server, cast: Cast) -> None:

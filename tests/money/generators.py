@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from portal.core.db import now_ms
-from portal.services.messages.validation import DELIVERED, ENROUTE, EXPIRED, UNDELIVERABLE, VALIDITY_MS
+from portal.services.common.message_states import DELIVERED, ENROUTE, EXPIRED, UNDELIVERABLE
+from portal.services.messages.validation import VALIDITY_MS
 from tests.money.operations import Operation
 
 NUMBERS = tuple(f"3934012345{number:02}" for number in range(12))

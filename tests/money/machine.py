@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from portal.core import db
 from portal.core.db import now_ms
-from portal.services.messages.validation import DELIVERED, EXPIRED, VALIDITY_MS
+from portal.services.common.message_states import DELIVERED, EXPIRED
+from portal.services.messages.validation import VALIDITY_MS
 from tests.money import event_log, fixtures, generators
 from tests.money.audit import Attempt, Audit
 from tests.money.event_log import Pen

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.db import DAY_MS
-from portal.services.messages.validation import DELETED, DELIVERED, ENROUTE, EXPIRED, REJECTED
+from portal.services.common.message_states import DELETED, DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.statistics.daily_totals import month_of
 from tests.money.operations import Answer, Operation, text_of
 

@@ -13,6 +13,7 @@ import pytest
 
 from portal.core import db
 from portal.services.accounts import session_records
+from portal.services.common import credit_amounts
 from portal.services.credits import credits
 from portal.smsc import server as server_module
 from portal.smsc.protocol.constants import Command, Status
@@ -144,7 +145,7 @@ async def test_what_was_acknowledged_survives_a_kill(start, config, cast, conn, 
         await hang_up()
     stored = {row["id"] for row in conn.execute("SELECT id FROM messages")}
     assert acknowledged <= stored
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - len(stored)) * credits.THOUSANDTHS
+    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - len(stored)) * credit_amounts.THOUSANDTHS
 
 
 async def test_a_locked_database_refuses_and_recovers(config, cast, connect):

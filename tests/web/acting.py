@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 
 from portal.core import db
-from portal.services.accounts import accounts, allowed_ips, credentials, session_records
+from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.session_records import Connection, RefusedBind
+from portal.services.accounts.refused_binds import RefusedBind
+from portal.services.accounts.session_records import Connection
+from portal.services.common import message_states
 from portal.services.common.audit import SHELL
 from portal.services.messages import intake, outcomes, smpp_config, validation
 from portal.services.statistics import rollup
@@ -95,13 +97,13 @@ def _send(
 
 
 def deliver(conn: db.Connection, *message_ids: int) -> None:
-    ended = [outcomes.Outcome(each, validation.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
+    ended = [outcomes.Outcome(each, message_states.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
     rollup.gather_all(conn)
 
 
 def fail(conn: db.Connection, *message_ids: int, ptt: int = UNDELIVERABLE) -> None:
-    ended = [outcomes.Outcome(each, validation.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
+    ended = [outcomes.Outcome(each, message_states.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
     rollup.gather_all(conn)
 
@@ -124,11 +126,11 @@ def connect(conn: db.Connection, name: str, number: int = 1, **values: object) -
 
 
 def refuse(
-    conn: db.Connection, name: str, address: str, reason: str = session_records.NOT_AUTHORISED, times: int = 1
+    conn: db.Connection, name: str, address: str, reason: str = refused_binds.NOT_AUTHORISED, times: int = 1
 ) -> None:
     """Let a client be turned away."""
     row = RefusedBind(account(conn, name).id, address, reason, db.now_ms())
-    session_records.refused(conn, [row] * times)
+    refused_binds.refused(conn, [row] * times)
 
 
 class _Words(HTMLParser):

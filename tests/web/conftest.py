@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.services.people import users
+from portal.services.people import login_sessions, users
 from portal.web import create_app
 from portal.web.core import context
 from tests.support import Cast, Person
@@ -128,7 +128,7 @@ def client(app: Flask, conn: db.Connection) -> Callable[[Person], Browser]:
     """
 
     def logged_in(person: Person) -> Browser:
-        token = users.start_session(conn, users.by_email(conn, person.email), "127.0.0.1", "a test")
+        token = login_sessions.start_session(conn, users.by_email(conn, person.email), "127.0.0.1", "a test")
         browser = app.test_client()
         assert isinstance(browser, Browser)
         return browser.as_user(token)

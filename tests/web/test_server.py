@@ -15,11 +15,12 @@ from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.jobs.background import check_if_due
-from portal.services.accounts import accounts, refusal_mails, session_records
+from portal.services.accounts import accounts, refusal_mails, refused_binds
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
 from portal.services.operations import daily_self_check
-from portal.services.people import users
+from portal.services.people import login_sessions, users
 from portal.supervisor import raise_file_limit
 from portal.web import create_app
 from tests.mailbox import Mailbox
@@ -88,7 +89,7 @@ def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.C
     assert isinstance(app.session_interface, SecureCookieSessionInterface)
     serializer = app.session_interface.get_signing_serializer(app)
     assert serializer is not None
-    token = users.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
     cookie = f"{app.config['SESSION_COOKIE_NAME']}={serializer.dumps({'_user_id': token, '_fresh': True})}"
     address = f"{config.public_url}/accounts/smpp-acme-1/history.csv"
     with starting(config, "web") as server:
@@ -107,10 +108,8 @@ def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn
     alice = users.by_email(conn, cast.alice.email)
     refusal_mails.choose(conn, alice, True)
     an_hour_ago = db.now_ms() - 3_600_000
-    refused = session_records.RefusedBind(
-        cast.smpp_acme_1.id, "203.0.113.7", session_records.NOT_AUTHORISED, an_hour_ago
-    )
-    session_records.refused(conn, [refused])
+    refused = refused_binds.RefusedBind(cast.smpp_acme_1.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, an_hour_ago)
+    refused_binds.refused(conn, [refused])
     with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
         mail = mailbox.wait()
     assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of smpp-acme-1 were refused")
@@ -118,14 +117,14 @@ def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn
 
 def test_it_sends_the_mails_about_credits_while_it_runs(config: Config, cast: Cast, conn: db.Connection) -> None:
     account = accounts.by_name(conn, cast.smpp_acme_1.name)
-    alerts.set_rule(conn, SHELL, account, 950 * credits.THOUSANDTHS)
+    alerts.set_rule(conn, SHELL, account, 950 * credit_amounts.THOUSANDTHS)
     target = accounts.by_name(conn, cast.smpp_acme_2.name)
-    credits.transfer(conn, SHELL, account, target, 100 * credits.THOUSANDTHS)
+    credits.transfer(conn, SHELL, account, target, 100 * credit_amounts.THOUSANDTHS)
     with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
         first = mailbox.wait()
         # It has noticed what there was when it started; now what happens meanwhile.
-        credits.grant(conn, SHELL, account, 100 * credits.THOUSANDTHS)
-        credits.transfer(conn, SHELL, account, target, 90 * credits.THOUSANDTHS)
+        credits.grant(conn, SHELL, account, 100 * credit_amounts.THOUSANDTHS)
+        credits.transfer(conn, SHELL, account, target, 90 * credit_amounts.THOUSANDTHS)
         second = mailbox.wait()
     assert (first["To"], first["Subject"]) == ("marta@acme.example", "smpp-acme-1 is running out of credits")
     assert "smpp-acme-1 holds 900 credits." in first.as_string()

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from portal.core.crypto import Keys
 from portal.core.db import DAY_MS, immediate, now_ms
-from portal.services.accounts import session_records
+from portal.services.accounts import refused_binds
 from portal.services.common import mail
 from portal.services.people.users import User
 
@@ -64,7 +64,7 @@ def _queue(conn: sqlite3.Connection, keys: Keys, user: sqlite3.Row, now: int) ->
                 "refusals": [
                     {
                         "address": each["address"],
-                        "reason": session_records.REASONS[each["reason"]],
+                        "reason": refused_binds.REASONS[each["reason"]],
                         "count": each["count"],
                     }
                     for each in rows
@@ -84,7 +84,7 @@ def _is_time(new: list[sqlite3.Row], now: int) -> bool:
 
 
 def _new(conn: sqlite3.Connection, user_id: int, customer_id: int | None) -> list[sqlite3.Row]:
-    values = {"user": user_id, "customer": customer_id, "since": now_ms() - session_records.SHOWN_MS}
+    values = {"user": user_id, "customer": customer_id, "since": now_ms() - refused_binds.SHOWN_MS}
     return conn.execute(_NEW, values).fetchall()
 
 

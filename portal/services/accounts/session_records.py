@@ -5,43 +5,19 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.db import immediate, now_ms
 from portal.core.i18n import N_
+from portal.services.accounts import refused_binds
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 
-# Why a bind was refused.
-WRONG_PASSWORD, REPLACED_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLASSIC, TOO_MANY_BINDS, THROTTLED = (
-    "wrong_password",
-    "replaced_password",
-    "not_authorised",
-    "no_ip",
-    "disabled",
-    "classic",
-    "too_many_binds",
-    "throttled",
-)
-# The same as sentences about the client.
-REASONS = {
-    WRONG_PASSWORD: N_("The password was wrong. Check it in the client, or generate a new one."),
-    REPLACED_PASSWORD: N_("The password it uses was replaced."),
-    NOT_AUTHORISED: N_("It is not an authorised IP."),
-    NO_IP: N_("No IP was authorised yet."),
-    ACCOUNT_DISABLED: N_("The account was disabled."),
-    CLASSIC: N_("This is a classic account, which has no SMPP login."),
-    TOO_MANY_BINDS: N_("As many sessions as the account may have were open already."),
-    THROTTLED: N_("Too many attempts had failed within a minute; the next ones were not looked at."),
-}
 BIND_TYPES = {
     "transceiver": N_("Transceiver"),
     "transmitter": N_("Transmitter"),
     "receiver": N_("Receiver"),
 }
-_MOST_KEPT = 100
-SHOWN_MS = 7 * DAY_MS
-"""For how long refused binds are told after the latest one."""
 # The SMPP server says that it lives every two seconds.
 HEARTBEAT_MS = 2_000
 _SILENT_MS = 5 * HEARTBEAT_MS
@@ -123,32 +99,6 @@ class Origin:
     ended_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedBind:
-    """`password_id`: with REPLACED_PASSWORD, which one it was."""
-
-    account_id: int
-    address: str
-    reason: str
-    at: int
-    password_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusals:
-    """Refused binds of an account from one address for one reason, counted.
-
-    `replaced_at`: with REPLACED_PASSWORD, when the password that the client uses was replaced, if that is still known.
-    """
-
-    address: str
-    reason: str
-    count: int
-    first_at: int
-    last_at: int
-    replaced_at: int | None = None
-
-
 # --- written by the SMPP server
 
 
@@ -214,28 +164,9 @@ def all_closed(conn: sqlite3.Connection) -> None:
         conn.execute("DELETE FROM connections")
 
 
-def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
-    """Count refused binds, folded by account, address and reason; a week without one ends a count."""
-    with immediate(conn):
-        for each in rows:
-            conn.execute(
-                "INSERT INTO refused_binds (account_id, address, reason, count, first_at, last_at, password_id)"
-                " VALUES (?1, ?2, ?3, 1, ?4, ?4, ?6) ON CONFLICT DO UPDATE SET"
-                " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4,"
-                " password_id = ?6",
-                (each.account_id, each.address, each.reason, each.at, each.at - SHOWN_MS, each.password_id),
-            )
-        # Whoever has a network of IPv6 addresses is a new one each time.
-        conn.executemany(
-            "DELETE FROM refused_binds WHERE account_id = ?1 AND last_at < (SELECT last_at FROM refused_binds"
-            " WHERE account_id = ?1 ORDER BY last_at DESC LIMIT 1 OFFSET ?2)",
-            [(account_id, _MOST_KEPT - 1) for account_id in {each.account_id for each in rows}],
-        )
-
-
 def purge(conn: sqlite3.Connection, now: int) -> None:
     """Forget refused binds that are not told any more at this moment (milliseconds)."""
-    conn.execute("DELETE FROM refused_binds WHERE last_at <= ?", (now - SHOWN_MS,))
+    conn.execute("DELETE FROM refused_binds WHERE last_at <= ?", (now - refused_binds.SHOWN_MS,))
 
 
 def heartbeat(conn: sqlite3.Connection, component: str, started_at: int) -> None:
@@ -317,17 +248,6 @@ def origins(conn: sqlite3.Connection, account_id: int, session_ids: Collection[i
         {"account": account_id, "ids": json.dumps(sorted(session_ids))},
     )
     return {row[0]: Origin(*row) for row in rows}
-
-
-def refusals(conn: sqlite3.Connection, account_id: int) -> list[Refusals]:
-    """Who was refused in the last seven days, the latest first."""
-    rows = conn.execute(
-        "SELECT address, reason, count, first_at, last_at, replaced_at FROM refused_binds"
-        " LEFT JOIN smpp_passwords ON smpp_passwords.id = password_id"
-        " WHERE refused_binds.account_id = ? AND last_at > ? ORDER BY last_at DESC",
-        (account_id, now_ms() - SHOWN_MS),
-    )
-    return [Refusals(*row) for row in rows]
 
 
 # --- written by the pages

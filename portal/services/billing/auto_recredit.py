@@ -14,10 +14,10 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders
 from portal.services.billing.packs import AUTOMATIC, NoSuchPack, Pack, everyone
-from portal.services.common import audit, ids
+from portal.services.common import audit, credit_amounts, ids
 from portal.services.common.audit import SYSTEM, Actor
 from portal.services.common.errors import Refused
-from portal.services.credits import alerts, credits
+from portal.services.credits import alerts
 from portal.services.people import customers
 
 MOST_PER_DAY = 10
@@ -277,6 +277,6 @@ def parse_credit_line(text: str) -> int:
     if text.strip() == "0":
         return 0
     try:
-        return credits.parse(text)
-    except credits.InvalidAmount:
+        return credit_amounts.parse(text)
+    except credit_amounts.InvalidAmount:
         raise customers.InvalidCreditLine(value=text.strip()) from None

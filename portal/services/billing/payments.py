@@ -17,10 +17,9 @@ from portal.core.crypto import Keys
 from portal.core.db import immediate
 from portal.services.billing import orders, purchases
 from portal.services.billing.orders import Order
-from portal.services.common import audit, idempotency
+from portal.services.common import audit, credit_amounts, idempotency
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
-from portal.services.credits import credits
 
 LONGEST_BODY = 16_384
 TOLERANCE_S = 300
@@ -104,7 +103,7 @@ def checkout(settings: Payments, order: Order, return_url: str, now_s: int) -> s
         "order": order.number,
         "amount": str(order.price),
         "currency": order.currency,
-        "credits": str(credits.plain(order.credits)),
+        "credits": str(credit_amounts.plain(order.credits)),
         "return_url": return_url,
         "timestamp": str(now_s),
     }

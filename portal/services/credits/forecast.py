@@ -8,7 +8,7 @@ from portal.core.db import DAY_MS, now_ms
 from portal.core.i18n import gettext, ngettext
 from portal.services.accounts.accounts import Account
 from portal.services.common import ids
-from portal.services.messages.validation import PTT_NO_CREDIT
+from portal.services.common.message_states import PTT_NO_CREDIT
 
 # The balance is below the alert's threshold; the last message was refused, because the credits didn't cover it.
 LOW, REFUSED = "low", "refused"

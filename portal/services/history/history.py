@@ -1,4 +1,4 @@
-"""What pages and downloads show of an account's messages, and its statistics.
+"""What pages and downloads show of an account's messages.
 
 A text that its client has cut up is several messages, each with its id, price and receipt; pages show it as one.
 """
@@ -9,47 +9,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from portal.core.db import DAY_MS, now_ms
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import BINARY
 from portal.services.common import ids
 from portal.services.common.errors import Refused
+from portal.services.common.message_states import PTT, PTT_NONE
 from portal.services.messages import text_policy
-from portal.services.messages.validation import PTT_NONE, UCS2
+from portal.services.messages.validation import UCS2
 
 MISSING = "[…]"
 """Stands for the segments of a text that have not come."""
-
-# "ptt" codes and what they mean to a customer.
-PTT = {
-    0: N_("Delivered"),
-    1: N_("Internal error"),
-    2: N_("Network error"),
-    3: N_("Destination can't be reached"),
-    4: N_("Equipment error"),
-    5: N_("Subscriber or credit related"),
-    6: N_("Timed out"),
-    7: N_("Operator related"),
-    8: N_("Parental lock"),
-    9: N_("Undeliverable"),
-    10: N_("Not enough credits"),
-    50: N_("Internal error"),
-    51: N_("Internal error"),
-    52: N_("Missing template"),
-    53: N_("Blacklisted: the recipient sent STOP"),
-    54: N_("Forbidden destination"),
-    100: N_("Invalid numbering plan"),
-    101: N_("Invalid content"),
-    102: N_("Invalid GSM 7-bit text"),
-    103: N_("Too many parts"),
-    254: N_("On its way"),
-    255: N_("Unknown"),
-    800: N_("Undeliverable"),
-    801: N_("Expired"),
-    802: N_("Deleted"),
-    803: N_("Rejected"),
-    804: N_("Unknown"),
-}
 
 
 class NoSuchMessage(Refused):
@@ -217,19 +186,6 @@ def _joined(run: Sequence[Message]) -> str:
     return (" " if run[0].data_coding == BINARY else "").join(each.content for each in run)
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What was sent in a period. `failed` counts what was sent and didn't arrive, `refused` what wasn't even sent."""
-
-    sent: int = 0
-    delivered: int = 0
-    failed: int = 0
-    stopped: int = 0
-    refused: int = 0
-    parts: int = 0
-    price: int = 0
-
-
 COLUMNS = (
     "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, body, segment_total,"
     " segment_number, scheduled_at, kept, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
@@ -314,50 +270,3 @@ def details(conn: sqlite3.Connection, text: Text) -> dict[int, Details]:
         (json.dumps([each.id for each in text.messages]),),
     )
     return {message_id: Details(*fields) for message_id, *fields in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class Refund:
-    """What was given back, in thousandths of a credit, and when (milliseconds)."""
-
-    at: int
-    amount: int
-
-
-def refunds(conn: sqlite3.Connection, text: Text) -> list[Refund]:
-    """What was given back of a text's price, oldest first: that of messages which were called back, or stopped before
-    their date, and what operators gave back."""
-    rows = conn.execute(
-        "SELECT id, amount FROM movements WHERE kind = 'refund'"
-        " AND first_message_id IN (SELECT value FROM json_each(?)) ORDER BY id",
-        (json.dumps([each.id for each in text.messages]),),
-    )
-    return [Refund(ids.time_of(row["id"]), row["amount"]) for row in rows]
-
-
-def refunded(conn: sqlite3.Connection, text: Text) -> int:
-    """All that was given back of a text's price, in thousandths of a credit."""
-    return sum(each.amount for each in refunds(conn, text))
-
-
-def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Totals:
-    """Totals of the last days, today (UTC) included; None: of all time."""
-    first = now_ms() // DAY_MS - days + 1 if days is not None else 0
-    row = conn.execute(
-        "SELECT sum(sent), sum(delivered), sum(failed), sum(stopped), sum(refused), sum(parts), sum(price)"
-        " FROM daily_totals WHERE account_id = ? AND day >= ?",
-        (account_id, first),
-    ).fetchone()
-    return Totals(*(value or 0 for value in row))
-
-
-def per_day(conn: sqlite3.Connection, account_id: int, days: int) -> list[tuple[int, Totals]]:
-    """One (start of the day in milliseconds, totals) for each of the last days, oldest first, empty ones included."""
-    today = now_ms() // DAY_MS
-    rows = conn.execute(
-        "SELECT day, sent, delivered, failed, stopped, refused, parts, price FROM daily_totals"
-        " WHERE account_id = ? AND day > ?",
-        (account_id, today - days),
-    )
-    known = {row["day"]: Totals(*tuple(row)[1:]) for row in rows}
-    return [(day * DAY_MS, known.get(day, Totals())) for day in range(today - days + 1, today + 1)]

@@ -1,17 +1,19 @@
-"""Giving back what a message cost, as an operator."""
+"""Giving back what a message cost, as an operator, and what was given back of a text."""
 
+import json
 import sqlite3
+from dataclasses import dataclass
 
 from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.common import idempotency
+from portal.services.common import idempotency, ids
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
+from portal.services.common.message_states import ENROUTE
 from portal.services.credits import credits
 from portal.services.history.history import NoSuchMessage, Text
-from portal.services.messages.validation import ENROUTE
 
 
 class NotFinished(Refused):
@@ -99,3 +101,27 @@ def refund_text(
         if not given and nothing:
             raise nothing
     return given
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """What was given back, in thousandths of a credit, and when (milliseconds)."""
+
+    at: int
+    amount: int
+
+
+def refunds(conn: sqlite3.Connection, text: Text) -> list[Refund]:
+    """What was given back of a text's price, oldest first: that of messages which were called back, or stopped before
+    their date, and what operators gave back."""
+    rows = conn.execute(
+        "SELECT id, amount FROM movements WHERE kind = 'refund'"
+        " AND first_message_id IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (json.dumps([each.id for each in text.messages]),),
+    )
+    return [Refund(ids.time_of(row["id"]), row["amount"]) for row in rows]
+
+
+def refunded(conn: sqlite3.Connection, text: Text) -> int:
+    """All that was given back of a text's price, in thousandths of a credit."""
+    return sum(each.amount for each in refunds(conn, text))

@@ -13,7 +13,7 @@ from math import inf
 
 from portal.core.db import DAY_MS, Inserts, immediate
 from portal.services.common import ids
-from portal.services.messages.validation import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
+from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 
 AT_ONCE = 250
 """How many messages go in one transaction: a few milliseconds, in which the SMPP server has to wait."""

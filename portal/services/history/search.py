@@ -14,10 +14,10 @@ from typing import Any
 
 from portal.core.db import Connection
 from portal.services.common import ids
+from portal.services.common.message_states import ENROUTE, PTT, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_NONE, PTT_PENDING
 from portal.services.common.periods import EVER, Period
 from portal.services.history import history, search_index
-from portal.services.history.history import PTT, Message, Text
-from portal.services.messages.validation import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_NONE, PTT_PENDING
+from portal.services.history.history import Message, Text
 from portal.services.statistics.rollup import MONTH
 
 DELIVERED, UNDERWAY, SCHEDULED, FAILED = "delivered", "pending", "scheduled", "failed"

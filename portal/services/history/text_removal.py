@@ -5,9 +5,9 @@ import sqlite3
 from collections.abc import Iterator, Set
 
 from portal.core.db import immediate
+from portal.services.common.message_states import ENROUTE
 from portal.services.history import search_index
 from portal.services.messages import text_policy
-from portal.services.messages.validation import ENROUTE
 
 # A step is a transaction of some milliseconds.
 _AT_ONCE = 500

@@ -12,11 +12,11 @@ from portal.core.i18n import N_, ngettext
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
+from portal.services.common.csv_import import BadLine, BadLines, NotCsv, NotUtf8
 from portal.services.common.errors import Refused
 from portal.services.messages import text_policy
 from portal.services.messages.validation import Submit, ToSend
 from portal.services.prices import countries
-from portal.services.prices.price_csv import BadLine, BadLines, NotCsv, NotUtf8
 
 # What a handset says to get no more messages, as `routes.words` reads it.
 _STOP = (["STOP"], ["STOP", "SMS"], ["STOPSMS"], ["ARRET"])

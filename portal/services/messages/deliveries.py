@@ -9,8 +9,9 @@ from itertools import count
 
 from portal.core.db import Inserts, immediate, now_ms
 from portal.services.common import ids
+from portal.services.common.message_states import DELIVERED
 from portal.services.messages import text_policy
-from portal.services.messages.validation import DELIVERED, DELIVERIES_VALID_MS
+from portal.services.messages.validation import DELIVERIES_VALID_MS
 
 _ADD_RECEIPTS = Inserts("deliveries", "account_id, id, message_id, next_attempt_at")
 _ADD_RECEIVED = Inserts("deliveries", "account_id, id, received_id, next_attempt_at")

@@ -10,19 +10,11 @@ from typing import Any
 from portal.core.db import DAY_MS, Inserts, immediate
 from portal.services.billing import auto_recredit
 from portal.services.common import ids
+from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
 from portal.services.credits import alerts
 from portal.services.messages import blacklist, deliveries, text_policy
 from portal.services.messages.deliveries import Receipt
-from portal.services.messages.validation import (
-    ENROUTE,
-    PTT_BLACKLISTED,
-    PTT_NO_CREDIT,
-    PTT_PENDING,
-    REJECTED,
-    Segment,
-    Submit,
-    ToSend,
-)
+from portal.services.messages.validation import Segment, Submit, ToSend
 from portal.services.statistics import daily_totals
 
 _USUAL = (

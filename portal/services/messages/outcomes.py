@@ -10,10 +10,7 @@ from typing import Any
 
 from portal.core.db import DAY_MS, immediate, now_ms
 from portal.services.common import ids
-from portal.services.credits import expiry
-from portal.services.messages import blacklist, deliveries, text_policy
-from portal.services.messages.deliveries import Receipt
-from portal.services.messages.validation import (
+from portal.services.common.message_states import (
     DELETED,
     DELIVERED,
     ENROUTE,
@@ -22,10 +19,11 @@ from portal.services.messages.validation import (
     PTT_DELETED,
     PTT_EXPIRED,
     REJECTED,
-    VALIDITY_MS,
-    Segment,
-    ToSend,
 )
+from portal.services.credits import expiry
+from portal.services.messages import blacklist, deliveries, text_policy
+from portal.services.messages.deliveries import Receipt
+from portal.services.messages.validation import VALIDITY_MS, Segment, ToSend
 from portal.services.statistics import daily_totals, rollup
 
 _MOST_AT_ONCE = 1_000

@@ -14,7 +14,7 @@ from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
-from portal.services.messages.validation import ENROUTE
+from portal.services.common.message_states import ENROUTE
 from portal.services.people import users
 from portal.services.people.customers import Customer
 

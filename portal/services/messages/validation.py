@@ -11,12 +11,6 @@ from portal.services.common.errors import Refused
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices.prices import PriceList
 
-# SMPP 3.4, 5.2.28: message_state.
-ENROUTE, DELIVERED, EXPIRED, DELETED, UNDELIVERABLE, ACCEPTED, UNKNOWN, REJECTED = 1, 2, 3, 4, 5, 6, 7, 8
-
-# What a customer reads as the status of a message ("ptt").
-PTT_NONE, PTT_NO_CREDIT, PTT_BLACKLISTED, PTT_PENDING, PTT_EXPIRED, PTT_DELETED = 0, 10, 53, 254, 801, 802
-
 # SMPP 3.4, 5.2.19: the values of data_coding that every account may use.
 GSM, UCS2 = 0, 8
 

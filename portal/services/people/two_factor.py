@@ -9,6 +9,8 @@ from cryptography.exceptions import InvalidTag
 
 from portal.core.crypto import KeyFileError, Keys, token_hash
 from portal.core.db import immediate, now_ms
+from portal.core.i18n import N_
+from portal.services.common.errors import Refused
 
 RECOVERY_CODES = 10
 _STEP_SECONDS = 30
@@ -16,6 +18,11 @@ _STEP_SECONDS = 30
 _DRIFT_STEPS = 1
 # Crockford's base 32: no letter that is mistaken for a digit.
 _CODE_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class WrongCode(Refused):
+    sentence = N_("That code isn't right, or it was used already. Wait for the next one and enter it here.")
+    field = "code"
 
 
 def new_secret(keys: Keys) -> bytes:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
-from portal.core.i18n import N_, gettext, ngettext
+from portal.core.i18n import N_
 from portal.services.common.audit import Actor
+from portal.services.common.csv_import import BadLine, BadLines, NotCsv, NotUtf8
 from portal.services.common.errors import Refused
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import Change, InvalidPrice, Row
@@ -18,7 +19,6 @@ COLUMNS = ("destination", "country", "price", "valid_from")
 _NEEDED = ("destination", "price")
 MOST_BYTES = 128 * 1024
 MOST_LINES = 5000
-_SHOWN = 20
 _PRICE = re.compile(r"([0-9]{1,7})(?:[.,]([0-9]{1,3}))?", re.ASCII)
 _THOUSANDTHS_DIGITS = 3
 _CLOSED = ("", "-")
@@ -26,11 +26,6 @@ _CLOSED = ("", "-")
 
 class FileTooBig(Refused):
     sentence = N_("The file is too big: 128 kB and 5000 lines at most.")
-    field = "file"
-
-
-class NotUtf8(Refused):
-    sentence = N_("The file isn't in UTF-8. Save it as “CSV UTF-8”.")
     field = "file"
 
 
@@ -53,47 +48,6 @@ class WrongFields(Refused):
 
 class Twice(Refused):
     sentence = N_("line %(number)s names %(destination)s with the same date.")
-
-
-class NotCsv(Refused):
-    sentence = N_("this isn't CSV (%(error)s).")
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that can't be read, by its number in the file (the first is 1), and why."""
-
-    number: int
-    reason: Refused
-
-    def __str__(self) -> str:
-        return gettext("Line %(number)s: %(reason)s", number=self.number, reason=self.reason.localized())
-
-
-class BadLines(Refused):
-    """Nothing has changed, for these lines are wrong."""
-
-    field = "file"
-
-    def __init__(self, lines: Sequence[BadLine]) -> None:
-        super().__init__()
-        self.lines = lines
-
-    def __str__(self) -> str:
-        return " ".join(map(str, self.shown()))
-
-    def localized(self) -> str:
-        return ngettext(
-            "Nothing was imported: %(num)s line can't be read.",
-            "Nothing was imported: %(num)s lines can't be read.",
-            len(self.lines),
-        )
-
-    def shown(self) -> list[object]:
-        """The first of them in words, and how many more there are."""
-        more = len(self.lines) - _SHOWN
-        said: list[object] = list(self.lines[:_SHOWN])
-        return [*said, ngettext("And %(num)s more.", "And %(num)s more.", more)] if more > 0 else said
 
 
 @dataclass(frozen=True, slots=True)

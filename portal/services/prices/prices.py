@@ -18,15 +18,14 @@ import phonenumbers
 from portal.core import i18n, paths
 from portal.core.db import immediate, now_ms
 from portal.core.i18n import N_
-from portal.services.common import audit
+from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
-from portal.services.credits import credits
 from portal.services.prices import countries, price_lists
 from portal.services.prices.price_lists import DEFAULT_LIST
 
 FROM_THE_BEGINNING = 0
-HIGHEST_PRICE = 1000 * credits.THOUSANDTHS
+HIGHEST_PRICE = 1000 * credit_amounts.THOUSANDTHS
 """More is a slip: a point where a comma was meant."""
 _COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
 _RANGE = re.compile(r"[1-9][0-9]{1,14}")
@@ -290,21 +289,21 @@ def parse_price(text: str) -> int:
         InvalidPrice
     """
     try:
-        return checked_price(credits.parse(text))
-    except (credits.InvalidAmount, InvalidPrice):
+        return checked_price(credit_amounts.parse(text))
+    except (credit_amounts.InvalidAmount, InvalidPrice):
         raise InvalidPrice(text=text.strip()) from None
 
 
 def checked_price(price: int) -> int:
     """Raises: InvalidPrice"""
     if not 0 < price <= HIGHEST_PRICE:
-        raise InvalidPrice(text=credits.plain(price))
+        raise InvalidPrice(text=credit_amounts.plain(price))
     return price
 
 
 def in_credits(price: int | None) -> int | float | None:
     """A price as a JSON number of credits; None stays None."""
-    return None if price is None else credits.plain(price)
+    return None if price is None else credit_amounts.plain(price)
 
 
 def parse_date(text: str, timezone: str) -> int | None:

@@ -3,10 +3,11 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
-from portal.core.db import DAY_MS, Inserts
+from portal.core.db import DAY_MS, Inserts, now_ms
 
 _COLUMNS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
 _ADD = Inserts(
@@ -15,6 +16,39 @@ _ADD = Inserts(
     "ON CONFLICT (account_id, day) DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COLUMNS),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What there was; `price` in thousandths of a credit.
+
+    `sent` was charged and becomes `delivered` or `failed`; `stopped` was for the blacklist, and `refused` for want of
+    credits: neither was sent.
+    """
+
+    sent: int = 0
+    delivered: int = 0
+    failed: int = 0
+    stopped: int = 0
+    refused: int = 0
+    parts: int = 0
+    price: int = 0
+
+    @property
+    def pending(self) -> int:
+        """How many were sent and have no final state yet."""
+        return max(self.sent - self.delivered - self.failed, 0)
+
+    @property
+    def rate(self) -> float | None:
+        """The share that was delivered of those with a final state; None where there is none of these."""
+        ended = self.delivered + self.failed
+        return self.delivered / ended if ended else None
+
+    @property
+    def came(self) -> int:
+        """All that clients have submitted and was counted, sent or not."""
+        return self.sent + self.stopped + self.refused
 
 
 def add(conn: sqlite3.Connection, amounts: Mapping[tuple[int, int], Counter[str]]) -> None:
@@ -32,3 +66,26 @@ def month_of(day: int) -> int:
     """The month that a day (days since 1970) is in, counted from the year 0: years times twelve, and months from 0."""
     date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC)
     return date.year * 12 + date.month - 1
+
+
+def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Counts:
+    """Totals of the last days, today (UTC) included; None: of all time."""
+    first = now_ms() // DAY_MS - days + 1 if days is not None else 0
+    row = conn.execute(
+        "SELECT sum(sent), sum(delivered), sum(failed), sum(stopped), sum(refused), sum(parts), sum(price)"
+        " FROM daily_totals WHERE account_id = ? AND day >= ?",
+        (account_id, first),
+    ).fetchone()
+    return Counts(*(value or 0 for value in row))
+
+
+def per_day(conn: sqlite3.Connection, account_id: int, days: int) -> list[tuple[int, Counts]]:
+    """One (start of the day in milliseconds, totals) for each of the last days, oldest first, empty ones included."""
+    today = now_ms() // DAY_MS
+    rows = conn.execute(
+        "SELECT day, sent, delivered, failed, stopped, refused, parts, price FROM daily_totals"
+        " WHERE account_id = ? AND day > ?",
+        (account_id, today - days),
+    )
+    known = {row["day"]: Counts(*tuple(row)[1:]) for row in rows}
+    return [(day * DAY_MS, known.get(day, Counts())) for day in range(today - days + 1, today + 1)]

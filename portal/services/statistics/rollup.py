@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from portal.core.db import DAY_MS, Connection, Inserts, immediate
-from portal.services.messages.validation import DELIVERED, PTT_BLACKLISTED, PTT_NO_CREDIT
+from portal.services.common.message_states import DELIVERED, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.statistics.daily_totals import month_of
 
 HOUR, DAY, MONTH = 0, 1, 2

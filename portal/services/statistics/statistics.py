@@ -14,9 +14,9 @@ from datetime import date, timedelta
 
 from portal.core.db import DAY_MS, immediate
 from portal.services.common import periods
+from portal.services.common.message_states import PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING
 from portal.services.common.periods import Period
-from portal.services.messages.validation import PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING
-from portal.services.statistics.daily_totals import month_of
+from portal.services.statistics.daily_totals import Counts, month_of
 from portal.services.statistics.rollup import DAY, HOUR, HOUR_MS, MONTH, bounds
 
 TIMEZONE = "UTC"
@@ -34,39 +34,6 @@ _BY_MONTHS = (periods.THIS_MONTH, periods.LAST_MONTH, periods.MONTHS_12)
 
 # A stretch of time in the tables: a length of `tally`, the first of its beginnings, and the one after the last.
 _Span = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What there was; `price` in thousandths of a credit.
-
-    `sent` was charged and becomes `delivered` or `failed`; `stopped` was for the blacklist, and `refused` for want of
-    credits: neither was sent.
-    """
-
-    sent: int = 0
-    delivered: int = 0
-    failed: int = 0
-    stopped: int = 0
-    refused: int = 0
-    parts: int = 0
-    price: int = 0
-
-    @property
-    def pending(self) -> int:
-        """How many were sent and have no final state yet."""
-        return max(self.sent - self.delivered - self.failed, 0)
-
-    @property
-    def rate(self) -> float | None:
-        """The share that was delivered of those with a final state; None where there is none of these."""
-        ended = self.delivered + self.failed
-        return self.delivered / ended if ended else None
-
-    @property
-    def came(self) -> int:
-        """All that clients have submitted and was counted, sent or not."""
-        return self.sent + self.stopped + self.refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 from portal.core.db import now_ms
-from portal.services.accounts import session_records
+from portal.services.accounts import refused_binds
 from portal.services.accounts.allowed_ips import Address
-from portal.services.accounts.session_records import RefusedBind
+from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.messages.smpp_config import AccountConfig, Password
 from portal.smsc.admission.rate_limits import BindFailures
 from portal.smsc.protocol.constants import Command, Status
@@ -83,7 +83,7 @@ class Gate:
         authorised = account is not None and account.permits(address, now)
         clock = self._loop.time()
         if self._failures.blocked(address, bind.system_id, authorised=authorised, now=clock):
-            raise BindRefused(Status.ESME_RBINDTHROTTLED, session_records.THROTTLED)
+            raise BindRefused(Status.ESME_RBINDTHROTTLED, refused_binds.THROTTLED)
         digest = self._backplane.password_digest(bind.password)
         password = (account or _NOBODY).matching(digest)
         if account is not None:
@@ -94,15 +94,15 @@ class Gate:
                 raise BindRefused(Status.ESME_RINVSYSID)
             # One answer for them all on the wire: a stranger must not learn that a password was good once.
             if not authorised:
-                raise BindRefused(Status.ESME_RINVPASWD, session_records.NOT_AUTHORISED)
+                raise BindRefused(Status.ESME_RINVPASWD, refused_binds.NOT_AUTHORISED)
             if password is not None:
-                raise BindRefused(Status.ESME_RINVPASWD, session_records.REPLACED_PASSWORD, password.id)
-            raise BindRefused(Status.ESME_RINVPASWD, session_records.WRONG_PASSWORD)
+                raise BindRefused(Status.ESME_RINVPASWD, refused_binds.REPLACED_PASSWORD, password.id)
+            raise BindRefused(Status.ESME_RINVPASWD, refused_binds.WRONG_PASSWORD)
         kind = _KINDS[Command(bind.command)]
         try:
             slot = self._backplane.acquire_bind(account, kind)
         except BindLimit:
-            raise BindRefused(Status.ESME_RALYBND, session_records.TOO_MANY_BINDS) from None
+            raise BindRefused(Status.ESME_RALYBND, refused_binds.TOO_MANY_BINDS) from None
         return Admission(account, password.id, kind, slot)
 
 
@@ -112,8 +112,8 @@ def _require_open(account: AccountConfig, now: int) -> None:
     No failure of the client's: it is not counted as one.
     """
     if account.kind != "smpp":
-        raise BindRefused(Status.ESME_RBINDFAIL, session_records.CLASSIC)
+        raise BindRefused(Status.ESME_RBINDFAIL, refused_binds.CLASSIC)
     if not account.enabled:
-        raise BindRefused(Status.ESME_RBINDFAIL, session_records.ACCOUNT_DISABLED)
+        raise BindRefused(Status.ESME_RBINDFAIL, refused_binds.ACCOUNT_DISABLED)
     if not account.has_network(now):
-        raise BindRefused(Status.ESME_RBINDFAIL, session_records.NO_IP)
+        raise BindRefused(Status.ESME_RBINDFAIL, refused_binds.NO_IP)

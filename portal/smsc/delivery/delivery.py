@@ -10,7 +10,7 @@ from typing import Protocol
 
 from portal.core import gsm0338
 from portal.core.db import now_ms
-from portal.services.messages import validation
+from portal.services.common import message_states
 from portal.services.messages.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS, Deliverable, Incoming, Receipt
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import Status, Tag, in_receipt
@@ -201,7 +201,7 @@ def receipt_text(receipt: Receipt) -> str:
     Times are UTC; `err` is the ptt code; the message's own text is cut, and `?` stands for what GSM 03.38, which the
     receipt's data_coding names, and ASCII, which many clients take it for, code differently.
     """
-    delivered = receipt.parts if receipt.state == validation.DELIVERED else 0
+    delivered = receipt.parts if receipt.state == message_states.DELIVERED else 0
     text = _CODED_DIFFERENTLY.sub("?", receipt.text[:_TEXT_CHARACTERS])
     return (
         f"id:{receipt.message_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"

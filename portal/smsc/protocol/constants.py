@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import IntEnum
 
-from portal.services.messages import validation
+from portal.services.common import message_states
 
 RESPONSE = 0x80000000
 """The bit that makes a request's command id that of its response (5.1.2.1)."""
@@ -100,14 +100,14 @@ class Tag(IntEnum):
 
 # Appendix B, "Message state"; the keys are those of message_state (5.2.28).
 _STAT: Mapping[int, str] = {
-    validation.ENROUTE: "ENROUTE",
-    validation.DELIVERED: "DELIVRD",
-    validation.EXPIRED: "EXPIRED",
-    validation.DELETED: "DELETED",
-    validation.UNDELIVERABLE: "UNDELIV",
-    validation.ACCEPTED: "ACCEPTD",
-    validation.UNKNOWN: "UNKNOWN",
-    validation.REJECTED: "REJECTD",
+    message_states.ENROUTE: "ENROUTE",
+    message_states.DELIVERED: "DELIVRD",
+    message_states.EXPIRED: "EXPIRED",
+    message_states.DELETED: "DELETED",
+    message_states.UNDELIVERABLE: "UNDELIV",
+    message_states.ACCEPTED: "ACCEPTD",
+    message_states.UNKNOWN: "UNKNOWN",
+    message_states.REJECTED: "REJECTD",
 }
 
 

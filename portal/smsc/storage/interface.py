@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from portal.services.accounts.session_records import Connection, Ending, Progress, RefusedBind
+from portal.services.accounts.refused_binds import RefusedBind
+from portal.services.accounts.session_records import Connection, Ending, Progress
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.inbound import FromHandset
 from portal.services.messages.outcomes import Outcome, Whereabouts

@@ -16,8 +16,9 @@ from typing import Any
 from portal.core import db
 from portal.core.crypto import Keys
 from portal.core.db import now_ms
-from portal.services.accounts import session_records
-from portal.services.accounts.session_records import Connection, Ending, Progress, RefusedBind
+from portal.services.accounts import refused_binds, session_records
+from portal.services.accounts.refused_binds import RefusedBind
+from portal.services.accounts.session_records import Connection, Ending, Progress
 from portal.services.messages import deliveries, inbound, intake, outcomes, smpp_config
 from portal.services.messages.deliveries import Deliverable, Deliveries, Receipt
 from portal.services.messages.inbound import FromHandset
@@ -344,7 +345,7 @@ class SqliteBackplane:
             Kind.DELIVERY_FAILED: Work(deliveries.failed, self._postponed),
             Kind.PROGRESS: Work(session_records.progressed, refused=_ignore),
             Kind.CLOSED: Work(session_records.closed),
-            Kind.REFUSED: Work(session_records.refused),
+            Kind.REFUSED: Work(refused_binds.refused),
             Kind.CONFIRM: Work(_confirm),
             Kind.EXPIRE: Work(lambda conn, times: deliveries.expire(conn, times[-1]), self._expired),
             Kind.HEARTBEAT: Work(

@@ -28,9 +28,10 @@ from dataclasses import dataclass
 from itertools import count
 
 from portal.core.db import now_ms
+from portal.services.common.message_states import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN
 from portal.services.messages.inbound import FromHandset
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN, ToSend
+from portal.services.messages.validation import ToSend
 from portal.smsc.protocol.constants import in_receipt
 from portal.smsc.upstream.interface import Receive, Report
 

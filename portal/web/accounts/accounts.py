@@ -9,13 +9,14 @@ from flask.typing import ResponseReturnValue
 
 from portal.core import db, i18n
 from portal.core.i18n import gettext as _
-from portal.services.accounts import allowed_ips, credentials, session_records
+from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse
 from portal.services.accounts.credentials import PasswordInfo
-from portal.services.accounts.session_records import Connection, Refusals
-from portal.services.history import history
-from portal.services.history.history import Totals
+from portal.services.accounts.refused_binds import Refusals
+from portal.services.accounts.session_records import Connection
+from portal.services.statistics import daily_totals
+from portal.services.statistics.daily_totals import Counts
 from portal.web.accounts import endpoints
 from portal.web.core import access, context, htmx, layout, live
 from portal.web.core.live import Part
@@ -124,8 +125,10 @@ def _statistics(account: Account, pulse: Pulse) -> dict[str, Any]:
     period = request.args.get("period", "")
     period = period if period in _PERIODS else _DEFAULT_PERIOD
     days, charted = _PERIODS[period]
-    by_day = history.per_day(conn, account.id, charted)
-    totals = history.totals(conn, account.id, None) if days is None else _sum([each for _day, each in by_day[-days:]])
+    by_day = daily_totals.per_day(conn, account.id, charted)
+    totals = (
+        daily_totals.totals(conn, account.id, None) if days is None else _sum([each for _day, each in by_day[-days:]])
+    )
     return {
         "period": period,
         "periods": [
@@ -140,8 +143,8 @@ def _statistics(account: Account, pulse: Pulse) -> dict[str, Any]:
     }
 
 
-def _sum(totals: list[Totals]) -> Totals:
-    return Totals(
+def _sum(totals: list[Counts]) -> Counts:
+    return Counts(
         sent=sum(each.sent for each in totals),
         delivered=sum(each.delivered for each in totals),
         failed=sum(each.failed for each in totals),
@@ -162,14 +165,14 @@ def _latest_refused(account: Account) -> Refusals | None:
     conn = context.conn()
     entries = allowed_ips.of_account(conn, account.id)
     return next(
-        (each for each in session_records.refusals(conn, account.id) if needs_authorising(each, entries)),
+        (each for each in refused_binds.refusals(conn, account.id) if needs_authorising(each, entries)),
         None,
     )
 
 
 def needs_authorising(refusal: Refusals, entries: list[allowed_ips.AllowedIP]) -> bool:
     """Whether the refused client would get in if its address were on the list."""
-    missing = refusal.reason in (session_records.NOT_AUTHORISED, session_records.NO_IP)
+    missing = refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP)
     return missing and not allowed_ips.permits(entries, refusal.address)
 
 

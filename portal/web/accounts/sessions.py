@@ -8,11 +8,12 @@ from flask.typing import ResponseReturnValue
 
 from portal.core import db, i18n
 from portal.core.i18n import gettext as _
-from portal.services.accounts import allowed_ips, credentials, refusal_mails, session_records
+from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse
 from portal.services.accounts.credentials import PasswordInfo
-from portal.services.accounts.session_records import Connection, NoSuchSession, Refusals
+from portal.services.accounts.refused_binds import Refusals
+from portal.services.accounts.session_records import Connection, NoSuchSession
 from portal.web.accounts.accounts import needs_authorising
 from portal.web.core import access, context, htmx, live
 from portal.web.core.htmx import Toast
@@ -217,7 +218,7 @@ def _attempts(account: Account, pulse: Pulse) -> dict[str, Any]:
     conn = context.conn()
     entries = allowed_ips.of_account(conn, account.id)
     password = credentials.info(conn, account.id)
-    refusals = session_records.refusals(conn, account.id)
+    refusals = refused_binds.refusals(conn, account.id)
     return {
         "attempts": [_attempt(each, entries, password) for each in refusals[:_MOST_ATTEMPTS]],
         "more": max(0, len(refusals) - _MOST_ATTEMPTS),
@@ -225,10 +226,10 @@ def _attempts(account: Account, pulse: Pulse) -> dict[str, Any]:
 
 
 def _attempt(refusal: Refusals, entries: list[allowed_ips.AllowedIP], password: PasswordInfo | None) -> Attempt:
-    if refusal.reason in (session_records.NOT_AUTHORISED, session_records.NO_IP):
+    if refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP):
         missing = needs_authorising(refusal, entries)
         return Attempt(refusal, _reason(refusal), "authorise" if missing else "", mended=not missing)
-    if refusal.reason in (session_records.WRONG_PASSWORD, session_records.REPLACED_PASSWORD):
+    if refusal.reason in (refused_binds.WRONG_PASSWORD, refused_binds.REPLACED_PASSWORD):
         # A newer one has been made since: it only has to reach the client.
         stale = password is not None and password.changed_at > refusal.last_at
         return Attempt(refusal, _reason(refusal), "" if stale else "password", mended=False)
@@ -236,10 +237,10 @@ def _attempt(refusal: Refusals, entries: list[allowed_ips.AllowedIP], password: 
 
 
 def _reason(refusal: Refusals) -> str:
-    if refusal.reason == session_records.REPLACED_PASSWORD and refusal.replaced_at is not None:
+    if refusal.reason == refused_binds.REPLACED_PASSWORD and refusal.replaced_at is not None:
         when = i18n.clock(refusal.replaced_at, db.now_ms(), context.config().timezone)
         return _("The password it uses was replaced (%(when)s).", when=when)
-    return _(session_records.REASONS[refusal.reason])
+    return _(refused_binds.REASONS[refusal.reason])
 
 
 _OPEN = Part("accounts/sessions/_open.html", _follows_open, _open, ages=True)

@@ -15,13 +15,13 @@ from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
-from portal.services.common import idempotency
+from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
 from portal.services.credits import credits, expiry
 from portal.services.messages import inbound_numbers, smpp_config, text_policy
 from portal.services.messages.inbound_numbers import Route
 from portal.services.operations import daily_self_check
-from portal.services.people import customers, users
+from portal.services.people import customers, enrolment, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import price_lists
@@ -179,7 +179,7 @@ def add_user(customer_id: int) -> ResponseReturnValue:
             user = users.add(
                 conn, context.keys(), context.actor(), form.email.data or "", form.role.data or "", customer.id
             )
-            token = users.new_link(conn, user)
+            token = enrolment.new_link(conn, user)
     except Refused as refusal:
         attach(form, refusal)
         return _customer_page(customer, user=form)
@@ -197,7 +197,7 @@ def ask_new_link(user_id: int) -> ResponseReturnValue:
 @access.operate
 def new_link(user_id: int) -> ResponseReturnValue:
     user = _user(user_id)
-    return _show_link(user, users.start_over(context.conn(), context.keys(), context.actor(), user))
+    return _show_link(user, enrolment.start_over(context.conn(), context.keys(), context.actor(), user))
 
 
 def _user(user_id: int) -> User:
@@ -308,7 +308,7 @@ def _switched(name: str, text: str) -> ResponseReturnValue:
 def grant(name: str) -> ResponseReturnValue:
     found, form = _account(name), GrantForm()
     try:
-        amount = credits.parse(form.amount.data or "")
+        amount = credit_amounts.parse(form.amount.data or "")
         note, number = form.note.data or "", form.form.data or ""
         ends = expiry.end_of_day(form.until.data or "", context.config().timezone)
         credits.grant(context.conn(), context.actor(), found, amount, note, expires_at=ends, form=number)

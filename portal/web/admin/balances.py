@@ -16,7 +16,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import balances
 from portal.services.billing.balances import Balance
-from portal.services.common import idempotency
+from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
 from portal.services.credits import credits
 from portal.services.history import history, refunds
@@ -95,8 +95,8 @@ def download() -> ResponseReturnValue:
 
 def _row(row: Balance) -> list[object]:
     amounts = (row.balance, row.week, row.month, row.owed)
-    alert_below = "" if row.alert_below is None else credits.plain(row.alert_below)
-    return [row.account, row.customer, *map(credits.plain, amounts), alert_below, row.alert]
+    alert_below = "" if row.alert_below is None else credit_amounts.plain(row.alert_below)
+    return [row.account, row.customer, *map(credit_amounts.plain, amounts), alert_below, row.alert]
 
 
 # They come by customer, and stay so where the column is the same.
@@ -143,7 +143,7 @@ def correct(name: str) -> ResponseReturnValue:
     """Add credits to a balance, or take some away."""
     account, form = _account(name), ChangeForm()
     try:
-        amount = credits.parse_change(form.amount.data or "")
+        amount = credit_amounts.parse_change(form.amount.data or "")
         reason, number = form.reason.data or "", form.form.data or ""
         after = credits.correct(context.conn(), context.actor(), account, amount, reason, form=number)
     except idempotency.AlreadySent as refusal:
@@ -180,7 +180,7 @@ def refund(name: str) -> ResponseReturnValue:
     """Give credits back."""
     account, form = _account(name), ChangeForm()
     try:
-        amount = credits.parse(form.amount.data or "")
+        amount = credit_amounts.parse(form.amount.data or "")
         reason, number = form.reason.data or "", form.form.data or ""
         credits.refund(context.conn(), context.actor(), account, amount, reason, form=number)
     except idempotency.AlreadySent as refusal:
@@ -257,7 +257,7 @@ def _message(account: Account, text: Text, form: ReasonForm, status: int = 200) 
         status=status,
         form=form,
         text=text,
-        amount=text.price - history.refunded(context.conn(), text),
+        amount=text.price - refunds.refunded(context.conn(), text),
     )
 
 

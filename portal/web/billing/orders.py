@@ -21,9 +21,8 @@ from portal.services.accounts.change_counters import Pulse
 from portal.services.billing import orders, packs, payments, purchases
 from portal.services.billing.orders import Order, Which
 from portal.services.billing.packs import Pack
-from portal.services.common import idempotency
+from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
-from portal.services.credits import credits
 from portal.services.people import customers
 from portal.web.core import access, context, downloads, htmx, live, paging
 from portal.web.core.forms import Form, attach, row_id
@@ -286,7 +285,7 @@ def _rows(which: Which) -> Iterator[list[object]]:
             each.customer,
             each.account,
             each.origin,
-            credits.plain(each.credits),
+            credit_amounts.plain(each.credits),
             i18n.exact_money(each.price, each.currency),
             each.currency,
             each.status,
@@ -386,7 +385,7 @@ def change_packs() -> ResponseReturnValue:
 def _read(row: Row, currency: str) -> Pack | None:
     """The pack that a row says; None where it can't be read, which the row then says."""
     try:
-        return Pack(credits.parse(row.credits), packs.parse_price(row.price, currency), currency)
+        return Pack(credit_amounts.parse(row.credits), packs.parse_price(row.price, currency), currency)
     except Refused as refusal:
         row.error = refusal.localized()
         return None

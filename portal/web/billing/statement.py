@@ -20,9 +20,9 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse
 from portal.services.billing import statement
 from portal.services.billing.statement import Movement, Use
-from portal.services.common import audit
+from portal.services.common import audit, credit_amounts
 from portal.services.common.periods import DAYS_30, Period, month
-from portal.services.credits import credits, expiry, ledger
+from portal.services.credits import expiry, ledger
 from portal.services.prices import countries
 from portal.web.core import access, context, downloads, htmx, live, paging, periods
 from portal.web.core.live import Part
@@ -123,8 +123,8 @@ def _row(movement: Movement) -> list[object]:
         movement.id,
         i18n.iso(movement.at),
         movement.kind,
-        credits.plain(movement.amount),
-        credits.plain(movement.balance_after),
+        credit_amounts.plain(movement.amount),
+        credit_amounts.plain(movement.balance_after),
         movement.actor,
         movement.note,
         movement.counterpart,
@@ -283,7 +283,7 @@ def download_month(account: Account) -> ResponseReturnValue:
     number = _month() or statement.months(context.conn(), account.id)[0]
     text = statement.month_text(number)
     rows = (
-        (text, each.country, each.source, each.messages, each.parts, credits.plain(each.price))
+        (text, each.country, each.source, each.messages, each.parts, credit_amounts.plain(each.price))
         for each in statement.used(context.conn(), account.id, number)
     )
     return downloads.send(f"{account.name}-{text}.csv", _MONTH_COLUMNS, rows)

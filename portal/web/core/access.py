@@ -17,7 +17,7 @@ from flask_login import UserMixin, current_user
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.messages import text_policy
-from portal.services.people import customers, users
+from portal.services.people import customers, login_sessions
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.web.core import context
@@ -69,7 +69,7 @@ class LoggedIn(UserMixin):
 
 def load_user(token: str) -> LoggedIn | None:
     # Open pages ask by themselves: that nobody sits before them is exactly what the end of idle sessions is for.
-    user = users.of_session(context.conn(), token, acts=request.endpoint != "live.poll")
+    user = login_sessions.of_session(context.conn(), token, acts=request.endpoint != "live.poll")
     return LoggedIn(user, token) if user else None
 
 

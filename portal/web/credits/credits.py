@@ -13,7 +13,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.common import idempotency
+from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
 from portal.services.credits import credits, ledger
 from portal.web.core import access, context, htmx
@@ -93,7 +93,7 @@ def transfer(account: Account) -> ResponseReturnValue:
 def _transfer(account: Account, form: TransferForm) -> Toast:
     source = _account(account, form.source.data or account.name, "source")
     target = _account(account, form.target.data or "", "target")
-    amount = credits.parse(form.amount.data or "")
+    amount = credit_amounts.parse(form.amount.data or "")
     number = form.form.data or ""
     credits.transfer(context.conn(), context.actor(), source, target, amount, form=number)
     return Toast(_("%(amount)s credits moved to %(account)s.", amount=i18n.credits(amount), account=target.name))
@@ -127,7 +127,7 @@ def _preview(form: TransferForm, own: Sequence[Account]) -> _Preview:
             raise credits.SameAccount()
         if not (form.amount.data or "").strip():
             return _Preview(as_they_are)
-        amount = credits.parse(form.amount.data or "")
+        amount = credit_amounts.parse(form.amount.data or "")
         if amount > source.balance:
             raise ledger.NotEnoughCredits(account=source.name, balance=i18n.credits(source.balance))
     except Refused as refusal:

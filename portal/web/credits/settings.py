@@ -16,8 +16,9 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse
 from portal.services.billing import auto_recredit, orders
+from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
-from portal.services.credits import alerts, credits, forecast
+from portal.services.credits import alerts, forecast
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx, layout, live
@@ -99,7 +100,7 @@ def change_recredit(account: Account) -> ResponseReturnValue:
 
 
 def _threshold(text: str | None) -> int | None:
-    return credits.parse(text) if text and text.strip() not in ("", "0") else None
+    return credit_amounts.parse(text) if text and text.strip() not in ("", "0") else None
 
 
 def _pack(text: str | None) -> int | None:

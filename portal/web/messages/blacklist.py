@@ -14,10 +14,10 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
+from portal.services.common.csv_import import BadLines
 from portal.services.common.errors import Refused
 from portal.services.messages import blacklist
 from portal.services.messages.blacklist import Listed
-from portal.services.prices.price_csv import BadLines
 from portal.web.core import access, context, downloads, htmx, layout, live, paging, uploads
 from portal.web.core.forms import Form, attach
 from portal.web.core.htmx import Toast

@@ -17,9 +17,10 @@ from portal.services.accounts import session_records
 from portal.services.accounts.accounts import BINARY, Account
 from portal.services.accounts.change_counters import Pulse
 from portal.services.accounts.session_records import Origin
-from portal.services.credits import credits
-from portal.services.history import history, search
-from portal.services.history.history import PTT, Details, Message, Text
+from portal.services.common import credit_amounts, message_states
+from portal.services.common.message_states import PTT
+from portal.services.history import history, refunds, search
+from portal.services.history.history import Details, Message, Text
 from portal.services.history.search import Wanted
 from portal.services.messages import validation
 from portal.services.prices import countries
@@ -35,8 +36,8 @@ _ON, _OFF = "on", "off"
 _FIELDS = ("sender", "recipient", "status", "text")
 _NAMES = (*_FIELDS, filters.LIVE)
 _STATUSES = {
-    search.DELIVERED: PTT[validation.PTT_NONE],
-    search.UNDERWAY: PTT[validation.PTT_PENDING],
+    search.DELIVERED: PTT[message_states.PTT_NONE],
+    search.UNDERWAY: PTT[message_states.PTT_PENDING],
     search.SCHEDULED: N_("Scheduled"),
     search.FAILED: N_("Not delivered"),
 }
@@ -141,8 +142,8 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         text = _readable(history.by_id(context.conn(), account.id, message_id))
     except history.NoSuchMessage:
         abort(404)
-    refunds = history.refunds(context.conn(), text)
-    refunded = sum(each.amount for each in refunds)
+    given_back = refunds.refunds(context.conn(), text)
+    refunded = sum(each.amount for each in given_back)
     to_refund = access.user().is_operator and text.done_at is not None and refunded < text.price
     details = _details(text)
     return htmx.dialog(
@@ -156,7 +157,7 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         bind_types=session_records.BIND_TYPES,
         handed_on=_handed_on(text, details),
         encoding=_(_ENCODINGS.get(text.first.data_coding, str(text.first.data_coding))),
-        refunds=refunds,
+        refunds=given_back,
         refunded=refunded,
         look=_look,
         country=countries.name(text.first.country),
@@ -185,7 +186,7 @@ def _handed_on(text: Text, details: dict[int, Details]) -> str:
     early = text.scheduled_at is not None and text.done_at is not None and text.done_at < text.scheduled_at
     # An upstream may refuse for want of its credits, or know a number that said STOP, just as we do.
     unheard_of = all(each.upstream_status is None for each in details.values())
-    ours = all(each.ptt in (validation.PTT_NO_CREDIT, validation.PTT_BLACKLISTED) for each in text.messages)
+    ours = all(each.ptt in (message_states.PTT_NO_CREDIT, message_states.PTT_BLACKLISTED) for each in text.messages)
     if early or (ours and unheard_of):
         return ""
     if text.waits:
@@ -211,10 +212,10 @@ def _look(text: Text | Message) -> tuple[str, str]:
     if text.waits:
         return _("Scheduled"), "info"
     if text.ptt is not None:
-        kind = {validation.PTT_NONE: "ok", validation.PTT_PENDING: "info"}.get(text.ptt, "err")
+        kind = {message_states.PTT_NONE: "ok", message_states.PTT_PENDING: "info"}.get(text.ptt, "err")
         return _(text.description), kind
     assert isinstance(text, Text)
-    failed = any(each.ptt not in (validation.PTT_NONE, validation.PTT_PENDING) for each in text.messages)
+    failed = any(each.ptt not in (message_states.PTT_NONE, message_states.PTT_PENDING) for each in text.messages)
     said = _("%(delivered)s of %(total)s parts delivered", delivered=text.delivered, total=text.segments)
     return said, "err" if failed else "info"
 
@@ -300,4 +301,4 @@ def _object(message: Message) -> dict[str, object]:
     values = dict(zip(_COLUMNS, _row(message), strict=True))
     if message.missing:
         values["message"] = None
-    return values | {"id": str(message.id), "parts": message.parts, "credits": credits.plain(message.price)}
+    return values | {"id": str(message.id), "parts": message.parts, "credits": credit_amounts.plain(message.price)}

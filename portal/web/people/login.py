@@ -10,7 +10,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.common.errors import Refused
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import users
+from portal.services.people import authentication, enrolment, login_sessions, users
 from portal.services.people.users import User
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import Form, NewPasswordForm, attach
@@ -48,7 +48,7 @@ def login() -> ResponseReturnValue:
     if request.method == "GET":
         return htmx.plain_page("people/login/page.html", form=form)
     try:
-        user = users.check_login(
+        user = authentication.check_login(
             context.conn(),
             form.email.data or "",
             form.password.data or "",
@@ -72,7 +72,7 @@ def totp() -> ResponseReturnValue:
     if request.method == "GET":
         return htmx.plain_page("people/login/totp.html", form=form)
     try:
-        users.check_second_step(
+        authentication.check_second_step(
             context.conn(),
             context.keys(),
             user,
@@ -92,7 +92,7 @@ def totp() -> ResponseReturnValue:
 @access.user_only
 def logout() -> ResponseReturnValue:
     """End this login session, on the server too: a copy of its cookie is worth nothing afterwards."""
-    users.end_session(context.conn(), access.session_token())
+    login_sessions.end_session(context.conn(), access.session_token())
     _forget()
     return htmx.done(url_for("login.login"), htmx.Toast(_("You have logged out.")))
 
@@ -104,36 +104,36 @@ def enrol(token: str) -> ResponseReturnValue:
     """Choose a password and prove an authenticator, once, by the link that a user was given."""
     conn = context.conn()
     try:
-        user = users.of_link(conn, token)
-    except users.LinkInvalid as refusal:
+        user = enrolment.of_link(conn, token)
+    except enrolment.LinkInvalid as refusal:
         return _dead_link(refusal)
     form = EnrolForm()
     if not form.validate_on_submit():
         return _enrolment(user, form)
     try:
-        codes = users.enrol(
+        codes = enrolment.enrol(
             conn, context.keys(), token, form.password.data or "", form.code.data or "", context.client_address()
         )
-    except users.LinkInvalid as refusal:
+    except enrolment.LinkInvalid as refusal:
         return _dead_link(refusal)
     except Refused as refusal:
         attach(form, refusal)
         return _enrolment(user, form)
     # Who opened the link may have been somebody else until now; what follows is the new user's login.
     if current_user.is_authenticated:
-        users.end_session(conn, access.session_token())
+        login_sessions.end_session(conn, access.session_token())
     _forget()
     return _discreet(htmx.plain_page("people/enrol/codes.html", codes=codes))
 
 
 def _enrolment(user: User, form: EnrolForm) -> Response:
     form.email.data = user.email
-    authenticator = totp_setup.authenticator(users.totp_secret(context.conn(), user), user)
+    authenticator = totp_setup.authenticator(enrolment.totp_secret(context.conn(), user), user)
     status = 422 if form.errors else 200
     return _discreet(htmx.plain_page("people/enrol/page.html", form=form, authenticator=authenticator, status=status))
 
 
-def _dead_link(refusal: users.LinkInvalid) -> Response:
+def _dead_link(refusal: enrolment.LinkInvalid) -> Response:
     heading = _("This link is no longer good")
     return _discreet(htmx.plain_page("error.html", heading=heading, explanation=refusal.localized(), status=404))
 
@@ -167,7 +167,7 @@ def _begin(user: User) -> None:
     # A cookie that somebody planted before the login (session fixation) must not become the login's.
     _forget()
     user_agent = request.headers.get("User-Agent", "")
-    token = users.start_session(context.conn(), user, context.client_address(), user_agent)
+    token = login_sessions.start_session(context.conn(), user, context.client_address(), user_agent)
     login_user(access.LoggedIn(user, token))
 
 

@@ -12,7 +12,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.common.errors import Refused
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import two_factor, users
+from portal.services.people import authentication, enrolment, login_sessions, two_factor
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import Form, NewPasswordForm, attach
 from portal.web.people import totp_setup
@@ -70,7 +70,7 @@ def password() -> ResponseReturnValue:
     if not form.validate_on_submit():
         return _page(422, password=form)
     try:
-        users.change_password(
+        authentication.change_password(
             context.conn(),
             context.actor(),
             access.user(),
@@ -117,7 +117,7 @@ def confirm_authenticator() -> ResponseReturnValue:
     if sealed is None:
         return _authenticator(form)
     try:
-        codes = users.replace_totp(
+        codes = enrolment.replace_totp(
             context.conn(), context.keys(), context.actor(), access.user(), sealed, form.code.data or ""
         )
     except Refused as refusal:
@@ -156,7 +156,7 @@ def recovery_codes() -> ResponseReturnValue:
     except Refused as refusal:
         attach(form, refusal)
         return _page(_status(refusal), recovery=form)
-    codes = users.renew_recovery_codes(context.conn(), context.actor(), access.user())
+    codes = enrolment.renew_recovery_codes(context.conn(), context.actor(), access.user())
     return htmx.page("people/profile/codes.html", codes=codes, moved=False)
 
 
@@ -164,7 +164,7 @@ def recovery_codes() -> ResponseReturnValue:
 @access.user_only
 def end_session(session_id: int) -> ResponseReturnValue:
     """End one of the user's own login sessions; with another user's number nothing ends, and the answer is the same."""
-    users.end_session_of(context.conn(), access.user(), session_id)
+    login_sessions.end_session_of(context.conn(), access.user(), session_id)
     toast = htmx.Toast(_("The session was ended."))
     if htmx.wanted():
         return htmx.parts("people/profile/_sessions.html", toast=toast, **_sessions())
@@ -172,12 +172,12 @@ def end_session(session_id: int) -> ResponseReturnValue:
 
 
 def _sessions() -> dict[str, Any]:
-    open_ones = users.sessions(context.conn(), access.user(), access.session_token())
+    open_ones = login_sessions.sessions(context.conn(), access.user(), access.session_token())
     return {"login_sessions": [(each, in_words(each.user_agent), this_one) for each, this_one in open_ones]}
 
 
 def _confirm_password(form: ConfirmForm) -> None:
-    users.confirm_password(
+    authentication.confirm_password(
         context.conn(),
         access.user(),
         form.current.data or "",

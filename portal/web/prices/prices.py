@@ -17,11 +17,12 @@ from portal.core.db import immediate, now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
+from portal.services.common.csv_import import BadLines
 from portal.services.common.errors import Refused
 from portal.services.messages import estimates
 from portal.services.people import customers
 from portal.services.prices import countries, price_csv, price_lists, prices
-from portal.services.prices.price_csv import BadLines, Plan
+from portal.services.prices.price_csv import Plan
 from portal.services.prices.price_lists import NamedList
 from portal.services.prices.prices import Change, Row
 from portal.web.core import access, context, htmx, layout

@@ -16,12 +16,13 @@ from portal.core.db import now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
+from portal.services.common import credit_amounts
+from portal.services.common.message_states import PTT
 from portal.services.common.periods import DAYS_30, PERIODS_OF_STATISTICS
-from portal.services.credits import credits
-from portal.services.history.history import PTT
 from portal.services.prices import countries
 from portal.services.statistics import rollup, statistics
-from portal.services.statistics.statistics import Before, Counts, Statistics, Times
+from portal.services.statistics.daily_totals import Counts
+from portal.services.statistics.statistics import Before, Statistics, Times
 from portal.web.core import access, context, downloads, htmx, periods
 from portal.web.core.periods import Asked
 
@@ -194,7 +195,7 @@ def _amounts(counts: Counts) -> list[object]:
         counts.stopped,
         counts.refused,
         counts.parts,
-        credits.plain(counts.price),
+        credit_amounts.plain(counts.price),
         "" if counts.rate is None else f"{counts.rate:.4f}",
     ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from portal.core import db
 from portal.core.crypto import Keys
-from portal.services.accounts import allowed_ips, change_counters, credentials, session_records
+from portal.services.accounts import allowed_ips, change_counters, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account, by_name
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
@@ -60,8 +60,8 @@ def test_sessions_and_refusals(conn: db.Connection, account: Account, moved: Cal
     assert moved() == {"sessions", "latest_session", "submitted", "delivered", "in_flight"}
     session_records.progressed(conn, [session_records.Progress(5, now, 4, 2, 0)])
     assert moved() == {"submitted", "in_flight"}
-    session_records.refused(
-        conn, [session_records.RefusedBind(account.id, "203.0.113.7", session_records.WRONG_PASSWORD, now)]
+    refused_binds.refused(
+        conn, [refused_binds.RefusedBind(account.id, "203.0.113.7", refused_binds.WRONG_PASSWORD, now)]
     )
     assert moved() == {"refusals", "latest_refusal"}
 

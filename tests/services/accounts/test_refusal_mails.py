@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from portal.core.db import now_ms
-from portal.services.accounts import accounts, refusal_mails, session_records
-from portal.services.accounts.session_records import NOT_AUTHORISED, WRONG_PASSWORD, RefusedBind
+from portal.services.accounts import accounts, refusal_mails, refused_binds
+from portal.services.accounts.refused_binds import NOT_AUTHORISED, WRONG_PASSWORD, RefusedBind
 from portal.services.common.mail import Mailer
 from portal.services.people import users
 from tests.mailbox import Mailbox
@@ -31,7 +31,7 @@ def refuse(conn, acme_1):
 
     def refuse(*addresses, account=acme_1, reason=NOT_AUTHORISED, at=None, times=1):
         at = at or now_ms() - 15 * MINUTE_MS
-        session_records.refused(conn, [RefusedBind(account.id, each, reason, at) for each in addresses] * times)
+        refused_binds.refused(conn, [RefusedBind(account.id, each, reason, at) for each in addresses] * times)
 
     return refuse
 

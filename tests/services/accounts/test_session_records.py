@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from portal.core.db import DAY_MS, now_ms
-from portal.services.accounts import credentials
+from portal.services.accounts import credentials, refused_binds
 from portal.services.accounts import session_records as connections
-from portal.services.accounts.session_records import NOT_AUTHORISED, Connection, Ending, Origin, Progress, RefusedBind
+from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
+from portal.services.accounts.session_records import Connection, Ending, Origin, Progress
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import smpp_config
@@ -116,38 +117,38 @@ def test_when_the_password_that_a_client_uses_was_replaced(conn, keys, acme_1):
     old = credentials.info(conn, acme_1.id).id
     credentials.regenerate(conn, keys, SHELL, acme_1, send_mail=False)
     now = now_ms()
-    refused = RefusedBind(acme_1.id, "127.0.0.1", connections.REPLACED_PASSWORD, now, old)
-    connections.refused(conn, [refused])
-    (seen,) = connections.refusals(conn, acme_1.id)
+    refused = RefusedBind(acme_1.id, "127.0.0.1", refused_binds.REPLACED_PASSWORD, now, old)
+    refused_binds.refused(conn, [refused])
+    (seen,) = refused_binds.refusals(conn, acme_1.id)
     assert now - 10_000 < seen.replaced_at <= now
-    connections.refused(conn, [replace(refused, password_id=999)])
-    (seen,) = connections.refusals(conn, acme_1.id)
+    refused_binds.refused(conn, [replace(refused, password_id=999)])
+    (seen,) = refused_binds.refusals(conn, acme_1.id)
     assert seen.replaced_at is None
 
 
 def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):
     now = now_ms()
-    connections.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 10 + n) for n in range(3)])
-    connections.refused(conn, [RefusedBind(acme_1.id, "203.0.113.8", connections.WRONG_PASSWORD, now)])
-    assert [(each.address, each.reason, each.count) for each in connections.refusals(conn, acme_1.id)] == [
-        ("203.0.113.8", connections.WRONG_PASSWORD, 1),
+    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 10 + n) for n in range(3)])
+    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.8", refused_binds.WRONG_PASSWORD, now)])
+    assert [(each.address, each.reason, each.count) for each in refused_binds.refusals(conn, acme_1.id)] == [
+        ("203.0.113.8", refused_binds.WRONG_PASSWORD, 1),
         ("203.0.113.7", NOT_AUTHORISED, 3),
     ]
 
 
 def test_a_week_without_one_ends_the_count(conn, acme_1):
     now = now_ms()
-    connections.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 8 * DAY_MS)])
-    assert connections.refusals(conn, acme_1.id) == []
-    connections.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now)])
-    (seen,) = connections.refusals(conn, acme_1.id)
+    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 8 * DAY_MS)])
+    assert refused_binds.refusals(conn, acme_1.id) == []
+    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now)])
+    (seen,) = refused_binds.refusals(conn, acme_1.id)
     assert (seen.count, seen.first_at) == (1, now)
 
 
 def test_purge_forgets_refusals_that_are_not_told_any_more(conn, acme_1):
     now = now_ms()
     for number, at in ((7, now - 7 * DAY_MS), (8, now - 7 * DAY_MS + 1)):
-        connections.refused(conn, [RefusedBind(acme_1.id, f"203.0.113.{number}", NOT_AUTHORISED, at)])
+        refused_binds.refused(conn, [RefusedBind(acme_1.id, f"203.0.113.{number}", NOT_AUTHORISED, at)])
     connections.purge(conn, now)
     assert [row["address"] for row in conn.execute("SELECT address FROM refused_binds")] == ["203.0.113.8"]
 
@@ -164,17 +165,17 @@ def test_a_heart_that_stops_beating_is_noticed(conn):
 
 
 def test_refused_binds_from_ever_new_addresses_are_kept_within_bounds(conn, acme_1, acme_2):
-    connections.refused(conn, [RefusedBind(acme_2.id, "203.0.113.7", NOT_AUTHORISED, 1)])
+    refused_binds.refused(conn, [RefusedBind(acme_2.id, "203.0.113.7", NOT_AUTHORISED, 1)])
     now = now_ms()
     for number in range(30):
-        connections.refused(
+        refused_binds.refused(
             conn,
             [
                 RefusedBind(acme_1.id, f"2001:db8::{number:x}:{host:x}", NOT_AUTHORISED, now + number)
                 for host in range(10)
             ],
         )
-    kept = connections.refusals(conn, acme_1.id)
+    kept = refused_binds.refusals(conn, acme_1.id)
     assert 90 < len(kept) <= 110
     assert kept[0].last_at == now + 29
     assert conn.execute("SELECT count(*) FROM refused_binds WHERE account_id = ?", (acme_2.id,)).fetchone()[0] == 1

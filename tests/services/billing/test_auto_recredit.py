@@ -7,16 +7,16 @@ import pytest
 from portal.core.db import DAY_MS, immediate, now_ms
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit, orders, packs
-from portal.services.common import audit
+from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import SHELL, Actor
+from portal.services.common.message_states import PTT_NO_CREDIT
 from portal.services.credits import credits, ledger
 from portal.services.messages import blacklist, intake
-from portal.services.messages.validation import PTT_NO_CREDIT
 from portal.services.operations import self_check
 from portal.services.people import customers
 from tests.support import prepared
 
-K = credits.THOUSANDTHS
+K = credit_amounts.THOUSANDTHS
 ALICE = Actor("alice@acme.example")
 PACK = 100 * K
 

@@ -9,6 +9,7 @@ import pytest
 from portal.core.db import DAY_MS, immediate, now_ms
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit, credit_mails
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
 from portal.services.credits import alerts, credits
@@ -17,7 +18,7 @@ from portal.services.people import customers, users
 from tests.mailbox import Mailbox
 from tests.support import prepared
 
-K = credits.THOUSANDTHS
+K = credit_amounts.THOUSANDTHS
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 import pytest
 
 from portal.services.accounts import accounts, change_counters
-from portal.services.common import audit
+from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import alerts, credits, forecast
 from portal.services.messages import intake
 from portal.services.people import customers
 from tests.support import prepared
 
-K = credits.THOUSANDTHS
+K = credit_amounts.THOUSANDTHS
 ALICE = Actor("alice@acme.example")
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from portal.core import i18n
 from portal.core.db import immediate, now_ms
 from portal.services.billing import statement
-from portal.services.common import audit, idempotency, ids
+from portal.services.common import audit, credit_amounts, idempotency, ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits, ledger
 from portal.services.operations import self_check
@@ -15,15 +15,15 @@ from portal.services.operations import self_check
 
 @pytest.mark.parametrize(("text", "thousandths"), [("100", 100_000), ("0.5", 500), (" 0.001 ", 1), (".5", 500)])
 def test_amounts_are_read_to_the_thousandth(text, thousandths):
-    assert credits.parse(text) == thousandths
+    assert credit_amounts.parse(text) == thousandths
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "0", "-1", "0.0001", "NaN", "Infinity", "10000000000000", "1,5", "1e3", "1E3", "1e-1", "1_0"]
 )
 def test_what_is_no_amount_is_refused(text):
-    with pytest.raises(credits.InvalidAmount):
-        credits.parse(text)
+    with pytest.raises(credit_amounts.InvalidAmount):
+        credit_amounts.parse(text)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def italian():
 @pytest.mark.usefixtures("italian")
 @pytest.mark.parametrize(("text", "thousandths"), [("0,5", 500), ("1.000", 1_000_000), ("4.520,3", 4_520_300)])
 def test_amounts_are_read_as_the_page_writes_them(text, thousandths):
-    assert credits.parse(text) == thousandths
+    assert credit_amounts.parse(text) == thousandths
 
 
 @pytest.mark.usefixtures("italian")
@@ -42,21 +42,21 @@ def test_amounts_are_read_as_the_page_writes_them(text, thousandths):
     ("text", "meant"), [("0.5", "5 o 0,5"), ("1.5", "15 o 1,5"), ("4,520.3", "4.520,3"), ("1.234.5", "12.345")]
 )
 def test_an_amount_in_another_languages_writing_is_not_guessed_at(text, meant):
-    with pytest.raises(credits.AmbiguousAmount) as refused:
-        credits.parse(text)
+    with pytest.raises(credit_amounts.AmbiguousAmount) as refused:
+        credit_amounts.parse(text)
     assert refused.value.localized().endswith(f"{meant}.")
 
 
 @pytest.mark.parametrize(("text", "meant"), [("1,5", "15 or 1.5"), ("1.234,5", "1,234.5"), ("12,34", "1,234 or 12.34")])
 def test_what_was_meant_is_said_in_the_readers_writing(text, meant):
-    with pytest.raises(credits.AmbiguousAmount, match=f"Write {meant}."):
-        credits.parse(text)
+    with pytest.raises(credit_amounts.AmbiguousAmount, match=f"Write {meant}."):
+        credit_amounts.parse(text)
 
 
 @given(st.integers(min_value=1, max_value=10**15), st.sampled_from(["en", "it"]))
 def test_an_amount_that_a_page_shows_is_read_back(thousandths, language):
     i18n.use_language(language)
-    assert credits.parse(i18n.credits(thousandths)) == thousandths
+    assert credit_amounts.parse(i18n.credits(thousandths)) == thousandths
 
 
 @pytest.mark.parametrize(
@@ -64,30 +64,30 @@ def test_an_amount_that_a_page_shows_is_read_back(thousandths, language):
     [("100", 100_000), ("+0.5", 500), (" -1,234.5 ", -1_234_500), ("- 7", -7_000), ("\u22120.001", -1)],
 )
 def test_changes_are_read_with_their_sign(text, thousandths):
-    assert credits.parse_change(text) == thousandths
+    assert credit_amounts.parse_change(text) == thousandths
 
 
 @pytest.mark.usefixtures("italian")
 @pytest.mark.parametrize(("text", "thousandths"), [("-1.234,5", -1_234_500), ("+0,5", 500), ("-1.000", -1_000_000)])
 def test_changes_are_read_as_the_page_writes_them(text, thousandths):
-    assert credits.parse_change(text) == thousandths
+    assert credit_amounts.parse_change(text) == thousandths
 
 
 @pytest.mark.parametrize("text", ["", "-", "0", "-0", "+-5", "--5", "5-", "-0.0001", "-1e3", "NaN", "-Infinity"])
 def test_what_is_no_change_is_refused(text):
-    with pytest.raises(credits.InvalidChange, match="isn't a change of credits"):
-        credits.parse_change(text)
+    with pytest.raises(credit_amounts.InvalidChange, match="isn't a change of credits"):
+        credit_amounts.parse_change(text)
 
 
 @given(st.integers(min_value=1, max_value=10**15))
 def test_an_amount_written_is_read_back(thousandths):
-    assert credits.parse(f"{thousandths // 1000}.{thousandths % 1000:03}") == thousandths
+    assert credit_amounts.parse(f"{thousandths // 1000}.{thousandths % 1000:03}") == thousandths
 
 
 @pytest.mark.parametrize(("thousandths", "plain"), [(8_412_500, 8412.5), (500_000, 500), (0, 0), (1, 0.001)])
 def test_plain_numbers(thousandths, plain):
-    assert credits.plain(thousandths) == plain
-    assert type(credits.plain(thousandths)) is type(plain)
+    assert credit_amounts.plain(thousandths) == plain
+    assert type(credit_amounts.plain(thousandths)) is type(plain)
 
 
 def test_a_grant_stands_in_the_ledger(conn, acme_2):

@@ -4,11 +4,12 @@ import pytest
 
 from portal.core import i18n
 from portal.core.db import DAY_MS
-from portal.services.credits import credits, forecast
+from portal.services.common import credit_amounts
+from portal.services.credits import forecast
 from portal.services.credits.forecast import Forecast
 from portal.services.statistics import daily_totals
 
-K = credits.THOUSANDTHS
+K = credit_amounts.THOUSANDTHS
 HOUR_MS = 3_600_000
 # A Sunday, noon.
 NOON = 1_795_348_800_000

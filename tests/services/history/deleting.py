@@ -4,10 +4,10 @@ from calendar import timegm
 
 from portal.core.db import DAY_MS, now_ms
 from portal.services.common.audit import Actor
+from portal.services.common.message_states import DELIVERED
 from portal.services.history import deletion, retention
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED
 from tests.support import prepared
 
 MARTA = Actor("marta@acme.example", "198.51.100.7")

@@ -7,13 +7,14 @@ import pytest
 from portal.core.db import DAY_MS, now_ms
 from portal.services.common import audit, idempotency
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import UNDELIVERABLE
 from portal.services.credits import credits
 from portal.services.history import deletion, history, refunds, removal, retention, search, search_index
 from portal.services.history.deletion import SENT
 from portal.services.history.search import Wanted
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, outcomes, text_policy
 from portal.services.messages.inbound import FromHandset
-from portal.services.messages.validation import UNDELIVERABLE, Segment
+from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.services.statistics import rollup

@@ -7,12 +7,13 @@ import pytest
 from portal.core.db import DAY_MS, now_ms
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.history import deletion, refunds, removal, retention, search, search_index
 from portal.services.history.deletion import SENT
 from portal.services.history.search import Wanted
 from portal.services.messages import blacklist, deliveries, intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, ENROUTE, UNDELIVERABLE, Segment
+from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
 from tests.services.history.deleting import delete, keep, left

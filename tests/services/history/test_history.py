@@ -2,11 +2,14 @@ import pytest
 
 from portal.core.db import DAY_MS, now_ms
 from portal.services.accounts import accounts
+from portal.services.common import message_states
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED, EXPIRED
 from portal.services.history import history, search
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, EXPIRED, UCS2, Segment
+from portal.services.messages.validation import UCS2, Segment
+from portal.services.statistics import daily_totals
 from tests.support import prepared, submitted
 
 
@@ -60,17 +63,17 @@ def test_nobody_sees_anothers_messages(conn, acme_1, globex_1, send):
 def test_totals_of_periods(conn, acme_1, send):
     first, second, *_ = send("a", "b", "c", "x" * 161)
     outcomes.finish(conn, [Outcome(first, DELIVERED, 0, now_ms()), Outcome(second, EXPIRED, 801, now_ms())])
-    totals = history.totals(conn, acme_1.id, 1)
+    totals = daily_totals.totals(conn, acme_1.id, 1)
     assert (totals.sent, totals.delivered, totals.failed, totals.parts, totals.price) == (4, 1, 1, 5, 5000)
     conn.execute("UPDATE daily_totals SET day = day - 7")
-    assert history.totals(conn, acme_1.id, 7).sent == 0
-    assert history.totals(conn, acme_1.id, 8).sent == 4
-    assert history.totals(conn, acme_1.id, None).sent == 4
+    assert daily_totals.totals(conn, acme_1.id, 7).sent == 0
+    assert daily_totals.totals(conn, acme_1.id, 8).sent == 4
+    assert daily_totals.totals(conn, acme_1.id, None).sent == 4
 
 
 def test_each_day_is_there_also_when_nothing_was_sent(conn, acme_1, send):
     send("a")
-    days = history.per_day(conn, acme_1.id, 7)
+    days = daily_totals.per_day(conn, acme_1.id, 7)
     assert [at % DAY_MS for at, _ in days] == [0] * 7
     assert [totals.sent for _, totals in days] == [0] * 6 + [1]
 
@@ -232,5 +235,5 @@ def test_a_page_reads_no_more_than_it_shows(conn, acme_1, submit):
 
 def test_the_codes_of_receipts():
     told = {*range(11), 50, 51, 52, 53, 54, 100, 101, 102, 103, 254, 255, 800, 801, 802, 803, 804}
-    assert set(history.PTT) == told
-    assert all(history.PTT.values())
+    assert set(message_states.PTT) == told
+    assert all(message_states.PTT.values())

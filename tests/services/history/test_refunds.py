@@ -18,7 +18,7 @@ def test_what_a_message_cost_is_given_back_once(conn: Connection, acme_1: Accoun
     assert refunds.refund_message(conn, SHELL, acme_1, message_id, "a broken route") == 3_000
     latest = statement.movements(conn, acme_1.id)[0]
     assert (latest.kind, latest.amount, latest.note, latest.messages) == ("refund", 3_000, "a broken route", 1)
-    assert history.refunded(conn, history.by_id(conn, acme_1.id, message_id)) == 3_000
+    assert refunds.refunded(conn, history.by_id(conn, acme_1.id, message_id)) == 3_000
     with pytest.raises(refunds.AlreadyRefunded, match="already"):
         refunds.refund_message(conn, SHELL, acme_1, message_id, "again")
     assert credits.balance(conn, acme_1.id) == 1_000_000
@@ -68,7 +68,7 @@ def test_of_a_text_that_was_cut_up_is_given_back_what_was_not_yet(conn: Connecti
     refunds.refund_message(conn, SHELL, acme_1, message_ids[1], "a reason")
     text, number = history.by_id(conn, acme_1.id, message_ids[0]), idempotency.new()
     assert refunds.refund_text(conn, SHELL, acme_1, text, "a reason", form=number) == 2_000
-    assert history.refunded(conn, text) == text.price == 3_000
+    assert refunds.refunded(conn, text) == text.price == 3_000
     with pytest.raises(idempotency.AlreadySent):
         refunds.refund_text(conn, SHELL, acme_1, text, "a reason", form=number)
     with pytest.raises(refunds.AlreadyRefunded):

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from portal.core.db import DAY_MS, now_ms
 from portal.services.common import ids
+from portal.services.common.message_states import DELIVERED, PTT, REJECTED, UNDELIVERABLE
 from portal.services.common.periods import Period
 from portal.services.history import search, search_index
-from portal.services.history.history import PTT, texts_by_id
+from portal.services.history.history import texts_by_id
 from portal.services.history.search import Wanted
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, REJECTED, UCS2, UNDELIVERABLE, Segment
+from portal.services.messages.validation import UCS2, Segment
 from tests.support import prepared
 
 # Few of each, so that much of what is looked for is there, and much of it nearly.

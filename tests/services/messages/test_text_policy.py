@@ -10,12 +10,13 @@ from portal.core.db import now_ms
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import BINARY
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED
 from portal.services.history import history, search, search_index, text_removal
 from portal.services.history.search import Wanted
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes, text_policy
 from portal.services.messages.inbound import FromHandset
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, DELIVERIES_VALID_MS, UCS2, Segment
+from portal.services.messages.validation import DELIVERIES_VALID_MS, UCS2, Segment
 from portal.services.people import customers
 from tests.support import prepared
 

@@ -7,13 +7,13 @@ from portal.core import gsm0338
 from portal.core.db import DAY_MS, now_ms
 from portal.services.billing import statement
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.credits import credits, ledger
-from portal.services.history import history
 from portal.services.messages import deliveries, intake, outcomes, smpp_config, validation
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.operations import self_check
 from portal.services.prices import prices
+from portal.services.statistics import daily_totals
 from tests.support import submitted
 
 ITALY = "393401234567"
@@ -328,7 +328,7 @@ def test_what_the_credits_do_not_cover_is_refused_and_the_rest_is_not(conn, prep
     assert credits.balance(conn, acme_1.id) == 0
     refused = [each for each in submitted(conn, acme_1.id) if each.ptt == 10]
     assert [(each.state, each.price, each.done_at is not None) for each in refused] == [(REJECTED, 0, True)] * 2
-    assert history.totals(conn, acme_1.id, 1).refused == 2
+    assert daily_totals.totals(conn, acme_1.id, 1).refused == 2
     assert self_check.problems(conn) == []
 
 
@@ -371,8 +371,8 @@ def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
     intake.store(conn, [prepare()], now=yesterday)
     assert submitted(conn, acme_1.id)[0].at == yesterday
     assert statement.movements(conn, acme_1.id)[0].at == yesterday
-    assert history.totals(conn, acme_1.id, 1).sent == 0
-    assert history.totals(conn, acme_1.id, 2).sent == 1
+    assert daily_totals.totals(conn, acme_1.id, 1).sent == 0
+    assert daily_totals.totals(conn, acme_1.id, 2).sent == 1
     assert self_check.problems(conn) == []
 
 
@@ -389,7 +389,7 @@ def test_an_outcome_counts_once(conn, prepare, acme_1):
     assert (receipt.account_id, receipt.message_id, receipt.state) == (acme_1.id, message_id, DELIVERED)
     assert finish(conn, message_id, EXPIRED, 801) == []
     assert submitted(conn, acme_1.id)[0].state == DELIVERED
-    totals = history.totals(conn, acme_1.id, 1)
+    totals = daily_totals.totals(conn, acme_1.id, 1)
     assert (totals.sent, totals.delivered, totals.failed) == (1, 1, 0)
     assert self_check.problems(conn) == []
 

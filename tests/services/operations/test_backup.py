@@ -8,11 +8,11 @@ import pytest
 from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.history import deletion
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED
 from portal.services.operations import backup, self_check
 from portal.services.people import customers
 from tests.support import eventually, prepared

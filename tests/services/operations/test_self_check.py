@@ -11,10 +11,10 @@ from portal.core.db import DAY_MS, now_ms
 from portal.services.billing import orders, packs
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED, EXPIRED
 from portal.services.credits import credits, ledger
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, EXPIRED
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
 from tests.support import prepared

@@ -4,7 +4,7 @@ import pytest
 from portal.core.db import now_ms
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import two_factor, users
+from portal.services.people import authentication, enrolment, login_sessions, password_hashing, two_factor, users
 
 HERE = "192.0.2.1"
 FAILURES = 5
@@ -23,7 +23,7 @@ def newcomer(conn, keys, cast):
 
 
 def code_of(conn, keys, user):
-    return pyotp.TOTP(two_factor.secret_text(keys, users.totp_secret(conn, user))).now()
+    return pyotp.TOTP(two_factor.secret_text(keys, enrolment.totp_secret(conn, user))).now()
 
 
 # --- who there is
@@ -57,62 +57,63 @@ def test_viewers_change_nothing(conn, cast):
 
 
 def test_enrolment_by_a_link(conn, keys, newcomer):
-    token = users.new_link(conn, newcomer)
-    assert users.of_link(conn, token) == newcomer
-    codes = users.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    token = enrolment.new_link(conn, newcomer)
+    assert enrolment.of_link(conn, token) == newcomer
+    codes = enrolment.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
     assert len(codes) == 10
-    assert users.check_login(conn, newcomer.email, "correct horse", HERE, FAILURES).enrolled
+    assert authentication.check_login(conn, newcomer.email, "correct horse", HERE, FAILURES).enrolled
 
 
 def test_a_link_is_good_once(conn, keys, newcomer):
-    token = users.new_link(conn, newcomer)
-    users.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
-    with pytest.raises(users.LinkInvalid):
-        users.of_link(conn, token)
+    token = enrolment.new_link(conn, newcomer)
+    enrolment.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    with pytest.raises(enrolment.LinkInvalid):
+        enrolment.of_link(conn, token)
 
 
 def test_a_new_link_ends_the_one_before(conn, newcomer):
-    first, second = users.new_link(conn, newcomer), users.new_link(conn, newcomer)
-    with pytest.raises(users.LinkInvalid):
-        users.of_link(conn, first)
-    assert users.of_link(conn, second)
+    first, second = enrolment.new_link(conn, newcomer), enrolment.new_link(conn, newcomer)
+    with pytest.raises(enrolment.LinkInvalid):
+        enrolment.of_link(conn, first)
+    assert enrolment.of_link(conn, second)
 
 
 def test_a_link_runs_out(conn, newcomer):
-    token = users.new_link(conn, newcomer)
+    token = enrolment.new_link(conn, newcomer)
     conn.execute("UPDATE one_time_links SET expires_at = ?", (now_ms() - 1,))
-    with pytest.raises(users.LinkInvalid):
-        users.of_link(conn, token)
+    with pytest.raises(enrolment.LinkInvalid):
+        enrolment.of_link(conn, token)
 
 
 def test_links_that_have_run_out_go_with_the_next_one(conn, keys, cast, newcomer):
-    users.new_link(conn, newcomer)
+    enrolment.new_link(conn, newcomer)
     conn.execute("UPDATE one_time_links SET expires_at = ?", (now_ms() - 1,))
     other = users.add(conn, keys, SHELL, "erin@acme.example", users.MANAGER, cast.acme)
-    users.new_link(conn, other)
+    enrolment.new_link(conn, other)
     assert [row["user_id"] for row in conn.execute("SELECT user_id FROM one_time_links")] == [other.id]
 
 
 def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
-    token = users.new_link(conn, newcomer)
-    with pytest.raises(users.WrongCode):
-        users.enrol(conn, keys, token, "correct horse", "x", HERE)
-    assert not users.of_link(conn, token).enrolled
+    token = enrolment.new_link(conn, newcomer)
+    with pytest.raises(two_factor.WrongCode):
+        enrolment.enrol(conn, keys, token, "correct horse", "x", HERE)
+    assert not enrolment.of_link(conn, token).enrolled
 
 
 @pytest.mark.parametrize(
-    ("password", "refusal"), [("short", users.PasswordTooShort), ("x" * 1001, users.PasswordTooLong)]
+    ("password", "refusal"),
+    [("short", password_hashing.PasswordTooShort), ("x" * 1001, password_hashing.PasswordTooLong)],
 )
 def test_passwords_that_are_refused_leave_the_link_and_the_code(conn, keys, newcomer, password, refusal):
-    token, code = users.new_link(conn, newcomer), code_of(conn, keys, newcomer)
+    token, code = enrolment.new_link(conn, newcomer), code_of(conn, keys, newcomer)
     with pytest.raises(refusal):
-        users.enrol(conn, keys, token, password, code, HERE)
-    assert users.enrol(conn, keys, token, "correct horse", code, HERE)
+        enrolment.enrol(conn, keys, token, password, code, HERE)
+    assert enrolment.enrol(conn, keys, token, "correct horse", code, HERE)
 
 
 def test_links_and_passwords_are_kept_as_hashes(conn, keys, newcomer):
-    token = users.new_link(conn, newcomer)
-    users.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    token = enrolment.new_link(conn, newcomer)
+    enrolment.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
     dump = "\n".join(conn.iterdump())
     assert token not in dump
     assert "correct horse" not in dump
@@ -123,117 +124,122 @@ def test_links_and_passwords_are_kept_as_hashes(conn, keys, newcomer):
 
 
 def test_login_needs_the_password(conn, cast):
-    assert users.check_login(conn, " Alice@ACME.example ", cast.alice.password, HERE, FAILURES).id == cast.alice.id
-    with pytest.raises(users.LoginFailed):
-        users.check_login(conn, cast.alice.email, "wrong password", HERE, FAILURES)
+    assert (
+        authentication.check_login(conn, " Alice@ACME.example ", cast.alice.password, HERE, FAILURES).id
+        == cast.alice.id
+    )
+    with pytest.raises(authentication.LoginFailed):
+        authentication.check_login(conn, cast.alice.email, "wrong password", HERE, FAILURES)
 
 
 @pytest.mark.parametrize("email", ["nobody@acme.example", "", "dora@acme.example"])
 def test_who_is_unknown_or_not_enrolled_learns_nothing(conn, newcomer, email):
-    with pytest.raises(users.LoginFailed, match="E-mail address or password are wrong"):
-        users.check_login(conn, email, "whatever it is", HERE, FAILURES)
+    with pytest.raises(authentication.LoginFailed, match="E-mail address or password are wrong"):
+        authentication.check_login(conn, email, "whatever it is", HERE, FAILURES)
 
 
 def test_the_second_step_takes_a_code_or_a_recovery_code(conn, keys, cast, alice):
-    users.check_second_step(conn, keys, alice, cast.alice.code(), HERE, FAILURES)
-    users.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
-    with pytest.raises(users.WrongRecoveryCode):
-        users.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
+    authentication.check_second_step(conn, keys, alice, cast.alice.code(), HERE, FAILURES)
+    authentication.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
+    with pytest.raises(authentication.WrongRecoveryCode):
+        authentication.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
 
 
 def test_failures_are_counted_by_user_from_wherever_they_come(conn, cast):
     for last in range(FAILURES):
-        with pytest.raises(users.LoginFailed):
-            users.check_login(conn, cast.alice.email, "wrong password", f"192.0.2.{last}", FAILURES)
+        with pytest.raises(authentication.LoginFailed):
+            authentication.check_login(conn, cast.alice.email, "wrong password", f"192.0.2.{last}", FAILURES)
     with pytest.raises(TooManyAttempts):
-        users.check_login(conn, cast.alice.email, cast.alice.password, "192.0.2.99", FAILURES)
-    assert users.check_login(conn, cast.bob.email, cast.bob.password, HERE, FAILURES)
+        authentication.check_login(conn, cast.alice.email, cast.alice.password, "192.0.2.99", FAILURES)
+    assert authentication.check_login(conn, cast.bob.email, cast.bob.password, HERE, FAILURES)
 
 
 def test_failures_are_counted_by_address_whoever_is_tried(conn):
     for number in range(10):
-        with pytest.raises(users.LoginFailed):
-            users.check_login(conn, f"user{number}@acme.example", "wrong password", HERE, 1)
+        with pytest.raises(authentication.LoginFailed):
+            authentication.check_login(conn, f"user{number}@acme.example", "wrong password", HERE, 1)
     with pytest.raises(TooManyAttempts):
-        users.check_login(conn, "another@acme.example", "wrong password", HERE, 1)
+        authentication.check_login(conn, "another@acme.example", "wrong password", HERE, 1)
 
 
 def test_success_is_not_counted(conn, cast):
     for _ in range(3):
-        users.check_login(conn, cast.alice.email, cast.alice.password, HERE, 2)
+        authentication.check_login(conn, cast.alice.email, cast.alice.password, HERE, 2)
 
 
 def test_wrong_codes_are_counted(conn, keys, cast, alice):
     for _ in range(FAILURES):
-        with pytest.raises(users.WrongCode):
-            users.check_second_step(conn, keys, alice, "000000", HERE, FAILURES)
+        with pytest.raises(two_factor.WrongCode):
+            authentication.check_second_step(conn, keys, alice, "000000", HERE, FAILURES)
     with pytest.raises(TooManyAttempts):
-        users.check_second_step(conn, keys, alice, cast.alice.code(), HERE, FAILURES)
+        authentication.check_second_step(conn, keys, alice, cast.alice.code(), HERE, FAILURES)
 
 
 # --- sessions
 
 
 def test_a_session_lasts_until_logout(conn, alice):
-    token = users.start_session(conn, alice, HERE, "Firefox")
-    assert users.of_session(conn, token) == alice
-    users.end_session(conn, token)
-    assert users.of_session(conn, token) is None
+    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
+    assert login_sessions.of_session(conn, token) == alice
+    login_sessions.end_session(conn, token)
+    assert login_sessions.of_session(conn, token) is None
 
 
 def test_a_made_up_token_is_nobody(conn):
-    assert users.of_session(conn, "made up") is None
+    assert login_sessions.of_session(conn, "made up") is None
 
 
 @pytest.mark.parametrize(("column", "age"), [("seen_at", 13 * HOUR_MS), ("created_at", 31 * 24 * HOUR_MS)])
 def test_a_session_ends_when_it_is_idle_or_old(conn, alice, column, age):
-    token = users.start_session(conn, alice, HERE, "Firefox")
+    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
     conn.execute(f"UPDATE login_sessions SET {column} = ?", (now_ms() - age,))
-    assert users.of_session(conn, token) is None
+    assert login_sessions.of_session(conn, token) is None
 
 
 def test_a_session_in_use_stays_awake(conn, alice):
-    token = users.start_session(conn, alice, HERE, "Firefox")
+    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
     conn.execute("UPDATE login_sessions SET seen_at = ?", (now_ms() - 11 * HOUR_MS,))
-    users.of_session(conn, token)
+    login_sessions.of_session(conn, token)
     assert conn.execute("SELECT seen_at FROM login_sessions").fetchone()[0] > now_ms() - 10_000
 
 
 def test_the_token_is_kept_as_a_hash(conn, alice):
-    token = users.start_session(conn, alice, HERE, "Firefox")
+    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
     assert token not in "\n".join(conn.iterdump())
 
 
 def test_one_may_end_ones_own_sessions_only(conn, cast, alice):
-    mine = users.start_session(conn, alice, HERE, "Firefox")
-    other = users.start_session(conn, alice, "192.0.2.2", "Phone")
-    listed = users.sessions(conn, alice, mine)
+    mine = login_sessions.start_session(conn, alice, HERE, "Firefox")
+    other = login_sessions.start_session(conn, alice, "192.0.2.2", "Phone")
+    listed = login_sessions.sessions(conn, alice, mine)
     assert {(each.user_agent, current) for each, current in listed} == {("Firefox", True), ("Phone", False)}
     foreign = next(each for each, current in listed if not current)
-    users.end_session_of(conn, users.by_email(conn, cast.bob.email), foreign.id)
-    assert users.of_session(conn, other)
-    users.end_session_of(conn, alice, foreign.id)
-    assert users.of_session(conn, other) is None
-    assert users.of_session(conn, mine)
+    login_sessions.end_session_of(conn, users.by_email(conn, cast.bob.email), foreign.id)
+    assert login_sessions.of_session(conn, other)
+    login_sessions.end_session_of(conn, alice, foreign.id)
+    assert login_sessions.of_session(conn, other) is None
+    assert login_sessions.of_session(conn, mine)
 
 
 # --- profile
 
 
 def test_changing_the_password_ends_the_other_sessions(conn, cast, alice):
-    mine = users.start_session(conn, alice, HERE, "Firefox")
-    other = users.start_session(conn, alice, HERE, "Phone")
+    mine = login_sessions.start_session(conn, alice, HERE, "Firefox")
+    other = login_sessions.start_session(conn, alice, HERE, "Phone")
     actor = Actor(alice.email, HERE)
-    users.change_password(conn, actor, alice, cast.alice.password, "another long one", mine, FAILURES)
-    assert users.of_session(conn, mine)
-    assert users.of_session(conn, other) is None
-    assert users.check_login(conn, alice.email, "another long one", HERE, FAILURES)
+    authentication.change_password(conn, actor, alice, cast.alice.password, "another long one", mine, FAILURES)
+    assert login_sessions.of_session(conn, mine)
+    assert login_sessions.of_session(conn, other) is None
+    assert authentication.check_login(conn, alice.email, "another long one", HERE, FAILURES)
 
 
 def test_changing_the_password_needs_the_current_one(conn, cast, alice):
-    with pytest.raises(users.WrongPassword):
-        users.change_password(conn, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES)
-    assert users.check_login(conn, alice.email, cast.alice.password, HERE, FAILURES)
+    with pytest.raises(authentication.WrongPassword):
+        authentication.change_password(
+            conn, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES
+        )
+    assert authentication.check_login(conn, alice.email, cast.alice.password, HERE, FAILURES)
 
 
 def test_the_language_is_kept_with_the_user(conn, alice):
@@ -245,33 +251,33 @@ def test_the_language_is_kept_with_the_user(conn, alice):
 def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
     fresh = two_factor.new_secret(keys)
     actor = Actor(alice.email, HERE)
-    with pytest.raises(users.WrongCode):
-        users.replace_totp(conn, keys, actor, alice, fresh, cast.alice.code())
-    assert two_factor.secret_text(keys, users.totp_secret(conn, alice)) == cast.alice.totp_secret
+    with pytest.raises(two_factor.WrongCode):
+        enrolment.replace_totp(conn, keys, actor, alice, fresh, cast.alice.code())
+    assert two_factor.secret_text(keys, enrolment.totp_secret(conn, alice)) == cast.alice.totp_secret
     code = pyotp.TOTP(two_factor.secret_text(keys, fresh)).now()
-    assert len(users.replace_totp(conn, keys, actor, alice, fresh, code)) == 10
+    assert len(enrolment.replace_totp(conn, keys, actor, alice, fresh, code)) == 10
     assert not two_factor.burn_recovery_code(conn, alice.id, cast.alice.recovery_codes[0])
 
 
 def test_failures_are_counted_by_network_where_addresses_are_plenty(conn):
     for number in range(10):
-        with pytest.raises(users.LoginFailed):
-            users.check_login(conn, f"nobody{number}@x.example", "wrong", f"2001:db8::{number}", 1)
+        with pytest.raises(authentication.LoginFailed):
+            authentication.check_login(conn, f"nobody{number}@x.example", "wrong", f"2001:db8::{number}", 1)
     with pytest.raises(TooManyAttempts):
-        users.check_login(conn, "somebody@x.example", "wrong", "2001:db8::ffff", 1)
-    with pytest.raises(users.LoginFailed):
-        users.check_login(conn, "somebody@x.example", "wrong", "2001:db8:0:1::1", 1)
+        authentication.check_login(conn, "somebody@x.example", "wrong", "2001:db8::ffff", 1)
+    with pytest.raises(authentication.LoginFailed):
+        authentication.check_login(conn, "somebody@x.example", "wrong", "2001:db8:0:1::1", 1)
 
 
 def test_starting_over_ends_the_recovery_codes_too(conn, keys, cast, alice):
-    users.start_over(conn, keys, SHELL, alice)
+    enrolment.start_over(conn, keys, SHELL, alice)
     assert two_factor.recovery_codes_left(conn, alice.id) == 0
-    with pytest.raises(users.WrongRecoveryCode):
-        users.check_second_step(conn, keys, alice, cast.alice.recovery_codes[0], "203.0.113.7", 10)
+    with pytest.raises(authentication.WrongRecoveryCode):
+        authentication.check_second_step(conn, keys, alice, cast.alice.recovery_codes[0], "203.0.113.7", 10)
 
 
 def test_a_full_or_locked_database_keeps_nobody_from_reading(conn, alice):
-    token = users.start_session(conn, alice, "203.0.113.7", "")
+    token = login_sessions.start_session(conn, alice, "203.0.113.7", "")
     conn.execute("UPDATE login_sessions SET seen_at = seen_at - 300000")
     conn.execute("PRAGMA query_only = ON")
-    assert users.of_session(conn, token).id == alice.id
+    assert login_sessions.of_session(conn, token).id == alice.id

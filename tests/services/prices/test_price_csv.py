@@ -9,8 +9,9 @@ import pytest
 from portal.core import i18n
 from portal.core.db import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
+from portal.services.common.csv_import import BadLines, NotUtf8
 from portal.services.prices import price_csv, price_lists, prices
-from portal.services.prices.price_csv import BadLines, FileTooBig, NoLines, NotUtf8, WrongColumns
+from portal.services.prices.price_csv import FileTooBig, NoLines, WrongColumns
 from portal.services.prices.prices import Change
 
 ROME = "Europe/Rome"

@@ -9,9 +9,9 @@ import pytest
 from portal.core.db import DAY_MS, now_ms
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.statistics import rollup
 from tests.support import prepared
 

@@ -12,12 +12,13 @@ import pytest
 from portal.core.db import DAY_MS
 from portal.services.common import ids, periods
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.statistics import rollup, statistics
+from portal.services.statistics.daily_totals import Counts
+from portal.services.statistics.statistics import Times
 from portal.services.statistics.rollup import DAY, HOUR, MONTH
-from portal.services.statistics.statistics import Counts, Times
 from tests.support import prepared
 
 HOUR_MS = 3_600_000

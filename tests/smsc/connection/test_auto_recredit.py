@@ -7,6 +7,7 @@ import pytest
 
 from portal.services.accounts import accounts, allowed_ips, credentials
 from portal.services.billing import auto_recredit, orders
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.operations import self_check
@@ -15,7 +16,7 @@ from portal.smsc.protocol.constants import Status
 from tests.smsc.esme import Esme, smsc
 from tests.support import Login
 
-K = credits.THOUSANDTHS
+K = credit_amounts.THOUSANDTHS
 OPENING, BELOW, PACK = 20, 10, 100
 
 

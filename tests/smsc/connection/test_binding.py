@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from portal.services.accounts import accounts, allowed_ips, credentials, session_records
+from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.common.audit import SHELL
 from portal.smsc.admission.connection_limits import Visit
 from portal.smsc.protocol import pdu
@@ -57,10 +57,10 @@ async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, con
     async with smsc(config) as server:
         assert await refused(server, login.name, "wrong") == Status.ESME_RINVPASWD
         assert await refused(server, login.name, login.password, "127.0.0.2") == Status.ESME_RINVPASWD
-        seen = await eventually(lambda: len(rows := session_records.refusals(conn, login.id)) == 2 and rows)
+        seen = await eventually(lambda: len(rows := refused_binds.refusals(conn, login.id)) == 2 and rows)
     assert {(each.address, each.reason) for each in seen} == {
-        ("127.0.0.1", session_records.WRONG_PASSWORD),
-        ("127.0.0.2", session_records.NOT_AUTHORISED),
+        ("127.0.0.1", refused_binds.WRONG_PASSWORD),
+        ("127.0.0.2", refused_binds.NOT_AUTHORISED),
     }
 
 
@@ -72,10 +72,10 @@ async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_no
     async with smsc(config) as server:
         assert await refused(server, login.name, login.password) == Status.ESME_RINVPASWD
         assert await refused(server, login.name, login.password, "127.0.0.2") == Status.ESME_RINVPASWD
-        seen = await eventually(lambda: len(rows := session_records.refusals(conn, login.id)) == 2 and rows)
+        seen = await eventually(lambda: len(rows := refused_binds.refusals(conn, login.id)) == 2 and rows)
     assert {(each.address, each.reason, each.replaced_at is not None) for each in seen} == {
-        ("127.0.0.1", session_records.REPLACED_PASSWORD, True),
-        ("127.0.0.2", session_records.NOT_AUTHORISED, False),
+        ("127.0.0.1", refused_binds.REPLACED_PASSWORD, True),
+        ("127.0.0.2", refused_binds.NOT_AUTHORISED, False),
     }
 
 

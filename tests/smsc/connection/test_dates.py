@@ -5,10 +5,11 @@ import datetime
 import pytest
 
 from portal.core.db import DAY_MS, now_ms
+from portal.services.common import message_states
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
-from portal.services.history import history
-from portal.services.messages import blacklist, intake, validation
+from portal.services.history import history, refunds
+from portal.services.messages import blacklist, intake
 from portal.services.messages.validation import VALIDITY_MS
 from portal.services.operations import self_check
 from portal.smsc.protocol.constants import Command, Status, Tag
@@ -51,7 +52,7 @@ async def test_a_scheduled_message_waits_for_its_date(config, cast, conn):
         answer = await esme.submit(schedule_delivery_time=absolute(date))
         assert answer.status == 0
         assert credits.balance(conn, cast.smpp_acme_1.id) == 999_000
-        assert told(await esme.receipt()) == (answer.message_id, validation.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
         (row,) = conn.execute("SELECT done_at, scheduled_at FROM messages")
         # Tenths of a second are the finest that the protocol can say.
         assert date - 100 < row["scheduled_at"] <= date < row["done_at"] + 100
@@ -66,12 +67,12 @@ async def test_who_says_stop_before_the_date_gets_nothing_and_it_costs_nothing(c
         let_time_pass(conn, DAY_MS)
         receipts = [await esme.receipt() for _ in range(2)]
         assert {told(each) for each in receipts} == {
-            (unwanted.message_id, validation.REJECTED),
-            (other.message_id, validation.DELIVERED),
+            (unwanted.message_id, message_states.REJECTED),
+            (other.message_id, message_states.DELIVERED),
         }
         assert b" stat:REJECTD err:053 " in receipts[0].short_message
     assert credits.balance(conn, account.id) == 999_000
-    assert history.refunded(conn, history.by_id(conn, account.id, int(unwanted.message_id))) == 1_000
+    assert refunds.refunded(conn, history.by_id(conn, account.id, int(unwanted.message_id))) == 1_000
     assert self_check.problems(conn) == []
 
 
@@ -83,18 +84,18 @@ async def test_a_scheduled_message_waits_over_a_restart(config, cast, conn):
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         other = await esme.submit()
         assert told(await esme.receipt())[0] == other.message_id
-        assert state(conn, answer) == validation.ENROUTE
+        assert state(conn, answer) == message_states.ENROUTE
     let_time_pass(conn, 3_600_000)
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert told(await esme.receipt()) == (answer.message_id, validation.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
 
 
 async def test_a_date_that_has_passed_means_at_once(config, cast):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit(schedule_delivery_time=PAST)
-        assert told(await esme.receipt()) == (answer.message_id, validation.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ async def test_what_is_not_delivered_in_time_expires(config, cast, conn, destina
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit(destination, validity_period="000000000001000R")
         receipt = await esme.receipt()
-        assert told(receipt) == (answer.message_id, validation.EXPIRED)
+        assert told(receipt) == (answer.message_id, message_states.EXPIRED)
         assert b"stat:EXPIRED err:801" in receipt.short_message
         assert receipt.tlvs[Tag.NETWORK_ERROR_CODE] == b"\x03" + (801).to_bytes(2)
     assert conn.execute("SELECT price FROM messages").fetchone()[0] == 1000
@@ -151,10 +152,10 @@ async def test_what_is_delivered_in_time_does_not_expire(config, cast, conn):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit(validity_period="000000000001000R")
-        assert told(await esme.receipt()) == (answer.message_id, validation.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
         pending = await esme.submit(PENDING, validity_period="000000000001000R")
         assert told(await esme.receipt())[0] == pending.message_id
-        assert state(conn, answer) == validation.DELIVERED
+        assert state(conn, answer) == message_states.DELIVERED
 
 
 @pytest.mark.parametrize("schedule", ["", LATER])
@@ -165,7 +166,7 @@ async def test_a_message_expires_also_while_the_server_is_down(config, cast, con
     let_time_pass(conn, 7_200_000)
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert told(await esme.receipt()) == (answer.message_id, validation.EXPIRED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.EXPIRED)
 
 
 async def test_without_a_validity_a_message_expires_after_three_days(config, cast, conn):
@@ -178,7 +179,7 @@ async def test_without_a_validity_a_message_expires_after_three_days(config, cas
         old = first - (VALIDITY_MS << 20)
         conn.execute("UPDATE messages SET id = ? WHERE id = ?", (old, first))
         conn.execute("UPDATE movements SET first_message_id = ? WHERE first_message_id = ?", (old, first))
-        assert told(await esme.receipt()) == (str(old), validation.EXPIRED)
+        assert told(await esme.receipt()) == (str(old), message_states.EXPIRED)
         assert conn.execute("SELECT state FROM messages WHERE id = ?", (second,)).fetchone()[0] == 1
 
 
@@ -194,7 +195,7 @@ async def test_the_time_to_live_of_data_sm(config, cast, conn):
         )
         answer = await esme.request(message)
         assert (answer.command, answer.status) == (Command.DATA_SM_RESP, 0)
-        assert told(await esme.receipt()) == (answer.message_id, validation.EXPIRED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.EXPIRED)
         message.tlvs = {Tag.QOS_TIME_TO_LIVE: bytes(4)}
         assert (await esme.request(message)).status == Status.ESME_RINVEXPIRY
 
@@ -204,7 +205,7 @@ async def test_an_expired_message_is_over(config, cast, conn):
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit("393331230010", validity_period="000000000001000R")
-        assert told(await esme.receipt()) == (answer.message_id, validation.EXPIRED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.EXPIRED)
         await eventually(lambda: not server._dispatch._upstream._slow)
 
 
@@ -215,7 +216,7 @@ async def test_what_can_not_be_taken_when_it_is_due_is_taken_later(config, cast,
         answer = await esme.submit(schedule_delivery_time=absolute(now_ms() + 500))
         await eventually(lambda: "a job of kind DUE could not be written" in caplog.text)
         conn.execute("DROP TRIGGER sick")
-        assert told(await esme.receipt()) == (answer.message_id, validation.DELIVERED)
+        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
 
 
 async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn, monkeypatch):

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from portal.services.accounts import accounts
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.operations import self_check
@@ -150,7 +151,7 @@ def arena(config, cast, conn, limited, caplog):
     for login in (cast.smpp_acme_1, cast.smpp_globex_1):
         account = accounts.by_name(conn, login.name)
         accounts.change(conn, SHELL, account, windowing=0, throughput=0, binds=0, any_sender=True)
-        credits.grant(conn, SHELL, account, 10**6 * credits.THOUSANDTHS)
+        credits.grant(conn, SHELL, account, 10**6 * credit_amounts.THOUSANDTHS)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         # A wrong password is answered as such, however often; connections without a bind are let in again.
         made = Arena(limited(bind_failures=10**6), cast, runner)

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from portal.services.common import message_states
+from portal.services.common.message_states import PTT_DELETED
 from portal.services.credits import credits
-from portal.services.messages import validation
-from portal.services.messages.validation import PTT_DELETED
 from portal.services.operations import self_check
 from portal.smsc.protocol.constants import RESPONSE, Command, Status, Tag
 from portal.smsc.protocol.pdu import CancelSm, DataSm, Plain, QuerySm
@@ -56,15 +56,15 @@ async def test_a_message_on_its_way_has_no_final_date(config, cast):
             sent = await esme.submit(**fields)
             told = await query(esme, sent.message_id)
             assert (told.status, told.message_id) == (0, sent.message_id)
-            assert (told.final_date, told.message_state, told.error_code) == ("", validation.ENROUTE, 0)
+            assert (told.final_date, told.message_state, told.error_code) == ("", message_states.ENROUTE, 0)
 
 
 @pytest.mark.parametrize(
     ("destination", "state", "code"),
     [
-        ("393331234567", validation.DELIVERED, 0),
-        (REJECTED, validation.REJECTED, 53),
-        (EXPIRED, validation.EXPIRED, 0),
+        ("393331234567", message_states.DELIVERED, 0),
+        (REJECTED, message_states.REJECTED, 53),
+        (EXPIRED, message_states.EXPIRED, 0),
     ],
 )
 async def test_a_message_that_has_ended_tells_how_and_when(config, cast, destination, state, code):
@@ -95,7 +95,7 @@ async def test_anothers_message_is_no_message(config, cast, conn):
         assert (await query(globex, sent.message_id)).status == Status.ESME_RINVMSGID
         assert await cancel(globex, sent.message_id) == Status.ESME_RINVMSGID
         assert await cancel(globex, destination="393331234567") == Status.ESME_RCANCELFAIL
-        assert (await query(acme, sent.message_id)).message_state == validation.ENROUTE
+        assert (await query(acme, sent.message_id)).message_state == message_states.ENROUTE
 
 
 async def test_the_source_has_to_be_that_of_the_message(config, cast):
@@ -105,7 +105,7 @@ async def test_the_source_has_to_be_that_of_the_message(config, cast):
         assert (await query(esme, sent.message_id, "OTHER")).status == Status.ESME_RQUERYFAIL
         assert await cancel(esme, sent.message_id, "OTHER") == Status.ESME_RCANCELFAIL
         assert await cancel(esme, sent.message_id, destination="393330000000") == Status.ESME_RCANCELFAIL
-        assert (await query(esme, sent.message_id)).message_state == validation.ENROUTE
+        assert (await query(esme, sent.message_id)).message_state == message_states.ENROUTE
 
 
 # --- cancel_sm
@@ -120,10 +120,10 @@ async def test_a_message_that_waits_is_called_back_and_its_price_given_back(conf
         assert await cancel(esme, sent.message_id) == 0
         assert balance(conn, cast) == 1_000_000
         receipt = await esme.receipt()
-        assert receipt.tlvs[Tag.MESSAGE_STATE] == bytes((validation.DELETED,))
+        assert receipt.tlvs[Tag.MESSAGE_STATE] == bytes((message_states.DELETED,))
         assert b"stat:DELETED err:802" in receipt.short_message
         told = await query(esme, sent.message_id)
-        assert told.message_state == validation.DELETED
+        assert told.message_state == message_states.DELETED
         assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
     assert balance(conn, cast) == 1_000_000
     assert conn.execute("SELECT ptt FROM messages").fetchone()[0] == PTT_DELETED
@@ -137,7 +137,7 @@ async def test_a_message_that_is_called_back_is_not_sent_after_a_restart(config,
         assert await cancel(esme, sent.message_id) == 0
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert (await query(esme, sent.message_id)).message_state == validation.DELETED
+        assert (await query(esme, sent.message_id)).message_state == message_states.DELETED
 
 
 async def test_what_has_been_sent_cannot_be_called_back(config, cast, conn):
@@ -147,7 +147,7 @@ async def test_what_has_been_sent_cannot_be_called_back(config, cast, conn):
         assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
         await esme.receipt()
         assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
-        assert (await query(esme, sent.message_id)).message_state == validation.DELIVERED
+        assert (await query(esme, sent.message_id)).message_state == message_states.DELIVERED
     assert balance(conn, cast) == 999_000
 
 
@@ -159,8 +159,8 @@ async def test_without_an_id_all_between_two_addresses_are_called_back(config, c
         assert await cancel(esme, source="OTHER", destination="393331234567") == Status.ESME_RCANCELFAIL
         assert await cancel(esme, destination="+393331234567") == 0
         for each in meant:
-            assert (await query(esme, each.message_id)).message_state == validation.DELETED
-        assert (await query(esme, other.message_id)).message_state == validation.ENROUTE
+            assert (await query(esme, each.message_id)).message_state == message_states.DELETED
+        assert (await query(esme, other.message_id)).message_state == message_states.ENROUTE
         assert await cancel(esme, destination="393331234567") == Status.ESME_RCANCELFAIL
     assert balance(conn, cast) == 999_000
     assert self_check.problems(conn) == []

@@ -7,9 +7,9 @@ import pytest
 
 from portal.core import gsm0338
 from portal.services.accounts import accounts
+from portal.services.common import credit_amounts, message_states
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
-from portal.services.messages import validation
 from portal.smsc.protocol.constants import Command, Status, Tag
 from portal.smsc.protocol.pdu import Plain
 from tests.smsc.esme import DEADLINE_S, Esme, eventually, smsc
@@ -88,7 +88,7 @@ async def test_times_that_can_be_read_are_taken(config, cast):
 async def test_without_credits_nothing_is_sent(config, cast, conn):
     account = accounts.by_name(conn, cast.smpp_acme_1.name)
     other = accounts.by_name(conn, cast.smpp_acme_2.name)
-    credits.transfer(conn, SHELL, account, other, 999 * credits.THOUSANDTHS)
+    credits.transfer(conn, SHELL, account, other, 999 * credit_amounts.THOUSANDTHS)
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         batch = [esme.message(text=b"a" * 161), esme.message(), esme.message()]
@@ -96,7 +96,7 @@ async def test_without_credits_nothing_is_sent(config, cast, conn):
         statuses = [answer.status for answer in await esme.answers_to(batch)]
         assert statuses == [Status.ESME_RSUBMITFAIL, 0, Status.ESME_RSUBMITFAIL]
     assert credits.balance(conn, cast.smpp_acme_1.id) == 0
-    assert [row["ptt"] for row in stored(conn)].count(validation.PTT_NO_CREDIT) == 2
+    assert [row["ptt"] for row in stored(conn)].count(message_states.PTT_NO_CREDIT) == 2
 
 
 async def test_more_than_the_window_is_throttled(config, cast, change_account):

@@ -3,9 +3,10 @@
 import pytest
 
 from portal.services.accounts import accounts
+from portal.services.common import message_states
 from portal.services.common.audit import SHELL
-from portal.services.history import history
-from portal.services.messages import blacklist, inbound, inbound_numbers, validation
+from portal.services.messages import blacklist, inbound, inbound_numbers
+from portal.services.statistics import daily_totals
 from portal.smsc.protocol.constants import Command, Status, Tag
 from tests.smsc.esme import Esme, eventually, smsc
 
@@ -155,14 +156,14 @@ async def test_who_has_said_stop_gets_nothing_more_and_it_costs_nothing(config, 
         assert answer.status == 0
         receipt = await esme.receipt()
         assert receipt.tlvs[Tag.RECEIPTED_MESSAGE_ID] == answer.message_id.encode() + b"\0"
-        assert receipt.tlvs[Tag.MESSAGE_STATE][0] == validation.REJECTED
+        assert receipt.tlvs[Tag.MESSAGE_STATE][0] == message_states.REJECTED
         assert b" dlvrd:000 " in receipt.short_message
         assert b" stat:REJECTD err:053 " in receipt.short_message
         row = conn.execute("SELECT ptt, price FROM messages WHERE id = ?", (int(answer.message_id),)).fetchone()
         assert tuple(row) == (53, 0)
         after = conn.execute("SELECT balance FROM accounts WHERE id = ?", (cast.smpp_acme_1.id,)).fetchone()[0]
         assert after == balance
-        assert history.totals(conn, cast.smpp_acme_1.id, 1).stopped == 1
+        assert daily_totals.totals(conn, cast.smpp_acme_1.id, 1).stopped == 1
         # Others still get theirs, and another account still reaches the handset.
         assert (await esme.submit()).status == 0
         other = await Esme.bound(server.port, cast.smpp_globex_1)

@@ -7,6 +7,7 @@ import pytest
 
 from portal.core import gsm0338
 from portal.core.db import now_ms
+from portal.services.common import message_states
 from portal.services.messages import deliveries, validation
 from portal.services.messages.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS
 from portal.smsc.connection import session
@@ -60,7 +61,7 @@ async def test_a_receipt_says_what_became_of_the_message(config, cast, conn):
         message_id = answer.message_id.encode() + b"\0"
         assert receipt.tlvs == {
             Tag.RECEIPTED_MESSAGE_ID: message_id,
-            Tag.MESSAGE_STATE: bytes((validation.DELIVERED,)),
+            Tag.MESSAGE_STATE: bytes((message_states.DELIVERED,)),
             Tag.NETWORK_ERROR_CODE: b"\x03\x00\x00",
             Tag.OUTGOING_ID: message_id,
             Tag.USER_MESSAGE_REFERENCE: b"\x12\x34",

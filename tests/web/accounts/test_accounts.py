@@ -9,7 +9,7 @@ from flask import Flask
 from portal.core import db
 from portal.core.config import Config, Smpp
 from portal.services.accounts import accounts, credentials
-from portal.services.accounts.session_records import WRONG_PASSWORD
+from portal.services.accounts.refused_binds import WRONG_PASSWORD
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import credits
 from tests.support import Cast, Person

@@ -6,8 +6,8 @@ import pytest
 
 from portal.core import db, i18n
 from portal.core.crypto import Keys
-from portal.services.accounts import allowed_ips, credentials, session_records
-from portal.services.accounts.session_records import RefusedBind
+from portal.services.accounts import allowed_ips, credentials, refused_binds
+from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.common import audit
 from portal.services.common.audit import SHELL
 from tests.support import Cast, Person
@@ -88,13 +88,13 @@ def test_who_still_uses_the_old_password(client: Client, cast: Cast, conn: db.Co
 
 
 REASONS = [
-    (session_records.WRONG_PASSWORD, "The password was wrong."),
-    (session_records.REPLACED_PASSWORD, "The password it uses was replaced."),
-    (session_records.NOT_AUTHORISED, "It is not an authorised IP."),
-    (session_records.NO_IP, "No IP was authorised yet."),
-    (session_records.ACCOUNT_DISABLED, "The account was disabled."),
-    (session_records.TOO_MANY_BINDS, "As many sessions as the account may have were open already."),
-    (session_records.THROTTLED, "Too many attempts had failed within a minute"),
+    (refused_binds.WRONG_PASSWORD, "The password was wrong."),
+    (refused_binds.REPLACED_PASSWORD, "The password it uses was replaced."),
+    (refused_binds.NOT_AUTHORISED, "It is not an authorised IP."),
+    (refused_binds.NO_IP, "No IP was authorised yet."),
+    (refused_binds.ACCOUNT_DISABLED, "The account was disabled."),
+    (refused_binds.TOO_MANY_BINDS, "As many sessions as the account may have were open already."),
+    (refused_binds.THROTTLED, "Too many attempts had failed within a minute"),
 ]
 
 
@@ -105,13 +105,13 @@ def test_refused_attempts_in_plain_words(
     acting.refuse(conn, "smpp-acme-1", "203.0.113.7", reason, times=3)
     page = client(cast.alice).get(SESSIONS).text
     assert f"203.0.113.7 {sentence}" in words(page)
-    can_be_mended = reason in (session_records.NOT_AUTHORISED, session_records.NO_IP)
+    can_be_mended = reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP)
     assert ('form="authorise" name="network" value="203.0.113.7"' in page) is can_be_mended
 
 
 def test_how_often_and_since_when(client: Client, cast: Cast, conn: db.Connection) -> None:
-    acting.refuse(conn, "smpp-acme-1", "203.0.113.7", session_records.WRONG_PASSWORD, times=12)
-    acting.refuse(conn, "smpp-acme-1", "203.0.113.8", session_records.WRONG_PASSWORD)
+    acting.refuse(conn, "smpp-acme-1", "203.0.113.7", refused_binds.WRONG_PASSWORD, times=12)
+    acting.refuse(conn, "smpp-acme-1", "203.0.113.8", refused_binds.WRONG_PASSWORD)
     at = i18n.clock(db.now_ms(), db.now_ms(), "UTC")
     conn.execute("UPDATE refused_binds SET first_at = ?", (db.now_ms(),))
     said = words(client(cast.alice).get(SESSIONS).text)
@@ -133,8 +133,8 @@ def test_a_password_that_was_replaced_with_when_and_its_remedy(
         "UPDATE smpp_passwords SET replaced_at = 1762178520000, created_at = created_at - 60000 WHERE id = ?", (old.id,)
     )
     conn.execute("UPDATE smpp_passwords SET created_at = created_at - 60000")
-    refused = RefusedBind(account.id, "203.0.113.7", session_records.REPLACED_PASSWORD, db.now_ms(), old.id)
-    session_records.refused(conn, [refused])
+    refused = RefusedBind(account.id, "203.0.113.7", refused_binds.REPLACED_PASSWORD, db.now_ms(), old.id)
+    refused_binds.refused(conn, [refused])
     alice = client(cast.alice)
     page = alice.get(SESSIONS).text
     assert "The password it uses was replaced (3 Nov, 14:02)." in words(page)

@@ -52,7 +52,7 @@ def order(conn: db.Connection) -> Order:
 @pytest.fixture
 def paying(make_app: Callable[[Config], Flask], config: Config, conn: db.Connection, cast: Cast) -> Browser:
     """Alice, where there is a payment page."""
-    from portal.services.people import users
+    from portal.services.people import login_sessions, users
 
     settings = Payments(
         instructions="To: Portal Ltd\nIBAN: AT61 1904", checkout_url="https://pay.example/?shop=7", secret=SECRET
@@ -60,7 +60,9 @@ def paying(make_app: Callable[[Config], Flask], config: Config, conn: db.Connect
     app = make_app(replace(config, payments=settings))
     browser = app.test_client()
     assert isinstance(browser, Browser)
-    return browser.as_user(users.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test"))
+    return browser.as_user(
+        login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    )
 
 
 def words(page: str) -> str:

@@ -9,7 +9,7 @@ from portal.core import db
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
-from portal.services.common import audit
+from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
 from portal.services.messages import intake
@@ -20,7 +20,7 @@ from tests.web.acting import value_of, words
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
-K = credits.THOUSANDTHS
+K = credit_amounts.THOUSANDTHS
 HOME = "/accounts/smpp-acme-1"
 SETTINGS = f"{HOME}/credits/settings"
 ALERT, RECREDIT = f"{SETTINGS}/alert", f"{SETTINGS}/recredit"

@@ -12,10 +12,10 @@ import pytest
 
 from portal.core import db, i18n
 from portal.services.accounts import session_records
-from portal.services.common import ids
+from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
 from portal.services.history import search, search_index
-from portal.services.messages import blacklist, outcomes, validation
+from portal.services.messages import blacklist, outcomes
 from portal.services.messages.outcomes import Outcome
 from portal.web.core import downloads, filters
 from tests.support import Cast, Person
@@ -376,7 +376,7 @@ def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list
 def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[int]) -> None:
     assert "Upstream’s id Not known Upstream’s status Not known" in words(alice.get(f"{HISTORY}/{some[0]}").text)
     (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
-    ended = Outcome(message_id, validation.UNDELIVERABLE, 9, db.now_ms(), "<1a2b>", "stat:UNDELIV err:011")
+    ended = Outcome(message_id, message_states.UNDELIVERABLE, 9, db.now_ms(), "<1a2b>", "stat:UNDELIV err:011")
     outcomes.finish(conn, [ended])
     page = alice.get(f"{HISTORY}/{message_id}").text
     assert "Upstream’s id <1a2b> Copy the upstream’s id Upstream’s status stat:UNDELIV err:011" in words(page)
@@ -385,7 +385,7 @@ def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[
 
 def test_an_upstream_that_knows_of_a_stop(alice: Browser, conn: db.Connection) -> None:
     (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
-    outcomes.finish(conn, [Outcome(message_id, validation.REJECTED, 53, db.now_ms(), "1a", "stat:REJECTD err:053")])
+    outcomes.finish(conn, [Outcome(message_id, message_states.REJECTED, 53, db.now_ms(), "1a", "stat:REJECTD err:053")])
     said = words(alice.get(f"{HISTORY}/{message_id}").text)
     assert "Handed on At once" in said
     assert "Upstream’s status stat:REJECTD err:053" in said
@@ -394,8 +394,8 @@ def test_an_upstream_that_knows_of_a_stop(alice: Browser, conn: db.Connection) -
 def test_what_the_upstream_said_of_each_part(alice: Browser, conn: db.Connection) -> None:
     one, two = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second")
     ends = [
-        (one, validation.DELIVERED, 0, "1a", "stat:DELIVRD err:000"),
-        (two, validation.EXPIRED, 801, "1b", "stat:EXPIRED"),
+        (one, message_states.DELIVERED, 0, "1a", "stat:DELIVRD err:000"),
+        (two, message_states.EXPIRED, 801, "1b", "stat:EXPIRED"),
     ]
     at = db.now_ms()
     outcomes.finish(conn, [Outcome(each, state, ptt, at, *said) for each, state, ptt, *said in ends])

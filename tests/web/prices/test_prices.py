@@ -11,7 +11,7 @@ import pytest
 from portal.core import db
 from portal.core.db import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
-from portal.services.people import customers, users
+from portal.services.people import customers, login_sessions, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import Change
 from tests.support import Cast, Person
@@ -143,7 +143,7 @@ def test_it_is_read_in_the_reader_s_language_and_the_installation_s_time_zone(
 
     app = make_app(replace(config, timezone="Europe/Rome"))  # type: ignore[type-var]
     in_italian(conn, cast.olga)
-    token = users.start_session(conn, users.by_email(conn, cast.olga.email), "127.0.0.1", "a test")
+    token = login_sessions.start_session(conn, users.by_email(conn, cast.olga.email), "127.0.0.1", "a test")
     olga: Browser = app.test_client().as_user(token)  # type: ignore[attr-defined]
     olga.post(SET, data={"destination": "39342", "price": "1,5", "valid_from": "2100-01-01T00:00"})
     (coming,) = row(conn, "39342").coming

@@ -14,9 +14,9 @@ from portal.core import db
 from portal.core.config import Config
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
+from portal.services.common.message_states import DELIVERED
 from portal.services.messages import blacklist, intake, outcomes
-from portal.services.messages.validation import DELIVERED
-from portal.services.people import users
+from portal.services.people import login_sessions, users
 from portal.services.statistics import rollup
 from tests.serving import starting
 from tests.support import Cast, Person, eventually, prepared
@@ -197,7 +197,7 @@ def test_days_are_utc_wherever_the_installation_is(
 ) -> None:
     # Where it is Tuesday.
     app = make_app(replace(config, timezone="Pacific/Kiritimati"))
-    token = users.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
     browser = app.test_client()
     assert isinstance(browser, Browser)
     alice = browser.as_user(token)

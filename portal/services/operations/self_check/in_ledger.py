@@ -10,8 +10,8 @@ from portal.core.i18n import N_
 from portal.services.billing.orders import AUTOMATIC
 from portal.services.common import ids
 from portal.services.common.audit import SYSTEM
+from portal.services.common.message_states import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
 from portal.services.credits import ledger
-from portal.services.messages.validation import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
 from portal.services.operations.self_check.problem import Names, Params, Problem, rows_of
 
 

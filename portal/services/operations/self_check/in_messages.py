@@ -16,7 +16,7 @@ from typing import Any
 from portal.core.db import DAY_MS
 from portal.core.i18n import N_
 from portal.services.common import ids
-from portal.services.messages.validation import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
+from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.operations.self_check.problem import Names, Params, Problem, rows_of
 from portal.services.statistics import daily_totals, rollup
 

@@ -1,0 +1,92 @@
+"""Binds that the SMPP server refused: written by it, shown to the people of the account with the reason in words."""
+
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.i18n import N_
+
+# Why a bind was refused.
+WRONG_PASSWORD, REPLACED_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLASSIC, TOO_MANY_BINDS, THROTTLED = (
+    "wrong_password",
+    "replaced_password",
+    "not_authorised",
+    "no_ip",
+    "disabled",
+    "classic",
+    "too_many_binds",
+    "throttled",
+)
+
+# The same as sentences about the client.
+REASONS = {
+    WRONG_PASSWORD: N_("The password was wrong. Check it in the client, or generate a new one."),
+    REPLACED_PASSWORD: N_("The password it uses was replaced."),
+    NOT_AUTHORISED: N_("It is not an authorised IP."),
+    NO_IP: N_("No IP was authorised yet."),
+    ACCOUNT_DISABLED: N_("The account was disabled."),
+    CLASSIC: N_("This is a classic account, which has no SMPP login."),
+    TOO_MANY_BINDS: N_("As many sessions as the account may have were open already."),
+    THROTTLED: N_("Too many attempts had failed within a minute; the next ones were not looked at."),
+}
+
+_MOST_KEPT = 100
+SHOWN_MS = 7 * DAY_MS
+"""For how long refused binds are told after the latest one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedBind:
+    """`password_id`: with REPLACED_PASSWORD, which one it was."""
+
+    account_id: int
+    address: str
+    reason: str
+    at: int
+    password_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Refused binds of an account from one address for one reason, counted.
+
+    `replaced_at`: with REPLACED_PASSWORD, when the password that the client uses was replaced, if that is still known.
+    """
+
+    address: str
+    reason: str
+    count: int
+    first_at: int
+    last_at: int
+    replaced_at: int | None = None
+
+
+def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
+    """Count refused binds, folded by account, address and reason; a week without one ends a count."""
+    with immediate(conn):
+        for each in rows:
+            conn.execute(
+                "INSERT INTO refused_binds (account_id, address, reason, count, first_at, last_at, password_id)"
+                " VALUES (?1, ?2, ?3, 1, ?4, ?4, ?6) ON CONFLICT DO UPDATE SET"
+                " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4,"
+                " password_id = ?6",
+                (each.account_id, each.address, each.reason, each.at, each.at - SHOWN_MS, each.password_id),
+            )
+        # Whoever has a network of IPv6 addresses is a new one each time.
+        conn.executemany(
+            "DELETE FROM refused_binds WHERE account_id = ?1 AND last_at < (SELECT last_at FROM refused_binds"
+            " WHERE account_id = ?1 ORDER BY last_at DESC LIMIT 1 OFFSET ?2)",
+            [(account_id, _MOST_KEPT - 1) for account_id in {each.account_id for each in rows}],
+        )
+
+
+def refusals(conn: sqlite3.Connection, account_id: int) -> list[Refusals]:
+    """Who was refused in the last seven days, the latest first."""
+    rows = conn.execute(
+        "SELECT address, reason, count, first_at, last_at, replaced_at FROM refused_binds"
+        " LEFT JOIN smpp_passwords ON smpp_passwords.id = password_id"
+        " WHERE refused_binds.account_id = ? AND last_at > ? ORDER BY last_at DESC",
+        (account_id, now_ms() - SHOWN_MS),
+    )
+    return [Refusals(*row) for row in rows]

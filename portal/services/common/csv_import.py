@@ -1,0 +1,55 @@
+"""Importing CSV files: what can be wrong with a file and its lines, in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from portal.core.i18n import N_, gettext, ngettext
+from portal.services.common.errors import Refused
+
+_SHOWN = 20
+
+
+class NotUtf8(Refused):
+    sentence = N_("The file isn't in UTF-8. Save it as “CSV UTF-8”.")
+    field = "file"
+
+
+class NotCsv(Refused):
+    sentence = N_("this isn't CSV (%(error)s).")
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that can't be read, by its number in the file (the first is 1), and why."""
+
+    number: int
+    reason: Refused
+
+    def __str__(self) -> str:
+        return gettext("Line %(number)s: %(reason)s", number=self.number, reason=self.reason.localized())
+
+
+class BadLines(Refused):
+    """Nothing has changed, for these lines are wrong."""
+
+    field = "file"
+
+    def __init__(self, lines: Sequence[BadLine]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.shown()))
+
+    def localized(self) -> str:
+        return ngettext(
+            "Nothing was imported: %(num)s line can't be read.",
+            "Nothing was imported: %(num)s lines can't be read.",
+            len(self.lines),
+        )
+
+    def shown(self) -> list[object]:
+        """The first of them in words, and how many more there are."""
+        more = len(self.lines) - _SHOWN
+        said: list[object] = list(self.lines[:_SHOWN])
+        return [*said, ngettext("And %(num)s more.", "And %(num)s more.", more)] if more > 0 else said
