@@ -1,11 +1,12 @@
 import multiprocessing
 import sqlite3
-from pathlib import Path
 
 import pytest
+from sqlite_utils import Migrations
 
 from portal import migrations
 from portal.core import db
+from portal.migrations import runner
 from portal.services.accounts import accounts, session_records
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
@@ -13,7 +14,7 @@ from portal.services.history import history, search
 from portal.services.history.search import Wanted
 from portal.services.messages import blacklist, deliveries, inbound, outcomes, smpp_config
 from portal.services.operations import self_check
-from tests.support import submitted
+from tests.support import ROOT, submitted
 
 
 @pytest.fixture
@@ -70,9 +71,9 @@ def test_processes_that_start_together_migrate_once(file):
 
 def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
     migrations.migrate(file, keep_backups=2)
-    steps = migrations.Migrations("portal")
+    steps = Migrations("portal")
     steps._migrations = list(migrations.migrations._migrations)
-    monkeypatch.setattr(migrations, "migrations", steps)
+    monkeypatch.setattr(runner, "migrations", steps)
     for number in range(3):
 
         @steps(name=f"m9{number}_later")
@@ -89,9 +90,9 @@ def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
 def test_a_step_that_fails_leaves_the_database_as_it_was(file, monkeypatch):
     migrations.migrate(file, keep_backups=2)
     before = schema(file)
-    steps = migrations.Migrations("portal")
+    steps = Migrations("portal")
     steps._migrations = list(migrations.migrations._migrations)
-    monkeypatch.setattr(migrations, "migrations", steps)
+    monkeypatch.setattr(runner, "migrations", steps)
 
     @steps(name="m90_fails")
     def fails(database):
@@ -119,7 +120,7 @@ def test_a_newer_versions_database_is_refused(file):
 
 def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds(file):
     conn = sqlite3.connect(file)  # without foreign keys: a dump's tables are in no order
-    conn.executescript((Path(__file__).parent / "saved" / "m0002.sql").read_text())
+    conn.executescript((ROOT / "tests" / "saved" / "m0002.sql").read_text())
     conn.close()
     assert migrations.migrate(file, keep_backups=5)[0] == "m0003_sessions"
     conn = db.connect(file)
@@ -143,10 +144,10 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
 
 def before_step(file, monkeypatch, name, script):
     """A database as it was before a step, with some rows."""
-    steps = migrations.Migrations("portal")
+    steps = Migrations("portal")
     steps._migrations = [each for each in migrations.migrations._migrations if each.name < name]
     with monkeypatch.context() as before:
-        before.setattr(migrations, "migrations", steps)
+        before.setattr(runner, "migrations", steps)
         migrations.migrate(file, keep_backups=5)
     conn = sqlite3.connect(file)
     conn.executescript(

@@ -1,0 +1,25 @@
+"""Who put a number on a blacklist, and what became of a message from a handset.
+
+Until now only the shell put numbers there, and STOP. The blacklist's page lists the newest first. A message from a
+handset ends when a client accepts it, or it is given up (0: nobody wrote down which, or when).
+"""
+
+from sqlite_utils import Database
+
+from portal.migrations.sql import execute_statements
+
+_STATEMENTS = """
+ALTER TABLE blacklist ADD COLUMN added_by TEXT NOT NULL DEFAULT '';
+UPDATE blacklist SET added_by = 'shell' WHERE received_id IS NULL;
+CREATE INDEX blacklist_newest ON blacklist (account_id, since);
+
+ALTER TABLE received ADD COLUMN ended_at INTEGER;
+ALTER TABLE received ADD COLUMN given_up INTEGER NOT NULL DEFAULT 0;
+UPDATE received SET ended_at = 0
+    WHERE id NOT IN (SELECT received_id FROM deliveries WHERE received_id IS NOT NULL);
+CREATE INDEX received_waiting ON received (account_id) WHERE ended_at IS NULL;
+"""
+
+
+def m0011_blacklist_and_received(database: Database) -> None:
+    execute_statements(database, _STATEMENTS)

@@ -1,0 +1,29 @@
+"""What becomes of a customer's texts (`portal/services/messages/text_policy.py`).
+
+`kept` is 0 where the text of a message was removed. A chunk that is not `worded` says nothing about words.
+`text_removals`: what is still to be done for an account whose texts are not kept any more: up to which message, and how
+far it is; 1: the texts that were stored before go, too.
+"""
+
+from sqlite_utils import Database
+
+from portal.migrations.sql import execute_statements
+
+_STATEMENTS = """
+ALTER TABLE customers ADD COLUMN texts TEXT NOT NULL DEFAULT 'shown' CHECK (texts IN ('shown', 'hidden', 'none'));
+CREATE INDEX customers_without_texts ON customers (id) WHERE texts = 'none';
+ALTER TABLE messages ADD COLUMN kept INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE received ADD COLUMN kept INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE history_chunks ADD COLUMN worded INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE text_removals (
+    account_id INTEGER PRIMARY KEY REFERENCES accounts ON DELETE CASCADE,
+    texts INTEGER NOT NULL,
+    after_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    received_after_id INTEGER NOT NULL
+) STRICT;
+"""
+
+
+def m0015_privacy(database: Database) -> None:
+    execute_statements(database, _STATEMENTS)

@@ -1,0 +1,121 @@
+"""A step that has been released never changes what it does: databases have already taken it."""
+
+import ast
+import hashlib
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from portal.core import db
+from portal.migrations import migrations
+from tests.support import ROOT
+
+FOLDER = ROOT / "portal" / "migrations"
+FIRST_RELEASE = ROOT / "tests" / "saved" / "m0002.sql"
+NAMES = [each.name for each in migrations._migrations]
+
+# SHA-256 of the statements that each step executes (`digest`), in the order in which the steps run.
+EXECUTED = {
+    "m0001_initial": "27d2578eeefcb7795c4ea1fd654709204be49eb933bb5f97a9110ee048d09964",
+    "m0002_spent_forms": "fd6f3dab8e509bde5a137d55e855e4dc12d5502666f0b89c451d977eb25614b8",
+    "m0003_sessions": "55b92423534351671aecd89b08c282c1a64fb000f2a4ed8f62b4eff423d0a03b",
+    "m0004_whole_promise": "f082424a1f957a2f5d72cd039eadca6045f106a10a08af3a0916985bd16ccd28",
+    "m0005_retries": "4ed781f98cf8d657240acd0e3161f0f998b145284b3fb575a1ec2341d5a2d9ad",
+    "m0006_ages_of_receipts": "222094f08e90e46598824dabbad0b05462968e55a982a7777a971784553e2dad",
+    "m0007_unfinished_messages": "92dd580b65898b9638584b4b4d12c9879120c621d614a4543e56066063e5c35c",
+    "m0008_credits": "e6ad722efbf95dc35d8613dc8dda4364d1e74507b70f77c498560c5563616a26",
+    "m0009_senders": "e3e1b53442de31cef34f50c1cd1d7a5d1f181825e74d5db8e395532e86852931",
+    "m0011_blacklist_and_received": "38d43cd0932cb5d936b4cd93ea6f5074cc6479422b14790d47b24b784f73c752",
+    "m0012_search": "420cb70431020e84cf911846c558b02310c79a013d69c09518eecb7496d52e45",
+    "m0013_statistics": "76d6f36f3bdca0012db0fcec520cdf1056f4a7d49430f987e7ef41a96e730278",
+    "m0014_deletion": "82ae8b8c31e564107e1d04d66fb3fcd817c03ee1b0ac9b114044a8b2e53faf94",
+    "m0015_privacy": "113e7483569e5928ee7a3ea5c235e2a4ddc60783ddac788df988991588b79678",
+    "m0016_origins": "e4dd7f485b45ad1fe60d689e3382c3bf186f795d284f6025d41e5910d8231802",
+}
+CHANGED = """
+{name} executes other statements than those that databases have taken, which would not get the change.
+Put the step (or portal/migrations/sql.py, if that has changed) back, and add a new step with the change: a file in
+portal/migrations/, and its function at the end of portal/migrations/steps.py. This test tells the new step's hash then.
+"""
+NEW = """
+{name} has no hash yet. Before it is released, add this line at the end of EXECUTED in {test}:
+    "{name}": "{digest}",
+"""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The statements that each step executes, as SQLite gets them.
+
+    The first release's steps get an empty file, the others a database that it has left, with rows: a step may execute
+    statements for each row. One whose statements depend on rows that are not in there needs another saved database.
+    """
+    folder = tmp_path_factory.mktemp("steps")
+    empty, released = folder / "empty.db", folder / "released.db"
+    conn = sqlite3.connect(released)  # without foreign keys: a dump's tables are in no order
+    conn.executescript(FIRST_RELEASE.read_text())
+    taken = {name for (name,) in conn.execute("SELECT name FROM _sqlite_migrations")}
+    conn.close()
+    return {
+        **statements_of(empty, [each for each in migrations._migrations if each.name in taken]),
+        **statements_of(released, [each for each in migrations._migrations if each.name not in taken]),
+    }
+
+
+def statements_of(file, steps):
+    statements = {each.name: [] for each in steps}
+    conn = db.connect(file)
+    database = Database(conn)
+    with db.immediate(conn):
+        for each in steps:
+            conn.set_trace_callback(statements[each.name].append)
+            each.fn(database)
+            conn.set_trace_callback(None)
+    conn.close()
+    return statements
+
+
+def digest(statements):
+    bare = [without_comments(each) for each in statements]
+    # SQLite shows what it does inside of a statement as a comment.
+    return hashlib.sha256(";\n".join(each for each in bare if each).encode()).hexdigest()
+
+
+def without_comments(statement):
+    return "\n".join(line for line in statement.strip().splitlines() if not line.lstrip().startswith("--"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_executes_what_it_always_did(executed, name):
+    now = digest(executed[name])
+    assert name in EXECUTED, NEW.format(name=name, digest=now, test=Path(__file__).relative_to(ROOT))
+    assert now == EXECUTED[name], CHANGED.format(name=name)
+
+
+def test_each_file_is_a_step_and_each_step_has_its_file_and_its_hash():
+    files = sorted(each.stem for each in FOLDER.glob("m[0-9]*.py"))
+    assert files == NAMES
+    assert list(EXECUTED) == NAMES
+    for each in migrations._migrations:
+        assert (each.fn.__module__, each.fn.__name__) == (f"portal.migrations.{each.name}", each.name)
+
+
+def test_no_number_is_given_twice():
+    numbers = [int(re.fullmatch(r"m(\d{4})_[a-z_]+", name)[1]) for name in NAMES]
+    assert len(set(numbers)) == len(numbers)
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "sql"])
+def test_a_step_uses_nothing_of_the_program_that_may_change(name):
+    used = set()
+    for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):
+        if isinstance(node, ast.Import):
+            used.update(each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            used.add(node.module)
+    assert {each for each in used if each.split(".")[0] == "portal"} <= {"portal.migrations.sql"}
