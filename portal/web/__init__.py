@@ -10,7 +10,8 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.mail import Mailer
 from portal.web.accounts import accounts, allowed_ips, credentials, sessions
-from portal.web.admin import admin, balances
+from portal.web.admin import accounts as admin_accounts
+from portal.web.admin import balances, customers, inbound_numbers, users
 from portal.web.billing import orders, statement
 from portal.web.core import access, context, errors, health, language, live, security, static_files, uploads
 from portal.web.credits import credits, settings
@@ -89,7 +90,10 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         inbound,
         blacklist,
         deletion,
-        admin,
+        customers,
+        users,
+        admin_accounts,
+        inbound_numbers,
         balances,
         text_policy,
         retention,

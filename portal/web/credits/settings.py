@@ -237,7 +237,7 @@ def change_line(customer_id: int) -> ResponseReturnValue:
         attach(form, refusal)
         return _line(customer, form, status=422)
     toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
-    return htmx.moved(url_for("admin.customer", customer_id=customer.id), toast)
+    return htmx.moved(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
 
 
 def _line(customer: Customer, form: LineForm, *, status: int = 200) -> ResponseReturnValue:
