@@ -12,7 +12,7 @@ from portal.services.common.mail import Mailer
 from portal.web.accounts import accounts, allowed_ips, credentials, sessions
 from portal.web.admin import accounts as admin_accounts
 from portal.web.admin import balances, customers, inbound_numbers, users
-from portal.web.billing import orders, statement
+from portal.web.billing import all_orders, orders, packs, payment_callback, statement
 from portal.web.core import access, context, errors, health, language, live, security, static_files, uploads
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
@@ -63,7 +63,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     uploads.attach(app)
     csrf = CSRFProtect(app)
     # What posts there is no browser, and its signature says who it is.
-    csrf.exempt(orders.callback)
+    csrf.exempt(payment_callback.receive_callback)
     access.attach(app)
     security.attach(app, config)
     errors.attach(app)
@@ -82,6 +82,9 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         credits,
         settings,
         orders,
+        all_orders,
+        packs,
+        payment_callback,
         statement,
         prices,
         price_lists,
