@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from portal.cli import accounts, billing, credits, messages, operations, people, prices, running
+from portal.cli import accounts, billing, credits, messages, operations, people, prices, running, senders
 from portal.cli.shell import COMMON, Answer, Failure, options
 from portal.core.config import ConfigError
 from portal.core.crypto import KeyFileError
@@ -58,7 +58,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (running, people, accounts, credits, billing, prices, messages, operations):
+    for module in (running, people, accounts, senders, credits, billing, prices, messages, operations):
         module.register(commands)
     return made
 

@@ -10,8 +10,9 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.mail import Mailer
 from portal.web.accounts import accounts, allowed_ips, credentials, sessions
-from portal.web.admin import admin, balances
-from portal.web.billing import orders, statement
+from portal.web.admin import accounts as admin_accounts
+from portal.web.admin import balances, customers, inbound_numbers, users
+from portal.web.billing import all_orders, orders, packs, payment_callback, statement
 from portal.web.core import access, context, errors, health, language, live, security, static_files, uploads
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
@@ -62,7 +63,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     uploads.attach(app)
     csrf = CSRFProtect(app)
     # What posts there is no browser, and its signature says who it is.
-    csrf.exempt(orders.callback)
+    csrf.exempt(payment_callback.receive_callback)
     access.attach(app)
     security.attach(app, config)
     errors.attach(app)
@@ -81,6 +82,9 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         credits,
         settings,
         orders,
+        all_orders,
+        packs,
+        payment_callback,
         statement,
         prices,
         price_lists,
@@ -89,7 +93,10 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         inbound,
         blacklist,
         deletion,
-        admin,
+        customers,
+        users,
+        admin_accounts,
+        inbound_numbers,
         balances,
         text_policy,
         retention,

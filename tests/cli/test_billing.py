@@ -1,25 +1,11 @@
 """`order …` and `pack …`, as users and scripts run them."""
 
-import json
-
 import pytest
 
 from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
 from portal.services.billing.packs import Pack
 from portal.services.common.audit import SHELL
-
-
-@pytest.fixture
-def ok(run_app):
-    """Runs a command that must succeed; returns its JSON value."""
-
-    def run(*args):
-        done = run_app(*args, "--json")
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
-        return json.loads(done.stdout)
-
-    return run
 
 
 @pytest.fixture

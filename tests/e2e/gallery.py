@@ -46,7 +46,7 @@ _LOOKS = {
 _LOOKS_OTHERWISE = {"login.totp": HALF_WAY, "profile.authenticator": MOVING}
 
 # GET answers that are no pages, beside downloads: files, parts of open pages, ways to another page.
-_NO_PAGES = {"senders.document", "static", "live.poll", "ips.listed", "orders.pay"}
+_NO_PAGES = {"senders.document", "static", "live.poll", "ips.listed", "orders.pay_order"}
 _DOWNLOADS = (".csv", ".jsonl")
 
 

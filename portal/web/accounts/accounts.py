@@ -34,7 +34,7 @@ _DEFAULT_PERIOD = "30d"
 def index() -> ResponseReturnValue:
     """The customer's accounts; a single one is opened at once."""
     if access.user().is_operator:
-        return redirect(url_for("admin.index"))
+        return redirect(url_for("admin_customers.list_customers"))
     own = access.own_accounts()
     if len(own) == 1:
         return redirect(url_for(".home", name=own[0].name))

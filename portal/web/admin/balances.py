@@ -1,4 +1,4 @@
-"""The operator's side of credits: everyone's balances, corrections, and giving back."""
+"""The operator's side of credits: everyone's balances, granting, correcting, and giving back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,26 @@ from wtforms.fields.choices import SelectChoice
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import balances
 from portal.services.billing.balances import Balance
 from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
-from portal.services.credits import credits
+from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
 from portal.services.history.history import Text
+from portal.web.admin.accounts import (
+    GrantForm,
+    account_or_404,
+    blank_grant_form,
+    render_account_page,
+    render_account_tile,
+)
 from portal.web.core import access, context, downloads, htmx
 from portal.web.core.forms import Form, attach
 from portal.web.core.htmx import Toast
 
-blueprint = Blueprint("admin_credits", __name__, url_prefix="/admin")
+blueprint = Blueprint("admin_balances", __name__, url_prefix="/admin")
 
 _COLUMNS = "account;customer;balance;spent7days;spent30days;owed;alertBelow;alert".split(";")
 # More would make a page that nobody reads; the search finds the others, and the file has all.
@@ -72,35 +78,35 @@ class ReasonForm(Form):
 
 @blueprint.get("/credits")
 @access.operate
-def everyone() -> ResponseReturnValue:
+def list_balances() -> ResponseReturnValue:
     """Everyone's balances. Query: `q`, `sort`; see `SearchForm`."""
     form = SearchForm(request.args)
-    found = _found(form)
+    found = _search_balances(form)
     return htmx.page(
         "admin/credits.html",
         form=form,
-        sort=_sort(form),
+        sort=_sort_column(form),
         rows=found[:_MOST_SHOWN],
         totals=balances.together(found),
-        query=urlencode({"q": form.q.data or "", "sort": _sort(form)}),
+        query=urlencode({"q": form.q.data or "", "sort": _sort_column(form)}),
     )
 
 
 @blueprint.get("/credits.csv")
 @access.operate
-def download() -> ResponseReturnValue:
-    """All of them as a file. The query is that of `everyone`."""
-    return downloads.send("credits.csv", _COLUMNS, map(_row, _found(SearchForm(request.args))))
+def download_balances() -> ResponseReturnValue:
+    """All of them as a file. The query is that of `list_balances`."""
+    return downloads.send("credits.csv", _COLUMNS, map(_csv_row, _search_balances(SearchForm(request.args))))
 
 
-def _row(row: Balance) -> list[object]:
+def _csv_row(row: Balance) -> list[object]:
     amounts = (row.balance, row.week, row.month, row.owed)
     alert_below = "" if row.alert_below is None else credit_amounts.plain(row.alert_below)
     return [row.account, row.customer, *map(credit_amounts.plain, amounts), alert_below, row.alert]
 
 
 # They come by customer, and stay so where the column is the same.
-_KEYS: dict[str, Callable[[Balance], Any]] = {
+_SORT_KEYS: dict[str, Callable[[Balance], Any]] = {
     "account": lambda row: row.account,
     "balance": lambda row: row.balance,
     "week": lambda row: row.week,
@@ -110,22 +116,51 @@ _KEYS: dict[str, Callable[[Balance], Any]] = {
 }
 
 
-def _found(form: SearchForm) -> list[Balance]:
+def _search_balances(form: SearchForm) -> list[Balance]:
     wanted = (form.q.data or "").strip().casefold()
     rows = [
         row
         for row in balances.everyone(context.conn())
         if wanted in row.account.casefold() or wanted in row.customer.casefold()
     ]
-    sort = _sort(form)
-    if key := _KEYS.get(sort.removeprefix("-")):
+    sort = _sort_column(form)
+    if key := _SORT_KEYS.get(sort.removeprefix("-")):
         rows.sort(key=key, reverse=sort.startswith("-"))
     return rows
 
 
-def _sort(form: SearchForm) -> str:
+def _sort_column(form: SearchForm) -> str:
     sort: str = form.sort.data or ""
-    return sort if sort.removeprefix("-") in _KEYS else "customer"
+    return sort if sort.removeprefix("-") in _SORT_KEYS else "customer"
+
+
+# --- granting credits
+
+
+@blueprint.post("/accounts/<name>/credits")
+@access.operate
+def grant_credits(name: str) -> ResponseReturnValue:
+    account, form = account_or_404(name), GrantForm()
+    try:
+        amount = credit_amounts.parse(form.amount.data or "")
+        note, number = form.note.data or "", form.form.data or ""
+        ends = expiry.end_of_day(form.until.data or "", context.config().timezone)
+        credits.grant(context.conn(), context.actor(), account, amount, note, expires_at=ends, form=number)
+        toast = Toast(_("%(amount)s credits were granted.", amount=i18n.credits(amount)))
+    except idempotency.AlreadySent as refusal:
+        toast = Toast(refusal.localized(), "info")
+    except Refused as refusal:
+        attach(form, refusal)
+        # A form that was refused has granted nothing: its number is still good.
+        form.form.data = form.form.data or idempotency.new()
+        if htmx.wanted():
+            return render_account_tile("admin/_credits.html", name, status=422, grant_form=form)
+        return render_account_page(account, grant_form=form)
+    if htmx.wanted():
+        return render_account_tile(
+            "admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=blank_grant_form()
+        )
+    return htmx.done(url_for("admin_accounts.show_account", name=name), toast)
 
 
 # --- putting a balance right
@@ -133,28 +168,30 @@ def _sort(form: SearchForm) -> str:
 
 @blueprint.get("/accounts/<name>/credits/correct")
 @access.operate
-def ask_correct(name: str) -> ResponseReturnValue:
-    return _correction(_account(name), _blank())
+def ask_correct_balance(name: str) -> ResponseReturnValue:
+    return _render_correction(account_or_404(name), _blank_change_form())
 
 
 @blueprint.post("/accounts/<name>/credits/correct")
 @access.operate
-def correct(name: str) -> ResponseReturnValue:
+def correct_balance(name: str) -> ResponseReturnValue:
     """Add credits to a balance, or take some away."""
-    account, form = _account(name), ChangeForm()
+    account, form = account_or_404(name), ChangeForm()
     try:
         amount = credit_amounts.parse_change(form.amount.data or "")
         reason, number = form.reason.data or "", form.form.data or ""
         after = credits.correct(context.conn(), context.actor(), account, amount, reason, form=number)
     except idempotency.AlreadySent as refusal:
-        return _back(name, Toast(refusal.localized(), "info"))
+        return _return_to_account(name, Toast(refusal.localized(), "info"))
     except Refused as refusal:
         attach(form, refusal)
-        return _correction(account, form, status=422)
-    return _back(name, Toast(_("The balance was corrected: it is %(balance)s now.", balance=i18n.credits(after))))
+        return _render_correction(account, form, status=422)
+    return _return_to_account(
+        name, Toast(_("The balance was corrected: it is %(balance)s now.", balance=i18n.credits(after)))
+    )
 
 
-def _correction(account: Account, form: ChangeForm, status: int = 200) -> ResponseReturnValue:
+def _render_correction(account: Account, form: ChangeForm, status: int = 200) -> ResponseReturnValue:
     return htmx.dialog(
         "admin/_credits_change.html",
         account,
@@ -162,7 +199,7 @@ def _correction(account: Account, form: ChangeForm, status: int = 200) -> Respon
         tab="admin",
         status=status,
         form=form,
-        action=url_for(".correct", name=account.name),
+        action=url_for(".correct_balance", name=account.name),
         hint=_("With a minus they are taken away. Examples: %(more)s, %(less)s", more="100", less=i18n.credits(-2500)),
         verb=_("Correct"),
     )
@@ -170,28 +207,28 @@ def _correction(account: Account, form: ChangeForm, status: int = 200) -> Respon
 
 @blueprint.get("/accounts/<name>/credits/refund")
 @access.operate
-def ask_refund(name: str) -> ResponseReturnValue:
-    return _refund(_account(name), _blank())
+def ask_refund_credits(name: str) -> ResponseReturnValue:
+    return _render_refund(account_or_404(name), _blank_change_form())
 
 
 @blueprint.post("/accounts/<name>/credits/refund")
 @access.operate
-def refund(name: str) -> ResponseReturnValue:
+def refund_credits(name: str) -> ResponseReturnValue:
     """Give credits back."""
-    account, form = _account(name), ChangeForm()
+    account, form = account_or_404(name), ChangeForm()
     try:
         amount = credit_amounts.parse(form.amount.data or "")
         reason, number = form.reason.data or "", form.form.data or ""
         credits.refund(context.conn(), context.actor(), account, amount, reason, form=number)
     except idempotency.AlreadySent as refusal:
-        return _back(name, Toast(refusal.localized(), "info"))
+        return _return_to_account(name, Toast(refusal.localized(), "info"))
     except Refused as refusal:
         attach(form, refusal)
-        return _refund(account, form, status=422)
-    return _back(name, Toast(_("Credits refunded: %(amount)s.", amount=i18n.credits(amount))))
+        return _render_refund(account, form, status=422)
+    return _return_to_account(name, Toast(_("Credits refunded: %(amount)s.", amount=i18n.credits(amount))))
 
 
-def _refund(account: Account, form: ChangeForm, status: int = 200) -> ResponseReturnValue:
+def _render_refund(account: Account, form: ChangeForm, status: int = 200) -> ResponseReturnValue:
     return htmx.dialog(
         "admin/_credits_change.html",
         account,
@@ -199,25 +236,18 @@ def _refund(account: Account, form: ChangeForm, status: int = 200) -> ResponseRe
         tab="admin",
         status=status,
         form=form,
-        action=url_for(".refund", name=account.name),
+        action=url_for(".refund_credits", name=account.name),
         hint=_("What a single message cost is refunded from its place in the history."),
         verb=_("Refund"),
     )
 
 
-def _blank() -> ChangeForm:
+def _blank_change_form() -> ChangeForm:
     return ChangeForm(formdata=None, data={"form": idempotency.new()})
 
 
-def _back(name: str, toast: Toast) -> ResponseReturnValue:
-    return htmx.moved(url_for("admin.account", name=name), toast)
-
-
-def _account(name: str) -> Account:
-    try:
-        return accounts.by_name(context.conn(), name)
-    except accounts.NoSuchAccount:
-        abort(404)
+def _return_to_account(name: str, toast: Toast) -> ResponseReturnValue:
+    return htmx.moved(url_for("admin_accounts.show_account", name=name), toast)
 
 
 # --- giving back what a message cost
@@ -227,14 +257,14 @@ def _account(name: str) -> Account:
 @access.operate
 def ask_refund_message(message_id: int) -> ResponseReturnValue:
     """What is given back, before it is."""
-    account, text = _text(message_id)
-    return _message(account, text, ReasonForm(formdata=None, data={"form": idempotency.new()}))
+    account, text = _text_or_404(message_id)
+    return _render_message_refund(account, text, ReasonForm(formdata=None, data={"form": idempotency.new()}))
 
 
 @blueprint.post("/messages/<int:message_id>/refund")
 @access.operate
 def refund_message(message_id: int) -> ResponseReturnValue:
-    account, text = _text(message_id)
+    account, text = _text_or_404(message_id)
     form = ReasonForm()
     try:
         reason, number = form.reason.data or "", form.form.data or ""
@@ -244,11 +274,11 @@ def refund_message(message_id: int) -> ResponseReturnValue:
         toast = Toast(refusal.localized(), "info")
     except Refused as refusal:
         attach(form, refusal)
-        return _message(account, text, form, status=422)
+        return _render_message_refund(account, text, form, status=422)
     return htmx.moved(url_for("history.view", name=account.name, message_id=text.id), toast)
 
 
-def _message(account: Account, text: Text, form: ReasonForm, status: int = 200) -> ResponseReturnValue:
+def _render_message_refund(account: Account, text: Text, form: ReasonForm, status: int = 200) -> ResponseReturnValue:
     return htmx.dialog(
         "admin/_credits_message.html",
         account,
@@ -261,7 +291,7 @@ def _message(account: Account, text: Text, form: ReasonForm, status: int = 200) 
     )
 
 
-def _text(message_id: int) -> tuple[Account, Text]:
+def _text_or_404(message_id: int) -> tuple[Account, Text]:
     """A message's account, and the text that it belongs to."""
     try:
         account = refunds.account_of(context.conn(), message_id)

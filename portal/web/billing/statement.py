@@ -22,12 +22,11 @@ from portal.services.billing import statement
 from portal.services.billing.statement import Movement, Use
 from portal.services.common import audit, credit_amounts
 from portal.services.common.periods import DAYS_30, Period, month
-from portal.services.credits import expiry, ledger
+from portal.services.credits import expiry, forecast, ledger
 from portal.services.prices import countries
 from portal.web.core import access, context, downloads, htmx, live, paging, periods
 from portal.web.core.live import Part
 from portal.web.core.periods import Asked
-from portal.web.credits import settings
 
 blueprint = Blueprint("statement", __name__)
 
@@ -89,7 +88,7 @@ def _asked() -> _Filter:
 
 @blueprint.get("/accounts/<name>/credits")
 @access.see_account
-def page(account: Account) -> ResponseReturnValue:
+def show_statement(account: Account) -> ResponseReturnValue:
     """The statement. Query: `period` (with `from` and `to`), `kind`, and `before` or `after`, which turn the page."""
     asked = _asked()
     shown = {"filter": _filter_form(asked), "query": asked.query}
@@ -109,11 +108,11 @@ def _filter_form(asked: _Filter) -> FilterForm:
 
 @blueprint.get("/accounts/<name>/credits.csv")
 @access.see_account
-def download(account: Account) -> ResponseReturnValue:
+def download_statement(account: Account) -> ResponseReturnValue:
     """The movements that the same query shows in the page, newest first."""
     asked = _asked()
     if asked.period.refusal is not None:
-        return htmx.done(f"{url_for('.page', name=account.name)}?{request.query_string.decode('latin-1')}")
+        return htmx.done(f"{url_for('.show_statement', name=account.name)}?{request.query_string.decode('latin-1')}")
     rows = map(_row, statement.each(context.conn(), account.id, asked.within, asked.kind))
     return downloads.send(f"{account.name}-credits.csv", _COLUMNS, rows)
 
@@ -137,7 +136,7 @@ def _row(movement: Movement) -> list[object]:
 
 @blueprint.get("/accounts/<name>/credits/course")
 @access.see_account
-def course(account: Account) -> ResponseReturnValue:
+def show_course(account: Account) -> ResponseReturnValue:
     """What the chart shows, as a table; the query is the statement's."""
     title = _("Balance and usage")
     return htmx.dialog("credits/_chart_table.html", account, title=title, tab="credits", **_drawn_course(account))
@@ -213,6 +212,11 @@ def _expiring(account: Account, pulse: Pulse) -> dict[str, Any]:
     return {"dates": dates[:_MOST_DATES], "later": sum(amount for _at, amount in dates[_MOST_DATES:])}
 
 
+def _forecast(account: Account, pulse: Pulse) -> dict[str, Any]:
+    now = now_ms()
+    return {"words": forecast.of_account(context.conn(), account.id, now).words(now)}
+
+
 def _ground(account: Account, pulse: Pulse) -> Hashable:
     # The bounds too: "today" is another day after midnight.
     within = _asked().within
@@ -229,7 +233,8 @@ live.register(
     Part("credits/_ledger.html", _ground, _statement, asks=(*_ASKS, *paging.ASKS)),
     Part("credits/_chart.html", _chart_ground, _chart, asks=_ASKS),
     Part("credits/_expiring.html", lambda account, pulse: pulse.latest_movement, _expiring, ages=True),
-    settings.FORECAST,
+    # How long the credits last.
+    Part("credits/_forecast.html", lambda account, pulse: (account.balance, pulse.total_sent), _forecast, ages=True),
 )
 
 
@@ -247,7 +252,7 @@ class _Line:
 
 @blueprint.get("/accounts/<name>/credits/months")
 @access.see_account
-def months(account: Account) -> ResponseReturnValue:
+def show_month(account: Account) -> ResponseReturnValue:
     """What a month's messages cost, by country and by sender. Query: `month` ("2026-11"); the current one without."""
     conn = context.conn()
     known = statement.months(conn, account.id)
@@ -279,7 +284,7 @@ def months(account: Account) -> ResponseReturnValue:
 @blueprint.get("/accounts/<name>/credits/months.csv")
 @access.see_account
 def download_month(account: Account) -> ResponseReturnValue:
-    """What a month's messages cost, a line for each country and sender. The query: see `months`."""
+    """What a month's messages cost, a line for each country and sender. The query: see `show_month`."""
     number = _month() or statement.months(context.conn(), account.id)[0]
     text = statement.month_text(number)
     rows = (

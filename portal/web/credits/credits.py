@@ -79,7 +79,7 @@ def transfer(account: Account) -> ResponseReturnValue:
             source = _find(_own(account), form.source.data or account.name)
             form.amount.data = i18n.credits(source.balance) if source else ""
         return _form(account, form, focus=True)
-    address = url_for("statement.page", name=account.name)
+    address = url_for("statement.show_statement", name=account.name)
     try:
         toast = _transfer(account, form)
     except idempotency.AlreadySent as refusal:

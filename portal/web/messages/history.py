@@ -162,7 +162,7 @@ def view(account: Account, message_id: int) -> ResponseReturnValue:
         look=_look,
         country=countries.name(text.first.country),
         delete=url_for("deletion.ask_sent", name=account.name, id=text.id) if access.may_change() else "",
-        refund=url_for("admin_credits.ask_refund_message", message_id=text.id) if to_refund else "",
+        refund=url_for("admin_balances.ask_refund_message", message_id=text.id) if to_refund else "",
     )
 
 

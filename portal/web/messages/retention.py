@@ -43,7 +43,7 @@ def change(customer_id: int) -> ResponseReturnValue:
         attach(form, refusal, messages_months="months")
         return _dialog(customer, form, status=422)
     toast = Toast(_("How long messages of %(name)s are kept: changed.", name=customer.name))
-    return htmx.moved(url_for("admin.customer", customer_id=customer.id), toast)
+    return htmx.moved(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
 
 
 def _dialog(customer: Customer, form: MonthsForm, *, status: int = 200) -> ResponseReturnValue:

@@ -57,7 +57,7 @@ def change(customer_id: int) -> ResponseReturnValue:
         attach(form, refusal)
         return _dialog(customer, form, status=422)
     toast = Toast(_("The texts of %(name)s: changed.", name=customer.name))
-    return htmx.moved(url_for("admin.customer", customer_id=customer.id), toast)
+    return htmx.moved(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
 
 
 def _dialog(customer: Customer, form: TextsForm, *, status: int = 200) -> ResponseReturnValue:

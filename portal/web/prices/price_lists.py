@@ -139,4 +139,4 @@ def assign(customer_id: int) -> ResponseReturnValue:
         toast = Toast(refusal.localized(), "warn")
     else:
         toast = Toast(_("%(customer)s pays by %(name)s now.", customer=customer.name, name=list_name(chosen)))
-    return htmx.done(url_for("admin.customer", customer_id=customer_id), toast)
+    return htmx.done(url_for("admin_customers.show_customer", customer_id=customer_id), toast)

@@ -17,8 +17,8 @@ from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import Outcome
 from portal.services.statistics import rollup, statistics
 from portal.services.statistics.daily_totals import Counts
-from portal.services.statistics.statistics import Times
 from portal.services.statistics.rollup import DAY, HOUR, MONTH
+from portal.services.statistics.statistics import Times
 from tests.support import prepared
 
 HOUR_MS = 3_600_000

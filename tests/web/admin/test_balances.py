@@ -1,4 +1,4 @@
-"""The operator's side of credits: granting until a date, corrections, refunds, everyone's balances."""
+"""The operator's side of credits: granting, corrections, refunds, everyone's balances."""
 
 import csv
 import io
@@ -40,7 +40,43 @@ def filled(page: str, **values: str) -> dict[str, str]:
     return {"amount": "100", "reason": "a reason", "form": value_of(page, "form")} | values
 
 
-# --- granting until a date
+# --- granting
+
+
+@pytest.mark.parametrize("htmx", [False, "grant"])
+def test_credits_are_granted(olga: Browser, conn: db.Connection, account: Account, htmx: bool | str) -> None:
+    data = {"amount": "250.5", "note": "Invoice 17"}
+    answer = olga.post("/admin/accounts/smpp-acme-1/credits", data=data, htmx=htmx)
+    assert answer.status_code == (200 if htmx else 303)
+    assert balance(conn) == 1_250_500
+    latest = statement.movements(conn, account.id)[0]
+    assert (latest.kind, latest.note, latest.actor) == ("grant", "Invoice 17", "olga@portal.example")
+    shown = answer.text if htmx else olga.get(answer.location).text
+    assert "250.5 credits were granted." in shown
+    assert "1,250.5" in shown
+    assert "Invoice 17" not in shown
+
+
+def test_a_grant_that_is_sent_twice_is_given_once(olga: Browser, conn: db.Connection) -> None:
+    number = re.search(r'name="form"[^>]* value="([^"]+)"', olga.get("/admin/accounts/smpp-acme-1").text)
+    assert number
+    data = {"amount": "100", "note": "", "form": number[1]}
+    assert olga.post("/admin/accounts/smpp-acme-1/credits", data=data).status_code == 303
+    answer = olga.post("/admin/accounts/smpp-acme-1/credits", data=data)
+    # With a new form, and not with the one that was sent: whoever presses once more has to mean it.
+    assert answer.status_code == 303
+    assert "This form was sent before" in olga.get(answer.location).text
+    assert balance(conn) == 1_100_000
+
+
+@pytest.mark.parametrize("htmx", [False, "grant"])
+@pytest.mark.parametrize("amount", ["", "0", "-5", "many", "0.0001", "1e99"])
+def test_an_amount_that_is_none_is_refused(olga: Browser, conn: db.Connection, amount: str, htmx: bool | str) -> None:
+    answer = olga.post("/admin/accounts/smpp-acme-1/credits", data={"amount": amount, "note": "x"}, htmx=htmx)
+    assert answer.status_code == 422
+    assert 'aria-invalid="true"' in answer.text
+    assert 'value="x"' in answer.text
+    assert balance(conn) == 1_000_000
 
 
 def test_credits_are_granted_until_the_end_of_a_day(olga: Browser, conn: db.Connection, account: Account) -> None:

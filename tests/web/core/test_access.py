@@ -21,7 +21,15 @@ from tests.support import Cast, Person, prepared
 from tests.web.conftest import Browser
 
 # What anyone may open without a login: to add to this is a decision.
-PUBLIC = {"static", "language.choose", "login.login", "login.totp", "login.enrol", "login.setup", "orders.callback"}
+PUBLIC = {
+    "static",
+    "language.choose",
+    "login.login",
+    "login.totp",
+    "login.enrol",
+    "login.setup",
+    "payment_callback.receive_callback",
+}
 # What everyone who is logged in may change, viewers too: their own login and the mails they get, and nothing else.
 ONE_S_OWN = {
     "login.logout",

@@ -1,0 +1,53 @@
+"""What tests of commands share: running one that must succeed, one that must be refused, and one without the cast."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT
+
+
+@pytest.fixture
+def ok(run_app):
+    """Runs a command that must succeed; returns its JSON value."""
+
+    def run(*args, stdin=""):
+        done = run_app(*args, "--json", stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def refused(run_app):
+    """Runs a command that must be refused; returns its one line."""
+
+    def run(*args, stdin=""):
+        done = run_app(*args, stdin=stdin)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    return run
+
+
+@pytest.fixture
+def app(tmp_path):
+    """Runs a command without a data folder of the cast, in an empty folder."""
+
+    def run(*args, **env):
+        return subprocess.run(
+            [sys.executable, ROOT / "app.py", *map(str, args)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={"PATH": os.environ["PATH"]} | env,
+        )
+
+    return run

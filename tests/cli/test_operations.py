@@ -1,0 +1,101 @@
+"""`config`, `backup`, `restore` and `check`, as users and scripts run them."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+from portal.services.operations import daily_self_check
+from tests.support import ROOT, eventually
+
+
+def test_config_prints_every_key_with_its_origin(ok, data, app):
+    rows = {each["key"]: each for each in ok("config")}
+    assert rows["data"]["value"] == str(data)
+    assert rows["smpp.port"]["origin"] == str(data / "config.toml")
+    assert rows["smpp.port"]["default"] == 2775
+    assert rows["web.host"]["origin"] == "default"
+    text = app("config", "--data", data, PORTAL_WEB_THREADS="3").stdout
+    assert re.search(r"web\.threads +3 +8 +PORTAL_WEB_THREADS", text)
+
+
+def test_config_tells_no_secrets(app, data):
+    secrets = {"PORTAL_MAIL_URL": "smtp://portal:hunter2@mail.example:587", "PORTAL_WEB_METRICS_TOKEN": "t0ken"}
+    secrets["PORTAL_PAYMENTS_SECRET"] = "a secret of more than thirty characters"
+    for output in ((), ("--json",)):
+        printed = app("config", "--data", data, *output, **secrets).stdout
+        assert "mail.example:587" in printed
+        assert "hunter2" not in printed
+        assert "t0ken" not in printed
+        assert "thirty" not in printed
+
+
+def test_backup_and_restore(ok, refused, run_app, tmp_path):
+    made = ok("backup", tmp_path / "copy.db")
+    assert made == {"file": str(tmp_path / "copy.db"), "bytes": (tmp_path / "copy.db").stat().st_size}
+    ok("credits", "grant", "smpp-acme-1", "5")
+    assert "already there" in refused("backup", tmp_path / "copy.db")
+    assert ok("restore", tmp_path / "copy.db")["replaced"]
+    assert ok("credits", "show", "smpp-acme-1")["balance"] == 1000
+    assert "no such file" in refused("restore", tmp_path / "missing.db")
+
+
+def test_a_restore_without_the_key_says_so(app, run_app, tmp_path):
+    run_app("backup", tmp_path / "copy.db")
+    done = app("restore", tmp_path / "copy.db", "--data", tmp_path / "elsewhere")
+    assert done.returncode == 0
+    assert "secret.key is missing" in done.stderr
+
+
+def test_check_says_what_is_off(run_app, conn):
+    assert json.loads(run_app("check", "--json").stdout) == {"ok": True, "problems": []}
+    conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
+    done = run_app("check", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ok"]) == (1, False)
+    assert found["problems"] == [
+        "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
+    ]
+    assert done.stderr.count("\n") == 1
+    assert "smpp-acme-1" in run_app("check").stdout
+
+
+def test_a_check_that_is_recorded_is_kept_and_told(run_app, conn):
+    assert json.loads(run_app("check", "--record", "--json").stdout) == {"ok": True, "problems": []}
+    assert daily_self_check.last(conn).problems == []
+    conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
+    done = run_app("check", "--record", "--json")
+    assert done.returncode == 1
+    assert [str(each) for each in daily_self_check.last(conn).problems] == json.loads(done.stdout)["problems"]
+    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
+
+
+def test_a_check_keeps_nothing_and_changes_nothing(run_app, conn, data):
+    before = {each.name for each in data.iterdir()}
+    assert run_app("check").returncode == 0
+    assert conn.execute("SELECT count(*) FROM checks").fetchone()[0] == 0
+    assert {each.name for each in data.iterdir()} - before <= {"check.lock", "running.lock", "portal.migrate.lock"}
+
+
+def test_a_supervised_check_ends_with_its_starter(data, conn):
+    # Somebody else's check, which is writing its copy: this one waits for it.
+    with (data / "check.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = [sys.executable, ROOT / "app.py", "check", "--record", "--supervised", "--data", data]
+        with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+            eventually(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
+            process.stdin.close()
+            assert process.wait(10) == -signal.SIGTERM
+
+
+def test_check_of_a_file_that_is_no_database(run_app, data, conn):
+    conn.close()
+    for left in ("-wal", "-shm"):
+        (data / f"portal.db{left}").unlink(missing_ok=True)
+    (data / "portal.db").write_bytes(b"not a database at all" * 1000)
+    done = run_app("check", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"ok": False, "problems": ["file: file is not a database"]}

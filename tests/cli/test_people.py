@@ -1,0 +1,94 @@
+"""`init`, `customer …` and `user …`, as users and scripts run them."""
+
+import json
+import re
+
+import pyotp
+import pytest
+
+from portal.services.people import authentication, enrolment, two_factor
+
+
+def test_init_makes_everything_for_its_owner_only(app, tmp_path):
+    done = app("init", "--email", "olga@portal.example", "--json", "--data", "here")
+    assert done.returncode == 0
+    made = json.loads(done.stdout)
+    assert made["email"] == "olga@portal.example"
+    assert re.fullmatch(r"http://127\.0\.0\.1:8000/setup/[\w-]{43}", made["link"])
+    data = tmp_path / "here"
+    assert data.stat().st_mode & 0o777 == 0o700
+    assert {each.name: each.stat().st_mode & 0o777 for each in data.iterdir()}.items() >= {
+        "portal.db": 0o600,
+        "secret.key": 0o600,
+    }.items()
+    assert app("check", "--data", "here").returncode == 0
+
+
+def test_init_is_done_once(app):
+    assert app("init", "--email", "olga@portal.example").returncode == 0
+    again = app("init", "--email", "eve@portal.example")
+    assert again.returncode == 1
+    assert "already" in again.stderr
+
+
+def test_init_that_was_refused_can_be_done_again(app):
+    assert app("init", "--email", "nonsense").returncode == 1
+    assert app("init", "--email", "olga@portal.example").returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--totp", "--password-stdin"])
+def test_half_of_what_belongs_together_is_wrong_usage(run_app, option):
+    done = run_app("user", "add", "--email", "x@acme.example", option)
+    assert done.returncode == 2
+    assert "belong together" in done.stderr
+
+
+def test_customers(ok, refused):
+    added = {"name": "Initech", "email": "bill@initech.example", "language": "it"}
+    assert ok("customer", "add", "Initech", "--email", "bill@initech.example", "--language", "it") == added
+    assert added in ok("customer", "list")
+    assert "already a customer" in refused("customer", "add", "initech", "--email", "x@y.example")
+    assert "isn't an e-mail address" in refused("customer", "add", "Other", "--email", "x")
+
+
+def test_a_user_gets_a_link(ok, conn):
+    made = ok("user", "add", "--email", "dora@acme.example", "--customer", "Acme", "--role", "manager")
+    token = made["link"].rpartition("/enrol/")[2]
+    user = enrolment.of_link(conn, token)
+    assert (user.email, user.role, user.enrolled) == ("dora@acme.example", "manager", False)
+    again = ok("user", "link", "dora@acme.example")["link"]
+    assert again != made["link"]
+
+
+def test_a_user_enrolled_at_once_can_log_in(ok, conn, keys):
+    made = ok(
+        "user", "add", "--email", "dora@acme.example", "--customer", "Acme", "--password-stdin", "--totp",
+        stdin="correct horse battery\nnot this line\n",
+    )  # fmt: skip
+    assert made.keys() == {"email", "otpauth_uri", "recovery_codes"}
+    assert len(made["recovery_codes"]) == 10
+    user = authentication.check_login(conn, "dora@acme.example", "correct horse battery", "192.0.2.1", 10)
+    assert user.role == "owner"
+    assert two_factor.accept(conn, keys, user.id, pyotp.parse_uri(made["otpauth_uri"]).now())
+
+
+def test_users_that_are_refused_leave_nothing(ok, refused, conn):
+    before = ok("user", "list")
+    assert "at least 10" in refused(
+        "user", "add", "--email", "x@acme.example", "--password-stdin", "--totp", stdin="short\n"
+    )
+    assert "operator" in refused("user", "add", "--email", "x@acme.example", "--customer", "Acme", "--role", "operator")
+    assert "no customer" in refused("user", "add", "--email", "x@acme.example", "--customer", "Initech")
+    assert ok("user", "list") == before
+
+
+def test_the_list_of_users(ok):
+    by_email = {each["email"]: each for each in ok("user", "list")}
+    assert by_email["bob@acme.example"] == {
+        "email": "bob@acme.example",
+        "role": "viewer",
+        "customer": "Acme",
+        "enrolled": True,
+    }
+    assert by_email["olga@portal.example"]["customer"] is None
+    assert [each["email"] for each in ok("user", "list", "--customer", "Globex")] == ["charlie@globex.example"]
