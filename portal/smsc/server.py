@@ -20,9 +20,9 @@ from portal.core.config import Config
 from portal.core.crypto import KeyFileError, Keys
 from portal.smsc.admission import tls
 from portal.smsc.admission.bind_auth import Gate
-from portal.smsc.admission.connection_limits import Door
+from portal.smsc.admission.connection_limits import Door, Visit
 from portal.smsc.admission.listener import Listener, listening_sockets
-from portal.smsc.connection.session import Surroundings
+from portal.smsc.connection.session import Session, Surroundings
 from portal.smsc.connection.session_registry import Roster
 from portal.smsc.storage.interface import Unavailable
 from portal.smsc.storage.sqlite import SqliteBackplane
@@ -73,8 +73,15 @@ class Server:
         surroundings = Surroundings(self._backplane, gate, self._roster, self._dispatch, config.limits, loop)
         self._backplane.start()
         self._dispatch.start()
-        self._listeners += [Listener(each, None, self._door, surroundings) for each in unsecured]
-        self._listeners += [Listener(each, context, self._door, surroundings) for each in secured]
+
+        def make_session(visit: Visit) -> Session:
+            return Session(visit, surroundings)
+
+        for sockets, tls_context in ((unsecured, None), (secured, context)):
+            self._listeners += [
+                Listener(each, tls_context, config.limits.bind_seconds, self._door, make_session, loop)
+                for each in sockets
+            ]
         for listener in self._listeners:
             listener.start()
         self._backplane.start_heartbeats()
@@ -124,6 +131,7 @@ def run(config: Config) -> int:
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """What makes the server's event loop: uvloop's where it installs; None: asyncio's own."""
+    # Imported here because it is not installed everywhere.
     try:
         import uvloop
     except ImportError:

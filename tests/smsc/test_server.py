@@ -21,7 +21,7 @@ from tests.smsc.esme import Esme, eventually, hang_up, smsc
 from tests.support import ROOT
 
 PROCESS = (
-    "import sys; from pathlib import Path; from portal import config; from portal.smsc import server; "
+    "import sys; from pathlib import Path; from portal.core import config; from portal.smsc import server; "
     "sys.exit(server.run(config.load(data=Path(sys.argv[1]))))"
 )
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from portal.core.config import Limits
 from portal.services.accounts.allowed_ips import Address
 from portal.smsc.admission.rate_limits import Failures, neighbourhood
-
-if TYPE_CHECKING:
-    from portal.smsc.connection.session import Session
 
 # Connections from one address that ended without a bind, a minute: each costs as much as some hundred messages.
 _MOST_FRUITLESS = 600
@@ -40,6 +37,16 @@ class Caller(Protocol):
         """Whether the client has closed the connection meanwhile."""
 
 
+class OpenSession(Protocol):
+    """The session of a connection that was let in."""
+
+    def make_room(self) -> None:
+        """End at once: others wait to bind."""
+
+    def unbind(self, why: str) -> None:
+        """End as SMPP 3.4 wants it; `why` is for the log."""
+
+
 class Door:
     """Counts connections, and knows their sessions. One for the process."""
 
@@ -53,7 +60,7 @@ class Door:
         self._queues: dict[Hashable, dict[Caller, asyncio.TimerHandle]] = {}
         self._queued = 0
         self._emptied = asyncio.Event()
-        self.sessions: set[Session] = set()
+        self.sessions: set[OpenSession] = set()
 
     def enter(self, caller: Caller) -> None:
         """Let a new connection in, have it wait for its turn, or send it away.
@@ -169,11 +176,11 @@ class Visit:
         self.address = address
         self.cancel: Callable[[], object] = lambda: None
         self._door = door
-        self._session: Session | None = None
+        self._session: OpenSession | None = None
         self._waits = True
         self._here = True
 
-    def begun(self, session: Session) -> None:
+    def begun(self, session: OpenSession) -> None:
         """The connection stands (with TLS: after its handshake), and this is its session."""
         self._session = session
         self._door.sessions.add(session)

@@ -12,7 +12,6 @@ from contextlib import suppress
 
 from portal.services.accounts.allowed_ips import Address
 from portal.smsc.admission.connection_limits import Door, Visit
-from portal.smsc.connection.session import Session, Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +21,29 @@ _PAUSE_SECONDS = 0.1
 
 
 class Listener:
-    """Accepts on one socket. By hand, so that a stranger is counted before TLS costs anything."""
+    """Accepts on one socket. By hand, so that a stranger is counted before TLS costs anything.
+
+    Args:
+        tls: None on the unsecured port.
+        handshake_seconds: how long the handshake of TLS may take.
+        make_session: makes the protocol of a connection that was let in.
+    """
 
     def __init__(
         self,
         listening: socket.socket,
         tls: ssl.SSLContext | None,
+        handshake_seconds: float,
         door: Door,
-        surroundings: Surroundings,
+        make_session: Callable[[Visit], asyncio.Protocol],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._socket = listening
         self._tls = tls
+        self._handshake_seconds = handshake_seconds
         self._door = door
-        self._surroundings = surroundings
-        self._loop = surroundings.loop
+        self._make_session = make_session
+        self._loop = loop
         self._beginning: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self.port: int = listening.getsockname()[1]
@@ -84,10 +92,10 @@ class Listener:
     async def _connect(self, client: socket.socket, visit: Visit) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                lambda: Session(visit, self._surroundings),
+                lambda: self._make_session(visit),
                 client,
                 ssl=self._tls,
-                ssl_handshake_timeout=self._surroundings.limits.bind_seconds if self._tls else None,
+                ssl_handshake_timeout=self._handshake_seconds if self._tls else None,
             )
         except OSError as error:
             log.info("no TLS with %s: %s", visit.address, error)

@@ -235,7 +235,7 @@ class Session(Wire):
         self._visit.bound()
         self._set_deadline(limits.session_hours * 3600, self.unbind, "it is time for a new session")
         self._watch_timer = loop.call_later(limits.enquire_link_seconds, self._watch)
-        self._delivery = self._surroundings.roster.join(self, account)
+        self._delivery = self._surroundings.roster.join(self, admission)
         log.info(
             "%s bound as %s from %s %s, session %d",
             account.name,

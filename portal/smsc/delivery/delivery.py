@@ -13,14 +13,11 @@ from portal.core.db import now_ms
 from portal.services.messages import validation
 from portal.services.messages.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS, Deliverable, Incoming, Receipt
 from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import Status, Tag, in_receipt
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, Status, Tag, in_receipt
 from portal.smsc.protocol.pdu import DeliverSm
 from portal.smsc.storage.interface import Backplane
 
 log = logging.getLogger(__name__)
-
-ESM_CLASS_RECEIPT = 0x04
-"""esm_class of a deliver_sm that carries a receipt (5.2.12)."""
 
 _MOST_AT_ONCE = 100
 _FIRST_RETRY_MS = 1_000

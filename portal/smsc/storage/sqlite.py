@@ -27,7 +27,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import Submit, ToSend
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
-from portal.smsc.delivery.delivery_queue import Waiting
+from portal.smsc.storage.delivery_queue import Waiting
 from portal.smsc.storage.interface import BindKind, BindLimit, NoCredit, Refusal, Resolve, Slot, Unavailable
 from portal.smsc.storage.writer import Kind, Work, Writer
 

@@ -7,7 +7,7 @@ from portal.services.messages import deliveries, intake, outcomes
 from portal.services.messages.outcomes import Outcome
 from portal.services.messages.validation import DELIVERED
 from portal.services.prices.prices import PriceList
-from portal.smsc.delivery.delivery_queue import MOST_READY, Waiting
+from portal.smsc.storage.delivery_queue import MOST_READY, Waiting
 from tests.support import prepared
 
 
