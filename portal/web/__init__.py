@@ -2,7 +2,6 @@
 
 from flask import Flask
 from flask_login import LoginManager
-from flask_wtf import CSRFProtect
 from werkzeug.routing import IntegerConverter, Map
 
 from portal.core import paths
@@ -12,7 +11,19 @@ from portal.services.common.mail import Mailer
 from portal.web.accounts import accounts, allowed_ips, credentials, sessions
 from portal.web.admin import admin, balances
 from portal.web.billing import orders, statement
-from portal.web.core import access, context, errors, health, language, live, security, static_files, uploads
+from portal.web.core import (
+    access,
+    context,
+    csrf,
+    errors,
+    headers,
+    health,
+    language,
+    live,
+    proxies,
+    static_files,
+    uploads,
+)
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
 from portal.web.people import login, profile
@@ -60,11 +71,11 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     login_manager.session_protection = None
     language.attach(app)
     uploads.attach(app)
-    csrf = CSRFProtect(app)
     # What posts there is no browser, and its signature says who it is.
-    csrf.exempt(orders.callback)
+    csrf.attach(app, orders.callback)
     access.attach(app)
-    security.attach(app, config)
+    headers.attach(app, config)
+    proxies.attach(app, config)
     errors.attach(app)
     areas = (
         static_files,

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request
 
 from portal.core import db
 from portal.core.config import Config
@@ -12,7 +12,8 @@ from portal.core.i18n import current_language
 from portal.core.wakeup import Nudger
 from portal.services.common.audit import Actor
 from portal.services.common.mail import Mailer
-from portal.web.core import fragment_cache, security
+from portal.services.people.users import User
+from portal.web.core import fragment_cache, proxies
 from portal.web.core.fragment_cache import Drawings
 
 _EXTENSION = "smpp_portal"
@@ -81,11 +82,11 @@ def kept_pages() -> Drawings:
 
 def actor() -> Actor:
     """Who acts in this request, for the audit log and for the language of the mails that follow."""
-    from portal.web.core import access
-
-    return Actor(access.user().email, client_address(), current_language())
+    # Put there by `access`, before the view runs.
+    user: User = g.user
+    return Actor(user.email, client_address(), current_language())
 
 
 def client_address() -> str:
     """Where the request comes from, through trusted proxies only."""
-    return security.client_address(request.environ, config().proxies)
+    return proxies.client_address(request.environ, config().proxies)
