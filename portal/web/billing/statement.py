@@ -22,12 +22,11 @@ from portal.services.billing import statement
 from portal.services.billing.statement import Movement, Use
 from portal.services.common import audit
 from portal.services.common.periods import DAYS_30, Period, month
-from portal.services.credits import credits, expiry, ledger
+from portal.services.credits import credits, expiry, forecast, ledger
 from portal.services.prices import countries
 from portal.web.core import access, context, downloads, htmx, live, paging, periods
 from portal.web.core.live import Part
 from portal.web.core.periods import Asked
-from portal.web.credits import settings
 
 blueprint = Blueprint("statement", __name__)
 
@@ -213,6 +212,11 @@ def _expiring(account: Account, pulse: Pulse) -> dict[str, Any]:
     return {"dates": dates[:_MOST_DATES], "later": sum(amount for _at, amount in dates[_MOST_DATES:])}
 
 
+def _forecast(account: Account, pulse: Pulse) -> dict[str, Any]:
+    now = now_ms()
+    return {"words": forecast.of_account(context.conn(), account.id, now).words(now)}
+
+
 def _ground(account: Account, pulse: Pulse) -> Hashable:
     # The bounds too: "today" is another day after midnight.
     within = _asked().within
@@ -229,7 +233,7 @@ live.register(
     Part("credits/_ledger.html", _ground, _statement, asks=(*_ASKS, *paging.ASKS)),
     Part("credits/_chart.html", _chart_ground, _chart, asks=_ASKS),
     Part("credits/_expiring.html", lambda account, pulse: pulse.latest_movement, _expiring, ages=True),
-    settings.FORECAST,
+    Part("credits/_forecast.html", lambda account, pulse: (account.balance, pulse.total_sent), _forecast, ages=True),
 )
 
 

@@ -9,7 +9,6 @@ from wtforms import SelectField, StringField, TextAreaField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
-from portal.core.db import now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
@@ -17,7 +16,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse
 from portal.services.billing import auto_recredit, orders
 from portal.services.common.errors import Refused
-from portal.services.credits import alerts, credits, forecast
+from portal.services.credits import alerts, credits
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx, layout, live
@@ -192,17 +191,8 @@ def _rule_ground(account: Account, pulse: Pulse) -> Hashable:
     return account.recredit_below, account.recredit_pack, auto_recredit.standing(context.conn(), account.id)
 
 
-def _forecast(account: Account, pulse: Pulse) -> dict[str, Any]:
-    now = now_ms()
-    return {"words": forecast.of_account(context.conn(), account.id, now).words(now)}
-
-
 _ALERT = Part("credits/_settings_alert_state.html", _alert_ground, _alert)
 _RECREDIT = Part("credits/_settings_recredit_state.html", _rule_ground, _rule)
-# How long the credits last, for the page of the statement.
-FORECAST = Part(
-    "credits/_forecast.html", lambda account, pulse: (account.balance, pulse.total_sent), _forecast, ages=True
-)
 live.register("credit-settings", _ALERT, _RECREDIT)
 
 
