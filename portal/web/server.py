@@ -78,7 +78,7 @@ def run(config: Config, options: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     mailer.start()
-    threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
+    threading.Thread(target=_keep_room, args=[dispatchers], name="connection limits", daemon=True).start()
     runner.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database)
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     # What is there by now stays. Walking through it, a full collection took some 50 ms, for which pages waited.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from portal.services.accounts.allowed_ips import Address
-from portal.smsc.admission.connection_limits import Door, Visit
+from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +34,14 @@ class Listener:
         listening: socket.socket,
         tls: ssl.SSLContext | None,
         handshake_seconds: float,
-        door: Door,
-        make_session: Callable[[Visit], asyncio.Protocol],
+        connection_limits: ConnectionLimits,
+        make_session: Callable[[ConnectionSlot], asyncio.Protocol],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._socket = listening
         self._tls = tls
         self._handshake_seconds = handshake_seconds
-        self._door = door
+        self._connection_limits = connection_limits
         self._make_session = make_session
         self._loop = loop
         self._beginning: set[asyncio.Task[None]] = set()
@@ -81,47 +81,49 @@ class Listener:
         client.setblocking(False)
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._door.enter(_Accepted(client, address, self._begin))
+        self._connection_limits.enter(_Accepted(client, address, self._begin))
 
-    def _begin(self, client: socket.socket, visit: Visit) -> None:
-        beginning = self._loop.create_task(self._connect(client, visit))
-        visit.cancel = beginning.cancel
+    def _begin(self, client: socket.socket, slot: ConnectionSlot) -> None:
+        beginning = self._loop.create_task(self._connect(client, slot))
+        slot.cancel = beginning.cancel
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
 
-    async def _connect(self, client: socket.socket, visit: Visit) -> None:
+    async def _connect(self, client: socket.socket, slot: ConnectionSlot) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._make_session(visit),
+                lambda: self._make_session(slot),
                 client,
                 ssl=self._tls,
                 ssl_handshake_timeout=self._handshake_seconds if self._tls else None,
             )
         except OSError as error:
-            log.info("no TLS with %s: %s", visit.address, error)
-            _end(client, visit)
+            log.info("no TLS with %s: %s", slot.address, error)
+            _end(client, slot)
         except asyncio.CancelledError:
-            _end(client, visit)
+            _end(client, slot)
             raise
 
 
-def _end(client: socket.socket, visit: Visit) -> None:
-    visit.left()
+def _end(client: socket.socket, slot: ConnectionSlot) -> None:
+    slot.left()
     client.close()
 
 
 class _Accepted:
-    """A socket before the door. Implements `door.Caller`."""
+    """A socket that was accepted. Implements `PendingConnection`."""
 
     __slots__ = ("_begin", "_client", "address")
 
-    def __init__(self, client: socket.socket, address: Address, begin: Callable[[socket.socket, Visit], None]) -> None:
+    def __init__(
+        self, client: socket.socket, address: Address, begin: Callable[[socket.socket, ConnectionSlot], None]
+    ) -> None:
         self.address = address
         self._client = client
         self._begin = begin
 
-    def begin(self, visit: Visit) -> None:
-        self._begin(self._client, visit)
+    def begin(self, slot: ConnectionSlot) -> None:
+        self._begin(self._client, slot)
 
     def send_away(self) -> None:
         self._client.close()

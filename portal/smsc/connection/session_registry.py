@@ -12,7 +12,7 @@ from portal.services.accounts.session_records import RATE_MS, RATES_KEPT, Connec
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.bind_auth import Admission
 from portal.smsc.delivery.delivery import Delivery
-from portal.smsc.storage.interface import Backplane
+from portal.smsc.storage.interface import Storage
 
 _PROGRESS_SECONDS = RATE_MS / 1000
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
@@ -43,11 +43,11 @@ class BoundSession(Protocol):
         """Return the counters as of now, beside the `rates` that are counted here."""
 
 
-class Roster:
+class SessionRegistry:
     """One for the process."""
 
-    def __init__(self, backplane: Backplane, loop: asyncio.AbstractEventLoop) -> None:
-        self._backplane = backplane
+    def __init__(self, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
+        self._storage = storage
         self._loop = loop
         self._sessions: dict[int, set[BoundSession]] = defaultdict(set)
         self._deliveries: dict[int, Delivery] = {}
@@ -55,19 +55,19 @@ class Roster:
         self._meters: dict[int, _Meter] = {}
         self._looked_at = loop.time()
         self._look_timer = loop.call_later(_PROGRESS_SECONDS, self._look_again)
-        backplane.on_account_change(self._changed)
+        storage.on_account_change(self._changed)
 
     def join(self, session: BoundSession, admission: Admission) -> Delivery:
         """Take in a session that has just been bound; returns where its receipts come from."""
         account = admission.account
-        session.id = self._backplane.next_session_id()
+        session.id = self._storage.next_session_id()
         self._sessions[account.id].add(session)
         self._meters[session.id] = _Meter(session)
-        self._backplane.session_opened(_row(session, admission))
+        self._storage.session_opened(_row(session, admission))
         self._watch_expiry(account)
         delivery = self._deliveries.get(account.id)
         if delivery is None:
-            delivery = self._deliveries[account.id] = Delivery(account.id, self._backplane)
+            delivery = self._deliveries[account.id] = Delivery(account.id, self._storage)
         return delivery
 
     def leave(self, session: BoundSession, account_id: int) -> None:
@@ -75,7 +75,7 @@ class Roster:
         sessions = self._sessions[account_id]
         sessions.discard(session)
         del self._meters[session.id]
-        self._backplane.session_closed(Ending(session.id, now_ms(), session.has_submitted))
+        self._storage.session_closed(Ending(session.id, now_ms(), session.has_submitted))
         if not sessions:
             del self._sessions[account_id]
             self._deliveries.pop(account_id, None)
@@ -117,7 +117,7 @@ class Roster:
         for meter in self._meters.values():
             # Of thousands of sessions most are idle, and asking those too would hold up the others.
             if meter.lively or meter.session.heard_at >= last:
-                self._backplane.session_progressed(meter.read(self._looked_at - last))
+                self._storage.session_progressed(meter.read(self._looked_at - last))
 
 
 class _Meter:

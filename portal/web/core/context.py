@@ -9,7 +9,7 @@ from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.i18n import current_language
-from portal.core.wakeup import Nudger
+from portal.core.wakeup import WakeupSender
 from portal.services.common.audit import Actor
 from portal.services.common.mail import Mailer
 from portal.services.people.users import User
@@ -24,21 +24,21 @@ class _Context:
     config: Config
     keys: Keys
     mailer: Mailer | None
-    nudger: Nudger
+    wakeup_sender: WakeupSender
     local: threading.local = field(default_factory=threading.local)
     # A fragment has two kilobytes on average, a page fifteen.
     kept: Drawings = field(default_factory=lambda: Drawings(2000))
     pages: Drawings = field(default_factory=lambda: Drawings(200))
 
     def committed(self) -> None:
-        # Every commit, whatever it was about: the SMPP server's look costs one row, a forgotten nudge a wrong state.
-        self.nudger.send()
+        # Every commit, whatever it was about: the SMPP server's look costs one row, a forgotten wakeup a wrong state.
+        self.wakeup_sender.send()
         if self.mailer is not None:
             self.mailer.wake()
 
 
 def attach(app: Flask, config: Config, keys: Keys, mailer: Mailer | None) -> None:
-    context = app.extensions[_EXTENSION] = _Context(config, keys, mailer, Nudger(config.data))
+    context = app.extensions[_EXTENSION] = _Context(config, keys, mailer, WakeupSender(config.data))
     fragment_cache.attach(app, context.kept)
 
 
@@ -67,7 +67,7 @@ def conn() -> db.Connection:
 def close() -> None:
     """Let go of this thread's connection and of the way to the SMPP server, when the application ends."""
     conn().close()
-    _context().nudger.close()
+    _context().wakeup_sender.close()
 
 
 def kept() -> Drawings:
