@@ -13,7 +13,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 help:
 	@echo "make run     the demo: portal at http://127.0.0.1:8000, SMPP at 127.0.0.1:2775 and :3550 (TLS)"
 	@echo "make test    every test"
-	@echo "make lint    ruff, mypy, djlint"
+	@echo "make lint    ruff, mypy, djlint, import-linter"
 	@echo "make binary  dist/smpp-portal: the whole program in one file"
 	@echo "make setup   .venv with the requirements, nothing started"
 	@echo "make clean   removes all of that, never data/"
@@ -31,6 +31,8 @@ lint: $(VENV)/.development
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/djlint --lint --quiet templates
+	@# It has no option that keeps it quiet where all is well.
+	@said=$$($(BIN)/lint-imports --no-logo --no-cache) || { echo "$$said"; exit 1; }
 
 binary: dist/smpp-portal
 

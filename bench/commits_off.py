@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/commits_off.py smsc --data FOLDER
 
-Everything up to the backplane is the real server: sessions, codec, rules, prices. `accept` then gives each message a
+Everything up to the storage is the real server: sessions, codec, rules, prices. `accept` then gives each message a
 number from memory and answers as soon as the event loop comes round; there is no message for the upstream, no receipt.
 """
 
@@ -17,10 +17,10 @@ from portal import cli
 from portal.core.db import now_ms
 from portal.services.messages.validation import Submit
 from portal.smsc.storage.interface import Resolve
-from portal.smsc.storage.sqlite import SqliteBackplane
+from portal.smsc.storage.sqlite import SqliteStorage
 
 
-def answer_from_memory() -> Callable[[SqliteBackplane, Submit, Resolve], None]:
+def answer_from_memory() -> Callable[[SqliteStorage, Submit, Resolve], None]:
     ids = count(now_ms() << 20)
     waiting: list[Resolve] = []
 
@@ -29,7 +29,7 @@ def answer_from_memory() -> Callable[[SqliteBackplane, Submit, Resolve], None]:
         for resolve in answered:
             resolve(next(ids))
 
-    def accept(self: SqliteBackplane, submit: Submit, resolve: Resolve) -> None:
+    def accept(self: SqliteStorage, submit: Submit, resolve: Resolve) -> None:
         if not waiting:
             self._loop.call_soon(answer)
         waiting.append(resolve)
@@ -38,5 +38,5 @@ def answer_from_memory() -> Callable[[SqliteBackplane, Submit, Resolve], None]:
 
 
 if __name__ == "__main__":
-    SqliteBackplane.accept = answer_from_memory()  # type: ignore[method-assign]
+    SqliteStorage.accept = answer_from_memory()  # type: ignore[method-assign]
     sys.exit(cli.main())

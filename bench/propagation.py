@@ -25,7 +25,7 @@ from portal import migrations
 from portal.core import config as settings
 from portal.core import db
 from portal.core.crypto import Keys
-from portal.core.wakeup import Nudger
+from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts, allowed_ips, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
@@ -55,7 +55,7 @@ class Bench:
         migrations.migrate(data / db.FILE_NAME, keep_backups=0)
         self.keys = Keys.load(data)
         self.conn = db.connect(data / db.FILE_NAME, on_commit=self._committed)
-        self._nudger = Nudger(data)
+        self._wakeup_sender = WakeupSender(data)
         customer = customers.add(self.conn, SHELL, "Bench", "bench@bench.example")
         self.account: Account = accounts.add(self.conn, SHELL, customer.id, name="smpp-bench")
         self.password = ""
@@ -66,7 +66,7 @@ class Bench:
 
     def _committed(self) -> None:
         self.committed_at = time.perf_counter()
-        self._nudger.send()
+        self._wakeup_sender.send()
 
     def restore(self) -> None:
         """Bring the account back to where its client may bind, and wait until the server agrees."""

@@ -57,6 +57,7 @@ def _child_options(args: Namespace) -> list[str]:
 
 
 def _web(args: Namespace) -> Answer:
+    # Imported here to save start-up time: no other command needs Flask.
     from portal.web import server
 
     config = load_settings(args)
@@ -65,6 +66,7 @@ def _web(args: Namespace) -> Answer:
 
 
 def _smsc(args: Namespace) -> Answer:
+    # Imported here to save start-up time: no other command needs the SMPP server.
     from portal.smsc import server
 
     config = load_settings(args)

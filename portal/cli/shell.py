@@ -14,7 +14,7 @@ from portal.core import config as settings
 from portal.core import db, i18n
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.core.wakeup import Nudger
+from portal.core.wakeup import WakeupSender
 from portal.services.operations import backup
 
 COMMON = ("--data", "--config", "--json")
@@ -118,13 +118,13 @@ def opened(config: Config) -> Iterator[Shell]:
         ServerRunning, NewerDatabase
     """
     with in_use(config):
-        nudger = Nudger(config.data)
-        conn = db.connect(config.database, on_commit=nudger.send)
+        wakeup_sender = WakeupSender(config.data)
+        conn = db.connect(config.database, on_commit=wakeup_sender.send)
         try:
             yield Shell(config, conn)
         finally:
             conn.close()
-            nudger.close()
+            wakeup_sender.close()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ _LOOK_AGAIN_S = 0.0005
 
 
 class Connection(sqlite3.Connection):
-    """A connection that can tell its owner about each commit (the web process uses it to nudge the SMPP server)."""
+    """A connection that can tell its owner about each commit (the web process uses it to wake the SMPP server)."""
 
     on_commit: Callable[[], None] | None = None
     busy_timeout_ms: int = BUSY_TIMEOUT_MS

@@ -1,6 +1,6 @@
-"""The nudge: an empty datagram from whoever changed the configuration to the SMPP server, so that it looks at once.
+"""The wakeup: an empty datagram from whoever changed the configuration to the SMPP server, so that it looks at once.
 
-It carries nothing and proves nothing: what is true stands in the database. A lost nudge costs a quarter of a second,
+It carries nothing and proves nothing: what is true stands in the database. A lost wakeup costs a quarter of a second,
 because the server looks by itself that often; a forged one costs a look.
 """
 
@@ -19,15 +19,15 @@ _SOCKET_NAME = "smsc.sock"
 _PATH_LIMIT = 100  # octets; sun_path holds 104 on macOS, 108 on Linux
 
 
-class Nudger:
-    """Sends nudges to the SMPP server of a data folder. Cheap to make, and safe to share between threads."""
+class WakeupSender:
+    """Sends wakeups to the SMPP server of a data folder. Cheap to make, and safe to share between threads."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._socket: socket.socket | None = None
 
     def send(self) -> None:
-        """Nudge. Never raises and never blocks: a server that is not there, or is busy looking, needs none."""
+        """Send one. Never raises and never blocks: a server that is not there, or is busy looking, needs none."""
         with suppress(OSError):
             if self._socket is None:
                 self._socket = _datagram_socket()
@@ -41,7 +41,7 @@ class Nudger:
 
 
 class Listener:
-    """Calls `callback` on `loop` for the nudges that reach a data folder, once for those that come together.
+    """Calls `callback` on `loop` for the wakeups that reach a data folder, once for those that come together.
 
     Raises OSError when the socket can't be made. One a data folder: a later one takes the place of the earlier. `close`
     ends it.

@@ -11,9 +11,8 @@ from portal.core import gsm0338
 from portal.core.config import Smpp, bracketed, reachable
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
-from portal.smsc.delivery.delivery import ESM_CLASS_RECEIPT
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import Command, Status, Tag
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, Command, Status, Tag
 from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
 
 _TIMEOUT_S = 40

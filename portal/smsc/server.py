@@ -19,14 +19,14 @@ from portal.core import wakeup
 from portal.core.config import Config
 from portal.core.crypto import KeyFileError, Keys
 from portal.smsc.admission import tls
-from portal.smsc.admission.bind_auth import Gate
-from portal.smsc.admission.connection_limits import Door
+from portal.smsc.admission.bind_auth import BindAuth
+from portal.smsc.admission.connection_limits import ConnectionLimits
 from portal.smsc.admission.listener import Listener, listening_sockets
-from portal.smsc.connection.session import Surroundings
-from portal.smsc.connection.session_registry import Roster
+from portal.smsc.connection.session import ServerContext, SmppSession
+from portal.smsc.connection.session_registry import SessionRegistry
 from portal.smsc.storage.interface import Unavailable
-from portal.smsc.storage.sqlite import SqliteBackplane
-from portal.smsc.upstream.dispatcher import Dispatch
+from portal.smsc.storage.sqlite import SqliteStorage
+from portal.smsc.upstream.dispatcher import Dispatcher
 from portal.smsc.upstream.simulator import Simulator
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Server:
         self._config = config
         self._loop = loop
         self._on_death = on_death
-        self._door = Door(config.limits, loop)
+        self._connection_limits = ConnectionLimits(config.limits, loop)
         self._listeners: list[Listener] = []
         self.port = 0
         self.tls_port = 0
@@ -59,41 +59,48 @@ class Server:
         with ExitStack() as on_failure:
             # Listening comes first: a second server of the same folder fails here, before it has touched anything.
             unsecured, secured = self._open_sockets(on_failure)
-            context = self._tls_context() if secured else None
-            self._backplane = SqliteBackplane(config.database, Keys.load(config.data), loop, self._on_death)
-            on_failure.callback(self._backplane.abandon)
-            self._backplane.load()
-            self._nudges = wakeup.Listener(config.data, loop, self._backplane.look)
+            tls_context = self._tls_context() if secured else None
+            self._storage = SqliteStorage(config.database, Keys.load(config.data), loop, self._on_death)
+            on_failure.callback(self._storage.abandon)
+            self._storage.load()
+            self._wakeup_listener = wakeup.Listener(config.data, loop, self._storage.look)
             on_failure.pop_all()
-        self._roster = Roster(self._backplane, loop)
-        gate = Gate(self._backplane, config.limits.bind_failures, loop)
-        simulator = Simulator(self._backplane.put_outcomes, self._backplane.put_received, loop)
-        self._backplane.on_simulated(simulator.receive)
-        self._dispatch = Dispatch(self._backplane, simulator)
-        surroundings = Surroundings(self._backplane, gate, self._roster, self._dispatch, config.limits, loop)
-        self._backplane.start()
-        self._dispatch.start()
-        self._listeners += [Listener(each, None, self._door, surroundings) for each in unsecured]
-        self._listeners += [Listener(each, context, self._door, surroundings) for each in secured]
+        self._session_registry = SessionRegistry(self._storage, loop)
+        bind_auth = BindAuth(self._storage, config.limits.bind_failures, loop)
+        simulator = Simulator(self._storage.put_outcomes, self._storage.put_received, loop)
+        self._storage.on_simulated(simulator.receive)
+        self._dispatcher = Dispatcher(self._storage, simulator)
+        context = ServerContext(self._storage, bind_auth, self._session_registry, self._dispatcher, config.limits, loop)
+        self._storage.start()
+        self._dispatcher.start()
+        make_listener = partial(
+            Listener,
+            handshake_seconds=config.limits.bind_seconds,
+            connection_limits=self._connection_limits,
+            make_session=partial(SmppSession, context=context),
+            loop=loop,
+        )
+        self._listeners += [make_listener(each, None) for each in unsecured]
+        self._listeners += [make_listener(each, tls_context) for each in secured]
         for listener in self._listeners:
             listener.start()
-        self._backplane.start_heartbeats()
+        self._storage.start_heartbeats()
         log.info("listening on %s, unsecured port %d, TLS port %d", config.smpp.host, self.port, self.tls_port)
 
     async def close(self) -> None:
         """Take no new connections, unbind the others, write what is left: four seconds at most."""
         for listener in self._listeners:
             listener.close()
-        self._door.close()
-        self._dispatch.close()
-        for session in list(self._door.sessions):
+        self._connection_limits.close()
+        self._dispatcher.close()
+        for session in list(self._connection_limits.sessions):
             session.unbind("the server stops")
         with suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._door.emptied()
-        self._nudges.close()
-        self._roster.close()
-        self._backplane.close(_LAST_WRITES_SECONDS)
+                await self._connection_limits.emptied()
+        self._wakeup_listener.close()
+        self._session_registry.close()
+        self._storage.close(_LAST_WRITES_SECONDS)
         log.info("stopped")
 
     def _open_sockets(self, on_failure: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
@@ -124,6 +131,7 @@ def run(config: Config) -> int:
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """What makes the server's event loop: uvloop's where it installs; None: asyncio's own."""
+    # Imported here because it is not installed everywhere.
     try:
         import uvloop
     except ImportError:

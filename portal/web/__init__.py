@@ -2,7 +2,6 @@
 
 from flask import Flask
 from flask_login import LoginManager
-from flask_wtf import CSRFProtect
 from werkzeug.routing import IntegerConverter, Map
 
 from portal.core import paths
@@ -13,7 +12,19 @@ from portal.web.accounts import accounts, allowed_ips, credentials, sessions
 from portal.web.admin import accounts as admin_accounts
 from portal.web.admin import balances, customers, inbound_numbers, users
 from portal.web.billing import all_orders, orders, packs, payment_callback, statement
-from portal.web.core import access, context, errors, health, language, live, security, static_files, uploads
+from portal.web.core import (
+    access,
+    context,
+    csrf,
+    errors,
+    headers,
+    health,
+    language,
+    live,
+    proxies,
+    static_files,
+    uploads,
+)
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
 from portal.web.people import login, profile
@@ -61,11 +72,11 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     login_manager.session_protection = None
     language.attach(app)
     uploads.attach(app)
-    csrf = CSRFProtect(app)
     # What posts there is no browser, and its signature says who it is.
-    csrf.exempt(payment_callback.receive_callback)
+    csrf.attach(app, payment_callback.receive_callback)
     access.attach(app)
-    security.attach(app, config)
+    headers.attach(app, config)
+    proxies.attach(app, config)
     errors.attach(app)
     areas = (
         static_files,

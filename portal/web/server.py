@@ -17,7 +17,7 @@ from waitress.server import BaseWSGIServer
 from portal.core import db
 from portal.core.config import Config, bracketed
 from portal.core.crypto import Keys
-from portal.jobs import background
+from portal.jobs import jobs, runner
 from portal.services.common.mail import Mailer
 from portal.web import create_app
 from portal.web.core import uploads
@@ -78,8 +78,8 @@ def run(config: Config, options: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     mailer.start()
-    threading.Thread(target=_keep_room, args=[dispatchers], name="doorkeeper", daemon=True).start()
-    background.start(config, keys, mailer, options)
+    threading.Thread(target=_keep_room, args=[dispatchers], name="connection limits", daemon=True).start()
+    runner.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database)
     _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
     # What is there by now stays. Walking through it, a full collection took some 50 ms, for which pages waited.
     gc.collect()

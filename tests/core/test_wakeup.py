@@ -1,4 +1,4 @@
-"""The nudge reaches whoever listens, and hurts nobody when there is none."""
+"""The wakeup reaches whoever listens, and hurts nobody when there is none."""
 
 import asyncio
 from contextlib import closing
@@ -15,12 +15,12 @@ def data(request, tmp_path):
     return folder
 
 
-def test_a_nudge_arrives(data):
+def test_a_wakeup_arrives(data):
     async def scenario():
         arrived = asyncio.Event()
         listener = wakeup.Listener(data, asyncio.get_running_loop(), arrived.set)
-        with closing(wakeup.Nudger(data)) as nudger:
-            nudger.send()
+        with closing(wakeup.WakeupSender(data)) as wakeup_sender:
+            wakeup_sender.send()
         await asyncio.wait_for(arrived.wait(), 5)
         listener.close()
 
@@ -29,8 +29,8 @@ def test_a_nudge_arrives(data):
 
 def test_nobody_listening_is_no_error(data):
     for folder in (data, data / "missing"):
-        with closing(wakeup.Nudger(folder)) as nudger:
-            nudger.send()
+        with closing(wakeup.WakeupSender(folder)) as wakeup_sender:
+            wakeup_sender.send()
 
 
 def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):
@@ -38,17 +38,17 @@ def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):
         loop = asyncio.get_running_loop()
         calls = []
         first = wakeup.Listener(data, loop, lambda: calls.append("first"))
-        nudger = wakeup.Nudger(data)
+        wakeup_sender = wakeup.WakeupSender(data)
         for _ in range(5_000):
-            nudger.send()
+            wakeup_sender.send()
         first.close()
         arrived = asyncio.Event()
         second = wakeup.Listener(data, loop, arrived.set)
-        nudger.send()
+        wakeup_sender.send()
         await asyncio.wait_for(arrived.wait(), 5)
         second.close()
         assert calls == []
-        nudger.send()
-        nudger.close()
+        wakeup_sender.send()
+        wakeup_sender.close()
 
     asyncio.run(scenario())

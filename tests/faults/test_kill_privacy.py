@@ -11,7 +11,7 @@ from smpplib import client as smpplib
 
 from portal.core import db
 from portal.core.config import Config
-from portal.core.wakeup import Nudger
+from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, inbound_numbers, text_policy
@@ -28,8 +28,8 @@ NUMBER, HANDSET = "48484", "393337654321"
 
 
 @pytest.fixture
-def nudger(config: Config) -> Iterator[Nudger]:
-    made = Nudger(config.data)
+def wakeup_sender(config: Config) -> Iterator[WakeupSender]:
+    made = WakeupSender(config.data)
     yield made
     made.close()
 
@@ -81,7 +81,7 @@ def read_from_handsets(server: Server, login: Login, how_many: int) -> list[byte
 
 
 def test_no_text_is_forgotten_and_none_goes_before_its_time(
-    config: Config, cast: Cast, conn: db.Connection, logins: list[Login], nudger: Nudger
+    config: Config, cast: Cast, conn: db.Connection, logins: list[Login], wakeup_sender: WakeupSender
 ) -> None:
     sends, receives = logins[:2]
     inbound_numbers.add(conn, SHELL, accounts.by_name(conn, receives.name), NUMBER)
@@ -94,7 +94,7 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
             eventually(lambda running=server: is_listening(running))  # type: ignore[misc]
             submit_some(server, sends, str(number), sent)
             inbound.simulate(conn, HANDSET, NUMBER, f"{MARKER} {number}")
-            nudger.send()
+            wakeup_sender.send()
             accept_some(server, sends, receipts, random.randrange(A_ROUND))
             server.process.kill()
             server.process.wait()

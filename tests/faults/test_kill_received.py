@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from portal.core.config import Config
-from portal.core.wakeup import Nudger
+from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, inbound_numbers
@@ -21,14 +21,14 @@ NUMBER, HANDSET = "48484", "393337654321"
 
 
 @pytest.fixture
-def nudger(config: Config) -> Iterator[Nudger]:
-    made = Nudger(config.data)
+def wakeup_sender(config: Config) -> Iterator[WakeupSender]:
+    made = WakeupSender(config.data)
     yield made
     made.close()
 
 
 def test_each_message_from_a_handset_is_taken_in_once(
-    config: Config, cast: Cast, conn: sqlite3.Connection, nudger: Nudger
+    config: Config, cast: Cast, conn: sqlite3.Connection, wakeup_sender: WakeupSender
 ) -> None:
     inbound_numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), NUMBER)
     sent: list[str] = []
@@ -43,7 +43,7 @@ def test_each_message_from_a_handset_is_taken_in_once(
             for _ in range(A_ROUND):
                 sent.append(f"message {len(sent)}")
                 inbound.simulate(conn, HANDSET, NUMBER, sent[-1])
-                nudger.send()
+                wakeup_sender.send()
             few = random.randrange(1, A_ROUND)
             eventually(lambda least=before + few: stored() >= least)  # type: ignore[misc]
             server.process.kill()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from smpplib import client as smpplib
 
-from portal.core.wakeup import Nudger
+from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, inbound_numbers
@@ -32,9 +32,9 @@ def sent(conn: sqlite3.Connection, cast: Cast, server: Server) -> list[str]:
     inbound_numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), SHORT_CODE)
     for text in TEXTS:
         inbound.simulate(conn, HANDSET, SHORT_CODE, text)
-    nudger = Nudger(server.data)
-    nudger.send()
-    nudger.close()
+    wakeup_sender = WakeupSender(server.data)
+    wakeup_sender.send()
+    wakeup_sender.close()
     return list(TEXTS)
 
 

@@ -26,20 +26,20 @@ def account(conn, cast):
 
 
 @pytest.fixture
-def nudger(data):
+def wakeup_sender(data):
     """What the web process does after each commit."""
-    made = wakeup.Nudger(data)
+    made = wakeup.WakeupSender(data)
     yield made
     made.close()
 
 
 @pytest.fixture
-def change_account(conn, cast, nudger):
+def change_account(conn, cast, wakeup_sender):
     """Sets columns of the account of most tests, and tells the server."""
 
     def change(**columns: int) -> None:
         assignments = ", ".join(f"{name} = {value}" for name, value in columns.items())
         conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (cast.smpp_acme_1.id,))
-        nudger.send()
+        wakeup_sender.send()
 
     return change

@@ -22,7 +22,7 @@ from tests.smsc.esme import Esme, eventually, hang_up, smsc
 from tests.support import ROOT
 
 PROCESS = (
-    "import sys; from pathlib import Path; from portal import config; from portal.smsc import server; "
+    "import sys; from pathlib import Path; from portal.core import config; from portal.smsc import server; "
     "sys.exit(server.run(config.load(data=Path(sys.argv[1]))))"
 )
 
@@ -167,7 +167,7 @@ async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_accou
     async with smsc(config) as server:
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         # SQLite says the same of a file that may not grow as of a disk that is full.
-        writer = server._backplane._writer._conn
+        writer = server._storage._writer._conn
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")
         statuses: list[int] = []
@@ -200,7 +200,7 @@ async def test_one_bad_job_does_not_take_the_others_with_it(config, cast, conn):
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         batch = [esme.message() for _ in range(5)]
         esme.send(*batch)
-        server._backplane.session_closed(object())
+        server._storage.session_closed(object())
         assert [answer.status for answer in await esme.answers_to(batch)] == [0] * 5
 
 
@@ -216,6 +216,6 @@ async def test_a_writer_that_dies_is_noticed(config):
     died = asyncio.Event()
     server = server_module.Server(config, asyncio.get_running_loop(), on_death=died.set)
     server.start()
-    server._backplane._writer._works = {}
+    server._storage._writer._works = {}
     await asyncio.wait_for(died.wait(), 10)
     await server.close()

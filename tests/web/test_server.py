@@ -1,7 +1,6 @@
 """The web server itself, the real one: what strangers can do to it, and what it does unasked."""
 
 import socket
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,18 +13,16 @@ from flask.sessions import SecureCookieSessionInterface
 from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.jobs.background import check_if_due
 from portal.services.accounts import accounts, refusal_mails, refused_binds
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
-from portal.services.operations import daily_self_check
 from portal.services.people import login_sessions, users
 from portal.supervisor import raise_file_limit
 from portal.web import create_app
 from tests.mailbox import Mailbox
 from tests.serving import starting
-from tests.support import DEADLINE_S, ROOT, Cast, Server, eventually
+from tests.support import DEADLINE_S, Cast, Server, eventually
 
 
 @pytest.fixture
@@ -129,20 +126,6 @@ def test_it_sends_the_mails_about_credits_while_it_runs(config: Config, cast: Ca
     assert (first["To"], first["Subject"]) == ("marta@acme.example", "smpp-acme-1 is running out of credits")
     assert "smpp-acme-1 holds 900 credits." in first.as_string()
     assert "smpp-acme-1 holds 910 credits." in second.as_string()
-
-
-def test_it_makes_the_daily_check_once_a_day(data: Path, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "app.py"), "web"])
-    conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
-    check_if_due(conn, ["--data", str(data)])
-    first = daily_self_check.last(conn)
-    assert first is not None
-    assert [str(each) for each in first.problems] == [
-        "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
-    ]
-    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
-    check_if_due(conn, ["--data", str(data)])
-    assert daily_self_check.last(conn) == first
 
 
 def test_the_copy_of_a_check_that_was_killed_goes_at_the_start(config: Config) -> None:

@@ -13,7 +13,7 @@ from portal.services.messages.smpp_config import AccountConfig, Password
 from portal.smsc.admission.rate_limits import BindFailures
 from portal.smsc.protocol.constants import Command, Status
 from portal.smsc.protocol.pdu import Bind
-from portal.smsc.storage.interface import Backplane, BindKind, BindLimit, Slot
+from portal.smsc.storage.interface import BindKind, BindLimit, BindSlot, Storage
 
 _KINDS = {
     Command.BIND_TRANSMITTER: BindKind.TRANSMITTER,
@@ -44,7 +44,7 @@ class Admission:
     account: AccountConfig
     password_id: int
     kind: BindKind
-    slot: Slot
+    slot: BindSlot
 
 
 class BindRefused(Exception):
@@ -59,23 +59,23 @@ class BindRefused(Exception):
         self.password_id = password_id
 
 
-class Gate:
+class BindAuth:
     """Decides over binds, and counts those that fail."""
 
-    def __init__(self, backplane: Backplane, failures_per_minute: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._backplane = backplane
+    def __init__(self, storage: Storage, failures_per_minute: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._storage = storage
         self._failures = BindFailures(failures_per_minute)
         self._loop = loop
 
     def admit(self, bind: Bind, address: Address) -> Admission:
         """Let a client at `address` (IPv4 where mapped into IPv6) bind. Raises BindRefused."""
-        account = self._backplane.account(bind.system_id)
+        account = self._storage.account(bind.system_id)
         try:
             return self._check(bind, address, account)
         except BindRefused as refused:
             if account is not None:
                 row = RefusedBind(account.id, str(address), refused.reason, now_ms(), refused.password_id)
-                self._backplane.bind_refused(row)
+                self._storage.bind_refused(row)
             raise
 
     def _check(self, bind: Bind, address: Address, account: AccountConfig | None) -> Admission:
@@ -84,7 +84,7 @@ class Gate:
         clock = self._loop.time()
         if self._failures.blocked(address, bind.system_id, authorised=authorised, now=clock):
             raise BindRefused(Status.ESME_RBINDTHROTTLED, refused_binds.THROTTLED)
-        digest = self._backplane.password_digest(bind.password)
+        digest = self._storage.password_digest(bind.password)
         password = (account or _NOBODY).matching(digest)
         if account is not None:
             _require_open(account, now)
@@ -100,7 +100,7 @@ class Gate:
             raise BindRefused(Status.ESME_RINVPASWD, refused_binds.WRONG_PASSWORD)
         kind = _KINDS[Command(bind.command)]
         try:
-            slot = self._backplane.acquire_bind(account, kind)
+            slot = self._storage.acquire_bind(account, kind)
         except BindLimit:
             raise BindRefused(Status.ESME_RALYBND, refused_binds.TOO_MANY_BINDS) from None
         return Admission(account, password.id, kind, slot)

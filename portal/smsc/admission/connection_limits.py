@@ -10,27 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from portal.core.config import Limits
 from portal.services.accounts.allowed_ips import Address
 from portal.smsc.admission.rate_limits import Failures, neighbourhood
 
-if TYPE_CHECKING:
-    from portal.smsc.connection.session import Session
-
 # Connections from one address that ended without a bind, a minute: each costs as much as some hundred messages.
-_MOST_FRUITLESS = 600
+_MOST_FAILED_UNBOUND = 600
 
 
-class Caller(Protocol):
+class PendingConnection(Protocol):
     """A connection that has been accepted and nothing more; one of the two is called, `begin` or `send_away`."""
 
     @property
     def address(self) -> Address:
         """Where the client is."""
 
-    def begin(self, visit: Visit) -> None:
+    def begin(self, slot: ConnectionSlot) -> None:
         """It is let in."""
 
     def send_away(self) -> None:
@@ -40,41 +37,51 @@ class Caller(Protocol):
         """Whether the client has closed the connection meanwhile."""
 
 
-class Door:
+class OpenSession(Protocol):
+    """The session of a connection that was let in."""
+
+    def make_room(self) -> None:
+        """End at once: others wait to bind."""
+
+    def unbind(self, why: str) -> None:
+        """End as SMPP 3.4 wants it; `why` is for the log."""
+
+
+class ConnectionLimits:
     """Counts connections, and knows their sessions. One for the process."""
 
     def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
         self._loop = loop
-        self._fruitless = Failures(_MOST_FRUITLESS)
+        self._failed_unbound = Failures(_MOST_FAILED_UNBOUND)
         self._connections = 0
-        self._unbound: dict[Visit, None] = {}  # in the order of their coming
+        self._unbound: dict[ConnectionSlot, None] = {}  # in the order of their coming
         self._unbound_from: Counter[Hashable] = Counter()
-        self._queues: dict[Hashable, dict[Caller, asyncio.TimerHandle]] = {}
+        self._queues: dict[Hashable, dict[PendingConnection, asyncio.TimerHandle]] = {}
         self._queued = 0
         self._emptied = asyncio.Event()
-        self.sessions: set[Session] = set()
+        self.sessions: set[OpenSession] = set()
 
-    def enter(self, caller: Caller) -> None:
+    def enter(self, pending: PendingConnection) -> None:
         """Let a new connection in, have it wait for its turn, or send it away.
 
         Where all places without a bind are taken, the one that has waited longest has to go: a client binds as soon as
         it is connected, so strangers who keep the places don't keep clients out.
         """
-        near = neighbourhood(caller.address)
-        if self._connections >= self._limits.connections or self._fruitless.too_many(near, self._loop.time()):
-            caller.send_away()
+        near = neighbourhood(pending.address)
+        if self._connections >= self._limits.connections or self._failed_unbound.too_many(near, self._loop.time()):
+            pending.send_away()
         elif self._unbound_from[near] < self._limits.unbound_per_address:
             self._connections += 1
-            self._let_in(caller, near)
+            self._let_in(pending, near)
         else:
-            self._queue_up(caller, near)
+            self._queue_up(pending, near)
 
     def close(self) -> None:
         """Send those away who wait for their turn."""
         for near, queue in list(self._queues.items()):
-            for caller in list(queue):
-                self._give_up(caller, near)
+            for pending in list(queue):
+                self._give_up(pending, near)
 
     async def emptied(self) -> None:
         """Wait until no session is left."""
@@ -84,70 +91,70 @@ class Door:
 
     # --- those who wait for their turn
 
-    def _queue_up(self, caller: Caller, near: Hashable) -> None:
+    def _queue_up(self, pending: PendingConnection, near: Hashable) -> None:
         if self._queued >= self._limits.connections // 2:
             # Whoever brings the most of them has the last of his sent away.
             longest, queue = max(self._queues.items(), key=lambda each: len(each[1]))
             if longest == near:
-                caller.send_away()
+                pending.send_away()
                 return
             self._give_up(next(reversed(queue)), longest)
         self._connections += 1
         self._queued += 1
-        timer = self._loop.call_later(self._limits.bind_seconds, self._give_up, caller, near)
-        self._queues.setdefault(near, {})[caller] = timer
+        timer = self._loop.call_later(self._limits.bind_seconds, self._give_up, pending, near)
+        self._queues.setdefault(near, {})[pending] = timer
 
-    def _give_up(self, caller: Caller, near: Hashable) -> None:
-        self._leave_queue(caller, near)
+    def _give_up(self, pending: PendingConnection, near: Hashable) -> None:
+        self._leave_queue(pending, near)
         self._connections -= 1
-        caller.send_away()
+        pending.send_away()
 
-    def _leave_queue(self, caller: Caller, near: Hashable) -> None:
+    def _leave_queue(self, pending: PendingConnection, near: Hashable) -> None:
         queue = self._queues[near]
-        queue.pop(caller).cancel()
+        queue.pop(pending).cancel()
         self._queued -= 1
         if not queue:
             del self._queues[near]
 
     def _next(self, near: Hashable) -> None:
         while near in self._queues and self._unbound_from[near] < self._limits.unbound_per_address:
-            caller = next(iter(self._queues[near]))
-            if caller.has_gone():
-                self._give_up(caller, near)
+            pending = next(iter(self._queues[near]))
+            if pending.has_gone():
+                self._give_up(pending, near)
             else:
-                self._leave_queue(caller, near)
-                self._let_in(caller, near)
+                self._leave_queue(pending, near)
+                self._let_in(pending, near)
 
     # --- those who are in
 
-    def _let_in(self, caller: Caller, near: Hashable) -> None:
+    def _let_in(self, pending: PendingConnection, near: Hashable) -> None:
         if len(self._unbound) >= self._limits.unbound:
             next(iter(self._unbound)).end()
-        visit = Visit(self, caller.address)
-        self._unbound[visit] = None
+        slot = ConnectionSlot(self, pending.address)
+        self._unbound[slot] = None
         self._unbound_from[near] += 1
-        caller.begin(visit)
+        pending.begin(slot)
 
-    def _give_back(self, visit: Visit) -> Hashable:
-        near = neighbourhood(visit.address)
-        del self._unbound[visit]
+    def _give_back(self, slot: ConnectionSlot) -> Hashable:
+        near = neighbourhood(slot.address)
+        del self._unbound[slot]
         self._unbound_from[near] -= 1
         if not self._unbound_from[near]:
             del self._unbound_from[near]
         return near
 
-    def bound(self, visit: Visit) -> None:
+    def bound(self, slot: ConnectionSlot) -> None:
         """A connection needs its place among those without a bind no more."""
-        self._next(self._give_back(visit))
+        self._next(self._give_back(slot))
 
-    def evicted(self, visit: Visit) -> None:
+    def evicted(self, slot: ConnectionSlot) -> None:
         """A connection has to go without a bind; its place is for whom it makes room."""
-        self._fruitless.record(self._give_back(visit), self._loop.time())
+        self._failed_unbound.record(self._give_back(slot), self._loop.time())
 
-    def fruitless(self, visit: Visit) -> None:
+    def failed_unbound(self, slot: ConnectionSlot) -> None:
         """A connection has ended without a bind."""
-        near = self._give_back(visit)
-        self._fruitless.record(near, self._loop.time())
+        near = self._give_back(slot)
+        self._failed_unbound.record(near, self._loop.time())
         self._next(near)
 
     def left(self) -> None:
@@ -157,37 +164,37 @@ class Door:
             self._emptied.set()
 
 
-class Visit:
-    """One connection's place behind the door, from `Caller.begin` to `left`.
+class ConnectionSlot:
+    """The place of one connection that was let in, from `PendingConnection.begin` to `left`.
 
     `cancel` ends what comes before the session, the handshake of TLS.
     """
 
-    __slots__ = ("_door", "_here", "_session", "_waits", "address", "cancel")
+    __slots__ = ("_connection_limits", "_here", "_session", "_waits", "address", "cancel")
 
-    def __init__(self, door: Door, address: Address) -> None:
+    def __init__(self, connection_limits: ConnectionLimits, address: Address) -> None:
         self.address = address
         self.cancel: Callable[[], object] = lambda: None
-        self._door = door
-        self._session: Session | None = None
+        self._connection_limits = connection_limits
+        self._session: OpenSession | None = None
         self._waits = True
         self._here = True
 
-    def begun(self, session: Session) -> None:
+    def begun(self, session: OpenSession) -> None:
         """The connection stands (with TLS: after its handshake), and this is its session."""
         self._session = session
-        self._door.sessions.add(session)
+        self._connection_limits.sessions.add(session)
 
     def bound(self) -> None:
         """The session has bound."""
         if self._waits:
             self._waits = False
-            self._door.bound(self)
+            self._connection_limits.bound(self)
 
     def end(self) -> None:
         """Make room: this one has waited longest."""
         self._waits = False
-        self._door.evicted(self)
+        self._connection_limits.evicted(self)
         if self._session:
             self._session.make_room()
         else:
@@ -203,8 +210,8 @@ class Visit:
             return
         self._here = False
         if self._session:
-            self._door.sessions.discard(self._session)
-        self._door.left()
+            self._connection_limits.sessions.discard(self._session)
+        self._connection_limits.left()
         if self._waits:
             self._waits = False
-            self._door.fruitless(self)
+            self._connection_limits.failed_unbound(self)

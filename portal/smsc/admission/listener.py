@@ -11,8 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from portal.services.accounts.allowed_ips import Address
-from portal.smsc.admission.connection_limits import Door, Visit
-from portal.smsc.connection.session import Session, Surroundings
+from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +21,29 @@ _PAUSE_SECONDS = 0.1
 
 
 class Listener:
-    """Accepts on one socket. By hand, so that a stranger is counted before TLS costs anything."""
+    """Accepts on one socket. By hand, so that a stranger is counted before TLS costs anything.
+
+    Args:
+        tls: None on the unsecured port.
+        handshake_seconds: how long the handshake of TLS may take.
+        make_session: makes the protocol of a connection that was let in.
+    """
 
     def __init__(
         self,
         listening: socket.socket,
         tls: ssl.SSLContext | None,
-        door: Door,
-        surroundings: Surroundings,
+        handshake_seconds: float,
+        connection_limits: ConnectionLimits,
+        make_session: Callable[[ConnectionSlot], asyncio.Protocol],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._socket = listening
         self._tls = tls
-        self._door = door
-        self._surroundings = surroundings
-        self._loop = surroundings.loop
+        self._handshake_seconds = handshake_seconds
+        self._connection_limits = connection_limits
+        self._make_session = make_session
+        self._loop = loop
         self._beginning: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self.port: int = listening.getsockname()[1]
@@ -73,47 +81,49 @@ class Listener:
         client.setblocking(False)
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._door.enter(_Accepted(client, address, self._begin))
+        self._connection_limits.enter(_Accepted(client, address, self._begin))
 
-    def _begin(self, client: socket.socket, visit: Visit) -> None:
-        beginning = self._loop.create_task(self._connect(client, visit))
-        visit.cancel = beginning.cancel
+    def _begin(self, client: socket.socket, slot: ConnectionSlot) -> None:
+        beginning = self._loop.create_task(self._connect(client, slot))
+        slot.cancel = beginning.cancel
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
 
-    async def _connect(self, client: socket.socket, visit: Visit) -> None:
+    async def _connect(self, client: socket.socket, slot: ConnectionSlot) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                lambda: Session(visit, self._surroundings),
+                lambda: self._make_session(slot),
                 client,
                 ssl=self._tls,
-                ssl_handshake_timeout=self._surroundings.limits.bind_seconds if self._tls else None,
+                ssl_handshake_timeout=self._handshake_seconds if self._tls else None,
             )
         except OSError as error:
-            log.info("no TLS with %s: %s", visit.address, error)
-            _end(client, visit)
+            log.info("no TLS with %s: %s", slot.address, error)
+            _end(client, slot)
         except asyncio.CancelledError:
-            _end(client, visit)
+            _end(client, slot)
             raise
 
 
-def _end(client: socket.socket, visit: Visit) -> None:
-    visit.left()
+def _end(client: socket.socket, slot: ConnectionSlot) -> None:
+    slot.left()
     client.close()
 
 
 class _Accepted:
-    """A socket before the door. Implements `door.Caller`."""
+    """A socket that was accepted. Implements `PendingConnection`."""
 
     __slots__ = ("_begin", "_client", "address")
 
-    def __init__(self, client: socket.socket, address: Address, begin: Callable[[socket.socket, Visit], None]) -> None:
+    def __init__(
+        self, client: socket.socket, address: Address, begin: Callable[[socket.socket, ConnectionSlot], None]
+    ) -> None:
         self.address = address
         self._client = client
         self._begin = begin
 
-    def begin(self, visit: Visit) -> None:
-        self._begin(self._client, visit)
+    def begin(self, slot: ConnectionSlot) -> None:
+        self._begin(self._client, slot)
 
     def send_away(self) -> None:
         self._client.close()

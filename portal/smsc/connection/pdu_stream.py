@@ -10,7 +10,7 @@ from typing import cast
 
 from portal.core.config import Limits
 from portal.services.accounts.allowed_ips import Address
-from portal.smsc.admission.connection_limits import Visit
+from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.pdu import Header, Malformed
 
@@ -24,17 +24,17 @@ _HOLD_SECONDS = 0.1
 _OCTETS_A_TURN = 8 * 1024
 
 
-class Wire(asyncio.Protocol):
+class PduStream(asyncio.Protocol):
     """One connection from its first octet to its last. What its PDUs mean is its subclass's matter."""
 
     __slots__ = (
         "_buffer", "_closed", "_deadline", "_deaf", "_heard_at", "_held", "_limits", "_loop", "_needed", "_out",
-        "_paused", "_transport", "_visit", "tls",
+        "_paused", "_slot", "_transport", "tls",
     )  # fmt: skip
 
-    def __init__(self, visit: Visit, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, slot: ConnectionSlot, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.tls = ""
-        self._visit = visit
+        self._slot = slot
         self._limits = limits
         self._loop = loop
         self._transport: asyncio.Transport | None = None
@@ -51,7 +51,7 @@ class Wire(asyncio.Protocol):
     @property
     def address(self) -> Address:
         """Where the client is: IPv4 where the socket showed it mapped into IPv6."""
-        return self._visit.address
+        return self._slot.address
 
     @property
     def heard_at(self) -> float:
@@ -91,7 +91,7 @@ class Wire(asyncio.Protocol):
         for timer in (self._deadline, self._paused, self._held):
             if timer:
                 timer.cancel()
-        self._visit.left()
+        self._slot.left()
 
     def _set_deadline(self, seconds: float, call: Callable[..., None], *arguments: object) -> None:
         """Have `call` called unless something else ends sooner: the time to bind, to be bound, to say farewell."""

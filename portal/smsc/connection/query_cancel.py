@@ -11,8 +11,8 @@ from portal.services.messages.outcomes import Whereabouts
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import Command, Status
 from portal.smsc.protocol.pdu import CancelSm, QuerySm, QuerySmResp
-from portal.smsc.storage.interface import Backplane, Refusal
-from portal.smsc.upstream.dispatcher import Dispatch
+from portal.smsc.storage.interface import Refusal, Storage
+from portal.smsc.upstream.dispatcher import Dispatcher
 
 _MESSAGE_ID = re.compile(r"[1-9][0-9]{0,18}")
 _LARGEST_ID = (1 << 63) - 1
@@ -23,14 +23,14 @@ _MOST_AT_ONCE = 500
 Answer = Callable[[Status], None]
 
 
-def query(message: QuerySm, account_id: int, backplane: Backplane) -> QuerySmResp:
+def query(message: QuerySm, account_id: int, storage: Storage) -> QuerySmResp:
     """Return what has become of an account's message.
 
     ESME_RINVMSGID where it has none with that id, ESME_RQUERYFAIL where it has, but from another source address.
     """
     answer = QuerySmResp(Command.QUERY_SM_RESP, message.sequence, message_id=message.message_id)
     try:
-        found = _find(message.message_id, account_id, backplane)
+        found = _find(message.message_id, account_id, storage)
     except Refusal:
         answer.status = Status.ESME_RSYSERR
         return answer
@@ -47,20 +47,20 @@ def query(message: QuerySm, account_id: int, backplane: Backplane) -> QuerySmRes
     return answer
 
 
-def cancel(message: CancelSm, account_id: int, backplane: Backplane, dispatch: Dispatch, answer: Answer) -> None:
+def cancel(message: CancelSm, account_id: int, storage: Storage, dispatcher: Dispatcher, answer: Answer) -> None:
     """Call back an account's message, or without message_id all of them from source to destination.
 
     `answer` is told ESME_ROK once at least one of them is called back on disk; ESME_RINVMSGID where the account has
     none with that id, ESME_RCANCELFAIL where it is from or to another address, or none of them can be called back any
     more.
     """
-    cancelling = _Cancelling(dispatch, answer)
+    cancelling = _Cancelling(dispatcher, answer)
     if not message.message_id:
         source, destination = _plain(message.source), _plain(message.destination)
-        backplane.find_unfinished(account_id, source, destination, cancelling.begin)
+        storage.find_unfinished(account_id, source, destination, cancelling.begin)
         return
     try:
-        found = _find(message.message_id, account_id, backplane)
+        found = _find(message.message_id, account_id, storage)
     except Refusal as refusal:
         cancelling.begin(refusal)
         return
@@ -75,8 +75,8 @@ def cancel(message: CancelSm, account_id: int, backplane: Backplane, dispatch: D
 class _Cancelling:
     """Several messages that are called back, some at a time, with one answer."""
 
-    def __init__(self, dispatch: Dispatch, answer: Answer) -> None:
-        self._dispatch = dispatch
+    def __init__(self, dispatcher: Dispatcher, answer: Answer) -> None:
+        self._dispatcher = dispatcher
         self._answer = answer
         self._found: Iterator[Whereabouts] = iter(())
         self._open = 0
@@ -95,7 +95,7 @@ class _Cancelling:
             self._answer(self._status)
         self._open = len(some)
         for each in some:
-            self._dispatch.cancel(each, self._resolved)
+            self._dispatcher.cancel(each, self._resolved)
 
     def _resolved(self, result: bool | Refusal) -> None:
         if result is True:
@@ -107,10 +107,10 @@ class _Cancelling:
             asyncio.get_running_loop().call_soon(self._go_on)
 
 
-def _find(message_id: str, account_id: int, backplane: Backplane) -> Whereabouts | None:
+def _find(message_id: str, account_id: int, storage: Storage) -> Whereabouts | None:
     if not _MESSAGE_ID.fullmatch(message_id) or int(message_id) > _LARGEST_ID:
         return None
-    return backplane.find(account_id, int(message_id))
+    return storage.find(account_id, int(message_id))
 
 
 def _same(one: str, other: str) -> bool:

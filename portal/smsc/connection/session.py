@@ -13,12 +13,12 @@ from portal.core.db import now_ms
 from portal.services.accounts.session_records import Progress
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.smpp_config import AccountConfig
-from portal.smsc.admission.bind_auth import Admission, BindRefused, Gate
-from portal.smsc.admission.connection_limits import Visit
+from portal.smsc.admission.bind_auth import Admission, BindAuth, BindRefused
+from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.admission.rate_limits import TokenBucket
 from portal.smsc.connection import query_cancel, submission
-from portal.smsc.connection.pdu_stream import Wire
-from portal.smsc.connection.session_registry import Roster
+from portal.smsc.connection.pdu_stream import PduStream
+from portal.smsc.connection.session_registry import SessionRegistry
 from portal.smsc.delivery.delivery import Delivery, deliver_sm
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE, Command, Status, Tag
@@ -35,8 +35,8 @@ from portal.smsc.protocol.pdu import (
     QuerySm,
     SubmitSm,
 )
-from portal.smsc.storage.interface import Backplane, InDoubt, NoCredit, Refusal
-from portal.smsc.upstream.dispatcher import Dispatch
+from portal.smsc.storage.interface import InDoubt, NoCredit, Refusal, Storage
+from portal.smsc.upstream.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 
@@ -66,34 +66,34 @@ class State(Enum):
 
 
 @dataclass(slots=True)
-class Surroundings:
+class ServerContext:
     """What all sessions of the process share."""
 
-    backplane: Backplane
-    gate: Gate
-    roster: Roster
-    dispatch: Dispatch
+    storage: Storage
+    bind_auth: BindAuth
+    session_registry: SessionRegistry
+    dispatcher: Dispatcher
     limits: Limits
     loop: asyncio.AbstractEventLoop
 
 
-class Session(Wire):
+class SmppSession(PduStream):
     """One client from its connection to its end."""
 
     __slots__ = (
-        "_account", "_before_bind", "_bucket", "_delivering", "_delivery", "_enquired_at", "_in_flight",
+        "_account", "_before_bind", "_bucket", "_context", "_delivering", "_delivery", "_enquired_at", "_in_flight",
         "_knows_tlvs", "_last_words", "_malformed", "_pace", "_receiving", "_searches", "_sends", "_sequence", "_state",
-        "_surroundings", "_watch_timer", "admission", "delivered", "has_submitted", "id", "submitted",
+        "_watch_timer", "admission", "delivered", "has_submitted", "id", "submitted",
     )  # fmt: skip
 
-    def __init__(self, visit: Visit, surroundings: Surroundings) -> None:
-        super().__init__(visit, surroundings.limits, surroundings.loop)
+    def __init__(self, slot: ConnectionSlot, context: ServerContext) -> None:
+        super().__init__(slot, context.limits, context.loop)
         self.id = 0
         self.admission: Admission | None = None
         self.submitted = 0
         self.has_submitted = False
         self.delivered = 0
-        self._surroundings = surroundings
+        self._context = context
         self._state = State.OPEN
         self._account: AccountConfig | None = None
         self._knows_tlvs = True
@@ -115,7 +115,7 @@ class Session(Wire):
     # --- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._visit.begun(self)
+        self._slot.begun(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,8 +123,8 @@ class Session(Wire):
         if self._watch_timer:
             self._watch_timer.cancel()
         if self.admission:
-            self._surroundings.backplane.release_bind(self.admission.slot)
-            self._surroundings.roster.leave(self, self.admission.account.id)
+            self._context.storage.release_bind(self.admission.slot)
+            self._context.session_registry.leave(self, self.admission.account.id)
             self._stop_deliveries()
             for deliverable, _ in self._delivering.values():
                 assert self._delivery
@@ -160,7 +160,7 @@ class Session(Wire):
         if isinstance(message, SubmitSm):
             self._submit(message)
         else:
-            self._dispatch(header, message)
+            self._handle_pdu(header, message)
 
     def _refuse_malformed(self, malformed: Malformed) -> None:
         self._malformed += 1
@@ -173,7 +173,7 @@ class Session(Wire):
         else:
             self._write(pdu.response(malformed.command, malformed.sequence, malformed.status))
 
-    def _dispatch(self, header: Header, message: Pdu) -> None:
+    def _handle_pdu(self, header: Header, message: Pdu) -> None:
         if isinstance(message, Bind):
             self._bind(message)
         elif isinstance(message, MessageResp):
@@ -207,7 +207,7 @@ class Session(Wire):
             self._write(pdu.response(bind.command, bind.sequence, status))
             return
         try:
-            admission = self._surroundings.gate.admit(bind, self.address)
+            admission = self._context.bind_auth.admit(bind, self.address)
         except BindRefused as refused:
             log.info(
                 "bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason
@@ -232,10 +232,10 @@ class Session(Wire):
         self._bucket = TokenBucket(account.throughput, loop.time())
         self._pace = TokenBucket(_pace(account), loop.time())
         self._state = State.BOUND
-        self._visit.bound()
+        self._slot.bound()
         self._set_deadline(limits.session_hours * 3600, self.unbind, "it is time for a new session")
         self._watch_timer = loop.call_later(limits.enquire_link_seconds, self._watch)
-        self._delivery = self._surroundings.roster.join(self, account)
+        self._delivery = self._context.session_registry.join(self, admission)
         log.info(
             "%s bound as %s from %s %s, session %d",
             account.name,
@@ -332,16 +332,16 @@ class Session(Wire):
             self._write(pdu.response(message.COMMAND, message.sequence, refusal))
             return
         assert self._account
-        backplane = self._surroundings.backplane
+        storage = self._context.storage
         try:
-            submit = submission.read(message, self._account, backplane.price_list(self._account))
+            submit = submission.read(message, self._account, storage.price_list(self._account))
         except submission.NotTaken as not_taken:
             self._write(pdu.response(message.COMMAND, message.sequence, not_taken.status))
             return
         submit.session_id = self.id
         self.has_submitted = True
         self._in_flight += 1
-        backplane.accept(submit, partial(self._stored, message.COMMAND, message.sequence))
+        storage.accept(submit, partial(self._stored, message.COMMAND, message.sequence))
 
     def _no_message_now(self) -> Status | None:
         """Why no message can be taken, or called back, at this moment; None where one can."""
@@ -367,7 +367,7 @@ class Session(Wire):
         if self._account is None or self._state is not State.BOUND or not self._sends:
             self._write(pdu.response(message.COMMAND, message.sequence, Status.ESME_RINVBNDSTS))
             return
-        self._write(query_cancel.query(message, self._account.id, self._surroundings.backplane).encode())
+        self._write(query_cancel.query(message, self._account.id, self._context.storage).encode())
 
     def _cancel(self, message: CancelSm) -> None:
         refusal = self._no_message_now()
@@ -378,12 +378,12 @@ class Session(Wire):
             self._write(pdu.response(message.COMMAND, message.sequence, refusal))
             return
         assert self._account
-        surroundings = self._surroundings
+        context = self._context
         self._in_flight += 1
         searches = not message.message_id
         self._searches = self._searches or searches
         answer = partial(self._cancelled, message.sequence, searches)
-        query_cancel.cancel(message, self._account.id, surroundings.backplane, surroundings.dispatch, answer)
+        query_cancel.cancel(message, self._account.id, context.storage, context.dispatcher, answer)
 
     def _cancelled(self, sequence: int, searched: bool, status: Status) -> None:
         self._searches = self._searches and not searched
@@ -429,7 +429,7 @@ class Session(Wire):
     # --- what pages show
 
     def progress(self, rates: str) -> Progress:
-        """Return the counters as of now, beside the `rates` that the roster counts."""
+        """Return the counters as of now, beside the `rates` that the registry counts."""
         idle = self._loop.time() - self._heard_at
         # To the second: of a session that does nothing else, the clock alone should not be written again and again.
         seen_at = (now_ms() - int(idle * 1000)) // 1000 * 1000

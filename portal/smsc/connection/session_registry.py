@@ -4,54 +4,78 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from portal.core.db import DAY_MS, now_ms
+from portal.services.accounts.allowed_ips import Address
 from portal.services.accounts.session_records import RATE_MS, RATES_KEPT, Connection, Ending, Progress
 from portal.services.messages.smpp_config import AccountConfig
+from portal.smsc.admission.bind_auth import Admission
 from portal.smsc.delivery.delivery import Delivery
-from portal.smsc.storage.interface import Backplane
-
-if TYPE_CHECKING:
-    from portal.smsc.connection.session import Session
+from portal.smsc.storage.interface import Storage
 
 _PROGRESS_SECONDS = RATE_MS / 1000
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
 _LONGEST_TIMER_MS = DAY_MS
 
 
-class Roster:
+class BoundSession(Protocol):
+    """What is asked of a session that has bound. Its counters begin with the bind."""
+
+    id: int
+    tls: str
+    submitted: int
+    has_submitted: bool
+    delivered: int
+
+    @property
+    def address(self) -> Address:
+        """Where the client is."""
+
+    @property
+    def heard_at(self) -> float:
+        """When the client was last heard, in seconds of the event loop's clock."""
+
+    def account_changed(self, account: AccountConfig) -> None:
+        """Go on by the account as it is now, or unbind."""
+
+    def progress(self, rates: str) -> Progress:
+        """Return the counters as of now, beside the `rates` that are counted here."""
+
+
+class SessionRegistry:
     """One for the process."""
 
-    def __init__(self, backplane: Backplane, loop: asyncio.AbstractEventLoop) -> None:
-        self._backplane = backplane
+    def __init__(self, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
+        self._storage = storage
         self._loop = loop
-        self._sessions: dict[int, set[Session]] = defaultdict(set)
+        self._sessions: dict[int, set[BoundSession]] = defaultdict(set)
         self._deliveries: dict[int, Delivery] = {}
         self._expiries: dict[int, asyncio.TimerHandle] = {}
         self._meters: dict[int, _Meter] = {}
         self._looked_at = loop.time()
         self._look_timer = loop.call_later(_PROGRESS_SECONDS, self._look_again)
-        backplane.on_account_change(self._changed)
+        storage.on_account_change(self._changed)
 
-    def join(self, session: Session, account: AccountConfig) -> Delivery:
+    def join(self, session: BoundSession, admission: Admission) -> Delivery:
         """Take in a session that has just been bound; returns where its receipts come from."""
-        session.id = self._backplane.next_session_id()
+        account = admission.account
+        session.id = self._storage.next_session_id()
         self._sessions[account.id].add(session)
         self._meters[session.id] = _Meter(session)
-        self._backplane.session_opened(_row(session, account))
+        self._storage.session_opened(_row(session, admission))
         self._watch_expiry(account)
         delivery = self._deliveries.get(account.id)
         if delivery is None:
-            delivery = self._deliveries[account.id] = Delivery(account.id, self._backplane)
+            delivery = self._deliveries[account.id] = Delivery(account.id, self._storage)
         return delivery
 
-    def leave(self, session: Session, account_id: int) -> None:
+    def leave(self, session: BoundSession, account_id: int) -> None:
         """Forget a session that has ended."""
         sessions = self._sessions[account_id]
         sessions.discard(session)
         del self._meters[session.id]
-        self._backplane.session_closed(Ending(session.id, now_ms(), session.has_submitted))
+        self._storage.session_closed(Ending(session.id, now_ms(), session.has_submitted))
         if not sessions:
             del self._sessions[account_id]
             self._deliveries.pop(account_id, None)
@@ -93,7 +117,7 @@ class Roster:
         for meter in self._meters.values():
             # Of thousands of sessions most are idle, and asking those too would hold up the others.
             if meter.lively or meter.session.heard_at >= last:
-                self._backplane.session_progressed(meter.read(self._looked_at - last))
+                self._storage.session_progressed(meter.read(self._looked_at - last))
 
 
 class _Meter:
@@ -104,7 +128,7 @@ class _Meter:
 
     __slots__ = ("_rates", "_total", "lively", "session")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: BoundSession) -> None:
         self.session = session
         self.lively = False
         self._total = 0
@@ -123,10 +147,15 @@ class _Meter:
         return progress
 
 
-def _row(session: Session, account: AccountConfig) -> Connection:
+def _row(session: BoundSession, admission: Admission) -> Connection:
     now = now_ms()
-    admission = session.admission
-    assert admission is not None
     return Connection(
-        session.id, account.id, str(session.address), admission.kind, session.tls, admission.password_id, now, now
+        session.id,
+        admission.account.id,
+        str(session.address),
+        admission.kind,
+        session.tls,
+        admission.password_id,
+        now,
+        now,
     )

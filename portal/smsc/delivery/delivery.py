@@ -13,14 +13,11 @@ from portal.core.db import now_ms
 from portal.services.common import message_states
 from portal.services.messages.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS, Deliverable, Incoming, Receipt
 from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import Status, Tag, in_receipt
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, Status, Tag, in_receipt
 from portal.smsc.protocol.pdu import DeliverSm
-from portal.smsc.storage.interface import Backplane
+from portal.smsc.storage.interface import Storage
 
 log = logging.getLogger(__name__)
-
-ESM_CLASS_RECEIPT = 0x04
-"""esm_class of a deliver_sm that carries a receipt (5.2.12)."""
 
 _MOST_AT_ONCE = 100
 _FIRST_RETRY_MS = 1_000
@@ -57,9 +54,9 @@ class Delivery:
     that a client can't digest must not keep everything else from it.
     """
 
-    def __init__(self, account_id: int, backplane: Backplane) -> None:
+    def __init__(self, account_id: int, storage: Storage) -> None:
         self._account_id = account_id
-        self._backplane = backplane
+        self._storage = storage
         self._receivers: deque[Receiver] = deque()
         self._turn: asyncio.Handle | None = None
         self._alone: Deliverable | None = None
@@ -68,14 +65,14 @@ class Delivery:
         """Have `receiver` take its share from now on."""
         self._receivers.append(receiver)
         if len(self._receivers) == 1:
-            self._backplane.attend(self._account_id, self.room)
+            self._storage.attend(self._account_id, self.room)
         self.room()
 
     def leave(self, receiver: Receiver) -> None:
         """Give `receiver` nothing any more. It tells what it had not got an answer for."""
         self._receivers.remove(receiver)
         if not self._receivers:
-            self._backplane.attend_no_more(self._account_id)
+            self._storage.attend_no_more(self._account_id)
 
     def room(self) -> None:
         """A receiver has room again, or something waits."""
@@ -85,14 +82,14 @@ class Delivery:
     def answered(self, deliverable: Deliverable, status: int) -> None:
         """The ESME has answered the deliver_sm of `deliverable`."""
         if status == Status.ESME_ROK:
-            self._backplane.done(deliverable)
+            self._storage.done(deliverable)
         else:
             deliverable.attempts += 1
             if status in _FOR_GOOD:
                 deliverable.attempts = max(deliverable.attempts, HOLDS_ATTEMPTS)
             delay = _delay(deliverable.attempts)
             log.info("delivery %d was refused with 0x%08X, next try in %d ms", deliverable.id, status, delay)
-            self._backplane.retry(deliverable, now_ms() + delay)
+            self._storage.retry(deliverable, now_ms() + delay)
         self._over(deliverable)
 
     def unanswered(self, deliverable: Deliverable) -> None:
@@ -104,7 +101,7 @@ class Delivery:
         deliverable.attempts += 1
         too_many = deliverable.attempts - HOLDS_ATTEMPTS + 1
         delay = _delay(too_many) if too_many > 0 else 0
-        self._backplane.retry(deliverable, now_ms() + delay)
+        self._storage.retry(deliverable, now_ms() + delay)
         self._over(deliverable)
 
     def _over(self, deliverable: Deliverable) -> None:
@@ -118,7 +115,7 @@ class Delivery:
             if self._alone:
                 return
             receiver = self._receiver_with_room()
-            each = self._backplane.take(self._account_id) if receiver else None
+            each = self._storage.take(self._account_id) if receiver else None
             if receiver is None or each is None:
                 return
             # The next one is for the next receiver.

@@ -7,6 +7,8 @@ from portal.services.common import message_states
 
 RESPONSE = 0x80000000
 """The bit that makes a request's command id that of its response (5.1.2.1)."""
+ESM_CLASS_RECEIPT = 0x04
+"""esm_class of a deliver_sm that carries a receipt (5.2.12)."""
 
 
 class Command(IntEnum):

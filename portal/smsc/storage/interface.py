@@ -1,6 +1,6 @@
 """All that the SMPP server asks of the rest of the program.
 
-On one machine SQLite answers (`sqlite_backplane`); on several it would be a replicated broker, and nothing else in
+On one machine SQLite answers (`sqlite`); on several it would be a replicated broker, and nothing else in
 this package would change. Every method is called on the event loop and returns at once; what takes time comes back by
 a callback on the loop.
 """
@@ -62,7 +62,7 @@ class BindKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class BindSlot:
     """A place among an account's binds, taken until `release_bind`."""
 
     account_id: int
@@ -73,7 +73,7 @@ Resolve = Callable[[int | Refusal], None]
 """What `accept` answers with: the message's id, or why there is none."""
 
 
-class Backplane(Protocol):
+class Storage(Protocol):
     """See the module; the methods are in the order in which a session meets them."""
 
     def account(self, system_id: str) -> AccountConfig | None:
@@ -85,10 +85,10 @@ class Backplane(Protocol):
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
         """Have `callback` called with each account that changes, once the change is in force for new binds."""
 
-    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> Slot:
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot:
         """Take a place. Raises BindLimit."""
 
-    def release_bind(self, slot: Slot) -> None:
+    def release_bind(self, slot: BindSlot) -> None:
         """Give the place back."""
 
     def price_list(self, account: AccountConfig) -> PriceList:

@@ -1,4 +1,4 @@
-"""The backplane on one machine: the directory in memory, the rest in SQLite."""
+"""The storage on one machine: accounts in memory, the rest in SQLite."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import Submit, ToSend
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
-from portal.smsc.delivery.delivery_queue import Waiting
-from portal.smsc.storage.interface import BindKind, BindLimit, NoCredit, Refusal, Resolve, Slot, Unavailable
+from portal.smsc.storage.delivery_queue import DeliveryQueue
+from portal.smsc.storage.interface import BindKind, BindLimit, BindSlot, NoCredit, Refusal, Resolve, Unavailable
 from portal.smsc.storage.writer import Kind, Work, Writer
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ _EXPIRE_SECONDS = 600.0
 _WRITER_BUSY_MS = 2_000
 
 
-class SqliteBackplane:
-    """Implements `Backplane`. To be made, started and closed on the event loop.
+class SqliteStorage:
+    """Implements `Storage`. To be made, started and closed on the event loop.
 
     `on_death` is called if nothing can be written any more in this process.
     """
@@ -75,13 +75,13 @@ class SqliteBackplane:
         self._simulated_up_to = 0
         self._more_simulated = False
         self._due_asked = False
-        self._binds: Counter[Slot] = Counter()
-        self._waiting: dict[int, Waiting] = {}
+        self._binds: Counter[BindSlot] = Counter()
+        self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._looks: dict[int, asyncio.TimerHandle] = {}
         self._timers: list[asyncio.TimerHandle] = []
 
     def load(self) -> None:
-        """Read the directory. Raises sqlite3.Error where the database can't be read."""
+        """Read accounts and prices. Raises sqlite3.Error where the database can't be read."""
         self._latest_session = session_records.latest_id(self._reader)
         self._refresh()
 
@@ -130,7 +130,7 @@ class SqliteBackplane:
 
         self._timers.append(self._loop.call_later(seconds, run))
 
-    # --- the directory
+    # --- accounts and prices
 
     def look(self) -> None:
         """Take over what has changed in the database, if anything has."""
@@ -179,18 +179,18 @@ class SqliteBackplane:
 
     # --- binds
 
-    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> Slot:
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot:
         # A transceiver takes the place of one transmitter and of one receiver.
-        both = self._binds[Slot(account.id, BindKind.TRANSCEIVER)]
-        sending = both + self._binds[Slot(account.id, BindKind.TRANSMITTER)]
-        receiving = both + self._binds[Slot(account.id, BindKind.RECEIVER)]
+        both = self._binds[BindSlot(account.id, BindKind.TRANSCEIVER)]
+        sending = both + self._binds[BindSlot(account.id, BindKind.TRANSMITTER)]
+        receiving = both + self._binds[BindSlot(account.id, BindKind.RECEIVER)]
         if account.binds and max(sending * kind.sends, receiving * kind.receives) >= account.binds:
             raise BindLimit
-        slot = Slot(account.id, kind)
+        slot = BindSlot(account.id, kind)
         self._binds[slot] += 1
         return slot
 
-    def release_bind(self, slot: Slot) -> None:
+    def release_bind(self, slot: BindSlot) -> None:
         self._binds[slot] -= 1
 
     # --- messages
@@ -259,7 +259,7 @@ class SqliteBackplane:
 
     def _look_for_simulated(self) -> None:
         if not self._simulated_callbacks:
-            return  # the directory is loaded before anyone has asked for these
+            return  # accounts are loaded before anyone has asked for these
         found = inbound.simulated(self._reader, self._simulated_up_to)
         self._more_simulated = len(found) == inbound.SIMULATED_AT_ONCE
         if found:
@@ -270,17 +270,17 @@ class SqliteBackplane:
     # --- what waits for receivers
 
     def attend(self, account_id: int, wake: Callable[[], None]) -> None:
-        waiting = self._waiting.setdefault(account_id, Waiting(partial(self._due, account_id)))
-        waiting.wake = wake
-        waiting.look_again()
+        queue = self._delivery_queues.setdefault(account_id, DeliveryQueue(partial(self._due, account_id)))
+        queue.wake = wake
+        queue.look_again()
 
     def attend_no_more(self, account_id: int) -> None:
         self._look_at(account_id, None)
-        self._waiting[account_id].wake = None
-        self._waiting[account_id].put_down()
+        self._delivery_queues[account_id].wake = None
+        self._delivery_queues[account_id].put_down()
 
     def take(self, account_id: int) -> Deliverable | None:
-        return self._waiting[account_id].take()
+        return self._delivery_queues[account_id].take()
 
     def _look_at(self, account_id: int, at: int | None) -> None:
         """Look again at that time (milliseconds), and not at the one said before."""
@@ -289,7 +289,7 @@ class SqliteBackplane:
             timer.cancel()
         if at is not None:
             delay = max(at - now_ms(), 1) / 1000
-            self._looks[account_id] = self._loop.call_later(delay, self._waiting[account_id].look_again)
+            self._looks[account_id] = self._loop.call_later(delay, self._delivery_queues[account_id].look_again)
 
     def _due(self, account_id: int, how_many: int, but: Collection[int]) -> Deliveries | None:
         now = now_ms()
@@ -306,11 +306,11 @@ class SqliteBackplane:
         self._writer.defer(Kind.DELIVERED, deliverable)
 
     def retry(self, deliverable: Deliverable, at: int) -> None:
-        self._waiting[deliverable.account_id].put_off()
+        self._delivery_queues[deliverable.account_id].put_off()
         self._writer.put(Kind.DELIVERY_FAILED, (deliverable, at))
 
     def give_back(self, deliverable: Deliverable) -> None:
-        self._waiting[deliverable.account_id].give_back(deliverable)
+        self._delivery_queues[deliverable.account_id].give_back(deliverable)
 
     # --- what pages show
 
@@ -382,12 +382,12 @@ class SqliteBackplane:
         for each in receipts:
             by_account[each.account_id].append(each)
         for account_id, stored in by_account.items():
-            if account_id in self._waiting:
-                self._waiting[account_id].stored(stored)
+            if account_id in self._delivery_queues:
+                self._delivery_queues[account_id].stored(stored)
 
     def _look_again(self, account_id: int) -> None:
-        if account_id in self._waiting:
-            self._waiting[account_id].look_again()
+        if account_id in self._delivery_queues:
+            self._delivery_queues[account_id].look_again()
 
     def _cancelled(
         self, items: list[tuple[Whereabouts, Callable[[bool | Refusal], None]]], cancelled: Cancelled
@@ -414,11 +414,11 @@ class SqliteBackplane:
 
     def _forgotten(self, accepted: list[Deliverable], _: None) -> None:
         for each in accepted:
-            self._waiting[each.account_id].forget(each)
+            self._delivery_queues[each.account_id].forget(each)
 
     def _postponed(self, retries: list[tuple[Deliverable, int]], __: None) -> None:
         for each, _ in retries:
-            self._waiting[each.account_id].is_put_off(each)
+            self._delivery_queues[each.account_id].is_put_off(each)
 
 
 def _tell(

@@ -7,26 +7,26 @@ from contextlib import suppress
 from functools import partial
 
 from portal.services.messages.outcomes import Whereabouts
-from portal.smsc.storage.interface import Backplane, Refusal, Unavailable
+from portal.smsc.storage.interface import Refusal, Storage, Unavailable
 from portal.smsc.upstream.interface import Upstream
 
 _UNFINISHED_AT_ONCE = 1_000
 
 
-class Dispatch:
+class Dispatcher:
     """Gives the upstream what is stored, and what was stored before the start. One for the process."""
 
-    def __init__(self, backplane: Backplane, upstream: Upstream) -> None:
-        self._backplane = backplane
+    def __init__(self, storage: Storage, upstream: Upstream) -> None:
+        self._storage = storage
         self._upstream = upstream
-        backplane.on_stored(upstream.send)
-        backplane.on_expired(self._expired)
+        storage.on_stored(upstream.send)
+        storage.on_expired(self._expired)
 
     def start(self) -> None:
         """Give the upstream again what it had not ended before the restart."""
-        ids = self._backplane.unfinished()
+        ids = self._storage.unfinished()
         for start in range(0, len(ids), _UNFINISHED_AT_ONCE):
-            self._upstream.send(self._backplane.to_send(ids[start : start + _UNFINISHED_AT_ONCE]))
+            self._upstream.send(self._storage.to_send(ids[start : start + _UNFINISHED_AT_ONCE]))
 
     def close(self) -> None:
         """Have the upstream report nothing any more."""
@@ -38,9 +38,9 @@ class Dispatch:
         `resolve` is told whether it was called back.
         """
         if message.waits_for_date:
-            self._backplane.cancel(message, resolve)
+            self._storage.cancel(message, resolve)
         elif self._upstream.recall(message.id):
-            self._backplane.cancel(message, partial(self._recalled, message.id, resolve))
+            self._storage.cancel(message, partial(self._recalled, message.id, resolve))
         else:
             resolve(False)
 
@@ -49,7 +49,7 @@ class Dispatch:
             # It could not be written that it was called back, so it has to go on its way again; where it can't even be
             # read, after the next start.
             with suppress(Unavailable):
-                self._upstream.send(self._backplane.to_send([message_id]))
+                self._upstream.send(self._storage.to_send([message_id]))
         resolve(result)
 
     def _expired(self, message_ids: Sequence[int]) -> None:

@@ -233,7 +233,6 @@ live.register(
     Part("credits/_ledger.html", _ground, _statement, asks=(*_ASKS, *paging.ASKS)),
     Part("credits/_chart.html", _chart_ground, _chart, asks=_ASKS),
     Part("credits/_expiring.html", lambda account, pulse: pulse.latest_movement, _expiring, ages=True),
-    # How long the credits last.
     Part("credits/_forecast.html", lambda account, pulse: (account.balance, pulse.total_sent), _forecast, ages=True),
 )
 

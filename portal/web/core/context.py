@@ -3,16 +3,17 @@
 import threading
 from dataclasses import dataclass, field
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request
 
 from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.i18n import current_language
-from portal.core.wakeup import Nudger
+from portal.core.wakeup import WakeupSender
 from portal.services.common.audit import Actor
 from portal.services.common.mail import Mailer
-from portal.web.core import fragment_cache, security
+from portal.services.people.users import User
+from portal.web.core import fragment_cache, proxies
 from portal.web.core.fragment_cache import Drawings
 
 _EXTENSION = "smpp_portal"
@@ -23,21 +24,21 @@ class _Context:
     config: Config
     keys: Keys
     mailer: Mailer | None
-    nudger: Nudger
+    wakeup_sender: WakeupSender
     local: threading.local = field(default_factory=threading.local)
     # A fragment has two kilobytes on average, a page fifteen.
     kept: Drawings = field(default_factory=lambda: Drawings(2000))
     pages: Drawings = field(default_factory=lambda: Drawings(200))
 
     def committed(self) -> None:
-        # Every commit, whatever it was about: the SMPP server's look costs one row, a forgotten nudge a wrong state.
-        self.nudger.send()
+        # Every commit, whatever it was about: the SMPP server's look costs one row, a forgotten wakeup a wrong state.
+        self.wakeup_sender.send()
         if self.mailer is not None:
             self.mailer.wake()
 
 
 def attach(app: Flask, config: Config, keys: Keys, mailer: Mailer | None) -> None:
-    context = app.extensions[_EXTENSION] = _Context(config, keys, mailer, Nudger(config.data))
+    context = app.extensions[_EXTENSION] = _Context(config, keys, mailer, WakeupSender(config.data))
     fragment_cache.attach(app, context.kept)
 
 
@@ -66,7 +67,7 @@ def conn() -> db.Connection:
 def close() -> None:
     """Let go of this thread's connection and of the way to the SMPP server, when the application ends."""
     conn().close()
-    _context().nudger.close()
+    _context().wakeup_sender.close()
 
 
 def kept() -> Drawings:
@@ -81,11 +82,11 @@ def kept_pages() -> Drawings:
 
 def actor() -> Actor:
     """Who acts in this request, for the audit log and for the language of the mails that follow."""
-    from portal.web.core import access
-
-    return Actor(access.user().email, client_address(), current_language())
+    # Put there by `access`, before the view runs.
+    user: User = g.user
+    return Actor(user.email, client_address(), current_language())
 
 
 def client_address() -> str:
     """Where the request comes from, through trusted proxies only."""
-    return security.client_address(request.environ, config().proxies)
+    return proxies.client_address(request.environ, config().proxies)

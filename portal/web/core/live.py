@@ -20,7 +20,7 @@ from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse
 from portal.services.credits import forecast
-from portal.web.core import access, context, htmx, layout, security
+from portal.web.core import access, context, csrf, htmx, layout
 
 blueprint = Blueprint("live", __name__)
 
@@ -129,7 +129,7 @@ def show(template: str, page: str, account: Account, *, status: int = 200, **val
     depends = (
         template,
         access.user(),
-        security.csrf_token(),
+        csrf.csrf_token(),
         i18n.current_language(),
         request.full_path,
         request.host,

@@ -105,7 +105,7 @@ async def test_a_client_that_does_not_read_is_cut_off(limited, cast, change_acco
         with pytest.raises(ConnectionError):
             await flood(deaf)
         assert (await bystander.submit(source="GLOBEX")).status == 0
-        await eventually(lambda: len(server._door.sessions) == 1)
+        await eventually(lambda: len(server._connection_limits.sessions) == 1)
 
 
 async def flood(esme):
@@ -122,7 +122,7 @@ async def test_strangers_leave_no_trace(config, cast):
             esme.send_octets(octets)
             esme.writer.write_eof()
             await esme.closed()
-        await eventually(lambda: not server._door.sessions)
+        await eventually(lambda: not server._connection_limits.sessions)
         await Esme.bound(server.port, cast.smpp_acme_1)
 
 
@@ -142,7 +142,7 @@ async def test_who_floods_the_server_waits_and_nobody_else_does(config, cast):
         flooding = await Esme.bound(server.port, cast.smpp_acme_1)
         flood = [Plain(Command.ENQUIRE_LINK, number) for number in range(100, 1700)]
         flooding.send(*flood)
-        await eventually(lambda: [each for each in server._door.sessions if each._held])
+        await eventually(lambda: [each for each in server._connection_limits.sessions if each._held])
         assert (await bystander.submit(source="GLOBEX")).status == 0
         assert [answer.sequence for answer in await flooding.answers_to(flood)] == [each.sequence for each in flood]
         assert (await flooding.submit()).status == 0
@@ -154,5 +154,5 @@ async def test_a_throughput_without_limit_has_no_pace(config, cast, change_accou
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         flood = [Plain(Command.ENQUIRE_LINK, number) for number in range(100, 3100)]
         esme.send(*flood)
-        held = [each._held for each in server._door.sessions if await esme.answers_to(flood)]
+        held = [each._held for each in server._connection_limits.sessions if await esme.answers_to(flood)]
         assert held == [None]

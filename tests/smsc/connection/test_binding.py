@@ -8,7 +8,7 @@ import pytest
 
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.common.audit import SHELL
-from portal.smsc.admission.connection_limits import Visit
+from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE, Command, Status, Tag
 from portal.smsc.protocol.pdu import Bind, Plain
@@ -107,7 +107,7 @@ async def test_one_transceiver_or_one_pair(config, cast):
 async def test_more_binds_where_the_account_has_them(config, cast, change_account):
     async with smsc(config) as server:
         change_account(binds=2)
-        await eventually(lambda: server._backplane.account(cast.smpp_acme_1.name).binds == 2)
+        await eventually(lambda: server._storage.account(cast.smpp_acme_1.name).binds == 2)
         for _ in range(2):
             await Esme.bound(server.port, cast.smpp_acme_1)
         third = await Esme.connect(server.port)
@@ -138,18 +138,18 @@ async def test_guessing_is_throttled_and_strangers_lock_nobody_out(config, cast)
         await Esme.bound(server.port, login)
 
 
-async def test_a_change_of_addresses_counts_at_the_next_bind(config, cast, conn, nudger):
+async def test_a_change_of_addresses_counts_at_the_next_bind(config, cast, conn, wakeup_sender):
     login = cast.smpp_acme_2
     account = accounts.by_name(conn, login.name)
     async with smsc(config) as server:
         assert await refused(server, login.name, login.password) == Status.ESME_RBINDFAIL
         allowed_ips.add(conn, SHELL, account, "127.0.0.0/24")
-        nudger.send()
+        wakeup_sender.send()
         await eventually(lambda: accounts.by_name(conn, login.name).status == accounts.SUCCESS)
         await Esme.bound(server.port, login, from_address="127.0.0.77")
 
 
-async def test_a_change_without_a_nudge_is_found_soon(config, cast, conn):
+async def test_a_change_without_a_wakeup_is_found_soon(config, cast, conn):
     async with smsc(config) as server:
         allowed_ips.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), "127.0.0.1")
         await eventually(lambda: accounts.by_name(conn, cast.smpp_acme_2.name).status == accounts.SUCCESS)
@@ -193,7 +193,7 @@ async def test_connections_of_one_address_take_turns_and_others_do_not_wait(limi
         fourth = await Esme.connect(server.port, from_address="127.0.0.9")
         fourth.send(Plain(Command.ENQUIRE_LINK, 1))
         await Esme.bound(server.port, cast.smpp_acme_1)
-        assert len(server._door.sessions) == 4
+        assert len(server._connection_limits.sessions) == 4
         waiting[0].abort()
         assert (await fourth.answer_to(1)).status == 0
 
@@ -224,34 +224,34 @@ async def test_a_handshake_that_is_given_up_leaves_nothing_behind(config, cast):
             strangers = [await Esme.connect(server.tls_port) for _ in range(10)]
             for each in strangers:
                 each.abort()
-        await eventually(lambda: not server._door._connections)
+        await eventually(lambda: not server._connection_limits._connections)
         await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
 
 
 async def test_a_handshake_that_is_cancelled_as_it_succeeds_counts_once(config, cast):
     async with smsc(config) as server:
-        begun, visits = Visit.begun, []
+        begun, slots = ConnectionSlot.begun, []
 
-        def end_at_once(visit, session):
-            begun(visit, session)
-            visits.append(visit)
-            visit.cancel()
+        def end_at_once(slot, session):
+            begun(slot, session)
+            slots.append(slot)
+            slot.cancel()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Visit, "begun", end_at_once)
+            patch.setattr(ConnectionSlot, "begun", end_at_once)
             with suppress(ConnectionError):
                 await (await Esme.connect(server.tls_port, tls=client_context())).closed()
-            await eventually(lambda: not server._door._connections)
-        assert visits
-        assert not server._door.sessions
+            await eventually(lambda: not server._connection_limits._connections)
+        assert slots
+        assert not server._connection_limits.sessions
         await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
-        await eventually(lambda: server._door._connections == 1)
+        await eventually(lambda: server._connection_limits._connections == 1)
 
 
 async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(limited, cast):
     async with smsc(limited(unbound=2)) as server:
         strangers = [await Esme.connect(server.port, from_address=f"127.0.0.{number}") for number in (5, 6)]
-        await eventually(lambda: len(server._door.sessions) == 2)
+        await eventually(lambda: len(server._connection_limits.sessions) == 2)
         bound = await Esme.bound(server.port, cast.smpp_acme_1)
         await strangers[0].closed()
         assert (await strangers[1].request(Plain(Command.ENQUIRE_LINK, 1))).status == 0
@@ -261,6 +261,6 @@ async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(
 async def test_a_handshake_that_never_ends_keeps_nobody_out(limited, cast):
     async with smsc(limited(unbound=1)) as server:
         stranger = await Esme.connect(server.tls_port, from_address="127.0.0.5")
-        await eventually(lambda: server._door._unbound)
+        await eventually(lambda: server._connection_limits._unbound)
         await Esme.bound(server.port, cast.smpp_acme_1)
         await stranger.closed()

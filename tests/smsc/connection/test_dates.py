@@ -206,7 +206,7 @@ async def test_an_expired_message_is_over(config, cast, conn):
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         answer = await esme.submit("393331230010", validity_period="000000000001000R")
         assert told(await esme.receipt()) == (answer.message_id, message_states.EXPIRED)
-        await eventually(lambda: not server._dispatch._upstream._slow)
+        await eventually(lambda: not server._dispatcher._upstream._slow)
 
 
 async def test_what_can_not_be_taken_when_it_is_due_is_taken_later(config, cast, conn, caplog):
@@ -226,5 +226,5 @@ async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn, monkeypa
     # The clock's hand does not move meanwhile: one look has to be enough.
     monkeypatch.setattr(sqlite, "_DUE_SECONDS", 3_600)
     async with smsc(config) as server:
-        server._backplane._look_for_due()
+        server._storage._look_for_due()
         await eventually(lambda: conn.execute("SELECT count(*) FROM messages WHERE state = 2").fetchone()[0] == 2_500)

@@ -155,7 +155,7 @@ def arena(config, cast, conn, limited, caplog):
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         # A wrong password is answered as such, however often; connections without a bind are let in again.
         made = Arena(limited(bind_failures=10**6), cast, runner)
-        made._server._door._fruitless._most = 10**6
+        made._server._connection_limits._failed_unbound._most = 10**6
         try:
             yield made
         finally:

@@ -5,19 +5,19 @@ import socket
 from ipaddress import ip_address
 
 from portal.core.config import Limits
-from portal.smsc.admission.connection_limits import Door, Visit
-from portal.smsc.connection.pdu_stream import Wire
+from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
+from portal.smsc.connection.pdu_stream import PduStream
 from portal.smsc.protocol.constants import Command
 from portal.smsc.protocol.pdu import Plain
 
 MANY, LAST = 5_000, 7
 
 
-class Heard(Wire):
+class Heard(PduStream):
     """Takes down what it hears, and answers nothing."""
 
     def __init__(self, sequences, limits, loop):
-        super().__init__(Visit(Door(limits, loop), ip_address("127.0.0.1")), limits, loop)
+        super().__init__(ConnectionSlot(ConnectionLimits(limits, loop), ip_address("127.0.0.1")), limits, loop)
         self.sequences = sequences
 
     def _received(self, header, body):

@@ -15,12 +15,12 @@ SOON_MS = 300
 
 
 @pytest.fixture
-def say(conn, nudger):
-    """Changes a price list as a page does, and nudges the server."""
+def say(conn, wakeup_sender):
+    """Changes a price list as a page does, and wakes the server."""
 
     def change(destination, price, valid_from=None, list_id=price_lists.DEFAULT_LIST):
         prices.change(conn, SHELL, list_id, [Change(destination, price, valid_from)], "UTC")
-        nudger.send()
+        wakeup_sender.send()
 
     return change
 
@@ -41,7 +41,7 @@ def paid(conn, cast):
 
 def price_of(server, name, number=ITALIAN):
     """What the server takes for a part now."""
-    return server._backplane.price_list(server._backplane.account(name)).of(number)
+    return server._storage.price_list(server._storage.account(name)).of(number)
 
 
 async def test_a_new_price_is_what_the_next_submit_costs(config, cast, say, paid):
@@ -75,7 +75,7 @@ async def test_a_date_that_comes_changes_the_price(config, cast, say, paid):
         assert paid() == [1000, 750]
 
 
-async def test_a_list_that_is_assigned_is_what_the_next_submit_costs(config, cast, conn, nudger, say, paid):
+async def test_a_list_that_is_assigned_is_what_the_next_submit_costs(config, cast, conn, wakeup_sender, say, paid):
     volume = price_lists.create(conn, SHELL, "Volume").id
     say("IT", 700, list_id=volume)
     async with smsc(config) as server:
@@ -84,7 +84,7 @@ async def test_a_list_that_is_assigned_is_what_the_next_submit_costs(config, cas
         assert (await esme.submit(ITALIAN)).status == 0
         for list_id, price in ((volume, 700), (price_lists.DEFAULT_LIST, 1000)):
             price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), list_id)
-            nudger.send()
+            wakeup_sender.send()
             await eventually(lambda price=price: price_of(server, cast.smpp_acme_1.name) == ("IT", price))
             assert price_of(server, cast.smpp_globex_1.name) == ("IT", 1000)
             assert (await esme.submit(ITALIAN)).status == 0

@@ -190,7 +190,7 @@ async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(con
         assert await cancel(esme, sent.message_id) == Status.ESME_RSYSERR
         other.execute("ROLLBACK")
         assert balance(conn, cast) == 999_000
-        assert int(sent.message_id) in server._dispatch._upstream._slow
+        assert int(sent.message_id) in server._dispatcher._upstream._slow
         assert await cancel(esme, sent.message_id) == 0
 
 
@@ -288,7 +288,7 @@ async def test_window_and_throughput_count_cancels_and_data_sm(config, cast, cha
         statuses = [answer.status for answer in await esme.answers_to(batch)]
         assert statuses == [0, 0, Status.ESME_RTHROTTLED, Status.ESME_RTHROTTLED, 0, 0, 0]
         change_account(throughput=1)
-        await eventually(lambda: server._backplane.account(cast.smpp_acme_1.name).throughput == 1)
+        await eventually(lambda: server._storage.account(cast.smpp_acme_1.name).throughput == 1)
         batch = [data_sm(esme), data_sm(esme)]
         esme.send(*batch)
         assert [each.status for each in await esme.answers_to(batch)] == [0, Status.ESME_RTHROTTLED]

@@ -19,10 +19,10 @@ class Clock:
 
 def look(server):
     """Have the server look at its sessions as if the time for it had come."""
-    roster = server._roster
-    loop, roster._loop = roster._loop, Clock(roster._looked_at + 2)
-    roster.look()
-    roster._loop = loop
+    session_registry = server._session_registry
+    loop, session_registry._loop = session_registry._loop, Clock(session_registry._looked_at + 2)
+    session_registry.look()
+    session_registry._loop = loop
 
 
 async def shown(server, conn, account, condition):
@@ -62,7 +62,7 @@ async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, c
     async with smsc(config) as server:
         await Esme.bound(server.port, cast.smpp_acme_1)
         written = []
-        server._backplane.session_progressed = written.append
+        server._storage.session_progressed = written.append
         look(server)
         assert len(written) == 1
         for _ in range(3):
@@ -74,7 +74,7 @@ async def test_messages_know_their_session_after_its_end(config, cast, conn, acc
     async with smsc(config) as server:
         quiet = await Esme.bound(server.port, cast.smpp_acme_1)
         await quiet.close()
-        await eventually(lambda: not server._door.sessions)
+        await eventually(lambda: not server._connection_limits.sessions)
         esme = await Esme.bound(server.port, cast.smpp_acme_1)
         await esme.submit()
         (session_id,) = conn.execute("SELECT session_id FROM messages").fetchone()
@@ -94,10 +94,10 @@ async def test_a_session_that_ends_before_its_message_is_answered_is_kept(config
         await eventually(lambda: session_records.of_account(conn, account.id))
         conn.execute("BEGIN IMMEDIATE")
         esme.send(esme.message())
-        (session,) = server._door.sessions
+        (session,) = server._connection_limits.sessions
         await eventually(lambda: session._in_flight)
         await esme.close()
-        await eventually(lambda: not server._door.sessions)
+        await eventually(lambda: not server._connection_limits.sessions)
         conn.execute("ROLLBACK")
         (session_id,) = await eventually(lambda: conn.execute("SELECT session_id FROM messages").fetchone())
         await eventually(lambda: not session_records.of_account(conn, account.id))

@@ -16,12 +16,12 @@ NUMBER = "393990001112"
 
 
 @pytest.fixture
-def say(conn, nudger):
+def say(conn, wakeup_sender):
     """Lets a handset send a text."""
 
     def say(text, to=SHORT_CODE, source=HANDSET):
         found = inbound.simulate(conn, source, to, text)
-        nudger.send()
+        wakeup_sender.send()
         return found
 
     return say

@@ -364,23 +364,23 @@ async def test_a_receiver_that_does_not_answer_holds_nobody_up(config, cast, con
 
 async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(config, cast, conn, wait_for):
     async with smsc(config) as server:
-        backplane = server._backplane
+        storage = server._storage
         queries = []
-        backplane._reader.set_trace_callback(lambda sql: queries.append(sql) if "deliveries" in sql else None)
+        storage._reader.set_trace_callback(lambda sql: queries.append(sql) if "deliveries" in sql else None)
         await wait_for(server, 5)
-        assert (queries, backplane._looks) == ([], {})
+        assert (queries, storage._looks) == ([], {})
         # Neither for whom nothing waits.
         idle = await Esme.bound(server.port, cast.smpp_globex_1, Command.BIND_RECEIVER)
         await eventually(lambda: queries)
         asked = len(queries)
         await wait_for(server, 5)
-        assert (len(queries), backplane._looks) == (asked, {})
+        assert (len(queries), storage._looks) == (asked, {})
         # One that is put off is waited for with one timer, which goes with the receiver.
         receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
         await receiver.receipt(Status.ESME_RX_P_APPN)
-        await eventually(lambda: list(backplane._looks) == [cast.smpp_acme_1.id])
+        await eventually(lambda: list(storage._looks) == [cast.smpp_acme_1.id])
         await receiver.close()
-        await eventually(lambda: backplane._looks == {})
+        await eventually(lambda: storage._looks == {})
         idle.abort()
 
 
@@ -389,5 +389,5 @@ async def test_what_is_too_old_is_given_up_in_steps(config, cast, conn, wait_for
     async with smsc(config) as server:
         await wait_for(server, 5)
         # The one timer of it comes every ten minutes.
-        server._backplane._writer.put(Kind.EXPIRE, now_ms() + validation.DELIVERIES_VALID_MS + 60_000)
+        server._storage._writer.put(Kind.EXPIRE, now_ms() + validation.DELIVERIES_VALID_MS + 60_000)
         await eventually(lambda: waiting(conn) == 0)

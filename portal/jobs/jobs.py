@@ -1,21 +1,17 @@
-"""What the pages' process does behind them: each job in a thread and with a connection of its own, again and again.
-
-Whatever a job stumbles over, it begins anew: all of them find in the database how far they are.
-"""
+"""The list of jobs: what the web process does in the background."""
 
 import logging
 import sqlite3
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from portal.core import db, paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
+from portal.jobs.runner import Job
 from portal.services.accounts import refusal_mails, session_records
 from portal.services.billing import credit_mails
 from portal.services.common import audit, mail, rate_limit
@@ -29,92 +25,39 @@ from portal.services.statistics import rollup, statistics
 
 _log = logging.getLogger(__name__)
 
-RETENTION_RESTS = 4
-"""Between two steps of retention, how many times as long as the first of them took."""
-
-_AGAIN_S = 60.0
-_EMPTY_LOG_S = 60.0
-_REFUSALS_S = 60.0
+RETENTION_REST_FACTOR = 4
+"""How long retention rests after a step: so many times as long as the step took."""
 
 
-@dataclass
-class Job:
-    """Something that is done `every` so many seconds, in steps; within a minute again where it went wrong.
-
-    After a step it rests, `rests` times as long as the step took: pages, and the SMPP server's writer, have that time.
-    """
-
-    name: str
-    every: float
-    work: Callable[[Connection], Iterator[object]]
-    rests: float = 0.0
-    at_once: bool = True
-    """Whether it begins at the start, and not so many seconds after it."""
-    busy_timeout_ms: int = db.BUSY_TIMEOUT_MS
-    _told: str = field(default="", init=False)
-
-    def run(self, conn: Connection) -> None:
-        """Do it until the process ends."""
-        if not self.at_once:
-            time.sleep(self.every)
-        while True:
-            time.sleep(self.every if self.turn(conn) else min(self.every, _AGAIN_S))
-
-    def turn(self, conn: Connection) -> bool:
-        """Do it once, and say whether that went well. What goes wrong is in the log, once as long as it is the same."""
-        try:
-            began = time.perf_counter()
-            for _ in self.work(conn):
-                time.sleep(self.rests * (time.perf_counter() - began))
-                began = time.perf_counter()
-        except Exception as error:
-            if str(error) != self._told:
-                # That the database is locked, or its disk full, is no news of this job: no line of its code helps.
-                _log.warning("%s will be tried again: %s", self.name, error, exc_info=not _is_of_the_disk(error))
-            self._told = str(error)
-            return False
-        self._told = ""
-        return True
-
-
-def _is_of_the_disk(error: Exception) -> bool:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR
-
-
-def start(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) -> None:
-    """Begin with all jobs.
+def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) -> list[Job]:
+    """Return all jobs.
 
     Args:
-        options: `--data` and `--config` as this process got them, for the daily check's.
-
-    Raises:
-        sqlite3.OperationalError: the database can't be opened. A job's thread would end with that, and nobody notice.
+        mailer: woken after mails have been queued.
+        options: `--data` and `--config` as this process got them, for the process of the daily check.
     """
-    for job in (
+    return [
         # Nobody waits for it, so it may wait long for the write lock.
-        Job("housekeeping", db.DAY_MS / 1000, partial(_forget, config), busy_timeout_ms=60_000),
-        Job("expiry", 60.0, _let_run_out),
+        Job("housekeeping", db.DAY_MS / 1000, partial(_purge_expired, config), busy_timeout_ms=60_000),
+        Job("expiry", 60.0, _expire_credits),
         # What searches need is built in a tenth of a core's time: messages that nobody has indexed yet are only slower
         # to find.
-        Job("index", 5.0, _index, rests=9),
+        Job("index", 5.0, _build_search_index, rest_factor=9),
         # Years of messages, after an update, leave the SMPP server as much time as they take.
-        Job("statistics", 1.0, _gather, rests=1),
+        Job("statistics", 1.0, _roll_up_statistics, rest_factor=1),
         # Somebody watches: a quarter of a core's time.
-        Job("deletion", 1.0, _delete, rests=3),
-        Job("retention", 3600.0, partial(_remove_old, config), rests=RETENTION_RESTS),
-        Job("privacy", 5.0, _remove_texts, rests=9),
-        Job("log", _EMPTY_LOG_S, _empty_log),
-        Job("news", 1.0, partial(_tell, keys, mailer)),
-        Job("refusals", _REFUSALS_S, partial(_tell_refusals, keys, mailer)),
+        Job("deletion", 1.0, _continue_deletions, rest_factor=3),
+        Job("retention", 3600.0, partial(_remove_old_messages, config), rest_factor=RETENTION_REST_FACTOR),
+        Job("privacy", 5.0, _remove_texts, rest_factor=9),
+        Job("log", 60.0, _empty_write_ahead_log),
+        Job("news", 1.0, partial(_queue_credit_mails, keys, mailer)),
+        Job("refusals", 60.0, partial(_queue_refusal_mails, keys, mailer)),
         # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
-        Job("check", 600.0, partial(_check, options), at_once=False),
-    ):
-        conn = db.connect(config.database, busy_timeout_ms=job.busy_timeout_ms)
-        threading.Thread(target=job.run, args=[conn], name=job.name, daemon=True).start()
+        Job("check", 600.0, partial(_run_daily_check, options), at_start=False),
+    ]
 
 
-def _forget(config: Config, conn: Connection) -> Iterator[None]:
+def _purge_expired(config: Config, conn: Connection) -> Iterator[None]:
     """Forget what has run out."""
     self_check.sweep(config.data)
     yield
@@ -132,13 +75,13 @@ def _forget(config: Config, conn: Connection) -> Iterator[None]:
         yield
 
 
-def _let_run_out(conn: Connection) -> Iterator[None]:
+def _expire_credits(conn: Connection) -> Iterator[None]:
     """Take away credits whose date has come."""
     expiry.run_out(conn)
     yield
 
 
-def _index(conn: Connection) -> Iterator[int]:
+def _build_search_index(conn: Connection) -> Iterator[int]:
     """Build what lets searches leave out most of a history, behind the messages that come."""
     built = 1
     while built:
@@ -148,13 +91,13 @@ def _index(conn: Connection) -> Iterator[int]:
             yield chunks
 
 
-def _gather(conn: Connection) -> Iterator[None]:
+def _roll_up_statistics(conn: Connection) -> Iterator[None]:
     """Count for the statistics what has come and ended."""
     while rollup.gather(conn):
         yield
 
 
-def _delete(conn: Connection) -> Iterator[None]:
+def _continue_deletions(conn: Connection) -> Iterator[None]:
     """Go on with what customers have asked to delete, a step of each in turn: nobody waits for another's millions, nor
     for one that stumbles."""
     works: dict[int, Iterator[None]] = {}
@@ -175,7 +118,7 @@ def _delete(conn: Connection) -> Iterator[None]:
         raise stumbled[min(stumbled)]
 
 
-def _remove_old(config: Config, conn: Connection) -> Iterator[int]:
+def _remove_old_messages(config: Config, conn: Connection) -> Iterator[int]:
     """Remove messages that are older than they are kept."""
     return retention.remove(conn, config.retention.messages_months, db.now_ms())
 
@@ -187,10 +130,10 @@ def _remove_texts(conn: Connection) -> Iterator[None]:
         removed = True
         yield
     if removed:
-        yield from _empty_log(conn)
+        yield from _empty_write_ahead_log(conn)
 
 
-def _empty_log(conn: Connection) -> Iterator[None]:
+def _empty_write_ahead_log(conn: Connection) -> Iterator[None]:
     """Empty the write-ahead log, in which pages of the database stand as they were before a text was removed."""
     while text_policy.any_not_kept(conn) and not db.empty_log(conn):
         # Somebody writes at this moment.
@@ -198,30 +141,30 @@ def _empty_log(conn: Connection) -> Iterator[None]:
         yield
 
 
-def _tell(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
+def _queue_credit_mails(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
     """Queue the mails about credits."""
     if credit_mails.queue_due(conn, keys):
         mailer.wake()
     yield
 
 
-def _tell_refusals(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
+def _queue_refusal_mails(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
     """Queue the mails about refused binds that have fallen due."""
     if refusal_mails.queue_due(conn, keys):
         mailer.wake()
     yield
 
 
-def _check(options: Sequence[str], conn: Connection) -> Iterator[None]:
-    check_if_due(conn, options)
+def _run_daily_check(options: Sequence[str], conn: Connection) -> Iterator[None]:
+    run_daily_check_if_due(conn, options)
     yield
 
 
-def check_if_due(conn: sqlite3.Connection, options: Sequence[str]) -> None:
+def run_daily_check_if_due(conn: sqlite3.Connection, options: Sequence[str]) -> None:
     """Run `check --record` to its end if the last one is a day old: in a process of its own, so that pages don't wait.
 
     Args:
-        options: as in `start`.
+        options: as in `list_jobs`.
     """
     if not daily_self_check.is_due(conn, db.now_ms()):
         return

@@ -7,7 +7,7 @@ from portal.services.common.message_states import DELIVERED
 from portal.services.messages import deliveries, intake, outcomes
 from portal.services.messages.outcomes import Outcome
 from portal.services.prices.prices import PriceList
-from portal.smsc.delivery.delivery_queue import MOST_READY, Waiting
+from portal.smsc.storage.delivery_queue import MOST_READY, DeliveryQueue
 from tests.support import prepared
 
 
@@ -29,7 +29,7 @@ def reads():
 
 
 @pytest.fixture
-def waiting(conn, account, reads):
+def queue(conn, account, reads):
     """Somebody is there to take what waits; `reads` gets how much each look into the database has found."""
 
     def read(how_many, but):
@@ -37,65 +37,65 @@ def waiting(conn, account, reads):
         reads.append(len(due.now))
         return due
 
-    made = Waiting(read)
+    made = DeliveryQueue(read)
     made.wake = lambda: None
     return made
 
 
-def taken(waiting):
-    return list(iter(waiting.take, None))
+def taken(queue):
+    return list(iter(queue.take, None))
 
 
-def test_what_has_just_been_stored_is_not_read_again(waiting, ended, reads):
-    assert waiting.take() is None
+def test_what_has_just_been_stored_is_not_read_again(queue, ended, reads):
+    assert queue.take() is None
     receipts = ended(3)
-    waiting.stored(receipts)
-    assert taken(waiting) == receipts
+    queue.stored(receipts)
+    assert taken(queue) == receipts
     assert reads == [0]
 
 
-def test_what_was_there_before_comes_first(waiting, ended):
+def test_what_was_there_before_comes_first(queue, ended):
     older = ended(2)
     newer = ended(2)
-    waiting.stored(newer)
-    assert taken(waiting) == older + newer
+    queue.stored(newer)
+    assert taken(queue) == older + newer
 
 
-def test_what_was_read_before_it_was_told_comes_once(waiting, ended):
+def test_what_was_read_before_it_was_told_comes_once(queue, ended):
     receipts = ended(2)
-    assert taken(waiting) == receipts
-    waiting.stored(receipts)
-    assert taken(waiting) == []
+    assert taken(queue) == receipts
+    queue.stored(receipts)
+    assert taken(queue) == []
 
 
-def test_what_is_given_back_comes_before_all_that_follows(waiting, ended):
-    assert waiting.take() is None
+def test_what_is_given_back_comes_before_all_that_follows(queue, ended):
+    assert queue.take() is None
     receipts = ended(3)
-    waiting.stored(receipts)
-    first = waiting.take()
-    waiting.give_back(first)
-    assert taken(waiting) == receipts
+    queue.stored(receipts)
+    first = queue.take()
+    queue.give_back(first)
+    assert taken(queue) == receipts
 
 
-def test_memory_is_bounded_and_the_order_stays(waiting, ended, reads):
-    assert waiting.take() is None
+def test_memory_is_bounded_and_the_order_stays(queue, ended, reads):
+    assert queue.take() is None
     first = ended(MOST_READY - 1)
-    waiting.stored(first)
+    queue.stored(first)
     # No room for both: they are read when all before them has been taken.
     too_much = ended(2)
-    waiting.stored(too_much)
+    queue.stored(too_much)
     last = ended(1)
-    waiting.stored(last)
-    assert taken(waiting) == first + too_much + last
+    queue.stored(last)
+    assert taken(queue) == first + too_much + last
     assert reads == [0, 3]
 
 
-def test_nothing_is_kept_where_nobody_is_there_to_take_it(waiting, ended, reads):
-    assert waiting.take() is None
-    waiting.wake = None
+def test_nothing_is_kept_where_nobody_is_there_to_take_it(queue, ended, reads):
+    assert queue.take() is None
+    queue.wake = None
     receipts = ended(2)
-    waiting.stored(receipts)
+    queue.stored(receipts)
     assert reads == [0]
-    waiting.wake = lambda: None
-    assert taken(waiting) == receipts
+    queue.wake = lambda: None
+    assert taken(queue) == receipts
     assert reads == [0, 2]

@@ -11,7 +11,7 @@ MOST_READY = 500
 """How much of what waits for one account is kept in memory; the rest is read when its turn comes."""
 
 
-class Waiting:
+class DeliveryQueue:
     """Gives what waits for one account in its order, each once until it is given back.
 
     What has just been stored is kept in memory, where nothing else stands before it in the database: reading it back

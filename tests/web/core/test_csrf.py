@@ -1,0 +1,58 @@
+"""The token of forms, and the cookie that it is bound to."""
+
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+
+from portal.core import db
+from portal.core.config import Config
+from tests.support import Cast, Person
+from tests.web.conftest import Browser
+from tests.web.core.conftest import browser_of
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_the_session_s_cookie_is_closed_to_scripts_and_other_sites(app: Flask, https: Flask, secure: bool) -> None:
+    answer = browser_of(https if secure else app).get("/login", base_url="https://localhost" if secure else None)
+    cookie = answer.headers["Set-Cookie"]
+    assert cookie.startswith("portal_session=")
+    attributes = {each.strip() for each in cookie.split(";")[1:]}
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= attributes
+    assert ("Secure" in attributes) is secure
+    assert not [each for each in attributes if each.startswith(("Domain", "Expires", "Max-Age"))]
+
+
+def test_a_cookie_of_another_installation_is_no_login(
+    client: Callable[[Person], Browser], cast: Cast, make_app: Callable[[Config], Flask], config: Config
+) -> None:
+    other = make_app(config)
+    other.secret_key = b"another installation's"
+    alice = client(cast.alice)
+    cookie = alice.get_cookie("portal_session")
+    assert cookie
+    stranger = browser_of(other)
+    stranger.set_cookie("portal_session", cookie.value)
+    assert stranger.get("/profile").status_code == 302
+
+
+@pytest.mark.parametrize("token", [None, "", "invented"])
+def test_a_change_without_its_token_is_400(
+    client: Callable[[Person], Browser], cast: Cast, conn: db.Connection, token: str | None
+) -> None:
+    data = {"locale": "it"} | ({} if token is None else {"csrf_token": token})
+    assert client(cast.alice).post("/language", data=data, csrf=False).status_code == 400
+    assert conn.execute("SELECT language FROM users WHERE id = ?", (cast.alice.id,)).fetchone()[0] is None
+
+
+def test_another_browser_s_token_is_400(client: Callable[[Person], Browser], cast: Cast) -> None:
+    data = {"locale": "it", "csrf_token": client(cast.charlie).csrf_token()}
+    assert client(cast.alice).post("/language", data=data, csrf=False).status_code == 400
+
+
+def test_behind_https_a_form_from_elsewhere_is_400(https: Flask) -> None:
+    browser = browser_of(https)
+    here = "https://localhost"
+    for referrer, status in ((here + "/login", 303), ("https://evil.example/", 400)):
+        answer = browser.post("/language", data={"locale": "it"}, base_url=here, headers={"Referer": referrer})
+        assert answer.status_code == status
