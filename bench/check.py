@@ -35,7 +35,8 @@ from typing import Any
 from stand import CREDITS, ROOT, SENDERS, Installation, complaints, table
 
 from portal.core import db
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate
 from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL

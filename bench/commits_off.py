@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from portal import cli
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.messages.validation import Submit
 from portal.smsc.storage.interface import Resolve
 from portal.smsc.storage.sqlite import SqliteStorage

@@ -26,13 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from portal import migrations
 from portal.core import db
-from portal.core.db import (
-    DAY_MS,
-    Connection,
-    Inserts,
-    immediate,
-    now_ms,
-)
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection, Inserts, immediate
 from portal.services.accounts import accounts
 from portal.services.billing import statement
 from portal.services.common import ids, periods

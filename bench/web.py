@@ -36,7 +36,7 @@ from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.people import users
-from portal.web import create_app
+from portal.web.app import create_app
 from tests.support import eventually, free_port
 
 SECONDS, RUNS, CONNECTIONS = 5, 3, 16

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pyotp
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.config import FILE_NAME
 from portal.services.history import history
 from portal.services.history.history import Message
@@ -98,7 +98,7 @@ def prepared(conn: db.Connection, account_id: int, body: bytes = b"hello", **sai
     `said`: arguments of `messages.prepare`.
     """
     usual: dict[str, Any] = {
-        "price_list": prices.of_account(conn, account_id, db.now_ms()),
+        "price_list": prices.of_account(conn, account_id, clock.now_ms()),
         "source": "ACME",
         "source_ton": 5,
         "source_npi": 0,

@@ -26,7 +26,7 @@ from portal.services.billing.orders import Order
 from portal.services.common.audit import SHELL
 from portal.services.operations import self_check
 from portal.services.people import login_sessions, users
-from portal.web import create_app
+from portal.web.app import create_app
 from tests.support import ROOT, Cast, Server, eventually
 
 # The one of the examples in the docs, which are tried too.

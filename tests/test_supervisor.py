@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from portal import supervisor
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import session_records
 from portal.services.accounts.session_records import Connection
 from tests.serving import children, clean_environment, is_ready, stop

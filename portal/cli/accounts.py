@@ -15,7 +15,8 @@ from portal.cli.shell import (
     pairs,
     table,
 )
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.services.accounts import accounts, allowed_ips, credentials
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP

@@ -18,8 +18,9 @@ from portal.cli.shell import (
     pairs,
     table,
 )
+from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.core.db import immediate, now_ms
+from portal.core.db import immediate
 from portal.core.i18n import DEFAULT_LANGUAGE, LANGUAGES
 from portal.services.billing import auto_recredit
 from portal.services.common import credit_amounts

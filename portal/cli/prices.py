@@ -5,7 +5,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from portal.cli.shell import Answer, Commands, Failure, Shell, database_command, group, iso, table
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.common.csv_import import BadLines

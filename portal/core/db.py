@@ -9,7 +9,6 @@ from pathlib import Path
 
 FILE_NAME = "portal.db"
 BUSY_TIMEOUT_MS = 5_000
-DAY_MS = 86_400_000
 _LOOK_AGAIN_S = 0.0005
 
 
@@ -27,11 +26,6 @@ class Connection(sqlite3.Connection):
         if name not in taught:
             self.create_function(name, arguments, function, deterministic=True)
             taught.add(name)
-
-
-def now_ms() -> int:
-    """The time as everything in the database counts it: milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000
 
 
 def connect(

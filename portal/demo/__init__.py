@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyotp
 
+from portal.core import clock, db
 from portal.core import config as settings
-from portal.core import db
 from portal.core.config import Config, bracketed, reachable
 from portal.core.crypto import FILE_NAME as KEY_FILE
 from portal.core.crypto import Keys
@@ -126,7 +126,7 @@ def _still_good(config: Config, password: str) -> bool:
     digest, conn = Keys.load(config.data).smpp_digest(password), db.connect(config.database)
     try:
         return any(
-            account.password_id(digest, db.now_ms()) is not None
+            account.password_id(digest, clock.now_ms()) is not None
             for account in smpp_config.load(conn)
             if account.name == SENDING_ACCOUNT
         )

@@ -4,9 +4,10 @@ import sqlite3
 from pathlib import Path
 
 from portal import migrations
-from portal.core import db
+from portal.core import clock, db
+from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.core.db import immediate, now_ms
+from portal.core.db import immediate
 from portal.demo import documents, history_seed
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
 from portal.services.accounts.accounts import Account
@@ -83,8 +84,8 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
             alerts.set_rule(conn, _BY_OWNER, target, 300 * credit_amounts.THOUSANDTHS)
             paid, _open = (orders.place(conn, _BY_OWNER, source, each) for each in packs.everyone(conn)[:2])
             orders.pay(conn, _BY_OPERATOR, paid, "Transfer of this morning")
-            in_a_month = now_ms() + 30 * db.DAY_MS
-            _prices(conn, acme, in_a_month // db.DAY_MS * db.DAY_MS)
+            in_a_month = now_ms() + 30 * clock.DAY_MS
+            _prices(conn, acme, in_a_month // clock.DAY_MS * clock.DAY_MS)
             credits.grant(
                 conn, _BY_OPERATOR, source, 200 * credit_amounts.THOUSANDTHS, "Winter bonus", expires_at=in_a_month
             )

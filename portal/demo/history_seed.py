@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from portal.core import gsm0338
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.session_records import Connection, Ending

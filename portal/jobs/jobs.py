@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from portal.core import db, paths
+from portal.core import clock, db, paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
@@ -38,7 +38,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
     """
     return [
         # Nobody waits for it, so it may wait long for the write lock.
-        Job("housekeeping", db.DAY_MS / 1000, partial(_purge_expired, config), busy_timeout_ms=60_000),
+        Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired, config), busy_timeout_ms=60_000),
         Job("expiry", 60.0, _expire_credits),
         # What searches need is built in a tenth of a core's time: messages that nobody has indexed yet are only slower
         # to find.
@@ -61,15 +61,15 @@ def _purge_expired(config: Config, conn: Connection) -> Iterator[None]:
     """Forget what has run out."""
     self_check.sweep(config.data)
     yield
-    now = db.now_ms()
+    now = clock.now_ms()
     for purge, at in (
-        (rate_limit.purge, now - db.DAY_MS),
+        (rate_limit.purge, now - clock.DAY_MS),
         (session_records.purge, now),
         (mail.purge, now),
         (senders.purge, now),
         (statistics.purge, now),
         (deletion.purge, now),
-        (audit.purge, now - config.retention.audit_days * db.DAY_MS),
+        (audit.purge, now - config.retention.audit_days * clock.DAY_MS),
     ):
         purge(conn, at)
         yield
@@ -120,7 +120,7 @@ def _continue_deletions(conn: Connection) -> Iterator[None]:
 
 def _remove_old_messages(config: Config, conn: Connection) -> Iterator[int]:
     """Remove messages that are older than they are kept."""
-    return retention.remove(conn, config.retention.messages_months, db.now_ms())
+    return retention.remove(conn, config.retention.messages_months, clock.now_ms())
 
 
 def _remove_texts(conn: Connection) -> Iterator[None]:
@@ -166,7 +166,7 @@ def run_daily_check_if_due(conn: sqlite3.Connection, options: Sequence[str]) -> 
     Args:
         options: as in `list_jobs`.
     """
-    if not daily_self_check.is_due(conn, db.now_ms()):
+    if not daily_self_check.is_due(conn, clock.now_ms()):
         return
     began = time.monotonic()
     words = [*paths.program(), "check", "--record", "--supervised", *options]

@@ -19,7 +19,7 @@ from portal.core.config import Config, bracketed
 from portal.core.crypto import Keys
 from portal.jobs import jobs, runner
 from portal.services.common.mail import Mailer
-from portal.web import create_app
+from portal.web.app import create_app
 from portal.web.core import uploads
 
 _log = logging.getLogger(__name__)

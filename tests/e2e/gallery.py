@@ -8,9 +8,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page
 
+from portal.core.clock import now_ms
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.core.db import Connection, now_ms
+from portal.core.db import Connection
 from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, packs, purchases
@@ -27,7 +28,7 @@ from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import Change
 from portal.services.senders import senders
 from portal.services.statistics import rollup
-from portal.web import create_app
+from portal.web.app import create_app
 from portal.web.core.access import Rule, rule_of
 from tests.documents import PDF
 from tests.e2e.browsing import Tab, address_of

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from portal.core import db
+from portal.core import clock
 from portal.services.accounts import accounts
 from portal.services.messages import deliveries
 from tests.e2e.browsing import Tab
@@ -27,7 +27,7 @@ def send(server: Server, *texts: str) -> None:
     conn = server.connect()
     acting.deliver(conn, *acting.send(conn, "smpp-acme-1", *texts))
     account = accounts.by_name(conn, "smpp-acme-1")
-    deliveries.done(conn, deliveries.due(conn, account.id, db.now_ms(), 100).now)
+    deliveries.done(conn, deliveries.due(conn, account.id, clock.now_ms(), 100).now)
     conn.close()
 
 

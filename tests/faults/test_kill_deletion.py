@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from portal.core import db
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
-from portal.core.db import DAY_MS, now_ms
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, ids

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
@@ -92,7 +92,7 @@ def outage(serve: Callable[..., Server], conn: db.Connection) -> Outage:
     """
 
     def delivered(message_id: str) -> None:
-        outcomes.finish(conn, [Outcome(int(message_id), DELIVERED, 0, db.now_ms())])
+        outcomes.finish(conn, [Outcome(int(message_id), DELIVERED, 0, clock.now_ms())])
 
     @contextmanager
     def away(server: Server, how: signal.Signals) -> Iterator[Callable[[str], None]]:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common.message_states import DELIVERED, ENROUTE, EXPIRED, UNDELIVERABLE
 from portal.services.messages.validation import VALIDITY_MS
 from tests.money.operations import Operation

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from portal.core import db
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common.message_states import DELIVERED, EXPIRED
 from portal.services.messages.validation import VALIDITY_MS
 from tests.money import event_log, fixtures, generators

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.core.db import DAY_MS
+from portal.core.clock import DAY_MS
 from portal.services.common.message_states import DELETED, DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.statistics.daily_totals import month_of
 from tests.money.operations import Answer, Operation, text_of

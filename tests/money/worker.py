@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portal.core import db
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from tests.money import event_log
 from tests.money.audit import Attempt
 from tests.money.event_log import Pen

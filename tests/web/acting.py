@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 
-from portal.core import db
+from portal.core import clock, db
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.refused_binds import RefusedBind
@@ -97,13 +97,13 @@ def _send(
 
 
 def deliver(conn: db.Connection, *message_ids: int) -> None:
-    ended = [outcomes.Outcome(each, message_states.DELIVERED, DELIVERED, db.now_ms()) for each in message_ids]
+    ended = [outcomes.Outcome(each, message_states.DELIVERED, DELIVERED, clock.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
     rollup.gather_all(conn)
 
 
 def fail(conn: db.Connection, *message_ids: int, ptt: int = UNDELIVERABLE) -> None:
-    ended = [outcomes.Outcome(each, message_states.UNDELIVERABLE, ptt, db.now_ms()) for each in message_ids]
+    ended = [outcomes.Outcome(each, message_states.UNDELIVERABLE, ptt, clock.now_ms()) for each in message_ids]
     outcomes.finish(conn, ended)
     rollup.gather_all(conn)
 
@@ -111,7 +111,7 @@ def fail(conn: db.Connection, *message_ids: int, ptt: int = UNDELIVERABLE) -> No
 def connect(conn: db.Connection, name: str, number: int = 1, **values: object) -> None:
     """Let a client be connected."""
     password = credentials.info(conn, account(conn, name).id)
-    now = db.now_ms()
+    now = clock.now_ms()
     session = {
         "id": number,
         "account_id": account(conn, name).id,
@@ -129,7 +129,7 @@ def refuse(
     conn: db.Connection, name: str, address: str, reason: str = refused_binds.NOT_AUTHORISED, times: int = 1
 ) -> None:
     """Let a client be turned away."""
-    row = RefusedBind(account(conn, name).id, address, reason, db.now_ms())
+    row = RefusedBind(account(conn, name).id, address, reason, clock.now_ms())
     refused_binds.refused(conn, [row] * times)
 
 

@@ -15,7 +15,7 @@ from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.people import login_sessions, users
-from portal.web import create_app
+from portal.web.app import create_app
 from portal.web.core import context
 from tests.support import Cast, Person
 from tests.web.html import faults

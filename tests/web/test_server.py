@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from flask.sessions import SecureCookieSessionInterface
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, refusal_mails, refused_binds
@@ -19,7 +19,7 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
 from portal.services.people import login_sessions, users
 from portal.supervisor import raise_file_limit
-from portal.web import create_app
+from portal.web.app import create_app
 from tests.mailbox import Mailbox
 from tests.serving import starting
 from tests.support import DEADLINE_S, Cast, Server, eventually
@@ -104,7 +104,7 @@ def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.C
 def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn: db.Connection) -> None:
     alice = users.by_email(conn, cast.alice.email)
     refusal_mails.choose(conn, alice, True)
-    an_hour_ago = db.now_ms() - 3_600_000
+    an_hour_ago = clock.now_ms() - 3_600_000
     refused = refused_binds.RefusedBind(cast.smpp_acme_1.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, an_hour_ago)
     refused_binds.refused(conn, [refused])
     with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
@@ -136,8 +136,8 @@ def test_the_copy_of_a_check_that_was_killed_goes_at_the_start(config: Config) -
 
 
 def test_it_lets_credits_run_out(config: Config, cast: Cast, conn: db.Connection) -> None:
-    account, now = accounts.by_name(conn, cast.smpp_acme_1.name), db.now_ms()
-    credits.grant(conn, SHELL, account, 50_000, expires_at=now - 1, now=now - db.DAY_MS)
+    account, now = accounts.by_name(conn, cast.smpp_acme_1.name), clock.now_ms()
+    credits.grant(conn, SHELL, account, 50_000, expires_at=now - 1, now=now - clock.DAY_MS)
     assert credits.balance(conn, account.id) == 1_050_000
     with starting(config, "web"):
         eventually(lambda: credits.balance(conn, account.id) == 1_000_000)

@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from portal.core.db import immediate, insert, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor

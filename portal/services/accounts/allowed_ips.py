@@ -7,7 +7,8 @@ from datetime import UTC, datetime, time, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from zoneinfo import ZoneInfo
 
-from portal.core.db import immediate, insert, now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
@@ -18,7 +19,7 @@ _LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
 _SHORTEST_PREFIX = {4: 8, 6: 16}
 _SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
-_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNIT_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 # Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
 _LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 

@@ -3,7 +3,7 @@
 import sqlite3
 from dataclasses import dataclass
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ import sqlite3
 import string
 from dataclasses import dataclass
 
+from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.crypto import Keys
-from portal.core.db import immediate, insert, now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
@@ -27,7 +28,7 @@ _MOST_REPLACED = 5
 # As expires_at: the moment of the replacement would lie in the future once more when a clock is set back.
 _NEVER_AGAIN = 0
 
-GRACE_PERIODS = {"0": 0, "15m": 15 * 60_000, "1h": 3_600_000, "24h": 24 * 3_600_000}
+GRACE_PERIODS = {"0": 0, "15m": 15 * MINUTE_MS, "1h": HOUR_MS, "24h": DAY_MS}
 
 
 class NotReady(Refused):
@@ -105,7 +106,7 @@ def regenerate(
         if only_when_ready and accounts.by_name(conn, account.name).status != accounts.SUCCESS:
             raise NotReady(name=account.name)
         if only_when_ready:
-            rate_limit.take(conn, f"password:{account.id}", _MOST_AN_HOUR, 3_600_000)
+            rate_limit.take(conn, f"password:{account.id}", _MOST_AN_HOUR, HOUR_MS)
         now = now_ms()
         if grace:
             conn.execute(

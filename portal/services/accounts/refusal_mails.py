@@ -3,8 +3,9 @@
 import sqlite3
 from itertools import groupby
 
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.db import immediate
 from portal.services.accounts import refused_binds
 from portal.services.common import mail
 from portal.services.people.users import User

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.accounts import refused_binds
 from portal.services.accounts.accounts import Account

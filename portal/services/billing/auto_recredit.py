@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders

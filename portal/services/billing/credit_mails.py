@@ -4,8 +4,9 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from portal.core import i18n
+from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.crypto import Keys
-from portal.core.db import DAY_MS, immediate
+from portal.core.db import immediate
 from portal.core.i18n import DEFAULT_LANGUAGE
 from portal.services.billing import orders
 from portal.services.common import ids, mail, rate_limit
@@ -14,7 +15,6 @@ from portal.services.people import customers, users
 
 # To addresses that nobody has confirmed: who moves credits back and forth across the threshold must not flood them.
 _MOST_ALERTS_AN_HOUR = 6
-_HOUR_MS = 3_600_000
 # In one transaction, which keeps others from writing meanwhile.
 _MOST_AT_ONCE = 50
 
@@ -54,7 +54,7 @@ def _queue(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Row) -> int:
     contact, addresses = customer.contact_email, notice["alert_to"].split()
     if notice["kind"] == alerts.LOW:
         try:
-            rate_limit.take(conn, f"alert:{notice['account_id']}", _MOST_ALERTS_AN_HOUR, _HOUR_MS)
+            rate_limit.take(conn, f"alert:{notice['account_id']}", _MOST_ALERTS_AN_HOUR, HOUR_MS)
         except rate_limit.TooManyAttempts:
             return 0
         return _send(conn, keys, "credits_low", customer.language, addresses or [contact], _low(conn, notice))

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from portal.core.db import immediate, insert, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing.packs import Pack

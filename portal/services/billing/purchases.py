@@ -5,6 +5,7 @@ What an order is, and that it is credited once, is the matter of `orders`.
 
 import sqlite3
 
+from portal.core.clock import HOUR_MS
 from portal.core.crypto import Keys
 from portal.core.db import immediate
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
@@ -41,7 +42,7 @@ def place(conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, 
         if packs.of_size(conn, pack.credits) != pack:
             raise PriceChanged()
         order = orders.place(conn, actor, account, pack, form=form)
-        rate_limit.take(conn, f"order:{account.id}", _MOST_AN_HOUR, 3_600_000)
+        rate_limit.take(conn, f"order:{account.id}", _MOST_AN_HOUR, HOUR_MS)
         _to_customer(conn, keys, "order_placed", order)
         to_operators(conn, keys, "order_received", order, contact=_contact(conn, order).contact_email)
     return order

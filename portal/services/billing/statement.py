@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from portal.core.db import now_ms
+from portal.core.clock import HOUR_MS, now_ms
 from portal.services.common import ids
 from portal.services.common.periods import EVER, FIRST_DAY, LAST_DAY, Period, midnight
 from portal.services.credits import ledger
@@ -20,7 +20,6 @@ from portal.services.statistics.daily_totals import month_of
 from portal.services.statistics.rollup import MONTH
 
 _MOST_DAYS = 92
-_HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +235,7 @@ def _bounds(first: date, last: date, zone: ZoneInfo) -> tuple[str, list[int]]:
     end = midnight(last + timedelta(1), zone)
     days = (last - first).days + 1
     if days == 1:
-        return "hour", [*range(midnight(first, zone), end, _HOUR_MS), end]
+        return "hour", [*range(midnight(first, zone), end, HOUR_MS), end]
     if days <= _MOST_DAYS:
         return "day", [midnight(first + timedelta(number), zone) for number in range(days + 1)]
     months = [date(year, number, 1) for year in range(first.year, last.year + 1) for number in range(1, 13)]

@@ -4,7 +4,8 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from portal.core.db import insert, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import insert
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 import secrets
 import sqlite3
 
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 

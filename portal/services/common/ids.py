@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 
 _TIME_SHIFT = 20
 # Counters of the highest id that was ever deleted from these tables; triggers keep them. Movements are never deleted.

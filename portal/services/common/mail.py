@@ -17,9 +17,10 @@ from urllib.parse import unquote, urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from portal.core import i18n, paths
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.core.db import DAY_MS, immediate, insert, now_ms
+from portal.core.db import immediate, insert
 
 _log = logging.getLogger(__name__)
 

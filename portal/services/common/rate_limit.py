@@ -3,7 +3,8 @@
 import sqlite3
 from math import ceil
 
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 

@@ -5,7 +5,8 @@ Everything is counted in thousandths of a credit, as integers.
 
 import sqlite3
 
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency

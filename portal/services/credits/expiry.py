@@ -13,7 +13,8 @@ from heapq import heappop, heappush
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from portal.core.db import DAY_MS, immediate, insert, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.audit import SYSTEM

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from portal.core import i18n
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.i18n import gettext, ngettext
 from portal.services.accounts.accounts import Account
 from portal.services.common import ids
@@ -15,7 +15,6 @@ LOW, REFUSED = "low", "refused"
 
 # Today and the six days before it, as the statistics count them (UTC).
 _DAYS = 7
-_HOUR_MS = 3_600_000
 _HOURS_UNTIL_MS = 2 * DAY_MS
 _WEEKDAY_UNTIL_MS = 7 * DAY_MS
 _YEAR_MS = 365 * DAY_MS
@@ -39,13 +38,13 @@ class Forecast:
             return gettext("No messages in the last 7 days.")
         if self.balance <= 0:
             return gettext("There are no credits left.")
-        if self.lasts < _HOUR_MS:
+        if self.lasts < HOUR_MS:
             return gettext("At the rate of the last 7 days, the credits last for less than an hour.")
         if self.lasts < _HOURS_UNTIL_MS:
             return ngettext(
                 "At the rate of the last 7 days, the credits last for about %(num)s hour.",
                 "At the rate of the last 7 days, the credits last for about %(num)s hours.",
-                self.lasts // _HOUR_MS,
+                self.lasts // HOUR_MS,
             )
         if self.lasts < _WEEKDAY_UNTIL_MS:
             return gettext(

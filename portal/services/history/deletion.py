@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.core.db import DAY_MS, Connection, immediate, insert, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection, immediate, insert
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from portal.core.db import DAY_MS, Inserts, immediate
+from portal.core.clock import DAY_MS
+from portal.core.db import Inserts, immediate
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 

@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 
-from portal.core.db import DAY_MS, Connection, immediate
+from portal.core.clock import DAY_MS
+from portal.core.db import Connection, immediate
 from portal.services.common import ids
 from portal.services.common.periods import months_before
 from portal.services.history import removal

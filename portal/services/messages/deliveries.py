@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from portal.core.db import Inserts, immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import Inserts, immediate
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import text_policy

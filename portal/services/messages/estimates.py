@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from portal.core import gsm0338
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.services.accounts import accounts

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from portal.core import gsm0338
-from portal.core.db import immediate, insert, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.errors import Refused

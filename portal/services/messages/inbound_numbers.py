@@ -5,7 +5,8 @@ import sqlite3
 import unicodedata
 from dataclasses import dataclass
 
-from portal.core.db import immediate, insert, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit

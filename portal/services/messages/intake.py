@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.core.db import DAY_MS, Inserts, immediate
+from portal.core.clock import DAY_MS
+from portal.core.db import Inserts, immediate
 from portal.services.billing import auto_recredit
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED

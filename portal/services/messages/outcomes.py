@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate
 from portal.services.common import ids
 from portal.services.common.message_states import (
     DELETED,

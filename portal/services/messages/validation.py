@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from portal.core import gsm0338
-from portal.core.db import DAY_MS
+from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import ASCII, BINARY
 from portal.services.common.errors import Refused

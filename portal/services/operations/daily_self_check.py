@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portal.core import i18n
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.db import immediate
 from portal.services.common import mail
 from portal.services.common.errors import Refused
 from portal.services.operations import self_check

@@ -4,7 +4,8 @@ import re
 import sqlite3
 from dataclasses import dataclass
 
-from portal.core.db import immediate, insert, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor

@@ -3,8 +3,9 @@
 import secrets
 import sqlite3
 
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys, token_hash
-from portal.core.db import immediate, insert, now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
@@ -13,7 +14,7 @@ from portal.services.people import password_hashing, two_factor
 from portal.services.people.two_factor import WrongCode
 from portal.services.people.users import SELECT_USERS, User, user_from_row
 
-LINK_VALID_MS = 7 * 24 * 3_600_000
+LINK_VALID_MS = 7 * DAY_MS
 
 
 class LinkInvalid(Refused):

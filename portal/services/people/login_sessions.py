@@ -5,14 +5,15 @@ import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.crypto import token_hash
-from portal.core.db import immediate, insert, now_ms
+from portal.core.db import immediate, insert
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.people.users import USER_COLUMNS, User, user_from_row
 
-SESSION_VALID_MS = 30 * 24 * 3_600_000
-SESSION_IDLE_MS = 12 * 3_600_000
+SESSION_VALID_MS = 30 * DAY_MS
+SESSION_IDLE_MS = 12 * HOUR_MS
 _SEEN_EVERY_MS = 60_000
 
 

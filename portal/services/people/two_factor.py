@@ -7,8 +7,9 @@ import sqlite3
 import pyotp
 from cryptography.exceptions import InvalidTag
 
+from portal.core.clock import now_ms
 from portal.core.crypto import KeyFileError, Keys, token_hash
-from portal.core.db import immediate, now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 

@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 import phonenumbers
 
 from portal.core import i18n, paths
-from portal.core.db import immediate, now_ms
+from portal.core.clock import MINUTE_MS, now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
@@ -30,7 +31,6 @@ HIGHEST_PRICE = 1000 * credit_amounts.THOUSANDTHS
 _COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
 _RANGE = re.compile(r"[1-9][0-9]{1,14}")
 # Dates are typed to the minute: the one that has begun is now.
-_MINUTE_MS = 60_000
 # Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
 _LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
@@ -414,7 +414,7 @@ def checked_start(valid_from: int | None, now: int, timezone: str) -> int:
     Raises:
         PastDate
     """
-    if valid_from is None or now // _MINUTE_MS * _MINUTE_MS <= valid_from <= now:
+    if valid_from is None or now // MINUTE_MS * MINUTE_MS <= valid_from <= now:
         return now
     if valid_from < now:
         raise PastDate(date=i18n.date_time(valid_from, timezone))

@@ -10,7 +10,8 @@ import time
 import zlib
 from dataclasses import dataclass
 
-from portal.core.db import immediate, insert, now_ms
+from portal.core.clock import HOUR_MS, now_ms
+from portal.core.db import immediate, insert
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
@@ -25,7 +26,7 @@ _MB = 1024 * 1024
 _PIECE = 128 * 1024
 # Between two pieces, so that whoever waits for the lock gets it: they look every half a millisecond (`db.immediate`).
 _GAP_S = 0.002
-_BEING_WRITTEN_MS = 3_600_000
+_BEING_WRITTEN_MS = HOUR_MS
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them.

@@ -6,6 +6,7 @@ What a sender is, and what is allowed, is the matter of `senders`.
 import sqlite3
 from contextlib import suppress
 
+from portal.core.clock import HOUR_MS
 from portal.core.crypto import Keys
 from portal.core.db import immediate
 from portal.core.i18n import DEFAULT_LANGUAGE
@@ -36,7 +37,7 @@ def ask(
 
     def tell(sender: Sender) -> None:
         with suppress(TooManyAttempts):
-            rate_limit.take(conn, f"sender:{account.id}", _MOST_MAILS_AN_HOUR, 3_600_000)
+            rate_limit.take(conn, f"sender:{account.id}", _MOST_MAILS_AN_HOUR, HOUR_MS)
             told = _told(sender, account) | {
                 "customer": customers.by_id(conn, account.customer_id).name,
                 "sender_id": sender.id,

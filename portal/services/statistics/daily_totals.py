@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
-from portal.core.db import DAY_MS, Inserts, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Inserts
 
 _COLUMNS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
 _ADD = Inserts(

@@ -11,14 +11,14 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from portal.core.db import DAY_MS, Connection, Inserts, immediate
+from portal.core.clock import DAY_MS, HOUR_MS
+from portal.core.db import Connection, Inserts, immediate
 from portal.services.common.message_states import DELIVERED, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.statistics.daily_totals import month_of
 
 HOUR, DAY, MONTH = 0, 1, 2
 """The lengths of time that are counted: their beginnings are hours and days since 1970, and `totals.month_of`, UTC."""
 
-HOUR_MS = 3_600_000
 
 # Some 5 ms of reading, and a transaction of one or two.
 _MESSAGES_AT_ONCE = 1_000

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from portal.core.db import DAY_MS, immediate
+from portal.core.clock import DAY_MS, HOUR_MS
+from portal.core.db import immediate
 from portal.services.common import periods
 from portal.services.common.message_states import PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING
 from portal.services.common.periods import Period
 from portal.services.statistics.daily_totals import Counts, month_of
-from portal.services.statistics.rollup import DAY, HOUR, HOUR_MS, MONTH, bounds
+from portal.services.statistics.rollup import DAY, HOUR, MONTH, bounds
 
 TIMEZONE = "UTC"
 GRAINS = (HOUR, DAY, MONTH)

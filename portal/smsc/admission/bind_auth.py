@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import refused_binds
 from portal.services.accounts.allowed_ips import Address
 from portal.services.accounts.refused_binds import RefusedBind

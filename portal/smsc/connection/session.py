@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 
+from portal.core.clock import now_ms
 from portal.core.config import Limits
-from portal.core.db import now_ms
 from portal.services.accounts.session_records import Progress
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.smpp_config import AccountConfig

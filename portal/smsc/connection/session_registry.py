@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from typing import Protocol
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.accounts.allowed_ips import Address
 from portal.services.accounts.session_records import RATE_MS, RATES_KEPT, Connection, Ending, Progress
 from portal.services.messages.smpp_config import AccountConfig

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Protocol
 
 from portal.core import gsm0338
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS, Deliverable, Incoming, Receipt
 from portal.smsc.protocol import times

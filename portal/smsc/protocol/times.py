@@ -6,7 +6,7 @@ import datetime
 import re
 from functools import lru_cache
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.smsc.protocol.constants import Status
 
 FURTHEST_DATE_MS = 366 * DAY_MS

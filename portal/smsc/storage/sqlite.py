@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from portal.core import db
+from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.core.db import now_ms
 from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import Connection, Ending, Progress

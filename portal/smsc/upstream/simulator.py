@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common.message_states import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN
 from portal.services.messages.inbound import FromHandset
 from portal.services.messages.outcomes import Outcome

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from portal.core import db, i18n
+from portal.core import clock, i18n
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
@@ -190,7 +190,7 @@ STATUS = Part(
 _ACTIONS = Part("accounts/_actions.html", lambda account, pulse: None)
 _STATISTICS = Part(
     "accounts/_statistics.html",
-    lambda account, pulse: (account.balance, pulse.totals, db.now_ms() // db.DAY_MS),
+    lambda account, pulse: (account.balance, pulse.totals, clock.now_ms() // clock.DAY_MS),
     _statistics,
     asks=("period",),
 )

@@ -6,7 +6,7 @@ from typing import Any
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
-from portal.core import db, i18n
+from portal.core import clock, i18n
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
 from portal.services.accounts.accounts import Account
@@ -202,7 +202,7 @@ def graph(rates: tuple[float, ...]) -> Graph:
 
 def _minutes_idle(seen_at: int) -> int:
     """-1: not even for a moment."""
-    idle = db.now_ms() - seen_at
+    idle = clock.now_ms() - seen_at
     return -1 if idle < _NOW_MS else idle // _MINUTE_MS
 
 
@@ -210,7 +210,7 @@ def _active(session: Connection) -> str:
     minutes = _minutes_idle(session.seen_at)
     if minutes < 0:
         return _("now")
-    now = db.now_ms()
+    now = clock.now_ms()
     return i18n.relative(now - minutes * _MINUTE_MS, now) if minutes else _("less than a minute ago")
 
 
@@ -238,7 +238,7 @@ def _attempt(refusal: Refusals, entries: list[allowed_ips.AllowedIP], password: 
 
 def _reason(refusal: Refusals) -> str:
     if refusal.reason == refused_binds.REPLACED_PASSWORD and refusal.replaced_at is not None:
-        when = i18n.clock(refusal.replaced_at, db.now_ms(), context.config().timezone)
+        when = i18n.clock(refusal.replaced_at, clock.now_ms(), context.config().timezone)
         return _("The password it uses was replaced (%(when)s).", when=when)
     return _(refused_binds.REASONS[refusal.reason])
 

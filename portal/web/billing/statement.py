@@ -13,7 +13,7 @@ from wtforms import SelectField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
-from portal.core.db import now_ms
+from portal.core.clock import HOUR_MS, now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
@@ -50,7 +50,6 @@ _PAGE = 12
 _MOST_SENDERS = 50
 # Of the dates at which credits run out.
 _MOST_DATES = 3
-_HOUR_MS = 3_600_000
 
 
 class FilterForm(periods.Form):
@@ -225,7 +224,7 @@ def _ground(account: Account, pulse: Pulse) -> Hashable:
 
 def _chart_ground(account: Account, pulse: Pulse) -> Hashable:
     # Today's goes on to the hour that runs.
-    return _ground(account, pulse), now_ms() // _HOUR_MS
+    return _ground(account, pulse), now_ms() // HOUR_MS
 
 
 live.register(

@@ -6,7 +6,7 @@ from flask import Blueprint, Flask, redirect, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from portal.core import db, i18n
+from portal.core import clock, i18n
 from portal.services.people import users
 from portal.web.core import access, context
 
@@ -21,8 +21,8 @@ def attach(app: Flask) -> None:
     # Jinja's own wrapper costs as much as the rest of a page: it looks the sentence up, and wraps it, at each call.
     app.jinja_env.globals["_"] = _markup
     app.jinja_env.filters.update(
-        ago=lambda at: i18n.relative(at, db.now_ms()),
-        clock=lambda at: i18n.clock(at, db.now_ms(), context.config().timezone),
+        ago=lambda at: i18n.relative(at, clock.now_ms()),
+        clock=lambda at: i18n.clock(at, clock.now_ms(), context.config().timezone),
         exact=lambda at: i18n.date_time(at, context.config().timezone),
         iso=i18n.iso,
         credits=i18n.credits,

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, abort, make_response, render_template, re
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from portal.core import db, i18n
+from portal.core import clock, i18n
 from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse
@@ -137,7 +137,7 @@ def show(template: str, page: str, account: Account, *, status: int = 200, **val
         account,
         tuple(access.own_accounts()),
         pulse,
-        db.now_ms() // _FRESH_MS,
+        clock.now_ms() // _FRESH_MS,
     )
     return context.kept_pages().get(depends, drawn), status
 
@@ -191,7 +191,7 @@ def _draw(part: Part, account: Account, pulse: Pulse, *, oob: bool = False) -> M
         access.may_read(),
         tuple(request.args.get(each) for each in part.asks),
         part.follows(account, pulse),
-        db.now_ms() // _FRESH_MS if part.ages else 0,
+        clock.now_ms() // _FRESH_MS if part.ages else 0,
     )
 
     def drawn() -> str:
@@ -206,7 +206,7 @@ def _all(page: str) -> tuple[Part, ...]:
 
 
 def _marks(page: str, account: Account, pulse: Pulse) -> list[str]:
-    minute, may_read = db.now_ms() // _MINUTE_MS, access.may_read()
+    minute, may_read = clock.now_ms() // _MINUTE_MS, access.may_read()
     grounds = [
         (may_read,) if each.still() else (may_read, each.follows(account, pulse), minute if each.ages else 0)
         for each in _all(page)

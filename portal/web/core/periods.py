@@ -7,7 +7,7 @@ from flask import request
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.common import periods

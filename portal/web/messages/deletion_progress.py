@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from portal.core import i18n
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import Pulse

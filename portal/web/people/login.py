@@ -5,7 +5,7 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_user
 from wtforms import PasswordField, StringField
 
-from portal.core import db
+from portal.core import clock
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.common.errors import Refused
@@ -57,7 +57,7 @@ def login() -> ResponseReturnValue:
         )
     except Refused as refusal:
         return htmx.plain_page("people/login/page.html", form=form, error=refusal.localized(), status=_status(refusal))
-    session[_PENDING] = {"user": user.id, "at": db.now_ms()}
+    session[_PENDING] = {"user": user.id, "at": clock.now_ms()}
     return redirect(url_for("login.totp", next=request.args.get("next")), 303)
 
 
@@ -155,7 +155,7 @@ def _status(refusal: Refused) -> int:
 def _pending_user() -> User | None:
     """Who has given the password, and may now give the code."""
     pending = session.get(_PENDING)
-    if not pending or not 0 <= db.now_ms() - pending["at"] < _PENDING_MS:
+    if not pending or not 0 <= clock.now_ms() - pending["at"] < _PENDING_MS:
         return None
     try:
         return users.by_id(context.conn(), pending["user"])

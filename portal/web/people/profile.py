@@ -7,7 +7,7 @@ from flask import Blueprint, redirect, session, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import PasswordField, StringField
 
-from portal.core import db, i18n
+from portal.core import clock, i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.common.errors import Refused
@@ -98,7 +98,7 @@ def new_authenticator() -> ResponseReturnValue:
         return _page(_status(refusal), authenticator=form)
     # Sealed, for the cookie is signed but can be read.
     secret = two_factor.new_secret(context.keys())
-    session[_NEW_SECRET] = {"sealed": b64encode(secret).decode(), "at": db.now_ms()}
+    session[_NEW_SECRET] = {"sealed": b64encode(secret).decode(), "at": clock.now_ms()}
     return redirect(url_for("profile.authenticator"), 303)
 
 
@@ -141,7 +141,7 @@ def _authenticator(form: CodeForm) -> ResponseReturnValue:
 def _new_secret() -> bytes | None:
     """The sealed secret that waits for its first code; None where none does, or none does any more."""
     waiting = session.get(_NEW_SECRET)
-    if not waiting or not 0 <= db.now_ms() - waiting["at"] < _NEW_SECRET_MS:
+    if not waiting or not 0 <= clock.now_ms() - waiting["at"] < _NEW_SECRET_MS:
         return None
     return b64decode(waiting["sealed"])
 

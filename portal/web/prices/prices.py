@@ -13,7 +13,8 @@ from flask_wtf.file import FileField
 from wtforms import BooleanField, StringField, TextAreaField
 
 from portal.core import i18n
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account

@@ -12,7 +12,7 @@ from wtforms import SelectField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
-from portal.core.db import now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
@@ -46,18 +46,18 @@ _LAYERS: Sequence[tuple[str, str, Callable[[Counts], int]]] = (
     ("d", N_("stopped"), lambda counts: counts.stopped),
 )
 _HEIGHT = 120
-_SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
+_SECOND_MS = 1_000
 _LIMITS = (
-    *(_SECOND * seconds for seconds in (1, 2, 5, 10, 30)),
-    *(_MINUTE * minutes for minutes in (1, 5, 15)),
-    *(_HOUR * hours for hours in (1, 6)),
-    *(_DAY * days for days in (1, 3)),
+    *(_SECOND_MS * seconds for seconds in (1, 2, 5, 10, 30)),
+    *(MINUTE_MS * minutes for minutes in (1, 5, 15)),
+    *(HOUR_MS * hours for hours in (1, 6)),
+    *(DAY_MS * days for days in (1, 3)),
 )
 _UNITS = (
-    (_DAY, N_("%(number)s d")),
-    (_HOUR, N_("%(number)s h")),
-    (_MINUTE, N_("%(number)s min")),
-    (_SECOND, N_("%(number)s s")),
+    (DAY_MS, N_("%(number)s d")),
+    (HOUR_MS, N_("%(number)s h")),
+    (MINUTE_MS, N_("%(number)s min")),
+    (_SECOND_MS, N_("%(number)s s")),
 )
 # What is drawn of the times: without the few that took longest, which would leave the others no room.
 _DRAWN = (0.005, 0.995)

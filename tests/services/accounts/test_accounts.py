@@ -1,6 +1,6 @@
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips
 from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import allowed_ips
 from portal.services.common.audit import SHELL
 from portal.services.common.errors import Refused

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.accounts import allowed_ips, change_counters, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account, by_name
@@ -40,7 +40,7 @@ def test_nothing_moves_by_itself_or_by_another_account(
 
 
 def test_addresses(conn: db.Connection, account: Account, moved: Callable[[], set[str]]) -> None:
-    allowed_ips.add(conn, SHELL, account, "203.0.113.7", expires_at=db.now_ms() + 60_000)
+    allowed_ips.add(conn, SHELL, account, "203.0.113.7", expires_at=clock.now_ms() + 60_000)
     assert moved() == {"settings", "authorised"}
     # One that runs out is no change of the settings, and yet one.
     conn.execute("UPDATE allowed_ips SET expires_at = 1 WHERE network = '203.0.113.7'")
@@ -53,7 +53,7 @@ def test_passwords(conn: db.Connection, account: Account, keys: Keys, moved: Cal
 
 
 def test_sessions_and_refusals(conn: db.Connection, account: Account, moved: Callable[[], set[str]]) -> None:
-    now = db.now_ms()
+    now = clock.now_ms()
     session_records.opened(
         conn, [session_records.Connection(5, account.id, "127.0.0.1", "transceiver", "", 1, now, now, 3, 2, 1)]
     )

@@ -1,6 +1,6 @@
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import accounts, credentials
 from portal.services.common import mail
 from portal.services.common.audit import SHELL, Actor

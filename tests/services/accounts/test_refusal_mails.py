@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import accounts, refusal_mails, refused_binds
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, WRONG_PASSWORD, RefusedBind
 from portal.services.common.mail import Mailer

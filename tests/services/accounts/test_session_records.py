@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.accounts import credentials, refused_binds
 from portal.services.accounts import session_records as connections
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind

@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit, orders, packs
 from portal.services.common import audit, credit_amounts

@@ -6,7 +6,8 @@ from email import message_from_bytes, policy
 
 import pytest
 
-from portal.core.db import DAY_MS, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import immediate
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit, credit_mails
 from portal.services.common import credit_amounts

@@ -1,4 +1,4 @@
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips
 from portal.services.common import audit
 from portal.services.common.audit import Actor

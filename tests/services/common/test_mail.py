@@ -11,7 +11,8 @@ from aiosmtpd.smtp import AuthResult
 
 from portal.core import config as settings
 from portal.core import db
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.services.common import mail
 from portal.smsc.admission.tls import ensure_certificate
 from tests.support import eventually, free_port

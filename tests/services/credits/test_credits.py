@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal.core import i18n
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.services.billing import statement
 from portal.services.common import audit, credit_amounts, idempotency, ids
 from portal.services.common.audit import SHELL

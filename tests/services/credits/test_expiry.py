@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.core import db
-from portal.core.db import DAY_MS, Connection, immediate, now_ms
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection, immediate
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import statement

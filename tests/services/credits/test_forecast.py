@@ -3,7 +3,7 @@
 import pytest
 
 from portal.core import i18n
-from portal.core.db import DAY_MS
+from portal.core.clock import DAY_MS
 from portal.services.common import credit_amounts
 from portal.services.credits import forecast
 from portal.services.credits.forecast import Forecast

@@ -2,7 +2,7 @@
 
 from calendar import timegm
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import Actor
 from portal.services.common.message_states import DELIVERED
 from portal.services.history import deletion, retention

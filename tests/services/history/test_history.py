@@ -1,6 +1,6 @@
 import pytest
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.accounts import accounts
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL

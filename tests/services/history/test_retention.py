@@ -2,7 +2,7 @@
 
 import pytest
 
-from portal.core.db import DAY_MS
+from portal.core.clock import DAY_MS
 from portal.services.accounts import session_records
 from portal.services.accounts.session_records import Connection, Ending
 from portal.services.common.audit import SHELL

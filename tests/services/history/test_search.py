@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, PTT, REJECTED, UNDELIVERABLE
 from portal.services.common.periods import Period

@@ -2,7 +2,8 @@
 
 import pytest
 
-from portal.core.db import immediate, now_ms
+from portal.core.clock import now_ms
+from portal.core.db import immediate
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import deliveries, inbound, inbound_numbers

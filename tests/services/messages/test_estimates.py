@@ -2,7 +2,7 @@
 
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.core.gsm0338 import Encoding
 from portal.services.common.audit import SHELL
 from portal.services.messages import estimates, intake, validation

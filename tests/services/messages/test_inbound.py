@@ -3,7 +3,7 @@ import sqlite3
 import pytest
 
 from portal.core import db
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common.audit import SHELL
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers
 from portal.services.messages.deliveries import Incoming

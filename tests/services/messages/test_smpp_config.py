@@ -2,7 +2,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from portal.core import db
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import BINARY
 from portal.services.common.audit import SHELL

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from portal.core import gsm0338
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.billing import statement
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, EXPIRED, REJECTED

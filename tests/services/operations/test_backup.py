@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
@@ -171,7 +171,7 @@ def test_a_backup_can_be_put_into_an_empty_folder(conn, data, tmp_path, cast):
 
 def test_compacting_gives_back_the_space_of_what_was_deleted(conn, data, acme_1):
     stored = intake.store(conn, [prepared(conn, acme_1.id, b"x" * 150)] * 900).ids
-    outcomes.finish(conn, [Outcome(each, DELIVERED, 0, db.now_ms()) for each in stored if each])
+    outcomes.finish(conn, [Outcome(each, DELIVERED, 0, clock.now_ms()) for each in stored if each])
     conn.execute("DELETE FROM deliveries")
     deletion_id = deletion.begin(conn, SHELL, acme_1, deletion.ticked(deletion.SENT, stored))
     for _ in deletion.work(conn, deletion_id):

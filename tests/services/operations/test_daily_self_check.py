@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
 from portal.services.operations import daily_self_check, self_check

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from portal.core import i18n
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.billing import orders, packs
 from portal.services.common import ids
 from portal.services.common.audit import SHELL

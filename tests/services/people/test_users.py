@@ -1,7 +1,7 @@
 import pyotp
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, enrolment, login_sessions, password_hashing, two_factor, users

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 
 from portal.core import i18n
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
 from portal.services.common.csv_import import BadLines, NotUtf8
 from portal.services.prices import price_csv, price_lists, prices

@@ -6,7 +6,7 @@ import phonenumbers
 import pytest
 
 from portal.core import i18n
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config
 from portal.services.people import customers

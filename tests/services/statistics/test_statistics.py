@@ -9,7 +9,7 @@ from operator import itemgetter
 
 import pytest
 
-from portal.core.db import DAY_MS
+from portal.core.clock import DAY_MS
 from portal.services.common import ids, periods
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE

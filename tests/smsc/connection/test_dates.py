@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits

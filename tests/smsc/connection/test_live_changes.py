@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips, credentials, session_records
 from portal.services.common.audit import SHELL
 from portal.services.senders import sender_requests, senders

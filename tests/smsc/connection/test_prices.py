@@ -2,7 +2,7 @@
 
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common.audit import SHELL
 from portal.services.people import customers
 from portal.services.prices import price_lists, prices

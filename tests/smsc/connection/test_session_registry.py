@@ -1,6 +1,6 @@
 """What pages are shown of the sessions that are open."""
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.accounts import session_records
 from portal.smsc.protocol.constants import Command, Status
 from portal.smsc.protocol.pdu import Plain

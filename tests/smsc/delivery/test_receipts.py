@@ -6,7 +6,7 @@ import re
 import pytest
 
 from portal.core import gsm0338
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages import deliveries, validation
 from portal.services.messages.deliveries import HOLDS_ATTEMPTS, LONGEST_WAIT_MS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from portal.core.db import now_ms
+from portal.core.clock import now_ms
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import deliveries, intake, outcomes
 from portal.services.messages.outcomes import Outcome

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, credentials
 from portal.services.common.audit import SHELL
@@ -31,7 +31,7 @@ def alice(client: Client, cast: Cast, conn: db.Connection) -> Browser:
 def good(conn: db.Connection, keys: Keys) -> set[bytes]:
     """The digests of the passwords that are good, now or in their grace period."""
     (config,) = (each for each in smpp_config.load(conn) if each.name == "smpp-acme-1")
-    return {each.digest for each in config.passwords if each.in_force(db.now_ms())}
+    return {each.digest for each in config.passwords if each.in_force(clock.now_ms())}
 
 
 def mails(conn: db.Connection, keys: Keys) -> list[tuple[str, str]]:
@@ -103,7 +103,9 @@ def test_the_old_one_stays_good_for_a_while(
     info = credentials.info(conn, cast.smpp_acme_1.id)
     assert info is not None
     assert info.old_until is not None
-    assert credentials.GRACE_PERIODS[grace] - 60_000 < info.old_until - db.now_ms() <= credentials.GRACE_PERIODS[grace]
+    assert (
+        credentials.GRACE_PERIODS[grace] - 60_000 < info.old_until - clock.now_ms() <= credentials.GRACE_PERIODS[grace]
+    )
     assert info.changed_by == cast.alice.email
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from portal.core import db, i18n
+from portal.core import clock, db, i18n
 from portal.core.crypto import Keys
 from portal.services.accounts import allowed_ips, credentials, refused_binds
 from portal.services.accounts.refused_binds import RefusedBind
@@ -27,7 +27,7 @@ def test_nobody_is_connected(client: Client, cast: Cast) -> None:
 
 
 def test_an_open_session_with_what_passes_through_it(client: Client, cast: Cast, conn: db.Connection) -> None:
-    since = db.now_ms() - 180 * MINUTE_MS
+    since = clock.now_ms() - 180 * MINUTE_MS
     acting.connect(conn, "smpp-acme-1", bound_at=since, submitted=12_840, delivered=12_811, window=4)
     said = words(client(cast.alice).get(SESSIONS).text)
     assert "198.51.100.20 Transceiver · TLS 1.3 3 hours ago" in said
@@ -41,7 +41,7 @@ def test_an_open_session_with_what_passes_through_it(client: Client, cast: Cast,
 def test_when_a_client_was_heard_last(
     client: Client, cast: Cast, conn: db.Connection, seconds: int, words_for_it: str
 ) -> None:
-    acting.connect(conn, "smpp-acme-1", seen_at=db.now_ms() - seconds * 1000)
+    acting.connect(conn, "smpp-acme-1", seen_at=clock.now_ms() - seconds * 1000)
     assert f"active: {words_for_it} 0/10" in words(client(cast.alice).get(SESSIONS).text)
 
 
@@ -112,8 +112,8 @@ def test_refused_attempts_in_plain_words(
 def test_how_often_and_since_when(client: Client, cast: Cast, conn: db.Connection) -> None:
     acting.refuse(conn, "smpp-acme-1", "203.0.113.7", refused_binds.WRONG_PASSWORD, times=12)
     acting.refuse(conn, "smpp-acme-1", "203.0.113.8", refused_binds.WRONG_PASSWORD)
-    at = i18n.clock(db.now_ms(), db.now_ms(), "UTC")
-    conn.execute("UPDATE refused_binds SET first_at = ?", (db.now_ms(),))
+    at = i18n.clock(clock.now_ms(), clock.now_ms(), "UTC")
+    conn.execute("UPDATE refused_binds SET first_at = ?", (clock.now_ms(),))
     said = words(client(cast.alice).get(SESSIONS).text)
     assert f"generate a new one. 12 since {at} " in said
     assert said.count("since") == 1
@@ -133,7 +133,7 @@ def test_a_password_that_was_replaced_with_when_and_its_remedy(
         "UPDATE smpp_passwords SET replaced_at = 1762178520000, created_at = created_at - 60000 WHERE id = ?", (old.id,)
     )
     conn.execute("UPDATE smpp_passwords SET created_at = created_at - 60000")
-    refused = RefusedBind(account.id, "203.0.113.7", refused_binds.REPLACED_PASSWORD, db.now_ms(), old.id)
+    refused = RefusedBind(account.id, "203.0.113.7", refused_binds.REPLACED_PASSWORD, clock.now_ms(), old.id)
     refused_binds.refused(conn, [refused])
     alice = client(cast.alice)
     page = alice.get(SESSIONS).text

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
@@ -77,7 +77,7 @@ def test_an_account_is_disabled_after_a_question_and_enabled_again(
 def test_the_question_counts_the_sessions_that_will_end(
     olga: Browser, conn: db.Connection, account: Callable[[], Account]
 ) -> None:
-    now = db.now_ms()
+    now = clock.now_ms()
     rows = [
         session_records.Connection(number, account().id, "127.0.0.1", "transceiver", "", 1, now, now)
         for number in (1, 2)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs, statement
@@ -104,7 +104,7 @@ def test_the_customer_reads_what_runs_out_and_when(
 ) -> None:
     bob, page = client(cast.bob), "/accounts/smpp-acme-1/credits"
     assert "run out" not in words(bob.get(page).text)
-    credits.grant(conn, SHELL, account, 50_000, expires_at=db.now_ms() + 3 * db.DAY_MS)
+    credits.grant(conn, SHELL, account, 50_000, expires_at=clock.now_ms() + 3 * clock.DAY_MS)
     acting.send(conn, account.name, "hello")
     assert "49 credits run out on" in words(bob.get(page).text)
     assert "in 3 days" in words(bob.get(page).text)
@@ -115,9 +115,9 @@ def test_the_customer_reads_what_runs_out_and_when(
 def test_what_runs_out_is_told_by_date_the_next_three(
     client: Client, cast: Cast, conn: db.Connection, account: Account
 ) -> None:
-    bob, now = client(cast.bob), db.now_ms()
+    bob, now = client(cast.bob), clock.now_ms()
     for days, amount in ((5, 1_000), (3, 2_000), (3, 4_000), (9, 8_000), (7, 16_000), (11, 32_000)):
-        credits.grant(conn, SHELL, account, amount, expires_at=now + days * db.DAY_MS)
+        credits.grant(conn, SHELL, account, amount, expires_at=now + days * clock.DAY_MS)
     said = words(bob.get("/accounts/smpp-acme-1/credits").text)
     assert re.findall(r"([\d.]+) credits run out", said) == ["6", "1", "16"]
     assert "40 more do so later." in said

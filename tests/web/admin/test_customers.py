@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.operations import daily_self_check, self_check
 from portal.services.operations.self_check import Problem
@@ -96,11 +96,11 @@ def test_nobody_is_added_without_the_way_to_log_in(
 
 def test_the_start_tells_what_the_daily_check_has_found(olga: Browser, conn: db.Connection, keys: Keys) -> None:
     assert "the first check is still to come" in olga.get("/admin/").text
-    daily_self_check.keep(conn, keys, daily_self_check.Result(db.now_ms() - 7_200_000, []))
+    daily_self_check.keep(conn, keys, daily_self_check.Result(clock.now_ms() - 7_200_000, []))
     text = re.sub(r"<[^>]+>", "", olga.get("/admin/").text)
     assert re.search(r"Checked 2 hours ago, [^:]+:\d\d:\d\d UTC: balances, ledger, messages and totals agree\.", text)
     damages = [Problem("file: %(line)s", {"line": f"page <{number}>"}) for number in range(22)]
-    daily_self_check.keep(conn, keys, daily_self_check.Result(db.now_ms(), damages))
+    daily_self_check.keep(conn, keys, daily_self_check.Result(clock.now_ms(), damages))
     text = olga.get("/admin/").text
     assert ": 22 things should not be." in text
     assert "<li>file: page &lt;0&gt;</li>" in text
@@ -113,5 +113,5 @@ def test_what_it_has_found_is_told_in_the_readers_language(
 ) -> None:
     users.set_language(conn, users.by_email(conn, cast.olga.email), "it")
     conn.execute("UPDATE accounts SET balance = balance + 1500 WHERE id = 1")
-    daily_self_check.keep(conn, keys, daily_self_check.Result(db.now_ms(), self_check.prove(conn)))
+    daily_self_check.keep(conn, keys, daily_self_check.Result(clock.now_ms(), self_check.prove(conn)))
     assert "smpp-acme-1: il saldo (riga 1 di accounts) differisce di 1,5 dalla" in olga.get("/admin/").text

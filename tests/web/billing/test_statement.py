@@ -8,7 +8,7 @@ from html import unescape
 
 import pytest
 
-from portal.core import db, i18n
+from portal.core import clock, db, i18n
 from portal.services.billing import orders, packs, statement
 from portal.services.common import ids
 from portal.services.common.audit import SHELL, SYSTEM, Actor
@@ -35,7 +35,7 @@ def alice(client: Client, cast: Cast) -> Browser:
 def move(conn: db.Connection, kind: str, amount: int, note: str = "", days_ago: int = 0, name: str = "") -> int:
     """One movement of smpp-acme-1, in the past too: the ones of the cast are made the oldest."""
     account = acting.account(conn, name or "smpp-acme-1")
-    now = db.now_ms() - days_ago * db.DAY_MS
+    now = clock.now_ms() - days_ago * clock.DAY_MS
     with db.immediate(conn):
         found, _ = ledger.move(conn, Actor("olga@portal.example"), account.id, kind, amount, note, now=now)
     return found
@@ -44,7 +44,7 @@ def move(conn: db.Connection, kind: str, amount: int, note: str = "", days_ago: 
 @pytest.fixture
 def long_ago(conn: db.Connection) -> None:
     """The cast's first grants were four hundred days ago."""
-    conn.execute("UPDATE movements SET id = id - ?", (ids.first_id_at(400 * db.DAY_MS),))
+    conn.execute("UPDATE movements SET id = id - ?", (ids.first_id_at(400 * clock.DAY_MS),))
 
 
 def shown(page: str) -> list[str]:
@@ -71,7 +71,7 @@ def test_a_line_says_who_why_how_many_and_what_was_left(alice: Browser, conn: db
     first, last = acting.send(conn, "smpp-acme-1", "one", "two")
     (single,) = acting.send(conn, "smpp-acme-1", "three")
     move(conn, ledger.CORRECTION, -500, "Counted twice")
-    waits = acting.schedule(conn, "smpp-acme-1", "later", db.now_ms() + db.DAY_MS)
+    waits = acting.schedule(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
     acting.call_back(conn, "smpp-acme-1", waits)
     page = alice.get(CREDITS).text
     said = [line.split("UTC ")[1] for line in shown(page)]
@@ -104,7 +104,7 @@ def test_a_purchase_leads_to_its_order(alice: Browser, conn: db.Connection) -> N
     account = acting.account(conn, "smpp-acme-1")
     with db.immediate(conn):
         order_id = orders.enter(
-            conn, SYSTEM, account.id, packs.Pack(100_000, 700, "EUR"), orders.AUTOMATIC, at=db.now_ms()
+            conn, SYSTEM, account.id, packs.Pack(100_000, 700, "EUR"), orders.AUTOMATIC, at=clock.now_ms()
         )
         orders.credit(conn, SYSTEM, order_id)
     number = statement.movements(conn, account.id)[0].order
@@ -146,7 +146,7 @@ def test_the_address_says_which_movements(alice: Browser, conn: db.Connection, q
 def test_from_one_day_to_another(alice: Browser, conn: db.Connection) -> None:
     for days in (5, 4, 3, 2):
         move(conn, ledger.GRANT, days * 1000, f"{days} ago", days)
-    of = {name: i18n.iso(db.now_ms() - days * db.DAY_MS)[:10] for name, days in (("from", 4), ("to", 3))}
+    of = {name: i18n.iso(clock.now_ms() - days * clock.DAY_MS)[:10] for name, days in (("from", 4), ("to", 3))}
     page = alice.get(f"{CREDITS}?period=range&from={of['from']}&to={of['to']}").text
     assert [line.split(" ago")[0][-1] for line in shown(page)] == ["3", "4"]
     assert f'value="{of["from"]}"' in page
@@ -294,7 +294,7 @@ def test_a_month_by_country_and_sender(alice: Browser, conn: db.Connection) -> N
     conn.execute("UPDATE accounts SET any_sender = 1")
     acting.send(conn, "smpp-acme-1", "one", "x" * 100)
     acting.send(conn, "smpp-acme-1", "three", source="<b>SHOP</b>")
-    waits = acting.schedule(conn, "smpp-acme-1", "later", db.now_ms() + db.DAY_MS)
+    waits = acting.schedule(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
     acting.call_back(conn, "smpp-acme-1", waits)
     answer = alice.get(MONTHS)
     said = words(answer.text)

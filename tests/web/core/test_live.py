@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from werkzeug.test import TestResponse
 
-from portal.core import db
+from portal.core import clock, db
 from portal.services.accounts import accounts, allowed_ips
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
@@ -56,7 +56,7 @@ class OpenPage:
 @pytest.fixture(autouse=True)
 def within_a_minute() -> None:
     """What says how long ago something was is drawn anew with each minute; here nothing else shall happen meanwhile."""
-    eventually(lambda: db.now_ms() % 60_000 < 57_000)
+    eventually(lambda: clock.now_ms() % 60_000 < 57_000)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from html import unescape
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.services.common.audit import SHELL
 from portal.services.history import deletion
 from portal.services.messages import deliveries, inbound, inbound_numbers
@@ -31,7 +31,7 @@ def alice(client: Client, cast: Cast) -> Browser:
 
 def accept(conn: db.Connection, name: str = "smpp-acme-1") -> None:
     """A client takes all that waits for it."""
-    waiting = deliveries.due(conn, acting.account(conn, name).id, db.now_ms(), 1000)
+    waiting = deliveries.due(conn, acting.account(conn, name).id, clock.now_ms(), 1000)
     deliveries.done(conn, waiting.now)
 
 

@@ -10,7 +10,7 @@ from time import gmtime, strftime
 
 import pytest
 
-from portal.core import db, i18n
+from portal.core import clock, db, i18n
 from portal.services.accounts import session_records
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
@@ -104,7 +104,7 @@ def test_all_about_one_message(alice: Browser, conn: db.Connection) -> None:
 
 
 def test_a_message_with_a_date_waits_for_it(alice: Browser, conn: db.Connection) -> None:
-    tomorrow = db.now_ms() + db.DAY_MS
+    tomorrow = clock.now_ms() + clock.DAY_MS
     message_id = acting.schedule(conn, "smpp-acme-1", "Not before tomorrow", tomorrow)
     assert "Not before tomorrow 1 1 Scheduled" in words(alice.get(HISTORY).text)
     said = words(alice.get(f"{HISTORY}/{message_id}").text)
@@ -161,10 +161,10 @@ def test_what_somebody_sent_is_text(alice: Browser, conn: db.Connection) -> None
 def some(conn: db.Connection) -> list[int]:
     """Six messages: the oldest of 40 days ago, the next of 5; two delivered, one failed, one stopped, one scheduled."""
     conn.execute("UPDATE accounts SET any_sender = 1")
-    sent = acting.send(conn, "smpp-acme-1", "old parcel 4711", at=db.now_ms() - 40 * db.DAY_MS)
-    sent += acting.send(conn, "smpp-acme-1", "Il pacco è qui", at=db.now_ms() - 5 * db.DAY_MS, source="Acme Shop")
+    sent = acting.send(conn, "smpp-acme-1", "old parcel 4711", at=clock.now_ms() - 40 * clock.DAY_MS)
+    sent += acting.send(conn, "smpp-acme-1", "Il pacco è qui", at=clock.now_ms() - 5 * clock.DAY_MS, source="Acme Shop")
     sent += acting.send(conn, "smpp-acme-1", "parcel 4712", "code 99", "sorry")
-    sent.append(acting.schedule(conn, "smpp-acme-1", "later", db.now_ms() + db.DAY_MS))
+    sent.append(acting.schedule(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS))
     acting.deliver(conn, sent[0], sent[2])
     acting.fail(conn, sent[3])
     acting.fail(conn, sent[4], ptt=53)
@@ -376,7 +376,7 @@ def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list
 def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[int]) -> None:
     assert "Upstream’s id Not known Upstream’s status Not known" in words(alice.get(f"{HISTORY}/{some[0]}").text)
     (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
-    ended = Outcome(message_id, message_states.UNDELIVERABLE, 9, db.now_ms(), "<1a2b>", "stat:UNDELIV err:011")
+    ended = Outcome(message_id, message_states.UNDELIVERABLE, 9, clock.now_ms(), "<1a2b>", "stat:UNDELIV err:011")
     outcomes.finish(conn, [ended])
     page = alice.get(f"{HISTORY}/{message_id}").text
     assert "Upstream’s id <1a2b> Copy the upstream’s id Upstream’s status stat:UNDELIV err:011" in words(page)
@@ -385,7 +385,9 @@ def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[
 
 def test_an_upstream_that_knows_of_a_stop(alice: Browser, conn: db.Connection) -> None:
     (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
-    outcomes.finish(conn, [Outcome(message_id, message_states.REJECTED, 53, db.now_ms(), "1a", "stat:REJECTD err:053")])
+    outcomes.finish(
+        conn, [Outcome(message_id, message_states.REJECTED, 53, clock.now_ms(), "1a", "stat:REJECTD err:053")]
+    )
     said = words(alice.get(f"{HISTORY}/{message_id}").text)
     assert "Handed on At once" in said
     assert "Upstream’s status stat:REJECTD err:053" in said
@@ -397,7 +399,7 @@ def test_what_the_upstream_said_of_each_part(alice: Browser, conn: db.Connection
         (one, message_states.DELIVERED, 0, "1a", "stat:DELIVRD err:000"),
         (two, message_states.EXPIRED, 801, "1b", "stat:EXPIRED"),
     ]
-    at = db.now_ms()
+    at = clock.now_ms()
     outcomes.finish(conn, [Outcome(each, state, ptt, at, *said) for each, state, ptt, *said in ends])
     said = words(alice.get(f"{HISTORY}/{one}").text)
     assert re.search(
@@ -411,7 +413,7 @@ def test_the_session_that_it_came_from(alice: Browser, conn: db.Connection) -> N
     address = f"{HISTORY}/{message_id}"
     said = words(alice.get(address).text)
     assert "Session 7 203.0.113.7 Transmitter not encrypted open since " in said
-    session_records.closed(conn, [session_records.Ending(7, db.now_ms() + 60_000, kept=True)])
+    session_records.closed(conn, [session_records.Ending(7, clock.now_ms() + 60_000, kept=True)])
     said = words(alice.get(address).text)
     ended = i18n.date_time(
         session_records.origins(conn, acting.account(conn, "smpp-acme-1").id, [7])[7].ended_at, "UTC"

@@ -9,7 +9,7 @@ from html import unescape
 
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import deliveries, inbound, inbound_numbers
@@ -46,7 +46,7 @@ def come(conn: db.Connection, text: str, source: str = HANDSET, to: str = "48484
 
 def age(conn: db.Connection, received_id: int, days: int) -> int:
     """Let a message have come so many days before."""
-    older = received_id - ids.first_id_at(days * db.DAY_MS)
+    older = received_id - ids.first_id_at(days * clock.DAY_MS)
     conn.execute("UPDATE received SET id = ? WHERE id = ?", (older, received_id))
     return older
 
@@ -54,11 +54,11 @@ def age(conn: db.Connection, received_id: int, days: int) -> int:
 def accept(conn: db.Connection) -> None:
     """A client accepts all that waits."""
     account_id = acting.account(conn, "smpp-acme-1").id
-    deliveries.done(conn, deliveries.due(conn, account_id, db.now_ms(), 1000).now)
+    deliveries.done(conn, deliveries.due(conn, account_id, clock.now_ms(), 1000).now)
 
 
 def give_up(conn: db.Connection) -> None:
-    deliveries.expire(conn, db.now_ms() + 8 * db.DAY_MS)
+    deliveries.expire(conn, clock.now_ms() + 8 * clock.DAY_MS)
 
 
 def shown(page: str) -> list[str]:
@@ -195,9 +195,9 @@ def test_all_about_one(alice: Browser, conn: db.Connection) -> None:
     ):
         assert said in page
     account_id = acting.account(conn, "smpp-acme-1").id
-    (waiting,) = deliveries.due(conn, account_id, db.now_ms(), 10).now
+    (waiting,) = deliveries.due(conn, account_id, clock.now_ms(), 10).now
     waiting.attempts = 3
-    deliveries.failed(conn, [(waiting, db.now_ms() + 60_000)])
+    deliveries.failed(conn, [(waiting, clock.now_ms() + 60_000)])
     assert "3 attempts in vain, the next one at" in alice.get(f"{PAGE}/{binary}").text
     accept(conn)
     conn.execute("UPDATE deliveries SET next_attempt_at = 0")

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from werkzeug.routing import IntegerConverter
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.config import Config
 from portal.services.accounts.accounts import BINARY
 from portal.services.common.audit import SHELL
@@ -147,7 +147,7 @@ def test_what_was_removed_is_nowhere_for_nobody(
 ) -> None:
     hold(text_policy.NONE, remove_stored=True)
     acting.deliver(conn, *(row[0] for row in conn.execute("SELECT id FROM messages WHERE state = 1")))
-    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, db.now_ms(), 100).now)
+    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, clock.now_ms(), 100).now)
     for _ in text_removal.run(conn):
         pass
     assert giving_away(alice, addresses(app, said)) == set()
@@ -206,7 +206,7 @@ def test_a_text_that_is_not_kept_has_parts_and_price(
 
 def test_a_received_text_that_is_not_kept(alice: Browser, conn: db.Connection, hold: Callable[..., None]) -> None:
     hold(text_policy.NONE)
-    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, db.now_ms(), 100).now)
+    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, clock.now_ms(), 100).now)
     assert words(alice.get(RECEIVED).text).count("Text not kept") == 3
     assert "STOP Text not kept" in words(alice.get(BLACKLIST).text)
     found = [json.loads(line) for line in alice.get(f"{RECEIVED}.jsonl").text.splitlines()]
@@ -261,7 +261,7 @@ def test_the_server_removes_what_is_stored_and_empties_the_log(
     config: Config, conn: db.Connection, hold: Callable[..., None], said: list[int]
 ) -> None:
     acting.deliver(conn, *(row[0] for row in conn.execute("SELECT id FROM messages WHERE state = 1")))
-    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, db.now_ms(), 100).now)
+    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, clock.now_ms(), 100).now)
     hold(text_policy.NONE, remove_stored=True)
     log = config.database.with_name(f"{config.database.name}-wal")
     assert _OCTETS in log.read_bytes()

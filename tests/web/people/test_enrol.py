@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyotp
 import pytest
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.people import enrolment, two_factor, users
@@ -89,7 +89,7 @@ def test_a_replaced_link_an_old_one_and_an_invented_one_are_no_good(
     newer = f"/enrol/{enrolment.new_link(conn, carol)}"
     assert browser.get(link).status_code == 404
     assert browser.get(newer).status_code == 200
-    conn.execute("UPDATE one_time_links SET expires_at = ?", (db.now_ms(),))
+    conn.execute("UPDATE one_time_links SET expires_at = ?", (clock.now_ms(),))
     assert browser.get(newer).status_code == 404
     assert browser.get("/enrol/invented").status_code == 404
 

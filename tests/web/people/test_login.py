@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
@@ -91,7 +91,7 @@ def test_the_second_step_needs_the_first(browser: Browser) -> None:
 def test_the_second_step_waits_five_minutes(browser: Browser, cast: Cast) -> None:
     first_step(browser, cast.alice)
     with browser.session_transaction() as session:
-        session["pending_login"] = session["pending_login"] | {"at": db.now_ms() - 5 * 60_000}
+        session["pending_login"] = session["pending_login"] | {"at": clock.now_ms() - 5 * 60_000}
     answer = browser.post("/login/totp", data={"code": cast.alice.code()})
     assert (answer.status_code, answer.location) == (303, "/login")
     assert not is_logged_in(browser)
@@ -147,7 +147,7 @@ def test_failures_are_throttled_by_user_even_with_the_right_password(
 
 
 def test_failures_are_throttled_by_address(browser: Browser, cast: Cast, conn: db.Connection) -> None:
-    conn.execute("INSERT INTO throttle_buckets VALUES ('login:address:203.0.113.7', 1, ?)", (db.now_ms(),))
+    conn.execute("INSERT INTO throttle_buckets VALUES ('login:address:203.0.113.7', 1, ?)", (clock.now_ms(),))
     for number, status in ((1, 401), (2, 429)):
         data = {"email": f"nobody-{number}@acme.example", "password": "x"}
         away = {"REMOTE_ADDR": "203.0.113.7"}
@@ -242,7 +242,7 @@ def test_a_session_runs_out(
     client: Callable[[Person], Browser], cast: Cast, conn: db.Connection, column: str, age: int
 ) -> None:
     browser = client(cast.alice)
-    conn.execute(f"UPDATE login_sessions SET {column} = ?", (db.now_ms() - age,))
+    conn.execute(f"UPDATE login_sessions SET {column} = ?", (clock.now_ms() - age,))
     assert browser.get("/profile").location == "/login?next=/profile"
 
 

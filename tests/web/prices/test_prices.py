@@ -9,7 +9,7 @@ from io import BytesIO, StringIO
 import pytest
 
 from portal.core import db
-from portal.core.db import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
 from portal.services.people import customers, login_sessions, users
 from portal.services.prices import price_lists, prices

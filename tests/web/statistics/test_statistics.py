@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from flask import Flask
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.config import Config
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
@@ -45,7 +45,7 @@ def monday(conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def send(conn: db.Connection, days_ago: float, *endings: int | None, source: str = "ACME", seconds: int = 4) -> None:
     """A message for each of these ("ptt"; None: still on its way), that took so long to end."""
-    at = NOW - int(days_ago * db.DAY_MS)
+    at = NOW - int(days_ago * clock.DAY_MS)
     conn.execute("UPDATE accounts SET any_sender = 1")
     message_ids = acting.send(conn, "smpp-acme-1", *("x" for _ in endings), source=source, at=at)
     for ptt, message_id in zip(endings, message_ids, strict=True):
@@ -322,7 +322,7 @@ def test_the_tabs_and_the_home_lead_there(alice: Browser) -> None:
 
 
 def test_the_server_counts_what_comes_and_forgets_old_hours(config: Config, conn: db.Connection) -> None:
-    (old,) = acting.send(conn, "smpp-acme-1", "x", at=db.now_ms() - 100 * db.DAY_MS)
+    (old,) = acting.send(conn, "smpp-acme-1", "x", at=clock.now_ms() - 100 * clock.DAY_MS)
     (new,) = intake.store(conn, [prepared(conn, acting.account(conn, "smpp-acme-1").id)]).ids
     assert new is not None
     hours = "SELECT begins FROM statistics WHERE length = 0 ORDER BY begins"

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from portal.core.db import DAY_MS
+from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
 from portal.services.billing.orders import AUTOMATIC
 from portal.services.common import ids

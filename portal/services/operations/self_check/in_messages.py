@@ -13,7 +13,7 @@ from itertools import groupby
 from math import inf
 from typing import Any
 
-from portal.core.db import DAY_MS
+from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT

@@ -1,0 +1,118 @@
+"""The web application: Flask with its extensions, the areas of pages, and what each request passes through."""
+
+from flask import Flask
+from flask_login import LoginManager
+from werkzeug.routing import IntegerConverter, Map
+
+from portal.core import paths
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.services.common.mail import Mailer
+from portal.web.accounts import accounts, allowed_ips, credentials, sessions
+from portal.web.admin import accounts as admin_accounts
+from portal.web.admin import balances, customers, inbound_numbers, users
+from portal.web.billing import all_orders, orders, packs, payment_callback, statement
+from portal.web.core import (
+    access,
+    context,
+    csrf,
+    errors,
+    headers,
+    health,
+    language,
+    live,
+    proxies,
+    static_files,
+    uploads,
+)
+from portal.web.credits import credits, settings
+from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
+from portal.web.people import login, profile
+from portal.web.prices import price_lists, prices
+from portal.web.senders import sender_requests, senders
+from portal.web.statistics import statistics
+
+
+class _RowId(IntegerConverter):
+    """`<int:…>` in addresses: a longer number than SQLite keeps is nobody's id (404, not an error)."""
+
+    regex = r"\d{1,19}"
+
+    def __init__(self, map: Map) -> None:
+        super().__init__(map, max=(1 << 63) - 1)
+
+
+def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flask:
+    """Build the web application.
+
+    Args:
+        config: the settings.
+        keys: the installation's keys.
+        mailer: woken after each commit, so that a mail leaves at once; None: mails wait for the next look.
+    """
+    app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
+    app.config.update(
+        SECRET_KEY=keys.cookie,
+        SESSION_COOKIE_NAME="portal_session",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=config.public_url.startswith("https://"),
+        # The token lives as long as the session it is bound to: a form that was left open overnight still works.
+        WTF_CSRF_TIME_LIMIT=None,
+        MAX_CONTENT_LENGTH=1 << 20,
+        MAX_FORM_PARTS=100,
+    )
+    app.url_map.converters["int"] = _RowId
+    context.attach(app, config, keys, mailer)
+    # Order matters: the language comes first, so that even a refusal is in the reader's own.
+    login_manager = LoginManager()
+    login_manager.init_app(app, add_context_processor=False)
+    login_manager.user_loader(access.load_user)
+    # Sessions are bound to a row in the database; a changed address must not end them (phones change theirs).
+    login_manager.session_protection = None
+    language.attach(app)
+    uploads.attach(app)
+    # What posts there is no browser, and its signature says who it is.
+    csrf.attach(app, payment_callback.receive_callback)
+    access.attach(app)
+    headers.attach(app, config)
+    proxies.attach(app, config)
+    errors.attach(app)
+    areas = (
+        static_files,
+        health,
+        language,
+        login,
+        profile,
+        live,
+        accounts,
+        allowed_ips,
+        credentials,
+        sessions,
+        senders,
+        credits,
+        settings,
+        orders,
+        all_orders,
+        packs,
+        payment_callback,
+        statement,
+        prices,
+        price_lists,
+        history,
+        statistics,
+        inbound,
+        blacklist,
+        deletion,
+        customers,
+        users,
+        admin_accounts,
+        inbound_numbers,
+        balances,
+        text_policy,
+        retention,
+        sender_requests,
+    )
+    for area in areas:
+        app.register_blueprint(area.blueprint)
+    return app
