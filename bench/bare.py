@@ -23,20 +23,20 @@ TEMPLATE = """<!doctype html><html lang="en"><head><title>{{ account.name }}</ti
 </body></html>"""
 
 
-def make_app(database: str, size: int, key: str) -> Flask:
+def create_app(database: str, size: int, key: str) -> Flask:
     app = Flask("bare")
     app.secret_key = key
-    local = threading.local()
+    thread_local = threading.local()
 
-    def connection() -> sqlite3.Connection:
-        if not hasattr(local, "conn"):
-            local.conn = sqlite3.connect(database, isolation_level=None)
-            local.conn.row_factory = sqlite3.Row
-        found: sqlite3.Connection = local.conn
-        return found
+    def get_conn() -> sqlite3.Connection:
+        if not hasattr(thread_local, "conn"):
+            thread_local.conn = sqlite3.connect(database, isolation_level=None)
+            thread_local.conn.row_factory = sqlite3.Row
+        conn: sqlite3.Connection = thread_local.conn
+        return conn
 
-    def page(template: Template) -> str:
-        conn = connection()
+    def render_page(template: Template) -> str:
+        conn = get_conn()
         user = conn.execute("SELECT email FROM users WHERE id = ?", (session.get("user"),)).fetchone() or abort(403)
         account = conn.execute("SELECT id, name, balance FROM accounts ORDER BY id LIMIT 1").fetchone()
         days = conn.execute(
@@ -47,12 +47,12 @@ def make_app(database: str, size: int, key: str) -> Flask:
 
     with app.test_request_context():
         session["user"] = 1
-        missing = size - len(page(app.jinja_env.from_string(TEMPLATE)).encode())
-    padded = app.jinja_env.from_string(TEMPLATE.replace("</body>", "x" * max(missing, 0) + "</body>"))
-    app.add_url_rule("/", view_func=lambda: page(padded), endpoint="page")
+        padding_size = size - len(render_page(app.jinja_env.from_string(TEMPLATE)).encode())
+    padded_template = app.jinja_env.from_string(TEMPLATE.replace("</body>", "x" * max(padding_size, 0) + "</body>"))
+    app.add_url_rule("/", view_func=lambda: render_page(padded_template), endpoint="page")
     return app
 
 
 if __name__ == "__main__":
     _, database, port, threads, size, key = sys.argv
-    waitress.serve(make_app(database, int(size), key), host="127.0.0.1", port=int(port), threads=int(threads))
+    waitress.serve(create_app(database, int(size), key), host="127.0.0.1", port=int(port), threads=int(threads))

@@ -36,15 +36,15 @@ from stand import CREDITS, ROOT, SENDERS, Installation, complaints, table
 
 from portal.core import db
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.messages import intake, outcomes
-from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import GSM, Submit
+from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.validation import GSM, SubmittedMessage
 from portal.services.operations import self_check
 
 SESSIONS, WINDOW = 10, 10
@@ -57,27 +57,28 @@ Figures = dict[str, float]
 
 
 def main() -> int:
-    args = arguments()
-    measured: dict[str, list[Figures]] = defaultdict(list)
+    args = parse_arguments()
+    measurements: dict[str, list[Figures]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="smpp-check-", dir=args.folder) as folder:
-        place = Installation.make(Path(folder) / "data", SESSIONS)
-        began = time.monotonic()
-        fill(place, args.messages, args.accounts)
-        size = place.database.stat().st_size / 1e6
-        print(f"{args.messages} messages of {args.accounts} accounts, {size:.0f} MB: {time.monotonic() - began:.0f} s")
+        installation = Installation.make(Path(folder) / "data", SESSIONS)
+        started_at = time.monotonic()
+        fill_history(installation, args.messages, args.accounts)
+        size_mb = installation.database.stat().st_size / 1e6
+        duration_s = time.monotonic() - started_at
+        print(f"{args.messages} messages of {args.accounts} accounts, {size_mb:.0f} MB: {duration_s:.0f} s")
         for _ in range(args.rounds):
-            measured["at rest"].append(proof(place) | copying(place))
-        with place.running() as server:
-            submits(place, server.pid, 2.0)
+            measurements["at rest"].append(run_check(installation) | measure_copy(installation))
+        with installation.running() as server:
+            measure_submits(installation, server.pid, 2.0)
             for _ in range(args.rounds):
-                measured["SMPP alone"].append(submits(place, server.pid, args.seconds))
-                with Proofs(place) as proofs:
-                    rate = submits(place, server.pid, args.seconds)
-                measured["both"].append(rate | proofs.figures())
-    return report(measured)
+                measurements["SMPP alone"].append(measure_submits(installation, server.pid, args.seconds))
+                with CheckLoop(installation) as check_loop:
+                    rate = measure_submits(installation, server.pid, args.seconds)
+                measurements["both"].append(rate | check_loop.median_figures())
+    return print_report(measurements)
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--accounts", type=int, default=50)
@@ -87,32 +88,38 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fill(place: Installation, messages: int, count: int) -> None:
+def fill_history(installation: Installation, message_count: int, account_count: int) -> None:
     """Write a history: batches in which messages of all accounts are mixed."""
-    chance = random.Random(1)
-    with closing(db.connect(place.database)) as conn:
+    rng = random.Random(1)
+    with closing(db.connect(installation.database)) as conn:
         conn.execute("PRAGMA synchronous = OFF")
-        own = [accounts.add(conn, SHELL, 1, name=f"smpp-past-{number}") for number in range(count)]
-        since = now_ms() - DAYS * DAY_MS
-        for each in own:
-            credits.grant(conn, SHELL, each, CREDITS * credit_amounts.THOUSANDTHS, now=since)
-        for number in range(0, messages, BATCH):
-            at = since + 1 + number * (DAYS - 1) * DAY_MS // messages
-            with immediate(conn):
-                batch = [submit(chance, chance.choice(own).id) for _ in range(min(BATCH, messages - number))]
-                taken = intake.store(conn, batch, now=at).ids
-                outcomes.finish(conn, [Outcome(each, DELIVERED, 0, at) for each in taken if each is not None])
+        new_accounts = [
+            accounts.create_account(conn, SHELL, 1, name=f"smpp-past-{index}") for index in range(account_count)
+        ]
+        history_start = now_ms() - DAYS * DAY_MS
+        for each in new_accounts:
+            credits.grant_credits(conn, SHELL, each, CREDITS * credit_amounts.THOUSANDTHS, now=history_start)
+        for index in range(0, message_count, BATCH):
+            batch_time = history_start + 1 + index * (DAYS - 1) * DAY_MS // message_count
+            with write_transaction(conn):
+                batch = [
+                    random_submit(rng, rng.choice(new_accounts).id) for _ in range(min(BATCH, message_count - index))
+                ]
+                message_ids = intake.store_messages(conn, batch, now=batch_time).message_ids
+                outcomes.finish_messages(
+                    conn, [MessageOutcome(each, DELIVERED, 0, batch_time) for each in message_ids if each is not None]
+                )
 
 
-def submit(chance: random.Random, account_id: int) -> Submit:
-    country, prefix = chance.choice(list(COUNTRIES.items()))
-    parts = chance.choice((1, 1, 1, 2))
-    return Submit(
+def random_submit(rng: random.Random, account_id: int) -> SubmittedMessage:
+    country, prefix = rng.choice(list(COUNTRIES.items()))
+    parts = rng.choice((1, 1, 1, 2))
+    return SubmittedMessage(
         account_id=account_id,
-        source=chance.choice(SENDERS),
+        source=rng.choice(SENDERS),
         source_ton=5,
         source_npi=0,
-        destination=f"{prefix}{chance.randrange(10**6):06}",
+        destination=f"{prefix}{rng.randrange(10**6):06}",
         country=country,
         text="Your parcel is on its way and will be with you today. " * parts,
         udh=None,
@@ -124,68 +131,70 @@ def submit(chance: random.Random, account_id: int) -> Submit:
     )
 
 
-def proof(place: Installation, *options: str) -> Figures:
+def run_check(installation: Installation, *options: str) -> Figures:
     """Run a check to its end."""
-    began = time.monotonic()
+    started_at = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, ROOT / "app.py", "check", "--data", place.data, *options], stdout=subprocess.PIPE, text=True
+        [sys.executable, ROOT / "app.py", "check", "--data", installation.data, *options],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"the check has found something:\n{said}")
-    return {"check": time.monotonic() - began, "memory": usage.ru_maxrss / 1024}
+        raise SystemExit(f"the check has found something:\n{output}")
+    return {"check": time.monotonic() - started_at, "memory": usage.ru_maxrss / 1024}
 
 
-def copying(place: Installation) -> Figures:
-    began = time.monotonic()
-    with closing(db.connect(place.database)) as conn, self_check.copied(conn, place.data):
-        return {"copy": time.monotonic() - began}
+def measure_copy(installation: Installation) -> Figures:
+    started_at = time.monotonic()
+    with closing(db.connect(installation.database)) as conn, self_check.open_database_copy(conn, installation.data):
+        return {"copy": time.monotonic() - started_at}
 
 
-class Proofs:
-    """One check after the other, until the block has ended."""
+class CheckLoop:
+    """Runs one check after the other, until the block has ended."""
 
-    def __init__(self, place: Installation) -> None:
-        self._place = place
-        self._ended = threading.Event()
-        self._found: list[Figures] = []
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._stopping = threading.Event()
+        self._results: list[Figures] = []
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Proofs:
+    def __enter__(self) -> CheckLoop:
         self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._ended.set()
+        self._stopping.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.is_set():
-            self._found.append(proof(self._place, "--record"))
+        while not self._stopping.is_set():
+            self._results.append(run_check(self._installation, "--record"))
 
-    def figures(self) -> Figures:
-        log = self._place.database.with_name(f"{db.FILE_NAME}-wal").stat().st_size / 1e6
-        return {name: median(each[name] for each in self._found) for name in self._found[0]} | {"log": log}
+    def median_figures(self) -> Figures:
+        log_mb = self._installation.database.with_name(f"{db.FILE_NAME}-wal").stat().st_size / 1e6
+        return {name: median(each[name] for each in self._results) for name in self._results[0]} | {"log": log_mb}
 
 
-def submits(place: Installation, server: int, seconds: float) -> Figures:
-    result = place.load(server, SESSIONS, WINDOW, seconds=seconds)
+def measure_submits(installation: Installation, server: int, seconds: float) -> Figures:
+    result = installation.load(server, SESSIONS, WINDOW, seconds=seconds)
     for each in complaints(result):
         print(each, file=sys.stderr)
-    log = place.database.with_name(f"{db.FILE_NAME}-wal").stat().st_size / 1e6
-    return {"rate": result["rate"], "log": log} | {name: result[f"{name}_ms"] for name in ("p50", "p99", "max")}
+    log_mb = installation.database.with_name(f"{db.FILE_NAME}-wal").stat().st_size / 1e6
+    return {"rate": result["rate"], "log": log_mb} | {name: result[f"{name}_ms"] for name in ("p50", "p99", "max")}
 
 
-def report(measured: dict[str, list[Figures]]) -> int:
+def print_report(measurements: dict[str, list[Figures]]) -> int:
     names = ("check", "memory", "copy", "rate", "p50", "p99", "max", "log")
     rows: dict[str, Figures] = {
-        row: {name: median(each[name] for each in rounds) for name in rounds[0]} for row, rounds in measured.items()
+        row: {name: median(each[name] for each in rounds) for name in rounds[0]} for row, rounds in measurements.items()
     }
     head = ("", "", "check s", "memory MB", "copy s", "submits/s", "p50 ms", "p99 ms", "max ms", "log MB", "")
-    shown = [
+    table_rows = [
         (
             row,
             "",
@@ -197,7 +206,7 @@ def report(measured: dict[str, list[Figures]]) -> int:
         )
         for row, figures in rows.items()
     ]
-    print(table(head, shown))
+    print(table(head, table_rows))
     share = rows["both"]["rate"] / rows["SMPP alone"]["rate"]
     print(f"both ÷ SMPP alone: {share:.2f} (wanted: {SMPP_SHARE})")
     return int(share < SMPP_SHARE)

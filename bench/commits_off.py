@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/commits_off.py smsc --data FOLDER
 
-Everything up to the storage is the real server: sessions, codec, rules, prices. `accept` then gives each message a
-number from memory and answers as soon as the event loop comes round; there is no message for the upstream, no receipt.
+Everything up to the storage is the real server: sessions, codec, rules, prices. `store_submit` then gives each message
+a number from memory and answers in the next turn of the event loop; there is no message for the upstream, no receipt.
 """
 
 import sys
@@ -15,28 +15,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from portal import cli
 from portal.core.clock import now_ms
-from portal.services.messages.validation import Submit
-from portal.smsc.storage.interface import Resolve
+from portal.services.messages.validation import SubmittedMessage
+from portal.smsc.storage.interface import SubmitCallback
 from portal.smsc.storage.sqlite import SqliteStorage
 
 
-def answer_from_memory() -> Callable[[SqliteStorage, Submit, Resolve], None]:
+def answer_from_memory() -> Callable[[SqliteStorage, SubmittedMessage, SubmitCallback], None]:
     ids = count(now_ms() << 20)
-    waiting: list[Resolve] = []
+    waiting: list[SubmitCallback] = []
 
-    def answer() -> None:
-        answered, waiting[:] = waiting[:], ()
-        for resolve in answered:
+    def resolve_waiting() -> None:
+        callbacks, waiting[:] = waiting[:], ()
+        for resolve in callbacks:
             resolve(next(ids))
 
-    def accept(self: SqliteStorage, submit: Submit, resolve: Resolve) -> None:
+    def store_submit(self: SqliteStorage, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
         if not waiting:
-            self._loop.call_soon(answer)
+            self._loop.call_soon(resolve_waiting)
         waiting.append(resolve)
 
-    return accept
+    return store_submit
 
 
 if __name__ == "__main__":
-    SqliteStorage.accept = answer_from_memory()  # type: ignore[method-assign]
+    SqliteStorage.store_submit = answer_from_memory()  # type: ignore[method-assign]
     sys.exit(cli.main())

@@ -29,58 +29,58 @@ sys.path.insert(0, str(ROOT))
 from portal import cli
 from portal.core import config as settings
 from portal.core import db
-from tests.support import eventually, free_port
+from tests.support import find_free_port, wait_until
 
 SENDERS = ("BENCH", "ACME", "390123", "393401234567")
 CREDITS = 1_000_000_000
-# The generator's share of a core from which on it could be what limits the rate.
-BUSY = 0.9
+# Above this share of a core the generator could be what limits the rate.
+MAX_GENERATOR_CPU = 0.9
 
 
 def generator() -> Path:
     """Build the load generator if that has not been done, and return it."""
-    source, built = ROOT / "bench" / "generator.c", ROOT / "build" / "bench" / "generator"
-    if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
-        built.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=built.parent) as made:
+    source, binary = ROOT / "bench" / "generator.c", ROOT / "build" / "bench" / "generator"
+    if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
+        binary.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=binary.parent) as temporary_file:
             try:
-                subprocess.run(["cc", "-O2", "-o", made.name, source], check=True)
+                subprocess.run(["cc", "-O2", "-o", temporary_file.name, source], check=True)
             except FileNotFoundError:
                 raise SystemExit("a C compiler is missing: sudo apt-get install gcc libc6-dev") from None
-            built.unlink(missing_ok=True)
-            os.link(made.name, built)
-    return built
+            binary.unlink(missing_ok=True)
+            os.link(temporary_file.name, binary)
+    return binary
 
 
 def command(**options: object) -> list[str]:
     """The generator with its options; a list gives an option several times."""
-    words = [str(generator())]
+    arguments = [str(generator())]
     for name, value in options.items():
         for each in value if isinstance(value, list) else [value]:
-            words += [f"--{name.replace('_', '-')}", str(each)]
-    return words
+            arguments += [f"--{name.replace('_', '-')}", str(each)]
+    return arguments
 
 
 def measure(**options: object) -> dict[str, Any]:
     """Run the generator to its end, and return what it has counted."""
-    ran = subprocess.run(command(**options), stdout=subprocess.PIPE, text=True)
-    if ran.returncode:
-        raise SystemExit(f"the generator has failed: {' '.join(map(str, ran.args))}")
-    result: dict[str, Any] = json.loads(ran.stdout)
+    completed = subprocess.run(command(**options), stdout=subprocess.PIPE, text=True)
+    if completed.returncode:
+        raise SystemExit(f"the generator has failed: {' '.join(map(str, completed.args))}")
+    result: dict[str, Any] = json.loads(completed.stdout)
     return result
 
 
 def complaints(result: dict[str, Any]) -> list[str]:
     """What must not happen while a rate is measured."""
-    found = [f"{count} submits refused with {status}" for status, count in result["refused"].items()]
+    problems = [f"{count} submits refused with {status}" for status, count in result["refused"].items()]
     for name in ("unanswered", "sessions_lost"):
         if result[name]:
-            found.append(f"{name.replace('_', ' ')}: {result[name]}")
+            problems.append(f"{name.replace('_', ' ')}: {result[name]}")
     if result["total_receipts"] != result["receipts_expected"]:
-        found.append(f"{result['total_receipts']} receipts for {result['receipts_expected']} messages")
-    if result["generator_cpu"] > BUSY:
-        found.append(f"the generator used {result['generator_cpu']:.0%} of a core: it may be what limits the rate")
-    return found
+        problems.append(f"{result['total_receipts']} receipts for {result['receipts_expected']} messages")
+    if result["generator_cpu"] > MAX_GENERATOR_CPU:
+        problems.append(f"the generator used {result['generator_cpu']:.0%} of a core: it may be what limits the rate")
+    return problems
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,23 @@ class Installation:
 
     @classmethod
     def make(cls, data: Path, accounts: int, limits: str = "") -> "Installation":
-        """An empty folder becomes an installation.
+        """Make an installation of an empty folder.
 
         Args:
             accounts: how many, each with credits, senders and the addresses 127.0.0.0/8, without limits of windowing,
                 throughput and binds.
             limits: lines of the settings' [limits], where the defaults are in the way.
         """
-        made = cls(data, free_port(), free_port())
+        installation = cls(data, find_free_port(), find_free_port())
         data.mkdir(parents=True, exist_ok=True)
         (data / settings.FILE_NAME).write_text(
-            f"[web]\nport = {made.web_port}\n[smpp]\nport = {made.port}\ntls_port = 0\n[limits]\n{limits}\n"
+            f"[web]\nport = {installation.web_port}\n"
+            f"[smpp]\nport = {installation.port}\ntls_port = 0\n[limits]\n{limits}\n"
         )
-        made.app("init", "--email", "operator@bench.example")
-        made.app("customer", "add", "Bench", "--email", "bench@bench.example")
-        made.add_accounts("accounts", accounts)
-        return made
+        installation.app("init", "--email", "operator@bench.example")
+        installation.app("customer", "add", "Bench", "--email", "bench@bench.example")
+        installation.add_accounts("accounts", accounts)
+        return installation
 
     def add_accounts(self, file: str, count: int) -> None:
         """Add accounts; `file` gets a line of system_id and password for each, as the generator wants them."""
@@ -125,12 +126,12 @@ class Installation:
 
     def app(self, *arguments: object) -> Any:
         """Run one of the program's commands, and return its answer."""
-        said = StringIO()
-        with redirect_stdout(said):
+        output = StringIO()
+        with redirect_stdout(output):
             status = cli.main([str(each) for each in (*arguments, "--data", self.data, "--json")])
         if status:
             raise SystemExit(f"app.py {' '.join(map(str, arguments))}: exit status {status}")
-        return json.loads(said.getvalue())
+        return json.loads(output.getvalue())
 
     @property
     def database(self) -> Path:
@@ -144,12 +145,12 @@ class Installation:
     @contextmanager
     def running(self, *program: object) -> Iterator[subprocess.Popen[bytes]]:
         """Run a server (`app.py smsc` where nothing else is given) until it can be connected to, then the block."""
-        words = [sys.executable, *map(str, program or (ROOT / "app.py", "smsc")), "--data", str(self.data)]
+        arguments = [sys.executable, *map(str, program or (ROOT / "app.py", "smsc")), "--data", str(self.data)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
         log = self.data / "server.log"
-        with log.open("ab") as said, subprocess.Popen(words, env=environment, stderr=said) as process:
+        with log.open("ab") as log_file, subprocess.Popen(arguments, env=environment, stderr=log_file) as process:
             try:
-                eventually(lambda: process.poll() is not None or listens(self.port), deadline_s=30)
+                wait_until(lambda: process.poll() is not None or listens(self.port), deadline_s=30)
                 if process.poll() is not None:
                     raise SystemExit(f"the server has not started\n{log.read_text()}")
                 yield process
@@ -191,10 +192,10 @@ def share(values: Sequence[float], part: float) -> float:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns under their headings: words on the left of theirs, figures on the right."""
     widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
-    words = {0, 1, len(head) - 1}
+    left_aligned = {0, 1, len(head) - 1}
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column in words else cell.rjust(width)
+            cell.ljust(width) if column in left_aligned else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in (head, *rows)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from portal import migrations
 from portal.core import db
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import Connection, Inserts, immediate
+from portal.core.db import BulkInsert, Connection, write_transaction
 from portal.services.accounts import accounts
 from portal.services.billing import statement
 from portal.services.common import ids, periods
@@ -36,28 +36,32 @@ from portal.services.credits import ledger
 from portal.services.people import customers
 
 RUNS, PAGE, DAYS, ZONE = 50, 21, 400, "Europe/Rome"
-_INSERT = Inserts("movements", "id, account_id, kind, amount, balance_after, actor, messages")
+_INSERT = BulkInsert("movements", "id, account_id, kind, amount, balance_after, actor, messages")
 
 
-def fill(conn: Connection, account_ids: list[int], how_many: int, now: int) -> None:
+def insert_movements(conn: Connection, account_ids: list[int], movement_count: int, now: int) -> None:
     """So many movements of each account, one millisecond or more apart."""
-    chance = random.Random(4)
+    rng = random.Random(4)
     balances = dict.fromkeys(account_ids, 0)
-    apart = DAYS * DAY_MS / how_many
+    interval_ms = DAYS * DAY_MS / movement_count
 
     def rows() -> Iterator[tuple[object, ...]]:
-        for number in range(how_many):
-            for place, account_id in enumerate(account_ids):
-                kind, amount = ledger.USAGE, -chance.randint(1, 500) * 1000
+        for number in range(movement_count):
+            for account_index, account_id in enumerate(account_ids):
+                kind, amount = ledger.USAGE, -rng.randint(1, 500) * 1000
                 if balances[account_id] + amount < 0:
                     kind, amount = ledger.PURCHASE, 50_000_000
-                elif chance.random() < 0.01:
+                elif rng.random() < 0.01:
                     kind, amount = ledger.REFUND, 1000
                 balances[account_id] += amount
-                movement_id = ids.first_id_at(now - DAYS * DAY_MS + int(number * apart)) + number % 1000 * 2 + place
+                movement_id = (
+                    ids.min_id_at_time(now - DAYS * DAY_MS + int(number * interval_ms))
+                    + number % 1000 * 2
+                    + account_index
+                )
                 yield movement_id, account_id, kind, amount, balances[account_id], "bench", 1
 
-    with immediate(conn):
+    with write_transaction(conn):
         batch: list[tuple[object, ...]] = []
         for row in rows():
             batch.append(row)
@@ -69,73 +73,80 @@ def fill(conn: Connection, account_ids: list[int], how_many: int, now: int) -> N
             conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (balance, account_id))
 
 
-def questions(conn: Connection, account_id: int, now: int) -> dict[str, Callable[[], object]]:
+def build_queries(conn: Connection, account_id: int, now: int) -> dict[str, Callable[[], object]]:
     """What the page asks."""
-    month, ever = (periods.period(each, "", "", ZONE, now) for each in ("30d", "all"))
+    month, all_time = (periods.parse_period(each, "", "", ZONE, now) for each in ("30d", "all"))
     (oldest,) = conn.execute("SELECT min(id) FROM movements WHERE account_id = ?", (account_id,)).fetchone()
-    middle = ids.first_id_at(now - DAYS * DAY_MS // 2)
-    found: dict[str, Callable[[], object]] = {
-        "newest page": lambda: statement.movements(conn, account_id, month, limit=PAGE),
-        "a page in the middle": lambda: statement.movements(conn, account_id, ever, before=middle, limit=PAGE),
-        "oldest page, on the way back": lambda: statement.movements(conn, account_id, ever, after=oldest, limit=PAGE),
+    middle = ids.min_id_at_time(now - DAYS * DAY_MS // 2)
+    queries: dict[str, Callable[[], object]] = {
+        "newest page": lambda: statement.list_movements_page(conn, account_id, month, limit=PAGE),
+        "a page in the middle": lambda: statement.list_movements_page(
+            conn, account_id, all_time, before=middle, limit=PAGE
+        ),
+        "oldest page, on the way back": lambda: statement.list_movements_page(
+            conn, account_id, all_time, after=oldest, limit=PAGE
+        ),
     }
     for kind in (ledger.USAGE, ledger.PURCHASE, ledger.REFUND, ledger.GRANT):
-        found[f"newest page of kind {kind}"] = lambda kind=kind: statement.movements(  # type: ignore[misc]
-            conn, account_id, ever, kind, limit=PAGE
+        queries[f"newest page of kind {kind}"] = lambda kind=kind: statement.list_movements_page(  # type: ignore[misc]
+            conn, account_id, all_time, kind, limit=PAGE
         )
-    return found | {
-        "sums of 30 days": lambda: statement.sums(conn, account_id, month),
-        "sums of all time": lambda: statement.sums(conn, account_id, ever),
-        "chart of 30 days": lambda: statement.course(conn, account_id, month, ZONE, now),
-        "chart of all time": lambda: statement.course(conn, account_id, ever, ZONE, now),
+    return queries | {
+        "sums of 30 days": lambda: statement.sum_movements(conn, account_id, month),
+        "sums of all time": lambda: statement.sum_movements(conn, account_id, all_time),
+        "chart of 30 days": lambda: statement.load_balance_history(conn, account_id, month, ZONE, now),
+        "chart of all time": lambda: statement.load_balance_history(conn, account_id, all_time, ZONE, now),
     }
 
 
-def measured(ask: Callable[[], object]) -> tuple[float, float]:
+def measure_ms(run_query: Callable[[], object]) -> tuple[float, float]:
     """Median and slowest, in milliseconds."""
-    took = []
+    durations = []
     for _ in range(RUNS):
-        begins = time.perf_counter()
-        ask()
-        took.append((time.perf_counter() - begins) * 1000)
-    return median(took), max(took)
+        started_at = time.perf_counter()
+        run_query()
+        durations.append((time.perf_counter() - started_at) * 1000)
+    return median(durations), max(durations)
 
 
-def plans(conn: Connection, account_id: int, now: int) -> list[str]:
+def list_query_plans(conn: Connection, account_id: int, now: int) -> list[str]:
     """The plans of all that these questions ask of the ledger, as SQLite tells them."""
-    asked: list[str] = []
-    conn.set_trace_callback(asked.append)
-    for ask in questions(conn, account_id, now).values():
-        ask()
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
+    for run_query in build_queries(conn, account_id, now).values():
+        run_query()
     conn.set_trace_callback(None)
-    steps = [row["detail"] for query in asked for row in conn.execute(f"EXPLAIN QUERY PLAN {query}")]
+    steps = [row["detail"] for query in statements for row in conn.execute(f"EXPLAIN QUERY PLAN {query}")]
     return sorted({each for each in steps if "movements" in each})
 
 
-def main(how_many: int) -> None:
+def main(movement_count: int) -> None:
     now = now_ms()
     figures: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for size in (1000, how_many):
+        for size in (1000, movement_count):
             file = Path(folder) / f"{size}.db"
             migrations.migrate(file, keep_backups=0)
             with closing(db.connect(file)) as conn:
-                customer = customers.add(conn, SHELL, "Acme", "marta@acme.example")
-                both = [accounts.add(conn, SHELL, customer.id, name=f"smpp-acme-{number}").id for number in (1, 2)]
-                fill(conn, both, size, now)
-                for name, ask in questions(conn, both[0], now).items():
-                    figures.setdefault(name, []).append(measured(ask))
-        print(f"{'milliseconds: median (slowest)':32}{'1,000':>18}{f'{how_many:,}':>18}")
+                customer = customers.create_customer(conn, SHELL, "Acme", "marta@acme.example")
+                account_ids = [
+                    accounts.create_account(conn, SHELL, customer.id, name=f"smpp-acme-{number}").id
+                    for number in (1, 2)
+                ]
+                insert_movements(conn, account_ids, size, now)
+                for name, run_query in build_queries(conn, account_ids[0], now).items():
+                    figures.setdefault(name, []).append(measure_ms(run_query))
+        print(f"{'milliseconds: median (slowest)':32}{'1,000':>18}{f'{movement_count:,}':>18}")
         for name, columns in figures.items():
-            print(f"{name:32}" + "".join(f"{f'{middle:.2f} ({most:.2f})':>18}" for middle, most in columns))
+            print(f"{name:32}" + "".join(f"{f'{middle:.2f} ({slowest:.2f})':>18}" for middle, slowest in columns))
         with closing(db.connect(file)) as conn:
             print(f"\n{file.stat().st_size / 1e6:.0f} MB, SQLite {sqlite3.sqlite_version}:")
-            print("\n".join(f"  {each}" for each in plans(conn, both[0], now)))
-            before, begins = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-            lines = sum(1 for _ in statement.each(conn, both[0]))
-            took = time.perf_counter() - begins
-            more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            print(f"\nthe whole file: {lines:,} lines in {took:.1f} s, {more / 1024:.1f} MB more memory")
+            print("\n".join(f"  {each}" for each in list_query_plans(conn, account_ids[0], now)))
+            memory_before, started_at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+            lines = sum(1 for _ in statement.iterate_movements(conn, account_ids[0]))
+            duration_s = time.perf_counter() - started_at
+            memory_growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before
+            print(f"\nthe whole file: {lines:,} lines in {duration_s:.1f} s, {memory_growth / 1024:.1f} MB more memory")
 
 
 if __name__ == "__main__":

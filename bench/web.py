@@ -25,8 +25,6 @@ from statistics import median
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
-from portal.services.people import login_sessions
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -35,12 +33,12 @@ from portal.core import config as settings
 from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.services.people import users
+from portal.services.people import login_sessions, users
 from portal.web.app import create_app
-from tests.support import eventually, free_port
+from tests.support import find_free_port, wait_until
 
 SECONDS, RUNS, CONNECTIONS = 5, 3, 16
-TARGET = 0.7
+MIN_RATIO = 0.7
 _UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
@@ -52,14 +50,14 @@ class Page:
     url: str
     cookie: str
 
-    def html(self) -> bytes:
+    def fetch_html(self) -> bytes:
         with urllib.request.urlopen(urllib.request.Request(self.url, headers={"Cookie": self.cookie})) as answer:
             content: bytes = answer.read()
         return content
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         try:
-            return bool(self.html())
+            return bool(self.fetch_html())
         except OSError:
             return False
 
@@ -72,20 +70,20 @@ class Rate:
     p99: float
 
 
-def ask(page: Page, seconds: int) -> Rate:
+def run_wrk(page: Page, seconds: int) -> Rate:
     """Let wrk ask for a page with all its connections for some seconds."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-H", f"Cookie: {page.cookie}", page.url]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if re.search(r"Non-2xx|Socket errors", said):
-        raise SystemExit(f"{page.name}: some requests failed\n{said}")
-    requests, p99 = re.search(r"Requests/sec:\s+([\d.]+)", said), re.search(r"99%\s+([\d.]+)(us|ms|s)\b", said)
-    assert requests, said
-    assert p99, said
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if re.search(r"Non-2xx|Socket errors", output):
+        raise SystemExit(f"{page.name}: some requests failed\n{output}")
+    requests, p99 = re.search(r"Requests/sec:\s+([\d.]+)", output), re.search(r"99%\s+([\d.]+)(us|ms|s)\b", output)
+    assert requests, output
+    assert p99, output
     return Rate(float(requests[1]), float(p99[1]) * _UNITS_MS[p99[2]])
 
 
 @contextmanager
-def running(*command: object) -> Iterator[None]:
+def running_server(*command: object) -> Iterator[None]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
     with subprocess.Popen([sys.executable, *map(str, command)], env=environment, stderr=subprocess.DEVNULL) as process:
         try:
@@ -94,7 +92,7 @@ def running(*command: object) -> Iterator[None]:
             process.terminate()
 
 
-def cookie(app: Flask, **values: object) -> str:
+def make_session_cookie(app: Flask, **values: object) -> str:
     """The cookie of a session that holds these values."""
     interface = app.session_interface
     assert isinstance(interface, SecureCookieSessionInterface)
@@ -104,31 +102,33 @@ def cookie(app: Flask, **values: object) -> str:
 
 
 @contextmanager
-def portal(config: Config) -> Iterator[Page]:
+def running_portal(config: Config) -> Iterator[Page]:
     """The real web process, and the home of the account with most history, as its owner sees it."""
-    with closing(db.connect(config.database)) as conn:
-        token = login_sessions.start_session(conn, users.by_email(conn, demo.OWNER), "127.0.0.1", "bench")
+    with closing(db.connect(config.database_file)) as conn:
+        token = login_sessions.start_login_session(
+            conn, users.get_user_by_email(conn, demo.OWNER), "127.0.0.1", "bench"
+        )
     keys = Keys.load(config.data)
     page = Page(
         "account home",
         f"http://127.0.0.1:{config.web.port}/accounts/{demo.SENDING_ACCOUNT}",
         # As a browser has it from its second page on; wrk keeps no cookie that it is given.
-        cookie(create_app(config, keys), _user_id=token, _fresh=True, csrf_token=secrets.token_hex(20)),
+        make_session_cookie(create_app(config, keys), _user_id=token, _fresh=True, csrf_token=secrets.token_hex(20)),
     )
-    with running(ROOT / "app.py", "web", "--data", config.data):
-        eventually(page.answers)
+    with running_server(ROOT / "app.py", "web", "--data", config.data):
+        wait_until(page.is_ready)
         yield page
 
 
 @contextmanager
-def bare(config: Config, size: int) -> Iterator[Page]:
+def running_bare_page(config: Config, size: int) -> Iterator[Page]:
     """The page to compare with, of `size` bytes."""
-    key, port = secrets.token_hex(), free_port()
+    key, port = secrets.token_hex(), find_free_port()
     app = Flask("bare")
     app.secret_key = key
-    page = Page("bare page", f"http://127.0.0.1:{port}/", cookie(app, user=1))
-    with running(ROOT / "bench" / "bare.py", config.database, port, config.web.threads, size, key):
-        eventually(page.answers)
+    page = Page("bare page", f"http://127.0.0.1:{port}/", make_session_cookie(app, user=1))
+    with running_server(ROOT / "bench" / "bare.py", config.database_file, port, config.web.threads, size, key):
+        wait_until(page.is_ready)
         yield page
 
 
@@ -139,19 +139,19 @@ def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
     with tempfile.TemporaryDirectory(prefix="smpp-web-") as folder:
         data = Path(folder) / "data"
-        made = settings.load(data=data, env={})
-        demo.make(made)
-        config = settings.load(data=data, env={"PORTAL_WEB_PORT": str(free_port())})
+        demo_config = settings.load_config(data=data, env={})
+        demo.create_demo(demo_config)
+        config = settings.load_config(data=data, env={"PORTAL_WEB_PORT": str(find_free_port())})
         (data / settings.FILE_NAME).write_text(f"[web]\nport = {config.web.port}\n")
-        with portal(config) as home, bare(config, len(home.html())) as other:
-            pages = (home, other)
-            sizes = {each: len(each.html()) for each in pages}
+        with running_portal(config) as home_page, running_bare_page(config, len(home_page.fetch_html())) as bare_page:
+            pages = (home_page, bare_page)
+            sizes = {each: len(each.fetch_html()) for each in pages}
             for each in pages:
-                ask(each, 1)
+                run_wrk(each, 1)
             rates: dict[Page, list[Rate]] = {each: [] for each in pages}
             for _ in range(RUNS):
                 for each in pages:
-                    rates[each].append(ask(each, seconds))
+                    rates[each].append(run_wrk(each, seconds))
     print(f"{CONNECTIONS} connections, {config.web.threads} threads, median of {RUNS} runs of {seconds} s in turn")
     print(f"{'':<14}{'bytes':>8}{'requests/s':>12}{'p99, ms':>10}")
     requests = {}
@@ -159,9 +159,9 @@ def main() -> int:
         requests[page] = median(rate.requests for rate in rates[page])
         p99 = median(rate.p99 for rate in rates[page])
         print(f"{page.name:<14}{sizes[page]:>8}{requests[page]:>12.0f}{p99:>10.1f}")
-    ratio = requests[home] / requests[other]
-    print(f"ratio {ratio:.2f} (wanted: at least {TARGET})")
-    return 0 if ratio >= TARGET else 1
+    ratio = requests[home_page] / requests[bare_page]
+    print(f"ratio {ratio:.2f} (wanted: at least {MIN_RATIO})")
+    return 0 if ratio >= MIN_RATIO else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`serve`: the portal and the SMPP server as two child processes, started, watched, and stopped together."""
+"""`serve`: runs the portal and the SMPP server as two child processes, restarts them, and stops them together."""
 
 import errno
 import fcntl
@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from portal.core import db, paths
-from portal.core.config import Config, bracketed, reachable
+from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
 from portal.services.accounts import session_records
 from portal.services.common.errors import Refused
 
@@ -29,129 +29,129 @@ _log = logging.getLogger(__name__)
 WEB, SMSC = "web", "smsc"
 COMPONENTS = (WEB, SMSC)
 
-# What is left of the five seconds that stopping may take goes to the kernel.
-_STOP_S = 4.6
+# Stopping may take five seconds in all; the rest is a reserve for the end of the processes.
+_STOP_TIMEOUT_S = 4.6
 _FIRST_DELAY_S = 0.2
-_LONGEST_DELAY_S = 5.0
-# A child that ran for so long wasn't failing at its start, so the next one gets its chance at once.
-_SETTLED_S = 30.0
-# After a supervisor was killed, its children need this to end by themselves.
-_ORPHANS_S = 6.0
-_LOOK_S = 1.0
-_OPEN_FILES = 65_536
-_FORGET_MS = 200
+_MAX_DELAY_S = 5.0
+# After a child ran for so long, the delays before restarts begin with the first one again.
+_STABLE_AFTER_S = 30.0
+# After a supervisor was killed, its children end by themselves within this time.
+_ORPHAN_TIMEOUT_S = 6.0
+_POLL_S = 1.0
+_MAX_OPEN_FILES = 65_536
+_CLEANUP_BUSY_TIMEOUT_MS = 200
 
 
 class AlreadyRunning(Refused):
     sentence = "%(what)s is running on %(data)s already."
 
 
-class CannotListen(Refused):
+class PortUnavailable(Refused):
     sentence = "%(setting)s: %(reason)s"
 
 
-# --- one at a time
+# --- one process of each kind
 
 
 @contextmanager
-def exclusive(data: Path, name: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Be the only `serve`, `web` or `smsc` of a data folder.
+def hold_component_lock(data: Path, name: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock that allows only one `serve`, `web` or `smsc` for a data folder.
 
     Args:
-        wait_s: how long to wait for another one to end, in seconds.
+        wait_s: how long to wait for another process to end, in seconds.
 
     Raises:
         AlreadyRunning
     """
-    ends = time.monotonic() + wait_s
+    deadline = time.monotonic() + wait_s
     with (data / f"{name}.lock").open("w") as handle:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                if time.monotonic() >= ends:
+                if time.monotonic() >= deadline:
                     raise AlreadyRunning(what=name, data=data) from None
                 time.sleep(0.05)
         yield
 
 
 @contextmanager
-def component(config: Config, name: str, *, supervised: bool) -> Iterator[None]:
-    """Be one of the two processes, alone or as a child of `serve`.
+def run_as_component(config: Config, name: str, *, supervised: bool) -> Iterator[None]:
+    """Prepare this process to be `web` or `smsc`, alone or as a child of `serve`, and hold its lock.
 
     Args:
-        supervised: end when the supervisor does, however it does: it holds the other end of stdin.
+        supervised: end this process when the supervisor ends, for whatever reason; it has the other end of stdin.
 
     Raises:
         AlreadyRunning, CannotListen
     """
-    with exclusive(config.data, name):
+    with hold_component_lock(config.data, name):
         check_ports(config, name)
-        raise_file_limit()
+        increase_open_file_limit()
         if supervised:
-            end_with_starter()
+            exit_with_parent()
         yield
 
 
-def raise_file_limit() -> None:
-    """Let this process have as many open files as it is allowed to: each connection is one, and shells say 1024."""
+def increase_open_file_limit() -> None:
+    """Raise this process's limit of open files as far as allowed: each connection is one, and shells set 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    new_limit = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < new_limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (new_limit, hard))
 
 
-def end_with_starter() -> None:
-    """End when the process does that holds the other end of stdin, however it ends."""
-    threading.Thread(target=_end_with_stdin, name="supervised", daemon=True).start()
+def exit_with_parent() -> None:
+    """End this process when the one that has the other end of stdin ends, for whatever reason."""
+    threading.Thread(target=_exit_on_stdin_eof, name="supervised", daemon=True).start()
 
 
-def _end_with_stdin() -> None:
-    # Read past Python's buffer: a daemon thread that sits in it would block the interpreter's own end.
+def _exit_on_stdin_eof() -> None:
+    # Without Python's buffer: a daemon thread that waits in it would block the interpreter's shutdown.
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def check_ports(config: Config, *names: str) -> None:
-    """Find out now whether the ports can be listened on, so that the answer names the setting.
+    """Check before the start that the ports can be listened on, so that the error names the setting.
 
     Raises:
         CannotListen
     """
-    wanted = {
+    ports = {
         WEB: [("web", "port", config.web.host, config.web.port)],
         SMSC: [
             ("smpp", "port", config.smpp.host, config.smpp.port),
             ("smpp", "tls_port", config.smpp.host, config.smpp.tls_port),
         ],
     }
-    for section, key, host, port in (each for name in names for each in wanted[name]):
+    for section, key, host, port in (each for name in names for each in ports[name]):
         if port:
             _check_port(section, key, host, port)
 
 
 def _check_port(section: str, key: str, host: str, port: int) -> None:
-    where = f"{bracketed(host)}:{port}"
+    endpoint = f"{bracket_ipv6(host)}:{port}"
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
-        raise CannotListen(setting=f"{section}.host", reason=f"{host} is no address: {error.strerror}") from None
+        raise PortUnavailable(setting=f"{section}.host", reason=f"{host} is no address: {error.strerror}") from None
     for family, *_, address in infos:
         try:
-            _bind(family, address)
+            _try_bind_socket(family, address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                reason = f"{where} is in use by another program"
-                raise CannotListen(setting=f"{section}.{key}", reason=reason) from None
-            culprit = "host" if error.errno == errno.EADDRNOTAVAIL else key
-            reason = f"can't listen on {where}: {os.strerror(error.errno or 0)}"
-            raise CannotListen(setting=f"{section}.{culprit}", reason=reason) from None
+                reason = f"{endpoint} is in use by another program"
+                raise PortUnavailable(setting=f"{section}.{key}", reason=reason) from None
+            wrong_key = "host" if error.errno == errno.EADDRNOTAVAIL else key
+            reason = f"can't listen on {endpoint}: {os.strerror(error.errno or 0)}"
+            raise PortUnavailable(setting=f"{section}.{wrong_key}", reason=reason) from None
 
 
-def _bind(family: int, address: tuple[object, ...]) -> None:
-    # Bound and not listened on: a client that tries early must not meet this socket, and be cut off by its end.
+def _try_bind_socket(family: int, address: tuple[object, ...]) -> None:
+    # Bound, but not listening: an early client must not connect to this socket, which is closed at once.
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -163,11 +163,11 @@ def _bind(family: int, address: tuple[object, ...]) -> None:
 
 
 def serve(config: Config, options: Sequence[str], on_ready: Callable[[], None] | None = None) -> int:
-    """Run both until SIGTERM or SIGINT. The database is there and up to date.
+    """Run both processes until SIGTERM or SIGINT. The database must exist and be up to date.
 
     Args:
         options: `--data` and `--config` as this process got them, for the children.
-        on_ready: called once, when the server first takes binds and requests.
+        on_ready: called once, when the server first accepts binds and requests.
 
     Returns:
         The exit status.
@@ -176,15 +176,15 @@ def serve(config: Config, options: Sequence[str], on_ready: Callable[[], None] |
         AlreadyRunning, CannotListen
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s serve %(message)s")
-    with exclusive(config.data, "server"):
+    with hold_component_lock(config.data, "server"):
         for name in COMPONENTS:
-            with exclusive(config.data, name, wait_s=_ORPHANS_S):
+            with hold_component_lock(config.data, name, wait_s=_ORPHAN_TIMEOUT_S):
                 check_ports(config, name)
         return Supervisor(config, options).run(on_ready or (lambda: _log.info("ready: %s", config.public_url)))
 
 
 class Supervisor:
-    """Two children and one queue of what happens to them."""
+    """Starts, restarts and stops the two child processes; their exits and signals come through one queue."""
 
     def __init__(self, config: Config, options: Sequence[str]) -> None:
         self._config = config
@@ -194,101 +194,101 @@ class Supervisor:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._started_at: dict[str, float] = {}
         self._delays = dict.fromkeys(COMPONENTS, _FIRST_DELAY_S)
-        self._due: dict[str, float] = {}
+        self._restart_at: dict[str, float] = {}
 
     def run(self, on_ready: Callable[[], None]) -> int:
-        """Run until told to stop; returns the exit status."""
+        """Run until SIGTERM or SIGINT; returns the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._events.put("stop"))
-        self._forget(*COMPONENTS)
+        self._delete_stale_runtime_rows(*COMPONENTS)
         for name in COMPONENTS:
-            self._start(name)
-        threading.Thread(target=self._announce, args=[on_ready], name="announce", daemon=True).start()
-        while (event := self._next_event()) != "stop":
+            self._start_child(name)
+        threading.Thread(target=self._report_ready, args=[on_ready], name="announce", daemon=True).start()
+        while (event := self._wait_for_event()) != "stop":
             if event:
-                self._ended(event)
-            for name in [name for name, due in self._due.items() if due <= time.monotonic()]:
-                del self._due[name]
-                self._start(name)
-        return self._stop()
+                self._handle_exit(event)
+            for name in [name for name, due in self._restart_at.items() if due <= time.monotonic()]:
+                del self._restart_at[name]
+                self._start_child(name)
+        return self._stop_children()
 
-    def _next_event(self) -> str:
-        """A child that has ended, "stop", or "" when it is time to look again."""
-        wait = min([_LOOK_S, *(due - time.monotonic() for due in self._due.values())])
+    def _wait_for_event(self) -> str:
+        """The name of a child that has ended, "stop", or "" when it is time to check for due restarts."""
+        wait = min([_POLL_S, *(due - time.monotonic() for due in self._restart_at.values())])
         try:
             return self._events.get(timeout=max(0.0, wait))
         except Empty:
-            # The single binary is two processes, of which this is the inner one: without the outer one, which is what
-            # its starter knows and may have killed, it ends too.
+            # The single binary runs as two processes; this is the inner one. Somebody may have killed the outer one,
+            # which is the one that they know: then this one ends, too.
             orphaned = getattr(sys, "frozen", False) and os.getppid() != self._parent
             return "stop" if orphaned else ""
 
-    def _start(self, name: str) -> None:
+    def _start_child(self, name: str) -> None:
         child = subprocess.Popen(
-            [*paths.program(), name, "--supervised", *self._options],
-            # The child ends when its stdin does. Nothing is ever written to it.
+            [*paths.get_program_command_line(), name, "--supervised", *self._options],
+            # The child ends when its stdin is closed. Nothing is ever written to it.
             stdin=subprocess.PIPE,
-            # Ctrl-C in a terminal goes to all of a session's processes; the children are stopped by this one.
+            # Ctrl-C in a terminal goes to all processes of the session; the children are stopped by this one.
             start_new_session=True,
         )
         self._children[name] = child
         self._started_at[name] = time.monotonic()
-        threading.Thread(target=self._watch, args=[name, child], name=f"watch {name}", daemon=True).start()
+        threading.Thread(target=self._wait_for_exit, args=[name, child], name=f"watch {name}", daemon=True).start()
 
-    def _watch(self, name: str, child: "subprocess.Popen[bytes]") -> None:
+    def _wait_for_exit(self, name: str, child: "subprocess.Popen[bytes]") -> None:
         child.wait()
         self._events.put(name)
 
-    def _ended(self, name: str) -> None:
+    def _handle_exit(self, name: str) -> None:
         child = self._children.pop(name)
         _close_stdin(child)
-        if time.monotonic() - self._started_at[name] > _SETTLED_S:
+        if time.monotonic() - self._started_at[name] > _STABLE_AFTER_S:
             self._delays[name] = _FIRST_DELAY_S
         delay = self._delays[name]
-        self._delays[name] = min(delay * 2, _LONGEST_DELAY_S)
-        _log.error("%s ended (%s); starting it again in %.1f s", name, _how(child.returncode), delay)
-        self._forget(name)
-        self._due[name] = time.monotonic() + delay
+        self._delays[name] = min(delay * 2, _MAX_DELAY_S)
+        _log.error("%s ended (%s); starting it again in %.1f s", name, _describe_exit(child.returncode), delay)
+        self._delete_stale_runtime_rows(name)
+        self._restart_at[name] = time.monotonic() + delay
 
-    def _forget(self, *names: str) -> None:
-        """Nobody is connected to a process that isn't there, nor is it ready.
+    def _delete_stale_runtime_rows(self, *names: str) -> None:
+        """Delete the heartbeats of components that don't run, and the open sessions of the SMPP server.
 
-        A database that is locked or full doesn't keep a child from being started again: the SMPP server forgets its
-        predecessor's sessions by itself, and a heartbeat that has stopped counts for little time.
+        If the database is locked or full, the child is started again all the same: the SMPP server deletes its
+        predecessor's sessions itself, and an old heartbeat is soon ignored.
         """
         try:
-            with closing(db.connect(self._config.database, busy_timeout_ms=_FORGET_MS)) as conn:
+            with closing(db.connect(self._config.database_file, busy_timeout_ms=_CLEANUP_BUSY_TIMEOUT_MS)) as conn:
                 for name in names:
-                    session_records.gone(conn, name)
+                    session_records.remove_component_heartbeat(conn, name)
                     if name == SMSC:
-                        session_records.all_closed(conn)
+                        session_records.close_all_smpp_sessions(conn)
         except sqlite3.Error as error:
             _log.error("the database can't be written: %s", error)
 
-    def _stop(self) -> int:
-        ends = time.monotonic() + _STOP_S
+    def _stop_children(self) -> int:
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
         for child in self._children.values():
             child.send_signal(signal.SIGTERM)
         for name, child in self._children.items():
             try:
-                child.wait(max(0.0, ends - time.monotonic()))
+                child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _log.error("%s didn't stop in time", name)
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
             _close_stdin(child)
-        self._forget(*COMPONENTS)
+        self._delete_stale_runtime_rows(*COMPONENTS)
         return 0
 
-    def _announce(self, on_ready: Callable[[], None]) -> None:
+    def _report_ready(self, on_ready: Callable[[], None]) -> None:
         while not is_ready(self._config):
             time.sleep(0.05)
         on_ready()
 
 
 def is_ready(config: Config) -> bool:
-    """Whether the server takes binds and requests, as its own `/readyz` says."""
-    host = bracketed(reachable(config.web.host))
+    """Whether the server accepts binds and requests, according to its own `/readyz`."""
+    host = bracket_ipv6(wildcard_to_loopback(config.web.host))
     request = urllib.request.Request(f"http://{host}:{config.web.port}/readyz")
     if config.web.metrics_token:
         request.add_header("Authorization", f"Bearer {config.web.metrics_token}")
@@ -303,7 +303,7 @@ def is_ready(config: Config) -> bool:
         return False
 
 
-def _how(returncode: int) -> str:
+def _describe_exit(returncode: int) -> str:
     return f"killed by signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
 
 

@@ -53,7 +53,7 @@
   const restorePlace = () => {
     const place = lastPlace;
     if (!place || openDialog()) return;
-    lastPlace = null; // used once: whoever lets go of the focus later wants no place back
+    lastPlace = null; // used once
     if (!focusIsLost()) return;
     if (place.element.isConnected && visible(place.element)) return focusAnyway(place.element);
     const region = byId(place.region) ?? document.querySelector('main');
@@ -61,7 +61,7 @@
     focusAnyway(candidates[Math.min(Math.max(place.index, 0), candidates.length - 1)] ?? region);
   };
 
-  /* ---- saying things ---- */
+  /* ---- announcements for screen readers ---- */
   const openDialog = () => document.querySelector('dialog[open]');
   // What lies outside an open modal dialog is inert: neither announced nor usable, so the dialog has its own regions.
   const regionFor = (name) => openDialog()?.querySelector('.' + name) ?? document.querySelector('body > .' + name);
@@ -80,7 +80,7 @@
     area.className = 'sr';
     (button.closest('dialog') ?? document.body).append(area);
     area.select();
-    const copied = document.execCommand('copy'); // the only way over plain http, where navigator.clipboard is absent
+    const copied = document.execCommand('copy'); // over plain http there is no navigator.clipboard
     area.remove();
     button.focus({ preventScroll: true });
     return copied;
@@ -155,7 +155,7 @@
     toast.remove();
     restorePlace();
   };
-  // Who goes to a toast for its "Undo" goes on afterwards where they came from.
+  // After the "Undo" of a toast the focus returns to where it was before.
   let placeBeforeToast = null;
   document.addEventListener('focusin', ({ target, relatedTarget }) => {
     if (!target.closest('.toasts') || !relatedTarget || relatedTarget.closest('.toasts')) return;
@@ -221,7 +221,7 @@
       setTimeout(setBusy, 10000, form, false); // an answer that is a download leaves the page standing
     }
   }, true);
-  // A file that is too large is not sent for minutes to be refused.
+  // A file that is too large is refused before it is uploaded.
   document.addEventListener('change', ({ target }) => {
     if (target.dataset.most) target.setCustomValidity(target.files[0]?.size > target.dataset.most ? target.dataset.tooLarge : '');
   });
@@ -232,21 +232,21 @@
   const on = (name, listener) => document.addEventListener('htmx:' + name, listener);
 
   on('beforeRequest', (event) => {
-    if (document.hidden && isPoll(event.detail.elt)) event.preventDefault(); // nobody looks: ask again when somebody does
+    if (document.hidden && isPoll(event.detail.elt)) event.preventDefault(); // a hidden page doesn't poll
   });
   const keepPlaceIn = (target) => {
     if (!openDialog() && target.contains(document.activeElement)) rememberPlace(document.activeElement);
   };
-  // htmx sets detail.elt to the event's target; who asked is in requestConfig.
-  const askedInDialog = (detail) => byId('dialog')?.contains(detail.requestConfig.elt);
+  // htmx sets detail.elt to the event's target; the element that sent the request is in requestConfig.
+  const isFromDialog = (detail) => byId('dialog')?.contains(detail.requestConfig.elt);
   on('beforeSwap', ({ detail }) => {
-    if (askedInDialog(detail) && detail.xhr.status === 422) {
+    if (isFromDialog(detail) && detail.xhr.status === 422) {
       detail.target = byId('dialog');
       detail.swapOverride = 'innerHTML';
     }
     keepPlaceIn(detail.target);
   });
-  // What the reader has opened, ticked or scrolled to stays so when the server draws that part of the page anew.
+  // What the user has opened, selected or scrolled stays so when that part of the page is replaced.
   const scrolled = new Map();
   on('oobBeforeSwap', ({ detail: { target, fragment } }) => {
     keepPlaceIn(target);
@@ -261,41 +261,41 @@
     if (box) box.scrollTop = scrolled.get(target.id);
   });
   on('afterRequest', ({ detail }) => {
-    const asker = detail.requestConfig.elt;
+    const requester = detail.requestConfig.elt;
     const modal = byId('modal');
     const content = byId('dialog');
-    if (asker.matches('form')) setBusy(asker, false);
+    if (requester.matches('form')) setBusy(requester, false);
     if (detail.successful) withdrawFailure('offline');
     if (detail.successful && content?.contains(detail.target)) showDialog(modal); // all of it, or a part
-    else if (detail.successful && askedInDialog(detail)) modal.close();
-    const toast = detail.successful && asker.closest('.toast');
+    else if (detail.successful && isFromDialog(detail)) modal.close();
+    const toast = detail.successful && requester.closest('.toast');
     if (toast) dismiss(toast); // undone: nothing is left to undo
-    if (!isPoll(asker)) focusWanted(detail.target);
+    if (!isPoll(requester)) focusMarked(detail.target);
     restorePlace();
   });
-  const focusWanted = (target) => {
+  const focusMarked = (target) => {
     const region = target?.isConnected ? target : target?.id && byId(target.id);
-    const wanted = region && (region.querySelector('[aria-invalid=true]') ?? region.querySelector('[data-focus]'));
-    if (wanted) focusAnyway(wanted);
+    const element = region && (region.querySelector('[aria-invalid=true]') ?? region.querySelector('[data-focus]'));
+    if (element) focusAnyway(element);
   };
-  // A question in the background that fails is asked again, and nobody has to do anything about it.
+  // A poll that fails is repeated, so the user needn't know.
   on('responseError', ({ detail }) => isPoll(detail.requestConfig.elt) || failureToast('failed'));
   on('sendError', () => failureToast('offline'));
   on('timeout', () => failureToast('offline'));
 
-  /* ---- a moment says exactly when to whoever points at it; in the page itself that would stand twice ---- */
+  /* ---- the exact time of a relative one, as a tooltip: in the markup screen readers would read it twice ---- */
   document.addEventListener('pointerover', ({ target }) => {
     const time = target.closest('time');
     const exactly = time?.querySelector('.sr');
     if (exactly) time.title = exactly.textContent.replace(/^, /, '');
   });
 
-  /* ---- when the page is there ---- */
+  /* ---- when the page is loaded ---- */
   document.addEventListener('DOMContentLoaded', () => {
     const region = document.querySelector('body > .toasts');
     if (region) new MutationObserver(startToasts).observe(region, { childList: true });
     startToasts();
-    // On a phone the fields of a search would fill the screen before the list.
+    // On a phone the search form would fill the screen: it starts folded.
     const narrow = matchMedia('(max-width: 639px)');
     const fold = () => {
       for (const asks of document.querySelectorAll('.asks:not([data-on])')) asks.open = !narrow.matches;

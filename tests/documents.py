@@ -1,13 +1,13 @@
-"""Documents as people upload them: one of each kind."""
+"""Documents for uploads: one of each kind."""
 
 import base64
 import struct
 import zlib
 
-from portal.demo.documents import letter
+from portal.demo.documents import create_pdf
 
-PDF = letter("The name ACME belongs to Acme.")
-# Eight times eight pixels, by Chromium.
+PDF = create_pdf("The name ACME belongs to Acme.")
+# 8 × 8 pixels, written by Chromium.
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAP//////////////////////////////////////////////////////////////////"
     "////////////////////2wBDAf//////////////////////////////////////////////////////////////////////////"
@@ -16,8 +16,8 @@ JPEG = base64.b64decode(
 )
 
 
-def png(width: int = 8, height: int = 8, padding: int = 0) -> bytes:
-    """A grey picture; `padding` makes it larger by so many bytes."""
+def create_png(width: int = 8, height: int = 8, padding: int = 0) -> bytes:
+    """Create a grey picture, which `padding` makes larger by so many bytes."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = zlib.compress((b"\x00" + b"\x80" * width) * height)
     chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]

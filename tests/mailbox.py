@@ -8,19 +8,19 @@ from email.message import EmailMessage
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from tests.support import eventually, free_port
+from tests.support import find_free_port, wait_until
 
 
 class Mailbox:
-    """Takes every mail and keeps it."""
+    """An SMTP server that accepts and stores every mail."""
 
     def __init__(self) -> None:
         self._received: list[EmailMessage] = []
-        self._controller = Controller(self, hostname="127.0.0.1", port=free_port())
+        self._controller = Controller(self, hostname="127.0.0.1", port=find_free_port())
 
     @property
     def url(self) -> str:
-        """For `[mail] url`."""
+        """The value for the setting `[mail] url`."""
         return f"smtp://127.0.0.1:{self._controller.port}"
 
     @contextmanager
@@ -29,9 +29,9 @@ class Mailbox:
         yield self
         self._controller.stop()
 
-    def wait(self) -> EmailMessage:
-        """Wait for the next mail, and take it out."""
-        eventually(lambda: self._received)
+    def wait_for_mail(self) -> EmailMessage:
+        """Wait for the next mail, remove it from the mailbox and return it."""
+        wait_until(lambda: self._received)
         return self._received.pop(0)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:

@@ -1,4 +1,4 @@
-"""Running the real program, for tests that need it from outside."""
+"""Running the real program in a process of its own."""
 
 import os
 import signal
@@ -11,49 +11,49 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from portal.core.config import Config
-from tests.support import ROOT, Server, eventually
+from tests.support import ROOT, RunningServer, wait_until
 
-STOPS_IN_S = 10
+STOP_TIMEOUT_S = 10
 
 
 @contextmanager
-def serving(config: Config, *args: str, **environment: str) -> Iterator[Server]:
+def run_server(config: Config, *args: str, **environment: str) -> Iterator[RunningServer]:
     """Run `app.py serve` on a data folder; the block starts when it is ready.
 
     Its log goes to the test's own output, which pytest shows when the test fails.
     """
-    with starting(config, "serve", *args, **environment) as server:
-        eventually(lambda: is_ready(server) or server.process.poll() is not None, deadline_s=20)
+    with start_server(config, "serve", *args, **environment) as server:
+        wait_until(lambda: is_server_ready(server) or server.process.poll() is not None, deadline_s=20)
         assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
         yield server
 
 
 @contextmanager
-def starting(config: Config, command: str = "serve", *args: str, **environment: str) -> Iterator[Server]:
+def start_server(config: Config, command: str = "serve", *args: str, **environment: str) -> Iterator[RunningServer]:
     """Run `app.py serve` (or `web`, or `smsc`) on a data folder; the block starts at once."""
     process = subprocess.Popen(
         [sys.executable, ROOT / "app.py", command, "--data", config.data, *args],
         env=clean_environment() | environment,
     )
     try:
-        yield Server(config.public_url, config.smpp.port, config.smpp.tls_port, config.data, process)
+        yield RunningServer(config.public_url, config.smpp.port, config.smpp.tls_port, config.data, process)
     finally:
-        stop(process)
+        stop_process(process)
 
 
-def children(pid: int) -> dict[str, int]:
-    """The processes of `serve`, by what they are."""
-    found = {}
+def find_child_pids(pid: int) -> dict[str, int]:
+    """The process ids of the children of `serve`: `web` and `smsc`."""
+    pids = {}
     with suppress(FileNotFoundError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             with suppress(FileNotFoundError, ProcessLookupError):
-                # One that has died has no arguments any more, one that is being started still its parent's.
+                # A dead process has no arguments any more; one that is just being started still has its parent's.
                 arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-                found |= {name: int(child) for name in ("web", "smsc") if name.encode() in arguments}
-    return found
+                pids |= {name: int(child) for name in ("web", "smsc") if name.encode() in arguments}
+    return pids
 
 
-def is_ready(server: Server) -> bool:
+def is_server_ready(server: RunningServer) -> bool:
     try:
         with urllib.request.urlopen(f"{server.url}/readyz", timeout=2) as answer:
             return bool(answer.status == 200)
@@ -64,12 +64,12 @@ def is_ready(server: Server) -> bool:
         return False
 
 
-def stop(process: subprocess.Popen[bytes]) -> int:
+def stop_process(process: subprocess.Popen[bytes]) -> int:
     """Stop the program as an init system does; return its exit status."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
-        return process.wait(STOPS_IN_S)
+        return process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

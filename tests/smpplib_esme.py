@@ -9,7 +9,7 @@ from typing import Any, Self
 from smpplib import client as smpplib
 from smpplib import consts, exceptions, gsm, smpp
 
-from tests.support import DEADLINE_S, Login, Server
+from tests.support import DEADLINE_S, AccountLogin, RunningServer
 
 NUMBER = "393401234567"
 """A destination that the simulator delivers to after 0.2 s, in a country whose parts cost one credit."""
@@ -17,7 +17,7 @@ NUMBER = "393401234567"
 TRANSMITTER, RECEIVER, TRANSCEIVER = "bind_transmitter", "bind_receiver", "bind_transceiver"
 
 
-class _Client(smpplib.Client):
+class _DualStackClient(smpplib.Client):
     """smpplib itself makes IPv4 sockets only."""
 
     def _create_socket(self) -> socket.socket:
@@ -27,18 +27,18 @@ class _Client(smpplib.Client):
         return self._ssl_context.wrap_socket(plain) if self._ssl_context else plain
 
 
-class Esme:
+class SmpplibEsme:
     """One connection to the server, used as a context manager: it ends, without an unbind, with its block.
 
     There is no thread: what the server sends is read when a method waits for it.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
-        self._client = _Client(host, port, timeout=DEADLINE_S, ssl_context=tls, allow_unknown_opt_params=True)
-        self._answers: dict[int, Any] = {}
+        self._client = _DualStackClient(host, port, timeout=DEADLINE_S, ssl_context=tls, allow_unknown_opt_params=True)
+        self._responses: dict[int, Any] = {}
         self.receipts: dict[str, Any] = {}
         """deliver_sm PDUs, by their receipted_message_id."""
-        self.unbound = False
+        self.got_unbind = False
 
     def __enter__(self) -> Self:
         try:
@@ -56,20 +56,20 @@ class Esme:
     def tls_version(self) -> str | None:
         return self._client._socket.version()
 
-    def bind(self, login: Login, kind: str = TRANSCEIVER, password: str | None = None) -> int:
+    def bind(self, login: AccountLogin, kind: str = TRANSCEIVER, password: str | None = None) -> int:
         """Bind, with the account's own password or the one given; return the command_status."""
-        given = login.password if password is None else password
+        bind_password = login.password if password is None else password
         try:
-            answer = getattr(self._client, kind)(system_id=login.name, password=given)
+            answer = getattr(self._client, kind)(system_id=login.name, password=bind_password)
         except exceptions.PDUError as refused:
             return int(refused.args[1])
         return int(answer.status)
 
     def submit(self, body: bytes, to: str = NUMBER, source: str = "ACME", **fields: Any) -> Any:
         """Send one submit_sm that asks for a receipt; return its submit_sm_resp. `fields` are smpplib's."""
-        return self.answer(self.submit_ahead(body, to, source, **fields))
+        return self.wait_for_response(self.submit_nowait(body, to, source, **fields))
 
-    def submit_ahead(self, body: bytes, to: str = NUMBER, source: str = "ACME", **fields: Any) -> int:
+    def submit_nowait(self, body: bytes, to: str = NUMBER, source: str = "ACME", **fields: Any) -> int:
         """As `submit`, without waiting: return the sequence_number, for `answer`."""
         alphanumeric = not source.isdigit()
         sent = self._client.send_message(
@@ -84,48 +84,48 @@ class Esme:
         )
         return int(sent.sequence)
 
-    def answer(self, sequence: int) -> Any:
+    def wait_for_response(self, sequence: int) -> Any:
         """Wait for the answer to what was sent with this sequence_number."""
-        self.read_until(lambda: sequence in self._answers)
-        return self._answers.pop(sequence)
+        self.read_until(lambda: sequence in self._responses)
+        return self._responses.pop(sequence)
 
-    def send(self, text: str, to: str = NUMBER, source: str = "ACME") -> list[str]:
+    def send_text(self, text: str, to: str = NUMBER, source: str = "ACME") -> list[str]:
         """Send a text as smpplib splits and encodes it; return the message ids, one a part."""
         parts, coding, esm_class = gsm.make_parts(text)
         answers = [self.submit(part, to, source, data_coding=coding, esm_class=esm_class) for part in parts]
         assert all(each.status == consts.SMPP_ESME_ROK for each in answers), [each.status for each in answers]
         return [each.message_id.decode() for each in answers]
 
-    def receipt(self, message_id: str) -> Any:
+    def wait_for_receipt(self, message_id: str) -> Any:
         """Wait for the receipt of a message; return its deliver_sm."""
         self.read_until(lambda: message_id in self.receipts)
         return self.receipts[message_id]
 
     def wait_for_unbind(self) -> None:
         """Wait until the server has sent an unbind, answer it, and see the connection closed."""
-        self.read_until(lambda: self.unbound)
+        self.read_until(lambda: self.got_unbind)
         assert self._client._socket.recv(1) == b"", "the server went on after its unbind"
 
-    def read_until(self, seen: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
+    def read_until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
         """Read and answer what the server sends until `seen`."""
-        ends = time.monotonic() + deadline_s
-        while not seen():
-            self._client._socket.settimeout(max(ends - time.monotonic(), 0.001))
-            self._received(self._client.read_pdu())
+        deadline = time.monotonic() + deadline_s
+        while not condition():
+            self._client._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            self._handle_pdu(self._client.read_pdu())
 
-    def _received(self, pdu: Any) -> None:
+    def _handle_pdu(self, pdu: Any) -> None:
         if pdu.command == "deliver_sm":
             self.receipts[pdu.receipted_message_id.decode().rstrip("\0")] = pdu
-        self.unbound |= pdu.command == "unbind"
+        self.got_unbind |= pdu.command == "unbind"
         if pdu.command.endswith("_resp") or pdu.command == "generic_nack":
-            self._answers[pdu.sequence] = pdu
+            self._responses[pdu.sequence] = pdu
         else:
             answer = smpp.make_pdu(f"{pdu.command}_resp", client=self._client)
             answer.sequence = pdu.sequence
             self._client.send_pdu(answer)
 
 
-def bind_status(server: Server, login: Login, kind: str = TRANSCEIVER, password: str | None = None) -> int:
+def try_bind(server: RunningServer, login: AccountLogin, kind: str = TRANSCEIVER, password: str | None = None) -> int:
     """Try to bind on the unsecured port, and hang up; return the command_status."""
-    with Esme(server.port) as esme:
+    with SmpplibEsme(server.port) as esme:
         return esme.bind(login, kind, password)

@@ -1,4 +1,4 @@
-"""What tests share that is no fixture: the people and accounts of every story, free ports, waiting for something."""
+"""Helpers of the tests that are no fixtures: test data, free ports, waiting for a condition."""
 
 import itertools
 import os
@@ -18,21 +18,21 @@ import pyotp
 from portal.core import clock, db
 from portal.core.config import FILE_NAME
 from portal.services.history import history
-from portal.services.history.history import Message
+from portal.services.history.history import SentMessage
 from portal.services.messages import smpp_config, validation
-from portal.services.messages.validation import Submit
+from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import prices
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 10.0
-STEP_S = 30
+TOTP_STEP_S = 30
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who can log in."""
+    """A user who can log in."""
 
     id: int
     email: str
@@ -40,14 +40,14 @@ class Person:
     totp_secret: str
     recovery_codes: tuple[str, ...]
 
-    def code(self, step: int = 0) -> str:
-        """A TOTP code. Each is good once: a second login of the same person within a test takes `step=1`."""
-        return pyotp.TOTP(self.totp_secret).at(int(time.time()) + step * STEP_S)
+    def totp_code(self, step: int = 0) -> str:
+        """A TOTP code. Each is valid once: a second login of the same person within a test needs `step=1`."""
+        return pyotp.TOTP(self.totp_secret).at(int(time.time()) + step * TOTP_STEP_S)
 
 
 @dataclass(frozen=True)
-class Login:
-    """An account, and the password with which its clients bind ("" for a classic one)."""
+class AccountLogin:
+    """An account and its SMPP password ("" for a classic one)."""
 
     id: int
     name: str
@@ -56,7 +56,7 @@ class Login:
 
 @dataclass(frozen=True)
 class Cast:
-    """Who is on stage: two customers, Acme and Globex, with people and accounts of theirs, and an operator.
+    """The test data: two customers, Acme and Globex, with their users and accounts, and an operator.
 
     | account | IPs | credits | senders |
     | --- | --- | --- | --- |
@@ -72,14 +72,14 @@ class Cast:
     bob: Person  # viewer at Acme
     charlie: Person  # owner at Globex
     olga: Person  # operator
-    smpp_acme_1: Login
-    smpp_acme_2: Login
-    sms_acme_1: Login
-    smpp_globex_1: Login
+    smpp_acme_1: AccountLogin
+    smpp_acme_2: AccountLogin
+    sms_acme_1: AccountLogin
+    smpp_globex_1: AccountLogin
 
 
 @dataclass(frozen=True)
-class Server:
+class RunningServer:
     """The running program."""
 
     url: str
@@ -92,13 +92,14 @@ class Server:
         return db.connect(self.data / db.FILE_NAME)
 
 
-def prepared(conn: db.Connection, account_id: int, body: bytes = b"hello", **said: Any) -> Submit:
-    """A submit of an account, from ACME to a number in Italy, with what the test says differently.
+def prepare_submit(conn: db.Connection, account_id: int, body: bytes = b"hello", **overrides: Any) -> SubmittedMessage:
+    """A submit of an account, from ACME to a number in Italy.
 
-    `said`: arguments of `messages.prepare`.
+    Args:
+        overrides: arguments of `validation.validate_submit` that differ from that.
     """
-    usual: dict[str, Any] = {
-        "price_list": prices.of_account(conn, account_id, clock.now_ms()),
+    defaults: dict[str, Any] = {
+        "price_list": prices.load_account_price_list(conn, account_id, clock.now_ms()),
         "source": "ACME",
         "source_ton": 5,
         "source_npi": 0,
@@ -107,44 +108,45 @@ def prepared(conn: db.Connection, account_id: int, body: bytes = b"hello", **sai
         "data_coding": 0,
         "registered_delivery": 1,
     }
-    account = next(each for each in smpp_config.load(conn) if each.id == account_id)
-    return validation.prepare(account, body=body, **usual | said)
+    account = next(each for each in smpp_config.load_account_configs(conn) if each.id == account_id)
+    return validation.validate_submit(account, body=body, **defaults | overrides)
 
 
-def submitted(conn: db.Connection, account_id: int, limit: int = -1) -> list[Message]:
-    """An account's messages as they were submitted, each part of a text by itself, newest first."""
+def list_submitted(conn: db.Connection, account_id: int, limit: int = -1) -> list[SentMessage]:
+    """An account's messages as they were submitted, each segment of a text separately, newest first."""
     rows = conn.execute(
-        f"SELECT {history.COLUMNS} FROM messages WHERE account_id = ? ORDER BY id DESC LIMIT ?", (account_id, limit)
+        f"SELECT {history.MESSAGE_COLUMNS} FROM messages WHERE account_id = ? ORDER BY id DESC LIMIT ?",
+        (account_id, limit),
     )
-    return [Message(*row) for row in rows]
+    return [SentMessage(*row) for row in rows]
 
 
-def a_copy(data: Path, to: Path) -> Path:
+def copy_data_folder(data: Path, to: Path) -> Path:
     """Copy a data folder, with free ports in its settings."""
     shutil.copytree(data, to)
     (to / FILE_NAME).write_text(
-        f"[web]\nport = {free_port()}\n[smpp]\nport = {free_port()}\ntls_port = {free_port()}\n"
+        f"[web]\nport = {find_free_port()}\n[smpp]\nport = {find_free_port()}\ntls_port = {find_free_port()}\n"
     )
     return to
 
 
-def _own_ports() -> Iterator[int]:
-    """Ports to give, in random order, because several runs may go on at once.
+def _iterate_ports() -> Iterator[int]:
+    """Yield ports in random order, because several test runs may go on at the same time.
 
-    Below the range that the kernel takes client ports from, so that no outgoing connection gets one in between. Each
-    process of pytest-xdist has its own, so that nobody takes the port of a server that is being restarted.
+    They are below the range of the kernel's client ports, so that no outgoing connection gets one in between. Each
+    process of pytest-xdist has its own, so that none takes the port of a server that is being restarted.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    own = list(range(10_000 + worker, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
-    random.shuffle(own)
-    return itertools.cycle(own)
+    ports = list(range(10_000 + worker, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+    random.shuffle(ports)
+    return itertools.cycle(ports)
 
 
-_PORTS = _own_ports()
+_PORTS = _iterate_ports()
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on, and that was not given before."""
+def find_free_port() -> int:
+    """Find a TCP port that nobody listens on, and that was not returned before."""
     while True:
         port = next(_PORTS)
         with socket.socket() as probe:
@@ -155,14 +157,14 @@ def free_port() -> int:
             return port
 
 
-def eventually(look: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
-    """Look until what is seen is true (or not empty), and return it.
+def wait_until(condition: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
+    """Call `condition` until its result is true (or not empty), and return the result.
 
     Raises:
-        AssertionError: it wasn't before the deadline; with what was seen last.
+        AssertionError: it wasn't before the deadline; with the last result.
     """
-    ends = time.monotonic() + deadline_s
-    while not (seen := look()):
-        assert time.monotonic() < ends, f"still {seen!r} after {deadline_s} s"
+    deadline = time.monotonic() + deadline_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"still {result!r} after {deadline_s} s"
         Event().wait(0.01)
-    return seen
+    return result

@@ -12,9 +12,9 @@ from fcntl import LOCK_EX, flock
 import pytest
 
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import Command
-from tests.serving import stop
-from tests.support import ROOT, eventually, free_port
+from portal.smsc.protocol.constants import CommandId
+from tests.serving import stop_process
+from tests.support import ROOT, find_free_port, wait_until
 
 BINARY = ROOT / "dist" / "smpp-portal"
 
@@ -30,7 +30,7 @@ def binary(tmp_path_factory):
 
 @pytest.fixture
 def environment():
-    ports = [str(free_port()) for _ in range(3)]
+    ports = [str(find_free_port()) for _ in range(3)]
     return dict(zip(("PORTAL_WEB_PORT", "PORTAL_SMPP_PORT", "PORTAL_SMPP_TLS_PORT"), ports, strict=True)) | {"PATH": ""}
 
 
@@ -44,11 +44,11 @@ def started(binary, tmp_path, environment):
         assert line, "it ended before it was ready"
         printed += line
     yield process, printed
-    stop(process)
+    stop_process(process)
     process.stdout.close()
 
 
-def said(printed, name):
+def find_value(printed, name):
     return re.search(rf"^  {name} +(\S+)", printed, re.MULTILINE)[1]
 
 
@@ -78,23 +78,23 @@ def origin(url):
 def test_the_demo_can_be_logged_in_to(started):
     _, printed = started
     browser = Browser()
-    browser.get(said(printed, "Open"))
+    browser.get(find_value(printed, "Open"))
     assert browser.url.endswith("/login")
-    browser.submit(email=said(printed, "E-mail"), password=said(printed, "Password"))
-    browser.submit(code=said(printed, "TOTP code"))
+    browser.submit(email=find_value(printed, "E-mail"), password=find_value(printed, "Password"))
+    browser.submit(code=find_value(printed, "TOTP code"))
     for account in ("smpp-demo-1", "smpp-demo-2", "sms-demo-1"):
         assert account in browser.page
-    browser.get(f"{said(printed, 'Open')}/accounts/smpp-demo-1")
+    browser.get(f"{find_value(printed, 'Open')}/accounts/smpp-demo-1")
     assert "smpp-demo-1" in browser.page
 
 
 def test_a_client_can_bind(started, environment):
     _, printed = started
-    bind = pdu.Bind(Command.BIND_TRANSCEIVER, 1, said(printed, "system_id"), said(printed, "password"))
+    bind = pdu.Bind(CommandId.BIND_TRANSCEIVER, 1, find_value(printed, "system_id"), find_value(printed, "password"))
     with socket.create_connection(("127.0.0.1", int(environment["PORTAL_SMPP_PORT"])), timeout=10) as client:
         client.sendall(bind.encode())
         _, command, status, sequence = struct.unpack(">IIII", client.recv(16))
-    assert (command, status, sequence) == (Command.BIND_TRANSCEIVER_RESP, 0, 1)
+    assert (command, status, sequence) == (CommandId.BIND_TRANSCEIVER_RESP, 0, 1)
 
 
 def test_its_own_command_sends_a_message(started, tmp_path, environment):
@@ -111,14 +111,14 @@ def test_nothing_of_it_stays_behind(started, environment, kill):
         process.kill()
         process.wait()
     else:
-        assert stop(process) == 0
+        assert stop_process(process) == 0
     ports = [int(port) for name, port in environment.items() if name.endswith("PORT")]
 
     def listened_on():
         with socket.socket() as probe:
             return [port for port in ports if probe.connect_ex(("127.0.0.1", port)) == 0]
 
-    eventually(lambda: not listened_on())
+    wait_until(lambda: not listened_on())
 
 
 def test_commands_work(binary, tmp_path, environment):

@@ -15,8 +15,8 @@ from portal.services.common import ids
 from portal.services.operations import self_check
 from portal.services.people import authentication, two_factor
 from portal.services.statistics import daily_totals
-from tests.serving import clean_environment, is_ready, stop
-from tests.support import ROOT, Server, eventually, free_port
+from tests.serving import clean_environment, is_server_ready, stop_process
+from tests.support import ROOT, RunningServer, find_free_port, wait_until
 
 APP = [sys.executable, str(ROOT / "app.py")]
 
@@ -25,14 +25,14 @@ APP = [sys.executable, str(ROOT / "app.py")]
 def made(tmp_path_factory):
     """A demo as its first run makes it; nobody changes it."""
     folder = tmp_path_factory.mktemp("demo")
-    config = settings.load(data=folder, env={})
-    demo.make(config)
+    config = settings.load_config(data=folder, env={})
+    demo.create_demo(config)
     return config
 
 
 @pytest.fixture
-def look(made):
-    conn = db.connect(made.database)
+def demo_conn(made):
+    conn = db.connect(made.database_file)
     yield conn
     conn.close()
 
@@ -41,7 +41,7 @@ def look(made):
 def start(tmp_path):
     """Starts `demo` in an empty folder; returns the server and what it prints once it is ready."""
     started = []
-    ports = [free_port() for _ in range(3)]
+    ports = [find_free_port() for _ in range(3)]
     names = ("PORTAL_WEB_PORT", "PORTAL_SMPP_PORT", "PORTAL_SMPP_TLS_PORT")
     environment = clean_environment() | {name: str(port) for name, port in zip(names, ports, strict=True)}
 
@@ -54,35 +54,35 @@ def start(tmp_path):
             assert line, "it ended before it was ready"
             printed += line
         data = tmp_path / "data" / "demo"
-        return Server(f"http://127.0.0.1:{ports[0]}", ports[1], ports[2], data, process), printed
+        return RunningServer(f"http://127.0.0.1:{ports[0]}", ports[1], ports[2], data, process), printed
 
     run.environment = environment
     yield run
     for process in started:
-        stop(process)
+        stop_process(process)
         process.stdout.close()
 
 
-def said(printed, name):
+def find_value(printed, name):
     return re.search(rf"^  {name} +(\S+)", printed, re.MULTILINE)[1]
 
 
-def test_there_is_something_to_see(look):
-    accounts = {row["name"]: row for row in look.execute("SELECT id, name, balance FROM accounts")}
+def test_there_is_something_to_see(demo_conn):
+    accounts = {row["name"]: row for row in demo_conn.execute("SELECT id, name, balance FROM accounts")}
     assert accounts.keys() == {"smpp-demo-1", "smpp-demo-2", "sms-demo-1", "smpp-globex-1"}
     assert all(row["balance"] > 0 for row in accounts.values())
-    totals = daily_totals.totals(look, accounts["smpp-demo-1"]["id"], 28)
+    totals = daily_totals.sum_daily_totals(demo_conn, accounts["smpp-demo-1"]["id"], 28)
     assert totals.sent > 2000
     assert 0.9 < totals.delivered / totals.sent < 0.99
-    days = daily_totals.per_day(look, accounts["smpp-demo-1"]["id"], 28)
+    days = daily_totals.list_daily_totals(demo_conn, accounts["smpp-demo-1"]["id"], 28)
     assert sum(day.sent > 0 for _, day in days) >= 27
-    assert not look.execute("SELECT 1 FROM messages WHERE state = 1 LIMIT 1").fetchone(), "nothing is left to send"
+    assert not demo_conn.execute("SELECT 1 FROM messages WHERE state = 1 LIMIT 1").fetchone(), "nothing is left to send"
 
 
-def test_the_made_up_past_is_in_order(look):
-    assert self_check.problems(look) == []
-    latest = look.execute("SELECT max(id) FROM messages").fetchone()[0]
-    assert latest < ids.next_ids(look, "messages", 1)
+def test_the_made_up_past_is_in_order(demo_conn):
+    assert self_check.list_problem_texts(demo_conn) == []
+    latest = demo_conn.execute("SELECT max(id) FROM messages").fetchone()[0]
+    assert latest < ids.allocate_ids(demo_conn, "messages", 1)
     assert latest >> 20 < clock.now_ms()
 
 
@@ -92,37 +92,37 @@ def test_its_logins_are_in_a_file_for_its_owner_only(made):
     assert not (made.data / ".making").exists()
 
 
-def test_all_its_people_can_log_in(made, look, keys):
-    logins = demo.load(made)
+def test_all_its_people_can_log_in(made, demo_conn, keys):
+    logins = demo.load_logins(made)
     assert logins.totp_secrets.keys() == {"marta@acme.example", "bruno@acme.example", "olga@portal.example"}
     keys = type(keys).load(made.data)
     for email in logins.totp_secrets:
-        user = authentication.check_login(look, email, logins.password, "192.0.2.1", 10)
-        assert two_factor.accept(look, keys, user.id, logins.code(email))
+        user = authentication.check_login(demo_conn, email, logins.password, "192.0.2.1", 10)
+        assert two_factor.verify_totp_code(demo_conn, keys, user.id, logins.totp_code(email))
 
 
 def test_a_demo_that_was_interrupted_is_made_anew(tmp_path):
-    config = settings.load(data=tmp_path, env={})
+    config = settings.load_config(data=tmp_path, env={})
     (tmp_path / ".making").mkdir()
     (tmp_path / ".making" / "portal.db").write_bytes(b"half")
     (tmp_path / "demo.json").write_text("{}")
-    demo.make(config)
-    assert demo.load(config).smpp_passwords.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-globex-1"}
+    demo.create_demo(config)
+    assert demo.load_logins(config).smpp_passwords.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-globex-1"}
 
 
 def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast, monkeypatch, serve):
     serve()
     monkeypatch.setattr(client, "_TIMEOUT_S", 1)
     login = cast.smpp_acme_1
-    *_, last = client.send(config.smpp, login.name, login.password, "ACME", "+39 333 123 4006", "stays pending")
+    *_, last = client.send_message(config.smpp, login.name, login.password, "ACME", "+39 333 123 4006", "stays pending")
     assert last.startswith("no receipt within 1 s")
 
 
 def test_what_it_prints_works(start, tmp_path):
     server, printed = start()
-    assert said(printed, "Open") == server.url
-    assert is_ready(server)
-    assert re.fullmatch(r"[0-9]{6}", said(printed, "TOTP code"))
+    assert find_value(printed, "Open") == server.url
+    assert is_server_ready(server)
+    assert re.fullmatch(r"[0-9]{6}", find_value(printed, "TOTP code"))
     command = re.search(r"^  Send +(.+)$", printed, re.MULTILINE)[1]
     sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stderr == ""
@@ -132,7 +132,7 @@ def test_what_it_prints_works(start, tmp_path):
     said_then = subprocess.run(receive, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert said_then.stdout.startswith("For smpp-demo-1. It waits seven days")
     conn = server.connect()
-    eventually(lambda: conn.execute("SELECT count(*) FROM received").fetchone()[0])
+    wait_until(lambda: conn.execute("SELECT count(*) FROM received").fetchone()[0])
     conn.close()
     sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stdout.endswith("\nmessage from 393401234567: Grüße 👋\n")
@@ -144,10 +144,10 @@ def test_what_it_prints_works(start, tmp_path):
 def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp_path):
     server, first = start()
     subprocess.run([*APP, "account", "disable", "smpp-demo-2", "--data", server.data], check=True, capture_output=True)
-    assert stop(server.process) == 0
+    assert stop_process(server.process) == 0
     server, second = start()
     for name in ("E-mail", "Password", "system_id", "password"):
-        assert said(first, name) == said(second, name)
+        assert find_value(first, name) == find_value(second, name)
     shown = subprocess.run(
         [*APP, "account", "show", "smpp-demo-2", "--json", "--data", server.data], check=True, capture_output=True
     )
@@ -165,9 +165,9 @@ def test_after_a_new_password_it_says_how_to_send(start, tmp_path):
 
     assert "give the new one with --password" in send().stderr
     assert "stat:DELIVRD" in send("--password", made["password"]).stdout
-    assert stop(server.process) == 0
+    assert stop_process(server.process) == 0
     _, printed = start()
-    assert said(printed, "password") == "the"
+    assert find_value(printed, "password") == "the"
     assert "--password PASSWORD --send" in printed
 
 
@@ -181,7 +181,7 @@ def test_without_a_demo_there_is_one_clear_line(tmp_path, arguments):
 def test_sending_while_it_does_not_run(made):
     done = subprocess.run(
         [*APP, "demo", "--data", made.data, "--send", "393401234567", "Hello"],
-        env=clean_environment() | {"PORTAL_SMPP_PORT": str(free_port())},
+        env=clean_environment() | {"PORTAL_SMPP_PORT": str(find_free_port())},
         capture_output=True,
         text=True,
     )
@@ -196,4 +196,4 @@ def test_a_refusal_of_the_server_is_shown(start, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == "SubmitSm: refused with ESME_RINVDSTADR\n"
-    assert eventually(lambda: is_ready(server))
+    assert wait_until(lambda: is_server_ready(server))

@@ -27,7 +27,7 @@ from portal.services.common.audit import SHELL
 from portal.services.operations import self_check
 from portal.services.people import login_sessions, users
 from portal.web.app import create_app
-from tests.support import ROOT, Cast, Server, eventually
+from tests.support import ROOT, Cast, RunningServer, wait_until
 
 # The one of the examples in the docs, which are tried too.
 SECRET = "a secret of more than thirty characters"
@@ -101,7 +101,7 @@ class PaymentPage:
 
 @dataclass(frozen=True)
 class Scene:
-    server: Server
+    server: RunningServer
     page: PaymentPage
     order: Order
     conn: db.Connection
@@ -116,11 +116,11 @@ class Scene:
         return ask(f"http://{there.netloc}", f"{there.path}?{there.query}")[0]
 
     def order_now(self) -> Order:
-        return orders.by_number(self.conn, self.order.number)
+        return orders.get_order_by_number(self.conn, self.order.number)
 
     @property
     def balance(self) -> int:
-        return accounts.by_name(self.conn, self.order.account).balance
+        return accounts.get_account(self.conn, self.order.account).balance
 
     @property
     def purchases(self) -> int:
@@ -141,15 +141,19 @@ def ask(
 
 
 @pytest.fixture
-def scene(serve: Callable[..., Server], conn: db.Connection, cast: Cast, config: Any, keys: Any) -> Iterator[Scene]:
+def scene(
+    serve: Callable[..., RunningServer], conn: db.Connection, cast: Cast, config: Any, keys: Any
+) -> Iterator[Scene]:
     """The program with a payment page, an order of Acme's, and Alice in a browser."""
     page = PaymentPage()
     with page.open() as address:
         server = serve(PORTAL_PAYMENTS_CHECKOUT_URL=address, PORTAL_PAYMENTS_SECRET=SECRET)
         page.portal = server.url
-        account = accounts.by_name(conn, cast.smpp_acme_1.name)
-        order = orders.place(conn, SHELL, account, packs.of_size(conn, 100_000))
-        token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+        account = accounts.get_account(conn, cast.smpp_acme_1.name)
+        order = orders.place_order(conn, SHELL, account, packs.get_pack(conn, 100_000))
+        token = login_sessions.start_login_session(
+            conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test"
+        )
         app = create_app(config, keys)
         cookie = app.session_interface.get_signing_serializer(app).dumps({"_user_id": token, "_fresh": True})  # type: ignore[attr-defined]
         yield Scene(server, page, order, conn, f"portal_session={cookie}")
@@ -169,8 +173,8 @@ def test_a_customer_goes_to_the_payment_page_and_the_credits_arrive(scene: Scene
     assert (status, b"pay-1" in text) == (200, True)
     # And the mail is on its way by itself.
     outbox = scene.server.data / "outbox"
-    assert eventually(lambda: [each for each in texts(outbox) if f"Order {scene.order.number} is paid" in each])
-    assert self_check.problems(scene.conn) == []
+    assert wait_until(lambda: [each for each in texts(outbox) if f"Order {scene.order.number} is paid" in each])
+    assert self_check.list_problem_texts(scene.conn) == []
 
 
 def texts(outbox: Path) -> list[str]:
@@ -216,7 +220,7 @@ def test_twenty_callbacks_at_once_credit_once(scene: Scene, ids: str) -> None:
     assert [status for status, _answer in answers] == [200] * 20
     assert sorted(answer["result"] for _status, answer in answers).count("credited") == 1
     assert (scene.purchases, scene.balance) == (1, 1_100_000)
-    assert self_check.problems(scene.conn) == []
+    assert self_check.list_problem_texts(scene.conn) == []
 
 
 # --- docs/payments.md

@@ -1,4 +1,4 @@
-"""docs/smpp.md: each promise has a test, each of these tests exists, and each status is told."""
+"""docs/smpp.md: each promise has a test, each of these tests exists, and each command_status is documented."""
 
 import ast
 import re
@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from portal.smsc.protocol.constants import Status
+from portal.smsc.protocol.constants import CommandStatus
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "smpp.md").read_text()
@@ -35,6 +35,6 @@ def test_a_promise_is_held_by_tests_that_exist(promise: str, held_by: str) -> No
     assert not missing
 
 
-@pytest.mark.parametrize("status", Status, ids=lambda each: each.name)
-def test_each_status_is_told(status: Status) -> None:
+@pytest.mark.parametrize("status", CommandStatus, ids=lambda each: each.name)
+def test_each_status_is_told(status: CommandStatus) -> None:
     assert re.search(rf"\b{status.name} 0x{status:02X}\b", PAGE)

@@ -15,9 +15,9 @@ import pytest
 from portal import supervisor
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
-from portal.services.accounts.session_records import Connection
-from tests.serving import children, clean_environment, is_ready, stop
-from tests.support import ROOT, eventually
+from portal.services.accounts.session_records import SmppSessionRecord
+from tests.serving import clean_environment, find_child_pids, is_server_ready, stop_process
+from tests.support import ROOT, wait_until
 
 
 def is_alive(pid):
@@ -33,14 +33,14 @@ def listens(port):
 
 
 def test_both_ends_are_there_when_it_is_ready(server):
-    assert set(children(server.process.pid)) == {"web", "smsc"}
+    assert set(find_child_pids(server.process.pid)) == {"web", "smsc"}
     assert listens(server.port)
     assert listens(server.tls_port)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_within_five_seconds_and_leaves_nothing(server, number):
-    pids = children(server.process.pid).values()
+    pids = find_child_pids(server.process.pid).values()
     begun = time.monotonic()
     server.process.send_signal(number)
     assert server.process.wait(10) == 0
@@ -48,59 +48,63 @@ def test_it_stops_within_five_seconds_and_leaves_nothing(server, number):
     assert not any(is_alive(pid) for pid in pids)
     assert not listens(server.port)
     conn = server.connect()
-    assert not session_records.alive(conn, "smsc")
+    assert not session_records.is_component_alive(conn, "smsc")
     conn.close()
 
 
 def test_it_stops_in_time_with_a_child_that_does_not_listen(server):
-    stuck = children(server.process.pid)["web"]
+    stuck = find_child_pids(server.process.pid)["web"]
     os.kill(stuck, signal.SIGSTOP)
     begun = time.monotonic()
-    assert stop(server.process) == 0
+    assert stop_process(server.process) == 0
     assert time.monotonic() - begun < 6
     assert not is_alive(stuck)
 
 
 @pytest.mark.parametrize("name", ["web", "smsc"])
 def test_a_child_that_is_killed_is_started_again(server, name):
-    before = children(server.process.pid)
+    before = find_child_pids(server.process.pid)
     os.kill(before[name], signal.SIGKILL)
-    after = eventually(lambda: (found := children(server.process.pid)).get(name) not in (None, before[name]) and found)
+    after = wait_until(
+        lambda: (pids := find_child_pids(server.process.pid)).get(name) not in (None, before[name]) and pids
+    )
     assert after.keys() == before.keys()
     other = "smsc" if name == "web" else "web"
     assert after[other] == before[other], "the other one goes on"
-    eventually(lambda: is_ready(server))
+    wait_until(lambda: is_server_ready(server))
     assert listens(server.port)
 
 
 def test_nobody_is_shown_as_connected_to_a_server_that_died(server, cast):
     conn = server.connect()
     now = now_ms()
-    session_records.opened(conn, [Connection(99, cast.smpp_acme_1.id, "127.0.0.1", "receiver", "", 1, now, now)])
-    os.kill(children(server.process.pid)["smsc"], signal.SIGKILL)
-    eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id) == [])
+    session_records.insert_smpp_sessions(
+        conn, [SmppSessionRecord(99, cast.smpp_acme_1.id, "127.0.0.1", "receiver", "", 1, now, now)]
+    )
+    os.kill(find_child_pids(server.process.pid)["smsc"], signal.SIGKILL)
+    wait_until(lambda: session_records.list_open_smpp_sessions(conn, cast.smpp_acme_1.id) == [])
     conn.close()
 
 
 def test_the_children_end_when_the_supervisor_is_killed(server):
-    pids = list(children(server.process.pid).values())
+    pids = list(find_child_pids(server.process.pid).values())
     server.process.kill()
     server.process.wait()
-    eventually(lambda: not any(is_alive(pid) for pid in pids))
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_it_can_be_started_again_right_after_it_was_killed(serve):
     first = serve()
     first.process.kill()
     first.process.wait()
-    assert is_ready(serve())
+    assert is_server_ready(serve())
 
 
 def test_a_second_server_on_the_same_data_is_refused(server, run_app):
     done = run_app("serve")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"server is running on {server.data} already.\n"
-    assert is_ready(server)
+    assert is_server_ready(server)
 
 
 @pytest.mark.parametrize("name", ["web", "smsc"])
@@ -136,7 +140,7 @@ def test_restoring_is_refused_while_it_runs_and_backing_up_is_not(server, run_ap
     done = run_app("restore", tmp_path / "copy.db")
     assert done.returncode == 1
     assert "Stop it first" in done.stderr
-    stop(server.process)
+    stop_process(server.process)
     assert run_app("restore", tmp_path / "copy.db").returncode == 0
 
 
@@ -145,7 +149,7 @@ def test_an_old_database_is_brought_up_to_date_before_the_children_start(data, s
     names = [row[0] for row in conn.execute("SELECT name FROM _sqlite_migrations")]
     conn.close()
     assert names[0] == "m0001_initial"
-    assert is_ready(serve())
+    assert is_server_ready(serve())
 
 
 @pytest.mark.parametrize("name", ["web", "smsc"])
@@ -153,9 +157,9 @@ def test_each_runs_alone_and_stops_by_sigterm(config, name):
     port = config.web.port if name == "web" else config.smpp.port
     process = subprocess.Popen([sys.executable, ROOT / "app.py", name, "--data", config.data], env=clean_environment())
     try:
-        eventually(lambda: listens(port), deadline_s=20)
+        wait_until(lambda: listens(port), deadline_s=20)
     finally:
-        assert stop(process) == 0
+        assert stop_process(process) == 0
 
 
 def test_settings_reach_the_children(serve, config, tmp_path, free_port):
@@ -171,5 +175,5 @@ def test_a_shells_limit_of_open_files_is_raised():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2 if soft == hard else soft // 2, hard))
     lowered = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    supervisor.raise_file_limit()
+    supervisor.increase_open_file_limit()
     assert lowered < resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= 65_536

@@ -1,4 +1,4 @@
-"""The clock, and lengths of time in milliseconds."""
+"""The clock, and durations in milliseconds."""
 
 import time
 
@@ -8,5 +8,5 @@ DAY_MS = 24 * HOUR_MS
 
 
 def now_ms() -> int:
-    """The time as everything in the database counts it: milliseconds since 1970, UTC."""
+    """The current time as the database stores it: milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""The settings: a TOML file, environment variables over it, defaults under it; each key is known and checked.
+"""The settings: from environment variables, a TOML file, or defaults, in this order. Unknown keys are errors.
 
 A key's environment variable is `PORTAL_` and its path in capitals: `[smpp] port` is `PORTAL_SMPP_PORT`.
 """
@@ -25,88 +25,102 @@ class ConfigError(Exception):
     """A setting is unknown or its value can't be used; the text names it and says why."""
 
 
-def _key(default: Any, help: str, *, name: str = "", low: int | None = None, high: int | None = None) -> Any:
+def _declare_setting(
+    default: Any, help: str, *, name: str = "", low: int | None = None, high: int | None = None
+) -> Any:
     """A setting: its default, what it is for, its name where Python reserves it, and its bounds (inclusive)."""
     return field(default=default, metadata={"help": help, "key": name, "low": low, "high": high})
 
 
-_HIGHEST_PORT = 65535
+_MAX_PORT = 65535
 
 # Standard Webhooks: such a secret is base64, of 24 bytes or more.
-SECRET_PREFIX = "whsec_"
-_SHORTEST_KEY = 24
-_SHORTEST_SECRET = 32
+WEBHOOK_SECRET_PREFIX = "whsec_"
+_MIN_KEY_BYTES = 24
+_MIN_SECRET_LENGTH = 32
 
 
 @dataclass(frozen=True)
-class Web:
-    host: str = _key("127.0.0.1", "address to listen on")
-    port: int = _key(8000, "port of the pages", low=1, high=_HIGHEST_PORT)
-    public_url: str = _key("", "what links in mails begin with; empty: http://host:port")
-    trusted_proxies: tuple[str, ...] = _key((), "addresses or networks whose X-Forwarded-* headers are believed")
-    threads: int = _key(8, "requests handled at the same time", low=1, high=256)
-    metrics_token: str = _key("", "bearer token for /healthz, /readyz and /metrics from beyond loopback")
+class WebSettings:
+    host: str = _declare_setting("127.0.0.1", "address to listen on")
+    port: int = _declare_setting(8000, "port of the pages", low=1, high=_MAX_PORT)
+    public_url: str = _declare_setting("", "what links in mails begin with; empty: http://host:port")
+    trusted_proxies: tuple[str, ...] = _declare_setting(
+        (), "addresses or networks whose X-Forwarded-* headers are believed"
+    )
+    threads: int = _declare_setting(8, "requests handled at the same time", low=1, high=256)
+    metrics_token: str = _declare_setting("", "bearer token for /healthz, /readyz and /metrics from beyond loopback")
 
 
 @dataclass(frozen=True)
-class Smpp:
-    host: str = _key("127.0.0.1", "address to listen on; :: for all, IPv4 and IPv6")
-    port: int = _key(2775, "unsecured port; 0: not listened on", low=0, high=_HIGHEST_PORT)
-    tls_port: int = _key(3550, "TLS port; 0: not listened on", low=0, high=_HIGHEST_PORT)
-    tls_certificate: str = _key("", "PEM file; empty: self-signed, made in the data folder at the first start")
-    tls_key: str = _key("", "PEM file of the certificate's private key")
-    public_host: str = _key("", "host name that customers are shown; empty: the listening address")
+class SmppSettings:
+    host: str = _declare_setting("127.0.0.1", "address to listen on; :: for all, IPv4 and IPv6")
+    port: int = _declare_setting(2775, "unsecured port; 0: not listened on", low=0, high=_MAX_PORT)
+    tls_port: int = _declare_setting(3550, "TLS port; 0: not listened on", low=0, high=_MAX_PORT)
+    tls_certificate: str = _declare_setting(
+        "", "PEM file; empty: self-signed, made in the data folder at the first start"
+    )
+    tls_key: str = _declare_setting("", "PEM file of the certificate's private key")
+    public_host: str = _declare_setting("", "host name that customers are shown; empty: the listening address")
 
 
 @dataclass(frozen=True)
-class Mail:
-    url: str = _key("", "smtp://user:password@host:port (STARTTLS where offered) or smtps://…; empty: files in outbox/")
-    sender: str = _key("SMPP Portal <portal@localhost>", "From: of the mails", name="from")
+class MailSettings:
+    url: str = _declare_setting(
+        "", "smtp://user:password@host:port (STARTTLS where offered) or smtps://…; empty: files in outbox/"
+    )
+    sender: str = _declare_setting("SMPP Portal <portal@localhost>", "From: of the mails", name="from")
 
 
 @dataclass(frozen=True)
-class Payments:
-    instructions: str = _key("", "how orders are paid, such as where to transfer money; stands on each order")
-    checkout_url: str = _key("", "payment page that “Pay now” leads to, https://…; empty: there is none")
-    secret: str = _key("", "shared with the payment page, 32 characters or more; whsec_… is read as base64")
+class PaymentSettings:
+    instructions: str = _declare_setting(
+        "", "how orders are paid, such as where to transfer money; stands on each order"
+    )
+    checkout_url: str = _declare_setting("", "payment page that “Pay now” leads to, https://…; empty: there is none")
+    secret: str = _declare_setting("", "shared with the payment page, 32 characters or more; whsec_… is read as base64")
 
 
 @dataclass(frozen=True)
-class Limits:
-    ips_per_account: int = _key(10, "authorised IPs an account", low=1, high=1000)
-    login_failures: int = _key(10, "failed logins a quarter of an hour, by user; by address ten times that", low=1)
-    bind_failures: int = _key(10, "failed binds a minute, by system_id and by address", low=1)
-    bind_seconds: int = _key(10, "time for a new connection to bind", low=1)
-    enquire_link_seconds: int = _key(30, "silence after which a session is sent an enquire_link", low=1)
-    response_seconds: int = _key(10, "time for a client to answer", low=1)
-    session_hours: int = _key(24, "age at which a session is unbound", low=1)
-    unbound_per_address: int = _key(50, "connections without a bind, from one address; more take turns", low=1)
-    unbound: int = _key(1000, "connections without a bind, in all", low=1)
-    connections: int = _key(10_000, "SMPP connections in all", low=1)
+class LimitSettings:
+    ips_per_account: int = _declare_setting(10, "authorised IPs an account", low=1, high=1000)
+    login_failures: int = _declare_setting(
+        10, "failed logins a quarter of an hour, by user; by address ten times that", low=1
+    )
+    bind_failures: int = _declare_setting(10, "failed binds a minute, by system_id and by address", low=1)
+    bind_seconds: int = _declare_setting(10, "time for a new connection to bind", low=1)
+    enquire_link_seconds: int = _declare_setting(30, "silence after which a session is sent an enquire_link", low=1)
+    response_seconds: int = _declare_setting(10, "time for a client to answer", low=1)
+    session_hours: int = _declare_setting(24, "age at which a session is unbound", low=1)
+    unbound_per_address: int = _declare_setting(
+        50, "connections without a bind, from one address; more take turns", low=1
+    )
+    unbound: int = _declare_setting(1000, "connections without a bind, in all", low=1)
+    connections: int = _declare_setting(10_000, "SMPP connections in all", low=1)
 
 
 @dataclass(frozen=True)
-class Retention:
-    messages_months: int = _key(
+class RetentionSettings:
+    messages_months: int = _declare_setting(
         12,
         "months that sent and received messages are kept, unless a customer has a number of its own",
         low=1,
         high=1200,
     )
-    backups: int = _key(5, "copies of the database kept from before migrations", low=0)
-    audit_days: int = _key(730, "days that the audit log is kept", low=1)
+    backups: int = _declare_setting(5, "copies of the database kept from before migrations", low=0)
+    audit_days: int = _declare_setting(730, "days that the audit log is kept", low=1)
 
 
 @dataclass(frozen=True)
-class Upstream:
-    """Where messages go: `kind = "simulator"` is the one inside."""
+class UpstreamSettings:
+    """An upstream that messages are sent to; `kind = "simulator"` is the built-in one."""
 
     name: str
     kind: str = "simulator"
 
 
 @dataclass(frozen=True)
-class Source:
+class SettingOrigin:
     """Where a setting came from, for `app.py config`."""
 
     key: str
@@ -119,45 +133,52 @@ class Source:
 @dataclass(frozen=True)
 class Config:
     data: Path
-    name: str = _key("SMPP Portal", "name of this installation, shown on every page")
-    timezone: str = _key("UTC", "IANA name of the time zone that pages show times in")
-    web: Web = field(default_factory=Web)
-    smpp: Smpp = field(default_factory=Smpp)
-    mail: Mail = field(default_factory=Mail)
-    payments: Payments = field(default_factory=Payments)
-    limits: Limits = field(default_factory=Limits)
-    retention: Retention = field(default_factory=Retention)
-    upstreams: tuple[Upstream, ...] = (Upstream("simulator"),)
-    sources: tuple[Source, ...] = ()
+    name: str = _declare_setting("SMPP Portal", "name of this installation, shown on every page")
+    timezone: str = _declare_setting("UTC", "IANA name of the time zone that pages show times in")
+    web: WebSettings = field(default_factory=WebSettings)
+    smpp: SmppSettings = field(default_factory=SmppSettings)
+    mail: MailSettings = field(default_factory=MailSettings)
+    payments: PaymentSettings = field(default_factory=PaymentSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("simulator"),)
+    setting_origins: tuple[SettingOrigin, ...] = ()
 
     @property
-    def database(self) -> Path:
+    def database_file(self) -> Path:
         return self.data / db.FILE_NAME
 
     @property
     def public_url(self) -> str:
-        """What addresses in mails and one-time links begin with, without a slash at the end."""
-        return self.web.public_url.rstrip("/") or f"http://{bracketed(self.web.host)}:{self.web.port}"
+        """The beginning of URLs in mails and of one-time links, without a slash at the end."""
+        return self.web.public_url.rstrip("/") or f"http://{bracket_ipv6(self.web.host)}:{self.web.port}"
 
     @property
-    def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+    def trusted_proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(each) for each in self.web.trusted_proxies)
 
 
-_SECTIONS = {"web": Web, "smpp": Smpp, "mail": Mail, "payments": Payments, "limits": Limits, "retention": Retention}
+_SECTIONS = {
+    "web": WebSettings,
+    "smpp": SmppSettings,
+    "mail": MailSettings,
+    "payments": PaymentSettings,
+    "limits": LimitSettings,
+    "retention": RetentionSettings,
+}
 
 
-def bracketed(host: str) -> str:
-    """A host as it stands before `:port`: an IPv6 address goes into brackets (RFC 3986, 3.2.2)."""
+def bracket_ipv6(host: str) -> str:
+    """Return a host as it is written before `:port`: an IPv6 address in brackets (RFC 3986, 3.2.2)."""
     return f"[{host}]" if ":" in host else host
 
 
-def reachable(host: str) -> str:
-    """Where a client on the same machine finds a server that listens on this address."""
+def wildcard_to_loopback(host: str) -> str:
+    """Return the address under which a client on the same machine reaches a server that listens on this one."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def load(file: Path | None = None, data: Path | None = None, env: Mapping[str, str] = os.environ) -> Config:
+def load_config(file: Path | None = None, data: Path | None = None, env: Mapping[str, str] = os.environ) -> Config:
     """Read the settings.
 
     Args:
@@ -168,29 +189,31 @@ def load(file: Path | None = None, data: Path | None = None, env: Mapping[str, s
     Raises:
         ConfigError: a file that can't be read, an unknown key, a bad value.
     """
-    named = file or (Path(env["PORTAL_CONFIG"]) if env.get("PORTAL_CONFIG") else None)
+    explicit_file = file or (Path(env["PORTAL_CONFIG"]) if env.get("PORTAL_CONFIG") else None)
     folder = data or (Path(env["PORTAL_DATA"]) if env.get("PORTAL_DATA") else None)
-    candidate = named or (folder or Path("data")) / FILE_NAME
-    tree = _read(candidate, must_exist=named is not None)
-    data_origin = "--data" if data else "PORTAL_DATA" if folder else str(candidate) if "data" in tree else "default"
-    from_file = _from_toml(tree.pop("data", "data"), str, "data")
-    data_folder = (folder or Path(from_file)).absolute()
+    config_file = explicit_file or (folder or Path("data")) / FILE_NAME
+    tree = _read_toml(config_file, must_exist=explicit_file is not None)
+    data_origin = "--data" if data else "PORTAL_DATA" if folder else str(config_file) if "data" in tree else "default"
+    file_value = _value_from_toml(tree.pop("data", "data"), str, "data")
+    data_folder = (folder or Path(file_value)).absolute()
 
-    sources = [Source("data", str(data_folder), "data", data_origin, "folder of the database, the key and the outbox")]
-    upstreams = _upstreams(tree.pop("upstream", {}))
+    origins = [
+        SettingOrigin("data", str(data_folder), "data", data_origin, "folder of the database, the key and the outbox")
+    ]
+    upstreams = _parse_upstreams(tree.pop("upstream", {}))
     values: dict[str, Any] = {}
     for section, cls in _SECTIONS.items():
         table = tree.pop(section, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{section}: must be a section, [{section}]")
-        values[section] = cls(**_keys(cls, section, table, env, str(candidate), sources))
-    values |= _keys(Config, "", tree, env, str(candidate), sources, only=("name", "timezone"))
-    config = Config(data=data_folder, upstreams=upstreams, sources=tuple(sources), **values)
-    _check(config)
+        values[section] = cls(**_read_section(cls, section, table, env, str(config_file), origins))
+    values |= _read_section(Config, "", tree, env, str(config_file), origins, only=("name", "timezone"))
+    config = Config(data=data_folder, upstreams=upstreams, setting_origins=tuple(origins), **values)
+    _check_config(config)
     return config
 
 
-def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
+def _read_toml(file: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except FileNotFoundError:
@@ -201,74 +224,74 @@ def _read(file: Path, *, must_exist: bool) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def _keys(
+def _read_section(
     cls: type,
     section: str,
     table: dict[str, Any],
     env: Mapping[str, str],
     origin: str,
-    sources: list[Source],
+    origins: list[SettingOrigin],
     only: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     hints = get_type_hints(cls)
     values = {}
     prefix = f"PORTAL_{section.upper()}_" if section else "PORTAL_"
-    # Only variables of a known section are checked for unknown names: `PORTAL_PORT` and the like may be somebody
-    # else's (Kubernetes makes such variables for a service that is called "portal").
+    # Unknown variables are errors only with a section in their name: `PORTAL_PORT` and the like may have another
+    # purpose (Kubernetes sets such variables for a service with the name "portal").
     unknown_env = {key for key in env if section and key.startswith(prefix)}
     for each in fields(cls):
         if only and each.name not in only:
             continue
-        key = _name(each)
+        key = _get_setting_key(each)
         path = f"{section}.{key}" if section else key
         variable = prefix + key.upper()
         unknown_env.discard(variable)
         default = each.default if each.default is not MISSING else None
         if variable in env:
-            value, came = _from_text(env[variable], hints[each.name], variable), variable
+            value, value_origin = _value_from_env(env[variable], hints[each.name], variable), variable
             table.pop(key, None)
         elif key in table:
-            value, came = _from_toml(table.pop(key), hints[each.name], path), origin
+            value, value_origin = _value_from_toml(table.pop(key), hints[each.name], path), origin
         else:
-            value, came = default, "default"
-        _bounds(value, each, path)
+            value, value_origin = default, "default"
+        _check_setting_bounds(value, each, path)
         values[each.name] = value
-        sources.append(Source(path, value, default, came, each.metadata["help"]))
-    known = [_name(each) for each in fields(cls) if not only or each.name in only]
-    for left in table:
-        path = f"{section}.{left}" if section else left
-        raise ConfigError(
-            f"{path} ({origin}): unknown setting; {_meant(left, known if section else [*known, *_SECTIONS])}"
-        )
-    for left in sorted(unknown_env):
-        raise ConfigError(f"{left}: unknown setting; {_meant(left, [prefix + key.upper() for key in known])}")
+        origins.append(SettingOrigin(path, value, default, value_origin, each.metadata["help"]))
+    known = [_get_setting_key(each) for each in fields(cls) if not only or each.name in only]
+    for unknown_key in table:
+        path = f"{section}.{unknown_key}" if section else unknown_key
+        suggestion = _suggest_key(unknown_key, known if section else [*known, *_SECTIONS])
+        raise ConfigError(f"{path} ({origin}): unknown setting; {suggestion}")
+    for unknown_key in sorted(unknown_env):
+        suggestion = _suggest_key(unknown_key, [prefix + key.upper() for key in known])
+        raise ConfigError(f"{unknown_key}: unknown setting; {suggestion}")
     return values
 
 
-def _meant(name: str, known: list[str]) -> str:
-    """The setting that a misspelt one may be, or all that there are: `config` can't list them while one is wrong."""
+def _suggest_key(name: str, known: list[str]) -> str:
+    """Suggest a setting with a similar name, or list all: the command `config` can't list them while one is wrong."""
     close = get_close_matches(name, known, 1)
     return f"is {close[0]} meant?" if close else f"there are {', '.join(known)}"
 
 
-def _name(each: Field[Any]) -> str:
-    return each.metadata.get("key") or each.name
+def _get_setting_key(setting: Field[Any]) -> str:
+    return setting.metadata.get("key") or setting.name
 
 
-def _from_toml(value: Any, wanted: Any, path: str) -> Any:
-    if isinstance(wanted, types.GenericAlias):
+def _value_from_toml(value: Any, expected_type: Any, path: str) -> Any:
+    if isinstance(expected_type, types.GenericAlias):
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise ConfigError(f"{path}: must be a list of strings")
         return tuple(value)
-    if type(value) is not wanted:
-        raise ConfigError(f"{path}: {value!r} must be {'a whole number' if wanted is int else 'a string'}")
+    if type(value) is not expected_type:
+        raise ConfigError(f"{path}: {value!r} must be {'a whole number' if expected_type is int else 'a string'}")
     return value
 
 
-def _from_text(text: str, wanted: Any, path: str) -> Any:
-    if isinstance(wanted, types.GenericAlias):
+def _value_from_env(text: str, expected_type: Any, path: str) -> Any:
+    if isinstance(expected_type, types.GenericAlias):
         return tuple(each.strip() for each in text.split(",") if each.strip())
-    if wanted is int:
+    if expected_type is int:
         try:
             return int(text)
         except ValueError:
@@ -276,15 +299,15 @@ def _from_text(text: str, wanted: Any, path: str) -> Any:
     return text
 
 
-def _bounds(value: Any, each: Field[Any], path: str) -> None:
-    low, high = each.metadata["low"], each.metadata["high"]
+def _check_setting_bounds(value: Any, setting: Field[Any], path: str) -> None:
+    low, high = setting.metadata["low"], setting.metadata["high"]
     if low is not None and value < low:
         raise ConfigError(f"{path}: {value} is too small; at least {low}")
     if high is not None and value > high:
         raise ConfigError(f"{path}: {value} is too large; at most {high}")
 
 
-def _upstreams(table: Any) -> tuple[Upstream, ...]:
+def _parse_upstreams(table: Any) -> tuple[UpstreamSettings, ...]:
     if not isinstance(table, dict) or not all(isinstance(each, dict) for each in table.values()):
         raise ConfigError("upstream: must be sections, [upstream.NAME]")
     for name, keys in table.items():
@@ -293,10 +316,10 @@ def _upstreams(table: Any) -> tuple[Upstream, ...]:
                 raise ConfigError(f"upstream.{name}.{key}: unknown setting")
         if keys.get("kind", "simulator") != "simulator":
             raise ConfigError(f"upstream.{name}.kind: {keys['kind']!r} is not known; there is 'simulator'")
-    return tuple(Upstream(name) for name in table) or (Upstream("simulator"),)
+    return tuple(UpstreamSettings(name) for name in table) or (UpstreamSettings("simulator"),)
 
 
-def _check(config: Config) -> None:
+def _check_config(config: Config) -> None:
     try:
         ZoneInfo(config.timezone)
     except (KeyError, ValueError, OSError):
@@ -318,7 +341,7 @@ def _check(config: Config) -> None:
 
 
 def _check_mail_url(url: str) -> None:
-    # The url isn't repeated in the answer: it may hold a password.
+    # The message doesn't repeat the URL: it may contain a password.
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and parts.port != 0
@@ -328,24 +351,24 @@ def _check_mail_url(url: str) -> None:
         raise ConfigError("mail.url: must look like smtp://user:password@host:port or smtps://…")
 
 
-def _check_payments(payments: Payments) -> None:
-    # Neither value is repeated in the answers: one is a secret, the other may hold a token.
-    if payments.secret.startswith(SECRET_PREFIX):
+def _check_payments(payments: PaymentSettings) -> None:
+    # The messages don't repeat the values: one is a secret, the other may contain a token.
+    if payments.secret.startswith(WEBHOOK_SECRET_PREFIX):
         try:
-            key = b64decode(payments.secret.removeprefix(SECRET_PREFIX), validate=True)
+            key = b64decode(payments.secret.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
         except ValueError:
             raise ConfigError("payments.secret: what follows whsec_ must be base64") from None
-        if len(key) < _SHORTEST_KEY:
-            raise ConfigError(f"payments.secret: too short; at least {_SHORTEST_KEY} bytes in base64 after whsec_")
-    elif payments.secret and len(payments.secret) < _SHORTEST_SECRET:
-        raise ConfigError(f"payments.secret: too short; at least {_SHORTEST_SECRET} characters")
+        if len(key) < _MIN_KEY_BYTES:
+            raise ConfigError(f"payments.secret: too short; at least {_MIN_KEY_BYTES} bytes in base64 after whsec_")
+    elif payments.secret and len(payments.secret) < _MIN_SECRET_LENGTH:
+        raise ConfigError(f"payments.secret: too short; at least {_MIN_SECRET_LENGTH} characters")
     if payments.checkout_url and not payments.secret:
-        raise ConfigError(f"payments.checkout_url: needs payments.secret, of {_SHORTEST_SECRET} characters or more")
-    if payments.checkout_url and not _is_secured(payments.checkout_url):
+        raise ConfigError(f"payments.checkout_url: needs payments.secret, of {_MIN_SECRET_LENGTH} characters or more")
+    if payments.checkout_url and not _is_secure_url(payments.checkout_url):
         raise ConfigError("payments.checkout_url: must look like https://… without #; http:// only on this machine")
 
 
-def _is_secured(url: str) -> bool:
+def _is_secure_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -24,16 +24,16 @@ class KeyFileError(Exception):
 
 
 class Keys:
-    """Keys for each purpose, derived from the one secret by HKDF (RFC 5869), so that no two purposes share one."""
+    """The keys for each purpose, derived from the secret by HKDF (RFC 5869), so that no two purposes share a key."""
 
     def __init__(self, secret: bytes) -> None:
-        self._smpp = _derive(secret, b"smpp password digest")
-        self._sealing = AESGCM(_derive(secret, b"sealed columns"))
-        self.cookie = _derive(secret, b"web cookies")
+        self._smpp_key = _derive_key(secret, b"smpp password digest")
+        self._aead = AESGCM(_derive_key(secret, b"sealed columns"))
+        self.cookie_key = _derive_key(secret, b"web cookies")
 
     @classmethod
     def load(cls, data: Path) -> "Keys":
-        """Read the key of a data folder.
+        """Load the secret key of a data folder.
 
         Raises:
             KeyFileError: there is none, or it is damaged.
@@ -51,7 +51,7 @@ class Keys:
 
     @staticmethod
     def create(data: Path) -> None:
-        """Make a key for a new data folder; one that is already there stays."""
+        """Create the key file of a new data folder; an existing one stays."""
         try:
             fd = os.open(data / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -61,34 +61,34 @@ class Keys:
             file.flush()
             os.fsync(file.fileno())
 
-    def smpp_digest(self, password: str | bytes) -> bytes:
-        """HMAC-SHA256 of an SMPP password.
+    def digest_smpp_password(self, password: str | bytes) -> bytes:
+        """Return the HMAC-SHA256 of an SMPP password.
 
-        A fast digest is right here: the passwords are random (47.6 bits), the key isn't in the database, and a
-        thousand clients may bind in the same second.
+        A fast digest is sufficient: the passwords are random (47.6 bits), the key isn't in the database, and a thousand
+        clients may bind in the same second.
         """
         if isinstance(password, str):
             password = password.encode()
-        return hmac.digest(self._smpp, password, "sha256")
+        return hmac.digest(self._smpp_key, password, "sha256")
 
-    def seal(self, plain: bytes) -> bytes:
-        """Encrypt for storage in a column (AES-256-GCM, random nonce in front)."""
+    def encrypt_column(self, plaintext: bytes) -> bytes:
+        """Encrypt a value for storage in a column (AES-256-GCM; the result begins with the random nonce)."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._sealing.encrypt(nonce, plain, None)
+        return nonce + self._aead.encrypt(nonce, plaintext, None)
 
-    def unseal(self, sealed: bytes) -> bytes:
-        """Undo `seal`.
+    def decrypt_column(self, ciphertext: bytes) -> bytes:
+        """Decrypt what `encrypt_column` has returned.
 
         Raises:
-            cryptography.exceptions.InvalidTag: sealed under another key, or altered.
+            cryptography.exceptions.InvalidTag: it was encrypted with another key, or altered.
         """
-        return self._sealing.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
+        return self._aead.decrypt(ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:], None)
 
 
-def token_hash(token: str) -> bytes:
-    """What is stored of a random token (login session, one-time link): enough to recognise it, not to use it."""
+def hash_token(token: str) -> bytes:
+    """Return the hash under which a random token is stored (login session, one-time link): it can't be used as one."""
     return hashlib.sha256(token.encode()).digest()
 
 
-def _derive(secret: bytes, purpose: bytes) -> bytes:
+def _derive_key(secret: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=None, info=b"smpp-portal " + purpose).derive(secret)

@@ -1,7 +1,7 @@
-"""The wakeup: an empty datagram from whoever changed the configuration to the SMPP server, so that it looks at once.
+"""Wakeups: an empty datagram tells the SMPP server that something was changed, so that it reads the database at once.
 
-It carries nothing and proves nothing: what is true stands in the database. A lost wakeup costs a quarter of a second,
-because the server looks by itself that often; a forged one costs a look.
+It carries no data. A lost wakeup costs a quarter of a second, because the server also polls the database; a forged one
+costs a query.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _SOCKET_NAME = "smsc.sock"
-_PATH_LIMIT = 100  # octets; sun_path holds 104 on macOS, 108 on Linux
+_MAX_PATH_OCTETS = 100  # octets; sun_path holds 104 on macOS, 108 on Linux
 
 
 class WakeupSender:
@@ -27,11 +27,11 @@ class WakeupSender:
         self._socket: socket.socket | None = None
 
     def send(self) -> None:
-        """Send one. Never raises and never blocks: a server that is not there, or is busy looking, needs none."""
+        """Send one. This never raises and never blocks: a server that doesn't run, or has one to read, needs none."""
         with suppress(OSError):
             if self._socket is None:
-                self._socket = _datagram_socket()
-            self._socket.sendto(b"", str(_socket_path(self._data)))
+                self._socket = _create_datagram_socket()
+            self._socket.sendto(b"", str(_get_socket_path(self._data)))
 
     def close(self) -> None:
         """Free the socket; the next `send` makes another."""
@@ -40,25 +40,24 @@ class WakeupSender:
             self._socket = None
 
 
-class Listener:
-    """Calls `callback` on `loop` for the wakeups that reach a data folder, once for those that come together.
+class WakeupListener:
+    """Calls `callback` on `loop` when wakeups for a data folder arrive, once for several that arrive together.
 
-    Raises OSError when the socket can't be made. One a data folder: a later one takes the place of the earlier. `close`
-    ends it.
+    Raises OSError when the socket can't be created. A data folder has one: a new one replaces the one before.
     """
 
     def __init__(self, data: Path, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._callback = callback
-        self._socket = _datagram_socket()
-        self._file = _socket_path(data)
-        self._file.unlink(missing_ok=True)
-        self._socket.bind(str(self._file))
-        self._file.chmod(0o600)
-        loop.add_reader(self._socket.fileno(), self._readable)
+        self._socket = _create_datagram_socket()
+        self._socket_file = _get_socket_path(data)
+        self._socket_file.unlink(missing_ok=True)
+        self._socket.bind(str(self._socket_file))
+        self._socket_file.chmod(0o600)
+        loop.add_reader(self._socket.fileno(), self._drain_and_notify)
 
-    def _readable(self) -> None:
-        # All that wait are read first: many changes at once need one look.
+    def _drain_and_notify(self) -> None:
+        # All waiting datagrams are read first: many changes at the same time need one query.
         with suppress(BlockingIOError):
             while True:
                 self._socket.recv(1)
@@ -67,18 +66,18 @@ class Listener:
     def close(self) -> None:
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        self._file.unlink(missing_ok=True)
+        self._socket_file.unlink(missing_ok=True)
 
 
-def _datagram_socket() -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    return made
+def _create_datagram_socket() -> socket.socket:
+    new_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    new_socket.setblocking(False)
+    return new_socket
 
 
-def _socket_path(data: Path) -> Path:
+def _get_socket_path(data: Path) -> Path:
     path = data.absolute() / _SOCKET_NAME
-    if len(os.fsencode(path)) <= _PATH_LIMIT:
+    if len(os.fsencode(path)) <= _MAX_PATH_OCTETS:
         return path
     name = hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:32]
     return Path(tempfile.gettempdir()) / f"smpp-portal-{name}.sock"

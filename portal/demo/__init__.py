@@ -1,4 +1,4 @@
-"""The demo: a data folder of its own, made up on the first run, and what its visitor needs to know."""
+"""The demo: a data folder of its own with example data, created on the first run, and the text that explains it."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pyotp
 
 from portal.core import clock, db
 from portal.core import config as settings
-from portal.core.config import Config, bracketed, reachable
+from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
 from portal.core.crypto import FILE_NAME as KEY_FILE
 from portal.core.crypto import Keys
 from portal.demo import client, fixtures
@@ -22,11 +22,11 @@ from portal.demo.fixtures import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
 from portal.services.messages import smpp_config
 from portal.services.people import users
 
-FOLDER = Path("data") / "demo"
-_LOGINS = "demo.json"
-_UNFINISHED = ".making"
-_STEP_S = 30
-_SETTINGS = """\
+DEFAULT_FOLDER = Path("data") / "demo"
+_LOGINS_FILE = "demo.json"
+_TEMPORARY_FOLDER = ".making"
+_TOTP_STEP_S = 30
+_SETTINGS_TOML = """\
 name = "SMPP Portal demo"
 
 [payments]
@@ -35,15 +35,15 @@ instructions = "Bank transfer to Portal Ltd, IBAN AT61 1904 3002 3457 3201. (A d
 
 
 @dataclass(frozen=True)
-class Logins:
-    """Who can log in, and how clients bind. Kept in the clear beside the database: a demo has no secrets."""
+class DemoLogins:
+    """The demo's logins and SMPP passwords. They are stored unencrypted beside the database: a demo has no secrets."""
 
     password: str
     totp_secrets: dict[str, str]
     smpp_passwords: dict[str, str]
 
-    def code(self, email: str = OWNER) -> str:
-        """The TOTP code of this moment.
+    def totp_code(self, email: str = OWNER) -> str:
+        """Return a user's current TOTP code.
 
         Raises:
             NoSuchUser
@@ -52,50 +52,51 @@ class Logins:
             raise users.NoSuchUser(email=email)
         return pyotp.TOTP(self.totp_secrets[email]).now()
 
-    def uri(self, email: str, issuer: str) -> str:
-        """What an authenticator app reads."""
+    def totp_uri(self, email: str, issuer: str) -> str:
+        """Return the otpauth URI, which an authenticator app can read."""
         return pyotp.TOTP(self.totp_secrets[email]).provisioning_uri(name=email, issuer_name=issuer)
 
 
-def make(config: Config) -> None:
-    """Make the demo's database, key and settings, unless they are there. Takes two seconds."""
-    if config.database.exists():
+def create_demo(config: Config) -> None:
+    """Create the demo's database, key and settings, unless they are there. This takes two seconds."""
+    if config.database_file.exists():
         return
-    # Made beside and moved, the database last: a demo that is there is a whole one.
-    folder = config.data / _UNFINISHED
+    # Created in a temporary folder and moved, the database last: so a demo is complete as soon as it is there.
+    folder = config.data / _TEMPORARY_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     password = "-".join(secrets.token_hex(2) for _ in range(3))
-    logins = Logins(password, *fixtures.set_up(folder, password))
-    _write(folder / _LOGINS, json.dumps(asdict(logins), indent=2) + "\n")
+    logins = DemoLogins(password, *fixtures.create_demo_data(folder, password))
+    _write_private_file(folder / _LOGINS_FILE, json.dumps(asdict(logins), indent=2) + "\n")
     if not (config.data / settings.FILE_NAME).exists():
-        _write(config.data / settings.FILE_NAME, _SETTINGS)
-    for name in (KEY_FILE, _LOGINS, config.database.name):
+        _write_private_file(config.data / settings.FILE_NAME, _SETTINGS_TOML)
+    for name in (KEY_FILE, _LOGINS_FILE, config.database_file.name):
         (folder / name).replace(config.data / name)
     shutil.rmtree(folder)
 
 
-def _write(file: Path, text: str) -> None:
+def _write_private_file(file: Path, text: str) -> None:
     file.touch(mode=0o600)
     file.write_text(text)
 
 
-def load(config: Config) -> Logins:
-    """The logins of the demo in a data folder.
+def load_logins(config: Config) -> DemoLogins:
+    """Load the logins of the demo in a data folder.
 
     Raises:
-        FileNotFoundError: no demo has been made there.
+        FileNotFoundError: there is no demo.
     """
-    return Logins(**json.loads((config.data / _LOGINS).read_text()))
+    return DemoLogins(**json.loads((config.data / _LOGINS_FILE).read_text()))
 
 
-def welcome(config: Config) -> str:
-    """What to open, who to log in as, and how to send a message and receive one."""
-    logins, command = load(config), _command(config, "demo")
-    left = _STEP_S - int(time.time()) % _STEP_S
+def format_welcome(config: Config) -> str:
+    """Format the text that is printed at the start: the URL, the logins, how to send a message and receive one."""
+    logins, command = load_logins(config), _format_command(config, "demo")
+    simulate_command = _format_command(config, "simulate", "mo")
+    seconds_left = _TOTP_STEP_S - int(time.time()) % _TOTP_STEP_S
     smpp, password = config.smpp, logins.smpp_passwords[SENDING_ACCOUNT]
-    good = _still_good(config, password)
-    host = bracketed(reachable(smpp.host))
+    is_valid = _is_password_valid(config, password)
+    host = bracket_ipv6(wildcard_to_loopback(smpp.host))
     ports = [
         f"{host}:{smpp.port} (unsecured)" if smpp.port else "",
         f"{host}:{smpp.tls_port} (TLS)" if smpp.tls_port else "",
@@ -106,63 +107,63 @@ def welcome(config: Config) -> str:
   Open        {config.public_url}
   E-mail      {OWNER}
   Password    {logins.password}
-  TOTP code   {logins.code()}   for {left} more seconds, good once; the next: {command} --code
-              {logins.uri(OWNER, config.name)}
+  TOTP code   {logins.totp_code()}   for {seconds_left} more seconds, good once; the next: {command} --code
+              {logins.totp_uri(OWNER, config.name)}
   Also        {VIEWER} (sees, changes nothing), {OPERATOR} (operator):
               same password; code: {command} --code EMAIL
 
   SMPP        {", ".join(filter(None, ports))}
   system_id   {SENDING_ACCOUNT}
-  password    {password if good else "the one that was generated in the page since"}
-  Send        {command} {"" if good else "--password PASSWORD "}--send 393401234567 "Hello from the demo"
-  Receive     {_command(config, "simulate", "mo")} --from 393401234567 --to {fixtures.VIRTUAL_NUMBER} "Hello back"
+  password    {password if is_valid else "the one that was generated in the page since"}
+  Send        {command} {"" if is_valid else "--password PASSWORD "}--send 393401234567 "Hello from the demo"
+  Receive     {simulate_command} --from 393401234567 --to {fixtures.VIRTUAL_NUMBER} "Hello back"
 
   Data        {config.data}
 """
 
 
-def _still_good(config: Config, password: str) -> bool:
-    """Whether the sending account's first password has not been replaced in the page."""
-    digest, conn = Keys.load(config.data).smpp_digest(password), db.connect(config.database)
+def _is_password_valid(config: Config, password: str) -> bool:
+    """Whether the sending account still has this password: it may have been replaced in the page."""
+    digest, conn = Keys.load(config.data).digest_smpp_password(password), db.connect(config.database_file)
     try:
         return any(
-            account.password_id(digest, clock.now_ms()) is not None
-            for account in smpp_config.load(conn)
+            account.find_valid_password_id(digest, clock.now_ms()) is not None
+            for account in smpp_config.load_account_configs(conn)
             if account.name == SENDING_ACCOUNT
         )
     finally:
         conn.close()
 
 
-def _command(config: Config, *words: str) -> str:
-    """A command of this program, as what can be typed in the folder where it was started."""
+def _format_command(config: Config, *words: str) -> str:
+    """Format a command of this program as it can be typed in the current folder."""
     frozen = getattr(sys, "frozen", False)
-    parts = [_shown(Path(part)) for part in ([sys.executable] if frozen else [sys.executable, sys.argv[0]])]
-    usual = words == ("demo",) and config.data == FOLDER.absolute()
-    return " ".join([*parts, *words, *([] if usual else ["--data", _relative(config.data)])])
+    parts = [_format_program(Path(part)) for part in ([sys.executable] if frozen else [sys.executable, sys.argv[0]])]
+    is_default = words == ("demo",) and config.data == DEFAULT_FOLDER.absolute()
+    return " ".join([*parts, *words, *([] if is_default else ["--data", _format_path(config.data)])])
 
 
-def _shown(file: Path) -> str:
-    relative = _relative(file)
+def _format_program(file: Path) -> str:
+    relative = _format_path(file)
     return relative if "/" in relative or file.suffix == ".py" else f"./{relative}"
 
 
-def _relative(file: Path) -> str:
+def _format_path(file: Path) -> str:
     relative = os.path.relpath(file)
     return str(file) if relative.startswith("..") else relative
 
 
-def send(config: Config, destination: str, text: str, password: str | None = None) -> Iterator[str]:
+def send_message(config: Config, destination: str, text: str, password: str | None = None) -> Iterator[str]:
     """Send a message over SMPP, as the demo's first account.
 
     Args:
-        password: the account's; None: the one that it was made with.
+        password: the account's; None: the one that it was created with.
 
     Yields:
-        What happens, a line each.
+        Lines of text that report the progress.
 
     Raises:
         CannotSend, FileNotFoundError
     """
-    password = password or load(config).smpp_passwords[SENDING_ACCOUNT]
-    return client.send(config.smpp, SENDING_ACCOUNT, password, fixtures.SENDER, destination, text)
+    password = password or load_logins(config).smpp_passwords[SENDING_ACCOUNT]
+    return client.send_message(config.smpp, SENDING_ACCOUNT, password, fixtures.SENDER, destination, text)

@@ -1,4 +1,4 @@
-"""A small SMPP client: binds, sends one message, waits for its receipt, shows what handsets have sent, unbinds."""
+"""A small SMPP client: binds, sends one message, waits for its receipt, shows messages from handsets, unbinds."""
 
 import socket
 import ssl
@@ -8,160 +8,166 @@ from itertools import count
 from typing import TypeVar
 
 from portal.core import gsm0338
-from portal.core.config import Smpp, bracketed, reachable
+from portal.core.config import SmppSettings, bracket_ipv6, wildcard_to_loopback
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, Command, Status, Tag
-from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, MessageResp, Pdu, Plain, SubmitSm
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, HeaderOnlyPdu, MessageResp, Pdu, SubmitSm
 
 _TIMEOUT_S = 40
-_HINT = "Is the demo running? If on another port, set PORTAL_SMPP_PORT here too."
+_CONNECTION_HINT = "Is the demo running? If on another port, set PORTAL_SMPP_PORT here too."
 # SMPP 3.4, 5.2.5 and 5.2.6.
-_ALPHANUMERIC, _INTERNATIONAL, _E164 = 5, 1, 1
-_RECEIPT_WANTED = 1
+_TON_ALPHANUMERIC, _TON_INTERNATIONAL, _NPI_E164 = 5, 1, 1
+_RECEIPT_REQUESTED = 1
 _SHORT_MESSAGE_OCTETS = 254
 
 _REMEDIES: dict[int, str] = {
-    Status.ESME_RINVPASWD: ": the password was replaced (then give the new one with --password), or this address is no"
-    " authorised IP any more; the page tells under Sessions",
-    Status.ESME_RALYBND: ": another client of the account is connected; the page shows it under Sessions",
+    CommandStatus.ESME_RINVPASWD: (
+        ": the password was replaced (then give the new one with --password), or this address is no authorised IP any"
+        " more; the page tells under Sessions"
+    ),
+    CommandStatus.ESME_RALYBND: ": another client of the account is connected; the page shows it under Sessions",
 }
 
 P = TypeVar("P", bound=Pdu)
 
 
-class CannotSend(Refused):
+class DemoSendFailed(Refused):
     sentence = "%(what)s: %(reason)s"
 
 
-def send(smpp: Smpp, system_id: str, password: str, source: str, destination: str, text: str) -> Iterator[str]:
+def send_message(
+    smpp: SmppSettings, system_id: str, password: str, source: str, destination: str, text: str
+) -> Iterator[str]:
     """Send a message as an SMPP client does.
 
     Args:
-        smpp: where the server listens; the unsecured port is taken if there is one.
+        smpp: where the server listens; the unsecured port is used if there is one.
         source: alphanumeric sender.
-        destination: E.164 digits, as people write them.
+        destination: a phone number, as people write it.
 
     Yields:
-        What happens, a line each.
+        Lines of text that report the progress.
 
     Raises:
         CannotSend
     """
-    host, port = reachable(smpp.host), smpp.port or smpp.tls_port
-    where = f"{bracketed(host)}:{port}"
+    host, port = wildcard_to_loopback(smpp.host), smpp.port or smpp.tls_port
+    address = f"{bracket_ipv6(host)}:{port}"
     try:
-        with socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain:
-            session = _Session(plain if smpp.port else _secured(plain))
-            yield from session.talk(system_id, password, source, countries.plain(destination), text)
-    except (OSError, pdu.Malformed) as error:
-        raise CannotSend(what=where, reason=f"{error}. {_HINT}") from None
+        with socket.create_connection((host, port), timeout=_TIMEOUT_S) as tcp_socket:
+            session = _DemoSmppSession(tcp_socket if smpp.port else _wrap_tls(tcp_socket))
+            yield from session.send_and_wait(system_id, password, source, countries.strip_separators(destination), text)
+    except (OSError, pdu.MalformedPdu) as error:
+        raise DemoSendFailed(what=address, reason=f"{error}. {_CONNECTION_HINT}") from None
 
 
-def _secured(plain: socket.socket) -> ssl.SSLSocket:
-    # The demo's certificate is self-signed and made on the same machine: there is nobody to check it with.
+def _wrap_tls(tcp_socket: socket.socket) -> ssl.SSLSocket:
+    # The demo's certificate is self-signed and was created on the same machine: it can't be verified.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return context.wrap_socket(plain)
+    return context.wrap_socket(tcp_socket)
 
 
-class _Session:
+class _DemoSmppSession:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._stream = connection.makefile("rb")
         self._sequences = count(1)
         self._incoming: list[DeliverSm] = []
 
-    def talk(self, system_id: str, password: str, source: str, destination: str, text: str) -> Iterator[str]:
-        self._ask(Bind(Command.BIND_TRANSCEIVER, next(self._sequences), system_id, password), BindResp)
+    def send_and_wait(self, system_id: str, password: str, source: str, destination: str, text: str) -> Iterator[str]:
+        self._send_request(Bind(CommandId.BIND_TRANSCEIVER, next(self._sequences), system_id, password), BindResp)
         yield f"bound as {system_id}"
-        message_id = self._ask(self._submit(source, destination, text), MessageResp).message_id
+        message_id = self._send_request(self._build_submit_sm(source, destination, text), MessageResp).message_id
         yield f"accepted: message id {message_id}"
         yield "waiting for its receipt"
-        receipt = self._receipt(message_id)
+        receipt = self._wait_for_receipt(message_id)
         if not receipt:
             yield f"no receipt within {_TIMEOUT_S} s: it comes when the message has ended"
             return
         yield f"receipt: {receipt}"
         for each in self._incoming:
-            yield f"message from {each.source}: {_text(each)}"
-        self._ask(Plain(Command.UNBIND, next(self._sequences)), Plain)
+            yield f"message from {each.source}: {_decode_text(each)}"
+        self._send_request(HeaderOnlyPdu(CommandId.UNBIND, next(self._sequences)), HeaderOnlyPdu)
 
-    def _submit(self, source: str, destination: str, text: str) -> SubmitSm:
-        encoding = gsm0338.choose(text)
-        body = gsm0338.to_body(text, encoding)
+    def _build_submit_sm(self, source: str, destination: str, text: str) -> SubmitSm:
+        encoding = gsm0338.choose_encoding(text)
+        body = gsm0338.encode_body(text, encoding)
         short = len(body) <= _SHORT_MESSAGE_OCTETS
         return SubmitSm(
             next(self._sequences),
-            source_ton=_ALPHANUMERIC,
+            source_ton=_TON_ALPHANUMERIC,
             source=source,
-            dest_ton=_INTERNATIONAL,
-            dest_npi=_E164,
+            dest_ton=_TON_INTERNATIONAL,
+            dest_npi=_NPI_E164,
             destination=destination,
-            registered_delivery=_RECEIPT_WANTED,
+            registered_delivery=_RECEIPT_REQUESTED,
             data_coding=encoding,
             short_message=body if short else b"",
-            tlvs={} if short else {Tag.MESSAGE_PAYLOAD: body},
+            tlvs={} if short else {TlvTag.MESSAGE_PAYLOAD: body},
         )
 
-    def _ask(self, request: Bind | SubmitSm | Plain, answer: type[P]) -> P:
-        """Send a request and return its response; receipts of earlier messages that come in between are accepted."""
+    def _send_request(self, request: Bind | SubmitSm | HeaderOnlyPdu, response_type: type[P]) -> P:
+        """Send a request and return its response; deliver_sm that come in between are accepted."""
         self._connection.sendall(request.encode())
         while True:
-            received = self._read()
-            if received.sequence == request.sequence and isinstance(received, answer):
-                if isinstance(received, (BindResp, MessageResp, Plain)) and received.status:
+            received = self._read_pdu()
+            if received.sequence == request.sequence and isinstance(received, response_type):
+                if isinstance(received, (BindResp, MessageResp, HeaderOnlyPdu)) and received.status:
                     name = type(request).__name__
-                    raise CannotSend(
-                        what=name, reason=f"refused with {_name(received.status)}{_REMEDIES.get(received.status, '')}"
+                    raise DemoSendFailed(
+                        what=name,
+                        reason=f"refused with {_get_command_status_name(received.status)}"
+                        + _REMEDIES.get(received.status, ""),
                     )
                 return received
 
-    def _receipt(self, message_id: str) -> str:
-        """The text of a message's receipt; empty: it has not come in time."""
-        ends = time.monotonic() + _TIMEOUT_S
-        # The server asks now and then whether somebody is there: it is never silent for long.
-        while time.monotonic() < ends:
+    def _wait_for_receipt(self, message_id: str) -> str:
+        """Return the text of a message's receipt; empty: it has not come in time."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        # The server sends enquire_link regularly, so no read blocks for long.
+        while time.monotonic() < deadline:
             try:
-                received = self._read()
+                received = self._read_pdu()
             except TimeoutError:
                 break
             if isinstance(received, DeliverSm):
-                about = received.tlvs.get(Tag.RECEIPTED_MESSAGE_ID, b"").rstrip(b"\0").decode("latin-1")
-                if about == message_id:
+                receipted_id = received.tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").rstrip(b"\0").decode("latin-1")
+                if receipted_id == message_id:
                     return received.short_message.decode("latin-1")
         return ""
 
-    def _read(self) -> Pdu:
-        """The next PDU; what the server wants an answer to has got it."""
-        header = pdu.read_header(self._exactly(pdu.HEADER_LENGTH), 0)
+    def _read_pdu(self) -> Pdu:
+        """Read the next PDU, and send the response if it is a request."""
+        header = pdu.decode_header(self._read_exactly(pdu.HEADER_LENGTH), 0)
         assert header is not None
-        received = pdu.decode(header, self._exactly(header.length - pdu.HEADER_LENGTH))
+        received = pdu.decode_pdu(header, self._read_exactly(header.length - pdu.HEADER_LENGTH))
         if isinstance(received, DeliverSm):
             if not received.esm_class & ESM_CLASS_RECEIPT:
                 self._incoming.append(received)
-            self._connection.sendall(MessageResp(Command.DELIVER_SM_RESP, received.sequence).encode())
-        elif isinstance(received, Plain) and received.command in (Command.ENQUIRE_LINK, Command.UNBIND):
-            self._connection.sendall(pdu.response(received.command, received.sequence))
+            self._connection.sendall(MessageResp(CommandId.DELIVER_SM_RESP, received.sequence).encode())
+        elif isinstance(received, HeaderOnlyPdu) and received.command in (CommandId.ENQUIRE_LINK, CommandId.UNBIND):
+            self._connection.sendall(pdu.encode_response(received.command, received.sequence))
         return received
 
-    def _exactly(self, octets: int) -> bytes:
-        read = self._stream.read(octets)
-        if len(read) < octets:
+    def _read_exactly(self, octets: int) -> bytes:
+        data = self._stream.read(octets)
+        if len(data) < octets:
             raise ConnectionError("the server closed the connection")
-        return read
+        return data
 
 
-def _text(message: DeliverSm) -> str:
+def _decode_text(message: DeliverSm) -> str:
     if message.data_coding == gsm0338.Encoding.UCS2:
         return message.body.decode("utf-16-be")
     return gsm0338.decode(message.body)
 
 
-def _name(status: int) -> str:
+def _get_command_status_name(status: int) -> str:
     try:
-        return Status(status).name
+        return CommandStatus(status).name
     except ValueError:
         return f"0x{status:08X}"

@@ -1,10 +1,10 @@
-"""A document for the demo's senders."""
+"""A PDF document for the demo's senders."""
 
 
-def letter(*lines: str) -> bytes:
-    """A PDF of one page (ISO 32000-1) that says these lines; of letters only those of ASCII."""
-    said = " T* ".join(f"({line.translate(_ESCAPES)}) Tj" for line in lines)
-    text = f"BT /F1 12 Tf 18 TL 72 760 Td {said} ET"
+def create_pdf(*lines: str) -> bytes:
+    """Create a PDF (ISO 32000-1) of one page with these lines, which must be ASCII."""
+    operators = " T* ".join(f"({line.translate(_PDF_ESCAPES)}) Tj" for line in lines)
+    text = f"BT /F1 12 Tf 18 TL 72 760 Td {operators} ET"
     objects = (
         "<< /Type /Catalog /Pages 2 0 R >>",
         "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
@@ -12,11 +12,11 @@ def letter(*lines: str) -> bytes:
         " /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
         f"<< /Length {len(text)} >>\nstream\n{text}\nendstream",
     )
-    file, places = "%PDF-1.4\n", []
+    file, offsets = "%PDF-1.4\n", []
     for number, each in enumerate(objects, 1):
-        places.append(len(file))
+        offsets.append(len(file))
         file += f"{number} 0 obj\n{each}\nendobj\n"
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
     count = len(objects) + 1
     file += (
         f"xref\n0 {count}\n0000000000 65535 f \n{table}"
@@ -25,4 +25,4 @@ def letter(*lines: str) -> bytes:
     return file.encode("ascii")
 
 
-_ESCAPES = str.maketrans({"(": r"\(", ")": r"\)", "\\": r"\\"})
+_PDF_ESCAPES = str.maketrans({"(": r"\(", ")": r"\)", "\\": r"\\"})

@@ -1,4 +1,4 @@
-"""Who and what is in the demo: customers, people, accounts, addresses, senders, prices."""
+"""The demo's data: customers, users, accounts, addresses, senders, prices."""
 
 import sqlite3
 from pathlib import Path
@@ -7,7 +7,7 @@ from portal import migrations
 from portal.core import clock, db
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.demo import documents, history_seed
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
 from portal.services.accounts.accounts import Account
@@ -19,7 +19,7 @@ from portal.services.messages import blacklist, inbound_numbers, text_policy
 from portal.services.people import customers, enrolment, password_hashing, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.prices import price_lists, prices
-from portal.services.prices.prices import Change
+from portal.services.prices.prices import PriceChange
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 
@@ -28,21 +28,21 @@ VIEWER = "bruno@acme.example"
 OPERATOR = "olga@portal.example"
 SENDING_ACCOUNT = "smpp-demo-1"
 SENDER = "ACME"
-VIRTUAL_NUMBER = "447700900123"  # from the range that is kept for fiction
+VIRTUAL_NUMBER = "447700900123"  # from the range that is reserved for fiction
 
-_BY_OPERATOR = Actor(OPERATOR)
-_BY_OWNER = Actor(OWNER)
+_OPERATOR_ACTOR = Actor(OPERATOR)
+_OWNER_ACTOR = Actor(OWNER)
 
 
-def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Make a key and a database with everything in them.
+def create_demo_data(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Create the key and the database of the demo.
 
     Args:
-        folder: empty.
-        password: of everybody who can log in.
+        folder: an empty folder.
+        password: the login password of all users.
 
     Returns:
-        TOTP secrets by e-mail address, and SMPP passwords by account.
+        TOTP secrets by e-mail address, and SMPP passwords by account name.
     """
     Keys.create(folder)
     keys = Keys.load(folder)
@@ -50,82 +50,87 @@ def set_up(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]
     (folder / db.FILE_NAME).chmod(0o600)
     conn = db.connect(folder / db.FILE_NAME)
     try:
-        with immediate(conn):
-            prices.put(conn, _BY_OPERATOR, prices.starting())
-            acme = customers.add(conn, _BY_OPERATOR, "Acme Logistics", OWNER)
-            globex = customers.add(conn, _BY_OPERATOR, "Globex", "hank@globex.example", "it")
+        with write_transaction(conn):
+            prices.set_prices(conn, _OPERATOR_ACTOR, prices.read_initial_prices())
+            acme = customers.create_customer(conn, _OPERATOR_ACTOR, "Acme Logistics", OWNER)
+            globex = customers.create_customer(conn, _OPERATOR_ACTOR, "Globex", "hank@globex.example", "it")
             people = {
-                email: _enrolled(conn, keys, email, role, customer_id, password)
+                email: _create_user(conn, keys, email, role, customer_id, password)
                 for email, role, customer_id in (
                     (OWNER, users.OWNER, acme.id),
                     (VIEWER, users.VIEWER, acme.id),
                     (OPERATOR, users.OPERATOR, None),
                 )
             }
-            passwords = _accounts(conn, keys, acme.id, globex.id)
-            text_policy.change(conn, _BY_OPERATOR, globex, text_policy.NONE)
-            customers.change(conn, _BY_OPERATOR, globex, messages_months=3)
-        history_seed.make_up(conn, _BY_OPERATOR)
-        rollup.gather_all(conn)
-        with immediate(conn):
-            source, target = (accounts.by_name(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
-            history_seed.make_up_answers(conn, source, VIRTUAL_NUMBER)
-            blacklist.add(conn, _BY_OWNER, source, "+39 340 555 0199")
-            credits.transfer(conn, _BY_OWNER, source, target, 250 * credit_amounts.THOUSANDTHS)
-            customer = customers.by_id(conn, source.customer_id)
-            customers.change(
-                conn, _BY_OPERATOR, customer, credit_line=2000 * credit_amounts.THOUSANDTHS, min_age_days=0
+            passwords = _create_accounts(conn, keys, acme.id, globex.id)
+            text_policy.change_text_policy(conn, _OPERATOR_ACTOR, globex, text_policy.NONE)
+            customers.change_customer(conn, _OPERATOR_ACTOR, globex, messages_months=3)
+        history_seed.seed_history(conn, _OPERATOR_ACTOR)
+        rollup.roll_up_all(conn)
+        with write_transaction(conn):
+            source, target = (accounts.get_account(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
+            history_seed.seed_inbound_messages(conn, source, VIRTUAL_NUMBER)
+            blacklist.add_blacklist_number(conn, _OWNER_ACTOR, source, "+39 340 555 0199")
+            credits.transfer_credits(conn, _OWNER_ACTOR, source, target, 250 * credit_amounts.THOUSANDTHS)
+            customer = customers.get_customer_by_id(conn, source.customer_id)
+            customers.change_customer(
+                conn, _OPERATOR_ACTOR, customer, credit_line=2000 * credit_amounts.THOUSANDTHS, min_age_days=0
             )
-            auto_recredit.set_rule(
-                conn, _BY_OWNER, source, 200 * credit_amounts.THOUSANDTHS, 500 * credit_amounts.THOUSANDTHS, 2
+            auto_recredit.set_recredit_rule(
+                conn, _OWNER_ACTOR, source, 200 * credit_amounts.THOUSANDTHS, 500 * credit_amounts.THOUSANDTHS, 2
             )
-            alerts.set_rule(conn, _BY_OWNER, source, 500 * credit_amounts.THOUSANDTHS)
-            # It holds less: its pages say so.
-            alerts.set_rule(conn, _BY_OWNER, target, 300 * credit_amounts.THOUSANDTHS)
-            paid, _open = (orders.place(conn, _BY_OWNER, source, each) for each in packs.everyone(conn)[:2])
-            orders.pay(conn, _BY_OPERATOR, paid, "Transfer of this morning")
+            alerts.set_alert_rule(conn, _OWNER_ACTOR, source, 500 * credit_amounts.THOUSANDTHS)
+            # Its balance is lower, so its pages show the warning.
+            alerts.set_alert_rule(conn, _OWNER_ACTOR, target, 300 * credit_amounts.THOUSANDTHS)
+            paid, _open = (orders.place_order(conn, _OWNER_ACTOR, source, each) for each in packs.list_packs(conn)[:2])
+            orders.pay_order(conn, _OPERATOR_ACTOR, paid, "Transfer of this morning")
             in_a_month = now_ms() + 30 * clock.DAY_MS
-            _prices(conn, acme, in_a_month // clock.DAY_MS * clock.DAY_MS)
-            credits.grant(
-                conn, _BY_OPERATOR, source, 200 * credit_amounts.THOUSANDTHS, "Winter bonus", expires_at=in_a_month
+            _create_price_lists(conn, acme, in_a_month // clock.DAY_MS * clock.DAY_MS)
+            credits.grant_credits(
+                conn, _OPERATOR_ACTOR, source, 200 * credit_amounts.THOUSANDTHS, "Winter bonus", expires_at=in_a_month
             )
     finally:
         conn.close()
     return people, passwords
 
 
-def _prices(conn: sqlite3.Connection, acme: Customer, in_a_month: int) -> None:
-    """A list for Acme, and changes that are announced."""
-    partners = price_lists.create(conn, _BY_OPERATOR, "Partners").id
-    own = [Change("DE", 900), Change("GB", 950), Change("GB", 900, in_a_month), Change("4470", None)]
-    prices.change(conn, _BY_OPERATOR, partners, own, "UTC")
-    announced = [Change("IT", 1100, in_a_month), Change("FR", 600, in_a_month)]
-    prices.change(conn, _BY_OPERATOR, price_lists.DEFAULT_LIST, announced, "UTC")
-    price_lists.assign(conn, _BY_OPERATOR, acme, partners)
+def _create_price_lists(conn: sqlite3.Connection, acme: Customer, in_a_month: int) -> None:
+    """Create a price list for Acme, and price changes with a date to come."""
+    partners = price_lists.create_price_list(conn, _OPERATOR_ACTOR, "Partners").id
+    partner_prices = [
+        PriceChange("DE", 900),
+        PriceChange("GB", 950),
+        PriceChange("GB", 900, in_a_month),
+        PriceChange("4470", None),
+    ]
+    prices.change_prices(conn, _OPERATOR_ACTOR, partners, partner_prices, "UTC")
+    announced = [PriceChange("IT", 1100, in_a_month), PriceChange("FR", 600, in_a_month)]
+    prices.change_prices(conn, _OPERATOR_ACTOR, price_lists.DEFAULT_LIST, announced, "UTC")
+    price_lists.assign_price_list(conn, _OPERATOR_ACTOR, acme, partners)
 
 
-def _enrolled(
+def _create_user(
     conn: sqlite3.Connection, keys: Keys, email: str, role: str, customer_id: int | None, password: str
 ) -> str:
-    user = users.add(conn, keys, _BY_OPERATOR, email, role, customer_id)
-    enrolment.enrol_at_once(conn, Actor(email), user, password_hashing.hash_password(password))
-    return two_factor.secret_text(keys, enrolment.totp_secret(conn, user))
+    user = users.create_user(conn, keys, _OPERATOR_ACTOR, email, role, customer_id)
+    enrolment.enrol_without_link(conn, Actor(email), user, password_hashing.hash_password(password))
+    return two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, user))
 
 
-def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> dict[str, str]:
-    first = _account(conn, acme, SENDING_ACCOUNT, "Parcel notifications")
-    second = _account(conn, acme, "smpp-demo-2", "New warehouse, not connected yet")
-    classic = _account(conn, acme, "sms-demo-1", "Sent by hand")
-    other = _account(conn, globex, "smpp-globex-1", "Appointments")
+def _create_accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> dict[str, str]:
+    first = _create_account(conn, acme, SENDING_ACCOUNT, "Parcel notifications")
+    second = _create_account(conn, acme, "smpp-demo-2", "New warehouse, not connected yet")
+    classic = _create_account(conn, acme, "sms-demo-1", "Sent by hand")
+    other = _create_account(conn, globex, "smpp-globex-1", "Appointments")
 
     for address, label in (("127.0.0.1", "This machine"), ("::1", "This machine"), ("198.51.100.0/28", "Data centre")):
-        allowed_ips.add(conn, _BY_OWNER, first, address, label=label)
-    allowed_ips.add(conn, _BY_OPERATOR, other, "192.0.2.25")
-    inbound_numbers.add(conn, _BY_OPERATOR, first, VIRTUAL_NUMBER)
-    _senders(conn, first, classic, other)
-    # Somebody tries from an address that isn't in the list: the page offers the remedy.
+        allowed_ips.add_allowed_ip(conn, _OWNER_ACTOR, first, address, label=label)
+    allowed_ips.add_allowed_ip(conn, _OPERATOR_ACTOR, other, "192.0.2.25")
+    inbound_numbers.add_inbound_number(conn, _OPERATOR_ACTOR, first, VIRTUAL_NUMBER)
+    _seed_senders(conn, first, classic, other)
+    # Refused binds from an address that isn't in the list: the page offers to add it.
     at = now_ms() - 20 * 60_000
-    refused_binds.refused(
+    refused_binds.record_refused_binds(
         conn,
         [
             refused_binds.RefusedBind(first.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, at + n * 5_000)
@@ -133,13 +138,13 @@ def _accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> d
         ],
     )
     return {
-        each.name: credentials.regenerate(conn, keys, _BY_OPERATOR, each, send_mail=False)
+        each.name: credentials.regenerate_smpp_password(conn, keys, _OPERATOR_ACTOR, each, send_mail=False)
         for each in (first, second, other)
     }
 
 
-def _senders(conn: sqlite3.Connection, first: Account, classic: Account, other: Account) -> None:
-    """In each state, some with a document, and one that waits and looks like another customer's."""
+def _seed_senders(conn: sqlite3.Connection, first: Account, classic: Account, other: Account) -> None:
+    """Add senders in each status, some with a document, and a pending one that resembles another customer's."""
     for account, sender, description in (
         (first, SENDER, "Parcels"),
         (first, "ACME-Info", "Opening hours and strikes"),
@@ -148,24 +153,26 @@ def _senders(conn: sqlite3.Connection, first: Account, classic: Account, other: 
         (classic, SENDER, ""),
         (other, "GLOBEX", "Appointments"),
     ):
-        senders.add(conn, _BY_OWNER, account, sender, description=description)
-        senders.decide(conn, _BY_OPERATOR, account, sender, approve=True)
-    senders.switch(conn, _BY_OWNER, first, senders.by_address(conn, first, "ACME Night").id, on=False)
-    senders.add(conn, _BY_OWNER, first, "PARCELS", description="All parcels", reason="It is short")
+        senders.add_sender(conn, _OWNER_ACTOR, account, sender, description=description)
+        senders.decide_sender(conn, _OPERATOR_ACTOR, account, sender, approve=True)
+    senders.set_sender_enabled(
+        conn, _OWNER_ACTOR, first, senders.get_sender(conn, first, "ACME Night").id, enabled=False
+    )
+    senders.add_sender(conn, _OWNER_ACTOR, first, "PARCELS", description="All parcels", reason="It is short")
     comment = "Every carrier sends parcels: choose a name with your own in it."
-    senders.decide(conn, _BY_OPERATOR, first, "PARCELS", approve=False, comment=comment)
-    senders.add(
+    senders.decide_sender(conn, _OPERATOR_ACTOR, first, "PARCELS", approve=False, comment=comment)
+    senders.add_sender(
         conn,
-        _BY_OWNER,
+        _OWNER_ACTOR,
         first,
         "ACMESHOP",
         description="Web shop",
         reason="Order confirmations to those who have ordered in our web shop.",
-        document=documents.letter("To whom it may concern", "Acme Logistics runs the web shop ACMESHOP."),
+        document=documents.create_pdf("To whom it may concern", "Acme Logistics runs the web shop ACMESHOP."),
     )
-    senders.add(conn, _BY_OWNER, first, "GL0BEX", description="A test", reason="Parcels for Globex")
+    senders.add_sender(conn, _OWNER_ACTOR, first, "GL0BEX", description="A test", reason="Parcels for Globex")
 
 
-def _account(conn: sqlite3.Connection, customer_id: int, name: str, description: str) -> Account:
+def _create_account(conn: sqlite3.Connection, customer_id: int, name: str, description: str) -> Account:
     kind = name.partition("-")[0]
-    return accounts.add(conn, _BY_OPERATOR, customer_id, kind=kind, name=name, description=description)
+    return accounts.create_account(conn, _OPERATOR_ACTOR, customer_id, kind=kind, name=name, description=description)

@@ -1,4 +1,4 @@
-"""Four weeks of messages that nobody sent, written by the services that write real ones, so that `check` is content."""
+"""Four weeks of invented messages, stored by the same services as real ones, so that `check` finds no problem."""
 
 import random
 import sqlite3
@@ -8,26 +8,26 @@ from itertools import count
 
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.session_records import Connection, Ending
+from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionRecord
 from portal.services.common import credit_amounts, message_states
 from portal.services.common.audit import Actor
 from portal.services.credits import credits
 from portal.services.messages import deliveries, inbound, intake, outcomes, smpp_config, validation
-from portal.services.messages.inbound import FromHandset
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.smpp_config import AccountConfig
-from portal.services.messages.validation import Submit
+from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceList
-from portal.smsc.protocol.constants import in_receipt
+from portal.smsc.protocol.constants import format_receipt_status
 
 _DAYS = 28
 _HOUR_MS = 3_600_000
 _OFFICE_HOURS = (7, 20)
-# The same for everyone who tries the demo, so that what is written about it stays true.
+# Fixed, so that the demo shows the same as its documentation.
 _SEED = 3550
 
 _TEXTS = (
@@ -41,35 +41,35 @@ _TEXTS = (
     " or answer this message with 1 for tomorrow, 2 for the day after, 3 for the pick-up point.",
 )
 _DESTINATIONS = ("3934", "3933", "3932", "336", "346", "4915", "447", "4366", "4177", "351")
-_FATES = (
+_OUTCOMES = (
     (message_states.DELIVERED, 0),
     (message_states.UNDELIVERABLE, 800),
     (message_states.UNDELIVERABLE, 3),
     (message_states.EXPIRED, 801),
     (message_states.REJECTED, 803),
 )
-_SHARES = (955, 14, 12, 13, 6)
+_OUTCOME_WEIGHTS = (955, 14, 12, 13, 6)
 
 
 @dataclass(frozen=True)
-class _Habit:
-    """How an account sends: messages on a working day, its sender, its grants (days ago, credits), and from where."""
+class _DemoTraffic:
+    """How an account sends: messages on a working day, sender, grants (days ago, credits), IP address of its client."""
 
     account: str
-    a_day: int
+    messages_per_day: int
     source: str
     grants: tuple[tuple[int, int], ...]
     address: str = ""
 
 
-_HABITS = (
-    _Habit("smpp-demo-1", 170, "ACME", ((_DAYS, 4000), (13, 3000), (2, 1500)), "198.51.100.4"),
-    _Habit("sms-demo-1", 12, "ACME", ((_DAYS, 500),)),
-    _Habit("smpp-globex-1", 30, "GLOBEX", ((_DAYS, 1000),), "192.0.2.25"),
+_SENDING_PATTERNS = (
+    _DemoTraffic("smpp-demo-1", 170, "ACME", ((_DAYS, 4000), (13, 3000), (2, 1500)), "198.51.100.4"),
+    _DemoTraffic("sms-demo-1", 12, "ACME", ((_DAYS, 500),)),
+    _DemoTraffic("smpp-globex-1", 30, "GLOBEX", ((_DAYS, 1000),), "192.0.2.25"),
 )
 
-# What handsets answered: days ago, and in how many minutes a client accepted it (None: never, and it was given up).
-_ANSWERS = (
+# Messages from handsets: days ago, after how many minutes a client accepted it (None: never), sender, text.
+_INBOUND_MESSAGES = (
     (26, 1, "393401112233", "2"),
     (21, 1, "393331234567", "Grazie, tutto perfetto!"),
     (17, None, "4915112345678", "Wo ist mein Paket?"),
@@ -82,114 +82,126 @@ _ANSWERS = (
 )
 
 
-def make_up(conn: sqlite3.Connection, operator: Actor) -> None:
-    """Grant the credits and send the messages of the last four weeks, in the order of their time.
+def seed_history(conn: sqlite3.Connection, operator: Actor) -> None:
+    """Grant the credits and store the messages of the last four weeks, in the order of their time.
 
-    The database has seen no message yet: ids only grow.
+    The database must not have had any message yet: ids only grow.
     """
-    chance = random.Random(_SEED)
-    configs = {each.name: each for each in smpp_config.load(conn)}
+    rng = random.Random(_SEED)
+    configs = {each.name: each for each in smpp_config.load_account_configs(conn)}
     now = now_ms()
-    price_list = prices.load(conn, now).of_list(price_lists.DEFAULT_LIST)
-    own_ids = count((now - _DAYS * DAY_MS) << 8)
-    with immediate(conn):
-        sessions = _connect(conn, now)
-        for at, habit, amount in sorted(_happenings(chance, now), key=lambda each: each[0]):
+    price_list = prices.load_price_lists(conn, now).get_or_default(price_lists.DEFAULT_LIST)
+    upstream_ids = count((now - _DAYS * DAY_MS) << 8)
+    with write_transaction(conn):
+        sessions = _seed_smpp_sessions(conn, now)
+        for at, pattern, amount in sorted(_iterate_traffic_events(rng, now), key=lambda each: each[0]):
             if amount:
-                account = accounts.by_name(conn, habit.account)
-                credits.grant(conn, operator, account, amount * credit_amounts.THOUSANDTHS, now=at)
+                account = accounts.get_account(conn, pattern.account)
+                credits.grant_credits(conn, operator, account, amount * credit_amounts.THOUSANDTHS, now=at)
             else:
-                session_id = sessions.get((habit.account, at // DAY_MS))
+                session_id = sessions.get((pattern.account, at // DAY_MS))
                 submits = [
-                    _submit(chance, configs[habit.account], habit.source, price_list, session_id)
-                    for _ in range(chance.randint(1, 7))
+                    _build_submit(rng, configs[pattern.account], pattern.source, price_list, session_id)
+                    for _ in range(rng.randint(1, 7))
                 ]
-                _send(conn, chance, submits, own_ids, at)
+                _store_messages(conn, rng, submits, upstream_ids, at)
 
 
-def _connect(conn: sqlite3.Connection, now: int) -> dict[tuple[str, int], int]:
-    """Let clients have been connected, each day (since 1970) for a day; returns the ids of their sessions."""
-    found = {}
+def _seed_smpp_sessions(conn: sqlite3.Connection, now: int) -> dict[tuple[str, int], int]:
+    """Store ended sessions, one a day for each account with a client.
+
+    Returns:
+        The ids of the sessions, by account name and day (days since 1970).
+    """
+    session_ids = {}
     days = range((now // DAY_MS) - _DAYS, now // DAY_MS + 1)
-    for habit in _HABITS:
-        if habit.address:
-            account = accounts.by_name(conn, habit.account)
-            password = credentials.info(conn, account.id)
+    for pattern in _SENDING_PATTERNS:
+        if pattern.address:
+            account = accounts.get_account(conn, pattern.account)
+            password = credentials.find_smpp_password_info(conn, account.id)
             for day in days:
-                session_id = session_records.latest_id(conn) + 1
+                session_id = session_records.get_last_smpp_session_id(conn) + 1
                 begin, end = day * DAY_MS, min((day + 1) * DAY_MS, now)
-                opened = Connection(
+                opened = SmppSessionRecord(
                     session_id,
                     account.id,
-                    habit.address,
+                    pattern.address,
                     "transceiver",
                     "TLSv1.3",
                     password.id if password else 0,
                     begin,
                     end,
                 )
-                session_records.opened(conn, [opened])
-                session_records.closed(conn, [Ending(session_id, end, kept=True)])
-                found[habit.account, day] = session_id
-    return found
+                session_records.insert_smpp_sessions(conn, [opened])
+                session_records.close_smpp_sessions(conn, [SmppSessionEnd(session_id, end, keep_record=True)])
+                session_ids[pattern.account, day] = session_id
+    return session_ids
 
 
-def make_up_answers(conn: sqlite3.Connection, account: Account, number: str) -> None:
-    """Let handsets have answered to a number of an account in the last four weeks."""
+def seed_inbound_messages(conn: sqlite3.Connection, account: Account, number: str) -> None:
+    """Store messages of the last four weeks from handsets to a number of an account."""
     now = now_ms()
-    for days_ago, minutes, source, text in _ANSWERS:
+    for days_ago, minutes, source, text in _INBOUND_MESSAGES:
         at = now - days_ago * DAY_MS + 37 * 60_000
-        inbound.take_in(conn, [FromHandset(source, number, text, gsm0338.choose(text))], at)
+        inbound.store_inbound_messages(
+            conn, [MobileOriginatedMessage(source, number, text, gsm0338.choose_encoding(text))], at
+        )
         if minutes is None:
-            deliveries.expire(conn, at + validation.DELIVERIES_VALID_MS + 1)
+            deliveries.expire_deliveries(conn, at + validation.DELIVERY_VALIDITY_MS + 1)
         else:
-            deliveries.done(conn, deliveries.due(conn, account.id, at, 10).now, at + minutes * 60_000)
+            deliveries.remove_accepted_deliveries(
+                conn, deliveries.list_due_deliveries(conn, account.id, at, 10).ready, at + minutes * 60_000
+            )
 
 
-def _happenings(chance: random.Random, now: int) -> Iterator[tuple[int, _Habit, int]]:
-    """When, whose, and how many credits were granted; 0: messages were sent."""
-    for habit in _HABITS:
-        for days_ago, amount in habit.grants:
-            yield now - days_ago * DAY_MS, habit, amount
+def _iterate_traffic_events(rng: random.Random, now: int) -> Iterator[tuple[int, _DemoTraffic, int]]:
+    """Yield (time, pattern, credits) of the events: a grant of credits, or 0 for a burst of messages."""
+    for pattern in _SENDING_PATTERNS:
+        for days_ago, amount in pattern.grants:
+            yield now - days_ago * DAY_MS, pattern, amount
         for days_ago in range(_DAYS):
             midnight = (now // DAY_MS - days_ago) * DAY_MS
             at_weekend = (midnight // DAY_MS + 3) % 7 >= 5  # 1 January 1970 was a Thursday
-            bursts = round(habit.a_day / 4 * (0.25 if at_weekend else 1) * chance.uniform(0.8, 1.2))
+            bursts = round(pattern.messages_per_day / 4 * (0.25 if at_weekend else 1) * rng.uniform(0.8, 1.2))
             for _ in range(bursts):
-                at = midnight + round(chance.uniform(*_OFFICE_HOURS) * _HOUR_MS)
+                at = midnight + round(rng.uniform(*_OFFICE_HOURS) * _HOUR_MS)
                 if now - _DAYS * DAY_MS < at < now - 60_000:
-                    yield at, habit, 0
+                    yield at, pattern, 0
 
 
-def _send(
-    conn: sqlite3.Connection, chance: random.Random, submits: list[Submit], own_ids: Iterator[int], at: int
+def _store_messages(
+    conn: sqlite3.Connection, rng: random.Random, submits: list[SubmittedMessage], upstream_ids: Iterator[int], at: int
 ) -> None:
-    ended = []
-    for message_id in intake.store(conn, submits, now=at).ids:
+    finished = []
+    for message_id in intake.store_messages(conn, submits, now=at).message_ids:
         if message_id is not None:
-            state, ptt = chance.choices(_FATES, _SHARES)[0]
-            done_at = at + chance.randint(1_500, 20_000)
-            ended.append(Outcome(message_id, state, ptt, done_at, f"{next(own_ids):x}", in_receipt(state, ptt)))
-    outcomes.finish(conn, ended)
+            state, ptt = rng.choices(_OUTCOMES, _OUTCOME_WEIGHTS)[0]
+            done_at = at + rng.randint(1_500, 20_000)
+            finished.append(
+                MessageOutcome(
+                    message_id, state, ptt, done_at, f"{next(upstream_ids):x}", format_receipt_status(state, ptt)
+                )
+            )
+    outcomes.finish_messages(conn, finished)
 
 
-def _submit(
-    chance: random.Random, account: AccountConfig, source: str, price_list: PriceList, session_id: int | None
-) -> Submit:
-    text = chance.choice(_TEXTS).format(n=chance.randrange(10**5, 10**6))
-    encoding = gsm0338.choose(text)
-    prefix = chance.choice(_DESTINATIONS)
-    submit = validation.prepare(
+def _build_submit(
+    rng: random.Random, account: AccountConfig, source: str, price_list: PriceList, session_id: int | None
+) -> SubmittedMessage:
+    text = rng.choice(_TEXTS).format(n=rng.randrange(10**5, 10**6))
+    encoding = gsm0338.choose_encoding(text)
+    prefix = rng.choice(_DESTINATIONS)
+    submit = validation.validate_submit(
         account,
         price_list,
         source=source,
         source_ton=5,
         source_npi=0,
-        destination=prefix + "".join(chance.choices("0123456789", k=11 - len(prefix))),
+        destination=prefix + "".join(rng.choices("0123456789", k=11 - len(prefix))),
         esm_class=0,
         data_coding=encoding,
         registered_delivery=0,
-        body=gsm0338.to_body(text, encoding),
+        body=gsm0338.encode_body(text, encoding),
     )
     submit.session_id = session_id
     return submit

@@ -12,7 +12,7 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.jobs.runner import Job
-from portal.services.accounts import refusal_mails, session_records
+from portal.services.accounts import refusal_mails, refused_binds
 from portal.services.billing import credit_mails
 from portal.services.common import audit, mail, rate_limit
 from portal.services.common.mail import Mailer
@@ -25,8 +25,8 @@ from portal.services.statistics import rollup, statistics
 
 _log = logging.getLogger(__name__)
 
-RETENTION_REST_FACTOR = 4
-"""How long retention rests after a step: so many times as long as the step took."""
+RETENTION_PAUSE_FACTOR = 4
+"""How long retention pauses after a step: so many times as long as the step took."""
 
 
 def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) -> list[Job]:
@@ -38,95 +38,95 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
     """
     return [
         # Nobody waits for it, so it may wait long for the write lock.
-        Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired, config), busy_timeout_ms=60_000),
+        Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config), busy_timeout_ms=60_000),
         Job("expiry", 60.0, _expire_credits),
         # What searches need is built in a tenth of a core's time: messages that nobody has indexed yet are only slower
         # to find.
-        Job("index", 5.0, _build_search_index, rest_factor=9),
+        Job("index", 5.0, _build_search_index, pause_factor=9),
         # Years of messages, after an update, leave the SMPP server as much time as they take.
-        Job("statistics", 1.0, _roll_up_statistics, rest_factor=1),
+        Job("statistics", 1.0, _roll_up_statistics, pause_factor=1),
         # Somebody watches: a quarter of a core's time.
-        Job("deletion", 1.0, _continue_deletions, rest_factor=3),
-        Job("retention", 3600.0, partial(_remove_old_messages, config), rest_factor=RETENTION_REST_FACTOR),
-        Job("privacy", 5.0, _remove_texts, rest_factor=9),
+        Job("deletion", 1.0, _continue_message_deletions, pause_factor=3),
+        Job("retention", 3600.0, partial(_remove_old_messages, config), pause_factor=RETENTION_PAUSE_FACTOR),
+        Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
         Job("news", 1.0, partial(_queue_credit_mails, keys, mailer)),
-        Job("refusals", 60.0, partial(_queue_refusal_mails, keys, mailer)),
-        # Whoever restarts the server has other things to look at than a check; and no two of them shall run at once.
-        Job("check", 600.0, partial(_run_daily_check, options), at_start=False),
+        Job("refusals", 60.0, partial(_queue_refused_bind_mails, keys, mailer)),
+        # Not at the start: a restart shall be quick, and no two checks shall run at once.
+        Job("check", 600.0, partial(_run_daily_check, options), runs_at_start=False),
     ]
 
 
-def _purge_expired(config: Config, conn: Connection) -> Iterator[None]:
+def _purge_expired_data(config: Config, conn: Connection) -> Iterator[None]:
     """Forget what has run out."""
-    self_check.sweep(config.data)
+    self_check.remove_stale_copy(config.data)
     yield
     now = clock.now_ms()
-    for purge, at in (
-        (rate_limit.purge, now - clock.DAY_MS),
-        (session_records.purge, now),
-        (mail.purge, now),
-        (senders.purge, now),
-        (statistics.purge, now),
-        (deletion.purge, now),
-        (audit.purge, now - config.retention.audit_days * clock.DAY_MS),
+    for purge_rows, before_ms in (
+        (rate_limit.purge_token_buckets, now - clock.DAY_MS),
+        (refused_binds.purge_refused_binds, now),
+        (mail.purge_mails, now),
+        (senders.purge_removed_senders, now),
+        (statistics.purge_hourly_statistics, now),
+        (deletion.purge_deletions, now),
+        (audit.purge_audit_log, now - config.retention.audit_days * clock.DAY_MS),
     ):
-        purge(conn, at)
+        purge_rows(conn, before_ms)
         yield
 
 
 def _expire_credits(conn: Connection) -> Iterator[None]:
     """Take away credits whose date has come."""
-    expiry.run_out(conn)
+    expiry.expire_credits(conn)
     yield
 
 
 def _build_search_index(conn: Connection) -> Iterator[int]:
     """Build what lets searches leave out most of a history, behind the messages that come."""
-    built = 1
-    while built:
-        built = 0
-        for chunks in search_index.build(conn):
-            built += chunks
+    chunk_count = 1
+    while chunk_count:
+        chunk_count = 0
+        for chunks in search_index.build_search_chunks(conn):
+            chunk_count += chunks
             yield chunks
 
 
 def _roll_up_statistics(conn: Connection) -> Iterator[None]:
     """Count for the statistics what has come and ended."""
-    while rollup.gather(conn):
+    while rollup.roll_up_batch(conn):
         yield
 
 
-def _continue_deletions(conn: Connection) -> Iterator[None]:
+def _continue_message_deletions(conn: Connection) -> Iterator[None]:
     """Go on with what customers have asked to delete, a step of each in turn: nobody waits for another's millions, nor
-    for one that stumbles."""
-    works: dict[int, Iterator[None]] = {}
-    stumbled: dict[int, Exception] = {}
-    while open_ones := [each for each in deletion.open_ones(conn) if each not in stumbled]:
-        for each in open_ones:
-            if each not in works:
-                works[each] = deletion.work(conn, each)
+    for one that fails."""
+    running: dict[int, Iterator[None]] = {}
+    failed: dict[int, Exception] = {}
+    while open_ids := [each for each in deletion.list_open_deletion_ids(conn) if each not in failed]:
+        for each in open_ids:
+            if each not in running:
+                running[each] = deletion.run_deletion(conn, each)
             try:
-                next(works[each])
+                next(running[each])
             except StopIteration:
-                # It has ended, or the page has got further with it.
-                del works[each]
+                # It has ended, or a request of the page has gone on with it.
+                del running[each]
             except Exception as error:
-                stumbled[each] = error
+                failed[each] = error
             yield
-    if stumbled:
-        raise stumbled[min(stumbled)]
+    if failed:
+        raise failed[min(failed)]
 
 
 def _remove_old_messages(config: Config, conn: Connection) -> Iterator[int]:
-    """Remove messages that are older than they are kept."""
-    return retention.remove(conn, config.retention.messages_months, clock.now_ms())
+    """Remove messages that are older than the customer keeps them."""
+    return retention.purge_messages(conn, config.retention.messages_months, clock.now_ms())
 
 
-def _remove_texts(conn: Connection) -> Iterator[None]:
+def _remove_message_texts(conn: Connection) -> Iterator[None]:
     """Remove what is stored of texts that aren't kept any more, and what the write-ahead log has of them."""
     removed = False
-    for _ in text_removal.run(conn):
+    for _ in text_removal.run_text_removals(conn):
         removed = True
         yield
     if removed:
@@ -135,7 +135,7 @@ def _remove_texts(conn: Connection) -> Iterator[None]:
 
 def _empty_write_ahead_log(conn: Connection) -> Iterator[None]:
     """Empty the write-ahead log, in which pages of the database stand as they were before a text was removed."""
-    while text_policy.any_not_kept(conn) and not db.empty_log(conn):
+    while text_policy.has_text_discarding_customers(conn) and not db.truncate_wal(conn):
         # Somebody writes at this moment.
         time.sleep(1)
         yield
@@ -143,14 +143,14 @@ def _empty_write_ahead_log(conn: Connection) -> Iterator[None]:
 
 def _queue_credit_mails(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
     """Queue the mails about credits."""
-    if credit_mails.queue_due(conn, keys):
+    if credit_mails.queue_credit_mails(conn, keys):
         mailer.wake()
     yield
 
 
-def _queue_refusal_mails(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
+def _queue_refused_bind_mails(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
     """Queue the mails about refused binds that have fallen due."""
-    if refusal_mails.queue_due(conn, keys):
+    if refusal_mails.queue_due_refused_bind_mails(conn, keys):
         mailer.wake()
     yield
 
@@ -164,16 +164,16 @@ def run_daily_check_if_due(conn: sqlite3.Connection, options: Sequence[str]) -> 
     """Run `check --record` to its end if the last one is a day old: in a process of its own, so that pages don't wait.
 
     Args:
-        options: as in `list_jobs`.
+        options: see `list_jobs`.
     """
-    if not daily_self_check.is_due(conn, clock.now_ms()):
+    if not daily_self_check.is_check_due(conn, clock.now_ms()):
         return
-    began = time.monotonic()
-    words = [*paths.program(), "check", "--record", "--supervised", *options]
+    started_at = time.monotonic()
+    command = [*paths.get_program_command_line(), "check", "--record", "--supervised", *options]
     # Its stdin ends with this process, and so does it.
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
         child.wait()
     if child.returncode:
         _log.error("the daily check has failed, or found something (exit status %d)", child.returncode)
     else:
-        _log.info("the daily check has found nothing in %.1f s", time.monotonic() - began)
+        _log.info("the daily check has found nothing in %.1f s", time.monotonic() - started_at)

@@ -1,6 +1,6 @@
-"""The database's schema, as numbered steps that are only added to: one file a step, named as databases know it."""
+"""The schema of the database, as numbered migrations: one file for each, with the name that databases store."""
 
-from portal.migrations.runner import NewerDatabase, migrate, unknown_steps
+from portal.migrations.runner import NewerDatabase, list_unknown_migrations, migrate
 from portal.migrations.steps import migrations
 
-__all__ = ["NewerDatabase", "migrate", "migrations", "unknown_steps"]
+__all__ = ["NewerDatabase", "list_unknown_migrations", "migrate", "migrations"]

@@ -246,9 +246,9 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WI
 INSERT INTO counters VALUES ('config_version', 0), ('message_id', 0), ('movement_id', 0);
 """
 
-# What the SMPP server keeps in memory. Triggers move the version, so that no writer can forget to: a row that is
-# changed by hand in the sqlite3 shell reaches the open sessions too.
-_WATCHED = {
+# The tables that the SMPP server holds in memory. Triggers increase the version, so that no writer can forget it: even
+# a row that is changed in the sqlite3 shell takes effect on open sessions.
+_VERSIONED_TABLES = {
     "allowed_ips": ("account_id", ""),
     "smpp_passwords": ("account_id", ""),
     "senders": ("account_id", ""),
@@ -258,7 +258,7 @@ _WATCHED = {
 
 def m0001_initial(database: Database) -> None:
     execute_statements(database, _STATEMENTS)
-    for table, (account, columns) in _WATCHED.items():
+    for table, (account, columns) in _VERSIONED_TABLES.items():
         for event, row in (("INSERT", "NEW"), (f"UPDATE{columns}", "NEW"), ("DELETE", "OLD")):
             name = event.split()[0].lower()
             create_version_trigger(database, table, name, event, f"{row}.{account}")

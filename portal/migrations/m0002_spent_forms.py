@@ -1,4 +1,4 @@
-"""The forms that have been sent, so that each counts once."""
+"""The idempotency keys of forms that have been submitted, so that each takes effect once."""
 
 from sqlite_utils import Database
 

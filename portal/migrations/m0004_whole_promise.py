@@ -1,7 +1,7 @@
-"""What a message may carry beyond its text, what an account may send, and messages from handsets.
+"""Further columns of messages, what an account may send, and messages from handsets.
 
-Beyond its text: a binary body, its place in a concatenated text, dates.
-`due_at`: when the SMPP server has to look at a message that waits: its date, then the end of its validity.
+A message may have a binary body, a place in a concatenated text, and dates. `due_at` is when the SMPP server next has
+to process a message without a final state: its date, then the end of its validity.
 """
 
 from sqlite_utils import Database

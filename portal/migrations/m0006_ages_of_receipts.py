@@ -1,7 +1,8 @@
-"""Ids with a time in them for the receipts of the first release.
+"""New ids for the waiting receipts of the first release.
 
-The id of what waits holds the time since when it does, and is given up by that. Those of the first release were plain
-numbers, which would be given up at once; the id of its message is as old, and as much in order.
+The id of a delivery contains the time since which it waits, after which it is given up. In the first release ids were
+plain numbers, so that all receipts would be given up at once. The id of a receipt's message replaces them: it is about
+as old, and keeps the order.
 """
 
 from sqlite_utils import Database

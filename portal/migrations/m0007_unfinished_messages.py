@@ -1,8 +1,7 @@
-"""Indexes of what the SMPP server looks for twice a second among messages without a final state.
+"""Indexes for the queries that the SMPP server runs twice a second on messages without a final state.
 
-Dates that have come, and those without a date (NULL) that are too old. Within one date an index is in the order of ids.
-By the other index a message that waits for a date is found among all of them, when it is called back by its
-destination.
+They find messages whose date has come, and messages without a date (NULL) that are too old. Within one date an index is
+in the order of ids. The other index finds scheduled messages by destination, for cancel_sm.
 """
 
 from sqlite_utils import Database

@@ -1,10 +1,10 @@
-"""Price lists, packs and orders, credits that run out, and what months cost.
+"""Price lists, packs and orders, expiring credits, and the monthly cost of messages.
 
-A price's row says what a part costs from a moment on, to a country or to numbers that begin with some digits; NULL:
-nothing is sent there. List 1 is the default one, and the others say what differs from it.
+A row of prices is the price of a part from a time on, to a country or to numbers with a prefix; NULL: nothing is sent
+there. List 1 is the default list; the others have only prices that differ from it.
 
-Thresholds stand in the row that each batch of messages reads anyway. What a month's messages cost is counted as it
-happens, so that a summary reads few rows however many messages there were.
+Thresholds are columns of accounts, which each batch of messages reads anyway. What a month's messages cost is summed up
+as they are stored, so that a summary reads few rows, however many messages there were.
 """
 
 from sqlite_utils import Database

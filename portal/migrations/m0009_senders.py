@@ -1,8 +1,8 @@
 """Senders' documents, and senders that were removed.
 
-Documents lie in the database, so that one file is the whole backup; in pieces, because whoever writes five megabytes at
-once keeps the SMPP server from writing meanwhile. A sender that was removed waits for an undo in a table of its own:
-whoever asks for an account's senders can't forget to leave it out.
+Documents are stored in the database, so that one file is the whole backup; in pieces, because writing five megabytes in
+one transaction would block the SMPP server. A removed sender is moved to another table, from where it can be restored:
+so no query of an account's senders can include it by mistake.
 """
 
 from sqlite_utils import Database

@@ -1,7 +1,7 @@
-"""Who put a number on a blacklist, and what became of a message from a handset.
+"""Who added a number to a blacklist, and when the delivery of a message from a handset ended.
 
-Until now only the shell put numbers there, and STOP. The blacklist's page lists the newest first. A message from a
-handset ends when a client accepts it, or it is given up (0: nobody wrote down which, or when).
+Before, only the command line and STOP added numbers. The blacklist's page lists the newest first. The delivery of a
+message from a handset ends when a client accepts it, or it is given up (0: it isn't known which, and when).
 """
 
 from sqlite_utils import Database

@@ -1,7 +1,7 @@
-"""Of each 256 messages of an account, which words, numbers and senders are not among them.
+"""The search index: for each 256 messages of an account, a Bloom filter of their words, numbers and senders.
 
-`portal/services/history/search_index.py` writes and reads that. Failed messages are few; their index is in the order of
-the history's lines, and knows the codes.
+`portal/services/history/search_index.py` builds it. Failed messages are few; they have a database index, in the order
+of the history and with the ptt codes.
 """
 
 from sqlite_utils import Database

@@ -1,8 +1,8 @@
-"""What is counted of messages, by `portal/services/statistics/rollup.py`.
+"""Statistics of messages, which `portal/services/statistics/rollup.py` writes.
 
-`length` is that of an hour, a day or a month, which `begins` so many of them after 1970 (months: after the year 0).
-`ended` has the ids of messages whose ends are still to be counted, eight octets each; `gathered` the last message and
-the last row of `ended` that have been.
+`length` is that of a period (hour, day or month), and `begins` counts periods since 1970 (months: since the year 0).
+`ended` has the ids of messages whose final states are still to be counted, eight octets each; `gathered` has the last
+message and the last row of `ended` that have been counted.
 """
 
 from array import array
@@ -48,13 +48,13 @@ CREATE TABLE gathered (message_id INTEGER NOT NULL, ended_id INTEGER NOT NULL) S
 INSERT INTO gathered VALUES (0, 0);
 DROP TABLE monthly_usage;
 """
-_ENDED_IN_ONE_ROW = 500
+_IDS_PER_ROW = 500
 
 
 def m0013_statistics(database: Database) -> None:
     execute_statements(database, _STATEMENTS)
     # Counting years of messages takes a while: that is done later, behind the server that runs again.
     rows = database.execute("SELECT id FROM messages WHERE state <> 1 AND price > 0 ORDER BY id")
-    while some := rows.fetchmany(_ENDED_IN_ONE_ROW):
-        message_ids = array("q", [message_id for (message_id,) in some])
+    while batch := rows.fetchmany(_IDS_PER_ROW):
+        message_ids = array("q", [message_id for (message_id,) in batch])
         database.execute("INSERT INTO ended (messages) VALUES (?)", (message_ids.tobytes(),))

@@ -1,15 +1,15 @@
 """Deletion and retention (`deletion.py` and `retention.py` in `portal/services/history/`).
 
-What is left of messages that were deleted, so that what was charged and counted for them can still be proven: by day,
-country and sender; by the usage movement that has charged them, as the first message that it names (0: none); and, of
-those whose price was given back, each.
+Sums of deleted messages, so that charges and totals can still be checked: by day, country and sender
+(`deleted_days`); by the usage movement that has charged them, identified by its first message, 0: none
+(`deleted_charges`); and each refunded message (`deleted_refunds`).
 
-An account's `kept_since` is the day (days since 1970) before which nothing has to be there; `removed_messages` moves
-with each that goes.
+An account's `kept_since` is the first day (days since 1970) whose messages are kept; `removed_messages` counts the
+removed ones.
 
-In `deletions` `wanted` says which messages are to go (JSON), those from `before` on are done with, and `removed` had
-gone by then of `total` (NULL: nobody has counted them), while `underway` and `waiting` (for a client to take their
-receipts) stay. `blacklist.said` is for when the message that has said it was removed.
+In `deletions`, `wanted` is the scope (JSON). Messages with ids from `before` on have been processed: of `total` (NULL:
+not counted yet) `removed` were removed, while `underway` and `waiting` ones (for a client to accept their receipts)
+stay. `blacklist.said` is the text of a STOP message that was removed.
 """
 
 from sqlite_utils import Database

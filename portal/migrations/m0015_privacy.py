@@ -1,8 +1,8 @@
-"""What becomes of a customer's texts (`portal/services/messages/text_policy.py`).
+"""The policy for a customer's texts (`portal/services/messages/text_policy.py`).
 
-`kept` is 0 where the text of a message was removed. A chunk that is not `worded` says nothing about words.
-`text_removals`: what is still to be done for an account whose texts are not kept any more: up to which message, and how
-far it is; 1: the texts that were stored before go, too.
+`kept` is 0 where the text of a message was removed. A chunk that is not `worded` contains no words. `text_removals` has
+the work left for an account whose texts are no longer kept: up to which message, and the progress; `texts` is 1 where
+stored texts are removed, too.
 """
 
 from sqlite_utils import Database

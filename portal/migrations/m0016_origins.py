@@ -1,10 +1,9 @@
-"""Where a message came from, and what its upstream said of it.
+"""The session that a message came from, and the upstream's id and status of it.
 
-The session, as long as that is kept; the upstream's own id of the message, and its status in its own words. No foreign
-key: each message would have to look its session up.
+Ended sessions are kept for a while. There is no foreign key: checking it would cost a lookup for each message.
 
-`connections` has the sessions that are open. Those that were when this step was taken have ids of another kind, and
-their server is gone. Chunks are built anew, because they tell one more length of words
+`connections` has the open sessions. Those that are in it before this migration have ids of another kind, and belong to
+a server that no longer runs. The search index is rebuilt, because its words have one more prefix length
 (`portal/services/history/search_index.py`).
 """
 

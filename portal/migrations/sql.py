@@ -1,15 +1,15 @@
-"""What several steps have in common.
+"""Functions that several migrations share.
 
-It is part of each step that calls it: what it executes for those that are released never changes.
+They are part of each migration that calls them: what they execute for released ones must never change.
 """
 
 from sqlite_utils import Database
 
 
 def execute_statements(database: Database, statements: str) -> None:
-    """Execute statements that end with a semicolon at the end of a line, within the transaction that is open.
+    """Execute statements, each ending with a semicolon at the end of a line, within the open transaction.
 
-    `executescript()` would commit it, and with it half a step.
+    `executescript()` would commit the transaction, and with it half of a migration.
     """
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -17,11 +17,11 @@ def execute_statements(database: Database, statements: str) -> None:
 
 
 def create_version_trigger(database: Database, table: str, name: str, event: str, account_id: str) -> None:
-    """Create the trigger `<table>_<name>`, after which the SMPP server reads the account anew.
+    """Create the trigger `<table>_<name>`, which makes the SMPP server reload the account.
 
     Args:
-        event: the part of CREATE TRIGGER that says when (`UPDATE OF name`).
-        account_id: where the row has the account's id (`NEW.account_id`).
+        event: the event of CREATE TRIGGER (`UPDATE OF name`).
+        account_id: the SQL expression of the account's id (`NEW.account_id`).
     """
     database.execute(
         f"CREATE TRIGGER {table}_{name} AFTER {event} ON {table} BEGIN "

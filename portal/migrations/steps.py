@@ -1,8 +1,8 @@
-"""Every step, in the order in which they run. A new one gets a file of its own and comes last.
+"""All migrations, in the order in which they are applied. A new one gets a file of its own and comes last.
 
-What a released step does never changes, because databases have already taken it; its name doesn't either, because they
-keep it. `tests/migrations/test_steps.py` has a hash of what each executes. So a step uses nothing of the program that
-may change: only `sql.py`, which is as fixed as the steps.
+What a released migration executes must never change, because databases have applied it already; nor must its name,
+because they store it. `tests/migrations/test_steps.py` has a hash of what each executes. So a migration uses nothing
+from the program that may change, except `sql.py`, which is as fixed as the migrations.
 """
 
 from sqlite_utils import Migrations

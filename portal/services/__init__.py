@@ -1,1 +1,1 @@
-"""What is true and allowed. Every door (pages, SMPP, shell) asks here; nothing here knows a door."""
+"""What is true and allowed. Pages, SMPP server and commands ask here; nothing here knows them."""

@@ -33,7 +33,7 @@ from portal.web.senders import sender_requests, senders
 from portal.web.statistics import statistics
 
 
-class _RowId(IntegerConverter):
+class _RowIdConverter(IntegerConverter):
     """`<int:…>` in addresses: a longer number than SQLite keeps is nobody's id (404, not an error)."""
 
     regex = r"\d{1,19}"
@@ -48,11 +48,11 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     Args:
         config: the settings.
         keys: the installation's keys.
-        mailer: woken after each commit, so that a mail leaves at once; None: mails wait for the next look.
+        mailer: woken after each commit, so that a mail leaves at once; None: mails wait until a mailer runs.
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
     app.config.update(
-        SECRET_KEY=keys.cookie,
+        SECRET_KEY=keys.cookie_key,
         SESSION_COOKIE_NAME="portal_session",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
@@ -62,23 +62,23 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         MAX_CONTENT_LENGTH=1 << 20,
         MAX_FORM_PARTS=100,
     )
-    app.url_map.converters["int"] = _RowId
-    context.attach(app, config, keys, mailer)
+    app.url_map.converters["int"] = _RowIdConverter
+    context.init_request_context(app, config, keys, mailer)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
     login_manager = LoginManager()
     login_manager.init_app(app, add_context_processor=False)
     login_manager.user_loader(access.load_user)
     # Sessions are bound to a row in the database; a changed address must not end them (phones change theirs).
     login_manager.session_protection = None
-    language.attach(app)
-    uploads.attach(app)
+    language.init_language(app)
+    uploads.init_upload_limits(app)
     # What posts there is no browser, and its signature says who it is.
-    csrf.attach(app, payment_callback.receive_callback)
-    access.attach(app)
-    headers.attach(app, config)
-    proxies.attach(app, config)
-    errors.attach(app)
-    areas = (
+    csrf.init_csrf_protection(app, payment_callback.receive_payment_callback)
+    access.init_access_control(app)
+    headers.init_headers(app, config)
+    proxies.init_proxies(app, config)
+    errors.init_error_handlers(app)
+    view_modules = (
         static_files,
         health,
         language,
@@ -113,6 +113,6 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         retention,
         sender_requests,
     )
-    for area in areas:
-        app.register_blueprint(area.blueprint)
+    for module in view_modules:
+        app.register_blueprint(module.blueprint)
     return app

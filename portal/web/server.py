@@ -15,7 +15,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
 from portal.core import db
-from portal.core.config import Config, bracketed
+from portal.core.config import Config, bracket_ipv6
 from portal.core.crypto import Keys
 from portal.jobs import jobs, runner
 from portal.services.common.mail import Mailer
@@ -24,16 +24,16 @@ from portal.web.core import uploads
 
 _log = logging.getLogger(__name__)
 
-_MOST_CONNECTIONS = 1_000
-_CROWDED, _CALM = 800, 400
-_LOOK_S = 0.5
+_MAX_CONNECTIONS = 1_000
+_HIGH_WATERMARK, _LOW_WATERMARK = 800, 400
+_CHECK_INTERVAL_S = 0.5
 # What the browser of a slow line has not fetched yet waits in a file, not in one of the few threads that make pages.
-_MOST_UNSENT = 1 << 30
+_MAX_UNSENT_BYTES = 1 << 30
 # Up to so much of an answer stays in memory, also of what the browser has already.
-_MOST_SENT = 4 << 20
+_MAX_SENT_BUFFER_BYTES = 4 << 20
 
 
-def run(config: Config, options: Sequence[str]) -> int:
+def run_web_server(config: Config, options: Sequence[str]) -> int:
     """Serve the pages until SIGTERM or SIGINT.
 
     Args:
@@ -46,30 +46,30 @@ def run(config: Config, options: Sequence[str]) -> int:
     # waitress warns for each request that waits for a thread; under load that is its job, not news.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     keys = Keys.load(config.data)
-    mailer = Mailer(config, keys, lambda: db.connect(config.database))
+    mailer = Mailer(config, keys, lambda: db.connect(config.database_file))
     app = create_app(config, keys, mailer)
-    dispatchers: dict[int, Any] = {}
-    BaseWSGIServer.channel_class = _Channel
+    socket_map: dict[int, Any] = {}
+    BaseWSGIServer.channel_class = _BufferTrimmingChannel
     try:
         server = waitress.create_server(
             app,
-            dispatchers,
+            socket_map,
             host=config.web.host,
             port=config.web.port,
             threads=config.web.threads,
             ident="",
-            # app.py has its own reading of X-Forwarded-*, by networks; waitress trusts one address or all.
+            # core/proxies.py has its own reading of X-Forwarded-*, by networks; waitress trusts one address or all.
             clear_untrusted_proxy_headers=False,
             channel_timeout=60,
-            connection_limit=_MOST_CONNECTIONS,
+            connection_limit=_MAX_CONNECTIONS,
             asyncore_use_poll=True,
             # Beyond what the application takes, so that its own words are read first; waitress keeps bodies in files.
-            max_request_body_size=uploads.MOST_BYTES + app.config["MAX_CONTENT_LENGTH"],
-            outbuf_high_watermark=_MOST_UNSENT,
+            max_request_body_size=uploads.MAX_UPLOAD_BYTES + app.config["MAX_CONTENT_LENGTH"],
+            outbuf_high_watermark=_MAX_UNSENT_BYTES,
         )
     except OSError as error:
-        where = f"{bracketed(config.web.host)}:{config.web.port}"
-        _log.error("can't listen on %s ([web] host, port): %s", where, error.strerror or error)
+        listen_address = f"{bracket_ipv6(config.web.host)}:{config.web.port}"
+        _log.error("can't listen on %s ([web] host, port): %s", listen_address, error.strerror or error)
         return 1
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -78,9 +78,9 @@ def run(config: Config, options: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     mailer.start()
-    threading.Thread(target=_keep_room, args=[dispatchers], name="connection limits", daemon=True).start()
-    runner.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database)
-    _log.info("pages at http://%s:%d", bracketed(config.web.host), config.web.port)
+    threading.Thread(target=_close_idle_connections, args=[socket_map], name="idle connections", daemon=True).start()
+    runner.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database_file)
+    _log.info("listening on http://%s:%d", bracket_ipv6(config.web.host), config.web.port)
     # What is there by now stays. Walking through it, a full collection took some 50 ms, for which pages waited.
     gc.collect()
     gc.freeze()
@@ -89,7 +89,7 @@ def run(config: Config, options: Sequence[str]) -> int:
     return 0
 
 
-class _Channel(HTTPChannel):
+class _BufferTrimmingChannel(HTTPChannel):
     """A connection that forgets what it has sent.
 
     waitress appends an answer to one buffer, in memory as long as little of it is left to be sent, and begins a new one
@@ -97,22 +97,22 @@ class _Channel(HTTPChannel):
     """
 
     def write_soon(self, data: Any) -> int:
-        if self.current_outbuf_count >= _MOST_SENT:  # type: ignore[has-type]
+        if self.current_outbuf_count >= _MAX_SENT_BUFFER_BYTES:  # type: ignore[has-type]
             self.current_outbuf_count = self.adj.outbuf_high_watermark
         return int(super().write_soon(data))
 
 
-def _keep_room(dispatchers: dict[int, Any]) -> None:
+def _close_idle_connections(socket_map: dict[int, Any]) -> None:
     """End the oldest connections before strangers who hold theirs open have taken them all.
 
     A browser that meets this opens another one. What is being answered is left alone.
     """
     while True:
-        time.sleep(_LOOK_S)
-        channels = [each for each in list(dispatchers.values()) if isinstance(each, HTTPChannel)]
-        if len(channels) > _CROWDED:
+        time.sleep(_CHECK_INTERVAL_S)
+        channels = [each for each in list(socket_map.values()) if isinstance(each, HTTPChannel)]
+        if len(channels) > _HIGH_WATERMARK:
             channels.sort(key=lambda channel: channel.creation_time)
-            for channel in channels[:-_CALM]:
+            for channel in channels[:-_LOW_WATERMARK]:
                 if not channel.requests:
                     channel.will_close = True
                     channel.server.pull_trigger()

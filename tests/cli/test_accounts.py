@@ -75,7 +75,7 @@ def test_a_password_is_printed_alone(run_app, ok, keys, conn):
         row["digest"]
         for row in conn.execute("SELECT digest FROM smpp_passwords WHERE account_id = 1 AND replaced_at IS NULL")
     ]
-    assert stored == [keys.smpp_digest(made["password"])]
+    assert stored == [keys.digest_smpp_password(made["password"])]
 
 
 def test_a_password_can_be_mailed_instead(run_app, ok, conn):

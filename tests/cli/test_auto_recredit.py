@@ -22,11 +22,11 @@ def test_the_credit_line_and_the_age_of_accounts(run_app: Run, conn: db.Connecti
         "texts": "shown",
         "messages_months": 12,
     }
-    found = customers.by_id(conn, cast.acme)
+    found = customers.get_customer_by_id(conn, cast.acme)
     assert (found.credit_line, found.recredit_min_age_days) == (1_500_000, 30)
     done = run_app("customer", "change", "Acme", "--credit-line", "0")
     assert "min_age_days     30" in done.stdout
-    assert customers.by_id(conn, cast.acme).credit_line == 0
+    assert customers.get_customer_by_id(conn, cast.acme).credit_line == 0
 
 
 def test_what_no_operator_means(run_app: Run) -> None:
@@ -39,28 +39,28 @@ def test_an_alert(run_app: Run, conn: db.Connection) -> None:
     done = run_app(
         "account", "alert", "smpp-acme-1", "--below", "100", "--to", "a@acme.example,b@acme.example", "--json"
     )
-    said = json.loads(done.stdout)
-    assert (said["alert_below"], said["alert_to"]) == (100, ["a@acme.example", "b@acme.example"])
-    assert accounts.by_name(conn, "smpp-acme-1").alert_below == 100_000
+    output = json.loads(done.stdout)
+    assert (output["alert_below"], output["alert_to"]) == (100, ["a@acme.example", "b@acme.example"])
+    assert accounts.get_account(conn, "smpp-acme-1").alert_below == 100_000
     # What isn't given stays.
     run_app("account", "alert", "smpp-acme-1", "--below", "50")
-    assert accounts.by_name(conn, "smpp-acme-1").alert_to == ("a@acme.example", "b@acme.example")
+    assert accounts.get_account(conn, "smpp-acme-1").alert_to == ("a@acme.example", "b@acme.example")
     run_app("account", "alert", "smpp-acme-1", "--below", "0")
-    assert accounts.by_name(conn, "smpp-acme-1").alert_below is None
+    assert accounts.get_account(conn, "smpp-acme-1").alert_below is None
 
 
 def test_a_rule_for_automatic_re_credit(run_app: Run, conn: db.Connection) -> None:
     done = run_app("account", "recredit", "smpp-acme-1", "--below", "100", "--pack", "250", "--per-day", "2", "--json")
-    said = json.loads(done.stdout)
-    assert (said["recredit_below"], said["recredit_pack"], said["recredit_per_day"]) == (100, 250, 2)
+    output = json.loads(done.stdout)
+    assert (output["recredit_below"], output["recredit_pack"], output["recredit_per_day"]) == (100, 250, 2)
     shown = run_app("account", "recredit", "smpp-acme-1").stdout
     assert "recredit_pack     250" in shown
-    assert accounts.by_name(conn, "smpp-acme-1").recredit_pack == 250_000
+    assert accounts.get_account(conn, "smpp-acme-1").recredit_pack == 250_000
     run_app("account", "recredit", "smpp-acme-1", "--below", "0")
-    assert accounts.by_name(conn, "smpp-acme-1").recredit_below is None
+    assert accounts.get_account(conn, "smpp-acme-1").recredit_below is None
 
 
 def test_a_rule_that_is_refused(run_app: Run, conn: db.Connection) -> None:
     done = run_app("account", "recredit", "smpp-acme-1", "--below", "100", "--pack", "300")
     assert (done.returncode, done.stderr.strip()) == (1, "There is no such pack.")
-    assert accounts.by_name(conn, "smpp-acme-1").recredit_below is None
+    assert accounts.get_account(conn, "smpp-acme-1").recredit_below is None

@@ -12,7 +12,9 @@ from portal.services.common.audit import SHELL
 def order(conn, cast):
     """An open order of 100 credits for Acme's first account."""
 
-    return orders.place(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), packs.of_size(conn, 100_000))
+    return orders.place_order(
+        conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), packs.get_pack(conn, 100_000)
+    )
 
 
 def test_an_order_is_listed_shown_and_paid_once(ok, run_app, order):
@@ -52,7 +54,7 @@ def test_an_order_is_cancelled(ok, run_app, order):
 def test_packs_are_set_and_removed(ok, run_app, conn):
     assert ok("pack", "list")[0] == {"credits": 100, "price": "7.00", "currency": "EUR"}
     ok("pack", "remove", "200", "250", "500", "1000", "5000", "10000")
-    assert packs.everyone(conn) == [Pack(100_000, 700, "EUR")]
+    assert packs.list_packs(conn) == [Pack(100_000, 700, "EUR")]
     assert [each["credits"] for each in ok("pack", "set", "0.5=0.04", "1000=60")] == [0.5, 100, 1000]
     for args, sentence in (
         (("set", "2000=130"), "a larger pack has to make credits cheaper"),
@@ -65,11 +67,11 @@ def test_packs_are_set_and_removed(ok, run_app, conn):
         assert (done.returncode, sentence in done.stderr) == (1, True), done.stderr
     assert run_app("pack", "set", "2000").returncode == 2
     ok("pack", "set", "0.5=5", "100=900", "1000=8000", "--currency", "JPY")
-    assert packs.everyone(conn) == [Pack(500, 5, "JPY"), Pack(100_000, 900, "JPY"), Pack(1_000_000, 8000, "JPY")]
+    assert packs.list_packs(conn) == [Pack(500, 5, "JPY"), Pack(100_000, 900, "JPY"), Pack(1_000_000, 8000, "JPY")]
     assert "JP¥8.00" in run_app("pack", "list").stdout
 
 
 def test_the_first_pack_needs_a_currency(ok, run_app, conn):
-    packs.replace(conn, SHELL, [])
+    packs.replace_packs(conn, SHELL, [])
     assert "isn't a currency" in run_app("pack", "set", "100=7").stderr
     assert ok("pack", "set", "100=7", "--currency", "chf") == [{"credits": 100, "price": "7.00", "currency": "CHF"}]

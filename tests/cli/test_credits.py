@@ -43,9 +43,9 @@ def test_corrections_and_refunds(ok, refused, run_app):
 
 
 def test_what_a_message_cost_is_refunded(ok, refused, conn):
-    message_id, other = acting.send(conn, "smpp-acme-1", "x" * 200, "hello")
+    message_id, other = acting.send_texts(conn, "smpp-acme-1", "x" * 200, "hello")
     assert "on its way" in refused("credits", "refund", "smpp-acme-1", "--message", message_id, "--reason", "x")
-    acting.deliver(conn, message_id, other)
+    acting.deliver_messages(conn, message_id, other)
     assert "cost 3" in refused("credits", "refund", "smpp-acme-1", "2", "--message", message_id, "--reason", "x")
     refund = ("credits", "refund", "smpp-acme-1", "--message", message_id, "--reason", "Route down")
     assert ok(*refund) == {"account": "smpp-acme-1", "balance": 999}

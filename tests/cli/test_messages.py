@@ -2,7 +2,7 @@
 
 import re
 
-from tests.support import eventually
+from tests.support import wait_until
 
 
 def test_routes_are_added_listed_and_removed(ok, refused):
@@ -52,17 +52,17 @@ def test_a_message_from_a_handset_is_simulated(ok, refused, run_app):
     assert refused(*mo, "hello").startswith("What is sent to 48484 reaches no account.")
     ok("route", "add", "smpp-acme-1", "48484")
     assert ok(*mo, "hello") == {"accounts": ["smpp-acme-1"], "keyword": "", "stop": False, "running": False}
-    said = run_app(*mo, "stop")
-    assert said.returncode == 0
-    assert "For smpp-acme-1." in said.stdout
-    assert "+393337654321 goes on the blacklist of smpp-acme-1." in said.stdout
-    assert "The SMPP server isn't running: it takes the message when it starts." in said.stdout
+    result = run_app(*mo, "stop")
+    assert result.returncode == 0
+    assert "For smpp-acme-1." in result.stdout
+    assert "+393337654321 goes on the blacklist of smpp-acme-1." in result.stdout
+    assert "The SMPP server isn't running: it takes the message when it starts." in result.stdout
 
 
 def test_a_simulated_message_is_taken_by_the_server_that_runs(ok, server):
     ok("route", "add", "smpp-acme-1", "48484")
     assert ok("simulate", "mo", "--from", "393337654321", "--to", "48484", "ARRET")["running"]
     conn = server.connect()
-    assert eventually(lambda: [row[0] for row in conn.execute("SELECT text FROM received")]) == ["ARRET"]
+    assert wait_until(lambda: [row[0] for row in conn.execute("SELECT text FROM received")]) == ["ARRET"]
     conn.close()
     assert [each["reason"] for each in ok("blacklist", "list", "smpp-acme-1")] == ["STOP"]

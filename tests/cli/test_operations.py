@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from portal.services.operations import daily_self_check
-from tests.support import ROOT, eventually
+from tests.support import ROOT, wait_until
 
 
 def test_config_prints_every_key_with_its_origin(ok, data, app):
@@ -54,9 +54,9 @@ def test_check_says_what_is_off(run_app, conn):
     assert json.loads(run_app("check", "--json").stdout) == {"ok": True, "problems": []}
     conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
     done = run_app("check", "--json")
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["ok"]) == (1, False)
-    assert found["problems"] == [
+    value = json.loads(done.stdout)
+    assert (done.returncode, value["ok"]) == (1, False)
+    assert value["problems"] == [
         "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
     ]
     assert done.stderr.count("\n") == 1
@@ -65,11 +65,13 @@ def test_check_says_what_is_off(run_app, conn):
 
 def test_a_check_that_is_recorded_is_kept_and_told(run_app, conn):
     assert json.loads(run_app("check", "--record", "--json").stdout) == {"ok": True, "problems": []}
-    assert daily_self_check.last(conn).problems == []
+    assert daily_self_check.find_last_result(conn).problems == []
     conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
     done = run_app("check", "--record", "--json")
     assert done.returncode == 1
-    assert [str(each) for each in daily_self_check.last(conn).problems] == json.loads(done.stdout)["problems"]
+    assert [str(each) for each in daily_self_check.find_last_result(conn).problems] == json.loads(done.stdout)[
+        "problems"
+    ]
     assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
 
 
@@ -86,7 +88,7 @@ def test_a_supervised_check_ends_with_its_starter(data, conn):
         fcntl.flock(lock, fcntl.LOCK_EX)
         words = [sys.executable, ROOT / "app.py", "check", "--record", "--supervised", "--data", data]
         with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
-            eventually(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
+            wait_until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
             process.stdin.close()
             assert process.wait(10) == -signal.SIGTERM
 

@@ -54,7 +54,7 @@ def test_customers(ok, refused):
 def test_a_user_gets_a_link(ok, conn):
     made = ok("user", "add", "--email", "dora@acme.example", "--customer", "Acme", "--role", "manager")
     token = made["link"].rpartition("/enrol/")[2]
-    user = enrolment.of_link(conn, token)
+    user = enrolment.get_user_by_enrolment_link(conn, token)
     assert (user.email, user.role, user.enrolled) == ("dora@acme.example", "manager", False)
     again = ok("user", "link", "dora@acme.example")["link"]
     assert again != made["link"]
@@ -69,7 +69,7 @@ def test_a_user_enrolled_at_once_can_log_in(ok, conn, keys):
     assert len(made["recovery_codes"]) == 10
     user = authentication.check_login(conn, "dora@acme.example", "correct horse battery", "192.0.2.1", 10)
     assert user.role == "owner"
-    assert two_factor.accept(conn, keys, user.id, pyotp.parse_uri(made["otpauth_uri"]).now())
+    assert two_factor.verify_totp_code(conn, keys, user.id, pyotp.parse_uri(made["otpauth_uri"]).now())
 
 
 def test_users_that_are_refused_leave_nothing(ok, refused, conn):

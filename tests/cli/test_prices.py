@@ -87,8 +87,8 @@ def test_a_file_is_imported_all_or_none_and_exported_as_it_came(ok, refused, run
     assert exported.splitlines()[0] == "destination,country,price,valid_from"
     assert ok("import", "-", stdin=exported) == {"new": 0, "changed": 0, "unchanged": COUNTRIES + 1}
     file.write_text("destination,price\nIT,2\nXX,1\nFR,free\n")
-    said = refused("import", file)
-    assert said.startswith("Nothing was imported: 2 lines can't be read. Line 3: “XX” is neither")
-    assert "Line 4: “free” isn't a price" in said
+    error = refused("import", file)
+    assert error.startswith("Nothing was imported: 2 lines can't be read. Line 3: “XX” is neither")
+    assert "Line 4: “free” isn't a price" in error
     assert italy(0.7) in ok("list")
     assert "No such file" in refused("import", tmp_path / "none.csv")

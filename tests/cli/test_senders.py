@@ -1,6 +1,6 @@
 """`sender …`, as users and scripts run it."""
 
-from tests.documents import PDF, png
+from tests.documents import PDF, create_png
 
 
 def test_senders(ok, refused):
@@ -50,7 +50,7 @@ def test_decisions_in_the_shell_are_told_to_the_customer(ok, conn):
 
 def test_documents_are_in_the_backup(ok, run_app, data, tmp_path):
     paper, copy = tmp_path / "paper", tmp_path / "copy"
-    paper.write_bytes(png(padding=400_000))
+    paper.write_bytes(create_png(padding=400_000))
     ok("sender", "add", "smpp-acme-1", "SHOP", "--document", paper)
     assert run_app("backup", tmp_path / "backup.db").returncode == 0
     ok("sender", "remove", "smpp-acme-1", "SHOP")

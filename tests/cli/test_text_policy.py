@@ -14,11 +14,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_texts_are_hidden_and_no_longer_kept(run_app: Run, conn: db.Connection, cast: Cast) -> None:
     assert json.loads(run_app("customer", "change", "Acme", "--texts", "hidden", "--json").stdout)["texts"] == "hidden"
-    assert customers.by_id(conn, cast.acme).texts == text_policy.HIDDEN
+    assert customers.get_customer_by_id(conn, cast.acme).texts == text_policy.HIDDEN
     done = run_app("customer", "change", "Acme", "--texts", "none", "--remove-stored")
     assert "none" in done.stdout
-    assert text_policy.removing(conn, cast.acme)
-    assert customers.by_id(conn, cast.globex).texts == text_policy.SHOWN
+    assert text_policy.is_removing_texts(conn, cast.acme)
+    assert customers.get_customer_by_id(conn, cast.globex).texts == text_policy.SHOWN
 
 
 def test_what_makes_no_sense_is_refused(run_app: Run, conn: db.Connection, cast: Cast) -> None:
@@ -28,4 +28,4 @@ def test_what_makes_no_sense_is_refused(run_app: Run, conn: db.Connection, cast:
         done = run_app("customer", "change", "Acme", "--remove-stored", *also)
         assert done.returncode == 2
         assert "--remove-stored goes with --texts none" in done.stderr
-    assert customers.by_id(conn, cast.acme).texts == text_policy.SHOWN
+    assert customers.get_customer_by_id(conn, cast.acme).texts == text_policy.SHOWN

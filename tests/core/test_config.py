@@ -13,13 +13,13 @@ def load(tmp_path):
     def loaded(text="", **env):
         file = tmp_path / "settings.toml"
         file.write_text(text)
-        return settings.load(file, tmp_path, env)
+        return settings.load_config(file, tmp_path, env)
 
     return loaded
 
 
 def origins(config):
-    return {each.key: each.origin for each in config.sources}
+    return {each.key: each.origin for each in config.setting_origins}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_defaults(load):
     assert config.limits.ips_per_account == 10
     assert config.mail.url == ""
     assert config.public_url == "http://127.0.0.1:8000"
-    assert config.database == config.data / "portal.db"
+    assert config.database_file == config.data / "portal.db"
     assert [each.kind for each in config.upstreams] == ["simulator"]
 
 
@@ -59,7 +59,7 @@ def test_every_kind_of_value(load):
     text = 'name = "Acme SMS"\ntimezone = "Europe/Rome"\n[web]\ntrusted_proxies = ["10.0.0.0/8", "::1"]\n'
     config = load(text, PORTAL_MAIL_FROM="a@b.example", PORTAL_WEB_PUBLIC_URL="https://sms.example/")
     assert (config.name, config.timezone) == ("Acme SMS", "Europe/Rome")
-    assert [str(each) for each in config.proxies] == ["10.0.0.0/8", "::1/128"]
+    assert [str(each) for each in config.trusted_proxy_networks] == ["10.0.0.0/8", "::1/128"]
     assert config.mail.sender == "a@b.example"
     assert config.public_url == "https://sms.example"
     assert load(PORTAL_WEB_TRUSTED_PROXIES="10.0.0.1, 10.0.0.2").web.trusted_proxies == ("10.0.0.1", "10.0.0.2")
@@ -132,18 +132,18 @@ def test_other_programs_variables_do_not_matter(load):
 
 def test_where_the_data_folder_and_the_file_come_from(tmp_path):
     (tmp_path / "config.toml").write_text('name = "From the folder"')
-    assert settings.load(data=tmp_path, env={}).name == "From the folder"
-    assert settings.load(env={"PORTAL_DATA": str(tmp_path)}).name == "From the folder"
+    assert settings.load_config(data=tmp_path, env={}).name == "From the folder"
+    assert settings.load_config(env={"PORTAL_DATA": str(tmp_path)}).name == "From the folder"
     other = tmp_path / "other.toml"
     other.write_text(f'name = "Named"\ndata = "{tmp_path / "elsewhere"}"')
-    named = settings.load(env={"PORTAL_CONFIG": str(other)})
+    named = settings.load_config(env={"PORTAL_CONFIG": str(other)})
     assert (named.name, named.data) == ("Named", tmp_path / "elsewhere")
-    assert settings.load(other, tmp_path, {}).data == tmp_path
+    assert settings.load_config(other, tmp_path, {}).data == tmp_path
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
-        settings.load(tmp_path / "missing.toml", tmp_path, {})
+        settings.load_config(tmp_path / "missing.toml", tmp_path, {})
 
 
 def test_an_ipv6_host_is_bracketed_in_addresses(load):
@@ -151,9 +151,9 @@ def test_an_ipv6_host_is_bracketed_in_addresses(load):
 
 
 def test_every_setting_says_what_it_is_for(load):
-    assert all(each.help for each in load().sources)
+    assert all(each.help for each in load().setting_origins)
 
 
 def test_a_relative_data_folder_is_under_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert settings.load(data=Path("x"), env={}).data == tmp_path / "x"
+    assert settings.load_config(data=Path("x"), env={}).data == tmp_path / "x"

@@ -3,33 +3,33 @@ from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portal.core.crypto import KeyFileError, Keys, token_hash
+from portal.core.crypto import KeyFileError, Keys, hash_token
 
 
 @given(st.binary(max_size=200))
 def test_what_is_sealed_is_unsealed(plain):
     keys = Keys(b"k" * 32)
-    sealed = keys.seal(plain)
-    assert keys.unseal(sealed) == plain
-    assert keys.seal(plain) != sealed
+    sealed = keys.encrypt_column(plain)
+    assert keys.decrypt_column(sealed) == plain
+    assert keys.encrypt_column(plain) != sealed
 
 
 def test_what_was_altered_or_sealed_by_others_is_not_unsealed(keys):
-    sealed = keys.seal(b"secret")
+    sealed = keys.encrypt_column(b"secret")
     for altered in (sealed[:-1] + bytes([sealed[-1] ^ 1]), b"\0" * 12 + sealed[12:]):
         with pytest.raises(InvalidTag):
-            keys.unseal(altered)
+            keys.decrypt_column(altered)
     with pytest.raises(InvalidTag):
-        Keys(b"other" * 6 + b"__").unseal(sealed)
+        Keys(b"other" * 6 + b"__").decrypt_column(sealed)
 
 
 def test_each_purpose_has_its_own_key(keys):
-    assert len({keys.smpp_digest("x"), token_hash("x"), keys.cookie}) == 3
+    assert len({keys.digest_smpp_password("x"), hash_token("x"), keys.cookie_key}) == 3
 
 
 def test_a_digest_depends_on_the_installation(keys):
-    assert keys.smpp_digest("x") == keys.smpp_digest(b"x")
-    assert keys.smpp_digest("x") != Keys(b"k" * 32).smpp_digest("x")
+    assert keys.digest_smpp_password("x") == keys.digest_smpp_password(b"x")
+    assert keys.digest_smpp_password("x") != Keys(b"k" * 32).digest_smpp_password("x")
 
 
 def test_a_key_is_made_once_and_for_its_owner_only(tmp_path):
@@ -42,11 +42,11 @@ def test_a_key_is_made_once_and_for_its_owner_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(None, "is missing"), ("xyz", "is damaged"), ("ff" * 16, "must hold 32 bytes"), (b"\xff\xfe", "is damaged")],
 )
-def test_a_key_that_is_no_key_is_named(tmp_path, content, said):
+def test_a_key_that_is_no_key_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "secret.key").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(KeyFileError, match=said):
+    with pytest.raises(KeyFileError, match=message):
         Keys.load(tmp_path)

@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 
 from portal.core import db
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 
 
 def name_of(conn):
@@ -24,7 +24,7 @@ def test_what_is_acknowledged_is_on_disk(conn):
 
 def test_a_block_that_fails_changes_nothing(conn):
     def fail():
-        with immediate(conn):
+        with write_transaction(conn):
             rename(conn, "Changed")
             raise RuntimeError("no")
 
@@ -40,7 +40,7 @@ def test_a_block_that_is_interrupted_leaves_no_transaction_behind(conn):
         step = count(1)
         conn.set_progress_handler(lambda step=step, last=steps: next(step) == last, 1)
         try:
-            with immediate(conn):
+            with write_transaction(conn):
                 rename(conn, f"After {steps}")
         except sqlite3.OperationalError as error:
             assert error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
@@ -50,8 +50,8 @@ def test_a_block_that_is_interrupted_leaves_no_transaction_behind(conn):
 
 def test_an_inner_block_belongs_to_the_outer_one(conn, connect):
     def fail():
-        with immediate(conn):
-            with immediate(conn):
+        with write_transaction(conn):
+            with write_transaction(conn):
                 rename(conn, "Changed")
             assert name_of(connect()) == "Acme"
             raise RuntimeError("no")
@@ -65,7 +65,7 @@ def test_commits_are_told_after_they_have_happened_and_once(data, connect):
     seen = []
     other = connect()
     conn = db.connect(data / db.FILE_NAME, on_commit=lambda: seen.append(name_of(other)))
-    with immediate(conn), immediate(conn):
+    with write_transaction(conn), write_transaction(conn):
         rename(conn, "Changed")
     assert seen == ["Changed"]
     conn.close()
@@ -76,7 +76,7 @@ def test_a_block_that_fails_tells_nothing(data):
     conn = db.connect(data / db.FILE_NAME, on_commit=lambda: seen.append(1))
 
     def fail():
-        with immediate(conn):
+        with write_transaction(conn):
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
@@ -89,7 +89,7 @@ def test_writers_wait_for_each_other(connect):
     def add():
         conn = connect()
         for _ in range(50):
-            with immediate(conn):
+            with write_transaction(conn):
                 value = conn.execute("SELECT value FROM counters WHERE name = 'message_id'").fetchone()[0]
                 conn.execute("UPDATE counters SET value = ? WHERE name = 'message_id'", (value + 1,))
 
@@ -107,11 +107,11 @@ def test_a_writer_waits_for_another(data, connect, only_immediate):
     waiting = db.connect(data / db.FILE_NAME, only_immediate=only_immediate)
 
     def write():
-        with immediate(waiting):
+        with write_transaction(waiting):
             rename(waiting, "Second")
         renamed.set()
 
-    with immediate(holder):
+    with write_transaction(holder):
         thread = threading.Thread(target=write)
         thread.start()
         assert not renamed.wait(0.05)
@@ -125,18 +125,22 @@ def test_a_writer_waits_for_another(data, connect, only_immediate):
 def test_a_writer_that_waits_too_long_says_so(data, connect, only_immediate):
     holder = connect()
     impatient = db.connect(data / db.FILE_NAME, busy_timeout_ms=20, only_immediate=only_immediate)
-    with immediate(holder), pytest.raises(sqlite3.OperationalError, match="locked"), immediate(impatient):
+    with (
+        write_transaction(holder),
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+        write_transaction(impatient),
+    ):
         pass
     impatient.close()
 
 
 def test_the_log_is_emptied_but_nobody_is_waited_for(conn, connect, data):
     other, log = connect(), data / f"{db.FILE_NAME}-wal"
-    with db.immediate(conn):
+    with db.write_transaction(conn):
         conn.execute("INSERT INTO spent_forms VALUES ('1', 1)")
-        assert not db.empty_log(other)
+        assert not db.truncate_wal(other)
     assert log.stat().st_size > 0
-    assert db.empty_log(other)
+    assert db.truncate_wal(other)
     assert log.stat().st_size == 0
     for each in (conn, other):
         assert each.execute("PRAGMA busy_timeout").fetchone()[0] == db.BUSY_TIMEOUT_MS

@@ -34,12 +34,12 @@ def test_undefined_bytes_are_refused(body):
 def test_characters_without_a_place_are_refused(text):
     with pytest.raises(ValueError):
         gsm0338.encode(text)
-    assert gsm0338.choose(text) is Encoding.UCS2
+    assert gsm0338.choose_encoding(text) is Encoding.UCS2
 
 
 def test_characters_without_a_place_are_named_once_in_their_order():
-    assert gsm0338.without_place("Caffè – “perché no” – 5 €\n📦") == "–“”📦"
-    assert gsm0338.without_place("Caffè, perché no: {5 €}\f") == ""
+    assert gsm0338.find_non_gsm_characters("Caffè – “perché no” – 5 €\n📦") == "–“”📦"
+    assert gsm0338.find_non_gsm_characters("Caffè, perché no: {5 €}\f") == ""
 
 
 @given(st.binary(max_size=300))
@@ -72,47 +72,47 @@ def test_decoding_any_bytes_gives_a_text_or_a_value_error(body):
     ],
 )
 def test_parts(text, parts):
-    encoding = gsm0338.choose(text)
-    assert gsm0338.part_count(gsm0338.to_body(text, encoding), encoding) == parts
+    encoding = gsm0338.choose_encoding(text)
+    assert gsm0338.count_parts(gsm0338.encode_body(text, encoding), encoding) == parts
 
 
 @given(texts)
 def test_gsm_pieces_are_whole_and_join_to_the_body(text):
     body = gsm0338.encode(text)
-    pieces = gsm0338.split(body, Encoding.GSM)
+    pieces = gsm0338.split_body(body, Encoding.GSM)
     assert b"".join(pieces) == body
     assert "".join(gsm0338.decode(piece) for piece in pieces) == text
-    assert len(pieces) == gsm0338.part_count(body, Encoding.GSM)
+    assert len(pieces) == gsm0338.count_parts(body, Encoding.GSM)
     assert all(len(piece) <= (160 if len(pieces) == 1 else 153) for piece in pieces)
 
 
 @given(st.text(max_size=300))
 def test_ucs2_pieces_are_whole_and_join_to_the_body(text):
-    body = gsm0338.to_body(text, Encoding.UCS2)
-    pieces = gsm0338.split(body, Encoding.UCS2)
+    body = gsm0338.encode_body(text, Encoding.UCS2)
+    pieces = gsm0338.split_body(body, Encoding.UCS2)
     assert "".join(piece.decode("utf-16-be") for piece in pieces) == text
     assert all(len(piece) <= (140 if len(pieces) == 1 else 134) for piece in pieces)
 
 
 def test_a_header_takes_its_room():
-    assert gsm0338.room(Encoding.GSM, 6) == 153
-    assert gsm0338.room(Encoding.GSM, 7) == 152
-    assert gsm0338.room(Encoding.UCS2, 6) == 134
+    assert gsm0338.get_part_capacity(Encoding.GSM, 6) == 153
+    assert gsm0338.get_part_capacity(Encoding.GSM, 7) == 152
+    assert gsm0338.get_part_capacity(Encoding.UCS2, 6) == 134
 
 
 def test_packing_as_in_the_textbook():
-    assert gsm0338.pack(b"hellohello").hex() == "e8329bfd4697d9ec37"
-    assert gsm0338.unpack(bytes.fromhex("e8329bfd4697d9ec37"), 10) == b"hellohello"
+    assert gsm0338.pack_septets(b"hellohello").hex() == "e8329bfd4697d9ec37"
+    assert gsm0338.unpack_septets(bytes.fromhex("e8329bfd4697d9ec37"), 10) == b"hellohello"
 
 
 @given(texts, st.integers(0, 6))
 def test_packing_both_ways(text, fill_bits):
     septets = gsm0338.encode(text)
-    assert gsm0338.unpack(gsm0338.pack(septets, fill_bits), len(septets), fill_bits) == septets
+    assert gsm0338.unpack_septets(gsm0338.pack_septets(septets, fill_bits), len(septets), fill_bits) == septets
 
 
 def test_what_cannot_be_packed_or_unpacked_is_refused():
     with pytest.raises(ValueError):
-        gsm0338.pack(b"\x80")
+        gsm0338.pack_septets(b"\x80")
     with pytest.raises(ValueError):
-        gsm0338.unpack(b"\x00" * 7, 9)
+        gsm0338.unpack_septets(b"\x00" * 7, 9)

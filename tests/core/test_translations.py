@@ -18,8 +18,8 @@ PLACEHOLDER = re.compile(r"%\([a-z_0-9]+\)s")
 def sentences() -> set[str | tuple[str, ...]]:
     with (paths.ROOT / "babel.cfg").open() as file:
         methods, options = parse_mapping_cfg(file)
-    found = extract_from_dir(str(paths.ROOT), methods, options, keywords=KEYWORDS)
-    return {message for _, _, message, _, _ in found if message}
+    extracted = extract_from_dir(str(paths.ROOT), methods, options, keywords=KEYWORDS)
+    return {message for _, _, message, _, _ in extracted if message}
 
 
 def translations(language: str) -> Iterator[tuple[str | tuple[str, ...], str | tuple[str, ...], bool]]:
@@ -71,5 +71,5 @@ def test_italian_uses_the_labels_that_users_of_the_model_know() -> None:
         "Credits": "Crediti",
         "History": "Storico",
     }
-    catalogue = i18n.catalogue("it")
+    catalogue = i18n.load_catalogue("it")
     assert {english: catalogue.gettext(english) for english in labels} == labels

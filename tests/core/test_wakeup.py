@@ -1,4 +1,4 @@
-"""The wakeup reaches whoever listens, and hurts nobody when there is none."""
+"""A wakeup reaches the listener, and does no harm when there is none."""
 
 import asyncio
 from contextlib import closing
@@ -18,7 +18,7 @@ def data(request, tmp_path):
 def test_a_wakeup_arrives(data):
     async def scenario():
         arrived = asyncio.Event()
-        listener = wakeup.Listener(data, asyncio.get_running_loop(), arrived.set)
+        listener = wakeup.WakeupListener(data, asyncio.get_running_loop(), arrived.set)
         with closing(wakeup.WakeupSender(data)) as wakeup_sender:
             wakeup_sender.send()
         await asyncio.wait_for(arrived.wait(), 5)
@@ -37,13 +37,13 @@ def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):
     async def scenario():
         loop = asyncio.get_running_loop()
         calls = []
-        first = wakeup.Listener(data, loop, lambda: calls.append("first"))
+        first = wakeup.WakeupListener(data, loop, lambda: calls.append("first"))
         wakeup_sender = wakeup.WakeupSender(data)
         for _ in range(5_000):
             wakeup_sender.send()
         first.close()
         arrived = asyncio.Event()
-        second = wakeup.Listener(data, loop, arrived.set)
+        second = wakeup.WakeupListener(data, loop, arrived.set)
         wakeup_sender.send()
         await asyncio.wait_for(arrived.wait(), 5)
         second.close()

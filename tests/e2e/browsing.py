@@ -1,54 +1,54 @@
-"""What a person does in the portal, and what goes wrong without anybody seeing it."""
+"""A browser tab with the actions of a user, which also collects errors that nobody would see."""
 
 import re
 from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
-from tests.support import Person, Server
+from tests.support import Person, RunningServer
 
 # Chromium reports each answer from 400 on as an error, also those that are meant: a refused form, somebody else's page.
-_MEANT = re.compile(r"Failed to load resource: the server responded with a status of 4(01|03|04|22|29) ")
+_EXPECTED_ERRORS = re.compile(r"Failed to load resource: the server responded with a status of 4(01|03|04|22|29) ")
 
 
-def address_of(server: Server) -> str:
+def portal_url(server: RunningServer) -> str:
     """The portal as a host of its own on plain http; the browser is started so that the name leads to loopback."""
     return f"http://portal.test:{urlsplit(server.url).port}"
 
 
-class Tab:
+class BrowserTab:
     """One open page.
 
     `complaints` collects what nobody would see: errors and warnings on the console (a violated Content-Security-Policy
     is one), exceptions, and requests to other hosts.
     """
 
-    def __init__(self, page: Page, server: Server) -> None:
+    def __init__(self, page: Page, server: RunningServer) -> None:
         self.page = page
         self.server = server
-        self.complaints: list[str] = []
-        page.on("console", self._heard)
-        page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
-        page.on("request", self._requested)
+        self.browser_errors: list[str] = []
+        page.on("console", self._on_console_message)
+        page.on("pageerror", lambda error: self.browser_errors.append(f"{page.url}: {error}"))
+        page.on("request", self._on_request)
 
-    def _heard(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not _MEANT.match(message.text):
-            self.complaints.append(f"{self.page.url}: {message.text}")
+    def _on_console_message(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not _EXPECTED_ERRORS.match(message.text):
+            self.browser_errors.append(f"{self.page.url}: {message.text}")
 
-    def _requested(self, request: Request) -> None:
-        if not request.url.startswith((address_of(self.server), "data:")):
-            self.complaints.append(f"{self.page.url} asked for {request.url}")
+    def _on_request(self, request: Request) -> None:
+        if not request.url.startswith((portal_url(self.server), "data:")):
+            self.browser_errors.append(f"{self.page.url} asked for {request.url}")
 
     # --- doing
 
     def log_in(self, person: Person, step: int = 0) -> None:
         """Through both steps. A code is good once: a second login of the same person takes `step=1`."""
-        self.give_password(person)
-        self.page.get_by_label("Code", exact=True).fill(person.code(step))
+        self.submit_password(person)
+        self.page.get_by_label("Code", exact=True).fill(person.totp_code(step))
         self.button("Log in").click()
         self.page.wait_for_url(lambda url: "/login" not in url)
 
-    def give_password(self, person: Person) -> None:
+    def submit_password(self, person: Person) -> None:
         """The first step of the login alone."""
         self.page.goto("/login")
         self.page.get_by_label("E-mail address").fill(person.email)
@@ -56,7 +56,7 @@ class Tab:
         self.button("Log in").click()
         self.page.wait_for_url("**/login/totp*")
 
-    def move_authenticator(self, person: Person) -> None:
+    def start_authenticator_change(self, person: Person) -> None:
         """Begin to, from the profile; nothing changes until a code of the new one is given."""
         self.page.goto("/profile")
         form = self.page.locator("form[action$='/profile/authenticator']")
@@ -78,7 +78,7 @@ class Tab:
         """A tile by its heading."""
         return self.page.get_by_role("region", name=title)
 
-    def paste(self, label: str) -> str:
+    def read_clipboard(self, label: str) -> str:
         """What Ctrl+V brings, read back through a field of the page, which is emptied again."""
         field = self.page.get_by_label(label)
         field.focus()
@@ -89,14 +89,14 @@ class Tab:
 
     # --- seeing
 
-    def sees(self, text: str) -> None:
+    def expect_text(self, text: str) -> None:
         """Wait until a text is in sight."""
         expect(self.page.get_by_text(text).locator("visible=true").first).to_be_visible()
 
-    def is_told(self, text: str) -> None:
+    def expect_toast(self, text: str) -> None:
         """Wait for a toast."""
         expect(self.page.locator(".toast", has_text=text)).to_be_visible()
 
-    def has_status(self, label: str) -> None:
+    def expect_account_status(self, label: str) -> None:
         """Wait until an account's header says this state."""
         expect(self.page.locator("#account-status")).to_have_text(label)

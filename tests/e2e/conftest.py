@@ -8,13 +8,13 @@ import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from portal.core import config as settings
-from tests.e2e.browsing import Tab, address_of
-from tests.e2e.gallery import Gallery, hang
+from tests.e2e.browsing import BrowserTab, portal_url
+from tests.e2e.gallery import PageGallery, create_gallery
 from tests.mailbox import Mailbox
-from tests.serving import serving
-from tests.support import DEADLINE_S, Cast, Server, a_copy
+from tests.serving import run_server
+from tests.support import DEADLINE_S, Cast, RunningServer, copy_data_folder
 
-ARGUMENTS = [
+CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -38,29 +38,29 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
     Without windows and all around them: that takes a quarter of the time. Tests of the keyboard have the whole one.
     """
-    running = playwright.chromium.launch(executable_path="/usr/bin/chromium-headless-shell", args=ARGUMENTS)
+    running = playwright.chromium.launch(executable_path="/usr/bin/chromium-headless-shell", args=CHROMIUM_ARGUMENTS)
     yield running
     running.close()
 
 
 @pytest.fixture
-def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
+def open_tab(browser: Browser) -> Iterator[Callable[..., BrowserTab]]:
     """Opens tabs on a server, each in a context of its own; `options` are Playwright's.
 
     At the end of the test nothing may have gone wrong unseen in any of them, see `Tab`.
     """
     with ExitStack() as contexts:
-        opened: list[Tab] = []
+        opened: list[BrowserTab] = []
 
-        def open_one(server: Server, **options: object) -> Tab:
-            context = browser.new_context(**({"base_url": address_of(server), "locale": "en-GB"} | options))
+        def open_new_tab(server: RunningServer, **options: object) -> BrowserTab:
+            context = browser.new_context(**({"base_url": portal_url(server), "locale": "en-GB"} | options))
             context.set_default_timeout(DEADLINE_S * 1000)
             contexts.callback(context.close)
-            opened.append(Tab(context.new_page(), server))
+            opened.append(BrowserTab(context.new_page(), server))
             return opened[-1]
 
-        yield open_one
-        complaints = [each for tab in opened for each in tab.complaints]
+        yield open_new_tab
+        complaints = [each for tab in opened for each in tab.browser_errors]
         assert complaints == []
 
 
@@ -74,9 +74,9 @@ def mailbox() -> Iterator[Mailbox]:
 @pytest.fixture(scope="package")
 def gallery(
     template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory, browser: Browser
-) -> Iterator[Gallery]:
+) -> Iterator[PageGallery]:
     """A server that no test changes, with something on each page, and everyone logged in."""
-    data = a_copy(template[0], tmp_path_factory.mktemp("gallery") / "data")
-    config = settings.load(data=data, env={})
-    with serving(config) as server:
-        yield hang(browser, server, config, template[1])
+    data = copy_data_folder(template[0], tmp_path_factory.mktemp("gallery") / "data")
+    config = settings.load_config(data=data, env={})
+    with run_server(config) as server:
+        yield create_gallery(browser, server, config, template[1])

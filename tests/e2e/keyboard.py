@@ -2,17 +2,17 @@
 
 from playwright.sync_api import Page, expect
 
-_FARTHEST = 60
+_MAX_KEY_PRESSES = 60
 
 # Where the focus is, in words: the tag, and the label of a field or the text of anything else.
-_FOCUSED = """() => {
+_FOCUSED_JS = """() => {
   const element = document.activeElement;
   const words = element.labels?.[0] ?? element;
   return `${element.tagName} ${words.textContent.trim().replace(/\\s+/g, ' ')}`;
 }"""
 
 # Around itself, or around the row that it stands for.
-_SHOWS = """() => [null, '::after'].some((part) => {
+_FOCUS_VISIBLE_JS = """() => [null, '::after'].some((part) => {
   const {outlineStyle, outlineWidth, boxShadow} = getComputedStyle(document.activeElement, part);
   return (outlineStyle !== 'none' && parseFloat(outlineWidth) > 0) || boxShadow !== 'none';
 })"""
@@ -30,21 +30,21 @@ class Keyboard:
     def type(self, text: str) -> None:
         self._page.keyboard.type(text)
 
-    def walk_to(self, words: str, key: str = "Tab") -> None:
+    def move_focus_to(self, words: str, key: str = "Tab") -> None:
         """Press Tab until what has the focus says so; each stop on the way shows that it has it."""
         passed = []
-        for _ in range(_FARTHEST):
+        for _ in range(_MAX_KEY_PRESSES):
             self.press(key)
-            passed.append(self.focused())
-            assert self._page.evaluate(_SHOWS), f"{passed[-1]} doesn't show that it has the focus"
+            passed.append(self.focused_element())
+            assert self._page.evaluate(_FOCUS_VISIBLE_JS), f"{passed[-1]} doesn't show that it has the focus"
             if words in passed[-1]:
                 return
         raise AssertionError(f"no way to “{words}” by {key}, only to {passed}")
 
-    def focused(self) -> str:
+    def focused_element(self) -> str:
         """What has the focus: `BUTTON Add an IP (0/10)`."""
-        return str(self._page.evaluate(_FOCUSED))
+        return str(self._page.evaluate(_FOCUSED_JS))
 
-    def is_not_lost(self) -> None:
+    def expect_focus(self) -> None:
         """The focus is somewhere, not at the page's top."""
         expect(self._page.locator(":focus:not(body)")).to_have_count(1)

@@ -1,4 +1,4 @@
-"""Messages are ticked in the page, asked about in its dialog, and gone; what was ticked stays so while others come."""
+"""Messages are selected and deleted after a confirmation; the selection survives while others arrive."""
 
 from collections.abc import Callable
 
@@ -8,30 +8,32 @@ from playwright.sync_api import expect
 from portal.core import clock
 from portal.services.accounts import accounts
 from portal.services.messages import deliveries
-from tests.e2e.browsing import Tab
-from tests.support import Cast, Server
+from tests.e2e.browsing import BrowserTab
+from tests.support import Cast, RunningServer
 from tests.web import acting
 
 PAGE = "/accounts/smpp-acme-1/history"
 
 
 @pytest.fixture
-def alice(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> Tab:
+def alice(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> BrowserTab:
     tab = open_tab(server)
     tab.log_in(cast.alice)
     return tab
 
 
-def send(server: Server, *texts: str) -> None:
+def send(server: RunningServer, *texts: str) -> None:
     """Messages that have ended, with their receipts."""
     conn = server.connect()
-    acting.deliver(conn, *acting.send(conn, "smpp-acme-1", *texts))
-    account = accounts.by_name(conn, "smpp-acme-1")
-    deliveries.done(conn, deliveries.due(conn, account.id, clock.now_ms(), 100).now)
+    acting.deliver_messages(conn, *acting.send_texts(conn, "smpp-acme-1", *texts))
+    account = accounts.get_account(conn, "smpp-acme-1")
+    deliveries.remove_accepted_deliveries(
+        conn, deliveries.list_due_deliveries(conn, account.id, clock.now_ms(), 100).ready
+    )
     conn.close()
 
 
-def test_ticked_ones_are_deleted_from_a_page_that_moves(alice: Tab, server: Server) -> None:
+def test_ticked_ones_are_deleted_from_a_page_that_moves(alice: BrowserTab, server: RunningServer) -> None:
     send(server, "apple", "pear", "plum")
     page = alice.page
     page.goto(PAGE)
@@ -42,15 +44,15 @@ def test_ticked_ones_are_deleted_from_a_page_that_moves(alice: Tab, server: Serv
     expect(page.get_by_role("row").filter(has_text="pear").get_by_role("checkbox")).to_be_checked()
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(1)
 
-    alice.button("Delete the ticked ones").click()
-    expect(alice.dialog).to_contain_text("1 message goes for good.")
+    alice.button("Delete the selected ones").click()
+    expect(alice.dialog).to_contain_text("1 message will be deleted permanently.")
     alice.dialog.get_by_role("button", name="Delete 1 message").click()
-    alice.is_told("1 message was deleted.")
+    alice.expect_toast("1 message was deleted.")
     expect(page.get_by_role("checkbox")).to_have_count(3)
     expect(page.get_by_role("link", name="pear")).to_have_count(0)
 
 
-def test_a_row_opens_its_message_and_a_tick_does_not(alice: Tab, server: Server) -> None:
+def test_a_row_opens_its_message_and_a_tick_does_not(alice: BrowserTab, server: RunningServer) -> None:
     send(server, "first")
     page = alice.page
     page.goto(PAGE)
@@ -60,7 +62,7 @@ def test_a_row_opens_its_message_and_a_tick_does_not(alice: Tab, server: Server)
     page.get_by_role("link", name="first").click()
     expect(alice.dialog).to_contain_text("first")
     alice.dialog.get_by_role("link", name="Delete…").click()
-    expect(alice.dialog).to_contain_text("1 message goes for good.")
+    expect(alice.dialog).to_contain_text("1 message will be deleted permanently.")
     alice.dialog.get_by_role("button", name="Delete 1 message").click()
-    alice.is_told("1 message was deleted.")
+    alice.expect_toast("1 message was deleted.")
     expect(page.get_by_text("No message yet")).to_be_visible()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, Request
 
-from tests.e2e.browsing import Tab
-from tests.e2e.gallery import OWNER, Gallery
+from tests.e2e.browsing import BrowserTab
+from tests.e2e.gallery import OWNER, PageGallery
 
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
@@ -35,14 +35,14 @@ LABELS = {
 """What the users of the model know these things as."""
 
 
-def test_each_is_light_and_quiet_and_accessible_in_both_themes(browser: Browser, gallery: Gallery) -> None:
+def test_each_is_light_and_quiet_and_accessible_in_both_themes(browser: Browser, gallery: PageGallery) -> None:
     heavy, complaints, too_wide, violations = {}, [], {}, {}
     # Without motion: colours that are on their way from one theme to the other have no contrast.
-    with gallery.visits(browser, reduced_motion="reduce") as visits:
+    with gallery.visit_pages(browser, reduced_motion="reduce") as visits:
         for visit in visits:
             if len(visit.html) > PAGE_BYTES:
                 heavy[visit.address] = len(visit.html)
-            complaints += visit.tab.complaints
+            complaints += visit.tab.browser_errors
             # axe-core, for both looks at the page. It tries styles that the page's policy forbids, and complains.
             visit.page.evaluate(AXE_SCRIPT)
             look_like(visit.page, DESK, "light")
@@ -51,7 +51,7 @@ def test_each_is_light_and_quiet_and_accessible_in_both_themes(browser: Browser,
             violations[f"{visit.address}, dark, on a phone"] = violations_of(visit.page)
             if (width := width_of(visit.page)) > PHONE["width"]:
                 too_wide[visit.address] = width
-            visit.tab.complaints.clear()
+            visit.tab.browser_errors.clear()
     assert heavy == {}
     assert complaints == []
     assert too_wide == {}
@@ -59,10 +59,10 @@ def test_each_is_light_and_quiet_and_accessible_in_both_themes(browser: Browser,
 
 
 def test_each_is_in_the_browsers_language_and_scrolls_in_none_sideways_on_a_phone(
-    browser: Browser, gallery: Gallery
+    browser: Browser, gallery: PageGallery
 ) -> None:
     texts, too_wide = {}, {}
-    with gallery.visits(browser, locale="it-IT", viewport=PHONE) as visits:
+    with gallery.visit_pages(browser, locale="it-IT", viewport=PHONE) as visits:
         for visit in visits:
             assert visit.page.locator("html").get_attribute("lang") == "it", visit.address
             texts[visit.address] = visit.page.locator("body").text_content() or ""
@@ -73,7 +73,7 @@ def test_each_is_in_the_browsers_language_and_scrolls_in_none_sideways_on_a_phon
         assert [each for each in labels if each not in texts[address]] == [], address
 
 
-def test_the_first_load_is_light(open_tab: Callable[..., Tab], gallery: Gallery) -> None:
+def test_the_first_load_is_light(open_tab: Callable[..., BrowserTab], gallery: PageGallery) -> None:
     tab = open_tab(gallery.server, storage_state=gallery.cookies[OWNER])
     transferred: list[Request] = []
     tab.page.on("requestfinished", lambda request: transferred.append(request))
@@ -86,9 +86,9 @@ def test_the_first_load_is_light(open_tab: Callable[..., Tab], gallery: Gallery)
     assert sum(weights.values()) < FIRST_LOAD_BYTES, weights
 
 
-def test_the_theme_follows_the_system_until_one_is_chosen(browser: Browser, gallery: Gallery) -> None:
+def test_the_theme_follows_the_system_until_one_is_chosen(browser: Browser, gallery: PageGallery) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
-    with gallery.visits(browser, color_scheme="dark") as visits:
+    with gallery.visit_pages(browser, color_scheme="dark") as visits:
         page = next(visits).page
         dark = page.evaluate(background)
         page.emulate_media(color_scheme="light")

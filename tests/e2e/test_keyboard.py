@@ -6,22 +6,22 @@ import pytest
 from playwright.sync_api import Browser, Playwright, expect
 from smpplib import consts
 
-from tests.e2e.browsing import Tab
-from tests.e2e.conftest import ARGUMENTS
+from tests.e2e.browsing import BrowserTab
+from tests.e2e.conftest import CHROMIUM_ARGUMENTS
 from tests.e2e.keyboard import Keyboard
-from tests.smpplib_esme import Esme, bind_status
-from tests.support import Cast, Server
+from tests.smpplib_esme import SmpplibEsme, try_bind
+from tests.support import Cast, RunningServer
 
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Chromium as people have it, but for its window."""
-    running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+    running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM_ARGUMENTS)
     yield running
     running.close()
 
 
-def test_looking_after_an_account(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:
+def test_looking_after_an_account(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> None:
     tab, account = open_tab(server), cast.smpp_acme_2
     page, keyboard = tab.page, Keyboard(tab.page)
     page.goto("/login")
@@ -30,31 +30,31 @@ def test_looking_after_an_account(open_tab: Callable[..., Tab], server: Server, 
     keyboard.type(cast.alice.password)
     keyboard.press("Enter")
     page.wait_for_url("**/login/totp*")
-    keyboard.type(cast.alice.code())
+    keyboard.type(cast.alice.totp_code())
     keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Accounts")).to_be_visible()
 
     # Past the bar at the top in one step.
-    keyboard.walk_to("Skip to the content")
+    keyboard.move_focus_to("Skip to the content")
     keyboard.press("Enter")
-    keyboard.walk_to(account.name)
+    keyboard.move_focus_to(account.name)
     keyboard.press("Enter")
     page.wait_for_url(f"**/accounts/{account.name}")
-    keyboard.walk_to("Options")
+    keyboard.move_focus_to("Options")
     keyboard.press("Enter")
     page.wait_for_url("**/options/smpp")
 
     # A first address with one button, which is gone afterwards.
-    keyboard.walk_to("Add 127.0.0.1 (this computer)")
+    keyboard.move_focus_to("Add 127.0.0.1 (this computer)")
     keyboard.press("Enter")
     expect(page.get_by_role("row", name="127.0.0.1")).to_be_visible()
-    keyboard.is_not_lost()
-    tab.has_status("OK")
-    keyboard.is_not_lost()
+    keyboard.expect_focus()
+    tab.expect_account_status("OK")
+    keyboard.expect_focus()
 
     # A second one, mistyped at first.
     field = page.get_by_label("IP address or range")
-    keyboard.walk_to("IP address or range")
+    keyboard.move_focus_to("IP address or range")
     keyboard.type("203.0.113.7/24")
     keyboard.press("Enter")
     expect(page.locator("#ips-form .error")).to_be_visible()
@@ -63,11 +63,11 @@ def test_looking_after_an_account(open_tab: Callable[..., Tab], server: Server, 
     keyboard.type("203.0.113.7")
     keyboard.press("Enter")
     expect(page.get_by_role("row", name="203.0.113.7")).to_be_visible()
-    keyboard.is_not_lost()
-    tab.has_status("OK")
+    keyboard.expect_focus()
+    tab.expect_account_status("OK")
 
     # Asked before deleting: Esc leaves, and leads back to the bin.
-    keyboard.walk_to("Delete 203.0.113.7", key="Shift+Tab")
+    keyboard.move_focus_to("Delete 203.0.113.7", key="Shift+Tab")
     keyboard.press("Enter")
     expect(tab.dialog).to_be_visible()
     keyboard.press("Escape")
@@ -75,52 +75,54 @@ def test_looking_after_an_account(open_tab: Callable[..., Tab], server: Server, 
     expect(page.get_by_role("link", name="Delete 203.0.113.7")).to_be_focused()
     keyboard.press("Enter")
     expect(tab.dialog).to_be_visible()
-    keyboard.walk_to("Delete 203.0.113.7")
+    keyboard.move_focus_to("Delete 203.0.113.7")
     keyboard.press("Enter")
     expect(page.get_by_role("row", name="203.0.113.7")).to_have_count(0)
-    keyboard.is_not_lost()
-    tab.has_status("OK")
+    keyboard.expect_focus()
+    tab.expect_account_status("OK")
 
     # A new password; the safe way out comes first.
-    keyboard.walk_to("Generate a new password")
+    keyboard.move_focus_to("Generate a new password")
     keyboard.press("Enter")
     expect(tab.dialog).to_contain_text("is about to change")
-    keyboard.walk_to("Exit")
-    keyboard.walk_to("Send")
+    keyboard.move_focus_to("Exit")
+    keyboard.move_focus_to("Send")
     keyboard.press("Enter")
     expect(tab.dialog.get_by_role("heading", name="Your new password")).to_be_focused()
     password = tab.dialog.locator("code").inner_text()
-    keyboard.walk_to("Copy")
+    keyboard.move_focus_to("Copy")
     keyboard.press("Enter")
     expect(tab.dialog.get_by_role("button", name="Copied")).to_be_focused()
     keyboard.press("Escape")
     expect(tab.dialog).to_have_count(0)
     expect(page.get_by_role("link", name="Generate a new password")).to_be_focused()
-    assert bind_status(server, account, password=password) == consts.SMPP_ESME_ROK
+    assert try_bind(server, account, password=password) == consts.SMPP_ESME_ROK
 
 
-def test_the_menu_and_explanations_close_with_esc(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:
+def test_the_menu_and_explanations_close_with_esc(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
     tab = open_tab(server)
     keyboard = Keyboard(tab.page)
     tab.log_in(cast.alice)
     tab.page.goto("/accounts/smpp-acme-1")
     for words, shown in (("Your menu:", "Log out"), ("What is SystemID?", "The login of your SMPP client")):
-        keyboard.walk_to(words)
+        keyboard.move_focus_to(words)
         keyboard.press("Enter")
-        tab.sees(shown)
+        tab.expect_text(shown)
         keyboard.press("Escape")
         expect(tab.page.get_by_text(shown)).to_be_hidden()
-        assert words in keyboard.focused()
+        assert words in keyboard.focused_element()
 
 
 def test_the_focus_stays_where_it_is_when_a_part_renews_itself(
-    open_tab: Callable[..., Tab], server: Server, cast: Cast
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
     tab = open_tab(server)
     tab.log_in(cast.alice)
     tab.page.goto("/accounts/smpp-acme-1")
-    Keyboard(tab.page).walk_to("Generate a new password")
-    with Esme(server.port) as esme:
+    Keyboard(tab.page).move_focus_to("Generate a new password")
+    with SmpplibEsme(server.port) as esme:
         esme.bind(cast.smpp_acme_1)
         expect(tab.tile("Service status")).to_contain_text("1 session")
         expect(tab.button("Generate a new password")).to_be_focused()

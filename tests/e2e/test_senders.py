@@ -13,10 +13,10 @@ from smpplib import consts
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.senders import senders
-from tests.documents import JPEG, PDF, png
-from tests.e2e.browsing import Tab
-from tests.smpplib_esme import Esme
-from tests.support import Cast, Server
+from tests.documents import JPEG, PDF, create_png
+from tests.e2e.browsing import BrowserTab
+from tests.smpplib_esme import SmpplibEsme
+from tests.support import Cast, RunningServer
 
 SENDERS = "/accounts/smpp-acme-1/senders"
 REFUSED = consts.SMPP_ESME_RINVSRCADR
@@ -24,7 +24,7 @@ OK = consts.SMPP_ESME_ROK
 
 
 @pytest.fixture
-def alice(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> Tab:
+def alice(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> BrowserTab:
     tab = open_tab(server)
     tab.log_in(cast.alice)
     tab.page.goto(SENDERS)
@@ -32,8 +32,8 @@ def alice(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> Tab:
 
 
 @contextmanager
-def bound(server: Server, cast: Cast) -> Iterator[Esme]:
-    with Esme(server.port) as esme:
+def bound(server: RunningServer, cast: Cast) -> Iterator[SmpplibEsme]:
+    with SmpplibEsme(server.port) as esme:
         assert esme.bind(cast.smpp_acme_1) == OK
         yield esme
 
@@ -49,7 +49,7 @@ def paper(content: bytes, name: str = "paper.pdf") -> Any:
     return {"name": name, "mimeType": "application/octet-stream", "buffer": content}
 
 
-def ask(alice: Tab, sender: str, content: bytes | None = PDF) -> None:
+def ask(alice: BrowserTab, sender: str, content: bytes | None = PDF) -> None:
     """Fill the form in and send it."""
     alice.page.get_by_label("Sender", exact=True).fill(sender)
     alice.page.get_by_label("Description").fill("A web site")
@@ -59,20 +59,20 @@ def ask(alice: Tab, sender: str, content: bytes | None = PDF) -> None:
     alice.button("Add a sender").click()
 
 
-def has_confirmed(alice: Tab) -> None:
+def has_confirmed(alice: BrowserTab) -> None:
     """The page says so once the SMPP server works by the change."""
-    alice.has_status("OK")
+    alice.expect_account_status("OK")
 
 
 def test_a_sender_is_asked_for_with_a_document_approved_and_used(
-    alice: Tab, open_tab: Callable[..., Tab], server: Server, cast: Cast, tmp_path: Path
+    alice: BrowserTab, open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast, tmp_path: Path
 ) -> None:
     with bound(server, cast) as client, without_reload(alice.page):
         ask(alice, "GL0BEX SHOP", b"MZ no document")
         expect(alice.page.locator("#document-error")).to_contain_text("This file isn't a PDF, PNG or JPEG")
         expect(alice.page.get_by_label("Description")).to_have_value("A web site")
         ask(alice, "Glob ex", JPEG)
-        alice.is_told("Glob ex was added.")
+        alice.expect_toast("Glob ex was added.")
         row = alice.page.get_by_role("row", name="Glob ex")
         expect(row).to_contain_text("Waiting for a decision")
         has_confirmed(alice)
@@ -80,7 +80,7 @@ def test_a_sender_is_asked_for_with_a_document_approved_and_used(
 
         olga = open_tab(server)
         olga.log_in(cast.olga)
-        olga.sees("1 sender waits for your decision.")
+        olga.expect_text("1 sender waits for your decision.")
         olga.button("Decide").click()
         request = olga.tile("Glob ex")
         expect(request).to_contain_text("Looks like GLOBEX of Globex (smpp-globex-1)")
@@ -93,9 +93,9 @@ def test_a_sender_is_asked_for_with_a_document_approved_and_used(
         with without_reload(olga.page):
             request.get_by_label("Comment").fill("By your licence of 2019")
             request.get_by_role("button", name="Approve Glob ex").click()
-            olga.is_told("Glob ex was approved.")
+            olga.expect_toast("Glob ex was approved.")
             expect(request).to_contain_text("Enabled")
-            olga.sees("No sender waits for a decision.")
+            olga.expect_text("No sender waits for a decision.")
 
         expect(row).to_contain_text("Enabled")
         expect(row).to_contain_text("By your licence of 2019")
@@ -103,57 +103,59 @@ def test_a_sender_is_asked_for_with_a_document_approved_and_used(
         assert client.submit(b"x", source="Glob ex").status == OK
 
 
-def test_a_sender_is_switched_off_and_on_while_a_client_sends(alice: Tab, server: Server, cast: Cast) -> None:
+def test_a_sender_is_switched_off_and_on_while_a_client_sends(
+    alice: BrowserTab, server: RunningServer, cast: Cast
+) -> None:
     row = alice.page.get_by_role("row", name="ACME")
     with bound(server, cast) as client, without_reload(alice.page):
         assert client.submit(b"x").status == OK
         alice.button("Disable ACME").click()
-        alice.is_told("ACME was disabled. Messages from it are refused.")
+        alice.expect_toast("ACME was disabled. Messages from it are refused.")
         expect(row).to_contain_text("Disabled")
         has_confirmed(alice)
         assert client.submit(b"x").status == REFUSED
         alice.button("Undo").click()
-        alice.is_told("ACME was enabled.")
+        alice.expect_toast("ACME was enabled.")
         expect(row).to_contain_text("Enabled")
         has_confirmed(alice)
         assert client.submit(b"x").status == OK
 
 
-def test_several_are_removed_at_once_and_come_back(alice: Tab, server: Server, cast: Cast) -> None:
+def test_several_are_removed_at_once_and_come_back(alice: BrowserTab, server: RunningServer, cast: Cast) -> None:
     for each in ("SHOP", "NEWS"):
         ask(alice, each, None)
-        alice.is_told(f"{each} was added.")
+        alice.expect_toast(f"{each} was added.")
     page = alice.page
     with bound(server, cast) as client, without_reload(page):
-        alice.button("Delete the ticked ones").click()
-        expect(alice.dialog).to_contain_text("No sender was ticked")
+        alice.button("Delete the selected ones").click()
+        expect(alice.dialog).to_contain_text("No sender was selected")
         page.keyboard.press("Escape")
         for each in ("ACME", "NEWS"):
             page.get_by_role("checkbox", name=each).check()
-        # Something happens to the list meanwhile: what is ticked stays ticked.
+        # Something happens to the list meanwhile: what is selected stays selected.
         with server.connect() as conn:
-            account = accounts.by_name(conn, "smpp-acme-1")
-            senders.decide(conn, SHELL, account, "SHOP", approve=False, comment="Say more.")
+            account = accounts.get_account(conn, "smpp-acme-1")
+            senders.decide_sender(conn, SHELL, account, "SHOP", approve=False, comment="Say more.")
         expect(page.get_by_role("row", name="SHOP")).to_contain_text("Say more.")
         expect(page.get_by_role("checkbox", name="ACME")).to_be_checked()
 
-        alice.button("Delete the ticked ones").click()
+        alice.button("Delete the selected ones").click()
         expect(alice.dialog).to_contain_text("Messages from NEWS, ACME are refused from now on.")
         alice.button("Delete them").click()
-        alice.is_told("2 senders were removed.")
+        alice.expect_toast("2 senders were removed.")
         expect(page.get_by_role("row", name="ACME")).to_have_count(0)
         has_confirmed(alice)
         assert client.submit(b"x").status == REFUSED
         alice.button("Undo").click()
-        alice.is_told("2 senders are back in the list.")
+        alice.expect_toast("2 senders are back in the list.")
         expect(page.get_by_role("row", name="ACME")).to_contain_text("Enabled")
         has_confirmed(alice)
         assert client.submit(b"x").status == OK
 
 
-def test_the_order_is_in_the_address_and_the_way_back_leads_to_the_one_before(alice: Tab) -> None:
+def test_the_order_is_in_the_address_and_the_way_back_leads_to_the_one_before(alice: BrowserTab) -> None:
     ask(alice, "SHOP", None)
-    alice.is_told("SHOP was added.")
+    alice.expect_toast("SHOP was added.")
     page = alice.page
     rows = page.get_by_role("table", name="Senders").locator("tbody tr")
     expect(rows.first).to_contain_text("SHOP")
@@ -165,39 +167,39 @@ def test_the_order_is_in_the_address_and_the_way_back_leads_to_the_one_before(al
     expect(rows.first).to_contain_text("SHOP")
 
 
-def test_a_file_that_is_too_large_is_not_even_sent(alice: Tab) -> None:
+def test_a_file_that_is_too_large_is_not_even_sent(alice: BrowserTab) -> None:
     requests: list[str] = []
     alice.page.on("request", lambda request: requests.append(request.method))
-    ask(alice, "SHOP", png(padding=5 * 1024 * 1024))
+    ask(alice, "SHOP", create_png(padding=5 * 1024 * 1024))
     field = alice.page.get_by_label("Supporting document")
     assert "too large" in field.evaluate("field => field.validationMessage")
     assert "POST" not in requests
     most = 5 * 1024 * 1024
-    largest = png(padding=most - len(png()))
+    largest = create_png(padding=most - len(create_png()))
     assert len(largest) == most
     field.set_input_files([paper(largest)])
     alice.button("Add a sender").click()
-    alice.is_told("SHOP was added.")
+    alice.expect_toast("SHOP was added.")
     expect(alice.page.get_by_role("link", name="Document (PNG)")).to_be_visible()
 
 
-def test_all_of_it_without_javascript(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:
+def test_all_of_it_without_javascript(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> None:
     alice, olga = (open_tab(server, java_script_enabled=False) for _ in range(2))
     alice.log_in(cast.alice)
     alice.page.goto(SENDERS)
     ask(alice, "SHOP", PDF[:-30])
     expect(alice.page.locator("#document-error")).to_be_visible()
     ask(alice, "SHOP")
-    alice.is_told("SHOP was added.")
+    alice.expect_toast("SHOP was added.")
 
     olga.log_in(cast.olga)
     olga.button("Decide").click()
     olga.page.get_by_label("Comment").fill("Not yours")
     olga.button("Refuse SHOP").click()
-    olga.is_told("SHOP was refused.")
+    olga.expect_toast("SHOP was refused.")
     olga.page.get_by_role("link", name="SHOP").click()
     olga.button("Approve SHOP").click()
-    olga.is_told("SHOP was approved.")
+    olga.expect_toast("SHOP was approved.")
 
     alice.page.goto(f"{SENDERS}?sort=sender")
     alice.button("Disable SHOP").click()
@@ -206,10 +208,10 @@ def test_all_of_it_without_javascript(open_tab: Callable[..., Tab], server: Serv
     expect(alice.page.get_by_role("row", name="SHOP")).to_contain_text("Enabled")
     alice.page.get_by_role("checkbox", name="SHOP").check()
     alice.page.get_by_role("checkbox", name="ACME").check()
-    alice.button("Delete the ticked ones").click()
+    alice.button("Delete the selected ones").click()
     alice.button("Delete them").click()
-    alice.is_told("2 senders were removed.")
+    alice.expect_toast("2 senders were removed.")
     expect(alice.page).to_have_url(re.compile(r"\?sort=sender$"))
-    alice.sees("No sender yet")
+    alice.expect_text("No sender yet")
     alice.button("Undo").click()
     expect(alice.page.get_by_role("row", name="SHOP")).to_be_visible()

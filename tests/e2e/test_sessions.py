@@ -6,21 +6,23 @@ from collections.abc import Callable
 from playwright.sync_api import expect
 from smpplib import consts
 
-from tests.e2e.browsing import Tab
-from tests.smpplib_esme import Esme, bind_status
-from tests.support import Cast, Server
+from tests.e2e.browsing import BrowserTab
+from tests.smpplib_esme import SmpplibEsme, try_bind
+from tests.support import Cast, RunningServer
 
 SESSIONS = "/accounts/smpp-acme-1/sessions"
 
 
-def test_a_client_comes_sends_and_is_disconnected(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:
+def test_a_client_comes_sends_and_is_disconnected(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
     alice = open_tab(server)
     alice.log_in(cast.alice)
     alice.page.goto(SESSIONS)
     tile = alice.tile("Connected now")
     expect(tile).to_contain_text("No client is connected")
 
-    with Esme(server.port) as client:
+    with SmpplibEsme(server.port) as client:
         assert client.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
         row = tile.get_by_role("row", name="127.0.0.1")
         expect(row).to_contain_text("Transceiver")
@@ -35,26 +37,26 @@ def test_a_client_comes_sends_and_is_disconnected(open_tab: Callable[..., Tab], 
         expect(row.get_by_role("link", name="Disconnect")).to_be_focused()
         row.get_by_role("link", name="Disconnect").click()
         alice.dialog.get_by_role("button", name="Disconnect 127.0.0.1").click()
-        alice.is_told("The session of 127.0.0.1 is being disconnected.")
+        alice.expect_toast("The session of 127.0.0.1 is being disconnected.")
         client.wait_for_unbind()
     expect(tile).to_contain_text("No client is connected")
-    assert bind_status(server, cast.smpp_acme_1) == consts.SMPP_ESME_ROK
+    assert try_bind(server, cast.smpp_acme_1) == consts.SMPP_ESME_ROK
 
 
 def test_the_mails_are_switched_on_by_a_click_and_without_javascript(
-    open_tab: Callable[..., Tab], server: Server, cast: Cast
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
     label = "Tell me by mail when a client is refused that was not refused before"
     alice = open_tab(server)
     alice.log_in(cast.alice)
     alice.page.goto(SESSIONS)
     alice.page.get_by_label(label).check()
-    alice.is_told("Mails about refused attempts are on.")
+    alice.expect_toast("Mails about refused attempts are on.")
 
     plain = open_tab(server, java_script_enabled=False, storage_state=alice.page.context.storage_state())
     plain.page.goto(SESSIONS)
     expect(plain.page.get_by_label(label)).to_be_checked()
     plain.page.get_by_label(label).uncheck()
     plain.button("Save").click()
-    plain.is_told("Mails about refused attempts are off.")
+    plain.expect_toast("Mails about refused attempts are off.")
     expect(plain.page.get_by_label(label)).not_to_be_checked()

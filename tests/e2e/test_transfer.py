@@ -5,13 +5,15 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from tests.e2e.browsing import Tab
-from tests.support import Cast, Server
+from tests.e2e.browsing import BrowserTab
+from tests.support import Cast, RunningServer
 
 CREDITS = "/accounts/smpp-acme-1/credits"
 
 
-def test_both_balances_follow_what_is_typed(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:
+def test_both_balances_follow_what_is_typed(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
     alice = open_tab(server)
     alice.log_in(cast.alice)
     alice.page.goto(CREDITS)
@@ -37,11 +39,11 @@ def test_both_balances_follow_what_is_typed(open_tab: Callable[..., Tab], server
     expect(amount).to_be_focused()
     expect(dialog).to_contain_text("1,050 afterwards")
     amount.press("Enter")
-    alice.is_told("1,000 credits moved to sms-acme-1.")
+    alice.expect_toast("1,000 credits moved to sms-acme-1.")
     expect(alice.page.locator("#account-balance")).to_have_text(re.compile(r"^0\s+credits"))
 
 
-def test_the_same_without_javascript(open_tab: Callable[..., Tab], server: Server, cast: Cast) -> None:
+def test_the_same_without_javascript(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> None:
     alice = open_tab(server, java_script_enabled=False)
     page = alice.page
     alice.log_in(cast.alice)
@@ -54,7 +56,7 @@ def test_the_same_without_javascript(open_tab: Callable[..., Tab], server: Serve
     expect(page.get_by_label("To")).to_have_value("sms-acme-1")
     amount.fill("40")
     page.get_by_role("button", name="Show the balances afterwards").click()
-    alice.sees("960 afterwards")
-    alice.sees("90 afterwards")
+    alice.expect_text("960 afterwards")
+    alice.expect_text("90 afterwards")
     amount.press("Enter")
-    alice.is_told("40 credits moved to sms-acme-1.")
+    alice.expect_toast("40 credits moved to sms-acme-1.")

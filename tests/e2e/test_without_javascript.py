@@ -7,17 +7,17 @@ import pytest
 from playwright.sync_api import expect
 from smpplib import consts
 
-from tests.e2e.browsing import Tab
-from tests.smpplib_esme import bind_status
-from tests.support import Cast, Server
+from tests.e2e.browsing import BrowserTab
+from tests.smpplib_esme import try_bind
+from tests.support import Cast, RunningServer
 
 
 @pytest.fixture
-def open_plain_tab(open_tab: Callable[..., Tab], server: Server) -> Callable[[], Tab]:
+def open_plain_tab(open_tab: Callable[..., BrowserTab], server: RunningServer) -> Callable[[], BrowserTab]:
     return lambda: open_tab(server, java_script_enabled=False)
 
 
-def test_looking_after_an_account(open_plain_tab: Callable[[], Tab], server: Server, cast: Cast) -> None:
+def test_looking_after_an_account(open_plain_tab: Callable[[], BrowserTab], server: RunningServer, cast: Cast) -> None:
     alice, account = open_plain_tab(), cast.smpp_acme_2
     page = alice.page
     alice.log_in(cast.alice)
@@ -36,18 +36,18 @@ def test_looking_after_an_account(open_plain_tab: Callable[[], Tab], server: Ser
     expect(page.get_by_label("Label")).to_have_value("Our office")
     field.fill("127.0.0.1")
     alice.button("Add an IP (0/10)").click()
-    alice.is_told("127.0.0.1 was added.")
+    alice.expect_toast("127.0.0.1 was added.")
     expect(page.get_by_role("row", name="127.0.0.1")).to_contain_text("Our office")
 
     page.get_by_role("link", name="Home").click()
-    alice.has_status("OK")
+    alice.expect_account_status("OK")
     alice.button("Generate a new password").click()
     expect(page.get_by_role("main")).to_contain_text("The password of smpp-acme-2 is about to change.")
     alice.button("Exit").click()
     alice.button("Generate a new password").click()
     alice.button("Send").click()
     password = page.locator(".confirm code").inner_text()
-    assert bind_status(server, account, password=password) == consts.SMPP_ESME_ROK
+    assert try_bind(server, account, password=password) == consts.SMPP_ESME_ROK
     alice.button("Done").click()
     expect(page.get_by_role("main")).not_to_contain_text(password)
 
@@ -56,14 +56,14 @@ def test_looking_after_an_account(open_plain_tab: Callable[[], Tab], server: Ser
     page.get_by_role("link", name="Options").click()
     alice.button("Delete 127.0.0.1").click()
     alice.button("Delete 127.0.0.1").click()
-    alice.is_told("127.0.0.1 was removed.")
-    assert bind_status(server, account, password=password) == consts.SMPP_ESME_RBINDFAIL
+    alice.expect_toast("127.0.0.1 was removed.")
+    assert try_bind(server, account, password=password) == consts.SMPP_ESME_RBINDFAIL
     alice.button("Undo").click()
     expect(page.get_by_role("row", name="127.0.0.1")).to_be_visible()
-    assert bind_status(server, account, password=password) == consts.SMPP_ESME_ROK
+    assert try_bind(server, account, password=password) == consts.SMPP_ESME_ROK
 
 
-def test_senders_credits_and_history(open_plain_tab: Callable[[], Tab], cast: Cast) -> None:
+def test_senders_credits_and_history(open_plain_tab: Callable[[], BrowserTab], cast: Cast) -> None:
     alice = open_plain_tab()
     page = alice.page
     alice.log_in(cast.alice)
@@ -82,10 +82,10 @@ def test_senders_credits_and_history(open_plain_tab: Callable[[], Tab], cast: Ca
     expect(page.locator("#account-balance")).to_have_text(re.compile(r"987\.5\s+credits"))
 
     page.get_by_role("link", name="History", exact=True).click()
-    alice.sees("No message yet")
+    alice.expect_text("No message yet")
 
 
-def test_the_language_and_the_way_out(open_plain_tab: Callable[[], Tab], cast: Cast) -> None:
+def test_the_language_and_the_way_out(open_plain_tab: Callable[[], BrowserTab], cast: Cast) -> None:
     alice = open_plain_tab()
     alice.log_in(cast.alice)
     alice.button("Italiano").click()
@@ -98,15 +98,15 @@ def test_the_language_and_the_way_out(open_plain_tab: Callable[[], Tab], cast: C
 
 
 def test_an_operator_disables_and_enables_an_account(
-    open_plain_tab: Callable[[], Tab], server: Server, cast: Cast
+    open_plain_tab: Callable[[], BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
     olga, account = open_plain_tab(), cast.smpp_acme_1
     olga.log_in(cast.olga)
     olga.page.get_by_role("link", name=account.name).click()
     olga.button(f"Disable {account.name}").click()
     olga.button(f"Disable {account.name}").click()
-    olga.is_told(f"{account.name} was disabled.")
-    assert bind_status(server, account) == consts.SMPP_ESME_RBINDFAIL
+    olga.expect_toast(f"{account.name} was disabled.")
+    assert try_bind(server, account) == consts.SMPP_ESME_RBINDFAIL
     olga.button(f"Enable {account.name}").click()
-    olga.is_told(f"{account.name} was enabled.")
-    assert bind_status(server, account) == consts.SMPP_ESME_ROK
+    olga.expect_toast(f"{account.name} was enabled.")
+    assert try_bind(server, account) == consts.SMPP_ESME_ROK

@@ -12,7 +12,7 @@ from pathlib import Path
 
 # linux/fs.h
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
-_CHUNK = 65_536
+_CHUNK_OCTETS = 65_536
 
 _HOLD_LOCK = """
 import sqlite3, sys
@@ -24,29 +24,31 @@ conn.execute("ROLLBACK")
 """
 
 
-class NotPossible(Exception):
+class FaultNotPossible(Exception):
     """Why this machine, or this user, can't do it."""
 
 
 @contextmanager
-def small_disk(at: Path, size: str) -> Iterator[Path]:
+def mount_small_disk(mount_point: Path, size: str) -> Iterator[Path]:
     """A file system of its own that holds no more than `size` (`8m`). Raises NotPossible."""
-    at.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", at], capture_output=True, text=True)
+    mount_point.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount_point], capture_output=True, text=True
+    )
     if done.returncode:
-        raise NotPossible(done.stderr.strip())
+        raise FaultNotPossible(done.stderr.strip())
     try:
-        yield at
+        yield mount_point
     finally:
-        subprocess.run(["umount", at], check=True)
+        subprocess.run(["umount", mount_point], check=True)
 
 
 @contextmanager
-def full(folder: Path) -> Iterator[None]:
+def fill_disk(folder: Path) -> Iterator[None]:
     """Not one octet more fits on the disk."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
-        size = _CHUNK
+        size = _CHUNK_OCTETS
         while size:
             try:
                 file.write(bytes(size))
@@ -59,7 +61,7 @@ def full(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def immutable(*files: Path) -> Iterator[None]:
+def make_immutable(*files: Path) -> Iterator[None]:
     """Files that the kernel lets nobody write, not even who has them open, as on a disk that was remounted read-only
     after an error. Raises NotPossible.
     """
@@ -82,13 +84,13 @@ def _set_immutable(file: Path, on: bool) -> None:
             flags[0] = flags[0] | _FS_IMMUTABLE_FL if on else flags[0] & ~_FS_IMMUTABLE_FL
             fcntl.ioctl(handle, _FS_IOC_SETFLAGS, flags)
         except OSError as error:
-            raise NotPossible(f"{file.name} can't be made immutable: {error.strerror}") from error
+            raise FaultNotPossible(f"{file.name} can't be made immutable: {error.strerror}") from error
 
 
 @contextmanager
-def no_file_may_grow(pid: int, beyond: int) -> Iterator[None]:
+def limit_file_size(pid: int, max_octets: int) -> Iterator[None]:
     """A running process may write no file beyond so many octets (EFBIG), as with a quota."""
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (beyond, resource.RLIM_INFINITY))
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (max_octets, resource.RLIM_INFINITY))
     try:
         yield
     finally:
@@ -96,7 +98,7 @@ def no_file_may_grow(pid: int, beyond: int) -> Iterator[None]:
 
 
 @contextmanager
-def locked(database: Path) -> Iterator[None]:
+def hold_write_lock(database: Path) -> Iterator[None]:
     """Another process holds the write lock."""
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLD_LOCK, os.fspath(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

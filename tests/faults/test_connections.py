@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from portal.smsc.protocol.constants import Command, Tag
-from portal.smsc.protocol.pdu import DeliverSm, MessageResp, Plain
-from portal.supervisor import raise_file_limit
-from tests.faults.conftest import Tell
-from tests.faults.crowd import Crowd, crowd
-from tests.serving import children
-from tests.smsc.esme import Esme, hang_up
-from tests.support import Login, Server
+from portal.smsc.protocol.constants import CommandId, TlvTag
+from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu, MessageResp
+from portal.supervisor import increase_open_file_limit
+from tests.faults.conftest import ReportCounts
+from tests.faults.crowd import ClientCrowd, run_crowd
+from tests.serving import find_child_pids
+from tests.smsc.esme import RawEsme, close_connections
+from tests.support import AccountLogin, RunningServer
 
 STRANGER = "127.0.0.2"
 _GROWTH_MB = 48
@@ -23,38 +23,38 @@ _SMALL_BUFFER = 4096
 _CUT_OFF_S = 60
 _RECEIPTS_S = 30
 
-Bystanders = Callable[..., Crowd]
+Bystanders = Callable[..., ClientCrowd]
 
 
 @pytest.fixture
-def server(serve: Callable[..., Server]) -> Server:
-    """The real program, which has little patience."""
+def server(serve: Callable[..., RunningServer]) -> RunningServer:
+    """The real program, with short timeouts."""
     return serve(
         PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1", PORTAL_LIMITS_RESPONSE_SECONDS="2", PORTAL_LIMITS_BIND_SECONDS="2"
     )
 
 
 @pytest.fixture
-def bystanders(server: Server, logins: list[Login]) -> Iterator[Crowd]:
-    """Clients that are at work all the while. At the end: none of them has noticed anything."""
-    with crowd(server.port, *logins[:2]) as clients:
-        clients.all_have_sent(1)
+def bystanders(server: RunningServer, logins: list[AccountLogin]) -> Iterator[ClientCrowd]:
+    """Clients that send all the time. At the end it is checked that none of them was disturbed."""
+    with run_crowd(server.port, *logins[:2]) as clients:
+        clients.wait_for_all_clients(1)
         yield clients
-        clients.all_have_sent(50)
+        clients.wait_for_all_clients(50)
         assert clients.binds == len(clients.clients), "a bystander was cut off"
         assert not clients.refused
 
 
 @pytest.fixture
-def culprit(logins: list[Login]) -> Login:
-    """Whose clients misbehave."""
+def culprit(logins: list[AccountLogin]) -> AccountLogin:
+    """The account whose clients misbehave."""
     return logins[2]
 
 
 @asynccontextmanager
-async def bounded(server: Server) -> AsyncIterator[dict[str, int]]:
+async def bounded(server: RunningServer) -> AsyncIterator[dict[str, int]]:
     """The block must not make the SMPP server grow by more than some megabytes, not even for a moment."""
-    status = Path(f"/proc/{children(server.process.pid)['smsc']}/status")
+    status = Path(f"/proc/{find_child_pids(server.process.pid)['smsc']}/status")
     before = _memory(status, "VmRSS")
     counts: dict[str, int] = {}
     try:
@@ -62,7 +62,7 @@ async def bounded(server: Server) -> AsyncIterator[dict[str, int]]:
         counts["grown_mb"] = (_memory(status, "VmHWM") - before) // 1024
         assert counts["grown_mb"] < _GROWTH_MB
     finally:
-        await hang_up()
+        await close_connections()
 
 
 def _memory(status: Path, name: str) -> int:
@@ -70,126 +70,126 @@ def _memory(status: Path, name: str) -> int:
 
 
 async def test_clients_that_vanish_without_a_word(
-    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+    server: RunningServer, bystanders: ClientCrowd, culprit: AccountLogin, tell: ReportCounts
 ) -> None:
     async with bounded(server) as counts:
-        vanished = [await Esme.bound(server.port, culprit) for _ in range(200)]
+        vanished = [await RawEsme.connect_and_bind(server.port, culprit) for _ in range(200)]
         # One receipt for each is under way to somebody who isn't there any more.
         message_ids = {(await each.submit(source="LOAD")).message_id for each in vanished}
-        await asyncio.gather(*(each.closed() for each in vanished))
-        other = await Esme.bound(server.port, culprit)
+        await asyncio.gather(*(each.wait_for_close() for each in vanished))
+        other = await RawEsme.connect_and_bind(server.port, culprit)
         await _take_receipts(other, message_ids)
-    bystanders.all_have_sent(50)
+    bystanders.wait_for_all_clients(50)
     tell(vanished=len(vanished), **counts)
 
 
 async def test_clients_that_do_not_read_their_responses(
-    server: Server, bystanders: Crowd, narrow: Login, tell: Tell
+    server: RunningServer, bystanders: ClientCrowd, narrow: AccountLogin, tell: ReportCounts
 ) -> None:
     async with bounded(server) as counts:
         deaf = [await _deaf(server, narrow) for _ in range(4)]
         sent = await asyncio.gather(*(_submit_until_cut_off(each) for each in deaf))
-    bystanders.all_have_sent(50)
+    bystanders.wait_for_all_clients(50)
     tell(deaf=len(deaf), submits=sum(sent), **counts)
 
 
-async def _take_receipts(esme: Esme, message_ids: set[str]) -> None:
-    """Be a good receiver until the receipts of all of these have come."""
+async def _take_receipts(esme: RawEsme, message_ids: set[str]) -> None:
+    """Accept deliver_sm until the receipts of all of these messages have come."""
     missing = set(message_ids)
     async with asyncio.timeout(_RECEIPTS_S):
         while missing:
-            received = await esme.read()
+            received = await esme.read_pdu()
             if isinstance(received, DeliverSm):
-                missing.discard(received.tlvs[Tag.RECEIPTED_MESSAGE_ID].decode().rstrip("\0"))
-                esme.send(MessageResp(Command.DELIVER_SM_RESP, received.sequence))
-            elif isinstance(received, Plain) and received.command == Command.ENQUIRE_LINK:
-                esme.send(Plain(Command.ENQUIRE_LINK_RESP, received.sequence))
+                missing.discard(received.tlvs[TlvTag.RECEIPTED_MESSAGE_ID].decode().rstrip("\0"))
+                esme.send(MessageResp(CommandId.DELIVER_SM_RESP, received.sequence))
+            elif isinstance(received, HeaderOnlyPdu) and received.command == CommandId.ENQUIRE_LINK:
+                esme.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK_RESP, received.sequence))
 
 
-async def _deaf(server: Server, login: Login) -> Esme:
+async def _deaf(server: RunningServer, login: AccountLogin) -> RawEsme:
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
     connection.setblocking(False)
     await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", server.port))
-    esme = Esme(*await asyncio.open_connection(sock=connection, limit=1024))
+    esme = RawEsme(*await asyncio.open_connection(sock=connection, limit=1024))
     assert await esme.bind(login.name, login.password) == 0
     esme.writer.transport.pause_reading()
     return esme
 
 
-async def _submit_until_cut_off(esme: Esme) -> int:
+async def _submit_until_cut_off(esme: RawEsme) -> int:
     sent = 0
     async with asyncio.timeout(_CUT_OFF_S):
         with suppress(ConnectionError):
             while True:
-                esme.send(*[esme.message(source="LOAD", registered_delivery=0) for _ in range(100)])
+                esme.send(*[esme.build_submit_sm(source="LOAD", registered_delivery=0) for _ in range(100)])
                 sent += 100
                 await esme.writer.drain()
     return sent
 
 
 async def test_clients_that_do_not_read_their_receipts(
-    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+    server: RunningServer, bystanders: ClientCrowd, culprit: AccountLogin, tell: ReportCounts
 ) -> None:
     waiting = 3000
     async with bounded(server) as counts:
-        transmitter = await Esme.bound(server.port, culprit, Command.BIND_TRANSMITTER)
-        batch = [transmitter.message(source="LOAD") for _ in range(waiting)]
+        transmitter = await RawEsme.connect_and_bind(server.port, culprit, CommandId.BIND_TRANSMITTER)
+        batch = [transmitter.build_submit_sm(source="LOAD") for _ in range(waiting)]
         transmitter.send(*batch)
-        message_ids = {each.message_id for each in await transmitter.answers_to(batch)}
+        message_ids = {each.message_id for each in await transmitter.wait_for_responses(batch)}
         await transmitter.close()
         deaf = [await _deaf(server, culprit) for _ in range(5)]
         # What they were given comes to another client once they have been cut off.
-        other = await Esme.bound(server.port, culprit)
+        other = await RawEsme.connect_and_bind(server.port, culprit)
         await _take_receipts(other, message_ids)
-    bystanders.all_have_sent(50)
+    bystanders.wait_for_all_clients(50)
     tell(deaf=len(deaf), receipts=len(message_ids), **counts)
 
 
 async def test_clients_that_write_an_octet_at_a_time(
-    server: Server, bystanders: Crowd, culprit: Login, tell: Tell
+    server: RunningServer, bystanders: ClientCrowd, culprit: AccountLogin, tell: ReportCounts
 ) -> None:
     async with bounded(server) as counts:
-        slow = [await Esme.bound(server.port, culprit) for _ in range(50)]
+        slow = [await RawEsme.connect_and_bind(server.port, culprit) for _ in range(50)]
         answers = await asyncio.gather(*(_dawdle(each) for each in slow))
         assert [each.status for each in answers] == [0] * len(slow)
-    bystanders.all_have_sent(50)
+    bystanders.wait_for_all_clients(50)
     tell(slow=len(slow), **counts)
 
 
-async def _dawdle(esme: Esme) -> MessageResp:
-    message = esme.message(source="LOAD", registered_delivery=0)
+async def _dawdle(esme: RawEsme) -> MessageResp:
+    message = esme.build_submit_sm(source="LOAD", registered_delivery=0)
     for octet in message.encode():
         esme.send_octets(bytes((octet,)))
         await esme.writer.drain()
         # Each octet is a segment, and so a read, of its own.
         await asyncio.sleep(0)
-    answer = await esme.answer_to(message.sequence)
+    answer = await esme.wait_for_response(message.sequence)
     assert isinstance(answer, MessageResp)
     return answer
 
 
 @pytest.mark.parametrize("secured", [False, True])
 async def test_two_thousand_connections_that_do_not_bind(
-    server: Server, bystanders: Crowd, culprit: Login, secured: bool, tell: Tell
+    server: RunningServer, bystanders: ClientCrowd, culprit: AccountLogin, secured: bool, tell: ReportCounts
 ) -> None:
-    raise_file_limit()
+    increase_open_file_limit()
     async with bounded(server) as counts:
         strangers = await asyncio.gather(*(_come(server, secured) for _ in range(2000)))
-        gone = [asyncio.create_task(each.closed()) for each in strangers if each]
+        gone = [asyncio.create_task(each.wait_for_close()) for each in strangers if each]
         # Others come and go meanwhile as if nobody else were there.
         for _ in range(20):
-            other = await Esme.bound(server.port, culprit)
+            other = await RawEsme.connect_and_bind(server.port, culprit)
             assert (await other.submit(source="LOAD", registered_delivery=0)).status == 0
             await other.close()
-        bystanders.all_have_sent(50)
+        bystanders.wait_for_all_clients(50)
         held = sum(not each.done() for each in gone)
         await asyncio.gather(*gone)
     tell(connections=len(strangers), held_meanwhile=held, **counts)
 
 
-async def _come(server: Server, secured: bool) -> Esme | None:
+async def _come(server: RunningServer, secured: bool) -> RawEsme | None:
     try:
-        return await Esme.connect(server.tls_port if secured else server.port, from_address=STRANGER)
+        return await RawEsme.connect(server.tls_port if secured else server.port, from_address=STRANGER)
     except ConnectionError:
         return None

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from portal.smsc.protocol.constants import Command, Status
-from portal.smsc.protocol.pdu import Plain
-from tests.faults.conftest import Tell
-from tests.smsc.esme import DEADLINE_S, Esme
-from tests.support import Cast, Login, Server
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import HeaderOnlyPdu
+from tests.faults.conftest import ReportCounts
+from tests.smsc.esme import DEADLINE_S, RawEsme
+from tests.support import AccountLogin, Cast, RunningServer
 
 STRANGER = "127.0.0.2"
 _A_CONNECTION = 10  # of the 20 PDUs that may come before a bind
@@ -19,64 +19,68 @@ _FAILURES = 10
 _A_MINUTE_S = 60.0
 
 
-async def guess(server: Server, system_ids: Sequence[str], address: str) -> list[int]:
+async def guess(server: RunningServer, system_ids: Sequence[str], address: str) -> list[int]:
     """Try to bind by these names; the answers' statuses."""
     statuses = []
     for start in range(0, len(system_ids), _A_CONNECTION):
-        esme = await Esme.connect(server.port, from_address=address)
+        esme = await RawEsme.connect(server.port, from_address=address)
         statuses += [await esme.bind(each, "guess") for each in system_ids[start : start + _A_CONNECTION]]
         await esme.close()
     return statuses
 
 
-async def bind(server: Server, login: Login, address: str = "127.0.0.1") -> int:
+async def bind(server: RunningServer, login: AccountLogin, address: str = "127.0.0.1") -> int:
     """Bind with the right password, and unbind; the status of the bind."""
-    esme = await Esme.connect(server.port, from_address=address)
+    esme = await RawEsme.connect(server.port, from_address=address)
     status = await esme.bind(login.name, login.password)
     if status == 0:
-        await esme.request(Plain(Command.UNBIND, 99))
+        await esme.request(HeaderOnlyPdu(CommandId.UNBIND, 99))
     await esme.close()
     return status
 
 
 @pytest.mark.parametrize("what", ["one account", "many accounts"])
-async def test_an_address_may_fail_ten_times_a_minute(server: Server, cast: Cast, tell: Tell, what: str) -> None:
+async def test_an_address_may_fail_ten_times_a_minute(
+    server: RunningServer, cast: Cast, tell: ReportCounts, what: str
+) -> None:
     names = [cast.smpp_acme_1.name] * 200 if what == "one account" else [f"smpp-nobody-{each}" for each in range(200)]
-    looked_at = Status.ESME_RINVPASWD if what == "one account" else Status.ESME_RINVSYSID
+    looked_at = CommandStatus.ESME_RINVPASWD if what == "one account" else CommandStatus.ESME_RINVSYSID
     began = time.monotonic()
     statuses = await guess(server, names, STRANGER)
     forgotten = 1 + (time.monotonic() - began) * _FAILURES / _A_MINUTE_S
     assert statuses[:_FAILURES] == [looked_at] * _FAILURES
     seen = Counter(statuses)
-    assert seen.keys() == {looked_at, Status.ESME_RBINDTHROTTLED}
+    assert seen.keys() == {looked_at, CommandStatus.ESME_RBINDTHROTTLED}
     assert seen[looked_at] <= _FAILURES + forgotten
     # Nor does it learn anything about others, while those are not disturbed.
-    assert await guess(server, [cast.smpp_globex_1.name], STRANGER) == [Status.ESME_RBINDTHROTTLED]
+    assert await guess(server, [cast.smpp_globex_1.name], STRANGER) == [CommandStatus.ESME_RBINDTHROTTLED]
     assert await bind(server, cast.smpp_acme_1) == 0
     assert await bind(server, cast.smpp_globex_1) == 0
-    tell(guesses=len(names), looked_at=seen[looked_at], throttled=seen[Status.ESME_RBINDTHROTTLED])
+    tell(guesses=len(names), looked_at=seen[looked_at], throttled=seen[CommandStatus.ESME_RBINDTHROTTLED])
 
 
-async def test_an_account_may_be_guessed_at_ten_times_a_minute(server: Server, cast: Cast, tell: Tell) -> None:
+async def test_an_account_may_be_guessed_at_ten_times_a_minute(
+    server: RunningServer, cast: Cast, tell: ReportCounts
+) -> None:
     name = cast.smpp_acme_1.name
     addresses = [f"127.0.1.{number}" for number in range(1, 101)]
     statuses = [(await guess(server, [name], address))[0] for address in addresses]
-    assert statuses[:_FAILURES] == [Status.ESME_RINVPASWD] * _FAILURES
+    assert statuses[:_FAILURES] == [CommandStatus.ESME_RINVPASWD] * _FAILURES
     seen = Counter(statuses)
-    assert seen[Status.ESME_RBINDTHROTTLED] >= len(addresses) - 2 * _FAILURES
+    assert seen[CommandStatus.ESME_RBINDTHROTTLED] >= len(addresses) - 2 * _FAILURES
     assert await bind(server, cast.smpp_acme_1) == 0, "the right client from its own address is locked out"
-    tell(addresses=len(addresses), throttled=seen[Status.ESME_RBINDTHROTTLED])
+    tell(addresses=len(addresses), throttled=seen[CommandStatus.ESME_RBINDTHROTTLED])
 
 
 async def test_a_throttled_bind_is_refused_with_the_right_password_too_and_released_with_time(
-    serve: Callable[..., Server], cast: Cast, tell: Tell
+    serve: Callable[..., RunningServer], cast: Cast, tell: ReportCounts
 ) -> None:
     a_minute = 60
     server = serve(PORTAL_LIMITS_BIND_FAILURES=str(a_minute))
     statuses = await guess(server, [cast.smpp_acme_1.name] * 2 * a_minute, "127.0.0.1")
-    assert statuses[:a_minute] == [Status.ESME_RINVPASWD] * a_minute
-    assert statuses[-1] == Status.ESME_RBINDTHROTTLED
-    assert await bind(server, cast.smpp_acme_1) == Status.ESME_RBINDTHROTTLED
+    assert statuses[:a_minute] == [CommandStatus.ESME_RINVPASWD] * a_minute
+    assert statuses[-1] == CommandStatus.ESME_RBINDTHROTTLED
+    assert await bind(server, cast.smpp_acme_1) == CommandStatus.ESME_RBINDTHROTTLED
     assert await bind(server, cast.smpp_globex_1) == 0, "another account at the same address is locked out"
     began = time.monotonic()
     while await bind(server, cast.smpp_acme_1):

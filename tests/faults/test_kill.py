@@ -1,4 +1,4 @@
-"""kill -9 at random points under load: what was acknowledged is there, and was paid once."""
+"""kill -9 at random points under load: acknowledged messages are stored, and were charged once."""
 
 import os
 import random
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from portal.core.config import Config
-from tests.faults.conftest import Tell
-from tests.faults.crowd import Crowd, crowd
-from tests.serving import children, is_ready, starting
-from tests.support import Login, Server, eventually
+from tests.faults.conftest import ReportCounts
+from tests.faults.crowd import ClientCrowd, run_crowd
+from tests.serving import find_child_pids, is_server_ready, start_server
+from tests.support import AccountLogin, RunningServer, wait_until
 
 # The SMPP server alone, which its supervisor starts again; the supervisor alone, whose children end by themselves;
 # all of them at once; and all of them while they start.
@@ -28,9 +28,9 @@ def kill(*pids: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def kill_all(server: Server) -> None:
+def kill_all(server: RunningServer) -> None:
     # Stopped first: none of them may see the other's end before its own.
-    pids = [server.process.pid, *children(server.process.pid).values()]
+    pids = [server.process.pid, *find_child_pids(server.process.pid).values()]
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
@@ -38,26 +38,26 @@ def kill_all(server: Server) -> None:
     server.process.wait()
 
 
-def the_smsc(server: Server) -> int:
-    return eventually(lambda: children(server.process.pid).get("smsc", 0))
+def the_smsc(server: RunningServer) -> int:
+    return wait_until(lambda: find_child_pids(server.process.pid).get("smsc", 0))
 
 
 def test_what_was_acknowledged_survives_kill_9(
-    serve: Callable[..., Server],
+    serve: Callable[..., RunningServer],
     config: Config,
-    logins: list[Login],
+    logins: list[AccountLogin],
     rounds: int,
     checked: Callable[[], None],
-    nothing_lost: Callable[[Crowd], dict[str, int]],
-    tell: Tell,
+    nothing_lost: Callable[[ClientCrowd], dict[str, int]],
+    tell: ReportCounts,
 ) -> None:
     seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
     print(f"FAULT_SEED={seed}")
     chance, killed = random.Random(seed), Counter[str]()
     server = serve()
-    with crowd(server.port, *logins, logins[0]) as clients:
+    with run_crowd(server.port, *logins, logins[0]) as clients:
         for number in range(rounds):
-            clients.more(chance.randrange(1, _MOST_BETWEEN))
+            clients.wait_for_messages(chance.randrange(1, _MOST_BETWEEN))
             time.sleep(chance.uniform(0, _LONGEST_DELAY_S))  # a random point, also within a commit
             victim = VICTIMS[number % len(VICTIMS)]
             killed[victim] += 1
@@ -69,12 +69,12 @@ def test_what_was_acknowledged_survives_kill_9(
             else:
                 kill_all(server)
             if victim == "starting":
-                with starting(config) as server:
+                with start_server(config) as server:
                     time.sleep(chance.uniform(0, _STARTING_S))
                     kill_all(server)
             checked()
             if victim != "smsc":
                 server = serve()
-        eventually(lambda: is_ready(server), 30)
-        clients.more(1)
+        wait_until(lambda: is_server_ready(server), 30)
+        clients.wait_for_messages(1)
         tell(rounds=rounds, **{f"killed_{victim}": count for victim, count in killed.items()}, **nothing_lost(clients))

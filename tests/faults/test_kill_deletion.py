@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a big deletion, and of retention: both go on at the next start, and the numbers agree."""
+"""kill -9 in the middle of a big deletion, and of retention: both continue at the next start, and the check passes."""
 
 import random
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from portal.services.common.audit import Actor
 from portal.services.common.message_states import DELIVERED
 from portal.services.common.periods import LAST_DAY, Period
 from portal.services.history import deletion
-from portal.services.history.search import Wanted
+from portal.services.history.search import SearchQuery
 from portal.services.messages import intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
-from tests.serving import starting
-from tests.support import Login, eventually, prepared
+from tests.serving import start_server
+from tests.support import AccountLogin, prepare_submit, wait_until
 
 MESSAGES = 12_000
 A_BATCH = 400
@@ -28,24 +28,24 @@ YEARS_AGO = 400 * DAY_MS
 
 
 @pytest.fixture
-def account(conn: db.Connection, logins: list[Login]) -> Account:
+def account(conn: db.Connection, logins: list[AccountLogin]) -> Account:
     """An account with messages of today and of last year, as many of each."""
-    found = accounts.by_name(conn, logins[0].name)
+    account = accounts.get_account(conn, logins[0].name)
     conn.execute("PRAGMA synchronous = OFF")
     now = now_ms()
-    submit = prepared(conn, found.id, b"your parcel is on its way", registered_delivery=0)
+    submit = prepare_submit(conn, account.id, b"your parcel is on its way", registered_delivery=0)
     for since in (now - YEARS_AGO, now - DAY_MS):
         for at in range(since, since + MESSAGES, A_BATCH):
-            stored = intake.store(conn, [submit] * A_BATCH, at).ids
-            outcomes.finish(conn, [Outcome(each, DELIVERED, 0, at) for each in stored if each])
-    return found
+            stored = intake.store_messages(conn, [submit] * A_BATCH, at).message_ids
+            outcomes.finish_messages(conn, [MessageOutcome(each, DELIVERED, 0, at) for each in stored if each])
+    return account
 
 
 def left(conn: db.Connection, account: Account, since: int, until: int) -> int:
     return int(
         conn.execute(
             "SELECT count(*) FROM messages WHERE account_id = ? AND id >= ? AND id < ?",
-            (account.id, ids.first_id_at(since), ids.first_id_at(until)),
+            (account.id, ids.min_id_at_time(since), ids.min_id_at_time(until)),
         ).fetchone()[0]
     )
 
@@ -61,28 +61,32 @@ def test_a_deletion_and_retention_go_on_after_kill_9(
 ) -> None:
     now = now_ms()
     recent, old = (now - 2 * DAY_MS, now + DAY_MS), (0, now - YEARS_AGO + DAY_MS)
-    deletion_id = deletion.begin(
-        conn, Actor("alice@acme.example"), account, deletion.all_of(conn, account.id, _since(*recent))
+    deletion_id = deletion.create_deletion(
+        conn, Actor("alice@acme.example"), account, deletion.build_query_scope(conn, account.id, _since(*recent))
     )
 
     for point in points(random.Random(7), rounds):
-        with starting(config, "web") as server:
-            eventually(lambda most=point: min(left(conn, account, *each) for each in (recent, old)) <= most, 60)  # type: ignore[misc]
+        with start_server(config, "web") as server:
+            wait_until(lambda most=point: min(left(conn, account, *each) for each in (recent, old)) <= most, 60)  # type: ignore[misc]
             server.process.kill()
             server.process.wait()
-        assert self_check.problems(conn) == []
+        assert self_check.list_problem_texts(conn) == []
     assert left(conn, account, *recent) + left(conn, account, *old) > 0
 
-    with starting(config, "web"):
-        eventually(lambda: left(conn, account, *recent) == left(conn, account, *old) == 0, 60)
-        eventually(lambda: deletion.open_ones(conn) == [])
-    found = deletion.by_id(conn, deletion_id)
-    assert (found.removed, found.total, found.underway, found.waiting) == (MESSAGES, MESSAGES, 0, 0)
-    assert [each.details["removed"] for each in audit.of_account(conn, account.id) if each.action == "history.delete"]
-    assert self_check.problems(conn) == []
+    with start_server(config, "web"):
+        wait_until(lambda: left(conn, account, *recent) == left(conn, account, *old) == 0, 60)
+        wait_until(lambda: deletion.list_open_deletion_ids(conn) == [])
+    result = deletion.get_deletion_by_id(conn, deletion_id)
+    assert (result.removed, result.total, result.underway, result.waiting) == (MESSAGES, MESSAGES, 0, 0)
+    assert [
+        each.details["removed"]
+        for each in audit.list_audit_entries(conn, account.id)
+        if each.action == "history.delete"
+    ]
+    assert self_check.list_problem_texts(conn) == []
     sums = conn.execute("SELECT sum(sent), sum(delivered) FROM deleted_days").fetchone()
     assert tuple(sums) == (MESSAGES, MESSAGES)
 
 
-def _since(since: int, until: int) -> Wanted:
-    return Wanted(Period(since, until, None, LAST_DAY))
+def _since(since: int, until: int) -> SearchQuery:
+    return SearchQuery(Period(since, until, None, LAST_DAY))

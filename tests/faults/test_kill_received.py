@@ -1,4 +1,4 @@
-"""kill -9 while messages from handsets come in: each is taken in once."""
+"""kill -9 while messages from handsets come in: each is stored once."""
 
 import random
 import sqlite3
@@ -12,8 +12,8 @@ from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, inbound_numbers
 from portal.services.operations import self_check
-from tests.serving import starting
-from tests.support import Cast, eventually
+from tests.serving import start_server
+from tests.support import Cast, wait_until
 
 ROUNDS = 6
 A_ROUND = 40
@@ -30,27 +30,27 @@ def wakeup_sender(config: Config) -> Iterator[WakeupSender]:
 def test_each_message_from_a_handset_is_taken_in_once(
     config: Config, cast: Cast, conn: sqlite3.Connection, wakeup_sender: WakeupSender
 ) -> None:
-    inbound_numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), NUMBER)
+    inbound_numbers.add_inbound_number(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), NUMBER)
     sent: list[str] = []
 
     def stored() -> int:
         return int(conn.execute("SELECT count(*) FROM received").fetchone()[0])
 
     for _ in range(ROUNDS):
-        with starting(config, "smsc") as server:
+        with start_server(config, "smsc") as server:
             before = stored()
-            # One by one, each told at once: what the server takes in comes in many small commits.
+            # One by one, so that the server stores them in many small commits.
             for _ in range(A_ROUND):
                 sent.append(f"message {len(sent)}")
-                inbound.simulate(conn, HANDSET, NUMBER, sent[-1])
+                inbound.simulate_inbound_message(conn, HANDSET, NUMBER, sent[-1])
                 wakeup_sender.send()
             few = random.randrange(1, A_ROUND)
-            eventually(lambda least=before + few: stored() >= least)  # type: ignore[misc]
+            wait_until(lambda least=before + few: stored() >= least)  # type: ignore[misc]
             server.process.kill()
             server.process.wait()
-    with starting(config, "smsc"):
-        eventually(lambda: stored() >= len(sent))
-        eventually(lambda: conn.execute("SELECT count(*) FROM simulated").fetchone()[0] == 0)
+    with start_server(config, "smsc"):
+        wait_until(lambda: stored() >= len(sent))
+        wait_until(lambda: conn.execute("SELECT count(*) FROM simulated").fetchone()[0] == 0)
     assert [row[0] for row in conn.execute("SELECT text FROM received ORDER BY id")] == sent
     assert conn.execute("SELECT count(DISTINCT received_id) FROM deliveries").fetchone()[0] == len(sent)
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []

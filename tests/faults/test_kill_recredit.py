@@ -11,11 +11,11 @@ from portal.core.config import Config
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.people import customers
-from tests.faults.conftest import Tell
-from tests.faults.crowd import crowd
+from tests.faults.conftest import ReportCounts
+from tests.faults.crowd import run_crowd
 from tests.faults.test_kill import kill, kill_all, the_smsc
-from tests.serving import is_ready
-from tests.support import Cast, Login, Server, eventually
+from tests.serving import is_server_ready
+from tests.support import AccountLogin, Cast, RunningServer, wait_until
 
 # A message costs one credit and buys one: so the balance is the same after each, and orders are as many as messages.
 _PACK = credit_amounts.THOUSANDTHS
@@ -24,10 +24,12 @@ _LONGEST_DELAY_S = 0.02
 
 
 @pytest.fixture
-def opening(config: Config, cast: Cast, logins: list[Login]) -> dict[int, int]:
-    """Has each message of the accounts buy a pack; returns what they hold."""
-    conn = db.connect(config.database)
-    customers.change(conn, SHELL, customers.by_id(conn, cast.acme), credit_line=10**15, min_age_days=0)
+def opening(config: Config, cast: Cast, logins: list[AccountLogin]) -> dict[int, int]:
+    """Makes each message of the accounts buy a pack; returns the balances by account id."""
+    conn = db.connect(config.database_file)
+    customers.change_customer(
+        conn, SHELL, customers.get_customer_by_id(conn, cast.acme), credit_line=10**15, min_age_days=0
+    )
     # Rules as customers may set them would buy a few packs a day, and hardly one in the moment of a kill.
     conn.execute("INSERT INTO packs VALUES (?, 7, 'EUR')", (_PACK,))
     marks = ", ".join("?" * len(logins))
@@ -36,9 +38,9 @@ def opening(config: Config, cast: Cast, logins: list[Login]) -> dict[int, int]:
         f" WHERE id IN ({marks})",
         (_PACK, *(each.id for each in logins)),
     )
-    found = dict(conn.execute("SELECT id, balance FROM accounts WHERE recredit_below IS NOT NULL").fetchall())
+    balances = dict(conn.execute("SELECT id, balance FROM accounts WHERE recredit_below IS NOT NULL").fetchall())
     conn.close()
-    return found
+    return balances
 
 
 def purchases(conn: db.Connection, account_id: int) -> int:
@@ -57,16 +59,16 @@ def purchases(conn: db.Connection, account_id: int) -> int:
 
 
 def test_what_is_bought_for_a_message_is_there_with_it_or_not_at_all(
-    serve: Callable[..., Server],
+    serve: Callable[..., RunningServer],
     config: Config,
-    logins: list[Login],
+    logins: list[AccountLogin],
     opening: dict[int, int],
     rounds: int,
     checked: Callable[[], None],
-    tell: Tell,
+    tell: ReportCounts,
 ) -> None:
     chance = random.Random()
-    conn = db.connect(config.database)
+    conn = db.connect(config.database_file)
 
     def proved() -> int:
         """How many packs there are."""
@@ -74,17 +76,19 @@ def test_what_is_bought_for_a_message_is_there_with_it_or_not_at_all(
         bought = {account_id: purchases(conn, account_id) for account_id in opening}
         sent = dict(conn.execute("SELECT account_id, count(*) FROM messages WHERE price > 0 GROUP BY 1").fetchall())
         balances = dict(conn.execute("SELECT id, balance FROM accounts WHERE recredit_below IS NOT NULL").fetchall())
-        told = conn.execute("SELECT (SELECT count(*) FROM credit_notices) + (SELECT count(*) FROM mails)").fetchone()[0]
+        (notified,) = conn.execute(
+            "SELECT (SELECT count(*) FROM credit_notices) + (SELECT count(*) FROM mails)"
+        ).fetchone()
         conn.execute("COMMIT")
         assert balances == opening, "a debit without its pack, or a pack without its debit"
         assert {account_id: count for account_id, count in bought.items() if count} == sent
-        assert told == sum(bought.values()), "a pack that nobody is told of, or twice"
+        assert notified == sum(bought.values()), "a pack that nobody is told of, or twice"
         return sum(bought.values())
 
     server = serve()
-    with crowd(server.port, *logins) as clients:
+    with run_crowd(server.port, *logins) as clients:
         for number in range(rounds):
-            clients.more(chance.randrange(1, _MOST_BETWEEN))
+            clients.wait_for_messages(chance.randrange(1, _MOST_BETWEEN))
             time.sleep(chance.uniform(0, _LONGEST_DELAY_S))  # a random point, also within a commit
             if number % 2:
                 kill_all(server)
@@ -94,10 +98,12 @@ def test_what_is_bought_for_a_message_is_there_with_it_or_not_at_all(
             proved()
             if number % 2:
                 server = serve()
-        eventually(lambda: is_ready(server), 30)
-        clients.more(1)
+        wait_until(lambda: is_server_ready(server), 30)
+        clients.wait_for_messages(1)
         clients.stop_sending()
         bought = proved()
-        assert bought >= len(clients.ids()), "acknowledged, and not there"
-        tell(rounds=rounds, acknowledged=len(clients.ids()), bought=bought, answers_lost=clients.in_doubt)
+        assert bought >= len(clients.acknowledged_texts()), "acknowledged, and not there"
+        tell(
+            rounds=rounds, acknowledged=len(clients.acknowledged_texts()), bought=bought, answers_lost=clients.in_doubt
+        )
     conn.close()

@@ -1,4 +1,4 @@
-"""Others have gone: the mail server, the web process, the SMPP server. What is left goes on, and nothing is lost."""
+"""Without the mail server, the web process or the SMPP server the rest goes on, and nothing is lost."""
 
 import json
 import subprocess
@@ -11,14 +11,14 @@ import pytest
 
 from portal.core import db
 from portal.core.config import Config
-from portal.smsc.protocol.constants import Status
-from tests.faults.conftest import Tell
-from tests.faults.crowd import Crowd, crowd
-from tests.faults.visitor import Visitor
+from portal.smsc.protocol.constants import CommandStatus
+from tests.faults.conftest import ReportCounts
+from tests.faults.crowd import ClientCrowd, run_crowd
+from tests.faults.visitor import WebVisitor
 from tests.mailbox import Mailbox
-from tests.serving import is_ready, starting
-from tests.smsc.esme import Esme, hang_up
-from tests.support import Cast, Login, Server, eventually
+from tests.serving import is_server_ready, start_server
+from tests.smsc.esme import RawEsme, close_connections
+from tests.support import AccountLogin, Cast, RunningServer, wait_until
 
 _MAILS = 3
 # A heartbeat counts for ten seconds where no supervisor says that its sender has ended.
@@ -28,104 +28,104 @@ RunApp = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def alone(config: Config) -> Iterator[Callable[[str], Server]]:
+def alone(config: Config) -> Iterator[Callable[[str], RunningServer]]:
     """Starts `web` or `smsc` by itself, so that nobody starts it again."""
     with ExitStack() as running:
-        yield lambda name: running.enter_context(starting(config, name))
+        yield lambda name: running.enter_context(start_server(config, name))
 
 
 @pytest.fixture
-def web_and_smsc(alone: Callable[[str], Server]) -> tuple[Server, Server]:
+def web_and_smsc(alone: Callable[[str], RunningServer]) -> tuple[RunningServer, RunningServer]:
     both = alone("web"), alone("smsc")
-    eventually(lambda: is_ready(both[0]), 20)
+    wait_until(lambda: is_server_ready(both[0]), 20)
     return both
 
 
 def test_mails_wait_for_their_server(
-    serve: Callable[..., Server], run_app: RunApp, conn: db.Connection, cast: Cast, tell: Tell
+    serve: Callable[..., RunningServer], run_app: RunApp, conn: db.Connection, cast: Cast, tell: ReportCounts
 ) -> None:
     mailbox = Mailbox()
     server = serve(PORTAL_MAIL_URL=mailbox.url)
     for _ in range(_MAILS):
         assert run_app("password", "regenerate", cast.smpp_acme_1.name, "--mail").returncode == 0
     tried = "SELECT count(*) FROM mails WHERE error <> '' AND sent_at IS NULL"
-    eventually(lambda: conn.execute(tried).fetchone()[0] == _MAILS)
-    assert Visitor(server.url).log_in(cast.alice)
+    wait_until(lambda: conn.execute(tried).fetchone()[0] == _MAILS)
+    assert WebVisitor(server.url).log_in(cast.alice)
     with mailbox.listening():
-        received = Counter(mailbox.wait()["Message-ID"] for _ in range(_MAILS))
+        received = Counter(mailbox.wait_for_mail()["Message-ID"] for _ in range(_MAILS))
         waiting = "SELECT count(*) FROM mails WHERE sent_at IS NULL"
-        eventually(lambda: conn.execute(waiting).fetchone()[0] == 0)
+        wait_until(lambda: conn.execute(waiting).fetchone()[0] == 0)
     assert list(received.values()) == [1] * _MAILS
     tell(mails=_MAILS, received=received.total())
 
 
 def test_smpp_goes_on_without_the_pages(
-    web_and_smsc: tuple[Server, Server],
-    logins: list[Login],
+    web_and_smsc: tuple[RunningServer, RunningServer],
+    logins: list[AccountLogin],
     run_app: RunApp,
-    nothing_lost: Callable[[Crowd], dict[str, int]],
-    tell: Tell,
+    nothing_lost: Callable[[ClientCrowd], dict[str, int]],
+    tell: ReportCounts,
 ) -> None:
     web, smsc = web_and_smsc
-    with crowd(smsc.port, *logins) as clients:
-        clients.all_have_sent(10)
+    with run_crowd(smsc.port, *logins) as clients:
+        clients.wait_for_all_clients(10)
         web.process.kill()
         web.process.wait()
-        clients.all_have_sent(200)
+        clients.wait_for_all_clients(200)
         assert clients.binds == len(logins)
-        # What the shell changes is in force at once.
+        # What the command line changes takes effect at once.
         run_app("account", "disable", logins[0].name)
         ended = clients.clients[0]
-        eventually(lambda: not ended.bound)
+        wait_until(lambda: not ended.is_bound)
         run_app("account", "enable", logins[0].name)
-        clients.all_have_sent(10)
+        clients.wait_for_all_clients(10)
         tell(**nothing_lost(clients))
 
 
 async def test_the_pages_go_on_without_smpp_and_what_they_change_holds_when_it_is_back(
-    web_and_smsc: tuple[Server, Server],
-    alone: Callable[[str], Server],
+    web_and_smsc: tuple[RunningServer, RunningServer],
+    alone: Callable[[str], RunningServer],
     cast: Cast,
-    logins: list[Login],
+    logins: list[AccountLogin],
     run_app: RunApp,
-    tell: Tell,
+    tell: ReportCounts,
 ) -> None:
     web, smsc = web_and_smsc
-    before = await Esme.bound(smsc.port, cast.smpp_acme_1)
-    alice = Visitor(web.url)
+    before = await RawEsme.connect_and_bind(smsc.port, cast.smpp_acme_1)
+    alice = WebVisitor(web.url)
     assert alice.log_in(cast.alice)
     smsc.process.kill()
     smsc.process.wait()
-    await before.closed()
+    await before.wait_for_close()
     home = f"/accounts/{cast.smpp_acme_1.name}"
     for page in ("/", home, f"{home}/sessions", f"{home}/history", f"{home}/options/smpp"):
         assert alice.get(page).status_code == 200
     assert alice.post(f"{home}/ips", network="127.0.0.7").status_code == 303
     done = run_app("password", "regenerate", cast.smpp_acme_1.name, "--json")
-    replaced = Login(cast.smpp_acme_1.id, cast.smpp_acme_1.name, json.loads(done.stdout)["password"])
+    replaced = AccountLogin(cast.smpp_acme_1.id, cast.smpp_acme_1.name, json.loads(done.stdout)["password"])
     run_app("account", "disable", logins[0].name)
     assert _status(run_app, cast.smpp_acme_1) == "UPDATING_IP", "it says that a change isn't in force yet"
-    eventually(lambda: not is_ready(web), _SILENT_S)
+    wait_until(lambda: not is_server_ready(web), _SILENT_S)
     assert "The SMPP server isn't answering" in alice.get(f"{home}/sessions").text
     assert "smpp_portal_smsc_up 0" in urllib.request.urlopen(f"{web.url}/metrics", timeout=10).read().decode()
 
     alone("smsc")
-    eventually(lambda: is_ready(web), _SILENT_S)
+    wait_until(lambda: is_server_ready(web), _SILENT_S)
     assert "isn't answering" not in alice.get(f"{home}/sessions").text
     try:
-        assert await _bind(smsc, cast.smpp_acme_1) == Status.ESME_RINVPASWD
-        assert await _bind(smsc, logins[0]) == Status.ESME_RBINDFAIL
+        assert await _bind(smsc, cast.smpp_acme_1) == CommandStatus.ESME_RINVPASWD
+        assert await _bind(smsc, logins[0]) == CommandStatus.ESME_RBINDFAIL
         assert await _bind(smsc, replaced, "127.0.0.7") == 0
     finally:
-        await hang_up()
-    eventually(lambda: _status(run_app, cast.smpp_acme_1) == "SUCCESS")
+        await close_connections()
+    wait_until(lambda: _status(run_app, cast.smpp_acme_1) == "SUCCESS")
     tell(pages=5, changes=3)
 
 
-def _status(run_app: RunApp, login: Login) -> str:
+def _status(run_app: RunApp, login: AccountLogin) -> str:
     return str(json.loads(run_app("account", "show", login.name, "--json").stdout)["status"])
 
 
-async def _bind(server: Server, login: Login, address: str = "127.0.0.1") -> int:
-    esme = await Esme.connect(server.port, from_address=address)
+async def _bind(server: RunningServer, login: AccountLogin, address: str = "127.0.0.1") -> int:
+    esme = await RawEsme.connect(server.port, from_address=address)
     return await esme.bind(login.name, login.password)

@@ -9,7 +9,7 @@ from tests.support import DEADLINE_S, Person
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
-class Visitor:
+class WebVisitor:
     """Sends forms as a browser without JavaScript does."""
 
     def __init__(self, url: str) -> None:
@@ -20,18 +20,18 @@ class Visitor:
         return self._session.get(self._url + path, timeout=DEADLINE_S, allow_redirects=False)
 
     def post(self, path: str, **fields: str) -> requests.Response:
-        found = _TOKEN.search(self.get("/no-such-page").text)
-        assert found, "the page holds no CSRF token"
-        fields["csrf_token"] = found[1]
+        token = _TOKEN.search(self.get("/no-such-page").text)
+        assert token, "the page holds no CSRF token"
+        fields["csrf_token"] = token[1]
         return self._session.post(self._url + path, fields, timeout=DEADLINE_S, allow_redirects=False)
 
-    def first_step(self, person: Person, password: str) -> requests.Response:
+    def submit_password(self, person: Person, password: str) -> requests.Response:
         return self.post("/login", email=person.email, password=password)
 
     def log_in(self, person: Person, step: int = 0) -> bool:
         """Log in with the code of this moment, or of so many steps later; whether that went well."""
-        self.first_step(person, person.password)
-        self.post("/login/totp", code=person.code(step))
+        self.submit_password(person, person.password)
+        self.post("/login/totp", code=person.totp_code(step))
         return self.is_logged_in()
 
     def is_logged_in(self) -> bool:

@@ -27,17 +27,22 @@ _RECONNECT_MS = 200
 _RESEND_S = 0.2
 _UDH_INDICATOR = 0x40
 _BIND_RESP = (BindReceiverResp, BindTransceiverResp, BindTransmitterResp)
-_MODES = {"transmitter": BindMode.TRANSMITTER, "receiver": BindMode.RECEIVER, "transceiver": BindMode.TRANSCEIVER}
+_BIND_MODES = {"transmitter": BindMode.TRANSMITTER, "receiver": BindMode.RECEIVER, "transceiver": BindMode.TRANSCEIVER}
 # Characters of a part beside its sar_* parameters.
 _GSM_PART, _UCS2_PART = 153, 67
-_NAMES = {0x001E: "receipted_message_id", 0x0423: "network_error_code", 0x0427: "message_state", 0x1401: "outgoing_id"}
+_TLV_NAMES = {
+    0x001E: "receipted_message_id",
+    0x0423: "network_error_code",
+    0x0427: "message_state",
+    0x1401: "outgoing_id",
+}
 
 
-def tell(event: str, **values: object) -> None:
+def write_event(event: str, **values: object) -> None:
     print(json.dumps({"event": event} | values), flush=True)
 
 
-class Hook(AbstractHook):
+class EventHook(AbstractHook):
     """Hears of every PDU. It answers nothing: the library does that."""
 
     def __init__(self) -> None:
@@ -52,20 +57,22 @@ class Hook(AbstractHook):
     async def received(self, smpp_message: SmppMessage | None, pdu: bytes, client_id: str) -> None:
         # Of a message that the library has split, there is one answer and one receipt here: when the last part has its.
         if isinstance(smpp_message, _BIND_RESP):
-            tell("bind", status=smpp_message.command_status)
+            write_event("bind", status=smpp_message.command_status)
         elif isinstance(smpp_message, SubmitSmResp):
-            tell("answer", n=int(smpp_message.log_id), status=smpp_message.command_status, id=smpp_message.message_id)
+            write_event(
+                "answer", n=int(smpp_message.log_id), status=smpp_message.command_status, id=smpp_message.message_id
+            )
             if smpp_message.command_status == SmppCommandStatus.ESME_RTHROTTLED:
-                self._send_again(smpp_message.log_id)
+                self._resend(smpp_message.log_id)
         elif isinstance(smpp_message, DeliverSm) and smpp_message.is_receipt():
-            tell("receipt", **_receipt(smpp_message))
+            write_event("receipt", **_receipt_values(smpp_message))
         elif isinstance(smpp_message, Unbind):
-            tell("unbind")
+            write_event("unbind")
 
     async def send_error(self, smpp_message: SmppMessage, error: Exception, client_id: str) -> None:
-        tell("error", n=int(getattr(smpp_message, "log_id", 0)), what=repr(error))
+        write_event("error", n=int(getattr(smpp_message, "log_id", 0)), what=repr(error))
 
-    def _send_again(self, log_id: str) -> None:
+    def _resend(self, log_id: str) -> None:
         # The library never sends a refused message again.
         async def again() -> None:
             await asyncio.sleep(_RESEND_S)
@@ -77,8 +84,8 @@ class Hook(AbstractHook):
         task.add_done_callback(self._resending.discard)
 
 
-def _receipt(message: DeliverSm) -> dict[str, Any]:
-    tlvs = {_NAMES[each.tag]: each.value for each in message.optional_params or [] if each.tag in _NAMES}
+def _receipt_values(message: DeliverSm) -> dict[str, Any]:
+    tlvs = {_TLV_NAMES[each.tag]: each.value for each in message.optional_params or [] if each.tag in _TLV_NAMES}
     # The library takes these three octets for a text.
     tlvs["network_error_code"] = str(tlvs["network_error_code"]).encode("latin-1").hex()
     return {
@@ -90,7 +97,7 @@ def _receipt(message: DeliverSm) -> dict[str, Any]:
     } | tlvs
 
 
-def _messages(n: int, text: str, to: str, source: str, way: str) -> list[SubmitSm]:
+def _build_messages(n: int, text: str, to: str, source: str, way: str) -> list[SubmitSm]:
     fields: dict[str, Any] = {
         "source": PhoneNumber(source, TON.ALPHANUMERIC, NPI.UNKNOWN),
         "destination": PhoneNumber(to, TON.INTERNATIONAL, NPI.ISDN),
@@ -102,7 +109,7 @@ def _messages(n: int, text: str, to: str, source: str, way: str) -> list[SubmitS
         return [SubmitSm(short_message=text, esm_class=_UDH_INDICATOR, auto_message_payload=False, **fields)]
     if way == "sar":
         # By hand: the library's own way (auto_message_payload=False, no UDH indicator) ends its sender for good.
-        parts = _parts(text)
+        parts = _split_text(text)
         return [
             SubmitSm(
                 short_message=part,
@@ -122,19 +129,19 @@ def _messages(n: int, text: str, to: str, source: str, way: str) -> list[SubmitS
     return [SubmitSm(short_message=text, **fields)]
 
 
-def _parts(text: str) -> list[str]:
+def _split_text(text: str) -> list[str]:
     """Cuts no character in two: neither an escaped one of GSM 03.38 nor a surrogate pair."""
     gsm = GSM7BitCodec.is_gsm_text(text)
-    most = _GSM_PART if gsm else _UCS2_PART
-    parts, room = [""], most
+    max_length = _GSM_PART if gsm else _UCS2_PART
+    parts, length_left = [""], max_length
     for character in text:
         octets = GSM7BitCodec.get_codec_info().encode(character)[0] if gsm else character.encode("utf-16-be")
         length = len(octets) if gsm else len(octets) // 2
-        if length > room:
+        if length > length_left:
             parts.append("")
-            room = most
+            length_left = max_length
         parts[-1] += character
-        room -= length
+        length_left -= length
     return parts
 
 
@@ -143,13 +150,13 @@ async def main() -> None:
     lines = StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: StreamReaderProtocol(lines), sys.stdin)
     settings = json.loads(await lines.readline())
-    hook = Hook()
+    hook = EventHook()
     esme = ESME(
         smsc_host=settings["host"],
         smsc_port=settings["port"],
         system_id=settings["system_id"],
         password=settings["password"],
-        bind_mode=_MODES[settings["bind"]],
+        bind_mode=_BIND_MODES[settings["bind"]],
         enquire_link_interval=20.0,
         hook=hook,
         retry_timer=SimpleExponentialBackoff(min_delay=_RECONNECT_MS, max_increases=2),
@@ -157,9 +164,11 @@ async def main() -> None:
     )
     hook.esme = esme
     running = asyncio.create_task(esme.start())
-    running.add_done_callback(lambda task: tell("ended", what="" if task.cancelled() else repr(task.exception())))
+    running.add_done_callback(
+        lambda task: write_event("ended", what="" if task.cancelled() else repr(task.exception()))
+    )
     while line := await lines.readline():
-        for message in _messages(**json.loads(line)):
+        for message in _build_messages(**json.loads(line)):
             await esme.broker.enqueue(message)
     running.cancel()
 

@@ -14,16 +14,16 @@ from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import outcomes
-from portal.services.messages.outcomes import Outcome
-from tests.interop.kannel import TRANSCEIVER, Kannel, Reports
-from tests.serving import children, stop
-from tests.support import Cast, Server, eventually
+from portal.services.messages.outcomes import MessageOutcome
+from tests.interop.kannel import TRANSCEIVER, DeliveryReportServer, Kannel
+from tests.serving import find_child_pids, stop_process
+from tests.support import Cast, RunningServer, wait_until
 
 
 @pytest.fixture
-def reports() -> Iterator[Reports]:
+def reports() -> Iterator[DeliveryReportServer]:
     """A web server that takes Kannel's delivery reports."""
-    with Reports().listening() as listening:
+    with DeliveryReportServer().listening() as listening:
         yield listening
 
 
@@ -32,77 +32,77 @@ class StartKannel(Protocol):
 
 
 @pytest.fixture
-def kannel(tmp_path: Path, server: Server, cast: Cast, reports: Reports) -> Iterator[StartKannel]:
+def kannel(tmp_path: Path, server: RunningServer, cast: Cast, reports: DeliveryReportServer) -> Iterator[StartKannel]:
     """Starts Kannel with the credentials of `smpp_acme_1`, and waits until it is bound.
 
     With a certificate to trust, it uses the TLS port.
     """
     with ExitStack() as running:
 
-        def start(binds: Sequence[str] = TRANSCEIVER, *, trusting: Path | None = None) -> Kannel:
+        def start_kannel(binds: Sequence[str] = TRANSCEIVER, *, trusting: Path | None = None) -> Kannel:
             port = server.tls_port if trusting else server.port
             made = Kannel(tmp_path, cast.smpp_acme_1, port, reports, binds, trusting)
             running.enter_context(made.running())
-            made.wait("online")
+            made.wait_for_state("online")
             return made
 
-        yield start
+        yield start_kannel
 
 
-class Limit(Protocol):
+class SetLimits(Protocol):
     def __call__(self, *, windowing: int = 0, throughput: int = 0) -> None: ...
 
 
 @pytest.fixture
-def limit(conn: db.Connection, cast: Cast, server: Server) -> Limit:
+def limit(conn: db.Connection, cast: Cast, server: RunningServer) -> SetLimits:
     """Sets the limits of `smpp_acme_1` (0: none), and waits until the server knows."""
 
-    def set_them(*, windowing: int = 0, throughput: int = 0) -> None:
-        account = accounts.by_name(conn, cast.smpp_acme_1.name)
-        accounts.change(conn, SHELL, account, windowing=windowing, throughput=throughput)
-        eventually(lambda: accounts.by_name(conn, account.name).status == accounts.SUCCESS)
+    def set_limits(*, windowing: int = 0, throughput: int = 0) -> None:
+        account = accounts.get_account(conn, cast.smpp_acme_1.name)
+        accounts.change_account(conn, SHELL, account, windowing=windowing, throughput=throughput)
+        wait_until(lambda: accounts.get_account(conn, account.name).status == accounts.SUCCESS)
 
-    return set_them
+    return set_limits
 
 
-Hold = Callable[[], AbstractContextManager[None]]
+HoldDatabase = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture
-def hold(connect: Callable[[], db.Connection]) -> Hold:
+def hold(connect: Callable[[], db.Connection]) -> HoldDatabase:
     """Keeps the server from writing for the length of a block: what it accepts meanwhile stays in its window."""
 
     @contextmanager
-    def held() -> Iterator[None]:
-        with db.immediate(connect()):
+    def hold_database() -> Iterator[None]:
+        with db.write_transaction(connect()):
             yield
 
-    return held
+    return hold_database
 
 
-Outage = Callable[[Server, signal.Signals], AbstractContextManager[Callable[[str], None]]]
+StartOutage = Callable[[RunningServer, signal.Signals], AbstractContextManager[Callable[[str], None]]]
 
 
 @pytest.fixture
-def outage(serve: Callable[..., Server], conn: db.Connection) -> Outage:
+def outage(serve: Callable[..., RunningServer], conn: db.Connection) -> StartOutage:
     """Ends the whole program by a signal, and starts it again, as it was, at the end of a block.
 
     In the block is a function that writes down that a message was delivered, by its message_id: the receipt waits from
     then on, and no client can have had it before.
     """
 
-    def delivered(message_id: str) -> None:
-        outcomes.finish(conn, [Outcome(int(message_id), DELIVERED, 0, clock.now_ms())])
+    def mark_delivered(message_id: str) -> None:
+        outcomes.finish_messages(conn, [MessageOutcome(int(message_id), DELIVERED, 0, clock.now_ms())])
 
     @contextmanager
-    def away(server: Server, how: signal.Signals) -> Iterator[Callable[[str], None]]:
+    def stop_and_restart(server: RunningServer, how: signal.Signals) -> Iterator[Callable[[str], None]]:
         if how == signal.SIGKILL:
-            for pid in (server.process.pid, *children(server.process.pid).values()):
+            for pid in (server.process.pid, *find_child_pids(server.process.pid).values()):
                 os.kill(pid, signal.SIGKILL)
             server.process.wait()
         else:
-            assert stop(server.process) == 0
-        yield delivered
+            assert stop_process(server.process) == 0
+        yield mark_delivered
         serve()
 
-    return away
+    return stop_and_restart

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.smpplib_esme import NUMBER
-from tests.support import DEADLINE_S, Login
+from tests.support import DEADLINE_S, AccountLogin
 
 _HERE = Path(__file__).parent
 
@@ -45,77 +45,79 @@ Event = Mapping[str, Any]
 T = TypeVar("T")
 
 
-class Driven:
+class DrivenClient:
     """A running client."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
         self._numbers = itertools.count(1)
-        self._heard = threading.Condition()
+        self._events_changed = threading.Condition()
         self._has_ended = False
         self.events: list[Event] = []
 
     def send(self, text: str, way: str = PLAIN, to: str = NUMBER, source: str = "ACME") -> int:
         """Have a text sent, with the wish for a receipt; return its number in the events."""
         number = next(self._numbers)
-        self.say({"n": number, "text": text, "way": way, "to": to, "source": source})
+        self.write_json({"n": number, "text": text, "way": way, "to": to, "source": source})
         return number
 
-    def wait(self, event: str, **values: Any) -> Event:
+    def wait_for_event(self, event: str, **values: Any) -> Event:
         """Wait for the first event of that name with those values."""
-        return self.wait_until(lambda: next(iter(self.heard(event, **values)), None))
+        return self.wait_until(lambda: next(iter(self.find_events(event, **values)), None))
 
     def wait_for_receipt(self, message_id: str) -> Event:
-        return self.wait("receipt", receipted_message_id=message_id)
+        return self.wait_for_event("receipt", receipted_message_id=message_id)
 
-    def heard(self, event: str, **values: Any) -> list[Event]:
+    def find_events(self, event: str, **values: Any) -> list[Event]:
         """The events of that name with those values, oldest first."""
-        wanted = ({"event": event} | values).items()
-        return [each for each in self.events if wanted <= each.items()]
+        items = ({"event": event} | values).items()
+        return [each for each in self.events if items <= each.items()]
 
-    def wait_until(self, look: Callable[[], T | None]) -> T:
+    def wait_until(self, find: Callable[[], T | None]) -> T:
         """Look after each event until something is seen.
 
         Raises:
             AssertionError: nothing was before the deadline, or before the program ended; with all events.
         """
-        seen: list[T] = []
+        results: list[T] = []
 
-        def sees() -> bool:
-            seen.extend(each for each in [look()] if each)
-            return bool(seen)
+        def has_result() -> bool:
+            results.extend(each for each in [find()] if each)
+            return bool(results)
 
-        with self._heard:
-            self._heard.wait_for(lambda: sees() or self._has_ended, DEADLINE_S)
-            assert seen, f"{'ended after' if self._has_ended else 'only'} {self.events}"
-        return seen[0]
+        with self._events_changed:
+            self._events_changed.wait_for(lambda: has_result() or self._has_ended, DEADLINE_S)
+            assert results, f"{'ended after' if self._has_ended else 'only'} {self.events}"
+        return results[0]
 
-    def say(self, value: Mapping[str, Any]) -> None:
+    def write_json(self, value: Mapping[str, Any]) -> None:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(value) + "\n")
         self._process.stdin.flush()
 
-    def listen(self) -> None:
+    def read_events(self) -> None:
         """Take in what the program tells until it ends."""
         assert self._process.stdout
         for line in self._process.stdout:
-            with self._heard:
+            with self._events_changed:
                 self.events.append(json.loads(line))
-                self._heard.notify_all()
-        with self._heard:
+                self._events_changed.notify_all()
+        with self._events_changed:
             self._has_ended = True
-            self._heard.notify_all()
+            self._events_changed.notify_all()
 
 
 @contextmanager
-def driven(program: tuple[str, ...], login: Login, port: int, bind: str, ca: Path | None = None) -> Iterator[Driven]:
+def run_client(
+    program: tuple[str, ...], login: AccountLogin, port: int, bind: str, ca: Path | None = None
+) -> Iterator[DrivenClient]:
     """Run a client, one of the programs above; its stderr goes to the test's own output."""
     process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-    client = Driven(process)
-    listening = threading.Thread(target=client.listen)
-    listening.start()
+    client = DrivenClient(process)
+    reader = threading.Thread(target=client.read_events)
+    reader.start()
     try:
-        client.say(
+        client.write_json(
             {
                 "host": "127.0.0.1",
                 "port": port,
@@ -129,7 +131,7 @@ def driven(program: tuple[str, ...], login: Login, port: int, bind: str, ca: Pat
     finally:
         process.kill()
         process.wait()
-        listening.join()
+        reader.join()
         assert process.stdin
         assert process.stdout
         process.stdin.close()

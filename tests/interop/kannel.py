@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.smpplib_esme import NUMBER
-from tests.support import Login, eventually, free_port
+from tests.support import AccountLogin, find_free_port, wait_until
 
 _BEARERBOX, _SMSBOX = "/usr/sbin/bearerbox", "/usr/sbin/smsbox"
 _SECRET = "kannel"
@@ -76,7 +76,7 @@ reconnect-delay = 1
 TRANSCEIVER = ("transceiver-mode = true\nport = {port}",)
 TRANSMITTER_AND_RECEIVER = ("port = {port}", "receive-port = {port}")
 # Kannel cuts a text that has more octets than this, and sends one of more than 254 as a message_payload.
-WHOLE = (TRANSCEIVER[0] + "\nmax-sms-octets = 1000",)
+TRANSCEIVER_UNSPLIT = (TRANSCEIVER[0] + "\nmax-sms-octets = 1000",)
 
 # Bits of Kannel's dlr-mask (user guide, table 7-5).
 REPORT_DELIVERED, REPORT_NOT_DELIVERED, REPORT_ACCEPTED, REPORT_REFUSED = 1, 2, 8, 16
@@ -84,7 +84,7 @@ _ALL_REPORTS = 1 | 2 | 4 | 8 | 16
 
 
 @dataclass(frozen=True)
-class Report:
+class DeliveryReport:
     """A delivery report as Kannel hands it on.
 
     `message` is the number that `Kannel.send` gave, `status` one of REPORT_…, `answer` what the server said, `tlvs`
@@ -98,18 +98,20 @@ class Report:
     tlvs: Mapping[str, str]
 
 
-class Reports:
+class DeliveryReportServer:
     """A web server to which Kannel's `dlr-url` leads."""
 
     def __init__(self) -> None:
-        self.received: list[Report] = []
+        self.received: list[DeliveryReport] = []
         received = self.received
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 query = dict(urllib.parse.parse_qsl(self.path.partition("?")[2], keep_blank_values=True))
                 tlvs = dict(urllib.parse.parse_qsl(query["meta"].partition("?smpp?")[2].partition("?")[0]))
-                received.append(Report(int(query["n"]), int(query["status"]), query["id"], query["answer"], tlvs))
+                received.append(
+                    DeliveryReport(int(query["n"]), int(query["status"]), query["id"], query["answer"], tlvs)
+                )
                 self.send_response(204)
                 self.end_headers()
 
@@ -120,20 +122,20 @@ class Reports:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @contextmanager
-    def listening(self) -> Iterator["Reports"]:
+    def listening(self) -> Iterator["DeliveryReportServer"]:
         self._thread.start()
         yield self
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
-    def address(self, message: int) -> str:
+    def dlr_url(self, message: int) -> str:
         """The `dlr-url` of a message; Kannel fills in what has percent signs (its user guide, table 7-5)."""
         return f"http://127.0.0.1:{self._server.server_port}/?n={message}&status=%d&id=%F&answer=%A&meta=%D"
 
-    def wait(self, message: int, status: int) -> Report:
+    def wait_for_report(self, message: int, status: int) -> DeliveryReport:
         """Wait for the report of a status about a message."""
-        return eventually(lambda: next((r for r in self.received if (r.message, r.status) == (message, status)), None))
+        return wait_until(lambda: next((r for r in self.received if (r.message, r.status) == (message, status)), None))
 
 
 class Kannel:
@@ -145,9 +147,15 @@ class Kannel:
     """
 
     def __init__(
-        self, folder: Path, login: Login, port: int, reports: Reports, binds: Sequence[str], trusting: Path | None
+        self,
+        folder: Path,
+        login: AccountLogin,
+        port: int,
+        reports: DeliveryReportServer,
+        binds: Sequence[str],
+        trusting: Path | None,
     ) -> None:
-        self._admin_port, self._sendsms_port, self._box_port = free_port(), free_port(), free_port()
+        self._admin_port, self._sendsms_port, self._box_port = find_free_port(), find_free_port(), find_free_port()
         self._reports = reports
         self._numbers = itertools.count(1)
         self._connections = len(binds)
@@ -175,29 +183,29 @@ class Kannel:
 
     @contextmanager
     def running(self) -> Iterator["Kannel"]:
-        with self._process(_BEARERBOX):
+        with self._run_process(_BEARERBOX):
             # smsbox tries only once.
-            eventually(self._takes_boxes)
-            with self._process(_SMSBOX):
+            wait_until(self._listens_for_boxes)
+            with self._run_process(_SMSBOX):
                 # smsbox opens its port first, reads who may send, and connects to bearerbox last.
-                eventually(lambda: "smsbox:" in self._status_page())
+                wait_until(lambda: "smsbox:" in self._read_status_page())
                 yield self
 
-    def states(self) -> list[str]:
+    def connection_states(self) -> list[str]:
         """What the status page says of each connection: `online`, `re-connecting`, `dead` …"""
-        return re.findall(r"portal\[portal\].*?\((\S+?),? ", self._status_page())
+        return re.findall(r"portal\[portal\].*?\((\S+?),? ", self._read_status_page())
 
-    def wait(self, state: str) -> None:
+    def wait_for_state(self, state: str) -> None:
         """Wait until every connection is in a state."""
-        eventually(lambda: self.states() == [state] * self._connections)
+        wait_until(lambda: self.connection_states() == [state] * self._connections)
 
-    def has_logged(self, text: str) -> int:
+    def count_in_log(self, text: str) -> int:
         """How often."""
         return self._log.read_text(encoding="utf-8", errors="replace").count(text)
 
-    def send(self, text: str, to: str = NUMBER, **parameters: str) -> int:
+    def send_text(self, text: str, to: str = NUMBER, **parameters: str) -> int:
         """Send a text by smsbox's sendsms, asking for reports of all kinds; return the message's number in them."""
-        self._assert_that_it_runs()
+        self._assert_running()
         number = next(self._numbers)
         query = {
             "username": "tester",
@@ -207,26 +215,26 @@ class Kannel:
             "text": text,
             "charset": "UTF-8",
             "dlr-mask": str(_ALL_REPORTS),
-            "dlr-url": self._reports.address(number),
+            "dlr-url": self._reports.dlr_url(number),
         }
         address = f"http://127.0.0.1:{self._sendsms_port}/cgi-bin/sendsms?{urllib.parse.urlencode(query | parameters)}"
         with urllib.request.urlopen(address, timeout=5) as answer:
             assert answer.status == 202, answer.read()
         return number
 
-    def _takes_boxes(self) -> bool:
+    def _listens_for_boxes(self) -> bool:
         """Whether bearerbox listens for boxes.
 
         Seen without connecting. Who connects is a box to bearerbox: its status page may show him as `smsbox:` any time
         later, when he has long gone and the real one has not come, and it takes the next box only after a second.
         """
-        self._assert_that_it_runs()
+        self._assert_running()
         sockets = map(str.split, Path("/proc/net/tcp").read_text().splitlines())
         return any(address.endswith(f":{self._box_port:04X}") and state == "0A" for _, address, _, state, *_ in sockets)
 
-    def _status_page(self) -> str:
+    def _read_status_page(self) -> str:
         """Its text; empty while there is none."""
-        self._assert_that_it_runs()
+        self._assert_running()
         try:
             address = f"http://127.0.0.1:{self._admin_port}/status.txt?password={_SECRET}"
             with urllib.request.urlopen(address, timeout=5) as answer:
@@ -234,12 +242,12 @@ class Kannel:
         except OSError:
             return ""
 
-    def _assert_that_it_runs(self) -> None:
+    def _assert_running(self) -> None:
         for each in self._processes:
             assert each.poll() is None, f"{each.args} ended with {each.returncode}"
 
     @contextmanager
-    def _process(self, program: str) -> Iterator[None]:
+    def _run_process(self, program: str) -> Iterator[None]:
         # Its log goes to the test's own output, which pytest shows when the test fails. 1: information and worse.
         process = subprocess.Popen([program, "-v", "1", self._file])
         self._processes.append(process)

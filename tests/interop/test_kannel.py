@@ -12,19 +12,19 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
-from portal.services.history.history import Message
-from tests.interop.conftest import Hold, Limit, Outage, StartKannel
+from portal.services.history.history import SentMessage
+from tests.interop.conftest import HoldDatabase, SetLimits, StartKannel, StartOutage
 from tests.interop.kannel import (
     REPORT_ACCEPTED,
     REPORT_DELIVERED,
     REPORT_NOT_DELIVERED,
     REPORT_REFUSED,
     TRANSCEIVER,
+    TRANSCEIVER_UNSPLIT,
     TRANSMITTER_AND_RECEIVER,
-    WHOLE,
-    Reports,
+    DeliveryReportServer,
 )
-from tests.support import Cast, Server, eventually, submitted
+from tests.support import Cast, RunningServer, list_submitted, wait_until
 
 # Kannel cuts long texts itself: each part is a message of its own to the server, with a UDH.
 GSM = "Ciao àèìòù: 5 € [sconto] {oggi}"
@@ -38,9 +38,9 @@ THROTTLED = "(Throttling error)"
 PENDING = "393401234006"
 
 
-def sent_messages(conn: db.Connection, cast: Cast) -> list[Message]:
+def sent_messages(conn: db.Connection, cast: Cast) -> list[SentMessage]:
     """Those of `smpp_acme_1`, oldest first."""
-    return submitted(conn, cast.smpp_acme_1.id)[::-1]
+    return list_submitted(conn, cast.smpp_acme_1.id)[::-1]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def sent_messages(conn: db.Connection, cast: Cast) -> list[Message]:
 )
 def test_sends_texts_and_hears_what_became_of_them(
     kannel: StartKannel,
-    reports: Reports,
+    reports: DeliveryReportServer,
     conn: db.Connection,
     cast: Cast,
     run_app: Callable[..., subprocess.CompletedProcess[str]],
@@ -58,143 +58,157 @@ def test_sends_texts_and_hears_what_became_of_them(
     kinds: set[str],
 ) -> None:
     running = kannel(binds)
-    eventually(lambda: {each.bind_type for each in session_records.of_account(conn, cast.smpp_acme_1.id)} == kinds)
+    wait_until(
+        lambda: {each.bind_type for each in session_records.list_open_smpp_sessions(conn, cast.smpp_acme_1.id)} == kinds
+    )
 
     numbers = [
-        running.send(GSM),
-        running.send(WITH_EMOJI, coding="2"),
-        running.send(LONG),
-        running.send(LONG_WITH_EMOJI, coding="2"),
+        running.send_text(GSM),
+        running.send_text(WITH_EMOJI, coding="2"),
+        running.send_text(LONG),
+        running.send_text(LONG_WITH_EMOJI, coding="2"),
     ]
 
     ids = set()
     for number in numbers:
-        accepted, delivered = reports.wait(number, REPORT_ACCEPTED), reports.wait(number, REPORT_DELIVERED)
+        accepted, delivered = (
+            reports.wait_for_report(number, REPORT_ACCEPTED),
+            reports.wait_for_report(number, REPORT_DELIVERED),
+        )
         assert accepted.message_id == delivered.message_id
         assert delivered.answer.startswith(f"id:{delivered.message_id} sub:001 dlvrd:001 ")
         assert " stat:DELIVRD err:000 " in delivered.answer
         assert delivered.tlvs["outgoing_id"] == delivered.message_id
         ids.add(int(delivered.message_id))
-    eventually(lambda: [each.state for each in sent_messages(conn, cast)] == [DELIVERED] * PARTS)
+    wait_until(lambda: [each.state for each in sent_messages(conn, cast)] == [DELIVERED] * PARTS)
     sent = sent_messages(conn, cast)
     texts = [each.text for each in sent]
     assert ids <= {each.id for each in sent}
     assert {GSM, WITH_EMOJI} <= set(texts)
     assert LONG.strip() in "".join(texts)
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - PARTS) * credit_amounts.THOUSANDTHS
+    assert credits.get_balance(conn, cast.smpp_acme_1.id) == (1000 - PARTS) * credit_amounts.THOUSANDTHS
     assert run_app("check").returncode == 0
 
 
 def test_a_message_payload_is_charged_by_its_parts(
-    kannel: StartKannel, reports: Reports, conn: db.Connection, cast: Cast
+    kannel: StartKannel, reports: DeliveryReportServer, conn: db.Connection, cast: Cast
 ) -> None:
-    running = kannel(WHOLE)
+    running = kannel(TRANSCEIVER_UNSPLIT)
 
-    delivered = reports.wait(running.send(LONG), REPORT_DELIVERED)
+    delivered = reports.wait_for_report(running.send_text(LONG), REPORT_DELIVERED)
 
     assert " sub:003 dlvrd:003 " in delivered.answer
     (sent,) = sent_messages(conn, cast)
     assert (sent.text, sent.parts) == (LONG, 3)
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credit_amounts.THOUSANDTHS
+    assert credits.get_balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credit_amounts.THOUSANDTHS
 
 
-def test_binds_over_tls(kannel: StartKannel, server: Server, reports: Reports, conn: db.Connection, cast: Cast) -> None:
+def test_binds_over_tls(
+    kannel: StartKannel, server: RunningServer, reports: DeliveryReportServer, conn: db.Connection, cast: Cast
+) -> None:
     running = kannel(trusting=server.data / "smpp.crt")
 
-    assert reports.wait(running.send(GSM), REPORT_DELIVERED)
-    session = eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id))[0]
+    assert reports.wait_for_report(running.send_text(GSM), REPORT_DELIVERED)
+    session = wait_until(lambda: session_records.list_open_smpp_sessions(conn, cast.smpp_acme_1.id))[0]
     assert session.tls == "TLSv1.3"
 
 
 def test_more_than_its_throughput_is_throttled_and_sent_again(
-    kannel: StartKannel, limit: Limit, reports: Reports, conn: db.Connection, cast: Cast
+    kannel: StartKannel, limit: SetLimits, reports: DeliveryReportServer, conn: db.Connection, cast: Cast
 ) -> None:
     limit(throughput=5)
     running = kannel()
 
-    numbers = [running.send(f"message {number}") for number in range(10)]
+    numbers = [running.send_text(f"message {number}") for number in range(10)]
 
     for number in numbers:
-        reports.wait(number, REPORT_DELIVERED)
-    assert running.has_logged(THROTTLED)
+        reports.wait_for_report(number, REPORT_DELIVERED)
+    assert running.count_in_log(THROTTLED)
     assert len(sent_messages(conn, cast)) == 10
 
 
 def test_more_than_its_window_is_throttled_and_sent_again(
-    kannel: StartKannel, limit: Limit, hold: Hold, reports: Reports, conn: db.Connection, cast: Cast
+    kannel: StartKannel,
+    limit: SetLimits,
+    hold: HoldDatabase,
+    reports: DeliveryReportServer,
+    conn: db.Connection,
+    cast: Cast,
 ) -> None:
     limit(windowing=2)
     running = kannel()
 
     with hold():
-        numbers = [running.send(f"message {number}") for number in range(4)]
-        eventually(lambda: running.has_logged(THROTTLED))
+        numbers = [running.send_text(f"message {number}") for number in range(4)]
+        wait_until(lambda: running.count_in_log(THROTTLED))
         assert reports.received == []
 
     for number in numbers:
-        reports.wait(number, REPORT_DELIVERED)
+        reports.wait_for_report(number, REPORT_DELIVERED)
     assert len(sent_messages(conn, cast)) == 4
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_returns_after_a_restart_and_gets_the_receipts_that_waited(
-    kannel: StartKannel, server: Server, outage: Outage, reports: Reports, how: signal.Signals
+    kannel: StartKannel, server: RunningServer, outage: StartOutage, reports: DeliveryReportServer, how: signal.Signals
 ) -> None:
     running = kannel()
-    waiting = running.send("reported while the server is away", to=PENDING)
-    message_id = reports.wait(waiting, REPORT_ACCEPTED).message_id
+    waiting = running.send_text("reported while the server is away", to=PENDING)
+    message_id = reports.wait_for_report(waiting, REPORT_ACCEPTED).message_id
 
     with outage(server, how) as delivered:
-        running.wait("re-connecting")
+        running.wait_for_state("re-connecting")
         delivered(message_id)
-        queued = running.send("sent while the server is away")
-    running.wait("online")
+        queued = running.send_text("sent while the server is away")
+    running.wait_for_state("online")
 
-    assert reports.wait(waiting, REPORT_DELIVERED).message_id == message_id
-    assert reports.wait(queued, REPORT_DELIVERED)
+    assert reports.wait_for_report(waiting, REPORT_DELIVERED).message_id == message_id
+    assert reports.wait_for_report(queued, REPORT_DELIVERED)
 
 
-def test_hears_why_a_message_did_not_arrive(kannel: StartKannel, reports: Reports) -> None:
+def test_hears_why_a_message_did_not_arrive(kannel: StartKannel, reports: DeliveryReportServer) -> None:
     running = kannel()
-    undelivered = running.send("nobody there", to="393401234001")
-    of_another = running.send("not my name", **{"from": "GLOBEX"})
-    to_nowhere = running.send("satellite", to="881612345678")
+    undelivered = running.send_text("nobody there", to="393401234001")
+    of_another = running.send_text("not my name", **{"from": "GLOBEX"})
+    to_nowhere = running.send_text("satellite", to="881612345678")
 
-    not_delivered = reports.wait(undelivered, REPORT_NOT_DELIVERED)
+    not_delivered = reports.wait_for_report(undelivered, REPORT_NOT_DELIVERED)
     assert " stat:UNDELIV err:800 " in not_delivered.answer
     assert not_delivered.tlvs["dlr_err"] == "\x03\x03\x20"  # network_error_code: GSM, 800
-    assert reports.wait(of_another, REPORT_REFUSED).answer.startswith("NACK/0x0000000a/")
-    assert reports.wait(to_nowhere, REPORT_REFUSED).answer.startswith("NACK/0x0000000b/")
+    assert reports.wait_for_report(of_another, REPORT_REFUSED).answer.startswith("NACK/0x0000000a/")
+    assert reports.wait_for_report(to_nowhere, REPORT_REFUSED).answer.startswith("NACK/0x0000000b/")
 
 
 def test_loses_its_session_with_its_address_and_returns_with_it(
     kannel: StartKannel, conn: db.Connection, cast: Cast
 ) -> None:
     running = kannel()
-    account = accounts.by_name(conn, cast.smpp_acme_1.name)
+    account = accounts.get_account(conn, cast.smpp_acme_1.name)
 
-    for each in allowed_ips.of_account(conn, account.id):
-        allowed_ips.remove(conn, SHELL, account, each.id)
-    running.wait("re-connecting")
-    refusal = eventually(lambda: refused_binds.refusals(conn, account.id))[0]
+    for each in allowed_ips.list_allowed_ips(conn, account.id):
+        allowed_ips.remove_allowed_ip(conn, SHELL, account, each.id)
+    running.wait_for_state("re-connecting")
+    refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
     assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NO_IP)
-    assert session_records.of_account(conn, account.id) == []
+    assert session_records.list_open_smpp_sessions(conn, account.id) == []
 
-    allowed_ips.add(conn, SHELL, account, "127.0.0.1")
-    running.wait("online")
-    eventually(lambda: session_records.of_account(conn, account.id))
+    allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1")
+    running.wait_for_state("online")
+    wait_until(lambda: session_records.list_open_smpp_sessions(conn, account.id))
 
 
 def test_is_refused_like_a_wrong_password_from_an_address_that_is_not_listed(
     kannel: StartKannel, conn: db.Connection, cast: Cast
 ) -> None:
     running = kannel()
-    account = accounts.by_name(conn, cast.smpp_acme_1.name)
+    account = accounts.get_account(conn, cast.smpp_acme_1.name)
 
     # ::1 stays in the list.
-    allowed_ips.remove(conn, SHELL, account, allowed_ips.by_network(conn, account.id, "127.0.0.1").id)
+    allowed_ips.remove_allowed_ip(
+        conn, SHELL, account, allowed_ips.get_allowed_ip_by_network(conn, account.id, "127.0.0.1").id
+    )
 
-    refusal = eventually(lambda: refused_binds.refusals(conn, account.id))[0]
+    refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
     assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
     # Kannel takes this code for a wrong password, and gives up for good.
-    running.wait("dead")
+    running.wait_for_state("dead")

@@ -14,8 +14,8 @@ from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, inbound_numbers
-from tests.interop.kannel import TRANSCEIVER, Kannel, Reports
-from tests.support import Cast, Server, eventually
+from tests.interop.kannel import TRANSCEIVER, DeliveryReportServer, Kannel
+from tests.support import Cast, RunningServer, wait_until
 
 HANDSET, SHORT_CODE = "393337654321", "48484"
 TEXTS = (
@@ -27,11 +27,11 @@ TEXTS = (
 
 
 @pytest.fixture
-def sent(conn: sqlite3.Connection, cast: Cast, server: Server) -> list[str]:
+def sent(conn: sqlite3.Connection, cast: Cast, server: RunningServer) -> list[str]:
     """A handset has sent these texts to `smpp_acme_1`."""
-    inbound_numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), SHORT_CODE)
+    inbound_numbers.add_inbound_number(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), SHORT_CODE)
     for text in TEXTS:
-        inbound.simulate(conn, HANDSET, SHORT_CODE, text)
+        inbound.simulate_inbound_message(conn, HANDSET, SHORT_CODE, text)
     wakeup_sender = WakeupSender(server.data)
     wakeup_sender.send()
     wakeup_sender.close()
@@ -43,7 +43,7 @@ def accepted(conn: sqlite3.Connection) -> bool:
         (len(TEXTS),)).fetchone()[0])  # fmt: skip
 
 
-def test_smpplib_reads_them_whole(conn: sqlite3.Connection, cast: Cast, server: Server, sent: list[str]) -> None:
+def test_smpplib_reads_them_whole(conn: sqlite3.Connection, cast: Cast, server: RunningServer, sent: list[str]) -> None:
     seen = []
     client = smpplib.Client("127.0.0.1", server.port, timeout=10, allow_unknown_opt_params=True)
     client.set_message_received_handler(lambda pdu: seen.append(pdu) and None)
@@ -56,7 +56,7 @@ def test_smpplib_reads_them_whole(conn: sqlite3.Connection, cast: Cast, server: 
     assert seen[0].short_message == b"Where is my parcel? \x1b\x28\x1b\x65\x1b\x29"
     assert texts == sent[1:]
     assert {(each.source_addr, each.destination_addr) for each in seen} == {(HANDSET.encode(), SHORT_CODE.encode())}
-    eventually(lambda: accepted(conn))
+    wait_until(lambda: accepted(conn))
     client._socket.close()
     client._socket = None
 
@@ -72,23 +72,23 @@ get-url = "http://127.0.0.1:{port}/?from=%p&to=%P&charset=%C&text=%b"
 
 @pytest.fixture
 def pages() -> Iterator[tuple[int, list[dict[str, bytes]]]]:
-    """A web server to which Kannel's `get-url` leads: its port, and what it was asked."""
-    asked: list[dict[str, bytes]] = []
+    """A web server to which Kannel's `get-url` leads: its port, and the queries that it got."""
+    requests: list[dict[str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             query = (each.partition("=") for each in self.path.partition("?")[2].split("&"))
-            asked.append({name: urllib.parse.unquote_to_bytes(value.replace("+", " ")) for name, _, value in query})
+            requests.append({name: urllib.parse.unquote_to_bytes(value.replace("+", " ")) for name, _, value in query})
             self.send_response(204)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: what was asked is what matters."""
+            """Write no log."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listening.serve_forever, args=(0.05,))
     thread.start()
-    yield listening.server_port, asked
+    yield listening.server_port, requests
     listening.shutdown()
     thread.join()
     listening.server_close()
@@ -98,18 +98,18 @@ def test_kannel_hands_them_on(
     tmp_path: Path,
     conn: sqlite3.Connection,
     cast: Cast,
-    server: Server,
-    reports: Reports,
+    server: RunningServer,
+    reports: DeliveryReportServer,
     pages: tuple[int, list[dict[str, bytes]]],
     sent: list[str],
 ) -> None:
-    port, asked = pages
+    port, requests = pages
     kannel = Kannel(tmp_path, cast.smpp_acme_1, server.port, reports, TRANSCEIVER, None)
     with (tmp_path / "kannel.conf").open("a") as configuration:
         configuration.write(_SERVICE.format(port=port))
     with kannel.running():
-        eventually(lambda: len(asked) == len(sent))
-    assert sorted(each["text"].decode(each["charset"].decode()) for each in asked) == sorted(sent)
+        wait_until(lambda: len(requests) == len(sent))
+    assert sorted(each["text"].decode(each["charset"].decode()) for each in requests) == sorted(sent)
     # Kannel writes an international number (ton 1) with a plus.
-    assert {(each["from"], each["to"]) for each in asked} == {(b"+" + HANDSET.encode(), SHORT_CODE.encode())}
-    eventually(lambda: accepted(conn))
+    assert {(each["from"], each["to"]) for each in requests} == {(b"+" + HANDSET.encode(), SHORT_CODE.encode())}
+    wait_until(lambda: accepted(conn))

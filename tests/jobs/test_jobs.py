@@ -13,59 +13,61 @@ from portal.jobs import jobs, runner
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
 from portal.services.history import deletion
-from portal.services.history.search import Wanted
+from portal.services.history.search import SearchQuery
 from portal.services.operations import daily_self_check
 from tests.support import ROOT, Cast
 from tests.web import acting
 
 
 def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
-    config.database.unlink(missing_ok=True)
-    config.database.mkdir()
-    mailer = Mailer(config, keys, lambda: db.connect(config.database))
+    config.database_file.unlink(missing_ok=True)
+    config.database_file.mkdir()
+    mailer = Mailer(config, keys, lambda: db.connect(config.database_file))
     with pytest.raises(sqlite3.OperationalError, match="unable to open database file"):
-        runner.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database)
+        runner.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database_file)
 
 
 def test_nobodys_deletion_waits_for_the_end_of_anothers(
     conn: db.Connection, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "_AT_ONCE", 1)
+    monkeypatch.setattr(deletion, "_BATCH_SIZE", 1)
     names = ("smpp-acme-1", "smpp-globex-1")
     for name, how_many in zip(names, (50, 1), strict=True):
         conn.execute("UPDATE accounts SET any_sender = 1")
-        account = acting.account(conn, name)
-        acting.fail(conn, *acting.send(conn, name, *["text"] * how_many))
+        account = acting.get_account(conn, name)
+        acting.fail_messages(conn, *acting.send_texts(conn, name, *["text"] * how_many))
         conn.execute("DELETE FROM deliveries")
-        deletion.begin(conn, SHELL, account, deletion.all_of(conn, account.id, Wanted()), total=how_many)
+        deletion.create_deletion(
+            conn, SHELL, account, deletion.build_query_scope(conn, account.id, SearchQuery()), total=how_many
+        )
 
-    acme, globex = deletion.open_ones(conn)
+    acme, globex = deletion.list_open_deletion_ids(conn)
     conn.execute(
         "INSERT INTO deletions SELECT 0, account_id, kind, 'nonsense', asked_at, asked_by, address, before, 0,"
         " 0, 0, 0, NULL FROM deletions WHERE id = ?",
         (acme,),
     )
-    for _ in jobs._continue_deletions(conn):
-        if globex not in deletion.open_ones(conn):
+    for _ in jobs._continue_message_deletions(conn):
+        if globex not in deletion.list_open_deletion_ids(conn):
             break
 
-    assert deletion.by_id(conn, globex).removed == 1
-    assert deletion.by_id(conn, acme).removed < 10
+    assert deletion.get_deletion_by_id(conn, globex).removed == 1
+    assert deletion.get_deletion_by_id(conn, acme).removed < 10
     with pytest.raises(ValueError):
-        for _ in jobs._continue_deletions(conn):
+        for _ in jobs._continue_message_deletions(conn):
             pass
-    assert deletion.by_id(conn, acme).removed == 50
+    assert deletion.get_deletion_by_id(conn, acme).removed == 50
 
 
 def test_it_makes_the_daily_check_once_a_day(data: Path, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(ROOT / "app.py"), "web"])
     conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
     jobs.run_daily_check_if_due(conn, ["--data", str(data)])
-    first = daily_self_check.last(conn)
+    first = daily_self_check.find_last_result(conn)
     assert first is not None
     assert [str(each) for each in first.problems] == [
         "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
     ]
     assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
     jobs.run_daily_check_if_due(conn, ["--data", str(data)])
-    assert daily_self_check.last(conn) == first
+    assert daily_self_check.find_last_result(conn) == first

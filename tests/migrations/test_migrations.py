@@ -11,10 +11,10 @@ from portal.services.accounts import accounts, session_records
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.history import history, search
-from portal.services.history.search import Wanted
+from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, outcomes, smpp_config
 from portal.services.operations import self_check
-from tests.support import ROOT, submitted
+from tests.support import ROOT, list_submitted
 
 
 @pytest.fixture
@@ -124,21 +124,23 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     conn.close()
     assert migrations.migrate(file, keep_backups=5)[0] == "m0003_sessions"
     conn = db.connect(file)
-    assert self_check.problems(conn) == []
-    account = accounts.by_name(conn, "smpp-acme-1")
+    assert self_check.list_problem_texts(conn) == []
+    account = accounts.get_account(conn, "smpp-acme-1")
     # They have waited since the messages were taken in, and not for so long that they would be given up.
-    now = ids.time_of(1882593556140392448) + 86_400_000
-    assert deliveries.expire(conn, now) == 0
-    receipts = deliveries.due(conn, account.id, now, 10).now
+    now = ids.time_from_id(1882593556140392448) + 86_400_000
+    assert deliveries.expire_deliveries(conn, now) == 0
+    receipts = deliveries.list_due_deliveries(conn, account.id, now, 10).ready
     assert [(each.destination, each.state, each.attempts) for each in receipts] == [
         ("393401234567", 2, 0),
         ("33612345678", 5, 1),
     ]
-    assert [each.text for each in outcomes.to_send(conn, outcomes.unfinished(conn))] == ["waits"]
-    with db.immediate(conn):
-        assert ids.next_ids(conn, "messages", 1) > submitted(conn, account.id)[0].id
-    accounts.change(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
-    assert smpp_config.unconfirmed(conn, account.id)
+    assert [
+        each.text for each in outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    ] == ["waits"]
+    with db.write_transaction(conn):
+        assert ids.allocate_ids(conn, "messages", 1) > list_submitted(conn, account.id)[0].id
+    accounts.change_account(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
+    assert smpp_config.has_unapplied_config_changes(conn, account.id)
     conn.close()
 
 
@@ -175,11 +177,14 @@ def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_th
     )
     migrations.migrate(file, keep_backups=5)
     conn = db.connect(file)
-    assert [(each.reason, each.added_by) for each in blacklist.of_account(conn, 1)] == [
+    assert [(each.reason, each.added_by) for each in blacklist.list_blacklist(conn, 1)] == [
         ("STOP", ""),
         ("by hand", "shell"),
     ]
-    assert [each.state for each in inbound.find(conn, 1).messages] == [inbound.WAITING, inbound.UNKNOWN]
+    assert [each.state for each in inbound.search_inbound_messages(conn, 1).messages] == [
+        inbound.WAITING,
+        inbound.UNKNOWN,
+    ]
     conn.close()
 
 
@@ -200,9 +205,9 @@ def test_words_of_four_letters_are_found_in_messages_from_before_chunks_told_the
     )
     migrations.migrate(file, keep_backups=5)
     conn = db.connect(file)
-    (text,) = search.find(conn, 1, Wanted(said="parc")).texts
-    (details,) = history.details(conn, text).values()
+    (text,) = search.search_texts(conn, 1, SearchQuery(text="parc")).texts
+    (details,) = history.read_message_details(conn, text).values()
     assert (details.session_id, details.upstream_id, details.upstream_status) == (None, None, None)
-    assert session_records.of_account(conn, 1) == [], "its server is gone, and its id is of another kind"
-    assert session_records.latest_id(conn) == 0
+    assert session_records.list_open_smpp_sessions(conn, 1) == [], "its server is gone, and its id is of another kind"
+    assert session_records.get_last_smpp_session_id(conn) == 0
     conn.close()

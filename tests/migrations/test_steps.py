@@ -1,4 +1,4 @@
-"""A step that has been released never changes what it does: databases have already taken it."""
+"""A released migration never changes what it executes: databases have applied it already."""
 
 import ast
 import hashlib
@@ -69,7 +69,7 @@ def statements_of(file, steps):
     statements = {each.name: [] for each in steps}
     conn = db.connect(file)
     database = Database(conn)
-    with db.immediate(conn):
+    with db.write_transaction(conn):
         for each in steps:
             conn.set_trace_callback(statements[each.name].append)
             each.fn(database)

@@ -3,13 +3,13 @@
     python -m tests.money [ROUNDS] [--processes P] [--operations N] [--seed S] [--json]
 
 Each round has a database of its own, on which P processes do N operations each: submits (in batches, of several
-accounts, prices and parts, some with a date), transfers, grants, orders that are paid or cancelled, messages called
-back or ended, numbers that say STOP; automatic re-credits come by themselves, and some forms are sent twice, or by two
-processes at once. Two lives of a process in five end before a statement of SQL, one as an operation is done and not
-yet noted, one by the clock. What was done, in doubt or refused is then told apart and gone through by a model of
-dicts, in the order of the commits.
+accounts, prices and parts, some with a date), transfers, grants, orders that are paid or cancelled, messages that are
+cancelled or end, numbers that are blacklisted. Automatic re-credits happen by themselves, and some forms are sent
+twice, or by two processes at the same time. Of five runs of a process, two end before an SQL statement, one after an
+operation that is not yet in the journal, and one after a time. Then all operations (done, in doubt or refused) are
+replayed on a model made of dicts, in the order of the commits.
 
-Exit status 1: something is off; it stands on stderr with the seed of its round, and the database is kept.
+Exit status 1: there are differences; they are on stderr with the seed of their round, and the database is kept.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.money.operations import KINDS
-from tests.money.scenarios import Round, template
+from tests.money.operations import OPERATION_KINDS
+from tests.money.scenarios import CrashScenario, create_template
 
 
 def main() -> int:
@@ -38,16 +38,16 @@ def main() -> int:
     counts: Counter[str] = Counter()
     problems: list[str] = []
     folder = Path(tempfile.mkdtemp(prefix="money-"))
-    made = template(folder)
+    template_file = create_template(folder)
     for seed in range(args.seed, args.seed + args.rounds):
-        played = Round(folder / str(seed), made, str(seed), args.processes, args.operations)
-        played.run()
-        counts += played.counts
-        problems += [f"--seed {seed}: {each}" for each in played.problems]
-        if played.problems:
-            print(f"--seed {seed}: see {played.file.parent}", file=sys.stderr)
+        scenario = CrashScenario(folder / str(seed), template_file, str(seed), args.processes, args.operations)
+        scenario.run()
+        counts += scenario.counts
+        problems += [f"--seed {seed}: {each}" for each in scenario.problems]
+        if scenario.problems:
+            print(f"--seed {seed}: see {scenario.file.parent}", file=sys.stderr)
         else:
-            shutil.rmtree(played.file.parent)
+            shutil.rmtree(scenario.file.parent)
     if not problems:
         shutil.rmtree(folder)
     for each in problems[:50]:
@@ -57,9 +57,9 @@ def main() -> int:
         print(json.dumps({**head, "counts": counts, "problems": problems}))
     else:
         print(", ".join(f"{name} {value}" for name, value in head.items()))
-        print("  operations: " + ", ".join(f"{name} {counts[name]:,}" for name in KINDS))
-        rest = sorted(counts.keys() - set(KINDS))
-        print("\n".join(f"  {name}: {counts[name]:,}" for name in rest))
+        print("  operations: " + ", ".join(f"{name} {counts[name]:,}" for name in OPERATION_KINDS))
+        other_counts = sorted(counts.keys() - set(OPERATION_KINDS))
+        print("\n".join(f"  {name}: {counts[name]:,}" for name in other_counts))
         print(f"  problems found: {len(problems)}")
     return 1 if problems else 0
 

@@ -11,215 +11,219 @@ from portal.services.credits import alerts, ledger
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
 from tests.money import event_log
-from tests.money.event_log import Line
-from tests.money.model import Fact, Model, is_refusal
+from tests.money.event_log import LoggedEvent
+from tests.money.model import CreditModel, Effect, is_refusal
 from tests.money.operations import Answer, Operation
 
 
 @dataclass(slots=True)
-class Attempt:
-    """An operation that a process was about to do, and what it was answered.
+class OperationAttempt:
+    """An operation that a process began, and its answer.
 
-    `since` and `until` are the chronicle's last lines before it and after its answer; without an answer the process was
-    killed before it had one, or before it could say so.
+    `start_seq` and `end_seq` are the numbers of the last events before it and after its answer. Without an answer the
+    process was killed before it had one, or before it could store it.
     """
 
     operation: Operation
-    since: int
+    start_seq: int
     answered: bool = False
     answer: Answer = None
-    until: int = 0
-    at: int = 0
-    """When it was answered (milliseconds)."""
+    end_seq: int = 0
+    answered_at: int = 0
+    """Milliseconds since 1970."""
 
 
 @dataclass
-class Audit:
-    """Follows a database's chronicle with a model, and collects what is wrong.
+class ModelComparison:
+    """Replays the event log of a database on a model, and collects the differences.
 
     Args:
-        model: as the database was when the chronicle began.
+        model: the state of the database when the event log began.
     """
 
-    model: Model
+    model: CreditModel
     problems: list[str] = field(default_factory=list)
-    seq: int = 0
-    """The chronicle's last line that was looked at."""
-    _done: dict[str, int] = field(default_factory=dict)
-    """Where each operation's last line is."""
-    _texts: dict[int, str] = field(default_factory=dict)
-    _ids: dict[str, int] = field(default_factory=dict)
-    _forms: dict[str, int] = field(default_factory=dict)
-    _closed: dict[int, int] = field(default_factory=dict)
-    _ended: dict[int, int] = field(default_factory=dict)
-    _refunded: dict[int | None, int] = field(default_factory=dict)
-    _ran_out: Counter[str] = field(default_factory=Counter)
+    last_seq: int = 0
+    """The last event that was replayed."""
+    _operation_seqs: dict[str, int] = field(default_factory=dict)
+    """The last event of each operation."""
+    _texts_by_id: dict[int, str] = field(default_factory=dict)
+    _ids_by_text: dict[str, int] = field(default_factory=dict)
+    _form_seqs: dict[str, int] = field(default_factory=dict)
+    _order_closed_seqs: dict[int, int] = field(default_factory=dict)
+    _message_ended_seqs: dict[int, int] = field(default_factory=dict)
+    _refund_seqs: dict[int | None, int] = field(default_factory=dict)
+    _expiry_counts: Counter[str] = field(default_factory=Counter)
     _balances: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """Each account's balances, and the line from which on it had them."""
-    _chains: dict[int, int] = field(default_factory=dict)
+    """Each account's balances, with the event since which it has them."""
+    _ledger_balances: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for account_id, account in self.model.accounts.items():
             self._balances[account_id] = [(0, account.balance)]
-            self._chains[account_id] = account.balance
+            self._ledger_balances[account_id] = account.balance
 
-    def follow(self, conn: sqlite3.Connection, attempts: Mapping[str, Attempt]) -> None:
+    def replay_log(self, conn: sqlite3.Connection, attempts: Mapping[str, OperationAttempt]) -> None:
         """Replay what has happened since the last time, and judge what these attempts were answered."""
-        for key, lines in event_log.read(conn, self.seq):
-            self.seq = lines[-1].seq
+        for key, events in event_log.iterate_operations(conn, self.last_seq):
+            self.last_seq = events[-1].seq
             try:
                 if key not in attempts:
-                    self._wrong(key, f"nobody asked for it: {lines}")
+                    self._add_problem(key, f"nobody asked for it: {events}")
                 elif attempts[key].operation["kind"] == "expire":
-                    self._run_out(key, lines)
-                elif key in self._done:
-                    self._wrong(key, "was done twice, or in more than one transaction")
+                    self._replay_expiry(key, events)
+                elif key in self._operation_seqs:
+                    self._add_problem(key, "was done twice, or in more than one transaction")
                 else:
-                    self._replay(key, attempts[key], lines)
+                    self._replay_operation(key, attempts[key], events)
             except KeyError as missing:
-                self._wrong(key, f"is about what is not there: {missing}", attempts[key])
-            self._done[key] = self.seq
+                self._add_problem(key, f"is about what is not there: {missing}", attempts[key])
+            self._operation_seqs[key] = self.last_seq
         for key, attempt in attempts.items():
             if attempt.answered and attempt.operation["kind"] == "expire":
-                self._same(f"{key}: movements", attempt.answer, self._ran_out[key])
-            elif key not in self._done and attempt.answered:
+                self._check_equal(f"{key}: movements", attempt.answer, self._expiry_counts[key])
+            elif key not in self._operation_seqs and attempt.answered:
                 try:
-                    for wrong in self._without_effect(attempt):
-                        self._wrong(key, wrong, attempt)
+                    for problem in self._check_no_effect(attempt):
+                        self._add_problem(key, problem, attempt)
                 except KeyError as missing:
-                    self._wrong(key, f"is about what is not there: {missing}", attempt)
+                    self._add_problem(key, f"is about what is not there: {missing}", attempt)
 
-    def _wrong(self, key: str, what: str, attempt: Attempt | None = None) -> None:
-        self.problems.append(f"{key}: {what}" + (f" ({attempt.operation})" if attempt else ""))
+    def _add_problem(self, key: str, problem: str, attempt: OperationAttempt | None = None) -> None:
+        self.problems.append(f"{key}: {problem}" + (f" ({attempt.operation})" if attempt else ""))
 
-    def _replay(self, key: str, attempt: Attempt, lines: list[Line]) -> None:
-        self._learn(lines)
+    def _replay_operation(self, key: str, attempt: OperationAttempt, events: list[LoggedEvent]) -> None:
+        self._index_events(events)
         # Ids hold it to the millisecond, which decides about days and dates.
-        at = next((ids.time_of(each.facts[0]) for each in lines if each.what == "message"), lines[0].at)
-        times = {each.facts[1:3]: ids.time_of(each.facts[0]) for each in lines if each.what == "movement"}
+        at = next((ids.time_from_id(each.values[0]) for each in events if each.kind == "message"), events[0].at)
+        times = {each.values[1:3]: ids.time_from_id(each.values[0]) for each in events if each.kind == "movement"}
         answer, expected = self.model.apply(key, attempt.operation, at, times)
         if is_refusal(answer):
-            self._wrong(key, f"was done, but had to be refused: {answer}", attempt)
-        if (seen := self._seen(lines)) != expected:
-            self._wrong(key, f"did not {dict(expected - seen)}, but {dict(seen - expected)}", attempt)
-        self._bind_lots(lines)
-        if attempt.answered and (said := self._answer(attempt)) != answer:
-            self._wrong(key, f"was answered {said}, and had to be {answer}", attempt)
-        self._follow_balances(key, lines)
+            self._add_problem(key, f"was done, but had to be refused: {answer}", attempt)
+        if (effects := self._count_effects(events)) != expected:
+            self._add_problem(key, f"did not {dict(expected - effects)}, but {dict(effects - expected)}", attempt)
+        self._assign_lot_movements(events)
+        if attempt.answered and (actual_answer := self._answer_with_texts(attempt)) != answer:
+            self._add_problem(key, f"was answered {actual_answer}, and had to be {answer}", attempt)
+        self._check_balances(key, events)
         if form := attempt.operation.get("form"):
-            self._forms[form] = lines[-1].seq
+            self._form_seqs[form] = events[-1].seq
 
-    def _run_out(self, key: str, lines: list[Line]) -> None:
+    def _replay_expiry(self, key: str, events: list[LoggedEvent]) -> None:
         """One or more lots of those that an operation lets run out, each in a transaction of its own."""
-        lots = [(line.facts[0], line.facts[1], line.facts[2]) for line in lines if line.what == "ran out"]
-        count, expected = self.model.run_out(lots, lines[0].at)
-        self._ran_out[key] += count
-        if (seen := self._seen(lines)) != expected:
-            self._wrong(key, f"did not let run out {dict(expected - seen)}, but {dict(seen - expected)}")
-        self._follow_balances(key, lines)
+        lots = [(event.values[0], event.values[1], event.values[2]) for event in events if event.kind == "ran out"]
+        count, expected = self.model.expire_lots(lots, events[0].at)
+        self._expiry_counts[key] += count
+        if (effects := self._count_effects(events)) != expected:
+            self._add_problem(key, f"did not let run out {dict(expected - effects)}, but {dict(effects - expected)}")
+        self._check_balances(key, events)
 
-    def _seen(self, lines: list[Line]) -> Counter[Fact]:
-        return Counter(fact for line in lines if (fact := self._fact(line)) is not None)
+    def _count_effects(self, events: list[LoggedEvent]) -> Counter[Effect]:
+        return Counter(effect for event in events if (effect := self._effect_from_event(event)) is not None)
 
-    def _bind_lots(self, lines: list[Line]) -> None:
+    def _assign_lot_movements(self, events: list[LoggedEvent]) -> None:
         """Tell the model by which movements its newest lots have come."""
-        for account_id, movement, expires_at, _ in (line.facts for line in lines if line.what == "lot"):
+        for account_id, movement, expires_at, _ in (event.values for event in events if event.kind == "lot"):
             for lot in self.model.lots:
                 if (lot.account, lot.expires_at, lot.movement) == (account_id, expires_at, None):
                     lot.movement = movement
                     break
 
-    def _learn(self, lines: list[Line]) -> None:
-        for line in lines:
-            if line.what == "message":
-                self._texts[line.facts[0]] = line.facts[2]
-                if line.facts[2] in self._ids:
-                    self._wrong(line.key, f"the message {line.facts[2]} is there twice")
-                self._ids[line.facts[2]] = line.facts[0]
-            elif line.what in ("paid", "cancelled"):
-                self._closed[line.facts[0]] = line.seq
-            elif line.what == "ended":
-                self._ended[line.facts[0]] = line.seq
-            elif line.what == "movement" and line.facts[2] == ledger.REFUND:
-                self._refunded[line.facts[7]] = line.seq
+    def _index_events(self, events: list[LoggedEvent]) -> None:
+        for event in events:
+            if event.kind == "message":
+                self._texts_by_id[event.values[0]] = event.values[2]
+                if event.values[2] in self._ids_by_text:
+                    self._add_problem(event.key, f"the message {event.values[2]} is there twice")
+                self._ids_by_text[event.values[2]] = event.values[0]
+            elif event.kind in ("paid", "cancelled"):
+                self._order_closed_seqs[event.values[0]] = event.seq
+            elif event.kind == "ended":
+                self._message_ended_seqs[event.values[0]] = event.seq
+            elif event.kind == "movement" and event.values[2] == ledger.REFUND:
+                self._refund_seqs[event.values[7]] = event.seq
 
-    def _fact(self, line: Line) -> Fact | None:
-        """A line of the chronicle in the model's words, in which a message's name is its text."""
-        facts: tuple[Any, ...] = line.facts
-        if line.what == "balance":
-            return None  # each has its movement, which is looked at in `_follow_balances`
-        if line.what == "message":
-            return line.what, *facts[1:]
-        if line.what in ("ended", "sent"):
-            return line.what, self._texts.get(facts[0]), *facts[1:]
-        if line.what == "lot":
-            return line.what, facts[0], *facts[2:]
-        if line.what == "movement":
-            _, account, kind, amount, _, counterpart, messages, first, last = facts
-            return line.what, account, kind, amount, counterpart, messages, *map(self._texts.get, (first, last))
-        if line.what == "notice" and facts[1] != alerts.LOW:
-            return line.what, *facts[:2]  # before the debit, in whose transaction it is
-        return line.what, *facts
+    def _effect_from_event(self, event: LoggedEvent) -> Effect | None:
+        """Convert an event to the model's form, in which messages are identified by their texts."""
+        values: tuple[Any, ...] = event.values
+        if event.kind == "balance":
+            return None  # each has its movement; both are compared in `_check_balances`
+        if event.kind == "message":
+            return event.kind, *values[1:]
+        if event.kind in ("ended", "sent"):
+            return event.kind, self._texts_by_id.get(values[0]), *values[1:]
+        if event.kind == "lot":
+            return event.kind, values[0], *values[2:]
+        if event.kind == "movement":
+            _, account, kind, amount, _, counterpart, messages, first, last = values
+            return event.kind, account, kind, amount, counterpart, messages, *map(self._texts_by_id.get, (first, last))
+        if event.kind == "notice" and values[1] != alerts.LOW:
+            return event.kind, *values[:2]  # before the debit, in whose transaction it is
+        return event.kind, *values
 
-    def _follow_balances(self, key: str, lines: list[Line]) -> None:
-        for line in lines:
-            if line.what == "balance":
-                account_id, before, after = line.facts
+    def _check_balances(self, key: str, events: list[LoggedEvent]) -> None:
+        for event in events:
+            if event.kind == "balance":
+                account_id, before, after = event.values
                 if before != self._balances[account_id][-1][1]:
-                    self._wrong(key, f"account {account_id} held {before}, and was not left with that")
-                self._balances[account_id].append((line.seq, after))
-            elif line.what == "movement":
-                _, account_id, _, amount, after, *_ = line.facts
-                if self._chains[account_id] + amount != after:
-                    self._wrong(key, f"movement {line.facts[0]} does not follow from the one before it")
-                self._chains[account_id] = after
+                    self._add_problem(key, f"account {account_id} held {before}, and was not left with that")
+                self._balances[account_id].append((event.seq, after))
+            elif event.kind == "movement":
+                _, account_id, _, amount, after, *_ = event.values
+                if self._ledger_balances[account_id] + amount != after:
+                    self._add_problem(key, f"movement {event.values[0]} does not follow from the one before it")
+                self._ledger_balances[account_id] = after
                 if after < 0:
-                    self._wrong(key, f"account {account_id} is left with {after}")
+                    self._add_problem(key, f"account {account_id} is left with {after}")
         for account_id, account in self.model.accounts.items():
-            held = self._balances[account_id][-1][1]
-            if not held == self._chains[account_id] == account.balance:
-                self._wrong(
-                    key, f"{account_id} holds {held}, ledger {self._chains[account_id]}, model {account.balance}"
+            balance = self._balances[account_id][-1][1]
+            if not balance == self._ledger_balances[account_id] == account.balance:
+                ledger_balance = self._ledger_balances[account_id]
+                self._add_problem(
+                    key, f"{account_id} holds {balance}, ledger {ledger_balance}, model {account.balance}"
                 )
-                # What is wrong is said once.
-                account.balance = self._chains[account_id] = held
+                # So each difference is reported once.
+                account.balance = self._ledger_balances[account_id] = balance
 
-    def _answer(self, attempt: Attempt) -> Answer:
-        """What was answered, in the model's words: the text of a message for its id."""
+    def _answer_with_texts(self, attempt: OperationAttempt) -> Answer:
+        """Convert an answer to the model's form, in which messages are identified by their texts."""
         if attempt.operation["kind"] != "submit":
             return attempt.answer
-        return [each if each is None else self._texts.get(each, "no message") for each in attempt.answer]
+        return [each if each is None else self._texts_by_id.get(each, "no message") for each in attempt.answer]
 
-    def _without_effect(self, attempt: Attempt) -> Iterator[str]:
+    def _check_no_effect(self, attempt: OperationAttempt) -> Iterator[str]:
         """What is wrong about an answer to something that has left no trace."""
         operation, answer = attempt.operation, attempt.answer
         kind, refused = operation["kind"], answer.get("refused") if isinstance(answer, dict) else None
-        if refused == "AlreadySent":
-            if self._forms.get(operation["form"], attempt.until + 1) > attempt.until:
+        if refused == "FormAlreadySent":
+            if self._form_seqs.get(operation["form"], attempt.end_seq + 1) > attempt.end_seq:
                 yield "was refused as sent before, which it was not"
         elif refused == "NotEnoughCredits":
             account = operation["source"] if kind == "transfer" else operation["account"]
-            if self._lowest(account, attempt) >= abs(operation["amount"]):
+            if self._lowest_balance(account, attempt) >= abs(operation["amount"]):
                 yield "was refused, and there were enough credits all the time"
         elif refused in ("OrderClosed", "OrderCredited"):
             order = self.model.orders[operation["order"]]
-            if refused == "OrderClosed" and self._closed.get(operation["order"], attempt.until + 1) > attempt.until:
+            if (
+                refused == "OrderClosed"
+                and self._order_closed_seqs.get(operation["order"], attempt.end_seq + 1) > attempt.end_seq
+            ):
                 yield "was refused, and the order was open"
             if refused == "OrderCredited" and not order.credited:
                 yield "was refused as credited, which it never was"
         elif refused == "DateOutOfRange":
-            if operation["expires_at"] > attempt.at:
+            if operation["expires_at"] > attempt.answered_at:
                 yield "was refused for a date that was still to come"
-        elif refused == "NotFinished":
-            if self._ended.get(operation["message"][0], attempt.until + 1) <= attempt.since:
+        elif refused == "MessageNotFinished":
+            if self._message_ended_seqs.get(operation["message"][0], attempt.end_seq + 1) <= attempt.start_seq:
                 yield "was refused as on its way, and had ended before"
         elif refused == "AlreadyRefunded":
-            if self._refunded.get(operation["message"][0], attempt.until + 1) > attempt.until:
+            if self._refund_seqs.get(operation["message"][0], attempt.end_seq + 1) > attempt.end_seq:
                 yield "was refused as given back, which it was not"
-        elif refused == "CostNothing":
+        elif refused == "MessageWasFree":
             if self.model.messages[operation["message"][1]].price:
                 yield "was refused as for nothing, and cost something"
-        elif refused == "NotListed":
+        elif refused == "NotBlacklisted":
             return
         elif refused is not None:
             yield f"was refused: {answer}"
@@ -229,25 +233,33 @@ class Audit:
         elif kind not in ("finish", "due", "list") and answer != []:
             yield f"was acknowledged ({answer}), and is not there"
 
-    def _lowest(self, account_id: int, attempt: Attempt) -> int:
+    def _lowest_balance(self, account_id: int, attempt: OperationAttempt) -> int:
         """The least that an account held while an operation was under way."""
         history = self._balances[account_id]
-        before = [balance for seq, balance in history if seq <= attempt.since][-1]
-        return min([before] + [balance for seq, balance in history if attempt.since < seq <= attempt.until])
+        before = [balance for seq, balance in history if seq <= attempt.start_seq][-1]
+        return min([before] + [balance for seq, balance in history if attempt.start_seq < seq <= attempt.end_seq])
 
     # --- the end
 
-    def compare(self, conn: sqlite3.Connection) -> None:
+    def compare_final_state(self, conn: sqlite3.Connection) -> None:
         """Compare what is there now with the model, and have the program check itself."""
-        self.problems += [f"check: {each}" for each in self_check.problems(conn)]
+        self.problems += [f"check: {each}" for each in self_check.list_problem_texts(conn)]
         rows = conn.execute("SELECT id, balance FROM accounts").fetchall()
-        self._same("balances", dict(map(tuple, rows)), {key: each.balance for key, each in self.model.accounts.items()})
-        self._same("sums of movements", _sums(conn, self.model), {k: v for k, v in self.model.moved.items() if v})
+        self._check_equal(
+            "balances", dict(map(tuple, rows)), {key: each.balance for key, each in self.model.accounts.items()}
+        )
+        self._check_equal(
+            "sums of movements",
+            _sum_movements(conn, self.model),
+            {k: v for k, v in self.model.movement_sums.items() if v},
+        )
         rows = conn.execute("SELECT text, state, price FROM messages").fetchall()
         stored = {text: (state, price) for text, state, price in rows}
-        self._same("messages", stored, {text: (each.state, each.price) for text, each in self.model.messages.items()})
-        self._same("number of messages", len(rows), len(stored))
-        rollup.gather_all(conn)
+        self._check_equal(
+            "messages", stored, {text: (each.state, each.price) for text, each in self.model.messages.items()}
+        )
+        self._check_equal("number of messages", len(rows), len(stored))
+        rollup.roll_up_all(conn)
         rows = conn.execute(
             "SELECT account_id, begins, country, source, sent, parts, price FROM statistics"
             f" WHERE length = {rollup.MONTH} AND sent > 0"
@@ -255,10 +267,10 @@ class Audit:
         usage: Counter[tuple[object, ...]] = Counter()
         for *month, messages, parts, price in rows:
             usage.update({(*month, "messages"): messages, (*month, "parts"): parts, (*month, "price"): price})
-        self._same("monthly usage", usage, self.model.usage)
+        self._check_equal("monthly usage", usage, self.model.usage)
         names = "sent, delivered, failed, price".split(", ")
         row = conn.execute(f"SELECT {', '.join(f'coalesce(sum({name}), 0)' for name in names)} FROM daily_totals")
-        self._same("daily totals", dict(zip(names, row.fetchone(), strict=True)), self.model.totals())
+        self._check_equal("daily totals", dict(zip(names, row.fetchone(), strict=True)), self.model.daily_sums())
         rows = conn.execute(
             "SELECT id, account_id, credits, movement_id IS NOT NULL, paid_at IS NOT NULL OR cancelled_at IS NOT NULL"
             " FROM orders"
@@ -266,32 +278,34 @@ class Audit:
         orders = {
             key: (each.account, each.credits, each.credited, each.closed) for key, each in self.model.orders.items()
         }
-        self._same("orders", {row[0]: tuple(row)[1:] for row in rows}, orders)
-        self._conserve()
+        self._check_equal("orders", {row[0]: tuple(row)[1:] for row in rows}, orders)
+        self._check_conservation()
 
-    def _same(self, what: str, found: object, expected: object) -> None:
-        if found != expected:
-            self.problems.append(f"{what}: {_short(found, expected)}")
+    def _check_equal(self, subject: str, actual: object, expected: object) -> None:
+        if actual != expected:
+            self.problems.append(f"{subject}: {_format_difference(actual, expected)}")
 
-    def _conserve(self) -> None:
+    def _check_conservation(self) -> None:
         """Credits come from grants, purchases and corrections, go by usage and expiry, and come back by refunds."""
-        moved = self.model.moved
-        self._same("transfers out and in", moved["transfer_out"] + moved["transfer_in"], 0)
-        begun = sum(history[0][1] for history in self._balances.values())
-        changed = sum(moved[kind] for kind in "grant purchase correction refund usage expiry".split())
-        self._same("all balances together", sum(each.balance for each in self.model.accounts.values()), begun + changed)
+        sums = self.model.movement_sums
+        self._check_equal("transfers out and in", sums["transfer_out"] + sums["transfer_in"], 0)
+        initial = sum(history[0][1] for history in self._balances.values())
+        changed = sum(sums[kind] for kind in "grant purchase correction refund usage expiry".split())
+        self._check_equal(
+            "all balances together", sum(each.balance for each in self.model.accounts.values()), initial + changed
+        )
 
 
-def _sums(conn: sqlite3.Connection, model: Model) -> dict[str, int]:
-    """What each kind of movement has changed since the chronicle began."""
+def _sum_movements(conn: sqlite3.Connection, model: CreditModel) -> dict[str, int]:
+    """The sum of the amounts of each kind of movement since the event log began."""
     rows = conn.execute(
-        "SELECT facts ->> '$[2]', sum(facts ->> '$[3]') FROM chronicle WHERE what = 'movement' GROUP BY 1"
+        "SELECT facts ->> '$[2]', sum(facts ->> '$[3]') FROM event_log WHERE what = 'movement' GROUP BY 1"
     )
     return {kind: amount for kind, amount in rows if amount}
 
 
-def _short(found: object, expected: object) -> str:
-    if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        keys = [key for key in {*found, *expected} if found.get(key) != expected.get(key)]
-        return "; ".join(f"{key}: {found.get(key)}, to be {expected.get(key)}" for key in keys[:5])
-    return f"{found}, to be {expected}"
+def _format_difference(actual: object, expected: object) -> str:
+    if isinstance(actual, Mapping) and isinstance(expected, Mapping):
+        keys = [key for key in {*actual, *expected} if actual.get(key) != expected.get(key)]
+        return "; ".join(f"{key}: {actual.get(key)}, to be {expected.get(key)}" for key in keys[:5])
+    return f"{actual}, to be {expected}"

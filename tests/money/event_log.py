@@ -1,7 +1,7 @@
-"""What really happened in a database, in the order in which it was committed: triggers write it down.
+"""The event log of a database: triggers log all changes that concern credits, in the order of the commits.
 
-A row of the chronicle is in the transaction of what it tells, so a crash takes both or none. Each names the operation
-that its connection was at, whatever rows the services write for it.
+An event is logged in the transaction of its change, so a crash undoes both or neither. It contains the key of the
+operation that its connection was doing, whatever rows the services write for it.
 """
 
 import json
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-_TABLE = """
-CREATE TABLE chronicle (
+_CREATE_TABLE = """
+CREATE TABLE event_log (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
     key TEXT NOT NULL,
@@ -20,8 +20,8 @@ CREATE TABLE chronicle (
     facts TEXT NOT NULL
 ) STRICT
 """
-# What is told, when, and what of the row.
-_TOLD = {
+# Kind of event: when it is logged, and which values of the row.
+_LOGGED_EVENTS = {
     "message": (
         "INSERT ON messages",
         "NEW.id, NEW.account_id, NEW.text, NEW.state, NEW.ptt, NEW.price, NEW.parts, NEW.country, NEW.source",
@@ -52,41 +52,41 @@ _TOLD = {
 }
 
 
-def begin(conn: sqlite3.Connection) -> None:
-    """Have a database's changes told from now on; each connection that writes needs a `Pen`."""
-    conn.execute(_TABLE)
-    for number, (what, (event, facts)) in enumerate(_TOLD.items()):
+def create_triggers(conn: sqlite3.Connection) -> None:
+    """Log all changes of a database from now on; each connection that writes needs a `Recorder`."""
+    conn.execute(_CREATE_TABLE)
+    for number, (what, (event, facts)) in enumerate(_LOGGED_EVENTS.items()):
         conn.execute(
-            f"CREATE TRIGGER chronicle_{number} AFTER {event} BEGIN"
-            " INSERT INTO chronicle (at, key, what, facts) VALUES"
-            f" (strftime('%s', 'now') * 1000, whose(), '{what}', json_array({facts})); END"
+            f"CREATE TRIGGER event_log_{number} AFTER {event} BEGIN"
+            " INSERT INTO event_log (at, key, what, facts) VALUES"
+            f" (strftime('%s', 'now') * 1000, operation_key(), '{what}', json_array({facts})); END"
         )
 
 
-class Pen:
-    """Tells the chronicle which operation a connection is at."""
+class Recorder:
+    """Gives the triggers the key of the operation that a connection is doing."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self.key = ""
-        conn.create_function("whose", 0, lambda: self.key)
+        conn.create_function("operation_key", 0, lambda: self.key)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LoggedEvent:
     seq: int
     at: int
     key: str
-    what: str
-    facts: tuple[Any, ...]
+    kind: str
+    values: tuple[Any, ...]
 
 
-def latest(conn: sqlite3.Connection) -> int:
-    return int(conn.execute("SELECT coalesce(max(seq), 0) FROM chronicle").fetchone()[0])
+def latest_seq(conn: sqlite3.Connection) -> int:
+    return int(conn.execute("SELECT coalesce(max(seq), 0) FROM event_log").fetchone()[0])
 
 
-def read(conn: sqlite3.Connection, after: int = 0) -> Iterator[tuple[str, list[Line]]]:
-    """What each operation did, in order: its key, and its lines."""
-    rows = conn.execute("SELECT seq, at, key, what, facts FROM chronicle WHERE seq > ? ORDER BY seq", (after,))
-    lines = (Line(*tuple(row)[:-1], tuple(json.loads(row[-1]))) for row in rows)
+def iterate_operations(conn: sqlite3.Connection, after: int = 0) -> Iterator[tuple[str, list[LoggedEvent]]]:
+    """Yield each operation's key and its events, in the order of the log."""
+    rows = conn.execute("SELECT seq, at, key, what, facts FROM event_log WHERE seq > ? ORDER BY seq", (after,))
+    lines = (LoggedEvent(*tuple(row)[:-1], tuple(json.loads(row[-1]))) for row in rows)
     for key, group in groupby(lines, key=lambda line: line.key):
         yield key, list(group)

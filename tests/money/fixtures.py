@@ -13,8 +13,8 @@ from tests.money import event_log
 
 # By customer: its credit line, and from which age on its accounts are bought packs; then for each of its accounts what
 # it begins with, alert_below, recredit_below, recredit_pack and recredit_per_day.
-_Account = tuple[int, int | None, int | None, int | None, int]
-_CUSTOMERS: tuple[tuple[int, int, tuple[_Account, ...]], ...] = (
+_AccountSettings = tuple[int, int | None, int | None, int | None, int]
+_CUSTOMERS: tuple[tuple[int, int, tuple[_AccountSettings, ...]], ...] = (
     (
         # Room for one of its packs or two, until they are paid.
         250_000,
@@ -31,28 +31,28 @@ _CUSTOMERS: tuple[tuple[int, int, tuple[_Account, ...]], ...] = (
 )
 
 
-def build(data: Path) -> Path:
-    """Make the database, with a chronicle that begins when all accounts are there; returns its file."""
+def create_database(data: Path) -> Path:
+    """Create the database, with an event log that begins when all accounts are there; returns its file."""
     data.mkdir(parents=True, exist_ok=True)
     file = data / db.FILE_NAME
     migrations.migrate(file, keep_backups=0)
     conn = db.connect(file)
-    prices.put(conn, SHELL, prices.starting())
-    for number, (credit_line, min_age_days, its_accounts) in enumerate(_CUSTOMERS, 1):
-        customer = customers.add(conn, SHELL, f"Customer {number}", f"mail@customer-{number}.example")
+    prices.set_prices(conn, SHELL, prices.read_initial_prices())
+    for number, (credit_line, min_age_days, account_settings) in enumerate(_CUSTOMERS, 1):
+        customer = customers.create_customer(conn, SHELL, f"Customer {number}", f"mail@customer-{number}.example")
         conn.execute(
             "UPDATE customers SET credit_line = ?, recredit_min_age_days = ? WHERE id = ?",
             (credit_line, min_age_days, customer.id),
         )
-        for balance, *settings in its_accounts:
-            account = accounts.add(conn, SHELL, customer.id)
+        for balance, *settings in account_settings:
+            account = accounts.create_account(conn, SHELL, customer.id)
             if balance:
-                credits.grant(conn, SHELL, account, balance)
+                credits.grant_credits(conn, SHELL, account, balance)
             conn.execute(
                 "UPDATE accounts SET alert_below = ?, recredit_below = ?, recredit_pack = ?, recredit_per_day = ?"
                 " WHERE id = ?",
                 (*settings, account.id),
             )
-    event_log.begin(conn)
+    event_log.create_triggers(conn)
     conn.close()
     return file

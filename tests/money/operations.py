@@ -1,6 +1,6 @@
-"""What can happen to credits: operations as plain data, and how each is asked of the services.
+"""The operations on credits as plain data, and how each is done with the services.
 
-An operation is a dict that JSON can hold, so that a journal keeps it and a model understands it:
+An operation is a dict of JSON values, so that it can be stored in a journal and replayed on a model:
 
 | kind | and |
 | --- | --- |
@@ -31,40 +31,40 @@ from portal.services.common.errors import Refused
 from portal.services.credits import credits, expiry
 from portal.services.history import refunds
 from portal.services.messages import blacklist, intake, outcomes
-from portal.services.messages.outcomes import Outcome, Whereabouts
-from portal.services.messages.validation import Submit
+from portal.services.messages.outcomes import MessageOutcome, MessageStatus
+from portal.services.messages.validation import SubmittedMessage
 
 Operation = dict[str, Any]
 Answer = Any
 
 
-def perform(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    """Do it, and return what the services answered, as JSON can hold it: {"refused": why} where they refused it.
+def perform_operation(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    """Do an operation; returns the answer as JSON values: {"refused": name of the exception} where it was refused.
 
     Args:
-        key: names the operation; its messages' texts begin with it.
+        key: identifies the operation; its messages' texts begin with it.
     """
     try:
-        return _PERFORM[operation["kind"]](conn, key, operation)
+        return _HANDLERS[operation["kind"]](conn, key, operation)
     except Refused as refused:
         return {"refused": type(refused).__name__}
 
 
-def text_of(key: str, number: int) -> str:
+def message_text(key: str, number: int) -> str:
     """The text of a batch's message."""
     return f"{key}/{number}"
 
 
-def _submit(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+def _perform_submit(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     batch = [
-        Submit(
+        SubmittedMessage(
             account_id=account,
             source=source,
             source_ton=5,
             source_npi=0,
             destination=destination,
             country=country,
-            text=text_of(key, number),
+            text=message_text(key, number),
             udh=None,
             data_coding=0,
             registered_delivery=number % 2,
@@ -78,112 +78,128 @@ def _submit(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
             operation["batch"]
         )
     ]
-    return intake.store(conn, batch).ids
+    return intake.store_messages(conn, batch).message_ids
 
 
-def _grant(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    account = _account(conn, operation["account"])
+def _perform_grant(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    account = _get_account_by_id(conn, operation["account"])
     form, expires_at = operation["form"], operation["expires_at"]
-    return credits.grant(conn, Actor(key), account, operation["amount"], key, expires_at=expires_at, form=form)
+    return credits.grant_credits(
+        conn, Actor(key), account, operation["amount"], key, expires_at=expires_at, idempotency_key=form
+    )
 
 
-def _correct(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    account = _account(conn, operation["account"])
-    return credits.correct(conn, Actor(key), account, operation["amount"], key, form=operation["form"])
+def _perform_correct(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    account = _get_account_by_id(conn, operation["account"])
+    return credits.correct_balance(
+        conn, Actor(key), account, operation["amount"], key, idempotency_key=operation["form"]
+    )
 
 
-def _refund(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    account = _account(conn, operation["account"])
-    return credits.refund(conn, Actor(key), account, operation["amount"], key, form=operation["form"])
+def _perform_refund(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    account = _get_account_by_id(conn, operation["account"])
+    return credits.refund_credits(
+        conn, Actor(key), account, operation["amount"], key, idempotency_key=operation["form"]
+    )
 
 
-def _refund_message(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+def _perform_refund_message(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     message_id, _ = operation["message"]
     (account_id,) = conn.execute("SELECT account_id FROM messages WHERE id = ?", (message_id,)).fetchone()
-    return refunds.refund_message(conn, Actor(key), _account(conn, account_id), message_id, key)
+    return refunds.refund_message(conn, Actor(key), _get_account_by_id(conn, account_id), message_id, key)
 
 
-def _transfer(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    source, target = _account(conn, operation["source"]), _account(conn, operation["target"])
-    return list(credits.transfer(conn, Actor(key), source, target, operation["amount"], form=operation["form"]))
+def _perform_transfer(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    source, target = _get_account_by_id(conn, operation["source"]), _get_account_by_id(conn, operation["target"])
+    return list(
+        credits.transfer_credits(
+            conn, Actor(key), source, target, operation["amount"], idempotency_key=operation["form"]
+        )
+    )
 
 
-def _order(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    account, pack = _account(conn, operation["account"]), packs.of_size(conn, operation["pack"])
-    return orders.place(conn, Actor(key), account, pack, form=operation["form"]).id
+def _perform_order(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    account, pack = _get_account_by_id(conn, operation["account"]), packs.get_pack(conn, operation["pack"])
+    return orders.place_order(conn, Actor(key), account, pack, idempotency_key=operation["form"]).id
 
 
-def _pay(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    orders.pay(conn, Actor(key), _order_of(conn, operation["order"]), key)
+def _perform_pay(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    orders.pay_order(conn, Actor(key), _get_order_by_id(conn, operation["order"]), key)
     return True
 
 
-def _cancel_order(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    orders.cancel(conn, Actor(key), _order_of(conn, operation["order"]))
+def _perform_cancel_order(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    orders.cancel_order(conn, Actor(key), _get_order_by_id(conn, operation["order"]))
     return True
 
 
-def _cancel(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    found = [
-        Whereabouts(message_id, "", "", outcomes.ENROUTE, 0, None, waits)
+def _perform_cancel(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    pending = [
+        MessageStatus(message_id, "", "", outcomes.ENROUTE, 0, None, waits)
         for message_id, _, waits in operation["messages"]
     ]
-    return outcomes.cancel(conn, found).done
+    return outcomes.cancel_messages(conn, pending).was_cancelled
 
 
-def _finish(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+def _perform_finish(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     at = now_ms()
-    outcomes.finish(conn, [Outcome(each, state, ptt, at) for each, _, state, ptt in operation["messages"]])
+    outcomes.finish_messages(
+        conn, [MessageOutcome(each, state, ptt, at) for each, _, state, ptt in operation["messages"]]
+    )
     return True
 
 
-def _due(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    outcomes.take_due(conn, operation["now"])
+def _perform_due(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    outcomes.process_due_messages(conn, operation["now"])
     return True
 
 
-def _expire(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    return expiry.run_out(conn, operation["now"])
+def _perform_expire(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    return expiry.expire_credits(conn, operation["now"])
 
 
-def _list(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    blacklist.add(conn, Actor(key), _account(conn, operation["account"]), operation["number"])
+def _perform_list(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    blacklist.add_blacklist_number(
+        conn, Actor(key), _get_account_by_id(conn, operation["account"]), operation["number"]
+    )
     return True
 
 
-def _unlist(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
-    blacklist.remove(conn, Actor(key), _account(conn, operation["account"]), operation["number"])
+def _perform_unlist(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
+    blacklist.remove_blacklist_number(
+        conn, Actor(key), _get_account_by_id(conn, operation["account"]), operation["number"]
+    )
     return True
 
 
-_PERFORM: dict[str, Callable[[sqlite3.Connection, str, Operation], Answer]] = {
-    "submit": _submit,
-    "grant": _grant,
-    "correct": _correct,
-    "refund": _refund,
-    "refund message": _refund_message,
-    "transfer": _transfer,
-    "order": _order,
-    "pay": _pay,
-    "cancel order": _cancel_order,
-    "cancel": _cancel,
-    "finish": _finish,
-    "due": _due,
-    "expire": _expire,
-    "list": _list,
-    "unlist": _unlist,
+_HANDLERS: dict[str, Callable[[sqlite3.Connection, str, Operation], Answer]] = {
+    "submit": _perform_submit,
+    "grant": _perform_grant,
+    "correct": _perform_correct,
+    "refund": _perform_refund,
+    "refund message": _perform_refund_message,
+    "transfer": _perform_transfer,
+    "order": _perform_order,
+    "pay": _perform_pay,
+    "cancel order": _perform_cancel_order,
+    "cancel": _perform_cancel,
+    "finish": _perform_finish,
+    "due": _perform_due,
+    "expire": _perform_expire,
+    "list": _perform_list,
+    "unlist": _perform_unlist,
 }
-KINDS = tuple(_PERFORM)
+OPERATION_KINDS = tuple(_HANDLERS)
 
 
-def _account(conn: sqlite3.Connection, account_id: int) -> Account:
-    return next(each for each in accounts.of_customer(conn) if each.id == account_id)
+def _get_account_by_id(conn: sqlite3.Connection, account_id: int) -> Account:
+    return next(each for each in accounts.list_accounts(conn) if each.id == account_id)
 
 
-def _order_of(conn: sqlite3.Connection, order_id: int) -> Order:
+def _get_order_by_id(conn: sqlite3.Connection, order_id: int) -> Order:
     number, account_id = conn.execute(
         "SELECT strftime('%Y', created_at / 1000, 'unixepoch') || printf('-%05d', id), account_id FROM orders"
         " WHERE id = ?",
         (order_id,),
     ).fetchone()
-    return orders.by_number(conn, number, account_id)
+    return orders.get_order_by_number(conn, number, account_id)

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from portal.core import db
 from tests.money import fixtures, worker
-from tests.money.audit import Attempt, Audit
-from tests.money.model import Model, is_refusal
-from tests.money.worker import ANSWER, CLOCK, STATEMENT, Life
+from tests.money.audit import ModelComparison, OperationAttempt
+from tests.money.model import CreditModel, is_refusal
+from tests.money.worker import BEFORE_ANSWER_NOTED, BEFORE_STATEMENT, BY_CLOCK, WorkerRun
 
 # Nothing but the way to get a process quickly: each opens its own connection, and shares nothing but files.
-_FORK = multiprocessing.get_context("fork")
-_MOST_DEATHS = 4
-_MOST_STATEMENTS, _MOST_ANSWERS, _LONGEST_S = 300, 25, 0.5
+_FORK_CONTEXT = multiprocessing.get_context("fork")
+_MAX_KILLS = 4
+_MAX_STATEMENTS, _MAX_ANSWERS, _MAX_LIFETIME_S = 300, 25, 0.5
 
 
-class Round:
+class CrashScenario:
     """One round, in a folder of its own.
 
     Args:
@@ -41,39 +41,54 @@ class Round:
         self._processes = processes
         self._operations = operations
         self._random = random.Random(seed)
-        self._running: dict[int, tuple[BaseProcess, Life, float]] = {}
+        self._running: dict[int, tuple[BaseProcess, WorkerRun, float]] = {}
 
     def run(self) -> None:
         conn = db.connect(self.file)
-        model = Model.of(conn)
+        model = CreditModel.from_database(conn)
         conn.close()
         for slot in range(self._processes):
-            self._start(slot, 0)
+            self._start_process(slot, 0)
         while self._running:
-            self._see_who_has_ended()
-        self._audit(model)
+            self._handle_exits()
+        self._compare_with_model(model)
 
     # --- the processes
 
-    def _start(self, slot: int, number: int) -> None:
-        dies = self._random.choice((STATEMENT, STATEMENT, ANSWER, CLOCK, None)) if number < _MOST_DEATHS else None
-        most = {STATEMENT: _MOST_STATEMENTS, ANSWER: _MOST_ANSWERS}.get(dies or "", 1)
-        journal = self._journal(slot)
-        life = Life(self.file, journal, self._seed, slot, number, self._operations, dies, self._random.randint(1, most))
-        process = _FORK.Process(target=worker.live, args=(life,))
+    def _start_process(self, slot: int, restart: int) -> None:
+        kill_point = (
+            self._random.choice((BEFORE_STATEMENT, BEFORE_STATEMENT, BEFORE_ANSWER_NOTED, BY_CLOCK, None))
+            if restart < _MAX_KILLS
+            else None
+        )
+        max_count = {BEFORE_STATEMENT: _MAX_STATEMENTS, BEFORE_ANSWER_NOTED: _MAX_ANSWERS}.get(kill_point or "", 1)
+        journal = self._journal_file(slot)
+        run = WorkerRun(
+            self.file,
+            journal,
+            self._seed,
+            slot,
+            restart,
+            self._operations,
+            kill_point,
+            self._random.randint(1, max_count),
+        )
+        process = _FORK_CONTEXT.Process(target=worker.run_worker, args=(run,))
         process.start()
-        ends = time.monotonic() + self._random.uniform(0, _LONGEST_S) if dies == CLOCK else float("inf")
-        self._running[slot] = process, life, ends
+        kill_at = (
+            time.monotonic() + self._random.uniform(0, _MAX_LIFETIME_S) if kill_point == BY_CLOCK else float("inf")
+        )
+        self._running[slot] = process, run, kill_at
 
-    def _journal(self, slot: int) -> Path:
+    def _journal_file(self, slot: int) -> Path:
         return self._folder / f"{slot}.journal"
 
-    def _see_who_has_ended(self) -> None:
-        ends = min(each[2] for each in self._running.values())
-        timeout = max(0.0, ends - time.monotonic()) if ends != float("inf") else None
+    def _handle_exits(self) -> None:
+        kill_at = min(each[2] for each in self._running.values())
+        timeout = max(0.0, kill_at - time.monotonic()) if kill_at != float("inf") else None
         wait([process.sentinel for process, _, _ in self._running.values()], timeout)
-        for slot, (process, life, ends) in list(self._running.items()):
-            if time.monotonic() >= ends and process.is_alive():
+        for slot, (process, run, kill_at) in list(self._running.items()):
+            if time.monotonic() >= kill_at and process.is_alive():
                 process.kill()
                 process.join()
             if process.is_alive():
@@ -85,23 +100,25 @@ class Round:
             if process.exitcode != -9:
                 self.problems.append(f"process {slot} has failed with {process.exitcode}")
                 continue
-            self.counts[f"killed {life.dies}"] += 1
-            self._start(slot, life.number + 1)
+            self.counts[f"killed {run.kill_point}"] += 1
+            self._start_process(slot, run.restart + 1)
 
     # --- what came of it
 
-    def _audit(self, model: Model) -> None:
-        attempts = {key: each for slot in range(self._processes) for key, each in worker.read(self._journal(slot))}
-        audit = Audit(model)
+    def _compare_with_model(self, model: CreditModel) -> None:
+        attempts = {
+            key: each for slot in range(self._processes) for key, each in worker.read_journal(self._journal_file(slot))
+        }
+        comparison = ModelComparison(model)
         conn = db.connect(self.file)
-        audit.follow(conn, attempts)
-        audit.compare(conn)
-        self._count(conn, attempts)
+        comparison.replay_log(conn, attempts)
+        comparison.compare_final_state(conn)
+        self._count_outcomes(conn, attempts)
         conn.close()
-        self.problems += audit.problems
+        self.problems += comparison.problems
 
-    def _count(self, conn: sqlite3.Connection, attempts: dict[str, Attempt]) -> None:
-        done = {row[0] for row in conn.execute("SELECT DISTINCT key FROM chronicle")}
+    def _count_outcomes(self, conn: sqlite3.Connection, attempts: dict[str, OperationAttempt]) -> None:
+        done = {row[0] for row in conn.execute("SELECT DISTINCT key FROM event_log")}
         for key, attempt in attempts.items():
             self.counts[attempt.operation["kind"]] += 1
             if not attempt.answered:
@@ -121,6 +138,6 @@ class Round:
             self.counts[name] += conn.execute(sql).fetchone()[0]
 
 
-def template(folder: Path) -> Path:
+def create_template(folder: Path) -> Path:
     """The database of which each round gets a copy."""
-    return fixtures.build(folder / f"template-{os.getpid()}")
+    return fixtures.create_database(folder / f"template-{os.getpid()}")

@@ -7,7 +7,7 @@ import sys
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.money.machine import Money
+from tests.money.machine import CreditMachine
 from tests.support import ROOT
 
 _ROUNDS, _PROCESSES = 10, 4
@@ -18,8 +18,8 @@ def test_processes_that_are_killed_lose_and_invent_no_credits():
     words = [sys.executable, "-m", "tests.money", str(_ROUNDS), "--processes", str(_PROCESSES), "--json"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    counts = told["counts"]
+    report = json.loads(done.stdout)
+    counts = report["counts"]
     # That all of this has happened, or nothing was proved.
     for what in (
         "killed before a statement",
@@ -29,15 +29,15 @@ def test_processes_that_are_killed_lose_and_invent_no_credits():
         "messages stopped",
         "automatic re-credits",
         "refunds",
-        "refused: AlreadySent",
+        "refused: FormAlreadySent",
         "refused: NotEnoughCredits",
     ):
-        assert counts.get(what), (what, told)
+        assert counts.get(what), (what, report)
 
 
 def test_each_step_does_what_the_model_says():
     run_state_machine_as_test(
-        Money,
+        CreditMachine,
         settings=settings(
             max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),

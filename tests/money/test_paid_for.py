@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.money.spending import Shop
+from tests.money.spending import SpendingScenario
 
 _SUBMITS, _ACCOUNTS = 3_000, 20
 
@@ -15,9 +15,9 @@ def test_exactly_as_many_are_accepted_as_were_paid_for(tmp_path: Path, kills: in
     """`bench/money --submits 100000` does it with more; `--kill` kills the server meanwhile."""
     seed = time.time_ns() % 1_000_000
     print(f"bench/money --submits {_SUBMITS} --accounts {_ACCOUNTS} --kill {kills} --seed {seed}")
-    shop = Shop.open(tmp_path / "data", _SUBMITS, _ACCOUNTS, seed)
-    counts = shop.trade(kills)
-    assert list(shop.problems()) == []
+    shop = SpendingScenario.create(tmp_path / "data", _SUBMITS, _ACCOUNTS, seed)
+    counts = shop.run_scenario(kills)
+    assert list(shop.find_problems()) == []
     # Or nothing was proved.
     for what in ("accepted", "refused", "refused after an accepted one", "grants", "transfers"):
         assert counts[what], counts

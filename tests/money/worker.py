@@ -11,110 +11,117 @@ from pathlib import Path
 from portal.core import db
 from portal.core.clock import now_ms
 from tests.money import event_log
-from tests.money.audit import Attempt
-from tests.money.event_log import Pen
-from tests.money.generators import Chance
-from tests.money.operations import Operation, perform
+from tests.money.audit import OperationAttempt
+from tests.money.event_log import Recorder
+from tests.money.generators import OperationGenerator
+from tests.money.operations import Operation, perform_operation
 
-STATEMENT, ANSWER, CLOCK = "before a statement", "before the answer was noted", "by the clock"
+BEFORE_STATEMENT, BEFORE_ANSWER_NOTED, BY_CLOCK = "before a statement", "before the answer was noted", "by the clock"
 """Where a process is killed: by itself at the first two, so that a seed brings it there again; by its parent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """What one process is to do: the `number`-th in a row that each go on where the one before was killed.
+class WorkerRun:
+    """What one process is to do. It is the `restart`-th of a series; each continues where the one before was killed.
 
-    It dies before its `dies_after`-th statement of SQL, or as its `dies_after`-th operation has been done; None: not by
-    itself.
+    It kills itself at `kill_point`, before the `kill_after`-th SQL statement or after the `kill_after`-th operation;
+    None: it does not kill itself.
     """
 
     file: Path
     journal: Path
     seed: str
     slot: int
-    number: int
+    restart: int
     operations: int
-    dies: str | None = None
-    dies_after: int = 0
+    kill_point: str | None = None
+    kill_after: int = 0
 
 
-class Journal:
-    """What a process was about to do, and what it was answered: each is on disk before it goes on."""
+class OperationJournal:
+    """The operations that a process began, and their answers: each is on disk before the process goes on."""
 
     def __init__(self, file: Path) -> None:
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        whole = file.read_bytes().rfind(b"\n") + 1
-        os.ftruncate(self._file, whole)  # without half a line that a process has died over
+        complete_octets = file.read_bytes().rfind(b"\n") + 1
+        os.ftruncate(self._file, complete_octets)  # without half a line that a process has died over
 
-    def intend(self, key: str, operation: Operation, since: int) -> None:
+    def record_attempt(self, key: str, operation: Operation, since: int) -> None:
         self._write({"key": key, "operation": operation, "since": since})
 
-    def answered(self, key: str, answer: object, until: int) -> None:
-        self._write({"key": key, "answer": answer, "until": until, "at": now_ms()})
+    def record_answer(self, key: str, answer: object, end_seq: int) -> None:
+        self._write({"key": key, "answer": answer, "until": end_seq, "at": now_ms()})
 
     def _write(self, line: dict[str, object]) -> None:
         os.write(self._file, json.dumps(line).encode() + b"\n")
         os.fsync(self._file)
 
 
-def read(journal: Path) -> Iterator[tuple[str, Attempt]]:
+def read_journal(journal: Path) -> Iterator[tuple[str, OperationAttempt]]:
     """Every attempt of a journal, in order."""
-    attempts: dict[str, Attempt] = {}
+    attempts: dict[str, OperationAttempt] = {}
     for line in journal.read_bytes().split(b"\n")[:-1]:
-        said = json.loads(line)
-        if "operation" in said:
-            attempts[said["key"]] = Attempt(said["operation"], said["since"])
+        record = json.loads(line)
+        if "operation" in record:
+            attempts[record["key"]] = OperationAttempt(record["operation"], record["since"])
         else:
-            attempt = attempts[said["key"]]
-            attempt.answered, attempt.answer = True, said["answer"]
-            attempt.until, attempt.at = said["until"], said["at"]
+            attempt = attempts[record["key"]]
+            attempt.answered, attempt.answer = True, record["answer"]
+            attempt.end_seq, attempt.answered_at = record["until"], record["at"]
     yield from attempts.items()
 
 
-def live(life: Life) -> None:
+def run_worker(run: WorkerRun) -> None:
     """Do operations until there have been enough of them, or until death."""
-    before = list(read(life.journal)) if life.journal.exists() else []
-    journal, conn = Journal(life.journal), db.connect(life.file)
-    pen, chance = Pen(conn), Chance(f"{life.seed}.{life.slot}.{life.number}", life.seed)
-    death = _Death(life, conn)
-    again = _to_send_again(before, chance)
-    for number in range(len(before), life.operations):
-        key = f"{life.slot}.{number}"
-        operation = again or chance.operation(conn)
-        again = None
-        journal.intend(key, operation, event_log.latest(conn))
-        pen.key = key
-        with death:
-            answer = perform(conn, key, operation)
-        pen.key = ""
-        journal.answered(key, answer, event_log.latest(conn))
-        if chance.random.random() < 0.1 and operation.get("form"):
-            again = operation  # an impatient user
+    earlier_attempts = list(read_journal(run.journal)) if run.journal.exists() else []
+    journal, conn = OperationJournal(run.journal), db.connect(run.file)
+    recorder, generator = Recorder(conn), OperationGenerator(f"{run.seed}.{run.slot}.{run.restart}", run.seed)
+    killer = _SelfKiller(run, conn)
+    resend = _find_form_to_resend(earlier_attempts, generator)
+    for number in range(len(earlier_attempts), run.operations):
+        key = f"{run.slot}.{number}"
+        operation = resend or generator.next_operation(conn)
+        resend = None
+        journal.record_attempt(key, operation, event_log.latest_seq(conn))
+        recorder.key = key
+        with killer:
+            answer = perform_operation(conn, key, operation)
+        recorder.key = ""
+        journal.record_answer(key, answer, event_log.latest_seq(conn))
+        if generator.random.random() < 0.1 and operation.get("form"):
+            resend = operation  # an impatient user
 
 
-def _to_send_again(before: list[tuple[str, Attempt]], chance: Chance) -> Operation | None:
+def _find_form_to_resend(
+    earlier_attempts: list[tuple[str, OperationAttempt]], generator: OperationGenerator
+) -> Operation | None:
     """The form that the process had sent when it was killed, as somebody who saw no answer sends it again."""
-    if before and not before[-1][1].answered and before[-1][1].operation.get("form") and chance.random.random() < 0.7:
-        return before[-1][1].operation
+    if (
+        earlier_attempts
+        and not earlier_attempts[-1][1].answered
+        and earlier_attempts[-1][1].operation.get("form")
+        and generator.random.random() < 0.7
+    ):
+        return earlier_attempts[-1][1].operation
     return None
 
 
-class _Death:
+class _SelfKiller:
     """Watches a connection while an operation is done, and kills the process where it is to die."""
 
-    def __init__(self, life: Life, conn: sqlite3.Connection) -> None:
-        self._left = {life.dies: life.dies_after}
+    def __init__(self, run: WorkerRun, conn: sqlite3.Connection) -> None:
+        self._countdown = {run.kill_point: run.kill_after}
         self._conn = conn
 
-    def _comes_nearer(self, where: str) -> None:
-        if where in self._left:
-            self._left[where] -= 1
-            if not self._left[where]:
+    def _count_down(self, kill_point: str) -> None:
+        if kill_point in self._countdown:
+            self._countdown[kill_point] -= 1
+            if not self._countdown[kill_point]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def __enter__(self) -> None:
-        self._conn.set_trace_callback(lambda _: self._comes_nearer(STATEMENT))
+        self._conn.set_trace_callback(lambda _: self._count_down(BEFORE_STATEMENT))
 
     def __exit__(self, *_: object) -> None:
         self._conn.set_trace_callback(None)
-        self._comes_nearer(ANSWER)
+        self._count_down(BEFORE_ANSWER_NOTED)

@@ -8,22 +8,22 @@ from portal.services.accounts import accounts
 @pytest.fixture
 def acme_1(conn, cast):
     """smpp-acme-1: bound from loopback, 1000 credits, sender ACME."""
-    return accounts.by_name(conn, cast.smpp_acme_1.name)
+    return accounts.get_account(conn, cast.smpp_acme_1.name)
 
 
 @pytest.fixture
 def acme_2(conn, cast):
     """smpp-acme-2: no IPs, 100 credits."""
-    return accounts.by_name(conn, cast.smpp_acme_2.name)
+    return accounts.get_account(conn, cast.smpp_acme_2.name)
 
 
 @pytest.fixture
 def classic(conn, cast):
     """sms-acme-1: 50 credits."""
-    return accounts.by_name(conn, cast.sms_acme_1.name)
+    return accounts.get_account(conn, cast.sms_acme_1.name)
 
 
 @pytest.fixture
 def globex_1(conn, cast):
     """smpp-globex-1: another customer's."""
-    return accounts.by_name(conn, cast.smpp_globex_1.name)
+    return accounts.get_account(conn, cast.smpp_globex_1.name)

@@ -13,16 +13,16 @@ from portal.services.accounts import accounts
 def limited(config):
     """Gives the test's settings with other limits; those in seconds may be fractions."""
 
-    def change(**limits: float) -> Config:
+    def replace_limits(**limits: float) -> Config:
         return replace(config, limits=replace(config.limits, **limits))
 
-    return change
+    return replace_limits
 
 
 @pytest.fixture
 def account(conn, cast):
     """The account of most tests, as the services see it."""
-    return accounts.by_name(conn, cast.smpp_acme_1.name)
+    return accounts.get_account(conn, cast.smpp_acme_1.name)
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def wakeup_sender(data):
 def change_account(conn, cast, wakeup_sender):
     """Sets columns of the account of most tests, and tells the server."""
 
-    def change(**columns: int) -> None:
+    def update_account(**columns: int) -> None:
         assignments = ", ".join(f"{name} = {value}" for name, value in columns.items())
         conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (cast.smpp_acme_1.id,))
         wakeup_sender.send()
 
-    return change
+    return update_account

@@ -16,14 +16,14 @@ from portal.services.accounts import session_records
 from portal.services.common import credit_amounts
 from portal.services.credits import credits
 from portal.smsc import server as server_module
-from portal.smsc.protocol.constants import Command, Status
-from portal.smsc.protocol.pdu import Plain
-from tests.smsc.esme import Esme, eventually, hang_up, smsc
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import HeaderOnlyPdu
+from tests.smsc.esme import RawEsme, close_connections, run_smsc, wait_until
 from tests.support import ROOT
 
 PROCESS = (
     "import sys; from pathlib import Path; from portal.core import config; from portal.smsc import server; "
-    "sys.exit(server.run(config.load(data=Path(sys.argv[1]))))"
+    "sys.exit(server.run_smpp_server(config.load_config(data=Path(sys.argv[1]))))"
 )
 
 
@@ -36,7 +36,7 @@ def start(config, conn):
         conn.execute("DELETE FROM components")
         process = subprocess.Popen([sys.executable, "-c", PROCESS, config.data], cwd=ROOT)
         started.append(process)
-        await eventually(lambda: session_records.alive(conn, "smsc") or process.poll() is not None)
+        await wait_until(lambda: session_records.is_component_alive(conn, "smsc") or process.poll() is not None)
         assert process.poll() is None
         return process
 
@@ -56,76 +56,76 @@ def tls_context(**versions):
 
 
 async def test_tls_1_3(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
         assert (await esme.submit()).status == 0
-        await esme.receipt()
-        (row,) = await eventually(lambda: session_records.of_account(conn, cast.smpp_acme_1.id))
+        await esme.receive_deliver_sm()
+        (row,) = await wait_until(lambda: session_records.list_open_smpp_sessions(conn, cast.smpp_acme_1.id))
         assert row.tls == "TLSv1.3"
     assert (config.data / "smpp.key").stat().st_mode & 0o777 == 0o600
 
 
 async def test_nothing_older_than_tls_1_3(config, cast):
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            await Esme.connect(server.tls_port, tls=tls_context(maximum_version=ssl.TLSVersion.TLSv1_2))
-        plain = await Esme.connect(server.tls_port)
-        plain.send(Plain(Command.ENQUIRE_LINK, 1))
-        await plain.closed()
-        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+            await RawEsme.connect(server.tls_port, tls=tls_context(maximum_version=ssl.TLSVersion.TLSv1_2))
+        plain = await RawEsme.connect(server.tls_port)
+        plain.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1))
+        await plain.wait_for_close()
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
 
 
 async def test_a_tls_session_is_unbound_too(config, cast, change_account):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
         change_account(disabled_at=1)
-        await esme.unbound()
+        await esme.wait_for_unbind()
 
 
 async def test_the_certificate_stays_the_same(config):
     seen = set()
     for _ in range(2):
-        async with smsc(config):
+        async with run_smsc(config):
             seen.add((config.data / "smpp.crt").read_bytes())
     assert len(seen) == 1
 
 
 async def test_both_versions_of_ip(config, cast, conn):
     config = replace(config, smpp=replace(config.smpp, host="::"))
-    async with smsc(config) as server:
-        await Esme.bound(server.port, cast.smpp_acme_1, host="::1")
-        await Esme.bound(server.port, cast.smpp_globex_1, host="127.0.0.1")
-        seen = await eventually(
+    async with run_smsc(config) as server:
+        await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, host="::1")
+        await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1, host="127.0.0.1")
+        seen = await wait_until(
             lambda: len(rows := conn.execute("SELECT address FROM connections").fetchall()) == 2 and rows
         )
         assert {row["address"] for row in seen} == {"::1", "127.0.0.1"}
 
 
 async def test_a_listener_that_is_switched_off(config, cast):
-    async with smsc(replace(config, smpp=replace(config.smpp, port=0))) as server:
+    async with run_smsc(replace(config, smpp=replace(config.smpp, port=0))) as server:
         assert server.port == 0
         with pytest.raises(ConnectionRefusedError):
-            await Esme.connect(config.smpp.port)
-        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+            await RawEsme.connect(config.smpp.port)
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
 
 
 def test_a_port_in_use_is_said(config, caplog):
     with socket.create_server(("127.0.0.1", config.smpp.port)):
-        assert server_module.run(config) == 1
+        assert server_module.run_smpp_server(config) == 1
     assert f"port {config.smpp.port}" in caplog.text
 
 
 async def test_sigterm_unbinds_everybody_and_ends_in_time(start, config, cast, conn):
     process = await start()
-    esme = await Esme.bound(config.smpp.port, cast.smpp_acme_1)
-    silent = await Esme.bound(config.smpp.port, cast.smpp_globex_1)
-    unbound = await Esme.connect(config.smpp.port)
+    esme = await RawEsme.connect_and_bind(config.smpp.port, cast.smpp_acme_1)
+    silent = await RawEsme.connect_and_bind(config.smpp.port, cast.smpp_globex_1)
+    unbound = await RawEsme.connect(config.smpp.port)
     process.send_signal(signal.SIGTERM)
-    await asyncio.gather(esme.unbound(), silent.closed(), unbound.closed())
+    await asyncio.gather(esme.wait_for_unbind(), silent.wait_for_close(), unbound.wait_for_close())
     assert await asyncio.to_thread(process.wait, 4) == 0
-    assert not session_records.alive(conn, "smsc")
+    assert not session_records.is_component_alive(conn, "smsc")
     assert conn.execute("SELECT count(*) FROM connections").fetchone()[0] == 0
-    await hang_up()
+    await close_connections()
 
 
 async def test_what_was_acknowledged_survives_a_kill(start, config, cast, conn, change_account):
@@ -133,29 +133,29 @@ async def test_what_was_acknowledged_survives_a_kill(start, config, cast, conn, 
     acknowledged = set()
     for _ in range(3):
         process = await start()
-        esme = await Esme.bound(config.smpp.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
-        batch = [esme.message() for _ in range(200)]
+        esme = await RawEsme.connect_and_bind(config.smpp.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
+        batch = [esme.build_submit_sm() for _ in range(200)]
         esme.send(*batch)
         for _ in range(60):
-            answer = await esme.next(Command.SUBMIT_SM_RESP)
+            answer = await esme.wait_for_pdu(CommandId.SUBMIT_SM_RESP)
             assert answer.status == 0
             acknowledged.add(int(answer.message_id))
         process.kill()
         process.wait()
-        await hang_up()
+        await close_connections()
     stored = {row["id"] for row in conn.execute("SELECT id FROM messages")}
     assert acknowledged <= stored
-    assert credits.balance(conn, cast.smpp_acme_1.id) == (1000 - len(stored)) * credit_amounts.THOUSANDTHS
+    assert credits.get_balance(conn, cast.smpp_acme_1.id) == (1000 - len(stored)) * credit_amounts.THOUSANDTHS
 
 
 async def test_a_locked_database_refuses_and_recovers(config, cast, connect):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        await eventually(lambda: session_records.of_account(connect(), cast.smpp_acme_1.id))
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await wait_until(lambda: session_records.list_open_smpp_sessions(connect(), cast.smpp_acme_1.id))
         other = connect()
         other.execute("BEGIN IMMEDIATE")
         refused = await esme.submit()
-        assert refused.status == Status.ESME_RSYSERR
+        assert refused.status == CommandStatus.ESME_RSYSERR
         other.execute("ROLLBACK")
         accepted = await esme.submit()
         assert accepted.status == 0
@@ -164,20 +164,20 @@ async def test_a_locked_database_refuses_and_recovers(config, cast, connect):
 
 async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_account):
     change_account(throughput=0, windowing=0)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         # SQLite says the same of a file that may not grow as of a disk that is full.
         writer = server._storage._writer._conn
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")
         statuses: list[int] = []
-        while Status.ESME_RSYSERR not in statuses:
-            few = [esme.message(text=b"a" * 150) for _ in range(10)]
+        while CommandStatus.ESME_RSYSERR not in statuses:
+            few = [esme.build_submit_sm(text=b"a" * 150) for _ in range(10)]
             esme.send(*few)
-            statuses += [answer.status for answer in await esme.answers_to(few)]
+            statuses += [answer.status for answer in await esme.wait_for_responses(few)]
         writer.execute("PRAGMA max_page_count = 1000000")
         while (again := await esme.submit()).status:
-            assert again.status == Status.ESME_RSYSERR
+            assert again.status == CommandStatus.ESME_RSYSERR
         stored = conn.execute("SELECT count(*) FROM messages").fetchone()[0]
         assert stored == statuses.count(0) + 1
 
@@ -185,10 +185,10 @@ async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_accou
 async def test_the_plain_event_loop_serves_too(config, cast):
     def scenario():
         async def play():
-            async with smsc(config) as server:
-                esme = await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+            async with run_smsc(config) as server:
+                esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
                 assert (await esme.submit()).status == 0
-                await esme.receipt()
+                await esme.receive_deliver_sm()
 
         asyncio.run(play())
 
@@ -196,26 +196,26 @@ async def test_the_plain_event_loop_serves_too(config, cast):
 
 
 async def test_one_bad_job_does_not_take_the_others_with_it(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        batch = [esme.message() for _ in range(5)]
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        batch = [esme.build_submit_sm() for _ in range(5)]
         esme.send(*batch)
-        server._storage.session_closed(object())
-        assert [answer.status for answer in await esme.answers_to(batch)] == [0] * 5
+        server._storage.close_session(object())
+        assert [answer.status for answer in await esme.wait_for_responses(batch)] == [0] * 5
 
 
 def test_a_missing_database_is_said(config, caplog):
     (config.data / db.FILE_NAME).unlink()
     with sqlite3.connect(config.data / db.FILE_NAME):
         pass
-    assert server_module.run(config) == 1
+    assert server_module.run_smpp_server(config) == 1
     assert "no such table" in caplog.text
 
 
 async def test_a_writer_that_dies_is_noticed(config):
     died = asyncio.Event()
-    server = server_module.Server(config, asyncio.get_running_loop(), on_death=died.set)
+    server = server_module.SmppServer(config, asyncio.get_running_loop(), on_fatal_error=died.set)
     server.start()
-    server._storage._writer._works = {}
+    server._storage._writer._handlers = {}
     await asyncio.wait_for(died.wait(), 10)
     await server.close()

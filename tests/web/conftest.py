@@ -1,4 +1,4 @@
-"""A browser for the tests of pages: without JavaScript, but with a strict eye on every answer."""
+"""A browser for the tests of pages: it runs no JavaScript, and checks the HTML of every answer."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from portal.services.people import login_sessions, users
 from portal.web.app import create_app
 from portal.web.core import context
 from tests.support import Cast, Person
-from tests.web.html import faults
+from tests.web.html import find_html_errors
 
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
@@ -31,7 +31,7 @@ class Browser(FlaskClient):
         csrf: False leaves the token out.
     """
 
-    _known: tuple[str, str] | None = None
+    _cached_token: tuple[str, str] | None = None
 
     def open(self, *args: Any, htmx: bool | str = False, csrf: bool = True, **kwargs: Any) -> TestResponse:
         headers = Headers(kwargs.pop("headers", None))
@@ -46,23 +46,25 @@ class Browser(FlaskClient):
         answer = super().open(*args, headers=headers, **kwargs)
         # A compressed answer is asked for by a test that compares it with the plain one.
         if answer.mimetype == "text/html" and not answer.content_encoding and not 300 <= answer.status_code < 400:
-            wrong = faults(answer.text)
-            assert not wrong, f"{answer.request.method} {answer.request.path}: {'; '.join(wrong)}\n{answer.text}"
+            html_errors = find_html_errors(answer.text)
+            assert not html_errors, (
+                f"{answer.request.method} {answer.request.path}: {'; '.join(html_errors)}\n{answer.text}"
+            )
         return answer
 
     def csrf_token(self) -> str:
         """A token that is good for this browser's session; any page has one."""
-        if self._known is None or self._known[0] != self._secret():
-            found = _TOKEN.search(self.get("/no-such-page").text)
-            assert found, "the page holds no CSRF token"
-            self._known = (self._secret(), found[1])
-        return self._known[1]
+        if self._cached_token is None or self._cached_token[0] != self._session_secret():
+            field = _TOKEN.search(self.get("/no-such-page").text)
+            assert field, "the page holds no CSRF token"
+            self._cached_token = (self._session_secret(), field[1])
+        return self._cached_token[1]
 
-    def _secret(self) -> str:
+    def _session_secret(self) -> str:
         with self.session_transaction() as session:
             return str(session.get("csrf_token", ""))
 
-    def as_user(self, token: str) -> "Browser":
+    def use_login_session(self, token: str) -> "Browser":
         """Carry on with this login session."""
         with self.session_transaction() as session:
             session["_user_id"] = token
@@ -70,7 +72,7 @@ class Browser(FlaskClient):
         return self
 
 
-class _Compiled(BytecodeCache):
+class _SharedBytecodeCache(BytecodeCache):
     """Templates that another test's application has compiled: that is half of the time of these tests."""
 
     def __init__(self) -> None:
@@ -84,7 +86,7 @@ class _Compiled(BytecodeCache):
         self._by_key[bucket.key] = bucket.bytecode_to_string()
 
 
-_COMPILED = _Compiled()
+_BYTECODE_CACHE = _SharedBytecodeCache()
 
 
 @pytest.fixture
@@ -92,18 +94,18 @@ def make_app(data: object, keys: Keys) -> Iterator[Callable[[Config], Flask]]:
     """Builds the web application with settings of the test's own."""
     made: list[Flask] = []
 
-    def make(config: Config) -> Flask:
+    def build_app(config: Config) -> Flask:
         app = create_app(config, keys)
         app.testing = True
-        app.jinja_env.bytecode_cache = _COMPILED
+        app.jinja_env.bytecode_cache = _BYTECODE_CACHE
         app.test_client_class = Browser
         made.append(app)
         return app
 
-    yield make
+    yield build_app
     for app in made:
         with app.app_context():
-            context.close()
+            context.close_connections()
 
 
 @pytest.fixture
@@ -127,13 +129,15 @@ def client(app: Flask, conn: db.Connection) -> Callable[[Person], Browser]:
     The session is opened as a login does in its end; what comes before that is the matter of test_login.py.
     """
 
-    def logged_in(person: Person) -> Browser:
-        token = login_sessions.start_session(conn, users.by_email(conn, person.email), "127.0.0.1", "a test")
+    def log_in(person: Person) -> Browser:
+        token = login_sessions.start_login_session(
+            conn, users.get_user_by_email(conn, person.email), "127.0.0.1", "a test"
+        )
         browser = app.test_client()
         assert isinstance(browser, Browser)
-        return browser.as_user(token)
+        return browser.use_login_session(token)
 
-    return logged_in
+    return log_in
 
 
 @pytest.fixture

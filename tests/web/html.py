@@ -1,4 +1,4 @@
-"""Is this HTML right? Asked of every answer that a test gets."""
+"""A check of HTML, which every answer in the tests of pages goes through."""
 
 import re
 from collections import Counter
@@ -7,51 +7,51 @@ from xml.etree.ElementTree import Element
 import html5lib
 from html5lib.constants import E as MEANINGS
 
-_REFERRING = ("for", "aria-labelledby", "aria-describedby", "aria-controls")
+_ID_REFERENCES = ("for", "aria-labelledby", "aria-describedby", "aria-controls")
 # The dialog's title arrives with its content.
-_ARRIVES_LATER = {"modal-title"}
+_DYNAMIC_IDS = {"modal-title"}
 
 
-def faults(text: str) -> list[str]:
+def find_html_errors(text: str) -> list[str]:
     """What is wrong with a page or a fragment: nesting, ids used twice, what the Content-Security-Policy forbids."""
     parser = html5lib.HTMLParser(namespaceHTMLElements=False)
-    whole = text.lstrip().lower().startswith("<!doctype")
-    tree = parser.parse(text) if whole else parser.parseFragment(text, container=_container(text))
-    found = [f"line {line}: {MEANINGS[code] % values}" for (line, _), code, values in parser.errors]
+    is_page = text.lstrip().lower().startswith("<!doctype")
+    tree = parser.parse(text) if is_page else parser.parseFragment(text, container=_fragment_container(text))
+    errors = [f"line {line}: {MEANINGS[code] % values}" for (line, _), code, values in parser.errors]
     elements = [each for each in tree.iter() if isinstance(each.tag, str)]
     ids = Counter(each.get("id") for each in elements if each.get("id"))
-    found += [f"id {name!r} is used {times} times" for name, times in ids.items() if times > 1]
+    errors += [f"id {name!r} is used {times} times" for name, times in ids.items() if times > 1]
     for each in elements:
-        found += _forbidden(each)
-        if whole:
-            found += _dangling(each, set(ids) | _ARRIVES_LATER)
-    return found
+        errors += _find_csp_violations(each)
+        if is_page:
+            errors += _find_dangling_ids(each, set(ids) | _DYNAMIC_IDS)
+    return errors
 
 
-def _container(text: str) -> str:
+def _fragment_container(text: str) -> str:
     first = re.search(r"<(\w+)", text)
     return {"tr": "tbody", "tbody": "table", "td": "tr", "th": "tr"}.get(first[1] if first else "", "div")
 
 
-def _forbidden(element: Element) -> list[str]:
+def _find_csp_violations(element: Element) -> list[str]:
     inline = [name for name in element.attrib if name == "style" or name.startswith(("on", "hx-on"))]
-    found = [f"<{element.tag} {name}=…> is inline" for name in inline]
+    errors = [f"<{element.tag} {name}=…> is inline" for name in inline]
     if element.tag == "style" or (element.tag == "script" and not element.get("src")):
-        found.append(f"<{element.tag}> is inline")
-    if element.tag == "form" and element.get("method", "get").lower() == "post" and not _has_token(element):
-        found.append(f"the form that posts to {element.get('action', 'its own page')} has no token")
-    return found
+        errors.append(f"<{element.tag}> is inline")
+    if element.tag == "form" and element.get("method", "get").lower() == "post" and not _has_csrf_token(element):
+        errors.append(f"the form that posts to {element.get('action', 'its own page')} has no token")
+    return errors
 
 
-def _has_token(form: Element) -> bool:
+def _has_csrf_token(form: Element) -> bool:
     return any(each.get("name") == "csrf_token" and each.get("value") for each in form.iter("input"))
 
 
-def _dangling(element: Element, ids: set[str]) -> list[str]:
-    wanted = {name: element.get(name, "").split() for name in _REFERRING}
+def _find_dangling_ids(element: Element, ids: set[str]) -> list[str]:
+    references = {name: element.get(name, "").split() for name in _ID_REFERENCES}
     return [
         f"<{element.tag} {name}={each!r}>: there is no such id"
-        for name, names in wanted.items()
+        for name, names in references.items()
         for each in names
         if each not in ids
     ]

@@ -18,47 +18,47 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
 from portal.services.people import login_sessions, users
-from portal.supervisor import raise_file_limit
+from portal.supervisor import increase_open_file_limit
 from portal.web.app import create_app
 from tests.mailbox import Mailbox
-from tests.serving import starting
-from tests.support import DEADLINE_S, Cast, Server, eventually
+from tests.serving import start_server
+from tests.support import DEADLINE_S, Cast, RunningServer, wait_until
 
 
 @pytest.fixture
 def open_sockets() -> Iterator[ExitStack]:
     """Closed at the test's end; there may be many."""
-    raise_file_limit()
+    increase_open_file_limit()
     with ExitStack() as opened:
         yield opened
 
 
-def connect(server: Server, opened: ExitStack, octets: bytes) -> socket.socket:
+def connect(server: RunningServer, opened: ExitStack, octets: bytes) -> socket.socket:
     made = opened.enter_context(socket.create_connection(("127.0.0.1", urlsplit(server.url).port), DEADLINE_S))
     made.sendall(octets)
     return made
 
 
-def test_requests_that_never_end_keep_nobody_out(server: Server, open_sockets: ExitStack) -> None:
+def test_requests_that_never_end_keep_nobody_out(server: RunningServer, open_sockets: ExitStack) -> None:
     for _ in range(900):
         connect(server, open_sockets, b"GET /login HTTP/1.1\r\nHost: portal\r\n")
     with urllib.request.urlopen(f"{server.url}/login", timeout=DEADLINE_S) as answer:
         assert answer.status == 200
 
 
-def test_the_oldest_connections_make_room(server: Server, open_sockets: ExitStack) -> None:
+def test_the_oldest_connections_make_room(server: RunningServer, open_sockets: ExitStack) -> None:
     first = connect(server, open_sockets, b"GET /login HTTP/1.1\r\n")
     for _ in range(850):
         connect(server, open_sockets, b"GET /login HTTP/1.1\r\n")
     assert first.recv(100) == b""
 
 
-def test_a_body_that_is_too_large_is_not_taken(server: Server, open_sockets: ExitStack) -> None:
+def test_a_body_that_is_too_large_is_not_taken(server: RunningServer, open_sockets: ExitStack) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: portal\r\nContent-Length: 900000000\r\n\r\n"
     assert connect(server, open_sockets, head).recv(1000).startswith(b"HTTP/1.1 413")
 
 
-def is_there(server: Server) -> bool:
+def is_there(server: RunningServer) -> bool:
     try:
         socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), 1).close()
     except OSError:
@@ -73,7 +73,7 @@ def memory_mb(process: int) -> float:
 
 def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.Connection, keys: Keys) -> None:
     """Not even where its reader is quick: 40 MB of history pass through."""
-    with db.immediate(conn):
+    with db.write_transaction(conn):
         conn.execute(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) INSERT INTO messages"
             " (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,"
@@ -86,13 +86,15 @@ def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.C
     assert isinstance(app.session_interface, SecureCookieSessionInterface)
     serializer = app.session_interface.get_signing_serializer(app)
     assert serializer is not None
-    token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    token = login_sessions.start_login_session(
+        conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test"
+    )
     cookie = f"{app.config['SESSION_COOKIE_NAME']}={serializer.dumps({'_user_id': token, '_fresh': True})}"
     address = f"{config.public_url}/accounts/smpp-acme-1/history.csv"
-    with starting(config, "web") as server:
-        eventually(lambda: is_there(server))
-        wanted = urllib.request.Request(address, headers={"Cookie": cookie})
-        with urllib.request.urlopen(wanted, timeout=DEADLINE_S) as answer:
+    with start_server(config, "web") as server:
+        wait_until(lambda: is_there(server))
+        request = urllib.request.Request(address, headers={"Cookie": cookie})
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
             began, length, most = memory_mb(server.process.pid), 0, 0.0
             while piece := answer.read(1 << 20):
                 length += len(piece)
@@ -102,27 +104,27 @@ def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.C
 
 
 def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn: db.Connection) -> None:
-    alice = users.by_email(conn, cast.alice.email)
-    refusal_mails.choose(conn, alice, True)
+    alice = users.get_user_by_email(conn, cast.alice.email)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     an_hour_ago = clock.now_ms() - 3_600_000
     refused = refused_binds.RefusedBind(cast.smpp_acme_1.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, an_hour_ago)
-    refused_binds.refused(conn, [refused])
-    with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
-        mail = mailbox.wait()
+    refused_binds.record_refused_binds(conn, [refused])
+    with Mailbox().listening() as mailbox, start_server(config, "web", PORTAL_MAIL_URL=mailbox.url):
+        mail = mailbox.wait_for_mail()
     assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of smpp-acme-1 were refused")
 
 
 def test_it_sends_the_mails_about_credits_while_it_runs(config: Config, cast: Cast, conn: db.Connection) -> None:
-    account = accounts.by_name(conn, cast.smpp_acme_1.name)
-    alerts.set_rule(conn, SHELL, account, 950 * credit_amounts.THOUSANDTHS)
-    target = accounts.by_name(conn, cast.smpp_acme_2.name)
-    credits.transfer(conn, SHELL, account, target, 100 * credit_amounts.THOUSANDTHS)
-    with Mailbox().listening() as mailbox, starting(config, "web", PORTAL_MAIL_URL=mailbox.url):
-        first = mailbox.wait()
+    account = accounts.get_account(conn, cast.smpp_acme_1.name)
+    alerts.set_alert_rule(conn, SHELL, account, 950 * credit_amounts.THOUSANDTHS)
+    target = accounts.get_account(conn, cast.smpp_acme_2.name)
+    credits.transfer_credits(conn, SHELL, account, target, 100 * credit_amounts.THOUSANDTHS)
+    with Mailbox().listening() as mailbox, start_server(config, "web", PORTAL_MAIL_URL=mailbox.url):
+        first = mailbox.wait_for_mail()
         # It has noticed what there was when it started; now what happens meanwhile.
-        credits.grant(conn, SHELL, account, 100 * credit_amounts.THOUSANDTHS)
-        credits.transfer(conn, SHELL, account, target, 90 * credit_amounts.THOUSANDTHS)
-        second = mailbox.wait()
+        credits.grant_credits(conn, SHELL, account, 100 * credit_amounts.THOUSANDTHS)
+        credits.transfer_credits(conn, SHELL, account, target, 90 * credit_amounts.THOUSANDTHS)
+        second = mailbox.wait_for_mail()
     assert (first["To"], first["Subject"]) == ("marta@acme.example", "smpp-acme-1 is running out of credits")
     assert "smpp-acme-1 holds 900 credits." in first.as_string()
     assert "smpp-acme-1 holds 910 credits." in second.as_string()
@@ -131,13 +133,13 @@ def test_it_sends_the_mails_about_credits_while_it_runs(config: Config, cast: Ca
 def test_the_copy_of_a_check_that_was_killed_goes_at_the_start(config: Config) -> None:
     left = config.data / ".portal.db.checking"
     left.write_text("killed")
-    with starting(config, "web"):
-        eventually(lambda: not left.exists())
+    with start_server(config, "web"):
+        wait_until(lambda: not left.exists())
 
 
 def test_it_lets_credits_run_out(config: Config, cast: Cast, conn: db.Connection) -> None:
-    account, now = accounts.by_name(conn, cast.smpp_acme_1.name), clock.now_ms()
-    credits.grant(conn, SHELL, account, 50_000, expires_at=now - 1, now=now - clock.DAY_MS)
-    assert credits.balance(conn, account.id) == 1_050_000
-    with starting(config, "web"):
-        eventually(lambda: credits.balance(conn, account.id) == 1_000_000)
+    account, now = accounts.get_account(conn, cast.smpp_acme_1.name), clock.now_ms()
+    credits.grant_credits(conn, SHELL, account, 50_000, expires_at=now - 1, now=now - clock.DAY_MS)
+    assert credits.get_balance(conn, account.id) == 1_050_000
+    with start_server(config, "web"):
+        wait_until(lambda: credits.get_balance(conn, account.id) == 1_000_000)

@@ -7,24 +7,24 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 
-WINDOWING = 10
-THROUGHPUT = 20
-BINDS = 1
+DEFAULT_WINDOWING = 10
+DEFAULT_THROUGHPUT = 20
+DEFAULT_BINDS = 1
 
 # SMPP 3.4, 5.2.19: the values of data_coding that an account may be allowed beside GSM 03.38 (0) and UCS-2 (8).
 ASCII, LATIN_1, BINARY = 1, 3, 4
 OPTIONAL_DATA_CODINGS = frozenset((ASCII, LATIN_1, BINARY))
 
 # SMPP 3.4, 5.2.1: system_id is a C-octet string of at most 16 octets with its NUL.
-_NAME = re.compile(r"(smpp|sms)-[a-z0-9][a-z0-9-]*")
-_NAME_LENGTH = 15
-_HIGHEST_LIMIT = 100_000
+_NAME_PATTERN = re.compile(r"(smpp|sms)-[a-z0-9][a-z0-9-]*")
+_MAX_NAME_LENGTH = 15
+_MAX_LIMIT = 100_000
 
 # Classic accounts have no SMPP login, so nothing of theirs waits for an IP or for the server.
 SUCCESS = "SUCCESS"
@@ -52,7 +52,7 @@ class InvalidAccountName(Refused):
     field = "name"
 
 
-class InvalidLimit(Refused):
+class InvalidAccountLimit(Refused):
     sentence = N_("“%(value)s” can't be a limit: it is a whole number from 0 (no limit) to 100000.")
 
     def __init__(self, field: str, value: object) -> None:
@@ -72,8 +72,8 @@ class Account:
     `data_codings` are those of OPTIONAL_DATA_CODINGS that its messages may have; `packed_gsm`: GSM 03.38 comes as
     packed septets, not one a byte. Below `alert_below` a mail goes to `alert_to` (to the customer's contact address
     where that is empty); below `recredit_below` a pack of `recredit_pack` is bought, at most `recredit_per_day` times a
-    day. All of these in thousandths, None: not asked for. `texts` is what becomes of the customer's
-    (`services/messages/text_policy.py`).
+    day. All of these in thousandths, None: not set. `texts` is what becomes of the texts of the customer's
+    messages (`services/messages/text_policy.py`).
     """
 
     id: int
@@ -116,7 +116,7 @@ FROM accounts
 """
 
 
-def _account(row: sqlite3.Row) -> Account:
+def _account_from_row(row: sqlite3.Row) -> Account:
     values = dict(row)
     for name in ("any_sender", "packed_gsm", "disabled"):
         values[name] = bool(values[name])
@@ -125,7 +125,7 @@ def _account(row: sqlite3.Row) -> Account:
     return Account(**values)
 
 
-def add(
+def create_account(
     conn: sqlite3.Connection,
     actor: Actor,
     customer_id: int,
@@ -133,9 +133,9 @@ def add(
     kind: str = "smpp",
     name: str = "",
     description: str = "",
-    windowing: int = WINDOWING,
-    throughput: int = THROUGHPUT,
-    binds: int = BINDS,
+    windowing: int = DEFAULT_WINDOWING,
+    throughput: int = DEFAULT_THROUGHPUT,
+    binds: int = DEFAULT_BINDS,
     any_sender: bool = False,
     data_codings: Collection[int] = (),
     packed_gsm: bool = False,
@@ -152,15 +152,15 @@ def add(
         data_codings, packed_gsm: see `Account`.
 
     Raises:
-        InvalidAccountName, AccountExists, InvalidLimit, InvalidDataCoding
+        InvalidAccountName, AccountExists, InvalidAccountLimit, InvalidDataCoding
     """
     name = name.strip() or f"{kind}-{secrets.token_hex(3)}-1"
-    if len(name) > _NAME_LENGTH or not _NAME.fullmatch(name) or not name.startswith(f"{kind}-"):
+    if len(name) > _MAX_NAME_LENGTH or not _NAME_PATTERN.fullmatch(name) or not name.startswith(f"{kind}-"):
         raise InvalidAccountName(name=name, kind=kind)
-    _check_limits(windowing=windowing, throughput=throughput, binds=binds)
-    with immediate(conn):
+    _check_account_limits(windowing=windowing, throughput=throughput, binds=binds)
+    with write_transaction(conn):
         try:
-            account_id = insert(
+            account_id = insert_row(
                 conn,
                 "accounts",
                 customer_id=customer_id,
@@ -171,42 +171,42 @@ def add(
                 throughput=throughput,
                 binds=binds,
                 any_sender=int(any_sender),
-                data_codings=_stored_codings(data_codings),
+                data_codings=_format_data_codings(data_codings),
                 packed_gsm=int(packed_gsm),
                 created_at=now_ms(),
             )
         except sqlite3.IntegrityError:
             raise AccountExists(name=name) from None
-        audit.record(conn, actor, "account.add", customer_id=customer_id, account_id=account_id, name=name)
-        return by_name(conn, name)
+        audit.record_action(conn, actor, "account.add", customer_id=customer_id, account_id=account_id, name=name)
+        return get_account(conn, name)
 
 
-def _check_limits(**limits: int) -> None:
+def _check_account_limits(**limits: int) -> None:
     for name, limit in limits.items():
-        if not 0 <= limit <= _HIGHEST_LIMIT:
-            raise InvalidLimit(name, limit)
+        if not 0 <= limit <= _MAX_LIMIT:
+            raise InvalidAccountLimit(name, limit)
 
 
-def _stored_codings(data_codings: Collection[int]) -> str:
+def _format_data_codings(data_codings: Collection[int]) -> str:
     for each in data_codings:
         if each not in OPTIONAL_DATA_CODINGS:
             raise InvalidDataCoding(value=each)
     return " ".join(map(str, sorted(set(data_codings))))
 
 
-def parse_limit(field: str, text: str) -> int:
+def parse_account_limit(field: str, text: str) -> int:
     """Read a limit as it was typed into `field`.
 
     Raises:
-        InvalidLimit: not a whole number.
+        InvalidAccountLimit: not a whole number.
     """
     try:
         return int(text)
     except ValueError:
-        raise InvalidLimit(field, text) from None
+        raise InvalidAccountLimit(field, text) from None
 
 
-def change(
+def change_account(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
@@ -218,30 +218,32 @@ def change(
     data_codings: Collection[int] | None = None,
     packed_gsm: bool | None = None,
 ) -> None:
-    """Set what an account may do; open sessions go on under it. The arguments are those of `add`; None: as it is.
+    """Set what an account may do; open sessions go on under it. Arguments as in `create_account`; None: as it is.
 
     Raises:
-        InvalidLimit, InvalidDataCoding
+        InvalidAccountLimit, InvalidDataCoding
     """
     limits = {"windowing": windowing, "throughput": throughput, "binds": binds}
-    given = {name: limit for name, limit in limits.items() if limit is not None}
-    _check_limits(**given)
-    changed: dict[str, int | str] = {**given}
+    changed_limits = {name: limit for name, limit in limits.items() if limit is not None}
+    _check_account_limits(**changed_limits)
+    changes: dict[str, int | str] = {**changed_limits}
     if any_sender is not None:
-        changed["any_sender"] = int(any_sender)
+        changes["any_sender"] = int(any_sender)
     if data_codings is not None:
-        changed["data_codings"] = _stored_codings(data_codings)
+        changes["data_codings"] = _format_data_codings(data_codings)
     if packed_gsm is not None:
-        changed["packed_gsm"] = int(packed_gsm)
-    if not changed:
+        changes["packed_gsm"] = int(packed_gsm)
+    if not changes:
         return
-    with immediate(conn):
-        assignments = ", ".join(f"{name} = ?" for name in changed)
-        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*changed.values(), account.id))
-        audit.record(conn, actor, "account.change", customer_id=account.customer_id, account_id=account.id, **changed)
+    with write_transaction(conn):
+        assignments = ", ".join(f"{name} = ?" for name in changes)
+        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*changes.values(), account.id))
+        audit.record_action(
+            conn, actor, "account.change", customer_id=account.customer_id, account_id=account.id, **changes
+        )
 
 
-def by_name(conn: sqlite3.Connection, name: str, customer_id: int | None = None) -> Account:
+def get_account(conn: sqlite3.Connection, name: str, customer_id: int | None = None) -> Account:
     """One account.
 
     Args:
@@ -256,33 +258,35 @@ def by_name(conn: sqlite3.Connection, name: str, customer_id: int | None = None)
     ).fetchone()
     if row is None:
         raise NoSuchAccount(name=name)
-    return _account(row)
+    return _account_from_row(row)
 
 
-def of_customer(conn: sqlite3.Connection, customer_id: int | None = None) -> list[Account]:
+def list_accounts(conn: sqlite3.Connection, customer_id: int | None = None) -> list[Account]:
     """A customer's accounts (None: everyone's), SMPP ones first, then by name."""
     rows = conn.execute(
         _SELECT + "WHERE (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL ORDER BY kind, name",
         {"customer": customer_id, "now": now_ms()},
     )
-    return [_account(row) for row in rows]
+    return [_account_from_row(row) for row in rows]
 
 
-def disable(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
+def disable_account(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
     """Switch an account off: its sessions are unbound and nothing can bind until it is enabled."""
-    _switch(conn, actor, account, now_ms(), "account.disable")
+    _set_disabled_at(conn, actor, account, now_ms(), "account.disable")
 
 
-def enable(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
+def enable_account(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
     """Switch an account on again."""
-    _switch(conn, actor, account, None, "account.enable")
+    _set_disabled_at(conn, actor, account, None, "account.enable")
 
 
-def _switch(conn: sqlite3.Connection, actor: Actor, account: Account, disabled_at: int | None, action: str) -> None:
-    with immediate(conn):
-        changed = conn.execute(
+def _set_disabled_at(
+    conn: sqlite3.Connection, actor: Actor, account: Account, disabled_at: int | None, action: str
+) -> None:
+    with write_transaction(conn):
+        updated_rows = conn.execute(
             "UPDATE accounts SET disabled_at = ? WHERE id = ? AND (disabled_at IS NULL) = ?",
             (disabled_at, account.id, disabled_at is not None),
         ).rowcount
-        if changed:
-            audit.record(conn, actor, action, customer_id=account.customer_id, account_id=account.id)
+        if updated_rows:
+            audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id)

@@ -8,26 +8,26 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 
-_LABEL_LENGTH = 60
+_MAX_LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
-_SHORTEST_PREFIX = {4: 8, 6: 16}
-_SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+_MIN_PREFIX_LENGTHS = {4: 8, 6: 16}
+_DURATION_PATTERN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 _UNIT_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 # Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
-_LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
+_MAX_EXPIRY_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
-Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+IPAddress = IPv4Address | IPv6Address
 
 
-class InvalidAddress(Refused):
+class InvalidIPAddress(Refused):
     sentence = N_("“%(text)s” isn't an IP address or range. Examples: 203.0.113.7, 203.0.113.0/24, 2001:db8::/64.")
     field = "network"
 
@@ -39,12 +39,12 @@ class HostBitsSet(Refused):
     field = "network"
 
 
-class UnusableAddress(Refused):
+class UnusableIPAddress(Refused):
     sentence = N_("No client can come from %(text)s: it is an unspecified, multicast or reserved address.")
     field = "network"
 
 
-class TooWide(Refused):
+class IPRangeTooWide(Refused):
     sentence = N_(
         "%(text)s would let a large part of the internet in. An IPv4 range has at least /%(v4)s, an IPv6 range at"
         " least /%(v6)s."
@@ -52,41 +52,41 @@ class TooWide(Refused):
     field = "network"
 
 
-class AlreadyListed(Refused):
+class AllowedIPExists(Refused):
     sentence = N_("%(text)s is already in the list.")
     field = "network"
 
 
-class AlreadyCovered(Refused):
+class AllowedIPAlreadyCovered(Refused):
     sentence = N_("%(text)s is already covered by %(network)s.")
     field = "network"
 
 
-class ListFull(Refused):
+class TooManyAllowedIPs(Refused):
     sentence = N_("All %(limit)s addresses are in use. Remove one, or join several into a range.")
     field = "network"
 
 
-class InvalidExpiry(Refused):
+class IPExpiryNotInFuture(Refused):
     sentence = N_("The end must lie in the future.")
     field = "expires"
 
 
-class UnreadableExpiry(Refused):
+class InvalidIPExpiry(Refused):
     sentence = N_("“%(text)s” isn't a date and time. Example: 2027-01-31 18:00.")
     field = "expires"
 
 
-class LabelTooLong(Refused):
+class IPLabelTooLong(Refused):
     sentence = N_("A label has at most %(length)s characters.")
     field = "label"
 
 
-class NotSmpp(Refused):
+class NotSmppAccount(Refused):
     sentence = N_("%(name)s is a classic account: no IP addresses belong to it.")
 
 
-class NoSuchIP(Refused):
+class NoSuchAllowedIP(Refused):
     sentence = N_("That address isn't in the list.")
 
 
@@ -100,50 +100,50 @@ class AllowedIP:
     expires_at: int | None
 
 
-def parse(text: str) -> Network:
+def parse_ip_network(text: str) -> IPNetwork:
     """Read an address or a range as people type them.
 
     An IPv4 address that is mapped into IPv6 (RFC 4291, 2.5.5.2) counts as the IPv4 address that it is: that is how
     the server sees the client.
 
     Raises:
-        InvalidAddress, HostBitsSet, UnusableAddress, TooWide
+        InvalidIPAddress, HostBitsSet, UnusableIPAddress, IPRangeTooWide
     """
     text = text.strip()
     if "%" in text:
         # A zone (fe80::1%eth0) means something on one machine only.
-        raise InvalidAddress(text=text)
+        raise InvalidIPAddress(text=text)
     try:
-        network: Network = ip_network(text, strict=False)
+        network: IPNetwork = ip_network(text, strict=False)
     except ValueError:
-        raise InvalidAddress(text=text) from None
+        raise InvalidIPAddress(text=text) from None
     host = text.partition("/")[0]
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
         if network.prefixlen < 96:
-            raise TooWide(text=text, v4=_SHORTEST_PREFIX[4], v6=_SHORTEST_PREFIX[6])
+            raise IPRangeTooWide(text=text, v4=_MIN_PREFIX_LENGTHS[4], v6=_MIN_PREFIX_LENGTHS[6])
         host = str(ip_address(host).ipv4_mapped)  # type: ignore[union-attr]
         network = ip_network(f"{host}/{network.prefixlen - 96}", strict=False)
-    if network.prefixlen < _SHORTEST_PREFIX[network.version]:
-        raise TooWide(text=text, v4=_SHORTEST_PREFIX[4], v6=_SHORTEST_PREFIX[6])
-    if network.is_unspecified or network.is_multicast or _is_reserved(network):
-        raise UnusableAddress(text=text)
+    if network.prefixlen < _MIN_PREFIX_LENGTHS[network.version]:
+        raise IPRangeTooWide(text=text, v4=_MIN_PREFIX_LENGTHS[4], v6=_MIN_PREFIX_LENGTHS[6])
+    if network.is_unspecified or network.is_multicast or _is_reserved_network(network):
+        raise UnusableIPAddress(text=text)
     if network.network_address != ip_address(host):
-        raise HostBitsSet(text=text, address=host, network=shown(network))
+        raise HostBitsSet(text=text, address=host, network=format_ip_network(network))
     return network
 
 
-def _is_reserved(network: Network) -> bool:
+def _is_reserved_network(network: IPNetwork) -> bool:
     this_network = isinstance(network, IPv4Network) and network.network_address.packed[0] == 0
     # ipaddress counts ::1 as reserved too (all of ::/8 is), and a client on the same machine comes from there.
     return this_network or (network.is_reserved and not network.is_loopback)
 
 
-def shown(network: Network) -> str:
+def format_ip_network(network: IPNetwork) -> str:
     """As people write it: a single address without its prefix length."""
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
 
 
-def expiry(text: str, timezone: str) -> int | None:
+def parse_ip_expiry(text: str, timezone: str) -> int | None:
     """Read when an entry stops being good, as forms send it.
 
     Args:
@@ -155,13 +155,13 @@ def expiry(text: str, timezone: str) -> int | None:
         Milliseconds; None: never.
 
     Raises:
-        UnreadableExpiry
+        InvalidExpiryText
     """
     text = text.strip()
     if text in ("", "never"):
         return None
-    if span := _SPAN.fullmatch(text):
-        return now_ms() + int(span[1]) * _UNIT_MS[span[2]]
+    if duration := _DURATION_PATTERN.fullmatch(text):
+        return now_ms() + int(duration[1]) * _UNIT_MS[duration[2]]
     zone = ZoneInfo(timezone)
     if text == "tonight":
         ends = datetime.combine(datetime.now(zone).date() + timedelta(days=1), time.min, zone)
@@ -169,15 +169,15 @@ def expiry(text: str, timezone: str) -> int | None:
         try:
             ends = datetime.fromisoformat(text)
         except ValueError:
-            raise UnreadableExpiry(text=text) from None
+            raise InvalidIPExpiry(text=text) from None
         ends = ends if ends.tzinfo else ends.replace(tzinfo=zone)
     at = int(ends.timestamp() * 1000)
-    if at > _LATEST_MS:
-        raise UnreadableExpiry(text=text)
+    if at > _MAX_EXPIRY_MS:
+        raise InvalidIPExpiry(text=text)
     return at
 
 
-def add(
+def add_allowed_ip(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
@@ -196,105 +196,107 @@ def add(
         limit: how many an account may have.
 
     Raises:
-        InvalidAddress, HostBitsSet, UnusableAddress, TooWide, AlreadyListed, AlreadyCovered, ListFull, InvalidExpiry,
-        LabelTooLong, NotSmpp
+        InvalidIPAddress, HostBitsSet, UnusableIPAddress, IPRangeTooWide, AllowedIPExists, AllowedIPCovered,
+        TooManyAllowedIPs, ExpiryNotInFuture, IPLabelTooLong, NotSmppAccount
     """
     if account.kind != "smpp":
-        raise NotSmpp(name=account.name)
-    network = parse(text)
+        raise NotSmppAccount(name=account.name)
+    network = parse_ip_network(text)
     label = " ".join(label.split())
-    if len(label) > _LABEL_LENGTH:
-        raise LabelTooLong(length=_LABEL_LENGTH)
+    if len(label) > _MAX_LABEL_LENGTH:
+        raise IPLabelTooLong(length=_MAX_LABEL_LENGTH)
     now = now_ms()
-    if expires_at is not None and not now < expires_at <= _LATEST_MS:
-        raise InvalidExpiry()
-    with immediate(conn):
+    if expires_at is not None and not now < expires_at <= _MAX_EXPIRY_MS:
+        raise IPExpiryNotInFuture()
+    with write_transaction(conn):
         conn.execute("DELETE FROM allowed_ips WHERE account_id = ? AND expires_at <= ?", (account.id, now))
-        present = of_account(conn, account.id)
-        for each in present:
-            _refuse_overlap(network, each)
-        if len(present) >= limit:
-            raise ListFull(limit=limit)
-        ip_id = insert(
+        existing = list_allowed_ips(conn, account.id)
+        for each in existing:
+            _check_overlap(network, each)
+        if len(existing) >= limit:
+            raise TooManyAllowedIPs(limit=limit)
+        ip_id = insert_row(
             conn,
             "allowed_ips",
             account_id=account.id,
-            network=shown(network),
+            network=format_ip_network(network),
             label=label,
             expires_at=expires_at,
             created_at=now,
         )
-        audit.record(
+        audit.record_action(
             conn,
             actor,
             "ip.add",
             customer_id=account.customer_id,
             account_id=account.id,
-            network=shown(network),
+            network=format_ip_network(network),
             label=label,
             expires_at=expires_at,
         )
-    return AllowedIP(ip_id, shown(network), label, expires_at)
+    return AllowedIP(ip_id, format_ip_network(network), label, expires_at)
 
 
-def _refuse_overlap(network: Network, present: AllowedIP) -> None:
-    other = ip_network(present.network)
-    if network == other:
-        raise AlreadyListed(text=present.network)
+def _check_overlap(network: IPNetwork, existing: AllowedIP) -> None:
+    existing_network = ip_network(existing.network)
+    if network == existing_network:
+        raise AllowedIPExists(text=existing.network)
     # An entry that will run out covers nothing for good: a lasting one inside it is worth having.
-    if present.expires_at is None and network.version == other.version and network.subnet_of(other):  # type: ignore[arg-type]
-        raise AlreadyCovered(text=shown(network), network=present.network)
+    # mypy doesn't see that the same version means the same class.
+    covers = network.version == existing_network.version and network.subnet_of(existing_network)  # type: ignore[arg-type]
+    if covers and existing.expires_at is None:
+        raise AllowedIPAlreadyCovered(text=format_ip_network(network), network=existing.network)
 
 
-def remove(conn: sqlite3.Connection, actor: Actor, account: Account, ip_id: int) -> AllowedIP:
+def remove_allowed_ip(conn: sqlite3.Connection, actor: Actor, account: Account, ip_id: int) -> AllowedIP:
     """Take an entry off the list; sessions that only it allowed are unbound.
 
     Returns:
         What was removed, so that it can be put back.
 
     Raises:
-        NoSuchIP: it isn't in this account's list (any more).
+        NoSuchAllowedIP: it isn't in this account's list (any more).
     """
-    with immediate(conn):
+    with write_transaction(conn):
         row = conn.execute(
             "DELETE FROM allowed_ips WHERE id = ? AND account_id = ? RETURNING id, network, label, expires_at",
             (ip_id, account.id),
         ).fetchone()
         if row is None:
-            raise NoSuchIP()
+            raise NoSuchAllowedIP()
         removed = AllowedIP(*row)
-        audit.record(
+        audit.record_action(
             conn, actor, "ip.remove", customer_id=account.customer_id, account_id=account.id, network=removed.network
         )
     return removed
 
 
-def by_id(conn: sqlite3.Connection, account_id: int, ip_id: int) -> AllowedIP:
-    """Raises: NoSuchIP"""
+def get_allowed_ip_by_id(conn: sqlite3.Connection, account_id: int, ip_id: int) -> AllowedIP:
+    """Raises: NoSuchAllowedIP"""
     row = conn.execute(
         "SELECT id, network, label, expires_at FROM allowed_ips WHERE id = ? AND account_id = ?", (ip_id, account_id)
     ).fetchone()
     if row is None:
-        raise NoSuchIP()
+        raise NoSuchAllowedIP()
     return AllowedIP(*row)
 
 
-def by_network(conn: sqlite3.Connection, account_id: int, text: str) -> AllowedIP:
-    """The entry that says exactly this address or range.
+def get_allowed_ip_by_network(conn: sqlite3.Connection, account_id: int, text: str) -> AllowedIP:
+    """The entry for exactly this address or range.
 
     Raises:
-        InvalidAddress and the like, NoSuchIP
+        NoSuchAllowedIP; and as `parse_ip_network`
     """
     row = conn.execute(
         "SELECT id, network, label, expires_at FROM allowed_ips WHERE network = ? AND account_id = ?",
-        (shown(parse(text)), account_id),
+        (format_ip_network(parse_ip_network(text)), account_id),
     ).fetchone()
     if row is None:
-        raise NoSuchIP()
+        raise NoSuchAllowedIP()
     return AllowedIP(*row)
 
 
-def of_account(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:
+def list_allowed_ips(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:
     """The entries that are in force, oldest first."""
     rows = conn.execute(
         "SELECT id, network, label, expires_at FROM allowed_ips"
@@ -304,8 +306,8 @@ def of_account(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:
     return [AllowedIP(*row) for row in rows]
 
 
-def permits(entries: list[AllowedIP], address: str) -> bool:
+def is_ip_allowed(entries: list[AllowedIP], address: str) -> bool:
     """Whether a client from this address may bind."""
-    parsed: Address = ip_address(address)
+    parsed: IPAddress = ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
     return any((mapped or parsed) in ip_network(each.network) for each in entries)

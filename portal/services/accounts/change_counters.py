@@ -1,4 +1,4 @@
-"""What has happened to an account, in a few numbers that are cheap to ask for often."""
+"""Change counters: numbers that show whether anything about an account has changed, and are cheap to read often."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from portal.core.clock import now_ms
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
-    """Each number moves when what is named after it may have changed.
+class ChangeCounters:
+    """Each number changes when what it is named after may have changed.
 
-    Open pages keep the numbers that they were drawn with, ask again, and draw anew what the changed ones are about.
+    Open pages remember the numbers that they were drawn with, read them again, and redraw what has changed.
     """
 
-    settings: int
-    authorised: int
-    graces: int
-    sessions: int
+    config_version: int
+    allowed_ips: int
+    grace_passwords: int
+    open_sessions: int
     latest_session: int
     submitted: int
     delivered: int
     in_flight: int
-    refusals: int
-    latest_refusal: int
+    refused_binds: int
+    latest_refused_bind: int
     total_sent: int
     total_delivered: int
     total_failed: int
@@ -30,10 +30,10 @@ class Pulse:
     total_refused: int
     latest_message: int
     latest_movement: int
-    removed: int
+    removed_messages: int
 
     @property
-    def totals(self) -> tuple[int, ...]:
+    def message_totals(self) -> tuple[int, ...]:
         return self.total_sent, self.total_delivered, self.total_failed, self.total_stopped, self.total_refused
 
 
@@ -56,7 +56,7 @@ WHERE accounts.id = :id
 """
 
 
-def pulse(conn: sqlite3.Connection, account_id: int) -> Pulse:
-    """An account's pulse at this moment."""
+def read_change_counters(conn: sqlite3.Connection, account_id: int) -> ChangeCounters:
+    """An account's change counters at this moment."""
     row = conn.execute(_QUERY, {"id": account_id, "now": now_ms()}).fetchone()
-    return Pulse(*(value or 0 for value in row))
+    return ChangeCounters(*(value or 0 for value in row))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.crypto import Keys
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
@@ -18,34 +18,34 @@ from portal.services.people import customers
 
 # SMPP 3.4, 5.2.2: password is a C-octet string of at most 9 octets with its NUL. Some clients cut a longer one
 # silently, so that both sides believe in different passwords.
-PASSWORD_LENGTH = 8
-_ALPHABET = string.ascii_letters + string.digits
+SMPP_PASSWORD_LENGTH = 8
+_PASSWORD_ALPHABET = string.ascii_letters + string.digits
 
-_MOST_AN_HOUR = 100
+_MAX_CHANGES_PER_HOUR = 100
 # The digests of so many replaced passwords of an account are kept, to tell "the password it uses was replaced" from
 # "wrong password". Each bind is compared with them all.
-_MOST_REPLACED = 5
+_MAX_REPLACED_PASSWORDS = 5
 # As expires_at: the moment of the replacement would lie in the future once more when a clock is set back.
-_NEVER_AGAIN = 0
+_ALREADY_EXPIRED = 0
 
 GRACE_PERIODS = {"0": 0, "15m": 15 * MINUTE_MS, "1h": HOUR_MS, "24h": DAY_MS}
 
 
-class NotReady(Refused):
+class AccountNotReady(Refused):
     sentence = N_("A new password can be generated once the status of %(name)s is OK.")
 
 
-class NoPassword(Refused):
+class NoSmppPassword(Refused):
     sentence = N_("%(name)s is a classic account: it has no SMPP password.")
 
 
-class InvalidGrace(Refused):
+class InvalidGracePeriod(Refused):
     sentence = N_("The old password can stay good for 15 minutes, 1 hour or 24 hours, or not at all.")
     field = "grace"
 
 
 @dataclass(frozen=True, slots=True)
-class PasswordInfo:
+class SmppPasswordInfo:
     """When and by whom the password in force was made, and until when (ms) the one before it stays good, if it does."""
 
     id: int
@@ -54,102 +54,102 @@ class PasswordInfo:
     old_until: int | None
 
 
-def grace(choice: str) -> int:
-    """One of the periods that are offered, in milliseconds.
+def parse_grace_period(choice: str) -> int:
+    """Read a grace period as forms send it; in milliseconds.
 
     Raises:
-        InvalidGrace: it isn't one.
+        InvalidGracePeriod: it isn't one.
     """
     if choice not in GRACE_PERIODS:
-        raise InvalidGrace()
+        raise InvalidGracePeriod()
     return GRACE_PERIODS[choice]
 
 
-def regenerate(
+def regenerate_smpp_password(
     conn: sqlite3.Connection,
     keys: Keys,
     actor: Actor,
     account: Account,
     *,
-    grace: int = 0,
+    grace_ms: int = 0,
     send_mail: bool = True,
-    only_when_ready: bool = False,
-    form: str = "",
+    require_ready: bool = False,
+    idempotency_key: str = "",
 ) -> str:
     """Replace an account's password.
 
     Args:
-        grace: how long the old one stays good, in milliseconds.
+        grace_ms: how long the old one stays good, in milliseconds.
         send_mail: send the new one to the customer's contact address.
-        only_when_ready: refuse unless the account's status is OK; what holds for customers, not for operators, who
+        require_ready: refuse unless the account's status is OK; what holds for customers, not for operators, who
             must be able to mend an account.
-        form: a number of `once.new`: sent a second time, it makes no second password.
+        idempotency_key: from `idempotency.new_idempotency_key`; sent a second time, it makes no second password.
 
     Returns:
         The new password; it is not kept and can't be had again.
 
     Raises:
-        NoPassword: the account is a classic one.
-        NotReady
-        TooManyAttempts: with `only_when_ready`, for each password is a mail to an address that somebody else reads.
-        InvalidGrace: longer than 24 hours, or negative.
-        AlreadySent
+        NoSmppPassword: the account is a classic one.
+        AccountNotReady
+        TooManyAttempts: with `require_ready`, for each password is a mail to an address that somebody else reads.
+        InvalidGracePeriod: longer than 24 hours, or negative.
+        FormAlreadySent
     """
     if account.kind != "smpp":
-        raise NoPassword(name=account.name)
-    if not 0 <= grace <= GRACE_PERIODS["24h"]:
-        raise InvalidGrace()
-    password = "".join(secrets.choice(_ALPHABET) for _ in range(PASSWORD_LENGTH))
-    with immediate(conn):
-        idempotency.spend(conn, form)
+        raise NoSmppPassword(name=account.name)
+    if not 0 <= grace_ms <= GRACE_PERIODS["24h"]:
+        raise InvalidGracePeriod()
+    password = "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(SMPP_PASSWORD_LENGTH))
+    with write_transaction(conn):
+        idempotency.use_idempotency_key(conn, idempotency_key)
         # Read again: the account that the caller holds is from before the write lock.
-        if only_when_ready and accounts.by_name(conn, account.name).status != accounts.SUCCESS:
-            raise NotReady(name=account.name)
-        if only_when_ready:
-            rate_limit.take(conn, f"password:{account.id}", _MOST_AN_HOUR, HOUR_MS)
+        if require_ready and accounts.get_account(conn, account.name).status != accounts.SUCCESS:
+            raise AccountNotReady(name=account.name)
+        if require_ready:
+            rate_limit.take_token(conn, f"password:{account.id}", _MAX_CHANGES_PER_HOUR, HOUR_MS)
         now = now_ms()
-        if grace:
+        if grace_ms:
             conn.execute(
                 "UPDATE smpp_passwords SET replaced_at = ?, expires_at = ?"
                 " WHERE account_id = ? AND replaced_at IS NULL",
-                (now, now + grace, account.id),
+                (now, now + grace_ms, account.id),
             )
             conn.execute(
                 "UPDATE smpp_passwords SET expires_at = ? WHERE account_id = ? AND expires_at <= ?",
-                (_NEVER_AGAIN, account.id, now),
+                (_ALREADY_EXPIRED, account.id, now),
             )
         else:
             # Without grace everything older ends too, also what an earlier grace period still allowed: whoever asks
             # for this may know that a password has leaked.
             conn.execute(
                 "UPDATE smpp_passwords SET replaced_at = ifnull(replaced_at, ?), expires_at = ? WHERE account_id = ?",
-                (now, _NEVER_AGAIN, account.id),
+                (now, _ALREADY_EXPIRED, account.id),
             )
         conn.execute(
             "DELETE FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 AND id NOT IN"
             " (SELECT id FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 ORDER BY id DESC LIMIT ?3)",
-            (account.id, _NEVER_AGAIN, _MOST_REPLACED),
+            (account.id, _ALREADY_EXPIRED, _MAX_REPLACED_PASSWORDS),
         )
-        insert(
+        insert_row(
             conn,
             "smpp_passwords",
             account_id=account.id,
-            digest=keys.smpp_digest(password),
+            digest=keys.digest_smpp_password(password),
             created_at=now,
             created_by=actor.name,
         )
-        audit.record(
-            conn, actor, "password.regenerate", customer_id=account.customer_id, account_id=account.id, grace=grace
+        audit.record_action(
+            conn, actor, "password.regenerate", customer_id=account.customer_id, account_id=account.id, grace=grace_ms
         )
         if send_mail:
-            contact = customers.by_id(conn, account.customer_id).contact_email
-            mail.queue(
-                conn, keys, contact, "password", actor.language, account=account.name, password=password, grace=grace
+            contact = customers.get_customer_by_id(conn, account.customer_id).contact_email
+            mail.queue_mail(
+                conn, keys, contact, "password", actor.language, account=account.name, password=password, grace=grace_ms
             )
     return password
 
 
-def info(conn: sqlite3.Connection, account_id: int) -> PasswordInfo | None:
+def find_smpp_password_info(conn: sqlite3.Connection, account_id: int) -> SmppPasswordInfo | None:
     """About the password in force; None where none has been made."""
     row = conn.execute(
         "SELECT id, created_at, created_by, (SELECT max(expires_at) FROM smpp_passwords old"
@@ -157,4 +157,4 @@ def info(conn: sqlite3.Connection, account_id: int) -> PasswordInfo | None:
         " FROM smpp_passwords new WHERE account_id = ? AND replaced_at IS NULL",
         (now_ms(), account_id),
     ).fetchone()
-    return PasswordInfo(*row) if row else None
+    return SmppPasswordInfo(*row) if row else None

@@ -5,11 +5,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 
 # Why a bind was refused.
-WRONG_PASSWORD, REPLACED_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLASSIC, TOO_MANY_BINDS, THROTTLED = (
+(
+    WRONG_PASSWORD,
+    REPLACED_PASSWORD,
+    NOT_AUTHORISED,
+    NO_IP,
+    ACCOUNT_DISABLED,
+    CLASSIC_ACCOUNT,
+    TOO_MANY_BINDS,
+    THROTTLED,
+) = (
     "wrong_password",
     "replaced_password",
     "not_authorised",
@@ -21,20 +30,20 @@ WRONG_PASSWORD, REPLACED_PASSWORD, NOT_AUTHORISED, NO_IP, ACCOUNT_DISABLED, CLAS
 )
 
 # The same as sentences about the client.
-REASONS = {
+REASON_TEXTS = {
     WRONG_PASSWORD: N_("The password was wrong. Check it in the client, or generate a new one."),
     REPLACED_PASSWORD: N_("The password it uses was replaced."),
     NOT_AUTHORISED: N_("It is not an authorised IP."),
     NO_IP: N_("No IP was authorised yet."),
     ACCOUNT_DISABLED: N_("The account was disabled."),
-    CLASSIC: N_("This is a classic account, which has no SMPP login."),
+    CLASSIC_ACCOUNT: N_("This is a classic account, which has no SMPP login."),
     TOO_MANY_BINDS: N_("As many sessions as the account may have were open already."),
-    THROTTLED: N_("Too many attempts had failed within a minute; the next ones were not looked at."),
+    THROTTLED: N_("Too many attempts had failed within a minute; the next ones were refused without a check."),
 }
 
-_MOST_KEPT = 100
-SHOWN_MS = 7 * DAY_MS
-"""For how long refused binds are told after the latest one."""
+_MAX_ROWS_PER_ACCOUNT = 100
+RETENTION_MS = 7 * DAY_MS
+"""For how long refused binds are shown after the latest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class RefusedBind:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusals:
+class RefusedBindGroup:
     """Refused binds of an account from one address for one reason, counted.
 
     `replaced_at`: with REPLACED_PASSWORD, when the password that the client uses was replaced, if that is still known.
@@ -63,31 +72,36 @@ class Refusals:
     replaced_at: int | None = None
 
 
-def refused(conn: sqlite3.Connection, rows: Collection[RefusedBind]) -> None:
+def record_refused_binds(conn: sqlite3.Connection, binds: Collection[RefusedBind]) -> None:
     """Count refused binds, folded by account, address and reason; a week without one ends a count."""
-    with immediate(conn):
-        for each in rows:
+    with write_transaction(conn):
+        for each in binds:
             conn.execute(
                 "INSERT INTO refused_binds (account_id, address, reason, count, first_at, last_at, password_id)"
                 " VALUES (?1, ?2, ?3, 1, ?4, ?4, ?6) ON CONFLICT DO UPDATE SET"
                 " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4,"
                 " password_id = ?6",
-                (each.account_id, each.address, each.reason, each.at, each.at - SHOWN_MS, each.password_id),
+                (each.account_id, each.address, each.reason, each.at, each.at - RETENTION_MS, each.password_id),
             )
         # Whoever has a network of IPv6 addresses is a new one each time.
         conn.executemany(
             "DELETE FROM refused_binds WHERE account_id = ?1 AND last_at < (SELECT last_at FROM refused_binds"
             " WHERE account_id = ?1 ORDER BY last_at DESC LIMIT 1 OFFSET ?2)",
-            [(account_id, _MOST_KEPT - 1) for account_id in {each.account_id for each in rows}],
+            [(account_id, _MAX_ROWS_PER_ACCOUNT - 1) for account_id in {each.account_id for each in binds}],
         )
 
 
-def refusals(conn: sqlite3.Connection, account_id: int) -> list[Refusals]:
-    """Who was refused in the last seven days, the latest first."""
+def purge_refused_binds(conn: sqlite3.Connection, now: int) -> None:
+    """Delete refused binds that are not shown any more at this moment (milliseconds)."""
+    conn.execute("DELETE FROM refused_binds WHERE last_at <= ?", (now - RETENTION_MS,))
+
+
+def list_refused_binds(conn: sqlite3.Connection, account_id: int) -> list[RefusedBindGroup]:
+    """An account's refused binds of the last seven days, the latest first."""
     rows = conn.execute(
         "SELECT address, reason, count, first_at, last_at, replaced_at FROM refused_binds"
         " LEFT JOIN smpp_passwords ON smpp_passwords.id = password_id"
         " WHERE refused_binds.account_id = ? AND last_at > ? ORDER BY last_at DESC",
-        (account_id, now_ms() - SHOWN_MS),
+        (account_id, now_ms() - RETENTION_MS),
     )
-    return [Refusals(*row) for row in rows]
+    return [RefusedBindGroup(*row) for row in rows]

@@ -1,4 +1,4 @@
-"""Who is connected, and who was refused: what the SMPP server writes for the pages to show."""
+"""Records of SMPP sessions: written by the SMPP server, shown by the pages. And the heartbeats of processes."""
 
 import json
 import sqlite3
@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
-from portal.services.accounts import refused_binds
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
@@ -19,21 +18,21 @@ BIND_TYPES = {
     "transmitter": N_("Transmitter"),
     "receiver": N_("Receiver"),
 }
-# The SMPP server says that it lives every two seconds.
+# The SMPP server records a heartbeat every two seconds.
 HEARTBEAT_MS = 2_000
-_SILENT_MS = 5 * HEARTBEAT_MS
+_HEARTBEAT_TIMEOUT_MS = 5 * HEARTBEAT_MS
 
-RATES_KEPT = 30
-RATE_MS = HEARTBEAT_MS
-"""Of an open session so many latest rates are kept, each over so many milliseconds."""
+RATE_SAMPLE_COUNT = 30
+RATE_SAMPLE_MS = HEARTBEAT_MS
+"""An open session has so many latest rates, each measured over so many milliseconds."""
 
 
-class NoSuchSession(Refused):
+class NoSuchSmppSession(Refused):
     sentence = N_("This session has ended already.")
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class SmppSessionRecord:
     """An open session.
 
     Args:
@@ -42,8 +41,8 @@ class Connection:
         bound_at, seen_at: in milliseconds, like all times.
         submitted, delivered: messages that came in and went out.
         window: submits that wait for their answer.
-        rates: messages a second, in and out together, the latest last; see `Progress`.
-        ending_at: when somebody asked for its end, if anybody did.
+        rates: messages a second, in and out together, the latest last; see `SmppSessionProgress.rates`.
+        ending_at: when its end was requested, if it was.
     """
 
     id: int
@@ -62,10 +61,10 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SmppSessionProgress:
     """What has changed of an open session since it was last written.
 
-    `rates`: see `Connection.rates`; at most RATES_KEPT numbers with spaces between them.
+    `rates`: as `SmppSessionRecord.rates`; at most RATE_SAMPLE_COUNT numbers with spaces between them.
     """
 
     id: int
@@ -77,16 +76,16 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """The end of a session at this moment (milliseconds). `kept`: messages in the history may be of it."""
+class SmppSessionEnd:
+    """The end of a session at this moment (milliseconds). `keep_record`: messages in the history may be of it."""
 
     id: int
     at: int
-    kept: bool
+    keep_record: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SmppSessionSummary:
     """The session that messages came from.
 
     `ended_at` is None as long as it is open; where its server has died, it is when the client was last heard.
@@ -103,16 +102,17 @@ class Origin:
 # --- written by the SMPP server
 
 
-def latest_id(conn: sqlite3.Connection) -> int:
+def get_last_smpp_session_id(conn: sqlite3.Connection) -> int:
     """The highest id of all sessions that were ever stored: messages and pages go on naming them."""
     (value,) = conn.execute("SELECT value FROM counters WHERE name = 'session_id'").fetchone()
     return int(value)
 
 
-def opened(conn: sqlite3.Connection, rows: Collection[Connection]) -> None:
-    with immediate(conn):
+def insert_smpp_sessions(conn: sqlite3.Connection, sessions: Collection[SmppSessionRecord]) -> None:
+    with write_transaction(conn):
         conn.execute(
-            "UPDATE counters SET value = ?1 WHERE name = 'session_id' AND value < ?1", (max(each.id for each in rows),)
+            "UPDATE counters SET value = ?1 WHERE name = 'session_id' AND value < ?1",
+            (max(each.id for each in sessions),),
         )
         conn.executemany(
             "INSERT INTO connections (id, account_id, address, bind_type, tls, password_id, bound_at, seen_at,"
@@ -131,83 +131,79 @@ def opened(conn: sqlite3.Connection, rows: Collection[Connection]) -> None:
                     each.delivered,
                     each.window,
                 )
-                for each in rows
+                for each in sessions
             ],
         )
 
 
-def progressed(conn: sqlite3.Connection, rows: Iterable[Progress]) -> None:
-    with immediate(conn):
+def update_smpp_session_progress(conn: sqlite3.Connection, updates: Iterable[SmppSessionProgress]) -> None:
+    with write_transaction(conn):
         conn.executemany(
             "UPDATE connections SET seen_at = ?, submitted = ?, delivered = ?, window = ?, rates = ? WHERE id = ?",
-            [(each.seen_at, each.submitted, each.delivered, each.window, each.rates, each.id) for each in rows],
+            [(each.seen_at, each.submitted, each.delivered, each.window, each.rates, each.id) for each in updates],
         )
 
 
-_KEEP = (
+_INSERT_ENDED_SESSIONS = (
     "INSERT INTO ended_sessions (id, account_id, address, bind_type, tls, bound_at, ended_at)"
     " SELECT id, account_id, address, bind_type, tls, bound_at, {ended_at} FROM connections WHERE"
 )
 
 
-def closed(conn: sqlite3.Connection, endings: Collection[Ending]) -> None:
-    with immediate(conn):
+def close_smpp_sessions(conn: sqlite3.Connection, endings: Collection[SmppSessionEnd]) -> None:
+    with write_transaction(conn):
         conn.executemany(
-            f"{_KEEP.format(ended_at='?2')} id = ?1", [(each.id, each.at) for each in endings if each.kept]
+            f"{_INSERT_ENDED_SESSIONS.format(ended_at='?2')} id = ?1",
+            [(each.id, each.at) for each in endings if each.keep_record],
         )
         conn.executemany("DELETE FROM connections WHERE id = ?", [(each.id,) for each in endings])
 
 
-def all_closed(conn: sqlite3.Connection) -> None:
+def close_all_smpp_sessions(conn: sqlite3.Connection) -> None:
     """End every session: none outlives the process that holds it. Each that could send may have done so."""
-    with immediate(conn):
-        conn.execute(f"{_KEEP.format(ended_at='seen_at')} bind_type <> 'receiver'")
+    with write_transaction(conn):
+        conn.execute(f"{_INSERT_ENDED_SESSIONS.format(ended_at='seen_at')} bind_type <> 'receiver'")
         conn.execute("DELETE FROM connections")
 
 
-def purge(conn: sqlite3.Connection, now: int) -> None:
-    """Forget refused binds that are not told any more at this moment (milliseconds)."""
-    conn.execute("DELETE FROM refused_binds WHERE last_at <= ?", (now - refused_binds.SHOWN_MS,))
-
-
-def heartbeat(conn: sqlite3.Connection, component: str, started_at: int) -> None:
-    """Say that a process (`smsc`, `web`) is ready and alive."""
+def record_component_heartbeat(conn: sqlite3.Connection, component: str, started_at: int) -> None:
+    """Record that a process (`smsc`, `web`) is ready and alive."""
     conn.execute(
         "INSERT INTO components VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET started_at = ?2, seen_at = ?3",
         (component, started_at, now_ms()),
     )
 
 
-def gone(conn: sqlite3.Connection, component: str) -> None:
-    """Say that a process has ended."""
+def remove_component_heartbeat(conn: sqlite3.Connection, component: str) -> None:
+    """Record that a process has ended."""
     conn.execute("DELETE FROM components WHERE name = ?", (component,))
 
 
 # --- read by the pages
 
 
-def alive(conn: sqlite3.Connection, component: str) -> bool:
+def is_component_alive(conn: sqlite3.Connection, component: str) -> bool:
     """Whether a process is ready, by its latest heartbeat."""
     row = conn.execute("SELECT seen_at FROM components WHERE name = ?", (component,)).fetchone()
-    return row is not None and now_ms() - row["seen_at"] < _SILENT_MS
+    return row is not None and now_ms() - row["seen_at"] < _HEARTBEAT_TIMEOUT_MS
 
 
-_COLUMNS = (
+_SESSION_COLUMNS = (
     "id, account_id, address, bind_type, tls, password_id, bound_at, seen_at, submitted, delivered, window, rates,"
     " ending_at"
 )
 
 
-def of_account(conn: sqlite3.Connection, account_id: int, limit: int = -1) -> list[Connection]:
+def list_open_smpp_sessions(conn: sqlite3.Connection, account_id: int, limit: int = -1) -> list[SmppSessionRecord]:
     """An account's open sessions, oldest first; with -1 all of them."""
     rows = conn.execute(
-        f"SELECT {_COLUMNS} FROM connections WHERE account_id = ? ORDER BY id LIMIT ?", (account_id, limit)
+        f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? ORDER BY id LIMIT ?", (account_id, limit)
     )
-    return [_connection(row) for row in rows]
+    return [_smpp_session_from_row(row) for row in rows]
 
 
-def motion(conn: sqlite3.Connection, account_id: int, limit: int) -> list[tuple[int, object]]:
-    """What changes of the sessions that `of_account` returns: of each when it was seen last, and all else.
+def list_smpp_session_activity(conn: sqlite3.Connection, account_id: int, limit: int) -> list[tuple[int, object]]:
+    """What changes of the sessions that `list_open_smpp_sessions` returns: of each when it was seen last, and all else.
 
     An open page compares it every two seconds: that is cheaper than to read the sessions.
     """
@@ -219,27 +215,29 @@ def motion(conn: sqlite3.Connection, account_id: int, limit: int) -> list[tuple[
     return [(row[0], tuple(row)) for row in rows]
 
 
-def by_id(conn: sqlite3.Connection, account_id: int, session_id: int) -> Connection:
+def get_open_smpp_session_by_id(conn: sqlite3.Connection, account_id: int, session_id: int) -> SmppSessionRecord:
     """One of an account's open sessions.
 
     Raises:
         NoSuchSession
     """
     row = conn.execute(
-        f"SELECT {_COLUMNS} FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)
+        f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)
     ).fetchone()
     if row is None:
-        raise NoSuchSession()
-    return _connection(row)
+        raise NoSuchSmppSession()
+    return _smpp_session_from_row(row)
 
 
-def _connection(row: sqlite3.Row) -> Connection:
+def _smpp_session_from_row(row: sqlite3.Row) -> SmppSessionRecord:
     values = dict(row)
-    return Connection(**values | {"rates": tuple(float(each) for each in values["rates"].split())})
+    return SmppSessionRecord(**values | {"rates": tuple(float(each) for each in values["rates"].split())})
 
 
-def origins(conn: sqlite3.Connection, account_id: int, session_ids: Collection[int]) -> dict[int, Origin]:
-    """Those of an account's sessions with these ids that are open, or kept, by id."""
+def find_smpp_session_summaries(
+    conn: sqlite3.Connection, account_id: int, session_ids: Collection[int]
+) -> dict[int, SmppSessionSummary]:
+    """The open and recorded sessions of an account with these ids, by id."""
     # The plus keeps SQLite from reading all that the account has ever had.
     rows = conn.execute(
         "SELECT id, address, bind_type, tls, bound_at, NULL FROM connections"
@@ -248,13 +246,15 @@ def origins(conn: sqlite3.Connection, account_id: int, session_ids: Collection[i
         " WHERE +account_id = :account AND id IN (SELECT value FROM json_each(:ids))",
         {"account": account_id, "ids": json.dumps(sorted(session_ids))},
     )
-    return {row[0]: Origin(*row) for row in rows}
+    return {row[0]: SmppSessionSummary(*row) for row in rows}
 
 
 # --- written by the pages
 
 
-def end(conn: sqlite3.Connection, actor: Actor, account: Account, session_id: int) -> Connection:
+def request_smpp_session_end(
+    conn: sqlite3.Connection, actor: Actor, account: Account, session_id: int
+) -> SmppSessionRecord:
     """Ask the SMPP server to end a session: it unbinds it as soon as it learns of it. Nothing keeps the client out.
 
     Returns:
@@ -263,11 +263,11 @@ def end(conn: sqlite3.Connection, actor: Actor, account: Account, session_id: in
     Raises:
         NoSuchSession: it isn't one of this account's, or has ended.
     """
-    with immediate(conn):
-        session = by_id(conn, account.id, session_id)
+    with write_transaction(conn):
+        session = get_open_smpp_session_by_id(conn, account.id, session_id)
         if session.ending_at is None:
             conn.execute("UPDATE connections SET ending_at = ? WHERE id = ?", (now_ms(), session_id))
-            audit.record(
+            audit.record_action(
                 conn,
                 actor,
                 "session.end",

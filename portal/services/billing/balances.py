@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from portal.core.clock import DAY_MS, now_ms
 from portal.services.billing import orders
 
-NONE, ENOUGH, LOW = "none", "enough", "low"
+NO_ALERT, ENOUGH, LOW = "none", "enough", "low"
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
-    """An account's credits, in thousandths. `week` and `month` are what its messages cost in the last 7 and 30 days
-    (UTC, today included); `owed` is what came by automatic re-credit and hasn't been paid; below `alert_below` a mail
-    goes out, None: not asked for.
+class AccountBalance:
+    """An account's credits, in thousandths.
+
+    `spent_7_days` and `spent_30_days` are what its messages cost in the last 7 and 30 days (UTC, today included);
+    `owed` is what came by automatic re-credit and hasn't been paid; below `alert_below` a mail goes out (None: none).
     """
 
     account: str
@@ -22,32 +23,32 @@ class Balance:
     customer_id: int
     customer: str
     balance: int
-    week: int
-    month: int
+    spent_7_days: int
+    spent_30_days: int
     owed: int
     alert_below: int | None
 
     @property
-    def alert(self) -> str:
-        """NONE where no alert was asked for, otherwise LOW below its threshold, and ENOUGH."""
+    def alert_state(self) -> str:
+        """NO_ALERT where none is set; LOW below its threshold; otherwise ENOUGH."""
         if self.alert_below is None:
-            return NONE
+            return NO_ALERT
         return LOW if self.balance < self.alert_below else ENOUGH
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """What several accounts hold, use and owe together; see `Balance`."""
+class BalanceTotals:
+    """What several accounts hold, use and owe together; see `AccountBalance`."""
 
-    accounts: int
+    account_count: int
     balance: int
-    week: int
-    month: int
+    spent_7_days: int
+    spent_30_days: int
     owed: int
 
 
 # A few rows an account, by its primary keys: a sum over everyone's days would read them all.
-_QUERY = f"""
+_SELECT_BALANCES = f"""
 SELECT accounts.name, kind, customers.id, customers.name, balance,
        (SELECT coalesce(sum(price), 0) FROM daily_totals WHERE account_id = accounts.id AND day > :today - 7),
        (SELECT coalesce(sum(price), 0) FROM daily_totals WHERE account_id = accounts.id AND day > :today - 30),
@@ -58,18 +59,18 @@ ORDER BY customers.name COLLATE NOCASE, kind, accounts.name
 """
 
 
-def everyone(conn: sqlite3.Connection) -> list[Balance]:
+def list_all_balances(conn: sqlite3.Connection) -> list[AccountBalance]:
     """All accounts, by customer."""
-    return [Balance(*row) for row in conn.execute(_QUERY, {"today": now_ms() // DAY_MS})]
+    return [AccountBalance(*row) for row in conn.execute(_SELECT_BALANCES, {"today": now_ms() // DAY_MS})]
 
 
-def together(balances: Iterable[Balance]) -> Totals:
-    """What these come to."""
+def sum_balances(balances: Iterable[AccountBalance]) -> BalanceTotals:
+    """Add up balances."""
     rows = list(balances)
-    return Totals(
+    return BalanceTotals(
         len(rows),
         sum(each.balance for each in rows),
-        sum(each.week for each in rows),
-        sum(each.month for each in rows),
+        sum(each.spent_7_days for each in rows),
+        sum(each.spent_30_days for each in rows),
         sum(each.owed for each in rows),
     )

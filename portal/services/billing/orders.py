@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing.packs import Pack
@@ -25,8 +25,8 @@ STATUSES = (OPEN, PAID, CANCELLED)
 # In SQL: the credits have arrived and have still to be paid. In the words of the index of open orders.
 IS_OWED = "movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL"
 
-_LONGEST_PAYMENT = 200
-_AT_ONCE = 500
+_MAX_PAYMENT_LENGTH = 200
+_BATCH_SIZE = 500
 
 
 class NoSuchOrder(Refused):
@@ -101,7 +101,7 @@ FROM orders JOIN accounts ON accounts.id = account_id JOIN customers ON customer
 """
 
 
-def by_number(conn: sqlite3.Connection, number: str, account_id: int | None = None) -> Order:
+def get_order_by_number(conn: sqlite3.Connection, number: str, account_id: int | None = None) -> Order:
     """One order.
 
     Args:
@@ -121,15 +121,15 @@ def by_number(conn: sqlite3.Connection, number: str, account_id: int | None = No
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
-    """Which orders are looked at; None: all."""
+class OrderFilter:
+    """Which orders are listed; None: all."""
 
     account_id: int | None = None
     customer_id: int | None = None
     status: str | None = None
 
 
-_OF_STATUS = {
+_STATUS_CONDITIONS = {
     None: (),
     OPEN: ("paid_at IS NULL", "cancelled_at IS NULL"),
     PAID: ("paid_at IS NOT NULL",),
@@ -137,9 +137,9 @@ _OF_STATUS = {
 }
 
 
-def some(
+def list_orders_page(
     conn: sqlite3.Connection,
-    which: Which,
+    order_filter: OrderFilter,
     *,
     before: int | None = None,
     after: int | None = None,
@@ -152,13 +152,13 @@ def some(
         after: the ones that follow upon this id, for the way back to newer ones.
     """
     if after is not None:
-        return _select(conn, which, "orders.id > :bound ORDER BY orders.id", after, limit)[::-1]
+        return _select_orders(conn, order_filter, "orders.id > :bound ORDER BY orders.id", after, limit)[::-1]
     bound = before if before is not None else (1 << 63) - 1
-    return _select(conn, which, "orders.id < :bound ORDER BY orders.id DESC", bound, limit)
+    return _select_orders(conn, order_filter, "orders.id < :bound ORDER BY orders.id DESC", bound, limit)
 
 
-def latest_change(conn: sqlite3.Connection, account_id: int) -> tuple[int, ...]:
-    """What is another value after each change of an account's orders."""
+def read_orders_version(conn: sqlite3.Connection, account_id: int) -> tuple[int, ...]:
+    """Numbers that change with each change of an account's orders."""
     row = conn.execute(
         "SELECT count(*), count(movement_id), count(paid_at), count(cancelled_at) FROM orders WHERE account_id = ?",
         (account_id,),
@@ -166,34 +166,43 @@ def latest_change(conn: sqlite3.Connection, account_id: int) -> tuple[int, ...]:
     return tuple(row)
 
 
-def each(conn: sqlite3.Connection, which: Which) -> Iterator[Order]:
+def iterate_orders(conn: sqlite3.Connection, order_filter: OrderFilter) -> Iterator[Order]:
     """All orders, newest first, without holding them all."""
-    found = some(conn, which, limit=_AT_ONCE)
-    while found:
-        yield from found
-        found = some(conn, which, before=found[-1].id, limit=_AT_ONCE)
+    page = list_orders_page(conn, order_filter, limit=_BATCH_SIZE)
+    while page:
+        yield from page
+        page = list_orders_page(conn, order_filter, before=page[-1].id, limit=_BATCH_SIZE)
 
 
-def _select(conn: sqlite3.Connection, which: Which, bounds: str, bound: int, limit: int) -> list[Order]:
+def _select_orders(
+    conn: sqlite3.Connection, order_filter: OrderFilter, bounds: str, bound: int, limit: int
+) -> list[Order]:
     # Not "account_id = ? OR ? IS NULL": an account's orders are found by their index.
-    wanted = [f"{name} = :{name}" for name in ("account_id", "customer_id") if getattr(which, name) is not None]
-    conditions = " AND ".join([*wanted, *_OF_STATUS[which.status], bounds])
+    owner_conditions = [
+        f"{name} = :{name}" for name in ("account_id", "customer_id") if getattr(order_filter, name) is not None
+    ]
+    conditions = " AND ".join([*owner_conditions, *_STATUS_CONDITIONS[order_filter.status], bounds])
     rows = conn.execute(
         f"{_SELECT} WHERE {conditions} LIMIT :limit",
-        {"account_id": which.account_id, "customer_id": which.customer_id, "bound": bound, "limit": limit},
+        {
+            "account_id": order_filter.account_id,
+            "customer_id": order_filter.customer_id,
+            "bound": bound,
+            "limit": limit,
+        },
     )
     return [Order(*row) for row in rows]
 
 
-def enter(
+def insert_order(
     conn: sqlite3.Connection, actor: Actor, account_id: int, pack: Pack, origin: str, *, at: int | None = None
 ) -> int:
-    """Write an order down; returns its id. The caller is inside `immediate()`.
+    """Write an order down; returns its id. The caller is inside `write_transaction()`.
 
     Args:
         at: when it was made (milliseconds); None: now.
     """
-    return insert(
+    return insert_row(
         conn,
         "orders",
         account_id=account_id,
@@ -206,23 +215,25 @@ def enter(
     )
 
 
-def place(conn: sqlite3.Connection, actor: Actor, account: Account, pack: Pack, *, form: str = "") -> Order:
+def place_order(
+    conn: sqlite3.Connection, actor: Actor, account: Account, pack: Pack, *, idempotency_key: str = ""
+) -> Order:
     """Order a pack for an account; its credits arrive when it is paid.
 
     Args:
-        form: a number of `once.new`: sent a second time, it orders nothing.
+        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it orders nothing.
 
     Raises:
-        AlreadySent
+        FormAlreadySent
     """
-    with immediate(conn):
-        idempotency.spend(conn, form)
-        order = by_id(conn, enter(conn, actor, account.id, pack, CUSTOMER))
-        _record(conn, actor, "order.place", order)
+    with write_transaction(conn):
+        idempotency.use_idempotency_key(conn, idempotency_key)
+        order = get_order_by_id(conn, insert_order(conn, actor, account.id, pack, CUSTOMER))
+        _record_audit(conn, actor, "order.place", order)
     return order
 
 
-def pay(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "") -> Order:
+def pay_order(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "") -> Order:
     """Note that an order is paid, and let its credits arrive if they haven't yet. Paid twice, it is credited once.
 
     Args:
@@ -231,65 +242,65 @@ def pay(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str = "")
     Raises:
         OrderClosed: it was paid or cancelled before.
     """
-    payment = " ".join(payment.split())[:_LONGEST_PAYMENT]
-    with immediate(conn):
-        order = _still_open(conn, order)
+    payment = " ".join(payment.split())[:_MAX_PAYMENT_LENGTH]
+    with write_transaction(conn):
+        order = _require_open_order(conn, order)
         # In this order: no order is paid, not even for a moment, whose credits haven't arrived.
         if not order.credited:
-            credit(conn, actor, order.id)
+            credit_order(conn, actor, order.id)
         conn.execute(
             "UPDATE orders SET paid_at = ?, paid_by = ?, payment = ? WHERE id = ?",
             (now_ms(), actor.name, payment, order.id),
         )
-        _record(conn, actor, "order.pay", order, payment=payment)
-        return by_id(conn, order.id)
+        _record_audit(conn, actor, "order.pay", order, payment=payment)
+        return get_order_by_id(conn, order.id)
 
 
-def cancel(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
+def cancel_order(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
     """Close an order that won't be paid.
 
     Raises:
         OrderClosed, OrderCredited
     """
-    with immediate(conn):
-        order = _still_open(conn, order)
+    with write_transaction(conn):
+        order = _require_open_order(conn, order)
         if order.credited:
             raise OrderCredited(number=order.number)
         conn.execute(
             "UPDATE orders SET cancelled_at = ?, cancelled_by = ? WHERE id = ?", (now_ms(), actor.name, order.id)
         )
-        _record(conn, actor, "order.cancel", order)
-        return by_id(conn, order.id)
+        _record_audit(conn, actor, "order.cancel", order)
+        return get_order_by_id(conn, order.id)
 
 
-def credit(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int | None = None) -> int:
-    """Let an order's credits arrive; returns the balance after it. The caller is inside `immediate()`.
+def credit_order(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int | None = None) -> int:
+    """Let an order's credits arrive; returns the balance after it. The caller is inside `write_transaction()`.
 
     Args:
-        now: as in `ids.next_ids`.
+        now: as in `ids.allocate_ids`.
     """
-    order = by_id(conn, order_id)
-    movement_id, balance = ledger.move(
+    order = get_order_by_id(conn, order_id)
+    movement_id, balance = ledger.post_movement(
         conn, actor, order.account_id, ledger.PURCHASE, order.credits, order.number, now=now
     )
     conn.execute("UPDATE orders SET movement_id = ? WHERE id = ?", (movement_id, order.id))
     return balance
 
 
-def _still_open(conn: sqlite3.Connection, order: Order) -> Order:
-    order = by_id(conn, order.id)
+def _require_open_order(conn: sqlite3.Connection, order: Order) -> Order:
+    order = get_order_by_id(conn, order.id)
     if order.status != OPEN:
         raise OrderClosed(number=order.number)
     return order
 
 
-def by_id(conn: sqlite3.Connection, order_id: int) -> Order:
+def get_order_by_id(conn: sqlite3.Connection, order_id: int) -> Order:
     """An order that is there: one whose id the database holds."""
     return Order(*conn.execute(f"{_SELECT} WHERE orders.id = ?", (order_id,)).fetchone())
 
 
-def _record(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: object) -> None:
-    audit.record(
+def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: object) -> None:
+    audit.record_action(
         conn,
         actor,
         action,

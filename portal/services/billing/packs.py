@@ -15,18 +15,18 @@ from babel.core import get_global
 from babel.numbers import get_currency_precision
 
 from portal.core import i18n
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 
 # Of these an account may buy one automatically, where there is a price for it. Thousandths of a credit.
-AUTOMATIC = tuple(size * 1000 for size in (100, 200, 250, 500, 1000, 5000, 10000))
+RECREDIT_PACK_SIZES = tuple(size * 1000 for size in (100, 200, 250, 500, 1000, 5000, 10000))
 
-MOST = 50
-_HIGHEST_PRICE = 10**12
-_MOST_DIGITS = 20
+MAX_PACKS = 50
+_MAX_PRICE = 10**12
+_MAX_DIGITS = 20
 
 
 class NoSuchPack(Refused):
@@ -39,22 +39,22 @@ class InvalidCurrency(Refused):
     field = "currency"
 
 
-class OneCurrency(Refused):
+class MixedCurrencies(Refused):
     sentence = N_("All packs are sold in one currency.")
     field = "currency"
 
 
-class InvalidPrice(Refused):
+class InvalidPackPrice(Refused):
     sentence = N_("“%(text)s” isn't a price in %(currency)s. Example: %(example)s.")
     field = "price"
 
 
-class SoldTwice(Refused):
+class DuplicatePackSize(Refused):
     sentence = N_("There is a second pack of %(credits)s credits.")
     field = "credits"
 
 
-class PriceNotFalling(Refused):
+class UnitPriceNotFalling(Refused):
     sentence = N_(
         "A credit in the pack of %(larger)s would cost %(dearer)s, and %(cheaper)s in the pack of %(smaller)s:"
         " a larger pack has to make credits cheaper."
@@ -63,8 +63,8 @@ class PriceNotFalling(Refused):
 
     def __init__(self, smaller: "Pack", larger: "Pack") -> None:
         super().__init__(
-            larger=i18n.credits(larger.credits),
-            smaller=i18n.credits(smaller.credits),
+            larger=i18n.format_credits(larger.credits),
+            smaller=i18n.format_credits(smaller.credits),
             dearer=larger.unit_price,
             cheaper=smaller.unit_price,
         )
@@ -86,15 +86,15 @@ class Pack:
     @property
     def unit_price(self) -> str:
         """What one of its credits costs, in the reader's writing."""
-        return i18n.unit_price(self.price, self.currency, self.credits)
+        return i18n.format_unit_price(self.price, self.currency, self.credits)
 
 
-def everyone(conn: sqlite3.Connection) -> list[Pack]:
+def list_packs(conn: sqlite3.Connection) -> list[Pack]:
     """All packs that are sold, the smallest first."""
     return [Pack(*row) for row in conn.execute("SELECT credits, price, currency FROM packs ORDER BY credits")]
 
 
-def of_size(conn: sqlite3.Connection, credits: int) -> Pack:
+def get_pack(conn: sqlite3.Connection, credits: int) -> Pack:
     """Raises: NoSuchPack"""
     row = conn.execute("SELECT credits, price, currency FROM packs WHERE credits = ?", (credits,)).fetchone()
     if row is None:
@@ -102,7 +102,7 @@ def of_size(conn: sqlite3.Connection, credits: int) -> Pack:
     return Pack(*row)
 
 
-def bought_automatically(conn: sqlite3.Connection) -> dict[int, int]:
+def count_recredit_accounts(conn: sqlite3.Connection) -> dict[int, int]:
     """How many accounts buy a pack automatically, by its size; packs that aren't sold any more among them."""
     return dict(
         tuple(row)
@@ -120,23 +120,23 @@ def parse_currency(text: str) -> str:
         InvalidCurrency
     """
     code = text.strip().upper()
-    if code not in _currencies():
+    if code not in _load_currency_codes():
         raise InvalidCurrency(text=text.strip())
     return code
 
 
 @cache
-def _currencies() -> frozenset[str]:
+def _load_currency_codes() -> frozenset[str]:
     today = datetime.now(UTC).date().timetuple()[:3]
     return frozenset(
         code
-        for used in get_global("territory_currencies").values()
-        for code, _, until, is_tender in used
+        for currencies in get_global("territory_currencies").values()
+        for code, _, until, is_tender in currencies
         if is_tender and (until is None or tuple(until) >= today)
     )
 
 
-def parse_price(text: str, currency: str) -> int:
+def parse_pack_price(text: str, currency: str) -> int:
     """Read a price as the language in use writes it: "7.00", in Italian "7,00", is 700 in EUR.
 
     Args:
@@ -146,33 +146,33 @@ def parse_price(text: str, currency: str) -> int:
         It in the currency's smallest unit.
 
     Raises:
-        InvalidPrice: not a number, not positive, or with more decimals than the currency has.
+        InvalidPackPrice: not a number, not positive, or with more decimals than the currency has.
     """
     text = text.strip()
     digits = get_currency_precision(currency)
     try:
         # Decimal would round many digits without a word.
-        price = i18n.written_number(text if len(text) <= _MOST_DIGITS else "").scaleb(digits)
+        price = i18n.parse_number(text if len(text) <= _MAX_DIGITS else "").scaleb(digits)
     except (ArithmeticError, ValueError):
         price = Decimal(0)
-    if not price.is_finite() or not 0 < price <= _HIGHEST_PRICE or price != int(price):
-        raise InvalidPrice(text=text, currency=currency, example=i18n.plain_money(7 * 10**digits, currency))
+    if not price.is_finite() or not 0 < price <= _MAX_PRICE or price != int(price):
+        raise InvalidPackPrice(text=text, currency=currency, example=i18n.format_money_input(7 * 10**digits, currency))
     return int(price)
 
 
-def replace(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack]) -> list[Pack]:
+def replace_packs(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack]) -> list[Pack]:
     """Sell these packs, and no others, from now on. Orders that were made keep their prices.
 
     Returns:
         They, the smallest first.
 
     Raises:
-        TooManyPacks, OneCurrency, SoldTwice
-        PriceNotFalling: its `pack` is the larger one of the two.
+        TooManyPacks, MixedCurrencies, DuplicatePackSize
+        UnitPriceNotFalling: its `pack` is the larger one of the two.
     """
-    new = _checked(packs)
-    with immediate(conn):
-        old = everyone(conn)
+    new = _check_packs(packs)
+    with write_transaction(conn):
+        old = list_packs(conn)
         if new == old:
             return new
         conn.execute("DELETE FROM packs")
@@ -180,24 +180,24 @@ def replace(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack]) -> li
             "INSERT INTO packs (credits, price, currency) VALUES (?, ?, ?)",
             [(each.credits, each.price, each.currency) for each in new],
         )
-        audit.record(conn, actor, "packs.change", before=_told(old), after=_told(new))
+        audit.record_action(conn, actor, "packs.change", before=_packs_to_json(old), after=_packs_to_json(new))
     return new
 
 
-def _checked(packs: Sequence[Pack]) -> list[Pack]:
-    ordered = sorted(packs, key=lambda each: each.credits)
-    if len(ordered) > MOST:
-        raise TooManyPacks(most=MOST)
-    if len({each.currency for each in ordered}) > 1:
-        raise OneCurrency()
-    for smaller, larger in pairwise(ordered):
+def _check_packs(packs: Sequence[Pack]) -> list[Pack]:
+    sorted_packs = sorted(packs, key=lambda each: each.credits)
+    if len(sorted_packs) > MAX_PACKS:
+        raise TooManyPacks(most=MAX_PACKS)
+    if len({each.currency for each in sorted_packs}) > 1:
+        raise MixedCurrencies()
+    for smaller, larger in pairwise(sorted_packs):
         if smaller.credits == larger.credits:
-            raise SoldTwice(credits=i18n.credits(larger.credits))
+            raise DuplicatePackSize(credits=i18n.format_credits(larger.credits))
         # Price by credits, without rounding.
         if larger.price * smaller.credits >= smaller.price * larger.credits:
-            raise PriceNotFalling(smaller, larger)
-    return ordered
+            raise UnitPriceNotFalling(smaller, larger)
+    return sorted_packs
 
 
-def _told(packs: Sequence[Pack]) -> list[list[object]]:
+def _packs_to_json(packs: Sequence[Pack]) -> list[list[object]]:
     return [[each.credits, each.price, each.currency] for each in packs]

@@ -12,38 +12,38 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from portal.core.config import SECRET_PREFIX, Payments
+from portal.core.config import WEBHOOK_SECRET_PREFIX, PaymentSettings
 from portal.core.crypto import Keys
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.billing import orders, purchases
 from portal.services.billing.orders import Order
 from portal.services.common import audit, credit_amounts, idempotency
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 
-LONGEST_BODY = 16_384
-TOLERANCE_S = 300
+MAX_BODY_BYTES = 16_384
+TIMESTAMP_TOLERANCE_S = 300
 
 PAID = "paid"
 # What became of a callback.
 CREDITED, REPEATED, PAID_BEFORE, IGNORED = "credited", "repeated", "paid before", "ignored"
 
 _ACTOR = "payment page"
-_LONGEST_TEXT = 200
+_MAX_TEXT_LENGTH = 200
 # Standard Webhooks: no full stop, which would let an id and a timestamp change places with each other.
-_ID = re.compile(r"[!-\-/-~]{1,200}")
-_CODE = re.compile(r"[A-Z]{3}")
-_HALF = re.compile(r"[\ud800-\udfff]")
+_MESSAGE_ID = re.compile(r"[!-\-/-~]{1,200}")
+_CURRENCY_CODE = re.compile(r"[A-Z]{3}")
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
 class CallbackRefused(Refused):
-    """A callback that changes nothing; `code` says why to programs, the sentence (in English) to who writes them."""
+    """A callback that changes nothing; `code` is the reason for programs, the sentence (English) for developers."""
 
     code = "refused"
 
 
-class HeadersMissing(CallbackRefused):
+class WebhookHeadersMissing(CallbackRefused):
     sentence = "The headers webhook-id, webhook-timestamp and webhook-signature are needed."
     code = "headers"
 
@@ -53,12 +53,12 @@ class WrongSignature(CallbackRefused):
     code = "signature"
 
 
-class WrongTime(CallbackRefused):
+class TimestampOutOfTolerance(CallbackRefused):
     sentence = "The timestamp is more than five minutes off."
     code = "timestamp"
 
 
-class NoPayment(CallbackRefused):
+class InvalidCallbackBody(CallbackRefused):
     sentence = "The body isn't a JSON object with order, amount, currency, status and payment."
     code = "body"
 
@@ -68,19 +68,19 @@ class UnknownOrder(CallbackRefused):
     code = "unknown_order"
 
 
-class OtherAmount(CallbackRefused):
+class AmountMismatch(CallbackRefused):
     sentence = "Order %(number)s costs %(price)s %(currency)s in the smallest unit."
     code = "amount"
 
 
-class WasCancelled(CallbackRefused):
+class OrderWasCancelled(CallbackRefused):
     sentence = "Order %(number)s was cancelled."
     code = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
-class Callback:
-    """What a payment page says of a payment: `amount` in the currency's smallest unit, `payment` its own number."""
+class PaymentCallback:
+    """What a payment page reports of a payment: `amount` in the currency's smallest unit, `payment` its own number."""
 
     order: str
     amount: int
@@ -92,7 +92,7 @@ class Callback:
 # --- the way there
 
 
-def checkout(settings: Payments, order: Order, return_url: str, now_s: int) -> str:
+def build_checkout_url(settings: PaymentSettings, order: Order, return_url: str, now_s: int) -> str:
     """The address of the payment page for an order.
 
     Args:
@@ -103,15 +103,17 @@ def checkout(settings: Payments, order: Order, return_url: str, now_s: int) -> s
         "order": order.number,
         "amount": str(order.price),
         "currency": order.currency,
-        "credits": str(credit_amounts.plain(order.credits)),
+        "credits": str(credit_amounts.credits_to_json_number(order.credits)),
         "return_url": return_url,
         "timestamp": str(now_s),
     }
-    values["signature"] = hmac.digest(_key(settings), canonical(values).encode(), "sha256").hex()
+    values["signature"] = hmac.digest(
+        _get_signing_key(settings), build_canonical_string(values).encode(), "sha256"
+    ).hex()
     return settings.checkout_url + ("&" if "?" in settings.checkout_url else "?") + urlencode(values)
 
 
-def canonical(values: dict[str, str]) -> str:
+def build_canonical_string(values: dict[str, str]) -> str:
     """What is signed on the way there: a line `name=value` for each parameter, sorted by name, joined by line feeds."""
     return "\n".join(f"{name}={values[name]}" for name in sorted(values))
 
@@ -119,7 +121,9 @@ def canonical(values: dict[str, str]) -> str:
 # --- the way back
 
 
-def verify(settings: Payments, message_id: str, timestamp: str, signatures: str, body: bytes, now_s: int) -> None:
+def verify_callback(
+    settings: PaymentSettings, message_id: str, timestamp: str, signatures: str, body: bytes, now_s: int
+) -> None:
     """Make sure that a callback comes from who has the secret, and was made just now.
 
     Args:
@@ -127,53 +131,58 @@ def verify(settings: Payments, message_id: str, timestamp: str, signatures: str,
         now_s: seconds since 1970.
 
     Raises:
-        HeadersMissing, WrongSignature, WrongTime
+        WebhookHeadersMissing, WrongSignature, TimestampOutOfTolerance
     """
-    if not _ID.fullmatch(message_id) or not _TIMESTAMP.fullmatch(timestamp) or not signatures:
-        raise HeadersMissing()
+    if not _MESSAGE_ID.fullmatch(message_id) or not _TIMESTAMP.fullmatch(timestamp) or not signatures:
+        raise WebhookHeadersMissing()
     signed = f"{message_id}.{timestamp}.".encode() + body
-    right = b64encode(hmac.digest(_key(settings), signed, "sha256"))
-    # All are compared: with several keys in use, which of them is right says something.
-    found = [
-        hmac.compare_digest(right, value.encode())
+    expected = b64encode(hmac.digest(_get_signing_key(settings), signed, "sha256"))
+    # All are compared: with several keys in use, which of them is right would be revealed.
+    matches = [
+        hmac.compare_digest(expected, value.encode())
         for version, _, value in (each.partition(",") for each in signatures.split(" "))
         if version == "v1"
     ]
-    if not any(found):
+    if not any(matches):
         raise WrongSignature()
-    if abs(now_s - int(timestamp)) > TOLERANCE_S:
-        raise WrongTime()
+    if abs(now_s - int(timestamp)) > TIMESTAMP_TOLERANCE_S:
+        raise TimestampOutOfTolerance()
 
 
-def read(body: bytes) -> Callback:
+def parse_callback(body: bytes) -> PaymentCallback:
     """Read the body of a callback.
 
     Raises:
-        NoPayment
+        InvalidCallbackBody
     """
     try:
         values = json.loads(body)
-        order, amount, currency, status, payment = (values[name] for name in Callback.__slots__)
+        order, amount, currency, status, payment = (values[name] for name in PaymentCallback.__slots__)
     except (ValueError, RecursionError, KeyError, TypeError):
-        raise NoPayment() from None
-    if not all(map(_is_text, (order, currency, status, payment))) or not _CODE.fullmatch(currency):
-        raise NoPayment()
+        raise InvalidCallbackBody() from None
+    if not all(map(_is_valid_text, (order, currency, status, payment))) or not _CURRENCY_CODE.fullmatch(currency):
+        raise InvalidCallbackBody()
     if type(amount) is not int or abs(amount) >= 1 << 63:  # True is an int too
-        raise NoPayment()
-    return Callback(order, amount, currency, status, payment)
+        raise InvalidCallbackBody()
+    return PaymentCallback(order, amount, currency, status, payment)
 
 
-def _is_text(value: object) -> bool:
+def _is_valid_text(value: object) -> bool:
     # JSON can say half of a character ("\ud800"), which neither SQLite nor mails can hold.
-    return isinstance(value, str) and len(value) <= _LONGEST_TEXT and not _HALF.search(value)
+    return isinstance(value, str) and len(value) <= _MAX_TEXT_LENGTH and not _LONE_SURROGATE.search(value)
 
 
-def receive(
-    conn: sqlite3.Connection, keys: Keys, settings: Payments, callback: Callback, message_id: str, address: str
+def process_callback(
+    conn: sqlite3.Connection,
+    keys: Keys,
+    settings: PaymentSettings,
+    callback: PaymentCallback,
+    message_id: str,
+    address: str,
 ) -> str:
     """Do what a verified callback says: its order is paid, once.
 
-    Where money may have come that no order waits for, the operators are told, once for each message.
+    Where money may have come that no order waits for, the operators get a mail, once for each message.
 
     Args:
         message_id: the same for each attempt to deliver the same message.
@@ -183,66 +192,68 @@ def receive(
         CREDITED; or REPEATED, PAID_BEFORE or IGNORED: there was nothing to do.
 
     Raises:
-        UnknownOrder, OtherAmount, WasCancelled
+        UnknownOrder, AmountMismatch, OrderWasCancelled
     """
     if callback.status != PAID:
         return IGNORED
     actor = Actor(_ACTOR, address)
     refusal: CallbackRefused | None = None
-    with immediate(conn):
-        order = _order(conn, callback.order)
-        refusal = _refusal(order, callback)
+    with write_transaction(conn):
+        order = _find_order(conn, callback.order)
+        refusal = _find_callback_error(order, callback)
         try:
-            # What was refused may be sent again, and is refused again, but told once.
-            idempotency.spend(conn, _form(settings, message_id, callback.order, refused=refusal is not None))
-        except idempotency.AlreadySent:
+            # What was refused may be sent again, and is refused again, but reported once.
+            idempotency.use_idempotency_key(
+                conn, _build_idempotency_key(settings, message_id, callback.order, refused=refusal is not None)
+            )
+        except idempotency.FormAlreadySent:
             if refusal is None:
                 return REPEATED
         else:
             if refusal is None and order is not None and order.status == orders.OPEN:
-                purchases.pay(conn, keys, actor, order, callback.payment)
+                purchases.confirm_payment(conn, keys, actor, order, callback.payment)
                 return CREDITED
             if refusal is not None or (order is not None and order.payment != callback.payment):
-                _tell(conn, keys, actor, order, callback, refusal)
+                _mail_unmatched_payment(conn, keys, actor, order, callback, refusal)
     if refusal is not None:
         raise refusal
     return PAID_BEFORE
 
 
-def _order(conn: sqlite3.Connection, number: str) -> Order | None:
+def _find_order(conn: sqlite3.Connection, number: str) -> Order | None:
     try:
-        return orders.by_number(conn, number)
+        return orders.get_order_by_number(conn, number)
     except orders.NoSuchOrder:
         return None
 
 
-def _refusal(order: Order | None, callback: Callback) -> CallbackRefused | None:
+def _find_callback_error(order: Order | None, callback: PaymentCallback) -> CallbackRefused | None:
     if order is None:
         return UnknownOrder(number=callback.order)
     if (order.price, order.currency) != (callback.amount, callback.currency):
-        return OtherAmount(number=order.number, price=order.price, currency=order.currency)
+        return AmountMismatch(number=order.number, price=order.price, currency=order.currency)
     if order.status == orders.CANCELLED:
-        return WasCancelled(number=order.number)
+        return OrderWasCancelled(number=order.number)
     return None
 
 
-def _form(settings: Payments, message_id: str, order: str, *, refused: bool) -> str:
-    # Under the secret: customers send numbers of forms too, and could use up that of an id which they foresee. With the
-    # order: a payment page that gives an id twice must not lose the second order's payment.
-    digest = hmac.digest(_key(settings), f"used {message_id} {order}".encode(), "sha256").hex()
+def _build_idempotency_key(settings: PaymentSettings, message_id: str, order: str, *, refused: bool) -> str:
+    # Under the secret: customers send idempotency keys with forms too, and could use up the key of an id which they
+    # foresee. With the order: a payment page that gives an id twice must not lose the second order's payment.
+    digest = hmac.digest(_get_signing_key(settings), f"used {message_id} {order}".encode(), "sha256").hex()
     return f"{'refused' if refused else 'callback'} {digest[:48]}"
 
 
-def _tell(
+def _mail_unmatched_payment(
     conn: sqlite3.Connection,
     keys: Keys,
     actor: Actor,
     order: Order | None,
-    callback: Callback,
+    callback: PaymentCallback,
     refusal: CallbackRefused | None,
 ) -> None:
     reason = refusal.code if refusal else "paid_before"
-    audit.record(
+    audit.record_action(
         conn,
         actor,
         "payment.unmatched",
@@ -254,7 +265,7 @@ def _tell(
         currency=callback.currency,
         payment=callback.payment,
     )
-    purchases.to_operators(
+    purchases.queue_operator_mails(
         conn,
         keys,
         "order_payment_unmatched",
@@ -267,7 +278,7 @@ def _tell(
     )
 
 
-def _key(settings: Payments) -> bytes:
-    if settings.secret.startswith(SECRET_PREFIX):
-        return b64decode(settings.secret.removeprefix(SECRET_PREFIX))
+def _get_signing_key(settings: PaymentSettings) -> bytes:
+    if settings.secret.startswith(WEBHOOK_SECRET_PREFIX):
+        return b64decode(settings.secret.removeprefix(WEBHOOK_SECRET_PREFIX))
     return settings.secret.encode()

@@ -1,4 +1,4 @@
-"""Buying credits: orders as people make and pay them, with the mails that tell of it.
+"""Buying credits: orders as people make and pay them, with the mails about them.
 
 What an order is, and that it is credited once, is the matter of `orders`.
 """
@@ -7,7 +7,7 @@ import sqlite3
 
 from portal.core.clock import HOUR_MS
 from portal.core.crypto import Keys
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs
@@ -19,71 +19,75 @@ from portal.services.common.errors import Refused
 from portal.services.people import customers, users
 
 # Each is a mail to the operators.
-_MOST_AN_HOUR = 20
+_MAX_ORDERS_PER_HOUR = 20
 
 
-class PriceChanged(Refused):
-    sentence = N_("This pack has another price by now. Nothing was ordered: look at it once more.")
+class PackPriceChanged(Refused):
+    sentence = N_("The price of this pack has changed. Nothing was ordered: check it again.")
     field = "pack"
 
 
-def place(conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, pack: Pack, *, form: str = "") -> Order:
-    """Order a pack for an account, and tell the customer's contact address and the operators.
+def purchase_pack(
+    conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, pack: Pack, *, idempotency_key: str = ""
+) -> Order:
+    """Order a pack for an account, and mail the customer's contact address and the operators.
 
     Args:
         pack: as the customer has seen it.
-        form: a number of `once.new`: sent a second time, it orders nothing.
+        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it orders nothing.
 
     Raises:
-        NoSuchPack, PriceChanged, AlreadySent
+        NoSuchPack, PackPriceChanged, FormAlreadySent
         TooManyAttempts: twenty in an hour are enough.
     """
-    with immediate(conn):
-        if packs.of_size(conn, pack.credits) != pack:
-            raise PriceChanged()
-        order = orders.place(conn, actor, account, pack, form=form)
-        rate_limit.take(conn, f"order:{account.id}", _MOST_AN_HOUR, HOUR_MS)
-        _to_customer(conn, keys, "order_placed", order)
-        to_operators(conn, keys, "order_received", order, contact=_contact(conn, order).contact_email)
+    with write_transaction(conn):
+        if packs.get_pack(conn, pack.credits) != pack:
+            raise PackPriceChanged()
+        order = orders.place_order(conn, actor, account, pack, idempotency_key=idempotency_key)
+        rate_limit.take_token(conn, f"order:{account.id}", _MAX_ORDERS_PER_HOUR, HOUR_MS)
+        _queue_customer_mail(conn, keys, "order_placed", order)
+        queue_operator_mails(conn, keys, "order_received", order, contact=_get_contact(conn, order).contact_email)
     return order
 
 
-def pay(conn: sqlite3.Connection, keys: Keys, actor: Actor, order: Order, payment: str = "") -> Order:
-    """Note that an order is paid, let its credits arrive if they haven't yet, and tell the customer.
+def confirm_payment(conn: sqlite3.Connection, keys: Keys, actor: Actor, order: Order, payment: str = "") -> Order:
+    """Note that an order is paid, let its credits arrive if they haven't yet, and mail the customer.
 
     Args:
-        payment: as in `orders.pay`.
+        payment: as in `orders.pay_order`.
 
     Raises:
         OrderClosed: it was paid or cancelled before.
     """
-    with immediate(conn):
-        order = orders.pay(conn, actor, order, payment)
-        _to_customer(conn, keys, "order_paid", order)
+    with write_transaction(conn):
+        order = orders.pay_order(conn, actor, order, payment)
+        _queue_customer_mail(conn, keys, "order_paid", order)
     return order
 
 
-def to_operators(conn: sqlite3.Connection, keys: Keys, template: str, order: Order | None, **context: object) -> None:
-    """Queue a mail to every operator, each in their language. The caller is inside `immediate()`.
+def queue_operator_mails(
+    conn: sqlite3.Connection, keys: Keys, template: str, order: Order | None, **context: object
+) -> None:
+    """Queue a mail to every operator, each in their language. The caller is inside `write_transaction()`.
 
     Args:
-        template, context: as in `mail.queue`; what the order says is added.
+        template, context: as in `mail.queue_mail`; the order's values are added.
     """
-    told = _told(order) | context if order else context
-    for operator in users.of_customer(conn, None):
-        mail.queue(conn, keys, operator.email, template, operator.language or DEFAULT_LANGUAGE, **told)
+    mail_values = _order_mail_values(order) | context if order else context
+    for operator in users.list_users(conn, None):
+        mail.queue_mail(conn, keys, operator.email, template, operator.language or DEFAULT_LANGUAGE, **mail_values)
 
 
-def _to_customer(conn: sqlite3.Connection, keys: Keys, template: str, order: Order) -> None:
-    contact = _contact(conn, order)
-    mail.queue(conn, keys, contact.contact_email, template, contact.language, **_told(order))
+def _queue_customer_mail(conn: sqlite3.Connection, keys: Keys, template: str, order: Order) -> None:
+    contact = _get_contact(conn, order)
+    mail.queue_mail(conn, keys, contact.contact_email, template, contact.language, **_order_mail_values(order))
 
 
-def _contact(conn: sqlite3.Connection, order: Order) -> customers.Customer:
-    return customers.by_id(conn, order.customer_id)
+def _get_contact(conn: sqlite3.Connection, order: Order) -> customers.Customer:
+    return customers.get_customer_by_id(conn, order.customer_id)
 
 
-def _told(order: Order) -> dict[str, object]:
+def _order_mail_values(order: Order) -> dict[str, object]:
     return {
         "number": order.number,
         "account": order.account,

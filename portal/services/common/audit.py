@@ -5,7 +5,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from portal.core.clock import now_ms
-from portal.core.db import insert
+from portal.core.db import insert_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ SYSTEM = Actor("system")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     at: int
     actor: str
     address: str
@@ -30,7 +30,7 @@ class Entry:
     details: dict[str, object]
 
 
-def record(
+def record_action(
     conn: sqlite3.Connection,
     actor: Actor,
     action: str,
@@ -42,10 +42,10 @@ def record(
     """Write one line, in the transaction of the change that it is about.
 
     Args:
-        action: `area.verb`, such as `ip.add`.
+        action: area and verb, such as `ip.add`.
         details: what changed; never a secret.
     """
-    insert(
+    insert_row(
         conn,
         "audit_log",
         at=now_ms(),
@@ -58,15 +58,17 @@ def record(
     )
 
 
-def of_account(conn: sqlite3.Connection, account_id: int, limit: int = 50) -> list[Entry]:
+def list_audit_entries(conn: sqlite3.Connection, account_id: int, limit: int = 50) -> list[AuditEntry]:
     """The latest changes of an account, newest first."""
     rows = conn.execute(
         "SELECT at, actor, address, action, details FROM audit_log WHERE account_id = ? ORDER BY id DESC LIMIT ?",
         (account_id, limit),
     )
-    return [Entry(row["at"], row["actor"], row["address"], row["action"], json.loads(row["details"])) for row in rows]
+    return [
+        AuditEntry(row["at"], row["actor"], row["address"], row["action"], json.loads(row["details"])) for row in rows
+    ]
 
 
-def purge(conn: sqlite3.Connection, before: int) -> None:
-    """Forget what is older than `before` (milliseconds)."""
+def purge_audit_log(conn: sqlite3.Connection, before: int) -> None:
+    """Delete what is older than `before` (milliseconds)."""
     conn.execute("DELETE FROM audit_log WHERE at < ?", (before,))

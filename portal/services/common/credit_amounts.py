@@ -7,11 +7,11 @@ from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
 THOUSANDTHS = 1000
-_MOST = 10**12 * THOUSANDTHS
-_MOST_DIGITS = 20
+_MAX_AMOUNT = 10**12 * THOUSANDTHS
+_MAX_DIGITS = 20
 # Word processors and phones make a true minus (U+2212) of a hyphen.
-_MINUS = ("-", "\u2212")
-_SIGNS = ("+", *_MINUS)
+_MINUS_SIGNS = ("-", "\u2212")
+_SIGNS = ("+", *_MINUS_SIGNS)
 
 
 class InvalidAmount(Refused):
@@ -19,7 +19,7 @@ class InvalidAmount(Refused):
     field = "amount"
 
 
-class InvalidChange(Refused):
+class InvalidAmountChange(Refused):
     sentence = N_("“%(text)s” isn't a change of credits. Examples: 100, -0.5.")
     field = "amount"
 
@@ -28,34 +28,34 @@ class AmbiguousAmount(InvalidAmount):
     sentence = N_("“%(text)s” isn't how numbers are written in this language. Write %(meant)s.")
 
 
-def parse(text: str) -> int:
+def parse_amount(text: str) -> int:
     """Read a positive amount as the language in use writes it: "0.5", in Italian "0,5", is 500 thousandths.
 
     Raises:
         AmbiguousAmount: its separators are another language's, "1.5" in Italian.
         InvalidAmount: not a number, not positive, or finer than a thousandth.
     """
-    amount = _thousandths(text.strip())
+    amount = _parse_thousandths(text.strip())
     if amount is None or amount <= 0:
         raise InvalidAmount(text=text.strip())
     return amount
 
 
-def parse_change(text: str) -> int:
+def parse_amount_change(text: str) -> int:
     """Read an amount with a sign or without, in the language in use: "-1,234.5" is -1234500, in Italian "-1.234,5" is.
 
     Raises:
         AmbiguousAmount: its separators are another language's.
-        InvalidChange: not a number, nothing, or finer than a thousandth.
+        InvalidAmountChange: not a number, nothing, or finer than a thousandth.
     """
     text = text.strip()
-    amount = _thousandths(text[1:].lstrip() if text.startswith(_SIGNS) else text)
+    amount = _parse_thousandths(text[1:].lstrip() if text.startswith(_SIGNS) else text)
     if not amount or amount < 0:
-        raise InvalidChange(text=text)
-    return -amount if text.startswith(_MINUS) else amount
+        raise InvalidAmountChange(text=text)
+    return -amount if text.startswith(_MINUS_SIGNS) else amount
 
 
-def _thousandths(text: str) -> int | None:
+def _parse_thousandths(text: str) -> int | None:
     """A number as the language in use writes it; None where it is none, too large, or finer than a thousandth.
 
     Raises:
@@ -63,18 +63,18 @@ def _thousandths(text: str) -> int | None:
     """
     try:
         # An amount has few digits; Decimal would round many without a word.
-        amount = i18n.written_number(text if len(text) <= _MOST_DIGITS else "") * THOUSANDTHS
+        amount = i18n.parse_number(text if len(text) <= _MAX_DIGITS else "") * THOUSANDTHS
     except NumberFormatError as error:
-        meant = [each for each in error.suggestions or () if _thousandths(each) is not None]
-        if meant:
-            raise AmbiguousAmount(text=text, meant=i18n.either(meant)) from None
+        readable = [each for each in error.suggestions or () if _parse_thousandths(each) is not None]
+        if readable:
+            raise AmbiguousAmount(text=text, meant=i18n.format_or_list(readable)) from None
         return None
     except ArithmeticError:
         return None
-    return int(amount) if amount.is_finite() and abs(amount) <= _MOST and amount == int(amount) else None
+    return int(amount) if amount.is_finite() and abs(amount) <= _MAX_AMOUNT and amount == int(amount) else None
 
 
-def plain(thousandths: int) -> int | float:
+def credits_to_json_number(thousandths: int) -> int | float:
     """An amount as a JSON number: 8412500 is 8412.5, 500000 is 500."""
-    whole, rest = divmod(thousandths, THOUSANDTHS)
-    return thousandths / THOUSANDTHS if rest else whole
+    whole, remainder = divmod(thousandths, THOUSANDTHS)
+    return thousandths / THOUSANDTHS if remainder else whole

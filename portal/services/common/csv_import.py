@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from portal.core.i18n import N_, gettext, ngettext
 from portal.services.common.errors import Refused
 
-_SHOWN = 20
+_MAX_SHOWN_LINES = 20
 
 
 class NotUtf8(Refused):
@@ -19,7 +19,7 @@ class NotCsv(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class BadLine:
+class InvalidCsvLine:
     """A line that can't be read, by its number in the file (the first is 1), and why."""
 
     number: int
@@ -29,17 +29,17 @@ class BadLine:
         return gettext("Line %(number)s: %(reason)s", number=self.number, reason=self.reason.localized())
 
 
-class BadLines(Refused):
+class InvalidCsvLines(Refused):
     """Nothing has changed, for these lines are wrong."""
 
     field = "file"
 
-    def __init__(self, lines: Sequence[BadLine]) -> None:
+    def __init__(self, lines: Sequence[InvalidCsvLine]) -> None:
         super().__init__()
         self.lines = lines
 
     def __str__(self) -> str:
-        return " ".join(map(str, self.shown()))
+        return " ".join(map(str, self.summarize_lines()))
 
     def localized(self) -> str:
         return ngettext(
@@ -48,8 +48,8 @@ class BadLines(Refused):
             len(self.lines),
         )
 
-    def shown(self) -> list[object]:
+    def summarize_lines(self) -> list[object]:
         """The first of them in words, and how many more there are."""
-        more = len(self.lines) - _SHOWN
-        said: list[object] = list(self.lines[:_SHOWN])
-        return [*said, ngettext("And %(num)s more.", "And %(num)s more.", more)] if more > 0 else said
+        more = len(self.lines) - _MAX_SHOWN_LINES
+        first_lines: list[object] = list(self.lines[:_MAX_SHOWN_LINES])
+        return [*first_lines, ngettext("And %(num)s more.", "And %(num)s more.", more)] if more > 0 else first_lines

@@ -1,10 +1,10 @@
-"""Refusals: a rule said no, and says why in words for the person who asked."""
+"""Refusals: a rule doesn't allow what somebody asked for, and its sentence tells them why."""
 
 from portal.core.i18n import gettext
 
 
 class Refused(Exception):
-    """A rule said no.
+    """A rule doesn't allow this.
 
     Each rule has a subclass with its `sentence`, an English message that is also the key of its translation, and, where
     one input is to blame, the `field` that it belongs to.

@@ -1,43 +1,43 @@
-"""What is sent twice happens once: each form of a kind that must not be repeated carries a number used once."""
+"""What is sent twice happens once: each form that must not be repeated carries an idempotency key."""
 
 import secrets
 import sqlite3
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
-_LENGTH = 64
+_MAX_KEY_LENGTH = 64
 # Longer than any browser keeps a form that it could send again.
-_KEPT_MS = 30 * DAY_MS
+_RETENTION_MS = 30 * DAY_MS
 
 
-class AlreadySent(Refused):
+class FormAlreadySent(Refused):
     sentence = N_("This form was sent before, and what it asked for has been done. It was not done a second time.")
 
 
-def new() -> str:
-    """A number for one form."""
+def new_idempotency_key() -> str:
+    """An idempotency key for one form."""
     return secrets.token_urlsafe(16)
 
 
-def spend(conn: sqlite3.Connection, number: str) -> None:
-    """Use a number up, in the transaction of what may happen only once: if that fails, the number is still good.
+def use_idempotency_key(conn: sqlite3.Connection, key: str) -> None:
+    """Use up an idempotency key, in the transaction of what may happen only once: if that fails, the key is still good.
 
     Args:
-        number: from `new`; an empty one (a caller who has no form) is never used up. Of a longer one, which nobody was
-            given, the beginning counts.
+        key: from `new_idempotency_key`; an empty one (a caller without a form) is never used up. Only the first 64
+            characters count.
 
     Raises:
-        AlreadySent
+        FormAlreadySent
     """
-    if not number:
+    if not key:
         return
     now = now_ms()
-    with immediate(conn):
-        conn.execute("DELETE FROM spent_forms WHERE at < ?", (now - _KEPT_MS,))
+    with write_transaction(conn):
+        conn.execute("DELETE FROM spent_forms WHERE at < ?", (now - _RETENTION_MS,))
         try:
-            conn.execute("INSERT INTO spent_forms VALUES (?, ?)", (number[:_LENGTH], now))
+            conn.execute("INSERT INTO spent_forms VALUES (?, ?)", (key[:_MAX_KEY_LENGTH], now))
         except sqlite3.IntegrityError:
-            raise AlreadySent() from None
+            raise FormAlreadySent() from None

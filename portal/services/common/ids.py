@@ -6,32 +6,32 @@ from portal.core.clock import now_ms
 
 _TIME_SHIFT = 20
 # Counters of the highest id that was ever deleted from these tables; triggers keep them. Movements are never deleted.
-_HIGHEST_DELETED = {"messages": "message_id", "received": "message_id", "movements": "movement_id"}
+_DELETED_ID_COUNTERS = {"messages": "message_id", "received": "message_id", "movements": "movement_id"}
 
 
-def time_of(row_id: int) -> int:
+def time_from_id(row_id: int) -> int:
     """The time (milliseconds) in the id of a message or movement."""
     return row_id >> _TIME_SHIFT
 
 
-def first_id_at(at: int) -> int:
+def min_id_at_time(at: int) -> int:
     """The smallest id that a message or movement of this moment (milliseconds) can have."""
     return at << _TIME_SHIFT
 
 
-def next_ids(conn: sqlite3.Connection, table: str, how_many: int, now: int | None = None) -> int:
+def allocate_ids(conn: sqlite3.Connection, table: str, count: int, now: int | None = None) -> int:
     """Take ids that grow with time and are never given twice, not even when the clock is set back.
 
     Args:
         table: `messages`, `received` or `movements`.
-        how_many: a block of so many.
+        count: size of the block.
         now: the time that they hold (milliseconds), for a history that is written afterwards; None: this moment.
 
     Returns:
-        The first of the block. The caller is inside `immediate()`.
+        The first of the block. The caller is inside `write_transaction()`.
     """
-    last = conn.execute(
+    last_id = conn.execute(
         f"SELECT max(coalesce((SELECT max(id) FROM {table}), 0), (SELECT value FROM counters WHERE name = ?))",
-        (_HIGHEST_DELETED[table],),
+        (_DELETED_ID_COUNTERS[table],),
     ).fetchone()[0]
-    return max(first_id_at(now_ms() if now is None else now), int(last) + 1)
+    return max(min_id_at_time(now_ms() if now is None else now), int(last_id) + 1)

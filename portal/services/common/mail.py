@@ -1,4 +1,4 @@
-"""Mails: queued in the transaction of what they tell, sent afterwards, retried until they arrive."""
+"""Mails: queued in the transaction of what they report, sent afterwards, retried until they arrive."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from portal.core import i18n, paths
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 
 _log = logging.getLogger(__name__)
 
@@ -28,30 +28,30 @@ _TIMEOUT_S = 20
 # How long after each failed attempt the next one comes; the last one repeats. A mail is given up after a week.
 _BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300, 900, 1800)]
 _GIVE_UP_MS = 7 * DAY_MS
-# For so long it can be looked up that a mail was sent, or why it was not.
-_KEPT_MS = 90 * DAY_MS
+# For so long the database shows that a mail was sent, or why it was not.
+_RETENTION_MS = 90 * DAY_MS
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
-_LEASE_MS = 120_000
+_CLAIM_TIMEOUT_MS = 120_000
 _POLL_S = 2.0
 
 
-def queue(
+def queue_mail(
     conn: sqlite3.Connection, keys: Keys, recipient: str, template: str, language: str, **context: object
 ) -> None:
-    """Put a mail into the queue, in the caller's transaction: it exists if and only if what it tells has happened.
+    """Put a mail into the queue, in the caller's transaction: it exists if and only if what it reports has happened.
 
     Args:
         template: a folder's name in `templates/mail/`: `subject.txt`, `body.txt`, `body.html`.
         language: of the reader.
         context: what the template shows; sealed until sent, for it may hold a password.
     """
-    content = keys.seal(json.dumps({"template": template, "language": language, "context": context}).encode())
-    insert(conn, "mails", recipient=recipient, content=content, created_at=now_ms(), next_attempt_at=now_ms())
+    content = keys.encrypt_column(json.dumps({"template": template, "language": language, "context": context}).encode())
+    insert_row(conn, "mails", recipient=recipient, content=content, created_at=now_ms(), next_attempt_at=now_ms())
 
 
-def purge(conn: sqlite3.Connection, now: int) -> None:
-    """Forget mails that were sent or given up, three months after they were queued (`now` in milliseconds)."""
-    conn.execute("DELETE FROM mails WHERE next_attempt_at IS NULL AND created_at < ?", (now - _KEPT_MS,))
+def purge_mails(conn: sqlite3.Connection, now: int) -> None:
+    """Delete mails that were sent or given up, three months after they were queued (`now` in milliseconds)."""
+    conn.execute("DELETE FROM mails WHERE next_attempt_at IS NULL AND created_at < ?", (now - _RETENTION_MS,))
 
 
 class Mailer:
@@ -59,7 +59,7 @@ class Mailer:
 
     Args:
         config: where mails go, and what they say of the installation.
-        keys: those that `queue` sealed with.
+        keys: those that `queue_mail` sealed with.
         connect: opens a connection of the mailer's own.
     """
 
@@ -67,7 +67,7 @@ class Mailer:
         self._config = config
         self._keys = keys
         self._connect = connect
-        self._woken = threading.Event()
+        self._wake_event = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
 
@@ -77,22 +77,22 @@ class Mailer:
         self._thread.start()
 
     def wake(self) -> None:
-        """Look at the queue now; a look every two seconds finds what other processes have queued."""
-        self._woken.set()
+        """Read the queue now; every two seconds it is read anyway, for what other processes have queued."""
+        self._wake_event.set()
 
     def stop(self) -> None:
         """End the thread; a mail that is on its way is finished first."""
         self._stopped = True
-        self._woken.set()
+        self._wake_event.set()
         if self._thread is not None:
             self._thread.join(_TIMEOUT_S)
 
     def _run(self) -> None:
         conn = self._connect()
         while not self._stopped:
-            self._woken.wait(_POLL_S)
-            self._woken.clear()
-            # A locked database is tried again at the next look: the mails are still there.
+            self._wake_event.wait(_POLL_S)
+            self._wake_event.clear()
+            # A locked database is tried again the next time: the mails are still there.
             with suppress(sqlite3.OperationalError):
                 self.send_due(conn)
         conn.close()
@@ -100,16 +100,16 @@ class Mailer:
     def send_due(self, conn: sqlite3.Connection) -> int:
         """Try each mail that is due once; returns how many were sent."""
         sent = 0
-        while not self._stopped and (row := self._claim(conn)) is not None:
+        while not self._stopped and (row := self._claim_mail(conn)) is not None:
             try:
-                self._send(self._render(row))
+                self._send(self._render_mail(row))
             except (OSError, smtplib.SMTPException) as error:
-                self._failed(conn, row, error)
+                self._record_failure(conn, row, error)
             except Exception as error:
                 # Sealed under a key that was replaced, or an address that no header can carry: it is given up like one
                 # that no server takes, and must not keep the mails behind it.
                 _log.exception("mail %d can't be made or sent", row["id"])
-                self._failed(conn, row, error)
+                self._record_failure(conn, row, error)
             else:
                 # The content goes with the sending: it may hold a password.
                 conn.execute(
@@ -120,25 +120,25 @@ class Mailer:
         return sent
 
     @staticmethod
-    def _claim(conn: sqlite3.Connection) -> sqlite3.Row | None:
+    def _claim_mail(conn: sqlite3.Connection) -> sqlite3.Row | None:
         now = now_ms()
         # What is to be tried later than the longest wait was put off by a clock that has been set back since.
-        waiting = (
+        query = (
             "SELECT id FROM mails WHERE next_attempt_at <= ?1 OR next_attempt_at > ?2 ORDER BY next_attempt_at LIMIT 1"
         )
-        due = (now, now + _BACKOFF_MS[-1])
-        if conn.execute(waiting, due).fetchone() is None:
+        time_range = (now, now + _BACKOFF_MS[-1])
+        if conn.execute(query, time_range).fetchone() is None:
             return None
-        with immediate(conn):
+        with write_transaction(conn):
             row: sqlite3.Row | None = conn.execute(
-                f"UPDATE mails SET attempts = attempts + 1, next_attempt_at = ?3 WHERE id = ({waiting})"
+                f"UPDATE mails SET attempts = attempts + 1, next_attempt_at = ?3 WHERE id = ({query})"
                 " RETURNING id, recipient, content, attempts, created_at",
-                (*due, now + _LEASE_MS),
+                (*time_range, now + _CLAIM_TIMEOUT_MS),
             ).fetchone()
         return row
 
     @staticmethod
-    def _failed(conn: sqlite3.Connection, row: sqlite3.Row, error: Exception) -> None:
+    def _record_failure(conn: sqlite3.Connection, row: sqlite3.Row, error: Exception) -> None:
         now = now_ms()
         delay = _BACKOFF_MS[min(row["attempts"], len(_BACKOFF_MS)) - 1]
         given_up = now - row["created_at"] > _GIVE_UP_MS
@@ -147,8 +147,8 @@ class Mailer:
             (None if given_up else now + delay, f"{type(error).__name__}: {error}"[:500], given_up, row["id"]),
         )
 
-    def _render(self, row: sqlite3.Row) -> EmailMessage:
-        content = json.loads(self._keys.unseal(row["content"]))
+    def _render_mail(self, row: sqlite3.Row) -> EmailMessage:
+        content = json.loads(self._keys.decrypt_column(row["content"]))
         i18n.use_language(content["language"])
         context = content["context"] | {
             "installation": self._config.name,
@@ -156,7 +156,7 @@ class Mailer:
             "payment_instructions": self._config.payments.instructions,
         }
         subject, text, html = (
-            _environment().get_template(f"{content['template']}/{part}").render(context).strip()
+            _template_environment().get_template(f"{content['template']}/{part}").render(context).strip()
             for part in ("subject.txt", "body.txt", "body.html")
         )
         message = EmailMessage()
@@ -179,7 +179,7 @@ class Mailer:
         if self._config.mail.url:
             _send_smtp(self._config.mail.url, message)
         else:
-            _write(self._config.data / "outbox", message)
+            _write_to_outbox(self._config.data / "outbox", message)
 
 
 def _send_smtp(url: str, message: EmailMessage) -> None:
@@ -204,18 +204,18 @@ def _send_smtp(url: str, message: EmailMessage) -> None:
         server.send_message(message)
 
 
-def _write(outbox: Path, message: EmailMessage) -> None:
+def _write_to_outbox(outbox: Path, message: EmailMessage) -> None:
     outbox.mkdir(mode=0o700, exist_ok=True)
     # Sorted by name is sorted by time. Written beside and renamed, so that nobody reads half a mail.
     name = f"{now_ms()}-{message['Message-ID'].strip('<>').split('@')[0]}.eml"
-    beside = outbox / f".{name}"
-    beside.touch(mode=0o600)
-    beside.write_bytes(bytes(message))
-    beside.rename(outbox / name)
+    temporary_file = outbox / f".{name}"
+    temporary_file.touch(mode=0o600)
+    temporary_file.write_bytes(bytes(message))
+    temporary_file.rename(outbox / name)
 
 
 @cache
-def _environment() -> Environment:
+def _template_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(paths.TEMPLATES / "mail"),
         autoescape=lambda name: bool(name) and str(name).endswith(".html"),
@@ -224,6 +224,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
     )
-    environment.filters.update(credits=i18n.credits, money=i18n.money)
+    environment.filters.update(credits=i18n.format_credits, money=i18n.format_money)
     environment.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
     return environment

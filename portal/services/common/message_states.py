@@ -7,7 +7,7 @@ ENROUTE, DELIVERED, EXPIRED, DELETED, UNDELIVERABLE, ACCEPTED, UNKNOWN, REJECTED
 # What a customer reads as the status of a message ("ptt").
 PTT_NONE, PTT_NO_CREDIT, PTT_BLACKLISTED, PTT_PENDING, PTT_EXPIRED, PTT_DELETED = 0, 10, 53, 254, 801, 802
 # "ptt" codes and what they mean to a customer.
-PTT = {
+PTT_DESCRIPTIONS = {
     0: N_("Delivered"),
     1: N_("Internal error"),
     2: N_("Network error"),

@@ -11,10 +11,10 @@ from portal.services.common.errors import Refused
 TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE = "today", "7d", "30d", "month", "last-month", "all", "range"
 MONTHS_12 = "12m"
 PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE)
-PERIODS_OF_STATISTICS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, MONTHS_12, ALL, RANGE)
+STATISTICS_PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, MONTHS_12, ALL, RANGE)
 
 # The last moment that an id can hold (milliseconds): in the year 2248.
-_END = (1 << 43) - 1
+_MAX_TIME_MS = (1 << 43) - 1
 FIRST_DAY, LAST_DAY = date(1970, 1, 2), date(2200, 1, 1)
 
 
@@ -22,14 +22,14 @@ class InvalidDate(Refused):
     sentence = N_("“%(text)s” isn't a date. Example: 2026-11-22.")
 
 
-class EndsBeforeItBegins(Refused):
+class PeriodEndsBeforeStart(Refused):
     sentence = N_("This day comes before the first one.")
     field = "to"
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From `since` up to, but without, `until` (milliseconds); which days that are in the time zone that was asked for.
+    """From `since` up to, but without, `until` (milliseconds), and the days that these are in some time zone.
 
     `first` is None where it is as old as the account.
     """
@@ -40,8 +40,8 @@ class Period:
     last: date
 
 
-def period(choice: str, first: str, last: str, timezone: str, now: int) -> Period:
-    """Read a period, as forms and addresses say it.
+def parse_period(choice: str, first: str, last: str, timezone: str, now: int) -> Period:
+    """Read a period, as forms and addresses give it.
 
     Args:
         choice: the last 30 days where it is none of those above. WEEK, DAYS_30 and MONTHS_12 include today.
@@ -50,17 +50,19 @@ def period(choice: str, first: str, last: str, timezone: str, now: int) -> Perio
         now: this moment (milliseconds).
 
     Raises:
-        InvalidDate, EndsBeforeItBegins: their field is `from` or `to`.
+        InvalidDate, PeriodEndsBeforeStart: their field is `from` or `to`.
     """
     zone = ZoneInfo(timezone)
     today = datetime.fromtimestamp(now / 1000, zone).date()
     if choice == ALL:
-        return Period(0, _END, None, today)
+        return Period(0, _MAX_TIME_MS, None, today)
     if choice == RANGE:
-        begins, ends = _day(first, "from"), _day(last, "to") or today
+        begins, ends = _parse_day(first, "from"), _parse_day(last, "to") or today
         if begins is not None and ends < begins:
-            raise EndsBeforeItBegins()
-        return Period(midnight(begins, zone) if begins else 0, midnight(ends + timedelta(1), zone), begins, ends)
+            raise PeriodEndsBeforeStart()
+        return Period(
+            day_start_ms(begins, zone) if begins else 0, day_start_ms(ends + timedelta(1), zone), begins, ends
+        )
     ends = today
     if choice == TODAY:
         begins = today
@@ -72,19 +74,19 @@ def period(choice: str, first: str, last: str, timezone: str, now: int) -> Perio
         ends = today.replace(day=1) - timedelta(1)
         begins = ends.replace(day=1)
     elif choice == MONTHS_12:
-        begins = months_before(today.replace(day=1), 11)
+        begins = subtract_months(today.replace(day=1), 11)
     else:
         begins = today - timedelta(29)
-    return Period(midnight(begins, zone), midnight(ends + timedelta(1), zone), begins, ends)
+    return Period(day_start_ms(begins, zone), day_start_ms(ends + timedelta(1), zone), begins, ends)
 
 
-def months_before(day: date, months: int) -> date:
+def subtract_months(day: date, months: int) -> date:
     """The same day so many months earlier, or the last one of that month where it is shorter."""
-    year, number = divmod(day.year * 12 + day.month - 1 - months, 12)
-    return date(year, number + 1, min(day.day, monthrange(year, number + 1)[1]))
+    year, month_index = divmod(day.year * 12 + day.month - 1 - months, 12)
+    return date(year, month_index + 1, min(day.day, monthrange(year, month_index + 1)[1]))
 
 
-def _day(text: str, field: str) -> date | None:
+def _parse_day(text: str, field: str) -> date | None:
     if not text.strip():
         return None
     try:
@@ -98,17 +100,17 @@ def _day(text: str, field: str) -> date | None:
     return day
 
 
-def midnight(day: date, zone: ZoneInfo) -> int:
+def day_start_ms(day: date, zone: ZoneInfo) -> int:
     """When a day begins in a time zone (milliseconds)."""
     return int(datetime.combine(day, time.min, zone).timestamp() * 1000)
 
 
-def month(number: int) -> Period:
-    """A month of `totals.month_of`, from midnight to midnight UTC."""
+def period_from_month(month_number: int) -> Period:
+    """A month of `daily_totals.month_from_day`, from midnight to midnight UTC."""
     zone = ZoneInfo("UTC")
-    first, following = (date(each // 12, each % 12 + 1, 1) for each in (number, number + 1))
-    return Period(midnight(first, zone), midnight(following, zone), first, following - timedelta(1))
+    first, following = (date(each // 12, each % 12 + 1, 1) for each in (month_number, month_number + 1))
+    return Period(day_start_ms(first, zone), day_start_ms(following, zone), first, following - timedelta(1))
 
 
-EVER = Period(0, _END, None, LAST_DAY)
+ALL_TIME_PERIOD = Period(0, _MAX_TIME_MS, None, LAST_DAY)
 """All time."""

@@ -4,7 +4,7 @@ import sqlite3
 from math import ceil
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
@@ -13,16 +13,16 @@ class TooManyAttempts(Refused):
     sentence = N_("Too many attempts. Try again in %(minutes)s minutes.")
 
 
-def take(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int) -> None:
+def take_token(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int) -> None:
     """Take one token from a bucket that holds `capacity` and fills from empty in `period_ms`.
 
     Attempts take their token before they are checked, so that many at the same time can't slip through together; a
-    successful one puts it back with `give_back`.
+    successful one puts it back with `put_back_token`.
 
     Raises:
         TooManyAttempts: the bucket is empty; nothing was taken.
     """
-    with immediate(conn):
+    with write_transaction(conn):
         now = now_ms()
         row = conn.execute("SELECT tokens, at FROM throttle_buckets WHERE name = ?", (name,)).fetchone()
         tokens = float(capacity)
@@ -40,11 +40,11 @@ def take(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int) -> 
         )
 
 
-def give_back(conn: sqlite3.Connection, name: str) -> None:
+def put_back_token(conn: sqlite3.Connection, name: str) -> None:
     """Put back the token of an attempt that was right."""
     conn.execute("UPDATE throttle_buckets SET tokens = tokens + 1 WHERE name = ?", (name,))
 
 
-def purge(conn: sqlite3.Connection, before: int) -> None:
-    """Forget buckets that nobody has touched since `before` (milliseconds): they are full again."""
+def purge_token_buckets(conn: sqlite3.Connection, before: int) -> None:
+    """Delete buckets that nobody has used since `before` (milliseconds): they are full again."""
     conn.execute("DELETE FROM throttle_buckets WHERE at < ?", (before,))

@@ -1,12 +1,12 @@
-"""Telling people about an account's credits: what has happened is noted in the transaction in which it does, and mailed
-afterwards (`credit_mails`).
+"""Alerts about an account's credits: a notice is stored in the transaction of what has happened, and mailed afterwards
+(`credit_mails`).
 """
 
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
@@ -16,24 +16,24 @@ from portal.services.people import customers
 
 LOW, RECREDITED, REQUESTED = "low", "recredited", "requested"
 
-MOST_ADDRESSES = 5
-_BETWEEN = re.compile(r"[\s,;]+")
+MAX_ADDRESSES = 5
+_ADDRESS_SEPARATORS = re.compile(r"[\s,;]+")
 
 
-class TooManyAddresses(Refused):
+class TooManyAlertAddresses(Refused):
     sentence = N_("An alert goes to at most %(most)s addresses.")
     field = "to"
 
 
-def is_crossed(threshold: int | None, before: int, after: int) -> bool:
+def is_threshold_crossed(threshold: int | None, before: int, after: int) -> bool:
     """Whether a balance has fallen below a threshold, and was not below it before. All in thousandths of a credit."""
     return threshold is not None and after < threshold <= before
 
 
-def note(
+def add_credit_notice(
     conn: sqlite3.Connection, account_id: int, kind: str, at: int, balance: int, order_id: int | None = None
 ) -> None:
-    """Remember something that a mail will tell of. The caller is inside `immediate()`.
+    """Store a notice that a mail will report. The caller is inside `write_transaction()`.
 
     Args:
         kind: LOW, RECREDITED or REQUESTED.
@@ -41,16 +41,16 @@ def note(
         balance: what it left (thousandths of a credit).
         order_id: the order that was made.
     """
-    insert(conn, "credit_notices", account_id=account_id, kind=kind, at=at, balance=balance, order_id=order_id)
+    insert_row(conn, "credit_notices", account_id=account_id, kind=kind, at=at, balance=balance, order_id=order_id)
 
 
 # --- the rule
 
 
-def set_rule(
+def set_alert_rule(
     conn: sqlite3.Connection, actor: Actor, account: Account, below: int | None, addresses: Sequence[str] = ()
 ) -> None:
-    """Say below which balance a mail goes out, and to whom.
+    """Set below which balance a mail goes out, and to whom.
 
     Args:
         below: the threshold (thousandths of a credit); None: no mail, and the addresses are forgotten.
@@ -59,14 +59,14 @@ def set_rule(
     Raises:
         InvalidEmail, TooManyAddresses
     """
-    checked = each_once(map(_checked, addresses)) if below is not None else []
-    if len(checked) > MOST_ADDRESSES:
-        raise TooManyAddresses(most=MOST_ADDRESSES)
-    with immediate(conn):
+    checked = deduplicate_addresses(map(_check_email_address, addresses)) if below is not None else []
+    if len(checked) > MAX_ADDRESSES:
+        raise TooManyAlertAddresses(most=MAX_ADDRESSES)
+    with write_transaction(conn):
         conn.execute(
             "UPDATE accounts SET alert_below = ?, alert_to = ? WHERE id = ?", (below, " ".join(checked), account.id)
         )
-        audit.record(
+        audit.record_action(
             conn,
             actor,
             "alert.set",
@@ -77,23 +77,23 @@ def set_rule(
         )
 
 
-def _checked(address: str) -> str:
+def _check_email_address(address: str) -> str:
     try:
-        return customers.checked_email(address)
+        return customers.parse_email(address)
     except customers.InvalidEmail as refusal:
         # It belongs to another field here.
         refusal.field = "to"
         raise
 
 
-def parse_addresses(text: str) -> list[str]:
+def parse_email_addresses(text: str) -> list[str]:
     """The addresses in a text, with spaces, commas, semicolons or lines between them."""
-    return [each for each in _BETWEEN.split(text) if each]
+    return [each for each in _ADDRESS_SEPARATORS.split(text) if each]
 
 
-def each_once(addresses: Iterable[str]) -> list[str]:
+def deduplicate_addresses(addresses: Iterable[str]) -> list[str]:
     """Addresses without those that are there twice, however they are written: one mail is enough."""
-    first: dict[str, str] = {}
+    unique: dict[str, str] = {}
     for each in addresses:
-        first.setdefault(each.casefold(), each)
-    return list(first.values())
+        unique.setdefault(each.casefold(), each)
+    return list(unique.values())

@@ -6,7 +6,7 @@ Everything is counted in thousandths of a credit, as integers.
 import sqlite3
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency
@@ -20,21 +20,21 @@ class ReasonMissing(Refused):
     field = "reason"
 
 
-class SameAccount(Refused):
+class TransferToSameAccount(Refused):
     sentence = N_("Source and target are the same account.")
     field = "target"
 
 
-class OtherCustomer(Refused):
+class CrossCustomerTransfer(Refused):
     sentence = N_("Credits can only move between accounts of the same customer.")
     field = "target"
 
 
-def balance(conn: sqlite3.Connection, account_id: int) -> int:
+def get_balance(conn: sqlite3.Connection, account_id: int) -> int:
     return int(conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()[0])
 
 
-def grant(
+def grant_credits(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
@@ -42,7 +42,7 @@ def grant(
     note: str = "",
     *,
     expires_at: int | None = None,
-    form: str = "",
+    idempotency_key: str = "",
     now: int | None = None,
 ) -> int:
     """Give an account credits out of nothing, as an operator.
@@ -50,46 +50,46 @@ def grant(
     Args:
         note: stands in the ledger.
         expires_at: when what is left of them runs out (milliseconds); None: never.
-        form: a number of `once.new`: sent a second time, it gives nothing.
-        now: as in `ids.next_ids`.
+        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it gives nothing.
+        now: as in `ids.allocate_ids`.
 
     Returns:
         The balance after it.
 
     Raises:
-        DateOutOfRange, AlreadySent
+        DateOutOfRange, FormAlreadySent
     """
     if expires_at is not None:
-        expiry.check(expires_at, now)
-    with immediate(conn):
-        idempotency.spend(conn, form)
-        movement_id, after = ledger.move(conn, actor, account.id, ledger.GRANT, amount, note, now=now)
+        expiry.check_credit_expiry_date(expires_at, now)
+    with write_transaction(conn):
+        idempotency.use_idempotency_key(conn, idempotency_key)
+        movement_id, balance_after = ledger.post_movement(conn, actor, account.id, ledger.GRANT, amount, note, now=now)
         if expires_at is not None:
-            expiry.put(conn, account.id, movement_id, {expires_at: amount})
-        _record(conn, actor, "credits.grant", account, amount=amount, expires_at=expires_at)
-    return after
+            expiry.add_expiring_credits(conn, account.id, movement_id, {expires_at: amount})
+        _record_audit(conn, actor, "credits.grant", account, amount=amount, expires_at=expires_at)
+    return balance_after
 
 
-def correct(
-    conn: sqlite3.Connection, actor: Actor, account: Account, amount: int, reason: str, *, form: str = ""
+def correct_balance(
+    conn: sqlite3.Connection, actor: Actor, account: Account, amount: int, reason: str, *, idempotency_key: str = ""
 ) -> int:
     """Put a balance right, as an operator; never below nothing.
 
     Args:
         amount: negative to take credits away.
         reason: stands in the ledger.
-        form: as in `grant`.
+        idempotency_key: as in `grant_credits`.
 
     Returns:
         The balance after it.
 
     Raises:
-        ReasonMissing, NotEnoughCredits, AlreadySent
+        ReasonMissing, NotEnoughCredits, FormAlreadySent
     """
-    return _move_for_a_reason(conn, actor, account, ledger.CORRECTION, amount, reason, form)
+    return _post_movement_with_reason(conn, actor, account, ledger.CORRECTION, amount, reason, idempotency_key)
 
 
-def refund(
+def refund_credits(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
@@ -97,73 +97,73 @@ def refund(
     reason: str,
     *,
     message_id: int | None = None,
-    form: str = "",
+    idempotency_key: str = "",
 ) -> int:
-    """Give credits back, as an operator. The arguments and what comes of it: see `correct`.
+    """Give credits back, as an operator. The arguments and what comes of it: see `correct_balance`.
 
     Args:
         message_id: the message that they are given back for; see `refunds`, which makes sure that it is done once.
 
     Raises:
-        ReasonMissing, AlreadySent
+        ReasonMissing, FormAlreadySent
     """
-    return _move_for_a_reason(conn, actor, account, ledger.REFUND, amount, reason, form, message_id)
+    return _post_movement_with_reason(conn, actor, account, ledger.REFUND, amount, reason, idempotency_key, message_id)
 
 
-def _move_for_a_reason(
+def _post_movement_with_reason(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
     kind: str,
     amount: int,
     reason: str,
-    form: str,
+    idempotency_key: str,
     message_id: int | None = None,
 ) -> int:
     reason = " ".join(reason.split())
     if not reason:
         raise ReasonMissing()
-    with immediate(conn):
-        idempotency.spend(conn, form)
-        _, after = ledger.move(conn, actor, account.id, kind, amount, reason, message_id=message_id)
-        _record(conn, actor, f"credits.{kind}", account, amount=amount, reason=reason, message=message_id)
-    return after
+    with write_transaction(conn):
+        idempotency.use_idempotency_key(conn, idempotency_key)
+        _, balance_after = ledger.post_movement(conn, actor, account.id, kind, amount, reason, message_id=message_id)
+        _record_audit(conn, actor, f"credits.{kind}", account, amount=amount, reason=reason, message=message_id)
+    return balance_after
 
 
-def _record(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
-    said = {name: value for name, value in details.items() if value is not None}
-    audit.record(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **said)
+def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
+    present_details = {name: value for name, value in details.items() if value is not None}
+    audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **present_details)
 
 
-def transfer(
-    conn: sqlite3.Connection, actor: Actor, source: Account, target: Account, amount: int, *, form: str = ""
+def transfer_credits(
+    conn: sqlite3.Connection, actor: Actor, source: Account, target: Account, amount: int, *, idempotency_key: str = ""
 ) -> tuple[int, int]:
     """Move credits between two accounts of one customer, at once. Those that run out go first, and keep their dates.
 
     Args:
-        form: a number of `once.new`: sent a second time, it moves nothing.
+        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it moves nothing.
 
     Returns:
         Both balances after it, the source's first.
 
     Raises:
-        SameAccount, OtherCustomer, NotEnoughCredits, AlreadySent
+        TransferToSameAccount, TransferToOtherCustomer, NotEnoughCredits, FormAlreadySent
     """
     if source.id == target.id:
-        raise SameAccount()
+        raise TransferToSameAccount()
     if source.customer_id != target.customer_id:
-        raise OtherCustomer()
-    with immediate(conn):
-        idempotency.spend(conn, form)
+        raise CrossCustomerTransfer()
+    with write_transaction(conn):
+        idempotency.use_idempotency_key(conn, idempotency_key)
         # One moment for all: credits whose date came in between would run out at both accounts.
         now = now_ms()
-        dates = expiry.hand_over(expiry.upcoming(conn, source.id, now), amount)
-        _, source_after = ledger.move(
+        dates = expiry.split_amount_by_expiry_date(expiry.list_expiring_credit_lots(conn, source.id, now), amount)
+        _, source_after = ledger.post_movement(
             conn, actor, source.id, ledger.TRANSFER_OUT, -amount, counterpart_id=target.id, now=now
         )
-        movement_id, target_after = ledger.move(
+        movement_id, target_after = ledger.post_movement(
             conn, actor, target.id, ledger.TRANSFER_IN, amount, counterpart_id=source.id, now=now
         )
-        expiry.put(conn, target.id, movement_id, dates)
-        _record(conn, actor, "credits.transfer", source, target=target.name, amount=amount)
+        expiry.add_expiring_credits(conn, target.id, movement_id, dates)
+        _record_audit(conn, actor, "credits.transfer", source, target=target.name, amount=amount)
     return source_after, target_after

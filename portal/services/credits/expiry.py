@@ -14,7 +14,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.audit import SYSTEM
@@ -22,10 +22,10 @@ from portal.services.common.errors import Refused
 from portal.services.credits import ledger
 
 # Ids hold their time, and in the year 2248 SQLite's integers end.
-_FURTHEST_MS = 50 * 366 * DAY_MS
+_MAX_VALIDITY_MS = 50 * 366 * DAY_MS
 
 
-class InvalidDate(Refused):
+class InvalidCreditExpiryDate(Refused):
     sentence = N_("“%(text)s” isn't a date. One looks like 2027-12-31.")
     field = "until"
 
@@ -36,15 +36,15 @@ class DateOutOfRange(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Lot:
+class CreditLot:
     """Credits that run out together: what is left of them (thousandths), and when they do (milliseconds)."""
 
     movement_id: int
     expires_at: int
-    left: int
+    remaining: int
 
 
-def end_of_day(text: str, timezone: str) -> int | None:
+def parse_credit_expiry_date(text: str, timezone: str) -> int | None:
     """Read the last day on which credits are good, as forms and commands send it.
 
     Args:
@@ -55,19 +55,19 @@ def end_of_day(text: str, timezone: str) -> int | None:
         The end of the day (milliseconds); None: they never run out.
 
     Raises:
-        InvalidDate
+        InvalidExpiryDate
     """
     text = text.strip()
     if not text:
         return None
     try:
-        ends = datetime.combine(date.fromisoformat(text) + timedelta(days=1), time.min, ZoneInfo(timezone))
-        return int(ends.timestamp() * 1000)
+        expires_at = datetime.combine(date.fromisoformat(text) + timedelta(days=1), time.min, ZoneInfo(timezone))
+        return int(expires_at.timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise InvalidDate(text=text) from None
+        raise InvalidCreditExpiryDate(text=text) from None
 
 
-def check(expires_at: int, now: int | None = None) -> None:
+def check_credit_expiry_date(expires_at: int, now: int | None = None) -> None:
     """Whether credits may run out at a moment (milliseconds).
 
     Args:
@@ -77,18 +77,20 @@ def check(expires_at: int, now: int | None = None) -> None:
         DateOutOfRange
     """
     at = now_ms() if now is None else now
-    if not at < expires_at < at + _FURTHEST_MS:
+    if not at < expires_at < at + _MAX_VALIDITY_MS:
         raise DateOutOfRange()
 
 
-def put(conn: sqlite3.Connection, account_id: int, movement_id: int, amounts: Mapping[int, int]) -> None:
-    """Let credits that a movement brought run out. The caller is inside `immediate()`.
+def add_expiring_credits(
+    conn: sqlite3.Connection, account_id: int, movement_id: int, amounts: Mapping[int, int]
+) -> None:
+    """Let credits that a movement brought run out. The caller is inside `write_transaction()`.
 
     Args:
         amounts: thousandths by date (milliseconds), together at most the movement's.
     """
     for expires_at, amount in amounts.items():
-        insert(
+        insert_row(
             conn,
             "expiring_credits",
             account_id=account_id,
@@ -98,51 +100,51 @@ def put(conn: sqlite3.Connection, account_id: int, movement_id: int, amounts: Ma
         )
 
 
-def upcoming(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> list[Lot]:
+def list_expiring_credit_lots(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> list[CreditLot]:
     """What an account holds that will run out, by date, those first that run out first; nothing that is used up.
 
     Args:
-        now: as in `ids.next_ids`.
+        now: as in `ids.allocate_ids`.
     """
     # The ledger's time, which goes on where the clock was set back: what is spent next is spent at it.
-    next_id = ids.next_ids(conn, "movements", 1, now)
-    open_now = {
+    next_id = ids.allocate_ids(conn, "movements", 1, now)
+    unexpired = {
         (row["movement_id"], row["expires_at"])
         for row in conn.execute(
             "SELECT movement_id, expires_at FROM expiring_credits"
             " WHERE account_id = ? AND expired_at IS NULL AND expires_at > ?",
-            (account_id, ids.time_of(next_id)),
+            (account_id, ids.time_from_id(next_id)),
         )
     }
-    if not open_now:
+    if not unexpired:
         return []
-    left = _left(conn, account_id, next_id)
-    return [Lot(*key, amount) for key, amount in left.items() if amount and key in open_now]
+    remaining = _compute_remaining_credits(conn, account_id, next_id)
+    return [CreditLot(*key, amount) for key, amount in remaining.items() if amount and key in unexpired]
 
 
-def hand_over(lots: list[Lot], amount: int) -> Mapping[int, int]:
+def split_amount_by_expiry_date(lots: list[CreditLot], amount: int) -> Mapping[int, int]:
     """The dates (milliseconds) of what leaves for another account, and how much has each: `lots` first, in their order.
 
     Args:
-        lots: from `upcoming`, before it left.
+        lots: from `list_expiring_credit_lots`, before it left.
         amount: how much leaves; what no lot covers has no date.
     """
-    dates: dict[int, int] = {}
+    amounts_by_date: dict[int, int] = {}
     for lot in lots:
-        taken = min(lot.left, amount)
+        taken = min(lot.remaining, amount)
         amount -= taken
         if taken:
-            dates[lot.expires_at] = dates.get(lot.expires_at, 0) + taken
-    return dates
+            amounts_by_date[lot.expires_at] = amounts_by_date.get(lot.expires_at, 0) + taken
+    return amounts_by_date
 
 
-def run_out(conn: sqlite3.Connection, now: int | None = None) -> int:
-    """Take away what is left of all credits whose date has come, each in a transaction of its own.
+def expire_credits(conn: sqlite3.Connection, now: int | None = None) -> int:
+    """Take away what is left of all credits whose expiry date has come, each in a transaction of its own.
 
     Never more than the balance: what was spent between the date and this moment stays spent.
 
     Args:
-        now: as in `ids.next_ids`.
+        now: as in `ids.allocate_ids`.
 
     Returns:
         How many movements that were.
@@ -155,35 +157,40 @@ def run_out(conn: sqlite3.Connection, now: int | None = None) -> int:
     ).fetchall()
     count = 0
     # Handed over in small parts, they are thousands with one date.
-    looked_at, last, left = None, 0, dict[tuple[int, int], int]()
+    loaded_key, last_movement_id, remaining = None, 0, dict[tuple[int, int], int]()
     for account_id, movement_id, expires_at in due:
         # Movements before the date come no more, but for one that is being written at this moment. So this is worked
-        # out before the write lock is taken, and looked at again in the next round where such a one has come in
+        # out before the write lock is taken, and worked out again in the next round where such a one has come in
         # between. Where the clock was set back before the grant, that may have come after its date.
-        end = max(ids.first_id_at(expires_at), movement_id + 1)
-        if looked_at != (account_id, end):
-            last, left = _last_before(conn, account_id, end), _left(conn, account_id, end)
-            looked_at = account_id, end
-        still_held = left.get((movement_id, expires_at), 0)
-        count += _run_out(conn, account_id, movement_id, expires_at, still_held, end, last, at=at, now=now)
+        end = max(ids.min_id_at_time(expires_at), movement_id + 1)
+        if loaded_key != (account_id, end):
+            last_movement_id, remaining = (
+                _find_last_movement_id(conn, account_id, end),
+                _compute_remaining_credits(conn, account_id, end),
+            )
+            loaded_key = account_id, end
+        lot_remaining = remaining.get((movement_id, expires_at), 0)
+        count += _expire_lot(
+            conn, account_id, movement_id, expires_at, lot_remaining, end, last_movement_id, at=at, now=now
+        )
     return count
 
 
-def _run_out(
+def _expire_lot(
     conn: sqlite3.Connection,
     account_id: int,
     movement_id: int,
     expires_at: int,
-    left: int,
+    remaining: int,
     end: int,
-    last: int,
+    last_movement_id: int,
     *,
     at: int,
     now: int | None,
 ) -> bool:
-    """Let what is `left` of some credits run out, if `last` is still the last movement before `end`."""
-    with immediate(conn):
-        if _last_before(conn, account_id, end) != last:
+    """Let what is `remaining` of a lot run out, if `last_movement_id` is still the last movement before `end`."""
+    with write_transaction(conn):
+        if _find_last_movement_id(conn, account_id, end) != last_movement_id:
             return False
         ended = conn.execute(
             "UPDATE expiring_credits SET expired_at = ?"
@@ -191,11 +198,11 @@ def _run_out(
             (at, account_id, movement_id, expires_at),
         ).rowcount
         (balance,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()
-        amount = min(left, balance)
+        amount = min(remaining, balance)
         if not ended or not amount:
             return False
         (note,) = conn.execute("SELECT note FROM movements WHERE id = ?", (movement_id,)).fetchone()
-        expiry_id, _ = ledger.move(conn, SYSTEM, account_id, ledger.EXPIRY, -amount, note, now=now)
+        expiry_id, _ = ledger.post_movement(conn, SYSTEM, account_id, ledger.EXPIRY, -amount, note, now=now)
         conn.execute(
             "UPDATE expiring_credits SET expiry_id = ? WHERE account_id = ? AND movement_id = ? AND expires_at = ?",
             (expiry_id, account_id, movement_id, expires_at),
@@ -203,29 +210,29 @@ def _run_out(
     return True
 
 
-def give_back(conn: sqlite3.Connection, account_id: int, paid: Sequence[tuple[int, int]]) -> None:
-    """Give back what messages of an account cost that will not be sent. The caller is inside `immediate()`.
+def refund_unsent_messages(conn: sqlite3.Connection, account_id: int, message_costs: Sequence[tuple[int, int]]) -> None:
+    """Give back what messages of an account cost that will not be sent. The caller is inside `write_transaction()`.
 
     Credits get the date back that they had: who schedules messages and calls them back would be rid of it otherwise.
-    Where its date has come meanwhile, they leave the account with the next round of `run_out`.
+    Where its date has come meanwhile, they leave the account with the next round of `expire_credits`.
 
     Args:
-        paid: a message's id and what it cost (thousandths) each.
+        message_costs: a message's id and what it cost (thousandths) each.
     """
-    dates = _paid_with(conn, account_id, paid)
-    for (message_id, price), found in zip(paid, dates, strict=True):
-        movement_id, _ = ledger.move(conn, SYSTEM, account_id, ledger.REFUND, price, message_id=message_id)
-        put(conn, account_id, movement_id, found)
+    amounts_by_message = _find_spent_expiry_dates(conn, account_id, message_costs)
+    for (message_id, price), amounts_by_date in zip(message_costs, amounts_by_message, strict=True):
+        movement_id, _ = ledger.post_movement(conn, SYSTEM, account_id, ledger.REFUND, price, message_id=message_id)
+        add_expiring_credits(conn, account_id, movement_id, amounts_by_date)
 
 
-_CHARGE = """
+_SELECT_CHARGE = """
 SELECT id, -amount AS amount, first_message_id, last_message_id FROM movements
 WHERE account_id = :account AND id >= :begins AND kind = 'usage'
   AND first_message_id <= :message AND last_message_id >= :message
 ORDER BY id LIMIT 1
 """
 # What was given back before of what a movement has charged: by date, and without one (NULL).
-_GIVEN_BACK = """
+_SELECT_REFUNDED = """
 WITH given AS MATERIALIZED (
     SELECT id, amount FROM movements WHERE kind = 'refund' AND first_message_id BETWEEN ?2 AND ?3 AND account_id = ?1
 ), dated AS MATERIALIZED (
@@ -236,64 +243,70 @@ UNION ALL SELECT NULL, coalesce((SELECT sum(amount) FROM given), 0) - coalesce((
 """
 
 
-def _paid_with(conn: sqlite3.Connection, account_id: int, paid: Sequence[tuple[int, int]]) -> list[Mapping[int, int]]:
-    """The dates (milliseconds) of what messages were paid with, and how much had each; see `give_back`.
+def _find_spent_expiry_dates(
+    conn: sqlite3.Connection, account_id: int, message_costs: Sequence[tuple[int, int]]
+) -> list[Mapping[int, int]]:
+    """The dates (milliseconds) of what messages were paid with, and how much had each; see `refund_unsent_messages`.
 
     A movement charges many messages. Of what it took, that comes back first which has no date, then what runs out last:
     so those that were sent have used what runs out first, as everywhere.
     """
     if conn.execute("SELECT 1 FROM expiring_credits WHERE account_id = ? LIMIT 1", (account_id,)).fetchone() is None:
-        return [{} for _message in paid]
+        return [{} for _message in message_costs]
     charges: list[sqlite3.Row | None] = []
-    for message_id, _price in paid:
+    for message_id, _price in message_costs:
         # Its movement was written at the moment of the batch's first message.
-        values = {"account": account_id, "message": message_id, "begins": ids.first_id_at(ids.time_of(message_id) - 1)}
-        charges.append(conn.execute(_CHARGE, values).fetchone())
-    known = {each["id"]: each for each in charges if each is not None}
-    if not known:
-        return [{} for _message in paid]
-    _, taken = _course(conn, account_id, max(known) + 1, known)
+        values = {
+            "account": account_id,
+            "message": message_id,
+            "begins": ids.min_id_at_time(ids.time_from_id(message_id) - 1),
+        }
+        charges.append(conn.execute(_SELECT_CHARGE, values).fetchone())
+    charges_by_id = {each["id"]: each for each in charges if each is not None}
+    if not charges_by_id:
+        return [{} for _message in message_costs]
+    _, taken = _replay_spending(conn, account_id, max(charges_by_id) + 1, charges_by_id)
     undated = {}
-    for charge_id, charge in known.items():
+    for charge_id, charge in charges_by_id.items():
         dates = taken[charge_id]
         undated[charge_id] = charge["amount"] - sum(dates.values())
         bounds = account_id, charge["first_message_id"], charge["last_message_id"]
-        for expires_at, amount in conn.execute(_GIVEN_BACK, bounds):
+        for expires_at, amount in conn.execute(_SELECT_REFUNDED, bounds):
             if expires_at is None:
                 undated[charge_id] = max(0, undated[charge_id] - amount)
             else:
                 dates[expires_at] = max(0, dates.get(expires_at, 0) - amount)
-    found: list[Mapping[int, int]] = []
-    for (_message_id, price), each in zip(paid, charges, strict=True):
-        back: dict[int, int] = {}
+    refunds: list[Mapping[int, int]] = []
+    for (_message_id, price), each in zip(message_costs, charges, strict=True):
+        refund: dict[int, int] = {}
         if each is not None:
-            without = min(undated[each["id"]], price)
-            undated[each["id"]] -= without
-            price -= without
+            undated_part = min(undated[each["id"]], price)
+            undated[each["id"]] -= undated_part
+            price -= undated_part
             dates = taken[each["id"]]
             for expires_at in sorted(dates, reverse=True):
                 amount = min(dates[expires_at], price)
                 dates[expires_at] -= amount
                 price -= amount
                 if amount:
-                    back[expires_at] = amount
-        found.append(back)
-    return found
+                    refund[expires_at] = amount
+        refunds.append(refund)
+    return refunds
 
 
-def _left(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int, int], int]:
+def _compute_remaining_credits(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int, int], int]:
     """What is left of an account's credits with a date, by movement and date, before the movement `end`; of those whose
     date came before that, what was left then.
     """
-    return _course(conn, account_id, end)[0]
+    return _replay_spending(conn, account_id, end)[0]
 
 
-def _course(
+def _replay_spending(
     conn: sqlite3.Connection, account_id: int, end: int, charges: Collection[int] = ()
 ) -> tuple[dict[tuple[int, int], int], dict[int, dict[int, int]]]:
-    """What `_left` says, and what each of some movements before `end` took from credits with a date, by that.
+    """What `_compute_remaining_credits` returns, and what each of `charges` took, by expiry date.
 
-    Each stretch between two moments, at which credits came or their date did, is looked at as a whole: however much was
+    Each stretch between two moments, at which credits came or their date did, is taken as a whole: however much was
     sent in it, that is one subtraction. Others wait for the write lock meanwhile: the time that this takes grows with
     the credits that came, however often they were handed over.
     """
@@ -302,64 +315,67 @@ def _course(
         " ORDER BY expires_at, movement_id",
         (account_id, end),
     ).fetchall()
-    left = {(row["movement_id"], row["expires_at"]): row["amount"] for row in rows}
-    taken_by: dict[int, dict[int, int]] = {each: {} for each in charges}
-    marks = {end, *charges, *(each + 1 for each in charges)}
-    for movement_id, expires_at in left:
-        marks |= {movement_id + 1, min(ids.first_id_at(expires_at), end)}
-    coming = sorted(left, reverse=True)
+    remaining = {(row["movement_id"], row["expires_at"]): row["amount"] for row in rows}
+    taken_by_charge: dict[int, dict[int, int]] = {each: {} for each in charges}
+    boundaries = {end, *charges, *(each + 1 for each in charges)}
+    for movement_id, expires_at in remaining:
+        boundaries |= {movement_id + 1, min(ids.min_id_at_time(expires_at), end)}
+    pending_lots = sorted(remaining, reverse=True)
     spendable: list[tuple[int, int]] = []
-    for begins, ends, spent in _spent(conn, account_id, sorted(marks)):
-        while coming and coming[-1][0] < begins:
-            movement_id, expires_at = coming.pop()
+    for begins, ends, spent in _iterate_spending(conn, account_id, sorted(boundaries)):
+        while pending_lots and pending_lots[-1][0] < begins:
+            movement_id, expires_at = pending_lots.pop()
             heappush(spendable, (expires_at, movement_id))
-        while spendable and ids.first_id_at(spendable[0][0]) < ends:
+        while spendable and ids.min_id_at_time(spendable[0][0]) < ends:
             heappop(spendable)
         while spendable and spent:
             key = spendable[0][::-1]
-            taken = min(left[key], spent)
-            left[key] -= taken
+            taken = min(remaining[key], spent)
+            remaining[key] -= taken
             spent -= taken
-            if begins in taken_by:
-                dates = taken_by[begins]
+            if begins in taken_by_charge:
+                dates = taken_by_charge[begins]
                 dates[key[1]] = dates.get(key[1], 0) + taken
-            if not left[key]:
+            if not remaining[key]:
                 heappop(spendable)
-    return left, taken_by
+    return remaining, taken_by_charge
 
 
-# What came is told by the ledger's few lines that aren't usage. By the account's own index SQLite would read them all.
-_CAME = """
+# What came in is in the ledger's few lines that aren't usage. By the account's own index SQLite would read them all.
+_SELECT_CREDITS_IN = """
 SELECT id, amount FROM movements INDEXED BY movements_kinds
 WHERE account_id = :account AND kind <> 'usage'
   AND kind IN ('grant', 'purchase', 'transfer_in', 'refund', 'correction', 'expiry')
   AND id >= :begins AND id < :ends AND (amount > 0 OR kind = 'expiry')
 ORDER BY id
 """
-_BALANCES = """
+_SELECT_BALANCES = """
 SELECT coalesce((SELECT balance_after FROM movements WHERE account_id = :account AND id < mark.value
                  ORDER BY id DESC LIMIT 1), 0)
 FROM json_each(:marks) AS mark ORDER BY mark.key
 """
 
 
-def _spent(conn: sqlite3.Connection, account_id: int, marks: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """For each stretch of movements, from a mark on and before the next one: what they took, without what ran out. That
-    is the difference of the balances, and what came in between.
+def _iterate_spending(
+    conn: sqlite3.Connection, account_id: int, boundaries: Sequence[int]
+) -> Iterator[tuple[int, int, int]]:
+    """For each stretch of movements, from one boundary up to the next: what they took, without what ran out.
+
+    That is the difference of the balances, and what came in between.
     """
-    values = {"account": account_id, "begins": marks[0], "ends": marks[-1], "marks": json.dumps(marks)}
-    balances = [int(row[0]) for row in conn.execute(_BALANCES, values)]
-    came = conn.execute(_CAME, values).fetchall()
-    at = 0
-    for (begins, before), (ends, after) in pairwise(zip(marks, balances, strict=True)):
+    values = {"account": account_id, "begins": boundaries[0], "ends": boundaries[-1], "marks": json.dumps(boundaries)}
+    balances = [int(row[0]) for row in conn.execute(_SELECT_BALANCES, values)]
+    credits_in = conn.execute(_SELECT_CREDITS_IN, values).fetchall()
+    index = 0
+    for (begins, before), (ends, after) in pairwise(zip(boundaries, balances, strict=True)):
         spent = before - after
-        while at < len(came) and came[at]["id"] < ends:
-            spent += came[at]["amount"]
-            at += 1
+        while index < len(credits_in) and credits_in[index]["id"] < ends:
+            spent += credits_in[index]["amount"]
+            index += 1
         yield begins, ends, spent
 
 
-def _last_before(conn: sqlite3.Connection, account_id: int, movement_id: int) -> int:
+def _find_last_movement_id(conn: sqlite3.Connection, account_id: int, movement_id: int) -> int:
     row = conn.execute(
         "SELECT max(id) FROM movements WHERE account_id = ? AND id < ?", (account_id, movement_id)
     ).fetchone()

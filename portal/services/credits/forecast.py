@@ -22,45 +22,45 @@ _YEAR_MS = 365 * DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`balance` and `per_day` in thousandths of a credit; `lasts` in milliseconds, None where nothing was spent."""
+    """`balance` and `spent_per_day` in thousandths of a credit; `lasts_ms` None where nothing was spent."""
 
     balance: int
-    per_day: int
-    lasts: int | None
+    spent_per_day: int
+    lasts_ms: int | None
 
-    def words(self, now: int) -> str:
+    def to_text(self, now: int) -> str:
         """In the language in use.
 
         Args:
             now: when it was made (milliseconds).
         """
-        if self.lasts is None:
+        if self.lasts_ms is None:
             return gettext("No messages in the last 7 days.")
         if self.balance <= 0:
             return gettext("There are no credits left.")
-        if self.lasts < HOUR_MS:
+        if self.lasts_ms < HOUR_MS:
             return gettext("At the rate of the last 7 days, the credits last for less than an hour.")
-        if self.lasts < _HOURS_UNTIL_MS:
+        if self.lasts_ms < _HOURS_UNTIL_MS:
             return ngettext(
                 "At the rate of the last 7 days, the credits last for about %(num)s hour.",
                 "At the rate of the last 7 days, the credits last for about %(num)s hours.",
-                self.lasts // HOUR_MS,
+                self.lasts_ms // HOUR_MS,
             )
-        if self.lasts < _WEEKDAY_UNTIL_MS:
+        if self.lasts_ms < _WEEKDAY_UNTIL_MS:
             return gettext(
                 "At the rate of the last 7 days, the credits last until %(weekday)s.",
-                weekday=i18n.weekday(now + self.lasts),
+                weekday=i18n.format_weekday(now + self.lasts_ms),
             )
-        if self.lasts < _YEAR_MS:
+        if self.lasts_ms < _YEAR_MS:
             return gettext(
                 "At the rate of the last 7 days, the credits last for about %(days)s days (%(date)s).",
-                days=i18n.decimal(self.lasts // DAY_MS),
-                date=i18n.day(now + self.lasts),
+                days=i18n.format_number(self.lasts_ms // DAY_MS),
+                date=i18n.format_day(now + self.lasts_ms),
             )
         return gettext("At the rate of the last 7 days, the credits last for more than a year.")
 
 
-def of_account(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> Forecast:
+def compute_forecast(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> Forecast:
     """How long an account's credits last if it goes on as in the last seven days.
 
     A younger account's rate is that of its days so far, of one at least: an hour of tests is no rate.
@@ -78,11 +78,11 @@ def of_account(conn: sqlite3.Connection, account_id: int, now: int | None = None
     ).fetchone()
     # A history that was brought along is older than its account.
     begins = created_at if first_used is None else min(created_at, first_used * DAY_MS)
-    since = max(at - max(first_day * DAY_MS, begins), DAY_MS)
-    return Forecast(balance, spent * DAY_MS // since, balance * since // spent if spent else None)
+    elapsed_ms = max(at - max(first_day * DAY_MS, begins), DAY_MS)
+    return Forecast(balance, spent * DAY_MS // elapsed_ms, balance * elapsed_ms // spent if spent else None)
 
 
-def shortage(conn: sqlite3.Connection, account: Account, latest_message: int) -> str:
+def find_credit_shortage(conn: sqlite3.Connection, account: Account, latest_message: int) -> str:
     """Whether an account's credits have run short: REFUSED, LOW, or "".
 
     Args:
@@ -92,7 +92,7 @@ def shortage(conn: sqlite3.Connection, account: Account, latest_message: int) ->
     refused = conn.execute(
         "SELECT 1 FROM messages WHERE id = ?1 AND ptt = ?2 AND NOT EXISTS"
         " (SELECT 1 FROM movements WHERE account_id = ?3 AND id >= ?4 AND amount > 0)",
-        (latest_message, PTT_NO_CREDIT, account.id, ids.first_id_at(ids.time_of(latest_message))),
+        (latest_message, PTT_NO_CREDIT, account.id, ids.min_id_at_time(ids.time_from_id(latest_message))),
     ).fetchone()
     if refused is not None:
         return REFUSED

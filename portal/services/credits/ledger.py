@@ -1,6 +1,7 @@
 """The ledger: one line for each movement of an account's balance, which changes in no other way.
 
-Amounts are thousandths of a credit. What messages cost is written by `intake`, many at once; all else by `move`.
+Amounts are thousandths of a credit. What messages cost is written by `intake`, many at once; all else by
+`post_movement`.
 """
 
 import sqlite3
@@ -23,12 +24,12 @@ class NotEnoughCredits(Refused):
     field = "amount"
 
 
-def goes_its_way(kind: str, amount: int) -> bool:
+def has_valid_sign(kind: str, amount: int) -> bool:
     """Whether an amount has the sign that movements of its kind have: a correction may have either, none is nothing."""
     return amount * _SIGNS.get(kind, amount) > 0
 
 
-def move(
+def post_movement(
     conn: sqlite3.Connection,
     actor: Actor,
     account_id: int,
@@ -40,14 +41,14 @@ def move(
     message_id: int | None = None,
     now: int | None = None,
 ) -> tuple[int, int]:
-    """Change a balance and write why. The caller is inside `immediate()`.
+    """Change a balance and write why. The caller is inside `write_transaction()`.
 
     Args:
         kind: of KINDS, but USAGE.
         amount: negative where credits leave the account; never nothing.
         counterpart_id: the other account of a transfer.
         message_id: the message that credits are given back for.
-        now: as in `ids.next_ids`.
+        now: as in `ids.allocate_ids`.
 
     Returns:
         The movement's id, and the balance after it.
@@ -57,14 +58,14 @@ def move(
         ValueError: credits of this kind go the other way. A minus that a caller let through would take away what is
             granted, and turn a transfer round.
     """
-    if not goes_its_way(kind, amount):
+    if not has_valid_sign(kind, amount):
         raise ValueError(f"{kind} of {amount}")
     row = conn.execute("SELECT name, balance, alert_below FROM accounts WHERE id = ?", (account_id,)).fetchone()
-    after: int = row["balance"] + amount
-    if after < 0:
-        raise NotEnoughCredits(account=row["name"], balance=i18n.credits(row["balance"]))
-    movement_id = ids.next_ids(conn, "movements", 1, now)
-    conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (after, account_id))
+    balance_after: int = row["balance"] + amount
+    if balance_after < 0:
+        raise NotEnoughCredits(account=row["name"], balance=i18n.format_credits(row["balance"]))
+    movement_id = ids.allocate_ids(conn, "movements", 1, now)
+    conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (balance_after, account_id))
     conn.execute(
         "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id, messages,"
         " first_message_id, last_message_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -73,7 +74,7 @@ def move(
             account_id,
             kind,
             amount,
-            after,
+            balance_after,
             actor.name,
             note,
             counterpart_id,
@@ -82,6 +83,6 @@ def move(
             message_id,
         ),
     )
-    if alerts.is_crossed(row["alert_below"], row["balance"], after):
-        alerts.note(conn, account_id, alerts.LOW, ids.time_of(movement_id), after)
-    return movement_id, after
+    if alerts.is_threshold_crossed(row["alert_below"], row["balance"], balance_after):
+        alerts.add_credit_notice(conn, account_id, alerts.LOW, ids.time_from_id(movement_id), balance_after)
+    return movement_id, balance_after

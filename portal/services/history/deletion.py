@@ -1,7 +1,8 @@
-"""Deletion of messages from the history, as a customer asks for it: ticked ones, or all that a search finds.
+"""Deletion of messages from the history by a customer: selected ones, or all that a search finds.
 
-What was there when the question was asked is what goes. A deletion is a row that says what is wanted and how far it is;
-each step is a short transaction that moves both, so whoever takes it up, after a crash too, goes on where it was.
+What is deleted was fixed when the customer was asked to confirm. A deletion is a row with its scope and its progress.
+Each step is a short transaction that deletes messages and updates the progress, so that any process can continue it,
+also after a crash.
 """
 
 import json
@@ -12,133 +13,135 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import Connection, immediate, insert
+from portal.core.db import Connection, insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
-from portal.services.common.periods import EVER, LAST_DAY, Period
+from portal.services.common.periods import ALL_TIME_PERIOD, LAST_DAY, Period
 from portal.services.history import removal, search
-from portal.services.history.removal import Look
+from portal.services.history.removal import RemovalPlan
 from portal.services.messages import inbound
 from portal.services.statistics import rollup
 
 SENT, RECEIVED = "sent", "received"
 KINDS = (SENT, RECEIVED)
-MOST_TICKED = 1_000
-MOST_OPEN = 10
-"""How many deletions of one account may be under way."""
+MAX_SELECTED = 1_000
+MAX_OPEN_DELETIONS = 10
+"""How many deletions of one account may be under way at the same time."""
 
-_FURTHEST = (1 << 63) - 1
-# As many as are looked at before some of them go: some milliseconds of reading.
-_AT_ONCE = 2_000
-_SECONDS = 0.02
-# A page says for so long what became of a deletion; after a month only the audit log does.
-_TOLD_MS = 10 * 60_000
-_KEPT_MS = 30 * DAY_MS
-# The search's fields that are words.
-_WORDS = {
-    SENT: ("sender", "recipient", "status", "said"),
-    RECEIVED: ("sender", "recipient", "keyword", "state", "said"),
+_MAX_ID = (1 << 63) - 1
+# How many messages are read before some of them are deleted: some milliseconds.
+_BATCH_SIZE = 2_000
+_SEARCH_SECONDS = 0.02
+# A page shows an ended deletion for so long; after a month only the audit log has it.
+_RECENTLY_ENDED_MS = 10 * 60_000
+_RETENTION_MS = 30 * DAY_MS
+# The fields of a query that are strings, by their keys in the JSON of a scope, which is also in the audit log.
+_QUERY_FIELDS = {
+    SENT: {"sender": "sender", "recipient": "recipient", "status": "status", "said": "text"},
+    RECEIVED: {"sender": "sender", "recipient": "recipient", "keyword": "keyword", "state": "state", "said": "text"},
 }
-_LONGEST = 200
+_MAX_FIELD_LENGTH = 200
 
-Wanted = search.Wanted | inbound.Wanted
+MessageQuery = search.SearchQuery | inbound.InboundQuery
 
 
-class TooManyAtOnce(Refused):
+class TooManyDeletions(Refused):
     sentence = N_("Too many deletions are under way. Wait until one of them has ended.")
 
 
 @dataclass(frozen=True)
-class Scope:
-    """What is to go: the texts (or received messages) with these `ids`, or, where `wanted` is given, all that this
-    search finds; of what was there at a moment, `at` (milliseconds): ids below `before`, ended by then.
+class DeletionScope:
+    """What is to be deleted: texts (or received messages) with these `ids` or, where `query` is given, all that this
+    search finds.
+
+    Only those that were there and had ended at a moment, `as_of` (milliseconds), with ids below `before`.
     """
 
     kind: str
-    at: int
+    as_of: int
     before: int
     ids: tuple[int, ...] = ()
-    wanted: Wanted | None = None
+    query: MessageQuery | None = None
 
     def __str__(self) -> str:
-        """As forms carry it, for `scope`."""
-        found: dict[str, Any] = {"at": self.at, "before": self.before}
-        if self.wanted is None:
-            found["ids"] = list(self.ids)
+        """As JSON, for forms and the database; see `parse_deletion_scope`."""
+        values: dict[str, Any] = {"at": self.as_of, "before": self.before}
+        if self.query is None:
+            values["ids"] = list(self.ids)
         else:
-            found |= {"since": self.wanted.within.since, "until": self.wanted.within.until}
-            found |= {name: getattr(self.wanted, name) for name in _WORDS[self.kind]}
-        return json.dumps(found)
+            values |= {"since": self.query.period.since, "until": self.query.period.until}
+            values |= {key: getattr(self.query, name) for key, name in _QUERY_FIELDS[self.kind].items()}
+        return json.dumps(values)
 
 
-def scope(kind: str, text: str) -> Scope:
-    """Read what `str` of a scope of this kind has written.
+def parse_deletion_scope(kind: str, text: str) -> DeletionScope:
+    """Parse the JSON that `str` returns for a scope of this kind.
 
     Raises:
-        ValueError: it was something else.
+        ValueError: it is something else.
     """
     try:
-        found = json.loads(text)
-        at, before = _number(found["at"]), _number(found["before"])
-        if "ids" in found:
-            ticked = tuple(_number(each) for each in found["ids"])
-            if len(ticked) > MOST_TICKED:
+        values = json.loads(text)
+        as_of, before = _require_int(values["at"]), _require_int(values["before"])
+        if "ids" in values:
+            selected_ids = tuple(_require_int(each) for each in values["ids"])
+            if len(selected_ids) > MAX_SELECTED:
                 raise ValueError(text)
-            return Scope(kind, at, before, ticked)
-        since, until = (_number(found[each], EVER.until + 1) for each in ("since", "until"))
-        within = Period(since, until, None, LAST_DAY)
-        words = {name: _word(found[name]) for name in _WORDS[kind]}
+            return DeletionScope(kind, as_of, before, selected_ids)
+        since, until = (_require_int(values[each], ALL_TIME_PERIOD.until + 1) for each in ("since", "until"))
+        period = Period(since, until, None, LAST_DAY)
+        fields = {name: _require_string(values[key]) for key, name in _QUERY_FIELDS[kind].items()}
     except (LookupError, TypeError, RecursionError):
         raise ValueError(text) from None
-    wanted: Wanted
+    query: MessageQuery
     if kind == RECEIVED:
-        wanted = inbound.Wanted(within, **words)
+        query = inbound.InboundQuery(period, **fields)
     else:
-        wanted = search.Wanted(within, **words)
-        if wanted.status and wanted.status not in search.STATUSES and not _is_code(wanted.status):
+        query = search.SearchQuery(period, **fields)
+        if query.status and query.status not in search.STATUSES and not _is_failure_code(query.status):
             raise ValueError(text)
-    return Scope(kind, at, before, wanted=wanted)
+    return DeletionScope(kind, as_of, before, query=query)
 
 
-def _number(value: object, bound: int = _FURTHEST) -> int:
-    if not isinstance(value, int) or not 0 <= value < bound:
+def _require_int(value: object, upper_bound: int = _MAX_ID) -> int:
+    if not isinstance(value, int) or not 0 <= value < upper_bound:
         raise ValueError(value)
     return value
 
 
-def _word(value: object) -> str:
-    if not isinstance(value, str) or len(value) > _LONGEST:
+def _require_string(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_FIELD_LENGTH:
         raise ValueError(value)
-    # JSON can write half a surrogate pair, which SQLite takes from nobody (UnicodeEncodeError is a ValueError).
+    # JSON can contain half a surrogate pair, which SQLite does not accept (UnicodeEncodeError is a ValueError).
     value.encode()
     return value
 
 
-def _is_code(status: str) -> bool:
-    return status.isascii() and status.isdigit() and int(status) in search.failures()
+def _is_failure_code(status: str) -> bool:
+    return status.isascii() and status.isdigit() and int(status) in search.list_failure_codes()
 
 
-def ticked(kind: str, message_ids: Sequence[int]) -> Scope:
-    """Of these messages, what is there now."""
-    return Scope(kind, now_ms(), _FURTHEST - 1, tuple(sorted(set(message_ids), reverse=True))[:MOST_TICKED])
+def build_selection_scope(kind: str, message_ids: Sequence[int]) -> DeletionScope:
+    """The scope of these messages, as they are now."""
+    return DeletionScope(kind, now_ms(), _MAX_ID - 1, tuple(sorted(set(message_ids), reverse=True))[:MAX_SELECTED])
 
 
-def all_of(conn: sqlite3.Connection, account_id: int, wanted: Wanted) -> Scope:
-    """All that a search finds now."""
-    kind = RECEIVED if isinstance(wanted, inbound.Wanted) else SENT
+def build_query_scope(conn: sqlite3.Connection, account_id: int, query: MessageQuery) -> DeletionScope:
+    """The scope of all that a search finds now."""
+    kind = RECEIVED if isinstance(query, inbound.InboundQuery) else SENT
     table = "received" if kind == RECEIVED else "messages"
     (newest,) = conn.execute(f"SELECT max(id) FROM {table} WHERE account_id = ?", (account_id,)).fetchone()
-    return Scope(kind, now_ms(), (newest or 0) + 1, wanted=wanted)
+    return DeletionScope(kind, now_ms(), (newest or 0) + 1, query=query)
 
 
 @dataclass(slots=True)
-class Count:
-    """What a deletion would remove, and how many texts would stay, as far as there was time to count them.
+class DeletionPreview:
+    """How many texts a deletion would remove, and how many would stay because they are under way or waiting.
 
-    `text_ids` are the first ones that would go.
+    `is_complete`: there was time to count all of them. `text_ids`: the first ones that would be removed.
     """
 
     removed: int = 0
@@ -152,67 +155,77 @@ class Count:
         return self.removed + self.underway + self.waiting
 
 
-def count(conn: Connection, account_id: int, scope: Scope, seconds: float = float("inf")) -> Count:
-    """Count what a scope is about, for so long at the least."""
-    ends = time.monotonic() + seconds
-    found = Count()
-    for batch in _batches(conn, account_id, scope, scope.before):
-        if not found.text_ids:
-            found.text_ids = [text[0] for text in batch.look.texts[:3]]
-        found.removed += len(batch.look.texts)
-        found.underway += len(batch.look.underway)
-        found.waiting += len(batch.look.waiting)
-        if time.monotonic() >= ends and not batch.is_last:
-            found.is_complete = False
+def preview_deletion(
+    conn: Connection, account_id: int, scope: DeletionScope, seconds: float = float("inf")
+) -> DeletionPreview:
+    """Count the texts of a scope, until all are counted or the time is over."""
+    deadline = time.monotonic() + seconds
+    preview = DeletionPreview()
+    for batch in _iterate_deletion_batches(conn, account_id, scope, scope.before):
+        if not preview.text_ids:
+            preview.text_ids = [text[0] for text in batch.plan.texts[:3]]
+        preview.removed += len(batch.plan.texts)
+        preview.underway += len(batch.plan.underway)
+        preview.waiting += len(batch.plan.waiting)
+        if time.monotonic() >= deadline and not batch.is_last:
+            preview.is_complete = False
             break
-    return found
+    return preview
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """Some of what is to go, newest first; all with an id of `end` or more have been looked at by then."""
+class _DeletionBatch:
+    """Some of the texts to remove, newest first; all with an id of `end_id` or more have been read by then."""
 
-    look: Look
-    end: int
+    plan: RemovalPlan
+    end_id: int
     is_last: bool
 
 
-def _batches(conn: Connection, account_id: int, scope: Scope, before: int) -> Iterator[_Batch]:
-    """What is to go of all before an id, newest first."""
+def _iterate_deletion_batches(
+    conn: Connection, account_id: int, scope: DeletionScope, before: int
+) -> Iterator[_DeletionBatch]:
+    """Yield what is to be removed of a scope below an id, newest first."""
     while True:
-        lines, before = _lines(conn, account_id, scope, before)
+        message_ids, before = _list_scope_ids(conn, account_id, scope, before)
         if scope.kind == SENT:
-            found = removal.look(conn, account_id, lines, scope.at)
+            plan = removal.plan_removal(conn, account_id, message_ids, scope.as_of)
         else:
-            found = _look_at_received(conn, account_id, lines, scope.at)
-        found.texts.sort(reverse=True)
-        yield _Batch(found, before, before == 0)
+            plan = _plan_inbound_removal(conn, account_id, message_ids, scope.as_of)
+        plan.texts.sort(reverse=True)
+        yield _DeletionBatch(plan, before, before == 0)
         if before == 0:
             return
 
 
-def _lines(conn: Connection, account_id: int, scope: Scope, before: int) -> tuple[list[int], int]:
-    """Some of what a scope is about, newest first, and the id before which the others are; 0: there are none."""
-    if scope.wanted is None:
+def _list_scope_ids(conn: Connection, account_id: int, scope: DeletionScope, before: int) -> tuple[list[int], int]:
+    """Read the next ids of a scope, newest first, and the id below which the others are; 0: there are no others."""
+    if scope.query is None:
         return [each for each in scope.ids if each < before], 0
-    lines: Sequence[int]
-    if isinstance(scope.wanted, search.Wanted):
-        lines, reached = search.lines(conn, account_id, scope.wanted, before=before, limit=_AT_ONCE, seconds=_SECONDS)
+    message_ids: Sequence[int]
+    if isinstance(scope.query, search.SearchQuery):
+        message_ids, reached = search.search_text_ids(
+            conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
+        )
     else:
-        found = inbound.find(conn, account_id, scope.wanted, before=before, limit=_AT_ONCE, seconds=_SECONDS)
-        lines, reached = [each.id for each in found.messages], found.reached
+        page = inbound.search_inbound_messages(
+            conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
+        )
+        message_ids, reached = [each.id for each in page.messages], page.reached
     if reached is None:
-        reached = lines[-1] if len(lines) == _AT_ONCE else 0
-    return lines, reached
+        reached = message_ids[-1] if len(message_ids) == _BATCH_SIZE else 0
+    return message_ids, reached
 
 
-def _look_at_received(conn: sqlite3.Connection, account_id: int, received_ids: Sequence[int], at: int) -> Look:
+def _plan_inbound_removal(
+    conn: sqlite3.Connection, account_id: int, received_ids: Sequence[int], as_of: int
+) -> RemovalPlan:
     rows = conn.execute(
         "SELECT id, coalesce(ended_at, ?) <= ? FROM received"
         " WHERE id IN (SELECT value FROM json_each(?)) AND +account_id = ?",
-        (_FURTHEST, at, json.dumps(received_ids), account_id),
+        (_MAX_ID, as_of, json.dumps(received_ids), account_id),
     ).fetchall()
-    return Look([[row[0]] for row in rows if row[1]], waiting=[row[0] for row in rows if not row[1]])
+    return RemovalPlan([[row[0]] for row in rows if row[1]], waiting=[row[0] for row in rows if not row[1]])
 
 
 # --- deletions
@@ -220,10 +233,10 @@ def _look_at_received(conn: sqlite3.Connection, account_id: int, received_ids: S
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A deletion that is under way, or has ended (milliseconds).
+    """A deletion that is under way, or has ended. Times in milliseconds.
 
-    Of `total` texts or received messages (None: not counted yet) `removed` have gone by now, and of those that were
-    looked at so many stay: `underway`, and `waiting` for a client.
+    Of `total` texts or received messages (None: not counted yet) `removed` have been removed so far. `underway` ones,
+    and those `waiting` for a client, stay.
     """
 
     id: int
@@ -240,32 +253,32 @@ class Deletion:
 _COLUMNS = "id, kind, asked_at, asked_by, total, removed, underway, waiting, ended_at"
 
 
-def begin(
+def create_deletion(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
-    scope: Scope,
+    scope: DeletionScope,
     *,
     total: int | None = None,
-    form: str = "",
+    idempotency_key: str = "",
 ) -> int:
-    """Let a deletion be worked off (`work`); returns its id.
+    """Store a deletion, which `run_deletion` works off; returns its id.
 
     Args:
-        total: how many texts the scope is about, where they were counted.
-        form: a number of `once.new`.
+        total: how many texts the scope has, where they were counted.
+        idempotency_key: from `idempotency.new_idempotency_key`.
 
     Raises:
-        AlreadySent, TooManyAtOnce
+        FormAlreadySent, TooManyDeletions
     """
-    with immediate(conn):
-        idempotency.spend(conn, form)
-        (open_now,) = conn.execute(
+    with write_transaction(conn):
+        idempotency.use_idempotency_key(conn, idempotency_key)
+        (open_count,) = conn.execute(
             "SELECT count(*) FROM deletions WHERE account_id = ? AND ended_at IS NULL", (account.id,)
         ).fetchone()
-        if open_now >= MOST_OPEN:
-            raise TooManyAtOnce()
-        return insert(
+        if open_count >= MAX_OPEN_DELETIONS:
+            raise TooManyDeletions()
+        return insert_row(
             conn,
             "deletions",
             account_id=account.id,
@@ -279,10 +292,10 @@ def begin(
         )
 
 
-def work(conn: Connection, deletion_id: int) -> Iterator[None]:
-    """Go on with a deletion to its end; between two steps nothing is held: the caller may rest, or stop.
+def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
+    """Continue a deletion to its end. Between two steps no transaction is open: the caller may pause, or stop.
 
-    Two may do so at once: only one of them gets further.
+    Two processes may do so at the same time: only one of them makes progress.
     """
     row = conn.execute(
         "SELECT account_id, kind, wanted, before, total FROM deletions WHERE id = ? AND ended_at IS NULL",
@@ -290,100 +303,108 @@ def work(conn: Connection, deletion_id: int) -> Iterator[None]:
     ).fetchone()
     if row is None:
         return
-    account_id, kind, wanted, before, total = row
-    wanted = scope(kind, wanted)
+    account_id, kind, scope_json, before, total = row
+    scope = parse_deletion_scope(kind, scope_json)
     if total is None:
-        yield from _count_first(conn, deletion_id, account_id, wanted)
-    for batch in _batches(conn, account_id, wanted, before):
-        texts = batch.look.texts
+        yield from _count_deletion_total(conn, deletion_id, account_id, scope)
+    for batch in _iterate_deletion_batches(conn, account_id, scope, before):
+        texts = batch.plan.texts
         if texts and kind == SENT:
-            # All of them had ended before they were looked at. Now that is counted, too.
-            yield from rollup.catch_up(conn)
-        for some in removal.portions(texts):
-            end = some[-1][0]
-            with immediate(conn):
-                if not _move(conn, deletion_id, batch.look, before, end):
+            # All of them have ended. The statistics must have counted that before they are removed.
+            yield from rollup.roll_up_in_batches(conn)
+        for portion in removal.split_texts_into_batches(texts):
+            end_id = portion[-1][0]
+            with write_transaction(conn):
+                if not _store_deletion_progress(conn, deletion_id, batch.plan, before, end_id):
                     return
                 if kind == SENT:
-                    removed = removal.take(conn, account_id, some)
+                    removed = removal.delete_sent_messages(conn, account_id, portion)
                 else:
-                    removed = removal.take_received(conn, account_id, [text[0] for text in some])
+                    removed = removal.delete_inbound_messages(conn, account_id, [text[0] for text in portion])
                 conn.execute("UPDATE deletions SET removed = removed + ? WHERE id = ?", (removed, deletion_id))
-            before = end
+            before = end_id
             yield
-        with immediate(conn):
-            if not _move(conn, deletion_id, batch.look, before, batch.end):
+        with write_transaction(conn):
+            if not _store_deletion_progress(conn, deletion_id, batch.plan, before, batch.end_id):
                 return
             if batch.is_last:
-                _end(conn, deletion_id)
-        before = batch.end
+                _finish_deletion(conn, deletion_id)
+        before = batch.end_id
         yield
 
 
-def _count_first(conn: Connection, deletion_id: int, account_id: int, scope: Scope) -> Iterator[None]:
+def _count_deletion_total(conn: Connection, deletion_id: int, account_id: int, scope: DeletionScope) -> Iterator[None]:
     total, before = 0, scope.before
     while before:
-        lines, before = _lines(conn, account_id, scope, before)
-        total += len(lines)
+        message_ids, before = _list_scope_ids(conn, account_id, scope, before)
+        total += len(message_ids)
         yield
-    with immediate(conn):
-        # Those that have gone already, where the count did not get to its end before.
+    with write_transaction(conn):
+        # Plus those that were removed already, where an earlier count did not get to its end.
         conn.execute("UPDATE deletions SET total = ? + removed WHERE id = ? AND total IS NULL", (total, deletion_id))
 
 
-def _move(conn: sqlite3.Connection, deletion_id: int, look: Look, before: int, end: int) -> bool:
-    """Go from one id to another, and note what stays between them; False: somebody else has got further."""
-    underway, waiting = (sum(end <= each < before for each in stay) for stay in (look.underway, look.waiting))
-    moved = conn.execute(
+def _store_deletion_progress(
+    conn: sqlite3.Connection, deletion_id: int, plan: RemovalPlan, before: int, end_id: int
+) -> bool:
+    """Store the progress from one id to another, and how many texts between them stay.
+
+    Returns:
+        False: another process has got further.
+    """
+    underway, waiting = (
+        sum(end_id <= each < before for each in remaining_ids) for remaining_ids in (plan.underway, plan.waiting)
+    )
+    updated = conn.execute(
         "UPDATE deletions SET before = ?, underway = underway + ?, waiting = waiting + ?"
         " WHERE id = ? AND before = ? AND ended_at IS NULL",
-        (end, underway, waiting, deletion_id, before),
+        (end_id, underway, waiting, deletion_id, before),
     )
-    return moved.rowcount > 0
+    return updated.rowcount > 0
 
 
-def _end(conn: sqlite3.Connection, deletion_id: int) -> None:
+def _finish_deletion(conn: sqlite3.Connection, deletion_id: int) -> None:
     row = conn.execute(
         "UPDATE deletions SET ended_at = ? WHERE id = ?"
         " RETURNING account_id, kind, wanted, asked_by, address, removed, underway, waiting",
         (now_ms(), deletion_id),
     ).fetchone()
-    account_id, kind, wanted, asked_by, address, removed, underway, waiting = row
+    account_id, kind, scope_json, asked_by, address, removed, underway, waiting = row
     (customer_id,) = conn.execute("SELECT customer_id FROM accounts WHERE id = ?", (account_id,)).fetchone()
-    audit.record(
+    audit.record_action(
         conn,
         Actor(asked_by, address),
         "history.delete",
         customer_id=customer_id,
         account_id=account_id,
         kind=kind,
-        wanted=json.loads(wanted),
+        wanted=json.loads(scope_json),
         removed=removed,
         underway=underway,
         waiting=waiting,
     )
 
 
-def open_ones(conn: sqlite3.Connection) -> list[int]:
+def list_open_deletion_ids(conn: sqlite3.Connection) -> list[int]:
     """The ids of the deletions that have not ended, oldest first."""
     return [row[0] for row in conn.execute("SELECT id FROM deletions WHERE ended_at IS NULL ORDER BY id")]
 
 
-def by_id(conn: sqlite3.Connection, deletion_id: int) -> Deletion:
-    """One of them."""
+def get_deletion_by_id(conn: sqlite3.Connection, deletion_id: int) -> Deletion:
+    """A deletion that is known to be there."""
     return Deletion(*conn.execute(f"SELECT {_COLUMNS} FROM deletions WHERE id = ?", (deletion_id,)).fetchone())
 
 
-def of_account(conn: sqlite3.Connection, account_id: int, now: int) -> list[Deletion]:
-    """The deletions of an account that are under way, and those that have ended a moment ago, newest first."""
+def list_recent_deletions(conn: sqlite3.Connection, account_id: int, now: int) -> list[Deletion]:
+    """The deletions of an account that are under way, or have ended in the last minutes, newest first."""
     rows = conn.execute(
         f"SELECT {_COLUMNS} FROM deletions WHERE account_id = ? AND (ended_at IS NULL OR ended_at > ?)"
         " ORDER BY id DESC",
-        (account_id, now - _TOLD_MS),
+        (account_id, now - _RECENTLY_ENDED_MS),
     )
     return [Deletion(*row) for row in rows]
 
 
-def purge(conn: sqlite3.Connection, now: int) -> None:
-    """Forget deletions that ended long ago."""
-    conn.execute("DELETE FROM deletions WHERE ended_at < ?", (now - _KEPT_MS,))
+def purge_deletions(conn: sqlite3.Connection, now: int) -> None:
+    """Delete the rows of deletions that ended a month ago."""
+    conn.execute("DELETE FROM deletions WHERE ended_at < ?", (now - _RETENTION_MS,))

@@ -1,6 +1,7 @@
-"""What pages and downloads show of an account's messages.
+"""The history of sent messages, as pages and downloads show it.
 
-A text that its client has cut up is several messages, each with its id, price and receipt; pages show it as one.
+A text that its client has split into segments is several messages, each with its id, price and receipt; pages show it
+as one.
 """
 
 import json
@@ -13,27 +14,27 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import BINARY
 from portal.services.common import ids
 from portal.services.common.errors import Refused
-from portal.services.common.message_states import PTT, PTT_NONE
+from portal.services.common.message_states import PTT_DESCRIPTIONS, PTT_NONE
 from portal.services.messages import text_policy
 from portal.services.messages.validation import UCS2
 
-MISSING = "[…]"
-"""Stands for the segments of a text that have not come."""
+MISSING_SEGMENTS_MARK = "[…]"
+"""Shown instead of the segments of a text that have not come."""
 
 
 class NoSuchMessage(Refused):
     sentence = N_("That message isn't in the history.")
 
 
-# A download makes one for each line; frozen ones are five times as dear.
+# Not frozen: a download creates one for each line, and frozen instances take five times as long to create.
 @dataclass(slots=True)
-class Message:
+class SentMessage:
     """A message as it was submitted; `price` in thousandths of a credit, times in milliseconds.
 
-    `body` is what `text` can't say: of a binary message, and of UCS-2 that ends within a character.
-    `segment_number` of `segment_total` is its place in a text that its client has cut up, None where it is whole.
-    `waits`: `scheduled_at`, the date that its client has given it, is still to come. Where the text was removed
-    (`kept` is 0), or the reader may not see it (`hide`), text and body are empty.
+    `body` has the content where `text` can't hold it: binary, and UCS-2 that ends within a character. `segment_number`
+    of `segment_total` is its place in a text that its client has split; None where it is whole. `is_scheduled`:
+    `scheduled_at`, the date that its client has set, is still to come. `text` and `body` are empty where they were
+    removed (`kept` is 0), or where the reader may not see them (`hide_text`).
     """
 
     id: int
@@ -52,26 +53,26 @@ class Message:
     segment_number: int | None
     scheduled_at: int | None
     kept: int
-    waits: bool
+    is_scheduled: bool
     hidden: bool = False
 
     @property
-    def at(self) -> int:
-        return ids.time_of(self.id)
+    def submitted_at(self) -> int:
+        return ids.time_from_id(self.id)
 
     @property
-    def missing(self) -> str:
-        """Why the text isn't there, in English; a key of the translations. Empty: it is."""
-        return text_policy.missing(self.kept, self.hidden)
+    def text_placeholder(self) -> str:
+        """What is shown instead of the text, in English; a key of the translations. Empty: the text is there."""
+        return text_policy.get_text_placeholder(self.kept, self.hidden)
 
-    def hide(self) -> None:
-        """Take out what its reader may not see."""
+    def hide_text(self) -> None:
+        """Remove the text, for a reader who may not see it."""
         self.text, self.body, self.hidden = "", None, True
 
     @property
-    def description(self) -> str:
+    def ptt_description(self) -> str:
         """What the ptt code means, in English; a key of the translations."""
-        return PTT.get(self.ptt, PTT[255])
+        return PTT_DESCRIPTIONS.get(self.ptt, PTT_DESCRIPTIONS[255])
 
     @property
     def content(self) -> str:
@@ -80,28 +81,28 @@ class Message:
 
 
 @dataclass(slots=True)
-class Text:
-    """One line of the history: a message, or all that have come of a text that its client has cut up.
+class SentText:
+    """One line of the history: a message, or all segments that have come of a text that its client has split.
 
-    `messages` are in the order of the text, and at least one; `id` is the smallest of theirs.
+    `messages`, at least one, are in the order of the text; `id` is the smallest of their ids.
     """
 
     id: int
-    messages: tuple[Message, ...]
+    messages: tuple[SentMessage, ...]
 
     @property
-    def at(self) -> int:
-        return ids.time_of(self.id)
+    def submitted_at(self) -> int:
+        return ids.time_from_id(self.id)
 
     @property
-    def first(self) -> Message:
-        """One that stands for all, where they don't differ: source, destination, country."""
+    def first_message(self) -> SentMessage:
+        """The first of them, for what is the same in all of them: source, destination, country."""
         return self.messages[0]
 
     @property
-    def segments(self) -> int:
-        """How many there are to be, whether they have come or not; 1 where the text was not cut up."""
-        return self.first.segment_total or 1
+    def segment_count(self) -> int:
+        """Of how many segments the text consists, whether they have come or not; 1 where it was not split."""
+        return self.first_message.segment_total or 1
 
     @property
     def parts(self) -> int:
@@ -113,63 +114,66 @@ class Text:
 
     @property
     def done_at(self) -> int | None:
-        """When the last of them ended; None while one hasn't."""
+        """When the last of its messages ended (milliseconds); None while one has not ended."""
         ended = [each.done_at for each in self.messages if each.done_at is not None]
         return max(ended) if len(ended) == len(self.messages) else None
 
     @property
-    def delivered(self) -> int:
+    def delivered_count(self) -> int:
         """How many of the segments have been delivered."""
         return sum(each.ptt == PTT_NONE for each in self.messages)
 
     @property
     def ptt(self) -> int | None:
-        """The code that all of them have; None where they differ, or where the delivered ones aren't all."""
+        """The code that all its messages have; None where they differ, or where not all segments are delivered."""
         codes = {each.ptt for each in self.messages}
-        if len(codes) > 1 or (codes == {PTT_NONE} and self.delivered < self.segments):
+        if len(codes) > 1 or (codes == {PTT_NONE} and self.delivered_count < self.segment_count):
             return None
         return codes.pop()
 
     @property
     def scheduled_at(self) -> int | None:
-        """The date that its client has given it."""
-        return self.first.scheduled_at
+        """The date that its client has set (milliseconds)."""
+        return self.first_message.scheduled_at
 
     @property
-    def waits(self) -> bool:
+    def is_scheduled(self) -> bool:
         """Whether that date is still to come for all of it."""
-        return all(each.waits for each in self.messages)
+        return all(each.is_scheduled for each in self.messages)
 
     @property
-    def description(self) -> str:
-        """What `ptt` means; see `Message.description`."""
-        return self.first.description
+    def ptt_description(self) -> str:
+        """What `ptt` means; see `SentMessage.ptt_description`."""
+        return self.first_message.ptt_description
 
     @property
-    def missing(self) -> str:
-        """Why nothing of the text is there; see `Message.missing`."""
-        return self.first.missing if all(each.missing for each in self.messages) else ""
+    def text_placeholder(self) -> str:
+        """What is shown where all of the text is missing; see `SentMessage.text_placeholder`."""
+        return self.first_message.text_placeholder if all(each.text_placeholder for each in self.messages) else ""
 
     @property
     def text(self) -> str:
-        """The whole text, with MISSING where segments have not come, or are not kept; empty where none is."""
-        if self.missing:
+        """The whole text, with MISSING_SEGMENTS_MARK for segments that have not come or were removed.
+
+        Empty where no segment is there.
+        """
+        if self.text_placeholder:
             return ""
-        said = []
+        pieces = []
         expected = 1
-        for run in _runs([each for each in self.messages if each.kept]):
+        for run in _group_consecutive_segments([each for each in self.messages if each.kept]):
             if (run[0].segment_number or 1) > expected:
-                said.append(MISSING)
-            said.append(_joined(run))
+                pieces.append(MISSING_SEGMENTS_MARK)
+            pieces.append(_join_segments(run))
             expected = (run[-1].segment_number or 1) + 1
-        if expected <= self.segments:
-            said.append(MISSING)
-        return "".join(said)
+        if expected <= self.segment_count:
+            pieces.append(MISSING_SEGMENTS_MARK)
+        return "".join(pieces)
 
 
-def _runs(messages: Sequence[Message]) -> list[list[Message]]:
-    """Segments that follow upon each other, together."""
-    runs: list[list[Message]] = []
+def _group_consecutive_segments(messages: Sequence[SentMessage]) -> list[list[SentMessage]]:
+    """Group segments into runs with consecutive numbers."""
+    runs: list[list[SentMessage]] = []
     for each in messages:
         if runs and each.segment_number == (runs[-1][-1].segment_number or 0) + 1:
             runs[-1].append(each)
@@ -178,77 +182,80 @@ def _runs(messages: Sequence[Message]) -> list[list[Message]]:
     return runs
 
 
-def _joined(run: Sequence[Message]) -> str:
+def _join_segments(run: Sequence[SentMessage]) -> str:
     if all(each.data_coding == UCS2 for each in run):
-        # A character outside the BMP may have been cut in two.
+        # A surrogate pair may have been split between two segments.
         octets = [each.body if each.body is not None else each.text.encode("utf-16-be") for each in run]
         return b"".join(octets).decode("utf-16-be", "replace")
     return (" " if run[0].data_coding == BINARY else "").join(each.content for each in run)
 
 
-COLUMNS = (
+MESSAGE_COLUMNS = (
     "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, body, segment_total,"
     " segment_number, scheduled_at, kept, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
 )
-"""The columns of `messages` that a `Message` is made of, in the order of its fields."""
+"""The columns of `messages` that a `SentMessage` is made of, in the order of its fields."""
 
 
-def texts_by_id(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[Text]:
+def list_texts_by_id(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[SentText]:
     """The texts of an account that begin with these messages, oldest first."""
     rows = conn.execute(
-        f"SELECT {COLUMNS} FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +account_id = ? ORDER BY id",
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +account_id = ?"
+        " ORDER BY id",
         (json.dumps(first_ids), account_id),
     )
-    return whole(conn, [Message(*row) for row in rows])
+    return assemble_texts(conn, [SentMessage(*row) for row in rows])
 
 
-def whole(conn: sqlite3.Connection, first: Sequence[Message]) -> list[Text]:
-    """The texts that begin with these messages, each the segment of its text that came first."""
-    others = _others(conn, [each.id for each in first if each.segment_total is not None])
-    return [_text(each, others[each.id]) if each.id in others else Text(each.id, (each,)) for each in first]
+def assemble_texts(conn: sqlite3.Connection, first_messages: Sequence[SentMessage]) -> list[SentText]:
+    """The texts to which these messages belong; each message is the segment of its text that came first."""
+    later_segments = _list_later_segments(conn, [each.id for each in first_messages if each.segment_total is not None])
+    return [
+        _text_from_segments(each, later_segments[each.id]) if each.id in later_segments else SentText(each.id, (each,))
+        for each in first_messages
+    ]
 
 
-def _others(conn: sqlite3.Connection, first_ids: Sequence[int]) -> dict[int, list[Message]]:
-    """The segments that came after the first ones of their texts, by the ids of these."""
-    others: dict[int, list[Message]] = defaultdict(list)
+def _list_later_segments(conn: sqlite3.Connection, first_ids: Sequence[int]) -> dict[int, list[SentMessage]]:
+    """The segments that came after the first ones of their texts, by the ids of the first ones."""
+    segments: dict[int, list[SentMessage]] = defaultdict(list)
     if first_ids:
         rows = conn.execute(
-            f"SELECT {COLUMNS}, joined_to FROM messages WHERE joined_to IN (SELECT value FROM json_each(?))",
+            f"SELECT {MESSAGE_COLUMNS}, joined_to FROM messages WHERE joined_to IN (SELECT value FROM json_each(?))",
             (json.dumps(first_ids),),
         )
         for *fields, joined_to in rows:
-            others[joined_to].append(Message(*fields))
-    return others
+            segments[joined_to].append(SentMessage(*fields))
+    return segments
 
 
-def _text(first: Message, others: Sequence[Message]) -> Text:
-    return Text(first.id, tuple(sorted((first, *others), key=lambda each: each.segment_number or 1)))
+def _text_from_segments(first: SentMessage, later_segments: Sequence[SentMessage]) -> SentText:
+    return SentText(first.id, tuple(sorted((first, *later_segments), key=lambda each: each.segment_number or 1)))
 
 
-def by_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> Text:
+def get_sent_text_by_message_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> SentText:
     """The text that a message of an account is, or belongs to.
 
     Raises:
         NoSuchMessage: there is none with this id, or it is another account's.
     """
     row = conn.execute(
-        f"SELECT {COLUMNS} FROM messages WHERE account_id = ?1 AND id ="
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE account_id = ?1 AND id ="
         " (SELECT coalesce(joined_to, id) FROM messages WHERE id = ?2 AND account_id = ?1)",
         (account_id, message_id),
     ).fetchone()
     if row is None:
         raise NoSuchMessage()
-    return whole(conn, [Message(*row)])[0]
+    return assemble_texts(conn, [SentMessage(*row)])[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Details:
-    """What else is known of a message.
+class MessageDetails:
+    """Further fields of a message, which only the page of one message shows.
 
-    As its client has sent it (SMPP 3.4, 5.2): type and plan of its source address, whether it wanted a receipt
-    (registered_delivery), its user_message_reference, its user data header, until when it was to be tried
-    (milliseconds; None: as long as is usual), and the session that it came from. As its upstream knows it: its id, and
-    its status in the upstream's own words.
+    From the client (SMPP 3.4, 5.2): source_addr_ton and source_addr_npi, registered_delivery, user_message_reference,
+    the user data header, the end of its validity (milliseconds; None: the default) and the session that it came from.
+    From the upstream: its id and its status of the message.
     """
 
     source_ton: int
@@ -262,11 +269,11 @@ class Details:
     upstream_status: str | None
 
 
-def details(conn: sqlite3.Connection, text: Text) -> dict[int, Details]:
-    """What is shown of one text only: of each of its messages, by its id."""
+def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, MessageDetails]:
+    """Read the details of each message of a text, by message id."""
     rows = conn.execute(
         "SELECT id, source_ton, source_npi, registered_delivery, reference, udh, expires_at, session_id, upstream_id,"
         " upstream_status FROM messages WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps([each.id for each in text.messages]),),
     )
-    return {message_id: Details(*fields) for message_id, *fields in rows}
+    return {message_id: MessageDetails(*fields) for message_id, *fields in rows}

@@ -1,10 +1,10 @@
-"""Giving back what a message cost, as an operator, and what was given back of a text."""
+"""Refunds: operators give back what a message cost."""
 
 import json
 import sqlite3
 from dataclasses import dataclass
 
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
@@ -13,14 +13,14 @@ from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.credits import credits
-from portal.services.history.history import NoSuchMessage, Text
+from portal.services.history.history import NoSuchMessage, SentText
 
 
-class NotFinished(Refused):
+class MessageNotFinished(Refused):
     sentence = N_("That message is on its way: what it cost can be given back once it has its final status.")
 
 
-class CostNothing(Refused):
+class MessageWasFree(Refused):
     sentence = N_("That message cost nothing.")
 
 
@@ -28,7 +28,7 @@ class AlreadyRefunded(Refused):
     sentence = N_("What that message cost has been given back already.")
 
 
-def account_of(conn: sqlite3.Connection, message_id: int) -> Account:
+def get_account_by_message_id(conn: sqlite3.Connection, message_id: int) -> Account:
     """The account that has sent a message.
 
     Raises:
@@ -40,23 +40,23 @@ def account_of(conn: sqlite3.Connection, message_id: int) -> Account:
     ).fetchone()
     if row is None:
         raise NoSuchMessage()
-    return accounts.by_name(conn, row["name"])
+    return accounts.get_account(conn, row["name"])
 
 
 def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, message_id: int, reason: str) -> int:
     """Give back what a finished message cost, once.
 
     Args:
-        reason: stands in the ledger.
+        reason: is stored in the ledger.
 
     Returns:
-        How much that was (thousandths of a credit).
+        The amount (thousandths of a credit).
 
     Raises:
         NoSuchMessage: also when it is another account's.
-        ReasonMissing, NotFinished, CostNothing, AlreadyRefunded
+        ReasonMissing, MessageNotFinished, MessageWasFree, AlreadyRefunded
     """
-    with immediate(conn):
+    with write_transaction(conn):
         row = conn.execute(
             "SELECT price, state, EXISTS (SELECT 1 FROM movements WHERE kind = 'refund'"
             " AND first_message_id = messages.id) AS refunded FROM messages WHERE id = ? AND account_id = ?",
@@ -65,63 +65,64 @@ def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, mes
         if row is None:
             raise NoSuchMessage()
         if row["state"] == ENROUTE:
-            raise NotFinished()
+            raise MessageNotFinished()
         if not row["price"]:
-            raise CostNothing()
+            raise MessageWasFree()
         if row["refunded"]:
             raise AlreadyRefunded()
-        credits.refund(conn, actor, account, row["price"], reason, message_id=message_id)
+        credits.refund_credits(conn, actor, account, row["price"], reason, message_id=message_id)
     return int(row["price"])
 
 
 def refund_text(
-    conn: sqlite3.Connection, actor: Actor, account: Account, text: Text, reason: str, *, form: str = ""
+    conn: sqlite3.Connection, actor: Actor, account: Account, text: SentText, reason: str, *, idempotency_key: str = ""
 ) -> int:
-    """Give back what the messages of a text cost, except for those of which it was given back before; all or none.
+    """Give back what the messages of a text cost, in one transaction; those refunded before are left out.
 
     Args:
-        reason: stands in the ledger.
-        form: a number of `once.new`: sent a second time, it gives nothing back.
+        reason: is stored in the ledger.
+        idempotency_key: from `idempotency.new_idempotency_key`; a second use of it refunds nothing.
 
     Returns:
-        How much that was (thousandths of a credit).
+        The amount (thousandths of a credit).
 
     Raises:
-        ReasonMissing, NotFinished, AlreadySent
-        CostNothing, AlreadyRefunded: there is nothing to give back.
+        ReasonMissing, MessageNotFinished, FormAlreadySent
+        MessageWasFree, AlreadyRefunded: there is nothing to refund.
     """
-    given, nothing = 0, None
-    with immediate(conn):
-        idempotency.spend(conn, form)
+    refunded_amount, last_refusal = 0, None
+    with write_transaction(conn):
+        idempotency.use_idempotency_key(conn, idempotency_key)
         for each in text.messages:
             try:
-                given += refund_message(conn, actor, account, each.id, reason)
-            except (CostNothing, AlreadyRefunded) as refusal:
-                nothing = refusal
-        if not given and nothing:
-            raise nothing
-    return given
+                refunded_amount += refund_message(conn, actor, account, each.id, reason)
+            except (MessageWasFree, AlreadyRefunded) as refusal:
+                last_refusal = refusal
+        if not refunded_amount and last_refusal:
+            raise last_refusal
+    return refunded_amount
 
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """What was given back, in thousandths of a credit, and when (milliseconds)."""
+    """An amount that was given back (thousandths of a credit), and when (milliseconds)."""
 
-    at: int
+    refunded_at: int
     amount: int
 
 
-def refunds(conn: sqlite3.Connection, text: Text) -> list[Refund]:
-    """What was given back of a text's price, oldest first: that of messages which were called back, or stopped before
-    their date, and what operators gave back."""
+def list_refunds(conn: sqlite3.Connection, text: SentText) -> list[Refund]:
+    """The refunds of a text's messages, oldest first: those of cancelled messages, of messages that were blacklisted
+    before their date, and those by operators.
+    """
     rows = conn.execute(
         "SELECT id, amount FROM movements WHERE kind = 'refund'"
         " AND first_message_id IN (SELECT value FROM json_each(?)) ORDER BY id",
         (json.dumps([each.id for each in text.messages]),),
     )
-    return [Refund(ids.time_of(row["id"]), row["amount"]) for row in rows]
+    return [Refund(ids.time_from_id(row["id"]), row["amount"]) for row in rows]
 
 
-def refunded(conn: sqlite3.Connection, text: Text) -> int:
-    """All that was given back of a text's price, in thousandths of a credit."""
-    return sum(each.amount for each in refunds(conn, text))
+def sum_refunds(conn: sqlite3.Connection, text: SentText) -> int:
+    """The sum of the refunds of a text's messages, in thousandths of a credit."""
+    return sum(each.amount for each in list_refunds(conn, text))

@@ -1,8 +1,8 @@
-"""How long messages are kept: so many months of the installation's, or of the customer's own.
+"""Retention: messages are kept for a number of months, the installation's or the customer's own.
 
-What is older, whole days (UTC), is removed behind the messages that come, in short transactions. Each account knows
-from which day on its messages are kept (`accounts.kept_since`); that is written first, and the check looks at nothing
-older, whether it has gone yet or not. Balances, the ledger and the statistics stay.
+Older messages are removed by whole days (UTC), in short transactions in the background. The first day whose messages
+are kept is stored for each account before that (`accounts.kept_since`), and the self-check ignores everything older,
+whether it has been removed yet or not. Balances, the ledger and the statistics stay.
 """
 
 import sqlite3
@@ -10,119 +10,119 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 
 from portal.core.clock import DAY_MS
-from portal.core.db import Connection, immediate
+from portal.core.db import Connection, write_transaction
 from portal.services.common import ids
-from portal.services.common.periods import months_before
+from portal.services.common.periods import subtract_months
 from portal.services.history import removal
 from portal.services.statistics import rollup
 
-_FIRST_DAY = date(1970, 1, 1)
-_AT_ONCE = 2_000
-_ROWS_AT_ONCE = 500
+_EPOCH = date(1970, 1, 1)
+_BATCH_SIZE = 2_000
+_DELETE_BATCH_SIZE = 500
 
 
-def months_of(conn: sqlite3.Connection, customer_id: int, usual: int) -> int:
-    """How many months the messages of a customer's accounts are kept; `usual` is the installation's number."""
+def get_retention_months(conn: sqlite3.Connection, customer_id: int, default_months: int) -> int:
+    """For how many months a customer's messages are kept; `default_months` is the installation's setting."""
     (months,) = conn.execute("SELECT messages_months FROM customers WHERE id = ?", (customer_id,)).fetchone()
-    return usual if months is None else int(months)
+    return default_months if months is None else int(months)
 
 
-def first_day(months: int, now: int) -> int:
-    """The first day (days since 1970, UTC) of which messages are kept for so many months at a moment (milliseconds)."""
+def get_first_retained_day(months: int, now: int) -> int:
+    """The first day (days since 1970, UTC) whose messages are kept, for so many months before `now` (milliseconds)."""
     today = datetime.fromtimestamp(now / 1000, UTC).date()
-    return max((months_before(today, months) - _FIRST_DAY).days, 0)
+    return max((subtract_months(today, months) - _EPOCH).days, 0)
 
 
-def remove(conn: Connection, usual: int, now: int) -> Iterator[int]:
-    """Remove what is too old at a moment (milliseconds); says after each step how many messages that were.
+def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[int]:
+    """Remove messages that are too old at a moment (milliseconds); yields after each step how many it has removed.
 
-    Each step is a transaction of its own, and between two of them nothing is held: the caller may rest. What is still
-    under way stays, and what waits for a client: it goes when it has ended.
+    Each step is a transaction of its own, and between two of them none is open: the caller may pause. Messages that
+    are under way or wait for a client stay until they have ended.
 
     Args:
-        usual: the months of customers that have none of their own.
+        default_months: for customers that have no number of their own.
 
     Raises:
-        sqlite3.OperationalError: the next time goes on.
+        sqlite3.OperationalError: the next call continues.
     """
-    for months in _all_months(conn, usual):
-        day = first_day(months, now)
-        with immediate(conn):
-            # What has gone doesn't come back where more months are kept now.
+    for months in _list_retention_months(conn, default_months):
+        day = get_first_retained_day(months, now)
+        with write_transaction(conn):
+            # The day never goes back, even if more months are kept now: its messages have been removed.
             conn.execute(
                 "UPDATE accounts SET kept_since = ? WHERE kept_since < ?"
                 " AND customer_id IN (SELECT id FROM customers WHERE coalesce(messages_months, ?) = ?)",
-                (day, day, usual, months),
+                (day, day, default_months, months),
             )
     for account_id, day in conn.execute("SELECT id, kept_since FROM accounts WHERE kept_since").fetchall():
-        end = ids.first_id_at(day * DAY_MS)
-        yield from _remove_sent(conn, account_id, end)
-        yield from _remove_received(conn, account_id, end)
-        yield from _forget_rest(conn, account_id, day, end)
+        end_id = ids.min_id_at_time(day * DAY_MS)
+        yield from _purge_sent_messages(conn, account_id, end_id)
+        yield from _purge_inbound_messages(conn, account_id, end_id)
+        yield from _purge_history_metadata(conn, account_id, day, end_id)
 
 
-def _all_months(conn: sqlite3.Connection, usual: int) -> list[int]:
-    rows = conn.execute("SELECT DISTINCT coalesce(messages_months, ?) FROM customers", (usual,))
+def _list_retention_months(conn: sqlite3.Connection, default_months: int) -> list[int]:
+    rows = conn.execute("SELECT DISTINCT coalesce(messages_months, ?) FROM customers", (default_months,))
     return [row[0] for row in rows]
 
 
-def _remove_sent(conn: Connection, account_id: int, end: int) -> Iterator[int]:
-    after = 0
+def _purge_sent_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
+    after_id = 0
     while True:
         rows = conn.execute(
             "SELECT id FROM messages INDEXED BY messages_account WHERE account_id = ? AND id > ? AND id < ?"
             " AND joined_to IS NULL ORDER BY id LIMIT ?",
-            (account_id, after, end, _AT_ONCE),
+            (account_id, after_id, end_id, _BATCH_SIZE),
         ).fetchall()
         if not rows:
             return
-        after = rows[-1][0]
-        found = removal.look(conn, account_id, [row[0] for row in rows])
-        # A text that was submitted around midnight goes a day later, as a whole.
-        texts = sorted(text for text in found.texts if max(text) < end)
+        after_id = rows[-1][0]
+        plan = removal.plan_removal(conn, account_id, [row[0] for row in rows])
+        # A text whose segments came before and after midnight is removed a day later, as a whole.
+        texts = sorted(text for text in plan.texts if max(text) < end_id)
         if texts:
-            # All of them had ended before they were looked at. Now that is counted, too.
-            for _ in rollup.catch_up(conn):
+            # All of them have ended. The statistics must have counted that before they are removed.
+            for _ in rollup.roll_up_in_batches(conn):
                 yield 0
-        for some in removal.portions(texts):
-            removal.take(conn, account_id, some, sums=False)
-            yield sum(map(len, some))
+        for batch in removal.split_texts_into_batches(texts):
+            removal.delete_sent_messages(conn, account_id, batch, keep_sums=False)
+            yield sum(map(len, batch))
 
 
-def _remove_received(conn: Connection, account_id: int, end: int) -> Iterator[int]:
-    after = 0
+def _purge_inbound_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
+    after_id = 0
     while True:
         rows = conn.execute(
             "SELECT id FROM received INDEXED BY received_account WHERE account_id = ? AND id > ? AND id < ?"
             " AND ended_at IS NOT NULL ORDER BY id LIMIT ?",
-            (account_id, after, end, removal.AT_ONCE),
+            (account_id, after_id, end_id, removal.BATCH_SIZE),
         ).fetchall()
         if not rows:
             return
-        after = rows[-1][0]
-        yield removal.take_received(conn, account_id, [row[0] for row in rows])
+        after_id = rows[-1][0]
+        yield removal.delete_inbound_messages(conn, account_id, [row[0] for row in rows])
 
 
-# What was left of messages that customers have deleted themselves, and the sessions that messages came from: table,
-# key, what goes.
-_LEFT = (
+# Sums of messages that customers have deleted themselves, and the sessions that messages came from: table, key,
+# condition of the rows to delete.
+_LEFTOVER_TABLES = (
     ("deleted_days", "account_id, day, country, source", "day < :day"),
     ("deleted_charges", "account_id, charged_from", "charged_from < :end AND last_id < :end"),
     ("deleted_refunds", "message_id", "message_id < :end"),
-    # A day later: of a session whose server has died it is known only when its client was last heard.
+    # A day later: for a session that ended with a crash of the server, only the last activity of its client is known.
     ("ended_sessions", "id", "ended_at < :end_ms - :day_ms"),
 )
 
 
-def _forget_rest(conn: Connection, account_id: int, day: int, end: int) -> Iterator[int]:
-    """Forget what would prove something about days that are not kept, and who was connected then."""
-    for table, key, condition in _LEFT:
-        gone = 1
-        while gone:
-            with immediate(conn):
-                gone = conn.execute(
+def _purge_history_metadata(conn: Connection, account_id: int, day: int, end_id: int) -> Iterator[int]:
+    """Delete what the self-check would need for days that are not kept, and the sessions of that time."""
+    for table, key, condition in _LEFTOVER_TABLES:
+        deleted_count = 1
+        while deleted_count:
+            with write_transaction(conn):
+                deleted_count = conn.execute(
                     f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"
-                    f" WHERE account_id = :account AND {condition} LIMIT {_ROWS_AT_ONCE})",
-                    {"account": account_id, "day": day, "end": end, "end_ms": day * DAY_MS, "day_ms": DAY_MS},
+                    f" WHERE account_id = :account AND {condition} LIMIT {_DELETE_BATCH_SIZE})",
+                    {"account": account_id, "day": day, "end": end_id, "end_ms": day * DAY_MS, "day_ms": DAY_MS},
                 ).rowcount
             yield 0

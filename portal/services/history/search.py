@@ -1,8 +1,9 @@
-"""Finding texts in an account's history: by period, sender, recipient, status and words, in pages of any depth.
+"""Searching an account's history: by period, sender, recipient, status and words, with paging to any depth.
 
-Ids are the order of the history, and a period is a range of them. Within it a search takes the way that leads past the
-fewest messages: what failed and what has no final state have indexes of their own; what names a sender, a number or
-words leaves out the chunks in which these certainly are not (`search_index`); all else reads on until there is enough.
+The history is in the order of ids, and a period is a range of ids. Within it a search reads as few messages as
+possible: failed messages and those without a final state have database indexes of their own; a search for a sender, a
+number or words skips the chunks that certainly don't contain them (`search_index`); any other search reads messages
+until a page is full.
 """
 
 import json
@@ -14,246 +15,258 @@ from typing import Any
 
 from portal.core.db import Connection
 from portal.services.common import ids
-from portal.services.common.message_states import ENROUTE, PTT, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_NONE, PTT_PENDING
-from portal.services.common.periods import EVER, Period
+from portal.services.common.message_states import (
+    ENROUTE,
+    PTT_BLACKLISTED,
+    PTT_DESCRIPTIONS,
+    PTT_NO_CREDIT,
+    PTT_NONE,
+    PTT_PENDING,
+)
+from portal.services.common.periods import ALL_TIME_PERIOD, Period
 from portal.services.history import history, search_index
-from portal.services.history.history import Message, Text
+from portal.services.history.history import SentMessage, SentText
 from portal.services.statistics.rollup import MONTH
 
 DELIVERED, UNDERWAY, SCHEDULED, FAILED = "delivered", "pending", "scheduled", "failed"
 STATUSES = (DELIVERED, UNDERWAY, SCHEDULED, FAILED)
 
-# As many messages as a few milliseconds suffice for.
-_CHUNKS_AT_ONCE = 16
-_IDS_AT_ONCE = 500
-_FURTHEST = (1 << 63) - 1
+# So many chunks, or ids, are read in a few milliseconds.
+_MAX_CHUNKS_PER_RUN = 16
+_ID_BATCH_SIZE = 500
+_MAX_ID = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is looked for: texts for which all of it is true. Empty: it doesn't matter.
+class SearchQuery:
+    """The conditions of a search, all of which a text must meet. An empty one matches everything.
 
     Args:
-        within: the period in which the text, or the first segment of it that came, was submitted.
-        sender: with or without a plus; capitals don't matter.
-        recipient: the number, or the digits that it begins with.
-        status: of STATUSES, or a ptt code (`failures()`) in digits. A text in segments has that of each of these.
-        said: words, or beginnings of words; the text has each of them. Capitals and accents don't matter.
+        period: the one in which the text, or the first of its segments that came, was submitted.
+        sender: with or without a plus; case is ignored.
+        recipient: the number, or its first digits.
+        status: one of STATUSES, or a ptt code (`list_failure_codes()`) in digits. A text in segments has the status of
+            each of its segments.
+        text: words, or beginnings of words, all of which the text contains; case and accents are ignored.
     """
 
-    within: Period = EVER
+    period: Period = ALL_TIME_PERIOD
     sender: str = ""
     recipient: str = ""
     status: str = ""
-    said: str = ""
+    text: str = ""
 
     @cached_property
     def words(self) -> list[str]:
-        return search_index.words(self.said)
+        return search_index.split_words(self.text)
 
     @cached_property
-    def terms(self) -> list[str]:
-        """What the chunks have which have such texts, beside words; none: nothing that they could tell."""
-        found = search_index.of_sender(self.sender) if self.sender else []
-        return found + search_index.of_number(self.recipient)
+    def index_terms(self) -> list[str]:
+        """The terms, except words, that a chunk must contain; empty: no chunk can be skipped because of them."""
+        sender_terms = search_index.index_terms_of_sender(self.sender) if self.sender else []
+        return sender_terms + search_index.index_terms_of_number(self.recipient)
 
     @cached_property
     def word_terms(self) -> list[str]:
-        """What those have that know words."""
-        return [term for word in self.words for term in search_index.of_word(word)]
+        """The terms that a chunk with words (`worded`) must contain as well."""
+        return [term for word in self.words for term in search_index.index_terms_of_word(word)]
 
     @property
-    def is_of_failures(self) -> bool:
+    def is_failure_search(self) -> bool:
         return self.status == FAILED or self.status.isdigit()
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Texts, newest first. `reached`: all beyond this id has not been looked at, for want of time; None: all has."""
+class SearchResult:
+    """Texts, newest first. `reached`: the id at which the search stopped for lack of time; None: it is complete."""
 
-    texts: list[Text]
+    texts: list[SentText]
     reached: int | None = None
 
 
-EVERYTHING = Wanted()
+MATCH_ALL = SearchQuery()
 
 
-def failures() -> dict[int, str]:
-    """The ptt codes that a search can ask for, with what they mean: of several that mean the same, the smallest."""
-    found: dict[str, int] = {}
-    for code, words in PTT.items():
+def list_failure_codes() -> dict[int, str]:
+    """The ptt codes that a search can have as status, with their descriptions; of several with one, the smallest."""
+    smallest_codes: dict[str, int] = {}
+    for code, description in PTT_DESCRIPTIONS.items():
         if code not in (PTT_NONE, PTT_PENDING):
-            found.setdefault(words, code)
-    return {code: words for words, code in found.items()}
+            smallest_codes.setdefault(description, code)
+    return {code: description for description, code in smallest_codes.items()}
 
 
-def reasons(conn: Connection, account_id: int) -> dict[int, str]:
-    """Those of `failures()` that an account has ever met, as far as the statistics have them."""
+def list_account_failure_codes(conn: Connection, account_id: int) -> dict[int, str]:
+    """Those of `list_failure_codes()` that messages of an account have ever had, according to the statistics."""
     rows = conn.execute(
         "SELECT DISTINCT ptt FROM statistics_endings WHERE account_id = :account AND length = :month"
         " UNION SELECT :stopped FROM statistics WHERE account_id = :account AND length = :month AND stopped > 0"
         " UNION SELECT :refused FROM statistics WHERE account_id = :account AND length = :month AND refused > 0",
         {"account": account_id, "month": MONTH, "stopped": PTT_BLACKLISTED, "refused": PTT_NO_CREDIT},
     )
-    met = {PTT.get(row[0]) for row in rows}
-    return {code: words for code, words in failures().items() if words in met}
+    descriptions = {PTT_DESCRIPTIONS.get(row[0]) for row in rows}
+    return {code: description for code, description in list_failure_codes().items() if description in descriptions}
 
 
-def find(
+def search_texts(
     conn: Connection,
     account_id: int,
-    wanted: Wanted = EVERYTHING,
+    query: SearchQuery = MATCH_ALL,
     *,
     before: int | None = None,
     after: int | None = None,
     limit: int = 50,
     seconds: float = float("inf"),
-) -> Found:
-    """A page of texts, each in the place of that segment of it that came first.
+) -> SearchResult:
+    """Search an account's texts; returns a page of them. The id of a text is that of its segment that came first.
 
     Args:
-        before: only those with a smaller id than this (the last one of the page before).
-        after: the ones that follow upon this id, for the way back to newer ones.
-        seconds: how long to look, at the least; it is asked every few milliseconds.
+        before: the texts with a smaller id than this (the last one of the previous page).
+        after: the texts just above this id, for going back to newer pages.
+        seconds: after so long the search stops, at its next check, which comes every few milliseconds.
     """
-    rows, reached = _lines(conn, account_id, wanted, _COLUMNS, before, after, limit, seconds)
-    texts = history.whole(conn, [Message(*row) for row in rows])
-    return Found(texts if after is None else texts[::-1], reached)
+    rows, reached = _search_rows(conn, account_id, query, _COLUMNS, before, after, limit, seconds)
+    texts = history.assemble_texts(conn, [SentMessage(*row) for row in rows])
+    return SearchResult(texts if after is None else texts[::-1], reached)
 
 
-def lines(
+def search_text_ids(
     conn: Connection,
     account_id: int,
-    wanted: Wanted = EVERYTHING,
+    query: SearchQuery = MATCH_ALL,
     *,
     before: int | None = None,
     limit: int,
     seconds: float = float("inf"),
 ) -> tuple[list[int], int | None]:
-    """Only the ids of what `find` finds, and how far it has looked (`Found.reached`): for who has millions to find."""
-    rows, reached = _lines(conn, account_id, wanted, "line.id", before, None, limit, seconds)
+    """Like `search_texts`, but returns only the ids, and `SearchResult.reached`: for searches that find millions."""
+    rows, reached = _search_rows(conn, account_id, query, "line.id", before, None, limit, seconds)
     return [row[0] for row in rows], reached
 
 
-def _lines(
+def _search_rows(
     conn: Connection,
     account_id: int,
-    wanted: Wanted,
+    search_query: SearchQuery,
     columns: str,
     before: int | None,
     after: int | None,
     limit: int,
     seconds: float,
 ) -> tuple[list[Any], int | None]:
-    """Rows of these columns, which begin with the id; how far was looked, if not to the end."""
-    conn.teach("says", 2, _says)
-    low = max(ids.first_id_at(wanted.within.since), 1 if after is None else after + 1)
-    high = min(ids.first_id_at(wanted.within.until), _FURTHEST if before is None else before)
-    ends = time.monotonic() + seconds
+    """Return rows of these columns, the first of which is the id, and `SearchResult.reached`."""
+    conn.register_function("has_words", 2, _has_words_with_prefixes)
+    low = max(ids.min_id_at_time(search_query.period.since), 1 if after is None else after + 1)
+    high = min(ids.min_id_at_time(search_query.period.until), _MAX_ID if before is None else before)
+    deadline = time.monotonic() + seconds
     rows: list[Any] = []
-    query = _Query(account_id, wanted, columns, newest_first=after is None)
-    for first, bound in query.stretches(conn, low, high):
-        rows += query.rows(conn, first, bound, limit - len(rows))
+    statement = _SearchStatement(account_id, search_query, columns, newest_first=after is None)
+    for first, bound in statement.iterate_id_ranges(conn, low, high):
+        rows += statement.fetch_rows(conn, first, bound, limit - len(rows))
         if len(rows) == limit:
             break
-        if time.monotonic() >= ends and (first > low if after is None else bound < high):
+        if time.monotonic() >= deadline and (first > low if after is None else bound < high):
             return rows, first if after is None else bound - 1
     return rows, None
 
 
-def each(conn: Connection, account_id: int, wanted: Wanted = EVERYTHING, batch: int = 1000) -> Iterator[Text]:
-    """All texts that are looked for, newest first, in constant memory."""
+def iterate_texts(
+    conn: Connection, account_id: int, query: SearchQuery = MATCH_ALL, batch_size: int = 1000
+) -> Iterator[SentText]:
+    """Yield all texts that a search finds, newest first, in constant memory."""
     before = None
-    while found := find(conn, account_id, wanted, before=before, limit=batch).texts:
-        yield from found
-        before = found[-1].id
+    while page := search_texts(conn, account_id, query, before=before, limit=batch_size).texts:
+        yield from page
+        before = page[-1].id
 
 
-# --- how they are found
+# --- the SQL of a search
 
 _COLUMNS = ", ".join(
     [
-        *(f"line.{each}" for each in history.COLUMNS.split(", ")[:-1]),
+        *(f"line.{each}" for each in history.MESSAGE_COLUMNS.split(", ")[:-1]),
         "line.scheduled_at IS NOT NULL AND line.due_at IS line.scheduled_at",
     ]
 )
-_BY_TIME = """
+_FROM_MESSAGES = """
 messages AS line INDEXED BY messages_account WHERE line.account_id = :account AND line.joined_to IS NULL
 """
-# The order of both loops is said (CROSS JOIN), and that of the rows is the index's.
-_BY_FAILURE = f"""
+# CROSS JOIN fixes the order of the two loops, so that the rows come in the order of the index.
+_FROM_FAILED_MESSAGES = f"""
 messages AS failed INDEXED BY messages_failed
 CROSS JOIN messages AS line ON line.id = coalesce(failed.joined_to, failed.id)
 WHERE failed.account_id = :account AND failed.ptt NOT IN ({PTT_NONE}, {PTT_PENDING})
 """
-_UNFINISHED = f"""
+_SELECT_UNFINISHED = f"""
 SELECT DISTINCT coalesce(joined_to, id) FROM messages AS part INDEXED BY messages_unfinished
 WHERE part.state = {ENROUTE} AND part.account_id = ?
 """
-_SEGMENT_HAS = (
+_ANY_SEGMENT_MATCHES = (
     "({condition} OR (line.segment_total IS NOT NULL AND EXISTS (SELECT 1 FROM messages AS part"
     " WHERE part.joined_to = line.id AND {of_part})))"
 )
-# As `Text.text` puts it together: what is missing between two segments parts words.
-_WHOLE = """
-(SELECT group_concat(said, '') FROM (
-    SELECT iif(segment_number = 1 + lag(segment_number) OVER (ORDER BY segment_number), '', ' ') || text AS said
+# The segments are joined as in `SentText.text`: a missing segment separates words.
+_WHOLE_TEXT = """
+(SELECT group_concat(piece, '') FROM (
+    SELECT iif(segment_number = 1 + lag(segment_number) OVER (ORDER BY segment_number), '', ' ') || text AS piece
     FROM messages AS part WHERE part.id = line.id OR part.joined_to = line.id ORDER BY segment_number))
 """
-_WAITS = "({row}.scheduled_at IS NOT NULL AND {row}.due_at IS {row}.scheduled_at)"
+_IS_SCHEDULED = "({row}.scheduled_at IS NOT NULL AND {row}.due_at IS {row}.scheduled_at)"
 
 
-class _Query:
-    """The statements of a search, and the way it takes."""
+class _SearchStatement:
+    """The SQL statements of a search, and the ranges of ids that they are run on."""
 
-    def __init__(self, account_id: int, wanted: Wanted, columns: str, *, newest_first: bool) -> None:
+    def __init__(self, account_id: int, query: SearchQuery, columns: str, *, newest_first: bool) -> None:
         self._select = f"SELECT {columns} FROM"
-        self._wanted = wanted
+        self._query = query
         self._newest_first = newest_first
         self._order = "DESC" if newest_first else "ASC"
-        self._values: dict[str, object] = {
+        self._parameters: dict[str, object] = {
             "account": account_id,
-            "sender": wanted.sender.lstrip("+"),
-            "least": wanted.recipient,
-            # What follows upon all that begin with these digits: the colon comes after 9.
-            "most": f"{wanted.recipient}:",
-            "words": " ".join(wanted.words),
-            **{f"digits{number}": word for number, word in enumerate(wanted.words) if _is_digits(word)},
+            "sender": query.sender.lstrip("+"),
+            "recipient": query.recipient,
+            # Greater than all numbers that begin with these digits: in ASCII the colon follows the 9.
+            "recipient_end": f"{query.recipient}:",
+            "words": " ".join(query.words),
+            **{f"digits{number}": word for number, word in enumerate(query.words) if _is_digits(word)},
         }
 
-    def stretches(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
-        """Where to look, in the order of the answer: first ids, and bounds that are beyond the last ones."""
-        wanted = self._wanted
-        plain = not wanted.sender and not wanted.recipient and not wanted.said
-        if low >= high or (wanted.said and not wanted.words):
-            # No time at all, or nothing but marks, and no text has such a word.
+    def iterate_id_ranges(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of ids to read, each as (first id, end), in the order of the result."""
+        query = self._query
+        is_period_only = not query.sender and not query.recipient and not query.text
+        if low >= high or (query.text and not query.words):
+            # The period is empty, or the text has only punctuation, which matches nothing.
             return
-        if wanted.status in (UNDERWAY, SCHEDULED) or (plain and (wanted.status == "" or wanted.is_of_failures)):
+        if query.status in (UNDERWAY, SCHEDULED) or (
+            is_period_only and (query.status == "" or query.is_failure_search)
+        ):
             yield low, high
             return
-        account = self._values["account"]
-        (done,) = conn.execute(
+        account = self._parameters["account"]
+        (last_indexed_id,) = conn.execute(
             "SELECT coalesce(max(last_id), 0) FROM history_chunks WHERE account_id = ?", (account,)
         ).fetchone()
-        tail = (max(low, done + 1), high)
+        tail = (max(low, last_indexed_id + 1), high)
         if self._newest_first and tail[0] < high:
             yield tail
-        yield from self._chunks(conn, low, min(high, done + 1))
+        yield from self._iterate_index_chunk_runs(conn, low, min(high, last_indexed_id + 1))
         if not self._newest_first and tail[0] < high:
             yield tail
 
-    def _chunks(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
-        """Runs of chunks which may have what is looked for, within bounds."""
-        terms, word_terms = self._wanted.terms, self._wanted.word_terms
-        places: dict[tuple[int, int], list[int]] = {}
+    def _iterate_index_chunk_runs(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Yield runs of chunks that may contain matches, within a range of ids."""
+        terms, word_terms = self._query.index_terms, self._query.word_terms
+        bit_positions: dict[tuple[int, int], list[int]] = {}
         run: tuple[int, int] | None = None
-        length = 0
+        chunk_count = 0
         chunks = conn.execute(
             f"SELECT first_id, last_id{', worded, bits' if terms or word_terms else ''} FROM history_chunks"
             " WHERE account_id = :account AND last_id >= :low AND last_id <= coalesce((SELECT min(last_id)"
             "  FROM history_chunks WHERE account_id = :account AND last_id >= :high - 1), :high)"
             f" ORDER BY last_id {self._order}",
-            {"account": self._values["account"], "low": low, "high": high},
+            {"account": self._parameters["account"], "low": low, "high": high},
         )
         for first, last, *rest in chunks:
             first, bound = max(first, low), min(last + 1, high)
@@ -262,103 +275,117 @@ class _Query:
             if rest:
                 worded, bits = rest
                 size = len(bits) * 8
-                if (worded, size) not in places:
-                    asked = terms + word_terms if worded else terms
-                    places[worded, size] = [place for term in asked for place in search_index.places(term, size)]
-                may_have = all(bits[place >> 3] >> (place & 7) & 1 for place in places[worded, size])
+                if (worded, size) not in bit_positions:
+                    required_terms = terms + word_terms if worded else terms
+                    bit_positions[worded, size] = [
+                        position
+                        for term in required_terms
+                        for position in search_index.get_bloom_filter_bits(term, size)
+                    ]
+                may_have = all(bits[position >> 3] >> (position & 7) & 1 for position in bit_positions[worded, size])
             else:
                 may_have = True
             if may_have:
                 run = (first, bound) if run is None else (min(run[0], first), max(run[1], bound))
-                length += 1
-            if run is not None and (not may_have or length == _CHUNKS_AT_ONCE):
+                chunk_count += 1
+            if run is not None and (not may_have or chunk_count == _MAX_CHUNKS_PER_RUN):
                 yield run
-                run, length = None, 0
+                run, chunk_count = None, 0
         if run is not None:
             yield run
 
-    def rows(self, conn: Connection, first: int, bound: int, limit: int) -> Sequence[Any]:
-        """Rows of the texts within bounds, in the order of the answer."""
-        values = self._values | {"first": first, "bound": bound}
-        if self._wanted.status in (UNDERWAY, SCHEDULED):
-            return self._unfinished(conn, values, limit)
-        if self._wanted.is_of_failures:
-            return self._failed(conn, values, limit)
+    def fetch_rows(self, conn: Connection, first: int, bound: int, limit: int) -> Sequence[Any]:
+        """Read the matching rows of a range of ids, in the order of the result."""
+        parameters = self._parameters | {"first": first, "bound": bound}
+        if self._query.status in (UNDERWAY, SCHEDULED):
+            return self._fetch_unfinished_rows(conn, parameters, limit)
+        if self._query.is_failure_search:
+            return self._fetch_failed_rows(conn, parameters, limit)
         return conn.execute(
-            f"{self._select} {_BY_TIME} AND line.id >= :first AND line.id < :bound{self._conditions}"
+            f"{self._select} {_FROM_MESSAGES} AND line.id >= :first AND line.id < :bound{self._where_conditions}"
             f" ORDER BY line.id {self._order} LIMIT {limit}",
-            values,
+            parameters,
         ).fetchall()
 
-    def _failed(self, conn: Connection, values: dict[str, object], limit: int) -> Sequence[Any]:
-        place = "coalesce(failed.joined_to, failed.id)"
-        of_code = f" AND failed.ptt IN ({_codes(self._wanted.status)})" if self._wanted.status != FAILED else ""
-        found: dict[int, Any] = {}
+    def _fetch_failed_rows(self, conn: Connection, parameters: dict[str, object], limit: int) -> Sequence[Any]:
+        first_id = "coalesce(failed.joined_to, failed.id)"
+        code_condition = (
+            f" AND failed.ptt IN ({_format_equivalent_ptt_codes(self._query.status)})"
+            if self._query.status != FAILED
+            else ""
+        )
+        rows_by_id: dict[int, Any] = {}
         rows = conn.execute(
-            f"{self._select} {_BY_FAILURE}{of_code} AND {place} >= :first AND {place} < :bound{self._conditions}"
-            f" ORDER BY {place} {self._order}",
-            values,
+            f"{self._select} {_FROM_FAILED_MESSAGES}{code_condition}"
+            f" AND {first_id} >= :first AND {first_id} < :bound{self._where_conditions}"
+            f" ORDER BY {first_id} {self._order}",
+            parameters,
         )
         # Several segments of a text may have failed.
         for row in rows:
-            found[row[0]] = row
-            if len(found) == limit:
+            rows_by_id[row[0]] = row
+            if len(rows_by_id) == limit:
                 break
         rows.close()
-        return list(found.values())
+        return list(rows_by_id.values())
 
-    def _unfinished(self, conn: Connection, values: dict[str, object], limit: int) -> Sequence[Any]:
-        waits = _WAITS.format(row="part")
-        which = waits if self._wanted.status == SCHEDULED else f"NOT {waits}"
-        found = conn.execute(f"{_UNFINISHED} AND {which}", (values["account"],)).fetchall()
-        lines = sorted((row[0] for row in found), reverse=self._newest_first)
+    def _fetch_unfinished_rows(self, conn: Connection, parameters: dict[str, object], limit: int) -> Sequence[Any]:
+        is_scheduled = _IS_SCHEDULED.format(row="part")
+        condition = is_scheduled if self._query.status == SCHEDULED else f"NOT {is_scheduled}"
+        id_rows = conn.execute(f"{_SELECT_UNFINISHED} AND {condition}", (parameters["account"],)).fetchall()
+        first_ids = sorted((row[0] for row in id_rows), reverse=self._newest_first)
         rows: list[Any] = []
-        for start in range(0, len(lines), _IDS_AT_ONCE):
-            some = json.dumps(lines[start : start + _IDS_AT_ONCE])
+        for start in range(0, len(first_ids), _ID_BATCH_SIZE):
+            ids_json = json.dumps(first_ids[start : start + _ID_BATCH_SIZE])
             rows += conn.execute(
-                f"{self._select} json_each(:ids) AS wanted CROSS JOIN messages AS line ON line.id = wanted.value"
-                f" WHERE line.id >= :first AND line.id < :bound{self._conditions} LIMIT {limit - len(rows)}",
-                values | {"ids": some},
+                f"{self._select} json_each(:ids) AS ids CROSS JOIN messages AS line ON line.id = ids.value"
+                f" WHERE line.id >= :first AND line.id < :bound{self._where_conditions} LIMIT {limit - len(rows)}",
+                parameters | {"ids": ids_json},
             )
             if len(rows) == limit:
                 break
         return rows
 
     @cached_property
-    def _conditions(self) -> str:
-        """What is asked of a line beside its place, each after AND: the cheapest first."""
-        wanted = self._wanted
-        found = []
-        if wanted.recipient:
-            found.append("line.destination >= :least AND line.destination < :most")
-        if wanted.sender:
-            found.append("ltrim(line.source, '+') = :sender COLLATE NOCASE")
-        if wanted.status == DELIVERED:
-            found.append(_SEGMENT_HAS.format(condition=f"line.ptt = {PTT_NONE}", of_part=f"part.ptt = {PTT_NONE}"))
-        for number, word in enumerate(wanted.words):
+    def _where_conditions(self) -> str:
+        """The conditions on a row beside the range of ids, each after AND, the cheapest first."""
+        query = self._query
+        conditions = []
+        if query.recipient:
+            conditions.append("line.destination >= :recipient AND line.destination < :recipient_end")
+        if query.sender:
+            conditions.append("ltrim(line.source, '+') = :sender COLLATE NOCASE")
+        if query.status == DELIVERED:
+            conditions.append(
+                _ANY_SEGMENT_MATCHES.format(condition=f"line.ptt = {PTT_NONE}", of_part=f"part.ptt = {PTT_NONE}")
+            )
+        for number, word in enumerate(query.words):
             if _is_digits(word):
-                # In C, before a function of ours is called: folding makes no digits.
-                found.append(f"(instr(line.text, :digits{number}) OR line.segment_total IS NOT NULL)")
-        if wanted.words:
-            found.append(f"(says(line.text, :words) OR (line.segment_total IS NOT NULL AND says({_WHOLE}, :words)))")
-        return "".join(f" AND {each}" for each in found)
+                # Checked in C before the Python function is called: folding never creates digits.
+                conditions.append(f"(instr(line.text, :digits{number}) OR line.segment_total IS NOT NULL)")
+        if query.words:
+            conditions.append(
+                "(has_words(line.text, :words)"
+                f" OR (line.segment_total IS NOT NULL AND has_words({_WHOLE_TEXT}, :words)))"
+            )
+        return "".join(f" AND {each}" for each in conditions)
 
 
 def _is_digits(word: str) -> bool:
     return word.isascii() and word.isdigit()
 
 
-def _codes(status: str) -> str:
-    """All codes that mean the same as this one."""
-    means = PTT.get(int(status))
-    return ", ".join(str(code) for code, words in PTT.items() if words == means)
+def _format_equivalent_ptt_codes(status: str) -> str:
+    """List all ptt codes that have the same description as this one, for SQL."""
+    description = PTT_DESCRIPTIONS.get(int(status))
+    return ", ".join(str(code) for code, each in PTT_DESCRIPTIONS.items() if each == description)
 
 
-def _says(text: str | None, beginnings: str) -> bool:
-    folded = search_index.folded(text or "")
-    return all(search_index.begins_a_word(folded, each) for each in _split(beginnings))
+def _has_words_with_prefixes(text: str | None, prefixes: str) -> bool:
+    folded = search_index.fold_text(text or "")
+    return all(search_index.has_word_with_prefix(folded, each) for each in _split_prefixes(prefixes))
 
 
 @lru_cache(maxsize=64)
-def _split(beginnings: str) -> list[str]:
-    return beginnings.split()
+def _split_prefixes(prefixes: str) -> list[str]:
+    return prefixes.split()

@@ -1,10 +1,10 @@
-"""What lets a search leave out most of a history: for each 256 messages of an account, what is not among them.
+"""The search index: one Bloom filter for each 256 messages (a chunk) of an account, so that a search can skip chunks.
 
-A chunk is a Bloom filter of the senders, of the beginnings of the recipients' numbers, and of those of the words of
-the texts: it says "certainly not" or "perhaps". That costs 16 bytes a message. An index of all words takes a hundred
-times as much and is written at random places, and so is one on the recipient; this one is written behind the messages,
-by whoever has time, and what has no chunk yet is just read. Where texts are not kept, a chunk knows no words
-(`worded`), and who looks for some reads it.
+A filter contains the senders, the prefixes of the recipients' numbers, and the prefixes of the words of the texts. It
+says "certainly not" or "perhaps". That takes 16 bytes a message. A full-text index takes a hundred times as much, and
+is written at random places, like a database index on the recipient. Chunks are built in the background; messages that
+have none yet are simply read. Where texts are not kept, a chunk has no words (`worded` is 0), and a search for words
+reads its messages.
 """
 
 import re
@@ -13,144 +13,147 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from zlib import crc32
 
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.common import ids
 from portal.services.history import history
 from portal.services.messages import text_policy
-from portal.services.messages.intake import SEGMENTS_TOGETHER_MS
+from portal.services.messages.intake import MAX_SEGMENT_GAP_MS
 
-CHUNK = 256
-"""How many messages."""
-# A step is a few milliseconds of work and one short transaction.
-_CHUNKS_AT_ONCE = 4
-# With eight bits for each, three of them set, one chunk in thirty says "perhaps" for nothing.
-_BITS_A_TERM, _LEAST_BITS = 8, 64
-# Longer beginnings tell more, but a message has its own: these double the chance from one to the next, or more.
-_DIGITS, _LETTERS = (11, 9, 7, 6, 5, 4, 3), (8, 5, 4, 3)
-_WORD = re.compile(r"\w+")
-
-
-# --- what is looked for
+CHUNK_SIZE = 256
+"""How many messages a chunk has."""
+# A step takes a few milliseconds, and writes in one short transaction.
+_MAX_CHUNKS_PER_STEP = 4
+# With eight bits for each term, three of them set, one chunk in thirty is a false positive.
+_BITS_PER_TERM, _MIN_BITS = 8, 64
+# Longer prefixes select better, but each message adds its own to the filter; these lengths are a compromise.
+_NUMBER_PREFIX_LENGTHS, _WORD_PREFIX_LENGTHS = (11, 9, 7, 6, 5, 4, 3), (8, 5, 4, 3)
+_WORD_PATTERN = re.compile(r"\w+")
 
 
-class _Plain(dict[int, str]):
-    """For `str.translate`: a character without its accents. It learns each when it meets it."""
+# --- words and terms
+
+
+class _AccentStripper(dict[int, str]):
+    """A table for `str.translate` that removes accents. It is filled while it is used."""
 
     def __missing__(self, code: int) -> str:
         parts = unicodedata.normalize("NFD", chr(code))
-        self[code] = plain = "".join(each for each in parts if not unicodedata.combining(each))
-        return plain
+        self[code] = stripped = "".join(each for each in parts if not unicodedata.combining(each))
+        return stripped
 
 
-_PLAIN = _Plain()
+_WITHOUT_ACCENTS = _AccentStripper()
 
 
-def folded(text: str) -> str:
-    """A text without what people don't type when they look for it: capitals, accents."""
+def fold_text(text: str) -> str:
+    """Fold a text for comparison: case and accents are removed."""
     text = text.casefold()
-    return text if text.isascii() else text.translate(_PLAIN)
+    return text if text.isascii() else text.translate(_WITHOUT_ACCENTS)
 
 
-def words(text: str) -> list[str]:
-    """The words of a text: runs of letters, digits and low lines, folded."""
-    return _WORD.findall(folded(text))
+def split_words(text: str) -> list[str]:
+    """Split a text into words: runs of letters, digits and underscores, folded."""
+    return _WORD_PATTERN.findall(fold_text(text))
 
 
-def begins_a_word(text: str, beginning: str) -> bool:
-    """Whether a word of a text begins so; both are folded."""
-    at = text.find(beginning)
-    while at > 0 and (text[at - 1].isalnum() or text[at - 1] == "_"):
-        at = text.find(beginning, at + 1)
-    return at >= 0
+def has_word_with_prefix(text: str, prefix: str) -> bool:
+    """Whether a word of the text begins with the prefix; both are folded."""
+    position = text.find(prefix)
+    while position > 0 and (text[position - 1].isalnum() or text[position - 1] == "_"):
+        position = text.find(prefix, position + 1)
+    return position >= 0
 
 
-def of_sender(sender: str) -> list[str]:
-    """The terms that a chunk with a message of this sender has."""
+def index_terms_of_sender(sender: str) -> list[str]:
+    """The terms of a chunk with a message from this sender."""
     return [f"s{sender.lstrip('+').casefold()}"]
 
 
-def of_number(beginning: str) -> list[str]:
-    """The terms that a chunk with a message to such a number has, those that tell most first: none where there are too
-    few digits to tell."""
-    return [f"d{beginning[:length]}" for length in _DIGITS if len(beginning) >= length]
+def index_terms_of_number(prefix: str) -> list[str]:
+    """The terms of a chunk with a message to a number that begins so, the most selective first.
 
-
-def of_word(beginning: str) -> list[str]:
-    """The terms that a chunk has which holds such a word, those that tell most first: none where there are too few
-    letters to tell.
-
-    All of them: the bits of one term alone may be those of words that every chunk has.
+    Empty: the prefix is too short.
     """
-    return [f"t{beginning[:length]}" for length in _LETTERS if len(beginning) >= length]
+    return [f"d{prefix[:length]}" for length in _NUMBER_PREFIX_LENGTHS if len(prefix) >= length]
+
+
+def index_terms_of_word(prefix: str) -> list[str]:
+    """The terms of a chunk with a word that begins so, the most selective first. Empty: the prefix is too short.
+
+    All of them are checked: the bits of one term alone may be those of words that every chunk has.
+    """
+    return [f"t{prefix[:length]}" for length in _WORD_PREFIX_LENGTHS if len(prefix) >= length]
 
 
 # --- Bloom filters
 
 
-def places(term: str, size: int) -> tuple[int, int, int]:
-    """The bits that stand for a term in a chunk of so many; `size` is a power of two."""
+def get_bloom_filter_bits(term: str, bit_count: int) -> tuple[int, int, int]:
+    """The three bits of a term in a filter of `bit_count` bits, a power of two."""
     hashed = crc32(term.encode())
     step = hashed >> 14 | 1
-    last = size - 1
-    return hashed & last, hashed + step & last, hashed + 2 * step & last
+    mask = bit_count - 1
+    return hashed & mask, hashed + step & mask, hashed + 2 * step & mask
 
 
-def _bits(terms: Collection[str]) -> bytes:
-    size = _LEAST_BITS
-    while size < _BITS_A_TERM * len(terms):
-        size *= 2
-    found = bytearray(size // 8)
+def _build_bloom_filter(terms: Collection[str]) -> bytes:
+    bit_count = _MIN_BITS
+    while bit_count < _BITS_PER_TERM * len(terms):
+        bit_count *= 2
+    bits = bytearray(bit_count // 8)
     for term in terms:
-        first, second, third = places(term, size)
-        found[first >> 3] |= 1 << (first & 7)
-        found[second >> 3] |= 1 << (second & 7)
-        found[third >> 3] |= 1 << (third & 7)
-    return bytes(found)
+        first, second, third = get_bloom_filter_bits(term, bit_count)
+        bits[first >> 3] |= 1 << (first & 7)
+        bits[second >> 3] |= 1 << (second & 7)
+        bits[third >> 3] |= 1 << (third & 7)
+    return bytes(bits)
 
 
-def _terms(messages: Iterable[Sequence[str]], texts: Iterable[str]) -> set[str]:
-    """Of messages (source, destination, text), and of whole texts of which they are parts."""
-    senders, numbers, said = set(), set(), list(texts)
+def _collect_index_terms(messages: Iterable[Sequence[str]], texts: Iterable[str]) -> set[str]:
+    """The terms of messages (source, destination, text), and of the whole texts of which they are segments."""
+    senders, numbers, all_texts = set(), set(), list(texts)
     for source, destination, text in messages:
         senders.add(source)
         numbers.add(destination)
-        said.append(text)
-    # In one go: most words come again and again.
-    found = set(_WORD.findall("\n".join(map(folded, said))))
-    terms = {term for sender in senders for term in of_sender(sender)}
-    for length in _DIGITS:
+        all_texts.append(text)
+    # All texts at once: most words occur many times.
+    distinct_words = set(_WORD_PATTERN.findall("\n".join(map(fold_text, all_texts))))
+    terms = {term for sender in senders for term in index_terms_of_sender(sender)}
+    for length in _NUMBER_PREFIX_LENGTHS:
         terms.update([f"d{each[:length]}" for each in numbers if len(each) >= length])
-    for length in _LETTERS:
-        terms.update([f"t{each[:length]}" for each in found if len(each) >= length])
+    for length in _WORD_PREFIX_LENGTHS:
+        terms.update([f"t{each[:length]}" for each in distinct_words if len(each) >= length])
     return terms
 
 
 # --- building
 
-# Account, first and last id, bits, and whether they know words.
-_Chunk = tuple[int, int, int, bytes, bool]
+# Account id, first and last message id, the Bloom filter, and whether it contains words.
+_ChunkRow = tuple[int, int, int, bytes, bool]
 
 
-def build(conn: sqlite3.Connection) -> Iterator[int]:
-    """Build the chunks that can be built, a few of each account; says after each step how many there were.
+def build_search_chunks(conn: sqlite3.Connection) -> Iterator[int]:
+    """Build chunks that can be built, a few of each account; yields after each step how many it has built.
 
-    Each step is a transaction of its own, and between two of them nothing is held: the caller may rest.
+    Each step is a transaction of its own, and between two of them none is open: the caller may pause.
     """
-    for account_id, done in _waiting(conn):
-        worded = not text_policy.not_kept(conn, [account_id])
-        chunks: list[_Chunk] = []
-        while len(chunks) < _CHUNKS_AT_ONCE and (chunk := _next(conn, account_id, done, worded)):
+    for account_id, last_indexed_id in _list_unindexed_accounts(conn):
+        worded = not text_policy.find_accounts_discarding_texts(conn, [account_id])
+        chunks: list[_ChunkRow] = []
+        while len(chunks) < _MAX_CHUNKS_PER_STEP and (
+            chunk := _build_next_search_chunk(conn, account_id, last_indexed_id, worded)
+        ):
             chunks.append(chunk)
-            done = chunk[2]
-        if chunks and _write(conn, chunks):
+            last_indexed_id = chunk[2]
+        if chunks and _insert_search_chunks(conn, chunks):
             yield len(chunks)
 
 
-def _write(conn: sqlite3.Connection, chunks: Sequence[_Chunk]) -> bool:
-    """Write chunks of one account; False: meanwhile its texts are not to be kept, and these know words."""
-    with immediate(conn):
+def _insert_search_chunks(conn: sqlite3.Connection, chunks: Sequence[_ChunkRow]) -> bool:
+    """Insert chunks of one account; False: they contain words, and meanwhile its texts are no longer kept."""
+    with write_transaction(conn):
         account_id, *_, worded = chunks[0]
-        if worded and text_policy.not_kept(conn, [account_id]):
+        if worded and text_policy.find_accounts_discarding_texts(conn, [account_id]):
             return False
         conn.executemany(
             "INSERT OR IGNORE INTO history_chunks (account_id, first_id, last_id, bits, worded) VALUES (?, ?, ?, ?, ?)",
@@ -159,57 +162,72 @@ def _write(conn: sqlite3.Connection, chunks: Sequence[_Chunk]) -> bool:
         return True
 
 
-def bits_without_words(conn: sqlite3.Connection, account_id: int, first: int, last: int) -> bytes:
-    """Those of a chunk that tells senders and numbers only."""
+def build_filter_without_words(conn: sqlite3.Connection, account_id: int, first: int, last: int) -> bytes:
+    """Build the filter of a chunk with senders and numbers only."""
     rows = conn.execute(
         "SELECT source, destination, '' FROM messages WHERE account_id = ? AND id >= ? AND id <= ?",
         (account_id, first, last),
     ).fetchall()
-    return _bits(_terms([tuple(row) for row in rows], []))
+    return _build_bloom_filter(_collect_index_terms([tuple(row) for row in rows], []))
 
 
-def _waiting(conn: sqlite3.Connection) -> list[tuple[int, int]]:
-    """Accounts with messages that have no chunk, and the last id that has one."""
+def _list_unindexed_accounts(conn: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Accounts with messages that have no chunk yet, each with the last message id that has one."""
     rows = conn.execute(
-        "SELECT id, coalesce((SELECT max(last_id) FROM history_chunks WHERE account_id = accounts.id), 0) AS done"
-        " FROM accounts WHERE done < (SELECT max(id) FROM messages WHERE account_id = accounts.id)"
+        "SELECT id, coalesce((SELECT max(last_id) FROM history_chunks WHERE account_id = accounts.id), 0)"
+        " AS last_indexed FROM accounts"
+        " WHERE last_indexed < (SELECT max(id) FROM messages WHERE account_id = accounts.id)"
     )
     return [(row[0], row[1]) for row in rows]
 
 
-def _next(conn: sqlite3.Connection, account_id: int, done: int, worded: bool) -> _Chunk | None:
-    """The chunk that follows upon an id; None: there are too few messages as yet."""
+def _build_next_search_chunk(
+    conn: sqlite3.Connection, account_id: int, last_indexed_id: int, worded: bool
+) -> _ChunkRow | None:
+    """Build the chunk that follows an id; None: there are too few messages yet."""
     end = conn.execute(
-        f"SELECT id FROM messages WHERE account_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET {CHUNK - 1}",
-        (account_id, done),
+        f"SELECT id FROM messages WHERE account_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET {CHUNK_SIZE - 1}",
+        (account_id, last_indexed_id),
     ).fetchone()
     if end is None:
         return None
     if not worded:
-        return account_id, done + 1, end[0], bits_without_words(conn, account_id, done + 1, end[0]), worded
+        return (
+            account_id,
+            last_indexed_id + 1,
+            end[0],
+            build_filter_without_words(conn, account_id, last_indexed_id + 1, end[0]),
+            worded,
+        )
     rows = conn.execute(
         "SELECT source, destination, text, id, segment_total IS NOT NULL AND joined_to IS NULL FROM messages"
         " WHERE account_id = ? AND id > ? AND id <= ?",
-        (account_id, done, end[0]),
+        (account_id, last_indexed_id, end[0]),
     ).fetchall()
-    found = [tuple(row) for row in rows]
-    wholes = _wholes(conn, account_id, [each[3] for each in found if each[4]])
-    if wholes is None:
+    messages = [tuple(row) for row in rows]
+    whole_texts = _list_complete_texts(conn, account_id, [each[3] for each in messages if each[4]])
+    if whole_texts is None:
         return None
-    return account_id, done + 1, end[0], _bits(_terms([each[:3] for each in found], wholes)), worded
+    return (
+        account_id,
+        last_indexed_id + 1,
+        end[0],
+        _build_bloom_filter(_collect_index_terms([each[:3] for each in messages], whole_texts)),
+        worded,
+    )
 
 
-def _wholes(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[str] | None:
-    """What is said by the texts that begin with these messages; None: more may come of one of them."""
+def _list_complete_texts(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[str] | None:
+    """The texts that begin with these messages, whole and by segments; None: more segments of one may come."""
     if not first_ids:
         return []
     (newest,) = conn.execute("SELECT max(id) FROM messages").fetchone()
-    said = []
-    for text in history.texts_by_id(conn, account_id, first_ids):
+    texts = []
+    for text in history.list_texts_by_id(conn, account_id, first_ids):
         latest = max(each.id for each in text.messages)
-        # Ids only grow, also where clocks are set back: what comes next is too far away to belong to it.
-        if len(text.messages) < text.segments and newest < latest + ids.first_id_at(SEGMENTS_TOGETHER_MS):
+        # Ids only grow, even if the clock is set back: with a newer id beyond the gap no more segments can come.
+        if len(text.messages) < text.segment_count and newest < latest + ids.min_id_at_time(MAX_SEGMENT_GAP_MS):
             return None
-        # A word may be cut in two, and a character too, which makes two words of one.
-        said += [text.text, *(each.text for each in text.messages)]
-    return said
+        # A word may be split between segments, and so may a character, which makes two words of one.
+        texts += [text.text, *(each.text for each in text.messages)]
+    return texts

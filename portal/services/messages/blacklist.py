@@ -1,4 +1,7 @@
-"""Numbers that get nothing of an account, for they have said STOP or somebody put them there: nothing is charged."""
+"""The blacklist of an account: numbers that asked for no more messages (STOP), or that somebody added by hand.
+
+Messages to them are not sent and not charged.
+"""
 
 import csv
 import json
@@ -8,52 +11,52 @@ from dataclasses import dataclass, replace
 from io import StringIO
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_, ngettext
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.csv_import import BadLine, BadLines, NotCsv, NotUtf8
+from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, NotUtf8
 from portal.services.common.errors import Refused
 from portal.services.messages import text_policy
-from portal.services.messages.validation import Submit, ToSend
+from portal.services.messages.validation import OutboundMessage, SubmittedMessage
 from portal.services.prices import countries
 
-# What a handset says to get no more messages, as `routes.words` reads it.
-_STOP = (["STOP"], ["STOP", "SMS"], ["STOPSMS"], ["ARRET"])
-STOP_WORDS = frozenset(word for phrase in _STOP for word in phrase)
+# The texts that ask for no more messages, as `inbound_numbers.normalize_words` returns them.
+_STOP_PHRASES = (["STOP"], ["STOP", "SMS"], ["STOPSMS"], ["ARRET"])
+STOP_WORDS = frozenset(word for phrase in _STOP_PHRASES for word in phrase)
 
-COLUMNS = ("number", "since", "reason", "added_by", "message")
-MOST_TYPED = 1000
-MOST_BYTES = 1_000_000
-MOST_IN_FILE = 20_000
-"""How many numbers a file in the page may have: it carries them from the preview to the answer."""
-MOST_AT_ONCE = 100_000
-"""How many are written at once: a second or so, in which the SMPP server has to wait."""
+CSV_COLUMNS = ("number", "since", "reason", "added_by", "message")
+MAX_TYPED_NUMBERS = 1000
+MAX_FILE_BYTES = 1_000_000
+MAX_NUMBERS_IN_FILE = 20_000
+"""How many numbers a file uploaded to the page may have: the page carries them from the preview to the import."""
+MAX_NUMBERS_AT_ONCE = 100_000
+"""How many are written in one transaction: it takes about a second, and the SMPP server has to wait for it."""
 
 
-class InvalidNumber(Refused):
+class InvalidHandsetNumber(Refused):
     sentence = N_("“%(number)s” is no phone number: digits with the country code first (393401234567).")
     field = "number"
 
 
-class NotListed(Refused):
+class NotBlacklisted(Refused):
     sentence = N_("%(number)s isn't on the blacklist.")
     field = "number"
 
 
-class NoNumber(Refused):
+class NoBlacklistNumbers(Refused):
     sentence = N_("Enter a number.")
     field = "numbers"
 
 
-class TooManyNumbers(Refused):
+class TooManyBlacklistNumbers(Refused):
     sentence = N_("At most %(most)s numbers at once.")
     field = "numbers"
 
 
-class BadNumbers(BadLines):
-    """Nothing was added, for these of the numbers that were typed are none."""
+class InvalidNumberLines(InvalidCsvLines):
+    """Nothing was added: these of the typed lines are no phone numbers."""
 
     field = "numbers"
 
@@ -65,22 +68,22 @@ class BadNumbers(BadLines):
         )
 
 
-class FileTooBig(Refused):
+class BlacklistFileTooBig(Refused):
     sentence = N_("The file is too big: 1 MB at most.")
     field = "file"
 
 
-class NoNumberInFile(Refused):
+class NoNumbersInFile(Refused):
     sentence = N_("There is no number in the file.")
     field = "file"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A number, since when (milliseconds), and the message with which it has said STOP, where one did.
+class BlacklistEntry:
+    """A number on the blacklist, since when (milliseconds), and the id of the message that asked for STOP, if one did.
 
-    `added_by`: who put it there by hand, as in the audit log; `said`: the message's text, also when it was
-    deleted. `kept` is None where the message isn't in the history.
+    `added_by`: who added it by hand, as in the audit log. `said`: the text of the STOP message, even after that was
+    deleted. `kept`: whether the message's text is stored (0 or 1); None where the message isn't in the history.
     """
 
     number: str
@@ -92,35 +95,35 @@ class Listed:
     hidden: bool = False
 
     @property
-    def missing(self) -> str:
-        """Why the message's text isn't there though the message is, in English; a key of the translations."""
-        return text_policy.missing(self.kept, self.hidden)
+    def text_placeholder(self) -> str:
+        """What is shown where the message is stored without its text, in English; a key of the translations."""
+        return text_policy.get_text_placeholder(self.kept, self.hidden)
 
-    def without_text(self) -> "Listed":
-        """What of it somebody sees who may not read texts."""
+    def without_text(self) -> "BlacklistEntry":
+        """The entry as shown to somebody who may not read texts."""
         return self if self.said is None else replace(self, said="", hidden=True)
 
     @property
     def id(self) -> str:
-        """Its place in the list, as addresses say it."""
+        """Its place in the list, as URLs contain it; see `parse_blacklist_cursor`."""
         return f"{self.since}-{self.number}"
 
     @property
-    def place(self) -> "Place":
+    def cursor(self) -> "BlacklistCursor":
         return self.since, self.number
 
     @property
     def reason(self) -> str:
-        """For machines."""
+        """Why it is on the list, as CSV downloads have it."""
         return "STOP" if self.received_id is not None else "by hand"
 
 
-Place = tuple[int, str]
-"""Of a number in the list, which begins with the newest one."""
+BlacklistCursor = tuple[int, str]
+"""The place of an entry in the list: since when, and the number. The list is sorted by these, newest first."""
 
 
-def place(text: str) -> Place:
-    """Read a `Listed.id`.
+def parse_blacklist_cursor(text: str) -> BlacklistCursor:
+    """Read a `BlacklistEntry.id`.
 
     Raises: ValueError
     """
@@ -130,177 +133,185 @@ def place(text: str) -> Place:
     return int(since), number
 
 
-def normalised(number: str) -> str:
-    """A handset's number as the destinations of messages are written: E.164 digits.
+def normalize_phone_number(number: str) -> str:
+    """Return a handset's number as E.164 digits, the form of the messages' destinations.
 
     Args:
         number: as people write it: `+39 340 123-4567`.
 
-    Raises: InvalidNumber
+    Raises: InvalidHandsetNumber
     """
-    digits = countries.plain(number)
-    if countries.country_of(digits) is None:
-        raise InvalidNumber(number=number[:_SHOWN_CHARACTERS])
+    digits = countries.strip_separators(number)
+    if countries.find_country(digits) is None:
+        raise InvalidHandsetNumber(number=number[:_MAX_SHOWN_DIGITS])
     return digits
 
 
-_SHOWN_CHARACTERS = 40
+_MAX_SHOWN_DIGITS = 40
 
 
-def is_stop(words: Sequence[str], keyword: str = "") -> bool:
-    """Whether a text (as `routes.words` reads it) asks for no more messages: STOP, STOP SMS or ARRET.
+def is_stop_request(words: Sequence[str], keyword: str = "") -> bool:
+    """Whether a text asks for no more messages: STOP, STOP SMS, STOPSMS or ARRET.
 
     Args:
-        keyword: one that may stand before or after it.
+        words: the text, as `inbound_numbers.normalize_words` returns it.
+        keyword: may stand before or after the phrase.
     """
-    said = list(words)
-    if keyword and keyword in said[:1]:
-        said = said[1:]
-    elif keyword and keyword in said[-1:]:
-        said = said[:-1]
-    return said in _STOP
+    phrase = list(words)
+    if keyword and keyword in phrase[:1]:
+        phrase = phrase[1:]
+    elif keyword and keyword in phrase[-1:]:
+        phrase = phrase[:-1]
+    return phrase in _STOP_PHRASES
 
 
-def among(conn: sqlite3.Connection, submits: Sequence[Submit] | Sequence[ToSend]) -> set[tuple[int, str]]:
-    """Which of the destinations of messages are on their account's blacklist: (account id, number)."""
-    # Each answer in one row: Python lets go of its lock (GIL) for each statement and row, and beside a busy event loop
-    # a look a message would cost as much as all the rest of it.
+def find_blacklisted_destinations(
+    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage] | Sequence[OutboundMessage]
+) -> set[tuple[int, str]]:
+    """Return the destinations that are on the blacklist of their message's account, as (account id, number)."""
+    # Each result is one row: Python releases the GIL for each statement and row. Next to a busy event loop, one query
+    # for each message would cost as much as storing it.
     account_ids = json.dumps(list({each.account_id for each in submits}))
-    (with_any,) = conn.execute(
+    (blacklisting_json,) = conn.execute(
         "SELECT json_group_array(value) FROM json_each(?)"
         " WHERE EXISTS (SELECT 1 FROM blacklist WHERE account_id = value)",
         (account_ids,),
     ).fetchone()
-    careful = frozenset(json.loads(with_any))
-    sent = [(each.account_id, each.destination) for each in submits if each.account_id in careful]
-    if not sent:
+    blacklisting_ids = frozenset(json.loads(blacklisting_json))
+    candidates = [(each.account_id, each.destination) for each in submits if each.account_id in blacklisting_ids]
+    if not candidates:
         return set()
-    (found,) = conn.execute(
+    (matches_json,) = conn.execute(
         "SELECT json_group_array(json_array(account_id, number)) FROM json_each(?) AS sent CROSS JOIN blacklist"
         " ON account_id = json_extract(sent.value, '$[0]') AND number = json_extract(sent.value, '$[1]')",
-        (json.dumps(sent),),
+        (json.dumps(candidates),),
     ).fetchone()
-    return {(account_id, number) for account_id, number in json.loads(found)}
+    return {(account_id, number) for account_id, number in json.loads(matches_json)}
 
 
-def stop(conn: sqlite3.Connection, account_id: int, number: str, received_id: int, at: int) -> None:
-    """Put a number that has said STOP at a moment (milliseconds) on an account's blacklist; one that is there stays."""
-    with immediate(conn):
+def blacklist_stop_sender(conn: sqlite3.Connection, account_id: int, number: str, received_id: int, at: int) -> None:
+    """Add a number that sent STOP at a moment (`at`, milliseconds) to an account's blacklist, unless it is there."""
+    with write_transaction(conn):
         conn.execute(
             "INSERT INTO blacklist (account_id, number, since, received_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (account_id, number, at, received_id),
         )
 
 
-def add(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> Listed:
-    """Put a number on an account's blacklist; one that is there stays as it is.
+def add_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> BlacklistEntry:
+    """Add a number to an account's blacklist; an existing entry stays as it is.
 
-    Raises: InvalidNumber
+    Raises: InvalidHandsetNumber
     """
-    number = normalised(number)
-    with immediate(conn):
-        if _insert(conn, actor, account, [number]):
-            _record(conn, actor, "blacklist.add", account, number=number)
-        return _listed(conn, account, number)
+    number = normalize_phone_number(number)
+    with write_transaction(conn):
+        if _insert_blacklist_numbers(conn, actor, account, [number]):
+            _record_audit(conn, actor, "blacklist.add", account, number=number)
+        return _get_blacklist_entry(conn, account, number)
 
 
-def add_all(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
-    """Put numbers (`normalised`) on an account's blacklist; those that are there stay as they are.
+def add_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
+    """Add numbers (see `normalize_phone_number`) to an account's blacklist; existing entries stay as they are.
 
     Returns:
-        How many weren't there.
+        How many were added.
     """
-    with immediate(conn):
-        added = _insert(conn, actor, account, numbers)
+    with write_transaction(conn):
+        added = _insert_blacklist_numbers(conn, actor, account, numbers)
         if added:
-            _record(conn, actor, "blacklist.add", account, numbers=list(numbers))
+            _record_audit(conn, actor, "blacklist.add", account, numbers=list(numbers))
         return added
 
 
-def import_all(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
-    """Like `add_all`, for numbers of a file: the audit log counts them.
+def import_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
+    """Like `add_blacklist_numbers`, for the numbers of a file: the audit log has only how many they are.
 
-    Raises: TooManyNumbers
+    Raises: TooManyBlacklistNumbers
     """
-    if len(numbers) > MOST_AT_ONCE:
-        raise TooManyNumbers(most=MOST_AT_ONCE)
-    with immediate(conn):
-        added = _insert(conn, actor, account, numbers)
+    if len(numbers) > MAX_NUMBERS_AT_ONCE:
+        raise TooManyBlacklistNumbers(most=MAX_NUMBERS_AT_ONCE)
+    with write_transaction(conn):
+        added = _insert_blacklist_numbers(conn, actor, account, numbers)
         if added:
-            _record(conn, actor, "blacklist.import", account, added=added, numbers=len(numbers))
+            _record_audit(conn, actor, "blacklist.import", account, added=added, numbers=len(numbers))
         return added
 
 
-def remove(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> Listed:
-    """Take a number off: messages reach it again.
+def remove_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> BlacklistEntry:
+    """Remove a number from the blacklist: messages are sent to it again.
 
-    Raises: NotListed
+    Raises: NotBlacklisted
     """
-    number = countries.plain(number)
-    with immediate(conn):
-        removed = _listed(conn, account, number)
-        _delete(conn, actor, account, number)
+    number = countries.strip_separators(number)
+    with write_transaction(conn):
+        removed = _get_blacklist_entry(conn, account, number)
+        _delete_blacklist_number(conn, actor, account, number)
     return removed
 
 
-def remove_all(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> list[Listed]:
-    """Take numbers off, as `some` finds them; returns what was there of them."""
-    with immediate(conn):
-        removed = some(conn, account.id, numbers)
+def remove_blacklist_numbers(
+    conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]
+) -> list[BlacklistEntry]:
+    """Remove those of these numbers that are on the blacklist; returns the removed entries."""
+    with write_transaction(conn):
+        removed = find_blacklist_entries(conn, account.id, numbers)
         for each in removed:
-            _delete(conn, actor, account, each.number)
+            _delete_blacklist_number(conn, actor, account, each.number)
     return removed
 
 
-# --- reading what people have
+# --- parsing numbers from forms and files
 
 
-def typed(text: str) -> list[str]:
-    """Read numbers, one a line, each of them once.
+def parse_typed_numbers(text: str) -> list[str]:
+    """Parse numbers, one a line; duplicates are dropped.
 
-    Raises: NoNumber, TooManyNumbers, BadNumbers
+    Raises: NoBlacklistNumbers, TooManyBlacklistNumbers, InvalidNumberLines
     """
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        raise NoNumber()
-    if len(lines) > MOST_TYPED:
-        raise TooManyNumbers(most=MOST_TYPED)
-    found, bad = _read(iter(lines))
-    if bad:
-        raise BadNumbers(bad)
-    return found
+        raise NoBlacklistNumbers()
+    if len(lines) > MAX_TYPED_NUMBERS:
+        raise TooManyBlacklistNumbers(most=MAX_TYPED_NUMBERS)
+    numbers, bad_lines = _parse_number_lines(iter(lines))
+    if bad_lines:
+        raise InvalidNumberLines(bad_lines)
+    return numbers
 
 
-def read(content: bytes, most: int = MOST_IN_FILE) -> list[str]:
-    """The numbers that a file names, each of them once.
+def parse_numbers_csv(content: bytes, max_numbers: int = MAX_NUMBERS_IN_FILE) -> list[str]:
+    """Parse the numbers of a CSV file; duplicates are dropped.
 
     Args:
-        content: CSV in UTF-8, with or without BOM, commas or semicolons between; the column `number` where the first
-            line names columns, the first one otherwise. What else stands there doesn't matter.
-        most: how many numbers it may have.
+        content: CSV in UTF-8, with or without BOM, separated by commas or semicolons. Where the first line names the
+            columns, the column `number` is read, otherwise the first one; the other columns are ignored.
+        max_numbers: how many numbers the file may have.
 
     Raises:
-        TooManyNumbers, NotUtf8, NoNumberInFile, BadLines
+        TooManyBlacklistNumbers, NotUtf8, NoNumbersInFile, InvalidCsvLines
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise NotUtf8() from None
-    fields = _fields(text)
-    found, bad = _read(fields)
-    if bad:
-        raise BadLines(bad)
-    if not found:
-        raise NoNumberInFile()
-    if len(found) > most:
-        raise TooManyNumbers(most=most)
-    return found
+    fields = _iterate_number_fields(text)
+    numbers, bad_lines = _parse_number_lines(fields)
+    if bad_lines:
+        raise InvalidCsvLines(bad_lines)
+    if not numbers:
+        raise NoNumbersInFile()
+    if len(numbers) > max_numbers:
+        raise TooManyBlacklistNumbers(most=max_numbers)
+    return numbers
 
 
-def _fields(text: str) -> Iterator[tuple[int, str | csv.Error]]:
-    """The field of each line that isn't empty in which its number stands; the reader's error ends them."""
-    first = text.lstrip().partition("\n")[0]
-    reader = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first else ",", strict=True)
+def _iterate_number_fields(text: str) -> Iterator[tuple[int, str | csv.Error]]:
+    """Yield (line number, field with the phone number) for each line that isn't empty.
+
+    A line that is no CSV yields the reader's error instead of a field, and is the last one.
+    """
+    first_line = text.lstrip().partition("\n")[0]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first_line else ",", strict=True)
     column = None
     while True:
         try:
@@ -314,107 +325,116 @@ def _fields(text: str) -> Iterator[tuple[int, str | csv.Error]]:
             continue
         if column is None:
             names = [each.strip().lower() for each in fields]
-            column = names.index(COLUMNS[0]) if COLUMNS[0] in names else 0
-            if COLUMNS[0] in names:
+            column = names.index(CSV_COLUMNS[0]) if CSV_COLUMNS[0] in names else 0
+            if CSV_COLUMNS[0] in names:
                 continue
         yield reader.line_num, fields[column] if column < len(fields) else ""
 
 
-def _read(lines: Iterator[tuple[int, str]] | Iterator[tuple[int, str | csv.Error]]) -> tuple[list[str], list[BadLine]]:
-    found: dict[str, None] = {}
-    bad = []
+def _parse_number_lines(
+    lines: Iterator[tuple[int, str]] | Iterator[tuple[int, str | csv.Error]],
+) -> tuple[list[str], list[InvalidCsvLine]]:
+    numbers: dict[str, None] = {}
+    bad_lines = []
     for number, field in lines:
         try:
             if isinstance(field, csv.Error):
                 raise NotCsv(error=field)
-            found[normalised(field)] = None
+            numbers[normalize_phone_number(field)] = None
         except Refused as refusal:
-            bad.append(BadLine(number, refusal))
-    return list(found), bad
+            bad_lines.append(InvalidCsvLine(number, refusal))
+    return list(numbers), bad_lines
 
 
-# --- what is on it
+# --- reading the list
 
-# Columns of `Listed` but for the text, which only what is shown is read of.
-_COLUMNS = "number, since, received_id, added_by, said"
-_WITH_TEXTS = """
+# The columns of a `BlacklistEntry` without those of the message, which are read only for the entries that are shown.
+_ENTRY_COLUMNS = "number, since, received_id, added_by, said"
+_SELECT_WITH_TEXTS = """
 SELECT number, since, received_id, added_by, coalesce(received.text, said), received.kept FROM ({listed}) AS listed
 LEFT JOIN received ON received.id = received_id AND received.account_id = :account
 ORDER BY since {order}, number {order}
 """
 
 
-def find(
+def list_blacklist_page(
     conn: sqlite3.Connection,
     account_id: int,
-    begins: str = "",
+    prefix: str = "",
     *,
-    before: Place | None = None,
-    after: Place | None = None,
+    before: BlacklistCursor | None = None,
+    after: BlacklistCursor | None = None,
     limit: int = 50,
-) -> list[Listed]:
+) -> list[BlacklistEntry]:
     """A page of an account's blacklist, newest first.
 
     Args:
-        begins: a number, or the digits that it begins with; empty: all.
-        before: only what comes after this place in the list (the last one of the page before).
-        after: what comes right before this place, for the way back.
+        prefix: a number, or its first digits; empty: all.
+        before: the entries older than this cursor (the last one of the previous page).
+        after: the entries just newer than this cursor, for going back to newer pages.
     """
-    digits = countries.plain(begins)
+    digits = countries.strip_separators(prefix)
     if digits and not (digits.isascii() and digits.isdigit()):
         return []
-    # With digits to begin with by number (the primary key), and the plus keeps SQLite from going by time all the same.
+    # With a prefix the primary key (account, number) is searched; the plus keeps SQLite from using the index by time.
     since = "+since" if digits else "since"
     order = "DESC" if after is None else "ASC"
     conditions = ["account_id = :account"]
     if digits:
-        # After the digits comes the colon.
+        # In ASCII the colon follows the digits.
         conditions.append("number >= :begins AND number < :begins || ':'")
-    end = before if after is None else after
-    if end is not None:
+    cursor = before if after is None else after
+    if cursor is not None:
         conditions.append(f"({since}, number) {'<' if after is None else '>'} (:since, :number)")
-    listed = (
-        f"SELECT {_COLUMNS} FROM blacklist WHERE {' AND '.join(conditions)}"
+    entries_sql = (
+        f"SELECT {_ENTRY_COLUMNS} FROM blacklist WHERE {' AND '.join(conditions)}"
         f" ORDER BY {since} {order}, number {order} LIMIT :limit"
     )
     values = {"account": account_id, "begins": digits, "limit": limit}
-    if end is not None:
-        values |= {"since": end[0], "number": end[1]}
-    found = [Listed(*row) for row in conn.execute(_WITH_TEXTS.format(listed=listed, order=order), values)]
-    return found if after is None else found[::-1]
+    if cursor is not None:
+        values |= {"since": cursor[0], "number": cursor[1]}
+    entries = [
+        BlacklistEntry(*row) for row in conn.execute(_SELECT_WITH_TEXTS.format(listed=entries_sql, order=order), values)
+    ]
+    return entries if after is None else entries[::-1]
 
 
-def each(conn: sqlite3.Connection, account_id: int, begins: str = "", batch: int = 1000) -> Iterator[Listed]:
-    """All of an account's blacklist, newest first, in constant memory."""
+def iterate_blacklist(
+    conn: sqlite3.Connection, account_id: int, prefix: str = "", batch_size: int = 1000
+) -> Iterator[BlacklistEntry]:
+    """Yield all entries of an account's blacklist, newest first, in constant memory."""
     before = None
-    while found := find(conn, account_id, begins, before=before, limit=batch):
-        yield from found
-        before = found[-1].place
+    while page := list_blacklist_page(conn, account_id, prefix, before=before, limit=batch_size):
+        yield from page
+        before = page[-1].cursor
 
 
-def some(conn: sqlite3.Connection, account_id: int, numbers: Sequence[str]) -> list[Listed]:
-    """Those of these numbers that are on an account's blacklist, newest first."""
-    listed = (
-        f"SELECT {_COLUMNS} FROM blacklist WHERE account_id = :account"
+def find_blacklist_entries(conn: sqlite3.Connection, account_id: int, numbers: Sequence[str]) -> list[BlacklistEntry]:
+    """Return the entries of those of these numbers that are on an account's blacklist, newest first."""
+    entries_sql = (
+        f"SELECT {_ENTRY_COLUMNS} FROM blacklist WHERE account_id = :account"
         " AND number IN (SELECT value FROM json_each(:numbers))"
     )
-    values = {"account": account_id, "numbers": json.dumps([countries.plain(each) for each in numbers])}
-    return [Listed(*row) for row in conn.execute(_WITH_TEXTS.format(listed=listed, order="DESC"), values)]
+    values = {"account": account_id, "numbers": json.dumps([countries.strip_separators(each) for each in numbers])}
+    return [
+        BlacklistEntry(*row)
+        for row in conn.execute(_SELECT_WITH_TEXTS.format(listed=entries_sql, order="DESC"), values)
+    ]
 
 
-def of_account(conn: sqlite3.Connection, account_id: int) -> list[Listed]:
-    """All of it, by number."""
-    return sorted(each(conn, account_id), key=lambda listed: listed.number)
+def list_blacklist(conn: sqlite3.Connection, account_id: int) -> list[BlacklistEntry]:
+    """All entries of an account's blacklist, sorted by number."""
+    return sorted(iterate_blacklist(conn, account_id), key=lambda entry: entry.number)
 
 
-def count(conn: sqlite3.Connection, account_id: int) -> int:
-    """How many numbers are on an account's blacklist."""
-    (found,) = conn.execute("SELECT count(*) FROM blacklist WHERE account_id = ?", (account_id,)).fetchone()
-    return int(found)
+def count_blacklist(conn: sqlite3.Connection, account_id: int) -> int:
+    """Return how many numbers are on an account's blacklist."""
+    (total,) = conn.execute("SELECT count(*) FROM blacklist WHERE account_id = ?", (account_id,)).fetchone()
+    return int(total)
 
 
-def _insert(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
-    # In one statement: see `among`.
+def _insert_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
+    # In one statement: see `find_blacklisted_destinations`.
     inserted = conn.execute(
         "INSERT INTO blacklist (account_id, number, since, added_by) SELECT ?, value, ?, ? FROM json_each(?) WHERE true"
         " ON CONFLICT DO NOTHING",
@@ -423,17 +443,17 @@ def _insert(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: S
     return inserted.rowcount
 
 
-def _delete(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> None:
+def _delete_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> None:
     conn.execute("DELETE FROM blacklist WHERE account_id = ? AND number = ?", (account.id, number))
-    _record(conn, actor, "blacklist.remove", account, number=number)
+    _record_audit(conn, actor, "blacklist.remove", account, number=number)
 
 
-def _listed(conn: sqlite3.Connection, account: Account, number: str) -> Listed:
-    found = some(conn, account.id, [number])
-    if not found:
-        raise NotListed(number=number[:_SHOWN_CHARACTERS])
-    return found[0]
+def _get_blacklist_entry(conn: sqlite3.Connection, account: Account, number: str) -> BlacklistEntry:
+    entries = find_blacklist_entries(conn, account.id, [number])
+    if not entries:
+        raise NotBlacklisted(number=number[:_MAX_SHOWN_DIGITS])
+    return entries[0]
 
 
-def _record(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
-    audit.record(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)
+def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
+    audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)

@@ -1,4 +1,4 @@
-"""What waits for an account's receivers: the receipts of its messages, and what handsets have sent it (MO)."""
+"""The queue of deliver_sm for an account's receivers: receipts of its messages, and messages from handsets (MO)."""
 
 import json
 import sqlite3
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from itertools import count
 
 from portal.core.clock import now_ms
-from portal.core.db import Inserts, immediate
+from portal.core.db import BulkInsert, write_transaction
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import text_policy
-from portal.services.messages.validation import DELIVERIES_VALID_MS
+from portal.services.messages.validation import DELIVERY_VALIDITY_MS
 
-_ADD_RECEIPTS = Inserts("deliveries", "account_id, id, message_id, next_attempt_at")
-_ADD_RECEIVED = Inserts("deliveries", "account_id, id, received_id, next_attempt_at")
-# How many of the columns that `due` reads are a receipt's.
-_OF_RECEIPT = 10
+_INSERT_RECEIPTS = BulkInsert("deliveries", "account_id, id, message_id, next_attempt_at")
+_INSERT_INBOUND = BulkInsert("deliveries", "account_id, id, received_id, next_attempt_at")
+# How many of the columns that `list_due_deliveries` reads belong to a receipt.
+_RECEIPT_COLUMN_COUNT = 10
 
-HOLDS_ATTEMPTS = 8
-"""What was not accepted is waited for by what is behind it, so that the order stays; after so many attempts no more."""
-LONGEST_WAIT_MS = 600_000
+MAX_BLOCKING_ATTEMPTS = 8
+"""A delivery that was not accepted blocks those behind it, to keep their order; after so many attempts no more."""
+MAX_RETRY_DELAY_MS = 600_000
 """The longest time between two attempts."""
-EXPIRED_AT_ONCE = 5_000
-"""How much is given up in one transaction: some tens of milliseconds."""
+EXPIRY_BATCH_SIZE = 5_000
+"""How many deliveries are given up in one transaction, which takes some tens of milliseconds."""
 
 
 @dataclass(slots=True)
-class Receipt:
-    """A delivery receipt (SMPP 3.4, appendix B); `id` is its place among what waits for its account (0: none yet)."""
+class DeliveryReceipt:
+    """A delivery receipt (SMPP 3.4, appendix B); `id` is its place in its account's queue (0: not queued yet)."""
 
     id: int
     account_id: int
@@ -48,12 +48,12 @@ class Receipt:
 
     @property
     def submitted_at(self) -> int:
-        return ids.time_of(self.message_id)
+        return ids.time_from_id(self.message_id)
 
 
 @dataclass(slots=True)
-class Incoming:
-    """What a handset has sent (MO). `body` is what it carries where that is no text (binary)."""
+class InboundDelivery:
+    """A message from a handset (MO) in the queue. `body` has the content where that is no text (binary)."""
 
     id: int
     account_id: int
@@ -67,156 +67,173 @@ class Incoming:
     data_coding: int
 
 
-Deliverable = Receipt | Incoming
-# Its place among what waits for its account; the id of its message, or of what was received.
-_Waits = tuple[int, int | None, int | None]
+Deliverable = DeliveryReceipt | InboundDelivery
+# The id of a delivery, and that of its message (receipt) or of its received message (MO).
+_PendingIds = tuple[int, int | None, int | None]
 
 
 @dataclass(slots=True)
-class Deliveries:
-    """What is to be offered `now`, in order; `held`: whether what is behind it has to wait; `then`: when it is time to
-    look again (milliseconds) for something that was not accepted.
+class DueDeliveries:
+    """The deliveries that can be sent now (`ready`), in their order.
+
+    `is_blocked`: those behind them wait for one that was not accepted. `next_attempt_at`: when (milliseconds) the next
+    retry is due; None: there is none.
     """
 
-    now: list[Deliverable]
-    held: bool
-    then: int | None
+    ready: list[Deliverable]
+    is_blocked: bool
+    next_attempt_at: int | None
 
 
 def wants_receipt(registered_delivery: int, state: int) -> bool:
-    """Whether a final state is to be told. SMPP 3.4, 5.2.17: 1 asks for success and failure, 2 for failure only."""
-    # 3 is reserved; asking for more is safer.
+    """Whether a final state needs a receipt. SMPP 3.4, 5.2.17: 1 asks for success and failure, 2 for failure only."""
+    # 3 is reserved; sending the receipt is safer.
     return registered_delivery in (1, 3) or (registered_delivery == 2 and state != DELIVERED)
 
 
-def add_receipts(conn: sqlite3.Connection, receipts: Sequence[Receipt], now: int) -> None:
-    """Let receipts wait, in their order; each gets its `id`."""
-    places = _places(conn, {each.account_id for each in receipts}, now)
+def enqueue_receipts(conn: sqlite3.Connection, receipts: Sequence[DeliveryReceipt], now: int) -> None:
+    """Queue receipts, in their order; each gets its `id`."""
+    next_ids = _get_next_delivery_ids(conn, {each.account_id for each in receipts}, now)
     for each in receipts:
-        each.id = next(places[each.account_id])
-    _ADD_RECEIPTS.run(conn, [(each.account_id, each.id, each.message_id, now) for each in receipts])
+        each.id = next(next_ids[each.account_id])
+    _INSERT_RECEIPTS.run(conn, [(each.account_id, each.id, each.message_id, now) for each in receipts])
 
 
-def add_received(conn: sqlite3.Connection, messages: Sequence[tuple[int, int]], now: int) -> set[int]:
-    """Let messages from handsets, (account id, id), wait; returns the ids of these accounts."""
-    places = _places(conn, {account_id for account_id, _ in messages}, now)
-    rows = [(account_id, next(places[account_id]), received_id, now) for account_id, received_id in messages]
-    _ADD_RECEIVED.run(conn, rows)
-    return set(places)
+def enqueue_inbound_deliveries(conn: sqlite3.Connection, messages: Sequence[tuple[int, int]], now: int) -> set[int]:
+    """Queue messages from handsets, each as (account id, received id); returns the ids of these accounts."""
+    next_ids = _get_next_delivery_ids(conn, {account_id for account_id, _ in messages}, now)
+    rows = [(account_id, next(next_ids[account_id]), received_id, now) for account_id, received_id in messages]
+    _INSERT_INBOUND.run(conn, rows)
+    return set(next_ids)
 
 
-def _places(conn: sqlite3.Connection, account_ids: Iterable[int], now: int) -> dict[int, Iterator[int]]:
-    """The ids to come of what waits for each account: they grow, with time too."""
-    # One row for all: Python lets go of its lock (GIL) for each row.
-    (last,) = conn.execute(
+def _get_next_delivery_ids(conn: sqlite3.Connection, account_ids: Iterable[int], now: int) -> dict[int, Iterator[int]]:
+    """The next delivery ids of each account: greater than those in its queue, and growing with time."""
+    # One row for all: Python releases the GIL for each row.
+    (highest_ids,) = conn.execute(
         "SELECT json_group_array(json_array(value, (SELECT max(id) FROM deliveries WHERE account_id = value)))"
         " FROM json_each(?)",
         (json.dumps(list(account_ids)),),
     ).fetchone()
-    first = ids.first_id_at(now)
-    return {account_id: count(max(first, (highest or 0) + 1)) for account_id, highest in json.loads(last)}
+    first_id = ids.min_id_at_time(now)
+    return {account_id: count(max(first_id, (highest or 0) + 1)) for account_id, highest in json.loads(highest_ids)}
 
 
-# Whether the next attempt is still to come. Never longer than the longest wait: the clock may have been set back.
-_WAITS = "(attempts > 0 AND next_attempt_at > :now AND next_attempt_at <= :now + :longest_wait)"
+# Whether the next attempt is still to come. One too far ahead counts as due: the clock may have been set back.
+_RETRY_NOT_DUE = "(attempts > 0 AND next_attempt_at > :now AND next_attempt_at <= :now + :longest_wait)"
 
 
-def due(conn: sqlite3.Connection, account_id: int, now: int, limit: int, but: Collection[int] = ()) -> Deliveries:
-    """What an account's receivers may be offered at this moment (milliseconds), `but` for those ids."""
+def list_due_deliveries(
+    conn: sqlite3.Connection, account_id: int, now: int, limit: int, excluded_ids: Collection[int] = ()
+) -> DueDeliveries:
+    """The deliveries that an account's receivers may get at this moment (milliseconds), except `excluded_ids`."""
     values = {
         "account": account_id,
         "now": now,
-        "oldest": ids.first_id_at(now - DELIVERIES_VALID_MS),
-        "longest_wait": LONGEST_WAIT_MS,
-        "holds": HOLDS_ATTEMPTS,
-        "but": json.dumps(list(but)),
+        "oldest": ids.min_id_at_time(now - DELIVERY_VALIDITY_MS),
+        "longest_wait": MAX_RETRY_DELAY_MS,
+        "max_blocking": MAX_BLOCKING_ATTEMPTS,
+        "excluded": json.dumps(list(excluded_ids)),
         "limit": limit,
     }
-    found: list[Deliverable] = []
-    held = False
+    deliverables: list[Deliverable] = []
+    is_blocked = False
     rows = conn.execute(
-        f"SELECT deliveries.id, message_id, received_id, attempts, iif({_WAITS}, next_attempt_at, NULL),"
+        f"SELECT deliveries.id, message_id, received_id, attempts, iif({_RETRY_NOT_DUE}, next_attempt_at, NULL),"
         " messages.source, source_ton, source_npi, messages.destination, messages.text, reference, parts, state, ptt,"
         " done_at, received.source, received.destination, received.text, received.body, received.udh,"
         " received.data_coding FROM deliveries"
         " LEFT JOIN messages ON messages.id = message_id LEFT JOIN received ON received.id = received_id"
         " WHERE deliveries.account_id = :account AND deliveries.id >= :oldest"
-        f" AND NOT (attempts >= :holds AND {_WAITS}) AND coalesce(messages.id, received.id) IS NOT NULL"
-        " AND deliveries.id NOT IN (SELECT value FROM json_each(:but)) ORDER BY deliveries.id LIMIT :limit",
+        f" AND NOT (attempts >= :max_blocking AND {_RETRY_NOT_DUE}) AND coalesce(messages.id, received.id) IS NOT NULL"
+        " AND deliveries.id NOT IN (SELECT value FROM json_each(:excluded)) ORDER BY deliveries.id LIMIT :limit",
         values,
     )
-    for delivery_id, message_id, received_id, attempts, waits_until, *fields in rows:
-        if waits_until is not None:
-            held = True
+    for delivery_id, message_id, received_id, attempts, retry_at, *fields in rows:
+        if retry_at is not None:
+            is_blocked = True
             break
         if message_id is not None:
-            found.append(Receipt(delivery_id, account_id, message_id, attempts, *fields[:_OF_RECEIPT]))
+            deliverables.append(
+                DeliveryReceipt(delivery_id, account_id, message_id, attempts, *fields[:_RECEIPT_COLUMN_COUNT])
+            )
         else:
-            found.append(Incoming(delivery_id, account_id, received_id, attempts, *fields[_OF_RECEIPT:]))
-    then = conn.execute(
-        f"SELECT min(next_attempt_at) FROM deliveries WHERE account_id = :account AND id >= :oldest AND {_WAITS}",
+            deliverables.append(
+                InboundDelivery(delivery_id, account_id, received_id, attempts, *fields[_RECEIPT_COLUMN_COUNT:])
+            )
+    next_attempt_at = conn.execute(
+        "SELECT min(next_attempt_at) FROM deliveries WHERE account_id = :account AND id >= :oldest"
+        f" AND {_RETRY_NOT_DUE}",
         values,
     ).fetchone()[0]
-    return Deliveries(found, held, then)
+    return DueDeliveries(deliverables, is_blocked, next_attempt_at)
 
 
-def done(conn: sqlite3.Connection, accepted: Iterable[Deliverable], now: int | None = None) -> None:
-    """Forget what an ESME has accepted, and write down when it has (milliseconds; None: now) where that is shown."""
-    by_account: dict[int, list[_Waits]] = defaultdict(list)
-    received = []
+def remove_accepted_deliveries(
+    conn: sqlite3.Connection, accepted: Iterable[Deliverable], now: int | None = None
+) -> None:
+    """Remove the deliveries that an ESME has accepted from the queue.
+
+    Args:
+        now: when (milliseconds), which is stored for messages from handsets; None: this moment.
+    """
+    by_account: dict[int, list[_PendingIds]] = defaultdict(list)
+    received_ids = []
     for each in accepted:
-        if isinstance(each, Incoming):
-            received.append(each.received_id)
+        if isinstance(each, InboundDelivery):
+            received_ids.append(each.received_id)
             by_account[each.account_id].append((each.id, None, each.received_id))
         else:
             by_account[each.account_id].append((each.id, each.message_id, None))
-    with immediate(conn):
-        if received:
+    with write_transaction(conn):
+        if received_ids:
             conn.execute(
                 "UPDATE received SET ended_at = ? WHERE id IN (SELECT value FROM json_each(?))",
-                (now_ms() if now is None else now, json.dumps(received)),
+                (now_ms() if now is None else now, json.dumps(received_ids)),
             )
-        _forget(conn, by_account)
+        _delete_deliveries(conn, by_account)
 
 
-def failed(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]]) -> None:
-    """Note how many attempts have failed, and the time (milliseconds) of the next one."""
-    with immediate(conn):
+def schedule_retries(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]]) -> None:
+    """Store the number of failed attempts of deliveries, and the time (milliseconds) of the next one."""
+    with write_transaction(conn):
         conn.executemany(
             "UPDATE deliveries SET attempts = ?, next_attempt_at = ? WHERE account_id = ? AND id = ?",
             [(each.attempts, at, each.account_id, each.id) for each, at in retries],
         )
 
 
-def expire(conn: sqlite3.Connection, now: int) -> int:
-    """Give up what nobody has accepted for seven days, EXPIRED_AT_ONCE at most; returns how much that was."""
-    by_account: dict[int, list[_Waits]] = defaultdict(list)
-    with immediate(conn):
-        # Account by account: what waits is in the order of each one's ids.
+def expire_deliveries(conn: sqlite3.Connection, now: int) -> int:
+    """Give up deliveries older than DELIVERY_VALIDITY_MS, EXPIRY_BATCH_SIZE at most; returns how many."""
+    by_account: dict[int, list[_PendingIds]] = defaultdict(list)
+    with write_transaction(conn):
+        # Account by account: the table is in the order of account and id.
         rows = conn.execute(
             "SELECT account_id, deliveries.id, message_id, received_id FROM accounts"
             " CROSS JOIN deliveries ON account_id = accounts.id AND deliveries.id < ? LIMIT ?",
-            (ids.first_id_at(now - DELIVERIES_VALID_MS), EXPIRED_AT_ONCE),
+            (ids.min_id_at_time(now - DELIVERY_VALIDITY_MS), EXPIRY_BATCH_SIZE),
         )
-        for account_id, *waits in rows.fetchall():
-            by_account[account_id].append(tuple(waits))
-        received = [each[2] for some in by_account.values() for each in some if each[2] is not None]
-        if received:
+        for account_id, *pending_ids in rows.fetchall():
+            by_account[account_id].append(tuple(pending_ids))
+        received_ids = [each[2] for pending in by_account.values() for each in pending if each[2] is not None]
+        if received_ids:
             conn.execute(
                 "UPDATE received SET ended_at = ?, given_up = 1 WHERE id IN (SELECT value FROM json_each(?))",
-                (now, json.dumps(received)),
+                (now, json.dumps(received_ids)),
             )
-        _forget(conn, by_account)
+        _delete_deliveries(conn, by_account)
     return sum(map(len, by_account.values()))
 
 
-def _forget(conn: sqlite3.Connection, by_account: Mapping[int, Sequence[_Waits]]) -> None:
-    """Let nothing of it wait any more, and remove the texts that only these needed, where they aren't kept."""
-    for account_id in text_policy.not_kept(conn, by_account):
-        for table, place in (("messages", 1), ("received", 2)):
-            text_policy.blank(conn, table, [each[place] for each in by_account[account_id] if each[place] is not None])
-    for account_id, some in by_account.items():
+def _delete_deliveries(conn: sqlite3.Connection, by_account: Mapping[int, Sequence[_PendingIds]]) -> None:
+    """Remove deliveries from the queue, and the texts that only they needed where texts aren't kept."""
+    for account_id in text_policy.find_accounts_discarding_texts(conn, by_account):
+        for table, position in (("messages", 1), ("received", 2)):
+            text_policy.blank_texts(
+                conn, table, [each[position] for each in by_account[account_id] if each[position] is not None]
+            )
+    for account_id, pending in by_account.items():
         conn.execute(
             "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
-            (account_id, json.dumps([delivery_id for delivery_id, *_ in some])),
+            (account_id, json.dumps([delivery_id for delivery_id, *_ in pending])),
         )

@@ -1,4 +1,4 @@
-"""What a text would cost, by the rules that a submit goes by."""
+"""What a text would cost, by the rules that apply to submit_sm."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -16,43 +16,43 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
 
-MOST_NUMBERS = 100
+MAX_RECIPIENTS = 100
 # A text of 255 parts has fewer characters.
-MOST_CHARACTERS = 40_000
+MAX_CHARACTERS = 40_000
 _UCS2_OCTETS = 2
-_MOST_SHOWN = 20
+_MAX_SHOWN_CHARACTERS = 20
 
 
-class NoNumber(Refused):
+class NoRecipients(Refused):
     sentence = N_("Enter a number.")
     field = "numbers"
 
 
-class TooManyNumbers(Refused):
+class TooManyRecipients(Refused):
     sentence = N_("At most %(most)s numbers at once.")
     field = "numbers"
 
 
-class TextTooLong(Refused):
+class MessageTooLong(Refused):
     sentence = N_("The text is too long: a message has at most %(most)s parts.")
     field = "text"
 
 
-class NotANumber(Refused):
+class InvalidRecipient(Refused):
     sentence = N_("“%(number)s” isn't a number: it begins with the country's code, like +39 340 1234567.")
     field = "numbers"
 
 
-class Closed(Refused):
+class NoPriceForDestination(Refused):
     sentence = N_("Nothing is sent to %(number)s (%(country)s): there is no price for it.")
     field = "numbers"
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class RecipientCost:
     """What a text costs to one number; prices in thousandths of a credit.
 
-    `country` is its ISO 3166 code; `refusal` says why nothing would be sent (then there is no price).
+    `country` is the number's, an ISO 3166 code; `refusal`: why nothing would be sent (then there is no price).
     """
 
     number: str
@@ -63,77 +63,77 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a text is on the way to a handset, and what it costs to each number.
+class CostEstimate:
+    """How a text would be encoded, in how many parts it would be sent, and what it costs to each number.
 
-    `length` counts characters as they take room: septets (GSM 03.38), or UTF-16 code units (UCS-2); `room` is what so
-    many `parts` hold. `forcing` are the characters that make it UCS-2, the first few. `balance` is before sending.
+    `length` and `capacity` count septets (GSM 03.38) or UTF-16 code units (UCS-2): `capacity` is what so many `parts`
+    hold. `non_gsm_characters`: the first few characters that make it UCS-2. `balance`: the credits before sending.
     """
 
     encoding: Encoding
     length: int
-    room: int
+    capacity: int
     parts: int
-    forcing: str
-    costs: tuple[Cost, ...]
+    non_gsm_characters: str
+    costs: tuple[RecipientCost, ...]
     balance: int
 
     @property
-    def total(self) -> int:
+    def total_price(self) -> int:
         return sum(each.price for each in self.costs)
 
     @property
-    def left(self) -> int:
-        """The credits left afterwards; below zero: so many are missing."""
-        return self.balance - self.total
+    def balance_after(self) -> int:
+        """The credits left afterwards; negative: so many are missing."""
+        return self.balance - self.total_price
 
     @property
-    def priced(self) -> int:
-        """How many of the numbers it would go to."""
+    def priced_count(self) -> int:
+        """To how many of the numbers it would be sent."""
         return sum(each.refusal is None for each in self.costs)
 
 
-def estimate(conn: sqlite3.Connection, account: Account, text: str, numbers: str) -> Estimate:
-    """What an account would pay for a text now. Nothing is stored.
+def estimate_cost(conn: sqlite3.Connection, account: Account, text: str, numbers: str) -> CostEstimate:
+    """Calculate what an account would pay for a text now. Nothing is stored.
 
     Args:
-        text: line ends as browsers send them (CR LF) count as one character.
-        numbers: one a line; spaces, hyphens and the like in them are no part of them.
+        text: a line end as browsers send it (CR LF) counts as one character.
+        numbers: one a line; spaces, hyphens and the like in them are ignored.
 
     Raises:
-        NoNumber, TooManyNumbers, TextTooLong
+        NoRecipients, TooManyRecipients, MessageTooLong
     """
-    # Kept from the first look: what is longer takes long to look at.
+    # Checked before it is encoded: encoding a long text takes long.
     text = text.replace("\r\n", "\n")
-    if len(text) > MOST_CHARACTERS:
-        raise TextTooLong(most=validation.MOST_PARTS)
-    wanted = [each.strip() for each in islice(filter(str.strip, numbers.splitlines()), MOST_NUMBERS + 1)]
-    if not wanted:
-        raise NoNumber()
-    if len(wanted) > MOST_NUMBERS:
-        raise TooManyNumbers(most=MOST_NUMBERS)
-    encoding = gsm0338.choose(text)
-    body = gsm0338.to_body(text, encoding)
-    parts = gsm0338.part_count(body, encoding)
-    if parts > validation.MOST_PARTS:
-        raise TextTooLong(most=validation.MOST_PARTS)
+    if len(text) > MAX_CHARACTERS:
+        raise MessageTooLong(most=validation.MAX_PARTS)
+    recipients = [each.strip() for each in islice(filter(str.strip, numbers.splitlines()), MAX_RECIPIENTS + 1)]
+    if not recipients:
+        raise NoRecipients()
+    if len(recipients) > MAX_RECIPIENTS:
+        raise TooManyRecipients(most=MAX_RECIPIENTS)
+    encoding = gsm0338.choose_encoding(text)
+    body = gsm0338.encode_body(text, encoding)
+    parts = gsm0338.count_parts(body, encoding)
+    if parts > validation.MAX_PARTS:
+        raise MessageTooLong(most=validation.MAX_PARTS)
     octets = _UCS2_OCTETS if encoding is Encoding.UCS2 else 1
-    room = gsm0338.room(encoding, gsm0338.CONCATENATION_OCTETS if parts > 1 else 0)
-    price_list = prices.of_account(conn, account.id, now_ms())
-    config = _config(account)
-    return Estimate(
+    part_capacity = gsm0338.get_part_capacity(encoding, gsm0338.CONCATENATION_UDH_OCTETS if parts > 1 else 0)
+    price_list = prices.load_account_price_list(conn, account.id, now_ms())
+    config = _build_any_sender_config(account)
+    return CostEstimate(
         encoding,
         len(body) // octets,
-        parts * (room // octets),
+        parts * (part_capacity // octets),
         parts,
-        gsm0338.without_place(text)[:_MOST_SHOWN],
-        tuple(_cost(config, price_list, body, encoding, each) for each in wanted),
-        accounts.by_name(conn, account.name).balance,
+        gsm0338.find_non_gsm_characters(text)[:_MAX_SHOWN_CHARACTERS],
+        tuple(_estimate_recipient_cost(config, price_list, body, encoding, each) for each in recipients),
+        accounts.get_account(conn, account.name).balance,
     )
 
 
-def _config(account: Account) -> AccountConfig:
-    """The account as `prepare` sees it, with leave to say who sends: that is not the question here."""
+def _build_any_sender_config(account: Account) -> AccountConfig:
+    """The account's configuration with any sender allowed: an estimate names no sender."""
     return AccountConfig(
         id=account.id,
         name=account.name,
@@ -150,10 +150,12 @@ def _config(account: Account) -> AccountConfig:
     )
 
 
-def _cost(config: AccountConfig, price_list: PriceList, body: bytes, encoding: Encoding, number: str) -> Cost:
-    digits = countries.plain(number)
+def _estimate_recipient_cost(
+    config: AccountConfig, price_list: PriceList, body: bytes, encoding: Encoding, number: str
+) -> RecipientCost:
+    digits = countries.strip_separators(number)
     try:
-        submit = validation.prepare(
+        submit = validation.validate_submit(
             config,
             price_list,
             source="",
@@ -166,8 +168,10 @@ def _cost(config: AccountConfig, price_list: PriceList, body: bytes, encoding: E
             body=body,
         )
     except validation.InvalidDestination:
-        country = countries.country_of(digits)
+        country = countries.find_country(digits)
         if country is None:
-            return Cost(number, refusal=NotANumber(number=number))
-        return Cost(number, country, refusal=Closed(number=number, country=countries.name(country)))
-    return Cost(f"+{submit.destination}", submit.country, submit.price // submit.parts, submit.price)
+            return RecipientCost(number, refusal=InvalidRecipient(number=number))
+        return RecipientCost(
+            number, country, refusal=NoPriceForDestination(number=number, country=countries.get_country_name(country))
+        )
+    return RecipientCost(f"+{submit.destination}", submit.country, submit.price // submit.parts, submit.price)

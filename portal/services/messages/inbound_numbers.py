@@ -1,4 +1,4 @@
-"""Routes: which numbers and short codes reach an account, and with which keyword where several share one."""
+"""Inbound numbers: which numbers and short codes reach an account, and with which keyword where several share one."""
 
 import re
 import sqlite3
@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
@@ -15,12 +15,12 @@ from portal.services.common.errors import Refused
 from portal.services.messages import blacklist
 
 # A short code, or a number with its country code (E.164).
-_NUMBER = re.compile(r"[0-9]{3,8}|[1-9][0-9]{8,14}")
-_WORD = re.compile(r"[^\W_]+")
-_KEYWORD_LENGTH = 20
+_NUMBER_PATTERN = re.compile(r"[0-9]{3,8}|[1-9][0-9]{8,14}")
+_WORD_PATTERN = re.compile(r"[^\W_]+")
+_MAX_KEYWORD_LENGTH = 20
 
 
-class InvalidRouteNumber(Refused):
+class InvalidInboundNumber(Refused):
     sentence = N_(
         "“%(number)s” can't be a number that messages are sent to: it is a short code of 3 to 8 digits, or a number"
         " with its country code (393401234567)."
@@ -38,19 +38,19 @@ class ReservedKeyword(Refused):
     field = "keyword"
 
 
-class RouteTaken(Refused):
+class InboundNumberTaken(Refused):
     sentence = N_("What is sent to %(route)s reaches %(account)s already.")
     field = "number"
 
 
-class NoSuchRoute(Refused):
+class NoSuchInboundNumber(Refused):
     sentence = N_("%(route)s isn't in the list.")
     field = "number"
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A number with its keyword in capitals; without one it takes whatever begins with no other one's keyword."""
+class InboundNumber:
+    """A number with its keyword in capitals. Without a keyword it gets all texts that begin with no other keyword."""
 
     id: int
     account_id: int
@@ -59,107 +59,113 @@ class Route:
     created_at: int
 
     def __str__(self) -> str:
-        return _shown(self.number, self.keyword)
+        return _format_inbound_number(self.number, self.keyword)
 
 
-_SELECT = "SELECT id, account_id, number, keyword, created_at FROM routes "
+_SELECT_NUMBERS = "SELECT id, account_id, number, keyword, created_at FROM routes "
 
 
-def words(text: str) -> list[str]:
-    """The words of a text as keywords are compared: in capitals, without accents and punctuation."""
+def normalize_words(text: str) -> list[str]:
+    """Split a text into words in the form in which keywords are compared: capitals, no accents, no punctuation."""
     plain = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
-    return _WORD.findall(plain.upper())
+    return _WORD_PATTERN.findall(plain.upper())
 
 
-def add(conn: sqlite3.Connection, actor: Actor, account: Account, number: str, keyword: str = "") -> Route:
-    """Let what is sent to a number reach an account.
+def add_inbound_number(
+    conn: sqlite3.Connection, actor: Actor, account: Account, number: str, keyword: str = ""
+) -> InboundNumber:
+    """Assign a number to an account: what is sent to it reaches the account.
 
     Args:
         number: as typed, with or without a plus.
-        keyword: only what begins with it, where several accounts share the number; empty: the rest.
+        keyword: only texts that begin with it reach the account, where several share the number; empty: all others.
 
     Raises:
-        InvalidRouteNumber, InvalidKeyword, ReservedKeyword, RouteTaken
+        InvalidInboundNumber, InvalidKeyword, ReservedKeyword, InboundNumberTaken
     """
-    number, keyword = _number(number), _keyword(keyword)
-    with immediate(conn):
+    number, keyword = _parse_inbound_number(number), _parse_keyword(keyword)
+    with write_transaction(conn):
         taken = conn.execute(
             "SELECT name FROM routes JOIN accounts ON accounts.id = account_id WHERE number = ? AND keyword = ?",
             (number, keyword),
         ).fetchone()
         if taken:
-            raise RouteTaken(route=_shown(number, keyword), account=taken[0])
-        insert(conn, "routes", account_id=account.id, number=number, keyword=keyword, created_at=now_ms())
-        _record(conn, actor, "route.add", account, number, keyword)
-        return _find(conn, account, number, keyword)
+            raise InboundNumberTaken(route=_format_inbound_number(number, keyword), account=taken[0])
+        insert_row(conn, "routes", account_id=account.id, number=number, keyword=keyword, created_at=now_ms())
+        _record_audit(conn, actor, "route.add", account, number, keyword)
+        return _get_inbound_number(conn, account, number, keyword)
 
 
-def remove(conn: sqlite3.Connection, actor: Actor, account: Account, number: str, keyword: str = "") -> Route:
-    """Let what is sent to a number reach the account no more.
+def remove_inbound_number(
+    conn: sqlite3.Connection, actor: Actor, account: Account, number: str, keyword: str = ""
+) -> InboundNumber:
+    """Take a number away from an account.
 
-    Raises: NoSuchRoute
+    Raises: NoSuchInboundNumber
     """
     number, keyword = number.strip().removeprefix("+"), keyword.strip()
-    with immediate(conn):
-        removed = _find(conn, account, number, "".join(words(keyword)))
+    with write_transaction(conn):
+        removed = _get_inbound_number(conn, account, number, "".join(normalize_words(keyword)))
         conn.execute("DELETE FROM routes WHERE id = ?", (removed.id,))
-        _record(conn, actor, "route.remove", account, removed.number, removed.keyword)
+        _record_audit(conn, actor, "route.remove", account, removed.number, removed.keyword)
     return removed
 
 
-def by_id(conn: sqlite3.Connection, route_id: int) -> Route:
-    """Raises: NoSuchRoute"""
-    row = conn.execute(_SELECT + "WHERE id = ?", (route_id,)).fetchone()
+def get_inbound_number_by_id(conn: sqlite3.Connection, number_id: int) -> InboundNumber:
+    """Raises: NoSuchInboundNumber"""
+    row = conn.execute(_SELECT_NUMBERS + "WHERE id = ?", (number_id,)).fetchone()
     if row is None:
-        raise NoSuchRoute(route=route_id)
-    return Route(*row)
+        raise NoSuchInboundNumber(route=number_id)
+    return InboundNumber(*row)
 
 
-def of_account(conn: sqlite3.Connection, account_id: int) -> list[Route]:
-    """By number and keyword."""
-    rows = conn.execute(_SELECT + "WHERE account_id = ? ORDER BY number, keyword", (account_id,))
-    return [Route(*row) for row in rows]
+def list_inbound_numbers(conn: sqlite3.Connection, account_id: int) -> list[InboundNumber]:
+    """An account's numbers, sorted by number and keyword."""
+    rows = conn.execute(_SELECT_NUMBERS + "WHERE account_id = ? ORDER BY number, keyword", (account_id,))
+    return [InboundNumber(*row) for row in rows]
 
 
-def to_number(conn: sqlite3.Connection, number: str) -> dict[str, int]:
-    """Whose a number is: keyword (empty: the rest) to account id."""
+def get_accounts_by_keyword(conn: sqlite3.Connection, number: str) -> dict[str, int]:
+    """The accounts that share a number: account id by keyword (empty: all other texts)."""
     rows = conn.execute("SELECT keyword, account_id FROM routes WHERE number = ?", (number,))
     return dict(rows.fetchall())
 
 
-def _number(text: str) -> str:
+def _parse_inbound_number(text: str) -> str:
     number = text.strip().removeprefix("+")
-    if not _NUMBER.fullmatch(number):
-        raise InvalidRouteNumber(number=text)
+    if not _NUMBER_PATTERN.fullmatch(number):
+        raise InvalidInboundNumber(number=text)
     return number
 
 
-def _keyword(text: str) -> str:
+def _parse_keyword(text: str) -> str:
     if not text.strip():
         return ""
-    found = words(text)
-    if len(found) != 1 or not _WORD.fullmatch(text.strip()) or len(found[0]) > _KEYWORD_LENGTH:
-        raise InvalidKeyword(length=_KEYWORD_LENGTH)
-    if found[0] in blacklist.STOP_WORDS:
+    tokens = normalize_words(text)
+    if len(tokens) != 1 or not _WORD_PATTERN.fullmatch(text.strip()) or len(tokens[0]) > _MAX_KEYWORD_LENGTH:
+        raise InvalidKeyword(length=_MAX_KEYWORD_LENGTH)
+    if tokens[0] in blacklist.STOP_WORDS:
         raise ReservedKeyword(keyword=text.strip())
-    return found[0]
+    return tokens[0]
 
 
-def _find(conn: sqlite3.Connection, account: Account, number: str, keyword: str) -> Route:
+def _get_inbound_number(conn: sqlite3.Connection, account: Account, number: str, keyword: str) -> InboundNumber:
     row = conn.execute(
-        _SELECT + "WHERE account_id = ? AND number = ? AND keyword = ?", (account.id, number, keyword)
+        _SELECT_NUMBERS + "WHERE account_id = ? AND number = ? AND keyword = ?", (account.id, number, keyword)
     ).fetchone()
     if row is None:
-        raise NoSuchRoute(route=_shown(number, keyword))
-    return Route(*row)
+        raise NoSuchInboundNumber(route=_format_inbound_number(number, keyword))
+    return InboundNumber(*row)
 
 
-def _shown(number: str, keyword: str) -> str:
+def _format_inbound_number(number: str, keyword: str) -> str:
     return f"{number} {keyword}".rstrip()
 
 
-def _record(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, number: str, keyword: str) -> None:
-    audit.record(
+def _record_audit(
+    conn: sqlite3.Connection, actor: Actor, action: str, account: Account, number: str, keyword: str
+) -> None:
+    audit.record_action(
         conn,
         actor,
         action,

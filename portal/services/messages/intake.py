@@ -1,4 +1,4 @@
-"""Taking messages in: each is stored in the transaction that charges it."""
+"""Storing submitted messages: each in the transaction that charges it."""
 
 import json
 import sqlite3
@@ -8,59 +8,61 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.clock import DAY_MS
-from portal.core.db import Inserts, immediate
+from portal.core.db import BulkInsert, write_transaction
 from portal.services.billing import auto_recredit
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
 from portal.services.credits import alerts
 from portal.services.messages import blacklist, deliveries, text_policy
-from portal.services.messages.deliveries import Receipt
-from portal.services.messages.validation import Segment, Submit, ToSend
+from portal.services.messages.deliveries import DeliveryReceipt
+from portal.services.messages.validation import OutboundMessage, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
 
-_USUAL = (
+_COMMON_COLUMNS = (
     "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"
     " parts, price, state, ptt, session_id"
 )
-_STATE = _USUAL.split(", ").index("state")
-_INSERT = Inserts(
+_STATE_INDEX = _COMMON_COLUMNS.split(", ").index("state")
+_INSERT_MESSAGES = BulkInsert(
     "messages",
-    f"{_USUAL}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number, scheduled_at,"
-    " expires_at, due_at",
+    f"{_COMMON_COLUMNS}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number,"
+    " scheduled_at, expires_at, due_at",
 )
-# Most messages have nothing but these, and Python takes a third of a microsecond to bind a None.
-_INSERT_USUAL = Inserts("messages", _USUAL)
-_INSERT_USAGE = Inserts(
+# Most messages have values in these columns only, and Python takes a third of a microsecond to bind a None.
+_INSERT_COMMON = BulkInsert("messages", _COMMON_COLUMNS)
+_INSERT_USAGE = BulkInsert(
     "movements",
     "id, account_id, kind, amount, balance_after, actor, messages, first_message_id, last_message_id",
 )
-# Clients number the texts that they cut up in one or two octets, and begin again.
-SEGMENTS_TOGETHER_MS = 10 * 60_000
-"""How far apart two segments may be that belong together; ids say how far they are."""
-# One that numbers all its texts alike must not hold up the others.
-_SEGMENTS_LOOKED_AT = 16
+# The reference number of a concatenated message has one or two octets, so clients use each again after a while.
+MAX_SEGMENT_GAP_MS = 10 * 60_000
+"""The longest time between two segments of one text; their ids contain the times."""
+# A client that gives all its texts the same reference number must not slow down the others.
+_MAX_SEGMENTS_COMPARED = 16
 
 
 @dataclass(slots=True)
-class Stored:
-    """What became of submits: for each its message id, or None where the credits didn't cover it; what an upstream is
-    to be given at once; the receipts that wait already.
+class StoredMessages:
+    """The result of `store_messages`.
+
+    `message_ids`: one for each submit, None where the credits didn't cover it. `outbound`: the messages to pass to an
+    upstream now. `receipts`: those that were queued for messages rejected at once.
     """
 
-    ids: list[int | None] = field(default_factory=list)
-    to_send: list[ToSend] = field(default_factory=list)
-    waiting: list[Receipt] = field(default_factory=list)
+    message_ids: list[int | None] = field(default_factory=list)
+    outbound: list[OutboundMessage] = field(default_factory=list)
+    receipts: list[DeliveryReceipt] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Bill:
-    """One account's messages of a batch: what they leave of its credits, and how many they are.
+class _AccountCharge:
+    """What is charged to one account for its messages of a batch, and how many they are.
 
-    `before` is the balance that they are charged to, after the automatic re-credits that they cause.
+    `balance_before` is the balance before the charge, after the automatic re-credits that the messages cause.
     """
 
-    before: int
-    left: int
+    balance_before: int
+    balance_after: int
     alert_below: int | None
     recredit_below: int | None
     first_id: int = 0
@@ -71,71 +73,73 @@ class _Bill:
     stopped: int = 0
 
 
-def store(conn: sqlite3.Connection, submits: Sequence[Submit], now: int | None = None) -> Stored:
+def store_messages(
+    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None = None
+) -> StoredMessages:
     """Store messages with their debits: all in one transaction, which is on disk when this returns.
 
-    Submits are taken in their order. One that its account's credits don't cover is kept in the history as refused (ptt
-    10) and costs nothing; the others don't suffer. One to a number on the account's blacklist is taken, ends at once
-    (ptt 53) and costs nothing.
+    Submits are processed in their order. One that its account's credits don't cover is stored as refused (ptt 10) and
+    costs nothing; the others are not affected. One to a number on the account's blacklist is accepted, is rejected at
+    once (ptt 53) and costs nothing.
 
-    The number of statements does not grow with that of accounts: see `db.Inserts`.
+    The number of statements does not grow with the number of accounts: see `db.BulkInsert`.
 
     Args:
-        now: when they were submitted (milliseconds), for a history that is written afterwards; None: at this moment.
+        now: when they were submitted (milliseconds), for a history that is written afterwards; None: this moment.
 
     Raises:
         sqlite3.Error: nothing was stored.
     """
-    stored = Stored()
-    with immediate(conn):
-        first = ids.next_ids(conn, "messages", len(submits), now)
-        at = ids.time_of(first)
-        bills = _bills(conn, submits)
-        stopped = blacklist.among(conn, submits)
-        _recredit(conn, bills, submits, stopped, at)
+    stored = StoredMessages()
+    with write_transaction(conn):
+        first_id = ids.allocate_ids(conn, "messages", len(submits), now)
+        submitted_at = ids.time_from_id(first_id)
+        charges = _read_account_charges(conn, submits)
+        blacklisted = blacklist.find_blacklisted_destinations(conn, submits)
+        _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
         rows: list[tuple[Any, ...]] = []
-        usual: list[tuple[object, ...]] = []
+        common_rows: list[tuple[object, ...]] = []
         segments = []
-        for message_id, each in enumerate(submits, first):
-            bill = bills[each.account_id]
-            if stopped and (each.account_id, each.destination) in stopped:
-                bill.stopped += 1
-                stored.ids.append(message_id)
-                rows.append(_row(message_id, each, 0, REJECTED, PTT_BLACKLISTED))
+        for message_id, each in enumerate(submits, first_id):
+            charge = charges[each.account_id]
+            if blacklisted and (each.account_id, each.destination) in blacklisted:
+                charge.stopped += 1
+                stored.message_ids.append(message_id)
+                rows.append(_row_from_submit(message_id, each, 0, REJECTED, PTT_BLACKLISTED))
                 if deliveries.wants_receipt(each.registered_delivery, REJECTED):
-                    stored.waiting.append(_receipt(message_id, each, PTT_BLACKLISTED))
-            elif each.price <= bill.left:
-                bill.left -= each.price
-                bill.first_id = bill.first_id or message_id
-                bill.last_id = message_id
-                bill.sent += 1
-                bill.parts += each.parts
-                stored.ids.append(message_id)
-                if _is_usual(each):
-                    usual.append(_usual_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
+                    stored.receipts.append(_receipt_from_submit(message_id, each, PTT_BLACKLISTED))
+            elif each.price <= charge.balance_after:
+                charge.balance_after -= each.price
+                charge.first_id = charge.first_id or message_id
+                charge.last_id = message_id
+                charge.sent += 1
+                charge.parts += each.parts
+                stored.message_ids.append(message_id)
+                if _has_only_common_columns(each):
+                    common_rows.append(_common_row_from_submit(message_id, each, each.price, ENROUTE, PTT_PENDING))
                 else:
-                    rows.append(_row(message_id, each, each.price, ENROUTE, PTT_PENDING))
+                    rows.append(_row_from_submit(message_id, each, each.price, ENROUTE, PTT_PENDING))
                 if each.scheduled_at is None:
-                    stored.to_send.append(_to_send(message_id, each))
+                    stored.outbound.append(_outbound_from_submit(message_id, each))
             else:
-                bill.refused += 1
-                stored.ids.append(None)
-                rows.append(_row(message_id, each, 0, REJECTED, PTT_NO_CREDIT))
+                charge.refused += 1
+                stored.message_ids.append(None)
+                rows.append(_row_from_submit(message_id, each, 0, REJECTED, PTT_NO_CREDIT))
             if each.segment is not None:
                 segments.append((message_id, each, each.segment))
-        _INSERT_USUAL.run(conn, usual)
-        _INSERT.run(conn, rows)
-        if any(bill.refused or bill.stopped for bill in bills.values()):
-            _let_go(conn, bills, rows, stored.waiting)
+        _INSERT_COMMON.run(conn, common_rows)
+        _INSERT_MESSAGES.run(conn, rows)
+        if any(charge.refused or charge.stopped for charge in charges.values()):
+            _blank_ended_texts(conn, charges, rows, stored.receipts)
         for segment in segments:
-            _join_segment(conn, *segment)
-        _charge(conn, bills, at)
-        if stored.waiting:
-            deliveries.add_receipts(conn, stored.waiting, at)
+            _link_to_first_segment(conn, *segment)
+        _debit_accounts(conn, charges, submitted_at)
+        if stored.receipts:
+            deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
     return stored
 
 
-def _bills(conn: sqlite3.Connection, submits: Sequence[Submit]) -> dict[int, _Bill]:
+def _read_account_charges(conn: sqlite3.Connection, submits: Sequence[SubmittedMessage]) -> dict[int, _AccountCharge]:
     account_ids = {each.account_id for each in submits}
     (rows,) = conn.execute(
         "SELECT json_group_array(json_array(id, balance, alert_below, recredit_below)) FROM accounts"
@@ -143,56 +147,64 @@ def _bills(conn: sqlite3.Connection, submits: Sequence[Submit]) -> dict[int, _Bi
         (json.dumps(list(account_ids)),),
     ).fetchone()
     return {
-        account_id: _Bill(balance, balance, alert_below, recredit_below)
+        account_id: _AccountCharge(balance, balance, alert_below, recredit_below)
         for account_id, balance, alert_below, recredit_below in json.loads(rows)
     }
 
 
-def _recredit(
+def _buy_recredit_packs(
     conn: sqlite3.Connection,
-    bills: Mapping[int, _Bill],
-    submits: Sequence[Submit],
-    stopped: Collection[tuple[int, str]],
+    charges: Mapping[int, _AccountCharge],
+    submits: Sequence[SubmittedMessage],
+    blacklisted: Collection[tuple[int, str]],
     at: int,
 ) -> None:
-    """Buy a pack for an account with each message that would take it below its threshold.
+    """Buy a pack for an account with each message that would take its balance below its threshold.
 
-    Before they are charged, so that none of them is refused for credits that come a moment later.
+    This comes before the messages are charged, so that none is refused for lack of credits that are bought right after.
     """
-    watched = {account_id: bill.recredit_below for account_id, bill in bills.items() if bill.recredit_below is not None}
-    if not watched:
+    thresholds = {
+        account_id: charge.recredit_below for account_id, charge in charges.items() if charge.recredit_below is not None
+    }
+    if not thresholds:
         return
-    due = [
-        each for each in submits if each.account_id in watched and (each.account_id, each.destination) not in stopped
+    chargeable = [
+        each
+        for each in submits
+        if each.account_id in thresholds and (each.account_id, each.destination) not in blacklisted
     ]
-    wanted: Counter[int] = Counter()
-    for each in due:
-        wanted[each.account_id] += each.price
-    low = [account_id for account_id, price in wanted.items() if bills[account_id].before - price < watched[account_id]]
-    if not low:
+    total_prices: Counter[int] = Counter()
+    for each in chargeable:
+        total_prices[each.account_id] += each.price
+    below_threshold = [
+        account_id
+        for account_id, price in total_prices.items()
+        if charges[account_id].balance_before - price < thresholds[account_id]
+    ]
+    if not below_threshold:
         return
-    buying = auto_recredit.ready(conn, low, at)
+    recrediting = auto_recredit.find_accounts_to_recredit(conn, below_threshold, at)
     spent: Counter[int] = Counter()
-    # One after the other, as if each came alone: what is bought must not depend on how many arrive together.
-    for each in due:
-        if each.account_id not in buying:
+    # Message by message: what is bought must not depend on how many arrive together.
+    for each in chargeable:
+        if each.account_id not in recrediting:
             continue
-        bill = bills[each.account_id]
-        left = bill.before - spent[each.account_id]
-        if left - each.price < watched[each.account_id]:
-            balance = auto_recredit.look(conn, each.account_id, at)
-            if balance == bill.before:
-                # Nothing was bought, and nothing will be for the others.
-                buying.remove(each.account_id)
+        charge = charges[each.account_id]
+        balance_left = charge.balance_before - spent[each.account_id]
+        if balance_left - each.price < thresholds[each.account_id]:
+            balance = auto_recredit.buy_or_request_pack(conn, each.account_id, at)
+            if balance == charge.balance_before:
+                # Nothing was bought, and nothing will be bought for the account's other messages.
+                recrediting.remove(each.account_id)
                 continue
-            left += balance - bill.before
-            bill.before = bill.left = balance
-        if each.price <= left:
+            balance_left += balance - charge.balance_before
+            charge.balance_before = charge.balance_after = balance
+        if each.price <= balance_left:
             spent[each.account_id] += each.price
 
 
-def _is_usual(submit: Submit) -> bool:
-    """Whether a message has none of the columns that are not in `_USUAL`, as long as it waits for its outcome."""
+def _has_only_common_columns(submit: SubmittedMessage) -> bool:
+    """Whether a message without a final state has values only in `_COMMON_COLUMNS`."""
     return (
         submit.udh is None
         and submit.reference is None
@@ -204,7 +216,9 @@ def _is_usual(submit: Submit) -> bool:
     )
 
 
-def _usual_row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> tuple[object, ...]:
+def _common_row_from_submit(
+    message_id: int, submit: SubmittedMessage, price: int, state: int, ptt: int
+) -> tuple[object, ...]:
     return (
         message_id,
         submit.account_id,
@@ -224,35 +238,42 @@ def _usual_row(message_id: int, submit: Submit, price: int, state: int, ptt: int
     )
 
 
-def _row(message_id: int, submit: Submit, price: int, state: int, ptt: int) -> tuple[object, ...]:
-    waits = state == ENROUTE
+def _row_from_submit(message_id: int, submit: SubmittedMessage, price: int, state: int, ptt: int) -> tuple[object, ...]:
+    is_pending = state == ENROUTE
     return (
-        *_usual_row(message_id, submit, price, state, ptt),
+        *_common_row_from_submit(message_id, submit, price, state, ptt),
         submit.udh,
         submit.reference,
-        None if waits else ids.time_of(message_id),
+        None if is_pending else ids.time_from_id(message_id),
         submit.body,
         submit.subunit,
         *(submit.segment or (None, None, None)),
         submit.scheduled_at,
         submit.expires_at,
-        (submit.scheduled_at or submit.expires_at) if waits else None,
+        (submit.scheduled_at or submit.expires_at) if is_pending else None,
     )
 
 
-def _let_go(
-    conn: sqlite3.Connection, account_ids: Collection[int], rows: Sequence[tuple[Any, ...]], told: Sequence[Receipt]
+def _blank_ended_texts(
+    conn: sqlite3.Connection,
+    account_ids: Collection[int],
+    rows: Sequence[tuple[Any, ...]],
+    receipts: Sequence[DeliveryReceipt],
 ) -> None:
-    """Remove the texts of messages that have ended as they came, where they aren't kept; not what a receipt quotes."""
-    not_kept = text_policy.not_kept(conn, account_ids)
-    if not_kept:
-        quoted = {each.message_id for each in told}
-        ended = [row[0] for row in rows if row[1] in not_kept and row[_STATE] == REJECTED and row[0] not in quoted]
-        text_policy.blank(conn, "messages", ended)
+    """Remove the texts of messages that were rejected at once, where texts aren't kept and no receipt quotes them."""
+    discarding_ids = text_policy.find_accounts_discarding_texts(conn, account_ids)
+    if discarding_ids:
+        quoted = {each.message_id for each in receipts}
+        ended = [
+            row[0]
+            for row in rows
+            if row[1] in discarding_ids and row[_STATE_INDEX] == REJECTED and row[0] not in quoted
+        ]
+        text_policy.blank_texts(conn, "messages", ended)
 
 
-def _to_send(message_id: int, submit: Submit) -> ToSend:
-    return ToSend(
+def _outbound_from_submit(message_id: int, submit: SubmittedMessage) -> OutboundMessage:
+    return OutboundMessage(
         message_id,
         submit.account_id,
         submit.source,
@@ -266,9 +287,9 @@ def _to_send(message_id: int, submit: Submit) -> ToSend:
     )
 
 
-def _receipt(message_id: int, submit: Submit, ptt: int) -> Receipt:
-    """That of a message which is rejected as it comes."""
-    return Receipt(
+def _receipt_from_submit(message_id: int, submit: SubmittedMessage, ptt: int) -> DeliveryReceipt:
+    """The receipt of a message that is rejected at once."""
+    return DeliveryReceipt(
         0,
         submit.account_id,
         message_id,
@@ -282,12 +303,14 @@ def _receipt(message_id: int, submit: Submit, ptt: int) -> Receipt:
         submit.parts,
         REJECTED,
         ptt,
-        ids.time_of(message_id),
+        ids.time_from_id(message_id),
     )
 
 
-def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, segment: Segment) -> None:
-    """Let a segment but the first to come know the first one's message, so that a text is read as one."""
+def _link_to_first_segment(
+    conn: sqlite3.Connection, message_id: int, submit: SubmittedMessage, segment: Segment
+) -> None:
+    """Link a segment to the first segment of its text that came (`joined_to`), so that the text is shown as one."""
     values = {
         "id": message_id,
         "account": submit.account_id,
@@ -296,18 +319,18 @@ def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, seg
         "reference": segment.reference,
         "total": segment.total,
         "number": segment.number,
-        "since": message_id - ids.first_id_at(SEGMENTS_TOGETHER_MS),
+        "since": message_id - ids.min_id_at_time(MAX_SEGMENT_GAP_MS),
     }
     row = conn.execute(
         "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"
         "  WHERE account_id = :account AND destination = :destination AND segment_reference = :reference"
-        f"  AND id < :id AND id > :since ORDER BY id DESC LIMIT {_SEGMENTS_LOOKED_AT})"
+        f"  AND id < :id AND id > :since ORDER BY id DESC LIMIT {_MAX_SEGMENTS_COMPARED})"
         " WHERE segment_total = :total AND source = :source ORDER BY id DESC LIMIT 1",
         values,
     ).fetchone()
     if row is None:
         return
-    # A segment that is there already begins another text, or is sent again.
+    # Where that text has this segment already, it is another text's, or was sent again: it is not linked.
     conn.execute(
         "UPDATE messages SET joined_to = :first WHERE id = :id"
         " AND NOT EXISTS (SELECT 1 FROM messages AS first WHERE first.id = :first AND first.segment_number = :number)"
@@ -317,17 +340,17 @@ def _join_segment(conn: sqlite3.Connection, message_id: int, submit: Submit, seg
     )
 
 
-def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], at: int) -> None:
-    """The debits of one batch: for each account its balance, one line in the ledger, the day's totals."""
-    charged = {account_id: bill for account_id, bill in bills.items() if bill.sent}
+def _debit_accounts(conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int) -> None:
+    """Write the debits of one batch: for each account its balance, one movement, and the day's totals."""
+    charged = {account_id: charge for account_id, charge in charges.items() if charge.sent}
     if charged:
         conn.execute(
             "UPDATE accounts SET balance = debited.value FROM json_each(?) AS debited"
             " WHERE accounts.id = CAST(debited.key AS INTEGER)",
-            (json.dumps({account_id: bill.left for account_id, bill in charged.items()}),),
+            (json.dumps({account_id: charge.balance_after for account_id, charge in charged.items()}),),
         )
-        # At the messages' own moment: a month's usage in the ledger is that of the month's messages.
-        first = ids.next_ids(conn, "movements", len(charged), at)
+        # With the time of the messages: the usage of a month in the ledger is then that of the month's messages.
+        first_id = ids.allocate_ids(conn, "movements", len(charged), at)
         _INSERT_USAGE.run(
             conn,
             [
@@ -335,29 +358,29 @@ def _charge(conn: sqlite3.Connection, bills: Mapping[int, _Bill], at: int) -> No
                     row_id,
                     account_id,
                     "usage",
-                    bill.left - bill.before,
-                    bill.left,
+                    charge.balance_after - charge.balance_before,
+                    charge.balance_after,
                     "system",
-                    bill.sent,
-                    bill.first_id,
-                    bill.last_id,
+                    charge.sent,
+                    charge.first_id,
+                    charge.last_id,
                 )
-                for row_id, (account_id, bill) in enumerate(charged.items(), first)
+                for row_id, (account_id, charge) in enumerate(charged.items(), first_id)
             ],
         )
-        for account_id, bill in charged.items():
-            if alerts.is_crossed(bill.alert_below, bill.before, bill.left):
-                alerts.note(conn, account_id, alerts.LOW, at, bill.left)
-    daily_totals.add(
+        for account_id, charge in charged.items():
+            if alerts.is_threshold_crossed(charge.alert_below, charge.balance_before, charge.balance_after):
+                alerts.add_credit_notice(conn, account_id, alerts.LOW, at, charge.balance_after)
+    daily_totals.add_daily_totals(
         conn,
         {
             (account_id, at // DAY_MS): Counter(
-                sent=bill.sent,
-                parts=bill.parts,
-                price=bill.before - bill.left,
-                stopped=bill.stopped,
-                refused=bill.refused,
+                sent=charge.sent,
+                parts=charge.parts,
+                price=charge.balance_before - charge.balance_after,
+                stopped=charge.stopped,
+                refused=charge.refused,
             )
-            for account_id, bill in bills.items()
+            for account_id, charge in charges.items()
         },
     )

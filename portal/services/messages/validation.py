@@ -1,4 +1,4 @@
-"""Messages: what they are, and the rules for accepting one."""
+"""Submitted messages, and the rules for accepting one."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from portal.services.prices.prices import PriceList
 GSM, UCS2 = 0, 8
 
 # GSM 03.40, 9.2.3.24.1: a concatenated message counts its parts in one octet.
-MOST_PARTS = 255
-DELIVERIES_VALID_MS = 7 * DAY_MS
-"""How long what waits for an account's receivers is kept."""
-VALIDITY_MS = 3 * DAY_MS
-"""The validity of a message whose client names none."""
+MAX_PARTS = 255
+DELIVERY_VALIDITY_MS = 7 * DAY_MS
+"""How long receipts and messages from handsets (MO) wait for an account's receivers before they are given up."""
+DEFAULT_VALIDITY_MS = 3 * DAY_MS
+"""How long a message without a validity_period is valid."""
 _UDH_INDICATOR = 0x40
 _CONCATENATION_8_BIT, _CONCATENATION_16_BIT = 0x00, 0x08
 
@@ -36,7 +36,7 @@ class UnsupportedDataCoding(Refused):
     sentence = N_("data_coding %(data_coding)s isn't supported: use 0 (GSM 03.38) or 8 (UCS-2).")
 
 
-class NotDecodable(Refused):
+class UndecodableText(Refused):
     sentence = N_("The text can't be decoded as its data_coding says.")
 
 
@@ -45,9 +45,9 @@ class BodyTooLong(Refused):
 
 
 class Segment(NamedTuple):
-    """The place of a message in a text that its client has cut up itself (GSM 03.40, 9.2.3.24.1; SMPP 3.4, 5.3.2.22).
+    """The place of a segment in a text that its client has split. `number` counts from 1.
 
-    `number` counts from 1.
+    GSM 03.40, 9.2.3.24.1; SMPP 3.4, 5.3.2.22.
     """
 
     reference: int
@@ -55,15 +55,15 @@ class Segment(NamedTuple):
     number: int
 
 
-# What there is one of for each message isn't frozen: that would make it five times as dear to make.
+# Not frozen, because one is created for each message: frozen instances take five times as long to create.
 @dataclass(slots=True)
-class Submit:
-    """A message that obeys every rule but those that only the database knows: credits, blacklist.
+class SubmittedMessage:
+    """A message that was checked, except for what only the database knows: credits and blacklist.
 
-    `data_coding` is the one it goes on in: GSM, UCS2 or BINARY. `body` is what it carries where `text` can't say it:
-    binary, and UCS-2 that begins or ends within a character. `subunit` is dest_addr_subunit (5.3.2.1: 1 shows it at
-    once). `scheduled_at` and `expires_at` are milliseconds, None: now, and VALIDITY_MS. `session_id`: which
-    session it came from, if from any.
+    `data_coding` is the one in which it is sent on: GSM, UCS2 or BINARY. `body` has the content where `text` can't hold
+    it: binary, and UCS-2 that begins or ends within a character. `subunit` is dest_addr_subunit (5.3.2.1; 1: displayed
+    at once). `scheduled_at`, `expires_at`: milliseconds; None: send it now, and DEFAULT_VALIDITY_MS. `session_id`: the
+    session that it came from, if any.
     """
 
     account_id: int
@@ -88,8 +88,8 @@ class Submit:
 
 
 @dataclass(slots=True)
-class ToSend:
-    """What an upstream needs of a message; the fields are those of `Submit`."""
+class OutboundMessage:
+    """A message as an upstream gets it; the fields are those of `SubmittedMessage`."""
 
     id: int
     account_id: int
@@ -103,7 +103,7 @@ class ToSend:
     segment: Segment | None = None
 
 
-def prepare(
+def validate_submit(
     account: AccountConfig,
     price_list: PriceList,
     *,
@@ -120,41 +120,41 @@ def prepare(
     segment: Segment | None = None,
     scheduled_at: int | None = None,
     expires_at: int | None = None,
-) -> Submit:
-    """Check a submit against the account's rules, decode it and price it. Pure: nothing is stored.
+) -> SubmittedMessage:
+    """Check a submit_sm against the account's rules, decode its text and calculate its price. Nothing is stored.
 
-    Latin-1 and ASCII go on as GSM 03.38 where each character has a place there, else as UCS-2: that is the data_coding
-    of the result, and what its parts are counted by.
+    Latin-1 and ASCII are sent on as GSM 03.38 where it has each of the characters, otherwise as UCS-2: that is the
+    data_coding of the result, and its parts are counted accordingly.
 
     Args:
         price_list: the account's.
         destination: E.164 digits, with or without a plus.
         esm_class: SMPP 3.4, 5.2.12; only the UDH indicator matters here.
         body: short_message or message_payload; GSM 03.38 as the account's `packed_gsm` says.
-        reference: user_message_reference, given back in the receipt.
-        subunit, scheduled_at, expires_at: see `Submit`.
-        segment: from sar_*; a UDH that concatenates says so itself.
+        reference: user_message_reference, repeated in the receipt.
+        subunit, scheduled_at, expires_at: see `SubmittedMessage`.
+        segment: from the sar_* parameters; a concatenation header in the UDH comes before it.
 
     Raises:
-        InvalidSource, InvalidDestination, UnsupportedDataCoding, NotDecodable, BodyTooLong
+        InvalidSource, InvalidDestination, UnsupportedDataCoding, UndecodableText, BodyTooLong
     """
     if not account.any_sender and source.removeprefix("+") not in account.senders:
         raise InvalidSource(source=source)
     digits = destination.removeprefix("+")
-    priced = price_list.of(digits)
-    if priced is None:
+    country_and_price = price_list.find_price(digits)
+    if country_and_price is None:
         raise InvalidDestination(destination=destination)
-    country, price = priced
-    udh, content = _without_udh(body) if esm_class & _UDH_INDICATOR else (None, body)
+    country, price = country_and_price
+    udh, content = _split_udh(body) if esm_class & _UDH_INDICATOR else (None, body)
     if udh:
-        segment = _segment(udh) or segment
+        segment = _parse_concatenation(udh) or segment
     if segment and segment.total == 1:
         segment = None
-    text, coded, encoding = _decode(account, content, len(udh) if udh else 0, data_coding)
-    parts = _part_count(coded, encoding, len(udh) if udh else gsm0338.CONCATENATION_OCTETS if segment else 0)
+    text, encoded, encoding = _decode_text(account, content, len(udh) if udh else 0, data_coding)
+    parts = _count_parts(encoded, encoding, len(udh) if udh else gsm0338.CONCATENATION_UDH_OCTETS if segment else 0)
     if scheduled_at is not None and expires_at is None:
-        expires_at = scheduled_at + VALIDITY_MS
-    return Submit(
+        expires_at = scheduled_at + DEFAULT_VALIDITY_MS
+    return SubmittedMessage(
         account.id,
         source,
         source_ton,
@@ -169,8 +169,8 @@ def prepare(
         reference,
         parts,
         price * parts,
-        # A lone surrogate is a client's torn emoji: it goes out as it came, though the text alone would show �.
-        coded if encoding is gsm0338.Encoding.BINARY or "\ufffd" in text else None,
+        # A lone surrogate is half of a character that the client has split: the octets are sent on unchanged.
+        encoded if encoding is gsm0338.Encoding.BINARY or "\ufffd" in text else None,
         subunit,
         segment,
         scheduled_at,
@@ -178,41 +178,41 @@ def prepare(
     )
 
 
-def _without_udh(body: bytes) -> tuple[bytes, bytes]:
-    """Split off the user data header, whose first octet is its length (GSM 03.40, 9.2.3.24)."""
+def _split_udh(body: bytes) -> tuple[bytes, bytes]:
+    """Split a body into user data header and content; the first octet is the header's length (GSM 03.40, 9.2.3.24)."""
     if not body or body[0] + 1 > len(body):
         raise BodyTooLong()
     end = body[0] + 1
     return body[:end], body[end:]
 
 
-def _segment(udh: bytes) -> Segment | None:
-    """What a user data header says of concatenation, None where it says nothing that makes sense."""
-    at = 1
-    while at + 1 < len(udh):
-        kind, length = udh[at], udh[at + 1]
-        value = udh[at + 2 : at + 2 + length]
-        if (kind, len(value)) in ((_CONCATENATION_8_BIT, 3), (_CONCATENATION_16_BIT, 4)):
+def _parse_concatenation(udh: bytes) -> Segment | None:
+    """Find the concatenation element of a user data header; None: it has none, or an invalid one."""
+    offset = 1
+    while offset + 1 < len(udh):
+        identifier, length = udh[offset], udh[offset + 1]
+        value = udh[offset + 2 : offset + 2 + length]
+        if (identifier, len(value)) in ((_CONCATENATION_8_BIT, 3), (_CONCATENATION_16_BIT, 4)):
             *reference, total, number = value
             if 1 <= number <= total:
                 return Segment(int.from_bytes(bytes(reference)), total, number)
-        at += 2 + length
+        offset += 2 + length
     return None
 
 
-def _decode(
-    account: AccountConfig, content: bytes, header: int, data_coding: int
+def _decode_text(
+    account: AccountConfig, content: bytes, udh_length: int, data_coding: int
 ) -> tuple[str, bytes, gsm0338.Encoding]:
-    """The text, and its octets in the encoding in which they go on; binary has no text.
+    """Return the text, its octets in the encoding in which they are sent on, and that encoding; binary has no text.
 
-    `header` is the length of the user data header.
+    `udh_length` is the length of the user data header.
     """
     if data_coding == GSM:
-        septets = _unpacked(content, header) if account.packed_gsm else content
+        septets = _unpack_septets(content, udh_length) if account.packed_gsm else content
         try:
             return gsm0338.decode(septets), septets, gsm0338.Encoding.GSM
         except ValueError:
-            raise NotDecodable() from None
+            raise UndecodableText() from None
     if data_coding == UCS2:
         if len(content) % 2:
             raise BodyTooLong()
@@ -224,30 +224,30 @@ def _decode(
     try:
         text = content.decode("ascii" if data_coding == ASCII else "latin-1")
     except UnicodeDecodeError:
-        raise NotDecodable() from None
-    encoding = gsm0338.choose(text)
-    return text, gsm0338.to_body(text, encoding), encoding
+        raise UndecodableText() from None
+    encoding = gsm0338.choose_encoding(text)
+    return text, gsm0338.encode_body(text, encoding), encoding
 
 
-def _unpacked(octets: bytes, header: int) -> bytes:
-    """Septets that came packed after a user data header, which ends within a septet (GSM 03.40, 9.2.3.24)."""
-    fill_bits = -8 * header % 7
-    count, left_over = divmod(max(8 * len(octets) - fill_bits, 0), 7)
-    septets = gsm0338.unpack(octets, count, fill_bits)
-    # Over SMPP octets are counted, not septets: where seven bits are left over, they make one more @, or are filling.
-    # One text in eight ends with such filling, and hardly any with an @ just there.
-    if septets and not left_over and septets[-1] == 0:
+def _unpack_septets(octets: bytes, udh_length: int) -> bytes:
+    """Unpack septets that follow a user data header, which may end within a septet (GSM 03.40, 9.2.3.24)."""
+    fill_bits = -8 * udh_length % 7
+    count, spare_bits = divmod(max(8 * len(octets) - fill_bits, 0), 7)
+    septets = gsm0338.unpack_septets(octets, count, fill_bits)
+    # SMPP gives the length in octets, not septets: seven zero bits at the end are one more @, or fill bits. One text in
+    # eight ends with such fill bits, and hardly any with an @ at that place.
+    if septets and not spare_bits and septets[-1] == 0:
         return septets[:-1]
     return septets
 
 
-def _part_count(coded: bytes, encoding: gsm0338.Encoding, header: int) -> int:
-    """In how many parts a body travels. One with a header is itself a part of something longer."""
-    if header:
-        if len(coded) > gsm0338.room(encoding, header):
+def _count_parts(encoded: bytes, encoding: gsm0338.Encoding, udh_length: int) -> int:
+    """Count the parts in which a body is sent. One with a header is itself a part of something longer."""
+    if udh_length:
+        if len(encoded) > gsm0338.get_part_capacity(encoding, udh_length):
             raise BodyTooLong()
         return 1
-    parts = gsm0338.part_count(coded, encoding)
-    if parts > MOST_PARTS:
+    parts = gsm0338.count_parts(encoded, encoding)
+    if parts > MAX_PARTS:
         raise BodyTooLong()
     return parts

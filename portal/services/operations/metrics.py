@@ -1,10 +1,10 @@
-"""Figures for monitoring, in Prometheus's text format."""
+"""Metrics for monitoring, in the Prometheus text format."""
 
 import sqlite3
 
 from portal.services.accounts import session_records
 
-_FIGURES = {
+_METRICS = {
     "smpp_portal_messages_total": ("counter", "Messages accepted", "SELECT sum(sent) FROM daily_totals"),
     "smpp_portal_delivered_total": ("counter", "Messages delivered", "SELECT sum(delivered) FROM daily_totals"),
     "smpp_portal_refused_total": (
@@ -22,11 +22,11 @@ _FIGURES = {
 }
 
 
-def text(conn: sqlite3.Connection) -> str:
+def render_metrics(conn: sqlite3.Connection) -> str:
     lines = []
-    for name, (kind, help, query) in _FIGURES.items():
+    for name, (kind, help, query) in _METRICS.items():
         value = conn.execute(query).fetchone()[0] or 0
         lines += [f"# HELP {name} {help}", f"# TYPE {name} {kind}", f"{name} {value}"]
-    up = int(session_records.alive(conn, "smsc"))
+    up = int(session_records.is_component_alive(conn, "smsc"))
     lines += ["# HELP smpp_portal_smsc_up The SMPP server is alive", "# TYPE smpp_portal_smsc_up gauge"]
     return "\n".join([*lines, f"smpp_portal_smsc_up {up}"]) + "\n"

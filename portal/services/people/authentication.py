@@ -3,19 +3,19 @@
 import sqlite3
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from portal.core.crypto import Keys, token_hash
-from portal.core.db import immediate
+from portal.core.crypto import Keys, hash_token
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.people import password_hashing, two_factor, users
-from portal.services.people.two_factor import WrongCode
+from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import User
 
-_THROTTLE_MS = 15 * 60_000
+_RATE_LIMIT_PERIOD_MS = 15 * 60_000
 # One address may stand for a whole office.
-_ADDRESS_SHARE = 10
+_ADDRESS_CAPACITY_FACTOR = 10
 
 
 class WrongRecoveryCode(Refused):
@@ -33,100 +33,113 @@ class WrongPassword(Refused):
     field = "current"
 
 
-def check_login(conn: sqlite3.Connection, email: str, password: str, address: str, failures: int) -> User:
+def check_login(conn: sqlite3.Connection, email: str, password: str, address: str, max_failures: int) -> User:
     """The first step: e-mail address and password.
 
     An unknown address takes as long as a wrong password.
 
     Args:
         address: where the request comes from.
-        failures: how many a quarter of an hour are allowed for one user; ten times that for one address.
+        max_failures: how many in a quarter of an hour are allowed for one user; ten times that for one address.
 
     Raises:
         LoginFailed, TooManyAttempts
     """
     email = email.strip()[:254]
-    buckets = _take(conn, "login", email.lower(), address, failures)
+    buckets = _take_rate_limit_tokens(conn, "login", email.lower(), address, max_failures)
     row = conn.execute("SELECT password_hash FROM users WHERE email = ?", (email,)).fetchone()
-    known = row is not None and row["password_hash"] is not None
+    has_password = row is not None and row["password_hash"] is not None
     if (
-        not password_hashing.matches(
-            row["password_hash"] if known else password_hashing.nobodys_hash(),
-            password[: password_hashing.PASSWORD_LONGEST],
+        not password_hashing.verify_password(
+            row["password_hash"] if has_password else password_hashing.dummy_password_hash(),
+            password[: password_hashing.MAX_PASSWORD_LENGTH],
         )
-        or not known
+        or not has_password
     ):
         raise LoginFailed()
-    _give_back(conn, buckets)
-    user = users.by_email(conn, email)
+    _put_back_rate_limit_tokens(conn, buckets)
+    user = users.get_user_by_email(conn, email)
     if not user.enrolled:
         raise LoginFailed()
     return user
 
 
-def check_second_step(conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str, failures: int) -> None:
+def check_second_factor(
+    conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str, max_failures: int
+) -> None:
     """The second step: a TOTP code, or a recovery code, which is used up.
 
     Raises:
-        WrongCode, WrongRecoveryCode, TooManyAttempts
+        WrongTotpCode, WrongRecoveryCode, TooManyAttempts
     """
-    buckets = _take(conn, "code", str(user.id), address, failures)
-    with immediate(conn):
-        if not two_factor.accept(conn, keys, user.id, code):
-            if not two_factor.burn_recovery_code(conn, user.id, code):
-                raise WrongCode() if code.strip().isdecimal() else WrongRecoveryCode()
-            audit.record(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
-        _give_back(conn, buckets)
+    buckets = _take_rate_limit_tokens(conn, "code", str(user.id), address, max_failures)
+    with write_transaction(conn):
+        if not two_factor.verify_totp_code(conn, keys, user.id, code):
+            if not two_factor.use_recovery_code(conn, user.id, code):
+                raise WrongTotpCode() if code.strip().isdecimal() else WrongRecoveryCode()
+            audit.record_action(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
+        _put_back_rate_limit_tokens(conn, buckets)
 
 
-def _neighbourhood(address: str) -> str:
+def _get_rate_limit_network(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
     parsed = ip_address(address)
     return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
 
 
-def _take(conn: sqlite3.Connection, step: str, who: str, address: str, failures: int) -> tuple[str, str]:
-    buckets = (f"{step}:user:{who}", f"{step}:address:{_neighbourhood(address)}")
-    rate_limit.take(conn, buckets[1], failures * _ADDRESS_SHARE, _THROTTLE_MS)
-    rate_limit.take(conn, buckets[0], failures, _THROTTLE_MS)
+def _take_rate_limit_tokens(
+    conn: sqlite3.Connection, step: str, user_key: str, address: str, max_failures: int
+) -> tuple[str, str]:
+    buckets = (f"{step}:user:{user_key}", f"{step}:address:{_get_rate_limit_network(address)}")
+    rate_limit.take_token(conn, buckets[1], max_failures * _ADDRESS_CAPACITY_FACTOR, _RATE_LIMIT_PERIOD_MS)
+    rate_limit.take_token(conn, buckets[0], max_failures, _RATE_LIMIT_PERIOD_MS)
     return buckets
 
 
-def _give_back(conn: sqlite3.Connection, buckets: tuple[str, str]) -> None:
-    with immediate(conn):
+def _put_back_rate_limit_tokens(conn: sqlite3.Connection, buckets: tuple[str, str]) -> None:
+    with write_transaction(conn):
         for each in buckets:
-            rate_limit.give_back(conn, each)
+            rate_limit.put_back_token(conn, each)
 
 
 def change_password(
-    conn: sqlite3.Connection, actor: Actor, user: User, current: str, new: str, keep_token: str, failures: int
+    conn: sqlite3.Connection,
+    actor: Actor,
+    user: User,
+    current_password: str,
+    new_password: str,
+    keep_token: str,
+    max_failures: int,
 ) -> None:
     """Change the login password; every other session of the user ends.
 
     Raises:
         WrongPassword, PasswordTooShort, PasswordTooLong, TooManyAttempts
     """
-    password_hashing.check_password(new)
-    confirm_password(conn, user, current, actor.address, failures)
-    password_hash = password_hashing.hash_password(new)
-    with immediate(conn):
+    password_hashing.check_password_length(new_password)
+    confirm_password(conn, user, current_password, actor.address, max_failures)
+    password_hash = password_hashing.hash_password(new_password)
+    with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
         conn.execute(
-            "DELETE FROM login_sessions WHERE user_id = ? AND token_hash <> ?", (user.id, token_hash(keep_token))
+            "DELETE FROM login_sessions WHERE user_id = ? AND token_hash <> ?", (user.id, hash_token(keep_token))
         )
-        audit.record(conn, actor, "user.password", customer_id=user.customer_id)
+        audit.record_action(conn, actor, "user.password", customer_id=user.customer_id)
 
 
-def confirm_password(conn: sqlite3.Connection, user: User, current: str, address: str, failures: int) -> None:
-    """Before something that a passer-by at an open screen must not do.
+def confirm_password(
+    conn: sqlite3.Connection, user: User, current_password: str, address: str, max_failures: int
+) -> None:
+    """Check the password again, before something that a passer-by at an open screen must not do.
 
     Raises:
         WrongPassword, TooManyAttempts
     """
-    buckets = _take(conn, "login", user.email.lower(), address, failures)
+    buckets = _take_rate_limit_tokens(conn, "login", user.email.lower(), address, max_failures)
     row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
-    if not password_hashing.matches(
-        row["password_hash"] or password_hashing.nobodys_hash(), current[: password_hashing.PASSWORD_LONGEST]
+    if not password_hashing.verify_password(
+        row["password_hash"] or password_hashing.dummy_password_hash(),
+        current_password[: password_hashing.MAX_PASSWORD_LENGTH],
     ):
         raise WrongPassword()
-    _give_back(conn, buckets)
+    _put_back_rate_limit_tokens(conn, buckets)

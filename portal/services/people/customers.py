@@ -5,17 +5,17 @@ import sqlite3
 from dataclasses import dataclass
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 
-_OLDEST_DAYS = 3650
-MOST_MONTHS = 1200
-USUAL = 0
+_MAX_MIN_AGE_DAYS = 3650
+MAX_RETENTION_MONTHS = 1200
+DEFAULT_RETENTION = 0
 """Months that messages are kept: as many as the installation's settings say."""
-_EMAIL = re.compile(r"[^@\s<>\",;:]+@[^@\s<>\",;:]+\.?[^@\s<>\",;:]*")
+_EMAIL_PATTERN = re.compile(r"[^@\s<>\",;:]+@[^@\s<>\",;:]+\.?[^@\s<>\",;:]*")
 
 
 class NoSuchCustomer(Refused):
@@ -28,7 +28,7 @@ class CustomerExists(Refused):
     field = "name"
 
 
-class NameMissing(Refused):
+class CustomerNameMissing(Refused):
     sentence = N_("Enter a name.")
     field = "name"
 
@@ -43,12 +43,12 @@ class InvalidCreditLine(Refused):
     field = "credit_line"
 
 
-class InvalidMinAge(Refused):
+class InvalidRecreditMinAge(Refused):
     sentence = N_("“%(value)s” can't be an account's age: it is a whole number of days from 0 to %(most)s.")
     field = "min_age"
 
 
-class InvalidMonths(Refused):
+class InvalidRetentionMonths(Refused):
     sentence = N_("“%(value)s” can't be how long messages are kept: it is a whole number of months from 1 to %(most)s.")
     field = "messages_months"
 
@@ -59,7 +59,7 @@ class Customer:
 
     `credit_line` is how many thousandths of a credit automatic re-credit may buy before they are paid, 0 for none, once
     an account is `recredit_min_age_days` old. `texts` is what becomes of the texts of messages (`text_policy`).
-    Its messages are kept for `messages_months`; USUAL: as long as the installation's settings say.
+    Its messages are kept for `messages_months`; DEFAULT_RETENTION: as long as the installation's settings say.
     """
 
     id: int
@@ -80,7 +80,9 @@ _SELECT = (
 )
 
 
-def add(conn: sqlite3.Connection, actor: Actor, name: str, email: str, language: str = DEFAULT_LANGUAGE) -> Customer:
+def create_customer(
+    conn: sqlite3.Connection, actor: Actor, name: str, email: str, language: str = DEFAULT_LANGUAGE
+) -> Customer:
     """Create a customer.
 
     Args:
@@ -89,23 +91,23 @@ def add(conn: sqlite3.Connection, actor: Actor, name: str, email: str, language:
         language: of mails to that address.
 
     Raises:
-        NameMissing, CustomerExists, InvalidEmail
+        CustomerNameMissing, CustomerExists, InvalidEmail
     """
-    name, email = " ".join(name.split()), checked_email(email)
+    name, email = " ".join(name.split()), parse_email(email)
     if not name:
-        raise NameMissing()
-    with immediate(conn):
+        raise CustomerNameMissing()
+    with write_transaction(conn):
         try:
-            customer_id = insert(
+            customer_id = insert_row(
                 conn, "customers", name=name, contact_email=email, language=language, created_at=now_ms()
             )
         except sqlite3.IntegrityError:
             raise CustomerExists(name=name) from None
-        audit.record(conn, actor, "customer.add", customer_id=customer_id, name=name, email=email)
-    return by_id(conn, customer_id)
+        audit.record_action(conn, actor, "customer.add", customer_id=customer_id, name=name, email=email)
+    return get_customer_by_id(conn, customer_id)
 
 
-def change(
+def change_customer(
     conn: sqlite3.Connection,
     actor: Actor,
     customer: Customer,
@@ -119,61 +121,63 @@ def change(
     Args:
         credit_line: thousandths of a credit that may be owed; 0: none.
         min_age_days: how old an account must be.
-        messages_months: from 1 to MOST_MONTHS, or USUAL. With fewer than before, what is older goes within the hour.
+        messages_months: from 1 to MAX_RETENTION_MONTHS, or DEFAULT_RETENTION. With fewer than before, what is older is
+            deleted within the hour.
 
     Raises:
-        InvalidCreditLine, InvalidMinAge, InvalidMonths
+        InvalidCreditLine, InvalidRecreditMinAge, InvalidRetentionMonths
     """
     if credit_line is not None and credit_line < 0:
         raise InvalidCreditLine(value=credit_line)
-    if min_age_days is not None and not 0 <= min_age_days <= _OLDEST_DAYS:
-        raise InvalidMinAge(value=min_age_days, most=_OLDEST_DAYS)
-    if messages_months is not None and not USUAL <= messages_months <= MOST_MONTHS:
-        raise InvalidMonths(value=messages_months, most=MOST_MONTHS)
-    given = {
+    if min_age_days is not None and not 0 <= min_age_days <= _MAX_MIN_AGE_DAYS:
+        raise InvalidRecreditMinAge(value=min_age_days, most=_MAX_MIN_AGE_DAYS)
+    if messages_months is not None and not DEFAULT_RETENTION <= messages_months <= MAX_RETENTION_MONTHS:
+        raise InvalidRetentionMonths(value=messages_months, most=MAX_RETENTION_MONTHS)
+    settings = {
         "credit_line": credit_line,
         "recredit_min_age_days": min_age_days,
         "messages_months": messages_months,
     }
-    changed = {name: value for name, value in given.items() if value is not None}
-    if not changed:
+    changes = {name: value for name, value in settings.items() if value is not None}
+    if not changes:
         return
-    with immediate(conn):
+    with write_transaction(conn):
         assignments = ", ".join(
-            f"{name} = nullif(?, {USUAL})" if name == "messages_months" else f"{name} = ?" for name in changed
+            f"{name} = nullif(?, {DEFAULT_RETENTION})" if name == "messages_months" else f"{name} = ?"
+            for name in changes
         )
-        conn.execute(f"UPDATE customers SET {assignments} WHERE id = ?", (*changed.values(), customer.id))
-        audit.record(conn, actor, "customer.change", customer_id=customer.id, **changed)
+        conn.execute(f"UPDATE customers SET {assignments} WHERE id = ?", (*changes.values(), customer.id))
+        audit.record_action(conn, actor, "customer.change", customer_id=customer.id, **changes)
 
 
-def parse_min_age(text: str) -> int:
+def parse_recredit_min_age(text: str) -> int:
     """Read an age in days, as it was typed.
 
     Raises:
-        InvalidMinAge: not a whole number.
+        InvalidRecreditMinAge: not a whole number.
     """
     try:
         return int(text)
     except ValueError:
-        raise InvalidMinAge(value=text, most=_OLDEST_DAYS) from None
+        raise InvalidRecreditMinAge(value=text, most=_MAX_MIN_AGE_DAYS) from None
 
 
-def parse_months(text: str) -> int:
-    """Read for how many months messages are kept, as it was typed; empty: USUAL.
+def parse_retention_months(text: str) -> int:
+    """Read for how many months messages are kept, as it was typed; empty: DEFAULT_RETENTION.
 
     Raises:
-        InvalidMonths: not a whole number, or 0.
+        InvalidRetentionMonths: not a whole number, or 0.
     """
     try:
-        months = int(text) if text.strip() else USUAL
+        months = int(text) if text.strip() else DEFAULT_RETENTION
     except ValueError:
         months = -1
-    if months < 0 or (months == USUAL and text.strip()):
-        raise InvalidMonths(value=text, most=MOST_MONTHS)
+    if months < 0 or (months == DEFAULT_RETENTION and text.strip()):
+        raise InvalidRetentionMonths(value=text, most=MAX_RETENTION_MONTHS)
     return months
 
 
-def by_name(conn: sqlite3.Connection, name: str) -> Customer:
+def get_customer(conn: sqlite3.Connection, name: str) -> Customer:
     """Raises: NoSuchCustomer"""
     row = conn.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -181,7 +185,7 @@ def by_name(conn: sqlite3.Connection, name: str) -> Customer:
     return Customer(*row)
 
 
-def by_id(conn: sqlite3.Connection, customer_id: int) -> Customer:
+def get_customer_by_id(conn: sqlite3.Connection, customer_id: int) -> Customer:
     """Raises: NoSuchCustomer"""
     row = conn.execute(f"{_SELECT} WHERE id = ?", (customer_id,)).fetchone()
     if row is None:
@@ -189,24 +193,24 @@ def by_id(conn: sqlite3.Connection, customer_id: int) -> Customer:
     return Customer(*row)
 
 
-def everyone(conn: sqlite3.Connection) -> list[Customer]:
+def list_all_customers(conn: sqlite3.Connection) -> list[Customer]:
     rows = conn.execute(f"{_SELECT} ORDER BY name COLLATE NOCASE")
     return [Customer(*row) for row in rows]
 
 
-def checked_email(email: str) -> str:
+def parse_email(email: str) -> str:
     """The address without spaces around it.
 
     Raises:
         InvalidEmail: it isn't one (RFC 5321 allows more than anyone uses; a mail proves the rest).
     """
     email = email.strip()
-    if len(email) > 254 or not _EMAIL.fullmatch(email):
+    if len(email) > 254 or not _EMAIL_PATTERN.fullmatch(email):
         raise InvalidEmail(email=email)
     return email
 
 
-def masked(email: str) -> str:
+def mask_email(email: str) -> str:
     """An address that its owner recognises and nobody else learns: `marta@acme.example` is `m•••a@acme.example`."""
     local, _, domain = email.partition("@")
     hidden = f"{local[0]}•••{local[-1]}" if len(local) > 2 else f"{local[:1]}•••"

@@ -9,8 +9,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
-PASSWORD_LENGTH = 10
-PASSWORD_LONGEST = 1000
+MIN_PASSWORD_LENGTH = 10
+MAX_PASSWORD_LENGTH = 1000
 _hasher = PasswordHasher()
 
 
@@ -25,30 +25,30 @@ class PasswordTooLong(Refused):
 
 
 def hash_password(password: str) -> str:
-    """What is kept of a new password.
+    """The argon2id hash of a new password.
 
     To be made before the write lock is taken: argon2 takes a tenth of a second, and submits would wait.
 
     Raises:
         PasswordTooShort, PasswordTooLong
     """
-    check_password(password)
+    check_password_length(password)
     return _hasher.hash(password)
 
 
-def check_password(password: str) -> None:
-    if len(password) < PASSWORD_LENGTH:
-        raise PasswordTooShort(length=PASSWORD_LENGTH)
-    if len(password) > PASSWORD_LONGEST:
-        raise PasswordTooLong(length=PASSWORD_LONGEST)
+def check_password_length(password: str) -> None:
+    if len(password) < MIN_PASSWORD_LENGTH:
+        raise PasswordTooShort(length=MIN_PASSWORD_LENGTH)
+    if len(password) > MAX_PASSWORD_LENGTH:
+        raise PasswordTooLong(length=MAX_PASSWORD_LENGTH)
 
 
 @cache
-def nobodys_hash() -> str:
+def dummy_password_hash() -> str:
     return _hasher.hash(secrets.token_hex())
 
 
-def matches(password_hash: str, password: str) -> bool:
+def verify_password(password_hash: str, password: str) -> bool:
     try:
         return _hasher.verify(password_hash, password)
     except (VerificationError, InvalidHashError):

@@ -8,12 +8,12 @@ import pyotp
 from cryptography.exceptions import InvalidTag
 
 from portal.core.clock import now_ms
-from portal.core.crypto import KeyFileError, Keys, token_hash
-from portal.core.db import immediate
+from portal.core.crypto import KeyFileError, Keys, hash_token
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
-RECOVERY_CODES = 10
+RECOVERY_CODE_COUNT = 10
 _STEP_SECONDS = 30
 # Codes of the step before and after count too: phones' clocks drift (RFC 6238, 5.2).
 _DRIFT_STEPS = 1
@@ -21,70 +21,72 @@ _DRIFT_STEPS = 1
 _CODE_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-class WrongCode(Refused):
+class WrongTotpCode(Refused):
     sentence = N_("That code isn't right, or it was used already. Wait for the next one and enter it here.")
     field = "code"
 
 
-def new_secret(keys: Keys) -> bytes:
+def new_totp_secret(keys: Keys) -> bytes:
     """A fresh secret, sealed for the database."""
-    return keys.seal(pyotp.random_base32().encode())
+    return keys.encrypt_column(pyotp.random_base32().encode())
 
 
-def require_own_key(conn: sqlite3.Connection, keys: Keys) -> None:
+def require_key_of_database(conn: sqlite3.Connection, keys: Keys) -> None:
     """Make sure that the key belongs to this database: with another one every login and every bind would fail.
 
     Raises:
         KeyFileError: none of the secrets opens with it.
     """
-    sealed = [bytes(row[0]) for row in conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")]
-    if sealed and not any(_opens(keys, each) for each in sealed):
+    sealed_secrets = [
+        bytes(row[0]) for row in conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")
+    ]
+    if sealed_secrets and not any(_can_decrypt_totp_secret(keys, each) for each in sealed_secrets):
         raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
 
 
-def _opens(keys: Keys, sealed: bytes) -> bool:
+def _can_decrypt_totp_secret(keys: Keys, sealed_secret: bytes) -> bool:
     try:
-        keys.unseal(sealed)
+        keys.decrypt_column(sealed_secret)
     except InvalidTag:
         return False
     return True
 
 
-def secret_text(keys: Keys, sealed: bytes) -> str:
+def format_totp_secret(keys: Keys, sealed_secret: bytes) -> str:
     """The secret as people type it into an authenticator app (base 32)."""
-    return keys.unseal(sealed).decode()
+    return keys.decrypt_column(sealed_secret).decode()
 
 
-def uri(keys: Keys, sealed: bytes, email: str, issuer: str) -> str:
+def format_totp_uri(keys: Keys, sealed_secret: bytes, email: str, issuer: str) -> str:
     """The `otpauth://` address that authenticator apps read from a QR code."""
-    return pyotp.TOTP(secret_text(keys, sealed)).provisioning_uri(name=email, issuer_name=issuer)
+    return pyotp.TOTP(format_totp_secret(keys, sealed_secret)).provisioning_uri(name=email, issuer_name=issuer)
 
 
-def accept(conn: sqlite3.Connection, keys: Keys, user_id: int, code: str) -> bool:
+def verify_totp_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: str) -> bool:
     """Check a code and use it up: each is good once (RFC 6238, 5.2), even when two requests bring it together."""
     row = conn.execute("SELECT totp_secret FROM users WHERE id = ?", (user_id,)).fetchone()
     if row is None or row["totp_secret"] is None:
         return False
-    totp = pyotp.TOTP(secret_text(keys, row["totp_secret"]))
+    totp = pyotp.TOTP(format_totp_secret(keys, row["totp_secret"]))
     digits = "".join(code.split())
-    step_now = now_ms() // 1000 // _STEP_SECONDS
-    for step in range(step_now - _DRIFT_STEPS, step_now + _DRIFT_STEPS + 1):
+    current_step = now_ms() // 1000 // _STEP_SECONDS
+    for step in range(current_step - _DRIFT_STEPS, current_step + _DRIFT_STEPS + 1):
         if hmac.compare_digest(totp.at(step * _STEP_SECONDS).encode(), digits.encode()):
-            with immediate(conn):
+            with write_transaction(conn):
                 # A last step that has yet to come was noted by a clock that went wrong; the codes of that time are not
                 # good at this one, so nothing is lost by passing over it.
                 return (
                     conn.execute(
                         "UPDATE users SET totp_last_step = ?1 WHERE id = ?2"
                         " AND (totp_last_step < ?1 OR totp_last_step > ?3)",
-                        (step, user_id, step_now + _DRIFT_STEPS),
+                        (step, user_id, current_step + _DRIFT_STEPS),
                     ).rowcount
                     == 1
                 )
     return False
 
 
-def new_recovery_codes(conn: sqlite3.Connection, user_id: int) -> list[str]:
+def replace_recovery_codes(conn: sqlite3.Connection, user_id: int) -> list[str]:
     """Replace a user's recovery codes.
 
     Returns:
@@ -92,33 +94,33 @@ def new_recovery_codes(conn: sqlite3.Connection, user_id: int) -> list[str]:
     """
     codes = [
         "-".join("".join(secrets.choice(_CODE_ALPHABET) for _ in range(5)) for _ in range(2))
-        for _ in range(RECOVERY_CODES)
+        for _ in range(RECOVERY_CODE_COUNT)
     ]
-    with immediate(conn):
+    with write_transaction(conn):
         conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (user_id,))
         conn.executemany(
             "INSERT INTO recovery_codes (user_id, code_hash) VALUES (?, ?)",
-            [(user_id, token_hash(_normalized(code))) for code in codes],
+            [(user_id, hash_token(_normalize_code(code))) for code in codes],
         )
     return codes
 
 
-def burn_recovery_code(conn: sqlite3.Connection, user_id: int, code: str) -> bool:
+def use_recovery_code(conn: sqlite3.Connection, user_id: int, code: str) -> bool:
     """Use up a recovery code; False when it isn't one, or was used before."""
-    with immediate(conn):
+    with write_transaction(conn):
         return (
             conn.execute(
                 "UPDATE recovery_codes SET used_at = ? WHERE user_id = ? AND code_hash = ? AND used_at IS NULL",
-                (now_ms(), user_id, token_hash(_normalized(code))),
+                (now_ms(), user_id, hash_token(_normalize_code(code))),
             ).rowcount
             == 1
         )
 
 
-def recovery_codes_left(conn: sqlite3.Connection, user_id: int) -> int:
+def count_unused_recovery_codes(conn: sqlite3.Connection, user_id: int) -> int:
     row = conn.execute("SELECT count(*) FROM recovery_codes WHERE user_id = ? AND used_at IS NULL", (user_id,))
     return int(row.fetchone()[0])
 
 
-def _normalized(code: str) -> str:
+def _normalize_code(code: str) -> str:
     return code.strip().lower().replace("-", "").replace(" ", "")

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.people import two_factor
-from portal.services.people.customers import checked_email
+from portal.services.people.customers import parse_email
 
 OWNER, MANAGER, VIEWER, OPERATOR = "owner", "manager", "viewer", "operator"
 ROLES = (OWNER, MANAGER, VIEWER, OPERATOR)
@@ -73,33 +73,35 @@ def user_from_row(row: sqlite3.Row) -> User:
     )
 
 
-def add(conn: sqlite3.Connection, keys: Keys, actor: Actor, email: str, role: str, customer_id: int | None) -> User:
-    """Create a user who can't log in yet: `new_link` or `enrol_at_once` comes next.
+def create_user(
+    conn: sqlite3.Connection, keys: Keys, actor: Actor, email: str, role: str, customer_id: int | None
+) -> User:
+    """Create a user who can't log in yet: `create_enrolment_link` or `enrol_without_link` comes next.
 
     Raises:
         InvalidEmail, InvalidRole, UserExists
     """
-    email = checked_email(email)
+    email = parse_email(email)
     if role not in ROLES or (role == OPERATOR) != (customer_id is None):
         raise InvalidRole()
-    with immediate(conn):
+    with write_transaction(conn):
         try:
-            insert(
+            insert_row(
                 conn,
                 "users",
                 customer_id=customer_id,
                 email=email,
                 role=role,
-                totp_secret=two_factor.new_secret(keys),
+                totp_secret=two_factor.new_totp_secret(keys),
                 created_at=now_ms(),
             )
         except sqlite3.IntegrityError:
             raise UserExists(email=email) from None
-        audit.record(conn, actor, "user.add", customer_id=customer_id, email=email, role=role)
-        return by_email(conn, email)
+        audit.record_action(conn, actor, "user.add", customer_id=customer_id, email=email, role=role)
+        return get_user_by_email(conn, email)
 
 
-def by_email(conn: sqlite3.Connection, email: str) -> User:
+def get_user_by_email(conn: sqlite3.Connection, email: str) -> User:
     """Raises: NoSuchUser"""
     row = conn.execute(SELECT_USERS + "WHERE users.email = ?", (email.strip(),)).fetchone()
     if row is None:
@@ -107,7 +109,7 @@ def by_email(conn: sqlite3.Connection, email: str) -> User:
     return user_from_row(row)
 
 
-def by_id(conn: sqlite3.Connection, user_id: int) -> User:
+def get_user_by_id(conn: sqlite3.Connection, user_id: int) -> User:
     """Raises: NoSuchUser"""
     row = conn.execute(SELECT_USERS + "WHERE users.id = ?", (user_id,)).fetchone()
     if row is None:
@@ -115,7 +117,7 @@ def by_id(conn: sqlite3.Connection, user_id: int) -> User:
     return user_from_row(row)
 
 
-def of_customer(conn: sqlite3.Connection, customer_id: int | None) -> list[User]:
+def list_users(conn: sqlite3.Connection, customer_id: int | None) -> list[User]:
     """A customer's users; with None the operators."""
     return [
         user_from_row(row)
@@ -123,5 +125,5 @@ def of_customer(conn: sqlite3.Connection, customer_id: int | None) -> list[User]
     ]
 
 
-def set_language(conn: sqlite3.Connection, user: User, language: str) -> None:
+def set_user_language(conn: sqlite3.Connection, user: User, language: str) -> None:
     conn.execute("UPDATE users SET language = ? WHERE id = ?", (language, user.id))

@@ -12,12 +12,12 @@ from portal.core.i18n import N_, current_language, gettext
 from portal.services.common.errors import Refused
 
 # E.164, 6: at most 15 digits, the first of them not 0. Country code and the shortest national numbers make 7.
-_SHORTEST, _LONGEST = 7, 15
+_MIN_DIGITS, _MAX_DIGITS = 7, 15
 INTERNATIONAL = "001"
 """Stands for the codes that belong to no country: satellite, +800."""
 _INTERNATIONAL_NAME = N_("International networks")
 # Most numbers of most countries are as long as this.
-_USUAL = 11
+_TYPICAL_LENGTH = 11
 # What people write between the digits, so that they can be read; and what comes along unseen where a number is copied:
 # narrow spaces, other dashes, marks of the direction of writing.
 _SEPARATORS = str.maketrans(
@@ -27,116 +27,120 @@ _SEPARATORS = str.maketrans(
     "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff",
 )
 # What a number may be, in the words of phonenumbers' metadata.
-_KINDS = "premium_rate toll_free shared_cost voip personal_number pager uan voicemail fixed_line mobile".split()
+_NUMBER_TYPES = "premium_rate toll_free shared_cost voip personal_number pager uan voicemail fixed_line mobile".split()
 
 
-class NoNumber(Refused):
+class InvalidPhoneNumber(Refused):
     sentence = N_("%(number)s is no number. Enter its digits, or those that it begins with, such as 39340.")
 
 
-def plain(number: str) -> str:
+def strip_separators(number: str) -> str:
     """A number as people write it (`+39 340 123-4567`) without what isn't part of it; E.164 is not checked."""
     return number.translate(_SEPARATORS).removeprefix("+")
 
 
-def digits(number: str, field: str) -> str:
+def parse_number_prefix(number: str, field: str) -> str:
     """The digits of a number, or of what it begins with, as people write them: `+39 340`, `0039 340`; empty: none.
 
     Args:
         field: where it was entered.
 
     Raises:
-        NoNumber: something else is among them.
+        InvalidPhoneNumber: something else is among them.
     """
-    found = plain(number).removeprefix("00")
-    if number and not (found.isascii() and found.isdigit()):
-        refusal = NoNumber(number=number)
+    prefix = strip_separators(number).removeprefix("00")
+    if number and not (prefix.isascii() and prefix.isdigit()):
+        refusal = InvalidPhoneNumber(number=number)
         refusal.field = field
         raise refusal
-    return found
+    return prefix
 
 
-def country_of(number: str) -> str | None:
+def find_country(number: str) -> str | None:
     """The ISO 3166 code of the country (`IT`) that a number belongs to; None where it is not an E.164 number.
 
     Args:
         number: digits only, country code first.
     """
-    if not (_SHORTEST <= len(number) <= _LONGEST and number.isascii() and number.isdigit()) or number[0] == "0":
+    if not (_MIN_DIGITS <= len(number) <= _MAX_DIGITS and number.isascii() and number.isdigit()) or number[0] == "0":
         return None
     for length in (1, 2, 3):
         regions = COUNTRY_CODE_TO_REGION_CODE.get(int(number[:length]))
         if regions is not None:
             # Of INTERNATIONAL there is no price by country, but there may be some by range.
-            return regions[0] if len(regions) == 1 else _country_within(regions, number[:length], number[length:])
+            return (
+                regions[0]
+                if len(regions) == 1
+                else _resolve_shared_calling_code(regions, number[:length], number[length:])
+            )
     return None
 
 
-def of_range(digits: str) -> str | None:
+def find_prefix_country(digits: str) -> str | None:
     """The country whose numbers begin with these digits, the main one where several's do; None where nobody's do."""
-    return country_of(digits.ljust(_USUAL, "0"))
+    return find_country(digits.ljust(_TYPICAL_LENGTH, "0"))
 
 
-def calling_code(country: str) -> str:
+def get_calling_code(country: str) -> str:
     """What the numbers of a country begin with, without a plus: `39`."""
     return str(phonenumbers.country_code_for_region(country))
 
 
-def name(country: str) -> str:
+def get_country_name(country: str) -> str:
     """A country's name in the language in use."""
     if country == INTERNATIONAL:
         return gettext(_INTERNATIONAL_NAME)
-    return _names(current_language()).get(country, country)
+    return _load_country_names(current_language()).get(country, country)
 
 
 @cache
-def _names(language: str) -> Mapping[str, str]:
+def _load_country_names(language: str) -> Mapping[str, str]:
     return dict(Locale.parse(language).territories)
 
 
-def _country_within(regions: Sequence[str], code: str, national: str) -> str:
+def _resolve_shared_calling_code(regions: Sequence[str], code: str, national_number: str) -> str:
     """The country where several share a code (+1, +7, +39, +44 …): only the whole number tells.
 
     The answer of `phonenumbers.region_code_for_number`, from the same data in a fifteenth of the time (2 and 30
     microseconds): this is asked for each message.
     """
-    trunk = _trunk_prefix(regions[0])
-    if trunk and trunk.match(national):
-        national = phonenumbers.national_significant_number(phonenumbers.parse(f"+{code}{national}"))
+    trunk = _get_trunk_prefix_pattern(regions[0])
+    if trunk and trunk.match(national_number):
+        national_number = phonenumbers.national_significant_number(phonenumbers.parse(f"+{code}{national_number}"))
     for region in regions:
-        pattern = _numbers_of(region, len(national))
-        if pattern and pattern.match(national):
+        pattern = _get_number_pattern(region, len(national_number))
+        if pattern and pattern.match(national_number):
             return region
     # Numbers out of no known range go with the code's main country: operators open ranges faster than libraries learn.
     return regions[0]
 
 
 @cache
-def _trunk_prefix(region: str) -> re.Pattern[str] | None:
+def _get_trunk_prefix_pattern(region: str) -> re.Pattern[str] | None:
     """What people may put in front of a country's numbers that doesn't belong to them (+44 0 20 …)."""
-    prefix = _metadata(region).national_prefix_for_parsing
+    prefix = _get_region_metadata(region).national_prefix_for_parsing
     return re.compile(prefix) if prefix else None
 
 
 @cache
-def _numbers_of(region: str, length: int) -> re.Pattern[str] | None:
+def _get_number_pattern(region: str, length: int) -> re.Pattern[str] | None:
     """The national numbers of so many digits in a country; None where there are none."""
-    metadata = _metadata(region)
+    metadata = _get_region_metadata(region)
     if metadata.leading_digits is not None:
         return re.compile(metadata.leading_digits)
-    known = [
+    patterns = [
         each.national_number_pattern
-        for each in (getattr(metadata, kind) for kind in _KINDS)
+        for each in (getattr(metadata, kind) for kind in _NUMBER_TYPES)
         if each and each.national_number_pattern and length in (each.possible_length or (length,))
     ]
     general = metadata.general_desc
     assert general is not None
-    if not known or length not in (general.possible_length or (length,)):
+    if not patterns or length not in (general.possible_length or (length,)):
         return None
-    return re.compile(rf"(?=(?:{general.national_number_pattern})\Z)(?:{'|'.join(known)})\Z")
+    return re.compile(rf"(?=(?:{general.national_number_pattern})\Z)(?:{'|'.join(patterns)})\Z")
 
 
-def _metadata(region: str) -> phonenumbers.PhoneMetadata:
-    found = phonenumbers.PhoneMetadata.metadata_for_region(region)
-    assert found is not None
-    return found
+def _get_region_metadata(region: str) -> phonenumbers.PhoneMetadata:
+    metadata = phonenumbers.PhoneMetadata.metadata_for_region(region)
+    assert metadata is not None
+    return metadata

@@ -10,26 +10,26 @@ from io import StringIO
 
 from portal.core.i18n import N_
 from portal.services.common.audit import Actor
-from portal.services.common.csv_import import BadLine, BadLines, NotCsv, NotUtf8
+from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, NotUtf8
 from portal.services.common.errors import Refused
 from portal.services.prices import countries, prices
-from portal.services.prices.prices import Change, InvalidPrice, Row
+from portal.services.prices.prices import InvalidPrice, PriceChange, PriceRow
 
 COLUMNS = ("destination", "country", "price", "valid_from")
-_NEEDED = ("destination", "price")
-MOST_BYTES = 128 * 1024
-MOST_LINES = 5000
-_PRICE = re.compile(r"([0-9]{1,7})(?:[.,]([0-9]{1,3}))?", re.ASCII)
+_REQUIRED_COLUMNS = ("destination", "price")
+MAX_FILE_BYTES = 128 * 1024
+MAX_LINES = 5000
+_PRICE_PATTERN = re.compile(r"([0-9]{1,7})(?:[.,]([0-9]{1,3}))?", re.ASCII)
 _THOUSANDTHS_DIGITS = 3
 _CLOSED = ("", "-")
 
 
-class FileTooBig(Refused):
+class PriceFileTooBig(Refused):
     sentence = N_("The file is too big: 128 kB and 5000 lines at most.")
     field = "file"
 
 
-class WrongColumns(Refused):
+class WrongPriceColumns(Refused):
     sentence = N_(
         "The first line has to name the columns: destination and price, and where changes are to come valid_from; it"
         " says “%(columns)s”."
@@ -37,70 +37,70 @@ class WrongColumns(Refused):
     field = "file"
 
 
-class NoLines(Refused):
+class EmptyPriceFile(Refused):
     sentence = N_("There is no price in the file.")
     field = "file"
 
 
-class WrongFields(Refused):
+class WrongFieldCount(Refused):
     sentence = N_("there are %(found)s fields for %(wanted)s columns. Prices with a comma need semicolons between.")
 
 
-class Twice(Refused):
+class DuplicateDestination(Refused):
     sentence = N_("line %(number)s names %(destination)s with the same date.")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What a file says of a destination: the change, and the price that it takes the place of.
+class PriceImportStep:
+    """What a file changes for a destination: the change, and the price that it replaces.
 
-    `known` is whether the list itself had one (`before` None: nothing was sent there).
+    `had_own_price` is whether the list itself had one (`old_price` None: nothing was sent there).
     """
 
-    change: Change
-    before: int | None
-    known: bool
+    change: PriceChange
+    old_price: int | None
+    had_own_price: bool
 
     @property
     def is_new(self) -> bool:
-        return not self.known
+        return not self.had_own_price
 
     @property
-    def changes(self) -> bool:
-        return self.known and self.before != self.change.price
+    def is_change(self) -> bool:
+        return self.had_own_price and self.old_price != self.change.price
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PriceImportPlan:
     """What importing a file would do to a list."""
 
-    steps: Sequence[Step]
+    steps: Sequence[PriceImportStep]
 
     @property
-    def new(self) -> list[Step]:
+    def new(self) -> list[PriceImportStep]:
         return [each for each in self.steps if each.is_new]
 
     @property
-    def changed(self) -> list[Step]:
-        return [each for each in self.steps if each.changes]
+    def changed(self) -> list[PriceImportStep]:
+        return [each for each in self.steps if each.is_change]
 
     @property
-    def unchanged(self) -> int:
+    def unchanged_count(self) -> int:
         return len(self.steps) - len(self.new) - len(self.changed)
 
     @property
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[PriceChange]:
         """What there is to do."""
-        return [each.change for each in self.steps if each.is_new or each.changes]
+        return [each.change for each in self.steps if each.is_new or each.is_change]
 
     @property
-    def mark(self) -> str:
-        """Tells this plan from any other: whoever agrees to one agrees to nothing else."""
-        said = repr([(each.change, each.before, each.known) for each in self.steps])
-        return hashlib.sha256(said.encode()).hexdigest()
+    def fingerprint(self) -> str:
+        """Differs for each plan: whoever confirms one confirms nothing else."""
+        serialized = repr([(each.change, each.old_price, each.had_own_price) for each in self.steps])
+        return hashlib.sha256(serialized.encode()).hexdigest()
 
 
-def plan(conn: sqlite3.Connection, list_id: int, content: bytes, timezone: str, now: int) -> Plan:
+def plan_import(conn: sqlite3.Connection, list_id: int, content: bytes, timezone: str, now: int) -> PriceImportPlan:
     """Read a file, and compare it with a list. What the file doesn't name stays as it is.
 
     Args:
@@ -110,73 +110,75 @@ def plan(conn: sqlite3.Connection, list_id: int, content: bytes, timezone: str, 
         now: milliseconds.
 
     Raises:
-        FileTooBig, NotUtf8, WrongColumns, NoLines, BadLines
+        PriceFileTooBig, NotUtf8, WrongPriceColumns, EmptyPriceFile, InvalidCsvLines
     """
-    rows = {each.destination: each for each in prices.rows(conn, list_id, now)}
-    return Plan([_step(each, rows.get(each.destination)) for each in read(content, timezone, now)])
+    rows = {each.destination: each for each in prices.list_price_rows(conn, list_id, now)}
+    return PriceImportPlan(
+        [_plan_step(each, rows.get(each.destination)) for each in parse_price_csv(content, timezone, now)]
+    )
 
 
-def _step(change: Change, row: Row | None) -> Step:
+def _plan_step(change: PriceChange, row: PriceRow | None) -> PriceImportStep:
     if row is None:
-        return Step(change, None, known=False)
+        return PriceImportStep(change, None, had_own_price=False)
     if change.valid_from is None:
-        return Step(change, row.price, row.own)
-    for each in row.coming:
+        return PriceImportStep(change, row.price, row.own)
+    for each in row.scheduled:
         if each.own and each.valid_from == change.valid_from:
-            return Step(change, each.price, known=True)
-    return Step(change, row.price, known=False)
+            return PriceImportStep(change, each.price, had_own_price=True)
+    return PriceImportStep(change, row.price, had_own_price=False)
 
 
-def carry_out(
-    conn: sqlite3.Connection, actor: Actor, list_id: int, plan: Plan, timezone: str, now: int
-) -> Sequence[Change]:
+def apply_import_plan(
+    conn: sqlite3.Connection, actor: Actor, list_id: int, plan: PriceImportPlan, timezone: str, now: int
+) -> Sequence[PriceChange]:
     """Do what a plan says, all of it at one moment or nothing; returns what was to be done.
 
-    Raises: as `prices.change`.
+    Raises: as `prices.change_prices`.
     """
     if plan.changes:
-        prices.change(conn, actor, list_id, plan.changes, timezone, now=now)
+        prices.change_prices(conn, actor, list_id, plan.changes, timezone, now=now)
     return plan.changes
 
 
-def read(content: bytes, timezone: str, now: int) -> list[Change]:
-    """The prices that a file names; see `plan`."""
-    if len(content) > MOST_BYTES:
-        raise FileTooBig()
+def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange]:
+    """The prices that a file names; see `plan_import`."""
+    if len(content) > MAX_FILE_BYTES:
+        raise PriceFileTooBig()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise NotUtf8() from None
-    first = text.partition("\n")[0]
-    reader = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first else ",", strict=True)
+    first_line = text.partition("\n")[0]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first_line else ",", strict=True)
     try:
         columns = [each.strip().lower() for each in next(reader, [])]
     except csv.Error:
         columns = []
-    if not set(_NEEDED) <= set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
-        raise WrongColumns(columns=first.strip()[:80])
-    changes: list[Change] = []
-    bad: list[BadLine] = []
+    if not set(_REQUIRED_COLUMNS) <= set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
+        raise WrongPriceColumns(columns=first_line.strip()[:80])
+    changes: list[PriceChange] = []
+    bad_lines: list[InvalidCsvLine] = []
     seen: dict[tuple[str, int | None], int] = {}
-    for number, fields in _lines(reader):
+    for number, fields in _iterate_csv_lines(reader):
         try:
-            change = _change(columns, fields, timezone, now)
-            twin = seen.setdefault((change.destination, change.valid_from), number)
-            if twin != number:
-                raise Twice(number=twin, destination=change.destination)
+            change = _parse_price_change(columns, fields, timezone, now)
+            first_number = seen.setdefault((change.destination, change.valid_from), number)
+            if first_number != number:
+                raise DuplicateDestination(number=first_number, destination=change.destination)
             changes.append(change)
         except Refused as refusal:
-            bad.append(BadLine(number, refusal))
-    if bad:
-        raise BadLines(bad)
+            bad_lines.append(InvalidCsvLine(number, refusal))
+    if bad_lines:
+        raise InvalidCsvLines(bad_lines)
     if not changes:
-        raise NoLines()
-    if len(changes) > MOST_LINES:
-        raise FileTooBig()
+        raise EmptyPriceFile()
+    if len(changes) > MAX_LINES:
+        raise PriceFileTooBig()
     return changes
 
 
-def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.Error]]:
+def _iterate_csv_lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.Error]]:
     """Every line that isn't empty, with its number; the reader's error ends them."""
     while True:
         try:
@@ -190,31 +192,33 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.E
             yield reader.line_num, fields  # type: ignore[attr-defined]
 
 
-def _change(columns: Sequence[str], fields: list[str] | csv.Error, timezone: str, now: int) -> Change:
+def _parse_price_change(columns: Sequence[str], fields: list[str] | csv.Error, timezone: str, now: int) -> PriceChange:
     if isinstance(fields, csv.Error):
         raise NotCsv(error=fields)
     # Spreadsheets drop columns that are empty at the end of a line, or add some.
     while len(fields) > len(columns) and not fields[-1].strip():
         fields = fields[:-1]
-    if not len(_NEEDED) <= len(fields) <= len(columns):
-        raise WrongFields(found=len(fields), wanted=len(columns))
+    if not len(_REQUIRED_COLUMNS) <= len(fields) <= len(columns):
+        raise WrongFieldCount(found=len(fields), wanted=len(columns))
     values = dict(zip(columns, fields, strict=False))
-    valid_from = prices.parse_date(values.get("valid_from", ""), timezone)
-    if valid_from is not None and prices.checked_start(valid_from, now, timezone) == now:
+    valid_from = prices.parse_valid_from(values.get("valid_from", ""), timezone)
+    if valid_from is not None and prices.resolve_valid_from(valid_from, now, timezone) == now:
         valid_from = None
-    return Change(prices.checked_destination(values["destination"]), _price(values.get("price", "")), valid_from)
+    return PriceChange(
+        prices.parse_destination(values["destination"]), _parse_price(values.get("price", "")), valid_from
+    )
 
 
-def _price(text: str) -> int | None:
+def _parse_price(text: str) -> int | None:
     text = text.strip()
     if text in _CLOSED:
         return None
-    found = _PRICE.fullmatch(text)
-    if not found:
+    match = _PRICE_PATTERN.fullmatch(text)
+    if not match:
         raise InvalidPrice(text=text)
-    whole, thousandths = found[1], (found[2] or "").ljust(_THOUSANDTHS_DIGITS, "0")
+    whole, thousandths = match[1], (match[2] or "").ljust(_THOUSANDTHS_DIGITS, "0")
     try:
-        return prices.checked_price(int(whole + thousandths))
+        return prices.check_price(int(whole + thousandths))
     except InvalidPrice:
         raise InvalidPrice(text=text) from None
 
@@ -222,32 +226,39 @@ def _price(text: str) -> int | None:
 # --- writing
 
 
-def write(rows: Iterable[Row], timezone: str, *, own: bool = True, decimal_comma: bool = False) -> str:
-    """A list as `read` reads it: what holds, then what is to come with its date.
+def format_price_csv(
+    rows: Iterable[PriceRow], timezone: str, *, own_only: bool = True, decimal_comma: bool = False
+) -> str:
+    """A list as `parse_price_csv` reads it: what holds, then what is to come with its date.
 
     Args:
         timezone: IANA name, of the dates.
-        own: only what the list itself says, so that a list which is read again still inherits the rest.
+        own_only: only what the list itself says, so that a list which is read again still inherits the rest.
         decimal_comma: as spreadsheets in countries of the decimal comma want it, with semicolons between.
     """
     buffer = StringIO()
     writer = csv.writer(buffer, delimiter=";" if decimal_comma else ",", lineterminator="\r\n")
     writer.writerow(COLUMNS)
-    for line in lines(rows, timezone, own=own):
+    for line in iterate_price_lines(rows, timezone, own_only=own_only):
         price = line["price"]
-        written = "" if price is None else str(price).replace(".", ",") if decimal_comma else price
-        writer.writerow([line["destination"], line["country"], written, line["valid_from"] or ""])
+        price_text = "" if price is None else str(price).replace(".", ",") if decimal_comma else price
+        writer.writerow([line["destination"], line["country"], price_text, line["valid_from"] or ""])
     return buffer.getvalue()
 
 
-def lines(rows: Iterable[Row], timezone: str, *, own: bool = True) -> Iterator[Mapping[str, object]]:
-    """The lines of `write` as values: `price` in credits, None where nothing is sent; `valid_from` None for now."""
+def iterate_price_lines(
+    rows: Iterable[PriceRow], timezone: str, *, own_only: bool = True
+) -> Iterator[Mapping[str, object]]:
+    """The lines of `format_price_csv` as values.
+
+    `price` is in credits, None where nothing is sent; `valid_from` is None for now.
+    """
     for row in rows:
         country = row.country
-        head = {"destination": row.destination, "country": countries.name(country) if country else ""}
-        if row.own or (row.holds and not own):
-            yield {**head, "price": prices.in_credits(row.price), "valid_from": None}
-        for each in row.coming:
-            if each.own or not own:
-                date = prices.written_date(each.valid_from, timezone)
-                yield {**head, "price": prices.in_credits(each.price), "valid_from": date}
+        head = {"destination": row.destination, "country": countries.get_country_name(country) if country else ""}
+        if row.own or (row.in_force and not own_only):
+            yield {**head, "price": prices.price_to_credits(row.price), "valid_from": None}
+        for each in row.scheduled:
+            if each.own or not own_only:
+                date = prices.format_valid_from(each.valid_from, timezone)
+                yield {**head, "price": prices.price_to_credits(each.price), "valid_from": date}

@@ -1,10 +1,10 @@
-"""Price lists themselves: their names, and which customer has which. What they say is the matter of `prices`."""
+"""Price lists themselves: their names, and which customer has which. Their prices are the matter of `prices`."""
 
 import sqlite3
 from dataclasses import dataclass
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
@@ -13,44 +13,44 @@ from portal.services.people.customers import Customer
 
 DEFAULT_LIST = 1
 """Its id; the migrations make it."""
-_LONGEST_NAME = 60
+_MAX_NAME_LENGTH = 60
 
 
-class NoSuchList(Refused):
+class NoSuchPriceList(Refused):
     sentence = N_("There is no price list “%(name)s”.")
     field = "price_list"
 
 
-class ListNameMissing(Refused):
+class PriceListNameMissing(Refused):
     sentence = N_("Enter a name of at most 60 characters.")
     field = "name"
 
 
-class ListExists(Refused):
+class PriceListExists(Refused):
     sentence = N_("There is already a price list “%(name)s”.")
     field = "name"
 
 
-class ListInUse(Refused):
+class PriceListInUse(Refused):
     sentence = N_("“%(name)s” is the list of %(customers)s. Give them another one first.")
 
 
-class IsDefaultList(Refused):
+class DefaultListImmutable(Refused):
     sentence = N_("The default list can't be renamed or deleted: the other lists say what differs from it.")
 
 
 @dataclass(frozen=True, slots=True)
-class NamedList:
+class PriceListSummary:
     """A price list; the default one's name is empty.
 
-    `customers` is how many have it, for the default one those without another; `prices` how many destinations it says
-    something of itself.
+    `customer_count` is how many customers have it, for the default one those without another; `price_count` how many
+    destinations it has a price for itself.
     """
 
     id: int
     name: str
-    customers: int
-    prices: int
+    customer_count: int
+    price_count: int
 
     @property
     def is_default(self) -> bool:
@@ -63,113 +63,117 @@ _SELECT = (
 )
 
 
-def lists(conn: sqlite3.Connection) -> list[NamedList]:
+def list_price_lists(conn: sqlite3.Connection) -> list[PriceListSummary]:
     """All of them, the default one first."""
-    return [NamedList(*row) for row in conn.execute(f"{_SELECT} ORDER BY id <> {DEFAULT_LIST}, name COLLATE NOCASE")]
+    return [
+        PriceListSummary(*row) for row in conn.execute(f"{_SELECT} ORDER BY id <> {DEFAULT_LIST}, name COLLATE NOCASE")
+    ]
 
 
-def by_id(conn: sqlite3.Connection, list_id: int) -> NamedList:
-    """Raises: NoSuchList"""
-    found = conn.execute(f"{_SELECT} WHERE id = ?", (list_id,)).fetchone()
-    if found is None:
-        raise NoSuchList(name=list_id)
-    return NamedList(*found)
+def get_price_list_by_id(conn: sqlite3.Connection, list_id: int) -> PriceListSummary:
+    """Raises: NoSuchPriceList"""
+    row = conn.execute(f"{_SELECT} WHERE id = ?", (list_id,)).fetchone()
+    if row is None:
+        raise NoSuchPriceList(name=list_id)
+    return PriceListSummary(*row)
 
 
-def by_name(conn: sqlite3.Connection, name: str) -> NamedList:
-    """Raises: NoSuchList"""
-    found = conn.execute(f"{_SELECT} WHERE name = ?", (" ".join(name.split()),)).fetchone()
-    if found is None:
-        raise NoSuchList(name=name)
-    return NamedList(*found)
+def get_price_list(conn: sqlite3.Connection, name: str) -> PriceListSummary:
+    """Raises: NoSuchPriceList"""
+    row = conn.execute(f"{_SELECT} WHERE name = ?", (" ".join(name.split()),)).fetchone()
+    if row is None:
+        raise NoSuchPriceList(name=name)
+    return PriceListSummary(*row)
 
 
-def create(conn: sqlite3.Connection, actor: Actor, name: str) -> NamedList:
-    """Make a list that says nothing yet, so that all costs as in the default one.
+def create_price_list(conn: sqlite3.Connection, actor: Actor, name: str) -> PriceListSummary:
+    """Create a list without prices of its own yet, so that all costs as in the default one.
 
     Raises:
-        ListNameMissing, ListExists
+        PriceListNameMissing, PriceListExists
     """
-    name = _checked_name(name)
-    with immediate(conn):
+    name = _parse_list_name(name)
+    with write_transaction(conn):
         try:
-            list_id = insert(conn, "price_lists", name=name, created_at=now_ms())
+            list_id = insert_row(conn, "price_lists", name=name, created_at=now_ms())
         except sqlite3.IntegrityError:
-            raise ListExists(name=name) from None
-        audit.record(conn, actor, "prices.create_list", list=list_id, name=name)
-    return by_id(conn, list_id)
+            raise PriceListExists(name=name) from None
+        audit.record_action(conn, actor, "prices.create_list", list=list_id, name=name)
+    return get_price_list_by_id(conn, list_id)
 
 
-def rename(conn: sqlite3.Connection, actor: Actor, list_id: int, name: str) -> NamedList:
-    """Raises: NoSuchList, IsDefaultList, ListNameMissing, ListExists"""
-    name = _checked_name(name)
-    with immediate(conn):
-        old = by_id(conn, list_id)
+def rename_price_list(conn: sqlite3.Connection, actor: Actor, list_id: int, name: str) -> PriceListSummary:
+    """Raises: NoSuchPriceList, DefaultListImmutable, PriceListNameMissing, PriceListExists"""
+    name = _parse_list_name(name)
+    with write_transaction(conn):
+        old = get_price_list_by_id(conn, list_id)
         if old.is_default:
-            raise IsDefaultList()
+            raise DefaultListImmutable()
         try:
             conn.execute("UPDATE price_lists SET name = ? WHERE id = ?", (name, list_id))
         except sqlite3.IntegrityError:
-            raise ListExists(name=name) from None
-        audit.record(conn, actor, "prices.rename_list", list=list_id, name=name, before=old.name)
-    return by_id(conn, list_id)
+            raise PriceListExists(name=name) from None
+        audit.record_action(conn, actor, "prices.rename_list", list=list_id, name=name, before=old.name)
+    return get_price_list_by_id(conn, list_id)
 
 
-def _checked_name(name: str) -> str:
+def _parse_list_name(name: str) -> str:
     name = " ".join(name.split())
-    if not 0 < len(name) <= _LONGEST_NAME:
-        raise ListNameMissing()
+    if not 0 < len(name) <= _MAX_NAME_LENGTH:
+        raise PriceListNameMissing()
     return name
 
 
-def delete(conn: sqlite3.Connection, actor: Actor, list_id: int) -> None:
+def delete_price_list(conn: sqlite3.Connection, actor: Actor, list_id: int) -> None:
     """Delete a list that no customer has.
 
     Raises:
-        NoSuchList, IsDefaultList, ListInUse
+        NoSuchPriceList, DefaultListImmutable, PriceListInUse
     """
-    with immediate(conn):
-        gone = deletable(conn, list_id)
-        said = [list(each)[1:] for each in conn.execute("SELECT * FROM prices WHERE list_id = ?", (list_id,))]
+    with write_transaction(conn):
+        price_list = require_deletable_price_list(conn, list_id)
+        deleted_prices = [list(each)[1:] for each in conn.execute("SELECT * FROM prices WHERE list_id = ?", (list_id,))]
         conn.execute("DELETE FROM price_lists WHERE id = ?", (list_id,))
-        audit.record(conn, actor, "prices.delete_list", list=list_id, name=gone.name, prices=said)
+        audit.record_action(
+            conn, actor, "prices.delete_list", list=list_id, name=price_list.name, prices=deleted_prices
+        )
 
 
-def deletable(conn: sqlite3.Connection, list_id: int) -> NamedList:
-    """A list that can be deleted; raises what `delete` would."""
-    found = by_id(conn, list_id)
-    if found.is_default:
-        raise IsDefaultList()
-    if having := customers_of(conn, list_id):
-        raise ListInUse(name=found.name, customers=", ".join(having))
-    return found
+def require_deletable_price_list(conn: sqlite3.Connection, list_id: int) -> PriceListSummary:
+    """A list that can be deleted; raises what `delete_price_list` would."""
+    price_list = get_price_list_by_id(conn, list_id)
+    if price_list.is_default:
+        raise DefaultListImmutable()
+    if customer_names := list_customer_names(conn, list_id):
+        raise PriceListInUse(name=price_list.name, customers=", ".join(customer_names))
+    return price_list
 
 
-def customers_of(conn: sqlite3.Connection, list_id: int) -> list[str]:
+def list_customer_names(conn: sqlite3.Connection, list_id: int) -> list[str]:
     """The names of the customers that have a list."""
-    found = conn.execute(
+    rows = conn.execute(
         "SELECT name FROM customers WHERE coalesce(price_list_id, 1) = ? ORDER BY name COLLATE NOCASE", (list_id,)
     )
-    return [each["name"] for each in found]
+    return [each["name"] for each in rows]
 
 
-def assign(conn: sqlite3.Connection, actor: Actor, customer: Customer, list_id: int) -> NamedList:
+def assign_price_list(conn: sqlite3.Connection, actor: Actor, customer: Customer, list_id: int) -> PriceListSummary:
     """Let a customer's messages cost by a list, from the next one on.
 
     Raises:
-        NoSuchList
+        NoSuchPriceList
     """
-    with immediate(conn):
-        chosen = by_id(conn, list_id)
-        stored = None if chosen.is_default else chosen.id
-        conn.execute("UPDATE customers SET price_list_id = ? WHERE id = ?", (stored, customer.id))
-        audit.record(
+    with write_transaction(conn):
+        price_list = get_price_list_by_id(conn, list_id)
+        stored_id = None if price_list.is_default else price_list.id
+        conn.execute("UPDATE customers SET price_list_id = ? WHERE id = ?", (stored_id, customer.id))
+        audit.record_action(
             conn,
             actor,
             "prices.assign",
             customer_id=customer.id,
-            list=chosen.id,
-            name=chosen.name,
+            list=price_list.id,
+            name=price_list.name,
             before=customer.price_list_id,
         )
-    return chosen
+    return price_list

@@ -17,7 +17,7 @@ import phonenumbers
 
 from portal.core import i18n, paths
 from portal.core.clock import MINUTE_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
@@ -25,17 +25,16 @@ from portal.services.common.errors import Refused
 from portal.services.prices import countries, price_lists
 from portal.services.prices.price_lists import DEFAULT_LIST
 
-FROM_THE_BEGINNING = 0
-HIGHEST_PRICE = 1000 * credit_amounts.THOUSANDTHS
+EARLIEST_VALID_FROM = 0
+MAX_PRICE = 1000 * credit_amounts.THOUSANDTHS
 """More is a slip: a point where a comma was meant."""
 _COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
 _RANGE = re.compile(r"[1-9][0-9]{1,14}")
-# Dates are typed to the minute: the one that has begun is now.
 # Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
 _LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 
-class InvalidDestination(Refused):
+class InvalidPriceDestination(Refused):
     sentence = N_(
         "“%(destination)s” is neither a country (two letters, ISO 3166, like IT) nor the first digits of numbers (like"
         " 39342)."
@@ -48,12 +47,12 @@ class InvalidPrice(Refused):
     field = "price"
 
 
-class InvalidDate(Refused):
+class InvalidPriceDate(Refused):
     sentence = N_("“%(text)s” isn't a date. Examples: 2027-01-31, 2027-01-31T08:00.")
     field = "valid_from"
 
 
-class PastDate(Refused):
+class PastPriceDate(Refused):
     sentence = N_("%(date)s is over. A price holds from now on, or from a later date: what was sent has been paid.")
     field = "valid_from"
 
@@ -70,26 +69,26 @@ class PriceList:
     Args:
         countries: by ISO 3166 code.
         ranges: by first digits.
-        lengths: how many digits these have, the longest first.
+        range_lengths: how many digits these have, the longest first.
     """
 
     countries: Mapping[str, int | None]
     ranges: Mapping[str, int | None]
-    lengths: tuple[int, ...]
+    range_lengths: tuple[int, ...]
 
-    def of(self, number: str) -> tuple[str, int] | None:
+    def find_price(self, number: str) -> tuple[str, int] | None:
         """The country of a number (E.164 digits) and what a part to it costs; None where nothing can be sent.
 
         The longest range that the number begins with decides, and its country where it is in none.
         """
-        country = countries.country_of(number)
+        country = countries.find_country(number)
         if country is None:
             return None
         price = self.countries.get(country)
-        for length in self.lengths:
-            first = number[:length]
-            if first in self.ranges:
-                price = self.ranges[first]
+        for length in self.range_lengths:
+            prefix = number[:length]
+            if prefix in self.ranges:
+                price = self.ranges[prefix]
                 break
         return None if price is None else (country, price)
 
@@ -99,40 +98,42 @@ class PriceLists:
     """All price lists as they are at one moment.
 
     Args:
-        said: what each list says itself: prices by destination, by the list's id.
-        until: when the next change holds (milliseconds).
+        own_prices: what each list says itself: prices by destination, by the list's id.
+        next_change_at: when the next change holds (milliseconds).
     """
 
-    said: Mapping[int, Mapping[str, int | None]]
-    until: int | None
+    own_prices: Mapping[int, Mapping[str, int | None]]
+    next_change_at: int | None
     # Hundreds of lists with thousands of ranges would take half a second to put together at once, and few are in use.
-    _whole: dict[int, PriceList] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _merged: dict[int, PriceList] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def of_list(self, list_id: int) -> PriceList:
+    def get_or_default(self, list_id: int) -> PriceList:
         """One list; the default one where it is gone, and whoever had it has another by now."""
-        whole = self._whole.get(list_id)
-        if whole is None:
-            whole = self._whole[list_id] = _price_list({**self.said[DEFAULT_LIST], **self.said.get(list_id, {})})
-        return whole
+        merged = self._merged.get(list_id)
+        if merged is None:
+            merged = self._merged[list_id] = _build_price_list(
+                {**self.own_prices[DEFAULT_LIST], **self.own_prices.get(list_id, {})}
+            )
+        return merged
 
 
-NONE = PriceLists({DEFAULT_LIST: {}}, None)
+NO_PRICE_LISTS = PriceLists({DEFAULT_LIST: {}}, None)
 """Before any has been read."""
 
 
-def version(conn: sqlite3.Connection) -> int:
+def read_prices_version(conn: sqlite3.Connection) -> int:
     """A number that moves with every change of prices. One row: cheap to ask often."""
     return int(conn.execute("SELECT value FROM counters WHERE name = 'prices_version'").fetchone()[0])
 
 
-def load(conn: sqlite3.Connection, now: int) -> PriceLists:
+def load_price_lists(conn: sqlite3.Connection, now: int) -> PriceLists:
     """Every price list at a moment (milliseconds).
 
     A list says what differs from the default one. More digits always go before fewer, and before a country; where both
     lists name the same, the list's own price holds.
     """
     in_force: dict[int, dict[str, int | None]] = {DEFAULT_LIST: {}}
-    until = None
+    next_change_at = None
     # One statement, so that it is of one moment, without a dictionary for each row: the SMPP server waits for it.
     rows = conn.execute(
         "SELECT price_lists.id, destination, valid_from, price FROM price_lists"
@@ -144,21 +145,21 @@ def load(conn: sqlite3.Connection, now: int) -> PriceLists:
             continue
         if valid_from <= now:
             own[destination] = price
-        elif until is None:
-            until = valid_from
-    return PriceLists(in_force, until)
+        elif next_change_at is None:
+            next_change_at = valid_from
+    return PriceLists(in_force, next_change_at)
 
 
-def of_account(conn: sqlite3.Connection, account_id: int, now: int) -> PriceList:
+def load_account_price_list(conn: sqlite3.Connection, account_id: int, now: int) -> PriceList:
     """The price list of an account's customer, at a moment (milliseconds)."""
     row = conn.execute(
         "SELECT price_list_id FROM accounts JOIN customers ON customers.id = customer_id WHERE accounts.id = ?",
         (account_id,),
     ).fetchone()
-    return load(conn, now).of_list(row[0] or DEFAULT_LIST)
+    return load_price_lists(conn, now).get_or_default(row[0] or DEFAULT_LIST)
 
 
-def _price_list(prices: Mapping[str, int | None]) -> PriceList:
+def _build_price_list(prices: Mapping[str, int | None]) -> PriceList:
     ranges = {destination: price for destination, price in prices.items() if destination.isdigit()}
     by_country = {destination: price for destination, price in prices.items() if not destination.isdigit()}
     return PriceList(by_country, ranges, tuple(sorted({len(each) for each in ranges}, reverse=True)))
@@ -168,7 +169,7 @@ def _price_list(prices: Mapping[str, int | None]) -> PriceList:
 
 
 @dataclass(frozen=True, slots=True)
-class Coming:
+class ScheduledPrice:
     """A change that is announced: the price (None: nothing is sent) from a moment on (milliseconds).
 
     `own` is whether the list itself says so, and not the default one.
@@ -180,105 +181,108 @@ class Coming:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PriceRow:
     """What a list says of one destination at one moment.
 
-    `price` None: nothing is sent there; with `holds` False nothing is said yet, and only a change is to come.
+    `price` None: nothing is sent there; with `in_force` False nothing is said yet, and only a change is to come.
     `own` is whether the list itself says what holds; `inherited` is what the default list says beside it (None also
     where it says nothing).
     """
 
     destination: str
     price: int | None
-    holds: bool
+    in_force: bool
     own: bool
     inherited: int | None
-    coming: tuple[Coming, ...]
+    scheduled: tuple[ScheduledPrice, ...]
 
     @property
     def country(self) -> str | None:
         """The country that it is, or that its range belongs to."""
-        return countries.of_range(self.destination) if self.is_range else self.destination
+        return countries.find_prefix_country(self.destination) if self.is_range else self.destination
 
     @property
     def is_range(self) -> bool:
         return self.destination.isdigit()
 
     @property
-    def is_own(self) -> bool:
+    def has_own_entry(self) -> bool:
         """Whether the list itself says anything."""
-        return self.own or any(each.own for each in self.coming)
+        return self.own or any(each.own for each in self.scheduled)
 
 
-def rows(conn: sqlite3.Connection, list_id: int, now: int) -> list[Row]:
+def list_price_rows(conn: sqlite3.Connection, list_id: int, now: int) -> list[PriceRow]:
     """Everything that a list and the default one say at a moment (milliseconds), by destination."""
-    found = conn.execute(
+    entries = conn.execute(
         "SELECT destination, list_id = ?1 AS own, valid_from, price FROM prices WHERE list_id IN (?1, ?2)"
         " ORDER BY destination, valid_from",
         (list_id, DEFAULT_LIST),
     )
-    said: dict[str, list[sqlite3.Row]] = {}
-    for each in found:
-        said.setdefault(each["destination"], []).append(each)
-    return [_row(destination, lines, now) for destination, lines in said.items()]
+    entries_by_destination: dict[str, list[sqlite3.Row]] = {}
+    for each in entries:
+        entries_by_destination.setdefault(each["destination"], []).append(each)
+    return [_build_price_row(destination, lines, now) for destination, lines in entries_by_destination.items()]
 
 
-def _row(destination: str, lines: Sequence[sqlite3.Row], now: int) -> Row:
-    own, default = ([each for each in lines if bool(each["own"]) is wanted] for wanted in (True, False))
+def _build_price_row(destination: str, entries: Sequence[sqlite3.Row], now: int) -> PriceRow:
+    own, default = ([each for each in entries if bool(each["own"]) is is_own] for is_own in (True, False))
     # The default list's changes reach a list until it says something itself.
-    until = own[0]["valid_from"] if own else None
-    lines = own + [each for each in default if until is None or each["valid_from"] < until]
-    in_force = [max(group, key=_valid_from, default=None) for group in (_before(own, now), _before(default, now))]
-    holding = in_force[0] or in_force[1]
-    return Row(
+    overridden_from = own[0]["valid_from"] if own else None
+    entries = own + [each for each in default if overridden_from is None or each["valid_from"] < overridden_from]
+    in_force = [
+        max(group, key=_get_valid_from, default=None)
+        for group in (_filter_effective_prices(own, now), _filter_effective_prices(default, now))
+    ]
+    effective = in_force[0] or in_force[1]
+    return PriceRow(
         destination,
-        holding["price"] if holding else None,
-        holding is not None,
+        effective["price"] if effective else None,
+        effective is not None,
         in_force[0] is not None,
         in_force[1]["price"] if in_force[1] else None,
         tuple(
-            Coming(each["valid_from"], each["price"], bool(each["own"]))
-            for each in sorted(lines, key=_valid_from)
+            ScheduledPrice(each["valid_from"], each["price"], bool(each["own"]))
+            for each in sorted(entries, key=_get_valid_from)
             if each["valid_from"] > now
         ),
     )
 
 
-def _before(lines: Iterable[sqlite3.Row], now: int) -> list[sqlite3.Row]:
-    return [each for each in lines if each["valid_from"] <= now]
+def _filter_effective_prices(entries: Iterable[sqlite3.Row], now: int) -> list[sqlite3.Row]:
+    return [each for each in entries if each["valid_from"] <= now]
 
 
-def _valid_from(line: sqlite3.Row) -> int:
-    return int(line["valid_from"])
+def _get_valid_from(entry: sqlite3.Row) -> int:
+    return int(entry["valid_from"])
 
 
-def row(conn: sqlite3.Connection, list_id: int, destination: str, now: int) -> Row:
+def get_price_row(conn: sqlite3.Connection, list_id: int, destination: str, now: int) -> PriceRow:
     """What a list says of one destination.
 
     Raises:
         NoSuchPrice: neither it nor the default one says anything.
     """
-    found = next((each for each in rows(conn, list_id, now) if each.destination == destination), None)
-    if found is None:
+    price_row = next((each for each in list_price_rows(conn, list_id, now) if each.destination == destination), None)
+    if price_row is None:
         raise NoSuchPrice(destination=destination)
-    return found
+    return price_row
 
 
 # --- what is typed
 
 
-def checked_destination(text: str) -> str:
+def parse_destination(text: str) -> str:
     """A country or a range of numbers as price lists name it: `IT`, `39342`.
 
     Raises:
-        InvalidDestination: also where the digits begin no country's numbers, for nothing is sent to others.
+        InvalidPriceDestination: also where the digits begin no country's numbers, for nothing is sent to others.
     """
     destination = text.strip().removeprefix("+").upper()
     if destination in _COUNTRIES:
         return destination
     is_range = destination.isascii() and _RANGE.fullmatch(destination)
-    if not is_range or countries.of_range(destination) is None:
-        raise InvalidDestination(destination=text)
+    if not is_range or countries.find_prefix_country(destination) is None:
+        raise InvalidPriceDestination(destination=text)
     return destination
 
 
@@ -289,24 +293,24 @@ def parse_price(text: str) -> int:
         InvalidPrice
     """
     try:
-        return checked_price(credit_amounts.parse(text))
+        return check_price(credit_amounts.parse_amount(text))
     except (credit_amounts.InvalidAmount, InvalidPrice):
         raise InvalidPrice(text=text.strip()) from None
 
 
-def checked_price(price: int) -> int:
+def check_price(price: int) -> int:
     """Raises: InvalidPrice"""
-    if not 0 < price <= HIGHEST_PRICE:
-        raise InvalidPrice(text=credit_amounts.plain(price))
+    if not 0 < price <= MAX_PRICE:
+        raise InvalidPrice(text=credit_amounts.credits_to_json_number(price))
     return price
 
 
-def in_credits(price: int | None) -> int | float | None:
+def price_to_credits(price: int | None) -> int | float | None:
     """A price as a JSON number of credits; None stays None."""
-    return None if price is None else credit_amounts.plain(price)
+    return None if price is None else credit_amounts.credits_to_json_number(price)
 
 
-def parse_date(text: str, timezone: str) -> int | None:
+def parse_valid_from(text: str, timezone: str) -> int | None:
     """Read from when on a price is to hold.
 
     Args:
@@ -317,7 +321,7 @@ def parse_date(text: str, timezone: str) -> int | None:
         Milliseconds; None: now.
 
     Raises:
-        InvalidDate
+        InvalidPriceDate
     """
     text = text.strip()
     if not text:
@@ -326,14 +330,14 @@ def parse_date(text: str, timezone: str) -> int | None:
         moment = datetime.fromisoformat(text)
         at = int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise InvalidDate(text=text) from None
+        raise InvalidPriceDate(text=text) from None
     if not 0 <= at <= _LATEST_MS:
-        raise InvalidDate(text=text)
+        raise InvalidPriceDate(text=text)
     return at
 
 
-def written_date(at: int, timezone: str) -> str:
-    """A moment as `parse_date` reads it, to the minute where it is a whole one: `2027-01-31T08:00+01:00`."""
+def format_valid_from(at: int, timezone: str) -> str:
+    """A moment as `parse_valid_from` reads it, to the minute where it is a whole one: `2027-01-31T08:00+01:00`."""
     moment = datetime.fromtimestamp(at / 1000, ZoneInfo(timezone))
     return moment.isoformat(timespec="auto" if moment.second or moment.microsecond else "minutes")
 
@@ -342,7 +346,7 @@ def written_date(at: int, timezone: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PriceChange:
     """A price (thousandths of a credit a part; None: nothing is sent) from a moment on (milliseconds; None: now)."""
 
     destination: str
@@ -350,13 +354,13 @@ class Change:
     valid_from: int | None = None
 
 
-def put(
+def set_prices(
     conn: sqlite3.Connection,
     actor: Actor,
     prices: Mapping[str, int | None],
     *,
     list_id: int = DEFAULT_LIST,
-    valid_from: int = FROM_THE_BEGINNING,
+    valid_from: int = EARLIEST_VALID_FROM,
 ) -> None:
     """Set prices (thousandths of a credit a part) of some destinations; the others keep theirs.
 
@@ -365,19 +369,19 @@ def put(
         valid_from: when they begin to hold (milliseconds). A fresh installation's do from the beginning.
 
     Raises:
-        InvalidDestination: nothing has changed.
+        InvalidPriceDestination: nothing has changed.
     """
-    lines = [(list_id, checked_destination(name), valid_from, price) for name, price in prices.items()]
-    with immediate(conn):
-        _write(conn, lines)
-        audit.record(conn, actor, "prices.put", list=list_id, valid_from=valid_from, prices=len(lines))
+    lines = [(list_id, parse_destination(name), valid_from, price) for name, price in prices.items()]
+    with write_transaction(conn):
+        _upsert_prices(conn, lines)
+        audit.record_action(conn, actor, "prices.put", list=list_id, valid_from=valid_from, prices=len(lines))
 
 
-def change(
+def change_prices(
     conn: sqlite3.Connection,
     actor: Actor,
     list_id: int,
-    changes: Sequence[Change],
+    changes: Sequence[PriceChange],
     timezone: str,
     *,
     now: int | None = None,
@@ -389,39 +393,40 @@ def change(
         now: milliseconds; None: this moment.
 
     Raises:
-        NoSuchList, InvalidDestination, InvalidPrice, PastDate: nothing has changed.
+        NoSuchPriceList, InvalidPriceDestination, InvalidPrice, PastPriceDate: nothing has changed.
     """
     now = now_ms() if now is None else now
-    lines, said = [], []
-    with immediate(conn):
-        price_lists.by_id(conn, list_id)
-        before = {each.destination: each for each in rows(conn, list_id, now)}
+    lines, audit_prices = [], []
+    with write_transaction(conn):
+        price_lists.get_price_list_by_id(conn, list_id)
+        rows_before = {each.destination: each for each in list_price_rows(conn, list_id, now)}
         for each in changes:
-            destination = checked_destination(each.destination)
-            price = None if each.price is None else checked_price(each.price)
-            starts = checked_start(each.valid_from, now, timezone)
-            lines.append((list_id, destination, starts, price))
-            known = before.get(destination)
-            said.append([destination, known.price if known else None, price, starts])
-        _write(conn, lines)
-        _forget_the_past(conn, list_id, {line[1] for line in lines}, now)
-        audit.record(conn, actor, "prices.change", list=list_id, prices=said)
+            destination = parse_destination(each.destination)
+            price = None if each.price is None else check_price(each.price)
+            valid_from = resolve_valid_from(each.valid_from, now, timezone)
+            lines.append((list_id, destination, valid_from, price))
+            row_before = rows_before.get(destination)
+            audit_prices.append([destination, row_before.price if row_before else None, price, valid_from])
+        _upsert_prices(conn, lines)
+        _purge_superseded_prices(conn, list_id, {line[1] for line in lines}, now)
+        audit.record_action(conn, actor, "prices.change", list=list_id, prices=audit_prices)
 
 
-def checked_start(valid_from: int | None, now: int, timezone: str) -> int:
+def resolve_valid_from(valid_from: int | None, now: int, timezone: str) -> int:
     """When a change that is made now begins to hold (milliseconds).
 
     Raises:
-        PastDate
+        PastPriceDate
     """
+    # Dates are typed to the minute: the minute that has begun is now.
     if valid_from is None or now // MINUTE_MS * MINUTE_MS <= valid_from <= now:
         return now
     if valid_from < now:
-        raise PastDate(date=i18n.date_time(valid_from, timezone))
+        raise PastPriceDate(date=i18n.format_date_time(valid_from, timezone))
     return valid_from
 
 
-def _write(conn: sqlite3.Connection, lines: Iterable[tuple[int, str, int, int | None]]) -> None:
+def _upsert_prices(conn: sqlite3.Connection, lines: Iterable[tuple[int, str, int, int | None]]) -> None:
     conn.executemany(
         "INSERT INTO prices (list_id, destination, valid_from, price) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET price = excluded.price",
@@ -429,7 +434,7 @@ def _write(conn: sqlite3.Connection, lines: Iterable[tuple[int, str, int, int | 
     )
 
 
-def _forget_the_past(conn: sqlite3.Connection, list_id: int, destinations: Iterable[str], now: int) -> None:
+def _purge_superseded_prices(conn: sqlite3.Connection, list_id: int, destinations: Iterable[str], now: int) -> None:
     """The SMPP server reads all rows at each change: those that hold no more must not pile up."""
     conn.executemany(
         "DELETE FROM prices WHERE list_id = ?1 AND destination = ?2 AND valid_from < (SELECT max(valid_from)"
@@ -438,8 +443,8 @@ def _forget_the_past(conn: sqlite3.Connection, list_id: int, destinations: Itera
     )
 
 
-def remove(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str) -> None:
-    """Let a list say nothing of a destination any more, also of changes to come.
+def remove_price(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str) -> None:
+    """Remove a list's own price of a destination, and its scheduled changes.
 
     What the default list says holds then, and where that is the list, nothing is sent there any more; of a range, what
     its country or a shorter range says.
@@ -447,20 +452,27 @@ def remove(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: st
     Raises:
         NoSuchPrice
     """
-    with immediate(conn):
-        gone = conn.execute(
+    with write_transaction(conn):
+        removed_rows = conn.execute(
             "DELETE FROM prices WHERE list_id = ? AND destination = ? RETURNING valid_from, price",
             (list_id, destination),
         ).fetchall()
-        if not gone:
+        if not removed_rows:
             raise NoSuchPrice(destination=destination)
-        audit.record(
-            conn, actor, "prices.remove", list=list_id, destination=destination, prices=[list(each) for each in gone]
+        audit.record_action(
+            conn,
+            actor,
+            "prices.remove",
+            list=list_id,
+            destination=destination,
+            prices=[list(each) for each in removed_rows],
         )
 
 
-def call_off(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str, valid_from: int) -> None:
-    """Take back a change that is to come.
+def cancel_price_change(
+    conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str, valid_from: int
+) -> None:
+    """Cancel a scheduled change.
 
     Args:
         valid_from: its moment (milliseconds).
@@ -468,31 +480,31 @@ def call_off(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: 
     Raises:
         NoSuchPrice: there is none, or it holds by now.
     """
-    with immediate(conn):
-        gone = conn.execute(
+    with write_transaction(conn):
+        removed_row = conn.execute(
             "DELETE FROM prices WHERE list_id = ? AND destination = ? AND valid_from = ? AND valid_from > ?"
             " RETURNING price",
             (list_id, destination, valid_from, now_ms()),
         ).fetchone()
-        if gone is None:
+        if removed_row is None:
             raise NoSuchPrice(destination=destination)
-        audit.record(
+        audit.record_action(
             conn,
             actor,
             "prices.call_off",
             list=list_id,
             destination=destination,
             valid_from=valid_from,
-            price=gone["price"],
+            price=removed_row["price"],
         )
 
 
 # --- a fresh installation
 
 
-def starting() -> Mapping[str, int]:
+def read_initial_prices() -> Mapping[str, int]:
     """What a fresh installation begins with, thousandths of a credit a part by destination. An operator sets what it
     pays; a country that isn't there has no price, and messages to it are refused.
     """
-    with paths.PRICES.open(newline="") as file:
+    with paths.PRICES_CSV.open(newline="") as file:
         return {row["destination"]: int(Decimal(row["price"]) * 1000) for row in csv.DictReader(file)}

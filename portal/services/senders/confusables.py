@@ -9,114 +9,120 @@ from dataclasses import dataclass
 from portal.services.senders.senders import ALPHA, DISABLED, ENABLED, Sender
 
 # How one resembles another, closest first.
-SAME, LOOKS, NEAR, BEGINS, REACHES = "same", "looks", "near", "begins", "reaches"
-_ORDER = (SAME, REACHES, LOOKS, NEAR, BEGINS)
+IDENTICAL, LOOKALIKE, ONE_EDIT_AWAY, COMMON_PREFIX, INBOUND_NUMBER = "same", "looks", "near", "begins", "reaches"
+_CLOSEST_FIRST = (IDENTICAL, INBOUND_NUMBER, LOOKALIKE, ONE_EDIT_AWAY, COMMON_PREFIX)
 # Shorter ones are near each other by chance: ANA and ADA.
-_NEAR_FROM = 5
+_MIN_EDIT_LENGTH = 5
 # What a name that begins with another one has to begin with.
-_BEGINS_FROM = 4
+_MIN_PREFIX_LENGTH = 4
 # Of letters only those of ASCII are allowed in senders, so that no accent and no other alphabet is among these.
-_GAPS = re.compile(r"[\s_\-.,&+]")
-_PAIRS = (("rn", "m"), ("vv", "w"))
-_SINGLES = str.maketrans("0158", "olsb") | {ord("i"): "l"}
+_IGNORED_CHARACTERS = re.compile(r"[\s_\-.,&+]")
+_CONFUSABLE_PAIRS = (("rn", "m"), ("vv", "w"))
+_CONFUSABLE_CHARACTERS = str.maketrans("0158", "olsb") | {ord("i"): "l"}
 
 
 @dataclass(frozen=True, slots=True)
-class Resemblance:
-    """What is resembled and how, and whose it is. With REACHES `address` is a number whose messages go to `account`."""
+class SimilarSender:
+    """A sender that another one resembles, how (`kind`), and its owner.
 
-    how: str
+    With INBOUND_NUMBER `address` is a number whose messages go to `account`.
+    """
+
+    kind: str
     address: str
     account: str
     customer: str
 
 
-def skeleton(address: str) -> str:
-    """What a sender looks like at a glance: without case, gaps and punctuation, 0 as O, 1 and I as l, rn as m."""
-    plain = _GAPS.sub("", address).lower().translate(_SINGLES)
-    for pair, letter in _PAIRS:
-        plain = plain.replace(pair, letter)
-    return plain
+def compute_skeleton(address: str) -> str:
+    """What confusable senders have in common: no case, gaps and punctuation, 0 as O, 1 and I as l, rn as m."""
+    folded = _IGNORED_CHARACTERS.sub("", address).lower().translate(_CONFUSABLE_CHARACTERS)
+    for pair, letter in _CONFUSABLE_PAIRS:
+        folded = folded.replace(pair, letter)
+    return folded
 
 
-_APPROVED = f"""
+_SELECT_APPROVED = f"""
 SELECT address, type, accounts.name AS account, customer_id, customers.name AS customer
 FROM senders JOIN accounts ON accounts.id = account_id JOIN customers ON customers.id = customer_id
 WHERE status IN ('{ENABLED}', '{DISABLED}') AND deleted_at IS NULL
 """
-_REACHING = """
+_SELECT_INBOUND_NUMBERS = """
 SELECT number, accounts.name AS account, customer_id, customers.name AS customer
 FROM routes JOIN accounts ON accounts.id = account_id JOIN customers ON customers.id = customer_id WHERE number = ?
 """
 
 
-def of(conn: sqlite3.Connection, asked: Sequence[Sender]) -> dict[int, list[Resemblance]]:
+def find_similar_senders(conn: sqlite3.Connection, senders: Sequence[Sender]) -> dict[int, list[SimilarSender]]:
     """What each of some senders resembles among the approved ones of other customers, closest first.
 
     Args:
-        asked: few; the approved ones may be many, and are read once.
+        senders: few; the approved ones may be many, and are read once.
 
     Returns:
         By the id of the sender; without those that resemble nothing.
     """
     owners = dict(conn.execute("SELECT id, customer_id FROM accounts").fetchall())
-    found: dict[int, list[Resemblance]] = defaultdict(list)
-    candidates = _Candidates(asked)
-    for row in conn.execute(_APPROVED):
-        for sender, how in candidates.resembling(row["address"], row["type"]):
+    similar: dict[int, list[SimilarSender]] = defaultdict(list)
+    candidates = _SimilarSenderIndex(senders)
+    for row in conn.execute(_SELECT_APPROVED):
+        for sender, how in candidates.iterate_similar(row["address"], row["type"]):
             if owners[sender.account_id] != row["customer_id"]:
-                found[sender.id].append(Resemblance(how, row["address"], row["account"], row["customer"]))
-    for sender in asked:
-        for row in conn.execute(_REACHING, (sender.address,)):
+                similar[sender.id].append(SimilarSender(how, row["address"], row["account"], row["customer"]))
+    for sender in senders:
+        for row in conn.execute(_SELECT_INBOUND_NUMBERS, (sender.address,)):
             if owners[sender.account_id] != row["customer_id"]:
-                found[sender.id].append(Resemblance(REACHES, row["number"], row["account"], row["customer"]))
-    return {key: sorted(each, key=lambda one: (_ORDER.index(one.how), one.address)) for key, each in found.items()}
+                similar[sender.id].append(SimilarSender(INBOUND_NUMBER, row["number"], row["account"], row["customer"]))
+    return {
+        sender_id: sorted(matches, key=lambda match: (_CLOSEST_FIRST.index(match.kind), match.address))
+        for sender_id, matches in similar.items()
+    }
 
 
-class _Candidates:
-    """Those that are asked for, so that each approved one is compared with the few that it may resemble."""
+class _SimilarSenderIndex:
+    """The senders that are asked about, so that each approved one is compared with the few that it may resemble."""
 
-    def __init__(self, asked: Sequence[Sender]) -> None:
-        self._alike: dict[str, list[Sender]] = defaultdict(list)
-        self._shortened: dict[str, list[tuple[Sender, str]]] = defaultdict(list)
-        self._beginnings: dict[str, list[Sender]] = defaultdict(list)
-        for sender in asked:
-            seen = skeleton(sender.address)
-            self._alike[seen].append(sender)
+    def __init__(self, senders: Sequence[Sender]) -> None:
+        self._by_skeleton: dict[str, list[Sender]] = defaultdict(list)
+        self._by_deletion: dict[str, list[tuple[Sender, str]]] = defaultdict(list)
+        self._by_prefix: dict[str, list[Sender]] = defaultdict(list)
+        for sender in senders:
+            skeleton_text = compute_skeleton(sender.address)
+            self._by_skeleton[skeleton_text].append(sender)
             if sender.type == ALPHA:
-                for length in range(_BEGINS_FROM, len(seen)):
-                    self._beginnings[seen[:length]].append(sender)
-                for each in _shortened(seen):
-                    self._shortened[each].append((sender, seen))
+                for length in range(_MIN_PREFIX_LENGTH, len(skeleton_text)):
+                    self._by_prefix[skeleton_text[:length]].append(sender)
+                for each in _generate_deletions(skeleton_text):
+                    self._by_deletion[each].append((sender, skeleton_text))
 
-    def resembling(self, address: str, kind: str) -> Iterator[tuple[Sender, str]]:
+    def iterate_similar(self, address: str, kind: str) -> Iterator[tuple[Sender, str]]:
         """Those that resemble an approved one, each once, and how."""
-        seen = skeleton(address)
-        told = set()
-        for sender in self._alike.get(seen, ()):
-            told.add(sender.id)
-            yield sender, SAME if sender.address == address else LOOKS
+        skeleton_text = compute_skeleton(address)
+        matched_ids = set()
+        for sender in self._by_skeleton.get(skeleton_text, ()):
+            matched_ids.add(sender.id)
+            yield sender, IDENTICAL if sender.address == address else LOOKALIKE
         # Numbers that follow one another belong together, and are often one customer's and the next one's.
         if kind != ALPHA:
             return
-        for each in _shortened(seen):
-            for sender, other in self._shortened.get(each, ()):
-                if sender.id not in told and _is_near(seen, other):
-                    told.add(sender.id)
-                    yield sender, NEAR
-        for sender in self._beginnings.get(seen, ()):
-            if sender.id not in told:
-                yield sender, BEGINS
+        for each in _generate_deletions(skeleton_text):
+            for sender, other in self._by_deletion.get(each, ()):
+                if sender.id not in matched_ids and _is_one_edit_away(skeleton_text, other):
+                    matched_ids.add(sender.id)
+                    yield sender, ONE_EDIT_AWAY
+        for sender in self._by_prefix.get(skeleton_text, ()):
+            if sender.id not in matched_ids:
+                yield sender, COMMON_PREFIX
 
 
-def _shortened(text: str) -> set[str]:
+def _generate_deletions(text: str) -> set[str]:
     """The text, and what is left of it without one of its characters: what two texts share that are near each other."""
-    if len(text) < _NEAR_FROM:
+    if len(text) < _MIN_EDIT_LENGTH:
         return set()
     return {text, *(text[:at] + text[at + 1 :] for at in range(len(text)))}
 
 
-def _is_near(one: str, other: str) -> bool:
+def _is_one_edit_away(one: str, other: str) -> bool:
     """Whether one character was put in, left out or replaced, or two that stand together were exchanged."""
     if len(one) > len(other):
         one, other = other, one

@@ -11,22 +11,23 @@ import zlib
 from dataclasses import dataclass
 
 from portal.core.clock import HOUR_MS, now_ms
-from portal.core.db import immediate, insert
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
 PDF, PNG, JPEG = "pdf", "png", "jpeg"
 MEDIA_TYPES = {PDF: "application/pdf", PNG: "image/png", JPEG: "image/jpeg"}
-MOST_BYTES = 5 * 1024 * 1024
+MAX_DOCUMENT_BYTES = 5 * 1024 * 1024
 # What the documents of one account may take up, those of senders that were just removed too.
-_MOST_OF_ACCOUNT = 20 * MOST_BYTES
+_MAX_ACCOUNT_BYTES = 20 * MAX_DOCUMENT_BYTES
 _MB = 1024 * 1024
 # A transaction with so much takes a few milliseconds; one with all of a document takes up to a quarter of a second, in
 # which the SMPP server could write nothing.
-_PIECE = 128 * 1024
-# Between two pieces, so that whoever waits for the lock gets it: they look every half a millisecond (`db.immediate`).
-_GAP_S = 0.002
-_BEING_WRITTEN_MS = HOUR_MS
+_PIECE_BYTES = 128 * 1024
+# Between two pieces, so that whoever waits for the lock gets it: they try every half a millisecond
+# (`db.write_transaction`).
+_WRITE_PAUSE_S = 0.002
+_UPLOAD_GRACE_MS = HOUR_MS
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them.
@@ -34,7 +35,7 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN, _JPEG_END = 0xDA, b"\xff\xd9"
 
 
-class NotADocument(Refused):
+class InvalidDocument(Refused):
     sentence = N_("This file isn't a PDF, PNG or JPEG, or it isn't whole. What counts is what it holds, not its name.")
     field = "document"
 
@@ -44,7 +45,7 @@ class DocumentTooLarge(Refused):
     field = "document"
 
 
-class DocumentsFull(Refused):
+class DocumentQuotaExceeded(Refused):
     sentence = N_("The documents of this account take up all of their %(most)s MB. Remove senders that aren't needed.")
     field = "document"
 
@@ -59,18 +60,18 @@ class Document:
     size: int
 
 
-def type_of(content: bytes) -> str:
+def detect_document_type(content: bytes) -> str:
     """PDF, PNG or JPEG, by the content's beginning, structure and end.
 
     Raises:
-        DocumentTooLarge, NotADocument
+        DocumentTooLarge, InvalidDocument
     """
-    if len(content) > MOST_BYTES:
-        raise DocumentTooLarge(most=MOST_BYTES // _MB)
-    for kind, holds in ((PDF, _is_pdf), (PNG, _is_png), (JPEG, _is_jpeg)):
-        if holds(content):
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLarge(most=MAX_DOCUMENT_BYTES // _MB)
+    for kind, matches in ((PDF, _is_pdf), (PNG, _is_png), (JPEG, _is_jpeg)):
+        if matches(content):
             return kind
-    raise NotADocument()
+    raise InvalidDocument()
 
 
 def _is_pdf(content: bytes) -> bool:
@@ -87,22 +88,22 @@ def _is_png(content: bytes) -> bool:
     # ISO/IEC 15948, 5: chunks with their checksums, from IHDR to IEND, and nothing behind.
     if not content.startswith(_PNG_SIGNATURE):
         return False
-    at = len(_PNG_SIGNATURE)
-    seen: set[bytes] = set()
-    while at + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, at)
-        ends = at + 8 + length
-        if ends + 4 > len(content):
+    offset = len(_PNG_SIGNATURE)
+    chunk_types: set[bytes] = set()
+    while offset + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, offset)
+        data_end = offset + 8 + length
+        if data_end + 4 > len(content):
             return False
-        (checksum,) = struct.unpack_from(">I", content, ends)
-        if zlib.crc32(memoryview(content)[at + 4 : ends]) != checksum:
+        (checksum,) = struct.unpack_from(">I", content, data_end)
+        if zlib.crc32(memoryview(content)[offset + 4 : data_end]) != checksum:
             return False
-        if not seen and (kind != b"IHDR" or length != 13 or 0 in struct.unpack_from(">II", content, at + 8)):
+        if not chunk_types and (kind != b"IHDR" or length != 13 or 0 in struct.unpack_from(">II", content, offset + 8)):
             return False
-        seen.add(kind)
-        at = ends + 4
+        chunk_types.add(kind)
+        offset = data_end + 4
         if kind == b"IEND":
-            return b"IDAT" in seen and at == len(content)
+            return b"IDAT" in chunk_types and offset == len(content)
     return False
 
 
@@ -111,44 +112,46 @@ def _is_jpeg(content: bytes) -> bool:
     # image's end, so that it need not be the file's.
     if not content.startswith(b"\xff\xd8\xff"):
         return False
-    at, has_frame = 2, False
-    while at + 4 <= len(content):
-        if content[at] != 0xFF:
+    offset, has_frame = 2, False
+    while offset + 4 <= len(content):
+        if content[offset] != 0xFF:
             return False
-        marker = content[at + 1]
+        marker = content[offset + 1]
         if marker == 0xFF:  # a fill byte
-            at += 1
+            offset += 1
             continue
-        (length,) = struct.unpack_from(">H", content, at + 2)
-        if length < 2 or at + 2 + length > len(content):
+        (length,) = struct.unpack_from(">H", content, offset + 2)
+        if length < 2 or offset + 2 + length > len(content):
             return False
         if marker in _JPEG_FRAMES:
-            if length < 11 or 0 in struct.unpack_from(">HH", content, at + 5):
+            if length < 11 or 0 in struct.unpack_from(">HH", content, offset + 5):
                 return False
             has_frame = True
-        at += 2 + length
+        offset += 2 + length
         if marker == _JPEG_SCAN:
-            return has_frame and content.find(_JPEG_END, at) > at
+            return has_frame and content.find(_JPEG_END, offset) > offset
     return False
 
 
-def keep(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -> int:
+def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -> int:
     """Keep a document of an account; returns its id.
 
     It is written in several transactions, so that nobody waits long. What is not given to a sender within an hour, or
-    after that has none any more, is forgotten by `forget_unnamed`.
+    after that has none any more, is forgotten by `purge_unreferenced_documents`.
 
     Args:
-        content: as `type_of` has taken it.
+        content: as `detect_document_type` has taken it.
 
     Raises:
-        DocumentsFull
+        DocumentQuotaExceeded
     """
-    with immediate(conn):
-        held = conn.execute("SELECT sum(size) FROM sender_documents WHERE account_id = ?", (account_id,)).fetchone()[0]
-        if (held or 0) + len(content) > _MOST_OF_ACCOUNT:
-            raise DocumentsFull(most=_MOST_OF_ACCOUNT // _MB)
-        document_id = insert(
+    with write_transaction(conn):
+        stored_bytes = conn.execute(
+            "SELECT sum(size) FROM sender_documents WHERE account_id = ?", (account_id,)
+        ).fetchone()[0]
+        if (stored_bytes or 0) + len(content) > _MAX_ACCOUNT_BYTES:
+            raise DocumentQuotaExceeded(most=_MAX_ACCOUNT_BYTES // _MB)
+        document_id = insert_row(
             conn,
             "sender_documents",
             account_id=account_id,
@@ -158,42 +161,42 @@ def keep(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -
             size=len(content),
             created_at=now_ms(),
         )
-    for number, start in enumerate(range(0, len(content), _PIECE)):
-        piece = content[start : start + _PIECE]
-        with immediate(conn):
-            insert(conn, "sender_document_pieces", document_id=document_id, number=number, content=piece)
-        time.sleep(_GAP_S)
+    for number, start in enumerate(range(0, len(content), _PIECE_BYTES)):
+        piece = content[start : start + _PIECE_BYTES]
+        with write_transaction(conn):
+            insert_row(conn, "sender_document_pieces", document_id=document_id, number=number, content=piece)
+        time.sleep(_WRITE_PAUSE_S)
     return document_id
 
 
-def content(conn: sqlite3.Connection, document: Document) -> bytes | None:
+def read_document(conn: sqlite3.Connection, document: Document) -> bytes | None:
     """All of a document; None where it has been forgotten meanwhile."""
     pieces = conn.execute(
         "SELECT content FROM sender_document_pieces WHERE document_id = ? ORDER BY number", (document.id,)
     )
-    whole = b"".join(piece for (piece,) in pieces)
-    return whole if len(whole) == document.size else None
+    data = b"".join(piece for (piece,) in pieces)
+    return data if len(data) == document.size else None
 
 
-def forget(conn: sqlite3.Connection, document_id: int) -> None:
-    """Forget a document that no sender has, a piece at a time."""
+def delete_document(conn: sqlite3.Connection, document_id: int) -> None:
+    """Delete a document that no sender has, a piece at a time."""
     pieces = "SELECT rowid FROM sender_document_pieces WHERE document_id = ?"
     for (row,) in conn.execute(pieces, (document_id,)).fetchall():
-        with immediate(conn):
+        with write_transaction(conn):
             conn.execute("DELETE FROM sender_document_pieces WHERE rowid = ?", (row,))
-        time.sleep(_GAP_S)
-    with immediate(conn):
+        time.sleep(_WRITE_PAUSE_S)
+    with write_transaction(conn):
         conn.execute("DELETE FROM sender_documents WHERE id = ?", (document_id,))
 
 
-_UNNAMED = """
+_SELECT_UNREFERENCED = """
 SELECT id FROM sender_documents AS document WHERE created_at < ?
 AND NOT EXISTS (SELECT 1 FROM senders WHERE document_id = document.id)
 AND NOT EXISTS (SELECT 1 FROM removed_senders WHERE document_id = document.id)
 """
 
 
-def forget_unnamed(conn: sqlite3.Connection, now: int) -> None:
-    """Forget the documents that no sender has, and that aren't just being written (`now` in milliseconds)."""
-    for (unnamed,) in conn.execute(_UNNAMED, (now - _BEING_WRITTEN_MS,)).fetchall():
-        forget(conn, unnamed)
+def purge_unreferenced_documents(conn: sqlite3.Connection, now: int) -> None:
+    """Delete the documents that no sender has, and that aren't just being written (`now` in milliseconds)."""
+    for (document_id,) in conn.execute(_SELECT_UNREFERENCED, (now - _UPLOAD_GRACE_MS,)).fetchall():
+        delete_document(conn, document_id)

@@ -1,4 +1,4 @@
-"""Asking for senders and deciding on them, with the mails that tell of it.
+"""Asking for senders and deciding on them, with the mails about it.
 
 What a sender is, and what is allowed, is the matter of `senders`.
 """
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from portal.core.clock import HOUR_MS
 from portal.core.crypto import Keys
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE
 from portal.services.accounts.accounts import Account
 from portal.services.common import mail, rate_limit
@@ -19,10 +19,10 @@ from portal.services.senders import senders
 from portal.services.senders.senders import ENABLED, Sender
 
 # Whoever asks, removes and asks again fills nobody's mailbox: what is above waits in the queue all the same.
-_MOST_MAILS_AN_HOUR = 20
+_MAX_MAILS_PER_HOUR = 20
 
 
-def ask(
+def request_sender(
     conn: sqlite3.Connection,
     keys: Keys,
     actor: Actor,
@@ -33,27 +33,36 @@ def ask(
     reason: str = "",
     document: bytes = b"",
 ) -> Sender:
-    """Ask for a sender, and tell the operators. Arguments and refusals are those of `senders.add`."""
+    """Ask for a sender, and mail the operators. Arguments and refusals are those of `senders.add_sender`."""
 
-    def tell(sender: Sender) -> None:
+    def queue_request_mails(sender: Sender) -> None:
         with suppress(TooManyAttempts):
-            rate_limit.take(conn, f"sender:{account.id}", _MOST_MAILS_AN_HOUR, HOUR_MS)
-            told = _told(sender, account) | {
-                "customer": customers.by_id(conn, account.customer_id).name,
+            rate_limit.take_token(conn, f"sender:{account.id}", _MAX_MAILS_PER_HOUR, HOUR_MS)
+            mail_values = _mail_values(sender, account) | {
+                "customer": customers.get_customer_by_id(conn, account.customer_id).name,
                 "sender_id": sender.id,
                 "reason": sender.reason,
                 "has_document": sender.document is not None,
                 "asked_by": actor.name,
             }
-            for operator in users.of_customer(conn, None):
-                mail.queue(conn, keys, operator.email, "sender_asked", operator.language or DEFAULT_LANGUAGE, **told)
+            for operator in users.list_users(conn, None):
+                mail.queue_mail(
+                    conn, keys, operator.email, "sender_asked", operator.language or DEFAULT_LANGUAGE, **mail_values
+                )
 
-    return senders.add(
-        conn, actor, account, address, description=description, reason=reason, document=document, then=tell
+    return senders.add_sender(
+        conn,
+        actor,
+        account,
+        address,
+        description=description,
+        reason=reason,
+        document=document,
+        on_added=queue_request_mails,
     )
 
 
-def decide(
+def decide_sender_request(
     conn: sqlite3.Connection,
     keys: Keys,
     actor: Actor,
@@ -62,16 +71,18 @@ def decide(
     *,
     approve: bool,
     comment: str = "",
-    mark: str | None = None,
+    revision: str | None = None,
 ) -> Sender:
-    """Decide on a sender, and tell the customer's contact address. Arguments and refusals: `senders.decide`."""
-    with immediate(conn):
-        sender = senders.decide(conn, actor, account, address, approve=approve, comment=comment, mark=mark)
-        contact = customers.by_id(conn, account.customer_id)
-        told = _told(sender, account) | {"approved": sender.status == ENABLED, "comment": sender.comment}
-        mail.queue(conn, keys, contact.contact_email, "sender_decided", contact.language, **told)
+    """Decide on a sender, and mail the customer's contact address. Arguments and refusals: `senders.decide_sender`."""
+    with write_transaction(conn):
+        sender = senders.decide_sender(
+            conn, actor, account, address, approve=approve, comment=comment, revision=revision
+        )
+        contact = customers.get_customer_by_id(conn, account.customer_id)
+        mail_values = _mail_values(sender, account) | {"approved": sender.status == ENABLED, "comment": sender.comment}
+        mail.queue_mail(conn, keys, contact.contact_email, "sender_decided", contact.language, **mail_values)
     return sender
 
 
-def _told(sender: Sender, account: Account) -> dict[str, object]:
+def _mail_values(sender: Sender, account: Account) -> dict[str, object]:
     return {"sender": sender.address, "account": account.name, "description": sender.description}

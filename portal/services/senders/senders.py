@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from portal.core.clock import now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
@@ -26,11 +26,11 @@ _PATTERNS = {
     NUMERIC: re.compile(r"[1-9][0-9]{8,14}"),
 }
 # Written with a plus it is one also where it is as short as a short code, and may be written in groups.
-_INTERNATIONAL = re.compile(r"\+[1-9][0-9]{6,14}")
-_GROUPS = re.compile(r"[\s\-.()/]")
-_TEXT_LENGTH = 200
+_INTERNATIONAL_NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
+_GROUP_SEPARATORS = re.compile(r"[\s\-.()/]")
+_MAX_TEXT_LENGTH = 200
 # The SMPP server keeps them in memory, and somebody decides about each.
-_MOST = 100
+_MAX_SENDERS = 100
 # How long a sender that was removed can be brought back as it was.
 _UNDO_MS = 15 * 60_000
 
@@ -43,7 +43,7 @@ class InvalidSender(Refused):
     field = "address"
 
 
-class NoCountry(Refused):
+class UnknownCountryCode(Refused):
     sentence = N_("No country's numbers begin like %(address)s: a number has its country code first (393401234567).")
     field = "address"
 
@@ -53,7 +53,7 @@ class SenderExists(Refused):
     field = "address"
 
 
-class ListFull(Refused):
+class SenderListFull(Refused):
     sentence = N_("All %(limit)s senders are in use. Remove one first.")
     field = "address"
 
@@ -63,23 +63,23 @@ class NoSuchSender(Refused):
     field = "address"
 
 
-class NotApproved(Refused):
+class SenderNotApproved(Refused):
     sentence = N_("%(address)s has not been approved: it can't be enabled or disabled.")
     field = "address"
 
 
-class ChangedMeanwhile(Refused):
+class SenderChanged(Refused):
     sentence = N_(
-        "%(address)s is not as you have seen it any more: somebody has decided, or asked anew. Look once more."
+        "%(address)s has changed since you opened it: somebody has decided, or requested it again. Check it again."
     )
     field = "address"
 
 
-class TextTooLong(Refused):
+class SenderFieldTooLong(Refused):
     sentence = N_("At most %(length)s characters.")
 
     def __init__(self, field: str) -> None:
-        super().__init__(length=_TEXT_LENGTH)
+        super().__init__(length=_MAX_TEXT_LENGTH)
         self.field = field
 
 
@@ -103,8 +103,8 @@ class Sender:
     document: Document | None
 
     @property
-    def mark(self) -> str:
-        """What is another text once it was decided on, or was asked for anew."""
+    def revision(self) -> str:
+        """A text that changes when the sender is decided on, or asked for anew."""
         return f"{self.status}.{self.created_at}"
 
 
@@ -118,35 +118,35 @@ SELECT senders.id, senders.account_id, address,
 FROM senders LEFT JOIN sender_documents AS document ON document.id = document_id
 """
 # How many of these columns are the sender's, and how many are there with the document's.
-_OWN, _ALL = 10, 14
+_SENDER_COLUMNS, _ALL_COLUMNS = 10, 14
 
 
-def _sender(row: Sequence[Any]) -> Sender:
-    document = Document(*row[_OWN:_ALL]) if row[_OWN] is not None else None
-    return Sender(*[*row[:_OWN], document])
+def _sender_from_row(row: Sequence[Any]) -> Sender:
+    document = Document(*row[_SENDER_COLUMNS:_ALL_COLUMNS]) if row[_SENDER_COLUMNS] is not None else None
+    return Sender(*[*row[:_SENDER_COLUMNS], document])
 
 
-def parse(text: str) -> tuple[str, str]:
+def parse_sender(text: str) -> tuple[str, str]:
     """Read a sender as it was typed: its address as messages carry it (a number without a plus), and its type.
 
     Raises:
-        InvalidSender, NoCountry
+        InvalidSender, UnknownCountryCode
     """
     text = text.strip()
-    number = _GROUPS.sub("", text)
-    if _INTERNATIONAL.fullmatch(number):
+    number = _GROUP_SEPARATORS.sub("", text)
+    if _INTERNATIONAL_NUMBER.fullmatch(number):
         address, kind = number[1:], NUMERIC
     else:
         address = text.removeprefix("+").strip()
         kind = next((each for each, pattern in _PATTERNS.items() if pattern.fullmatch(address)), "")
     if not kind:
         raise InvalidSender(address=text)
-    if kind == NUMERIC and countries.country_of(address) is None:
-        raise NoCountry(address=address)
+    if kind == NUMERIC and countries.find_country(address) is None:
+        raise UnknownCountryCode(address=address)
     return address, kind
 
 
-def add(
+def add_sender(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
@@ -155,7 +155,7 @@ def add(
     description: str = "",
     reason: str = "",
     document: bytes = b"",
-    then: Callable[[Sender], None] | None = None,
+    on_added: Callable[[Sender], None] | None = None,
 ) -> Sender:
     """Ask for a sender; it waits for the operator's decision. One that was refused can be asked for again.
 
@@ -164,50 +164,50 @@ def add(
         description: for the reader of the list.
         reason: what it is for, for whoever decides.
         document: what supports it: a PDF, PNG or JPEG; empty: none, or the one that it was refused with.
-        then: called with what was added, in the same transaction.
+        on_added: called with what was added, in the same transaction.
 
     Raises:
-        InvalidSender, NoCountry, SenderExists, TextTooLong, ListFull
-        DocumentTooLarge, NotADocument, DocumentsFull
+        InvalidSender, UnknownCountryCode, SenderExists, SenderTextTooLong, SenderListFull
+        DocumentTooLarge, InvalidDocument, DocumentQuotaExceeded
     """
-    address, kind = parse(address)
+    address, kind = parse_sender(address)
     description, reason = " ".join(description.split()), reason.strip()
     for field, text in (("description", description), ("reason", reason)):
-        if len(text) > _TEXT_LENGTH:
-            raise TextTooLong(field)
+        if len(text) > _MAX_TEXT_LENGTH:
+            raise SenderFieldTooLong(field)
     document_id = None
     if document:
-        document_type = documents.type_of(document)
-        # Looked at before the document is written; what decides is the look in the transaction.
-        _require_room(conn, account, address)
-        document_id = documents.keep(conn, account.id, document, document_type)
+        document_type = documents.detect_document_type(document)
+        # Checked before the document is written; what decides is the check in the transaction.
+        _require_can_add_sender(conn, account, address)
+        document_id = documents.store_document(conn, account.id, document, document_type)
     try:
-        with immediate(conn):
-            _require_room(conn, account, address)
-            _ask(conn, account, address, kind, description, reason, document_id)
-            _record(conn, actor, "sender.add", account, address, document=document_id)
-            added = by_address(conn, account, address)
-            if then is not None:
-                then(added)
+        with write_transaction(conn):
+            _require_can_add_sender(conn, account, address)
+            _upsert_sender(conn, account, address, kind, description, reason, document_id)
+            _record_audit(conn, actor, "sender.add", account, address, document=document_id)
+            added = get_sender(conn, account, address)
+            if on_added is not None:
+                on_added(added)
     except BaseException:
         if document_id is not None:
-            documents.forget(conn, document_id)
+            documents.delete_document(conn, document_id)
         raise
     return added
 
 
-def _require_room(conn: sqlite3.Connection, account: Account, address: str) -> None:
+def _require_can_add_sender(conn: sqlite3.Connection, account: Account, address: str) -> None:
     row = conn.execute(
         "SELECT total(address <> ?1), max(address = ?1 AND status <> ?2) FROM senders WHERE account_id = ?3",
         (address, REFUSED, account.id),
     ).fetchone()
     if row[1]:
         raise SenderExists(address=address)
-    if row[0] >= _MOST:
-        raise ListFull(limit=_MOST)
+    if row[0] >= _MAX_SENDERS:
+        raise SenderListFull(limit=_MAX_SENDERS)
 
 
-def _ask(
+def _upsert_sender(
     conn: sqlite3.Connection,
     account: Account,
     address: str,
@@ -226,7 +226,7 @@ def _ask(
     )
 
 
-def decide(
+def decide_sender(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
@@ -234,56 +234,60 @@ def decide(
     *,
     approve: bool,
     comment: str = "",
-    mark: str | None = None,
+    revision: str | None = None,
 ) -> Sender:
     """The operator's decision; it can be changed later. The SMPP server follows at once.
 
     Args:
         comment: what the customer reads beside it.
-        mark: the sender's `mark` as whoever decides has seen it; None: whatever has happened since.
+        revision: the sender's `revision` as whoever decides has seen it; None: whatever has happened since.
 
     Raises:
-        NoSuchSender, TextTooLong, ChangedMeanwhile
+        NoSuchSender, SenderTextTooLong, SenderChanged
     """
     comment = comment.strip()
-    if len(comment) > _TEXT_LENGTH:
-        raise TextTooLong("comment")
-    with immediate(conn):
-        sender = by_address(conn, account, address)
-        if mark is not None and mark != sender.mark:
-            raise ChangedMeanwhile(address=address)
+    if len(comment) > _MAX_TEXT_LENGTH:
+        raise SenderFieldTooLong("comment")
+    with write_transaction(conn):
+        sender = get_sender(conn, account, address)
+        if revision is not None and revision != sender.revision:
+            raise SenderChanged(address=address)
         conn.execute(
             "UPDATE senders SET status = ?, comment = ?, decided_at = ? WHERE id = ?",
             (ENABLED if approve else REFUSED, comment, now_ms(), sender.id),
         )
         action = "sender.approve" if approve else "sender.refuse"
-        _record(conn, actor, action, account, address, comment=comment)
-        return by_address(conn, account, address)
+        _record_audit(conn, actor, action, account, address, comment=comment)
+        return get_sender(conn, account, address)
 
 
-def switch(conn: sqlite3.Connection, actor: Actor, account: Account, sender_id: int, *, on: bool) -> Sender:
+def set_sender_enabled(
+    conn: sqlite3.Connection, actor: Actor, account: Account, sender_id: int, *, enabled: bool
+) -> Sender:
     """Disable an approved sender, or enable it again; its account's people may. The SMPP server follows at once.
 
     Raises:
-        NoSuchSender, NotApproved
+        NoSuchSender, SenderNotApproved
     """
-    status = ENABLED if on else DISABLED
-    with immediate(conn):
-        sender = by_id(conn, account, sender_id)
+    status = ENABLED if enabled else DISABLED
+    with write_transaction(conn):
+        sender = get_sender_by_id(conn, account, sender_id)
         if sender.status not in (ENABLED, DISABLED):
-            raise NotApproved(address=sender.address)
+            raise SenderNotApproved(address=sender.address)
         if sender.status != status:
             conn.execute("UPDATE senders SET status = ? WHERE id = ?", (status, sender_id))
-            _record(conn, actor, "sender.enable" if on else "sender.disable", account, sender.address)
-        return by_id(conn, account, sender_id)
+            _record_audit(conn, actor, "sender.enable" if enabled else "sender.disable", account, sender.address)
+        return get_sender_by_id(conn, account, sender_id)
 
 
 # What a removed sender keeps, in both tables.
-_KEPT = "id, account_id, address, type, status, description, reason, comment, created_at, decided_at, document_id"
+_COPIED_COLUMNS = (
+    "id, account_id, address, type, status, description, reason, comment, created_at, decided_at, document_id"
+)
 
 
-def remove(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int]) -> list[Sender]:
-    """Remove senders, together; for a quarter of an hour `restore` brings them back.
+def remove_senders(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int]) -> list[Sender]:
+    """Remove senders, together; for a quarter of an hour `restore_senders` brings them back.
 
     Args:
         ids: those that aren't the account's, or are gone, are left out.
@@ -291,82 +295,85 @@ def remove(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterab
     Raises:
         NoSuchSender: none of them is there.
     """
-    wanted = set(ids)
-    with immediate(conn):
-        removed = [each for each in of_account(conn, account.id) if each.id in wanted]
+    sender_ids = set(ids)
+    with write_transaction(conn):
+        removed = [each for each in list_senders(conn, account.id) if each.id in sender_ids]
         if not removed:
-            raise NoSuchSender(address=", ".join(map(str, sorted(wanted))))
+            raise NoSuchSender(address=", ".join(map(str, sorted(sender_ids))))
         for each in removed:
             conn.execute(
-                f"INSERT INTO removed_senders ({_KEPT}, removed_at) SELECT {_KEPT}, ? FROM senders WHERE id = ?",
+                f"INSERT INTO removed_senders ({_COPIED_COLUMNS}, removed_at)"
+                f" SELECT {_COPIED_COLUMNS}, ? FROM senders WHERE id = ?",
                 (now_ms(), each.id),
             )
             conn.execute("DELETE FROM senders WHERE id = ?", (each.id,))
-            _record(conn, actor, "sender.remove", account, each.address)
+            _record_audit(conn, actor, "sender.remove", account, each.address)
     return removed
 
 
-def restore(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int]) -> list[Sender]:
+def restore_senders(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int]) -> list[Sender]:
     """Bring back senders that were removed less than a quarter of an hour ago, as they were: all of them, or none.
 
     Raises:
         NoSuchSender: none of them is to be brought back.
-        SenderExists, ListFull
+        SenderExists, SenderListFull
     """
-    wanted = set(ids)
-    with immediate(conn):
+    sender_ids = set(ids)
+    with write_transaction(conn):
         rows = conn.execute(
             "SELECT id, address FROM removed_senders WHERE account_id = ? AND removed_at > ?",
             (account.id, now_ms() - _UNDO_MS),
         )
-        restored = {each["id"]: each["address"] for each in rows if each["id"] in wanted}
+        restored = {each["id"]: each["address"] for each in rows if each["id"] in sender_ids}
         if not restored:
-            raise NoSuchSender(address=", ".join(map(str, sorted(wanted))))
+            raise NoSuchSender(address=", ".join(map(str, sorted(sender_ids))))
         for sender_id, address in restored.items():
-            _require_room(conn, account, address)
+            _require_can_add_sender(conn, account, address)
             try:
                 conn.execute(
-                    f"INSERT INTO senders ({_KEPT}) SELECT {_KEPT} FROM removed_senders WHERE id = ?", (sender_id,)
+                    f"INSERT INTO senders ({_COPIED_COLUMNS})"
+                    f" SELECT {_COPIED_COLUMNS} FROM removed_senders WHERE id = ?",
+                    (sender_id,),
                 )
             except sqlite3.IntegrityError:
                 raise SenderExists(address=address) from None
             conn.execute("DELETE FROM removed_senders WHERE id = ?", (sender_id,))
-            _record(conn, actor, "sender.restore", account, address)
-        return [each for each in of_account(conn, account.id) if each.id in restored]
+            _record_audit(conn, actor, "sender.restore", account, address)
+        return [each for each in list_senders(conn, account.id) if each.id in restored]
 
 
-def purge(conn: sqlite3.Connection, now: int) -> None:
-    """Forget senders that can't be brought back any more, and documents that no sender has (`now` in milliseconds)."""
-    with immediate(conn):
+def purge_removed_senders(conn: sqlite3.Connection, now: int) -> None:
+    """Delete senders that can't be brought back any more, and documents that no sender has (`now` in milliseconds)."""
+    with write_transaction(conn):
         conn.execute("DELETE FROM removed_senders WHERE removed_at < ?", (now - _UNDO_MS,))
-    documents.forget_unnamed(conn, now)
+    documents.purge_unreferenced_documents(conn, now)
 
 
-def by_id(conn: sqlite3.Connection, account: Account, sender_id: int) -> Sender:
+def get_sender_by_id(conn: sqlite3.Connection, account: Account, sender_id: int) -> Sender:
     """Raises: NoSuchSender: also when it is another account's."""
-    return _one(conn, "senders.id = ? AND senders.account_id = ?", (sender_id, account.id), sender_id)
+    return _get_sender_where(conn, "senders.id = ? AND senders.account_id = ?", (sender_id, account.id), sender_id)
 
 
-def by_address(conn: sqlite3.Connection, account: Account, address: str) -> Sender:
+def get_sender(conn: sqlite3.Connection, account: Account, address: str) -> Sender:
     """Raises: NoSuchSender"""
-    return _one(conn, "senders.account_id = ? AND address = ?", (account.id, address), address)
+    return _get_sender_where(conn, "senders.account_id = ? AND address = ?", (account.id, address), address)
 
 
-def _one(conn: sqlite3.Connection, condition: str, values: Sequence[object], named: object) -> Sender:
+def _get_sender_where(conn: sqlite3.Connection, condition: str, values: Sequence[object], label: object) -> Sender:
     row = conn.execute(f"{_SELECT} WHERE {condition}", values).fetchone()
     if row is None:
-        raise NoSuchSender(address=named)
-    return _sender(row)
+        raise NoSuchSender(address=label)
+    return _sender_from_row(row)
 
 
-def of_account(conn: sqlite3.Connection, account_id: int) -> list[Sender]:
+def list_senders(conn: sqlite3.Connection, account_id: int) -> list[Sender]:
     """Newest first."""
     rows = conn.execute(f"{_SELECT} WHERE senders.account_id = ? ORDER BY senders.id DESC", (account_id,))
-    return [_sender(row) for row in rows]
+    return [_sender_from_row(row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SenderRequest:
     """A sender as whoever decides sees it."""
 
     sender: Sender
@@ -375,26 +382,26 @@ class Request:
     customer: str
 
 
-_WHOSE = f"""
+_SELECT_REQUESTS = f"""
 SELECT sender.*, accounts.name, customers.id, customers.name
 FROM ({_SELECT}) AS sender JOIN accounts ON accounts.id = sender.account_id JOIN customers ON customers.id = customer_id
 """
 
 
-def _requests(rows: Iterable[sqlite3.Row]) -> list[Request]:
-    return [Request(_sender(row), *row[_ALL:]) for row in rows]
+def _requests_from_rows(rows: Iterable[sqlite3.Row]) -> list[SenderRequest]:
+    return [SenderRequest(_sender_from_row(row), *row[_ALL_COLUMNS:]) for row in rows]
 
 
-def waiting(conn: sqlite3.Connection, limit: int) -> list[Request]:
+def list_pending_sender_requests(conn: sqlite3.Connection, limit: int) -> list[SenderRequest]:
     """The operator's queue, longest waiting first: so many of them at most."""
     rows = conn.execute(
-        f"{_WHOSE} WHERE status = ? AND deleted_at IS NULL ORDER BY sender.created_at, sender.id LIMIT ?",
+        f"{_SELECT_REQUESTS} WHERE status = ? AND deleted_at IS NULL ORDER BY sender.created_at, sender.id LIMIT ?",
         (WAITING, limit),
     )
-    return _requests(rows)
+    return _requests_from_rows(rows)
 
 
-def count_waiting(conn: sqlite3.Connection) -> int:
+def count_pending_sender_requests(conn: sqlite3.Connection) -> int:
     """How many wait for a decision."""
     row = conn.execute(
         "SELECT count(*) FROM senders JOIN accounts ON accounts.id = account_id"
@@ -404,33 +411,33 @@ def count_waiting(conn: sqlite3.Connection) -> int:
     return int(row[0])
 
 
-def request(conn: sqlite3.Connection, sender_id: int) -> Request:
+def get_sender_request(conn: sqlite3.Connection, sender_id: int) -> SenderRequest:
     """One of anybody's, in any state. Raises: NoSuchSender"""
-    found = _requests(conn.execute(f"{_WHOSE} WHERE sender.id = ?", (sender_id,)))
-    if not found:
+    requests = _requests_from_rows(conn.execute(f"{_SELECT_REQUESTS} WHERE sender.id = ?", (sender_id,)))
+    if not requests:
         raise NoSuchSender(address=sender_id)
-    return found[0]
+    return requests[0]
 
 
-def search(conn: sqlite3.Connection, words: str, limit: int) -> list[Request]:
+def search_decided_senders(conn: sqlite3.Connection, query: str, limit: int) -> list[SenderRequest]:
     """Those that were decided on, latest first.
 
     Args:
-        words: only those with this in their address, or the name of their account or customer; empty: all.
+        query: only those with this in their address, or the name of their account or customer; empty: all.
         limit: so many at most.
     """
     rows = conn.execute(
-        f"{_WHOSE} WHERE status <> ? AND deleted_at IS NULL"
+        f"{_SELECT_REQUESTS} WHERE status <> ? AND deleted_at IS NULL"
         " AND (instr(lower(address), ?2) OR instr(lower(accounts.name), ?2) OR instr(lower(customers.name), ?2))"
         " ORDER BY decided_at DESC, sender.id DESC LIMIT ?3",
-        (WAITING, words.lower(), limit),
+        (WAITING, query.lower(), limit),
     )
-    return _requests(rows)
+    return _requests_from_rows(rows)
 
 
-def _record(
+def _record_audit(
     conn: sqlite3.Connection, actor: Actor, action: str, account: Account, address: str, **details: object
 ) -> None:
-    audit.record(
+    audit.record_action(
         conn, actor, action, customer_id=account.customer_id, account_id=account.id, address=address, **details
     )

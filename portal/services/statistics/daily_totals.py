@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from functools import cache
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import Inserts
+from portal.core.db import BulkInsert
 
 _COLUMNS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
-_ADD = Inserts(
+_UPSERT_TOTALS = BulkInsert(
     "daily_totals",
     f"account_id, day, {', '.join(_COLUMNS)}",
     "ON CONFLICT (account_id, day) DO UPDATE SET "
@@ -20,7 +20,7 @@ _ADD = Inserts(
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class MessageCounts:
     """What there was; `price` in thousandths of a credit.
 
     `sent` was charged and becomes `delivered` or `failed`; `stopped` was for the blacklist, and `refused` for want of
@@ -41,35 +41,35 @@ class Counts:
         return max(self.sent - self.delivered - self.failed, 0)
 
     @property
-    def rate(self) -> float | None:
+    def delivery_rate(self) -> float | None:
         """The share that was delivered of those with a final state; None where there is none of these."""
-        ended = self.delivered + self.failed
-        return self.delivered / ended if ended else None
+        final_count = self.delivered + self.failed
+        return self.delivered / final_count if final_count else None
 
     @property
-    def came(self) -> int:
+    def submitted(self) -> int:
         """All that clients have submitted and was counted, sent or not."""
         return self.sent + self.stopped + self.refused
 
 
-def add(conn: sqlite3.Connection, amounts: Mapping[tuple[int, int], Counter[str]]) -> None:
+def add_daily_totals(conn: sqlite3.Connection, amounts: Mapping[tuple[int, int], Counter[str]]) -> None:
     """Add to days' totals.
 
     Args:
         amounts: columns of `daily_totals` by account id and day (days since 1970); `price` in thousandths of a credit.
     """
     rows = [(*account_and_day, *(counts[name] for name in _COLUMNS)) for account_and_day, counts in amounts.items()]
-    _ADD.run(conn, rows)
+    _UPSERT_TOTALS.run(conn, rows)
 
 
 @cache
-def month_of(day: int) -> int:
+def month_from_day(day: int) -> int:
     """The month that a day (days since 1970) is in, counted from the year 0: years times twelve, and months from 0."""
     date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC)
     return date.year * 12 + date.month - 1
 
 
-def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Counts:
+def sum_daily_totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> MessageCounts:
     """Totals of the last days, today (UTC) included; None: of all time."""
     first = now_ms() // DAY_MS - days + 1 if days is not None else 0
     row = conn.execute(
@@ -77,10 +77,10 @@ def totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> Count
         " FROM daily_totals WHERE account_id = ? AND day >= ?",
         (account_id, first),
     ).fetchone()
-    return Counts(*(value or 0 for value in row))
+    return MessageCounts(*(value or 0 for value in row))
 
 
-def per_day(conn: sqlite3.Connection, account_id: int, days: int) -> list[tuple[int, Counts]]:
+def list_daily_totals(conn: sqlite3.Connection, account_id: int, days: int) -> list[tuple[int, MessageCounts]]:
     """One (start of the day in milliseconds, totals) for each of the last days, oldest first, empty ones included."""
     today = now_ms() // DAY_MS
     rows = conn.execute(
@@ -88,5 +88,5 @@ def per_day(conn: sqlite3.Connection, account_id: int, days: int) -> list[tuple[
         " WHERE account_id = ? AND day > ?",
         (account_id, today - days),
     )
-    known = {row["day"]: Counts(*tuple(row)[1:]) for row in rows}
-    return [(day * DAY_MS, known.get(day, Counts())) for day in range(today - days + 1, today + 1)]
+    counts_by_day = {row["day"]: MessageCounts(*tuple(row)[1:]) for row in rows}
+    return [(day * DAY_MS, counts_by_day.get(day, MessageCounts())) for day in range(today - days + 1, today + 1)]

@@ -12,206 +12,210 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from portal.core.config import Limits
-from portal.services.accounts.allowed_ips import Address
-from portal.smsc.admission.rate_limits import Failures, neighbourhood
+from portal.core.config import LimitSettings
+from portal.services.accounts.allowed_ips import IPAddress
+from portal.smsc.admission.rate_limits import FailureCounter, get_rate_limit_network
 
 # Connections from one address that ended without a bind, a minute: each costs as much as some hundred messages.
-_MOST_FAILED_UNBOUND = 600
+_MAX_FAILED_UNBOUND = 600
 
 
 class PendingConnection(Protocol):
-    """A connection that has been accepted and nothing more; one of the two is called, `begin` or `send_away`."""
+    """A connection that has been accepted and nothing more; one of the two is called, `start_session` or `reject`."""
 
     @property
-    def address(self) -> Address:
+    def address(self) -> IPAddress:
         """Where the client is."""
 
-    def begin(self, slot: ConnectionSlot) -> None:
+    def start_session(self, slot: ConnectionSlot) -> None:
         """It is let in."""
 
-    def send_away(self) -> None:
+    def reject(self) -> None:
         """It is not."""
 
-    def has_gone(self) -> bool:
+    def is_disconnected(self) -> bool:
         """Whether the client has closed the connection meanwhile."""
 
 
-class OpenSession(Protocol):
+class AdmittedSession(Protocol):
     """The session of a connection that was let in."""
 
-    def make_room(self) -> None:
+    def evict(self) -> None:
         """End at once: others wait to bind."""
 
-    def unbind(self, why: str) -> None:
-        """End as SMPP 3.4 wants it; `why` is for the log."""
+    def unbind(self, reason: str) -> None:
+        """End as SMPP 3.4 wants it; `reason` is for the log."""
 
 
 class ConnectionLimits:
-    """Counts connections, and knows their sessions. One for the process."""
+    """Counts connections, and knows their sessions. The process has one of these."""
 
-    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limits: LimitSettings, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
         self._loop = loop
-        self._failed_unbound = Failures(_MOST_FAILED_UNBOUND)
-        self._connections = 0
-        self._unbound: dict[ConnectionSlot, None] = {}  # in the order of their coming
-        self._unbound_from: Counter[Hashable] = Counter()
-        self._queues: dict[Hashable, dict[PendingConnection, asyncio.TimerHandle]] = {}
-        self._queued = 0
-        self._emptied = asyncio.Event()
-        self.sessions: set[OpenSession] = set()
+        self._failed_unbound = FailureCounter(_MAX_FAILED_UNBOUND)
+        self._connection_count = 0
+        self._unbound_slots: dict[ConnectionSlot, None] = {}  # in the order in which they came
+        self._unbound_per_network: Counter[Hashable] = Counter()
+        self._queues_by_network: dict[Hashable, dict[PendingConnection, asyncio.TimerHandle]] = {}
+        self._queued_count = 0
+        self._empty_event = asyncio.Event()
+        self.sessions: set[AdmittedSession] = set()
 
-    def enter(self, pending: PendingConnection) -> None:
+    def admit_or_queue(self, pending: PendingConnection) -> None:
         """Let a new connection in, have it wait for its turn, or send it away.
 
         Where all places without a bind are taken, the one that has waited longest has to go: a client binds as soon as
         it is connected, so strangers who keep the places don't keep clients out.
         """
-        near = neighbourhood(pending.address)
-        if self._connections >= self._limits.connections or self._failed_unbound.too_many(near, self._loop.time()):
-            pending.send_away()
-        elif self._unbound_from[near] < self._limits.unbound_per_address:
-            self._connections += 1
-            self._let_in(pending, near)
+        network = get_rate_limit_network(pending.address)
+        if self._connection_count >= self._limits.connections or self._failed_unbound.is_limit_reached(
+            network, self._loop.time()
+        ):
+            pending.reject()
+        elif self._unbound_per_network[network] < self._limits.unbound_per_address:
+            self._connection_count += 1
+            self._admit_connection(pending, network)
         else:
-            self._queue_up(pending, near)
+            self._enqueue(pending, network)
 
     def close(self) -> None:
         """Send those away who wait for their turn."""
-        for near, queue in list(self._queues.items()):
+        for network, queue in list(self._queues_by_network.items()):
             for pending in list(queue):
-                self._give_up(pending, near)
+                self._reject_queued(pending, network)
 
-    async def emptied(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Wait until no session is left."""
         while self.sessions:
-            self._emptied.clear()
-            await self._emptied.wait()
+            self._empty_event.clear()
+            await self._empty_event.wait()
 
     # --- those who wait for their turn
 
-    def _queue_up(self, pending: PendingConnection, near: Hashable) -> None:
-        if self._queued >= self._limits.connections // 2:
+    def _enqueue(self, pending: PendingConnection, network: Hashable) -> None:
+        if self._queued_count >= self._limits.connections // 2:
             # Whoever brings the most of them has the last of his sent away.
-            longest, queue = max(self._queues.items(), key=lambda each: len(each[1]))
-            if longest == near:
-                pending.send_away()
+            busiest_network, queue = max(self._queues_by_network.items(), key=lambda each: len(each[1]))
+            if busiest_network == network:
+                pending.reject()
                 return
-            self._give_up(next(reversed(queue)), longest)
-        self._connections += 1
-        self._queued += 1
-        timer = self._loop.call_later(self._limits.bind_seconds, self._give_up, pending, near)
-        self._queues.setdefault(near, {})[pending] = timer
+            self._reject_queued(next(reversed(queue)), busiest_network)
+        self._connection_count += 1
+        self._queued_count += 1
+        timer = self._loop.call_later(self._limits.bind_seconds, self._reject_queued, pending, network)
+        self._queues_by_network.setdefault(network, {})[pending] = timer
 
-    def _give_up(self, pending: PendingConnection, near: Hashable) -> None:
-        self._leave_queue(pending, near)
-        self._connections -= 1
-        pending.send_away()
+    def _reject_queued(self, pending: PendingConnection, network: Hashable) -> None:
+        self._dequeue(pending, network)
+        self._connection_count -= 1
+        pending.reject()
 
-    def _leave_queue(self, pending: PendingConnection, near: Hashable) -> None:
-        queue = self._queues[near]
+    def _dequeue(self, pending: PendingConnection, network: Hashable) -> None:
+        queue = self._queues_by_network[network]
         queue.pop(pending).cancel()
-        self._queued -= 1
+        self._queued_count -= 1
         if not queue:
-            del self._queues[near]
+            del self._queues_by_network[network]
 
-    def _next(self, near: Hashable) -> None:
-        while near in self._queues and self._unbound_from[near] < self._limits.unbound_per_address:
-            pending = next(iter(self._queues[near]))
-            if pending.has_gone():
-                self._give_up(pending, near)
+    def _admit_queued_connections(self, network: Hashable) -> None:
+        while (
+            network in self._queues_by_network and self._unbound_per_network[network] < self._limits.unbound_per_address
+        ):
+            pending = next(iter(self._queues_by_network[network]))
+            if pending.is_disconnected():
+                self._reject_queued(pending, network)
             else:
-                self._leave_queue(pending, near)
-                self._let_in(pending, near)
+                self._dequeue(pending, network)
+                self._admit_connection(pending, network)
 
     # --- those who are in
 
-    def _let_in(self, pending: PendingConnection, near: Hashable) -> None:
-        if len(self._unbound) >= self._limits.unbound:
-            next(iter(self._unbound)).end()
+    def _admit_connection(self, pending: PendingConnection, network: Hashable) -> None:
+        if len(self._unbound_slots) >= self._limits.unbound:
+            next(iter(self._unbound_slots)).evict()
         slot = ConnectionSlot(self, pending.address)
-        self._unbound[slot] = None
-        self._unbound_from[near] += 1
-        pending.begin(slot)
+        self._unbound_slots[slot] = None
+        self._unbound_per_network[network] += 1
+        pending.start_session(slot)
 
-    def _give_back(self, slot: ConnectionSlot) -> Hashable:
-        near = neighbourhood(slot.address)
-        del self._unbound[slot]
-        self._unbound_from[near] -= 1
-        if not self._unbound_from[near]:
-            del self._unbound_from[near]
-        return near
+    def _remove_unbound_slot(self, slot: ConnectionSlot) -> Hashable:
+        network = get_rate_limit_network(slot.address)
+        del self._unbound_slots[slot]
+        self._unbound_per_network[network] -= 1
+        if not self._unbound_per_network[network]:
+            del self._unbound_per_network[network]
+        return network
 
-    def bound(self, slot: ConnectionSlot) -> None:
-        """A connection needs its place among those without a bind no more."""
-        self._next(self._give_back(slot))
+    def handle_connection_bound(self, slot: ConnectionSlot) -> None:
+        """A connection has bound: its place among those without a bind is free."""
+        self._admit_queued_connections(self._remove_unbound_slot(slot))
 
-    def evicted(self, slot: ConnectionSlot) -> None:
-        """A connection has to go without a bind; its place is for whom it makes room."""
-        self._failed_unbound.record(self._give_back(slot), self._loop.time())
+    def handle_connection_evicted(self, slot: ConnectionSlot) -> None:
+        """A connection without a bind is closed to make room: its place is taken already."""
+        self._failed_unbound.record_failure(self._remove_unbound_slot(slot), self._loop.time())
 
-    def failed_unbound(self, slot: ConnectionSlot) -> None:
+    def handle_ended_without_bind(self, slot: ConnectionSlot) -> None:
         """A connection has ended without a bind."""
-        near = self._give_back(slot)
-        self._failed_unbound.record(near, self._loop.time())
-        self._next(near)
+        network = self._remove_unbound_slot(slot)
+        self._failed_unbound.record_failure(network, self._loop.time())
+        self._admit_queued_connections(network)
 
-    def left(self) -> None:
+    def handle_connection_closed(self) -> None:
         """A connection has ended."""
-        self._connections -= 1
+        self._connection_count -= 1
         if not self.sessions:
-            self._emptied.set()
+            self._empty_event.set()
 
 
 class ConnectionSlot:
-    """The place of one connection that was let in, from `PendingConnection.begin` to `left`.
+    """The place of one connection that was let in, from `PendingConnection.start_session` to `release`.
 
-    `cancel` ends what comes before the session, the handshake of TLS.
+    `cancel_handshake` ends what comes before the session, the handshake of TLS.
     """
 
-    __slots__ = ("_connection_limits", "_here", "_session", "_waits", "address", "cancel")
+    __slots__ = ("_connection_limits", "_is_connected", "_is_unbound", "_session", "address", "cancel_handshake")
 
-    def __init__(self, connection_limits: ConnectionLimits, address: Address) -> None:
+    def __init__(self, connection_limits: ConnectionLimits, address: IPAddress) -> None:
         self.address = address
-        self.cancel: Callable[[], object] = lambda: None
+        self.cancel_handshake: Callable[[], object] = lambda: None
         self._connection_limits = connection_limits
-        self._session: OpenSession | None = None
-        self._waits = True
-        self._here = True
+        self._session: AdmittedSession | None = None
+        self._is_unbound = True
+        self._is_connected = True
 
-    def begun(self, session: OpenSession) -> None:
+    def attach_session(self, session: AdmittedSession) -> None:
         """The connection stands (with TLS: after its handshake), and this is its session."""
         self._session = session
         self._connection_limits.sessions.add(session)
 
-    def bound(self) -> None:
+    def mark_bound(self) -> None:
         """The session has bound."""
-        if self._waits:
-            self._waits = False
-            self._connection_limits.bound(self)
+        if self._is_unbound:
+            self._is_unbound = False
+            self._connection_limits.handle_connection_bound(self)
 
-    def end(self) -> None:
+    def evict(self) -> None:
         """Make room: this one has waited longest."""
-        self._waits = False
-        self._connection_limits.evicted(self)
+        self._is_unbound = False
+        self._connection_limits.handle_connection_evicted(self)
         if self._session:
-            self._session.make_room()
+            self._session.evict()
         else:
-            self.cancel()
+            self.cancel_handshake()
 
-    def left(self) -> None:
+    def release(self) -> None:
         """The connection has ended, or never came to stand.
 
-        A handshake that is cancelled in the moment of its success ends both its session and its beginning, and each
-        says so.
+        Called twice where a handshake is cancelled in the moment in which it succeeds: by the session, and by the
+        listener.
         """
-        if not self._here:
+        if not self._is_connected:
             return
-        self._here = False
+        self._is_connected = False
         if self._session:
             self._connection_limits.sessions.discard(self._session)
-        self._connection_limits.left()
-        if self._waits:
-            self._waits = False
-            self._connection_limits.failed_unbound(self)
+        self._connection_limits.handle_connection_closed()
+        if self._is_unbound:
+            self._is_unbound = False
+            self._connection_limits.handle_ended_without_bind(self)

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from ipaddress import IPv4Address
 
-from portal.services.accounts.allowed_ips import Address
+from portal.services.accounts.allowed_ips import IPAddress
 
-_MINUTE = 60.0
-_REMEMBERED = 50_000
+_MINUTE_SECONDS = 60.0
+_MAX_BUCKETS = 50_000
 
 
 class TokenBucket:
@@ -18,27 +18,27 @@ class TokenBucket:
     A rate of 0 lets everything through.
     """
 
-    __slots__ = ("_at", "_rate", "_tokens")
+    __slots__ = ("_rate", "_tokens", "_updated_at")
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
         self._tokens = float(rate)
-        self._at = now
+        self._updated_at = now
 
-    def change(self, rate: int, now: float) -> None:
+    def change_rate(self, rate: int, now: float) -> None:
         """Go on at another rate; what was saved up under the old one is kept as far as the new one allows."""
         if rate != self._rate:
             self._tokens = min(self._tokens, float(rate)) if self._rate else float(rate)
             self._rate = rate
-            self._at = now
+            self._updated_at = now
 
-    def take(self, now: float) -> bool:
+    def take_token(self, now: float) -> bool:
         """Take one if there is one. `now` in seconds of a clock that never goes back."""
         rate = self._rate
         if not rate:
             return True
-        tokens = self._tokens + (now - self._at) * rate
-        self._at = now
+        tokens = self._tokens + (now - self._updated_at) * rate
+        self._updated_at = now
         if tokens > rate:
             tokens = float(rate)
         if tokens < 1.0:
@@ -48,32 +48,32 @@ class TokenBucket:
         return True
 
 
-class Failures:
-    """Counts failures by whatever they are counted by: `most` of them, forgotten evenly over a minute."""
+class FailureCounter:
+    """Counts failures by whatever they are counted by: `max_failures` of them, forgotten evenly over a minute."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_failures: int) -> None:
+        self._max_failures = max_failures
         # Least recently failed first; at worst an attacker with 50,000 addresses makes us forget his own first
         # failures.
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
-    def too_many(self, key: Hashable, now: float) -> bool:
+    def is_limit_reached(self, key: Hashable, now: float) -> bool:
         """Whether there were as many as may be. `now` in seconds of a monotonic clock."""
-        return self._count(key, now) > self._most - 1
+        return self._current_count(key, now) > self._max_failures - 1
 
-    def record(self, key: Hashable, now: float) -> None:
+    def record_failure(self, key: Hashable, now: float) -> None:
         """Count one."""
-        self._buckets[key] = (min(self._count(key, now) + 1, self._most), now)
+        self._buckets[key] = (min(self._current_count(key, now) + 1, self._max_failures), now)
         self._buckets.move_to_end(key)
-        while len(self._buckets) > _REMEMBERED:
+        while len(self._buckets) > _MAX_BUCKETS:
             self._buckets.popitem(last=False)
 
-    def _count(self, key: Hashable, now: float) -> float:
-        count, at = self._buckets.get(key, (0.0, now))
-        return max(count - (now - at) * self._most / _MINUTE, 0.0)
+    def _current_count(self, key: Hashable, now: float) -> float:
+        count, counted_at = self._buckets.get(key, (0.0, now))
+        return max(count - (now - counted_at) * self._max_failures / _MINUTE_SECONDS, 0.0)
 
 
-class BindFailures:
+class BindFailureCounter:
     """Counts failed binds, so that guessing a password takes ages.
 
     Two buckets, by address and by system_id, each allow `per_minute` failures and refill evenly over a minute. A
@@ -82,25 +82,28 @@ class BindFailures:
     """
 
     def __init__(self, per_minute: int) -> None:
-        self._failures = Failures(per_minute)
+        self._counter = FailureCounter(per_minute)
 
-    def blocked(self, address: Address, system_id: str, *, authorised: bool, now: float) -> bool:
+    def is_blocked(self, address: IPAddress, system_id: str, *, is_allowed_address: bool, now: float) -> bool:
         """Whether a bind must be refused before its password is looked at. `now` in seconds of a monotonic clock."""
-        return any(self._failures.too_many(key, now) for key in self._keys(address, system_id, authorised))
+        return any(
+            self._counter.is_limit_reached(key, now)
+            for key in self._counter_keys(address, system_id, is_allowed_address)
+        )
 
-    def record(self, address: Address, system_id: str, *, authorised: bool, now: float) -> None:
+    def record_failure(self, address: IPAddress, system_id: str, *, is_allowed_address: bool, now: float) -> None:
         """Count a failed bind."""
-        for key in self._keys(address, system_id, authorised):
-            self._failures.record(key, now)
+        for key in self._counter_keys(address, system_id, is_allowed_address):
+            self._counter.record_failure(key, now)
 
     @staticmethod
-    def _keys(address: Address, system_id: str, authorised: bool) -> tuple[Hashable, ...]:
-        near = neighbourhood(address)
-        if authorised:
-            return ((near, system_id),)
-        return near, system_id
+    def _counter_keys(address: IPAddress, system_id: str, is_allowed_address: bool) -> tuple[Hashable, ...]:
+        network = get_rate_limit_network(address)
+        if is_allowed_address:
+            return ((network, system_id),)
+        return network, system_id
 
 
-def neighbourhood(address: Address) -> Hashable:
+def get_rate_limit_network(address: IPAddress) -> Hashable:
     """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
     return address if isinstance(address, IPv4Address) else address.packed[:8]

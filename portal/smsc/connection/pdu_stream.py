@@ -8,113 +8,128 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import cast
 
-from portal.core.config import Limits
-from portal.services.accounts.allowed_ips import Address
+from portal.core.config import LimitSettings
+from portal.services.accounts.allowed_ips import IPAddress
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.pdu import Header, Malformed
+from portal.smsc.protocol.pdu import MalformedPdu, PduHeader
 
 log = logging.getLogger(__name__)
 
-_WRITE_BUFFER = 64 * 1024
-_FLUSH_SECONDS = 2.0
-_HOLD_SECONDS = 0.1
-# What is heard of one client before the others have their turn. uvloop alone would read two megabytes of one that sends
+_MAX_WRITE_BUFFER = 64 * 1024
+_FLUSH_TIMEOUT_SECONDS = 2.0
+_READ_PAUSE_SECONDS = 0.1
+# What is read of one client before the others have their turn. uvloop alone would read two megabytes of one that sends
 # faster than it is answered: half a second of everybody's event loop.
-_OCTETS_A_TURN = 8 * 1024
+_MAX_OCTETS_PER_TURN = 8 * 1024
 
 
 class PduStream(asyncio.Protocol):
     """One connection from its first octet to its last. What its PDUs mean is its subclass's matter."""
 
     __slots__ = (
-        "_buffer", "_closed", "_deadline", "_deaf", "_heard_at", "_held", "_limits", "_loop", "_needed", "_out",
-        "_paused", "_slot", "_transport", "tls",
-    )  # fmt: skip
+        "_buffer",
+        "_closed",
+        "_connection_slot",
+        "_deadline_timer",
+        "_ignores_input",
+        "_last_received_at",
+        "_limits",
+        "_loop",
+        "_octets_needed",
+        "_outgoing",
+        "_resume_handle",
+        "_slow_reader_timer",
+        "_transport",
+        "tls",
+    )
 
-    def __init__(self, slot: ConnectionSlot, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, slot: ConnectionSlot, limits: LimitSettings, loop: asyncio.AbstractEventLoop) -> None:
         self.tls = ""
-        self._slot = slot
+        self._connection_slot = slot
         self._limits = limits
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._closed = False
-        self._deaf = False
+        self._ignores_input = False
         self._buffer = bytearray()
-        self._needed = pdu.HEADER_LENGTH
-        self._heard_at = 0.0
-        self._held: asyncio.Handle | None = None
-        self._out: list[bytes] = []
-        self._paused: asyncio.TimerHandle | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._octets_needed = pdu.HEADER_LENGTH
+        self._last_received_at = 0.0
+        self._resume_handle: asyncio.Handle | None = None
+        self._outgoing: list[bytes] = []
+        self._slow_reader_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
 
     @property
-    def address(self) -> Address:
+    def address(self) -> IPAddress:
         """Where the client is: IPv4 where the socket showed it mapped into IPv6."""
-        return self._slot.address
+        return self._connection_slot.address
 
     @property
-    def heard_at(self) -> float:
+    def last_received_at(self) -> float:
         """When the client was last heard, in seconds of the event loop's clock."""
-        return self._heard_at
+        return self._last_received_at
 
     # --- what a subclass does
 
     @abstractmethod
-    def _received(self, header: Header, body: bytes) -> None:
+    def _pdu_received(self, header: PduHeader, body: bytes) -> None:
         """Act on a PDU."""
 
     @abstractmethod
-    def _may_go_on(self) -> bool:
-        """Whether the client may be heard further at this moment; where not, `_hold` or an end has been seen to."""
+    def _may_process_pdu(self) -> bool:
+        """Whether the client's next PDU may be processed at this moment.
+
+        Where not, the subclass has called `_pause_reading_briefly`, or closed the connection.
+        """
 
     @abstractmethod
-    def _say_last(self, last_words: bytes) -> None:
-        """Nothing more is heard of the client: close after what it is owed, and these octets."""
+    def _end_stream(self, final_octets: bytes) -> None:
+        """Read nothing more: close once all submits are answered, with these octets last."""
 
     @abstractmethod
-    def _has_room(self) -> None:
-        """The client reads again what it is sent."""
+    def _writing_resumed(self) -> None:
+        """The client has begun to read again what it is sent."""
 
     # --- from the first octet to the last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        self._transport.set_write_buffer_limits(high=_MAX_WRITE_BUFFER)
         tls = transport.get_extra_info("ssl_object")
         self.tls = tls.version() if tls else ""
-        self._heard_at = self._loop.time()
-        self._set_deadline(self._limits.bind_seconds, self._close)
+        self._last_received_at = self._loop.time()
+        self._set_deadline(self._limits.bind_seconds, self._flush_and_close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
-        for timer in (self._deadline, self._paused, self._held):
+        for timer in (self._deadline_timer, self._slow_reader_timer, self._resume_handle):
             if timer:
                 timer.cancel()
-        self._slot.left()
+        self._connection_slot.release()
 
-    def _set_deadline(self, seconds: float, call: Callable[..., None], *arguments: object) -> None:
-        """Have `call` called unless something else ends sooner: the time to bind, to be bound, to say farewell."""
-        if self._deadline:
-            self._deadline.cancel()
-        self._deadline = self._loop.call_later(seconds, call, *arguments)
+    def _set_deadline(self, seconds: float, callback: Callable[..., None], *arguments: object) -> None:
+        """Call `callback` after so many seconds, instead of the one before: the time to bind, to stay, to unbind."""
+        if self._deadline_timer:
+            self._deadline_timer.cancel()
+        self._deadline_timer = self._loop.call_later(seconds, callback, *arguments)
 
-    def _close(self) -> None:
+    def _flush_and_close(self) -> None:
         """Close once everything written has left, which is given little time."""
         if self._closed or self._transport is None:
             return
         self._flush()
         self._closed = True
         self._transport.close()
-        self._set_deadline(_FLUSH_SECONDS, self._transport.abort)
+        self._set_deadline(_FLUSH_TIMEOUT_SECONDS, self._transport.abort)
 
-    def _abort(self, why: str) -> None:
+    def _abort(self, reason: str) -> None:
         if self._transport and not self._closed:
-            log.warning("%s is cut off: it %s", self.address, why)
+            log.warning("disconnecting %s: it %s", self.address, reason)
             self._closed = True
             self._transport.abort()
 
-    def make_room(self) -> None:
+    def evict(self) -> None:
         """End at once, without a word: others wait to bind."""
         self._abort("has not bound, and its place is needed")
 
@@ -122,95 +137,95 @@ class PduStream(asyncio.Protocol):
 
     def _write(self, octets: bytes) -> None:
         # Gathered: the answers of a whole batch go out in one system call.
-        if not self._out:
+        if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._out.append(octets)
+        self._outgoing.append(octets)
 
     def _flush(self) -> None:
-        if self._out and self._transport and not self._transport.is_closing():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+        if self._outgoing and self._transport and not self._transport.is_closing():
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
 
     def pause_writing(self) -> None:
         # The client does not read its answers, so it gets no new ones for a while; then it is gone.
         assert self._transport
         self._transport.pause_reading()
-        self._paused = self._loop.call_later(self._limits.response_seconds, self._reads_too_slowly)
+        self._slow_reader_timer = self._loop.call_later(self._limits.response_seconds, self._abort_slow_reader)
 
     def resume_writing(self) -> None:
-        if self._paused and self._transport:
-            self._paused.cancel()
-            self._paused = None
-            self._resume()
-            self._has_room()
+        if self._slow_reader_timer and self._transport:
+            self._slow_reader_timer.cancel()
+            self._slow_reader_timer = None
+            self._resume_reading()
+            self._writing_resumed()
 
-    def _reads_too_slowly(self) -> None:
+    def _abort_slow_reader(self) -> None:
         self._abort("does not read what it is sent")
 
     # --- octets in
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._ignores_input:
             return
-        self._heard_at = self._loop.time()
+        self._last_received_at = self._loop.time()
         if self._buffer:
             self._buffer += data
-            if len(self._buffer) < self._needed or self._held:
+            if len(self._buffer) < self._octets_needed or self._resume_handle:
                 return
             data = bytes(self._buffer)
             self._buffer.clear()
         try:
-            self._read(data)
-        except Malformed as malformed:
+            self._process_pdus(data)
+        except MalformedPdu as malformed:
             # Its length is wrong, so where the next PDU starts is anybody's guess.
-            log.warning("%s is cut off: %s", self.address, malformed)
-            self._deaf = True
-            self._say_last(pdu.generic_nack(malformed.sequence, malformed.status))
+            log.warning("disconnecting %s: %s", self.address, malformed)
+            self._ignores_input = True
+            self._end_stream(pdu.encode_generic_nack(malformed.sequence, malformed.status))
 
-    def _read(self, data: bytes) -> None:
+    def _process_pdus(self, data: bytes) -> None:
         start = 0
-        self._needed = pdu.HEADER_LENGTH
+        self._octets_needed = pdu.HEADER_LENGTH
         while not self._closed:
-            header = pdu.read_header(data, start)
+            header = pdu.decode_header(data, start)
             if header is None:
                 break
             end = start + header.length
             if end > len(data):
-                self._needed = header.length
+                self._octets_needed = header.length
                 break
-            if not self._may_go_on():
+            if not self._may_process_pdu():
                 break
-            self._received(header, data[start + pdu.HEADER_LENGTH : end])
+            self._pdu_received(header, data[start + pdu.HEADER_LENGTH : end])
             start = end
-            if start >= _OCTETS_A_TURN and not self._closed:
-                self._hear_nothing_until(self._loop.call_soon(self._go_on))
+            if start >= _MAX_OCTETS_PER_TURN and not self._closed:
+                self._pause_reading(self._loop.call_soon(self._process_and_resume_reading))
                 break
         self._buffer += data[start:]
 
-    def _hold(self) -> None:
-        """Hear nothing for a moment.
+    def _pause_reading_briefly(self) -> None:
+        """Read nothing for a moment.
 
         No refusal but a pause: what the client has sent fills its own connection, and the others have their turn.
         """
-        self._hear_nothing_until(self._loop.call_later(_HOLD_SECONDS, self._go_on))
+        self._pause_reading(self._loop.call_later(_READ_PAUSE_SECONDS, self._process_and_resume_reading))
 
-    def _hear_nothing_until(self, held: asyncio.Handle) -> None:
+    def _pause_reading(self, resume_handle: asyncio.Handle) -> None:
         assert self._transport
         self._transport.pause_reading()
-        self._held = held
+        self._resume_handle = resume_handle
 
-    def _hear_again(self) -> None:
-        """End the moment in which nothing is heard, if it is one."""
-        if self._held:
-            self._held.cancel()
-            self._held = self._loop.call_soon(self._go_on)
+    def _end_reading_pause(self) -> None:
+        """Go on reading now, where that was paused."""
+        if self._resume_handle:
+            self._resume_handle.cancel()
+            self._resume_handle = self._loop.call_soon(self._process_and_resume_reading)
 
-    def _go_on(self) -> None:
-        self._held = None
+    def _process_and_resume_reading(self) -> None:
+        self._resume_handle = None
         if self._transport and not self._transport.is_closing():
             self.data_received(b"")
-            self._resume()
+            self._resume_reading()
 
-    def _resume(self) -> None:
-        if self._transport and not (self._held or self._paused or self._transport.is_closing()):
+    def _resume_reading(self) -> None:
+        if self._transport and not (self._resume_handle or self._slow_reader_timer or self._transport.is_closing()):
             self._transport.resume_reading()

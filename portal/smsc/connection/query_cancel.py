@@ -7,115 +7,119 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from portal.services.messages.outcomes import Whereabouts
+from portal.services.messages.outcomes import MessageStatus
 from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import Command, Status
+from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import CancelSm, QuerySm, QuerySmResp
-from portal.smsc.storage.interface import Refusal, Storage
+from portal.smsc.storage.interface import Storage, StorageError
 from portal.smsc.upstream.dispatcher import Dispatcher
 
-_MESSAGE_ID = re.compile(r"[1-9][0-9]{0,18}")
-_LARGEST_ID = (1 << 63) - 1
-_LARGEST_ERROR_CODE = 0xFF
+_MESSAGE_ID_PATTERN = re.compile(r"[1-9][0-9]{0,18}")
+_MAX_ID = (1 << 63) - 1
+_MAX_ERROR_CODE = 0xFF
 # What is called back fills the writer's queue, where others' submits wait.
-_MOST_AT_ONCE = 500
+_CANCEL_BATCH_SIZE = 500
 
-Answer = Callable[[Status], None]
+StatusCallback = Callable[[CommandStatus], None]
 
 
-def query(message: QuerySm, account_id: int, storage: Storage) -> QuerySmResp:
+def answer_query_sm(request: QuerySm, account_id: int, storage: Storage) -> QuerySmResp:
     """Return what has become of an account's message.
 
     ESME_RINVMSGID where it has none with that id, ESME_RQUERYFAIL where it has, but from another source address.
     """
-    answer = QuerySmResp(Command.QUERY_SM_RESP, message.sequence, message_id=message.message_id)
+    response = QuerySmResp(CommandId.QUERY_SM_RESP, request.sequence, message_id=request.message_id)
     try:
-        found = _find(message.message_id, account_id, storage)
-    except Refusal:
-        answer.status = Status.ESME_RSYSERR
-        return answer
-    if found is None:
-        answer.status = Status.ESME_RINVMSGID
-    elif not _same(found.source, message.source):
-        answer.status = Status.ESME_RQUERYFAIL
+        message_status = _find_message_status(request.message_id, account_id, storage)
+    except StorageError:
+        response.status = CommandStatus.ESME_RSYSERR
+        return response
+    if message_status is None:
+        response.status = CommandStatus.ESME_RINVMSGID
+    elif not _is_same_address(message_status.source, request.source):
+        response.status = CommandStatus.ESME_RQUERYFAIL
     else:
-        answer.message_state = found.state
-        if found.done_at is not None:
-            answer.final_date = times.final_date(found.done_at)
+        response.message_state = message_status.state
+        if message_status.done_at is not None:
+            response.final_date = times.format_final_date(message_status.done_at)
             # error_code has one octet; a ptt code that needs more says what message_state says too.
-            answer.error_code = found.ptt if found.ptt <= _LARGEST_ERROR_CODE else 0
-    return answer
+            response.error_code = message_status.ptt if message_status.ptt <= _MAX_ERROR_CODE else 0
+    return response
 
 
-def cancel(message: CancelSm, account_id: int, storage: Storage, dispatcher: Dispatcher, answer: Answer) -> None:
+def answer_cancel_sm(
+    request: CancelSm, account_id: int, storage: Storage, dispatcher: Dispatcher, respond: StatusCallback
+) -> None:
     """Call back an account's message, or without message_id all of them from source to destination.
 
-    `answer` is told ESME_ROK once at least one of them is called back on disk; ESME_RINVMSGID where the account has
+    `respond` gets ESME_ROK once at least one of them is called back on disk; ESME_RINVMSGID where the account has
     none with that id, ESME_RCANCELFAIL where it is from or to another address, or none of them can be called back any
     more.
     """
-    cancelling = _Cancelling(dispatcher, answer)
-    if not message.message_id:
-        source, destination = _plain(message.source), _plain(message.destination)
-        storage.find_unfinished(account_id, source, destination, cancelling.begin)
+    cancellation = _MessageCancellation(dispatcher, respond)
+    if not request.message_id:
+        source, destination = _strip_plus(request.source), _strip_plus(request.destination)
+        storage.find_unfinished_messages(account_id, source, destination, cancellation.start)
         return
     try:
-        found = _find(message.message_id, account_id, storage)
-    except Refusal as refusal:
-        cancelling.begin(refusal)
+        message_status = _find_message_status(request.message_id, account_id, storage)
+    except StorageError as error:
+        cancellation.start(error)
         return
-    if found is None:
-        answer(Status.ESME_RINVMSGID)
+    if message_status is None:
+        respond(CommandStatus.ESME_RINVMSGID)
         return
     # 4.9.1: the destination may be left out beside a message_id.
-    to_it = not message.destination or _same(found.destination, message.destination)
-    cancelling.begin((found,) if to_it and _same(found.source, message.source) else ())
+    is_same_destination = not request.destination or _is_same_address(message_status.destination, request.destination)
+    cancellation.start(
+        (message_status,) if is_same_destination and _is_same_address(message_status.source, request.source) else ()
+    )
 
 
-class _Cancelling:
+class _MessageCancellation:
     """Several messages that are called back, some at a time, with one answer."""
 
-    def __init__(self, dispatcher: Dispatcher, answer: Answer) -> None:
+    def __init__(self, dispatcher: Dispatcher, respond: StatusCallback) -> None:
         self._dispatcher = dispatcher
-        self._answer = answer
-        self._found: Iterator[Whereabouts] = iter(())
-        self._open = 0
-        self._status = Status.ESME_RCANCELFAIL
+        self._respond = respond
+        self._remaining: Iterator[MessageStatus] = iter(())
+        self._pending_count = 0
+        self._status = CommandStatus.ESME_RCANCELFAIL
 
-    def begin(self, found: Sequence[Whereabouts] | Refusal) -> None:
-        if isinstance(found, Refusal):
-            self._answer(Status.ESME_RSYSERR)
+    def start(self, messages: Sequence[MessageStatus] | StorageError) -> None:
+        if isinstance(messages, StorageError):
+            self._respond(CommandStatus.ESME_RSYSERR)
         else:
-            self._found = iter(found)
-            self._go_on()
+            self._remaining = iter(messages)
+            self._cancel_next_batch()
 
-    def _go_on(self) -> None:
-        some = list(islice(self._found, _MOST_AT_ONCE))
-        if not some:
-            self._answer(self._status)
-        self._open = len(some)
-        for each in some:
-            self._dispatcher.cancel(each, self._resolved)
+    def _cancel_next_batch(self) -> None:
+        batch = list(islice(self._remaining, _CANCEL_BATCH_SIZE))
+        if not batch:
+            self._respond(self._status)
+        self._pending_count = len(batch)
+        for each in batch:
+            self._dispatcher.cancel_message(each, self._handle_cancel_result)
 
-    def _resolved(self, result: bool | Refusal) -> None:
+    def _handle_cancel_result(self, result: bool | StorageError) -> None:
         if result is True:
-            self._status = Status.ESME_ROK
-        elif isinstance(result, Refusal) and self._status is Status.ESME_RCANCELFAIL:
-            self._status = Status.ESME_RSYSERR
-        self._open -= 1
-        if not self._open:
-            asyncio.get_running_loop().call_soon(self._go_on)
+            self._status = CommandStatus.ESME_ROK
+        elif isinstance(result, StorageError) and self._status is CommandStatus.ESME_RCANCELFAIL:
+            self._status = CommandStatus.ESME_RSYSERR
+        self._pending_count -= 1
+        if not self._pending_count:
+            asyncio.get_running_loop().call_soon(self._cancel_next_batch)
 
 
-def _find(message_id: str, account_id: int, storage: Storage) -> Whereabouts | None:
-    if not _MESSAGE_ID.fullmatch(message_id) or int(message_id) > _LARGEST_ID:
+def _find_message_status(message_id: str, account_id: int, storage: Storage) -> MessageStatus | None:
+    if not _MESSAGE_ID_PATTERN.fullmatch(message_id) or int(message_id) > _MAX_ID:
         return None
-    return storage.find(account_id, int(message_id))
+    return storage.find_message_status(account_id, int(message_id))
 
 
-def _same(one: str, other: str) -> bool:
-    return _plain(one) == _plain(other)
+def _is_same_address(first: str, second: str) -> bool:
+    return _strip_plus(first) == _strip_plus(second)
 
 
-def _plain(address: str) -> str:
+def _strip_plus(address: str) -> str:
     return address.removeprefix("+")

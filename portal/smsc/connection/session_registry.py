@@ -7,20 +7,26 @@ from collections import defaultdict
 from typing import Protocol
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.services.accounts.allowed_ips import Address
-from portal.services.accounts.session_records import RATE_MS, RATES_KEPT, Connection, Ending, Progress
+from portal.services.accounts.allowed_ips import IPAddress
+from portal.services.accounts.session_records import (
+    RATE_SAMPLE_COUNT,
+    RATE_SAMPLE_MS,
+    SmppSessionEnd,
+    SmppSessionProgress,
+    SmppSessionRecord,
+)
 from portal.services.messages.smpp_config import AccountConfig
-from portal.smsc.admission.bind_auth import Admission
-from portal.smsc.delivery.delivery import Delivery
+from portal.smsc.admission.bind_auth import AcceptedBind
+from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.storage.interface import Storage
 
-_PROGRESS_SECONDS = RATE_MS / 1000
+_PROGRESS_INTERVAL_SECONDS = RATE_SAMPLE_MS / 1000
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
-_LONGEST_TIMER_MS = DAY_MS
+_MAX_TIMER_MS = DAY_MS
 
 
 class BoundSession(Protocol):
-    """What is asked of a session that has bound. Its counters begin with the bind."""
+    """What the registry needs of a session that has bound. Its counters begin with the bind."""
 
     id: int
     tls: str
@@ -29,133 +35,133 @@ class BoundSession(Protocol):
     delivered: int
 
     @property
-    def address(self) -> Address:
+    def address(self) -> IPAddress:
         """Where the client is."""
 
     @property
-    def heard_at(self) -> float:
+    def last_received_at(self) -> float:
         """When the client was last heard, in seconds of the event loop's clock."""
 
-    def account_changed(self, account: AccountConfig) -> None:
-        """Go on by the account as it is now, or unbind."""
+    def apply_account_change(self, account: AccountConfig) -> None:
+        """Go on with the account as it is now, or unbind."""
 
-    def progress(self, rates: str) -> Progress:
+    def get_progress(self, rates: str) -> SmppSessionProgress:
         """Return the counters as of now, beside the `rates` that are counted here."""
 
 
 class SessionRegistry:
-    """One for the process."""
+    """All sessions of the process that are bound. The process has one of these."""
 
     def __init__(self, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
         self._storage = storage
         self._loop = loop
-        self._sessions: dict[int, set[BoundSession]] = defaultdict(set)
-        self._deliveries: dict[int, Delivery] = {}
-        self._expiries: dict[int, asyncio.TimerHandle] = {}
-        self._meters: dict[int, _Meter] = {}
-        self._looked_at = loop.time()
-        self._look_timer = loop.call_later(_PROGRESS_SECONDS, self._look_again)
-        storage.on_account_change(self._changed)
+        self._sessions_by_account: dict[int, set[BoundSession]] = defaultdict(set)
+        self._delivery_schedulers: dict[int, DeliveryScheduler] = {}
+        self._expiry_timers: dict[int, asyncio.TimerHandle] = {}
+        self._meters_by_session: dict[int, _SessionRateMeter] = {}
+        self._progress_saved_at = loop.time()
+        self._progress_timer = loop.call_later(_PROGRESS_INTERVAL_SECONDS, self._save_periodically)
+        storage.on_account_change(self._apply_account_change)
 
-    def join(self, session: BoundSession, admission: Admission) -> Delivery:
-        """Take in a session that has just been bound; returns where its receipts come from."""
-        account = admission.account
-        session.id = self._storage.next_session_id()
-        self._sessions[account.id].add(session)
-        self._meters[session.id] = _Meter(session)
-        self._storage.session_opened(_row(session, admission))
-        self._watch_expiry(account)
-        delivery = self._deliveries.get(account.id)
-        if delivery is None:
-            delivery = self._deliveries[account.id] = Delivery(account.id, self._storage)
-        return delivery
+    def add_session(self, session: BoundSession, accepted_bind: AcceptedBind) -> DeliveryScheduler:
+        """Add a session that has just bound; returns the scheduler of its account's deliveries."""
+        account = accepted_bind.account
+        session.id = self._storage.allocate_session_id()
+        self._sessions_by_account[account.id].add(session)
+        self._meters_by_session[session.id] = _SessionRateMeter(session)
+        self._storage.insert_session(_record_from_session(session, accepted_bind))
+        self._schedule_access_expiry(account)
+        scheduler = self._delivery_schedulers.get(account.id)
+        if scheduler is None:
+            scheduler = self._delivery_schedulers[account.id] = DeliveryScheduler(account.id, self._storage)
+        return scheduler
 
-    def leave(self, session: BoundSession, account_id: int) -> None:
+    def remove_session(self, session: BoundSession, account_id: int) -> None:
         """Forget a session that has ended."""
-        sessions = self._sessions[account_id]
+        sessions = self._sessions_by_account[account_id]
         sessions.discard(session)
-        del self._meters[session.id]
-        self._storage.session_closed(Ending(session.id, now_ms(), session.has_submitted))
+        del self._meters_by_session[session.id]
+        self._storage.close_session(SmppSessionEnd(session.id, now_ms(), session.has_submitted))
         if not sessions:
-            del self._sessions[account_id]
-            self._deliveries.pop(account_id, None)
-            timer = self._expiries.pop(account_id, None)
+            del self._sessions_by_account[account_id]
+            self._delivery_schedulers.pop(account_id, None)
+            timer = self._expiry_timers.pop(account_id, None)
             if timer:
                 timer.cancel()
 
     def close(self) -> None:
-        """Stop showing progress."""
-        self._look_timer.cancel()
-        for timer in self._expiries.values():
+        """Stop saving progress."""
+        self._progress_timer.cancel()
+        for timer in self._expiry_timers.values():
             timer.cancel()
 
-    def _changed(self, account: AccountConfig) -> None:
-        if account.id not in self._sessions:
+    def _apply_account_change(self, account: AccountConfig) -> None:
+        if account.id not in self._sessions_by_account:
             return
-        for session in list(self._sessions[account.id]):
-            session.account_changed(account)
-        self._watch_expiry(account)
+        for session in list(self._sessions_by_account[account.id]):
+            session.apply_account_change(account)
+        self._schedule_access_expiry(account)
 
-    def _watch_expiry(self, account: AccountConfig) -> None:
+    def _schedule_access_expiry(self, account: AccountConfig) -> None:
         """Look again when an address or a password that is good now stops being so."""
-        timer = self._expiries.pop(account.id, None)
+        timer = self._expiry_timers.pop(account.id, None)
         if timer:
             timer.cancel()
         now = now_ms()
-        expiry = account.next_expiry(now)
+        expiry = account.next_access_expiry(now)
         if expiry is not None:
-            delay = min(expiry - now, _LONGEST_TIMER_MS) / 1000
-            self._expiries[account.id] = self._loop.call_later(delay, self._changed, account)
+            delay = min(expiry - now, _MAX_TIMER_MS) / 1000
+            self._expiry_timers[account.id] = self._loop.call_later(delay, self._apply_account_change, account)
 
-    def _look_again(self) -> None:
-        self._look_timer = self._loop.call_later(_PROGRESS_SECONDS, self._look_again)
-        self.look()
+    def _save_periodically(self) -> None:
+        self._progress_timer = self._loop.call_later(_PROGRESS_INTERVAL_SECONDS, self._save_periodically)
+        self.save_progress()
 
-    def look(self) -> None:
-        """Show what the sessions have done since the last look."""
-        last, self._looked_at = self._looked_at, self._loop.time()
-        for meter in self._meters.values():
+    def save_progress(self) -> None:
+        """Save what the sessions have done since the last time."""
+        previous_save, self._progress_saved_at = self._progress_saved_at, self._loop.time()
+        for meter in self._meters_by_session.values():
             # Of thousands of sessions most are idle, and asking those too would hold up the others.
-            if meter.lively or meter.session.heard_at >= last:
-                self._storage.session_progressed(meter.read(self._looked_at - last))
+            if meter.is_active or meter.session.last_received_at >= previous_save:
+                self._storage.update_session_progress(meter.measure_progress(self._progress_saved_at - previous_save))
 
 
-class _Meter:
-    """Follows one session.
+class _SessionRateMeter:
+    """Measures the rate of one session.
 
-    `lively`: what it shows changes even if nothing is heard from the client, as its graph moves on.
+    `is_active`: what pages show of it changes even if nothing comes from the client, as its graph moves on.
     """
 
-    __slots__ = ("_rates", "_total", "lively", "session")
+    __slots__ = ("_last_total", "_recent_rates", "is_active", "session")
 
     def __init__(self, session: BoundSession) -> None:
         self.session = session
-        self.lively = False
-        self._total = 0
-        self._rates: list[str] = []
+        self.is_active = False
+        self._last_total = 0
+        self._recent_rates: list[str] = []
 
-    def read(self, seconds: float) -> Progress:
-        """Return what there is to show, so many seconds after the last time."""
+    def measure_progress(self, seconds: float) -> SmppSessionProgress:
+        """Return the progress to save, so many seconds after the last time."""
         total = self.session.submitted + self.session.delivered
-        rate = f"{(total - self._total) / seconds:.1f}".removesuffix(".0")
-        self._total = total
-        self._rates = [*self._rates, rate][-RATES_KEPT:]
-        if not any(each != "0" for each in self._rates):
-            self._rates = []
-        progress = self.session.progress(" ".join(self._rates))
-        self.lively = bool(self._rates or progress.window)
+        rate = f"{(total - self._last_total) / seconds:.1f}".removesuffix(".0")
+        self._last_total = total
+        self._recent_rates = [*self._recent_rates, rate][-RATE_SAMPLE_COUNT:]
+        if not any(each != "0" for each in self._recent_rates):
+            self._recent_rates = []
+        progress = self.session.get_progress(" ".join(self._recent_rates))
+        self.is_active = bool(self._recent_rates or progress.window)
         return progress
 
 
-def _row(session: BoundSession, admission: Admission) -> Connection:
+def _record_from_session(session: BoundSession, accepted_bind: AcceptedBind) -> SmppSessionRecord:
     now = now_ms()
-    return Connection(
+    return SmppSessionRecord(
         session.id,
-        admission.account.id,
+        accepted_bind.account.id,
         str(session.address),
-        admission.kind,
+        accepted_bind.kind,
         session.tls,
-        admission.password_id,
+        accepted_bind.password_id,
         now,
         now,
     )

@@ -5,13 +5,13 @@ from enum import IntEnum
 
 from portal.services.common import message_states
 
-RESPONSE = 0x80000000
+RESPONSE_BIT = 0x80000000
 """The bit that makes a request's command id that of its response (5.1.2.1)."""
 ESM_CLASS_RECEIPT = 0x04
 """esm_class of a deliver_sm that carries a receipt (5.2.12)."""
 
 
-class Command(IntEnum):
+class CommandId(IntEnum):
     """command_id, 5.1.2.1: those that are spoken here. Anything else is answered with generic_nack ESME_RINVCMDID."""
 
     GENERIC_NACK = 0x80000000
@@ -37,7 +37,7 @@ class Command(IntEnum):
     DATA_SM_RESP = 0x80000103
 
 
-class Status(IntEnum):
+class CommandStatus(IntEnum):
     """command_status, 5.1.3, and the three that the model adds from 0x400 on."""
 
     ESME_ROK = 0x00
@@ -75,7 +75,7 @@ class Status(IntEnum):
     ESME_RINVGSM7CODING = 0x402
 
 
-class Tag(IntEnum):
+class TlvTag(IntEnum):
     """Tags of optional parameters, 5.3.2, and the model's own from 0x1400 on."""
 
     DEST_ADDR_SUBUNIT = 0x0005
@@ -101,7 +101,7 @@ class Tag(IntEnum):
 
 
 # Appendix B, "Message state"; the keys are those of message_state (5.2.28).
-_STAT: Mapping[int, str] = {
+_RECEIPT_STATES: Mapping[int, str] = {
     message_states.ENROUTE: "ENROUTE",
     message_states.DELIVERED: "DELIVRD",
     message_states.EXPIRED: "EXPIRED",
@@ -113,6 +113,6 @@ _STAT: Mapping[int, str] = {
 }
 
 
-def in_receipt(state: int, ptt: int) -> str:
+def format_receipt_status(state: int, ptt: int) -> str:
     """What became of a message as the text of its receipt says it (appendix B)."""
-    return f"stat:{_STAT[state]} err:{ptt:03d}"
+    return f"stat:{_RECEIPT_STATES[state]} err:{ptt:03d}"

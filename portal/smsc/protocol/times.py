@@ -7,25 +7,25 @@ import re
 from functools import lru_cache
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.smsc.protocol.constants import Status
+from portal.smsc.protocol.constants import CommandStatus
 
-FURTHEST_DATE_MS = 366 * DAY_MS
+MAX_SCHEDULE_AHEAD_MS = 366 * DAY_MS
 """How far ahead a message may be scheduled."""
 
-_FORMAT = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)
-_QUARTER = datetime.timedelta(minutes=15)
-_MAX_QUARTERS = 48
+_TIME_PATTERN = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)
+_QUARTER_HOUR = datetime.timedelta(minutes=15)
+_MAX_OFFSET_QUARTERS = 48
 
 
-class BadDate(Exception):
+class InvalidMessageTime(Exception):
     """A date that a message can't have. `status` is the answer."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: CommandStatus) -> None:
         super().__init__(status.name)
         self.status = status
 
 
-def parse(text: str, now: int) -> int | None:
+def parse_smpp_time(text: str, now: int) -> int | None:
     """Return the moment that `text` names, None where it is empty.
 
     Args:
@@ -36,10 +36,10 @@ def parse(text: str, now: int) -> int | None:
     """
     if not text:
         return None
-    found = _FORMAT.fullmatch(text)
-    if found is None:
+    match = _TIME_PATTERN.fullmatch(text)
+    if match is None:
         raise ValueError(f"{text!r} is not a time of SMPP")
-    *digits, sign = found.groups()
+    *digits, sign = match.groups()
     year, month, day, hour, minute, second, tenth, quarters = map(int, digits)
     if sign == "R":
         if hour > 23 or minute > 59 or second > 59:
@@ -47,65 +47,66 @@ def parse(text: str, now: int) -> int | None:
         # Years and months of a period have no fixed length; the standard's own example counts them as here.
         days = year * 365 + month * 30 + day
         return now + ((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000
-    if quarters > _MAX_QUARTERS:
+    if quarters > _MAX_OFFSET_QUARTERS:
         raise ValueError(f"{text!r} is more than twelve hours from UTC")
     moment = datetime.datetime(2000 + year, month, day, hour, minute, second, tenth * 100_000, datetime.UTC)
-    moment += -_QUARTER * quarters if sign == "+" else _QUARTER * quarters
+    moment += -_QUARTER_HOUR * quarters if sign == "+" else _QUARTER_HOUR * quarters
     return int(moment.timestamp() * 1000)
 
 
-def dates(schedule: str, validity: str) -> tuple[int | None, int | None]:
-    """Return when a message is to be sent (None: at once) and when it expires (None: nothing is said), in unix
+def parse_schedule_and_validity(schedule: str, validity: str) -> tuple[int | None, int | None]:
+    """Return when a message is to be sent (None: at once) and when it expires (None: no validity_period), in unix
     milliseconds.
 
     A schedule_delivery_time that has passed means at once (5.2.15). A relative validity_period counts from this moment
     (7.1.1.2: "relative to the current SMSC time"), also for a message that is to be sent later.
 
-    Raises BadDate: ESME_RINVSCHED for one that can't be read or is more than FURTHEST_DATE_MS ahead, ESME_RINVEXPIRY
-    for one that can't be read, is over already, or ends before the message is to be sent.
+    Raises InvalidMessageTime: ESME_RINVSCHED for a schedule_delivery_time that can't be read or is more than
+    MAX_SCHEDULE_AHEAD_MS ahead, ESME_RINVEXPIRY for a validity_period that can't be read, is over already, or ends
+    before the message is to be sent.
     """
     if not schedule and not validity:
         return None, None
     now = now_ms()
     try:
-        scheduled_at = parse(schedule, now)
+        scheduled_at = parse_smpp_time(schedule, now)
     except ValueError:
-        raise BadDate(Status.ESME_RINVSCHED) from None
+        raise InvalidMessageTime(CommandStatus.ESME_RINVSCHED) from None
     if scheduled_at is not None and scheduled_at <= now:
         scheduled_at = None
-    if scheduled_at is not None and scheduled_at > now + FURTHEST_DATE_MS:
-        raise BadDate(Status.ESME_RINVSCHED)
+    if scheduled_at is not None and scheduled_at > now + MAX_SCHEDULE_AHEAD_MS:
+        raise InvalidMessageTime(CommandStatus.ESME_RINVSCHED)
     try:
-        expires_at = parse(validity, now)
+        expires_at = parse_smpp_time(validity, now)
     except ValueError:
-        raise BadDate(Status.ESME_RINVEXPIRY) from None
+        raise InvalidMessageTime(CommandStatus.ESME_RINVEXPIRY) from None
     if expires_at is not None and expires_at <= (scheduled_at or now):
-        raise BadDate(Status.ESME_RINVEXPIRY)
+        raise InvalidMessageTime(CommandStatus.ESME_RINVEXPIRY)
     return scheduled_at, expires_at
 
 
-def lifetime(seconds: int) -> int:
+def expiry_from_time_to_live(seconds: int) -> int:
     """Return when a message expires (unix milliseconds) whose qos_time_to_live is so long (5.3.2.9).
 
-    Raises BadDate for one without any.
+    Raises InvalidMessageTime for one without any.
     """
     if not seconds:
-        raise BadDate(Status.ESME_RINVEXPIRY)
+        raise InvalidMessageTime(CommandStatus.ESME_RINVEXPIRY)
     return now_ms() + seconds * 1000
 
 
-def final_date(moment: int) -> str:
-    """Return `moment` (unix milliseconds) as an absolute time, UTC (7.1.1.1)."""
-    at = datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC)
+def format_final_date(timestamp_ms: int) -> str:
+    """Return `timestamp_ms` (unix milliseconds) as an absolute time, UTC (7.1.1.1)."""
+    at = datetime.datetime.fromtimestamp(timestamp_ms / 1000, datetime.UTC)
     return at.strftime("%y%m%d%H%M%S") + f"{at.microsecond // 100_000}00+"
 
 
-def receipt_time(moment: int) -> str:
-    """Return `moment` (unix milliseconds) as a receipt's text has it: `YYMMDDhhmm`, UTC (appendix B)."""
-    return _minute(moment // 60_000)
+def format_receipt_time(timestamp_ms: int) -> str:
+    """Return `timestamp_ms` (unix milliseconds) as a receipt's text has it: `YYMMDDhhmm`, UTC (appendix B)."""
+    return _format_minute(timestamp_ms // 60_000)
 
 
 @lru_cache(maxsize=1024)
-def _minute(number: int) -> str:
+def _format_minute(minutes_since_epoch: int) -> str:
     # A receipt has two of these, and thousands of receipts are of the same minute.
-    return datetime.datetime.fromtimestamp(number * 60, datetime.UTC).strftime("%y%m%d%H%M")
+    return datetime.datetime.fromtimestamp(minutes_since_epoch * 60, datetime.UTC).strftime("%y%m%d%H%M")

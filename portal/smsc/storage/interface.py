@@ -1,8 +1,8 @@
-"""All that the SMPP server asks of the rest of the program.
+"""All that the SMPP server needs of the rest of the program.
 
-On one machine SQLite answers (`sqlite`); on several it would be a replicated broker, and nothing else in
-this package would change. Every method is called on the event loop and returns at once; what takes time comes back by
-a callback on the loop.
+On one machine SQLite answers (`sqlite`); on several it would be a replicated broker, and nothing else in this package
+would change. Every method is called on the event loop and returns at once; what takes time comes back by a callback on
+the loop.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from enum import StrEnum
 from typing import Protocol
 
 from portal.services.accounts.refused_binds import RefusedBind
-from portal.services.accounts.session_records import Connection, Ending, Progress
+from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
 from portal.services.messages.deliveries import Deliverable
-from portal.services.messages.inbound import FromHandset
-from portal.services.messages.outcomes import Outcome, Whereabouts
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.outcomes import MessageOutcome, MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
-from portal.services.messages.validation import Submit, ToSend
+from portal.services.messages.validation import OutboundMessage, SubmittedMessage
 from portal.services.prices.prices import PriceList
 
 
-class Refusal(Exception):
+class StorageError(Exception):
     """Why something was not done. Also handed to callbacks, as a value."""
 
 
-class NoCredit(Refusal):
+class InsufficientCredits(StorageError):
     """The account's balance does not cover the message. It is recorded as refused, nothing is charged."""
 
 
-class Unavailable(Refusal):
+class StorageUnavailable(StorageError):
     """Certainly not stored: the database is locked, full or read-only. The same submit may be tried again."""
 
 
-class InDoubt(Refusal):
+class CommitInDoubt(StorageError):
     """May be stored or not.
 
     To be answered by closing the session, never by an error PDU: that would invite a second copy.
     """
 
 
-class BindLimit(Refusal):
+class BindLimitReached(StorageError):
     """As many binds of that kind as the account may have are open."""
 
 
@@ -53,11 +53,11 @@ class BindKind(StrEnum):
     TRANSCEIVER = "transceiver"
 
     @property
-    def sends(self) -> bool:
+    def may_submit(self) -> bool:
         return self is not BindKind.RECEIVER
 
     @property
-    def receives(self) -> bool:
+    def may_receive(self) -> bool:
         return self is not BindKind.TRANSMITTER
 
 
@@ -69,109 +69,107 @@ class BindSlot:
     kind: BindKind
 
 
-Resolve = Callable[[int | Refusal], None]
-"""What `accept` answers with: the message's id, or why there is none."""
+SubmitCallback = Callable[[int | StorageError], None]
+"""What `store_submit` answers with: the message's id, or why there is none."""
 
 
 class Storage(Protocol):
     """See the module; the methods are in the order in which a session meets them."""
 
-    def account(self, system_id: str) -> AccountConfig | None:
+    def find_account(self, system_id: str) -> AccountConfig | None:
         """Return the account of that name, from memory."""
 
-    def password_digest(self, password: str) -> bytes:
-        """Return what `AccountConfig.password_id` compares."""
+    def compute_password_digest(self, password: str) -> bytes:
+        """Return the digest that `AccountConfig.find_password` looks for."""
 
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
         """Have `callback` called with each account that changes, once the change is in force for new binds."""
 
     def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot:
-        """Take a place. Raises BindLimit."""
+        """Take a place. Raises BindLimitReached."""
 
     def release_bind(self, slot: BindSlot) -> None:
         """Give the place back."""
 
-    def price_list(self, account: AccountConfig) -> PriceList:
+    def get_price_list(self, account: AccountConfig) -> PriceList:
         """Return what an account's messages cost at this moment."""
 
-    def accept(self, submit: Submit, resolve: Resolve) -> None:
+    def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
         """Store a message and its debit; `resolve` is called once both are on disk, or certainly not, or in doubt.
 
         A callback and not a future: this happens for each message, and a future costs as much again as the rest of its
         way.
         """
 
-    def on_stored(self, callback: Callable[[Sequence[ToSend]], None]) -> None:
+    def on_messages_stored(self, callback: Callable[[Sequence[OutboundMessage]], None]) -> None:
         """Have `callback` called with the messages that an upstream must be given, as they are stored."""
 
-    def on_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
+    def on_messages_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
         """Have `callback` called with the ids of messages whose validity has ended: no upstream is to send them."""
 
-    def unfinished(self) -> Sequence[int]:
-        """Return the ids of messages without a final state whose date has come, in order. Raises Unavailable."""
+    def list_unfinished_ids(self) -> Sequence[int]:
+        """Return the ids of messages without a final state whose date has come, in order. Raises StorageUnavailable."""
 
-    def to_send(self, message_ids: Sequence[int]) -> Sequence[ToSend]:
-        """Return those of these messages that have no final state, by id. Raises Unavailable."""
+    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[OutboundMessage]:
+        """Return those of these messages that have no final state, by id. Raises StorageUnavailable."""
 
-    def find(self, account_id: int, message_id: int) -> Whereabouts | None:
-        """Return a message of an account. Raises Unavailable."""
+    def find_message_status(self, account_id: int, message_id: int) -> MessageStatus | None:
+        """Return a message of an account. Raises StorageUnavailable."""
 
-    def find_unfinished(
+    def find_unfinished_messages(
         self,
         account_id: int,
         source: str,
         destination: str,
-        resolve: Callable[[Sequence[Whereabouts] | Refusal], None],
+        resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
     ) -> None:
-        """Look through all unfinished messages; `resolve` is told which of them are an account's from `source` to
-        `destination`.
-        """
+        """Search all unfinished messages; `resolve` gets those of an account from `source` to `destination`."""
 
-    def cancel(self, message: Whereabouts, resolve: Callable[[bool | Refusal], None]) -> None:
-        """Call a message back, which no upstream sends; `resolve` is told whether it was, or why that isn't known."""
+    def cancel_message(self, message: MessageStatus, resolve: Callable[[bool | StorageError], None]) -> None:
+        """Call a message back, which no upstream sends; `resolve` gets whether it was, or why that isn't known."""
 
-    def put_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
         """Store what became of messages, and the receipts that were asked for."""
 
-    def put_received(self, messages: Sequence[FromHandset]) -> None:
+    def store_inbound_messages(self, messages: Sequence[MobileOriginatedMessage]) -> None:
         """Store what handsets have sent, for the accounts that it is meant for."""
 
-    def on_simulated(self, callback: Callable[[Sequence[FromHandset]], None]) -> None:
+    def on_simulated_inbound_messages(self, callback: Callable[[Sequence[MobileOriginatedMessage]], None]) -> None:
         """Have `callback` called with what the built-in upstream is to take for sent by handsets."""
 
-    def attend(self, account_id: int, wake: Callable[[], None]) -> None:
-        """Have `wake` called whenever something may wait for an account's receivers, until `attend_no_more`."""
+    def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> None:
+        """Have `wake` called whenever something may wait for an account's receivers, until `unsubscribe_deliveries`."""
 
-    def attend_no_more(self, account_id: int) -> None:
-        """Nobody is there to `take` anything."""
+    def unsubscribe_deliveries(self, account_id: int) -> None:
+        """The account has no receiver any more, so nothing is taken."""
 
-    def take(self, account_id: int) -> Deliverable | None:
+    def dequeue_delivery(self, account_id: int) -> Deliverable | None:
         """Return the next of what waits for an account's receivers, in its order; None where there is nothing now.
 
-        Each comes once until `retry` or `give_back`. Nothing comes before one that `retry` has put off, unless that has
-        used up `deliveries.HOLDS_ATTEMPTS`.
+        Each comes once until `retry_delivery` or `requeue_delivery`. Nothing comes before one that `retry_delivery` has
+        put off, unless that has used up `deliveries.MAX_BLOCKING_ATTEMPTS`.
         """
 
-    def done(self, deliverable: Deliverable) -> None:
+    def complete_delivery(self, deliverable: Deliverable) -> None:
         """The ESME has accepted it: forget it."""
 
-    def retry(self, deliverable: Deliverable, at: int) -> None:
-        """The ESME has not accepted it: offer it again at `at` (unix milliseconds). Its attempts are counted."""
+    def retry_delivery(self, deliverable: Deliverable, retry_at: int) -> None:
+        """The ESME has not accepted it: offer it again at `retry_at` (unix milliseconds). Its attempts are counted."""
 
-    def give_back(self, deliverable: Deliverable) -> None:
+    def requeue_delivery(self, deliverable: Deliverable) -> None:
         """Nobody answered for it: offer it again now."""
 
-    def next_session_id(self) -> int:
+    def allocate_session_id(self) -> int:
         """Return an id for a session: it grows, and no message and no page names another session by it."""
 
-    def session_opened(self, session: Connection) -> None:
-        """Show a session."""
+    def insert_session(self, session: SmppSessionRecord) -> None:
+        """Store a session that has bound, so that pages show it."""
 
-    def session_progressed(self, progress: Progress) -> None:
-        """Show the counters of a session."""
+    def update_session_progress(self, progress: SmppSessionProgress) -> None:
+        """Store the counters of a session."""
 
-    def session_closed(self, ending: Ending) -> None:
-        """Stop showing a session, but keep it where messages are of it."""
+    def close_session(self, session_end: SmppSessionEnd) -> None:
+        """Store that a session has ended. It is removed where it has submitted no message."""
 
-    def bind_refused(self, refused: RefusedBind) -> None:
-        """Show an account's users who was refused, and why."""
+    def record_refused_bind(self, refused_bind: RefusedBind) -> None:
+        """Store who was refused and why, for the account's users."""

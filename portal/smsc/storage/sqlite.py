@@ -18,411 +18,447 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
-from portal.services.accounts.session_records import Connection, Ending, Progress
+from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
 from portal.services.messages import deliveries, inbound, intake, outcomes, smpp_config
-from portal.services.messages.deliveries import Deliverable, Deliveries, Receipt
-from portal.services.messages.inbound import FromHandset
-from portal.services.messages.intake import Stored
-from portal.services.messages.outcomes import Cancelled, Due, Outcome, Whereabouts
+from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.intake import StoredMessages
+from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
-from portal.services.messages.validation import Submit, ToSend
+from portal.services.messages.validation import OutboundMessage, SubmittedMessage
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
 from portal.smsc.storage.delivery_queue import DeliveryQueue
-from portal.smsc.storage.interface import BindKind, BindLimit, BindSlot, NoCredit, Refusal, Resolve, Unavailable
-from portal.smsc.storage.writer import Kind, Work, Writer
+from portal.smsc.storage.interface import (
+    BindKind,
+    BindLimitReached,
+    BindSlot,
+    InsufficientCredits,
+    StorageError,
+    StorageUnavailable,
+    SubmitCallback,
+)
+from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
 log = logging.getLogger(__name__)
 
-_COMPONENT = "smsc"
-_LOOK_SECONDS = 0.25
-_READ_AGAIN_MS = 1_000
-_DUE_SECONDS = 0.5
-_EXPIRE_SECONDS = 600.0
+_COMPONENT_NAME = "smsc"
+_CONFIG_POLL_SECONDS = 0.25
+_READ_RETRY_MS = 1_000
+_DUE_POLL_SECONDS = 0.5
+_EXPIRY_INTERVAL_SECONDS = 600.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
-_WRITER_BUSY_MS = 2_000
+_WRITER_BUSY_TIMEOUT_MS = 2_000
 
 
 class SqliteStorage:
     """Implements `Storage`. To be made, started and closed on the event loop.
 
-    `on_death` is called if nothing can be written any more in this process.
+    `on_fatal_error` is called if nothing can be written any more in this process.
     """
 
     def __init__(
-        self, database: Path, keys: Keys, loop: asyncio.AbstractEventLoop, on_death: Callable[[], None]
+        self, database: Path, keys: Keys, loop: asyncio.AbstractEventLoop, on_fatal_error: Callable[[], None]
     ) -> None:
         self._loop = loop
         self._keys = keys
-        self._reader = db.connect(database)
+        self._read_connection = db.connect(database)
         # What takes long to find is looked for by a thread of its own, through a connection of its own.
-        self._searching = db.connect(database)
-        self._searcher = ThreadPoolExecutor(1, "searcher")
-        self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_MS, only_immediate=True)
-        self._writer = Writer(self._writer_connection, self._works(), loop, on_death)
+        self._search_connection = db.connect(database)
+        self._search_executor = ThreadPoolExecutor(1, "searcher")
+        self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
+        self._writer = DatabaseWriter(self._writer_connection, self._build_job_handlers(), loop, on_fatal_error)
         # Sessions that a process which was killed has left behind are no sessions.
-        self._writer.put(Kind.CLEAR, None)
-        self._accounts: dict[str, AccountConfig] = {}
-        self._names: dict[int, str] = {}
-        self._prices = prices.NONE
+        self._writer.queue_write(WriteJobKind.CLEAR_SESSIONS, None)
+        self._accounts_by_name: dict[str, AccountConfig] = {}
+        self._account_names: dict[int, str] = {}
+        self._price_lists = prices.NO_PRICE_LISTS
         self._prices_version = -1
-        self._version = -1
+        self._config_version = -1
         self._account_callbacks: list[Callable[[AccountConfig], None]] = []
-        self._stored_callbacks: list[Callable[[Sequence[ToSend]], None]] = []
+        self._stored_callbacks: list[Callable[[Sequence[OutboundMessage]], None]] = []
         self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
-        self._simulated_callbacks: list[Callable[[Sequence[FromHandset]], None]] = []
-        self._latest_session = 0
-        self._simulated_up_to = 0
-        self._more_simulated = False
-        self._due_asked = False
-        self._binds: Counter[BindSlot] = Counter()
+        self._simulated_callbacks: list[Callable[[Sequence[MobileOriginatedMessage]], None]] = []
+        self._last_session_id = 0
+        self._last_simulated_id = 0
+        self._has_more_simulated = False
+        self._is_due_job_queued = False
+        self._bind_counts: Counter[BindSlot] = Counter()
         self._delivery_queues: dict[int, DeliveryQueue] = {}
-        self._looks: dict[int, asyncio.TimerHandle] = {}
-        self._timers: list[asyncio.TimerHandle] = []
+        self._retry_timers: dict[int, asyncio.TimerHandle] = {}
+        self._periodic_timers: list[asyncio.TimerHandle] = []
 
     def load(self) -> None:
         """Read accounts and prices. Raises sqlite3.Error where the database can't be read."""
-        self._latest_session = session_records.latest_id(self._reader)
-        self._refresh()
+        self._last_session_id = session_records.get_last_smpp_session_id(self._read_connection)
+        self._load_config_changes()
 
     def start(self) -> None:
-        """Begin to write, and to look for changes."""
+        """Begin to write, and to poll for changes."""
         self._writer.start()
-        self._look_for_simulated()
-        self._every(_LOOK_SECONDS, self.look)
-        self._every(_DUE_SECONDS, self._look_for_due)
-        self._every(_EXPIRE_SECONDS, lambda: self._writer.put(Kind.EXPIRE, now_ms()))
+        self._poll_simulated_messages()
+        self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
+        self._run_periodically(_DUE_POLL_SECONDS, self._poll_due_messages)
+        self._run_periodically(
+            _EXPIRY_INTERVAL_SECONDS, lambda: self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, now_ms())
+        )
 
-    def abandon(self) -> None:
+    def close_db_connections(self) -> None:
         """Let go of the database without having started."""
-        self._reader.close()
-        self._searching.close()
+        self._read_connection.close()
+        self._search_connection.close()
         self._writer_connection.close()
 
     def start_heartbeats(self) -> None:
-        """Say from now on that the server is ready."""
+        """Record from now on that the server is ready."""
         started_at = now_ms()
-        self._writer.put(Kind.HEARTBEAT, started_at)
-        self._every(session_records.HEARTBEAT_MS / 1000, lambda: self._writer.put(Kind.HEARTBEAT, started_at))
+        self._writer.queue_write(WriteJobKind.HEARTBEAT, started_at)
+        self._run_periodically(
+            session_records.HEARTBEAT_MS / 1000, lambda: self._writer.queue_write(WriteJobKind.HEARTBEAT, started_at)
+        )
 
     def close(self, timeout: float) -> None:
         """Write what is left, within `timeout` seconds."""
-        for timer in (*self._timers, *self._looks.values()):
+        for timer in (*self._periodic_timers, *self._retry_timers.values()):
             timer.cancel()
         if not self._writer.close(timeout):
             log.error("the database could not be written to the end")
-        self._searching.interrupt()
-        self._searcher.shutdown(cancel_futures=True)
-        self._searching.close()
+        self._search_connection.interrupt()
+        self._search_executor.shutdown(cancel_futures=True)
+        self._search_connection.close()
         try:
-            session_records.all_closed(self._reader)
-            session_records.gone(self._reader, _COMPONENT)
+            session_records.close_all_smpp_sessions(self._read_connection)
+            session_records.remove_component_heartbeat(self._read_connection, _COMPONENT_NAME)
         except sqlite3.Error as error:
             log.error("the database can't be written: %s", error)
-        self._reader.close()
+        self._read_connection.close()
 
-    def _every(self, seconds: float, call: Callable[[], None]) -> None:
-        slot = len(self._timers)
+    def _run_periodically(self, seconds: float, callback: Callable[[], None]) -> None:
+        timer_index = len(self._periodic_timers)
 
         def run() -> None:
-            self._timers[slot] = self._loop.call_later(seconds, run)
-            call()
+            self._periodic_timers[timer_index] = self._loop.call_later(seconds, run)
+            callback()
 
-        self._timers.append(self._loop.call_later(seconds, run))
+        self._periodic_timers.append(self._loop.call_later(seconds, run))
 
     # --- accounts and prices
 
-    def look(self) -> None:
-        """Take over what has changed in the database, if anything has."""
+    def poll_changes(self) -> None:
+        """Load accounts and prices that have changed in the database, if any have."""
         try:
-            if smpp_config.version(self._reader) != self._version:
-                self._refresh()
-            elif self._prices.until is not None and self._prices.until <= now_ms():
+            if smpp_config.read_config_version(self._read_connection) != self._config_version:
+                self._load_config_changes()
+            elif self._price_lists.next_change_at is not None and self._price_lists.next_change_at <= now_ms():
                 self._load_prices()
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
 
-    def _refresh(self) -> None:
-        # The version is read first: what changes while the rest is read is then read again at the next look.
-        version = smpp_config.version(self._reader)
-        changed = smpp_config.load(self._reader, self._version)
+    def _load_config_changes(self) -> None:
+        # The version is read first: what changes while the rest is read is then read again at the next poll.
+        version = smpp_config.read_config_version(self._read_connection)
+        changed = smpp_config.load_account_configs(self._read_connection, self._config_version)
         # Hundreds of lists take tens of milliseconds, and far more is changed than prices.
-        if prices.version(self._reader) != self._prices_version:
+        if prices.read_prices_version(self._read_connection) != self._prices_version:
             self._load_prices()
-        self._look_for_simulated()
-        self._version = version
+        self._poll_simulated_messages()
+        self._config_version = version
         for account in changed:
-            self._accounts.pop(self._names.get(account.id, ""), None)
-            self._accounts[account.name] = account
-            self._names[account.id] = account.name
+            self._accounts_by_name.pop(self._account_names.get(account.id, ""), None)
+            self._accounts_by_name[account.name] = account
+            self._account_names[account.id] = account.name
             for callback in self._account_callbacks:
                 callback(account)
         if changed:
-            self._writer.put(Kind.CONFIRM, {account.id: account.version for account in changed})
+            self._writer.queue_write(WriteJobKind.CONFIG_APPLIED, {account.id: account.version for account in changed})
 
     def _load_prices(self) -> None:
-        # As in `_refresh`: what changes meanwhile is read again.
-        self._prices_version = prices.version(self._reader)
-        self._prices = prices.load(self._reader, now_ms())
+        # As in `_load_changes`: what changes meanwhile is read again.
+        self._prices_version = prices.read_prices_version(self._read_connection)
+        self._price_lists = prices.load_price_lists(self._read_connection, now_ms())
 
-    def account(self, system_id: str) -> AccountConfig | None:
-        return self._accounts.get(system_id)
+    def find_account(self, system_id: str) -> AccountConfig | None:
+        return self._accounts_by_name.get(system_id)
 
-    def password_digest(self, password: str) -> bytes:
-        return self._keys.smpp_digest(password.encode("latin-1"))
+    def compute_password_digest(self, password: str) -> bytes:
+        return self._keys.digest_smpp_password(password.encode("latin-1"))
 
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
         self._account_callbacks.append(callback)
 
-    def price_list(self, account: AccountConfig) -> PriceList:
-        return self._prices.of_list(account.price_list)
+    def get_price_list(self, account: AccountConfig) -> PriceList:
+        return self._price_lists.get_or_default(account.price_list_id)
 
     # --- binds
 
     def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot:
         # A transceiver takes the place of one transmitter and of one receiver.
-        both = self._binds[BindSlot(account.id, BindKind.TRANSCEIVER)]
-        sending = both + self._binds[BindSlot(account.id, BindKind.TRANSMITTER)]
-        receiving = both + self._binds[BindSlot(account.id, BindKind.RECEIVER)]
-        if account.binds and max(sending * kind.sends, receiving * kind.receives) >= account.binds:
-            raise BindLimit
+        transceivers = self._bind_counts[BindSlot(account.id, BindKind.TRANSCEIVER)]
+        transmitters = transceivers + self._bind_counts[BindSlot(account.id, BindKind.TRANSMITTER)]
+        receivers = transceivers + self._bind_counts[BindSlot(account.id, BindKind.RECEIVER)]
+        if account.binds and max(transmitters * kind.may_submit, receivers * kind.may_receive) >= account.binds:
+            raise BindLimitReached
         slot = BindSlot(account.id, kind)
-        self._binds[slot] += 1
+        self._bind_counts[slot] += 1
         return slot
 
     def release_bind(self, slot: BindSlot) -> None:
-        self._binds[slot] -= 1
+        self._bind_counts[slot] -= 1
 
     # --- messages
 
-    def accept(self, submit: Submit, resolve: Resolve) -> None:
-        self._writer.put(Kind.SUBMIT, (submit, resolve))
+    def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
+        self._writer.queue_write(WriteJobKind.SUBMIT, (submit, resolve))
 
-    def on_stored(self, callback: Callable[[Sequence[ToSend]], None]) -> None:
+    def on_messages_stored(self, callback: Callable[[Sequence[OutboundMessage]], None]) -> None:
         self._stored_callbacks.append(callback)
 
-    def unfinished(self) -> Sequence[int]:
-        with self._reading():
-            return outcomes.unfinished(self._reader)
+    def list_unfinished_ids(self) -> Sequence[int]:
+        with self._translate_read_errors():
+            return outcomes.list_unfinished_message_ids(self._read_connection)
 
-    def to_send(self, message_ids: Sequence[int]) -> Sequence[ToSend]:
-        with self._reading():
-            return outcomes.to_send(self._reader, message_ids)
+    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[OutboundMessage]:
+        with self._translate_read_errors():
+            return outcomes.list_outbound_messages(self._read_connection, message_ids)
 
-    def find(self, account_id: int, message_id: int) -> Whereabouts | None:
-        with self._reading():
-            return outcomes.find(self._reader, account_id, message_id)
+    def find_message_status(self, account_id: int, message_id: int) -> MessageStatus | None:
+        with self._translate_read_errors():
+            return outcomes.find_message_status(self._read_connection, account_id, message_id)
 
-    def find_unfinished(
+    def find_unfinished_messages(
         self,
         account_id: int,
         source: str,
         destination: str,
-        resolve: Callable[[Sequence[Whereabouts] | Refusal], None],
+        resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
     ) -> None:
         # Millions may wait for their date, everybody's together: looking through them takes seconds.
         search = self._loop.run_in_executor(
-            self._searcher, outcomes.find_unfinished, self._searching, account_id, source, destination
+            self._search_executor,
+            outcomes.find_unfinished_messages,
+            self._search_connection,
+            account_id,
+            source,
+            destination,
         )
-        search.add_done_callback(partial(_tell, resolve))
+        search.add_done_callback(partial(_report_search_result, resolve))
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _translate_read_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
-            raise Unavailable(str(error)) from error
+            raise StorageUnavailable(str(error)) from error
 
-    def cancel(self, message: Whereabouts, resolve: Callable[[bool | Refusal], None]) -> None:
-        self._writer.put(Kind.CANCEL, (message, resolve))
+    def cancel_message(self, message: MessageStatus, resolve: Callable[[bool | StorageError], None]) -> None:
+        self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
 
-    def put_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        self._writer.defer(Kind.OUTCOME, *outcomes)
+    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
+        self._writer.queue_deferred_write(WriteJobKind.OUTCOME, *outcomes)
 
-    def put_received(self, messages: Sequence[FromHandset]) -> None:
-        self._writer.put(Kind.RECEIVED, *messages)
+    def store_inbound_messages(self, messages: Sequence[MobileOriginatedMessage]) -> None:
+        self._writer.queue_write(WriteJobKind.INBOUND, *messages)
 
-    def on_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
+    def on_messages_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
         self._expired_callbacks.append(callback)
 
-    def _look_for_due(self) -> None:
+    def _poll_due_messages(self) -> None:
         try:
-            if not self._due_asked and outcomes.anything_due(self._reader, now_ms()):
-                self._due_asked = True
-                self._writer.put(Kind.DUE, None)
+            if not self._is_due_job_queued and outcomes.has_due_messages(self._read_connection, now_ms()):
+                self._is_due_job_queued = True
+                self._writer.queue_write(WriteJobKind.DUE_MESSAGES, None)
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
 
-    def on_simulated(self, callback: Callable[[Sequence[FromHandset]], None]) -> None:
+    def on_simulated_inbound_messages(self, callback: Callable[[Sequence[MobileOriginatedMessage]], None]) -> None:
         self._simulated_callbacks.append(callback)
 
-    def _look_for_simulated(self) -> None:
+    def _poll_simulated_messages(self) -> None:
         if not self._simulated_callbacks:
             return  # accounts are loaded before anyone has asked for these
-        found = inbound.simulated(self._reader, self._simulated_up_to)
-        self._more_simulated = len(found) == inbound.SIMULATED_AT_ONCE
-        if found:
-            self._simulated_up_to = found[-1].simulated_id or 0
+        messages = inbound.list_simulated_messages(self._read_connection, self._last_simulated_id)
+        self._has_more_simulated = len(messages) == inbound.SIMULATED_BATCH_SIZE
+        if messages:
+            self._last_simulated_id = messages[-1].simulated_id or 0
             for callback in self._simulated_callbacks:
-                callback(found)
+                callback(messages)
 
     # --- what waits for receivers
 
-    def attend(self, account_id: int, wake: Callable[[], None]) -> None:
-        queue = self._delivery_queues.setdefault(account_id, DeliveryQueue(partial(self._due, account_id)))
+    def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> None:
+        queue = self._delivery_queues.setdefault(
+            account_id, DeliveryQueue(partial(self._read_due_deliveries, account_id))
+        )
         queue.wake = wake
-        queue.look_again()
+        queue.mark_due_in_database()
 
-    def attend_no_more(self, account_id: int) -> None:
-        self._look_at(account_id, None)
+    def unsubscribe_deliveries(self, account_id: int) -> None:
+        self._schedule_retry(account_id, None)
         self._delivery_queues[account_id].wake = None
-        self._delivery_queues[account_id].put_down()
+        self._delivery_queues[account_id].discard_ready_deliveries()
 
-    def take(self, account_id: int) -> Deliverable | None:
-        return self._delivery_queues[account_id].take()
+    def dequeue_delivery(self, account_id: int) -> Deliverable | None:
+        return self._delivery_queues[account_id].dequeue_delivery()
 
-    def _look_at(self, account_id: int, at: int | None) -> None:
-        """Look again at that time (milliseconds), and not at the one said before."""
-        timer = self._looks.pop(account_id, None)
+    def _schedule_retry(self, account_id: int, retry_at: int | None) -> None:
+        """Read what is due at `retry_at` (unix milliseconds; None: not at all), not at the time that was set before."""
+        timer = self._retry_timers.pop(account_id, None)
         if timer:
             timer.cancel()
-        if at is not None:
-            delay = max(at - now_ms(), 1) / 1000
-            self._looks[account_id] = self._loop.call_later(delay, self._delivery_queues[account_id].look_again)
+        if retry_at is not None:
+            delay = max(retry_at - now_ms(), 1) / 1000
+            self._retry_timers[account_id] = self._loop.call_later(
+                delay, self._delivery_queues[account_id].mark_due_in_database
+            )
 
-    def _due(self, account_id: int, how_many: int, but: Collection[int]) -> Deliveries | None:
+    def _read_due_deliveries(self, account_id: int, limit: int, excluded_ids: Collection[int]) -> DueDeliveries | None:
         now = now_ms()
         try:
-            due = deliveries.due(self._reader, account_id, now, how_many, but)
+            due = deliveries.list_due_deliveries(self._read_connection, account_id, now, limit, excluded_ids)
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
-            self._look_at(account_id, now + _READ_AGAIN_MS)
+            self._schedule_retry(account_id, now + _READ_RETRY_MS)
             return None
-        self._look_at(account_id, due.then)
+        self._schedule_retry(account_id, due.next_attempt_at)
         return due
 
-    def done(self, deliverable: Deliverable) -> None:
-        self._writer.defer(Kind.DELIVERED, deliverable)
+    def complete_delivery(self, deliverable: Deliverable) -> None:
+        self._writer.queue_deferred_write(WriteJobKind.DELIVERED, deliverable)
 
-    def retry(self, deliverable: Deliverable, at: int) -> None:
-        self._delivery_queues[deliverable.account_id].put_off()
-        self._writer.put(Kind.DELIVERY_FAILED, (deliverable, at))
+    def retry_delivery(self, deliverable: Deliverable, retry_at: int) -> None:
+        self._delivery_queues[deliverable.account_id].begin_retry()
+        self._writer.queue_write(WriteJobKind.DELIVERY_FAILED, (deliverable, retry_at))
 
-    def give_back(self, deliverable: Deliverable) -> None:
-        self._delivery_queues[deliverable.account_id].give_back(deliverable)
+    def requeue_delivery(self, deliverable: Deliverable) -> None:
+        self._delivery_queues[deliverable.account_id].requeue_delivery(deliverable)
 
     # --- what pages show
 
-    def next_session_id(self) -> int:
-        self._latest_session += 1
-        return self._latest_session
+    def allocate_session_id(self) -> int:
+        self._last_session_id += 1
+        return self._last_session_id
 
-    def session_opened(self, session: Connection) -> None:
-        self._writer.put(Kind.OPENED, session)
+    def insert_session(self, session: SmppSessionRecord) -> None:
+        self._writer.queue_write(WriteJobKind.SESSION_OPENED, session)
 
-    def session_progressed(self, progress: Progress) -> None:
-        self._writer.put(Kind.PROGRESS, progress)
+    def update_session_progress(self, progress: SmppSessionProgress) -> None:
+        self._writer.queue_write(WriteJobKind.SESSION_PROGRESS, progress)
 
-    def session_closed(self, ending: Ending) -> None:
-        self._writer.put(Kind.CLOSED, ending)
+    def close_session(self, session_end: SmppSessionEnd) -> None:
+        self._writer.queue_write(WriteJobKind.SESSION_CLOSED, session_end)
 
-    def bind_refused(self, refused: RefusedBind) -> None:
-        self._writer.put(Kind.REFUSED, refused)
+    def record_refused_bind(self, refused_bind: RefusedBind) -> None:
+        self._writer.queue_write(WriteJobKind.BIND_REFUSED, refused_bind)
 
     # --- what the writer does, and what follows from it
 
-    def _works(self) -> Mapping[Kind, Work]:
+    def _build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
         return {
-            Kind.CLEAR: Work(lambda conn, _: session_records.all_closed(conn)),
-            Kind.OPENED: Work(session_records.opened),
-            Kind.SUBMIT: Work(_store, self._stored, _refuse),
-            Kind.CANCEL: Work(_cancel, self._cancelled, _refuse),
-            Kind.OUTCOME: Work(outcomes.finish, self._finished),
-            Kind.DUE: Work(lambda conn, _: outcomes.take_due(conn, now_ms()), self._became_due, self._stayed_due),
-            Kind.RECEIVED: Work(inbound.take_in, self._received),
-            Kind.DELIVERED: Work(deliveries.done, self._forgotten),
-            Kind.DELIVERY_FAILED: Work(deliveries.failed, self._postponed),
-            Kind.PROGRESS: Work(session_records.progressed, refused=_ignore),
-            Kind.CLOSED: Work(session_records.closed),
-            Kind.REFUSED: Work(refused_binds.refused),
-            Kind.CONFIRM: Work(_confirm),
-            Kind.EXPIRE: Work(lambda conn, times: deliveries.expire(conn, times[-1]), self._expired),
-            Kind.HEARTBEAT: Work(
-                lambda conn, times: session_records.heartbeat(conn, _COMPONENT, times[-1]), refused=_ignore
+            WriteJobKind.CLEAR_SESSIONS: WriteJobHandler(lambda conn, _: session_records.close_all_smpp_sessions(conn)),
+            WriteJobKind.SESSION_OPENED: WriteJobHandler(session_records.insert_smpp_sessions),
+            WriteJobKind.SUBMIT: WriteJobHandler(_store_messages, self._handle_submits_stored, _report_storage_error),
+            WriteJobKind.CANCEL: WriteJobHandler(
+                _cancel_messages, self._handle_messages_cancelled, _report_storage_error
+            ),
+            WriteJobKind.OUTCOME: WriteJobHandler(outcomes.finish_messages, self._handle_outcomes_stored),
+            WriteJobKind.DUE_MESSAGES: WriteJobHandler(
+                lambda conn, _: outcomes.process_due_messages(conn, now_ms()),
+                self._handle_due_messages,
+                self._handle_due_messages_failure,
+            ),
+            WriteJobKind.INBOUND: WriteJobHandler(inbound.store_inbound_messages, self._handle_inbound_stored),
+            WriteJobKind.DELIVERED: WriteJobHandler(
+                deliveries.remove_accepted_deliveries, self._handle_deliveries_completed
+            ),
+            WriteJobKind.DELIVERY_FAILED: WriteJobHandler(deliveries.schedule_retries, self._handle_retries_stored),
+            WriteJobKind.SESSION_PROGRESS: WriteJobHandler(
+                session_records.update_smpp_session_progress, on_refused=_ignore_write_failure
+            ),
+            WriteJobKind.SESSION_CLOSED: WriteJobHandler(session_records.close_smpp_sessions),
+            WriteJobKind.BIND_REFUSED: WriteJobHandler(refused_binds.record_refused_binds),
+            WriteJobKind.CONFIG_APPLIED: WriteJobHandler(_save_applied_versions),
+            WriteJobKind.EXPIRE_DELIVERIES: WriteJobHandler(
+                lambda conn, times: deliveries.expire_deliveries(conn, times[-1]), self._handle_deliveries_expired
+            ),
+            WriteJobKind.HEARTBEAT: WriteJobHandler(
+                lambda conn, times: session_records.record_component_heartbeat(conn, _COMPONENT_NAME, times[-1]),
+                on_refused=_ignore_write_failure,
             ),
         }
 
-    def _stored(self, items: list[tuple[Submit, Resolve]], stored: Stored) -> None:
-        for (_, resolve), message_id in zip(items, stored.ids, strict=True):
-            resolve(message_id if message_id is not None else NoCredit())
-        self._hand_over(stored.to_send)
-        self._wait(stored.waiting)
+    def _handle_submits_stored(
+        self, items: list[tuple[SubmittedMessage, SubmitCallback]], stored: StoredMessages
+    ) -> None:
+        for (_, resolve), message_id in zip(items, stored.message_ids, strict=True):
+            resolve(message_id if message_id is not None else InsufficientCredits())
+        self._notify_messages_stored(stored.outbound)
+        self._queue_receipts(stored.receipts)
 
-    def _became_due(self, _: list[None], due: Due) -> None:
-        self._due_asked = False
-        self._hand_over(due.to_send)
+    def _handle_due_messages(self, _: list[None], due: DueMessages) -> None:
+        self._is_due_job_queued = False
+        self._notify_messages_stored(due.outbound)
         for callback in self._expired_callbacks:
-            callback(due.expired)
-        self._wait(due.waiting)
-        if due.to_send or due.expired:
+            callback(due.expired_ids)
+        self._queue_receipts(due.receipts)
+        if due.outbound or due.expired_ids:
             # A campaign has one date for all its messages, and only so many are taken at once.
-            self._look_for_due()
+            self._poll_due_messages()
 
-    def _stayed_due(self, _: list[None], __: Refusal) -> None:
-        # The next look asks again.
-        self._due_asked = False
+    def _handle_due_messages_failure(self, _: list[None], __: StorageError) -> None:
+        # The next poll queues it again.
+        self._is_due_job_queued = False
 
-    def _hand_over(self, to_send: list[ToSend]) -> None:
+    def _notify_messages_stored(self, outbound: list[OutboundMessage]) -> None:
         for callback in self._stored_callbacks:
-            callback(to_send)
+            callback(outbound)
 
-    def _wait(self, receipts: Sequence[Receipt]) -> None:
-        by_account: dict[int, list[Receipt]] = defaultdict(list)
+    def _queue_receipts(self, receipts: Sequence[DeliveryReceipt]) -> None:
+        by_account: dict[int, list[DeliveryReceipt]] = defaultdict(list)
         for each in receipts:
             by_account[each.account_id].append(each)
-        for account_id, stored in by_account.items():
+        for account_id, account_receipts in by_account.items():
             if account_id in self._delivery_queues:
-                self._delivery_queues[account_id].stored(stored)
+                self._delivery_queues[account_id].add_stored(account_receipts)
 
-    def _look_again(self, account_id: int) -> None:
+    def _mark_deliveries_due(self, account_id: int) -> None:
         if account_id in self._delivery_queues:
-            self._delivery_queues[account_id].look_again()
+            self._delivery_queues[account_id].mark_due_in_database()
 
-    def _cancelled(
-        self, items: list[tuple[Whereabouts, Callable[[bool | Refusal], None]]], cancelled: Cancelled
+    def _handle_messages_cancelled(
+        self, items: list[tuple[MessageStatus, Callable[[bool | StorageError], None]]], cancelled: CancelResult
     ) -> None:
-        for (_, resolve), done in zip(items, cancelled.done, strict=True):
-            resolve(done)
-        self._wait(cancelled.waiting)
+        for (_, resolve), was_cancelled in zip(items, cancelled.was_cancelled, strict=True):
+            resolve(was_cancelled)
+        self._queue_receipts(cancelled.receipts)
 
-    def _finished(self, _: list[Any], receipts: list[Receipt]) -> None:
-        self._wait(receipts)
+    def _handle_outcomes_stored(self, _: list[Any], receipts: list[DeliveryReceipt]) -> None:
+        self._queue_receipts(receipts)
 
-    def _expired(self, times: list[int], given_up: int) -> None:
-        if given_up == deliveries.EXPIRED_AT_ONCE:
+    def _handle_deliveries_expired(self, times: list[int], expired_count: int) -> None:
+        if expired_count == deliveries.EXPIRY_BATCH_SIZE:
             # What is submitted meanwhile has its turn in between.
-            self._writer.put(Kind.EXPIRE, times[-1])
+            self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, times[-1])
 
-    def _received(self, _: list[Any], account_ids: set[int]) -> None:
+    def _handle_inbound_stored(self, _: list[Any], account_ids: set[int]) -> None:
         for account_id in account_ids:
-            self._look_again(account_id)
-        if self._more_simulated:
+            self._mark_deliveries_due(account_id)
+        if self._has_more_simulated:
             # Not before these are on disk: a million of them would fill the memory, and hold up everybody.
-            with suppress(Unavailable), self._reading():
-                self._look_for_simulated()
+            with suppress(StorageUnavailable), self._translate_read_errors():
+                self._poll_simulated_messages()
 
-    def _forgotten(self, accepted: list[Deliverable], _: None) -> None:
-        for each in accepted:
-            self._delivery_queues[each.account_id].forget(each)
+    def _handle_deliveries_completed(self, deliverables: list[Deliverable], _: None) -> None:
+        for each in deliverables:
+            self._delivery_queues[each.account_id].remove_delivery(each)
 
-    def _postponed(self, retries: list[tuple[Deliverable, int]], __: None) -> None:
+    def _handle_retries_stored(self, retries: list[tuple[Deliverable, int]], __: None) -> None:
         for each, _ in retries:
-            self._delivery_queues[each.account_id].is_put_off(each)
+            self._delivery_queues[each.account_id].finish_retry(each)
 
 
-def _tell(
-    resolve: Callable[[Sequence[Whereabouts] | Refusal], None], search: asyncio.Future[list[Whereabouts]]
+def _report_search_result(
+    resolve: Callable[[Sequence[MessageStatus] | StorageError], None], search: asyncio.Future[list[MessageStatus]]
 ) -> None:
     if search.cancelled():
         return
@@ -431,28 +467,28 @@ def _tell(
         resolve(search.result())
     else:
         log.error("the database can't be read: %s", error)
-        resolve(Unavailable(str(error)))
+        resolve(StorageUnavailable(str(error)))
 
 
-def _store(conn: sqlite3.Connection, items: list[tuple[Submit, Resolve]]) -> Stored:
-    return intake.store(conn, [submit for submit, _ in items])
+def _store_messages(conn: sqlite3.Connection, items: list[tuple[SubmittedMessage, SubmitCallback]]) -> StoredMessages:
+    return intake.store_messages(conn, [submit for submit, _ in items])
 
 
-def _refuse(items: list[tuple[Any, Callable[[Any], None]]], refusal: Refusal) -> None:
+def _report_storage_error(items: list[tuple[Any, Callable[[Any], None]]], refusal: StorageError) -> None:
     for _, resolve in items:
         resolve(refusal)
 
 
-def _cancel(conn: sqlite3.Connection, items: list[tuple[Whereabouts, Any]]) -> Cancelled:
-    return outcomes.cancel(conn, [message for message, _ in items])
+def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, Any]]) -> CancelResult:
+    return outcomes.cancel_messages(conn, [message for message, _ in items])
 
 
-def _confirm(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:
+def _save_applied_versions(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:
     latest: dict[int, int] = {}
     for each in versions:
         latest.update(each)
-    smpp_config.confirm(conn, latest)
+    smpp_config.save_applied_config_versions(conn, latest)
 
 
-def _ignore(_: list[object], __: Refusal) -> None:
+def _ignore_write_failure(_: list[object], __: StorageError) -> None:
     """What was to be written is out of date a moment later."""

@@ -20,22 +20,23 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from portal.core.db import immediate
-from portal.smsc.storage.interface import InDoubt, Refusal, Unavailable
+from portal.core.db import write_transaction
+from portal.smsc.storage.interface import CommitInDoubt, StorageError, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
 # As many jobs in a batch as it takes so long to write, by how long the last one took: those in the next batch wait.
-_BATCH_SECONDS = 0.025
-_FEWEST_JOBS, _MOST_JOBS = 500, 4_000
-_DEFERRED_SECONDS = 0.01
+_TARGET_BATCH_SECONDS = 0.025
+_MIN_BATCH_JOBS, _MAX_BATCH_JOBS = 500, 4_000
+_DEFER_SECONDS = 0.01
 _RETRY_SECONDS = 0.25
-# Who waits for the write lock looks for it every half a millisecond (`db.immediate`), so one is enough to find it free.
-_GAP_SECONDS = 0.001
-_TURN_SECONDS = 0.02
+# Who waits for the write lock tries to get it every half a millisecond (`db.write_transaction`), so one is enough to
+# find it free.
+_YIELD_SECONDS = 0.001
+_YIELD_INTERVAL_SECONDS = 0.02
 
 # With these nothing has been written. Any other failure of SQLite may have come after the commit reached the disk.
-_NOTHING_WRITTEN = {
+_NOT_WRITTEN_CODES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_FULL,
@@ -48,223 +49,227 @@ _NOTHING_WRITTEN = {
 }
 
 
-class Kind(IntEnum):
+class WriteJobKind(IntEnum):
     """Kinds of jobs, in the order in which a batch does them."""
 
-    CLEAR = 0
-    OPENED = 1
+    CLEAR_SESSIONS = 0
+    SESSION_OPENED = 1
     SUBMIT = 2
     CANCEL = 3
     OUTCOME = 4
-    DUE = 5
-    RECEIVED = 6
+    DUE_MESSAGES = 5
+    INBOUND = 6
     DELIVERED = 7
     DELIVERY_FAILED = 8
-    PROGRESS = 9
-    CLOSED = 10
-    REFUSED = 11
-    CONFIRM = 12
-    EXPIRE = 13
+    SESSION_PROGRESS = 9
+    SESSION_CLOSED = 10
+    BIND_REFUSED = 11
+    CONFIG_APPLIED = 12
+    EXPIRE_DELIVERIES = 13
     HEARTBEAT = 14
 
 
 @dataclass(slots=True, frozen=True)
-class Work:
+class WriteJobHandler:
     """How jobs of one kind are done.
 
-    `write` writes their items in the open transaction; `committed` is called on the event loop with the items and its
-    result once they are on disk, `refused` with the items and a Refusal when they are not. Without `refused` they are
-    kept and tried again.
+    `write` writes their items in the open transaction; `on_committed` is called on the event loop with the items and
+    its result once they are on disk, `on_refused` with the items and a StorageError when they are not. Without
+    `on_refused` they are tried again.
     """
 
     write: Callable[[sqlite3.Connection, list[Any]], Any]
-    committed: Callable[[list[Any], Any], None] | None = None
-    refused: Callable[[list[Any], Refusal], None] | None = None
+    on_committed: Callable[[list[Any], Any], None] | None = None
+    on_refused: Callable[[list[Any], StorageError], None] | None = None
 
 
-_Job = tuple[Kind, Any]
-_Answer = Callable[[], None]
+_Job = tuple[WriteJobKind, Any]
+_Callback = Callable[[], None]
 
 
-class Writer:
-    """Give it jobs with `put` from the event loop; it writes them in the order of `Kind`, and of arrival within one.
+class DatabaseWriter:
+    """Give it jobs with `put` from the event loop; it writes them in the order of `WriteJobKind`, and of arrival
+    within one.
 
-    From `start` on `conn` belongs to its thread. `on_death` is called on the event loop if the thread ends by an error.
+    From `start` on `conn` belongs to its thread. `on_fatal_error` is called on the event loop if the thread ends by an
+    error.
     """
 
     def __init__(
         self,
         conn: sqlite3.Connection,
-        works: Mapping[Kind, Work],
+        handlers: Mapping[WriteJobKind, WriteJobHandler],
         loop: asyncio.AbstractEventLoop,
-        on_death: Callable[[], None],
+        on_fatal_error: Callable[[], None],
     ) -> None:
         self._conn = conn
-        self._works = works
+        self._handlers = handlers
         self._loop = loop
-        self._on_death = on_death
+        self._on_fatal_error = on_fatal_error
         # Of the event loop.
-        self._gathered: list[_Job] = []
-        self._deferred: list[_Job] = []
+        self._new_jobs: list[_Job] = []
+        self._deferred_jobs: list[_Job] = []
         # On the way from the loop to the thread.
-        self._queue: SimpleQueue[list[_Job]] = SimpleQueue()
+        self._job_queue: SimpleQueue[list[_Job]] = SimpleQueue()
         # Of the thread: what it has not begun with, and what it has to try again.
-        self._left: list[_Job] = []
-        self._kept: list[_Job] = []
-        self._most = _MOST_JOBS
+        self._unstarted_jobs: list[_Job] = []
+        self._jobs_to_retry: list[_Job] = []
+        self._max_batch_jobs = _MAX_BATCH_JOBS
         self._stopping = False
-        self._failing = False
-        self._free_at = time.monotonic()
+        self._is_failing = False
+        self._last_yield_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, kind: Kind, *items: Any) -> None:
+    def queue_write(self, kind: WriteJobKind, *items: Any) -> None:
         """Have `items` written. Returns at once."""
-        if not self._gathered:
-            self._loop.call_soon(self._pass_on)
+        if not self._new_jobs:
+            self._loop.call_soon(self._send_new_jobs)
         for item in items:
-            self._gathered.append((kind, item))
+            self._new_jobs.append((kind, item))
 
-    def defer(self, kind: Kind, *items: Any) -> None:
+    def queue_deferred_write(self, kind: WriteJobKind, *items: Any) -> None:
         """Have `items` written within ten milliseconds or so: what nobody waits for.
 
         Many of them together cost half of what they would by and by: the pages of the database that they change are
         mostly the same.
         """
-        if not self._deferred:
-            self._loop.call_later(_DEFERRED_SECONDS, self._pass_on_deferred)
+        if not self._deferred_jobs:
+            self._loop.call_later(_DEFER_SECONDS, self._send_deferred_jobs)
         for item in items:
-            self._deferred.append((kind, item))
+            self._deferred_jobs.append((kind, item))
 
-    def _pass_on(self) -> None:
-        self._queue.put(self._gathered)
-        self._gathered = []
+    def _send_new_jobs(self) -> None:
+        self._job_queue.put(self._new_jobs)
+        self._new_jobs = []
 
-    def _pass_on_deferred(self) -> None:
-        self._queue.put(self._deferred)
-        self._deferred = []
+    def _send_deferred_jobs(self) -> None:
+        self._job_queue.put(self._deferred_jobs)
+        self._deferred_jobs = []
 
     def close(self, timeout: float) -> bool:
         """Write what is left and end, within `timeout` seconds; returns whether that went well."""
-        self._pass_on()
-        self._pass_on_deferred()
+        self._send_new_jobs()
+        self._send_deferred_jobs()
         self._stopping = True
         # It may wait for something.
-        self._queue.put([])
+        self._job_queue.put([])
         self._thread.join(timeout)
-        return not self._thread.is_alive() and not self._kept
+        return not self._thread.is_alive() and not self._jobs_to_retry
 
     def _run(self) -> None:
         try:
-            self._work()
+            self._process_jobs()
         except Exception:
             # Nobody would be answered any more. The process had better end, and be started again.
             log.exception("the writer has died")
-            self._loop.call_soon_threadsafe(self._on_death)
+            self._loop.call_soon_threadsafe(self._on_fatal_error)
         finally:
             self._conn.close()
 
-    def _work(self) -> None:
-        while not (self._stopping and self._queue.empty() and not self._left):
-            jobs = self._take()
+    def _process_jobs(self) -> None:
+        while not (self._stopping and self._job_queue.empty() and not self._unstarted_jobs):
+            jobs = self._wait_for_job_batch()
             if jobs:
-                began = time.monotonic()
-                answers = self._write(jobs)
-                pace = len(jobs) / (time.monotonic() - began)
-                self._most = min(max(int(pace * _BATCH_SECONDS), _FEWEST_JOBS), _MOST_JOBS)
-                self._answer(answers)
+                started_at = time.monotonic()
+                callbacks = self._write_jobs(jobs)
+                jobs_per_second = len(jobs) / (time.monotonic() - started_at)
+                self._max_batch_jobs = min(
+                    max(int(jobs_per_second * _TARGET_BATCH_SECONDS), _MIN_BATCH_JOBS), _MAX_BATCH_JOBS
+                )
+                self._schedule_callbacks(callbacks)
 
-    def _take(self) -> list[_Job]:
+    def _wait_for_job_batch(self) -> list[_Job]:
         """Return what waits; wait for something where nothing does."""
-        kept, self._kept = self._kept, []
-        if kept:
+        retried, self._jobs_to_retry = self._jobs_to_retry, []
+        if retried:
             time.sleep(_RETRY_SECONDS)
         else:
-            self._give_way()
-            if not self._left:
-                self._left = self._next()
+            self._pause_for_other_writers()
+            if not self._unstarted_jobs:
+                self._unstarted_jobs = self._wait_for_jobs()
         with suppress(Empty):
-            while len(self._left) < self._most:
-                self._left += self._queue.get_nowait()
-        # What is kept takes nobody's place: new submits have to be refused as long as nothing can be written.
-        jobs = kept + self._left[: self._most]
-        self._left = self._left[self._most :]
+            while len(self._unstarted_jobs) < self._max_batch_jobs:
+                self._unstarted_jobs += self._job_queue.get_nowait()
+        # What is tried again takes nobody's place: new submits have to be refused as long as nothing can be written.
+        jobs = retried + self._unstarted_jobs[: self._max_batch_jobs]
+        self._unstarted_jobs = self._unstarted_jobs[self._max_batch_jobs :]
         return jobs
 
-    def _give_way(self) -> None:
+    def _pause_for_other_writers(self) -> None:
         """Leave the database to other processes for a moment, where no pause has done so of late."""
-        if time.monotonic() - self._free_at > _TURN_SECONDS:
-            time.sleep(_GAP_SECONDS)
-            self._free_at = time.monotonic()
+        if time.monotonic() - self._last_yield_at > _YIELD_INTERVAL_SECONDS:
+            time.sleep(_YIELD_SECONDS)
+            self._last_yield_at = time.monotonic()
 
-    def _next(self) -> list[_Job]:
-        began = time.monotonic()
-        jobs = self._queue.get()
+    def _wait_for_jobs(self) -> list[_Job]:
+        started_at = time.monotonic()
+        jobs = self._job_queue.get()
         now = time.monotonic()
-        if now - began > _GAP_SECONDS:
-            self._free_at = now
+        if now - started_at > _YIELD_SECONDS:
+            self._last_yield_at = now
         return jobs
 
-    def _write(self, jobs: list[_Job]) -> list[_Answer]:
+    def _write_jobs(self, jobs: list[_Job]) -> list[_Callback]:
         try:
-            answers = self._transaction(jobs)
+            callbacks = self._write_in_transaction(jobs)
         except sqlite3.OperationalError as error:
-            return self._failed(jobs, error)
+            return self._handle_write_failure(jobs, error)
         except Exception as error:
             if len(jobs) == 1:
                 log.exception("a job of kind %s could not be written", jobs[0][0].name)
-                return self._refusals(jobs, error)
+                return self._build_failure_callbacks(jobs, error)
             # One bad item must not take the others with it.
             half = len(jobs) // 2
-            return self._write(jobs[:half]) + self._write(jobs[half:])
-        if self._failing:
-            self._failing = False
+            return self._write_jobs(jobs[:half]) + self._write_jobs(jobs[half:])
+        if self._is_failing:
+            self._is_failing = False
             log.warning("the database can be written again")
-        return answers
+        return callbacks
 
-    def _transaction(self, jobs: list[_Job]) -> list[_Answer]:
-        answers: list[_Answer] = []
-        with immediate(self._conn):
-            for kind, items in _grouped(jobs):
-                work = self._works[kind]
-                result = work.write(self._conn, items)
-                if work.committed:
-                    answers.append(partial(work.committed, items, result))
-        return answers
+    def _write_in_transaction(self, jobs: list[_Job]) -> list[_Callback]:
+        callbacks: list[_Callback] = []
+        with write_transaction(self._conn):
+            for kind, items in _group_by_kind(jobs):
+                handler = self._handlers[kind]
+                result = handler.write(self._conn, items)
+                if handler.on_committed:
+                    callbacks.append(partial(handler.on_committed, items, result))
+        return callbacks
 
-    def _failed(self, jobs: list[_Job], error: sqlite3.OperationalError) -> list[_Answer]:
-        if not self._failing:
-            self._failing = True
+    def _handle_write_failure(self, jobs: list[_Job], error: sqlite3.OperationalError) -> list[_Callback]:
+        if not self._is_failing:
+            self._is_failing = True
             log.error("the database can't be written: %s", error)
-        self._kept += [job for job in jobs if self._works[job[0]].refused is None]
-        return self._refusals(jobs, error)
+        self._jobs_to_retry += [job for job in jobs if self._handlers[job[0]].on_refused is None]
+        return self._build_failure_callbacks(jobs, error)
 
-    def _refusals(self, jobs: list[_Job], error: Exception) -> list[_Answer]:
+    def _build_failure_callbacks(self, jobs: list[_Job], error: Exception) -> list[_Callback]:
         # What the sqlite3 module raises by itself carries no code of SQLite: it never got as far as the database.
         code = getattr(error, "sqlite_errorcode", None)
-        certain = code is None or code in _NOTHING_WRITTEN or code & 0xFF in _NOTHING_WRITTEN
-        refusal = Unavailable(str(error)) if certain else InDoubt(str(error))
-        answers: list[_Answer] = []
-        for kind, items in _grouped(jobs):
-            refused = self._works[kind].refused
-            if refused:
-                answers.append(partial(refused, items, refusal))
-        return answers
+        is_not_written = code is None or code in _NOT_WRITTEN_CODES or code & 0xFF in _NOT_WRITTEN_CODES
+        refusal = StorageUnavailable(str(error)) if is_not_written else CommitInDoubt(str(error))
+        callbacks: list[_Callback] = []
+        for kind, items in _group_by_kind(jobs):
+            on_refused = self._handlers[kind].on_refused
+            if on_refused:
+                callbacks.append(partial(on_refused, items, refusal))
+        return callbacks
 
-    def _answer(self, answers: list[_Answer]) -> None:
-        if answers:
-            self._loop.call_soon_threadsafe(_call_all, answers)
+    def _schedule_callbacks(self, callbacks: list[_Callback]) -> None:
+        if callbacks:
+            self._loop.call_soon_threadsafe(_run_callbacks, callbacks)
 
 
-def _grouped(jobs: list[_Job]) -> list[tuple[Kind, list[Any]]]:
-    by_kind: dict[Kind, list[Any]] = {}
+def _group_by_kind(jobs: list[_Job]) -> list[tuple[WriteJobKind, list[Any]]]:
+    by_kind: dict[WriteJobKind, list[Any]] = {}
     for kind, item in jobs:
         by_kind.setdefault(kind, []).append(item)
     return sorted(by_kind.items(), key=lambda each: each[0])
 
 
-def _call_all(answers: list[_Answer]) -> None:
-    for answer in answers:
-        answer()
+def _run_callbacks(callbacks: list[_Callback]) -> None:
+    for callback in callbacks:
+        callback()

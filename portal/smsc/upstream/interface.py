@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from portal.services.messages.inbound import FromHandset
-from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import ToSend
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.validation import OutboundMessage
 
-Report = Callable[[Sequence[Outcome]], None]
+OutcomeCallback = Callable[[Sequence[MessageOutcome]], None]
 """Takes what became of messages."""
-Receive = Callable[[Sequence[FromHandset]], None]
+InboundCallback = Callable[[Sequence[MobileOriginatedMessage]], None]
 """Takes what handsets have sent."""
 
 
 class Upstream(Protocol):
     """What takes messages on to their destinations. Runs on the event loop and never blocks it."""
 
-    def send(self, messages: Sequence[ToSend]) -> None:
+    def send_messages(self, messages: Sequence[OutboundMessage]) -> None:
         """Take messages, which are on disk. After a restart those without an outcome are given again."""
 
-    def recall(self, message_id: int) -> bool:
+    def cancel_message(self, message_id: int) -> bool:
         """Send a message no more; returns whether that was still possible, after which nothing is reported of it."""
 
     def close(self) -> None:

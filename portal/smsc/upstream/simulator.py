@@ -29,18 +29,18 @@ from itertools import count
 
 from portal.core.clock import now_ms
 from portal.services.common.message_states import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN
-from portal.services.messages.inbound import FromHandset
-from portal.services.messages.outcomes import Outcome
-from portal.services.messages.validation import ToSend
-from portal.smsc.protocol.constants import in_receipt
-from portal.smsc.upstream.interface import Receive, Report
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.validation import OutboundMessage
+from portal.smsc.protocol.constants import format_receipt_status
+from portal.smsc.upstream.interface import InboundCallback, OutcomeCallback
 
 # Ids of its own begin with the time: none comes again after a restart, unless the clock is set back.
 _ID_SHIFT = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class SimulatedOutcome:
     """What becomes of a message (message_state, ptt), and after how many seconds."""
 
     delay: float
@@ -48,69 +48,82 @@ class Fate:
     ptt: int
 
 
-_USUAL = Fate(0.2, DELIVERED, 0)
-_PENDING = None
-FATES: dict[str, Fate | None] = {
-    "001": Fate(0.2, UNDELIVERABLE, 800),
-    "002": Fate(0.2, EXPIRED, 801),
-    "003": Fate(0.2, REJECTED, 803),
-    "004": Fate(0.2, UNKNOWN, 804),
-    "005": Fate(30, DELIVERED, 0),
-    "006": _PENDING,
-    "007": Fate(0.2, DELETED, 802),
-    "008": Fate(0.2, UNDELIVERABLE, 3),
-    "009": Fate(0.2, UNDELIVERABLE, 5),
-    "010": Fate(5, EXPIRED, 6),
-    "011": Fate(0.2, REJECTED, 53),
+_DEFAULT_OUTCOME = SimulatedOutcome(0.2, DELIVERED, 0)
+_NO_OUTCOME = None
+OUTCOMES_BY_SUFFIX: dict[str, SimulatedOutcome | None] = {
+    "001": SimulatedOutcome(0.2, UNDELIVERABLE, 800),
+    "002": SimulatedOutcome(0.2, EXPIRED, 801),
+    "003": SimulatedOutcome(0.2, REJECTED, 803),
+    "004": SimulatedOutcome(0.2, UNKNOWN, 804),
+    "005": SimulatedOutcome(30, DELIVERED, 0),
+    "006": _NO_OUTCOME,
+    "007": SimulatedOutcome(0.2, DELETED, 802),
+    "008": SimulatedOutcome(0.2, UNDELIVERABLE, 3),
+    "009": SimulatedOutcome(0.2, UNDELIVERABLE, 5),
+    "010": SimulatedOutcome(5, EXPIRED, 6),
+    "011": SimulatedOutcome(0.2, REJECTED, 53),
 }
 
 
 class Simulator:
-    """The built-in `Upstream`; `report` gets the outcomes, `receive` what handsets are said to have sent."""
+    """The built-in `Upstream`; `on_outcomes` gets the outcomes, `on_inbound` what it takes for sent by handsets."""
 
-    def __init__(self, report: Report, receive: Receive, loop: asyncio.AbstractEventLoop) -> None:
-        self._report = report
-        self._receive = receive
+    def __init__(
+        self, on_outcomes: OutcomeCallback, on_inbound: InboundCallback, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._on_outcomes = on_outcomes
+        self._on_inbound = on_inbound
         self._loop = loop
         self._closed = False
-        self._ids = count(now_ms() << _ID_SHIFT)
+        self._upstream_ids = count(now_ms() << _ID_SHIFT)
         # Those that stay on their way for long enough to be called back.
-        self._slow: set[int] = set()
+        self._cancellable_ids: set[int] = set()
 
-    def send(self, messages: Sequence[ToSend]) -> None:
+    def send_messages(self, messages: Sequence[OutboundMessage]) -> None:
         # One timer for all of a batch that end at the same time, not one a message.
-        by_delay: dict[float, list[tuple[int, Fate]]] = defaultdict(list)
+        by_delay: dict[float, list[tuple[int, SimulatedOutcome]]] = defaultdict(list)
         for message in messages:
-            fate = FATES.get(message.destination[-3:], _USUAL)
-            if fate is not _USUAL:
-                self._slow.add(message.id)
-            if fate is not None:
-                by_delay[fate.delay].append((message.id, fate))
-        for delay, ending in by_delay.items():
-            self._loop.call_later(delay, self._end, ending)
+            outcome = OUTCOMES_BY_SUFFIX.get(message.destination[-3:], _DEFAULT_OUTCOME)
+            if outcome is not _DEFAULT_OUTCOME:
+                self._cancellable_ids.add(message.id)
+            if outcome is not None:
+                by_delay[outcome.delay].append((message.id, outcome))
+        for delay, batch in by_delay.items():
+            self._loop.call_later(delay, self._report_outcomes, batch)
 
-    def recall(self, message_id: int) -> bool:
-        if message_id not in self._slow:
+    def cancel_message(self, message_id: int) -> bool:
+        if message_id not in self._cancellable_ids:
             return False
-        self._slow.remove(message_id)
+        self._cancellable_ids.remove(message_id)
         return True
 
-    def receive(self, messages: Sequence[FromHandset]) -> None:
+    def receive_inbound_messages(self, messages: Sequence[MobileOriginatedMessage]) -> None:
         """Take messages for sent by handsets."""
-        self._receive(messages)
+        self._on_inbound(messages)
 
     def close(self) -> None:
         self._closed = True
 
-    def _end(self, ending: list[tuple[int, Fate]]) -> None:
+    def _report_outcomes(self, batch: list[tuple[int, SimulatedOutcome]]) -> None:
         if self._closed:
             return
         now = now_ms()
-        ended = [(message_id, fate) for message_id, fate in ending if fate is _USUAL or message_id in self._slow]
-        self._slow.difference_update([message_id for message_id, _ in ended])
-        self._report(
+        ended = [
+            (message_id, outcome)
+            for message_id, outcome in batch
+            if outcome is _DEFAULT_OUTCOME or message_id in self._cancellable_ids
+        ]
+        self._cancellable_ids.difference_update([message_id for message_id, _ in ended])
+        self._on_outcomes(
             [
-                Outcome(message_id, fate.state, fate.ptt, now, f"{own_id:x}", in_receipt(fate.state, fate.ptt))
-                for (message_id, fate), own_id in zip(ended, self._ids, strict=False)
+                MessageOutcome(
+                    message_id,
+                    outcome.state,
+                    outcome.ptt,
+                    now,
+                    f"{upstream_id:x}",
+                    format_receipt_status(outcome.state, outcome.ptt),
+                )
+                for (message_id, outcome), upstream_id in zip(ended, self._upstream_ids, strict=False)
             ]
         )

@@ -1,4 +1,4 @@
-"""Choosing an account, and its home: what a client needs, whether it works, and what has passed."""
+"""The list of a customer's accounts, and an account's home: SMPP settings, service status and statistics."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -11,15 +11,15 @@ from portal.core import clock, i18n
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import Pulse
-from portal.services.accounts.credentials import PasswordInfo
-from portal.services.accounts.refused_binds import Refusals
-from portal.services.accounts.session_records import Connection
+from portal.services.accounts.change_counters import ChangeCounters
+from portal.services.accounts.credentials import SmppPasswordInfo
+from portal.services.accounts.refused_binds import RefusedBindGroup
+from portal.services.accounts.session_records import SmppSessionRecord
 from portal.services.statistics import daily_totals
-from portal.services.statistics.daily_totals import Counts
+from portal.services.statistics.daily_totals import MessageCounts
 from portal.web.accounts import endpoints
 from portal.web.core import access, context, htmx, layout, live
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("accounts", __name__)
 
@@ -30,75 +30,83 @@ _DEFAULT_PERIOD = "30d"
 
 
 @blueprint.get("/")
-@access.user_only
-def index() -> ResponseReturnValue:
+@access.login_required
+def list_accounts() -> ResponseReturnValue:
     """The customer's accounts; a single one is opened at once."""
-    if access.user().is_operator:
+    if access.get_current_user().is_operator:
         return redirect(url_for("admin_customers.list_customers"))
-    own = access.own_accounts()
-    if len(own) == 1:
-        return redirect(url_for(".home", name=own[0].name))
-    # The list at the side would say the same once more.
-    return htmx.page("accounts/index.html", accounts=[layout.account_view(each) for each in own], sidebar_accounts=[])
+    own_accounts = access.list_own_accounts()
+    if len(own_accounts) == 1:
+        return redirect(url_for(".show_account", name=own_accounts[0].name))
+    # The sidebar would repeat the list.
+    return htmx.render_page(
+        "accounts/index.html", accounts=[layout.build_account_view(each) for each in own_accounts], sidebar_accounts=[]
+    )
 
 
 @blueprint.get("/accounts/<name>")
-@access.see_account
-def home(account: Account) -> ResponseReturnValue:
+@access.account_access_required
+def show_account(account: Account) -> ResponseReturnValue:
     """General information, service status, statistics; for htmx the statistics of another period."""
-    if htmx.wanted():
-        return htmx.parts(*live.draw(account, _STATISTICS).values())
-    return live.show("accounts/home.html", "home", account)
+    if htmx.is_htmx_request():
+        return htmx.render_fragments(*live.render_live_fragments(account, _STATISTICS_PART).values())
+    return live.render_live_page("accounts/home.html", "home", account)
 
 
 # --- general information
 
 
-def _general_information(account: Account, pulse: Pulse) -> dict[str, Any]:
-    return {"endpoints": endpoints.shown(), "windowing": account.windowing, "throughput": account.throughput}
+def _smpp_settings_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    return {
+        "endpoints": endpoints.get_smpp_endpoints(),
+        "windowing": account.windowing,
+        "throughput": account.throughput,
+    }
 
 
 # --- service status
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
-    """The open sessions in a nutshell; `old` of them use a password that has been replaced."""
+class SmppSessionsSummary:
+    """A summary of the open sessions; `old_password_count` of them use a password that has been replaced."""
 
     count: int
     addresses: list[str]
     tls: str
-    old: int
+    old_password_count: int
 
 
-def _service_status(account: Account, pulse: Pulse) -> dict[str, Any]:
-    conn = context.conn()
-    password = credentials.info(conn, account.id) if account.kind == "smpp" else None
-    sessions = session_records.of_account(conn, account.id) if pulse.sessions else []
+def _status_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    conn = context.get_conn()
+    password = credentials.find_smpp_password_info(conn, account.id) if account.kind == "smpp" else None
+    sessions = session_records.list_open_smpp_sessions(conn, account.id) if counters.open_sessions else []
     return {
         "password": password,
-        "changed_by": _author(password),
-        "connected": _connected(sessions, password),
-        "why_not": why_no_password(account),
+        "changed_by": _describe_password_author(password),
+        "connected": _summarize_smpp_sessions(sessions, password),
+        "password_blocked_reason": password_blocked_reason(account),
     }
 
 
-def _author(password: PasswordInfo | None) -> str:
-    # A command of the shell has no name; to a customer it is whoever runs the portal.
+def _describe_password_author(password: SmppPasswordInfo | None) -> str:
+    # On the command line there is no user; to a customer it is the operator.
     return password.changed_by if password and "@" in password.changed_by else _("the operator")
 
 
-def _connected(sessions: list[Connection], password: PasswordInfo | None) -> Connected:
-    secured = {each.tls for each in sessions}
-    return Connected(
+def _summarize_smpp_sessions(
+    sessions: list[SmppSessionRecord], password: SmppPasswordInfo | None
+) -> SmppSessionsSummary:
+    tls_versions = {each.tls for each in sessions}
+    return SmppSessionsSummary(
         count=len(sessions),
         addresses=sorted({each.address for each in sessions}, key=lambda text: (":" in text, ip_address(text))),
-        tls=" ".join(secured).replace("TLSv", "TLS ") if len(secured) == 1 else "",
-        old=sum(1 for each in sessions if password and each.password_id != password.id),
+        tls=" ".join(tls_versions).replace("TLSv", "TLS ") if len(tls_versions) == 1 else "",
+        old_password_count=sum(1 for each in sessions if password and each.password_id != password.id),
     )
 
 
-def why_no_password(account: Account) -> str:
+def password_blocked_reason(account: Account) -> str:
     """Why no new password can be generated at the moment; empty when it can."""
     reasons = {
         "WAITING_IP": _("Possible once an IP is authorised: until then nothing could connect with it."),
@@ -112,22 +120,24 @@ def why_no_password(account: Account) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
-    """A bar of the chart."""
+class MessagesChartDay:
+    """A bar of the chart; `label` is the day."""
 
     label: str
     total: int
     delivered: int
 
 
-def _statistics(account: Account, pulse: Pulse) -> dict[str, Any]:
-    conn = context.conn()
+def _statistics_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    conn = context.get_conn()
     period = request.args.get("period", "")
     period = period if period in _PERIODS else _DEFAULT_PERIOD
-    days, charted = _PERIODS[period]
-    by_day = daily_totals.per_day(conn, account.id, charted)
+    days, chart_days = _PERIODS[period]
+    counts_by_day = daily_totals.list_daily_totals(conn, account.id, chart_days)
     totals = (
-        daily_totals.totals(conn, account.id, None) if days is None else _sum([each for _day, each in by_day[-days:]])
+        daily_totals.sum_daily_totals(conn, account.id, None)
+        if days is None
+        else _sum_message_counts([each for _day, each in counts_by_day[-days:]])
     )
     return {
         "period": period,
@@ -138,66 +148,81 @@ def _statistics(account: Account, pulse: Pulse) -> dict[str, Any]:
             ("all", _("All")),
         ],
         "totals": totals,
-        "delivery_rate": i18n.percent(totals.delivered / totals.sent) if totals.sent else "",
-        "days": [Day(i18n.day(at), each.sent, each.delivered) for at, each in by_day],
+        "delivery_rate": i18n.format_percent(totals.delivered / totals.sent) if totals.sent else "",
+        "days": [MessagesChartDay(i18n.format_day(at), each.sent, each.delivered) for at, each in counts_by_day],
     }
 
 
-def _sum(totals: list[Counts]) -> Counts:
-    return Counts(
-        sent=sum(each.sent for each in totals),
-        delivered=sum(each.delivered for each in totals),
-        failed=sum(each.failed for each in totals),
-        stopped=sum(each.stopped for each in totals),
-        refused=sum(each.refused for each in totals),
+def _sum_message_counts(counts: list[MessageCounts]) -> MessageCounts:
+    return MessageCounts(
+        sent=sum(each.sent for each in counts),
+        delivered=sum(each.delivered for each in counts),
+        failed=sum(each.failed for each in counts),
+        stopped=sum(each.stopped for each in counts),
+        refused=sum(each.refused for each in counts),
     )
 
 
 # --- refused clients
 
 
-def _refused(account: Account, pulse: Pulse) -> dict[str, Any]:
-    return {"refused": _latest_refused(account) if pulse.refusals else None}
+def _refused_bind_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    return {"refused": _find_bind_refused_for_ip(account) if counters.refused_binds else None}
 
 
-def _latest_refused(account: Account) -> Refusals | None:
-    """The latest address that only needs to be put on the list."""
-    conn = context.conn()
-    entries = allowed_ips.of_account(conn, account.id)
+def _find_bind_refused_for_ip(account: Account) -> RefusedBindGroup | None:
+    """The latest refused client that would get in if its address were on the list."""
+    conn = context.get_conn()
+    entries = allowed_ips.list_allowed_ips(conn, account.id)
     return next(
-        (each for each in refused_binds.refusals(conn, account.id) if needs_authorising(each, entries)),
+        (
+            each
+            for each in refused_binds.list_refused_binds(conn, account.id)
+            if is_refused_for_unlisted_ip(each, entries)
+        ),
         None,
     )
 
 
-def needs_authorising(refusal: Refusals, entries: list[allowed_ips.AllowedIP]) -> bool:
+def is_refused_for_unlisted_ip(refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP]) -> bool:
     """Whether the refused client would get in if its address were on the list."""
-    missing = refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP)
-    return missing and not allowed_ips.permits(entries, refusal.address)
+    refused_for_ip = refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP)
+    return refused_for_ip and not allowed_ips.is_ip_allowed(entries, refusal.address)
 
 
-GENERAL = Part(
+GENERAL_PART = LiveFragment(
     "accounts/_general.html",
-    lambda account, pulse: (account.windowing, account.throughput, endpoints.shown()),
-    _general_information,
+    lambda account, counters: (account.windowing, account.throughput, endpoints.get_smpp_endpoints()),
+    _smpp_settings_context,
 )
-STATUS = Part(
+STATUS_PART = LiveFragment(
     "accounts/_status.html",
-    lambda account, pulse: (account.status, pulse.settings, pulse.graces, pulse.sessions, pulse.latest_session),
-    _service_status,
-    ages=True,
+    lambda account, counters: (
+        account.status,
+        counters.config_version,
+        counters.grace_passwords,
+        counters.open_sessions,
+        counters.latest_session,
+    ),
+    _status_context,
+    shows_relative_times=True,
 )
-_ACTIONS = Part("accounts/_actions.html", lambda account, pulse: None)
-_STATISTICS = Part(
+_ACTIONS_PART = LiveFragment("accounts/_actions.html", lambda account, counters: None)
+_STATISTICS_PART = LiveFragment(
     "accounts/_statistics.html",
-    lambda account, pulse: (account.balance, pulse.totals, clock.now_ms() // clock.DAY_MS),
-    _statistics,
-    asks=("period",),
+    lambda account, counters: (account.balance, counters.message_totals, clock.now_ms() // clock.DAY_MS),
+    _statistics_context,
+    query_args=("period",),
 )
-_REFUSED = Part(
+_REFUSED_BIND_PART = LiveFragment(
     "accounts/_refused.html",
-    lambda account, pulse: (pulse.refusals, pulse.latest_refusal, pulse.settings, pulse.authorised),
-    _refused,
-    ages=True,
+    lambda account, counters: (
+        counters.refused_binds,
+        counters.latest_refused_bind,
+        counters.config_version,
+        counters.allowed_ips,
+    ),
+    _refused_bind_context,
+    shows_relative_times=True,
 )
-live.register("home", _REFUSED, GENERAL, STATUS, _ACTIONS, _STATISTICS)
+live.register_live_page("home", _REFUSED_BIND_PART, GENERAL_PART, STATUS_PART, _ACTIONS_PART, _STATISTICS_PART)

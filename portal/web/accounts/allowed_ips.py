@@ -13,18 +13,18 @@ from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP
-from portal.services.accounts.change_counters import Pulse
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.common.errors import Refused
-from portal.web.accounts.accounts import GENERAL, STATUS
+from portal.web.accounts.accounts import GENERAL_PART, STATUS_PART
 from portal.web.core import access, context, htmx, layout, live
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 from portal.web.core.htmx import Toast
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 
-blueprint = Blueprint("ips", __name__)
+blueprint = Blueprint("allowed_ips", __name__)
 
 
-class AddForm(Form):
+class AllowedIPForm(TranslatedForm):
     """`network` as typed; `expires` one of the choices, or itself a date and time; `until` with the choice `date`."""
 
     network = StringField(N_("IP address or range"))
@@ -46,182 +46,202 @@ class AddForm(Form):
 
 
 @blueprint.get("/accounts/<name>/options/smpp")
-@blueprint.get("/accounts/<name>/ips", endpoint="listed")
-@access.see_account
-def settings(account: Account) -> ResponseReturnValue:
+@blueprint.get("/accounts/<name>/ips", endpoint="list_allowed_ips")
+@access.account_access_required
+def show_smpp_settings(account: Account) -> ResponseReturnValue:
     """General information, authorised IPs, service status; for htmx the authorised IPs."""
-    _only_smpp(account)
-    if htmx.wanted():
-        return htmx.parts("accounts/allowed_ips/_tile.html", **_tile(account, AddForm()))
-    return _page(account, AddForm())
+    _require_smpp_account(account)
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("accounts/allowed_ips/_tile.html", **_tile_context(account, AllowedIPForm()))
+    return _render_page(account, AllowedIPForm())
 
 
 @blueprint.post("/accounts/<name>/ips")
-@access.change_account
-def add(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def add_allowed_ip(account: Account) -> ResponseReturnValue:
     """Authorise an address. The status is UPDATING_IP until the server has confirmed it."""
-    _only_smpp(account)
-    form = AddForm()
+    _require_smpp_account(account)
+    form = AllowedIPForm()
     try:
-        added = _add(account, form.network.data or "", form.label.data or "", _expiry(form))
+        allowed_ip = _add_within_limit(
+            account, form.network.data or "", form.label.data or "", _parse_ip_expiry_fields(form)
+        )
     except Refused as refusal:
-        attach(form, refusal)
-        return _refused(account, form, refusal)
-    toast = Toast(_("%(network)s was added.", network=added.network))
-    if not htmx.wanted():
-        return htmx.done(_address(account), toast)
-    status = live.draw(account, live.STATUS, oob=True).values()
-    if _is_one_click():
-        return htmx.parts("", *status, toast=toast, changed=True)
-    return htmx.parts(
-        "accounts/allowed_ips/_tile.html", *status, toast=toast, changed=True, **_tile(account, AddForm(formdata=None))
+        add_form_error(form, refusal)
+        return _render_add_error(account, form, refusal)
+    toast = Toast(_("%(network)s was added.", network=allowed_ip.network))
+    if not htmx.is_htmx_request():
+        return htmx.redirect_after_post(_settings_url(account), toast)
+    status_parts = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values()
+    if _is_authorise_button_request():
+        return htmx.render_fragments("", *status_parts, toast=toast, trigger_refresh=True)
+    return htmx.render_fragments(
+        "accounts/allowed_ips/_tile.html",
+        *status_parts,
+        toast=toast,
+        trigger_refresh=True,
+        **_tile_context(account, AllowedIPForm(formdata=None)),
     )
 
 
-def _add(account: Account, network: str, label: str, expires_at: int | None) -> AllowedIP:
-    limit = context.config().limits.ips_per_account
-    return allowed_ips.add(
-        context.conn(), context.actor(), account, network, label=label, expires_at=expires_at, limit=limit
+def _add_within_limit(account: Account, network: str, label: str, expires_at: int | None) -> AllowedIP:
+    limit = context.get_config().limits.ips_per_account
+    return allowed_ips.add_allowed_ip(
+        context.get_conn(), context.get_actor(), account, network, label=label, expires_at=expires_at, limit=limit
     )
 
 
-def _expiry(form: AddForm) -> int | None:
-    chosen = form.until.data if form.expires.data == "date" else form.expires.data
-    return allowed_ips.expiry(chosen or "", context.config().timezone)
+def _parse_ip_expiry_fields(form: AllowedIPForm) -> int | None:
+    expiry_text = form.until.data if form.expires.data == "date" else form.expires.data
+    return allowed_ips.parse_ip_expiry(expiry_text or "", context.get_config().timezone)
 
 
-def _refused(account: Account, form: AddForm, refusal: Refused) -> ResponseReturnValue:
-    if not htmx.wanted():
-        return _page(account, form, status=422)
-    if _is_one_click():
-        return htmx.parts("", status=422, toast=Toast(refusal.localized(), "err"))
-    return htmx.parts("accounts/allowed_ips/_tile.html", status=422, **_tile(account, form))
+def _render_add_error(account: Account, form: AllowedIPForm, refusal: Refused) -> ResponseReturnValue:
+    if not htmx.is_htmx_request():
+        return _render_page(account, form, status=422)
+    if _is_authorise_button_request():
+        return htmx.render_fragments("", status=422, toast=Toast(refusal.localized(), "err"))
+    return htmx.render_fragments("accounts/allowed_ips/_tile.html", status=422, **_tile_context(account, form))
 
 
-def _is_one_click() -> bool:
-    """A button that authorises one address stands in other tiles too, and is redrawn by what follows the list."""
+def _is_authorise_button_request() -> bool:
+    """Whether a button for one address was pressed: these are in other tiles too, which are redrawn with the list."""
     return request.headers.get("HX-Target", "").startswith("authorise")
 
 
 @blueprint.get("/accounts/<name>/ips/<int:ip_id>/delete")
-@access.change_account
-def ask(account: Account, ip_id: int) -> ResponseReturnValue:
-    """The question before an address is removed."""
-    entry = _entry(account, ip_id)
-    return htmx.dialog(
+@access.account_change_required
+def ask_remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
+    """Ask for confirmation before an address is removed."""
+    entry = _allowed_ip_or_404(account, ip_id)
+    return htmx.render_dialog(
         "accounts/allowed_ips/_delete.html",
         account,
         title=_("Delete %(network)s", network=entry.network),
         tab="options",
         entry=entry,
-        ending=_sessions_that_end(account, entry),
+        ending=_count_sessions_losing_access(account, entry),
     )
 
 
 @blueprint.delete("/accounts/<name>/ips/<int:ip_id>")
 @blueprint.post("/accounts/<name>/ips/<int:ip_id>/delete", endpoint="remove_by_form")
-@access.change_account
-def remove(account: Account, ip_id: int) -> ResponseReturnValue:
+@access.account_change_required
+def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
     """Remove an address; sessions that only it allowed are closed."""
     try:
-        removed = allowed_ips.remove(context.conn(), context.actor(), account, ip_id)
-    except allowed_ips.NoSuchIP:
+        allowed_ip = allowed_ips.remove_allowed_ip(context.get_conn(), context.get_actor(), account, ip_id)
+    except allowed_ips.NoSuchAllowedIP:
         abort(404)
-    undo = url_for(
-        ".restore",
+    undo_url = url_for(
+        ".restore_allowed_ip",
         name=account.name,
-        network=removed.network,
-        label=removed.label or None,
-        expires=removed.expires_at,
+        network=allowed_ip.network,
+        label=allowed_ip.label or None,
+        expires=allowed_ip.expires_at,
     )
-    toast = Toast(_("%(network)s was removed.", network=removed.network), undo=undo)
-    if not htmx.wanted():
-        return htmx.done(_address(account), toast)
+    toast = Toast(_("%(network)s was removed.", network=allowed_ip.network), undo=undo_url)
+    if not htmx.is_htmx_request():
+        return htmx.redirect_after_post(_settings_url(account), toast)
     # Not the whole tile: something may have been typed into its form.
-    around = live.draw(account, _USED, _ADD, live.STATUS, oob=True)
-    return htmx.parts(*live.draw(account, _LIST).values(), *around.values(), toast=toast, changed=True)
+    oob_parts = live.render_live_fragments(account, _USED_PART, _ADD_PART, live.STATUS_FRAGMENT, oob=True)
+    return htmx.render_fragments(
+        *live.render_live_fragments(account, _LIST_PART).values(),
+        *oob_parts.values(),
+        toast=toast,
+        trigger_refresh=True,
+    )
 
 
 @blueprint.post("/accounts/<name>/ips/restore")
-@access.change_account
-def restore(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def restore_allowed_ip(account: Account) -> ResponseReturnValue:
     """Undo a removal. Query: `network`, `label`, `expires` (milliseconds), as they were."""
     network = request.args.get("network", "")
     try:
-        _add(account, network, request.args.get("label", ""), request.args.get("expires", type=int))
+        _add_within_limit(account, network, request.args.get("label", ""), request.args.get("expires", type=int))
     except Refused as refusal:
         toast = Toast(refusal.localized(), "err")
     else:
         toast = Toast(_("%(network)s is back in the list.", network=network))
-    if not htmx.wanted():
-        return htmx.done(_address(account), toast)
-    return htmx.parts("", *live.draw(account, live.STATUS, oob=True).values(), toast=toast, changed=True)
+    if not htmx.is_htmx_request():
+        return htmx.redirect_after_post(_settings_url(account), toast)
+    return htmx.render_fragments(
+        "",
+        *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values(),
+        toast=toast,
+        trigger_refresh=True,
+    )
 
 
 # --- what the page shows
 
 
-def _page(account: Account, form: AddForm, status: int = 200) -> ResponseReturnValue:
-    return live.show("accounts/allowed_ips/settings.html", "options", account, status=status, form=form)
+def _render_page(account: Account, form: AllowedIPForm, status: int = 200) -> ResponseReturnValue:
+    return live.render_live_page("accounts/allowed_ips/settings.html", "options", account, status=status, form=form)
 
 
-def _tile(account: Account, form: AddForm) -> dict[str, Any]:
+def _tile_context(account: Account, form: AllowedIPForm) -> dict[str, Any]:
     return {
-        "account": layout.account_view(account),
+        "account": layout.build_account_view(account),
         "may_change": access.may_change(),
-        "parts": live.draw(account, _USED, _LIST, _ADD),
+        "parts": live.render_live_fragments(account, _USED_PART, _LIST_PART, _ADD_PART),
         "form": form,
     }
 
 
-def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
-    entries = allowed_ips.of_account(context.conn(), account.id)
-    limit = context.config().limits.ips_per_account
-    here = context.client_address()
-    offered = access.may_change() and len(entries) < limit and not allowed_ips.permits(entries, here)
-    return {"entries": entries, "limit": limit, "here": here if offered and _may_bind(here) else ""}
+def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    entries = allowed_ips.list_allowed_ips(context.get_conn(), account.id)
+    limit = context.get_config().limits.ips_per_account
+    client_ip = context.get_client_address()
+    offer_client_ip = access.may_change() and len(entries) < limit and not allowed_ips.is_ip_allowed(entries, client_ip)
+    return {
+        "entries": entries,
+        "limit": limit,
+        "client_ip": client_ip if offer_client_ip and _is_valid_allowed_ip(client_ip) else "",
+    }
 
 
-def _may_bind(address: str) -> bool:
+def _is_valid_allowed_ip(address: str) -> bool:
     try:
-        allowed_ips.parse(address)
+        allowed_ips.parse_ip_network(address)
     except Refused:
         return False
     return True
 
 
-def _entry(account: Account, ip_id: int) -> AllowedIP:
+def _allowed_ip_or_404(account: Account, ip_id: int) -> AllowedIP:
     try:
-        return allowed_ips.by_id(context.conn(), account.id, ip_id)
-    except allowed_ips.NoSuchIP:
+        return allowed_ips.get_allowed_ip_by_id(context.get_conn(), account.id, ip_id)
+    except allowed_ips.NoSuchAllowedIP:
         abort(404)
 
 
-def _sessions_that_end(account: Account, entry: AllowedIP) -> int:
-    conn = context.conn()
-    others = [each for each in allowed_ips.of_account(conn, account.id) if each.id != entry.id]
-    within = ip_network(entry.network)
+def _count_sessions_losing_access(account: Account, entry: AllowedIP) -> int:
+    conn = context.get_conn()
+    other_entries = [each for each in allowed_ips.list_allowed_ips(conn, account.id) if each.id != entry.id]
+    network = ip_network(entry.network)
     return sum(
         1
-        for each in session_records.of_account(conn, account.id)
-        if ip_address(each.address) in within and not allowed_ips.permits(others, each.address)
+        for each in session_records.list_open_smpp_sessions(conn, account.id)
+        if ip_address(each.address) in network and not allowed_ips.is_ip_allowed(other_entries, each.address)
     )
 
 
-def _only_smpp(account: Account) -> None:
+def _require_smpp_account(account: Account) -> None:
     if account.kind != "smpp":
         abort(404)
 
 
-def _address(account: Account) -> str:
-    return url_for(".settings", name=account.name)
+def _settings_url(account: Account) -> str:
+    return url_for(".show_smpp_settings", name=account.name)
 
 
-def _ground(account: Account, pulse: Pulse) -> tuple[int, int, str]:
-    return pulse.settings, pulse.authorised, context.client_address()
+def _list_cache_key(account: Account, counters: ChangeCounters) -> tuple[int, int, str]:
+    return counters.config_version, counters.allowed_ips, context.get_client_address()
 
 
-_USED = Part("accounts/allowed_ips/_used.html", _ground, _list)
-_LIST = Part("accounts/allowed_ips/_list.html", _ground, _list, ages=True)
-_ADD = Part("accounts/allowed_ips/_add.html", _ground, _list)
-live.register("options", _USED, _LIST, _ADD, GENERAL, STATUS)
+_USED_PART = LiveFragment("accounts/allowed_ips/_used.html", _list_cache_key, _list_context)
+_LIST_PART = LiveFragment("accounts/allowed_ips/_list.html", _list_cache_key, _list_context, shows_relative_times=True)
+_ADD_PART = LiveFragment("accounts/allowed_ips/_add.html", _list_cache_key, _list_context)
+live.register_live_page("options", _USED_PART, _LIST_PART, _ADD_PART, GENERAL_PART, STATUS_PART)

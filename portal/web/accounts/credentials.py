@@ -1,4 +1,4 @@
-"""Generating a new SMPP password: asked first, shown once, mailed."""
+"""Generating a new SMPP password: confirmed first, shown once, and mailed."""
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
@@ -12,14 +12,14 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.people import customers
-from portal.web.accounts.accounts import why_no_password
+from portal.web.accounts.accounts import password_blocked_reason
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 
-blueprint = Blueprint("password", __name__)
+blueprint = Blueprint("credentials", __name__)
 
 
-class PasswordForm(Form):
+class SmppPasswordForm(TranslatedForm):
     """`grace` is a key of `credentials.GRACE_PERIODS`; `form` makes a reloaded answer generate nothing."""
 
     grace = RadioField(
@@ -37,54 +37,62 @@ class PasswordForm(Form):
 
 
 @blueprint.get("/accounts/<name>/password")
-@access.change_account
-def ask(account: Account) -> ResponseReturnValue:
-    """Says what is about to happen, and where the new password goes."""
-    return _question(account, PasswordForm())
+@access.account_change_required
+def ask_generate_password(account: Account) -> ResponseReturnValue:
+    """Ask for confirmation: what is about to happen, and where the new password goes."""
+    return _render_password_dialog(account, SmppPasswordForm())
 
 
 @blueprint.post("/accounts/<name>/password")
-@access.change_account
-def generate(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def generate_password(account: Account) -> ResponseReturnValue:
     """Generate it, mail it, and show it in this answer: the only place where it is ever seen."""
-    form = PasswordForm()
+    form = SmppPasswordForm()
     try:
-        grace = credentials.grace(form.grace.data or "0")
-        password = credentials.regenerate(
-            context.conn(),
-            context.keys(),
-            context.actor(),
+        grace = credentials.parse_grace_period(form.grace.data or "0")
+        password = credentials.regenerate_smpp_password(
+            context.get_conn(),
+            context.get_crypto_keys(),
+            context.get_actor(),
             account,
-            grace=grace,
-            only_when_ready=True,
-            form=form.form.data or "",
+            grace_ms=grace,
+            require_ready=True,
+            idempotency_key=form.form.data or "",
         )
     except Refused as refusal:
-        attach(form, refusal)
-        return _question(account, form, status=422)
-    shown = {"password": password, "contact": _contact(account), "grace": form.grace.data}
-    if htmx.wanted():
-        return htmx.parts(
-            "accounts/credentials/_shown.html", changed=True, account=layout.account_view(account), **shown
+        add_form_error(form, refusal)
+        return _render_password_dialog(account, form, status=422)
+    values = {"password": password, "contact": _masked_contact_email(account), "grace": form.grace.data}
+    if htmx.is_htmx_request():
+        return htmx.render_fragments(
+            "accounts/credentials/_shown.html",
+            trigger_refresh=True,
+            account=layout.build_account_view(account),
+            **values,
         )
-    return htmx.page(
-        "dialog.html", account=account, title=_("Your new password"), part="accounts/credentials/_shown.html", **shown
+    return htmx.render_page(
+        "dialog.html",
+        account=account,
+        title=_("Your new password"),
+        tab="home",
+        part="accounts/credentials/_shown.html",
+        **values,
     )
 
 
-def _question(account: Account, form: PasswordForm, status: int = 200) -> ResponseReturnValue:
-    form.form.data = idempotency.new()
-    return htmx.dialog(
+def _render_password_dialog(account: Account, form: SmppPasswordForm, status: int = 200) -> ResponseReturnValue:
+    form.form.data = idempotency.new_idempotency_key()
+    return htmx.render_dialog(
         "accounts/credentials/_ask.html",
         account,
         title=_("Generate a new password"),
         tab="home",
         status=status,
         form=form,
-        contact=_contact(account),
-        why_not=why_no_password(account),
+        contact=_masked_contact_email(account),
+        password_blocked_reason=password_blocked_reason(account),
     )
 
 
-def _contact(account: Account) -> str:
-    return customers.masked(customers.by_id(context.conn(), account.customer_id).contact_email)
+def _masked_contact_email(account: Account) -> str:
+    return customers.mask_email(customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email)

@@ -1,4 +1,4 @@
-"""Where SMPP clients connect to, as customers are shown it."""
+"""The addresses that SMPP clients connect to, as they are shown to customers."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,35 +7,35 @@ from urllib.parse import urlsplit
 
 from flask import request
 
-from portal.core.config import Smpp, bracketed
+from portal.core.config import SmppSettings, bracket_ipv6
 from portal.web.core import context
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoints:
-    """`host:port` of the TLS listener and of the other one; empty where it isn't listened on."""
+class SmppEndpoints:
+    """`host:port` of the listener with TLS and of the one without; empty where that listener is off."""
 
     secured: str
     unsecured: str
 
 
-def shown() -> Endpoints:
-    return _endpoints(context.config().smpp, request.host)
+def get_smpp_endpoints() -> SmppEndpoints:
+    return _build_smpp_endpoints(context.get_config().smpp, request.host)
 
 
 @lru_cache
-def _endpoints(smpp: Smpp, asked_at: str) -> Endpoints:
-    host = bracketed(smpp.public_host or _reachable(smpp.host, asked_at))
-    return Endpoints(
+def _build_smpp_endpoints(smpp: SmppSettings, request_host: str) -> SmppEndpoints:
+    host = bracket_ipv6(smpp.public_host or _reachable_host(smpp.host, request_host))
+    return SmppEndpoints(
         secured=f"{host}:{smpp.tls_port}" if smpp.tls_port else "",
         unsecured=f"{host}:{smpp.port}" if smpp.port else "",
     )
 
 
-def _reachable(host: str, asked_at: str) -> str:
+def _reachable_host(host: str, request_host: str) -> str:
     try:
-        everywhere = ip_address(host).is_unspecified
+        is_wildcard = ip_address(host).is_unspecified
     except ValueError:
-        everywhere = not host
-    # 0.0.0.0 and :: say "all addresses of this machine", and the browser knows one that leads here.
-    return urlsplit(f"//{asked_at}").hostname or host if everywhere else host
+        is_wildcard = not host
+    # 0.0.0.0 and :: mean all addresses of this machine; the browser has used one that works.
+    return urlsplit(f"//{request_host}").hostname or host if is_wildcard else host

@@ -1,4 +1,4 @@
-"""Who is connected, and who was turned away."""
+"""An account's open SMPP sessions, and the binds that were refused."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,96 +10,101 @@ from portal.core import clock, i18n
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import Pulse
-from portal.services.accounts.credentials import PasswordInfo
-from portal.services.accounts.refused_binds import Refusals
-from portal.services.accounts.session_records import Connection, NoSuchSession
-from portal.web.accounts.accounts import needs_authorising
+from portal.services.accounts.change_counters import ChangeCounters
+from portal.services.accounts.credentials import SmppPasswordInfo
+from portal.services.accounts.refused_binds import RefusedBindGroup
+from portal.services.accounts.session_records import NoSuchSmppSession, SmppSessionRecord
+from portal.web.accounts.accounts import is_refused_for_unlisted_ip
 from portal.web.core import access, context, htmx, live
 from portal.web.core.htmx import Toast
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("sessions", __name__)
 
 # An account without limits may have thousands, and the page is drawn every two seconds.
-_MOST_SESSIONS, _MOST_ATTEMPTS = 50, 25
-_NOW_MS, _MINUTE_MS = 10_000, 60_000
-GRAPH_WIDTH, GRAPH_HEIGHT = 2 * session_records.RATES_KEPT, 20
+_MAX_SESSIONS, _MAX_REFUSED_BINDS = 50, 25
+_ACTIVE_NOW_MS, _MINUTE_MS = 10_000, 60_000
+GRAPH_WIDTH, GRAPH_HEIGHT = 2 * session_records.RATE_SAMPLE_COUNT, 20
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class RateGraph:
     """A session's latest rates: the outline of an SVG path, and in words the rate now and the highest one."""
 
     path: str
     now: str
-    most: str
+    peak: str
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """An open session in the reader's words; `old`: it uses a password that has been replaced."""
+class SessionRow:
+    """An open session as the page shows it; `uses_old_password`: a password that has been replaced."""
 
-    session: Connection
-    bind: str
-    graph: Graph
-    active: str
-    old: bool
+    session: SmppSessionRecord
+    bind_type: str
+    rate_graph: RateGraph
+    last_active: str
+    uses_old_password: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class RefusedBindRow:
     """Refused binds of one address for one reason, in plain words.
 
-    `remedy` is "authorise", "password", or empty where no button mends it; `mended`: nothing would refuse it now.
+    `remedy` is "authorise", "password", or empty where no button helps; `is_resolved`: it would be accepted now.
     """
 
-    refusal: Refusals
+    refusal: RefusedBindGroup
     reason: str
     remedy: str
-    mended: bool
+    is_resolved: bool
 
 
 @blueprint.get("/accounts/<name>/sessions")
-@access.see_account
-def listed(account: Account) -> ResponseReturnValue:
-    _only_smpp(account)
-    return live.show("accounts/sessions/page.html", "sessions", account, **_mails())
+@access.account_access_required
+def list_smpp_sessions(account: Account) -> ResponseReturnValue:
+    _require_smpp_account(account)
+    return live.render_live_page("accounts/sessions/page.html", "sessions", account, **_refused_bind_mails_context())
 
 
 # --- ending one
 
 
 @blueprint.get("/accounts/<name>/sessions/<int:session_id>/end")
-@access.change_account
-def ask(account: Account, session_id: int) -> ResponseReturnValue:
-    """The question before a session is ended, and what keeps its client out."""
-    _only_smpp(account)
+@access.account_change_required
+def ask_end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
+    """Ask for confirmation before a session is ended, and say how to keep its client out."""
+    _require_smpp_account(account)
     try:
-        session = session_records.by_id(context.conn(), account.id, session_id)
-    except NoSuchSession as refusal:
-        return _has_ended(account, refusal)
-    return _question(account, session=session, entry=_only_entry(account, session))
+        session = session_records.get_open_smpp_session_by_id(context.get_conn(), account.id, session_id)
+    except NoSuchSmppSession as refusal:
+        return _render_already_ended(account, refusal)
+    return _render_end_session_dialog(account, session=session, entry=_find_sole_allowed_ip(account, session))
 
 
 @blueprint.post("/accounts/<name>/sessions/<int:session_id>/end")
-@access.change_account
-def end(account: Account, session_id: int) -> ResponseReturnValue:
+@access.account_change_required
+def end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
     """Have the SMPP server unbind a session."""
-    _only_smpp(account)
+    _require_smpp_account(account)
     try:
-        session = session_records.end(context.conn(), context.actor(), account, session_id)
-    except NoSuchSession as refusal:
-        return _has_ended(account, refusal)
+        session = session_records.request_smpp_session_end(context.get_conn(), context.get_actor(), account, session_id)
+    except NoSuchSmppSession as refusal:
+        return _render_already_ended(account, refusal)
     toast = Toast(_("The session of %(address)s is being disconnected.", address=session.address))
-    if not htmx.wanted():
-        return htmx.done(url_for(".listed", name=account.name), toast)
-    around = live.draw(account, live.STATUS, oob=True)
-    return htmx.parts(*live.draw(account, _OPEN).values(), *around.values(), toast=toast, changed=True)
+    if not htmx.is_htmx_request():
+        return htmx.redirect_after_post(url_for(".list_smpp_sessions", name=account.name), toast)
+    oob_parts = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True)
+    return htmx.render_fragments(
+        *live.render_live_fragments(account, _OPEN_SESSIONS_PART).values(),
+        *oob_parts.values(),
+        toast=toast,
+        trigger_refresh=True,
+    )
 
 
-def _question(account: Account, status: int = 200, **values: Any) -> ResponseReturnValue:
-    return htmx.dialog(
+def _render_end_session_dialog(account: Account, status: int = 200, **values: Any) -> ResponseReturnValue:
+    return htmx.render_dialog(
         "accounts/sessions/_end.html",
         account,
         title=_("Disconnect"),
@@ -109,17 +114,17 @@ def _question(account: Account, status: int = 200, **values: Any) -> ResponseRet
     )
 
 
-def _has_ended(account: Account, refusal: NoSuchSession) -> ResponseReturnValue:
-    """Sessions end by themselves too, while somebody is asked about them."""
-    return _question(account, status=422, has_ended=refusal.localized())
+def _render_already_ended(account: Account, refusal: NoSuchSmppSession) -> ResponseReturnValue:
+    """Sessions end by themselves too, while the confirmation is open."""
+    return _render_end_session_dialog(account, status=422, has_ended=refusal.localized())
 
 
-def _only_entry(account: Account, session: Connection) -> allowed_ips.AllowedIP | None:
-    """The one entry of the authorised IPs without which the client could not come back, if there is such a one."""
+def _find_sole_allowed_ip(account: Account, session: SmppSessionRecord) -> allowed_ips.AllowedIP | None:
+    """The one entry of the authorised IPs without which the client could not come back, if it is a single one."""
     entries = [
         each
-        for each in allowed_ips.of_account(context.conn(), account.id)
-        if allowed_ips.permits([each], session.address)
+        for each in allowed_ips.list_allowed_ips(context.get_conn(), account.id)
+        if allowed_ips.is_ip_allowed([each], session.address)
     ]
     return entries[0] if len(entries) == 1 else None
 
@@ -128,129 +133,149 @@ def _only_entry(account: Account, session: Connection) -> allowed_ips.AllowedIP 
 
 
 @blueprint.post("/profile/refusal-mails")
-@access.user_only
-def mails() -> ResponseReturnValue:
+@access.login_required
+def set_refused_bind_mails() -> ResponseReturnValue:
     """Switch on or off the mails that a user gets about refused attempts. Form: `wanted`; `next`, a page."""
-    if access.user().is_operator:
+    if access.get_current_user().is_operator:
         abort(404)
-    want = "wanted" in request.form
-    refusal_mails.choose(context.conn(), access.user(), want)
-    toast = Toast(_("Mails about refused attempts are on.") if want else _("Mails about refused attempts are off."))
-    if htmx.wanted():
-        return htmx.parts("", toast=toast)
-    return htmx.done(access.safe_next(request.form.get("next")), toast)
+    enabled = "wanted" in request.form
+    refusal_mails.set_refused_bind_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
+    toast = Toast(_("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off."))
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("", toast=toast)
+    return htmx.redirect_after_post(access.get_safe_redirect_path(request.form.get("next")), toast)
 
 
-def _mails() -> dict[str, Any]:
-    user = access.user()
+def _refused_bind_mails_context() -> dict[str, Any]:
+    user = access.get_current_user()
     if user.is_operator:
         return {"mails": None}
-    return {"mails": refusal_mails.wanted(context.conn(), user), "mails_to": user.email}
+    return {"mails": refusal_mails.has_refused_bind_mails_enabled(context.get_conn(), user), "mails_to": user.email}
 
 
 # --- what the page shows
 
 
-def _only_smpp(account: Account) -> None:
+def _require_smpp_account(account: Account) -> None:
     if account.kind != "smpp":
         abort(404)
 
 
-def _follows_open(account: Account, pulse: Pulse) -> tuple[Any, ...]:
-    moving = session_records.motion(context.conn(), account.id, _MOST_SESSIONS) if pulse.sessions else []
-    ages = tuple(_minutes_idle(seen_at) for seen_at, _row in moving)
-    return pulse.settings, pulse.graces, pulse.sessions, tuple(moving), ages
+def _open_sessions_cache_key(account: Account, counters: ChangeCounters) -> tuple[Any, ...]:
+    activity = (
+        session_records.list_smpp_session_activity(context.get_conn(), account.id, _MAX_SESSIONS)
+        if counters.open_sessions
+        else []
+    )
+    idle_minutes = tuple(_get_idle_minutes(seen_at) for seen_at, _row in activity)
+    return counters.config_version, counters.grace_passwords, counters.open_sessions, tuple(activity), idle_minutes
 
 
-def _open(account: Account, pulse: Pulse) -> dict[str, Any]:
-    conn = context.conn()
-    password = credentials.info(conn, account.id)
-    rows = [_row(each, password) for each in session_records.of_account(conn, account.id, _MOST_SESSIONS)]
+def _open_sessions_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    conn = context.get_conn()
+    password = credentials.find_smpp_password_info(conn, account.id)
+    rows = [
+        _build_session_row(each, password)
+        for each in session_records.list_open_smpp_sessions(conn, account.id, _MAX_SESSIONS)
+    ]
     return {
         "open": rows,
-        "count": pulse.sessions,
+        "count": counters.open_sessions,
         "windowing": account.windowing,
-        "old": sum(each.old for each in rows),
+        "old_password_count": sum(each.uses_old_password for each in rows),
         "old_until": password.old_until if password else None,
         "graph_size": (GRAPH_WIDTH, GRAPH_HEIGHT),
-        "answers": session_records.alive(conn, "smsc"),
+        "is_server_alive": session_records.is_component_alive(conn, "smsc"),
     }
 
 
-def _row(session: Connection, password: PasswordInfo | None) -> Row:
-    return Row(
+def _build_session_row(session: SmppSessionRecord, password: SmppPasswordInfo | None) -> SessionRow:
+    return SessionRow(
         session,
         _(session_records.BIND_TYPES[session.bind_type]),
-        graph(session.rates),
-        _active(session),
-        old=password is not None and session.password_id != password.id,
+        draw_rate_graph(session.rates),
+        _format_last_active(session),
+        uses_old_password=password is not None and session.password_id != password.id,
     )
 
 
-def graph(rates: tuple[float, ...]) -> Graph:
+def draw_rate_graph(rates: tuple[float, ...]) -> RateGraph:
     """Draw a session's rates, the latest at the right; the highest one takes the whole height."""
-    most = max(rates, default=0.0)
-    before = session_records.RATES_KEPT - len(rates)
-    path = f"M{2 * before} {GRAPH_HEIGHT}"
-    for number, each in enumerate(rates, before + 1):
-        # What is not nothing can be seen.
-        height = max(1, round(each / most * GRAPH_HEIGHT)) if each else 0
-        path += f"V{GRAPH_HEIGHT - height}H{2 * number}"
+    peak = max(rates, default=0.0)
+    missing_count = session_records.RATE_SAMPLE_COUNT - len(rates)
+    path = f"M{2 * missing_count} {GRAPH_HEIGHT}"
+    for position, each in enumerate(rates, missing_count + 1):
+        # The smallest rate above 0 stays visible.
+        height = max(1, round(each / peak * GRAPH_HEIGHT)) if each else 0
+        path += f"V{GRAPH_HEIGHT - height}H{2 * position}"
     now = rates[-1] if rates else 0.0
-    return Graph(f"{path}V{GRAPH_HEIGHT}z" if rates else "", i18n.decimal(now), i18n.decimal(most))
+    return RateGraph(f"{path}V{GRAPH_HEIGHT}z" if rates else "", i18n.format_number(now), i18n.format_number(peak))
 
 
-def _minutes_idle(seen_at: int) -> int:
-    """-1: not even for a moment."""
+def _get_idle_minutes(seen_at: int) -> int:
+    """Whole minutes since the last activity; -1: it is active now."""
     idle = clock.now_ms() - seen_at
-    return -1 if idle < _NOW_MS else idle // _MINUTE_MS
+    return -1 if idle < _ACTIVE_NOW_MS else idle // _MINUTE_MS
 
 
-def _active(session: Connection) -> str:
-    minutes = _minutes_idle(session.seen_at)
+def _format_last_active(session: SmppSessionRecord) -> str:
+    minutes = _get_idle_minutes(session.seen_at)
     if minutes < 0:
         return _("now")
     now = clock.now_ms()
-    return i18n.relative(now - minutes * _MINUTE_MS, now) if minutes else _("less than a minute ago")
+    return i18n.format_relative_time(now - minutes * _MINUTE_MS, now) if minutes else _("less than a minute ago")
 
 
-def _attempts(account: Account, pulse: Pulse) -> dict[str, Any]:
-    conn = context.conn()
-    entries = allowed_ips.of_account(conn, account.id)
-    password = credentials.info(conn, account.id)
-    refusals = refused_binds.refusals(conn, account.id)
+def _refused_binds_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    conn = context.get_conn()
+    entries = allowed_ips.list_allowed_ips(conn, account.id)
+    password = credentials.find_smpp_password_info(conn, account.id)
+    refusals = refused_binds.list_refused_binds(conn, account.id)
     return {
-        "attempts": [_attempt(each, entries, password) for each in refusals[:_MOST_ATTEMPTS]],
-        "more": max(0, len(refusals) - _MOST_ATTEMPTS),
+        "attempts": [_build_refused_bind_row(each, entries, password) for each in refusals[:_MAX_REFUSED_BINDS]],
+        "more": max(0, len(refusals) - _MAX_REFUSED_BINDS),
     }
 
 
-def _attempt(refusal: Refusals, entries: list[allowed_ips.AllowedIP], password: PasswordInfo | None) -> Attempt:
+def _build_refused_bind_row(
+    refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP], password: SmppPasswordInfo | None
+) -> RefusedBindRow:
     if refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP):
-        missing = needs_authorising(refusal, entries)
-        return Attempt(refusal, _reason(refusal), "authorise" if missing else "", mended=not missing)
+        is_unlisted = is_refused_for_unlisted_ip(refusal, entries)
+        return RefusedBindRow(
+            refusal, _describe_refusal_reason(refusal), "authorise" if is_unlisted else "", is_resolved=not is_unlisted
+        )
     if refusal.reason in (refused_binds.WRONG_PASSWORD, refused_binds.REPLACED_PASSWORD):
-        # A newer one has been made since: it only has to reach the client.
-        stale = password is not None and password.changed_at > refusal.last_at
-        return Attempt(refusal, _reason(refusal), "" if stale else "password", mended=False)
-    return Attempt(refusal, _reason(refusal), "", mended=False)
+        # A newer password exists already: it only has to reach the client.
+        already_replaced = password is not None and password.changed_at > refusal.last_at
+        return RefusedBindRow(
+            refusal, _describe_refusal_reason(refusal), "" if already_replaced else "password", is_resolved=False
+        )
+    return RefusedBindRow(refusal, _describe_refusal_reason(refusal), "", is_resolved=False)
 
 
-def _reason(refusal: Refusals) -> str:
+def _describe_refusal_reason(refusal: RefusedBindGroup) -> str:
     if refusal.reason == refused_binds.REPLACED_PASSWORD and refusal.replaced_at is not None:
-        when = i18n.clock(refusal.replaced_at, clock.now_ms(), context.config().timezone)
+        when = i18n.format_short_date_time(refusal.replaced_at, clock.now_ms(), context.get_config().timezone)
         return _("The password it uses was replaced (%(when)s).", when=when)
-    return _(refused_binds.REASONS[refusal.reason])
+    return _(refused_binds.REASON_TEXTS[refusal.reason])
 
 
-_OPEN = Part("accounts/sessions/_open.html", _follows_open, _open, ages=True)
-live.register(
+_OPEN_SESSIONS_PART = LiveFragment(
+    "accounts/sessions/_open.html", _open_sessions_cache_key, _open_sessions_context, shows_relative_times=True
+)
+live.register_live_page(
     "sessions",
-    _OPEN,
-    Part(
+    _OPEN_SESSIONS_PART,
+    LiveFragment(
         "accounts/sessions/_attempts.html",
-        lambda account, pulse: (pulse.refusals, pulse.latest_refusal, pulse.settings, pulse.authorised),
-        _attempts,
-        ages=True,
+        lambda account, counters: (
+            counters.refused_binds,
+            counters.latest_refused_bind,
+            counters.config_version,
+            counters.allowed_ips,
+        ),
+        _refused_binds_context,
+        shows_relative_times=True,
     ),
 )

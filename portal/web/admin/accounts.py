@@ -6,7 +6,7 @@ from flask import Blueprint, abort, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import BooleanField, HiddenField, StringField
 
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts, credentials, session_records
@@ -15,17 +15,17 @@ from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers, smpp_config
 from portal.services.people import customers
-from portal.web.admin.customers import AccountForm, render_customer_page, render_dialog
+from portal.web.admin.customers import AccountForm, render_customer_dialog, render_customer_page
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 
 blueprint = Blueprint("admin_accounts", __name__, url_prefix="/admin")
 
-_CODINGS = {"ascii": accounts.ASCII, "latin_1": accounts.LATIN_1, "binary": accounts.BINARY}
-_HEADER = ("_account_status.html", "_account_figures.html")
+_DATA_CODING_FIELDS = {"ascii": accounts.ASCII, "latin_1": accounts.LATIN_1, "binary": accounts.BINARY}
+_HEADER_TEMPLATES = ("_account_status.html", "_account_figures.html")
 
 
-class GrantForm(Form):
+class GrantCreditsForm(TranslatedForm):
     """`form` makes a form that is sent twice give credits once."""
 
     amount = StringField(N_("Credits"))
@@ -35,7 +35,7 @@ class GrantForm(Form):
     form = HiddenField()
 
 
-class LimitsForm(Form):
+class AccountLimitsForm(TranslatedForm):
     """What an account may do; `ascii`, `latin_1` and `binary` are data codings."""
 
     windowing = StringField(N_("Windowing"))
@@ -47,25 +47,25 @@ class LimitsForm(Form):
     binary = BooleanField(N_("Binary (data_coding 4)"))
     packed_gsm = BooleanField(N_("GSM 03.38 comes packed: eight characters in seven octets"))
 
-    def data_codings(self) -> set[int]:
-        """Those that are ticked."""
-        return {number for name, number in _CODINGS.items() if self[name].data}
+    def selected_data_codings(self) -> set[int]:
+        """The data codings that are selected in the form."""
+        return {number for name, number in _DATA_CODING_FIELDS.items() if self[name].data}
 
 
-class NumberForm(Form):
+class InboundNumberForm(TranslatedForm):
     number = StringField(N_("Number or short code"))
     keyword = StringField(N_("Keyword"))
 
 
 @blueprint.post("/customers/<int:customer_id>/accounts")
-@access.operate
-def add_account(customer_id: int) -> ResponseReturnValue:
-    conn, actor, customer = context.conn(), context.actor(), access.customer_or_404(customer_id)
+@access.operator_required
+def create_account(customer_id: int) -> ResponseReturnValue:
+    conn, actor, customer = context.get_conn(), context.get_actor(), access.get_customer_or_404(customer_id)
     form = AccountForm(prefix="account-")
     password = ""
     try:
-        with immediate(conn):
-            account = accounts.add(
+        with write_transaction(conn):
+            account = accounts.create_account(
                 conn,
                 actor,
                 customer.id,
@@ -74,146 +74,149 @@ def add_account(customer_id: int) -> ResponseReturnValue:
                 description=form.description.data or "",
             )
             if account.kind == "smpp":
-                password = credentials.regenerate(conn, context.keys(), actor, account, send_mail=False)
+                password = credentials.regenerate_smpp_password(
+                    conn, context.get_crypto_keys(), actor, account, send_mail=False
+                )
     except Refused as refusal:
-        attach(form, refusal)
+        add_form_error(form, refusal)
         return render_customer_page(customer, account_form=form)
-    here = url_for("admin_accounts.show_account", name=account.name)
+    account_url = url_for("admin_accounts.show_account", name=account.name)
     if not password:
-        return htmx.done(here, htmx.Toast(_("%(name)s was added.", name=account.name)))
-    return render_dialog(
+        return htmx.redirect_after_post(account_url, htmx.Toast(_("%(name)s was added.", name=account.name)))
+    return render_customer_dialog(
         "admin/once.html",
         "admin/_once.html",
         title=_("%(name)s was added", name=account.name),
         text=_("Its clients log in with these. The password is not shown again."),
         values=[(_("SystemID"), account.name), (_("Password"), password)],
-        back=here,
+        back=account_url,
     )
 
 
 @blueprint.get("/accounts/<name>")
-@access.operate
+@access.operator_required
 def show_account(name: str) -> ResponseReturnValue:
-    """What operators do with an account; htmx asks how far the SMPP server is with a change of its state."""
+    """The operator's page of an account; for htmx its state, which the SMPP server may still have to confirm."""
     account = account_or_404(name)
-    if htmx.wanted():
-        return render_account_tile("admin/_status.html", name, *_HEADER)
+    if htmx.is_htmx_request():
+        return render_account_tile("admin/_status.html", name, *_HEADER_TEMPLATES)
     return render_account_page(account)
 
 
 @blueprint.get("/accounts/<name>/disable")
-@access.operate
+@access.operator_required
 def ask_disable_account(name: str) -> ResponseReturnValue:
-    """What happens to the account's clients, before it does."""
+    """Ask for confirmation: what happens to the account's clients."""
     account = account_or_404(name)
-    return htmx.dialog(
+    return htmx.render_dialog(
         "admin/_disable.html",
         account,
         title=_("Disable this account?"),
         tab="admin",
-        open_now=len(session_records.of_account(context.conn(), account.id)),
+        open_now=len(session_records.list_open_smpp_sessions(context.get_conn(), account.id)),
     )
 
 
 @blueprint.post("/accounts/<name>/disable")
-@access.operate
+@access.operator_required
 def disable_account(name: str) -> ResponseReturnValue:
-    accounts.disable(context.conn(), context.actor(), account_or_404(name))
-    return _show_new_state(name, _("%(name)s was disabled.", name=name))
+    accounts.disable_account(context.get_conn(), context.get_actor(), account_or_404(name))
+    return _render_account_status(name, _("%(name)s was disabled.", name=name))
 
 
 @blueprint.post("/accounts/<name>/enable")
-@access.operate
+@access.operator_required
 def enable_account(name: str) -> ResponseReturnValue:
-    accounts.enable(context.conn(), context.actor(), account_or_404(name))
-    return _show_new_state(name, _("%(name)s was enabled.", name=name))
+    accounts.enable_account(context.get_conn(), context.get_actor(), account_or_404(name))
+    return _render_account_status(name, _("%(name)s was enabled.", name=name))
 
 
-def _show_new_state(name: str, text: str) -> ResponseReturnValue:
+def _render_account_status(name: str, text: str) -> ResponseReturnValue:
     toast = htmx.Toast(text)
-    if htmx.wanted():
-        return render_account_tile("admin/_status.html", name, *_HEADER, toast=toast)
-    return htmx.done(url_for("admin_accounts.show_account", name=name), toast)
+    if htmx.is_htmx_request():
+        return render_account_tile("admin/_status.html", name, *_HEADER_TEMPLATES, toast=toast)
+    return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=name), toast)
 
 
 @blueprint.post("/accounts/<name>/limits")
-@access.operate
-def change_limits(name: str) -> ResponseReturnValue:
-    account, form = account_or_404(name), LimitsForm()
+@access.operator_required
+def change_account_limits(name: str) -> ResponseReturnValue:
+    account, form = account_or_404(name), AccountLimitsForm()
     try:
-        accounts.change(
-            context.conn(),
-            context.actor(),
+        accounts.change_account(
+            context.get_conn(),
+            context.get_actor(),
             account,
-            windowing=accounts.parse_limit("windowing", form.windowing.data or ""),
-            throughput=accounts.parse_limit("throughput", form.throughput.data or ""),
-            binds=accounts.parse_limit("binds", form.binds.data or ""),
+            windowing=accounts.parse_account_limit("windowing", form.windowing.data or ""),
+            throughput=accounts.parse_account_limit("throughput", form.throughput.data or ""),
+            binds=accounts.parse_account_limit("binds", form.binds.data or ""),
             any_sender=form.any_sender.data,
-            data_codings=form.data_codings(),
+            data_codings=form.selected_data_codings(),
             packed_gsm=form.packed_gsm.data,
         )
     except Refused as refusal:
-        attach(form, refusal)
-        if htmx.wanted():
+        add_form_error(form, refusal)
+        if htmx.is_htmx_request():
             return render_account_tile("admin/_limits.html", name, status=422, limits_form=form)
         return render_account_page(account, limits_form=form)
     toast = htmx.Toast(_("The limits of %(name)s were changed.", name=name))
-    if htmx.wanted():
+    if htmx.is_htmx_request():
         return render_account_tile("admin/_limits.html", name, toast=toast, limits_form=form)
-    return htmx.done(url_for("admin_accounts.show_account", name=name), toast)
+    return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=name), toast)
 
 
 def account_or_404(name: str) -> Account:
     """The account that an operator's address names; 404 where there is none."""
     try:
-        return accounts.by_name(context.conn(), name)
+        return accounts.get_account(context.get_conn(), name)
     except accounts.NoSuchAccount:
         abort(404)
 
 
-def render_account_page(account: Account, **forms: Form) -> ResponseReturnValue:
+def render_account_page(account: Account, **forms: TranslatedForm) -> ResponseReturnValue:
     """The operator's page of an account.
 
     Args:
         forms: `number_form`, `grant_form` or `limits_form` where one was refused; the page keeps what was typed.
     """
-    conn = context.conn()
-    codings = {name: number in account.data_codings for name, number in _CODINGS.items()}
+    conn = context.get_conn()
+    codings = {name: number in account.data_codings for name, number in _DATA_CODING_FIELDS.items()}
     values = {
-        "number_form": NumberForm(formdata=None),
-        "grant_form": blank_grant_form(),
-        "limits_form": LimitsForm(formdata=None, obj=account, data=codings),
+        "number_form": InboundNumberForm(formdata=None),
+        "grant_form": make_blank_grant_form(),
+        "limits_form": AccountLimitsForm(formdata=None, obj=account, data=codings),
     } | forms
-    return htmx.page(
+    return htmx.render_page(
         "admin/account.html",
         status=422 if any(each.errors for each in values.values()) else 200,
         account=account,
-        sessions=len(session_records.of_account(conn, account.id)),
+        sessions=len(session_records.list_open_smpp_sessions(conn, account.id)),
         tab="admin",
-        customer=customers.by_id(conn, account.customer_id),
-        unconfirmed=smpp_config.unconfirmed(conn, account.id),
-        routes=inbound_numbers.of_account(conn, account.id),
+        customer=customers.get_customer_by_id(conn, account.customer_id),
+        unconfirmed=smpp_config.has_unapplied_config_changes(conn, account.id),
+        inbound_numbers=inbound_numbers.list_inbound_numbers(conn, account.id),
         **values,
     )
 
 
-def render_account_tile(template: str, name: str, *also: str, **values: Any) -> ResponseReturnValue:
+def render_account_tile(template: str, name: str, *other_templates: str, **values: Any) -> ResponseReturnValue:
     """One tile of an account's page for htmx, as things are now.
 
     Args:
         template: the tile's.
-        also: other fragments of the page that change with it; see `htmx.parts`, which takes `values` too.
+        other_templates: fragments of the page that change with it.
+        values: see `htmx.render_fragments`.
     """
-    conn, account = context.conn(), account_or_404(name)
-    return htmx.parts(
+    conn, account = context.get_conn(), account_or_404(name)
+    return htmx.render_fragments(
         template,
-        *also,
-        account=layout.account_view(account, len(session_records.of_account(conn, account.id))),
-        unconfirmed=smpp_config.unconfirmed(conn, account.id),
+        *other_templates,
+        account=layout.build_account_view(account, len(session_records.list_open_smpp_sessions(conn, account.id))),
+        unconfirmed=smpp_config.has_unapplied_config_changes(conn, account.id),
         **values,
     )
 
 
-def blank_grant_form() -> GrantForm:
-    """An empty form with a number of its own."""
-    return GrantForm(formdata=None, data={"form": idempotency.new()})
+def make_blank_grant_form() -> GrantCreditsForm:
+    """An empty form with an idempotency key of its own."""
+    return GrantCreditsForm(formdata=None, data={"form": idempotency.new_idempotency_key()})

@@ -1,4 +1,4 @@
-"""The operator's side of credits: everyone's balances, granting, correcting, and giving back."""
+"""Credits, for operators: all balances, grants, corrections and refunds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,32 +14,32 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.billing import balances
-from portal.services.billing.balances import Balance
+from portal.services.billing.balances import AccountBalance
 from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
 from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
-from portal.services.history.history import Text
+from portal.services.history.history import SentText
 from portal.web.admin.accounts import (
-    GrantForm,
+    GrantCreditsForm,
     account_or_404,
-    blank_grant_form,
+    make_blank_grant_form,
     render_account_page,
     render_account_tile,
 )
 from portal.web.core import access, context, downloads, htmx
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("admin_balances", __name__, url_prefix="/admin")
 
-_COLUMNS = "account;customer;balance;spent7days;spent30days;owed;alertBelow;alert".split(";")
-# More would make a page that nobody reads; the search finds the others, and the file has all.
-_MOST_SHOWN = 200
+_CSV_COLUMNS = "account;customer;balance;spent7days;spent30days;owed;alertBelow;alert".split(";")
+# The search finds the others, and the CSV file has all.
+_MAX_ROWS_SHOWN = 200
 
 
-class SearchForm(Form):
-    """Which accounts are shown: those with the words of `q`, sorted by a column (a minus before it: downwards)."""
+class BalanceSearchForm(TranslatedForm):
+    """Which accounts are shown: those with the words of `q`, sorted by a column (a minus before it: descending)."""
 
     class Meta:
         csrf = False
@@ -60,7 +60,7 @@ class SearchForm(Form):
     )
 
 
-class ChangeForm(Form):
+class BalanceChangeForm(TranslatedForm):
     """Credits that are given or taken for a `reason`; `form` makes a form that is sent twice do it once."""
 
     amount = StringField(N_("Credits"))
@@ -68,7 +68,7 @@ class ChangeForm(Form):
     form = HiddenField()
 
 
-class ReasonForm(Form):
+class RefundReasonForm(TranslatedForm):
     reason = StringField(N_("Reason"))
     form = HiddenField()
 
@@ -77,59 +77,67 @@ class ReasonForm(Form):
 
 
 @blueprint.get("/credits")
-@access.operate
+@access.operator_required
 def list_balances() -> ResponseReturnValue:
-    """Everyone's balances. Query: `q`, `sort`; see `SearchForm`."""
-    form = SearchForm(request.args)
-    found = _search_balances(form)
-    return htmx.page(
+    """Everyone's balances. Query: `q`, `sort`; see `BalanceSearchForm`."""
+    form = BalanceSearchForm(request.args)
+    matches = _search_balances(form)
+    return htmx.render_page(
         "admin/credits.html",
         form=form,
-        sort=_sort_column(form),
-        rows=found[:_MOST_SHOWN],
-        totals=balances.together(found),
-        query=urlencode({"q": form.q.data or "", "sort": _sort_column(form)}),
+        sort=_read_sort_column(form),
+        rows=matches[:_MAX_ROWS_SHOWN],
+        totals=balances.sum_balances(matches),
+        query=urlencode({"q": form.q.data or "", "sort": _read_sort_column(form)}),
     )
 
 
 @blueprint.get("/credits.csv")
-@access.operate
-def download_balances() -> ResponseReturnValue:
+@access.operator_required
+def download_balances_csv() -> ResponseReturnValue:
     """All of them as a file. The query is that of `list_balances`."""
-    return downloads.send("credits.csv", _COLUMNS, map(_csv_row, _search_balances(SearchForm(request.args))))
+    return downloads.stream_csv(
+        "credits.csv", _CSV_COLUMNS, map(_to_csv_row, _search_balances(BalanceSearchForm(request.args)))
+    )
 
 
-def _csv_row(row: Balance) -> list[object]:
-    amounts = (row.balance, row.week, row.month, row.owed)
-    alert_below = "" if row.alert_below is None else credit_amounts.plain(row.alert_below)
-    return [row.account, row.customer, *map(credit_amounts.plain, amounts), alert_below, row.alert]
+def _to_csv_row(row: AccountBalance) -> list[object]:
+    amounts = (row.balance, row.spent_7_days, row.spent_30_days, row.owed)
+    alert_below = "" if row.alert_below is None else credit_amounts.credits_to_json_number(row.alert_below)
+    return [
+        row.account,
+        row.customer,
+        *map(credit_amounts.credits_to_json_number, amounts),
+        alert_below,
+        row.alert_state,
+    ]
 
 
-# They come by customer, and stay so where the column is the same.
-_SORT_KEYS: dict[str, Callable[[Balance], Any]] = {
+# Rows are ordered by customer before; sorting is stable.
+_SORT_KEYS: dict[str, Callable[[AccountBalance], Any]] = {
     "account": lambda row: row.account,
     "balance": lambda row: row.balance,
-    "week": lambda row: row.week,
-    "month": lambda row: row.month,
+    "week": lambda row: row.spent_7_days,
+    "month": lambda row: row.spent_30_days,
     "owed": lambda row: row.owed,
-    "alert": lambda row: (balances.LOW, balances.ENOUGH, balances.NONE).index(row.alert),
+    "alert": lambda row: (balances.LOW, balances.ENOUGH, balances.NO_ALERT).index(row.alert_state),
 }
 
 
-def _search_balances(form: SearchForm) -> list[Balance]:
-    wanted = (form.q.data or "").strip().casefold()
+def _search_balances(form: BalanceSearchForm) -> list[AccountBalance]:
+    query = (form.q.data or "").strip().casefold()
     rows = [
         row
-        for row in balances.everyone(context.conn())
-        if wanted in row.account.casefold() or wanted in row.customer.casefold()
+        for row in balances.list_all_balances(context.get_conn())
+        if query in row.account.casefold() or query in row.customer.casefold()
     ]
-    sort = _sort_column(form)
+    sort = _read_sort_column(form)
     if key := _SORT_KEYS.get(sort.removeprefix("-")):
         rows.sort(key=key, reverse=sort.startswith("-"))
     return rows
 
 
-def _sort_column(form: SearchForm) -> str:
+def _read_sort_column(form: BalanceSearchForm) -> str:
     sort: str = form.sort.data or ""
     return sort if sort.removeprefix("-") in _SORT_KEYS else "customer"
 
@@ -138,61 +146,71 @@ def _sort_column(form: SearchForm) -> str:
 
 
 @blueprint.post("/accounts/<name>/credits")
-@access.operate
+@access.operator_required
 def grant_credits(name: str) -> ResponseReturnValue:
-    account, form = account_or_404(name), GrantForm()
+    account, form = account_or_404(name), GrantCreditsForm()
     try:
-        amount = credit_amounts.parse(form.amount.data or "")
-        note, number = form.note.data or "", form.form.data or ""
-        ends = expiry.end_of_day(form.until.data or "", context.config().timezone)
-        credits.grant(context.conn(), context.actor(), account, amount, note, expires_at=ends, form=number)
-        toast = Toast(_("%(amount)s credits were granted.", amount=i18n.credits(amount)))
-    except idempotency.AlreadySent as refusal:
+        amount = credit_amounts.parse_amount(form.amount.data or "")
+        note, idempotency_key = form.note.data or "", form.form.data or ""
+        expires_at = expiry.parse_credit_expiry_date(form.until.data or "", context.get_config().timezone)
+        credits.grant_credits(
+            context.get_conn(),
+            context.get_actor(),
+            account,
+            amount,
+            note,
+            expires_at=expires_at,
+            idempotency_key=idempotency_key,
+        )
+        toast = Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
+    except idempotency.FormAlreadySent as refusal:
         toast = Toast(refusal.localized(), "info")
     except Refused as refusal:
-        attach(form, refusal)
-        # A form that was refused has granted nothing: its number is still good.
-        form.form.data = form.form.data or idempotency.new()
-        if htmx.wanted():
+        add_form_error(form, refusal)
+        # A form that was refused has granted nothing: its idempotency key is still unused.
+        form.form.data = form.form.data or idempotency.new_idempotency_key()
+        if htmx.is_htmx_request():
             return render_account_tile("admin/_credits.html", name, status=422, grant_form=form)
         return render_account_page(account, grant_form=form)
-    if htmx.wanted():
+    if htmx.is_htmx_request():
         return render_account_tile(
-            "admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=blank_grant_form()
+            "admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=make_blank_grant_form()
         )
-    return htmx.done(url_for("admin_accounts.show_account", name=name), toast)
+    return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=name), toast)
 
 
-# --- putting a balance right
+# --- correcting a balance
 
 
 @blueprint.get("/accounts/<name>/credits/correct")
-@access.operate
+@access.operator_required
 def ask_correct_balance(name: str) -> ResponseReturnValue:
-    return _render_correction(account_or_404(name), _blank_change_form())
+    return _render_correction_form(account_or_404(name), _make_blank_change_form())
 
 
 @blueprint.post("/accounts/<name>/credits/correct")
-@access.operate
+@access.operator_required
 def correct_balance(name: str) -> ResponseReturnValue:
     """Add credits to a balance, or take some away."""
-    account, form = account_or_404(name), ChangeForm()
+    account, form = account_or_404(name), BalanceChangeForm()
     try:
-        amount = credit_amounts.parse_change(form.amount.data or "")
-        reason, number = form.reason.data or "", form.form.data or ""
-        after = credits.correct(context.conn(), context.actor(), account, amount, reason, form=number)
-    except idempotency.AlreadySent as refusal:
-        return _return_to_account(name, Toast(refusal.localized(), "info"))
+        amount = credit_amounts.parse_amount_change(form.amount.data or "")
+        reason, idempotency_key = form.reason.data or "", form.form.data or ""
+        new_balance = credits.correct_balance(
+            context.get_conn(), context.get_actor(), account, amount, reason, idempotency_key=idempotency_key
+        )
+    except idempotency.FormAlreadySent as refusal:
+        return _redirect_to_account(name, Toast(refusal.localized(), "info"))
     except Refused as refusal:
-        attach(form, refusal)
-        return _render_correction(account, form, status=422)
-    return _return_to_account(
-        name, Toast(_("The balance was corrected: it is %(balance)s now.", balance=i18n.credits(after)))
+        add_form_error(form, refusal)
+        return _render_correction_form(account, form, status=422)
+    return _redirect_to_account(
+        name, Toast(_("The balance was corrected: it is %(balance)s now.", balance=i18n.format_credits(new_balance)))
     )
 
 
-def _render_correction(account: Account, form: ChangeForm, status: int = 200) -> ResponseReturnValue:
-    return htmx.dialog(
+def _render_correction_form(account: Account, form: BalanceChangeForm, status: int = 200) -> ResponseReturnValue:
+    return htmx.render_dialog(
         "admin/_credits_change.html",
         account,
         title=_("Correct the balance"),
@@ -200,36 +218,42 @@ def _render_correction(account: Account, form: ChangeForm, status: int = 200) ->
         status=status,
         form=form,
         action=url_for(".correct_balance", name=account.name),
-        hint=_("With a minus they are taken away. Examples: %(more)s, %(less)s", more="100", less=i18n.credits(-2500)),
+        hint=_(
+            "With a minus they are taken away. Examples: %(more)s, %(less)s",
+            more="100",
+            less=i18n.format_credits(-2500),
+        ),
         verb=_("Correct"),
     )
 
 
 @blueprint.get("/accounts/<name>/credits/refund")
-@access.operate
+@access.operator_required
 def ask_refund_credits(name: str) -> ResponseReturnValue:
-    return _render_refund(account_or_404(name), _blank_change_form())
+    return _render_refund_form(account_or_404(name), _make_blank_change_form())
 
 
 @blueprint.post("/accounts/<name>/credits/refund")
-@access.operate
+@access.operator_required
 def refund_credits(name: str) -> ResponseReturnValue:
     """Give credits back."""
-    account, form = account_or_404(name), ChangeForm()
+    account, form = account_or_404(name), BalanceChangeForm()
     try:
-        amount = credit_amounts.parse(form.amount.data or "")
-        reason, number = form.reason.data or "", form.form.data or ""
-        credits.refund(context.conn(), context.actor(), account, amount, reason, form=number)
-    except idempotency.AlreadySent as refusal:
-        return _return_to_account(name, Toast(refusal.localized(), "info"))
+        amount = credit_amounts.parse_amount(form.amount.data or "")
+        reason, idempotency_key = form.reason.data or "", form.form.data or ""
+        credits.refund_credits(
+            context.get_conn(), context.get_actor(), account, amount, reason, idempotency_key=idempotency_key
+        )
+    except idempotency.FormAlreadySent as refusal:
+        return _redirect_to_account(name, Toast(refusal.localized(), "info"))
     except Refused as refusal:
-        attach(form, refusal)
-        return _render_refund(account, form, status=422)
-    return _return_to_account(name, Toast(_("Credits refunded: %(amount)s.", amount=i18n.credits(amount))))
+        add_form_error(form, refusal)
+        return _render_refund_form(account, form, status=422)
+    return _redirect_to_account(name, Toast(_("Credits refunded: %(amount)s.", amount=i18n.format_credits(amount))))
 
 
-def _render_refund(account: Account, form: ChangeForm, status: int = 200) -> ResponseReturnValue:
-    return htmx.dialog(
+def _render_refund_form(account: Account, form: BalanceChangeForm, status: int = 200) -> ResponseReturnValue:
+    return htmx.render_dialog(
         "admin/_credits_change.html",
         account,
         title=_("Refund credits"),
@@ -242,44 +266,52 @@ def _render_refund(account: Account, form: ChangeForm, status: int = 200) -> Res
     )
 
 
-def _blank_change_form() -> ChangeForm:
-    return ChangeForm(formdata=None, data={"form": idempotency.new()})
+def _make_blank_change_form() -> BalanceChangeForm:
+    return BalanceChangeForm(formdata=None, data={"form": idempotency.new_idempotency_key()})
 
 
-def _return_to_account(name: str, toast: Toast) -> ResponseReturnValue:
-    return htmx.moved(url_for("admin_accounts.show_account", name=name), toast)
+def _redirect_to_account(name: str, toast: Toast) -> ResponseReturnValue:
+    return htmx.redirect_browser_or_htmx(url_for("admin_accounts.show_account", name=name), toast)
 
 
-# --- giving back what a message cost
+# --- refunding a message
 
 
 @blueprint.get("/messages/<int:message_id>/refund")
-@access.operate
+@access.operator_required
 def ask_refund_message(message_id: int) -> ResponseReturnValue:
-    """What is given back, before it is."""
-    account, text = _text_or_404(message_id)
-    return _render_message_refund(account, text, ReasonForm(formdata=None, data={"form": idempotency.new()}))
+    """Ask for confirmation: how many credits are refunded."""
+    account, text = _account_and_text_or_404(message_id)
+    return _render_message_refund_form(
+        account, text, RefundReasonForm(formdata=None, data={"form": idempotency.new_idempotency_key()})
+    )
 
 
 @blueprint.post("/messages/<int:message_id>/refund")
-@access.operate
+@access.operator_required
 def refund_message(message_id: int) -> ResponseReturnValue:
-    account, text = _text_or_404(message_id)
-    form = ReasonForm()
+    account, text = _account_and_text_or_404(message_id)
+    form = RefundReasonForm()
     try:
-        reason, number = form.reason.data or "", form.form.data or ""
-        amount = refunds.refund_text(context.conn(), context.actor(), account, text, reason, form=number)
-        toast = Toast(_("Credits refunded: %(amount)s.", amount=i18n.credits(amount)))
-    except idempotency.AlreadySent as refusal:
+        reason, idempotency_key = form.reason.data or "", form.form.data or ""
+        amount = refunds.refund_text(
+            context.get_conn(), context.get_actor(), account, text, reason, idempotency_key=idempotency_key
+        )
+        toast = Toast(_("Credits refunded: %(amount)s.", amount=i18n.format_credits(amount)))
+    except idempotency.FormAlreadySent as refusal:
         toast = Toast(refusal.localized(), "info")
     except Refused as refusal:
-        attach(form, refusal)
-        return _render_message_refund(account, text, form, status=422)
-    return htmx.moved(url_for("history.view", name=account.name, message_id=text.id), toast)
+        add_form_error(form, refusal)
+        return _render_message_refund_form(account, text, form, status=422)
+    return htmx.redirect_browser_or_htmx(
+        url_for("history.show_sent_message", name=account.name, message_id=text.id), toast
+    )
 
 
-def _render_message_refund(account: Account, text: Text, form: ReasonForm, status: int = 200) -> ResponseReturnValue:
-    return htmx.dialog(
+def _render_message_refund_form(
+    account: Account, text: SentText, form: RefundReasonForm, status: int = 200
+) -> ResponseReturnValue:
+    return htmx.render_dialog(
         "admin/_credits_message.html",
         account,
         title=_("Refund this message?"),
@@ -287,14 +319,14 @@ def _render_message_refund(account: Account, text: Text, form: ReasonForm, statu
         status=status,
         form=form,
         text=text,
-        amount=text.price - refunds.refunded(context.conn(), text),
+        amount=text.price - refunds.sum_refunds(context.get_conn(), text),
     )
 
 
-def _text_or_404(message_id: int) -> tuple[Account, Text]:
+def _account_and_text_or_404(message_id: int) -> tuple[Account, SentText]:
     """A message's account, and the text that it belongs to."""
     try:
-        account = refunds.account_of(context.conn(), message_id)
-        return account, history.by_id(context.conn(), account.id, message_id)
+        account = refunds.get_account_by_message_id(context.get_conn(), message_id)
+        return account, history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id)
     except history.NoSuchMessage:
         abort(404)

@@ -20,17 +20,17 @@ from portal.services.people.customers import Customer
 from portal.services.prices import price_lists
 from portal.services.senders import senders
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 
 blueprint = Blueprint("admin_customers", __name__, url_prefix="/admin")
 
 
-class CustomerForm(Form):
+class CustomerForm(TranslatedForm):
     name = StringField(N_("Name"))
     email = StringField(N_("Contact e-mail address"))
 
 
-class UserForm(Form):
+class UserForm(TranslatedForm):
     email = StringField(N_("E-mail address"))
     role = SelectField(
         N_("Role"),
@@ -42,93 +42,100 @@ class UserForm(Form):
     )
 
 
-class AccountForm(Form):
+class AccountForm(TranslatedForm):
     kind = SelectField(N_("Kind"), choices=[SelectChoice("smpp", "SMPP"), SelectChoice("sms", N_("SMS (classic)"))])
     name = StringField(N_("Name"))
     description = StringField(N_("Description"))
 
 
 @blueprint.get("/")
-@access.operate
+@access.operator_required
 def list_customers() -> ResponseReturnValue:
     """All customers with their accounts. Query: `q`, words that a customer or an account has to hold."""
     return _render_customers_page(CustomerForm())
 
 
 @blueprint.post("/customers")
-@access.operate
-def add_customer() -> ResponseReturnValue:
+@access.operator_required
+def create_customer() -> ResponseReturnValue:
     form = CustomerForm()
     try:
-        customer = customers.add(context.conn(), context.actor(), form.name.data or "", form.email.data or "")
+        customer = customers.create_customer(
+            context.get_conn(), context.get_actor(), form.name.data or "", form.email.data or ""
+        )
     except Refused as refusal:
-        attach(form, refusal)
+        add_form_error(form, refusal)
         return _render_customers_page(form)
     toast = htmx.Toast(_("%(name)s was added. Next: a user who can log in, and an account.", name=customer.name))
-    return htmx.done(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    return htmx.redirect_after_post(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
 
 
 def _render_customers_page(form: CustomerForm) -> ResponseReturnValue:
-    conn, wanted = context.conn(), request.args.get("q", "").strip()
-    of_customer: dict[int, list[layout.AccountView]] = defaultdict(list)
-    for account in accounts.of_customer(conn):
-        of_customer[account.customer_id].append(layout.account_view(account))
-    found = []
-    for customer in customers.everyone(conn):
-        own = of_customer[customer.id]
-        if not _any_contains(wanted, customer.name, customer.contact_email):
-            own = [each for each in own if _any_contains(wanted, each.name, each.description)]
-            if not own:
+    conn, query = context.get_conn(), request.args.get("q", "").strip()
+    accounts_by_customer: dict[int, list[layout.AccountView]] = defaultdict(list)
+    for account in accounts.list_accounts(conn):
+        accounts_by_customer[account.customer_id].append(layout.build_account_view(account))
+    matches = []
+    for customer in customers.list_all_customers(conn):
+        own_accounts = accounts_by_customer[customer.id]
+        if not _any_contains(query, customer.name, customer.contact_email):
+            own_accounts = [each for each in own_accounts if _any_contains(query, each.name, each.description)]
+            if not own_accounts:
                 continue
-        found.append((customer, own))
-    return htmx.page(
+        matches.append((customer, own_accounts))
+    return htmx.render_page(
         "admin/page.html",
         status=422 if form.errors else 200,
         form=form,
-        customers=found,
-        q=wanted,
-        waiting=senders.count_waiting(conn),
-        check=daily_self_check.last(conn),
+        customers=matches,
+        q=query,
+        waiting=senders.count_pending_sender_requests(conn),
+        check=daily_self_check.find_last_result(conn),
     )
 
 
-def _any_contains(wanted: str, *texts: str) -> bool:
-    return any(wanted.casefold() in each.casefold() for each in texts)
+def _any_contains(query: str, *texts: str) -> bool:
+    return any(query.casefold() in each.casefold() for each in texts)
 
 
 @blueprint.get("/customers/<int:customer_id>")
-@access.operate
+@access.operator_required
 def show_customer(customer_id: int) -> ResponseReturnValue:
-    return render_customer_page(access.customer_or_404(customer_id))
+    return render_customer_page(access.get_customer_or_404(customer_id))
 
 
-def render_customer_page(customer: Customer, **forms: Form) -> ResponseReturnValue:
+def render_customer_page(customer: Customer, **forms: TranslatedForm) -> ResponseReturnValue:
     """The page of a customer.
 
     Args:
         forms: `user_form` or `account_form` where one was refused; the page keeps what was typed.
     """
-    conn = context.conn()
+    conn = context.get_conn()
     # Each form has a prefix, for both are on one page.
     values = {"user_form": UserForm(prefix="user-"), "account_form": AccountForm(prefix="account-")} | forms
-    return htmx.page(
+    return htmx.render_page(
         "admin/customer.html",
         status=422 if any(each.errors for each in values.values()) else 200,
         customer=customer,
-        users=users.of_customer(conn, customer.id),
-        owed=auto_recredit.owed(conn, customer.id),
-        customer_accounts=[layout.account_view(each) for each in accounts.of_customer(conn, customer.id)],
-        price_lists=price_lists.lists(conn),
-        usual_months=context.config().retention.messages_months,
-        removing_texts=text_policy.removing(conn, customer.id),
+        users=users.list_users(conn, customer.id),
+        owed=auto_recredit.get_owed_credits(conn, customer.id),
+        customer_accounts=[layout.build_account_view(each) for each in accounts.list_accounts(conn, customer.id)],
+        price_lists=price_lists.list_price_lists(conn),
+        default_months=context.get_config().retention.messages_months,
+        removing_texts=text_policy.is_removing_texts(conn, customer.id),
         **values,
     )
 
 
-def render_dialog(page: str, part: str, **values: Any) -> ResponseReturnValue:
-    """What a customer's page opens in its dialog; without JavaScript it is a page of its own.
+def render_customer_dialog(page_template: str, part_template: str, **values: Any) -> ResponseReturnValue:
+    """The content of a dialog of a customer's page; without JavaScript it is a page of its own.
 
     Args:
-        page, part: the templates of that page, and of what the dialog shows.
+        page_template: the template of that page.
+        part_template: the template of the dialog's content.
     """
-    return htmx.parts(part, **values) if htmx.wanted() else htmx.page(page, **values)
+    return (
+        htmx.render_fragments(part_template, **values)
+        if htmx.is_htmx_request()
+        else htmx.render_page(page_template, **values)
+    )

@@ -3,61 +3,68 @@
 from flask import Blueprint, abort, url_for
 from flask.typing import ResponseReturnValue
 
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import gettext as _
 from portal.services.common.errors import Refused
 from portal.services.people import enrolment, users
 from portal.services.people.users import User
-from portal.web.admin.customers import UserForm, render_customer_page, render_dialog
+from portal.web.admin.customers import UserForm, render_customer_dialog, render_customer_page
 from portal.web.core import access, context
-from portal.web.core.forms import attach
+from portal.web.core.forms import add_form_error
 
 blueprint = Blueprint("admin_users", __name__, url_prefix="/admin")
 
 
 @blueprint.post("/customers/<int:customer_id>/users")
-@access.operate
-def add_user(customer_id: int) -> ResponseReturnValue:
-    conn, customer = context.conn(), access.customer_or_404(customer_id)
+@access.operator_required
+def create_user(customer_id: int) -> ResponseReturnValue:
+    conn, customer = context.get_conn(), access.get_customer_or_404(customer_id)
     form = UserForm(prefix="user-")
     try:
-        with immediate(conn):
-            user = users.add(
-                conn, context.keys(), context.actor(), form.email.data or "", form.role.data or "", customer.id
+        with write_transaction(conn):
+            user = users.create_user(
+                conn,
+                context.get_crypto_keys(),
+                context.get_actor(),
+                form.email.data or "",
+                form.role.data or "",
+                customer.id,
             )
-            token = enrolment.new_link(conn, user)
+            token = enrolment.create_enrolment_link(conn, user)
     except Refused as refusal:
-        attach(form, refusal)
+        add_form_error(form, refusal)
         return render_customer_page(customer, user_form=form)
-    return _show_link(user, token)
+    return _render_enrolment_link(user, token)
 
 
 @blueprint.get("/users/<int:user_id>/link")
-@access.operate
-def ask_renew_link(user_id: int) -> ResponseReturnValue:
-    """What happens to the user's login, before it does."""
-    return render_dialog("admin/new_link.html", "admin/_new_link.html", user=_user_or_404(user_id))
+@access.operator_required
+def ask_renew_enrolment_link(user_id: int) -> ResponseReturnValue:
+    """Ask for confirmation: what happens to the user's login."""
+    return render_customer_dialog("admin/new_link.html", "admin/_new_link.html", user=_user_or_404(user_id))
 
 
 @blueprint.post("/users/<int:user_id>/link")
-@access.operate
-def renew_link(user_id: int) -> ResponseReturnValue:
+@access.operator_required
+def renew_enrolment_link(user_id: int) -> ResponseReturnValue:
     user = _user_or_404(user_id)
-    return _show_link(user, enrolment.start_over(context.conn(), context.keys(), context.actor(), user))
+    return _render_enrolment_link(
+        user, enrolment.reset_enrolment(context.get_conn(), context.get_crypto_keys(), context.get_actor(), user)
+    )
 
 
 def _user_or_404(user_id: int) -> User:
-    """A customer's user; operators look after each other in the shell."""
+    """A customer's user; operators are managed on the command line."""
     try:
-        user = users.by_id(context.conn(), user_id)
+        user = users.get_user_by_id(context.get_conn(), user_id)
     except users.NoSuchUser:
         abort(404)
     return user if user.customer_id is not None else abort(404)
 
 
-def _show_link(user: User, token: str) -> ResponseReturnValue:
-    link = context.config().public_url + url_for("login.enrol", token=token)
-    return render_dialog(
+def _render_enrolment_link(user: User, token: str) -> ResponseReturnValue:
+    link = context.get_config().public_url + url_for("login.enrol", token=token)
+    return render_customer_dialog(
         "admin/once.html",
         "admin/_once.html",
         title=_("Enrolment link for %(email)s", email=user.email),

@@ -1,4 +1,4 @@
-"""A customer buys packs: the offer, orders, and the way to the payment page."""
+"""Buying packs of credits: the offer, orders, and the redirect to the payment page."""
 
 import time
 from collections.abc import Hashable
@@ -12,30 +12,30 @@ from wtforms import HiddenField
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import Pulse
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.billing import orders, packs, payments, purchases
-from portal.services.billing.orders import Order, Which
+from portal.services.billing.orders import Order, OrderFilter
 from portal.services.billing.packs import Pack
 from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.people import customers
 from portal.web.core import access, context, htmx, live, paging
-from portal.web.core.forms import Form, attach, row_id
+from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
 from portal.web.core.htmx import Toast
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("orders", __name__)
 
-# The words, the kind and the icon of the badge that tells an order's status.
+# The label, the kind and the icon of the badge of an order's status.
 STATUS_BADGES = {
     orders.OPEN: (N_("open"), "warn", "clock"),
     orders.PAID: (N_("paid"), "ok", "check"),
     orders.CANCELLED: (N_("cancelled"), "mute", "ban"),
 }
-_ORIGINS = {orders.CUSTOMER: N_("ordered"), orders.AUTOMATIC: N_("automatic re-credit")}
+_ORIGIN_LABELS = {orders.CUSTOMER: N_("ordered"), orders.AUTOMATIC: N_("automatic re-credit")}
 
 
-class OrderForm(Form):
+class PackOrderForm(TranslatedForm):
     """What was chosen, as it was shown; `form` makes a form that is sent twice order once."""
 
     pack = HiddenField()
@@ -48,56 +48,66 @@ class OrderForm(Form):
 
 
 @blueprint.get("/accounts/<name>/credits/buy")
-@access.change_account
+@access.account_change_required
 def offer_packs(account: Account) -> ResponseReturnValue:
     """The packs; with `?pack=` (thousandths of a credit) what buying that one means."""
     if "pack" not in request.args:
-        return _render_offer(account)
+        return _render_packs_page(account)
     try:
-        pack = packs.of_size(context.conn(), request.args.get("pack", 0, type=row_id))
+        pack = packs.get_pack(context.get_conn(), request.args.get("pack", 0, type=parse_row_id))
     except packs.NoSuchPack:
         abort(404)
-    return _render_confirmation(account, OrderForm(formdata=None), pack)
+    return _render_confirmation(account, PackOrderForm(formdata=None), pack)
 
 
 @blueprint.post("/accounts/<name>/credits/buy")
-@access.change_account
+@access.account_change_required
 def buy_pack(account: Account) -> ResponseReturnValue:
     """Order a pack."""
-    form, conn = OrderForm(), context.conn()
+    form, conn = PackOrderForm(), context.get_conn()
     try:
-        pack = Pack(_read_number(form.pack.data), _read_number(form.price.data), form.currency.data or "")
-        order = purchases.place(conn, context.keys(), context.actor(), account, pack, form=form.form.data or "")
-    except idempotency.AlreadySent as refusal:
-        return htmx.moved(url_for(".list_orders", name=account.name), Toast(refusal.localized(), "info"))
+        pack = Pack(
+            _parse_hidden_number(form.pack.data), _parse_hidden_number(form.price.data), form.currency.data or ""
+        )
+        order = purchases.purchase_pack(
+            conn, context.get_crypto_keys(), context.get_actor(), account, pack, idempotency_key=form.form.data or ""
+        )
+    except idempotency.FormAlreadySent as refusal:
+        return htmx.redirect_browser_or_htmx(
+            url_for(".list_orders", name=account.name), Toast(refusal.localized(), "info")
+        )
     except Refused as refusal:
-        attach(form, refusal)
-        now = next((each for each in packs.everyone(conn) if each.credits == _read_number(form.pack.data)), None)
-        return _render_confirmation(account, form, now, status=422)
+        add_form_error(form, refusal)
+        current_pack = next(
+            (each for each in packs.list_packs(conn) if each.credits == _parse_hidden_number(form.pack.data)), None
+        )
+        return _render_confirmation(account, form, current_pack, status=422)
     toast = Toast(_("Order %(number)s was made.", number=order.number))
-    return htmx.moved(order_url(order), toast)
+    return htmx.redirect_browser_or_htmx(order_url(order), toast)
 
 
-def _read_number(text: str | None) -> int:
-    """A number that this page has written into a hidden field; 0 for what somebody else has."""
+def _parse_hidden_number(text: str | None) -> int:
+    """A number from a hidden field of this page; 0 where the field was tampered with."""
     try:
-        return row_id(text or "")
+        return parse_row_id(text or "")
     except ValueError:
         return 0
 
 
-def _render_offer(account: Account) -> ResponseReturnValue:
-    return htmx.page("billing/orders/buy.html", account=account, tab="credits", packs=packs.everyone(context.conn()))
+def _render_packs_page(account: Account) -> ResponseReturnValue:
+    return htmx.render_page(
+        "billing/orders/buy.html", account=account, tab="credits", packs=packs.list_packs(context.get_conn())
+    )
 
 
 def _render_confirmation(
-    account: Account, form: OrderForm, pack: Pack | None, status: int = 200
+    account: Account, form: PackOrderForm, pack: Pack | None, status: int = 200
 ) -> ResponseReturnValue:
     if pack is not None:
-        # As it is now: whoever confirms what was refused has seen it.
+        # The pack as it is now: whoever confirms again has seen its price.
         form.pack.data, form.price.data, form.currency.data = str(pack.credits), str(pack.price), pack.currency
-    form.form.data = form.form.data or idempotency.new()
-    return htmx.dialog(
+    form.form.data = form.form.data or idempotency.new_idempotency_key()
+    return htmx.render_dialog(
         "billing/orders/_buy.html", account, title=_("Buy credits"), tab="credits", status=status, form=form, pack=pack
     )
 
@@ -106,62 +116,61 @@ def _render_confirmation(
 
 
 @blueprint.get("/accounts/<name>/orders")
-@access.see_account
+@access.account_access_required
 def list_orders(account: Account) -> ResponseReturnValue:
     """A page of them, newest first; `?before=` and `?after=` turn it."""
-    return live.show("billing/orders/page.html", "orders", account)
+    return live.render_live_page("billing/orders/page.html", "orders", account)
 
 
 @blueprint.get("/accounts/<name>/orders/<number>")
-@access.see_account
+@access.account_access_required
 def show_order(account: Account, number: str) -> ResponseReturnValue:
     """An order, to print or to pay."""
     _order_or_404(account, number)
-    return live.show("billing/orders/order.html", "order", account)
+    return live.render_live_page("billing/orders/order.html", "order", account)
 
 
 @blueprint.get("/accounts/<name>/orders/<number>/pay")
-@access.change_account
+@access.account_change_required
 def pay_order(account: Account, number: str) -> ResponseReturnValue:
-    """The way to the payment page.
+    """Redirect to the payment page.
 
-    A link, no form: browsers let forms lead only where the Content-Security-Policy (form-action) says, and redirects
-    after them too.
+    This is a link and not a form: the Content-Security-Policy (form-action) limits also where a form's redirects lead.
     """
-    order, settings = _order_or_404(account, number), context.config().payments
+    order, settings = _order_or_404(account, number), context.get_config().payments
     if not settings.checkout_url:
         abort(404)
     if order.status != orders.OPEN:
-        return htmx.done(order_url(order))
-    back = context.config().public_url + url_for(".show_order", name=account.name, number=order.number)
-    return redirect(payments.checkout(settings, order, back, int(time.time())))
+        return htmx.redirect_after_post(order_url(order))
+    back = context.get_config().public_url + url_for(".show_order", name=account.name, number=order.number)
+    return redirect(payments.build_checkout_url(settings, order, back, int(time.time())))
 
 
 @blueprint.get("/accounts/<name>/orders/<number>/cancel")
-@access.change_account
+@access.account_change_required
 def ask_cancel_order(account: Account, number: str) -> ResponseReturnValue:
-    """The question before an order is cancelled."""
+    """Ask for confirmation before an order is cancelled."""
     order = _order_or_404(account, number)
-    return htmx.dialog(
+    return htmx.render_dialog(
         "billing/orders/_cancel.html", account, title=_("Cancel this order?"), tab="credits", order=order
     )
 
 
 @blueprint.post("/accounts/<name>/orders/<number>/cancel")
-@access.change_account
+@access.account_change_required
 def cancel_order(account: Account, number: str) -> ResponseReturnValue:
     order = _order_or_404(account, number)
     try:
-        orders.cancel(context.conn(), context.actor(), order)
+        orders.cancel_order(context.get_conn(), context.get_actor(), order)
         toast = Toast(_("Order %(number)s was cancelled.", number=order.number))
     except Refused as refusal:
         toast = Toast(refusal.localized(), "warn")
-    return htmx.moved(order_url(order), toast)
+    return htmx.redirect_browser_or_htmx(order_url(order), toast)
 
 
 def _order_or_404(account: Account, number: str) -> Order:
     try:
-        return orders.by_number(context.conn(), number, account.id)
+        return orders.get_order_by_number(context.get_conn(), number, account.id)
     except orders.NoSuchOrder:
         abort(404)
 
@@ -171,47 +180,52 @@ def order_url(order: Order) -> str:
     return url_for("orders.show_order", name=order.account, number=order.number)
 
 
-def _shown_order(account: Account) -> Order:
-    """The order that a page shows: the one in its address, which it names when it asks again."""
-    named = (request.view_args or {}).get("number") or request.args.get("order", "")
-    return _order_or_404(account, named)
+def _get_requested_order(account: Account) -> Order:
+    """The order that a page shows: the one in its address, or in the query of its poll."""
+    number = (request.view_args or {}).get("number") or request.args.get("order", "")
+    return _order_or_404(account, number)
 
 
-def _order_ground(account: Account, pulse: Pulse) -> Hashable:
+def _order_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
     # Operators see another button.
-    return _shown_order(account), access.user().is_operator
+    return _get_requested_order(account), access.get_current_user().is_operator
 
 
-def _order_values(account: Account, pulse: Pulse) -> dict[str, Any]:
+def _order_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     return {
-        "order": _shown_order(account),
-        "contact": customers.by_id(context.conn(), account.customer_id).contact_email,
-        "payments": context.config().payments,
-        "may_pay": access.user().is_operator,
-        "describe_status": describe_status,
-        "origins": _ORIGINS,
+        "order": _get_requested_order(account),
+        "contact": customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email,
+        "payments": context.get_config().payments,
+        "may_pay": access.get_current_user().is_operator,
+        "describe_status": describe_order_status,
+        "origins": _ORIGIN_LABELS,
     }
 
 
-def describe_status(order: Order) -> tuple[str, str, str]:
-    """An order's status in the reader's words, with the kind and the icon of its badge."""
-    words, kind, sign = STATUS_BADGES[order.status]
-    return _(words), kind, sign
+def describe_order_status(order: Order) -> tuple[str, str, str]:
+    """The label of an order's status, with the kind and the icon of its badge."""
+    words, kind, icon = STATUS_BADGES[order.status]
+    return _(words), kind, icon
 
 
-def _list_values(account: Account, pulse: Pulse) -> dict[str, Any]:
-    found = paging.page(partial(orders.some, context.conn(), Which(account_id=account.id)))
-    return {"page": found, "describe_status": describe_status}
+def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    page = paging.paginate(partial(orders.list_orders_page, context.get_conn(), OrderFilter(account_id=account.id)))
+    return {"page": page, "describe_status": describe_order_status}
 
 
-live.register("order", Part("billing/orders/_order.html", _order_ground, _order_values, ages=True, asks=("order",)))
-live.register(
+live.register_live_page(
+    "order",
+    LiveFragment(
+        "billing/orders/_order.html", _order_cache_key, _order_context, shows_relative_times=True, query_args=("order",)
+    ),
+)
+live.register_live_page(
     "orders",
-    Part(
+    LiveFragment(
         "billing/orders/_list.html",
-        lambda account, pulse: orders.latest_change(context.conn(), account.id),
-        _list_values,
-        ages=True,
-        asks=paging.ASKS,
+        lambda account, counters: orders.read_orders_version(context.get_conn(), account.id),
+        _list_context,
+        shows_relative_times=True,
+        query_args=paging.PAGING_ARGS,
     ),
 )

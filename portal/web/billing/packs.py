@@ -16,12 +16,12 @@ from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("packs", __name__, url_prefix="/admin")
 
-# Rows for further packs, below those that there are.
-_NEW_ROWS = 3
+# Empty rows for further packs.
+_BLANK_ROW_COUNT = 3
 
 
 @dataclass
-class PackRow:
+class PackFormRow:
     """A row of the form of packs, as it was typed. `unit_price` and `buyers` are those of the pack that is sold now."""
 
     credits: str = ""
@@ -32,63 +32,68 @@ class PackRow:
 
 
 @blueprint.get("/packs")
-@access.operate
+@access.operator_required
 def show_packs() -> ResponseReturnValue:
     """The packs as one form, with empty rows for further ones."""
-    sold = packs.everyone(context.conn())
-    rows = [PackRow(i18n.credits(each.credits), i18n.plain_money(each.price, each.currency)) for each in sold]
-    return _render_packs(sold[0].currency if sold else "EUR", rows)
+    sold = packs.list_packs(context.get_conn())
+    rows = [
+        PackFormRow(i18n.format_credits(each.credits), i18n.format_money_input(each.price, each.currency))
+        for each in sold
+    ]
+    return _render_page(sold[0].currency if sold else "EUR", rows)
 
 
 @blueprint.post("/packs")
-@access.operate
+@access.operator_required
 def change_packs() -> ResponseReturnValue:
-    """Sell what the form says: all of it or, where a row is refused, nothing of it."""
-    typed = zip(request.form.getlist("credits"), request.form.getlist("price"), strict=False)
-    rows = [PackRow(size.strip(), price.strip()) for size, price in typed]
-    rows = [each for each in rows if each.credits or each.price][: packs.MOST + 1]
+    """Replace the packs by those of the form: all of them or, where a row is refused, none."""
+    fields = zip(request.form.getlist("credits"), request.form.getlist("price"), strict=False)
+    rows = [PackFormRow(size.strip(), price.strip()) for size, price in fields]
+    rows = [each for each in rows if each.credits or each.price][: packs.MAX_PACKS + 1]
     currency = request.form.get("currency", "")
     currency_error = form_error = ""
     try:
-        code = packs.parse_currency(currency)
+        currency_code = packs.parse_currency(currency)
     except packs.InvalidCurrency as refusal:
-        code, currency_error = "", refusal.localized()
-    read = [_read_row(each, code or "EUR") for each in rows]
-    if not currency_error and all(each is not None for each in read):
+        currency_code, currency_error = "", refusal.localized()
+    parsed_packs = [_parse_row(each, currency_code or "EUR") for each in rows]
+    if not currency_error and all(each is not None for each in parsed_packs):
         try:
-            packs.replace(context.conn(), context.actor(), [each for each in read if each is not None])
-        except packs.PriceNotFalling as refusal:
-            rows[read.index(refusal.pack)].error = refusal.localized()
+            packs.replace_packs(
+                context.get_conn(), context.get_actor(), [each for each in parsed_packs if each is not None]
+            )
+        except packs.UnitPriceNotFalling as refusal:
+            rows[parsed_packs.index(refusal.pack)].error = refusal.localized()
         except Refused as refusal:
             form_error = refusal.localized()
         else:
-            return htmx.done(url_for(".show_packs"), Toast(_("The packs were saved.")))
-    return _render_packs(currency, rows, currency_error, form_error, status=422)
+            return htmx.redirect_after_post(url_for(".show_packs"), Toast(_("The packs were saved.")))
+    return _render_page(currency, rows, currency_error, form_error, status=422)
 
 
-def _read_row(row: PackRow, currency: str) -> Pack | None:
-    """The pack that a row says; None where it can't be read, which the row then says."""
+def _parse_row(row: PackFormRow, currency: str) -> Pack | None:
+    """The pack in a row; None where it is invalid, with the reason in the row's `error`."""
     try:
-        return Pack(credit_amounts.parse(row.credits), packs.parse_price(row.price, currency), currency)
+        return Pack(credit_amounts.parse_amount(row.credits), packs.parse_pack_price(row.price, currency), currency)
     except Refused as refusal:
         row.error = refusal.localized()
         return None
 
 
-def _render_packs(
-    currency: str, rows: list[PackRow], currency_error: str = "", form_error: str = "", status: int = 200
+def _render_page(
+    currency: str, rows: list[PackFormRow], currency_error: str = "", form_error: str = "", status: int = 200
 ) -> ResponseReturnValue:
-    conn = context.conn()
-    sold = {i18n.credits(each.credits): each for each in packs.everyone(conn)}
-    buyers = packs.bought_automatically(conn)
+    conn = context.get_conn()
+    sold = {i18n.format_credits(each.credits): each for each in packs.list_packs(conn)}
+    buyers = packs.count_recredit_accounts(conn)
     for row in rows:
         if pack := sold.get(row.credits):
             row.unit_price, row.buyers = pack.unit_price, buyers.get(pack.credits, 0)
-    return htmx.page(
+    return htmx.render_page(
         "billing/packs/page.html",
         status=status,
         currency=currency,
-        rows=[*rows, *(PackRow() for _blank in range(_NEW_ROWS))],
+        rows=[*rows, *(PackFormRow() for _blank in range(_BLANK_ROW_COUNT))],
         currency_error=currency_error,
         form_error=form_error,
     )

@@ -14,79 +14,80 @@ from portal.services.common.audit import Actor
 from portal.services.common.mail import Mailer
 from portal.services.people.users import User
 from portal.web.core import fragment_cache, proxies
-from portal.web.core.fragment_cache import Drawings
+from portal.web.core.fragment_cache import FragmentCache
 
-_EXTENSION = "smpp_portal"
+_EXTENSION_KEY = "smpp_portal"
 
 
 @dataclass
-class _Context:
+class _AppState:
     config: Config
     keys: Keys
     mailer: Mailer | None
     wakeup_sender: WakeupSender
-    local: threading.local = field(default_factory=threading.local)
+    thread_local: threading.local = field(default_factory=threading.local)
     # A fragment has two kilobytes on average, a page fifteen.
-    kept: Drawings = field(default_factory=lambda: Drawings(2000))
-    pages: Drawings = field(default_factory=lambda: Drawings(200))
+    fragment_cache: FragmentCache = field(default_factory=lambda: FragmentCache(2000))
+    page_cache: FragmentCache = field(default_factory=lambda: FragmentCache(200))
 
-    def committed(self) -> None:
-        # Every commit, whatever it was about: the SMPP server's look costs one row, a forgotten wakeup a wrong state.
+    def notify_commit(self) -> None:
+        # At every commit, whatever it was about: a wakeup costs the SMPP server one row, a missing one leaves it out of
+        # date.
         self.wakeup_sender.send()
         if self.mailer is not None:
             self.mailer.wake()
 
 
-def attach(app: Flask, config: Config, keys: Keys, mailer: Mailer | None) -> None:
-    context = app.extensions[_EXTENSION] = _Context(config, keys, mailer, WakeupSender(config.data))
-    fragment_cache.attach(app, context.kept)
+def init_request_context(app: Flask, config: Config, keys: Keys, mailer: Mailer | None) -> None:
+    state = app.extensions[_EXTENSION_KEY] = _AppState(config, keys, mailer, WakeupSender(config.data))
+    fragment_cache.init_fragment_cache(app, state.fragment_cache)
 
 
-def _context() -> _Context:
-    context: _Context = current_app.extensions[_EXTENSION]
-    return context
+def _get_app_state() -> _AppState:
+    state: _AppState = current_app.extensions[_EXTENSION_KEY]
+    return state
 
 
-def config() -> Config:
-    return _context().config
+def get_config() -> Config:
+    return _get_app_state().config
 
 
-def keys() -> Keys:
-    return _context().keys
+def get_crypto_keys() -> Keys:
+    return _get_app_state().keys
 
 
-def conn() -> db.Connection:
+def get_conn() -> db.Connection:
     """This thread's connection; waitress keeps its threads, so it is opened once."""
-    context = _context()
-    connection: db.Connection | None = getattr(context.local, "conn", None)
+    state = _get_app_state()
+    connection: db.Connection | None = getattr(state.thread_local, "conn", None)
     if connection is None:
-        connection = context.local.conn = db.connect(context.config.database, on_commit=context.committed)
+        connection = state.thread_local.conn = db.connect(state.config.database_file, on_commit=state.notify_commit)
     return connection
 
 
-def close() -> None:
-    """Let go of this thread's connection and of the way to the SMPP server, when the application ends."""
-    conn().close()
-    _context().wakeup_sender.close()
+def close_connections() -> None:
+    """Close this thread's connection and the wakeup socket, when the application ends."""
+    get_conn().close()
+    _get_app_state().wakeup_sender.close()
 
 
-def kept() -> Drawings:
-    """The fragments that were drawn before."""
-    return _context().kept
+def get_fragment_cache() -> FragmentCache:
+    """The fragments that were rendered before."""
+    return _get_app_state().fragment_cache
 
 
-def kept_pages() -> Drawings:
-    """The whole pages that were drawn a moment ago."""
-    return _context().pages
+def get_page_cache() -> FragmentCache:
+    """The whole pages that were rendered a moment ago."""
+    return _get_app_state().page_cache
 
 
-def actor() -> Actor:
+def get_actor() -> Actor:
     """Who acts in this request, for the audit log and for the language of the mails that follow."""
     # Put there by `access`, before the view runs.
     user: User = g.user
-    return Actor(user.email, client_address(), current_language())
+    return Actor(user.email, get_client_address(), current_language())
 
 
-def client_address() -> str:
+def get_client_address() -> str:
     """Where the request comes from, through trusted proxies only."""
-    return proxies.client_address(request.environ, config().proxies)
+    return proxies.resolve_client_address(request.environ, get_config().trusted_proxy_networks)

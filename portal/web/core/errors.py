@@ -15,42 +15,45 @@ from portal.web.core import htmx
 _log = logging.getLogger(__name__)
 
 
-def attach(app: Flask) -> None:
-    app.register_error_handler(CSRFError, _csrf)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(sqlite3.OperationalError, _database)
+def init_error_handlers(app: Flask) -> None:
+    app.register_error_handler(CSRFError, _handle_csrf_error)
+    app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(sqlite3.OperationalError, _handle_database_error)
 
 
-def _csrf(error: CSRFError) -> ResponseReturnValue:
-    return _answer(400, _("This form is out of date"), _("Load the page again and repeat what you did."))
+def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
+    return _render_error(400, _("This form is out of date"), _("Load the page again and repeat what you did."))
 
 
-def _http(error: HTTPException) -> ResponseReturnValue:
+def _handle_http_error(error: HTTPException) -> ResponseReturnValue:
     if error.code is None or error.response is not None:
         return error.get_response()
     if request_ctx.url_adapter is None:
         # The Host header is no host's name, and so no address of ours can be made for a page.
         return "bad Host\n", 400, {"Content-Type": "text/plain; charset=utf-8"}
-    words = {
-        403: (_("This isn't yours to change"), _("Your role lets you look, not change. Ask an owner of your team.")),
-        404: (_("Not found"), _("There is no such page, or it isn't yours to see.")),
-        405: (_("Not found"), _("There is no such page, or it isn't yours to see.")),
+    error_texts = {
+        403: (
+            _("You don't have permission to change this"),
+            _("Your role can view this, but not change it. Ask an owner of your team."),
+        ),
+        404: (_("Not found"), _("There is no such page, or you don't have permission to see it.")),
+        405: (_("Not found"), _("There is no such page, or you don't have permission to see it.")),
         413: (_("Too large"), _("What was sent is larger than anything this portal takes.")),
         503: (_("The portal is busy"), _("Nothing has been changed. Wait a moment, then try it once more.")),
     }
-    title, text = words.get(
+    title, text = error_texts.get(
         error.code, (_("That did not work"), _("Nothing has been changed. Go back and try it once more."))
     )
-    return _answer(error.code, title, text)
+    return _render_error(error.code, title, text)
 
 
-def _database(error: sqlite3.OperationalError) -> ResponseReturnValue:
+def _handle_database_error(error: sqlite3.OperationalError) -> ResponseReturnValue:
     _log.error("%s %s: %s", request.method, request.path, error)
-    return _http(ServiceUnavailable())
+    return _handle_http_error(ServiceUnavailable())
 
 
-def _answer(code: int, title: str, text: str) -> ResponseReturnValue:
-    if htmx.wanted():
+def _render_error(code: int, title: str, text: str) -> ResponseReturnValue:
+    if htmx.is_htmx_request():
         # htmx leaves the page as it is and app.js says that it failed; a toast with the reason would be thrown away.
         return text, code, {"Content-Type": "text/plain; charset=utf-8"}
-    return htmx.plain_page("error.html", status=code, heading=title, explanation=text)
+    return htmx.render_plain_page("error.html", status=code, heading=title, explanation=text)

@@ -1,4 +1,4 @@
-"""Looking for messages, sent and received ones: what an address asks for, and a page of what is found."""
+"""The filters of message lists, sent and received: what the query of an address asks for, and a page of results."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,128 +11,139 @@ from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL
 from portal.services.prices import countries
 from portal.web.core import access, forms, paging, periods
-from portal.web.core.paging import LINES
+from portal.web.core.paging import LINES_ARG
 
-LIVE = "live"
+LIVE_ARG = "live"
 # Texts weigh more than amounts do, and the form above them is long.
-_USUAL_LINES = 8
-_LONGEST = 100
-_SECONDS = 1.0
-"""One of the few threads that make pages looks through messages so long at a time."""
+_DEFAULT_LINES = 8
+_MAX_FIELD_LENGTH = 100
+_SEARCH_SECONDS = 1.0
+"""One of the few threads that make pages searches messages so long at a time."""
 
-_W = TypeVar("_W")
+_QueryT = TypeVar("_QueryT")
 
 
 @dataclass(frozen=True)
-class Filter(paging.Query, Generic[_W]):
-    """What is shown: the period that was asked for, what else is looked for, and what of it can't be."""
+class MessageFilter(paging.ListParams, Generic[_QueryT]):
+    """What a list of messages is restricted to: a period, a query, and the errors in what was asked for."""
 
-    asked: periods.Asked
-    wanted: _W
-    refusals: Sequence[Refused]
+    period_param: periods.PeriodParam
+    search_query: _QueryT
+    errors: Sequence[Refused]
 
     @property
-    def is_on(self) -> bool:
+    def is_active(self) -> bool:
         """Whether it leaves anything out."""
-        return any(name not in (LINES, LIVE) for name in self.said)
+        return any(name not in (LINES_ARG, LIVE_ARG) for name in self.params)
 
     @property
-    def is_refused(self) -> bool:
+    def has_errors(self) -> bool:
         """Whether the form says what is wrong with something that was asked for."""
-        return bool(self.asked.refusal or self.refusals)
+        return bool(self.period_param.error or self.errors)
 
 
 @dataclass(frozen=True)
-class Address:
-    """What an address asks for.
+class FilterParams:
+    """The filter that an address asks for.
 
-    `said` is how other addresses say the same, without what is usual or empty; `values` is what is looked for: empty
-    where that can't be, of which `refusals` tell.
+    `params` is the same filter as the query of other addresses, without defaults and empty values; `values` is what to
+    search for: empty where that is invalid, as `errors` say.
     """
 
-    asked: periods.Asked
-    said: Mapping[str, str]
+    period_param: periods.PeriodParam
+    params: Mapping[str, str]
     values: Mapping[str, str]
-    refusals: Sequence[Refused]
+    errors: Sequence[Refused]
 
 
-def read(names: Sequence[str], *, numbers: Collection[str], choices: Mapping[str, Collection[str]]) -> Address:
+def parse_filter_params(
+    field_names: Sequence[str], *, number_fields: Collection[str], choices: Mapping[str, Collection[str]]
+) -> FilterParams:
     """Read this request's query.
 
     Args:
-        names: of its fields; `text` is empty for who may not read texts: they could guess them, word by word.
-        numbers: those of them that are numbers, or the digits that they begin with.
+        field_names: of its fields; `text` is empty for who may not read texts: they could guess them, word by word.
+        number_fields: those of them that are numbers, or the digits that they begin with.
         choices: what others may be; anything else is nothing.
     """
-    asked = periods.asked(usual=ALL)
-    said = {name: request.args.get(name, "").strip()[:_LONGEST] for name in names}
-    if not access.may_read():
-        said["text"] = ""
-    for name, known in choices.items():
-        if said[name] not in known:
-            said[name] = ""
-    values, refusals = dict(said), []
-    for name in numbers:
+    period_param = periods.parse_period_param(default=ALL)
+    params = {name: request.args.get(name, "").strip()[:_MAX_FIELD_LENGTH] for name in field_names}
+    if not access.may_read_texts():
+        params["text"] = ""
+    for name, allowed in choices.items():
+        if params[name] not in allowed:
+            params[name] = ""
+    values, errors = dict(params), []
+    for name in number_fields:
         try:
-            said[name] = values[name] = countries.digits(said[name], name)
-        except Refused as refusal:
+            params[name] = values[name] = countries.parse_number_prefix(params[name], name)
+        except Refused as error:
             values[name] = ""
-            refusals.append(refusal)
-    lines = paging.lines(_USUAL_LINES)
-    said = {**(asked.said if asked.choice != ALL else {}), **said, LINES: "" if lines == _USUAL_LINES else str(lines)}
-    return Address(asked, {name: value for name, value in said.items() if value}, values, refusals)
+            errors.append(error)
+    page_size = paging.get_page_size(_DEFAULT_LINES)
+    params = {
+        **(period_param.params if period_param.choice != ALL else {}),
+        **params,
+        LINES_ARG: "" if page_size == _DEFAULT_LINES else str(page_size),
+    }
+    return FilterParams(period_param, {name: value for name, value in params.items() if value}, values, errors)
 
 
-def show(form: periods.Form, asked: Filter[Any]) -> None:
+def fill_filter_form(form: periods.PeriodForm, message_filter: MessageFilter[Any]) -> None:
     """Show in the form what was asked for, or what is wrong with it."""
-    if not access.may_read():
+    if not access.may_read_texts():
         del form.text
-    form.show(asked.asked)
-    for each in asked.refusals:
-        forms.attach(form, each)
+    form.fill(message_filter.period_param)
+    for each in message_filter.errors:
+        forms.add_form_error(form, each)
 
 
-class _Found(Protocol):
+class _PartialSearchResult(Protocol):
     @property
     def reached(self) -> int | None: ...
 
 
-_F = TypeVar("_F", bound=_Found)
+_ResultT = TypeVar("_ResultT", bound=_PartialSearchResult)
 
 
-def page(
-    asked: Filter[Any], find: Callable[..., _F], readable: Callable[[_F], Sequence[Any]], names: Sequence[str]
+def build_message_list_context(
+    message_filter: MessageFilter[Any],
+    search: Callable[..., _ResultT],
+    get_readable: Callable[[_ResultT], Sequence[Any]],
+    field_names: Sequence[str],
 ) -> dict[str, Any]:
-    """What a list of messages is drawn with.
+    """The template variables of a list of messages.
 
     Args:
-        find: looks for them; takes `before`, `after`, `limit` and `seconds`.
-        readable: the messages found, as this reader may see them.
-        names: of the fields of the query.
+        search: finds them; takes `before`, `after`, `limit` and `seconds`.
+        get_readable: the messages found, as this reader may see them.
+        field_names: of the fields of the query.
     """
-    reached: list[int] = []
+    last_searched_ids: list[int] = []
 
-    def fetch(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Any]:
-        found = find(before=before, after=after, limit=limit, seconds=_SECONDS)
-        reached[:] = [] if found.reached is None else [found.reached]
-        return readable(found)
+    def fetch_rows(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Any]:
+        result = search(before=before, after=after, limit=limit, seconds=_SEARCH_SECONDS)
+        last_searched_ids[:] = [] if result.reached is None else [result.reached]
+        return get_readable(result)
 
-    shown = paging.page(fetch, paging.lines(_USUAL_LINES))
-    unfinished = reached[0] if reached and not shown.older and shown.after is None else None
+    current_page = paging.paginate(fetch_rows, paging.get_page_size(_DEFAULT_LINES))
+    continue_before = (
+        last_searched_ids[0] if last_searched_ids and not current_page.older and current_page.after is None else None
+    )
     return {
-        "page": shown,
-        "usual": _USUAL_LINES,
-        "asked": asked,
-        "args": {name: request.args[name] for name in asks(names) if _is_asked(name)},
-        "unfinished": unfinished,
-        "reached": ids.time_of(unfinished) if unfinished else None,
+        "page": current_page,
+        "default_page_size": _DEFAULT_LINES,
+        "message_filter": message_filter,
+        "args": {name: request.args[name] for name in get_message_list_args(field_names) if _is_arg_given(name)},
+        "unfinished": continue_before,
+        "reached": ids.time_from_id(continue_before) if continue_before else None,
     }
 
 
-def asks(names: Sequence[str]) -> tuple[str, ...]:
+def get_message_list_args(field_names: Sequence[str]) -> tuple[str, ...]:
     """All that the address of such a list may ask for."""
-    return (*periods.ASKS, *names, *paging.ASKS, LINES)
+    return (*periods.PERIOD_ARGS, *field_names, *paging.PAGING_ARGS, LINES_ARG)
 
 
-def _is_asked(name: str) -> bool:
-    return bool(request.args.get(name)) and (name != "text" or access.may_read())
+def _is_arg_given(name: str) -> bool:
+    return bool(request.args.get(name)) and (name != "text" or access.may_read_texts())

@@ -9,11 +9,11 @@ from wtforms import PasswordField, SelectField, ValidationError
 from portal.core.i18n import N_, gettext
 from portal.services.common.errors import Refused
 
-_NO_ID = (1 << 63) - 1
-_MOST_DIGITS = len(str(_NO_ID))
+_INVALID_ID = (1 << 63) - 1
+_MAX_DIGITS = len(str(_INVALID_ID))
 
 
-class Form(FlaskForm):
+class TranslatedForm(FlaskForm):
     """A form whose labels and choices are written with `N_`, and shown in the reader's language."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -25,7 +25,7 @@ class Form(FlaskForm):
                 field.choices = [replace(each, label=gettext(each.label)) for each in field.choices]
 
 
-class NewPasswordForm(Form):
+class NewPasswordForm(TranslatedForm):
     """A password that is chosen, typed twice because nobody sees it."""
 
     password = PasswordField(N_("New password"))
@@ -36,30 +36,30 @@ class NewPasswordForm(Form):
             raise ValidationError(gettext("The two passwords differ."))
 
 
-def row_id(text: str) -> int:
+def parse_row_id(text: str) -> int:
     """Read a number that a page has written into an address or a hidden field: an id, or an amount.
 
     Raises:
         ValueError: nobody's page has written this; SQLite would have no room for it, or for the number after it.
     """
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else _NO_ID
-    if number >= _NO_ID:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else _INVALID_ID
+    if number >= _INVALID_ID:
         raise ValueError(text)
     return number
 
 
-def attach(form: FlaskForm, refusal: Refused, **names: str) -> None:
-    """Put a service's refusal on the form, in the reader's language.
+def add_form_error(form: FlaskForm, error: Refused, **names: str) -> None:
+    """Put a service's error on the form, in the reader's language.
 
     At the field that it names; where the form has no such field, over the form (`form.form_errors`).
 
     Args:
         names: the form's names of fields where they aren't the service's: `address="sender"`.
     """
-    sentence = refusal.localized()
-    name = names.get(refusal.field, refusal.field)
+    message = error.localized()
+    name = names.get(error.field, error.field)
     if name in form:
         field = form[name]
-        field.errors = [*field.errors, sentence]
+        field.errors = [*field.errors, message]
     else:
-        form.form_errors.append(sentence)
+        form.form_errors.append(message)

@@ -1,4 +1,4 @@
-"""Fragments of pages that are drawn once, and shown again as long as what they show is the same."""
+"""Fragments of pages that are rendered once, and used again as long as what they show is the same."""
 
 import threading
 from collections.abc import Callable, Hashable
@@ -11,43 +11,43 @@ from markupsafe import Markup
 from portal.core.i18n import current_language
 
 
-class Drawings:
-    """Keeps what was drawn under a key that holds all that the drawing depends on.
+class FragmentCache:
+    """Keeps what was rendered, under a key that holds all that it depends on.
 
-    So nothing ever has to be forgotten; what comes up no more makes room.
+    So nothing ever has to be invalidated; the oldest makes room for the new.
 
     Args:
-        most: how many are kept.
+        max_entries: how many fragments it holds.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: dict[Hashable, Markup] = {}
+    def __init__(self, max_entries: int) -> None:
+        self._max_entries = max_entries
+        self._fragments: dict[Hashable, Markup] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, draw: Callable[[], str]) -> Markup:
-        """The drawing of this key, made by `draw` if it isn't there."""
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = Markup(draw())
+    def get_or_render(self, key: Hashable, render: Callable[[], str]) -> Markup:
+        """The fragment of this key, made by `render` if it isn't there."""
+        fragment = self._fragments.get(key)
+        if fragment is None:
+            fragment = Markup(render())
             with self._lock:
-                while len(self._kept) >= self._most:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[key] = kept
-        return kept
+                while len(self._fragments) >= self._max_entries:
+                    del self._fragments[next(iter(self._fragments))]
+                self._fragments[key] = fragment
+        return fragment
 
 
-def attach(app: Flask, drawings: Drawings) -> None:
-    """Give templates `{{ kept("_bar.html", current_user) }}`, which includes a template.
+def init_fragment_cache(app: Flask, cache: FragmentCache) -> None:
+    """Give templates `{{ include_cached("_bar.html", current_user) }}`, which includes a template.
 
     That template shows nothing but what follows its name, in the reader's language.
     """
 
     @pass_context
-    def kept(page: Context, template: str, *depends: Hashable) -> Markup:
-        def draw() -> str:
-            return page.environment.get_template(template).render(page.get_all())
+    def include_cached(template_context: Context, template: str, *key_parts: Hashable) -> Markup:
+        def render() -> str:
+            return template_context.environment.get_template(template).render(template_context.get_all())
 
-        return drawings.get((template, current_language(), depends), draw)
+        return cache.get_or_render((template, current_language(), key_parts), render)
 
-    app.jinja_env.globals["kept"] = kept
+    app.jinja_env.globals["include_cached"] = include_cached

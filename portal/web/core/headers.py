@@ -34,19 +34,19 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-write=(self)",
 }
 # Browsers take these over https only; the second one they report on the console of every page that came otherwise.
-_HEADERS_OF_HTTPS = {
+_HTTPS_HEADERS = {
     "Strict-Transport-Security": "max-age=31536000",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 
-def attach(app: Flask, config: Config) -> None:
+def init_headers(app: Flask, config: Config) -> None:
     headers = dict(_HEADERS)
     if config.public_url.startswith("https://"):
-        headers |= _HEADERS_OF_HTTPS
+        headers |= _HTTPS_HEADERS
 
     @app.after_request
-    def secure(response: Response) -> Response:
+    def add_cache_headers(response: Response) -> Response:
         # Credentials are on these pages: no cache, and nothing for the back button after a logout.
         if "Cache-Control" not in response.headers:
             response.headers["Cache-Control"] = "no-store"
@@ -54,18 +54,18 @@ def attach(app: Flask, config: Config) -> None:
             response.headers.add("Vary", "HX-Request")
         return response
 
-    app.wsgi_app = _WithHeaders(app.wsgi_app, list(headers.items()))  # type: ignore[method-assign]
+    app.wsgi_app = _HeadersMiddleware(app.wsgi_app, list(headers.items()))  # type: ignore[method-assign]
 
 
-class _WithHeaders:
+class _HeadersMiddleware:
     """Adds headers to every answer, after Flask: its own way of adding them takes as long as two queries."""
 
-    def __init__(self, inner: "WSGIApplication", headers: list[tuple[str, str]]) -> None:
-        self._inner = inner
+    def __init__(self, wsgi_app: "WSGIApplication", headers: list[tuple[str, str]]) -> None:
+        self._wsgi_app = wsgi_app
         self._headers = headers
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
             return start_response(status, headers + self._headers, *error)
 
-        return self._inner(environ, start)
+        return self._wsgi_app(environ, start)

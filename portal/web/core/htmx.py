@@ -12,7 +12,7 @@ from portal.services.accounts.accounts import Account
 from portal.web.core import layout
 
 # In the session: toasts that wait for the next page.
-_KEPT = "toasts"
+_TOASTS_KEY = "toasts"
 
 
 @dataclass(frozen=True)
@@ -24,85 +24,94 @@ class Toast:
     undo: str = ""
 
 
-def wanted() -> bool:
+def is_htmx_request() -> bool:
     """Whether htmx asks, and so wants parts instead of a page."""
     return "HX-Request" in request.headers
 
 
-def page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
-    """A whole page with its frame, and the toasts that were kept over a redirect; see `drawn_page`."""
-    return drawn_page(template, **values), status
+def render_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
+    """A whole page with its frame, and the toasts that wait since a redirect; see `render_page_html`."""
+    return render_page_html(template, **values), status
 
 
-def drawn_page(template: str, *, account: Account | None = None, sessions: int | None = None, **values: Any) -> str:
+def render_page_html(
+    template: str, *, account: Account | None = None, sessions: int | None = None, **values: Any
+) -> str:
     """A page's text.
 
     Args:
-        account, sessions: the account that is open, if one is; see `shell.frame`.
+        account, sessions: the account that is open, if one is; see `layout.build_layout_context`.
     """
-    return render_template(template, toasts=_kept_toasts(), **(layout.frame(account, sessions) | values))
+    return render_template(template, toasts=_pop_toasts(), **(layout.build_layout_context(account, sessions) | values))
 
 
-def toasts_wait() -> bool:
+def has_pending_toasts() -> bool:
     """Whether the next page has something to say that no other page says."""
-    return _KEPT in session
+    return _TOASTS_KEY in session
 
 
-def plain_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
+def render_plain_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
     """A card without the frame: login, enrolment, errors."""
-    return render_template(template, toasts=_kept_toasts(), **values), status
+    return render_template(template, toasts=_pop_toasts(), **values), status
 
 
-def parts(
-    target: str, *also: str, status: int = 200, toast: Toast | None = None, changed: bool = False, **values: Any
+def render_fragments(
+    target: str,
+    *out_of_band: str,
+    status: int = 200,
+    toast: Toast | None = None,
+    trigger_refresh: bool = False,
+    **values: Any,
 ) -> ResponseReturnValue:
     """Fragments for htmx.
 
     Args:
         target: the template of the fragment that goes where the request's `hx-target` says; empty: none.
-        also: templates of fragments that go to their own places; they are rendered with `oob=True`. Markup in the place
-            of a template has been drawn already.
-        toast: said in the page's live region.
-        changed: the page's other parts look at once whether they still hold (see `live`), not only within two seconds.
+        out_of_band: templates of fragments that go to their own places; they are rendered with `oob=True`. Markup in
+            the place of a template is a fragment that has been rendered already.
+        toast: shown in the page's live region.
+        trigger_refresh: the page polls its other fragments at once (see `live`), not only within two seconds.
     """
-    pieces = [_drawn(target, **values)] if target else []
-    pieces += [_drawn(each, oob=True, **values) for each in also]
+    fragments = [_render_fragment(target, **values)] if target else []
+    fragments += [_render_fragment(each, oob=True, **values) for each in out_of_band]
     if toast:
-        pieces.append(render_template("_toasts.html", oob=True, toasts=[toast]))
-    answer = make_response("\n".join(pieces), status)
-    if changed:
-        answer.headers["HX-Trigger"] = "changed"
-    return answer
+        fragments.append(render_template("_toasts.html", oob=True, toasts=[toast]))
+    response = make_response("\n".join(fragments), status)
+    if trigger_refresh:
+        response.headers["HX-Trigger"] = "changed"
+    return response
 
 
-def _drawn(part: str, **values: Any) -> str:
-    return part if isinstance(part, Markup) else render_template(part, **values)
+def _render_fragment(template: str, **values: Any) -> str:
+    return template if isinstance(template, Markup) else render_template(template, **values)
 
 
-def dialog(
-    part: str, account: Account, *, title: str, tab: str, status: int = 200, **values: Any
+def render_dialog(
+    template: str, account: Account, *, title: str, tab: str, status: int = 200, **values: Any
 ) -> ResponseReturnValue:
     """A question or a form about an account: in the open page's dialog for htmx, otherwise a page of its own."""
-    if wanted():
-        return parts(part, status=status, account=layout.account_view(account), **values)
-    return page("dialog.html", status=status, account=account, tab=tab, title=title, part=part, **values)
+    if is_htmx_request():
+        return render_fragments(
+            template, status=status, account=layout.build_account_view(account), title=title, **values
+        )
+    return render_page("dialog.html", status=status, account=account, tab=tab, title=title, part=template, **values)
 
 
-def done(address: str, toast: Toast | None = None) -> ResponseReturnValue:
+def redirect_after_post(address: str, toast: Toast | None = None) -> ResponseReturnValue:
     """After a plain form: see the result at its address (303, so that reloading sends nothing twice)."""
     if toast:
-        session[_KEPT] = [*session.get(_KEPT, []), asdict(toast)]
+        session[_TOASTS_KEY] = [*session.get(_TOASTS_KEY, []), asdict(toast)]
     return redirect(address, 303)
 
 
-def moved(address: str, toast: Toast | None = None) -> ResponseReturnValue:
-    """Like `done`, for both readers: htmx is told to load another page."""
-    answer = done(address, toast)
-    if wanted():
+def redirect_browser_or_htmx(address: str, toast: Toast | None = None) -> ResponseReturnValue:
+    """Like `redirect_after_post`, for both readers: htmx gets the header that makes it load another page."""
+    response = redirect_after_post(address, toast)
+    if is_htmx_request():
         return "", 204, {"HX-Redirect": address}
-    return answer
+    return response
 
 
-def _kept_toasts() -> Sequence[Toast]:
-    # Asked first: taking from a session, even in vain, sends its cookie anew.
-    return [Toast(**each) for each in session.pop(_KEPT)] if _KEPT in session else []
+def _pop_toasts() -> Sequence[Toast]:
+    # Looked up first: taking from a session, even in vain, sends its cookie anew.
+    return [Toast(**each) for each in session.pop(_TOASTS_KEY)] if _TOASTS_KEY in session else []

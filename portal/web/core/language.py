@@ -13,59 +13,59 @@ from portal.web.core import access, context
 blueprint = Blueprint("language", __name__)
 
 
-def attach(app: Flask) -> None:
-    app.before_request(_choose)
+def init_language(app: Flask) -> None:
+    app.before_request(_select_language)
     app.jinja_env.add_extension("jinja2.ext.i18n")
     app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
     app.jinja_env.globals["ngettext"] = _ngettext
     # Jinja's own wrapper costs as much as the rest of a page: it looks the sentence up, and wraps it, at each call.
-    app.jinja_env.globals["_"] = _markup
+    app.jinja_env.globals["_"] = _gettext
     app.jinja_env.filters.update(
-        ago=lambda at: i18n.relative(at, clock.now_ms()),
-        clock=lambda at: i18n.clock(at, clock.now_ms(), context.config().timezone),
-        exact=lambda at: i18n.date_time(at, context.config().timezone),
-        iso=i18n.iso,
-        credits=i18n.credits,
-        money=i18n.money,
-        unit_price=i18n.unit_price,
-        number=i18n.decimal,
-        percent=i18n.percent,
+        ago=lambda at: i18n.format_relative_time(at, clock.now_ms()),
+        clock=lambda at: i18n.format_short_date_time(at, clock.now_ms(), context.get_config().timezone),
+        exact=lambda at: i18n.format_date_time(at, context.get_config().timezone),
+        iso=i18n.format_iso8601,
+        credits=i18n.format_credits,
+        money=i18n.format_money,
+        unit_price=i18n.format_unit_price,
+        number=i18n.format_number,
+        percent=i18n.format_percent,
     )
-    app.context_processor(lambda: {"locale": i18n.current_language(), "installation": context.config().name})
+    app.context_processor(lambda: {"locale": i18n.current_language(), "installation": context.get_config().name})
 
 
-def _markup(sentence: str, **params: object) -> Markup:
+def _gettext(sentence: str, **params: object) -> Markup:
     """Translate for a template; the sentence is ours, so it is markup, and what is filled in gets escaped."""
-    translated = _translated(i18n.current_language(), sentence)
+    translated = _translate_to_markup(i18n.current_language(), sentence)
     return translated % params if params else translated
 
 
 @cache
-def _translated(language: str, sentence: str) -> Markup:
-    return Markup(i18n.catalogue(language).gettext(sentence))
+def _translate_to_markup(language: str, sentence: str) -> Markup:
+    return Markup(i18n.load_catalogue(language).gettext(sentence))
 
 
-def _choose() -> None:
+def _select_language() -> None:
     if request.endpoint == "static":
         return
-    somebody = access.somebody()
-    chosen = (somebody and somebody.language) or session.get("language")
-    i18n.use_language(chosen or i18n.best_language(list(request.accept_languages.values())))
+    user_or_none = access.find_current_user()
+    selected = (user_or_none and user_or_none.language) or session.get("language")
+    i18n.use_language(selected or i18n.best_language(list(request.accept_languages.values())))
 
 
 def _ngettext(singular: str, plural: str, number: int, **params: object) -> Markup:
     # Jinja's own would show the bare number; here, like everywhere, it is in the reader's writing.
-    translated = i18n.catalogue(i18n.current_language()).ngettext(singular, plural, number)
-    return Markup(translated) % {"num": i18n.decimal(number), **params}
+    translated = i18n.load_catalogue(i18n.current_language()).ngettext(singular, plural, number)
+    return Markup(translated) % {"num": i18n.format_number(number), **params}
 
 
 @blueprint.post("/language")
-@access.public
-def choose() -> ResponseReturnValue:
+@access.public_view
+def choose_language() -> ResponseReturnValue:
     """Switch the language; it is remembered with the user, or until the browser closes."""
-    chosen = request.form.get("locale", "")
-    if chosen in i18n.LANGUAGES:
-        session["language"] = chosen
-        if access.somebody():
-            users.set_language(context.conn(), access.user(), chosen)
-    return redirect(access.safe_next(request.form.get("next")), 303)
+    selected = request.form.get("locale", "")
+    if selected in i18n.LANGUAGES:
+        session["language"] = selected
+        if access.find_current_user():
+            users.set_user_language(context.get_conn(), access.get_current_user(), selected)
+    return redirect(access.get_safe_redirect_path(request.form.get("next")), 303)

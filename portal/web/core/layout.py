@@ -12,7 +12,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.web.core import access
 
-_LABELS = {
+_STATUS_LABELS = {
     accounts.SUCCESS: N_("OK"),
     accounts.WAITING_IP: N_("Waiting for your IPs"),
     accounts.UPDATING_IP: N_("Updating"),
@@ -22,7 +22,7 @@ _LABELS = {
 
 
 @dataclass(frozen=True)
-class Status:
+class AccountStatus:
     """An account's state: its code, and the words for it."""
 
     code: str
@@ -38,42 +38,42 @@ class AccountView:
     name: str
     kind: str
     description: str
-    status: Status
+    status: AccountStatus
     balance: str
     texts: str
     sessions: int | None = None
 
 
-def status(account: Account) -> Status:
-    return Status(account.status, _(_LABELS[account.status]))
+def build_account_status(account: Account) -> AccountStatus:
+    return AccountStatus(account.status, _(_STATUS_LABELS[account.status]))
 
 
-def account_view(account: Account, sessions: int | None = None) -> AccountView:
+def build_account_view(account: Account, sessions: int | None = None) -> AccountView:
     return AccountView(
         f"{request.script_root}/accounts/{account.name}",
         account.name,
         account.kind,
         account.description,
-        status(account),
-        i18n.credits(account.balance),
+        build_account_status(account),
+        i18n.format_credits(account.balance),
         account.texts,
         sessions,
     )
 
 
-def frame(account: Account | None, sessions: int | None = None) -> dict[str, Any]:
+def build_layout_context(account: Account | None, sessions: int | None = None) -> dict[str, Any]:
     """The variables of base.html, and of account.html when an account is open.
 
     Operators get no list at the side: theirs would hold everyone's accounts.
 
     Args:
-        sessions: how many the account has open; None: not told.
+        sessions: how many the account has open; None: not shown.
     """
     values: dict[str, Any] = {
-        "current_user": access.user(),
+        "current_user": access.get_current_user(),
         "may_change": access.may_change(),
-        "sidebar_accounts": tuple(account_view(each) for each in access.own_accounts()),
+        "sidebar_accounts": tuple(build_account_view(each) for each in access.list_own_accounts()),
     }
     if account is not None:
-        values["account"] = account_view(account, sessions)
+        values["account"] = build_account_view(account, sessions)
     return values

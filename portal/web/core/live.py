@@ -1,8 +1,8 @@
 """Pages of an account that stay true while they are open.
 
-Such a page is made of parts, and each part says what it follows. The open page asks in one small request, every two
-seconds, and gets the parts whose ground has moved since it was drawn; mostly none has, and the answer is empty (204).
-For the same reason a part that has been drawn is kept, and asks the database nothing while its ground stays.
+Such a page is made of fragments, and each has a cache key that holds what it shows. The open page polls in one small
+request, every two seconds, and gets the fragments whose key has changed since they were rendered; mostly none has, and
+the answer is empty (204). A rendered fragment is cached, and asks the database nothing while its key stays the same.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from portal.core import clock, i18n
 from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import Pulse
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.credits import forecast
 from portal.web.core import access, context, csrf, htmx, layout
 
@@ -26,195 +26,217 @@ blueprint = Blueprint("live", __name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a page.
+class LiveFragment:
+    """A part of a page that is replaced when what it shows has changed.
 
     Args:
-        template: draws it; with `oob` it names its own place. It holds nothing that is typed into, for it is replaced,
-            and nothing that belongs to one login, such as a form's token.
-        follows: all that it shows of the account's and the request's; when that changes, it is drawn anew.
-        values: the template's variables, beside `account` and `may_change`.
-        ages: it says how long ago something was, and so is drawn anew once a minute.
-        still: whether the open page, as this request's query tells it, keeps it as it was drawn.
-        asks: what it takes from the page's query, and gives back to the page in hidden fields of the class `live-arg`.
+        template: renders it; with `oob` it names its own place. It holds nothing that is typed into, for it is
+            replaced, and nothing that belongs to one login, such as a form's token.
+        cache_key: all that it shows of the account and of the request; when that changes, it is rendered anew.
+        template_values: the template's variables, beside `account` and `may_change`.
+        shows_relative_times: it says how long ago something was, and so is rendered anew once a minute.
+        is_frozen: whether the open page, as this request's query says, keeps it as it was rendered.
+        query_args: what it takes from the page's query, and gives back to the page in hidden fields of the class
+            `live-arg`.
     """
 
     template: str
-    follows: Callable[[Account, Pulse], Hashable]
-    values: Callable[[Account, Pulse], dict[str, Any]] = lambda account, pulse: {}
-    ages: bool = False
-    still: Callable[[], bool] = lambda: False
-    asks: tuple[str, ...] = ()
+    cache_key: Callable[[Account, ChangeCounters], Hashable]
+    template_values: Callable[[Account, ChangeCounters], dict[str, Any]] = lambda account, counters: {}
+    shows_relative_times: bool = False
+    is_frozen: Callable[[], bool] = lambda: False
+    query_args: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Poll:
-    """Which page asks, what it was drawn with, and how often."""
+class PollState:
+    """Which page polls, the versions of its fragments, and how often it polls."""
 
     page: str
-    seen: str
-    every: str
+    versions: str
+    interval: str
 
 
-# The server confirms a change within a few milliseconds: the page that waits for it looks more often.
-_CALM, _EAGER = "2s", "500ms"
+# The server confirms a change within a few milliseconds: the page that waits for it polls more often.
+_POLL_INTERVAL, _FAST_POLL_INTERVAL = "2s", "500ms"
 _MINUTE_MS = 60_000
 # A page that is loaded says "5 seconds ago" and means it, give or take these.
-_FRESH_MS = 5_000
+_MAX_CACHE_AGE_MS = 5_000
 
-# Drawn anew after each change, even where the server was quick and it is OK again: an answer has said UPDATING_IP.
-STATUS = Part("_account_status.html", lambda account, pulse: (account.status, pulse.settings))
-_FIGURES = Part(
+# Rendered anew after each change, even where the server was quick and it is OK again: an answer has shown UPDATING_IP.
+STATUS_FRAGMENT = LiveFragment(
+    "_account_status.html", lambda account, counters: (account.status, counters.config_version)
+)
+_FIGURES_FRAGMENT = LiveFragment(
     "_account_figures.html",
-    lambda account, pulse: (
-        pulse.sessions,
+    lambda account, counters: (
+        counters.open_sessions,
         account.balance,
-        tuple((a.status, a.balance) for a in access.own_accounts()),
+        tuple((a.status, a.balance) for a in access.list_own_accounts()),
     ),
-    lambda account, pulse: layout.frame(account, pulse.sessions),
+    lambda account, counters: layout.build_layout_context(account, counters.open_sessions),
 )
 
 
-def _shortage(account: Account, pulse: Pulse) -> dict[str, Any]:
-    kind = forecast.shortage(context.conn(), account, pulse.latest_message)
+def _credit_shortage_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    kind = forecast.find_credit_shortage(context.get_conn(), account, counters.latest_message)
     return {"kind": kind, "threshold": account.alert_below}
 
 
-def _shortage_ground(account: Account, pulse: Pulse) -> Hashable:
-    # A low balance moves with each message, and the banner doesn't say it.
-    found = _shortage(account, pulse)
-    return *found.values(), account.balance if found["kind"] == forecast.REFUSED else None
+def _credit_shortage_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
+    # A low balance changes with each message, and the banner doesn't say it.
+    values = _credit_shortage_context(account, counters)
+    return *values.values(), account.balance if values["kind"] == forecast.REFUSED else None
 
 
 # Over each page, when credits have run short.
-_BANNER = Part("credits/_banner.html", _shortage_ground, _shortage)
-_pages: dict[str, tuple[Part, ...]] = {}
-_tabs: dict[str, str] = {}
+_BANNER_FRAGMENT = LiveFragment("credits/_banner.html", _credit_shortage_cache_key, _credit_shortage_context)
+_fragments_by_page: dict[str, tuple[LiveFragment, ...]] = {}
+_tab_by_page: dict[str, str] = {}
 
 
-def register(page: str, *parts: Part, tab: str = "") -> None:
-    """Say what a page is made of, beside what the frame shows of the account.
+def register_live_page(page: str, *fragments: LiveFragment, tab: str = "") -> None:
+    """Set the fragments of a page, beside what the frame shows of the account.
 
     Args:
         page: its name; pages of account.html have the names of their tabs.
         tab: the one that such a page is under, where it isn't its own.
     """
-    _pages[page] = parts
+    _fragments_by_page[page] = fragments
     if tab:
-        _tabs[page] = tab
+        _tab_by_page[page] = tab
 
 
-def show(template: str, page: str, account: Account, *, status: int = 200, **values: Any) -> ResponseReturnValue:
-    """A whole page. Its templates find its parts, drawn, as `parts["area/_part.html"]`.
+def render_live_page(
+    template: str, page: str, account: Account, *, status: int = 200, **values: Any
+) -> ResponseReturnValue:
+    """A whole page. Its templates find its rendered fragments as `parts["area/_part.html"]`.
 
     Args:
         values: further variables of the templates, such as a form.
     """
-    pulse = change_counters.pulse(context.conn(), account.id)
+    counters = change_counters.read_change_counters(context.get_conn(), account.id)
 
-    def drawn() -> str:
-        return htmx.drawn_page(
+    def render() -> str:
+        return htmx.render_page_html(
             template,
             account=account,
-            sessions=pulse.sessions,
-            tab=_tabs.get(page, page),
-            poll=_poll(page, account, pulse),
-            parts={each.template: _draw(each, account, pulse) for each in (_BANNER, *_pages[page])},
+            sessions=counters.open_sessions,
+            tab=_tab_by_page.get(page, page),
+            poll=_build_poll_state(page, account, counters),
+            parts={
+                each.template: _render_live_fragment(each, account, counters)
+                for each in (_BANNER_FRAGMENT, *_fragments_by_page[page])
+            },
             **values,
         )
 
-    if values or htmx.toasts_wait():
-        return drawn(), status
+    if values or htmx.has_pending_toasts():
+        return render(), status
     # Without those a page is the same text again when it is loaded again and nothing has happened.
-    depends = (
+    cache_key = (
         template,
-        access.user(),
-        csrf.csrf_token(),
+        access.get_current_user(),
+        csrf.get_csrf_token(),
         i18n.current_language(),
         request.full_path,
         request.host,
-        context.client_address(),
+        context.get_client_address(),
         account,
-        tuple(access.own_accounts()),
-        pulse,
-        clock.now_ms() // _FRESH_MS,
+        tuple(access.list_own_accounts()),
+        counters,
+        clock.now_ms() // _MAX_CACHE_AGE_MS,
     )
-    return context.kept_pages().get(depends, drawn), status
+    return context.get_page_cache().get_or_render(cache_key, render), status
 
 
-def draw(account: Account, *parts: Part, oob: bool = False) -> dict[str, Markup]:
-    """Some parts by the names of their templates, as things are after a change."""
-    account = accounts.by_name(context.conn(), account.name)
-    pulse = change_counters.pulse(context.conn(), account.id)
-    return {each.template: _draw(each, account, pulse, oob=oob) for each in parts}
+def render_live_fragments(account: Account, *fragments: LiveFragment, oob: bool = False) -> dict[str, Markup]:
+    """Some fragments by the names of their templates, rendered as things are after a change."""
+    account = accounts.get_account(context.get_conn(), account.name)
+    counters = change_counters.read_change_counters(context.get_conn(), account.id)
+    return {each.template: _render_live_fragment(each, account, counters, oob=oob) for each in fragments}
 
 
 @blueprint.get("/accounts/<name>/live")
-@access.see_account
-def poll(account: Account) -> ResponseReturnValue:
-    """What has changed of a page since it was drawn, or 204.
+@access.account_access_required
+def poll_changes(account: Account) -> ResponseReturnValue:
+    """The fragments of a page that have changed since they were rendered, or 204.
 
-    Query: `page`, `seen` (what the answer before said), and what the page's parts ask for.
+    Query: `page`, `seen` (the versions in the answer before), and the `query_args` of the page's fragments.
     """
     page = request.args.get("page", "")
-    if page not in _pages:
+    if page not in _fragments_by_page:
         abort(404)
-    pulse = change_counters.pulse(context.conn(), account.id)
-    marks, seen = _marks(page, account, pulse), request.args.get("seen", "").split(".")
-    if marks == seen:
+    counters = change_counters.read_change_counters(context.get_conn(), account.id)
+    versions, seen_versions = _fragment_versions(page, account, counters), request.args.get("seen", "").split(".")
+    if versions == seen_versions:
         return "", 204
-    seen += [""] * len(marks)
-    changed = [part for part, mark, old in zip(_all(page), marks, seen, strict=False) if mark != old]
-    drawn = [_draw(part, account, pulse, oob=True) for part in changed]
-    poll = _poll(page, account, pulse)
-    answer = htmx.parts("_poll.html", *drawn, poll=poll, account=layout.account_view(account))
-    return _compressed(make_response(answer))
+    seen_versions += [""] * len(versions)
+    changed = [
+        fragment
+        for fragment, version, seen_version in zip(_list_page_fragments(page), versions, seen_versions, strict=False)
+        if version != seen_version
+    ]
+    rendered = [_render_live_fragment(fragment, account, counters, oob=True) for fragment in changed]
+    poll_state = _build_poll_state(page, account, counters)
+    response = htmx.render_fragments(
+        "_poll.html", *rendered, poll=poll_state, account=layout.build_account_view(account)
+    )
+    return _gzip_response(make_response(response))
 
 
-def _compressed(answer: Response) -> Response:
+def _gzip_response(response: Response) -> Response:
     # A list that changes each time makes these by far the most of what is sent, and one line of it is like the next.
-    # Parts hold no secret, so their length can tell none (BREACH).
-    answer.vary.add("Accept-Encoding")
+    # Fragments hold no secret, so their length can tell none (BREACH).
+    response.vary.add("Accept-Encoding")
     if "gzip" in request.headers.get("Accept-Encoding", ""):
-        answer.data = gzip.compress(answer.data, 4, mtime=0)
-        answer.headers["Content-Encoding"] = "gzip"
-    return answer
+        response.data = gzip.compress(response.data, 4, mtime=0)
+        response.headers["Content-Encoding"] = "gzip"
+    return response
 
 
-def _draw(part: Part, account: Account, pulse: Pulse, *, oob: bool = False) -> Markup:
-    depends = (
-        part.template,
+def _render_live_fragment(
+    fragment: LiveFragment, account: Account, counters: ChangeCounters, *, oob: bool = False
+) -> Markup:
+    cache_key = (
+        fragment.template,
         oob,
         account.id,
         i18n.current_language(),
         access.may_change(),
-        access.may_read(),
-        tuple(request.args.get(each) for each in part.asks),
-        part.follows(account, pulse),
-        clock.now_ms() // _FRESH_MS if part.ages else 0,
+        access.may_read_texts(),
+        tuple(request.args.get(each) for each in fragment.query_args),
+        fragment.cache_key(account, counters),
+        clock.now_ms() // _MAX_CACHE_AGE_MS if fragment.shows_relative_times else 0,
     )
 
-    def drawn() -> str:
-        frame = {"account": layout.account_view(account), "may_change": access.may_change()}
-        return render_template(part.template, oob=oob, **(frame | part.values(account, pulse)))
+    def render() -> str:
+        base_values = {"account": layout.build_account_view(account), "may_change": access.may_change()}
+        return render_template(
+            fragment.template, oob=oob, **(base_values | fragment.template_values(account, counters))
+        )
 
-    return context.kept().get(depends, drawn)
-
-
-def _all(page: str) -> tuple[Part, ...]:
-    return (STATUS, _FIGURES, _BANNER, *_pages[page])
+    return context.get_fragment_cache().get_or_render(cache_key, render)
 
 
-def _marks(page: str, account: Account, pulse: Pulse) -> list[str]:
-    minute, may_read = clock.now_ms() // _MINUTE_MS, access.may_read()
-    grounds = [
-        (may_read,) if each.still() else (may_read, each.follows(account, pulse), minute if each.ages else 0)
-        for each in _all(page)
+def _list_page_fragments(page: str) -> tuple[LiveFragment, ...]:
+    return (STATUS_FRAGMENT, _FIGURES_FRAGMENT, _BANNER_FRAGMENT, *_fragments_by_page[page])
+
+
+def _fragment_versions(page: str, account: Account, counters: ChangeCounters) -> list[str]:
+    minute, may_read = clock.now_ms() // _MINUTE_MS, access.may_read_texts()
+    cache_keys = [
+        (may_read,)
+        if each.is_frozen()
+        else (may_read, each.cache_key(account, counters), minute if each.shows_relative_times else 0)
+        for each in _list_page_fragments(page)
     ]
-    return [f"{crc32(repr(ground).encode()):x}" for ground in grounds]
+    return [f"{crc32(repr(cache_key).encode()):x}" for cache_key in cache_keys]
 
 
-def _poll(page: str, account: Account, pulse: Pulse) -> Poll:
-    return Poll(
-        page, ".".join(_marks(page, account, pulse)), _EAGER if account.status == accounts.UPDATING_IP else _CALM
+def _build_poll_state(page: str, account: Account, counters: ChangeCounters) -> PollState:
+    return PollState(
+        page,
+        ".".join(_fragment_versions(page, account, counters)),
+        _FAST_POLL_INTERVAL if account.status == accounts.UPDATING_IP else _POLL_INTERVAL,
     )

@@ -7,32 +7,32 @@ from urllib.parse import urlencode
 
 from flask import request
 
-from portal.web.core.forms import row_id
+from portal.web.core.forms import parse_row_id
 
-SIZE = 20
-# What the page is asked for in the query: its place, and how many lines it is to have.
-ASKS = ("before", "after")
-LINES = "lines"
-MORE_LINES = (25, 100)
+DEFAULT_PAGE_SIZE = 20
+# Arguments of the query: where the page begins or ends, and how many lines it is to have.
+PAGING_ARGS = ("before", "after")
+LINES_ARG = "lines"
+PAGE_SIZE_CHOICES = (25, 100)
 
 
-class _Row(Protocol):
+class _HasId(Protocol):
     @property
     def id(self) -> int | str: ...
 
 
-_R = TypeVar("_R", bound=_Row, covariant=True)
+_RowT = TypeVar("_RowT", bound=_HasId, covariant=True)
 
 
-class _Fetch(Protocol[_R]):
-    def __call__(self, *, before: Any = None, after: Any = None, limit: int) -> Sequence[_R]: ...
+class _FetchRows(Protocol[_RowT]):
+    def __call__(self, *, before: Any = None, after: Any = None, limit: int) -> Sequence[_RowT]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[_R]):
+class Page(Generic[_RowT]):
     """Rows, and what follows the `?` in the addresses of the pages beside (empty where there is none)."""
 
-    rows: Sequence[_R]
+    rows: Sequence[_RowT]
     newer: str
     older: str
     before: Any
@@ -40,38 +40,41 @@ class Page(Generic[_R]):
 
 
 @dataclass(frozen=True)
-class Query:
-    """What a list is asked for; `said` is how an address says it, by the names of its query."""
+class ListParams:
+    """What a list is asked for; `params` are the arguments of the query of its address."""
 
-    said: Mapping[str, str]
+    params: Mapping[str, str]
 
     @property
-    def query(self) -> str:
-        return self.but()
+    def query_string(self) -> str:
+        return self.query_string_with()
 
-    def page(self, place: str) -> str:
-        """The query for another page: `place` is `before=…` or `after=…`."""
-        return "&".join(each for each in (self.query, place) if each)
+    def page_query_string(self, position: str) -> str:
+        """The query for another page: `position` is `before=…` or `after=…`."""
+        return "&".join(each for each in (self.query_string, position) if each)
 
-    def but(self, **changed: str) -> str:
+    def query_string_with(self, **changed: str) -> str:
         """The query for the same, with something else instead."""
-        return urlencode({name: value for name, value in {**self.said, **changed}.items() if value})
+        return urlencode({name: value for name, value in {**self.params, **changed}.items() if value})
 
 
-def lines(usual: int) -> int:
-    """How many lines the address asks for: one of MORE_LINES, or as many as are `usual`, which are light for phones."""
-    asked = request.args.get(LINES, type=int)
-    return asked if asked in MORE_LINES else usual
+def get_page_size(default: int) -> int:
+    """How many lines the address asks for: one of PAGE_SIZE_CHOICES, or `default`, which is light for phones."""
+    requested = request.args.get(LINES_ARG, type=int)
+    return requested if requested in PAGE_SIZE_CHOICES else default
 
 
-def page(fetch: "_Fetch[_R]", size: int = SIZE, place: Callable[[str], Any] = row_id) -> Page[_R]:
+def paginate(
+    fetch: "_FetchRows[_RowT]", size: int = DEFAULT_PAGE_SIZE, parse_position: Callable[[str], Any] = parse_row_id
+) -> Page[_RowT]:
     """The page that the address asks for with `before=ID` or `after=ID`; the newest rows without.
 
     Args:
         fetch: gets rows, newest first: with smaller ids than `before`, or the ones that follow upon `after`.
-        place: reads an id of the address into what `fetch` takes, where that is no number (ValueError: it is none).
+        parse_position: makes of an id of the address what `fetch` takes, where that is no number. Raises ValueError
+            where it is no id.
     """
-    before, after = request.args.get("before", type=place), request.args.get("after", type=place)
+    before, after = request.args.get("before", type=parse_position), request.args.get("after", type=parse_position)
     if after is not None:
         rows = fetch(after=after, limit=size + 1)
         if len(rows) > size:
@@ -80,6 +83,6 @@ def page(fetch: "_Fetch[_R]", size: int = SIZE, place: Callable[[str], Any] = ro
         # The way back ends at the newest rows: a whole page of them, not the few that are left over.
         before = None
     rows = fetch(before=before, limit=size + 1)
-    more, rows = len(rows) > size, rows[:size]
+    has_more, rows = len(rows) > size, rows[:size]
     newer = f"after={rows[0].id}" if before is not None and rows else ""
-    return Page(rows, newer, f"before={rows[-1].id}" if more else "", before, None)
+    return Page(rows, newer, f"before={rows[-1].id}" if has_more else "", before, None)

@@ -1,4 +1,4 @@
-"""The period that a page is about: how its address says it, and the form that asks for it."""
+"""The period that a page is about: the arguments of its address, and the form that asks for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from portal.services.common.errors import Refused
 from portal.services.common.periods import Period
 from portal.web.core import context, forms
 
-ASKS = ("period", "from", "to")
-_WORDS = {
+PERIOD_ARGS = ("period", "from", "to")
+_PERIOD_LABELS = {
     periods.TODAY: N_("Today"),
     periods.WEEK: N_("7 days"),
     periods.DAYS_30: N_("30 days"),
@@ -29,37 +29,39 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The period that an address asks for, out of what choices, what says so in it, and what was wrong with that."""
+class PeriodParam:
+    """The period that an address asks for, the form's choices, the arguments of the query, and the error in them."""
 
     choices: Sequence[str]
     choice: str
-    within: Period
-    said: Mapping[str, str]
-    refusal: Refused | None
+    period: Period
+    params: Mapping[str, str]
+    error: Refused | None
 
 
-def asked(usual: str, choices: Sequence[str] = periods.PERIODS, timezone: str = "") -> Asked:
+def parse_period_param(default: str, choices: Sequence[str] = periods.PERIODS, timezone: str = "") -> PeriodParam:
     """Read this request's query.
 
     Args:
-        usual: of the choices; stands for what isn't said, or can't be read.
+        default: of the choices; used where the query names no period, or none that can be read.
         choices: in the order in which the form shows them.
         timezone: IANA name; of the days, where that isn't the installation's.
     """
-    said = {name: request.args.get(name, "").strip() for name in ASKS}
-    choice = said["period"]
+    params = {name: request.args.get(name, "").strip() for name in PERIOD_ARGS}
+    choice = params["period"]
     if choice not in choices:
-        choice = periods.RANGE if not choice and (said["from"] or said["to"]) else usual
-    timezone, now = timezone or context.config().timezone, now_ms()
+        choice = periods.RANGE if not choice and (params["from"] or params["to"]) else default
+    timezone, now = timezone or context.get_config().timezone, now_ms()
     try:
-        within = periods.period(choice, said["from"], said["to"], timezone, now)
-    except Refused as refusal:
-        return Asked(choices, usual, periods.period(usual, "", "", timezone, now), {"period": usual}, refusal)
-    return Asked(choices, choice, within, said if choice == periods.RANGE else {"period": choice}, None)
+        period = periods.parse_period(choice, params["from"], params["to"], timezone, now)
+    except Refused as error:
+        return PeriodParam(
+            choices, default, periods.parse_period(default, "", "", timezone, now), {"period": default}, error
+        )
+    return PeriodParam(choices, choice, period, params if choice == periods.RANGE else {"period": choice}, None)
 
 
-class Form(forms.Form):
+class PeriodForm(forms.TranslatedForm):
     """A GET form: its answer has an address that can be shared, and the way back leads to it."""
 
     class Meta:
@@ -69,10 +71,10 @@ class Form(forms.Form):
     since = StringField(N_("From"), name="from", id="from")
     until = StringField(N_("To"), name="to", id="to")
 
-    def show(self, found: Asked) -> None:
-        """Show what was asked for, or what is wrong with it."""
-        self.period.choices = [SelectChoice(name, _(_WORDS[name])) for name in found.choices]
-        if found.refusal is None:
-            self.period.data = found.choice
+    def fill(self, period_param: PeriodParam) -> None:
+        """Show the period that was asked for, or the error in it."""
+        self.period.choices = [SelectChoice(name, _(_PERIOD_LABELS[name])) for name in period_param.choices]
+        if period_param.error is None:
+            self.period.data = period_param.choice
         else:
-            forms.attach(self, found.refusal, **{"from": "since", "to": "until"})
+            forms.add_form_error(self, period_param.error, **{"from": "since", "to": "until"})

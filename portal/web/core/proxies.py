@@ -13,55 +13,55 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-def attach(app: Flask, config: Config) -> None:
-    app.wsgi_app = _Proxies(app.wsgi_app, config.proxies)  # type: ignore[method-assign]
+def init_proxies(app: Flask, config: Config) -> None:
+    app.wsgi_app = _ProxyMiddleware(app.wsgi_app, config.trusted_proxy_networks)  # type: ignore[method-assign]
 
 
-class _Proxies:
+class _ProxyMiddleware:
     """Believes X-Forwarded-Proto and -Host from trusted proxies, and from nobody else: flask-wtf compares referrers."""
 
-    def __init__(self, inner: "WSGIApplication", proxies: Sequence[IPv4Network | IPv6Network]) -> None:
-        self._inner = inner
+    def __init__(self, wsgi_app: "WSGIApplication", proxies: Sequence[IPv4Network | IPv6Network]) -> None:
+        self._wsgi_app = wsgi_app
         self._proxies = proxies
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if self._proxies and _is_within(environ.get("REMOTE_ADDR", ""), self._proxies):
+        if self._proxies and _is_in_networks(environ.get("REMOTE_ADDR", ""), self._proxies):
             scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").split(",")[-1].strip()
             if scheme in ("http", "https"):
                 environ["wsgi.url_scheme"] = scheme
             host = environ.get("HTTP_X_FORWARDED_HOST", "").split(",")[-1].strip()
             if host:
                 environ["HTTP_HOST"] = host
-        return self._inner(environ, start_response)
+        return self._wsgi_app(environ, start_response)
 
 
-def client_address(environ: "WSGIEnvironment", proxies: Sequence[IPv4Network | IPv6Network]) -> str:
+def resolve_client_address(environ: "WSGIEnvironment", proxies: Sequence[IPv4Network | IPv6Network]) -> str:
     """The nearest address that isn't a trusted proxy's. An IPv4 address that is mapped into IPv6 comes as IPv4.
 
     X-Forwarded-For grows to the right, and only what a trusted proxy has added is true: so it is read from the right.
     """
-    return _nearest(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), tuple(proxies))
+    return _find_client_address(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), tuple(proxies))
 
 
 @lru_cache(maxsize=1024)
-def _nearest(address: str, forwarded_for: str, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
-    claimed = [each.strip() for each in forwarded_for.split(",") if each.strip()]
-    while claimed and proxies and _is_within(address, proxies):
-        following = claimed.pop()
-        if not _is_address(following):
+def _find_client_address(address: str, forwarded_for: str, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    forwarded = [each.strip() for each in forwarded_for.split(",") if each.strip()]
+    while forwarded and proxies and _is_in_networks(address, proxies):
+        previous_hop = forwarded.pop()
+        if not _is_ip_address(previous_hop):
             break
-        address = following
-    return _unmapped(address)
+        address = previous_hop
+    return _unmap_ipv4(address)
 
 
-def _is_within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    if not _is_address(address):
+def _is_in_networks(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    if not _is_ip_address(address):
         return False
-    parsed = ip_address(_unmapped(address))
+    parsed = ip_address(_unmap_ipv4(address))
     return any(parsed.version == each.version and parsed in each for each in networks)
 
 
-def _is_address(text: str) -> bool:
+def _is_ip_address(text: str) -> bool:
     try:
         ip_address(text)
     except ValueError:
@@ -69,9 +69,9 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _unmapped(address: str) -> str:
-    if not _is_address(address):
+def _unmap_ipv4(address: str) -> str:
+    if not _is_ip_address(address):
         return "0.0.0.0"  # a Unix socket in front of us tells no address, and nothing is allowed to this one
     parsed = ip_address(address)
-    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
-    return str(mapped or parsed)
+    ipv4_address = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return str(ipv4_address or parsed)

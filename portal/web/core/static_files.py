@@ -15,11 +15,11 @@ from portal.web.core import access
 blueprint = Blueprint("static_files", __name__)
 
 _COMPRESSIBLE = ("text/", "application/javascript", "image/svg+xml")
-_FOR_GOOD = "public, max-age=31536000, immutable"
+_IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True)
-class _File:
+class _StaticFile:
     content: bytes
     compressed: bytes | None
     type: str
@@ -27,34 +27,38 @@ class _File:
 
 
 @cache
-def _files() -> dict[str, _File]:
+def _load_static_files() -> dict[str, _StaticFile]:
     # Read once, at the first request: they are few, small, and part of the program. Only what is here can be asked for.
-    return {str(each.relative_to(paths.STATIC)): _read(each) for each in paths.STATIC.rglob("*") if each.is_file()}
+    return {
+        str(each.relative_to(paths.STATIC)): _read_static_file(each)
+        for each in paths.STATIC.rglob("*")
+        if each.is_file()
+    }
 
 
-def _read(file: Path) -> _File:
+def _read_static_file(file: Path) -> _StaticFile:
     content = file.read_bytes()
-    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    kind = "text/javascript" if file.suffix == ".js" else kind
-    compressed = gzip.compress(content, 9, mtime=0) if kind.startswith(_COMPRESSIBLE) else None
-    return _File(content, compressed, kind, hashlib.sha256(content).hexdigest()[:10])
+    mime_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    mime_type = "text/javascript" if file.suffix == ".js" else mime_type
+    compressed = gzip.compress(content, 9, mtime=0) if mime_type.startswith(_COMPRESSIBLE) else None
+    return _StaticFile(content, compressed, mime_type, hashlib.sha256(content).hexdigest()[:10])
 
 
 @blueprint.record
-def _register(state: object) -> None:
-    state.app.jinja_env.globals["static"] = static  # type: ignore[attr-defined]
-    state.app.add_url_rule("/static/<path:filename>", endpoint="static", view_func=serve)  # type: ignore[attr-defined]
+def _register_static_files(state: object) -> None:
+    state.app.jinja_env.globals["static"] = static_url  # type: ignore[attr-defined]
+    state.app.add_url_rule("/static/<path:filename>", endpoint="static", view_func=serve_static_file)  # type: ignore[attr-defined]
 
 
 @cache
-def static(name: str) -> str:
+def static_url(name: str) -> str:
     """The address of a file in `static/`, with its content's digest."""
-    return url_for("static", filename=name, v=_files()[name].digest)
+    return url_for("static", filename=name, v=_load_static_files()[name].digest)
 
 
-@access.public
-def serve(filename: str) -> Response:
-    file = _files().get(filename) or abort(404)
+@access.public_view
+def serve_static_file(filename: str) -> Response:
+    file = _load_static_files().get(filename) or abort(404)
     versioned = request.args.get("v") == file.digest or filename.startswith("vendor/")
     response = Response(file.content, mimetype=file.type)
     if file.compressed is not None:
@@ -62,7 +66,7 @@ def serve(filename: str) -> Response:
         if "gzip" in request.headers.get("Accept-Encoding", ""):
             response.data = file.compressed
             response.headers["Content-Encoding"] = "gzip"
-    response.headers["Cache-Control"] = _FOR_GOOD if versioned else "no-cache"
+    response.headers["Cache-Control"] = _IMMUTABLE_CACHE_CONTROL if versioned else "no-cache"
     response.set_etag(file.digest)
     response.make_conditional(request)
     return response

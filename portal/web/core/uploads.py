@@ -11,22 +11,22 @@ from portal.web.core import access
 _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
 
 # A file that is larger than it may be comes this far, so that the form says so, with what was typed.
-MOST_BYTES = 8 * 1024 * 1024
+MAX_UPLOAD_BYTES = 8 * 1024 * 1024
 
 
-def takes_files(view: _View) -> _View:
+def accepts_files(view: _View) -> _View:
     """Mark a view as one that is sent files. What is read of them it bounds itself."""
     view.takes_files = True  # type: ignore[attr-defined]
     return view
 
 
-def attach(app: Flask) -> None:
+def init_upload_limits(app: Flask) -> None:
     """Before anything reads a form: flask-wtf does, for its token."""
-    app.before_request(_bound)
+    app.before_request(_raise_upload_limit)
 
 
-def _bound() -> None:
+def _raise_upload_limit() -> None:
     view = current_app.view_functions.get(request.endpoint or "")
     # Strangers are asked to log in, however much they have brought.
-    if getattr(view, "takes_files", False) and access.somebody() is not None:
-        request.max_content_length = MOST_BYTES
+    if getattr(view, "takes_files", False) and access.find_current_user() is not None:
+        request.max_content_length = MAX_UPLOAD_BYTES

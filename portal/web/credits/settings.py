@@ -13,7 +13,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import Pulse
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.billing import auto_recredit, orders
 from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
@@ -21,142 +21,155 @@ from portal.services.credits import alerts
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx, layout, live
-from portal.web.core.forms import Form, attach, row_id
+from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
 from portal.web.core.htmx import Toast
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("credit_settings", __name__)
 
 
-class AlertForm(Form):
+class CreditAlertForm(TranslatedForm):
     below = StringField(N_("Alert below (credits)"))
     to = TextAreaField(N_("Mail to"))
 
 
-class RecreditForm(Form):
+class AutoRecreditForm(TranslatedForm):
     """`pack` is its credits in thousandths; "" where none is chosen."""
 
     below = StringField(N_("Buy below (credits)"))
     pack = SelectField(N_("Pack"), validate_choice=False)
     per_day = SelectField(
         N_("Packs a day at most"),
-        choices=[SelectChoice(str(each), str(each)) for each in range(1, auto_recredit.MOST_PER_DAY + 1)],
+        choices=[SelectChoice(str(each), str(each)) for each in range(1, auto_recredit.MAX_PACKS_PER_DAY + 1)],
         validate_choice=False,
     )
 
 
-class LineForm(Form):
+class CreditLineForm(TranslatedForm):
     credit_line = StringField(N_("Credit line (credits)"))
     min_age = StringField(N_("Minimum age of an account (days)"))
 
 
 @blueprint.get("/accounts/<name>/credits/settings")
-@access.see_account
-def settings(account: Account) -> ResponseReturnValue:
-    """Both rules as they are, and the forms that change them."""
-    return _page(account)
+@access.account_access_required
+def show_credit_settings(account: Account) -> ResponseReturnValue:
+    """The rules of the alert and of automatic re-credit, and the forms that change them."""
+    return _render_page(account)
 
 
 @blueprint.post("/accounts/<name>/credits/settings/alert")
-@access.change_account
+@access.account_change_required
 def change_alert(account: Account) -> ResponseReturnValue:
     """Set the alert; without a threshold there is none."""
-    form = AlertForm(prefix="alert-")
+    form = CreditAlertForm(prefix="alert-")
     try:
-        below = _threshold(form.below.data)
-        alerts.set_rule(context.conn(), context.actor(), account, below, alerts.parse_addresses(form.to.data or ""))
+        below = _parse_credit_threshold(form.below.data)
+        alerts.set_alert_rule(
+            context.get_conn(), context.get_actor(), account, below, alerts.parse_email_addresses(form.to.data or "")
+        )
     except Refused as refusal:
-        attach(form, refusal, amount="below")
-        if htmx.wanted():
-            return htmx.parts("credits/_settings_alert.html", status=422, **_tile(account, alert_form=form))
-        return _page(account, alert_form=form)
+        add_form_error(form, refusal, amount="below")
+        if htmx.is_htmx_request():
+            return htmx.render_fragments(
+                "credits/_settings_alert.html", status=422, **_tile_context(account, alert_form=form)
+            )
+        return _render_page(account, alert_form=form)
     toast = Toast(_("The alert was switched off.") if below is None else _("The alert was set."))
-    if htmx.wanted():
-        return htmx.parts("credits/_settings_alert.html", toast=toast, changed=True, **_tile(account))
-    return htmx.done(url_for(".settings", name=account.name), toast)
+    if htmx.is_htmx_request():
+        return htmx.render_fragments(
+            "credits/_settings_alert.html", toast=toast, trigger_refresh=True, **_tile_context(account)
+        )
+    return htmx.redirect_after_post(url_for(".show_credit_settings", name=account.name), toast)
 
 
 @blueprint.post("/accounts/<name>/credits/settings/recredit")
-@access.change_account
-def change_recredit(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def change_auto_recredit(account: Account) -> ResponseReturnValue:
     """Set automatic re-credit; without a threshold there is none."""
-    form = RecreditForm(prefix="recredit-")
+    form = AutoRecreditForm(prefix="recredit-")
     try:
-        below = _threshold(form.below.data)
-        pack = _pack(form.pack.data)
-        per_day = auto_recredit.parse_per_day(form.per_day.data or "1")
-        auto_recredit.set_rule(context.conn(), context.actor(), account, below, pack, per_day)
+        below = _parse_credit_threshold(form.below.data)
+        pack = _parse_pack_credits(form.pack.data)
+        per_day = auto_recredit.parse_packs_per_day(form.per_day.data or "1")
+        auto_recredit.set_recredit_rule(context.get_conn(), context.get_actor(), account, below, pack, per_day)
     except Refused as refusal:
-        attach(form, refusal, amount="below")
-        if htmx.wanted():
-            return htmx.parts("credits/_settings_recredit.html", status=422, **_tile(account, recredit_form=form))
-        return _page(account, recredit_form=form)
-    on = below is not None
-    toast = Toast(_("Automatic re-credit was set.") if on else _("Automatic re-credit was switched off."))
-    if htmx.wanted():
-        return htmx.parts("credits/_settings_recredit.html", toast=toast, changed=True, **_tile(account))
-    return htmx.done(url_for(".settings", name=account.name), toast)
+        add_form_error(form, refusal, amount="below")
+        if htmx.is_htmx_request():
+            return htmx.render_fragments(
+                "credits/_settings_recredit.html", status=422, **_tile_context(account, recredit_form=form)
+            )
+        return _render_page(account, recredit_form=form)
+    enabled = below is not None
+    toast = Toast(_("Automatic re-credit was set.") if enabled else _("Automatic re-credit was switched off."))
+    if htmx.is_htmx_request():
+        return htmx.render_fragments(
+            "credits/_settings_recredit.html", toast=toast, trigger_refresh=True, **_tile_context(account)
+        )
+    return htmx.redirect_after_post(url_for(".show_credit_settings", name=account.name), toast)
 
 
-def _threshold(text: str | None) -> int | None:
-    return credit_amounts.parse(text) if text and text.strip() not in ("", "0") else None
+def _parse_credit_threshold(text: str | None) -> int | None:
+    return credit_amounts.parse_amount(text) if text and text.strip() not in ("", "0") else None
 
 
-def _pack(text: str | None) -> int | None:
+def _parse_pack_credits(text: str | None) -> int | None:
     try:
-        return row_id(text or "")
+        return parse_row_id(text or "")
     except ValueError:
         return None
 
 
-def _page(account: Account, **refused: Form) -> ResponseReturnValue:
-    return live.show(
+def _render_page(account: Account, **refused_forms: TranslatedForm) -> ResponseReturnValue:
+    return live.render_live_page(
         "credits/settings.html",
         "credit-settings",
         account,
-        status=422 if refused else 200,
-        **_forms(account, **refused),
+        status=422 if refused_forms else 200,
+        **_build_forms(account, **refused_forms),
     )
 
 
-def _tile(account: Account, **refused: Form) -> dict[str, Any]:
-    """What a tile of the page needs, as things are now."""
-    account = accounts.by_name(context.conn(), account.name)
+def _tile_context(account: Account, **refused_forms: TranslatedForm) -> dict[str, Any]:
+    """The variables of a tile of the page, from the account as it is now."""
+    account = accounts.get_account(context.get_conn(), account.name)
     return {
-        "account": layout.account_view(account),
+        "account": layout.build_account_view(account),
         "may_change": access.may_change(),
-        "parts": live.draw(account, _ALERT, _RECREDIT),
-        **_forms(account, **refused),
+        "parts": live.render_live_fragments(account, _ALERT_PART, _RECREDIT_PART),
+        **_build_forms(account, **refused_forms),
     }
 
 
-def _forms(account: Account, **refused: Form) -> dict[str, Form]:
-    below, at = account.alert_below, account.recredit_below
-    alert = AlertForm(
+def _build_forms(account: Account, **refused_forms: TranslatedForm) -> dict[str, TranslatedForm]:
+    alert_below, recredit_below = account.alert_below, account.recredit_below
+    alert_form = CreditAlertForm(
         prefix="alert-",
         formdata=None,
-        data={"below": "" if below is None else i18n.credits(below), "to": "\n".join(account.alert_to)},
+        data={
+            "below": "" if alert_below is None else i18n.format_credits(alert_below),
+            "to": "\n".join(account.alert_to),
+        },
     )
-    rule = RecreditForm(
+    recredit_form = AutoRecreditForm(
         prefix="recredit-",
         formdata=None,
         data={
-            "below": "" if at is None else i18n.credits(at),
+            "below": "" if recredit_below is None else i18n.format_credits(recredit_below),
             "pack": str(account.recredit_pack or ""),
             "per_day": str(account.recredit_per_day),
         },
     )
-    forms = {"alert_form": alert, "recredit_form": rule} | refused
+    forms = {"alert_form": alert_form, "recredit_form": recredit_form} | refused_forms
     forms["recredit_form"].pack.choices = [SelectChoice("", _("Choose a pack"))] + [
         SelectChoice(
             str(each.credits),
             _(
                 "%(credits)s credits · %(price)s",
-                credits=i18n.credits(each.credits),
-                price=i18n.money(each.price, each.currency),
+                credits=i18n.format_credits(each.credits),
+                price=i18n.format_money(each.price, each.currency),
             ),
         )
-        for each in auto_recredit.choices(context.conn())
+        for each in auto_recredit.list_auto_recredit_packs(context.get_conn())
     ]
     return forms
 
@@ -164,79 +177,87 @@ def _forms(account: Account, **refused: Form) -> dict[str, Form]:
 # --- what the pages show
 
 
-def _alert(account: Account, pulse: Pulse) -> dict[str, Any]:
+def _alert_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     return {
         "below": account.alert_below,
         "addresses": account.alert_to,
-        "contact": customers.masked(customers.by_id(context.conn(), account.customer_id).contact_email),
+        "contact": customers.mask_email(
+            customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email
+        ),
     }
 
 
-def _alert_ground(account: Account, pulse: Pulse) -> Hashable:
+def _alert_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
     return account.alert_below, account.alert_to, account.customer_id
 
 
-def _rule(account: Account, pulse: Pulse) -> dict[str, Any]:
-    conn = context.conn()
-    found = auto_recredit.standing(conn, account.id)
+def _recredit_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    conn = context.get_conn()
+    recredit_status = auto_recredit.get_recredit_status(conn, account.id)
     return {
         "below": account.recredit_below,
-        "found": found,
+        "recredit_status": recredit_status,
         # The rule's pack, also where it isn't sold any more.
         "pack": account.recredit_pack,
-        "request": None if found.request is None else orders.by_id(conn, found.request),
+        "request": None
+        if recredit_status.open_order_id is None
+        else orders.get_order_by_id(conn, recredit_status.open_order_id),
     }
 
 
-def _rule_ground(account: Account, pulse: Pulse) -> Hashable:
-    return account.recredit_below, account.recredit_pack, auto_recredit.standing(context.conn(), account.id)
+def _recredit_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
+    return (
+        account.recredit_below,
+        account.recredit_pack,
+        auto_recredit.get_recredit_status(context.get_conn(), account.id),
+    )
 
 
-_ALERT = Part("credits/_settings_alert_state.html", _alert_ground, _alert)
-_RECREDIT = Part("credits/_settings_recredit_state.html", _rule_ground, _rule)
-live.register("credit-settings", _ALERT, _RECREDIT)
+_ALERT_PART = LiveFragment("credits/_settings_alert_state.html", _alert_cache_key, _alert_context)
+_RECREDIT_PART = LiveFragment("credits/_settings_recredit_state.html", _recredit_cache_key, _recredit_context)
+live.register_live_page("credit-settings", _ALERT_PART, _RECREDIT_PART)
 
 
 # --- what the operator allows
 
 
 @blueprint.get("/admin/customers/<int:customer_id>/credit-line")
-@access.operate
-def ask_line(customer_id: int) -> ResponseReturnValue:
-    customer = access.customer_or_404(customer_id)
-    form = LineForm(
+@access.operator_required
+def show_credit_line_form(customer_id: int) -> ResponseReturnValue:
+    customer = access.get_customer_or_404(customer_id)
+    form = CreditLineForm(
         formdata=None,
-        data={"credit_line": i18n.credits(customer.credit_line), "min_age": str(customer.recredit_min_age_days)},
+        data={"credit_line": i18n.format_credits(customer.credit_line), "min_age": str(customer.recredit_min_age_days)},
     )
-    return _line(customer, form)
+    return _render_credit_line_form(customer, form)
 
 
 @blueprint.post("/admin/customers/<int:customer_id>/credit-line")
-@access.operate
-def change_line(customer_id: int) -> ResponseReturnValue:
+@access.operator_required
+def change_credit_line(customer_id: int) -> ResponseReturnValue:
     """Set how many credits may be owed, and how old an account must be."""
-    customer, form = access.customer_or_404(customer_id), LineForm()
+    customer, form = access.get_customer_or_404(customer_id), CreditLineForm()
     try:
-        customers.change(
-            context.conn(),
-            context.actor(),
+        customers.change_customer(
+            context.get_conn(),
+            context.get_actor(),
             customer,
             credit_line=auto_recredit.parse_credit_line(form.credit_line.data or ""),
-            min_age_days=customers.parse_min_age(form.min_age.data or ""),
+            min_age_days=customers.parse_recredit_min_age(form.min_age.data or ""),
         )
     except Refused as refusal:
-        attach(form, refusal)
-        return _line(customer, form, status=422)
+        add_form_error(form, refusal)
+        return _render_credit_line_form(customer, form, status=422)
     toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
-    return htmx.moved(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
 
 
-def _line(customer: Customer, form: LineForm, *, status: int = 200) -> ResponseReturnValue:
+def _render_credit_line_form(customer: Customer, form: CreditLineForm, *, status: int = 200) -> ResponseReturnValue:
     values: dict[str, Any] = {
         "customer": customer,
         "form": form,
-        "owed": auto_recredit.owed(context.conn(), customer.id),
+        "owed": auto_recredit.get_owed_credits(context.get_conn(), customer.id),
     }
-    if htmx.wanted():
-        return htmx.parts("admin/_credit_line_form.html", status=status, **values)
-    return htmx.page("admin/credit_line.html", status=status, **values)
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("credits/_credit_line_form.html", status=status, **values)
+    return htmx.render_page("credits/credit_line.html", status=status, **values)

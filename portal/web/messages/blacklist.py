@@ -1,4 +1,4 @@
-"""The numbers that get no messages of an account: seen, found, added, imported and taken off."""
+"""An account's blacklist, the numbers that get no messages of it: list, search, add, import and remove."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,89 +14,99 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
-from portal.services.common.csv_import import BadLines
+from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.common.errors import Refused
 from portal.services.messages import blacklist
-from portal.services.messages.blacklist import Listed
+from portal.services.messages.blacklist import BlacklistEntry
 from portal.web.core import access, context, downloads, htmx, layout, live, paging, uploads
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("blacklist", __name__)
 
-_PAGE = 20
-_MOST_NAMED = 10
-_SAMPLE = 20
-_LONGEST = 40
-_ACTORS = {audit.SHELL.name: N_("operator")}
+_PAGE_SIZE = 20
+_MAX_NUMBERS_NAMED = 10
+_SAMPLE_SIZE = 20
+_MAX_QUERY_LENGTH = 40
+_ACTOR_LABELS = {audit.SHELL.name: N_("operator")}
 
-# Its frame follows what happens; the list, in which numbers are ticked, stays as it is.
-live.register("blacklist", tab="history")
+# Only the page's frame is live: the list, in which numbers are selected, stays as it is.
+live.register_live_page("blacklist", tab="history")
 
 
-class NumbersForm(Form):
+class BlacklistNumbersForm(TranslatedForm):
     """`numbers`: one a line."""
 
     numbers = TextAreaField(N_("Numbers"))
 
 
-class FileForm(Form):
+class BlacklistFileForm(TranslatedForm):
     file = FileField(N_("CSV file"))
 
 
 @blueprint.get("/accounts/<name>/blacklist")
-@access.see_account
-def listed(account: Account) -> ResponseReturnValue:
+@access.account_access_required
+def show_blacklist(account: Account) -> ResponseReturnValue:
     """A page of it, newest first. Query: `q`, a number or how it begins; `before` or `after`, which turn the page."""
-    if htmx.wanted():
-        return htmx.parts("messages/blacklist/_list.html", **_list(account))
-    return _page(account, NumbersForm(formdata=None))
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("messages/blacklist/_list.html", **_list_context(account))
+    return _render_page(account, BlacklistNumbersForm(formdata=None))
 
 
 @blueprint.post("/accounts/<name>/blacklist")
-@access.change_account
-def add(account: Account) -> ResponseReturnValue:
-    """Add what was typed: all of it, or nothing where a line is no number."""
-    form = NumbersForm()
+@access.account_change_required
+def add_to_blacklist(account: Account) -> ResponseReturnValue:
+    """Add the numbers that were typed: all of them, or none where a line is no number."""
+    form = BlacklistNumbersForm()
     try:
-        numbers = blacklist.typed(form.numbers.data or "")
+        numbers = blacklist.parse_typed_numbers(form.numbers.data or "")
     except Refused as refusal:
-        attach(form, refusal)
-        bad = _bad_lines(refusal)
-        if htmx.wanted():
-            return htmx.parts("messages/blacklist/_tiles.html", status=422, form=form, bad_lines=bad, **_list(account))
-        return _page(account, form, bad, status=422)
-    toast = Toast(_said_added(blacklist.add_all(context.conn(), context.actor(), account, numbers)))
-    if htmx.wanted():
-        form = NumbersForm(formdata=None)
-        return htmx.parts("messages/blacklist/_tiles.html", toast=toast, form=form, bad_lines=(), **_list(account))
-    return htmx.done(_address(account), toast)
+        add_form_error(form, refusal)
+        bad_lines = _summarize_invalid_csv_lines(refusal)
+        if htmx.is_htmx_request():
+            return htmx.render_fragments(
+                "messages/blacklist/_tiles.html", status=422, form=form, bad_lines=bad_lines, **_list_context(account)
+            )
+        return _render_page(account, form, bad_lines, status=422)
+    toast = Toast(
+        _describe_added_count(
+            blacklist.add_blacklist_numbers(context.get_conn(), context.get_actor(), account, numbers)
+        )
+    )
+    if htmx.is_htmx_request():
+        form = BlacklistNumbersForm(formdata=None)
+        return htmx.render_fragments(
+            "messages/blacklist/_tiles.html", toast=toast, form=form, bad_lines=(), **_list_context(account)
+        )
+    return htmx.redirect_after_post(_blacklist_url(account), toast)
 
 
 @blueprint.get("/accounts/<name>/blacklist/remove")
-@access.change_account
-def ask(account: Account) -> ResponseReturnValue:
-    """The question before numbers are taken off. Query: `number`, as often as there are numbers; `q` of the page."""
-    found = blacklist.some(context.conn(), account.id, request.args.getlist("number"))
-    return htmx.dialog(
+@access.account_change_required
+def ask_remove_from_blacklist(account: Account) -> ResponseReturnValue:
+    """Ask for confirmation before numbers are removed. Query: `number`, several times; `q` of the page."""
+    entries = blacklist.find_blacklist_entries(context.get_conn(), account.id, request.args.getlist("number"))
+    return htmx.render_dialog(
         "messages/blacklist/_remove.html",
         account,
         title=_("Remove from the blacklist"),
         tab="history",
-        numbers=found,
-        named=found[:_MOST_NAMED],
-        more=len(found) - _MOST_NAMED,
-        stopped=any(each.received_id is not None for each in found),
-        words=_words(),
-        back=_address(account),
+        numbers=entries,
+        named=entries[:_MAX_NUMBERS_NAMED],
+        more=len(entries) - _MAX_NUMBERS_NAMED,
+        stopped=any(each.received_id is not None for each in entries),
+        words=_read_search_text(),
+        back=_blacklist_url(account),
     )
 
 
 @blueprint.post("/accounts/<name>/blacklist/remove")
-@access.change_account
-def remove(account: Account) -> ResponseReturnValue:
-    """Take numbers off: messages reach them again. Form: as the query of `ask`."""
-    removed = blacklist.remove_all(context.conn(), context.actor(), account, request.form.getlist("number"))
+@access.account_change_required
+def remove_from_blacklist(account: Account) -> ResponseReturnValue:
+    """Remove numbers: messages reach them again. Form: as the query of `ask_remove_from_blacklist`."""
+    removed = blacklist.remove_blacklist_numbers(
+        context.get_conn(), context.get_actor(), account, request.form.getlist("number")
+    )
     if len(removed) == 1:
         toast = Toast(_("%(number)s was removed.", number=removed[0].number))
     elif removed:
@@ -104,149 +114,153 @@ def remove(account: Account) -> ResponseReturnValue:
     else:
         # By a colleague, in the meantime.
         toast = Toast(_("That was no longer on the blacklist."), "warn")
-    if htmx.wanted():
-        return htmx.parts("messages/blacklist/_list.html", toast=toast, **_list(account))
-    return htmx.done(_address(account), toast)
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("messages/blacklist/_list.html", toast=toast, **_list_context(account))
+    return htmx.redirect_after_post(_blacklist_url(account), toast)
 
 
 @blueprint.get("/accounts/<name>/blacklist.csv")
-@access.see_account
-def download(account: Account) -> ResponseReturnValue:
+@access.account_access_required
+def download_blacklist_csv(account: Account) -> ResponseReturnValue:
     """What the same query shows in the page, newest first."""
-    rows = map(_row, blacklist.each(context.conn(), account.id, _words()))
-    return downloads.send(f"{account.name}-blacklist.csv", blacklist.COLUMNS, rows)
+    rows = map(_to_csv_row, blacklist.iterate_blacklist(context.get_conn(), account.id, _read_search_text()))
+    return downloads.stream_csv(f"{account.name}-blacklist.csv", blacklist.CSV_COLUMNS, rows)
 
 
-def _row(each: Listed) -> list[object]:
-    return [each.number, i18n.iso(each.since), each.reason, each.added_by, each.received_id]
+def _to_csv_row(entry: BlacklistEntry) -> list[object]:
+    return [entry.number, i18n.format_iso8601(entry.since), entry.reason, entry.added_by, entry.received_id]
 
 
 # --- importing a file
 
 
 @blueprint.get("/accounts/<name>/blacklist/import")
-@access.change_account
-def ask_file(account: Account) -> ResponseReturnValue:
-    return _file_page(account, FileForm())
+@access.account_change_required
+def show_import_form(account: Account) -> ResponseReturnValue:
+    return _render_import_form(account, BlacklistFileForm())
 
 
 @blueprint.post("/accounts/<name>/blacklist/import")
-@access.change_account
-@uploads.takes_files
-def look_at_file(account: Account) -> ResponseReturnValue:
-    """Say what a file would add, and ask."""
+@access.account_change_required
+@uploads.accepts_files
+def preview_import(account: Account) -> ResponseReturnValue:
+    """Show what a file would add, for confirmation."""
     upload = request.files.get("file")
-    content = upload.read(blacklist.MOST_BYTES + 1) if upload else b""
+    content = upload.read(blacklist.MAX_FILE_BYTES + 1) if upload else b""
     try:
-        if len(content) > blacklist.MOST_BYTES:
-            raise blacklist.FileTooBig()
-        numbers = blacklist.read(content)
+        if len(content) > blacklist.MAX_FILE_BYTES:
+            raise blacklist.BlacklistFileTooBig()
+        numbers = blacklist.parse_numbers_csv(content)
     except Refused as refusal:
-        return _refused_file(account, refusal)
-    known = {each.number for each in blacklist.some(context.conn(), account.id, numbers)}
-    new = [each for each in numbers if each not in known]
-    return htmx.page(
+        return _render_import_error(account, refusal)
+    known_numbers = {each.number for each in blacklist.find_blacklist_entries(context.get_conn(), account.id, numbers)}
+    new_numbers = [each for each in numbers if each not in known_numbers]
+    return htmx.render_page(
         "messages/blacklist/plan.html",
         account=account,
         tab="history",
-        new=new,
-        sample=new[:_SAMPLE],
-        more=len(new) - _SAMPLE,
-        known=len(known),
-        back=url_for(".ask_file", name=account.name),
+        new=new_numbers,
+        sample=new_numbers[:_SAMPLE_SIZE],
+        more=len(new_numbers) - _SAMPLE_SIZE,
+        known=len(known_numbers),
+        back=url_for(".show_import_form", name=account.name),
     )
 
 
 @blueprint.post("/accounts/<name>/blacklist/import/confirm")
-@access.change_account
-def import_file(account: Account) -> ResponseReturnValue:
-    """Add what was shown: the form carries the `numbers`, with blanks between. Those that are there by now stay so."""
+@access.account_change_required
+def import_numbers(account: Account) -> ResponseReturnValue:
+    """Add what was confirmed: the form carries the `numbers`, separated by blanks. Those in the list stay unchanged."""
     try:
-        numbers = blacklist.read("\n".join(request.form.get("numbers", "").split()).encode())
+        numbers = blacklist.parse_numbers_csv("\n".join(request.form.get("numbers", "").split()).encode())
     except Refused as refusal:
-        return _refused_file(account, refusal)
-    added = blacklist.import_all(context.conn(), context.actor(), account, numbers)
-    return htmx.done(_address(account), Toast(_said_added(added)))
+        return _render_import_error(account, refusal)
+    added = blacklist.import_blacklist_numbers(context.get_conn(), context.get_actor(), account, numbers)
+    return htmx.redirect_after_post(_blacklist_url(account), Toast(_describe_added_count(added)))
 
 
-def _refused_file(account: Account, refusal: Refused) -> ResponseReturnValue:
-    form = FileForm(formdata=None)
-    attach(form, refusal, numbers="file")
-    return _file_page(account, form, _bad_lines(refusal))
+def _render_import_error(account: Account, refusal: Refused) -> ResponseReturnValue:
+    form = BlacklistFileForm(formdata=None)
+    add_form_error(form, refusal, numbers="file")
+    return _render_import_form(account, form, _summarize_invalid_csv_lines(refusal))
 
 
-def _file_page(account: Account, form: FileForm, bad_lines: Sequence[object] = ()) -> ResponseReturnValue:
-    return htmx.page(
+def _render_import_form(
+    account: Account, form: BlacklistFileForm, bad_lines: Sequence[object] = ()
+) -> ResponseReturnValue:
+    return htmx.render_page(
         "messages/blacklist/import.html",
         status=422 if form.errors else 200,
         account=account,
         tab="history",
         form=form,
         bad_lines=bad_lines,
-        most=blacklist.MOST_IN_FILE,
+        most=blacklist.MAX_NUMBERS_IN_FILE,
     )
 
 
 # --- parts of the page
 
 
-def _page(
-    account: Account, form: NumbersForm, bad_lines: Sequence[object] = (), *, status: int = 200
+def _render_page(
+    account: Account, form: BlacklistNumbersForm, bad_lines: Sequence[object] = (), *, status: int = 200
 ) -> ResponseReturnValue:
-    shown = _list(account)
-    del shown["account"]
-    return live.show(
+    list_context = _list_context(account)
+    del list_context["account"]
+    return live.render_live_page(
         "messages/blacklist/page.html",
         "blacklist",
         account,
         status=status,
         form=form,
         bad_lines=bad_lines,
-        **shown,
+        **list_context,
     )
 
 
-def _list(account: Account) -> dict[str, Any]:
-    words = _words()
+def _list_context(account: Account) -> dict[str, Any]:
+    query = _read_search_text()
     return {
-        "account": layout.account_view(account),
+        "account": layout.build_account_view(account),
         "may_change": access.may_change(),
-        "numbers": paging.page(partial(_find, account, words), _PAGE, blacklist.place),
-        "total": blacklist.count(context.conn(), account.id),
-        "words": words,
-        "query": _query(words),
-        "who": _who,
+        "numbers": paging.paginate(
+            partial(_list_visible_entries, account, query), _PAGE_SIZE, blacklist.parse_blacklist_cursor
+        ),
+        "total": blacklist.count_blacklist(context.get_conn(), account.id),
+        "words": query,
+        "query": _query_params(query),
+        "format_actor": _format_actor,
     }
 
 
-def _find(account: Account, words: str, **place: Any) -> list[Listed]:
-    found = blacklist.find(context.conn(), account.id, words, **place)
-    return found if access.may_read() else [each.without_text() for each in found]
+def _list_visible_entries(account: Account, query: str, **page_args: Any) -> list[BlacklistEntry]:
+    entries = blacklist.list_blacklist_page(context.get_conn(), account.id, query, **page_args)
+    return entries if access.may_read_texts() else [each.without_text() for each in entries]
 
 
-def _words() -> str:
-    """What is searched for, in the query or in the form of a question that was asked from there."""
-    return request.values.get("q", "").strip()[:_LONGEST]
+def _read_search_text() -> str:
+    """The search text: in the query, or in the form of a confirmation that was opened from the list."""
+    return request.values.get("q", "").strip()[:_MAX_QUERY_LENGTH]
 
 
-def _query(words: str) -> Mapping[str, str]:
-    return {"q": words} if words else {}
+def _query_params(query: str) -> Mapping[str, str]:
+    return {"q": query} if query else {}
 
 
-def _address(account: Account) -> str:
-    words = _words()
-    return url_for(".listed", name=account.name, q=words or None)
+def _blacklist_url(account: Account) -> str:
+    query = _read_search_text()
+    return url_for(".show_blacklist", name=account.name, q=query or None)
 
 
-def _who(each: Listed) -> str:
-    return _(_ACTORS[each.added_by]) if each.added_by in _ACTORS else each.added_by
+def _format_actor(entry: BlacklistEntry) -> str:
+    return _(_ACTOR_LABELS[entry.added_by]) if entry.added_by in _ACTOR_LABELS else entry.added_by
 
 
-def _bad_lines(refusal: Refused) -> Sequence[object]:
-    return refusal.shown() if isinstance(refusal, BadLines) else ()
+def _summarize_invalid_csv_lines(refusal: Refused) -> Sequence[object]:
+    return refusal.summarize_lines() if isinstance(refusal, InvalidCsvLines) else ()
 
 
-def _said_added(added: int) -> str:
-    if not added:
+def _describe_added_count(count: int) -> str:
+    if not count:
         return _("Nothing was added: all of it was on the blacklist already.")
-    return i18n.ngettext("%(num)s number was added.", "%(num)s numbers were added.", added)
+    return i18n.ngettext("%(num)s number was added.", "%(num)s numbers were added.", count)

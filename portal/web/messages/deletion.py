@@ -1,4 +1,4 @@
-"""Deleting messages from the history, sent and received ones: the question, and the answer."""
+"""Deletion of sent and received messages: the confirmation dialog, and the deletion itself."""
 
 import sqlite3
 import time
@@ -14,111 +14,120 @@ from portal.services.common import idempotency
 from portal.services.history import deletion
 from portal.services.history.deletion import RECEIVED, SENT, Deletion
 from portal.web.core import access, context, forms, htmx
-from portal.web.core.filters import Filter
+from portal.web.core.filters import MessageFilter
 from portal.web.core.htmx import Toast
 from portal.web.messages import deletion_progress, history, inbound
 
 blueprint = Blueprint("deletion", __name__)
 
-# A question about millions is asked before they are counted, and a deletion that takes longer goes on behind the page.
-_COUNT_SECONDS, _WORK_SECONDS = 1.0, 0.5
+# With millions of messages the dialog opens before all are counted, and the deletion continues in the background.
+_MAX_COUNT_SECONDS, _MAX_DELETE_SECONDS = 1.0, 0.5
 
 
 @blueprint.get("/accounts/<name>/history/delete")
-@access.change_account
-def ask_sent(account: Account) -> ResponseReturnValue:
-    """The question before messages go. Query: `id`, as often as there are; or `all`, with the filter of the page."""
-    return _ask(account, SENT)
+@access.account_change_required
+def ask_delete_sent_messages(account: Account) -> ResponseReturnValue:
+    """Ask for confirmation before messages are deleted. Query: `id`, several times, or `all` and the page's filter."""
+    return _render_confirmation(account, SENT)
 
 
 @blueprint.post("/accounts/<name>/history/delete")
-@access.change_account
-def delete_sent(account: Account) -> ResponseReturnValue:
-    """Delete what was asked about. Form: `scope`, `total` and `form` of the question; query: the page's filter."""
-    return _delete(account, SENT)
+@access.account_change_required
+def delete_sent_messages(account: Account) -> ResponseReturnValue:
+    """Delete what was confirmed. Form: `scope`, `total` and `form` of the dialog; query: the page's filter."""
+    return _delete_messages(account, SENT)
 
 
 @blueprint.get("/accounts/<name>/received/delete")
-@access.change_account
-def ask_received(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def ask_delete_received_messages(account: Account) -> ResponseReturnValue:
     """The same for received messages."""
-    return _ask(account, RECEIVED)
+    return _render_confirmation(account, RECEIVED)
 
 
 @blueprint.post("/accounts/<name>/received/delete")
-@access.change_account
-def delete_received(account: Account) -> ResponseReturnValue:
-    return _delete(account, RECEIVED)
+@access.account_change_required
+def delete_received_messages(account: Account) -> ResponseReturnValue:
+    return _delete_messages(account, RECEIVED)
 
 
-def _ask(account: Account, kind: str) -> ResponseReturnValue:
-    conn, found = context.conn(), _filter(kind)
-    everything = "all" in request.args
-    if everything and found.is_refused:
-        # The page says what is wrong with the address.
-        return htmx.moved(f"{_page(account, kind)}?{request.query_string.decode('latin-1')}")
-    scope = deletion.all_of(conn, account.id, found.wanted) if everything else deletion.ticked(kind, _ticked())
-    count = deletion.count(conn, account.id, scope, _COUNT_SECONDS)
-    return htmx.dialog(
+def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
+    conn, message_filter = context.get_conn(), _get_message_filter(kind)
+    all_matching = "all" in request.args
+    if all_matching and message_filter.has_errors:
+        # The page shows what is wrong with the query.
+        return htmx.redirect_browser_or_htmx(f"{_list_url(account, kind)}?{request.query_string.decode('latin-1')}")
+    scope = (
+        deletion.build_query_scope(conn, account.id, message_filter.search_query)
+        if all_matching
+        else deletion.build_selection_scope(kind, _read_selected_ids())
+    )
+    count = deletion.preview_deletion(conn, account.id, scope, _MAX_COUNT_SECONDS)
+    return htmx.render_dialog(
         "messages/history/_delete.html",
         account,
         title=_("Delete messages"),
         tab="history",
         kind=kind,
-        everything=everything,
-        filter=found,
+        everything=all_matching,
+        filter=message_filter,
         scope=scope,
         count=count,
-        stays=deletion_progress.stays(kind, count.underway, count.waiting),
-        form=idempotency.new(),
-        action=_with_query(url_for(".delete_sent" if kind == SENT else ".delete_received", name=account.name), found),
-        back=_with_query(_page(account, kind), found),
+        not_deleted=deletion_progress.describe_undeleted_messages(kind, count.underway, count.waiting),
+        form=idempotency.new_idempotency_key(),
+        action=_append_query(
+            url_for(".delete_sent_messages" if kind == SENT else ".delete_received_messages", name=account.name),
+            message_filter,
+        ),
+        back=_append_query(_list_url(account, kind), message_filter),
     )
 
 
-def _ticked() -> list[int]:
+def _read_selected_ids() -> list[int]:
     try:
-        return [forms.row_id(each) for each in request.args.getlist("id")]
+        return [forms.parse_row_id(each) for each in request.args.getlist("id")]
     except ValueError:
         abort(404)
 
 
-def _delete(account: Account, kind: str) -> ResponseReturnValue:
+def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:
     try:
-        scope = deletion.scope(kind, request.form.get("scope", ""))
-        total = forms.row_id(request.form["total"]) if request.form.get("total") else None
+        scope = deletion.parse_deletion_scope(kind, request.form.get("scope", ""))
+        total = forms.parse_row_id(request.form["total"]) if request.form.get("total") else None
     except ValueError:
         abort(400)
-    back = _with_query(_page(account, kind), _filter(kind))
-    conn = context.conn()
+    back = _append_query(_list_url(account, kind), _get_message_filter(kind))
+    conn = context.get_conn()
     try:
-        deletion_id = deletion.begin(
-            conn, context.actor(), account, scope, total=total, form=request.form.get("form", "")
+        deletion_id = deletion.create_deletion(
+            conn, context.get_actor(), account, scope, total=total, idempotency_key=request.form.get("form", "")
         )
-    except (idempotency.AlreadySent, deletion.TooManyAtOnce) as refusal:
-        return htmx.moved(back, Toast(refusal.localized(), "warn"))
-    ends = time.monotonic() + _WORK_SECONDS
-    # It has begun: where the database is locked for long, it goes on behind the page.
+    except (idempotency.FormAlreadySent, deletion.TooManyDeletions) as refusal:
+        return htmx.redirect_browser_or_htmx(back, Toast(refusal.localized(), "warn"))
+    deadline = time.monotonic() + _MAX_DELETE_SECONDS
+    # The deletion is stored: where the database is locked for long, it continues in the background.
     with suppress(sqlite3.OperationalError):
-        for _step in deletion.work(conn, deletion_id):
-            if time.monotonic() >= ends:
+        for _step in deletion.run_deletion(conn, deletion_id):
+            if time.monotonic() >= deadline:
                 break
-    return htmx.moved(back, _toast(deletion.by_id(conn, deletion_id)))
+    return htmx.redirect_browser_or_htmx(back, _build_deletion_toast(deletion.get_deletion_by_id(conn, deletion_id)))
 
 
-def _toast(found: Deletion) -> Toast:
-    if found.ended_at is None:
+def _build_deletion_toast(job: Deletion) -> Toast:
+    if job.ended_at is None:
         return Toast(_("The deletion has begun, and goes on by itself."))
-    return Toast(deletion_progress.said(found), "ok" if found.removed else "warn")
+    return Toast(deletion_progress.describe_deletion_result(job), "ok" if job.removed else "warn")
 
 
-def _filter(kind: str) -> Filter[Any]:
-    return history.asked_for() if kind == SENT else inbound.asked_for()
+def _get_message_filter(kind: str) -> MessageFilter[Any]:
+    return history.get_history_filter() if kind == SENT else inbound.get_inbound_filter()
 
 
-def _page(account: Account, kind: str) -> str:
-    return url_for("history.sent" if kind == SENT else "received.listed", name=account.name)
+def _list_url(account: Account, kind: str) -> str:
+    return url_for(
+        "history.list_sent_messages" if kind == SENT else "inbound.list_received_messages", name=account.name
+    )
 
 
-def _with_query(address: str, found: Filter[Any]) -> str:
-    return f"{address}?{found.query}" if found.query else address
+def _append_query(url: str, message_filter: MessageFilter[Any]) -> str:
+    return f"{url}?{message_filter.query_string}" if message_filter.query_string else url

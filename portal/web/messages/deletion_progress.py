@@ -1,4 +1,4 @@
-"""How far deletions of messages are, above the lists of messages, and what became of them in words."""
+"""The progress of deletions of messages, above the lists of messages, and their results in words."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -7,34 +7,34 @@ from portal.core import i18n
 from portal.core.clock import now_ms
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import Pulse
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.history import deletion, retention
 from portal.services.history.deletion import SENT, Deletion
 from portal.web.core import context
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 
-# What took no longer than a moment was said at once, and needs no banner.
-_LONG_MS = 3_000
+# The result of a shorter deletion was shown in a toast, and needs no banner.
+_MIN_SHOWN_DURATION_MS = 3_000
 
 
-def said(found: Deletion) -> str:
-    """What became of a deletion that has ended."""
-    if found.removed:
-        words = i18n.ngettext("%(num)s message was deleted.", "%(num)s messages were deleted.", found.removed)
+def describe_deletion_result(job: Deletion) -> str:
+    """The result of a deletion that has ended, in words."""
+    if job.removed:
+        summary = i18n.ngettext("%(num)s message was deleted.", "%(num)s messages were deleted.", job.removed)
     else:
-        words = _("Nothing was deleted.")
-    return " ".join([words, *stays(found.kind, found.underway, found.waiting)])
+        summary = _("Nothing was deleted.")
+    return " ".join([summary, *describe_undeleted_messages(job.kind, job.underway, job.waiting)])
 
 
-def stays(kind: str, underway: int, waiting: int) -> list[str]:
-    """How many stay, and why."""
-    found = []
+def describe_undeleted_messages(kind: str, underway: int, waiting: int) -> list[str]:
+    """How many messages were not deleted, and why, in words."""
+    sentences = []
     if underway:
-        found.append(
+        sentences.append(
             i18n.ngettext("%(num)s stays: it is on its way.", "%(num)s stay: they are on their way.", underway)
         )
     if waiting and kind == SENT:
-        found.append(
+        sentences.append(
             i18n.ngettext(
                 "%(num)s stays: its delivery receipt waits for a client.",
                 "%(num)s stay: their delivery receipts wait for a client.",
@@ -42,33 +42,35 @@ def stays(kind: str, underway: int, waiting: int) -> list[str]:
             )
         )
     elif waiting:
-        found.append(
+        sentences.append(
             i18n.ngettext("%(num)s stays: it waits for a client.", "%(num)s stay: they wait for a client.", waiting)
         )
-    return found
+    return sentences
 
 
-def _ground(account: Account, pulse: Pulse) -> Hashable:
-    return tuple(_shown(account))
+def _progress_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
+    return tuple(_list_shown_deletions(account))
 
 
-def _values(account: Account, pulse: Pulse) -> dict[str, Any]:
-    shown = _shown(account)
+def _progress_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    jobs = _list_shown_deletions(account)
     return {
-        "underway": [each for each in shown if each.ended_at is None],
-        "ended": [said(each) for each in shown if each.ended_at is not None],
+        "underway": [each for each in jobs if each.ended_at is None],
+        "ended": [describe_deletion_result(each) for each in jobs if each.ended_at is not None],
     }
 
 
-def _shown(account: Account) -> list[Deletion]:
-    found = deletion.of_account(context.conn(), account.id, now_ms())
-    return [each for each in found if each.ended_at is None or each.ended_at - each.asked_at > _LONG_MS]
+def _list_shown_deletions(account: Account) -> list[Deletion]:
+    jobs = deletion.list_recent_deletions(context.get_conn(), account.id, now_ms())
+    return [each for each in jobs if each.ended_at is None or each.ended_at - each.asked_at > _MIN_SHOWN_DURATION_MS]
 
 
-def months(account: Account) -> int:
-    """For how many months the account's messages are kept."""
-    return retention.months_of(context.conn(), account.customer_id, context.config().retention.messages_months)
+def get_retention_months(account: Account) -> int:
+    """For how many months the account's messages are stored."""
+    return retention.get_retention_months(
+        context.get_conn(), account.customer_id, context.get_config().retention.messages_months
+    )
 
 
-PROGRESS = Part("messages/history/_deletions.html", _ground, _values)
-"""For the pages of the messages: deletions that are under way, and what became of those that took a while."""
+DELETION_PROGRESS_PART = LiveFragment("messages/history/_deletions.html", _progress_cache_key, _progress_context)
+"""For the lists of messages: deletions under way, and the results of those that took a while."""

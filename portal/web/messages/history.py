@@ -1,4 +1,4 @@
-"""The messages that an account has sent: pages of what is looked for among them, files, and all about one."""
+"""The messages that an account has sent: search, export, and the details of one."""
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
@@ -15,37 +15,37 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import session_records
 from portal.services.accounts.accounts import BINARY, Account
-from portal.services.accounts.change_counters import Pulse
-from portal.services.accounts.session_records import Origin
+from portal.services.accounts.change_counters import ChangeCounters
+from portal.services.accounts.session_records import SmppSessionSummary
 from portal.services.common import credit_amounts, message_states
-from portal.services.common.message_states import PTT
+from portal.services.common.message_states import PTT_DESCRIPTIONS
 from portal.services.history import history, refunds, search
-from portal.services.history.history import Details, Message, Text
-from portal.services.history.search import Wanted
+from portal.services.history.history import MessageDetails, SentMessage, SentText
+from portal.services.history.search import SearchQuery
 from portal.services.messages import validation
 from portal.services.prices import countries
 from portal.services.senders import senders
 from portal.web.core import access, context, downloads, filters, htmx, live, paging, periods
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 from portal.web.messages import deletion_progress
 
 blueprint = Blueprint("history", __name__)
 
-_COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
-_ON, _OFF = "on", "off"
-_FIELDS = ("sender", "recipient", "status", "text")
-_NAMES = (*_FIELDS, filters.LIVE)
-_STATUSES = {
-    search.DELIVERED: PTT[message_states.PTT_NONE],
-    search.UNDERWAY: PTT[message_states.PTT_PENDING],
+_EXPORT_COLUMNS = "id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message".split(";")
+_LIVE_ON, _LIVE_OFF = "on", "off"
+_FILTER_FIELDS = ("sender", "recipient", "status", "text")
+_QUERY_PARAMS = (*_FILTER_FIELDS, filters.LIVE_ARG)
+_STATUS_LABELS = {
+    search.DELIVERED: PTT_DESCRIPTIONS[message_states.PTT_NONE],
+    search.UNDERWAY: PTT_DESCRIPTIONS[message_states.PTT_PENDING],
     search.SCHEDULED: N_("Scheduled"),
     search.FAILED: N_("Not delivered"),
 }
-_ENCODINGS = {validation.GSM: "GSM 03.38", validation.UCS2: "UCS-2", BINARY: N_("Binary")}
+_ENCODING_LABELS = {validation.GSM: "GSM 03.38", validation.UCS2: "UCS-2", BINARY: N_("Binary")}
 
 
-class FilterForm(periods.Form):
-    """What the address asks for."""
+class HistoryFilterForm(periods.PeriodForm):
+    """The form of the list's filter."""
 
     sender = StringField(N_("Sender"))
     recipient = StringField(N_("Recipient"))
@@ -54,188 +54,218 @@ class FilterForm(periods.Form):
 
 
 @dataclass(frozen=True)
-class Filter(filters.Filter[Wanted]):
-    """What is shown."""
+class HistoryFilter(filters.MessageFilter[SearchQuery]):
+    """Which messages are shown."""
 
-    follows: bool
+    is_live: bool
     """Whether new messages appear as they come."""
 
 
-def asked_for() -> Filter:
-    """The filter that this request's address asks for, found once."""
+def get_history_filter() -> HistoryFilter:
+    """The filter in this request's query, parsed once."""
     if "history_filter" not in g:
-        g.history_filter = _read()
-    found: Filter = g.history_filter
-    return found
+        g.history_filter = _read_filter()
+    history_filter: HistoryFilter = g.history_filter
+    return history_filter
 
 
-def _read() -> Filter:
-    statuses = {*search.STATUSES, *map(str, search.failures())}
-    found = filters.read(_FIELDS, numbers=("recipient",), choices={"status": statuses})
-    values = found.values
-    wanted = Wanted(
-        found.asked.within,
+def _read_filter() -> HistoryFilter:
+    statuses = {*search.STATUSES, *map(str, search.list_failure_codes())}
+    address = filters.parse_filter_params(_FILTER_FIELDS, number_fields=("recipient",), choices={"status": statuses})
+    values = address.values
+    query = SearchQuery(
+        address.period_param.period,
         sender=values["sender"],
         recipient=values["recipient"],
         status=values["status"],
-        said=values["text"],
+        text=values["text"],
     )
-    read = Filter(found.said, found.asked, wanted, found.refusals, follows=False)
-    # Looking for something, nobody wants the page to move, and each time costs a search.
-    switch, usual = request.args.get(filters.LIVE), not read.is_on
-    follows = {_ON: True, _OFF: False}.get(switch or "", usual)
-    live_said = {filters.LIVE: _ON if follows else _OFF} if follows != usual else {}
-    return replace(read, said={**read.said, **live_said}, follows=follows)
+    parsed = HistoryFilter(address.params, address.period_param, query, address.errors, is_live=False)
+    # The results of a search stay in place, for each refresh would search again.
+    switch, default = request.args.get(filters.LIVE_ARG), not parsed.is_active
+    is_live = {_LIVE_ON: True, _LIVE_OFF: False}.get(switch or "", default)
+    live_param = {filters.LIVE_ARG: _LIVE_ON if is_live else _LIVE_OFF} if is_live != default else {}
+    return replace(parsed, params={**parsed.params, **live_param}, is_live=is_live)
 
 
-def _is_newest() -> bool:
-    return not any(request.args.get(each) for each in paging.ASKS)
+def _is_newest_page() -> bool:
+    return not any(request.args.get(each) for each in paging.PAGING_ARGS)
 
 
 # --- pages
 
 
 @blueprint.get("/accounts/<name>/history")
-@access.see_account
-def sent(account: Account) -> ResponseReturnValue:
-    """A page of what is looked for, newest first.
+@access.account_access_required
+def list_sent_messages(account: Account) -> ResponseReturnValue:
+    """A page of the messages that the filter finds, newest first.
 
     Query: `period` (with `from` and `to`), `sender`, `recipient` (its first digits suffice), `status`, `text` (words,
     or how they begin), `live` (`on`, `off`), `lines` (25 or 100), and `before` or `after`, which turn the page.
     """
-    asked = asked_for()
-    shown = {"filter": _filter_form(account, asked), "asked": asked, "senders": _senders(account)}
-    shown["months"] = deletion_progress.months(account)
-    return live.show("messages/history/page.html", "history", account, status=422 if asked.is_refused else 200, **shown)
+    history_filter = get_history_filter()
+    values = {
+        "filter": _build_filter_form(account, history_filter),
+        "message_filter": history_filter,
+        "senders": _list_sender_addresses(account),
+    }
+    values["months"] = deletion_progress.get_retention_months(account)
+    return live.render_live_page(
+        "messages/history/page.html", "history", account, status=422 if history_filter.has_errors else 200, **values
+    )
 
 
-def _filter_form(account: Account, asked: Filter) -> FilterForm:
-    form = FilterForm(request.args)
-    common = [SelectChoice(name, _(words)) for name, words in _STATUSES.items()]
-    form.status.choices = [SelectChoice("", _("Any")), *common, *_reasons(account, asked.wanted.status)]
-    form.status.data = asked.wanted.status
-    filters.show(form, asked)
+def _build_filter_form(account: Account, history_filter: HistoryFilter) -> HistoryFilterForm:
+    form = HistoryFilterForm(request.args)
+    common = [SelectChoice(name, _(words)) for name, words in _STATUS_LABELS.items()]
+    form.status.choices = [
+        SelectChoice("", _("Any")),
+        *common,
+        *_list_failure_choices(account, history_filter.search_query.status),
+    ]
+    form.status.data = history_filter.search_query.status
+    filters.fill_filter_form(form, history_filter)
     return form
 
 
-def _reasons(account: Account, status: str) -> list[SelectChoice]:
-    """Why messages have failed. Each weighs a tenth of a message: only who looks for failures chooses among them, and
-    among those that there have been."""
+def _list_failure_choices(account: Account, status: str) -> list[SelectChoice]:
+    """The reasons of failures, for the filter. There are many: they are offered only where failures are filtered, and
+    only those that the account has had."""
     if status != search.FAILED and not status.isdecimal():
         return []
-    reasons = search.reasons(context.conn(), account.id)
+    reasons = search.list_account_failure_codes(context.get_conn(), account.id)
     if status.isdecimal():
-        reasons[int(status)] = search.failures()[int(status)]
+        reasons[int(status)] = search.list_failure_codes()[int(status)]
     choices = [SelectChoice(str(code), _(words)) for code, words in reasons.items()]
     return sorted(choices, key=lambda choice: choice.label)
 
 
-def _senders(account: Account) -> list[str]:
-    return sorted({each.address for each in senders.of_account(context.conn(), account.id)})
+def _list_sender_addresses(account: Account) -> list[str]:
+    return sorted({each.address for each in senders.list_senders(context.get_conn(), account.id)})
 
 
 @blueprint.get("/accounts/<name>/history/<int:message_id>")
-@access.see_account
-def view(account: Account, message_id: int) -> ResponseReturnValue:
-    """All about one of them, and about the other parts of its text."""
+@access.account_access_required
+def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
+    """The details of a message, and of the other segments of its text."""
     try:
-        text = _readable(history.by_id(context.conn(), account.id, message_id))
+        text = _hide_unreadable_text(history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id))
     except history.NoSuchMessage:
         abort(404)
-    given_back = refunds.refunds(context.conn(), text)
-    refunded = sum(each.amount for each in given_back)
-    to_refund = access.user().is_operator and text.done_at is not None and refunded < text.price
-    details = _details(text)
-    return htmx.dialog(
+    past_refunds = refunds.list_refunds(context.get_conn(), text)
+    refunded = sum(each.amount for each in past_refunds)
+    may_refund = access.get_current_user().is_operator and text.done_at is not None and refunded < text.price
+    details = _read_message_details(text)
+    return htmx.render_dialog(
         "messages/history/_message.html",
         account,
         title=_("Message"),
         tab="history",
         text=text,
         details=details,
-        origins=_origins(account, details),
+        origins=_read_submitting_sessions(account, details),
         bind_types=session_records.BIND_TYPES,
-        handed_on=_handed_on(text, details),
-        encoding=_(_ENCODINGS.get(text.first.data_coding, str(text.first.data_coding))),
-        refunds=given_back,
+        handed_on=_describe_forwarding(text, details),
+        encoding=_(_ENCODING_LABELS.get(text.first_message.data_coding, str(text.first_message.data_coding))),
+        refunds=past_refunds,
         refunded=refunded,
-        look=_look,
-        country=countries.name(text.first.country),
-        delete=url_for("deletion.ask_sent", name=account.name, id=text.id) if access.may_change() else "",
-        refund=url_for("admin_balances.ask_refund_message", message_id=text.id) if to_refund else "",
+        describe_status=_describe_message_status,
+        country=countries.get_country_name(text.first_message.country),
+        delete=url_for("deletion.ask_delete_sent_messages", name=account.name, id=text.id)
+        if access.may_change()
+        else "",
+        refund=url_for("admin_balances.ask_refund_message", message_id=text.id) if may_refund else "",
     )
 
 
-def _details(text: Text) -> dict[int, Details]:
-    found = history.details(context.conn(), text)
-    if access.may_read():
-        return found
-    # A header may carry what is meant for people.
-    return {message_id: replace(each, udh=None) for message_id, each in found.items()}
+def _read_message_details(text: SentText) -> dict[int, MessageDetails]:
+    details = history.read_message_details(context.get_conn(), text)
+    if access.may_read_texts():
+        return details
+    # A user data header may carry text too.
+    return {message_id: replace(each, udh=None) for message_id, each in details.items()}
 
 
-def _origins(account: Account, details: dict[int, Details]) -> dict[int, Origin | None]:
-    """The sessions that messages came from, by id; None where one is not kept any more."""
+def _read_submitting_sessions(
+    account: Account, details: dict[int, MessageDetails]
+) -> dict[int, SmppSessionSummary | None]:
+    """The sessions that submitted the messages, by id; None where one is no longer stored."""
     session_ids = {each.session_id for each in details.values() if each.session_id is not None}
-    kept = session_records.origins(context.conn(), account.id, session_ids)
-    return {each: kept.get(each) for each in sorted(session_ids)}
+    known_origins = session_records.find_smpp_session_summaries(context.get_conn(), account.id, session_ids)
+    return {each: known_origins.get(each) for each in sorted(session_ids)}
 
 
-def _handed_on(text: Text, details: dict[int, Details]) -> str:
-    """When a text went on to the upstream; empty: never."""
-    early = text.scheduled_at is not None and text.done_at is not None and text.done_at < text.scheduled_at
-    # An upstream may refuse for want of its credits, or know a number that said STOP, just as we do.
-    unheard_of = all(each.upstream_status is None for each in details.values())
-    ours = all(each.ptt in (message_states.PTT_NO_CREDIT, message_states.PTT_BLACKLISTED) for each in text.messages)
-    if early or (ours and unheard_of):
+def _describe_forwarding(text: SentText, details: dict[int, MessageDetails]) -> str:
+    """When a text was forwarded to the upstream, in words; empty: never."""
+    ended_before_schedule = (
+        text.scheduled_at is not None and text.done_at is not None and text.done_at < text.scheduled_at
+    )
+    # An upstream may refuse for missing credits or a blacklisted number, too.
+    has_no_upstream_status = all(each.upstream_status is None for each in details.values())
+    is_own_rejection = all(
+        each.ptt in (message_states.PTT_NO_CREDIT, message_states.PTT_BLACKLISTED) for each in text.messages
+    )
+    if ended_before_schedule or (is_own_rejection and has_no_upstream_status):
         return ""
-    if text.waits:
+    if text.is_scheduled:
         return _("Not yet")
     return _("At its date") if text.scheduled_at is not None else _("At once")
 
 
-def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
-    asked = asked_for()
-    look = partial(search.find, context.conn(), account.id, asked.wanted)
-    shown = filters.page(asked, look, lambda found: [_readable(each) for each in found.texts], _NAMES)
-    return shown | {"is_newest": _is_newest(), "look": _look}
+def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    history_filter = get_history_filter()
+    search_page = partial(search.search_texts, context.get_conn(), account.id, history_filter.search_query)
+    values = filters.build_message_list_context(
+        history_filter,
+        search_page,
+        lambda result: [_hide_unreadable_text(each) for each in result.texts],
+        _QUERY_PARAMS,
+    )
+    return values | {"is_newest": _is_newest_page(), "describe_status": _describe_message_status}
 
 
-def _ground(account: Account, pulse: Pulse) -> Hashable:
+def _list_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
     # The bounds too: "today" is another day after midnight.
-    within = asked_for().wanted.within
-    return pulse.latest_message, pulse.totals, pulse.removed, within.since, within.until
+    period = get_history_filter().search_query.period
+    return counters.latest_message, counters.message_totals, counters.removed_messages, period.since, period.until
 
 
-def _look(text: Text | Message) -> tuple[str, str]:
-    """The status in words, with the kind of its badge."""
-    if text.waits:
+def _describe_message_status(text: SentText | SentMessage) -> tuple[str, str]:
+    """The label of a status, and the kind of its badge."""
+    if text.is_scheduled:
         return _("Scheduled"), "info"
     if text.ptt is not None:
         kind = {message_states.PTT_NONE: "ok", message_states.PTT_PENDING: "info"}.get(text.ptt, "err")
-        return _(text.description), kind
-    assert isinstance(text, Text)
+        return _(text.ptt_description), kind
+    assert isinstance(text, SentText)
     failed = any(each.ptt not in (message_states.PTT_NONE, message_states.PTT_PENDING) for each in text.messages)
-    said = _("%(delivered)s of %(total)s parts delivered", delivered=text.delivered, total=text.segments)
-    return said, "err" if failed else "info"
+    label = _("%(delivered)s of %(total)s parts delivered", delivered=text.delivered_count, total=text.segment_count)
+    return label, "err" if failed else "info"
 
 
-def _readable(text: Text) -> Text:
-    """What of a text this user may see."""
-    if not access.may_read():
+def _hide_unreadable_text(text: SentText) -> SentText:
+    """A text without what this user may not see."""
+    if not access.may_read_texts():
         for each in text.messages:
-            each.hide()
+            each.hide_text()
     return text
 
 
-def _is_still() -> bool:
-    return not asked_for().follows or not _is_newest()
+def _is_live_update_paused() -> bool:
+    return not get_history_filter().is_live or not _is_newest_page()
 
 
-live.register(
+live.register_live_page(
     "history",
-    deletion_progress.PROGRESS,
-    Part("messages/history/_list.html", _ground, _list, ages=True, still=_is_still, asks=filters.asks(_NAMES)),
+    deletion_progress.DELETION_PROGRESS_PART,
+    LiveFragment(
+        "messages/history/_list.html",
+        _list_cache_key,
+        _list_context,
+        shows_relative_times=True,
+        is_frozen=_is_live_update_paused,
+        query_args=filters.get_message_list_args(_QUERY_PARAMS),
+    ),
 )
 
 
@@ -243,62 +273,70 @@ live.register(
 
 
 @blueprint.get("/accounts/<name>/history.csv")
-@access.see_account
-def download(account: Account) -> ResponseReturnValue:
-    """What the same query shows in the page, newest first; sent as it is read: any number takes the same memory.
+@access.account_access_required
+def download_history_csv(account: Account) -> ResponseReturnValue:
+    """What the same query shows in the page, newest first; streamed, so that any number takes the same memory.
 
-    A line a message, also of texts that clients have cut up: its id is the one that its client knows. `bom=1` begins
-    with the mark by which Excel knows that it is UTF-8.
+    One line per message, also for segmented texts: its id is the one that the client was given. `bom=1` begins the
+    file with the byte order mark by which Excel recognises UTF-8.
     """
-    if asked_for().is_refused:
-        return _mended(account)
-    rows = map(_row, _messages(account))
-    return downloads.send(f"{account.name}-history.csv", _COLUMNS, rows, mark=request.args.get("bom") == "1")
+    if get_history_filter().has_errors:
+        return _redirect_to_list(account)
+    rows = map(_to_csv_row, _iterate_messages(account))
+    return downloads.stream_csv(
+        f"{account.name}-history.csv", _EXPORT_COLUMNS, rows, with_bom=request.args.get("bom") == "1"
+    )
 
 
 @blueprint.get("/accounts/<name>/history.jsonl")
-@access.see_account
-def download_json(account: Account) -> ResponseReturnValue:
-    """The same as JSON, an object a line (JSON Lines), with parts and credits.
+@access.account_access_required
+def download_history_jsonl(account: Account) -> ResponseReturnValue:
+    """The same as JSON Lines, with parts and credits.
 
     Ids are strings: JavaScript's numbers are too small for them.
     """
-    if asked_for().is_refused:
-        return _mended(account)
-    rows = map(_object, _messages(account))
-    return downloads.send_json(f"{account.name}-history.jsonl", rows)
+    if get_history_filter().has_errors:
+        return _redirect_to_list(account)
+    rows = map(_to_json, _iterate_messages(account))
+    return downloads.stream_json_lines(f"{account.name}-history.jsonl", rows)
 
 
-def _mended(account: Account) -> ResponseReturnValue:
-    """The page says what is wrong with the address."""
+def _redirect_to_list(account: Account) -> ResponseReturnValue:
+    """The page shows what is wrong with the query."""
     query = request.query_string.decode("latin-1")
-    return htmx.done(f"{url_for('.sent', name=account.name)}?{query}")
+    return htmx.redirect_after_post(f"{url_for('.list_sent_messages', name=account.name)}?{query}")
 
 
-def _messages(account: Account) -> Iterator[Message]:
-    for text in map(_readable, search.each(context.conn(), account.id, asked_for().wanted)):
+def _iterate_messages(account: Account) -> Iterator[SentMessage]:
+    for text in map(
+        _hide_unreadable_text, search.iterate_texts(context.get_conn(), account.id, get_history_filter().search_query)
+    ):
         if len(text.messages) == 1:
             yield text.messages[0]
         else:
             yield from sorted(text.messages, key=lambda message: -message.id)
 
 
-def _row(message: Message) -> list[object]:
+def _to_csv_row(message: SentMessage) -> list[object]:
     return [
         message.id,
-        i18n.iso(message.at),
+        i18n.format_iso8601(message.submitted_at),
         message.source,
         message.destination,
         message.ptt,
         "",
-        _(message.description),
+        _(message.ptt_description),
         "",
         message.content,
     ]
 
 
-def _object(message: Message) -> dict[str, object]:
-    values = dict(zip(_COLUMNS, _row(message), strict=True))
-    if message.missing:
+def _to_json(message: SentMessage) -> dict[str, object]:
+    values = dict(zip(_EXPORT_COLUMNS, _to_csv_row(message), strict=True))
+    if message.text_placeholder:
         values["message"] = None
-    return values | {"id": str(message.id), "parts": message.parts, "credits": credit_amounts.plain(message.price)}
+    return values | {
+        "id": str(message.id),
+        "parts": message.parts,
+        "credits": credit_amounts.credits_to_json_number(message.price),
+    }

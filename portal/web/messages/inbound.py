@@ -1,4 +1,4 @@
-"""What handsets have sent to an account (MO): pages of what is looked for, files, and all about one message."""
+"""The messages that an account has received (MO): search, export, and the details of one."""
 
 from collections.abc import Hashable, Iterator
 from functools import partial
@@ -13,30 +13,30 @@ from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import BINARY, Account
-from portal.services.accounts.change_counters import Pulse
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.messages import blacklist, inbound, inbound_numbers, validation
-from portal.services.messages.inbound import Received, Wanted
+from portal.services.messages.inbound import InboundMessage, InboundQuery
 from portal.web.core import access, context, downloads, filters, htmx, live, periods
-from portal.web.core.filters import Filter
-from portal.web.core.live import Part
+from portal.web.core.filters import MessageFilter
+from portal.web.core.live import LiveFragment
 from portal.web.messages import deletion_progress
 
-blueprint = Blueprint("received", __name__)
+blueprint = Blueprint("inbound", __name__)
 
-_COLUMNS = "id;date;sender;receiver;keyword;status;statusDate;encoding;udh;message".split(";")
-_FIELDS = ("sender", "recipient", "keyword", "state", "text")
-# The words for a state, and the kind of its badge.
-_STATES = {
+_EXPORT_COLUMNS = "id;date;sender;receiver;keyword;status;statusDate;encoding;udh;message".split(";")
+_FILTER_FIELDS = ("sender", "recipient", "keyword", "state", "text")
+# The label of a state, and the kind of its badge.
+_STATE_BADGES = {
     inbound.DELIVERED: (N_("Accepted by a client"), "ok"),
     inbound.WAITING: (N_("Waits for a client"), "info"),
     inbound.GIVEN_UP: (N_("Given up"), "err"),
     inbound.UNKNOWN: (N_("Unknown"), ""),
 }
-_ENCODINGS = {validation.GSM: "GSM 03.38", validation.UCS2: "UCS-2", BINARY: N_("Binary")}
+_ENCODING_LABELS = {validation.GSM: "GSM 03.38", validation.UCS2: "UCS-2", BINARY: N_("Binary")}
 
 
-class FilterForm(periods.Form):
-    """What the address asks for."""
+class InboundFilterForm(periods.PeriodForm):
+    """The form of the list's filter."""
 
     sender = StringField(N_("Sender"))
     recipient = StringField(N_("Sent to"))
@@ -45,87 +45,94 @@ class FilterForm(periods.Form):
     text = StringField(N_("Words of the text"))
 
 
-def asked_for() -> Filter[Wanted]:
-    """The filter that this request's address asks for, found once."""
+def get_inbound_filter() -> MessageFilter[InboundQuery]:
+    """The filter in this request's query, parsed once."""
     if "received_filter" not in g:
-        g.received_filter = _read()
-    found: Filter[Wanted] = g.received_filter
-    return found
+        g.received_filter = _read_filter()
+    inbound_filter: MessageFilter[InboundQuery] = g.received_filter
+    return inbound_filter
 
 
-def _read() -> Filter[Wanted]:
-    found = filters.read(_FIELDS, numbers=("sender", "recipient"), choices={"state": inbound.STATES})
-    values = found.values
-    wanted = Wanted(
-        found.asked.within,
+def _read_filter() -> MessageFilter[InboundQuery]:
+    address = filters.parse_filter_params(
+        _FILTER_FIELDS, number_fields=("sender", "recipient"), choices={"state": inbound.DELIVERY_STATES}
+    )
+    values = address.values
+    query = InboundQuery(
+        address.period_param.period,
         sender=values["sender"],
         recipient=values["recipient"],
         keyword=values["keyword"],
         state=values["state"],
-        said=values["text"],
+        text=values["text"],
     )
-    return Filter(found.said, found.asked, wanted, found.refusals)
+    return MessageFilter(address.params, address.period_param, query, address.errors)
 
 
 # --- pages
 
 
 @blueprint.get("/accounts/<name>/received")
-@access.see_account
-def listed(account: Account) -> ResponseReturnValue:
-    """A page of what is looked for, newest first.
+@access.account_access_required
+def list_received_messages(account: Account) -> ResponseReturnValue:
+    """A page of the messages that the filter finds, newest first.
 
     Query: `period` (with `from` and `to`), `sender` and `recipient` (their first digits suffice), `keyword`, `state`,
     `text` (words, or how they begin), `lines` (25 or 100), and `before` or `after`, which turn the page.
     """
-    asked = asked_for()
-    numbers = inbound_numbers.of_account(context.conn(), account.id)
-    return live.show(
+    inbound_filter = get_inbound_filter()
+    numbers = inbound_numbers.list_inbound_numbers(context.get_conn(), account.id)
+    return live.render_live_page(
         "messages/inbound/page.html",
         "received",
         account,
-        status=422 if asked.is_refused else 200,
-        filter=_filter_form(asked),
-        asked=asked,
-        months=deletion_progress.months(account),
+        status=422 if inbound_filter.has_errors else 200,
+        filter=_build_filter_form(inbound_filter),
+        message_filter=inbound_filter,
+        months=deletion_progress.get_retention_months(account),
         numbers=sorted({each.number for each in numbers}),
         keywords=sorted({each.keyword for each in numbers if each.keyword}),
     )
 
 
-def _filter_form(asked: Filter[Wanted]) -> FilterForm:
-    form = FilterForm(request.args)
-    form.state.choices = [SelectChoice("", _("Any")), *(SelectChoice(each, _(_STATES[each][0])) for each in _STATES)]
-    form.state.data = asked.wanted.state
-    filters.show(form, asked)
+def _build_filter_form(inbound_filter: MessageFilter[InboundQuery]) -> InboundFilterForm:
+    form = InboundFilterForm(request.args)
+    form.state.choices = [
+        SelectChoice("", _("Any")),
+        *(SelectChoice(each, _(_STATE_BADGES[each][0])) for each in _STATE_BADGES),
+    ]
+    form.state.data = inbound_filter.search_query.state
+    filters.fill_filter_form(form, inbound_filter)
     return form
 
 
 @blueprint.get("/accounts/<name>/received/<int:received_id>")
-@access.see_account
-def view(account: Account, received_id: int) -> ResponseReturnValue:
-    """All about one of them."""
-    conn = context.conn()
+@access.account_access_required
+def show_received_message(account: Account, received_id: int) -> ResponseReturnValue:
+    """The details of a message."""
+    conn = context.get_conn()
     try:
-        message = _readable(inbound.by_id(conn, account.id, received_id))
-    except inbound.NoSuchMessage:
+        message = _hide_unreadable_text(inbound.get_inbound_message(conn, account.id, received_id))
+    except inbound.NoSuchInboundMessage:
         abort(404)
-    attempts, next_at = inbound.attempts(conn, account.id, message)
-    listed = blacklist.some(conn, account.id, [message.source])
-    return htmx.dialog(
+    attempts, next_at = inbound.get_delivery_attempts(conn, account.id, message)
+    blacklist_entries = blacklist.find_blacklist_entries(conn, account.id, [message.source])
+    return htmx.render_dialog(
         "messages/inbound/_message.html",
         account,
         title=_("Message"),
         tab="history",
         message=message,
-        look=_look,
-        delete=url_for("deletion.ask_received", name=account.name, id=message.id) if access.may_change() else "",
-        encoding=_(_ENCODINGS.get(message.data_coding, str(message.data_coding))),
+        describe_status=_describe_message_status,
+        delete=url_for("deletion.ask_delete_received_messages", name=account.name, id=message.id)
+        if access.may_change()
+        else "",
+        encoding=_(_ENCODING_LABELS.get(message.data_coding, str(message.data_coding))),
         attempts=attempts,
         next_at=next_at,
-        given_up_at=message.at + validation.DELIVERIES_VALID_MS,
-        listed=listed[0] if listed else None,
-        blacklist=url_for("blacklist.listed", name=account.name, q=message.source),
+        given_up_at=message.received_at + validation.DELIVERY_VALIDITY_MS,
+        listed=blacklist_entries[0] if blacklist_entries else None,
+        blacklist=url_for("blacklist.show_blacklist", name=account.name, q=message.source),
     )
 
 
@@ -133,82 +140,100 @@ def view(account: Account, received_id: int) -> ResponseReturnValue:
 
 
 @blueprint.get("/accounts/<name>/received.csv")
-@access.see_account
-def download(account: Account) -> ResponseReturnValue:
-    """What the same query shows in the page, newest first. With `bom=1` it begins with the mark that Excel wants."""
-    if asked_for().is_refused:
-        return _back(account)
-    rows = map(_row, _each(account))
-    return downloads.send(f"{account.name}-received.csv", _COLUMNS, rows, mark=request.args.get("bom") == "1")
+@access.account_access_required
+def download_received_csv(account: Account) -> ResponseReturnValue:
+    """What the same query shows in the page, newest first. `bom=1` adds the byte order mark for Excel."""
+    if get_inbound_filter().has_errors:
+        return _redirect_to_list(account)
+    rows = map(_to_csv_row, _iterate_messages(account))
+    return downloads.stream_csv(
+        f"{account.name}-received.csv", _EXPORT_COLUMNS, rows, with_bom=request.args.get("bom") == "1"
+    )
 
 
 @blueprint.get("/accounts/<name>/received.jsonl")
-@access.see_account
-def download_json(account: Account) -> ResponseReturnValue:
-    """The same as an object a line. Ids are strings: numbers of their length are not safe in JSON."""
-    if asked_for().is_refused:
-        return _back(account)
-    return downloads.send_json(f"{account.name}-received.jsonl", map(_object, _each(account)))
+@access.account_access_required
+def download_received_jsonl(account: Account) -> ResponseReturnValue:
+    """The same as JSON Lines. Ids are strings: JavaScript's numbers are too small for them."""
+    if get_inbound_filter().has_errors:
+        return _redirect_to_list(account)
+    return downloads.stream_json_lines(f"{account.name}-received.jsonl", map(_to_json, _iterate_messages(account)))
 
 
-def _back(account: Account) -> ResponseReturnValue:
-    return htmx.done(f"{url_for('.listed', name=account.name)}?{request.query_string.decode('latin-1')}")
+def _redirect_to_list(account: Account) -> ResponseReturnValue:
+    return htmx.redirect_after_post(
+        f"{url_for('.list_received_messages', name=account.name)}?{request.query_string.decode('latin-1')}"
+    )
 
 
-def _each(account: Account) -> Iterator[Received]:
-    return map(_readable, inbound.each(context.conn(), account.id, asked_for().wanted))
+def _iterate_messages(account: Account) -> Iterator[InboundMessage]:
+    return map(
+        _hide_unreadable_text,
+        inbound.iterate_inbound_messages(context.get_conn(), account.id, get_inbound_filter().search_query),
+    )
 
 
-def _readable(message: Received) -> Received:
-    """What of a message this user may see."""
-    return message if access.may_read() else message.without_text()
+def _hide_unreadable_text(message: InboundMessage) -> InboundMessage:
+    """A message without what this user may not see."""
+    return message if access.may_read_texts() else message.without_text()
 
 
-def _row(message: Received) -> list[object]:
+def _to_csv_row(message: InboundMessage) -> list[object]:
     return [
         message.id,
-        i18n.iso(message.at),
+        i18n.format_iso8601(message.received_at),
         message.source,
         message.destination,
         message.keyword,
         message.state,
-        i18n.iso(message.ended_at) if message.ended_at else "",
+        i18n.format_iso8601(message.ended_at) if message.ended_at else "",
         message.data_coding,
         message.udh.hex() if message.udh else "",
         message.content,
     ]
 
 
-def _object(message: Received) -> dict[str, object]:
-    values = dict(zip(_COLUMNS, _row(message), strict=True)) | {"id": str(message.id)}
-    return values | {"message": None} if message.missing else values
+def _to_json(message: InboundMessage) -> dict[str, object]:
+    values = dict(zip(_EXPORT_COLUMNS, _to_csv_row(message), strict=True)) | {"id": str(message.id)}
+    return values | {"message": None} if message.text_placeholder else values
 
 
 # --- parts of the page
 
 
-def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
-    asked = asked_for()
-    look = partial(inbound.find, context.conn(), account.id, asked.wanted)
-    shown = filters.page(asked, look, lambda found: [_readable(each) for each in found.messages], _FIELDS)
-    return shown | {"look": _look}
+def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    inbound_filter = get_inbound_filter()
+    search_page = partial(inbound.search_inbound_messages, context.get_conn(), account.id, inbound_filter.search_query)
+    values = filters.build_message_list_context(
+        inbound_filter,
+        search_page,
+        lambda result: [_hide_unreadable_text(each) for each in result.messages],
+        _FILTER_FIELDS,
+    )
+    return values | {"describe_status": _describe_message_status}
 
 
-def _ground(account: Account, pulse: Pulse) -> Hashable:
+def _list_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
     # The bounds too: "today" is another day after midnight.
-    within = asked_for().wanted.within
-    return inbound.pulse(context.conn(), account.id), within.since, within.until
+    period = get_inbound_filter().search_query.period
+    return inbound.read_inbound_change_counters(context.get_conn(), account.id), period.since, period.until
 
 
-def _look(message: Received) -> tuple[str, str]:
-    """What became of its delivery in words, with the kind of its badge."""
-    words, kind = _STATES[message.state]
-    return _(words), kind
+def _describe_message_status(message: InboundMessage) -> tuple[str, str]:
+    """The label of a delivery state, and the kind of its badge."""
+    label, kind = _STATE_BADGES[message.state]
+    return _(label), kind
 
 
-live.register(
+live.register_live_page(
     "received",
-    deletion_progress.PROGRESS,
-    Part("messages/inbound/_list.html", _ground, _list, ages=True, asks=filters.asks(_FIELDS)),
+    deletion_progress.DELETION_PROGRESS_PART,
+    LiveFragment(
+        "messages/inbound/_list.html",
+        _list_cache_key,
+        _list_context,
+        shows_relative_times=True,
+        query_args=filters.get_message_list_args(_FILTER_FIELDS),
+    ),
     tab="history",
 )

@@ -12,43 +12,43 @@ from portal.services.common.errors import Refused
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("retention", __name__, url_prefix="/admin")
 
 
-class MonthsForm(Form):
+class RetentionForm(TranslatedForm):
     months = StringField(N_("Months"))
 
 
 @blueprint.get("/customers/<int:customer_id>/retention")
-@access.operate
-def ask(customer_id: int) -> ResponseReturnValue:
-    """How long it is, and what fewer months mean."""
-    customer = access.customer_or_404(customer_id)
-    own = customer.messages_months
-    return _dialog(customer, MonthsForm(formdata=None, data={"months": str(own) if own else ""}))
+@access.operator_required
+def show_retention_form(customer_id: int) -> ResponseReturnValue:
+    """How long it is, and what fewer months would delete."""
+    customer = access.get_customer_or_404(customer_id)
+    own_months = customer.messages_months
+    return _render_form(customer, RetentionForm(formdata=None, data={"months": str(own_months) if own_months else ""}))
 
 
 @blueprint.post("/customers/<int:customer_id>/retention")
-@access.operate
-def change(customer_id: int) -> ResponseReturnValue:
-    """Set it; empty: as the settings say. What is too old by that is removed within the hour."""
-    customer, form = access.customer_or_404(customer_id), MonthsForm()
+@access.operator_required
+def change_retention(customer_id: int) -> ResponseReturnValue:
+    """Set it; empty: the default of the settings. Older messages are removed within the hour."""
+    customer, form = access.get_customer_or_404(customer_id), RetentionForm()
     try:
-        months = customers.parse_months(form.months.data or "")
-        customers.change(context.conn(), context.actor(), customer, messages_months=months)
+        months = customers.parse_retention_months(form.months.data or "")
+        customers.change_customer(context.get_conn(), context.get_actor(), customer, messages_months=months)
     except Refused as refusal:
-        attach(form, refusal, messages_months="months")
-        return _dialog(customer, form, status=422)
+        add_form_error(form, refusal, messages_months="months")
+        return _render_form(customer, form, status=422)
     toast = Toast(_("How long messages of %(name)s are kept: changed.", name=customer.name))
-    return htmx.moved(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
 
 
-def _dialog(customer: Customer, form: MonthsForm, *, status: int = 200) -> ResponseReturnValue:
-    usual = context.config().retention.messages_months
-    values: dict[str, Any] = {"customer": customer, "form": form, "usual": usual}
-    if htmx.wanted():
-        return htmx.parts("admin/_retention_form.html", status=status, **values)
-    return htmx.page("admin/retention.html", status=status, **values)
+def _render_form(customer: Customer, form: RetentionForm, *, status: int = 200) -> ResponseReturnValue:
+    default_months = context.get_config().retention.messages_months
+    values: dict[str, Any] = {"customer": customer, "form": form, "default_months": default_months}
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("messages/retention/_form.html", status=status, **values)
+    return htmx.render_page("messages/retention/page.html", status=status, **values)

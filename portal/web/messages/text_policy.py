@@ -13,13 +13,13 @@ from portal.services.common.errors import Refused
 from portal.services.messages import text_policy
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import Form, attach
+from portal.web.core.forms import TranslatedForm, add_form_error
 from portal.web.core.htmx import Toast
 
-blueprint = Blueprint("privacy", __name__, url_prefix="/admin")
+blueprint = Blueprint("text_policy", __name__, url_prefix="/admin")
 
 
-class TextsForm(Form):
+class TextPolicyForm(TranslatedForm):
     texts = RadioField(
         N_("Texts of messages"),
         choices=[
@@ -33,35 +33,35 @@ class TextsForm(Form):
 
 
 @blueprint.get("/customers/<int:customer_id>/texts")
-@access.operate
-def ask(customer_id: int) -> ResponseReturnValue:
-    """What each choice means, before one is made."""
-    customer = access.customer_or_404(customer_id)
-    return _dialog(customer, TextsForm(formdata=None, data={"texts": customer.texts}))
+@access.operator_required
+def show_text_policy_form(customer_id: int) -> ResponseReturnValue:
+    """The choices, with what each of them means."""
+    customer = access.get_customer_or_404(customer_id)
+    return _render_form(customer, TextPolicyForm(formdata=None, data={"texts": customer.texts}))
 
 
 @blueprint.post("/customers/<int:customer_id>/texts")
-@access.operate
-def change(customer_id: int) -> ResponseReturnValue:
-    """Set what becomes of the texts; those that are stored are removed by and by, if that was asked for."""
-    customer, form = access.customer_or_404(customer_id), TextsForm()
+@access.operator_required
+def change_text_policy(customer_id: int) -> ResponseReturnValue:
+    """Set the policy; stored texts are removed in the background, if that was chosen."""
+    customer, form = access.get_customer_or_404(customer_id), TextPolicyForm()
     try:
-        text_policy.change(
-            context.conn(),
-            context.actor(),
+        text_policy.change_text_policy(
+            context.get_conn(),
+            context.get_actor(),
             customer,
             form.texts.data or "",
             remove_stored=form.remove_stored.data,
         )
     except Refused as refusal:
-        attach(form, refusal)
-        return _dialog(customer, form, status=422)
+        add_form_error(form, refusal)
+        return _render_form(customer, form, status=422)
     toast = Toast(_("The texts of %(name)s: changed.", name=customer.name))
-    return htmx.moved(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
 
 
-def _dialog(customer: Customer, form: TextsForm, *, status: int = 200) -> ResponseReturnValue:
+def _render_form(customer: Customer, form: TextPolicyForm, *, status: int = 200) -> ResponseReturnValue:
     values: dict[str, Any] = {"customer": customer, "form": form}
-    if htmx.wanted():
-        return htmx.parts("admin/_texts_form.html", status=status, **values)
-    return htmx.page("admin/texts.html", status=status, **values)
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("messages/text_policy/_form.html", status=status, **values)
+    return htmx.render_page("messages/text_policy/page.html", status=status, **values)

@@ -13,22 +13,22 @@ from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, enrolment, login_sessions, users
 from portal.services.people.users import User
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import Form, NewPasswordForm, attach
+from portal.web.core.forms import NewPasswordForm, TranslatedForm, add_form_error
 from portal.web.people import totp_setup
 
 blueprint = Blueprint("login", __name__)
 
 # Between password and code.
-_PENDING_MS = 5 * 60_000
-_PENDING = "pending_login"
+_PENDING_LOGIN_MS = 5 * 60_000
+_PENDING_LOGIN_KEY = "pending_login"
 
 
-class LoginForm(Form):
+class LoginForm(TranslatedForm):
     email = StringField(N_("E-mail address"))
     password = PasswordField(N_("Password"))
 
 
-class CodeForm(Form):
+class SecondFactorForm(TranslatedForm):
     code = StringField(N_("Code"))
     recovery = StringField(N_("Recovery code"))
 
@@ -39,139 +39,150 @@ class EnrolForm(NewPasswordForm):
 
 
 @blueprint.route("/login", methods=["GET", "POST"])
-@access.public
+@access.public_view
 def login() -> ResponseReturnValue:
     """The first step: e-mail address and password."""
     if current_user.is_authenticated:
-        return redirect(access.safe_next(request.args.get("next")), 303)
+        return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     form = LoginForm()
     if request.method == "GET":
-        return htmx.plain_page("people/login/page.html", form=form)
+        return htmx.render_plain_page("people/login/page.html", form=form)
     try:
         user = authentication.check_login(
-            context.conn(),
+            context.get_conn(),
             form.email.data or "",
             form.password.data or "",
-            context.client_address(),
-            context.config().limits.login_failures,
+            context.get_client_address(),
+            context.get_config().limits.login_failures,
         )
     except Refused as refusal:
-        return htmx.plain_page("people/login/page.html", form=form, error=refusal.localized(), status=_status(refusal))
-    session[_PENDING] = {"user": user.id, "at": clock.now_ms()}
-    return redirect(url_for("login.totp", next=request.args.get("next")), 303)
+        return htmx.render_plain_page(
+            "people/login/page.html", form=form, error=refusal.localized(), status=_http_status_from_refusal(refusal)
+        )
+    session[_PENDING_LOGIN_KEY] = {"user": user.id, "at": clock.now_ms()}
+    return redirect(url_for("login.verify_second_factor", next=request.args.get("next")), 303)
 
 
 @blueprint.route("/login/totp", methods=["GET", "POST"])
-@access.public
-def totp() -> ResponseReturnValue:
+@access.public_view
+def verify_second_factor() -> ResponseReturnValue:
     """The second step: a code of the authenticator, or a recovery code."""
-    user = _pending_user()
+    user = _find_user_awaiting_code()
     if user is None:
         return redirect(url_for("login.login", next=request.args.get("next")), 303)
-    form = CodeForm()
+    form = SecondFactorForm()
     if request.method == "GET":
-        return htmx.plain_page("people/login/totp.html", form=form)
+        return htmx.render_plain_page("people/login/totp.html", form=form)
     try:
-        authentication.check_second_step(
-            context.conn(),
-            context.keys(),
+        authentication.check_second_factor(
+            context.get_conn(),
+            context.get_crypto_keys(),
             user,
             form.recovery.data or form.code.data or "",
-            context.client_address(),
-            context.config().limits.login_failures,
+            context.get_client_address(),
+            context.get_config().limits.login_failures,
         )
     except Refused as refusal:
         field = form.recovery if form.recovery.data else form.code
         field.errors = [refusal.localized()]
-        return htmx.plain_page("people/login/totp.html", form=form, status=_status(refusal))
-    _begin(user)
-    return redirect(access.safe_next(request.args.get("next")), 303)
+        return htmx.render_plain_page("people/login/totp.html", form=form, status=_http_status_from_refusal(refusal))
+    _start_login_session(user)
+    return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
 
 
 @blueprint.post("/logout")
-@access.user_only
+@access.login_required
 def logout() -> ResponseReturnValue:
     """End this login session, on the server too: a copy of its cookie is worth nothing afterwards."""
-    login_sessions.end_session(context.conn(), access.session_token())
-    _forget()
-    return htmx.done(url_for("login.login"), htmx.Toast(_("You have logged out.")))
+    login_sessions.end_login_session(context.get_conn(), access.get_session_token())
+    _clear_browser_session()
+    return htmx.redirect_after_post(url_for("login.login"), htmx.Toast(_("You have logged out.")))
 
 
 @blueprint.route("/enrol/<token>", endpoint="enrol", methods=["GET", "POST"])
 @blueprint.route("/setup/<token>", endpoint="setup", methods=["GET", "POST"])
-@access.public
+@access.public_view
 def enrol(token: str) -> ResponseReturnValue:
     """Choose a password and prove an authenticator, once, by the link that a user was given."""
-    conn = context.conn()
+    conn = context.get_conn()
     try:
-        user = enrolment.of_link(conn, token)
-    except enrolment.LinkInvalid as refusal:
-        return _dead_link(refusal)
+        user = enrolment.get_user_by_enrolment_link(conn, token)
+    except enrolment.InvalidEnrolmentLink as refusal:
+        return _render_invalid_link(refusal)
     form = EnrolForm()
     if not form.validate_on_submit():
-        return _enrolment(user, form)
+        return _render_enrol_page(user, form)
     try:
-        codes = enrolment.enrol(
-            conn, context.keys(), token, form.password.data or "", form.code.data or "", context.client_address()
+        codes = enrolment.enrol_by_link(
+            conn,
+            context.get_crypto_keys(),
+            token,
+            form.password.data or "",
+            form.code.data or "",
+            context.get_client_address(),
         )
-    except enrolment.LinkInvalid as refusal:
-        return _dead_link(refusal)
+    except enrolment.InvalidEnrolmentLink as refusal:
+        return _render_invalid_link(refusal)
     except Refused as refusal:
-        attach(form, refusal)
-        return _enrolment(user, form)
-    # Who opened the link may have been somebody else until now; what follows is the new user's login.
+        add_form_error(form, refusal)
+        return _render_enrol_page(user, form)
+    # The browser may have been logged in as somebody else; what follows is the new user's login.
     if current_user.is_authenticated:
-        login_sessions.end_session(conn, access.session_token())
-    _forget()
-    return _discreet(htmx.plain_page("people/enrol/codes.html", codes=codes))
+        login_sessions.end_login_session(conn, access.get_session_token())
+    _clear_browser_session()
+    return _restrict_referrer(htmx.render_plain_page("people/enrol/codes.html", codes=codes))
 
 
-def _enrolment(user: User, form: EnrolForm) -> Response:
+def _render_enrol_page(user: User, form: EnrolForm) -> Response:
     form.email.data = user.email
-    authenticator = totp_setup.authenticator(enrolment.totp_secret(context.conn(), user), user)
+    authenticator = totp_setup.build_authenticator_setup(enrolment.read_totp_secret(context.get_conn(), user), user)
     status = 422 if form.errors else 200
-    return _discreet(htmx.plain_page("people/enrol/page.html", form=form, authenticator=authenticator, status=status))
+    return _restrict_referrer(
+        htmx.render_plain_page("people/enrol/page.html", form=form, authenticator=authenticator, status=status)
+    )
 
 
-def _dead_link(refusal: enrolment.LinkInvalid) -> Response:
+def _render_invalid_link(refusal: enrolment.InvalidEnrolmentLink) -> Response:
     heading = _("This link is no longer good")
-    return _discreet(htmx.plain_page("error.html", heading=heading, explanation=refusal.localized(), status=404))
+    return _restrict_referrer(
+        htmx.render_plain_page("error.html", heading=heading, explanation=refusal.localized(), status=404)
+    )
 
 
-def _discreet(answer: ResponseReturnValue) -> Response:
-    """The address holds a token: not even our own pages learn it from a referrer.
+def _restrict_referrer(answer: ResponseReturnValue) -> Response:
+    """Keep the token in the address out of referrers, even those of our own pages.
 
-    Not `no-referrer`, which would keep the form from being sent: behind https flask-wtf wants to see the origin.
+    Not `no-referrer`, which would break the form: behind https Flask-WTF checks the origin.
     """
     response = make_response(answer)
     response.headers["Referrer-Policy"] = "strict-origin"
     return response
 
 
-def _status(refusal: Refused) -> int:
+def _http_status_from_refusal(refusal: Refused) -> int:
     return 429 if isinstance(refusal, TooManyAttempts) else 401
 
 
-def _pending_user() -> User | None:
-    """Who has given the password, and may now give the code."""
-    pending = session.get(_PENDING)
-    if not pending or not 0 <= clock.now_ms() - pending["at"] < _PENDING_MS:
+def _find_user_awaiting_code() -> User | None:
+    """The user who has entered the password, and may now enter the code; None where nobody has, or too long ago."""
+    pending = session.get(_PENDING_LOGIN_KEY)
+    if not pending or not 0 <= clock.now_ms() - pending["at"] < _PENDING_LOGIN_MS:
         return None
     try:
-        return users.by_id(context.conn(), pending["user"])
+        return users.get_user_by_id(context.get_conn(), pending["user"])
     except users.NoSuchUser:
         return None
 
 
-def _begin(user: User) -> None:
+def _start_login_session(user: User) -> None:
     # A cookie that somebody planted before the login (session fixation) must not become the login's.
-    _forget()
+    _clear_browser_session()
     user_agent = request.headers.get("User-Agent", "")
-    token = login_sessions.start_session(context.conn(), user, context.client_address(), user_agent)
-    login_user(access.LoggedIn(user, token))
+    token = login_sessions.start_login_session(context.get_conn(), user, context.get_client_address(), user_agent)
+    login_user(access.SessionUser(user, token))
 
 
-def _forget() -> None:
+def _clear_browser_session() -> None:
     """Empty the browser's session, but for the language, which belongs to whoever sits there."""
     language = session.get("language")
     session.clear()

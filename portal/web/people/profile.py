@@ -14,177 +14,188 @@ from portal.services.common.errors import Refused
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, enrolment, login_sessions, two_factor
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import Form, NewPasswordForm, attach
+from portal.web.core.forms import NewPasswordForm, TranslatedForm, add_form_error
 from portal.web.people import totp_setup
-from portal.web.people.user_agents import in_words
+from portal.web.people.user_agents import describe_user_agent
 
 blueprint = Blueprint("profile", __name__, url_prefix="/profile")
 
-_NEW_SECRET = "new_authenticator"
-_NEW_SECRET_MS = 10 * 60_000
+_NEW_SECRET_KEY = "new_authenticator"
+_NEW_SECRET_LIFETIME_MS = 10 * 60_000
 
 
-class PasswordForm(NewPasswordForm):
+class ChangePasswordForm(NewPasswordForm):
     current = PasswordField(N_("Current password"))
 
 
-class ConfirmForm(Form):
+class ConfirmPasswordForm(TranslatedForm):
     """Asks for the password before something that a passer-by at an open screen must not do."""
 
     current = PasswordField(N_("Current password"))
 
 
-class CodeForm(Form):
+class TotpCodeForm(TranslatedForm):
     code = StringField(N_("Code"))
 
 
 @blueprint.get("")
-@access.user_only
-def index() -> ResponseReturnValue:
-    return _page()
+@access.login_required
+def show_profile() -> ResponseReturnValue:
+    return _render_page()
 
 
-def _page(status: int = 200, **forms: Form) -> ResponseReturnValue:
+def _render_page(status: int = 200, **forms: TranslatedForm) -> ResponseReturnValue:
     """The whole profile, with the form that was refused, if one was."""
     # Each form has a prefix, for all of them are on one page.
     values = {
-        "password": PasswordForm(prefix="password-"),
-        "authenticator": ConfirmForm(prefix="authenticator-"),
-        "recovery": ConfirmForm(prefix="recovery-"),
+        "password": ChangePasswordForm(prefix="password-"),
+        "authenticator": ConfirmPasswordForm(prefix="authenticator-"),
+        "recovery": ConfirmPasswordForm(prefix="recovery-"),
     } | forms
-    return htmx.page(
+    return htmx.render_page(
         "people/profile/page.html",
         status=status,
         **values,
-        codes_left=two_factor.recovery_codes_left(context.conn(), access.user().id),
+        codes_left=two_factor.count_unused_recovery_codes(context.get_conn(), access.get_current_user().id),
         languages=i18n.LANGUAGES.items(),
-        **_sessions(),
+        **_login_sessions_context(),
     )
 
 
 @blueprint.post("/password")
-@access.user_only
-def password() -> ResponseReturnValue:
+@access.login_required
+def change_password() -> ResponseReturnValue:
     """Change the login password; the user's other sessions end."""
-    form = PasswordForm(prefix="password-")
+    form = ChangePasswordForm(prefix="password-")
     if not form.validate_on_submit():
-        return _page(422, password=form)
+        return _render_page(422, password=form)
     try:
         authentication.change_password(
-            context.conn(),
-            context.actor(),
-            access.user(),
+            context.get_conn(),
+            context.get_actor(),
+            access.get_current_user(),
             form.current.data or "",
             form.password.data or "",
-            access.session_token(),
-            context.config().limits.login_failures,
+            access.get_session_token(),
+            context.get_config().limits.login_failures,
         )
     except Refused as refusal:
-        attach(form, refusal)
-        return _page(_status(refusal), password=form)
+        add_form_error(form, refusal)
+        return _render_page(_http_status_from_refusal(refusal), password=form)
     text = _("Your password has been changed. Wherever else you were logged in, you no longer are.")
-    return htmx.done(url_for("profile.index"), htmx.Toast(text))
+    return htmx.redirect_after_post(url_for("profile.show_profile"), htmx.Toast(text))
 
 
 @blueprint.post("/authenticator")
-@access.user_only
-def new_authenticator() -> ResponseReturnValue:
+@access.login_required
+def start_authenticator_change() -> ResponseReturnValue:
     """Begin to move to another authenticator: make a secret, which changes nothing until a code has proved it."""
-    form = ConfirmForm(prefix="authenticator-")
+    form = ConfirmPasswordForm(prefix="authenticator-")
     try:
         _confirm_password(form)
     except Refused as refusal:
-        attach(form, refusal)
-        return _page(_status(refusal), authenticator=form)
+        add_form_error(form, refusal)
+        return _render_page(_http_status_from_refusal(refusal), authenticator=form)
     # Sealed, for the cookie is signed but can be read.
-    secret = two_factor.new_secret(context.keys())
-    session[_NEW_SECRET] = {"sealed": b64encode(secret).decode(), "at": clock.now_ms()}
-    return redirect(url_for("profile.authenticator"), 303)
+    sealed_secret = two_factor.new_totp_secret(context.get_crypto_keys())
+    session[_NEW_SECRET_KEY] = {"sealed": b64encode(sealed_secret).decode(), "at": clock.now_ms()}
+    return redirect(url_for("profile.show_new_authenticator"), 303)
 
 
 @blueprint.get("/authenticator")
-@access.user_only
-def authenticator() -> ResponseReturnValue:
+@access.login_required
+def show_new_authenticator() -> ResponseReturnValue:
     """The new secret, and the form for its first code."""
-    return _authenticator(CodeForm())
+    return _render_new_authenticator(TotpCodeForm())
 
 
 @blueprint.post("/authenticator/code")
-@access.user_only
-def confirm_authenticator() -> ResponseReturnValue:
+@access.login_required
+def replace_authenticator() -> ResponseReturnValue:
     """Put the new secret into force; the old recovery codes end with the old one."""
-    sealed, form = _new_secret(), CodeForm()
-    if sealed is None:
-        return _authenticator(form)
+    sealed_secret, form = _find_pending_secret(), TotpCodeForm()
+    if sealed_secret is None:
+        return _render_new_authenticator(form)
     try:
-        codes = enrolment.replace_totp(
-            context.conn(), context.keys(), context.actor(), access.user(), sealed, form.code.data or ""
+        codes = enrolment.replace_totp_secret(
+            context.get_conn(),
+            context.get_crypto_keys(),
+            context.get_actor(),
+            access.get_current_user(),
+            sealed_secret,
+            form.code.data or "",
         )
     except Refused as refusal:
-        attach(form, refusal)
-        return _authenticator(form)
-    del session[_NEW_SECRET]
-    return htmx.page("people/profile/codes.html", codes=codes, moved=True)
+        add_form_error(form, refusal)
+        return _render_new_authenticator(form)
+    del session[_NEW_SECRET_KEY]
+    return htmx.render_page("people/profile/codes.html", codes=codes, moved=True)
 
 
-def _authenticator(form: CodeForm) -> ResponseReturnValue:
-    sealed = _new_secret()
-    if sealed is None:
+def _render_new_authenticator(form: TotpCodeForm) -> ResponseReturnValue:
+    sealed_secret = _find_pending_secret()
+    if sealed_secret is None:
         text = _("That took too long; nothing has been changed. Begin again.")
-        return htmx.done(url_for("profile.index"), htmx.Toast(text, "warn"))
-    shown = totp_setup.authenticator(sealed, access.user())
-    return htmx.page(
-        "people/profile/authenticator.html", form=form, authenticator=shown, status=422 if form.errors else 200
+        return htmx.redirect_after_post(url_for("profile.show_profile"), htmx.Toast(text, "warn"))
+    setup = totp_setup.build_authenticator_setup(sealed_secret, access.get_current_user())
+    return htmx.render_page(
+        "people/profile/authenticator.html", form=form, authenticator=setup, status=422 if form.errors else 200
     )
 
 
-def _new_secret() -> bytes | None:
-    """The sealed secret that waits for its first code; None where none does, or none does any more."""
-    waiting = session.get(_NEW_SECRET)
-    if not waiting or not 0 <= clock.now_ms() - waiting["at"] < _NEW_SECRET_MS:
+def _find_pending_secret() -> bytes | None:
+    """The sealed secret that waits for its first code; None where there is none, or it has expired."""
+    pending = session.get(_NEW_SECRET_KEY)
+    if not pending or not 0 <= clock.now_ms() - pending["at"] < _NEW_SECRET_LIFETIME_MS:
         return None
-    return b64decode(waiting["sealed"])
+    return b64decode(pending["sealed"])
 
 
 @blueprint.post("/recovery-codes")
-@access.user_only
-def recovery_codes() -> ResponseReturnValue:
+@access.login_required
+def renew_recovery_codes() -> ResponseReturnValue:
     """Make new recovery codes; the old ones end."""
-    form = ConfirmForm(prefix="recovery-")
+    form = ConfirmPasswordForm(prefix="recovery-")
     try:
         _confirm_password(form)
     except Refused as refusal:
-        attach(form, refusal)
-        return _page(_status(refusal), recovery=form)
-    codes = enrolment.renew_recovery_codes(context.conn(), context.actor(), access.user())
-    return htmx.page("people/profile/codes.html", codes=codes, moved=False)
+        add_form_error(form, refusal)
+        return _render_page(_http_status_from_refusal(refusal), recovery=form)
+    codes = enrolment.renew_recovery_codes(context.get_conn(), context.get_actor(), access.get_current_user())
+    return htmx.render_page("people/profile/codes.html", codes=codes, moved=False)
 
 
 @blueprint.post("/sessions/<int:session_id>/end")
-@access.user_only
-def end_session(session_id: int) -> ResponseReturnValue:
+@access.login_required
+def end_login_session(session_id: int) -> ResponseReturnValue:
     """End one of the user's own login sessions; with another user's number nothing ends, and the answer is the same."""
-    login_sessions.end_session_of(context.conn(), access.user(), session_id)
+    login_sessions.end_login_session_by_id(context.get_conn(), access.get_current_user(), session_id)
     toast = htmx.Toast(_("The session was ended."))
-    if htmx.wanted():
-        return htmx.parts("people/profile/_sessions.html", toast=toast, **_sessions())
-    return htmx.done(url_for("profile.index") + "#sessions", toast)
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("people/profile/_sessions.html", toast=toast, **_login_sessions_context())
+    return htmx.redirect_after_post(url_for("profile.show_profile") + "#sessions", toast)
 
 
-def _sessions() -> dict[str, Any]:
-    open_ones = login_sessions.sessions(context.conn(), access.user(), access.session_token())
-    return {"login_sessions": [(each, in_words(each.user_agent), this_one) for each, this_one in open_ones]}
+def _login_sessions_context() -> dict[str, Any]:
+    open_sessions = login_sessions.list_login_sessions(
+        context.get_conn(), access.get_current_user(), access.get_session_token()
+    )
+    return {
+        "login_sessions": [
+            (each, describe_user_agent(each.user_agent), is_current) for each, is_current in open_sessions
+        ]
+    }
 
 
-def _confirm_password(form: ConfirmForm) -> None:
+def _confirm_password(form: ConfirmPasswordForm) -> None:
     authentication.confirm_password(
-        context.conn(),
-        access.user(),
+        context.get_conn(),
+        access.get_current_user(),
         form.current.data or "",
-        context.client_address(),
-        context.config().limits.login_failures,
+        context.get_client_address(),
+        context.get_config().limits.login_failures,
     )
 
 
-def _status(refusal: Refused) -> int:
+def _http_status_from_refusal(refusal: Refused) -> int:
     return 429 if isinstance(refusal, TooManyAttempts) else 422

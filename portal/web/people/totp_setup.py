@@ -11,22 +11,22 @@ from portal.web.core import context
 
 
 @dataclass(frozen=True)
-class Authenticator:
-    """A secret in the three ways that apps take it: as a QR code, as an `otpauth://` address, typed."""
+class AuthenticatorSetup:
+    """A secret in the three forms that apps accept: a QR code, an `otpauth://` address, and text to type."""
 
     qr: Markup
     uri: str
     secret: str
 
     @property
-    def spaced(self) -> str:
+    def grouped_secret(self) -> str:
         """The secret in groups of four, for reading it off."""
         return " ".join(self.secret[at : at + 4] for at in range(0, len(self.secret), 4))
 
 
-def authenticator(sealed: bytes, user: User) -> Authenticator:
+def build_authenticator_setup(sealed_secret: bytes, user: User) -> AuthenticatorSetup:
     """Unseal a secret for its owner's eyes."""
-    uri = two_factor.uri(context.keys(), sealed, user.email, context.config().name)
+    uri = two_factor.format_totp_uri(context.get_crypto_keys(), sealed_secret, user.email, context.get_config().name)
     # One path without a style attribute, which the Content-Security-Policy would forbid; its white border is app.css's.
     qr = segno.make(uri, error="m", micro=False).svg_inline(omitsize=True, border=0)
-    return Authenticator(Markup(qr), uri, two_factor.secret_text(context.keys(), sealed))
+    return AuthenticatorSetup(Markup(qr), uri, two_factor.format_totp_secret(context.get_crypto_keys(), sealed_secret))

@@ -1,6 +1,6 @@
-"""Browsers in words: what a person recognises their own login sessions by."""
+"""Names of browsers and systems, by which users recognise their own login sessions."""
 
-# The first that fits counts: most browsers also claim to be those below them.
+# The first match counts: most browsers also name those below them.
 _BROWSERS = (
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -13,7 +13,7 @@ _BROWSERS = (
     ("Safari/", "Safari"),
     ("curl/", "curl"),
 )
-_SYSTEMS = (
+_OPERATING_SYSTEMS = (
     ("iPhone", "iPhone"),
     ("iPad", "iPad"),
     ("Android", "Android"),
@@ -24,11 +24,11 @@ _SYSTEMS = (
 )
 
 
-def in_words(user_agent: str) -> str:
-    """ "Firefox, Windows", or what the browser said of itself when it isn't known; empty when it said nothing."""
-    found = (_first(_BROWSERS, user_agent), _first(_SYSTEMS, user_agent))
-    return ", ".join(each for each in found if each) or user_agent[:60]
+def describe_user_agent(user_agent: str) -> str:
+    """ "Firefox, Windows", or the start of the header where the browser isn't known; empty where there is none."""
+    names = (_find_first_name(_BROWSERS, user_agent), _find_first_name(_OPERATING_SYSTEMS, user_agent))
+    return ", ".join(each for each in names if each) or user_agent[:60]
 
 
-def _first(names: tuple[tuple[str, str], ...], user_agent: str) -> str:
-    return next((name for mark, name in names if mark in user_agent), "")
+def _find_first_name(known_names: tuple[tuple[str, str], ...], user_agent: str) -> str:
+    return next((name for token, name in known_names if token in user_agent), "")

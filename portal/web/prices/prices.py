@@ -14,30 +14,30 @@ from wtforms import BooleanField, StringField, TextAreaField
 
 from portal.core import i18n
 from portal.core.clock import now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.common.csv_import import BadLines
+from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.common.errors import Refused
 from portal.services.messages import estimates
 from portal.services.people import customers
 from portal.services.prices import countries, price_csv, price_lists, prices
-from portal.services.prices.price_csv import Plan
-from portal.services.prices.price_lists import NamedList
-from portal.services.prices.prices import Change, Row
+from portal.services.prices.price_csv import PriceImportPlan
+from portal.services.prices.price_lists import PriceListSummary
+from portal.services.prices.prices import PriceChange, PriceRow
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import Form, attach, row_id
+from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
 from portal.web.core.htmx import Toast
-from portal.web.prices.price_lists import address_of, list_name, lists_with_addresses, named
+from portal.web.prices.price_lists import list_price_lists_with_urls, price_list_name, price_list_or_404, price_list_url
 
 blueprint = Blueprint("prices", __name__)
 
-_SIZE = 30
-_STEPS_SHOWN = 100
+_PAGE_SIZE = 30
+_MAX_STEPS = 100
 
 
-class PriceForm(Form):
+class PriceForm(TranslatedForm):
     """`price` as typed; with `closed` there is none, and nothing is sent. `valid_from` empty: at once."""
 
     destination = StringField(N_("Country or first digits"))
@@ -46,11 +46,11 @@ class PriceForm(Form):
     valid_from = StringField(N_("From"))
 
 
-class FileForm(Form):
+class PriceFileForm(TranslatedForm):
     file = FileField(N_("CSV file"))
 
 
-class CostForm(Form):
+class CostEstimateForm(TranslatedForm):
     """`numbers`: one a line."""
 
     text = TextAreaField(N_("Text"))
@@ -61,69 +61,74 @@ class CostForm(Form):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A row of a list in the reader's words: its country's name, and the numbers that it is about (`+39`)."""
+class PriceTableRow:
+    """A row of a list with its country's name, and the prefix of the numbers that it covers (`+39`)."""
 
-    row: Row
-    name: str
-    numbers: str
+    row: PriceRow
+    country_name: str
+    number_prefix: str
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class PriceTable:
     """A page of a list, with what follows the `?` in the addresses of the pages beside (empty where there is none)."""
 
-    lines: Sequence[Line]
+    rows: Sequence[PriceTableRow]
     total: int
-    words: str
-    before: str
-    after: str
+    search_text: str
+    previous_page: str
+    next_page: str
 
 
-def _table(list_id: int) -> Table:
-    """What the query asks for: `q`, a country or a number; `page`."""
-    wanted = request.args.get("q", "").strip()
+def _build_price_table(list_id: int) -> PriceTable:
+    """The page that this request's query names: `q`, a country or a number; `page`."""
+    search_text = request.args.get("q", "").strip()
     page = max(request.args.get("page", 1, type=int), 1)
-    lines = [_line(each) for each in prices.rows(context.conn(), list_id, now_ms())]
-    found = sorted((each for each in lines if _is_wanted(each, wanted)), key=_alphabetical)
-    pages = max(-(-len(found) // _SIZE), 1)
-    page = min(page, pages)
-    address = partial(_address_of_page, wanted)
-    return Table(
-        found[(page - 1) * _SIZE : page * _SIZE],
-        len(found),
-        wanted,
-        address(page - 1) if page > 1 else "",
-        address(page + 1) if page < pages else "",
+    rows = [_build_table_row(each) for each in prices.list_price_rows(context.get_conn(), list_id, now_ms())]
+    matches = sorted((each for each in rows if _matches_search(each, search_text)), key=_sort_key)
+    page_count = max(-(-len(matches) // _PAGE_SIZE), 1)
+    page = min(page, page_count)
+    page_query = partial(_page_query_string, search_text)
+    return PriceTable(
+        matches[(page - 1) * _PAGE_SIZE : page * _PAGE_SIZE],
+        len(matches),
+        search_text,
+        page_query(page - 1) if page > 1 else "",
+        page_query(page + 1) if page < page_count else "",
     )
 
 
-def _address_of_page(words: str, page: int) -> str:
-    return urlencode({"q": words, "page": page} if words else {"page": page})
+def _page_query_string(search_text: str, page: int) -> str:
+    return urlencode({"q": search_text, "page": page} if search_text else {"page": page})
 
 
-def _line(row: Row) -> Line:
+def _build_table_row(row: PriceRow) -> PriceTableRow:
     country = row.country
-    name = countries.name(country) if country else ""
-    return Line(row, name, f"+{row.destination if row.is_range else countries.calling_code(row.destination)}")
+    name = countries.get_country_name(country) if country else ""
+    return PriceTableRow(
+        row, name, f"+{row.destination if row.is_range else countries.get_calling_code(row.destination)}"
+    )
 
 
-def _alphabetical(line: Line) -> tuple[str, bool, str]:
-    return _folded(line.name), line.row.is_range, line.row.destination
+def _sort_key(table_row: PriceTableRow) -> tuple[str, bool, str]:
+    return _normalize_text(table_row.country_name), table_row.row.is_range, table_row.row.destination
 
 
-def _is_wanted(line: Line, wanted: str) -> bool:
+def _matches_search(table_row: PriceTableRow, search_text: str) -> bool:
     """Whether a row is about a country (by name or code), or decides over a number, or numbers that begin so."""
-    destination, digits = line.row.destination, wanted.translate({ord(each): None for each in " +-"})
+    destination, digits = table_row.row.destination, search_text.translate({ord(each): None for each in " +-"})
     if not (digits.isascii() and digits.isdigit()):
-        return _folded(wanted) in _folded(line.name) or destination == wanted.upper()
-    if not line.row.is_range and (country := countries.country_of(digits)):
+        return (
+            _normalize_text(search_text) in _normalize_text(table_row.country_name)
+            or destination == search_text.upper()
+        )
+    if not table_row.row.is_range and (country := countries.find_country(digits)):
         return destination == country
-    begins = line.numbers.removeprefix("+")
-    return begins.startswith(digits) or digits.startswith(begins)
+    prefix = table_row.number_prefix.removeprefix("+")
+    return prefix.startswith(digits) or digits.startswith(prefix)
 
 
-def _folded(text: str) -> str:
+def _normalize_text(text: str) -> str:
     """For finding and sorting: without accents and capitals, so that Åland stands among the A."""
     return "".join(each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each))
 
@@ -132,128 +137,130 @@ def _folded(text: str) -> str:
 
 
 @blueprint.get("/admin/prices")
-@access.operate
-def index() -> ResponseReturnValue:
+@access.operator_required
+def show_default_prices() -> ResponseReturnValue:
     """The default list."""
-    return _list_page(named(price_lists.DEFAULT_LIST))
+    return _render_list_page(price_list_or_404(price_lists.DEFAULT_LIST))
 
 
 @blueprint.get("/admin/prices/<int:list_id>")
-@access.operate
-def shown(list_id: int) -> ResponseReturnValue:
-    return _list_page(named(list_id))
+@access.operator_required
+def show_prices(list_id: int) -> ResponseReturnValue:
+    return _render_list_page(price_list_or_404(list_id))
 
 
-def _list_page(price_list: NamedList) -> ResponseReturnValue:
-    values: dict[str, Any] = {"price_list": price_list, "table": _table(price_list.id)}
-    if htmx.wanted():
-        return htmx.parts("prices/_rows.html", **values)
-    return htmx.page("prices/list.html", lists=lists_with_addresses(), list_name=list_name, **values)
+def _render_list_page(price_list: PriceListSummary) -> ResponseReturnValue:
+    values: dict[str, Any] = {"price_list": price_list, "table": _build_price_table(price_list.id)}
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("prices/_rows.html", **values)
+    return htmx.render_page("prices/list.html", lists=list_price_lists_with_urls(), list_name=price_list_name, **values)
 
 
 @blueprint.get("/admin/prices/<int:list_id>/set")
-@access.operate
-def ask(list_id: int) -> ResponseReturnValue:
-    """What a list says of one destination (`?destination=`), and the form that changes it."""
+@access.operator_required
+def show_price_form(list_id: int) -> ResponseReturnValue:
+    """A list's price of one destination (`?destination=`), and the form that changes it."""
     form = PriceForm(formdata=None)
-    row = _row(list_id, request.args.get("destination", ""))
+    row = _find_price_row(list_id, request.args.get("destination", ""))
     if row is not None:
         form.destination.data = row.destination
-        form.closed.data = row.holds and row.price is None
-        form.price.data = "" if row.price is None else i18n.credits(row.price)
+        form.closed.data = row.in_force and row.price is None
+        form.price.data = "" if row.price is None else i18n.format_credits(row.price)
     else:
         form.destination.data = request.args.get("destination", "")
-    return _set_page(named(list_id), form)
+    return _render_price_form(price_list_or_404(list_id), form)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/set")
-@access.operate
-def change(list_id: int) -> ResponseReturnValue:
+@access.operator_required
+def change_price(list_id: int) -> ResponseReturnValue:
     """Set a price, or close a destination, from now on or from a date on."""
-    price_list, form = named(list_id), PriceForm()
-    timezone = context.config().timezone
+    price_list, form = price_list_or_404(list_id), PriceForm()
+    timezone = context.get_config().timezone
     try:
-        destination = prices.checked_destination(form.destination.data or "")
+        destination = prices.parse_destination(form.destination.data or "")
         price = None if form.closed.data else prices.parse_price(form.price.data or "")
-        valid_from = prices.parse_date(form.valid_from.data or "", timezone)
-        wanted = [Change(destination, price, valid_from)]
-        prices.change(context.conn(), context.actor(), list_id, wanted, timezone)
+        valid_from = prices.parse_valid_from(form.valid_from.data or "", timezone)
+        changes = [PriceChange(destination, price, valid_from)]
+        prices.change_prices(context.get_conn(), context.get_actor(), list_id, changes, timezone)
     except Refused as refusal:
-        attach(form, refusal)
-        return _set_page(price_list, form)
-    toast = Toast(_("The price of %(destination)s was saved.", destination=_in_words(destination)))
-    return htmx.done(url_for(".ask", list_id=list_id, destination=destination), toast)
+        add_form_error(form, refusal)
+        return _render_price_form(price_list, form)
+    toast = Toast(_("The price of %(destination)s was saved.", destination=_format_destination(destination)))
+    return htmx.redirect_after_post(url_for(".show_price_form", list_id=list_id, destination=destination), toast)
 
 
-def _set_page(price_list: NamedList, form: PriceForm) -> ResponseReturnValue:
-    row = _row(price_list.id, form.destination.data or "")
-    return htmx.page(
+def _render_price_form(price_list: PriceListSummary, form: PriceForm) -> ResponseReturnValue:
+    row = _find_price_row(price_list.id, form.destination.data or "")
+    return htmx.render_page(
         "prices/set.html",
         status=422 if form.errors else 200,
         price_list=price_list,
-        list_name=list_name,
-        address=address_of(price_list),
+        list_name=price_list_name,
+        address=price_list_url(price_list),
         form=form,
-        line=_line(row) if row else None,
-        timezone=context.config().timezone,
+        line=_build_table_row(row) if row else None,
+        timezone=context.get_config().timezone,
     )
 
 
-def _row(list_id: int, text: str) -> Row | None:
-    """What a list says of what somebody typed, if anything."""
+def _find_price_row(list_id: int, text: str) -> PriceRow | None:
+    """A list's row of the destination that was typed, if there is one."""
     try:
-        return prices.row(context.conn(), list_id, prices.checked_destination(text), now_ms())
+        return prices.get_price_row(context.get_conn(), list_id, prices.parse_destination(text), now_ms())
     except Refused:
         return None
 
 
-def _in_words(destination: str) -> str:
-    return f"+{destination}" if destination.isdigit() else countries.name(destination)
+def _format_destination(destination: str) -> str:
+    return f"+{destination}" if destination.isdigit() else countries.get_country_name(destination)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/remove")
-@access.operate
-def remove(list_id: int) -> ResponseReturnValue:
-    """Let a list say nothing of a `destination` any more, or with `valid_from` call off that change."""
-    price_list, destination = named(list_id), request.form.get("destination", "")
-    # One that can't be read is no change's, and not a wish to remove them all.
-    valid_from = request.form.get("valid_from", 0, type=row_id) if "valid_from" in request.form else None
-    conn, actor = context.conn(), context.actor()
+@access.operator_required
+def remove_price(list_id: int) -> ResponseReturnValue:
+    """Remove a `destination` from a list, or with `valid_from` cancel that scheduled change."""
+    price_list, destination = price_list_or_404(list_id), request.form.get("destination", "")
+    # A date that can't be parsed matches no change; it must not remove the whole destination.
+    valid_from = request.form.get("valid_from", 0, type=parse_row_id) if "valid_from" in request.form else None
+    conn, actor = context.get_conn(), context.get_actor()
     try:
         if valid_from is None:
-            prices.remove(conn, actor, list_id, destination)
+            prices.remove_price(conn, actor, list_id, destination)
             toast = Toast(
-                _("The list says nothing about %(destination)s any more.", destination=_in_words(destination))
+                _("The list says nothing about %(destination)s any more.", destination=_format_destination(destination))
             )
         else:
-            prices.call_off(conn, actor, list_id, destination, valid_from)
-            toast = Toast(_("The change for %(destination)s was called off.", destination=_in_words(destination)))
+            prices.cancel_price_change(conn, actor, list_id, destination, valid_from)
+            toast = Toast(
+                _("The change for %(destination)s was cancelled.", destination=_format_destination(destination))
+            )
     except prices.NoSuchPrice as refusal:
         # Removed by a colleague in the meantime, or it has come into force.
         toast = Toast(refusal.localized(), "warn")
-    if _row(list_id, destination) is None:
-        return htmx.done(address_of(price_list), toast)
-    return htmx.done(url_for(".ask", list_id=list_id, destination=destination), toast)
+    if _find_price_row(list_id, destination) is None:
+        return htmx.redirect_after_post(price_list_url(price_list), toast)
+    return htmx.redirect_after_post(url_for(".show_price_form", list_id=list_id, destination=destination), toast)
 
 
 @blueprint.get("/admin/prices/<int:list_id>.csv")
-@access.operate
-def export(list_id: int) -> ResponseReturnValue:
-    """What a list says itself, as the import reads it."""
-    price_list = named(list_id)
-    name = "prices.csv" if price_list.is_default else f"prices-{price_list.id}.csv"
-    return _csv(prices.rows(context.conn(), list_id, now_ms()), name, own=True)
+@access.operator_required
+def export_prices_csv(list_id: int) -> ResponseReturnValue:
+    """A list's own prices, in the format that the import reads."""
+    price_list = price_list_or_404(list_id)
+    filename = "prices.csv" if price_list.is_default else f"prices-{price_list.id}.csv"
+    return _build_prices_csv_response(prices.list_price_rows(context.get_conn(), list_id, now_ms()), filename, own=True)
 
 
-def _csv(rows: Sequence[Row], name: str, *, own: bool) -> Response:
+def _build_prices_csv_response(rows: Sequence[PriceRow], filename: str, *, own: bool) -> Response:
     # A spreadsheet reads the file as its user writes numbers.
-    decimal_comma = "," in i18n.decimal(0.5)
-    text = price_csv.write(rows, context.config().timezone, own=own, decimal_comma=decimal_comma)
+    decimal_comma = "," in i18n.format_number(0.5)
+    text = price_csv.format_price_csv(rows, context.get_config().timezone, own_only=own, decimal_comma=decimal_comma)
     # With a BOM, without which Excel takes UTF-8 for something else.
     return Response(
         text.encode("utf-8-sig"),
         content_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        headers={"Content-Disposition": f'attachment; filename="{filename}"'},
     )
 
 
@@ -261,81 +268,85 @@ def _csv(rows: Sequence[Row], name: str, *, own: bool) -> Response:
 
 
 @blueprint.get("/admin/prices/<int:list_id>/import")
-@access.operate
-def ask_file(list_id: int) -> ResponseReturnValue:
-    return _file_page(named(list_id), FileForm())
+@access.operator_required
+def show_import_form(list_id: int) -> ResponseReturnValue:
+    return _render_import_form(price_list_or_404(list_id), PriceFileForm())
 
 
 @blueprint.post("/admin/prices/<int:list_id>/import")
-@access.operate
-def look_at_file(list_id: int) -> ResponseReturnValue:
-    """Say what a file would change, and ask."""
-    price_list, form = named(list_id), FileForm()
+@access.operator_required
+def preview_import(list_id: int) -> ResponseReturnValue:
+    """Show what a file would change, for confirmation."""
+    price_list, form = price_list_or_404(list_id), PriceFileForm()
     upload = request.files.get("file")
-    content = upload.read(price_csv.MOST_BYTES + 1) if upload else b""
+    content = upload.read(price_csv.MAX_FILE_BYTES + 1) if upload else b""
     try:
-        plan = _plan(price_list, content)
+        plan = _plan_import(price_list, content)
     except Refused as refusal:
-        return _refused_file(price_list, form, refusal)
-    return _plan_page(price_list, plan, content)
+        return _render_import_error(price_list, form, refusal)
+    return _render_import_plan(price_list, plan, content)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/import/confirm")
-@access.operate
-def import_file(list_id: int) -> ResponseReturnValue:
-    """Do what was agreed to: the form carries the file's `content`, and the `mark` of what was shown."""
-    price_list = named(list_id)
+@access.operator_required
+def import_prices(list_id: int) -> ResponseReturnValue:
+    """Import what was confirmed: the form carries the file's `content`, and as `mark` the fingerprint of that plan."""
+    price_list = price_list_or_404(list_id)
     content = request.form.get("content", "").encode()
-    conn, timezone, now = context.conn(), context.config().timezone, now_ms()
+    conn, timezone, now = context.get_conn(), context.get_config().timezone, now_ms()
     try:
-        with immediate(conn):
-            plan = _plan(price_list, content)
-            if plan.mark != request.form.get("mark"):
-                return _plan_page(price_list, plan, content, outdated=True)
-            done = price_csv.carry_out(conn, context.actor(), list_id, plan, timezone, now)
+        with write_transaction(conn):
+            plan = _plan_import(price_list, content)
+            if plan.fingerprint != request.form.get("mark"):
+                return _render_import_plan(price_list, plan, content, outdated=True)
+            imported = price_csv.apply_import_plan(conn, context.get_actor(), list_id, plan, timezone, now)
     except Refused as refusal:
-        return _refused_file(price_list, FileForm(formdata=None), refusal)
-    said = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(done))
-    return htmx.done(address_of(price_list), Toast(said))
+        return _render_import_error(price_list, PriceFileForm(formdata=None), refusal)
+    toast_text = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(imported))
+    return htmx.redirect_after_post(price_list_url(price_list), Toast(toast_text))
 
 
-def _plan(price_list: NamedList, content: bytes) -> Plan:
-    return price_csv.plan(context.conn(), price_list.id, content, context.config().timezone, now_ms())
+def _plan_import(price_list: PriceListSummary, content: bytes) -> PriceImportPlan:
+    return price_csv.plan_import(context.get_conn(), price_list.id, content, context.get_config().timezone, now_ms())
 
 
-def _plan_page(price_list: NamedList, plan: Plan, content: bytes, *, outdated: bool = False) -> ResponseReturnValue:
+def _render_import_plan(
+    price_list: PriceListSummary, plan: PriceImportPlan, content: bytes, *, outdated: bool = False
+) -> ResponseReturnValue:
     steps = [*plan.changed, *plan.new]
-    return htmx.page(
+    return htmx.render_page(
         "prices/plan.html",
         status=422 if outdated else 200,
         price_list=price_list,
-        list_name=list_name,
-        address=address_of(price_list),
+        list_name=price_list_name,
+        address=price_list_url(price_list),
         plan=plan,
-        steps=steps[:_STEPS_SHOWN],
-        more=len(steps) - _STEPS_SHOWN,
-        in_words=_in_words,
+        steps=steps[:_MAX_STEPS],
+        more=len(steps) - _MAX_STEPS,
+        format_destination=_format_destination,
         content=content.decode("utf-8-sig"),
         outdated=outdated,
     )
 
 
-def _refused_file(price_list: NamedList, form: FileForm, refusal: Refused) -> ResponseReturnValue:
-    attach(form, refusal)
-    lines = refusal.shown() if isinstance(refusal, BadLines) else []
-    return _file_page(price_list, form, lines)
+def _render_import_error(price_list: PriceListSummary, form: PriceFileForm, refusal: Refused) -> ResponseReturnValue:
+    add_form_error(form, refusal)
+    bad_lines = refusal.summarize_lines() if isinstance(refusal, InvalidCsvLines) else []
+    return _render_import_form(price_list, form, bad_lines)
 
 
-def _file_page(price_list: NamedList, form: FileForm, lines: Sequence[object] = ()) -> ResponseReturnValue:
-    return htmx.page(
+def _render_import_form(
+    price_list: PriceListSummary, form: PriceFileForm, bad_lines: Sequence[object] = ()
+) -> ResponseReturnValue:
+    return htmx.render_page(
         "prices/import.html",
         status=422 if form.errors else 200,
         price_list=price_list,
-        list_name=list_name,
-        address=address_of(price_list),
+        list_name=price_list_name,
+        address=price_list_url(price_list),
         form=form,
-        bad_lines=lines,
-        timezone=context.config().timezone,
+        bad_lines=bad_lines,
+        timezone=context.get_config().timezone,
     )
 
 
@@ -343,64 +354,68 @@ def _file_page(price_list: NamedList, form: FileForm, lines: Sequence[object] = 
 
 
 @blueprint.get("/accounts/<name>/credits/prices")
-@access.see_account
-def of_account(account: Account) -> ResponseReturnValue:
+@access.account_access_required
+def list_account_prices(account: Account) -> ResponseReturnValue:
     """What a part costs to each destination, by the account's list, with what is to come."""
-    table = _table(_list_of(account))
-    if htmx.wanted():
-        return htmx.parts("prices/_rows.html", account=layout.account_view(account), table=table)
-    return htmx.page("prices/of_account.html", account=account, tab="credits", table=table)
+    table = _build_price_table(_get_price_list_id(account))
+    if htmx.is_htmx_request():
+        return htmx.render_fragments("prices/_rows.html", account=layout.build_account_view(account), table=table)
+    return htmx.render_page("prices/of_account.html", account=account, tab="credits", table=table)
 
 
 @blueprint.get("/accounts/<name>/credits/prices.csv")
-@access.see_account
-def download(account: Account) -> ResponseReturnValue:
-    rows = prices.rows(context.conn(), _list_of(account), now_ms())
-    return _csv(rows, f"{account.name}-prices.csv", own=False)
+@access.account_access_required
+def download_prices_csv(account: Account) -> ResponseReturnValue:
+    rows = prices.list_price_rows(context.get_conn(), _get_price_list_id(account), now_ms())
+    return _build_prices_csv_response(rows, f"{account.name}-prices.csv", own=False)
 
 
-def _list_of(account: Account) -> int:
-    return customers.by_id(context.conn(), account.customer_id).price_list_id
+def _get_price_list_id(account: Account) -> int:
+    return customers.get_customer_by_id(context.get_conn(), account.customer_id).price_list_id
 
 
-# --- what it will cost
+# --- cost estimates
 
 
 @blueprint.get("/accounts/<name>/credits/cost")
-@access.see_account
-def ask_cost(account: Account) -> ResponseReturnValue:
-    return _cost_page(account, CostForm(formdata=None))
+@access.account_access_required
+def show_cost_estimate_form(account: Account) -> ResponseReturnValue:
+    return _render_cost_estimate_page(account, CostEstimateForm(formdata=None))
 
 
 @blueprint.post("/accounts/<name>/credits/cost")
-@access.see_account
-def cost(account: Account) -> ResponseReturnValue:
-    """What a text costs to some numbers. It is posted so that it stands in no address, and changes nothing."""
-    form = CostForm()
+@access.account_access_required
+def estimate_cost(account: Account) -> ResponseReturnValue:
+    """What a text costs to some numbers. It is a POST only to keep the text out of addresses; it changes nothing."""
+    form = CostEstimateForm()
     values: dict[str, Any] = {}
     refusal = None
     try:
-        values["estimate"] = estimates.estimate(context.conn(), account, form.text.data or "", form.numbers.data or "")
+        values["estimate"] = estimates.estimate_cost(
+            context.get_conn(), account, form.text.data or "", form.numbers.data or ""
+        )
     except Refused as error:
         refusal = error
-    if htmx.wanted():
-        # Nobody has asked yet: it is being typed.
-        refusal = None if isinstance(refusal, estimates.NoNumber) else refusal
+    if htmx.is_htmx_request():
+        # The form is still being filled in.
+        refusal = None if isinstance(refusal, estimates.NoRecipients) else refusal
         status = 422 if refusal else 200
-        return htmx.parts("prices/_cost.html", status=status, refusal=refusal, country=countries.name, **values)
+        return htmx.render_fragments(
+            "prices/_cost.html", status=status, refusal=refusal, country=countries.get_country_name, **values
+        )
     if refusal:
-        attach(form, refusal)
-    return _cost_page(account, form, **values)
+        add_form_error(form, refusal)
+    return _render_cost_estimate_page(account, form, **values)
 
 
-def _cost_page(account: Account, form: CostForm, **values: Any) -> ResponseReturnValue:
-    return htmx.page(
+def _render_cost_estimate_page(account: Account, form: CostEstimateForm, **values: Any) -> ResponseReturnValue:
+    return htmx.render_page(
         "prices/cost.html",
         status=422 if form.errors else 200,
         account=account,
         tab="credits",
         form=form,
-        country=countries.name,
-        most=estimates.MOST_NUMBERS,
+        country=countries.get_country_name,
+        most=estimates.MAX_RECIPIENTS,
         **values,
     )

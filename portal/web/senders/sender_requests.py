@@ -1,4 +1,4 @@
-"""The operator's side of senders: what waits for a decision, and what was decided."""
+"""Sender requests, for operators: those that wait for a decision, and those that were decided."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,131 +11,149 @@ from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.common.errors import Refused
 from portal.services.senders import confusables, sender_requests, senders
-from portal.services.senders.confusables import Resemblance
-from portal.services.senders.senders import Request
+from portal.services.senders.confusables import SimilarSender
+from portal.services.senders.senders import SenderRequest
 from portal.web.core import access, context, htmx
 from portal.web.core.htmx import Toast
-from portal.web.senders.senders import state_of, type_of
+from portal.web.senders.senders import describe_sender_status, describe_sender_type
 
-blueprint = Blueprint("sender_queue", __name__, url_prefix="/admin")
+blueprint = Blueprint("sender_requests", __name__, url_prefix="/admin")
 
-_WAITING = "senders/requests/_waiting.html"
-_RESEMBLANCES = {
-    confusables.SAME: N_("%(customer)s (%(account)s) sends as %(address)s too"),
-    confusables.REACHES: N_("What is sent to %(address)s reaches %(customer)s (%(account)s)"),
-    confusables.LOOKS: N_("Looks like %(address)s of %(customer)s (%(account)s)"),
-    confusables.NEAR: N_("One character away from %(address)s of %(customer)s (%(account)s)"),
-    confusables.BEGINS: N_("Begins like %(address)s of %(customer)s (%(account)s)"),
+_WAITING_TEMPLATE = "senders/requests/_waiting.html"
+_SIMILARITY_TEXTS = {
+    confusables.IDENTICAL: N_("%(customer)s (%(account)s) sends as %(address)s too"),
+    confusables.INBOUND_NUMBER: N_("What is sent to %(address)s reaches %(customer)s (%(account)s)"),
+    confusables.LOOKALIKE: N_("Looks like %(address)s of %(customer)s (%(account)s)"),
+    confusables.ONE_EDIT_AWAY: N_("One character away from %(address)s of %(customer)s (%(account)s)"),
+    confusables.COMMON_PREFIX: N_("Begins like %(address)s of %(customer)s (%(account)s)"),
 }
-# The others follow when these are decided on.
-_WAITING_SHOWN = 5
-_DECIDED_SHOWN = 20
+# The others are shown when these have been decided.
+_MAX_WAITING = 5
+_MAX_DECIDED = 20
 
 
 @blueprint.get("/senders")
-@access.operate
-def index() -> ResponseReturnValue:
-    """Those that wait, longest first, and those that were decided on. Query: `q`, words to find among the latter."""
-    conn, words = context.conn(), request.args.get("q", "").strip()
-    decided = senders.search(conn, words, _DECIDED_SHOWN + 1)
-    requests = senders.waiting(conn, _WAITING_SHOWN)
-    return htmx.page(
+@access.operator_required
+def list_sender_requests() -> ResponseReturnValue:
+    """The pending ones, oldest first, and the decided ones. Query: `q`, a search in the latter."""
+    conn, search_text = context.get_conn(), request.args.get("q", "").strip()
+    decided = senders.search_decided_senders(conn, search_text, _MAX_DECIDED + 1)
+    requests = senders.list_pending_sender_requests(conn, _MAX_WAITING)
+    return htmx.render_page(
         "senders/requests/page.html",
         requests=requests,
-        **_words(requests),
-        **_counted(),
-        decided=decided[:_DECIDED_SHOWN],
-        more=len(decided) > _DECIDED_SHOWN,
-        q=words,
+        **_sender_request_context(requests),
+        **_waiting_count_context(),
+        decided=decided[:_MAX_DECIDED],
+        more=len(decided) > _MAX_DECIDED,
+        q=search_text,
     )
 
 
 @blueprint.get("/senders/<int:sender_id>")
-@access.operate
-def one(sender_id: int) -> ResponseReturnValue:
+@access.operator_required
+def show_sender_request(sender_id: int) -> ResponseReturnValue:
     """One sender, to decide on it, or to decide otherwise."""
-    return _page(sender_id)
+    return _render_sender_request_page(sender_id)
 
 
 @blueprint.post("/senders/<int:sender_id>")
-@access.operate
-def decide(sender_id: int) -> ResponseReturnValue:
-    """Approve or refuse. The form carries the `mark` of what was seen."""
-    conn, approve = context.conn(), request.form.get("decision") == "approve"
+@access.operator_required
+def decide_sender_request(sender_id: int) -> ResponseReturnValue:
+    """Approve or refuse. The form carries as `mark` the revision that was seen."""
+    conn, approve = context.get_conn(), request.form.get("decision") == "approve"
     comment = request.form.get("comment", "")
     try:
-        found = senders.request(conn, sender_id)
-        sender = sender_requests.decide(
+        sender_request = senders.get_sender_request(conn, sender_id)
+        sender = sender_requests.decide_sender_request(
             conn,
-            context.keys(),
-            context.actor(),
-            accounts.by_name(conn, found.account),
-            found.sender.address,
+            context.get_crypto_keys(),
+            context.get_actor(),
+            accounts.get_account(conn, sender_request.account),
+            sender_request.sender.address,
             approve=approve,
             comment=comment,
-            mark=request.form.get("mark", ""),
+            revision=request.form.get("mark", ""),
         )
     except senders.NoSuchSender:
         toast = Toast(_("Nothing was decided: the sender has been removed meanwhile."), "warn")
-        return htmx.parts("", _WAITING, toast=toast, **_counted()) if htmx.wanted() else _back(toast)
-    except senders.TextTooLong as refusal:
-        return _refused(sender_id, error=refusal.localized(), comment=comment)
+        return (
+            htmx.render_fragments("", _WAITING_TEMPLATE, toast=toast, **_waiting_count_context())
+            if htmx.is_htmx_request()
+            else _redirect_to_list(toast)
+        )
+    except senders.SenderFieldTooLong as refusal:
+        return _render_decision_error(sender_id, error=refusal.localized(), comment=comment)
     except Refused as refusal:
-        return _refused(sender_id, error=refusal.localized())
-    said = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
-    toast = Toast(said % {"sender": sender.address})
-    return _tile(sender_id, toast=toast) if htmx.wanted() else _back(toast)
+        return _render_decision_error(sender_id, error=refusal.localized())
+    toast_text = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
+    toast = Toast(toast_text % {"sender": sender.address})
+    return _render_sender_request_tile(sender_id, toast=toast) if htmx.is_htmx_request() else _redirect_to_list(toast)
 
 
-def _back(toast: Toast) -> ResponseReturnValue:
-    return htmx.done(url_for(".index"), toast)
+def _redirect_to_list(toast: Toast) -> ResponseReturnValue:
+    return htmx.redirect_after_post(url_for(".list_sender_requests"), toast)
 
 
-def _refused(sender_id: int, **values: Any) -> ResponseReturnValue:
-    return _tile(sender_id, status=422, **values) if htmx.wanted() else _page(sender_id, status=422, **values)
+def _render_decision_error(sender_id: int, **values: Any) -> ResponseReturnValue:
+    return (
+        _render_sender_request_tile(sender_id, status=422, **values)
+        if htmx.is_htmx_request()
+        else _render_sender_request_page(sender_id, status=422, **values)
+    )
 
 
-def _page(sender_id: int, *, status: int = 200, **values: Any) -> ResponseReturnValue:
-    found = _request(sender_id)
-    return htmx.page("senders/requests/one.html", status=status, asked=found, **_words([found]), **values)
-
-
-def _tile(sender_id: int, *, status: int = 200, toast: Toast | None = None, **values: Any) -> ResponseReturnValue:
-    """One request as it is now, and how many wait."""
-    found = _request(sender_id)
-    return htmx.parts(
-        "senders/requests/_request.html",
-        _WAITING,
+def _render_sender_request_page(sender_id: int, *, status: int = 200, **values: Any) -> ResponseReturnValue:
+    sender_request = _sender_request_or_404(sender_id)
+    return htmx.render_page(
+        "senders/requests/one.html",
         status=status,
-        toast=toast,
-        asked=found,
-        **_words([found]),
-        **_counted(),
+        sender_request=sender_request,
+        **_sender_request_context([sender_request]),
         **values,
     )
 
 
-def _counted() -> dict[str, Any]:
-    return {"waiting": senders.count_waiting(context.conn())}
+def _render_sender_request_tile(
+    sender_id: int, *, status: int = 200, toast: Toast | None = None, **values: Any
+) -> ResponseReturnValue:
+    """One request as it is now, and how many wait."""
+    sender_request = _sender_request_or_404(sender_id)
+    return htmx.render_fragments(
+        "senders/requests/_request.html",
+        _WAITING_TEMPLATE,
+        status=status,
+        toast=toast,
+        sender_request=sender_request,
+        **_sender_request_context([sender_request]),
+        **_waiting_count_context(),
+        **values,
+    )
 
 
-def _request(sender_id: int) -> Request:
+def _waiting_count_context() -> dict[str, Any]:
+    return {"waiting": senders.count_pending_sender_requests(context.get_conn())}
+
+
+def _sender_request_or_404(sender_id: int) -> SenderRequest:
     try:
-        return senders.request(context.conn(), sender_id)
+        return senders.get_sender_request(context.get_conn(), sender_id)
     except senders.NoSuchSender:
         abort(404)
 
 
-def _words(requests: Sequence[Request]) -> dict[str, Any]:
-    """How the templates put them into words."""
-    resembled = confusables.of(context.conn(), [each.sender for each in requests])
+def _sender_request_context(requests: Sequence[SenderRequest]) -> dict[str, Any]:
+    """The variables of the templates that describe requests."""
+    similar_senders = confusables.find_similar_senders(context.get_conn(), [each.sender for each in requests])
     return {
-        "resembled": {key: [_sentence(each) for each in found] for key, found in resembled.items()},
-        "state_of": state_of,
-        "type_of": type_of,
+        "similar_senders": {
+            key: [_describe_similar_sender(each) for each in similar] for key, similar in similar_senders.items()
+        },
+        "describe_status": describe_sender_status,
+        "describe_type": describe_sender_type,
     }
 
 
-def _sentence(each: Resemblance) -> str:
-    words = {"address": each.address, "account": each.account, "customer": each.customer}
-    return _(_RESEMBLANCES[each.how], **words)
+def _describe_similar_sender(similar: SimilarSender) -> str:
+    params = {"address": similar.address, "account": similar.account, "customer": similar.customer}
+    return _(_SIMILARITY_TEXTS[similar.kind], **params)

@@ -14,46 +14,46 @@ from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import Pulse
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, sender_requests, senders
 from portal.services.senders.senders import Sender
 from portal.web.core import access, context, htmx, layout, live, uploads
-from portal.web.core.forms import Form, attach, row_id
+from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
 from portal.web.core.htmx import Toast
-from portal.web.core.live import Part
+from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("senders", __name__)
 
-_TYPES = {
+_TYPE_LABELS = {
     senders.ALPHA: N_("Letters and digits"),
     senders.SHORTCODE: N_("Short code"),
     senders.NUMERIC: N_("Number"),
     senders.VIRTUAL: N_("Virtual number"),
 }
-# The words for a state, and how its badge looks.
-_STATES = {
+# The label of a status, and the kind of its badge.
+_STATUS_BADGES = {
     senders.ENABLED: (N_("Enabled"), "ok"),
     senders.DISABLED: (N_("Disabled"), "mute"),
     senders.WAITING: (N_("Waiting for a decision"), "warn"),
     senders.REFUSED: (N_("Refused"), "err"),
 }
-# `page` is a word of the open page's own, see live.poll.
-_ASKS = ("sort", "q", "p")
-_ON_A_PAGE = 10
+# `page` is taken by the poll of an open page, see `live.poll_changes`.
+_LIST_PARAMS = ("sort", "q", "p")
+_PAGE_SIZE = 10
 _NEWEST_FIRST = "-asked"
 
 
-class SenderForm(Form):
+class SenderForm(TranslatedForm):
     sender = StringField(N_("Sender"))
     description = StringField(N_("Description"))
     reason = TextAreaField(N_("What it is for"))
     document = FileField(N_("Supporting document"))
 
 
-class SearchForm(Form):
-    """Which senders are shown: those with the words of `q`, sorted by a column (a minus before it: downwards)."""
+class SenderSearchForm(TranslatedForm):
+    """Which senders are shown: those with the words of `q`, sorted by a column (a minus before it: descending)."""
 
     class Meta:
         csrf = False
@@ -72,32 +72,32 @@ class SearchForm(Form):
     )
 
 
-# --- the list, and asking for one
+# --- the list, and requesting a sender
 
 
 @blueprint.get("/accounts/<name>/senders")
-@access.see_account
-def listed(account: Account) -> ResponseReturnValue:
-    """Query: `sort` and `q`, see `SearchForm`; `p`, the page's number from 1."""
-    return _page(account, SenderForm())
+@access.account_access_required
+def list_senders(account: Account) -> ResponseReturnValue:
+    """Query: `sort` and `q`, see `SenderSearchForm`; `p`, the page's number from 1."""
+    return _render_page(account, SenderForm())
 
 
 @blueprint.post("/accounts/<name>/senders")
-@access.change_account
-@uploads.takes_files
-def add(account: Account) -> ResponseReturnValue:
-    """Ask for a sender; it waits for the operator's decision."""
+@access.account_change_required
+@uploads.accepts_files
+def add_sender(account: Account) -> ResponseReturnValue:
+    """Request a sender; it waits for the operator's decision."""
     form = SenderForm()
     upload = request.files.get("document")
     # A browser sends the field also when no file was chosen: nameless, and empty.
-    content = upload.read(documents.MOST_BYTES + 1) if upload else b""
+    content = upload.read(documents.MAX_DOCUMENT_BYTES + 1) if upload else b""
     try:
         if upload and not content:
-            raise documents.NotADocument()
-        added = sender_requests.ask(
-            context.conn(),
-            context.keys(),
-            context.actor(),
+            raise documents.InvalidDocument()
+        sender = sender_requests.request_sender(
+            context.get_conn(),
+            context.get_crypto_keys(),
+            context.get_actor(),
             account,
             form.sender.data or "",
             description=form.description.data or "",
@@ -105,32 +105,34 @@ def add(account: Account) -> ResponseReturnValue:
             document=content,
         )
     except Refused as refusal:
-        attach(form, refusal, address="sender")
+        add_form_error(form, refusal, address="sender")
         if upload and not form.document.errors:
             # No page can fill this field in.
             form.document.errors = [_("Choose the document once more.")]
-        if htmx.wanted():
-            return htmx.parts("senders/_tile.html", status=422, **_tile(account, form))
-        return _page(account, form, status=422)
-    toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=added.address))
-    if htmx.wanted():
-        return htmx.parts("senders/_tile.html", toast=toast, changed=True, **_tile(account, SenderForm(formdata=None)))
-    return htmx.done(url_for(".listed", name=account.name), toast)
+        if htmx.is_htmx_request():
+            return htmx.render_fragments("senders/_tile.html", status=422, **_tile_context(account, form))
+        return _render_page(account, form, status=422)
+    toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=sender.address))
+    if htmx.is_htmx_request():
+        return htmx.render_fragments(
+            "senders/_tile.html", toast=toast, trigger_refresh=True, **_tile_context(account, SenderForm(formdata=None))
+        )
+    return htmx.redirect_after_post(url_for(".list_senders", name=account.name), toast)
 
 
 @blueprint.get("/accounts/<name>/senders/<int:sender_id>/document")
-@access.see_account
-def document(account: Account, sender_id: int) -> ResponseReturnValue:
+@access.account_access_required
+def download_document(account: Account, sender_id: int) -> ResponseReturnValue:
     """A sender's document, as a file to save: no browser shows it as a page of this portal's."""
-    found = _sender(account, sender_id).document
-    content = documents.content(context.conn(), found) if found else None
-    if found is None or content is None:
+    sender_document = _sender_or_404(account, sender_id).document
+    content = documents.read_document(context.get_conn(), sender_document) if sender_document else None
+    if sender_document is None or content is None:
         abort(404)
     return Response(
         content,
-        content_type=documents.MEDIA_TYPES[found.type],
+        content_type=documents.MEDIA_TYPES[sender_document.type],
         headers={
-            "Content-Disposition": f'attachment; filename="{found.name}"',
+            "Content-Disposition": f'attachment; filename="{sender_document.name}"',
             # Beside the policy that every answer has; both hold.
             "Content-Security-Policy": "sandbox; default-src 'none'",
         },
@@ -141,196 +143,214 @@ def document(account: Account, sender_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/accounts/<name>/senders/switch")
-@access.change_account
-def switch(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def set_sender_enabled(account: Account) -> ResponseReturnValue:
     """Disable or enable one. Form, or query where a toast undoes: its id, as `disable` or `enable`."""
-    on = "enable" in request.values
+    enabled = "enable" in request.values
     try:
-        sender_id = row_id(request.values.get("enable" if on else "disable", ""))
-        switched = senders.switch(context.conn(), context.actor(), account, sender_id, on=on)
+        sender_id = parse_row_id(request.values.get("enable" if enabled else "disable", ""))
+        sender = senders.set_sender_enabled(
+            context.get_conn(), context.get_actor(), account, sender_id, enabled=enabled
+        )
     except (ValueError, senders.NoSuchSender):
         abort(404)
     except Refused as refusal:
-        return _list_with(account, Toast(refusal.localized(), "warn"))
-    said = _("%(sender)s was enabled.") if on else _("%(sender)s was disabled. Messages from it are refused.")
-    back: dict[str, Any] = {"disable" if on else "enable": sender_id}
-    undo = url_for(".switch", name=account.name, **back | _asked())
-    return _list_with(account, Toast(said % {"sender": switched.address}, undo=undo))
+        return _render_list(account, Toast(refusal.localized(), "warn"))
+    toast_text = (
+        _("%(sender)s was enabled.") if enabled else _("%(sender)s was disabled. Messages from it are refused.")
+    )
+    undo_params: dict[str, Any] = {"disable" if enabled else "enable": sender_id}
+    undo_url = url_for(".set_sender_enabled", name=account.name, **undo_params | _current_list_params())
+    return _render_list(account, Toast(toast_text % {"sender": sender.address}, undo=undo_url))
 
 
 # --- removing
 
 
 @blueprint.get("/accounts/<name>/senders/delete")
-@access.change_account
-def ask(account: Account) -> ResponseReturnValue:
-    """The question before those that were selected are removed. Query: `id`, several times."""
-    wanted = set(request.args.getlist("id", type=row_id))
-    return htmx.dialog(
+@access.account_change_required
+def ask_remove_senders(account: Account) -> ResponseReturnValue:
+    """Ask for confirmation before the selected ones are removed. Query: `id`, several times."""
+    selected_ids = set(request.args.getlist("id", type=parse_row_id))
+    return htmx.render_dialog(
         "senders/_delete.html",
         account,
-        title=_("Delete the ticked senders"),
+        title=_("Delete the selected senders"),
         tab="senders",
-        senders=[each for each in senders.of_account(context.conn(), account.id) if each.id in wanted],
+        senders=[each for each in senders.list_senders(context.get_conn(), account.id) if each.id in selected_ids],
         any_sender=account.any_sender,
-        query=_query(),
+        query=_list_query_string(),
     )
 
 
 @blueprint.post("/accounts/<name>/senders/delete")
-@access.change_account
-def remove(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def remove_senders(account: Account) -> ResponseReturnValue:
     """Remove those that the form names with `id`, several times; messages that carry them are refused from then on."""
     try:
-        removed = senders.remove(context.conn(), context.actor(), account, request.form.getlist("id", type=row_id))
+        removed = senders.remove_senders(
+            context.get_conn(), context.get_actor(), account, request.form.getlist("id", type=parse_row_id)
+        )
     except senders.NoSuchSender:
         abort(404)
     if len(removed) == 1:
-        said = _("%(sender)s was removed.", sender=removed[0].address)
+        toast_text = _("%(sender)s was removed.", sender=removed[0].address)
     else:
-        said = i18n.ngettext("%(num)s sender was removed.", "%(num)s senders were removed.", len(removed))
-    undo = url_for(".restore", name=account.name, id=[each.id for each in removed], **_asked())
-    return _list_with(account, Toast(said, undo=undo))
+        toast_text = i18n.ngettext("%(num)s sender was removed.", "%(num)s senders were removed.", len(removed))
+    undo_url = url_for(
+        ".restore_senders", name=account.name, id=[each.id for each in removed], **_current_list_params()
+    )
+    return _render_list(account, Toast(toast_text, undo=undo_url))
 
 
 @blueprint.post("/accounts/<name>/senders/restore")
-@access.change_account
-def restore(account: Account) -> ResponseReturnValue:
+@access.account_change_required
+def restore_senders(account: Account) -> ResponseReturnValue:
     """Undo a removal. Query: `id`, several times."""
     try:
-        restored = senders.restore(context.conn(), context.actor(), account, request.args.getlist("id", type=row_id))
+        restored = senders.restore_senders(
+            context.get_conn(), context.get_actor(), account, request.args.getlist("id", type=parse_row_id)
+        )
     except senders.NoSuchSender:
         abort(404)
     except Refused as refusal:
-        return _list_with(account, Toast(refusal.localized(), "err"))
+        return _render_list(account, Toast(refusal.localized(), "err"))
     if len(restored) == 1:
-        said = _("%(sender)s is back in the list.", sender=restored[0].address)
+        toast_text = _("%(sender)s is back in the list.", sender=restored[0].address)
     else:
-        said = i18n.ngettext(
+        toast_text = i18n.ngettext(
             "%(num)s sender is back in the list.", "%(num)s senders are back in the list.", len(restored)
         )
-    return _list_with(account, Toast(said))
+    return _render_list(account, Toast(toast_text))
 
 
 # --- what the page shows
 
 
-def _page(account: Account, form: SenderForm, *, status: int = 200) -> ResponseReturnValue:
-    return live.show(
+def _render_page(account: Account, form: SenderForm, *, status: int = 200) -> ResponseReturnValue:
+    return live.render_live_page(
         "senders/page.html",
         "senders",
         account,
         status=status,
         form=form,
-        routes=inbound_numbers.of_account(context.conn(), account.id),
-        **_around(account),
+        inbound_numbers=inbound_numbers.list_inbound_numbers(context.get_conn(), account.id),
+        **_list_controls_context(account),
     )
 
 
-def _sender(account: Account, sender_id: int) -> Sender:
+def _sender_or_404(account: Account, sender_id: int) -> Sender:
     try:
-        return senders.by_id(context.conn(), account, sender_id)
+        return senders.get_sender_by_id(context.get_conn(), account, sender_id)
     except senders.NoSuchSender:
         abort(404)
 
 
-def _tile(account: Account, form: SenderForm) -> dict[str, Any]:
+def _tile_context(account: Account, form: SenderForm) -> dict[str, Any]:
     return {
-        "account": layout.account_view(account),
+        "account": layout.build_account_view(account),
         "may_change": access.may_change(),
-        "parts": live.draw(account, _LIST),
+        "parts": live.render_live_fragments(account, _LIST_PART),
         "form": form,
-        **_around(account),
+        **_list_controls_context(account),
     }
 
 
-def _around(account: Account) -> dict[str, Any]:
-    """What stands beside the list, and is not drawn anew with it."""
-    many = len(senders.of_account(context.conn(), account.id)) > _ON_A_PAGE
+def _list_controls_context(account: Account) -> dict[str, Any]:
+    """The values of what stands beside the list, and is not redrawn with it."""
+    has_many = len(senders.list_senders(context.get_conn(), account.id)) > _PAGE_SIZE
     return {
-        "args": _asked(),
-        "query": _query(),
-        "search": SearchForm(request.args) if many or request.args.get("q") else None,
-        "most_bytes": documents.MOST_BYTES,
+        "args": _current_list_params(),
+        "query": _list_query_string(),
+        "search": SenderSearchForm(request.args) if has_many or request.args.get("q") else None,
+        "most_bytes": documents.MAX_DOCUMENT_BYTES,
     }
 
 
-def _list_with(account: Account, toast: Toast) -> ResponseReturnValue:
+def _render_list(account: Account, toast: Toast) -> ResponseReturnValue:
     """The list as it is now."""
-    if not htmx.wanted():
-        return htmx.done(url_for(".listed", name=account.name, **_asked()), toast)
+    if not htmx.is_htmx_request():
+        return htmx.redirect_after_post(url_for(".list_senders", name=account.name, **_current_list_params()), toast)
     if request.headers.get("HX-Target") != "senders-list":
-        # Undone in a toast: the page's parts look by themselves.
-        return htmx.parts("", toast=toast, changed=True)
-    return htmx.parts(*live.draw(account, _LIST).values(), toast=toast, changed=True)
+        # Undone in a toast: the page polls for the changed fragments itself.
+        return htmx.render_fragments("", toast=toast, trigger_refresh=True)
+    return htmx.render_fragments(
+        *live.render_live_fragments(account, _LIST_PART).values(), toast=toast, trigger_refresh=True
+    )
 
 
-def _asked() -> dict[str, Any]:
-    """What the address says of the list. Each form carries it along, so that the list stays as the reader has it."""
-    return {name: request.args[name] for name in _ASKS if request.args.get(name)}
+def _current_list_params() -> dict[str, Any]:
+    """The request's parameters of the list. Each form repeats them, so that the list stays as the user has set it."""
+    return {name: request.args[name] for name in _LIST_PARAMS if request.args.get(name)}
 
 
-def _query() -> str:
-    return _with() if _asked() else ""
+def _list_query_string() -> str:
+    return _list_query_string_with() if _current_list_params() else ""
 
 
-def type_of(sender: Sender) -> str:
-    """A sender's type in words."""
-    return _(_TYPES[sender.type])
+def describe_sender_type(sender: Sender) -> str:
+    """The label of a sender's type."""
+    return _(_TYPE_LABELS[sender.type])
 
 
-def state_of(sender: Sender) -> tuple[str, str]:
-    """A sender's state in words, and its badge's kind."""
-    label, kind = _STATES[sender.status]
+def describe_sender_status(sender: Sender) -> tuple[str, str]:
+    """The label of a sender's status, and the kind of its badge."""
+    label, kind = _STATUS_BADGES[sender.status]
     return _(label), kind
 
 
 # --- the list
 
 
-_KEYS: dict[str, Callable[[Sender], Any]] = {
+_SORT_KEYS: dict[str, Callable[[Sender], Any]] = {
     "asked": lambda each: (each.created_at, each.id),
     "sender": lambda each: each.address.casefold(),
-    "type": lambda each: list(_TYPES).index(each.type),
-    "status": lambda each: list(_STATES).index(each.status),
+    "type": lambda each: list(_TYPE_LABELS).index(each.type),
+    "status": lambda each: list(_STATUS_BADGES).index(each.status),
     "description": lambda each: (not each.description, each.description.casefold()),
 }
 
 
-def _list(account: Account, pulse: Pulse) -> dict[str, Any]:
-    wanted = request.args.get("q", "").strip().casefold()
-    everyone = senders.of_account(context.conn(), account.id)
-    found = [each for each in everyone if wanted in each.address.casefold() or wanted in each.description.casefold()]
+def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    search_text = request.args.get("q", "").strip().casefold()
+    all_senders = senders.list_senders(context.get_conn(), account.id)
+    matches = [
+        each
+        for each in all_senders
+        if search_text in each.address.casefold() or search_text in each.description.casefold()
+    ]
     sort = request.args.get("sort", "")
-    if sort.removeprefix("-") not in _KEYS:
+    if sort.removeprefix("-") not in _SORT_KEYS:
         sort = _NEWEST_FIRST
-    found.sort(key=_KEYS[sort.removeprefix("-")], reverse=sort.startswith("-"))
-    last = max(1, -(-len(found) // _ON_A_PAGE))
-    number = min(max(1, request.args.get("p", 1, type=int)), last)
+    matches.sort(key=_SORT_KEYS[sort.removeprefix("-")], reverse=sort.startswith("-"))
+    last_page = max(1, -(-len(matches) // _PAGE_SIZE))
+    page_number = min(max(1, request.args.get("p", 1, type=int)), last_page)
     return {
-        "senders": found[(number - 1) * _ON_A_PAGE : number * _ON_A_PAGE],
-        "searched": bool(wanted),
-        "type_of": type_of,
-        "state_of": state_of,
+        "senders": matches[(page_number - 1) * _PAGE_SIZE : page_number * _PAGE_SIZE],
+        "searched": bool(search_text),
+        "describe_type": describe_sender_type,
+        "describe_status": describe_sender_status,
         "any_sender": account.any_sender,
         "sort": sort,
-        "args": _asked(),
-        "sorted_by": lambda column: _with(sort=f"-{column}" if sort == column else column, p=""),
-        "newer": _with(p=number - 1) if number > 1 else "",
-        "older": _with(p=number + 1) if number < last else "",
+        "args": _current_list_params(),
+        "sorted_by": lambda column: _list_query_string_with(sort=f"-{column}" if sort == column else column, p=""),
+        "newer": _list_query_string_with(p=page_number - 1) if page_number > 1 else "",
+        "older": _list_query_string_with(p=page_number + 1) if page_number < last_page else "",
     }
 
 
-def _with(**changed: object) -> str:
-    """The list's address with something said otherwise; empty: left out."""
-    said = _asked() | changed
-    return "?" + urlencode({name: value for name, value in said.items() if value})
+def _list_query_string_with(**changes: object) -> str:
+    """The list's query string with some parameters changed; empty ones are left out."""
+    params = _current_list_params() | changes
+    return "?" + urlencode({name: value for name, value in params.items() if value})
 
 
-def _ground(account: Account, pulse: Pulse) -> tuple[int, tuple[str, ...]]:
-    # A number is a virtual one while it reaches the account.
-    return pulse.settings, tuple(each.number for each in inbound_numbers.of_account(context.conn(), account.id))
+def _list_cache_key(account: Account, counters: ChangeCounters) -> tuple[int, tuple[str, ...]]:
+    # A sender is a virtual number while that number is one of the account's inbound numbers.
+    return counters.config_version, tuple(
+        each.number for each in inbound_numbers.list_inbound_numbers(context.get_conn(), account.id)
+    )
 
 
-_LIST = Part("senders/_list.html", _ground, _list, asks=_ASKS)
-live.register("senders", _LIST)
+_LIST_PART = LiveFragment("senders/_list.html", _list_cache_key, _list_context, query_args=_LIST_PARAMS)
+live.register_live_page("senders", _LIST_PART)

@@ -1,4 +1,4 @@
-"""An account's statistics: what its messages of a period came to, drawn, as tables and as CSV."""
+"""An account's statistics: its messages in a period, as figures, charts, tables and CSV."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,176 +17,186 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
-from portal.services.common.message_states import PTT
-from portal.services.common.periods import DAYS_30, PERIODS_OF_STATISTICS
+from portal.services.common.message_states import PTT_DESCRIPTIONS
+from portal.services.common.periods import DAYS_30, STATISTICS_PERIODS
 from portal.services.prices import countries
 from portal.services.statistics import rollup, statistics
-from portal.services.statistics.daily_totals import Counts
-from portal.services.statistics.statistics import Before, Statistics, Times
+from portal.services.statistics.daily_totals import MessageCounts
+from portal.services.statistics.statistics import DeliveryTimes, PreviousPeriod, Statistics
 from portal.web.core import access, context, downloads, htmx, periods
-from portal.web.core.periods import Asked
+from portal.web.core.periods import PeriodParam
 
 blueprint = Blueprint("statistics", __name__)
 
 _GRAINS = {"hour": rollup.HOUR, "day": rollup.DAY, "month": rollup.MONTH}
-_GRAIN_WORDS = {"": N_("Automatic"), "hour": N_("Hour"), "day": N_("Day"), "month": N_("Month")}
-_MOST_LINES = 50
-_COUNTS = "sent;delivered;failed;pending;stopped;refused;parts;credits;rate".split(";")
-_COLUMNS = {
-    "time": ["begins", *_COUNTS],
-    "country": ["country", *_COUNTS],
-    "sender": ["sender", *_COUNTS],
+_GRAIN_LABELS = {"": N_("Automatic"), "hour": N_("Hour"), "day": N_("Day"), "month": N_("Month")}
+_MAX_TABLE_ROWS = 50
+_COUNT_COLUMNS = "sent;delivered;failed;pending;stopped;refused;parts;credits;rate".split(";")
+_CSV_COLUMNS = {
+    "time": ["begins", *_COUNT_COLUMNS],
+    "country": ["country", *_COUNT_COLUMNS],
+    "sender": ["sender", *_COUNT_COLUMNS],
     "status": ["ptt", "description", "messages"],
 }
 # The layers of the chart from below, with the classes of their colours.
-_LAYERS: Sequence[tuple[str, str, Callable[[Counts], int]]] = (
+_CHART_LAYERS: Sequence[tuple[str, str, Callable[[MessageCounts], int]]] = (
     ("", N_("delivered"), lambda counts: counts.delivered),
     ("b", N_("failed"), lambda counts: counts.failed),
     ("c", N_("on their way"), lambda counts: counts.pending),
     ("d", N_("stopped"), lambda counts: counts.stopped),
 )
-_HEIGHT = 120
+_CHART_HEIGHT = 120
 _SECOND_MS = 1_000
-_LIMITS = (
+_DELIVERY_TIME_LIMITS = (
     *(_SECOND_MS * seconds for seconds in (1, 2, 5, 10, 30)),
     *(MINUTE_MS * minutes for minutes in (1, 5, 15)),
     *(HOUR_MS * hours for hours in (1, 6)),
     *(DAY_MS * days for days in (1, 3)),
 )
-_UNITS = (
+_DURATION_UNITS = (
     (DAY_MS, N_("%(number)s d")),
     (HOUR_MS, N_("%(number)s h")),
     (MINUTE_MS, N_("%(number)s min")),
     (_SECOND_MS, N_("%(number)s s")),
 )
-# What is drawn of the times: without the few that took longest, which would leave the others no room.
-_DRAWN = (0.005, 0.995)
-_TIMES_BARS = 24
+# The range of times in the histogram: a few very long ones would leave no room for the others.
+_DRAWN_QUANTILES = (0.005, 0.995)
+_HISTOGRAM_BAR_COUNT = 24
 
 
-class FilterForm(periods.Form):
-    """What the address asks for."""
+class StatisticsFilterForm(periods.PeriodForm):
+    """The form of the page's filter."""
 
     grain = SelectField(N_("Show by"), validate_choice=False)
 
 
 @dataclass(frozen=True)
-class _Filter:
-    """What is shown: a period, and how it is cut up (empty: as suits it)."""
+class _StatisticsFilter:
+    """What is shown: a period, and its unit of time (empty: chosen by the length of the period)."""
 
-    period: Asked
+    period: PeriodParam
     grain: str
 
     @property
-    def query(self) -> str:
-        said = {**self.period.said, "grain": self.grain}
-        return urlencode({name: value for name, value in said.items() if value})
+    def query_string(self) -> str:
+        params = {**self.period.params, "grain": self.grain}
+        return urlencode({name: value for name, value in params.items() if value})
 
-    def read(self, account: Account) -> Statistics | None:
+    def read_statistics(self, account: Account) -> Statistics | None:
         period = self.period
         grain = _GRAINS.get(self.grain)
-        return statistics.read(context.conn(), account.id, period.choice, period.within, grain, now_ms())
+        return statistics.read_statistics(context.get_conn(), account.id, period.choice, period.period, grain, now_ms())
 
 
-def _asked() -> _Filter:
-    """The filter that this request's address asks for; the usual one where what it says can't be read."""
+def _read_filter() -> _StatisticsFilter:
+    """The filter in this request's query; the default where the query is invalid."""
     grain = request.args.get("grain", "").strip()
-    return _Filter(
-        periods.asked(DAYS_30, PERIODS_OF_STATISTICS, statistics.TIMEZONE), grain if grain in _GRAINS else ""
+    return _StatisticsFilter(
+        periods.parse_period_param(DAYS_30, STATISTICS_PERIODS, statistics.TIMEZONE), grain if grain in _GRAINS else ""
     )
 
 
 @blueprint.get("/accounts/<name>/statistics")
-@access.see_account
-def page(account: Account) -> ResponseReturnValue:
+@access.account_access_required
+def show_statistics(account: Account) -> ResponseReturnValue:
     """The statistics. Query: `period` (with `from` and `to`) and `grain` (`hour`, `day`, `month`)."""
-    asked = _asked()
-    found = asked.read(account)
-    before = found.before if found else None
-    is_empty = found is None or not (found.totals.came or (before and before.totals.came))
-    if is_empty or found is None:
-        shown: dict[str, object] = {"found": None, "began": statistics.began(context.conn(), account.id)}
+    stats_filter = _read_filter()
+    stats = stats_filter.read_statistics(account)
+    previous = stats.previous if stats else None
+    is_empty = stats is None or not (stats.totals.submitted or (previous and previous.totals.submitted))
+    if is_empty or stats is None:
+        values: dict[str, object] = {
+            "statistics": None,
+            "began": statistics.get_first_message_day(context.get_conn(), account.id),
+        }
     else:
-        shown = _shown(asked, found)
-    return htmx.page(
+        values = _statistics_context(stats_filter, stats)
+    return htmx.render_page(
         "statistics/page.html",
-        status=422 if asked.period.refusal else 200,
+        status=422 if stats_filter.period.error else 200,
         account=account,
         tab="statistics",
-        filter=_filter_form(asked),
-        query=asked.query,
-        **shown,
+        filter=_build_filter_form(stats_filter),
+        query=stats_filter.query_string,
+        **values,
     )
 
 
-def _filter_form(asked: _Filter) -> FilterForm:
-    form = FilterForm(request.args)
-    form.show(asked.period)
-    form.grain.choices = [SelectChoice(name, _(words)) for name, words in _GRAIN_WORDS.items()]
-    form.grain.data = asked.grain
+def _build_filter_form(stats_filter: _StatisticsFilter) -> StatisticsFilterForm:
+    form = StatisticsFilterForm(request.args)
+    form.fill(stats_filter.period)
+    form.grain.choices = [SelectChoice(name, _(words)) for name, words in _GRAIN_LABELS.items()]
+    form.grain.data = stats_filter.grain
     return form
 
 
 @blueprint.get("/accounts/<name>/statistics/table")
-@access.see_account
-def table(account: Account) -> ResponseReturnValue:
+@access.account_access_required
+def show_chart_table(account: Account) -> ResponseReturnValue:
     """What the chart shows, as a table; the query is the page's."""
-    asked = _asked()
-    if asked.period.refusal is not None:
-        return _mended(account)
-    found = asked.read(account)
-    head, rows = _step_table(found) if found else ([], [])
-    return htmx.dialog(
+    stats_filter = _read_filter()
+    if stats_filter.period.error is not None:
+        return _redirect_to_page(account)
+    stats = stats_filter.read_statistics(account)
+    head, rows = _build_chart_table(stats) if stats else ([], [])
+    return htmx.render_dialog(
         "statistics/_chart_table.html",
         account,
         title=_("Statistics"),
         tab="statistics",
         head=head,
         rows=rows,
-        query=asked.query,
+        query=stats_filter.query_string,
     )
 
 
-def _step_table(found: Statistics) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The names of the columns, and the rows, newest first; without what there is none of, for phones are narrow."""
-    columns: list[tuple[str, Callable[[Counts], int]]] = [(_("sent"), lambda counts: counts.sent)]
-    columns += [(_(words), count) for _kind, words, count in _LAYERS if count(found.totals)]
+def _build_chart_table(stats: Statistics) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The names of the columns, and the rows, newest first; without empty columns, for phones are narrow."""
+    columns: list[tuple[str, Callable[[MessageCounts], int]]] = [(_("sent"), lambda counts: counts.sent)]
+    columns += [(_(words), count) for _kind, words, count in _CHART_LAYERS if count(stats.totals)]
     rows = [
-        (_begins(found, step.at), [i18n.decimal(count(step.counts)) for _words, count in columns])
-        for step in reversed(found.steps)
+        (_format_interval_start(stats, step.at), [i18n.format_number(count(step.counts)) for _words, count in columns])
+        for step in reversed(stats.steps)
     ]
-    return [_column(found), *(words for words, _count in columns)], rows
+    return [_time_column_label(stats), *(words for words, _count in columns)], rows
 
 
 @blueprint.get("/accounts/<name>/statistics.csv")
-@access.see_account
-def download(account: Account) -> ResponseReturnValue:
+@access.account_access_required
+def download_statistics_csv(account: Account) -> ResponseReturnValue:
     """One of the page's tables, whole. The query is the page's, and `of`: `time`, `country`, `sender` or `status`."""
-    asked = _asked()
-    if asked.period.refusal is not None:
-        return _mended(account)
-    of = request.args.get("of", "")
-    of = of if of in _COLUMNS else "time"
-    found = asked.read(account)
-    name = f"{account.name}-statistics-{of}.csv"
-    return downloads.send(name, _COLUMNS[of], _rows(found, of) if found else [], mark=request.args.get("bom") == "1")
+    stats_filter = _read_filter()
+    if stats_filter.period.error is not None:
+        return _redirect_to_page(account)
+    table_name = request.args.get("of", "")
+    table_name = table_name if table_name in _CSV_COLUMNS else "time"
+    stats = stats_filter.read_statistics(account)
+    filename = f"{account.name}-statistics-{table_name}.csv"
+    return downloads.stream_csv(
+        filename,
+        _CSV_COLUMNS[table_name],
+        _iterate_csv_rows(stats, table_name) if stats else [],
+        with_bom=request.args.get("bom") == "1",
+    )
 
 
-def _mended(account: Account) -> ResponseReturnValue:
-    """The page says what is wrong with the address."""
-    return htmx.done(f"{url_for('.page', name=account.name)}?{request.query_string.decode('latin-1')}")
+def _redirect_to_page(account: Account) -> ResponseReturnValue:
+    """The page shows what is wrong with the query."""
+    return htmx.redirect_after_post(
+        f"{url_for('.show_statistics', name=account.name)}?{request.query_string.decode('latin-1')}"
+    )
 
 
-def _rows(found: Statistics, of: str) -> Iterable[list[object]]:
-    if of == "status":
-        return ([ptt, _words(ptt), messages] for ptt, messages in found.endings)
-    if of == "time":
-        return ([i18n.iso(each.at), *_amounts(each.counts)] for each in found.steps)
-    lines = found.countries if of == "country" else found.senders
-    return ([each.name, *_amounts(each.counts)] for each in lines)
+def _iterate_csv_rows(stats: Statistics, table_name: str) -> Iterable[list[object]]:
+    if table_name == "status":
+        return ([ptt, _describe_ptt(ptt), messages] for ptt, messages in stats.messages_by_ptt)
+    if table_name == "time":
+        return ([i18n.format_iso8601(each.at), *_csv_columns_from_counts(each.counts)] for each in stats.steps)
+    lines = stats.countries if table_name == "country" else stats.senders
+    return ([each.name, *_csv_columns_from_counts(each.counts)] for each in lines)
 
 
-def _amounts(counts: Counts) -> list[object]:
+def _csv_columns_from_counts(counts: MessageCounts) -> list[object]:
     return [
         counts.sent,
         counts.delivered,
@@ -195,81 +205,88 @@ def _amounts(counts: Counts) -> list[object]:
         counts.stopped,
         counts.refused,
         counts.parts,
-        credit_amounts.plain(counts.price),
-        "" if counts.rate is None else f"{counts.rate:.4f}",
+        credit_amounts.credits_to_json_number(counts.price),
+        "" if counts.delivery_rate is None else f"{counts.delivery_rate:.4f}",
     ]
 
 
 # --- what the page shows
 
 
-def _shown(asked: _Filter, found: Statistics) -> dict[str, object]:
-    times = found.times
-    total = sum(messages for _ptt, messages in found.endings)
+def _statistics_context(stats_filter: _StatisticsFilter, stats: Statistics) -> dict[str, object]:
+    times = stats.times
+    total = sum(messages for _ptt, messages in stats.messages_by_ptt)
     return {
-        "found": found,
-        "days": _days(found.first, found.last),
-        "before": _before_words(found.before) if found.before else "",
-        "figures": _figures(found),
-        "coarser": _GRAINS.get(asked.grain, found.grain) != found.grain,
-        "most_days": (statistics.MOST_DAYS[rollup.HOUR], statistics.MOST_DAYS[rollup.DAY], statistics.HOURS_KEPT_DAYS),
-        "chart": _chart(found),
-        "statuses": [(_words(ptt), ptt, messages, messages / total) for ptt, messages in found.endings],
-        "countries": [_line(countries.name(each.name), each.counts) for each in found.countries[:_MOST_LINES]],
-        "senders": [_line(each.name, each.counts) for each in found.senders[:_MOST_LINES]],
-        "more_countries": len(found.countries) > _MOST_LINES,
-        "more_senders": len(found.senders) > _MOST_LINES,
-        "times": _times_chart(times) if times.messages else None,
-        "within": list(_within(times)) if times.messages else [],
+        "statistics": stats,
+        "days": _format_date_range(stats.first, stats.last),
+        "before": _format_previous_period(stats.previous) if stats.previous else "",
+        "figures": _build_key_figures(stats),
+        "coarser": _GRAINS.get(stats_filter.grain, stats.grain) != stats.grain,
+        "most_days": (
+            statistics.MAX_DAYS[rollup.HOUR],
+            statistics.MAX_DAYS[rollup.DAY],
+            statistics.HOURLY_RETENTION_DAYS,
+        ),
+        "chart": _build_messages_chart(stats),
+        "statuses": [(_describe_ptt(ptt), ptt, messages, messages / total) for ptt, messages in stats.messages_by_ptt],
+        "countries": [
+            _format_table_row(countries.get_country_name(each.name), each.counts)
+            for each in stats.countries[:_MAX_TABLE_ROWS]
+        ],
+        "senders": [_format_table_row(each.name, each.counts) for each in stats.senders[:_MAX_TABLE_ROWS]],
+        "more_countries": len(stats.countries) > _MAX_TABLE_ROWS,
+        "more_senders": len(stats.senders) > _MAX_TABLE_ROWS,
+        "times": _build_delivery_times_histogram(times) if times.message_count else None,
+        "within": list(_iterate_delivery_time_shares(times)) if times.message_count else [],
     }
 
 
-def _words(ptt: int) -> str:
-    return _(PTT.get(ptt, PTT[255]))
+def _describe_ptt(ptt: int) -> str:
+    return _(PTT_DESCRIPTIONS.get(ptt, PTT_DESCRIPTIONS[255]))
 
 
-def _line(name: str, counts: Counts) -> tuple[str, list[str]]:
-    rate = "" if counts.rate is None else i18n.percent(counts.rate)
-    return name, [*(i18n.decimal(each) for each in (counts.sent, counts.delivered, counts.failed)), rate]
+def _format_table_row(name: str, counts: MessageCounts) -> tuple[str, list[str]]:
+    rate = "" if counts.delivery_rate is None else i18n.format_percent(counts.delivery_rate)
+    return name, [*(i18n.format_number(each) for each in (counts.sent, counts.delivered, counts.failed)), rate]
 
 
-def _days(first: date, last: date) -> str:
+def _format_date_range(first: date, last: date) -> str:
     """From one day to another: "25 Oct – 23 Nov 2026"."""
-    begins, ends = statistics.begins_at(first), statistics.begins_at(last)
+    begins, ends = statistics.utc_day_start_ms(first), statistics.utc_day_start_ms(last)
     if first == last:
-        return i18n.date_with_year(ends)
+        return i18n.format_date(ends)
     return (
-        f"{i18n.day(begins) if first.year == last.year else i18n.date_with_year(begins)} – {i18n.date_with_year(ends)}"
+        f"{i18n.format_day(begins) if first.year == last.year else i18n.format_date(begins)} – {i18n.format_date(ends)}"
     )
 
 
-def _before_words(before: Before) -> str:
-    days = _days(before.first, before.last)
-    if before.until is None or before.until == 24:
+def _format_previous_period(previous: PreviousPeriod) -> str:
+    days = _format_date_range(previous.first, previous.last)
+    if previous.until is None or previous.until == 24:
         return days
-    return _("%(days)s, until %(hour)s", days=days, hour=f"{before.until:02}:00")
+    return _("%(days)s, until %(hour)s", days=days, hour=f"{previous.until:02}:00")
 
 
-def _column(found: Statistics) -> str:
-    return {rollup.HOUR: _("Time"), rollup.DAY: _("Day"), rollup.MONTH: _("Month")}[found.grain]
+def _time_column_label(stats: Statistics) -> str:
+    return {rollup.HOUR: _("Time"), rollup.DAY: _("Day"), rollup.MONTH: _("Month")}[stats.grain]
 
 
-def _begins(found: Statistics, at: int) -> str:
+def _format_interval_start(stats: Statistics, at: int) -> str:
     """When a step begins, in words."""
-    if found.grain == rollup.MONTH:
-        return i18n.month(at, statistics.TIMEZONE)
-    if found.grain == rollup.DAY:
-        return i18n.day(at)
-    hour = i18n.hour(at, statistics.TIMEZONE)
-    return hour if found.first == found.last else f"{i18n.day(at)}, {hour}"
+    if stats.grain == rollup.MONTH:
+        return i18n.format_month(at, statistics.TIMEZONE)
+    if stats.grain == rollup.DAY:
+        return i18n.format_day(at)
+    hour = i18n.format_time(at, statistics.TIMEZONE)
+    return hour if stats.first == stats.last else f"{i18n.format_day(at)}, {hour}"
 
 
-# --- figures beside those of the period before
+# --- figures, compared with those of the previous period
 
 
 @dataclass(frozen=True, slots=True)
-class _Figure:
-    """A figure in words, what it was before, and how it has changed."""
+class _KeyFigure:
+    """A figure as text, with that of the previous period, and the change."""
 
     label: str
     value: str
@@ -277,81 +294,90 @@ class _Figure:
     change: str
 
 
-def _figures(found: Statistics) -> list[_Figure]:
-    totals, times = found.totals, found.times
-    before, times_before = (found.before.totals, found.before.times) if found.before else (Counts(), Times([]))
-    had_any = bool(before.came)
+def _build_key_figures(stats: Statistics) -> list[_KeyFigure]:
+    totals, times = stats.totals, stats.times
+    previous, previous_times = (
+        (stats.previous.totals, stats.previous.times) if stats.previous else (MessageCounts(), DeliveryTimes([]))
+    )
+    has_previous = bool(previous.submitted)
 
-    def count(
-        label: str, now: int, then: int, leads: bool = True, write: Callable[[int], str] = i18n.decimal
-    ) -> _Figure:
-        return _Figure(label, write(now), write(then) if had_any else "", _change(now, then))
+    def count_figure(
+        label: str, now: int, then: int, format_value: Callable[[int], str] = i18n.format_number
+    ) -> _KeyFigure:
+        return _KeyFigure(
+            label, format_value(now), format_value(then) if has_previous else "", _format_relative_change(now, then)
+        )
 
-    def time(label: str, share: float) -> _Figure:
-        now, then = times.quantile(share), times_before.quantile(share)
-        return _Figure(label, _about(now), _about(then) if had_any else "", _change(now, then))
+    def duration_figure(label: str, share: float) -> _KeyFigure:
+        now, then = times.quantile(share), previous_times.quantile(share)
+        return _KeyFigure(
+            label,
+            _format_approx_duration(now),
+            _format_approx_duration(then) if has_previous else "",
+            _format_relative_change(now, then),
+        )
 
     return [
-        count(_("sent"), totals.sent, before.sent),
-        count(_("delivered"), totals.delivered, before.delivered),
-        count(_("failed"), totals.failed, before.failed),
-        count(_("stopped"), totals.stopped, before.stopped),
-        # What is on its way now says nothing beside what was then.
-        _Figure(_("on their way"), i18n.decimal(totals.pending), "", ""),
+        count_figure(_("sent"), totals.sent, previous.sent),
+        count_figure(_("delivered"), totals.delivered, previous.delivered),
+        count_figure(_("failed"), totals.failed, previous.failed),
+        count_figure(_("stopped"), totals.stopped, previous.stopped),
+        # A count of the moment can't be compared with one of an earlier time.
+        _KeyFigure(_("on their way"), i18n.format_number(totals.pending), "", ""),
         *(
-            [count(_("not sent: no credits"), totals.refused, before.refused)]
-            if totals.refused + before.refused
+            [count_figure(_("not sent: no credits"), totals.refused, previous.refused)]
+            if totals.refused + previous.refused
             else []
         ),
-        _Figure(
+        _KeyFigure(
             _("delivery rate"),
-            _rate(totals),
-            _rate(before) if had_any else "",
-            _points(totals.rate, before.rate),
+            _format_rate(totals),
+            _format_rate(previous) if has_previous else "",
+            _format_point_change(totals.delivery_rate, previous.delivery_rate),
         ),
-        time(_("median time to delivery"), 0.5),
-        time(_("95 % delivered within"), 0.95),
-        count(_("parts"), totals.parts, before.parts),
-        count(_("credits used"), totals.price, before.price, write=i18n.credits),
+        duration_figure(_("median time to delivery"), 0.5),
+        duration_figure(_("95 % delivered within"), 0.95),
+        count_figure(_("parts"), totals.parts, previous.parts),
+        count_figure(_("credits used"), totals.price, previous.price, format_value=i18n.format_credits),
     ]
 
 
-def _change(now: float | None, before: float | None) -> str:
-    """By how much of what it was; empty where that was nothing."""
-    return _signed((now - before) / before, i18n.percent) if before and now is not None else ""
+def _format_relative_change(now: float | None, previous: float | None) -> str:
+    """The relative change, in per cent; empty where there was nothing before."""
+    return _format_signed((now - previous) / previous, i18n.format_percent) if previous and now is not None else ""
 
 
-def _rate(counts: Counts) -> str:
-    return "–" if counts.rate is None else i18n.percent(counts.rate)
+def _format_rate(counts: MessageCounts) -> str:
+    return "–" if counts.delivery_rate is None else i18n.format_percent(counts.delivery_rate)
 
 
-def _points(now: float | None, before: float | None) -> str:
-    """A difference of shares is no share of one."""
-    if now is None or before is None:
+def _format_point_change(now: float | None, previous: float | None) -> str:
+    """The difference of two shares, in percentage points."""
+    if now is None or previous is None:
         return ""
-    return _("%(number)s points", number=_signed(round((now - before) * 100, 1), i18n.decimal))
+    return _("%(number)s points", number=_format_signed(round((now - previous) * 100, 1), i18n.format_number))
 
 
-def _signed(number: float, write: Callable[[float], str]) -> str:
-    return f"{'+' if number > 0 else ''}{write(number)}"
+def _format_signed(number: float, format_number: Callable[[float], str]) -> str:
+    return f"{'+' if number > 0 else ''}{format_number(number)}"
 
 
-def _about(milliseconds: float | None) -> str:
-    """A time to two digits: more of them would say what is not known."""
-    return "–" if milliseconds is None else f"≈ {_duration(milliseconds)}"
+def _format_approx_duration(milliseconds: float | None) -> str:
+    """A time with two significant digits: it isn't known more exactly."""
+    return "–" if milliseconds is None else f"≈ {_format_duration(milliseconds)}"
 
 
-def _duration(milliseconds: float) -> str:
-    size, words = next(each for each in _UNITS if milliseconds >= each[0] or each is _UNITS[-1])
-    return _(words, number=i18n.decimal(float(f"{milliseconds / size:.2g}")))
+def _format_duration(milliseconds: float) -> str:
+    size, words = next(each for each in _DURATION_UNITS if milliseconds >= each[0] or each is _DURATION_UNITS[-1])
+    return _(words, number=i18n.format_number(float(f"{milliseconds / size:.2g}")))
 
 
 # --- charts
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """One colour of a chart: its class, what it is, how many in all, and what is drawn."""
+class _ChartSeries:
+    """One colour of a chart: its CSS class, its label, the sum of its values, and its SVG path."""
 
     kind: str
     label: str
@@ -361,70 +387,74 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Chart:
-    """Bars, the highest layer first, for a lower one hides it; what stands below the first and last of them, in words;
-    `most` is the highest one, or what stands below the middle."""
+    """A bar chart. The highest layer comes first, for the lower ones are drawn over it; `first` and `last` label the
+    axis; `most` is the highest value, or the label in the middle."""
 
     width: int
-    layers: Sequence[_Layer]
+    layers: Sequence[_ChartSeries]
     first: str
     last: str
     most: str
 
 
-def _chart(found: Statistics) -> _Chart:
-    counted = [each.counts for each in found.steps]
-    most = max(each.sent + each.stopped for each in counted)
-    layers: list[_Layer] = []
-    below, heights = [0] * len(counted), [0] * len(counted)
-    for kind, label, count in _LAYERS:
-        own = [count(each) for each in counted]
-        below = [low + more for low, more in zip(below, own, strict=True)]
-        # One that failed of a thousand is seen.
+def _build_messages_chart(stats: Statistics) -> _Chart:
+    step_counts = [each.counts for each in stats.steps]
+    highest = max(each.sent + each.stopped for each in step_counts)
+    layers: list[_ChartSeries] = []
+    stacked_counts, heights = [0] * len(step_counts), [0] * len(step_counts)
+    for kind, label, count in _CHART_LAYERS:
+        layer_counts = [count(each) for each in step_counts]
+        stacked_counts = [low + more for low, more in zip(stacked_counts, layer_counts, strict=True)]
+        # One failure among thousands stays visible.
         heights = [
-            max(total * _HEIGHT // max(most, 1), height + 1) if more else height
-            for total, more, height in zip(below, own, heights, strict=True)
+            max(total * _CHART_HEIGHT // max(highest, 1), height + 1) if more else height
+            for total, more, height in zip(stacked_counts, layer_counts, heights, strict=True)
         ]
-        if any(own):
-            layers.append(_Layer(kind, _(label), sum(own), _bars(heights, own)))
-    first, last = (_begins(found, found.steps[place].at) for place in (0, -1))
-    return _Chart(len(counted) * 10, layers[::-1], first, last, i18n.decimal(most))
+        if any(layer_counts):
+            layers.append(_ChartSeries(kind, _(label), sum(layer_counts), _build_svg_bars_path(heights, layer_counts)))
+    first, last = (_format_interval_start(stats, stats.steps[place].at) for place in (0, -1))
+    return _Chart(len(step_counts) * 10, layers[::-1], first, last, i18n.format_number(highest))
 
 
-def _times_chart(times: Times) -> _Chart:
+def _build_delivery_times_histogram(times: DeliveryTimes) -> _Chart:
     """How many took how long: each bar stands for times that are longer than those of the one before by one factor."""
-    lowest, highest = (max(times.quantile(share) or 0, 1) for share in _DRAWN)
-    # Whole buckets: what lies within one is not known.
+    lowest, highest = (max(times.quantile(share) or 0, 1) for share in _DRAWN_QUANTILES)
+    # Whole buckets: the distribution within one is not known.
     lowest, highest = (
-        max(rollup.bounds(rollup.bucket(int(lowest)))[0], 1),
-        rollup.bounds(rollup.bucket(int(highest)))[1],
+        max(rollup.get_delivery_bucket_bounds(rollup.get_delivery_time_bucket(int(lowest)))[0], 1),
+        rollup.get_delivery_bucket_bounds(rollup.get_delivery_time_bucket(int(highest)))[1],
     )
-    limits = [lowest * (highest / lowest) ** (step / _TIMES_BARS) for step in range(_TIMES_BARS + 1)]
-    shares = [until - since for since, until in pairwise(times.within(limits))]
-    most = max(shares)
-    path = _bars([round(each * _HEIGHT / most) for each in shares], shares)
-    middle = _duration(limits[_TIMES_BARS // 2])
+    limits = [lowest * (highest / lowest) ** (step / _HISTOGRAM_BAR_COUNT) for step in range(_HISTOGRAM_BAR_COUNT + 1)]
+    shares = [until - since for since, until in pairwise(times.shares_within(limits))]
+    largest_share = max(shares)
+    path = _build_svg_bars_path([round(each * _CHART_HEIGHT / largest_share) for each in shares], shares)
+    middle = _format_duration(limits[_HISTOGRAM_BAR_COUNT // 2])
     return _Chart(
-        _TIMES_BARS * 10, [_Layer("", "", times.messages, path)], _duration(lowest), _duration(highest), middle
+        _HISTOGRAM_BAR_COUNT * 10,
+        [_ChartSeries("", "", times.message_count, path)],
+        _format_duration(lowest),
+        _format_duration(highest),
+        middle,
     )
 
 
-def _bars(heights: Sequence[int], own: Sequence[float]) -> str:
-    """A bar for each place that has something of its own, upwards from 0, and ten wide with the gap around it; what has
-    nothing is passed over."""
-    drawn, gap = ["M1.5 0"], 0
-    for height, more in zip(heights, own, strict=True):
+def _build_svg_bars_path(heights: Sequence[int], values: Sequence[float]) -> str:
+    """The SVG path of a layer: a bar of each height, ten wide with the gap around it; where the layer's own value is 0,
+    there is none."""
+    path, gap = ["M1.5 0"], 0
+    for height, more in zip(heights, values, strict=True):
         if more:
-            drawn.append(f"{f'h{gap}' if gap else ''}v-{height}h7V0")
+            path.append(f"{f'h{gap}' if gap else ''}v-{height}h7V0")
             gap = 3
         else:
             gap += 10
-    return "".join(drawn)
+    return "".join(path)
 
 
-def _within(times: Times) -> Iterable[tuple[str, str]]:
-    """Times, and what share was delivered in less: from the first one that says something to the one that says all."""
-    for limit, share in zip(_LIMITS, times.within(_LIMITS), strict=True):
+def _iterate_delivery_time_shares(times: DeliveryTimes) -> Iterable[tuple[str, str]]:
+    """Times, and the share delivered within them: from the first that isn't 0 % to the one with 100 %."""
+    for limit, share in zip(_DELIVERY_TIME_LIMITS, times.shares_within(_DELIVERY_TIME_LIMITS), strict=True):
         if share >= 0.0005:
-            yield _duration(limit), i18n.percent(share)
+            yield _format_duration(limit), i18n.format_percent(share)
         if share > 0.9995:
             return

@@ -15,7 +15,7 @@ class Clock:
         return {"PYTHONPATH": str(Path(__file__).parent), "FAULTS_CLOCK": str(self._file)}
 
     def set(self, seconds: int) -> None:
-        """Set it so far ahead of the right time, or behind it."""
+        """Set it ahead of the real time, or behind it."""
         # Replaced and not rewritten: nobody may read half of it.
         beside = self._file.with_suffix(".new")
         beside.write_text(str(seconds))

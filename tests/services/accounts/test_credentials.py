@@ -15,14 +15,14 @@ def password_id(conn, keys, acme_1):
     """Which of smpp-acme-1's passwords this is, None for none, as the SMPP server sees it."""
 
     def find(password):
-        config = next(each for each in smpp_config.load(conn) if each.id == acme_1.id)
-        return config.password_id(keys.smpp_digest(password), now_ms())
+        config = next(each for each in smpp_config.load_account_configs(conn) if each.id == acme_1.id)
+        return config.find_valid_password_id(keys.digest_smpp_password(password), now_ms())
 
     return find
 
 
 def regenerate(conn, keys, account, **options):
-    return credentials.regenerate(conn, keys, SHELL, account, **{"send_mail": False} | options)
+    return credentials.regenerate_smpp_password(conn, keys, SHELL, account, **{"send_mail": False} | options)
 
 
 def test_a_new_password_ends_the_old_one(conn, keys, cast, acme_1, password_id):
@@ -39,17 +39,17 @@ def test_a_password_fits_smpp(conn, keys, acme_1):
 
 
 def test_with_grace_both_are_good_for_a_while(conn, keys, cast, acme_1, password_id):
-    new = regenerate(conn, keys, acme_1, grace=15 * MINUTE_MS)
+    new = regenerate(conn, keys, acme_1, grace_ms=15 * MINUTE_MS)
     assert password_id(new) != password_id(cast.smpp_acme_1.password) is not None
-    until = credentials.info(conn, acme_1.id).old_until
+    until = credentials.find_smpp_password_info(conn, acme_1.id).old_until
     assert abs(until - now_ms() - 15 * MINUTE_MS) < 10_000
     conn.execute("UPDATE smpp_passwords SET expires_at = ? WHERE expires_at IS NOT NULL", (now_ms() - 1,))
     assert password_id(cast.smpp_acme_1.password) is None
-    assert credentials.info(conn, acme_1.id).old_until is None
+    assert credentials.find_smpp_password_info(conn, acme_1.id).old_until is None
 
 
 def test_without_grace_everything_older_ends(conn, keys, cast, acme_1, password_id):
-    second = regenerate(conn, keys, acme_1, grace=15 * MINUTE_MS)
+    second = regenerate(conn, keys, acme_1, grace_ms=15 * MINUTE_MS)
     regenerate(conn, keys, acme_1)
     assert password_id(cast.smpp_acme_1.password) is None
     assert password_id(second) is None
@@ -59,32 +59,32 @@ def test_the_latest_replaced_ones_are_known_and_never_good_again(conn, keys, cas
     made = [cast.smpp_acme_1.password]
     for number in range(8):
         # A grace period that has ended is the end as well.
-        made.append(regenerate(conn, keys, acme_1, grace=15 * MINUTE_MS if number == 5 else 0))
+        made.append(regenerate(conn, keys, acme_1, grace_ms=15 * MINUTE_MS if number == 5 else 0))
         conn.execute("UPDATE smpp_passwords SET expires_at = ? WHERE expires_at > 0", (now_ms(),))
-    config = next(each for each in smpp_config.load(conn) if each.id == acme_1.id)
-    known = [config.matching(keys.smpp_digest(each)) for each in made]
+    config = next(each for each in smpp_config.load_account_configs(conn) if each.id == acme_1.id)
+    known = [config.find_password(keys.digest_smpp_password(each)) for each in made]
     assert [each is not None for each in known] == [False] * 3 + [True] * 6
     an_hour_ago = now_ms() - 60 * MINUTE_MS
-    assert [each.in_force(an_hour_ago) for each in known[3:]] == [False] * 5 + [True]
+    assert [each.is_valid(an_hour_ago) for each in known[3:]] == [False] * 5 + [True]
     assert password_id(made[-1])
 
 
 @pytest.mark.parametrize("grace", [-1, 24 * 3_600_000 + 1])
 def test_a_grace_period_has_bounds(conn, keys, acme_1, grace):
-    with pytest.raises(credentials.InvalidGrace):
-        regenerate(conn, keys, acme_1, grace=grace)
+    with pytest.raises(credentials.InvalidGracePeriod):
+        regenerate(conn, keys, acme_1, grace_ms=grace)
 
 
 def test_customers_need_an_account_that_is_ok(conn, keys, cast, acme_1, password_id):
-    with pytest.raises(credentials.NotReady):
-        regenerate(conn, keys, acme_1, only_when_ready=True)
+    with pytest.raises(credentials.AccountNotReady):
+        regenerate(conn, keys, acme_1, require_ready=True)
     assert password_id(cast.smpp_acme_1.password)
-    smpp_config.confirm(conn, {acme_1.id: smpp_config.version(conn)})
-    assert regenerate(conn, keys, acme_1, only_when_ready=True)
+    smpp_config.save_applied_config_versions(conn, {acme_1.id: smpp_config.read_config_version(conn)})
+    assert regenerate(conn, keys, acme_1, require_ready=True)
 
 
 def test_classic_accounts_have_no_password(conn, keys, classic):
-    with pytest.raises(credentials.NoPassword):
+    with pytest.raises(credentials.NoSmppPassword):
         regenerate(conn, keys, classic)
 
 
@@ -95,7 +95,7 @@ def test_neither_password_nor_mail_can_be_read_in_the_database(conn, keys, acme_
 
 def test_the_new_password_goes_to_the_contact_address(conn, keys, config, acme_1, connect):
     actor = Actor("alice@acme.example", language="it")
-    password = credentials.regenerate(conn, keys, actor, acme_1)
+    password = credentials.regenerate_smpp_password(conn, keys, actor, acme_1)
     mail.Mailer(config, keys, connect).send_due(conn)
     (file,) = (config.data / "outbox").iterdir()
     text = file.read_text()
@@ -105,20 +105,20 @@ def test_the_new_password_goes_to_the_contact_address(conn, keys, config, acme_1
 
 
 def test_who_changed_it_and_when(conn, keys, acme_1, acme_2):
-    credentials.regenerate(conn, keys, Actor("alice@acme.example"), acme_1, send_mail=False)
-    info = credentials.info(conn, acme_1.id)
+    credentials.regenerate_smpp_password(conn, keys, Actor("alice@acme.example"), acme_1, send_mail=False)
+    info = credentials.find_smpp_password_info(conn, acme_1.id)
     assert info.changed_by == "alice@acme.example"
     assert abs(info.changed_at - now_ms()) < 10_000
     conn.execute("DELETE FROM smpp_passwords WHERE account_id = ?", (acme_2.id,))
-    assert credentials.info(conn, acme_2.id) is None
-    assert accounts.by_name(conn, acme_2.name)
+    assert credentials.find_smpp_password_info(conn, acme_2.id) is None
+    assert accounts.get_account(conn, acme_2.name)
 
 
 def test_customers_send_no_flood_of_mails(conn, keys, cast, acme_1):
-    smpp_config.confirm(conn, {acme_1.id: smpp_config.version(conn)})
-    for _ in range(credentials._MOST_AN_HOUR):
-        regenerate(conn, keys, acme_1, only_when_ready=True)
-        smpp_config.confirm(conn, {acme_1.id: smpp_config.version(conn)})
+    smpp_config.save_applied_config_versions(conn, {acme_1.id: smpp_config.read_config_version(conn)})
+    for _ in range(credentials._MAX_CHANGES_PER_HOUR):
+        regenerate(conn, keys, acme_1, require_ready=True)
+        smpp_config.save_applied_config_versions(conn, {acme_1.id: smpp_config.read_config_version(conn)})
     with pytest.raises(TooManyAttempts):
-        regenerate(conn, keys, acme_1, only_when_ready=True)
+        regenerate(conn, keys, acme_1, require_ready=True)
     assert regenerate(conn, keys, acme_1)

@@ -17,12 +17,12 @@ MINUTE_MS, DAY_MS = 60_000, 86_400_000
 
 @pytest.fixture
 def alice(conn, cast):
-    return users.by_email(conn, cast.alice.email)
+    return users.get_user_by_email(conn, cast.alice.email)
 
 
 @pytest.fixture
 def bob(conn, cast):
-    return users.by_email(conn, cast.bob.email)
+    return users.get_user_by_email(conn, cast.bob.email)
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def refuse(conn, acme_1):
 
     def refuse(*addresses, account=acme_1, reason=NOT_AUTHORISED, at=None, times=1):
         at = at or now_ms() - 15 * MINUTE_MS
-        refused_binds.refused(conn, [RefusedBind(account.id, each, reason, at) for each in addresses] * times)
+        refused_binds.record_refused_binds(
+            conn, [RefusedBind(account.id, each, reason, at) for each in addresses] * times
+        )
 
     return refuse
 
@@ -39,7 +41,7 @@ def refuse(conn, acme_1):
 @pytest.fixture
 def due(conn, keys):
     """How many mails are queued now."""
-    return lambda: refusal_mails.queue_due(conn, keys)
+    return lambda: refusal_mails.queue_due_refused_bind_mails(conn, keys)
 
 
 @pytest.fixture
@@ -58,14 +60,14 @@ def test_nobody_gets_one_who_has_not_asked_for_it(due, refuse):
 
 
 def test_who_wants_them_is_told(conn, keys, config, connect, alice, due, refuse, acme_1, acme_2):
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", times=3)
     refuse("198.51.100.9", reason=WRONG_PASSWORD, account=acme_2)
     assert due() == 1
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
         assert Mailer(to_server, keys, connect).send_due(conn) == 1
-        mail = mailbox.wait()
+        mail = mailbox.wait_for_mail()
     assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of your SMPP accounts were refused")
     for part in ("plain", "html"):
         text = re.sub(r"<[^>]+>", "", mail.get_body((part,)).get_content())
@@ -76,20 +78,20 @@ def test_who_wants_them_is_told(conn, keys, config, connect, alice, due, refuse,
 
 
 def test_it_speaks_the_readers_language(conn, keys, config, connect, alice, due, refuse):
-    users.set_language(conn, alice, "it")
-    refusal_mails.choose(conn, alice, True)
+    users.set_user_language(conn, alice, "it")
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", times=2)
     due()
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
         Mailer(to_server, keys, connect).send_due(conn)
-        mail = mailbox.wait()
+        mail = mailbox.wait_for_mail()
     assert mail["Subject"] == "Client di smpp-acme-1 rifiutati"
     assert "203.0.113.7 (2 volte): Non è un IP autorizzato." in mail.get_body(("plain",)).get_content()
 
 
 def test_one_a_day_and_only_what_is_new(conn, alice, due, refuse, a_day_later):
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     refuse("203.0.113.7")
     assert [due(), due()] == [1, 0]
     refuse("203.0.113.8")
@@ -105,7 +107,7 @@ def test_one_a_day_and_only_what_is_new(conn, alice, due, refuse, a_day_later):
 
 def test_each_of_the_team_is_told_for_themselves(conn, alice, bob, due, refuse, a_day_later):
     for each in (alice, bob):
-        refusal_mails.choose(conn, each, True)
+        refusal_mails.set_refused_bind_mails_enabled(conn, each, True)
     refuse("203.0.113.7")
     assert due() == 2
     recipients = [row["recipient"] for row in conn.execute("SELECT recipient FROM mails ORDER BY id")]
@@ -114,24 +116,24 @@ def test_each_of_the_team_is_told_for_themselves(conn, alice, bob, due, refuse, 
 
 def test_what_was_refused_before_they_were_switched_on_is_no_news(conn, alice, due, refuse):
     refuse("203.0.113.7")
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     assert due() == 0
     refuse("203.0.113.8")
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     assert due() == 1
 
 
 def test_off_is_off(conn, alice, due, refuse):
-    refusal_mails.choose(conn, alice, True)
-    assert refusal_mails.wanted(conn, alice)
-    refusal_mails.choose(conn, alice, False)
-    assert not refusal_mails.wanted(conn, alice)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
+    assert refusal_mails.has_refused_bind_mails_enabled(conn, alice)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, False)
+    assert not refusal_mails.has_refused_bind_mails_enabled(conn, alice)
     refuse("203.0.113.7")
     assert due() == 0
 
 
 def test_it_waits_for_the_others_of_the_same_trouble(conn, alice, due, refuse):
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", at=now_ms() - 9 * MINUTE_MS)
     assert due() == 0
     conn.execute("UPDATE refused_binds SET first_at = first_at - 60000")
@@ -143,15 +145,15 @@ def test_it_waits_for_the_others_of_the_same_trouble(conn, alice, due, refuse):
 def test_nobody_is_told_of_another_customers_clients_or_of_accounts_that_are_gone(
     conn, cast, alice, due, refuse, acme_1
 ):
-    refusal_mails.choose(conn, alice, True)
-    refuse("203.0.113.7", account=accounts.by_name(conn, cast.smpp_globex_1.name))
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
+    refuse("203.0.113.7", account=accounts.get_account(conn, cast.smpp_globex_1.name))
     refuse("203.0.113.7")
     conn.execute("UPDATE accounts SET deleted_at = 1 WHERE id = ?", (acme_1.id,))
     assert due() == 0
 
 
 def test_a_list_without_end_is_cut(conn, keys, config, connect, alice, due, refuse):
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     refuse(*(f"203.0.113.{number}" for number in range(60)))
     assert due() == 1
     Mailer(config, keys, connect).send_due(conn)
@@ -163,14 +165,14 @@ def test_a_list_without_end_is_cut(conn, keys, config, connect, alice, due, refu
 
 
 def test_a_clock_that_was_wrong_does_not_silence_them(conn, alice, due, refuse):
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     conn.execute("UPDATE users SET refusals_mailed_at = ?", (now_ms() + 400 * DAY_MS,))
     refuse("203.0.113.7")
     assert due() == 1
 
 
 def test_what_was_told_goes_with_the_refusals(conn, alice, due, refuse):
-    refusal_mails.choose(conn, alice, True)
+    refusal_mails.set_refused_bind_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", "203.0.113.8")
     assert due() == 1
     conn.execute("DELETE FROM refused_binds WHERE address = '203.0.113.7'")

@@ -3,10 +3,14 @@ from dataclasses import replace
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.services.accounts import credentials, refused_binds
-from portal.services.accounts import session_records as connections
+from portal.services.accounts import credentials, refused_binds, session_records
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
-from portal.services.accounts.session_records import Connection, Ending, Origin, Progress
+from portal.services.accounts.session_records import (
+    SmppSessionEnd,
+    SmppSessionProgress,
+    SmppSessionRecord,
+    SmppSessionSummary,
+)
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import smpp_config
@@ -15,122 +19,131 @@ from portal.services.messages import smpp_config
 @pytest.fixture
 def session(acme_1):
     now = now_ms()
-    return Connection(1, acme_1.id, "127.0.0.1", "transceiver", "TLSv1.3", 1, now, now)
+    return SmppSessionRecord(1, acme_1.id, "127.0.0.1", "transceiver", "TLSv1.3", 1, now, now)
 
 
 def test_open_sessions_are_seen_while_they_are_open(conn, acme_1, acme_2, session):
-    connections.opened(conn, [session])
-    assert connections.of_account(conn, acme_1.id) == [session]
-    assert connections.of_account(conn, acme_2.id) == []
-    connections.progressed(conn, [Progress(1, session.seen_at + 5, 10, 7, 3, "0.5 0 12")])
-    (seen,) = connections.of_account(conn, acme_1.id)
+    session_records.insert_smpp_sessions(conn, [session])
+    assert session_records.list_open_smpp_sessions(conn, acme_1.id) == [session]
+    assert session_records.list_open_smpp_sessions(conn, acme_2.id) == []
+    session_records.update_smpp_session_progress(
+        conn, [SmppSessionProgress(1, session.seen_at + 5, 10, 7, 3, "0.5 0 12")]
+    )
+    (seen,) = session_records.list_open_smpp_sessions(conn, acme_1.id)
     assert (seen.seen_at, seen.submitted, seen.delivered, seen.window) == (session.seen_at + 5, 10, 7, 3)
     assert seen.rates == (0.5, 0.0, 12.0)
-    connections.closed(conn, [ended(session)])
-    assert connections.of_account(conn, acme_1.id) == []
+    session_records.close_smpp_sessions(conn, [session_end(session)])
+    assert session_records.list_open_smpp_sessions(conn, acme_1.id) == []
 
 
-def ended(session, *, kept=False):
-    return Ending(session.id, session.bound_at + 1_000, kept)
+def session_end(session, *, keep_record=False):
+    return SmppSessionEnd(session.id, session.bound_at + 1_000, keep_record)
 
 
 def test_none_outlives_the_server(conn, acme_1, session):
-    connections.opened(conn, [session])
-    connections.all_closed(conn)
-    assert connections.of_account(conn, acme_1.id) == []
+    session_records.insert_smpp_sessions(conn, [session])
+    session_records.close_all_smpp_sessions(conn)
+    assert session_records.list_open_smpp_sessions(conn, acme_1.id) == []
 
 
 def test_where_messages_came_from_is_known_after_the_end_of_the_session(conn, acme_1, acme_2, session):
     silent, other = replace(session, id=2), replace(session, id=3, account_id=acme_2.id)
-    connections.opened(conn, [session, silent, other])
-    origin = Origin(1, "127.0.0.1", "transceiver", "TLSv1.3", session.bound_at, None)
-    assert connections.origins(conn, acme_1.id, [1, 3, 4]) == {1: origin}
-    connections.closed(conn, [ended(session, kept=True), ended(silent), ended(other, kept=True)])
+    session_records.insert_smpp_sessions(conn, [session, silent, other])
+    origin = SmppSessionSummary(1, "127.0.0.1", "transceiver", "TLSv1.3", session.bound_at, None)
+    assert session_records.find_smpp_session_summaries(conn, acme_1.id, [1, 3, 4]) == {1: origin}
+    session_records.close_smpp_sessions(
+        conn, [session_end(session, keep_record=True), session_end(silent), session_end(other, keep_record=True)]
+    )
     origin = replace(origin, ended_at=session.bound_at + 1_000)
-    assert connections.origins(conn, acme_1.id, [1, 2, 3]) == {1: origin}
-    assert connections.origins(conn, acme_2.id, [1, 2, 3]).keys() == {3}
+    assert session_records.find_smpp_session_summaries(conn, acme_1.id, [1, 2, 3]) == {1: origin}
+    assert session_records.find_smpp_session_summaries(conn, acme_2.id, [1, 2, 3]).keys() == {3}
 
 
 def test_a_session_is_looked_up_by_its_id_however_many_the_account_has_had(conn, acme_1):
-    asked = []
-    conn.set_trace_callback(asked.append)
-    connections.origins(conn, acme_1.id, [1, 2])
+    statements = []
+    conn.set_trace_callback(statements.append)
+    session_records.find_smpp_session_summaries(conn, acme_1.id, [1, 2])
     conn.set_trace_callback(None)
-    steps = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+    steps = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {statements[0]}")]
     assert any("ended_sessions USING INTEGER PRIMARY KEY" in each for each in steps), steps
 
 
 def test_after_a_server_that_was_killed_each_session_that_could_send_is_kept(conn, acme_1, session):
-    connections.opened(conn, [session, replace(session, id=2, bind_type="receiver")])
-    connections.progressed(conn, [Progress(1, session.seen_at + 5, 1, 1, 0)])
-    connections.all_closed(conn)
-    (origin,) = connections.origins(conn, acme_1.id, [1, 2]).values()
+    session_records.insert_smpp_sessions(conn, [session, replace(session, id=2, bind_type="receiver")])
+    session_records.update_smpp_session_progress(conn, [SmppSessionProgress(1, session.seen_at + 5, 1, 1, 0)])
+    session_records.close_all_smpp_sessions(conn)
+    (origin,) = session_records.find_smpp_session_summaries(conn, acme_1.id, [1, 2]).values()
     assert (origin.id, origin.ended_at) == (1, session.seen_at + 5)
 
 
 def test_an_id_is_not_given_again(conn, session):
-    assert connections.latest_id(conn) == 0
-    connections.opened(conn, [replace(session, id=2), session])
-    assert connections.latest_id(conn) == 2
-    connections.closed(conn, [ended(replace(session, id=2))])
-    connections.opened(conn, [replace(session, id=3)])
-    connections.all_closed(conn)
-    assert connections.latest_id(conn) == 3
+    assert session_records.get_last_smpp_session_id(conn) == 0
+    session_records.insert_smpp_sessions(conn, [replace(session, id=2), session])
+    assert session_records.get_last_smpp_session_id(conn) == 2
+    session_records.close_smpp_sessions(conn, [session_end(replace(session, id=2))])
+    session_records.insert_smpp_sessions(conn, [replace(session, id=3)])
+    session_records.close_all_smpp_sessions(conn)
+    assert session_records.get_last_smpp_session_id(conn) == 3
 
 
 def config_of(conn, account):
-    return next(each for each in smpp_config.load(conn) if each.id == account.id)
+    return next(each for each in smpp_config.load_account_configs(conn) if each.id == account.id)
 
 
 def test_somebody_asks_for_the_end_of_a_session(conn, acme_1, session):
-    connections.opened(conn, [session, replace(session, id=2)])
+    session_records.insert_smpp_sessions(conn, [session, replace(session, id=2)])
     before = config_of(conn, acme_1)
     alice = Actor("alice@acme.example", "198.51.100.1")
-    assert connections.end(conn, alice, acme_1, 2).address == "127.0.0.1"
+    assert session_records.request_smpp_session_end(conn, alice, acme_1, 2).address == "127.0.0.1"
     after = config_of(conn, acme_1)
-    assert (before.ending, after.ending) == (set(), {2})
+    assert (before.ending_session_ids, after.ending_session_ids) == (set(), {2})
     assert after.version > before.version
-    assert [each.ending_at is not None for each in connections.of_account(conn, acme_1.id)] == [False, True]
-    connections.end(conn, alice, acme_1, 2)
-    (entry,) = (each for each in audit.of_account(conn, acme_1.id) if each.action == "session.end")
+    assert [each.ending_at is not None for each in session_records.list_open_smpp_sessions(conn, acme_1.id)] == [
+        False,
+        True,
+    ]
+    session_records.request_smpp_session_end(conn, alice, acme_1, 2)
+    (entry,) = (each for each in audit.list_audit_entries(conn, acme_1.id) if each.action == "session.end")
     assert (entry.actor, entry.details) == ("alice@acme.example", {"client": "127.0.0.1", "bind_type": "transceiver"})
 
 
 def test_what_passes_through_a_session_is_no_change_of_its_account(conn, acme_1, session):
     before = config_of(conn, acme_1).version
-    connections.opened(conn, [session])
-    connections.progressed(conn, [Progress(1, session.seen_at + 5, 10, 7, 3, "5")])
-    connections.closed(conn, [ended(session, kept=True)])
+    session_records.insert_smpp_sessions(conn, [session])
+    session_records.update_smpp_session_progress(conn, [SmppSessionProgress(1, session.seen_at + 5, 10, 7, 3, "5")])
+    session_records.close_smpp_sessions(conn, [session_end(session, keep_record=True)])
     assert config_of(conn, acme_1).version == before
 
 
 def test_nobody_ends_a_session_of_another_account_or_one_that_has_ended(conn, acme_1, acme_2, session):
-    connections.opened(conn, [session])
-    with pytest.raises(connections.NoSuchSession):
-        connections.end(conn, SHELL, acme_2, 1)
-    connections.closed(conn, [ended(session, kept=True)])
-    with pytest.raises(connections.NoSuchSession):
-        connections.end(conn, SHELL, acme_1, 1)
+    session_records.insert_smpp_sessions(conn, [session])
+    with pytest.raises(session_records.NoSuchSmppSession):
+        session_records.request_smpp_session_end(conn, SHELL, acme_2, 1)
+    session_records.close_smpp_sessions(conn, [session_end(session, keep_record=True)])
+    with pytest.raises(session_records.NoSuchSmppSession):
+        session_records.request_smpp_session_end(conn, SHELL, acme_1, 1)
 
 
 def test_when_the_password_that_a_client_uses_was_replaced(conn, keys, acme_1):
-    old = credentials.info(conn, acme_1.id).id
-    credentials.regenerate(conn, keys, SHELL, acme_1, send_mail=False)
+    old = credentials.find_smpp_password_info(conn, acme_1.id).id
+    credentials.regenerate_smpp_password(conn, keys, SHELL, acme_1, send_mail=False)
     now = now_ms()
     refused = RefusedBind(acme_1.id, "127.0.0.1", refused_binds.REPLACED_PASSWORD, now, old)
-    refused_binds.refused(conn, [refused])
-    (seen,) = refused_binds.refusals(conn, acme_1.id)
+    refused_binds.record_refused_binds(conn, [refused])
+    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
     assert now - 10_000 < seen.replaced_at <= now
-    refused_binds.refused(conn, [replace(refused, password_id=999)])
-    (seen,) = refused_binds.refusals(conn, acme_1.id)
+    refused_binds.record_refused_binds(conn, [replace(refused, password_id=999)])
+    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
     assert seen.replaced_at is None
 
 
 def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):
     now = now_ms()
-    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 10 + n) for n in range(3)])
-    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.8", refused_binds.WRONG_PASSWORD, now)])
-    assert [(each.address, each.reason, each.count) for each in refused_binds.refusals(conn, acme_1.id)] == [
+    refused_binds.record_refused_binds(
+        conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 10 + n) for n in range(3)]
+    )
+    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.8", refused_binds.WRONG_PASSWORD, now)])
+    assert [(each.address, each.reason, each.count) for each in refused_binds.list_refused_binds(conn, acme_1.id)] == [
         ("203.0.113.8", refused_binds.WRONG_PASSWORD, 1),
         ("203.0.113.7", NOT_AUTHORISED, 3),
     ]
@@ -138,44 +151,44 @@ def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):
 
 def test_a_week_without_one_ends_the_count(conn, acme_1):
     now = now_ms()
-    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 8 * DAY_MS)])
-    assert refused_binds.refusals(conn, acme_1.id) == []
-    refused_binds.refused(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now)])
-    (seen,) = refused_binds.refusals(conn, acme_1.id)
+    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 8 * DAY_MS)])
+    assert refused_binds.list_refused_binds(conn, acme_1.id) == []
+    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now)])
+    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
     assert (seen.count, seen.first_at) == (1, now)
 
 
 def test_purge_forgets_refusals_that_are_not_told_any_more(conn, acme_1):
     now = now_ms()
     for number, at in ((7, now - 7 * DAY_MS), (8, now - 7 * DAY_MS + 1)):
-        refused_binds.refused(conn, [RefusedBind(acme_1.id, f"203.0.113.{number}", NOT_AUTHORISED, at)])
-    connections.purge(conn, now)
+        refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, f"203.0.113.{number}", NOT_AUTHORISED, at)])
+    refused_binds.purge_refused_binds(conn, now)
     assert [row["address"] for row in conn.execute("SELECT address FROM refused_binds")] == ["203.0.113.8"]
 
 
 def test_a_heart_that_stops_beating_is_noticed(conn):
-    assert not connections.alive(conn, "smsc")
-    connections.heartbeat(conn, "smsc", now_ms())
-    assert connections.alive(conn, "smsc")
+    assert not session_records.is_component_alive(conn, "smsc")
+    session_records.record_component_heartbeat(conn, "smsc", now_ms())
+    assert session_records.is_component_alive(conn, "smsc")
     conn.execute("UPDATE components SET seen_at = seen_at - 60000")
-    assert not connections.alive(conn, "smsc")
-    connections.heartbeat(conn, "smsc", now_ms())
-    connections.gone(conn, "smsc")
-    assert not connections.alive(conn, "smsc")
+    assert not session_records.is_component_alive(conn, "smsc")
+    session_records.record_component_heartbeat(conn, "smsc", now_ms())
+    session_records.remove_component_heartbeat(conn, "smsc")
+    assert not session_records.is_component_alive(conn, "smsc")
 
 
 def test_refused_binds_from_ever_new_addresses_are_kept_within_bounds(conn, acme_1, acme_2):
-    refused_binds.refused(conn, [RefusedBind(acme_2.id, "203.0.113.7", NOT_AUTHORISED, 1)])
+    refused_binds.record_refused_binds(conn, [RefusedBind(acme_2.id, "203.0.113.7", NOT_AUTHORISED, 1)])
     now = now_ms()
     for number in range(30):
-        refused_binds.refused(
+        refused_binds.record_refused_binds(
             conn,
             [
                 RefusedBind(acme_1.id, f"2001:db8::{number:x}:{host:x}", NOT_AUTHORISED, now + number)
                 for host in range(10)
             ],
         )
-    kept = refused_binds.refusals(conn, acme_1.id)
-    assert 90 < len(kept) <= 110
-    assert kept[0].last_at == now + 29
+    binds = refused_binds.list_refused_binds(conn, acme_1.id)
+    assert 90 < len(binds) <= 110
+    assert binds[0].last_at == now + 29
     assert conn.execute("SELECT count(*) FROM refused_binds WHERE account_id = ?", (acme_2.id,)).fetchone()[0] == 1

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit, orders, packs
 from portal.services.common import audit, credit_amounts
@@ -15,7 +15,7 @@ from portal.services.credits import credits, ledger
 from portal.services.messages import blacklist, intake
 from portal.services.operations import self_check
 from portal.services.people import customers
-from tests.support import prepared
+from tests.support import prepare_submit
 
 K = credit_amounts.THOUSANDTHS
 ALICE = Actor("alice@acme.example")
@@ -25,12 +25,12 @@ PACK = 100 * K
 @pytest.fixture(autouse=True)
 def from_any_sender(conn, acme_2, globex_1):
     for each in (acme_2, globex_1):
-        accounts.change(conn, SHELL, each, any_sender=True)
+        accounts.change_account(conn, SHELL, each, any_sender=True)
 
 
 @pytest.fixture
 def acme(conn, cast):
-    return customers.by_id(conn, cast.acme)
+    return customers.get_customer_by_id(conn, cast.acme)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def allow(conn, acme):
     """Lets the customer owe as many credits, for accounts of any age."""
 
     def allow(line=100_000, min_age_days=0):
-        customers.change(conn, SHELL, acme, credit_line=line * K, min_age_days=min_age_days)
+        customers.change_customer(conn, SHELL, acme, credit_line=line * K, min_age_days=min_age_days)
 
     return allow
 
@@ -48,7 +48,7 @@ def rule(conn, acme_2):
     """Sets the rule of an account, smpp-acme-2 (100 credits) unless told otherwise."""
 
     def rule(below=50, pack=100, per_day=10, account=acme_2):
-        auto_recredit.set_rule(conn, ALICE, account, below * K, pack * K, per_day)
+        auto_recredit.set_recredit_rule(conn, ALICE, account, below * K, pack * K, per_day)
 
     return rule
 
@@ -57,16 +57,16 @@ def rule(conn, acme_2):
 def send(conn, acme_2):
     """Sends messages of one credit each, in one transaction; returns how many were taken."""
 
-    def send(count, account=acme_2, now=None, **said):
-        stored = intake.store(conn, [prepared(conn, account.id, **said)] * count, now)
-        return sum(each is not None for each in stored.ids)
+    def send(count, account=acme_2, now=None, **fields):
+        stored = intake.store_messages(conn, [prepare_submit(conn, account.id, **fields)] * count, now)
+        return sum(each is not None for each in stored.message_ids)
 
     return send
 
 
 def automatic(conn):
     return [
-        orders.by_id(conn, row["id"])
+        orders.get_order_by_id(conn, row["id"])
         for row in conn.execute("SELECT id FROM orders WHERE origin = 'automatic' ORDER BY id")
     ]
 
@@ -76,7 +76,7 @@ def kinds(conn):
 
 
 def balance(conn, account):
-    return credits.balance(conn, account.id) // K
+    return credits.get_balance(conn, account.id) // K
 
 
 # --- buying
@@ -94,7 +94,7 @@ def test_a_debit_that_takes_it_below_the_threshold_buys_a_pack_once(conn, acme_2
     assert balance(conn, acme_2) == 149
     send(20)
     assert len(automatic(conn)) == 1
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_the_credits_come_before_the_messages_that_need_them(conn, acme_2, allow, rule, send):
@@ -121,7 +121,7 @@ def test_as_many_packs_are_bought_whether_messages_come_one_by_one_or_together(
     assert (taken, len(automatic(conn)), balance(conn, acme_2)) == (400, 3, 0)
     refused = conn.execute("SELECT count(*) FROM messages WHERE ptt = ?", (PTT_NO_CREDIT,)).fetchone()[0]
     assert refused == 10
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_each_pack_is_told_and_written_down(conn, acme_2, allow, rule, send):
@@ -129,7 +129,7 @@ def test_each_pack_is_told_and_written_down(conn, acme_2, allow, rule, send):
     rule()
     send(180)
     assert kinds(conn) == ["recredited", "recredited"]
-    entries = [each for each in audit.of_account(conn, acme_2.id) if each.action == "recredit.buy"]
+    entries = [each for each in audit.list_audit_entries(conn, acme_2.id) if each.action == "recredit.buy"]
     assert [each.details["order"] for each in entries] == [each.number for each in automatic(conn)[::-1]]
     assert entries[0].details["credits"] == PACK
 
@@ -138,7 +138,7 @@ def test_what_is_stopped_by_the_blacklist_needs_no_credits(conn, acme_2, allow, 
     allow()
     rule()
     send(50)
-    blacklist.add(conn, SHELL, acme_2, "393401234567")
+    blacklist.add_blacklist_number(conn, SHELL, acme_2, "393401234567")
     assert send(5) == 5
     assert automatic(conn) == []
 
@@ -166,7 +166,7 @@ def test_a_rule_that_does_not_apply_costs_no_statement(conn, allow, rule, send):
 
 def test_it_finds_what_decides_by_indexes(conn, acme_2):
     plan = conn.execute(
-        f"EXPLAIN QUERY PLAN {auto_recredit._STANDING}", {"accounts": f"[{acme_2.id}]", "today": 1}
+        f"EXPLAIN QUERY PLAN {auto_recredit._SELECT_STATUS}", {"accounts": f"[{acme_2.id}]", "today": 1}
     ).fetchall()
     scans = [each["detail"] for each in plan if each["detail"].startswith("SCAN")]
     assert scans == ["SCAN json_each VIRTUAL TABLE INDEX 1:"]
@@ -191,8 +191,8 @@ def test_the_cap_counts_by_day(conn, acme_2, allow, rule, send):
 def test_what_the_customer_orders_does_not_count(conn, acme_2, allow, rule, send):
     allow()
     rule(per_day=1)
-    order = orders.place(conn, ALICE, acme_2, packs.of_size(conn, PACK))
-    orders.pay(conn, SHELL, order)
+    order = orders.place_order(conn, ALICE, acme_2, packs.get_pack(conn, PACK))
+    orders.pay_order(conn, SHELL, order)
     assert send(151) == 151
     assert len(automatic(conn)) == 1
 
@@ -215,7 +215,7 @@ def test_the_line_covers_what_all_accounts_owe(conn, acme_1, acme_2, allow, rule
     rule()
     send(1, account=acme_1)
     assert [each.account for each in automatic(conn)] == ["smpp-acme-1"]
-    assert auto_recredit.owed(conn, acme_1.customer_id) == PACK
+    assert auto_recredit.get_owed_credits(conn, acme_1.customer_id) == PACK
     send(51)
     request = automatic(conn)[1]
     assert (request.account, request.credited) == ("smpp-acme-2", False)
@@ -224,8 +224,8 @@ def test_the_line_covers_what_all_accounts_owe(conn, acme_1, acme_2, allow, rule
 
 def test_another_customers_debts_are_its_own(conn, acme_2, globex_1, allow, rule, send):
     allow(line=100)
-    other = customers.by_id(conn, globex_1.customer_id)
-    customers.change(conn, SHELL, other, credit_line=PACK, min_age_days=0)
+    other = customers.get_customer_by_id(conn, globex_1.customer_id)
+    customers.change_customer(conn, SHELL, other, credit_line=PACK, min_age_days=0)
     rule(below=500, account=globex_1)
     rule()
     send(1, account=globex_1)
@@ -237,15 +237,15 @@ def test_what_is_paid_is_no_longer_owed(conn, acme_2, allow, rule, send):
     allow(line=100)
     rule()
     send(51)
-    orders.pay(conn, SHELL, automatic(conn)[0])
-    assert auto_recredit.owed(conn, acme_2.customer_id) == 0
+    orders.pay_order(conn, SHELL, automatic(conn)[0])
+    assert auto_recredit.get_owed_credits(conn, acme_2.customer_id) == 0
     send(100)
     assert [each.credited for each in automatic(conn)] == [True, True]
 
 
 def test_an_order_that_waits_for_its_payment_is_not_owed(conn, acme_2, allow, rule, send):
     allow(line=100)
-    orders.place(conn, ALICE, acme_2, packs.of_size(conn, PACK))
+    orders.place_order(conn, ALICE, acme_2, packs.get_pack(conn, PACK))
     rule()
     send(51)
     assert automatic(conn)[0].credited
@@ -269,7 +269,7 @@ def test_without_the_line_the_operator_is_asked_once(conn, acme_2, rule, send):
     assert (request.credited, request.status) == (False, orders.OPEN)
     assert kinds(conn) == ["requested"]
     assert balance(conn, acme_2) == 0
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 @pytest.mark.parametrize(("days", "credited"), [(0, True), (60, False)])
@@ -291,7 +291,7 @@ def test_an_account_is_old_enough_after_so_many_days(conn, acme_2, allow, rule, 
 def test_the_operator_releases_a_request(conn, acme_2, rule, send):
     rule()
     send(51)
-    orders.pay(conn, SHELL, automatic(conn)[0])
+    orders.pay_order(conn, SHELL, automatic(conn)[0])
     assert balance(conn, acme_2) == 149
     send(100)
     assert [each.credited for each in automatic(conn)] == [True, False]
@@ -300,7 +300,7 @@ def test_the_operator_releases_a_request(conn, acme_2, rule, send):
 def test_a_request_that_was_declined_is_not_repeated_that_day(conn, acme_2, rule, send):
     rule()
     send(51)
-    orders.cancel(conn, SHELL, automatic(conn)[0])
+    orders.cancel_order(conn, SHELL, automatic(conn)[0])
     send(1)
     assert len(automatic(conn)) == 1
     send(1, now=now_ms() + DAY_MS)
@@ -330,9 +330,9 @@ def test_a_pack_that_is_not_sold_any_more_is_not_bought(conn, acme_2, allow, rul
 
 def test_a_rule_is_kept_and_written_down(conn, acme_2, rule):
     rule(below=50, pack=250, per_day=3)
-    account = accounts.by_name(conn, acme_2.name)
+    account = accounts.get_account(conn, acme_2.name)
     assert (account.recredit_below, account.recredit_pack, account.recredit_per_day) == (50 * K, 250 * K, 3)
-    entry = audit.of_account(conn, acme_2.id)[0]
+    entry = audit.list_audit_entries(conn, acme_2.id)[0]
     assert (entry.actor, entry.action) == (ALICE.name, "recredit.set")
     assert entry.details == {"below": 50 * K, "pack": 250 * K, "per_day": 3}
 
@@ -340,30 +340,37 @@ def test_a_rule_is_kept_and_written_down(conn, acme_2, rule):
 @pytest.mark.parametrize(
     ("values", "refusal"),
     [
-        ((50 * K, None, 1), auto_recredit.NoPack),
+        ((50 * K, None, 1), auto_recredit.RecreditPackMissing),
         ((50 * K, 300 * K, 1), packs.NoSuchPack),
-        ((50 * K, PACK, 0), auto_recredit.InvalidPerDay),
-        ((50 * K, PACK, 11), auto_recredit.InvalidPerDay),
+        ((50 * K, PACK, 0), auto_recredit.InvalidPacksPerDay),
+        ((50 * K, PACK, 11), auto_recredit.InvalidPacksPerDay),
     ],
 )
 def test_senseless_rules_are_refused(conn, acme_2, values, refusal):
     with pytest.raises(refusal):
-        auto_recredit.set_rule(conn, ALICE, acme_2, *values)
-    assert accounts.by_name(conn, acme_2.name).recredit_below is None
+        auto_recredit.set_recredit_rule(conn, ALICE, acme_2, *values)
+    assert accounts.get_account(conn, acme_2.name).recredit_below is None
 
 
 def test_only_packs_of_the_known_sizes_that_are_sold_can_be_chosen(conn, acme_2):
     conn.execute("INSERT INTO packs VALUES (300000, 2000, 'EUR')")
     conn.execute("DELETE FROM packs WHERE credits = 200000")
-    assert [each.credits // K for each in auto_recredit.choices(conn)] == [100, 250, 500, 1000, 5000, 10000]
+    assert [each.credits // K for each in auto_recredit.list_auto_recredit_packs(conn)] == [
+        100,
+        250,
+        500,
+        1000,
+        5000,
+        10000,
+    ]
     with pytest.raises(packs.NoSuchPack):
-        auto_recredit.set_rule(conn, ALICE, acme_2, 50 * K, 300 * K, 1)
+        auto_recredit.set_recredit_rule(conn, ALICE, acme_2, 50 * K, 300 * K, 1)
 
 
 def test_taking_the_rule_away_takes_its_request_back(conn, acme_2, rule, send):
     rule()
     send(51)
-    auto_recredit.set_rule(conn, ALICE, acme_2, None, None, 1)
+    auto_recredit.set_recredit_rule(conn, ALICE, acme_2, None, None, 1)
     (request,) = automatic(conn)
     assert (request.status, request.cancelled_by) == (orders.CANCELLED, ALICE.name)
     send(1)
@@ -379,20 +386,20 @@ def test_another_pack_takes_the_request_for_the_old_one_back(conn, rule, send, p
 
 
 def test_per_day_is_a_whole_number():
-    assert auto_recredit.parse_per_day(" 3 ") == 3
-    with pytest.raises(auto_recredit.InvalidPerDay, match="“often” can't be how many packs a day"):
-        auto_recredit.parse_per_day("often")
+    assert auto_recredit.parse_packs_per_day(" 3 ") == 3
+    with pytest.raises(auto_recredit.InvalidPacksPerDay, match="“often” can't be how many packs a day"):
+        auto_recredit.parse_packs_per_day("often")
 
 
 # --- what the operator sets
 
 
 def test_the_operator_sets_line_and_age(conn, acme):
-    customers.change(conn, SHELL, acme, credit_line=500 * K, min_age_days=30)
-    changed = customers.by_id(conn, acme.id)
+    customers.change_customer(conn, SHELL, acme, credit_line=500 * K, min_age_days=30)
+    changed = customers.get_customer_by_id(conn, acme.id)
     assert (changed.credit_line, changed.recredit_min_age_days) == (500 * K, 30)
-    customers.change(conn, SHELL, acme, credit_line=0)
-    assert customers.by_id(conn, acme.id).recredit_min_age_days == 30
+    customers.change_customer(conn, SHELL, acme, credit_line=0)
+    assert customers.get_customer_by_id(conn, acme.id).recredit_min_age_days == 30
     details = [
         row["details"]
         for row in conn.execute("SELECT details FROM audit_log WHERE action = 'customer.change' ORDER BY id")
@@ -404,14 +411,14 @@ def test_the_operator_sets_line_and_age(conn, acme):
     ("values", "refusal"),
     [
         ({"credit_line": -1}, customers.InvalidCreditLine),
-        ({"min_age_days": -1}, customers.InvalidMinAge),
-        ({"min_age_days": 3651}, customers.InvalidMinAge),
+        ({"min_age_days": -1}, customers.InvalidRecreditMinAge),
+        ({"min_age_days": 3651}, customers.InvalidRecreditMinAge),
     ],
 )
 def test_what_no_operator_means_is_refused(conn, acme, values, refusal):
     with pytest.raises(refusal):
-        customers.change(conn, SHELL, acme, **values)
-    assert customers.by_id(conn, acme.id) == acme
+        customers.change_customer(conn, SHELL, acme, **values)
+    assert customers.get_customer_by_id(conn, acme.id) == acme
 
 
 @pytest.mark.parametrize(("text", "line"), [("0", 0), (" 0 ", 0), ("250.5", 250_500)])
@@ -436,12 +443,22 @@ def test_where_an_account_stands(conn, acme_2, allow, rule, send):
     allow(line=150)
     rule(per_day=2)
     send(51)
-    found = auto_recredit.standing(conn, acme_2.id)
-    assert (found.bought_today, found.per_day, found.owed, found.credit_line) == (1, 2, PACK, 150 * K)
-    assert (found.under_cap, found.within_line, found.old_enough, found.permitted) == (True, False, True, False)
-    assert found.request is None
+    status = auto_recredit.get_recredit_status(conn, acme_2.id)
+    assert (status.bought_today, status.per_day, status.owed_credits, status.credit_line) == (1, 2, PACK, 150 * K)
+    assert (
+        status.is_under_daily_limit,
+        status.is_within_credit_line,
+        status.old_enough,
+        status.is_credited_at_once,
+    ) == (
+        True,
+        False,
+        True,
+        False,
+    )
+    assert status.open_order_id is None
     send(100)
-    assert auto_recredit.standing(conn, acme_2.id).request == automatic(conn)[1].id
+    assert auto_recredit.get_recredit_status(conn, acme_2.id).open_order_id == automatic(conn)[1].id
 
 
 # --- several at once
@@ -455,28 +472,28 @@ def test_several_at_once_buy_no_pack_too_many(connect, conn, acme_1, acme_2, all
     def one(number):
         own = connect()
         account = (acme_1, acme_2)[number % 2]
-        return [intake.store(own, [prepared(own, account.id)] * 5).ids for _ in range(20)]
+        return [intake.store_messages(own, [prepare_submit(own, account.id)] * 5).message_ids for _ in range(20)]
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(one, range(6)))
     bought = [each for each in automatic(conn) if each.credited]
     assert len(bought) == 3
-    assert auto_recredit.owed(conn, acme_1.customer_id) == 300 * K
+    assert auto_recredit.get_owed_credits(conn, acme_1.customer_id) == 300 * K
     total = balance(conn, acme_1) + balance(conn, acme_2)
     sent = conn.execute("SELECT count(*) FROM messages WHERE price > 0").fetchone()[0]
     assert total == 1000 + 100 + 300 - sent
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_is_rolled_back_leaves_no_order(conn, acme_2, allow, rule):
     allow()
     rule()
 
-    submits = [prepared(conn, acme_2.id)] * 60
+    submits = [prepare_submit(conn, acme_2.id)] * 60
 
     def fails():
-        with immediate(conn):
-            assert None not in intake.store(conn, submits).ids
+        with write_transaction(conn):
+            assert None not in intake.store_messages(conn, submits).message_ids
             raise ConnectionError
 
     with pytest.raises(ConnectionError):
@@ -487,7 +504,7 @@ def test_what_is_rolled_back_leaves_no_order(conn, acme_2, allow, rule):
 def test_a_transfer_that_takes_it_below_waits_for_the_next_message(conn, acme_1, acme_2, allow, rule, send):
     allow()
     rule()
-    credits.transfer(conn, ALICE, acme_2, acme_1, 90 * K)
+    credits.transfer_credits(conn, ALICE, acme_2, acme_1, 90 * K)
     assert automatic(conn) == []
     send(1)
     assert (len(automatic(conn)), balance(conn, acme_2)) == (1, 109)

@@ -7,7 +7,7 @@ from email import message_from_bytes, policy
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit, credit_mails
 from portal.services.common import credit_amounts
@@ -17,14 +17,14 @@ from portal.services.credits import alerts, credits
 from portal.services.messages import intake
 from portal.services.people import customers, users
 from tests.mailbox import Mailbox
-from tests.support import prepared
+from tests.support import prepare_submit
 
 K = credit_amounts.THOUSANDTHS
 
 
 @pytest.fixture
 def acme(conn, cast):
-    return customers.by_id(conn, cast.acme)
+    return customers.get_customer_by_id(conn, cast.acme)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def low(conn, acme_1):
     """The account falls below a threshold of 950 credits."""
 
     def low(*addresses):
-        alerts.set_rule(conn, SHELL, acme_1, 950 * K, addresses)
+        alerts.set_alert_rule(conn, SHELL, acme_1, 950 * K, addresses)
         send(conn, acme_1, 60)
 
     return low
@@ -43,8 +43,8 @@ def rule(conn, acme, acme_1):
     """Automatic re-credit below 950 credits, with a line of so many."""
 
     def rule(line=1000, per_day=2):
-        customers.change(conn, SHELL, acme, credit_line=line * K, min_age_days=0)
-        auto_recredit.set_rule(conn, SHELL, acme_1, 950 * K, 100 * K, per_day)
+        customers.change_customer(conn, SHELL, acme, credit_line=line * K, min_age_days=0)
+        auto_recredit.set_recredit_rule(conn, SHELL, acme_1, 950 * K, 100 * K, per_day)
 
     return rule
 
@@ -54,22 +54,22 @@ def mails(conn, keys, config, connect):
     """Queues and sends what is due; returns the mails."""
 
     def mails():
-        count = credit_mails.queue_due(conn, keys)
+        count = credit_mails.queue_credit_mails(conn, keys)
         assert Mailer(config, keys, connect).send_due(conn) == count
         files = sorted((config.data / "outbox").iterdir()) if count else []
-        found = [message_from_bytes(each.read_bytes(), policy=policy.default) for each in files]
+        messages = [message_from_bytes(each.read_bytes(), policy=policy.default) for each in files]
         for each in files:
             each.unlink()
-        return found
+        return messages
 
     return mails
 
 
 def send(conn, account, count=1):
-    intake.store(conn, [prepared(conn, account.id)] * count)
+    intake.store_messages(conn, [prepare_submit(conn, account.id)] * count)
 
 
-def told(mails):
+def subjects(mails):
     return [(each["To"], each["Subject"]) for each in mails]
 
 
@@ -86,7 +86,7 @@ def test_nothing_noted_is_no_mail(mails):
 def test_a_balance_that_is_low(config, mails, low):
     low()
     (mail,) = mails()
-    assert told([mail]) == [("marta@acme.example", "smpp-acme-1 is running out of credits")]
+    assert subjects([mail]) == [("marta@acme.example", "smpp-acme-1 is running out of credits")]
     for text in texts(mail):
         assert "smpp-acme-1 holds 940 credits." in text
         assert "when there are fewer than 950." in text
@@ -98,7 +98,7 @@ def test_a_balance_that_is_low(config, mails, low):
 
 def test_the_addresses_of_the_rule_instead_of_the_contact(mails, low):
     low("ops@acme.example", "night@acme.example")
-    assert [to for to, _ in told(mails())] == ["ops@acme.example", "night@acme.example"]
+    assert [to for to, _ in subjects(mails())] == ["ops@acme.example", "night@acme.example"]
 
 
 def test_each_crossing_is_one_mail(conn, acme_1, mails, low):
@@ -106,7 +106,7 @@ def test_each_crossing_is_one_mail(conn, acme_1, mails, low):
     assert len(mails()) == 1
     send(conn, acme_1, 5)
     assert mails() == []
-    credits.grant(conn, SHELL, acme_1, 100 * K)
+    credits.grant_credits(conn, SHELL, acme_1, 100 * K)
     assert mails() == []
     send(conn, acme_1, 100)
     assert len(mails()) == 1
@@ -114,7 +114,7 @@ def test_each_crossing_is_one_mail(conn, acme_1, mails, low):
 
 def test_several_crossings_that_nobody_has_read_of_yet_are_one_mail(conn, acme_1, mails, low):
     low()
-    credits.grant(conn, SHELL, acme_1, 100 * K)
+    credits.grant_credits(conn, SHELL, acme_1, 100 * K)
     send(conn, acme_1, 110)
     (mail,) = mails()
     assert "smpp-acme-1 holds 930 credits." in texts(mail)[0]
@@ -124,15 +124,15 @@ def test_crossings_back_and_forth_flood_nobody(conn, acme_1, acme_2, mails, low)
     low("somebody@else.example")
     count = len(mails())
     for _crossing in range(10):
-        credits.transfer(conn, SHELL, acme_2, acme_1, 11 * K)
-        credits.transfer(conn, SHELL, acme_1, acme_2, 11 * K)
+        credits.transfer_credits(conn, SHELL, acme_2, acme_1, 11 * K)
+        credits.transfer_credits(conn, SHELL, acme_1, acme_2, 11 * K)
         count += len(mails())
     assert count == 6
 
 
 def test_a_rule_that_was_taken_away_meanwhile(conn, acme_1, mails, low):
     low()
-    alerts.set_rule(conn, SHELL, acme_1, None)
+    alerts.set_alert_rule(conn, SHELL, acme_1, None)
     (mail,) = mails()
     assert "fewer than" not in texts(mail)[0]
 
@@ -141,7 +141,7 @@ def test_a_pack_that_was_bought(conn, config, acme_1, mails, rule):
     rule()
     send(conn, acme_1, 51)
     (mail,) = mails()
-    assert told([mail]) == [("marta@acme.example", "100 credits were bought for smpp-acme-1")]
+    assert subjects([mail]) == [("marta@acme.example", "100 credits were bought for smpp-acme-1")]
     order = conn.execute("SELECT id FROM orders").fetchone()["id"]
     for text in texts(mail):
         assert re.search(rf"order 20\d\d-{order:05d}, €7.00\.", text)
@@ -162,32 +162,32 @@ def test_each_pack_has_its_mail_and_the_last_one_says_so(conn, acme_1, mails, ru
 def test_a_pack_of_yesterday_does_not_count(conn, acme_1, mails, rule):
     rule()
     today = now_ms() // DAY_MS * DAY_MS
-    intake.store(conn, [prepared(conn, acme_1.id)] * 51, today + DAY_MS - 1)
-    intake.store(conn, [prepared(conn, acme_1.id)] * 100, today + DAY_MS)
+    intake.store_messages(conn, [prepare_submit(conn, acme_1.id)] * 51, today + DAY_MS - 1)
+    intake.store_messages(conn, [prepare_submit(conn, acme_1.id)] * 100, today + DAY_MS)
     assert ["1 more pack" in texts(each)[0] for each in mails()] == [True, True]
 
 
 def test_those_who_get_alerts_hear_of_the_pack_too_and_nobody_twice(conn, acme_1, mails, rule):
-    alerts.set_rule(conn, SHELL, acme_1, 1 * K, ["ops@acme.example", "Marta@acme.example"])
+    alerts.set_alert_rule(conn, SHELL, acme_1, 1 * K, ["ops@acme.example", "Marta@acme.example"])
     rule()
     send(conn, acme_1, 51)
-    assert [to for to, _ in told(mails())] == ["marta@acme.example", "ops@acme.example"]
+    assert [to for to, _ in subjects(mails())] == ["marta@acme.example", "ops@acme.example"]
 
 
 def test_a_request_goes_to_all_operators_and_a_word_to_the_customer(
     conn, keys, config, cast, acme, acme_1, mails, rule
 ):
-    users.add(conn, keys, SHELL, "otto@portal.example", users.OPERATOR, None)
-    users.set_language(conn, users.by_email(conn, "otto@portal.example"), "it")
+    users.create_user(conn, keys, SHELL, "otto@portal.example", users.OPERATOR, None)
+    users.set_user_language(conn, users.get_user_by_email(conn, "otto@portal.example"), "it")
     rule(line=0)
     send(conn, acme_1, 51)
     to_customer, *to_operators = mails()
-    assert told([to_customer]) == [("marta@acme.example", "Credits were requested for smpp-acme-1")]
+    assert subjects([to_customer]) == [("marta@acme.example", "Credits were requested for smpp-acme-1")]
     for text in texts(to_customer):
         assert "smpp-acme-1 has fallen to 1,000 credits" in text
         assert "They arrive when the operator releases them." in text
         assert re.search(rf"^{config.public_url}/accounts/smpp-acme-1/orders/20\d\d-\d{{5}}$", text, re.M)
-    assert told(to_operators) == [
+    assert subjects(to_operators) == [
         ("olga@portal.example", "Acme needs credits for smpp-acme-1"),
         ("otto@portal.example", "Acme ha bisogno di crediti per smpp-acme-1"),
     ]
@@ -224,8 +224,8 @@ def test_what_is_not_committed_is_noted_still(conn, keys, low):
     low()
 
     def fails():
-        with immediate(conn):
-            assert credit_mails.queue_due(conn, keys) == 1
+        with write_transaction(conn):
+            assert credit_mails.queue_credit_mails(conn, keys) == 1
             raise ConnectionError
 
     with pytest.raises(ConnectionError):
@@ -234,28 +234,28 @@ def test_what_is_not_committed_is_noted_still(conn, keys, low):
         0,
         1,
     )
-    assert credit_mails.queue_due(conn, keys) == 1
+    assert credit_mails.queue_credit_mails(conn, keys) == 1
 
 
 def test_many_that_wait_are_taken_in_turns(conn, keys, acme_1):
-    with immediate(conn):
+    with write_transaction(conn):
         for number in range(60):
-            alerts.note(conn, acme_1.id, alerts.LOW, now_ms(), number)
-    assert [credit_mails.queue_due(conn, keys) for _ in range(3)] == [1, 1, 0]
+            alerts.add_credit_notice(conn, acme_1.id, alerts.LOW, now_ms(), number)
+    assert [credit_mails.queue_credit_mails(conn, keys) for _ in range(3)] == [1, 1, 0]
 
 
 def test_it_arrives_by_smtp(conn, keys, config, connect, low):
     low()
-    credit_mails.queue_due(conn, keys)
+    credit_mails.queue_credit_mails(conn, keys)
     with Mailbox().listening() as mailbox:
         Mailer(replace(config, mail=replace(config.mail, url=mailbox.url)), keys, connect).send_due(conn)
-        assert mailbox.wait()["Subject"] == "smpp-acme-1 is running out of credits"
+        assert mailbox.wait_for_mail()["Subject"] == "smpp-acme-1 is running out of credits"
 
 
 def test_an_account_that_is_gone_is_no_reason_to_stop(conn, keys, acme_1, low):
     low()
     conn.execute("UPDATE accounts SET deleted_at = 1 WHERE id = ?", (acme_1.id,))
-    credit_mails.queue_due(conn, keys)
+    credit_mails.queue_credit_mails(conn, keys)
     assert conn.execute("SELECT count(*) FROM credit_notices").fetchone()[0] == 0
     with pytest.raises(accounts.NoSuchAccount):
-        accounts.by_name(conn, acme_1.name)
+        accounts.get_account(conn, acme_1.name)

@@ -11,40 +11,40 @@ from portal.services.common.audit import SHELL
 
 
 def test_the_packs_that_there_are_at_first_are_a_price_list(conn):
-    sold = packs.everyone(conn)
-    assert [each.credits for each in sold] == list(packs.AUTOMATIC)
-    assert packs.replace(conn, SHELL, sold) == sold
+    sold = packs.list_packs(conn)
+    assert [each.credits for each in sold] == list(packs.RECREDIT_PACK_SIZES)
+    assert packs.replace_packs(conn, SHELL, sold) == sold
 
 
 def test_a_price_list_is_sorted_and_said_to_the_audit_log(conn):
-    new = packs.replace(conn, SHELL, [Pack(2000, 20, "EUR"), Pack(1000, 11, "EUR")])
-    assert new == packs.everyone(conn) == [Pack(1000, 11, "EUR"), Pack(2000, 20, "EUR")]
-    (told,) = conn.execute("SELECT details FROM audit_log WHERE action = 'packs.change'").fetchall()
-    assert json.loads(told[0])["after"] == [[1000, 11, "EUR"], [2000, 20, "EUR"]]
+    new = packs.replace_packs(conn, SHELL, [Pack(2000, 20, "EUR"), Pack(1000, 11, "EUR")])
+    assert new == packs.list_packs(conn) == [Pack(1000, 11, "EUR"), Pack(2000, 20, "EUR")]
+    (details,) = conn.execute("SELECT details FROM audit_log WHERE action = 'packs.change'").fetchall()
+    assert json.loads(details[0])["after"] == [[1000, 11, "EUR"], [2000, 20, "EUR"]]
 
 
 def test_prices_fall_by_the_exact_price_of_a_credit(conn):
     # A third of a cent less for three thousand: rounded to any decimals somebody shows, they might be the same.
-    packs.replace(conn, SHELL, [Pack(10**9, 10**9 + 1, "EUR"), Pack(10**9 + 1, 10**9 + 1, "EUR")])
-    with pytest.raises(packs.PriceNotFalling) as caught:
-        packs.replace(conn, SHELL, [Pack(3000, 10, "EUR"), Pack(6000, 20, "EUR")])
+    packs.replace_packs(conn, SHELL, [Pack(10**9, 10**9 + 1, "EUR"), Pack(10**9 + 1, 10**9 + 1, "EUR")])
+    with pytest.raises(packs.UnitPriceNotFalling) as caught:
+        packs.replace_packs(conn, SHELL, [Pack(3000, 10, "EUR"), Pack(6000, 20, "EUR")])
     assert caught.value.pack == Pack(6000, 20, "EUR")
-    assert len(packs.everyone(conn)) == 2
+    assert len(packs.list_packs(conn)) == 2
 
 
 @pytest.mark.parametrize(
     ("new", "refusal"),
     [
-        ([Pack(1000, 10, "EUR"), Pack(2000, 15, "USD")], packs.OneCurrency),
-        ([Pack(1000, 10, "EUR"), Pack(1000, 9, "EUR")], packs.SoldTwice),
+        ([Pack(1000, 10, "EUR"), Pack(2000, 15, "USD")], packs.MixedCurrencies),
+        ([Pack(1000, 10, "EUR"), Pack(1000, 9, "EUR")], packs.DuplicatePackSize),
         ([Pack(1000 * size, size, "EUR") for size in range(1, 60)], packs.TooManyPacks),
     ],
 )
 def test_what_is_no_price_list_changes_nothing(conn, new, refusal):
-    before = packs.everyone(conn)
+    before = packs.list_packs(conn)
     with pytest.raises(refusal):
-        packs.replace(conn, SHELL, new)
-    assert packs.everyone(conn) == before
+        packs.replace_packs(conn, SHELL, new)
+    assert packs.list_packs(conn) == before
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_what_is_no_price_list_changes_nothing(conn, new, refusal):
 )
 def test_prices_are_read_as_the_reader_writes(language, text, currency, price):
     i18n.use_language(language)
-    assert packs.parse_price(text, currency) == price
-    assert packs.parse_price(i18n.plain_money(price, currency), currency) == price
+    assert packs.parse_pack_price(text, currency) == price
+    assert packs.parse_pack_price(i18n.format_money_input(price, currency), currency) == price
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "7.005", "NaN", "Infinity", "1e99", "7 euro", "9" * 30])
 def test_what_is_no_price_is_refused(text):
-    with pytest.raises(packs.InvalidPrice):
-        packs.parse_price(text, "EUR")
+    with pytest.raises(packs.InvalidPackPrice):
+        packs.parse_pack_price(text, "EUR")
 
 
 def test_currencies_are_those_of_today():

@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.billing import statement
 from portal.services.common import periods
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits, ledger
 from portal.services.messages import intake, outcomes
 from portal.services.statistics import daily_totals, rollup
-from tests.support import prepared
+from tests.support import prepare_submit
 
 ROME = "Europe/Rome"
 
@@ -42,17 +42,17 @@ NOW = at("2026-11-23T00:30")
     ],
 )
 def test_periods_are_whole_days_of_the_installation_s_time_zone(choice, since, until):
-    found = periods.period(choice, "", "", ROME, NOW)
-    assert (found.since, found.until) == (at(since), at(until))
+    period = periods.parse_period(choice, "", "", ROME, NOW)
+    assert (period.since, period.until) == (at(since), at(until))
 
 
 def test_today_is_another_day_elsewhere():
-    assert periods.period("today", "", "", "UTC", NOW).since == at("2026-11-22", "UTC")
+    assert periods.parse_period("today", "", "", "UTC", NOW).since == at("2026-11-22", "UTC")
 
 
 def test_a_day_without_an_hour_is_a_day():
-    found = periods.period("range", "2026-03-29", "2026-03-29", ROME, NOW)
-    assert found.until - found.since == 23 * 3_600_000
+    period = periods.parse_period("range", "2026-03-29", "2026-03-29", ROME, NOW)
+    assert period.until - period.since == 23 * 3_600_000
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_a_day_without_an_hour_is_a_day():
     ],
 )
 def test_from_and_to(first, last, since, until):
-    found = periods.period("range", first, last, ROME, NOW)
-    assert (found.since, found.until) == (since, until)
+    period = periods.parse_period("range", first, last, ROME, NOW)
+    assert (period.since, period.until) == (since, until)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_from_and_to(first, last, since, until):
     ],
 )
 def test_days_that_are_none_are_refused(first, last, field):
-    with pytest.raises((periods.InvalidDate, periods.EndsBeforeItBegins)) as refused:
-        periods.period("range", first, last, ROME, NOW)
+    with pytest.raises((periods.InvalidDate, periods.PeriodEndsBeforeStart)) as refused:
+        periods.parse_period("range", first, last, ROME, NOW)
     assert refused.value.field == field
 
 
@@ -106,10 +106,10 @@ def write(conn, account_id, happenings):
     """As they would have been written then: a ledger from nothing."""
     conn.execute("DELETE FROM movements")
     conn.execute("UPDATE accounts SET balance = 0")
-    with immediate(conn):
+    with write_transaction(conn):
         for moment, kind, amount in happenings:
             when = at(moment) if isinstance(moment, str) else moment
-            ledger.move(conn, SHELL, account_id, kind, amount, f"{kind} {moment}", now=when)
+            ledger.post_movement(conn, SHELL, account_id, kind, amount, f"{kind} {moment}", now=when)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def year(conn, acme_1, acme_2):
 
 
 def within(choice, first="", last=""):
-    return periods.period(choice, first, last, ROME, NOW)
+    return periods.parse_period(choice, first, last, ROME, NOW)
 
 
 @pytest.mark.parametrize(
@@ -137,23 +137,23 @@ def within(choice, first="", last=""):
     ],
 )
 def test_a_period_holds_what_happened_in_it_and_adds_it_up(conn, year, period, which):
-    found = statement.movements(conn, year.id, period)
-    assert [(each.kind, each.amount) for each in found] == [(kind, amount) for _, kind, amount in which][::-1]
-    sums = statement.sums(conn, year.id, period)
-    assert sums.came == sum(amount for _, _, amount in which if amount > 0)
-    assert sums.went == sum(amount for _, _, amount in which if amount < 0)
+    movements = statement.list_movements_page(conn, year.id, period)
+    assert [(each.kind, each.amount) for each in movements] == [(kind, amount) for _, kind, amount in which][::-1]
+    sums = statement.sum_movements(conn, year.id, period)
+    assert sums.total_in == sum(amount for _, _, amount in which if amount > 0)
+    assert sums.total_out == sum(amount for _, _, amount in which if amount < 0)
     for each in ledger.KINDS:
-        assert sums.of(each) == sum(amount for _, kind, amount in which if kind == each)
+        assert sums.get_net_amount(each) == sum(amount for _, kind, amount in which if kind == each)
 
 
 @pytest.mark.parametrize("kind", ledger.KINDS)
 def test_one_kind_only(conn, year, kind):
     only = [amount for _, each, amount in HAPPENINGS if each == kind]
-    found = statement.movements(conn, year.id, within("all"), kind)
-    assert [each.amount for each in found] == only[::-1]
-    sums = statement.sums(conn, year.id, within("all"), kind)
-    assert list(sums.kinds) == ([kind] if only else [])
-    assert sums.came + sums.went == sum(only)
+    movements = statement.list_movements_page(conn, year.id, within("all"), kind)
+    assert [each.amount for each in movements] == only[::-1]
+    sums = statement.sum_movements(conn, year.id, within("all"), kind)
+    assert list(sums.by_kind) == ([kind] if only else [])
+    assert sums.total_in + sums.total_out == sum(only)
 
 
 _amounts = st.integers(min_value=1, max_value=9_999)
@@ -182,48 +182,52 @@ def test_sums_pages_and_chart_agree_with_the_ledger(conn, acme_1, happenings, on
     period = within("range", *map(str, days))
     inside = [each for each in happened if period.since <= each[0] < period.until]
 
-    wanted = [(each, amount) for _, each, amount in inside if kind in ("", each)]
+    expected = [(each, amount) for _, each, amount in inside if kind in ("", each)]
     pages, before = [], None
-    while page := statement.movements(conn, acme_1.id, period, kind, before=before, limit=3):
+    while page := statement.list_movements_page(conn, acme_1.id, period, kind, before=before, limit=3):
         pages += page
         before = page[-1].id
-    assert [(each.kind, each.amount) for each in pages] == wanted[::-1]
-    assert list(statement.each(conn, acme_1.id, period, kind, batch=7)) == pages
-    sums = statement.sums(conn, acme_1.id, period, kind)
-    assert (sums.came, sums.went) == (
-        sum(amount for _, amount in wanted if amount > 0),
-        sum(amount for _, amount in wanted if amount < 0),
+    assert [(each.kind, each.amount) for each in pages] == expected[::-1]
+    assert list(statement.iterate_movements(conn, acme_1.id, period, kind, batch=7)) == pages
+    sums = statement.sum_movements(conn, acme_1.id, period, kind)
+    assert (sums.total_in, sums.total_out) == (
+        sum(amount for _, amount in expected if amount > 0),
+        sum(amount for _, amount in expected if amount < 0),
     )
 
-    course = statement.course(conn, acme_1.id, period, ROME, at("2026-12-31T12:00"))
+    course = statement.load_balance_history(conn, acme_1.id, period, ROME, at("2026-12-31T12:00"))
     if course is not None:
-        assert course.used == -sum(amount for _, each, amount in inside if each == ledger.USAGE)
-        assert course.opening == sum(amount for moment, _, amount in happened if moment < course.steps[0].at)
+        assert course.total_credits_used == -sum(amount for _, each, amount in inside if each == ledger.USAGE)
+        assert course.opening_balance == sum(amount for moment, _, amount in happened if moment < course.steps[0].at)
         assert course.steps[-1].balance == sum(amount for moment, _, amount in happened if moment < period.until)
-        before = course.opening
+        before = course.opening_balance
         for each in course.steps:
-            before += each.others - each.used
+            before += each.others - each.usage
             assert each.balance == before
 
 
 def test_the_way_back_ends_at_the_page_it_began_with(conn, year):
-    first = statement.movements(conn, year.id, within("month"), limit=3)
-    second = statement.movements(conn, year.id, within("month"), before=first[-1].id, limit=3)
-    assert statement.movements(conn, year.id, within("month"), after=second[0].id, limit=3) == first
+    first = statement.list_movements_page(conn, year.id, within("month"), limit=3)
+    second = statement.list_movements_page(conn, year.id, within("month"), before=first[-1].id, limit=3)
+    assert statement.list_movements_page(conn, year.id, within("month"), after=second[0].id, limit=3) == first
 
 
 def test_a_movement_tells_whether_its_messages_can_be_looked_up(conn, acme_1):
-    first, last = intake.store(conn, [prepared(conn, acme_1.id), prepared(conn, acme_1.id)]).ids
-    usage = statement.movements(conn, acme_1.id)[0]
+    first, last = intake.store_messages(
+        conn, [prepare_submit(conn, acme_1.id), prepare_submit(conn, acme_1.id)]
+    ).message_ids
+    usage = statement.list_movements_page(conn, acme_1.id)[0]
     assert (usage.messages, usage.first_message_id, usage.last_message_id) == (2, first, last)
     assert usage.in_history
     conn.execute("DELETE FROM messages")
-    assert not statement.movements(conn, acme_1.id)[0].in_history
+    assert not statement.list_movements_page(conn, acme_1.id)[0].in_history
 
 
 def test_only_a_purchase_has_an_order(conn, year):
-    found = statement.movements(conn, year.id, within("all"))
-    assert [each.order for each in found if each.order] == ["purchase 2026-10-31T23:59:59.999"]
+    movements = statement.list_movements_page(conn, year.id, within("all"))
+    assert [each.purchase_order_number for each in movements if each.purchase_order_number] == [
+        "purchase 2026-10-31T23:59:59.999"
+    ]
 
 
 # --- the queries
@@ -231,17 +235,17 @@ def test_only_a_purchase_has_an_order(conn, year):
 
 def plan(conn, ask):
     """The steps of the queries that a question puts to the ledger."""
-    asked = []
-    conn.set_trace_callback(asked.append)
+    statements = []
+    conn.set_trace_callback(statements.append)
     ask()
     conn.set_trace_callback(None)
-    steps = [row["detail"] for query in asked for row in conn.execute(f"EXPLAIN QUERY PLAN {query}")]
+    steps = [row["detail"] for query in statements for row in conn.execute(f"EXPLAIN QUERY PLAN {query}")]
     return {each for each in steps if "movements" in each}
 
 
 @pytest.mark.parametrize("kind", ["", *ledger.KINDS])
 def test_no_page_reads_more_of_the_ledger_than_it_shows(conn, year, kind):
-    (step,) = plan(conn, lambda: statement.movements(conn, year.id, within("month"), kind))
+    (step,) = plan(conn, lambda: statement.list_movements_page(conn, year.id, within("month"), kind))
     index = (
         "movements_account (account_id=?" if kind in ("", ledger.USAGE) else "movements_kinds (account_id=? AND kind=?"
     )
@@ -250,8 +254,8 @@ def test_no_page_reads_more_of_the_ledger_than_it_shows(conn, year, kind):
 
 def test_neither_sums_nor_chart_read_the_usage(conn, year):
     for ask in (
-        lambda: statement.sums(conn, year.id, within("month")),
-        lambda: statement.course(conn, year.id, within("month"), ROME, NOW),
+        lambda: statement.sum_movements(conn, year.id, within("month")),
+        lambda: statement.load_balance_history(conn, year.id, within("month"), ROME, NOW),
     ):
         for step in plan(conn, ask):
             assert "movements_kinds (account_id=? AND kind=? AND rowid>? AND rowid<?)" in step or step in (
@@ -265,9 +269,9 @@ def test_neither_sums_nor_chart_read_the_usage(conn, year):
 
 
 def test_a_month_goes_by_days(conn, year):
-    found = statement.course(conn, year.id, within("month"), ROME, NOW)
-    assert (found.unit, found.opening, len(found.steps)) == ("day", 143_000, 23)
-    by_day = {each.at: (each.used, each.others, each.balance) for each in found.steps}
+    history = statement.load_balance_history(conn, year.id, within("month"), ROME, NOW)
+    assert (history.unit, history.opening_balance, len(history.steps)) == ("day", 143_000, 23)
+    by_day = {each.at: (each.usage, each.others, each.balance) for each in history.steps}
     assert by_day[at("2026-11-01")] == (1_000, 0, 142_000)
     assert by_day[at("2026-11-19")] == (0, 0, 142_000)
     assert by_day[at("2026-11-20")] == (2_500, 500, 140_000)
@@ -276,60 +280,62 @@ def test_a_month_goes_by_days(conn, year):
 
 
 def test_a_day_goes_by_hours(conn, year):
-    found = statement.course(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, NOW)
-    assert (found.unit, len(found.steps)) == ("hour", 24)
-    assert [(each.used, each.others) for each in found.steps[8:10]] == [(0, 1_000), (2_500, -500)]
+    history = statement.load_balance_history(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, NOW)
+    assert (history.unit, len(history.steps)) == ("hour", 24)
+    assert [(each.usage, each.others) for each in history.steps[8:10]] == [(0, 1_000), (2_500, -500)]
 
 
 def test_today_goes_to_the_hour_that_runs(conn, year):
     noon = at("2026-11-20T12:30")
-    found = statement.course(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, noon)
-    assert len(found.steps) == 13
-    assert found.steps[-1].at == at("2026-11-20T12:00")
+    history = statement.load_balance_history(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, noon)
+    assert len(history.steps) == 13
+    assert history.steps[-1].at == at("2026-11-20T12:00")
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-10-25", 25), ("2026-03-29", 23)])
 def test_a_day_has_the_hours_that_it_has(conn, year, day, hours):
-    found = statement.course(conn, year.id, within("range", day, day), ROME, NOW)
-    assert len(found.steps) == hours
+    history = statement.load_balance_history(conn, year.id, within("range", day, day), ROME, NOW)
+    assert len(history.steps) == hours
 
 
 def test_a_year_goes_by_months_from_the_first_movement(conn, year):
-    found = statement.course(conn, year.id, within("all"), ROME, NOW)
-    assert (found.unit, found.opening, len(found.steps)) == ("month", 0, 12)
-    assert (found.steps[0].at, found.steps[0].balance) == (at("2025-12-31"), 100_000)
-    assert (found.steps[-2].used, found.steps[-1].used) == (7_000, 6_500)
+    history = statement.load_balance_history(conn, year.id, within("all"), ROME, NOW)
+    assert (history.unit, history.opening_balance, len(history.steps)) == ("month", 0, 12)
+    assert (history.steps[0].at, history.steps[0].balance) == (at("2025-12-31"), 100_000)
+    assert (history.steps[-2].usage, history.steps[-1].usage) == (7_000, 6_500)
 
 
 def test_there_is_nothing_to_draw_before_the_first_movement(conn, year, acme_2):
-    assert statement.course(conn, year.id, within("range", "2020-01-01", "2020-02-01"), ROME, NOW) is None
-    assert statement.course(conn, acme_2.id, within("all"), ROME, NOW) is None
+    assert statement.load_balance_history(conn, year.id, within("range", "2020-01-01", "2020-02-01"), ROME, NOW) is None
+    assert statement.load_balance_history(conn, acme_2.id, within("all"), ROME, NOW) is None
 
 
 # --- months
 
 
 def test_months_are_read_and_written():
-    assert statement.month_text(statement.month_number("2026-11")) == "2026-11"
-    assert statement.month_number("2026-11") == daily_totals.month_of(at("2026-11-23", "UTC") // DAY_MS)
-    assert [statement.month_number(each) for each in ("2026-13", "x", "0000-01", "2026-11-01")] == [None] * 4
-    december = periods.month(statement.month_number("2026-12"))
+    assert statement.format_month(statement.parse_month("2026-11")) == "2026-11"
+    assert statement.parse_month("2026-11") == daily_totals.month_from_day(at("2026-11-23", "UTC") // DAY_MS)
+    assert [statement.parse_month(each) for each in ("2026-13", "x", "0000-01", "2026-11-01")] == [None] * 4
+    december = periods.period_from_month(statement.parse_month("2026-12"))
     assert (december.since, december.until) == (at("2026-12-01", "UTC"), at("2027-01-01", "UTC"))
 
 
 def test_the_months_since_the_first_movement(conn, year, acme_2):
-    found = [statement.month_text(each) for each in statement.months(conn, year.id)]
-    assert found[-1] == "2025-12"
-    this_month = daily_totals.month_of(now_ms() // DAY_MS)
-    assert found[0] == statement.month_text(this_month)
-    assert statement.months(conn, acme_2.id) == [this_month]
+    months = [statement.format_month(each) for each in statement.list_statement_months(conn, year.id)]
+    assert months[-1] == "2025-12"
+    this_month = daily_totals.month_from_day(now_ms() // DAY_MS)
+    assert months[0] == statement.format_month(this_month)
+    assert statement.list_statement_months(conn, acme_2.id) == [this_month]
 
 
 def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
     conn.execute("UPDATE accounts SET any_sender = 1")
     last = at("2026-11-01", "UTC") - 1
     submits = [
-        prepared(conn, acme_1.id, destination=destination, source=source, body=body, scheduled_at=now_ms() + DAY_MS)
+        prepare_submit(
+            conn, acme_1.id, destination=destination, source=source, body=body, scheduled_at=now_ms() + DAY_MS
+        )
         for destination, source, body in (
             ("393401234567", "ACME", b"x" * 200),
             ("393401234568", "ACME", b"x"),
@@ -339,35 +345,43 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
     ]
     conn.execute("DELETE FROM movements")
     conn.execute("UPDATE accounts SET balance = 0")
-    credits.grant(conn, SHELL, acme_1, 1_000_000, now=at("2026-10-01", "UTC"))
-    october, november = (statement.month_number(each) for each in ("2026-10", "2026-11"))
+    credits.grant_credits(conn, SHELL, acme_1, 1_000_000, now=at("2026-10-01", "UTC"))
+    october, november = (statement.parse_month(each) for each in ("2026-10", "2026-11"))
     ids = []
     for moment in (last, last + 1):
-        ids.append(intake.store(conn, submits, now=moment).ids)
-    rollup.gather_all(conn)
+        ids.append(intake.store_messages(conn, submits, now=moment).message_ids)
+    rollup.roll_up_all(conn)
     for month in (october, november):
-        countries = statement.used_by_country(conn, acme_1.id, month)
-        senders = statement.used_by_sender(conn, acme_1.id, month, 10)
-        each = list(statement.used(conn, acme_1.id, month))
-        ledger_says = -statement.sums(conn, acme_1.id, periods.month(month)).of(ledger.USAGE)
+        countries = statement.list_usage_by_country(conn, acme_1.id, month)
+        senders = statement.list_usage_by_sender(conn, acme_1.id, month, 10)
+        each = list(statement.iterate_monthly_usage(conn, acme_1.id, month))
+        ledger_says = -statement.sum_movements(conn, acme_1.id, periods.period_from_month(month)).get_net_amount(
+            ledger.USAGE
+        )
         assert [sum(line.price for line in lines) for lines in (countries, senders, each)] == [ledger_says] * 3
         assert {line.country: (line.messages, line.parts) for line in countries} == {"IT": (3, 4), "DE": (1, 1)}
         assert {line.source: (line.messages, line.parts) for line in senders} == {"ACME": (2, 3), "SHOP": (2, 2)}
         assert len(each) == 3
-    assert [each.source for each in statement.used_by_sender(conn, acme_1.id, october, 1)]
+    assert [each.source for each in statement.list_usage_by_sender(conn, acme_1.id, october, 1)]
     # A refund is a movement of its own: what was used stays.
-    found = outcomes.find(conn, acme_1.id, ids[1][0])
-    outcomes.cancel(conn, [found])
-    assert -statement.sums(conn, acme_1.id, periods.month(november)).of(ledger.USAGE) == ledger_says
-    assert sum(each.price for each in statement.used_by_country(conn, acme_1.id, november)) == ledger_says
+    status = outcomes.find_message_status(conn, acme_1.id, ids[1][0])
+    outcomes.cancel_messages(conn, [status])
+    assert (
+        -statement.sum_movements(conn, acme_1.id, periods.period_from_month(november)).get_net_amount(ledger.USAGE)
+        == ledger_says
+    )
+    assert sum(each.price for each in statement.list_usage_by_country(conn, acme_1.id, november)) == ledger_says
 
 
 def test_messages_and_their_debit_are_of_the_same_month(conn, acme_1, monkeypatch):
     last = at("2030-10-31T23:59:59.999", "UTC")
     clock = iter(range(last, last + 10))
     monkeypatch.setattr("portal.services.common.ids.now_ms", lambda: next(clock))
-    intake.store(conn, [prepared(conn, acme_1.id)])
-    rollup.gather_all(conn)
-    october = statement.month_number("2030-10")
-    assert [each.price for each in statement.used(conn, acme_1.id, october)] == [1_000]
-    assert statement.sums(conn, acme_1.id, periods.month(october)).of(ledger.USAGE) == -1_000
+    intake.store_messages(conn, [prepare_submit(conn, acme_1.id)])
+    rollup.roll_up_all(conn)
+    october = statement.parse_month("2030-10")
+    assert [each.price for each in statement.iterate_monthly_usage(conn, acme_1.id, october)] == [1_000]
+    assert (
+        statement.sum_movements(conn, acme_1.id, periods.period_from_month(october)).get_net_amount(ledger.USAGE)
+        == -1_000
+    )

@@ -6,9 +6,9 @@ from portal.services.common.audit import Actor
 
 def test_who_did_what_from_where(conn, acme_2):
     actor = Actor("alice@acme.example", "192.0.2.1")
-    allowed_ips.add(conn, actor, acme_2, "203.0.113.7", label="Office")
-    accounts.disable(conn, actor, acme_2)
-    disabled, added, *_ = audit.of_account(conn, acme_2.id)
+    allowed_ips.add_allowed_ip(conn, actor, acme_2, "203.0.113.7", label="Office")
+    accounts.disable_account(conn, actor, acme_2)
+    disabled, added, *_ = audit.list_audit_entries(conn, acme_2.id)
     assert (disabled.action, added.action) == ("account.disable", "ip.add")
     assert (added.actor, added.address) == ("alice@acme.example", "192.0.2.1")
     assert added.details["network"] == "203.0.113.7"
@@ -16,6 +16,6 @@ def test_who_did_what_from_where(conn, acme_2):
 
 
 def test_old_entries_are_forgotten(conn, acme_2):
-    assert audit.of_account(conn, acme_2.id)
-    audit.purge(conn, now_ms() + 1)
-    assert audit.of_account(conn, acme_2.id) == []
+    assert audit.list_audit_entries(conn, acme_2.id)
+    audit.purge_audit_log(conn, now_ms() + 1)
+    assert audit.list_audit_entries(conn, acme_2.id) == []

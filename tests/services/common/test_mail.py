@@ -12,10 +12,10 @@ from aiosmtpd.smtp import AuthResult
 from portal.core import config as settings
 from portal.core import db
 from portal.core.clock import now_ms
-from portal.core.db import immediate
+from portal.core.db import write_transaction
 from portal.services.common import mail
 from portal.smsc.admission.tls import ensure_certificate
-from tests.support import eventually, free_port
+from tests.support import find_free_port, wait_until
 
 USER, PASSWORD = b"portal", b"p@ss:word"
 
@@ -73,7 +73,7 @@ def mailer(data, keys, connect):
     """Makes a mailer that sends to an address."""
 
     def made(url):
-        return mail.Mailer(settings.load(data=data, env={"PORTAL_MAIL_URL": url}), keys, connect)
+        return mail.Mailer(settings.load_config(data=data, env={"PORTAL_MAIL_URL": url}), keys, connect)
 
     return made
 
@@ -82,7 +82,7 @@ def mailer(data, keys, connect):
 def queue(conn, keys):
     def queued(recipient="marta@acme.example", language="en"):
         context = {"account": "smpp-acme-1", "password": "s3cr3tpw", "grace": 0}
-        mail.queue(conn, keys, recipient, "password", language, **context)
+        mail.queue_mail(conn, keys, recipient, "password", language, **context)
 
     return queued
 
@@ -154,7 +154,7 @@ def test_tls_from_the_start(conn, queue, smtp, mailer, certificate):
 
 
 def test_a_mail_waits_for_a_server_that_is_down(conn, queue, smtp, mailer):
-    port = free_port()
+    port = find_free_port()
     sender = mailer(f"smtp://127.0.0.1:{port}")
     queue()
     before = now_ms()
@@ -171,7 +171,7 @@ def test_a_mail_waits_for_a_server_that_is_down(conn, queue, smtp, mailer):
 
 
 def test_the_waits_grow(conn, queue, mailer):
-    sender = mailer(f"smtp://127.0.0.1:{free_port()}")
+    sender = mailer(f"smtp://127.0.0.1:{find_free_port()}")
     queue()
     waits = []
     for _ in range(8):
@@ -190,7 +190,7 @@ def test_a_mail_that_was_put_off_by_a_clock_an_hour_ahead_goes_now(conn, queue, 
 def test_after_a_week_a_mail_is_given_up_and_its_content_dropped(conn, queue, mailer):
     queue()
     conn.execute("UPDATE mails SET created_at = created_at - ?", (8 * 86_400_000,))
-    mailer(f"smtp://127.0.0.1:{free_port()}").send_due(conn)
+    mailer(f"smtp://127.0.0.1:{find_free_port()}").send_due(conn)
     assert (row(conn)["next_attempt_at"], row(conn)["content"]) == (None, None)
 
 
@@ -201,7 +201,7 @@ def test_purge_forgets_what_was_sent_or_given_up_long_ago(conn, queue, mailer):
     conn.execute(
         "UPDATE mails SET created_at = created_at - ? WHERE recipient <> 'new@acme.example'", (90 * 86_400_000,)
     )
-    mail.purge(conn, now_ms() + 1)
+    mail.purge_mails(conn, now_ms() + 1)
     left = [each["recipient"] for each in conn.execute("SELECT recipient FROM mails ORDER BY id")]
     assert left == ["waiting@acme.example", "new@acme.example"]
 
@@ -236,7 +236,7 @@ def test_the_content_goes_with_the_sending(conn, queue, smtp, mailer):
 
 def test_a_mail_exists_only_if_what_it_tells_has_happened(conn, queue):
     def change_that_fails():
-        with immediate(conn):
+        with write_transaction(conn):
             queue()
             raise RuntimeError("after all, no")
 
@@ -262,7 +262,7 @@ def test_two_mailers_send_each_mail_once(queue, smtp, mailer, connect):
 def test_a_mail_that_was_claimed_by_a_process_that_died_is_sent_by_another(conn, queue, smtp, mailer):
     server = smtp()
     queue()
-    assert mail.Mailer._claim(conn)
+    assert mail.Mailer._claim_mail(conn)
     sender = mailer(f"smtp://127.0.0.1:{server.port}")
     assert sender.send_due(conn) == 0
     make_due(conn)
@@ -278,7 +278,7 @@ def test_a_server_that_says_nothing_blocks_nobody_else(data, keys, conn, queue, 
         talking, _ = silent.accept()
         # The mailer is waiting for a greeting now, and holds no lock meanwhile.
         writer = db.connect(data / db.FILE_NAME, busy_timeout_ms=0)
-        with immediate(writer):
+        with write_transaction(writer):
             writer.execute("UPDATE customers SET name = name")
         writer.close()
         talking.close()
@@ -292,7 +292,7 @@ def test_the_thread_sends_what_is_queued_while_it_runs(queue, smtp, mailer):
     sender.start()
     queue()
     sender.wake()
-    eventually(lambda: server.handler.mails)
+    wait_until(lambda: server.handler.mails)
     sender.stop()
 
 

@@ -2,59 +2,59 @@ import threading
 
 import pytest
 
-from portal.services.common import rate_limit as throttle
+from portal.services.common import rate_limit
 
 MINUTE_MS = 60_000
 
 
 def test_holds_as_many_as_it_says_and_not_one_more(conn):
     for _ in range(3):
-        throttle.take(conn, "bucket", 3, MINUTE_MS)
-    with pytest.raises(throttle.TooManyAttempts):
-        throttle.take(conn, "bucket", 3, MINUTE_MS)
+        rate_limit.take_token(conn, "bucket", 3, MINUTE_MS)
+    with pytest.raises(rate_limit.TooManyAttempts):
+        rate_limit.take_token(conn, "bucket", 3, MINUTE_MS)
 
 
 def test_buckets_do_not_share(conn):
-    throttle.take(conn, "one", 1, MINUTE_MS)
-    throttle.take(conn, "another", 1, MINUTE_MS)
+    rate_limit.take_token(conn, "one", 1, MINUTE_MS)
+    rate_limit.take_token(conn, "another", 1, MINUTE_MS)
 
 
 @pytest.mark.parametrize(("after_ms", "minutes"), [(0, 5), (1, 5), (MINUTE_MS - 1, 5), (MINUTE_MS, 4), (299_999, 1)])
 def test_says_how_long_to_wait(conn, monkeypatch, after_ms, minutes):
-    monkeypatch.setattr(throttle, "now_ms", lambda: 1_000_000)
-    throttle.take(conn, "bucket", 1, 5 * MINUTE_MS)
-    monkeypatch.setattr(throttle, "now_ms", lambda: 1_000_000 + after_ms)
-    with pytest.raises(throttle.TooManyAttempts, match=f"in {minutes} minutes"):
-        throttle.take(conn, "bucket", 1, 5 * MINUTE_MS)
+    monkeypatch.setattr(rate_limit, "now_ms", lambda: 1_000_000)
+    rate_limit.take_token(conn, "bucket", 1, 5 * MINUTE_MS)
+    monkeypatch.setattr(rate_limit, "now_ms", lambda: 1_000_000 + after_ms)
+    with pytest.raises(rate_limit.TooManyAttempts, match=f"in {minutes} minutes"):
+        rate_limit.take_token(conn, "bucket", 1, 5 * MINUTE_MS)
 
 
 def test_fills_with_time(conn):
-    throttle.take(conn, "bucket", 2, MINUTE_MS)
-    throttle.take(conn, "bucket", 2, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 2, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 2, MINUTE_MS)
     conn.execute("UPDATE throttle_buckets SET at = at - ?", (MINUTE_MS // 2,))
-    throttle.take(conn, "bucket", 2, MINUTE_MS)
-    with pytest.raises(throttle.TooManyAttempts):
-        throttle.take(conn, "bucket", 2, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 2, MINUTE_MS)
+    with pytest.raises(rate_limit.TooManyAttempts):
+        rate_limit.take_token(conn, "bucket", 2, MINUTE_MS)
 
 
 def test_a_clock_that_was_set_back_empties_nothing(conn):
-    throttle.take(conn, "bucket", 2, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 2, MINUTE_MS)
     conn.execute("UPDATE throttle_buckets SET at = at + ?", (60 * MINUTE_MS,))
-    throttle.take(conn, "bucket", 2, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 2, MINUTE_MS)
 
 
 def test_a_bucket_that_a_clock_far_ahead_has_emptied_is_full(conn):
-    throttle.take(conn, "bucket", 1, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 1, MINUTE_MS)
     conn.execute("UPDATE throttle_buckets SET at = at + ?", (60 * MINUTE_MS,))
-    throttle.take(conn, "bucket", 1, MINUTE_MS)
-    with pytest.raises(throttle.TooManyAttempts):
-        throttle.take(conn, "bucket", 1, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 1, MINUTE_MS)
+    with pytest.raises(rate_limit.TooManyAttempts):
+        rate_limit.take_token(conn, "bucket", 1, MINUTE_MS)
 
 
 def test_a_token_given_back_can_be_taken_again(conn):
-    throttle.take(conn, "bucket", 1, MINUTE_MS)
-    throttle.give_back(conn, "bucket")
-    throttle.take(conn, "bucket", 1, MINUTE_MS)
+    rate_limit.take_token(conn, "bucket", 1, MINUTE_MS)
+    rate_limit.put_back_token(conn, "bucket")
+    rate_limit.take_token(conn, "bucket", 1, MINUTE_MS)
 
 
 def test_many_at_the_same_time_get_no_more_than_it_holds(connect):
@@ -66,8 +66,8 @@ def test_many_at_the_same_time_get_no_more_than_it_holds(connect):
         start.wait()
         for _ in range(5):
             try:
-                throttle.take(conn, "bucket", 7, 60 * MINUTE_MS)
-            except throttle.TooManyAttempts:
+                rate_limit.take_token(conn, "bucket", 7, 60 * MINUTE_MS)
+            except rate_limit.TooManyAttempts:
                 continue
             taken.append(1)
 
@@ -80,8 +80,8 @@ def test_many_at_the_same_time_get_no_more_than_it_holds(connect):
 
 
 def test_purge_forgets_what_nobody_touched(conn):
-    throttle.take(conn, "old", 1, MINUTE_MS)
+    rate_limit.take_token(conn, "old", 1, MINUTE_MS)
     conn.execute("UPDATE throttle_buckets SET at = 1000")
-    throttle.take(conn, "new", 1, MINUTE_MS)
-    throttle.purge(conn, 2000)
+    rate_limit.take_token(conn, "new", 1, MINUTE_MS)
+    rate_limit.purge_token_buckets(conn, 2000)
     assert [row["name"] for row in conn.execute("SELECT name FROM throttle_buckets")] == ["new"]

@@ -21,7 +21,9 @@ def spent(conn, acme_1):
     conn.execute("UPDATE accounts SET created_at = ?", (NOON - 21 * DAY_MS,))
 
     def spent(amount, days_ago=0):
-        daily_totals.add(conn, {(acme_1.id, NOON // DAY_MS - days_ago): {"price": amount * K} | dict.fromkeys(REST, 0)})
+        daily_totals.add_daily_totals(
+            conn, {(acme_1.id, NOON // DAY_MS - days_ago): {"price": amount * K} | dict.fromkeys(REST, 0)}
+        )
 
     return spent
 
@@ -31,7 +33,7 @@ REST = ("sent", "delivered", "failed", "stopped", "refused", "parts")
 
 @pytest.fixture
 def lasts(conn, acme_1):
-    return lambda: forecast.of_account(conn, acme_1.id, NOON)
+    return lambda: forecast.compute_forecast(conn, acme_1.id, NOON)
 
 
 def test_the_rate_is_that_of_today_and_six_days_before(spent, lasts):
@@ -40,27 +42,27 @@ def test_the_rate_is_that_of_today_and_six_days_before(spent, lasts):
     spent(9999, 7)
     # 910 credits in six days and a half.
     assert lasts() == Forecast(1000 * K, 140 * K, 617_142_857)
-    assert lasts().lasts == 1000 * DAY_MS // 140
+    assert lasts().lasts_ms == 1000 * DAY_MS // 140
 
 
 def test_a_younger_account_has_the_rate_of_its_days(conn, spent, lasts):
     conn.execute("UPDATE accounts SET created_at = ?", (NOON - 2 * DAY_MS,))
     spent(100, 1)
     spent(100, 0)
-    assert lasts().per_day == 100 * K
+    assert lasts().spent_per_day == 100 * K
 
 
 def test_an_hour_of_tests_is_a_day(conn, spent, lasts):
     conn.execute("UPDATE accounts SET created_at = ?", (NOON - HOUR_MS,))
     spent(100)
-    assert lasts().per_day == 100 * K
+    assert lasts().spent_per_day == 100 * K
 
 
 def test_a_history_that_is_older_than_the_account_counts_with_its_days(conn, spent, lasts):
     conn.execute("UPDATE accounts SET created_at = ?", (NOON,))
     for days_ago in range(7):
         spent(130, days_ago)
-    assert lasts().per_day == 140 * K
+    assert lasts().spent_per_day == 140 * K
 
 
 def test_nothing_spent_is_no_rate(spent, lasts):
@@ -84,8 +86,8 @@ def test_nothing_spent_is_no_rate(spent, lasts):
     ],
 )
 def test_in_words(balance, lasts, english, italian):
-    found = Forecast(balance, K, lasts)
-    assert found.words(NOON).endswith(english)
-    with i18n.speaking("it"):
-        assert found.words(NOON).endswith(italian)
-    assert found.words(NOON).endswith(english)
+    forecast = Forecast(balance, K, lasts)
+    assert forecast.to_text(NOON).endswith(english)
+    with i18n.override_language("it"):
+        assert forecast.to_text(NOON).endswith(italian)
+    assert forecast.to_text(NOON).endswith(english)

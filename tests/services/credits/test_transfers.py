@@ -28,16 +28,16 @@ def _move(
     Puts how many transfers were made, and how many were refused because their form had been used.
     """
     conn = db.connect(file)
-    pair = [accounts.by_name(conn, name) for name in ("smpp-acme-1", "sms-acme-1")]
+    pair = [accounts.get_account(conn, name) for name in ("smpp-acme-1", "sms-acme-1")]
     made = repeated = 0
     start.wait()
-    for turn, form in enumerate(forms or [idempotency.new() for _ in range(EACH)]):
+    for turn, form in enumerate(forms or [idempotency.new_idempotency_key() for _ in range(EACH)]):
         # Half of them begin with the way back; forms that are shared say the same in every process.
         source, target = pair if (turn if forms else turn + number) % 2 == 0 else pair[::-1]
         try:
-            credits.transfer(conn, SHELL, source, target, 1_000 + turn, form=form)
+            credits.transfer_credits(conn, SHELL, source, target, 1_000 + turn, idempotency_key=form)
             made += 1
-        except idempotency.AlreadySent:
+        except idempotency.FormAlreadySent:
             repeated += 1
         except ledger.NotEnoughCredits:
             pass
@@ -66,28 +66,28 @@ def _total(conn: db.Connection) -> int:
 
 def test_eight_processes_there_and_back(conn: db.Connection, config: Config, acme_1: Account, classic: Account) -> None:
     total = _total(conn)
-    found = _run(config.database, [])
-    made = sum(made for made, _ in found)
-    assert [repeated for _, repeated in found] == [0] * PROCESSES
+    results = _run(config.database_file, [])
+    made = sum(made for made, _ in results)
+    assert [repeated for _, repeated in results] == [0] * PROCESSES
     assert _total(conn) == total
     for account in (acme_1, classic):
-        moved = [each for each in statement.each(conn, account.id) if each.kind.startswith("transfer")]
+        moved = [each for each in statement.iterate_movements(conn, account.id) if each.kind.startswith("transfer")]
         assert len(moved) == made > PROCESSES
     assert conn.execute("SELECT sum(amount) FROM movements WHERE kind LIKE 'transfer%'").fetchone()[0] == 0
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_eight_processes_send_the_same_forms(
     conn: db.Connection, config: Config, acme_1: Account, classic: Account
 ) -> None:
-    total, before = _total(conn), credits.balance(conn, classic.id)
-    forms = [idempotency.new() for _ in range(ROUNDS)]
-    found = _run(config.database, forms)
-    assert sum(made for made, _ in found) == ROUNDS
-    assert sum(repeated for _, repeated in found) == ROUNDS * (PROCESSES - 1)
+    total, before = _total(conn), credits.get_balance(conn, classic.id)
+    forms = [idempotency.new_idempotency_key() for _ in range(ROUNDS)]
+    results = _run(config.database_file, forms)
+    assert sum(made for made, _ in results) == ROUNDS
+    assert sum(repeated for _, repeated in results) == ROUNDS * (PROCESSES - 1)
     # Each form once: there with 1,000, back with 1,001, and so on.
-    assert credits.balance(conn, classic.id) == before + sum(
+    assert credits.get_balance(conn, classic.id) == before + sum(
         (1_000 + turn) * (1 if turn % 2 == 0 else -1) for turn in range(ROUNDS)
     )
     assert _total(conn) == total
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []

@@ -1,4 +1,4 @@
-"""What tests of deletion and retention do: send, end, delete, keep."""
+"""Helpers for tests of deletion and retention."""
 
 from calendar import timegm
 
@@ -7,8 +7,8 @@ from portal.services.common.audit import Actor
 from portal.services.common.message_states import DELIVERED
 from portal.services.history import deletion, retention
 from portal.services.messages import intake, outcomes
-from portal.services.messages.outcomes import Outcome
-from tests.support import prepared
+from portal.services.messages.outcomes import MessageOutcome
+from tests.support import prepare_submit
 
 MARTA = Actor("marta@acme.example", "198.51.100.7")
 
@@ -20,26 +20,28 @@ def day(year, month, number):
 NOW = day(2026, 11, 23) * DAY_MS + DAY_MS // 2
 
 
-def sent(conn, account, *texts, at=None, ended=True, **said):
+def sent(conn, account, *texts, at=None, ended=True, **overrides):
     """Send texts; returns the ids of their messages."""
-    said = {"registered_delivery": 0} | said
-    found = intake.store(conn, [prepared(conn, account.id, text.encode(), **said) for text in texts], at).ids
+    overrides = {"registered_delivery": 0} | overrides
+    message_ids = intake.store_messages(
+        conn, [prepare_submit(conn, account.id, text.encode(), **overrides) for text in texts], at
+    ).message_ids
     if ended:
-        end(conn, found, at)
-    return found
+        end(conn, message_ids, at)
+    return message_ids
 
 
 def end(conn, message_ids, at=None, state=DELIVERED, ptt=0):
     at = now_ms() if at is None else at
-    return outcomes.finish(conn, [Outcome(each, state, ptt, at) for each in message_ids])
+    return outcomes.finish_messages(conn, [MessageOutcome(each, state, ptt, at) for each in message_ids])
 
 
 def delete(conn, account, scope, **more):
-    """To its end."""
-    deletion_id = deletion.begin(conn, MARTA, account, scope, **more)
-    for _ in deletion.work(conn, deletion_id):
+    """Run a deletion to its end."""
+    deletion_id = deletion.create_deletion(conn, MARTA, account, scope, **more)
+    for _ in deletion.run_deletion(conn, deletion_id):
         pass
-    return deletion.by_id(conn, deletion_id)
+    return deletion.get_deletion_by_id(conn, deletion_id)
 
 
 def left(conn, account):
@@ -47,4 +49,4 @@ def left(conn, account):
 
 
 def keep(conn, months, now):
-    return sum(retention.remove(conn, months, now))
+    return sum(retention.purge_messages(conn, months, now))

@@ -1,4 +1,4 @@
-"""Messages that customers delete go; what was charged and counted for them stays provable."""
+"""Customers delete messages; the self-check can still prove what was charged and counted for them."""
 
 from types import SimpleNamespace
 
@@ -11,9 +11,9 @@ from portal.services.common.message_states import UNDELIVERABLE
 from portal.services.credits import credits
 from portal.services.history import deletion, history, refunds, removal, retention, search, search_index
 from portal.services.history.deletion import SENT
-from portal.services.history.search import Wanted
+from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, outcomes, text_policy
-from portal.services.messages.inbound import FromHandset
+from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
@@ -26,55 +26,55 @@ from tests.services.history.deleting import MARTA, NOW, delete, end, left, sent
 def test_ticked_messages_go_and_the_others_stay(conn, acme_1):
     first, second, third = sent(conn, acme_1, "one", "two", "three")
 
-    found = delete(conn, acme_1, deletion.ticked(SENT, [first, third]))
+    result = delete(conn, acme_1, deletion.build_selection_scope(SENT, [first, third]))
 
-    assert (found.removed, found.total, found.underway, found.waiting) == (2, 2, 0, 0)
-    assert found.ended_at is not None
+    assert (result.removed, result.total, result.underway, result.waiting) == (2, 2, 0, 0)
+    assert result.ended_at is not None
     assert left(conn, acme_1) == [second]
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
     (message,) = sent(conn, acme_1, "one")
 
-    delete(conn, acme_1, deletion.ticked(SENT, [message]))
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, [message]))
 
-    assert outcomes.find(conn, acme_1.id, message) is None
+    assert outcomes.find_message_status(conn, acme_1.id, message) is None
     with pytest.raises(history.NoSuchMessage):
-        history.by_id(conn, acme_1.id, message)
+        history.get_sent_text_by_message_id(conn, acme_1.id, message)
     # A second outcome, which comes late, is nobody's.
     assert end(conn, [message], state=UNDELIVERABLE, ptt=9) == []
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_another_accounts_message_stays(conn, acme_1, globex_1):
     (other,) = sent(conn, globex_1, "theirs", source="GLOBEX")
 
-    found = delete(conn, acme_1, deletion.ticked(SENT, [other]))
+    result = delete(conn, acme_1, deletion.build_selection_scope(SENT, [other]))
 
-    assert found.removed == 0
+    assert result.removed == 0
     assert left(conn, globex_1) == [other]
 
 
 def test_all_that_a_search_finds_goes_as_it_was_when_it_was_asked(conn, acme_1):
     some = sent(conn, acme_1, "your parcel", "your invoice", "a parcel")
-    scope = deletion.all_of(conn, acme_1.id, Wanted(said="parcel"))
+    scope = deletion.build_query_scope(conn, acme_1.id, SearchQuery(text="parcel"))
     (later,) = sent(conn, acme_1, "the next parcel")
 
-    found = delete(conn, acme_1, deletion.scope(SENT, str(scope)))
+    result = delete(conn, acme_1, deletion.parse_deletion_scope(SENT, str(scope)))
 
-    assert found.removed == found.total == 2
+    assert result.removed == result.total == 2
     assert left(conn, acme_1) == [some[1], later]
 
 
 def test_what_ended_after_the_question_stays(conn, acme_1):
     (message,) = sent(conn, acme_1, "on its way", ended=False)
-    scope = deletion.all_of(conn, acme_1.id, Wanted())
-    end(conn, [message], at=scope.at + 1)
+    scope = deletion.build_query_scope(conn, acme_1.id, SearchQuery())
+    end(conn, [message], at=scope.as_of + 1)
 
-    found = delete(conn, acme_1, scope)
+    result = delete(conn, acme_1, scope)
 
-    assert (found.removed, found.underway) == (0, 1)
+    assert (result.removed, result.underway) == (0, 1)
     assert left(conn, acme_1) == [message]
 
 
@@ -82,23 +82,23 @@ def test_what_is_on_its_way_stays_and_is_counted(conn, acme_1):
     gone, stays = sent(conn, acme_1, "one", "two", ended=False)
     end(conn, [gone])
 
-    found = delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    result = delete(conn, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
-    assert (found.removed, found.underway, found.waiting) == (1, 1, 0)
+    assert (result.removed, result.underway, result.waiting) == (1, 1, 0)
     assert left(conn, acme_1) == [stays]
     end(conn, [stays])
-    rollup.gather_all(conn)
-    assert self_check.problems(conn) == []
+    rollup.roll_up_all(conn)
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_a_message_whose_receipt_waits_stays_until_a_client_has_it(conn, acme_1):
     sent(conn, acme_1, "one", registered_delivery=1)
-    everything = deletion.all_of(conn, acme_1.id, Wanted())
+    everything = deletion.build_query_scope(conn, acme_1.id, SearchQuery())
 
-    found = delete(conn, acme_1, everything)
+    result = delete(conn, acme_1, everything)
 
-    assert (found.removed, found.waiting) == (0, 1)
-    deliveries.done(conn, deliveries.due(conn, acme_1.id, now_ms(), 10).now)
+    assert (result.removed, result.waiting) == (0, 1)
+    deliveries.remove_accepted_deliveries(conn, deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready)
     assert delete(conn, acme_1, everything).removed == 1
     assert left(conn, acme_1) == []
 
@@ -109,29 +109,31 @@ def test_a_text_in_segments_goes_as_a_whole_or_not_at_all(conn, acme_1):
     ]
     end(conn, parts[:2])
 
-    assert delete(conn, acme_1, deletion.ticked(SENT, parts[:1])).underway == 1
+    assert delete(conn, acme_1, deletion.build_selection_scope(SENT, parts[:1])).underway == 1
     assert left(conn, acme_1) == parts
 
     end(conn, parts[2:])
     # A segment that isn't the first one is no text.
-    assert delete(conn, acme_1, deletion.ticked(SENT, parts[1:])).removed == 0
-    assert delete(conn, acme_1, deletion.ticked(SENT, parts[:1])).removed == 1
+    assert delete(conn, acme_1, deletion.build_selection_scope(SENT, parts[1:])).removed == 0
+    assert delete(conn, acme_1, deletion.build_selection_scope(SENT, parts[:1])).removed == 1
     assert left(conn, acme_1) == []
-    rollup.gather_all(conn)
-    assert self_check.problems(conn) == []
+    rollup.roll_up_all(conn)
+    assert self_check.list_problem_texts(conn) == []
 
 
 @pytest.mark.parametrize("remove", ["by the customer", "by retention"])
 def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn, acme_1, monkeypatch, remove):
-    monkeypatch.setattr(removal, "AT_ONCE", 4)
+    monkeypatch.setattr(removal, "BATCH_SIZE", 4)
     for reference in (1, 2, 3):
         for number in (1, 2, 3, 4, 5):
             sent(conn, acme_1, "part", segment=Segment(reference, 5, number), at=NOW - 100 * DAY_MS)
     if remove == "by retention":
-        steps = retention.remove(conn, 1, NOW)
+        steps = retention.purge_messages(conn, 1, NOW)
     else:
-        deletion_id = deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()), total=3)
-        steps = deletion.work(conn, deletion_id)
+        deletion_id = deletion.create_deletion(
+            conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), total=3
+        )
+        steps = deletion.run_deletion(conn, deletion_id)
 
     seen = [15]
     for _ in steps:
@@ -141,10 +143,10 @@ def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn,
 
 def test_a_segment_that_comes_while_its_text_goes_keeps_it(conn, acme_1):
     (first,) = sent(conn, acme_1, "part 1", segment=Segment(7, 2, 1))
-    found = removal.look(conn, acme_1.id, [first], now_ms())
+    result = removal.plan_removal(conn, acme_1.id, [first], now_ms())
     (second,) = sent(conn, acme_1, "part 2", segment=Segment(7, 2, 2))
 
-    assert removal.take(conn, acme_1.id, found.texts) == 0
+    assert removal.delete_sent_messages(conn, acme_1.id, result.texts) == 0
 
     assert left(conn, acme_1) == [first, second]
 
@@ -152,7 +154,7 @@ def test_a_segment_that_comes_while_its_text_goes_keeps_it(conn, acme_1):
 def test_nothing_goes_that_the_statistics_have_not_counted(conn, acme_1):
     sent(conn, acme_1, "one", "two")
 
-    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    delete(conn, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
     counted = conn.execute(
         "SELECT sum(sent), sum(delivered) FROM statistics WHERE length = ?", (rollup.DAY,)
@@ -165,7 +167,7 @@ def test_totals_ledger_and_balance_stay(conn, acme_1):
     before = [tuple(row) for table in ("daily_totals", "movements") for row in conn.execute(f"SELECT * FROM {table}")]
     balance = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0]
 
-    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    delete(conn, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
     after = [tuple(row) for table in ("daily_totals", "movements") for row in conn.execute(f"SELECT * FROM {table}")]
     assert after == before
@@ -175,31 +177,31 @@ def test_totals_ledger_and_balance_stay(conn, acme_1):
 def test_an_id_is_never_given_again(conn, acme_1):
     (newest,) = sent(conn, acme_1, "one", at=now_ms() + DAY_MS)
     end(conn, [newest], at=now_ms())
-    delete(conn, acme_1, deletion.ticked(SENT, [newest]))
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, [newest]))
 
     assert sent(conn, acme_1, "two")[0] > newest
 
 
 def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(search_index, "CHUNK", 4)
+    monkeypatch.setattr(search_index, "CHUNK_SIZE", 4)
     texts = [f"{word} {number}" for number in range(10) for word in ("parcel", "invoice")]
     messages = sent(conn, acme_1, *texts)
-    for _ in search_index.build(conn):
+    for _ in search_index.build_search_chunks(conn):
         pass
     chunks = conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0]
 
-    delete(conn, acme_1, deletion.ticked(SENT, messages[:5]))
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, messages[:5]))
 
     assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == chunks - 1
-    delete(conn, acme_1, deletion.ticked(SENT, messages[13:]))
-    found = [each.id for each in search.each(conn, acme_1.id, Wanted(said="parcel"))]
-    assert found == messages[6:13:2][::-1]
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, messages[13:]))
+    result = [each.id for each in search.iterate_texts(conn, acme_1.id, SearchQuery(text="parcel"))]
+    assert result == messages[6:13:2][::-1]
     # Where the newest chunks went, new ones are built from there on.
     more = sent(conn, acme_1, *texts)
-    for _ in search_index.build(conn):
+    for _ in search_index.build_search_chunks(conn):
         pass
-    found = [each.id for each in search.each(conn, acme_1.id, Wanted(said="invoice"))]
-    assert found == [*messages[5:13:2], *more[1::2]][::-1]
+    result = [each.id for each in search.iterate_texts(conn, acme_1.id, SearchQuery(text="invoice"))]
+    assert result == [*messages[5:13:2], *more[1::2]][::-1]
 
 
 def test_it_is_asked_with_the_count(conn, acme_1):
@@ -207,36 +209,38 @@ def test_it_is_asked_with_the_count(conn, acme_1):
     sent(conn, acme_1, "three", ended=False)
     sent(conn, acme_1, "four", registered_delivery=1)
 
-    found = deletion.count(conn, acme_1.id, deletion.all_of(conn, acme_1.id, Wanted()))
+    result = deletion.preview_deletion(conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
-    assert (found.removed, found.underway, found.waiting, found.is_complete) == (2, 1, 1, True)
+    assert (result.removed, result.underway, result.waiting, result.is_complete) == (2, 1, 1, True)
 
 
 def test_a_long_count_ends_in_time(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(deletion, "_AT_ONCE", 2)
+    monkeypatch.setattr(deletion, "_BATCH_SIZE", 2)
     sent(conn, acme_1, *["text"] * 5)
 
-    found = deletion.count(conn, acme_1.id, deletion.all_of(conn, acme_1.id, Wanted()), seconds=0)
+    result = deletion.preview_deletion(
+        conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), seconds=0
+    )
 
-    assert (found.removed, found.is_complete) == (2, False)
+    assert (result.removed, result.is_complete) == (2, False)
 
 
 def test_the_audit_log_says_who_deleted_how_many(conn, acme_1):
     messages = sent(conn, acme_1, "one", "two")
 
-    delete(conn, acme_1, deletion.ticked(SENT, messages))
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, messages))
 
-    (entry,) = [each for each in audit.of_account(conn, acme_1.id) if each.action == "history.delete"]
+    (entry,) = [each for each in audit.list_audit_entries(conn, acme_1.id) if each.action == "history.delete"]
     assert (entry.actor, entry.address, entry.details["removed"]) == (MARTA.name, MARTA.address, 2)
 
 
 def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
-    scope = deletion.ticked(SENT, sent(conn, acme_1, "one"))
-    form = idempotency.new()
-    delete(conn, acme_1, scope, form=form)
+    scope = deletion.build_selection_scope(SENT, sent(conn, acme_1, "one"))
+    form = idempotency.new_idempotency_key()
+    delete(conn, acme_1, scope, idempotency_key=form)
 
-    with pytest.raises(idempotency.AlreadySent):
-        deletion.begin(conn, MARTA, acme_1, scope, form=form)
+    with pytest.raises(idempotency.FormAlreadySent):
+        deletion.create_deletion(conn, MARTA, acme_1, scope, idempotency_key=form)
 
 
 NOBODYS_SEARCH = '{"at":1, "before":2, "since":%d, "until":9, "sender":"%s", "recipient":"", "status":"", "said":""}'
@@ -261,18 +265,18 @@ NOBODYS_SEARCH = '{"at":1, "before":2, "since":%d, "until":9, "sender":"%s", "re
 )
 def test_what_no_page_has_written_is_not_read(text):
     with pytest.raises(ValueError):
-        deletion.scope(SENT, text)
+        deletion.parse_deletion_scope(SENT, text)
 
 
 def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
-    for _ in range(deletion.MOST_OPEN):
-        deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
-    with pytest.raises(deletion.TooManyAtOnce):
-        deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
-    deletion.begin(conn, MARTA, globex_1, deletion.all_of(conn, globex_1.id, Wanted()))
-    for _ in deletion.work(conn, deletion.open_ones(conn)[0]):
+    for _ in range(deletion.MAX_OPEN_DELETIONS):
+        deletion.create_deletion(conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
+    with pytest.raises(deletion.TooManyDeletions):
+        deletion.create_deletion(conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
+    deletion.create_deletion(conn, MARTA, globex_1, deletion.build_query_scope(conn, globex_1.id, SearchQuery()))
+    for _ in deletion.run_deletion(conn, deletion.list_open_deletion_ids(conn)[0]):
         pass
-    deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
+    deletion.create_deletion(conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
 
 # --- a deletion under way
@@ -281,46 +285,48 @@ def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
 @pytest.fixture
 def many(conn, acme_1, monkeypatch):
     """Twenty messages, of which two go at once."""
-    monkeypatch.setattr(deletion, "_AT_ONCE", 5)
-    monkeypatch.setattr(removal, "AT_ONCE", 2)
+    monkeypatch.setattr(deletion, "_BATCH_SIZE", 5)
+    monkeypatch.setattr(removal, "BATCH_SIZE", 2)
     messages = sent(conn, acme_1, *[f"text {number}" for number in range(20)])
-    return SimpleNamespace(messages=messages, scope=deletion.all_of(conn, acme_1.id, Wanted()))
+    return SimpleNamespace(messages=messages, scope=deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
 
 def test_it_goes_on_where_it_was(conn, acme_1, many):
-    deletion_id = deletion.begin(conn, MARTA, acme_1, many.scope)
-    steps = deletion.work(conn, deletion_id)
-    while deletion.by_id(conn, deletion_id).removed < 6:
+    deletion_id = deletion.create_deletion(conn, MARTA, acme_1, many.scope)
+    steps = deletion.run_deletion(conn, deletion_id)
+    while deletion.get_deletion_by_id(conn, deletion_id).removed < 6:
         next(steps)
     steps.close()
 
-    assert deletion.by_id(conn, deletion_id).total == 20
-    assert self_check.problems(conn) == []
-    assert deletion.open_ones(conn) == [deletion_id]
-    for _ in deletion.work(conn, deletion_id):
+    assert deletion.get_deletion_by_id(conn, deletion_id).total == 20
+    assert self_check.list_problem_texts(conn) == []
+    assert deletion.list_open_deletion_ids(conn) == [deletion_id]
+    for _ in deletion.run_deletion(conn, deletion_id):
         pass
-    found = deletion.by_id(conn, deletion_id)
-    assert (found.removed, found.ended_at is not None) == (20, True)
-    assert deletion.open_ones(conn) == []
-    assert [each.id for each in deletion.of_account(conn, acme_1.id, now_ms())] == [deletion_id]
+    result = deletion.get_deletion_by_id(conn, deletion_id)
+    assert (result.removed, result.ended_at is not None) == (20, True)
+    assert deletion.list_open_deletion_ids(conn) == []
+    assert [each.id for each in deletion.list_recent_deletions(conn, acme_1.id, now_ms())] == [deletion_id]
 
 
 def test_two_that_work_at_once_count_once(conn, acme_1, many):
     end_of_one = sent(conn, acme_1, "on its way", ended=False)
-    deletion_id = deletion.begin(conn, MARTA, acme_1, deletion.all_of(conn, acme_1.id, Wanted()))
-    workers = [deletion.work(conn, deletion_id) for _ in range(2)]
+    deletion_id = deletion.create_deletion(
+        conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery())
+    )
+    workers = [deletion.run_deletion(conn, deletion_id) for _ in range(2)]
     while workers:
         for each in list(workers):
             if next(each, "ended") == "ended":
                 workers.remove(each)
 
-    for _ in deletion.work(conn, deletion_id):
+    for _ in deletion.run_deletion(conn, deletion_id):
         pass
-    found = deletion.by_id(conn, deletion_id)
-    assert (found.removed, found.underway, found.total) == (20, 1, 21)
+    result = deletion.get_deletion_by_id(conn, deletion_id)
+    assert (result.removed, result.underway, result.total) == (20, 1, 21)
     assert left(conn, acme_1) == end_of_one
-    rollup.gather_all(conn)
-    assert self_check.problems(conn) == []
+    rollup.roll_up_all(conn)
+    assert self_check.list_problem_texts(conn) == []
 
 
 # --- the check
@@ -332,7 +338,7 @@ def deleted(conn, acme_1):
     batch = sent(conn, acme_1, "one", "two", "three")
     (paid_back,) = sent(conn, acme_1, "four", destination="33612345678")
     refunds.refund_message(conn, SHELL, acme_1, paid_back, "a present")
-    delete(conn, acme_1, deletion.ticked(SENT, [batch[0], batch[2], paid_back]))
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, [batch[0], batch[2], paid_back]))
     charge = conn.execute("SELECT max(id) FROM movements WHERE kind = 'usage' AND messages = 3").fetchone()[0]
     refund = conn.execute("SELECT max(id) FROM movements WHERE kind = 'refund'").fetchone()[0]
     names = {"batch": batch, "paid_back": paid_back, "charge": charge, "refund": refund}
@@ -340,11 +346,11 @@ def deleted(conn, acme_1):
 
 
 def test_deleted_messages_are_proven_by_their_sums(conn, deleted):
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "problem"),
     [
         ("UPDATE deleted_days SET delivered = delivered + 1 WHERE country = 'IT'", "delivered -1"),
         ("UPDATE deleted_days SET price = price + 500 WHERE country = 'IT'", "price -0.5"),
@@ -361,32 +367,34 @@ def test_deleted_messages_are_proven_by_their_sums(conn, deleted):
         ("UPDATE movements SET amount = amount - 1 WHERE kind = 'usage'", "charges messages: 3, credits: 3.001"),
     ],
 )
-def test_damage_is_named_as_before(conn, deleted, damage, said):
+def test_damage_is_named_as_before(conn, deleted, damage, problem):
     conn.execute(damage)
 
-    assert any(said in each for each in self_check.problems(conn)), self_check.problems(conn)
+    assert any(problem in each for each in self_check.list_problem_texts(conn)), self_check.list_problem_texts(conn)
 
 
 def test_a_charge_is_found_however_far_movements_have_run_ahead(conn, acme_1):
     # The clock was ahead once: what is written since has later ids than its time.
-    credits.grant(conn, SHELL, acme_1, 1000, now=now_ms() + 10 * DAY_MS)
+    credits.grant_credits(conn, SHELL, acme_1, 1000, now=now_ms() + 10 * DAY_MS)
     at = now_ms() - DAY_MS
     messages = [sent(conn, acme_1, "one", "two", at=at + 5_000 * number)[0] for number in range(80)]
 
-    found = removal._charges(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
+    result = removal._find_usage_movement_starts(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
 
-    assert found == {each: each for each in messages[::7]} | {messages[-1] + 1: messages[-1]}
-    delete(conn, acme_1, deletion.ticked(SENT, messages[5:70:3]))
-    assert self_check.problems(conn) == []
+    assert result == {each: each for each in messages[::7]} | {messages[-1] + 1: messages[-1]}
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, messages[5:70:3]))
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_messages_without_a_charge_stay_named_when_they_go(conn, acme_1):
     messages = sent(conn, acme_1, "one")
     conn.execute("DELETE FROM movements WHERE kind = 'usage'")
 
-    delete(conn, acme_1, deletion.ticked(SENT, messages))
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, messages))
 
-    assert any("messages that no movement charges: 1, for 1 credits" in each for each in self_check.problems(conn))
+    assert any(
+        "messages that no movement charges: 1, for 1 credits" in each for each in self_check.list_problem_texts(conn)
+    )
 
 
 def test_what_a_deleted_message_cost_is_given_back_once(conn, acme_1, deleted):
@@ -402,32 +410,43 @@ def test_what_a_deleted_message_cost_is_given_back_once(conn, acme_1, deleted):
 @pytest.fixture
 def replies(conn, acme_1, globex_1):
     """What handsets have sent to two accounts: the first one's STOP was accepted by a client, the others wait."""
-    inbound_numbers.add(conn, SHELL, acme_1, "390123")
-    inbound_numbers.add(conn, SHELL, globex_1, "390456")
-    inbound.take_in(conn, [FromHandset("393401234567", "390123", "Stop!")])
-    deliveries.done(conn, deliveries.due(conn, acme_1.id, now_ms(), 10).now)
-    inbound.take_in(conn, [FromHandset("393401234568", "390123", "Yes"), FromHandset("393401234569", "390456", "No")])
-    return inbound.find(conn, acme_1.id).messages[::-1] + inbound.find(conn, globex_1.id).messages
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "390123")
+    inbound_numbers.add_inbound_number(conn, SHELL, globex_1, "390456")
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage("393401234567", "390123", "Stop!")])
+    deliveries.remove_accepted_deliveries(conn, deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready)
+    inbound.store_inbound_messages(
+        conn,
+        [
+            MobileOriginatedMessage("393401234568", "390123", "Yes"),
+            MobileOriginatedMessage("393401234569", "390456", "No"),
+        ],
+    )
+    return (
+        inbound.search_inbound_messages(conn, acme_1.id).messages[::-1]
+        + inbound.search_inbound_messages(conn, globex_1.id).messages
+    )
 
 
 def test_a_received_message_goes_and_the_blacklist_keeps_its_words(conn, acme_1, replies):
     stop, waits, _ = replies
 
-    found = delete(conn, acme_1, deletion.all_of(conn, acme_1.id, inbound.Wanted()))
+    result = delete(conn, acme_1, deletion.build_query_scope(conn, acme_1.id, inbound.InboundQuery()))
 
-    assert (found.removed, found.waiting) == (1, 1)
-    assert [each.id for each in inbound.find(conn, acme_1.id).messages] == [waits.id]
-    (listed,) = blacklist.of_account(conn, acme_1.id)
+    assert (result.removed, result.waiting) == (1, 1)
+    assert [each.id for each in inbound.search_inbound_messages(conn, acme_1.id).messages] == [waits.id]
+    (listed,) = blacklist.list_blacklist(conn, acme_1.id)
     assert (listed.said, listed.received_id, listed.kept) == ("Stop!", stop.id, None)
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_where_texts_are_no_longer_kept_those_words_go_too(conn, cast, acme_1, replies):
-    delete(conn, acme_1, deletion.all_of(conn, acme_1.id, inbound.Wanted()))
+    delete(conn, acme_1, deletion.build_query_scope(conn, acme_1.id, inbound.InboundQuery()))
 
-    text_policy.change(conn, SHELL, customers.by_id(conn, cast.acme), text_policy.NONE, remove_stored=True)
+    text_policy.change_text_policy(
+        conn, SHELL, customers.get_customer_by_id(conn, cast.acme), text_policy.NONE, remove_stored=True
+    )
 
-    (listed,) = blacklist.of_account(conn, acme_1.id)
+    (listed,) = blacklist.list_blacklist(conn, acme_1.id)
     assert (listed.said, listed.received_id) == (None, replies[0].id)
 
 
@@ -435,15 +454,15 @@ def test_another_accounts_received_message_stays(conn, acme_1, globex_1, replies
     conn.execute("UPDATE received SET ended_at = 1")
     conn.execute("DELETE FROM deliveries")
 
-    found = delete(conn, acme_1, deletion.ticked(deletion.RECEIVED, [each.id for each in replies]))
+    result = delete(conn, acme_1, deletion.build_selection_scope(deletion.RECEIVED, [each.id for each in replies]))
 
-    assert found.removed == 2
-    assert [each.id for each in inbound.find(conn, globex_1.id).messages] == [replies[2].id]
+    assert result.removed == 2
+    assert [each.id for each in inbound.search_inbound_messages(conn, globex_1.id).messages] == [replies[2].id]
 
 
 def test_received_messages_are_found_as_their_page_finds_them(conn, acme_1, replies):
-    scope = deletion.all_of(conn, acme_1.id, inbound.Wanted(said="yes"))
+    scope = deletion.build_query_scope(conn, acme_1.id, inbound.InboundQuery(text="yes"))
 
-    found = delete(conn, acme_1, deletion.scope(deletion.RECEIVED, str(scope)))
+    result = delete(conn, acme_1, deletion.parse_deletion_scope(deletion.RECEIVED, str(scope)))
 
-    assert (found.total, found.removed, found.waiting) == (1, 0, 1)
+    assert (result.total, result.removed, result.waiting) == (1, 0, 1)

@@ -10,33 +10,33 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.history import deletion, refunds, removal, retention, search, search_index
 from portal.services.history.deletion import SENT
-from portal.services.history.search import Wanted
+from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
 from tests.services.history.deleting import delete, keep, left
-from tests.support import prepared
+from tests.support import prepare_submit
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, monkeypatch, seed):
-    monkeypatch.setattr(search_index, "CHUNK", 8)
-    monkeypatch.setattr(deletion, "_AT_ONCE", 7)
-    monkeypatch.setattr(removal, "AT_ONCE", 3)
+    monkeypatch.setattr(search_index, "CHUNK_SIZE", 8)
+    monkeypatch.setattr(deletion, "_BATCH_SIZE", 7)
+    monkeypatch.setattr(removal, "BATCH_SIZE", 3)
     story = Story(conn, random.Random(seed), (acme_1, globex_1))
     for number in range(120):
         story.go_on()
         if number % 4 == 0:
-            assert self_check.problems(conn) == [], number
+            assert self_check.list_problem_texts(conn) == [], number
     for account in story.accounts:
-        delete(conn, account, deletion.all_of(conn, account.id, Wanted()))
-    assert self_check.problems(conn) == []
+        delete(conn, account, deletion.build_query_scope(conn, account.id, SearchQuery()))
+    assert self_check.list_problem_texts(conn) == []
     assert story.removed > 20
     # It would have told.
     conn.execute("DELETE FROM deleted_days")
-    assert self_check.problems(conn) != []
+    assert self_check.list_problem_texts(conn) != []
 
 
 class Story:
@@ -47,7 +47,7 @@ class Story:
         self.at = now_ms() - 100 * DAY_MS
         self.removed = 0
         self.open: list[int] = []
-        blacklist.add(conn, SHELL, accounts[0], "393330000000")
+        blacklist.add_blacklist_number(conn, SHELL, accounts[0], "393330000000")
 
     def go_on(self):
         self.at += self.rng.randrange(DAY_MS)
@@ -63,14 +63,14 @@ class Story:
             if self.rng.random() < 0.2:
                 reference = self.rng.randrange(9)
                 submits += [
-                    prepared(
+                    prepare_submit(
                         self.conn, account.id, b"part %d" % number, source=source, segment=Segment(reference, 2, number)
                     )
                     for number in (1, 2)
                 ]
                 continue
             submits.append(
-                prepared(
+                prepare_submit(
                     self.conn,
                     account.id,
                     self.rng.choice([b"parcel", b"invoice", b"y" * 155]) + b" %d" % self.rng.randrange(9),
@@ -80,29 +80,31 @@ class Story:
                     scheduled_at=self.rng.choice([None, None, None, self.at + DAY_MS]),
                 )
             )
-        intake.store(self.conn, submits, self.at)
+        intake.store_messages(self.conn, submits, self.at)
 
     def finish(self):
         open_ones = [row[0] for row in self.conn.execute("SELECT id FROM messages WHERE state = ?", (ENROUTE,))]
         some = [each for each in open_ones if self.rng.random() < 0.6]
-        outcomes.finish(
+        outcomes.finish_messages(
             self.conn,
             [
-                Outcome(each, *self.rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9)]), self.at)
+                MessageOutcome(each, *self.rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9)]), self.at)
                 for each in some
             ],
         )
 
     def accept(self):
         for account in self.accounts:
-            deliveries.done(self.conn, deliveries.due(self.conn, account.id, self.at, 50).now, self.at)
+            deliveries.remove_accepted_deliveries(
+                self.conn, deliveries.list_due_deliveries(self.conn, account.id, self.at, 50).ready, self.at
+            )
 
     def cancel(self):
         rows = self.conn.execute(
             "SELECT id, account_id FROM messages WHERE state = ? AND scheduled_at IS NOT NULL LIMIT 2", (ENROUTE,)
         ).fetchall()
         for message_id, account_id in rows:
-            outcomes.cancel(self.conn, [outcomes.find(self.conn, account_id, message_id)])
+            outcomes.cancel_messages(self.conn, [outcomes.find_message_status(self.conn, account_id, message_id)])
 
     def refund(self):
         for account in self.accounts:
@@ -116,15 +118,20 @@ class Story:
 
     def delete(self):
         account = self.rng.choice(self.accounts)
-        wanted = self.rng.choice(
-            [Wanted(said="parcel"), Wanted(recipient="336"), Wanted(status="9"), Wanted(status=search.DELIVERED)]
+        query = self.rng.choice(
+            [
+                SearchQuery(text="parcel"),
+                SearchQuery(recipient="336"),
+                SearchQuery(status="9"),
+                SearchQuery(status=search.DELIVERED),
+            ]
         )
-        texts = list(search.each(self.conn, account.id, wanted))
+        texts = list(search.iterate_texts(self.conn, account.id, query))
         if self.rng.random() < 0.5:
             texts = [each for each in texts if self.rng.random() < 0.3]
-            scope = deletion.ticked(SENT, [each.id for each in texts])
+            scope = deletion.build_selection_scope(SENT, [each.id for each in texts])
         else:
-            scope = deletion.all_of(self.conn, account.id, wanted)
+            scope = deletion.build_query_scope(self.conn, account.id, query)
         waiting = {row[0] for row in self.conn.execute("SELECT message_id FROM deliveries")}
         gone = {
             message.id
@@ -133,22 +140,22 @@ class Story:
             for message in text.messages
         }
         before = left(self.conn, account)
-        delete(self.conn, account, deletion.scope(SENT, str(scope)))
+        delete(self.conn, account, deletion.parse_deletion_scope(SENT, str(scope)))
         assert left(self.conn, account) == [each for each in before if each not in gone]
         self.removed += len(gone)
 
     def keep(self):
-        kept = retention.first_day(1, self.at)
+        first_day = retention.get_first_retained_day(1, self.at)
         keep(self.conn, 1, self.at)
         rows = self.conn.execute(
             "SELECT id FROM messages WHERE id < ? AND state <> ? AND joined_to IS NULL AND segment_total IS NULL"
             " AND id NOT IN (SELECT message_id FROM deliveries WHERE message_id IS NOT NULL)",
-            (ids.first_id_at(kept * DAY_MS), ENROUTE),
+            (ids.min_id_at_time(first_day * DAY_MS), ENROUTE),
         )
         assert rows.fetchall() == []
 
     def index(self):
-        for _ in search_index.build(self.conn):
+        for _ in search_index.build_search_chunks(self.conn):
             pass
         empty = self.conn.execute(
             "SELECT count(*) FROM history_chunks AS chunk WHERE NOT EXISTS (SELECT 1 FROM messages"
@@ -156,11 +163,11 @@ class Story:
         ).fetchone()[0]
         assert empty == 0
         for account in self.accounts:
-            found = {each.id for each in search.each(self.conn, account.id, Wanted(said="parcel"))}
+            found_ids = {each.id for each in search.iterate_texts(self.conn, account.id, SearchQuery(text="parcel"))}
             rows = self.conn.execute(
                 "SELECT id FROM messages WHERE account_id = ? AND text LIKE '%parcel%'", (account.id,)
             )
-            assert found == {row[0] for row in rows}
+            assert found_ids == {row[0] for row in rows}
 
     def gather(self):
-        rollup.gather(self.conn)
+        rollup.roll_up_batch(self.conn)

@@ -7,10 +7,10 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, EXPIRED
 from portal.services.history import history, search
 from portal.services.messages import intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import UCS2, Segment
 from portal.services.statistics import daily_totals
-from tests.support import prepared, submitted
+from tests.support import list_submitted, prepare_submit
 
 
 @pytest.fixture
@@ -18,17 +18,19 @@ def send(conn, acme_1):
     """Stores messages of smpp-acme-1, with these texts."""
 
     def sent(*texts):
-        return intake.store(conn, [prepared(conn, acme_1.id, text.encode()) for text in texts]).ids
+        return intake.store_messages(
+            conn, [prepare_submit(conn, acme_1.id, text.encode()) for text in texts]
+        ).message_ids
 
     return sent
 
 
 @pytest.fixture
 def submit(conn, acme_1):
-    """Stores one message of smpp-acme-1, with what the test says differently, and returns its id."""
+    """Stores one message of smpp-acme-1, whose arguments the test may override, and returns its id."""
 
-    def submitted(body, **said):
-        return intake.store(conn, [prepared(conn, acme_1.id, body, **said)]).ids[0]
+    def submitted(body, **overrides):
+        return intake.store_messages(conn, [prepare_submit(conn, acme_1.id, body, **overrides)]).message_ids[0]
 
     return submitted
 
@@ -36,11 +38,13 @@ def submit(conn, acme_1):
 @pytest.fixture
 def end(conn):
     """Gives a message its final state."""
-    return lambda message_id, state=DELIVERED, ptt=0: outcomes.finish(conn, [Outcome(message_id, state, ptt, now_ms())])
+    return lambda message_id, state=DELIVERED, ptt=0: outcomes.finish_messages(
+        conn, [MessageOutcome(message_id, state, ptt, now_ms())]
+    )
 
 
 def lines(conn, account_id, **turned):
-    return search.find(conn, account_id, **turned).texts
+    return search.search_texts(conn, account_id, **turned).texts
 
 
 def texts(page):
@@ -62,18 +66,20 @@ def test_nobody_sees_anothers_messages(conn, acme_1, globex_1, send):
 
 def test_totals_of_periods(conn, acme_1, send):
     first, second, *_ = send("a", "b", "c", "x" * 161)
-    outcomes.finish(conn, [Outcome(first, DELIVERED, 0, now_ms()), Outcome(second, EXPIRED, 801, now_ms())])
-    totals = daily_totals.totals(conn, acme_1.id, 1)
+    outcomes.finish_messages(
+        conn, [MessageOutcome(first, DELIVERED, 0, now_ms()), MessageOutcome(second, EXPIRED, 801, now_ms())]
+    )
+    totals = daily_totals.sum_daily_totals(conn, acme_1.id, 1)
     assert (totals.sent, totals.delivered, totals.failed, totals.parts, totals.price) == (4, 1, 1, 5, 5000)
     conn.execute("UPDATE daily_totals SET day = day - 7")
-    assert daily_totals.totals(conn, acme_1.id, 7).sent == 0
-    assert daily_totals.totals(conn, acme_1.id, 8).sent == 4
-    assert daily_totals.totals(conn, acme_1.id, None).sent == 4
+    assert daily_totals.sum_daily_totals(conn, acme_1.id, 7).sent == 0
+    assert daily_totals.sum_daily_totals(conn, acme_1.id, 8).sent == 4
+    assert daily_totals.sum_daily_totals(conn, acme_1.id, None).sent == 4
 
 
 def test_each_day_is_there_also_when_nothing_was_sent(conn, acme_1, send):
     send("a")
-    days = daily_totals.per_day(conn, acme_1.id, 7)
+    days = daily_totals.list_daily_totals(conn, acme_1.id, 7)
     assert [at % DAY_MS for at, _ in days] == [0] * 7
     assert [totals.sent for _, totals in days] == [0] * 6 + [1]
 
@@ -81,7 +87,7 @@ def test_each_day_is_there_also_when_nothing_was_sent(conn, acme_1, send):
 def test_each_code_has_a_description(conn, acme_1, send):
     send("a")
     conn.execute("UPDATE messages SET ptt = 12345")
-    assert submitted(conn, acme_1.id)[0].description == "Unknown"
+    assert list_submitted(conn, acme_1.id)[0].ptt_description == "Unknown"
 
 
 # --- texts that clients cut up
@@ -99,9 +105,9 @@ def by_sar(reference, total, number):
     return {"segment": Segment(reference, total, number)}, b""
 
 
-def send_part(submit, way, text, total, number, reference=7, **said):
+def send_part(submit, way, text, total, number, reference=7, **overrides):
     fields, header = way(reference, total, number)
-    return submit(header + text, **fields | said)
+    return submit(header + text, **fields | overrides)
 
 
 @pytest.mark.parametrize("way", [by_udh_8, by_udh_16, by_sar])
@@ -109,13 +115,13 @@ def test_a_text_in_parts_is_one_line(conn, acme_1, submit, way):
     before = submit(b"before")
     ids = [send_part(submit, way, text, 3, number) for number, text in [(2, b"two "), (3, b"three"), (1, b"one ")]]
     after = submit(b"after")
-    found = lines(conn, acme_1.id)
-    assert [each.text for each in found] == ["after", "one two three", "before"]
-    assert [each.id for each in found] == [after, ids[0], before]
-    line = found[1]
-    assert (line.segments, line.parts, line.price, line.ptt, line.done_at) == (3, 3, 3000, 254, None)
+    texts = lines(conn, acme_1.id)
+    assert [each.text for each in texts] == ["after", "one two three", "before"]
+    assert [each.id for each in texts] == [after, ids[0], before]
+    line = texts[1]
+    assert (line.segment_count, line.parts, line.price, line.ptt, line.done_at) == (3, 3, 3000, 254, None)
     assert [each.id for each in line.messages] == [ids[2], ids[0], ids[1]]
-    assert [each.id for each in submitted(conn, acme_1.id)] == [after, *ids[::-1], before]
+    assert [each.id for each in list_submitted(conn, acme_1.id)] == [after, *ids[::-1], before]
 
 
 @pytest.mark.parametrize(
@@ -133,15 +139,15 @@ def test_what_is_missing_of_a_text_is_shown(conn, acme_1, submit, came, text):
     for number in came:
         send_part(submit, by_sar, b"abcd"[number - 1 : number], 4, number)
     (line,) = lines(conn, acme_1.id)
-    assert (line.text, line.segments, line.parts) == (text, 4, len(came))
+    assert (line.text, line.segment_count, line.parts) == (text, 4, len(came))
 
 
 def test_the_status_of_a_text_in_parts(conn, acme_1, submit, end):
     first, second, third = (send_part(submit, by_sar, b"x", 3, number) for number in (1, 2, 3))
 
     def line():
-        (found,) = lines(conn, acme_1.id)
-        return found.ptt, found.delivered, found.done_at is not None
+        (text,) = lines(conn, acme_1.id)
+        return text.ptt, text.delivered_count, text.done_at is not None
 
     assert line() == (254, 0, False)
     end(first)
@@ -159,7 +165,7 @@ def test_the_status_of_a_text_in_parts(conn, acme_1, submit, end):
 
 def test_what_goes_together(conn, acme_1, submit):
     """Source, destination, reference and number of parts; a part that is there already begins another text."""
-    said = [
+    segments = [
         {},
         {"number": 2},
         {"destination": "393401234568"},
@@ -168,7 +174,7 @@ def test_what_goes_together(conn, acme_1, submit):
         {},
         {"number": 2, "destination": "393401234568"},
     ]
-    for number, each in enumerate(said):
+    for number, each in enumerate(segments):
         given = {"way": by_sar, "total": 2, "number": 1} | each
         send_part(submit, text=b"%d" % number, **given)
     assert [each.text for each in lines(conn, acme_1.id)] == ["5[…]", "4[…]", "3[…]", "26", "01"]
@@ -185,16 +191,21 @@ def test_an_emoji_that_is_cut_in_two_is_one_again(conn, acme_1, submit):
     for number, piece in enumerate((octets[:8], octets[8:]), 1):
         send_part(submit, by_udh_16, piece, 2, number, data_coding=UCS2)
     assert [each.text for each in lines(conn, acme_1.id)] == ["so 😀 it is"]
-    assert [each.body for each in outcomes.to_send(conn, outcomes.unfinished(conn))] == [octets[:8], octets[8:]]
-    assert texts(submitted(conn, acme_1.id)) == ["\ufffd it is", "so \ufffd"]
+    assert [
+        each.body for each in outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    ] == [
+        octets[:8],
+        octets[8:],
+    ]
+    assert texts(list_submitted(conn, acme_1.id)) == ["\ufffd it is", "so \ufffd"]
 
 
 def test_binary_is_shown_as_hexadecimal_digits(conn, acme_1, submit):
-    accounts.change(conn, SHELL, acme_1, data_codings={4})
+    accounts.change_account(conn, SHELL, acme_1, data_codings={4})
     for number in (1, 2):
         send_part(submit, by_sar, b"\x00\xff", 2, number, data_coding=4)
     (line,) = lines(conn, acme_1.id)
-    assert (line.text, line.first.content) == ("00 ff 00 ff", "00 ff")
+    assert (line.text, line.first_message.content) == ("00 ff 00 ff", "00 ff")
 
 
 def test_pages_of_texts_go_there_and_back(conn, acme_1, submit):
@@ -210,21 +221,21 @@ def test_pages_of_texts_go_there_and_back(conn, acme_1, submit):
 def test_any_part_leads_to_its_text(conn, acme_1, globex_1, submit):
     ids = [send_part(submit, by_sar, b"x", 2, number) for number in (1, 2)]
     for each in ids:
-        assert history.by_id(conn, acme_1.id, each).id == ids[0]
+        assert history.get_sent_text_by_message_id(conn, acme_1.id, each).id == ids[0]
         with pytest.raises(history.NoSuchMessage):
-            history.by_id(conn, globex_1.id, each)
+            history.get_sent_text_by_message_id(conn, globex_1.id, each)
 
 
 def test_a_page_reads_no_more_than_it_shows(conn, acme_1, submit):
     """By the ids of an account's index, and by that of the joined ones: never a sort, never another account's rows."""
     send_part(submit, by_sar, b"x", 2, 1)
-    asked = []
-    conn.set_trace_callback(asked.append)
+    statements = []
+    conn.set_trace_callback(statements.append)
     lines(conn, acme_1.id, limit=3)
     lines(conn, acme_1.id, after=1, limit=3)
     lines(conn, acme_1.id, before=1, limit=3)
     conn.set_trace_callback(None)
-    plans = {row["detail"] for sql in asked for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")}
+    plans = {row["detail"] for sql in statements for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")}
     assert plans == {
         "SEARCH line USING INDEX messages_account (account_id=? AND rowid>? AND rowid<?)",
         "SEARCH messages USING INDEX messages_joined (joined_to=?)",
@@ -234,6 +245,6 @@ def test_a_page_reads_no_more_than_it_shows(conn, acme_1, submit):
 
 
 def test_the_codes_of_receipts():
-    told = {*range(11), 50, 51, 52, 53, 54, 100, 101, 102, 103, 254, 255, 800, 801, 802, 803, 804}
-    assert set(message_states.PTT) == told
-    assert all(message_states.PTT.values())
+    codes = {*range(11), 50, 51, 52, 53, 54, 100, 101, 102, 103, 254, 255, 800, 801, 802, 803, 804}
+    assert set(message_states.PTT_DESCRIPTIONS) == codes
+    assert all(message_states.PTT_DESCRIPTIONS.values())

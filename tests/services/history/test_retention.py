@@ -1,15 +1,15 @@
-"""Messages that are too old go, by whole days; what stays of them can still be proven."""
+"""Messages that are too old are removed by whole days, and the self-check still passes."""
 
 import pytest
 
 from portal.core.clock import DAY_MS
 from portal.services.accounts import session_records
-from portal.services.accounts.session_records import Connection, Ending
+from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionRecord
 from portal.services.common.audit import SHELL
 from portal.services.history import deletion, refunds, retention
 from portal.services.history.deletion import SENT
 from portal.services.messages import deliveries, inbound, inbound_numbers
-from portal.services.messages.inbound import FromHandset
+from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
@@ -28,35 +28,37 @@ from tests.services.history.deleting import NOW, day, delete, end, keep, left, s
     ],
 )
 def test_months_are_counted_back_to_the_same_day(months, today, first):
-    assert retention.first_day(months, day(*today) * DAY_MS + 1) == day(*first)
+    assert retention.get_first_retained_day(months, day(*today) * DAY_MS + 1) == day(*first)
 
 
 def test_what_is_older_goes_by_whole_days(conn, acme_1):
     cut = day(2026, 10, 23) * DAY_MS
     old = sent(conn, acme_1, "a year ago", at=cut - 300 * DAY_MS)
     old += sent(conn, acme_1, "the evening before", at=cut - 1)
-    kept = sent(conn, acme_1, "that day", at=cut)
+    remaining = sent(conn, acme_1, "that day", at=cut)
 
     assert keep(conn, 1, NOW) == 2
 
-    assert left(conn, acme_1) == kept
-    assert self_check.problems(conn) == []
+    assert left(conn, acme_1) == remaining
+    assert self_check.list_problem_texts(conn) == []
     assert conn.execute("SELECT kept_since FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0] == cut // DAY_MS
 
 
 def test_a_customers_own_number_of_months_counts(conn, cast, acme_1, globex_1):
     ours = sent(conn, acme_1, "half a year ago", at=NOW - 180 * DAY_MS)
     sent(conn, globex_1, "half a year ago", at=NOW - 180 * DAY_MS + 1, source="GLOBEX")
-    customers.change(conn, SHELL, customers.by_id(conn, cast.acme), messages_months=24)
+    customers.change_customer(conn, SHELL, customers.get_customer_by_id(conn, cast.acme), messages_months=24)
 
     keep(conn, 3, NOW)
 
     assert left(conn, acme_1) == ours
     assert left(conn, globex_1) == []
-    assert retention.months_of(conn, cast.acme, 3) == 24
-    assert retention.months_of(conn, cast.globex, 3) == 3
-    customers.change(conn, SHELL, customers.by_id(conn, cast.acme), messages_months=customers.USUAL)
-    assert retention.months_of(conn, cast.acme, 3) == 3
+    assert retention.get_retention_months(conn, cast.acme, 3) == 24
+    assert retention.get_retention_months(conn, cast.globex, 3) == 3
+    customers.change_customer(
+        conn, SHELL, customers.get_customer_by_id(conn, cast.acme), messages_months=customers.DEFAULT_RETENTION
+    )
+    assert retention.get_retention_months(conn, cast.acme, 3) == 3
 
 
 def test_days_that_have_gone_do_not_come_back_with_more_months(conn, acme_1):
@@ -65,33 +67,33 @@ def test_days_that_have_gone_do_not_come_back_with_more_months(conn, acme_1):
 
     keep(conn, 12, NOW)
 
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_is_under_way_or_waits_stays_until_it_has_ended(conn, acme_1):
     at = NOW - 180 * DAY_MS
     (underway,) = sent(conn, acme_1, "on its way", at=at, ended=False)
     (waits,) = sent(conn, acme_1, "its receipt waits", at=at + 1, registered_delivery=1)
-    inbound_numbers.add(conn, SHELL, acme_1, "390123")
-    inbound.take_in(conn, [FromHandset("393401234567", "390123", "Yes")], now=at + 2)
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "390123")
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage("393401234567", "390123", "Yes")], now=at + 2)
     conn.execute("UPDATE deliveries SET id = id + ((? - ?) << 20)", (NOW, at))
 
     keep(conn, 1, NOW)
 
     assert left(conn, acme_1) == [underway, waits]
-    assert len(inbound.find(conn, acme_1.id).messages) == 1
-    assert self_check.problems(conn) == []
+    assert len(inbound.search_inbound_messages(conn, acme_1.id).messages) == 1
+    assert self_check.list_problem_texts(conn) == []
     end(conn, [underway], at=NOW)
-    deliveries.done(conn, deliveries.due(conn, acme_1.id, NOW, 10).now, NOW)
-    assert self_check.problems(conn) == []
+    deliveries.remove_accepted_deliveries(conn, deliveries.list_due_deliveries(conn, acme_1.id, NOW, 10).ready, NOW)
+    assert self_check.list_problem_texts(conn) == []
     keep(conn, 1, NOW + 1)
     assert left(conn, acme_1) == []
-    assert inbound.find(conn, acme_1.id).messages == []
+    assert inbound.search_inbound_messages(conn, acme_1.id).messages == []
     counted = conn.execute(
         "SELECT sum(sent), sum(delivered) FROM statistics WHERE length = ?", (rollup.DAY,)
     ).fetchone()
     assert tuple(counted) == (2, 2)
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_a_text_of_the_midnight_before_goes_a_day_later(conn, acme_1):
@@ -101,34 +103,36 @@ def test_a_text_of_the_midnight_before_goes_a_day_later(conn, acme_1):
 
     keep(conn, 1, NOW)
     assert left(conn, acme_1) == parts
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
     keep(conn, 1, NOW + DAY_MS)
     assert left(conn, acme_1) == []
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_was_left_of_deleted_messages_goes_with_their_days(conn, acme_1):
     for at in (NOW - 60 * DAY_MS, NOW - 10 * DAY_MS):
         (message,) = sent(conn, acme_1, "one", at=at)
         refunds.refund_message(conn, SHELL, acme_1, message, "a present")
-        delete(conn, acme_1, deletion.ticked(SENT, [message]))
+        delete(conn, acme_1, deletion.build_selection_scope(SENT, [message]))
 
     keep(conn, 1, NOW)
 
     for table in ("deleted_days", "deleted_charges", "deleted_refunds"):
         assert conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 1, table
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_sessions_go_with_the_days_of_their_messages(conn, acme_1, globex_1):
     new = NOW - 10 * DAY_MS
-    kept_since = retention.first_day(1, NOW) * DAY_MS
+    kept_since = retention.get_first_retained_day(1, NOW) * DAY_MS
     # The day before, too: nobody knows how long a session went on whose server has died.
     ends = [kept_since - DAY_MS - 1, kept_since - DAY_MS, new]
     for number, (account, at) in enumerate([*((acme_1, each) for each in ends), (globex_1, new)], 1):
-        session_records.opened(conn, [Connection(number, account.id, "127.0.0.1", "transceiver", "", 1, at, at)])
-        session_records.closed(conn, [Ending(number, at, kept=True)])
+        session_records.insert_smpp_sessions(
+            conn, [SmppSessionRecord(number, account.id, "127.0.0.1", "transceiver", "", 1, at, at)]
+        )
+        session_records.close_smpp_sessions(conn, [SmppSessionEnd(number, at, keep_record=True)])
     keep(conn, 1, NOW)
     assert [row[0] for row in conn.execute("SELECT id FROM ended_sessions")] == [2, 3, 4]
 
@@ -139,9 +143,11 @@ def test_damage_of_days_that_are_kept_is_named_beside_those_that_are_not(conn, a
     keep(conn, 1, NOW)
 
     conn.execute("UPDATE daily_totals SET sent = sent + 1")
-    assert [each for each in self_check.problems(conn) if "daily_totals" in each] == self_check.problems(conn)
-    assert len(self_check.problems(conn)) == 1
+    assert [
+        each for each in self_check.list_problem_texts(conn) if "daily_totals" in each
+    ] == self_check.list_problem_texts(conn)
+    assert len(self_check.list_problem_texts(conn)) == 1
     conn.execute("UPDATE daily_totals SET sent = sent - 1")
     conn.execute("DELETE FROM messages")
-    rollup.gather_all(conn)
-    assert len(self_check.problems(conn)) == 3
+    rollup.roll_up_all(conn)
+    assert len(self_check.list_problem_texts(conn)) == 3

@@ -1,4 +1,4 @@
-"""What a text would cost: the same as a submit, told before."""
+"""What a text would cost: the same as a submit."""
 
 import pytest
 
@@ -6,22 +6,28 @@ from portal.core.clock import now_ms
 from portal.core.gsm0338 import Encoding
 from portal.services.common.audit import SHELL
 from portal.services.messages import estimates, intake, validation
-from portal.services.messages.estimates import Closed, NoNumber, NotANumber, TextTooLong, TooManyNumbers
+from portal.services.messages.estimates import (
+    InvalidRecipient,
+    MessageTooLong,
+    NoPriceForDestination,
+    NoRecipients,
+    TooManyRecipients,
+)
 from portal.services.people import customers
 from portal.services.prices import price_lists, prices
-from portal.services.prices.prices import Change
-from tests.support import prepared
+from portal.services.prices.prices import PriceChange
+from tests.support import prepare_submit
 
 ITALIAN, FRENCH, SPANISH = "+39 340 123 4567", "+33 6 12.34.56.78", "34612345678"
 
 
 @pytest.fixture
 def estimate(conn, acme_1):
-    return lambda text="hello", numbers=ITALIAN: estimates.estimate(conn, acme_1, text, numbers)
+    return lambda text="hello", numbers=ITALIAN: estimates.estimate_cost(conn, acme_1, text, numbers)
 
 
 @pytest.mark.parametrize(
-    ("text", "encoding", "length", "room", "parts"),
+    ("text", "encoding", "length", "capacity", "parts"),
     [
         ("", Encoding.GSM, 0, 160, 1),
         ("hello", Encoding.GSM, 5, 160, 1),
@@ -36,59 +42,67 @@ def estimate(conn, acme_1):
         ("📦" * 36, Encoding.UCS2, 72, 134, 2),
     ],
 )
-def test_what_a_text_is_on_the_way(estimate, text, encoding, length, room, parts):
-    found = estimate(text)
-    assert (found.encoding, found.length, found.room, found.parts) == (encoding, length, room, parts)
-    assert found.total == 1000 * parts
+def test_what_a_text_is_on_the_way(estimate, text, encoding, length, capacity, parts):
+    estimated = estimate(text)
+    assert (estimated.encoding, estimated.length) == (encoding, length)
+    assert (estimated.capacity, estimated.parts) == (capacity, parts)
+    assert estimated.total_price == 1000 * parts
 
 
 def test_the_characters_that_make_it_longer_are_named(estimate):
-    assert estimate("Caffè – perché “no” – 📦").forcing == "–“”📦"
-    assert estimate("Caffè, perché no: 5 €").forcing == ""
+    assert estimate("Caffè – perché “no” – 📦").non_gsm_characters == "–“”📦"
+    assert estimate("Caffè, perché no: 5 €").non_gsm_characters == ""
 
 
 def test_each_number_has_its_price(conn, cast, acme_1, estimate):
-    volume = price_lists.create(conn, SHELL, "Volume")
-    prices.change(conn, SHELL, volume.id, [Change("IT", 700), Change("39341", 5), Change("ES", None)], "UTC")
-    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume.id)
-    found = estimate("a" * 200, f"{ITALIAN}\r\n\r\n 393411234567 \n{FRENCH}\n{SPANISH}\n0039340\n")
-    assert [(each.number, each.country, each.part_price, each.price) for each in found.costs] == [
+    volume = price_lists.create_price_list(conn, SHELL, "Volume")
+    prices.change_prices(
+        conn, SHELL, volume.id, [PriceChange("IT", 700), PriceChange("39341", 5), PriceChange("ES", None)], "UTC"
+    )
+    price_lists.assign_price_list(conn, SHELL, customers.get_customer_by_id(conn, cast.acme), volume.id)
+    estimated = estimate("a" * 200, f"{ITALIAN}\r\n\r\n 393411234567 \n{FRENCH}\n{SPANISH}\n0039340\n")
+    assert [(each.number, each.country, each.part_price, each.price) for each in estimated.costs] == [
         ("+393401234567", "IT", 700, 1400),
         ("+393411234567", "IT", 5, 10),
         ("+33612345678", "FR", 500, 1000),
         (SPANISH, "ES", 0, 0),
         ("0039340", None, 0, 0),
     ]
-    assert [type(each.refusal) for each in found.costs[3:]] == [Closed, NotANumber]
-    assert str(found.costs[3].refusal) == "Nothing is sent to 34612345678 (Spain): there is no price for it."
-    assert (found.total, found.priced, found.balance, found.left) == (2410, 3, 1_000_000, 997_590)
+    assert [type(each.refusal) for each in estimated.costs[3:]] == [NoPriceForDestination, InvalidRecipient]
+    assert str(estimated.costs[3].refusal) == "Nothing is sent to 34612345678 (Spain): there is no price for it."
+    assert (estimated.total_price, estimated.priced_count, estimated.balance, estimated.balance_after) == (
+        2410,
+        3,
+        1_000_000,
+        997_590,
+    )
 
 
 @pytest.mark.parametrize("text", ["hello", "a" * 161, "€" * 81, "ê" * 71, "📦" * 200, "x" * 5000])
 def test_it_is_what_a_submit_costs(conn, acme_1, estimate, text):
-    told = estimate(text, "+447700900123")
-    coding = validation.UCS2 if told.encoding is Encoding.UCS2 else validation.GSM
+    estimated = estimate(text, "+447700900123")
+    coding = validation.UCS2 if estimated.encoding is Encoding.UCS2 else validation.GSM
     body = text.encode("utf-16-be") if coding else b"".join(b"\x1be" if each == "€" else each.encode() for each in text)
-    submit = prepared(conn, acme_1.id, body, destination="447700900123", data_coding=coding)
-    (message_id,) = intake.store(conn, [submit], now=now_ms()).ids
+    submit = prepare_submit(conn, acme_1.id, body, destination="447700900123", data_coding=coding)
+    (message_id,) = intake.store_messages(conn, [submit], now=now_ms()).message_ids
     row = conn.execute("SELECT parts, price FROM messages WHERE id = ?", (message_id,)).fetchone()
-    assert tuple(row) == (told.parts, told.total)
+    assert tuple(row) == (estimated.parts, estimated.total_price)
 
 
 def test_more_than_there_is(estimate):
-    assert estimate("a" * 160, "\n".join([ITALIAN] * 100)).left == 900_000
-    assert estimate("a" * 153 * 11, "\n".join([ITALIAN] * 100)).left == -100_000
+    assert estimate("a" * 160, "\n".join([ITALIAN] * 100)).balance_after == 900_000
+    assert estimate("a" * 153 * 11, "\n".join([ITALIAN] * 100)).balance_after == -100_000
 
 
 @pytest.mark.parametrize(
     ("text", "numbers", "refusal"),
     [
-        ("hello", "", NoNumber),
-        ("hello", " \r\n ", NoNumber),
-        ("hello", f"{ITALIAN}\n" * 101, TooManyNumbers),
-        ("a" * (153 * 255 + 1), ITALIAN, TextTooLong),
-        ("ê" * (67 * 255 + 1), ITALIAN, TextTooLong),
-        ("a" * 1_000_000, ITALIAN, TextTooLong),
+        ("hello", "", NoRecipients),
+        ("hello", " \r\n ", NoRecipients),
+        ("hello", f"{ITALIAN}\n" * 101, TooManyRecipients),
+        ("a" * (153 * 255 + 1), ITALIAN, MessageTooLong),
+        ("ê" * (67 * 255 + 1), ITALIAN, MessageTooLong),
+        ("a" * 1_000_000, ITALIAN, MessageTooLong),
     ],
 )
 def test_it_has_bounds(estimate, text, numbers, refusal):

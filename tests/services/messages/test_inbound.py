@@ -6,8 +6,8 @@ from portal.core import db
 from portal.core.clock import now_ms
 from portal.services.common.audit import SHELL
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers
-from portal.services.messages.deliveries import Incoming
-from portal.services.messages.inbound import FromHandset
+from portal.services.messages.deliveries import InboundDelivery
+from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.operations import self_check
 
 HANDSET = "393337654321"
@@ -17,7 +17,7 @@ HANDSET = "393337654321"
 def shared(conn, acme_1, globex_1):
     """48484: acme and info are Acme's, globex Globex's, the rest nobody's."""
     for account, keyword in ((acme_1, "acme"), (acme_1, "info"), (globex_1, "globex")):
-        inbound_numbers.add(conn, SHELL, account, "48484", keyword)
+        inbound_numbers.add_inbound_number(conn, SHELL, account, "48484", keyword)
 
 
 def texts(conn):
@@ -25,7 +25,7 @@ def texts(conn):
 
 
 def stopped(conn, account):
-    return [each.number for each in blacklist.of_account(conn, account.id)]
+    return [each.number for each in blacklist.list_blacklist(conn, account.id)]
 
 
 # --- whom it is for
@@ -33,14 +33,18 @@ def stopped(conn, account):
 
 @pytest.mark.parametrize("text", ["acme", "Acme, hello", "ÀCMÉ: hello", "  acme\nhello", "ACME!", "acme-club"])
 def test_the_keyword_that_a_text_begins_with(conn, shared, acme_1, text):
-    assert inbound.recipients(conn, "48484", text) == inbound.Recipients((acme_1.id,), "ACME", stops=False)
+    assert inbound.find_recipient_accounts(conn, "48484", text) == inbound.InboundRecipients(
+        (acme_1.id,), "ACME", is_stop_request=False
+    )
 
 
 @pytest.mark.parametrize("text", ["acmes", "hello acme", "", "4711", "💥", "a c m e"])
 def test_what_begins_with_no_keyword_is_for_whom_has_the_rest(conn, shared, acme_2, text):
-    assert inbound.recipients(conn, "48484", text).account_ids == ()
-    inbound_numbers.add(conn, SHELL, acme_2, "48484")
-    assert inbound.recipients(conn, "48484", text) == inbound.Recipients((acme_2.id,), "", stops=False)
+    assert inbound.find_recipient_accounts(conn, "48484", text).account_ids == ()
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_2, "48484")
+    assert inbound.find_recipient_accounts(conn, "48484", text) == inbound.InboundRecipients(
+        (acme_2.id,), "", is_stop_request=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,23 +53,29 @@ def test_what_begins_with_no_keyword_is_for_whom_has_the_rest(conn, shared, acme
 )
 def test_stop_in_all_its_forms(conn, shared, acme_1, globex_1, text):
     everyone = (acme_1.id, globex_1.id)
-    assert inbound.recipients(conn, "48484", text) == inbound.Recipients(everyone, "", stops=True)
-    for said in (f"{text} globex", f"Globex {text}"):
-        assert inbound.recipients(conn, "48484", said) == inbound.Recipients((globex_1.id,), "GLOBEX", stops=True)
+    assert inbound.find_recipient_accounts(conn, "48484", text) == inbound.InboundRecipients(
+        everyone, "", is_stop_request=True
+    )
+    for stop_text in (f"{text} globex", f"Globex {text}"):
+        assert inbound.find_recipient_accounts(conn, "48484", stop_text) == inbound.InboundRecipients(
+            (globex_1.id,), "GLOBEX", is_stop_request=True
+        )
 
 
 @pytest.mark.parametrize(
     "text", ["don't stop", "stop it", "stop by at 9", "non stop", "s t o p", "stop stop", "stopp", "acme stop it"]
 )
 def test_what_is_no_stop(conn, shared, acme_2, text):
-    inbound_numbers.add(conn, SHELL, acme_2, "48484")
-    assert not inbound.recipients(conn, "48484", text).stops
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_2, "48484")
+    assert not inbound.find_recipient_accounts(conn, "48484", text).is_stop_request
 
 
 def test_a_stop_without_a_keyword_is_for_all_that_share_the_number(conn, shared, acme_1, acme_2, globex_1):
-    inbound_numbers.add(conn, SHELL, acme_2, "48484")
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_2, "48484")
     everyone = [acme_1, acme_2, globex_1]
-    assert inbound.take_in(conn, [FromHandset(HANDSET, "48484", "STOP")]) == {each.id for each in everyone}
+    assert inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", "STOP")]) == {
+        each.id for each in everyone
+    }
     assert [stopped(conn, each) for each in everyone] == [[HANDSET]] * 3
     assert {row[0] for row in texts(conn)} == {each.id for each in everyone}
 
@@ -74,53 +84,53 @@ def test_a_stop_without_a_keyword_is_for_all_that_share_the_number(conn, shared,
 
 
 def test_each_waits_for_its_account_and_the_rest_is_let_go(conn, shared, acme_1, globex_1):
-    messages = [FromHandset(HANDSET, "48484", text) for text in ("acme 1", "nobody", "globex 2", "info 3")]
-    assert inbound.take_in(conn, messages) == {acme_1.id, globex_1.id}
+    messages = [MobileOriginatedMessage(HANDSET, "48484", text) for text in ("acme 1", "nobody", "globex 2", "info 3")]
+    assert inbound.store_inbound_messages(conn, messages) == {acme_1.id, globex_1.id}
     assert texts(conn) == [
         (acme_1.id, "ACME", "acme 1"),
         (globex_1.id, "GLOBEX", "globex 2"),
         (acme_1.id, "INFO", "info 3"),
     ]
-    waits = deliveries.due(conn, acme_1.id, now_ms(), 10).now
-    assert [type(each) for each in waits] == [Incoming, Incoming]
+    waits = deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready
+    assert [type(each) for each in waits] == [InboundDelivery, InboundDelivery]
     assert [(each.source, each.destination, each.text) for each in waits] == [
         (HANDSET, "48484", "acme 1"),
         (HANDSET, "48484", "info 3"),
     ]
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_a_second_stop_changes_nothing_and_by_hand_neither(conn, shared, acme_1):
-    inbound.take_in(conn, [FromHandset(HANDSET, "48484", "STOP ACME")])
-    first = blacklist.of_account(conn, acme_1.id)
-    inbound.take_in(conn, [FromHandset(HANDSET, "48484", "STOP ACME")])
-    assert blacklist.add(conn, SHELL, acme_1, f"+{HANDSET}") == first[0]
-    assert blacklist.of_account(conn, acme_1.id) == first
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", "STOP ACME")])
+    first = blacklist.list_blacklist(conn, acme_1.id)
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", "STOP ACME")])
+    assert blacklist.add_blacklist_number(conn, SHELL, acme_1, f"+{HANDSET}") == first[0]
+    assert blacklist.list_blacklist(conn, acme_1.id) == first
     assert conn.execute("SELECT text FROM received WHERE id = ?", (first[0].received_id,)).fetchone()[0] == "STOP ACME"
 
 
 def test_one_from_the_shell_is_taken_in_once_however_often_it_comes(conn, shared, acme_1):
-    inbound.simulate(conn, HANDSET, "48484", "acme")
-    waiting = inbound.simulated(conn, 0)
-    inbound.take_in(conn, waiting + waiting)
-    inbound.take_in(conn, waiting)
+    inbound.simulate_inbound_message(conn, HANDSET, "48484", "acme")
+    waiting = inbound.list_simulated_messages(conn, 0)
+    inbound.store_inbound_messages(conn, waiting + waiting)
+    inbound.store_inbound_messages(conn, waiting)
     assert len(texts(conn)) == 1
-    assert inbound.simulated(conn, 0) == []
+    assert inbound.list_simulated_messages(conn, 0) == []
 
 
 def test_one_that_could_not_be_stored_is_still_there(conn, connect, shared, acme_1):
-    inbound.simulate(conn, HANDSET, "48484", "acme")
+    inbound.simulate_inbound_message(conn, HANDSET, "48484", "acme")
     other = connect()
-    waiting = inbound.simulated(other, 0)
+    waiting = inbound.list_simulated_messages(other, 0)
     with pytest.raises(sqlite3.ProgrammingError):
         _take_in_and_die(other, waiting)
     assert texts(conn) == []
-    assert [each.text for each in inbound.simulated(conn, 0)] == ["acme"]
+    assert [each.text for each in inbound.list_simulated_messages(conn, 0)] == ["acme"]
 
 
 def _take_in_and_die(conn, messages):
-    with db.immediate(conn):
-        inbound.take_in(conn, messages)
+    with db.write_transaction(conn):
+        inbound.store_inbound_messages(conn, messages)
         raise sqlite3.ProgrammingError("no commit comes")
 
 
@@ -128,23 +138,33 @@ def _take_in_and_die(conn, messages):
 
 
 def test_what_is_simulated_says_whom_it_is_for(conn, shared, acme_1):
-    assert inbound.simulate(conn, f"+{HANDSET}", "+48484", "Acme 😀") == inbound.Recipients((acme_1.id,), "ACME", False)
-    assert inbound.simulated(conn, 0) == [FromHandset(HANDSET, "48484", "Acme 😀", data_coding=8, simulated_id=1)]
-    assert inbound.simulated(conn, 1) == []
+    assert inbound.simulate_inbound_message(conn, f"+{HANDSET}", "+48484", "Acme 😀") == inbound.InboundRecipients(
+        (acme_1.id,), "ACME", False
+    )
+    assert inbound.list_simulated_messages(conn, 0) == [
+        MobileOriginatedMessage(HANDSET, "48484", "Acme 😀", data_coding=8, simulated_id=1)
+    ]
+    assert inbound.list_simulated_messages(conn, 1) == []
 
 
 @pytest.mark.parametrize(
-    ("source", "destination", "text", "refusal", "said"),
+    ("source", "destination", "text", "refusal", "message"),
     [
-        (HANDSET, "48485", "acme", inbound.NobodyHasIt, "reaches no account. Give it to one: route add ACCOUNT 48485"),
-        (HANDSET, "48484", "x", inbound.NobodyHasTheKeyword, "begins with one of: ACME, GLOBEX, INFO"),
-        ("0393337654321", "48484", "acme", blacklist.InvalidNumber, "“0393337654321” is no phone number"),
-        ("ACME", "48484", "acme", blacklist.InvalidNumber, "“ACME” is no phone number"),
-        (HANDSET, "48484", "acme \udcff", inbound.NoText, "it isn't Unicode"),
-        (HANDSET, "48484", "acme " + "x" * 255 * 153, inbound.NoText, "too long"),
+        (
+            HANDSET,
+            "48485",
+            "acme",
+            inbound.NumberNotAssigned,
+            "reaches no account. Give it to one: route add ACCOUNT 48485",
+        ),
+        (HANDSET, "48484", "x", inbound.KeywordNotAssigned, "begins with one of: ACME, GLOBEX, INFO"),
+        ("0393337654321", "48484", "acme", blacklist.InvalidHandsetNumber, "“0393337654321” is no phone number"),
+        ("ACME", "48484", "acme", blacklist.InvalidHandsetNumber, "“ACME” is no phone number"),
+        (HANDSET, "48484", "acme \udcff", inbound.InvalidInboundText, "it isn't Unicode"),
+        (HANDSET, "48484", "acme " + "x" * 255 * 153, inbound.InvalidInboundText, "too long"),
     ],
 )
-def test_what_no_handset_can_send(conn, shared, source, destination, text, refusal, said):
-    with pytest.raises(refusal, match=said):
-        inbound.simulate(conn, source, destination, text)
-    assert inbound.simulated(conn, 0) == []
+def test_what_no_handset_can_send(conn, shared, source, destination, text, refusal, message):
+    with pytest.raises(refusal, match=message):
+        inbound.simulate_inbound_message(conn, source, destination, text)
+    assert inbound.list_simulated_messages(conn, 0) == []

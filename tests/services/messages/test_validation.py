@@ -10,11 +10,11 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.credits import credits, ledger
 from portal.services.messages import deliveries, intake, outcomes, smpp_config, validation
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
 from portal.services.prices import prices
 from portal.services.statistics import daily_totals
-from tests.support import submitted
+from tests.support import list_submitted
 
 ITALY = "393401234567"
 FRANCE = "33612345678"
@@ -24,15 +24,15 @@ FAILURE_ONLY = 2
 
 @pytest.fixture
 def config_of(conn):
-    return lambda account: next(each for each in smpp_config.load(conn) if each.id == account.id)
+    return lambda account: next(each for each in smpp_config.load_account_configs(conn) if each.id == account.id)
 
 
 @pytest.fixture
 def prepare(conn, acme_1, config_of):
-    """Prepares a submit as smpp-acme-1, with what the test says differently."""
+    """Prepares a submit of smpp-acme-1; the test may override its arguments."""
 
-    def prepared(body=b"hello", account=None, **said):
-        usual = {
+    def prepared(body=b"hello", account=None, **overrides):
+        defaults = {
             "source": "ACME",
             "source_ton": 5,
             "source_npi": 0,
@@ -41,8 +41,11 @@ def prepare(conn, acme_1, config_of):
             "data_coding": 0,
             "registered_delivery": BOTH,
         }
-        return validation.prepare(
-            account or config_of(acme_1), prices.of_account(conn, acme_1.id, now_ms()), body=body, **usual | said
+        return validation.validate_submit(
+            account or config_of(acme_1),
+            prices.load_account_price_list(conn, acme_1.id, now_ms()),
+            body=body,
+            **defaults | overrides,
         )
 
     return prepared
@@ -82,7 +85,7 @@ def test_codings_that_are_not_spoken_are_refused(prepare, data_coding):
 
 
 def test_what_is_not_gsm_is_refused(prepare):
-    with pytest.raises(validation.NotDecodable):
+    with pytest.raises(validation.UndecodableText):
         prepare("è".encode())
 
 
@@ -146,7 +149,7 @@ def test_latin_1_and_ascii_go_on_as_gsm_where_they_can(prepare, allowed, text, c
 
 
 def test_what_is_not_ascii_is_refused(prepare, allowed):
-    with pytest.raises(validation.NotDecodable):
+    with pytest.raises(validation.UndecodableText):
         prepare(b"caff\xe8", account=allowed, data_coding=1)
 
 
@@ -155,8 +158,8 @@ def test_binary_is_kept_as_it_is(conn, prepare, allowed, octets, parts):
     body = bytes(number % 256 for number in range(octets))
     submit = prepare(body, account=allowed, data_coding=4)
     assert (submit.body, submit.text, submit.data_coding, submit.parts) == (body, "", 4, parts)
-    intake.store(conn, [submit])
-    (stored,) = outcomes.to_send(conn, outcomes.unfinished(conn))
+    intake.store_messages(conn, [submit])
+    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
     assert (stored.body, stored.data_coding) == (body, 4)
 
 
@@ -178,7 +181,7 @@ def test_each_coding_is_allowed_by_itself(prepare, allowed, data_coding):
 
 @pytest.mark.parametrize("text", ["", "a", "1234567", "12345678", "caffè costa 5€", "x" * 160])
 def test_packed_septets_are_unpacked(prepare, packing, text):
-    submit = prepare(gsm0338.pack(gsm0338.encode(text)), account=packing)
+    submit = prepare(gsm0338.pack_septets(gsm0338.encode(text)), account=packing)
     assert (submit.text, submit.data_coding, submit.parts) == (text, 0, 1)
 
 
@@ -187,30 +190,30 @@ def test_packed_septets_are_unpacked(prepare, packing, text):
 def test_packed_septets_after_a_header_begin_at_a_septet(prepare, packing, header, length):
     fill_bits = -8 * len(header) % 7
     text = "abcdefghijklmnopqrstuvwxyz"[:length]
-    body = header + gsm0338.pack(text.encode(), fill_bits)
+    body = header + gsm0338.pack_septets(text.encode(), fill_bits)
     submit = prepare(body, account=packing, esm_class=0x40)
     assert (submit.text, submit.udh, submit.parts) == (text, header, 1)
 
 
 def test_seven_bits_that_are_left_over_are_filling(prepare, packing):
     # Seven characters fill seven octets but for seven bits; so would an @ as the eighth.
-    assert prepare(gsm0338.pack(b"1234567"), account=packing).text == "1234567"
-    assert prepare(gsm0338.pack(b"1234567\x00"), account=packing).text == "1234567"
-    assert prepare(gsm0338.pack(b"123456\x00\x00\x00"), account=packing).text == "123456@@@"
+    assert prepare(gsm0338.pack_septets(b"1234567"), account=packing).text == "1234567"
+    assert prepare(gsm0338.pack_septets(b"1234567\x00"), account=packing).text == "1234567"
+    assert prepare(gsm0338.pack_septets(b"123456\x00\x00\x00"), account=packing).text == "123456@@@"
 
 
 def test_packed_septets_that_are_no_text_are_refused(prepare, packing):
-    with pytest.raises(validation.NotDecodable):
-        prepare(gsm0338.pack(b"escape at the end\x1b"), account=packing)
+    with pytest.raises(validation.UndecodableText):
+        prepare(gsm0338.pack_septets(b"escape at the end\x1b"), account=packing)
 
 
 def test_packed_septets_are_counted_as_septets(prepare, packing):
-    assert prepare(gsm0338.pack(b"x" * 161), account=packing).parts == 2
+    assert prepare(gsm0338.pack_septets(b"x" * 161), account=packing).parts == 2
     header = b"\x05\x00\x03\x2a\x02\x01"
-    assert len(header + gsm0338.pack(b"x" * 153, 1)) == 140
-    assert prepare(header + gsm0338.pack(b"x" * 153, 1), account=packing, esm_class=0x40).parts == 1
+    assert len(header + gsm0338.pack_septets(b"x" * 153, 1)) == 140
+    assert prepare(header + gsm0338.pack_septets(b"x" * 153, 1), account=packing, esm_class=0x40).parts == 1
     with pytest.raises(validation.BodyTooLong):
-        prepare(header + gsm0338.pack(b"x" * 154, 1), account=packing, esm_class=0x40)
+        prepare(header + gsm0338.pack_septets(b"x" * 154, 1), account=packing, esm_class=0x40)
 
 
 # --- segments
@@ -274,24 +277,24 @@ def test_a_header_that_is_not_all_there_is_refused(prepare, body):
 
 
 def test_a_stored_message_is_paid_for(conn, prepare, acme_1):
-    (message_id,) = intake.store(conn, [prepare(b"x" * 161)]).ids
-    assert credits.balance(conn, acme_1.id) == 998_000
-    stored = submitted(conn, acme_1.id)[0]
+    (message_id,) = intake.store_messages(conn, [prepare(b"x" * 161)]).message_ids
+    assert credits.get_balance(conn, acme_1.id) == 998_000
+    stored = list_submitted(conn, acme_1.id)[0]
     assert (stored.id, stored.parts, stored.price, stored.state, stored.ptt) == (message_id, 2, 2000, ENROUTE, 254)
-    assert abs(stored.at - now_ms()) < 10_000
-    movement = statement.movements(conn, acme_1.id)[0]
+    assert abs(stored.submitted_at - now_ms()) < 10_000
+    movement = statement.list_movements_page(conn, acme_1.id)[0]
     assert (movement.kind, movement.amount, movement.messages) == ("usage", -2000, 1)
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_a_batch_is_one_line_an_account_in_the_ledger(conn, prepare, config_of, acme_1, globex_1):
     globex = replace(config_of(globex_1), any_sender=True)
     batch = [prepare(), prepare(account=globex), prepare(), prepare(destination=FRANCE)]
-    ids = intake.store(conn, batch).ids
+    ids = intake.store_messages(conn, batch).message_ids
     assert ids == sorted(ids)
-    assert [each.amount for each in statement.movements(conn, acme_1.id, limit=2)] == [-2500, 1_000_000]
-    assert [each.messages for each in statement.movements(conn, globex_1.id, limit=1)] == [1]
-    assert self_check.problems(conn) == []
+    assert [each.amount for each in statement.list_movements_page(conn, acme_1.id, limit=2)] == [-2500, 1_000_000]
+    assert [each.messages for each in statement.list_movements_page(conn, globex_1.id, limit=1)] == [1]
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_messages_with_and_without_extras_keep_their_order_and_all_they_carry(conn, prepare, acme_1):
@@ -303,7 +306,7 @@ def test_messages_with_and_without_extras_keep_their_order_and_all_they_carry(co
         prepare(b"four", expires_at=soon),
         prepare(b"five"),
     ]
-    ids = intake.store(conn, batch).ids
+    ids = intake.store_messages(conn, batch).message_ids
     rows = conn.execute(
         "SELECT id, text, reference, udh, segment_total, expires_at, due_at, done_at, price, state, ptt FROM messages"
         " ORDER BY id"
@@ -315,21 +318,21 @@ def test_messages_with_and_without_extras_keep_their_order_and_all_they_carry(co
         (ids[3], "four", None, None, None, soon, soon, None, 1000, ENROUTE, 254),
         (ids[4], "five", None, None, None, None, None, None, 1000, ENROUTE, 254),
     ]
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_the_credits_do_not_cover_is_refused_and_the_rest_is_not(conn, prepare, config_of, acme_1, acme_2):
-    credits.transfer(conn, SHELL, acme_1, acme_2, 997_000)
+    credits.transfer_credits(conn, SHELL, acme_1, acme_2, 997_000)
     globex = replace(config_of(acme_2), any_sender=True)
-    ids = intake.store(
+    ids = intake.store_messages(
         conn, [prepare(b"x" * 300), prepare(b"x" * 300), prepare(), prepare(), prepare(account=globex)]
-    ).ids
+    ).message_ids
     assert [each is not None for each in ids] == [True, False, True, False, True]
-    assert credits.balance(conn, acme_1.id) == 0
-    refused = [each for each in submitted(conn, acme_1.id) if each.ptt == 10]
+    assert credits.get_balance(conn, acme_1.id) == 0
+    refused = [each for each in list_submitted(conn, acme_1.id) if each.ptt == 10]
     assert [(each.state, each.price, each.done_at is not None) for each in refused] == [(REJECTED, 0, True)] * 2
-    assert daily_totals.totals(conn, acme_1.id, 1).refused == 2
-    assert self_check.problems(conn) == []
+    assert daily_totals.sum_daily_totals(conn, acme_1.id, 1).refused == 2
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_batches_and_transfers_at_the_same_time_never_spend_twice(connect, prepare, acme_1, acme_2):
@@ -339,14 +342,14 @@ def test_batches_and_transfers_at_the_same_time_never_spend_twice(connect, prepa
         conn = connect()
         start.wait()
         for _ in range(30):
-            stored.extend(each for each in intake.store(conn, [submit] * 10).ids if each)
+            stored.extend(each for each in intake.store_messages(conn, [submit] * 10).message_ids if each)
 
     def transfer():
         conn = connect()
         start.wait()
         for _ in range(30):
             try:
-                credits.transfer(conn, SHELL, acme_1, acme_2, 10_000)
+                credits.transfer_credits(conn, SHELL, acme_1, acme_2, 10_000)
             except ledger.NotEnoughCredits:
                 continue
             moved.append(10_000)
@@ -358,8 +361,8 @@ def test_batches_and_transfers_at_the_same_time_never_spend_twice(connect, prepa
         each.join()
     conn = connect()
     assert len(set(stored)) == len(stored)
-    assert credits.balance(conn, acme_1.id) == 1_000_000 - 1000 * len(stored) - sum(moved)
-    assert self_check.problems(conn) == []
+    assert credits.get_balance(conn, acme_1.id) == 1_000_000 - 1000 * len(stored) - sum(moved)
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
@@ -367,43 +370,43 @@ def test_a_history_can_be_written_afterwards(conn, prepare, acme_1):
     conn.execute("DELETE FROM movements")
     conn.execute("UPDATE accounts SET balance = 0")
     yesterday = now_ms() - 86_400_000
-    credits.grant(conn, SHELL, acme_1, 5_000, now=yesterday - 1)
-    intake.store(conn, [prepare()], now=yesterday)
-    assert submitted(conn, acme_1.id)[0].at == yesterday
-    assert statement.movements(conn, acme_1.id)[0].at == yesterday
-    assert daily_totals.totals(conn, acme_1.id, 1).sent == 0
-    assert daily_totals.totals(conn, acme_1.id, 2).sent == 1
-    assert self_check.problems(conn) == []
+    credits.grant_credits(conn, SHELL, acme_1, 5_000, now=yesterday - 1)
+    intake.store_messages(conn, [prepare()], now=yesterday)
+    assert list_submitted(conn, acme_1.id)[0].submitted_at == yesterday
+    assert statement.list_movements_page(conn, acme_1.id)[0].at == yesterday
+    assert daily_totals.sum_daily_totals(conn, acme_1.id, 1).sent == 0
+    assert daily_totals.sum_daily_totals(conn, acme_1.id, 2).sent == 1
+    assert self_check.list_problem_texts(conn) == []
 
 
 # --- outcomes and receipts
 
 
 def finish(conn, message_id, state=DELIVERED, ptt=0):
-    return outcomes.finish(conn, [Outcome(message_id, state, ptt, now_ms())])
+    return outcomes.finish_messages(conn, [MessageOutcome(message_id, state, ptt, now_ms())])
 
 
 def test_an_outcome_counts_once(conn, prepare, acme_1):
-    (message_id,) = intake.store(conn, [prepare()]).ids
+    (message_id,) = intake.store_messages(conn, [prepare()]).message_ids
     (receipt,) = finish(conn, message_id)
     assert (receipt.account_id, receipt.message_id, receipt.state) == (acme_1.id, message_id, DELIVERED)
     assert finish(conn, message_id, EXPIRED, 801) == []
-    assert submitted(conn, acme_1.id)[0].state == DELIVERED
-    totals = daily_totals.totals(conn, acme_1.id, 1)
+    assert list_submitted(conn, acme_1.id)[0].state == DELIVERED
+    totals = daily_totals.sum_daily_totals(conn, acme_1.id, 1)
     assert (totals.sent, totals.delivered, totals.failed) == (1, 1, 0)
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_the_upstream_said_is_kept_with_the_first_outcome(conn, prepare, acme_1):
-    one, two, three = intake.store(conn, [prepare() for _ in range(3)]).ids
+    one, two, three = intake.store_messages(conn, [prepare() for _ in range(3)]).message_ids
     at = now_ms()
     ends = [
-        Outcome(one, DELIVERED, 0, at, "1a", "stat:DELIVRD err:000"),
-        Outcome(two, DELIVERED, 0, at, "1b", "stat:DELIVRD err:001"),
-        Outcome(three, EXPIRED, 801, at),
+        MessageOutcome(one, DELIVERED, 0, at, "1a", "stat:DELIVRD err:000"),
+        MessageOutcome(two, DELIVERED, 0, at, "1b", "stat:DELIVRD err:001"),
+        MessageOutcome(three, EXPIRED, 801, at),
     ]
-    outcomes.finish(conn, ends)
-    outcomes.finish(conn, [Outcome(one, EXPIRED, 801, at, "2a", "stat:EXPIRED err:801")])
+    outcomes.finish_messages(conn, ends)
+    outcomes.finish_messages(conn, [MessageOutcome(one, EXPIRED, 801, at, "2a", "stat:EXPIRED err:801")])
     rows = conn.execute("SELECT state, upstream_id, upstream_status, done_at FROM messages ORDER BY id").fetchall()
     assert [tuple(row) for row in rows] == [
         (DELIVERED, "1a", "stat:DELIVRD err:000", at),
@@ -413,12 +416,12 @@ def test_what_the_upstream_said_is_kept_with_the_first_outcome(conn, prepare, ac
 
 
 def test_outcomes_are_written_without_a_look_at_other_messages(conn, prepare):
-    (message_id,) = intake.store(conn, [prepare()]).ids
-    asked = []
-    conn.set_trace_callback(asked.append)
+    (message_id,) = intake.store_messages(conn, [prepare()]).message_ids
+    statements = []
+    conn.set_trace_callback(statements.append)
     finish(conn, message_id)
     conn.set_trace_callback(None)
-    (update,) = [each for each in asked if each.startswith("UPDATE messages")]
+    (update,) = [each for each in statements if each.startswith("UPDATE messages")]
     steps = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {update}")]
     assert any("messages USING INTEGER PRIMARY KEY" in each for each in steps)
     assert not [each for each in steps if each.startswith("SCAN messages")]
@@ -429,7 +432,7 @@ def test_an_outcome_of_nothing_is_ignored(conn):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "state", "waits"),
+    ("registered_delivery", "state", "receipts"),
     [
         (0, DELIVERED, 0),
         (1, DELIVERED, 1),
@@ -439,74 +442,76 @@ def test_an_outcome_of_nothing_is_ignored(conn):
         (0x11, DELIVERED, 1),
     ],
 )
-def test_receipts_are_for_those_who_asked(conn, prepare, acme_1, wanted, state, waits):
-    (message_id,) = intake.store(conn, [prepare(registered_delivery=wanted)]).ids
+def test_receipts_are_for_those_who_asked(conn, prepare, acme_1, registered_delivery, state, receipts):
+    (message_id,) = intake.store_messages(conn, [prepare(registered_delivery=registered_delivery)]).message_ids
     finish(conn, message_id, state, 801)
-    assert len(deliveries.due(conn, acme_1.id, now_ms(), 10).now) == waits
+    assert len(deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready) == receipts
 
 
 def test_receipts_come_in_order_and_go_when_they_are_accepted(conn, prepare, acme_1):
-    ids = intake.store(conn, [prepare(reference=number) for number in range(3)]).ids
+    ids = intake.store_messages(conn, [prepare(reference=number) for number in range(3)]).message_ids
     for message_id in ids:
         finish(conn, message_id)
-    due = deliveries.due(conn, acme_1.id, now_ms(), 10).now
+    due = deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready
     assert [(each.message_id, each.reference) for each in due] == list(zip(ids, range(3), strict=True))
-    deliveries.done(conn, [due[0]])
-    assert [each.id for each in deliveries.due(conn, acme_1.id, now_ms(), 10).now] == [each.id for each in due[1:]]
+    deliveries.remove_accepted_deliveries(conn, [due[0]])
+    assert [each.id for each in deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready] == [
+        each.id for each in due[1:]
+    ]
 
 
 def test_a_receipt_that_failed_waits_for_its_time(conn, prepare, acme_1):
-    (message_id,) = intake.store(conn, [prepare()]).ids
+    (message_id,) = intake.store_messages(conn, [prepare()]).message_ids
     finish(conn, message_id)
-    (receipt,) = deliveries.due(conn, acme_1.id, now_ms(), 10).now
+    (receipt,) = deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready
     later = now_ms() + 5_000
     receipt.attempts += 1
-    deliveries.failed(conn, [(receipt, later)])
-    assert deliveries.due(conn, acme_1.id, now_ms(), 10).now == []
-    assert deliveries.due(conn, acme_1.id, later - 1, 10).now == []
-    assert deliveries.due(conn, acme_1.id, later, 10).now[0].attempts == 1
+    deliveries.schedule_retries(conn, [(receipt, later)])
+    assert deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready == []
+    assert deliveries.list_due_deliveries(conn, acme_1.id, later - 1, 10).ready == []
+    assert deliveries.list_due_deliveries(conn, acme_1.id, later, 10).ready[0].attempts == 1
 
 
 def test_receipts_are_given_up_after_seven_days(conn, prepare, acme_1):
-    (message_id,) = intake.store(conn, [prepare()]).ids
+    (message_id,) = intake.store_messages(conn, [prepare()]).message_ids
     finish(conn, message_id)
     week = 7 * 86_400_000
-    assert deliveries.expire(conn, now_ms() + week - 60_000) == 0
-    assert deliveries.expire(conn, now_ms() + week + 60_000) == 1
-    assert deliveries.due(conn, acme_1.id, now_ms() + week, 10).now == []
+    assert deliveries.expire_deliveries(conn, now_ms() + week - 60_000) == 0
+    assert deliveries.expire_deliveries(conn, now_ms() + week + 60_000) == 1
+    assert deliveries.list_due_deliveries(conn, acme_1.id, now_ms() + week, 10).ready == []
 
 
 def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):
-    first, second, third = intake.store(conn, [prepare(), prepare(b"two"), prepare()]).ids
+    first, second, third = intake.store_messages(conn, [prepare(), prepare(b"two"), prepare()]).message_ids
     finish(conn, first)
-    assert outcomes.unfinished(conn) == [second, third]
-    assert [each.text for each in outcomes.to_send(conn, [third, second])] == ["two", "hello"]
-    assert [each.id for each in outcomes.to_send(conn, [first, third])] == [third]
+    assert outcomes.list_unfinished_message_ids(conn) == [second, third]
+    assert [each.text for each in outcomes.list_outbound_messages(conn, [third, second])] == ["two", "hello"]
+    assert [each.id for each in outcomes.list_outbound_messages(conn, [first, third])] == [third]
 
 
 def test_a_campaign_that_waits_for_its_date_costs_nothing_to_look_past(conn, prepare, acme_1):
     now, waiting = now_ms(), 500
     submit = prepare(scheduled_at=now + DAY_MS)
-    intake.store(conn, [submit] * waiting, now=now - 2 * validation.VALIDITY_MS)
-    looks = [
-        lambda: outcomes.anything_due(conn, now),
-        lambda: outcomes.find_unfinished(conn, acme_1.id, "ACME", FRANCE),
-        lambda: outcomes.take_due(conn, now).expired,
+    intake.store_messages(conn, [submit] * waiting, now=now - 2 * validation.DEFAULT_VALIDITY_MS)
+    queries = [
+        lambda: outcomes.has_due_messages(conn, now),
+        lambda: outcomes.find_unfinished_messages(conn, acme_1.id, "ACME", FRANCE),
+        lambda: outcomes.process_due_messages(conn, now).expired_ids,
     ]
-    for look in looks:
+    for query in queries:
         steps = []
         conn.set_progress_handler(lambda seen=steps: seen.append(1), 1)
-        assert not look()
+        assert not query()
         conn.set_progress_handler(None, 0)
         # Of SQLite's virtual machine; reading one row takes some.
         assert len(steps) < waiting
-    assert len(outcomes.find_unfinished(conn, acme_1.id, "ACME", ITALY)) == waiting
+    assert len(outcomes.find_unfinished_messages(conn, acme_1.id, "ACME", ITALY)) == waiting
 
 
 def test_a_segment_that_is_there_already_begins_another_text(conn, prepare):
-    first, again, second, of_three = intake.store(
+    first, again, second, of_three = intake.store_messages(
         conn,
         [prepare(segment=validation.Segment(7, total, number)) for total, number in ((2, 1), (2, 1), (2, 2), (3, 2))],
-    ).ids
+    ).message_ids
     joined = dict(conn.execute("SELECT id, joined_to FROM messages").fetchall())
     assert joined == {first: None, again: None, second: again, of_three: None}

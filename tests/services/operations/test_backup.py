@@ -12,61 +12,61 @@ from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.history import deletion
 from portal.services.messages import intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import backup, self_check
 from portal.services.people import customers
-from tests.support import eventually, prepared
+from tests.support import prepare_submit, wait_until
 
 
 def test_a_backup_put_back_is_what_was_there(conn, data, tmp_path, cast, connect):
     copy = tmp_path / "copy.db"
-    backup.backup(conn, copy)
-    customers.add(conn, SHELL, "Later", "x@later.example")
+    backup.create_backup(conn, copy)
+    customers.create_customer(conn, SHELL, "Later", "x@later.example")
     conn.close()
-    kept = backup.restore(data, copy)
+    old_database = backup.restore_backup(data, copy)
     restored = connect()
-    assert [each.name for each in customers.everyone(restored)] == ["Acme", "Globex"]
-    assert self_check.problems(restored) == []
+    assert [each.name for each in customers.list_all_customers(restored)] == ["Acme", "Globex"]
+    assert self_check.list_problem_texts(restored) == []
     # What was there before is not lost: a restore may be the mistake.
-    before = db.connect(kept)
-    assert "Later" in [each.name for each in customers.everyone(before)]
+    before = db.connect(old_database)
+    assert "Later" in [each.name for each in customers.list_all_customers(before)]
     before.close()
 
 
 def test_a_backup_is_for_its_owner_only_and_overwrites_nothing(conn, tmp_path):
     copy = tmp_path / "copy.db"
-    backup.backup(conn, copy)
+    backup.create_backup(conn, copy)
     assert copy.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(backup.FileExists):
-        backup.backup(conn, copy)
+    with pytest.raises(backup.BackupFileExists):
+        backup.create_backup(conn, copy)
 
 
 def test_a_backup_that_fails_leaves_nothing(conn, tmp_path):
     with pytest.raises(OSError, match="No such file"):
-        backup.backup(conn, tmp_path / "missing" / "copy.db")
+        backup.create_backup(conn, tmp_path / "missing" / "copy.db")
     assert list(tmp_path.glob("*copy*")) == []
 
 
 def test_any_name_is_a_file_name(conn, data, tmp_path):
     copy = tmp_path / "copy?mode=rw#1 %41.db"
-    backup.backup(conn, copy)
+    backup.create_backup(conn, copy)
     conn.close()
-    assert backup.restore(data, copy)
+    assert backup.restore_backup(data, copy)
 
 
 def test_a_restore_that_fails_leaves_nothing(conn, data, tmp_path):
-    backup.backup(conn, tmp_path / "copy.db")
+    backup.create_backup(conn, tmp_path / "copy.db")
     conn.close()
     (data / "backups").write_text("a file where the folder of copies should be")
     before = sorted(each.name for each in data.iterdir())
     with pytest.raises(FileExistsError):
-        backup.restore(data, tmp_path / "copy.db")
+        backup.restore_backup(data, tmp_path / "copy.db")
     assert {each.name for each in data.iterdir()} <= {*before, "running.lock"}
     assert (data / "portal.db").exists()
 
 
 def test_a_backup_has_no_key(conn, data, tmp_path):
-    backup.backup(conn, tmp_path / "copy.db")
+    backup.create_backup(conn, tmp_path / "copy.db")
     assert (data / "secret.key").read_text().strip().encode() not in (tmp_path / "copy.db").read_bytes()
 
 
@@ -76,8 +76,8 @@ def test_a_backup_is_whole_while_credits_move(conn, connect, tmp_path, acme_1, a
     def move():
         writer = connect()
         while not stop.is_set():
-            credits.transfer(writer, SHELL, acme_1, acme_2, 1)
-            credits.transfer(writer, SHELL, acme_2, acme_1, 1)
+            credits.transfer_credits(writer, SHELL, acme_1, acme_2, 1)
+            credits.transfer_credits(writer, SHELL, acme_2, acme_1, 1)
             moving.set()
 
     thread = threading.Thread(target=move)
@@ -85,110 +85,110 @@ def test_a_backup_is_whole_while_credits_move(conn, connect, tmp_path, acme_1, a
     moving.wait()
     copies = [tmp_path / f"{number}.db" for number in range(5)]
     for copy in copies:
-        backup.backup(conn, copy)
+        backup.create_backup(conn, copy)
     stop.set()
     thread.join()
     for copy in copies:
         opened = db.connect(copy)
-        assert self_check.problems(opened) == []
+        assert self_check.list_problem_texts(opened) == []
         opened.close()
 
 
 def test_restoring_is_refused_while_the_folder_is_in_use(conn, data, tmp_path):
-    backup.backup(conn, tmp_path / "copy.db")
-    with backup.in_use(data), pytest.raises(backup.ServerRunning):
-        backup.restore(data, tmp_path / "copy.db")
-    backup.restore(data, tmp_path / "copy.db")
+    backup.create_backup(conn, tmp_path / "copy.db")
+    with backup.acquire_data_folder_lock(data), pytest.raises(backup.ServerRunning):
+        backup.restore_backup(data, tmp_path / "copy.db")
+    backup.restore_backup(data, tmp_path / "copy.db")
 
 
 def hold(data, held, release):
-    with backup.in_use(data):
+    with backup.acquire_data_folder_lock(data):
         held.set()
         release.wait()
 
 
 def test_a_process_that_was_killed_is_in_the_way_no_more(conn, data, tmp_path):
-    backup.backup(conn, tmp_path / "copy.db")
+    backup.create_backup(conn, tmp_path / "copy.db")
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
     process = context.Process(target=hold, args=(data, held, release))
     process.start()
     assert held.wait(20)
     with pytest.raises(backup.ServerRunning):
-        backup.restore(data, tmp_path / "copy.db")
+        backup.restore_backup(data, tmp_path / "copy.db")
     process.kill()
     process.join()
     process.close()
 
     def restored():
         try:
-            return backup.restore(data, tmp_path / "copy.db")
+            return backup.restore_backup(data, tmp_path / "copy.db")
         except backup.ServerRunning:
             return None
 
-    assert eventually(restored)
+    assert wait_until(restored)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all", b"SQLite format 3\0" + b"\0" * 5000])
 def test_what_is_no_backup_is_refused(data, tmp_path, connect, content):
     (tmp_path / "copy.db").write_bytes(content)
-    with pytest.raises(backup.NotABackup):
-        backup.restore(data, tmp_path / "copy.db")
-    assert customers.everyone(connect())
+    with pytest.raises(backup.InvalidBackup):
+        backup.restore_backup(data, tmp_path / "copy.db")
+    assert customers.list_all_customers(connect())
 
 
 def test_a_file_that_is_missing_is_refused(data, tmp_path):
-    with pytest.raises(backup.NotABackup, match="no such file"):
-        backup.restore(data, tmp_path / "copy.db")
+    with pytest.raises(backup.InvalidBackup, match="no such file"):
+        backup.restore_backup(data, tmp_path / "copy.db")
 
 
 def test_another_programs_database_is_refused(data, tmp_path):
     other = sqlite3.connect(tmp_path / "copy.db")
     other.execute("CREATE TABLE notes (text)")
     other.close()
-    with pytest.raises(backup.NotABackup, match="isn't a database of this program"):
-        backup.restore(data, tmp_path / "copy.db")
+    with pytest.raises(backup.InvalidBackup, match="isn't a database of this program"):
+        backup.restore_backup(data, tmp_path / "copy.db")
 
 
 def test_a_newer_versions_backup_is_refused(conn, data, tmp_path):
     conn.execute("UPDATE _sqlite_migrations SET name = 'm9999_of_the_future' WHERE name = 'm0001_initial'")
-    backup.backup(conn, tmp_path / "copy.db")
-    with pytest.raises(backup.NotABackup, match="newer version"):
-        backup.restore(data, tmp_path / "copy.db")
+    backup.create_backup(conn, tmp_path / "copy.db")
+    with pytest.raises(backup.InvalidBackup, match="newer version"):
+        backup.restore_backup(data, tmp_path / "copy.db")
 
 
 def test_a_backup_can_be_put_into_an_empty_folder(conn, data, tmp_path, cast):
-    backup.backup(conn, tmp_path / "copy.db")
+    backup.create_backup(conn, tmp_path / "copy.db")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert backup.restore(elsewhere, tmp_path / "copy.db") is None
+    assert backup.restore_backup(elsewhere, tmp_path / "copy.db") is None
     (elsewhere / "secret.key").write_bytes((data / "secret.key").read_bytes())
-    digest = Keys.load(elsewhere).smpp_digest(cast.smpp_acme_1.password)
+    digest = Keys.load(elsewhere).digest_smpp_password(cast.smpp_acme_1.password)
     opened = db.connect(elsewhere / db.FILE_NAME)
     assert opened.execute("SELECT count(*) FROM smpp_passwords WHERE digest = ?", (digest,)).fetchone()[0] == 1
     opened.close()
 
 
 def test_compacting_gives_back_the_space_of_what_was_deleted(conn, data, acme_1):
-    stored = intake.store(conn, [prepared(conn, acme_1.id, b"x" * 150)] * 900).ids
-    outcomes.finish(conn, [Outcome(each, DELIVERED, 0, clock.now_ms()) for each in stored if each])
+    stored = intake.store_messages(conn, [prepare_submit(conn, acme_1.id, b"x" * 150)] * 900).message_ids
+    outcomes.finish_messages(conn, [MessageOutcome(each, DELIVERED, 0, clock.now_ms()) for each in stored if each])
     conn.execute("DELETE FROM deliveries")
-    deletion_id = deletion.begin(conn, SHELL, acme_1, deletion.ticked(deletion.SENT, stored))
-    for _ in deletion.work(conn, deletion_id):
+    deletion_id = deletion.create_deletion(conn, SHELL, acme_1, deletion.build_selection_scope(deletion.SENT, stored))
+    for _ in deletion.run_deletion(conn, deletion_id):
         pass
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    before, after = backup.compact(data)
+    before, after = backup.compact_database(data)
 
     assert after < before - 900 * 150
     assert (data / db.FILE_NAME).stat().st_size == after
     assert conn.execute("PRAGMA freelist_count").fetchone()[0] == 0
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_nothing_is_compacted_under_a_running_server_or_without_room(data, monkeypatch):
-    with backup.in_use(data), pytest.raises(backup.ServerRunning):
-        backup.compact(data)
+    with backup.acquire_data_folder_lock(data), pytest.raises(backup.ServerRunning):
+        backup.compact_database(data)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(backup.NoRoom):
-        backup.compact(data)
+    with pytest.raises(backup.NoDiskSpaceToCompact):
+        backup.compact_database(data)

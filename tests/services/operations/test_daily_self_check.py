@@ -1,4 +1,4 @@
-"""The daily check: its result is kept, and operators are told what is new."""
+"""The daily check: its result is stored, and operators get mails about new problems."""
 
 import re
 from dataclasses import replace
@@ -9,7 +9,7 @@ from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
 from portal.services.operations import daily_self_check, self_check
-from portal.services.operations.daily_self_check import Result
+from portal.services.operations.daily_self_check import SelfCheckResult
 from portal.services.operations.self_check import Problem
 from portal.services.people import users
 from tests.faults import storage
@@ -18,13 +18,13 @@ from tests.mailbox import Mailbox
 
 @pytest.fixture
 def run(conn, keys, data):
-    """A check, as each day's."""
-    return lambda: daily_self_check.run(conn, keys, data)
+    """Runs the daily check."""
+    return lambda: daily_self_check.run_daily_check(conn, keys, data)
 
 
 @pytest.fixture
 def mails(conn):
-    """How many mails were queued so far."""
+    """Counts the mails that were queued so far."""
     return lambda: conn.execute("SELECT count(*) FROM mails").fetchone()[0]
 
 
@@ -35,33 +35,33 @@ def damage(conn):
 
 
 def test_its_result_is_kept(conn, run, damage, mails):
-    assert daily_self_check.last(conn) is None
+    assert daily_self_check.find_last_result(conn) is None
     before = now_ms()
     assert run() == []
-    result = daily_self_check.last(conn)
+    result = daily_self_check.find_last_result(conn)
     assert before <= result.at <= now_ms()
     assert result.problems == []
     damage("smpp-acme-1")
-    found = run()
-    assert "smpp-acme-1: the balance (accounts row 1) differs by 1.5" in str(found[0])
-    assert daily_self_check.last(conn).problems == found
+    problems = run()
+    assert "smpp-acme-1: the balance (accounts row 1) differs by 1.5" in str(problems[0])
+    assert daily_self_check.find_last_result(conn).problems == problems
     assert mails() == 1
 
 
 def test_it_is_due_a_day_after_the_last_one(conn, keys):
     now = now_ms()
-    assert daily_self_check.is_due(conn, now)
-    daily_self_check.keep(conn, keys, Result(now, []))
-    assert not daily_self_check.is_due(conn, now + DAY_MS - 1)
-    assert daily_self_check.is_due(conn, now + DAY_MS)
+    assert daily_self_check.is_check_due(conn, now)
+    daily_self_check.save_result(conn, keys, SelfCheckResult(now, []))
+    assert not daily_self_check.is_check_due(conn, now + DAY_MS - 1)
+    assert daily_self_check.is_check_due(conn, now + DAY_MS)
     # The clock was wrong when the last one was made.
-    assert daily_self_check.is_due(conn, now - DAY_MS)
+    assert daily_self_check.is_check_due(conn, now - DAY_MS)
 
 
 def test_old_results_are_forgotten(conn, keys):
     now = now_ms()
     for days in (100, 91, 89, 0):
-        daily_self_check.keep(conn, keys, Result(now - days * DAY_MS, []))
+        daily_self_check.save_result(conn, keys, SelfCheckResult(now - days * DAY_MS, []))
     assert [row[0] for row in conn.execute("SELECT (? - at) / ? FROM checks", (now, DAY_MS))] == [89, 0]
 
 
@@ -92,15 +92,15 @@ def test_a_new_finding_and_one_that_comes_back_are_mailed(conn, run, damage, mai
 
 
 def test_each_operator_gets_it_in_their_language(conn, keys, config, connect, run, damage, cast):
-    users.set_language(conn, users.by_email(conn, cast.olga.email), "it")
-    users.add(conn, keys, SHELL, "otto@portal.example", users.OPERATOR, None)
+    users.set_user_language(conn, users.get_user_by_email(conn, cast.olga.email), "it")
+    users.create_user(conn, keys, SHELL, "otto@portal.example", users.OPERATOR, None)
     damage("smpp-acme-1")
     run()
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
         assert Mailer(to_server, keys, connect).send_due(conn) == 2
-        received = {mail["To"]: mail for mail in (mailbox.wait(), mailbox.wait())}
-    assert received["otto@portal.example"]["Subject"] == "The daily check has found something that should not be"
+        received = {mail["To"]: mail for mail in (mailbox.wait_for_mail(), mailbox.wait_for_mail())}
+    assert received["otto@portal.example"]["Subject"] == "The daily check has found problems"
     assert received[cast.olga.email]["Subject"] == "La verifica quotidiana ha trovato qualcosa che non va"
     for part in ("plain", "html"):
         english = received["otto@portal.example"].get_body((part,)).get_content()
@@ -111,25 +111,25 @@ def test_each_operator_gets_it_in_their_language(conn, keys, config, connect, ru
 
 def test_of_many_the_first_twenty_are_told(conn, keys, config, connect, cast):
     problems = [Problem("file: %(line)s", {"line": f"page {number}"}) for number in range(25)]
-    daily_self_check.keep(conn, keys, Result(now_ms(), problems))
+    daily_self_check.save_result(conn, keys, SelfCheckResult(now_ms(), problems))
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
         Mailer(to_server, keys, connect).send_due(conn)
-        text = mailbox.wait().get_body(("plain",)).get_content()
+        text = mailbox.wait_for_mail().get_body(("plain",)).get_content()
     assert text.count("- file: page") == 20
     assert "5 more are not listed here." in text
 
 
 def test_that_there_is_no_room_for_it_is_told_too(conn, keys, data, mails, tmp_path):
     try:
-        with storage.small_disk(tmp_path / "small", "8m") as small:
-            with pytest.raises(self_check.NoRoom), self_check.copied(conn, small):
+        with storage.mount_small_disk(tmp_path / "small", "8m") as small:
+            with pytest.raises(self_check.NoDiskSpaceForCopy), self_check.open_database_copy(conn, small):
                 pass
-            (problem,) = daily_self_check.run(conn, keys, small)
-    except storage.NotPossible as error:
+            (problem,) = daily_self_check.run_daily_check(conn, keys, small)
+    except storage.FaultNotPossible as error:
         pytest.skip(str(error))
     assert re.fullmatch(
         rf"The check needs \d\d MB for a copy of the database; in {small} \d MB are free\.", str(problem)
     )
-    assert daily_self_check.last(conn).problems == [problem]
+    assert daily_self_check.find_last_result(conn).problems == [problem]
     assert mails() == 1

@@ -14,10 +14,10 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, EXPIRED
 from portal.services.credits import credits, ledger
 from portal.services.messages import intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
-from tests.support import prepared
+from tests.support import prepare_submit
 
 LONG_AGO = 1_700_000_000_000  # 14 November 2023
 
@@ -28,19 +28,21 @@ def busy(conn, acme_1, acme_2, classic, globex_1):
     conn.execute("PRAGMA foreign_keys = OFF")
     conn.execute("PRAGMA ignore_check_constraints = ON")
     now = now_ms()
-    long = prepared(conn, acme_1.id, b"x" * 161, scheduled_at=now + DAY_MS)
-    short = prepared(conn, acme_1.id)
-    other = prepared(conn, globex_1.id, source="GLOBEX")
-    first, _, second, third = intake.store(conn, [long, other, short, short], now=now - 1000).ids
-    outcomes.finish(conn, [Outcome(second, DELIVERED, 0, now), Outcome(third, EXPIRED, 801, now)])
-    (called_back,) = intake.store(conn, [long]).ids
-    outcomes.cancel(conn, [outcomes.find(conn, acme_1.id, called_back)])
-    intake.store(conn, [short])
-    rollup.gather_all(conn)
-    credits.transfer(conn, SHELL, acme_1, classic, 5_000)
-    pack = packs.everyone(conn)[0]
-    paid = orders.pay(conn, SHELL, orders.place(conn, SHELL, acme_2, pack))
-    waiting = orders.place(conn, SHELL, acme_2, pack)
+    long = prepare_submit(conn, acme_1.id, b"x" * 161, scheduled_at=now + DAY_MS)
+    short = prepare_submit(conn, acme_1.id)
+    other = prepare_submit(conn, globex_1.id, source="GLOBEX")
+    first, _, second, third = intake.store_messages(conn, [long, other, short, short], now=now - 1000).message_ids
+    outcomes.finish_messages(
+        conn, [MessageOutcome(second, DELIVERED, 0, now), MessageOutcome(third, EXPIRED, 801, now)]
+    )
+    (called_back,) = intake.store_messages(conn, [long]).message_ids
+    outcomes.cancel_messages(conn, [outcomes.find_message_status(conn, acme_1.id, called_back)])
+    intake.store_messages(conn, [short])
+    rollup.roll_up_all(conn)
+    credits.transfer_credits(conn, SHELL, acme_1, classic, 5_000)
+    pack = packs.list_packs(conn)[0]
+    paid = orders.pay_order(conn, SHELL, orders.place_order(conn, SHELL, acme_2, pack))
+    waiting = orders.place_order(conn, SHELL, acme_2, pack)
     move(conn, acme_2, ledger.CORRECTION, -1)
     ran_out = run_out(conn, acme_2, paid.movement_id, 7_000, 4_000)
     rows = {
@@ -53,13 +55,18 @@ def busy(conn, acme_1, acme_2, classic, globex_1):
         rows=rows
         | {"first": first, "second": second, "third": third, "called_back": called_back, "order": paid.id}
         | {"waiting": waiting.id, "ran_out": ran_out, "acme_1": acme_1.id, "acme_2": acme_2.id, "globex": globex_1.id}
-        | {"bought": paid.movement_id, "day": now // DAY_MS, "today": i18n.iso(now)[:10], "month": i18n.iso(now)[:7]},
+        | {
+            "bought": paid.movement_id,
+            "day": now // DAY_MS,
+            "today": i18n.format_iso8601(now)[:10],
+            "month": i18n.format_iso8601(now)[:7],
+        },
     )
 
 
 def move(conn, account, kind, amount, **more):
     conn.execute("BEGIN IMMEDIATE")
-    movement_id, _ = ledger.move(conn, SHELL, account.id, kind, amount, **more)
+    movement_id, _ = ledger.post_movement(conn, SHELL, account.id, kind, amount, **more)
     conn.execute("COMMIT")
     return movement_id
 
@@ -82,7 +89,7 @@ def of(conn, account, kind, which="max"):
 
 
 def test_what_the_services_have_done_is_in_order(busy):
-    assert self_check.problems(busy.conn) == []
+    assert self_check.list_problem_texts(busy.conn) == []
 
 
 DAMAGES = {
@@ -327,7 +334,7 @@ SIGNS = {"grant": -1, "purchase": -1, "transfer_out": 1, "transfer_in": -1, "usa
 def test_each_damage_is_named(busy, damage, sentence):
     used = {name: value for name, value in busy.rows.items() if f":{name}" in damage}
     assert busy.conn.execute(damage, used).rowcount
-    assert sentence.format(**busy.rows) in "\n".join(self_check.problems(busy.conn))
+    assert sentence.format(**busy.rows) in "\n".join(self_check.list_problem_texts(busy.conn))
 
 
 @pytest.mark.parametrize(("kind", "sign"), SIGNS.items(), ids=SIGNS)
@@ -336,14 +343,14 @@ def test_a_movement_of_the_wrong_sign_is_named(busy, kind, sign):
     busy.conn.execute("UPDATE movements SET amount = ? WHERE id = ?", (sign * 1_500, row))
     amount = "1.5" if sign > 0 else "-1.5"
     sentence = f": movements row {row}, {kind}, is of {amount} credits: the wrong sign"
-    assert sentence in "\n".join(self_check.problems(busy.conn))
+    assert sentence in "\n".join(self_check.list_problem_texts(busy.conn))
 
 
 def test_a_second_refund_of_a_message_is_named(busy, acme_1):
     busy.conn.execute("DROP INDEX movements_refunds")
     second = move(busy.conn, acme_1, ledger.REFUND, 2_000, message_id=busy.rows["called_back"])
     busy.conn.execute("UPDATE movements SET actor = 'system' WHERE id = ?", (second,))
-    (problem,) = self_check.problems(busy.conn)
+    (problem,) = self_check.list_problem_texts(busy.conn)
     assert problem == (
         f"smpp-acme-1: movements row {second} gives back what messages row {busy.rows['called_back']} cost once more"
     )
@@ -351,27 +358,27 @@ def test_a_second_refund_of_a_message_is_named(busy, acme_1):
 
 def test_an_operator_may_give_back_what_a_finished_message_cost(busy, acme_1):
     move(busy.conn, acme_1, ledger.REFUND, 1_000, message_id=busy.rows["third"])
-    assert self_check.problems(busy.conn) == []
+    assert self_check.list_problem_texts(busy.conn) == []
 
 
 def test_each_expiry_has_credits_of_its_own(busy, acme_2):
     granted = move(busy.conn, acme_2, ledger.GRANT, 9_000)
     run_out(busy.conn, acme_2, granted, 9_000, 5_000)
-    assert self_check.problems(busy.conn) == []
+    assert self_check.list_problem_texts(busy.conn) == []
     extra = move(busy.conn, acme_2, ledger.EXPIRY, -1)
-    (problem,) = self_check.problems(busy.conn)
+    (problem,) = self_check.list_problem_texts(busy.conn)
     assert f"movements row {extra} lets 0.001 credits run out" in problem
 
 
 def test_months_and_days_are_told_apart(conn, acme_1):
-    submit = prepared(conn, acme_1.id)
+    submit = prepare_submit(conn, acme_1.id)
     for days in range(40):
-        intake.store(conn, [submit] * 2, now=LONG_AGO + days * DAY_MS)
-    rollup.gather_all(conn)
-    assert self_check.problems(conn) == []
-    message_id = ids.first_id_at(LONG_AGO + 30 * DAY_MS)
+        intake.store_messages(conn, [submit] * 2, now=LONG_AGO + days * DAY_MS)
+    rollup.roll_up_all(conn)
+    assert self_check.list_problem_texts(conn) == []
+    message_id = ids.min_id_at_time(LONG_AGO + 30 * DAY_MS)
     assert conn.execute("UPDATE messages SET parts = 2 WHERE id = ?", (message_id,)).rowcount
-    assert self_check.problems(conn) == [
+    assert self_check.list_problem_texts(conn) == [
         "smpp-acme-1: the row of daily_totals for 2023-12-14 is off from what the messages of that day say: parts -1",
         "smpp-acme-1: the row of statistics for 2023-12, IT, ACME is off from what the messages of that month say:"
         " parts -1",
@@ -379,19 +386,19 @@ def test_months_and_days_are_told_apart(conn, acme_1):
 
 
 def test_of_what_is_off_everywhere_the_first_are_told(conn, acme_1):
-    submit = prepared(conn, acme_1.id)
+    submit = prepare_submit(conn, acme_1.id)
     for _ in range(150):
-        intake.store(conn, [submit])
+        intake.store_messages(conn, [submit])
     conn.execute("UPDATE movements SET messages = 2 WHERE kind = 'usage'")
-    found = self_check.problems(conn)
-    assert len(found) == 101
-    assert found[-1] == "50 more were found like those before this line"
+    problems = self_check.list_problem_texts(conn)
+    assert len(problems) == 101
+    assert problems[-1] == "50 more were found like those before this line"
 
 
 def test_problems_are_told_in_the_readers_language(busy):
     busy.conn.execute("UPDATE accounts SET balance = balance + 1500 WHERE id = ?", (busy.rows["acme_1"],))
     i18n.use_language("it")
-    (problem,) = self_check.problems(busy.conn)
+    (problem,) = self_check.list_problem_texts(busy.conn)
     assert problem.startswith("smpp-acme-1: il saldo (riga ")
     assert "differisce di 1,5 " in problem
 
@@ -400,7 +407,7 @@ def test_no_query_reads_a_table_for_each_row_of_another(busy):
     plans = []
     conn = busy.conn
     conn.set_trace_callback(plans.append)
-    self_check.prove(conn)
+    self_check.find_problems(conn)
     conn.set_trace_callback(None)
     nested = []
     for statement in {each for each in plans if each.startswith("SELECT")}:
@@ -425,41 +432,41 @@ def damaged(busy, data, connect):
 
 
 def test_a_damaged_file_is_named(damaged):
-    assert any(each.startswith("file: ") for each in self_check.problems(damaged))
+    assert any(each.startswith("file: ") for each in self_check.list_problem_texts(damaged))
 
 
 # --- the copy
 
 
 def test_the_copy_has_the_damage_of_the_file(damaged, data):
-    with self_check.copied(damaged, data) as copy:
-        assert self_check.problems(copy) == self_check.problems(damaged)
+    with self_check.open_database_copy(damaged, data) as copy:
+        assert self_check.list_problem_texts(copy) == self_check.list_problem_texts(damaged)
 
 
 def test_the_copy_leaves_nothing_behind_and_nobody_else_reads_it(busy, data, monkeypatch):
     modes = []
 
-    def look(*args, **kwargs):
+    def connect_and_record_mode(*args, **kwargs):
         modes.extend(each.stat().st_mode & 0o777 for each in data.glob(".portal.db.checking*"))
         return connect(*args, **kwargs)
 
     connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", look)
+    monkeypatch.setattr(sqlite3, "connect", connect_and_record_mode)
     before = set(data.iterdir())
-    with self_check.copied(busy.conn, data) as copy:
+    with self_check.open_database_copy(busy.conn, data) as copy:
         assert set(data.iterdir()) - before == {data / "check.lock"}
-        assert self_check.problems(copy) == []
+        assert self_check.list_problem_texts(copy) == []
     assert modes == [0o600, 0o600]
     assert set(data.iterdir()) - before == {data / "check.lock"}
 
 
 def test_who_writes_meanwhile_is_not_in_the_copy(busy, data, connect):
-    with self_check.copied(busy.conn, data) as copy:
+    with self_check.open_database_copy(busy.conn, data) as copy:
         writer = connect()
         writer.execute("UPDATE accounts SET balance = balance + 1")
         # Nobody keeps the log from being emptied.
         assert tuple(writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()) == (0, 0, 0)
-        assert self_check.problems(copy) == []
+        assert self_check.list_problem_texts(copy) == []
 
 
 def test_a_copy_that_can_not_be_written_says_so_and_is_gone(busy, data):
@@ -467,8 +474,8 @@ def test_a_copy_that_can_not_be_written_says_so_and_is_gone(busy, data):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with (
-            pytest.raises(self_check.CopyFailed, match=f"its copy of the database to {data}"),
-            self_check.copied(busy.conn, data),
+            pytest.raises(self_check.DatabaseCopyFailed, match=f"its copy of the database to {data}"),
+            self_check.open_database_copy(busy.conn, data),
         ):
             pass
     finally:
@@ -479,8 +486,8 @@ def test_a_copy_that_can_not_be_written_says_so_and_is_gone(busy, data):
 def test_a_copy_that_was_left_is_removed_by_the_next_and_at_the_start(busy, data):
     left = data / ".portal.db.checking"
     left.write_text("killed")
-    with self_check.copied(busy.conn, data) as copy:
-        assert self_check.problems(copy) == []
+    with self_check.open_database_copy(busy.conn, data) as copy:
+        assert self_check.list_problem_texts(copy) == []
     left.write_text("killed")
-    self_check.sweep(data)
+    self_check.remove_stale_copy(data)
     assert not left.exists()

@@ -8,48 +8,51 @@ from portal.services.people import two_factor
 
 
 def test_a_code_is_good_once(conn, keys, cast):
-    code = cast.alice.code()
-    assert two_factor.accept(conn, keys, cast.alice.id, code)
-    assert not two_factor.accept(conn, keys, cast.alice.id, code)
+    code = cast.alice.totp_code()
+    assert two_factor.verify_totp_code(conn, keys, cast.alice.id, code)
+    assert not two_factor.verify_totp_code(conn, keys, cast.alice.id, code)
 
 
 def test_an_earlier_code_is_not_good_after_a_later_one(conn, keys, cast):
-    assert two_factor.accept(conn, keys, cast.alice.id, cast.alice.code(1))
-    assert not two_factor.accept(conn, keys, cast.alice.id, cast.alice.code())
+    assert two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code(1))
+    assert not two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code())
 
 
 @pytest.mark.parametrize("step", [-3, 3])
 def test_codes_of_another_time_are_refused(conn, keys, cast, step):
-    assert not two_factor.accept(conn, keys, cast.alice.id, cast.alice.code(step))
+    assert not two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code(step))
 
 
 def test_clocks_may_drift_by_half_a_minute(conn, keys, cast):
     # Three neighbouring steps are good. A boundary may pass between two looks at the clock, so the two in front count.
-    assert sum(two_factor.accept(conn, keys, cast.alice.id, cast.alice.code(step)) for step in (-1, 0, 1)) >= 2
+    assert (
+        sum(two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code(step)) for step in (-1, 0, 1))
+        >= 2
+    )
 
 
 @pytest.mark.parametrize("code", ["", "000", "abcdef", "٣٣٣٣٣٣", "1234567", "é" * 6])
 def test_what_is_no_code_is_refused(conn, keys, cast, code):
-    assert not two_factor.accept(conn, keys, cast.alice.id, code)
+    assert not two_factor.verify_totp_code(conn, keys, cast.alice.id, code)
 
 
 def test_spaces_in_a_code_do_not_matter(conn, keys, cast):
-    code = cast.alice.code()
-    assert two_factor.accept(conn, keys, cast.alice.id, f" {code[:3]} {code[3:]} ")
+    code = cast.alice.totp_code()
+    assert two_factor.verify_totp_code(conn, keys, cast.alice.id, f" {code[:3]} {code[3:]} ")
 
 
 def test_somebody_elses_code_is_refused(conn, keys, cast):
-    assert not two_factor.accept(conn, keys, cast.bob.id, cast.alice.code())
+    assert not two_factor.verify_totp_code(conn, keys, cast.bob.id, cast.alice.totp_code())
 
 
 def test_a_code_that_comes_twice_at_the_same_time_is_good_once(connect, keys, cast):
-    code = cast.alice.code()
-    assert together(connect, lambda conn: two_factor.accept(conn, keys, cast.alice.id, code)) == 1
+    code = cast.alice.totp_code()
+    assert together(connect, lambda conn: two_factor.verify_totp_code(conn, keys, cast.alice.id, code)) == 1
 
 
 def test_a_recovery_code_that_comes_twice_at_the_same_time_is_good_once(connect, cast):
     code = cast.alice.recovery_codes[0]
-    assert together(connect, lambda conn: two_factor.burn_recovery_code(conn, cast.alice.id, code)) == 1
+    assert together(connect, lambda conn: two_factor.use_recovery_code(conn, cast.alice.id, code)) == 1
 
 
 def together(connect, attempt, threads=6):
@@ -73,20 +76,20 @@ def together(connect, attempt, threads=6):
 def test_there_are_ten_recovery_codes_and_each_is_good_once(conn, cast):
     assert len(set(cast.alice.recovery_codes)) == 10
     for left, code in enumerate(reversed(cast.alice.recovery_codes)):
-        assert two_factor.burn_recovery_code(conn, cast.alice.id, code)
-        assert not two_factor.burn_recovery_code(conn, cast.alice.id, code)
-        assert two_factor.recovery_codes_left(conn, cast.alice.id) == 9 - left
+        assert two_factor.use_recovery_code(conn, cast.alice.id, code)
+        assert not two_factor.use_recovery_code(conn, cast.alice.id, code)
+        assert two_factor.count_unused_recovery_codes(conn, cast.alice.id) == 9 - left
 
 
 def test_recovery_codes_are_read_as_people_write_them(conn, cast):
     code = cast.alice.recovery_codes[0]
-    assert two_factor.burn_recovery_code(conn, cast.alice.id, f" {code.upper().replace('-', ' ')} ")
+    assert two_factor.use_recovery_code(conn, cast.alice.id, f" {code.upper().replace('-', ' ')} ")
 
 
 def test_new_recovery_codes_end_the_old_ones(conn, cast):
-    fresh = two_factor.new_recovery_codes(conn, cast.alice.id)
-    assert not two_factor.burn_recovery_code(conn, cast.alice.id, cast.alice.recovery_codes[0])
-    assert two_factor.burn_recovery_code(conn, cast.alice.id, fresh[0])
+    fresh = two_factor.replace_recovery_codes(conn, cast.alice.id)
+    assert not two_factor.use_recovery_code(conn, cast.alice.id, cast.alice.recovery_codes[0])
+    assert two_factor.use_recovery_code(conn, cast.alice.id, fresh[0])
 
 
 def test_neither_secret_nor_recovery_codes_stand_in_the_database(conn, cast):
@@ -99,19 +102,19 @@ def test_neither_secret_nor_recovery_codes_stand_in_the_database(conn, cast):
 
 def test_the_uri_names_the_installation_and_the_user(conn, keys, cast):
     sealed = conn.execute("SELECT totp_secret FROM users WHERE id = ?", (cast.alice.id,)).fetchone()[0]
-    uri = pyotp.parse_uri(two_factor.uri(keys, sealed, cast.alice.email, "SMPP Portal"))
+    uri = pyotp.parse_uri(two_factor.format_totp_uri(keys, sealed, cast.alice.email, "SMPP Portal"))
     assert (uri.name, uri.issuer, uri.secret) == (cast.alice.email, "SMPP Portal", cast.alice.totp_secret)
 
 
 def test_a_clock_that_was_wrong_for_a_while_locks_nobody_out(conn, keys, cast):
     conn.execute("UPDATE users SET totp_last_step = totp_last_step + 100000000 WHERE id = ?", (cast.alice.id,))
-    assert two_factor.accept(conn, keys, cast.alice.id, cast.alice.code())
-    assert not two_factor.accept(conn, keys, cast.alice.id, cast.alice.code())
+    assert two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code())
+    assert not two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code())
 
 
 def test_a_key_of_another_database_is_noticed(conn, keys):
-    two_factor.require_own_key(conn, keys)
+    two_factor.require_key_of_database(conn, keys)
     with pytest.raises(KeyFileError):
-        two_factor.require_own_key(conn, Keys(bytes(32)))
+        two_factor.require_key_of_database(conn, Keys(bytes(32)))
     conn.execute("UPDATE users SET totp_secret = NULL")
-    two_factor.require_own_key(conn, Keys(bytes(32)))
+    two_factor.require_key_of_database(conn, Keys(bytes(32)))

@@ -13,17 +13,17 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 def alice(conn, cast):
-    return users.by_email(conn, cast.alice.email)
+    return users.get_user_by_email(conn, cast.alice.email)
 
 
 @pytest.fixture
 def newcomer(conn, keys, cast):
     """Dora, a manager at Acme who hasn't enrolled."""
-    return users.add(conn, keys, SHELL, "dora@acme.example", users.MANAGER, cast.acme)
+    return users.create_user(conn, keys, SHELL, "dora@acme.example", users.MANAGER, cast.acme)
 
 
 def code_of(conn, keys, user):
-    return pyotp.TOTP(two_factor.secret_text(keys, enrolment.totp_secret(conn, user))).now()
+    return pyotp.TOTP(two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, user))).now()
 
 
 # --- who there is
@@ -32,7 +32,7 @@ def code_of(conn, keys, user):
 @pytest.mark.parametrize(("role", "has_customer"), [("owner", False), ("operator", True), ("king", True), ("", False)])
 def test_roles_go_with_customers(conn, keys, cast, role, has_customer):
     with pytest.raises(users.InvalidRole):
-        users.add(conn, keys, SHELL, "x@acme.example", role, cast.acme if has_customer else None)
+        users.create_user(conn, keys, SHELL, "x@acme.example", role, cast.acme if has_customer else None)
 
 
 @pytest.mark.parametrize(
@@ -40,64 +40,64 @@ def test_roles_go_with_customers(conn, keys, cast, role, has_customer):
 )
 def test_addresses_that_are_refused(conn, keys, cast, email):
     with pytest.raises(users.Refused):
-        users.add(conn, keys, SHELL, email, users.OWNER, cast.acme)
+        users.create_user(conn, keys, SHELL, email, users.OWNER, cast.acme)
 
 
 def test_an_address_is_one_user_however_it_is_written(conn, keys, cast):
     with pytest.raises(users.UserExists):
-        users.add(conn, keys, SHELL, "ALICE@acme.example", users.OWNER, cast.globex)
+        users.create_user(conn, keys, SHELL, "ALICE@acme.example", users.OWNER, cast.globex)
 
 
 def test_viewers_change_nothing(conn, cast):
-    assert not users.by_email(conn, cast.bob.email).may_change
-    assert users.by_email(conn, cast.alice.email).may_change
+    assert not users.get_user_by_email(conn, cast.bob.email).may_change
+    assert users.get_user_by_email(conn, cast.alice.email).may_change
 
 
 # --- enrolment
 
 
 def test_enrolment_by_a_link(conn, keys, newcomer):
-    token = enrolment.new_link(conn, newcomer)
-    assert enrolment.of_link(conn, token) == newcomer
-    codes = enrolment.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    token = enrolment.create_enrolment_link(conn, newcomer)
+    assert enrolment.get_user_by_enrolment_link(conn, token) == newcomer
+    codes = enrolment.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
     assert len(codes) == 10
     assert authentication.check_login(conn, newcomer.email, "correct horse", HERE, FAILURES).enrolled
 
 
 def test_a_link_is_good_once(conn, keys, newcomer):
-    token = enrolment.new_link(conn, newcomer)
-    enrolment.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
-    with pytest.raises(enrolment.LinkInvalid):
-        enrolment.of_link(conn, token)
+    token = enrolment.create_enrolment_link(conn, newcomer)
+    enrolment.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    with pytest.raises(enrolment.InvalidEnrolmentLink):
+        enrolment.get_user_by_enrolment_link(conn, token)
 
 
 def test_a_new_link_ends_the_one_before(conn, newcomer):
-    first, second = enrolment.new_link(conn, newcomer), enrolment.new_link(conn, newcomer)
-    with pytest.raises(enrolment.LinkInvalid):
-        enrolment.of_link(conn, first)
-    assert enrolment.of_link(conn, second)
+    first, second = enrolment.create_enrolment_link(conn, newcomer), enrolment.create_enrolment_link(conn, newcomer)
+    with pytest.raises(enrolment.InvalidEnrolmentLink):
+        enrolment.get_user_by_enrolment_link(conn, first)
+    assert enrolment.get_user_by_enrolment_link(conn, second)
 
 
 def test_a_link_runs_out(conn, newcomer):
-    token = enrolment.new_link(conn, newcomer)
+    token = enrolment.create_enrolment_link(conn, newcomer)
     conn.execute("UPDATE one_time_links SET expires_at = ?", (now_ms() - 1,))
-    with pytest.raises(enrolment.LinkInvalid):
-        enrolment.of_link(conn, token)
+    with pytest.raises(enrolment.InvalidEnrolmentLink):
+        enrolment.get_user_by_enrolment_link(conn, token)
 
 
 def test_links_that_have_run_out_go_with_the_next_one(conn, keys, cast, newcomer):
-    enrolment.new_link(conn, newcomer)
+    enrolment.create_enrolment_link(conn, newcomer)
     conn.execute("UPDATE one_time_links SET expires_at = ?", (now_ms() - 1,))
-    other = users.add(conn, keys, SHELL, "erin@acme.example", users.MANAGER, cast.acme)
-    enrolment.new_link(conn, other)
+    other = users.create_user(conn, keys, SHELL, "erin@acme.example", users.MANAGER, cast.acme)
+    enrolment.create_enrolment_link(conn, other)
     assert [row["user_id"] for row in conn.execute("SELECT user_id FROM one_time_links")] == [other.id]
 
 
 def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
-    token = enrolment.new_link(conn, newcomer)
-    with pytest.raises(two_factor.WrongCode):
-        enrolment.enrol(conn, keys, token, "correct horse", "x", HERE)
-    assert not enrolment.of_link(conn, token).enrolled
+    token = enrolment.create_enrolment_link(conn, newcomer)
+    with pytest.raises(two_factor.WrongTotpCode):
+        enrolment.enrol_by_link(conn, keys, token, "correct horse", "x", HERE)
+    assert not enrolment.get_user_by_enrolment_link(conn, token).enrolled
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
     [("short", password_hashing.PasswordTooShort), ("x" * 1001, password_hashing.PasswordTooLong)],
 )
 def test_passwords_that_are_refused_leave_the_link_and_the_code(conn, keys, newcomer, password, refusal):
-    token, code = enrolment.new_link(conn, newcomer), code_of(conn, keys, newcomer)
+    token, code = enrolment.create_enrolment_link(conn, newcomer), code_of(conn, keys, newcomer)
     with pytest.raises(refusal):
-        enrolment.enrol(conn, keys, token, password, code, HERE)
-    assert enrolment.enrol(conn, keys, token, "correct horse", code, HERE)
+        enrolment.enrol_by_link(conn, keys, token, password, code, HERE)
+    assert enrolment.enrol_by_link(conn, keys, token, "correct horse", code, HERE)
 
 
 def test_links_and_passwords_are_kept_as_hashes(conn, keys, newcomer):
-    token = enrolment.new_link(conn, newcomer)
-    enrolment.enrol(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    token = enrolment.create_enrolment_link(conn, newcomer)
+    enrolment.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
     dump = "\n".join(conn.iterdump())
     assert token not in dump
     assert "correct horse" not in dump
@@ -139,10 +139,10 @@ def test_who_is_unknown_or_not_enrolled_learns_nothing(conn, newcomer, email):
 
 
 def test_the_second_step_takes_a_code_or_a_recovery_code(conn, keys, cast, alice):
-    authentication.check_second_step(conn, keys, alice, cast.alice.code(), HERE, FAILURES)
-    authentication.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
+    authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), HERE, FAILURES)
+    authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
     with pytest.raises(authentication.WrongRecoveryCode):
-        authentication.check_second_step(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
+        authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
 
 
 def test_failures_are_counted_by_user_from_wherever_they_come(conn, cast):
@@ -169,68 +169,68 @@ def test_success_is_not_counted(conn, cast):
 
 def test_wrong_codes_are_counted(conn, keys, cast, alice):
     for _ in range(FAILURES):
-        with pytest.raises(two_factor.WrongCode):
-            authentication.check_second_step(conn, keys, alice, "000000", HERE, FAILURES)
+        with pytest.raises(two_factor.WrongTotpCode):
+            authentication.check_second_factor(conn, keys, alice, "000000", HERE, FAILURES)
     with pytest.raises(TooManyAttempts):
-        authentication.check_second_step(conn, keys, alice, cast.alice.code(), HERE, FAILURES)
+        authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), HERE, FAILURES)
 
 
 # --- sessions
 
 
 def test_a_session_lasts_until_logout(conn, alice):
-    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
-    assert login_sessions.of_session(conn, token) == alice
-    login_sessions.end_session(conn, token)
-    assert login_sessions.of_session(conn, token) is None
+    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
+    assert login_sessions.find_user_by_login_session(conn, token) == alice
+    login_sessions.end_login_session(conn, token)
+    assert login_sessions.find_user_by_login_session(conn, token) is None
 
 
 def test_a_made_up_token_is_nobody(conn):
-    assert login_sessions.of_session(conn, "made up") is None
+    assert login_sessions.find_user_by_login_session(conn, "made up") is None
 
 
 @pytest.mark.parametrize(("column", "age"), [("seen_at", 13 * HOUR_MS), ("created_at", 31 * 24 * HOUR_MS)])
 def test_a_session_ends_when_it_is_idle_or_old(conn, alice, column, age):
-    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
+    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
     conn.execute(f"UPDATE login_sessions SET {column} = ?", (now_ms() - age,))
-    assert login_sessions.of_session(conn, token) is None
+    assert login_sessions.find_user_by_login_session(conn, token) is None
 
 
 def test_a_session_in_use_stays_awake(conn, alice):
-    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
+    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
     conn.execute("UPDATE login_sessions SET seen_at = ?", (now_ms() - 11 * HOUR_MS,))
-    login_sessions.of_session(conn, token)
+    login_sessions.find_user_by_login_session(conn, token)
     assert conn.execute("SELECT seen_at FROM login_sessions").fetchone()[0] > now_ms() - 10_000
 
 
 def test_the_token_is_kept_as_a_hash(conn, alice):
-    token = login_sessions.start_session(conn, alice, HERE, "Firefox")
+    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
     assert token not in "\n".join(conn.iterdump())
 
 
 def test_one_may_end_ones_own_sessions_only(conn, cast, alice):
-    mine = login_sessions.start_session(conn, alice, HERE, "Firefox")
-    other = login_sessions.start_session(conn, alice, "192.0.2.2", "Phone")
-    listed = login_sessions.sessions(conn, alice, mine)
+    mine = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
+    other = login_sessions.start_login_session(conn, alice, "192.0.2.2", "Phone")
+    listed = login_sessions.list_login_sessions(conn, alice, mine)
     assert {(each.user_agent, current) for each, current in listed} == {("Firefox", True), ("Phone", False)}
     foreign = next(each for each, current in listed if not current)
-    login_sessions.end_session_of(conn, users.by_email(conn, cast.bob.email), foreign.id)
-    assert login_sessions.of_session(conn, other)
-    login_sessions.end_session_of(conn, alice, foreign.id)
-    assert login_sessions.of_session(conn, other) is None
-    assert login_sessions.of_session(conn, mine)
+    login_sessions.end_login_session_by_id(conn, users.get_user_by_email(conn, cast.bob.email), foreign.id)
+    assert login_sessions.find_user_by_login_session(conn, other)
+    login_sessions.end_login_session_by_id(conn, alice, foreign.id)
+    assert login_sessions.find_user_by_login_session(conn, other) is None
+    assert login_sessions.find_user_by_login_session(conn, mine)
 
 
 # --- profile
 
 
 def test_changing_the_password_ends_the_other_sessions(conn, cast, alice):
-    mine = login_sessions.start_session(conn, alice, HERE, "Firefox")
-    other = login_sessions.start_session(conn, alice, HERE, "Phone")
+    mine = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
+    other = login_sessions.start_login_session(conn, alice, HERE, "Phone")
     actor = Actor(alice.email, HERE)
     authentication.change_password(conn, actor, alice, cast.alice.password, "another long one", mine, FAILURES)
-    assert login_sessions.of_session(conn, mine)
-    assert login_sessions.of_session(conn, other) is None
+    assert login_sessions.find_user_by_login_session(conn, mine)
+    assert login_sessions.find_user_by_login_session(conn, other) is None
     assert authentication.check_login(conn, alice.email, "another long one", HERE, FAILURES)
 
 
@@ -244,19 +244,19 @@ def test_changing_the_password_needs_the_current_one(conn, cast, alice):
 
 def test_the_language_is_kept_with_the_user(conn, alice):
     assert alice.language is None
-    users.set_language(conn, alice, "it")
-    assert users.by_email(conn, alice.email).language == "it"
+    users.set_user_language(conn, alice, "it")
+    assert users.get_user_by_email(conn, alice.email).language == "it"
 
 
 def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
-    fresh = two_factor.new_secret(keys)
+    fresh = two_factor.new_totp_secret(keys)
     actor = Actor(alice.email, HERE)
-    with pytest.raises(two_factor.WrongCode):
-        enrolment.replace_totp(conn, keys, actor, alice, fresh, cast.alice.code())
-    assert two_factor.secret_text(keys, enrolment.totp_secret(conn, alice)) == cast.alice.totp_secret
-    code = pyotp.TOTP(two_factor.secret_text(keys, fresh)).now()
-    assert len(enrolment.replace_totp(conn, keys, actor, alice, fresh, code)) == 10
-    assert not two_factor.burn_recovery_code(conn, alice.id, cast.alice.recovery_codes[0])
+    with pytest.raises(two_factor.WrongTotpCode):
+        enrolment.replace_totp_secret(conn, keys, actor, alice, fresh, cast.alice.totp_code())
+    assert two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, alice)) == cast.alice.totp_secret
+    code = pyotp.TOTP(two_factor.format_totp_secret(keys, fresh)).now()
+    assert len(enrolment.replace_totp_secret(conn, keys, actor, alice, fresh, code)) == 10
+    assert not two_factor.use_recovery_code(conn, alice.id, cast.alice.recovery_codes[0])
 
 
 def test_failures_are_counted_by_network_where_addresses_are_plenty(conn):
@@ -270,14 +270,14 @@ def test_failures_are_counted_by_network_where_addresses_are_plenty(conn):
 
 
 def test_starting_over_ends_the_recovery_codes_too(conn, keys, cast, alice):
-    enrolment.start_over(conn, keys, SHELL, alice)
-    assert two_factor.recovery_codes_left(conn, alice.id) == 0
+    enrolment.reset_enrolment(conn, keys, SHELL, alice)
+    assert two_factor.count_unused_recovery_codes(conn, alice.id) == 0
     with pytest.raises(authentication.WrongRecoveryCode):
-        authentication.check_second_step(conn, keys, alice, cast.alice.recovery_codes[0], "203.0.113.7", 10)
+        authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[0], "203.0.113.7", 10)
 
 
 def test_a_full_or_locked_database_keeps_nobody_from_reading(conn, alice):
-    token = login_sessions.start_session(conn, alice, "203.0.113.7", "")
+    token = login_sessions.start_login_session(conn, alice, "203.0.113.7", "")
     conn.execute("UPDATE login_sessions SET seen_at = seen_at - 300000")
     conn.execute("PRAGMA query_only = ON")
-    assert login_sessions.of_session(conn, token).id == alice.id
+    assert login_sessions.find_user_by_login_session(conn, token).id == alice.id

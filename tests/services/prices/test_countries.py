@@ -29,13 +29,13 @@ from portal.services.prices import countries
 )
 def test_the_country_of_a_number(number, country):
     # 001 is what the library says of codes that belong to no country; no price can be set for it.
-    assert countries.country_of(number) in (country, "001" if country is None else country)
-    assert country is None or countries.country_of(number) == country
+    assert countries.find_country(number) in (country, "001" if country is None else country)
+    assert country is None or countries.find_country(number) == country
 
 
 @given(st.text(alphabet="0123456789", max_size=20))
 def test_any_digits_have_a_country_or_none(number):
-    country = countries.country_of(number)
+    country = countries.find_country(number)
     assert country is None or len(country) in (2, 3)
 
 
@@ -68,8 +68,8 @@ def test_numbers_of_shared_codes_go_where_the_library_says(number):
     code, national = number
     digits = f"{code}{national}"
     assume(7 <= len(digits) <= 15)
-    said = phonenumbers.region_code_for_number(phonenumbers.parse(f"+{digits}"))
-    assert countries.country_of(digits) == (said or SHARED[code][0])
+    region = phonenumbers.region_code_for_number(phonenumbers.parse(f"+{digits}"))
+    assert countries.find_country(digits) == (region or SHARED[code][0])
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_numbers_of_shared_codes_go_where_the_library_says(number):
     ],
 )
 def test_digits_as_people_write_and_copy_them(written):
-    assert countries.digits(written, "recipient") == "39340"
+    assert countries.parse_number_prefix(written, "recipient") == "39340"
 
 
 @pytest.mark.parametrize("written", ["abc", "39340x", "+", "00", "-", "٣٩", "39\x00340"])
 def test_what_has_other_digits_or_none_is_no_number(written):
-    with pytest.raises(countries.NoNumber) as refused:
-        countries.digits(written, "recipient")
+    with pytest.raises(countries.InvalidPhoneNumber) as refused:
+        countries.parse_number_prefix(written, "recipient")
     assert refused.value.field == "recipient"
 
 
 def test_nothing_is_no_number_to_look_for():
-    assert countries.digits("", "recipient") == ""
+    assert countries.parse_number_prefix("", "recipient") == ""

@@ -33,9 +33,9 @@ def in_italian(conn, table, where):
 
 
 def test_a_request_reaches_every_operator_in_their_language(conn, keys, acme_1, mails):
-    users.add(conn, keys, SHELL, "oscar@portal.example", users.OPERATOR, None)
+    users.create_user(conn, keys, SHELL, "oscar@portal.example", users.OPERATOR, None)
     in_italian(conn, "users", "email = 'oscar@portal.example'")
-    sender = sender_requests.ask(
+    sender = sender_requests.request_sender(
         conn, keys, ALICE, acme_1, "SHOP", description="Web <shop>", reason="Orders & more", document=PDF
     )
     first, second = mails()
@@ -52,24 +52,24 @@ def test_a_request_reaches_every_operator_in_their_language(conn, keys, acme_1, 
 
 
 def test_without_words_it_says_so(conn, keys, acme_1, mails):
-    sender_requests.ask(conn, keys, ALICE, acme_1, "SHOP")
+    sender_requests.request_sender(conn, keys, ALICE, acme_1, "SHOP")
     ((_, _, text, html),) = mails()
-    assert "What it is for: Nothing was said" in text
+    assert "What it is for: Not stated" in text
     assert "Supporting document: No" in text
     assert "Description" not in text + html
 
 
 def test_what_is_refused_is_told_to_nobody(conn, keys, acme_1, mails):
     with pytest.raises(senders.SenderExists):
-        sender_requests.ask(conn, keys, ALICE, acme_1, "ACME", document=PDF)
+        sender_requests.request_sender(conn, keys, ALICE, acme_1, "ACME", document=PDF)
     assert mails() == []
 
 
 def test_who_asks_all_day_fills_no_mailbox(conn, keys, acme_1, mails):
     for number in range(25):
-        sender_requests.ask(conn, keys, ALICE, acme_1, f"SHOP{number}")
+        sender_requests.request_sender(conn, keys, ALICE, acme_1, f"SHOP{number}")
     assert len(mails()) == 20
-    assert senders.count_waiting(conn) == 25
+    assert senders.count_pending_sender_requests(conn) == 25
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_the_decision_reaches_the_customer_in_its_language(
     conn, keys, acme_1, mails, language, approve, subject, sentences
 ):
     conn.execute("UPDATE customers SET language = ? WHERE name = 'Acme'", (language,))
-    senders.add(conn, ALICE, acme_1, "SHOP")
-    sender_requests.decide(conn, keys, SHELL, acme_1, "SHOP", approve=approve, comment="Seen & <noted>")
-    ((recipient, said, text, html),) = mails()
-    assert (recipient, said) == ("marta@acme.example", subject)
+    senders.add_sender(conn, ALICE, acme_1, "SHOP")
+    sender_requests.decide_sender_request(conn, keys, SHELL, acme_1, "SHOP", approve=approve, comment="Seen & <noted>")
+    ((recipient, mail_subject, text, html),) = mails()
+    assert (recipient, mail_subject) == ("marta@acme.example", subject)
     for part in (text, html):
         for sentence in sentences:
             assert sentence in part
@@ -100,22 +100,22 @@ def test_the_decision_reaches_the_customer_in_its_language(
 
 
 def test_without_a_comment_there_is_no_line_for_it(conn, keys, acme_1, mails):
-    senders.add(conn, ALICE, acme_1, "SHOP")
-    sender_requests.decide(conn, keys, SHELL, acme_1, "SHOP", approve=True)
+    senders.add_sender(conn, ALICE, acme_1, "SHOP")
+    sender_requests.decide_sender_request(conn, keys, SHELL, acme_1, "SHOP", approve=True)
     ((_, _, text, html),) = mails()
     assert "Comment" not in text + html
 
 
 def test_a_decision_on_something_else_is_told_to_nobody(conn, keys, acme_1, mails):
-    senders.add(conn, ALICE, acme_1, "SHOP")
-    with pytest.raises(senders.ChangedMeanwhile):
-        sender_requests.decide(conn, keys, SHELL, acme_1, "SHOP", approve=True, mark="enable.1")
+    senders.add_sender(conn, ALICE, acme_1, "SHOP")
+    with pytest.raises(senders.SenderChanged):
+        sender_requests.decide_sender_request(conn, keys, SHELL, acme_1, "SHOP", approve=True, revision="enable.1")
     assert mails() == []
 
 
 def test_a_request_whose_mails_can_t_be_queued_is_none(conn, keys, acme_1):
     conn.execute("CREATE TRIGGER full BEFORE INSERT ON mails BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
     with pytest.raises(Exception, match="the disk is full"):
-        sender_requests.ask(conn, keys, ALICE, acme_1, "SHOP", document=PDF)
-    assert [each.address for each in senders.of_account(conn, acme_1.id)] == ["ACME"]
+        sender_requests.request_sender(conn, keys, ALICE, acme_1, "SHOP", document=PDF)
+    assert [each.address for each in senders.list_senders(conn, acme_1.id)] == ["ACME"]
     assert conn.execute("SELECT count(*) FROM sender_documents").fetchone()[0] == 0

@@ -11,9 +11,9 @@ from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.messages import blacklist, intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.statistics import rollup
-from tests.support import prepared
+from tests.support import prepare_submit
 
 HOUR_MS = 3_600_000
 # Two hours before a month ends.
@@ -33,7 +33,7 @@ def recounted(conn):
     """What the three tables have to say, from the messages alone."""
     amounts, endings, times = Counter(), Counter(), Counter()
     for row in conn.execute("SELECT * FROM messages"):
-        at = ids.time_of(row["id"])
+        at = ids.time_from_id(row["id"])
         charged = row["price"] > 0
         for length in (rollup.HOUR, rollup.DAY, rollup.MONTH):
             start = begins(length, at)
@@ -49,7 +49,7 @@ def recounted(conn):
                 endings[row["account_id"], length, start, row["ptt"]] += 1
             if row["state"] == DELIVERED:
                 since = row["scheduled_at"] if row["scheduled_at"] is not None else at
-                times[row["account_id"], length, start, rollup.bucket(row["done_at"] - since)] += 1
+                times[row["account_id"], length, start, rollup.get_delivery_time_bucket(row["done_at"] - since)] += 1
     return [+each for each in (amounts, endings, times)]
 
 
@@ -68,7 +68,7 @@ def gathered(conn):
 def sent(conn, rng, account, at):
     """A few messages of different kinds; returns those that were taken in to be sent."""
     submits = [
-        prepared(
+        prepare_submit(
             conn,
             account.id,
             b"x" * rng.choice([5, 200]),
@@ -78,19 +78,19 @@ def sent(conn, rng, account, at):
         )
         for _ in range(rng.randint(1, 5))
     ]
-    stored = intake.store(conn, submits, at)
-    stopped = {each.message_id for each in stored.waiting}
-    return [each for each in stored.ids if each is not None and each not in stopped]
+    stored = intake.store_messages(conn, submits, at)
+    stopped = {each.message_id for each in stored.receipts}
+    return [each for each in stored.message_ids if each is not None and each not in stopped]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed, monkeypatch):
     # So that a step seldom has all.
-    monkeypatch.setattr(rollup, "_MESSAGES_AT_ONCE", 7)
-    monkeypatch.setattr(rollup, "_ROWS_AT_ONCE", 9)
+    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 7)
+    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
     rng = random.Random(seed)
     conn.execute("UPDATE accounts SET any_sender = 1")
-    blacklist.add(conn, SHELL, acme_1, "393337654321")
+    blacklist.add_blacklist_number(conn, SHELL, acme_1, "393337654321")
     conn.execute("UPDATE accounts SET balance = 20000 WHERE id = ?", (globex_1.id,))
     underway, at = [], AT
     for _ in range(60):
@@ -99,60 +99,62 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
         rng.shuffle(underway)
         some, underway = underway[:4], underway[4:]
         ended = [
-            Outcome(each, *rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9)]), at + rng.randint(0, 9_999))
+            MessageOutcome(
+                each, *rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9)]), at + rng.randint(0, 9_999)
+            )
             for each in some
         ]
         # What comes twice counts once.
-        outcomes.finish(conn, ended + ended[:1])
+        outcomes.finish_messages(conn, ended + ended[:1])
         if underway and rng.random() < 0.2:
-            found = [outcomes.find(conn, account.id, underway[0]) for account in (acme_1, globex_1)]
-            outcomes.cancel(conn, [each for each in found if each])
+            statuses = [outcomes.find_message_status(conn, account.id, underway[0]) for account in (acme_1, globex_1)]
+            outcomes.cancel_messages(conn, [each for each in statuses if each])
         if rng.random() < 0.5:
-            rollup.gather(conn)
-    rollup.gather_all(conn)
+            rollup.roll_up_batch(conn)
+    rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)
     amounts = recounted(conn)[0]
     assert {name for *_, name in amounts} == {"sent", "delivered", "failed", "stopped", "refused", "parts", "price"}
     assert len({key[2] for key in amounts if key[1] == rollup.MONTH}) == 2
-    assert rollup.gather(conn) is False
+    assert rollup.roll_up_batch(conn) is False
 
 
 def test_two_that_gather_at_once_count_once(conn, connect, acme_1, monkeypatch):
-    (message_id,) = intake.store(conn, [prepared(conn, acme_1.id)]).ids
-    outcomes.finish(conn, [Outcome(message_id, DELIVERED, 0, now_ms())])
-    other, look = connect(), rollup._counted
+    (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
+    outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
+    other, count_messages = connect(), rollup._count_messages
 
     def counted(*arguments):
-        """The other one comes between the look and the count."""
-        found = look(*arguments)
-        monkeypatch.setattr(rollup, "_counted", look)
-        assert rollup.gather(other) is False
-        return found
+        """The other one comes between reading and writing."""
+        counts = count_messages(*arguments)
+        monkeypatch.setattr(rollup, "_count_messages", count_messages)
+        assert rollup.roll_up_batch(other) is False
+        return counts
 
-    monkeypatch.setattr(rollup, "_counted", counted)
-    assert rollup.gather(conn) is True
-    rollup.gather_all(conn)
+    monkeypatch.setattr(rollup, "_count_messages", counted)
+    assert rollup.roll_up_batch(conn) is True
+    rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)
 
 
 def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(rollup, "_MESSAGES_AT_ONCE", 1)
-    intake.store(conn, [prepared(conn, acme_1.id)] * 2)
-    for step, _ in enumerate(rollup.catch_up(conn)):
+    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 1)
+    intake.store_messages(conn, [prepare_submit(conn, acme_1.id)] * 2)
+    for step, _ in enumerate(rollup.roll_up_in_batches(conn)):
         assert step < 2
-        (message_id,) = intake.store(conn, [prepared(conn, acme_1.id)]).ids
-        outcomes.finish(conn, [Outcome(message_id, DELIVERED, 0, now_ms())])
-    rollup.gather_all(conn)
+        (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
+        outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
+    rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)
 
 
 def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(rollup, "_ROWS_AT_ONCE", 9)
+    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
     conn.execute("UPDATE accounts SET any_sender = 1")
-    intake.store(conn, [prepared(conn, acme_1.id, source=f"Sender {number}") for number in range(20)])
+    intake.store_messages(conn, [prepare_submit(conn, acme_1.id, source=f"Sender {number}") for number in range(20)])
 
     rows = [0]
-    for _ in rollup.catch_up(conn):
+    for _ in rollup.roll_up_in_batches(conn):
         rows.append(conn.execute("SELECT count(*) FROM statistics").fetchone()[0])
 
     assert rows == [0, 9, 18, 27, 36, 45, 54, 60]
@@ -160,20 +162,20 @@ def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1
 
 
 def test_nothing_is_written_where_nothing_has_happened(conn, acme_1):
-    intake.store(conn, [prepared(conn, acme_1.id)])
-    rollup.gather_all(conn)
+    intake.store_messages(conn, [prepare_submit(conn, acme_1.id)])
+    rollup.roll_up_all(conn)
     before = conn.total_changes
-    assert rollup.gather(conn) is False
+    assert rollup.roll_up_batch(conn) is False
     assert conn.total_changes == before
 
 
 @pytest.mark.parametrize("milliseconds", [*range(40), 99, 1_000, 12_345, 3_600_000, 259_200_000, 1 << 42])
 def test_a_time_lies_within_its_bucket_which_is_narrow(milliseconds):
-    shortest, too_long = rollup.bounds(rollup.bucket(milliseconds))
+    shortest, too_long = rollup.get_delivery_bucket_bounds(rollup.get_delivery_time_bucket(milliseconds))
     assert shortest <= milliseconds < too_long
     assert too_long - shortest == 1 or (too_long - shortest) * 8 <= shortest
-    assert rollup.bucket(too_long) == rollup.bucket(milliseconds) + 1
+    assert rollup.get_delivery_time_bucket(too_long) == rollup.get_delivery_time_bucket(milliseconds) + 1
 
 
 def test_a_clock_that_was_set_back_makes_no_time_shorter_than_none():
-    assert rollup.bucket(-5) == rollup.bucket(0) == 0
+    assert rollup.get_delivery_time_bucket(-5) == rollup.get_delivery_time_bucket(0) == 0

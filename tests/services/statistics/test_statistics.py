@@ -14,12 +14,12 @@ from portal.services.common import ids, periods
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.messages import blacklist, intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.statistics import rollup, statistics
-from portal.services.statistics.daily_totals import Counts
+from portal.services.statistics.daily_totals import MessageCounts
 from portal.services.statistics.rollup import DAY, HOUR, MONTH
-from portal.services.statistics.statistics import Times
-from tests.support import prepared
+from portal.services.statistics.statistics import DeliveryTimes
+from tests.support import prepare_submit
 
 HOUR_MS = 3_600_000
 NAMES = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
@@ -33,19 +33,21 @@ def on(year, month, day, hour=12):
 
 
 def read(conn, account, choice=periods.DAYS_30, first="", last="", grain=None, now=NOW):
-    within = periods.period(choice, first, last, "UTC", now)
-    return statistics.read(conn, account.id, choice, within, grain, now)
+    within = periods.parse_period(choice, first, last, "UTC", now)
+    return statistics.read_statistics(conn, account.id, choice, within, grain, now)
 
 
-def send(conn, account, at, count=1, source="ACME", destination="393401234567", **said):
+def send(conn, account, at, count=1, source="ACME", destination="393401234567", **fields):
     """Messages that are on their way; returns their ids."""
-    submits = [prepared(conn, account.id, source=source, destination=destination, **said) for _ in range(count)]
-    return [each for each in intake.store(conn, submits, at).ids if each is not None]
+    submits = [prepare_submit(conn, account.id, source=source, destination=destination, **fields) for _ in range(count)]
+    return [each for each in intake.store_messages(conn, submits, at).message_ids if each is not None]
 
 
 def end(conn, message_ids, after_ms=2_000, state=DELIVERED, ptt=0):
-    outcomes.finish(conn, [Outcome(each, state, ptt, ids.time_of(each) + after_ms) for each in message_ids])
-    rollup.gather_all(conn)
+    outcomes.finish_messages(
+        conn, [MessageOutcome(each, state, ptt, ids.time_from_id(each) + after_ms) for each in message_ids]
+    )
+    rollup.roll_up_all(conn)
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +66,9 @@ def recounted(messages, since, until):
     """Those of a stretch of time: counts in all, by country and by sender; endings; times, exactly."""
     by_country, by_sender, endings, times = {}, {}, Counter(), []
     total = Counter()
-    begins, ends = (bisect_left(messages, ids.first_id_at(at), key=itemgetter("id")) for at in (since, until))
+    begins, ends = (bisect_left(messages, ids.min_id_at_time(at), key=itemgetter("id")) for at in (since, until))
     for row in messages[begins:ends]:
-        at = ids.time_of(row["id"])
+        at = ids.time_from_id(row["id"])
         charged = row["price"] > 0
         counts = {
             "sent": charged,
@@ -94,23 +96,27 @@ def as_counter(counts):
     return {name: counts[name] for name in NAMES}
 
 
-def assert_agrees(messages, found, since, until, ends):
+def assert_agrees(messages, result, since, until, ends):
     """`since` and `until` of the period, `ends` of its steps."""
     total, by_country, by_sender, endings, times = recounted(messages, since, until)
-    assert plain(found.totals) == as_counter(total)
-    assert {each.name: plain(each.counts) for each in found.countries} == {
+    assert plain(result.totals) == as_counter(total)
+    assert {each.name: plain(each.counts) for each in result.countries} == {
         k: as_counter(v) for k, v in by_country.items()
     }
-    assert {each.name: plain(each.counts) for each in found.senders} == {k: as_counter(v) for k, v in by_sender.items()}
-    assert dict(found.endings) == dict(endings)
-    assert found.times.messages == len(times)
-    assert found.totals.pending == endings[254]
+    assert {each.name: plain(each.counts) for each in result.senders} == {
+        k: as_counter(v) for k, v in by_sender.items()
+    }
+    assert dict(result.messages_by_ptt) == dict(endings)
+    assert result.times.message_count == len(times)
+    assert result.totals.pending == endings[254]
     for share in (0.5, 0.95):
         if times:
-            shortest, too_long = rollup.bounds(rollup.bucket(times[math.ceil(share * len(times)) - 1]))
-            assert shortest <= found.times.quantile(share) <= too_long
-    assert found.steps[0].at == since
-    for step, following in zip(found.steps, [*(each.at for each in found.steps[1:]), ends], strict=True):
+            shortest, too_long = rollup.get_delivery_bucket_bounds(
+                rollup.get_delivery_time_bucket(times[math.ceil(share * len(times)) - 1])
+            )
+            assert shortest <= result.times.quantile(share) <= too_long
+    assert result.steps[0].at == since
+    for step, following in zip(result.steps, [*(each.at for each in result.steps[1:]), ends], strict=True):
         counted = recounted(messages, step.at, following)[0]
         assert plain(step.counts) == as_counter(counted)
 
@@ -118,7 +124,7 @@ def assert_agrees(messages, found, since, until, ends):
 @pytest.mark.parametrize("seed", range(3))
 def test_every_period_says_what_its_messages_say(conn, acme_1, globex_1, seed):
     rng = random.Random(seed)
-    blacklist.add(conn, SHELL, acme_1, "393337654321")
+    blacklist.add_blacklist_number(conn, SHELL, acme_1, "393337654321")
     # Around the turns of days and months, over half a year, up to now.
     days = sorted({0, 1, 2, 6, 7, 22, 23, 53, 54, *rng.sample(range(180), 25)}, reverse=True)
     for days_ago in days:
@@ -139,32 +145,32 @@ def test_every_period_says_what_its_messages_say(conn, acme_1, globex_1, seed):
             for each in underway:
                 if rng.random() < 0.8:
                     fate = rng.choice([(DELIVERED, 0), (DELIVERED, 0), (UNDELIVERABLE, 9), (UNDELIVERABLE, 800)])
-                    outcomes.finish(conn, [Outcome(each, *fate, at + rng.randint(0, 60_000))])
-    rollup.gather_all(conn)
+                    outcomes.finish_messages(conn, [MessageOutcome(each, *fate, at + rng.randint(0, 60_000))])
+    rollup.roll_up_all(conn)
     messages = messages_of(conn, acme_1)
     today = date(2026, 11, 23)
     for choice in (periods.TODAY, periods.WEEK, periods.DAYS_30, periods.THIS_MONTH, periods.LAST_MONTH):
         for grain in (None, HOUR, DAY, MONTH):
-            within = periods.period(choice, "", "", "UTC", NOW)
-            found = read(conn, acme_1, choice, grain=grain)
-            ends = min(within.until, (NOW // HOUR_MS + 1) * HOUR_MS) if found.grain == HOUR else within.until
-            assert_agrees(messages, found, within.since, within.until, ends)
+            within = periods.parse_period(choice, "", "", "UTC", NOW)
+            result = read(conn, acme_1, choice, grain=grain)
+            ends = min(within.until, (NOW // HOUR_MS + 1) * HOUR_MS) if result.grain == HOUR else within.until
+            assert_agrees(messages, result, within.since, within.until, ends)
     for _ in range(10):
         first = today - timedelta(rng.randint(0, days[0]))
         last = min(first + timedelta(rng.choice([0, 3, 6, 40, 100])), today)
-        within = periods.period(periods.RANGE, str(first), str(last), "UTC", NOW)
-        found = read(conn, acme_1, periods.RANGE, str(first), str(last), rng.choice([None, HOUR, DAY, MONTH]))
-        ends = min(within.until, (NOW // HOUR_MS + 1) * HOUR_MS) if found.grain == HOUR else within.until
-        assert_agrees(messages, found, within.since, within.until, ends)
+        within = periods.parse_period(periods.RANGE, str(first), str(last), "UTC", NOW)
+        result = read(conn, acme_1, periods.RANGE, str(first), str(last), rng.choice([None, HOUR, DAY, MONTH]))
+        ends = min(within.until, (NOW // HOUR_MS + 1) * HOUR_MS) if result.grain == HOUR else within.until
+        assert_agrees(messages, result, within.since, within.until, ends)
         # The period before is what that period says of itself.
-        before = read(conn, acme_1, periods.RANGE, str(found.before.first), str(found.before.last))
-        if found.before.until is None and before and before.first == found.before.first:
-            assert found.before.totals == before.totals
-            assert found.before.times == before.times
+        before = read(conn, acme_1, periods.RANGE, str(result.previous.first), str(result.previous.last))
+        if result.previous.until is None and before and before.first == result.previous.first:
+            assert result.previous.totals == before.totals
+            assert result.previous.times == before.times
     everything = read(conn, acme_1, periods.ALL)
     assert everything.grain == MONTH
     assert everything.first == today - timedelta(days[0])
-    assert_agrees(messages, everything, statistics.begins_at(everything.first), NOW, NOW)
+    assert_agrees(messages, everything, statistics.utc_day_start_ms(everything.first), NOW, NOW)
     kinds = recounted(messages, 0, NOW)[0]
     assert all(kinds[each] for each in NAMES)
 
@@ -173,9 +179,9 @@ def test_another_accounts_messages_are_not_counted(conn, acme_1, globex_1):
     end(conn, send(conn, globex_1, NOW, 3))
     assert read(conn, acme_1) is None
     end(conn, send(conn, acme_1, NOW))
-    found = read(conn, acme_1)
-    assert found.totals.sent == found.times.messages == 1
-    assert found.endings == [(0, 1)]
+    result = read(conn, acme_1)
+    assert result.totals.sent == result.times.message_count == 1
+    assert result.messages_by_ptt == [(0, 1)]
 
 
 # --- periods and their steps
@@ -201,17 +207,17 @@ def test_another_accounts_messages_are_not_counted(conn, acme_1, globex_1):
 )
 def test_a_period_is_cut_into_as_many_steps_as_can_be_read(conn, acme_1, choice, grain, gets, steps):
     send(conn, acme_1, on(2025, 10, 20))
-    rollup.gather_all(conn)
-    found = read(conn, acme_1, choice, grain=grain)
-    assert (found.grain, len(found.steps)) == (gets, steps)
+    rollup.roll_up_all(conn)
+    result = read(conn, acme_1, choice, grain=grain)
+    assert (result.grain, len(result.steps)) == (gets, steps)
 
 
 def test_days_without_a_message_are_steps_too(conn, acme_1):
     send(conn, acme_1, on(2026, 11, 20))
-    rollup.gather_all(conn)
-    found = read(conn, acme_1, periods.WEEK)
-    assert [each.counts.sent for each in found.steps] == [0, 0, 0, 1, 0, 0, 0]
-    assert found.steps[0].at == on(2026, 11, 17, 0)
+    rollup.roll_up_all(conn)
+    result = read(conn, acme_1, periods.WEEK)
+    assert [each.counts.sent for each in result.steps] == [0, 0, 0, 1, 0, 0, 0]
+    assert result.steps[0].at == on(2026, 11, 17, 0)
 
 
 def test_months_begin_and_end_where_the_period_does(conn, acme_1):
@@ -220,36 +226,36 @@ def test_months_begin_and_end_where_the_period_does(conn, acme_1):
     send(conn, acme_1, on(2026, 10, 1), 2)
     for day in (9, 10):
         send(conn, acme_1, on(2026, 11, day), 4)
-    rollup.gather_all(conn)
-    found = read(conn, acme_1, periods.RANGE, "2026-09-20", "2026-11-09", MONTH)
-    assert [(each.at, each.counts.sent) for each in found.steps] == [
+    rollup.roll_up_all(conn)
+    result = read(conn, acme_1, periods.RANGE, "2026-09-20", "2026-11-09", MONTH)
+    assert [(each.at, each.counts.sent) for each in result.steps] == [
         (on(2026, 9, 20, 0), 2),
         (on(2026, 10, 1, 0), 2),
         (on(2026, 11, 1, 0), 4),
     ]
-    assert found.totals.sent == 8
+    assert result.totals.sent == 8
 
 
 def test_a_range_begins_with_the_first_message_and_ends_today(conn, acme_1):
     send(conn, acme_1, on(2026, 11, 21))
-    rollup.gather_all(conn)
-    found = read(conn, acme_1, periods.RANGE, "1970-01-02", "2200-01-01")
-    assert (found.first, found.last) == (date(2026, 11, 21), date(2026, 11, 23))
-    assert found.grain == DAY
+    rollup.roll_up_all(conn)
+    result = read(conn, acme_1, periods.RANGE, "1970-01-02", "2200-01-01")
+    assert (result.first, result.last) == (date(2026, 11, 21), date(2026, 11, 23))
+    assert result.grain == DAY
     assert read(conn, acme_1, periods.RANGE, "2026-11-01", "2026-11-20") is None
     assert read(conn, acme_1, periods.RANGE, "2026-11-24", "2026-11-30") is None
 
 
 def test_hours_that_are_no_longer_kept_are_not_shown(conn, acme_1):
-    oldest = date(2026, 11, 23) - timedelta(statistics.HOURS_KEPT_DAYS - 1)
-    send(conn, acme_1, statistics.begins_at(oldest - timedelta(1)))
-    send(conn, acme_1, statistics.begins_at(oldest))
-    rollup.gather_all(conn)
-    statistics.purge(conn, NOW)
+    oldest = date(2026, 11, 23) - timedelta(statistics.HOURLY_RETENTION_DAYS - 1)
+    send(conn, acme_1, statistics.utc_day_start_ms(oldest - timedelta(1)))
+    send(conn, acme_1, statistics.utc_day_start_ms(oldest))
+    rollup.roll_up_all(conn)
+    statistics.purge_hourly_statistics(conn, NOW)
     for day, grain in ((oldest, HOUR), (oldest - timedelta(1), DAY)):
-        found = read(conn, acme_1, periods.RANGE, str(day), str(day), HOUR)
-        assert (found.grain, found.totals.sent) == (grain, 1)
-        assert sum(each.counts.sent for each in found.steps) == 1
+        result = read(conn, acme_1, periods.RANGE, str(day), str(day), HOUR)
+        assert (result.grain, result.totals.sent) == (grain, 1)
+        assert sum(each.counts.sent for each in result.steps) == 1
 
 
 # --- the period before
@@ -272,22 +278,22 @@ def test_hours_that_are_no_longer_kept_are_not_shown(conn, acme_1):
 )
 def test_what_comes_before_is_as_long(conn, acme_1, choice, first, last, before, until):
     send(conn, acme_1, on(2020, 1, 1))
-    rollup.gather_all(conn)
-    found = read(conn, acme_1, choice, first, last).before
-    assert ((str(found.first), str(found.last)), found.until) == (before, until)
+    rollup.roll_up_all(conn)
+    result = read(conn, acme_1, choice, first, last).previous
+    assert ((str(result.first), str(result.last)), result.until) == (before, until)
 
 
 def test_the_end_of_a_long_month_is_compared_with_all_of_a_short_one(conn, acme_1):
     send(conn, acme_1, on(2020, 1, 1))
-    rollup.gather_all(conn)
-    found = read(conn, acme_1, periods.THIS_MONTH, now=on(2026, 3, 30)).before
-    assert (str(found.first), str(found.last)) == ("2026-02-01", "2026-02-28")
+    rollup.roll_up_all(conn)
+    result = read(conn, acme_1, periods.THIS_MONTH, now=on(2026, 3, 30)).previous
+    assert (str(result.first), str(result.last)) == ("2026-02-01", "2026-02-28")
 
 
 def test_all_time_has_none_before(conn, acme_1):
     send(conn, acme_1, NOW)
-    rollup.gather_all(conn)
-    assert read(conn, acme_1, periods.ALL).before is None
+    rollup.roll_up_all(conn)
+    assert read(conn, acme_1, periods.ALL).previous is None
 
 
 def test_a_period_that_runs_is_compared_up_to_the_same_hour(conn, acme_1):
@@ -297,9 +303,9 @@ def test_a_period_that_runs_is_compared_up_to_the_same_hour(conn, acme_1):
         end(conn, send(conn, acme_1, on(2026, 11, 16, hour), count))
     end(conn, send(conn, acme_1, on(2026, 11, 22, 10), 32))
     end(conn, send(conn, acme_1, on(2026, 11, 22, 11), 64))
-    before = read(conn, acme_1, periods.WEEK).before
-    assert (before.totals.sent, before.times.messages) == (1 + 2 + 8, 1 + 2 + 8)
-    assert read(conn, acme_1, periods.TODAY).before.totals.sent == 32
+    before = read(conn, acme_1, periods.WEEK).previous
+    assert (before.totals.sent, before.times.message_count) == (1 + 2 + 8, 1 + 2 + 8)
+    assert read(conn, acme_1, periods.TODAY).previous.totals.sent == 32
 
 
 # --- rates and times
@@ -307,54 +313,54 @@ def test_a_period_that_runs_is_compared_up_to_the_same_hour(conn, acme_1):
 
 def test_the_rate_is_of_those_that_have_ended(conn, acme_1):
     message_ids = send(conn, acme_1, NOW, 5)
-    rollup.gather_all(conn)
-    assert read(conn, acme_1).totals.rate is None
+    rollup.roll_up_all(conn)
+    assert read(conn, acme_1).totals.delivery_rate is None
     end(conn, message_ids[:3])
     end(conn, message_ids[3:4], state=UNDELIVERABLE, ptt=9)
     totals = read(conn, acme_1).totals
-    assert (totals.rate, totals.pending, totals.came) == (0.75, 1, 5)
+    assert (totals.delivery_rate, totals.pending, totals.submitted) == (0.75, 1, 5)
     # Should the tables ever say so.
-    assert Counts(sent=1, delivered=2).pending == 0
+    assert MessageCounts(sent=1, delivered=2).pending == 0
 
 
 def test_the_most_come_first(conn, acme_1):
     send(conn, acme_1, NOW, 1, "B")
     send(conn, acme_1, NOW, 1, "A")
     send(conn, acme_1, NOW, 2, "C", "33612345678")
-    rollup.gather_all(conn)
-    found = read(conn, acme_1)
-    assert [each.name for each in found.senders] == ["C", "A", "B"]
-    assert [(each.name, each.counts.sent) for each in found.countries] == [("FR", 2), ("IT", 2)]
+    rollup.roll_up_all(conn)
+    result = read(conn, acme_1)
+    assert [each.name for each in result.senders] == ["C", "A", "B"]
+    assert [(each.name, each.counts.sent) for each in result.countries] == [("FR", 2), ("IT", 2)]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_quantiles_and_shares_are_within_an_eighth(seed):
     rng = random.Random(seed)
     exact = sorted(int(rng.lognormvariate(9, 1.5)) for _ in range(500))
-    times = Times(sorted(Counter(map(rollup.bucket, exact)).items()))
+    times = DeliveryTimes(sorted(Counter(map(rollup.get_delivery_time_bucket, exact)).items()))
     for share in (0.01, 0.5, 0.95, 0.99):
         true = exact[math.ceil(share * len(exact)) - 1]
         assert abs(times.quantile(share) - true) <= true / 8
     limits = (1_000, 5_000, 60_000)
-    for limit, share in zip(limits, times.within(limits), strict=True):
+    for limit, share in zip(limits, times.shares_within(limits), strict=True):
         least, most = (sum(each < bound for each in exact) / 500 for bound in (limit * 7 / 8, limit * 9 / 8))
         assert least <= share <= most
-    assert times.within([0, max(exact) * 2, max(exact) * 3]) == [0, 1, 1]
+    assert times.shares_within([0, max(exact) * 2, max(exact) * 3]) == [0, 1, 1]
 
 
 def test_half_of_a_bucket_is_half_of_its_messages():
-    number = rollup.bucket(8_000)
-    shortest, too_long = rollup.bounds(number)
-    times = Times([(number - 1, 1), (number, 2), (number + 1, 1)])
+    number = rollup.get_delivery_time_bucket(8_000)
+    shortest, too_long = rollup.get_delivery_bucket_bounds(number)
+    times = DeliveryTimes([(number - 1, 1), (number, 2), (number + 1, 1)])
     middle = (shortest + too_long) / 2
-    assert times.within([shortest, middle, too_long]) == [0.25, 0.5, 0.75]
+    assert times.shares_within([shortest, middle, too_long]) == [0.25, 0.5, 0.75]
     assert times.quantile(0.5) == middle
     assert times.quantile(0.75) == too_long
 
 
 def test_no_message_has_no_time():
-    assert Times([]).quantile(0.5) is None
-    assert Times([(rollup.bucket(0), 3)]).quantile(0.5) < 1
+    assert DeliveryTimes([]).quantile(0.5) is None
+    assert DeliveryTimes([(rollup.get_delivery_time_bucket(0), 3)]).quantile(0.5) < 1
 
 
 # --- purging, and what is read
@@ -368,8 +374,8 @@ def lengths(conn):
 
 
 def test_old_hours_go_in_steps_and_all_else_stays(conn, acme_1, acme_2, monkeypatch):
-    monkeypatch.setattr(statistics, "_ROWS_AT_ONCE", 3)
-    keeps = MIDNIGHT - statistics.HOURS_KEPT_DAYS * DAY_MS
+    monkeypatch.setattr(statistics, "_ROWS_PER_BATCH", 3)
+    keeps = MIDNIGHT - statistics.HOURLY_RETENTION_DAYS * DAY_MS
     for at in (keeps - 300 * DAY_MS, keeps - DAY_MS, keeps - 2 * HOUR_MS, keeps - 1, keeps, NOW):
         for account in (acme_1, acme_2):
             end(conn, send(conn, account, at))
@@ -377,7 +383,7 @@ def test_old_hours_go_in_steps_and_all_else_stays(conn, acme_1, acme_2, monkeypa
     assert all(each[HOUR] == 2 * 6 for each in before.values())
     begun = []
     conn.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
-    statistics.purge(conn, NOW)
+    statistics.purge_hourly_statistics(conn, NOW)
     conn.set_trace_callback(None)
     after = lengths(conn)
     for table in before:
@@ -386,20 +392,20 @@ def test_old_hours_go_in_steps_and_all_else_stays(conn, acme_1, acme_2, monkeypa
     least = min(row[0] for row in conn.execute(f"SELECT begins FROM statistics WHERE length = {HOUR}"))
     assert least == keeps // HOUR_MS
     assert len(begun) == 3 * 3
-    statistics.purge(conn, NOW)
+    statistics.purge_hourly_statistics(conn, NOW)
     assert lengths(conn) == after
 
 
 def test_nothing_is_scanned(conn, acme_1):
     """Neither for a page nor for purging: each table is searched by the first columns of its primary key."""
     send(conn, acme_1, NOW)
-    rollup.gather_all(conn)
-    asked = []
-    conn.set_trace_callback(asked.append)
+    rollup.roll_up_all(conn)
+    statements = []
+    conn.set_trace_callback(statements.append)
     read(conn, acme_1, periods.MONTHS_12)
-    statistics.purge(conn, NOW)
+    statistics.purge_hourly_statistics(conn, NOW)
     conn.set_trace_callback(None)
-    queries = [each for each in asked if each.startswith(("SELECT", "DELETE"))]
+    queries = [each for each in statements if each.startswith(("SELECT", "DELETE"))]
     assert len(queries) == 1 + 4 + 2 + 3
     for each in queries:
         plan = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {each}")]

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 from ipaddress import ip_address
 
-from portal.core.config import Limits
+from portal.core.config import LimitSettings
 from portal.smsc.admission.connection_limits import ConnectionLimits
 
 HERE, ELSEWHERE, THIRD = (ip_address(each) for each in ("203.0.113.7", "198.51.100.1", "192.0.2.1"))
@@ -15,46 +15,46 @@ class PendingConnection:
 
     def __init__(self, address):
         self.address = address
-        self.became = None
+        self.result = None
         self.slot = None
         self.hung_up = False
         self.cancelled = False
 
-    def begin(self, slot):
-        self.became = "in"
+    def start_session(self, slot):
+        self.result = "in"
         self.slot = slot
-        slot.cancel = self.cancel
+        slot.cancel_handshake = self.cancel
 
-    def send_away(self):
-        self.became = "out"
+    def reject(self):
+        self.result = "out"
 
-    def has_gone(self):
+    def is_disconnected(self):
         return self.hung_up
 
     def cancel(self):
         self.cancelled = True
-        self.slot.left()
+        self.slot.release()
 
 
 def make_limits(**settings):
-    return ConnectionLimits(replace(Limits(), **settings), asyncio.get_running_loop())
+    return ConnectionLimits(replace(LimitSettings(), **settings), asyncio.get_running_loop())
 
 
 def arrive(limits, address, how_many=1):
     arrived = [PendingConnection(address) for _ in range(how_many)]
     for each in arrived:
-        limits.enter(each)
+        limits.admit_or_queue(each)
     return arrived
 
 
 def arrive_alone(limits, address):
-    return arrive(limits, address)[0].became
+    return arrive(limits, address)[0].result
 
 
 async def test_an_address_that_comes_and_goes_without_a_bind_is_left_outside_for_a_while():
     limits = make_limits()
     for _ in range(600):
-        arrive(limits, HERE)[0].slot.left()
+        arrive(limits, HERE)[0].slot.release()
     assert arrive_alone(limits, HERE) == "out"
     assert arrive_alone(limits, ELSEWHERE) == "in"
 
@@ -63,16 +63,16 @@ async def test_connections_that_bind_may_come_as_often_as_they_like():
     limits = make_limits()
     for _ in range(700):
         (each,) = arrive(limits, HERE)
-        each.slot.bound()
-        each.slot.left()
+        each.slot.mark_bound()
+        each.slot.release()
     assert arrive_alone(limits, HERE) == "in"
 
 
 async def test_a_connection_that_ends_twice_has_ended_once():
     limits = make_limits(connections=2)
     first, _ = arrive(limits, HERE, 2)
-    first.slot.left()
-    first.slot.left()
+    first.slot.release()
+    first.slot.release()
     assert arrive_alone(limits, HERE) == "in"
     assert arrive_alone(limits, HERE) == "out"
 
@@ -82,7 +82,7 @@ async def test_who_has_waited_longest_makes_room():
     first, second = arrive(limits, HERE, 2)
     assert arrive_alone(limits, ELSEWHERE) == "in"
     assert (first.cancelled, second.cancelled) == (True, False)
-    second.slot.bound()
+    second.slot.mark_bound()
     assert arrive_alone(limits, ELSEWHERE) == "in"
     assert not second.cancelled
 
@@ -96,12 +96,12 @@ async def test_a_network_of_ipv6_addresses_counts_as_one():
 async def test_those_behind_one_address_take_turns():
     limits = make_limits(unbound_per_address=2)
     arrived = arrive(limits, HERE, 5)
-    assert [each.became for each in arrived] == ["in", "in", None, None, None]
-    arrived[1].slot.bound()
-    assert [each.became for each in arrived] == ["in", "in", "in", None, None]
+    assert [each.result for each in arrived] == ["in", "in", None, None, None]
+    arrived[1].slot.mark_bound()
+    assert [each.result for each in arrived] == ["in", "in", "in", None, None]
     arrived[3].hung_up = True
-    arrived[0].slot.left()
-    assert [each.became for each in arrived] == ["in", "in", "in", "out", "in"]
+    arrived[0].slot.release()
+    assert [each.result for each in arrived] == ["in", "in", "in", "out", "in"]
     assert arrive_alone(limits, ELSEWHERE) == "in"
 
 
@@ -109,17 +109,17 @@ async def test_nobody_waits_for_a_turn_longer_than_for_a_bind():
     limits = make_limits(unbound_per_address=1, bind_seconds=0.01)
     first, second = arrive(limits, HERE, 2)
     async with asyncio.timeout(10):
-        while second.became is None:
+        while second.result is None:
             await asyncio.sleep(0)
-    assert (first.became, second.became) == ("in", "out")
+    assert (first.result, second.result) == ("in", "out")
 
 
 async def test_who_brings_the_most_that_wait_has_his_last_sent_away():
     limits = make_limits(unbound_per_address=1, connections=8)
     many, few = arrive(limits, HERE, 4), arrive(limits, ELSEWHERE, 2)
-    assert [each.became for each in many + few] == ["in", None, None, None, "in", None]
+    assert [each.result for each in many + few] == ["in", None, None, None, "in", None]
     (another,) = arrive(limits, ELSEWHERE)
-    assert [each.became for each in [*many, *few, another]] == ["in", None, None, "out", "in", None, None]
+    assert [each.result for each in [*many, *few, another]] == ["in", None, None, "out", "in", None, None]
     assert arrive_alone(limits, HERE) == "out"
     assert arrive_alone(limits, THIRD) == "in"
 
@@ -134,7 +134,7 @@ async def test_a_place_that_was_taken_away_goes_to_whom_it_was_taken_for():
     limits = make_limits(unbound_per_address=1, unbound=2)
     first, second = arrive(limits, HERE, 2)
     assert [arrive_alone(limits, ELSEWHERE), arrive_alone(limits, THIRD)] == ["in", "in"]
-    assert (first.cancelled, second.became) == (True, None)
+    assert (first.cancelled, second.result) == (True, None)
     assert arrive_alone(limits, HERE) == "in"
 
 
@@ -142,4 +142,4 @@ async def test_when_it_closes_those_who_wait_are_sent_away():
     limits = make_limits(unbound_per_address=1)
     first, second, third = arrive(limits, HERE, 3)
     limits.close()
-    assert [first.became, second.became, third.became] == ["in", "out", "out"]
+    assert [first.result, second.result, third.result] == ["in", "out", "out"]

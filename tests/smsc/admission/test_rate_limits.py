@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 
-from portal.smsc.admission.rate_limits import BindFailures, TokenBucket
+from portal.smsc.admission.rate_limits import BindFailureCounter, TokenBucket
 
 HERE = ip_address("203.0.113.7")
 ELSEWHERE = ip_address("198.51.100.1")
@@ -10,60 +10,60 @@ ELSEWHERE = ip_address("198.51.100.1")
 
 def test_throughput_is_kept_over_time():
     bucket = TokenBucket(20, 0.0)
-    passed = sum(bucket.take(tick / 1000) for tick in range(10_000))
+    passed = sum(bucket.take_token(tick / 1000) for tick in range(10_000))
     assert 20 * 10 <= passed <= 20 * 10 + 20
 
 
 def test_no_throughput_is_no_limit():
     bucket = TokenBucket(0, 0.0)
-    assert all(bucket.take(0.0) for _ in range(10_000))
+    assert all(bucket.take_token(0.0) for _ in range(10_000))
 
 
 def test_a_changed_throughput_holds_at_once():
     bucket = TokenBucket(1000, 0.0)
-    bucket.change(5, 0.0)
-    assert sum(bucket.take(0.0) for _ in range(100)) == 5
-    bucket.change(0, 0.0)
-    assert bucket.take(0.0)
-    bucket.change(3, 0.0)
-    assert sum(bucket.take(0.0) for _ in range(100)) == 3
+    bucket.change_rate(5, 0.0)
+    assert sum(bucket.take_token(0.0) for _ in range(100)) == 5
+    bucket.change_rate(0, 0.0)
+    assert bucket.take_token(0.0)
+    bucket.change_rate(3, 0.0)
+    assert sum(bucket.take_token(0.0) for _ in range(100)) == 3
 
 
-def fail(failures, times, address, system_id="smpp-a", authorised=False, now=0.0):
+def fail(failures, times, address, system_id="smpp-a", is_allowed_address=False, now=0.0):
     for _ in range(times):
-        failures.record(address, system_id, authorised=authorised, now=now)
+        failures.record_failure(address, system_id, is_allowed_address=is_allowed_address, now=now)
 
 
 def test_ten_failures_block_an_address_and_a_name_until_time_has_passed():
-    failures = BindFailures(10)
+    failures = BindFailureCounter(10)
     fail(failures, 9, ELSEWHERE)
-    assert not failures.blocked(ELSEWHERE, "smpp-a", authorised=False, now=0.0)
+    assert not failures.is_blocked(ELSEWHERE, "smpp-a", is_allowed_address=False, now=0.0)
     fail(failures, 1, ELSEWHERE)
-    assert failures.blocked(ELSEWHERE, "smpp-a", authorised=False, now=0.0)
-    assert failures.blocked(ELSEWHERE, "smpp-b", authorised=False, now=0.0)
-    assert failures.blocked(HERE, "smpp-a", authorised=False, now=0.0)
-    assert not failures.blocked(HERE, "smpp-b", authorised=False, now=0.0)
-    assert not failures.blocked(ELSEWHERE, "smpp-a", authorised=False, now=7.0)
+    assert failures.is_blocked(ELSEWHERE, "smpp-a", is_allowed_address=False, now=0.0)
+    assert failures.is_blocked(ELSEWHERE, "smpp-b", is_allowed_address=False, now=0.0)
+    assert failures.is_blocked(HERE, "smpp-a", is_allowed_address=False, now=0.0)
+    assert not failures.is_blocked(HERE, "smpp-b", is_allowed_address=False, now=0.0)
+    assert not failures.is_blocked(ELSEWHERE, "smpp-a", is_allowed_address=False, now=7.0)
 
 
 def test_strangers_do_not_lock_out_a_client_at_its_own_address():
-    failures = BindFailures(10)
+    failures = BindFailureCounter(10)
     fail(failures, 1000, ELSEWHERE)
-    assert not failures.blocked(HERE, "smpp-a", authorised=True, now=0.0)
-    fail(failures, 10, HERE, authorised=True)
-    assert failures.blocked(HERE, "smpp-a", authorised=True, now=0.0)
-    assert not failures.blocked(HERE, "smpp-b", authorised=True, now=0.0)
+    assert not failures.is_blocked(HERE, "smpp-a", is_allowed_address=True, now=0.0)
+    fail(failures, 10, HERE, is_allowed_address=True)
+    assert failures.is_blocked(HERE, "smpp-a", is_allowed_address=True, now=0.0)
+    assert not failures.is_blocked(HERE, "smpp-b", is_allowed_address=True, now=0.0)
 
 
 def test_an_ipv6_neighbour_counts_as_the_same():
-    failures = BindFailures(10)
+    failures = BindFailureCounter(10)
     fail(failures, 10, ip_address("2001:db8::1"), "smpp-x")
-    assert failures.blocked(ip_address("2001:db8::ffff"), "smpp-y", authorised=False, now=0.0)
-    assert not failures.blocked(ip_address("2001:db8:0:1::1"), "smpp-y", authorised=False, now=0.0)
+    assert failures.is_blocked(ip_address("2001:db8::ffff"), "smpp-y", is_allowed_address=False, now=0.0)
+    assert not failures.is_blocked(ip_address("2001:db8:0:1::1"), "smpp-y", is_allowed_address=False, now=0.0)
 
 
 def test_memory_is_bounded():
-    failures = BindFailures(10)
+    failures = BindFailureCounter(10)
     for number in range(60_000):
-        failures.record(ip_address(number + 1), "smpp-a", authorised=False, now=0.0)
-    assert len(failures._failures._buckets) <= 50_001
+        failures.record_failure(ip_address(number + 1), "smpp-a", is_allowed_address=False, now=0.0)
+    assert len(failures._counter._buckets) <= 50_001

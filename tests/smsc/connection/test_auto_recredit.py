@@ -12,9 +12,9 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.operations import self_check
 from portal.services.people import customers
-from portal.smsc.protocol.constants import Status
-from tests.smsc.esme import Esme, smsc
-from tests.support import Login
+from portal.smsc.protocol.constants import CommandStatus
+from tests.smsc.esme import RawEsme, run_smsc
+from tests.support import AccountLogin
 
 K = credit_amounts.THOUSANDTHS
 OPENING, BELOW, PACK = 20, 10, 100
@@ -25,71 +25,76 @@ def sellers(conn, cast, keys):
     """Makes accounts of one customer that hold 20 credits each, and buy 100 below 10."""
 
     def make(count, per_day, line):
-        customer = customers.by_id(conn, cast.acme)
-        customers.change(conn, SHELL, customer, credit_line=line * K, min_age_days=0)
+        customer = customers.get_customer_by_id(conn, cast.acme)
+        customers.change_customer(conn, SHELL, customer, credit_line=line * K, min_age_days=0)
         return [_seller(conn, keys, customer.id, number, per_day) for number in range(count)]
 
     return make
 
 
 def _seller(conn, keys, customer_id, number, per_day):
-    account = accounts.add(
+    account = accounts.create_account(
         conn, SHELL, customer_id, name=f"smpp-many-{number}", windowing=0, throughput=0, binds=0, any_sender=True
     )
-    credits.grant(conn, SHELL, account, OPENING * K)
-    allowed_ips.add(conn, SHELL, account, "127.0.0.1")
-    auto_recredit.set_rule(conn, SHELL, account, BELOW * K, PACK * K, per_day)
-    return Login(account.id, account.name, credentials.regenerate(conn, keys, SHELL, account, send_mail=False))
+    credits.grant_credits(conn, SHELL, account, OPENING * K)
+    allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1")
+    auto_recredit.set_recredit_rule(conn, SHELL, account, BELOW * K, PACK * K, per_day)
+    return AccountLogin(
+        account.id, account.name, credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
+    )
 
 
 async def submit_all(port, login, count):
     """Submits messages all at once, as a client without a window does; returns how many ended in which status."""
-    esme = await Esme.bound(port, login)
-    messages = [esme.message(registered_delivery=0) for _ in range(count)]
+    esme = await RawEsme.connect_and_bind(port, login)
+    messages = [esme.build_submit_sm(registered_delivery=0) for _ in range(count)]
     esme.send(*messages)
-    return Counter(each.status for each in await esme.answers_to(messages))
+    return Counter(each.status for each in await esme.wait_for_responses(messages))
 
 
 def bought(conn, account_id):
     rows = conn.execute(
         "SELECT id FROM orders WHERE account_id = ? AND origin = 'automatic' ORDER BY id", (account_id,)
     )
-    return [orders.by_id(conn, row["id"]) for row in rows.fetchall()]
+    return [orders.get_order_by_id(conn, row["id"]) for row in rows.fetchall()]
 
 
 async def test_one_account_with_several_clients(config, conn, sellers):
     (login,) = sellers(1, per_day=5, line=100_000)
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         counts = await asyncio.gather(*(submit_all(server.port, login, 200) for _ in range(3)))
-    assert sum(counts, Counter()) == {Status.ESME_ROK: OPENING + 5 * PACK, Status.ESME_RSUBMITFAIL: 80}
+    assert sum(counts, Counter()) == {CommandStatus.ESME_ROK: OPENING + 5 * PACK, CommandStatus.ESME_RSUBMITFAIL: 80}
     assert [each.credited for each in bought(conn, login.id)] == [True] * 5
-    assert credits.balance(conn, login.id) == 0
-    assert self_check.problems(conn) == []
+    assert credits.get_balance(conn, login.id) == 0
+    assert self_check.list_problem_texts(conn) == []
 
 
 async def test_nobody_is_refused_for_credits_that_come_a_moment_later(config, conn, sellers):
     (login,) = sellers(1, per_day=10, line=100_000)
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         counts = await asyncio.gather(*(submit_all(server.port, login, 150) for _ in range(2)))
-    assert sum(counts, Counter()) == {Status.ESME_ROK: 300}
+    assert sum(counts, Counter()) == {CommandStatus.ESME_ROK: 300}
     # 20 and three packs, of which no message has taken it below ten.
-    assert (len(bought(conn, login.id)), credits.balance(conn, login.id)) == (3, 20 * K)
+    assert (len(bought(conn, login.id)), credits.get_balance(conn, login.id)) == (3, 20 * K)
 
 
 async def test_twenty_accounts_share_a_line(config, conn, cast, sellers):
     logins = sellers(20, per_day=2, line=30 * PACK)
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         counts = await asyncio.gather(*(submit_all(server.port, each, 230) for each in logins))
     accepted = 20 * OPENING + 30 * PACK
-    assert sum(counts, Counter()) == {Status.ESME_ROK: accepted, Status.ESME_RSUBMITFAIL: 20 * 230 - accepted}
+    assert sum(counts, Counter()) == {
+        CommandStatus.ESME_ROK: accepted,
+        CommandStatus.ESME_RSUBMITFAIL: 20 * 230 - accepted,
+    }
     found = {each.id: bought(conn, each.id) for each in logins}
     credited = {account_id: sum(each.credited for each in own) for account_id, own in found.items()}
     assert sum(credited.values()) == 30
-    assert auto_recredit.owed(conn, cast.acme) == 30 * PACK * K
+    assert auto_recredit.get_owed_credits(conn, cast.acme) == 30 * PACK * K
     # Whose last pack the line did not cover has asked for it, once.
     requests = {account_id: len(own) - credited[account_id] for account_id, own in found.items()}
     assert requests == {account_id: 0 if count == 2 else 1 for account_id, count in credited.items()}
-    assert {credits.balance(conn, each.id) for each in logins} == {0}
+    assert {credits.get_balance(conn, each.id) for each in logins} == {0}
     for login, count in zip(logins, counts, strict=True):
-        assert count[Status.ESME_ROK] == OPENING + credited[login.id] * PACK
-    assert self_check.problems(conn) == []
+        assert count[CommandStatus.ESME_ROK] == OPENING + credited[login.id] * PACK
+    assert self_check.list_problem_texts(conn) == []

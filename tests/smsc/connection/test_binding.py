@@ -10,54 +10,54 @@ from portal.services.accounts import accounts, allowed_ips, credentials, refused
 from portal.services.common.audit import SHELL
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE, Command, Status, Tag
-from portal.smsc.protocol.pdu import Bind, Plain
-from tests.smsc.esme import Esme, eventually, smsc
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
+from tests.smsc.esme import RawEsme, run_smsc, wait_until
 
-BINDS = [Command.BIND_TRANSMITTER, Command.BIND_RECEIVER, Command.BIND_TRANSCEIVER]
+BINDS = [CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER]
 
 
 @pytest.mark.parametrize("command", BINDS)
 async def test_the_right_password_from_the_right_address_binds(config, cast, conn, command):
     login = cast.smpp_acme_1
-    async with smsc(config) as server:
-        esme = await Esme.connect(server.port)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect(server.port)
         answer = await esme.request(Bind(command, 7, login.name, login.password))
-        assert (answer.command, answer.status, answer.system_id) == (command | RESPONSE, 0, "SMPP-Portal")
-        assert answer.tlvs == {Tag.SC_INTERFACE_VERSION: b"\x34"}
-        (row,) = await eventually(lambda: session_records.of_account(conn, login.id))
+        assert (answer.command, answer.status, answer.system_id) == (command | RESPONSE_BIT, 0, "SMPP-Portal")
+        assert answer.tlvs == {TlvTag.SC_INTERFACE_VERSION: b"\x34"}
+        (row,) = await wait_until(lambda: session_records.list_open_smpp_sessions(conn, login.id))
         assert (row.address, row.bind_type, row.tls) == ("127.0.0.1", command.name.removeprefix("BIND_").lower(), "")
-    assert session_records.of_account(conn, login.id) == []
+    assert session_records.list_open_smpp_sessions(conn, login.id) == []
 
 
 async def test_a_client_of_an_older_version_gets_no_optional_parameter(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.connect(server.port)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect(server.port)
         bind = Bind(
-            Command.BIND_TRANSMITTER, 1, cast.smpp_acme_1.name, cast.smpp_acme_1.password, interface_version=0x33
+            CommandId.BIND_TRANSMITTER, 1, cast.smpp_acme_1.name, cast.smpp_acme_1.password, interface_version=0x33
         )
         answer = await esme.request(bind)
         assert (answer.status, answer.tlvs) == (0, {})
 
 
 async def refused(server, system_id, password, from_address=None):
-    esme = await Esme.connect(server.port, from_address=from_address)
+    esme = await RawEsme.connect(server.port, from_address=from_address)
     status = await esme.bind(system_id, password)
     await esme.close()
     return status
 
 
 async def test_an_unknown_system_id(config):
-    async with smsc(config) as server:
-        assert await refused(server, "smpp-nobody", "whatever") == Status.ESME_RINVSYSID
+    async with run_smsc(config) as server:
+        assert await refused(server, "smpp-nobody", "whatever") == CommandStatus.ESME_RINVSYSID
 
 
 async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, conn):
     login = cast.smpp_acme_1
-    async with smsc(config) as server:
-        assert await refused(server, login.name, "wrong") == Status.ESME_RINVPASWD
-        assert await refused(server, login.name, login.password, "127.0.0.2") == Status.ESME_RINVPASWD
-        seen = await eventually(lambda: len(rows := refused_binds.refusals(conn, login.id)) == 2 and rows)
+    async with run_smsc(config) as server:
+        assert await refused(server, login.name, "wrong") == CommandStatus.ESME_RINVPASWD
+        assert await refused(server, login.name, login.password, "127.0.0.2") == CommandStatus.ESME_RINVPASWD
+        seen = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
     assert {(each.address, each.reason) for each in seen} == {
         ("127.0.0.1", refused_binds.WRONG_PASSWORD),
         ("127.0.0.2", refused_binds.NOT_AUTHORISED),
@@ -68,11 +68,11 @@ async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_no
     config, cast, conn, keys, account
 ):
     login = cast.smpp_acme_1
-    credentials.regenerate(conn, keys, SHELL, account, send_mail=False)
-    async with smsc(config) as server:
-        assert await refused(server, login.name, login.password) == Status.ESME_RINVPASWD
-        assert await refused(server, login.name, login.password, "127.0.0.2") == Status.ESME_RINVPASWD
-        seen = await eventually(lambda: len(rows := refused_binds.refusals(conn, login.id)) == 2 and rows)
+    credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
+    async with run_smsc(config) as server:
+        assert await refused(server, login.name, login.password) == CommandStatus.ESME_RINVPASWD
+        assert await refused(server, login.name, login.password, "127.0.0.2") == CommandStatus.ESME_RINVPASWD
+        seen = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
     assert {(each.address, each.reason, each.replaced_at is not None) for each in seen} == {
         ("127.0.0.1", refused_binds.REPLACED_PASSWORD, True),
         ("127.0.0.2", refused_binds.NOT_AUTHORISED, False),
@@ -81,133 +81,133 @@ async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_no
 
 async def test_no_address_a_disabled_account_and_a_classic_one(config, cast, conn):
     disabled = cast.smpp_globex_1
-    accounts.disable(conn, SHELL, accounts.by_name(conn, disabled.name))
-    async with smsc(config) as server:
-        assert await refused(server, cast.smpp_acme_2.name, cast.smpp_acme_2.password) == Status.ESME_RBINDFAIL
-        assert await refused(server, disabled.name, disabled.password) == Status.ESME_RBINDFAIL
-        assert await refused(server, cast.sms_acme_1.name, "") == Status.ESME_RBINDFAIL
+    accounts.disable_account(conn, SHELL, accounts.get_account(conn, disabled.name))
+    async with run_smsc(config) as server:
+        assert await refused(server, cast.smpp_acme_2.name, cast.smpp_acme_2.password) == CommandStatus.ESME_RBINDFAIL
+        assert await refused(server, disabled.name, disabled.password) == CommandStatus.ESME_RBINDFAIL
+        assert await refused(server, cast.sms_acme_1.name, "") == CommandStatus.ESME_RBINDFAIL
 
 
 async def test_one_transceiver_or_one_pair(config, cast):
     login = cast.smpp_acme_1
-    async with smsc(config) as server:
-        transceiver = await Esme.bound(server.port, login)
+    async with run_smsc(config) as server:
+        transceiver = await RawEsme.connect_and_bind(server.port, login)
         for command in BINDS:
-            other = await Esme.connect(server.port)
-            assert await other.bind(login.name, login.password, command) == Status.ESME_RALYBND
-        await transceiver.request(Plain(Command.UNBIND, 9))
-        await transceiver.closed()
-        await Esme.bound(server.port, login, Command.BIND_TRANSMITTER)
-        await Esme.bound(server.port, login, Command.BIND_RECEIVER)
+            other = await RawEsme.connect(server.port)
+            assert await other.bind(login.name, login.password, command) == CommandStatus.ESME_RALYBND
+        await transceiver.request(HeaderOnlyPdu(CommandId.UNBIND, 9))
+        await transceiver.wait_for_close()
+        await RawEsme.connect_and_bind(server.port, login, CommandId.BIND_TRANSMITTER)
+        await RawEsme.connect_and_bind(server.port, login, CommandId.BIND_RECEIVER)
         for command in BINDS:
-            other = await Esme.connect(server.port)
-            assert await other.bind(login.name, login.password, command) == Status.ESME_RALYBND
+            other = await RawEsme.connect(server.port)
+            assert await other.bind(login.name, login.password, command) == CommandStatus.ESME_RALYBND
 
 
 async def test_more_binds_where_the_account_has_them(config, cast, change_account):
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         change_account(binds=2)
-        await eventually(lambda: server._storage.account(cast.smpp_acme_1.name).binds == 2)
+        await wait_until(lambda: server._storage.find_account(cast.smpp_acme_1.name).binds == 2)
         for _ in range(2):
-            await Esme.bound(server.port, cast.smpp_acme_1)
-        third = await Esme.connect(server.port)
-        assert await third.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == Status.ESME_RALYBND
+            await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        third = await RawEsme.connect(server.port)
+        assert await third.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == CommandStatus.ESME_RALYBND
 
 
 async def test_a_second_bind_on_one_connection(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert await esme.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == Status.ESME_RALYBND
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert await esme.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == CommandStatus.ESME_RALYBND
         assert (await esme.submit()).status == 0
 
 
 async def test_a_connection_may_try_again(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.connect(server.port)
-        assert await esme.bind(cast.smpp_acme_1.name, "wrong") == Status.ESME_RINVPASWD
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect(server.port)
+        assert await esme.bind(cast.smpp_acme_1.name, "wrong") == CommandStatus.ESME_RINVPASWD
         assert await esme.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == 0
 
 
 async def test_guessing_is_throttled_and_strangers_lock_nobody_out(config, cast):
     login = cast.smpp_acme_1
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         for _ in range(10):
-            assert await refused(server, login.name, "guess", "127.0.0.3") == Status.ESME_RINVPASWD
-        assert await refused(server, login.name, "guess", "127.0.0.3") == Status.ESME_RBINDTHROTTLED
-        assert await refused(server, login.name, login.password, "127.0.0.4") == Status.ESME_RBINDTHROTTLED
-        await Esme.bound(server.port, login)
+            assert await refused(server, login.name, "guess", "127.0.0.3") == CommandStatus.ESME_RINVPASWD
+        assert await refused(server, login.name, "guess", "127.0.0.3") == CommandStatus.ESME_RBINDTHROTTLED
+        assert await refused(server, login.name, login.password, "127.0.0.4") == CommandStatus.ESME_RBINDTHROTTLED
+        await RawEsme.connect_and_bind(server.port, login)
 
 
 async def test_a_change_of_addresses_counts_at_the_next_bind(config, cast, conn, wakeup_sender):
     login = cast.smpp_acme_2
-    account = accounts.by_name(conn, login.name)
-    async with smsc(config) as server:
-        assert await refused(server, login.name, login.password) == Status.ESME_RBINDFAIL
-        allowed_ips.add(conn, SHELL, account, "127.0.0.0/24")
+    account = accounts.get_account(conn, login.name)
+    async with run_smsc(config) as server:
+        assert await refused(server, login.name, login.password) == CommandStatus.ESME_RBINDFAIL
+        allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.0/24")
         wakeup_sender.send()
-        await eventually(lambda: accounts.by_name(conn, login.name).status == accounts.SUCCESS)
-        await Esme.bound(server.port, login, from_address="127.0.0.77")
+        await wait_until(lambda: accounts.get_account(conn, login.name).status == accounts.SUCCESS)
+        await RawEsme.connect_and_bind(server.port, login, from_address="127.0.0.77")
 
 
 async def test_a_change_without_a_wakeup_is_found_soon(config, cast, conn):
-    async with smsc(config) as server:
-        allowed_ips.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_2.name), "127.0.0.1")
-        await eventually(lambda: accounts.by_name(conn, cast.smpp_acme_2.name).status == accounts.SUCCESS)
-        await Esme.bound(server.port, cast.smpp_acme_2)
+    async with run_smsc(config) as server:
+        allowed_ips.add_allowed_ip(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_2.name), "127.0.0.1")
+        await wait_until(lambda: accounts.get_account(conn, cast.smpp_acme_2.name).status == accounts.SUCCESS)
+        await RawEsme.connect_and_bind(server.port, cast.smpp_acme_2)
 
 
-@pytest.mark.parametrize("command", [Command.SUBMIT_SM, Command.DELIVER_SM, Command.UNBIND])
+@pytest.mark.parametrize("command", [CommandId.SUBMIT_SM, CommandId.DELIVER_SM, CommandId.UNBIND])
 async def test_what_an_open_connection_may_not(config, command):
-    async with smsc(config) as server:
-        esme = await Esme.connect(server.port)
-        message = esme.message() if command is Command.SUBMIT_SM else Plain(command, 5)
-        if command is Command.DELIVER_SM:
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect(server.port)
+        message = esme.build_submit_sm() if command is CommandId.SUBMIT_SM else HeaderOnlyPdu(command, 5)
+        if command is CommandId.DELIVER_SM:
             message = pdu.DeliverSm(5)
-        assert (await esme.request(message)).status == Status.ESME_RINVBNDSTS
-        assert (await esme.request(Plain(Command.ENQUIRE_LINK, 6))).status == 0
+        assert (await esme.request(message)).status == CommandStatus.ESME_RINVBNDSTS
+        assert (await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 6))).status == 0
 
 
 async def test_a_receiver_may_not_submit(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
-        assert (await esme.submit()).status == Status.ESME_RINVBNDSTS
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
+        assert (await esme.submit()).status == CommandStatus.ESME_RINVBNDSTS
 
 
 async def test_no_bind_in_time_is_closed(limited):
-    async with smsc(limited(bind_seconds=0.1)) as server:
-        esme = await Esme.connect(server.port)
-        await esme.closed()
+    async with run_smsc(limited(bind_seconds=0.1)) as server:
+        esme = await RawEsme.connect(server.port)
+        await esme.wait_for_close()
 
 
 async def test_the_bind_timer_ends_with_the_bind(limited, cast):
-    async with smsc(limited(bind_seconds=0.2)) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        idle = await Esme.connect(server.port)
-        await idle.closed()
+    async with run_smsc(limited(bind_seconds=0.2)) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        idle = await RawEsme.connect(server.port)
+        await idle.wait_for_close()
         assert (await esme.submit()).status == 0
 
 
 async def test_connections_of_one_address_take_turns_and_others_do_not_wait(limited, cast):
-    async with smsc(limited(unbound_per_address=3)) as server:
-        waiting = [await Esme.connect(server.port, from_address="127.0.0.9") for _ in range(3)]
-        fourth = await Esme.connect(server.port, from_address="127.0.0.9")
-        fourth.send(Plain(Command.ENQUIRE_LINK, 1))
-        await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(limited(unbound_per_address=3)) as server:
+        waiting = [await RawEsme.connect(server.port, from_address="127.0.0.9") for _ in range(3)]
+        fourth = await RawEsme.connect(server.port, from_address="127.0.0.9")
+        fourth.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1))
+        await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert len(server._connection_limits.sessions) == 4
         waiting[0].abort()
-        assert (await fourth.answer_to(1)).status == 0
+        assert (await fourth.wait_for_response(1)).status == 0
 
 
 async def test_a_thousand_clients_behind_one_address_come_back_at_once(config, cast, change_account):
     change_account(binds=0)
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         for port, tls in ((server.port, None), (server.tls_port, client_context())):
             statuses = await asyncio.gather(*(bind_alone(port, cast.smpp_acme_1, tls) for _ in range(500)))
             assert statuses == [0] * 500
 
 
 async def bind_alone(port, login, tls):
-    esme = await Esme.connect(port, tls=tls)
+    esme = await RawEsme.connect(port, tls=tls)
     return await esme.bind(login.name, login.password)
 
 
@@ -219,48 +219,48 @@ def client_context():
 
 
 async def test_a_handshake_that_is_given_up_leaves_nothing_behind(config, cast):
-    async with smsc(config) as server:
+    async with run_smsc(config) as server:
         for _ in range(20):
-            strangers = [await Esme.connect(server.tls_port) for _ in range(10)]
+            strangers = [await RawEsme.connect(server.tls_port) for _ in range(10)]
             for each in strangers:
                 each.abort()
-        await eventually(lambda: not server._connection_limits._connections)
-        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
+        await wait_until(lambda: not server._connection_limits._connection_count)
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=client_context())
 
 
 async def test_a_handshake_that_is_cancelled_as_it_succeeds_counts_once(config, cast):
-    async with smsc(config) as server:
-        begun, slots = ConnectionSlot.begun, []
+    async with run_smsc(config) as server:
+        begun, slots = ConnectionSlot.attach_session, []
 
         def end_at_once(slot, session):
             begun(slot, session)
             slots.append(slot)
-            slot.cancel()
+            slot.cancel_handshake()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ConnectionSlot, "begun", end_at_once)
+            patch.setattr(ConnectionSlot, "attach_session", end_at_once)
             with suppress(ConnectionError):
-                await (await Esme.connect(server.tls_port, tls=client_context())).closed()
-            await eventually(lambda: not server._connection_limits._connections)
+                await (await RawEsme.connect(server.tls_port, tls=client_context())).wait_for_close()
+            await wait_until(lambda: not server._connection_limits._connection_count)
         assert slots
         assert not server._connection_limits.sessions
-        await Esme.bound(server.tls_port, cast.smpp_acme_1, tls=client_context())
-        await eventually(lambda: server._connection_limits._connections == 1)
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=client_context())
+        await wait_until(lambda: server._connection_limits._connection_count == 1)
 
 
 async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(limited, cast):
-    async with smsc(limited(unbound=2)) as server:
-        strangers = [await Esme.connect(server.port, from_address=f"127.0.0.{number}") for number in (5, 6)]
-        await eventually(lambda: len(server._connection_limits.sessions) == 2)
-        bound = await Esme.bound(server.port, cast.smpp_acme_1)
-        await strangers[0].closed()
-        assert (await strangers[1].request(Plain(Command.ENQUIRE_LINK, 1))).status == 0
+    async with run_smsc(limited(unbound=2)) as server:
+        strangers = [await RawEsme.connect(server.port, from_address=f"127.0.0.{number}") for number in (5, 6)]
+        await wait_until(lambda: len(server._connection_limits.sessions) == 2)
+        bound = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await strangers[0].wait_for_close()
+        assert (await strangers[1].request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1))).status == 0
         assert (await bound.submit()).status == 0
 
 
 async def test_a_handshake_that_never_ends_keeps_nobody_out(limited, cast):
-    async with smsc(limited(unbound=1)) as server:
-        stranger = await Esme.connect(server.tls_port, from_address="127.0.0.5")
-        await eventually(lambda: server._connection_limits._unbound)
-        await Esme.bound(server.port, cast.smpp_acme_1)
-        await stranger.closed()
+    async with run_smsc(limited(unbound=1)) as server:
+        stranger = await RawEsme.connect(server.tls_port, from_address="127.0.0.5")
+        await wait_until(lambda: server._connection_limits._unbound_slots)
+        await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await stranger.wait_for_close()

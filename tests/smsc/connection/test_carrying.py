@@ -6,15 +6,15 @@ from portal.core import gsm0338
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import outcomes
-from portal.smsc.protocol.constants import Status, Tag
-from tests.smsc.esme import Esme, smsc
+from portal.smsc.protocol.constants import CommandStatus, TlvTag
+from tests.smsc.esme import RawEsme, run_smsc
 
 
 def sar(reference, total, number):
     return {
-        Tag.SAR_MSG_REF_NUM: reference.to_bytes(2),
-        Tag.SAR_TOTAL_SEGMENTS: bytes((total,)),
-        Tag.SAR_SEGMENT_SEQNUM: bytes((number,)),
+        TlvTag.SAR_MSG_REF_NUM: reference.to_bytes(2),
+        TlvTag.SAR_TOTAL_SEGMENTS: bytes((total,)),
+        TlvTag.SAR_SEGMENT_SEQNUM: bytes((number,)),
     }
 
 
@@ -33,59 +33,59 @@ def stored(conn):
 async def test_ascii_and_latin_1_where_the_account_may(
     config, cast, conn, account, data_coding, octets, text, goes_on_as
 ):
-    accounts.change(conn, SHELL, account, data_codings={data_coding})
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    accounts.change_account(conn, SHELL, account, data_codings={data_coding})
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await esme.submit(text=octets, data_coding=data_coding)).status == 0
         others = {1, 3, 4} - {data_coding}
         refused = {(await esme.submit(text=octets, data_coding=each)).status for each in others}
-        assert refused == {Status.ESME_RUNSDATACODING}
+        assert refused == {CommandStatus.ESME_RUNSDATACODING}
     (row,) = stored(conn)
     assert (row["text"], row["data_coding"]) == (text, goes_on_as)
 
 
 async def test_binary_where_the_account_may(config, cast, conn, account):
-    accounts.change(conn, SHELL, account, data_codings={4})
+    accounts.change_account(conn, SHELL, account, data_codings={4})
     body = bytes(range(256)) + bytes(44)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        tlvs = {Tag.MESSAGE_PAYLOAD: body}
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        tlvs = {TlvTag.MESSAGE_PAYLOAD: body}
         assert (await esme.submit("393331230006", text=b"", data_coding=4, tlvs=tlvs)).status == 0
     (row,) = stored(conn)
     assert (row["body"], row["text"], row["data_coding"], row["parts"]) == (body, "", 4, 3)
-    assert outcomes.to_send(conn, outcomes.unfinished(conn))[0].body == body
+    assert outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))[0].body == body
 
 
 async def test_octets_that_are_not_the_coding_are_refused(config, cast, conn, account):
-    accounts.change(conn, SHELL, account, data_codings={1, 3, 4})
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert (await esme.submit(text=b"\xe8", data_coding=1)).status == Status.ESME_RINVGSM7CODING
-        assert (await esme.submit(text=b"\xe8", data_coding=0)).status == Status.ESME_RINVGSM7CODING
-        assert (await esme.submit(text=b"\x1b", data_coding=0)).status == Status.ESME_RINVGSM7CODING
-        assert (await esme.submit(text=b"\x00h\x00", data_coding=8)).status == Status.ESME_RINVMSGLEN
+    accounts.change_account(conn, SHELL, account, data_codings={1, 3, 4})
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert (await esme.submit(text=b"\xe8", data_coding=1)).status == CommandStatus.ESME_RINVGSM7CODING
+        assert (await esme.submit(text=b"\xe8", data_coding=0)).status == CommandStatus.ESME_RINVGSM7CODING
+        assert (await esme.submit(text=b"\x1b", data_coding=0)).status == CommandStatus.ESME_RINVGSM7CODING
+        assert (await esme.submit(text=b"\x00h\x00", data_coding=8)).status == CommandStatus.ESME_RINVMSGLEN
     assert stored(conn) == []
 
 
 async def test_packed_septets_where_the_account_sends_them(config, cast, conn, account):
-    accounts.change(conn, SHELL, account, packed_gsm=True)
+    accounts.change_account(conn, SHELL, account, packed_gsm=True)
     text = "caffè per 5€ 😀"[:-1]
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert (await esme.submit(text=gsm0338.pack(gsm0338.encode(text)))).status == 0
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert (await esme.submit(text=gsm0338.pack_septets(gsm0338.encode(text)))).status == 0
         header = b"\x05\x00\x03\x2a\x02\x01"
-        body = header + gsm0338.pack(gsm0338.encode("x" * 153), 1)
+        body = header + gsm0338.pack_septets(gsm0338.encode("x" * 153), 1)
         assert (await esme.submit(text=body, esm_class=0x40)).status == 0
-        escape = gsm0338.pack(b"\x1b")
-        assert (await esme.submit(text=escape)).status == Status.ESME_RINVGSM7CODING
+        escape = gsm0338.pack_septets(b"\x1b")
+        assert (await esme.submit(text=escape)).status == CommandStatus.ESME_RINVGSM7CODING
     first, second = stored(conn)
     assert (first["text"], first["parts"]) == (text, 1)
     assert (second["text"], second["udh"], second["parts"]) == ("x" * 153, header, 1)
 
 
 async def test_sar_parameters_make_a_message_a_segment(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         for number in (2, 1):
             assert (await esme.submit(text=b"x" * 153, tlvs=sar(0x1234, 2, number))).status == 0
     first, second = stored(conn)
@@ -97,12 +97,12 @@ async def test_sar_parameters_make_a_message_a_segment(config, cast, conn):
     assert [row["price"] for row in (first, second)] == [1000, 1000]
 
 
-@pytest.mark.parametrize("missing", [Tag.SAR_MSG_REF_NUM, Tag.SAR_TOTAL_SEGMENTS, Tag.SAR_SEGMENT_SEQNUM])
+@pytest.mark.parametrize("missing", [TlvTag.SAR_MSG_REF_NUM, TlvTag.SAR_TOTAL_SEGMENTS, TlvTag.SAR_SEGMENT_SEQNUM])
 async def test_sar_parameters_that_are_not_all_there_are_ignored(config, cast, conn, missing):
     tlvs = sar(7, 2, 1)
     del tlvs[missing]
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await esme.submit(text=b"x" * 160, tlvs=tlvs)).status == 0
     (row,) = stored(conn)
     assert (row["segment_total"], row["parts"]) == (None, 1)
@@ -111,20 +111,20 @@ async def test_sar_parameters_that_are_not_all_there_are_ignored(config, cast, c
 @pytest.mark.parametrize(
     ("tlvs", "status"),
     [
-        (sar(7, 2, 3), Status.ESME_RINVOPTPARAMVAL),
-        (sar(7, 0, 1), Status.ESME_RINVOPTPARAMVAL),
-        (sar(7, 2, 0), Status.ESME_RINVOPTPARAMVAL),
-        ({Tag.SAR_MSG_REF_NUM: b"\x01"}, Status.ESME_RINVPARLEN),
-        ({Tag.SAR_TOTAL_SEGMENTS: b"\x01\x02"}, Status.ESME_RINVPARLEN),
-        ({Tag.USER_MESSAGE_REFERENCE: b"\x01"}, Status.ESME_RINVPARLEN),
-        ({Tag.DEST_ADDR_SUBUNIT: b"\x05"}, Status.ESME_RINVOPTPARAMVAL),
-        ({Tag.DEST_ADDR_SUBUNIT: b""}, Status.ESME_RINVPARLEN),
-        ({Tag.MESSAGE_PAYLOAD: b"beside short_message"}, Status.ESME_RINVOPTPARAMVAL),
+        (sar(7, 2, 3), CommandStatus.ESME_RINVOPTPARAMVAL),
+        (sar(7, 0, 1), CommandStatus.ESME_RINVOPTPARAMVAL),
+        (sar(7, 2, 0), CommandStatus.ESME_RINVOPTPARAMVAL),
+        ({TlvTag.SAR_MSG_REF_NUM: b"\x01"}, CommandStatus.ESME_RINVPARLEN),
+        ({TlvTag.SAR_TOTAL_SEGMENTS: b"\x01\x02"}, CommandStatus.ESME_RINVPARLEN),
+        ({TlvTag.USER_MESSAGE_REFERENCE: b"\x01"}, CommandStatus.ESME_RINVPARLEN),
+        ({TlvTag.DEST_ADDR_SUBUNIT: b"\x05"}, CommandStatus.ESME_RINVOPTPARAMVAL),
+        ({TlvTag.DEST_ADDR_SUBUNIT: b""}, CommandStatus.ESME_RINVPARLEN),
+        ({TlvTag.MESSAGE_PAYLOAD: b"beside short_message"}, CommandStatus.ESME_RINVOPTPARAMVAL),
     ],
 )
 async def test_optional_parameters_that_are_refused(config, cast, conn, tlvs, status):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await esme.submit(tlvs=tlvs)).status == status
         assert (await esme.submit(tlvs={0x1499: b"unknown ones are ignored"})).status == 0
     assert len(stored(conn)) == 1
@@ -132,34 +132,34 @@ async def test_optional_parameters_that_are_refused(config, cast, conn, tlvs, st
 
 @pytest.mark.parametrize("octets", [b"\x02", b"\x02\x04\x00\x09\x01", b"\x02\x04\x00\x02\x01"])
 async def test_optional_parameters_that_end_too_soon(config, cast, conn, octets):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        message = esme.message().encode() + octets
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        message = esme.build_submit_sm().encode() + octets
         esme.send_octets(len(message).to_bytes(4) + message[4:])
-        answer = await esme.answer_to(int.from_bytes(message[12:16]))
-        assert answer.status == Status.ESME_RINVOPTPARSTREAM
+        answer = await esme.wait_for_response(int.from_bytes(message[12:16]))
+        assert answer.status == CommandStatus.ESME_RINVOPTPARSTREAM
     assert stored(conn) == []
 
 
 async def test_a_payload_is_paid_by_all_its_parts(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert (await esme.submit(text=b"", tlvs={Tag.MESSAGE_PAYLOAD: b"x" * 153 * 255})).status == 0
-        answer = await esme.submit(text=b"", tlvs={Tag.MESSAGE_PAYLOAD: b"x" * (153 * 255 + 1)})
-        assert answer.status == Status.ESME_RINVMSGLEN
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert (await esme.submit(text=b"", tlvs={TlvTag.MESSAGE_PAYLOAD: b"x" * 153 * 255})).status == 0
+        answer = await esme.submit(text=b"", tlvs={TlvTag.MESSAGE_PAYLOAD: b"x" * (153 * 255 + 1)})
+        assert answer.status == CommandStatus.ESME_RINVMSGLEN
     (row,) = stored(conn)
     assert (row["parts"], row["price"]) == (255, 255_000)
 
 
 async def test_subunit_and_reference(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        tlvs = {Tag.DEST_ADDR_SUBUNIT: b"\x01", Tag.USER_MESSAGE_REFERENCE: b"\xab\xcd"}
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        tlvs = {TlvTag.DEST_ADDR_SUBUNIT: b"\x01", TlvTag.USER_MESSAGE_REFERENCE: b"\xab\xcd"}
         await esme.submit(tlvs=tlvs)
-        assert (await esme.receipt()).tlvs[Tag.USER_MESSAGE_REFERENCE] == b"\xab\xcd"
-        await esme.submit("393331230006", tlvs={Tag.DEST_ADDR_SUBUNIT: b"\x01"})
+        assert (await esme.receive_deliver_sm()).tlvs[TlvTag.USER_MESSAGE_REFERENCE] == b"\xab\xcd"
+        await esme.submit("393331230006", tlvs={TlvTag.DEST_ADDR_SUBUNIT: b"\x01"})
     assert [row["subunit"] for row in stored(conn)] == [1, 1]
-    assert outcomes.to_send(conn, outcomes.unfinished(conn))[0].subunit == 1
+    assert outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))[0].subunit == 1
 
 
 @pytest.mark.parametrize(
@@ -169,19 +169,19 @@ async def test_subunit_and_reference(config, cast, conn):
         (0x08, 0),
         (0x10, 0),
         (0x80, 0),
-        (0x04, Status.ESME_RINVESMCLASS),
-        (0x0C, Status.ESME_RINVESMCLASS),
-        (0x18, Status.ESME_RINVESMCLASS),
-        (0x20, Status.ESME_RINVESMCLASS),
-        (0x3F, Status.ESME_RINVESMCLASS),
-        (0x40, Status.ESME_RINVMSGLEN),
-        (0xC0, Status.ESME_RINVMSGLEN),
+        (0x04, CommandStatus.ESME_RINVESMCLASS),
+        (0x0C, CommandStatus.ESME_RINVESMCLASS),
+        (0x18, CommandStatus.ESME_RINVESMCLASS),
+        (0x20, CommandStatus.ESME_RINVESMCLASS),
+        (0x3F, CommandStatus.ESME_RINVESMCLASS),
+        (0x40, CommandStatus.ESME_RINVMSGLEN),
+        (0xC0, CommandStatus.ESME_RINVMSGLEN),
     ],
 )
 async def test_esm_class(config, cast, esm_class, status):
     # What begins with h (104) would be a header that is longer than the message.
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await esme.submit(esm_class=esm_class)).status == status
 
 
@@ -190,15 +190,17 @@ async def test_esm_class(config, cast, esm_class, status):
     [(0, {"001": 0, "567": 0}), (1, {"001": 1, "567": 1}), (2, {"001": 1, "567": 0}), (0x10, {"001": 0, "567": 0})],
 )
 async def test_registered_delivery(config, cast, registered_delivery, receipts):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        asked = {}
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        endings = {}
         for ending in receipts:
             answer = await esme.submit(f"393331234{ending}", registered_delivery=registered_delivery)
-            asked[answer.message_id] = ending
+            endings[answer.message_id] = ending
         # Its receipt comes last, for all end after the same time.
         last = await esme.submit()
         seen = dict.fromkeys(receipts, 0)
-        while (told := (await esme.receipt()).tlvs[Tag.RECEIPTED_MESSAGE_ID].rstrip(b"\0").decode()) != last.message_id:
-            seen[asked[told]] += 1
+        while (
+            message_id := (await esme.receive_deliver_sm()).tlvs[TlvTag.RECEIPTED_MESSAGE_ID].rstrip(b"\0").decode()
+        ) != last.message_id:
+            seen[endings[message_id]] += 1
         assert seen == receipts

@@ -10,13 +10,13 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.history import history, refunds
 from portal.services.messages import blacklist, intake
-from portal.services.messages.validation import VALIDITY_MS
+from portal.services.messages.validation import DEFAULT_VALIDITY_MS
 from portal.services.operations import self_check
-from portal.smsc.protocol.constants import Command, Status, Tag
+from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import DataSm
 from portal.smsc.storage import sqlite
-from tests.smsc.esme import Esme, eventually, smsc
-from tests.support import prepared
+from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.support import prepare_submit
 
 PENDING = "393331230006"
 LATER = "000000010000000R"
@@ -41,87 +41,90 @@ def let_time_pass(conn, milliseconds):
     )
 
 
-def told(receipt):
-    return receipt.tlvs[Tag.RECEIPTED_MESSAGE_ID].rstrip(b"\0").decode(), receipt.tlvs[Tag.MESSAGE_STATE][0]
+def id_and_state(receipt):
+    return receipt.tlvs[TlvTag.RECEIPTED_MESSAGE_ID].rstrip(b"\0").decode(), receipt.tlvs[TlvTag.MESSAGE_STATE][0]
 
 
 async def test_a_scheduled_message_waits_for_its_date(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         date = now_ms() + 1_000
         answer = await esme.submit(schedule_delivery_time=absolute(date))
         assert answer.status == 0
-        assert credits.balance(conn, cast.smpp_acme_1.id) == 999_000
-        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
+        assert credits.get_balance(conn, cast.smpp_acme_1.id) == 999_000
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.DELIVERED)
         (row,) = conn.execute("SELECT done_at, scheduled_at FROM messages")
         # Tenths of a second are the finest that the protocol can say.
         assert date - 100 < row["scheduled_at"] <= date < row["done_at"] + 100
 
 
 async def test_who_says_stop_before_the_date_gets_nothing_and_it_costs_nothing(config, cast, conn, account):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         unwanted = await esme.submit(schedule_delivery_time=LATER)
         other = await esme.submit("393331234568", schedule_delivery_time=LATER)
-        blacklist.add(conn, SHELL, account, "393331234567")
+        blacklist.add_blacklist_number(conn, SHELL, account, "393331234567")
         let_time_pass(conn, DAY_MS)
-        receipts = [await esme.receipt() for _ in range(2)]
-        assert {told(each) for each in receipts} == {
+        receipts = [await esme.receive_deliver_sm() for _ in range(2)]
+        assert {id_and_state(each) for each in receipts} == {
             (unwanted.message_id, message_states.REJECTED),
             (other.message_id, message_states.DELIVERED),
         }
         assert b" stat:REJECTD err:053 " in receipts[0].short_message
-    assert credits.balance(conn, account.id) == 999_000
-    assert refunds.refunded(conn, history.by_id(conn, account.id, int(unwanted.message_id))) == 1_000
-    assert self_check.problems(conn) == []
+    assert credits.get_balance(conn, account.id) == 999_000
+    assert (
+        refunds.sum_refunds(conn, history.get_sent_text_by_message_id(conn, account.id, int(unwanted.message_id)))
+        == 1_000
+    )
+    assert self_check.list_problem_texts(conn) == []
 
 
 async def test_a_scheduled_message_waits_over_a_restart(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(schedule_delivery_time=LATER)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         other = await esme.submit()
-        assert told(await esme.receipt())[0] == other.message_id
+        assert id_and_state(await esme.receive_deliver_sm())[0] == other.message_id
         assert state(conn, answer) == message_states.ENROUTE
     let_time_pass(conn, 3_600_000)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.DELIVERED)
 
 
 async def test_a_date_that_has_passed_means_at_once(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(schedule_delivery_time=PAST)
-        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.DELIVERED)
 
 
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
-        ({"schedule_delivery_time": "010002000000000R"}, Status.ESME_RINVSCHED),
+        ({"schedule_delivery_time": "010002000000000R"}, CommandStatus.ESME_RINVSCHED),
         ({"schedule_delivery_time": "010001000000000R"}, 0),
-        ({"validity_period": PAST}, Status.ESME_RINVEXPIRY),
-        ({"validity_period": "000000000000000R"}, Status.ESME_RINVEXPIRY),
-        ({"schedule_delivery_time": LATER, "validity_period": LATER}, Status.ESME_RINVEXPIRY),
+        ({"validity_period": PAST}, CommandStatus.ESME_RINVEXPIRY),
+        ({"validity_period": "000000000000000R"}, CommandStatus.ESME_RINVEXPIRY),
+        ({"schedule_delivery_time": LATER, "validity_period": LATER}, CommandStatus.ESME_RINVEXPIRY),
         ({"schedule_delivery_time": LATER, "validity_period": "000000020000000R"}, 0),
         ({"schedule_delivery_time": PAST, "validity_period": LATER}, 0),
-        ({"schedule_delivery_time": "tomorrow"}, Status.ESME_RINVSCHED),
-        ({"validity_period": "tomorrow"}, Status.ESME_RINVEXPIRY),
+        ({"schedule_delivery_time": "tomorrow"}, CommandStatus.ESME_RINVSCHED),
+        ({"validity_period": "tomorrow"}, CommandStatus.ESME_RINVEXPIRY),
     ],
 )
 async def test_dates_that_make_sense_are_taken_and_others_are_not(config, cast, conn, fields, status):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await esme.submit(**fields)).status == status
         assert conn.execute("SELECT count(*) FROM messages").fetchone()[0] == (status == 0)
 
 
 async def test_relative_and_absolute_validities_are_the_same(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         before = now_ms()
         await esme.submit(PENDING, validity_period=LATER)
         # A relative one counts from the submit, also where the message is to be sent later.
@@ -132,99 +135,99 @@ async def test_relative_and_absolute_validities_are_the_same(config, cast, conn)
     assert 3_600_000 <= first < 3_610_000
     assert 7_200_000 <= second < 7_210_000
     assert 3_599_900 <= third <= 3_600_000
-    assert 3_600_000 + VALIDITY_MS <= fourth < 3_610_000 + VALIDITY_MS
+    assert 3_600_000 + DEFAULT_VALIDITY_MS <= fourth < 3_610_000 + DEFAULT_VALIDITY_MS
 
 
 @pytest.mark.parametrize("destination", [PENDING, "393331230005"])
 async def test_what_is_not_delivered_in_time_expires(config, cast, conn, destination):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(destination, validity_period="000000000001000R")
-        receipt = await esme.receipt()
-        assert told(receipt) == (answer.message_id, message_states.EXPIRED)
+        receipt = await esme.receive_deliver_sm()
+        assert id_and_state(receipt) == (answer.message_id, message_states.EXPIRED)
         assert b"stat:EXPIRED err:801" in receipt.short_message
-        assert receipt.tlvs[Tag.NETWORK_ERROR_CODE] == b"\x03" + (801).to_bytes(2)
+        assert receipt.tlvs[TlvTag.NETWORK_ERROR_CODE] == b"\x03" + (801).to_bytes(2)
     assert conn.execute("SELECT price FROM messages").fetchone()[0] == 1000
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 async def test_what_is_delivered_in_time_does_not_expire(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(validity_period="000000000001000R")
-        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.DELIVERED)
         pending = await esme.submit(PENDING, validity_period="000000000001000R")
-        assert told(await esme.receipt())[0] == pending.message_id
+        assert id_and_state(await esme.receive_deliver_sm())[0] == pending.message_id
         assert state(conn, answer) == message_states.DELIVERED
 
 
 @pytest.mark.parametrize("schedule", ["", LATER])
 async def test_a_message_expires_also_while_the_server_is_down(config, cast, conn, schedule):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit("393331230005", schedule_delivery_time=schedule, validity_period="000000020000000R")
     let_time_pass(conn, 7_200_000)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert told(await esme.receipt()) == (answer.message_id, message_states.EXPIRED)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.EXPIRED)
 
 
 async def test_without_a_validity_a_message_expires_after_three_days(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         await esme.submit(PENDING)
         await esme.submit(PENDING)
         first, second = (row["id"] for row in conn.execute("SELECT id FROM messages ORDER BY id"))
-        assert VALIDITY_MS == 3 * DAY_MS
-        old = first - (VALIDITY_MS << 20)
+        assert DEFAULT_VALIDITY_MS == 3 * DAY_MS
+        old = first - (DEFAULT_VALIDITY_MS << 20)
         conn.execute("UPDATE messages SET id = ? WHERE id = ?", (old, first))
         conn.execute("UPDATE movements SET first_message_id = ? WHERE first_message_id = ?", (old, first))
-        assert told(await esme.receipt()) == (str(old), message_states.EXPIRED)
+        assert id_and_state(await esme.receive_deliver_sm()) == (str(old), message_states.EXPIRED)
         assert conn.execute("SELECT state FROM messages WHERE id = ?", (second,)).fetchone()[0] == 1
 
 
 async def test_the_time_to_live_of_data_sm(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         message = DataSm(
             next(esme.sequences),
             source="ACME",
             destination=PENDING,
             registered_delivery=1,
-            tlvs={Tag.MESSAGE_PAYLOAD: b"hello", Tag.QOS_TIME_TO_LIVE: (1).to_bytes(4)},
+            tlvs={TlvTag.MESSAGE_PAYLOAD: b"hello", TlvTag.QOS_TIME_TO_LIVE: (1).to_bytes(4)},
         )
         answer = await esme.request(message)
-        assert (answer.command, answer.status) == (Command.DATA_SM_RESP, 0)
-        assert told(await esme.receipt()) == (answer.message_id, message_states.EXPIRED)
-        message.tlvs = {Tag.QOS_TIME_TO_LIVE: bytes(4)}
-        assert (await esme.request(message)).status == Status.ESME_RINVEXPIRY
+        assert (answer.command, answer.status) == (CommandId.DATA_SM_RESP, 0)
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.EXPIRED)
+        message.tlvs = {TlvTag.QOS_TIME_TO_LIVE: bytes(4)}
+        assert (await esme.request(message)).status == CommandStatus.ESME_RINVEXPIRY
 
 
 async def test_an_expired_message_is_over(config, cast, conn):
     """The upstream does not send it, and what it may report later is not heard."""
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit("393331230010", validity_period="000000000001000R")
-        assert told(await esme.receipt()) == (answer.message_id, message_states.EXPIRED)
-        await eventually(lambda: not server._dispatcher._upstream._slow)
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.EXPIRED)
+        await wait_until(lambda: not server._dispatcher._upstream._cancellable_ids)
 
 
 async def test_what_can_not_be_taken_when_it_is_due_is_taken_later(config, cast, conn, caplog):
     conn.execute("CREATE TRIGGER sick BEFORE UPDATE OF due_at ON messages BEGIN SELECT RAISE(ABORT, 'sick'); END")
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(schedule_delivery_time=absolute(now_ms() + 500))
-        await eventually(lambda: "a job of kind DUE could not be written" in caplog.text)
+        await wait_until(lambda: "a job of kind DUE_MESSAGES could not be written" in caplog.text)
         conn.execute("DROP TRIGGER sick")
-        assert told(await esme.receipt()) == (answer.message_id, message_states.DELIVERED)
+        assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.DELIVERED)
 
 
 async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn, monkeypatch):
-    submit = prepared(conn, cast.smpp_acme_1.id, registered_delivery=0, scheduled_at=now_ms() - 1)
+    submit = prepare_submit(conn, cast.smpp_acme_1.id, registered_delivery=0, scheduled_at=now_ms() - 1)
     conn.execute("UPDATE accounts SET balance = 3000000")
-    intake.store(conn, [submit] * 2_500)
-    # The clock's hand does not move meanwhile: one look has to be enough.
-    monkeypatch.setattr(sqlite, "_DUE_SECONDS", 3_600)
-    async with smsc(config) as server:
-        server._storage._look_for_due()
-        await eventually(lambda: conn.execute("SELECT count(*) FROM messages WHERE state = 2").fetchone()[0] == 2_500)
+    intake.store_messages(conn, [submit] * 2_500)
+    # The clock's hand does not move meanwhile: one poll has to be enough.
+    monkeypatch.setattr(sqlite, "_DUE_POLL_SECONDS", 3_600)
+    async with run_smsc(config) as server:
+        server._storage._poll_due_messages()
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM messages WHERE state = 2").fetchone()[0] == 2_500)

@@ -8,74 +8,76 @@ from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips, credentials, session_records
 from portal.services.common.audit import SHELL
 from portal.services.senders import sender_requests, senders
-from portal.smsc.protocol.constants import Status
-from tests.smsc.esme import Esme, eventually, smsc
+from portal.smsc.protocol.constants import CommandStatus
+from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.support import DEADLINE_S
 
 
 def remove_address(conn, keys, account):
-    for each in allowed_ips.of_account(conn, account.id):
-        allowed_ips.remove(conn, SHELL, account, each.id)
+    for each in allowed_ips.list_allowed_ips(conn, account.id):
+        allowed_ips.remove_allowed_ip(conn, SHELL, account, each.id)
 
 
 def disable(conn, keys, account):
-    accounts.disable(conn, SHELL, account)
+    accounts.disable_account(conn, SHELL, account)
 
 
 def change_password(conn, keys, account):
-    credentials.regenerate(conn, keys, SHELL, account, send_mail=False)
+    credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
 
 
 @pytest.mark.parametrize(
     ("change", "next_bind"),
     [
-        (remove_address, Status.ESME_RBINDFAIL),
-        (disable, Status.ESME_RBINDFAIL),
-        (change_password, Status.ESME_RINVPASWD),
+        (remove_address, CommandStatus.ESME_RBINDFAIL),
+        (disable, CommandStatus.ESME_RBINDFAIL),
+        (change_password, CommandStatus.ESME_RINVPASWD),
     ],
 )
 async def test_the_session_is_unbound_and_the_next_bind_refused(
     config, cast, conn, keys, account, wakeup_sender, change, next_bind
 ):
     login = cast.smpp_acme_1
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, login)
-        bystander = await Esme.bound(server.port, cast.smpp_globex_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, login)
+        bystander = await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
         change(conn, keys, account)
         wakeup_sender.send()
-        await esme.unbound()
-        assert await (await Esme.connect(server.port)).bind(login.name, login.password) == next_bind
+        await esme.wait_for_unbind()
+        assert await (await RawEsme.connect(server.port)).bind(login.name, login.password) == next_bind
         assert (await bystander.submit(source="GLOBEX")).status == 0
-        await eventually(lambda: session_records.of_account(conn, login.id) == [])
+        await wait_until(lambda: session_records.list_open_smpp_sessions(conn, login.id) == [])
 
 
 async def test_after_the_unbind_submits_are_refused_and_a_silent_client_is_closed(
     config, cast, conn, keys, account, wakeup_sender
 ):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         disable(conn, keys, account)
         wakeup_sender.send()
-        await esme.next(6)
-        assert (await esme.submit()).status == Status.ESME_RINVBNDSTS
-        await esme.closed()
+        await esme.wait_for_pdu(6)
+        assert (await esme.submit()).status == CommandStatus.ESME_RINVBNDSTS
+        await esme.wait_for_close()
 
 
 async def test_a_session_whose_end_was_asked_for_is_unbound_and_no_other(
     config, cast, conn, account, wakeup_sender, change_account
 ):
     change_account(binds=2)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        (row,) = await eventually(lambda: session_records.of_account(conn, account.id))
-        other = await Esme.bound(server.port, cast.smpp_acme_1)
-        session_records.end(conn, SHELL, account, row.id)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        (row,) = await wait_until(lambda: session_records.list_open_smpp_sessions(conn, account.id))
+        other = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        session_records.request_smpp_session_end(conn, SHELL, account, row.id)
         wakeup_sender.send()
-        await esme.unbound()
+        await esme.wait_for_unbind()
         assert (await other.submit()).status == 0
-        again = await Esme.bound(server.port, cast.smpp_acme_1)
+        again = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await again.submit()).status == 0
-        rows = await eventually(lambda: len(rows := session_records.of_account(conn, account.id)) == 2 and rows)
+        rows = await wait_until(
+            lambda: len(rows := session_records.list_open_smpp_sessions(conn, account.id)) == 2 and rows
+        )
         assert row.id not in {each.id for each in rows}
 
 
@@ -83,59 +85,59 @@ async def test_an_old_password_in_its_grace_period_stays_until_its_end(
     config, cast, conn, keys, account, wakeup_sender
 ):
     login = cast.smpp_acme_1
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, login)
-        new = credentials.regenerate(conn, keys, SHELL, account, grace=1_000, send_mail=False)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, login)
+        new = credentials.regenerate_smpp_password(conn, keys, SHELL, account, grace_ms=1_000, send_mail=False)
         wakeup_sender.send()
-        await eventually(lambda: len(server._storage.account(login.name).passwords) == 2)
+        await wait_until(lambda: len(server._storage.find_account(login.name).passwords) == 2)
         assert (await esme.submit()).status == 0
-        await esme.unbound()
-        other = await Esme.connect(server.port)
-        assert await other.bind(login.name, login.password) == Status.ESME_RINVPASWD
+        await esme.wait_for_unbind()
+        other = await RawEsme.connect(server.port)
+        assert await other.bind(login.name, login.password) == CommandStatus.ESME_RINVPASWD
         assert await other.bind(login.name, new) == 0
 
 
 async def test_a_new_password_never_passes_for_the_one_before(config, cast, conn, keys, wakeup_sender):
     # The newest of all passwords: were ids given again, its successor would get the same one.
-    account = accounts.by_name(conn, cast.smpp_acme_2.name)
-    allowed_ips.add(conn, SHELL, account, "127.0.0.1")
-    password = credentials.regenerate(conn, keys, SHELL, account, send_mail=False)
-    async with smsc(config) as server:
-        esme = await Esme.connect(server.port)
+    account = accounts.get_account(conn, cast.smpp_acme_2.name)
+    allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1")
+    password = credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect(server.port)
         assert await esme.bind(account.name, password) == 0
         change_password(conn, keys, account)
         wakeup_sender.send()
-        await esme.unbound()
+        await esme.wait_for_unbind()
 
 
 async def test_an_address_that_runs_out_ends_the_session(config, cast, conn, wakeup_sender):
-    account = accounts.by_name(conn, cast.smpp_acme_2.name)
-    allowed_ips.add(conn, SHELL, account, "127.0.0.1", expires_at=now_ms() + 800)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_2)
-        await esme.unbound()
-        assert await (await Esme.connect(server.port)).bind(account.name, cast.smpp_acme_2.password) != 0
+    account = accounts.get_account(conn, cast.smpp_acme_2.name)
+    allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1", expires_at=now_ms() + 800)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_2)
+        await esme.wait_for_unbind()
+        assert await (await RawEsme.connect(server.port)).bind(account.name, cast.smpp_acme_2.password) != 0
 
 
 async def test_an_address_that_another_entry_covers_ends_nothing(config, cast, conn, wakeup_sender, account):
-    allowed_ips.add(conn, SHELL, account, "127.0.0.0/24")
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        single = allowed_ips.by_network(conn, account.id, "127.0.0.1")
-        allowed_ips.remove(conn, SHELL, account, single.id)
+    allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.0/24")
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        single = allowed_ips.get_allowed_ip_by_network(conn, account.id, "127.0.0.1")
+        allowed_ips.remove_allowed_ip(conn, SHELL, account, single.id)
         wakeup_sender.send()
-        await eventually(lambda: len(server._storage.account(account.name).networks) == 2)
+        await wait_until(lambda: len(server._storage.find_account(account.name).networks) == 2)
         assert (await esme.submit()).status == 0
 
 
 async def test_a_sender_that_is_taken_away_is_refused_at_once(config, cast, conn, wakeup_sender, account):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await esme.submit()).status == 0
         conn.execute("DELETE FROM senders WHERE account_id = ?", (account.id,))
         wakeup_sender.send()
-        await eventually(lambda: not server._storage.account(account.name).senders)
-        assert (await esme.submit()).status == Status.ESME_RINVSRCADR
+        await wait_until(lambda: not server._storage.find_account(account.name).senders)
+        assert (await esme.submit()).status == CommandStatus.ESME_RINVSRCADR
 
 
 def changes(server):
@@ -151,27 +153,27 @@ def changes(server):
 
 
 def disable_sender(conn, keys, account, sender):
-    senders.switch(conn, SHELL, account, sender.id, on=False)
+    senders.set_sender_enabled(conn, SHELL, account, sender.id, enabled=False)
 
 
 def refuse_sender(conn, keys, account, sender):
-    sender_requests.decide(conn, keys, SHELL, account, sender.address, approve=False)
+    sender_requests.decide_sender_request(conn, keys, SHELL, account, sender.address, approve=False)
 
 
 def remove_sender(conn, keys, account, sender):
-    senders.remove(conn, SHELL, account, [sender.id])
+    senders.remove_senders(conn, SHELL, account, [sender.id])
 
 
 def enable_sender(conn, keys, account, sender):
-    senders.switch(conn, SHELL, account, sender.id, on=True)
+    senders.set_sender_enabled(conn, SHELL, account, sender.id, enabled=True)
 
 
 def approve_sender(conn, keys, account, sender):
-    sender_requests.decide(conn, keys, SHELL, account, sender.address, approve=True)
+    sender_requests.decide_sender_request(conn, keys, SHELL, account, sender.address, approve=True)
 
 
 def restore_sender(conn, keys, account, sender):
-    senders.restore(conn, SHELL, account, [sender.id])
+    senders.restore_senders(conn, SHELL, account, [sender.id])
 
 
 @pytest.mark.parametrize(
@@ -181,38 +183,38 @@ def restore_sender(conn, keys, account, sender):
 async def test_what_is_done_to_a_sender_holds_on_open_connections_and_other_senders_go_on(
     config, cast, conn, keys, wakeup_sender, account, ban, allow
 ):
-    senders.add(conn, SHELL, account, "SHOP")
-    senders.decide(conn, SHELL, account, "SHOP", approve=True)
-    sender = senders.by_address(conn, account, "ACME")
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    senders.add_sender(conn, SHELL, account, "SHOP")
+    senders.decide_sender(conn, SHELL, account, "SHOP", approve=True)
+    sender = senders.get_sender(conn, account, "ACME")
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         changed = changes(server)
-        for change, answer in ((ban, Status.ESME_RINVSRCADR), (allow, Status.ESME_ROK)) * 2:
+        for change, answer in ((ban, CommandStatus.ESME_RINVSRCADR), (allow, CommandStatus.ESME_ROK)) * 2:
             change(conn, keys, account, sender)
             wakeup_sender.send()
             # Nothing else may happen to the account, so that the next change of it is this one.
             await changed()
             assert (await esme.submit(source="ACME")).status == answer
-            assert (await esme.submit(source="SHOP")).status == Status.ESME_ROK
+            assert (await esme.submit(source="SHOP")).status == CommandStatus.ESME_ROK
 
 
 async def test_without_a_wakeup_it_holds_too(config, cast, conn, account):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         changed = changes(server)
-        senders.switch(conn, SHELL, account, senders.by_address(conn, account, "ACME").id, on=False)
+        senders.set_sender_enabled(conn, SHELL, account, senders.get_sender(conn, account, "ACME").id, enabled=False)
         await changed()
-        assert (await esme.submit()).status == Status.ESME_RINVSRCADR
+        assert (await esme.submit()).status == CommandStatus.ESME_RINVSRCADR
 
 
 async def test_whoever_may_send_as_anybody_is_refused_no_sender(
     config, cast, conn, wakeup_sender, account, change_account
 ):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert (await esme.submit(source="ANYBODY")).status == Status.ESME_RINVSRCADR
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert (await esme.submit(source="ANYBODY")).status == CommandStatus.ESME_RINVSRCADR
         changed = changes(server)
-        for any_sender, answer in ((1, Status.ESME_ROK), (0, Status.ESME_RINVSRCADR)):
+        for any_sender, answer in ((1, CommandStatus.ESME_ROK), (0, CommandStatus.ESME_RINVSRCADR)):
             change_account(any_sender=any_sender)
             wakeup_sender.send()
             await changed()

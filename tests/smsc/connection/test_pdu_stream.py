@@ -4,36 +4,36 @@ import asyncio
 import socket
 from ipaddress import ip_address
 
-from portal.core.config import Limits
+from portal.core.config import LimitSettings
 from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
 from portal.smsc.connection.pdu_stream import PduStream
-from portal.smsc.protocol.constants import Command
-from portal.smsc.protocol.pdu import Plain
+from portal.smsc.protocol.constants import CommandId
+from portal.smsc.protocol.pdu import HeaderOnlyPdu
 
 MANY, LAST = 5_000, 7
 
 
-class Heard(PduStream):
+class RecordingStream(PduStream):
     """Takes down what it hears, and answers nothing."""
 
     def __init__(self, sequences, limits, loop):
         super().__init__(ConnectionSlot(ConnectionLimits(limits, loop), ip_address("127.0.0.1")), limits, loop)
         self.sequences = sequences
 
-    def _received(self, header, body):
+    def _pdu_received(self, header, body):
         self.sequences.append(header.sequence)
 
-    def _may_go_on(self):
+    def _may_process_pdu(self):
         return True
 
-    def _say_last(self, last_words):
-        self._close()
+    def _end_stream(self, final_octets):
+        self._flush_and_close()
 
-    def _has_room(self):
+    def _writing_resumed(self):
         pass
 
     def connection_lost(self, exc):
-        for timer in (self._deadline, self._held):
+        for timer in (self._deadline_timer, self._resume_handle):
             if timer:
                 timer.cancel()
 
@@ -43,12 +43,15 @@ async def test_who_sends_much_at_once_leaves_others_their_turn():
     heard = []
     pairs = [socket.socketpair() for _ in range(2)]
     transports = [
-        (await loop.connect_accepted_socket(lambda: Heard(heard, Limits(), loop), ours))[0] for ours, _ in pairs
+        (await loop.connect_accepted_socket(lambda: RecordingStream(heard, LimitSettings(), loop), ours))[0]
+        for ours, _ in pairs
     ]
     (_, flooder), (_, bystander) = pairs
     try:
-        flooder.sendall(b"".join(Plain(Command.ENQUIRE_LINK, 1_000 + number).encode() for number in range(MANY)))
-        bystander.sendall(Plain(Command.ENQUIRE_LINK, LAST).encode())
+        flooder.sendall(
+            b"".join(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1_000 + number).encode() for number in range(MANY))
+        )
+        bystander.sendall(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, LAST).encode())
         async with asyncio.timeout(10):
             while len(heard) <= MANY:
                 await asyncio.sleep(0)

@@ -8,9 +8,9 @@ from portal.services.common import message_states
 from portal.services.common.message_states import PTT_DELETED
 from portal.services.credits import credits
 from portal.services.operations import self_check
-from portal.smsc.protocol.constants import RESPONSE, Command, Status, Tag
-from portal.smsc.protocol.pdu import CancelSm, DataSm, Plain, QuerySm
-from tests.smsc.esme import Esme, eventually, smsc
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import CancelSm, DataSm, HeaderOnlyPdu, QuerySm
+from tests.smsc.esme import RawEsme, run_smsc, wait_until
 
 LATER = "000000010000000R"
 PENDING = "393331230006"
@@ -27,7 +27,7 @@ async def cancel(esme, message_id="", source="ACME", destination=""):
         next(esme.sequences), message_id=message_id, source_ton=5, source=source, destination=destination
     )
     answer = await esme.request(message)
-    assert answer.command == Command.CANCEL_SM_RESP
+    assert answer.command == CommandId.CANCEL_SM_RESP
     return answer.status
 
 
@@ -37,26 +37,26 @@ def data_sm(esme, **fields):
         "source_ton": 5,
         "destination": "393331234567",
         "registered_delivery": 1,
-        "tlvs": {Tag.MESSAGE_PAYLOAD: b"hello"},
+        "tlvs": {TlvTag.MESSAGE_PAYLOAD: b"hello"},
     }
     return DataSm(next(esme.sequences), **given | fields)
 
 
 def balance(conn, cast):
-    return credits.balance(conn, cast.smpp_acme_1.id)
+    return credits.get_balance(conn, cast.smpp_acme_1.id)
 
 
 # --- query_sm
 
 
 async def test_a_message_on_its_way_has_no_final_date(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         for fields in ({"destination": PENDING}, {"schedule_delivery_time": LATER}):
             sent = await esme.submit(**fields)
-            told = await query(esme, sent.message_id)
-            assert (told.status, told.message_id) == (0, sent.message_id)
-            assert (told.final_date, told.message_state, told.error_code) == ("", message_states.ENROUTE, 0)
+            answer = await query(esme, sent.message_id)
+            assert (answer.status, answer.message_id) == (0, sent.message_id)
+            assert (answer.final_date, answer.message_state, answer.error_code) == ("", message_states.ENROUTE, 0)
 
 
 @pytest.mark.parametrize(
@@ -68,43 +68,43 @@ async def test_a_message_on_its_way_has_no_final_date(config, cast):
     ],
 )
 async def test_a_message_that_has_ended_tells_how_and_when(config, cast, destination, state, code):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = await esme.submit(destination)
-        receipt = await esme.receipt()
-        told = await query(esme, sent.message_id)
-        assert (told.message_id, told.message_state, told.error_code) == (sent.message_id, state, code)
-        assert re.fullmatch(r"\d{13}00\+", told.final_date)
-        assert b"done date:" + told.final_date[:10].encode() in receipt.short_message
+        receipt = await esme.receive_deliver_sm()
+        answer = await query(esme, sent.message_id)
+        assert (answer.message_id, answer.message_state, answer.error_code) == (sent.message_id, state, code)
+        assert re.fullmatch(r"\d{13}00\+", answer.final_date)
+        assert b"done date:" + answer.final_date[:10].encode() in receipt.short_message
 
 
 @pytest.mark.parametrize("message_id", ["", "1", "x", "99999999999999999999", "01", "²", "-1"])
 async def test_nobody_has_a_message_of_that_id(config, cast, message_id):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        assert (await query(esme, message_id)).status == Status.ESME_RINVMSGID
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert (await query(esme, message_id)).status == CommandStatus.ESME_RINVMSGID
         if message_id:
-            assert await cancel(esme, message_id) == Status.ESME_RINVMSGID
+            assert await cancel(esme, message_id) == CommandStatus.ESME_RINVMSGID
 
 
 async def test_anothers_message_is_no_message(config, cast, conn):
-    async with smsc(config) as server:
-        acme = await Esme.bound(server.port, cast.smpp_acme_1)
-        globex = await Esme.bound(server.port, cast.smpp_globex_1)
+    async with run_smsc(config) as server:
+        acme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        globex = await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
         sent = await acme.submit(schedule_delivery_time=LATER)
-        assert (await query(globex, sent.message_id)).status == Status.ESME_RINVMSGID
-        assert await cancel(globex, sent.message_id) == Status.ESME_RINVMSGID
-        assert await cancel(globex, destination="393331234567") == Status.ESME_RCANCELFAIL
+        assert (await query(globex, sent.message_id)).status == CommandStatus.ESME_RINVMSGID
+        assert await cancel(globex, sent.message_id) == CommandStatus.ESME_RINVMSGID
+        assert await cancel(globex, destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
         assert (await query(acme, sent.message_id)).message_state == message_states.ENROUTE
 
 
 async def test_the_source_has_to_be_that_of_the_message(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = await esme.submit(schedule_delivery_time=LATER)
-        assert (await query(esme, sent.message_id, "OTHER")).status == Status.ESME_RQUERYFAIL
-        assert await cancel(esme, sent.message_id, "OTHER") == Status.ESME_RCANCELFAIL
-        assert await cancel(esme, sent.message_id, destination="393330000000") == Status.ESME_RCANCELFAIL
+        assert (await query(esme, sent.message_id, "OTHER")).status == CommandStatus.ESME_RQUERYFAIL
+        assert await cancel(esme, sent.message_id, "OTHER") == CommandStatus.ESME_RCANCELFAIL
+        assert await cancel(esme, sent.message_id, destination="393330000000") == CommandStatus.ESME_RCANCELFAIL
         assert (await query(esme, sent.message_id)).message_state == message_states.ENROUTE
 
 
@@ -113,84 +113,84 @@ async def test_the_source_has_to_be_that_of_the_message(config, cast):
 
 @pytest.mark.parametrize("fields", [{"schedule_delivery_time": LATER}, {"destination": PENDING}])
 async def test_a_message_that_waits_is_called_back_and_its_price_given_back(config, cast, conn, fields):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = await esme.submit(text=b"x" * 161, **fields)
         assert balance(conn, cast) == 998_000
         assert await cancel(esme, sent.message_id) == 0
         assert balance(conn, cast) == 1_000_000
-        receipt = await esme.receipt()
-        assert receipt.tlvs[Tag.MESSAGE_STATE] == bytes((message_states.DELETED,))
+        receipt = await esme.receive_deliver_sm()
+        assert receipt.tlvs[TlvTag.MESSAGE_STATE] == bytes((message_states.DELETED,))
         assert b"stat:DELETED err:802" in receipt.short_message
-        told = await query(esme, sent.message_id)
-        assert told.message_state == message_states.DELETED
-        assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
+        answer = await query(esme, sent.message_id)
+        assert answer.message_state == message_states.DELETED
+        assert await cancel(esme, sent.message_id) == CommandStatus.ESME_RCANCELFAIL
     assert balance(conn, cast) == 1_000_000
     assert conn.execute("SELECT ptt FROM messages").fetchone()[0] == PTT_DELETED
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 async def test_a_message_that_is_called_back_is_not_sent_after_a_restart(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = await esme.submit(schedule_delivery_time=LATER, registered_delivery=0)
         assert await cancel(esme, sent.message_id) == 0
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         assert (await query(esme, sent.message_id)).message_state == message_states.DELETED
 
 
 async def test_what_has_been_sent_cannot_be_called_back(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = await esme.submit()
-        assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
-        await esme.receipt()
-        assert await cancel(esme, sent.message_id) == Status.ESME_RCANCELFAIL
+        assert await cancel(esme, sent.message_id) == CommandStatus.ESME_RCANCELFAIL
+        await esme.receive_deliver_sm()
+        assert await cancel(esme, sent.message_id) == CommandStatus.ESME_RCANCELFAIL
         assert (await query(esme, sent.message_id)).message_state == message_states.DELIVERED
     assert balance(conn, cast) == 999_000
 
 
 async def test_without_an_id_all_between_two_addresses_are_called_back(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         meant = [await esme.submit(schedule_delivery_time=LATER) for _ in range(3)]
         other = await esme.submit("393331234568", schedule_delivery_time=LATER)
-        assert await cancel(esme, source="OTHER", destination="393331234567") == Status.ESME_RCANCELFAIL
+        assert await cancel(esme, source="OTHER", destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
         assert await cancel(esme, destination="+393331234567") == 0
         for each in meant:
             assert (await query(esme, each.message_id)).message_state == message_states.DELETED
         assert (await query(esme, other.message_id)).message_state == message_states.ENROUTE
-        assert await cancel(esme, destination="393331234567") == Status.ESME_RCANCELFAIL
+        assert await cancel(esme, destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
     assert balance(conn, cast) == 999_000
-    assert self_check.problems(conn) == []
+    assert self_check.list_problem_texts(conn) == []
 
 
 async def test_one_search_at_a_time_holds_up_nobody(config, cast, change_account):
     change_account(windowing=0, throughput=0)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
-        meant = [esme.message(schedule_delivery_time=LATER, registered_delivery=0) for _ in range(600)]
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        meant = [esme.build_submit_sm(schedule_delivery_time=LATER, registered_delivery=0) for _ in range(600)]
         esme.send(*meant)
-        assert {each.status for each in await esme.answers_to(meant)} == {0}
+        assert {each.status for each in await esme.wait_for_responses(meant)} == {0}
         cancels = [CancelSm(9_000 + number, source="ACME", destination="393331234567") for number in range(2)]
-        esme.send(*cancels, Plain(Command.ENQUIRE_LINK, 9_999))
-        answered = [await esme.read() for _ in range(3)]
+        esme.send(*cancels, HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 9_999))
+        answered = [await esme.read_pdu() for _ in range(3)]
         assert [each.sequence for each in answered] == [9_001, 9_999, 9_000]
-        assert [each.status for each in answered] == [Status.ESME_RTHROTTLED, 0, 0]
-        assert await cancel(esme, destination="393331234567") == Status.ESME_RCANCELFAIL
+        assert [each.status for each in answered] == [CommandStatus.ESME_RTHROTTLED, 0, 0]
+        assert await cancel(esme, destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
 
 
 async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(config, cast, conn, connect):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = await esme.submit("393331230010")
         other = connect()
         other.execute("BEGIN IMMEDIATE")
-        assert await cancel(esme, sent.message_id) == Status.ESME_RSYSERR
+        assert await cancel(esme, sent.message_id) == CommandStatus.ESME_RSYSERR
         other.execute("ROLLBACK")
         assert balance(conn, cast) == 999_000
-        assert int(sent.message_id) in server._dispatcher._upstream._slow
+        assert int(sent.message_id) in server._dispatcher._upstream._cancellable_ids
         assert await cancel(esme, sent.message_id) == 0
 
 
@@ -198,15 +198,15 @@ async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(con
 
 
 async def test_data_sm_sends_a_message(config, cast, conn):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.request(
-            data_sm(esme, tlvs={Tag.MESSAGE_PAYLOAD: b"x" * 400, Tag.USER_MESSAGE_REFERENCE: b"\x01\x02"})
+            data_sm(esme, tlvs={TlvTag.MESSAGE_PAYLOAD: b"x" * 400, TlvTag.USER_MESSAGE_REFERENCE: b"\x01\x02"})
         )
-        assert (answer.command, answer.status) == (Command.DATA_SM_RESP, 0)
-        receipt = await esme.receipt()
-        assert receipt.tlvs[Tag.RECEIPTED_MESSAGE_ID] == answer.message_id.encode() + b"\0"
-        assert receipt.tlvs[Tag.USER_MESSAGE_REFERENCE] == b"\x01\x02"
+        assert (answer.command, answer.status) == (CommandId.DATA_SM_RESP, 0)
+        receipt = await esme.receive_deliver_sm()
+        assert receipt.tlvs[TlvTag.RECEIPTED_MESSAGE_ID] == answer.message_id.encode() + b"\0"
+        assert receipt.tlvs[TlvTag.USER_MESSAGE_REFERENCE] == b"\x01\x02"
         (row,) = conn.execute("SELECT id, text, parts, price FROM messages")
         assert tuple(row) == (int(answer.message_id), "x" * 400, 3, 3000)
 
@@ -214,20 +214,20 @@ async def test_data_sm_sends_a_message(config, cast, conn):
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
-        ({"source": "OTHER"}, Status.ESME_RINVSRCADR),
-        ({"source": "X" * 64}, Status.ESME_RINVSRCADR),
-        ({"destination": "3" * 64}, Status.ESME_RINVDSTADR),
-        ({"data_coding": 0xF5}, Status.ESME_RUNSDATACODING),
-        ({"esm_class": 0x04}, Status.ESME_RINVESMCLASS),
-        ({"tlvs": {Tag.QOS_TIME_TO_LIVE: b"\x01"}}, Status.ESME_RINVPARLEN),
+        ({"source": "OTHER"}, CommandStatus.ESME_RINVSRCADR),
+        ({"source": "X" * 64}, CommandStatus.ESME_RINVSRCADR),
+        ({"destination": "3" * 64}, CommandStatus.ESME_RINVDSTADR),
+        ({"data_coding": 0xF5}, CommandStatus.ESME_RUNSDATACODING),
+        ({"esm_class": 0x04}, CommandStatus.ESME_RINVESMCLASS),
+        ({"tlvs": {TlvTag.QOS_TIME_TO_LIVE: b"\x01"}}, CommandStatus.ESME_RINVPARLEN),
     ],
 )
 async def test_data_sm_obeys_the_same_rules(config, cast, conn, change_account, fields, status):
     change_account(any_sender=int(len(fields.get("source", "")) > 20))
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.request(data_sm(esme, **fields))
-        assert (answer.command, answer.status) == (Command.DATA_SM_RESP, status)
+        assert (answer.command, answer.status) == (CommandId.DATA_SM_RESP, status)
         assert conn.execute("SELECT count(*) FROM messages").fetchone()[0] == 0
 
 
@@ -239,45 +239,51 @@ def requests(esme):
 
 
 async def test_only_those_who_may_send_may_ask(config, cast):
-    async with smsc(config) as server:
-        receiver = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_RECEIVER)
-        unbound = await Esme.connect(server.port)
+    async with run_smsc(config) as server:
+        receiver = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
+        unbound = await RawEsme.connect(server.port)
         for esme in (receiver, unbound):
             for message in requests(esme):
                 answer = await esme.request(message)
-                assert (answer.command, answer.status) == (message.COMMAND | RESPONSE, Status.ESME_RINVBNDSTS)
-        transmitter = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
+                assert (answer.command, answer.status) == (
+                    message.COMMAND | RESPONSE_BIT,
+                    CommandStatus.ESME_RINVBNDSTS,
+                )
+        transmitter = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
         assert [(await transmitter.request(each)).status for each in requests(transmitter)] == [
             0,
-            Status.ESME_RINVMSGID,
-            Status.ESME_RINVMSGID,
+            CommandStatus.ESME_RINVMSGID,
+            CommandStatus.ESME_RINVMSGID,
         ]
 
 
 async def test_nothing_is_asked_of_a_session_that_leaves(config, cast, change_account):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         change_account(disabled_at=1)
-        await esme.next(Command.UNBIND)
-        asked = [*requests(esme), esme.message()]
-        esme.send(*asked)
-        assert {each.status for each in await esme.answers_to(asked)} == {Status.ESME_RINVBNDSTS}
+        await esme.wait_for_pdu(CommandId.UNBIND)
+        messages = [*requests(esme), esme.build_submit_sm()]
+        esme.send(*messages)
+        assert {each.status for each in await esme.wait_for_responses(messages)} == {CommandStatus.ESME_RINVBNDSTS}
 
 
 async def test_a_cancel_is_answered_before_the_farewell(config, cast):
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1, Command.BIND_TRANSMITTER)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
         sent = await esme.submit(schedule_delivery_time=LATER)
         calling_back = CancelSm(50, message_id=sent.message_id, source="ACME")
-        esme.send(calling_back, Plain(Command.UNBIND, 51))
-        assert [(each.sequence, each.status) for each in [await esme.read(), await esme.read()]] == [(50, 0), (51, 0)]
-        await esme.closed()
+        esme.send(calling_back, HeaderOnlyPdu(CommandId.UNBIND, 51))
+        assert [(each.sequence, each.status) for each in [await esme.read_pdu(), await esme.read_pdu()]] == [
+            (50, 0),
+            (51, 0),
+        ]
+        await esme.wait_for_close()
 
 
 async def test_window_and_throughput_count_cancels_and_data_sm(config, cast, change_account):
     change_account(windowing=2, throughput=0)
-    async with smsc(config) as server:
-        esme = await Esme.bound(server.port, cast.smpp_acme_1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = [await esme.submit(schedule_delivery_time=LATER) for _ in range(3)]
         batch = [
             *(CancelSm(next(esme.sequences), message_id=each.message_id, source="ACME") for each in sent),
@@ -285,10 +291,10 @@ async def test_window_and_throughput_count_cancels_and_data_sm(config, cast, cha
             *(QuerySm(next(esme.sequences), each.message_id, source="ACME") for each in sent),
         ]
         esme.send(*batch)
-        statuses = [answer.status for answer in await esme.answers_to(batch)]
-        assert statuses == [0, 0, Status.ESME_RTHROTTLED, Status.ESME_RTHROTTLED, 0, 0, 0]
+        statuses = [answer.status for answer in await esme.wait_for_responses(batch)]
+        assert statuses == [0, 0, CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RTHROTTLED, 0, 0, 0]
         change_account(throughput=1)
-        await eventually(lambda: server._storage.account(cast.smpp_acme_1.name).throughput == 1)
+        await wait_until(lambda: server._storage.find_account(cast.smpp_acme_1.name).throughput == 1)
         batch = [data_sm(esme), data_sm(esme)]
         esme.send(*batch)
-        assert [each.status for each in await esme.answers_to(batch)] == [0, Status.ESME_RTHROTTLED]
+        assert [each.status for each in await esme.wait_for_responses(batch)] == [0, CommandStatus.ESME_RTHROTTLED]

@@ -1,4 +1,4 @@
-"""The codec under octets that nobody meant: whatever comes, a PDU or `Malformed`, and what it reads it can write."""
+"""The codec under octets that nobody meant: whatever comes, a PDU or `MalformedPdu`, and what it reads it can write."""
 
 import struct
 from random import Random
@@ -8,31 +8,31 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE, Status, Tag
-from portal.smsc.protocol.pdu import Header, Malformed
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import MalformedPdu, PduHeader
 from tests.smsc.fuzzing import (
-    KINDS,
-    UNKNOWN,
-    Source,
-    command_of,
-    fields_of,
-    is_consistent,
-    make,
-    tlv_lengths,
-    tlv_values,
-    whole_pdus,
+    COMMAND_IDS,
+    UNKNOWN_COMMAND_IDS,
+    PduFuzzer,
+    are_fields_consistent,
+    get_command_id,
+    list_fields,
+    make_pdu,
+    make_valid_pdus,
+    valid_tlv_lengths,
+    valid_tlv_octets,
 )
 
 words = st.integers(0, 0xFFFFFFFF)
-WITH_TLVS = [command for command in KINDS if any(field.name == "tlvs" for field in fields_of(command))]
-WHOLE = whole_pdus(Random(0), 8)
+WITH_TLVS = [command for command in COMMAND_IDS if any(field.name == "tlvs" for field in list_fields(command))]
+WHOLE = make_valid_pdus(Random(0), 8)
 
 
 @st.composite
 def tlv(draw):
     """One optional parameter with a value that the standard allows it."""
-    tag = draw(st.sampled_from(Tag) | st.integers(0, 0xFFFF))
-    lengths, values = tlv_lengths(tag), tlv_values(tag)
+    tag = draw(st.sampled_from(TlvTag) | st.integers(0, 0xFFFF))
+    lengths, values = valid_tlv_lengths(tag), valid_tlv_octets(tag)
     value = st.lists(st.sampled_from(values), min_size=lengths[0], max_size=lengths[-1])
     return int(tag), bytes(draw(value))
 
@@ -41,7 +41,7 @@ def tlv(draw):
 def messages_of(draw, command):
     """A PDU of that kind, each field with anything that fits."""
     values = {}
-    for field in fields_of(command):
+    for field in list_fields(command):
         if field.type is int:
             values[field.name] = draw(st.integers(0, field.limit))
         elif field.type is str:
@@ -50,26 +50,26 @@ def messages_of(draw, command):
             values[field.name] = draw(st.binary(max_size=field.limit))
         else:
             values[field.name] = dict(draw(st.lists(tlv(), max_size=4)))
-    assume(is_consistent(values))
-    return make(command, **values)
+    assume(are_fields_consistent(values))
+    return make_pdu(command, **values)
 
 
-messages = st.sampled_from(KINDS).flatmap(messages_of)
+messages = st.sampled_from(COMMAND_IDS).flatmap(messages_of)
 
 
 def read(octets, start=0):
     """The PDU that starts there, and where the next one does."""
-    header = pdu.read_header(octets, start)
+    header = pdu.decode_header(octets, start)
     assert header is not None
     end = start + header.length
-    return pdu.decode(header, bytes(octets[start + pdu.HEADER_LENGTH : end])), end
+    return pdu.decode_pdu(header, bytes(octets[start + pdu.HEADER_LENGTH : end])), end
 
 
 def framed(command, body, status=0, sequence=1):
     return struct.pack(">IIII", pdu.HEADER_LENGTH + len(body), command, status, sequence) + body
 
 
-@pytest.mark.parametrize("command", KINDS, ids=hex)
+@pytest.mark.parametrize("command", COMMAND_IDS, ids=hex)
 def test_a_whole_pdu_of_each_kind_is_read_as_it_was_written(command):
     @settings(max_examples=60)
     @given(messages_of(command))
@@ -80,11 +80,11 @@ def test_a_whole_pdu_of_each_kind_is_read_as_it_was_written(command):
     holds()
 
 
-@pytest.mark.parametrize("command", [each for each in KINDS if each & RESPONSE], ids=hex)
+@pytest.mark.parametrize("command", [each for each in COMMAND_IDS if each & RESPONSE_BIT], ids=hex)
 @given(sequence=words, status=st.integers(1, 0xFFFFFFFF))
 def test_a_refusal_of_each_kind_keeps_its_status_and_sequence(command, sequence, status):
-    refusal, _ = read(pdu.response(command & ~RESPONSE, sequence, status))
-    assert (command_of(refusal), refusal.sequence, refusal.status) == (command, sequence, status)
+    refusal, _ = read(pdu.encode_response(command & ~RESPONSE_BIT, sequence, status))
+    assert (get_command_id(refusal), refusal.sequence, refusal.status) == (command, sequence, status)
 
 
 @given(st.lists(messages, min_size=1, max_size=5))
@@ -98,16 +98,16 @@ def test_a_stream_is_read_pdu_by_pdu(several):
 
 
 @settings(max_examples=500)
-@given(st.sampled_from((*KINDS, *UNKNOWN)) | words, words, words, st.binary(max_size=400))
+@given(st.sampled_from((*COMMAND_IDS, *UNKNOWN_COMMAND_IDS)) | words, words, words, st.binary(max_size=400))
 def test_any_body_gives_a_pdu_or_malformed(command, status, sequence, body):
-    is_read_or_malformed(Header(pdu.HEADER_LENGTH + len(body), command, status, sequence), body)
+    is_read_or_malformed(PduHeader(pdu.HEADER_LENGTH + len(body), command, status, sequence), body)
 
 
 @settings(max_examples=1000)
 @given(st.integers(0, 2**64))
 def test_a_damaged_pdu_gives_a_pdu_or_malformed(seed):
-    octets = Source(Random(seed), WHOLE).next(bad_framing=0)
-    header = pdu.read_header(octets, 0)
+    octets = PduFuzzer(Random(seed), WHOLE).next_pdu(bad_framing=0)
+    header = pdu.decode_header(octets, 0)
     assert header is not None
     assert header.length == len(octets)
     is_read_or_malformed(header, octets[pdu.HEADER_LENGTH :])
@@ -117,19 +117,19 @@ def test_a_damaged_pdu_gives_a_pdu_or_malformed(seed):
 def test_a_pdu_cut_anywhere_gives_a_pdu_or_malformed(message):
     whole = message.encode()[pdu.HEADER_LENGTH :]
     for end in range(len(whole)):
-        header = Header(pdu.HEADER_LENGTH + end, command_of(message), 0, message.sequence)
+        header = PduHeader(pdu.HEADER_LENGTH + end, get_command_id(message), 0, message.sequence)
         is_read_or_malformed(header, whole[:end])
 
 
 def is_read_or_malformed(header, body):
     """What is read can be written, and is then read as the same; what is not tells why, and whose it is."""
     try:
-        message = pdu.decode(header, body)
-    except Malformed as malformed:
-        assert malformed.status in Status
-        assert malformed.status is not Status.ESME_ROK
+        message = pdu.decode_pdu(header, body)
+    except MalformedPdu as malformed:
+        assert malformed.status in CommandStatus
+        assert malformed.status is not CommandStatus.ESME_ROK
         assert (malformed.sequence, malformed.command) == (header.sequence, header.command)
-        assert (malformed.status is Status.ESME_RINVCMDID) == (header.command not in KINDS)
+        assert (malformed.status is CommandStatus.ESME_RINVCMDID) == (header.command not in COMMAND_IDS)
         return
     assert message.sequence == header.sequence
     octets = message.encode()
@@ -157,42 +157,42 @@ def test_a_stream_of_optional_parameters_may_end_only_after_one(command, tlvs, d
     if cut in ends:
         assert read(octets)[0].tlvs == dict(tlvs[: ends.index(cut)])
     else:
-        with pytest.raises(Malformed) as caught:
+        with pytest.raises(MalformedPdu) as caught:
             read(octets)
-        assert caught.value.status is Status.ESME_RINVOPTPARSTREAM
+        assert caught.value.status is CommandStatus.ESME_RINVOPTPARSTREAM
 
 
 @given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(pdu._TLV_LENGTHS)), st.binary(max_size=80))
 def test_a_known_optional_parameter_has_the_length_of_the_standard(command, tag, value):
     octets = with_tlvs(command, struct.pack(">HH", tag, len(value)) + value)
-    if len(value) in tlv_lengths(tag):
-        is_read_or_malformed(pdu.read_header(octets, 0), octets[pdu.HEADER_LENGTH :])
+    if len(value) in valid_tlv_lengths(tag):
+        is_read_or_malformed(pdu.decode_header(octets, 0), octets[pdu.HEADER_LENGTH :])
     else:
-        with pytest.raises(Malformed) as caught:
+        with pytest.raises(MalformedPdu) as caught:
             read(octets)
-        assert caught.value.status is Status.ESME_RINVPARLEN
+        assert caught.value.status is CommandStatus.ESME_RINVPARLEN
 
 
 def with_tlvs(command, stream):
     """A PDU of that kind, empty but for its optional parameters."""
-    body = make(command, sequence=1).encode()[pdu.HEADER_LENGTH :]
+    body = make_pdu(command, sequence=1).encode()[pdu.HEADER_LENGTH :]
     return framed(command, body + stream)
 
 
-@given(words, st.sampled_from(KINDS) | words, words, words, st.binary(max_size=30), st.binary(max_size=30))
+@given(words, st.sampled_from(COMMAND_IDS) | words, words, words, st.binary(max_size=30), st.binary(max_size=30))
 @example(pdu.HEADER_LENGTH, 0, 0, 0, b"", b"")
 @example(pdu.HEADER_LENGTH - 1, 0, 0, 0, b"", b"")
-@example(pdu.MAX_LENGTH, 0, 0, 0, b"", b"")
-@example(pdu.MAX_LENGTH + 1, 0, 0, 0, b"", b"")
+@example(pdu.MAX_PDU_LENGTH, 0, 0, 0, b"", b"")
+@example(pdu.MAX_PDU_LENGTH + 1, 0, 0, 0, b"", b"")
 def test_a_header_is_read_wherever_it_stands_and_its_length_is_checked(
     length, command, status, sequence, before, after
 ):
     octets = before + struct.pack(">IIII", length, command, status, sequence)
-    assert pdu.read_header(octets[:-1], len(before)) is None
-    if pdu.HEADER_LENGTH <= length <= pdu.MAX_LENGTH:
-        assert pdu.read_header(octets + after, len(before)) == Header(length, command, status, sequence)
+    assert pdu.decode_header(octets[:-1], len(before)) is None
+    if pdu.HEADER_LENGTH <= length <= pdu.MAX_PDU_LENGTH:
+        assert pdu.decode_header(octets + after, len(before)) == PduHeader(length, command, status, sequence)
     else:
-        with pytest.raises(Malformed) as caught:
-            pdu.read_header(octets + after, len(before))
-        assert caught.value.status is Status.ESME_RINVCMDLEN
+        with pytest.raises(MalformedPdu) as caught:
+            pdu.decode_header(octets + after, len(before))
+        assert caught.value.status is CommandStatus.ESME_RINVCMDLEN
         assert (caught.value.sequence, caught.value.command) == (sequence, command)

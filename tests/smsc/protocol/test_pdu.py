@@ -7,8 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE, Command, Status, Tag
-from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, Header, Malformed, MessageResp, Plain, SubmitSm
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import (
+    Bind,
+    BindResp,
+    DeliverSm,
+    HeaderOnlyPdu,
+    MalformedPdu,
+    MessageResp,
+    PduHeader,
+    SubmitSm,
+)
 
 octet = st.integers(0, 255)
 sequences = st.integers(0, 0xFFFFFFFF)
@@ -40,10 +49,15 @@ short_message_fields = {
     "tlvs": st.dictionaries(st.integers(0x2000, 0xFFFF), st.binary(max_size=50), max_size=4),
 }
 pdus = st.one_of(
-    st.builds(Plain, st.sampled_from([Command.UNBIND, Command.ENQUIRE_LINK, Command.GENERIC_NACK]), sequences, octet),
+    st.builds(
+        HeaderOnlyPdu,
+        st.sampled_from([CommandId.UNBIND, CommandId.ENQUIRE_LINK, CommandId.GENERIC_NACK]),
+        sequences,
+        octet,
+    ),
     st.builds(
         Bind,
-        st.sampled_from([Command.BIND_RECEIVER, Command.BIND_TRANSMITTER, Command.BIND_TRANSCEIVER]),
+        st.sampled_from([CommandId.BIND_RECEIVER, CommandId.BIND_TRANSMITTER, CommandId.BIND_TRANSCEIVER]),
         sequences,
         c_string(16),
         c_string(9),
@@ -53,10 +67,10 @@ pdus = st.one_of(
         octet,
         c_string(41),
     ),
-    st.builds(BindResp, st.just(Command.BIND_RECEIVER_RESP), sequences, st.just(0), c_string(16)),
+    st.builds(BindResp, st.just(CommandId.BIND_RECEIVER_RESP), sequences, st.just(0), c_string(16)),
     st.builds(
         MessageResp,
-        st.sampled_from([Command.SUBMIT_SM_RESP, Command.DELIVER_SM_RESP]),
+        st.sampled_from([CommandId.SUBMIT_SM_RESP, CommandId.DELIVER_SM_RESP]),
         sequences,
         st.just(0),
         c_string(65),
@@ -67,10 +81,10 @@ pdus = st.one_of(
 
 
 def read(octets: bytes):
-    header = pdu.read_header(octets, 0)
+    header = pdu.decode_header(octets, 0)
     assert header is not None
     assert header.length == len(octets)
-    return pdu.decode(header, octets[pdu.HEADER_LENGTH :])
+    return pdu.decode_pdu(header, octets[pdu.HEADER_LENGTH :])
 
 
 def submit(body_after_times: bytes = bytes(5), **fields) -> bytes:
@@ -84,13 +98,13 @@ def test_what_is_written_is_read(written):
     assert read(written.encode()) == written
 
 
-@given(st.sampled_from([*Command, 0x00000003, 0xDEADBEEF]), octet, sequences, st.binary(max_size=400))
+@given(st.sampled_from([*CommandId, 0x00000003, 0xDEADBEEF]), octet, sequences, st.binary(max_size=400))
 def test_any_octets_give_a_pdu_or_malformed(command, status, sequence, body):
     try:
-        pdu.decode(Header(16 + len(body), command, status, sequence), body)
-    except Malformed as malformed:
+        pdu.decode_pdu(PduHeader(16 + len(body), command, status, sequence), body)
+    except MalformedPdu as malformed:
         assert malformed.sequence == sequence
-        assert malformed.status in Status
+        assert malformed.status in CommandStatus
 
 
 @given(pdus, st.data())
@@ -99,22 +113,22 @@ def test_a_changed_octet_gives_a_pdu_or_malformed(written, data):
     octets[data.draw(st.integers(0, len(octets) - 1))] = data.draw(octet)
     cut = data.draw(st.integers(0, len(octets)))
     try:
-        header = pdu.read_header(octets[:cut], 0)
+        header = pdu.decode_header(octets[:cut], 0)
         if header is not None:
-            pdu.decode(header, bytes(octets[pdu.HEADER_LENGTH : cut]))
-    except Malformed as malformed:
-        assert malformed.status in Status
+            pdu.decode_pdu(header, bytes(octets[pdu.HEADER_LENGTH : cut]))
+    except MalformedPdu as malformed:
+        assert malformed.status in CommandStatus
 
 
-@pytest.mark.parametrize("length", [0, 4, 15, pdu.MAX_LENGTH + 1, 0xFFFFFFFF])
+@pytest.mark.parametrize("length", [0, 4, 15, pdu.MAX_PDU_LENGTH + 1, 0xFFFFFFFF])
 def test_lengths_that_no_pdu_has(length):
-    with pytest.raises(Malformed) as caught:
-        pdu.read_header(struct.pack(">IIII", length, Command.ENQUIRE_LINK, 0, 7), 0)
-    assert (caught.value.status, caught.value.sequence) == (Status.ESME_RINVCMDLEN, 7)
+    with pytest.raises(MalformedPdu) as caught:
+        pdu.decode_header(struct.pack(">IIII", length, CommandId.ENQUIRE_LINK, 0, 7), 0)
+    assert (caught.value.status, caught.value.sequence) == (CommandStatus.ESME_RINVCMDLEN, 7)
 
 
 def test_half_a_header_is_waited_for():
-    assert pdu.read_header(bytes(15), 0) is None
+    assert pdu.decode_header(bytes(15), 0) is None
 
 
 def bind_body(system_id=b"smpp-a\0", password=b"secret\0", system_type=b"\0", rest=b"\x34\0\0\0"):
@@ -124,20 +138,20 @@ def bind_body(system_id=b"smpp-a\0", password=b"secret\0", system_type=b"\0", re
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (bind_body(system_id=b"x" * 16 + b"\0"), Status.ESME_RINVSYSID),
-        (bind_body(password=b"x" * 9 + b"\0"), Status.ESME_RINVPASWD),
-        (bind_body(system_type=b"x" * 13 + b"\0"), Status.ESME_RINVSYSTYP),
-        (bind_body(rest=b"\x34\0\0" + b"x" * 41 + b"\0"), Status.ESME_RINVPARLEN),
-        (bind_body(rest=b"\x34\0\0"), Status.ESME_RINVCMDLEN),
-        (bind_body(rest=b"\x34\0\0x"), Status.ESME_RINVCMDLEN),
-        (b"", Status.ESME_RINVCMDLEN),
-        (b"smpp-a", Status.ESME_RINVCMDLEN),
-        (bind_body() + b"\0", Status.ESME_RINVOPTPARSTREAM),
+        (bind_body(system_id=b"x" * 16 + b"\0"), CommandStatus.ESME_RINVSYSID),
+        (bind_body(password=b"x" * 9 + b"\0"), CommandStatus.ESME_RINVPASWD),
+        (bind_body(system_type=b"x" * 13 + b"\0"), CommandStatus.ESME_RINVSYSTYP),
+        (bind_body(rest=b"\x34\0\0" + b"x" * 41 + b"\0"), CommandStatus.ESME_RINVPARLEN),
+        (bind_body(rest=b"\x34\0\0"), CommandStatus.ESME_RINVCMDLEN),
+        (bind_body(rest=b"\x34\0\0x"), CommandStatus.ESME_RINVCMDLEN),
+        (b"", CommandStatus.ESME_RINVCMDLEN),
+        (b"smpp-a", CommandStatus.ESME_RINVCMDLEN),
+        (bind_body() + b"\0", CommandStatus.ESME_RINVOPTPARSTREAM),
     ],
 )
 def test_malformed_binds(body, status):
-    with pytest.raises(Malformed) as caught:
-        pdu.decode(Header(16 + len(body), Command.BIND_TRANSCEIVER, 0, 3), body)
+    with pytest.raises(MalformedPdu) as caught:
+        pdu.decode_pdu(PduHeader(16 + len(body), CommandId.BIND_TRANSCEIVER, 0, 3), body)
     assert caught.value.status is status
 
 
@@ -148,19 +162,19 @@ def tlv(tag, value):
 @pytest.mark.parametrize(
     ("octets", "status"),
     [
-        (b"\0\0\0\0\x05abc", Status.ESME_RINVMSGLEN),
-        (b"\0\0\0\0\xff" + b"a" * 255, Status.ESME_RINVMSGLEN),
-        (b"\0\0\0\0", Status.ESME_RINVCMDLEN),
-        (b"\0\0\0\0\x01ab", Status.ESME_RINVOPTPARSTREAM),
-        (bytes(5) + b"\x04\x24\x00\x09abc", Status.ESME_RINVOPTPARSTREAM),
-        (bytes(5) + tlv(Tag.SAR_MSG_REF_NUM, b"a"), Status.ESME_RINVPARLEN),
-        (bytes(5) + tlv(Tag.DEST_ADDR_SUBUNIT, b"\x09"), Status.ESME_RINVOPTPARAMVAL),
-        (bytes(5) + tlv(Tag.SAR_TOTAL_SEGMENTS, b"\0"), Status.ESME_RINVOPTPARAMVAL),
-        (b"\0\0\0\0\x01a" + tlv(Tag.MESSAGE_PAYLOAD, b"b"), Status.ESME_RINVOPTPARAMVAL),
+        (b"\0\0\0\0\x05abc", CommandStatus.ESME_RINVMSGLEN),
+        (b"\0\0\0\0\xff" + b"a" * 255, CommandStatus.ESME_RINVMSGLEN),
+        (b"\0\0\0\0", CommandStatus.ESME_RINVCMDLEN),
+        (b"\0\0\0\0\x01ab", CommandStatus.ESME_RINVOPTPARSTREAM),
+        (bytes(5) + b"\x04\x24\x00\x09abc", CommandStatus.ESME_RINVOPTPARSTREAM),
+        (bytes(5) + tlv(TlvTag.SAR_MSG_REF_NUM, b"a"), CommandStatus.ESME_RINVPARLEN),
+        (bytes(5) + tlv(TlvTag.DEST_ADDR_SUBUNIT, b"\x09"), CommandStatus.ESME_RINVOPTPARAMVAL),
+        (bytes(5) + tlv(TlvTag.SAR_TOTAL_SEGMENTS, b"\0"), CommandStatus.ESME_RINVOPTPARAMVAL),
+        (b"\0\0\0\0\x01a" + tlv(TlvTag.MESSAGE_PAYLOAD, b"b"), CommandStatus.ESME_RINVOPTPARAMVAL),
     ],
 )
 def test_malformed_submits(octets, status):
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedPdu) as caught:
         read(submit(octets))
     assert caught.value.status is status
 
@@ -168,36 +182,41 @@ def test_malformed_submits(octets, status):
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"service\0", Status.ESME_RINVSERTYP),
-        (b"\0\x05\0" + b"x" * 21 + b"\0", Status.ESME_RINVSRCADR),
-        (b"\0\x05\0x\0\x01\x01" + b"3" * 21 + b"\0", Status.ESME_RINVDSTADR),
-        (b"\0\x05\0x\0\x01\x013\0\0\0\0" + b"2" * 17 + b"\0", Status.ESME_RINVSCHED),
-        (b"\0\x05\0x\0\x01\x013\0\0\0\0\0" + b"2" * 17 + b"\0", Status.ESME_RINVEXPIRY),
-        (b"\0\x05\0x", Status.ESME_RINVCMDLEN),
+        (b"service\0", CommandStatus.ESME_RINVSERTYP),
+        (b"\0\x05\0" + b"x" * 21 + b"\0", CommandStatus.ESME_RINVSRCADR),
+        (b"\0\x05\0x\0\x01\x01" + b"3" * 21 + b"\0", CommandStatus.ESME_RINVDSTADR),
+        (b"\0\x05\0x\0\x01\x013\0\0\0\0" + b"2" * 17 + b"\0", CommandStatus.ESME_RINVSCHED),
+        (b"\0\x05\0x\0\x01\x013\0\0\0\0\0" + b"2" * 17 + b"\0", CommandStatus.ESME_RINVEXPIRY),
+        (b"\0\x05\0x", CommandStatus.ESME_RINVCMDLEN),
     ],
 )
 def test_overlong_and_cut_fields_of_a_submit(body, status):
-    with pytest.raises(Malformed) as caught:
-        pdu.decode(Header(16 + len(body), Command.SUBMIT_SM, 0, 1), body)
+    with pytest.raises(MalformedPdu) as caught:
+        pdu.decode_pdu(PduHeader(16 + len(body), CommandId.SUBMIT_SM, 0, 1), body)
     assert caught.value.status is status
 
 
 def test_unknown_optional_parameters_are_kept_and_the_payload_is_the_body():
-    message = read(submit(bytes(5) + tlv(0x1501, b"ours") + tlv(Tag.MESSAGE_PAYLOAD, b"long text")))
+    message = read(submit(bytes(5) + tlv(0x1501, b"ours") + tlv(TlvTag.MESSAGE_PAYLOAD, b"long text")))
     assert message.tlvs[0x1501] == b"ours"
     assert message.body == b"long text"
 
 
 def test_a_refusal_has_no_body():
-    assert read(BindResp(Command.BIND_RECEIVER_RESP, 5, Status.ESME_RINVPASWD).encode()).status == Status.ESME_RINVPASWD
-    assert read(pdu.response(Command.SUBMIT_SM, 6, Status.ESME_RTHROTTLED)) == MessageResp(
-        Command.SUBMIT_SM | RESPONSE, 6, Status.ESME_RTHROTTLED
+    assert (
+        read(BindResp(CommandId.BIND_RECEIVER_RESP, 5, CommandStatus.ESME_RINVPASWD).encode()).status
+        == CommandStatus.ESME_RINVPASWD
     )
-    assert read(pdu.accepted(Command.SUBMIT_SM, 7, "abc")) == MessageResp(Command.SUBMIT_SM_RESP, 7, 0, "abc")
+    assert read(pdu.encode_response(CommandId.SUBMIT_SM, 6, CommandStatus.ESME_RTHROTTLED)) == MessageResp(
+        CommandId.SUBMIT_SM | RESPONSE_BIT, 6, CommandStatus.ESME_RTHROTTLED
+    )
+    assert read(pdu.encode_accepted_message_resp(CommandId.SUBMIT_SM, 7, "abc")) == MessageResp(
+        CommandId.SUBMIT_SM_RESP, 7, 0, "abc"
+    )
 
 
 def test_a_password_is_not_shown():
-    assert "secret" not in repr(Bind(Command.BIND_RECEIVER, 1, "smpp-a", "secret"))
+    assert "secret" not in repr(Bind(CommandId.BIND_RECEIVER, 1, "smpp-a", "secret"))
 
 
 @pytest.mark.parametrize("field", [{"source": "x" * 21}, {"source": "a\0b"}, {"short_message": b"x" * 255}])

@@ -23,7 +23,7 @@ HOUR = 3_600_000
     ],
 )
 def test_moments(text, moment):
-    assert times.parse(text, NOW) == moment
+    assert times.parse_smpp_time(text, NOW) == moment
 
 
 @pytest.mark.parametrize(
@@ -31,16 +31,16 @@ def test_moments(text, moment):
 )
 def test_what_is_no_time(text):
     with pytest.raises(ValueError):
-        times.parse(text, NOW)
+        times.parse_smpp_time(text, NOW)
 
 
 @given(st.text(alphabet="0123456789+-R", max_size=17))
 def test_nothing_but_value_errors(text):
     try:
-        times.parse(text, NOW)
+        times.parse_smpp_time(text, NOW)
     except ValueError:
         return
 
 
 def test_a_receipts_time():
-    assert times.receipt_time(NOW) == "2311142213"
+    assert times.format_receipt_time(NOW) == "2311142213"

@@ -5,10 +5,10 @@ import pytest
 from portal.core.clock import now_ms
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import deliveries, intake, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.prices.prices import PriceList
-from portal.smsc.storage.delivery_queue import MOST_READY, DeliveryQueue
-from tests.support import prepared
+from portal.smsc.storage.delivery_queue import MAX_READY, DeliveryQueue
+from tests.support import prepare_submit
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def ended(conn, account):
     """Stores so many messages of the account, lets them end, and returns their receipts, which wait now."""
 
     def end(count):
-        submit = prepared(conn, account.id, price_list=PriceList({"IT": 0}, {}, ()))
-        ids = intake.store(conn, [submit] * count).ids
-        return outcomes.finish(conn, [Outcome(each, DELIVERED, 0, now_ms()) for each in ids])
+        submit = prepare_submit(conn, account.id, price_list=PriceList({"IT": 0}, {}, ()))
+        ids = intake.store_messages(conn, [submit] * count).message_ids
+        return outcomes.finish_messages(conn, [MessageOutcome(each, DELIVERED, 0, now_ms()) for each in ids])
 
     return end
 
@@ -30,11 +30,11 @@ def reads():
 
 @pytest.fixture
 def queue(conn, account, reads):
-    """Somebody is there to take what waits; `reads` gets how much each look into the database has found."""
+    """Somebody is there to take what waits; `reads` gets how much each read of the database has returned."""
 
     def read(how_many, but):
-        due = deliveries.due(conn, account.id, now_ms(), how_many, but)
-        reads.append(len(due.now))
+        due = deliveries.list_due_deliveries(conn, account.id, now_ms(), how_many, but)
+        reads.append(len(due.ready))
         return due
 
     made = DeliveryQueue(read)
@@ -43,13 +43,13 @@ def queue(conn, account, reads):
 
 
 def taken(queue):
-    return list(iter(queue.take, None))
+    return list(iter(queue.dequeue_delivery, None))
 
 
 def test_what_has_just_been_stored_is_not_read_again(queue, ended, reads):
-    assert queue.take() is None
+    assert queue.dequeue_delivery() is None
     receipts = ended(3)
-    queue.stored(receipts)
+    queue.add_stored(receipts)
     assert taken(queue) == receipts
     assert reads == [0]
 
@@ -57,44 +57,44 @@ def test_what_has_just_been_stored_is_not_read_again(queue, ended, reads):
 def test_what_was_there_before_comes_first(queue, ended):
     older = ended(2)
     newer = ended(2)
-    queue.stored(newer)
+    queue.add_stored(newer)
     assert taken(queue) == older + newer
 
 
 def test_what_was_read_before_it_was_told_comes_once(queue, ended):
     receipts = ended(2)
     assert taken(queue) == receipts
-    queue.stored(receipts)
+    queue.add_stored(receipts)
     assert taken(queue) == []
 
 
 def test_what_is_given_back_comes_before_all_that_follows(queue, ended):
-    assert queue.take() is None
+    assert queue.dequeue_delivery() is None
     receipts = ended(3)
-    queue.stored(receipts)
-    first = queue.take()
-    queue.give_back(first)
+    queue.add_stored(receipts)
+    first = queue.dequeue_delivery()
+    queue.requeue_delivery(first)
     assert taken(queue) == receipts
 
 
 def test_memory_is_bounded_and_the_order_stays(queue, ended, reads):
-    assert queue.take() is None
-    first = ended(MOST_READY - 1)
-    queue.stored(first)
+    assert queue.dequeue_delivery() is None
+    first = ended(MAX_READY - 1)
+    queue.add_stored(first)
     # No room for both: they are read when all before them has been taken.
     too_much = ended(2)
-    queue.stored(too_much)
+    queue.add_stored(too_much)
     last = ended(1)
-    queue.stored(last)
+    queue.add_stored(last)
     assert taken(queue) == first + too_much + last
     assert reads == [0, 3]
 
 
 def test_nothing_is_kept_where_nobody_is_there_to_take_it(queue, ended, reads):
-    assert queue.take() is None
+    assert queue.dequeue_delivery() is None
     queue.wake = None
     receipts = ended(2)
-    queue.stored(receipts)
+    queue.add_stored(receipts)
     assert reads == [0]
     queue.wake = lambda: None
     assert taken(queue) == receipts

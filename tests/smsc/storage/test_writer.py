@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from portal.smsc.storage.interface import Refusal
-from portal.smsc.storage.writer import Kind, Work, Writer
+from portal.smsc.storage.interface import StorageError
+from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
 
 class Written:
-    """Two kinds of jobs that write their items into a table, and what the event loop hears of them."""
+    """Two kinds of jobs that write their items into a table, and the results that the event loop gets."""
 
     def __init__(self, connect, loop, seconds_each=0.0):
         self.batches = []
-        self.told = []
+        self.results = []
         self.begun = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
@@ -25,10 +25,10 @@ class Written:
         conn = connect()
         conn.execute("CREATE TABLE IF NOT EXISTS written (number INTEGER UNIQUE CHECK (number <> 13)) STRICT")
         works = {
-            Kind.SUBMIT: Work(self._write, self._committed, self._refused),
-            Kind.OUTCOME: Work(self._write, self._committed, self._refused),
+            WriteJobKind.SUBMIT: WriteJobHandler(self._write, self._committed, self._refused),
+            WriteJobKind.OUTCOME: WriteJobHandler(self._write, self._committed, self._refused),
         }
-        self.writer = Writer(conn, works, loop, lambda: pytest.fail("the writer has died"))
+        self.writer = DatabaseWriter(conn, works, loop, lambda: pytest.fail("the writer has died"))
         self.writer.start()
 
     def _write(self, conn, numbers):
@@ -39,17 +39,17 @@ class Written:
         assert self.may_go_on.wait(5)
 
     def _committed(self, numbers, _):
-        self._tell([(each, True) for each in numbers])
+        self._add_results([(each, True) for each in numbers])
 
     def _refused(self, numbers, refusal):
-        self._tell([(each, refusal) for each in numbers])
+        self._add_results([(each, refusal) for each in numbers])
 
-    def _tell(self, told):
-        self.told += told
+    def _add_results(self, results):
+        self.results += results
         self._news.set()
 
-    async def until_told_of(self, count):
-        while len(self.told) < count:
+    async def wait_for_results(self, count):
+        while len(self.results) < count:
             self._news.clear()
             await self._news.wait()
 
@@ -68,8 +68,8 @@ def on_disk(conn):
 async def test_what_is_put_in_one_turn_of_the_loop_is_one_batch(connect):
     async with writing(connect) as written:
         for number in (3, 2, 1):
-            written.writer.put(Kind.SUBMIT, number)
-        await written.until_told_of(3)
+            written.writer.queue_write(WriteJobKind.SUBMIT, number)
+        await written.wait_for_results(3)
         assert written.batches == [[3, 2, 1]]
         assert on_disk(connect()) == [3, 2, 1]
 
@@ -77,54 +77,54 @@ async def test_what_is_put_in_one_turn_of_the_loop_is_one_batch(connect):
 async def test_what_comes_while_a_batch_is_written_shares_the_next(connect):
     async with writing(connect) as written:
         written.may_go_on.clear()
-        written.writer.put(Kind.SUBMIT, 1)
+        written.writer.queue_write(WriteJobKind.SUBMIT, 1)
         await asyncio.to_thread(written.begun.wait, 5)
         for number in (2, 3, 4):
-            written.writer.put(Kind.SUBMIT, number)
+            written.writer.queue_write(WriteJobKind.SUBMIT, number)
             await asyncio.sleep(0)
         written.may_go_on.set()
-        await written.until_told_of(4)
+        await written.wait_for_results(4)
         assert written.batches == [[1], [2, 3, 4]]
 
 
 async def test_a_batch_is_bounded_and_the_order_stays(connect):
     numbers = list(range(1000, 10_000))
     async with writing(connect) as written:
-        written.writer.put(Kind.SUBMIT, *numbers)
-        await written.until_told_of(9000)
+        written.writer.queue_write(WriteJobKind.SUBMIT, *numbers)
+        await written.wait_for_results(9000)
         assert max(map(len, written.batches)) <= 4_000
         assert on_disk(connect()) == numbers
-        assert written.told == [(number, True) for number in numbers]
+        assert written.results == [(number, True) for number in numbers]
 
 
 async def test_batches_get_smaller_where_writing_is_slow(connect):
     async with writing(connect, seconds_each=0.0001) as written:
-        written.writer.put(Kind.SUBMIT, *range(1000, 2000))
-        await written.until_told_of(1000)
-        written.writer.put(Kind.SUBMIT, *range(2000, 4000))
-        await written.until_told_of(3000)
+        written.writer.queue_write(WriteJobKind.SUBMIT, *range(1000, 2000))
+        await written.wait_for_results(1000)
+        written.writer.queue_write(WriteJobKind.SUBMIT, *range(2000, 4000))
+        await written.wait_for_results(3000)
         assert [len(each) for each in written.batches] == [1000, 500, 500, 500, 500]
 
 
 async def test_deferred_jobs_share_a_batch(connect):
     async with writing(connect) as written:
         for number in (3, 2, 1):
-            written.writer.defer(Kind.OUTCOME, number)
+            written.writer.queue_deferred_write(WriteJobKind.OUTCOME, number)
             await asyncio.sleep(0)
-        await written.until_told_of(3)
+        await written.wait_for_results(3)
         assert written.batches == [[3, 2, 1]]
 
 
 async def test_what_is_deferred_is_written_at_the_end(connect):
     async with writing(connect) as written:
-        written.writer.defer(Kind.OUTCOME, 5, 6)
-        written.writer.put(Kind.SUBMIT, 7)
+        written.writer.queue_deferred_write(WriteJobKind.OUTCOME, 5, 6)
+        written.writer.queue_write(WriteJobKind.SUBMIT, 7)
     assert sorted(on_disk(connect())) == [5, 6, 7]
 
 
 async def test_one_bad_item_is_refused_and_the_others_are_not(connect):
     async with writing(connect) as written:
-        written.writer.put(Kind.SUBMIT, *range(10, 17))
-        await written.until_told_of(7)
-        assert [number for number, result in written.told if isinstance(result, Refusal)] == [13]
+        written.writer.queue_write(WriteJobKind.SUBMIT, *range(10, 17))
+        await written.wait_for_results(7)
+        assert [number for number, result in written.results if isinstance(result, StorageError)] == [13]
         assert sorted(on_disk(connect())) == [10, 11, 12, 14, 15, 16]

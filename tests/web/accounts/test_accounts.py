@@ -7,14 +7,14 @@ import pytest
 from flask import Flask
 
 from portal.core import db
-from portal.core.config import Config, Smpp
+from portal.core.config import Config, SmppSettings
 from portal.services.accounts import accounts, credentials
 from portal.services.accounts.refused_binds import WRONG_PASSWORD
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import credits
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import words
+from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -29,9 +29,9 @@ def test_the_customer_s_accounts_are_listed_smpp_ones_first(client: Client, cast
     places = [page.index(f'href="/accounts/{name}"') for name in ("smpp-acme-1", "smpp-acme-2", "sms-acme-1")]
     assert places == sorted(places)
     assert "smpp-globex-1" not in page
-    said = words(page)
-    assert "smpp-acme-2 SMPP Waiting for your IPs 100" in said
-    assert "sms-acme-1 SMS OK 50" in said
+    page_text = extract_text(page)
+    assert "smpp-acme-2 SMPP Waiting for your IPs 100" in page_text
+    assert "sms-acme-1 SMS OK 50" in page_text
 
 
 def test_a_single_account_is_opened_at_once(client: Client, cast: Cast) -> None:
@@ -56,30 +56,36 @@ def test_a_client_finds_all_that_it_needs(client: Client, cast: Cast, config: Co
     page = client(cast.alice).get(HOME).text
     for value in ("smpp-acme-1", f"127.0.0.1:{config.smpp.tls_port}", f"127.0.0.1:{config.smpp.port}"):
         assert f'<code>{value}</code><button type="button" class="btn js-only" data-copy>' in page
-    said = words(page)
-    assert "Not encrypted: anyone on the way can read the password and your messages." in said
-    assert "10 messages at most" in said
-    assert "20 messages a second" in said
+    page_text = extract_text(page)
+    assert "Not encrypted: anyone on the way can read the password and your messages." in page_text
+    assert "10 messages at most" in page_text
+    assert "20 messages a second" in page_text
 
 
 def test_no_limit_is_said_in_words(client: Client, cast: Cast, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET windowing = 0, throughput = 0")
-    assert words(client(cast.alice).get(HOME).text).count("No limit") == 2
+    assert extract_text(client(cast.alice).get(HOME).text).count("No limit") == 2
 
 
 @pytest.mark.parametrize(
     ("smpp", "shown", "hidden"),
     [
-        (Smpp(host="::", port=2775, tls_port=3550), "localhost:3550", "[::]"),
-        (Smpp(host="0.0.0.0", public_host="smpp.acme.example"), "smpp.acme.example:3550", "0.0.0.0"),
-        (Smpp(host="::1", tls_port=0), "[::1]:2775", "Secured endpoint"),
-        (Smpp(host="10.0.0.1", port=0), "10.0.0.1:3550", "Unsecured endpoint"),
+        (SmppSettings(host="::", port=2775, tls_port=3550), "localhost:3550", "[::]"),
+        (SmppSettings(host="0.0.0.0", public_host="smpp.acme.example"), "smpp.acme.example:3550", "0.0.0.0"),
+        (SmppSettings(host="::1", tls_port=0), "[::1]:2775", "Secured endpoint"),
+        (SmppSettings(host="10.0.0.1", port=0), "10.0.0.1:3550", "Unsecured endpoint"),
     ],
 )
 def test_endpoints_are_the_ones_that_lead_there(
-    make_app: Callable[[Config], Flask], config: Config, client: Client, cast: Cast, smpp: Smpp, shown: str, hidden: str
+    make_app: Callable[[Config], Flask],
+    config: Config,
+    client: Client,
+    cast: Cast,
+    smpp: SmppSettings,
+    shown: str,
+    hidden: str,
 ) -> None:
-    page = words(_page_of(make_app(replace(config, smpp=smpp)), client(cast.alice)))
+    page = extract_text(_page_of(make_app(replace(config, smpp=smpp)), client(cast.alice)))
     assert shown in page
     assert hidden not in page
 
@@ -89,13 +95,13 @@ def _page_of(app: Flask, logged_in: Browser) -> str:
         token = session["_user_id"]
     other = app.test_client()
     assert isinstance(other, Browser)
-    return other.as_user(token).get(HOME).text
+    return other.use_login_session(token).get(HOME).text
 
 
 def test_a_classic_account_shows_nothing_of_smpp(client: Client, cast: Cast) -> None:
     page = client(cast.alice).get("/accounts/sms-acme-1").text
-    said = words(page)
-    assert "Classic SMS account" in said
+    page_text = extract_text(page)
+    assert "Classic SMS account" in page_text
     assert not [each for each in ("SystemID", "endpoint", "Windowing", "password", "options/smpp") if each in page]
 
 
@@ -106,13 +112,15 @@ def test_the_status_follows_the_account(client: Client, cast: Cast, conn: db.Con
     alice = client(cast.alice)
 
     def shown(name: str = "smpp-acme-1") -> str:
-        return words(alice.get(f"/accounts/{name}").text.split('id="account-status"')[1].split("</span></span>")[0])
+        return extract_text(
+            alice.get(f"/accounts/{name}").text.split('id="account-status"')[1].split("</span></span>")[0]
+        )
 
     assert "Waiting for your IPs" in shown("smpp-acme-2")
     assert "Updating" in shown()
-    acting.settle(conn)
+    acting.confirm_changes(conn)
     assert "OK" in shown()
-    accounts.disable(conn, SHELL, acting.account(conn, "smpp-acme-1"))
+    accounts.disable_account(conn, SHELL, acting.get_account(conn, "smpp-acme-1"))
     assert "Disabled" in shown()
 
 
@@ -129,56 +137,56 @@ def test_no_new_password_unless_all_is_well_and_it_says_why(
 ) -> None:
     name = "smpp-acme-2" if state == "waiting" else "smpp-acme-1"
     if state == "disabled":
-        accounts.disable(conn, SHELL, acting.account(conn, name))
+        accounts.disable_account(conn, SHELL, acting.get_account(conn, name))
     page = client(cast.alice).get(f"/accounts/{name}").text
     assert '<button type="button" class="btn" disabled aria-describedby="why-not">' in page
-    assert reason in words(page)
+    assert reason in extract_text(page)
     assert f'href="/accounts/{name}/password"' not in page
 
 
 def test_a_new_password_is_one_click_away_when_all_is_well(client: Client, cast: Cast, conn: db.Connection) -> None:
-    acting.settle(conn)
+    acting.confirm_changes(conn)
     assert 'href="/accounts/smpp-acme-1/password" data-dialog' in client(cast.alice).get(HOME).text
 
 
 def test_it_says_who_is_connected(client: Client, cast: Cast, conn: db.Connection) -> None:
     alice = client(cast.alice)
-    assert "No client is connected" in words(alice.get(HOME).text)
-    acting.connect(conn, "smpp-acme-1")
-    assert "1 session from 198.51.100.20 (TLS 1.3)" in words(alice.get(HOME).text)
-    acting.connect(conn, "smpp-acme-1", 2, address="2001:db8::7", tls="")
-    said = words(alice.get(HOME).text)
-    assert "2 sessions from 2 addresses" in said
-    assert "Sessions · 2" in said
+    assert "No client is connected" in extract_text(alice.get(HOME).text)
+    acting.open_session(conn, "smpp-acme-1")
+    assert "1 session from 198.51.100.20 (TLS 1.3)" in extract_text(alice.get(HOME).text)
+    acting.open_session(conn, "smpp-acme-1", 2, address="2001:db8::7", tls="")
+    page_text = extract_text(alice.get(HOME).text)
+    assert "2 sessions from 2 addresses" in page_text
+    assert "Sessions · 2" in page_text
 
 
 def test_it_says_who_changed_the_password_and_how_long_the_old_one_lives(
     client: Client, cast: Cast, conn: db.Connection, keys: object
 ) -> None:
     alice = client(cast.alice)
-    assert "by the operator" in words(alice.get(HOME).text)
-    acting.connect(conn, "smpp-acme-1")
+    assert "by the operator" in extract_text(alice.get(HOME).text)
+    acting.open_session(conn, "smpp-acme-1")
     marta = Actor("marta@acme.example")
-    account = acting.account(conn, "smpp-acme-1")
-    credentials.regenerate(conn, keys, marta, account, grace=3_600_000, send_mail=False)  # type: ignore[arg-type]
-    said = words(alice.get(HOME).text)
-    assert "by marta@acme.example" in said
-    assert "The old one stays good until" in said
-    assert "1 of them still uses the old password." in said
+    account = acting.get_account(conn, "smpp-acme-1")
+    credentials.regenerate_smpp_password(conn, keys, marta, account, grace_ms=3_600_000, send_mail=False)  # type: ignore[arg-type]
+    page_text = extract_text(alice.get(HOME).text)
+    assert "by marta@acme.example" in page_text
+    assert "The old one stays good until" in page_text
+    assert "1 of them still uses the old password." in page_text
 
 
 # --- statistics
 
 
 def test_statistics_by_period(client: Client, cast: Cast, conn: db.Connection) -> None:
-    ids = acting.send(conn, "smpp-acme-1", "one", "two", "three", "four")
-    acting.deliver(conn, *ids[:3])
-    acting.fail(conn, ids[3])
+    ids = acting.send_texts(conn, "smpp-acme-1", "one", "two", "three", "four")
+    acting.deliver_messages(conn, *ids[:3])
+    acting.fail_messages(conn, ids[3])
     conn.execute("UPDATE daily_totals SET day = day - 20")
     alice = client(cast.alice)
 
     def shown(period: str) -> str:
-        return words(alice.get(f"{HOME}?period={period}").text.split('class="stats"')[1].split("</dl>")[0])
+        return extract_text(alice.get(f"{HOME}?period={period}").text.split('class="stats"')[1].split("</dl>")[0])
 
     assert shown("30d").startswith("> sent 4 delivered · 75 % 3 failed 1 stopped 0 credits left 996")
     assert shown("all").startswith("> sent 4 ")
@@ -195,8 +203,8 @@ def test_another_period_comes_as_the_part_alone(client: Client, cast: Cast) -> N
 
 def test_the_chart_has_its_table(client: Client, cast: Cast, conn: db.Connection) -> None:
     alice = client(cast.alice)
-    assert "Nothing was sent in the last 30 days." in words(alice.get(HOME).text)
-    acting.send(conn, "smpp-acme-1", "one")
+    assert "Nothing was sent in the last 30 days." in extract_text(alice.get(HOME).text)
+    acting.send_texts(conn, "smpp-acme-1", "one")
     page = alice.get(HOME).text
     assert '<svg viewBox="0 0 300 120"' in page
     assert page.split("<tbody>")[-1].count("<tr>") == 30
@@ -204,25 +212,25 @@ def test_the_chart_has_its_table(client: Client, cast: Cast, conn: db.Connection
 
 def test_what_credits_did_not_cover_is_counted(client: Client, cast: Cast, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET balance = 0")
-    acting.send(conn, "smpp-acme-1", "one")
-    assert "not sent: no credits 1" in words(client(cast.alice).get(HOME).text)
+    acting.send_texts(conn, "smpp-acme-1", "one")
+    assert "not sent: no credits 1" in extract_text(client(cast.alice).get(HOME).text)
 
 
 # --- refused clients
 
 
 def test_the_latest_refused_address_comes_with_its_remedy(client: Client, cast: Cast, conn: db.Connection) -> None:
-    acting.refuse(conn, "smpp-acme-1", "203.0.113.7", times=12)
+    acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.7", times=12)
     alice = client(cast.alice)
     page = alice.get(HOME).text
-    assert "203.0.113.7 was refused 12 times, last" in words(page)
+    assert "203.0.113.7 was refused 12 times, last" in extract_text(page)
     assert 'form="authorise" name="network" value="203.0.113.7"' in page
     alice.post(f"{HOME}/ips", data={"network": "203.0.113.7"})
     assert "was refused" not in alice.get(HOME).text
 
 
 def test_other_refusals_are_no_matter_of_addresses(client: Client, cast: Cast, conn: db.Connection) -> None:
-    acting.refuse(conn, "smpp-acme-1", "127.0.0.1", WRONG_PASSWORD)
+    acting.refuse_binds(conn, "smpp-acme-1", "127.0.0.1", WRONG_PASSWORD)
     assert "was refused" not in client(cast.alice).get(HOME).text
 
 
@@ -230,10 +238,10 @@ def test_other_refusals_are_no_matter_of_addresses(client: Client, cast: Cast, c
 
 
 def test_a_viewer_sees_no_button_that_would_refuse_them(client: Client, cast: Cast, conn: db.Connection) -> None:
-    acting.settle(conn)
-    acting.refuse(conn, "smpp-acme-1", "203.0.113.7")
+    acting.confirm_changes(conn)
+    acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.7")
     page = client(cast.bob).get(HOME).text
-    assert "203.0.113.7 was refused" in words(page)
+    assert "203.0.113.7 was refused" in extract_text(page)
     assert not [each for each in ("Generate a new", "Add a sender", "Transfer credits", '"authorise"') if each in page]
 
 
@@ -246,9 +254,9 @@ def test_another_customer_s_account_is_not_found(client: Client, cast: Cast) -> 
 
 
 def test_a_description_is_text(client: Client, cast: Cast, conn: db.Connection) -> None:
-    conn.execute("UPDATE accounts SET description = ?", (acting.HOSTILE,))
+    conn.execute("UPDATE accounts SET description = ?", (acting.SCRIPT_INJECTION,))
     for page in (HOME, "/"):
-        assert acting.HOSTILE not in client(cast.alice).get(page).text
+        assert acting.SCRIPT_INJECTION not in client(cast.alice).get(page).text
 
 
 # --- what is kept between pages
@@ -257,7 +265,7 @@ def test_a_description_is_text(client: Client, cast: Cast, conn: db.Connection) 
 def test_nothing_of_another_login_is_shown_from_what_was_drawn_before(
     client: Client, cast: Cast, conn: db.Connection
 ) -> None:
-    acting.settle(conn)
+    acting.confirm_changes(conn)
     owner, viewer = client(cast.alice), client(cast.bob)
     pages = [each.get(HOME).text for each in (owner, viewer, owner, viewer)]
     assert "Generate a new password" in pages[0]
@@ -277,7 +285,7 @@ def test_two_logins_of_one_person_have_tokens_of_their_own(client: Client, cast:
 def test_a_change_shows_at_once(client: Client, cast: Cast, conn: db.Connection) -> None:
     alice = client(cast.alice)
     assert "1,000</b> credits" in alice.get(HOME).text
-    credits.grant(conn, SHELL, acting.account(conn, "smpp-acme-1"), 234_500)
+    credits.grant_credits(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), 234_500)
     assert "1,234.5</b> credits" in alice.get(HOME).text
     italian = alice.get(HOME, headers={"Accept-Language": "it"}).text
     assert "1.234,5</b>" in italian

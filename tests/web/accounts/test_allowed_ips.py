@@ -11,7 +11,7 @@ from portal.services.accounts import allowed_ips
 from portal.services.common.audit import SHELL
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import value_of, words
+from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -33,14 +33,14 @@ def bob(client: Client, cast: Cast) -> Browser:
 
 
 def listed(conn: db.Connection, name: str = "smpp-acme-2") -> list[str]:
-    return [each.network for each in allowed_ips.of_account(conn, acting.account(conn, name).id)]
+    return [each.network for each in allowed_ips.list_allowed_ips(conn, acting.get_account(conn, name).id)]
 
 
 # --- looking
 
 
 def test_the_page_shows_the_list_the_general_information_and_the_status(alice: Browser) -> None:
-    said = words(alice.get(f"{HOME}/options/smpp").text)
+    page_text = extract_text(alice.get(f"{HOME}/options/smpp").text)
     for each in (
         "Authorised IPs 2/10",
         "127.0.0.1",
@@ -49,20 +49,20 @@ def test_the_page_shows_the_list_the_general_information_and_the_status(alice: B
         "Service status",
         "Add an IP (2/10)",
     ):
-        assert each in said
+        assert each in page_text
 
 
 def test_an_empty_list_says_what_that_means_and_offers_this_computer(alice: Browser) -> None:
     page = alice.get(f"{EMPTY}/options/smpp").text
     assert "No IP is authorised yet, so nothing can connect" in page
-    assert "Add 127.0.0.1 (this computer)" in words(page)
+    assert "Add 127.0.0.1 (this computer)" in extract_text(page)
 
 
 def test_this_computer_is_offered_only_where_it_is_missing(alice: Browser, bob: Browser) -> None:
     assert "this computer" not in alice.get(f"{HOME}/options/smpp").text
     assert "this computer" not in bob.get(f"{EMPTY}/options/smpp").text
     elsewhere = alice.get(f"{HOME}/options/smpp", environ_base={"REMOTE_ADDR": "203.0.113.9"})
-    assert "Add 203.0.113.9 (this computer)" in words(elsewhere.text)
+    assert "Add 203.0.113.9 (this computer)" in extract_text(elsewhere.text)
 
 
 def test_the_address_of_the_list_shows_the_same_page(alice: Browser) -> None:
@@ -87,7 +87,7 @@ def test_a_classic_account_has_no_such_page(alice: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "kept"),
+    ("typed", "stored"),
     [
         ("203.0.113.7", "203.0.113.7"),
         (" 2001:DB8:0::7 ", "2001:db8::7"),
@@ -95,24 +95,24 @@ def test_a_classic_account_has_no_such_page(alice: Browser) -> None:
         ("::ffff:203.0.113.7", "203.0.113.7"),
     ],
 )
-def test_adding_by_a_plain_form(alice: Browser, conn: db.Connection, typed: str, kept: str) -> None:
+def test_adding_by_a_plain_form(alice: Browser, conn: db.Connection, typed: str, stored: str) -> None:
     answer = alice.post(f"{EMPTY}/ips", data={"network": typed, "label": " Data  centre "})
     assert (answer.status_code, answer.location) == (303, f"{EMPTY}/options/smpp")
-    page = words(alice.get(answer.location).text)
-    assert f"{kept} was added." in page
-    assert f"{kept} Data centre Never" in page
-    assert listed(conn) == [kept]
+    page = extract_text(alice.get(answer.location).text)
+    assert f"{stored} was added." in page
+    assert f"{stored} Data centre Never" in page
+    assert listed(conn) == [stored]
 
 
 def test_adding_with_htmx_answers_with_the_tile_a_toast_and_the_new_status(alice: Browser, conn: db.Connection) -> None:
     answer = alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7", "label": "x"}, htmx="ips")
-    said = words(answer.text)
+    page_text = extract_text(answer.text)
     assert answer.status_code == 200
-    assert "Authorised IPs 1/10" in said
-    assert "203.0.113.7 was added." in said
+    assert "Authorised IPs 1/10" in page_text
+    assert "203.0.113.7 was added." in page_text
     assert 'id="account-status" hx-swap-oob="true"' in answer.text
-    assert "The status is now: Updating" in said
-    assert value_of(answer.text, "network") == ""
+    assert "The status is now: Updating" in page_text
+    assert get_field_value(answer.text, "network") == ""
     # So that the page's other parts look at once.
     assert answer.headers["HX-Trigger"] == "changed"
 
@@ -123,14 +123,14 @@ def test_one_click_adds_from_wherever_its_button_stands(alice: Browser, conn: db
     assert "<section" not in answer.text
     refused = alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7"}, htmx="authorise")
     assert refused.status_code == 422
-    assert "203.0.113.7 is already in the list." in words(refused.text)
+    assert "203.0.113.7 is already in the list." in extract_text(refused.text)
     assert listed(conn) == ["203.0.113.7"]
 
 
 REFUSED = [
     ("300.1.1.1", "“300.1.1.1” isn't an IP address or range. Examples: 203.0.113.7"),
     ("", "“” isn't an IP address or range."),
-    (acting.HOSTILE, "isn't an IP address or range."),
+    (acting.SCRIPT_INJECTION, "isn't an IP address or range."),
     ("fe80::1%eth0", "isn't an IP address or range."),
     ("203.0.113.7/24", "Did you mean 203.0.113.7, or the range 203.0.113.0/24?"),
     ("0.0.0.0", "No client can come from 0.0.0.0"),
@@ -147,36 +147,36 @@ REFUSED = [
 def test_a_refusal_says_why_at_the_field_and_keeps_what_was_typed(
     alice: Browser, conn: db.Connection, typed: str, sentence: str, htmx: bool | str
 ) -> None:
-    allowed_ips.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "198.51.100.0/24")
+    allowed_ips.add_allowed_ip(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "198.51.100.0/24")
     before = listed(conn, "smpp-acme-1")
     form = {"network": typed, "label": "kept too", "expires": "7d"}
     answer = alice.post(f"{HOME}/ips", data=form, htmx=htmx)
     assert answer.status_code == 422
-    assert sentence in words(answer.text)
+    assert sentence in extract_text(answer.text)
     assert 'aria-describedby="network-error network-hint"' in answer.text
-    assert value_of(answer.text, "network") == typed
-    assert value_of(answer.text, "label") == "kept too"
+    assert get_field_value(answer.text, "network") == typed
+    assert get_field_value(answer.text, "label") == "kept too"
     assert '<option selected value="7d">' in answer.text
-    assert acting.HOSTILE not in answer.text
+    assert acting.SCRIPT_INJECTION not in answer.text
     assert listed(conn, "smpp-acme-1") == before
 
 
 def test_a_label_can_be_too_long(alice: Browser) -> None:
     answer = alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7", "label": "x" * 61})
     assert answer.status_code == 422
-    assert "A label has at most 60 characters." in words(answer.text)
-    assert value_of(answer.text, "network") == "203.0.113.7"
+    assert "A label has at most 60 characters." in extract_text(answer.text)
+    assert get_field_value(answer.text, "network") == "203.0.113.7"
 
 
 def test_at_ten_the_button_is_disabled_and_the_eleventh_refused(alice: Browser, conn: db.Connection) -> None:
-    acting.fill(conn, "smpp-acme-2", 10)
+    acting.add_allowed_ips(conn, "smpp-acme-2", 10)
     page = alice.get(f"{EMPTY}/options/smpp").text
     assert 'id="add-ip" disabled aria-describedby="ips-full"' in page
-    assert "Add an IP (10/10)" in words(page)
+    assert "Add an IP (10/10)" in extract_text(page)
     assert "this computer" not in page
     answer = alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7"})
     assert answer.status_code == 422
-    assert "All 10 addresses are in use." in words(answer.text)
+    assert "All 10 addresses are in use." in extract_text(answer.text)
 
 
 @pytest.mark.parametrize(("choice", "hours"), [("8h", 8), ("1d", 24), ("7d", 7 * 24), ("30d", 30 * 24)])
@@ -187,7 +187,7 @@ def test_an_address_for_a_while(alice: Browser, conn: db.Connection, choice: str
 
 
 def expiry(conn: db.Connection) -> int:
-    (entry,) = allowed_ips.of_account(conn, acting.account(conn, "smpp-acme-2").id)
+    (entry,) = allowed_ips.list_allowed_ips(conn, acting.get_account(conn, "smpp-acme-2").id)
     assert entry.expires_at is not None
     return entry.expires_at
 
@@ -205,7 +205,7 @@ def test_until_a_date(alice: Browser, conn: db.Connection, form: dict[str, str])
     typed = {name: value.format(moment.strftime("%Y-%m-%dT%H:%M")) for name, value in form.items()}
     alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7"} | typed)
     assert expiry(conn) == moment.timestamp() * 1000
-    assert "in 3 days" in words(alice.get(f"{EMPTY}/options/smpp").text)
+    assert "in 3 days" in extract_text(alice.get(f"{EMPTY}/options/smpp").text)
 
 
 @pytest.mark.parametrize(
@@ -215,15 +215,15 @@ def test_until_a_date(alice: Browser, conn: db.Connection, form: dict[str, str])
 def test_an_end_that_makes_no_sense(alice: Browser, until: str, sentence: str) -> None:
     answer = alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7", "expires": "date", "until": until})
     assert answer.status_code == 422
-    assert sentence in words(answer.text)
-    assert value_of(answer.text, "until") == until
-    assert value_of(answer.text, "network") == "203.0.113.7"
+    assert sentence in extract_text(answer.text)
+    assert get_field_value(answer.text, "until") == until
+    assert get_field_value(answer.text, "network") == "203.0.113.7"
 
 
 def test_a_label_is_text(alice: Browser) -> None:
-    alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7", "label": acting.HOSTILE})
+    alice.post(f"{EMPTY}/ips", data={"network": "203.0.113.7", "label": acting.SCRIPT_INJECTION})
     page = alice.get(f"{EMPTY}/options/smpp").text
-    assert acting.HOSTILE not in page
+    assert acting.SCRIPT_INJECTION not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
@@ -234,20 +234,20 @@ def test_a_label_is_text(alice: Browser) -> None:
 def entry(conn: db.Connection) -> allowed_ips.AllowedIP:
     """An address of the account that has no other."""
     ends = clock.now_ms() + HOUR_MS
-    account = acting.account(conn, "smpp-acme-2")
-    return allowed_ips.add(conn, SHELL, account, "203.0.113.7", label="Laptop", expires_at=ends)
+    account = acting.get_account(conn, "smpp-acme-2")
+    return allowed_ips.add_allowed_ip(conn, SHELL, account, "203.0.113.7", label="Laptop", expires_at=ends)
 
 
 def test_removing_asks_first(alice: Browser, conn: db.Connection, entry: allowed_ips.AllowedIP) -> None:
-    acting.connect(conn, "smpp-acme-2", address="203.0.113.7")
+    acting.open_session(conn, "smpp-acme-2", address="203.0.113.7")
     for htmx in (False, "dialog"):
         answer = alice.get(f"{EMPTY}/ips/{entry.id}/delete", htmx=htmx)
-        said = words(answer.text)
-        assert "Clients can no longer connect from 203.0.113.7 (Laptop)" in said
-        assert "1 session from there is closed at once." in said
+        page_text = extract_text(answer.text)
+        assert "Clients can no longer connect from 203.0.113.7 (Laptop)" in page_text
+        assert "1 session from there is closed at once." in page_text
         assert f'hx-delete="{EMPTY}/ips/{entry.id}"' in answer.text
         # The safe way out comes first, and the other button says what it does.
-        assert said.index("Exit") < said.rindex("Delete 203.0.113.7")
+        assert page_text.index("Exit") < page_text.rindex("Delete 203.0.113.7")
         assert answer.text.lstrip().startswith("<!doctype") is (not htmx)
     assert listed(conn) == ["203.0.113.7"]
 
@@ -256,7 +256,7 @@ def test_removing_by_a_plain_form(alice: Browser, conn: db.Connection, entry: al
     answer = alice.post(f"{EMPTY}/ips/{entry.id}/delete")
     assert (answer.status_code, answer.location) == (303, f"{EMPTY}/options/smpp")
     page = alice.get(answer.location).text
-    assert "203.0.113.7 was removed." in words(page)
+    assert "203.0.113.7 was removed." in extract_text(page)
     assert f'action="{EMPTY}/ips/restore?' in page
     assert listed(conn) == []
 
@@ -268,9 +268,9 @@ def test_removing_with_htmx_answers_with_the_list_and_leaves_the_form_alone(
     assert answer.status_code == 200
     assert answer.text.lstrip().startswith('<div id="ips-list"')
     assert 'name="label"' not in answer.text
-    said = words(answer.text)
+    page_text = extract_text(answer.text)
     for each in ("203.0.113.7 was removed.", "Undo", "0/10", "Add an IP (0/10)", "Waiting for your IPs"):
-        assert each in said
+        assert each in page_text
     assert listed(conn) == []
 
 
@@ -282,10 +282,10 @@ def test_undo_puts_it_back_as_it_was(
     undo = page.split('hx-post="')[1].split('"')[0].replace("&amp;", "&")
     answer = alice.post(undo, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
-    (back,) = allowed_ips.of_account(conn, acting.account(conn, "smpp-acme-2").id)
+    (back,) = allowed_ips.list_allowed_ips(conn, acting.get_account(conn, "smpp-acme-2").id)
     assert (back.network, back.label, back.expires_at) == (entry.network, entry.label, entry.expires_at)
     again = alice.post(undo, htmx=True)
-    assert "203.0.113.7 is already in the list." in words(again.text)
+    assert "203.0.113.7 is already in the list." in extract_text(again.text)
 
 
 def test_what_is_gone_is_not_found(alice: Browser, entry: allowed_ips.AllowedIP) -> None:

@@ -17,7 +17,7 @@ from tests.web.conftest import Browser
 @pytest.fixture
 def account(conn: db.Connection, cast: Cast) -> Callable[[], Account]:
     """Reads Acme's first account as it is now."""
-    return lambda: accounts.by_name(conn, cast.smpp_acme_1.name)
+    return lambda: accounts.get_account(conn, cast.smpp_acme_1.name)
 
 
 def test_an_account_is_added_and_its_password_shown_once(
@@ -32,7 +32,7 @@ def test_an_account_is_added_and_its_password_shown_once(
     digest = conn.execute(
         "SELECT digest FROM smpp_passwords JOIN accounts ON accounts.id = account_id WHERE name = 'smpp-acme-9'"
     ).fetchone()[0]
-    assert digest == keys.smpp_digest(password[1])
+    assert digest == keys.digest_smpp_password(password[1])
     assert password[1] not in olga.get("/admin/accounts/smpp-acme-9").text
 
 
@@ -79,23 +79,27 @@ def test_the_question_counts_the_sessions_that_will_end(
 ) -> None:
     now = clock.now_ms()
     rows = [
-        session_records.Connection(number, account().id, "127.0.0.1", "transceiver", "", 1, now, now)
+        session_records.SmppSessionRecord(number, account().id, "127.0.0.1", "transceiver", "", 1, now, now)
         for number in (1, 2)
     ]
-    session_records.opened(conn, rows)
+    session_records.insert_smpp_sessions(conn, rows)
     assert "The 2 open sessions end at once." in olga.get("/admin/accounts/smpp-acme-1/disable", htmx="dialog").text
 
 
 def test_disabling_moves_what_the_smpp_server_watches(
     olga: Browser, conn: db.Connection, account: Callable[[], Account]
 ) -> None:
-    smpp_config.confirm(conn, {each.id: each.version for each in smpp_config.load(conn)})
-    before = smpp_config.version(conn)
+    smpp_config.save_applied_config_versions(
+        conn, {each.id: each.version for each in smpp_config.load_account_configs(conn)}
+    )
+    before = smpp_config.read_config_version(conn)
     tile = olga.post("/admin/accounts/smpp-acme-1/disable", htmx="status").text
-    assert [each.enabled for each in smpp_config.load(conn, before)] == [False]
+    assert [each.enabled for each in smpp_config.load_account_configs(conn, before)] == [False]
     assert "the SMPP server is about to take it over" in tile
     assert 'hx-trigger="every 1s"' in tile
-    smpp_config.confirm(conn, {each.id: each.version for each in smpp_config.load(conn)})
+    smpp_config.save_applied_config_versions(
+        conn, {each.id: each.version for each in smpp_config.load_account_configs(conn)}
+    )
     tile = olga.get("/admin/accounts/smpp-acme-1", htmx="status").text
     assert "about to take it over" not in tile
     assert "hx-trigger" not in tile

@@ -44,7 +44,7 @@ def test_a_search_without_a_find_says_so(olga: Browser) -> None:
 
 def test_a_customer_is_added(olga: Browser, conn: db.Connection) -> None:
     answer = olga.post("/admin/customers", data={"name": " Initech ", "email": "bill@initech.example"})
-    added = customers.by_name(conn, "Initech")
+    added = customers.get_customer(conn, "Initech")
     assert (answer.status_code, answer.location) == (303, f"/admin/customers/{added.id}")
     text = olga.get(answer.location).text
     assert "Initech was added." in text
@@ -96,13 +96,13 @@ def test_nobody_is_added_without_the_way_to_log_in(
 
 def test_the_start_tells_what_the_daily_check_has_found(olga: Browser, conn: db.Connection, keys: Keys) -> None:
     assert "the first check is still to come" in olga.get("/admin/").text
-    daily_self_check.keep(conn, keys, daily_self_check.Result(clock.now_ms() - 7_200_000, []))
+    daily_self_check.save_result(conn, keys, daily_self_check.SelfCheckResult(clock.now_ms() - 7_200_000, []))
     text = re.sub(r"<[^>]+>", "", olga.get("/admin/").text)
     assert re.search(r"Checked 2 hours ago, [^:]+:\d\d:\d\d UTC: balances, ledger, messages and totals agree\.", text)
     damages = [Problem("file: %(line)s", {"line": f"page <{number}>"}) for number in range(22)]
-    daily_self_check.keep(conn, keys, daily_self_check.Result(clock.now_ms(), damages))
+    daily_self_check.save_result(conn, keys, daily_self_check.SelfCheckResult(clock.now_ms(), damages))
     text = olga.get("/admin/").text
-    assert ": 22 things should not be." in text
+    assert ": 22 problems were found." in text
     assert "<li>file: page &lt;0&gt;</li>" in text
     assert text.count("<li>file:") == 20
     assert "2 more are not listed here." in text
@@ -111,7 +111,9 @@ def test_the_start_tells_what_the_daily_check_has_found(olga: Browser, conn: db.
 def test_what_it_has_found_is_told_in_the_readers_language(
     olga: Browser, conn: db.Connection, keys: Keys, cast: Cast
 ) -> None:
-    users.set_language(conn, users.by_email(conn, cast.olga.email), "it")
+    users.set_user_language(conn, users.get_user_by_email(conn, cast.olga.email), "it")
     conn.execute("UPDATE accounts SET balance = balance + 1500 WHERE id = 1")
-    daily_self_check.keep(conn, keys, daily_self_check.Result(clock.now_ms(), self_check.prove(conn)))
+    daily_self_check.save_result(
+        conn, keys, daily_self_check.SelfCheckResult(clock.now_ms(), self_check.find_problems(conn))
+    )
     assert "smpp-acme-1: il saldo (riga 1 di accounts) differisce di 1,5 dalla" in olga.get("/admin/").text

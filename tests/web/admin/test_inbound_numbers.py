@@ -9,7 +9,7 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import inbound_numbers
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import value_of, words
+from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
 
 NUMBERS = "/admin/accounts/smpp-acme-1/numbers"
@@ -17,15 +17,17 @@ NUMBERS = "/admin/accounts/smpp-acme-1/numbers"
 
 @pytest.fixture
 def numbers(conn: db.Connection) -> Callable[[], list[str]]:
-    return lambda: [str(each) for each in inbound_numbers.of_account(conn, acting.account(conn, "smpp-acme-1").id)]
+    return lambda: [
+        str(each) for each in inbound_numbers.list_inbound_numbers(conn, acting.get_account(conn, "smpp-acme-1").id)
+    ]
 
 
 @pytest.mark.parametrize("htmx", [False, "numbers"])
 def test_a_number_is_added(olga: Browser, numbers: Callable[[], list[str]], htmx: bool | str) -> None:
     answer = olga.post(NUMBERS, data={"number": "48484", "keyword": "Acme"}, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
-    said = words(answer.text if htmx else olga.get(answer.location).text)
-    assert "What is sent to 48484 ACME reaches smpp-acme-1." in said
+    page_text = extract_text(answer.text if htmx else olga.get(answer.location).text)
+    assert "What is sent to 48484 ACME reaches smpp-acme-1." in page_text
     assert numbers() == ["48484 ACME"]
 
 
@@ -48,12 +50,12 @@ def test_a_number_that_can_t_be_added_is_refused_at_its_field(
     sentence: str,
     htmx: bool | str,
 ) -> None:
-    inbound_numbers.add(conn, SHELL, acting.account(conn, "smpp-globex-1"), "4711")
+    inbound_numbers.add_inbound_number(conn, SHELL, acting.get_account(conn, "smpp-globex-1"), "4711")
     answer = olga.post(NUMBERS, data=form, htmx=htmx)
     assert answer.status_code == 422
     assert f'id="{field}-error"' in answer.text
-    assert sentence in words(answer.text)
-    assert value_of(answer.text, "number") == form["number"]
+    assert sentence in extract_text(answer.text)
+    assert get_field_value(answer.text, "number") == form["number"]
     assert numbers() == []
 
 
@@ -64,14 +66,14 @@ def test_a_number_is_taken_away_after_a_question(
     numbers: Callable[[], list[str]],
     htmx: bool | str,
 ) -> None:
-    route = inbound_numbers.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "48484", "acme")
+    route = inbound_numbers.add_inbound_number(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "48484", "acme")
     address = f"/admin/numbers/{route.id}/delete"
     assert address in olga.get("/admin/accounts/smpp-acme-1").text
-    asked = words(olga.get(address, htmx=htmx).text)
-    assert "What is sent to 48484 ACME reaches smpp-acme-1 no more." in asked
+    dialog = extract_text(olga.get(address, htmx=htmx).text)
+    assert "What is sent to 48484 ACME reaches smpp-acme-1 no more." in dialog
     assert numbers() == ["48484 ACME"]
     answer = olga.post(address, data={}, htmx=htmx)
-    assert "48484 ACME was removed." in words(answer.text if htmx else olga.get(answer.location).text)
+    assert "48484 ACME was removed." in extract_text(answer.text if htmx else olga.get(answer.location).text)
     assert numbers() == []
 
 
@@ -85,11 +87,11 @@ def test_the_account_s_people_see_them_and_change_nothing(
 ) -> None:
     for person in (cast.alice, cast.bob):
         assert "Numbers that reach you" not in client(person).get("/accounts/smpp-acme-1/senders").text
-    inbound_numbers.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "48484", "acme")
-    inbound_numbers.add(conn, SHELL, acting.account(conn, "smpp-globex-1"), "48484", "globex")
+    inbound_numbers.add_inbound_number(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "48484", "acme")
+    inbound_numbers.add_inbound_number(conn, SHELL, acting.get_account(conn, "smpp-globex-1"), "48484", "globex")
     for person in (cast.alice, cast.bob):
         page = client(person).get("/accounts/smpp-acme-1/senders").text
-        assert "Numbers that reach you" in words(page)
-        assert "48484 ACME" in words(page)
+        assert "Numbers that reach you" in extract_text(page)
+        assert "48484 ACME" in extract_text(page)
         assert "GLOBEX" not in page
         assert "/numbers" not in page

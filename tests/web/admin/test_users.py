@@ -26,7 +26,7 @@ def test_a_user_is_added_with_a_link_that_is_shown_once(
     assert answer.status_code == 200
     link = shown_link(answer.text)
     assert browser.get(link).status_code == 200
-    assert users.by_email(conn, "carol@acme.example").role == role
+    assert users.get_user_by_email(conn, "carol@acme.example").role == role
     again = olga.get(page).text
     assert "not enrolled yet" in again
     assert "/enrol/" not in again

@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 
 from portal.core import db
-from portal.core.config import Config, Payments
+from portal.core.config import Config, PaymentSettings
 from portal.services.billing.orders import Order
 from portal.services.people import login_sessions, users
 from tests.support import Cast, Person
@@ -31,12 +31,12 @@ def order(conn: db.Connection) -> Order:
 @pytest.fixture
 def paying(make_app: Callable[[Config], Flask], config: Config, conn: db.Connection, cast: Cast) -> Browser:
     """Alice, where there is a payment page."""
-    settings = Payments(
+    settings = PaymentSettings(
         instructions="To: Portal Ltd\nIBAN: AT61 1904", checkout_url="https://pay.example/?shop=7", secret=SECRET
     )
     app = make_app(replace(config, payments=settings))
     browser = app.test_client()
     assert isinstance(browser, Browser)
-    return browser.as_user(
-        login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    return browser.use_login_session(
+        login_sessions.start_login_session(conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test")
     )

@@ -24,22 +24,22 @@ SECRET = "a secret of more than thirty characters"
 
 def words(page: str) -> str:
     """What a page says; a sign after bold words stands where it belongs."""
-    return re.sub(r" ([,.:])", r"\1", acting.words(page))
+    return re.sub(r" ([,.:])", r"\1", acting.extract_text(page))
 
 
 def place_order(conn: db.Connection, name: str = "smpp-acme-1", size: int = 100_000) -> Order:
     """Place an order of a pack (its size in thousandths of a credit), which nobody has paid."""
-    return orders.place(conn, SHELL, acting.account(conn, name), packs.of_size(conn, size))
+    return orders.place_order(conn, SHELL, acting.get_account(conn, name), packs.get_pack(conn, size))
 
 
 def balance(conn: db.Connection, name: str = "smpp-acme-1") -> int:
-    return acting.account(conn, name).balance
+    return acting.get_account(conn, name).balance
 
 
 def mails(conn: db.Connection, keys: Keys) -> list[tuple[str, str]]:
     """Who is sent which mail, in the order of sending."""
     return [
-        (row["recipient"], loads(keys.unseal(row["content"]))["template"])
+        (row["recipient"], loads(keys.decrypt_column(row["content"]))["template"])
         for row in conn.execute("SELECT recipient, content FROM mails ORDER BY id")
     ]
 
@@ -49,11 +49,11 @@ def audited(conn: db.Connection, action: str) -> list[Any]:
 
 
 def call_back(
-    browser: Browser, made: Order, *, message_id: str = "msg_1", secret: str = SECRET, **said: Any
+    browser: Browser, made: Order, *, message_id: str = "msg_1", secret: str = SECRET, **changes: Any
 ) -> TestResponse:
     """Call back as a payment page does: nobody is logged in there, and no form's token is known."""
     usual = {"order": made.number, "amount": 700, "currency": "EUR", "status": "paid", "payment": "pay-4711"}
-    body = said.pop("body", None) or dumps(usual | said).encode()
+    body = changes.pop("body", None) or dumps(usual | changes).encode()
     timestamp = str(int(time()))
     right = b64encode(digest(secret.encode(), f"{message_id}.{timestamp}.".encode() + body, "sha256")).decode()
     headers = {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{right}"}

@@ -21,7 +21,7 @@ Client = Callable[[Person], Browser]
 
 def test_the_operator_sees_all_orders_and_some(olga: Browser, conn: db.Connection, keys: Keys, cast: Cast) -> None:
     acmes, globexs, paid = place_order(conn), place_order(conn, "smpp-globex-1"), place_order(conn)
-    purchases.pay(conn, keys, SHELL, paid)
+    purchases.confirm_payment(conn, keys, SHELL, paid)
 
     def shown(query: str) -> list[str]:
         in_page = set(re.findall(r"orders/(\d{4}-\d{5})\"", olga.get(f"/admin/orders{query}").text))
@@ -47,7 +47,7 @@ def test_the_filter_stays_while_pages_are_turned(olga: Browser, conn: db.Connect
 
 
 def test_the_file_of_orders(olga: Browser, conn: db.Connection, keys: Keys, order: Order) -> None:
-    purchases.pay(conn, keys, SHELL, order, "=1+1")
+    purchases.confirm_payment(conn, keys, SHELL, order, "=1+1")
     answer = olga.get("/admin/orders.csv")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="orders.csv"'
     (row,) = csv.DictReader(answer.text.splitlines(), delimiter=";")
@@ -71,13 +71,13 @@ def test_marking_paid_is_asked_about_and_credits_once(
     olga: Browser, conn: db.Connection, keys: Keys, order: Order, htmx: bool | str
 ) -> None:
     where = f"/admin/orders/{order.number}/pay"
-    asked = words(olga.get(where, htmx=htmx).text)
-    assert "Acme has paid €7.00. 100 credits arrive at smpp-acme-1 at once." in asked
+    dialog = words(olga.get(where, htmx=htmx).text)
+    assert "Acme has paid €7.00. 100 credits arrive at smpp-acme-1 at once." in dialog
     assert balance(conn) == 1_000_000
     for _attempt in range(2):
         answer = olga.post(where, data={"payment": " transfer  of 22 November"}, htmx=htmx)
         assert answer.headers.get("HX-Redirect", answer.location) == f"{ORDERS}/{order.number}"
-    paid = orders.by_number(conn, order.number)
+    paid = orders.get_order_by_number(conn, order.number)
     assert (paid.status, paid.payment, paid.paid_by) == ("paid", "transfer of 22 November", "olga@portal.example")
     assert balance(conn) == 1_100_000
     assert mails(conn, keys) == [("marta@acme.example", "order_paid")]

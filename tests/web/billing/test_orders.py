@@ -16,7 +16,7 @@ from portal.services.billing.orders import Order
 from portal.services.billing.packs import Pack
 from portal.services.common.audit import SHELL
 from tests.support import Cast, Person
-from tests.web.acting import value_of
+from tests.web.acting import get_field_value
 from tests.web.billing.ordering import ACCOUNT, ORDERS, SECRET, audited, balance, call_back, mails, place_order, words
 from tests.web.conftest import Browser
 
@@ -25,16 +25,16 @@ BUY = f"{ACCOUNT}/credits/buy"
 
 
 def form(page: str, **changed: str) -> dict[str, str]:
-    return {name: value_of(page, name) for name in ("pack", "price", "currency", "form")} | changed
+    return {name: get_field_value(page, name) for name in ("pack", "price", "currency", "form")} | changed
 
 
 # --- buying
 
 
 def test_the_packs_with_price_and_price_of_a_credit(alice: Browser) -> None:
-    said = words(alice.get(BUY).text)
-    assert "100 €7.00 €0.07 Buy 100 credits" in said
-    assert "10,000 €540.00 €0.054 Buy 10,000 credits" in said
+    page_text = words(alice.get(BUY).text)
+    assert "100 €7.00 €0.07 Buy 100 credits" in page_text
+    assert "10,000 €540.00 €0.054 Buy 10,000 credits" in page_text
 
 
 def test_who_may_change_the_account_is_led_there(client: Client, cast: Cast) -> None:
@@ -50,17 +50,17 @@ def test_a_pack_is_asked_about_and_ordered(alice: Browser, conn: db.Connection, 
     page = alice.get(f"{BUY}?pack=100000", htmx=htmx).text
     assert "100 credits for smpp-acme-1 cost €7.00, which is €0.07 a credit." in words(page)
     answer = alice.post(BUY, data=form(page), htmx=htmx)
-    (made,) = orders.each(conn, orders.Which())
+    (made,) = orders.iterate_orders(conn, orders.OrderFilter())
     where = f"{ORDERS}/{made.number}"
     assert answer.headers.get("HX-Redirect", answer.location) == where
     assert (made.credits, made.price, made.currency, made.status, made.credited) == (100_000, 700, "EUR", "open", False)
     assert made.created_by == "alice@acme.example"
     assert balance(conn) == 1_000_000
-    said = words(alice.get(where).text)
-    assert f"Order {made.number} was made." in said
-    assert f"Order {made.number} open" in said
-    assert "For Acme marta@acme.example Account smpp-acme-1" in said
-    assert "Credits 100 Price €7.00 €0.07 a credit Credits arrived Not yet" in said
+    page_text = words(alice.get(where).text)
+    assert f"Order {made.number} was made." in page_text
+    assert f"Order {made.number} open" in page_text
+    assert "For Acme marta@acme.example Account smpp-acme-1" in page_text
+    assert "Credits 100 Price €7.00 €0.07 a credit Credits arrived Not yet" in page_text
     assert f"{made.number}" in words(alice.get(ORDERS).text)
     assert mails(conn, keys) == [("marta@acme.example", "order_placed"), ("olga@portal.example", "order_received")]
     assert [each["order"] for each in audited(conn, "order.place")] == [made.number]
@@ -74,7 +74,7 @@ def test_the_same_form_sent_again_orders_nothing(
     for _attempt in range(2):
         answer = alice.post(BUY, data=filled, htmx=htmx)
     assert answer.headers.get("HX-Redirect", answer.location) == ORDERS
-    assert len(list(orders.each(conn, orders.Which()))) == 1
+    assert len(list(orders.iterate_orders(conn, orders.OrderFilter()))) == 1
     assert len(mails(conn, keys)) == 2
 
 
@@ -83,20 +83,20 @@ def test_a_price_that_has_changed_is_asked_about_once_more(
     alice: Browser, conn: db.Connection, htmx: bool | str
 ) -> None:
     filled = form(alice.get(f"{BUY}?pack=100000").text)
-    packs.replace(conn, SHELL, [Pack(100_000, 800, "EUR")])
+    packs.replace_packs(conn, SHELL, [Pack(100_000, 800, "EUR")])
     answer = alice.post(BUY, data=filled, htmx=htmx)
     assert answer.status_code == 422
-    assert "This pack has another price by now." in words(answer.text)
+    assert "The price of this pack has changed." in words(answer.text)
     assert "cost €8.00" in words(answer.text)
-    assert not list(orders.each(conn, orders.Which()))
+    assert not list(orders.iterate_orders(conn, orders.OrderFilter()))
     assert alice.post(BUY, data=form(answer.text)).status_code == 303
-    assert [each.price for each in orders.each(conn, orders.Which())] == [800]
+    assert [each.price for each in orders.iterate_orders(conn, orders.OrderFilter())] == [800]
 
 
 @pytest.mark.parametrize("htmx", [False, "dialog"])
 def test_a_pack_that_is_no_more_is_not_ordered(alice: Browser, conn: db.Connection, htmx: bool | str) -> None:
     filled = form(alice.get(f"{BUY}?pack=100000").text)
-    packs.replace(conn, SHELL, [])
+    packs.replace_packs(conn, SHELL, [])
     answer = alice.post(BUY, data=filled, htmx=htmx)
     assert (answer.status_code, "There is no such pack." in words(answer.text)) == (422, True)
     assert "No pack is sold here" in words(alice.get(BUY).text)
@@ -110,7 +110,7 @@ def test_a_pack_that_is_no_more_is_not_ordered(alice: Browser, conn: db.Connecti
 )
 def test_nobody_makes_a_price_of_their_own(alice: Browser, conn: db.Connection, crafted: dict[str, str]) -> None:
     assert alice.post(BUY, data=crafted).status_code == 422
-    assert not list(orders.each(conn, orders.Which()))
+    assert not list(orders.iterate_orders(conn, orders.OrderFilter()))
 
 
 def test_too_many_orders_in_an_hour_are_refused(alice: Browser, conn: db.Connection) -> None:
@@ -118,7 +118,7 @@ def test_too_many_orders_in_an_hour_are_refused(alice: Browser, conn: db.Connect
         assert alice.post(BUY, data=form(alice.get(f"{BUY}?pack=100000").text)).status_code == 303
     answer = alice.post(BUY, data=form(alice.get(f"{BUY}?pack=100000").text))
     assert (answer.status_code, "Too many attempts" in answer.text) == (422, True)
-    assert len(list(orders.each(conn, orders.Which()))) == 20
+    assert len(list(orders.iterate_orders(conn, orders.OrderFilter()))) == 20
 
 
 # --- an account's orders
@@ -151,7 +151,7 @@ def test_an_open_page_follows_what_becomes_of_the_order(
     (seen,) = re.findall(r"/live\?seen=([^\"]*)", drawn)
     poll = f"{ACCOUNT}/live?page={page}&seen={seen}&order={order.number}"
     assert alice.get(poll, htmx=True).status_code == 204
-    purchases.pay(conn, keys, SHELL, order, "cash")
+    purchases.confirm_payment(conn, keys, SHELL, order, "cash")
     answer = alice.get(poll, htmx=True)
     assert answer.status_code == 200
     assert after in words(answer.text)
@@ -169,7 +169,7 @@ def test_how_to_pay_stands_on_an_open_order_only(
     page = paying.get(where).text
     assert "To: Portal Ltd\nIBAN: AT61 1904" in page
     assert f'href="{where}/pay"' in page
-    purchases.pay(conn, keys, SHELL, order, "transfer of 22 November")
+    purchases.confirm_payment(conn, keys, SHELL, order, "transfer of 22 November")
     page = paying.get(where).text
     assert "IBAN" not in page
     assert f"{where}/pay" not in page
@@ -180,25 +180,25 @@ def test_how_to_pay_stands_on_an_open_order_only(
 def test_cancelling_is_asked_about_and_done(alice: Browser, conn: db.Connection, order: Order) -> None:
     where = f"{ORDERS}/{order.number}"
     assert f"Cancel order {order.number}" in words(alice.get(f"{where}/cancel").text)
-    assert orders.by_number(conn, order.number).status == orders.OPEN
+    assert orders.get_order_by_number(conn, order.number).status == orders.OPEN
     for _attempt in range(2):
         assert alice.post(f"{where}/cancel").location == where
-    said = words(alice.get(where).text)
-    assert f"Order {order.number} was cancelled." in said
-    assert "is paid or cancelled: nothing about it changes any more." in said
-    assert orders.by_number(conn, order.number).status == orders.CANCELLED
-    assert "Cancel the order" not in said
+    page_text = words(alice.get(where).text)
+    assert f"Order {order.number} was cancelled." in page_text
+    assert "is paid or cancelled: nothing about it changes any more." in page_text
+    assert orders.get_order_by_number(conn, order.number).status == orders.CANCELLED
+    assert "Cancel the order" not in page_text
     assert len(audited(conn, "order.cancel")) == 1
 
 
 def test_an_order_on_credit_is_not_cancelled(alice: Browser, conn: db.Connection, order: Order) -> None:
-    with db.immediate(conn):
-        orders.credit(conn, SHELL, order.id)
+    with db.write_transaction(conn):
+        orders.credit_order(conn, SHELL, order.id)
     where = f"{ORDERS}/{order.number}"
     assert "Cancel the order" not in alice.get(where).text
     alice.post(f"{where}/cancel")
     assert "it can only be paid" in words(alice.get(where).text)
-    assert orders.by_number(conn, order.number).status == orders.OPEN
+    assert orders.get_order_by_number(conn, order.number).status == orders.OPEN
 
 
 # --- who may
@@ -217,7 +217,7 @@ def test_another_customer_s_order_is_not_there(client: Client, cast: Cast, conn:
     assert bob.get(f"/accounts/smpp-acme-2/orders/{order.number}").status_code == 404
     for number in ("x", "2026-", "2026-00000", f"1999-{order.id:05d}", "9" * 40, f"{order.number}0"):
         assert bob.get(f"{ORDERS}/{number}").status_code == 404
-    assert orders.by_number(conn, order.number).status == orders.OPEN
+    assert orders.get_order_by_number(conn, order.number).status == orders.OPEN
 
 
 def test_a_viewer_looks_at_orders_and_changes_none(
@@ -233,7 +233,7 @@ def test_a_viewer_looks_at_orders_and_changes_none(
 
 
 def test_orders_keep_their_prices(alice: Browser, conn: db.Connection, order: Order) -> None:
-    packs.replace(conn, SHELL, [Pack(100_000, 999, "USD")])
+    packs.replace_packs(conn, SHELL, [Pack(100_000, 999, "USD")])
     assert "€7.00" in alice.get(f"{ORDERS}/{order.number}").text
 
 
@@ -265,7 +265,7 @@ def test_pay_now_leads_to_the_payment_page_with_what_it_needs(paying: Browser, o
 
 
 def test_a_paid_order_leads_to_no_payment_page(paying: Browser, conn: db.Connection, keys: Keys, order: Order) -> None:
-    purchases.pay(conn, keys, SHELL, order)
+    purchases.confirm_payment(conn, keys, SHELL, order)
     assert paying.get(f"{ORDERS}/{order.number}/pay").location == f"{ORDERS}/{order.number}"
 
 

@@ -10,7 +10,7 @@ from portal.core import db
 from portal.services.billing import packs
 from portal.services.billing.packs import Pack
 from tests.web import acting
-from tests.web.acting import value_of
+from tests.web.acting import get_field_value
 from tests.web.billing.ordering import audited, words
 from tests.web.conftest import Browser
 
@@ -22,16 +22,16 @@ def rows(*pairs: tuple[str, str], currency: str = "EUR") -> dict[str, Any]:
 def test_the_form_holds_the_packs_that_are_sold(olga: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET recredit_pack = 100000, recredit_below = 1 WHERE name = 'smpp-acme-1'")
     page = olga.get("/admin/packs").text
-    assert value_of(page, "currency") == "EUR"
+    assert get_field_value(page, "currency") == "EUR"
     assert re.findall(r'name="credits" value="([^"]*)"', page) == [
         "100", "200", "250", "500", "1,000", "5,000", "10,000", "", "", "",
     ]  # fmt: skip
     assert "€0.07 1 account" in words(page)
     # Sent as it is, it changes nothing.
     typed = {name: re.findall(rf'name="{name}" value="([^"]*)"', page) for name in ("credits", "price")}
-    before = packs.everyone(conn)
+    before = packs.list_packs(conn)
     assert olga.post("/admin/packs", data={"currency": "EUR"} | typed).status_code == 303
-    assert packs.everyone(conn) == before
+    assert packs.list_packs(conn) == before
     assert audited(conn, "packs.change") == []
 
 
@@ -39,7 +39,7 @@ def test_packs_are_added_changed_and_removed(olga: Browser, conn: db.Connection)
     data = rows(("1,000", "60"), ("", ""), ("0.5", "0.04"), currency=" usd ")
     answer = olga.post("/admin/packs", data=data)
     assert answer.location == "/admin/packs"
-    assert packs.everyone(conn) == [Pack(500, 4, "USD"), Pack(1_000_000, 6000, "USD")]
+    assert packs.list_packs(conn) == [Pack(500, 4, "USD"), Pack(1_000_000, 6000, "USD")]
     assert "US$0.06" in olga.get("/admin/packs").text
     (change,) = audited(conn, "packs.change")
     assert (change["after"], len(change["before"])) == ([[500, 4, "USD"], [1_000_000, 6000, "USD"]], 7)
@@ -48,7 +48,7 @@ def test_packs_are_added_changed_and_removed(olga: Browser, conn: db.Connection)
 def test_italian_amounts_are_read_in_italian(olga: Browser, conn: db.Connection) -> None:
     olga.post("/language", data={"locale": "it"})
     assert olga.post("/admin/packs", data=rows(("1.000,5", "1.234,50"))).status_code == 303
-    assert packs.everyone(conn) == [Pack(1_000_500, 123_450, "EUR")]
+    assert packs.list_packs(conn) == [Pack(1_000_500, 123_450, "EUR")]
     page = olga.get("/admin/packs").text
     assert 'value="1.000,5"' in page
     assert 'value="1234,50"' in page
@@ -75,16 +75,16 @@ def test_italian_amounts_are_read_in_italian(olga: Browser, conn: db.Connection)
         (rows(("100", "7"), currency="EURO"), "“EURO” isn't a currency."),
         (rows(("100", "7"), currency="ITL"), "“ITL” isn't a currency."),
         (rows(("100", "7"), currency=""), "“” isn't a currency."),
-        (rows(("100", acting.HOSTILE)), "isn't a price"),
+        (rows(("100", acting.SCRIPT_INJECTION)), "isn't a price"),
         (rows(*((str(each), str(each)) for each in range(1, 60))), "There can be 50 packs at most."),
     ],
 )
 def test_packs_that_can_t_be_sold_are_refused_with_what_was_typed(
     olga: Browser, conn: db.Connection, typed: dict[str, Any], sentence: str
 ) -> None:
-    before = packs.everyone(conn)
+    before = packs.list_packs(conn)
     answer = olga.post("/admin/packs", data=typed)
     assert (answer.status_code, sentence in words(answer.text)) == (422, True), words(answer.text)
-    assert packs.everyone(conn) == before
+    assert packs.list_packs(conn) == before
     for price in typed["price"][:50]:
         assert f'value="{html.escape(price).replace("&quot;", "&#34;")}"' in answer.text

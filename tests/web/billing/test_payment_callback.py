@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from portal.core import db
-from portal.core.config import Config, Payments
+from portal.core.config import Config, PaymentSettings
 from portal.core.crypto import Keys
 from portal.services.billing import orders, purchases
 from portal.services.billing.orders import Order
@@ -27,7 +27,7 @@ def test_a_callback_needs_no_login_and_no_form_s_token(
     answer = call_back(paying, order)
     assert (answer.status_code, answer.json) == (200, {"result": "credited"})
     assert balance(conn) == 1_100_000
-    paid = orders.by_number(conn, order.number)
+    paid = orders.get_order_by_number(conn, order.number)
     assert (paid.paid_by, paid.payment) == ("payment page", "pay-4711")
     assert mails(conn, keys) == [("marta@acme.example", "order_paid")]
 
@@ -54,7 +54,7 @@ def test_a_callback_that_is_refused_says_why(
 
 
 def test_a_cancelled_order_conflicts(paying: Browser, conn: db.Connection, keys: Keys, order: Order) -> None:
-    orders.cancel(conn, SHELL, order)
+    orders.cancel_order(conn, SHELL, order)
     assert call_back(paying, order).status_code == 409
     assert mails(conn, keys) == [("olga@portal.example", "order_payment_unmatched")]
 
@@ -67,14 +67,14 @@ def test_a_body_that_is_too_large_is_not_read(paying: Browser, conn: db.Connecti
 def test_each_mail_says_what_it_is_about(
     paying: Browser, conn: db.Connection, keys: Keys, config: Config, order: Order
 ) -> None:
-    mailer = mail.Mailer(replace(config, payments=Payments(instructions="IBAN: AT61 1904")), keys, lambda: conn)
+    mailer = mail.Mailer(replace(config, payments=PaymentSettings(instructions="IBAN: AT61 1904")), keys, lambda: conn)
     conn.execute("UPDATE customers SET language = 'it'")
-    other = purchases.place(conn, keys, SHELL, acting.account(conn, "smpp-acme-1"), PACK_OF_100)
+    other = purchases.purchase_pack(conn, keys, SHELL, acting.get_account(conn, "smpp-acme-1"), PACK_OF_100)
     call_back(paying, order, message_id="a")
     call_back(paying, order, message_id="b", payment="another")
     call_back(paying, other, message_id="c", amount=1)
     call_back(paying, other, message_id="d", order="2026-99999")
-    orders.cancel(conn, SHELL, other)
+    orders.cancel_order(conn, SHELL, other)
     call_back(paying, other, message_id="e")
     assert mailer.send_due(conn) == 7
     found = [
@@ -86,10 +86,10 @@ def test_each_mail_says_what_it_is_about(
         ("marta", f"Ordine {other.number}: 100 crediti", ["7,00\xa0€", "IBAN: AT61 1904", f"{where}/{other.number}"]),
         ("olga", "Acme has ordered 100 credits", ["€7.00", "marta@acme.example", f"{where}/{other.number}"]),
         ("marta", f"L’ordine {order.number} è pagato", ["smpp-acme-1", "pay-4711", f"{where}/{order.number}"]),
-        ("olga", f"A payment for order {order.number} needs a look", ["another", "was paid before, by another"]),
-        ("olga", f"A payment for order {other.number} needs a look", ["€0.01", "costs another amount", "€7.00"]),
-        ("olga", "A payment for order 2026-99999 needs a look", ["There is no such order."]),
-        ("olga", f"A payment for order {other.number} needs a look", ["The order was cancelled.", other.number]),
+        ("olga", f"A payment for order {order.number} needs checking", ["another", "was paid before, by another"]),
+        ("olga", f"A payment for order {other.number} needs checking", ["€0.01", "costs another amount", "€7.00"]),
+        ("olga", "A payment for order 2026-99999 needs checking", ["There is no such order."]),
+        ("olga", f"A payment for order {other.number} needs checking", ["The order was cancelled.", other.number]),
     ]
     assert len(found) == len(expected)
     for message, (recipient, subject, phrases) in zip(found, expected, strict=True):

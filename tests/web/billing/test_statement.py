@@ -16,9 +16,9 @@ from portal.services.credits import credits, ledger
 from portal.services.messages import intake
 from portal.services.prices import prices
 from portal.services.statistics import rollup
-from tests.support import Cast, Person, prepared
+from tests.support import Cast, Person, prepare_submit
 from tests.web import acting
-from tests.web.acting import words
+from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 from tests.web.core.test_live import OpenPage
 
@@ -34,23 +34,23 @@ def alice(client: Client, cast: Cast) -> Browser:
 
 def move(conn: db.Connection, kind: str, amount: int, note: str = "", days_ago: int = 0, name: str = "") -> int:
     """One movement of smpp-acme-1, in the past too: the ones of the cast are made the oldest."""
-    account = acting.account(conn, name or "smpp-acme-1")
+    account = acting.get_account(conn, name or "smpp-acme-1")
     now = clock.now_ms() - days_ago * clock.DAY_MS
-    with db.immediate(conn):
-        found, _ = ledger.move(conn, Actor("olga@portal.example"), account.id, kind, amount, note, now=now)
+    with db.write_transaction(conn):
+        found, _ = ledger.post_movement(conn, Actor("olga@portal.example"), account.id, kind, amount, note, now=now)
     return found
 
 
 @pytest.fixture
 def long_ago(conn: db.Connection) -> None:
     """The cast's first grants were four hundred days ago."""
-    conn.execute("UPDATE movements SET id = id - ?", (ids.first_id_at(400 * clock.DAY_MS),))
+    conn.execute("UPDATE movements SET id = id - ?", (ids.min_id_at_time(400 * clock.DAY_MS),))
 
 
 def shown(page: str) -> list[str]:
     """The lines of the statement, in words."""
     table = re.search(r'aria-label="Movements".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
-    return [words(row) for row in table[1].split("<tr>")[1:]] if table else []
+    return [extract_text(row) for row in table[1].split("<tr>")[1:]] if table else []
 
 
 def linked(page: str, text: str) -> str:
@@ -68,14 +68,14 @@ def rows(answer: str) -> list[list[str]]:
 
 
 def test_a_line_says_who_why_how_many_and_what_was_left(alice: Browser, conn: db.Connection) -> None:
-    first, last = acting.send(conn, "smpp-acme-1", "one", "two")
-    (single,) = acting.send(conn, "smpp-acme-1", "three")
+    first, last = acting.send_texts(conn, "smpp-acme-1", "one", "two")
+    (single,) = acting.send_texts(conn, "smpp-acme-1", "three")
     move(conn, ledger.CORRECTION, -500, "Counted twice")
-    waits = acting.schedule(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
-    acting.call_back(conn, "smpp-acme-1", waits)
+    waits = acting.schedule_text(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
+    acting.cancel_message(conn, "smpp-acme-1", waits)
     page = alice.get(CREDITS).text
-    said = [line.split("UTC ")[1] for line in shown(page)]
-    assert said == [
+    lines = [line.split("UTC ")[1] for line in shown(page)]
+    assert lines == [
         "Refunded 1 message automatic +1 996.5",
         "1 message sent automatic -1 995.5",
         "Corrected Counted twice olga@portal.example -0.5 996.5",
@@ -93,24 +93,24 @@ def test_a_line_says_who_why_how_many_and_what_was_left(alice: Browser, conn: db
 
 
 def test_what_the_history_has_lost_is_not_linked(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", "one")
+    acting.send_texts(conn, "smpp-acme-1", "one")
     conn.execute("DELETE FROM messages")
     page = alice.get(CREDITS).text
-    assert "1 message sent automatic -1 999" in words(page)
+    assert "1 message sent automatic -1 999" in extract_text(page)
     assert 'href="history/' not in page
 
 
 def test_a_purchase_leads_to_its_order(alice: Browser, conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
-    with db.immediate(conn):
-        order_id = orders.enter(
+    account = acting.get_account(conn, "smpp-acme-1")
+    with db.write_transaction(conn):
+        order_id = orders.insert_order(
             conn, SYSTEM, account.id, packs.Pack(100_000, 700, "EUR"), orders.AUTOMATIC, at=clock.now_ms()
         )
-        orders.credit(conn, SYSTEM, order_id)
-    number = statement.movements(conn, account.id)[0].order
+        orders.credit_order(conn, SYSTEM, order_id)
+    number = statement.list_movements_page(conn, account.id)[0].purchase_order_number
     assert re.fullmatch(r"\d{4}-\d{5}", number)
     page = alice.get(CREDITS).text
-    assert f"Bought order {number} automatic +100 1,100" in words(page)
+    assert f"Bought order {number} automatic +100 1,100" in extract_text(page)
     assert linked(page, f"order {number}") == f"orders/{number}"
 
 
@@ -146,11 +146,13 @@ def test_the_address_says_which_movements(alice: Browser, conn: db.Connection, q
 def test_from_one_day_to_another(alice: Browser, conn: db.Connection) -> None:
     for days in (5, 4, 3, 2):
         move(conn, ledger.GRANT, days * 1000, f"{days} ago", days)
-    of = {name: i18n.iso(clock.now_ms() - days * clock.DAY_MS)[:10] for name, days in (("from", 4), ("to", 3))}
+    of = {
+        name: i18n.format_iso8601(clock.now_ms() - days * clock.DAY_MS)[:10] for name, days in (("from", 4), ("to", 3))
+    }
     page = alice.get(f"{CREDITS}?period=range&from={of['from']}&to={of['to']}").text
     assert [line.split(" ago")[0][-1] for line in shown(page)] == ["3", "4"]
     assert f'value="{of["from"]}"' in page
-    assert "came in +7 went out 0" in words(page)
+    assert "came in +7 went out 0" in extract_text(page)
     for each in ("credits.csv", "credits/course"):
         assert f"{each}?period=range&amp;from={of['from']}&amp;to={of['to']}" in page
 
@@ -168,9 +170,9 @@ def test_days_that_are_none_are_refused_at_the_field(alice: Browser, query: str,
     address = f"{CREDITS}?period=range&{query}"
     answer = alice.get(address)
     assert answer.status_code == 422
-    assert sentence in words(answer.text)
+    assert sentence in extract_text(answer.text)
     assert f'id="{field}-error"' in answer.text
-    assert acting.HOSTILE not in answer.text
+    assert acting.SCRIPT_INJECTION not in answer.text
     assert '<option selected value="range">' in answer.text
     # What can't be read is no reason for a file of something else.
     refused = alice.get(address.replace("credits?", "credits.csv?"))
@@ -192,7 +194,7 @@ def test_the_filter_stays_while_pages_are_turned(alice: Browser, conn: db.Connec
 
 
 def test_an_open_page_keeps_its_filter(alice: Browser, conn: db.Connection) -> None:
-    acting.settle(conn)
+    acting.confirm_changes(conn)
     opened = OpenPage(alice, f"{CREDITS}?period=7d&kind=grant")
     move(conn, ledger.CORRECTION, -1000, "not to be seen")
     answer = opened.ask().text
@@ -209,15 +211,15 @@ def test_an_open_page_keeps_its_filter(alice: Browser, conn: db.Connection) -> N
 
 
 def test_what_a_period_adds_up_to(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", "one", "two")
+    acting.send_texts(conn, "smpp-acme-1", "one", "two")
     move(conn, ledger.CORRECTION, -500)
     page = alice.get(CREDITS).text
-    said = words(page)
-    assert "credits left 997.5 came in +1,000 went out -2.5" in said
-    assert "Granted +1,000 · Messages sent -2 · Corrected -0.5" in said
+    page_text = extract_text(page)
+    assert "credits left 997.5 came in +1,000 went out -2.5" in page_text
+    assert "Granted +1,000 · Messages sent -2 · Corrected -0.5" in page_text
     assert linked(page, "Messages sent") == "?period=30d&kind=usage"
-    said = words(alice.get(f"{CREDITS}?kind=usage").text)
-    assert "came in 0 went out -2 Messages sent -2" in said
+    page_text = extract_text(alice.get(f"{CREDITS}?kind=usage").text)
+    assert "came in 0 went out -2 Messages sent -2" in page_text
 
 
 @pytest.mark.usefixtures("long_ago")
@@ -233,7 +235,7 @@ def test_the_chart_and_its_table(alice: Browser, conn: db.Connection) -> None:
     address = linked(page, "As a table")
     assert address == f"{CREDITS}/course?period=7d"
     for htmx in (False, "dialog"):
-        table = [words(row) for row in alice.get(address, htmx=htmx).text.split("<tr>")[2:]]
+        table = [extract_text(row) for row in alice.get(address, htmx=htmx).text.split("<tr>")[2:]]
         assert [row.split(" ", 2)[2] for row in table[:3]] == ["0 0 600", "300 0 600", "100 0 900"]
         assert len(table) == 7
 
@@ -252,8 +254,10 @@ def test_where_nothing_was_there_is_nothing_to_draw(alice: Browser) -> None:
 @pytest.mark.usefixtures("long_ago")
 def test_the_csv_is_what_the_page_is_filtered_to(alice: Browser, conn: db.Connection) -> None:
     move(conn, ledger.GRANT, 1_500, "=HYPERLINK(1)", 3)
-    credits.transfer(conn, SHELL, acting.account(conn, "smpp-acme-1"), acting.account(conn, "sms-acme-1"), 2_000)
-    first, last = acting.send(conn, "smpp-acme-1", "one", "two")
+    credits.transfer_credits(
+        conn, SHELL, acting.get_account(conn, "smpp-acme-1"), acting.get_account(conn, "sms-acme-1"), 2_000
+    )
+    first, last = acting.send_texts(conn, "smpp-acme-1", "one", "two")
     answer = alice.get(f"{CREDITS}.csv?period=7d")
     assert answer.content_type == "text/csv; charset=utf-8"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="smpp-acme-1-credits.csv"'
@@ -283,28 +287,30 @@ def test_the_csv_of_many_is_whole(alice: Browser, conn: db.Connection) -> None:
 
 
 def test_numbers_of_no_country_are_named_in_a_month(alice: Browser, conn: db.Connection) -> None:
-    prices.put(conn, SHELL, {"88213": 2000})
-    submit = prepared(conn, acting.account(conn, "smpp-acme-1").id, source="ACME", destination="882131234567")
-    intake.store(conn, [submit])
-    rollup.gather_all(conn)
-    assert "International networks 1 1 2" in words(alice.get(MONTHS).text)
+    prices.set_prices(conn, SHELL, {"88213": 2000})
+    submit = prepare_submit(conn, acting.get_account(conn, "smpp-acme-1").id, source="ACME", destination="882131234567")
+    intake.store_messages(conn, [submit])
+    rollup.roll_up_all(conn)
+    assert "International networks 1 1 2" in extract_text(alice.get(MONTHS).text)
 
 
 def test_a_month_by_country_and_sender(alice: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET any_sender = 1")
-    acting.send(conn, "smpp-acme-1", "one", "x" * 100)
-    acting.send(conn, "smpp-acme-1", "three", source="<b>SHOP</b>")
-    waits = acting.schedule(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
-    acting.call_back(conn, "smpp-acme-1", waits)
+    acting.send_texts(conn, "smpp-acme-1", "one", "x" * 100)
+    acting.send_texts(conn, "smpp-acme-1", "three", source="<b>SHOP</b>")
+    waits = acting.schedule_text(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
+    acting.cancel_message(conn, "smpp-acme-1", waits)
     answer = alice.get(MONTHS)
-    said = words(answer.text)
-    assert "credits used 5 messages 4 parts 5" in said
-    assert "Refunded in this month: 1." in said
-    assert "Italy 4 5 5 100 % Total 4 5 5" in said
-    assert "ACME 3 4 4 80 % <b>SHOP</b> 1 1 1 20 % Total 4 5 5" in said
+    page_text = extract_text(answer.text)
+    assert "credits used 5 messages 4 parts 5" in page_text
+    assert "Refunded in this month: 1." in page_text
+    assert "Italy 4 5 5 100 % Total 4 5 5" in page_text
+    assert "ACME 3 4 4 80 % <b>SHOP</b> 1 1 1 20 % Total 4 5 5" in page_text
     month = re.search(r'<option value="(\d{4}-\d\d)" selected>', answer.text)
     assert month
-    assert month[1] == statement.month_text(statement.months(conn, acting.account(conn, "smpp-acme-1").id)[0])
+    assert month[1] == statement.format_month(
+        statement.list_statement_months(conn, acting.get_account(conn, "smpp-acme-1").id)[0]
+    )
     download = linked(answer.text, "Download as CSV")
     file = alice.get(download)
     assert file.headers["Content-Disposition"] == f'attachment; filename="smpp-acme-1-{month[1]}.csv"'
@@ -313,12 +319,12 @@ def test_a_month_by_country_and_sender(alice: Browser, conn: db.Connection) -> N
         [month[1], "IT", "<b>SHOP</b>", "1", "1", "1"],
         [month[1], "IT", "ACME", "3", "4", "4"],
     ]
-    assert "Italia 4 5 5 100 %" in words(alice.get(MONTHS, headers={"Accept-Language": "it"}).text)
+    assert "Italia 4 5 5 100 %" in extract_text(alice.get(MONTHS, headers={"Accept-Language": "it"}).text)
 
 
 def test_a_month_of_many_senders_shows_the_dearest(alice: Browser, conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
-    month = statement.months(conn, account.id)[0]
+    account = acting.get_account(conn, "smpp-acme-1")
+    month = statement.list_statement_months(conn, account.id)[0]
     for number in range(60):
         values = (account.id, rollup.MONTH, month, "IT", f"=S{number}", 1, 0, 0, 0, 0, 1, 1000 + number)
         conn.execute("INSERT INTO statistics VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
@@ -326,7 +332,7 @@ def test_a_month_of_many_senders_shows_the_dearest(alice: Browser, conn: db.Conn
     assert "=S59" in page
     assert "=S10" in page
     assert "=S9<" not in page
-    assert "These are the 50 senders that cost most." in words(page)
+    assert "These are the 50 senders that cost most." in extract_text(page)
     file = rows(alice.get(f"{MONTHS}.csv").text)
     assert len(file) == 61
     assert all(line[2].startswith("'=S") for line in file[1:])
@@ -334,12 +340,12 @@ def test_a_month_of_many_senders_shows_the_dearest(alice: Browser, conn: db.Conn
 
 @pytest.mark.usefixtures("long_ago")
 def test_another_month_is_chosen_in_the_address(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", "one")
-    months = statement.months(conn, acting.account(conn, "smpp-acme-1").id)
+    acting.send_texts(conn, "smpp-acme-1", "one")
+    months = statement.list_statement_months(conn, acting.get_account(conn, "smpp-acme-1").id)
     assert len(months) >= 13
-    page = alice.get(f"{MONTHS}?month={statement.month_text(months[3])}").text
-    assert f'<option value="{statement.month_text(months[3])}" selected>' in page
-    assert "credits used 0" in words(page)
+    page = alice.get(f"{MONTHS}?month={statement.format_month(months[3])}").text
+    assert f'<option value="{statement.format_month(months[3])}" selected>' in page
+    assert "credits used 0" in extract_text(page)
     for wrong in ("x", "2026-13", "99999-01"):
         assert alice.get(f"{MONTHS}?month={wrong}").status_code == 404
         assert alice.get(f"{MONTHS}.csv?month={wrong}").status_code == 404

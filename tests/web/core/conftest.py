@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from flask import Flask
 
-from portal.core.config import Config, Web
+from portal.core.config import Config, WebSettings
 from tests.web.conftest import Browser
 
 
@@ -20,5 +20,5 @@ def browser_of(app: Flask) -> Browser:
 @pytest.fixture
 def https(make_app: Callable[[Config], Flask], config: Config) -> Flask:
     """The application as it runs behind a proxy that speaks TLS."""
-    web = Web(public_url="https://portal.example", trusted_proxies=("127.0.0.1", "10.0.0.0/8"))
+    web = WebSettings(public_url="https://portal.example", trusted_proxies=("127.0.0.1", "10.0.0.0/8"))
     return make_app(replace(config, web=web))

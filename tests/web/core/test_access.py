@@ -15,34 +15,34 @@ from portal.services.billing import orders, packs
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, intake
 from portal.services.messages import inbound_numbers as numbers
-from portal.services.messages.inbound import FromHandset
-from portal.web.core.access import Rule, rule_of
-from tests.support import Cast, Person, prepared
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.web.core.access import AccessRule, get_access_rule
+from tests.support import Cast, Person, prepare_submit
 from tests.web.conftest import Browser
 
 # What anyone may open without a login: to add to this is a decision.
 PUBLIC = {
     "static",
-    "language.choose",
+    "language.choose_language",
     "login.login",
-    "login.totp",
+    "login.verify_second_factor",
     "login.enrol",
     "login.setup",
-    "payment_callback.receive_callback",
+    "payment_callback.receive_payment_callback",
 }
 # What everyone who is logged in may change, viewers too: their own login and the mails they get, and nothing else.
 ONE_S_OWN = {
     "login.logout",
-    "profile.password",
-    "profile.new_authenticator",
-    "profile.confirm_authenticator",
-    "profile.recovery_codes",
-    "profile.end_session",
-    "sessions.mails",
+    "profile.change_password",
+    "profile.start_authenticator_change",
+    "profile.replace_authenticator",
+    "profile.renew_recovery_codes",
+    "profile.end_login_session",
+    "sessions.set_refused_bind_mails",
 }
 # Addresses that are pages only with a query.
-QUERIES = {"live.poll": "?page=home"}
-OF_AN_ACCOUNT = (Rule.SEE_ACCOUNT, Rule.CHANGE_ACCOUNT)
+QUERIES = {"live.poll_changes": "?page=home"}
+OF_AN_ACCOUNT = (AccessRule.ACCOUNT_ACCESS, AccessRule.ACCOUNT_CHANGE)
 READING = ("GET", "HEAD")
 
 
@@ -51,7 +51,7 @@ class Route:
     """One address with one method; its words are filled in from `values`, and numbers with 1."""
 
     endpoint: str
-    rule: Rule | None
+    rule: AccessRule | None
     method: str
     path: str
     numbered: bool
@@ -76,7 +76,9 @@ def _routes(app: Flask, account: str) -> Iterator[Route]:
         _, path = each.build(values) or ("", "")
         path += QUERIES.get(each.endpoint, "")
         for method in sorted((each.methods or set()) - {"OPTIONS"}):
-            yield Route(each.endpoint, rule_of(app, each.endpoint), method, path, bool(each.arguments - {"name"}))
+            yield Route(
+                each.endpoint, get_access_rule(app, each.endpoint), method, path, bool(each.arguments - {"name"})
+            )
 
 
 def ask(browser: Browser, route: Route, htmx: bool = False) -> tuple[int, str]:
@@ -109,26 +111,26 @@ def without_tokens(page: str) -> str:
 @pytest.fixture(autouse=True)
 def a_number(conn: db.Connection, cast: Cast) -> None:
     """Acme's first account has one, which is the first row of its table."""
-    numbers.add(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), "48484")
+    numbers.add_inbound_number(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), "48484")
 
 
 @pytest.fixture(autouse=True)
 def an_order(conn: db.Connection, cast: Cast) -> None:
     """And an order of it, which is the first of its table too."""
-    orders.place(conn, SHELL, accounts.by_name(conn, cast.smpp_acme_1.name), packs.everyone(conn)[0])
+    orders.place_order(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), packs.list_packs(conn)[0])
 
 
 @pytest.fixture(autouse=True)
 def a_message(conn: db.Connection, cast: Cast, a_number: None) -> None:
     """The same account has sent one, whose id is 1: so early it was."""
-    (message_id,) = intake.store(conn, [prepared(conn, cast.smpp_acme_1.id)], now=0).ids
+    (message_id,) = intake.store_messages(conn, [prepare_submit(conn, cast.smpp_acme_1.id)], now=0).message_ids
     assert message_id == 1
 
 
 @pytest.fixture(autouse=True)
 def from_a_handset(conn: db.Connection, cast: Cast, a_number: None) -> None:
     """And it has received one, whose id is 1 too; it put the handset on the blacklist."""
-    inbound.take_in(conn, [FromHandset("393337654321", "48484", "STOP")])
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage("393337654321", "48484", "STOP")])
     conn.execute("UPDATE received SET id = 1")
     conn.execute("UPDATE blacklist SET received_id = 1")
     conn.execute("DELETE FROM deliveries WHERE received_id IS NOT NULL")
@@ -153,17 +155,17 @@ def test_every_route_has_a_decision(acme: list[Route]) -> None:
 
 
 def test_public_is_what_is_said_here(acme: list[Route]) -> None:
-    assert {each.endpoint for each in acme if each.rule is Rule.PUBLIC} == PUBLIC
+    assert {each.endpoint for each in acme if each.rule is AccessRule.PUBLIC} == PUBLIC
 
 
 def test_everyone_changes_their_own_login_only(acme: list[Route]) -> None:
-    assert {each.endpoint for each in acme if each.rule is Rule.USER and not each.reads} == ONE_S_OWN
+    assert {each.endpoint for each in acme if each.rule is AccessRule.LOGGED_IN and not each.reads} == ONE_S_OWN
 
 
 def test_who_may_only_see_an_account_is_offered_nothing_that_changes_it(acme: list[Route]) -> None:
-    posted = {each.endpoint for each in acme if each.rule is Rule.SEE_ACCOUNT and not each.reads}
+    posted = {each.endpoint for each in acme if each.rule is AccessRule.ACCOUNT_ACCESS and not each.reads}
     # A text is posted so that it stands in no address. That this changes nothing is seen to below.
-    assert posted == {"prices.cost"}
+    assert posted == {"prices.estimate_cost"}
 
 
 def test_an_account_s_pages_are_decided_by_its_owner(acme: list[Route]) -> None:
@@ -176,7 +178,7 @@ def test_an_account_s_pages_are_decided_by_its_owner(acme: list[Route]) -> None:
 
 def test_nobody_is_sent_to_the_login(acme: list[Route], browser: Browser) -> None:
     for route in acme:
-        if route.rule not in (Rule.PUBLIC, Rule.MACHINE):
+        if route.rule not in (AccessRule.PUBLIC, AccessRule.MONITORING):
             status, where = ask(browser, route)
             assert (status, where.partition("?")[0]) == (302, "/login"), route
             status, where = ask(browser, route, htmx=True)
@@ -253,10 +255,10 @@ def test_a_viewer_sees_every_page_and_changes_nothing(
     bob = client(cast.bob)
     before = everything(conn)
     for route in acme:
-        if route.rule is Rule.CHANGE_ACCOUNT:
+        if route.rule is AccessRule.ACCOUNT_CHANGE:
             assert ask(bob, route)[0] == 403, route
             assert ask(bob, route, htmx=True)[0] == 403, route
-        elif route.rule is Rule.SEE_ACCOUNT and not route.numbered:
+        elif route.rule is AccessRule.ACCOUNT_ACCESS and not route.numbered:
             # What is posted is no page but a question, and an empty one is refused.
             assert gets_in(bob, route) if route.reads else ask(bob, route)[0] == 422, route
     assert everything(conn) == before
@@ -298,7 +300,7 @@ def test_the_operator_s_pages_are_not_there_for_customers(
     before = everything(conn)
     for browser in browsers:
         for route in acme:
-            if route.rule is Rule.OPERATE:
+            if route.rule is AccessRule.OPERATOR:
                 assert ask(browser, route)[0] == 404, route
                 assert ask(browser, route, htmx=True)[0] == 404, route
     assert everything(conn) == before
@@ -309,7 +311,7 @@ def test_operators_open_every_page_of_every_customer(
 ) -> None:
     olga = client(cast.olga)
     for route in [*acme, *globex]:
-        decided = route.rule in (*OF_AN_ACCOUNT, Rule.OPERATE)
+        decided = route.rule in (*OF_AN_ACCOUNT, AccessRule.OPERATOR)
         if decided and route.reads and not (route.rule in OF_AN_ACCOUNT and route.numbered):
             assert gets_in(olga, route), route
 

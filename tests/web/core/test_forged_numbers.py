@@ -15,7 +15,7 @@ FORGED = ("9" * 5000, "9" * 30, str((1 << 63) - 1), "-1", "1e5", "\u00b2", "x")
 
 @pytest.mark.parametrize("number", FORGED)
 @pytest.mark.parametrize("page", ["credits", "orders", "history"])
-@pytest.mark.parametrize("way", paging.ASKS)
+@pytest.mark.parametrize("way", paging.PAGING_ARGS)
 def test_a_page_that_is_not_there_is_the_first_one(
     client: Client, cast: Cast, page: str, way: str, number: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from portal.web.core.fragment_cache import Drawings
+from portal.web.core.fragment_cache import FragmentCache
 
 
 def pen(drawn: list[int], number: int) -> Callable[[], str]:
@@ -16,15 +16,21 @@ def pen(drawn: list[int], number: int) -> Callable[[], str]:
 
 
 def test_the_same_is_drawn_once() -> None:
-    drawings = Drawings(10)
+    drawings = FragmentCache(10)
     drawn: list[int] = []
-    assert [drawings.get(number, pen(drawn, number)) for number in (1, 2, 1, 2, 1)] == ["1", "2", "1", "2", "1"]
+    assert [drawings.get_or_render(number, pen(drawn, number)) for number in (1, 2, 1, 2, 1)] == [
+        "1",
+        "2",
+        "1",
+        "2",
+        "1",
+    ]
     assert drawn == [1, 2]
 
 
 def test_what_came_first_makes_room() -> None:
-    drawings = Drawings(3)
+    drawings = FragmentCache(3)
     drawn: list[int] = []
     for number in (1, 2, 3, 4, 2, 3, 4, 1):
-        drawings.get(number, pen(drawn, number))
+        drawings.get_or_render(number, pen(drawn, number))
     assert drawn == [1, 2, 3, 4, 1]

@@ -8,7 +8,7 @@ from flask import Flask
 from tests.support import ROOT, Cast, Person
 from tests.web.conftest import Browser
 from tests.web.core.conftest import browser_of
-from tests.web.html import faults
+from tests.web.html import find_html_errors
 
 PAGES = ("/login", "/enrol/invented", "/no-such-page", "/profile", "/accounts/smpp-acme-1", "/static/app.css")
 
@@ -58,7 +58,7 @@ def test_no_template_has_inline_code() -> None:
 
 def test_the_eye_sees_what_it_should() -> None:
     page = "<!doctype html><html><head><title>x</title></head><body>{}</body></html>"
-    assert faults(page.format("<p>fine")) == []
+    assert find_html_errors(page.format("<p>fine")) == []
     for wrong in (
         "<div>",
         "<b><i></b></i>",
@@ -69,4 +69,4 @@ def test_the_eye_sees_what_it_should() -> None:
         '<label for="nowhere">x</label>',
         '<form method="post"></form>',
     ):
-        assert faults(page.format(wrong)), wrong
+        assert find_html_errors(page.format(wrong)), wrong

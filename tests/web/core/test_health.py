@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 
 from portal.core import clock, db
-from portal.core.config import Config, Web
+from portal.core.config import Config, WebSettings
 from portal.services.accounts import session_records
 from tests.web.conftest import Browser
 
@@ -18,8 +18,10 @@ AWAY = {"REMOTE_ADDR": "203.0.113.9"}
 @pytest.fixture
 def guarded(make_app: Callable[[Config], Flask], config: Config, conn: db.Connection) -> Browser:
     """An installation with a token and a proxy, whose SMPP server runs."""
-    session_records.heartbeat(conn, "smsc", clock.now_ms())
-    made = make_app(replace(config, web=Web(metrics_token="s3cret", trusted_proxies=("10.0.0.1",)))).test_client()
+    session_records.record_component_heartbeat(conn, "smsc", clock.now_ms())
+    made = make_app(
+        replace(config, web=WebSettings(metrics_token="s3cret", trusted_proxies=("10.0.0.1",)))
+    ).test_client()
     assert isinstance(made, Browser)
     return made
 
@@ -33,9 +35,9 @@ def test_it_is_ready_once_the_smpp_server_is(browser: Browser, conn: db.Connecti
     answer = browser.get("/readyz")
     assert answer.status_code == 503
     assert "SMPP server isn't ready" in answer.text
-    session_records.heartbeat(conn, "smsc", clock.now_ms())
+    session_records.record_component_heartbeat(conn, "smsc", clock.now_ms())
     assert browser.get("/readyz").status_code == 200
-    session_records.gone(conn, "smsc")
+    session_records.remove_component_heartbeat(conn, "smsc")
     assert browser.get("/readyz").status_code == 503
 
 

@@ -13,9 +13,9 @@ from portal.services.accounts import accounts, allowed_ips
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.senders import senders
-from tests.support import Cast, Person, eventually
+from tests.support import Cast, Person, wait_until
 from tests.web import acting
-from tests.web.acting import words
+from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -32,7 +32,7 @@ PAGES = {
 
 
 class OpenPage:
-    """A page as a browser has it open: it asks as the page says, and takes over what it is told."""
+    """A page as a browser has it open: it polls as the page says, and shows what it gets."""
 
     def __init__(self, browser: Browser, address: str) -> None:
         self._browser = browser
@@ -56,12 +56,12 @@ class OpenPage:
 @pytest.fixture(autouse=True)
 def within_a_minute() -> None:
     """What says how long ago something was is drawn anew with each minute; here nothing else shall happen meanwhile."""
-    eventually(lambda: clock.now_ms() % 60_000 < 57_000)
+    wait_until(lambda: clock.now_ms() % 60_000 < 57_000)
 
 
 @pytest.fixture
 def alice(client: Client, cast: Cast, conn: db.Connection) -> Browser:
-    acting.settle(conn)
+    acting.confirm_changes(conn)
     return client(cast.alice)
 
 
@@ -76,11 +76,11 @@ def test_nothing_has_changed(alice: Browser, page: str) -> None:
 
 def test_a_message_moves_balance_and_statistics_and_nothing_else(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, HOME)
-    acting.send(conn, NAME, "hello")
+    acting.send_texts(conn, NAME, "hello")
     answer = opened.ask()
-    said = words(answer.text)
-    assert "999 credits" in said
-    assert "sent 1" in said
+    text = extract_text(answer.text)
+    assert "999 credits" in text
+    assert "sent 1" in text
     assert 'id="statistics"' in answer.text
     for unmoved in ('id="general"', 'id="status"', 'id="refused"', "The status is now"):
         assert unmoved not in answer.text
@@ -89,40 +89,40 @@ def test_a_message_moves_balance_and_statistics_and_nothing_else(alice: Browser,
 
 def test_the_period_that_was_chosen_stays(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, f"{HOME}?period=7d")
-    acting.send(conn, NAME, "hello")
+    acting.send_texts(conn, NAME, "hello")
     assert 'href="?period=7d" aria-current="true"' in opened.ask().text
 
 
 def test_a_final_status_reaches_statistics_and_history(alice: Browser, conn: db.Connection) -> None:
-    ids = acting.send(conn, NAME, "hello")
+    ids = acting.send_texts(conn, NAME, "hello")
     home, history = OpenPage(alice, HOME), OpenPage(alice, PAGES["history"])
     assert "On its way" in history.text
-    acting.deliver(conn, *ids)
-    assert "delivered · 100 %" in words(home.ask().text)
-    assert "hello 1 1 Delivered" in words(history.ask().text)
+    acting.deliver_messages(conn, *ids)
+    assert "delivered · 100 %" in extract_text(home.ask().text)
+    assert "hello 1 1 Delivered" in extract_text(history.ask().text)
 
 
 def test_new_messages_appear_on_the_first_page_and_leave_the_others(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, NAME, *(f"text {number}." for number in range(20)))
+    acting.send_texts(conn, NAME, *(f"text {number}." for number in range(20)))
     first = OpenPage(alice, PAGES["history"])
     older = first.text.split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0]
     second = OpenPage(alice, PAGES["history"] + older)
-    acting.send(conn, NAME, "a new one")
+    acting.send_texts(conn, NAME, "a new one")
     assert "a new one" in first.ask().text
     assert 'id="history-list"' not in second.ask().text
 
 
 def test_a_change_is_underway_and_then_confirmed(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, PAGES["options"])
-    allowed_ips.add(conn, SHELL, acting.account(conn, NAME), "203.0.113.7", label="New")
+    allowed_ips.add_allowed_ip(conn, SHELL, acting.get_account(conn, NAME), "203.0.113.7", label="New")
     answer = opened.ask()
-    said = words(answer.text)
+    text = extract_text(answer.text)
     for each in ("The status is now: Updating", "203.0.113.7 New", "3/10", "Add an IP (3/10)"):
-        assert each in said
+        assert each in text
     assert opened.every == "500ms"
-    acting.settle(conn)
+    acting.confirm_changes(conn)
     answer = opened.ask()
-    assert "The status is now: OK" in words(answer.text)
+    assert "The status is now: OK" in extract_text(answer.text)
     assert opened.every == "2s"
     assert opened.ask().status_code == 204
 
@@ -131,38 +131,38 @@ def test_a_change_is_underway_and_then_confirmed(alice: Browser, conn: db.Connec
 def test_what_is_typed_into_is_never_replaced(alice: Browser, conn: db.Connection, page: str) -> None:
     opened = OpenPage(alice, PAGES[page])
     assert '<form class="form' in opened.text
-    senders.add(conn, SHELL, acting.account(conn, NAME), "SHOP")
-    allowed_ips.add(conn, SHELL, acting.account(conn, NAME), "203.0.113.7")
+    senders.add_sender(conn, SHELL, acting.get_account(conn, NAME), "SHOP")
+    allowed_ips.add_allowed_ip(conn, SHELL, acting.get_account(conn, NAME), "203.0.113.7")
     answer = opened.ask()
     assert answer.status_code == 200
-    # What is ticked stays so: app.js sees to that, and test_senders.py in a browser to it.
+    # A selection survives the update: that is up to app.js, and tested in a browser (e2e/test_senders.py).
     assert not re.findall(r"<form|<textarea|<select|<input(?! type=.(hidden|checkbox))", answer.text)
 
 
 def test_who_connects_and_who_is_refused(alice: Browser, conn: db.Connection) -> None:
     home, sessions = OpenPage(alice, HOME), OpenPage(alice, PAGES["sessions"])
-    acting.connect(conn, NAME)
-    said = words(home.ask().text)
-    assert "1 session from 198.51.100.20" in said
-    assert "· 1" in said
-    assert "198.51.100.20 Transceiver" in words(sessions.ask().text)
-    acting.refuse(conn, NAME, "203.0.113.7")
-    assert "203.0.113.7 was refused" in words(home.ask().text)
+    acting.open_session(conn, NAME)
+    text = extract_text(home.ask().text)
+    assert "1 session from 198.51.100.20" in text
+    assert "· 1" in text
+    assert "198.51.100.20 Transceiver" in extract_text(sessions.ask().text)
+    acting.refuse_binds(conn, NAME, "203.0.113.7")
+    assert "203.0.113.7 was refused" in extract_text(home.ask().text)
     answer = sessions.ask()
-    assert "203.0.113.7 It is not an authorised IP." in words(answer.text)
+    assert "203.0.113.7 It is not an authorised IP." in extract_text(answer.text)
     assert 'id="open"' not in answer.text
 
 
 def test_what_passes_through_a_session(alice: Browser, conn: db.Connection) -> None:
-    acting.connect(conn, NAME)
+    acting.open_session(conn, NAME)
     sessions = OpenPage(alice, PAGES["sessions"])
     conn.execute("UPDATE connections SET submitted = 12840, window = 7")
-    assert "7/10 0 12,840" in words(sessions.ask().text)
+    assert "7/10 0 12,840" in extract_text(sessions.ask().text)
 
 
 def test_an_answer_is_small_where_the_browser_can_read_it(alice: Browser, conn: db.Connection) -> None:
     for number in range(1, 11):
-        acting.connect(conn, NAME, number)
+        acting.open_session(conn, NAME, number)
     address = f"{HOME}/live?page=sessions"
     plain = alice.get(address, htmx="live")
     small = alice.get(address, htmx="live", headers={"Accept-Encoding": "gzip, deflate"})
@@ -173,55 +173,55 @@ def test_an_answer_is_small_where_the_browser_can_read_it(alice: Browser, conn: 
 
 
 def test_a_client_that_falls_silent(alice: Browser, conn: db.Connection) -> None:
-    acting.connect(conn, NAME)
+    acting.open_session(conn, NAME)
     sessions = OpenPage(alice, PAGES["sessions"])
     assert sessions.ask().status_code == 204
     conn.execute("UPDATE connections SET seen_at = seen_at - 20000")
-    assert "active: less than a minute ago" in words(sessions.ask().text)
+    assert "active: less than a minute ago" in extract_text(sessions.ask().text)
 
 
 def test_credits_that_come(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, PAGES["credits"])
-    credits.grant(conn, SHELL, acting.account(conn, NAME), 500_000, note="Welcome")
-    said = words(opened.ask().text)
-    assert "1,500 credits" in said
-    assert "Granted Welcome operator +500 1,500" in said
+    credits.grant_credits(conn, SHELL, acting.get_account(conn, NAME), 500_000, note="Welcome")
+    text = extract_text(opened.ask().text)
+    assert "1,500 credits" in text
+    assert "Granted Welcome operator +500 1,500" in text
 
 
 def test_an_operator_s_decision(alice: Browser, conn: db.Connection) -> None:
-    senders.add(conn, SHELL, acting.account(conn, NAME), "SHOP")
+    senders.add_sender(conn, SHELL, acting.get_account(conn, NAME), "SHOP")
     opened = OpenPage(alice, PAGES["senders"])
-    senders.decide(conn, SHELL, acting.account(conn, NAME), "SHOP", approve=True)
-    assert "SHOP Letters and digits Enabled" in words(opened.ask().text)
+    senders.decide_sender(conn, SHELL, acting.get_account(conn, NAME), "SHOP", approve=True)
+    assert "SHOP Letters and digits Enabled" in extract_text(opened.ask().text)
 
 
 def test_the_account_is_disabled(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, HOME)
-    accounts.disable(conn, SHELL, acting.account(conn, NAME))
-    said = words(opened.ask().text)
-    assert "The status is now: Disabled" in said
-    assert "Not possible while the account is disabled." in said
+    accounts.disable_account(conn, SHELL, acting.get_account(conn, NAME))
+    text = extract_text(opened.ask().text)
+    assert "The status is now: Disabled" in text
+    assert "Not possible while the account is disabled." in text
 
 
 def test_the_other_accounts_at_the_side(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, HOME)
-    credits.grant(conn, SHELL, acting.account(conn, "sms-acme-1"), 500_000)
+    credits.grant_credits(conn, SHELL, acting.get_account(conn, "sms-acme-1"), 500_000)
     answer = opened.ask()
     assert 'hx-swap-oob="innerHTML:#side-sms-acme-1"' in answer.text
-    assert "sms-acme-1 550" in words(answer.text)
+    assert "sms-acme-1 550" in extract_text(answer.text)
     assert 'id="statistics"' not in answer.text
 
 
 def test_a_classic_account_s_home(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, "/accounts/sms-acme-1")
     assert opened.ask().status_code == 204
-    credits.grant(conn, SHELL, acting.account(conn, "sms-acme-1"), 500_000)
-    assert "550 credits" in words(opened.ask().text)
+    credits.grant_credits(conn, SHELL, acting.get_account(conn, "sms-acme-1"), 500_000)
+    assert "550 credits" in extract_text(opened.ask().text)
 
 
 def test_an_answer_is_small(alice: Browser, conn: db.Connection) -> None:
     opened = OpenPage(alice, HOME)
-    acting.send(conn, NAME, "hello")
+    acting.send_texts(conn, NAME, "hello")
     assert len(opened.ask().data) < 6000
 
 
@@ -239,11 +239,11 @@ def test_a_page_that_does_not_exist(alice: Browser) -> None:
 
 
 def test_a_viewer_is_told_the_same_without_buttons(client: Client, cast: Cast, conn: db.Connection) -> None:
-    acting.settle(conn)
+    acting.confirm_changes(conn)
     opened = OpenPage(client(cast.bob), HOME)
-    acting.refuse(conn, NAME, "203.0.113.7")
+    acting.refuse_binds(conn, NAME, "203.0.113.7")
     answer = opened.ask()
-    assert "203.0.113.7 was refused" in words(answer.text)
+    assert "203.0.113.7 was refused" in extract_text(answer.text)
     assert "<button" not in answer.text
 
 

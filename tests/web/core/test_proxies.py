@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from portal.core import db
-from portal.web.core.proxies import client_address
+from portal.web.core.proxies import resolve_client_address
 from tests.web.core.conftest import browser_of
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -35,11 +35,11 @@ def test_the_address_is_read_from_the_right_and_from_trusted_proxies_only(
     peer: str, claimed: str | None, address: str
 ) -> None:
     environ = {"REMOTE_ADDR": peer} | ({"HTTP_X_FORWARDED_FOR": claimed} if claimed is not None else {})
-    assert client_address(environ, PROXIES) == address
+    assert resolve_client_address(environ, PROXIES) == address
 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:
-    assert client_address({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}, ()) == "127.0.0.1"
+    assert resolve_client_address({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}, ()) == "127.0.0.1"
 
 
 def test_a_login_is_throttled_by_the_address_behind_the_proxy(https: Flask, conn: db.Connection) -> None:

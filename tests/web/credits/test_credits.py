@@ -10,7 +10,7 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import value_of, words
+from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -28,7 +28,7 @@ def balances(conn: db.Connection) -> dict[str, int]:
 
 
 def form(page: str, **changed: str) -> dict[str, str]:
-    values = {"source": "smpp-acme-1", "target": "smpp-acme-2", "amount": "100", "form": value_of(page, "form")}
+    values = {"source": "smpp-acme-1", "target": "smpp-acme-2", "amount": "100", "form": get_field_value(page, "form")}
     return values | changed
 
 
@@ -36,27 +36,27 @@ def form(page: str, **changed: str) -> dict[str, str]:
 
 
 def test_the_balance_and_every_movement(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", "one", "two")
+    acting.send_texts(conn, "smpp-acme-1", "one", "two")
     alice.post(TRANSFER, data=form(alice.get(TRANSFER).text))
-    said = words(alice.get(CREDITS).text)
-    assert "credits left 898" in said
-    assert "Transfer to smpp-acme-2 alice@acme.example -100 898" in said
-    assert "2 messages sent automatic -2 998" in said
-    assert "Granted operator +1,000 1,000" in said
-    assert "Transfer from smpp-acme-1 alice@acme.example +100 200" in words(
+    page_text = extract_text(alice.get(CREDITS).text)
+    assert "credits left 898" in page_text
+    assert "Transfer to smpp-acme-2 alice@acme.example -100 898" in page_text
+    assert "2 messages sent automatic -2 998" in page_text
+    assert "Granted operator +1,000 1,000" in page_text
+    assert "Transfer from smpp-acme-1 alice@acme.example +100 200" in extract_text(
         alice.get("/accounts/smpp-acme-2/credits").text
     )
 
 
 def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
+    account = acting.get_account(conn, "smpp-acme-1")
     for number in range(1, 46):
-        credits.grant(conn, SHELL, account, number * 1000, note=f"note {number}.")
+        credits.grant_credits(conn, SHELL, account, number * 1000, note=f"note {number}.")
     pages = [alice.get(CREDITS).text]
     while 'rel="next"' in pages[-1]:
         query = pages[-1].split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
         pages.append(alice.get(CREDITS + query).text)
-    assert [page.count(" operator +") for page in map(words, pages)] == [12, 12, 12, 10]
+    assert [page.count(" operator +") for page in map(extract_text, pages)] == [12, 12, 12, 10]
     assert [f"note {number}." in pages[0] for number in (45, 34, 33)] == [True, True, False]
     assert [f"note {number}." in pages[1] for number in (34, 33, 22, 21)] == [False, True, True, False]
     back = pages[2].split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
@@ -64,7 +64,7 @@ def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
     assert [f"note {number}." in again for number in (34, 33, 22, 21)] == [False, True, True, False]
     # The way back ends with a whole first page.
     first = again.split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
-    assert words(alice.get(CREDITS + first).text).count(" operator +") == 12
+    assert extract_text(alice.get(CREDITS + first).text).count(" operator +") == 12
 
 
 @pytest.mark.parametrize("query", ["?before=x", "?before=-1", "?after=99999999999999999999", "?before="])
@@ -73,8 +73,8 @@ def test_a_place_that_is_none_is_the_first_page(alice: Browser, query: str) -> N
 
 
 def test_a_note_is_text(alice: Browser, conn: db.Connection) -> None:
-    credits.grant(conn, SHELL, acting.account(conn, "smpp-acme-1"), 1000, note=acting.HOSTILE)
-    assert acting.HOSTILE not in alice.get(CREDITS).text
+    credits.grant_credits(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), 1000, note=acting.SCRIPT_INJECTION)
+    assert acting.SCRIPT_INJECTION not in alice.get(CREDITS).text
 
 
 # --- transfer
@@ -92,7 +92,7 @@ def test_credits_move_at_once(alice: Browser, conn: db.Connection) -> None:
     before = balances(conn)
     answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text, amount="99.5", target="sms-acme-1"))
     assert (answer.status_code, answer.location) == (303, CREDITS)
-    assert "99.5 credits moved to sms-acme-1." in words(alice.get(CREDITS).text)
+    assert "99.5 credits moved to sms-acme-1." in extract_text(alice.get(CREDITS).text)
     moved = {"smpp-acme-1": before["smpp-acme-1"] - 99_500, "sms-acme-1": before["sms-acme-1"] + 99_500}
     assert balances(conn) == before | moved
 
@@ -100,7 +100,7 @@ def test_credits_move_at_once(alice: Browser, conn: db.Connection) -> None:
 def test_with_htmx_the_credits_page_follows(alice: Browser, conn: db.Connection) -> None:
     answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text), htmx="dialog")
     assert (answer.status_code, answer.headers["HX-Redirect"]) == (204, CREDITS)
-    assert "100 credits moved to smpp-acme-2." in words(alice.get(CREDITS).text)
+    assert "100 credits moved to smpp-acme-2." in extract_text(alice.get(CREDITS).text)
 
 
 @pytest.mark.parametrize("htmx", [False, "dialog"])
@@ -111,7 +111,7 @@ def test_the_same_form_sent_again_moves_nothing(alice: Browser, conn: db.Connect
     alice.get(CREDITS)
     alice.post(TRANSFER, data=filled, htmx=htmx)
     assert balances(conn) == after
-    assert "It was not done a second time." in words(alice.get(CREDITS).text)
+    assert "It was not done a second time." in extract_text(alice.get(CREDITS).text)
 
 
 @pytest.mark.parametrize("htmx", [False, "dialog"])
@@ -120,7 +120,7 @@ def test_the_same_form_sent_again_moves_nothing(alice: Browser, conn: db.Connect
     [
         ({"amount": ""}, "“” isn't an amount of credits.", "amount"),
         ({"amount": "-5"}, "“-5” isn't an amount of credits.", "amount"),
-        ({"amount": acting.HOSTILE}, "isn't an amount of credits.", "amount"),
+        ({"amount": acting.SCRIPT_INJECTION}, "isn't an amount of credits.", "amount"),
         ({"amount": "1000.001"}, "smpp-acme-1 holds 1", "amount"),
         ({"target": "smpp-acme-1"}, "Source and target are the same account.", "target"),
         ({"target": "smpp-globex-1"}, "There is no account “smpp-globex-1”.", "target"),
@@ -135,13 +135,13 @@ def test_a_refusal_says_why_at_the_field_and_keeps_what_was_typed(
     filled = form(alice.get(TRANSFER).text, **changed)
     answer = alice.post(TRANSFER, data=filled, htmx=htmx)
     assert answer.status_code == 422
-    assert sentence in words(answer.text)
+    assert sentence in extract_text(answer.text)
     assert f'id="{field}-error"' in answer.text
-    assert value_of(answer.text, "amount") == filled["amount"]
-    assert acting.HOSTILE not in answer.text
+    assert get_field_value(answer.text, "amount") == filled["amount"]
+    assert acting.SCRIPT_INJECTION not in answer.text
     assert balances(conn) == before
     # It has moved nothing, so it can be mended and sent.
-    assert value_of(answer.text, "form") == filled["form"]
+    assert get_field_value(answer.text, "form") == filled["form"]
     mended = form(answer.text)
     assert alice.post(TRANSFER, data=mended).status_code == 303
     assert balances(conn) != before
@@ -151,7 +151,7 @@ def test_a_refusal_says_why_at_the_field_and_keeps_what_was_typed(
 
 
 def test_the_form_shows_both_balances_as_they_are(alice: Browser) -> None:
-    assert "smpp-acme-1 1,000 now smpp-acme-2 100 now" in words(alice.get(TRANSFER).text)
+    assert "smpp-acme-1 1,000 now smpp-acme-2 100 now" in extract_text(alice.get(TRANSFER).text)
 
 
 @pytest.mark.parametrize("htmx", [False, "dialog", "after"])
@@ -162,12 +162,12 @@ def test_looking_shows_both_balances_before_and_after_and_moves_nothing(
     filled = form(alice.get(TRANSFER).text, amount="99.5", do="look")
     answer = alice.post(TRANSFER, data=filled, htmx=htmx)
     assert answer.status_code == 200
-    said = words(answer.text)
-    assert "smpp-acme-1 1,000 now 900.5 afterwards smpp-acme-2 100 now 199.5 afterwards" in said
+    page_text = extract_text(answer.text)
+    assert "smpp-acme-1 1,000 now 900.5 afterwards smpp-acme-2 100 now 199.5 afterwards" in page_text
     assert balances(conn) == before
     if not htmx:
         # The whole form, ready to be sent.
-        assert value_of(answer.text, "amount") == "99.5"
+        assert get_field_value(answer.text, "amount") == "99.5"
         assert alice.post(TRANSFER, data=form(answer.text, amount="99.5")).status_code == 303
         assert balances(conn)["smpp-acme-2"] == 199_500
 
@@ -185,7 +185,7 @@ def test_looking_at_what_can_t_be_says_why(alice: Browser, typed: dict[str, str]
     answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text, **typed, do="look"), htmx="after")
     # With another status the dialog would be drawn anew under what is being typed.
     assert answer.status_code == 200
-    assert sentence in words(answer.text)
+    assert sentence in extract_text(answer.text)
     assert "afterwards" not in answer.text
 
 
@@ -203,22 +203,22 @@ def test_looking_tells_nothing_of_another_customer_s_account(alice: Browser, cra
 def test_max_fills_in_all_that_the_source_holds(
     alice: Browser, conn: db.Connection, language: str, written: str
 ) -> None:
-    credits.grant(conn, SHELL, acting.account(conn, "smpp-acme-1"), 234_500)
+    credits.grant_credits(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), 234_500)
     before = balances(conn)
     headers = {"Accept-Language": language}
     filled = form(alice.get(TRANSFER, headers=headers).text, source="smpp-acme-1", target="sms-acme-1", amount="7")
     answer = alice.post(TRANSFER, data=filled | {"do": "max"}, headers=headers)
     assert answer.status_code == 200
-    assert value_of(answer.text, "amount") == written
+    assert get_field_value(answer.text, "amount") == written
     assert balances(conn) == before
-    sent = form(answer.text, target="sms-acme-1", amount=value_of(answer.text, "amount"))
+    sent = form(answer.text, target="sms-acme-1", amount=get_field_value(answer.text, "amount"))
     assert alice.post(TRANSFER, data=sent, headers=headers).status_code == 303
     assert balances(conn) == before | {"smpp-acme-1": 0, "sms-acme-1": 50_000 + 1_234_500}
 
 
 def test_max_of_another_customer_s_account_is_nothing(alice: Browser) -> None:
     answer = alice.post(TRANSFER, data=form(alice.get(TRANSFER).text, source="smpp-globex-1", do="max"))
-    assert value_of(answer.text, "amount") == ""
+    assert get_field_value(answer.text, "amount") == ""
     assert "globex" not in answer.text
 
 
@@ -243,7 +243,9 @@ def test_an_amount_that_could_be_two_is_asked_for_again(alice: Browser, conn: db
     filled = form(alice.get(TRANSFER).text, amount="1.5")
     answer = alice.post(TRANSFER, data=filled, headers={"Accept-Language": "it"})
     assert answer.status_code == 422
-    assert "“1.5” non è scritto come si scrivono i numeri in questa lingua. Scrivere 15 o 1,5." in words(answer.text)
+    assert "“1.5” non è scritto come si scrivono i numeri in questa lingua. Scrivere 15 o 1,5." in extract_text(
+        answer.text
+    )
     assert balances(conn) == before
 
 
@@ -254,19 +256,19 @@ def test_an_amount_that_could_be_two_is_asked_for_again(alice: Browser, conn: db
 def test_a_disabled_account_gives_and_takes_and_the_form_says_so(
     alice: Browser, conn: db.Connection, source: str, target: str
 ) -> None:
-    accounts.disable(conn, SHELL, acting.account(conn, "smpp-acme-2"))
+    accounts.disable_account(conn, SHELL, acting.get_account(conn, "smpp-acme-2"))
     before = balances(conn)
     page = alice.get(TRANSFER).text
     assert ">smpp-acme-2 · 100 · Disabled</option>" in page
     looked = alice.post(TRANSFER, data=form(page, source=source, target=target, amount="10", do="look"))
-    assert words(looked.text).count("This account is disabled") == 1
+    assert extract_text(looked.text).count("This account is disabled") == 1
     assert alice.post(TRANSFER, data=form(page, source=source, target=target, amount="10")).status_code == 303
     assert balances(conn) == before | {source: before[source] - 10_000, target: before[target] + 10_000}
 
 
 def test_who_has_one_account_only_has_nowhere_to_move_them(client: Client, cast: Cast) -> None:
-    said = words(client(cast.charlie).get("/accounts/smpp-globex-1/credits/transfer").text)
-    assert "There is no other account to move credits to." in said
+    page_text = extract_text(client(cast.charlie).get("/accounts/smpp-globex-1/credits/transfer").text)
+    assert "There is no other account to move credits to." in page_text
 
 
 def test_an_operator_moves_them_for_the_customer(client: Client, cast: Cast, conn: db.Connection) -> None:
@@ -324,5 +326,5 @@ def test_an_account_is_the_same_in_capitals(alice: Browser, conn: db.Connection)
     filled = form(alice.get(TRANSFER).text, target="SMPP-ACME-1")
     answer = alice.post(TRANSFER, data=filled)
     assert answer.status_code == 422
-    assert "Source and target are the same account." in words(answer.text)
+    assert "Source and target are the same account." in extract_text(answer.text)
     assert balances(conn) == before

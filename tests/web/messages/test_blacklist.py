@@ -15,10 +15,10 @@ from portal.core import db
 from portal.services.common import audit
 from portal.services.common.audit import SHELL
 from portal.services.messages import blacklist, inbound, inbound_numbers
-from portal.services.messages.inbound import FromHandset
+from portal.services.messages.inbound import MobileOriginatedMessage
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import words
+from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -34,34 +34,34 @@ def alice(client: Client, cast: Cast) -> Browser:
 @pytest.fixture
 def stopped(conn: db.Connection) -> int:
     """A handset has said STOP; the id of its message."""
-    account = acting.account(conn, "smpp-acme-1")
-    inbound_numbers.add(conn, SHELL, account, "48484")
-    inbound.take_in(conn, [FromHandset(HANDSET, "48484", "Stop!")])
-    (listed,) = blacklist.of_account(conn, account.id)
+    account = acting.get_account(conn, "smpp-acme-1")
+    inbound_numbers.add_inbound_number(conn, SHELL, account, "48484")
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", "Stop!")])
+    (listed,) = blacklist.list_blacklist(conn, account.id)
     assert listed.received_id is not None
     return listed.received_id
 
 
 def numbers(conn: db.Connection, name: str = "smpp-acme-1") -> list[str]:
-    return [each.number for each in blacklist.of_account(conn, acting.account(conn, name).id)]
+    return [each.number for each in blacklist.list_blacklist(conn, acting.get_account(conn, name).id)]
 
 
 def shown(page: str) -> list[str]:
     """The lines of the list, in words."""
     table = re.search(r'aria-label="Blacklist".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
-    return [words(row) for row in table[1].split("<tr>")[1:]] if table else []
+    return [extract_text(row) for row in table[1].split("<tr>")[1:]] if table else []
 
 
 def many(conn: db.Connection, how_many: int) -> list[str]:
     """Numbers that were added one after the other, the newest first."""
     found = [f"39340{number:07}" for number in range(how_many)]
-    blacklist.add_all(conn, SHELL, acting.account(conn, "smpp-acme-1"), found)
+    blacklist.add_blacklist_numbers(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), found)
     conn.execute("UPDATE blacklist SET since = since + CAST(substr(number, 6) AS INTEGER)")
     return found[::-1]
 
 
 def logged(conn: db.Connection) -> list[tuple[str, str, dict[str, object]]]:
-    entries = audit.of_account(conn, acting.account(conn, "smpp-acme-1").id)
+    entries = audit.list_audit_entries(conn, acting.get_account(conn, "smpp-acme-1").id)
     return [(each.actor, each.action, each.details) for each in entries if each.action.startswith("blacklist.")]
 
 
@@ -76,7 +76,7 @@ def test_an_empty_one_says_so(alice: Browser) -> None:
 
 def test_a_line_says_since_when_and_why(alice: Browser, conn: db.Connection, stopped: int) -> None:
     alice.post(PAGE, data={"numbers": OTHER})
-    blacklist.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "393330000000")
+    blacklist.add_blacklist_number(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "393330000000")
     page = alice.get(PAGE).text
     lines = shown(page)
     assert sorted(re.sub(r" \d+ \w+ \d{4}, [\d:]+ UTC", "", line) for line in lines) == [
@@ -179,19 +179,19 @@ def test_htmx_gets_the_part_that_changes(alice: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "expected_text"),
     [(" \n", "Enter a number."), ("39340\n" * 1001, "At most 1000 numbers at once.")],
     ids=["nothing", "too much"],
 )
-def test_what_is_nothing_or_too_much(alice: Browser, typed: str, said: str) -> None:
+def test_what_is_nothing_or_too_much(alice: Browser, typed: str, expected_text: str) -> None:
     answer = alice.post(PAGE, data={"numbers": typed})
-    assert (answer.status_code, said in answer.text) == (422, True)
+    assert (answer.status_code, expected_text in answer.text) == (422, True)
 
 
 def test_what_somebody_typed_is_text(alice: Browser) -> None:
-    answer = alice.post(PAGE, data={"numbers": acting.HOSTILE}).text
-    assert acting.HOSTILE not in answer
-    assert acting.HOSTILE not in alice.get(PAGE, query_string={"q": acting.HOSTILE}).text
+    answer = alice.post(PAGE, data={"numbers": acting.SCRIPT_INJECTION}).text
+    assert acting.SCRIPT_INJECTION not in answer
+    assert acting.SCRIPT_INJECTION not in alice.get(PAGE, query_string={"q": acting.SCRIPT_INJECTION}).text
 
 
 # --- taking off
@@ -228,7 +228,7 @@ def test_one_is_removed_within_the_page_and_the_search_stays(alice: Browser, con
 
 def test_nothing_ticked_is_nothing_removed(alice: Browser) -> None:
     answer = alice.get(f"{PAGE}/remove")
-    assert (answer.status_code, "No number was ticked" in answer.text) == (200, True)
+    assert (answer.status_code, "No number was selected" in answer.text) == (200, True)
 
 
 # --- files
@@ -256,7 +256,7 @@ def test_a_file_is_shown_before_it_is_taken_in(alice: Browser, conn: db.Connecti
     assert re.search(r"<dt>new</dt><dd>1</dd>.*<dt>on the blacklist already</dt><dd>1</dd>", page, re.DOTALL)
     assert numbers(conn) == [OTHER], "nothing has changed yet"
     done = alice.post(
-        f"{PAGE}/import/confirm", data={"numbers": acting.value_of(page, "numbers")}, follow_redirects=True
+        f"{PAGE}/import/confirm", data={"numbers": acting.get_field_value(page, "numbers")}, follow_redirects=True
     )
     assert "1 number was added." in done.text
     assert numbers(conn) == [HANDSET, OTHER]
@@ -265,7 +265,7 @@ def test_a_file_is_shown_before_it_is_taken_in(alice: Browser, conn: db.Connecti
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected_text"),
     [
         (b"", "There is no number in the file."),
         (b"number\n\n", "There is no number in the file."),
@@ -277,17 +277,19 @@ def test_a_file_is_shown_before_it_is_taken_in(alice: Browser, conn: db.Connecti
     ],
     ids=["empty", "no line", "UTF-16", "bad", "cut off", "too big", "too many"],
 )
-def test_a_file_that_is_wrong_changes_nothing(alice: Browser, conn: db.Connection, content: bytes, said: str) -> None:
+def test_a_file_that_is_wrong_changes_nothing(
+    alice: Browser, conn: db.Connection, content: bytes, expected_text: str
+) -> None:
     answer = upload(alice, content)
     assert answer.status_code == 422
-    assert said in answer.text
+    assert expected_text in answer.text
     assert numbers(conn) == []
 
 
 def test_as_many_as_a_file_may_have_come_through(alice: Browser, conn: db.Connection) -> None:
     everyone = [f"39333765{number:07}" for number in range(20_000)]
     page = upload(alice, "\n".join(everyone).encode()).text
-    sent = acting.value_of(page, "numbers")
+    sent = acting.get_field_value(page, "numbers")
     assert alice.post(f"{PAGE}/import/confirm", data={"numbers": sent}).status_code == 303
     assert len(numbers(conn)) == 20_000
 
@@ -303,8 +305,8 @@ def test_the_file_has_what_the_page_shows(alice: Browser, conn: db.Connection, s
     conn.execute("UPDATE blacklist SET added_by = '=HYPERLINK(1)' WHERE number = ?", (OTHER,))
     lines = list(csv.reader(io.StringIO(alice.get(f"{PAGE}.csv").text), delimiter=";"))
     assert lines[0] == ["number", "since", "reason", "added_by", "message"]
-    said = sorted([number, reason, by, message] for number, _, reason, by, message in lines[1:])
-    assert said == [[HANDSET, "STOP", "", str(stopped)], [OTHER, "by hand", "'=HYPERLINK(1)", ""]]
+    entries = sorted([number, reason, by, message] for number, _, reason, by, message in lines[1:])
+    assert entries == [[HANDSET, "STOP", "", str(stopped)], [OTHER, "by hand", "'=HYPERLINK(1)", ""]]
     assert len(alice.get(f"{PAGE}.csv?q={OTHER}").text.splitlines()) == 2
 
 
@@ -329,6 +331,6 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
     for path in ("", ".csv", "/remove", "/import"):
         assert charlie.get(PAGE + path).status_code == 404
     there = "/accounts/smpp-globex-1/blacklist"
-    assert "No number was ticked" in charlie.get(f"{there}/remove?number={HANDSET}").text
+    assert "No number was selected" in charlie.get(f"{there}/remove?number={HANDSET}").text
     charlie.post(f"{there}/remove", data={"number": HANDSET})
     assert numbers(conn) == [HANDSET]

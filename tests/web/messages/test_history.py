@@ -16,11 +16,11 @@ from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
 from portal.services.history import search, search_index
 from portal.services.messages import blacklist, outcomes
-from portal.services.messages.outcomes import Outcome
+from portal.services.messages.outcomes import MessageOutcome
 from portal.web.core import downloads, filters
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import words
+from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 from tests.web.core.test_live import OpenPage
 
@@ -54,29 +54,29 @@ def test_an_empty_history(alice: Browser) -> None:
 
 
 def test_messages_newest_first_with_what_became_of_them(alice: Browser, conn: db.Connection) -> None:
-    delivered, failed, stopped, _underway = acting.send(conn, "smpp-acme-1", "first", "second", "third", "fourth")
-    acting.deliver(conn, delivered)
-    acting.fail(conn, failed)
-    acting.fail(conn, stopped, ptt=53)
-    said = words(alice.get(HISTORY).text)
+    delivered, failed, stopped, _underway = acting.send_texts(conn, "smpp-acme-1", "first", "second", "third", "fourth")
+    acting.deliver_messages(conn, delivered)
+    acting.fail_messages(conn, failed)
+    acting.fail_messages(conn, stopped, ptt=53)
+    page_text = extract_text(alice.get(HISTORY).text)
     expected = [
         "ACME 393401234567 fourth 1 1 On its way",
         "ACME 393401234567 third 1 1 Blacklisted: the recipient sent STOP",
         "ACME 393401234567 second 1 1 Undeliverable",
         "ACME 393401234567 first 1 1 Delivered",
     ]
-    places = [said.index(each) for each in expected]
+    places = [page_text.index(each) for each in expected]
     assert places == sorted(places)
 
 
 def test_a_message_that_credits_did_not_cover_is_there(alice: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET balance = 0")
-    acting.send(conn, "smpp-acme-1", "too dear")
-    assert "too dear 1 0 Not enough credits" in words(alice.get(HISTORY).text)
+    acting.send_texts(conn, "smpp-acme-1", "too dear")
+    assert "too dear 1 0 Not enough credits" in extract_text(alice.get(HISTORY).text)
 
 
 def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", *(f"text {number}." for number in range(25)))
+    acting.send_texts(conn, "smpp-acme-1", *(f"text {number}." for number in range(25)))
     first = alice.get(HISTORY).text
     second = alice.get(linked(first, "next")).text
     third = alice.get(linked(second, "next")).text
@@ -89,43 +89,43 @@ def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
 
 
 def test_all_about_one_message(alice: Browser, conn: db.Connection) -> None:
-    (message_id,) = acting.send(conn, "smpp-acme-1", "x" * 200)
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "x" * 200)
     address = f"{HISTORY}/{message_id}"
     assert f'href="history/{message_id}" data-dialog' in alice.get(HISTORY).text
     for htmx in (False, "dialog"):
         page = alice.get(address, htmx=htmx).text
-        said = words(page)
-        assert "x" * 200 in said
+        page_text = extract_text(page)
+        assert "x" * 200 in page_text
         for each in ("Message to 393401234567", "On its way", "ptt 254", "Not yet", "Parts 3", "Credits 3 for Italy"):
-            assert each in said
+            assert each in page_text
         assert str(message_id) in page
-    acting.deliver(conn, message_id)
+    acting.deliver_messages(conn, message_id)
     assert "Not yet" not in alice.get(address).text
 
 
 def test_a_message_with_a_date_waits_for_it(alice: Browser, conn: db.Connection) -> None:
     tomorrow = clock.now_ms() + clock.DAY_MS
-    message_id = acting.schedule(conn, "smpp-acme-1", "Not before tomorrow", tomorrow)
-    assert "Not before tomorrow 1 1 Scheduled" in words(alice.get(HISTORY).text)
-    said = words(alice.get(f"{HISTORY}/{message_id}").text)
-    assert f"Scheduled for {i18n.date_time(tomorrow, 'UTC')}" in said
-    assert "Submitted at" in said
-    assert "refunded" not in said
-    acting.call_back(conn, "smpp-acme-1", message_id)
-    said = words(alice.get(f"{HISTORY}/{message_id}").text)
-    assert "Deleted" in said
-    assert "Credits 1 1 refunded" in said
+    message_id = acting.schedule_text(conn, "smpp-acme-1", "Not before tomorrow", tomorrow)
+    assert "Not before tomorrow 1 1 Scheduled" in extract_text(alice.get(HISTORY).text)
+    page_text = extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+    assert f"Scheduled for {i18n.format_date_time(tomorrow, 'UTC')}" in page_text
+    assert "Submitted at" in page_text
+    assert "refunded" not in page_text
+    acting.cancel_message(conn, "smpp-acme-1", message_id)
+    page_text = extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+    assert "Deleted" in page_text
+    assert "Credits 1 1 refunded" in page_text
 
 
 def test_a_text_in_parts_is_one_line_with_its_parts(alice: Browser, conn: db.Connection) -> None:
     one, two, _three = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second, ", "third")
     acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second", total=3)
-    acting.deliver(conn, one, two)
-    said = words(alice.get(HISTORY).text)
-    assert "first, second, third 3 3 2 of 3 parts delivered" in said
-    assert "first, second[…] 2 2 On its way" in said
+    acting.deliver_messages(conn, one, two)
+    page_text = extract_text(alice.get(HISTORY).text)
+    assert "first, second, third 3 3 2 of 3 parts delivered" in page_text
+    assert "first, second[…] 2 2 On its way" in page_text
     for part in (one, two):
-        said = words(alice.get(f"{HISTORY}/{part}").text)
+        page_text = extract_text(alice.get(f"{HISTORY}/{part}").text)
         for each in (
             "first, second, third",
             "2 of 3 parts delivered",
@@ -134,22 +134,22 @@ def test_a_text_in_parts_is_one_line_with_its_parts(alice: Browser, conn: db.Con
             "Not yet",
             "Parts 3",
         ):
-            assert each in said
-    assert "On its way" in said
+            assert each in page_text
+    assert "On its way" in page_text
 
 
 def test_another_account_s_message_is_not_found(alice: Browser, conn: db.Connection) -> None:
-    (message_id,) = acting.send(conn, "smpp-globex-1", "theirs", source="GLOBEX")
+    (message_id,) = acting.send_texts(conn, "smpp-globex-1", "theirs", source="GLOBEX")
     assert alice.get(f"{HISTORY}/{message_id}").status_code == 404
     assert alice.get(f"{HISTORY}/1").status_code == 404
 
 
 def test_what_somebody_sent_is_text(alice: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET any_sender = 1")
-    (message_id,) = acting.send(conn, "smpp-acme-1", acting.HOSTILE, source="<b>A</b>")
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", acting.SCRIPT_INJECTION, source="<b>A</b>")
     for address in (HISTORY, f"{HISTORY}/{message_id}"):
         page = alice.get(address).text
-        assert acting.HOSTILE not in page
+        assert acting.SCRIPT_INJECTION not in page
         assert "<b>A</b>" not in page
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
@@ -161,13 +161,15 @@ def test_what_somebody_sent_is_text(alice: Browser, conn: db.Connection) -> None
 def some(conn: db.Connection) -> list[int]:
     """Six messages: the oldest of 40 days ago, the next of 5; two delivered, one failed, one stopped, one scheduled."""
     conn.execute("UPDATE accounts SET any_sender = 1")
-    sent = acting.send(conn, "smpp-acme-1", "old parcel 4711", at=clock.now_ms() - 40 * clock.DAY_MS)
-    sent += acting.send(conn, "smpp-acme-1", "Il pacco è qui", at=clock.now_ms() - 5 * clock.DAY_MS, source="Acme Shop")
-    sent += acting.send(conn, "smpp-acme-1", "parcel 4712", "code 99", "sorry")
-    sent.append(acting.schedule(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS))
-    acting.deliver(conn, sent[0], sent[2])
-    acting.fail(conn, sent[3])
-    acting.fail(conn, sent[4], ptt=53)
+    sent = acting.send_texts(conn, "smpp-acme-1", "old parcel 4711", at=clock.now_ms() - 40 * clock.DAY_MS)
+    sent += acting.send_texts(
+        conn, "smpp-acme-1", "Il pacco è qui", at=clock.now_ms() - 5 * clock.DAY_MS, source="Acme Shop"
+    )
+    sent += acting.send_texts(conn, "smpp-acme-1", "parcel 4712", "code 99", "sorry")
+    sent.append(acting.schedule_text(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS))
+    acting.deliver_messages(conn, sent[0], sent[2])
+    acting.fail_messages(conn, sent[3])
+    acting.fail_messages(conn, sent[4], ptt=53)
     conn.execute("UPDATE messages SET destination = '4915112345678' WHERE id = ?", (sent[3],))
     return sent
 
@@ -207,8 +209,8 @@ def test_the_address_says_which_messages(
     alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch, indexed: bool, query: str, texts: list[str]
 ) -> None:
     if indexed:
-        monkeypatch.setattr(search_index, "CHUNK", 2)
-        assert sum(search_index.build(conn)) == 3
+        monkeypatch.setattr(search_index, "CHUNK_SIZE", 2)
+        assert sum(search_index.build_search_chunks(conn)) == 3
     page = alice.get(f"{HISTORY}?{query}").text
     assert shown(page) == texts
     assert ("No such message" in page) == (not texts)
@@ -218,9 +220,13 @@ def test_the_address_says_which_messages(
 
 
 def test_what_was_looked_for_stays_in_the_form_and_in_the_links(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", *(f"parcel {number}." for number in range(15)))
+    acting.send_texts(conn, "smpp-acme-1", *(f"parcel {number}." for number in range(15)))
     page = alice.get(f"{HISTORY}?sender=acme&recipient=39+340&status=pending&text=parcel").text
-    assert [acting.value_of(page, name) for name in ("sender", "recipient", "text")] == ["acme", "39 340", "parcel"]
+    assert [acting.get_field_value(page, name) for name in ("sender", "recipient", "text")] == [
+        "acme",
+        "39 340",
+        "parcel",
+    ]
     assert '<option selected value="pending">' in page
     query = "sender=acme&amp;recipient=39340&amp;status=pending&amp;text=parcel"
     assert f'"history.csv?{query}"' in page
@@ -232,7 +238,7 @@ def test_what_was_looked_for_stays_in_the_form_and_in_the_links(alice: Browser, 
 
 
 def test_from_one_day_to_another(alice: Browser, some: list[int]) -> None:
-    day = i18n.iso(ids.time_of(some[1]))[:10]
+    day = i18n.format_iso8601(ids.time_from_id(some[1]))[:10]
     for query in (f"period=range&from={day}&to={day}", f"from={day}&to={day}"):
         page = alice.get(f"{HISTORY}?{query}").text
         assert shown(page) == ["Il pacco è qui"]
@@ -240,17 +246,17 @@ def test_from_one_day_to_another(alice: Browser, some: list[int]) -> None:
 
 
 def test_the_reasons_that_there_were_are_there_for_who_looks_for_failures(alice: Browser, conn: db.Connection) -> None:
-    acting.fail(conn, *acting.send(conn, "smpp-acme-1", "lost"), ptt=9)
+    acting.fail_messages(conn, *acting.send_texts(conn, "smpp-acme-1", "lost"), ptt=9)
     assert '<option value="9">' not in alice.get(HISTORY).text
     page = alice.get(f"{HISTORY}?status=failed").text
     assert '<option value="9">' in page
     assert '<option value="53">' not in page
     assert '<option selected value="53">' in alice.get(f"{HISTORY}?status=53").text
-    blacklist.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "393401234567")
-    acting.send(conn, "smpp-acme-1", "stopped")
+    blacklist.add_blacklist_number(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "393401234567")
+    acting.send_texts(conn, "smpp-acme-1", "stopped")
     conn.execute("UPDATE accounts SET balance = 0")
     conn.execute("DELETE FROM blacklist")
-    acting.send(conn, "smpp-acme-1", "refused")
+    acting.send_texts(conn, "smpp-acme-1", "refused")
     page = alice.get(f"{HISTORY}?status=failed").text
     for ptt in (9, 10, 53):
         assert f'<option value="{ptt}">' in page
@@ -278,11 +284,11 @@ def test_where_nothing_is_found_it_says_what_to_loosen(alice: Browser) -> None:
 def test_a_long_search_says_how_far_it_came(
     alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_index, "CHUNK", 2)
-    monkeypatch.setattr(search, "_CHUNKS_AT_ONCE", 1)
-    monkeypatch.setattr(filters, "_SECONDS", 0)
-    acting.send(conn, "smpp-acme-1", "wanted", *["other"] * 5)
-    list(search_index.build(conn))
+    monkeypatch.setattr(search_index, "CHUNK_SIZE", 2)
+    monkeypatch.setattr(search, "_MAX_CHUNKS_PER_RUN", 1)
+    monkeypatch.setattr(filters, "_SEARCH_SECONDS", 0)
+    acting.send_texts(conn, "smpp-acme-1", "wanted", *["other"] * 5)
+    list(search_index.build_search_chunks(conn))
     address, seen = f"{HISTORY}?text=w", 0
     while "Look further back" in (page := alice.get(address).text):
         assert shown(page) == []
@@ -302,10 +308,10 @@ def test_a_long_search_says_how_far_it_came(
 def test_new_messages_appear_where_that_is_wanted(
     alice: Browser, conn: db.Connection, query: str, follows: bool
 ) -> None:
-    acting.send(conn, "smpp-acme-1", "new 1")
+    acting.send_texts(conn, "smpp-acme-1", "new 1")
     page = OpenPage(alice, f"{HISTORY}?{query}")
     assert f'aria-checked="{"true" if follows else "false"}"' in page.text
-    acting.send(conn, "smpp-acme-1", "new 2")
+    acting.send_texts(conn, "smpp-acme-1", "new 2")
     assert ("new 2" in page.ask().text) == follows
     assert shown(alice.get(f"{HISTORY}?{query}").text) == ["new 2", "new 1"], "loaded again it is what there is"
 
@@ -325,8 +331,8 @@ def test_what_is_no_number_is_refused_and_stays(alice: Browser) -> None:
     query = "recipient=39340abc&status=failed"
     answer = alice.get(f"{HISTORY}?{query}")
     assert answer.status_code == 422
-    assert "39340abc is no number. Enter its digits" in words(answer.text)
-    assert acting.value_of(answer.text, "recipient") == "39340abc"
+    assert "39340abc is no number. Enter its digits" in extract_text(answer.text)
+    assert acting.get_field_value(answer.text, "recipient") == "39340abc"
     assert shown(answer.text) == ["sorry", "code 99"], "what can be looked for still is"
     assert "Delete all that were found" in answer.text
     assert 'aria-checked="false"' in answer.text
@@ -347,7 +353,7 @@ def test_no_digit_is_no_number(alice: Browser, recipient: str) -> None:
 def test_ticked_messages_are_asked_about_beside_a_number_that_is_none(alice: Browser, some: list[int]) -> None:
     answer = alice.get(f"{HISTORY}/delete?id={some[0]}&recipient=abc")
     assert answer.status_code == 200
-    assert "1 stays: its delivery receipt waits for a client." in words(answer.text)
+    assert "1 stays: its delivery receipt waits for a client." in extract_text(answer.text)
 
 
 # --- all about one
@@ -355,42 +361,44 @@ def test_ticked_messages_are_asked_about_beside_a_number_that_is_none(alice: Bro
 
 def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list[int]) -> None:
     conn.execute("UPDATE messages SET done_at = (id >> 20) + 2340 WHERE id = ?", (some[0],))
-    said = words(alice.get(f"{HISTORY}/{some[0]}").text)
-    at = ids.time_of(some[0])
-    assert f"Submitted at {i18n.date_time(at, 'UTC')} Handed on At once" in said
-    assert f"Final status {i18n.date_time(at + 2340, 'UTC')} after 2.3 s" in said
-    for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Wanted"):
-        assert each in said
-    never = words(alice.get(f"{HISTORY}/{some[4]}").text)
-    assert "Handed on Never" in never
+    page_text = extract_text(alice.get(f"{HISTORY}/{some[0]}").text)
+    at = ids.time_from_id(some[0])
+    assert f"Submitted at {i18n.format_date_time(at, 'UTC')} Forwarded At once" in page_text
+    assert f"Final status {i18n.format_date_time(at + 2340, 'UTC')} after 2.3 s" in page_text
+    for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Requested"):
+        assert each in page_text
+    never = extract_text(alice.get(f"{HISTORY}/{some[4]}").text)
+    assert "Forwarded Never" in never
     assert "Upstream’s id" not in never
-    waits = words(alice.get(f"{HISTORY}/{some[5]}").text)
-    assert "Handed on Not yet" in waits
+    waits = extract_text(alice.get(f"{HISTORY}/{some[5]}").text)
+    assert "Forwarded Not yet" in waits
     assert "Upstream’s id Not yet Upstream’s status Not yet" in waits
-    acting.call_back(conn, "smpp-acme-1", some[5])
-    said = words(alice.get(f"{HISTORY}/{some[5]}").text)
-    assert "Handed on Never" in said
-    assert re.search(r"Refunded \d+ \w+ \d+, [\d:]+ UTC 1 ", said)
+    acting.cancel_message(conn, "smpp-acme-1", some[5])
+    page_text = extract_text(alice.get(f"{HISTORY}/{some[5]}").text)
+    assert "Forwarded Never" in page_text
+    assert re.search(r"Refunded \d+ \w+ \d+, [\d:]+ UTC 1 ", page_text)
 
 
 def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[int]) -> None:
-    assert "Upstream’s id Not known Upstream’s status Not known" in words(alice.get(f"{HISTORY}/{some[0]}").text)
-    (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
-    ended = Outcome(message_id, message_states.UNDELIVERABLE, 9, clock.now_ms(), "<1a2b>", "stat:UNDELIV err:011")
-    outcomes.finish(conn, [ended])
+    assert "Upstream’s id Not known Upstream’s status Not known" in extract_text(alice.get(f"{HISTORY}/{some[0]}").text)
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello")
+    ended = MessageOutcome(
+        message_id, message_states.UNDELIVERABLE, 9, clock.now_ms(), "<1a2b>", "stat:UNDELIV err:011"
+    )
+    outcomes.finish_messages(conn, [ended])
     page = alice.get(f"{HISTORY}/{message_id}").text
-    assert "Upstream’s id <1a2b> Copy the upstream’s id Upstream’s status stat:UNDELIV err:011" in words(page)
+    assert "Upstream’s id <1a2b> Copy the upstream’s id Upstream’s status stat:UNDELIV err:011" in extract_text(page)
     assert 'data-copy="&lt;1a2b&gt;"' in page
 
 
 def test_an_upstream_that_knows_of_a_stop(alice: Browser, conn: db.Connection) -> None:
-    (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
-    outcomes.finish(
-        conn, [Outcome(message_id, message_states.REJECTED, 53, clock.now_ms(), "1a", "stat:REJECTD err:053")]
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello")
+    outcomes.finish_messages(
+        conn, [MessageOutcome(message_id, message_states.REJECTED, 53, clock.now_ms(), "1a", "stat:REJECTD err:053")]
     )
-    said = words(alice.get(f"{HISTORY}/{message_id}").text)
-    assert "Handed on At once" in said
-    assert "Upstream’s status stat:REJECTD err:053" in said
+    page_text = extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+    assert "Forwarded At once" in page_text
+    assert "Upstream’s status stat:REJECTD err:053" in page_text
 
 
 def test_what_the_upstream_said_of_each_part(alice: Browser, conn: db.Connection) -> None:
@@ -400,47 +408,50 @@ def test_what_the_upstream_said_of_each_part(alice: Browser, conn: db.Connection
         (two, message_states.EXPIRED, 801, "1b", "stat:EXPIRED"),
     ]
     at = clock.now_ms()
-    outcomes.finish(conn, [Outcome(each, state, ptt, at, *said) for each, state, ptt, *said in ends])
-    said = words(alice.get(f"{HISTORY}/{one}").text)
+    outcomes.finish_messages(conn, [MessageOutcome(each, state, ptt, at, *extra) for each, state, ptt, *extra in ends])
+    page_text = extract_text(alice.get(f"{HISTORY}/{one}").text)
     assert re.search(
-        f"1 of 2 Delivered .* {one} .* 1a stat:DELIVRD err:000 2 of 2 Expired .* {two} .* 1b stat:EXPIRED", said
+        f"1 of 2 Delivered .* {one} .* 1a stat:DELIVRD err:000 2 of 2 Expired .* {two} .* 1b stat:EXPIRED", page_text
     )
 
 
 def test_the_session_that_it_came_from(alice: Browser, conn: db.Connection) -> None:
-    acting.connect(conn, "smpp-acme-1", 7, address="203.0.113.7", bind_type="transmitter", tls="")
-    (message_id,) = acting.send(conn, "smpp-acme-1", "hello", session_id=7)
+    acting.open_session(conn, "smpp-acme-1", 7, address="203.0.113.7", bind_type="transmitter", tls="")
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello", session_id=7)
     address = f"{HISTORY}/{message_id}"
-    said = words(alice.get(address).text)
-    assert "Session 7 203.0.113.7 Transmitter not encrypted open since " in said
-    session_records.closed(conn, [session_records.Ending(7, clock.now_ms() + 60_000, kept=True)])
-    said = words(alice.get(address).text)
-    ended = i18n.date_time(
-        session_records.origins(conn, acting.account(conn, "smpp-acme-1").id, [7])[7].ended_at, "UTC"
+    page_text = extract_text(alice.get(address).text)
+    assert "Session 7 203.0.113.7 Transmitter not encrypted open since " in page_text
+    session_records.close_smpp_sessions(
+        conn, [session_records.SmppSessionEnd(7, clock.now_ms() + 60_000, keep_record=True)]
     )
-    assert "Session 7 203.0.113.7 Transmitter not encrypted from " in said
-    assert f" to {ended}" in said
+    page_text = extract_text(alice.get(address).text)
+    ended = i18n.format_date_time(
+        session_records.find_smpp_session_summaries(conn, acting.get_account(conn, "smpp-acme-1").id, [7])[7].ended_at,
+        "UTC",
+    )
+    assert "Session 7 203.0.113.7 Transmitter not encrypted from " in page_text
+    assert f" to {ended}" in page_text
     conn.execute("DELETE FROM ended_sessions")
-    assert "Session 7 Not kept any more" in words(alice.get(address).text)
-    (message_id,) = acting.send(conn, "smpp-acme-1", "from before there were such ids")
-    assert "Session Not known" in words(alice.get(f"{HISTORY}/{message_id}").text)
+    assert "Session 7 Not kept any more" in extract_text(alice.get(address).text)
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "from before there were such ids")
+    assert "Session Not known" in extract_text(alice.get(f"{HISTORY}/{message_id}").text)
     conn.execute("UPDATE accounts SET any_sender = 1")
-    (message_id,) = acting.send(conn, "sms-acme-1", "a classic account has no sessions")
-    assert "Session" not in words(alice.get(f"/accounts/sms-acme-1/history/{message_id}").text)
+    (message_id,) = acting.send_texts(conn, "sms-acme-1", "a classic account has no sessions")
+    assert "Session" not in extract_text(alice.get(f"/accounts/sms-acme-1/history/{message_id}").text)
 
 
 def test_parts_that_came_from_two_sessions_name_both(alice: Browser, conn: db.Connection) -> None:
     for number in (7, 8):
-        acting.connect(conn, "smpp-acme-1", number, address=f"203.0.113.{number}")
+        acting.open_session(conn, "smpp-acme-1", number, address=f"203.0.113.{number}")
     one, two = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second")
     conn.execute("UPDATE messages SET session_id = iif(id = ?, 8, 7)", (one,))
-    said = words(alice.get(f"{HISTORY}/{two}").text)
-    assert said.index("Session 7 203.0.113.7 Transceiver · TLS 1.3") < said.index("Session 8 203.0.113.8")
+    page_text = extract_text(alice.get(f"{HISTORY}/{two}").text)
+    assert page_text.index("Session 7 203.0.113.7 Transceiver · TLS 1.3") < page_text.index("Session 8 203.0.113.8")
 
 
 def test_another_account_s_session_is_not_shown(alice: Browser, conn: db.Connection) -> None:
-    acting.connect(conn, "smpp-globex-1", 7, address="203.0.113.7")
-    (message_id,) = acting.send(conn, "smpp-acme-1", "hello", session_id=7)
+    acting.open_session(conn, "smpp-globex-1", 7, address="203.0.113.7")
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello", session_id=7)
     assert "203.0.113.7" not in alice.get(f"{HISTORY}/{message_id}").text
 
 
@@ -448,13 +459,13 @@ def test_another_account_s_session_is_not_shown(alice: Browser, conn: db.Connect
 
 
 def test_the_csv(alice: Browser, conn: db.Connection) -> None:
-    first, second = acting.send(conn, "smpp-acme-1", "first", 'with "quotes"; and\nlines')
-    acting.deliver(conn, first)
+    first, second = acting.send_texts(conn, "smpp-acme-1", "first", 'with "quotes"; and\nlines')
+    acting.deliver_messages(conn, first)
     answer = alice.get(f"{HISTORY}.csv")
     assert answer.content_type == "text/csv; charset=utf-8"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="smpp-acme-1-history.csv"'
     assert answer.text.startswith("id;date;sender;receiver;ptt;operatorCode;descriptionDlr;tag;message\r\n")
-    date = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(ids.time_of(first) // 1000))
+    date = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(ids.time_from_id(first) // 1000))
     assert rows(answer.text)[1:] == [
         [str(second), date, "ACME", "393401234567", "254", "", "On its way", "", 'with "quotes"; and\nlines'],
         [str(first), date, "ACME", "393401234567", "0", "", "Delivered", "", "first"],
@@ -463,7 +474,7 @@ def test_the_csv(alice: Browser, conn: db.Connection) -> None:
 
 def test_the_csv_has_a_line_for_each_part(alice: Browser, conn: db.Connection) -> None:
     ids = acting.send_in_parts(conn, "smpp-acme-1", "first", "second")
-    acting.deliver(conn, ids[0])
+    acting.deliver_messages(conn, ids[0])
     lines = rows(alice.get(f"{HISTORY}.csv").text)[1:]
     assert [(line[0], line[4], line[-1]) for line in lines] == [
         (str(ids[1]), "254", "second"),
@@ -472,7 +483,7 @@ def test_the_csv_has_a_line_for_each_part(alice: Browser, conn: db.Connection) -
 
 
 def test_the_csv_of_many_is_whole_and_comes_in_pieces(alice: Browser, conn: db.Connection) -> None:
-    ids = acting.send(conn, "smpp-acme-1", *(["text"] * 999))
+    ids = acting.send_texts(conn, "smpp-acme-1", *(["text"] * 999))
     answer = alice.get(f"{HISTORY}.csv")
     assert answer.is_streamed
     assert [int(row[0]) for row in rows(answer.text)[1:]] == ids[::-1]
@@ -480,7 +491,7 @@ def test_the_csv_of_many_is_whole_and_comes_in_pieces(alice: Browser, conn: db.C
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", '=HYPERLINK("http://x")'])
 def test_no_text_is_a_formula_to_a_spreadsheet(alice: Browser, conn: db.Connection, text: str) -> None:
-    acting.send(conn, "smpp-acme-1", text)
+    acting.send_texts(conn, "smpp-acme-1", text)
     assert rows(alice.get(f"{HISTORY}.csv").text)[1][-1] == f"'{text}"
 
 
@@ -490,14 +501,14 @@ def test_the_mark_that_excel_wants(alice: Browser) -> None:
 
 
 def test_the_json_lines(alice: Browser, conn: db.Connection) -> None:
-    (message_id,) = acting.send(conn, "smpp-acme-1", 'two\nlines, "è" ' + "x" * 70)
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", 'two\nlines, "è" ' + "x" * 70)
     answer = alice.get(f"{HISTORY}.jsonl")
     assert answer.content_type == "application/jsonl; charset=utf-8"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="smpp-acme-1-history.jsonl"'
     (line,) = answer.text.splitlines()
     assert json.loads(line) == {
         "id": str(message_id),
-        "date": i18n.iso(ids.time_of(message_id)),
+        "date": i18n.format_iso8601(ids.time_from_id(message_id)),
         "sender": "ACME",
         "receiver": "393401234567",
         "ptt": 254,
@@ -522,15 +533,15 @@ def test_a_customer_has_two_downloads_at_a_time(alice: Browser, client: Client, 
 
 def test_all_customers_together_have_four_downloads_at_a_time() -> None:
     # Not by requests: those of one thread share what Flask keeps until they are closed, and so who asks.
-    underway = [downloads._in_turn(customer, iter(["line"])) for customer in (1, 1, 1, 2, 2, 3)]
+    underway = [downloads._limit_downloads(customer, iter(["line"])) for customer in (1, 1, 1, 2, 2, 3)]
     assert [bool(next(each)) for each in underway] == [True, True, False, True, True, False]
     underway[0].close()
-    assert next(downloads._in_turn(3, iter(["line"])))
+    assert next(downloads._limit_downloads(3, iter(["line"])))
 
 
 def test_the_csv_speaks_the_reader_s_language(alice: Browser, conn: db.Connection) -> None:
-    (message_id,) = acting.send(conn, "smpp-acme-1", "ciao")
-    acting.deliver(conn, message_id)
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "ciao")
+    acting.deliver_messages(conn, message_id)
     answer = alice.get(f"{HISTORY}.csv", headers={"Accept-Language": "it"})
     assert rows(answer.text)[1][6] == "Consegnato"
 
@@ -539,20 +550,20 @@ def test_the_csv_speaks_the_reader_s_language(alice: Browser, conn: db.Connectio
 
 
 def test_a_viewer_sees_it_all(client: Client, cast: Cast, conn: db.Connection) -> None:
-    (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello")
     bob = client(cast.bob)
     for address in (HISTORY, f"{HISTORY}/{message_id}", f"{HISTORY}.csv", f"{HISTORY}.jsonl"):
         assert "hello" in bob.get(address).text
 
 
 def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Connection) -> None:
-    (message_id,) = acting.send(conn, "smpp-acme-1", "hello")
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello")
     for address in (HISTORY, f"{HISTORY}/{message_id}", f"{HISTORY}.csv", f"{HISTORY}.jsonl"):
         assert client(cast.charlie).get(address).status_code == 404
 
 
 def test_a_page_has_as_many_lines_as_are_asked_for(alice: Browser, conn: db.Connection) -> None:
-    acting.send(conn, "smpp-acme-1", *(f"text {number}." for number in range(60)))
+    acting.send_texts(conn, "smpp-acme-1", *(f"text {number}." for number in range(60)))
     usual = alice.get(HISTORY).text
     assert usual.count('data-dialog id="m') == 8
     assert '<a href="?lines=25">25</a>' in usual

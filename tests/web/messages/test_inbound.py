@@ -13,10 +13,10 @@ from portal.core import clock, db
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import deliveries, inbound, inbound_numbers
-from portal.services.messages.inbound import FromHandset
+from portal.services.messages.inbound import MobileOriginatedMessage
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import words
+from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 from tests.web.core.test_live import OpenPage
 
@@ -32,33 +32,35 @@ def alice(client: Client, cast: Cast) -> Browser:
 
 @pytest.fixture(autouse=True)
 def routed(conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
+    account = acting.get_account(conn, "smpp-acme-1")
     for number, keyword in (("48484", "info"), ("48484", ""), ("393990001112", "")):
-        inbound_numbers.add(conn, SHELL, account, number, keyword)
+        inbound_numbers.add_inbound_number(conn, SHELL, account, number, keyword)
 
 
 def come(conn: db.Connection, text: str, source: str = HANDSET, to: str = "48484", **values: object) -> int:
     """A handset sends something; returns the message's id."""
-    inbound.take_in(conn, [FromHandset(source, to, text, **values)])  # type: ignore[arg-type]
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage(source, to, text, **values)])  # type: ignore[arg-type]
     (found,) = conn.execute("SELECT max(id) FROM received").fetchone()
     return int(found)
 
 
 def age(conn: db.Connection, received_id: int, days: int) -> int:
     """Let a message have come so many days before."""
-    older = received_id - ids.first_id_at(days * clock.DAY_MS)
+    older = received_id - ids.min_id_at_time(days * clock.DAY_MS)
     conn.execute("UPDATE received SET id = ? WHERE id = ?", (older, received_id))
     return older
 
 
 def accept(conn: db.Connection) -> None:
     """A client accepts all that waits."""
-    account_id = acting.account(conn, "smpp-acme-1").id
-    deliveries.done(conn, deliveries.due(conn, account_id, clock.now_ms(), 1000).now)
+    account_id = acting.get_account(conn, "smpp-acme-1").id
+    deliveries.remove_accepted_deliveries(
+        conn, deliveries.list_due_deliveries(conn, account_id, clock.now_ms(), 1000).ready
+    )
 
 
 def give_up(conn: db.Connection) -> None:
-    deliveries.expire(conn, clock.now_ms() + 8 * clock.DAY_MS)
+    deliveries.expire_deliveries(conn, clock.now_ms() + 8 * clock.DAY_MS)
 
 
 def shown(page: str) -> list[str]:
@@ -90,7 +92,7 @@ def test_a_line_says_all_that_matters(alice: Browser, conn: db.Connection, five:
     page = alice.get(PAGE).text
     table = re.search(r'aria-label="Received messages".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
     assert table
-    lines = [re.sub(r"^.* UTC ", "", words(row)) for row in table[1].split("<tr>")[1:]]
+    lines = [re.sub(r"^.* UTC ", "", extract_text(row)) for row in table[1].split("<tr>")[1:]]
     assert lines == [
         f"{OTHER} 393990001112 grazie mille Waits for a client",
         f"{OTHER} 48484 Second thoughts Waits for a client",
@@ -158,17 +160,17 @@ def test_what_is_no_number_is_refused_and_stays(alice: Browser, conn: db.Connect
     come(conn, "hello")
     answer = alice.get(f"{PAGE}?sender=Acme&recipient=48484x&text=hello")
     assert answer.status_code == 422
-    said = words(answer.text)
+    page_text = extract_text(answer.text)
     for each in ("Acme", "48484x"):
-        assert f"{each} is no number. Enter its digits" in said
-    assert [acting.value_of(answer.text, name) for name in ("sender", "recipient")] == ["Acme", "48484x"]
+        assert f"{each} is no number. Enter its digits" in page_text
+    assert [acting.get_field_value(answer.text, name) for name in ("sender", "recipient")] == ["Acme", "48484x"]
     assert alice.get(f"{PAGE}.csv?sender=Acme", follow_redirects=False).status_code == 303
 
 
 def test_a_long_search_stops_and_goes_on(alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     come(conn, "needle")
-    inbound.take_in(conn, [FromHandset(HANDSET, "48484", "hay")] * 1000)
-    monkeypatch.setattr("portal.web.core.filters._SECONDS", 0)
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", "hay")] * 1000)
+    monkeypatch.setattr("portal.web.core.filters._SEARCH_SECONDS", 0)
     page = alice.get(f"{PAGE}?text=needle").text
     assert shown(page) == []
     assert "No such message" not in page
@@ -182,8 +184,8 @@ def test_a_long_search_stops_and_goes_on(alice: Browser, conn: db.Connection, mo
 
 def test_all_about_one(alice: Browser, conn: db.Connection) -> None:
     binary = come(conn, "", body=b"\x00\xffAB", udh=bytes.fromhex("050003070201"), data_coding=4)
-    page = words(alice.get(f"{PAGE}/{binary}").text)
-    for said in (
+    page = extract_text(alice.get(f"{PAGE}/{binary}").text)
+    for expected_text in (
         f"Message from {HANDSET}",
         "00 ff 41 42",
         "Waits for a client No client has been offered it yet.",
@@ -193,12 +195,12 @@ def test_all_about_one(alice: Browser, conn: db.Connection) -> None:
         "Keyword (no keyword)",
         f"Message id {binary}",
     ):
-        assert said in page
-    account_id = acting.account(conn, "smpp-acme-1").id
-    (waiting,) = deliveries.due(conn, account_id, clock.now_ms(), 10).now
+        assert expected_text in page
+    account_id = acting.get_account(conn, "smpp-acme-1").id
+    (waiting,) = deliveries.list_due_deliveries(conn, account_id, clock.now_ms(), 10).ready
     waiting.attempts = 3
-    deliveries.failed(conn, [(waiting, clock.now_ms() + 60_000)])
-    assert "3 attempts in vain, the next one at" in alice.get(f"{PAGE}/{binary}").text
+    deliveries.schedule_retries(conn, [(waiting, clock.now_ms() + 60_000)])
+    assert "3 failed attempts, the next one at" in alice.get(f"{PAGE}/{binary}").text
     accept(conn)
     conn.execute("UPDATE deliveries SET next_attempt_at = 0")
     accept(conn)
@@ -217,10 +219,10 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
 
 
 def test_what_somebody_wrote_is_text(alice: Browser, conn: db.Connection) -> None:
-    message = come(conn, acting.HOSTILE)
+    message = come(conn, acting.SCRIPT_INJECTION)
     for address in (PAGE, f"{PAGE}/{message}", f"{PAGE}?text=script"):
         page = alice.get(address).text
-        assert acting.HOSTILE not in page
+        assert acting.SCRIPT_INJECTION not in page
         assert "&lt;script&gt;" in page
 
 

@@ -16,14 +16,14 @@ from portal.services.accounts.accounts import BINARY
 from portal.services.common.audit import SHELL
 from portal.services.history import text_removal
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, text_policy
-from portal.services.messages.inbound import FromHandset
+from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.people import customers
 from portal.web.core import live
-from portal.web.core.access import Rule, rule_of
-from tests.serving import starting
-from tests.support import Cast, Person, eventually, prepared
+from portal.web.core.access import AccessRule, get_access_rule
+from tests.serving import start_server
+from tests.support import Cast, Person, prepare_submit, wait_until
 from tests.web import acting
-from tests.web.acting import value_of, words
+from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
 from tests.web.core.test_live import OpenPage
 
@@ -38,26 +38,29 @@ GIVES_AWAY = re.compile("|".join((MARKER, _OCTETS.hex(), _OCTETS.hex(" "), _OCTE
 
 
 @pytest.fixture(autouse=True)
-def said(conn: db.Connection) -> list[int]:
+def message_ids(conn: db.Connection) -> list[int]:
     """Messages of every kind, sent and received, with the marker in each; returns their ids."""
-    account = acting.account(conn, NAME)
+    account = acting.get_account(conn, NAME)
     conn.execute("UPDATE accounts SET data_codings = ? WHERE id = ?", (str(BINARY), account.id))
-    sent = acting.send(conn, NAME, f"{MARKER} one", f"two {MARKER}", f"three {MARKER}")
+    sent = acting.send_texts(conn, NAME, f"{MARKER} one", f"two {MARKER}", f"three {MARKER}")
     sent += acting.send_in_parts(conn, NAME, f"the first {MARKER}", f" and {MARKER} again", total=3)
     udh = bytes([len(_OCTETS) + 2, 0x70, len(_OCTETS)]) + _OCTETS
-    binary = prepared(conn, account.id, udh + _OCTETS, data_coding=BINARY, esm_class=0x40, registered_delivery=0)
-    (message_id,) = intake.store(conn, [binary]).ids
+    binary = prepare_submit(conn, account.id, udh + _OCTETS, data_coding=BINARY, esm_class=0x40, registered_delivery=0)
+    (message_id,) = intake.store_messages(conn, [binary]).message_ids
     assert message_id is not None
-    acting.deliver(conn, sent[0], message_id)
-    acting.fail(conn, sent[1])
-    inbound_numbers.add(conn, SHELL, account, "48484")
-    texts = [FromHandset(HANDSET, "48484", "STOP"), FromHandset(HANDSET, "48484", f"ciao {MARKER}", udh=udh)]
-    texts.append(FromHandset(HANDSET, "48484", "", BINARY, udh, _OCTETS))
-    inbound.take_in(conn, texts)
+    acting.deliver_messages(conn, sent[0], message_id)
+    acting.fail_messages(conn, sent[1])
+    inbound_numbers.add_inbound_number(conn, SHELL, account, "48484")
+    texts = [
+        MobileOriginatedMessage(HANDSET, "48484", "STOP"),
+        MobileOriginatedMessage(HANDSET, "48484", f"ciao {MARKER}", udh=udh),
+    ]
+    texts.append(MobileOriginatedMessage(HANDSET, "48484", "", BINARY, udh, _OCTETS))
+    inbound.store_inbound_messages(conn, texts)
     # As if a keyword had been among them, so that the blacklist has something to show.
     (stop,) = conn.execute("SELECT min(id) FROM received").fetchone()
     conn.execute("UPDATE received SET text = ? WHERE id = ?", (f"STOP {MARKER}", stop))
-    blacklist.add(conn, SHELL, account, "393331112223")
+    blacklist.add_blacklist_number(conn, SHELL, account, "393331112223")
     # One whose message was deleted since.
     conn.execute(
         "UPDATE blacklist SET received_id = 7, said = ? WHERE number = '393331112223'",
@@ -71,7 +74,7 @@ def hold(conn: db.Connection, cast: Cast) -> Callable[..., None]:
     """Sets what becomes of Acme's texts."""
 
     def hold(texts: str, **more: bool) -> None:
-        text_policy.change(conn, SHELL, customers.by_id(conn, cast.acme), texts, **more)
+        text_policy.change_text_policy(conn, SHELL, customers.get_customer_by_id(conn, cast.acme), texts, **more)
 
     return hold
 
@@ -91,14 +94,17 @@ def alice(client: Client, cast: Cast) -> Browser:
 def addresses(app: Flask, numbers: list[int]) -> Iterator[str]:
     """All that members may read of the account, with the search for the marker as well."""
     for rule in app.url_map.iter_rules():
-        if rule_of(app, rule.endpoint) not in (Rule.SEE_ACCOUNT, Rule.USER) or "GET" not in (rule.methods or ()):
+        if get_access_rule(app, rule.endpoint) not in (
+            AccessRule.ACCOUNT_ACCESS,
+            AccessRule.LOGGED_IN,
+        ) or "GET" not in (rule.methods or ()):
             continue
         numbered = {name for name, how in rule._converters.items() if isinstance(how, IntegerConverter)}
         for number in [1, *numbers] if numbered else [1]:
             _, path = rule.build({each: number if each in numbered else NAME for each in rule.arguments}) or ("", "")
             yield path
             yield f"{path}?text={MARKER[:5]}&period=today"
-    for page in live._pages:
+    for page in live._fragments_by_page:
         yield f"/accounts/{NAME}/live?page={page}"
         yield f"/accounts/{NAME}/live?page={page}&text={MARKER[:5]}"
 
@@ -123,9 +129,9 @@ def test_a_viewer_finds_no_word_of_a_hidden_text_anywhere(
     bob: Browser,
     alice: Browser,
     hold: Callable[..., None],
-    said: list[int],
+    message_ids: list[int],
 ) -> None:
-    pages = list(addresses(app, said))
+    pages = list(addresses(app, message_ids))
     before = giving_away(bob, iter(pages))
     assert {HISTORY, RECEIVED, BLACKLIST, f"{HISTORY}.csv", f"{RECEIVED}.jsonl", f"/accounts/{NAME}/live"} <= before
     hold(text_policy.HIDDEN)
@@ -136,21 +142,23 @@ def test_a_viewer_finds_no_word_of_a_hidden_text_anywhere(
 
 
 def test_who_does_not_keep_texts_hides_them_as_long_as_they_are_there(
-    app: Flask, bob: Browser, hold: Callable[..., None], said: list[int]
+    app: Flask, bob: Browser, hold: Callable[..., None], message_ids: list[int]
 ) -> None:
     hold(text_policy.NONE)
-    assert giving_away(bob, addresses(app, said)) == set()
+    assert giving_away(bob, addresses(app, message_ids)) == set()
 
 
 def test_what_was_removed_is_nowhere_for_nobody(
-    app: Flask, alice: Browser, conn: db.Connection, hold: Callable[..., None], said: list[int]
+    app: Flask, alice: Browser, conn: db.Connection, hold: Callable[..., None], message_ids: list[int]
 ) -> None:
     hold(text_policy.NONE, remove_stored=True)
-    acting.deliver(conn, *(row[0] for row in conn.execute("SELECT id FROM messages WHERE state = 1")))
-    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, clock.now_ms(), 100).now)
-    for _ in text_removal.run(conn):
+    acting.deliver_messages(conn, *(row[0] for row in conn.execute("SELECT id FROM messages WHERE state = 1")))
+    deliveries.remove_accepted_deliveries(
+        conn, deliveries.list_due_deliveries(conn, acting.get_account(conn, NAME).id, clock.now_ms(), 100).ready
+    )
+    for _ in text_removal.run_text_removals(conn):
         pass
-    assert giving_away(alice, addresses(app, said)) == set()
+    assert giving_away(alice, addresses(app, message_ids)) == set()
 
 
 # --- what stands in their place
@@ -178,24 +186,26 @@ def test_pages_say_what_holds(bob: Browser, alice: Browser, conn: db.Connection,
         assert "Texts are" not in alice.get(page).text
     hold(text_policy.HIDDEN)
     for page in (HISTORY, RECEIVED):
-        assert "Texts are hidden from viewers. You see them." in words(alice.get(page).text)
-        assert "Texts are hidden from viewers, such as you." in words(bob.get(page).text)
+        assert "Texts are hidden from viewers. You see them." in extract_text(alice.get(page).text)
+        assert "Texts are hidden from viewers, such as you." in extract_text(bob.get(page).text)
         assert "Text hidden" in bob.get(page).text
     hold(text_policy.NONE)
     for page in (HISTORY, RECEIVED):
-        assert "Texts are not kept" in words(alice.get(page).text)
+        assert "Texts are not kept" in extract_text(alice.get(page).text)
 
 
 def test_a_text_that_is_not_kept_has_parts_and_price(
     alice: Browser, conn: db.Connection, hold: Callable[..., None]
 ) -> None:
     hold(text_policy.NONE)
-    account = acting.account(conn, NAME)
-    (message_id,) = intake.store(conn, [prepared(conn, account.id, b"x" * 161, registered_delivery=0)]).ids
+    account = acting.get_account(conn, NAME)
+    (message_id,) = intake.store_messages(
+        conn, [prepare_submit(conn, account.id, b"x" * 161, registered_delivery=0)]
+    ).message_ids
     assert message_id is not None
-    acting.deliver(conn, message_id)
-    assert re.search(r"Text not kept\s+2\s+2\s+Delivered", words(alice.get(HISTORY).text))
-    detail = words(alice.get(f"{HISTORY}/{message_id}").text)
+    acting.deliver_messages(conn, message_id)
+    assert re.search(r"Text not kept\s+2\s+2\s+Delivered", extract_text(alice.get(HISTORY).text))
+    detail = extract_text(alice.get(f"{HISTORY}/{message_id}").text)
     assert "Text not kept" in detail
     assert "Parts 2" in detail
     line = next(csv.DictReader(io.StringIO(alice.get(f"{HISTORY}.csv").text), delimiter=";"))
@@ -206,9 +216,11 @@ def test_a_text_that_is_not_kept_has_parts_and_price(
 
 def test_a_received_text_that_is_not_kept(alice: Browser, conn: db.Connection, hold: Callable[..., None]) -> None:
     hold(text_policy.NONE)
-    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, clock.now_ms(), 100).now)
-    assert words(alice.get(RECEIVED).text).count("Text not kept") == 3
-    assert "STOP Text not kept" in words(alice.get(BLACKLIST).text)
+    deliveries.remove_accepted_deliveries(
+        conn, deliveries.list_due_deliveries(conn, acting.get_account(conn, NAME).id, clock.now_ms(), 100).ready
+    )
+    assert extract_text(alice.get(RECEIVED).text).count("Text not kept") == 3
+    assert "STOP Text not kept" in extract_text(alice.get(BLACKLIST).text)
     found = [json.loads(line) for line in alice.get(f"{RECEIVED}.jsonl").text.splitlines()]
     assert [each["message"] for each in found] == [None] * 3
 
@@ -229,14 +241,14 @@ def test_an_open_page_hides_texts_at_once(bob: Browser, hold: Callable[..., None
 @pytest.mark.parametrize("htmx", [False, True])
 def test_the_operator_chooses(olga: Browser, conn: db.Connection, cast: Cast, htmx: bool) -> None:
     address = f"/admin/customers/{cast.acme}/texts"
-    assert "shown to everybody" in words(olga.get(f"/admin/customers/{cast.acme}").text)
+    assert "shown to everybody" in extract_text(olga.get(f"/admin/customers/{cast.acme}").text)
     assert re.search(r'<input checked[^>]*value="shown"', olga.get(address).text)
     answer = olga.post(address, data={"texts": "none", "remove_stored": "y"}, htmx=htmx)
     assert (answer.headers.get("HX-Redirect") or answer.location) == f"/admin/customers/{cast.acme}"
-    assert customers.by_id(conn, cast.acme).texts == text_policy.NONE
-    page = words(olga.get(f"/admin/customers/{cast.acme}").text)
+    assert customers.get_customer_by_id(conn, cast.acme).texts == text_policy.NONE
+    page = extract_text(olga.get(f"/admin/customers/{cast.acme}").text)
     assert "not kept Those that were stored are being removed." in page
-    for _ in text_removal.run(conn):
+    for _ in text_removal.run_text_removals(conn):
         pass
     assert "are being removed" not in olga.get(f"/admin/customers/{cast.acme}").text
 
@@ -245,29 +257,31 @@ def test_what_is_no_choice_is_refused(olga: Browser, alice: Browser, conn: db.Co
     address = f"/admin/customers/{cast.acme}/texts"
     answer = olga.post(address, data={"texts": "secret"})
     assert answer.status_code == 422
-    assert "“secret” isn't among" in words(answer.text)
+    assert "“secret” isn't among" in extract_text(answer.text)
     answer = olga.post(address, data={"texts": "hidden", "remove_stored": "y"})
     assert answer.status_code == 422
-    assert "Stored texts are removed only where texts are not kept." in words(answer.text)
+    assert "Stored texts are removed only where texts are not kept." in extract_text(answer.text)
     assert re.search(r'<input checked[^>]*value="hidden"', answer.text)
     assert alice.get(address).status_code == 404
     assert alice.post(address, data={"texts": "hidden"}).status_code == 404
     assert olga.get("/admin/customers/999/texts").status_code == 404
-    assert customers.by_id(conn, cast.acme).texts == text_policy.SHOWN
-    assert value_of(olga.get(address).text, "csrf_token")
+    assert customers.get_customer_by_id(conn, cast.acme).texts == text_policy.SHOWN
+    assert get_field_value(olga.get(address).text, "csrf_token")
 
 
 def test_the_server_removes_what_is_stored_and_empties_the_log(
-    config: Config, conn: db.Connection, hold: Callable[..., None], said: list[int]
+    config: Config, conn: db.Connection, hold: Callable[..., None], message_ids: list[int]
 ) -> None:
-    acting.deliver(conn, *(row[0] for row in conn.execute("SELECT id FROM messages WHERE state = 1")))
-    deliveries.done(conn, deliveries.due(conn, acting.account(conn, NAME).id, clock.now_ms(), 100).now)
+    acting.deliver_messages(conn, *(row[0] for row in conn.execute("SELECT id FROM messages WHERE state = 1")))
+    deliveries.remove_accepted_deliveries(
+        conn, deliveries.list_due_deliveries(conn, acting.get_account(conn, NAME).id, clock.now_ms(), 100).ready
+    )
     hold(text_policy.NONE, remove_stored=True)
-    log = config.database.with_name(f"{config.database.name}-wal")
+    log = config.database_file.with_name(f"{config.database_file.name}-wal")
     assert _OCTETS in log.read_bytes()
-    with starting(config, "web"):
-        eventually(lambda: not conn.execute("SELECT 1 FROM text_removals").fetchone())
+    with start_server(config, "web"):
+        wait_until(lambda: not conn.execute("SELECT 1 FROM text_removals").fetchone())
         # Not that it is empty: other jobs write to it again.
-        eventually(lambda: _OCTETS not in log.read_bytes())
+        wait_until(lambda: _OCTETS not in log.read_bytes())
     for table in ("messages", "received"):
         assert conn.execute(f"SELECT sum(kept) FROM {table}").fetchone()[0] == 0

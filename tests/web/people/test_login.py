@@ -36,7 +36,7 @@ def test_password_and_code_log_in(browser: Browser, cast: Cast) -> None:
     answer = first_step(browser, cast.alice)
     assert (answer.status_code, answer.location) == (303, "/login/totp")
     assert not is_logged_in(browser)
-    answer = browser.post("/login/totp", data={"code": cast.alice.code()})
+    answer = browser.post("/login/totp", data={"code": cast.alice.totp_code()})
     assert (answer.status_code, answer.location) == (303, "/")
     assert is_logged_in(browser)
 
@@ -48,7 +48,7 @@ def test_the_address_may_be_written_otherwise(browser: Browser, cast: Cast) -> N
 
 def test_a_code_may_be_typed_with_a_space(browser: Browser, cast: Cast) -> None:
     first_step(browser, cast.alice)
-    code = cast.alice.code()
+    code = cast.alice.totp_code()
     assert browser.post("/login/totp", data={"code": f"{code[:3]} {code[3:]}"}).status_code == 303
 
 
@@ -92,7 +92,7 @@ def test_the_second_step_waits_five_minutes(browser: Browser, cast: Cast) -> Non
     first_step(browser, cast.alice)
     with browser.session_transaction() as session:
         session["pending_login"] = session["pending_login"] | {"at": clock.now_ms() - 5 * 60_000}
-    answer = browser.post("/login/totp", data={"code": cast.alice.code()})
+    answer = browser.post("/login/totp", data={"code": cast.alice.totp_code()})
     assert (answer.status_code, answer.location) == (303, "/login")
     assert not is_logged_in(browser)
 
@@ -108,7 +108,7 @@ def test_a_wrong_code_is_401_and_not_kept(browser: Browser, cast: Cast) -> None:
 
 
 def test_a_code_is_good_once(app: Flask, cast: Cast) -> None:
-    code = cast.alice.code()
+    code = cast.alice.totp_code()
     answers = []
     for browser in (app.test_client(), app.test_client()):
         assert isinstance(browser, Browser)
@@ -119,7 +119,7 @@ def test_a_code_is_good_once(app: Flask, cast: Cast) -> None:
 
 def test_another_users_code_is_wrong(browser: Browser, cast: Cast) -> None:
     first_step(browser, cast.alice)
-    assert browser.post("/login/totp", data={"code": cast.bob.code()}).status_code == 401
+    assert browser.post("/login/totp", data={"code": cast.bob.totp_code()}).status_code == 401
 
 
 def test_a_recovery_code_logs_in_once(app: Flask, cast: Cast, conn: db.Connection) -> None:
@@ -131,7 +131,7 @@ def test_a_recovery_code_logs_in_once(app: Flask, cast: Cast, conn: db.Connectio
         answers.append(browser.post("/login/totp", data={"recovery": f" {code.upper().replace('-', '')} "}))
     assert [each.status_code for each in answers] == [303, 401]
     assert "recovery codes, or it was used already" in answers[1].text
-    assert two_factor.recovery_codes_left(conn, cast.alice.id) == 9
+    assert two_factor.count_unused_recovery_codes(conn, cast.alice.id) == 9
 
 
 def test_failures_are_throttled_by_user_even_with_the_right_password(
@@ -159,7 +159,7 @@ def test_codes_are_throttled(browser: Browser, cast: Cast, config: Config) -> No
     first_step(browser, cast.alice)
     for _ in range(config.limits.login_failures):
         assert browser.post("/login/totp", data={"code": "000000"}).status_code == 401
-    answer = browser.post("/login/totp", data={"code": cast.alice.code()})
+    answer = browser.post("/login/totp", data={"code": cast.alice.totp_code()})
     assert answer.status_code == 429
     assert "Too many attempts" in answer.text
 
@@ -168,7 +168,7 @@ def test_the_way_goes_on_to_where_it_was_headed(browser: Browser, cast: Cast) ->
     answer = browser.get("/accounts/smpp-acme-1?period=7d")
     assert answer.location == "/login?next=/accounts/smpp-acme-1?period%3D7d"
     answer = first_step(browser, cast.alice, to=answer.location)
-    answer = browser.post(answer.location, data={"code": cast.alice.code()})
+    answer = browser.post(answer.location, data={"code": cast.alice.totp_code()})
     assert answer.location == "/accounts/smpp-acme-1?period=7d"
 
 
@@ -188,7 +188,7 @@ def test_the_way_goes_on_to_where_it_was_headed(browser: Browser, cast: Cast) ->
 )
 def test_the_way_never_goes_on_to_another_host(browser: Browser, cast: Cast, elsewhere: str) -> None:
     first_step(browser, cast.alice)
-    answer = browser.post("/login/totp", query_string={"next": elsewhere}, data={"code": cast.alice.code()})
+    answer = browser.post("/login/totp", query_string={"next": elsewhere}, data={"code": cast.alice.totp_code()})
     assert (answer.status_code, answer.location) == (303, "/")
     answer = browser.get("/login", query_string={"next": elsewhere})
     assert (answer.status_code, answer.location) == (303, "/")
@@ -201,7 +201,7 @@ def test_the_login_renews_the_session(browser: Browser, cast: Cast) -> None:
         session["language"] = "it"
     planted_token = browser.csrf_token()
     first_step(browser, cast.alice)
-    browser.post("/login/totp", data={"code": cast.alice.code()})
+    browser.post("/login/totp", data={"code": cast.alice.totp_code()})
     with browser.session_transaction() as session:
         assert "planted" not in session
         assert "pending_login" not in session
@@ -219,13 +219,13 @@ def test_a_login_over_an_open_one_needs_a_logout_first(client: Callable[[Person]
 def test_a_logout_ends_the_session_on_the_server(client: Callable[[Person], Browser], cast: Cast) -> None:
     browser = client(cast.alice)
     with browser.session_transaction() as session:
-        kept = dict(session)
+        old_session = dict(session)
     answer = browser.post("/logout")
     assert (answer.status_code, answer.location) == (303, "/login")
     assert "You have logged out." in browser.get("/login").text
     assert not is_logged_in(browser)
     with browser.session_transaction() as session:
-        session.update(kept)  # a copy of the cookie from before
+        session.update(old_session)  # a copy of the cookie from before
     assert not is_logged_in(browser)
 
 
@@ -257,6 +257,6 @@ def test_a_link_that_starts_a_login_over_ends_what_was_open(
     client: Callable[[Person], Browser], cast: Cast, conn: db.Connection, keys: Keys
 ) -> None:
     browser = client(cast.alice)
-    enrolment.start_over(conn, keys, SHELL, users.by_email(conn, cast.alice.email))
+    enrolment.reset_enrolment(conn, keys, SHELL, users.get_user_by_email(conn, cast.alice.email))
     assert not is_logged_in(browser)
     assert first_step(browser, cast.alice).status_code == 401

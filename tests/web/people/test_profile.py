@@ -9,9 +9,9 @@ import pytest
 
 from portal.core import clock, db
 from portal.core.config import Config
-from portal.core.crypto import token_hash
+from portal.core.crypto import hash_token
 from portal.services.people import login_sessions, two_factor, users
-from portal.web.people.user_agents import in_words
+from portal.web.people.user_agents import describe_user_agent
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
 
@@ -110,7 +110,7 @@ def test_another_authenticator_comes_into_force_with_its_first_code(
     assert len(codes) == 10
 
     logs_in(browser, cast.alice, cast.alice.password)
-    for old in ({"code": cast.alice.code()}, {"recovery": cast.alice.recovery_codes[0]}):
+    for old in ({"code": cast.alice.totp_code()}, {"recovery": cast.alice.recovery_codes[0]}):
         assert browser.post("/login/totp", data=old).status_code == 401
     assert browser.post("/login/totp", data={"code": totp.at(int(time.time()) + 30)}).status_code == 303
 
@@ -118,11 +118,11 @@ def test_another_authenticator_comes_into_force_with_its_first_code(
 def test_a_wrong_code_leaves_the_old_authenticator_in_force(alice: Browser, browser: Browser, cast: Cast) -> None:
     alice.post("/profile/authenticator", data={"authenticator-current": cast.alice.password})
     before = new_secret(alice)
-    answer = alice.post("/profile/authenticator/code", data={"code": cast.alice.code()})
+    answer = alice.post("/profile/authenticator/code", data={"code": cast.alice.totp_code()})
     assert answer.status_code == 422
     assert new_secret(alice).secret == before.secret  # the QR code on the phone's screen stays good
     logs_in(browser, cast.alice, cast.alice.password)
-    assert browser.post("/login/totp", data={"code": cast.alice.code()}).status_code == 303
+    assert browser.post("/login/totp", data={"code": cast.alice.totp_code()}).status_code == 303
 
 
 def test_the_password_is_needed_before_a_secret_is_shown(alice: Browser) -> None:
@@ -154,7 +154,7 @@ def test_the_cookie_does_not_tell_the_secret(alice: Browser, cast: Cast) -> None
 def test_new_recovery_codes_replace_the_old_ones(
     alice: Browser, browser: Browser, cast: Cast, conn: db.Connection
 ) -> None:
-    assert two_factor.burn_recovery_code(conn, cast.alice.id, cast.alice.recovery_codes[9])
+    assert two_factor.use_recovery_code(conn, cast.alice.id, cast.alice.recovery_codes[9])
     assert "9 left" in alice.get("/profile").text
     answer = alice.post("/profile/recovery-codes", data={"recovery-current": cast.alice.password})
     codes = re.findall(r"<li>(\w{5}-\w{5})</li>", answer.text)
@@ -170,14 +170,14 @@ def test_recovery_codes_need_the_password(alice: Browser, cast: Cast, conn: db.C
     answer = alice.post("/profile/recovery-codes", data={"recovery-current": "not the one"})
     assert answer.status_code == 422
     assert "<li>" not in answer.text.partition('id="recovery"')[2].partition("</section>")[0]
-    assert two_factor.burn_recovery_code(conn, cast.alice.id, cast.alice.recovery_codes[0])
+    assert two_factor.use_recovery_code(conn, cast.alice.id, cast.alice.recovery_codes[0])
 
 
 # --- sessions
 
 
 def number_of(conn: db.Connection, token: str) -> int:
-    row = conn.execute("SELECT id FROM login_sessions WHERE token_hash = ?", (token_hash(token),)).fetchone()
+    row = conn.execute("SELECT id FROM login_sessions WHERE token_hash = ?", (hash_token(token),)).fetchone()
     return int(row[0])
 
 
@@ -185,18 +185,20 @@ def test_open_sessions_are_listed_and_one_can_be_ended(
     alice: Browser, browser: Browser, cast: Cast, conn: db.Connection
 ) -> None:
     phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Mobile/15E148 Safari/604.1"
-    token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "2001:db8::7", phone)
+    token = login_sessions.start_login_session(
+        conn, users.get_user_by_email(conn, cast.alice.email), "2001:db8::7", phone
+    )
     listed = alice.get("/profile").text
     assert "Safari, iPhone" in listed
     assert "2001:db8::7" in listed
     answer = alice.post(f"/profile/sessions/{number_of(conn, token)}/end")
     assert (answer.status_code, answer.location) == (303, "/profile#sessions")
     assert "2001:db8::7" not in alice.get("/profile").text
-    assert browser.as_user(token).get("/profile").status_code == 302
+    assert browser.use_login_session(token).get("/profile").status_code == 302
 
 
 def test_htmx_gets_the_list_alone(alice: Browser, cast: Cast, conn: db.Connection) -> None:
-    token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "2001:db8::7", "")
+    token = login_sessions.start_login_session(conn, users.get_user_by_email(conn, cast.alice.email), "2001:db8::7", "")
     answer = alice.post(f"/profile/sessions/{number_of(conn, token)}/end", htmx="sessions")
     assert answer.status_code == 200
     assert answer.text.lstrip().startswith('<section class="tile wide" id="sessions"')
@@ -205,9 +207,9 @@ def test_htmx_gets_the_list_alone(alice: Browser, cast: Cast, conn: db.Connectio
 
 
 def test_somebody_elses_session_stays(alice: Browser, browser: Browser, cast: Cast, conn: db.Connection) -> None:
-    token = login_sessions.start_session(conn, users.by_email(conn, cast.bob.email), "192.0.2.1", "")
+    token = login_sessions.start_login_session(conn, users.get_user_by_email(conn, cast.bob.email), "192.0.2.1", "")
     alice.post(f"/profile/sessions/{number_of(conn, token)}/end")
-    assert browser.as_user(token).get("/profile").status_code == 200
+    assert browser.use_login_session(token).get("/profile").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -223,4 +225,4 @@ def test_somebody_elses_session_stays(alice: Browser, browser: Browser, cast: Ca
     ],
 )
 def test_browsers_are_named_in_words(user_agent: str, words: str) -> None:
-    assert in_words(user_agent) == words
+    assert describe_user_agent(user_agent) == words

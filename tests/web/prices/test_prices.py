@@ -13,10 +13,10 @@ from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
 from portal.services.people import customers, login_sessions, users
 from portal.services.prices import price_lists, prices
-from portal.services.prices.prices import Change
+from portal.services.prices.prices import PriceChange
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import value_of, words
+from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -34,15 +34,15 @@ def alice(client: Client, cast: Cast) -> Browser:
 
 @pytest.fixture
 def volume(conn: db.Connection) -> int:
-    return price_lists.create(conn, SHELL, "Volume").id
+    return price_lists.create_price_list(conn, SHELL, "Volume").id
 
 
-def say(conn: db.Connection, list_id: int, *changes: Change) -> None:
-    prices.change(conn, SHELL, list_id, changes, "UTC")
+def say(conn: db.Connection, list_id: int, *changes: PriceChange) -> None:
+    prices.change_prices(conn, SHELL, list_id, changes, "UTC")
 
 
-def row(conn: db.Connection, destination: str, list_id: int = price_lists.DEFAULT_LIST) -> prices.Row:
-    return prices.row(conn, list_id, destination, now_ms())
+def row(conn: db.Connection, destination: str, list_id: int = price_lists.DEFAULT_LIST) -> prices.PriceRow:
+    return prices.get_price_row(conn, list_id, destination, now_ms())
 
 
 def names(page: str) -> list[str]:
@@ -51,7 +51,7 @@ def names(page: str) -> list[str]:
 
 
 def in_italian(conn: db.Connection, person: Person) -> None:
-    users.set_language(conn, users.by_email(conn, person.email), "it")
+    users.set_user_language(conn, users.get_user_by_email(conn, person.email), "it")
 
 
 # --- looking
@@ -63,7 +63,7 @@ def test_the_default_list_page_by_page(olga: Browser) -> None:
         query = pages[-1].split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0]
         pages.append(olga.get(DEFAULT + html.unescape(query)).text)
     listed = [name for page in pages for name in names(page)]
-    assert len(listed) == len(set(listed)) == len(prices.starting())
+    assert len(listed) == len(set(listed)) == len(prices.read_initial_prices())
     assert (listed[0], listed[1], listed[-1]) == ("Afghanistan", "Åland Islands", "Zimbabwe")
     back = pages[1].split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0]
     assert names(olga.get(DEFAULT + html.unescape(back)).text) == names(pages[0])
@@ -90,7 +90,7 @@ def test_the_default_list_page_by_page(olga: Browser) -> None:
 def test_a_search_finds_countries_and_the_price_of_a_number(
     olga: Browser, conn: db.Connection, words: str, found: list[str] | None, htmx: bool | str
 ) -> None:
-    say(conn, price_lists.DEFAULT_LIST, Change("39342", 1500))
+    say(conn, price_lists.DEFAULT_LIST, PriceChange("39342", 1500))
     answer = olga.get(DEFAULT, query_string={"q": words}, htmx=htmx)
     if found is None:
         assert "Germany" in names(answer.text)
@@ -108,8 +108,10 @@ def test_names_and_order_are_the_reader_s(olga: Browser, cast: Cast, conn: db.Co
 
 
 def test_a_list_of_its_own_says_what_is_its_own(olga: Browser, conn: db.Connection, volume: int) -> None:
-    say(conn, volume, Change("IT", 700), Change("FR", None), Change("ES", 900, YEAR_2100))
-    italy, france, spain = (words(olga.get(f"/admin/prices/{volume}?q={each}").text) for each in ("IT", "FR", "ES"))
+    say(conn, volume, PriceChange("IT", 700), PriceChange("FR", None), PriceChange("ES", 900, YEAR_2100))
+    italy, france, spain = (
+        extract_text(olga.get(f"/admin/prices/{volume}?q={each}").text) for each in ("IT", "FR", "ES")
+    )
     assert "Italy +39 0.7 this list" in italy
     assert "France +33 Nothing is sent there this list" in france
     assert "Spain +34 0.8 0.9 from 1 Jan 2100, 00:00:00 UTC on the default list" in spain
@@ -127,13 +129,13 @@ def test_a_list_that_is_not_there_is_404(olga: Browser) -> None:
 
 def test_a_price_is_set_at_once(olga: Browser, conn: db.Connection) -> None:
     page = olga.get(SET + "?destination=IT").text
-    assert (value_of(page, "destination"), value_of(page, "price")) == ("IT", "1")
+    assert (get_field_value(page, "destination"), get_field_value(page, "price")) == ("IT", "1")
     answer = olga.post(SET, data={"destination": "it", "price": "0.75", "valid_from": ""})
     assert (answer.status_code, answer.location) == (303, f"{SET}?destination=IT")
     assert row(conn, "IT").price == 750
-    said = words(olga.get(answer.location).text)
-    assert "The price of Italy was saved." in said
-    assert "Credits a part 0.75" in said
+    page_text = extract_text(olga.get(answer.location).text)
+    assert "The price of Italy was saved." in page_text
+    assert "Credits a part 0.75" in page_text
 
 
 def test_it_is_read_in_the_reader_s_language_and_the_installation_s_time_zone(
@@ -143,17 +145,19 @@ def test_it_is_read_in_the_reader_s_language_and_the_installation_s_time_zone(
 
     app = make_app(replace(config, timezone="Europe/Rome"))  # type: ignore[type-var]
     in_italian(conn, cast.olga)
-    token = login_sessions.start_session(conn, users.by_email(conn, cast.olga.email), "127.0.0.1", "a test")
-    olga: Browser = app.test_client().as_user(token)  # type: ignore[attr-defined]
+    token = login_sessions.start_login_session(
+        conn, users.get_user_by_email(conn, cast.olga.email), "127.0.0.1", "a test"
+    )
+    olga: Browser = app.test_client().use_login_session(token)  # type: ignore[attr-defined]
     olga.post(SET, data={"destination": "39342", "price": "1,5", "valid_from": "2100-01-01T00:00"})
-    (coming,) = row(conn, "39342").coming
+    (coming,) = row(conn, "39342").scheduled
     assert (coming.price, coming.valid_from) == (1500, YEAR_2100 - 3_600_000)
     assert "1 gen 2100, 00:00:00 CET" in olga.get(f"{SET}?destination=39342").text
 
 
 def test_a_destination_is_closed(olga: Browser, conn: db.Connection) -> None:
     olga.post(SET, data={"destination": "IT", "price": "1", "closed": "y"})
-    assert (row(conn, "IT").price, row(conn, "IT").holds) == (None, True)
+    assert (row(conn, "IT").price, row(conn, "IT").in_force) == (None, True)
     assert '<input checked id="closed"' in olga.get(SET + "?destination=IT").text
 
 
@@ -161,7 +165,7 @@ def test_a_destination_is_closed(olga: Browser, conn: db.Connection) -> None:
     ("form", "field", "sentence"),
     [
         ({"destination": "XX"}, "destination", "“XX” is neither a country"),
-        ({"destination": acting.HOSTILE}, "destination", "is neither a country"),
+        ({"destination": acting.SCRIPT_INJECTION}, "destination", "is neither a country"),
         ({"price": ""}, "price", "“” isn't a price"),
         ({"price": "0,7"}, "price", "“0,7” isn't a price"),
         ({"price": "1001"}, "price", "“1001” isn't a price"),
@@ -172,49 +176,49 @@ def test_a_destination_is_closed(olga: Browser, conn: db.Connection) -> None:
 def test_a_refused_price_keeps_what_was_typed(
     olga: Browser, conn: db.Connection, form: dict[str, str], field: str, sentence: str
 ) -> None:
-    before = prices.rows(conn, price_lists.DEFAULT_LIST, now_ms())
+    before = prices.list_price_rows(conn, price_lists.DEFAULT_LIST, now_ms())
     typed = {"destination": "IT", "price": "0.7", "valid_from": ""} | form
     answer = olga.post(SET, data=typed)
     assert answer.status_code == 422
     assert f'id="{field}-error"' in answer.text
-    assert sentence in words(answer.text)
-    assert {name: value_of(answer.text, name) for name in typed} == typed
-    assert acting.HOSTILE not in answer.text
-    assert prices.rows(conn, price_lists.DEFAULT_LIST, now_ms()) == before
+    assert sentence in extract_text(answer.text)
+    assert {name: get_field_value(answer.text, name) for name in typed} == typed
+    assert acting.SCRIPT_INJECTION not in answer.text
+    assert prices.list_price_rows(conn, price_lists.DEFAULT_LIST, now_ms()) == before
 
 
 def test_a_change_to_come_is_called_off(olga: Browser, conn: db.Connection) -> None:
-    say(conn, price_lists.DEFAULT_LIST, Change("IT", 1500, YEAR_2100))
+    say(conn, price_lists.DEFAULT_LIST, PriceChange("IT", 1500, YEAR_2100))
     page = olga.get(SET + "?destination=IT").text
-    assert "1 Jan 2100, 00:00:00 UTC 1.5" in words(page)
-    data = {"destination": "IT", "valid_from": value_of(page.split("<tbody>")[1], "valid_from")}
-    for said in ("The change for Italy was called off.", "The list says nothing about IT."):
+    assert "1 Jan 2100, 00:00:00 UTC 1.5" in extract_text(page)
+    data = {"destination": "IT", "valid_from": get_field_value(page.split("<tbody>")[1], "valid_from")}
+    for expected_text in ("The change for Italy was cancelled.", "The list says nothing about IT."):
         answer = olga.post("/admin/prices/1/remove", data=data)
-        assert said in words(olga.get(answer.location).text)
-    assert (row(conn, "IT").price, row(conn, "IT").coming) == (1000, ())
+        assert expected_text in extract_text(olga.get(answer.location).text)
+    assert (row(conn, "IT").price, row(conn, "IT").scheduled) == (1000, ())
 
 
 @pytest.mark.parametrize("crafted", ["9" * 30, "-1", "x", ""])
 def test_a_date_that_nobody_wrote_calls_nothing_off(olga: Browser, conn: db.Connection, crafted: str) -> None:
     answer = olga.post("/admin/prices/1/remove", data={"destination": "IT", "valid_from": crafted})
-    assert "The list says nothing about IT." in words(olga.get(answer.location).text)
+    assert "The list says nothing about IT." in extract_text(olga.get(answer.location).text)
     assert row(conn, "IT").price == 1000
 
 
 def test_a_list_costs_as_the_default_one_again(olga: Browser, conn: db.Connection, volume: int) -> None:
-    say(conn, volume, Change("IT", 700))
+    say(conn, volume, PriceChange("IT", 700))
     answer = olga.post(f"/admin/prices/{volume}/remove", data={"destination": "IT"})
-    said = words(olga.get(answer.location).text)
-    assert "The list says nothing about Italy any more." in said
-    assert "Credits a part 1 As in the default list." in said
-    assert not row(conn, "IT", volume).is_own
+    page_text = extract_text(olga.get(answer.location).text)
+    assert "The list says nothing about Italy any more." in page_text
+    assert "Credits a part 1 As in the default list." in page_text
+    assert not row(conn, "IT", volume).has_own_entry
 
 
 def test_a_range_is_removed_from_the_default_list(olga: Browser, conn: db.Connection) -> None:
-    say(conn, price_lists.DEFAULT_LIST, Change("39342", 1500))
+    say(conn, price_lists.DEFAULT_LIST, PriceChange("39342", 1500))
     answer = olga.post("/admin/prices/1/remove", data={"destination": "39342"})
     assert answer.location == DEFAULT
-    assert "The list says nothing about +39342 any more." in words(olga.get(answer.location).text)
+    assert "The list says nothing about +39342 any more." in extract_text(olga.get(answer.location).text)
 
 
 # --- files
@@ -226,7 +230,7 @@ def upload(browser: Browser, content: bytes, path: str = IMPORT) -> tuple[int, s
 
 
 def agree(browser: Browser, page: str, path: str = IMPORT) -> tuple[int, str]:
-    data = {name: value_of(page, name) for name in ("mark", "content")}
+    data = {name: get_field_value(page, name) for name in ("mark", "content")}
     answer = browser.post(f"{path}/confirm", data=data)
     return answer.status_code, answer.text if answer.status_code != 303 else browser.get(answer.location).text
 
@@ -236,25 +240,25 @@ FILE = "destination;price;valid_from\r\nIT;0,7;\r\nFR;0,5;\r\nDE;-;\r\nKP;4;2100
 
 def test_a_file_is_shown_before_it_is_imported(olga: Browser, conn: db.Connection) -> None:
     status, page = upload(olga, FILE)
-    said = words(page)
+    page_text = extract_text(page)
     assert status == 200
-    assert "new 1 changed 2 unchanged 1" in said
-    assert "Italy 1 0.7 at once" in said
-    assert "Germany 1 nothing is sent at once" in said
-    assert "North Korea – 4 1 Jan 2100, 00:00:00 UTC" in said
+    assert "new 1 changed 2 unchanged 1" in page_text
+    assert "Italy 1 0.7 at once" in page_text
+    assert "Germany 1 nothing is sent at once" in page_text
+    assert "North Korea – 4 1 Jan 2100, 00:00:00 UTC" in page_text
     assert row(conn, "IT").price == 1000
     status, page = agree(olga, page)
-    assert "3 prices were imported." in words(page)
-    assert (row(conn, "IT").price, row(conn, "DE").price, row(conn, "KP").coming[0].price) == (700, None, 4000)
+    assert "3 prices were imported." in extract_text(page)
+    assert (row(conn, "IT").price, row(conn, "DE").price, row(conn, "KP").scheduled[0].price) == (700, None, 4000)
 
 
 def test_who_agreed_to_something_else_is_asked_again(olga: Browser, conn: db.Connection) -> None:
     _, page = upload(olga, FILE)
-    say(conn, price_lists.DEFAULT_LIST, Change("IT", 900))
+    say(conn, price_lists.DEFAULT_LIST, PriceChange("IT", 900))
     status, page = agree(olga, page)
     assert status == 422
-    assert "Prices have changed since you looked." in words(page)
-    assert "Italy 0.9 0.7 at once" in words(page)
+    assert "Prices have changed since you looked." in extract_text(page)
+    assert "Italy 0.9 0.7 at once" in extract_text(page)
     assert row(conn, "IT").price == 900
     agree(olga, page)
     assert row(conn, "IT").price == 700
@@ -265,7 +269,7 @@ def test_a_form_that_is_sent_twice_imports_once(olga: Browser, conn: db.Connecti
     agree(olga, page)
     status, again = agree(olga, page)
     assert status == 422
-    assert "The list says all of this already." in words(again)
+    assert "The list says all of this already." in extract_text(again)
     noted = conn.execute("SELECT count(*) FROM audit_log WHERE action = 'prices.change'").fetchone()[0]
     assert noted == 1
 
@@ -291,7 +295,7 @@ def test_a_file_that_can_t_be_read_is_refused_line_by_line(
 ) -> None:
     status, page = upload(olga, content)
     assert status == 422
-    assert [each for each in sentences if each not in words(page)] == []
+    assert [each for each in sentences if each not in extract_text(page)] == []
     assert 'id="file-error"' in page
     assert row(conn, "IT").price == 1000
 
@@ -302,11 +306,11 @@ def test_no_file_and_nothing_to_agree_to_are_refused(olga: Browser) -> None:
 
 
 def test_what_is_exported_is_imported_as_it_was(olga: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
-    changes = [Change("IT", 750), Change("39342", None), Change("FR", 600, now_ms() + DAY_MS)]
+    changes = [PriceChange("IT", 750), PriceChange("39342", None), PriceChange("FR", 600, now_ms() + DAY_MS)]
     for list_id in (price_lists.DEFAULT_LIST, volume):
         say(conn, list_id, *changes)
     for language, first in (("en", "destination,country"), ("it", "destination;country")):
-        users.set_language(conn, users.by_email(conn, cast.olga.email), language)
+        users.set_user_language(conn, users.get_user_by_email(conn, cast.olga.email), language)
         for list_id in (price_lists.DEFAULT_LIST, volume):
             answer = olga.get(f"/admin/prices/{list_id}.csv")
             assert answer.headers["Content-Disposition"].startswith('attachment; filename="prices')
@@ -321,52 +325,52 @@ def test_what_is_exported_is_imported_as_it_was(olga: Browser, cast: Cast, conn:
 
 def test_a_list_is_added_renamed_and_deleted(olga: Browser, conn: db.Connection) -> None:
     answer = olga.post("/admin/prices/lists", data={"name": " Volume "})
-    made = price_lists.by_name(conn, "Volume")
+    made = price_lists.get_price_list(conn, "Volume")
     assert answer.location == f"/admin/prices/{made.id}"
-    assert "Volume was added." in words(olga.get(answer.location).text)
-    assert "Volume 0 0" in words(olga.get("/admin/prices/lists").text)
+    assert "Volume was added." in extract_text(olga.get(answer.location).text)
+    assert "Volume 0 0" in extract_text(olga.get("/admin/prices/lists").text)
     here = f"/admin/prices/{made.id}/settings"
     olga.post(here, data={"name": "Big"})
-    assert price_lists.by_id(conn, made.id).name == "Big"
-    assert "No customer has this list." in words(olga.get(here).text)
+    assert price_lists.get_price_list_by_id(conn, made.id).name == "Big"
+    assert "No customer has this list." in extract_text(olga.get(here).text)
     answer = olga.post(f"/admin/prices/{made.id}/delete")
-    assert "Big was deleted." in words(olga.get(answer.location).text)
-    assert len(price_lists.lists(conn)) == 1
+    assert "Big was deleted." in extract_text(olga.get(answer.location).text)
+    assert len(price_lists.list_price_lists(conn)) == 1
 
 
 @pytest.mark.parametrize("name", ["", "VOLUME", "x" * 61])
 def test_a_refused_name_keeps_what_was_typed(olga: Browser, conn: db.Connection, volume: int, name: str) -> None:
-    other = price_lists.create(conn, SHELL, "Other").id
+    other = price_lists.create_price_list(conn, SHELL, "Other").id
     for path in ("/admin/prices/lists", f"/admin/prices/{other}/settings"):
         answer = olga.post(path, data={"name": name})
         assert answer.status_code == 422
         assert 'id="name-error"' in answer.text
-        assert value_of(answer.text, "name") == name
-    assert [each.name for each in price_lists.lists(conn)] == ["", "Other", "Volume"]
+        assert get_field_value(answer.text, "name") == name
+    assert [each.name for each in price_lists.list_price_lists(conn)] == ["", "Other", "Volume"]
 
 
 def test_lists_that_are_needed_stay(olga: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
-    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
+    price_lists.assign_price_list(conn, SHELL, customers.get_customer_by_id(conn, cast.acme), volume)
     for list_id, sentence in ((volume, "“Volume” is the list of Acme."), (1, "The default list can't be")):
-        assert sentence in words(olga.get(f"/admin/prices/{list_id}/settings").text)
+        assert sentence in extract_text(olga.get(f"/admin/prices/{list_id}/settings").text)
         answer = olga.post(f"/admin/prices/{list_id}/delete")
         assert answer.status_code == 422
-        assert sentence in words(answer.text)
-    assert len(price_lists.lists(conn)) == 2
+        assert sentence in extract_text(answer.text)
+    assert len(price_lists.list_price_lists(conn)) == 2
 
 
 def test_a_customer_is_given_a_list(olga: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
     page = f"/admin/customers/{cast.acme}"
-    for list_id, said in ((volume, "Acme pays by Volume now."), (1, "Acme pays by Default prices now.")):
+    for list_id, expected_text in ((volume, "Acme pays by Volume now."), (1, "Acme pays by Default prices now.")):
         answer = olga.post(f"{page}/prices", data={"price_list": list_id})
         assert answer.location == page
         shown = olga.get(page).text
-        assert said in words(shown)
+        assert expected_text in extract_text(shown)
         assert f'<option value="{list_id}" selected>' in shown
-        assert customers.by_id(conn, cast.acme).price_list_id == list_id
+        assert customers.get_customer_by_id(conn, cast.acme).price_list_id == list_id
     for crafted, read in (("99", "99"), ("9" * 30, "0"), ("-1", "0")):
         answer = olga.post(f"{page}/prices", data={"price_list": crafted})
-        assert f"There is no price list “{read}”." in words(olga.get(answer.location).text)
+        assert f"There is no price list “{read}”." in extract_text(olga.get(answer.location).text)
     assert olga.post("/admin/customers/99/prices", data={"price_list": "1"}).status_code == 404
 
 
@@ -374,13 +378,13 @@ def test_a_customer_is_given_a_list(olga: Browser, cast: Cast, conn: db.Connecti
 
 
 def test_a_customer_sees_the_prices_of_its_list(client: Client, cast: Cast, conn: db.Connection, volume: int) -> None:
-    say(conn, volume, Change("IT", 700), Change("39342", 1500), Change("IT", 800, YEAR_2100))
-    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
-    said = words(client(cast.bob).get(f"{MINE}?q=italy").text)
-    assert "Italy +39 0.7 0.8 from 1 Jan 2100, 00:00:00 UTC on" in said
-    assert "Italy +39342… 1.5" in said
-    assert "this list" not in said
-    theirs = words(client(cast.charlie).get("/accounts/smpp-globex-1/credits/prices?q=italy").text)
+    say(conn, volume, PriceChange("IT", 700), PriceChange("39342", 1500), PriceChange("IT", 800, YEAR_2100))
+    price_lists.assign_price_list(conn, SHELL, customers.get_customer_by_id(conn, cast.acme), volume)
+    page_text = extract_text(client(cast.bob).get(f"{MINE}?q=italy").text)
+    assert "Italy +39 0.7 0.8 from 1 Jan 2100, 00:00:00 UTC on" in page_text
+    assert "Italy +39342… 1.5" in page_text
+    assert "this list" not in page_text
+    theirs = extract_text(client(cast.charlie).get("/accounts/smpp-globex-1/credits/prices?q=italy").text)
     assert "Italy +39 1" in theirs
     assert "39342" not in theirs
 
@@ -393,8 +397,8 @@ def test_the_search_answers_htmx_with_the_rows(alice: Browser) -> None:
 
 
 def test_a_customer_downloads_its_prices(alice: Browser, cast: Cast, conn: db.Connection, volume: int) -> None:
-    say(conn, volume, Change("IT", 700))
-    price_lists.assign(conn, SHELL, customers.by_id(conn, cast.acme), volume)
+    say(conn, volume, PriceChange("IT", 700))
+    price_lists.assign_price_list(conn, SHELL, customers.get_customer_by_id(conn, cast.acme), volume)
     answer = alice.get(f"{MINE}.csv")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="smpp-acme-1-prices.csv"'
     lines = {each["destination"]: each for each in csv.DictReader(StringIO(answer.data.decode("utf-8-sig")))}
@@ -416,22 +420,22 @@ COST = "/accounts/smpp-acme-1/credits/cost"
 def test_a_text_and_numbers_are_priced(alice: Browser, htmx: bool | str) -> None:
     data = {"text": "Ciao 📦 " * 10, "numbers": "+39 340 1234567\r\n33612345678"}
     answer = alice.post(COST, data=data, htmx=htmx)
-    said = words(answer.text)
+    page_text = extract_text(answer.text)
     assert answer.status_code == 200
-    assert "credits in total 3 parts 2 credits left after 997" in said
-    assert "UCS-2 Because of: 📦" in said
-    assert "80 of 134 characters" in said
-    assert "+393401234567 Italy 1 2" in said
-    assert "+33612345678 France 0.5 1" in said
+    assert "credits in total 3 parts 2 credits left after 997" in page_text
+    assert "UCS-2 Because of: 📦" in page_text
+    assert "80 of 134 characters" in page_text
+    assert "+393401234567 Italy 1 2" in page_text
+    assert "+33612345678 France 0.5 1" in page_text
     assert answer.text.lstrip().startswith('<section class="tile" id="cost"' if htmx else "<!doctype")
     if not htmx:
-        assert "Ciao 📦 Ciao" in said.split("Nothing is sent or kept.")[0]
+        assert "Ciao 📦 Ciao" in page_text.split("Nothing is sent or kept.")[0]
 
 
 def test_what_is_short_is_gsm(alice: Browser) -> None:
-    said = words(alice.post(COST, data={"text": "5 € è poco", "numbers": "393401234567"}).text)
-    assert "GSM 03.38" in said
-    assert "11 of 160 characters" in said
+    page_text = extract_text(alice.post(COST, data={"text": "5 € è poco", "numbers": "393401234567"}).text)
+    assert "GSM 03.38" in page_text
+    assert "11 of 160 characters" in page_text
 
 
 @pytest.mark.parametrize(
@@ -442,24 +446,24 @@ def test_what_is_short_is_gsm(alice: Browser) -> None:
         ({"text": "a" * 40_000, "numbers": "393401234567"}, "a message has at most 255 parts", 422),
         ({"text": "hello", "numbers": "0340 123"}, "“0340 123” isn't a number: it begins with the country's code", 200),
         ({"text": "hello", "numbers": "850 192 123 4567"}, "(North Korea): there is no price for it.", 200),
-        ({"text": "hello", "numbers": acting.HOSTILE}, "isn't a number", 200),
+        ({"text": "hello", "numbers": acting.SCRIPT_INJECTION}, "isn't a number", 200),
     ],
 )
 def test_what_can_t_be_priced_says_why(alice: Browser, typed: dict[str, str], sentence: str, status: int) -> None:
     answer = alice.post(COST, data=typed)
     assert answer.status_code == status
-    assert sentence in words(answer.text)
-    assert acting.HOSTILE not in answer.text
+    assert sentence in extract_text(answer.text)
+    assert acting.SCRIPT_INJECTION not in answer.text
     part = alice.post(COST, data=typed, htmx="cost")
     # As long as no number has been typed, nobody has asked.
     assert part.status_code == (status if typed["numbers"] else 200)
-    assert (sentence in words(part.text)) is bool(typed["numbers"])
+    assert (sentence in extract_text(part.text)) is bool(typed["numbers"])
 
 
 def test_more_than_there_is_is_said(alice: Browser) -> None:
-    said = words(alice.post(COST, data={"text": "a" * 153 * 11, "numbers": "393401234567\n" * 100}).text)
-    assert "credits left after -100" in said
-    assert "100 credits are missing" in said
+    page_text = extract_text(alice.post(COST, data={"text": "a" * 153 * 11, "numbers": "393401234567\n" * 100}).text)
+    assert "credits left after -100" in page_text
+    assert "100 credits are missing" in page_text
 
 
 def test_a_viewer_may_ask_and_nothing_is_kept(client: Client, cast: Cast, conn: db.Connection) -> None:

@@ -13,7 +13,7 @@ from portal.services.senders.senders import Sender
 from tests.documents import PDF
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import value_of, words
+from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
 
 QUEUE = "/admin/senders"
@@ -21,22 +21,22 @@ QUEUE = "/admin/senders"
 
 @pytest.fixture
 def account(conn: db.Connection, cast: Cast) -> Account:
-    return accounts.by_name(conn, cast.smpp_acme_1.name)
+    return accounts.get_account(conn, cast.smpp_acme_1.name)
 
 
 @pytest.fixture
 def shop(conn: db.Connection, account: Account) -> Sender:
     """Waits for a decision."""
-    return senders.add(conn, SHELL, account, "SHOP", description="Web shop", reason="Orders", document=PDF)
+    return senders.add_sender(conn, SHELL, account, "SHOP", description="Web shop", reason="Orders", document=PDF)
 
 
 def now(conn: db.Connection, account: Account, address: str = "SHOP") -> Sender:
-    return senders.by_address(conn, account, address)
+    return senders.get_sender(conn, account, address)
 
 
 def test_the_start_says_how_many_wait(olga: Browser, shop: Sender) -> None:
     page = olga.get("/admin/").text
-    assert "1 sender waits for your decision." in words(page)
+    assert "1 sender waits for your decision." in extract_text(page)
     assert f'href="{QUEUE}"' in page
 
 
@@ -46,25 +46,25 @@ def test_the_start_is_silent_when_none_does(olga: Browser) -> None:
 
 def test_the_queue_tells_all_that_was_said(olga: Browser, shop: Sender) -> None:
     page = olga.get(QUEUE).text
-    said = words(page)
-    assert "SHOP Waiting for a decision" in said
+    page_text = extract_text(page)
+    assert "SHOP Waiting for a decision" in page_text
     for each in ("Acme", "smpp-acme-1", "Letters and digits", "Web shop", "Orders", "Document (PDF)", "1 kB"):
-        assert each in said
+        assert each in page_text
     path = f"/accounts/smpp-acme-1/senders/{shop.id}/document"
     assert f'href="{path}"' in page
     assert olga.get(path).data == PDF
-    assert "Looks like" not in said
+    assert "Looks like" not in page_text
 
 
 def test_the_oldest_come_first_and_the_others_follow(olga: Browser, conn: db.Connection, account: Account) -> None:
     for number in range(7):
-        senders.add(conn, SHELL, account, f"SHOP{number}")
+        senders.add_sender(conn, SHELL, account, f"SHOP{number}")
     page = olga.get(QUEUE).text
     assert "7 senders wait for your decision." in page
     assert "2 more wait behind these." in page
     assert "SHOP4" in page
     assert "SHOP5" not in page
-    senders.decide(conn, SHELL, account, "SHOP0", approve=False)
+    senders.decide_sender(conn, SHELL, account, "SHOP0", approve=False)
     assert "SHOP5" in olga.get(QUEUE).text
 
 
@@ -73,25 +73,27 @@ def test_an_empty_queue_says_so(olga: Browser) -> None:
 
 
 def test_what_somebody_wrote_is_text(olga: Browser, conn: db.Connection, account: Account) -> None:
-    senders.add(conn, SHELL, account, "SHOP", description=acting.HOSTILE, reason=acting.HOSTILE)
+    senders.add_sender(
+        conn, SHELL, account, "SHOP", description=acting.SCRIPT_INJECTION, reason=acting.SCRIPT_INJECTION
+    )
     page = olga.get(QUEUE).text
-    assert acting.HOSTILE not in page
+    assert acting.SCRIPT_INJECTION not in page
     assert page.count("&lt;script&gt;") == 2
 
 
 def test_what_resembles_another_customer_s_is_marked_with_whose_it_is(
     olga: Browser, conn: db.Connection, account: Account, shop: Sender
 ) -> None:
-    asked = senders.add(conn, SHELL, account, "GL0BEX")
-    said = words(olga.get(QUEUE).text)
-    assert said.count("Looks like GLOBEX of Globex (smpp-globex-1)") == 1
-    assert "Looks like GLOBEX" in words(olga.get(f"{QUEUE}/{asked.id}").text)
-    assert "Looks like" not in words(olga.get(f"{QUEUE}/{shop.id}").text)
+    pending = senders.add_sender(conn, SHELL, account, "GL0BEX")
+    page_text = extract_text(olga.get(QUEUE).text)
+    assert page_text.count("Looks like GLOBEX of Globex (smpp-globex-1)") == 1
+    assert "Looks like GLOBEX" in extract_text(olga.get(f"{QUEUE}/{pending.id}").text)
+    assert "Looks like" not in extract_text(olga.get(f"{QUEUE}/{shop.id}").text)
 
 
 @pytest.mark.parametrize("htmx", [False, True])
 @pytest.mark.parametrize(
-    ("decision", "status", "said", "label"),
+    ("decision", "status", "expected_text", "label"),
     [
         ("approve", senders.ENABLED, "SHOP was approved.", "Enabled"),
         ("refuse", senders.REFUSED, "SHOP was refused.", "Refused"),
@@ -105,18 +107,18 @@ def test_deciding(
     shop: Sender,
     decision: str,
     status: str,
-    said: str,
+    expected_text: str,
     label: str,
     htmx: bool,
 ) -> None:
     target = f"sender-{shop.id}"
-    data = {"mark": value_of(olga.get(QUEUE).text, "mark"), "decision": decision, "comment": "Seen"}
+    data = {"mark": get_field_value(olga.get(QUEUE).text, "mark"), "decision": decision, "comment": "Seen"}
     answer = olga.post(f"{QUEUE}/{shop.id}", data=data, htmx=target if htmx else False)
     assert (now(conn, account).status, now(conn, account).comment) == (status, "Seen")
     shown = answer.text if htmx else olga.get(answer.location).text
-    assert said in shown
+    assert expected_text in shown
     assert "No sender waits for a decision." in shown
-    assert ("SHOP " + label in words(shown)) == htmx
+    assert ("SHOP " + label in extract_text(shown)) == htmx
     if htmx:
         assert shown.lstrip().startswith('<section class="tile" id="' + target)
     assert conn.execute("SELECT count(*) FROM mails WHERE recipient = 'marta@acme.example'").fetchone()[0] == 1
@@ -126,24 +128,24 @@ def test_deciding(
 def test_a_page_that_is_out_of_date_decides_nothing(
     olga: Browser, conn: db.Connection, account: Account, shop: Sender, htmx: bool
 ) -> None:
-    senders.decide(conn, SHELL, account, "SHOP", approve=False, comment="No")
-    for mark in (shop.mark, "", "nonsense"):
+    senders.decide_sender(conn, SHELL, account, "SHOP", approve=False, comment="No")
+    for mark in (shop.revision, "", "nonsense"):
         data = {"mark": mark, "decision": "approve"}
         answer = olga.post(f"{QUEUE}/{shop.id}", data=data, htmx=htmx)
         assert answer.status_code == 422
-        assert "SHOP is not as you have seen it any more" in answer.text
+        assert "SHOP has changed since you opened it" in answer.text
     assert now(conn, account).status == senders.REFUSED
 
 
 def test_a_comment_that_is_too_long_comes_back(
     olga: Browser, conn: db.Connection, account: Account, shop: Sender
 ) -> None:
-    data = {"mark": shop.mark, "decision": "refuse", "comment": "x" * 201}
+    data = {"mark": shop.revision, "decision": "refuse", "comment": "x" * 201}
     for htmx in (False, True):
         answer = olga.post(f"{QUEUE}/{shop.id}", data=data, htmx=htmx)
         assert answer.status_code == 422
         assert "At most 200 characters." in answer.text
-        assert value_of(answer.text, "comment") == "x" * 201
+        assert get_field_value(answer.text, "comment") == "x" * 201
     assert now(conn, account).status == senders.WAITING
 
 
@@ -151,8 +153,8 @@ def test_a_comment_that_is_too_long_comes_back(
 def test_one_that_is_gone_is_no_error(
     olga: Browser, conn: db.Connection, account: Account, shop: Sender, htmx: bool
 ) -> None:
-    senders.remove(conn, SHELL, account, [shop.id])
-    answer = olga.post(f"{QUEUE}/{shop.id}", data={"mark": shop.mark, "decision": "approve"}, htmx=htmx)
+    senders.remove_senders(conn, SHELL, account, [shop.id])
+    answer = olga.post(f"{QUEUE}/{shop.id}", data={"mark": shop.revision, "decision": "approve"}, htmx=htmx)
     shown = answer.text if htmx else olga.get(answer.location).text
     assert "Nothing was decided: the sender has been removed meanwhile." in shown
     assert "SHOP" not in shown
@@ -165,11 +167,13 @@ def test_a_decision_is_changed_later(olga: Browser, conn: db.Connection, account
     assert f'href="senders/{acme.id}"' in page
     one = olga.get(f"{QUEUE}/{acme.id}").text
     assert "Approve" not in one
-    olga.post(f"{QUEUE}/{acme.id}", data={"mark": value_of(one, "mark"), "decision": "refuse", "comment": "Fraud"})
+    olga.post(
+        f"{QUEUE}/{acme.id}", data={"mark": get_field_value(one, "mark"), "decision": "refuse", "comment": "Fraud"}
+    )
     assert now(conn, account, "ACME").status == senders.REFUSED
     one = olga.get(f"{QUEUE}/{acme.id}").text
-    assert "Last comment Fraud" in words(one)
-    olga.post(f"{QUEUE}/{acme.id}", data={"mark": value_of(one, "mark"), "decision": "approve"})
+    assert "Last comment Fraud" in extract_text(one)
+    olga.post(f"{QUEUE}/{acme.id}", data={"mark": get_field_value(one, "mark"), "decision": "approve"})
     assert now(conn, account, "ACME").status == senders.ENABLED
 
 
@@ -177,7 +181,7 @@ def test_what_was_decided_is_searched(olga: Browser) -> None:
     page = olga.get(QUEUE, query_string={"q": "glob"}).text
     assert "GLOBEX" in page
     assert "smpp-acme-1" not in page
-    assert "Nothing found" in olga.get(QUEUE, query_string={"q": acting.HOSTILE}).text
+    assert "Nothing found" in olga.get(QUEUE, query_string={"q": acting.SCRIPT_INJECTION}).text
 
 
 def test_customers_have_no_queue(client: Callable[[Person], Browser], cast: Cast, shop: Sender) -> None:
@@ -185,4 +189,6 @@ def test_customers_have_no_queue(client: Callable[[Person], Browser], cast: Cast
         browser = client(person)
         assert browser.get(QUEUE).status_code == 404
         assert browser.get(f"{QUEUE}/{shop.id}").status_code == 404
-        assert browser.post(f"{QUEUE}/{shop.id}", data={"mark": shop.mark, "decision": "approve"}).status_code == 404
+        assert (
+            browser.post(f"{QUEUE}/{shop.id}", data={"mark": shop.revision, "decision": "approve"}).status_code == 404
+        )

@@ -15,10 +15,10 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, senders
 from portal.web.core import uploads
-from tests.documents import JPEG, PDF, png
+from tests.documents import JPEG, PDF, create_png
 from tests.support import Cast, Person
 from tests.web import acting
-from tests.web.acting import value_of, words
+from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -32,20 +32,22 @@ def alice(client: Client, cast: Cast) -> Browser:
 
 
 def listed(conn: db.Connection) -> dict[str, str]:
-    return {each.address: each.status for each in senders.of_account(conn, acting.account(conn, "smpp-acme-1").id)}
+    return {
+        each.address: each.status for each in senders.list_senders(conn, acting.get_account(conn, "smpp-acme-1").id)
+    }
 
 
 def test_the_list_with_types_and_states(alice: Browser, conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
-    senders.add(conn, SHELL, account, "4711", description="Voting")
-    senders.add(conn, SHELL, account, "393401234567")
-    senders.decide(conn, SHELL, account, "393401234567", approve=False, comment="Not yours.")
-    said = words(alice.get(SENDERS).text)
-    assert "ACME Letters and digits Enabled" in said
-    assert "4711 Short code Waiting for a decision Voting" in said
-    assert "393401234567 Number Refused Not yours." in said
-    inbound_numbers.add(conn, SHELL, account, "393401234567")
-    assert "393401234567 Virtual number Refused" in words(alice.get(SENDERS).text)
+    account = acting.get_account(conn, "smpp-acme-1")
+    senders.add_sender(conn, SHELL, account, "4711", description="Voting")
+    senders.add_sender(conn, SHELL, account, "393401234567")
+    senders.decide_sender(conn, SHELL, account, "393401234567", approve=False, comment="Not yours.")
+    page_text = extract_text(alice.get(SENDERS).text)
+    assert "ACME Letters and digits Enabled" in page_text
+    assert "4711 Short code Waiting for a decision Voting" in page_text
+    assert "393401234567 Number Refused Not yours." in page_text
+    inbound_numbers.add_inbound_number(conn, SHELL, account, "393401234567")
+    assert "393401234567 Virtual number Refused" in extract_text(alice.get(SENDERS).text)
 
 
 def test_an_empty_list_says_what_a_sender_is(alice: Browser) -> None:
@@ -58,10 +60,10 @@ def test_asking_for_one(alice: Browser, conn: db.Connection, htmx: bool | str) -
     answer = alice.post(SENDERS, data=form, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     page = answer.text if htmx else alice.get(answer.location).text
-    said = words(page)
-    assert "ACME Shop was added. It can be used once it has been approved." in said
-    assert "ACME Shop Letters and digits Waiting for a decision Web shop" in said
-    assert value_of(page, "sender") == ""
+    page_text = extract_text(page)
+    assert "ACME Shop was added. It can be used once it has been approved." in page_text
+    assert "ACME Shop Letters and digits Waiting for a decision Web shop" in page_text
+    assert get_field_value(page, "sender") == ""
     assert listed(conn)["ACME Shop"] == senders.WAITING
 
 
@@ -71,7 +73,7 @@ def test_asking_for_one(alice: Browser, conn: db.Connection, htmx: bool | str) -
     [
         ({"sender": "A"}, "“A” can't be a sender: it is 3 to 11 letters and digits", "sender"),
         ({"sender": "ACME"}, "ACME is already in the list.", "sender"),
-        ({"sender": acting.HOSTILE}, "can't be a sender", "sender"),
+        ({"sender": acting.SCRIPT_INJECTION}, "can't be a sender", "sender"),
         ({"sender": "SHOP", "description": "x" * 201}, "At most 200 characters.", "description"),
     ],
 )
@@ -81,24 +83,24 @@ def test_a_refusal_says_why_at_the_field_and_keeps_what_was_typed(
     before = listed(conn)
     answer = alice.post(SENDERS, data={"reason": "kept too"} | form, htmx=htmx)
     assert answer.status_code == 422
-    assert sentence in words(answer.text)
+    assert sentence in extract_text(answer.text)
     assert f'id="{field}-error"' in answer.text
-    assert value_of(answer.text, "sender") == form["sender"]
+    assert get_field_value(answer.text, "sender") == form["sender"]
     assert "kept too</textarea>" in answer.text
-    assert acting.HOSTILE not in answer.text
+    assert acting.SCRIPT_INJECTION not in answer.text
     assert listed(conn) == before
 
 
 @pytest.fixture
 def acme(conn: db.Connection) -> int:
-    return senders.by_address(conn, acting.account(conn, "smpp-acme-1"), "ACME").id
+    return senders.get_sender(conn, acting.get_account(conn, "smpp-acme-1"), "ACME").id
 
 
 @pytest.mark.parametrize("htmx", [False, "dialog"])
 def test_removing_asks_first(alice: Browser, conn: db.Connection, acme: int, htmx: bool | str) -> None:
-    said = words(alice.get(f"{SENDERS}/delete?id={acme}", htmx=htmx).text)
-    assert "Messages from ACME are refused from now on." in said
-    assert said.index("Exit") < said.rindex("Delete ACME")
+    page_text = extract_text(alice.get(f"{SENDERS}/delete?id={acme}", htmx=htmx).text)
+    assert "Messages from ACME are refused from now on." in page_text
+    assert page_text.index("Exit") < page_text.rindex("Delete ACME")
     assert "ACME" in listed(conn)
 
 
@@ -118,11 +120,11 @@ def test_removing_with_htmx_answers_with_the_list(alice: Browser, conn: db.Conne
 
 
 def test_what_somebody_wrote_is_text(alice: Browser, conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
-    senders.add(conn, SHELL, account, "SHOP", description=acting.HOSTILE)
-    senders.decide(conn, SHELL, account, "SHOP", approve=False, comment=acting.HOSTILE)
+    account = acting.get_account(conn, "smpp-acme-1")
+    senders.add_sender(conn, SHELL, account, "SHOP", description=acting.SCRIPT_INJECTION)
+    senders.decide_sender(conn, SHELL, account, "SHOP", approve=False, comment=acting.SCRIPT_INJECTION)
     page = alice.get(SENDERS).text
-    assert acting.HOSTILE not in page
+    assert acting.SCRIPT_INJECTION not in page
     assert page.count("&lt;script&gt;") == 2
 
 
@@ -147,7 +149,7 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
     for address, form in (("/delete", {"id": acme}), ("/switch", {"disable": acme}), (f"/restore?id={acme}", {})):
         assert charlie.post(own + address, data=form).status_code == 404
         assert charlie.post(SENDERS + address, data=form).status_code == 404
-    assert "No sender was ticked" in charlie.get(f"{own}/delete?id={acme}").text
+    assert "No sender was selected" in charlie.get(f"{own}/delete?id={acme}").text
     assert listed(conn) == {"ACME": senders.ENABLED}
 
 
@@ -166,7 +168,7 @@ def asking(content: bytes, name: str = "paper.pdf", sender: str = "SHOP") -> dic
     ("content", "name", "media_type"),
     [
         (PDF, "../../etc/passwd", "application/pdf"),
-        (png(), "<script>.html", "image/png"),
+        (create_png(), "<script>.html", "image/png"),
         (JPEG, "paper.exe", "image/jpeg"),
     ],
     ids=["pdf", "png", "jpeg"],
@@ -177,7 +179,7 @@ def test_a_document_comes_back_as_a_file_to_save(
 ) -> None:
     answer = alice.post(SENDERS, **asking(content, name), htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
-    sender = senders.by_address(conn, acting.account(conn, "smpp-acme-1"), "SHOP")
+    sender = senders.get_sender(conn, acting.get_account(conn, "smpp-acme-1"), "SHOP")
     page = alice.get(SENDERS).text
     assert f'href="senders/{sender.id}/document"' in page
     assert name not in page
@@ -197,7 +199,7 @@ def test_a_document_comes_back_as_a_file_to_save(
     [
         (b"", "This file isn't a PDF, PNG or JPEG"),
         (b"MZ" + PDF, "This file isn't a PDF, PNG or JPEG"),
-        (png(padding=5 * 1024 * 1024), "The document is too large: at most 5 MB."),
+        (create_png(padding=5 * 1024 * 1024), "The document is too large: at most 5 MB."),
     ],
     ids=["empty", "nothing known", "too large"],
 )
@@ -206,9 +208,9 @@ def test_what_is_no_document_is_refused_at_its_field(
 ) -> None:
     answer = alice.post(SENDERS, **asking(content), htmx=htmx)
     assert answer.status_code == 422
-    assert sentence in words(answer.text)
+    assert sentence in extract_text(answer.text)
     assert 'id="document-error"' in answer.text
-    assert value_of(answer.text, "sender") == "SHOP"
+    assert get_field_value(answer.text, "sender") == "SHOP"
     assert listed(conn) == {"ACME": senders.ENABLED}
 
 
@@ -220,11 +222,11 @@ def test_the_document_of_a_refused_form_is_to_be_chosen_once_more(alice: Browser
 
 def test_a_browser_that_chose_no_file_sends_an_empty_one(alice: Browser, conn: db.Connection) -> None:
     assert alice.post(SENDERS, **asking(b"", name="")).status_code == 303
-    assert senders.by_address(conn, acting.account(conn, "smpp-acme-1"), "SHOP").document is None
+    assert senders.get_sender(conn, acting.get_account(conn, "smpp-acme-1"), "SHOP").document is None
 
 
 def test_more_than_any_form_takes_is_refused_unread(alice: Browser, conn: db.Connection) -> None:
-    answer = alice.post(SENDERS, **asking(bytes(uploads.MOST_BYTES)))
+    answer = alice.post(SENDERS, **asking(bytes(uploads.MAX_UPLOAD_BYTES)))
     assert answer.status_code == 413
     assert "larger than anything this portal takes" in answer.text
     assert listed(conn) == {"ACME": senders.ENABLED}
@@ -242,8 +244,8 @@ def test_a_stranger_s_upload_is_not_read(browser: Browser) -> None:
 def test_a_document_is_for_its_customer_and_operators(
     client: Client, cast: Cast, conn: db.Connection, acme: int
 ) -> None:
-    account = acting.account(conn, "smpp-acme-1")
-    sender = senders.add(conn, SHELL, account, "SHOP", document=PDF)
+    account = acting.get_account(conn, "smpp-acme-1")
+    sender = senders.add_sender(conn, SHELL, account, "SHOP", document=PDF)
     path = f"{SENDERS}/{sender.id}/document"
     for person in (cast.alice, cast.bob, cast.olga):
         assert client(person).get(path).data == PDF
@@ -253,15 +255,15 @@ def test_a_document_is_for_its_customer_and_operators(
     alice = client(cast.alice)
     assert alice.get(f"/accounts/smpp-acme-2/senders/{sender.id}/document").status_code == 404
     assert alice.get(f"{SENDERS}/{acme}/document").status_code == 404, "it has none"
-    senders.remove(conn, SHELL, account, [sender.id])
+    senders.remove_senders(conn, SHELL, account, [sender.id])
     assert alice.get(path).status_code == 404
 
 
 def test_half_a_document_is_none(alice: Browser, conn: db.Connection) -> None:
-    sender = senders.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "SHOP", document=PDF)
+    sender = senders.add_sender(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "SHOP", document=PDF)
     assert sender.document
     conn.execute("UPDATE sender_document_pieces SET content = x'00'")
-    assert documents.content(conn, sender.document) is None
+    assert documents.read_document(conn, sender.document) is None
     assert alice.get(f"{SENDERS}/{sender.id}/document").status_code == 404
 
 
@@ -275,8 +277,8 @@ def test_disabling_and_taking_it_back(alice: Browser, conn: db.Connection, acme:
     answer = alice.post(f"{SENDERS}/switch", data={"disable": acme}, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     shown = answer.text if htmx else alice.get(SENDERS).text
-    assert "ACME was disabled. Messages from it are refused." in words(shown)
-    assert "ACME Letters and digits Disabled" in words(shown)
+    assert "ACME was disabled. Messages from it are refused." in extract_text(shown)
+    assert "ACME Letters and digits Disabled" in extract_text(shown)
     assert listed(conn) == {"ACME": senders.DISABLED}
     undo = re.search(r'action="([^"]+/switch\?enable=\d+)"', shown)
     assert undo
@@ -285,10 +287,10 @@ def test_disabling_and_taking_it_back(alice: Browser, conn: db.Connection, acme:
 
 
 def test_what_waits_can_t_be_switched(alice: Browser, conn: db.Connection) -> None:
-    sender = senders.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "SHOP")
+    sender = senders.add_sender(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "SHOP")
     assert f'form="switch" name="enable" value="{sender.id}"' not in alice.get(SENDERS).text
     alice.post(f"{SENDERS}/switch", data={"enable": sender.id})
-    assert "SHOP has not been approved" in words(alice.get(SENDERS).text)
+    assert "SHOP has not been approved" in extract_text(alice.get(SENDERS).text)
     assert listed(conn)["SHOP"] == senders.WAITING
 
 
@@ -302,8 +304,8 @@ def test_what_is_no_sender_s_number_switches_nothing(alice: Browser, number: str
 
 @pytest.fixture
 def several(conn: db.Connection) -> list[int]:
-    account = acting.account(conn, "smpp-acme-1")
-    return [senders.add(conn, SHELL, account, each).id for each in ("SHOP", "NEWS", "4711")]
+    account = acting.get_account(conn, "smpp-acme-1")
+    return [senders.add_sender(conn, SHELL, account, each).id for each in ("SHOP", "NEWS", "4711")]
 
 
 @pytest.mark.parametrize("htmx", [False, "dialog"])
@@ -311,9 +313,9 @@ def test_removing_several_asks_first(
     alice: Browser, conn: db.Connection, acme: int, several: list[int], htmx: bool | str
 ) -> None:
     answer = alice.get(f"{SENDERS}/delete", query_string={"id": [acme, *several[:2], 999, "x"]}, htmx=htmx)
-    said = words(answer.text)
-    assert "Delete 3 senders?" in said
-    assert "Messages from NEWS , SHOP , ACME are refused from now on." in said
+    page_text = extract_text(answer.text)
+    assert "Delete 3 senders?" in page_text
+    assert "Messages from NEWS , SHOP , ACME are refused from now on." in page_text
     assert len(listed(conn)) == 4
 
 
@@ -321,7 +323,7 @@ def test_removing_several_asks_first(
 def test_without_a_selection_it_says_so(alice: Browser, several: list[int], htmx: bool | str) -> None:
     answer = alice.get(f"{SENDERS}/delete", htmx=htmx)
     assert answer.status_code == 200
-    assert "No sender was ticked" in answer.text
+    assert "No sender was selected" in answer.text
     assert "<button" not in answer.text.partition("modal-title")[2].partition("</div>")[0]
 
 
@@ -350,10 +352,10 @@ def test_an_undo_that_comes_too_late_says_why(alice: Browser, conn: db.Connectio
 
 
 def test_where_any_sender_is_allowed_nothing_is_refused(alice: Browser, conn: db.Connection, acme: int) -> None:
-    accounts.change(conn, SHELL, acting.account(conn, "smpp-acme-1"), any_sender=True)
-    said = words(alice.get(f"{SENDERS}/delete?id={acme}").text)
-    assert "This account may send with any sender: its messages go on." in said
-    assert "refused" not in said
+    accounts.change_account(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), any_sender=True)
+    page_text = extract_text(alice.get(f"{SENDERS}/delete?id={acme}").text)
+    assert "This account may send with any sender: its messages go on." in page_text
+    assert "refused" not in page_text
 
 
 # --- order and search
@@ -390,36 +392,36 @@ def test_a_column_s_heading_turns_its_order_round(alice: Browser) -> None:
 
 
 def test_what_is_done_leaves_the_order_as_it_was(alice: Browser, acme: int, several: list[int]) -> None:
-    kept = "?sort=sender&q=s"
-    page = alice.get(SENDERS + kept).text
+    list_query = "?sort=sender&q=s"
+    page = alice.get(SENDERS + list_query).text
     assert order(page) == ["NEWS", "SHOP"]
     assert 'name="sort" value="sender"' in page
-    question = alice.get(f"{SENDERS}/delete{kept}&id={several[0]}").text
+    question = alice.get(f"{SENDERS}/delete{list_query}&id={several[0]}").text
     assert f'action="{SENDERS}/delete?sort=sender&amp;q=s"' in question
-    answer = alice.post(f"{SENDERS}/delete{kept}", data={"id": several[0]})
-    assert answer.location == SENDERS + kept
-    part = alice.post(f"{SENDERS}/delete{kept}", data={"id": several[1]}, htmx="senders-list").text
+    answer = alice.post(f"{SENDERS}/delete{list_query}", data={"id": several[0]})
+    assert answer.location == SENDERS + list_query
+    part = alice.post(f"{SENDERS}/delete{list_query}", data={"id": several[1]}, htmx="senders-list").text
     assert "Nothing found" in part
 
 
 def test_a_long_list_is_searched(alice: Browser, conn: db.Connection) -> None:
     assert 'type="search"' not in alice.get(SENDERS).text
-    account = acting.account(conn, "smpp-acme-1")
+    account = acting.get_account(conn, "smpp-acme-1")
     for number in range(12):
-        senders.add(conn, SHELL, account, f"SHOP{number}", description="For summer" if number == 7 else "")
+        senders.add_sender(conn, SHELL, account, f"SHOP{number}", description="For summer" if number == 7 else "")
     page = alice.get(SENDERS).text
     assert 'type="search"' in page
     assert order(alice.get(f"{SENDERS}?q=hop1").text) == ["SHOP11", "SHOP10", "SHOP1"]
     assert order(alice.get(f"{SENDERS}?q=SUMMER").text) == ["SHOP7"]
-    hostile = alice.get(SENDERS, query_string={"q": acting.HOSTILE}).text
+    hostile = alice.get(SENDERS, query_string={"q": acting.SCRIPT_INJECTION}).text
     assert "Nothing found" in hostile
-    assert acting.HOSTILE not in hostile
+    assert acting.SCRIPT_INJECTION not in hostile
 
 
 def test_ten_are_on_a_page(alice: Browser, conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
+    account = acting.get_account(conn, "smpp-acme-1")
     for number in range(20):
-        senders.add(conn, SHELL, account, f"SHOP{number:02}")
+        senders.add_sender(conn, SHELL, account, f"SHOP{number:02}")
     assert order(alice.get(f"{SENDERS}?sort=sender").text)[::9] == ["ACME", "SHOP08"]
     second = alice.get(f"{SENDERS}?sort=sender&p=2").text
     assert order(second)[::9] == ["SHOP09", "SHOP18"]
@@ -434,8 +436,8 @@ def test_ten_are_on_a_page(alice: Browser, conn: db.Connection) -> None:
 
 
 def test_a_page_that_is_open_is_drawn_anew_as_it_is(alice: Browser, conn: db.Connection) -> None:
-    account = acting.account(conn, "smpp-acme-1")
+    account = acting.get_account(conn, "smpp-acme-1")
     for number in range(20):
-        senders.add(conn, SHELL, account, f"SHOP{number:02}")
-    asked = f"{SENDERS.removesuffix('senders')}live?page=senders&sort=sender&p=2"
-    assert order(alice.get(asked, htmx=True).text)[::9] == ["SHOP09", "SHOP18"]
+        senders.add_sender(conn, SHELL, account, f"SHOP{number:02}")
+    poll_url = f"{SENDERS.removesuffix('senders')}live?page=senders&sort=sender&p=2"
+    assert order(alice.get(poll_url, htmx=True).text)[::9] == ["SHOP09", "SHOP18"]

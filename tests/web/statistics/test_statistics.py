@@ -18,10 +18,10 @@ from portal.services.common.message_states import DELIVERED
 from portal.services.messages import blacklist, intake, outcomes
 from portal.services.people import login_sessions, users
 from portal.services.statistics import rollup
-from tests.serving import starting
-from tests.support import Cast, Person, eventually, prepared
+from tests.serving import start_server
+from tests.support import Cast, Person, prepare_submit, wait_until
 from tests.web import acting
-from tests.web.acting import words
+from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 
 Client = Callable[[Person], Browser]
@@ -47,12 +47,14 @@ def send(conn: db.Connection, days_ago: float, *endings: int | None, source: str
     """A message for each of these ("ptt"; None: still on its way), that took so long to end."""
     at = NOW - int(days_ago * clock.DAY_MS)
     conn.execute("UPDATE accounts SET any_sender = 1")
-    message_ids = acting.send(conn, "smpp-acme-1", *("x" for _ in endings), source=source, at=at)
+    message_ids = acting.send_texts(conn, "smpp-acme-1", *("x" for _ in endings), source=source, at=at)
     for ptt, message_id in zip(endings, message_ids, strict=True):
         if ptt is not None:
             state = DELIVERED if ptt == 0 else 5
-            outcomes.finish(conn, [outcomes.Outcome(message_id, state, ptt, ids.time_of(message_id) + seconds * 1000)])
-    rollup.gather_all(conn)
+            outcomes.finish_messages(
+                conn, [outcomes.MessageOutcome(message_id, state, ptt, ids.time_from_id(message_id) + seconds * 1000)]
+            )
+    rollup.roll_up_all(conn)
 
 
 def stats(page: str) -> dict[str, str]:
@@ -60,14 +62,16 @@ def stats(page: str) -> dict[str, str]:
     found = re.search(r'<dl class="stats.*?</dl>', page, re.DOTALL)
     assert found
     pairs = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", found[0], re.DOTALL)
-    return {words(label): words(value) for label, value in pairs}
+    return {extract_text(label): extract_text(value) for label, value in pairs}
 
 
 def table(page: str, label: str) -> list[list[str]]:
     """The lines of a table, its head first."""
     found = re.search(rf'<table[^>]* aria-label="{re.escape(label)}">(.*?)</table>', page, re.DOTALL)
     assert found, f"no table is called {label}"
-    return [[words(cell) for cell in re.split(r"<t[hd][^>]*>", row)[1:]] for row in re.split(r"<tr>", found[1])[1:]]
+    return [
+        [extract_text(cell) for cell in re.split(r"<t[hd][^>]*>", row)[1:]] for row in re.split(r"<tr>", found[1])[1:]
+    ]
 
 
 def rows(answer: str) -> list[list[str]]:
@@ -79,7 +83,7 @@ def rows(answer: str) -> list[list[str]]:
 
 def test_the_figures_stand_beside_those_of_the_period_before(alice: Browser, conn: db.Connection) -> None:
     send(conn, 9, 0, 0, 0, 9, seconds=8)
-    blacklist.add(conn, SHELL, acting.account(conn, "smpp-acme-1"), "393401234567")
+    blacklist.add_blacklist_number(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "393401234567")
     send(conn, 8, 0, 0)
     conn.execute("DELETE FROM blacklist")
     send(conn, 2, 0, 0, 0, 9, 9, None, seconds=2)
@@ -96,7 +100,7 @@ def test_the_figures_stand_beside_those_of_the_period_before(alice: Browser, con
         "parts +50 %": "6",
         "credits used +50 %": "6",
     }
-    assert "17 Nov – 23 Nov 2026. Days and months begin and end at midnight UTC." in words(page)
+    assert "17 Nov – 23 Nov 2026. Days and months begin and end at midnight UTC." in extract_text(page)
     before = "Compared with 10 Nov – 16 Nov 2026, until 11:00"
     lines = {line[0]: line[1:] for line in table(page, before)}
     assert lines[""] == ["This period", "Before", "Change"]
@@ -127,9 +131,9 @@ def test_the_chart_stacks_what_became_of_them(alice: Browser, conn: db.Connectio
     send(conn, 2, *[0] * 6, 9, 9, None, None)
     send(conn, 0, *[0] * 5)
     page = alice.get(f"{STATISTICS}?period=7d").text
-    said = 'aria-label="Messages from 17 Nov to 23 Nov; delivered: 11; failed: 2; on their way: 2"'
-    assert said in page
-    drawn = dict(re.findall(r'<path(?: class="(\w+)")? d="(M1\.5[^"]+)"', page.split(said)[1].split("</svg>")[0]))
+    label = 'aria-label="Messages from 17 Nov to 23 Nov; delivered: 11; failed: 2; on their way: 2"'
+    assert label in page
+    drawn = dict(re.findall(r'<path(?: class="(\w+)")? d="(M1\.5[^"]+)"', page.split(label)[1].split("</svg>")[0]))
     assert drawn == {
         # The highest layer is drawn first: those below hide it, but for its own part.
         "c": "M1.5 0h40v-120h7V0",
@@ -197,10 +201,12 @@ def test_days_are_utc_wherever_the_installation_is(
 ) -> None:
     # Where it is Tuesday.
     app = make_app(replace(config, timezone="Pacific/Kiritimati"))
-    token = login_sessions.start_session(conn, users.by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    token = login_sessions.start_login_session(
+        conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test"
+    )
     browser = app.test_client()
     assert isinstance(browser, Browser)
-    alice = browser.as_user(token)
+    alice = browser.use_login_session(token)
     send(conn, 0, 0)
     lines = rows(alice.get(f"{STATISTICS}.csv?period=today").text)
     assert (lines[1][0], lines[-1][0]) == ("2026-11-23T00:00:00Z", "2026-11-23T10:00:00Z")
@@ -291,7 +297,7 @@ def test_nothing_now_after_something_before_is_a_figure_too(alice: Browser, conn
 
 def test_what_was_refused_for_want_of_credits_is_told(alice: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET balance = 1000")
-    acting.send(conn, "smpp-acme-1", "one", "two", at=NOW)
+    acting.send_texts(conn, "smpp-acme-1", "one", "two", at=NOW)
     page = alice.get(STATISTICS).text
     assert stats(page)["not sent: no credits"] == "1"
     assert ["Not enough credits 10", "1", "50 %"] in table(page, "By status")
@@ -322,10 +328,10 @@ def test_the_tabs_and_the_home_lead_there(alice: Browser) -> None:
 
 
 def test_the_server_counts_what_comes_and_forgets_old_hours(config: Config, conn: db.Connection) -> None:
-    (old,) = acting.send(conn, "smpp-acme-1", "x", at=clock.now_ms() - 100 * clock.DAY_MS)
-    (new,) = intake.store(conn, [prepared(conn, acting.account(conn, "smpp-acme-1").id)]).ids
+    (old,) = acting.send_texts(conn, "smpp-acme-1", "x", at=clock.now_ms() - 100 * clock.DAY_MS)
+    (new,) = intake.store_messages(conn, [prepare_submit(conn, acting.get_account(conn, "smpp-acme-1").id)]).message_ids
     assert new is not None
     hours = "SELECT begins FROM statistics WHERE length = 0 ORDER BY begins"
-    assert [row[0] for row in conn.execute(hours)] == [ids.time_of(old) // 3_600_000]
-    with starting(config, "web"):
-        eventually(lambda: [row[0] for row in conn.execute(hours)] == [ids.time_of(new) // 3_600_000])
+    assert [row[0] for row in conn.execute(hours)] == [ids.time_from_id(old) // 3_600_000]
+    with start_server(config, "web"):
+        wait_until(lambda: [row[0] for row in conn.execute(hours)] == [ids.time_from_id(new) // 3_600_000])

@@ -1,7 +1,7 @@
-"""Proof that the file, the balances, the ledger, the messages and the totals agree.
+"""The self-check: whether the file, the balances, the ledger, the messages and the totals agree.
 
-What has to agree is read in the order of its ids and compared on the way: the time that this takes grows with the rows,
-the memory with accounts, their senders and what operators do, not with messages.
+Tables that must agree are read side by side, in the order of ids: time grows with the number of rows, but memory only
+with the number of accounts, senders and actions of operators, not with messages.
 """
 
 import sqlite3
@@ -9,59 +9,73 @@ from collections.abc import Iterator
 
 from portal.core.i18n import N_
 from portal.services.operations.self_check import in_ledger, in_messages
-from portal.services.operations.self_check.copy import CopyFailed, NoRoom, copied, sweep
-from portal.services.operations.self_check.problem import Names, Problem, rows_of, unreadable
+from portal.services.operations.self_check.copy import (
+    DatabaseCopyFailed,
+    NoDiskSpaceForCopy,
+    open_database_copy,
+    remove_stale_copy,
+)
+from portal.services.operations.self_check.problem import AccountNames, Problem, iterate_rows, problem_from_error
 
-__all__ = ["CopyFailed", "NoRoom", "Problem", "copied", "problems", "prove", "sweep", "unreadable"]
+__all__ = [
+    "DatabaseCopyFailed",
+    "NoDiskSpaceForCopy",
+    "Problem",
+    "find_problems",
+    "list_problem_texts",
+    "open_database_copy",
+    "problem_from_error",
+    "remove_stale_copy",
+]
 
-# Of what one look finds. Where there is more, it has one cause.
-_MOST = 100
+# So many problems of each check are listed: more usually have the same cause.
+_MAX_PROBLEMS = 100
 
 
-def problems(conn: sqlite3.Connection) -> list[str]:
-    """What `prove` finds, in the language in use."""
-    return [str(each) for each in prove(conn)]
+def list_problem_texts(conn: sqlite3.Connection) -> list[str]:
+    """The problems that `find_problems` finds, as text in the current language."""
+    return [str(each) for each in find_problems(conn)]
 
 
-def prove(conn: sqlite3.Connection) -> list[Problem]:
-    """All that is off; empty when all is well. One snapshot is read, so it may run at any time."""
-    found: list[Problem] = []
+def find_problems(conn: sqlite3.Connection) -> list[Problem]:
+    """Run all checks; returns the problems. One snapshot is read, so this may run at any time."""
+    results: list[Problem] = []
     try:
         conn.execute("BEGIN")
-        for look in _LOOKS:
-            found += _first(look(conn))
+        for check in _CHECKS:
+            results += _collect_check_problems(check(conn))
     except sqlite3.DatabaseError as error:
-        found.append(unreadable(error))
+        results.append(problem_from_error(error))
     finally:
         if conn.in_transaction:
             conn.execute("ROLLBACK")
-    # Several looks come upon the same page that can't be read.
-    return [each for at, each in enumerate(found) if each not in found[:at]]
+    # Several checks may find the same damaged page.
+    return [each for index, each in enumerate(results) if each not in results[:index]]
 
 
-def _first(look: Iterator[Problem]) -> list[Problem]:
-    """What a look finds until it has ended, or can't read on: the others go on."""
-    found: list[Problem] = []
-    more = 0
+def _collect_check_problems(check: Iterator[Problem]) -> list[Problem]:
+    """The problems that a check finds until it ends. One that can't read on does not stop the others."""
+    results: list[Problem] = []
+    omitted_count = 0
     try:
-        for each in look:
-            if len(found) < _MOST:
-                found.append(each)
+        for each in check:
+            if len(results) < _MAX_PROBLEMS:
+                results.append(each)
             else:
-                more += 1
+                omitted_count += 1
     except sqlite3.DatabaseError as error:
-        found.append(unreadable(error))
-    if more:
-        found.append(Problem(N_("%(count)s more were found like those before this line"), {"count": more}))
-    return found
+        results.append(problem_from_error(error))
+    if omitted_count:
+        results.append(Problem(N_("%(count)s more were found like those before this line"), {"count": omitted_count}))
+    return results
 
 
-def _file(conn: sqlite3.Connection) -> Iterator[Problem]:
-    for (line,) in rows_of(conn, "PRAGMA integrity_check"):
+def _check_database_file(conn: sqlite3.Connection) -> Iterator[Problem]:
+    for (line,) in iterate_rows(conn, "PRAGMA integrity_check"):
         if line != "ok":
             yield Problem(N_("file: %(line)s"), {"line": line})
-    for table, row, parent, _ in rows_of(conn, "PRAGMA foreign_key_check"):
-        # The rows of some tables have no number of their own.
+    for table, row, parent, _ in iterate_rows(conn, "PRAGMA foreign_key_check"):
+        # Tables WITHOUT ROWID have no row number.
         if row is None:
             sentence = N_("file: a row of %(table)s refers to a row of %(parent)s that isn't there")
             yield Problem(sentence, {"table": table, "parent": parent})
@@ -70,9 +84,9 @@ def _file(conn: sqlite3.Connection) -> Iterator[Problem]:
             yield Problem(sentence, {"table": table, "row": row, "parent": parent})
 
 
-def _deliveries(conn: sqlite3.Connection) -> Iterator[Problem]:
-    names = Names(conn)
-    rows = rows_of(
+def _check_deliveries(conn: sqlite3.Connection) -> Iterator[Problem]:
+    names = AccountNames(conn)
+    rows = iterate_rows(
         conn,
         "SELECT deliveries.account_id, min(deliveries.id), count(*) FROM deliveries"
         " LEFT JOIN messages ON messages.id = message_id AND messages.account_id = deliveries.account_id"
@@ -87,12 +101,12 @@ def _deliveries(conn: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem(sentence, {"account": names[account_id], "count": count, "row": row})
 
 
-_LOOKS = (
-    _file,
-    in_ledger.movements,
-    in_ledger.refunds,
-    in_ledger.orders,
-    in_ledger.expiries,
-    in_messages.messages,
-    _deliveries,
+_CHECKS = (
+    _check_database_file,
+    in_ledger.check_movements,
+    in_ledger.check_refunds,
+    in_ledger.check_purchase_orders,
+    in_ledger.check_credit_expiries,
+    in_messages.check_messages,
+    _check_deliveries,
 )

@@ -1,4 +1,4 @@
-"""The ledger by itself, and beside what it is about: transfers, refunds, orders, credits that run out."""
+"""Checks of the ledger: balances, transfers, refunds, orders, expiring credits."""
 
 import sqlite3
 from collections import defaultdict
@@ -12,42 +12,48 @@ from portal.services.common import ids
 from portal.services.common.audit import SYSTEM
 from portal.services.common.message_states import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
 from portal.services.credits import ledger
-from portal.services.operations.self_check.problem import Names, Params, Problem, rows_of
+from portal.services.operations.self_check.problem import AccountNames, Problem, ProblemParams, iterate_rows
 
 
-def movements(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Each movement follows from the one before it, and the last one leaves the balance; signs; transfers in pairs."""
-    names = Names(conn)
-    left: dict[int, int] = defaultdict(int)
-    transfers = _Transfers(conn, names)
-    rows = rows_of(
+def check_movements(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that each movement follows from the previous one, the last one gives the balance, amounts have the right
+    sign, and transfers come in pairs.
+    """
+    names = AccountNames(conn)
+    balances: dict[int, int] = defaultdict(int)
+    transfers = _TransferMatcher(conn, names)
+    rows = iterate_rows(
         conn, "SELECT id, account_id, kind, amount, balance_after, counterpart_id FROM movements ORDER BY id"
     )
-    for row, account_id, kind, amount, after, counterpart_id in rows:
-        expected = left[account_id] + amount
-        left[account_id] = after
-        if after != expected:
+    for row, account_id, kind, amount, balance_after, counterpart_id in rows:
+        expected = balances[account_id] + amount
+        balances[account_id] = balance_after
+        if balance_after != expected:
             sentence = N_(
                 "%(account)s: movements row %(row)s leaves %(amount)s credits, but %(expected)s follow from the one"
                 " before it"
             )
-            yield Problem(sentence, {"account": names[account_id], "row": row, "amount": after, "expected": expected})
-        if after < 0:
+            yield Problem(
+                sentence, {"account": names[account_id], "row": row, "amount": balance_after, "expected": expected}
+            )
+        if balance_after < 0:
             sentence = N_("%(account)s: movements row %(row)s leaves %(amount)s credits, less than none")
-            yield Problem(sentence, {"account": names[account_id], "row": row, "amount": after})
-        if not ledger.goes_its_way(kind, amount):
+            yield Problem(sentence, {"account": names[account_id], "row": row, "amount": balance_after})
+        if not ledger.has_valid_sign(kind, amount):
             sentence = N_("%(account)s: movements row %(row)s, %(kind)s, is of %(amount)s credits: the wrong sign")
             yield Problem(sentence, {"account": names[account_id], "row": row, "kind": kind, "amount": amount})
         if kind in (ledger.TRANSFER_OUT, ledger.TRANSFER_IN):
-            yield from transfers.next(_Transfer(row, account_id, kind, abs(amount), counterpart_id))
-    yield from transfers.next(None)
-    for account_id, balance in rows_of(conn, "SELECT id, balance FROM accounts ORDER BY id"):
-        if balance != left[account_id]:
+            yield from transfers.check_next_movement(
+                _TransferMovement(row, account_id, kind, abs(amount), counterpart_id)
+            )
+    yield from transfers.check_next_movement(None)
+    for account_id, balance in iterate_rows(conn, "SELECT id, balance FROM accounts ORDER BY id"):
+        if balance != balances[account_id]:
             sentence = N_(
                 "%(account)s: the balance (accounts row %(row)s) differs by %(difference)s from what the ledger adds up"
                 " to"
             )
-            difference = balance - left[account_id]
+            difference = balance - balances[account_id]
             yield Problem(sentence, {"account": names[account_id], "row": account_id, "difference": difference})
         if balance < 0:
             sentence = N_("%(account)s: the balance (accounts row %(row)s) is less than nothing")
@@ -55,7 +61,7 @@ def movements(conn: sqlite3.Connection) -> Iterator[Problem]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Transfer:
+class _TransferMovement:
     row: int
     account_id: int
     kind: str
@@ -63,67 +69,80 @@ class _Transfer:
     counterpart_id: int | None
 
 
-class _Transfers:
-    """Both movements of a transfer are written in one transaction, so no other transfer's lies between them."""
+class _TransferMatcher:
+    """Finds the two movements of each transfer.
 
-    def __init__(self, conn: sqlite3.Connection, names: Names) -> None:
+    They are written in one transaction, so no movement of another transfer is between them.
+    """
+
+    def __init__(self, conn: sqlite3.Connection, names: AccountNames) -> None:
         self._names = names
-        self._customers = dict(rows_of(conn, "SELECT id, customer_id FROM accounts"))
-        self._sent: _Transfer | None = None
+        self._customers = dict(iterate_rows(conn, "SELECT id, customer_id FROM accounts"))
+        self._unmatched: _TransferMovement | None = None
 
-    def next(self, each: _Transfer | None) -> Iterator[Problem]:
-        """Look at the next one in the order of the ledger; None: there is no more."""
-        sent, self._sent = self._sent, None
-        if each is not None and each.kind == ledger.TRANSFER_OUT:
-            self._sent, each = each, None
-        if sent and each and (sent.counterpart_id, each.counterpart_id) == (each.account_id, sent.account_id):
-            yield from self._pair(sent, each)
+    def check_next_movement(self, movement: _TransferMovement | None) -> Iterator[Problem]:
+        """Check the next movement of a transfer, in the order of the ledger; None: there are no more."""
+        sent, self._unmatched = self._unmatched, None
+        if movement is not None and movement.kind == ledger.TRANSFER_OUT:
+            self._unmatched, movement = movement, None
+        if (
+            sent
+            and movement
+            and (sent.counterpart_id, movement.counterpart_id) == (movement.account_id, sent.account_id)
+        ):
+            yield from self._check_pair(sent, movement)
             return
         if sent:
-            yield self._alone(
+            yield self._report_unmatched_transfer(
                 sent,
                 N_("%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, and none brings them"),
             )
-        if each:
-            yield self._alone(
-                each,
+        if movement:
+            yield self._report_unmatched_transfer(
+                movement,
                 N_("%(account)s: movements row %(row)s brings %(amount)s credits from %(other)s, and none sends them"),
             )
 
-    def _pair(self, sent: _Transfer, brought: _Transfer) -> Iterator[Problem]:
-        said: Params = {
+    def _check_pair(self, sent: _TransferMovement, received: _TransferMovement) -> Iterator[Problem]:
+        params: ProblemParams = {
             "account": self._names[sent.account_id],
             "row": sent.row,
             "amount": sent.amount,
-            "other": self._names[brought.account_id],
+            "other": self._names[received.account_id],
         }
-        if sent.amount != brought.amount:
+        if sent.amount != received.amount:
             sentence = N_(
                 "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, where row %(other_row)s"
                 " brings %(brought)s"
             )
-            yield Problem(sentence, {**said, "other_row": brought.row, "brought": brought.amount})
-        if self._customers.get(sent.account_id) != self._customers.get(brought.account_id):
+            yield Problem(sentence, {**params, "other_row": received.row, "brought": received.amount})
+        if self._customers.get(sent.account_id) != self._customers.get(received.account_id):
             sentence = N_(
                 "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, which is another customer's"
             )
-            yield Problem(sentence, said)
+            yield Problem(sentence, params)
 
-    def _alone(self, each: _Transfer, sentence: str) -> Problem:
-        other = self._names[each.counterpart_id] if each.counterpart_id is not None else "?"
-        said: Params = {"account": self._names[each.account_id], "row": each.row, "amount": each.amount, "other": other}
-        return Problem(sentence, said)
+    def _report_unmatched_transfer(self, movement: _TransferMovement, sentence: str) -> Problem:
+        other = self._names[movement.counterpart_id] if movement.counterpart_id is not None else "?"
+        params: ProblemParams = {
+            "account": self._names[movement.account_id],
+            "row": movement.row,
+            "amount": movement.amount,
+            "other": other,
+        }
+        return Problem(sentence, params)
 
 
-# --- the ledger beside what it is about
+# --- the ledger compared with messages, orders and expiring credits
 
 
-def refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """A refund gives back what one message cost, once; it may have been deleted since. Operators may give back what a
-    finished one cost.
+def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that a refund gives back what one message cost, once; the message may have been deleted since.
+
+    A refund by the system needs a cancelled or blacklisted message, one by an operator a finished message.
     """
-    names = Names(conn)
-    rows = rows_of(
+    names = AccountNames(conn)
+    rows = iterate_rows(
         conn,
         "SELECT movements.account_id, movements.id, actor, amount, first_message_id,"
         " coalesce(messages.price, gone.price), coalesce(messages.state, gone.state), coalesce(messages.ptt, gone.ptt)"
@@ -132,23 +151,23 @@ def refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
         " LEFT JOIN deleted_refunds AS gone ON message_id = first_message_id AND gone.account_id = movements.account_id"
         " WHERE kind = 'refund' AND first_message_id IS NOT NULL ORDER BY movements.id",
     )
-    kept = dict(rows_of(conn, "SELECT id, kept_since FROM accounts"))
+    kept_since = dict(iterate_rows(conn, "SELECT id, kept_since FROM accounts"))
     for account_id, row, actor, amount, message, price, state, ptt in rows:
-        said = {"account": names[account_id], "row": row, "amount": amount, "message": message}
-        if price is None and ids.time_of(message) < kept.get(account_id, 0) * DAY_MS:
-            # Older than what the account keeps.
+        params = {"account": names[account_id], "row": row, "amount": amount, "message": message}
+        if price is None and ids.time_from_id(message) < kept_since.get(account_id, 0) * DAY_MS:
+            # Older than the account's retention.
             continue
         if price is None:
             sentence = N_(
                 "%(account)s: movements row %(row)s gives back what another one's messages row %(message)s cost"
             )
-            yield Problem(sentence, said)
+            yield Problem(sentence, params)
         elif price != amount:
             sentence = N_(
                 "%(account)s: movements row %(row)s gives back %(amount)s credits for messages row %(message)s, which"
                 " cost %(cost)s"
             )
-            yield Problem(sentence, {**said, "cost": price})
+            yield Problem(sentence, {**params, "cost": price})
         elif not (
             state == DELETED
             or (state == REJECTED and ptt == PTT_BLACKLISTED)
@@ -158,8 +177,8 @@ def refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
                 "%(account)s: movements row %(row)s gives back what messages row %(message)s cost, which was neither"
                 " called back nor stopped"
             )
-            yield Problem(sentence, said)
-    rows = rows_of(
+            yield Problem(sentence, params)
+    rows = iterate_rows(
         conn,
         "SELECT account_id, max(id), first_message_id FROM movements"
         " WHERE kind = 'refund' AND first_message_id IS NOT NULL GROUP BY first_message_id HAVING count(*) > 1",
@@ -169,43 +188,44 @@ def refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem(sentence, {"account": names[account_id], "row": row, "message": message})
 
 
-def orders(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Each purchase is the credits of one order, which it names, and an order that is paid has its credits; without
-    being paid only one of automatic re-credit has them.
+def check_purchase_orders(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that each purchase belongs to one order, with its credits and number, and that a paid order has a purchase.
+
+    An unpaid order has one only if it is of automatic re-credit.
     """
-    names = Names(conn)
-    rows = rows_of(
+    names = AccountNames(conn)
+    rows = iterate_rows(
         conn,
         "SELECT orders.account_id, orders.id, origin, credits, paid_at, cancelled_at, movement_id, kind, amount,"
         " movements.account_id, strftime('%Y-', orders.created_at / 1000, 'unixepoch') || format('%05d', orders.id),"
         " note FROM orders LEFT JOIN movements ON movements.id = movement_id ORDER BY orders.id",
     )
     for account_id, row, origin, credits, paid_at, cancelled_at, movement, kind, amount, owner_id, number, note in rows:
-        said = {"account": names[account_id], "row": row, "movement": movement, "amount": credits}
+        params = {"account": names[account_id], "row": row, "movement": movement, "amount": credits}
         if movement is None:
             if paid_at is not None:
-                yield Problem(N_("%(account)s: orders row %(row)s is paid, and its credits have not arrived"), said)
+                yield Problem(N_("%(account)s: orders row %(row)s is paid, and its credits have not arrived"), params)
             continue
         if kind != ledger.PURCHASE or owner_id != account_id:
             sentence = N_("%(account)s: orders row %(row)s names movements row %(movement)s, not a purchase of its own")
-            yield Problem(sentence, said)
+            yield Problem(sentence, params)
         elif amount != credits:
             sentence = N_(
                 "%(account)s: orders row %(row)s is about %(amount)s credits, and movements row %(movement)s has"
                 " brought %(brought)s"
             )
-            yield Problem(sentence, {**said, "brought": amount})
+            yield Problem(sentence, {**params, "brought": amount})
         elif note != number:
             sentence = N_(
                 "%(account)s: movements row %(movement)s is said to be of order %(noted)s, and is of orders row %(row)s"
             )
-            yield Problem(sentence, {**said, "noted": note})
+            yield Problem(sentence, {**params, "noted": note})
         if paid_at is None and origin != AUTOMATIC:
             sentence = N_("%(account)s: orders row %(row)s isn't paid, and its credits have arrived")
-            yield Problem(sentence, said)
+            yield Problem(sentence, params)
         if cancelled_at is not None:
-            yield Problem(N_("%(account)s: orders row %(row)s is cancelled, and its credits have arrived"), said)
-    rows = rows_of(
+            yield Problem(N_("%(account)s: orders row %(row)s is cancelled, and its credits have arrived"), params)
+    rows = iterate_rows(
         conn,
         "SELECT movements.account_id, movements.id FROM movements LEFT JOIN orders ON movement_id = movements.id"
         " WHERE kind = 'purchase' AND orders.id IS NULL ORDER BY movements.id",
@@ -215,10 +235,10 @@ def orders(conn: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem(sentence, {"account": names[account_id], "row": row})
 
 
-def expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Credits that run out came with a movement; what an expiry takes away had a date that has come."""
-    names = Names(conn)
-    rows = rows_of(
+def check_credit_expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that expiring credits came with a movement, and that each expiry takes credits whose date has come."""
+    names = AccountNames(conn)
+    rows = iterate_rows(
         conn,
         "SELECT expiring.account_id, movement_id, sum(expiring.amount), movements.amount FROM expiring_credits AS"
         " expiring LEFT JOIN movements ON movements.id = movement_id AND movements.account_id = expiring.account_id"
@@ -230,9 +250,9 @@ def expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
                 "%(account)s: expiring_credits of movements row %(row)s are %(amount)s credits, and it has brought"
                 " %(brought)s"
             )
-            said = {"account": names[account_id], "row": movement, "amount": amount, "brought": brought or 0}
-            yield Problem(sentence, said)
-    rows = rows_of(
+            params = {"account": names[account_id], "row": movement, "amount": amount, "brought": brought or 0}
+            yield Problem(sentence, params)
+    rows = iterate_rows(
         conn,
         "SELECT movements.account_id, movements.id, -movements.amount FROM movements"
         " LEFT JOIN expiring_credits AS expired"
