@@ -23,6 +23,7 @@ from portal.web.core import (
     live,
     proxies,
     static_files,
+    template_source,
     uploads,
 )
 from portal.web.credits import credits, settings
@@ -71,6 +72,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     # Sessions are bound to a row in the database; a changed address must not end them (phones change theirs).
     login_manager.session_protection = None
     language.init_language(app)
+    template_source.init_template_source(app)
     uploads.init_upload_limits(app)
     # What posts there is no browser, and its signature says who it is.
     csrf.init_csrf_protection(app, payment_callback.receive_payment_callback)
