@@ -5,15 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+FORMAT_CSS := $(BIN)/css-beautify --indent-size=2 --space-around-combinator --end-with-newline
 NODE_CLIENT := tests/interop/node
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 
-.PHONY: help setup run test lint binary clean packages
+.PHONY: help setup run test lint format binary clean packages
 
 help:
 	@echo "make run     the demo: portal at http://127.0.0.1:8000, SMPP at 127.0.0.1:2775 and :3550 (TLS)"
 	@echo "make test    every test"
 	@echo "make lint    ruff, mypy, djlint, import-linter"
+	@echo "make format  Python, templates and styles in the form that make lint asks for"
 	@echo "make binary  dist/smpp-portal: the whole program in one file"
 	@echo "make setup   .venv with the requirements, nothing started"
 	@echo "make clean   removes all of that, never data/"
@@ -31,8 +33,15 @@ lint: $(VENV)/.development
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/djlint --lint --quiet templates
+	$(BIN)/djlint --check --quiet templates
+	$(FORMAT_CSS) static/app.css | cmp - static/app.css
 	@# It has no option that keeps it quiet where all is well.
 	@said=$$($(BIN)/lint-imports --no-logo --no-cache) || { echo "$$said"; exit 1; }
+
+format: $(VENV)/.development
+	$(BIN)/ruff format --quiet .
+	$(BIN)/djlint --reformat --quiet templates
+	@$(FORMAT_CSS) --replace static/app.css >/dev/null
 
 binary: dist/smpp-portal
 
