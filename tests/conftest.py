@@ -25,8 +25,18 @@ from portal.services.prices import prices
 from portal.services.senders import senders
 from portal.smsc.server import get_event_loop_factory
 from tests.serving import clean_environment, run_server
-from tests.support import AccountLogin, Cast, Person, RunningServer, copy_data_folder
+from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_data_folder
 from tests.support import find_free_port as a_free_port
+
+_MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of some folders, so that no file of theirs can forget it."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in _MARKS_OF_FOLDERS:
+            item.add_marker(_MARKS_OF_FOLDERS[folder])
 
 
 @pytest.hookimpl(tryfirst=True)
