@@ -374,7 +374,7 @@ async def test_a_receiver_that_does_not_answer_holds_nobody_up(config, cast, con
 async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(config, cast, conn, wait_for):
     async with run_smsc(config) as server:
         # That nothing is done has no other way to be seen.
-        connection, retry_timers = server.storage._read_connection, server.storage._retry_timers  # noqa: SLF001
+        connection, retry_timers = server.storage._read_connection, server.storage._retry_timers
         queries = []
         connection.set_trace_callback(lambda sql: queries.append(sql) if "deliveries" in sql else None)
         await wait_for(server, 5)
