@@ -10,6 +10,7 @@ from itertools import count
 from typing import ClassVar
 
 from portal.core.config import Config
+from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS, InternalLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId
 from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, MessageResp, Pdu, SubmitSm
@@ -146,10 +147,12 @@ def _command_id(message: Pdu) -> int:
 
 
 @asynccontextmanager
-async def run_smsc(config: Config) -> AsyncIterator[SmppServer]:
+async def run_smsc(
+    config: Config, internal_limits: InternalLimits = DEFAULT_INTERNAL_LIMITS
+) -> AsyncIterator[SmppServer]:
     """The server, in this process, on the test's data folder."""
     died = asyncio.Event()
-    server = SmppServer(config, asyncio.get_running_loop(), on_fatal_error=died.set)
+    server = SmppServer(config, asyncio.get_running_loop(), died.set, internal_limits)
     server.start()
     try:
         yield server

@@ -167,7 +167,7 @@ async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_accou
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         # SQLite says the same of a file that may not grow as of a disk that is full.
-        writer = server._storage._writer._conn
+        writer = server.storage._writer._conn
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")
         statuses: list[int] = []
@@ -200,7 +200,7 @@ async def test_one_bad_job_does_not_take_the_others_with_it(config, cast, conn):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         batch = [esme.build_submit_sm() for _ in range(5)]
         esme.send(*batch)
-        server._storage.close_session(object())
+        server.storage.close_session(object())
         assert [answer.status for answer in await esme.wait_for_responses(batch)] == [0] * 5
 
 
@@ -210,12 +210,3 @@ def test_a_missing_database_is_said(config, caplog):
         pass
     assert server_module.run_smpp_server(config) == 1
     assert "no such table" in caplog.text
-
-
-async def test_a_writer_that_dies_is_noticed(config):
-    died = asyncio.Event()
-    server = server_module.SmppServer(config, asyncio.get_running_loop(), on_fatal_error=died.set)
-    server.start()
-    server._storage._writer._handlers = {}
-    await asyncio.wait_for(died.wait(), 10)
-    await server.close()

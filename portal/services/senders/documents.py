@@ -133,7 +133,14 @@ def _is_jpeg(content: bytes) -> bool:
     return False
 
 
-def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -> int:
+def store_document(
+    conn: sqlite3.Connection,
+    account_id: int,
+    content: bytes,
+    kind: str,
+    *,
+    max_account_bytes: int = _MAX_ACCOUNT_BYTES,
+) -> int:
     """Keep a document of an account; returns its id.
 
     It is written in several transactions, so that nobody waits long. What is not given to a sender within an hour, or
@@ -141,6 +148,7 @@ def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, ki
 
     Args:
         content: as `detect_document_type` has taken it.
+        max_account_bytes: what the documents of an account may take up.
 
     Raises:
         DocumentQuotaExceeded
@@ -149,8 +157,8 @@ def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, ki
         stored_bytes = conn.execute(
             "SELECT sum(size) FROM sender_documents WHERE account_id = ?", (account_id,)
         ).fetchone()[0]
-        if (stored_bytes or 0) + len(content) > _MAX_ACCOUNT_BYTES:
-            raise DocumentQuotaExceeded(most=_MAX_ACCOUNT_BYTES // _MB)
+        if (stored_bytes or 0) + len(content) > max_account_bytes:
+            raise DocumentQuotaExceeded(most=max_account_bytes // _MB)
         document_id = insert_row(
             conn,
             "sender_documents",

@@ -116,7 +116,7 @@ def test_who_changed_it_and_when(conn, keys, acme_1, acme_2):
 
 def test_customers_send_no_flood_of_mails(conn, keys, cast, acme_1):
     smpp_config.save_applied_config_versions(conn, {acme_1.id: smpp_config.read_config_version(conn)})
-    for _ in range(credentials._MAX_CHANGES_PER_HOUR):
+    for _ in range(credentials.MAX_CHANGES_PER_HOUR):
         regenerate(conn, keys, acme_1, require_ready=True)
         smpp_config.save_applied_config_versions(conn, {acme_1.id: smpp_config.read_config_version(conn)})
     with pytest.raises(TooManyAttempts):

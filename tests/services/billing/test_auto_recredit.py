@@ -165,9 +165,12 @@ def test_a_rule_that_does_not_apply_costs_no_statement(conn, allow, rule, send):
 
 
 def test_it_finds_what_decides_by_indexes(conn, acme_2):
-    plan = conn.execute(
-        f"EXPLAIN QUERY PLAN {auto_recredit._SELECT_STATUS}", {"accounts": f"[{acme_2.id}]", "today": 1}
-    ).fetchall()
+    statements = []
+    conn.set_trace_callback(statements.append)
+    auto_recredit.find_accounts_to_recredit(conn, [acme_2.id])
+    conn.set_trace_callback(None)
+    (statement,) = statements
+    plan = conn.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
     scans = [each["detail"] for each in plan if each["detail"].startswith("SCAN")]
     assert scans == ["SCAN json_each VIRTUAL TABLE INDEX 1:"]
     assert any("orders_automatic" in each["detail"] and "movement_id>" in each["detail"] for each in plan)

@@ -262,7 +262,7 @@ def test_two_mailers_send_each_mail_once(queue, smtp, mailer, connect):
 def test_a_mail_that_was_claimed_by_a_process_that_died_is_sent_by_another(conn, queue, smtp, mailer):
     server = smtp()
     queue()
-    assert mail.Mailer._claim_mail(conn)
+    assert mail.Mailer.claim_mail(conn)
     sender = mailer(f"smtp://127.0.0.1:{server.port}")
     assert sender.send_due(conn) == 0
     make_due(conn)

@@ -192,17 +192,15 @@ def test_a_movement_that_comes_in_between_is_waited_for(
     credits.grant_credits(conn, SHELL, acme_1, 10_000, expires_at=ends)
     clock.ms = ends
     other = connect()  # type: ignore[operator]
-    worked_out = expiry._compute_remaining_credits
 
-    def meanwhile(*args: object) -> object:
-        amounts = worked_out(*args)  # type: ignore[arg-type]
-        if not conn.in_transaction and len(kinds(other, acme_1)) == 2:
+    def spend_meanwhile(sql: str) -> None:
+        if sql.startswith("BEGIN"):
+            conn.set_trace_callback(None)
             with write_transaction(other):
                 ledger.post_movement(other, SHELL, acme_1.id, ledger.CORRECTION, -4_000, now=ends - 1)
-        return amounts
 
-    with mock.patch.object(expiry, "_compute_remaining_credits", meanwhile):
-        assert expiry.expire_credits(conn) == 0
+    conn.set_trace_callback(spend_meanwhile)
+    assert expiry.expire_credits(conn) == 0
     assert expiry.expire_credits(conn) == 1
     assert kinds(conn, acme_1)[:2] == [("expiry", -6_000), ("correction", -4_000)]
 

@@ -36,10 +36,10 @@ def end(conn, message_ids, at=None, state=DELIVERED, ptt=0):
     return outcomes.finish_messages(conn, [MessageOutcome(each, state, ptt, at) for each in message_ids])
 
 
-def delete(conn, account, scope, **more):
+def delete(conn, account, scope, *, total=None, idempotency_key="", **batch_sizes):
     """Run a deletion to its end."""
-    deletion_id = deletion.create_deletion(conn, MARTA, account, scope, **more)
-    for _ in deletion.run_deletion(conn, deletion_id):
+    deletion_id = deletion.create_deletion(conn, MARTA, account, scope, total=total, idempotency_key=idempotency_key)
+    for _ in deletion.run_deletion(conn, deletion_id, **batch_sizes):
         pass
     return deletion.get_deletion_by_id(conn, deletion_id)
 
@@ -48,5 +48,5 @@ def left(conn, account):
     return [row[0] for row in conn.execute("SELECT id FROM messages WHERE account_id = ? ORDER BY id", (account.id,))]
 
 
-def keep(conn, months, now):
-    return sum(retention.purge_messages(conn, months, now))
+def keep(conn, months, now, **batch_sizes):
+    return sum(retention.purge_messages(conn, months, now, **batch_sizes))

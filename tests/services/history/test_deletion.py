@@ -122,18 +122,17 @@ def test_a_text_in_segments_goes_as_a_whole_or_not_at_all(conn, acme_1):
 
 
 @pytest.mark.parametrize("remove", ["by the customer", "by retention"])
-def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn, acme_1, monkeypatch, remove):
-    monkeypatch.setattr(removal, "BATCH_SIZE", 4)
+def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn, acme_1, remove):
     for reference in (1, 2, 3):
         for number in (1, 2, 3, 4, 5):
             sent(conn, acme_1, "part", segment=Segment(reference, 5, number), at=NOW - 100 * DAY_MS)
     if remove == "by retention":
-        steps = retention.purge_messages(conn, 1, NOW)
+        steps = retention.purge_messages(conn, 1, NOW, delete_batch_size=4)
     else:
         deletion_id = deletion.create_deletion(
             conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), total=3
         )
-        steps = deletion.run_deletion(conn, deletion_id)
+        steps = deletion.run_deletion(conn, deletion_id, delete_batch_size=4)
 
     seen = [15]
     for _ in steps:
@@ -182,11 +181,10 @@ def test_an_id_is_never_given_again(conn, acme_1):
     assert sent(conn, acme_1, "two")[0] > newest
 
 
-def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(search_index, "CHUNK_SIZE", 4)
+def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, acme_1):
     texts = [f"{word} {number}" for number in range(10) for word in ("parcel", "invoice")]
     messages = sent(conn, acme_1, *texts)
-    for _ in search_index.build_search_chunks(conn):
+    for _ in search_index.build_search_chunks(conn, chunk_size=4):
         pass
     chunks = conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0]
 
@@ -198,7 +196,7 @@ def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, 
     assert result == messages[6:13:2][::-1]
     # Where the newest chunks went, new ones are built from there on.
     more = sent(conn, acme_1, *texts)
-    for _ in search_index.build_search_chunks(conn):
+    for _ in search_index.build_search_chunks(conn, chunk_size=4):
         pass
     result = [each.id for each in search.iterate_texts(conn, acme_1.id, SearchQuery(text="invoice"))]
     assert result == [*messages[5:13:2], *more[1::2]][::-1]
@@ -214,12 +212,11 @@ def test_it_is_asked_with_the_count(conn, acme_1):
     assert (result.removed, result.underway, result.waiting, result.is_complete) == (2, 1, 1, True)
 
 
-def test_a_long_count_ends_in_time(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 2)
+def test_a_long_count_ends_in_time(conn, acme_1):
     sent(conn, acme_1, *["text"] * 5)
 
     result = deletion.preview_deletion(
-        conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), seconds=0
+        conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), seconds=0, read_batch_size=2
     )
 
     assert (result.removed, result.is_complete) == (2, False)
@@ -282,18 +279,19 @@ def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
 # --- a deletion under way
 
 
+BATCHES = {"read_batch_size": 5, "delete_batch_size": 2}
+
+
 @pytest.fixture
-def many(conn, acme_1, monkeypatch):
-    """Twenty messages, of which two go at once."""
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 5)
-    monkeypatch.setattr(removal, "BATCH_SIZE", 2)
+def many(conn, acme_1):
+    """Twenty messages, of which two go at once with `BATCHES`."""
     messages = sent(conn, acme_1, *[f"text {number}" for number in range(20)])
     return SimpleNamespace(messages=messages, scope=deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
 
 def test_it_goes_on_where_it_was(conn, acme_1, many):
     deletion_id = deletion.create_deletion(conn, MARTA, acme_1, many.scope)
-    steps = deletion.run_deletion(conn, deletion_id)
+    steps = deletion.run_deletion(conn, deletion_id, **BATCHES)
     while deletion.get_deletion_by_id(conn, deletion_id).removed < 6:
         next(steps)
     steps.close()
@@ -314,7 +312,7 @@ def test_two_that_work_at_once_count_once(conn, acme_1, many):
     deletion_id = deletion.create_deletion(
         conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery())
     )
-    workers = [deletion.run_deletion(conn, deletion_id) for _ in range(2)]
+    workers = [deletion.run_deletion(conn, deletion_id, **BATCHES) for _ in range(2)]
     while workers:
         for each in list(workers):
             if next(each, "ended") == "ended":
@@ -379,7 +377,7 @@ def test_a_charge_is_found_however_far_movements_have_run_ahead(conn, acme_1):
     at = now_ms() - DAY_MS
     messages = [sent(conn, acme_1, "one", "two", at=at + 5_000 * number)[0] for number in range(80)]
 
-    result = removal._find_usage_movement_starts(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
+    result = removal.find_usage_movement_starts(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
 
     assert result == {each: each for each in messages[::7]} | {messages[-1] + 1: messages[-1]}
     delete(conn, acme_1, deletion.build_selection_scope(SENT, messages[5:70:3]))

@@ -8,7 +8,7 @@ from portal.core.clock import DAY_MS, now_ms
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
-from portal.services.history import deletion, refunds, removal, retention, search, search_index
+from portal.services.history import deletion, refunds, retention, search, search_index
 from portal.services.history.deletion import SENT
 from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, intake, outcomes
@@ -19,19 +19,18 @@ from portal.services.statistics import rollup
 from tests.services.history.deleting import delete, keep, left
 from tests.support import prepare_submit
 
+BATCHES = {"read_batch_size": 7, "delete_batch_size": 3}
+
 
 @pytest.mark.parametrize("seed", range(6))
-def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, monkeypatch, seed):
-    monkeypatch.setattr(search_index, "CHUNK_SIZE", 8)
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 7)
-    monkeypatch.setattr(removal, "BATCH_SIZE", 3)
+def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, seed):
     story = Story(conn, random.Random(seed), (acme_1, globex_1))
     for number in range(120):
         story.go_on()
         if number % 4 == 0:
             assert self_check.list_problem_texts(conn) == [], number
     for account in story.accounts:
-        delete(conn, account, deletion.build_query_scope(conn, account.id, SearchQuery()))
+        delete(conn, account, deletion.build_query_scope(conn, account.id, SearchQuery()), **BATCHES)
     assert self_check.list_problem_texts(conn) == []
     assert story.removed > 20
     # It would have told.
@@ -140,13 +139,13 @@ class Story:
             for message in text.messages
         }
         before = left(self.conn, account)
-        delete(self.conn, account, deletion.parse_deletion_scope(SENT, str(scope)))
+        delete(self.conn, account, deletion.parse_deletion_scope(SENT, str(scope)), **BATCHES)
         assert left(self.conn, account) == [each for each in before if each not in gone]
         self.removed += len(gone)
 
     def keep(self):
         first_day = retention.get_first_retained_day(1, self.at)
-        keep(self.conn, 1, self.at)
+        keep(self.conn, 1, self.at, delete_batch_size=3)
         rows = self.conn.execute(
             "SELECT id FROM messages WHERE id < ? AND state <> ? AND joined_to IS NULL AND segment_total IS NULL"
             " AND id NOT IN (SELECT message_id FROM deliveries WHERE message_id IS NOT NULL)",
@@ -155,7 +154,7 @@ class Story:
         assert rows.fetchall() == []
 
     def index(self):
-        for _ in search_index.build_search_chunks(self.conn):
+        for _ in search_index.build_search_chunks(self.conn, chunk_size=8):
             pass
         empty = self.conn.execute(
             "SELECT count(*) FROM history_chunks AS chunk WHERE NOT EXISTS (SELECT 1 FROM messages"

@@ -77,10 +77,9 @@ def test_it_is_due_for_seven_days(conn, three, list_due):
     assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 3
 
 
-def test_what_is_given_up_at_once_is_bounded(conn, three, list_due, monkeypatch):
-    monkeypatch.setattr(deliveries, "EXPIRY_BATCH_SIZE", 2)
+def test_what_is_given_up_at_once_is_bounded(conn, three, list_due):
     later = ids.time_from_id(three[0].id) + DELIVERY_VALIDITY_MS + 1
-    assert [deliveries.expire_deliveries(conn, later) for _ in range(3)] == [2, 1, 0]
+    assert [deliveries.expire_deliveries(conn, later, batch_size=2) for _ in range(3)] == [2, 1, 0]
 
 
 def test_what_is_accepted_is_forgotten_and_nothing_else(conn, three, list_due):

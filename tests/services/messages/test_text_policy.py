@@ -284,27 +284,25 @@ def test_what_is_needed_still_goes_later(conn, acme, acme_1):
     assert row(conn, "received") == GONE
 
 
-def test_a_removal_goes_in_steps_and_on_where_it_was_left(conn, acme, acme_1, monkeypatch):
-    monkeypatch.setattr(text_removal, "_BATCH_SIZE", 3)
+def test_a_removal_goes_in_steps_and_on_where_it_was_left(conn, acme, acme_1):
     sent = [submitted(conn, acme_1, f"text {number}", **QUIET).message_ids[0] for number in range(10)]
     end(conn, *sent)
     for number in range(7):
         inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", f"answer {number}")])
     deliveries.remove_accepted_deliveries(conn, deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
-    steps = text_removal.run_text_removals(conn)
+    steps = text_removal.run_text_removals(conn, batch_size=3)
     assert [next(steps), next(steps)] == [3, 3]
     steps.close()
     assert stored(conn).count("") == 6
-    assert [each for each in text_removal.run_text_removals(conn) if each] == [3, 1, 3, 3, 1]
+    assert [each for each in text_removal.run_text_removals(conn, batch_size=3) if each] == [3, 1, 3, 3, 1]
     assert not any(stored(conn))
 
 
-def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1, monkeypatch):
-    monkeypatch.setattr(text_removal, "_BATCH_SIZE", 1)
+def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1):
     end(conn, *(submitted(conn, acme_1, text, **QUIET).message_ids[0] for text in ("one", "two", "three")))
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
-    steps = text_removal.run_text_removals(conn)
+    steps = text_removal.run_text_removals(conn, batch_size=1)
     next(steps)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.HIDDEN)
     assert list(steps) == []
@@ -314,13 +312,8 @@ def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1, monkeypa
 # --- what searches know
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(search_index, "CHUNK_SIZE", 3)
-
-
 def build(conn):
-    while sum(search_index.build_search_chunks(conn)):
+    while sum(search_index.build_search_chunks(conn, chunk_size=3)):
         pass
 
 
@@ -335,7 +328,7 @@ def index_has_word(conn, account, word):
     return any(contained)
 
 
-@pytest.mark.usefixtures("not_kept", "small")
+@pytest.mark.usefixtures("not_kept")
 def test_chunks_of_who_keeps_no_texts_know_no_words(conn, acme_1):
     for _ in range(7):
         submitted(conn, acme_1, "extraordinary")
@@ -348,7 +341,6 @@ def test_chunks_of_who_keeps_no_texts_know_no_words(conn, acme_1):
     assert search.search_texts(conn, acme_1.id, SearchQuery(sender="other")).texts == []
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("stored_too", [False, True])
 def test_chunks_forget_words_of_what_will_go(conn, acme, acme_1, stored_too):
     before = [submitted(conn, acme_1, "tremendous", **QUIET).message_ids[0] for _ in range(3)]
@@ -366,7 +358,6 @@ def test_chunks_forget_words_of_what_will_go(conn, acme, acme_1, stored_too):
     assert len(search.search_texts(conn, acme_1.id, SearchQuery(recipient=NUMBER)).texts) == 6
 
 
-@pytest.mark.usefixtures("small")
 def test_a_text_from_the_time_between_is_found_afterwards(conn, acme, acme_1):
     """It was indexed when its customer kept no texts, and ended when it did again."""
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE)
@@ -377,20 +368,19 @@ def test_a_text_from_the_time_between_is_found_afterwards(conn, acme, acme_1):
     assert len(search.search_texts(conn, acme_1.id, SearchQuery(text="extra")).texts) == 3
 
 
-@pytest.mark.usefixtures("small")
-def test_chunks_made_before_a_change_are_not_written_after_it(conn, acme, acme_1, monkeypatch):
+def test_chunks_made_before_a_change_are_not_written_after_it(conn, connect, acme, acme_1):
     for _ in range(3):
         submitted(conn, acme_1, "extraordinary")
-    made = search_index._build_next_search_chunk
+    other = connect()
 
-    def changed_meanwhile(conn, *args):
-        chunk = made(conn, *args)
-        if chunk is not None:
-            text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE)
-        return chunk
+    def change_meanwhile(sql):
+        if sql.startswith("BEGIN"):
+            conn.set_trace_callback(None)
+            text_policy.change_text_policy(other, SHELL, acme, text_policy.NONE)
 
-    monkeypatch.setattr(search_index, "_build_next_search_chunk", changed_meanwhile)
+    conn.set_trace_callback(change_meanwhile)
     build(conn)
+    assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == 0
     build(conn)
     assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == 1
     assert not index_has_word(conn, acme_1, "extraord")

@@ -1,5 +1,6 @@
 import pytest
 
+from portal.core.clock import now_ms
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import inbound_numbers, smpp_config
@@ -123,8 +124,14 @@ def test_one_that_was_refused_can_be_asked_for_again(conn, acme_1):
     assert senders.add_sender(conn, SHELL, acme_1, "SHOP", document=JPEG).document.type == "jpeg"
 
 
-def test_a_full_list_can_ask_again(conn, acme_2, monkeypatch):
-    monkeypatch.setattr(senders, "_MAX_SENDERS", 1)
+def fill_list(conn, account, count):
+    """Ask for senders until the account has so many."""
+    for number in range(count - len(senders.list_senders(conn, account.id))):
+        senders.add_sender(conn, SHELL, account, f"SENDER{number}")
+
+
+def test_a_full_list_can_ask_again(conn, acme_2):
+    fill_list(conn, acme_2, senders.MAX_SENDERS - 1)
     senders.add_sender(conn, SHELL, acme_2, "SHOP")
     senders.decide_sender(conn, SHELL, acme_2, "SHOP", approve=False)
     with pytest.raises(senders.SenderListFull):
@@ -144,12 +151,10 @@ def test_who_decides_decides_on_what_they_have_seen(conn, acme_1):
     assert statuses(conn, acme_1)["SHOP"] == senders.REFUSED
 
 
-def test_one_that_was_asked_for_anew_is_another_one(conn, acme_1, monkeypatch):
+def test_one_that_was_asked_for_anew_is_another_one(conn, acme_1):
     seen = senders.add_sender(conn, SHELL, acme_1, "SHOP", reason="Orders").revision
     senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=False)
-    later = senders.now_ms() + 1
-    monkeypatch.setattr(senders, "now_ms", lambda: later)
-    senders.add_sender(conn, SHELL, acme_1, "SHOP", reason="Something else")
+    senders.add_sender(conn, SHELL, acme_1, "SHOP", reason="Something else", now=now_ms() + 1)
     with pytest.raises(senders.SenderChanged):
         senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=True, revision=seen)
 
@@ -219,13 +224,11 @@ def test_nobody_removes_or_brings_back_another_account_s(conn, acme_1, globex_1)
     assert allowed(conn, globex_1) == {"GLOBEX"}
 
 
-def test_after_a_quarter_of_an_hour_it_is_gone(conn, acme_1, monkeypatch):
+def test_after_a_quarter_of_an_hour_it_is_gone(conn, acme_1):
     acme = senders.get_sender(conn, acme_1, "ACME")
     senders.remove_senders(conn, SHELL, acme_1, [acme.id])
-    later = senders.now_ms() + 15 * 60_000
-    monkeypatch.setattr(senders, "now_ms", lambda: later)
     with pytest.raises(senders.NoSuchSender):
-        senders.restore_senders(conn, SHELL, acme_1, [acme.id])
+        senders.restore_senders(conn, SHELL, acme_1, [acme.id], now=now_ms() + 15 * 60_000)
 
 
 def test_what_was_asked_for_again_meanwhile_stays_as_it_is(conn, acme_1):
@@ -241,11 +244,10 @@ def test_what_was_asked_for_again_meanwhile_stays_as_it_is(conn, acme_1):
     assert statuses(conn, acme_1) == {"ACME": senders.REFUSED}
 
 
-def test_a_full_list_takes_none_back(conn, acme_1, monkeypatch):
+def test_a_full_list_takes_none_back(conn, acme_1):
     acme = senders.get_sender(conn, acme_1, "ACME")
     senders.remove_senders(conn, SHELL, acme_1, [acme.id])
-    senders.add_sender(conn, SHELL, acme_1, "SHOP")
-    monkeypatch.setattr(senders, "_MAX_SENDERS", 1)
+    fill_list(conn, acme_1, senders.MAX_SENDERS)
     with pytest.raises(senders.SenderListFull):
         senders.restore_senders(conn, SHELL, acme_1, [acme.id])
 
@@ -253,14 +255,12 @@ def test_a_full_list_takes_none_back(conn, acme_1, monkeypatch):
 # --- who looks
 
 
-def test_the_queue_is_in_the_order_of_asking(conn, acme_1, globex_1, monkeypatch):
-    now = senders.now_ms()
+def test_the_queue_is_in_the_order_of_asking(conn, acme_1, globex_1):
+    now = now_ms()
     for number, (account, address) in enumerate([(acme_1, "SHOP"), (globex_1, "NEWS"), (acme_1, "MORE")]):
-        monkeypatch.setattr(senders, "now_ms", lambda at=now + number: at)
-        senders.add_sender(conn, SHELL, account, address)
+        senders.add_sender(conn, SHELL, account, address, now=now + number)
     senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=False)
-    monkeypatch.setattr(senders, "now_ms", lambda: now + 10)
-    senders.add_sender(conn, SHELL, acme_1, "SHOP")
+    senders.add_sender(conn, SHELL, acme_1, "SHOP", now=now + 10)
     assert [each.sender.address for each in senders.list_pending_sender_requests(conn, 10)] == ["NEWS", "MORE", "SHOP"]
     assert [each.sender.address for each in senders.list_pending_sender_requests(conn, 2)] == ["NEWS", "MORE"]
     assert senders.count_pending_sender_requests(conn) == 3

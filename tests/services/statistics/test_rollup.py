@@ -84,10 +84,9 @@ def sent(conn, rng, account, at):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed, monkeypatch):
+def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed):
     # So that a step seldom has all.
-    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 7)
-    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
+    limits = {"max_messages": 7, "max_rows": 9}
     rng = random.Random(seed)
     conn.execute("UPDATE accounts SET any_sender = 1")
     blacklist.add_blacklist_number(conn, SHELL, acme_1, "393337654321")
@@ -110,8 +109,9 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
             statuses = [outcomes.find_message_status(conn, account.id, underway[0]) for account in (acme_1, globex_1)]
             outcomes.cancel_messages(conn, [each for each in statuses if each])
         if rng.random() < 0.5:
-            rollup.roll_up_batch(conn)
-    rollup.roll_up_all(conn)
+            rollup.roll_up_batch(conn, **limits)
+    for _ in rollup.roll_up_in_batches(conn, **limits):
+        pass
     assert gathered(conn) == recounted(conn)
     amounts = recounted(conn)[0]
     assert {name for *_, name in amounts} == {"sent", "delivered", "failed", "stopped", "refused", "parts", "price"}
@@ -119,28 +119,27 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
     assert rollup.roll_up_batch(conn) is False
 
 
-def test_two_that_gather_at_once_count_once(conn, connect, acme_1, monkeypatch):
+def test_two_that_gather_at_once_count_once(conn, connect, acme_1):
     (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
     outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
-    other, count_messages = connect(), rollup._count_messages
+    other, results = connect(), []
 
-    def counted(*arguments):
+    def roll_up_other(sql):
         """The other one comes between reading and writing."""
-        counts = count_messages(*arguments)
-        monkeypatch.setattr(rollup, "_count_messages", count_messages)
-        assert rollup.roll_up_batch(other) is False
-        return counts
+        if sql.startswith("BEGIN"):
+            conn.set_trace_callback(None)
+            results.append(rollup.roll_up_batch(other))
 
-    monkeypatch.setattr(rollup, "_count_messages", counted)
+    conn.set_trace_callback(roll_up_other)
     assert rollup.roll_up_batch(conn) is True
+    assert results == [False]
     rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)
 
 
-def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 1)
+def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1):
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id)] * 2)
-    for step, _ in enumerate(rollup.roll_up_in_batches(conn)):
+    for step, _ in enumerate(rollup.roll_up_in_batches(conn, max_messages=1)):
         assert step < 2
         (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
         outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
@@ -148,13 +147,12 @@ def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1, monkeypa
     assert gathered(conn) == recounted(conn)
 
 
-def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
+def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1):
     conn.execute("UPDATE accounts SET any_sender = 1")
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id, source=f"Sender {number}") for number in range(20)])
 
     rows = [0]
-    for _ in rollup.roll_up_in_batches(conn):
+    for _ in rollup.roll_up_in_batches(conn, max_rows=9):
         rows.append(conn.execute("SELECT count(*) FROM statistics").fetchone()[0])
 
     assert rows == [0, 9, 18, 27, 36, 45, 54, 60]

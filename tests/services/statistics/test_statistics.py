@@ -373,8 +373,7 @@ def lengths(conn):
     }
 
 
-def test_old_hours_go_in_steps_and_all_else_stays(conn, acme_1, acme_2, monkeypatch):
-    monkeypatch.setattr(statistics, "_ROWS_PER_BATCH", 3)
+def test_old_hours_go_in_steps_and_all_else_stays(conn, acme_1, acme_2):
     keeps = MIDNIGHT - statistics.HOURLY_RETENTION_DAYS * DAY_MS
     for at in (keeps - 300 * DAY_MS, keeps - DAY_MS, keeps - 2 * HOUR_MS, keeps - 1, keeps, NOW):
         for account in (acme_1, acme_2):
@@ -383,7 +382,7 @@ def test_old_hours_go_in_steps_and_all_else_stays(conn, acme_1, acme_2, monkeypa
     assert all(each[HOUR] == 2 * 6 for each in before.values())
     begun = []
     conn.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
-    statistics.purge_hourly_statistics(conn, NOW)
+    statistics.purge_hourly_statistics(conn, NOW, batch_size=3)
     conn.set_trace_callback(None)
     after = lengths(conn)
     for table in before:
@@ -403,7 +402,7 @@ def test_nothing_is_scanned(conn, acme_1):
     statements = []
     conn.set_trace_callback(statements.append)
     read(conn, acme_1, periods.MONTHS_12)
-    statistics.purge_hourly_statistics(conn, NOW)
+    statistics.purge_hourly_statistics(conn, NOW, batch_size=3)
     conn.set_trace_callback(None)
     queries = [each for each in statements if each.startswith(("SELECT", "DELETE"))]
     assert len(queries) == 1 + 4 + 2 + 3

@@ -105,7 +105,7 @@ async def test_a_client_that_does_not_read_is_cut_off(limited, cast, change_acco
         with pytest.raises(ConnectionError):
             await flood(deaf)
         assert (await bystander.submit(source="GLOBEX")).status == 0
-        await wait_until(lambda: len(server._connection_limits.sessions) == 1)
+        await wait_until(lambda: len(server.connection_limits.sessions) == 1)
 
 
 async def flood(esme):
@@ -122,7 +122,7 @@ async def test_strangers_leave_no_trace(config, cast):
             esme.send_octets(octets)
             esme.writer.write_eof()
             await esme.wait_for_close()
-        await wait_until(lambda: not server._connection_limits.sessions)
+        await wait_until(lambda: not server.connection_limits.sessions)
         await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
 
 
@@ -142,7 +142,7 @@ async def test_who_floods_the_server_waits_and_nobody_else_does(config, cast):
         flooding = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         flood = [HeaderOnlyPdu(CommandId.ENQUIRE_LINK, number) for number in range(100, 1700)]
         flooding.send(*flood)
-        await wait_until(lambda: [each for each in server._connection_limits.sessions if each._resume_handle])
+        await wait_until(lambda: [each for each in server.connection_limits.sessions if each.is_reading_paused])
         assert (await bystander.submit(source="GLOBEX")).status == 0
         assert [answer.sequence for answer in await flooding.wait_for_responses(flood)] == [
             each.sequence for each in flood
@@ -157,6 +157,6 @@ async def test_a_throughput_without_limit_has_no_pace(config, cast, change_accou
         flood = [HeaderOnlyPdu(CommandId.ENQUIRE_LINK, number) for number in range(100, 3100)]
         esme.send(*flood)
         held = [
-            each._resume_handle for each in server._connection_limits.sessions if await esme.wait_for_responses(flood)
+            each.is_reading_paused for each in server.connection_limits.sessions if await esme.wait_for_responses(flood)
         ]
-        assert held == [None]
+        assert held == [False]

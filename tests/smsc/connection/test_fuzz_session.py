@@ -21,6 +21,7 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.operations import self_check
+from portal.smsc.limits import InternalLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu, MessageResp, SubmitSm
@@ -57,7 +58,12 @@ class Arena:
     async def _begin(self):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.troubles.append(context))
-        self._server = SmppServer(self._config, loop, on_fatal_error=lambda: self.troubles.append("the server died"))
+        self._server = SmppServer(
+            self._config,
+            loop,
+            lambda: self.troubles.append("the server died"),
+            InternalLimits(failed_unbound_per_minute=10**6),
+        )
         self._server.start()
         self._bystander = await RawEsme.connect_and_bind(
             self._server.port, self._bystander_login, CommandId.BIND_TRANSMITTER
@@ -167,7 +173,6 @@ def arena(config, cast, conn, limited, caplog):
     with asyncio.Runner(loop_factory=get_event_loop_factory()) as runner:
         # A wrong password is answered as such, however often; connections without a bind are let in again.
         made = Arena(limited(bind_failures=10**6), cast, runner)
-        made._server._connection_limits._failed_unbound._max_failures = 10**6
         try:
             yield made
         finally:

@@ -41,7 +41,7 @@ def paid(conn, cast):
 
 def price_of(server, name, number=ITALIAN):
     """What the server takes for a part now."""
-    return server._storage.get_price_list(server._storage.find_account(name)).find_price(number)
+    return server.storage.get_price_list(server.storage.find_account(name)).find_price(number)
 
 
 async def test_a_new_price_is_what_the_next_submit_costs(config, cast, say, paid):

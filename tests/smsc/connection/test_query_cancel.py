@@ -190,7 +190,7 @@ async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(con
         assert await cancel(esme, sent.message_id) == CommandStatus.ESME_RSYSERR
         other.execute("ROLLBACK")
         assert balance(conn, cast) == 999_000
-        assert int(sent.message_id) in server._dispatcher._upstream._cancellable_ids
+        assert int(sent.message_id) in server.upstream.cancellable_ids
         assert await cancel(esme, sent.message_id) == 0
 
 
@@ -294,7 +294,7 @@ async def test_window_and_throughput_count_cancels_and_data_sm(config, cast, cha
         statuses = [answer.status for answer in await esme.wait_for_responses(batch)]
         assert statuses == [0, 0, CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RTHROTTLED, 0, 0, 0]
         change_account(throughput=1)
-        await wait_until(lambda: server._storage.find_account(cast.smpp_acme_1.name).throughput == 1)
+        await wait_until(lambda: server.storage.find_account(cast.smpp_acme_1.name).throughput == 1)
         batch = [data_sm(esme), data_sm(esme)]
         esme.send(*batch)
         assert [each.status for each in await esme.wait_for_responses(batch)] == [0, CommandStatus.ESME_RTHROTTLED]

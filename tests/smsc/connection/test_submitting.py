@@ -120,7 +120,7 @@ async def test_more_than_the_throughput_is_throttled_and_a_change_holds_at_once(
         statuses = [answer.status for answer in await esme.wait_for_responses(batch)]
         assert statuses.count(0) == 5
         change_account(throughput=0)
-        await wait_until(lambda: server._storage.find_account(cast.smpp_acme_1.name).throughput == 0)
+        await wait_until(lambda: server.storage.find_account(cast.smpp_acme_1.name).throughput == 0)
         batch = [esme.build_submit_sm() for _ in range(100)]
         esme.send(*batch)
         assert {answer.status for answer in await esme.wait_for_responses(batch)} == {0}
@@ -137,7 +137,7 @@ async def test_without_windowing_a_client_waits_instead_of_being_throttled(confi
     change_account(windowing=0, throughput=0)
     async with run_smsc(config) as server:
         in_flight, most = 0, 0
-        accept = server._storage.store_submit
+        accept = server.storage.store_submit
 
         def counted(submit, resolve):
             nonlocal in_flight, most
@@ -151,7 +151,7 @@ async def test_without_windowing_a_client_waits_instead_of_being_throttled(confi
 
             accept(submit, resolved)
 
-        server._storage.store_submit = counted
+        server.storage.store_submit = counted
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
         batch = [esme.build_submit_sm(registered_delivery=0) for _ in range(6_000)]
         # As long as nothing can be written nothing is answered, and everything would be heard.
