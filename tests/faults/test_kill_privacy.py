@@ -70,7 +70,7 @@ def accept_some(server: RunningServer, login: AccountLogin, receipts: dict[str, 
 def read_from_handsets(server: RunningServer, login: AccountLogin, how_many: int) -> list[bytes]:
     seen: list[bytes] = []
     client = smpplib.Client("127.0.0.1", server.port, timeout=10, allow_unknown_opt_params=True)
-    client.set_message_received_handler(lambda pdu: seen.append(pdu.short_message) and None)
+    client.set_message_received_handler(lambda pdu: seen.append(pdu.short_message))
     client.connect()
     client.bind_receiver(system_id=login.name, password=login.password)
     while len(seen) < how_many:
