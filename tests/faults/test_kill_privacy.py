@@ -5,6 +5,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 
 import pytest
 from smpplib import client as smpplib
@@ -91,7 +92,7 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
     receipts: dict[str, str] = {}
     for number in range(ROUNDS):
         with start_server(config, "smsc") as server:
-            wait_until(lambda running=server: is_listening(running))  # type: ignore[misc]
+            wait_until(partial(is_listening, server))
             submit_some(server, sends, str(number), sent)
             inbound.simulate_inbound_message(conn, HANDSET, NUMBER, f"{MARKER} {number}")
             wakeup_sender.send()
