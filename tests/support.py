@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyotp
 
@@ -157,7 +157,7 @@ def find_free_port() -> int:
             return port
 
 
-def wait_until(condition: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
+def wait_until(condition: Callable[[], T | Literal[False] | None], deadline_s: float = DEADLINE_S) -> T:
     """Call `condition` until its result is true (or not empty), and return the result.
 
     Raises:

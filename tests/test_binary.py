@@ -7,7 +7,9 @@ import struct
 import subprocess
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from fcntl import LOCK_EX, flock
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,7 @@ BINARY = ROOT / "dist" / "smpp-portal"
 
 
 @pytest.fixture(scope="session")
-def binary(tmp_path_factory):
+def binary() -> Path:
     """Builds it, unless it is up to date; two workers never build at the same time."""
     with (ROOT / ".venv" / ".building").open("w") as lock:
         flock(lock, LOCK_EX)
@@ -29,15 +31,16 @@ def binary(tmp_path_factory):
 
 
 @pytest.fixture
-def environment():
+def environment() -> dict[str, str]:
     ports = [str(find_free_port()) for _ in range(3)]
     return dict(zip(("PORTAL_WEB_PORT", "PORTAL_SMPP_PORT", "PORTAL_SMPP_TLS_PORT"), ports, strict=True)) | {"PATH": ""}
 
 
 @pytest.fixture
-def started(binary, tmp_path, environment):
+def started(binary: Path, tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The demo, running; its process and what it printed."""
     process = subprocess.Popen([binary, "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout
     printed = ""
     while "Data  " not in printed:
         line = process.stdout.readline().decode()
@@ -48,8 +51,15 @@ def started(binary, tmp_path, environment):
     process.stdout.close()
 
 
-def find_value(printed, name):
-    return re.search(rf"^  {name} +(\S+)", printed, re.MULTILINE)[1]
+def find_value(printed: str, name: str) -> str:
+    return find(rf"^  {name} +(\S+)", printed)
+
+
+def find(pattern: str, printed: str) -> str:
+    """What the group of a pattern, which is there, matches."""
+    found = re.search(pattern, printed, re.MULTILINE)
+    assert found
+    return found[1]
 
 
 class Browser:
@@ -99,7 +109,7 @@ def test_a_client_can_bind(started, environment):
 
 def test_its_own_command_sends_a_message(started, tmp_path, environment):
     _, printed = started
-    command = re.search(r"^  Send +(.+)$", printed, re.MULTILINE)[1]
+    command = find(r"^  Send +(.+)$", printed)
     done = subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "stat:DELIVRD" in done.stdout, done.stderr
 

@@ -4,6 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +25,7 @@ APP = [sys.executable, str(ROOT / "app.py")]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> settings.Config:
     """A demo as its first run makes it; nobody changes it."""
     folder = tmp_path_factory.mktemp("demo")
     config = settings.load_config(data=folder, env={})
@@ -31,40 +34,57 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def demo_conn(made):
+def demo_conn(made: settings.Config) -> Iterator[db.Connection]:
     conn = db.connect(made.database_file)
     yield conn
     conn.close()
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts `demo` in an empty folder; returns the server and what it prints once it is ready."""
-    started = []
-    ports = [find_free_port() for _ in range(3)]
+def ports() -> list[int]:
+    """Those of the pages, of SMPP, and of SMPP over TLS."""
+    return [find_free_port() for _ in range(3)]
+
+
+@pytest.fixture
+def environment(ports: list[int]) -> dict[str, str]:
+    """That of `demo`, and of its client."""
     names = ("PORTAL_WEB_PORT", "PORTAL_SMPP_PORT", "PORTAL_SMPP_TLS_PORT")
-    environment = clean_environment() | {name: str(port) for name, port in zip(names, ports, strict=True)}
-
-    def run():
-        process = subprocess.Popen([*APP, "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
-        started.append(process)
-        printed = ""
-        while "Data  " not in printed:
-            line = process.stdout.readline().decode()
-            assert line, "it ended before it was ready"
-            printed += line
-        data = tmp_path / "data" / "demo"
-        return RunningServer(f"http://127.0.0.1:{ports[0]}", ports[1], ports[2], data, process), printed
-
-    run.environment = environment
-    yield run
-    for process in started:
-        stop_process(process)
-        process.stdout.close()
+    return clean_environment() | {name: str(port) for name, port in zip(names, ports, strict=True)}
 
 
-def find_value(printed, name):
-    return re.search(rf"^  {name} +(\S+)", printed, re.MULTILINE)[1]
+@pytest.fixture
+def start(
+    tmp_path: Path, ports: list[int], environment: dict[str, str]
+) -> Iterator[Callable[[], tuple[RunningServer, str]]]:
+    """Starts `demo` in an empty folder; returns the server and what it prints once it is ready."""
+    with ExitStack() as running:
+
+        def run() -> tuple[RunningServer, str]:
+            process = subprocess.Popen([*APP, "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+            assert process.stdout
+            running.enter_context(process.stdout)
+            running.callback(stop_process, process)
+            printed = ""
+            while "Data  " not in printed:
+                line = process.stdout.readline().decode()
+                assert line, "it ended before it was ready"
+                printed += line
+            data = tmp_path / "data" / "demo"
+            return RunningServer(f"http://127.0.0.1:{ports[0]}", ports[1], ports[2], data, process), printed
+
+        yield run
+
+
+def find_value(printed: str, name: str) -> str:
+    return find(rf"^  {name} +(\S+)", printed)
+
+
+def find(pattern: str, printed: str) -> str:
+    """What the group of a pattern, which is there, matches."""
+    found = re.search(pattern, printed, re.MULTILINE)
+    assert found
+    return found[1]
 
 
 def test_there_is_something_to_see(demo_conn):
@@ -119,25 +139,25 @@ def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast,
     assert last.startswith("no receipt within 1 s")
 
 
-def test_what_it_prints_works(start, tmp_path):
+def test_what_it_prints_works(start, environment, tmp_path):
     server, printed = start()
     assert find_value(printed, "Open") == server.url
     assert is_server_ready(server)
     assert re.fullmatch(r"[0-9]{6}", find_value(printed, "TOTP code"))
-    command = re.search(r"^  Send +(.+)$", printed, re.MULTILINE)[1]
-    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
+    command = find(r"^  Send +(.+)$", printed)
+    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stderr == ""
     assert sent.stdout.startswith("bound as smpp-demo-1\naccepted: message id ")
     assert "stat:DELIVRD" in sent.stdout
-    receive = re.search(r"^  Receive +(.+)$", printed, re.MULTILINE)[1].replace("Hello back", "Grüße 👋")
+    receive = find(r"^  Receive +(.+)$", printed).replace("Hello back", "Grüße 👋")
     said_then = subprocess.run(receive, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert said_then.stdout.startswith("For smpp-demo-1. It waits seven days")
     conn = server.connect()
     wait_until(lambda: conn.execute("SELECT count(*) FROM received").fetchone()[0])
     conn.close()
-    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
+    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stdout.endswith("\nmessage from 393401234567: Grüße 👋\n")
-    next_code = re.search(r"the next: (.+)$", printed, re.MULTILINE)[1]
+    next_code = find(r"the next: (.+)$", printed)
     code = subprocess.run(next_code, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert re.fullmatch(r"[0-9]{6}\n", code.stdout)
 
@@ -155,14 +175,14 @@ def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp
     assert json.loads(shown.stdout)["status"] == "ERROR"
 
 
-def test_after_a_new_password_it_says_how_to_send(start, tmp_path):
+def test_after_a_new_password_it_says_how_to_send(start, environment, tmp_path):
     server, _ = start()
     regenerate = [*APP, "password", "regenerate", "smpp-demo-1", "--json", "--data", server.data]
     made = json.loads(subprocess.run(regenerate, check=True, capture_output=True).stdout)
 
     def send(*arguments):
         command = [*APP, "demo", "--send", "393401234567", "Hello", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=start.environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     assert "give the new one with --password" in send().stderr
     assert "stat:DELIVRD" in send("--password", made["password"]).stdout
@@ -190,10 +210,10 @@ def test_sending_while_it_does_not_run(made):
     assert "Is the demo running?" in done.stderr
 
 
-def test_a_refusal_of_the_server_is_shown(start, tmp_path):
+def test_a_refusal_of_the_server_is_shown(start, environment, tmp_path):
     server, _ = start()
     done = subprocess.run(
-        [*APP, "demo", "--send", "12", "Hello"], cwd=tmp_path, env=start.environment, capture_output=True, text=True
+        [*APP, "demo", "--send", "12", "Hello"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert done.stderr == "SubmitSm: refused with ESME_RINVDSTADR\n"

@@ -7,11 +7,14 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from portal.core import db
+from portal.core.config import Config
 from portal.services.accounts import session_records
 from portal.services.common import credit_amounts
 from portal.services.credits import credits
@@ -28,11 +31,11 @@ PROCESS = (
 
 
 @pytest.fixture
-def start(config, conn):
+def start(config: Config, conn: db.Connection) -> Iterator[Callable[[], Awaitable[subprocess.Popen[bytes]]]]:
     """Starts the server as a process of its own and waits until it is ready."""
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
 
-    async def start_one():
+    async def start_one() -> subprocess.Popen[bytes]:
         conn.execute("DELETE FROM components")
         process = subprocess.Popen([sys.executable, "-c", PROCESS, config.data], cwd=ROOT)
         started.append(process)
@@ -200,7 +203,8 @@ async def test_one_bad_job_does_not_take_the_others_with_it(config, cast, conn):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         batch = [esme.build_submit_sm() for _ in range(5)]
         esme.send(*batch)
-        server.storage.close_session(object())
+        no_session: Any = object()
+        server.storage.close_session(no_session)
         assert [answer.status for answer in await esme.wait_for_responses(batch)] == [0] * 5
 
 

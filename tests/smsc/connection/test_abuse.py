@@ -101,7 +101,7 @@ async def test_a_client_that_does_not_read_is_cut_off(limited, cast, change_acco
     async with run_smsc(limited(response_seconds=0.3)) as server:
         bystander = await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
         deaf = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, limit=1024)
-        deaf.writer.transport.pause_reading()
+        deaf.pause_reading()
         with pytest.raises(ConnectionError):
             await flood(deaf)
         assert (await bystander.submit(source="GLOBEX")).status == 0
@@ -132,7 +132,7 @@ async def test_who_says_much_without_a_bind_is_cut_off(config, cast):
         stranger.send(*[HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1)] * 21)
         await stranger.wait_for_close()
         patient = await RawEsme.connect(server.port)
-        patient.send(*[HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1)] * 19)
+        patient.send(*[HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 100)] * 19)
         assert await patient.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == 0
 
 

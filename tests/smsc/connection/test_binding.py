@@ -9,9 +9,8 @@ import pytest
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.common.audit import SHELL
 from portal.smsc.admission.connection_limits import ConnectionSlot
-from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
-from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
+from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, Pdu, SubmitSm
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 
 BINDS = [CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER]
@@ -160,9 +159,8 @@ async def test_a_change_without_a_wakeup_is_found_soon(config, cast, conn):
 async def test_what_an_open_connection_may_not(config, command):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect(server.port)
-        message = esme.build_submit_sm() if command is CommandId.SUBMIT_SM else HeaderOnlyPdu(command, 5)
-        if command is CommandId.DELIVER_SM:
-            message = pdu.DeliverSm(5)
+        messages: dict[CommandId, Pdu] = {CommandId.SUBMIT_SM: SubmitSm(5), CommandId.DELIVER_SM: DeliverSm(5)}
+        message = messages.get(command, HeaderOnlyPdu(command, 5))
         assert (await esme.request(message)).status == CommandStatus.ESME_RINVBNDSTS
         assert (await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 6))).status == 0
 

@@ -7,8 +7,9 @@ import pytest
 from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips, credentials, session_records
 from portal.services.common.audit import SHELL
+from portal.services.messages.smpp_config import AccountConfig
 from portal.services.senders import sender_requests, senders
-from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.protocol.constants import CommandId, CommandStatus
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.support import DEADLINE_S
 
@@ -56,7 +57,7 @@ async def test_after_the_unbind_submits_are_refused_and_a_silent_client_is_close
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         disable(conn, keys, account)
         wakeup_sender.send()
-        await esme.wait_for_pdu(6)
+        await esme.wait_for_pdu(CommandId.UNBIND)
         assert (await esme.submit()).status == CommandStatus.ESME_RINVBNDSTS
         await esme.wait_for_close()
 
@@ -142,7 +143,7 @@ async def test_a_sender_that_is_taken_away_is_refused_at_once(config, cast, conn
 
 def changes(server):
     """Waits for the next change of an account that the server works by: `await changes(server)()`."""
-    seen = asyncio.Queue()
+    seen: asyncio.Queue[AccountConfig] = asyncio.Queue()
     server.storage.on_account_change(seen.put_nowait)
 
     async def changed():

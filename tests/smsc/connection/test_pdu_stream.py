@@ -45,7 +45,7 @@ class RecordingStream(PduStream):
 
 async def test_who_sends_much_at_once_leaves_others_their_turn():
     loop = asyncio.get_running_loop()
-    heard = []
+    heard: list[int] = []
     pairs = [socket.socketpair() for _ in range(2)]
     transports = [
         (await loop.connect_accepted_socket(lambda: RecordingStream(heard, LimitSettings(), loop), ours))[0]

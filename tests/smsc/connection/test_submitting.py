@@ -160,7 +160,7 @@ async def test_without_windowing_a_client_waits_instead_of_being_throttled(confi
         await wait_until(lambda: most >= 1_000)
         conn.execute("COMMIT")
         async with asyncio.timeout(DEADLINE_S):
-            statuses = Counter([(await esme.read_pdu()).status for _ in batch])
+            statuses = Counter([(await esme.read_response()).status for _ in batch])
         # The account has credits for a thousand.
         assert statuses == {CommandStatus.ESME_ROK: 1_000, CommandStatus.ESME_RSUBMITFAIL: 5_000}
         assert most == 1_000

@@ -2,10 +2,11 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from portal.core import gsm0338
+from portal.core import db, gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages import validation
@@ -13,8 +14,10 @@ from portal.services.messages.deliveries import MAX_BLOCKING_ATTEMPTS, MAX_RETRY
 from portal.smsc.limits import InternalLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp
+from portal.smsc.server import SmppServer
 from portal.smsc.upstream.simulator import OUTCOMES_BY_SUFFIX
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
+from tests.support import Cast
 
 TEXT = re.compile(
     r"id:(\d+) sub:(\d{3}) dlvrd:(\d{3}) submit date:\d{10} done date:\d{10} stat:([A-Z]{7}) err:(\d{3}) text:(.*)"
@@ -31,12 +34,13 @@ def about(receipt):
 
 
 @pytest.fixture
-def wait_for(config, cast, conn):
+def wait_for(cast: Cast, conn: db.Connection) -> Callable[[SmppServer, int], Awaitable[list[str]]]:
     """Has the receipts of so many messages wait; returns the messages' ids in the order of the receipts."""
 
-    async def wait_for(server, how_many):
+    async def wait_for(server: SmppServer, how_many: int) -> list[str]:
         transmitter = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
-        before, ids = waiting(conn), []
+        before = waiting(conn)
+        ids: list[str] = []
         for _ in range(how_many):
             ids.append((await transmitter.submit()).message_id)
             await wait_until(lambda: waiting(conn) == before + len(ids))
@@ -76,20 +80,24 @@ async def test_its_text_reads_alike_as_gsm_and_as_ascii(config, cast):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         for text in (*(printable[start : start + 20] for start in range(0, len(printable), 20)), "è£\n😀"):
             assert (await esme.submit(data_coding=8, text=text.encode("utf-16-be"))).status == 0
-            shown = TEXT.fullmatch((await esme.receive_deliver_sm()).short_message.decode("ascii")).group(6)
-            assert shown == "".join(each if each in alike else "?" for each in text)
+            shown = TEXT.fullmatch((await esme.receive_deliver_sm()).short_message.decode("ascii"))
+            assert shown
+            assert shown[6] == "".join(each if each in alike else "?" for each in text)
 
 
-@pytest.mark.parametrize("ending", [digits for digits, fate in OUTCOMES_BY_SUFFIX.items() if fate and fate.delay < 1])
-async def test_the_simulators_outcomes(config, cast, conn, ending):
-    fate = OUTCOMES_BY_SUFFIX[ending]
+@pytest.mark.parametrize(
+    ("ending", "fate"), [(digits, fate) for digits, fate in OUTCOMES_BY_SUFFIX.items() if fate and fate.delay < 1]
+)
+async def test_the_simulators_outcomes(config, cast, conn, ending, fate):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(destination=f"393331234{ending}")
         receipt = await esme.receive_deliver_sm()
         assert receipt.tlvs[TlvTag.MESSAGE_STATE][0] == fate.state
         text = receipt.short_message.decode()
-        assert TEXT.fullmatch(text).group(5) == f"{fate.ptt:03d}"
+        shown = TEXT.fullmatch(text)
+        assert shown
+        assert shown[5] == f"{fate.ptt:03d}"
         state, ptt, upstream_status = conn.execute(
             "SELECT state, ptt, upstream_status FROM messages WHERE id = ?", (int(answer.message_id),)
         ).fetchone()
