@@ -59,7 +59,7 @@ def test_many_at_the_same_time_get_no_more_than_it_holds(connect):
     taken = []
     start = threading.Barrier(8)
 
-    def attempt():
+    def attempt() -> None:
         conn = connect()
         start.wait()
         for _ in range(5):

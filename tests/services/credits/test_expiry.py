@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -268,9 +269,7 @@ _STEP = st.one_of(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_STEP, min_size=10, max_size=40))
-def test_any_course_of_events_agrees_with_the_rules(
-    conn: Connection, cast: Cast, steps: list[tuple[object, ...]]
-) -> None:
+def test_any_course_of_events_agrees_with_the_rules(conn: Connection, cast: Cast, steps: list[tuple[Any, ...]]) -> None:
     clock = Clock()
     with mock.patch.object(core_clock, "time", clock):
         conn.execute("BEGIN IMMEDIATE")
@@ -280,7 +279,7 @@ def test_any_course_of_events_agrees_with_the_rules(
             conn.execute("ROLLBACK")
 
 
-def _play(conn: Connection, cast: Cast, clock: Clock, steps: list[tuple[object, ...]]) -> None:
+def _play(conn: Connection, cast: Cast, clock: Clock, steps: list[tuple[Any, ...]]) -> None:
     names = (cast.smpp_acme_1.name, cast.sms_acme_1.name)
     purses = [Purse(each, each.balance) for each in (accounts.get_account(conn, name) for name in names)]
     # Nearly nothing, so that what runs out matters.
@@ -288,7 +287,7 @@ def _play(conn: Connection, cast: Cast, clock: Clock, steps: list[tuple[object, 
         purse.balance = credits.correct_balance(conn, SHELL, purse.account, 20 - purse.balance, "a poor start")
 
     def next_id() -> int:
-        last = conn.execute("SELECT max(id) FROM movements").fetchone()[0]
+        last: int = conn.execute("SELECT max(id) FROM movements").fetchone()[0]
         return max(ids.min_id_at_time(clock.ms), last + 1)
 
     for what, *args in steps:

@@ -1,10 +1,13 @@
 """Customers delete messages; the self-check can still prove what was charged and counted for them."""
 
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import UNDELIVERABLE
@@ -13,7 +16,7 @@ from portal.services.history import deletion, history, refunds, removal, retenti
 from portal.services.history.deletion import SENT
 from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, outcomes, text_policy
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundMessage, MobileOriginatedMessage
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
@@ -126,6 +129,7 @@ def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn,
     for reference in (1, 2, 3):
         for number in (1, 2, 3, 4, 5):
             sent(conn, acme_1, "part", segment=Segment(reference, 5, number), at=NOW - 100 * DAY_MS)
+    steps: Iterator[object]
     if remove == "by retention":
         steps = retention.purge_messages(conn, 1, NOW, delete_batch_size=4)
     else:
@@ -283,7 +287,7 @@ BATCHES = {"read_batch_size": 5, "delete_batch_size": 2}
 
 
 @pytest.fixture
-def many(conn, acme_1):
+def many(conn: Connection, acme_1: Account) -> SimpleNamespace:
     """Twenty messages, of which two go at once with `BATCHES`."""
     messages = sent(conn, acme_1, *[f"text {number}" for number in range(20)])
     return SimpleNamespace(messages=messages, scope=deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
@@ -294,6 +298,7 @@ def test_it_goes_on_where_it_was(conn, acme_1, many):
     steps = deletion.run_deletion(conn, deletion_id, **BATCHES)
     while deletion.get_deletion_by_id(conn, deletion_id).removed < 6:
         next(steps)
+    assert isinstance(steps, Generator)
     steps.close()
 
     assert deletion.get_deletion_by_id(conn, deletion_id).total == 20
@@ -331,7 +336,7 @@ def test_two_that_work_at_once_count_once(conn, acme_1, many):
 
 
 @pytest.fixture
-def deleted(conn, acme_1):
+def deleted(conn: Connection, acme_1: Account) -> SimpleNamespace:
     """Of three messages of one charge the first and the last have gone, and a refunded one."""
     batch = sent(conn, acme_1, "one", "two", "three")
     (paid_back,) = sent(conn, acme_1, "four", destination="33612345678")
@@ -406,7 +411,7 @@ def test_what_a_deleted_message_cost_is_given_back_once(conn, acme_1, deleted):
 
 
 @pytest.fixture
-def replies(conn, acme_1, globex_1):
+def replies(conn: Connection, acme_1: Account, globex_1: Account) -> list[InboundMessage]:
     """What handsets have sent to two accounts: the first one's STOP was accepted by a client, the others wait."""
     inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "390123")
     inbound_numbers.add_inbound_number(conn, SHELL, globex_1, "390456")

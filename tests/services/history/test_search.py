@@ -2,22 +2,27 @@
 
 import re
 import unicodedata
+from datetime import date
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, PTT_DESCRIPTIONS, REJECTED, UNDELIVERABLE
 from portal.services.common.periods import Period
 from portal.services.history import search, search_index
-from portal.services.history.history import list_texts_by_id
+from portal.services.history.history import SentText, list_texts_by_id
 from portal.services.history.search import SearchQuery
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import UCS2, Segment
+from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
 # Few of each, so that many searches match, and many match nearly.
@@ -27,7 +32,7 @@ WORDS = ("parcel", "Parcels", "città", "CITTA", "ab", "Ünïted", "4711", "471"
 SEARCH_TEXTS = (*WORDS, "parc", "cit", "unit", "47", "47119", "b", "!", "perche parc", "città 4711", "È")
 
 
-def build_index(conn, chunk_size=3):
+def build_index(conn: Connection, chunk_size: int = 3) -> int:
     """Build all chunks that can be built, of few messages, so that a test needs few of them for several chunks."""
     built = 0
     while step := sum(search_index.build_search_chunks(conn, chunk_size=chunk_size)):
@@ -35,7 +40,17 @@ def build_index(conn, chunk_size=3):
     return built
 
 
-def send(conn, account, text, *, source="ACME", destination=NUMBERS[0], segment=None, at=None, **more):
+def send(
+    conn: Connection,
+    account: Account,
+    text: str,
+    *,
+    source: str = "ACME",
+    destination: str = NUMBERS[0],
+    segment: Segment | None = None,
+    at: int | None = None,
+    **more: object,
+) -> int:
     conn.execute("UPDATE accounts SET any_sender = 1 WHERE any_sender = 0")
     submit = prepare_submit(
         conn,
@@ -47,26 +62,27 @@ def send(conn, account, text, *, source="ACME", destination=NUMBERS[0], segment=
         segment=segment,
         **more,
     )
-    return intake.store_messages(conn, [submit], at).message_ids[0]
+    (message_id,) = store_messages(conn, [submit], at)
+    return message_id
 
 
-def end(conn, message_id, ptt):
+def end(conn: Connection, message_id: int, ptt: int) -> None:
     state = DELIVERED if ptt == 0 else REJECTED if ptt == 53 else UNDELIVERABLE
     outcomes.finish_messages(conn, [MessageOutcome(message_id, state, ptt, now_ms())])
 
 
-def search_for(conn, account, **fields):
+def search_for(conn: Connection, account: Account, **fields: Any) -> list[str]:
     return [each.text for each in search.search_texts(conn, account.id, SearchQuery(**fields)).texts]
 
 
 # --- against a comparison with each text
 
 
-def fold(text):
+def fold(text: str) -> str:
     return "".join(each for each in unicodedata.normalize("NFD", text.casefold()) if not unicodedata.combining(each))
 
 
-def matches(text, query):
+def matches(text: SentText, query: SearchQuery) -> bool:
     codes = {each.ptt for each in text.messages}
     words = re.findall(r"\w+", fold(text.text))
     prefixes = re.findall(r"\w+", fold(query.text))
@@ -89,7 +105,7 @@ def matches(text, query):
     )
 
 
-def list_newest_first(conn, account):
+def list_newest_first(conn: Connection, account: Account) -> list[SentText]:
     rows = conn.execute("SELECT id FROM messages WHERE account_id = ? AND joined_to IS NULL", (account.id,))
     return list_texts_by_id(conn, account.id, [row[0] for row in rows])[::-1]
 
@@ -145,14 +161,14 @@ def test_what_is_found_is_what_a_look_at_each_finds(
             build_index(conn, chunk_size)
         at = now - each.pop("days_ago") * DAY_MS
         ptt, mine, scheduled = each.pop("ptt"), each.pop("mine"), each.pop("scheduled")
-        more = {"scheduled_at": now + DAY_MS} if scheduled else {}
+        more: dict[str, Any] = {"scheduled_at": now + DAY_MS} if scheduled else {}
         message_id = send(conn, acme_1 if mine else globex_1, each.pop("text"), at=at, **each, **more)
         if ptt != 254:
             end(conn, message_id, ptt)
     everything = list_newest_first(conn, acme_1)
     for each in searches:
         least, most = each.pop("days")
-        each["period"] = Period(now - most * DAY_MS + 1, now - least * DAY_MS + DAY_MS, None, None)
+        each["period"] = Period(now - most * DAY_MS + 1, now - least * DAY_MS + DAY_MS, None, date.max)
         query = SearchQuery(**each)
         expected = [text.id for text in everything if matches(text, query)]
         assert [text.id for text in search.iterate_texts(conn, acme_1.id, query, batch_size=size)] == expected
@@ -293,9 +309,9 @@ def test_no_search_sorts_or_reads_another_account(conn, acme_1, fields, index_us
         end(conn, send(conn, acme_1, "parcel", segment=Segment(1, 2, number % 2 + 1)), number % 2)
     send(conn, acme_1, "parcel")
     build_index(conn)
-    statements = []
+    statements: list[str] = []
     conn.set_trace_callback(statements.append)
-    search_for(conn, acme_1, **fields, period=Period(1, 1 << 42, None, None))
+    search_for(conn, acme_1, **fields, period=Period(1, 1 << 42, None, date.max))
     search.search_texts(conn, acme_1.id, SearchQuery(**fields), after=ids.min_id_at_time(1))
     conn.set_trace_callback(None)
     steps = [row["detail"] for sql in statements for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")]

@@ -1,5 +1,7 @@
 import pytest
 
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import blacklist
@@ -8,7 +10,7 @@ from tests.support import prepare_submit
 NUMBER, OTHER = "393337654321", "393337654322"
 
 
-def numbers(conn, account):
+def numbers(conn: Connection, account: Account) -> list[tuple[str, int | None]]:
     return [(each.number, each.received_id) for each in blacklist.list_blacklist(conn, account.id)]
 
 

@@ -1,6 +1,11 @@
+from collections.abc import Collection
+from typing import Any
+
 import pytest
 
 from portal.core.clock import now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import inbound_numbers, smpp_config
@@ -8,7 +13,7 @@ from portal.services.senders import senders
 from tests.documents import JPEG, PDF
 
 
-def allowed(conn, account):
+def allowed(conn: Connection, account: Account) -> Collection[str]:
     return next(each.senders for each in smpp_config.load_account_configs(conn) if each.id == account.id)
 
 
@@ -84,8 +89,9 @@ def test_what_is_not_listed_cannot_be_decided(conn, acme_1):
 
 def test_texts_have_bounds(conn, acme_1):
     for field in ("description", "reason"):
+        too_long: dict[str, Any] = {field: "x" * 201}
         with pytest.raises(senders.SenderFieldTooLong) as caught:
-            senders.add_sender(conn, SHELL, acme_1, "SHOP", **{field: "x" * 201})
+            senders.add_sender(conn, SHELL, acme_1, "SHOP", **too_long)
         assert caught.value.field == field
     with pytest.raises(senders.SenderFieldTooLong):
         senders.decide_sender(conn, SHELL, acme_1, "ACME", approve=False, comment="x" * 201)
@@ -100,7 +106,7 @@ def test_an_account_has_a_hundred_senders_at_most(conn, acme_2):
     senders.add_sender(conn, SHELL, acme_2, "ONEMORE")
 
 
-def statuses(conn, account):
+def statuses(conn: Connection, account: Account) -> dict[str, str]:
     return {each.address: each.status for each in senders.list_senders(conn, account.id)}
 
 
@@ -121,10 +127,12 @@ def test_one_that_was_refused_can_be_asked_for_again(conn, acme_1):
     with pytest.raises(senders.SenderExists):
         senders.add_sender(conn, SHELL, acme_1, "SHOP")
     senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=False)
-    assert senders.add_sender(conn, SHELL, acme_1, "SHOP", document=JPEG).document.type == "jpeg"
+    document = senders.add_sender(conn, SHELL, acme_1, "SHOP", document=JPEG).document
+    assert document is not None
+    assert document.type == "jpeg"
 
 
-def fill_list(conn, account, count):
+def fill_list(conn: Connection, account: Account, count: int) -> None:
     """Ask for senders until the account has so many."""
     for number in range(count - len(senders.list_senders(conn, account.id))):
         senders.add_sender(conn, SHELL, account, f"SENDER{number}")
@@ -287,4 +295,5 @@ def test_all_of_it_is_in_the_audit_log(conn, acme_1):
         "add", "approve", "disable", "enable", "remove", "restore",
     ]  # fmt: skip
     assert {each.details["address"] for each in entries} == {"SHOP"}
+    assert sender.document is not None
     assert (entries[-1].details["document"], entries[-2].details["comment"]) == (sender.document.id, "Seen")

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.statistics import rollup
+from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
 HOUR_MS = 3_600_000
@@ -20,7 +23,7 @@ HOUR_MS = 3_600_000
 AT = int(datetime(2026, 10, 31, 22, tzinfo=UTC).timestamp() * 1000)
 
 
-def begins(length, at):
+def begins(length: int, at: int) -> int:
     if length == rollup.HOUR:
         return at // HOUR_MS
     if length == rollup.DAY:
@@ -29,9 +32,11 @@ def begins(length, at):
     return date.year * 12 + date.month - 1
 
 
-def recounted(conn):
+def recounted(conn: Connection) -> list[Counter[tuple[object, ...]]]:
     """What the three tables have to say, from the messages alone."""
-    amounts, endings, times = Counter(), Counter(), Counter()
+    amounts: Counter[tuple[object, ...]] = Counter()
+    endings: Counter[tuple[object, ...]] = Counter()
+    times: Counter[tuple[object, ...]] = Counter()
     for row in conn.execute("SELECT * FROM messages"):
         at = ids.time_from_id(row["id"])
         charged = row["price"] > 0
@@ -53,8 +58,10 @@ def recounted(conn):
     return [+each for each in (amounts, endings, times)]
 
 
-def gathered(conn):
-    amounts, endings, times = Counter(), Counter(), Counter()
+def gathered(conn: Connection) -> list[Counter[tuple[object, ...]]]:
+    amounts: Counter[tuple[object, ...]] = Counter()
+    endings: Counter[tuple[object, ...]] = Counter()
+    times: Counter[tuple[object, ...]] = Counter()
     for row in conn.execute("SELECT * FROM statistics"):
         for name in ("sent", "delivered", "failed", "stopped", "refused", "parts", "price"):
             amounts[*tuple(row)[:5], name] = row[name]
@@ -65,7 +72,7 @@ def gathered(conn):
     return [+each for each in (amounts, endings, times)]
 
 
-def sent(conn, rng, account, at):
+def sent(conn: Connection, rng: random.Random, account: Account, at: int) -> list[int]:
     """A few messages of different kinds; returns those that were taken in to be sent."""
     submits = [
         prepare_submit(
@@ -120,11 +127,11 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
 
 
 def test_two_that_gather_at_once_count_once(conn, connect, acme_1):
-    (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
+    (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id)])
     outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
     other, results = connect(), []
 
-    def roll_up_other(sql):
+    def roll_up_other(sql: str) -> None:
         """The other one comes between reading and writing."""
         if sql.startswith("BEGIN"):
             conn.set_trace_callback(None)
@@ -141,7 +148,7 @@ def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1):
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id)] * 2)
     for step, _ in enumerate(rollup.roll_up_in_batches(conn, max_messages=1)):
         assert step < 2
-        (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
+        (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id)])
         outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
     rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)

@@ -5,7 +5,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import gmtime, strftime
 
 import pytest
@@ -423,10 +423,10 @@ def test_the_session_that_it_came_from(alice: Browser, conn: db.Connection) -> N
         conn, [session_records.SmppSessionEnd(7, clock.now_ms() + 60_000, keep_record=True)]
     )
     page_text = extract_text(alice.get(address).text)
-    ended = i18n.format_date_time(
-        session_records.find_smpp_session_summaries(conn, acting.get_account(conn, "smpp-acme-1").id, [7])[7].ended_at,
-        "UTC",
-    )
+    account_id = acting.get_account(conn, "smpp-acme-1").id
+    ended_at = session_records.find_smpp_session_summaries(conn, account_id, [7])[7].ended_at
+    assert ended_at is not None
+    ended = i18n.format_date_time(ended_at, "UTC")
     assert "Session 7 203.0.113.7 Transmitter not encrypted from " in page_text
     assert f" to {ended}" in page_text
     conn.execute("DELETE FROM ended_sessions")
@@ -533,6 +533,7 @@ def test_all_customers_together_have_four_downloads_at_a_time() -> None:
     # Not by requests: those of one thread share what Flask keeps until they are closed, and so who asks.
     underway = [downloads.limit_downloads(customer, iter(["line"])) for customer in (1, 1, 1, 2, 2, 3)]
     assert [bool(next(each)) for each in underway] == [True, True, False, True, True, False]
+    assert isinstance(underway[0], Generator)
     underway[0].close()
     assert next(downloads.limit_downloads(3, iter(["line"])))
 
