@@ -10,6 +10,8 @@ from itertools import count
 from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 from portal.core.config import Config
+from portal.services.messages.smpp_config import AccountConfig
+from portal.smsc.connection.session import SmppSession
 from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS, InternalLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId
@@ -213,6 +215,18 @@ async def run_smsc(
         await close_connections()
         await server.close()
         assert not died.is_set()
+
+
+def get_account_config(server: SmppServer, system_id: str) -> AccountConfig:
+    """What the server has of an account in memory."""
+    account = server.storage.find_account(system_id)
+    assert account is not None
+    return account
+
+
+def list_sessions(server: SmppServer) -> list[SmppSession]:
+    """The sessions of all connections, bound or not."""
+    return [each for each in server.connection_limits.sessions if isinstance(each, SmppSession)]
 
 
 async def close_connections() -> None:

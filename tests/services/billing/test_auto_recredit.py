@@ -170,7 +170,7 @@ def test_a_rule_that_does_not_apply_costs_no_statement(conn, allow, rule, send):
 
 
 def test_it_finds_what_decides_by_indexes(conn, acme_2):
-    statements = []
+    statements: list[str] = []
     conn.set_trace_callback(statements.append)
     auto_recredit.find_accounts_to_recredit(conn, [acme_2.id])
     conn.set_trace_callback(None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -283,7 +284,7 @@ def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
 # --- a deletion under way
 
 
-BATCHES = {"read_batch_size": 5, "delete_batch_size": 2}
+BATCHES: dict[str, Any] = {"read_batch_size": 5, "delete_batch_size": 2}
 
 
 @pytest.fixture

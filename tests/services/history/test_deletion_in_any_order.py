@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from tests.services.history.deleting import delete, keep, left
 from tests.services.submitting import cancel_message
 from tests.support import prepare_submit
 
-BATCHES = {"read_batch_size": 7, "delete_batch_size": 3}
+BATCHES: dict[str, Any] = {"read_batch_size": 7, "delete_batch_size": 3}
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -11,7 +11,7 @@ from portal.services.common.audit import SHELL
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, Pdu, SubmitSm
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 
 BINDS = [CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER]
 
@@ -106,7 +106,7 @@ async def test_one_transceiver_or_one_pair(config, cast):
 async def test_more_binds_where_the_account_has_them(config, cast, change_account):
     async with run_smsc(config) as server:
         change_account(binds=2)
-        await wait_until(lambda: server.storage.find_account(cast.smpp_acme_1.name).binds == 2)
+        await wait_until(lambda: get_account_config(server, cast.smpp_acme_1.name).binds == 2)
         for _ in range(2):
             await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         third = await RawEsme.connect(server.port)

@@ -10,7 +10,7 @@ from portal.services.common.audit import SHELL
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.senders import sender_requests, senders
 from portal.smsc.protocol.constants import CommandId, CommandStatus
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 from tests.support import DEADLINE_S
 
 
@@ -90,7 +90,7 @@ async def test_an_old_password_in_its_grace_period_stays_until_its_end(
         esme = await RawEsme.connect_and_bind(server.port, login)
         new = credentials.regenerate_smpp_password(conn, keys, SHELL, account, grace_ms=1_000, send_mail=False)
         wakeup_sender.send()
-        await wait_until(lambda: len(server.storage.find_account(login.name).passwords) == 2)
+        await wait_until(lambda: len(get_account_config(server, login.name).passwords) == 2)
         assert (await esme.submit()).status == 0
         await esme.wait_for_unbind()
         other = await RawEsme.connect(server.port)
@@ -127,7 +127,7 @@ async def test_an_address_that_another_entry_covers_ends_nothing(config, cast, c
         single = allowed_ips.get_allowed_ip_by_network(conn, account.id, "127.0.0.1")
         allowed_ips.remove_allowed_ip(conn, SHELL, account, single.id)
         wakeup_sender.send()
-        await wait_until(lambda: len(server.storage.find_account(account.name).networks) == 2)
+        await wait_until(lambda: len(get_account_config(server, account.name).networks) == 2)
         assert (await esme.submit()).status == 0
 
 
@@ -137,7 +137,7 @@ async def test_a_sender_that_is_taken_away_is_refused_at_once(config, cast, conn
         assert (await esme.submit()).status == 0
         conn.execute("DELETE FROM senders WHERE account_id = ?", (account.id,))
         wakeup_sender.send()
-        await wait_until(lambda: not server.storage.find_account(account.name).senders)
+        await wait_until(lambda: not get_account_config(server, account.name).senders)
         assert (await esme.submit()).status == CommandStatus.ESME_RINVSRCADR
 
 

@@ -11,7 +11,7 @@ from portal.services.credits import credits
 from portal.services.operations import self_check
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, DataSm, HeaderOnlyPdu, Pdu, QuerySm, QuerySmResp
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 
 LATER = "000000010000000R"
 PENDING = "393331230006"
@@ -295,7 +295,7 @@ async def test_window_and_throughput_count_cancels_and_data_sm(config, cast, cha
         statuses = [answer.status for answer in await esme.wait_for_responses(batch)]
         assert statuses == [0, 0, CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RTHROTTLED, 0, 0, 0]
         change_account(throughput=1)
-        await wait_until(lambda: server.storage.find_account(cast.smpp_acme_1.name).throughput == 1)
+        await wait_until(lambda: get_account_config(server, cast.smpp_acme_1.name).throughput == 1)
         batch = [data_sm(esme), data_sm(esme)]
         esme.send(*batch)
         assert [each.status for each in await esme.wait_for_responses(batch)] == [0, CommandStatus.ESME_RTHROTTLED]

@@ -2,9 +2,10 @@
 
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
+from portal.services.accounts.session_records import SmppSessionProgress
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, list_sessions, run_smsc, wait_until
 
 
 def save_progress(server):
@@ -47,11 +48,11 @@ async def test_the_graph_goes_back_a_minute_and_then_is_empty(config, cast, conn
         assert await shown(server, conn, account, lambda each: each.submitted and not each.rates)
 
 
-async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, conn, account):
+async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, conn, account, monkeypatch):
     async with run_smsc(config) as server:
         await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        written = []
-        server.storage.update_session_progress = written.append
+        written: list[SmppSessionProgress] = []
+        monkeypatch.setattr(server.storage, "update_session_progress", written.append)
         save_progress(server)
         assert len(written) == 1
         for _ in range(3):
@@ -85,7 +86,7 @@ async def test_a_session_that_ends_before_its_message_is_answered_is_kept(config
         await wait_until(lambda: session_records.list_open_smpp_sessions(conn, account.id))
         conn.execute("BEGIN IMMEDIATE")
         esme.send(esme.build_submit_sm())
-        (session,) = server.connection_limits.sessions
+        (session,) = list_sessions(server)
         await wait_until(lambda: session.get_progress("").window)
         await esme.close()
         await wait_until(lambda: not server.connection_limits.sessions)
