@@ -23,7 +23,7 @@ def test_without_an_installation_init_is_named(app, command):
 def test_wrong_usage_is_2(app, args):
     done = app(*args)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "usage:" in done.stderr
+    assert "Usage:" in done.stderr
 
 
 def test_options_may_stand_before_the_command_or_after_it(app, data, config):
