@@ -20,7 +20,7 @@ from portal.services.people import customers
 
 _CODING_NAMES = {accounts.ASCII: "ASCII", accounts.LATIN_1: "Latin-1", accounts.BINARY: "binary"}
 
-account = add_group("account", {"add": "passwords", "alert": "alerts", "recredit": "alerts"})
+account_group = add_group("account", {"add": "passwords", "alert": "alerts", "recredit": "alerts"})
 
 
 class Codings(click.ParamType[frozenset[int]]):
@@ -60,7 +60,7 @@ ANY_SENDER_HELP = "Messages may carry any source address."
 PACKED_GSM_HELP = "GSM 03.38 comes packed, eight characters in seven octets."
 
 
-@account.command("change", example="account change smpp-acme-1 --throughput 50 --any-sender")
+@account_group.command("change", example="account change smpp-acme-1 --throughput 50 --any-sender")
 @account_argument
 @windowing_option
 @throughput_option
@@ -68,20 +68,20 @@ PACKED_GSM_HELP = "GSM 03.38 comes packed, eight characters in seven octets."
 @click.option("--any-sender/--no-any-sender", default=None, help=ANY_SENDER_HELP)
 @data_coding_option
 @click.option("--packed-gsm/--no-packed-gsm", default=None, help=PACKED_GSM_HELP)
-def _change_account(context: CommandContext, account_name: str, **account_settings: Any) -> CommandOutput:
+def _change_account(context: CommandContext, account: Account, **account_settings: Any) -> CommandOutput:
     """Change what one may do; open sessions go on under it."""
-    accounts.change_account(context.conn, SHELL, accounts.get_account(context.conn, account_name), **account_settings)
-    return _describe_account(context, account_name)
+    accounts.change_account(context.conn, SHELL, account, **account_settings)
+    return _describe_account(accounts.get_account(context.conn, account.name))
 
 
-@account.command("show", example="account show smpp-acme-1")
+@account_group.command("show", example="account show smpp-acme-1")
 @account_argument
-def _show_account(context: CommandContext, account_name: str) -> CommandOutput:
+def _show_account(context: CommandContext, account: Account) -> CommandOutput:
     """Show one."""
-    return _describe_account(context, account_name)
+    return _describe_account(account)
 
 
-@account.command("list", example="account list --json")
+@account_group.command("list", example="account list --json")
 def _list_accounts(context: CommandContext) -> CommandOutput:
     """List all."""
     names = {each.id: each.name for each in customers.list_all_customers(context.conn)}
@@ -92,24 +92,23 @@ def _list_accounts(context: CommandContext) -> CommandOutput:
     return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
 
 
-@account.command("disable", example="account disable smpp-acme-1")
+@account_group.command("disable", example="account disable smpp-acme-1")
 @account_argument
-def _disable_account(context: CommandContext, account_name: str) -> CommandOutput:
+def _disable_account(context: CommandContext, account: Account) -> CommandOutput:
     """Switch one off: its sessions are unbound, and nothing can bind."""
-    accounts.disable_account(context.conn, SHELL, accounts.get_account(context.conn, account_name))
-    return _describe_account(context, account_name)
+    accounts.disable_account(context.conn, SHELL, account)
+    return _describe_account(accounts.get_account(context.conn, account.name))
 
 
-@account.command("enable", example="account enable smpp-acme-1")
+@account_group.command("enable", example="account enable smpp-acme-1")
 @account_argument
-def _enable_account(context: CommandContext, account_name: str) -> CommandOutput:
+def _enable_account(context: CommandContext, account: Account) -> CommandOutput:
     """Switch one on again."""
-    accounts.enable_account(context.conn, SHELL, accounts.get_account(context.conn, account_name))
-    return _describe_account(context, account_name)
+    accounts.enable_account(context.conn, SHELL, account)
+    return _describe_account(accounts.get_account(context.conn, account.name))
 
 
-def _describe_account(context: CommandContext, account_name: str) -> CommandOutput:
-    account = accounts.get_account(context.conn, account_name)
+def _describe_account(account: Account) -> CommandOutput:
     values = _account_to_dict(account)
     limits = {name: values[name] or "no limit" for name in ("windowing", "throughput", "binds")}
     codings = ["GSM 03.38, packed" if account.packed_gsm else "GSM 03.38", "UCS-2"]

@@ -12,7 +12,8 @@ from portal.cli.shell import (
     format_timestamp,
 )
 from portal.core.clock import now_ms
-from portal.services.accounts import accounts, allowed_ips
+from portal.services.accounts import allowed_ips
+from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP
 from portal.services.common.audit import SHELL
 
@@ -27,13 +28,13 @@ _network_argument = click.argument("network", metavar="IP|CIDR")
 @click.option("--label", default="", metavar="T")
 @click.option("--expires", type=Duration(), metavar="8h", help="Good for so long; without it, until removed.")
 def _add_allowed_ip(
-    context: CommandContext, account_name: str, network: str, *, label: str, expires: int | None
+    context: CommandContext, account: Account, network: str, *, label: str, expires: int | None
 ) -> CommandOutput:
     """Authorise an address or a range."""
     entry = allowed_ips.add_allowed_ip(
         context.conn,
         SHELL,
-        accounts.get_account(context.conn, account_name),
+        account,
         network,
         label=label,
         expires_at=None if expires is None else now_ms() + expires,
@@ -45,9 +46,8 @@ def _add_allowed_ip(
 @ip.command("remove", example="ip remove smpp-acme-1 203.0.113.0/28")
 @account_argument
 @_network_argument
-def _remove_allowed_ip(context: CommandContext, account_name: str, network: str) -> CommandOutput:
+def _remove_allowed_ip(context: CommandContext, account: Account, network: str) -> CommandOutput:
     """Take one off the list: sessions that only it allowed are unbound."""
-    account = accounts.get_account(context.conn, account_name)
     entry = allowed_ips.get_allowed_ip_by_network(context.conn, account.id, network)
     removed_entry = allowed_ips.remove_allowed_ip(context.conn, SHELL, account, entry.id)
     return CommandOutput(_allowed_ip_to_dict(removed_entry), f"{removed_entry.network} removed")
@@ -55,9 +55,9 @@ def _remove_allowed_ip(context: CommandContext, account_name: str, network: str)
 
 @ip.command("list", example="ip list smpp-acme-1")
 @account_argument
-def _list_allowed_ips(context: CommandContext, account_name: str) -> CommandOutput:
+def _list_allowed_ips(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
-    entries = allowed_ips.list_allowed_ips(context.conn, accounts.get_account(context.conn, account_name).id)
+    entries = allowed_ips.list_allowed_ips(context.conn, account.id)
     return CommandOutput([_allowed_ip_to_dict(each) for each in entries], _format_allowed_ips(entries))
 
 

@@ -29,9 +29,8 @@ _reason_option = click.option(
 
 @credit.command("show", example="credits show smpp-acme-1")
 @account_argument
-def _show_balance(context: CommandContext, account_name: str) -> CommandOutput:
+def _show_balance(context: CommandContext, account: Account) -> CommandOutput:
     """Show an account's balance, and what of it runs out."""
-    account = accounts.get_account(context.conn, account_name)
     output, lots = (
         _describe_balance(account, account.balance),
         expiry.list_expiring_credit_lots(context.conn, account.id),
@@ -55,9 +54,8 @@ def _show_balance(context: CommandContext, account_name: str) -> CommandOutput:
 @_amount_argument
 @click.option("--note", default="", metavar="T", help="Stands in the ledger.")
 @click.option("--until", default="", metavar="DATE", help="The last day on which they are good: 2027-12-31.")
-def _grant_credits(context: CommandContext, account_name: str, amount: int, *, note: str, until: str) -> CommandOutput:
+def _grant_credits(context: CommandContext, account: Account, amount: int, *, note: str, until: str) -> CommandOutput:
     """Give an account credits."""
-    account = accounts.get_account(context.conn, account_name)
     expires_at = expiry.parse_credit_expiry_date(until, context.config.timezone)
     return _describe_balance(
         account, credits.grant_credits(context.conn, SHELL, account, amount, note, expires_at=expires_at)
@@ -83,9 +81,8 @@ def _transfer_credits(context: CommandContext, source_name: str, target_name: st
 @account_argument
 @click.argument("amount", type=Amount(credit_amounts.parse_amount_change), metavar="±N")
 @_reason_option
-def _correct_balance(context: CommandContext, account_name: str, amount: int, *, reason: str) -> CommandOutput:
+def _correct_balance(context: CommandContext, account: Account, amount: int, *, reason: str) -> CommandOutput:
     """Put a balance right: with a minus credits are taken away, as far as there are so many."""
-    account = accounts.get_account(context.conn, account_name)
     return _describe_balance(
         account,
         credits.correct_balance(context.conn, SHELL, account, amount, reason),
@@ -98,12 +95,11 @@ def _correct_balance(context: CommandContext, account_name: str, amount: int, *,
 @click.option("--message", type=int, metavar="ID", help="Give back what this message cost, once; leave out N.")
 @_reason_option
 def _refund_credits(
-    context: CommandContext, account_name: str, amount: int | None, *, message: int | None, reason: str
+    context: CommandContext, account: Account, amount: int | None, *, message: int | None, reason: str
 ) -> CommandOutput:
     """Give credits back, or what a message cost."""
     if amount is None and message is None:
         wrong_usage("give N, or --message ID")
-    account = accounts.get_account(context.conn, account_name)
     with write_transaction(context.conn):
         if message is None:
             assert amount is not None

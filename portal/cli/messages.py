@@ -16,6 +16,7 @@ from portal.cli.shell import (
     format_timestamp,
 )
 from portal.services.accounts import accounts, session_records
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.messages import blacklist, inbound, inbound_numbers
@@ -62,9 +63,8 @@ def _simulate_inbound_message(context: CommandContext, text: str, *, source: str
 @account_argument
 @_number_argument
 @_keyword_option
-def _add_inbound_number(context: CommandContext, account_name: str, number: str, *, keyword: str) -> CommandOutput:
+def _add_inbound_number(context: CommandContext, account: Account, number: str, *, keyword: str) -> CommandOutput:
     """Let what is sent to a number reach an account."""
-    account = accounts.get_account(context.conn, account_name)
     added = inbound_numbers.add_inbound_number(context.conn, SHELL, account, number, keyword)
     return CommandOutput(_inbound_number_to_dict(added), f"What is sent to {added} reaches {account.name}.")
 
@@ -73,18 +73,17 @@ def _add_inbound_number(context: CommandContext, account_name: str, number: str,
 @account_argument
 @_number_argument
 @_keyword_option
-def _remove_inbound_number(context: CommandContext, account_name: str, number: str, *, keyword: str) -> CommandOutput:
+def _remove_inbound_number(context: CommandContext, account: Account, number: str, *, keyword: str) -> CommandOutput:
     """Let it reach the account no more."""
-    account = accounts.get_account(context.conn, account_name)
     removed = inbound_numbers.remove_inbound_number(context.conn, SHELL, account, number, keyword)
     return CommandOutput(_inbound_number_to_dict(removed), f"{removed} removed")
 
 
 @route.command("list", example="route list smpp-acme-1")
 @account_argument
-def _list_inbound_numbers(context: CommandContext, account_name: str) -> CommandOutput:
+def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
-    numbers = inbound_numbers.list_inbound_numbers(context.conn, accounts.get_account(context.conn, account_name).id)
+    numbers = inbound_numbers.list_inbound_numbers(context.conn, account.id)
     rows = [(each.number, each.keyword) for each in numbers]
     return CommandOutput([_inbound_number_to_dict(each) for each in numbers], format_table(("number", "keyword"), rows))
 
@@ -99,30 +98,26 @@ def _inbound_number_to_dict(number: InboundNumber) -> dict[str, object]:
 @blacklist_group.command("add", example="blacklist add smpp-acme-1 393401234567")
 @account_argument
 @_number_argument
-def _add_blacklist_entry(context: CommandContext, account_name: str, number: str) -> CommandOutput:
+def _add_blacklist_entry(context: CommandContext, account: Account, number: str) -> CommandOutput:
     """Put a number on it."""
-    entry = blacklist.add_blacklist_number(
-        context.conn, SHELL, accounts.get_account(context.conn, account_name), number
-    )
-    return CommandOutput(_blacklist_entry_to_dict(entry), f"{entry.number} gets no messages of {account_name}.")
+    entry = blacklist.add_blacklist_number(context.conn, SHELL, account, number)
+    return CommandOutput(_blacklist_entry_to_dict(entry), f"{entry.number} gets no messages of {account.name}.")
 
 
 @blacklist_group.command("remove", example="blacklist remove smpp-acme-1 393401234567")
 @account_argument
 @_number_argument
-def _remove_blacklist_entry(context: CommandContext, account_name: str, number: str) -> CommandOutput:
+def _remove_blacklist_entry(context: CommandContext, account: Account, number: str) -> CommandOutput:
     """Take a number off it: messages reach it again."""
-    entry = blacklist.remove_blacklist_number(
-        context.conn, SHELL, accounts.get_account(context.conn, account_name), number
-    )
+    entry = blacklist.remove_blacklist_number(context.conn, SHELL, account, number)
     return CommandOutput(_blacklist_entry_to_dict(entry), f"{entry.number} removed")
 
 
 @blacklist_group.command("list", example="blacklist list smpp-acme-1")
 @account_argument
-def _list_blacklist(context: CommandContext, account_name: str) -> CommandOutput:
+def _list_blacklist(context: CommandContext, account: Account) -> CommandOutput:
     """List it."""
-    entries = blacklist.list_blacklist(context.conn, accounts.get_account(context.conn, account_name).id)
+    entries = blacklist.list_blacklist(context.conn, account.id)
     rows = [(each.number, format_timestamp(each.since), each.reason, each.added_by) for each in entries]
     return CommandOutput(
         [_blacklist_entry_to_dict(each) for each in entries],
@@ -141,9 +136,9 @@ def _blacklist_entry_to_dict(entry: BlacklistEntry) -> dict[str, object]:
 
 @blacklist_group.command("export", example="blacklist export smpp-acme-1")
 @account_argument
-def _export_blacklist(context: CommandContext, account_name: str) -> CommandOutput:
+def _export_blacklist(context: CommandContext, account: Account) -> CommandOutput:
     """Print it as CSV, as import reads it."""
-    entries = blacklist.list_blacklist(context.conn, accounts.get_account(context.conn, account_name).id)
+    entries = blacklist.list_blacklist(context.conn, account.id)
     buffer = StringIO()
     writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
     writer.writerow(blacklist.CSV_COLUMNS)
@@ -157,9 +152,8 @@ def _export_blacklist(context: CommandContext, account_name: str) -> CommandOutp
 @account_argument
 @click.argument("file", metavar="FILE", type=click.Path(readable=False, allow_dash=True))
 @click.option("--dry-run", is_flag=True, help="Say what would be added, and change nothing.")
-def _import_blacklist(context: CommandContext, account_name: str, file: str, *, dry_run: bool) -> CommandOutput:
+def _import_blacklist(context: CommandContext, account: Account, file: str, *, dry_run: bool) -> CommandOutput:
     """Put a CSV file's numbers on it, all or none: a column “number”, or a number a line; - reads stdin."""
-    account = accounts.get_account(context.conn, account_name)
     content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     try:
         numbers = blacklist.parse_numbers_csv(content, blacklist.MAX_NUMBERS_AT_ONCE)

@@ -7,7 +7,7 @@ import click
 from portal.cli.accounts import (
     ANY_SENDER_HELP,
     PACKED_GSM_HELP,
-    account,
+    account_group,
     binds_option,
     data_coding_option,
     throughput_option,
@@ -24,6 +24,7 @@ from portal.cli.shell import (
 )
 from portal.core.db import write_transaction
 from portal.services.accounts import accounts, credentials
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import credits
 from portal.services.people import customers
@@ -34,10 +35,10 @@ _DEFAULT_LIMITS = {
     "binds": accounts.DEFAULT_BINDS,
 }
 
-password = add_group("password")
+password_group = add_group("password")
 
 
-@account.command(
+@account_group.command(
     "add",
     example="account add --customer Acme --name smpp-acme-1 --credits 1000",
     context_settings={"default_map": _DEFAULT_LIMITS, "show_default": True},
@@ -85,15 +86,14 @@ def _create_account(
     return CommandOutput({"name": account.name, "system_id": account.name, "password": password}, text)
 
 
-@password.command("regenerate", example="password regenerate smpp-acme-1 --grace 15m")
+@password_group.command("regenerate", example="password regenerate smpp-acme-1 --grace 15m")
 @account_argument
 @click.option(
     "--grace", type=Duration(), default=0, metavar="15m", help="How long the old one stays good, at most 24h."
 )
 @click.option("--mail", is_flag=True, help="Send it to the contact address instead.")
-def _regenerate_password(context: CommandContext, account_name: str, *, grace: int, mail: bool) -> CommandOutput:
+def _regenerate_password(context: CommandContext, account: Account, *, grace: int, mail: bool) -> CommandOutput:
     """Replace an account's; prints the new one, once."""
-    account = accounts.get_account(context.conn, account_name)
     contact = customers.get_customer_by_id(context.conn, account.customer_id)
     actor = Actor(SHELL.name, language=contact.language)
     password = credentials.regenerate_smpp_password(

@@ -1,12 +1,14 @@
 """`serve`, `web`, `smsc` and `demo`: the program running."""
 
+import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
 
-from portal import demo, supervisor
+from portal import __version__, demo, supervisor
 from portal.cli.groups import CommonOptions
 from portal.cli.shell import (
     Command,
@@ -21,6 +23,8 @@ from portal.core.config import Config
 from portal.demo import fixtures
 from portal.services.people import two_factor
 
+_log = logging.getLogger(__name__)
+
 _supervised_option = click.option("--supervised", is_flag=True, hidden=True)
 
 
@@ -28,7 +32,13 @@ _supervised_option = click.option("--supervised", is_flag=True, hidden=True)
 def _run_all(options: CommonOptions) -> CommandOutput:
     config = load_config(options)
     with _lock_database_and_check_key(config):
-        return CommandOutput(status=supervisor.serve(config, _build_child_options(options)))
+        return _serve(config, options)
+
+
+def _serve(config: Config, options: CommonOptions, on_ready: Callable[[], None] | None = None) -> CommandOutput:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s serve %(message)s")
+    _log.info("SMPP Portal %s", __version__)
+    return CommandOutput(status=supervisor.serve(config, _build_child_options(options), on_ready))
 
 
 @contextmanager
@@ -104,9 +114,7 @@ def _run_demo(
         # Read again: the demo comes with settings of its own.
         config = load_config(options)
         with _lock_database_and_check_key(config):
-            return CommandOutput(
-                status=supervisor.serve(config, _build_child_options(options), lambda: _print_welcome(config))
-            )
+            return _serve(config, options, lambda: _print_welcome(config))
 
 
 def _print_welcome(config: Config) -> None:

@@ -13,7 +13,6 @@ from portal.cli.shell import (
     format_table,
 )
 from portal.core.db import write_transaction
-from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.senders import documents, sender_requests, senders
@@ -39,7 +38,7 @@ _comment_option = click.option("--comment", default="", metavar="T", help="What 
 @click.option("--approve", is_flag=True, help="And approve it at once.")
 def _add_sender(
     context: CommandContext,
-    account_name: str,
+    account: Account,
     address: str,
     *,
     description: str,
@@ -48,7 +47,6 @@ def _add_sender(
     approve: bool,
 ) -> CommandOutput:
     """Ask for one."""
-    account = accounts.get_account(context.conn, account_name)
     details: dict[str, Any] = {"description": description, "reason": reason, "document": _read_document(document)}
     if not approve:
         added = sender_requests.request_sender(context.conn, context.keys, SHELL, account, address, **details)
@@ -74,24 +72,24 @@ def _read_document(file: Path | None) -> bytes:
 @account_argument
 @_address_argument
 @_comment_option
-def _approve_sender(context: CommandContext, account_name: str, address: str, *, comment: str) -> CommandOutput:
+def _approve_sender(context: CommandContext, account: Account, address: str, *, comment: str) -> CommandOutput:
     """Allow one that waits, or that was refused."""
-    return _decide_sender_request(context, account_name, address, comment, approve=True)
+    return _decide_sender_request(context, account, address, comment, approve=True)
 
 
 @sender_group.command("refuse", example="sender refuse smpp-acme-1 ACME --comment 'not your brand'")
 @account_argument
 @_address_argument
 @_comment_option
-def _refuse_sender(context: CommandContext, account_name: str, address: str, *, comment: str) -> CommandOutput:
+def _refuse_sender(context: CommandContext, account: Account, address: str, *, comment: str) -> CommandOutput:
     """Refuse one, also later."""
-    return _decide_sender_request(context, account_name, address, comment, approve=False)
+    return _decide_sender_request(context, account, address, comment, approve=False)
 
 
 def _decide_sender_request(
-    context: CommandContext, account_name: str, address: str, comment: str, *, approve: bool
+    context: CommandContext, account: Account, address: str, comment: str, *, approve: bool
 ) -> CommandOutput:
-    account, sender = _get_account_and_sender(context, account_name, address)
+    sender = _get_sender(context, account, address)
     decided = sender_requests.decide_sender_request(
         context.conn, context.keys, SHELL, account, sender.address, approve=approve, comment=comment
     )
@@ -101,21 +99,21 @@ def _decide_sender_request(
 @sender_group.command("disable", example="sender disable smpp-acme-1 ACME")
 @account_argument
 @_address_argument
-def _disable_sender(context: CommandContext, account_name: str, address: str) -> CommandOutput:
+def _disable_sender(context: CommandContext, account: Account, address: str) -> CommandOutput:
     """Refuse messages from one until it is enabled again."""
-    return _set_sender_enabled(context, account_name, address, enabled=False)
+    return _set_sender_enabled(context, account, address, enabled=False)
 
 
 @sender_group.command("enable", example="sender enable smpp-acme-1 ACME")
 @account_argument
 @_address_argument
-def _enable_sender(context: CommandContext, account_name: str, address: str) -> CommandOutput:
+def _enable_sender(context: CommandContext, account: Account, address: str) -> CommandOutput:
     """Allow one again that was disabled."""
-    return _set_sender_enabled(context, account_name, address, enabled=True)
+    return _set_sender_enabled(context, account, address, enabled=True)
 
 
-def _set_sender_enabled(context: CommandContext, account_name: str, address: str, *, enabled: bool) -> CommandOutput:
-    account, sender = _get_account_and_sender(context, account_name, address)
+def _set_sender_enabled(context: CommandContext, account: Account, address: str, *, enabled: bool) -> CommandOutput:
+    sender = _get_sender(context, account, address)
     switched = senders.set_sender_enabled(context.conn, SHELL, account, sender.id, enabled=enabled)
     return CommandOutput(_sender_to_dict(switched), _format_senders([switched]))
 
@@ -123,9 +121,9 @@ def _set_sender_enabled(context: CommandContext, account_name: str, address: str
 @sender_group.command("remove", example="sender remove smpp-acme-1 ACME")
 @account_argument
 @_address_argument
-def _remove_sender(context: CommandContext, account_name: str, address: str) -> CommandOutput:
+def _remove_sender(context: CommandContext, account: Account, address: str) -> CommandOutput:
     """Take one from the list."""
-    account, sender = _get_account_and_sender(context, account_name, address)
+    sender = _get_sender(context, account, address)
     senders.remove_senders(context.conn, SHELL, account, [sender.id])
     return CommandOutput(_sender_to_dict(sender), f"{sender.address} was removed.")
 
@@ -134,9 +132,9 @@ def _remove_sender(context: CommandContext, account_name: str, address: str) -> 
 @account_argument
 @_address_argument
 @click.argument("file", type=click.Path(readable=False, path_type=Path), metavar="FILE")
-def _save_document(context: CommandContext, account_name: str, address: str, file: Path) -> CommandOutput:
+def _save_document(context: CommandContext, account: Account, address: str, file: Path) -> CommandOutput:
     """Write the document of one to a new file."""
-    _, sender = _get_account_and_sender(context, account_name, address)
+    sender = _get_sender(context, account, address)
     content = documents.read_document(context.conn, sender.document) if sender.document else None
     if sender.document is None or content is None:
         raise CommandError(f"{sender.address} has no document.")
@@ -146,16 +144,15 @@ def _save_document(context: CommandContext, account_name: str, address: str, fil
     return CommandOutput(value, f"{sender.document.type.upper()}, {sender.document.size} bytes: {file}")
 
 
-def _get_account_and_sender(context: CommandContext, account_name: str, address: str) -> tuple[Account, Sender]:
-    account = accounts.get_account(context.conn, account_name)
-    return account, senders.get_sender(context.conn, account, address.strip().removeprefix("+"))
+def _get_sender(context: CommandContext, account: Account, address: str) -> Sender:
+    return senders.get_sender(context.conn, account, address.strip().removeprefix("+"))
 
 
 @sender_group.command("list", example="sender list smpp-acme-1")
 @account_argument
-def _list_senders(context: CommandContext, account_name: str) -> CommandOutput:
+def _list_senders(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
-    sender_list = senders.list_senders(context.conn, accounts.get_account(context.conn, account_name).id)
+    sender_list = senders.list_senders(context.conn, account.id)
     return CommandOutput([_sender_to_dict(each) for each in sender_list], _format_senders(sender_list))
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,7 @@ from portal.core.config import Config, ConfigError
 from portal.core.crypto import KeyFileError, Keys
 from portal.core.wakeup import WakeupSender
 from portal.migrations import NewerDatabase
+from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
 from portal.services.operations import backup
@@ -170,7 +171,15 @@ def lock_and_migrate_database(config: Config) -> Iterator[None]:
 
 # --- arguments
 
-account_argument = click.argument("account_name", metavar="ACCOUNT")
+
+def account_argument(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
+    """The command is about an account: its name comes first, and the function is called with the account itself."""
+
+    @wraps(run)
+    def run_with_account(context: CommandContext, account_name: str, **params: Any) -> CommandOutput:
+        return run(context, accounts.get_account(context.conn, account_name), **params)
+
+    return click.argument("account_name", metavar="ACCOUNT")(run_with_account)
 
 
 class Duration(click.ParamType[int]):
