@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from io import StringIO
 from pathlib import Path
 
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
     CommandError,
@@ -177,7 +178,8 @@ def _import_blacklist(context: CommandContext, args: Namespace) -> CommandOutput
     value = {"added": len(numbers) - known_count, "known": known_count}
     if args.dry_run:
         return CommandOutput(value, f"{value['added']} numbers would be added; {known_count} are on it already.")
-    value["added"] = blacklist.import_blacklist_numbers(context.conn, SHELL, account, numbers)
+    with show_progress("Import", "the blacklist is as it was") as progress:
+        value["added"] = blacklist.import_blacklist_numbers(context.conn, SHELL, account, numbers, progress)
     return CommandOutput(
         value, f"{value['added']} numbers added to the blacklist of {account.name}; {known_count} were on it already."
     )

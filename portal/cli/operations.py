@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from portal import supervisor
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
@@ -90,7 +91,8 @@ def _format_setting(value: object) -> str:
 
 
 def _create_backup(context: CommandContext, args: Namespace) -> CommandOutput:
-    backup.create_backup(context.conn, args.file)
+    with show_progress("Backup", "no file was written") as progress:
+        backup.create_backup(context.conn, args.file, progress)
     key = context.config.data / crypto.FILE_NAME
     size = args.file.stat().st_size
     text = f"{args.file} ({size} bytes). It is of use only with {key}: keep a copy of that elsewhere."
@@ -100,7 +102,8 @@ def _create_backup(context: CommandContext, args: Namespace) -> CommandOutput:
 def _restore_backup(args: Namespace) -> CommandOutput:
     config = load_config(args)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    previous_file = backup.restore_backup(config.data, args.file)
+    with show_progress("Restore", "the database is as it was") as progress:
+        previous_file = backup.restore_backup(config.data, args.file, progress)
     text = f"{args.file} is in place." + (f" What was there before: {previous_file}" if previous_file else "")
     key = config.data / crypto.FILE_NAME
     missing = "" if key.exists() else f"{key} is missing: put back the key that belongs to this database."
@@ -112,7 +115,8 @@ def _compact_database(args: Namespace) -> CommandOutput:
     with open_database(config):
         # Only makes sure that there is an installation, and that it is up to date.
         pass
-    before, after = backup.compact_database(config.data)
+    with show_progress("Compact", "the database is as it was") as progress:
+        before, after = backup.compact_database(config.data, progress)
     text = f"{before >> 20} MB before, {after >> 20} MB now."
     return CommandOutput({"bytes_before": before, "bytes_after": after}, text)
 
@@ -133,8 +137,11 @@ def _check_installation(args: Namespace) -> CommandOutput:
 
 
 def _run_self_check(context: CommandContext) -> list[Problem]:
-    with self_check.open_database_copy(context.conn, context.config.data) as copy:
-        return self_check.find_problems(copy)
+    with (
+        show_progress("Check", "it found out nothing, and the database is as it was") as progress,
+        self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
+    ):
+        return self_check.find_problems(copy, progress)
 
 
 def _run_daily_self_check(context: CommandContext) -> list[Problem]:
