@@ -11,11 +11,8 @@ from sqlite_utils import Database
 
 from portal.core import db
 from portal.core.progress import Progress, no_progress, report_during_statements
+from portal.migrations.applied import NewerDatabase
 from portal.migrations.steps import migrations
-
-
-class NewerDatabase(Exception):
-    """The database has migrations of a newer version of this program."""
 
 
 def migrate(file: Path, *, keep_backups: int, progress: Progress = no_progress) -> list[str]:

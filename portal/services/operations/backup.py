@@ -9,11 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from sqlite_utils import Database
-
 from portal.core.db import FILE_NAME, connect
 from portal.core.progress import Progress, no_progress, report_during_statements
-from portal.migrations import list_unknown_migrations, migrations
 from portal.services.common.errors import Refused
 
 _LOCK_NAME = "running.lock"
@@ -152,6 +149,12 @@ def _keep_old_database(database: Path) -> Path:
 
 
 def _check_backup(source: Path, progress: Progress) -> None:
+    # Imported here: nothing else in this module needs sqlite-utils, which takes an eighth of a second.
+    from sqlite_utils import Database
+
+    from portal.migrations.runner import list_unknown_migrations
+    from portal.migrations.steps import migrations
+
     if not source.is_file():
         raise InvalidBackup(file=source, reason="there is no such file")
     conn = _open_read_only(source)
