@@ -16,7 +16,7 @@ ROOT_COMMANDS = {
     "serve": ("running", "The portal and the SMPP server."),
     "web": ("running", "The portal alone."),
     "smsc": ("running", "The SMPP server alone."),
-    "demo": ("running", "Serve on data/demo/, made up on its first run."),
+    "demo": ("demo", "Serve on data/demo/, made up on its first run."),
     "init": ("people", "Make a fresh installation; prints the first operator's one-time link."),
     "customer": ("people", "Companies and teams that own accounts."),
     "user": ("people", "People who log in."),

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from portal.cli.groups import CommandError, add_group
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
@@ -163,7 +164,8 @@ def _import_blacklist(context: CommandContext, account: Account, file: str, *, d
     value = {"added": len(numbers) - known_count, "known": known_count}
     if dry_run:
         return CommandOutput(value, f"{value['added']} numbers would be added; {known_count} are on it already.")
-    value["added"] = blacklist.import_blacklist_numbers(context.conn, SHELL, account, numbers)
+    with show_progress("Import", "the blacklist is as it was") as progress:
+        value["added"] = blacklist.import_blacklist_numbers(context.conn, SHELL, account, numbers, progress)
     return CommandOutput(
         value, f"{value['added']} numbers added to the blacklist of {account.name}; {known_count} were on it already."
     )

@@ -9,6 +9,7 @@ import click
 
 from portal import supervisor
 from portal.cli.groups import CommonOptions
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
     Command,
     CommandContext,
@@ -72,7 +73,8 @@ def _format_setting(value: object) -> str:
 @root_command("backup", example="backup /backups/portal-2026-11-22.db")
 @_file_argument
 def _create_backup(context: CommandContext, file: Path) -> CommandOutput:
-    backup.create_backup(context.conn, file)
+    with show_progress("Backup", "no file was written") as progress:
+        backup.create_backup(context.conn, file, progress)
     key = context.config.data / crypto.FILE_NAME
     size = file.stat().st_size
     text = f"{file} ({size} bytes). It is of use only with {key}: keep a copy of that elsewhere."
@@ -84,7 +86,8 @@ def _create_backup(context: CommandContext, file: Path) -> CommandOutput:
 def _restore_backup(options: CommonOptions, file: Path) -> CommandOutput:
     config = load_config(options)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    previous_file = backup.restore_backup(config.data, file)
+    with show_progress("Restore", "the database is as it was") as progress:
+        previous_file = backup.restore_backup(config.data, file, progress)
     text = f"{file} is in place." + (f" What was there before: {previous_file}" if previous_file else "")
     key = config.data / crypto.FILE_NAME
     missing = "" if key.exists() else f"{key} is missing: put back the key that belongs to this database."
@@ -97,7 +100,8 @@ def _compact_database(options: CommonOptions) -> CommandOutput:
     with open_database(config):
         # Only makes sure that there is an installation, and that it is up to date.
         pass
-    before, after = backup.compact_database(config.data)
+    with show_progress("Compact", "the database is as it was") as progress:
+        before, after = backup.compact_database(config.data, progress)
     text = f"{before >> 20} MB before, {after >> 20} MB now."
     return CommandOutput({"bytes_before": before, "bytes_after": after}, text)
 
@@ -125,8 +129,11 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
 
 
 def _run_self_check(context: CommandContext) -> list[Problem]:
-    with self_check.open_database_copy(context.conn, context.config.data) as copy:
-        return self_check.find_problems(copy)
+    with (
+        show_progress("Check", "it found out nothing, and the database is as it was") as progress,
+        self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
+    ):
+        return self_check.find_problems(copy, progress)
 
 
 def _run_daily_self_check(context: CommandContext) -> list[Problem]:

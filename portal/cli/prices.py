@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from portal.cli.groups import CommandError, add_group
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
@@ -170,10 +171,11 @@ def _import_prices(context: CommandContext, file: str, *, dry_run: bool, list_na
     content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     price_list, now = _get_price_list(context, list_name), now_ms()
     try:
-        with write_transaction(context.conn):
+        with show_progress("Import", "the prices are as they were") as progress, write_transaction(context.conn):
             plan = price_csv.plan_import(context.conn, price_list.id, content, context.config.timezone, now)
             if not dry_run:
-                price_csv.apply_import_plan(context.conn, SHELL, price_list.id, plan, context.config.timezone, now)
+                timezone = context.config.timezone
+                price_csv.apply_import_plan(context.conn, SHELL, price_list.id, plan, timezone, now, progress)
     except InvalidCsvLines as refusal:
         raise CommandError(" ".join([refusal.localized(), *map(str, refusal.summarize_lines())])) from None
     value = {"new": len(plan.new), "changed": len(plan.changed), "unchanged": plan.unchanged_count}

@@ -15,6 +15,7 @@ import click
 
 from portal import migrations
 from portal.cli.groups import CommandError, CommandGroup, CommonOptions, build_common_options, root
+from portal.cli.progress import show_progress
 from portal.core import config as settings
 from portal.core import db, i18n
 from portal.core.config import Config, ConfigError
@@ -165,7 +166,10 @@ def lock_and_migrate_database(config: Config) -> Iterator[None]:
         program = Path(sys.argv[0]).name
         raise CommandError(f"There is no installation in {config.data}. Make one: {program} init --email YOUR-ADDRESS")
     with backup.acquire_data_folder_lock(config.data):
-        migrations.migrate(config.database_file, keep_backups=config.retention.backups)
+        with show_progress(
+            "Update of the database", "the step it was at is taken back, and the next start goes on"
+        ) as progress:
+            migrations.migrate(config.database_file, keep_backups=config.retention.backups, progress=progress)
         yield
 
 

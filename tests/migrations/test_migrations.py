@@ -9,7 +9,7 @@ from sqlite_utils import Database, Migrations
 
 from portal import migrations
 from portal.core import db
-from portal.migrations import runner
+from portal.migrations import applied, runner
 from portal.services.accounts import accounts, session_records
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
@@ -73,6 +73,13 @@ def test_processes_that_start_together_migrate_once(file):
     assert taken == [0, 0, len(migrations.migrations._migrations)]
 
 
+def test_each_migration_has_a_file_of_its_name(file):
+    assert applied.list_known_names() == {each.name for each in migrations.migrations._migrations}
+    assert not applied.has_all_migrations(file)
+    migrations.migrate(file, keep_backups=2)
+    assert applied.has_all_migrations(file)
+
+
 def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
     migrations.migrate(file, keep_backups=2)
     steps = Migrations("portal")
@@ -84,7 +91,7 @@ def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
         def later(database: Database) -> None:
             database.execute(f"CREATE TABLE later_{len(steps._migrations)} (x)")
 
-        assert migrations.migrate(file, keep_backups=2) == [f"m9{number}_later"]
+        assert runner.migrate(file, keep_backups=2) == [f"m9{number}_later"]
     assert len(copies(file)) == 2
     assert copies(file)[-1].stat().st_size > 0
     tables = [sql for (sql,) in schema(copies(file)[-1]) if "later_" in sql]
@@ -104,7 +111,7 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(file, monkeypatch):
         raise RuntimeError("disk full, say")
 
     with pytest.raises(RuntimeError):
-        migrations.migrate(file, keep_backups=2)
+        runner.migrate(file, keep_backups=2)
     assert schema(file) == before
 
 
