@@ -31,6 +31,7 @@ help:
 setup: $(VENV)/.runtime
 
 run: $(VENV)/.runtime
+	@echo "Starting the demo"
 	@exec $(BIN)/python app.py demo
 
 test: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
@@ -71,12 +72,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: requirements.lock | $(BIN)/python
-	@echo "Installing the packages of requirements.lock in $(VENV)/"
+	@echo "Installing the packages of requirements.lock in $(VENV)/, once: about a minute"
 	@$(PIP) -r requirements.lock
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock | $(BIN)/python
-	@echo "Installing the packages of requirements-dev.lock in $(VENV)/"
+	@echo "Installing the packages of requirements-dev.lock in $(VENV)/, once: two minutes or so"
 	@$(PIP) -r requirements-dev.lock
 	@touch $(VENV)/.runtime $@
 

@@ -18,6 +18,8 @@ from portal.smsc.protocol.constants import CommandId
 from tests.serving import stop_process
 from tests.support import ROOT, find_free_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 BINARY = ROOT / "dist" / "smpp-portal"
 
 

@@ -21,6 +21,8 @@ from portal.services.statistics import daily_totals
 from tests.serving import clean_environment, is_server_ready, stop_process
 from tests.support import ROOT, RunningServer, find_free_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 APP = [sys.executable, str(ROOT / "app.py")]
 
 

@@ -29,6 +29,8 @@ from portal.services.people import login_sessions, users
 from portal.web.app import create_app
 from tests.support import ROOT, Cast, RunningServer, wait_until
 
+pytestmark = pytest.mark.slow
+
 # The one of the examples in the docs, which are tried too.
 SECRET = "a secret of more than thirty characters"
 DOCS = (ROOT / "docs" / "payments.md").read_text()

@@ -17,6 +17,8 @@ from portal.services.operations import self_check
 from tests.serving import clean_environment
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow
+
 # So many rows that each command is at work for long after its first report.
 _ROWS = 150_000
 

@@ -60,6 +60,7 @@ def at_once(file: Path, barrier: Barrier, results: "Queue[int]") -> None:
     results.put(len(migrations.migrate(file, keep_backups=5)))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_migrate_once(file):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(3), context.Queue()

@@ -27,6 +27,7 @@ from tests.support import prepare_submit
 BATCHES: dict[str, Any] = {"read_batch_size": 7, "delete_batch_size": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, seed):
     story = Story(conn, random.Random(seed), (acme_1, globex_1))

@@ -148,6 +148,7 @@ queries = st.fixed_dictionaries(
     # As chunks of one message they are more than are read at once.
     chunk_size=st.sampled_from([1, 3]),
 )
+@pytest.mark.slow
 def test_what_is_found_is_what_a_look_at_each_finds(
     conn, acme_1, globex_1, history, searches, size, indexed_after, chunk_size
 ):

@@ -166,6 +166,7 @@ def test_failures_are_counted_by_user_from_wherever_they_come(conn, cast):
     assert authentication.check_login(conn, cast.bob.email, cast.bob.password, HERE, FAILURES).id == cast.bob.id
 
 
+@pytest.mark.slow
 def test_failures_are_counted_by_address_whoever_is_tried(conn):
     for number in range(10):
         with pytest.raises(authentication.LoginFailed):
@@ -271,6 +272,7 @@ def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
     assert not two_factor.use_recovery_code(conn, alice.id, cast.alice.recovery_codes[0])
 
 
+@pytest.mark.slow
 def test_failures_are_counted_by_network_where_addresses_are_plenty(conn):
     for number in range(10):
         with pytest.raises(authentication.LoginFailed):

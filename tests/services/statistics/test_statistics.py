@@ -164,6 +164,7 @@ def assert_agrees(messages: Sequence[sqlite3.Row], result: Statistics, since: in
         assert plain(step.counts) == as_counter(counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_period_says_what_its_messages_say(conn, acme_1, globex_1, seed):
     rng = random.Random(seed)

@@ -96,6 +96,7 @@ async def test_a_session_ends_with_its_time(limited, cast):
         await esme.wait_for_unbind()
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_is_cut_off(limited, cast, change_account):
     change_account(throughput=0)
     async with run_smsc(limited(response_seconds=0.3)) as server:

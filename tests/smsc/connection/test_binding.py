@@ -196,6 +196,7 @@ async def test_connections_of_one_address_take_turns_and_others_do_not_wait(limi
         assert (await fourth.wait_for_response(1)).status == 0
 
 
+@pytest.mark.slow
 async def test_a_thousand_clients_behind_one_address_come_back_at_once(config, cast, change_account):
     change_account(binds=0)
     async with run_smsc(config) as server:

@@ -40,6 +40,8 @@ from tests.smsc.fuzzing import (
 )
 from tests.support import Cast
 
+pytestmark = pytest.mark.slow
+
 ANSWERED_IN_S = 5.0
 BINDS = (CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER)
 WHOLE = make_valid_pdus(Random(0), 8)

@@ -239,6 +239,7 @@ async def test_several_receivers_share(config, cast, change_account):
 # --- what is refused, or never answered
 
 
+@pytest.mark.slow
 async def test_those_behind_a_refused_one_wait_for_it(config, cast, conn, change_account, wait_for):
     change_account(windowing=1)
     async with run_smsc(config) as server:

@@ -276,6 +276,7 @@ def test_the_owner_sees_every_page_of_every_account(
                 assert gets_in(alice, route), route
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(
     acme: list[Route], client: Callable[[Person], Browser], cast: Cast, conn: db.Connection
 ) -> None:

@@ -121,6 +121,7 @@ def giving_away(browser: Browser, found: Iterator[str]) -> set[str]:
     return shown
 
 
+@pytest.mark.slow
 def test_a_viewer_finds_no_word_of_a_hidden_text_anywhere(
     app: Flask,
     client: Client,
