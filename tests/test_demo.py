@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from portal.services.operations import self_check
 from portal.services.people import authentication, two_factor
 from portal.services.statistics import daily_totals
 from tests.serving import clean_environment, is_server_ready, stop_process
-from tests.support import ROOT, RunningServer, find_free_port, wait_until
+from tests.support import ROOT, RunningServer, find_free_port, read_demo_text, read_demo_value, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -78,17 +79,6 @@ def start(
         yield run
 
 
-def find_value(printed: str, name: str) -> str:
-    return find(rf"^  {name} +(\S+)", printed)
-
-
-def find(pattern: str, printed: str) -> str:
-    """What the group of a pattern, which is there, matches."""
-    found = re.search(pattern, printed, re.MULTILINE)
-    assert found
-    return found[1]
-
-
 def test_there_is_something_to_see(demo_conn):
     accounts = {row["name"]: row for row in demo_conn.execute("SELECT id, name, balance FROM accounts")}
     assert accounts.keys() == {"smpp-demo-1", "smpp-demo-2", "sms-demo-1", "smpp-globex-1"}
@@ -143,15 +133,15 @@ def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast,
 
 def test_what_it_prints_works(start, environment, tmp_path):
     server, printed = start()
-    assert find_value(printed, "Open") == server.url
+    assert read_demo_value(printed, "Open") == server.url
     assert is_server_ready(server)
-    assert re.fullmatch(r"[0-9]{6}", find_value(printed, "TOTP code"))
-    command = find(r"^  Send +(.+)$", printed)
+    assert re.fullmatch(r"[0-9]{6}", read_demo_value(printed, "TOTP code"))
+    command = read_demo_text(r"^  Send +(.+)$", printed)
     sent = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stderr == ""
     assert sent.stdout.startswith("bound as smpp-demo-1\naccepted: message id ")
     assert "stat:DELIVRD" in sent.stdout
-    receive = find(r"^  Receive +(.+)$", printed).replace("Hello back", "Grüße 👋")
+    receive = read_demo_text(r"^  Receive +(.+)$", printed).replace("Hello back", "Grüße 👋")
     said_then = subprocess.run(receive, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert said_then.stdout.startswith("For smpp-demo-1. It waits seven days")
     conn = server.connect()
@@ -159,9 +149,11 @@ def test_what_it_prints_works(start, environment, tmp_path):
     conn.close()
     sent = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stdout.endswith("\nmessage from 393401234567: Grüße 👋\n")
-    next_code = find(r"the next: (.+)$", printed)
+    next_code = read_demo_text(r"the next: (.+)$", printed)
     code = subprocess.run(next_code, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert re.fullmatch(r"[0-9]{6}\n", code.stdout)
+    as_json = subprocess.run([*shlex.split(next_code), "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert re.fullmatch(r'\{"code": "[0-9]{6}"\}\n', as_json.stdout)
 
 
 def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp_path):
@@ -170,7 +162,7 @@ def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp
     assert stop_process(server.process) == 0
     server, second = start()
     for name in ("E-mail", "Password", "system_id", "password"):
-        assert find_value(first, name) == find_value(second, name)
+        assert read_demo_value(first, name) == read_demo_value(second, name)
     shown = subprocess.run(
         [*APP, "account", "show", "smpp-demo-2", "--json", "--data", server.data], check=True, capture_output=True
     )
@@ -190,7 +182,7 @@ def test_after_a_new_password_it_says_how_to_send(start, environment, tmp_path):
     assert "stat:DELIVRD" in send("--password", made["password"]).stdout
     assert stop_process(server.process) == 0
     _, printed = start()
-    assert find_value(printed, "password") == "the"
+    assert read_demo_value(printed, "password") == "the"
     assert "--password PASSWORD --send" in printed
 
 

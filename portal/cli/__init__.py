@@ -9,9 +9,7 @@ from pathlib import Path
 
 import click
 
-from portal.cli.groups import root
-
-_EXIT_INTERRUPTED = 130
+from portal.cli.groups import EXIT_INTERRUPTED, root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,5 +27,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.Abort:
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     return int(status)

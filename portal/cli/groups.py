@@ -11,6 +11,8 @@ import click
 
 from portal import __version__
 
+EXIT_INTERRUPTED = 130
+
 # In which module of this package a command or a group is, and what it does. The root's help needs no more than this.
 ROOT_COMMANDS = {
     "serve": ("running", "The portal and the SMPP server."),

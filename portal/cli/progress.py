@@ -9,9 +9,11 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
+import click
+
+from portal.cli.groups import EXIT_INTERRUPTED
 from portal.core.progress import Progress
 
-EXIT_INTERRUPTED = 130
 # Into a file or a pipe: nothing for quick work, then a line now and then.
 _FIRST_LINE_AFTER_S = 2.0
 _SECONDS_BETWEEN_LINES = 10.0
@@ -112,9 +114,6 @@ class _Bar:
         self._bar.update(max(0, min(done, total) - self._bar.pos))
 
     def _begin_bar(self, total: int) -> None:
-        # Imported here because most commands draw nothing.
-        import click
-
         if self._has_seconds:
             print("\r\033[K", end="", file=sys.stderr)
         self._bar = click.progressbar(length=total, label=self._title, file=sys.stderr)

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from portal.core import db
-from portal.migrations import migrations
+from portal.migrations.steps import migrations
 from portal.services.operations import self_check
 from tests.serving import clean_environment
 from tests.support import ROOT

@@ -10,6 +10,7 @@ from sqlite_utils import Database, Migrations
 from portal import migrations
 from portal.core import db
 from portal.migrations import applied, runner
+from portal.migrations.steps import migrations as all_steps
 from portal.services.accounts import accounts, session_records
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
@@ -71,11 +72,11 @@ def test_processes_that_start_together_migrate_once(file):
     for each in processes:
         each.join()
         assert each.exitcode == 0
-    assert taken == [0, 0, len(migrations.migrations._migrations)]
+    assert taken == [0, 0, len(all_steps._migrations)]
 
 
 def test_each_migration_has_a_file_of_its_name(file):
-    assert applied.list_known_names() == {each.name for each in migrations.migrations._migrations}
+    assert applied.list_known_names() == {each.name for each in all_steps._migrations}
     assert not applied.has_all_migrations(file)
     migrations.migrate(file, keep_backups=2)
     assert applied.has_all_migrations(file)
@@ -84,7 +85,7 @@ def test_each_migration_has_a_file_of_its_name(file):
 def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
     migrations.migrate(file, keep_backups=2)
     steps = Migrations("portal")
-    steps._migrations = list(migrations.migrations._migrations)
+    steps._migrations = list(all_steps._migrations)
     monkeypatch.setattr(runner, "migrations", steps)
     for number in range(3):
 
@@ -103,7 +104,7 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(file, monkeypatch):
     migrations.migrate(file, keep_backups=2)
     before = schema(file)
     steps = Migrations("portal")
-    steps._migrations = list(migrations.migrations._migrations)
+    steps._migrations = list(all_steps._migrations)
     monkeypatch.setattr(runner, "migrations", steps)
 
     @steps(name="m90_fails")
@@ -161,7 +162,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
 def before_step(file: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
     """A database as it was before a step, with some rows."""
     steps = Migrations("portal")
-    steps._migrations = [each for each in migrations.migrations._migrations if each.name < name]
+    steps._migrations = [each for each in all_steps._migrations if each.name < name]
     with monkeypatch.context() as before:
         before.setattr(runner, "migrations", steps)
         migrations.migrate(file, keep_backups=5)

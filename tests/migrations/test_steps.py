@@ -11,7 +11,7 @@ import pytest
 from sqlite_utils import Database, Migrations
 
 from portal.core import db
-from portal.migrations import migrations
+from portal.migrations.steps import migrations
 from tests.support import ROOT
 
 FOLDER = ROOT / "portal" / "migrations"

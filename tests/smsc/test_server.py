@@ -214,3 +214,12 @@ def test_a_missing_database_is_said(config, caplog):
         pass
     assert server_module.run_smpp_server(config) == 1
     assert "no such table" in caplog.text
+
+
+async def test_a_writer_that_dies_is_noticed(config):
+    died = asyncio.Event()
+    server = server_module.SmppServer(config, asyncio.get_running_loop(), on_fatal_error=died.set)
+    server.start()
+    server.storage._writer._handlers = {}
+    await asyncio.wait_for(died.wait(), 10)
+    await server.close()

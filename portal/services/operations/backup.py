@@ -149,7 +149,8 @@ def _keep_old_database(database: Path) -> Path:
 
 
 def _check_backup(source: Path, progress: Progress) -> None:
-    # Imported here: nothing else in this module needs sqlite-utils, which takes an eighth of a second.
+    # Imported here: nothing else in this module needs sqlite-utils, which takes an eighth of a second, nor the modules
+    # that import it.
     from sqlite_utils import Database
 
     from portal.migrations.runner import list_unknown_migrations

@@ -138,8 +138,6 @@ def store_document(
     account_id: int,
     content: bytes,
     kind: str,
-    *,
-    max_account_bytes: int = _MAX_ACCOUNT_BYTES,
 ) -> int:
     """Keep a document of an account; returns its id.
 
@@ -148,7 +146,6 @@ def store_document(
 
     Args:
         content: as `detect_document_type` has taken it.
-        max_account_bytes: what the documents of an account may take up.
 
     Raises:
         DocumentQuotaExceeded
@@ -157,8 +154,8 @@ def store_document(
         stored_bytes = conn.execute(
             "SELECT sum(size) FROM sender_documents WHERE account_id = ?", (account_id,)
         ).fetchone()[0]
-        if (stored_bytes or 0) + len(content) > max_account_bytes:
-            raise DocumentQuotaExceeded(most=max_account_bytes // _MB)
+        if (stored_bytes or 0) + len(content) > _MAX_ACCOUNT_BYTES:
+            raise DocumentQuotaExceeded(most=_MAX_ACCOUNT_BYTES // _MB)
         document_id = insert_row(
             conn,
             "sender_documents",

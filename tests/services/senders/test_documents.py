@@ -136,12 +136,14 @@ def test_what_fails_after_it_was_written_leaves_nothing_behind(conn, acme_1):
 
 
 def test_an_account_s_documents_have_bounds(conn, acme_1, acme_2):
-    bound = 2 * len(PDF)
-    for account in (acme_1, acme_1, acme_2):
-        documents.store_document(conn, account.id, PDF, documents.PDF, max_account_bytes=bound)
+    senders.add_sender(conn, SHELL, acme_1, "SHOP1", document=PDF)
+    # The rows of a hundred megabytes, without their content.
+    conn.execute("UPDATE sender_documents SET size = ?", (100 * MB - len(PDF),))
+    senders.add_sender(conn, SHELL, acme_1, "SHOP2", document=PDF)
     with pytest.raises(documents.DocumentQuotaExceeded):
-        documents.store_document(conn, acme_1.id, PDF, documents.PDF, max_account_bytes=bound)
-    documents.store_document(conn, acme_2.id, PDF, documents.PDF, max_account_bytes=bound)
+        senders.add_sender(conn, SHELL, acme_1, "SHOP3", document=PDF)
+    senders.add_sender(conn, SHELL, acme_2, "SHOP3", document=PDF)
+    senders.add_sender(conn, SHELL, acme_1, "SHOP3")
 
 
 def test_documents_that_no_sender_has_are_forgotten_after_an_hour(conn, acme_1):

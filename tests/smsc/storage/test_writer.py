@@ -128,12 +128,3 @@ async def test_one_bad_item_is_refused_and_the_others_are_not(connect):
         await written.wait_for_results(7)
         assert [number for number, result in written.results if isinstance(result, StorageError)] == [13]
         assert sorted(on_disk(connect())) == [10, 11, 12, 14, 15, 16]
-
-
-async def test_a_writer_that_dies_is_noticed(connect):
-    died = asyncio.Event()
-    writer = DatabaseWriter(connect(), {}, asyncio.get_running_loop(), died.set)
-    writer.start()
-    writer.queue_write(WriteJobKind.HEARTBEAT, 0)
-    await asyncio.wait_for(died.wait(), 10)
-    writer.close(10)
