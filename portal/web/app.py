@@ -24,7 +24,6 @@ from portal.web.core import (
     live,
     proxies,
     static_files,
-    template_source,
     uploads,
 )
 from portal.web.credits import credits, settings
@@ -53,6 +52,8 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         mailer: woken after each commit, so that a mail leaves at once; None: mails wait until a mailer runs.
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
+    # As in mails: a line that has a statement alone leaves nothing in the page.
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.config.update(
         SECRET_KEY=keys.cookie_key,
         SESSION_COOKIE_NAME="portal_session",
@@ -74,7 +75,6 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     login_manager.session_protection = None
     language.init_language(app)
     app.jinja_env.globals["version"] = __version__
-    template_source.init_template_source(app)
     uploads.init_upload_limits(app)
     # What posts there is no browser, and its signature says who it is.
     csrf.init_csrf_protection(app, payment_callback.receive_payment_callback)
