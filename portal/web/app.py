@@ -2,7 +2,6 @@
 
 from flask import Flask
 from flask_login import LoginManager
-from werkzeug.routing import IntegerConverter, Map
 
 from portal import __version__
 from portal.core import paths
@@ -23,6 +22,7 @@ from portal.web.core import (
     language,
     live,
     proxies,
+    routing,
     static_files,
     uploads,
 )
@@ -32,15 +32,6 @@ from portal.web.people import login, profile
 from portal.web.prices import price_lists, prices
 from portal.web.senders import sender_requests, senders
 from portal.web.statistics import statistics
-
-
-class _RowIdConverter(IntegerConverter):
-    """`<int:…>` in addresses: a longer number than SQLite keeps is nobody's id (404, not an error)."""
-
-    regex = r"\d{1,19}"
-
-    def __init__(self, map: Map) -> None:
-        super().__init__(map, max=(1 << 63) - 1)
 
 
 def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flask:
@@ -65,7 +56,8 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
         MAX_CONTENT_LENGTH=1 << 20,
         MAX_FORM_PARTS=100,
     )
-    app.url_map.converters["int"] = _RowIdConverter
+    app.url_rule_class = routing.LazyRule
+    app.url_map.converters["int"] = routing.RowIdConverter
     context.init_request_context(app, config, keys, mailer)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
     login_manager = LoginManager()
