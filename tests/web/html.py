@@ -1,4 +1,4 @@
-"""A check of HTML, which every answer in the tests of pages goes through."""
+"""What every answer in the tests of pages goes through: a check of its HTML, and the removal of its layout."""
 
 import re
 from collections import Counter
@@ -10,6 +10,15 @@ from html5lib.constants import E as MEANINGS
 _ID_REFERENCES = ("for", "aria-labelledby", "aria-describedby", "aria-controls")
 # The dialog's title arrives with its content.
 _DYNAMIC_IDS = {"modal-title"}
+
+
+_BESIDE_TAG = re.compile(r"(?<=>)(?:\n|\s{2,})|(?:\n|\s{2,})(?=</?\w)")
+_LINE_BREAK = re.compile(r"\n\s*|\s{2,}")
+
+
+def remove_layout(text: str) -> str:
+    """HTML without line breaks and indentation: how a template is laid out is no matter of the tests."""
+    return _LINE_BREAK.sub(" ", _BESIDE_TAG.sub("", text))
 
 
 def find_html_errors(text: str) -> list[str]:
