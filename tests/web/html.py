@@ -12,13 +12,13 @@ _ID_REFERENCES = ("for", "aria-labelledby", "aria-describedby", "aria-controls")
 _DYNAMIC_IDS = {"modal-title"}
 
 
-_BESIDE_TAG = re.compile(r"(?<=>)(?:\n|\s{2,})|(?:\n|\s{2,})(?=</?\w)")
-_LINE_BREAK = re.compile(r"\n\s*|\s{2,}")
+_LAYOUT = r"(?:\n\s*|\s{2,})"
+_LAYOUT_BESIDE_TAG = re.compile(rf"(?<=>){_LAYOUT}|{_LAYOUT}(?=</?\w)")
 
 
 def remove_layout(text: str) -> str:
     """HTML without line breaks and indentation: how a template is laid out is no matter of the tests."""
-    return _LINE_BREAK.sub(" ", _BESIDE_TAG.sub("", text))
+    return re.sub(_LAYOUT, " ", _LAYOUT_BESIDE_TAG.sub("", text))
 
 
 def find_html_errors(text: str) -> list[str]:
