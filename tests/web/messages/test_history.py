@@ -480,6 +480,7 @@ def test_the_csv_has_a_line_for_each_part(alice: Browser, conn: db.Connection) -
     ]
 
 
+@pytest.mark.slow
 def test_the_csv_of_many_is_whole_and_comes_in_pieces(alice: Browser, conn: db.Connection) -> None:
     ids = acting.send_texts(conn, "smpp-acme-1", *(["text"] * 999))
     answer = alice.get(f"{HISTORY}.csv")
