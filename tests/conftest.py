@@ -29,14 +29,19 @@ from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_
 from tests.support import find_free_port as a_free_port
 
 _MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
+# They start the program as a process.
+_SLOW_FIXTURES = {"serve", "start_app"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of some folders, so that no file of theirs can forget it."""
+    """Marks what is slow by its kind, so that no file can forget it: some folders, processes, and property tests."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in _MARKS_OF_FOLDERS:
             item.add_marker(_MARKS_OF_FOLDERS[folder])
+        assert isinstance(item, pytest.Function)
+        if _SLOW_FIXTURES & {*item.fixturenames} or getattr(item.obj, "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(tryfirst=True)

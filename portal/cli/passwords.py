@@ -25,6 +25,7 @@ from portal.cli.shell import (
 from portal.core.db import write_transaction
 from portal.services.accounts import accounts, credentials
 from portal.services.accounts.accounts import Account
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import credits
 from portal.services.people import customers
@@ -38,6 +39,10 @@ _DEFAULT_LIMITS = {
 password_group = add_group("password")
 
 
+def _parse_initial_credits(text: str) -> int:
+    return 0 if text == "0" else credit_amounts.parse_amount(text)
+
+
 @account_group.command(
     "add",
     example="account add --customer Acme --name smpp-acme-1 --credits 1000",
@@ -45,9 +50,13 @@ password_group = add_group("password")
 )
 @click.option("--customer", "customer_name", required=True, metavar="NAME")
 @click.option("--kind", type=click.Choice(("smpp", "sms")), help="As the name says; otherwise smpp.")
-@click.option("--name", default="", help="smpp-… or sms-…, at most 15 characters; made up when left out.")
-@click.option("--description", default="", metavar="T")
-@click.option("--credits", "amount", metavar="N", help="Granted at once.")
+@click.option(
+    "--name", default="", show_default=False, help="smpp-… or sms-…, at most 15 characters; made up when left out."
+)
+@click.option("--description", default="", show_default=False, metavar="T")
+@click.option(
+    "--credits", "amount", type=Amount(_parse_initial_credits), default="0", metavar="N", help="Granted at once."
+)
 @windowing_option
 @throughput_option
 @binds_option
@@ -60,7 +69,7 @@ def _create_account(
     customer_name: str,
     kind: str | None,
     name: str,
-    amount: str | None,
+    amount: int,
     data_codings: frozenset[int] | None,
     **account_settings: Any,
 ) -> CommandOutput:
@@ -77,8 +86,8 @@ def _create_account(
             data_codings=data_codings or frozenset(),
             **account_settings,
         )
-        if amount not in (None, "0"):
-            credits.grant_credits(context.conn, SHELL, account, Amount().convert(amount, None, None))
+        if amount:
+            credits.grant_credits(context.conn, SHELL, account, amount)
         if kind == "sms":
             return CommandOutput({"name": account.name, "system_id": None, "password": None}, account.name)
         password = credentials.regenerate_smpp_password(context.conn, context.keys, SHELL, account, send_mail=False)

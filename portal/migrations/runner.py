@@ -7,15 +7,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlite_utils import Database
+from sqlite_utils import Database, Migrations
 
 from portal.core import db
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.migrations.applied import NewerDatabase
-from portal.migrations.steps import migrations
+from portal.migrations.steps import migrations as all_migrations
 
 
-def migrate(file: Path, *, keep_backups: int, progress: Progress = no_progress) -> list[str]:
+def migrate(
+    file: Path,
+    *,
+    keep_backups: int,
+    progress: Progress = no_progress,
+    migrations: Migrations = all_migrations,
+) -> list[str]:
     """Apply all pending migrations to a database, after a backup of it (in `backups/` beside it).
 
     Processes that start at the same time wait for each other.
@@ -24,6 +30,7 @@ def migrate(file: Path, *, keep_backups: int, progress: Progress = no_progress) 
         file: the database; an empty one gets the whole schema.
         keep_backups: how many of these backups are kept.
         progress: is told migrations, the backup being the first of them.
+        migrations: those that there are; others are for tests.
 
     Returns:
         The names of the migrations applied; empty if the database was up to date.
@@ -36,17 +43,24 @@ def migrate(file: Path, *, keep_backups: int, progress: Progress = no_progress) 
         conn = db.connect(file)
         try:
             database = Database(conn)
-            if unknown := list_unknown_migrations(database):
+            if unknown := list_unknown_migrations(database, migrations):
                 raise NewerDatabase(f"{file} was written by a newer version of this program ({', '.join(unknown)})")
             steps = [each.name for each in migrations.pending(database)]
             if steps:
-                _apply_migrations(database, file, steps, keep_backups, progress)
+                _apply_migrations(database, file, migrations, steps, keep_backups, progress)
             return steps
         finally:
             conn.close()
 
 
-def _apply_migrations(database: Database, file: Path, steps: list[str], keep_backups: int, progress: Progress) -> None:
+def _apply_migrations(
+    database: Database,
+    file: Path,
+    migrations: Migrations,
+    steps: list[str],
+    keep_backups: int,
+    progress: Progress,
+) -> None:
     is_backup_needed = bool(migrations.applied(database))
     done, total = 0, len(steps) + is_backup_needed
     with report_during_statements(database.conn, progress, lambda: (done, total)):
@@ -60,7 +74,7 @@ def _apply_migrations(database: Database, file: Path, steps: list[str], keep_bac
             done += 1
 
 
-def list_unknown_migrations(database: Database) -> list[str]:
+def list_unknown_migrations(database: Database, migrations: Migrations = all_migrations) -> list[str]:
     """Return the names of applied migrations that this program doesn't know."""
     known = {each.name for each in migrations.pending(Database(memory=True))}
     return [each.name for each in migrations.applied(database) if each.name not in known]

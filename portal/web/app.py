@@ -26,6 +26,7 @@ from portal.web.core import (
     static_files,
     uploads,
 )
+from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
 from portal.web.people import login, profile
@@ -34,13 +35,16 @@ from portal.web.senders import sender_requests, senders
 from portal.web.statistics import statistics
 
 
-def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flask:
+def create_app(
+    config: Config, keys: Keys, mailer: Mailer | None = None, limits: PageLimits = DEFAULT_PAGE_LIMITS
+) -> Flask:
     """Build the web application.
 
     Args:
         config: the settings.
         keys: the installation's keys.
         mailer: woken after each commit, so that a mail leaves at once; None: mails wait until a mailer runs.
+        limits: how long pages work; others are for tests.
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
     # As in mails: a line that has a statement alone leaves nothing in the page.
@@ -58,7 +62,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     )
     app.url_rule_class = routing.LazyRule
     app.url_map.converters["int"] = routing.RowIdConverter
-    context.init_request_context(app, config, keys, mailer)
+    context.init_request_context(app, config, keys, mailer, limits)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
     login_manager = LoginManager()
     login_manager.init_app(app, add_context_processor=False)

@@ -42,8 +42,8 @@ def refused(run_app: RunApp) -> Callable[..., str]:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> RunApp:
-    """Runs a command without a data folder of the cast, in an empty folder."""
+def start_app(tmp_path: Path) -> RunApp:
+    """Runs a command in a process of its own and an empty folder, without a data folder of the cast."""
 
     def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

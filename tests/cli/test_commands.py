@@ -12,8 +12,8 @@ from tests.support import ROOT
 
 
 @pytest.mark.parametrize("command", [("serve",), ("web",), ("smsc",), ("account", "list"), ("check",), ("backup", "x")])
-def test_without_an_installation_init_is_named(app, command):
-    done = app(*command)
+def test_without_an_installation_init_is_named(start_app, command):
+    done = start_app(*command)
     assert done.returncode == 1
     assert "init --email" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -22,25 +22,26 @@ def test_without_an_installation_init_is_named(app, command):
 @pytest.mark.parametrize(
     "args", [(), ("nonsense",), ("account",), ("ip", "add", "smpp-acme-1"), ("customer", "add", "X")]
 )
-def test_wrong_usage_is_2(app, args):
-    done = app(*args)
+def test_wrong_usage_is_2(start_app, args):
+    done = start_app(*args)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage:" in done.stderr
 
 
-def test_options_may_stand_before_the_command_or_after_it(app, data, config):
-    before = app("--json", "--data", data, "ip", "list", "smpp-acme-1")
-    after = app("ip", "list", "smpp-acme-1", "--data", data, "--json")
-    between = app("ip", "--data", data, "list", "--json", "smpp-acme-1")
+def test_options_may_stand_before_the_command_or_after_it(start_app, data, config):
+    before = start_app("--json", "--data", data, "ip", "list", "smpp-acme-1")
+    after = start_app("ip", "list", "smpp-acme-1", "--data", data, "--json")
+    between = start_app("ip", "--data", data, "list", "--json", "smpp-acme-1")
     assert before.stdout == after.stdout == between.stdout != ""
-    assert app("ip", "list", "smpp-acme-1", PORTAL_DATA=str(data)).returncode == 0
+    assert start_app("ip", "list", "smpp-acme-1", PORTAL_DATA=str(data)).returncode == 0
 
 
-def test_settings_that_are_wrong_are_named_by_every_command(app, data):
-    done = app("account", "list", "--data", data, PORTAL_SMPP_PORT="high")
+def test_settings_that_are_wrong_are_named_by_every_command(start_app, data):
+    done = start_app("account", "list", "--data", data, PORTAL_SMPP_PORT="high")
     assert (done.returncode, done.stderr) == (1, "PORTAL_SMPP_PORT: 'high' must be a whole number\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(data):
     command = f"{sys.executable} {ROOT / 'app.py'} config --data {data} | head -1"
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=30)
@@ -70,15 +71,15 @@ def test_a_missing_key_is_named(refused, data):
     assert "secret.key is missing" in refused("password", "regenerate", "smpp-acme-1")
 
 
-def test_secrets_are_no_arguments(app):
+def test_secrets_are_no_arguments(start_app):
     # What is typed as an argument stands in the process list and in the shell's history.
     for command in (("user", "add"), ("account", "add"), ("password", "regenerate"), ("init",)):
-        options = set(re.findall(r"--[a-z-]+", app(*command, "--help").stdout))
+        options = set(re.findall(r"--[a-z-]+", start_app(*command, "--help").stdout))
         assert not {each for each in options if "password" in each or "secret" in each} - {"--password-stdin"}
 
 
-def test_the_version_needs_no_installation(app):
-    done = app("--version")
+def test_the_version_needs_no_installation(start_app):
+    done = start_app("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"SMPP Portal {__version__}\n", "")
 
 
@@ -87,15 +88,15 @@ def test_the_version_needs_no_installation(app):
     [(("acount", "list"), "account"), (("account", "lits"), "list"), (("account", "list", "--jsn"), "--json"),
      (("account", "ad"), "add")],
 )  # fmt: skip
-def test_a_typo_gets_a_suggestion(app, args, suggestion):
-    done = app(*args)
+def test_a_typo_gets_a_suggestion(start_app, args, suggestion):
+    done = start_app(*args)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"Did you mean '{suggestion}'?" in done.stderr
 
 
 @pytest.mark.parametrize(("args", "names"), [((), ("serve", "account")), (("user",), ("add", "link", "list"))])
-def test_a_group_alone_lists_what_there_is(app, args, names):
-    done = app(*args)
+def test_a_group_alone_lists_what_there_is(start_app, args, names):
+    done = start_app(*args)
     assert (done.returncode, done.stdout) == (2, "")
     assert all(re.search(rf"^  {name} ", done.stderr, re.M) for name in names)
 
@@ -105,6 +106,7 @@ def test_a_group_alone_lists_what_there_is(app, args, names):
     [("app.py acc", {"account"}), ("app.py account li", {"list"}), ("app.py account list --js", {"--json"}),
      ("app.py account add --kind sm", {"smpp", "sms"})],
 )  # fmt: skip
+@pytest.mark.slow
 def test_bash_completes_commands_options_and_choices(words, completed, tmp_path):
     # As docs/operating.md says: app.py is a command of its own, and Bash asks it.
     wrapper = tmp_path / "app.py"

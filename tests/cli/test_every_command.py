@@ -96,8 +96,8 @@ def test_every_command_s_help_has_an_example_that_is_right(name, command):
         assert command.help
 
 
-def test_the_root_s_help_needs_no_command(app):
-    done = app("--help", PYTHONPROFILEIMPORTTIME="1")
+def test_the_root_s_help_needs_no_command(start_app):
+    done = start_app("--help", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     assert set(re.findall(r"\b(portal[.\w]*)$", done.stderr, re.M)) == {"portal", "portal.cli", "portal.cli.groups"}
     for name, help in root.helps.items():

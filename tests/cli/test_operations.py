@@ -8,25 +8,27 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from portal.services.operations import daily_self_check
 from tests.support import ROOT, wait_until
 
 
-def test_config_prints_every_key_with_its_origin(ok, data, app):
+def test_config_prints_every_key_with_its_origin(ok, data, start_app):
     rows = {each["key"]: each for each in ok("config")}
     assert rows["data"]["value"] == str(data)
     assert rows["smpp.port"]["origin"] == str(data / "config.toml")
     assert rows["smpp.port"]["default"] == 2775
     assert rows["web.host"]["origin"] == "default"
-    text = app("config", "--data", data, PORTAL_WEB_THREADS="3").stdout
+    text = start_app("config", "--data", data, PORTAL_WEB_THREADS="3").stdout
     assert re.search(r"web\.threads +3 +8 +PORTAL_WEB_THREADS", text)
 
 
-def test_config_tells_no_secrets(app, data):
+def test_config_tells_no_secrets(start_app, data):
     secrets = {"PORTAL_MAIL_URL": "smtp://portal:hunter2@mail.example:587", "PORTAL_WEB_METRICS_TOKEN": "t0ken"}
     secrets["PORTAL_PAYMENTS_SECRET"] = "a secret of more than thirty characters"
     for output in ((), ("--json",)):
-        printed = app("config", "--data", data, *output, **secrets).stdout
+        printed = start_app("config", "--data", data, *output, **secrets).stdout
         assert "mail.example:587" in printed
         assert "hunter2" not in printed
         assert "t0ken" not in printed
@@ -43,9 +45,9 @@ def test_backup_and_restore(ok, refused, run_app, tmp_path):
     assert "no such file" in refused("restore", tmp_path / "missing.db")
 
 
-def test_a_restore_without_the_key_says_so(app, run_app, tmp_path):
+def test_a_restore_without_the_key_says_so(start_app, run_app, tmp_path):
     run_app("backup", tmp_path / "copy.db")
-    done = app("restore", tmp_path / "copy.db", "--data", tmp_path / "elsewhere")
+    done = start_app("restore", tmp_path / "copy.db", "--data", tmp_path / "elsewhere")
     assert done.returncode == 0
     assert "secret.key is missing" in done.stderr
 
@@ -84,6 +86,7 @@ def test_a_check_keeps_nothing_and_changes_nothing(run_app, conn, data):
     assert {each.name for each in data.iterdir()} - before <= {"check.lock", "running.lock", "portal.migrate.lock"}
 
 
+@pytest.mark.slow
 def test_a_supervised_check_ends_with_its_starter(data, conn):
     # Somebody else's check, which is writing its copy: this one waits for it.
     with (data / "check.lock").open("w") as lock:

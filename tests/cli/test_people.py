@@ -9,8 +9,8 @@ import pytest
 from portal.services.people import authentication, enrolment, two_factor
 
 
-def test_init_makes_everything_for_its_owner_only(app, tmp_path):
-    done = app("init", "--email", "olga@portal.example", "--json", "--data", "here")
+def test_init_makes_everything_for_its_owner_only(start_app, tmp_path):
+    done = start_app("init", "--email", "olga@portal.example", "--json", "--data", "here")
     assert done.returncode == 0
     made = json.loads(done.stdout)
     assert made["email"] == "olga@portal.example"
@@ -21,19 +21,19 @@ def test_init_makes_everything_for_its_owner_only(app, tmp_path):
         "portal.db": 0o600,
         "secret.key": 0o600,
     }.items()
-    assert app("check", "--data", "here").returncode == 0
+    assert start_app("check", "--data", "here").returncode == 0
 
 
-def test_init_is_done_once(app):
-    assert app("init", "--email", "olga@portal.example").returncode == 0
-    again = app("init", "--email", "eve@portal.example")
+def test_init_is_done_once(start_app):
+    assert start_app("init", "--email", "olga@portal.example").returncode == 0
+    again = start_app("init", "--email", "eve@portal.example")
     assert again.returncode == 1
     assert "already" in again.stderr
 
 
-def test_init_that_was_refused_can_be_done_again(app):
-    assert app("init", "--email", "nonsense").returncode == 1
-    assert app("init", "--email", "olga@portal.example").returncode == 0
+def test_init_that_was_refused_can_be_done_again(start_app):
+    assert start_app("init", "--email", "nonsense").returncode == 1
+    assert start_app("init", "--email", "olga@portal.example").returncode == 0
 
 
 @pytest.mark.parametrize("option", ["--totp", "--password-stdin"])

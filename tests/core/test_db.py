@@ -85,6 +85,7 @@ def test_a_block_that_fails_tells_nothing(data):
     conn.close()
 
 
+@pytest.mark.slow
 def test_writers_wait_for_each_other(connect):
     def add() -> None:
         conn = connect()

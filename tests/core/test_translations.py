@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import pytest
 from babel.messages.extract import extract_from_dir
@@ -15,6 +16,7 @@ TRANSLATED = [language for language in i18n.LANGUAGES if language != i18n.DEFAUL
 PLACEHOLDER = re.compile(r"%\([a-z_0-9]+\)s")
 
 
+@cache
 def sentences() -> set[str | tuple[str, ...]]:
     with (paths.ROOT / "babel.cfg").open() as file:
         methods, options = parse_mapping_cfg(file)
@@ -38,6 +40,7 @@ def _forms(text: str | tuple[str, ...]) -> list[str]:
     return [text] if isinstance(text, str) else list(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_no_sentence_is_missing(language: str) -> None:
     translated = {key for key, text, fuzzy in translations(language) if not fuzzy and all(_forms(text))}
@@ -45,6 +48,7 @@ def test_no_sentence_is_missing(language: str) -> None:
     assert not missing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_no_translation_is_left_over(language: str) -> None:
     assert {key for key, _, _ in translations(language)} <= sentences()

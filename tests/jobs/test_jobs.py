@@ -27,6 +27,7 @@ def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
         runner.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database_file)
 
 
+@pytest.mark.slow
 def test_nobodys_deletion_waits_for_the_end_of_anothers(conn: db.Connection, cast: Cast) -> None:
     names = ("smpp-acme-1", "smpp-globex-1")
     for name, how_many in zip(names, (1000, 1), strict=True):
@@ -56,6 +57,7 @@ def test_nobodys_deletion_waits_for_the_end_of_anothers(conn: db.Connection, cas
     assert deletion.get_deletion_by_id(conn, acme).removed == 1000
 
 
+@pytest.mark.slow
 def test_it_makes_the_daily_check_once_a_day(data: Path, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(ROOT / "app.py"), "web"])
     conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")

@@ -82,30 +82,28 @@ def test_each_migration_has_a_file_of_its_name(file):
     assert applied.has_all_migrations(file)
 
 
-def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
+def test_a_copy_is_made_before_a_step_and_old_ones_go(file):
     migrations.migrate(file, keep_backups=2)
     steps = Migrations("portal")
     steps._migrations = list(all_steps._migrations)
-    monkeypatch.setattr(runner, "migrations", steps)
     for number in range(3):
 
         @steps(name=f"m9{number}_later")
         def later(database: Database) -> None:
             database.execute(f"CREATE TABLE later_{len(steps._migrations)} (x)")
 
-        assert runner.migrate(file, keep_backups=2) == [f"m9{number}_later"]
+        assert runner.migrate(file, keep_backups=2, migrations=steps) == [f"m9{number}_later"]
     assert len(copies(file)) == 2
     assert copies(file)[-1].stat().st_size > 0
     tables = [sql for (sql,) in schema(copies(file)[-1]) if "later_" in sql]
     assert len(tables) == 2, "as it was before the third step"
 
 
-def test_a_step_that_fails_leaves_the_database_as_it_was(file, monkeypatch):
+def test_a_step_that_fails_leaves_the_database_as_it_was(file):
     migrations.migrate(file, keep_backups=2)
     before = schema(file)
     steps = Migrations("portal")
     steps._migrations = list(all_steps._migrations)
-    monkeypatch.setattr(runner, "migrations", steps)
 
     @steps(name="m90_fails")
     def fails(database: Database) -> None:
@@ -113,7 +111,7 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(file, monkeypatch):
         raise RuntimeError("disk full, say")
 
     with pytest.raises(RuntimeError):
-        runner.migrate(file, keep_backups=2)
+        runner.migrate(file, keep_backups=2, migrations=steps)
     assert schema(file) == before
 
 
@@ -159,13 +157,11 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     conn.close()
 
 
-def before_step(file: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+def before_step(file: Path, name: str, script: str) -> None:
     """A database as it was before a step, with some rows."""
     steps = Migrations("portal")
     steps._migrations = [each for each in all_steps._migrations if each.name < name]
-    with monkeypatch.context() as before:
-        before.setattr(runner, "migrations", steps)
-        migrations.migrate(file, keep_backups=5)
+    runner.migrate(file, keep_backups=5, migrations=steps)
     conn = sqlite3.connect(file)
     conn.executescript(
         """
@@ -178,10 +174,9 @@ def before_step(file: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: 
     conn.close()
 
 
-def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_that_asks(file, monkeypatch):
+def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_that_asks(file):
     before_step(
         file,
-        monkeypatch,
         "m0011",
         """
         INSERT INTO blacklist VALUES (1, '393337654321', 5, 7), (1, '393337654322', 6, NULL);
@@ -203,10 +198,9 @@ def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_th
     conn.close()
 
 
-def test_words_of_four_letters_are_found_in_messages_from_before_chunks_told_them(file, monkeypatch):
+def test_words_of_four_letters_are_found_in_messages_from_before_chunks_told_them(file):
     before_step(
         file,
-        monkeypatch,
         "m0016",
         """
         INSERT INTO connections (id, account_id, address, bind_type, tls, password_id, bound_at, seen_at)

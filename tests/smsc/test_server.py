@@ -118,6 +118,7 @@ def test_a_port_in_use_is_said(config, caplog):
     assert f"port {config.smpp.port}" in caplog.text
 
 
+@pytest.mark.slow
 async def test_sigterm_unbinds_everybody_and_ends_in_time(start, config, cast, conn):
     process = await start()
     esme = await RawEsme.connect_and_bind(config.smpp.port, cast.smpp_acme_1)
@@ -131,6 +132,7 @@ async def test_sigterm_unbinds_everybody_and_ends_in_time(start, config, cast, c
     await close_connections()
 
 
+@pytest.mark.slow
 async def test_what_was_acknowledged_survives_a_kill(start, config, cast, conn, change_account):
     change_account(windowing=0, throughput=0)
     acknowledged = set()

@@ -17,6 +17,7 @@ from portal.core.crypto import Keys
 from portal.services.people import login_sessions, users
 from portal.web.app import create_app
 from portal.web.core import context
+from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
 from tests.support import Cast, Person
 from tests.web.html import find_html_errors, remove_layout
 
@@ -90,12 +91,18 @@ _BYTECODE_CACHE = _SharedBytecodeCache()
 
 
 @pytest.fixture
-def make_app(data: object, keys: Keys) -> Iterator[Callable[[Config], Flask]]:
+def page_limits() -> PageLimits:
+    """How long pages work; a test that wants another length parametrizes it."""
+    return DEFAULT_PAGE_LIMITS
+
+
+@pytest.fixture
+def make_app(data: object, keys: Keys, page_limits: PageLimits) -> Iterator[Callable[[Config], Flask]]:
     """Builds the web application with settings of the test's own."""
     made: list[Flask] = []
 
     def build_app(config: Config) -> Flask:
-        app = create_app(config, keys)
+        app = create_app(config, keys, limits=page_limits)
         app.testing = True
         app.jinja_env.bytecode_cache = _BYTECODE_CACHE
         app.test_client_class = Browser

@@ -15,6 +15,7 @@ from portal.services.common.mail import Mailer
 from portal.services.people.users import User
 from portal.web.core import fragment_cache, proxies
 from portal.web.core.fragment_cache import FragmentCache
+from portal.web.core.limits import PageLimits
 
 _EXTENSION_KEY = "smpp_portal"
 
@@ -24,6 +25,7 @@ class _AppState:
     config: Config
     keys: Keys
     mailer: Mailer | None
+    limits: PageLimits
     wakeup_sender: WakeupSender
     thread_local: threading.local = field(default_factory=threading.local)
     # A fragment has two kilobytes on average, a page fifteen.
@@ -38,8 +40,8 @@ class _AppState:
             self.mailer.wake()
 
 
-def init_request_context(app: Flask, config: Config, keys: Keys, mailer: Mailer | None) -> None:
-    state = app.extensions[_EXTENSION_KEY] = _AppState(config, keys, mailer, WakeupSender(config.data))
+def init_request_context(app: Flask, config: Config, keys: Keys, mailer: Mailer | None, limits: PageLimits) -> None:
+    state = app.extensions[_EXTENSION_KEY] = _AppState(config, keys, mailer, limits, WakeupSender(config.data))
     fragment_cache.init_fragment_cache(app, state.fragment_cache)
 
 
@@ -54,6 +56,10 @@ def get_config() -> Config:
 
 def get_crypto_keys() -> Keys:
     return _get_app_state().keys
+
+
+def get_limits() -> PageLimits:
+    return _get_app_state().limits
 
 
 def get_conn() -> db.Connection:

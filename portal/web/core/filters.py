@@ -10,15 +10,13 @@ from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL
 from portal.services.prices import countries
-from portal.web.core import access, forms, paging, periods
+from portal.web.core import access, context, forms, paging, periods
 from portal.web.core.paging import LINES_ARG
 
 LIVE_ARG = "live"
 # Texts weigh more than amounts do, and the form above them is long.
 _DEFAULT_LINES = 8
 _MAX_FIELD_LENGTH = 100
-_SEARCH_SECONDS = 1.0
-"""One of the few threads that make pages searches messages so long at a time."""
 
 _QueryT = TypeVar("_QueryT")
 
@@ -122,7 +120,7 @@ def build_message_list_context(
     last_searched_ids: list[int] = []
 
     def fetch_rows(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Any]:
-        result = search(before=before, after=after, limit=limit, seconds=_SEARCH_SECONDS)
+        result = search(before=before, after=after, limit=limit, seconds=context.get_limits().search_seconds)
         last_searched_ids[:] = [] if result.reached is None else [result.reached]
         return get_readable(result)
 

@@ -20,9 +20,6 @@ from portal.web.messages import deletion_progress, history, inbound
 
 blueprint = Blueprint("deletion", __name__)
 
-# With millions of messages the dialog opens before all are counted, and the deletion continues in the background.
-_MAX_COUNT_SECONDS, _MAX_DELETE_SECONDS = 1.0, 0.5
-
 
 @blueprint.get("/accounts/<name>/history/delete")
 @access.account_change_required
@@ -62,7 +59,7 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
         if all_matching
         else deletion.build_selection_scope(kind, _read_selected_ids())
     )
-    count = deletion.preview_deletion(conn, account.id, scope, _MAX_COUNT_SECONDS)
+    count = deletion.preview_deletion(conn, account.id, scope, context.get_limits().count_seconds)
     return htmx.render_dialog(
         "messages/history/_delete.html",
         account,
@@ -104,7 +101,7 @@ def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:
         )
     except (idempotency.FormAlreadySent, deletion.TooManyDeletions) as refusal:
         return htmx.redirect_browser_or_htmx(back, Toast(refusal.localized(), "warn"))
-    deadline = time.monotonic() + _MAX_DELETE_SECONDS
+    deadline = time.monotonic() + context.get_limits().delete_seconds
     # The deletion is stored: where the database is locked for long, it continues in the background.
     with suppress(sqlite3.OperationalError):
         for _step in deletion.run_deletion(conn, deletion_id):

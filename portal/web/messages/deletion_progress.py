@@ -13,9 +13,6 @@ from portal.services.history.deletion import SENT, Deletion
 from portal.web.core import context
 from portal.web.core.live import LiveFragment
 
-# The result of a shorter deletion was shown in a toast, and needs no banner.
-_MIN_SHOWN_DURATION_MS = 3_000
-
 
 def describe_deletion_result(job: Deletion) -> str:
     """The result of a deletion that has ended, in words."""
@@ -62,7 +59,8 @@ def _progress_context(account: Account, counters: ChangeCounters) -> dict[str, A
 
 def _list_shown_deletions(account: Account) -> list[Deletion]:
     jobs = deletion.list_recent_deletions(context.get_conn(), account.id, now_ms())
-    return [each for each in jobs if each.ended_at is None or each.ended_at - each.asked_at > _MIN_SHOWN_DURATION_MS]
+    untold_ms = context.get_limits().untold_deletion_ms
+    return [each for each in jobs if each.ended_at is None or each.ended_at - each.asked_at > untold_ms]
 
 
 def get_retention_months(account: Account) -> int:

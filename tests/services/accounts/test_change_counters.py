@@ -31,6 +31,7 @@ def moved(conn: db.Connection, account: Account) -> Callable[[], set[str]]:
     return read_changed
 
 
+@pytest.mark.slow
 def test_nothing_moves_by_itself_or_by_another_account(
     conn: db.Connection, cast: Cast, moved: Callable[[], set[str]]
 ) -> None:

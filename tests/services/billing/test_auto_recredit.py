@@ -116,6 +116,7 @@ def test_the_credits_come_before_the_messages_that_need_them(conn, acme_2, allow
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 7, 400])
 def test_as_many_packs_are_bought_whether_messages_come_one_by_one_or_together(
     conn, acme_2, allow, rule, send, together
@@ -472,6 +473,7 @@ def test_where_an_account_stands(conn, acme_2, allow, rule, send):
 # --- several at once
 
 
+@pytest.mark.slow
 def test_several_at_once_buy_no_pack_too_many(connect, conn, acme_1, acme_2, allow, rule):
     allow(line=300)
     rule(per_day=3)

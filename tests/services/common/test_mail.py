@@ -256,6 +256,7 @@ def test_a_mail_exists_only_if_what_it_tells_has_happened(conn, queue):
     assert row(conn) is None
 
 
+@pytest.mark.slow
 def test_two_mailers_send_each_mail_once(queue, smtp, mailer, connect):
     server = smtp()
     for _ in range(12):

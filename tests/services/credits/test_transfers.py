@@ -80,6 +80,7 @@ def test_eight_processes_there_and_back(conn: db.Connection, config: Config, acm
     assert self_check.list_problem_texts(conn) == []
 
 
+@pytest.mark.slow
 def test_eight_processes_send_the_same_forms(
     conn: db.Connection, config: Config, acme_1: Account, classic: Account
 ) -> None:

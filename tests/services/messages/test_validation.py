@@ -346,6 +346,7 @@ def test_what_the_credits_do_not_cover_is_refused_and_the_rest_is_not(conn, prep
     assert self_check.list_problem_texts(conn) == []
 
 
+@pytest.mark.slow
 def test_batches_and_transfers_at_the_same_time_never_spend_twice(connect, prepare, acme_1, acme_2):
     submit, start = prepare(), threading.Barrier(4)
     stored: list[int] = []

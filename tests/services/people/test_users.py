@@ -157,6 +157,7 @@ def test_the_second_step_takes_a_code_or_a_recovery_code(conn, keys, cast, alice
         authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
 
 
+@pytest.mark.slow
 def test_failures_are_counted_by_user_from_wherever_they_come(conn, cast):
     for last in range(FAILURES):
         with pytest.raises(authentication.LoginFailed):

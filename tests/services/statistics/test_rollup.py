@@ -90,6 +90,7 @@ def sent(conn: Connection, rng: random.Random, account: Account, at: int) -> lis
     return [each for each in stored.message_ids if each is not None and each not in stopped]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed):
     # So that a step seldom has all.

@@ -81,6 +81,7 @@ async def test_nobody_is_refused_for_credits_that_come_a_moment_later(config, co
     assert (len(bought(conn, login.id)), credits.get_balance(conn, login.id)) == (3, 20 * K)
 
 
+@pytest.mark.slow
 async def test_twenty_accounts_share_a_line(config, conn, cast, sellers):
     logins = sellers(20, per_day=2, line=30 * PACK)
     async with run_smsc(config) as server:

@@ -133,6 +133,7 @@ async def test_kannels_way_of_asking(config, cast, conn):
         assert (await esme.receive_deliver_sm()).esm_class == 4
 
 
+@pytest.mark.slow
 async def test_without_windowing_a_client_waits_instead_of_being_throttled(
     config, cast, conn, change_account, monkeypatch
 ):

@@ -380,6 +380,7 @@ async def test_a_receiver_that_does_not_answer_holds_nobody_up(config, cast, con
         await wait_until(lambda: waiting(conn) == 0)
 
 
+@pytest.mark.slow
 async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(config, cast, conn, wait_for):
     async with run_smsc(config) as server:
         # That nothing is done has no other way to be seen.

@@ -275,6 +275,7 @@ def test_the_csv_is_what_the_page_is_filtered_to(alice: Browser, conn: db.Connec
     assert [line[2] for line in only[1:]] == ["usage"]
 
 
+@pytest.mark.slow
 def test_the_csv_of_many_is_whole(alice: Browser, conn: db.Connection) -> None:
     for _ in range(1203):
         move(conn, ledger.GRANT, 1)

@@ -306,6 +306,7 @@ def test_the_operator_s_pages_are_not_there_for_customers(
     assert everything(conn) == before
 
 
+@pytest.mark.slow
 def test_operators_open_every_page_of_every_customer(
     acme: list[Route], globex: list[Route], client: Callable[[Person], Browser], cast: Cast
 ) -> None:

@@ -13,8 +13,7 @@ from portal.services.messages import deliveries, inbound, inbound_numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.operations import self_check
 from portal.services.people import customers
-from portal.web.messages import deletion as pages
-from portal.web.messages import deletion_progress
+from portal.web.core.limits import PageLimits
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text, get_field_value
@@ -244,15 +243,13 @@ def test_what_no_question_has_asked_is_refused(
 # --- many
 
 
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page has no time to count and to delete, and says how far it is at once."""
-    monkeypatch.setattr(pages, "_MAX_COUNT_SECONDS", 0)
-    monkeypatch.setattr(pages, "_MAX_DELETE_SECONDS", 0)
-    monkeypatch.setattr(deletion_progress, "_MIN_SHOWN_DURATION_MS", -1)
+# A page has no time to count and to delete, and says how far it is at once.
+without_time = pytest.mark.parametrize(
+    "page_limits", [PageLimits(count_seconds=0, delete_seconds=0, untold_deletion_ms=-1)]
+)
 
 
-@pytest.mark.usefixtures("slow")
+@without_time
 def test_many_go_on_behind_the_page_which_says_how_far_it_is(
     alice: Browser, conn: db.Connection, sent: list[int]
 ) -> None:
@@ -280,7 +277,7 @@ def test_many_go_on_behind_the_page_which_says_how_far_it_is(
     assert left(conn) == []
 
 
-@pytest.mark.usefixtures("slow")
+@without_time
 def test_an_open_page_is_told_how_far_it_is(alice: Browser, conn: db.Connection, sent: list[int]) -> None:
     page = alice.get(f"{HISTORY}?text=parcel").text
     seen = re.search(r"seen=([0-9a-f.]+)", page) or re.search(r'name="seen" value="([0-9a-f.]+)"', page)

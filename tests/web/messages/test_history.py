@@ -17,7 +17,8 @@ from portal.services.common.audit import SHELL
 from portal.services.history import search_index
 from portal.services.messages import blacklist, outcomes
 from portal.services.messages.outcomes import MessageOutcome
-from portal.web.core import downloads, filters
+from portal.web.core import downloads
+from portal.web.core.limits import PageLimits
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -280,10 +281,8 @@ def test_where_nothing_is_found_it_says_what_to_loosen(alice: Browser) -> None:
     }
 
 
-def test_a_long_search_says_how_far_it_came(
-    alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(filters, "_SEARCH_SECONDS", 0)
+@pytest.mark.parametrize("page_limits", [PageLimits(search_seconds=0)])
+def test_a_long_search_says_how_far_it_came(alice: Browser, conn: db.Connection) -> None:
     acting.send_texts(conn, "smpp-acme-1", "wanted", *["other"] * 50)
     while any(search_index.build_search_chunks(conn, chunk_size=1)):
         pass
@@ -480,6 +479,7 @@ def test_the_csv_has_a_line_for_each_part(alice: Browser, conn: db.Connection) -
     ]
 
 
+@pytest.mark.slow
 def test_the_csv_of_many_is_whole_and_comes_in_pieces(alice: Browser, conn: db.Connection) -> None:
     ids = acting.send_texts(conn, "smpp-acme-1", *(["text"] * 999))
     answer = alice.get(f"{HISTORY}.csv")

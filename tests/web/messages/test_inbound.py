@@ -14,6 +14,7 @@ from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import deliveries, inbound, inbound_numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.web.core.limits import PageLimits
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -167,10 +168,10 @@ def test_what_is_no_number_is_refused_and_stays(alice: Browser, conn: db.Connect
     assert alice.get(f"{PAGE}.csv?sender=Acme", follow_redirects=False).status_code == 303
 
 
-def test_a_long_search_stops_and_goes_on(alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page_limits", [PageLimits(search_seconds=0)])
+def test_a_long_search_stops_and_goes_on(alice: Browser, conn: db.Connection) -> None:
     come(conn, "needle")
     inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", "hay")] * 1000)
-    monkeypatch.setattr("portal.web.core.filters._SEARCH_SECONDS", 0)
     page = alice.get(f"{PAGE}?text=needle").text
     assert shown(page) == []
     assert "No such message" not in page

@@ -52,6 +52,7 @@ def test_the_page_shows_the_secret_as_qr_code_text_and_address(
     assert 'value="carol@acme.example"' in answer.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["enrol", "setup"])
 def test_password_and_code_finish_it_and_the_login_follows(
     browser: Browser, link: str, code: Callable[[], str], way: str, conn: db.Connection, carol: User

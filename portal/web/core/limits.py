@@ -1,0 +1,21 @@
+"""The pages' limits that are no settings: nobody has had a reason to change them but tests."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PageLimits:
+    """How long a page works before it shows what there is so far: threads are few, and messages may be millions.
+
+    `search_seconds`: looking for messages. `count_seconds`: counting those that a deletion would remove.
+    `delete_seconds`: removing them; the rest is removed in the background. `untold_deletion_ms`: a deletion that took
+    no longer gets no banner, because a toast has told its result.
+    """
+
+    search_seconds: float = 1.0
+    count_seconds: float = 1.0
+    delete_seconds: float = 0.5
+    untold_deletion_ms: int = 3_000
+
+
+DEFAULT_PAGE_LIMITS = PageLimits()
