@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+FORMAT_CSS := $(BIN)/css-beautify --indent-size=2 --space-around-combinator --end-with-newline
 NODE_CLIENT := tests/interop/node
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 
@@ -16,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What needs a browser, other people's SMPP clients, or more than a second or so.
 NOT_FAST := slow or browser or interop or faults
 
-.PHONY: help setup run test test-fast test-all coverage lint lock binary clean packages
+.PHONY: help setup run test test-fast test-all coverage lint format lock binary clean packages
 
 help:
 	@echo "make run        the demo: portal at http://127.0.0.1:8000, SMPP at 127.0.0.1:2775 and :3550 (TLS)"
@@ -24,7 +25,8 @@ help:
 	@echo "make test       every test but the long counts; what CI runs"
 	@echo "make test-all   every test, with the long counts of faults, money and fuzzing"
 	@echo "make coverage   the tests with branch coverage, in build/coverage/"
-	@echo "make lint       ruff, mypy, djlint, import-linter"
+	@echo "make lint       ruff, mypy, djlint, css-beautify, import-linter"
+	@echo "make format     Python, templates and styles in the form that make lint asks for"
 	@echo "make lock       requirements*.lock from requirements*.txt"
 	@echo "make binary     dist/smpp-portal: the whole program in one file"
 	@echo "make setup      .venv with the requirements, nothing started"
@@ -59,8 +61,15 @@ lint: $(VENV)/.development
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/djlint --lint --quiet templates
+	$(BIN)/djlint --check --quiet templates
+	$(FORMAT_CSS) static/app.css | cmp - static/app.css
 	@# It has no option that keeps it quiet where all is well.
 	@said=$$($(BIN)/lint-imports --no-logo --no-cache) || { echo "$$said"; exit 1; }
+
+format: $(VENV)/.development
+	$(BIN)/ruff format --quiet .
+	$(BIN)/djlint --reformat --quiet templates
+	@$(FORMAT_CSS) --replace static/app.css >/dev/null
 
 binary: dist/smpp-portal
 

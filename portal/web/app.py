@@ -47,6 +47,8 @@ def create_app(
         limits: how long pages work; others are for tests.
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
+    # As in mails: a line that has a statement alone leaves nothing in the page.
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.config.update(
         SECRET_KEY=keys.cookie_key,
         SESSION_COOKIE_NAME="portal_session",

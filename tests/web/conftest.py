@@ -19,7 +19,7 @@ from portal.web.app import create_app
 from portal.web.core import context
 from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
 from tests.support import Cast, Person
-from tests.web.html import find_html_errors
+from tests.web.html import find_html_errors, remove_layout
 
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
@@ -47,10 +47,10 @@ class Browser(FlaskClient):
         answer = super().open(*args, headers=headers, **kwargs)
         # A compressed answer is asked for by a test that compares it with the plain one.
         if answer.mimetype == "text/html" and not answer.content_encoding and not 300 <= answer.status_code < 400:
-            html_errors = find_html_errors(answer.text)
-            assert not html_errors, (
-                f"{answer.request.method} {answer.request.path}: {'; '.join(html_errors)}\n{answer.text}"
-            )
+            page = answer.get_data(as_text=True)
+            html_errors = find_html_errors(page)
+            assert not html_errors, f"{answer.request.method} {answer.request.path}: {'; '.join(html_errors)}\n{page}"
+            answer.set_data(remove_layout(page))
         return answer
 
     def csrf_token(self) -> str:

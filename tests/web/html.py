@@ -1,4 +1,4 @@
-"""A check of HTML, which every answer in the tests of pages goes through."""
+"""What every answer in the tests of pages goes through: a check of its HTML, and the removal of its layout."""
 
 import re
 from collections import Counter
@@ -14,6 +14,13 @@ _DYNAMIC_IDS = {"modal-title"}
 
 
 _TOKENS = re.compile(r'(name="csrf_token" value="|"X-CSRFToken":")[^"]+')
+_LAYOUT_BESIDE_TAG = re.compile(r"(?<=>)(?:\n\s*|\s{2,})|(?:\n\s*|\s{2,})(?=</?\w)")
+_INDENTATION = re.compile(r"\n +| {2,}")
+
+
+def remove_layout(text: str) -> str:
+    """HTML without line breaks and indentation: how a template is laid out is no matter of the tests."""
+    return _INDENTATION.sub(" ", _LAYOUT_BESIDE_TAG.sub("", text))
 
 
 def find_html_errors(text: str) -> list[str]:

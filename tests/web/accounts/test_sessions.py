@@ -49,7 +49,7 @@ def test_the_graph_of_what_passes_a_second(client: Client, cast: Cast, conn: db.
     acting.open_session(conn, "smpp-acme-1")
     conn.execute("UPDATE connections SET rates = '5 0 0.1 12.5'")
     page = client(cast.alice).get(SESSIONS).text
-    assert '<path d="M52 20V12H54V20H56V19H58V0H60V20z"/>' in page
+    assert '<path d="M52 20V12H54V20H56V19H58V0H60V20z" />' in page
     assert 'aria-label="In the last minute at most 12.5 a second"' in page
     assert "0/10 12.5 max 12.5 0 0" in extract_text(page)
 

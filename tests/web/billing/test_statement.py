@@ -55,7 +55,7 @@ def shown(page: str) -> list[str]:
 
 def linked(page: str, text: str) -> str:
     """Where the link with this text goes."""
-    found = re.search(rf'href="([^"]+)"[^>]*>(?:<svg.*?</svg>)?{re.escape(text)}', page)
+    found = re.search(rf'href="([^"]+)"[^>]*>(?:<svg[^>]*><use[^>]*></svg>)?{re.escape(text)}', page)
     assert found, f"no link says {text}"
     return unescape(found[1])
 
