@@ -33,8 +33,6 @@ from portal.smsc.upstream.simulator import Simulator
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_UNBIND_SECONDS = 2.0
-# Objects that are made before the garbage collector looks for cycles among them; Python's own 700 are 70 messages.
-_GC_THRESHOLD = 10_000
 _FINAL_WRITE_SECONDS = 1.5
 
 
@@ -188,4 +186,3 @@ def _tune_garbage_collector() -> None:
     # took a twentieth of the time, and the longest looks some milliseconds in which nobody was answered.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
