@@ -1,30 +1,56 @@
-# make run: the demo.  make test: every test.  Each does all it needs on a fresh Debian 12, and nothing twice.
+# make run: the demo.  make test: the tests.  Each does all it needs on a fresh Debian 12, and nothing twice.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NODE_CLIENT := tests/interop/node
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 
-.PHONY: help setup run test lint binary clean packages
+# Pinned with hashes, and without what belongs to the machine that resolved them.
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+# What needs a browser, other people's SMPP clients, or more than a second or so.
+NOT_FAST := slow or browser or interop or faults
+
+.PHONY: help setup run test test-fast test-all coverage lint lock binary clean packages
 
 help:
-	@echo "make run     the demo: portal at http://127.0.0.1:8000, SMPP at 127.0.0.1:2775 and :3550 (TLS)"
-	@echo "make test    every test"
-	@echo "make lint    ruff, mypy, djlint, import-linter"
-	@echo "make binary  dist/smpp-portal: the whole program in one file"
-	@echo "make setup   .venv with the requirements, nothing started"
-	@echo "make clean   removes all of that, never data/"
+	@echo "make run        the demo: portal at http://127.0.0.1:8000, SMPP at 127.0.0.1:2775 and :3550 (TLS)"
+	@echo "make test-fast  what one runs between two edits: no browsers, no foreign clients"
+	@echo "make test       every test but the long counts; what CI runs"
+	@echo "make test-all   every test, with the long counts of faults, money and fuzzing"
+	@echo "make coverage   the tests with branch coverage, in build/coverage/"
+	@echo "make lint       ruff, mypy, djlint, import-linter"
+	@echo "make lock       requirements*.lock from requirements*.txt"
+	@echo "make binary     dist/smpp-portal: the whole program in one file"
+	@echo "make setup      .venv with the requirements, nothing started"
+	@echo "make clean      removes all of that, never data/"
 
 setup: $(VENV)/.runtime
 
 run: $(VENV)/.runtime
+	@echo "Starting the demo"
 	@exec $(BIN)/python app.py demo
 
 test: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
 	$(BIN)/python -m pytest -n 2
+
+test-fast: $(VENV)/.development
+	$(BIN)/python -m pytest -n 2 -m "not ($(NOT_FAST))"
+
+test-all: test
+	$(BIN)/python -m tests.faults 50
+	$(BIN)/python -m tests.money 20
+	bench/fuzz
+
+coverage: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=html:build/coverage/html --cov-report=term
+
+lock: $(VENV)/.development
+	$(LOCK) --output-file requirements.lock requirements.txt
+	$(LOCK) --constraint requirements.lock --output-file requirements-dev.lock requirements-dev.txt
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check --quiet .
@@ -42,14 +68,17 @@ clean:
 # Debian's python3 comes without what makes virtual environments.
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(APT) update && $(APT) install -y python3-venv >/dev/null; }
+	@echo "Creating $(VENV)/"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements.txt | $(BIN)/python
-	@$(PIP) -r requirements.txt
+$(VENV)/.runtime: requirements.lock | $(BIN)/python
+	@echo "Installing the packages of requirements.lock in $(VENV)/, once: about a minute"
+	@$(PIP) -r requirements.lock
 	@touch $@
 
-$(VENV)/.development: requirements-dev.txt requirements.txt | $(BIN)/python
-	@$(PIP) -r requirements-dev.txt
+$(VENV)/.development: requirements-dev.lock | $(BIN)/python
+	@echo "Installing the packages of requirements-dev.lock in $(VENV)/, once: two minutes or so"
+	@$(PIP) -r requirements-dev.lock
 	@touch $(VENV)/.runtime $@
 
 # The SMPP client that is written in JavaScript. Nothing of it runs while it is installed.

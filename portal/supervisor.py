@@ -12,13 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from portal import __version__
 from portal.core import db, paths
 from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
 from portal.services.accounts import session_records
@@ -180,6 +179,7 @@ def serve(config: Config, options: Sequence[str], on_ready: Callable[[], None] |
         for name in COMPONENTS:
             with hold_component_lock(config.data, name, wait_s=_ORPHAN_TIMEOUT_S):
                 check_ports(config, name)
+        _log.info("SMPP Portal %s", __version__)
         return Supervisor(config, options).run(on_ready or (lambda: _log.info("ready: %s", config.public_url)))
 
 
@@ -288,17 +288,16 @@ class Supervisor:
 
 def is_ready(config: Config) -> bool:
     """Whether the server accepts binds and requests, according to its own `/readyz`."""
-    host = bracket_ipv6(wildcard_to_loopback(config.web.host))
-    request = urllib.request.Request(f"http://{host}:{config.web.port}/readyz")
-    if config.web.metrics_token:
-        request.add_header("Authorization", f"Bearer {config.web.metrics_token}")
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    host = wildcard_to_loopback(config.web.host)
+    token = config.web.metrics_token
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    request = f"GET /readyz HTTP/1.0\r\nHost: {bracket_ipv6(host)}:{config.web.port}\r\n{authorization}\r\n"
     try:
-        with direct.open(request, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return False
+        # Without urllib: it takes a start 50 ms to import, and this process keeps 6 MB of it for as long as it runs.
+        with socket.create_connection((host, config.web.port), timeout=2) as connection:
+            connection.sendall(request.encode())
+            with connection.makefile("rb") as answer:
+                return answer.readline().split()[1:2] == [b"200"]
     except OSError:
         return False
 

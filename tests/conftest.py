@@ -25,8 +25,18 @@ from portal.services.prices import prices
 from portal.services.senders import senders
 from portal.smsc.server import get_event_loop_factory
 from tests.serving import clean_environment, run_server
-from tests.support import AccountLogin, Cast, Person, RunningServer, copy_data_folder
+from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_data_folder
 from tests.support import find_free_port as a_free_port
+
+_MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of some folders, so that no file of theirs can forget it."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in _MARKS_OF_FOLDERS:
+            item.add_marker(_MARKS_OF_FOLDERS[folder])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,7 +44,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs `async def` tests on the event loop that the server uses."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
     with asyncio.Runner(loop_factory=get_event_loop_factory()) as runner:
         runner.run(pyfuncitem.obj(**arguments))
     return True

@@ -43,7 +43,7 @@ def start_server(config: Config, command: str = "serve", *args: str, **environme
 
 def find_child_pids(pid: int) -> dict[str, int]:
     """The process ids of the children of `serve`: `web` and `smsc`."""
-    pids = {}
+    pids: dict[str, int] = {}
     with suppress(FileNotFoundError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             with suppress(FileNotFoundError, ProcessLookupError):

@@ -54,7 +54,8 @@ class SmpplibEsme:
 
     @property
     def tls_version(self) -> str | None:
-        return self._client._socket.version()
+        version: str | None = self._client._socket.version()
+        return version
 
     def bind(self, login: AccountLogin, kind: str = TRANSCEIVER, password: str | None = None) -> int:
         """Bind, with the account's own password or the one given; return the command_status."""

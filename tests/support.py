@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyotp
 
@@ -157,7 +158,7 @@ def find_free_port() -> int:
             return port
 
 
-def wait_until(condition: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
+def wait_until(condition: Callable[[], T | Literal[False] | None], deadline_s: float = DEADLINE_S) -> T:
     """Call `condition` until its result is true (or not empty), and return the result.
 
     Raises:
@@ -168,3 +169,15 @@ def wait_until(condition: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
         assert time.monotonic() < deadline, f"still {result!r} after {deadline_s} s"
         Event().wait(0.01)
     return result
+
+
+def read_demo_value(printed: str, name: str) -> str:
+    """What stands after a name in what the demo prints at its start."""
+    return read_demo_text(rf"^  {name} +(\S+)", printed)
+
+
+def read_demo_text(pattern: str, printed: str) -> str:
+    """What the group of a pattern, which is there, matches in what the demo prints."""
+    found = re.search(pattern, printed, re.MULTILINE)
+    assert found
+    return found[1]

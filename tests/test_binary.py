@@ -7,20 +7,24 @@ import struct
 import subprocess
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from fcntl import LOCK_EX, flock
+from pathlib import Path
 
 import pytest
 
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import CommandId
 from tests.serving import stop_process
-from tests.support import ROOT, find_free_port, wait_until
+from tests.support import ROOT, find_free_port, read_demo_text, read_demo_value, wait_until
+
+pytestmark = pytest.mark.slow
 
 BINARY = ROOT / "dist" / "smpp-portal"
 
 
 @pytest.fixture(scope="session")
-def binary(tmp_path_factory):
+def binary() -> Path:
     """Builds it, unless it is up to date; two workers never build at the same time."""
     with (ROOT / ".venv" / ".building").open("w") as lock:
         flock(lock, LOCK_EX)
@@ -29,15 +33,16 @@ def binary(tmp_path_factory):
 
 
 @pytest.fixture
-def environment():
+def environment() -> dict[str, str]:
     ports = [str(find_free_port()) for _ in range(3)]
     return dict(zip(("PORTAL_WEB_PORT", "PORTAL_SMPP_PORT", "PORTAL_SMPP_TLS_PORT"), ports, strict=True)) | {"PATH": ""}
 
 
 @pytest.fixture
-def started(binary, tmp_path, environment):
+def started(binary: Path, tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The demo, running; its process and what it printed."""
     process = subprocess.Popen([binary, "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout
     printed = ""
     while "Data  " not in printed:
         line = process.stdout.readline().decode()
@@ -46,10 +51,6 @@ def started(binary, tmp_path, environment):
     yield process, printed
     stop_process(process)
     process.stdout.close()
-
-
-def find_value(printed, name):
-    return re.search(rf"^  {name} +(\S+)", printed, re.MULTILINE)[1]
 
 
 class Browser:
@@ -78,19 +79,21 @@ def origin(url):
 def test_the_demo_can_be_logged_in_to(started):
     _, printed = started
     browser = Browser()
-    browser.get(find_value(printed, "Open"))
+    browser.get(read_demo_value(printed, "Open"))
     assert browser.url.endswith("/login")
-    browser.submit(email=find_value(printed, "E-mail"), password=find_value(printed, "Password"))
-    browser.submit(code=find_value(printed, "TOTP code"))
+    browser.submit(email=read_demo_value(printed, "E-mail"), password=read_demo_value(printed, "Password"))
+    browser.submit(code=read_demo_value(printed, "TOTP code"))
     for account in ("smpp-demo-1", "smpp-demo-2", "sms-demo-1"):
         assert account in browser.page
-    browser.get(f"{find_value(printed, 'Open')}/accounts/smpp-demo-1")
+    browser.get(f"{read_demo_value(printed, 'Open')}/accounts/smpp-demo-1")
     assert "smpp-demo-1" in browser.page
 
 
 def test_a_client_can_bind(started, environment):
     _, printed = started
-    bind = pdu.Bind(CommandId.BIND_TRANSCEIVER, 1, find_value(printed, "system_id"), find_value(printed, "password"))
+    bind = pdu.Bind(
+        CommandId.BIND_TRANSCEIVER, 1, read_demo_value(printed, "system_id"), read_demo_value(printed, "password")
+    )
     with socket.create_connection(("127.0.0.1", int(environment["PORTAL_SMPP_PORT"])), timeout=10) as client:
         client.sendall(bind.encode())
         _, command, status, sequence = struct.unpack(">IIII", client.recv(16))
@@ -99,7 +102,7 @@ def test_a_client_can_bind(started, environment):
 
 def test_its_own_command_sends_a_message(started, tmp_path, environment):
     _, printed = started
-    command = re.search(r"^  Send +(.+)$", printed, re.MULTILINE)[1]
+    command = read_demo_text(r"^  Send +(.+)$", printed)
     done = subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "stat:DELIVRD" in done.stdout, done.stderr
 

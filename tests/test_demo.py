@@ -2,8 +2,12 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -16,13 +20,15 @@ from portal.services.operations import self_check
 from portal.services.people import authentication, two_factor
 from portal.services.statistics import daily_totals
 from tests.serving import clean_environment, is_server_ready, stop_process
-from tests.support import ROOT, RunningServer, find_free_port, wait_until
+from tests.support import ROOT, RunningServer, find_free_port, read_demo_text, read_demo_value, wait_until
+
+pytestmark = pytest.mark.slow
 
 APP = [sys.executable, str(ROOT / "app.py")]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> settings.Config:
     """A demo as its first run makes it; nobody changes it."""
     folder = tmp_path_factory.mktemp("demo")
     config = settings.load_config(data=folder, env={})
@@ -31,40 +37,46 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def demo_conn(made):
+def demo_conn(made: settings.Config) -> Iterator[db.Connection]:
     conn = db.connect(made.database_file)
     yield conn
     conn.close()
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts `demo` in an empty folder; returns the server and what it prints once it is ready."""
-    started = []
-    ports = [find_free_port() for _ in range(3)]
+def ports() -> list[int]:
+    """Those of the pages, of SMPP, and of SMPP over TLS."""
+    return [find_free_port() for _ in range(3)]
+
+
+@pytest.fixture
+def environment(ports: list[int]) -> dict[str, str]:
+    """That of `demo`, and of its client."""
     names = ("PORTAL_WEB_PORT", "PORTAL_SMPP_PORT", "PORTAL_SMPP_TLS_PORT")
-    environment = clean_environment() | {name: str(port) for name, port in zip(names, ports, strict=True)}
-
-    def run():
-        process = subprocess.Popen([*APP, "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
-        started.append(process)
-        printed = ""
-        while "Data  " not in printed:
-            line = process.stdout.readline().decode()
-            assert line, "it ended before it was ready"
-            printed += line
-        data = tmp_path / "data" / "demo"
-        return RunningServer(f"http://127.0.0.1:{ports[0]}", ports[1], ports[2], data, process), printed
-
-    run.environment = environment
-    yield run
-    for process in started:
-        stop_process(process)
-        process.stdout.close()
+    return clean_environment() | {name: str(port) for name, port in zip(names, ports, strict=True)}
 
 
-def find_value(printed, name):
-    return re.search(rf"^  {name} +(\S+)", printed, re.MULTILINE)[1]
+@pytest.fixture
+def start(
+    tmp_path: Path, ports: list[int], environment: dict[str, str]
+) -> Iterator[Callable[[], tuple[RunningServer, str]]]:
+    """Starts `demo` in an empty folder; returns the server and what it prints once it is ready."""
+    with ExitStack() as running:
+
+        def run() -> tuple[RunningServer, str]:
+            process = subprocess.Popen([*APP, "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+            assert process.stdout
+            running.enter_context(process.stdout)
+            running.callback(stop_process, process)
+            printed = ""
+            while "Data  " not in printed:
+                line = process.stdout.readline().decode()
+                assert line, "it ended before it was ready"
+                printed += line
+            data = tmp_path / "data" / "demo"
+            return RunningServer(f"http://127.0.0.1:{ports[0]}", ports[1], ports[2], data, process), printed
+
+        yield run
 
 
 def test_there_is_something_to_see(demo_conn):
@@ -110,35 +122,38 @@ def test_a_demo_that_was_interrupted_is_made_anew(tmp_path):
     assert demo.load_logins(config).smpp_passwords.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-globex-1"}
 
 
-def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast, monkeypatch, serve):
+def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast, serve):
     serve()
-    monkeypatch.setattr(client, "_TIMEOUT_S", 1)
     login = cast.smpp_acme_1
-    *_, last = client.send_message(config.smpp, login.name, login.password, "ACME", "+39 333 123 4006", "stays pending")
+    *_, last = client.send_message(
+        config.smpp, login.name, login.password, "ACME", "+39 333 123 4006", "stays pending", timeout_s=1
+    )
     assert last.startswith("no receipt within 1 s")
 
 
-def test_what_it_prints_works(start, tmp_path):
+def test_what_it_prints_works(start, environment, tmp_path):
     server, printed = start()
-    assert find_value(printed, "Open") == server.url
+    assert read_demo_value(printed, "Open") == server.url
     assert is_server_ready(server)
-    assert re.fullmatch(r"[0-9]{6}", find_value(printed, "TOTP code"))
-    command = re.search(r"^  Send +(.+)$", printed, re.MULTILINE)[1]
-    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
+    assert re.fullmatch(r"[0-9]{6}", read_demo_value(printed, "TOTP code"))
+    command = read_demo_text(r"^  Send +(.+)$", printed)
+    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stderr == ""
     assert sent.stdout.startswith("bound as smpp-demo-1\naccepted: message id ")
     assert "stat:DELIVRD" in sent.stdout
-    receive = re.search(r"^  Receive +(.+)$", printed, re.MULTILINE)[1].replace("Hello back", "Grüße 👋")
+    receive = read_demo_text(r"^  Receive +(.+)$", printed).replace("Hello back", "Grüße 👋")
     said_then = subprocess.run(receive, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert said_then.stdout.startswith("For smpp-demo-1. It waits seven days")
     conn = server.connect()
     wait_until(lambda: conn.execute("SELECT count(*) FROM received").fetchone()[0])
     conn.close()
-    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=start.environment, capture_output=True, text=True)  # noqa: S602
+    sent = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: S602
     assert sent.stdout.endswith("\nmessage from 393401234567: Grüße 👋\n")
-    next_code = re.search(r"the next: (.+)$", printed, re.MULTILINE)[1]
+    next_code = read_demo_text(r"the next: (.+)$", printed)
     code = subprocess.run(next_code, shell=True, cwd=tmp_path, capture_output=True, text=True)  # noqa: S602
     assert re.fullmatch(r"[0-9]{6}\n", code.stdout)
+    as_json = subprocess.run([*shlex.split(next_code), "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert re.fullmatch(r'\{"code": "[0-9]{6}"\}\n', as_json.stdout)
 
 
 def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp_path):
@@ -147,27 +162,27 @@ def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp
     assert stop_process(server.process) == 0
     server, second = start()
     for name in ("E-mail", "Password", "system_id", "password"):
-        assert find_value(first, name) == find_value(second, name)
+        assert read_demo_value(first, name) == read_demo_value(second, name)
     shown = subprocess.run(
         [*APP, "account", "show", "smpp-demo-2", "--json", "--data", server.data], check=True, capture_output=True
     )
     assert json.loads(shown.stdout)["status"] == "ERROR"
 
 
-def test_after_a_new_password_it_says_how_to_send(start, tmp_path):
+def test_after_a_new_password_it_says_how_to_send(start, environment, tmp_path):
     server, _ = start()
     regenerate = [*APP, "password", "regenerate", "smpp-demo-1", "--json", "--data", server.data]
     made = json.loads(subprocess.run(regenerate, check=True, capture_output=True).stdout)
 
     def send(*arguments):
         command = [*APP, "demo", "--send", "393401234567", "Hello", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=start.environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     assert "give the new one with --password" in send().stderr
     assert "stat:DELIVRD" in send("--password", made["password"]).stdout
     assert stop_process(server.process) == 0
     _, printed = start()
-    assert find_value(printed, "password") == "the"
+    assert read_demo_value(printed, "password") == "the"
     assert "--password PASSWORD --send" in printed
 
 
@@ -189,10 +204,10 @@ def test_sending_while_it_does_not_run(made):
     assert "Is the demo running?" in done.stderr
 
 
-def test_a_refusal_of_the_server_is_shown(start, tmp_path):
+def test_a_refusal_of_the_server_is_shown(start, environment, tmp_path):
     server, _ = start()
     done = subprocess.run(
-        [*APP, "demo", "--send", "12", "Hello"], cwd=tmp_path, env=start.environment, capture_output=True, text=True
+        [*APP, "demo", "--send", "12", "Hello"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert done.stderr == "SubmitSm: refused with ESME_RINVDSTADR\n"

@@ -19,6 +19,8 @@ from portal.services.accounts.session_records import SmppSessionRecord
 from tests.serving import clean_environment, find_child_pids, is_server_ready, stop_process
 from tests.support import ROOT, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def is_alive(pid):
     try:

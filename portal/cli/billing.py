@@ -1,13 +1,14 @@
 """`pack …` and `order …`: what is sold, and what was bought."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from typing import Any
 
+import click
+
+from portal.cli.groups import add_group
 from portal.cli.shell import (
+    Amount,
     CommandContext,
     CommandOutput,
-    Commands,
-    add_command_group,
-    add_database_command,
     format_names_and_values,
     format_table,
     format_timestamp,
@@ -22,59 +23,54 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.people import customers
 
+order = add_group("order")
+pack = add_group("pack")
 
-def register_commands(commands: "Commands[ArgumentParser]") -> None:
-    order = add_command_group(commands, "order", "orders of credits")
-    several = add_database_command(order, "list", _list_orders, "list them, the newest first")
-    several.add_argument("--account", metavar="NAME", help="of one account")
-    several.add_argument("--customer", metavar="NAME", help="of one customer")
-    several.add_argument("--status", choices=orders.STATUSES)
-    for name, run, help in (
-        ("show", _show_order, "show one"),
-        ("pay", _pay_order, "mark one as paid: its credits arrive, and the customer gets a mail"),
-        ("cancel", _cancel_order, "close one that won't be paid"),
-    ):
-        one = add_database_command(order, name, run, help)
-        one.add_argument("number", metavar="NUMBER", help="such as 2026-00042")
-        if name == "pay":
-            one.add_argument("--note", default="", metavar="T", help="how it was paid; the customer sees it")
-
-    pack = add_command_group(commands, "pack", "what credits cost")
-    add_database_command(pack, "list", _list_packs, "list what is sold")
-    change = add_database_command(pack, "set", _set_packs, "sell packs for these prices; the others stay")
-    change.add_argument("packs", nargs="+", type=_parse_pack_price, metavar="CREDITS=PRICE", help="such as 1000=60.00")
-    change.add_argument("--currency", metavar="CODE", help="of ISO 4217; one for all packs (default: theirs)")
-    remove = add_database_command(pack, "remove", _remove_packs, "sell packs no more")
-    remove.add_argument("sizes", nargs="+", metavar="CREDITS")
+_number_argument = click.argument("number", metavar="NUMBER")
 
 
 # --- order
 
 
-def _list_orders(context: CommandContext, args: Namespace) -> CommandOutput:
+@order.command("list", example="order list --customer Acme --status open")
+@click.option("--account", "account_name", metavar="NAME", help="Of one account.")
+@click.option("--customer", "customer_name", metavar="NAME", help="Of one customer.")
+@click.option("--status", type=click.Choice(orders.STATUSES))
+def _list_orders(
+    context: CommandContext, *, account_name: str | None, customer_name: str | None, status: str | None
+) -> CommandOutput:
+    """List them, the newest first."""
     order_filter = OrderFilter(
-        account_id=accounts.get_account(context.conn, args.account).id if args.account else None,
-        customer_id=customers.get_customer(context.conn, args.customer).id if args.customer else None,
-        status=args.status,
+        account_id=accounts.get_account(context.conn, account_name).id if account_name else None,
+        customer_id=customers.get_customer(context.conn, customer_name).id if customer_name else None,
+        status=status,
     )
     rows = [_order_to_dict(each) for each in orders.iterate_orders(context.conn, order_filter)]
     columns = ("order", "created", "customer", "account", "credits", "price", "currency", "status")
     return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
 
 
-def _show_order(context: CommandContext, args: Namespace) -> CommandOutput:
-    return _describe_order(orders.get_order_by_number(context.conn, args.number))
+@order.command("show", example="order show 2026-00042")
+@_number_argument
+def _show_order(context: CommandContext, number: str) -> CommandOutput:
+    """Show one."""
+    return _describe_order(orders.get_order_by_number(context.conn, number))
 
 
-def _pay_order(context: CommandContext, args: Namespace) -> CommandOutput:
-    order = orders.get_order_by_number(context.conn, args.number)
-    return _describe_order(purchases.confirm_payment(context.conn, context.keys, SHELL, order, args.note))
+@order.command("pay", example="order pay 2026-00042 --note 'bank transfer of 12 March'")
+@_number_argument
+@click.option("--note", default="", metavar="T", help="How it was paid; the customer sees it.")
+def _pay_order(context: CommandContext, number: str, *, note: str) -> CommandOutput:
+    """Mark one as paid: its credits arrive, and the customer gets a mail."""
+    order = orders.get_order_by_number(context.conn, number)
+    return _describe_order(purchases.confirm_payment(context.conn, context.keys, SHELL, order, note))
 
 
-def _cancel_order(context: CommandContext, args: Namespace) -> CommandOutput:
-    return _describe_order(
-        orders.cancel_order(context.conn, SHELL, orders.get_order_by_number(context.conn, args.number))
-    )
+@order.command("cancel", example="order cancel 2026-00042")
+@_number_argument
+def _cancel_order(context: CommandContext, number: str) -> CommandOutput:
+    """Close one that won't be paid."""
+    return _describe_order(orders.cancel_order(context.conn, SHELL, orders.get_order_by_number(context.conn, number)))
 
 
 def _describe_order(order: Order) -> CommandOutput:
@@ -108,31 +104,47 @@ def _order_to_dict(order: Order) -> dict[str, object]:
 # --- pack
 
 
-def _parse_pack_price(text: str) -> tuple[str, str]:
-    size, equals, price = text.partition("=")
-    if not equals:
-        raise ArgumentTypeError(f"{text!r} is not CREDITS=PRICE, like 1000=60.00")
-    return size, price
+class PackPrice(click.ParamType[tuple[str, str]]):
+    """CREDITS=PRICE, as the two texts."""
+
+    name = "pack"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        size, equals, price = value.partition("=")
+        if not equals:
+            self.fail(f"{value!r} is not CREDITS=PRICE, like 1000=60.00", param, ctx)
+        return size, price
 
 
-def _list_packs(context: CommandContext, args: Namespace) -> CommandOutput:
+@pack.command("list", example="pack list")
+def _list_packs(context: CommandContext) -> CommandOutput:
+    """List what is sold."""
     return _describe_packs(packs.list_packs(context.conn))
 
 
-def _set_packs(context: CommandContext, args: Namespace) -> CommandOutput:
+@pack.command("set", example="pack set 1000=60.00 5000=275.00 --currency EUR")
+@click.argument("pack_prices", nargs=-1, required=True, type=PackPrice(), metavar="CREDITS=PRICE...")
+@click.option("--currency", metavar="CODE", help="Of ISO 4217; one for all packs (default: theirs).")
+def _set_packs(
+    context: CommandContext, pack_prices: tuple[tuple[str, str], ...], *, currency: str | None
+) -> CommandOutput:
+    """Sell packs for these prices; the others stay."""
     with write_transaction(context.conn):
         packs_by_credits = {each.credits: each for each in packs.list_packs(context.conn)}
         current_currency = next((each.currency for each in packs_by_credits.values()), "")
-        currency = packs.parse_currency(current_currency if args.currency is None else args.currency)
-        for size, price in args.packs:
+        currency = packs.parse_currency(current_currency if currency is None else currency)
+        for size, price in pack_prices:
             thousandths = credit_amounts.parse_amount(size)
             packs_by_credits[thousandths] = Pack(thousandths, packs.parse_pack_price(price, currency), currency)
         return _describe_packs(packs.replace_packs(context.conn, SHELL, list(packs_by_credits.values())))
 
 
-def _remove_packs(context: CommandContext, args: Namespace) -> CommandOutput:
+@pack.command("remove", example="pack remove 1000")
+@click.argument("sizes", nargs=-1, required=True, type=Amount(), metavar="CREDITS...")
+def _remove_packs(context: CommandContext, sizes: tuple[int, ...]) -> CommandOutput:
+    """Sell packs no more."""
     with write_transaction(context.conn):
-        removed_sizes = {packs.get_pack(context.conn, credit_amounts.parse_amount(size)).credits for size in args.sizes}
+        removed_sizes = {packs.get_pack(context.conn, size).credits for size in sizes}
         remaining = [each for each in packs.list_packs(context.conn) if each.credits not in removed_sizes]
         return _describe_packs(packs.replace_packs(context.conn, SHELL, remaining))
 

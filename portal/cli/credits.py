@@ -1,16 +1,15 @@
 """`credits …`: balances, and what an operator gives, takes and moves."""
 
-from argparse import ArgumentParser, Namespace
+import click
 
+from portal.cli.groups import CommandError, add_group
 from portal.cli.shell import (
+    Amount,
     CommandContext,
-    CommandError,
     CommandOutput,
-    Commands,
-    add_account_command,
-    add_command_group,
-    add_database_command,
+    account_argument,
     format_timestamp,
+    wrong_usage,
 )
 from portal.core.db import write_transaction
 from portal.services.accounts import accounts
@@ -20,34 +19,18 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import credits, expiry
 from portal.services.history import refunds
 
-_REASON_HELP = "stands in the ledger, where the customer reads it"
+credit = add_group("credits")
+
+_amount_argument = click.argument("amount", type=Amount(), metavar="N")
+_reason_option = click.option(
+    "--reason", required=True, metavar="T", help="Stands in the ledger, where the customer reads it."
+)
 
 
-def register_commands(commands: "Commands[ArgumentParser]") -> None:
-    credit = add_command_group(commands, "credits", "balances")
-    add_account_command(credit, "show", _show_balance, "show an account's balance, and what of it runs out")
-    grant = add_account_command(credit, "grant", _grant_credits, "give an account credits")
-    grant.add_argument("amount", metavar="N")
-    grant.add_argument("--note", default="", metavar="T", help="stands in the ledger")
-    grant.add_argument("--until", default="", metavar="DATE", help="the last day on which they are good: 2027-12-31")
-    transfer = add_database_command(
-        credit, "transfer", _transfer_credits, "move credits between two accounts of one customer"
-    )
-    for name in ("source", "target"):
-        transfer.add_argument(name, metavar={"source": "FROM", "target": "TO"}[name])
-    transfer.add_argument("amount", metavar="N")
-    correct = add_account_command(credit, "correct", _correct_balance, "put a balance right")
-    correct.add_argument("amount", metavar="±N", help="with a minus they are taken away, as far as there are so many")
-    correct.add_argument("--reason", required=True, metavar="T", help=_REASON_HELP)
-    refund = add_account_command(credit, "refund", _refund_credits, "give credits back, or what a message cost")
-    refund.add_argument("amount", nargs="?", metavar="N", help="left out with --message")
-    refund.add_argument("--message", type=int, metavar="ID", help="give back what this message cost, once")
-    refund.add_argument("--reason", required=True, metavar="T", help=_REASON_HELP)
-    refund.set_defaults(wrong_usage=refund.error)
-
-
-def _show_balance(context: CommandContext, args: Namespace) -> CommandOutput:
-    account = accounts.get_account(context.conn, args.account)
+@credit.command("show", example="credits show smpp-acme-1")
+@account_argument
+def _show_balance(context: CommandContext, account: Account) -> CommandOutput:
+    """Show an account's balance, and what of it runs out."""
     output, lots = (
         _describe_balance(account, account.balance),
         expiry.list_expiring_credit_lots(context.conn, account.id),
@@ -66,20 +49,27 @@ def _show_balance(context: CommandContext, args: Namespace) -> CommandOutput:
     return CommandOutput(output.value | {"expiring": rows}, "\n".join([output.text, *lines]))
 
 
-def _grant_credits(context: CommandContext, args: Namespace) -> CommandOutput:
-    account = accounts.get_account(context.conn, args.account)
-    amount, expires_at = (
-        credit_amounts.parse_amount(args.amount),
-        expiry.parse_credit_expiry_date(args.until, context.config.timezone),
-    )
+@credit.command("grant", example="credits grant smpp-acme-1 1000 --until 2027-12-31")
+@account_argument
+@_amount_argument
+@click.option("--note", default="", metavar="T", help="Stands in the ledger.")
+@click.option("--until", default="", metavar="DATE", help="The last day on which they are good: 2027-12-31.")
+def _grant_credits(context: CommandContext, account: Account, amount: int, *, note: str, until: str) -> CommandOutput:
+    """Give an account credits."""
+    expires_at = expiry.parse_credit_expiry_date(until, context.config.timezone)
     return _describe_balance(
-        account, credits.grant_credits(context.conn, SHELL, account, amount, args.note, expires_at=expires_at)
+        account, credits.grant_credits(context.conn, SHELL, account, amount, note, expires_at=expires_at)
     )
 
 
-def _transfer_credits(context: CommandContext, args: Namespace) -> CommandOutput:
-    source, target = (accounts.get_account(context.conn, name) for name in (args.source, args.target))
-    balances = credits.transfer_credits(context.conn, SHELL, source, target, credit_amounts.parse_amount(args.amount))
+@credit.command("transfer", example="credits transfer smpp-acme-1 smpp-acme-2 250")
+@click.argument("source_name", metavar="FROM")
+@click.argument("target_name", metavar="TO")
+@_amount_argument
+def _transfer_credits(context: CommandContext, source_name: str, target_name: str, amount: int) -> CommandOutput:
+    """Move credits between two accounts of one customer."""
+    source, target = (accounts.get_account(context.conn, name) for name in (source_name, target_name))
+    balances = credits.transfer_credits(context.conn, SHELL, source, target, amount)
     outputs = [_describe_balance(account, balance) for account, balance in zip((source, target), balances, strict=True)]
     return CommandOutput(
         dict(zip(("from", "to"), [each.value for each in outputs], strict=True)),
@@ -87,31 +77,38 @@ def _transfer_credits(context: CommandContext, args: Namespace) -> CommandOutput
     )
 
 
-def _correct_balance(context: CommandContext, args: Namespace) -> CommandOutput:
-    account = accounts.get_account(context.conn, args.account)
+@credit.command("correct", example="credits correct smpp-acme-1 -20 --reason 'granted twice'")
+@account_argument
+@click.argument("amount", type=Amount(credit_amounts.parse_amount_change), metavar="±N")
+@_reason_option
+def _correct_balance(context: CommandContext, account: Account, amount: int, *, reason: str) -> CommandOutput:
+    """Put a balance right: with a minus credits are taken away, as far as there are so many."""
     return _describe_balance(
         account,
-        credits.correct_balance(
-            context.conn, SHELL, account, credit_amounts.parse_amount_change(args.amount), args.reason
-        ),
+        credits.correct_balance(context.conn, SHELL, account, amount, reason),
     )
 
 
-def _refund_credits(context: CommandContext, args: Namespace) -> CommandOutput:
-    if args.amount is None and args.message is None:
-        args.wrong_usage("give N, or --message ID")
-    account = accounts.get_account(context.conn, args.account)
-    amount = None if args.amount is None else credit_amounts.parse_amount(args.amount)
+@credit.command("refund", example="credits refund smpp-acme-1 --message 4711 --reason 'sent twice'")
+@account_argument
+@click.argument("amount", type=Amount(), metavar="[N]", required=False)
+@click.option("--message", type=int, metavar="ID", help="Give back what this message cost, once; leave out N.")
+@_reason_option
+def _refund_credits(
+    context: CommandContext, account: Account, amount: int | None, *, message: int | None, reason: str
+) -> CommandOutput:
+    """Give credits back, or what a message cost."""
+    if amount is None and message is None:
+        wrong_usage("give N, or --message ID")
     with write_transaction(context.conn):
-        if args.message is None:
+        if message is None:
             assert amount is not None
-            credits.refund_credits(context.conn, SHELL, account, amount, args.reason)
+            credits.refund_credits(context.conn, SHELL, account, amount, reason)
         else:
-            cost = refunds.refund_message(context.conn, SHELL, account, args.message, args.reason)
+            cost = refunds.refund_message(context.conn, SHELL, account, message, reason)
             if amount not in (None, cost):
                 raise CommandError(
-                    f"Message {args.message} cost {credit_amounts.credits_to_json_number(cost)}:"
-                    " leave N out, or give that."
+                    f"Message {message} cost {credit_amounts.credits_to_json_number(cost)}: leave N out, or give that."
                 )
         return _describe_balance(account, credits.get_balance(context.conn, account.id))
 

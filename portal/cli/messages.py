@@ -2,56 +2,55 @@
 
 import csv
 import sys
-from argparse import ArgumentParser, Namespace
 from io import StringIO
 from pathlib import Path
 
+import click
+
+from portal.cli.groups import CommandError, add_group
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
-    CommandError,
     CommandOutput,
-    Commands,
-    add_command_group,
-    add_database_command,
+    account_argument,
     format_table,
     format_timestamp,
 )
 from portal.services.accounts import accounts, session_records
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.messages import blacklist, inbound, inbound_numbers
 from portal.services.messages.blacklist import BlacklistEntry
 from portal.services.messages.inbound_numbers import InboundNumber
 
+simulate = add_group("simulate")
+route = add_group("route")
+blacklist_group = add_group("blacklist")
 
-def register_commands(commands: "Commands[ArgumentParser]") -> None:
-    _register_simulate_commands(commands)
-    _register_number_commands(commands)
-    _register_blacklist_commands(commands)
+_number_argument = click.argument("number", metavar="NUMBER")
+_keyword_option = click.option(
+    "--keyword", default="", metavar="WORD", help="Only what begins with it; without: the rest."
+)
 
 
 # --- simulate
 
 
-def _register_simulate_commands(commands: "Commands[ArgumentParser]") -> None:
-    simulate = add_command_group(commands, "simulate", "what the built-in upstream makes up")
-    mo = add_database_command(
-        simulate, "mo", _simulate_inbound_message, "a message from a handset, to a number or short code of an account"
-    )
-    mo.add_argument("--from", dest="source", required=True, metavar="NUMBER", help="the handset's, with country code")
-    mo.add_argument("--to", dest="destination", required=True, metavar="NUMBER", help="a number, or a short code")
-    mo.add_argument("text", metavar="TEXT")
-
-
-def _simulate_inbound_message(context: CommandContext, args: Namespace) -> CommandOutput:
-    result = inbound.simulate_inbound_message(context.conn, args.source, args.destination, args.text)
+@simulate.command("mo", example="simulate mo --from 393401234567 --to 390399123 STOP")
+@click.option("--from", "source", required=True, metavar="NUMBER", help="The handset's, with country code.")
+@click.option("--to", "destination", required=True, metavar="NUMBER", help="A number, or a short code.")
+@click.argument("text", metavar="TEXT")
+def _simulate_inbound_message(context: CommandContext, text: str, *, source: str, destination: str) -> CommandOutput:
+    """A message from a handset, to a number or short code of an account."""
+    result = inbound.simulate_inbound_message(context.conn, source, destination, text)
     all_names = {each.id: each.name for each in accounts.list_accounts(context.conn)}
     names = [all_names[each] for each in result.account_ids]
     running = session_records.is_component_alive(context.conn, "smsc")
     account_names = ", ".join(names)
     lines = [f"For {account_names}. It waits seven days for a receiver or transceiver to accept it."]
     if result.is_stop_request:
-        lines.append(f"It asks for no more messages: {args.source} goes on the blacklist of {account_names}.")
+        lines.append(f"It asks for no more messages: {source} goes on the blacklist of {account_names}.")
     if not running:
         lines.append("The SMPP server isn't running: it takes the message when it starts.")
     value = {"accounts": names, "keyword": result.keyword, "stop": result.is_stop_request, "running": running}
@@ -61,34 +60,31 @@ def _simulate_inbound_message(context: CommandContext, args: Namespace) -> Comma
 # --- route
 
 
-def _register_number_commands(commands: "Commands[ArgumentParser]") -> None:
-    route = add_command_group(commands, "route", "numbers and short codes that reach an account")
-    for name, run, help in (
-        ("add", _add_inbound_number, "let what is sent to a number reach an account"),
-        ("remove", _remove_inbound_number, "let it reach the account no more"),
-    ):
-        about = add_database_command(route, name, run, help)
-        about.add_argument("account", metavar="ACCOUNT")
-        about.add_argument("number", metavar="NUMBER")
-        about.add_argument("--keyword", default="", metavar="WORD", help="only what begins with it; without: the rest")
-    listed = add_database_command(route, "list", _list_inbound_numbers, "list them")
-    listed.add_argument("account", metavar="ACCOUNT")
-
-
-def _add_inbound_number(context: CommandContext, args: Namespace) -> CommandOutput:
-    account = accounts.get_account(context.conn, args.account)
-    added = inbound_numbers.add_inbound_number(context.conn, SHELL, account, args.number, args.keyword)
+@route.command("add", example="route add smpp-acme-1 390399123 --keyword WIN")
+@account_argument
+@_number_argument
+@_keyword_option
+def _add_inbound_number(context: CommandContext, account: Account, number: str, *, keyword: str) -> CommandOutput:
+    """Let what is sent to a number reach an account."""
+    added = inbound_numbers.add_inbound_number(context.conn, SHELL, account, number, keyword)
     return CommandOutput(_inbound_number_to_dict(added), f"What is sent to {added} reaches {account.name}.")
 
 
-def _remove_inbound_number(context: CommandContext, args: Namespace) -> CommandOutput:
-    account = accounts.get_account(context.conn, args.account)
-    removed = inbound_numbers.remove_inbound_number(context.conn, SHELL, account, args.number, args.keyword)
+@route.command("remove", example="route remove smpp-acme-1 390399123 --keyword WIN")
+@account_argument
+@_number_argument
+@_keyword_option
+def _remove_inbound_number(context: CommandContext, account: Account, number: str, *, keyword: str) -> CommandOutput:
+    """Let it reach the account no more."""
+    removed = inbound_numbers.remove_inbound_number(context.conn, SHELL, account, number, keyword)
     return CommandOutput(_inbound_number_to_dict(removed), f"{removed} removed")
 
 
-def _list_inbound_numbers(context: CommandContext, args: Namespace) -> CommandOutput:
-    numbers = inbound_numbers.list_inbound_numbers(context.conn, accounts.get_account(context.conn, args.account).id)
+@route.command("list", example="route list smpp-acme-1")
+@account_argument
+def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandOutput:
+    """List them."""
+    numbers = inbound_numbers.list_inbound_numbers(context.conn, account.id)
     rows = [(each.number, each.keyword) for each in numbers]
     return CommandOutput([_inbound_number_to_dict(each) for each in numbers], format_table(("number", "keyword"), rows))
 
@@ -100,45 +96,29 @@ def _inbound_number_to_dict(number: InboundNumber) -> dict[str, object]:
 # --- blacklist
 
 
-def _register_blacklist_commands(commands: "Commands[ArgumentParser]") -> None:
-    listing = add_command_group(
-        commands, "blacklist", "numbers that get no messages of an account, most because they said STOP"
-    )
-    for name, run, help in (
-        ("add", _add_blacklist_entry, "put a number on it"),
-        ("remove", _remove_blacklist_entry, "take a number off it: messages reach it again"),
-    ):
-        about = add_database_command(listing, name, run, help)
-        about.add_argument("account", metavar="ACCOUNT")
-        about.add_argument("number", metavar="NUMBER")
-    listed = add_database_command(listing, "list", _list_blacklist, "list it")
-    listed.add_argument("account", metavar="ACCOUNT")
-    exported = add_database_command(listing, "export", _export_blacklist, "print it as CSV, as import reads it")
-    exported.add_argument("account", metavar="ACCOUNT")
-    imported = add_database_command(listing, "import", _import_blacklist, "put a CSV file's numbers on it, all or none")
-    imported.add_argument("account", metavar="ACCOUNT")
-    imported.add_argument(
-        "file", metavar="FILE", help="with a column “number”, or a number a line; - is standard input"
-    )
-    imported.add_argument("--dry-run", action="store_true", help="say what would be added, and change nothing")
+@blacklist_group.command("add", example="blacklist add smpp-acme-1 393401234567")
+@account_argument
+@_number_argument
+def _add_blacklist_entry(context: CommandContext, account: Account, number: str) -> CommandOutput:
+    """Put a number on it."""
+    entry = blacklist.add_blacklist_number(context.conn, SHELL, account, number)
+    return CommandOutput(_blacklist_entry_to_dict(entry), f"{entry.number} gets no messages of {account.name}.")
 
 
-def _add_blacklist_entry(context: CommandContext, args: Namespace) -> CommandOutput:
-    entry = blacklist.add_blacklist_number(
-        context.conn, SHELL, accounts.get_account(context.conn, args.account), args.number
-    )
-    return CommandOutput(_blacklist_entry_to_dict(entry), f"{entry.number} gets no messages of {args.account}.")
-
-
-def _remove_blacklist_entry(context: CommandContext, args: Namespace) -> CommandOutput:
-    entry = blacklist.remove_blacklist_number(
-        context.conn, SHELL, accounts.get_account(context.conn, args.account), args.number
-    )
+@blacklist_group.command("remove", example="blacklist remove smpp-acme-1 393401234567")
+@account_argument
+@_number_argument
+def _remove_blacklist_entry(context: CommandContext, account: Account, number: str) -> CommandOutput:
+    """Take a number off it: messages reach it again."""
+    entry = blacklist.remove_blacklist_number(context.conn, SHELL, account, number)
     return CommandOutput(_blacklist_entry_to_dict(entry), f"{entry.number} removed")
 
 
-def _list_blacklist(context: CommandContext, args: Namespace) -> CommandOutput:
-    entries = blacklist.list_blacklist(context.conn, accounts.get_account(context.conn, args.account).id)
+@blacklist_group.command("list", example="blacklist list smpp-acme-1")
+@account_argument
+def _list_blacklist(context: CommandContext, account: Account) -> CommandOutput:
+    """List it."""
+    entries = blacklist.list_blacklist(context.conn, account.id)
     rows = [(each.number, format_timestamp(each.since), each.reason, each.added_by) for each in entries]
     return CommandOutput(
         [_blacklist_entry_to_dict(each) for each in entries],
@@ -155,8 +135,11 @@ def _blacklist_entry_to_dict(entry: BlacklistEntry) -> dict[str, object]:
     }
 
 
-def _export_blacklist(context: CommandContext, args: Namespace) -> CommandOutput:
-    entries = blacklist.list_blacklist(context.conn, accounts.get_account(context.conn, args.account).id)
+@blacklist_group.command("export", example="blacklist export smpp-acme-1")
+@account_argument
+def _export_blacklist(context: CommandContext, account: Account) -> CommandOutput:
+    """Print it as CSV, as import reads it."""
+    entries = blacklist.list_blacklist(context.conn, account.id)
     buffer = StringIO()
     writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
     writer.writerow(blacklist.CSV_COLUMNS)
@@ -166,18 +149,23 @@ def _export_blacklist(context: CommandContext, args: Namespace) -> CommandOutput
     return CommandOutput([_blacklist_entry_to_dict(each) for each in entries], buffer.getvalue().rstrip("\n"))
 
 
-def _import_blacklist(context: CommandContext, args: Namespace) -> CommandOutput:
-    account = accounts.get_account(context.conn, args.account)
-    content = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
+@blacklist_group.command("import", example="blacklist import smpp-acme-1 numbers.csv --dry-run")
+@account_argument
+@click.argument("file", metavar="FILE", type=click.Path(readable=False, allow_dash=True))
+@click.option("--dry-run", is_flag=True, help="Say what would be added, and change nothing.")
+def _import_blacklist(context: CommandContext, account: Account, file: str, *, dry_run: bool) -> CommandOutput:
+    """Put a CSV file's numbers on it, all or none: a column “number”, or a number a line; - reads stdin."""
+    content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     try:
         numbers = blacklist.parse_numbers_csv(content, blacklist.MAX_NUMBERS_AT_ONCE)
     except InvalidCsvLines as refusal:
         raise CommandError(f"{refusal.localized()} {refusal}") from None
     known_count = len(blacklist.find_blacklist_entries(context.conn, account.id, numbers))
     value = {"added": len(numbers) - known_count, "known": known_count}
-    if args.dry_run:
+    if dry_run:
         return CommandOutput(value, f"{value['added']} numbers would be added; {known_count} are on it already.")
-    value["added"] = blacklist.import_blacklist_numbers(context.conn, SHELL, account, numbers)
+    with show_progress("Import", "the blacklist is as it was") as progress:
+        value["added"] = blacklist.import_blacklist_numbers(context.conn, SHELL, account, numbers, progress)
     return CommandOutput(
         value, f"{value['added']} numbers added to the blacklist of {account.name}; {known_count} were on it already."
     )

@@ -2,20 +2,22 @@
 
 import os
 import sqlite3
-from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
+
 from portal import supervisor
+from portal.cli.groups import CommonOptions
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
+    Command,
     CommandContext,
     CommandOutput,
-    Commands,
-    add_command,
-    add_database_command,
     format_table,
     load_config,
     open_database,
+    root_command,
 )
 from portal.core import crypto
 from portal.core.config import Config, SettingOrigin
@@ -26,33 +28,12 @@ _MASK = "•••"
 # Anybody who has something to do comes first.
 _LOW_PRIORITY = 19
 
-
-def register_commands(commands: "Commands[ArgumentParser]") -> None:
-    add_command(
-        commands, "config", _show_config, "print every setting with its value, its default and where it came from"
-    )
-    copy = add_database_command(
-        commands, "backup", _create_backup, "write a consistent copy of the database, also while it runs"
-    )
-    copy.add_argument("file", metavar="FILE", type=Path)
-    restore = add_command(commands, "restore", _restore_backup, "put a copy back; the server must not run")
-    restore.add_argument("file", metavar="FILE", type=Path)
-    add_command(
-        commands, "compact", _compact_database, "give back the space of what was deleted; the server must not run"
-    )
-    proof = add_command(
-        commands, "check", _check_installation, "prove that file, ledger, messages and totals agree; 1 if they don't"
-    )
-    proof.add_argument(
-        "--record",
-        action="store_true",
-        help="as the daily check: at low priority, kept for the administration, what is new mailed to the operators",
-    )
-    proof.add_argument("--supervised", action="store_true", help=SUPPRESS)
+_file_argument = click.argument("file", metavar="FILE", type=click.Path(readable=False, path_type=Path))
 
 
-def _show_config(args: Namespace) -> CommandOutput:
-    config = load_config(args)
+@root_command("config", cls=Command, example="config --data /var/lib/smpp-portal")
+def _show_config(options: CommonOptions) -> CommandOutput:
+    config = load_config(options)
     rows: list[dict[str, object]] = [
         {
             "key": each.key,
@@ -89,41 +70,56 @@ def _format_setting(value: object) -> str:
     return text.replace("\n", "\\n")
 
 
-def _create_backup(context: CommandContext, args: Namespace) -> CommandOutput:
-    backup.create_backup(context.conn, args.file)
+@root_command("backup", example="backup /backups/portal-2026-11-22.db")
+@_file_argument
+def _create_backup(context: CommandContext, file: Path) -> CommandOutput:
+    with show_progress("Backup", "no file was written") as progress:
+        backup.create_backup(context.conn, file, progress)
     key = context.config.data / crypto.FILE_NAME
-    size = args.file.stat().st_size
-    text = f"{args.file} ({size} bytes). It is of use only with {key}: keep a copy of that elsewhere."
-    return CommandOutput({"file": str(args.file), "bytes": size}, text)
+    size = file.stat().st_size
+    text = f"{file} ({size} bytes). It is of use only with {key}: keep a copy of that elsewhere."
+    return CommandOutput({"file": str(file), "bytes": size}, text)
 
 
-def _restore_backup(args: Namespace) -> CommandOutput:
-    config = load_config(args)
+@root_command("restore", cls=Command, example="restore /backups/portal-2026-11-22.db")
+@_file_argument
+def _restore_backup(options: CommonOptions, file: Path) -> CommandOutput:
+    config = load_config(options)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    previous_file = backup.restore_backup(config.data, args.file)
-    text = f"{args.file} is in place." + (f" What was there before: {previous_file}" if previous_file else "")
+    with show_progress("Restore", "the database is as it was") as progress:
+        previous_file = backup.restore_backup(config.data, file, progress)
+    text = f"{file} is in place." + (f" What was there before: {previous_file}" if previous_file else "")
     key = config.data / crypto.FILE_NAME
     missing = "" if key.exists() else f"{key} is missing: put back the key that belongs to this database."
     return CommandOutput({"replaced": str(previous_file) if previous_file else None}, text, problem=missing)
 
 
-def _compact_database(args: Namespace) -> CommandOutput:
-    config = load_config(args)
+@root_command("compact", cls=Command, example="compact")
+def _compact_database(options: CommonOptions) -> CommandOutput:
+    config = load_config(options)
     with open_database(config):
         # Only makes sure that there is an installation, and that it is up to date.
         pass
-    before, after = backup.compact_database(config.data)
+    with show_progress("Compact", "the database is as it was") as progress:
+        before, after = backup.compact_database(config.data, progress)
     text = f"{before >> 20} MB before, {after >> 20} MB now."
     return CommandOutput({"bytes_before": before, "bytes_after": after}, text)
 
 
-def _check_installation(args: Namespace) -> CommandOutput:
-    config = load_config(args)
-    if args.supervised:
+@root_command("check", cls=Command, example="check --json")
+@click.option(
+    "--record",
+    is_flag=True,
+    help="As the daily check: at low priority, kept for the administration, what is new mailed to the operators.",
+)
+@click.option("--supervised", is_flag=True, hidden=True)
+def _check_installation(options: CommonOptions, *, record: bool, supervised: bool) -> CommandOutput:
+    config = load_config(options)
+    if supervised:
         supervisor.exit_with_parent()
     try:
         with open_database(config) as context:
-            problems = _run_daily_self_check(context) if args.record else _run_self_check(context)
+            problems = _run_daily_self_check(context) if record else _run_self_check(context)
     except sqlite3.DatabaseError as error:
         problems = [self_check.problem_from_error(error)]
     value = {"ok": not problems, "problems": [str(each) for each in problems]}
@@ -133,8 +129,11 @@ def _check_installation(args: Namespace) -> CommandOutput:
 
 
 def _run_self_check(context: CommandContext) -> list[Problem]:
-    with self_check.open_database_copy(context.conn, context.config.data) as copy:
-        return self_check.find_problems(copy)
+    with (
+        show_progress("Check", "it found out nothing, and the database is as it was") as progress,
+        self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
+    ):
+        return self_check.find_problems(copy, progress)
 
 
 def _run_daily_self_check(context: CommandContext) -> list[Problem]:

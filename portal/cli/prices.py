@@ -1,16 +1,15 @@
 """`price …`: what a part costs."""
 
 import sys
-from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+import click
+
+from portal.cli.groups import CommandError, add_group
+from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
-    CommandError,
     CommandOutput,
-    Commands,
-    add_command_group,
-    add_database_command,
     format_table,
     format_timestamp,
 )
@@ -25,51 +24,30 @@ from portal.services.prices.price_lists import PriceListSummary
 from portal.services.prices.prices import PriceChange, PriceRow
 
 _DEFAULT_LIST_NAME = "default prices"
-_FROM_HELP = "from when on: 2027-01-31 or 2027-01-31T08:00, in the installation's time zone; without it, at once"
 
+price = add_group("price")
 
-def register_commands(commands: "Commands[ArgumentParser]") -> None:
-    price = add_command_group(
-        commands, "price", "price lists: credits a part, by country or by the first digits of numbers"
-    )
-    listing = add_database_command(price, "list", _list_prices, "show a list: what holds, and what is to come")
-    put = add_database_command(price, "set", _set_price, "set a price")
-    close = add_database_command(price, "close", _close_destination, "send nothing to a destination")
-    remove = add_database_command(
-        price, "remove", _remove_price, "let a list say nothing of a destination, or call a change off"
-    )
-    for each in (put, close, remove):
-        each.add_argument("destination", metavar="DESTINATION", help="a country like IT, or first digits like 39342")
-        each.add_argument("--from", dest="valid_from", default="", metavar="DATE", help=_FROM_HELP)
-    put.add_argument("price", metavar="PRICE", help="credits a part, like 0.8")
-    load = add_database_command(price, "import", _import_prices, "change prices as a CSV file says, all or none")
-    load.add_argument("file", metavar="FILE", help="columns destination,price[,valid_from]; - reads stdin")
-    load.add_argument("--dry-run", action="store_true", help="only say what would change")
-    export = add_database_command(price, "export", _export_prices, "print a list as CSV, as import reads it")
-    for each in (listing, put, close, remove, load, export):
-        each.add_argument("--list", dest="price_list", metavar="NAME", help="another list than the default one")
-    add_database_command(price, "lists", _list_price_lists, "show the lists")
-    create = add_database_command(
-        price, "create", _create_price_list, "make a list; it says what differs from the default one"
-    )
-    create.add_argument("name", metavar="NAME")
-    rename = add_database_command(price, "rename", _rename_price_list, "rename a list")
-    rename.add_argument("name", metavar="NAME")
-    rename.add_argument("new_name", metavar="NEW-NAME")
-    delete = add_database_command(price, "delete", _delete_price_list, "delete a list that no customer has")
-    delete.add_argument("name", metavar="NAME")
-    assign = add_database_command(
-        price, "assign", _assign_price_list, "let a customer pay by a list, or again by the default one"
-    )
-    assign.add_argument("customer", metavar="CUSTOMER")
-    assign.add_argument("name", metavar="NAME", nargs="?", help="without it, the default one")
+_list_option = click.option("--list", "list_name", metavar="NAME", help="Another list than the default one.")
+# A country like IT, or first digits like 39342.
+_destination_argument = click.argument("destination_text", metavar="DESTINATION")
+_from_option = click.option(
+    "--from",
+    "valid_from_text",
+    default="",
+    metavar="DATE",
+    help="From when on: 2027-01-31 or 2027-01-31T08:00, in the installation's time zone; without it, at once.",
+)
+_name_argument = click.argument("name", metavar="NAME")
 
 
 # --- what a list says
 
 
-def _list_prices(context: CommandContext, args: Namespace) -> CommandOutput:
-    return _describe_prices(context, _get_price_list(context, args))
+@price.command("list", example="price list --list Resellers")
+@_list_option
+def _list_prices(context: CommandContext, *, list_name: str | None) -> CommandOutput:
+    """Show a list: what holds, and what is to come."""
+    return _describe_prices(context, _get_price_list(context, list_name))
 
 
 def _describe_prices(context: CommandContext, price_list: PriceListSummary, destination: str = "") -> CommandOutput:
@@ -125,34 +103,58 @@ def _format_date(context: CommandContext, at: int) -> str:
     return prices.format_valid_from(at, context.config.timezone)
 
 
-def _get_price_list(context: CommandContext, args: Namespace) -> PriceListSummary:
-    if args.price_list is None:
+def _get_price_list(context: CommandContext, list_name: str | None) -> PriceListSummary:
+    if list_name is None:
         return price_lists.get_price_list_by_id(context.conn, price_lists.DEFAULT_LIST)
-    return price_lists.get_price_list(context.conn, args.price_list)
+    return price_lists.get_price_list(context.conn, list_name)
 
 
 # --- changing it
 
 
-def _set_price(context: CommandContext, args: Namespace) -> CommandOutput:
-    return _change_price(context, args, prices.parse_price(args.price))
+@price.command("set", example="price set IT 0.8 --from 2027-01-31")
+@_destination_argument
+@click.argument("price_text", metavar="PRICE")
+@_from_option
+@_list_option
+def _set_price(
+    context: CommandContext, destination_text: str, price_text: str, *, valid_from_text: str, list_name: str | None
+) -> CommandOutput:
+    """Set a price, in credits a part, of a country like IT or of first digits like 39342."""
+    return _change_price(context, list_name, destination_text, prices.parse_price(price_text), valid_from_text)
 
 
-def _close_destination(context: CommandContext, args: Namespace) -> CommandOutput:
-    return _change_price(context, args, None)
+@price.command("close", example="price close 39342")
+@_destination_argument
+@_from_option
+@_list_option
+def _close_destination(
+    context: CommandContext, destination_text: str, *, valid_from_text: str, list_name: str | None
+) -> CommandOutput:
+    """Send nothing to a destination."""
+    return _change_price(context, list_name, destination_text, None, valid_from_text)
 
 
-def _change_price(context: CommandContext, args: Namespace, price: int | None) -> CommandOutput:
-    price_list, destination = _get_price_list(context, args), prices.parse_destination(args.destination)
+def _change_price(
+    context: CommandContext, list_name: str | None, destination_text: str, price: int | None, valid_from_text: str
+) -> CommandOutput:
+    price_list, destination = _get_price_list(context, list_name), prices.parse_destination(destination_text)
     timezone = context.config.timezone
-    change = PriceChange(destination, price, prices.parse_valid_from(args.valid_from, timezone))
+    change = PriceChange(destination, price, prices.parse_valid_from(valid_from_text, timezone))
     prices.change_prices(context.conn, SHELL, price_list.id, [change], timezone)
     return _describe_prices(context, price_list, destination)
 
 
-def _remove_price(context: CommandContext, args: Namespace) -> CommandOutput:
-    price_list, destination = _get_price_list(context, args), prices.parse_destination(args.destination)
-    valid_from = prices.parse_valid_from(args.valid_from, context.config.timezone)
+@price.command("remove", example="price remove IT --from 2027-01-31")
+@_destination_argument
+@_from_option
+@_list_option
+def _remove_price(
+    context: CommandContext, destination_text: str, *, valid_from_text: str, list_name: str | None
+) -> CommandOutput:
+    """Let a list say nothing of a destination, or call a change off."""
+    price_list, destination = _get_price_list(context, list_name), prices.parse_destination(destination_text)
+    valid_from = prices.parse_valid_from(valid_from_text, context.config.timezone)
     if valid_from is None:
         prices.remove_price(context.conn, SHELL, price_list.id, destination)
     else:
@@ -160,23 +162,32 @@ def _remove_price(context: CommandContext, args: Namespace) -> CommandOutput:
     return _describe_prices(context, price_list, destination)
 
 
-def _import_prices(context: CommandContext, args: Namespace) -> CommandOutput:
-    content = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
-    price_list, now = _get_price_list(context, args), now_ms()
+@price.command("import", example="price import prices.csv --dry-run")
+@click.argument("file", metavar="FILE", type=click.Path(readable=False, allow_dash=True))
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@_list_option
+def _import_prices(context: CommandContext, file: str, *, dry_run: bool, list_name: str | None) -> CommandOutput:
+    """Change prices as a CSV file says, all or none: columns destination,price[,valid_from]; - reads stdin."""
+    content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    price_list, now = _get_price_list(context, list_name), now_ms()
     try:
-        with write_transaction(context.conn):
+        with show_progress("Import", "the prices are as they were") as progress, write_transaction(context.conn):
             plan = price_csv.plan_import(context.conn, price_list.id, content, context.config.timezone, now)
-            if not args.dry_run:
-                price_csv.apply_import_plan(context.conn, SHELL, price_list.id, plan, context.config.timezone, now)
+            if not dry_run:
+                timezone = context.config.timezone
+                price_csv.apply_import_plan(context.conn, SHELL, price_list.id, plan, timezone, now, progress)
     except InvalidCsvLines as refusal:
         raise CommandError(" ".join([refusal.localized(), *map(str, refusal.summarize_lines())])) from None
     value = {"new": len(plan.new), "changed": len(plan.changed), "unchanged": plan.unchanged_count}
     summary = ", ".join(f"{number} {name}" for name, number in value.items())
-    return CommandOutput(value, f"{summary}; nothing was imported" if args.dry_run else summary)
+    return CommandOutput(value, f"{summary}; nothing was imported" if dry_run else summary)
 
 
-def _export_prices(context: CommandContext, args: Namespace) -> CommandOutput:
-    rows = prices.list_price_rows(context.conn, _get_price_list(context, args).id, now_ms())
+@price.command("export", example="price export --list Resellers")
+@_list_option
+def _export_prices(context: CommandContext, *, list_name: str | None) -> CommandOutput:
+    """Print a list as CSV, as import reads it."""
+    rows = prices.list_price_rows(context.conn, _get_price_list(context, list_name).id, now_ms())
     timezone = context.config.timezone
     text = price_csv.format_price_csv(rows, timezone).replace("\r\n", "\n").rstrip("\n")
     return CommandOutput(list(price_csv.iterate_price_lines(rows, timezone)), text)
@@ -185,7 +196,9 @@ def _export_prices(context: CommandContext, args: Namespace) -> CommandOutput:
 # --- the lists
 
 
-def _list_price_lists(context: CommandContext, args: Namespace) -> CommandOutput:
+@price.command("lists", example="price lists")
+def _list_price_lists(context: CommandContext) -> CommandOutput:
+    """Show the lists."""
     return _describe_price_lists(price_lists.list_price_lists(context.conn))
 
 
@@ -205,27 +218,41 @@ def _price_list_to_dict(price_list: PriceListSummary) -> dict[str, object]:
     }
 
 
-def _create_price_list(context: CommandContext, args: Namespace) -> CommandOutput:
-    price_list = price_lists.create_price_list(context.conn, SHELL, args.name)
+@price.command("create", example="price create Resellers")
+@_name_argument
+def _create_price_list(context: CommandContext, name: str) -> CommandOutput:
+    """Make a list; it says what differs from the default one."""
+    price_list = price_lists.create_price_list(context.conn, SHELL, name)
     return CommandOutput(_price_list_to_dict(price_list), price_list.name)
 
 
-def _rename_price_list(context: CommandContext, args: Namespace) -> CommandOutput:
+@price.command("rename", example="price rename Resellers Partners")
+@_name_argument
+@click.argument("new_name", metavar="NEW-NAME")
+def _rename_price_list(context: CommandContext, name: str, new_name: str) -> CommandOutput:
+    """Rename a list."""
     renamed = price_lists.rename_price_list(
-        context.conn, SHELL, price_lists.get_price_list(context.conn, args.name).id, args.new_name
+        context.conn, SHELL, price_lists.get_price_list(context.conn, name).id, new_name
     )
     return CommandOutput(_price_list_to_dict(renamed), renamed.name)
 
 
-def _delete_price_list(context: CommandContext, args: Namespace) -> CommandOutput:
-    price_list = price_lists.get_price_list(context.conn, args.name)
+@price.command("delete", example="price delete Partners")
+@_name_argument
+def _delete_price_list(context: CommandContext, name: str) -> CommandOutput:
+    """Delete a list that no customer has."""
+    price_list = price_lists.get_price_list(context.conn, name)
     price_lists.delete_price_list(context.conn, SHELL, price_list.id)
     return CommandOutput(_price_list_to_dict(price_list), f"{price_list.name} deleted")
 
 
-def _assign_price_list(context: CommandContext, args: Namespace) -> CommandOutput:
-    customer = customers.get_customer(context.conn, args.customer)
-    list_id = price_lists.DEFAULT_LIST if args.name is None else price_lists.get_price_list(context.conn, args.name).id
+@price.command("assign", example="price assign Acme Resellers")
+@click.argument("customer_name", metavar="CUSTOMER")
+@click.argument("name", metavar="[NAME]", required=False)
+def _assign_price_list(context: CommandContext, customer_name: str, name: str | None) -> CommandOutput:
+    """Let a customer pay by a list, or without NAME again by the default one."""
+    customer = customers.get_customer(context.conn, customer_name)
+    list_id = price_lists.DEFAULT_LIST if name is None else price_lists.get_price_list(context.conn, name).id
     price_list = price_lists.assign_price_list(context.conn, SHELL, customer, list_id)
     return CommandOutput(
         {"customer": customer.name, "price_list": price_list.name or None},

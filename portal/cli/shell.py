@@ -1,31 +1,33 @@
-"""What the commands share: their options, the open database, and how output is formatted."""
+"""What the commands share: how one runs, the open database, types of arguments, and how output is formatted."""
 
+import json
 import re
+import sqlite3
 import sys
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Any, NoReturn
+
+import click
 
 from portal import migrations
+from portal.cli.groups import CommandError, CommandGroup, CommonOptions, build_common_options, root
+from portal.cli.progress import show_progress
 from portal.core import config as settings
 from portal.core import db, i18n
-from portal.core.config import Config
-from portal.core.crypto import Keys
+from portal.core.config import Config, ConfigError
+from portal.core.crypto import KeyFileError, Keys
 from portal.core.wakeup import WakeupSender
+from portal.migrations import NewerDatabase
+from portal.services.accounts import accounts
+from portal.services.common import credit_amounts
+from portal.services.common.errors import Refused
 from portal.services.operations import backup
 
-COMMON_OPTIONS = ("--data", "--config", "--json")
-
-Commands = _SubParsersAction  # what ArgumentParser.add_subparsers() returns
-
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-
-
-class CommandError(Exception):
-    """A command can't be done; the text says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -51,72 +53,89 @@ class CommandContext:
         return Keys.load(self.config.data)
 
 
-def build_option_parser(*names: str) -> ArgumentParser:
-    """The options that stand before a command or after it: without a default, so that neither place overrides."""
-    parser = ArgumentParser(add_help=False, argument_default=SUPPRESS)
-    if "--data" in names:
-        parser.add_argument("--data", type=Path, metavar="DIR", help="data folder (PORTAL_DATA; ./data)")
-    if "--config" in names:
-        parser.add_argument("--config", type=Path, metavar="FILE", help="settings (PORTAL_CONFIG; config.toml in DIR)")
-    if "--json" in names:
-        parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
-    return parser
+class Command(click.Command):
+    """A command that opens what it needs by itself: its function is called with CommonOptions, returns CommandOutput.
+
+    Args:
+        example: how it is called, without the program's name.
+        prints_data: whether it takes `--json`.
+    """
+
+    def __init__(self, *args: Any, example: str, prints_data: bool = True, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.example = example
+        self.params += build_common_options(json=prints_data)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # A negative number is an argument, and no option.
+        ctx.ignore_unknown_options = any(re.match(r"-[0-9]", each) for each in args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> int:
+        options = ctx.ensure_object(CommonOptions)
+        with _one_line_errors():
+            output = self.run(options, ctx.params)
+            if options.json:
+                print(json.dumps(output.value, ensure_ascii=False), flush=True)
+            elif output.text:
+                print(output.text, flush=True)
+        if output.problem:
+            CommandError(output.problem).show()
+        return output.status
+
+    def run(self, options: CommonOptions, params: dict[str, Any]) -> CommandOutput:
+        assert self.callback
+        output: CommandOutput = self.callback(options, **params)
+        return output
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Example"):
+            formatter.write_text(f"{ctx.find_root().info_name} {self.example}")
 
 
-def add_command_group(commands: "Commands[ArgumentParser]", name: str, help: str) -> "Commands[ArgumentParser]":
-    """A command that has commands of its own."""
-    parser = commands.add_parser(
-        name, help=help, description=help, parents=[build_option_parser(*COMMON_OPTIONS)], allow_abbrev=False
-    )
-    return parser.add_subparsers(metavar="COMMAND", required=True)
+class DatabaseCommand(Command):
+    """A command that works on the database: its function is called with a CommandContext."""
+
+    def run(self, options: CommonOptions, params: dict[str, Any]) -> CommandOutput:
+        assert self.callback
+        with open_database(load_config(options)) as context:
+            output: CommandOutput = self.callback(context, **params)
+            return output
 
 
-def add_command(
-    commands: "Commands[ArgumentParser]",
-    name: str,
-    run: Callable[[Namespace], CommandOutput],
-    help: str,
-    *,
-    option_names: Sequence[str] = COMMON_OPTIONS,
-) -> ArgumentParser:
-    """A command that opens what it needs by itself."""
-    parser = commands.add_parser(
-        name, help=help, description=help, parents=[build_option_parser(*option_names)], allow_abbrev=False
-    )
-    parser.set_defaults(run=run)
-    return parser
+CommandGroup.command_class = DatabaseCommand
 
 
-def add_database_command(
-    commands: "Commands[ArgumentParser]",
-    name: str,
-    run: Callable[[CommandContext, Namespace], CommandOutput],
-    help: str,
-) -> ArgumentParser:
-    """A command that works on the database."""
-
-    def run_with_database(args: Namespace) -> CommandOutput:
-        with open_database(load_config(args)) as context:
-            return run(context, args)
-
-    return add_command(commands, name, run_with_database, help)
-
-
-def add_account_command(
-    commands: "Commands[ArgumentParser]",
-    name: str,
-    run: Callable[[CommandContext, Namespace], CommandOutput],
-    help: str,
-) -> ArgumentParser:
-    """A command about one account, which comes first."""
-    parser = add_database_command(commands, name, run, help)
-    parser.add_argument("account", metavar="ACCOUNT")
-    return parser
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Raises: CommandError, in place of what a command is refused or fails with."""
+    try:
+        yield
+    except (Refused, ConfigError, KeyFileError, NewerDatabase) as error:
+        raise CommandError(str(error)) from error
+    except sqlite3.Error as error:
+        raise CommandError(f"{type(error).__name__}: {error}") from error
+    except BrokenPipeError:
+        # Whoever reads the output (`| head`) wants no more of it: Click ends the program.
+        raise
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        raise CommandError(text) from error
 
 
-def load_config(args: Namespace) -> Config:
+def root_command(name: str, **attributes: Any) -> Callable[[Callable[..., CommandOutput]], click.Command]:
+    """A command that is in no group; arguments as for Command."""
+    return root.command(name, help=root.helps[name], **attributes)
+
+
+def wrong_usage(message: str) -> NoReturn:
+    """End the command with its usage and this message: exit status 2."""
+    click.get_current_context().fail(message)
+
+
+def load_config(options: CommonOptions) -> Config:
     """Raises: ConfigError"""
-    return settings.load_config(getattr(args, "config", None), getattr(args, "data", None))
+    return settings.load_config(options.config, options.data)
 
 
 @contextmanager
@@ -147,21 +166,59 @@ def lock_and_migrate_database(config: Config) -> Iterator[None]:
         program = Path(sys.argv[0]).name
         raise CommandError(f"There is no installation in {config.data}. Make one: {program} init --email YOUR-ADDRESS")
     with backup.acquire_data_folder_lock(config.data):
-        migrations.migrate(config.database_file, keep_backups=config.retention.backups)
+        with show_progress(
+            "Update of the database", "the step it was at is taken back, and the next start goes on"
+        ) as progress:
+            migrations.migrate(config.database_file, keep_backups=config.retention.backups, progress=progress)
         yield
 
 
 # --- arguments
 
 
-def parse_duration(text: str) -> int:
-    """Read `30s`, `15m`, `8h`, `1d`, `2w` (and `0`) as milliseconds."""
-    if text == "0":
-        return 0
-    match = re.fullmatch(r"([0-9]{1,4})([smhdw])", text)
-    if not match:
-        raise ArgumentTypeError(f"{text!r} is not a duration; examples: 15m, 8h, 1d")
-    return int(match[1]) * _UNITS_MS[match[2]]
+def account_argument(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
+    """The command is about an account: its name comes first, and the function is called with the account itself."""
+
+    @wraps(run)
+    def run_with_account(context: CommandContext, account_name: str, **params: Any) -> CommandOutput:
+        return run(context, accounts.get_account(context.conn, account_name), **params)
+
+    return click.argument("account_name", metavar="ACCOUNT")(run_with_account)
+
+
+class Duration(click.ParamType[int]):
+    """`30s`, `15m`, `8h`, `1d`, `2w` (and `0`), as milliseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value == "0":
+            return 0
+        match = re.fullmatch(r"([0-9]{1,4})([smhdw])", value)
+        if not match:
+            self.fail(f"{value!r} is not a duration; examples: 15m, 8h, 1d", param, ctx)
+        return int(match[1]) * _UNITS_MS[match[2]]
+
+
+class Amount(click.ParamType[int]):
+    """Credits, as thousandths. One that isn't is refused (1), and no wrong usage: it is as wrong in a page's form.
+
+    Args:
+        parse: reads it; raises Refused.
+    """
+
+    name = "amount"
+
+    def __init__(self, parse: Callable[[str], int] = credit_amounts.parse_amount) -> None:
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        with _one_line_errors():
+            return self.parse(value)
 
 
 # --- output

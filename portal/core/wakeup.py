@@ -6,7 +6,6 @@ costs a query.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import socket
@@ -14,6 +13,11 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # It takes a shell command a tenth of a second to import, and only the server has a loop.
+    import asyncio
 
 _SOCKET_NAME = "smsc.sock"
 _MAX_PATH_OCTETS = 100  # octets; sun_path holds 104 on macOS, 108 on Linux

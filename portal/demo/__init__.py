@@ -58,9 +58,13 @@ class DemoLogins:
 
 
 def create_demo(config: Config) -> None:
-    """Create the demo's database, key and settings, unless they are there. This takes two seconds."""
+    """Create the demo's database, key and settings, unless they are there. This takes some seconds, and says so."""
     if config.database_file.exists():
         return
+    _print_progress(
+        f"Making up the demo in {_format_path(config.data)}, once: users, accounts, four weeks of messages …"
+    )
+    begun_at = time.monotonic()
     # Created in a temporary folder and moved, the database last: so a demo is complete as soon as it is there.
     folder = config.data / _TEMPORARY_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
@@ -73,6 +77,11 @@ def create_demo(config: Config) -> None:
     for name in (KEY_FILE, _LOGINS_FILE, config.database_file.name):
         (folder / name).replace(config.data / name)
     shutil.rmtree(folder)
+    _print_progress(f"Made up in {time.monotonic() - begun_at:.0f} s. Starting the portal and the SMPP server …")
+
+
+def _print_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _write_private_file(file: Path, text: str) -> None:

@@ -38,7 +38,14 @@ class DemoSendFailed(Refused):
 
 
 def send_message(
-    smpp: SmppSettings, system_id: str, password: str, source: str, destination: str, text: str
+    smpp: SmppSettings,
+    system_id: str,
+    password: str,
+    source: str,
+    destination: str,
+    text: str,
+    *,
+    timeout_s: float = _TIMEOUT_S,
 ) -> Iterator[str]:
     """Send a message as an SMPP client does.
 
@@ -46,6 +53,7 @@ def send_message(
         smpp: where the server listens; the unsecured port is used if there is one.
         source: alphanumeric sender.
         destination: a phone number, as people write it.
+        timeout_s: seconds to wait for each answer, and for the receipt.
 
     Yields:
         Lines of text that report the progress.
@@ -56,8 +64,8 @@ def send_message(
     host, port = wildcard_to_loopback(smpp.host), smpp.port or smpp.tls_port
     address = f"{bracket_ipv6(host)}:{port}"
     try:
-        with socket.create_connection((host, port), timeout=_TIMEOUT_S) as tcp_socket:
-            session = _DemoSmppSession(tcp_socket if smpp.port else _wrap_tls(tcp_socket))
+        with socket.create_connection((host, port), timeout=timeout_s) as tcp_socket:
+            session = _DemoSmppSession(tcp_socket if smpp.port else _wrap_tls(tcp_socket), timeout_s)
             yield from session.send_and_wait(system_id, password, source, countries.strip_separators(destination), text)
     except (OSError, pdu.MalformedPdu) as error:
         raise DemoSendFailed(what=address, reason=f"{error}. {_CONNECTION_HINT}") from None
@@ -72,7 +80,8 @@ def _wrap_tls(tcp_socket: socket.socket) -> ssl.SSLSocket:
 
 
 class _DemoSmppSession:
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._connection = connection
         self._stream = connection.makefile("rb")
         self._sequences = count(1)
@@ -86,7 +95,7 @@ class _DemoSmppSession:
         yield "waiting for its receipt"
         receipt = self._wait_for_receipt(message_id)
         if not receipt:
-            yield f"no receipt within {_TIMEOUT_S} s: it comes when the message has ended"
+            yield f"no receipt within {self._timeout_s} s: it comes when the message has ended"
             return
         yield f"receipt: {receipt}"
         for each in self._incoming:
@@ -127,7 +136,7 @@ class _DemoSmppSession:
 
     def _wait_for_receipt(self, message_id: str) -> str:
         """Return the text of a message's receipt; empty: it has not come in time."""
-        deadline = time.monotonic() + _TIMEOUT_S
+        deadline = time.monotonic() + self._timeout_s
         # The server sends enquire_link regularly, so no read blocks for long.
         while time.monotonic() < deadline:
             try:

@@ -46,7 +46,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         # Years of messages, after an update, leave the SMPP server as much time as they take.
         Job("statistics", 1.0, _roll_up_statistics, pause_factor=1),
         # Somebody watches: a quarter of a core's time.
-        Job("deletion", 1.0, _continue_message_deletions, pause_factor=3),
+        Job("deletion", 1.0, continue_message_deletions, pause_factor=3),
         Job("retention", 3600.0, partial(_remove_old_messages, config), pause_factor=RETENTION_PAUSE_FACTOR),
         Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
@@ -97,7 +97,7 @@ def _roll_up_statistics(conn: Connection) -> Iterator[None]:
         yield
 
 
-def _continue_message_deletions(conn: Connection) -> Iterator[None]:
+def continue_message_deletions(conn: Connection) -> Iterator[None]:
     """Go on with what customers have asked to delete, a step of each in turn: nobody waits for another's millions, nor
     for one that fails."""
     running: dict[int, Iterator[None]] = {}

@@ -1,6 +1,18 @@
 """The schema of the database, as numbered migrations: one file for each, with the name that databases store."""
 
-from portal.migrations.runner import NewerDatabase, list_unknown_migrations, migrate
-from portal.migrations.steps import migrations
+from pathlib import Path
 
-__all__ = ["NewerDatabase", "list_unknown_migrations", "migrate", "migrations"]
+from portal.core.progress import Progress, no_progress
+from portal.migrations.applied import NewerDatabase, has_all_migrations
+
+__all__ = ["NewerDatabase", "migrate"]
+
+
+def migrate(file: Path, *, keep_backups: int, progress: Progress = no_progress) -> list[str]:
+    """Apply all pending migrations to a database: see `runner.migrate`."""
+    if has_all_migrations(file):
+        return []
+    # Imported here: most starts have nothing to migrate, and sqlite-utils takes an eighth of a second and 15 MB.
+    from portal.migrations import runner
+
+    return runner.migrate(file, keep_backups=keep_backups, progress=progress)

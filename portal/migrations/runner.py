@@ -10,14 +10,12 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from portal.core import db
+from portal.core.progress import Progress, no_progress, report_during_statements
+from portal.migrations.applied import NewerDatabase
 from portal.migrations.steps import migrations
 
 
-class NewerDatabase(Exception):
-    """The database has migrations of a newer version of this program."""
-
-
-def migrate(file: Path, *, keep_backups: int) -> list[str]:
+def migrate(file: Path, *, keep_backups: int, progress: Progress = no_progress) -> list[str]:
     """Apply all pending migrations to a database, after a backup of it (in `backups/` beside it).
 
     Processes that start at the same time wait for each other.
@@ -25,12 +23,14 @@ def migrate(file: Path, *, keep_backups: int) -> list[str]:
     Args:
         file: the database; an empty one gets the whole schema.
         keep_backups: how many of these backups are kept.
+        progress: is told migrations, the backup being the first of them.
 
     Returns:
         The names of the migrations applied; empty if the database was up to date.
 
     Raises:
         NewerDatabase: nothing has changed.
+        KeyboardInterrupt: from `progress`; the migration that it was at is rolled back, those before it stay.
     """
     with _hold_migration_lock(file.with_suffix(".migrate.lock")):
         conn = db.connect(file)
@@ -39,13 +39,25 @@ def migrate(file: Path, *, keep_backups: int) -> list[str]:
             if unknown := list_unknown_migrations(database):
                 raise NewerDatabase(f"{file} was written by a newer version of this program ({', '.join(unknown)})")
             steps = [each.name for each in migrations.pending(database)]
-            if steps and migrations.applied(database):
-                _backup_database(conn, file, keep_backups)
             if steps:
-                migrations.apply(database)
+                _apply_migrations(database, file, steps, keep_backups, progress)
             return steps
         finally:
             conn.close()
+
+
+def _apply_migrations(database: Database, file: Path, steps: list[str], keep_backups: int, progress: Progress) -> None:
+    is_backup_needed = bool(migrations.applied(database))
+    done, total = 0, len(steps) + is_backup_needed
+    with report_during_statements(database.conn, progress, lambda: (done, total)):
+        if is_backup_needed:
+            progress(done, total)
+            _backup_database(database.conn, file, keep_backups)
+            done += 1
+        for following in [*steps[1:], None]:
+            progress(done, total)
+            migrations.apply(database, stop_before=following)
+            done += 1
 
 
 def list_unknown_migrations(database: Database) -> list[str]:
@@ -57,8 +69,12 @@ def list_unknown_migrations(database: Database) -> list[str]:
 def _backup_database(conn: sqlite3.Connection, file: Path, keep_backups: int) -> None:
     folder = file.parent / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    conn.execute("VACUUM INTO ?", (str(folder / f"before-migration-{stamp}.db"),))
+    target = folder / f"before-migration-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
+    try:
+        conn.execute("VACUUM INTO ?", (str(target),))
+    except sqlite3.Error:
+        target.unlink(missing_ok=True)
+        raise
     copies = sorted(folder.glob("before-migration-*.db"))
     for old in copies[: max(0, len(copies) - keep_backups)]:
         old.unlink()

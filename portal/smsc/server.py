@@ -24,6 +24,7 @@ from portal.smsc.admission.connection_limits import ConnectionLimits
 from portal.smsc.admission.listener import SmppListener, open_listening_sockets
 from portal.smsc.connection.session import ServerContext, SmppSession
 from portal.smsc.connection.session_registry import SessionRegistry
+from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS, InternalLimits
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.sqlite import SqliteStorage
 from portal.smsc.upstream.dispatcher import Dispatcher
@@ -41,14 +42,22 @@ class SmppServer:
     """The server in one event loop.
 
     `start`, then `close`; `port` and `tls_port` are those really listened on (0: not). `on_fatal_error` is called where
-    only a new process can go on.
+    only a new process can go on. `connection_limits` and, from `start` on, `storage`, `session_registry` and `upstream`
+    are the parts of it.
     """
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, on_fatal_error: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        on_fatal_error: Callable[[], None],
+        internal_limits: InternalLimits = DEFAULT_INTERNAL_LIMITS,
+    ) -> None:
         self._config = config
         self._loop = loop
         self._on_fatal_error = on_fatal_error
-        self._connection_limits = ConnectionLimits(config.limits, loop)
+        self._internal_limits = internal_limits
+        self.connection_limits = ConnectionLimits(config.limits, internal_limits, loop)
         self._listeners: list[SmppListener] = []
         self.port = 0
         self.tls_port = 0
@@ -63,23 +72,33 @@ class SmppServer:
             # Listening comes first: a second server of the same folder fails here, before it has touched anything.
             plain_sockets, tls_sockets = self._open_sockets(cleanup)
             tls_context = self._create_tls_context() if tls_sockets else None
-            self._storage = SqliteStorage(config.database_file, Keys.load(config.data), loop, self._on_fatal_error)
-            cleanup.callback(self._storage.close_db_connections)
-            self._storage.load()
-            self._wakeup_listener = wakeup.WakeupListener(config.data, loop, self._storage.poll_changes)
+            self.storage = SqliteStorage(
+                config.database_file, Keys.load(config.data), self._internal_limits, loop, self._on_fatal_error
+            )
+            cleanup.callback(self.storage.close_db_connections)
+            self.storage.load()
+            self._wakeup_listener = wakeup.WakeupListener(config.data, loop, self.storage.poll_changes)
             cleanup.pop_all()
-        self._session_registry = SessionRegistry(self._storage, loop)
-        bind_auth = BindAuth(self._storage, config.limits.bind_failures, loop)
-        simulator = Simulator(self._storage.store_outcomes, self._storage.store_inbound_messages, loop)
-        self._storage.on_simulated_inbound_messages(simulator.receive_inbound_messages)
-        self._dispatcher = Dispatcher(self._storage, simulator)
-        context = ServerContext(self._storage, bind_auth, self._session_registry, self._dispatcher, config.limits, loop)
-        self._storage.start()
+        self.session_registry = SessionRegistry(self.storage, loop)
+        bind_auth = BindAuth(self.storage, config.limits.bind_failures, loop)
+        self.upstream = Simulator(self.storage.store_outcomes, self.storage.store_inbound_messages, loop)
+        self.storage.on_simulated_inbound_messages(self.upstream.receive_inbound_messages)
+        self._dispatcher = Dispatcher(self.storage, self.upstream)
+        context = ServerContext(
+            self.storage,
+            bind_auth,
+            self.session_registry,
+            self._dispatcher,
+            config.limits,
+            self._internal_limits,
+            loop,
+        )
+        self.storage.start()
         self._dispatcher.start()
         make_listener = partial(
             SmppListener,
             handshake_seconds=config.limits.bind_seconds,
-            connection_limits=self._connection_limits,
+            connection_limits=self.connection_limits,
             make_session=partial(SmppSession, context=context),
             loop=loop,
         )
@@ -87,23 +106,23 @@ class SmppServer:
         self._listeners += [make_listener(each, tls_context) for each in tls_sockets]
         for listener in self._listeners:
             listener.start()
-        self._storage.start_heartbeats()
+        self.storage.start_heartbeats()
         log.info("listening on %s, unsecured port %d, TLS port %d", config.smpp.host, self.port, self.tls_port)
 
     async def close(self) -> None:
         """Take no new connections, unbind the others, write what is left: four seconds at most."""
         for listener in self._listeners:
             listener.close()
-        self._connection_limits.close()
+        self.connection_limits.close()
         self._dispatcher.close()
-        for session in list(self._connection_limits.sessions):
+        for session in list(self.connection_limits.sessions):
             session.unbind("the server stops")
         with suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_UNBIND_SECONDS):
-                await self._connection_limits.wait_until_empty()
+                await self.connection_limits.wait_until_empty()
         self._wakeup_listener.close()
-        self._session_registry.close()
-        self._storage.close(_FINAL_WRITE_SECONDS)
+        self.session_registry.close()
+        self.storage.close(_FINAL_WRITE_SECONDS)
         log.info("stopped")
 
     def _open_sockets(self, cleanup: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:

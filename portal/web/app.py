@@ -4,6 +4,7 @@ from flask import Flask
 from flask_login import LoginManager
 from werkzeug.routing import IntegerConverter, Map
 
+from portal import __version__
 from portal.core import paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
@@ -71,6 +72,7 @@ def create_app(config: Config, keys: Keys, mailer: Mailer | None = None) -> Flas
     # Sessions are bound to a row in the database; a changed address must not end them (phones change theirs).
     login_manager.session_protection = None
     language.init_language(app)
+    app.jinja_env.globals["version"] = __version__
     uploads.init_upload_limits(app)
     # What posts there is no browser, and its signature says who it is.
     csrf.init_csrf_protection(app, payment_callback.receive_payment_callback)

@@ -4,17 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import ROOT
 
+RunApp = Callable[..., subprocess.CompletedProcess[str]]
+
 
 @pytest.fixture
-def ok(run_app):
+def ok(run_app: RunApp) -> Callable[..., Any]:
     """Runs a command that must succeed; returns its JSON value."""
 
-    def run(*args, stdin=""):
+    def run(*args: object, stdin: str = "") -> Any:
         done = run_app(*args, "--json", stdin=stdin)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
@@ -24,10 +29,10 @@ def ok(run_app):
 
 
 @pytest.fixture
-def refused(run_app):
+def refused(run_app: RunApp) -> Callable[..., str]:
     """Runs a command that must be refused; returns its one line."""
 
-    def run(*args, stdin=""):
+    def run(*args: object, stdin: str = "") -> str:
         done = run_app(*args, stdin=stdin)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.count("\n") == 1
@@ -37,10 +42,10 @@ def refused(run_app):
 
 
 @pytest.fixture
-def app(tmp_path):
+def app(tmp_path: Path) -> RunApp:
     """Runs a command without a data folder of the cast, in an empty folder."""
 
-    def run(*args, **env):
+    def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, ROOT / "app.py", *map(str, args)],
             cwd=tmp_path,

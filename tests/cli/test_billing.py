@@ -2,14 +2,17 @@
 
 import pytest
 
+from portal.core.db import Connection
 from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
+from portal.services.billing.orders import Order
 from portal.services.billing.packs import Pack
 from portal.services.common.audit import SHELL
+from tests.support import Cast
 
 
 @pytest.fixture
-def order(conn, cast):
+def order(conn: Connection, cast: Cast) -> Order:
     """An open order of 100 credits for Acme's first account."""
 
     return orders.place_order(

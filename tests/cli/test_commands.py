@@ -1,11 +1,13 @@
 """How commands are called, and what all of them do: options, wrong usage, refusals, lists."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+from portal import __version__
 from tests.support import ROOT
 
 
@@ -23,7 +25,7 @@ def test_without_an_installation_init_is_named(app, command):
 def test_wrong_usage_is_2(app, args):
     done = app(*args)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "usage:" in done.stderr
+    assert "Usage:" in done.stderr
 
 
 def test_options_may_stand_before_the_command_or_after_it(app, data, config):
@@ -73,3 +75,56 @@ def test_secrets_are_no_arguments(app):
     for command in (("user", "add"), ("account", "add"), ("password", "regenerate"), ("init",)):
         options = set(re.findall(r"--[a-z-]+", app(*command, "--help").stdout))
         assert not {each for each in options if "password" in each or "secret" in each} - {"--password-stdin"}
+
+
+def test_the_version_needs_no_installation(app):
+    done = app("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"SMPP Portal {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "suggestion"),
+    [(("acount", "list"), "account"), (("account", "lits"), "list"), (("account", "list", "--jsn"), "--json"),
+     (("account", "ad"), "add")],
+)  # fmt: skip
+def test_a_typo_gets_a_suggestion(app, args, suggestion):
+    done = app(*args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Did you mean '{suggestion}'?" in done.stderr
+
+
+@pytest.mark.parametrize(("args", "names"), [((), ("serve", "account")), (("user",), ("add", "link", "list"))])
+def test_a_group_alone_lists_what_there_is(app, args, names):
+    done = app(*args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert all(re.search(rf"^  {name} ", done.stderr, re.M) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("app.py acc", {"account"}), ("app.py account li", {"list"}), ("app.py account list --js", {"--json"}),
+     ("app.py account add --kind sm", {"smpp", "sms"})],
+)  # fmt: skip
+def test_bash_completes_commands_options_and_choices(words, completed, tmp_path):
+    # As docs/operating.md says: app.py is a command of its own, and Bash asks it.
+    wrapper = tmp_path / "app.py"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "app.py"} "$@"\n')
+    wrapper.chmod(0o755)
+    script = f"""
+        eval "$(_APP_PY_COMPLETE=bash_source app.py)"
+        COMP_WORDS=({words}) COMP_CWORD={len(words.split()) - 1} COMPREPLY=()
+        _apppy_completion app.py
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+        complete -p app.py
+    """
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert done.stderr == ""
+    *words, registered = done.stdout.splitlines()
+    assert set(words) == completed
+    assert registered.endswith("-F _apppy_completion app.py")

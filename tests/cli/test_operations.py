@@ -65,13 +65,15 @@ def test_check_says_what_is_off(run_app, conn):
 
 def test_a_check_that_is_recorded_is_kept_and_told(run_app, conn):
     assert json.loads(run_app("check", "--record", "--json").stdout) == {"ok": True, "problems": []}
-    assert daily_self_check.find_last_result(conn).problems == []
+    result = daily_self_check.find_last_result(conn)
+    assert result is not None
+    assert result.problems == []
     conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")
     done = run_app("check", "--record", "--json")
     assert done.returncode == 1
-    assert [str(each) for each in daily_self_check.find_last_result(conn).problems] == json.loads(done.stdout)[
-        "problems"
-    ]
+    result = daily_self_check.find_last_result(conn)
+    assert result is not None
+    assert [str(each) for each in result.problems] == json.loads(done.stdout)["problems"]
     assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
 
 
@@ -89,6 +91,7 @@ def test_a_supervised_check_ends_with_its_starter(data, conn):
         words = [sys.executable, ROOT / "app.py", "check", "--record", "--supervised", "--data", data]
         with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
             wait_until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
+            assert process.stdin is not None
             process.stdin.close()
             assert process.wait(10) == -signal.SIGTERM
 

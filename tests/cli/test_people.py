@@ -69,7 +69,9 @@ def test_a_user_enrolled_at_once_can_log_in(ok, conn, keys):
     assert len(made["recovery_codes"]) == 10
     user = authentication.check_login(conn, "dora@acme.example", "correct horse battery", "192.0.2.1", 10)
     assert user.role == "owner"
-    assert two_factor.verify_totp_code(conn, keys, user.id, pyotp.parse_uri(made["otpauth_uri"]).now())
+    totp = pyotp.parse_uri(made["otpauth_uri"])
+    assert isinstance(totp, pyotp.TOTP)
+    assert two_factor.verify_totp_code(conn, keys, user.id, totp.now())
 
 
 def test_users_that_are_refused_leave_nothing(ok, refused, conn):

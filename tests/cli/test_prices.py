@@ -1,6 +1,9 @@
 """`price …` as users and scripts run it."""
 
 import json
+from collections.abc import Callable, Iterable
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -8,10 +11,10 @@ COUNTRIES = 242
 
 
 @pytest.fixture
-def ok(run_app):
+def ok(run_app: Callable[..., CompletedProcess[str]]) -> Callable[..., Any]:
     """Runs a command that must succeed; returns its JSON value."""
 
-    def run(*args, stdin=""):
+    def run(*args: object, stdin: str = "") -> Any:
         done = run_app("price", *args, "--json", stdin=stdin)
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
@@ -20,10 +23,10 @@ def ok(run_app):
 
 
 @pytest.fixture
-def refused(run_app):
+def refused(run_app: Callable[..., CompletedProcess[str]]) -> Callable[..., str]:
     """Runs a command that must be refused; returns its one line."""
 
-    def run(*args, stdin=""):
+    def run(*args: object, stdin: str = "") -> str:
         done = run_app("price", *args, stdin=stdin)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         return done.stderr
@@ -31,7 +34,7 @@ def refused(run_app):
     return run
 
 
-def italy(price, own=True, coming=()):
+def italy(price: float | None, own: bool = True, coming: Iterable[object] = ()) -> dict[str, object]:
     return {"destination": "IT", "country": "Italy", "price": price, "own": own, "coming": list(coming)}
 
 

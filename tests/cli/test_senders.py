@@ -38,7 +38,7 @@ def test_a_sender_s_document(ok, refused, tmp_path, conn):
 
 
 def test_decisions_in_the_shell_are_told_to_the_customer(ok, conn):
-    def recipients():
+    def recipients() -> list[str]:
         return [row[0] for row in conn.execute("SELECT recipient FROM mails ORDER BY id")]
 
     ok("sender", "add", "smpp-acme-1", "NEWS", "--approve")

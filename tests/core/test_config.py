@@ -1,16 +1,17 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from portal.core import config as settings
-from portal.core.config import ConfigError
+from portal.core.config import Config, ConfigError
 
 
 @pytest.fixture
-def load(tmp_path):
+def load(tmp_path: Path) -> Callable[..., Config]:
     """Loads settings from a file with this text, under this environment."""
 
-    def loaded(text="", **env):
+    def loaded(text: str = "", **env: str) -> Config:
         file = tmp_path / "settings.toml"
         file.write_text(text)
         return settings.load_config(file, tmp_path, env)
@@ -18,7 +19,7 @@ def load(tmp_path):
     return loaded
 
 
-def origins(config):
+def origins(config: Config) -> dict[str, str]:
     return {each.key: each.origin for each in config.setting_origins}
 
 

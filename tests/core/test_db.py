@@ -5,14 +5,14 @@ from itertools import count
 import pytest
 
 from portal.core import db
-from portal.core.db import write_transaction
+from portal.core.db import Connection, write_transaction
 
 
-def name_of(conn):
-    return conn.execute("SELECT name FROM customers ORDER BY id").fetchone()[0]
+def name_of(conn: Connection) -> str:
+    return str(conn.execute("SELECT name FROM customers ORDER BY id").fetchone()[0])
 
 
-def rename(conn, name):
+def rename(conn: Connection, name: str) -> None:
     conn.execute("UPDATE customers SET name = ? WHERE id = 1", (name,))
 
 
@@ -23,7 +23,7 @@ def test_what_is_acknowledged_is_on_disk(conn):
 
 
 def test_a_block_that_fails_changes_nothing(conn):
-    def fail():
+    def fail() -> None:
         with write_transaction(conn):
             rename(conn, "Changed")
             raise RuntimeError("no")
@@ -49,7 +49,7 @@ def test_a_block_that_is_interrupted_leaves_no_transaction_behind(conn):
 
 
 def test_an_inner_block_belongs_to_the_outer_one(conn, connect):
-    def fail():
+    def fail() -> None:
         with write_transaction(conn):
             with write_transaction(conn):
                 rename(conn, "Changed")
@@ -75,7 +75,7 @@ def test_a_block_that_fails_tells_nothing(data):
     seen = []
     conn = db.connect(data / db.FILE_NAME, on_commit=lambda: seen.append(1))
 
-    def fail():
+    def fail() -> None:
         with write_transaction(conn):
             raise RuntimeError("no")
 
@@ -86,7 +86,7 @@ def test_a_block_that_fails_tells_nothing(data):
 
 
 def test_writers_wait_for_each_other(connect):
-    def add():
+    def add() -> None:
         conn = connect()
         for _ in range(50):
             with write_transaction(conn):
@@ -106,7 +106,7 @@ def test_a_writer_waits_for_another(data, connect, only_immediate):
     holder, renamed = connect(), threading.Event()
     waiting = db.connect(data / db.FILE_NAME, only_immediate=only_immediate)
 
-    def write():
+    def write() -> None:
         with write_transaction(waiting):
             rename(waiting, "Second")
         renamed.set()

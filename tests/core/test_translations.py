@@ -1,7 +1,7 @@
 """Both languages are whole: each sentence has its translation, with the same placeholders."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from babel.messages.extract import extract_from_dir
@@ -22,11 +22,15 @@ def sentences() -> set[str | tuple[str, ...]]:
     return {message for _, _, message, _, _ in extracted if message}
 
 
+def _as_key(text: str | Sequence[str]) -> str | tuple[str, ...]:
+    return text if isinstance(text, str) else tuple(text)
+
+
 def translations(language: str) -> Iterator[tuple[str | tuple[str, ...], str | tuple[str, ...], bool]]:
     with (paths.TRANSLATIONS / language / "LC_MESSAGES" / "messages.po").open("rb") as file:
         for message in read_po(file, locale=language):
             if message.id:
-                yield message.id, message.string, message.fuzzy
+                yield _as_key(message.id), _as_key(message.string or ""), message.fuzzy
 
 
 def _forms(text: str | tuple[str, ...]) -> list[str]:

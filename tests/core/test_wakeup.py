@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -9,14 +10,14 @@ from portal.core import wakeup
 
 
 @pytest.fixture(params=["short", "long/" + "x" * 120])
-def data(request, tmp_path):
-    folder = tmp_path / request.param
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder = tmp_path / str(request.param)
     folder.mkdir(parents=True)
     return folder
 
 
 def test_a_wakeup_arrives(data):
-    async def scenario():
+    async def scenario() -> None:
         arrived = asyncio.Event()
         listener = wakeup.WakeupListener(data, asyncio.get_running_loop(), arrived.set)
         with closing(wakeup.WakeupSender(data)) as wakeup_sender:
@@ -34,7 +35,7 @@ def test_nobody_listening_is_no_error(data):
 
 
 def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):
-    async def scenario():
+    async def scenario() -> None:
         loop = asyncio.get_running_loop()
         calls = []
         first = wakeup.WakeupListener(data, loop, lambda: calls.append("first"))

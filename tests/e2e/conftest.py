@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
@@ -52,8 +53,9 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., BrowserTab]]:
     with ExitStack() as contexts:
         opened: list[BrowserTab] = []
 
-        def open_new_tab(server: RunningServer, **options: object) -> BrowserTab:
-            context = browser.new_context(**({"base_url": portal_url(server), "locale": "en-GB"} | options))
+        def open_new_tab(server: RunningServer, **options: Any) -> BrowserTab:
+            usual: dict[str, Any] = {"base_url": portal_url(server), "locale": "en-GB"}
+            context = browser.new_context(**usual | options)
             context.set_default_timeout(DEADLINE_S * 1000)
             contexts.callback(context.close)
             opened.append(BrowserTab(context.new_page(), server))

@@ -67,7 +67,7 @@ async def test_receipts_from_before_a_clock_was_set_back_do_not_wait_for_it(
         await receiver.close()
         clock.set(0)
         receiver = await RawEsme.connect_and_bind(server.port, logins[0], CommandId.BIND_RECEIVER)
-        receipts = set()
+        receipts: set[str] = set()
         while receipts != message_ids:
             receipts.add((await receiver.receive_deliver_sm()).tlvs[TlvTag.RECEIPTED_MESSAGE_ID].decode().rstrip("\0"))
     finally:

@@ -113,7 +113,7 @@ async def _deaf(server: RunningServer, login: AccountLogin) -> RawEsme:
     await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", server.port))
     esme = RawEsme(*await asyncio.open_connection(sock=connection, limit=1024))
     assert await esme.bind(login.name, login.password) == 0
-    esme.writer.transport.pause_reading()
+    esme.pause_reading()
     return esme
 
 
@@ -164,8 +164,7 @@ async def _dawdle(esme: RawEsme) -> MessageResp:
         await esme.writer.drain()
         # Each octet is a segment, and so a read, of its own.
         await asyncio.sleep(0)
-    answer = await esme.wait_for_response(message.sequence)
-    assert isinstance(answer, MessageResp)
+    (answer,) = await esme.wait_for_responses([message])
     return answer
 
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 
 import pytest
 from smpplib import client as smpplib
@@ -70,7 +71,7 @@ def accept_some(server: RunningServer, login: AccountLogin, receipts: dict[str, 
 def read_from_handsets(server: RunningServer, login: AccountLogin, how_many: int) -> list[bytes]:
     seen: list[bytes] = []
     client = smpplib.Client("127.0.0.1", server.port, timeout=10, allow_unknown_opt_params=True)
-    client.set_message_received_handler(lambda pdu: seen.append(pdu.short_message) and None)
+    client.set_message_received_handler(lambda pdu: seen.append(pdu.short_message))
     client.connect()
     client.bind_receiver(system_id=login.name, password=login.password)
     while len(seen) < how_many:
@@ -91,7 +92,7 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
     receipts: dict[str, str] = {}
     for number in range(ROUNDS):
         with start_server(config, "smsc") as server:
-            wait_until(lambda running=server: is_listening(running))  # type: ignore[misc]
+            wait_until(partial(is_listening, server))
             submit_some(server, sends, str(number), sent)
             inbound.simulate_inbound_message(conn, HANDSET, NUMBER, f"{MARKER} {number}")
             wakeup_sender.send()

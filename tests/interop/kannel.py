@@ -244,7 +244,7 @@ class Kannel:
 
     def _assert_running(self) -> None:
         for each in self._processes:
-            assert each.poll() is None, f"{each.args} ended with {each.returncode}"
+            assert each.poll() is None, f"{each.args!r} ended with {each.returncode}"
 
     @contextmanager
     def _run_process(self, program: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from smpplib import client as smpplib
@@ -44,9 +45,9 @@ def accepted(conn: sqlite3.Connection) -> bool:
 
 
 def test_smpplib_reads_them_whole(conn: sqlite3.Connection, cast: Cast, server: RunningServer, sent: list[str]) -> None:
-    seen = []
+    seen: list[Any] = []
     client = smpplib.Client("127.0.0.1", server.port, timeout=10, allow_unknown_opt_params=True)
-    client.set_message_received_handler(lambda pdu: seen.append(pdu) and None)
+    client.set_message_received_handler(lambda pdu: seen.append(pdu))
     client.connect()
     client.bind_receiver(system_id=cast.smpp_acme_1.name, password=cast.smpp_acme_1.password)
     while len(seen) < len(sent):

@@ -27,12 +27,9 @@ def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
         runner.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database_file)
 
 
-def test_nobodys_deletion_waits_for_the_end_of_anothers(
-    conn: db.Connection, cast: Cast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 1)
+def test_nobodys_deletion_waits_for_the_end_of_anothers(conn: db.Connection, cast: Cast) -> None:
     names = ("smpp-acme-1", "smpp-globex-1")
-    for name, how_many in zip(names, (50, 1), strict=True):
+    for name, how_many in zip(names, (1000, 1), strict=True):
         conn.execute("UPDATE accounts SET any_sender = 1")
         account = acting.get_account(conn, name)
         acting.fail_messages(conn, *acting.send_texts(conn, name, *["text"] * how_many))
@@ -47,16 +44,16 @@ def test_nobodys_deletion_waits_for_the_end_of_anothers(
         " 0, 0, 0, NULL FROM deletions WHERE id = ?",
         (acme,),
     )
-    for _ in jobs._continue_message_deletions(conn):
+    for _ in jobs.continue_message_deletions(conn):
         if globex not in deletion.list_open_deletion_ids(conn):
             break
 
     assert deletion.get_deletion_by_id(conn, globex).removed == 1
-    assert deletion.get_deletion_by_id(conn, acme).removed < 10
+    assert deletion.get_deletion_by_id(conn, acme).removed < 1000
     with pytest.raises(ValueError):
-        for _ in jobs._continue_message_deletions(conn):
+        for _ in jobs.continue_message_deletions(conn):
             pass
-    assert deletion.get_deletion_by_id(conn, acme).removed == 50
+    assert deletion.get_deletion_by_id(conn, acme).removed == 1000
 
 
 def test_it_makes_the_daily_check_once_a_day(data: Path, conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:

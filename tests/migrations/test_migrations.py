@@ -1,35 +1,40 @@
 import multiprocessing
 import sqlite3
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import pytest
-from sqlite_utils import Migrations
+from sqlite_utils import Database, Migrations
 
 from portal import migrations
 from portal.core import db
-from portal.migrations import runner
+from portal.migrations import applied, runner
+from portal.migrations.steps import migrations as all_steps
 from portal.services.accounts import accounts, session_records
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.history import history, search
 from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, outcomes, smpp_config
+from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.operations import self_check
 from tests.support import ROOT, list_submitted
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     return tmp_path / db.FILE_NAME
 
 
-def schema(file):
+def schema(file: Path) -> list[tuple[str]]:
     conn = sqlite3.connect(file)
     rows = conn.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
     conn.close()
     return rows
 
 
-def copies(file):
+def copies(file: Path) -> list[Path]:
     return sorted((file.parent / "backups").glob("before-migration-*.db"))
 
 
@@ -51,11 +56,12 @@ def test_what_is_up_to_date_is_left_alone(file):
     assert copies(file) == []
 
 
-def at_once(file, barrier, results):
+def at_once(file: Path, barrier: Barrier, results: "Queue[int]") -> None:
     barrier.wait()
     results.put(len(migrations.migrate(file, keep_backups=5)))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_migrate_once(file):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(3), context.Queue()
@@ -66,21 +72,28 @@ def test_processes_that_start_together_migrate_once(file):
     for each in processes:
         each.join()
         assert each.exitcode == 0
-    assert taken == [0, 0, len(migrations.migrations._migrations)]
+    assert taken == [0, 0, len(all_steps._migrations)]
+
+
+def test_each_migration_has_a_file_of_its_name(file):
+    assert applied.list_known_names() == {each.name for each in all_steps._migrations}
+    assert not applied.has_all_migrations(file)
+    migrations.migrate(file, keep_backups=2)
+    assert applied.has_all_migrations(file)
 
 
 def test_a_copy_is_made_before_a_step_and_old_ones_go(file, monkeypatch):
     migrations.migrate(file, keep_backups=2)
     steps = Migrations("portal")
-    steps._migrations = list(migrations.migrations._migrations)
+    steps._migrations = list(all_steps._migrations)
     monkeypatch.setattr(runner, "migrations", steps)
     for number in range(3):
 
         @steps(name=f"m9{number}_later")
-        def later(database):
+        def later(database: Database) -> None:
             database.execute(f"CREATE TABLE later_{len(steps._migrations)} (x)")
 
-        assert migrations.migrate(file, keep_backups=2) == [f"m9{number}_later"]
+        assert runner.migrate(file, keep_backups=2) == [f"m9{number}_later"]
     assert len(copies(file)) == 2
     assert copies(file)[-1].stat().st_size > 0
     tables = [sql for (sql,) in schema(copies(file)[-1]) if "later_" in sql]
@@ -91,16 +104,16 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(file, monkeypatch):
     migrations.migrate(file, keep_backups=2)
     before = schema(file)
     steps = Migrations("portal")
-    steps._migrations = list(migrations.migrations._migrations)
+    steps._migrations = list(all_steps._migrations)
     monkeypatch.setattr(runner, "migrations", steps)
 
     @steps(name="m90_fails")
-    def fails(database):
+    def fails(database: Database) -> None:
         database.execute("CREATE TABLE half_done (x)")
         raise RuntimeError("disk full, say")
 
     with pytest.raises(RuntimeError):
-        migrations.migrate(file, keep_backups=2)
+        runner.migrate(file, keep_backups=2)
     assert schema(file) == before
 
 
@@ -130,7 +143,9 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     now = ids.time_from_id(1882593556140392448) + 86_400_000
     assert deliveries.expire_deliveries(conn, now) == 0
     receipts = deliveries.list_due_deliveries(conn, account.id, now, 10).ready
-    assert [(each.destination, each.state, each.attempts) for each in receipts] == [
+    assert [
+        (each.destination, each.state, each.attempts) for each in receipts if isinstance(each, DeliveryReceipt)
+    ] == [
         ("393401234567", 2, 0),
         ("33612345678", 5, 1),
     ]
@@ -144,10 +159,10 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     conn.close()
 
 
-def before_step(file, monkeypatch, name, script):
+def before_step(file: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
     """A database as it was before a step, with some rows."""
     steps = Migrations("portal")
-    steps._migrations = [each for each in migrations.migrations._migrations if each.name < name]
+    steps._migrations = [each for each in all_steps._migrations if each.name < name]
     with monkeypatch.context() as before:
         before.setattr(runner, "migrations", steps)
         migrations.migrate(file, keep_backups=5)

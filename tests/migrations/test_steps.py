@@ -4,13 +4,14 @@ import ast
 import hashlib
 import re
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
+from sqlite_utils import Database, Migrations
 
 from portal.core import db
-from portal.migrations import migrations
+from portal.migrations.steps import migrations
 from tests.support import ROOT
 
 FOLDER = ROOT / "portal" / "migrations"
@@ -47,7 +48,7 @@ NEW = """
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The statements that each step executes, as SQLite gets them.
 
     The first release's steps get an empty file, the others a database that it has left, with rows: a step may execute
@@ -65,8 +66,8 @@ def executed(tmp_path_factory):
     }
 
 
-def statements_of(file, steps):
-    statements = {each.name: [] for each in steps}
+def statements_of(file: Path, steps: Iterable[Migrations._Migration]) -> dict[str, list[str]]:
+    statements: dict[str, list[str]] = {each.name: [] for each in steps}
     conn = db.connect(file)
     database = Database(conn)
     with db.write_transaction(conn):
@@ -78,13 +79,13 @@ def statements_of(file, steps):
     return statements
 
 
-def digest(statements):
+def digest(statements: Iterable[str]) -> str:
     bare = [without_comments(each) for each in statements]
     # SQLite shows what it does inside of a statement as a comment.
     return hashlib.sha256(";\n".join(each for each in bare if each).encode()).hexdigest()
 
 
-def without_comments(statement):
+def without_comments(statement: str) -> str:
     return "\n".join(line for line in statement.strip().splitlines() if not line.lstrip().startswith("--"))
 
 
@@ -104,18 +105,21 @@ def test_each_file_is_a_step_and_each_step_has_its_file_and_its_hash():
 
 
 def test_no_number_is_given_twice():
-    numbers = [int(re.fullmatch(r"m(\d{4})_[a-z_]+", name)[1]) for name in NAMES]
+    matches = [re.fullmatch(r"m(\d{4})_[a-z_]+", name) for name in NAMES]
+    numbers = [int(each[1]) for each in matches if each]
+    assert len(numbers) == len(NAMES)
     assert len(set(numbers)) == len(numbers)
     assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "sql"])
 def test_a_step_uses_nothing_of_the_program_that_may_change(name):
-    used = set()
+    used: set[str] = set()
     for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):
         if isinstance(node, ast.Import):
             used.update(each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
+            assert node.module is not None
             used.add(node.module)
     assert {each for each in used if each.split(".")[0] == "portal"} <= {"portal.migrations.sql"}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from portal.core import db
 from portal.services.common import ids
 from portal.services.credits import alerts, ledger
 from portal.services.operations import self_check
@@ -241,7 +242,7 @@ class ModelComparison:
 
     # --- the end
 
-    def compare_final_state(self, conn: sqlite3.Connection) -> None:
+    def compare_final_state(self, conn: db.Connection) -> None:
         """Compare what is there now with the model, and have the program check itself."""
         self.problems += [f"check: {each}" for each in self_check.list_problem_texts(conn)]
         rows = conn.execute("SELECT id, balance FROM accounts").fetchall()
@@ -260,12 +261,12 @@ class ModelComparison:
         )
         self._check_equal("number of messages", len(rows), len(stored))
         rollup.roll_up_all(conn)
-        rows = conn.execute(
+        months = conn.execute(
             "SELECT account_id, begins, country, source, sent, parts, price FROM statistics"
             f" WHERE length = {rollup.MONTH} AND sent > 0"
         )
         usage: Counter[tuple[object, ...]] = Counter()
-        for *month, messages, parts, price in rows:
+        for *month, messages, parts, price in months:
             usage.update({(*month, "messages"): messages, (*month, "parts"): parts, (*month, "price"): price})
         self._check_equal("monthly usage", usage, self.model.usage)
         names = "sent, delivered, failed, price".split(", ")

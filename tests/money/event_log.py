@@ -87,6 +87,6 @@ def latest_seq(conn: sqlite3.Connection) -> int:
 def iterate_operations(conn: sqlite3.Connection, after: int = 0) -> Iterator[tuple[str, list[LoggedEvent]]]:
     """Yield each operation's key and its events, in the order of the log."""
     rows = conn.execute("SELECT seq, at, key, what, facts FROM event_log WHERE seq > ? ORDER BY seq", (after,))
-    lines = (LoggedEvent(*tuple(row)[:-1], tuple(json.loads(row[-1]))) for row in rows)
+    lines = (LoggedEvent(seq, at, key, kind, tuple(json.loads(values))) for seq, at, key, kind, values in rows)
     for key, group in groupby(lines, key=lambda line: line.key):
         yield key, list(group)

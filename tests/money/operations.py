@@ -26,6 +26,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs
 from portal.services.billing.orders import Order
+from portal.services.common import message_states
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.credits import credits, expiry
@@ -135,7 +136,7 @@ def _perform_cancel_order(conn: sqlite3.Connection, key: str, operation: Operati
 
 def _perform_cancel(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     pending = [
-        MessageStatus(message_id, "", "", outcomes.ENROUTE, 0, None, waits)
+        MessageStatus(message_id, "", "", message_states.ENROUTE, 0, None, waits)
         for message_id, _, waits in operation["messages"]
     ]
     return outcomes.cancel_messages(conn, pending).was_cancelled

@@ -321,7 +321,7 @@ class _SmscProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        words = [sys.executable, ROOT / "app.py", "smsc", "--data", self._config.data]
+        words: list[str | Path] = [sys.executable, ROOT / "app.py", "smsc", "--data", self._config.data]
         with (self._config.data / "server.log").open("ab") as log:
             self._process = subprocess.Popen(words, env=clean_environment(), stderr=log)
 

@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.money.machine import CreditMachine
 from tests.support import ROOT
+
+pytestmark = pytest.mark.slow
 
 _ROUNDS, _PROCESSES = 10, 4
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.money.spending import SpendingScenario
 
+pytestmark = pytest.mark.slow
+
 _SUBMITS, _ACCOUNTS = 3_000, 20
 
 

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 from portal.core.config import Config
+from portal.services.messages.smpp_config import AccountConfig
+from portal.smsc.connection.session import SmppSession
+from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS, InternalLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId
-from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, MessageResp, Pdu, SubmitSm
+from portal.smsc.protocol.pdu import (
+    Bind,
+    BindResp,
+    DataSm,
+    DeliverSm,
+    HeaderOnlyPdu,
+    MessageResp,
+    Pdu,
+    QuerySm,
+    QuerySmResp,
+    SubmitSm,
+)
 from portal.smsc.server import SmppServer
+from tests.smsc.fuzzing import get_command_id
 from tests.support import AccountLogin
 
 DEADLINE_S = 10.0
+
+T = TypeVar("T")
+
+Response = HeaderOnlyPdu | BindResp | QuerySmResp | MessageResp
 
 
 class RawEsme:
@@ -46,9 +65,10 @@ class RawEsme:
 
     @classmethod
     async def connect_and_bind(
-        cls, port: int, login: AccountLogin, command: CommandId = CommandId.BIND_TRANSCEIVER, **options: object
+        cls, port: int, login: AccountLogin, command: CommandId = CommandId.BIND_TRANSCEIVER, **options: Any
     ) -> RawEsme:
-        esme = await cls.connect(port, **options)  # type: ignore[arg-type]
+        """Connect with the options of `connect`, and bind."""
+        esme = await cls.connect(port, **options)
         assert await esme.bind(login.name, login.password, command) == 0
         return esme
 
@@ -56,14 +76,12 @@ class RawEsme:
         """Bind; return the status of the answer."""
         return (await self.request(Bind(command, next(self.sequences), system_id, password))).status
 
-    async def submit(self, destination: str = "393331234567", text: bytes = b"hello", **fields: object) -> MessageResp:
+    async def submit(self, destination: str = "393331234567", text: bytes = b"hello", **fields: Any) -> MessageResp:
         """Submit a message, ask for its receipt unless `fields` say otherwise, and return the answer."""
-        answer = await self.request(self.build_submit_sm(destination, text, **fields))
-        assert isinstance(answer, MessageResp)
-        return answer
+        return await self.request(self.build_submit_sm(destination, text, **fields))
 
-    def build_submit_sm(self, destination: str = "393331234567", text: bytes = b"hello", **fields: object) -> SubmitSm:
-        values = {"source": "ACME", "source_ton": 5, "registered_delivery": 1, **fields}
+    def build_submit_sm(self, destination: str = "393331234567", text: bytes = b"hello", **fields: Any) -> SubmitSm:
+        values: dict[str, Any] = {"source": "ACME", "source_ton": 5, "registered_delivery": 1, **fields}
         return SubmitSm(
             next(self.sequences), dest_ton=1, dest_npi=1, destination=destination, short_message=text, **values
         )
@@ -71,13 +89,21 @@ class RawEsme:
     async def receive_deliver_sm(self, status: int = 0) -> DeliverSm:
         """Wait for a deliver_sm and answer it."""
         delivered = await self.wait_for_pdu(CommandId.DELIVER_SM)
-        assert isinstance(delivered, DeliverSm)
         self.send(MessageResp(CommandId.DELIVER_SM_RESP, delivered.sequence, status))
         return delivered
 
-    async def request(self, message: Pdu) -> Pdu:
+    @overload
+    async def request(self, message: Bind) -> BindResp: ...
+    @overload
+    async def request(self, message: SubmitSm | DataSm) -> MessageResp: ...
+    @overload
+    async def request(self, message: QuerySm) -> QuerySmResp: ...
+    @overload
+    async def request(self, message: Pdu) -> Response: ...
+    async def request(self, message: Pdu) -> Response:
         self.send(message)
-        return await self.wait_for_response(message.sequence)
+        (answer,) = await self._wait_for_answers([message])
+        return answer
 
     def send(self, *messages: Pdu) -> None:
         self.send_octets(b"".join(message.encode() for message in messages))
@@ -85,26 +111,46 @@ class RawEsme:
     def send_octets(self, octets: bytes) -> None:
         self.writer.write(octets)
 
-    async def wait_for_response(self, sequence: int) -> Pdu:
-        return await self._wait_for_match(
-            lambda each, command: bool(command & RESPONSE_BIT) and each.sequence == sequence
+    async def wait_for_response(self, sequence: int) -> Response:
+        answer = await self._wait_for_match(
+            lambda each: bool(get_command_id(each) & RESPONSE_BIT) and each.sequence == sequence
         )
+        assert isinstance(answer, Response)
+        return answer
 
-    async def wait_for_responses(self, messages: Sequence[Pdu]) -> list[Pdu]:
-        return [await self.wait_for_response(message.sequence) for message in messages]
+    @overload
+    async def wait_for_responses(self, messages: Sequence[SubmitSm | DataSm]) -> list[MessageResp]: ...
+    @overload
+    async def wait_for_responses(self, messages: Sequence[Pdu]) -> Sequence[Response]: ...
+    async def wait_for_responses(self, messages: Sequence[Pdu]) -> Sequence[Response]:
+        return await self._wait_for_answers(messages)
 
+    async def _wait_for_answers(self, messages: Sequence[Pdu]) -> list[Response]:
+        answers = [await self.wait_for_response(message.sequence) for message in messages]
+        for message, answer in zip(messages, answers, strict=True):
+            assert isinstance(answer, _RESPONSE_CLASSES.get(type(message), Response))
+        return answers
+
+    @overload
+    async def wait_for_pdu(self, command: Literal[CommandId.DELIVER_SM]) -> DeliverSm: ...
+    @overload
+    async def wait_for_pdu(self, command: Literal[CommandId.GENERIC_NACK, CommandId.UNBIND]) -> HeaderOnlyPdu: ...
+    @overload
+    async def wait_for_pdu(self, command: Literal[CommandId.SUBMIT_SM_RESP]) -> MessageResp: ...
+    @overload
+    async def wait_for_pdu(self, command: CommandId) -> Pdu: ...
     async def wait_for_pdu(self, command: CommandId) -> Pdu:
-        return await self._wait_for_match(lambda _, seen: seen == command)
+        return await self._wait_for_match(lambda each: get_command_id(each) == command)
 
-    async def _wait_for_match(self, matches) -> Pdu:
+    async def _wait_for_match(self, matches: Callable[[Pdu], bool]) -> Pdu:
         for each in self._unread:
-            if matches(each, _command_id(each)):
+            if matches(each):
                 self._unread.remove(each)
                 return each
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 message = await self.read_pdu()
-                if matches(message, _command_id(message)):
+                if matches(message):
                     return message
                 self._unread.append(message)
 
@@ -114,6 +160,12 @@ class RawEsme:
         header = pdu.decode_header(octets, 0)
         assert header is not None
         return pdu.decode_pdu(header, await self.reader.readexactly(header.length - pdu.HEADER_LENGTH))
+
+    async def read_response(self) -> Response:
+        """Return the next PDU, which is a response."""
+        message = await self.read_pdu()
+        assert isinstance(message, Response)
+        return message
 
     async def wait_for_unbind(self) -> None:
         """Wait for the server's unbind, answer it, and see the connection closed."""
@@ -130,6 +182,10 @@ class RawEsme:
             except ConnectionResetError:
                 pass
 
+    def pause_reading(self) -> None:
+        """Leave what the server sends to the buffers on its way."""
+        cast(asyncio.Transport, self.writer.transport).pause_reading()
+
     async def close(self) -> None:
         """Close as a client does that has lost patience: without an unbind."""
         self.writer.close()
@@ -141,15 +197,17 @@ class RawEsme:
         self.writer.transport.abort()
 
 
-def _command_id(message: Pdu) -> int:
-    return message.command if hasattr(message, "command") else message.COMMAND
+# Of these requests alone: others are also answered with less than their response.
+_RESPONSE_CLASSES = {SubmitSm: MessageResp, DataSm: MessageResp, Bind: BindResp, QuerySm: QuerySmResp}
 
 
 @asynccontextmanager
-async def run_smsc(config: Config) -> AsyncIterator[SmppServer]:
+async def run_smsc(
+    config: Config, internal_limits: InternalLimits = DEFAULT_INTERNAL_LIMITS
+) -> AsyncIterator[SmppServer]:
     """The server, in this process, on the test's data folder."""
     died = asyncio.Event()
-    server = SmppServer(config, asyncio.get_running_loop(), on_fatal_error=died.set)
+    server = SmppServer(config, asyncio.get_running_loop(), died.set, internal_limits)
     server.start()
     try:
         yield server
@@ -157,6 +215,18 @@ async def run_smsc(config: Config) -> AsyncIterator[SmppServer]:
         await close_connections()
         await server.close()
         assert not died.is_set()
+
+
+def get_account_config(server: SmppServer, system_id: str) -> AccountConfig:
+    """What the server has of an account in memory."""
+    account = server.storage.find_account(system_id)
+    assert account is not None
+    return account
+
+
+def list_sessions(server: SmppServer) -> list[SmppSession]:
+    """The sessions of all connections, bound or not."""
+    return [each for each in server.connection_limits.sessions if isinstance(each, SmppSession)]
 
 
 async def close_connections() -> None:
@@ -167,7 +237,7 @@ async def close_connections() -> None:
     RawEsme.open_connections.clear()
 
 
-async def wait_until(condition, deadline_s: float = DEADLINE_S):
+async def wait_until(condition: Callable[[], T | Literal[False] | None], deadline_s: float = DEADLINE_S) -> T:
     """Wait until `condition` returns something true, and return it."""
     async with asyncio.timeout(deadline_s):
         while not (result := condition()):

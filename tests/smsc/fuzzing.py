@@ -12,14 +12,25 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from random import Random
+from types import MethodType
 from typing import get_origin, get_type_hints
 
-from portal.smsc.connection.session import _MAX_PDUS_BEFORE_BIND
+from portal.smsc.connection.session import MAX_PDUS_BEFORE_BIND
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, TlvTag
-from portal.smsc.protocol.pdu import MalformedPdu, Pdu, PduHeader
+from portal.smsc.protocol.pdu import (
+    Bind,
+    CancelSm,
+    DataSm,
+    DeliverSm,
+    MalformedPdu,
+    Pdu,
+    PduHeader,
+    QuerySm,
+    SubmitSm,
+)
 
-COMMAND_IDS: tuple[int, ...] = tuple(pdu._DECODERS)
+COMMAND_IDS: tuple[int, ...] = tuple(pdu.DECODERS)
 """The command_id of each PDU that the codec reads."""
 UNKNOWN_COMMAND_IDS = (0x00000000, 0x0000000B, 0x00000102, 0x0000FFFF, 0x80000102, 0xDEADBEEF, 0xFFFFFFFF)
 """Some that it never will: outbind and alert_notification go from server to client, the others are reserved."""
@@ -43,12 +54,17 @@ class PduField:
 
 def get_pdu_class(command: int) -> type:
     """Return the class of a PDU."""
-    return pdu._DECODERS[command].__self__
+    decoder = pdu.DECODERS[command]
+    assert isinstance(decoder, MethodType)
+    assert isinstance(decoder.__self__, type)
+    return decoder.__self__
 
 
 def get_command_id(message: Pdu) -> int:
     """Return the command_id of a PDU; one that belongs to its class is no field of it."""
-    return getattr(message, "command", None) or message.COMMAND
+    if isinstance(message, SubmitSm | DeliverSm | DataSm | QuerySm | CancelSm):
+        return message.COMMAND
+    return message.command
 
 
 @cache
@@ -92,7 +108,8 @@ def make_pdu(command: int, **values: object) -> Pdu:
             arguments["command"] = command
         elif each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
             arguments.setdefault(each.name, hints[each.name]())
-    return pdu_class(**arguments)
+    made: Pdu = pdu_class(**arguments)
+    return made
 
 
 def _is_encodable(command: int, name: str, value: object) -> bool:
@@ -111,12 +128,12 @@ def are_fields_consistent(values: Mapping[str, object]) -> bool:
 
 def valid_tlv_lengths(tag: int) -> range:
     """Return how many octets an optional parameter may have."""
-    return pdu._TLV_LENGTHS.get(tag, range(50))
+    return pdu.TLV_LENGTHS.get(tag, range(50))
 
 
 def valid_tlv_octets(tag: int) -> range:
     """Return what the octet of a parameter of one may be."""
-    return pdu._TLV_VALUES.get(tag, range(256))
+    return pdu.TLV_VALUES.get(tag, range(256))
 
 
 class PduFuzzer:
@@ -265,7 +282,7 @@ class ExpectedResponses:
     def _process_pdu(self, header: PduHeader, body: bytes) -> None:
         if not self.is_bound:
             self._pdus_before_bind += 1
-            if self._pdus_before_bind > _MAX_PDUS_BEFORE_BIND:
+            if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
                 self.optional += self.required
                 self.required.clear()
                 self.must_close = self.must_close_at_once = True
@@ -281,6 +298,7 @@ class ExpectedResponses:
                 bind = pdu.decode_pdu(header, body)
             except MalformedPdu:
                 return
+            assert isinstance(bind, Bind)
             self.is_bound = self.is_bound or (bind.system_id, bind.password) == self._login
 
     def find_violation(self, received: Counter[tuple[int, int]], *, closed: bool, lossy: bool = False) -> str:

@@ -7,11 +7,14 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from portal.core import db
+from portal.core.config import Config
 from portal.services.accounts import session_records
 from portal.services.common import credit_amounts
 from portal.services.credits import credits
@@ -28,11 +31,11 @@ PROCESS = (
 
 
 @pytest.fixture
-def start(config, conn):
+def start(config: Config, conn: db.Connection) -> Iterator[Callable[[], Awaitable[subprocess.Popen[bytes]]]]:
     """Starts the server as a process of its own and waits until it is ready."""
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
 
-    async def start_one():
+    async def start_one() -> subprocess.Popen[bytes]:
         conn.execute("DELETE FROM components")
         process = subprocess.Popen([sys.executable, "-c", PROCESS, config.data], cwd=ROOT)
         started.append(process)
@@ -167,7 +170,7 @@ async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_accou
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         # SQLite says the same of a file that may not grow as of a disk that is full.
-        writer = server._storage._writer._conn
+        writer = server.storage._writer._conn
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")
         statuses: list[int] = []
@@ -200,7 +203,8 @@ async def test_one_bad_job_does_not_take_the_others_with_it(config, cast, conn):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         batch = [esme.build_submit_sm() for _ in range(5)]
         esme.send(*batch)
-        server._storage.close_session(object())
+        no_session: Any = object()
+        server.storage.close_session(no_session)
         assert [answer.status for answer in await esme.wait_for_responses(batch)] == [0] * 5
 
 
@@ -216,6 +220,6 @@ async def test_a_writer_that_dies_is_noticed(config):
     died = asyncio.Event()
     server = server_module.SmppServer(config, asyncio.get_running_loop(), on_fatal_error=died.set)
     server.start()
-    server._storage._writer._handlers = {}
+    server.storage._writer._handlers = {}
     await asyncio.wait_for(died.wait(), 10)
     await server.close()

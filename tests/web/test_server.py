@@ -24,6 +24,8 @@ from tests.mailbox import Mailbox
 from tests.serving import start_server
 from tests.support import DEADLINE_S, Cast, RunningServer, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def open_sockets() -> Iterator[ExitStack]:

@@ -21,7 +21,7 @@ from portal.services.people import customers
 SMPP_PASSWORD_LENGTH = 8
 _PASSWORD_ALPHABET = string.ascii_letters + string.digits
 
-_MAX_CHANGES_PER_HOUR = 100
+MAX_CHANGES_PER_HOUR = 100
 # The digests of so many replaced passwords of an account are kept, to tell "the password it uses was replaced" from
 # "wrong password". Each bind is compared with them all.
 _MAX_REPLACED_PASSWORDS = 5
@@ -106,7 +106,7 @@ def regenerate_smpp_password(
         if require_ready and accounts.get_account(conn, account.name).status != accounts.SUCCESS:
             raise AccountNotReady(name=account.name)
         if require_ready:
-            rate_limit.take_token(conn, f"password:{account.id}", _MAX_CHANGES_PER_HOUR, HOUR_MS)
+            rate_limit.take_token(conn, f"password:{account.id}", MAX_CHANGES_PER_HOUR, HOUR_MS)
         now = now_ms()
         if grace_ms:
             conn.execute(

@@ -100,7 +100,7 @@ class Mailer:
     def send_due(self, conn: sqlite3.Connection) -> int:
         """Try each mail that is due once; returns how many were sent."""
         sent = 0
-        while not self._stopped and (row := self._claim_mail(conn)) is not None:
+        while not self._stopped and (row := self.claim_mail(conn)) is not None:
             try:
                 self._send(self._render_mail(row))
             except (OSError, smtplib.SMTPException) as error:
@@ -120,7 +120,8 @@ class Mailer:
         return sent
 
     @staticmethod
-    def _claim_mail(conn: sqlite3.Connection) -> sqlite3.Row | None:
+    def claim_mail(conn: sqlite3.Connection) -> sqlite3.Row | None:
+        """Take the mail that is due first, so that no other process sends it too; None: none is due."""
         now = now_ms()
         # What is to be tried later than the longest wait was put off by a clock that has been set back since.
         query = (

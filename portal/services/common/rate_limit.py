@@ -13,17 +13,20 @@ class TooManyAttempts(Refused):
     sentence = N_("Too many attempts. Try again in %(minutes)s minutes.")
 
 
-def take_token(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int) -> None:
+def take_token(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int, *, now: int | None = None) -> None:
     """Take one token from a bucket that holds `capacity` and fills from empty in `period_ms`.
 
     Attempts take their token before they are checked, so that many at the same time can't slip through together; a
     successful one puts it back with `put_back_token`.
 
+    Args:
+        now: milliseconds; None: this moment, as it is once the write lock is held.
+
     Raises:
         TooManyAttempts: the bucket is empty; nothing was taken.
     """
     with write_transaction(conn):
-        now = now_ms()
+        now = now_ms() if now is None else now
         row = conn.execute("SELECT tokens, at FROM throttle_buckets WHERE name = ?", (name,)).fetchone()
         tokens = float(capacity)
         # A bucket from a whole period ahead was used by a clock that was wrong, and must not stay empty until that time

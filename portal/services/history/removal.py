@@ -98,8 +98,10 @@ def _find_waiting_receipts(conn: sqlite3.Connection, account_id: int, message_id
     return {row[0] for row in rows}
 
 
-def split_texts_into_batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Split texts, in their order, into batches for `delete_sent_messages`: of BATCH_SIZE messages, or a few more.
+def split_texts_into_batches(
+    texts: Sequence[Sequence[int]], batch_size: int = BATCH_SIZE
+) -> Iterator[list[Sequence[int]]]:
+    """Split texts, in their order, into batches for `delete_sent_messages`: of `batch_size` messages, or a few more.
 
     Where a table has a trigger, the time of a DELETE grows with the square of its rows: 250 texts of 255 segments each
     took five minutes, in which the SMPP server could write nothing.
@@ -109,7 +111,7 @@ def split_texts_into_batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Se
     for text in texts:
         batch.append(text)
         message_count += len(text)
-        if message_count >= BATCH_SIZE:
+        if message_count >= batch_size:
             yield batch
             batch, message_count = [], 0
     if batch:
@@ -130,7 +132,7 @@ def delete_sent_messages(
     message_ids = [each for text in texts for each in text]
     if not message_ids:
         return 0
-    charges = _find_usage_movement_starts(conn, account_id, message_ids) if keep_sums else {}
+    charges = find_usage_movement_starts(conn, account_id, message_ids) if keep_sums else {}
     with write_transaction(conn):
         extended = _find_texts_with_new_segments(conn, texts, message_ids)
         if extended:
@@ -212,9 +214,7 @@ def _delete_empty_search_chunks(conn: sqlite3.Connection, account_id: int, remov
 _RemovedRow = Sequence[int | str]
 
 
-def _find_usage_movement_starts(
-    conn: sqlite3.Connection, account_id: int, message_ids: Sequence[int]
-) -> dict[int, int]:
+def find_usage_movement_starts(conn: sqlite3.Connection, account_id: int, message_ids: Sequence[int]) -> dict[int, int]:
     """The first message of the usage movement that charges each of these messages, by message id."""
     charge_starts: dict[int, int] = {}
     upcoming: list[_UsageMovement] = []

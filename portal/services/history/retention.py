@@ -33,7 +33,9 @@ def get_first_retained_day(months: int, now: int) -> int:
     return max((subtract_months(today, months) - _EPOCH).days, 0)
 
 
-def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[int]:
+def purge_messages(
+    conn: Connection, default_months: int, now: int, *, delete_batch_size: int = removal.BATCH_SIZE
+) -> Iterator[int]:
     """Remove messages that are too old at a moment (milliseconds); yields after each step how many it has removed.
 
     Each step is a transaction of its own, and between two of them none is open: the caller may pause. Messages that
@@ -41,6 +43,7 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
 
     Args:
         default_months: for customers that have no number of their own.
+        delete_batch_size: how many sent messages one transaction removes.
 
     Raises:
         sqlite3.OperationalError: the next call continues.
@@ -56,7 +59,7 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
             )
     for account_id, day in conn.execute("SELECT id, kept_since FROM accounts WHERE kept_since").fetchall():
         end_id = ids.min_id_at_time(day * DAY_MS)
-        yield from _purge_sent_messages(conn, account_id, end_id)
+        yield from _purge_sent_messages(conn, account_id, end_id, delete_batch_size)
         yield from _purge_inbound_messages(conn, account_id, end_id)
         yield from _purge_history_metadata(conn, account_id, day, end_id)
 
@@ -66,7 +69,7 @@ def _list_retention_months(conn: sqlite3.Connection, default_months: int) -> lis
     return [row[0] for row in rows]
 
 
-def _purge_sent_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
+def _purge_sent_messages(conn: Connection, account_id: int, end_id: int, delete_batch_size: int) -> Iterator[int]:
     after_id = 0
     while True:
         rows = conn.execute(
@@ -84,7 +87,7 @@ def _purge_sent_messages(conn: Connection, account_id: int, end_id: int) -> Iter
             # All of them have ended. The statistics must have counted that before they are removed.
             for _ in rollup.roll_up_in_batches(conn):
                 yield 0
-        for batch in removal.split_texts_into_batches(texts):
+        for batch in removal.split_texts_into_batches(texts, delete_batch_size):
             removal.delete_sent_messages(conn, account_id, batch, keep_sums=False)
             yield sum(map(len, batch))
 

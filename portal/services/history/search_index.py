@@ -132,16 +132,17 @@ def _collect_index_terms(messages: Iterable[Sequence[str]], texts: Iterable[str]
 _ChunkRow = tuple[int, int, int, bytes, bool]
 
 
-def build_search_chunks(conn: sqlite3.Connection) -> Iterator[int]:
+def build_search_chunks(conn: sqlite3.Connection, *, chunk_size: int = CHUNK_SIZE) -> Iterator[int]:
     """Build chunks that can be built, a few of each account; yields after each step how many it has built.
 
-    Each step is a transaction of its own, and between two of them none is open: the caller may pause.
+    Each step is a transaction of its own, and between two of them none is open: the caller may pause. A chunk has
+    `chunk_size` messages.
     """
     for account_id, last_indexed_id in _list_unindexed_accounts(conn):
         worded = not text_policy.find_accounts_discarding_texts(conn, [account_id])
         chunks: list[_ChunkRow] = []
         while len(chunks) < _MAX_CHUNKS_PER_STEP and (
-            chunk := _build_next_search_chunk(conn, account_id, last_indexed_id, worded)
+            chunk := _build_next_search_chunk(conn, account_id, last_indexed_id, worded, chunk_size)
         ):
             chunks.append(chunk)
             last_indexed_id = chunk[2]
@@ -182,11 +183,11 @@ def _list_unindexed_accounts(conn: sqlite3.Connection) -> list[tuple[int, int]]:
 
 
 def _build_next_search_chunk(
-    conn: sqlite3.Connection, account_id: int, last_indexed_id: int, worded: bool
+    conn: sqlite3.Connection, account_id: int, last_indexed_id: int, worded: bool, chunk_size: int
 ) -> _ChunkRow | None:
     """Build the chunk that follows an id; None: there are too few messages yet."""
     end = conn.execute(
-        f"SELECT id FROM messages WHERE account_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET {CHUNK_SIZE - 1}",
+        f"SELECT id FROM messages WHERE account_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET {chunk_size - 1}",
         (account_id, last_indexed_id),
     ).fetchone()
     if end is None:

@@ -13,6 +13,7 @@ from io import StringIO
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, ngettext
+from portal.core.progress import Progress, no_progress
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
@@ -33,6 +34,7 @@ MAX_NUMBERS_IN_FILE = 20_000
 """How many numbers a file uploaded to the page may have: the page carries them from the preview to the import."""
 MAX_NUMBERS_AT_ONCE = 100_000
 """How many are written in one transaction: it takes about a second, and the SMPP server has to wait for it."""
+_NUMBERS_A_STEP = 1_000
 
 
 class InvalidHandsetNumber(Refused):
@@ -223,15 +225,29 @@ def add_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Accou
         return added
 
 
-def import_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
+def import_blacklist_numbers(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    numbers: Sequence[str],
+    progress: Progress = no_progress,
+) -> int:
     """Like `add_blacklist_numbers`, for the numbers of a file: the audit log has only how many they are.
 
-    Raises: TooManyBlacklistNumbers
+    Args:
+        progress: is told numbers.
+
+    Raises:
+        TooManyBlacklistNumbers
+        KeyboardInterrupt: from `progress`; none of them is on it.
     """
     if len(numbers) > MAX_NUMBERS_AT_ONCE:
         raise TooManyBlacklistNumbers(most=MAX_NUMBERS_AT_ONCE)
     with write_transaction(conn):
-        added = _insert_blacklist_numbers(conn, actor, account, numbers)
+        added = 0
+        for start in range(0, len(numbers), _NUMBERS_A_STEP):
+            progress(start, len(numbers))
+            added += _insert_blacklist_numbers(conn, actor, account, numbers[start : start + _NUMBERS_A_STEP])
         if added:
             _record_audit(conn, actor, "blacklist.import", account, added=added, numbers=len(numbers))
         return added

@@ -203,15 +203,15 @@ def schedule_retries(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverab
         )
 
 
-def expire_deliveries(conn: sqlite3.Connection, now: int) -> int:
-    """Give up deliveries older than DELIVERY_VALIDITY_MS, EXPIRY_BATCH_SIZE at most; returns how many."""
+def expire_deliveries(conn: sqlite3.Connection, now: int, *, batch_size: int = EXPIRY_BATCH_SIZE) -> int:
+    """Give up deliveries older than DELIVERY_VALIDITY_MS at `now`, `batch_size` at most; returns how many."""
     by_account: dict[int, list[_PendingIds]] = defaultdict(list)
     with write_transaction(conn):
         # Account by account: the table is in the order of account and id.
         rows = conn.execute(
             "SELECT account_id, deliveries.id, message_id, received_id FROM accounts"
             " CROSS JOIN deliveries ON account_id = accounts.id AND deliveries.id < ? LIMIT ?",
-            (ids.min_id_at_time(now - DELIVERY_VALIDITY_MS), EXPIRY_BATCH_SIZE),
+            (ids.min_id_at_time(now - DELIVERY_VALIDITY_MS), batch_size),
         )
         for account_id, *pending_ids in rows.fetchall():
             by_account[account_id].append(tuple(pending_ids))

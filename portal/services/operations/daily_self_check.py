@@ -10,6 +10,7 @@ from portal.core import i18n
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
+from portal.core.progress import Progress, no_progress
 from portal.services.common import mail
 from portal.services.common.errors import Refused
 from portal.services.operations import self_check
@@ -41,15 +42,17 @@ def is_check_due(conn: sqlite3.Connection, now: int) -> bool:
     return result is None or abs(now - result.at) >= DAY_MS
 
 
-def run_daily_check(conn: sqlite3.Connection, keys: Keys, data: Path) -> list[Problem]:
+def run_daily_check(
+    conn: sqlite3.Connection, keys: Keys, data: Path, progress: Progress = no_progress
+) -> list[Problem]:
     """Check a copy of the database, store the result and mail new problems.
 
     A check that could not run is also a problem.
     """
     at = now_ms()
     try:
-        with self_check.open_database_copy(conn, data) as copy:
-            problems = self_check.find_problems(copy)
+        with self_check.open_database_copy(conn, data, progress) as copy:
+            problems = self_check.find_problems(copy, progress)
     except Refused as refusal:
         problems = [Problem(refusal.sentence, {name: str(value) for name, value in refusal.params.items()})]
     except sqlite3.DatabaseError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import StringIO
 
 from portal.core.i18n import N_
+from portal.core.progress import Progress, no_progress
 from portal.services.common.audit import Actor
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, NotUtf8
 from portal.services.common.errors import Refused
@@ -130,14 +131,20 @@ def _plan_step(change: PriceChange, row: PriceRow | None) -> PriceImportStep:
 
 
 def apply_import_plan(
-    conn: sqlite3.Connection, actor: Actor, list_id: int, plan: PriceImportPlan, timezone: str, now: int
+    conn: sqlite3.Connection,
+    actor: Actor,
+    list_id: int,
+    plan: PriceImportPlan,
+    timezone: str,
+    now: int,
+    progress: Progress = no_progress,
 ) -> Sequence[PriceChange]:
     """Do what a plan says, all of it at one moment or nothing; returns what was to be done.
 
     Raises: as `prices.change_prices`.
     """
     if plan.changes:
-        prices.change_prices(conn, actor, list_id, plan.changes, timezone, now=now)
+        prices.change_prices(conn, actor, list_id, plan.changes, timezone, now=now, progress=progress)
     return plan.changes
 
 

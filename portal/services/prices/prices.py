@@ -19,6 +19,7 @@ from portal.core import i18n, paths
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
+from portal.core.progress import Progress, no_progress
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
@@ -385,22 +386,26 @@ def change_prices(
     timezone: str,
     *,
     now: int | None = None,
+    progress: Progress = no_progress,
 ) -> None:
     """Change what a list says, all or nothing, from now on or from a date on.
 
     Args:
         timezone: IANA name, for the sentence of a refusal.
         now: milliseconds; None: this moment.
+        progress: is told changes.
 
     Raises:
         NoSuchPriceList, InvalidPriceDestination, InvalidPrice, PastPriceDate: nothing has changed.
+        KeyboardInterrupt: from `progress`; nothing has changed.
     """
     now = now_ms() if now is None else now
     lines, audit_prices = [], []
     with write_transaction(conn):
         price_lists.get_price_list_by_id(conn, list_id)
         rows_before = {each.destination: each for each in list_price_rows(conn, list_id, now)}
-        for each in changes:
+        for number, each in enumerate(changes):
+            progress(number, len(changes))
             destination = parse_destination(each.destination)
             price = None if each.price is None else check_price(each.price)
             valid_from = resolve_valid_from(each.valid_from, now, timezone)

@@ -30,7 +30,7 @@ _INTERNATIONAL_NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 _GROUP_SEPARATORS = re.compile(r"[\s\-.()/]")
 _MAX_TEXT_LENGTH = 200
 # The SMPP server keeps them in memory, and somebody decides about each.
-_MAX_SENDERS = 100
+MAX_SENDERS = 100
 # How long a sender that was removed can be brought back as it was.
 _UNDO_MS = 15 * 60_000
 
@@ -156,6 +156,7 @@ def add_sender(
     reason: str = "",
     document: bytes = b"",
     on_added: Callable[[Sender], None] | None = None,
+    now: int | None = None,
 ) -> Sender:
     """Ask for a sender; it waits for the operator's decision. One that was refused can be asked for again.
 
@@ -165,6 +166,7 @@ def add_sender(
         reason: what it is for, for whoever decides.
         document: what supports it: a PDF, PNG or JPEG; empty: none, or the one that it was refused with.
         on_added: called with what was added, in the same transaction.
+        now: milliseconds; None: this moment.
 
     Raises:
         InvalidSender, UnknownCountryCode, SenderExists, SenderTextTooLong, SenderListFull
@@ -184,7 +186,7 @@ def add_sender(
     try:
         with write_transaction(conn):
             _require_can_add_sender(conn, account, address)
-            _upsert_sender(conn, account, address, kind, description, reason, document_id)
+            _upsert_sender(conn, account, address, kind, description, reason, document_id, now)
             _record_audit(conn, actor, "sender.add", account, address, document=document_id)
             added = get_sender(conn, account, address)
             if on_added is not None:
@@ -203,8 +205,8 @@ def _require_can_add_sender(conn: sqlite3.Connection, account: Account, address:
     ).fetchone()
     if row[1]:
         raise SenderExists(address=address)
-    if row[0] >= _MAX_SENDERS:
-        raise SenderListFull(limit=_MAX_SENDERS)
+    if row[0] >= MAX_SENDERS:
+        raise SenderListFull(limit=MAX_SENDERS)
 
 
 def _upsert_sender(
@@ -215,6 +217,7 @@ def _upsert_sender(
     description: str,
     reason: str,
     document_id: int | None,
+    now: int | None,
 ) -> None:
     # Of one that was refused the comment stays, for whoever decides again, and the document, unless another one comes.
     conn.execute(
@@ -222,7 +225,7 @@ def _upsert_sender(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account_id, address) DO UPDATE SET"
         " type = excluded.type, status = excluded.status, description = excluded.description, reason = excluded.reason,"
         " created_at = excluded.created_at, document_id = coalesce(excluded.document_id, document_id)",
-        (account.id, address, kind, WAITING, description, reason, now_ms(), document_id),
+        (account.id, address, kind, WAITING, description, reason, now_ms() if now is None else now, document_id),
     )
 
 
@@ -311,8 +314,13 @@ def remove_senders(conn: sqlite3.Connection, actor: Actor, account: Account, ids
     return removed
 
 
-def restore_senders(conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int]) -> list[Sender]:
+def restore_senders(
+    conn: sqlite3.Connection, actor: Actor, account: Account, ids: Iterable[int], *, now: int | None = None
+) -> list[Sender]:
     """Bring back senders that were removed less than a quarter of an hour ago, as they were: all of them, or none.
+
+    Args:
+        now: milliseconds; None: this moment.
 
     Raises:
         NoSuchSender: none of them is to be brought back.
@@ -322,7 +330,7 @@ def restore_senders(conn: sqlite3.Connection, actor: Actor, account: Account, id
     with write_transaction(conn):
         rows = conn.execute(
             "SELECT id, address FROM removed_senders WHERE account_id = ? AND removed_at > ?",
-            (account.id, now_ms() - _UNDO_MS),
+            (account.id, (now_ms() if now is None else now) - _UNDO_MS),
         )
         restored = {each["id"]: each["address"] for each in rows if each["id"] in sender_ids}
         if not restored:

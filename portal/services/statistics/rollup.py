@@ -67,10 +67,16 @@ def record_ended_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) 
     )
 
 
-def roll_up_batch(conn: Connection) -> bool:
-    """Count what has come and ended since the last time; at most a thousand messages or so, in one short transaction.
+def roll_up_batch(
+    conn: Connection, *, max_messages: int = _MESSAGES_PER_BATCH, max_rows: int = _ROWS_PER_BATCH
+) -> bool:
+    """Count what has come and ended since the last time; some of it, in one short transaction.
 
     In an open `write_transaction()` block it takes part in that.
+
+    Args:
+        max_messages: how many messages are counted; a few more where they ended together.
+        max_rows: how many counts of amounts are changed.
 
     Returns:
         Whether there may be more.
@@ -80,16 +86,16 @@ def roll_up_batch(conn: Connection) -> bool:
     """
     conn.register_function("bucket", 1, get_delivery_time_bucket)
     before = after, ended_before = _read_rollup_position(conn)
-    batch_size = _MESSAGES_PER_BATCH
+    batch_size = max_messages
     while True:
         last = _find_last_id_of_batch(conn, after, batch_size)
         last_ended_id, ended = _read_ended_messages(conn, ended_before, batch_size)
         if (last, last_ended_id) == before:
             return False
         amounts, statuses, times = _count_messages(conn, after, last, ended)
-        if len(amounts) <= _ROWS_PER_BATCH or batch_size == 1:
+        if len(amounts) <= max_rows or batch_size == 1:
             break
-        batch_size = max(batch_size * _ROWS_PER_BATCH // len(amounts), 1)
+        batch_size = max(batch_size * max_rows // len(amounts), 1)
     with write_transaction(conn):
         if _read_rollup_position(conn) != before:
             # Another process has counted these meanwhile.
@@ -102,8 +108,13 @@ def roll_up_batch(conn: Connection) -> bool:
     return len(ended) >= batch_size or _find_last_id_of_batch(conn, last, 1) != last
 
 
-def roll_up_in_batches(conn: Connection) -> Iterator[None]:
-    """Count all that has come and ended by now, step by step: however much comes meanwhile, it ends."""
+def roll_up_in_batches(
+    conn: Connection, *, max_messages: int = _MESSAGES_PER_BATCH, max_rows: int = _ROWS_PER_BATCH
+) -> Iterator[None]:
+    """Count all that has come and ended by now, step by step: however much comes meanwhile, it ends.
+
+    A step is a call of `roll_up_batch` with these limits.
+    """
     (last, last_ended_id) = conn.execute(
         "SELECT (SELECT max(id) FROM messages), (SELECT max(id) FROM ended)"
     ).fetchone()
@@ -112,7 +123,7 @@ def roll_up_in_batches(conn: Connection) -> Iterator[None]:
         message_id, ended_id = _read_rollup_position(conn)
         if message_id >= (last or 0) and ended_id >= (last_ended_id or 0):
             return
-        more = roll_up_batch(conn)
+        more = roll_up_batch(conn, max_messages=max_messages, max_rows=max_rows)
         yield
 
 

@@ -193,10 +193,10 @@ def read_statistics(
     )
 
 
-def purge_hourly_statistics(conn: sqlite3.Connection, now: int) -> None:
+def purge_hourly_statistics(conn: sqlite3.Connection, now: int, *, batch_size: int = _ROWS_PER_BATCH) -> None:
     """Delete the hours that are older than HOURLY_RETENTION_DAYS at this moment (milliseconds); days and months stay.
 
-    In steps of which others notice nothing.
+    In steps of `batch_size` rows, of which others notice nothing.
     """
     bound = (now // DAY_MS - HOURLY_RETENTION_DAYS) * _HOURS_PER_DAY
     for table, key in (
@@ -208,10 +208,10 @@ def purge_hourly_statistics(conn: sqlite3.Connection, now: int) -> None:
         # Account by account: the primary key begins with it.
         old = (
             f"SELECT {key} FROM accounts CROSS JOIN {table} ON account_id = accounts.id"
-            f" AND length = {HOUR} AND begins < ? LIMIT {_ROWS_PER_BATCH}"
+            f" AND length = {HOUR} AND begins < ? LIMIT {batch_size}"
         )
-        deleted = _ROWS_PER_BATCH
-        while deleted == _ROWS_PER_BATCH:
+        deleted = batch_size
+        while deleted == batch_size:
             with write_transaction(conn):
                 deleted = conn.execute(f"DELETE FROM {table} WHERE ({key}) IN ({old})", (bound,)).rowcount
 

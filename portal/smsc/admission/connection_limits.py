@@ -15,9 +15,7 @@ from typing import Protocol
 from portal.core.config import LimitSettings
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.smsc.admission.rate_limits import FailureCounter, get_rate_limit_network
-
-# Connections from one address that ended without a bind, a minute: each costs as much as some hundred messages.
-_MAX_FAILED_UNBOUND = 600
+from portal.smsc.limits import InternalLimits
 
 
 class PendingConnection(Protocol):
@@ -48,13 +46,16 @@ class AdmittedSession(Protocol):
 
 
 class ConnectionLimits:
-    """Counts connections, and knows their sessions. The process has one of these."""
+    """Counts connections, and knows their sessions. The process has one of these.
 
-    def __init__(self, limits: LimitSettings, loop: asyncio.AbstractEventLoop) -> None:
+    `connection_count`: those that are open or wait for their turn. `sessions`: those of connections that were let in.
+    """
+
+    def __init__(self, limits: LimitSettings, internal_limits: InternalLimits, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
         self._loop = loop
-        self._failed_unbound = FailureCounter(_MAX_FAILED_UNBOUND)
-        self._connection_count = 0
+        self._failed_unbound = FailureCounter(internal_limits.failed_unbound_per_minute)
+        self.connection_count = 0
         self._unbound_slots: dict[ConnectionSlot, None] = {}  # in the order in which they came
         self._unbound_per_network: Counter[Hashable] = Counter()
         self._queues_by_network: dict[Hashable, dict[PendingConnection, asyncio.TimerHandle]] = {}
@@ -69,12 +70,12 @@ class ConnectionLimits:
         it is connected, so strangers who keep the places don't keep clients out.
         """
         network = get_rate_limit_network(pending.address)
-        if self._connection_count >= self._limits.connections or self._failed_unbound.is_limit_reached(
+        if self.connection_count >= self._limits.connections or self._failed_unbound.is_limit_reached(
             network, self._loop.time()
         ):
             pending.reject()
         elif self._unbound_per_network[network] < self._limits.unbound_per_address:
-            self._connection_count += 1
+            self.connection_count += 1
             self._admit_connection(pending, network)
         else:
             self._enqueue(pending, network)
@@ -84,6 +85,11 @@ class ConnectionLimits:
         for network, queue in list(self._queues_by_network.items()):
             for pending in list(queue):
                 self._reject_queued(pending, network)
+
+    @property
+    def unbound_count(self) -> int:
+        """How many connections were let in and have not bound yet."""
+        return len(self._unbound_slots)
 
     async def wait_until_empty(self) -> None:
         """Wait until no session is left."""
@@ -101,14 +107,14 @@ class ConnectionLimits:
                 pending.reject()
                 return
             self._reject_queued(next(reversed(queue)), busiest_network)
-        self._connection_count += 1
+        self.connection_count += 1
         self._queued_count += 1
         timer = self._loop.call_later(self._limits.bind_seconds, self._reject_queued, pending, network)
         self._queues_by_network.setdefault(network, {})[pending] = timer
 
     def _reject_queued(self, pending: PendingConnection, network: Hashable) -> None:
         self._dequeue(pending, network)
-        self._connection_count -= 1
+        self.connection_count -= 1
         pending.reject()
 
     def _dequeue(self, pending: PendingConnection, network: Hashable) -> None:
@@ -163,7 +169,7 @@ class ConnectionLimits:
 
     def handle_connection_closed(self) -> None:
         """A connection has ended."""
-        self._connection_count -= 1
+        self.connection_count -= 1
         if not self.sessions:
             self._empty_event.set()
 

@@ -70,6 +70,11 @@ class PduStream(asyncio.Protocol):
         """When the client was last heard, in seconds of the event loop's clock."""
         return self._last_received_at
 
+    @property
+    def is_reading_paused(self) -> bool:
+        """Whether the client has sent more than it may, and is read again in a moment."""
+        return self._resume_handle is not None
+
     # --- what a subclass does
 
     @abstractmethod

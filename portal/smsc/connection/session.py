@@ -20,6 +20,7 @@ from portal.smsc.connection import query_cancel, submission
 from portal.smsc.connection.pdu_stream import PduStream
 from portal.smsc.connection.session_registry import SessionRegistry
 from portal.smsc.delivery.delivery import DeliveryScheduler, build_deliver_sm
+from portal.smsc.limits import InternalLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import (
@@ -42,17 +43,17 @@ log = logging.getLogger(__name__)
 
 SYSTEM_ID = "SMPP-Portal"
 """The server's name in bind_resp (5.2.1)."""
+MAX_PDUS_BEFORE_BIND = 20
+"""PDUs that a client may send at all before it binds. Answering takes the time of everybody's event loop, even where
+the answer is no."""
 
 # Where the account has no windowing, so many are in flight, and nothing more is heard until half of them are answered:
 # those of other sessions wait in the same queue. It bounds the memory of a session, too.
 _MAX_IN_FLIGHT = 1_000
-# PDUs that a client may send at all before it binds, and a second afterwards, beside twice its throughput. Answering
-# takes the time of everybody's event loop, even where the answer is no.
-_MAX_PDUS_BEFORE_BIND = 20
+# PDUs that a client may send a second once it has bound, beside twice its throughput.
 _BASE_PDUS_PER_SECOND = 1_000
 _MAX_MALFORMED_LOGGED = 10
 _UNBIND_TIMEOUT_SECONDS = 1.0
-_DELIVER_TIMEOUT_SECONDS = 60.0
 _MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
 
 
@@ -74,6 +75,7 @@ class ServerContext:
     session_registry: SessionRegistry
     dispatcher: Dispatcher
     limits: LimitSettings
+    internal_limits: InternalLimits
     loop: asyncio.AbstractEventLoop
 
 
@@ -158,7 +160,7 @@ class SmppSession(PduStream):
     def _may_process_pdu(self) -> bool:
         if self._pdu_rate_bucket is None:
             self._pdus_before_bind += 1
-            if self._pdus_before_bind > _MAX_PDUS_BEFORE_BIND:
+            if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
                 self._abort("says much and does not bind")
                 return False
         elif not self._pdu_rate_bucket.take_token(self._last_received_at) or self._is_in_flight_limit_reached():
@@ -334,7 +336,8 @@ class SmppSession(PduStream):
             return
         if (
             self._unanswered_deliveries
-            and next(iter(self._unanswered_deliveries.values()))[1] < now - _DELIVER_TIMEOUT_SECONDS
+            and next(iter(self._unanswered_deliveries.values()))[1]
+            < now - self._server_context.internal_limits.deliver_response_seconds
         ):
             self._abort("does not answer deliver_sm")
             return

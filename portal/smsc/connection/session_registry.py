@@ -50,7 +50,10 @@ class BoundSession(Protocol):
 
 
 class SessionRegistry:
-    """All sessions of the process that are bound. The process has one of these."""
+    """All sessions of the process that are bound. The process has one of these.
+
+    `progress_saved_at`: when `save_progress` last did so.
+    """
 
     def __init__(self, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
         self._storage = storage
@@ -59,7 +62,7 @@ class SessionRegistry:
         self._delivery_schedulers: dict[int, DeliveryScheduler] = {}
         self._expiry_timers: dict[int, asyncio.TimerHandle] = {}
         self._meters_by_session: dict[int, _SessionRateMeter] = {}
-        self._progress_saved_at = loop.time()
+        self.progress_saved_at = loop.time()
         self._progress_timer = loop.call_later(_PROGRESS_INTERVAL_SECONDS, self._save_periodically)
         storage.on_account_change(self._apply_account_change)
 
@@ -115,15 +118,15 @@ class SessionRegistry:
 
     def _save_periodically(self) -> None:
         self._progress_timer = self._loop.call_later(_PROGRESS_INTERVAL_SECONDS, self._save_periodically)
-        self.save_progress()
+        self.save_progress(self._loop.time())
 
-    def save_progress(self) -> None:
-        """Save what the sessions have done since the last time."""
-        previous_save, self._progress_saved_at = self._progress_saved_at, self._loop.time()
+    def save_progress(self, now: float) -> None:
+        """Save what the sessions have done since the last time. `now` in seconds of the event loop's clock."""
+        previous_save, self.progress_saved_at = self.progress_saved_at, now
         for meter in self._meters_by_session.values():
             # Of thousands of sessions most are idle, and asking those too would hold up the others.
             if meter.is_active or meter.session.last_received_at >= previous_save:
-                self._storage.update_session_progress(meter.measure_progress(self._progress_saved_at - previous_save))
+                self._storage.update_session_progress(meter.measure_progress(self.progress_saved_at - previous_save))
 
 
 class _SessionRateMeter:

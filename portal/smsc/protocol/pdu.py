@@ -82,7 +82,7 @@ def decode_pdu(header: PduHeader, body: bytes) -> Pdu:
     Raises MalformedPdu: ESME_RINVCMDID for a command that is not spoken here, else the status that says what is wrong
     with the body.
     """
-    decoder = _DECODERS.get(header.command)
+    decoder = DECODERS.get(header.command)
     if decoder is None:
         raise MalformedPdu(
             CommandStatus.ESME_RINVCMDID, header.sequence, header.command, f"command_id 0x{header.command:08X}"
@@ -523,7 +523,7 @@ class MessageResp:
 
 Pdu = HeaderOnlyPdu | Bind | BindResp | SubmitSm | DeliverSm | DataSm | QuerySm | QuerySmResp | CancelSm | MessageResp
 
-_DECODERS: dict[int, Callable[[PduHeader, bytes], Pdu]] = {
+DECODERS: dict[int, Callable[[PduHeader, bytes], Pdu]] = {
     CommandId.GENERIC_NACK: HeaderOnlyPdu.decode,
     CommandId.BIND_RECEIVER: Bind.decode,
     CommandId.BIND_RECEIVER_RESP: BindResp.decode,
@@ -546,9 +546,9 @@ _DECODERS: dict[int, Callable[[PduHeader, bytes], Pdu]] = {
     CommandId.DATA_SM: DataSm.decode,
     CommandId.DATA_SM_RESP: MessageResp.decode,
 }
+"""What decodes each PDU that is known, by its command_id."""
 
-# Octets that the value of a known optional parameter may have (5.3.2). Unknown ones are skipped (3.3).
-_TLV_LENGTHS: dict[int, range] = {
+TLV_LENGTHS: dict[int, range] = {
     TlvTag.DEST_ADDR_SUBUNIT: range(1, 2),
     TlvTag.SOURCE_ADDR_SUBUNIT: range(1, 2),
     TlvTag.QOS_TIME_TO_LIVE: range(4, 5),
@@ -569,8 +569,8 @@ _TLV_LENGTHS: dict[int, range] = {
     TlvTag.OUTGOING_ID: range(1, 66),
     TlvTag.INCOMING_ID: range(1, 66),
 }
-# Values that a known optional parameter may have, where not all that its octets can hold.
-_TLV_VALUES: dict[int, range] = {
+"""Octets that the value of a known optional parameter may have (5.3.2). Unknown ones are skipped (3.3)."""
+TLV_VALUES: dict[int, range] = {
     TlvTag.DEST_ADDR_SUBUNIT: range(5),
     TlvTag.SOURCE_ADDR_SUBUNIT: range(5),
     TlvTag.PRIVACY_INDICATOR: range(4),
@@ -578,6 +578,7 @@ _TLV_VALUES: dict[int, range] = {
     TlvTag.SAR_SEGMENT_SEQNUM: range(1, 256),
     TlvTag.MORE_MESSAGES_TO_SEND: range(2),
 }
+"""Values that a known optional parameter may have, where not all that its octets can hold."""
 
 
 def _decode_tlvs(body: bytes, offset: int) -> Tlvs:
@@ -596,9 +597,9 @@ def _decode_tlvs(body: bytes, offset: int) -> Tlvs:
             )
         value = body[offset : offset + length]
         offset += length
-        if tag in _TLV_LENGTHS and length not in _TLV_LENGTHS[tag]:
+        if tag in TLV_LENGTHS and length not in TLV_LENGTHS[tag]:
             raise _InvalidPduBody(CommandStatus.ESME_RINVPARLEN, f"optional parameter 0x{tag:04X} of {length} octets")
-        if tag in _TLV_VALUES and int.from_bytes(value) not in _TLV_VALUES[tag]:
+        if tag in TLV_VALUES and int.from_bytes(value) not in TLV_VALUES[tag]:
             raise _InvalidPduBody(
                 CommandStatus.ESME_RINVOPTPARAMVAL, f"optional parameter 0x{tag:04X} is {value.hex()}"
             )

@@ -28,6 +28,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import OutboundMessage, SubmittedMessage
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
+from portal.smsc.limits import InternalLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import (
     BindKind,
@@ -45,7 +46,6 @@ log = logging.getLogger(__name__)
 _COMPONENT_NAME = "smsc"
 _CONFIG_POLL_SECONDS = 0.25
 _READ_RETRY_MS = 1_000
-_DUE_POLL_SECONDS = 0.5
 _EXPIRY_INTERVAL_SECONDS = 600.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
 _WRITER_BUSY_TIMEOUT_MS = 2_000
@@ -58,8 +58,14 @@ class SqliteStorage:
     """
 
     def __init__(
-        self, database: Path, keys: Keys, loop: asyncio.AbstractEventLoop, on_fatal_error: Callable[[], None]
+        self,
+        database: Path,
+        keys: Keys,
+        internal_limits: InternalLimits,
+        loop: asyncio.AbstractEventLoop,
+        on_fatal_error: Callable[[], None],
     ) -> None:
+        self._internal_limits = internal_limits
         self._loop = loop
         self._keys = keys
         self._read_connection = db.connect(database)
@@ -98,10 +104,8 @@ class SqliteStorage:
         self._writer.start()
         self._poll_simulated_messages()
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
-        self._run_periodically(_DUE_POLL_SECONDS, self._poll_due_messages)
-        self._run_periodically(
-            _EXPIRY_INTERVAL_SECONDS, lambda: self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, now_ms())
-        )
+        self._run_periodically(self._internal_limits.due_poll_seconds, self.poll_due_messages)
+        self._run_periodically(_EXPIRY_INTERVAL_SECONDS, lambda: self.expire_deliveries(now_ms()))
 
     def close_db_connections(self) -> None:
         """Let go of the database without having started."""
@@ -263,7 +267,8 @@ class SqliteStorage:
     def on_messages_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
         self._expired_callbacks.append(callback)
 
-    def _poll_due_messages(self) -> None:
+    def poll_due_messages(self) -> None:
+        """Send the messages whose date has come, or give them up; the writer does so."""
         try:
             if not self._is_due_job_queued and outcomes.has_due_messages(self._read_connection, now_ms()):
                 self._is_due_job_queued = True
@@ -323,6 +328,10 @@ class SqliteStorage:
         self._schedule_retry(account_id, due.next_attempt_at)
         return due
 
+    def expire_deliveries(self, now: int) -> None:
+        """Give up the deliveries that are too old at `now` (unix milliseconds); the writer does so."""
+        self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, now)
+
     def complete_delivery(self, deliverable: Deliverable) -> None:
         self._writer.queue_deferred_write(WriteJobKind.DELIVERED, deliverable)
 
@@ -379,7 +388,10 @@ class SqliteStorage:
             WriteJobKind.BIND_REFUSED: WriteJobHandler(refused_binds.record_refused_binds),
             WriteJobKind.CONFIG_APPLIED: WriteJobHandler(_save_applied_versions),
             WriteJobKind.EXPIRE_DELIVERIES: WriteJobHandler(
-                lambda conn, times: deliveries.expire_deliveries(conn, times[-1]), self._handle_deliveries_expired
+                lambda conn, times: deliveries.expire_deliveries(
+                    conn, times[-1], batch_size=self._internal_limits.expiry_batch_size
+                ),
+                self._handle_deliveries_expired,
             ),
             WriteJobKind.HEARTBEAT: WriteJobHandler(
                 lambda conn, times: session_records.record_component_heartbeat(conn, _COMPONENT_NAME, times[-1]),
@@ -403,7 +415,7 @@ class SqliteStorage:
         self._queue_receipts(due.receipts)
         if due.outbound or due.expired_ids:
             # A campaign has one date for all its messages, and only so many are taken at once.
-            self._poll_due_messages()
+            self.poll_due_messages()
 
     def _handle_due_messages_failure(self, _: list[None], __: StorageError) -> None:
         # The next poll queues it again.
@@ -436,9 +448,9 @@ class SqliteStorage:
         self._queue_receipts(receipts)
 
     def _handle_deliveries_expired(self, times: list[int], expired_count: int) -> None:
-        if expired_count == deliveries.EXPIRY_BATCH_SIZE:
+        if expired_count == self._internal_limits.expiry_batch_size:
             # What is submitted meanwhile has its turn in between.
-            self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, times[-1])
+            self.expire_deliveries(times[-1])
 
     def _handle_inbound_stored(self, _: list[Any], account_ids: set[int]) -> None:
         for account_id in account_ids:

@@ -66,7 +66,10 @@ OUTCOMES_BY_SUFFIX: dict[str, SimulatedOutcome | None] = {
 
 
 class Simulator:
-    """The built-in `Upstream`; `on_outcomes` gets the outcomes, `on_inbound` what it takes for sent by handsets."""
+    """The built-in `Upstream`; `on_outcomes` gets the outcomes, `on_inbound` what it takes for sent by handsets.
+
+    `cancellable_ids`: the messages that stay on their way for long enough to be called back.
+    """
 
     def __init__(
         self, on_outcomes: OutcomeCallback, on_inbound: InboundCallback, loop: asyncio.AbstractEventLoop
@@ -76,8 +79,7 @@ class Simulator:
         self._loop = loop
         self._closed = False
         self._upstream_ids = count(now_ms() << _ID_SHIFT)
-        # Those that stay on their way for long enough to be called back.
-        self._cancellable_ids: set[int] = set()
+        self.cancellable_ids: set[int] = set()
 
     def send_messages(self, messages: Sequence[OutboundMessage]) -> None:
         # One timer for all of a batch that end at the same time, not one a message.
@@ -85,16 +87,16 @@ class Simulator:
         for message in messages:
             outcome = OUTCOMES_BY_SUFFIX.get(message.destination[-3:], _DEFAULT_OUTCOME)
             if outcome is not _DEFAULT_OUTCOME:
-                self._cancellable_ids.add(message.id)
+                self.cancellable_ids.add(message.id)
             if outcome is not None:
                 by_delay[outcome.delay].append((message.id, outcome))
         for delay, batch in by_delay.items():
             self._loop.call_later(delay, self._report_outcomes, batch)
 
     def cancel_message(self, message_id: int) -> bool:
-        if message_id not in self._cancellable_ids:
+        if message_id not in self.cancellable_ids:
             return False
-        self._cancellable_ids.remove(message_id)
+        self.cancellable_ids.remove(message_id)
         return True
 
     def receive_inbound_messages(self, messages: Sequence[MobileOriginatedMessage]) -> None:
@@ -111,9 +113,9 @@ class Simulator:
         ended = [
             (message_id, outcome)
             for message_id, outcome in batch
-            if outcome is _DEFAULT_OUTCOME or message_id in self._cancellable_ids
+            if outcome is _DEFAULT_OUTCOME or message_id in self.cancellable_ids
         ]
-        self._cancellable_ids.difference_update([message_id for message_id, _ in ended])
+        self.cancellable_ids.difference_update([message_id for message_id, _ in ended])
         self._on_outcomes(
             [
                 MessageOutcome(

@@ -44,7 +44,7 @@ def stream_json_lines(name: str, rows: Iterable[Mapping[str, object]]) -> Respon
 
 
 def _stream_download(name: str, content_type: str, chunks: Iterator[str]) -> Response:
-    lines = _limit_downloads(access.get_current_user().customer_id, chunks)
+    lines = limit_downloads(access.get_current_user().customer_id, chunks)
     if next(lines) != _SLOT_GRANTED:
         abort(503)
     return Response(
@@ -54,7 +54,7 @@ def _stream_download(name: str, content_type: str, chunks: Iterator[str]) -> Res
     )
 
 
-def _limit_downloads(customer_id: int | None, lines: Iterator[str]) -> Iterator[str]:
+def limit_downloads(customer_id: int | None, lines: Iterator[str]) -> Iterator[str]:
     """The lines after `_SLOT_GRANTED`, or "" where others take all slots; the slot is given back at the end."""
     with _lock:
         has_slot = _running_downloads.total() < _MAX_DOWNLOADS and _running_downloads[customer_id] < _MAX_PER_CUSTOMER

@@ -107,6 +107,11 @@ def register_live_page(page: str, *fragments: LiveFragment, tab: str = "") -> No
         _tab_by_page[page] = tab
 
 
+def list_live_pages() -> list[str]:
+    """The names of all pages that `register_live_page` has got."""
+    return list(_fragments_by_page)
+
+
 def render_live_page(
     template: str, page: str, account: Account, *, status: int = 200, **values: Any
 ) -> ResponseReturnValue:

@@ -1,12 +1,13 @@
 import pytest
 
 from portal.core.clock import now_ms
+from portal.core.db import Connection
 from portal.services.accounts import accounts, allowed_ips
 from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config
 
 
-def confirm(conn):
+def confirm(conn: Connection) -> None:
     smpp_config.save_applied_config_versions(
         conn, {each.id: each.version for each in smpp_config.load_account_configs(conn)}
     )
@@ -116,7 +117,7 @@ def test_what_is_not_said_stays_as_it_is(conn, acme_1):
     accounts.change_account(conn, SHELL, acme_1)
     changed = accounts.get_account(conn, acme_1.name)
     assert (changed.windowing, changed.throughput, changed.binds, changed.any_sender) == (3, 20, 7, True)
-    assert (changed.data_codings, changed.packed_gsm) == ({1, 4}, True)
+    assert (changed.data_codings, changed.packed_gsm) == (frozenset({1, 4}), True)
     accounts.change_account(conn, SHELL, acme_1, any_sender=False, data_codings=(), packed_gsm=False)
     changed = accounts.get_account(conn, acme_1.name)
     assert (changed.any_sender, changed.data_codings, changed.packed_gsm) == (False, frozenset(), False)
@@ -136,5 +137,5 @@ def test_the_smpp_server_learns_of_new_codings(conn, acme_1):
     before = smpp_config.read_config_version(conn)
     accounts.change_account(conn, SHELL, acme_1, data_codings={3, 4}, packed_gsm=True)
     (changed,) = smpp_config.load_account_configs(conn, before)
-    assert (changed.data_codings, changed.packed_gsm) == ({3, 4}, True)
+    assert (changed.data_codings, changed.packed_gsm) == (frozenset({3, 4}), True)
     assert accounts.get_account(conn, acme_1.name).status == accounts.UPDATING_IP

@@ -188,4 +188,4 @@ def test_an_entry_is_found_by_what_is_typed(conn, acme_1):
 def test_who_is_permitted(client, allowed):
     entries = [allowed_ips.AllowedIP(1, "203.0.113.0/24", "", None)]
     assert allowed_ips.is_ip_allowed(entries, client) is allowed
-    assert ip_address(client)
+    assert str(ip_address(client))

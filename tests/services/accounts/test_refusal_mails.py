@@ -1,35 +1,44 @@
 """Mails about refused binds: to those who want them, once a day at most, and only about what is new."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from portal.core.clock import now_ms
+from portal.core.crypto import Keys
+from portal.core.db import Connection
 from portal.services.accounts import accounts, refusal_mails, refused_binds
+from portal.services.accounts.accounts import Account
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, WRONG_PASSWORD, RefusedBind
 from portal.services.common.mail import Mailer
 from portal.services.people import users
+from portal.services.people.users import User
 from tests.mailbox import Mailbox
+from tests.services.mails import get_text
+from tests.support import Cast
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 
 
 @pytest.fixture
-def alice(conn, cast):
+def alice(conn: Connection, cast: Cast) -> User:
     return users.get_user_by_email(conn, cast.alice.email)
 
 
 @pytest.fixture
-def bob(conn, cast):
+def bob(conn: Connection, cast: Cast) -> User:
     return users.get_user_by_email(conn, cast.bob.email)
 
 
 @pytest.fixture
-def refuse(conn, acme_1):
+def refuse(conn: Connection, acme_1: Account) -> Callable[..., None]:
     """Lets clients be turned away, a quarter of an hour ago."""
 
-    def refuse(*addresses, account=acme_1, reason=NOT_AUTHORISED, at=None, times=1):
+    def refuse(
+        *addresses: str, account: Account = acme_1, reason: str = NOT_AUTHORISED, at: int | None = None, times: int = 1
+    ) -> None:
         at = at or now_ms() - 15 * MINUTE_MS
         refused_binds.record_refused_binds(
             conn, [RefusedBind(account.id, each, reason, at) for each in addresses] * times
@@ -39,16 +48,16 @@ def refuse(conn, acme_1):
 
 
 @pytest.fixture
-def due(conn, keys):
+def due(conn: Connection, keys: Keys) -> Callable[[], int]:
     """How many mails are queued now."""
     return lambda: refusal_mails.queue_due_refused_bind_mails(conn, keys)
 
 
 @pytest.fixture
-def a_day_later(conn):
+def a_day_later(conn: Connection) -> Callable[[], None]:
     """What has happened so far was a day earlier."""
 
-    def later():
+    def later() -> None:
         conn.execute("UPDATE users SET refusals_mailed_at = refusals_mailed_at - ?", (DAY_MS,))
 
     return later
@@ -70,11 +79,11 @@ def test_who_wants_them_is_told(conn, keys, config, connect, alice, due, refuse,
         mail = mailbox.wait_for_mail()
     assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of your SMPP accounts were refused")
     for part in ("plain", "html"):
-        text = re.sub(r"<[^>]+>", "", mail.get_body((part,)).get_content())
+        text = re.sub(r"<[^>]+>", "", get_text(mail, part))
         assert "203.0.113.7 (3 times): It is not an authorised IP." in text
         assert "198.51.100.9 (1 time): The password was wrong." in text
         assert "smpp-acme-2" in text
-    assert f"{config.public_url}/accounts/smpp-acme-1/sessions" in mail.get_body(("plain",)).get_content()
+    assert f"{config.public_url}/accounts/smpp-acme-1/sessions" in get_text(mail)
 
 
 def test_it_speaks_the_readers_language(conn, keys, config, connect, alice, due, refuse):
@@ -87,7 +96,7 @@ def test_it_speaks_the_readers_language(conn, keys, config, connect, alice, due,
         Mailer(to_server, keys, connect).send_due(conn)
         mail = mailbox.wait_for_mail()
     assert mail["Subject"] == "Client di smpp-acme-1 rifiutati"
-    assert "203.0.113.7 (2 volte): Non è un IP autorizzato." in mail.get_body(("plain",)).get_content()
+    assert "203.0.113.7 (2 volte): Non è un IP autorizzato." in get_text(mail)
 
 
 def test_one_a_day_and_only_what_is_new(conn, alice, due, refuse, a_day_later):

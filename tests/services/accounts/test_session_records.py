@@ -3,7 +3,9 @@ from dataclasses import replace
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
 from portal.services.accounts import credentials, refused_binds, session_records
+from portal.services.accounts.accounts import Account
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
 from portal.services.accounts.session_records import (
     SmppSessionEnd,
@@ -14,10 +16,11 @@ from portal.services.accounts.session_records import (
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import smpp_config
+from portal.services.messages.smpp_config import AccountConfig
 
 
 @pytest.fixture
-def session(acme_1):
+def session(acme_1: Account) -> SmppSessionRecord:
     now = now_ms()
     return SmppSessionRecord(1, acme_1.id, "127.0.0.1", "transceiver", "TLSv1.3", 1, now, now)
 
@@ -36,7 +39,7 @@ def test_open_sessions_are_seen_while_they_are_open(conn, acme_1, acme_2, sessio
     assert session_records.list_open_smpp_sessions(conn, acme_1.id) == []
 
 
-def session_end(session, *, keep_record=False):
+def session_end(session: SmppSessionRecord, *, keep_record: bool = False) -> SmppSessionEnd:
     return SmppSessionEnd(session.id, session.bound_at + 1_000, keep_record)
 
 
@@ -60,7 +63,7 @@ def test_where_messages_came_from_is_known_after_the_end_of_the_session(conn, ac
 
 
 def test_a_session_is_looked_up_by_its_id_however_many_the_account_has_had(conn, acme_1):
-    statements = []
+    statements: list[str] = []
     conn.set_trace_callback(statements.append)
     session_records.find_smpp_session_summaries(conn, acme_1.id, [1, 2])
     conn.set_trace_callback(None)
@@ -86,7 +89,7 @@ def test_an_id_is_not_given_again(conn, session):
     assert session_records.get_last_smpp_session_id(conn) == 3
 
 
-def config_of(conn, account):
+def config_of(conn: Connection, account: Account) -> AccountConfig:
     return next(each for each in smpp_config.load_account_configs(conn) if each.id == account.id)
 
 
@@ -96,7 +99,7 @@ def test_somebody_asks_for_the_end_of_a_session(conn, acme_1, session):
     alice = Actor("alice@acme.example", "198.51.100.1")
     assert session_records.request_smpp_session_end(conn, alice, acme_1, 2).address == "127.0.0.1"
     after = config_of(conn, acme_1)
-    assert (before.ending_session_ids, after.ending_session_ids) == (set(), {2})
+    assert (before.ending_session_ids, after.ending_session_ids) == (frozenset(), frozenset({2}))
     assert after.version > before.version
     assert [each.ending_at is not None for each in session_records.list_open_smpp_sessions(conn, acme_1.id)] == [
         False,
@@ -125,12 +128,14 @@ def test_nobody_ends_a_session_of_another_account_or_one_that_has_ended(conn, ac
 
 
 def test_when_the_password_that_a_client_uses_was_replaced(conn, keys, acme_1):
-    old = credentials.find_smpp_password_info(conn, acme_1.id).id
+    old = credentials.find_smpp_password_info(conn, acme_1.id)
+    assert old is not None
     credentials.regenerate_smpp_password(conn, keys, SHELL, acme_1, send_mail=False)
     now = now_ms()
-    refused = RefusedBind(acme_1.id, "127.0.0.1", refused_binds.REPLACED_PASSWORD, now, old)
+    refused = RefusedBind(acme_1.id, "127.0.0.1", refused_binds.REPLACED_PASSWORD, now, old.id)
     refused_binds.record_refused_binds(conn, [refused])
     (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
+    assert seen.replaced_at is not None
     assert now - 10_000 < seen.replaced_at <= now
     refused_binds.record_refused_binds(conn, [replace(refused, password_id=999)])
     (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)

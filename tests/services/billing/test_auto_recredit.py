@@ -1,13 +1,17 @@
 """Automatic re-credit: when a pack is bought, when it is asked for, and when neither happens."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import write_transaction
+from portal.core.db import Connection, write_transaction
 from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
+from portal.services.billing.orders import Order
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.message_states import PTT_NO_CREDIT
@@ -15,7 +19,8 @@ from portal.services.credits import credits, ledger
 from portal.services.messages import blacklist, intake
 from portal.services.operations import self_check
 from portal.services.people import customers
-from tests.support import prepare_submit
+from portal.services.people.customers import Customer
+from tests.support import Cast, prepare_submit
 
 K = credit_amounts.THOUSANDTHS
 ALICE = Actor("alice@acme.example")
@@ -23,59 +28,59 @@ PACK = 100 * K
 
 
 @pytest.fixture(autouse=True)
-def from_any_sender(conn, acme_2, globex_1):
+def from_any_sender(conn: Connection, acme_2: Account, globex_1: Account) -> None:
     for each in (acme_2, globex_1):
         accounts.change_account(conn, SHELL, each, any_sender=True)
 
 
 @pytest.fixture
-def acme(conn, cast):
+def acme(conn: Connection, cast: Cast) -> Customer:
     return customers.get_customer_by_id(conn, cast.acme)
 
 
 @pytest.fixture
-def allow(conn, acme):
+def allow(conn: Connection, acme: Customer) -> Callable[..., None]:
     """Lets the customer owe as many credits, for accounts of any age."""
 
-    def allow(line=100_000, min_age_days=0):
+    def allow(line: int = 100_000, min_age_days: int = 0) -> None:
         customers.change_customer(conn, SHELL, acme, credit_line=line * K, min_age_days=min_age_days)
 
     return allow
 
 
 @pytest.fixture
-def rule(conn, acme_2):
+def rule(conn: Connection, acme_2: Account) -> Callable[..., None]:
     """Sets the rule of an account, smpp-acme-2 (100 credits) unless told otherwise."""
 
-    def rule(below=50, pack=100, per_day=10, account=acme_2):
+    def rule(below: int = 50, pack: int = 100, per_day: int = 10, account: Account = acme_2) -> None:
         auto_recredit.set_recredit_rule(conn, ALICE, account, below * K, pack * K, per_day)
 
     return rule
 
 
 @pytest.fixture
-def send(conn, acme_2):
+def send(conn: Connection, acme_2: Account) -> Callable[..., int]:
     """Sends messages of one credit each, in one transaction; returns how many were taken."""
 
-    def send(count, account=acme_2, now=None, **fields):
+    def send(count: int, account: Account = acme_2, now: int | None = None, **fields: Any) -> int:
         stored = intake.store_messages(conn, [prepare_submit(conn, account.id, **fields)] * count, now)
         return sum(each is not None for each in stored.message_ids)
 
     return send
 
 
-def automatic(conn):
+def automatic(conn: Connection) -> list[Order]:
     return [
         orders.get_order_by_id(conn, row["id"])
         for row in conn.execute("SELECT id FROM orders WHERE origin = 'automatic' ORDER BY id")
     ]
 
 
-def kinds(conn):
+def kinds(conn: Connection) -> list[str]:
     return [row["kind"] for row in conn.execute("SELECT kind FROM credit_notices ORDER BY id")]
 
 
-def balance(conn, account):
+def balance(conn: Connection, account: Account) -> int:
     return credits.get_balance(conn, account.id) // K
 
 
@@ -146,7 +151,7 @@ def test_what_is_stopped_by_the_blacklist_needs_no_credits(conn, acme_2, allow, 
 def test_an_account_without_a_rule_costs_no_statement(conn, acme_1, allow, rule, send):
     allow()
     rule()
-    seen = []
+    seen: list[str] = []
     conn.set_trace_callback(seen.append)
     send(3, account=acme_1)
     conn.set_trace_callback(None)
@@ -157,7 +162,7 @@ def test_an_account_without_a_rule_costs_no_statement(conn, acme_1, allow, rule,
 def test_a_rule_that_does_not_apply_costs_no_statement(conn, allow, rule, send):
     allow()
     rule()
-    seen = []
+    seen: list[str] = []
     conn.set_trace_callback(seen.append)
     send(50)
     conn.set_trace_callback(None)
@@ -165,9 +170,12 @@ def test_a_rule_that_does_not_apply_costs_no_statement(conn, allow, rule, send):
 
 
 def test_it_finds_what_decides_by_indexes(conn, acme_2):
-    plan = conn.execute(
-        f"EXPLAIN QUERY PLAN {auto_recredit._SELECT_STATUS}", {"accounts": f"[{acme_2.id}]", "today": 1}
-    ).fetchall()
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
+    auto_recredit.find_accounts_to_recredit(conn, [acme_2.id])
+    conn.set_trace_callback(None)
+    (statement,) = statements
+    plan = conn.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
     scans = [each["detail"] for each in plan if each["detail"].startswith("SCAN")]
     assert scans == ["SCAN json_each VIRTUAL TABLE INDEX 1:"]
     assert any("orders_automatic" in each["detail"] and "movement_id>" in each["detail"] for each in plan)
@@ -469,7 +477,7 @@ def test_several_at_once_buy_no_pack_too_many(connect, conn, acme_1, acme_2, all
     rule(per_day=3)
     rule(below=1000, per_day=3, account=acme_1)
 
-    def one(number):
+    def one(number: int) -> list[list[int | None]]:
         own = connect()
         account = (acme_1, acme_2)[number % 2]
         return [intake.store_messages(own, [prepare_submit(own, account.id)] * 5).message_ids for _ in range(20)]
@@ -491,7 +499,7 @@ def test_what_is_rolled_back_leaves_no_order(conn, acme_2, allow, rule):
 
     submits = [prepare_submit(conn, acme_2.id)] * 60
 
-    def fails():
+    def fails() -> None:
         with write_transaction(conn):
             assert None not in intake.store_messages(conn, submits).message_ids
             raise ConnectionError

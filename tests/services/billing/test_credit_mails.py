@@ -1,14 +1,19 @@
 """Mails about credits: who gets which, in which language, and each once."""
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from email import message_from_bytes, policy
+from email.message import EmailMessage
 
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import write_transaction
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.core.db import Connection, write_transaction
 from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, credit_mails
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
@@ -16,22 +21,24 @@ from portal.services.common.mail import Mailer
 from portal.services.credits import alerts, credits
 from portal.services.messages import intake
 from portal.services.people import customers, users
+from portal.services.people.customers import Customer
 from tests.mailbox import Mailbox
-from tests.support import prepare_submit
+from tests.services.mails import get_text
+from tests.support import Cast, prepare_submit
 
 K = credit_amounts.THOUSANDTHS
 
 
 @pytest.fixture
-def acme(conn, cast):
+def acme(conn: Connection, cast: Cast) -> Customer:
     return customers.get_customer_by_id(conn, cast.acme)
 
 
 @pytest.fixture
-def low(conn, acme_1):
+def low(conn: Connection, acme_1: Account) -> Callable[..., None]:
     """The account falls below a threshold of 950 credits."""
 
-    def low(*addresses):
+    def low(*addresses: str) -> None:
         alerts.set_alert_rule(conn, SHELL, acme_1, 950 * K, addresses)
         send(conn, acme_1, 60)
 
@@ -39,10 +46,10 @@ def low(conn, acme_1):
 
 
 @pytest.fixture
-def rule(conn, acme, acme_1):
+def rule(conn: Connection, acme: Customer, acme_1: Account) -> Callable[..., None]:
     """Automatic re-credit below 950 credits, with a line of so many."""
 
-    def rule(line=1000, per_day=2):
+    def rule(line: int = 1000, per_day: int = 2) -> None:
         customers.change_customer(conn, SHELL, acme, credit_line=line * K, min_age_days=0)
         auto_recredit.set_recredit_rule(conn, SHELL, acme_1, 950 * K, 100 * K, per_day)
 
@@ -50,10 +57,12 @@ def rule(conn, acme, acme_1):
 
 
 @pytest.fixture
-def mails(conn, keys, config, connect):
+def mails(
+    conn: Connection, keys: Keys, config: Config, connect: Callable[[], Connection]
+) -> Callable[[], list[EmailMessage]]:
     """Queues and sends what is due; returns the mails."""
 
-    def mails():
+    def mails() -> list[EmailMessage]:
         count = credit_mails.queue_credit_mails(conn, keys)
         assert Mailer(config, keys, connect).send_due(conn) == count
         files = sorted((config.data / "outbox").iterdir()) if count else []
@@ -65,18 +74,17 @@ def mails(conn, keys, config, connect):
     return mails
 
 
-def send(conn, account, count=1):
+def send(conn: Connection, account: Account, count: int = 1) -> None:
     intake.store_messages(conn, [prepare_submit(conn, account.id)] * count)
 
 
-def subjects(mails):
+def subjects(mails: Iterable[EmailMessage]) -> list[tuple[str, str]]:
     return [(each["To"], each["Subject"]) for each in mails]
 
 
-def texts(mail):
+def texts(mail: EmailMessage) -> tuple[str, str]:
     """What the mail says, in its two forms."""
-    plain, html = (mail.get_body((part,)).get_content() for part in ("plain", "html"))
-    return plain, re.sub(r"<[^>]+>", "", html)
+    return get_text(mail), re.sub(r"<[^>]+>", "", get_text(mail, "html"))
 
 
 def test_nothing_noted_is_no_mail(mails):
@@ -223,7 +231,7 @@ def test_customers_are_written_to_in_their_language(conn, acme, acme_1, mails, l
 def test_what_is_not_committed_is_noted_still(conn, keys, low):
     low()
 
-    def fails():
+    def fails() -> None:
         with write_transaction(conn):
             assert credit_mails.queue_credit_mails(conn, keys) == 1
             raise ConnectionError

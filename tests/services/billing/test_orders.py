@@ -1,29 +1,33 @@
 """An order is credited once and paid once, whatever is done to it in which order."""
 
 import json
+from collections.abc import Iterable
 
 import pytest
 
 from portal.core import db
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, balances, orders, packs, statement
-from portal.services.billing.orders import OrderFilter
+from portal.services.billing.orders import Order, OrderFilter
+from portal.services.billing.packs import Pack
 from portal.services.common.audit import SHELL, SYSTEM
 from portal.services.credits import credits
 from portal.services.operations import self_check
 
 
 @pytest.fixture
-def pack(conn):
+def pack(conn: Connection) -> Pack:
     return packs.get_pack(conn, 250_000)
 
 
 @pytest.fixture
-def order(conn, acme_1, pack):
+def order(conn: Connection, acme_1: Account, pack: Pack) -> Order:
     return orders.place_order(conn, SHELL, acme_1, pack)
 
 
 @pytest.fixture
-def on_credit(conn, acme_1, pack):
+def on_credit(conn: Connection, acme_1: Account, pack: Pack) -> Order:
     """As automatic re-credit makes one: its credits are there, and owed."""
     with db.write_transaction(conn):
         number = orders.insert_order(conn, SYSTEM, acme_1.id, pack, orders.AUTOMATIC)
@@ -31,7 +35,7 @@ def on_credit(conn, acme_1, pack):
     return orders.get_order_by_id(conn, number)
 
 
-def purchases(conn, account):
+def purchases(conn: Connection, account: Account) -> list[tuple[int, str | None]]:
     return [
         (each.amount, each.purchase_order_number)
         for each in statement.list_movements_page(conn, account.id, kind="purchase")
@@ -88,7 +92,7 @@ def test_pages_of_orders_are_turned_both_ways(conn, acme_1, acme_2, pack):
     orders.cancel_order(conn, SHELL, made[2])
     own = OrderFilter(account_id=acme_1.id)
 
-    def ids(listed):
+    def ids(listed: Iterable[Order]) -> list[int]:
         return [each.id - made[0].id for each in listed]
 
     assert ids(orders.list_orders_page(conn, own)) == [3, 2, 0]
@@ -101,7 +105,8 @@ def test_pages_of_orders_are_turned_both_ways(conn, acme_1, acme_2, pack):
 
 
 def test_what_is_owed_is_found_among_the_open_orders(conn, acme_1):
-    conn.set_trace_callback((statements := []).append)
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
     auto_recredit.get_owed_credits(conn, acme_1.customer_id)
     conn.set_trace_callback(None)
     (plan,) = [

@@ -1,5 +1,6 @@
 """The statement: periods, pages and sums of the ledger, how balance and usage went, what months cost."""
 
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -8,19 +9,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import write_transaction
+from portal.core.db import Connection, write_transaction
+from portal.services.accounts.accounts import Account
 from portal.services.billing import statement
+from portal.services.billing.statement import BalanceHistory
 from portal.services.common import periods
 from portal.services.common.audit import SHELL
+from portal.services.common.periods import Period
 from portal.services.credits import credits, ledger
-from portal.services.messages import intake, outcomes
+from portal.services.messages import intake
 from portal.services.statistics import daily_totals, rollup
+from tests.services.submitting import cancel_message, store_messages
 from tests.support import prepare_submit
 
 ROME = "Europe/Rome"
 
 
-def at(text, zone=ROME):
+def at(text: str, zone: str = ROME) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp() * 1000)
 
 
@@ -102,7 +107,7 @@ HAPPENINGS = [
 ]
 
 
-def write(conn, account_id, happenings):
+def write(conn: Connection, account_id: int, happenings: Iterable[tuple[str | int, str, int]]) -> None:
     """As they would have been written then: a ledger from nothing."""
     conn.execute("DELETE FROM movements")
     conn.execute("UPDATE accounts SET balance = 0")
@@ -113,12 +118,12 @@ def write(conn, account_id, happenings):
 
 
 @pytest.fixture
-def year(conn, acme_1, acme_2):
+def year(conn: Connection, acme_1: Account, acme_2: Account) -> Account:
     write(conn, acme_1.id, HAPPENINGS)
     return acme_1
 
 
-def within(choice, first="", last=""):
+def within(choice: str, first: str = "", last: str = "") -> Period:
     return periods.parse_period(choice, first, last, ROME, NOW)
 
 
@@ -233,9 +238,9 @@ def test_only_a_purchase_has_an_order(conn, year):
 # --- the queries
 
 
-def plan(conn, ask):
+def plan(conn: Connection, ask: Callable[[], object]) -> set[str]:
     """The steps of the queries that a question puts to the ledger."""
-    statements = []
+    statements: list[str] = []
     conn.set_trace_callback(statements.append)
     ask()
     conn.set_trace_callback(None)
@@ -268,8 +273,14 @@ def test_neither_sums_nor_chart_read_the_usage(conn, year):
 # --- the chart
 
 
+def load_history(conn: Connection, account: Account, period: Period, now: int = NOW) -> BalanceHistory:
+    history = statement.load_balance_history(conn, account.id, period, ROME, now)
+    assert history is not None
+    return history
+
+
 def test_a_month_goes_by_days(conn, year):
-    history = statement.load_balance_history(conn, year.id, within("month"), ROME, NOW)
+    history = load_history(conn, year, within("month"))
     assert (history.unit, history.opening_balance, len(history.steps)) == ("day", 143_000, 23)
     by_day = {each.at: (each.usage, each.others, each.balance) for each in history.steps}
     assert by_day[at("2026-11-01")] == (1_000, 0, 142_000)
@@ -280,26 +291,26 @@ def test_a_month_goes_by_days(conn, year):
 
 
 def test_a_day_goes_by_hours(conn, year):
-    history = statement.load_balance_history(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, NOW)
+    history = load_history(conn, year, within("range", "2026-11-20", "2026-11-20"))
     assert (history.unit, len(history.steps)) == ("hour", 24)
     assert [(each.usage, each.others) for each in history.steps[8:10]] == [(0, 1_000), (2_500, -500)]
 
 
 def test_today_goes_to_the_hour_that_runs(conn, year):
     noon = at("2026-11-20T12:30")
-    history = statement.load_balance_history(conn, year.id, within("range", "2026-11-20", "2026-11-20"), ROME, noon)
+    history = load_history(conn, year, within("range", "2026-11-20", "2026-11-20"), noon)
     assert len(history.steps) == 13
     assert history.steps[-1].at == at("2026-11-20T12:00")
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-10-25", 25), ("2026-03-29", 23)])
 def test_a_day_has_the_hours_that_it_has(conn, year, day, hours):
-    history = statement.load_balance_history(conn, year.id, within("range", day, day), ROME, NOW)
+    history = load_history(conn, year, within("range", day, day))
     assert len(history.steps) == hours
 
 
 def test_a_year_goes_by_months_from_the_first_movement(conn, year):
-    history = statement.load_balance_history(conn, year.id, within("all"), ROME, NOW)
+    history = load_history(conn, year, within("all"))
     assert (history.unit, history.opening_balance, len(history.steps)) == ("month", 0, 12)
     assert (history.steps[0].at, history.steps[0].balance) == (at("2025-12-31"), 100_000)
     assert (history.steps[-2].usage, history.steps[-1].usage) == (7_000, 6_500)
@@ -313,11 +324,17 @@ def test_there_is_nothing_to_draw_before_the_first_movement(conn, year, acme_2):
 # --- months
 
 
+def month_of(text: str) -> int:
+    month = statement.parse_month(text)
+    assert month is not None
+    return month
+
+
 def test_months_are_read_and_written():
-    assert statement.format_month(statement.parse_month("2026-11")) == "2026-11"
-    assert statement.parse_month("2026-11") == daily_totals.month_from_day(at("2026-11-23", "UTC") // DAY_MS)
+    assert statement.format_month(month_of("2026-11")) == "2026-11"
+    assert month_of("2026-11") == daily_totals.month_from_day(at("2026-11-23", "UTC") // DAY_MS)
     assert [statement.parse_month(each) for each in ("2026-13", "x", "0000-01", "2026-11-01")] == [None] * 4
-    december = periods.period_from_month(statement.parse_month("2026-12"))
+    december = periods.period_from_month(month_of("2026-12"))
     assert (december.since, december.until) == (at("2026-12-01", "UTC"), at("2027-01-01", "UTC"))
 
 
@@ -346,10 +363,10 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
     conn.execute("DELETE FROM movements")
     conn.execute("UPDATE accounts SET balance = 0")
     credits.grant_credits(conn, SHELL, acme_1, 1_000_000, now=at("2026-10-01", "UTC"))
-    october, november = (statement.parse_month(each) for each in ("2026-10", "2026-11"))
-    ids = []
+    october, november = (month_of(each) for each in ("2026-10", "2026-11"))
+    ids: list[list[int]] = []
     for moment in (last, last + 1):
-        ids.append(intake.store_messages(conn, submits, now=moment).message_ids)
+        ids.append(store_messages(conn, submits, now=moment))
     rollup.roll_up_all(conn)
     for month in (october, november):
         countries = statement.list_usage_by_country(conn, acme_1.id, month)
@@ -364,8 +381,7 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
         assert len(each) == 3
     assert [each.source for each in statement.list_usage_by_sender(conn, acme_1.id, october, 1)]
     # A refund is a movement of its own: what was used stays.
-    status = outcomes.find_message_status(conn, acme_1.id, ids[1][0])
-    outcomes.cancel_messages(conn, [status])
+    cancel_message(conn, acme_1.id, ids[1][0])
     assert (
         -statement.sum_movements(conn, acme_1.id, periods.period_from_month(november)).get_net_amount(ledger.USAGE)
         == ledger_says
@@ -379,7 +395,7 @@ def test_messages_and_their_debit_are_of_the_same_month(conn, acme_1, monkeypatc
     monkeypatch.setattr("portal.services.common.ids.now_ms", lambda: next(clock))
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id)])
     rollup.roll_up_all(conn)
-    october = statement.parse_month("2030-10")
+    october = month_of("2030-10")
     assert [each.price for each in statement.iterate_monthly_usage(conn, acme_1.id, october)] == [1_000]
     assert (
         statement.sum_movements(conn, acme_1.id, periods.period_from_month(october)).get_net_amount(ledger.USAGE)

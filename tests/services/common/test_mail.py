@@ -1,19 +1,26 @@
 """Mails reach a real SMTP server: with STARTTLS, with TLS from the start, with a login, and when it comes late."""
 
 import socket
+import sqlite3
 import ssl
 import threading
+from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import AuthResult
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from portal.core import config as settings
 from portal.core import db
 from portal.core.clock import now_ms
-from portal.core.db import write_transaction
+from portal.core.crypto import Keys
+from portal.core.db import Connection, write_transaction
 from portal.services.common import mail
+from portal.services.common.mail import Mailer
 from portal.smsc.admission.tls import ensure_certificate
 from tests.support import find_free_port, wait_until
 
@@ -23,14 +30,17 @@ USER, PASSWORD = b"portal", b"p@ss:word"
 class Inbox:
     """What the server has taken."""
 
-    def __init__(self):
-        self.mails = []
+    def __init__(self) -> None:
+        self.mails: list[tuple[Envelope, EmailMessage, Session]] = []
 
-    async def handle_DATA(self, server, session, envelope):
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
         self.mails.append((envelope, message_from_bytes(envelope.content, policy=policy.default), session))
         return "250 OK"
 
-    async def handle_RCPT(self, server, session, envelope, address, options):
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
         if address.startswith("full@"):
             return "452 mailbox full"
         envelope.rcpt_tos.append(address)
@@ -38,7 +48,7 @@ class Inbox:
 
 
 @pytest.fixture
-def certificate(tmp_path, monkeypatch):
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """A certificate for 127.0.0.1, which this process's TLS trusts as it trusts the system's."""
     file, key = ensure_certificate(tmp_path, "127.0.0.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
@@ -48,11 +58,11 @@ def certificate(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def smtp(free_port):
+def smtp(free_port: Callable[[], int]) -> Iterator[Callable[..., Controller]]:
     """Starts SMTP servers; all are stopped at the end."""
-    started = []
+    started: list[Controller] = []
 
-    def start(port=None, **options):
+    def start(port: int | None = None, **options: Any) -> Controller:
         # With a login the server wants one, as mail providers do.
         controller = Controller(Inbox(), hostname="127.0.0.1", port=port or free_port(), **options)
         controller.start()
@@ -64,34 +74,35 @@ def smtp(free_port):
         each.stop()
 
 
-def login(server, session, envelope, mechanism, data):
+def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword) -> AuthResult:
     return AuthResult(success=(data.login, data.password) == (USER, PASSWORD))
 
 
 @pytest.fixture
-def mailer(data, keys, connect):
+def mailer(data: Path, keys: Keys, connect: Callable[[], Connection]) -> Callable[[str], Mailer]:
     """Makes a mailer that sends to an address."""
 
-    def made(url):
+    def made(url: str) -> Mailer:
         return mail.Mailer(settings.load_config(data=data, env={"PORTAL_MAIL_URL": url}), keys, connect)
 
     return made
 
 
 @pytest.fixture
-def queue(conn, keys):
-    def queued(recipient="marta@acme.example", language="en"):
+def queue(conn: Connection, keys: Keys) -> Callable[..., None]:
+    def queued(recipient: str = "marta@acme.example", language: str = "en") -> None:
         context = {"account": "smpp-acme-1", "password": "s3cr3tpw", "grace": 0}
         mail.queue_mail(conn, keys, recipient, "password", language, **context)
 
     return queued
 
 
-def row(conn):
-    return conn.execute("SELECT * FROM mails").fetchone()
+def row(conn: Connection) -> sqlite3.Row:
+    found: sqlite3.Row = conn.execute("SELECT * FROM mails").fetchone()
+    return found
 
 
-def make_due(conn):
+def make_due(conn: Connection) -> None:
     conn.execute("UPDATE mails SET next_attempt_at = 0 WHERE next_attempt_at IS NOT NULL")
 
 
@@ -235,7 +246,7 @@ def test_the_content_goes_with_the_sending(conn, queue, smtp, mailer):
 
 
 def test_a_mail_exists_only_if_what_it_tells_has_happened(conn, queue):
-    def change_that_fails():
+    def change_that_fails() -> None:
         with write_transaction(conn):
             queue()
             raise RuntimeError("after all, no")
@@ -262,7 +273,7 @@ def test_two_mailers_send_each_mail_once(queue, smtp, mailer, connect):
 def test_a_mail_that_was_claimed_by_a_process_that_died_is_sent_by_another(conn, queue, smtp, mailer):
     server = smtp()
     queue()
-    assert mail.Mailer._claim_mail(conn)
+    assert mail.Mailer.claim_mail(conn)
     sender = mailer(f"smtp://127.0.0.1:{server.port}")
     assert sender.send_due(conn) == 0
     make_due(conn)

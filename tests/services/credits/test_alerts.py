@@ -1,8 +1,12 @@
 """Alerts: when a balance has crossed the threshold, and who is to be told."""
 
+from collections.abc import Callable
+
 import pytest
 
+from portal.core.db import Connection
 from portal.services.accounts import accounts, change_counters
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import alerts, credits, forecast
@@ -15,24 +19,24 @@ ALICE = Actor("alice@acme.example")
 
 
 @pytest.fixture
-def alert(conn, acme_1):
+def alert(conn: Connection, acme_1: Account) -> Callable[..., Account]:
     """Sets the threshold of smpp-acme-1, which holds 1000 credits."""
 
-    def alert(below=950, *addresses, account=acme_1):
+    def alert(below: int = 950, *addresses: str, account: Account = acme_1) -> Account:
         alerts.set_alert_rule(conn, ALICE, account, below * K, addresses)
         return accounts.get_account(conn, account.name)
 
     return alert
 
 
-def notices(conn):
+def notices(conn: Connection) -> list[tuple[str, int]]:
     return [
         (row["kind"], row["balance"] // K)
         for row in conn.execute("SELECT kind, balance FROM credit_notices ORDER BY id")
     ]
 
 
-def send(conn, account, count=1):
+def send(conn: Connection, account: Account, count: int = 1) -> None:
     intake.store_messages(conn, [prepare_submit(conn, account.id)] * count)
 
 
@@ -133,10 +137,10 @@ def test_addresses_as_people_write_them():
 
 
 @pytest.fixture
-def shortage(conn):
+def shortage(conn: Connection) -> Callable[[Account], str]:
     """Whether an account's credits have run short."""
 
-    def shortage(account):
+    def shortage(account: Account) -> str:
         latest = change_counters.read_change_counters(conn, account.id).latest_message
         return forecast.find_credit_shortage(conn, accounts.get_account(conn, account.name), latest)
 

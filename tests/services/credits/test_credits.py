@@ -28,7 +28,7 @@ def test_what_is_no_amount_is_refused(text):
 
 
 @pytest.fixture
-def italian():
+def italian() -> None:
     i18n.use_language("it")
 
 
@@ -176,7 +176,7 @@ def test_a_transfer_to_another_customer_is_refused(conn, acme_1, globex_1):
 def test_transfers_at_the_same_time_never_spend_twice(connect, acme_1, acme_2):
     done, start = [], threading.Barrier(4)
 
-    def move():
+    def move() -> None:
         conn = connect()
         start.wait()
         for _ in range(10):

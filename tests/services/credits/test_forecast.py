@@ -1,9 +1,14 @@
 """How long credits last, and in which words."""
 
+from collections import Counter
+from collections.abc import Callable
+
 import pytest
 
 from portal.core import i18n
 from portal.core.clock import DAY_MS
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
 from portal.services.credits import forecast
 from portal.services.credits.forecast import Forecast
@@ -16,13 +21,13 @@ NOON = 1_795_348_800_000
 
 
 @pytest.fixture
-def spent(conn, acme_1):
+def spent(conn: Connection, acme_1: Account) -> Callable[..., None]:
     """Has so many credits been spent so many days before NOON; smpp-acme-1, three weeks old, holds 1000."""
     conn.execute("UPDATE accounts SET created_at = ?", (NOON - 21 * DAY_MS,))
 
-    def spent(amount, days_ago=0):
+    def spent(amount: int, days_ago: int = 0) -> None:
         daily_totals.add_daily_totals(
-            conn, {(acme_1.id, NOON // DAY_MS - days_ago): {"price": amount * K} | dict.fromkeys(REST, 0)}
+            conn, {(acme_1.id, NOON // DAY_MS - days_ago): Counter({"price": amount * K} | dict.fromkeys(REST, 0))}
         )
 
     return spent
@@ -32,7 +37,7 @@ REST = ("sent", "delivered", "failed", "stopped", "refused", "parts")
 
 
 @pytest.fixture
-def lasts(conn, acme_1):
+def lasts(conn: Connection, acme_1: Account) -> Callable[[], Forecast]:
     return lambda: forecast.compute_forecast(conn, acme_1.id, NOON)
 
 

@@ -4,6 +4,8 @@ import multiprocessing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import pytest
+
 from portal.core import db
 from portal.core.config import Config
 from portal.services.accounts import accounts
@@ -64,6 +66,7 @@ def _total(conn: db.Connection) -> int:
     return int(conn.execute("SELECT sum(balance) FROM accounts").fetchone()[0])
 
 
+@pytest.mark.slow
 def test_eight_processes_there_and_back(conn: db.Connection, config: Config, acme_1: Account, classic: Account) -> None:
     total = _total(conn)
     results = _run(config.database_file, [])

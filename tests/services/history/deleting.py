@@ -1,52 +1,70 @@
 """Helpers for tests of deletion and retention."""
 
 from calendar import timegm
+from collections.abc import Sequence
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import Actor
 from portal.services.common.message_states import DELIVERED
 from portal.services.history import deletion, retention
-from portal.services.messages import intake, outcomes
+from portal.services.history.deletion import Deletion, DeletionScope
+from portal.services.messages import outcomes
+from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
+from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
 MARTA = Actor("marta@acme.example", "198.51.100.7")
 
 
-def day(year, month, number):
+def day(year: int, month: int, number: int) -> int:
     return timegm((year, month, number, 0, 0, 0)) // 86_400
 
 
 NOW = day(2026, 11, 23) * DAY_MS + DAY_MS // 2
 
 
-def sent(conn, account, *texts, at=None, ended=True, **overrides):
+def sent(
+    conn: Connection, account: Account, *texts: str, at: int | None = None, ended: bool = True, **overrides: object
+) -> list[int]:
     """Send texts; returns the ids of their messages."""
     overrides = {"registered_delivery": 0} | overrides
-    message_ids = intake.store_messages(
+    message_ids = store_messages(
         conn, [prepare_submit(conn, account.id, text.encode(), **overrides) for text in texts], at
-    ).message_ids
+    )
     if ended:
         end(conn, message_ids, at)
     return message_ids
 
 
-def end(conn, message_ids, at=None, state=DELIVERED, ptt=0):
+def end(
+    conn: Connection, message_ids: Sequence[int], at: int | None = None, state: int = DELIVERED, ptt: int = 0
+) -> list[DeliveryReceipt]:
     at = now_ms() if at is None else at
     return outcomes.finish_messages(conn, [MessageOutcome(each, state, ptt, at) for each in message_ids])
 
 
-def delete(conn, account, scope, **more):
+def delete(
+    conn: Connection,
+    account: Account,
+    scope: DeletionScope,
+    *,
+    total: int | None = None,
+    idempotency_key: str = "",
+    **batch_sizes: int,
+) -> Deletion:
     """Run a deletion to its end."""
-    deletion_id = deletion.create_deletion(conn, MARTA, account, scope, **more)
-    for _ in deletion.run_deletion(conn, deletion_id):
+    deletion_id = deletion.create_deletion(conn, MARTA, account, scope, total=total, idempotency_key=idempotency_key)
+    for _ in deletion.run_deletion(conn, deletion_id, **batch_sizes):
         pass
     return deletion.get_deletion_by_id(conn, deletion_id)
 
 
-def left(conn, account):
+def left(conn: Connection, account: Account) -> list[int]:
     return [row[0] for row in conn.execute("SELECT id FROM messages WHERE account_id = ? ORDER BY id", (account.id,))]
 
 
-def keep(conn, months, now):
-    return sum(retention.purge_messages(conn, months, now))
+def keep(conn: Connection, months: int, now: int, **batch_sizes: int) -> int:
+    return sum(retention.purge_messages(conn, months, now, **batch_sizes))

@@ -1,10 +1,14 @@
 """Customers delete messages; the self-check can still prove what was charged and counted for them."""
 
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import UNDELIVERABLE
@@ -13,7 +17,7 @@ from portal.services.history import deletion, history, refunds, removal, retenti
 from portal.services.history.deletion import SENT
 from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, outcomes, text_policy
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundMessage, MobileOriginatedMessage
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
@@ -122,18 +126,18 @@ def test_a_text_in_segments_goes_as_a_whole_or_not_at_all(conn, acme_1):
 
 
 @pytest.mark.parametrize("remove", ["by the customer", "by retention"])
-def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn, acme_1, monkeypatch, remove):
-    monkeypatch.setattr(removal, "BATCH_SIZE", 4)
+def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn, acme_1, remove):
     for reference in (1, 2, 3):
         for number in (1, 2, 3, 4, 5):
             sent(conn, acme_1, "part", segment=Segment(reference, 5, number), at=NOW - 100 * DAY_MS)
+    steps: Iterator[object]
     if remove == "by retention":
-        steps = retention.purge_messages(conn, 1, NOW)
+        steps = retention.purge_messages(conn, 1, NOW, delete_batch_size=4)
     else:
         deletion_id = deletion.create_deletion(
             conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), total=3
         )
-        steps = deletion.run_deletion(conn, deletion_id)
+        steps = deletion.run_deletion(conn, deletion_id, delete_batch_size=4)
 
     seen = [15]
     for _ in steps:
@@ -182,11 +186,10 @@ def test_an_id_is_never_given_again(conn, acme_1):
     assert sent(conn, acme_1, "two")[0] > newest
 
 
-def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(search_index, "CHUNK_SIZE", 4)
+def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, acme_1):
     texts = [f"{word} {number}" for number in range(10) for word in ("parcel", "invoice")]
     messages = sent(conn, acme_1, *texts)
-    for _ in search_index.build_search_chunks(conn):
+    for _ in search_index.build_search_chunks(conn, chunk_size=4):
         pass
     chunks = conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0]
 
@@ -198,7 +201,7 @@ def test_chunks_of_which_nothing_is_left_go_and_the_search_finds_the_rest(conn, 
     assert result == messages[6:13:2][::-1]
     # Where the newest chunks went, new ones are built from there on.
     more = sent(conn, acme_1, *texts)
-    for _ in search_index.build_search_chunks(conn):
+    for _ in search_index.build_search_chunks(conn, chunk_size=4):
         pass
     result = [each.id for each in search.iterate_texts(conn, acme_1.id, SearchQuery(text="invoice"))]
     assert result == [*messages[5:13:2], *more[1::2]][::-1]
@@ -214,12 +217,11 @@ def test_it_is_asked_with_the_count(conn, acme_1):
     assert (result.removed, result.underway, result.waiting, result.is_complete) == (2, 1, 1, True)
 
 
-def test_a_long_count_ends_in_time(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 2)
+def test_a_long_count_ends_in_time(conn, acme_1):
     sent(conn, acme_1, *["text"] * 5)
 
     result = deletion.preview_deletion(
-        conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), seconds=0
+        conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), seconds=0, read_batch_size=2
     )
 
     assert (result.removed, result.is_complete) == (2, False)
@@ -282,20 +284,22 @@ def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
 # --- a deletion under way
 
 
+BATCHES: dict[str, Any] = {"read_batch_size": 5, "delete_batch_size": 2}
+
+
 @pytest.fixture
-def many(conn, acme_1, monkeypatch):
-    """Twenty messages, of which two go at once."""
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 5)
-    monkeypatch.setattr(removal, "BATCH_SIZE", 2)
+def many(conn: Connection, acme_1: Account) -> SimpleNamespace:
+    """Twenty messages, of which two go at once with `BATCHES`."""
     messages = sent(conn, acme_1, *[f"text {number}" for number in range(20)])
     return SimpleNamespace(messages=messages, scope=deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
 
 def test_it_goes_on_where_it_was(conn, acme_1, many):
     deletion_id = deletion.create_deletion(conn, MARTA, acme_1, many.scope)
-    steps = deletion.run_deletion(conn, deletion_id)
+    steps = deletion.run_deletion(conn, deletion_id, **BATCHES)
     while deletion.get_deletion_by_id(conn, deletion_id).removed < 6:
         next(steps)
+    assert isinstance(steps, Generator)
     steps.close()
 
     assert deletion.get_deletion_by_id(conn, deletion_id).total == 20
@@ -314,7 +318,7 @@ def test_two_that_work_at_once_count_once(conn, acme_1, many):
     deletion_id = deletion.create_deletion(
         conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery())
     )
-    workers = [deletion.run_deletion(conn, deletion_id) for _ in range(2)]
+    workers = [deletion.run_deletion(conn, deletion_id, **BATCHES) for _ in range(2)]
     while workers:
         for each in list(workers):
             if next(each, "ended") == "ended":
@@ -333,7 +337,7 @@ def test_two_that_work_at_once_count_once(conn, acme_1, many):
 
 
 @pytest.fixture
-def deleted(conn, acme_1):
+def deleted(conn: Connection, acme_1: Account) -> SimpleNamespace:
     """Of three messages of one charge the first and the last have gone, and a refunded one."""
     batch = sent(conn, acme_1, "one", "two", "three")
     (paid_back,) = sent(conn, acme_1, "four", destination="33612345678")
@@ -379,7 +383,7 @@ def test_a_charge_is_found_however_far_movements_have_run_ahead(conn, acme_1):
     at = now_ms() - DAY_MS
     messages = [sent(conn, acme_1, "one", "two", at=at + 5_000 * number)[0] for number in range(80)]
 
-    result = removal._find_usage_movement_starts(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
+    result = removal.find_usage_movement_starts(conn, acme_1.id, [*messages[::7], messages[-1] + 1, messages[3] - 1])
 
     assert result == {each: each for each in messages[::7]} | {messages[-1] + 1: messages[-1]}
     delete(conn, acme_1, deletion.build_selection_scope(SENT, messages[5:70:3]))
@@ -408,7 +412,7 @@ def test_what_a_deleted_message_cost_is_given_back_once(conn, acme_1, deleted):
 
 
 @pytest.fixture
-def replies(conn, acme_1, globex_1):
+def replies(conn: Connection, acme_1: Account, globex_1: Account) -> list[InboundMessage]:
     """What handsets have sent to two accounts: the first one's STOP was accepted by a client, the others wait."""
     inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "390123")
     inbound_numbers.add_inbound_number(conn, SHELL, globex_1, "390456")

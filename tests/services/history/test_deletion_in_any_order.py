@@ -1,14 +1,18 @@
 """Messages come, end, are deleted and grow old in any order: the numbers agree."""
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
-from portal.services.history import deletion, refunds, removal, retention, search, search_index
+from portal.services.history import deletion, refunds, retention, search, search_index
 from portal.services.history.deletion import SENT
 from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, intake, outcomes
@@ -17,21 +21,22 @@ from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
 from tests.services.history.deleting import delete, keep, left
+from tests.services.submitting import cancel_message
 from tests.support import prepare_submit
 
+BATCHES: dict[str, Any] = {"read_batch_size": 7, "delete_batch_size": 3}
 
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
-def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, monkeypatch, seed):
-    monkeypatch.setattr(search_index, "CHUNK_SIZE", 8)
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 7)
-    monkeypatch.setattr(removal, "BATCH_SIZE", 3)
+def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, seed):
     story = Story(conn, random.Random(seed), (acme_1, globex_1))
     for number in range(120):
         story.go_on()
         if number % 4 == 0:
             assert self_check.list_problem_texts(conn) == [], number
     for account in story.accounts:
-        delete(conn, account, deletion.build_query_scope(conn, account.id, SearchQuery()))
+        delete(conn, account, deletion.build_query_scope(conn, account.id, SearchQuery()), **BATCHES)
     assert self_check.list_problem_texts(conn) == []
     assert story.removed > 20
     # It would have told.
@@ -42,20 +47,20 @@ def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, 
 class Story:
     """What may happen to messages, at random, over some months that end now."""
 
-    def __init__(self, conn, rng, accounts):
+    def __init__(self, conn: Connection, rng: random.Random, accounts: Sequence[Account]) -> None:
         self.conn, self.rng, self.accounts = conn, rng, accounts
         self.at = now_ms() - 100 * DAY_MS
         self.removed = 0
         self.open: list[int] = []
         blacklist.add_blacklist_number(conn, SHELL, accounts[0], "393330000000")
 
-    def go_on(self):
+    def go_on(self) -> None:
         self.at += self.rng.randrange(DAY_MS)
-        acts = (self.submit, self.submit, self.submit, self.finish, self.finish, self.accept)
-        acts += (self.cancel, self.refund, self.delete, self.delete, self.keep, self.index, self.gather)
+        acts = [self.submit, self.submit, self.submit, self.finish, self.finish, self.accept]
+        acts += [self.cancel, self.refund, self.delete, self.delete, self.keep, self.index, self.gather]
         self.rng.choice(acts)()
 
-    def submit(self):
+    def submit(self) -> None:
         submits = []
         for _ in range(self.rng.randrange(1, 9)):
             account = self.rng.choice(self.accounts)
@@ -82,7 +87,7 @@ class Story:
             )
         intake.store_messages(self.conn, submits, self.at)
 
-    def finish(self):
+    def finish(self) -> None:
         open_ones = [row[0] for row in self.conn.execute("SELECT id FROM messages WHERE state = ?", (ENROUTE,))]
         some = [each for each in open_ones if self.rng.random() < 0.6]
         outcomes.finish_messages(
@@ -93,20 +98,20 @@ class Story:
             ],
         )
 
-    def accept(self):
+    def accept(self) -> None:
         for account in self.accounts:
             deliveries.remove_accepted_deliveries(
                 self.conn, deliveries.list_due_deliveries(self.conn, account.id, self.at, 50).ready, self.at
             )
 
-    def cancel(self):
+    def cancel(self) -> None:
         rows = self.conn.execute(
             "SELECT id, account_id FROM messages WHERE state = ? AND scheduled_at IS NOT NULL LIMIT 2", (ENROUTE,)
         ).fetchall()
         for message_id, account_id in rows:
-            outcomes.cancel_messages(self.conn, [outcomes.find_message_status(self.conn, account_id, message_id)])
+            cancel_message(self.conn, account_id, message_id)
 
-    def refund(self):
+    def refund(self) -> None:
         for account in self.accounts:
             rows = self.conn.execute(
                 "SELECT id FROM messages WHERE account_id = ? AND state = ? AND price > 0 AND id NOT IN"
@@ -116,7 +121,7 @@ class Story:
             for (message_id,) in rows:
                 refunds.refund_message(self.conn, SHELL, account, message_id, "a present")
 
-    def delete(self):
+    def delete(self) -> None:
         account = self.rng.choice(self.accounts)
         query = self.rng.choice(
             [
@@ -140,13 +145,13 @@ class Story:
             for message in text.messages
         }
         before = left(self.conn, account)
-        delete(self.conn, account, deletion.parse_deletion_scope(SENT, str(scope)))
+        delete(self.conn, account, deletion.parse_deletion_scope(SENT, str(scope)), **BATCHES)
         assert left(self.conn, account) == [each for each in before if each not in gone]
         self.removed += len(gone)
 
-    def keep(self):
+    def keep(self) -> None:
         first_day = retention.get_first_retained_day(1, self.at)
-        keep(self.conn, 1, self.at)
+        keep(self.conn, 1, self.at, delete_batch_size=3)
         rows = self.conn.execute(
             "SELECT id FROM messages WHERE id < ? AND state <> ? AND joined_to IS NULL AND segment_total IS NULL"
             " AND id NOT IN (SELECT message_id FROM deliveries WHERE message_id IS NOT NULL)",
@@ -154,8 +159,8 @@ class Story:
         )
         assert rows.fetchall() == []
 
-    def index(self):
-        for _ in search_index.build_search_chunks(self.conn):
+    def index(self) -> None:
+        for _ in search_index.build_search_chunks(self.conn, chunk_size=8):
             pass
         empty = self.conn.execute(
             "SELECT count(*) FROM history_chunks AS chunk WHERE NOT EXISTS (SELECT 1 FROM messages"
@@ -169,5 +174,5 @@ class Story:
             )
             assert found_ids == {row[0] for row in rows}
 
-    def gather(self):
+    def gather(self) -> None:
         rollup.roll_up_batch(self.conn)

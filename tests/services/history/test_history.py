@@ -1,53 +1,60 @@
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
 from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, EXPIRED
 from portal.services.history import history, search
-from portal.services.messages import intake, outcomes
+from portal.services.history.history import SentMessage, SentText
+from portal.services.messages import outcomes
+from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import UCS2, Segment
 from portal.services.statistics import daily_totals
+from tests.services.submitting import store_messages
 from tests.support import list_submitted, prepare_submit
 
 
 @pytest.fixture
-def send(conn, acme_1):
+def send(conn: Connection, acme_1: Account) -> Callable[..., list[int]]:
     """Stores messages of smpp-acme-1, with these texts."""
 
-    def sent(*texts):
-        return intake.store_messages(
-            conn, [prepare_submit(conn, acme_1.id, text.encode()) for text in texts]
-        ).message_ids
+    def sent(*texts: str) -> list[int]:
+        return store_messages(conn, [prepare_submit(conn, acme_1.id, text.encode()) for text in texts])
 
     return sent
 
 
 @pytest.fixture
-def submit(conn, acme_1):
+def submit(conn: Connection, acme_1: Account) -> Callable[..., int]:
     """Stores one message of smpp-acme-1, whose arguments the test may override, and returns its id."""
 
-    def submitted(body, **overrides):
-        return intake.store_messages(conn, [prepare_submit(conn, acme_1.id, body, **overrides)]).message_ids[0]
+    def submitted(body: bytes, **overrides: object) -> int:
+        (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id, body, **overrides)])
+        return message_id
 
     return submitted
 
 
 @pytest.fixture
-def end(conn):
+def end(conn: Connection) -> Callable[..., list[DeliveryReceipt]]:
     """Gives a message its final state."""
     return lambda message_id, state=DELIVERED, ptt=0: outcomes.finish_messages(
         conn, [MessageOutcome(message_id, state, ptt, now_ms())]
     )
 
 
-def lines(conn, account_id, **turned):
+def lines(conn: Connection, account_id: int, **turned: Any) -> list[SentText]:
     return search.search_texts(conn, account_id, **turned).texts
 
 
-def texts(page):
+def texts(page: Iterable[SentText | SentMessage]) -> list[str]:
     return [each.text for each in page]
 
 
@@ -93,19 +100,27 @@ def test_each_code_has_a_description(conn, acme_1, send):
 # --- texts that clients cut up
 
 
-def by_udh_8(reference, total, number):
+def by_udh_8(reference: int, total: int, number: int) -> tuple[dict[str, object], bytes]:
     return {"esm_class": 0x40}, bytes((5, 0, 3, reference, total, number))
 
 
-def by_udh_16(reference, total, number):
+def by_udh_16(reference: int, total: int, number: int) -> tuple[dict[str, object], bytes]:
     return {"esm_class": 0x40}, bytes((6, 8, 4, 1, reference, total, number))
 
 
-def by_sar(reference, total, number):
+def by_sar(reference: int, total: int, number: int) -> tuple[dict[str, object], bytes]:
     return {"segment": Segment(reference, total, number)}, b""
 
 
-def send_part(submit, way, text, total, number, reference=7, **overrides):
+def send_part(
+    submit: Callable[..., int],
+    way: Callable[[int, int, int], tuple[dict[str, object], bytes]],
+    text: bytes,
+    total: int,
+    number: int,
+    reference: int = 7,
+    **overrides: object,
+) -> int:
     fields, header = way(reference, total, number)
     return submit(header + text, **fields | overrides)
 
@@ -145,7 +160,7 @@ def test_what_is_missing_of_a_text_is_shown(conn, acme_1, submit, came, text):
 def test_the_status_of_a_text_in_parts(conn, acme_1, submit, end):
     first, second, third = (send_part(submit, by_sar, b"x", 3, number) for number in (1, 2, 3))
 
-    def line():
+    def line() -> tuple[int | None, int, bool]:
         (text,) = lines(conn, acme_1.id)
         return text.ptt, text.delivered_count, text.done_at is not None
 
@@ -165,7 +180,7 @@ def test_the_status_of_a_text_in_parts(conn, acme_1, submit, end):
 
 def test_what_goes_together(conn, acme_1, submit):
     """Source, destination, reference and number of parts; a part that is there already begins another text."""
-    segments = [
+    segments: list[dict[str, Any]] = [
         {},
         {"number": 2},
         {"destination": "393401234568"},
@@ -175,8 +190,8 @@ def test_what_goes_together(conn, acme_1, submit):
         {"number": 2, "destination": "393401234568"},
     ]
     for number, each in enumerate(segments):
-        given = {"way": by_sar, "total": 2, "number": 1} | each
-        send_part(submit, text=b"%d" % number, **given)
+        given: dict[str, Any] = {"way": by_sar, "total": 2, "number": 1}
+        send_part(submit, text=b"%d" % number, **given | each)
     assert [each.text for each in lines(conn, acme_1.id)] == ["5[…]", "4[…]", "3[…]", "26", "01"]
 
 
@@ -229,7 +244,7 @@ def test_any_part_leads_to_its_text(conn, acme_1, globex_1, submit):
 def test_a_page_reads_no_more_than_it_shows(conn, acme_1, submit):
     """By the ids of an account's index, and by that of the joined ones: never a sort, never another account's rows."""
     send_part(submit, by_sar, b"x", 2, 1)
-    statements = []
+    statements: list[str] = []
     conn.set_trace_callback(statements.append)
     lines(conn, acme_1.id, limit=3)
     lines(conn, acme_1.id, after=1, limit=3)

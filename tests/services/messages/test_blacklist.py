@@ -1,5 +1,7 @@
 import pytest
 
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import blacklist
@@ -8,7 +10,7 @@ from tests.support import prepare_submit
 NUMBER, OTHER = "393337654321", "393337654322"
 
 
-def numbers(conn, account):
+def numbers(conn: Connection, account: Account) -> list[tuple[str, int | None]]:
     return [(each.number, each.received_id) for each in blacklist.list_blacklist(conn, account.id)]
 
 
@@ -83,8 +85,8 @@ def test_pages_hold_each_number_once_in_both_directions(conn, acme_1, acme_2):
     assert [each.cursor for each in blacklist.list_blacklist_page(conn, acme_1.id, "393403")] == everyone[10:20]
 
 
-def test_too_many_for_one_transaction_are_refused(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(blacklist, "MAX_NUMBERS_AT_ONCE", 1)
+def test_too_many_for_one_transaction_are_refused(conn, acme_1):
+    too_many = [NUMBER, OTHER] * (blacklist.MAX_NUMBERS_AT_ONCE // 2 + 1)
     with pytest.raises(blacklist.TooManyBlacklistNumbers):
-        blacklist.import_blacklist_numbers(conn, SHELL, acme_1, [NUMBER, OTHER])
+        blacklist.import_blacklist_numbers(conn, SHELL, acme_1, too_many)
     assert numbers(conn, acme_1) == []

@@ -1,19 +1,22 @@
 """Which deliveries are due, and what blocks them."""
 
+from collections.abc import Callable, Collection
+
 import pytest
 
 from portal.core.clock import now_ms
-from portal.core.db import write_transaction
+from portal.core.db import Connection, write_transaction
+from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import deliveries, inbound, inbound_numbers
-from portal.services.messages.deliveries import MAX_BLOCKING_ATTEMPTS, MAX_RETRY_DELAY_MS
+from portal.services.messages.deliveries import MAX_BLOCKING_ATTEMPTS, MAX_RETRY_DELAY_MS, Deliverable
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.validation import DELIVERY_VALIDITY_MS
 
 
 @pytest.fixture
-def three(conn, acme_1):
+def three(conn: Connection, acme_1: Account) -> list[Deliverable]:
     """Three waiting messages of Acme's first account."""
     inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "48484")
     inbound.store_inbound_messages(
@@ -23,15 +26,17 @@ def three(conn, acme_1):
 
 
 @pytest.fixture
-def list_due(conn, acme_1):
-    def list_ready_texts(now=None, limit=10, excluded_ids=()):
+def list_due(conn: Connection, acme_1: Account) -> Callable[..., tuple[list[str], bool, int | None]]:
+    def list_ready_texts(
+        now: int | None = None, limit: int = 10, excluded_ids: Collection[int] = ()
+    ) -> tuple[list[str], bool, int | None]:
         due = deliveries.list_due_deliveries(conn, acme_1.id, now or now_ms(), limit, excluded_ids)
         return [each.text for each in due.ready], due.is_blocked, due.next_attempt_at
 
     return list_ready_texts
 
 
-def put_off(conn, deliverable, attempts, at):
+def put_off(conn: Connection, deliverable: Deliverable, attempts: int, at: int) -> None:
     deliverable.attempts = attempts
     deliveries.schedule_retries(conn, [(deliverable, at)])
 
@@ -77,10 +82,9 @@ def test_it_is_due_for_seven_days(conn, three, list_due):
     assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 3
 
 
-def test_what_is_given_up_at_once_is_bounded(conn, three, list_due, monkeypatch):
-    monkeypatch.setattr(deliveries, "EXPIRY_BATCH_SIZE", 2)
+def test_what_is_given_up_at_once_is_bounded(conn, three, list_due):
     later = ids.time_from_id(three[0].id) + DELIVERY_VALIDITY_MS + 1
-    assert [deliveries.expire_deliveries(conn, later) for _ in range(3)] == [2, 1, 0]
+    assert [deliveries.expire_deliveries(conn, later, batch_size=2) for _ in range(3)] == [2, 1, 0]
 
 
 def test_what_is_accepted_is_forgotten_and_nothing_else(conn, three, list_due):
@@ -90,7 +94,7 @@ def test_what_is_accepted_is_forgotten_and_nothing_else(conn, three, list_due):
 
 
 def test_what_became_of_a_message_from_a_handset_is_written_down(conn, acme_1, three):
-    def states():
+    def states() -> list[tuple[str, int | None]]:
         return [(each.state, each.ended_at) for each in inbound.search_inbound_messages(conn, acme_1.id).messages][::-1]
 
     deliveries.remove_accepted_deliveries(conn, [three[0]], 4711)

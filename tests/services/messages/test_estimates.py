@@ -1,12 +1,17 @@
 """What a text would cost: the same as a submit."""
 
+from collections.abc import Callable
+
 import pytest
 
 from portal.core.clock import now_ms
+from portal.core.db import Connection
 from portal.core.gsm0338 import Encoding
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.messages import estimates, intake, validation
 from portal.services.messages.estimates import (
+    CostEstimate,
     InvalidRecipient,
     MessageTooLong,
     NoPriceForDestination,
@@ -22,7 +27,7 @@ ITALIAN, FRENCH, SPANISH = "+39 340 123 4567", "+33 6 12.34.56.78", "34612345678
 
 
 @pytest.fixture
-def estimate(conn, acme_1):
+def estimate(conn: Connection, acme_1: Account) -> Callable[..., CostEstimate]:
     return lambda text="hello", numbers=ITALIAN: estimates.estimate_cost(conn, acme_1, text, numbers)
 
 

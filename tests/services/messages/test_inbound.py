@@ -1,9 +1,12 @@
 import sqlite3
+from collections.abc import Sequence
 
 import pytest
 
 from portal.core import db
 from portal.core.clock import now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers
 from portal.services.messages.deliveries import InboundDelivery
@@ -14,17 +17,17 @@ HANDSET = "393337654321"
 
 
 @pytest.fixture
-def shared(conn, acme_1, globex_1):
+def shared(conn: Connection, acme_1: Account, globex_1: Account) -> None:
     """48484: acme and info are Acme's, globex Globex's, the rest nobody's."""
     for account, keyword in ((acme_1, "acme"), (acme_1, "info"), (globex_1, "globex")):
         inbound_numbers.add_inbound_number(conn, SHELL, account, "48484", keyword)
 
 
-def texts(conn):
+def texts(conn: Connection) -> list[tuple[object, ...]]:
     return [tuple(row) for row in conn.execute("SELECT account_id, keyword, text FROM received ORDER BY id")]
 
 
-def stopped(conn, account):
+def stopped(conn: Connection, account: Account) -> list[str]:
     return [each.number for each in blacklist.list_blacklist(conn, account.id)]
 
 
@@ -128,7 +131,7 @@ def test_one_that_could_not_be_stored_is_still_there(conn, connect, shared, acme
     assert [each.text for each in inbound.list_simulated_messages(conn, 0)] == ["acme"]
 
 
-def _take_in_and_die(conn, messages):
+def _take_in_and_die(conn: Connection, messages: Sequence[MobileOriginatedMessage]) -> None:
     with db.write_transaction(conn):
         inbound.store_inbound_messages(conn, messages)
         raise sqlite3.ProgrammingError("no commit comes")

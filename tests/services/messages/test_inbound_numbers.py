@@ -1,11 +1,13 @@
 import pytest
 
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound_numbers
 
 
-def listed(conn, account):
+def listed(conn: Connection, account: Account) -> list[str]:
     return [str(each) for each in inbound_numbers.list_inbound_numbers(conn, account.id)]
 
 

@@ -1,12 +1,16 @@
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
 
 from portal.core.clock import now_ms
+from portal.core.db import Connection
 from portal.services.accounts import accounts, allowed_ips
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.messages import smpp_config
+from portal.services.messages.smpp_config import AccountConfig
 from portal.services.senders import senders
 
 HOME = ip_address("127.0.0.1")
@@ -14,7 +18,7 @@ AWAY = ip_address("203.0.113.7")
 
 
 @pytest.fixture
-def load_config(conn, acme_1):
+def load_config(conn: Connection, acme_1: Account) -> Callable[[], AccountConfig]:
     return lambda: next(each for each in smpp_config.load_account_configs(conn) if each.id == acme_1.id)
 
 

@@ -1,53 +1,64 @@
 """Texts that aren't kept: each is removed as soon as it is no longer needed, and so are its words in the index."""
 
 import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from portal.core import db
 from portal.core.clock import now_ms
+from portal.core.db import Connection
 from portal.services.accounts import accounts
-from portal.services.accounts.accounts import BINARY
+from portal.services.accounts.accounts import BINARY, Account
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.history import history, search, search_index, text_removal
 from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes, text_policy
+from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import DELIVERY_VALIDITY_MS, UCS2, Segment
 from portal.services.people import customers
-from tests.support import prepare_submit
+from portal.services.people.customers import Customer
+from tests.services.submitting import cancel_message, store_messages
+from tests.support import Cast, prepare_submit
 
 NUMBER, HANDSET = "393401234567", "393337654321"
 QUIET = {"registered_delivery": 0}
 
 
 @pytest.fixture
-def acme(conn, cast):
+def acme(conn: Connection, cast: Cast) -> Customer:
     return customers.get_customer_by_id(conn, cast.acme)
 
 
 @pytest.fixture
-def not_kept(conn, acme):
+def not_kept(conn: Connection, acme: Customer) -> None:
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE)
 
 
 @pytest.fixture(autouse=True)
-def routed(conn, acme_1):
+def routed(conn: Connection, acme_1: Account) -> None:
     inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "48484")
 
 
-def submitted(conn, account, text, **overrides):
+def submitted(conn: Connection, account: Account, text: str, **overrides: object) -> StoredMessages:
     return intake.store_messages(conn, [prepare_submit(conn, account.id, text.encode(), **overrides)])
 
 
-def end(conn, *message_ids):
+def send(conn: Connection, account: Account, text: str, **overrides: object) -> int:
+    (message_id,) = store_messages(conn, [prepare_submit(conn, account.id, text.encode(), **overrides)])
+    return message_id
+
+
+def end(conn: Connection, *message_ids: int) -> list[DeliveryReceipt]:
     return outcomes.finish_messages(conn, [MessageOutcome(each, DELIVERED, 0, now_ms()) for each in message_ids])
 
 
-def row(conn, table="messages"):
+def row(conn: Connection, table: str = "messages") -> tuple[object, ...]:
     return tuple(conn.execute(f"SELECT text, body, udh, kept FROM {table} ORDER BY id DESC").fetchone())
 
 
@@ -76,7 +87,7 @@ def test_what_is_binary_and_headers_go_too(conn, acme_1):
     submit = prepare_submit(
         conn, acme_1.id, b"\x05\x00\x03\x07\x01\x01\xca\xfe", data_coding=BINARY, **QUIET, esm_class=0x40
     )
-    (message_id,) = intake.store_messages(conn, [submit]).message_ids
+    (message_id,) = store_messages(conn, [submit])
     assert row(conn)[1:] == (b"\xca\xfe", b"\x05\x00\x03\x07\x01\x01", 1)
     end(conn, message_id)
     assert row(conn) == GONE
@@ -84,7 +95,7 @@ def test_what_is_binary_and_headers_go_too(conn, acme_1):
 
 @pytest.mark.usefixtures("not_kept")
 def test_a_text_stays_until_its_receipt_was_accepted(conn, acme_1):
-    (message_id,) = submitted(conn, acme_1, "secret", registered_delivery=1).message_ids
+    message_id = send(conn, acme_1, "secret", registered_delivery=1)
     (receipt,) = end(conn, message_id)
     assert receipt.text == "secret"
     (waiting,) = deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready
@@ -97,7 +108,7 @@ def test_a_text_stays_until_its_receipt_was_accepted(conn, acme_1):
 
 @pytest.mark.usefixtures("not_kept")
 def test_a_text_goes_when_its_receipt_is_given_up(conn, acme_1):
-    (message_id,) = submitted(conn, acme_1, "secret", registered_delivery=1).message_ids
+    message_id = send(conn, acme_1, "secret", registered_delivery=1)
     end(conn, message_id)
     deliveries.expire_deliveries(conn, now_ms())
     assert row(conn)[0] == "secret"
@@ -122,9 +133,9 @@ def test_what_ends_as_it_comes_leaves_no_text(conn, acme_1):
 @pytest.mark.usefixtures("not_kept")
 def test_a_message_that_is_called_back_leaves_no_text(conn, acme_1):
     at = now_ms() + 3_600_000
-    (message_id,) = submitted(conn, acme_1, "later", scheduled_at=at, **QUIET).message_ids
+    message_id = send(conn, acme_1, "later", scheduled_at=at, **QUIET)
     assert row(conn)[0] == "later"
-    outcomes.cancel_messages(conn, [outcomes.find_message_status(conn, acme_1.id, message_id)])
+    cancel_message(conn, acme_1.id, message_id)
     assert row(conn) == GONE
 
 
@@ -158,7 +169,7 @@ def test_the_segments_of_a_text_go_one_by_one(conn, acme_1):
         )
         for number, each in enumerate(("first ", "second"), 1)
     ]
-    one, two = intake.store_messages(conn, parts).message_ids
+    one, two = store_messages(conn, parts)
     end(conn, one)
     (text,) = search.search_texts(conn, acme_1.id).texts
     assert (text.text, text.text_placeholder) == ("[…]second", "")
@@ -169,13 +180,13 @@ def test_the_segments_of_a_text_go_one_by_one(conn, acme_1):
 
 @pytest.mark.usefixtures("not_kept")
 def test_others_keep_theirs(conn, acme_1, globex_1):
-    ids = intake.store_messages(
+    ids = store_messages(
         conn,
         [
             prepare_submit(conn, acme_1.id, b"of Acme", **QUIET),
             prepare_submit(conn, globex_1.id, b"of Globex", **QUIET, source="GLOBEX"),
         ],
-    ).message_ids
+    )
     end(conn, *ids)
     assert [each[0] for each in conn.execute("SELECT text FROM messages ORDER BY id")] == ["", "of Globex"]
 
@@ -184,7 +195,7 @@ def test_texts_are_kept_unless_somebody_says_otherwise(conn, acme, acme_1):
     assert acme.texts == acme_1.texts == text_policy.SHOWN
     for texts in (text_policy.SHOWN, text_policy.HIDDEN):
         text_policy.change_text_policy(conn, SHELL, acme, texts)
-        (message_id,) = submitted(conn, acme_1, "kept", **QUIET).message_ids
+        message_id = send(conn, acme_1, "kept", **QUIET)
         end(conn, message_id)
         assert row(conn)[0] == "kept"
 
@@ -193,7 +204,7 @@ def test_texts_are_kept_unless_somebody_says_otherwise(conn, acme, acme_1):
 def test_what_is_removed_is_overwritten(conn, acme_1, data):
     # Long enough that what is left of the row doesn't cover it by chance.
     text = " ".join(["zanzibar"] * 100)
-    (message_id,) = submitted(conn, acme_1, text, **QUIET).message_ids
+    message_id = send(conn, acme_1, text, **QUIET)
     assert db.truncate_wal(conn)
     assert left_of(data) == ["portal.db"]
     end(conn, message_id)
@@ -202,7 +213,7 @@ def test_what_is_removed_is_overwritten(conn, acme_1, data):
     assert left_of(data) == []
 
 
-def left_of(data):
+def left_of(data: Path) -> list[str]:
     """The files of a data folder that contain the text."""
     # By another process: one that opens and closes a file loses its locks on it (fcntl), which are SQLite's.
     matching = subprocess.run(["grep", "-rlaF", "zanzibar", data], capture_output=True, text=True)
@@ -245,16 +256,16 @@ def test_who_reads(texts, role, reads):
     assert text_policy.may_read_texts(texts, role) is reads
 
 
-def stored(conn):
+def stored(conn: Connection) -> list[str | None]:
     return [each[0] for each in conn.execute("SELECT text FROM messages ORDER BY id")]
 
 
-def run(conn):
+def run(conn: Connection) -> int:
     return sum(text_removal.run_text_removals(conn))
 
 
 def test_what_is_stored_stays_unless_it_is_asked_for(conn, acme, acme_1):
-    (message_id,) = submitted(conn, acme_1, "before", **QUIET).message_ids
+    message_id = send(conn, acme_1, "before", **QUIET)
     end(conn, message_id)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE)
     assert run(conn) == 0
@@ -268,7 +279,7 @@ def test_what_is_stored_stays_unless_it_is_asked_for(conn, acme, acme_1):
 
 
 def test_what_is_needed_still_goes_later(conn, acme, acme_1):
-    underway, waits, over = (submitted(conn, acme_1, text, registered_delivery=1).message_ids[0] for text in "abc")
+    underway, waits, over = (send(conn, acme_1, text, registered_delivery=1) for text in "abc")
     receipt, over_receipt = end(conn, waits, over)
     deliveries.remove_accepted_deliveries(conn, [over_receipt])
     inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", text) for text in "de"])
@@ -284,27 +295,26 @@ def test_what_is_needed_still_goes_later(conn, acme, acme_1):
     assert row(conn, "received") == GONE
 
 
-def test_a_removal_goes_in_steps_and_on_where_it_was_left(conn, acme, acme_1, monkeypatch):
-    monkeypatch.setattr(text_removal, "_BATCH_SIZE", 3)
-    sent = [submitted(conn, acme_1, f"text {number}", **QUIET).message_ids[0] for number in range(10)]
+def test_a_removal_goes_in_steps_and_on_where_it_was_left(conn, acme, acme_1):
+    sent = [send(conn, acme_1, f"text {number}", **QUIET) for number in range(10)]
     end(conn, *sent)
     for number in range(7):
         inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", f"answer {number}")])
     deliveries.remove_accepted_deliveries(conn, deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
-    steps = text_removal.run_text_removals(conn)
+    steps = text_removal.run_text_removals(conn, batch_size=3)
     assert [next(steps), next(steps)] == [3, 3]
+    assert isinstance(steps, Generator)
     steps.close()
     assert stored(conn).count("") == 6
-    assert [each for each in text_removal.run_text_removals(conn) if each] == [3, 1, 3, 3, 1]
+    assert [each for each in text_removal.run_text_removals(conn, batch_size=3) if each] == [3, 1, 3, 3, 1]
     assert not any(stored(conn))
 
 
-def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1, monkeypatch):
-    monkeypatch.setattr(text_removal, "_BATCH_SIZE", 1)
-    end(conn, *(submitted(conn, acme_1, text, **QUIET).message_ids[0] for text in ("one", "two", "three")))
+def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1):
+    end(conn, *(send(conn, acme_1, text, **QUIET) for text in ("one", "two", "three")))
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
-    steps = text_removal.run_text_removals(conn)
+    steps = text_removal.run_text_removals(conn, batch_size=1)
     next(steps)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.HIDDEN)
     assert list(steps) == []
@@ -314,17 +324,12 @@ def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1, monkeypa
 # --- what searches know
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(search_index, "CHUNK_SIZE", 3)
-
-
-def build(conn):
-    while sum(search_index.build_search_chunks(conn)):
+def build(conn: Connection) -> None:
+    while sum(search_index.build_search_chunks(conn, chunk_size=3)):
         pass
 
 
-def index_has_word(conn, account, word):
+def index_has_word(conn: Connection, account: Account, word: str) -> bool:
     """Whether a chunk of the account has the bits of a word's beginnings. (All of them by chance: one in 10^4.)"""
     contained = []
     for bits in conn.execute("SELECT bits FROM history_chunks WHERE account_id = ?", (account.id,)):
@@ -335,7 +340,7 @@ def index_has_word(conn, account, word):
     return any(contained)
 
 
-@pytest.mark.usefixtures("not_kept", "small")
+@pytest.mark.usefixtures("not_kept")
 def test_chunks_of_who_keeps_no_texts_know_no_words(conn, acme_1):
     for _ in range(7):
         submitted(conn, acme_1, "extraordinary")
@@ -348,12 +353,11 @@ def test_chunks_of_who_keeps_no_texts_know_no_words(conn, acme_1):
     assert search.search_texts(conn, acme_1.id, SearchQuery(sender="other")).texts == []
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("stored_too", [False, True])
 def test_chunks_forget_words_of_what_will_go(conn, acme, acme_1, stored_too):
-    before = [submitted(conn, acme_1, "tremendous", **QUIET).message_ids[0] for _ in range(3)]
+    before = [send(conn, acme_1, "tremendous", **QUIET) for _ in range(3)]
     end(conn, *before)
-    underway = [submitted(conn, acme_1, "extraordinary", **QUIET).message_ids[0] for _ in range(3)]
+    underway = [send(conn, acme_1, "extraordinary", **QUIET) for _ in range(3)]
     build(conn)
     assert index_has_word(conn, acme_1, "tremendo")
     assert index_has_word(conn, acme_1, "extraord")
@@ -366,31 +370,29 @@ def test_chunks_forget_words_of_what_will_go(conn, acme, acme_1, stored_too):
     assert len(search.search_texts(conn, acme_1.id, SearchQuery(recipient=NUMBER)).texts) == 6
 
 
-@pytest.mark.usefixtures("small")
 def test_a_text_from_the_time_between_is_found_afterwards(conn, acme, acme_1):
     """It was indexed when its customer kept no texts, and ended when it did again."""
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE)
-    sent = [submitted(conn, acme_1, "extraordinary", **QUIET).message_ids[0] for _ in range(3)]
+    sent = [send(conn, acme_1, "extraordinary", **QUIET) for _ in range(3)]
     build(conn)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.SHOWN)
     end(conn, *sent)
     assert len(search.search_texts(conn, acme_1.id, SearchQuery(text="extra")).texts) == 3
 
 
-@pytest.mark.usefixtures("small")
-def test_chunks_made_before_a_change_are_not_written_after_it(conn, acme, acme_1, monkeypatch):
+def test_chunks_made_before_a_change_are_not_written_after_it(conn, connect, acme, acme_1):
     for _ in range(3):
         submitted(conn, acme_1, "extraordinary")
-    made = search_index._build_next_search_chunk
+    other = connect()
 
-    def changed_meanwhile(conn, *args):
-        chunk = made(conn, *args)
-        if chunk is not None:
-            text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE)
-        return chunk
+    def change_meanwhile(sql: str) -> None:
+        if sql.startswith("BEGIN"):
+            conn.set_trace_callback(None)
+            text_policy.change_text_policy(other, SHELL, acme, text_policy.NONE)
 
-    monkeypatch.setattr(search_index, "_build_next_search_chunk", changed_meanwhile)
+    conn.set_trace_callback(change_meanwhile)
     build(conn)
+    assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == 0
     build(conn)
     assert conn.execute("SELECT count(*) FROM history_chunks").fetchone()[0] == 1
     assert not index_has_word(conn, acme_1, "extraord")

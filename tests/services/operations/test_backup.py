@@ -1,6 +1,8 @@
 import multiprocessing
 import sqlite3
 import threading
+from multiprocessing.synchronize import Event
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +13,11 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.history import deletion
-from portal.services.messages import intake, outcomes
+from portal.services.messages import outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import backup, self_check
 from portal.services.people import customers
+from tests.services.submitting import store_messages
 from tests.support import prepare_submit, wait_until
 
 
@@ -28,6 +31,7 @@ def test_a_backup_put_back_is_what_was_there(conn, data, tmp_path, cast, connect
     assert [each.name for each in customers.list_all_customers(restored)] == ["Acme", "Globex"]
     assert self_check.list_problem_texts(restored) == []
     # What was there before is not lost: a restore may be the mistake.
+    assert old_database is not None
     before = db.connect(old_database)
     assert "Later" in [each.name for each in customers.list_all_customers(before)]
     before.close()
@@ -73,7 +77,7 @@ def test_a_backup_has_no_key(conn, data, tmp_path):
 def test_a_backup_is_whole_while_credits_move(conn, connect, tmp_path, acme_1, acme_2):
     stop, moving = threading.Event(), threading.Event()
 
-    def move():
+    def move() -> None:
         writer = connect()
         while not stop.is_set():
             credits.transfer_credits(writer, SHELL, acme_1, acme_2, 1)
@@ -101,7 +105,7 @@ def test_restoring_is_refused_while_the_folder_is_in_use(conn, data, tmp_path):
     backup.restore_backup(data, tmp_path / "copy.db")
 
 
-def hold(data, held, release):
+def hold(data: Path, held: Event, release: Event) -> None:
     with backup.acquire_data_folder_lock(data):
         held.set()
         release.wait()
@@ -120,13 +124,13 @@ def test_a_process_that_was_killed_is_in_the_way_no_more(conn, data, tmp_path):
     process.join()
     process.close()
 
-    def restored():
+    def restored() -> Path | None:
         try:
             return backup.restore_backup(data, tmp_path / "copy.db")
         except backup.ServerRunning:
             return None
 
-    assert wait_until(restored)
+    wait_until(restored)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all", b"SQLite format 3\0" + b"\0" * 5000])
@@ -170,7 +174,7 @@ def test_a_backup_can_be_put_into_an_empty_folder(conn, data, tmp_path, cast):
 
 
 def test_compacting_gives_back_the_space_of_what_was_deleted(conn, data, acme_1):
-    stored = intake.store_messages(conn, [prepare_submit(conn, acme_1.id, b"x" * 150)] * 900).message_ids
+    stored = store_messages(conn, [prepare_submit(conn, acme_1.id, b"x" * 150)] * 900)
     outcomes.finish_messages(conn, [MessageOutcome(each, DELIVERED, 0, clock.now_ms()) for each in stored if each])
     conn.execute("DELETE FROM deliveries")
     deletion_id = deletion.create_deletion(conn, SHELL, acme_1, deletion.build_selection_scope(deletion.SENT, stored))

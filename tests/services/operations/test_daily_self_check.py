@@ -1,11 +1,15 @@
 """The daily check: its result is stored, and operators get mails about new problems."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.crypto import Keys
+from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
 from portal.services.operations import daily_self_check, self_check
@@ -14,37 +18,44 @@ from portal.services.operations.self_check import Problem
 from portal.services.people import users
 from tests.faults import storage
 from tests.mailbox import Mailbox
+from tests.services.mails import get_text
 
 
 @pytest.fixture
-def run(conn, keys, data):
+def run(conn: Connection, keys: Keys, data: Path) -> Callable[[], list[Problem]]:
     """Runs the daily check."""
     return lambda: daily_self_check.run_daily_check(conn, keys, data)
 
 
 @pytest.fixture
-def mails(conn):
+def mails(conn: Connection) -> Callable[[], int]:
     """Counts the mails that were queued so far."""
     return lambda: conn.execute("SELECT count(*) FROM mails").fetchone()[0]
 
 
 @pytest.fixture
-def damage(conn):
+def damage(conn: Connection) -> Callable[[str], object]:
     """Makes an account's balance wrong."""
     return lambda name: conn.execute("UPDATE accounts SET balance = balance + 1500 WHERE name = ?", (name,))
+
+
+def last_result(conn: Connection) -> SelfCheckResult:
+    result = daily_self_check.find_last_result(conn)
+    assert result is not None
+    return result
 
 
 def test_its_result_is_kept(conn, run, damage, mails):
     assert daily_self_check.find_last_result(conn) is None
     before = now_ms()
     assert run() == []
-    result = daily_self_check.find_last_result(conn)
+    result = last_result(conn)
     assert before <= result.at <= now_ms()
     assert result.problems == []
     damage("smpp-acme-1")
     problems = run()
     assert "smpp-acme-1: the balance (accounts row 1) differs by 1.5" in str(problems[0])
-    assert daily_self_check.find_last_result(conn).problems == problems
+    assert last_result(conn).problems == problems
     assert mails() == 1
 
 
@@ -103,9 +114,9 @@ def test_each_operator_gets_it_in_their_language(conn, keys, config, connect, ru
     assert received["otto@portal.example"]["Subject"] == "The daily check has found problems"
     assert received[cast.olga.email]["Subject"] == "La verifica quotidiana ha trovato qualcosa che non va"
     for part in ("plain", "html"):
-        english = received["otto@portal.example"].get_body((part,)).get_content()
+        english = get_text(received["otto@portal.example"], part)
         assert "smpp-acme-1: the balance (accounts row 1) differs by 1.5 " in re.sub(r"<[^>]+>", "", english)
-        italian = received[cast.olga.email].get_body((part,)).get_content()
+        italian = get_text(received[cast.olga.email], part)
         assert "smpp-acme-1: il saldo (riga 1 di accounts) differisce di 1,5 " in re.sub(r"<[^>]+>", "", italian)
 
 
@@ -115,7 +126,7 @@ def test_of_many_the_first_twenty_are_told(conn, keys, config, connect, cast):
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
         Mailer(to_server, keys, connect).send_due(conn)
-        text = mailbox.wait_for_mail().get_body(("plain",)).get_content()
+        text = get_text(mailbox.wait_for_mail())
     assert text.count("- file: page") == 20
     assert "5 more are not listed here." in text
 
@@ -131,5 +142,5 @@ def test_that_there_is_no_room_for_it_is_told_too(conn, keys, data, mails, tmp_p
     assert re.fullmatch(
         rf"The check needs \d\d MB for a copy of the database; in {small} \d MB are free\.", str(problem)
     )
-    assert daily_self_check.find_last_result(conn).problems == [problem]
+    assert last_result(conn).problems == [problem]
     assert mails() == 1

@@ -2,12 +2,17 @@
 
 import resource
 import sqlite3
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from portal.core import i18n
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
@@ -17,13 +22,14 @@ from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
+from tests.services.submitting import cancel_message, store_messages
 from tests.support import prepare_submit
 
 LONG_AGO = 1_700_000_000_000  # 14 November 2023
 
 
 @pytest.fixture
-def busy(conn, acme_1, acme_2, classic, globex_1):
+def busy(conn: Connection, acme_1: Account, acme_2: Account, classic: Account, globex_1: Account) -> SimpleNamespace:
     """A database in which all kinds of things have happened, and the ids of their rows by name."""
     conn.execute("PRAGMA foreign_keys = OFF")
     conn.execute("PRAGMA ignore_check_constraints = ON")
@@ -31,12 +37,12 @@ def busy(conn, acme_1, acme_2, classic, globex_1):
     long = prepare_submit(conn, acme_1.id, b"x" * 161, scheduled_at=now + DAY_MS)
     short = prepare_submit(conn, acme_1.id)
     other = prepare_submit(conn, globex_1.id, source="GLOBEX")
-    first, _, second, third = intake.store_messages(conn, [long, other, short, short], now=now - 1000).message_ids
+    first, _, second, third = store_messages(conn, [long, other, short, short], now=now - 1000)
     outcomes.finish_messages(
         conn, [MessageOutcome(second, DELIVERED, 0, now), MessageOutcome(third, EXPIRED, 801, now)]
     )
-    (called_back,) = intake.store_messages(conn, [long]).message_ids
-    outcomes.cancel_messages(conn, [outcomes.find_message_status(conn, acme_1.id, called_back)])
+    (called_back,) = store_messages(conn, [long])
+    cancel_message(conn, acme_1.id, called_back)
     intake.store_messages(conn, [short])
     rollup.roll_up_all(conn)
     credits.transfer_credits(conn, SHELL, acme_1, classic, 5_000)
@@ -44,6 +50,7 @@ def busy(conn, acme_1, acme_2, classic, globex_1):
     paid = orders.pay_order(conn, SHELL, orders.place_order(conn, SHELL, acme_2, pack))
     waiting = orders.place_order(conn, SHELL, acme_2, pack)
     move(conn, acme_2, ledger.CORRECTION, -1)
+    assert paid.movement_id is not None
     ran_out = run_out(conn, acme_2, paid.movement_id, 7_000, 4_000)
     rows = {
         kind: conn.execute("SELECT max(id) FROM movements WHERE kind = ?", (kind,)).fetchone()[0]
@@ -64,14 +71,14 @@ def busy(conn, acme_1, acme_2, classic, globex_1):
     )
 
 
-def move(conn, account, kind, amount, **more):
+def move(conn: Connection, account: Account, kind: str, amount: int, **more: Any) -> int:
     conn.execute("BEGIN IMMEDIATE")
     movement_id, _ = ledger.post_movement(conn, SHELL, account.id, kind, amount, **more)
     conn.execute("COMMIT")
     return movement_id
 
 
-def run_out(conn, account, movement_id, amount, left):
+def run_out(conn: Connection, account: Account, movement_id: int, amount: int, left: int) -> int:
     """Of credits with a date, some were left when it came."""
     at = now_ms()
     conn.execute(
@@ -83,9 +90,9 @@ def run_out(conn, account, movement_id, amount, left):
     return expiry_id
 
 
-def of(conn, account, kind, which="max"):
-    row = conn.execute(f"SELECT {which}(id) FROM movements WHERE account_id = ? AND kind = ?", (account.id, kind))
-    return row.fetchone()[0]
+def of(conn: Connection, account: Account, kind: str, which: str = "max") -> int:
+    rows = conn.execute(f"SELECT {which}(id) FROM movements WHERE account_id = ? AND kind = ?", (account.id, kind))
+    return int(rows.fetchone()[0])
 
 
 def test_what_the_services_have_done_is_in_order(busy):
@@ -404,7 +411,7 @@ def test_problems_are_told_in_the_readers_language(busy):
 
 
 def test_no_query_reads_a_table_for_each_row_of_another(busy):
-    plans = []
+    plans: list[str] = []
     conn = busy.conn
     conn.set_trace_callback(plans.append)
     self_check.find_problems(conn)
@@ -420,7 +427,7 @@ def test_no_query_reads_a_table_for_each_row_of_another(busy):
 
 
 @pytest.fixture
-def damaged(busy, data, connect):
+def damaged(busy: SimpleNamespace, data: Path, connect: Callable[[], Connection]) -> Connection:
     """Opens the database after the index of the messages' accounts was written over."""
     page = busy.conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'messages_account'").fetchone()[0]
     size = busy.conn.execute("PRAGMA page_size").fetchone()[0]
@@ -444,11 +451,12 @@ def test_the_copy_has_the_damage_of_the_file(damaged, data):
 
 
 def test_the_copy_leaves_nothing_behind_and_nobody_else_reads_it(busy, data, monkeypatch):
-    modes = []
+    modes: list[int] = []
 
-    def connect_and_record_mode(*args, **kwargs):
+    def connect_and_record_mode(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         modes.extend(each.stat().st_mode & 0o777 for each in data.glob(".portal.db.checking*"))
-        return connect(*args, **kwargs)
+        opened: sqlite3.Connection = connect(*args, **kwargs)
+        return opened
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", connect_and_record_mode)

@@ -1,9 +1,11 @@
 import threading
+from collections.abc import Callable
 
 import pyotp
 import pytest
 
 from portal.core.crypto import KeyFileError, Keys
+from portal.core.db import Connection
 from portal.services.people import two_factor
 
 
@@ -55,11 +57,11 @@ def test_a_recovery_code_that_comes_twice_at_the_same_time_is_good_once(connect,
     assert together(connect, lambda conn: two_factor.use_recovery_code(conn, cast.alice.id, code)) == 1
 
 
-def together(connect, attempt, threads=6):
+def together(connect: Callable[[], Connection], attempt: Callable[[Connection], object], threads: int = 6) -> int:
     """How many of some attempts at the same moment succeed."""
     start, succeeded = threading.Barrier(threads), []
 
-    def run():
+    def run() -> None:
         conn = connect()
         start.wait()
         if attempt(conn):

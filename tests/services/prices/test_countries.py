@@ -45,13 +45,13 @@ EXAMPLES = [
     for regions in SHARED.values()
     for region in regions
     for kind in phonenumbers.PhoneNumberType.values()
-    if (example := phonenumbers.example_number_for_type(region, kind))
+    if (example := phonenumbers.example_number_for_type(region, kind)) and example.country_code
 ]
 DIGIT = st.sampled_from("0123456789")
 
 
 @st.composite
-def numbers_of_shared_codes(draw):
+def numbers_of_shared_codes(draw: st.DrawFn) -> tuple[int, str]:
     """A country code and what follows it: any digits, or a number that there is with some changed or put in front."""
     if draw(st.booleans()):
         return draw(st.sampled_from(sorted(SHARED))), draw(st.text(DIGIT, min_size=6, max_size=12))

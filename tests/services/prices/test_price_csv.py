@@ -2,16 +2,18 @@
 
 import csv
 import json
+from collections.abc import Callable, Sequence
 from io import StringIO
 
 import pytest
 
 from portal.core import i18n
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.common.csv_import import InvalidCsvLines, NotUtf8
 from portal.services.prices import price_csv, price_lists, prices
-from portal.services.prices.price_csv import EmptyPriceFile, PriceFileTooBig, WrongPriceColumns
+from portal.services.prices.price_csv import EmptyPriceFile, PriceFileTooBig, PriceImportPlan, WrongPriceColumns
 from portal.services.prices.prices import PriceChange
 
 ROME = "Europe/Rome"
@@ -19,25 +21,25 @@ NOW = 1_790_000_000_000
 NEW_YEAR = 1_798_758_000_000  # 2027-01-01T00:00+01:00
 
 
-def read(text):
+def read(text: str | bytes) -> list[PriceChange]:
     return price_csv.parse_price_csv(text.encode() if isinstance(text, str) else text, ROME, NOW)
 
 
 @pytest.fixture
-def plan(conn):
+def plan(conn: Connection) -> Callable[..., PriceImportPlan]:
     """Compares a file with a list."""
 
-    def make(text, list_id=price_lists.DEFAULT_LIST):
+    def make(text: str, list_id: int = price_lists.DEFAULT_LIST) -> PriceImportPlan:
         return price_csv.plan_import(conn, list_id, text.encode(), ROME, now_ms())
 
     return make
 
 
 @pytest.fixture
-def carry_out(conn, plan):
+def carry_out(conn: Connection, plan: Callable[..., PriceImportPlan]) -> Callable[..., Sequence[PriceChange]]:
     """Imports a file."""
 
-    def run(text, list_id=price_lists.DEFAULT_LIST):
+    def run(text: str, list_id: int = price_lists.DEFAULT_LIST) -> Sequence[PriceChange]:
         now = now_ms()
         return price_csv.apply_import_plan(conn, SHELL, list_id, plan(text, list_id), ROME, now)
 
@@ -45,7 +47,7 @@ def carry_out(conn, plan):
 
 
 @pytest.fixture
-def volume(conn):
+def volume(conn: Connection) -> int:
     return price_lists.create_price_list(conn, SHELL, "Volume").id
 
 

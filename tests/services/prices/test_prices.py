@@ -1,59 +1,62 @@
 """Price lists: what holds when, what is inherited, and who has which."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import phonenumbers
 import pytest
 
 from portal.core import i18n
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config
 from portal.services.people import customers
 from portal.services.prices import countries, price_lists, prices
-from portal.services.prices.prices import PriceChange, ScheduledPrice
+from portal.services.prices.prices import PriceChange, PriceList, PriceRow, ScheduledPrice
 
 ROME = "Europe/Rome"
 ITALIAN, FRENCH = "393401234567", "33612345678"
 
 
 @pytest.fixture
-def volume(conn):
+def volume(conn: Connection) -> int:
     """A second list; it says nothing yet."""
     return price_lists.create_price_list(conn, SHELL, "Volume").id
 
 
 @pytest.fixture
-def change(conn):
+def change(conn: Connection) -> Callable[..., None]:
     """Changes a list: `change(list_id, "IT", 700, valid_from=…, now=…)`."""
 
-    def one(list_id, destination, price, valid_from=None, now=0):
+    def one(list_id: int, destination: str, price: int | None, valid_from: int | None = None, now: int = 0) -> None:
         prices.change_prices(conn, SHELL, list_id, [PriceChange(destination, price, valid_from)], ROME, now=now)
 
     return one
 
 
 @pytest.fixture
-def audited(conn):
+def audited(conn: Connection) -> Callable[[], list[tuple[str, Any]]]:
     """What was noted of price lists since the installation began: actions and their details."""
 
-    def read():
+    def read() -> list[tuple[str, Any]]:
         found = conn.execute("SELECT action, details FROM audit_log WHERE action LIKE 'prices.%' ORDER BY id")
         return [(each["action"], json.loads(each["details"])) for each in found][1:]
 
     return read
 
 
-def default(conn, at=None):
+def default(conn: Connection, at: int | None = None) -> PriceList:
     return prices.load_price_lists(conn, now_ms() if at is None else at).get_or_default(price_lists.DEFAULT_LIST)
 
 
-def italy_row(conn, list_id, at=None):
+def italy_row(conn: Connection, list_id: int, at: int | None = None) -> PriceRow:
     """A list's row of Italy."""
     return prices.get_price_row(conn, list_id, "IT", now_ms() if at is None else at)
 
 
-def stored(conn):
+def stored(conn: Connection) -> list[tuple[int, int | None]]:
     """The rows of Italy, of all lists."""
     return [tuple(each) for each in conn.execute("SELECT valid_from, price FROM prices WHERE destination = 'IT'")]
 
@@ -347,9 +350,10 @@ def test_a_name_is_given_once(conn, volume):
 
 
 def test_the_default_list_stays(conn):
-    for act in (price_lists.delete_price_list, lambda *args: price_lists.rename_price_list(*args, "Other")):
-        with pytest.raises(price_lists.DefaultListImmutable):
-            act(conn, SHELL, price_lists.DEFAULT_LIST)
+    with pytest.raises(price_lists.DefaultListImmutable):
+        price_lists.delete_price_list(conn, SHELL, price_lists.DEFAULT_LIST)
+    with pytest.raises(price_lists.DefaultListImmutable):
+        price_lists.rename_price_list(conn, SHELL, price_lists.DEFAULT_LIST, "Other")
 
 
 def test_a_customer_is_given_a_list_and_the_default_one_again(conn, cast, acme_1, globex_1, volume, change, audited):

@@ -1,18 +1,21 @@
 import pytest
 
+from portal.core.db import Connection
 from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound_numbers
 from portal.services.senders import confusables, senders
 from portal.services.senders.confusables import COMMON_PREFIX, IDENTICAL, INBOUND_NUMBER, LOOKALIKE, ONE_EDIT_AWAY
+from portal.services.senders.senders import Sender
 
 
-def approve(conn, account, address):
+def approve(conn: Connection, account: Account, address: str) -> Sender:
     added = senders.add_sender(conn, SHELL, account, address)
     return senders.decide_sender(conn, SHELL, account, added.address, approve=True)
 
 
-def resembled(conn, sender):
+def resembled(conn: Connection, sender: Sender) -> list[tuple[str, str]]:
     return [(each.kind, each.address) for each in confusables.find_similar_senders(conn, [sender]).get(sender.id, [])]
 
 

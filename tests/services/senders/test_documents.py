@@ -2,8 +2,11 @@ import struct
 
 import pytest
 
+from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.senders import documents, senders
+from portal.services.senders.documents import Document
+from portal.services.senders.senders import Sender
 from tests.documents import JPEG, PDF, create_png
 
 MB = 1024 * 1024
@@ -26,7 +29,7 @@ def test_what_a_document_is_its_content_says(content, kind):
     assert documents.detect_document_type(content) == kind
 
 
-def resized(content, width, height):
+def resized(content: bytes, width: int, height: int) -> bytes:
     """A PNG that says it is of another size, with the right checksum."""
     return create_png(width, height)[:33] + content[33:]
 
@@ -74,10 +77,15 @@ def test_a_document_has_five_megabytes_at_most():
         documents.detect_document_type(most + b"x")
 
 
+def document_of(sender: Sender) -> Document:
+    assert sender.document is not None
+    return sender.document
+
+
 def test_it_is_kept_under_a_random_name_and_comes_back_whole(conn, acme_1, acme_2):
     large = create_png(padding=300_000)
-    first = senders.add_sender(conn, SHELL, acme_1, "SHOP", document=large).document
-    second = senders.add_sender(conn, SHELL, acme_2, "SHOP", document=PDF).document
+    first = document_of(senders.add_sender(conn, SHELL, acme_1, "SHOP", document=large))
+    second = document_of(senders.add_sender(conn, SHELL, acme_2, "SHOP", document=PDF))
     assert (first.type, first.size, second.type) == ("png", len(large), "pdf")
     assert documents.read_document(conn, first) == large
     assert documents.read_document(conn, second) == PDF
@@ -86,7 +94,7 @@ def test_it_is_kept_under_a_random_name_and_comes_back_whole(conn, acme_1, acme_
     assert first.name[:32] != second.name[:32]
 
 
-def document_ids(conn):
+def document_ids(conn: Connection) -> list[int]:
     return [row[0] for row in conn.execute("SELECT id FROM sender_documents ORDER BY id")]
 
 
@@ -94,7 +102,7 @@ def test_no_write_of_it_takes_the_lock_for_long(conn, connect, acme_1):
     """Others write between its pieces."""
     other, between = connect(), []
 
-    def write():
+    def write() -> None:
         # In one transaction there would be only one commit, at the end.
         other.execute("UPDATE counters SET value = value WHERE name = 'message_id'")
         between.append(conn.in_transaction)
@@ -117,7 +125,7 @@ def test_what_is_refused_leaves_nothing_behind(conn, acme_1):
 
 
 def test_what_fails_after_it_was_written_leaves_nothing_behind(conn, acme_1):
-    def fails(sender):
+    def fails(sender: Sender) -> None:
         raise RuntimeError("the mail could not be queued, say")
 
     with pytest.raises(RuntimeError):
@@ -127,9 +135,10 @@ def test_what_fails_after_it_was_written_leaves_nothing_behind(conn, acme_1):
     assert [each.address for each in senders.list_senders(conn, acme_1.id)] == ["ACME"]
 
 
-def test_an_account_s_documents_have_bounds(conn, acme_1, acme_2, monkeypatch):
-    monkeypatch.setattr(documents, "_MAX_ACCOUNT_BYTES", 2 * len(PDF))
+def test_an_account_s_documents_have_bounds(conn, acme_1, acme_2):
     senders.add_sender(conn, SHELL, acme_1, "SHOP1", document=PDF)
+    # The rows of a hundred megabytes, without their content.
+    conn.execute("UPDATE sender_documents SET size = ?", (100 * MB - len(PDF),))
     senders.add_sender(conn, SHELL, acme_1, "SHOP2", document=PDF)
     with pytest.raises(documents.DocumentQuotaExceeded):
         senders.add_sender(conn, SHELL, acme_1, "SHOP3", document=PDF)
@@ -142,10 +151,10 @@ def test_documents_that_no_sender_has_are_forgotten_after_an_hour(conn, acme_1):
     stray = documents.store_document(conn, acme_1.id, PDF, "pdf")
     now = conn.execute("SELECT created_at FROM sender_documents WHERE id = ?", (stray,)).fetchone()[0]
     senders.purge_removed_senders(conn, now + 3_590_000)
-    assert document_ids(conn) == [sender.document.id, stray], "it may be one that is just being written"
+    assert document_ids(conn) == [document_of(sender).id, stray], "it may be one that is just being written"
     senders.purge_removed_senders(conn, now + 3_610_000)
-    assert document_ids(conn) == [sender.document.id]
-    assert documents.read_document(conn, sender.document) == PDF
+    assert document_ids(conn) == [document_of(sender).id]
+    assert documents.read_document(conn, document_of(sender)) == PDF
 
 
 def test_the_document_of_a_removed_sender_goes_when_it_can_t_come_back(conn, acme_1):
@@ -153,10 +162,10 @@ def test_the_document_of_a_removed_sender_goes_when_it_can_t_come_back(conn, acm
     senders.remove_senders(conn, SHELL, acme_1, [sender.id])
     removed_at = conn.execute("SELECT removed_at FROM removed_senders").fetchone()[0]
     senders.purge_removed_senders(conn, removed_at + 14 * 60_000)
-    assert document_ids(conn) == [sender.document.id]
+    assert document_ids(conn) == [document_of(sender).id]
     conn.execute("UPDATE sender_documents SET created_at = 0")
     senders.purge_removed_senders(conn, removed_at + 14 * 60_000)
-    assert documents.read_document(conn, sender.document) == PDF, "it may come back, however old it is"
+    assert documents.read_document(conn, document_of(sender)) == PDF, "it may come back, however old it is"
     senders.purge_removed_senders(conn, removed_at + 61 * 60_000)
     assert document_ids(conn) == []
     assert conn.execute("SELECT count(*) FROM removed_senders").fetchone()[0] == 0

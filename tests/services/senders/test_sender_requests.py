@@ -1,34 +1,40 @@
+from collections.abc import Callable
 from email import message_from_bytes, policy
 
 import pytest
 
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.core.db import Connection
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.mail import Mailer
 from portal.services.people import users
 from portal.services.senders import sender_requests, senders
 from tests.documents import PDF
+from tests.services.mails import get_text
 
 ALICE = Actor("alice@acme.example")
 
 
 @pytest.fixture
-def mails(conn, keys, config, connect):
+def mails(
+    conn: Connection, keys: Keys, config: Config, connect: Callable[[], Connection]
+) -> Callable[[], list[tuple[str, str, str, str]]]:
     """Sends what is queued; returns subject, recipient and text of each, and removes them."""
 
-    def mails():
+    def mails() -> list[tuple[str, str, str, str]]:
         Mailer(config, keys, connect).send_due(conn)
         found = []
         for file in sorted((config.data / "outbox").glob("*.eml")):
             mail = message_from_bytes(file.read_bytes(), policy=policy.default)
-            html, text = (mail.get_body((kind,)).get_content() for kind in ("html", "plain"))
-            found.append((mail["To"], mail["Subject"], text, html))
+            found.append((mail["To"], mail["Subject"], get_text(mail), get_text(mail, "html")))
             file.unlink()
         return found
 
     return mails
 
 
-def in_italian(conn, table, where):
+def in_italian(conn: Connection, table: str, where: str) -> None:
     conn.execute(f"UPDATE {table} SET language = 'it' WHERE {where}")
 
 

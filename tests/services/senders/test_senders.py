@@ -1,5 +1,11 @@
+from collections.abc import Collection
+from typing import Any
+
 import pytest
 
+from portal.core.clock import now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import inbound_numbers, smpp_config
@@ -7,7 +13,7 @@ from portal.services.senders import senders
 from tests.documents import JPEG, PDF
 
 
-def allowed(conn, account):
+def allowed(conn: Connection, account: Account) -> Collection[str]:
     return next(each.senders for each in smpp_config.load_account_configs(conn) if each.id == account.id)
 
 
@@ -83,8 +89,9 @@ def test_what_is_not_listed_cannot_be_decided(conn, acme_1):
 
 def test_texts_have_bounds(conn, acme_1):
     for field in ("description", "reason"):
+        too_long: dict[str, Any] = {field: "x" * 201}
         with pytest.raises(senders.SenderFieldTooLong) as caught:
-            senders.add_sender(conn, SHELL, acme_1, "SHOP", **{field: "x" * 201})
+            senders.add_sender(conn, SHELL, acme_1, "SHOP", **too_long)
         assert caught.value.field == field
     with pytest.raises(senders.SenderFieldTooLong):
         senders.decide_sender(conn, SHELL, acme_1, "ACME", approve=False, comment="x" * 201)
@@ -99,7 +106,7 @@ def test_an_account_has_a_hundred_senders_at_most(conn, acme_2):
     senders.add_sender(conn, SHELL, acme_2, "ONEMORE")
 
 
-def statuses(conn, account):
+def statuses(conn: Connection, account: Account) -> dict[str, str]:
     return {each.address: each.status for each in senders.list_senders(conn, account.id)}
 
 
@@ -120,11 +127,19 @@ def test_one_that_was_refused_can_be_asked_for_again(conn, acme_1):
     with pytest.raises(senders.SenderExists):
         senders.add_sender(conn, SHELL, acme_1, "SHOP")
     senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=False)
-    assert senders.add_sender(conn, SHELL, acme_1, "SHOP", document=JPEG).document.type == "jpeg"
+    document = senders.add_sender(conn, SHELL, acme_1, "SHOP", document=JPEG).document
+    assert document is not None
+    assert document.type == "jpeg"
 
 
-def test_a_full_list_can_ask_again(conn, acme_2, monkeypatch):
-    monkeypatch.setattr(senders, "_MAX_SENDERS", 1)
+def fill_list(conn: Connection, account: Account, count: int) -> None:
+    """Ask for senders until the account has so many."""
+    for number in range(count - len(senders.list_senders(conn, account.id))):
+        senders.add_sender(conn, SHELL, account, f"SENDER{number}")
+
+
+def test_a_full_list_can_ask_again(conn, acme_2):
+    fill_list(conn, acme_2, senders.MAX_SENDERS - 1)
     senders.add_sender(conn, SHELL, acme_2, "SHOP")
     senders.decide_sender(conn, SHELL, acme_2, "SHOP", approve=False)
     with pytest.raises(senders.SenderListFull):
@@ -144,12 +159,10 @@ def test_who_decides_decides_on_what_they_have_seen(conn, acme_1):
     assert statuses(conn, acme_1)["SHOP"] == senders.REFUSED
 
 
-def test_one_that_was_asked_for_anew_is_another_one(conn, acme_1, monkeypatch):
+def test_one_that_was_asked_for_anew_is_another_one(conn, acme_1):
     seen = senders.add_sender(conn, SHELL, acme_1, "SHOP", reason="Orders").revision
     senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=False)
-    later = senders.now_ms() + 1
-    monkeypatch.setattr(senders, "now_ms", lambda: later)
-    senders.add_sender(conn, SHELL, acme_1, "SHOP", reason="Something else")
+    senders.add_sender(conn, SHELL, acme_1, "SHOP", reason="Something else", now=now_ms() + 1)
     with pytest.raises(senders.SenderChanged):
         senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=True, revision=seen)
 
@@ -219,13 +232,11 @@ def test_nobody_removes_or_brings_back_another_account_s(conn, acme_1, globex_1)
     assert allowed(conn, globex_1) == {"GLOBEX"}
 
 
-def test_after_a_quarter_of_an_hour_it_is_gone(conn, acme_1, monkeypatch):
+def test_after_a_quarter_of_an_hour_it_is_gone(conn, acme_1):
     acme = senders.get_sender(conn, acme_1, "ACME")
     senders.remove_senders(conn, SHELL, acme_1, [acme.id])
-    later = senders.now_ms() + 15 * 60_000
-    monkeypatch.setattr(senders, "now_ms", lambda: later)
     with pytest.raises(senders.NoSuchSender):
-        senders.restore_senders(conn, SHELL, acme_1, [acme.id])
+        senders.restore_senders(conn, SHELL, acme_1, [acme.id], now=now_ms() + 15 * 60_000)
 
 
 def test_what_was_asked_for_again_meanwhile_stays_as_it_is(conn, acme_1):
@@ -241,11 +252,10 @@ def test_what_was_asked_for_again_meanwhile_stays_as_it_is(conn, acme_1):
     assert statuses(conn, acme_1) == {"ACME": senders.REFUSED}
 
 
-def test_a_full_list_takes_none_back(conn, acme_1, monkeypatch):
+def test_a_full_list_takes_none_back(conn, acme_1):
     acme = senders.get_sender(conn, acme_1, "ACME")
     senders.remove_senders(conn, SHELL, acme_1, [acme.id])
-    senders.add_sender(conn, SHELL, acme_1, "SHOP")
-    monkeypatch.setattr(senders, "_MAX_SENDERS", 1)
+    fill_list(conn, acme_1, senders.MAX_SENDERS)
     with pytest.raises(senders.SenderListFull):
         senders.restore_senders(conn, SHELL, acme_1, [acme.id])
 
@@ -253,14 +263,12 @@ def test_a_full_list_takes_none_back(conn, acme_1, monkeypatch):
 # --- who looks
 
 
-def test_the_queue_is_in_the_order_of_asking(conn, acme_1, globex_1, monkeypatch):
-    now = senders.now_ms()
+def test_the_queue_is_in_the_order_of_asking(conn, acme_1, globex_1):
+    now = now_ms()
     for number, (account, address) in enumerate([(acme_1, "SHOP"), (globex_1, "NEWS"), (acme_1, "MORE")]):
-        monkeypatch.setattr(senders, "now_ms", lambda at=now + number: at)
-        senders.add_sender(conn, SHELL, account, address)
+        senders.add_sender(conn, SHELL, account, address, now=now + number)
     senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=False)
-    monkeypatch.setattr(senders, "now_ms", lambda: now + 10)
-    senders.add_sender(conn, SHELL, acme_1, "SHOP")
+    senders.add_sender(conn, SHELL, acme_1, "SHOP", now=now + 10)
     assert [each.sender.address for each in senders.list_pending_sender_requests(conn, 10)] == ["NEWS", "MORE", "SHOP"]
     assert [each.sender.address for each in senders.list_pending_sender_requests(conn, 2)] == ["NEWS", "MORE"]
     assert senders.count_pending_sender_requests(conn) == 3
@@ -287,4 +295,5 @@ def test_all_of_it_is_in_the_audit_log(conn, acme_1):
         "add", "approve", "disable", "enable", "remove", "restore",
     ]  # fmt: skip
     assert {each.details["address"] for each in entries} == {"SHOP"}
+    assert sender.document is not None
     assert (entries[-1].details["document"], entries[-2].details["comment"]) == (sender.document.id, "Seen")

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
 from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.statistics import rollup
+from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
 HOUR_MS = 3_600_000
@@ -20,7 +23,7 @@ HOUR_MS = 3_600_000
 AT = int(datetime(2026, 10, 31, 22, tzinfo=UTC).timestamp() * 1000)
 
 
-def begins(length, at):
+def begins(length: int, at: int) -> int:
     if length == rollup.HOUR:
         return at // HOUR_MS
     if length == rollup.DAY:
@@ -29,9 +32,11 @@ def begins(length, at):
     return date.year * 12 + date.month - 1
 
 
-def recounted(conn):
+def recounted(conn: Connection) -> list[Counter[tuple[object, ...]]]:
     """What the three tables have to say, from the messages alone."""
-    amounts, endings, times = Counter(), Counter(), Counter()
+    amounts: Counter[tuple[object, ...]] = Counter()
+    endings: Counter[tuple[object, ...]] = Counter()
+    times: Counter[tuple[object, ...]] = Counter()
     for row in conn.execute("SELECT * FROM messages"):
         at = ids.time_from_id(row["id"])
         charged = row["price"] > 0
@@ -53,8 +58,10 @@ def recounted(conn):
     return [+each for each in (amounts, endings, times)]
 
 
-def gathered(conn):
-    amounts, endings, times = Counter(), Counter(), Counter()
+def gathered(conn: Connection) -> list[Counter[tuple[object, ...]]]:
+    amounts: Counter[tuple[object, ...]] = Counter()
+    endings: Counter[tuple[object, ...]] = Counter()
+    times: Counter[tuple[object, ...]] = Counter()
     for row in conn.execute("SELECT * FROM statistics"):
         for name in ("sent", "delivered", "failed", "stopped", "refused", "parts", "price"):
             amounts[*tuple(row)[:5], name] = row[name]
@@ -65,7 +72,7 @@ def gathered(conn):
     return [+each for each in (amounts, endings, times)]
 
 
-def sent(conn, rng, account, at):
+def sent(conn: Connection, rng: random.Random, account: Account, at: int) -> list[int]:
     """A few messages of different kinds; returns those that were taken in to be sent."""
     submits = [
         prepare_submit(
@@ -84,10 +91,9 @@ def sent(conn, rng, account, at):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed, monkeypatch):
+def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed):
     # So that a step seldom has all.
-    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 7)
-    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
+    limits = {"max_messages": 7, "max_rows": 9}
     rng = random.Random(seed)
     conn.execute("UPDATE accounts SET any_sender = 1")
     blacklist.add_blacklist_number(conn, SHELL, acme_1, "393337654321")
@@ -110,8 +116,9 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
             statuses = [outcomes.find_message_status(conn, account.id, underway[0]) for account in (acme_1, globex_1)]
             outcomes.cancel_messages(conn, [each for each in statuses if each])
         if rng.random() < 0.5:
-            rollup.roll_up_batch(conn)
-    rollup.roll_up_all(conn)
+            rollup.roll_up_batch(conn, **limits)
+    for _ in rollup.roll_up_in_batches(conn, **limits):
+        pass
     assert gathered(conn) == recounted(conn)
     amounts = recounted(conn)[0]
     assert {name for *_, name in amounts} == {"sent", "delivered", "failed", "stopped", "refused", "parts", "price"}
@@ -119,42 +126,40 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
     assert rollup.roll_up_batch(conn) is False
 
 
-def test_two_that_gather_at_once_count_once(conn, connect, acme_1, monkeypatch):
-    (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
+def test_two_that_gather_at_once_count_once(conn, connect, acme_1):
+    (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id)])
     outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
-    other, count_messages = connect(), rollup._count_messages
+    other, results = connect(), []
 
-    def counted(*arguments):
+    def roll_up_other(sql: str) -> None:
         """The other one comes between reading and writing."""
-        counts = count_messages(*arguments)
-        monkeypatch.setattr(rollup, "_count_messages", count_messages)
-        assert rollup.roll_up_batch(other) is False
-        return counts
+        if sql.startswith("BEGIN"):
+            conn.set_trace_callback(None)
+            results.append(rollup.roll_up_batch(other))
 
-    monkeypatch.setattr(rollup, "_count_messages", counted)
+    conn.set_trace_callback(roll_up_other)
     assert rollup.roll_up_batch(conn) is True
+    assert results == [False]
     rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)
 
 
-def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 1)
+def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1):
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id)] * 2)
-    for step, _ in enumerate(rollup.roll_up_in_batches(conn)):
+    for step, _ in enumerate(rollup.roll_up_in_batches(conn, max_messages=1)):
         assert step < 2
-        (message_id,) = intake.store_messages(conn, [prepare_submit(conn, acme_1.id)]).message_ids
+        (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id)])
         outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
     rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)
 
 
-def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1, monkeypatch):
-    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
+def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1):
     conn.execute("UPDATE accounts SET any_sender = 1")
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id, source=f"Sender {number}") for number in range(20)])
 
     rows = [0]
-    for _ in rollup.roll_up_in_batches(conn):
+    for _ in rollup.roll_up_in_batches(conn, max_rows=9):
         rows.append(conn.execute("SELECT count(*) FROM statistics").fetchone()[0])
 
     assert rows == [0, 9, 18, 27, 36, 45, 54, 60]

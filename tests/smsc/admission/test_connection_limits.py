@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from portal.core.config import LimitSettings
-from portal.smsc.admission.connection_limits import ConnectionLimits
+from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
+from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS
 
 HERE, ELSEWHERE, THIRD = (ip_address(each) for each in ("203.0.113.7", "198.51.100.1", "192.0.2.1"))
 
@@ -13,10 +14,11 @@ HERE, ELSEWHERE, THIRD = (ip_address(each) for each in ("203.0.113.7", "198.51.1
 class PendingConnection:
     """A connection that notes what becomes of it: "in" or "out", None while it waits."""
 
-    def __init__(self, address):
+    slot: ConnectionSlot
+
+    def __init__(self, address: IPv4Address | IPv6Address) -> None:
         self.address = address
-        self.result = None
-        self.slot = None
+        self.result: str | None = None
         self.hung_up = False
         self.cancelled = False
 
@@ -37,7 +39,7 @@ class PendingConnection:
 
 
 def make_limits(**settings):
-    return ConnectionLimits(replace(LimitSettings(), **settings), asyncio.get_running_loop())
+    return ConnectionLimits(replace(LimitSettings(), **settings), DEFAULT_INTERNAL_LIMITS, asyncio.get_running_loop())
 
 
 def arrive(limits, address, how_many=1):

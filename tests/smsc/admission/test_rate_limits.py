@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 
-from portal.smsc.admission.rate_limits import BindFailureCounter, TokenBucket
+from portal.smsc.admission.rate_limits import BindFailureCounter, FailureCounter, TokenBucket
 
 HERE = ip_address("203.0.113.7")
 ELSEWHERE = ip_address("198.51.100.1")
@@ -63,7 +63,7 @@ def test_an_ipv6_neighbour_counts_as_the_same():
 
 
 def test_memory_is_bounded():
-    failures = BindFailureCounter(10)
+    failures = FailureCounter(1)
     for number in range(60_000):
-        failures.record_failure(ip_address(number + 1), "smpp-a", is_allowed_address=False, now=0.0)
-    assert len(failures._counter._buckets) <= 50_001
+        failures.record_failure(number, 0.0)
+    assert sum(failures.is_limit_reached(number, 0.0) for number in range(60_000)) == 50_000

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
+from portal.core import db
+from portal.core.crypto import Keys
 from portal.services.accounts import accounts, allowed_ips, credentials
 from portal.services.billing import auto_recredit, orders
 from portal.services.common import credit_amounts
@@ -14,17 +17,17 @@ from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.smsc.protocol.constants import CommandStatus
 from tests.smsc.esme import RawEsme, run_smsc
-from tests.support import AccountLogin
+from tests.support import AccountLogin, Cast
 
 K = credit_amounts.THOUSANDTHS
 OPENING, BELOW, PACK = 20, 10, 100
 
 
 @pytest.fixture
-def sellers(conn, cast, keys):
+def sellers(conn: db.Connection, cast: Cast, keys: Keys) -> Callable[[int, int, int], list[AccountLogin]]:
     """Makes accounts of one customer that hold 20 credits each, and buy 100 below 10."""
 
-    def make(count, per_day, line):
+    def make(count: int, per_day: int, line: int) -> list[AccountLogin]:
         customer = customers.get_customer_by_id(conn, cast.acme)
         customers.change_customer(conn, SHELL, customer, credit_line=line * K, min_age_days=0)
         return [_seller(conn, keys, customer.id, number, per_day) for number in range(count)]
@@ -32,7 +35,7 @@ def sellers(conn, cast, keys):
     return make
 
 
-def _seller(conn, keys, customer_id, number, per_day):
+def _seller(conn: db.Connection, keys: Keys, customer_id: int, number: int, per_day: int) -> AccountLogin:
     account = accounts.create_account(
         conn, SHELL, customer_id, name=f"smpp-many-{number}", windowing=0, throughput=0, binds=0, any_sender=True
     )

@@ -9,10 +9,9 @@ import pytest
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.common.audit import SHELL
 from portal.smsc.admission.connection_limits import ConnectionSlot
-from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
-from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, Pdu, SubmitSm
+from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 
 BINDS = [CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER]
 
@@ -107,7 +106,7 @@ async def test_one_transceiver_or_one_pair(config, cast):
 async def test_more_binds_where_the_account_has_them(config, cast, change_account):
     async with run_smsc(config) as server:
         change_account(binds=2)
-        await wait_until(lambda: server._storage.find_account(cast.smpp_acme_1.name).binds == 2)
+        await wait_until(lambda: get_account_config(server, cast.smpp_acme_1.name).binds == 2)
         for _ in range(2):
             await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         third = await RawEsme.connect(server.port)
@@ -160,9 +159,8 @@ async def test_a_change_without_a_wakeup_is_found_soon(config, cast, conn):
 async def test_what_an_open_connection_may_not(config, command):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect(server.port)
-        message = esme.build_submit_sm() if command is CommandId.SUBMIT_SM else HeaderOnlyPdu(command, 5)
-        if command is CommandId.DELIVER_SM:
-            message = pdu.DeliverSm(5)
+        messages: dict[CommandId, Pdu] = {CommandId.SUBMIT_SM: SubmitSm(5), CommandId.DELIVER_SM: DeliverSm(5)}
+        message = messages.get(command, HeaderOnlyPdu(command, 5))
         assert (await esme.request(message)).status == CommandStatus.ESME_RINVBNDSTS
         assert (await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 6))).status == 0
 
@@ -193,11 +191,12 @@ async def test_connections_of_one_address_take_turns_and_others_do_not_wait(limi
         fourth = await RawEsme.connect(server.port, from_address="127.0.0.9")
         fourth.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1))
         await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        assert len(server._connection_limits.sessions) == 4
+        assert len(server.connection_limits.sessions) == 4
         waiting[0].abort()
         assert (await fourth.wait_for_response(1)).status == 0
 
 
+@pytest.mark.slow
 async def test_a_thousand_clients_behind_one_address_come_back_at_once(config, cast, change_account):
     change_account(binds=0)
     async with run_smsc(config) as server:
@@ -224,7 +223,7 @@ async def test_a_handshake_that_is_given_up_leaves_nothing_behind(config, cast):
             strangers = [await RawEsme.connect(server.tls_port) for _ in range(10)]
             for each in strangers:
                 each.abort()
-        await wait_until(lambda: not server._connection_limits._connection_count)
+        await wait_until(lambda: not server.connection_limits.connection_count)
         await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=client_context())
 
 
@@ -241,17 +240,17 @@ async def test_a_handshake_that_is_cancelled_as_it_succeeds_counts_once(config, 
             patch.setattr(ConnectionSlot, "attach_session", end_at_once)
             with suppress(ConnectionError):
                 await (await RawEsme.connect(server.tls_port, tls=client_context())).wait_for_close()
-            await wait_until(lambda: not server._connection_limits._connection_count)
+            await wait_until(lambda: not server.connection_limits.connection_count)
         assert slots
-        assert not server._connection_limits.sessions
+        assert not server.connection_limits.sessions
         await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=client_context())
-        await wait_until(lambda: server._connection_limits._connection_count == 1)
+        await wait_until(lambda: server.connection_limits.connection_count == 1)
 
 
 async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(limited, cast):
     async with run_smsc(limited(unbound=2)) as server:
         strangers = [await RawEsme.connect(server.port, from_address=f"127.0.0.{number}") for number in (5, 6)]
-        await wait_until(lambda: len(server._connection_limits.sessions) == 2)
+        await wait_until(lambda: len(server.connection_limits.sessions) == 2)
         bound = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         await strangers[0].wait_for_close()
         assert (await strangers[1].request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1))).status == 0
@@ -261,6 +260,6 @@ async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(
 async def test_a_handshake_that_never_ends_keeps_nobody_out(limited, cast):
     async with run_smsc(limited(unbound=1)) as server:
         stranger = await RawEsme.connect(server.tls_port, from_address="127.0.0.5")
-        await wait_until(lambda: server._connection_limits._unbound_slots)
+        await wait_until(lambda: server.connection_limits.unbound_count)
         await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         await stranger.wait_for_close()

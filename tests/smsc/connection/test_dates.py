@@ -12,9 +12,9 @@ from portal.services.history import history, refunds
 from portal.services.messages import blacklist, intake
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS
 from portal.services.operations import self_check
+from portal.smsc.limits import InternalLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import DataSm
-from portal.smsc.storage import sqlite
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.support import prepare_submit
 
@@ -209,7 +209,7 @@ async def test_an_expired_message_is_over(config, cast, conn):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit("393331230010", validity_period="000000000001000R")
         assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.EXPIRED)
-        await wait_until(lambda: not server._dispatcher._upstream._cancellable_ids)
+        await wait_until(lambda: not server.upstream.cancellable_ids)
 
 
 async def test_what_can_not_be_taken_when_it_is_due_is_taken_later(config, cast, conn, caplog):
@@ -222,12 +222,11 @@ async def test_what_can_not_be_taken_when_it_is_due_is_taken_later(config, cast,
         assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.DELIVERED)
 
 
-async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn, monkeypatch):
+async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn):
     submit = prepare_submit(conn, cast.smpp_acme_1.id, registered_delivery=0, scheduled_at=now_ms() - 1)
     conn.execute("UPDATE accounts SET balance = 3000000")
     intake.store_messages(conn, [submit] * 2_500)
     # The clock's hand does not move meanwhile: one poll has to be enough.
-    monkeypatch.setattr(sqlite, "_DUE_POLL_SECONDS", 3_600)
-    async with run_smsc(config) as server:
-        server._storage._poll_due_messages()
+    async with run_smsc(config, InternalLimits(due_poll_seconds=3_600)) as server:
+        server.storage.poll_due_messages()
         await wait_until(lambda: conn.execute("SELECT count(*) FROM messages WHERE state = 2").fetchone()[0] == 2_500)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import struct
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from random import Random
@@ -16,25 +17,30 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from portal.core import db
+from portal.core.config import Config
 from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.operations import self_check
+from portal.smsc.limits import InternalLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
-from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu, MessageResp, SubmitSm
+from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, MessageResp, SubmitSm
 from portal.smsc.server import SmppServer, get_event_loop_factory
-from tests.smsc.esme import RawEsme
+from tests.smsc.esme import RawEsme, Response
 from tests.smsc.fuzzing import (
     COMMAND_IDS,
     UNKNOWN_COMMAND_IDS,
     ExpectedResponses,
     PduFuzzer,
-    get_command_id,
     make_pdu,
     make_valid_pdus,
 )
+from tests.support import Cast
+
+pytestmark = pytest.mark.slow
 
 ANSWERED_IN_S = 5.0
 BINDS = (CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER)
@@ -46,18 +52,23 @@ many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 class Arena:
     """The server, a session on it that does what it should, and the clients that don't."""
 
-    def __init__(self, config, cast, runner):
+    def __init__(self, config: Config, cast: Cast, runner: asyncio.Runner) -> None:
         self.login = cast.smpp_acme_1
         self._bystander_login = cast.smpp_globex_1
         self._config = config
         self._runner = runner
-        self.troubles = []
+        self.troubles: list[object] = []
         runner.run(self._begin())
 
     async def _begin(self):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.troubles.append(context))
-        self._server = SmppServer(self._config, loop, on_fatal_error=lambda: self.troubles.append("the server died"))
+        self._server = SmppServer(
+            self._config,
+            loop,
+            lambda: self.troubles.append("the server died"),
+            InternalLimits(failed_unbound_per_minute=10**6),
+        )
         self._server.start()
         self._bystander = await RawEsme.connect_and_bind(
             self._server.port, self._bystander_login, CommandId.BIND_TRANSMITTER
@@ -93,10 +104,10 @@ class Arena:
 class FuzzClient:
     """One connection that sends whatever it is given, and knows the responses that it must get."""
 
-    def __init__(self, esme, expected):
+    def __init__(self, esme: RawEsme, expected: ExpectedResponses) -> None:
         self.expected = expected
-        self.received = Counter()
-        self.statuses = {}
+        self.received: Counter[tuple[int, int]] = Counter()
+        self.statuses: dict[int, CommandStatus] = {}
         self.closed = False
         self.reset = False
         self._esme = esme
@@ -136,11 +147,10 @@ class FuzzClient:
         try:
             while True:
                 message = await self._esme.read_pdu()
-                command = get_command_id(message)
-                if command == CommandId.DELIVER_SM:
+                if isinstance(message, DeliverSm):
                     self._esme.send(MessageResp(CommandId.DELIVER_SM_RESP, message.sequence))
-                elif command & RESPONSE_BIT:
-                    self.received[command, message.sequence] += 1
+                elif isinstance(message, Response) and message.command & RESPONSE_BIT:
+                    self.received[message.command, message.sequence] += 1
                     self.statuses[message.sequence] = CommandStatus(message.status)
                 self._progress.set()
         except (asyncio.IncompleteReadError, ConnectionError) as error:
@@ -158,7 +168,9 @@ class FuzzClient:
 
 
 @pytest.fixture
-def arena(config, cast, conn, limited, caplog):
+def arena(
+    cast: Cast, conn: db.Connection, limited: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> Iterator[Arena]:
     caplog.set_level(logging.ERROR)
     for login in (cast.smpp_acme_1, cast.smpp_globex_1):
         account = accounts.get_account(conn, login.name)
@@ -167,7 +179,6 @@ def arena(config, cast, conn, limited, caplog):
     with asyncio.Runner(loop_factory=get_event_loop_factory()) as runner:
         # A wrong password is answered as such, however often; connections without a bind are let in again.
         made = Arena(limited(bind_failures=10**6), cast, runner)
-        made._server._connection_limits._failed_unbound._max_failures = 10**6
         try:
             yield made
         finally:
@@ -226,7 +237,9 @@ bad_length = st.tuples(
     st.sampled_from(COMMAND_IDS),
 ).map(lambda which: lambda number, _: struct.pack(">4I", which[0], which[1], 0, number))
 first_numbers = st.sampled_from([1, 1000, 0x7FFFFFF0, 0xFFFFFFC0])
-cuts = st.just([]) | st.lists(st.integers(0, 2**16), max_size=20) | st.just(range(2**11))
+cuts: st.SearchStrategy[Sequence[int]] = (
+    st.just([]) | st.lists(st.integers(0, 2**16), max_size=20) | st.just(range(2**11))
+)
 
 
 def joined(steps, first, login):

@@ -7,9 +7,10 @@ import pytest
 from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips, credentials, session_records
 from portal.services.common.audit import SHELL
+from portal.services.messages.smpp_config import AccountConfig
 from portal.services.senders import sender_requests, senders
-from portal.smsc.protocol.constants import CommandStatus
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 from tests.support import DEADLINE_S
 
 
@@ -56,7 +57,7 @@ async def test_after_the_unbind_submits_are_refused_and_a_silent_client_is_close
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         disable(conn, keys, account)
         wakeup_sender.send()
-        await esme.wait_for_pdu(6)
+        await esme.wait_for_pdu(CommandId.UNBIND)
         assert (await esme.submit()).status == CommandStatus.ESME_RINVBNDSTS
         await esme.wait_for_close()
 
@@ -89,7 +90,7 @@ async def test_an_old_password_in_its_grace_period_stays_until_its_end(
         esme = await RawEsme.connect_and_bind(server.port, login)
         new = credentials.regenerate_smpp_password(conn, keys, SHELL, account, grace_ms=1_000, send_mail=False)
         wakeup_sender.send()
-        await wait_until(lambda: len(server._storage.find_account(login.name).passwords) == 2)
+        await wait_until(lambda: len(get_account_config(server, login.name).passwords) == 2)
         assert (await esme.submit()).status == 0
         await esme.wait_for_unbind()
         other = await RawEsme.connect(server.port)
@@ -126,7 +127,7 @@ async def test_an_address_that_another_entry_covers_ends_nothing(config, cast, c
         single = allowed_ips.get_allowed_ip_by_network(conn, account.id, "127.0.0.1")
         allowed_ips.remove_allowed_ip(conn, SHELL, account, single.id)
         wakeup_sender.send()
-        await wait_until(lambda: len(server._storage.find_account(account.name).networks) == 2)
+        await wait_until(lambda: len(get_account_config(server, account.name).networks) == 2)
         assert (await esme.submit()).status == 0
 
 
@@ -136,14 +137,14 @@ async def test_a_sender_that_is_taken_away_is_refused_at_once(config, cast, conn
         assert (await esme.submit()).status == 0
         conn.execute("DELETE FROM senders WHERE account_id = ?", (account.id,))
         wakeup_sender.send()
-        await wait_until(lambda: not server._storage.find_account(account.name).senders)
+        await wait_until(lambda: not get_account_config(server, account.name).senders)
         assert (await esme.submit()).status == CommandStatus.ESME_RINVSRCADR
 
 
 def changes(server):
     """Waits for the next change of an account that the server works by: `await changes(server)()`."""
-    seen = asyncio.Queue()
-    server._storage.on_account_change(seen.put_nowait)
+    seen: asyncio.Queue[AccountConfig] = asyncio.Queue()
+    server.storage.on_account_change(seen.put_nowait)
 
     async def changed():
         async with asyncio.timeout(DEADLINE_S):

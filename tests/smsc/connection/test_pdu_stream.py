@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from portal.core.config import LimitSettings
 from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
 from portal.smsc.connection.pdu_stream import PduStream
+from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS
 from portal.smsc.protocol.constants import CommandId
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 
@@ -17,7 +18,11 @@ class RecordingStream(PduStream):
     """Takes down what it hears, and answers nothing."""
 
     def __init__(self, sequences, limits, loop):
-        super().__init__(ConnectionSlot(ConnectionLimits(limits, loop), ip_address("127.0.0.1")), limits, loop)
+        super().__init__(
+            ConnectionSlot(ConnectionLimits(limits, DEFAULT_INTERNAL_LIMITS, loop), ip_address("127.0.0.1")),
+            limits,
+            loop,
+        )
         self.sequences = sequences
 
     def _pdu_received(self, header, body):
@@ -40,7 +45,7 @@ class RecordingStream(PduStream):
 
 async def test_who_sends_much_at_once_leaves_others_their_turn():
     loop = asyncio.get_running_loop()
-    heard = []
+    heard: list[int] = []
     pairs = [socket.socketpair() for _ in range(2)]
     transports = [
         (await loop.connect_accepted_socket(lambda: RecordingStream(heard, LimitSettings(), loop), ours))[0]

@@ -1,24 +1,33 @@
 """What a message costs when prices change while clients send: the next submit costs the new price, and says so."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
+from portal.core import db
 from portal.core.clock import now_ms
+from portal.core.wakeup import WakeupSender
 from portal.services.common.audit import SHELL
 from portal.services.people import customers
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
 from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.server import SmppServer
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.support import Cast
 
 ITALIAN = "393331234567"
 SOON_MS = 300
 
 
 @pytest.fixture
-def say(conn, wakeup_sender):
+def say(conn: db.Connection, wakeup_sender: WakeupSender) -> Callable[..., None]:
     """Changes a price list as a page does, and wakes the server."""
 
-    def change(destination, price, valid_from=None, list_id=price_lists.DEFAULT_LIST):
+    def change(
+        destination: str, price: int | None, valid_from: int | None = None, list_id: int = price_lists.DEFAULT_LIST
+    ) -> None:
         prices.change_prices(conn, SHELL, list_id, [PriceChange(destination, price, valid_from)], "UTC")
         wakeup_sender.send()
 
@@ -26,10 +35,10 @@ def say(conn, wakeup_sender):
 
 
 @pytest.fixture
-def paid(conn, cast):
+def paid(conn: db.Connection, cast: Cast) -> Callable[[], list[int]]:
     """What the messages of the account have cost, in their order, with what the balance lacks."""
 
-    def read():
+    def read() -> list[int]:
         rows = conn.execute("SELECT price FROM messages WHERE account_id = ? ORDER BY id", (cast.smpp_acme_1.id,))
         stored = [each["price"] for each in rows]
         balance = conn.execute("SELECT balance FROM accounts WHERE id = ?", (cast.smpp_acme_1.id,)).fetchone()[0]
@@ -41,7 +50,11 @@ def paid(conn, cast):
 
 def price_of(server, name, number=ITALIAN):
     """What the server takes for a part now."""
-    return server._storage.get_price_list(server._storage.find_account(name)).find_price(number)
+    return server.storage.get_price_list(server.storage.find_account(name)).find_price(number)
+
+
+def has_price(server: SmppServer, name: str, price: int) -> bool:
+    return bool(price_of(server, name) == ("IT", price))
 
 
 async def test_a_new_price_is_what_the_next_submit_costs(config, cast, say, paid):
@@ -85,7 +98,7 @@ async def test_a_list_that_is_assigned_is_what_the_next_submit_costs(config, cas
         for list_id, price in ((volume, 700), (price_lists.DEFAULT_LIST, 1000)):
             price_lists.assign_price_list(conn, SHELL, customers.get_customer_by_id(conn, cast.acme), list_id)
             wakeup_sender.send()
-            await wait_until(lambda price=price: price_of(server, cast.smpp_acme_1.name) == ("IT", price))
+            await wait_until(partial(has_price, server, cast.smpp_acme_1.name, price))
             assert price_of(server, cast.smpp_globex_1.name) == ("IT", 1000)
             assert (await esme.submit(ITALIAN)).status == 0
             assert (await other.submit(ITALIAN, source="GLOBEX")).status == 0

@@ -1,6 +1,7 @@
 """query_sm, cancel_sm and data_sm: asking after a message, calling it back, and the other way to send one."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,8 @@ from portal.services.common.message_states import PTT_DELETED
 from portal.services.credits import credits
 from portal.services.operations import self_check
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
-from portal.smsc.protocol.pdu import CancelSm, DataSm, HeaderOnlyPdu, QuerySm
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from portal.smsc.protocol.pdu import CancelSm, DataSm, HeaderOnlyPdu, Pdu, QuerySm, QuerySmResp
+from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 
 LATER = "000000010000000R"
 PENDING = "393331230006"
@@ -18,11 +19,11 @@ REJECTED = "393331230011"
 EXPIRED = "393331230002"
 
 
-async def query(esme, message_id, source="ACME"):
+async def query(esme: RawEsme, message_id: str, source: str = "ACME") -> QuerySmResp:
     return await esme.request(QuerySm(next(esme.sequences), message_id, 5, 0, source))
 
 
-async def cancel(esme, message_id="", source="ACME", destination=""):
+async def cancel(esme: RawEsme, message_id: str = "", source: str = "ACME", destination: str = "") -> int:
     message = CancelSm(
         next(esme.sequences), message_id=message_id, source_ton=5, source=source, destination=destination
     )
@@ -31,15 +32,15 @@ async def cancel(esme, message_id="", source="ACME", destination=""):
     return answer.status
 
 
-def data_sm(esme, **fields):
-    given = {
+def data_sm(esme: RawEsme, **fields: Any) -> DataSm:
+    usual: dict[str, Any] = {
         "source": "ACME",
         "source_ton": 5,
         "destination": "393331234567",
         "registered_delivery": 1,
         "tlvs": {TlvTag.MESSAGE_PAYLOAD: b"hello"},
     }
-    return DataSm(next(esme.sequences), **given | fields)
+    return DataSm(next(esme.sequences), **usual | fields)
 
 
 def balance(conn, cast):
@@ -52,8 +53,8 @@ def balance(conn, cast):
 async def test_a_message_on_its_way_has_no_final_date(config, cast):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        for fields in ({"destination": PENDING}, {"schedule_delivery_time": LATER}):
-            sent = await esme.submit(**fields)
+        for message in (esme.build_submit_sm(PENDING), esme.build_submit_sm(schedule_delivery_time=LATER)):
+            sent = await esme.request(message)
             answer = await query(esme, sent.message_id)
             assert (answer.status, answer.message_id) == (0, sent.message_id)
             assert (answer.final_date, answer.message_state, answer.error_code) == ("", message_states.ENROUTE, 0)
@@ -175,7 +176,7 @@ async def test_one_search_at_a_time_holds_up_nobody(config, cast, change_account
         assert {each.status for each in await esme.wait_for_responses(meant)} == {0}
         cancels = [CancelSm(9_000 + number, source="ACME", destination="393331234567") for number in range(2)]
         esme.send(*cancels, HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 9_999))
-        answered = [await esme.read_pdu() for _ in range(3)]
+        answered = [await esme.read_response() for _ in range(3)]
         assert [each.sequence for each in answered] == [9_001, 9_999, 9_000]
         assert [each.status for each in answered] == [CommandStatus.ESME_RTHROTTLED, 0, 0]
         assert await cancel(esme, destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
@@ -190,7 +191,7 @@ async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(con
         assert await cancel(esme, sent.message_id) == CommandStatus.ESME_RSYSERR
         other.execute("ROLLBACK")
         assert balance(conn, cast) == 999_000
-        assert int(sent.message_id) in server._dispatcher._upstream._cancellable_ids
+        assert int(sent.message_id) in server.upstream.cancellable_ids
         assert await cancel(esme, sent.message_id) == 0
 
 
@@ -234,7 +235,7 @@ async def test_data_sm_obeys_the_same_rules(config, cast, conn, change_account, 
 # --- who may, and when
 
 
-def requests(esme):
+def requests(esme: RawEsme) -> list[DataSm | QuerySm | CancelSm]:
     return [data_sm(esme), QuerySm(next(esme.sequences), "1"), CancelSm(next(esme.sequences), message_id="1")]
 
 
@@ -273,7 +274,7 @@ async def test_a_cancel_is_answered_before_the_farewell(config, cast):
         sent = await esme.submit(schedule_delivery_time=LATER)
         calling_back = CancelSm(50, message_id=sent.message_id, source="ACME")
         esme.send(calling_back, HeaderOnlyPdu(CommandId.UNBIND, 51))
-        assert [(each.sequence, each.status) for each in [await esme.read_pdu(), await esme.read_pdu()]] == [
+        assert [(each.sequence, each.status) for each in [await esme.read_response(), await esme.read_response()]] == [
             (50, 0),
             (51, 0),
         ]
@@ -285,7 +286,7 @@ async def test_window_and_throughput_count_cancels_and_data_sm(config, cast, cha
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = [await esme.submit(schedule_delivery_time=LATER) for _ in range(3)]
-        batch = [
+        batch: list[Pdu] = [
             *(CancelSm(next(esme.sequences), message_id=each.message_id, source="ACME") for each in sent),
             data_sm(esme),
             *(QuerySm(next(esme.sequences), each.message_id, source="ACME") for each in sent),
@@ -294,7 +295,7 @@ async def test_window_and_throughput_count_cancels_and_data_sm(config, cast, cha
         statuses = [answer.status for answer in await esme.wait_for_responses(batch)]
         assert statuses == [0, 0, CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RTHROTTLED, 0, 0, 0]
         change_account(throughput=1)
-        await wait_until(lambda: server._storage.find_account(cast.smpp_acme_1.name).throughput == 1)
+        await wait_until(lambda: get_account_config(server, cast.smpp_acme_1.name).throughput == 1)
         batch = [data_sm(esme), data_sm(esme)]
         esme.send(*batch)
         assert [each.status for each in await esme.wait_for_responses(batch)] == [0, CommandStatus.ESME_RTHROTTLED]

@@ -2,27 +2,15 @@
 
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
+from portal.services.accounts.session_records import SmppSessionProgress
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
-
-
-class Clock:
-    """An event loop that has only a clock."""
-
-    def __init__(self, now):
-        self._now = now
-
-    def time(self):
-        return self._now
+from tests.smsc.esme import RawEsme, list_sessions, run_smsc, wait_until
 
 
 def save_progress(server):
     """Have the server save the progress of its sessions, as if the time for it had come."""
-    session_registry = server._session_registry
-    loop, session_registry._loop = session_registry._loop, Clock(session_registry._progress_saved_at + 2)
-    session_registry.save_progress()
-    session_registry._loop = loop
+    server.session_registry.save_progress(server.session_registry.progress_saved_at + 2)
 
 
 async def shown(server, conn, account, condition):
@@ -60,11 +48,11 @@ async def test_the_graph_goes_back_a_minute_and_then_is_empty(config, cast, conn
         assert await shown(server, conn, account, lambda each: each.submitted and not each.rates)
 
 
-async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, conn, account):
+async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, conn, account, monkeypatch):
     async with run_smsc(config) as server:
         await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        written = []
-        server._storage.update_session_progress = written.append
+        written: list[SmppSessionProgress] = []
+        monkeypatch.setattr(server.storage, "update_session_progress", written.append)
         save_progress(server)
         assert len(written) == 1
         for _ in range(3):
@@ -76,7 +64,7 @@ async def test_messages_know_their_session_after_its_end(config, cast, conn, acc
     async with run_smsc(config) as server:
         quiet = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         await quiet.close()
-        await wait_until(lambda: not server._connection_limits.sessions)
+        await wait_until(lambda: not server.connection_limits.sessions)
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         await esme.submit()
         (session_id,) = conn.execute("SELECT session_id FROM messages").fetchone()
@@ -87,7 +75,9 @@ async def test_messages_know_their_session_after_its_end(config, cast, conn, acc
         await wait_until(lambda: not session_records.list_open_smpp_sessions(conn, account.id))
         origins = session_records.find_smpp_session_summaries(conn, account.id, both)
         assert origins.keys() == {session_id}, "the quiet one is not kept"
-        assert abs(origins[session_id].ended_at - now_ms()) < 5_000
+        ended_at = origins[session_id].ended_at
+        assert ended_at
+        assert abs(ended_at - now_ms()) < 5_000
 
 
 async def test_a_session_that_ends_before_its_message_is_answered_is_kept(config, cast, conn, account):
@@ -96,10 +86,10 @@ async def test_a_session_that_ends_before_its_message_is_answered_is_kept(config
         await wait_until(lambda: session_records.list_open_smpp_sessions(conn, account.id))
         conn.execute("BEGIN IMMEDIATE")
         esme.send(esme.build_submit_sm())
-        (session,) = server._connection_limits.sessions
-        await wait_until(lambda: session._in_flight)
+        (session,) = list_sessions(server)
+        await wait_until(lambda: session.get_progress("").window)
         await esme.close()
-        await wait_until(lambda: not server._connection_limits.sessions)
+        await wait_until(lambda: not server.connection_limits.sessions)
         conn.execute("ROLLBACK")
         (session_id,) = await wait_until(lambda: conn.execute("SELECT session_id FROM messages").fetchone())
         await wait_until(lambda: not session_records.list_open_smpp_sessions(conn, account.id))

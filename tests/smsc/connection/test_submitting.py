@@ -12,7 +12,7 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
-from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
+from tests.smsc.esme import DEADLINE_S, RawEsme, get_account_config, run_smsc, wait_until
 
 ITALIAN = "393331234567"
 
@@ -120,7 +120,7 @@ async def test_more_than_the_throughput_is_throttled_and_a_change_holds_at_once(
         statuses = [answer.status for answer in await esme.wait_for_responses(batch)]
         assert statuses.count(0) == 5
         change_account(throughput=0)
-        await wait_until(lambda: server._storage.find_account(cast.smpp_acme_1.name).throughput == 0)
+        await wait_until(lambda: get_account_config(server, cast.smpp_acme_1.name).throughput == 0)
         batch = [esme.build_submit_sm() for _ in range(100)]
         esme.send(*batch)
         assert {answer.status for answer in await esme.wait_for_responses(batch)} == {0}
@@ -133,11 +133,13 @@ async def test_kannels_way_of_asking(config, cast, conn):
         assert (await esme.receive_deliver_sm()).esm_class == 4
 
 
-async def test_without_windowing_a_client_waits_instead_of_being_throttled(config, cast, conn, change_account):
+async def test_without_windowing_a_client_waits_instead_of_being_throttled(
+    config, cast, conn, change_account, monkeypatch
+):
     change_account(windowing=0, throughput=0)
     async with run_smsc(config) as server:
         in_flight, most = 0, 0
-        accept = server._storage.store_submit
+        accept = server.storage.store_submit
 
         def counted(submit, resolve):
             nonlocal in_flight, most
@@ -151,7 +153,7 @@ async def test_without_windowing_a_client_waits_instead_of_being_throttled(confi
 
             accept(submit, resolved)
 
-        server._storage.store_submit = counted
+        monkeypatch.setattr(server.storage, "store_submit", counted)
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
         batch = [esme.build_submit_sm(registered_delivery=0) for _ in range(6_000)]
         # As long as nothing can be written nothing is answered, and everything would be heard.
@@ -160,7 +162,7 @@ async def test_without_windowing_a_client_waits_instead_of_being_throttled(confi
         await wait_until(lambda: most >= 1_000)
         conn.execute("COMMIT")
         async with asyncio.timeout(DEADLINE_S):
-            statuses = Counter([(await esme.read_pdu()).status for _ in batch])
+            statuses = Counter([(await esme.read_response()).status for _ in batch])
         # The account has credits for a thousand.
         assert statuses == {CommandStatus.ESME_ROK: 1_000, CommandStatus.ESME_RSUBMITFAIL: 5_000}
         assert most == 1_000

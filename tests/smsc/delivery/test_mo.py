@@ -1,11 +1,17 @@
 """Messages from handsets (MO): from the simulator to the account's receivers, and STOP."""
 
+from collections.abc import Callable
+
 import pytest
 
+from portal.core import db
+from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
 from portal.services.messages import blacklist, inbound, inbound_numbers
+from portal.services.messages.inbound import InboundRecipients
 from portal.services.statistics import daily_totals
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
@@ -16,10 +22,10 @@ NUMBER = "393990001112"
 
 
 @pytest.fixture
-def say(conn, wakeup_sender):
+def say(conn: db.Connection, wakeup_sender: WakeupSender) -> Callable[..., InboundRecipients]:
     """Lets a handset send a text."""
 
-    def say(text, to=SHORT_CODE, source=HANDSET):
+    def say(text: str, to: str = SHORT_CODE, source: str = HANDSET) -> InboundRecipients:
         found = inbound.simulate_inbound_message(conn, source, to, text)
         wakeup_sender.send()
         return found
@@ -28,7 +34,7 @@ def say(conn, wakeup_sender):
 
 
 @pytest.fixture
-def routed(conn, account):
+def routed(conn: db.Connection, account: Account) -> None:
     """The account of most tests has a short code and a number."""
     for number in (SHORT_CODE, NUMBER):
         inbound_numbers.add_inbound_number(conn, SHELL, account, number)

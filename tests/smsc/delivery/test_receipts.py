@@ -2,20 +2,22 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from portal.core import gsm0338
+from portal.core import db, gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
-from portal.services.messages import deliveries, validation
+from portal.services.messages import validation
 from portal.services.messages.deliveries import MAX_BLOCKING_ATTEMPTS, MAX_RETRY_DELAY_MS
-from portal.smsc.connection import session
+from portal.smsc.limits import InternalLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp
-from portal.smsc.storage.writer import WriteJobKind
+from portal.smsc.server import SmppServer
 from portal.smsc.upstream.simulator import OUTCOMES_BY_SUFFIX
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
+from tests.support import Cast
 
 TEXT = re.compile(
     r"id:(\d+) sub:(\d{3}) dlvrd:(\d{3}) submit date:\d{10} done date:\d{10} stat:([A-Z]{7}) err:(\d{3}) text:(.*)"
@@ -32,12 +34,13 @@ def about(receipt):
 
 
 @pytest.fixture
-def wait_for(config, cast, conn):
+def wait_for(cast: Cast, conn: db.Connection) -> Callable[[SmppServer, int], Awaitable[list[str]]]:
     """Has the receipts of so many messages wait; returns the messages' ids in the order of the receipts."""
 
-    async def wait_for(server, how_many):
+    async def wait_for(server: SmppServer, how_many: int) -> list[str]:
         transmitter = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
-        before, ids = waiting(conn), []
+        before = waiting(conn)
+        ids: list[str] = []
         for _ in range(how_many):
             ids.append((await transmitter.submit()).message_id)
             await wait_until(lambda: waiting(conn) == before + len(ids))
@@ -77,20 +80,24 @@ async def test_its_text_reads_alike_as_gsm_and_as_ascii(config, cast):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         for text in (*(printable[start : start + 20] for start in range(0, len(printable), 20)), "è£\n😀"):
             assert (await esme.submit(data_coding=8, text=text.encode("utf-16-be"))).status == 0
-            shown = TEXT.fullmatch((await esme.receive_deliver_sm()).short_message.decode("ascii")).group(6)
-            assert shown == "".join(each if each in alike else "?" for each in text)
+            shown = TEXT.fullmatch((await esme.receive_deliver_sm()).short_message.decode("ascii"))
+            assert shown
+            assert shown[6] == "".join(each if each in alike else "?" for each in text)
 
 
-@pytest.mark.parametrize("ending", [digits for digits, fate in OUTCOMES_BY_SUFFIX.items() if fate and fate.delay < 1])
-async def test_the_simulators_outcomes(config, cast, conn, ending):
-    fate = OUTCOMES_BY_SUFFIX[ending]
+@pytest.mark.parametrize(
+    ("ending", "fate"), [(digits, fate) for digits, fate in OUTCOMES_BY_SUFFIX.items() if fate and fate.delay < 1]
+)
+async def test_the_simulators_outcomes(config, cast, conn, ending, fate):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(destination=f"393331234{ending}")
         receipt = await esme.receive_deliver_sm()
         assert receipt.tlvs[TlvTag.MESSAGE_STATE][0] == fate.state
         text = receipt.short_message.decode()
-        assert TEXT.fullmatch(text).group(5) == f"{fate.ptt:03d}"
+        shown = TEXT.fullmatch(text)
+        assert shown
+        assert shown[5] == f"{fate.ptt:03d}"
         state, ptt, upstream_status = conn.execute(
             "SELECT state, ptt, upstream_status FROM messages WHERE id = ?", (int(answer.message_id),)
         ).fetchone()
@@ -232,6 +239,7 @@ async def test_several_receivers_share(config, cast, change_account):
 # --- what is refused, or never answered
 
 
+@pytest.mark.slow
 async def test_those_behind_a_refused_one_wait_for_it(config, cast, conn, change_account, wait_for):
     change_account(windowing=1)
     async with run_smsc(config) as server:
@@ -318,14 +326,13 @@ async def test_what_comes_for_the_third_time_comes_alone(config, cast, conn, wai
         assert [about(await receiver.receive_deliver_sm()) for _ in ids[1:]] == ids[1:]
 
 
-async def test_who_never_answers_is_cut_off_and_another_gets_it(
-    config, limited, cast, conn, change_account, monkeypatch, wait_for
-):
+async def test_who_never_answers_is_cut_off_and_another_gets_it(config, limited, cast, conn, change_account, wait_for):
     change_account(binds=0, windowing=1)
-    monkeypatch.setattr(session, "_DELIVER_TIMEOUT_SECONDS", 0.3)
     async with run_smsc(config) as server:
         ids = await wait_for(server, 1)
-    async with run_smsc(limited(enquire_link_seconds=0.1, response_seconds=0.2)) as server:
+    async with run_smsc(
+        limited(enquire_link_seconds=0.1, response_seconds=0.2), InternalLimits(deliver_response_seconds=0.3)
+    ) as server:
         silent = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
         assert about(await silent.wait_for_pdu(CommandId.DELIVER_SM)) == ids[0]
         # It is there, and says so: that alone doesn't do.
@@ -375,32 +382,30 @@ async def test_a_receiver_that_does_not_answer_holds_nobody_up(config, cast, con
 
 async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(config, cast, conn, wait_for):
     async with run_smsc(config) as server:
-        storage = server._storage
+        # That nothing is done has no other way to be seen.
+        connection, retry_timers = server.storage._read_connection, server.storage._retry_timers
         queries = []
-        storage._read_connection.set_trace_callback(lambda sql: queries.append(sql) if "deliveries" in sql else None)
+        connection.set_trace_callback(lambda sql: queries.append(sql) if "deliveries" in sql else None)
         await wait_for(server, 5)
-        assert (queries, storage._retry_timers) == ([], {})
+        assert (queries, retry_timers) == ([], {})
         # Neither for whom nothing waits.
         idle = await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1, CommandId.BIND_RECEIVER)
         await wait_until(lambda: queries)
         query_count = len(queries)
         await wait_for(server, 5)
-        assert (len(queries), storage._retry_timers) == (query_count, {})
+        assert (len(queries), retry_timers) == (query_count, {})
         # One that is put off is waited for with one timer, which goes with the receiver.
         receiver = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
         await receiver.receive_deliver_sm(CommandStatus.ESME_RX_P_APPN)
-        await wait_until(lambda: list(storage._retry_timers) == [cast.smpp_acme_1.id])
+        await wait_until(lambda: list(retry_timers) == [cast.smpp_acme_1.id])
         await receiver.close()
-        await wait_until(lambda: storage._retry_timers == {})
+        await wait_until(lambda: retry_timers == {})
         idle.abort()
 
 
-async def test_what_is_too_old_is_given_up_in_steps(config, cast, conn, wait_for, monkeypatch):
-    monkeypatch.setattr(deliveries, "EXPIRY_BATCH_SIZE", 2)
-    async with run_smsc(config) as server:
+async def test_what_is_too_old_is_given_up_in_steps(config, cast, conn, wait_for):
+    async with run_smsc(config, InternalLimits(expiry_batch_size=2)) as server:
         await wait_for(server, 5)
         # The one timer of it comes every ten minutes.
-        server._storage._writer.queue_write(
-            WriteJobKind.EXPIRE_DELIVERIES, now_ms() + validation.DELIVERY_VALIDITY_MS + 60_000
-        )
+        server.storage.expire_deliveries(now_ms() + validation.DELIVERY_VALIDITY_MS + 60_000)
         await wait_until(lambda: waiting(conn) == 0)

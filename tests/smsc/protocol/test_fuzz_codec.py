@@ -162,7 +162,7 @@ def test_a_stream_of_optional_parameters_may_end_only_after_one(command, tlvs, d
         assert caught.value.status is CommandStatus.ESME_RINVOPTPARSTREAM
 
 
-@given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(pdu._TLV_LENGTHS)), st.binary(max_size=80))
+@given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(pdu.TLV_LENGTHS)), st.binary(max_size=80))
 def test_a_known_optional_parameter_has_the_length_of_the_standard(command, tag, value):
     octets = with_tlvs(command, struct.pack(">HH", tag, len(value)) + value)
     if len(value) in valid_tlv_lengths(tag):

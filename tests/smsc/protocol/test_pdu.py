@@ -1,6 +1,7 @@
 """The codec: what it writes it reads, and whatever it reads, it raises nothing but its own."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from portal.smsc.protocol.pdu import (
     HeaderOnlyPdu,
     MalformedPdu,
     MessageResp,
+    Pdu,
     PduHeader,
     SubmitSm,
 )
@@ -80,14 +82,14 @@ pdus = st.one_of(
 )
 
 
-def read(octets: bytes):
+def read(octets: bytes) -> Pdu:
     header = pdu.decode_header(octets, 0)
     assert header is not None
     assert header.length == len(octets)
     return pdu.decode_pdu(header, octets[pdu.HEADER_LENGTH :])
 
 
-def submit(body_after_times: bytes = bytes(5), **fields) -> bytes:
+def submit(body_after_times: bytes = bytes(5), **fields: Any) -> bytes:
     """A submit_sm whose octets from registered_delivery on are given."""
     whole = SubmitSm(1, source="Sender", destination="39333", **fields).encode()[:-5] + body_after_times
     return struct.pack(">I", len(whole)) + whole[4:]
@@ -198,15 +200,14 @@ def test_overlong_and_cut_fields_of_a_submit(body, status):
 
 def test_unknown_optional_parameters_are_kept_and_the_payload_is_the_body():
     message = read(submit(bytes(5) + tlv(0x1501, b"ours") + tlv(TlvTag.MESSAGE_PAYLOAD, b"long text")))
+    assert isinstance(message, SubmitSm)
     assert message.tlvs[0x1501] == b"ours"
     assert message.body == b"long text"
 
 
 def test_a_refusal_has_no_body():
-    assert (
-        read(BindResp(CommandId.BIND_RECEIVER_RESP, 5, CommandStatus.ESME_RINVPASWD).encode()).status
-        == CommandStatus.ESME_RINVPASWD
-    )
+    refusal = BindResp(CommandId.BIND_RECEIVER_RESP, 5, CommandStatus.ESME_RINVPASWD, "SMPP-Portal")
+    assert read(refusal.encode()) == BindResp(CommandId.BIND_RECEIVER_RESP, 5, CommandStatus.ESME_RINVPASWD)
     assert read(pdu.encode_response(CommandId.SUBMIT_SM, 6, CommandStatus.ESME_RTHROTTLED)) == MessageResp(
         CommandId.SUBMIT_SM | RESPONSE_BIT, 6, CommandStatus.ESME_RTHROTTLED
     )

@@ -1,10 +1,15 @@
 """What waits for an account's receivers comes in its order, whether it is in memory or has to be read."""
 
+from collections.abc import Callable, Collection
+
 import pytest
 
+from portal.core import db
 from portal.core.clock import now_ms
+from portal.services.accounts.accounts import Account
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import deliveries, intake, outcomes
+from portal.services.messages.deliveries import DeliveryReceipt, DueDeliveries
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.prices.prices import PriceList
 from portal.smsc.storage.delivery_queue import MAX_READY, DeliveryQueue
@@ -12,27 +17,27 @@ from tests.support import prepare_submit
 
 
 @pytest.fixture
-def ended(conn, account):
+def ended(conn: db.Connection, account: Account) -> Callable[[int], list[DeliveryReceipt]]:
     """Stores so many messages of the account, lets them end, and returns their receipts, which wait now."""
 
-    def end(count):
+    def end(count: int) -> list[DeliveryReceipt]:
         submit = prepare_submit(conn, account.id, price_list=PriceList({"IT": 0}, {}, ()))
         ids = intake.store_messages(conn, [submit] * count).message_ids
-        return outcomes.finish_messages(conn, [MessageOutcome(each, DELIVERED, 0, now_ms()) for each in ids])
+        return outcomes.finish_messages(conn, [MessageOutcome(each, DELIVERED, 0, now_ms()) for each in ids if each])
 
     return end
 
 
 @pytest.fixture
-def reads():
+def reads() -> list[int]:
     return []
 
 
 @pytest.fixture
-def queue(conn, account, reads):
+def queue(conn: db.Connection, account: Account, reads: list[int]) -> DeliveryQueue:
     """Somebody is there to take what waits; `reads` gets how much each read of the database has returned."""
 
-    def read(how_many, but):
+    def read(how_many: int, but: Collection[int]) -> DueDeliveries:
         due = deliveries.list_due_deliveries(conn, account.id, now_ms(), how_many, but)
         reads.append(len(due.ready))
         return due

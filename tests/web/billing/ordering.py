@@ -57,6 +57,6 @@ def call_back(
     timestamp = str(int(time()))
     right = b64encode(digest(secret.encode(), f"{message_id}.{timestamp}.".encode() + body, "sha256")).decode()
     headers = {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{right}"}
-    return browser.application.test_client().post(  # type: ignore[no-any-return]
+    return browser.application.test_client().post(
         "/payments/callback", data=body, headers=headers, content_type="application/json"
     )

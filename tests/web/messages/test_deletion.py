@@ -250,15 +250,17 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "_MAX_COUNT_SECONDS", 0)
     monkeypatch.setattr(pages, "_MAX_DELETE_SECONDS", 0)
     monkeypatch.setattr(deletion_progress, "_MIN_SHOWN_DURATION_MS", -1)
-    monkeypatch.setattr(deletion, "_BATCH_SIZE", 4)
 
 
 @pytest.mark.usefixtures("slow")
 def test_many_go_on_behind_the_page_which_says_how_far_it_is(
     alice: Browser, conn: db.Connection, sent: list[int]
 ) -> None:
-    dialog = extract_text(alice.get(f"{HISTORY}/delete?all=1").text)
-    assert "More than 4 messages will be deleted permanently." in dialog
+    # More than are read at once.
+    acting.deliver_messages(conn, *acting.send_texts(conn, "smpp-acme-1", *["text"] * 2_488))
+    accept(conn)
+    dialog = extract_text(alice.get(f"{HISTORY}/delete?all=1").text).replace(",", "")
+    assert "More than 2000 messages will be deleted permanently." in dialog
 
     page_text = answer(alice, f"{HISTORY}/delete?all=1")
 
@@ -266,13 +268,15 @@ def test_many_go_on_behind_the_page_which_says_how_far_it_is(
     assert "Messages are being deleted: they are counted first." in page_text
     (deletion_id,) = deletion.list_open_deletion_ids(conn)
     steps = deletion.run_deletion(conn, deletion_id)
-    while deletion.get_deletion_by_id(conn, deletion_id).removed < 8:
+    while deletion.get_deletion_by_id(conn, deletion_id).removed < 250:
         next(steps)
     for page in (HISTORY, RECEIVED):
-        assert "Messages are being deleted: 8 of 12 are gone." in extract_text(alice.get(page).text)
+        assert "Messages are being deleted: 250 of 2500 are gone." in extract_text(alice.get(page).text).replace(
+            ",", ""
+        )
     for _ in steps:
         pass
-    assert "12 messages were deleted." in extract_text(alice.get(HISTORY).text)
+    assert "2500 messages were deleted." in extract_text(alice.get(HISTORY).text).replace(",", "")
     assert left(conn) == []
 
 

@@ -5,7 +5,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import gmtime, strftime
 
 import pytest
@@ -14,7 +14,7 @@ from portal.core import clock, db, i18n
 from portal.services.accounts import session_records
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
-from portal.services.history import search, search_index
+from portal.services.history import search_index
 from portal.services.messages import blacklist, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.web.core import downloads, filters
@@ -206,11 +206,10 @@ def some(conn: db.Connection) -> list[int]:
     ],
 )
 def test_the_address_says_which_messages(
-    alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch, indexed: bool, query: str, texts: list[str]
+    alice: Browser, conn: db.Connection, indexed: bool, query: str, texts: list[str]
 ) -> None:
     if indexed:
-        monkeypatch.setattr(search_index, "CHUNK_SIZE", 2)
-        assert sum(search_index.build_search_chunks(conn)) == 3
+        assert sum(search_index.build_search_chunks(conn, chunk_size=2)) == 3
     page = alice.get(f"{HISTORY}?{query}").text
     assert shown(page) == texts
     assert ("No such message" in page) == (not texts)
@@ -284,11 +283,10 @@ def test_where_nothing_is_found_it_says_what_to_loosen(alice: Browser) -> None:
 def test_a_long_search_says_how_far_it_came(
     alice: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_index, "CHUNK_SIZE", 2)
-    monkeypatch.setattr(search, "_MAX_CHUNKS_PER_RUN", 1)
     monkeypatch.setattr(filters, "_SEARCH_SECONDS", 0)
-    acting.send_texts(conn, "smpp-acme-1", "wanted", *["other"] * 5)
-    list(search_index.build_search_chunks(conn))
+    acting.send_texts(conn, "smpp-acme-1", "wanted", *["other"] * 50)
+    while any(search_index.build_search_chunks(conn, chunk_size=1)):
+        pass
     address, seen = f"{HISTORY}?text=w", 0
     while "Look further back" in (page := alice.get(address).text):
         assert shown(page) == []
@@ -425,10 +423,10 @@ def test_the_session_that_it_came_from(alice: Browser, conn: db.Connection) -> N
         conn, [session_records.SmppSessionEnd(7, clock.now_ms() + 60_000, keep_record=True)]
     )
     page_text = extract_text(alice.get(address).text)
-    ended = i18n.format_date_time(
-        session_records.find_smpp_session_summaries(conn, acting.get_account(conn, "smpp-acme-1").id, [7])[7].ended_at,
-        "UTC",
-    )
+    account_id = acting.get_account(conn, "smpp-acme-1").id
+    ended_at = session_records.find_smpp_session_summaries(conn, account_id, [7])[7].ended_at
+    assert ended_at is not None
+    ended = i18n.format_date_time(ended_at, "UTC")
     assert "Session 7 203.0.113.7 Transmitter not encrypted from " in page_text
     assert f" to {ended}" in page_text
     conn.execute("DELETE FROM ended_sessions")
@@ -533,10 +531,11 @@ def test_a_customer_has_two_downloads_at_a_time(alice: Browser, client: Client, 
 
 def test_all_customers_together_have_four_downloads_at_a_time() -> None:
     # Not by requests: those of one thread share what Flask keeps until they are closed, and so who asks.
-    underway = [downloads._limit_downloads(customer, iter(["line"])) for customer in (1, 1, 1, 2, 2, 3)]
+    underway = [downloads.limit_downloads(customer, iter(["line"])) for customer in (1, 1, 1, 2, 2, 3)]
     assert [bool(next(each)) for each in underway] == [True, True, False, True, True, False]
+    assert isinstance(underway[0], Generator)
     underway[0].close()
-    assert next(downloads._limit_downloads(3, iter(["line"])))
+    assert next(downloads.limit_downloads(3, iter(["line"])))
 
 
 def test_the_csv_speaks_the_reader_s_language(alice: Browser, conn: db.Connection) -> None:

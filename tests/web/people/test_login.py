@@ -134,6 +134,7 @@ def test_a_recovery_code_logs_in_once(app: Flask, cast: Cast, conn: db.Connectio
     assert two_factor.count_unused_recovery_codes(conn, cast.alice.id) == 9
 
 
+@pytest.mark.slow
 def test_failures_are_throttled_by_user_even_with_the_right_password(
     browser: Browser, cast: Cast, config: Config
 ) -> None:

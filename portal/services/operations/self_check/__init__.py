@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from portal.core.i18n import N_
+from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.operations.self_check import in_ledger, in_messages
 from portal.services.operations.self_check.copy import (
     DatabaseCopyFailed,
@@ -37,13 +38,23 @@ def list_problem_texts(conn: sqlite3.Connection) -> list[str]:
     return [str(each) for each in find_problems(conn)]
 
 
-def find_problems(conn: sqlite3.Connection) -> list[Problem]:
-    """Run all checks; returns the problems. One snapshot is read, so this may run at any time."""
+def find_problems(conn: sqlite3.Connection, progress: Progress = no_progress) -> list[Problem]:
+    """Run all checks; returns the problems. One snapshot is read, so this may run at any time.
+
+    Args:
+        progress: is told how many of the checks have ended; the first and the one of the messages take longest.
+
+    Raises:
+        KeyboardInterrupt: from `progress`.
+    """
     results: list[Problem] = []
+    finished_count = 0
     try:
         conn.execute("BEGIN")
-        for check in _CHECKS:
-            results += _collect_check_problems(check(conn))
+        with report_during_statements(conn, progress, lambda: (finished_count, len(_CHECKS))):
+            for check in _CHECKS:
+                results += _collect_check_problems(check(conn))
+                finished_count += 1
     except sqlite3.DatabaseError as error:
         results.append(problem_from_error(error))
     finally:

@@ -4,12 +4,15 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO
 
 from portal.core.db import FILE_NAME
 from portal.core.i18n import N_
+from portal.core.progress import Progress, no_progress
 from portal.services.common.errors import Refused
 
 _COPY_NAME = f".{FILE_NAME}.checking"
@@ -17,6 +20,8 @@ _LOCK_NAME = "check.lock"
 # For what the server writes while the copy is written.
 _RESERVED_OCTETS = 64 << 20
 _CACHE_KB = 16_384
+_PAGES_A_STEP = 256
+_LOOK_AT_LOCK_S = 0.1
 
 
 class NoDiskSpaceForCopy(Refused):
@@ -28,7 +33,9 @@ class DatabaseCopyFailed(Refused):
 
 
 @contextmanager
-def open_database_copy(conn: sqlite3.Connection, data: Path) -> Iterator[sqlite3.Connection]:
+def open_database_copy(
+    conn: sqlite3.Connection, data: Path, progress: Progress = no_progress
+) -> Iterator[sqlite3.Connection]:
     """Open a copy of the database as it is now, which is removed afterwards.
 
     A long read of the database itself would keep the server from truncating its write-ahead log, which would grow. The
@@ -36,19 +43,21 @@ def open_database_copy(conn: sqlite3.Connection, data: Path) -> Iterator[sqlite3
 
     Args:
         data: the data folder, in which the copy is written.
+        progress: is told pages, while the copy is written.
 
     Raises:
         NoDiskSpaceForCopy, DatabaseCopyFailed
         sqlite3.DatabaseError: the database can't be read.
+        KeyboardInterrupt: from `progress`; nothing is left of the copy.
     """
     copy_file = data / _COPY_NAME
     with (data / _LOCK_NAME).open("w") as lock:
         # Another check's copy is there until that check has opened it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _wait_for_lock(lock, progress)
         copy_file.unlink(missing_ok=True)
         _require_disk_space(conn, data)
         try:
-            _copy_database(conn, copy_file)
+            _copy_database(conn, copy_file, progress)
             # Immutable: SQLite needs no lock and no further files, so the name can be removed.
             copy = sqlite3.connect(f"{copy_file.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
         finally:
@@ -68,6 +77,16 @@ def remove_stale_copy(data: Path) -> None:
         (data / _COPY_NAME).unlink(missing_ok=True)
 
 
+def _wait_for_lock(lock: IO[str], progress: Progress) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            progress(0, 0)
+            time.sleep(_LOOK_AT_LOCK_S)
+
+
 def _require_disk_space(conn: sqlite3.Connection, data: Path) -> None:
     (pages,), (size,) = (conn.execute(f"PRAGMA {each}").fetchone() for each in ("page_count", "page_size"))
     needed, free = pages * size + _RESERVED_OCTETS, shutil.disk_usage(data).free
@@ -75,16 +94,24 @@ def _require_disk_space(conn: sqlite3.Connection, data: Path) -> None:
         raise NoDiskSpaceForCopy(needed=-(-needed >> 20), data=str(data), free=free >> 20)
 
 
-def _copy_database(conn: sqlite3.Connection, target: Path) -> None:
+def _copy_database(conn: sqlite3.Connection, target: Path, progress: Progress) -> None:
+    def report(status: int, remaining: int, total: int) -> None:
+        progress(total - remaining, total)
+
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with closing(sqlite3.connect(target, isolation_level=None)) as copy:
         copy.execute("PRAGMA journal_mode = OFF")
         copy.execute("PRAGMA synchronous = OFF")
         try:
-            # All pages in one step: SQLite starts again if somebody writes between two steps. Not VACUUM INTO, which
-            # rebuilds the indexes and so hides their damage.
-            conn.backup(copy, pages=-1)
+            # In a transaction: otherwise SQLite starts again if somebody writes between two steps. Not VACUUM INTO,
+            # which rebuilds the indexes and so hides their damage.
+            conn.execute("BEGIN")
+            conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            conn.backup(copy, pages=_PAGES_A_STEP, progress=report)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
                 raise
             raise DatabaseCopyFailed(data=str(target.parent), reason=str(error)) from None
+        finally:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")

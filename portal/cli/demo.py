@@ -1,0 +1,51 @@
+"""`demo`: the program running on a made-up installation, and what helps to try it."""
+
+import os
+
+import click
+
+from portal import demo, supervisor
+from portal.cli.groups import CommonOptions
+from portal.cli.running import serve
+from portal.cli.shell import Command, CommandOutput, load_config, root_command, wrong_usage
+from portal.core.config import Config
+from portal.demo import fixtures
+
+
+@root_command("demo", cls=Command, example="demo --send 393401234567 'Hello from the demo'")
+@click.option(
+    "--code",
+    "email",
+    is_flag=False,
+    flag_value=fixtures.OWNER,
+    metavar="[EMAIL]",
+    help="Print the current TOTP code of one of its logins.",
+)
+@click.option("--send", nargs=2, metavar="TO TEXT", help="Send a message over SMPP, while it runs.")
+@click.option("--password", help="To send with, after a new one was generated in the page.")
+def _run_demo(
+    options: CommonOptions, *, email: str | None, send: tuple[str, str] | None, password: str | None
+) -> CommandOutput:
+    if email and send:
+        wrong_usage("--code and --send exclude each other")
+    if options.data is None and not os.environ.get("PORTAL_DATA"):
+        options.data = demo.DEFAULT_FOLDER
+    config = load_config(options)
+    if email:
+        code = demo.load_logins(config).totp_code(email)
+        return CommandOutput({"code": code}, code)
+    if send:
+        destination, text = send
+        for line in demo.send_message(config, destination, text, password):
+            print(line, flush=True)
+        return CommandOutput()
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with supervisor.hold_component_lock(config.data, "demo"):
+        demo.create_demo(config)
+        # Read again: the demo comes with settings of its own.
+        config = load_config(options)
+        return serve(config, options, lambda: _print_welcome(config))
+
+
+def _print_welcome(config: Config) -> None:
+    print(demo.format_welcome(config), flush=True)

@@ -1,0 +1,154 @@
+"""How far a long command is, on stderr; and Ctrl-C or SIGTERM, which stop it where it leaves everything as it was."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+import click
+
+from portal.cli.groups import EXIT_INTERRUPTED
+from portal.core.progress import Progress
+
+# Into a file or a pipe: nothing for quick work, then a line now and then.
+_FIRST_LINE_AFTER_S = 2.0
+_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_DRAWINGS = 0.1
+
+
+@contextmanager
+def show_progress(title: str, as_it_was: str) -> Iterator[Progress]:
+    """Show how far the block's work is: as a bar on a terminal, otherwise as lines once it takes longer.
+
+    Args:
+        title: what is being done ("Backup").
+        as_it_was: what is true if it is stopped ("no file was written").
+
+    Raises:
+        SystemExit: with status 130, after a line that says so, where SIGINT or SIGTERM has stopped the work.
+    """
+    drawing = _Bar(title) if sys.stderr.isatty() else _Lines(title)
+    stop = _StopRequest()
+    reported = False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal reported
+        reported = True
+        if stop.number:
+            raise KeyboardInterrupt
+        drawing.show(done, total)
+
+    try:
+        with stop.catch_signals():
+            yield progress
+    except KeyboardInterrupt:
+        drawing.finish(complete=False)
+        print(f"{title}: stopped; {as_it_was}.", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BaseException:
+        drawing.finish(complete=False)
+        raise
+    drawing.finish(complete=True)
+    if stop.number and reported:
+        print(f"{title}: it was done before it could be stopped.", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED)
+    if stop.number:
+        # There was nothing to do: the signal is meant for what comes next.
+        signal.raise_signal(stop.number)
+
+
+class _StopRequest:
+    """SIGINT or SIGTERM, once it has come.
+
+    The work looks for it where it reports, and nowhere else: an exception at any other moment might come just after a
+    commit, and then nobody could say what is as it was. A second Ctrl-C ends the wait for a moment that doesn't come.
+    """
+
+    number = 0
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        if current_thread() is not main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self._set) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+class _Bar:
+    """A progress bar on a terminal, click's; seconds where the total is unknown."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._begun_at = self._drawn_at = time.monotonic()
+        self._bar: Any = None
+        self._has_seconds = False
+
+    def show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        is_first = self._bar is None and not self._has_seconds
+        if not is_first and now - self._drawn_at < _SECONDS_BETWEEN_DRAWINGS:
+            return
+        self._drawn_at = now
+        if not total:
+            self._has_seconds = True
+            print(f"\r{self._title}  {now - self._begun_at:.0f} s", end="", file=sys.stderr, flush=True)
+            return
+        if self._bar is None:
+            self._begin_bar(total)
+        self._bar.length = total
+        # It never moves back: an estimate may.
+        self._bar.update(max(0, min(done, total) - self._bar.pos))
+
+    def _begin_bar(self, total: int) -> None:
+        if self._has_seconds:
+            print("\r\033[K", end="", file=sys.stderr)
+        self._bar = click.progressbar(length=total, label=self._title, file=sys.stderr)
+        self._bar.render_progress()
+
+    def finish(self, *, complete: bool) -> None:
+        if self._bar is not None:
+            if complete:
+                self._bar.update(self._bar.length - self._bar.pos)
+            self._bar.render_finish()
+        elif self._has_seconds:
+            print(file=sys.stderr)
+
+
+class _Lines:
+    """A line now and then, for logs."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._begun_at = time.monotonic()
+        self._next_line_at = self._begun_at + _FIRST_LINE_AFTER_S
+        self._has_lines = False
+
+    def show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now < self._next_line_at:
+            return
+        self._next_line_at = now + _SECONDS_BETWEEN_LINES
+        self._has_lines = True
+        share = f"{min(done, total) * 100 // total} %, " if total else ""
+        self._print(f"{share}{now - self._begun_at:.0f} s so far")
+
+    def finish(self, *, complete: bool) -> None:
+        if complete and self._has_lines:
+            self._print(f"done in {time.monotonic() - self._begun_at:.0f} s")
+
+    def _print(self, text: str) -> None:
+        print(f"{self._title}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,107 @@
+"""What scripts rely on: every command with its arguments and options, and the fields of its JSON value.
+
+`commands.txt` has a line a command; `command_values.txt` a call and what comes back, in an order in which all succeed.
+A change of either file is a change of what scripts rely on.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from portal.cli.groups import root
+from portal.services.accounts import accounts
+from portal.services.billing import orders, packs
+from portal.services.common.audit import SHELL
+from tests.documents import PDF
+
+_COMMANDS = (Path(__file__).parent / "commands.txt").read_text().splitlines()
+_VALUES = (Path(__file__).parent / "command_values.txt").read_text().splitlines()
+# They run until they are stopped; what `demo --code` prints, tests/test_demo.py has.
+_WITHOUT_VALUE = {"serve", "web", "smsc", "demo"}
+
+
+def _iterate_commands(group: click.Group = root, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command
+        if isinstance(command, click.Group):
+            yield from _iterate_commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
+
+
+def _describe_parameter(param: click.Parameter) -> str:
+    metavar = param.make_metavar(click.Context(root))
+    if isinstance(param, click.Argument):
+        return metavar
+    names = "|".join([*param.opts, *param.secondary_opts])
+    text = names if isinstance(param, click.Option) and param.is_flag else f"{names} {metavar}"
+    return text if param.required else f"[{text}]"
+
+
+def test_every_command_has_the_arguments_and_options_that_are_written_down():
+    described = []
+    for name, command in _iterate_commands():
+        parameters = {param.name: _describe_parameter(param) for param in command.params}
+        assert (parameters.pop("data"), parameters.pop("config")) == ("[--data DIR]", "[--config FILE]")
+        described.append(" ".join((name, *parameters.values())))
+    assert described == _COMMANDS
+
+
+def _describe_fields(value: object) -> str:
+    """The names of an object's fields; what a list has in it stands in brackets."""
+    if isinstance(value, list):
+        return f"[{' '.join(sorted({_describe_fields(each) for each in value if isinstance(each, dict)}))}]"
+    assert isinstance(value, dict)
+    return " ".join(f"{name}{_describe_nested(nested)}" for name, nested in value.items())
+
+
+def _describe_nested(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{_describe_fields(value)}}}"
+    return _describe_fields(value) if isinstance(value, list) else ""
+
+
+def test_every_command_s_json_value_has_the_fields_that_are_written_down(ok, data, conn, tmp_path):
+    account = accounts.get_account(conn, "smpp-acme-1")
+    paid, cancelled = (orders.place_order(conn, SHELL, account, packs.get_pack(conn, 100_000)).number for _ in "12")
+    (tmp_path / "document.pdf").write_bytes(PDF)
+    (tmp_path / "numbers.csv").write_text("393407654321\n")
+    (tmp_path / "prices.csv").write_text("destination,price\nFR,0.9\n")
+    conn.close()
+    lines = []
+    for line in _VALUES:
+        call = line.partition("  →  ")[0]
+        if call.startswith("init"):
+            for file in data.iterdir():
+                if file.is_file():
+                    file.unlink()
+        words = shlex.split(call.format(folder=tmp_path, paid=paid, cancelled=cancelled))
+        lines.append(f"{call}  →  {_describe_fields(ok(*words, stdin='the long password of samir'))}")
+    assert lines == _VALUES
+    names = {name for name, _ in _iterate_commands()} - _WITHOUT_VALUE
+    assert not {name for name in names if not any(line.startswith(f"{name} ") for line in lines)}
+
+
+@pytest.mark.parametrize(("name", "command"), list(_iterate_commands()))
+def test_every_command_s_help_has_an_example_that_is_right(name, command):
+    words = shlex.split(command.example)
+    assert " ".join(words[: len(name.split())]) == name
+    with command.make_context(name, words[len(name.split()) :]) as ctx:
+        assert "Example:\n  " in command.get_help(ctx)
+        assert command.help
+
+
+def test_the_root_s_help_needs_no_command(app):
+    done = app("--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert set(re.findall(r"\b(portal[.\w]*)$", done.stderr, re.M)) == {"portal", "portal.cli", "portal.cli.groups"}
+    for name, help in root.helps.items():
+        command = root.get_command(click.Context(root), name)
+        assert command
+        assert command.help == help
+        assert f"\n  {name} " in done.stdout
