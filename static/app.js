@@ -225,7 +225,9 @@
   document.addEventListener('change', ({ target }) => {
     if (target.dataset.most) target.setCustomValidity(target.files[0]?.size > target.dataset.most ? target.dataset.tooLarge : '');
   });
-  addEventListener('pageshow', () => document.querySelectorAll('form[aria-busy]').forEach((form) => setBusy(form, false)));
+  // A page that comes back from the browser's memory is loaded again: meanwhile its user may have logged out, and WebKit
+  // keeps pages in spite of Cache-Control: no-store. Loaded anew, no form is busy either.
+  addEventListener('pageshow', (event) => event.persisted && location.reload());
 
   /* ---- htmx ---- */
   const isPoll = (element) => /\bevery\b/.test(element.getAttribute('hx-trigger') ?? '');
