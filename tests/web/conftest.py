@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from jinja2.bccache import Bucket, BytecodeCache
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
 from portal.core import db
-from portal.core.config import Config
+from portal.core.config import Config, load_config
 from portal.core.crypto import Keys
 from portal.services.people import login_sessions, users
 from portal.web.app import create_app
@@ -73,23 +74,6 @@ class Browser(FlaskClient):
         return self
 
 
-class _SharedBytecodeCache(BytecodeCache):
-    """Templates that another test's application has compiled: that is half of the time of these tests."""
-
-    def __init__(self) -> None:
-        self._by_key: dict[str, bytes] = {}
-
-    def load_bytecode(self, bucket: Bucket) -> None:
-        if bucket.key in self._by_key:
-            bucket.bytecode_from_string(self._by_key[bucket.key])
-
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        self._by_key[bucket.key] = bucket.bytecode_to_string()
-
-
-_BYTECODE_CACHE = _SharedBytecodeCache()
-
-
 @pytest.fixture
 def page_limits() -> PageLimits:
     """How long pages work; a test that wants another length parametrizes it."""
@@ -97,28 +81,35 @@ def page_limits() -> PageLimits:
 
 
 @pytest.fixture
-def make_app(data: object, keys: Keys, page_limits: PageLimits) -> Iterator[Callable[[Config], Flask]]:
+def make_app(data: object, keys: Keys) -> Iterator[Callable[[Config], Flask]]:
     """Builds the web application with settings of the test's own."""
-    made: list[Flask] = []
+    with ExitStack() as made:
+        yield lambda config: made.enter_context(_open_app(create_app(config, keys)))
 
-    def build_app(config: Config) -> Flask:
-        app = create_app(config, keys, limits=page_limits)
-        app.testing = True
-        app.jinja_env.bytecode_cache = _BYTECODE_CACHE
-        app.test_client_class = Browser
-        made.append(app)
+
+@pytest.fixture(scope="session")
+def shared_app(template: tuple[Path, Cast]) -> Flask:
+    """One that tests use one after the other: creating it and reading its templates takes longer than most of them."""
+    data, _ = template
+    with _open_app(create_app(load_config(data=data, env={}), Keys.load(data))) as app:
         return app
-
-    yield build_app
-    for app in made:
-        with app.app_context():
-            context.close_connections()
 
 
 @pytest.fixture
-def app(make_app: Callable[[Config], Flask], config: Config) -> Flask:
+def app(shared_app: Flask, config: Config, keys: Keys, page_limits: PageLimits) -> Iterator[Flask]:
     """The web application on the test's data folder."""
-    return make_app(config)
+    context.init_request_context(shared_app, config, keys, None, page_limits)
+    with _open_app(shared_app) as app:
+        yield app
+
+
+@contextmanager
+def _open_app(app: Flask) -> Iterator[Flask]:
+    app.testing = True
+    app.test_client_class = Browser
+    yield app
+    with app.app_context():
+        context.close_connections()
 
 
 @pytest.fixture

@@ -41,8 +41,9 @@ class _AppState:
 
 
 def init_request_context(app: Flask, config: Config, keys: Keys, mailer: Mailer | None, limits: PageLimits) -> None:
-    state = app.extensions[_EXTENSION_KEY] = _AppState(config, keys, mailer, limits, WakeupSender(config.data))
-    fragment_cache.init_fragment_cache(app, state.fragment_cache)
+    """Give requests what they work with. Called again, the application works on another data folder: tests do so."""
+    app.extensions[_EXTENSION_KEY] = _AppState(config, keys, mailer, limits, WakeupSender(config.data))
+    fragment_cache.init_fragment_cache(app, get_fragment_cache)
 
 
 def _get_app_state() -> _AppState:

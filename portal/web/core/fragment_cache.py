@@ -37,7 +37,7 @@ class FragmentCache:
         return fragment
 
 
-def init_fragment_cache(app: Flask, cache: FragmentCache) -> None:
+def init_fragment_cache(app: Flask, get_cache: Callable[[], FragmentCache]) -> None:
     """Give templates `{{ include_cached("_bar.html", current_user) }}`, which includes a template.
 
     That template shows nothing but what follows its name, in the reader's language.
@@ -48,6 +48,6 @@ def init_fragment_cache(app: Flask, cache: FragmentCache) -> None:
         def render() -> str:
             return template_context.environment.get_template(template).render(template_context.get_all())
 
-        return cache.get_or_render((template, current_language(), key_parts), render)
+        return get_cache().get_or_render((template, current_language(), key_parts), render)
 
     app.jinja_env.globals["include_cached"] = include_cached
