@@ -12,7 +12,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 # Pinned with hashes, and without what belongs to the machine that resolved them.
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
-# Tests start the program some hundred times: each time, Python would compile all of it anew.
+# Set in containers and by some editors: the program, which tests start some hundred times, would be compiled each time.
 unexport PYTHONDONTWRITEBYTECODE
 # What needs a browser, other people's SMPP clients, or more than a second or so.
 NOT_FAST := slow or browser or interop or faults

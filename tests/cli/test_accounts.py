@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 
+@pytest.mark.slow
 def test_an_account_is_added_with_all_it_is_given(ok):
     made = ok(
         "account", "add", "--customer", "Acme", "--name", "smpp-new", "--credits", "12.5", "--windowing", "0",

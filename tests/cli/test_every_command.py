@@ -66,6 +66,7 @@ def _describe_nested(value: object) -> str:
     return _describe_fields(value) if isinstance(value, list) else ""
 
 
+@pytest.mark.slow
 def test_every_command_s_json_value_has_the_fields_that_are_written_down(ok, data, conn, tmp_path):
     account = accounts.get_account(conn, "smpp-acme-1")
     paid, cancelled = (orders.place_order(conn, SHELL, account, packs.get_pack(conn, 100_000)).number for _ in "12")

@@ -153,6 +153,7 @@ async def test_what_was_acknowledged_survives_a_kill(start, config, cast, conn, 
     assert credits.get_balance(conn, cast.smpp_acme_1.id) == (1000 - len(stored)) * credit_amounts.THOUSANDTHS
 
 
+@pytest.mark.slow
 async def test_a_locked_database_refuses_and_recovers(config, cast, connect):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from werkzeug.routing import IntegerConverter, Map, Rule
 
@@ -19,12 +20,11 @@ class LazyRule(Rule):
     """An address whose functions for `url_for` are made when they are first called.
 
     Werkzeug compiles two for each address when the program starts: nine tenths of the time in which the application is
-    created, and most of them are never called. Should it call this method otherwise one day, they are only made early
-    again.
+    created, and most of them are never called.
     """
 
-    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+    def _compile_builder(self, *args: Any) -> Callable[..., tuple[str, str]]:
         compile_builder = super()._compile_builder
-        get_builder = cache(lambda: compile_builder(append_unknown))
+        get_builder = cache(lambda: compile_builder(*args))
         # The first argument is the rule: a builder is bound to it as a method is.
         return lambda rule, **values: get_builder()(rule, **values)

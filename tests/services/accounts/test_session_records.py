@@ -93,6 +93,7 @@ def config_of(conn: Connection, account: Account) -> AccountConfig:
     return next(each for each in smpp_config.load_account_configs(conn) if each.id == account.id)
 
 
+@pytest.mark.slow
 def test_somebody_asks_for_the_end_of_a_session(conn, acme_1, session):
     session_records.insert_smpp_sessions(conn, [session, replace(session, id=2)])
     before = config_of(conn, acme_1)

@@ -80,6 +80,7 @@ async def test_octets_may_come_one_at_a_time_or_all_at_once(config, cast):
         assert (await esme.wait_for_response(first.sequence)).status == 0
 
 
+@pytest.mark.slow
 async def test_a_silent_client_is_asked_and_an_answer_keeps_it(limited, cast):
     async with run_smsc(limited(enquire_link_seconds=0.2, response_seconds=0.3)) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

@@ -45,6 +45,7 @@ def id_and_state(receipt):
     return receipt.tlvs[TlvTag.RECEIPTED_MESSAGE_ID].rstrip(b"\0").decode(), receipt.tlvs[TlvTag.MESSAGE_STATE][0]
 
 
+@pytest.mark.slow
 async def test_a_scheduled_message_waits_for_its_date(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -58,6 +59,7 @@ async def test_a_scheduled_message_waits_for_its_date(config, cast, conn):
         assert date - 100 < row["scheduled_at"] <= date < row["done_at"] + 100
 
 
+@pytest.mark.slow
 async def test_who_says_stop_before_the_date_gets_nothing_and_it_costs_nothing(config, cast, conn, account):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -79,6 +81,7 @@ async def test_who_says_stop_before_the_date_gets_nothing_and_it_costs_nothing(c
     assert self_check.list_problem_texts(conn) == []
 
 
+@pytest.mark.slow
 async def test_a_scheduled_message_waits_over_a_restart(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -138,6 +141,7 @@ async def test_relative_and_absolute_validities_are_the_same(config, cast, conn)
     assert 3_600_000 + DEFAULT_VALIDITY_MS <= fourth < 3_610_000 + DEFAULT_VALIDITY_MS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("destination", [PENDING, "393331230005"])
 async def test_what_is_not_delivered_in_time_expires(config, cast, conn, destination):
     async with run_smsc(config) as server:
@@ -151,6 +155,7 @@ async def test_what_is_not_delivered_in_time_expires(config, cast, conn, destina
     assert self_check.list_problem_texts(conn) == []
 
 
+@pytest.mark.slow
 async def test_what_is_delivered_in_time_does_not_expire(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -186,6 +191,7 @@ async def test_without_a_validity_a_message_expires_after_three_days(config, cas
         assert conn.execute("SELECT state FROM messages WHERE id = ?", (second,)).fetchone()[0] == 1
 
 
+@pytest.mark.slow
 async def test_the_time_to_live_of_data_sm(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -203,6 +209,7 @@ async def test_the_time_to_live_of_data_sm(config, cast, conn):
         assert (await esme.request(message)).status == CommandStatus.ESME_RINVEXPIRY
 
 
+@pytest.mark.slow
 async def test_an_expired_message_is_over(config, cast, conn):
     """The upstream does not send it, and what it may report later is not heard."""
     async with run_smsc(config) as server:
@@ -212,6 +219,7 @@ async def test_an_expired_message_is_over(config, cast, conn):
         await wait_until(lambda: not server.upstream.cancellable_ids)
 
 
+@pytest.mark.slow
 async def test_what_can_not_be_taken_when_it_is_due_is_taken_later(config, cast, conn, caplog):
     conn.execute("CREATE TRIGGER sick BEFORE UPDATE OF due_at ON messages BEGIN SELECT RAISE(ABORT, 'sick'); END")
     async with run_smsc(config) as server:

@@ -50,6 +50,7 @@ async def test_the_session_is_unbound_and_the_next_bind_refused(
         await wait_until(lambda: session_records.list_open_smpp_sessions(conn, login.id) == [])
 
 
+@pytest.mark.slow
 async def test_after_the_unbind_submits_are_refused_and_a_silent_client_is_closed(
     config, cast, conn, keys, account, wakeup_sender
 ):
@@ -82,6 +83,7 @@ async def test_a_session_whose_end_was_asked_for_is_unbound_and_no_other(
         assert row.id not in {each.id for each in rows}
 
 
+@pytest.mark.slow
 async def test_an_old_password_in_its_grace_period_stays_until_its_end(
     config, cast, conn, keys, account, wakeup_sender
 ):
@@ -111,6 +113,7 @@ async def test_a_new_password_never_passes_for_the_one_before(config, cast, conn
         await esme.wait_for_unbind()
 
 
+@pytest.mark.slow
 async def test_an_address_that_runs_out_ends_the_session(config, cast, conn, wakeup_sender):
     account = accounts.get_account(conn, cast.smpp_acme_2.name)
     allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1", expires_at=now_ms() + 800)

@@ -182,6 +182,7 @@ async def test_one_search_at_a_time_holds_up_nobody(config, cast, change_account
         assert await cancel(esme, destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
 
 
+@pytest.mark.slow
 async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(config, cast, conn, connect):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

@@ -126,6 +126,7 @@ async def test_one_to_a_number_that_nobody_has_any_more_is_let_go(config, cast, 
         assert (count(conn, "received"), count(conn, "simulated")) == (1, 0)
 
 
+@pytest.mark.slow
 async def test_a_refused_one_comes_again(config, cast, conn, routed, say):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

@@ -72,6 +72,7 @@ async def test_a_receipt_says_what_became_of_the_message(config, cast, conn):
         await wait_until(lambda: waiting(conn) == 0)
 
 
+@pytest.mark.slow
 async def test_its_text_reads_alike_as_gsm_and_as_ascii(config, cast):
     printable = "".join(map(chr, range(32, 127)))
     alike = "".join(each for each in printable if gsm0338.decode(each.encode()) == each)
@@ -152,6 +153,7 @@ async def test_receipts_are_in_order_and_windowed(config, cast, change_account):
         assert [each.tlvs[TlvTag.RECEIPTED_MESSAGE_ID].decode().rstrip("\0") for each in seen] == ids
 
 
+@pytest.mark.slow
 async def test_a_refused_receipt_comes_again(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -162,6 +164,7 @@ async def test_a_refused_receipt_comes_again(config, cast, conn):
         await wait_until(lambda: waiting(conn) == 0)
 
 
+@pytest.mark.slow
 async def test_a_generic_nack_refuses_a_receipt(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -251,6 +254,7 @@ async def test_those_behind_a_refused_one_wait_for_it(config, cast, conn, change
         await wait_until(lambda: waiting(conn) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [CommandStatus.ESME_RX_P_APPN, CommandStatus.ESME_RX_R_APPN])
 async def test_those_behind_one_that_is_refused_for_good_pass_it(config, cast, conn, change_account, wait_for, status):
     change_account(windowing=1)
@@ -283,6 +287,7 @@ async def test_one_that_is_refused_too_often_is_passed(config, cast, conn, chang
         assert about(await receiver.receive_deliver_sm()) == ids[1]
 
 
+@pytest.mark.slow
 async def test_the_line_is_held_over_a_restart(config, cast, conn, change_account, wait_for):
     change_account(windowing=1)
     async with run_smsc(config) as server:
@@ -295,6 +300,7 @@ async def test_the_line_is_held_over_a_restart(config, cast, conn, change_accoun
         assert [about(await receiver.receive_deliver_sm()) for _ in ids] == ids
 
 
+@pytest.mark.slow
 async def test_a_client_that_ends_over_one_receipt_gets_the_others(config, cast, conn, wait_for):
     """Such as one that can't read a character: it connects again, and meets the same receipt again."""
     async with run_smsc(config) as server:
@@ -310,6 +316,7 @@ async def test_a_client_that_ends_over_one_receipt_gets_the_others(config, cast,
         await wait_until(lambda: waiting(conn) == 1)
 
 
+@pytest.mark.slow
 async def test_what_comes_for_the_third_time_comes_alone(config, cast, conn, wait_for):
     async with run_smsc(config) as server:
         ids = await wait_for(server, 3)
@@ -326,6 +333,7 @@ async def test_what_comes_for_the_third_time_comes_alone(config, cast, conn, wai
         assert [about(await receiver.receive_deliver_sm()) for _ in ids[1:]] == ids[1:]
 
 
+@pytest.mark.slow
 async def test_who_never_answers_is_cut_off_and_another_gets_it(config, limited, cast, conn, change_account, wait_for):
     change_account(binds=0, windowing=1)
     async with run_smsc(config) as server:
@@ -366,6 +374,7 @@ async def test_receivers_take_turns(config, cast, change_account):
         assert sorted(seen) == ids
 
 
+@pytest.mark.slow
 async def test_a_receiver_that_does_not_answer_holds_nobody_up(config, cast, conn, change_account, wait_for):
     change_account(binds=0, windowing=1)
     async with run_smsc(config) as server:
@@ -404,6 +413,7 @@ async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(conf
         idle.abort()
 
 
+@pytest.mark.slow
 async def test_what_is_too_old_is_given_up_in_steps(config, cast, conn, wait_for):
     async with run_smsc(config, InternalLimits(expiry_batch_size=2)) as server:
         await wait_for(server, 5)

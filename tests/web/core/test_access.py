@@ -248,6 +248,7 @@ def test_numbers_of_another_customer_s_rows_do_not_work_under_one_s_own_account(
 # --- a viewer of the same customer
 
 
+@pytest.mark.slow
 def test_a_viewer_sees_every_page_and_changes_nothing(
     acme: list[Route], client: Callable[[Person], Browser], cast: Cast, conn: db.Connection
 ) -> None:
@@ -266,6 +267,7 @@ def test_a_viewer_sees_every_page_and_changes_nothing(
 # --- the owner
 
 
+@pytest.mark.slow
 def test_the_owner_sees_every_page_of_every_account(
     app: Flask, client: Callable[[Person], Browser], cast: Cast
 ) -> None:
@@ -293,6 +295,7 @@ def test_looking_changes_nothing(
 # --- operators
 
 
+@pytest.mark.slow
 def test_the_operator_s_pages_are_not_there_for_customers(
     acme: list[Route], client: Callable[[Person], Browser], cast: Cast, conn: db.Connection
 ) -> None:

@@ -249,6 +249,7 @@ without_time = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @without_time
 def test_many_go_on_behind_the_page_which_says_how_far_it_is(
     alice: Browser, conn: db.Connection, sent: list[int]

@@ -141,6 +141,7 @@ def test_a_viewer_finds_no_word_of_a_hidden_text_anywhere(
     assert giving_away(bob, iter(pages)) == set()
 
 
+@pytest.mark.slow
 def test_who_does_not_keep_texts_hides_them_as_long_as_they_are_there(
     app: Flask, bob: Browser, hold: Callable[..., None], message_ids: list[int]
 ) -> None:
@@ -148,6 +149,7 @@ def test_who_does_not_keep_texts_hides_them_as_long_as_they_are_there(
     assert giving_away(bob, addresses(app, message_ids)) == set()
 
 
+@pytest.mark.slow
 def test_what_was_removed_is_nowhere_for_nobody(
     app: Flask, alice: Browser, conn: db.Connection, hold: Callable[..., None], message_ids: list[int]
 ) -> None:
@@ -269,6 +271,7 @@ def test_what_is_no_choice_is_refused(olga: Browser, alice: Browser, conn: db.Co
     assert get_field_value(olga.get(address).text, "csrf_token")
 
 
+@pytest.mark.slow
 def test_the_server_removes_what_is_stored_and_empties_the_log(
     config: Config, conn: db.Connection, hold: Callable[..., None], message_ids: list[int]
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_refused_form_keeps_the_address_and_not_the_password(browser: Browser,
     assert "a wrong password" not in answer.text
 
 
+@pytest.mark.slow
 def test_an_unknown_address_takes_as_long_as_a_wrong_password(browser: Browser, cast: Cast) -> None:
     def cpu_seconds(email: str) -> float:
         began = time.process_time()

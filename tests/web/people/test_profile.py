@@ -54,6 +54,7 @@ def test_viewers_and_operators_have_one_too(client: Callable[[Person], Browser],
 # --- password
 
 
+@pytest.mark.slow
 def test_the_password_is_changed_and_other_sessions_end(
     alice: Browser, client: Callable[[Person], Browser], browser: Browser, cast: Cast
 ) -> None:
@@ -87,6 +88,7 @@ def test_no_password_comes_back(alice: Browser) -> None:
         assert each not in answer.text
 
 
+@pytest.mark.slow
 def test_guessing_the_current_password_is_throttled(alice: Browser, cast: Cast, config: Config) -> None:
     for _ in range(config.limits.login_failures):
         assert change(alice, "a guess") == 422

@@ -57,6 +57,7 @@ def in_italian(conn: db.Connection, person: Person) -> None:
 # --- looking
 
 
+@pytest.mark.slow
 def test_the_default_list_page_by_page(olga: Browser) -> None:
     pages = [olga.get(DEFAULT).text]
     while 'rel="next"' in pages[-1]:

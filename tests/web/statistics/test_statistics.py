@@ -327,6 +327,7 @@ def test_the_tabs_and_the_home_lead_there(alice: Browser) -> None:
     assert f'<a href="{STATISTICS}" aria-current="page">' in alice.get(STATISTICS).text
 
 
+@pytest.mark.slow
 def test_the_server_counts_what_comes_and_forgets_old_hours(config: Config, conn: db.Connection) -> None:
     (old,) = acting.send_texts(conn, "smpp-acme-1", "x", at=clock.now_ms() - 100 * clock.DAY_MS)
     (new,) = intake.store_messages(conn, [prepare_submit(conn, acting.get_account(conn, "smpp-acme-1").id)]).message_ids
