@@ -24,7 +24,7 @@ from portal.smsc.admission.connection_limits import ConnectionLimits
 from portal.smsc.admission.listener import SmppListener, open_listening_sockets
 from portal.smsc.connection.session import ServerContext, SmppSession
 from portal.smsc.connection.session_registry import SessionRegistry
-from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS, InternalLimits
+from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.sqlite import SqliteStorage
 from portal.smsc.upstream.dispatcher import Dispatcher
@@ -49,13 +49,13 @@ class SmppServer:
         config: Config,
         loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
-        internal_limits: InternalLimits = DEFAULT_INTERNAL_LIMITS,
+        server_limits: ServerLimits = DEFAULT_SERVER_LIMITS,
     ) -> None:
         self._config = config
         self._loop = loop
         self._on_fatal_error = on_fatal_error
-        self._internal_limits = internal_limits
-        self.connection_limits = ConnectionLimits(config.limits, internal_limits, loop)
+        self._server_limits = server_limits
+        self.connection_limits = ConnectionLimits(config.limits, server_limits, loop)
         self._listeners: list[SmppListener] = []
         self.port = 0
         self.tls_port = 0
@@ -71,7 +71,7 @@ class SmppServer:
             plain_sockets, tls_sockets = self._open_sockets(cleanup)
             tls_context = self._create_tls_context() if tls_sockets else None
             self.storage = SqliteStorage(
-                config.database_file, Keys.load(config.data), self._internal_limits, loop, self._on_fatal_error
+                config.database_file, Keys.load(config.data), self._server_limits, loop, self._on_fatal_error
             )
             cleanup.callback(self.storage.close_db_connections)
             self.storage.load()
@@ -88,7 +88,7 @@ class SmppServer:
             self.session_registry,
             self._dispatcher,
             config.limits,
-            self._internal_limits,
+            self._server_limits,
             loop,
         )
         self.storage.start()

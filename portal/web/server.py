@@ -81,8 +81,8 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     threading.Thread(target=_close_idle_connections, args=[socket_map], name="idle connections", daemon=True).start()
     runner.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database_file)
     _log.info("listening on http://%s:%d", bracket_ipv6(config.web.host), config.web.port)
-    # What is there by now stays, and was made without the collector. Walking through it, a full collection took some
-    # 50 ms, for which pages waited.
+    # The command has switched the collector off until here: what is there by now stays. Walking through it, a full
+    # collection took some 50 ms, for which pages waited.
     gc.freeze()
     gc.enable()
     server.run()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 from portal.core.config import Config
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.connection.session import SmppSession
-from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS, InternalLimits
+from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId
 from portal.smsc.protocol.pdu import (
@@ -202,12 +202,10 @@ _RESPONSE_CLASSES = {SubmitSm: MessageResp, DataSm: MessageResp, Bind: BindResp,
 
 
 @asynccontextmanager
-async def run_smsc(
-    config: Config, internal_limits: InternalLimits = DEFAULT_INTERNAL_LIMITS
-) -> AsyncIterator[SmppServer]:
+async def run_smsc(config: Config, server_limits: ServerLimits = DEFAULT_SERVER_LIMITS) -> AsyncIterator[SmppServer]:
     """The server, in this process, on the test's data folder."""
     died = asyncio.Event()
-    server = SmppServer(config, asyncio.get_running_loop(), died.set, internal_limits)
+    server = SmppServer(config, asyncio.get_running_loop(), died.set, server_limits)
     server.start()
     try:
         yield server

@@ -15,7 +15,7 @@ from typing import Protocol
 from portal.core.config import LimitSettings
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.smsc.admission.rate_limits import FailureCounter, get_rate_limit_network
-from portal.smsc.limits import InternalLimits
+from portal.smsc.limits import ServerLimits
 
 
 class PendingConnection(Protocol):
@@ -51,10 +51,10 @@ class ConnectionLimits:
     `connection_count`: those that are open or wait for their turn. `sessions`: those of connections that were let in.
     """
 
-    def __init__(self, limits: LimitSettings, internal_limits: InternalLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limits: LimitSettings, server_limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
         self._loop = loop
-        self._failed_unbound = FailureCounter(internal_limits.failed_unbound_per_minute)
+        self._failed_unbound = FailureCounter(server_limits.failed_unbound_per_minute)
         self.connection_count = 0
         self._unbound_slots: dict[ConnectionSlot, None] = {}  # in the order in which they came
         self._unbound_per_network: Counter[Hashable] = Counter()

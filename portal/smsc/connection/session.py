@@ -20,7 +20,7 @@ from portal.smsc.connection import query_cancel, submission
 from portal.smsc.connection.pdu_stream import PduStream
 from portal.smsc.connection.session_registry import SessionRegistry
 from portal.smsc.delivery.delivery import DeliveryScheduler, build_deliver_sm
-from portal.smsc.limits import InternalLimits
+from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import (
@@ -75,7 +75,7 @@ class ServerContext:
     session_registry: SessionRegistry
     dispatcher: Dispatcher
     limits: LimitSettings
-    internal_limits: InternalLimits
+    server_limits: ServerLimits
     loop: asyncio.AbstractEventLoop
 
 
@@ -337,7 +337,7 @@ class SmppSession(PduStream):
         if (
             self._unanswered_deliveries
             and next(iter(self._unanswered_deliveries.values()))[1]
-            < now - self._server_context.internal_limits.deliver_response_seconds
+            < now - self._server_context.server_limits.deliver_response_seconds
         ):
             self._abort("does not answer deliver_sm")
             return

@@ -28,7 +28,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import OutboundMessage, SubmittedMessage
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
-from portal.smsc.limits import InternalLimits
+from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import (
     BindKind,
@@ -61,11 +61,11 @@ class SqliteStorage:
         self,
         database: Path,
         keys: Keys,
-        internal_limits: InternalLimits,
+        server_limits: ServerLimits,
         loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
     ) -> None:
-        self._internal_limits = internal_limits
+        self._server_limits = server_limits
         self._loop = loop
         self._keys = keys
         self._read_connection = db.connect(database)
@@ -104,7 +104,7 @@ class SqliteStorage:
         self._writer.start()
         self._poll_simulated_messages()
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
-        self._run_periodically(self._internal_limits.due_poll_seconds, self.poll_due_messages)
+        self._run_periodically(self._server_limits.due_poll_seconds, self.poll_due_messages)
         self._run_periodically(_EXPIRY_INTERVAL_SECONDS, lambda: self.expire_deliveries(now_ms()))
 
     def close_db_connections(self) -> None:
@@ -389,7 +389,7 @@ class SqliteStorage:
             WriteJobKind.CONFIG_APPLIED: WriteJobHandler(_save_applied_versions),
             WriteJobKind.EXPIRE_DELIVERIES: WriteJobHandler(
                 lambda conn, times: deliveries.expire_deliveries(
-                    conn, times[-1], batch_size=self._internal_limits.expiry_batch_size
+                    conn, times[-1], batch_size=self._server_limits.expiry_batch_size
                 ),
                 self._handle_deliveries_expired,
             ),
@@ -448,7 +448,7 @@ class SqliteStorage:
         self._queue_receipts(receipts)
 
     def _handle_deliveries_expired(self, times: list[int], expired_count: int) -> None:
-        if expired_count == self._internal_limits.expiry_batch_size:
+        if expired_count == self._server_limits.expiry_batch_size:
             # What is submitted meanwhile has its turn in between.
             self.expire_deliveries(times[-1])
 

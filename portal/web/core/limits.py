@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PageLimits:
-    """How long a page works before it shows what there is so far: threads are few, and messages may be millions.
+    """How long a page works before it shows what there is so far: threads are few, and messages may be millions."""
 
-    `search_seconds`: looking for messages. `count_seconds`: counting those that a deletion would remove.
-    `delete_seconds`: removing them; the rest is removed in the background. `untold_deletion_ms`: a deletion that took
-    no longer gets no banner, because a toast has told its result.
-    """
-
+    # Looking for messages.
     search_seconds: float = 1.0
+    # Counting those that a deletion would remove.
     count_seconds: float = 1.0
+    # Removing them; the rest is removed in the background.
     delete_seconds: float = 0.5
+    # A deletion that took no longer gets no banner, because a toast has told its result.
     untold_deletion_ms: int = 3_000
 
 

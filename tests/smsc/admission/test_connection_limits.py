@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from portal.core.config import LimitSettings
 from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
-from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS
+from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 
 HERE, ELSEWHERE, THIRD = (ip_address(each) for each in ("203.0.113.7", "198.51.100.1", "192.0.2.1"))
 
@@ -39,7 +39,7 @@ class PendingConnection:
 
 
 def make_limits(**settings):
-    return ConnectionLimits(replace(LimitSettings(), **settings), DEFAULT_INTERNAL_LIMITS, asyncio.get_running_loop())
+    return ConnectionLimits(replace(LimitSettings(), **settings), DEFAULT_SERVER_LIMITS, asyncio.get_running_loop())
 
 
 def arrive(limits, address, how_many=1):

@@ -12,7 +12,7 @@ from portal.services.history import history, refunds
 from portal.services.messages import blacklist, intake
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS
 from portal.services.operations import self_check
-from portal.smsc.limits import InternalLimits
+from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import DataSm
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
@@ -235,6 +235,6 @@ async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn):
     conn.execute("UPDATE accounts SET balance = 3000000")
     intake.store_messages(conn, [submit] * 2_500)
     # The clock's hand does not move meanwhile: one poll has to be enough.
-    async with run_smsc(config, InternalLimits(due_poll_seconds=3_600)) as server:
+    async with run_smsc(config, ServerLimits(due_poll_seconds=3_600)) as server:
         server.storage.poll_due_messages()
         await wait_until(lambda: conn.execute("SELECT count(*) FROM messages WHERE state = 2").fetchone()[0] == 2_500)

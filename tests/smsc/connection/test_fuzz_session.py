@@ -24,7 +24,7 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.operations import self_check
-from portal.smsc.limits import InternalLimits
+from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, MessageResp, SubmitSm
@@ -67,7 +67,7 @@ class Arena:
             self._config,
             loop,
             lambda: self.troubles.append("the server died"),
-            InternalLimits(failed_unbound_per_minute=10**6),
+            ServerLimits(failed_unbound_per_minute=10**6),
         )
         self._server.start()
         self._bystander = await RawEsme.connect_and_bind(

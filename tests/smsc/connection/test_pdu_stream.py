@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from portal.core.config import LimitSettings
 from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
 from portal.smsc.connection.pdu_stream import PduStream
-from portal.smsc.limits import DEFAULT_INTERNAL_LIMITS
+from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 from portal.smsc.protocol.constants import CommandId
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 
@@ -19,7 +19,7 @@ class RecordingStream(PduStream):
 
     def __init__(self, sequences, limits, loop):
         super().__init__(
-            ConnectionSlot(ConnectionLimits(limits, DEFAULT_INTERNAL_LIMITS, loop), ip_address("127.0.0.1")),
+            ConnectionSlot(ConnectionLimits(limits, DEFAULT_SERVER_LIMITS, loop), ip_address("127.0.0.1")),
             limits,
             loop,
         )

@@ -11,7 +11,7 @@ from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages import validation
 from portal.services.messages.deliveries import MAX_BLOCKING_ATTEMPTS, MAX_RETRY_DELAY_MS
-from portal.smsc.limits import InternalLimits
+from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp
 from portal.smsc.server import SmppServer
@@ -339,7 +339,7 @@ async def test_who_never_answers_is_cut_off_and_another_gets_it(config, limited,
     async with run_smsc(config) as server:
         ids = await wait_for(server, 1)
     async with run_smsc(
-        limited(enquire_link_seconds=0.1, response_seconds=0.2), InternalLimits(deliver_response_seconds=0.3)
+        limited(enquire_link_seconds=0.1, response_seconds=0.2), ServerLimits(deliver_response_seconds=0.3)
     ) as server:
         silent = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
         assert about(await silent.wait_for_pdu(CommandId.DELIVER_SM)) == ids[0]
@@ -415,7 +415,7 @@ async def test_nothing_looks_for_what_waits_while_nobody_is_there_to_get_it(conf
 
 @pytest.mark.slow
 async def test_what_is_too_old_is_given_up_in_steps(config, cast, conn, wait_for):
-    async with run_smsc(config, InternalLimits(expiry_batch_size=2)) as server:
+    async with run_smsc(config, ServerLimits(expiry_batch_size=2)) as server:
         await wait_for(server, 5)
         # The one timer of it comes every ten minutes.
         server.storage.expire_deliveries(now_ms() + validation.DELIVERY_VALIDITY_MS + 60_000)
