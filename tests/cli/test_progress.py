@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ _ROWS = 150_000
 
 
 @pytest.fixture
-def big(data, conn):
+def big(data: Path, conn: db.Connection) -> Path:
     """A database of some 60 MB, and a backup of it."""
     conn.execute(
         "INSERT INTO audit_log (at, actor, address, action, details) WITH RECURSIVE numbers (number) AS"
@@ -40,7 +41,7 @@ def big(data, conn):
 class OnTerminal:
     """A command whose stderr is a terminal; its stdout is a pipe."""
 
-    def __init__(self, *words):
+    def __init__(self, *words: object) -> None:
         self.terminal, stderr = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, ROOT / "app.py", *map(str, words)],
@@ -51,15 +52,15 @@ class OnTerminal:
         os.close(stderr)
         self.said = ""
 
-    def wait_for_progress(self, text):
+    def wait_for_progress(self, text: str) -> None:
         while text not in self.said:
             self._read_terminal()
 
-    def _read_terminal(self):
+    def _read_terminal(self) -> None:
         content = os.read(self.terminal, 4096)
         self.said += content.decode()
 
-    def finish(self):
+    def finish(self) -> tuple[int, str]:
         """Returns the exit status and stdout; `said` has all of stderr."""
         # Linux reports an error where nobody has the other end of a terminal any more.
         with suppress(OSError):
@@ -70,7 +71,7 @@ class OnTerminal:
         return self.process.returncode, stdout.decode()
 
 
-def list_files(folder):
+def list_files(folder: Path) -> dict[str, int]:
     """Every file but the locks, with its size."""
     return {
         str(each.relative_to(folder)): each.stat().st_size
@@ -79,18 +80,19 @@ def list_files(folder):
     }
 
 
-def stop_in_the_middle(number, title, *words):
+def stop_in_the_middle(number: signal.Signals, title: str, *words: object) -> str:
     """Run a command until its first sign of progress, and send it a signal; returns its last line."""
     command = OnTerminal(*words)
     command.wait_for_progress(title)
+    assert command.process.poll() is None, "it had ended before it could be stopped"
     command.process.send_signal(number)
-    assert command.finish() == (130, ""), command.said
+    assert command.finish() == (128 + number, ""), command.said
     return command.said.splitlines()[-1]
 
 
-def is_whole(data):
+def is_whole(data: Path) -> bool:
     conn = db.connect(data / db.FILE_NAME)
-    count = conn.execute("SELECT count(*) FROM audit_log WHERE action = 'filling'").fetchone()[0]
+    count: int = conn.execute("SELECT count(*) FROM audit_log WHERE action = 'filling'").fetchone()[0]
     problems = self_check.list_problem_texts(conn)
     conn.close()
     return problems == [] and count == _ROWS
@@ -126,6 +128,20 @@ def test_a_backup_that_is_stopped_leaves_no_file(big, tmp_path, number):
     last_line = stop_in_the_middle(number, "Backup", "backup", tmp_path / "copy.db", "--data", big)
     assert last_line == "Backup: stopped; no file was written."
     assert list_files(tmp_path) == before
+    assert is_whole(big)
+
+
+def test_after_a_second_signal_nothing_is_said_of_what_is_as_it_was(big, tmp_path):
+    command = OnTerminal("backup", tmp_path / "copy.db", "--data", big)
+    command.wait_for_progress("Backup")
+    # Both are there before the command goes on: it looks for neither of them in between.
+    os.kill(command.process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, command.process.pid, os.WSTOPPED | os.WNOWAIT)
+    command.process.send_signal(signal.SIGINT)
+    command.process.send_signal(signal.SIGTERM)
+    os.kill(command.process.pid, signal.SIGCONT)
+    assert command.finish() == (130, ""), command.said
+    assert command.said.splitlines()[-1] == "Backup: interrupted; run check to see that the database is whole."
     assert is_whole(big)
 
 
