@@ -14,7 +14,7 @@ import pytest
 
 from portal.core import db
 from portal.migrations.steps import migrations
-from portal.services.operations import self_check
+from portal.services.operations import daily_self_check, self_check
 from tests.serving import clean_environment
 from tests.support import ROOT
 
@@ -161,12 +161,15 @@ def test_a_restore_that_is_stopped_changes_nothing(big, tmp_path, run_app):
     assert is_whole(big)
 
 
-@pytest.mark.parametrize("title", ["Check  [#", "Check  [####"])
-def test_a_check_that_is_stopped_leaves_no_copy(big, title):
+@pytest.mark.parametrize(("title", "options"), [("Check  [#", ()), ("Check  [####", ()), ("Check  [#", ("--record",))])
+def test_a_check_that_is_stopped_leaves_no_copy_and_no_result(big, title, options):
     before = list_files(big)
-    last_line = stop_in_the_middle(signal.SIGINT, title, "check", "--data", big)
+    last_line = stop_in_the_middle(signal.SIGINT, title, "check", *options, "--data", big)
     assert last_line == "Check: stopped; it found out nothing, and the database is as it was."
     assert list_files(big) == before
+    conn = db.connect(big / db.FILE_NAME)
+    assert daily_self_check.find_last_result(conn) is None
+    conn.close()
 
 
 def test_compacting_that_is_stopped_changes_nothing(big):
