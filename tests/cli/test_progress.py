@@ -188,6 +188,13 @@ def test_an_import_that_is_stopped_imports_nothing(data, conn, tmp_path):
     assert conn.execute("SELECT count(*) FROM blacklist").fetchone()[0] == 0
 
 
+def test_a_demo_that_is_stopped_is_not_there(tmp_path):
+    assert stop_in_the_middle(signal.SIGINT, "Demo  [#", "demo", "--data", tmp_path / "demo") == (
+        "Demo: stopped; the next start makes it up."
+    )
+    assert list_files(tmp_path) == {}
+
+
 def test_a_migration_that_is_stopped_goes_on_with_the_next_start(tmp_path, data):
     (data / db.FILE_NAME).unlink()
     with sqlite3.connect(data / db.FILE_NAME) as old:
