@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
@@ -76,6 +78,19 @@ def test_lists_for_people_are_aligned(run_app, command):
     for line in lines:
         assert all(start == 0 or line[start - 2 : start].strip() == "" for start in starts)
         assert line == line.rstrip()
+
+
+def test_ctrl_c_ends_a_command_without_a_word(capsys, monkeypatch, data):
+    class Keyboard(BytesIO):
+        """Its user presses Ctrl-C where text is read."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            signal.raise_signal(signal.SIGINT)
+            return b""
+
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(Keyboard()))
+    assert cli.main(["blacklist", "import", "smpp-acme-1", "-", "--data", str(data)]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_newer_database_is_left_alone(refused, conn):
