@@ -1,6 +1,7 @@
 """The command line: `app.py COMMAND`. Commands call the services and print what they return; no rule is here.
 
-Exit status: 0 done; 1 refused or failed, with one line on stderr that says why; 2 wrong usage; 130 interrupted.
+Exit status: 0 done; 1 refused or failed, with one line on stderr that says why; 2 wrong usage; 130 stopped by Ctrl-C
+(SIGINT) and 143 by SIGTERM: 128 and the signal's number.
 """
 
 import gc
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from portal.cli.groups import EXIT_INTERRUPTED, root
+from portal.cli.groups import root
 
 # Objects that are made before the garbage collector looks for cycles among them. Python's own 700 are 70 messages of
 # the SMPP server; and what modules make when they are imported stays.
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        SystemExit: from click, where nobody reads the output any more (status 1), and after it has completed a word for
+            a shell.
     """
     gc.set_threshold(_GC_THRESHOLD)
     try:
@@ -32,6 +37,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
-        return EXIT_INTERRUPTED
     return int(status)

@@ -2,12 +2,12 @@
 
 import click
 
-from portal.cli.groups import add_group
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
     Duration,
     account_argument,
+    add_group,
     format_table,
     format_timestamp,
 )
@@ -17,12 +17,12 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP
 from portal.services.common.audit import SHELL
 
-ip = add_group("ip")
+ip_group = add_group("ip")
 
 _network_argument = click.argument("network", metavar="IP|CIDR")
 
 
-@ip.command("add", example="ip add smpp-acme-1 203.0.113.0/28 --label office --expires 8h")
+@ip_group.command("add", example="ip add smpp-acme-1 203.0.113.0/28 --label office --expires 8h")
 @account_argument
 @_network_argument
 @click.option("--label", default="", metavar="T")
@@ -43,7 +43,7 @@ def _add_allowed_ip(
     return CommandOutput(_allowed_ip_to_dict(entry), _format_allowed_ips([entry]))
 
 
-@ip.command("remove", example="ip remove smpp-acme-1 203.0.113.0/28")
+@ip_group.command("remove", example="ip remove smpp-acme-1 203.0.113.0/28")
 @account_argument
 @_network_argument
 def _remove_allowed_ip(context: CommandContext, account: Account, network: str) -> CommandOutput:
@@ -53,7 +53,7 @@ def _remove_allowed_ip(context: CommandContext, account: Account, network: str) 
     return CommandOutput(_allowed_ip_to_dict(removed_entry), f"{removed_entry.network} removed")
 
 
-@ip.command("list", example="ip list smpp-acme-1")
+@ip_group.command("list", example="ip list smpp-acme-1")
 @account_argument
 def _list_allowed_ips(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""

@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from portal.cli.groups import add_group
 from portal.cli.shell import (
     Amount,
     CommandContext,
     CommandOutput,
+    add_group,
     format_names_and_values,
     format_table,
     format_timestamp,
@@ -23,8 +23,8 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.people import customers
 
-order = add_group("order")
-pack = add_group("pack")
+order_group = add_group("order")
+pack_group = add_group("pack")
 
 _number_argument = click.argument("number", metavar="NUMBER")
 
@@ -32,7 +32,7 @@ _number_argument = click.argument("number", metavar="NUMBER")
 # --- order
 
 
-@order.command("list", example="order list --customer Acme --status open")
+@order_group.command("list", example="order list --customer Acme --status open")
 @click.option("--account", "account_name", metavar="NAME", help="Of one account.")
 @click.option("--customer", "customer_name", metavar="NAME", help="Of one customer.")
 @click.option("--status", type=click.Choice(orders.STATUSES))
@@ -50,14 +50,14 @@ def _list_orders(
     return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
 
 
-@order.command("show", example="order show 2026-00042")
+@order_group.command("show", example="order show 2026-00042")
 @_number_argument
 def _show_order(context: CommandContext, number: str) -> CommandOutput:
     """Show one."""
     return _describe_order(orders.get_order_by_number(context.conn, number))
 
 
-@order.command("pay", example="order pay 2026-00042 --note 'bank transfer of 12 March'")
+@order_group.command("pay", example="order pay 2026-00042 --note 'bank transfer of 12 March'")
 @_number_argument
 @click.option("--note", default="", metavar="T", help="How it was paid; the customer sees it.")
 def _pay_order(context: CommandContext, number: str, *, note: str) -> CommandOutput:
@@ -66,7 +66,7 @@ def _pay_order(context: CommandContext, number: str, *, note: str) -> CommandOut
     return _describe_order(purchases.confirm_payment(context.conn, context.keys, SHELL, order, note))
 
 
-@order.command("cancel", example="order cancel 2026-00042")
+@order_group.command("cancel", example="order cancel 2026-00042")
 @_number_argument
 def _cancel_order(context: CommandContext, number: str) -> CommandOutput:
     """Close one that won't be paid."""
@@ -116,13 +116,13 @@ class PackPrice(click.ParamType[tuple[str, str]]):
         return size, price
 
 
-@pack.command("list", example="pack list")
+@pack_group.command("list", example="pack list")
 def _list_packs(context: CommandContext) -> CommandOutput:
     """List what is sold."""
     return _describe_packs(packs.list_packs(context.conn))
 
 
-@pack.command("set", example="pack set 1000=60.00 5000=275.00 --currency EUR")
+@pack_group.command("set", example="pack set 1000=60.00 5000=275.00 --currency EUR")
 @click.argument("pack_prices", nargs=-1, required=True, type=PackPrice(), metavar="CREDITS=PRICE...")
 @click.option("--currency", metavar="CODE", help="Of ISO 4217; one for all packs (default: theirs).")
 def _set_packs(
@@ -139,7 +139,7 @@ def _set_packs(
         return _describe_packs(packs.replace_packs(context.conn, SHELL, list(packs_by_credits.values())))
 
 
-@pack.command("remove", example="pack remove 1000")
+@pack_group.command("remove", example="pack remove 1000")
 @click.argument("sizes", nargs=-1, required=True, type=Amount(), metavar="CREDITS...")
 def _remove_packs(context: CommandContext, sizes: tuple[int, ...]) -> CommandOutput:
     """Sell packs no more."""

@@ -2,12 +2,13 @@
 
 import click
 
-from portal.cli.groups import CommandError, add_group
+from portal.cli.groups import CommandError
 from portal.cli.shell import (
     Amount,
     CommandContext,
     CommandOutput,
     account_argument,
+    add_group,
     format_timestamp,
     wrong_usage,
 )
@@ -19,7 +20,7 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import credits, expiry
 from portal.services.history import refunds
 
-credit = add_group("credits")
+credits_group = add_group("credits")
 
 _amount_argument = click.argument("amount", type=Amount(), metavar="N")
 _reason_option = click.option(
@@ -27,7 +28,7 @@ _reason_option = click.option(
 )
 
 
-@credit.command("show", example="credits show smpp-acme-1")
+@credits_group.command("show", example="credits show smpp-acme-1")
 @account_argument
 def _show_balance(context: CommandContext, account: Account) -> CommandOutput:
     """Show an account's balance, and what of it runs out."""
@@ -49,7 +50,7 @@ def _show_balance(context: CommandContext, account: Account) -> CommandOutput:
     return CommandOutput(output.value | {"expiring": rows}, "\n".join([output.text, *lines]))
 
 
-@credit.command("grant", example="credits grant smpp-acme-1 1000 --until 2027-12-31")
+@credits_group.command("grant", example="credits grant smpp-acme-1 1000 --until 2027-12-31")
 @account_argument
 @_amount_argument
 @click.option("--note", default="", metavar="T", help="Stands in the ledger.")
@@ -62,7 +63,7 @@ def _grant_credits(context: CommandContext, account: Account, amount: int, *, no
     )
 
 
-@credit.command("transfer", example="credits transfer smpp-acme-1 smpp-acme-2 250")
+@credits_group.command("transfer", example="credits transfer smpp-acme-1 smpp-acme-2 250")
 @click.argument("source_name", metavar="FROM")
 @click.argument("target_name", metavar="TO")
 @_amount_argument
@@ -77,7 +78,7 @@ def _transfer_credits(context: CommandContext, source_name: str, target_name: st
     )
 
 
-@credit.command("correct", example="credits correct smpp-acme-1 -20 --reason 'granted twice'")
+@credits_group.command("correct", example="credits correct smpp-acme-1 -20 --reason 'granted twice'")
 @account_argument
 @click.argument("amount", type=Amount(credit_amounts.parse_amount_change), metavar="±N")
 @_reason_option
@@ -89,7 +90,7 @@ def _correct_balance(context: CommandContext, account: Account, amount: int, *, 
     )
 
 
-@credit.command("refund", example="credits refund smpp-acme-1 --message 4711 --reason 'sent twice'")
+@credits_group.command("refund", example="credits refund smpp-acme-1 --message 4711 --reason 'sent twice'")
 @account_argument
 @click.argument("amount", type=Amount(), metavar="[N]", required=False)
 @click.option("--message", type=int, metavar="ID", help="Give back what this message cost, once; leave out N.")

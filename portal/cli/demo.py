@@ -1,11 +1,13 @@
 """`demo`: the program running on a made-up installation, and what helps to try it."""
 
 import os
+import sys
 
 import click
 
 from portal import demo, supervisor
 from portal.cli.groups import CommonOptions
+from portal.cli.progress import show_progress
 from portal.cli.running import serve
 from portal.cli.shell import Command, CommandOutput, load_config, root_command, wrong_usage
 from portal.core.config import Config
@@ -41,10 +43,18 @@ def _run_demo(
         return CommandOutput()
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with supervisor.hold_component_lock(config.data, "demo"):
-        demo.create_demo(config)
+        if not config.database_file.exists():
+            _create_demo(config)
         # Read again: the demo comes with settings of its own.
         config = load_config(options)
         return serve(config, options, lambda: _print_welcome(config))
+
+
+def _create_demo(config: Config) -> None:
+    # Said at once: the progress of this comes a second later, and in a log only if it takes long.
+    print("Making up the demo, once: users, accounts, four weeks of messages", file=sys.stderr)
+    with show_progress("Demo", "the next start makes it up") as progress:
+        demo.create_demo(config, progress)
 
 
 def _print_welcome(config: Config) -> None:

@@ -1,7 +1,7 @@
 """The root of the commands and their groups. A module of commands is imported when one of its commands is asked for."""
 
+import signal
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,8 @@ import click
 
 from portal import __version__
 
-EXIT_INTERRUPTED = 130
+# The signal's number is added, as shells do: 130 for Ctrl-C, 143 for SIGTERM.
+EXIT_BY_SIGNAL = 128
 
 # In which module of this package a command or a group is, and what it does. The root's help needs no more than this.
 ROOT_COMMANDS = {
@@ -58,29 +59,22 @@ class CommonOptions:
 
 
 def build_common_options(*, json: bool = True) -> list[click.Parameter]:
-    """`--data`, `--config` and `--json` for a command or a group. They go into the context's CommonOptions."""
+    """`--data`, `--config` and `--json` for a command or a group. They go into the context's CommonOptions.
+
+    Args:
+        json: whether `--json` is one of them.
+    """
+    # A folder that can't be read is refused (1) and no wrong usage: PORTAL_DATA names it as well.
+    path = click.Path(readable=False, path_type=Path)
     options: list[click.Parameter] = [
+        _build_common_option("--data", type=path, metavar="DIR", help="Data folder (PORTAL_DATA; ./data)."),
         _build_common_option(
-            "--data",
-            type=click.Path(file_okay=False, readable=False, path_type=Path),
-            metavar="DIR",
-            help="Data folder (PORTAL_DATA; ./data).",
-        ),
-        _build_common_option(
-            "--config",
-            type=click.Path(readable=False, path_type=Path),
-            metavar="FILE",
-            help="Settings (PORTAL_CONFIG; config.toml in DIR).",
+            "--config", type=path, metavar="FILE", help="Settings (PORTAL_CONFIG; config.toml in DIR)."
         ),
     ]
-    return [
-        *options,
-        *(
-            [_build_common_option("--json", is_flag=True, help="Print one JSON value and nothing else.")]
-            if json
-            else []
-        ),
-    ]
+    if json:
+        options.append(_build_common_option("--json", is_flag=True, help="Print one JSON value and nothing else."))
+    return options
 
 
 def _build_common_option(name: str, **attributes: Any) -> click.Option:
@@ -94,32 +88,39 @@ def _store_common_option(ctx: click.Context, param: click.Parameter, value: obje
 
 
 class CommandGroup(click.Group):
-    """A group whose commands take the common options, and of which some are in modules that are imported on demand.
+    """A group whose commands take the common options."""
 
-    Args:
-        modules: by command, the module of `portal.cli` that adds it to this group.
-        helps: by command, what its help says, for a group that is listed without importing them.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        modules: Mapping[str, str] | None = None,
-        helps: Mapping[str, str] | None = None,
-        **attributes: Any,
-    ) -> None:
-        super().__init__(*args, **attributes)
+    def __init__(self, name: str | None, help: str) -> None:
+        super().__init__(name, help=help, no_args_is_help=True)
         self.params += build_common_options()
-        self.modules = modules or {}
-        self.helps = helps or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(dict.fromkeys((*self.modules, *self.commands)))
+        """In the order in which they were added; click's own is the alphabet's."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.get_command_help(ctx, name)) for name in self.list_commands(ctx)])
+
+    def get_command_help(self, ctx: click.Context, name: str) -> str:
+        """What the group's help says of a command: all of it, where click would cut it."""
+        command = self.get_command(ctx, name)
+        return (command and command.help) or ""
+
+
+class RootGroup(CommandGroup):
+    """The commands of ROOT_COMMANDS. The module of one is imported when it is asked for, and adds it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(ROOT_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self.modules and cmd_name not in self.commands:
-            import_module(f"portal.cli.{self.modules[cmd_name]}")
+        if cmd_name in ROOT_COMMANDS and cmd_name not in self.commands:
+            import_module(f"portal.cli.{ROOT_COMMANDS[cmd_name][0]}")
         return super().get_command(ctx, cmd_name)
+
+    def get_command_help(self, ctx: click.Context, name: str) -> str:
+        return ROOT_COMMANDS[name][1]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -130,35 +131,14 @@ class CommandGroup(click.Group):
             # Click knows those that were imported.
             raise click.NoSuchCommand(error.command_name, possibilities=self.list_commands(ctx), ctx=ctx) from None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self._get_help(ctx, name)) for name in self.list_commands(ctx)])
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Click itself would print an empty line first.
+            raise click.exceptions.Exit(EXIT_BY_SIGNAL + signal.SIGINT) from None
 
-    def _get_help(self, ctx: click.Context, name: str) -> str:
-        if name in self.helps:
-            return self.helps[name]
-        command = self.get_command(ctx, name)
-        return (command and command.help) or ""
-
-
-CommandGroup.group_class = CommandGroup
 
 root = click.version_option(__version__, message="SMPP Portal %(version)s")(
-    CommandGroup(
-        help="SMPP Portal: an SMPP server, and the pages on which its customers look after their accounts.",
-        modules={name: module for name, (module, _) in ROOT_COMMANDS.items()},
-        helps={name: help for name, (_, help) in ROOT_COMMANDS.items()},
-        no_args_is_help=True,
-    )
+    RootGroup(None, "SMPP Portal: an SMPP server, and the pages on which its customers look after their accounts.")
 )
-
-
-def add_group(name: str, modules: Mapping[str, str] | None = None) -> CommandGroup:
-    """Add a group to the root, and return it.
-
-    Args:
-        modules: as for CommandGroup.
-    """
-    group = CommandGroup(name, help=root.helps[name], modules=modules, no_args_is_help=True)
-    root.add_command(group)
-    return group

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from portal.cli.groups import CommandError, add_group
+from portal.cli.groups import CommandError
 from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
     account_argument,
+    add_group,
     format_table,
     format_timestamp,
 )
@@ -24,8 +25,8 @@ from portal.services.messages import blacklist, inbound, inbound_numbers
 from portal.services.messages.blacklist import BlacklistEntry
 from portal.services.messages.inbound_numbers import InboundNumber
 
-simulate = add_group("simulate")
-route = add_group("route")
+simulate_group = add_group("simulate")
+route_group = add_group("route")
 blacklist_group = add_group("blacklist")
 
 _number_argument = click.argument("number", metavar="NUMBER")
@@ -37,7 +38,7 @@ _keyword_option = click.option(
 # --- simulate
 
 
-@simulate.command("mo", example="simulate mo --from 393401234567 --to 390399123 STOP")
+@simulate_group.command("mo", example="simulate mo --from 393401234567 --to 390399123 STOP")
 @click.option("--from", "source", required=True, metavar="NUMBER", help="The handset's, with country code.")
 @click.option("--to", "destination", required=True, metavar="NUMBER", help="A number, or a short code.")
 @click.argument("text", metavar="TEXT")
@@ -60,7 +61,7 @@ def _simulate_inbound_message(context: CommandContext, text: str, *, source: str
 # --- route
 
 
-@route.command("add", example="route add smpp-acme-1 390399123 --keyword WIN")
+@route_group.command("add", example="route add smpp-acme-1 390399123 --keyword WIN")
 @account_argument
 @_number_argument
 @_keyword_option
@@ -70,7 +71,7 @@ def _add_inbound_number(context: CommandContext, account: Account, number: str, 
     return CommandOutput(_inbound_number_to_dict(added), f"What is sent to {added} reaches {account.name}.")
 
 
-@route.command("remove", example="route remove smpp-acme-1 390399123 --keyword WIN")
+@route_group.command("remove", example="route remove smpp-acme-1 390399123 --keyword WIN")
 @account_argument
 @_number_argument
 @_keyword_option
@@ -80,7 +81,7 @@ def _remove_inbound_number(context: CommandContext, account: Account, number: st
     return CommandOutput(_inbound_number_to_dict(removed), f"{removed} removed")
 
 
-@route.command("list", example="route list smpp-acme-1")
+@route_group.command("list", example="route list smpp-acme-1")
 @account_argument
 def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from portal.cli.shell import (
 )
 from portal.core import crypto
 from portal.core.config import Config, SettingOrigin
+from portal.core.progress import Progress, no_progress
 from portal.services.operations import backup, daily_self_check, self_check
 from portal.services.operations.self_check import Problem
 
@@ -119,7 +121,7 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
         supervisor.exit_with_parent()
     try:
         with open_database(config) as context:
-            problems = _run_daily_self_check(context) if record else _run_self_check(context)
+            problems = _run_daily_self_check(context, supervised=supervised) if record else _run_self_check(context)
     except sqlite3.DatabaseError as error:
         problems = [self_check.problem_from_error(error)]
     value = {"ok": not problems, "problems": [str(each) for each in problems]}
@@ -130,12 +132,18 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
 
 def _run_self_check(context: CommandContext) -> list[Problem]:
     with (
-        show_progress("Check", "it found out nothing, and the database is as it was") as progress,
+        _show_check_progress() as progress,
         self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
     ):
         return self_check.find_problems(copy, progress)
 
 
-def _run_daily_self_check(context: CommandContext) -> list[Problem]:
+def _run_daily_self_check(context: CommandContext, *, supervised: bool) -> list[Problem]:
     os.nice(_LOW_PRIORITY)
-    return daily_self_check.run_daily_check(context.conn, context.keys, context.config.data)
+    # In the server's log it would be lines that nobody waits for.
+    with nullcontext(no_progress) if supervised else _show_check_progress() as progress:
+        return daily_self_check.run_daily_check(context.conn, context.keys, context.config.data, progress)
+
+
+def _show_check_progress() -> AbstractContextManager[Progress]:
+    return show_progress("Check", "it found out nothing, and the database is as it was")

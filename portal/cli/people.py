@@ -5,11 +5,12 @@ import sys
 import click
 
 from portal import migrations
-from portal.cli.groups import CommandError, CommonOptions, add_group
+from portal.cli.groups import CommandError, CommonOptions
 from portal.cli.shell import (
     Command,
     CommandContext,
     CommandOutput,
+    add_group,
     format_names_and_values,
     format_table,
     format_timestamp,

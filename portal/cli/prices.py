@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
-from portal.cli.groups import CommandError, add_group
+from portal.cli.groups import CommandError
 from portal.cli.progress import show_progress
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
+    add_group,
     format_table,
     format_timestamp,
 )
@@ -25,7 +26,7 @@ from portal.services.prices.prices import PriceChange, PriceRow
 
 _DEFAULT_LIST_NAME = "default prices"
 
-price = add_group("price")
+price_group = add_group("price")
 
 _list_option = click.option("--list", "list_name", metavar="NAME", help="Another list than the default one.")
 # A country like IT, or first digits like 39342.
@@ -43,7 +44,7 @@ _name_argument = click.argument("name", metavar="NAME")
 # --- what a list says
 
 
-@price.command("list", example="price list --list Resellers")
+@price_group.command("list", example="price list --list Resellers")
 @_list_option
 def _list_prices(context: CommandContext, *, list_name: str | None) -> CommandOutput:
     """Show a list: what holds, and what is to come."""
@@ -112,7 +113,7 @@ def _get_price_list(context: CommandContext, list_name: str | None) -> PriceList
 # --- changing it
 
 
-@price.command("set", example="price set IT 0.8 --from 2027-01-31")
+@price_group.command("set", example="price set IT 0.8 --from 2027-01-31")
 @_destination_argument
 @click.argument("price_text", metavar="PRICE")
 @_from_option
@@ -124,7 +125,7 @@ def _set_price(
     return _change_price(context, list_name, destination_text, prices.parse_price(price_text), valid_from_text)
 
 
-@price.command("close", example="price close 39342")
+@price_group.command("close", example="price close 39342")
 @_destination_argument
 @_from_option
 @_list_option
@@ -145,7 +146,7 @@ def _change_price(
     return _describe_prices(context, price_list, destination)
 
 
-@price.command("remove", example="price remove IT --from 2027-01-31")
+@price_group.command("remove", example="price remove IT --from 2027-01-31")
 @_destination_argument
 @_from_option
 @_list_option
@@ -162,7 +163,7 @@ def _remove_price(
     return _describe_prices(context, price_list, destination)
 
 
-@price.command("import", example="price import prices.csv --dry-run")
+@price_group.command("import", example="price import prices.csv --dry-run")
 @click.argument("file", metavar="FILE", type=click.Path(readable=False, allow_dash=True))
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @_list_option
@@ -183,7 +184,7 @@ def _import_prices(context: CommandContext, file: str, *, dry_run: bool, list_na
     return CommandOutput(value, f"{summary}; nothing was imported" if dry_run else summary)
 
 
-@price.command("export", example="price export --list Resellers")
+@price_group.command("export", example="price export --list Resellers")
 @_list_option
 def _export_prices(context: CommandContext, *, list_name: str | None) -> CommandOutput:
     """Print a list as CSV, as import reads it."""
@@ -196,7 +197,7 @@ def _export_prices(context: CommandContext, *, list_name: str | None) -> Command
 # --- the lists
 
 
-@price.command("lists", example="price lists")
+@price_group.command("lists", example="price lists")
 def _list_price_lists(context: CommandContext) -> CommandOutput:
     """Show the lists."""
     return _describe_price_lists(price_lists.list_price_lists(context.conn))
@@ -218,7 +219,7 @@ def _price_list_to_dict(price_list: PriceListSummary) -> dict[str, object]:
     }
 
 
-@price.command("create", example="price create Resellers")
+@price_group.command("create", example="price create Resellers")
 @_name_argument
 def _create_price_list(context: CommandContext, name: str) -> CommandOutput:
     """Make a list; it says what differs from the default one."""
@@ -226,7 +227,7 @@ def _create_price_list(context: CommandContext, name: str) -> CommandOutput:
     return CommandOutput(_price_list_to_dict(price_list), price_list.name)
 
 
-@price.command("rename", example="price rename Resellers Partners")
+@price_group.command("rename", example="price rename Resellers Partners")
 @_name_argument
 @click.argument("new_name", metavar="NEW-NAME")
 def _rename_price_list(context: CommandContext, name: str, new_name: str) -> CommandOutput:
@@ -237,7 +238,7 @@ def _rename_price_list(context: CommandContext, name: str, new_name: str) -> Com
     return CommandOutput(_price_list_to_dict(renamed), renamed.name)
 
 
-@price.command("delete", example="price delete Partners")
+@price_group.command("delete", example="price delete Partners")
 @_name_argument
 def _delete_price_list(context: CommandContext, name: str) -> CommandOutput:
     """Delete a list that no customer has."""
@@ -246,7 +247,7 @@ def _delete_price_list(context: CommandContext, name: str) -> CommandOutput:
     return CommandOutput(_price_list_to_dict(price_list), f"{price_list.name} deleted")
 
 
-@price.command("assign", example="price assign Acme Resellers")
+@price_group.command("assign", example="price assign Acme Resellers")
 @click.argument("customer_name", metavar="CUSTOMER")
 @click.argument("name", metavar="[NAME]", required=False)
 def _assign_price_list(context: CommandContext, customer_name: str, name: str | None) -> CommandOutput:

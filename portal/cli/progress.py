@@ -3,15 +3,14 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import current_thread, main_thread
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from portal.cli.groups import EXIT_INTERRUPTED
+from portal.cli.groups import EXIT_BY_SIGNAL
 from portal.core.progress import Progress
 
 # Into a file or a pipe: nothing for quick work, then a line now and then.
@@ -21,17 +20,21 @@ _SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 @contextmanager
-def show_progress(title: str, as_it_was: str) -> Iterator[Progress]:
+def show_progress(title: str, as_it_was: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
     """Show how far the block's work is: as a bar on a terminal, otherwise as lines once it takes longer.
+
+    To be called in the main thread, which is the one that gets signals.
 
     Args:
         title: what is being done ("Backup").
         as_it_was: what is true if it is stopped ("no file was written").
+        clock: seconds; another is for tests.
 
     Raises:
-        SystemExit: with status 130, after a line that says so, where SIGINT or SIGTERM has stopped the work.
+        click.exceptions.Exit: with 128 and the signal's number, after a line that says so, where SIGINT or SIGTERM has
+            stopped the work.
     """
-    drawing = _Bar(title) if sys.stderr.isatty() else _Lines(title)
+    drawing = _Bar(title, clock) if sys.stderr.isatty() else _Lines(title, clock)
     stop = _StopRequest()
     reported = False
 
@@ -45,36 +48,40 @@ def show_progress(title: str, as_it_was: str) -> Iterator[Progress]:
     try:
         with stop.catch_signals():
             yield progress
-    except KeyboardInterrupt:
+    except BaseException as error:
         drawing.finish(complete=False)
-        print(f"{title}: stopped; {as_it_was}.", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    except BaseException:
-        drawing.finish(complete=False)
+        if stop.is_urgent:
+            # Whatever the error is: an exception that comes in the middle of SQLite's work becomes one of its own.
+            _exit_by_signal(stop.number, f"{title}: interrupted; run check to see that the database is whole.")
+        if isinstance(error, KeyboardInterrupt):
+            _exit_by_signal(stop.number, f"{title}: stopped; {as_it_was}.")
         raise
     drawing.finish(complete=True)
     if stop.number and reported:
-        print(f"{title}: it was done before it could be stopped.", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED)
+        _exit_by_signal(stop.number, f"{title}: it was done before it could be stopped.")
     if stop.number:
         # There was nothing to do: the signal is meant for what comes next.
         signal.raise_signal(stop.number)
+
+
+def _exit_by_signal(number: int, line: str) -> NoReturn:
+    print(line, file=sys.stderr)
+    raise click.exceptions.Exit(EXIT_BY_SIGNAL + number) from None
 
 
 class _StopRequest:
     """SIGINT or SIGTERM, once it has come.
 
     The work looks for it where it reports, and nowhere else: an exception at any other moment might come just after a
-    commit, and then nobody could say what is as it was. A second Ctrl-C ends the wait for a moment that doesn't come.
+    commit, and then nobody could say what is as it was. A second signal ends the wait for a moment that doesn't come;
+    it is such an exception, so after it nothing is said of what is as it was.
     """
 
     number = 0
+    is_urgent = False
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        if current_thread() is not main_thread():
-            yield
-            return
         previous = {number: signal.signal(number, self._set) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -84,6 +91,7 @@ class _StopRequest:
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         if self.number:
+            self.is_urgent = True
             raise KeyboardInterrupt
         self.number = number
 
@@ -91,14 +99,15 @@ class _StopRequest:
 class _Bar:
     """A progress bar on a terminal, click's; seconds where the total is unknown."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, clock: Callable[[], float]) -> None:
         self._title = title
-        self._begun_at = self._drawn_at = time.monotonic()
+        self._clock = clock
+        self._begun_at = self._drawn_at = clock()
         self._bar: Any = None
         self._has_seconds = False
 
     def show(self, done: int, total: int) -> None:
-        now = time.monotonic()
+        now = self._clock()
         is_first = self._bar is None and not self._has_seconds
         if not is_first and now - self._drawn_at < _SECONDS_BETWEEN_DRAWINGS:
             return
@@ -131,14 +140,15 @@ class _Bar:
 class _Lines:
     """A line now and then, for logs."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, clock: Callable[[], float]) -> None:
         self._title = title
-        self._begun_at = time.monotonic()
+        self._clock = clock
+        self._begun_at = clock()
         self._next_line_at = self._begun_at + _FIRST_LINE_AFTER_S
         self._has_lines = False
 
     def show(self, done: int, total: int) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next_line_at:
             return
         self._next_line_at = now + _SECONDS_BETWEEN_LINES
@@ -148,7 +158,7 @@ class _Lines:
 
     def finish(self, *, complete: bool) -> None:
         if complete and self._has_lines:
-            self._print(f"done in {time.monotonic() - self._begun_at:.0f} s")
+            self._print(f"done in {self._clock() - self._begun_at:.0f} s")
 
     def _print(self, text: str) -> None:
         print(f"{self._title}: {text}", file=sys.stderr, flush=True)

@@ -42,7 +42,9 @@ def serve(config: Config, options: CommonOptions, on_ready: Callable[[], None] |
 
 @contextmanager
 def _lock_database_and_check_key(config: Config) -> Iterator[None]:
-    """The key belongs to the database: here one line says so, later every login would fail.
+    """Lock the database and bring it up to date, as `lock_and_migrate_database`, and check that the key is its own.
+
+    With another key every login would fail, and nobody would see why.
 
     Raises: as `open_database`, and KeyFileError.
     """

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from portal.cli.groups import CommandError, add_group
+from portal.cli.groups import CommandError
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
     account_argument,
+    add_group,
     format_table,
 )
 from portal.core.db import write_transaction

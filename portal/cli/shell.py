@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from portal import migrations
-from portal.cli.groups import CommandError, CommandGroup, CommonOptions, build_common_options, root
+from portal.cli.groups import ROOT_COMMANDS, CommandError, CommandGroup, CommonOptions, build_common_options, root
 from portal.cli.progress import show_progress
 from portal.core import config as settings
 from portal.core import db, i18n
@@ -67,8 +67,12 @@ class Command(click.Command):
         self.params += build_common_options(json=prints_data)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # A negative number is an argument, and no option.
-        ctx.ignore_unknown_options = any(re.match(r"-[0-9]", each) for each in args)
+        unsigned = [re.sub(r"^-(?=[0-9])", "", each) for each in args]
+        if unsigned != args:
+            # A negative number is an argument, and no option. Click can only ignore all options that it doesn't know,
+            # so it looks for these first, without the minus signs.
+            self.make_parser(ctx).parse_args(unsigned)
+            ctx.ignore_unknown_options = True
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> int:
@@ -103,7 +107,10 @@ class DatabaseCommand(Command):
             return output
 
 
-CommandGroup.command_class = DatabaseCommand
+class DatabaseCommandGroup(CommandGroup):
+    """A group whose commands work on the database, unless they say otherwise."""
+
+    command_class = DatabaseCommand
 
 
 @contextmanager
@@ -123,9 +130,18 @@ def _one_line_errors() -> Iterator[None]:
         raise CommandError(text) from error
 
 
-def root_command(name: str, **attributes: Any) -> Callable[[Callable[..., CommandOutput]], click.Command]:
-    """A command that is in no group; arguments as for Command."""
-    return root.command(name, help=root.helps[name], **attributes)
+def add_group(name: str) -> DatabaseCommandGroup:
+    """Add a group of ROOT_COMMANDS to the root, and return it."""
+    group = DatabaseCommandGroup(name, ROOT_COMMANDS[name][1])
+    root.add_command(group)
+    return group
+
+
+def root_command(
+    name: str, cls: type[Command] = DatabaseCommand, **attributes: Any
+) -> Callable[[Callable[..., CommandOutput]], click.Command]:
+    """A command of ROOT_COMMANDS that is no group; arguments as for Command."""
+    return root.command(name, cls=cls, help=ROOT_COMMANDS[name][1], **attributes)
 
 
 def wrong_usage(message: str) -> NoReturn:
@@ -192,8 +208,6 @@ class Duration(click.ParamType[int]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
         if value == "0":
             return 0
         match = re.fullmatch(r"([0-9]{1,4})([smhdw])", value)
@@ -215,8 +229,6 @@ class Amount(click.ParamType[int]):
         self.parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
         with _one_line_errors():
             return self.parse(value)
 

@@ -17,6 +17,7 @@ from portal.core import config as settings
 from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
 from portal.core.crypto import FILE_NAME as KEY_FILE
 from portal.core.crypto import Keys
+from portal.core.progress import Progress, no_progress
 from portal.demo import client, fixtures
 from portal.demo.fixtures import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
 from portal.services.messages import smpp_config
@@ -57,31 +58,32 @@ class DemoLogins:
         return pyotp.TOTP(self.totp_secrets[email]).provisioning_uri(name=email, issuer_name=issuer)
 
 
-def create_demo(config: Config) -> None:
-    """Create the demo's database, key and settings, unless they are there. This takes some seconds, and says so."""
+def create_demo(config: Config, progress: Progress = no_progress) -> None:
+    """Create the demo's database, key and settings, unless they are there. This takes some seconds.
+
+    Args:
+        progress: is told groups of messages, which take most of the time.
+
+    Raises:
+        OSError, sqlite3.Error: there is no demo.
+        KeyboardInterrupt: from `progress`; there is no demo.
+    """
     if config.database_file.exists():
         return
-    _print_progress(
-        f"Making up the demo in {_format_path(config.data)}, once: users, accounts, four weeks of messages …"
-    )
-    begun_at = time.monotonic()
     # Created in a temporary folder and moved, the database last: so a demo is complete as soon as it is there.
     folder = config.data / _TEMPORARY_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
-    password = "-".join(secrets.token_hex(2) for _ in range(3))
-    logins = DemoLogins(password, *fixtures.create_demo_data(folder, password))
-    _write_private_file(folder / _LOGINS_FILE, json.dumps(asdict(logins), indent=2) + "\n")
-    if not (config.data / settings.FILE_NAME).exists():
-        _write_private_file(config.data / settings.FILE_NAME, _SETTINGS_TOML)
-    for name in (KEY_FILE, _LOGINS_FILE, config.database_file.name):
-        (folder / name).replace(config.data / name)
-    shutil.rmtree(folder)
-    _print_progress(f"Made up in {time.monotonic() - begun_at:.0f} s. Starting the portal and the SMPP server …")
-
-
-def _print_progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    try:
+        password = "-".join(secrets.token_hex(2) for _ in range(3))
+        logins = DemoLogins(password, *fixtures.create_demo_data(folder, password, progress))
+        _write_private_file(folder / _LOGINS_FILE, json.dumps(asdict(logins), indent=2) + "\n")
+        if not (config.data / settings.FILE_NAME).exists():
+            _write_private_file(config.data / settings.FILE_NAME, _SETTINGS_TOML)
+        for name in (KEY_FILE, _LOGINS_FILE, config.database_file.name):
+            (folder / name).replace(config.data / name)
+    finally:
+        shutil.rmtree(folder)
 
 
 def _write_private_file(file: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from portal.core import clock, db
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
+from portal.core.progress import Progress
 from portal.demo import documents, history_seed
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
 from portal.services.accounts.accounts import Account
@@ -34,12 +35,13 @@ _OPERATOR_ACTOR = Actor(OPERATOR)
 _OWNER_ACTOR = Actor(OWNER)
 
 
-def create_demo_data(folder: Path, password: str) -> tuple[dict[str, str], dict[str, str]]:
+def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[dict[str, str], dict[str, str]]:
     """Create the key and the database of the demo.
 
     Args:
         folder: an empty folder.
         password: the login password of all users.
+        progress: as for `history_seed.seed_history`.
 
     Returns:
         TOTP secrets by e-mail address, and SMPP passwords by account name.
@@ -65,7 +67,7 @@ def create_demo_data(folder: Path, password: str) -> tuple[dict[str, str], dict[
             passwords = _create_accounts(conn, keys, acme.id, globex.id)
             text_policy.change_text_policy(conn, _OPERATOR_ACTOR, globex, text_policy.NONE)
             customers.change_customer(conn, _OPERATOR_ACTOR, globex, messages_months=3)
-        history_seed.seed_history(conn, _OPERATOR_ACTOR)
+        history_seed.seed_history(conn, _OPERATOR_ACTOR, progress)
         rollup.roll_up_all(conn)
         with write_transaction(conn):
             source, target = (accounts.get_account(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))

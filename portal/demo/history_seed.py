@@ -9,6 +9,7 @@ from itertools import count
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import write_transaction
+from portal.core.progress import Progress
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionRecord
@@ -82,10 +83,16 @@ _INBOUND_MESSAGES = (
 )
 
 
-def seed_history(conn: sqlite3.Connection, operator: Actor) -> None:
+def seed_history(conn: sqlite3.Connection, operator: Actor, progress: Progress) -> None:
     """Grant the credits and store the messages of the last four weeks, in the order of their time.
 
     The database must not have had any message yet: ids only grow.
+
+    Args:
+        progress: is told grants and groups of messages.
+
+    Raises:
+        KeyboardInterrupt: from `progress`; nothing is stored.
     """
     rng = random.Random(_SEED)
     configs = {each.name: each for each in smpp_config.load_account_configs(conn)}
@@ -94,7 +101,9 @@ def seed_history(conn: sqlite3.Connection, operator: Actor) -> None:
     upstream_ids = count((now - _DAYS * DAY_MS) << 8)
     with write_transaction(conn):
         sessions = _seed_smpp_sessions(conn, now)
-        for at, pattern, amount in sorted(_iterate_traffic_events(rng, now), key=lambda each: each[0]):
+        events = sorted(_iterate_traffic_events(rng, now), key=lambda each: each[0])
+        for number, (at, pattern, amount) in enumerate(events):
+            progress(number, len(events))
             if amount:
                 account = accounts.get_account(conn, pattern.account)
                 credits.grant_credits(conn, operator, account, amount * credit_amounts.THOUSANDTHS, now=at)

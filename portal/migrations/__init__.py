@@ -9,7 +9,20 @@ __all__ = ["NewerDatabase", "migrate"]
 
 
 def migrate(file: Path, *, keep_backups: int, progress: Progress = no_progress) -> list[str]:
-    """Apply all pending migrations to a database: see `runner.migrate`."""
+    """Apply all pending migrations to a database, after a backup of it (in `backups/` beside it).
+
+    Args:
+        file: the database; it is created if it is missing.
+        keep_backups: how many of these backups are kept.
+        progress: is told migrations, the backup being the first of them.
+
+    Returns:
+        The names of the migrations applied; empty if the database was up to date.
+
+    Raises:
+        NewerDatabase: nothing has changed.
+        KeyboardInterrupt: from `progress`; the migration that it was at is rolled back, those before it stay.
+    """
     if has_all_migrations(file):
         return []
     # Imported here: most starts have nothing to migrate, and sqlite-utils takes an eighth of a second and 15 MB.

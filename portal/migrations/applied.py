@@ -14,7 +14,14 @@ class NewerDatabase(Exception):
 
 
 def has_all_migrations(file: Path) -> bool:
-    """Whether a database has just the migrations that this program knows; False where it can't be read."""
+    """Whether a database has all the migrations that this program knows, and no others.
+
+    Args:
+        file: the database; it isn't created.
+
+    Returns:
+        False also where it is missing or can't be read: `runner.migrate` says why.
+    """
     if not file.exists():
         return False
     try:

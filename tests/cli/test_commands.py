@@ -2,12 +2,14 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
-from portal import __version__
+from portal import __version__, cli
 from tests.support import ROOT
 
 
@@ -22,10 +24,11 @@ def test_without_an_installation_init_is_named(start_app, command):
 @pytest.mark.parametrize(
     "args", [(), ("nonsense",), ("account",), ("ip", "add", "smpp-acme-1"), ("customer", "add", "X")]
 )
-def test_wrong_usage_is_2(start_app, args):
-    done = start_app(*args)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Usage:" in done.stderr
+def test_wrong_usage_is_2(capsys, args):
+    assert cli.main(args) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Usage:" in printed.err
 
 
 def test_options_may_stand_before_the_command_or_after_it(start_app, data, config):
@@ -41,6 +44,15 @@ def test_settings_that_are_wrong_are_named_by_every_command(start_app, data):
     assert (done.returncode, done.stderr) == (1, "PORTAL_SMPP_PORT: 'high' must be a whole number\n")
 
 
+def test_a_data_folder_that_is_none_is_refused_however_it_is_named(start_app, tmp_path):
+    (tmp_path / "file").touch()
+    by_option = start_app("account", "list", "--data", "file")
+    by_variable = start_app("account", "list", PORTAL_DATA="file")
+    assert by_option.stderr == by_variable.stderr
+    assert by_option.stderr.count("\n") == 1
+    assert by_option.returncode == by_variable.returncode == 1
+
+
 @pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(data):
     command = f"{sys.executable} {ROOT / 'app.py'} config --data {data} | head -1"
@@ -50,15 +62,35 @@ def test_a_reader_that_has_seen_enough_is_no_error(data):
 
 @pytest.mark.parametrize(
     "command",
-    [("customer", "list"), ("user", "list"), ("account", "list"), ("ip", "list", "smpp-acme-1"),
-     ("ip", "list", "smpp-acme-2"), ("sender", "list", "smpp-acme-1"), ("sender", "list", "smpp-acme-2")],
-)  # fmt: skip
+    [
+        "customer list",
+        "user list",
+        "account list",
+        "ip list smpp-acme-1",
+        "ip list smpp-acme-2",
+        "sender list smpp-acme-1",
+        "sender list smpp-acme-2",
+    ],
+)
 def test_lists_for_people_are_aligned(run_app, command):
-    head, *lines = run_app(*command).stdout.splitlines()
+    head, *lines = run_app(*command.split()).stdout.splitlines()
     starts = [found.start() for found in re.finditer(r"(?<!\S)\S+", head)]
     for line in lines:
         assert all(start == 0 or line[start - 2 : start].strip() == "" for start in starts)
         assert line == line.rstrip()
+
+
+def test_ctrl_c_ends_a_command_without_a_word(capsys, monkeypatch, data):
+    class Keyboard(BytesIO):
+        """Its user presses Ctrl-C where text is read."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            signal.raise_signal(signal.SIGINT)
+            return b""
+
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(Keyboard()))
+    assert cli.main(["blacklist", "import", "smpp-acme-1", "-", "--data", str(data)]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_newer_database_is_left_alone(refused, conn):
@@ -71,10 +103,10 @@ def test_a_missing_key_is_named(refused, data):
     assert "secret.key is missing" in refused("password", "regenerate", "smpp-acme-1")
 
 
-def test_secrets_are_no_arguments(start_app):
+def test_secrets_are_no_arguments(run_app):
     # What is typed as an argument stands in the process list and in the shell's history.
     for command in (("user", "add"), ("account", "add"), ("password", "regenerate"), ("init",)):
-        options = set(re.findall(r"--[a-z-]+", start_app(*command, "--help").stdout))
+        options = set(re.findall(r"--[a-z-]+", run_app(*command, "--help").stdout))
         assert not {each for each in options if "password" in each or "secret" in each} - {"--password-stdin"}
 
 
@@ -84,28 +116,38 @@ def test_the_version_needs_no_installation(start_app):
 
 
 @pytest.mark.parametrize(
-    ("args", "suggestion"),
-    [(("acount", "list"), "account"), (("account", "lits"), "list"), (("account", "list", "--jsn"), "--json"),
-     (("account", "ad"), "add")],
-)  # fmt: skip
-def test_a_typo_gets_a_suggestion(start_app, args, suggestion):
-    done = start_app(*args)
+    ("typed", "suggestion"),
+    [
+        ("acount list", "account"),
+        ("account lits", "list"),
+        ("account ad", "add"),
+        ("account list --jsn", "--json"),
+        ("credits correct smpp-acme-1 -20 --reasn mistake", "--reason"),
+    ],
+)
+def test_a_typo_gets_a_suggestion(run_app, typed, suggestion):
+    done = run_app(*typed.split())
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"Did you mean '{suggestion}'?" in done.stderr
+    assert f"'{suggestion}'" in done.stderr.partition("Did you mean")[2]
 
 
 @pytest.mark.parametrize(("args", "names"), [((), ("serve", "account")), (("user",), ("add", "link", "list"))])
-def test_a_group_alone_lists_what_there_is(start_app, args, names):
-    done = start_app(*args)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert all(re.search(rf"^  {name} ", done.stderr, re.M) for name in names)
+def test_a_group_alone_lists_what_there_is(capsys, args, names):
+    assert cli.main(args) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert all(re.search(rf"^  {name} ", printed.err, re.M) for name in names)
 
 
 @pytest.mark.parametrize(
     ("words", "completed"),
-    [("app.py acc", {"account"}), ("app.py account li", {"list"}), ("app.py account list --js", {"--json"}),
-     ("app.py account add --kind sm", {"smpp", "sms"})],
-)  # fmt: skip
+    [
+        ("app.py acc", {"account"}),
+        ("app.py account li", {"list"}),
+        ("app.py account list --js", {"--json"}),
+        ("app.py account add --kind sm", {"smpp", "sms"}),
+    ],
+)
 @pytest.mark.slow
 def test_bash_completes_commands_options_and_choices(words, completed, tmp_path):
     # As docs/operating.md says: app.py is a command of its own, and Bash asks it.

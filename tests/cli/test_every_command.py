@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from portal.cli.groups import root
+from portal.cli.groups import ROOT_COMMANDS, root
 from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
 from portal.services.common.audit import SHELL
@@ -22,6 +22,8 @@ _COMMANDS = (Path(__file__).parent / "commands.txt").read_text().splitlines()
 _VALUES = (Path(__file__).parent / "command_values.txt").read_text().splitlines()
 # They run until they are stopped; what `demo --code` prints, tests/test_demo.py has.
 _WITHOUT_VALUE = {"serve", "web", "smsc", "demo"}
+# Each takes a tenth of a second or so.
+_SLOW_TO_IMPORT = {"asyncio", "flask", "phonenumbers", "portal.smsc", "portal.web", "sqlite_utils"}
 
 
 def _iterate_commands(group: click.Group = root, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -97,12 +99,29 @@ def test_every_command_s_help_has_an_example_that_is_right(name, command):
         assert command.help
 
 
+def _list_imported_modules(stderr: str) -> set[str]:
+    return set(re.findall(r"^import time:.*\| +(\S+)$", stderr, re.M))
+
+
 def test_the_root_s_help_needs_no_command(start_app):
     done = start_app("--help", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
-    assert set(re.findall(r"\b(portal[.\w]*)$", done.stderr, re.M)) == {"portal", "portal.cli", "portal.cli.groups"}
-    for name, help in root.helps.items():
+    imported = {each for each in _list_imported_modules(done.stderr) if each.partition(".")[0] == "portal"}
+    assert imported == {"portal", "portal.cli", "portal.cli.groups"}
+    for name, (_, help) in ROOT_COMMANDS.items():
         command = root.get_command(click.Context(root), name)
         assert command
         assert command.help == help
         assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [("account list", _SLOW_TO_IMPORT | {"jinja2"}), ("backup copy.db", _SLOW_TO_IMPORT), ("config", _SLOW_TO_IMPORT)],
+)
+def test_a_command_loads_only_what_it_needs(start_app, data, command, unneeded):
+    done = start_app(*command.split(), "--data", data, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    imported = _list_imported_modules(done.stderr)
+    assert "portal.cli.shell" in imported
+    assert not imported & unneeded

@@ -8,12 +8,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from portal.core import db
 from portal.migrations.steps import migrations
-from portal.services.operations import self_check
+from portal.services.operations import daily_self_check, self_check
 from tests.serving import clean_environment
 from tests.support import ROOT
 
@@ -24,7 +25,7 @@ _ROWS = 150_000
 
 
 @pytest.fixture
-def big(data, conn):
+def big(data: Path, conn: db.Connection) -> Path:
     """A database of some 60 MB, and a backup of it."""
     conn.execute(
         "INSERT INTO audit_log (at, actor, address, action, details) WITH RECURSIVE numbers (number) AS"
@@ -40,7 +41,7 @@ def big(data, conn):
 class OnTerminal:
     """A command whose stderr is a terminal; its stdout is a pipe."""
 
-    def __init__(self, *words):
+    def __init__(self, *words: object) -> None:
         self.terminal, stderr = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, ROOT / "app.py", *map(str, words)],
@@ -51,15 +52,15 @@ class OnTerminal:
         os.close(stderr)
         self.said = ""
 
-    def wait_for_progress(self, text):
+    def wait_for_progress(self, text: str) -> None:
         while text not in self.said:
             self._read_terminal()
 
-    def _read_terminal(self):
+    def _read_terminal(self) -> None:
         content = os.read(self.terminal, 4096)
         self.said += content.decode()
 
-    def finish(self):
+    def finish(self) -> tuple[int, str]:
         """Returns the exit status and stdout; `said` has all of stderr."""
         # Linux reports an error where nobody has the other end of a terminal any more.
         with suppress(OSError):
@@ -70,7 +71,7 @@ class OnTerminal:
         return self.process.returncode, stdout.decode()
 
 
-def list_files(folder):
+def list_files(folder: Path) -> dict[str, int]:
     """Every file but the locks, with its size."""
     return {
         str(each.relative_to(folder)): each.stat().st_size
@@ -79,18 +80,19 @@ def list_files(folder):
     }
 
 
-def stop_in_the_middle(number, title, *words):
+def stop_in_the_middle(number: signal.Signals, title: str, *words: object) -> str:
     """Run a command until its first sign of progress, and send it a signal; returns its last line."""
     command = OnTerminal(*words)
     command.wait_for_progress(title)
+    assert command.process.poll() is None, "it had ended before it could be stopped"
     command.process.send_signal(number)
-    assert command.finish() == (130, ""), command.said
+    assert command.finish() == (128 + number, ""), command.said
     return command.said.splitlines()[-1]
 
 
-def is_whole(data):
+def is_whole(data: Path) -> bool:
     conn = db.connect(data / db.FILE_NAME)
-    count = conn.execute("SELECT count(*) FROM audit_log WHERE action = 'filling'").fetchone()[0]
+    count: int = conn.execute("SELECT count(*) FROM audit_log WHERE action = 'filling'").fetchone()[0]
     problems = self_check.list_problem_texts(conn)
     conn.close()
     return problems == [] and count == _ROWS
@@ -129,6 +131,20 @@ def test_a_backup_that_is_stopped_leaves_no_file(big, tmp_path, number):
     assert is_whole(big)
 
 
+def test_after_a_second_signal_nothing_is_said_of_what_is_as_it_was(big, tmp_path):
+    command = OnTerminal("backup", tmp_path / "copy.db", "--data", big)
+    command.wait_for_progress("Backup")
+    # Both are there before the command goes on: it looks for neither of them in between.
+    os.kill(command.process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, command.process.pid, os.WSTOPPED | os.WNOWAIT)
+    command.process.send_signal(signal.SIGINT)
+    command.process.send_signal(signal.SIGTERM)
+    os.kill(command.process.pid, signal.SIGCONT)
+    assert command.finish() == (130, ""), command.said
+    assert command.said.splitlines()[-1] == "Backup: interrupted; run check to see that the database is whole."
+    assert is_whole(big)
+
+
 def test_a_restore_that_is_stopped_changes_nothing(big, tmp_path, run_app):
     assert run_app("backup", tmp_path / "copy.db").returncode == 0
     conn = db.connect(big / db.FILE_NAME)
@@ -145,12 +161,15 @@ def test_a_restore_that_is_stopped_changes_nothing(big, tmp_path, run_app):
     assert is_whole(big)
 
 
-@pytest.mark.parametrize("title", ["Check  [#", "Check  [####"])
-def test_a_check_that_is_stopped_leaves_no_copy(big, title):
+@pytest.mark.parametrize(("title", "options"), [("Check  [#", ()), ("Check  [####", ()), ("Check  [#", ("--record",))])
+def test_a_check_that_is_stopped_leaves_no_copy_and_no_result(big, title, options):
     before = list_files(big)
-    last_line = stop_in_the_middle(signal.SIGINT, title, "check", "--data", big)
+    last_line = stop_in_the_middle(signal.SIGINT, title, "check", *options, "--data", big)
     assert last_line == "Check: stopped; it found out nothing, and the database is as it was."
     assert list_files(big) == before
+    conn = db.connect(big / db.FILE_NAME)
+    assert daily_self_check.find_last_result(conn) is None
+    conn.close()
 
 
 def test_compacting_that_is_stopped_changes_nothing(big):
@@ -167,6 +186,13 @@ def test_an_import_that_is_stopped_imports_nothing(data, conn, tmp_path):
     command = ("blacklist", "import", "smpp-acme-1", numbers, "--data", data)
     assert stop_in_the_middle(signal.SIGINT, "Import", *command) == "Import: stopped; the blacklist is as it was."
     assert conn.execute("SELECT count(*) FROM blacklist").fetchone()[0] == 0
+
+
+def test_a_demo_that_is_stopped_is_not_there(tmp_path):
+    assert stop_in_the_middle(signal.SIGINT, "Demo  [#", "demo", "--data", tmp_path / "demo") == (
+        "Demo: stopped; the next start makes it up."
+    )
+    assert list_files(tmp_path) == {}
 
 
 def test_a_migration_that_is_stopped_goes_on_with_the_next_start(tmp_path, data):

@@ -41,6 +41,14 @@ def parse_amount(text: str) -> int:
     return amount
 
 
+def parse_amount_or_zero(text: str) -> int:
+    """Read a positive amount, or 0 where that means none: no threshold, nothing granted.
+
+    Raises: as `parse_amount`.
+    """
+    return 0 if text.strip() == "0" else parse_amount(text)
+
+
 def parse_amount_change(text: str) -> int:
     """Read an amount with a sign or without, in the language in use: "-1,234.5" is -1234500, in Italian "-1.234,5" is.
 

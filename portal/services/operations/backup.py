@@ -12,9 +12,9 @@ from typing import IO
 from portal.core.db import FILE_NAME, connect
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.common.errors import Refused
+from portal.services.operations.database_copy import copy_database
 
 _LOCK_NAME = "running.lock"
-_PAGES_A_STEP = 256
 
 
 class ServerRunning(Refused):
@@ -106,25 +106,20 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
     with _lock_data_folder(data, fcntl.LOCK_EX):
         try:
             temporary_file.touch(mode=0o600)
-            _copy_database(source, temporary_file, progress)
+            with closing(_open_read_only(source)) as source_conn:
+                copy_database(source_conn, temporary_file, progress)
             _fsync(temporary_file)
             old_database = _keep_old_database(database) if database.exists() else None
-            # In one step: at no moment is there no database, whatever happens to this process.
-            temporary_file.rename(database)
+            try:
+                # In one step: at no moment is there no database, whatever happens to this process.
+                temporary_file.rename(database)
+            except OSError:
+                if old_database:
+                    old_database.unlink()
+                raise
         finally:
             temporary_file.unlink(missing_ok=True)
     return old_database
-
-
-def _copy_database(source: Path, target: Path, progress: Progress) -> None:
-    def report(status: int, remaining: int, total: int) -> None:
-        progress(total - remaining, total)
-
-    with closing(_open_read_only(source)) as from_conn, closing(sqlite3.connect(target)) as to_conn:
-        # A copy that isn't complete is removed, so nothing has to be taken back in it.
-        to_conn.execute("PRAGMA journal_mode = OFF")
-        to_conn.execute("PRAGMA synchronous = OFF")
-        from_conn.backup(to_conn, pages=_PAGES_A_STEP, progress=report)
 
 
 def _open_read_only(file: Path) -> sqlite3.Connection:
@@ -132,7 +127,11 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
 
 
 def _keep_old_database(database: Path) -> Path:
-    """Give the old database a second name, under which it stays; returns that."""
+    """Make a hard link to the old database in `backups/`, by which it stays; returns its path.
+
+    Raises:
+        OSError: the folder can't be made, or there is neither a link nor a copy; nothing is left.
+    """
     # This moves the content of the write-ahead log into the file, so that the file alone is the old database.
     connect(database).close()
     folder = database.parent / "backups"
@@ -141,11 +140,21 @@ def _keep_old_database(database: Path) -> Path:
     try:
         os.link(database, target)
     except OSError:
-        # Not every file system has second names.
-        shutil.copyfile(database, target)
+        # Not every file system has hard links.
+        _copy_and_fsync(database, target)
     for suffix in ("-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
     return target
+
+
+def _copy_and_fsync(source: Path, target: Path) -> None:
+    try:
+        target.touch(mode=0o600)
+        shutil.copyfile(source, target)
+        _fsync(target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _check_backup(source: Path, progress: Progress) -> None:

@@ -48,6 +48,17 @@ def run_daily_check(
     """Check a copy of the database, store the result and mail new problems.
 
     A check that could not run is also a problem.
+
+    Args:
+        data: the data folder, in which the copy is written.
+        progress: as for `open_database_copy` and `find_problems`.
+
+    Returns:
+        The problems.
+
+    Raises:
+        sqlite3.Error: the result couldn't be stored.
+        KeyboardInterrupt: from `progress`; nothing was stored.
     """
     at = now_ms()
     try:

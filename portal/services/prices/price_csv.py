@@ -141,6 +141,11 @@ def apply_import_plan(
 ) -> Sequence[PriceChange]:
     """Do what a plan says, all of it at one moment or nothing; returns what was to be done.
 
+    Args:
+        timezone: IANA name, for the sentence of a refusal.
+        now: the moment of the plan (milliseconds).
+        progress: is told changes.
+
     Raises: as `prices.change_prices`.
     """
     if plan.changes:

@@ -133,12 +133,7 @@ def _is_jpeg(content: bytes) -> bool:
     return False
 
 
-def store_document(
-    conn: sqlite3.Connection,
-    account_id: int,
-    content: bytes,
-    kind: str,
-) -> int:
+def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -> int:
     """Keep a document of an account; returns its id.
 
     It is written in several transactions, so that nobody waits long. What is not given to a sender within an hour, or

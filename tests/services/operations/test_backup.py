@@ -1,5 +1,6 @@
 import multiprocessing
 import sqlite3
+import subprocess
 import threading
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_a_restore_that_fails_leaves_nothing(conn, data, tmp_path):
         backup.restore_backup(data, tmp_path / "copy.db")
     assert {each.name for each in data.iterdir()} <= {*before, "running.lock"}
     assert (data / "portal.db").exists()
+
+
+def test_a_restore_that_can_t_replace_the_database_leaves_no_copy_of_it(conn, data, tmp_path):
+    backup.create_backup(conn, tmp_path / "copy.db")
+    conn.close()
+    # A mount point can't be replaced, nor can there be hard links to it.
+    mount = subprocess.run(["mount", "--bind", data / "portal.db", data / "portal.db"], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(mount.stderr.strip())
+    try:
+        with pytest.raises(OSError, match="busy"):
+            backup.restore_backup(data, tmp_path / "copy.db")
+    finally:
+        subprocess.run(["umount", data / "portal.db"], check=True)
+    assert list((data / "backups").iterdir()) == []
+    assert not (data / ".portal.db.restoring").exists()
 
 
 def test_a_backup_has_no_key(conn, data, tmp_path):

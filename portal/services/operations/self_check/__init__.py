@@ -65,7 +65,11 @@ def find_problems(conn: sqlite3.Connection, progress: Progress = no_progress) ->
 
 
 def _collect_check_problems(check: Iterator[Problem]) -> list[Problem]:
-    """The problems that a check finds until it ends. One that can't read on does not stop the others."""
+    """The problems that a check finds until it ends. One that can't read on does not stop the others.
+
+    Raises:
+        sqlite3.OperationalError: it was interrupted, for `progress` is to stop everything.
+    """
     results: list[Problem] = []
     omitted_count = 0
     try:
@@ -75,6 +79,9 @@ def _collect_check_problems(check: Iterator[Problem]) -> list[Problem]:
             else:
                 omitted_count += 1
     except sqlite3.DatabaseError as error:
+        # Errors that SQLite itself hasn't raised have no code.
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise
         results.append(problem_from_error(error))
     if omitted_count:
         results.append(Problem(N_("%(count)s more were found like those before this line"), {"count": omitted_count}))

@@ -14,13 +14,13 @@ from portal.core.db import FILE_NAME
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
 from portal.services.common.errors import Refused
+from portal.services.operations.database_copy import copy_database
 
 _COPY_NAME = f".{FILE_NAME}.checking"
 _LOCK_NAME = "check.lock"
 # For what the server writes while the copy is written.
 _RESERVED_OCTETS = 64 << 20
 _CACHE_KB = 16_384
-_PAGES_A_STEP = 256
 _LOOK_AT_LOCK_S = 0.1
 
 
@@ -95,23 +95,17 @@ def _require_disk_space(conn: sqlite3.Connection, data: Path) -> None:
 
 
 def _copy_database(conn: sqlite3.Connection, target: Path, progress: Progress) -> None:
-    def report(status: int, remaining: int, total: int) -> None:
-        progress(total - remaining, total)
-
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
-        copy.execute("PRAGMA journal_mode = OFF")
-        copy.execute("PRAGMA synchronous = OFF")
-        try:
-            # In a transaction: otherwise SQLite starts again if somebody writes between two steps. Not VACUUM INTO,
-            # which rebuilds the indexes and so hides their damage.
-            conn.execute("BEGIN")
-            conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            conn.backup(copy, pages=_PAGES_A_STEP, progress=report)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
-                raise
-            raise DatabaseCopyFailed(data=str(target.parent), reason=str(error)) from None
-        finally:
-            if conn.in_transaction:
-                conn.execute("ROLLBACK")
+    try:
+        conn.execute("BEGIN")
+        # The transaction's snapshot is that of its first read.
+        conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        # Not VACUUM INTO, which rebuilds the indexes and so hides their damage.
+        copy_database(conn, target, progress)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+            raise
+        raise DatabaseCopyFailed(data=str(target.parent), reason=str(error)) from None
+    finally:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
