@@ -286,9 +286,7 @@ def parse_credit_line(text: str) -> int:
     Raises:
         InvalidCreditLine
     """
-    if text.strip() == "0":
-        return 0
     try:
-        return credit_amounts.parse_amount(text)
+        return credit_amounts.parse_amount_or_zero(text)
     except credit_amounts.InvalidAmount:
         raise customers.InvalidCreditLine(value=text.strip()) from None

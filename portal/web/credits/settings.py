@@ -109,7 +109,7 @@ def change_auto_recredit(account: Account) -> ResponseReturnValue:
 
 
 def _parse_credit_threshold(text: str | None) -> int | None:
-    return credit_amounts.parse_amount(text) if text and text.strip() not in ("", "0") else None
+    return credit_amounts.parse_amount_or_zero((text or "").strip() or "0") or None
 
 
 def _parse_pack_credits(text: str | None) -> int | None:
