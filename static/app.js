@@ -225,9 +225,25 @@
   document.addEventListener('change', ({ target }) => {
     if (target.dataset.most) target.setCustomValidity(target.files[0]?.size > target.dataset.most ? target.dataset.tooLarge : '');
   });
-  // A page that comes back from the browser's memory is loaded again: meanwhile its user may have logged out, and WebKit
-  // keeps pages in spite of Cache-Control: no-store. Loaded anew, no form is busy either.
-  addEventListener('pageshow', (event) => event.persisted && location.reload());
+  // WebKit keeps pages in its memory in spite of Cache-Control: no-store. One that comes back stays as it is, with what
+  // was typed and what is shown once, unless its login session has ended meanwhile. To load it again could repeat a POST.
+  // The first part of a token is the session's own; the rest is signed anew at times. The menu's is there for users only.
+  const sessionOf = (page) => page.querySelector('.menu [name=csrf_token]')?.value.split('.')[0];
+  addEventListener('pageshow', async ({ persisted }) => {
+    if (!persisted) return;
+    for (const form of document.querySelectorAll('form[aria-busy]')) setBusy(form, false);
+    const profile = document.querySelector('.menu a');
+    if (!profile) return; // nobody is logged in on it
+    root.style.visibility = 'hidden';
+    try {
+      const answer = await fetch(profile.href);
+      const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+      if (sessionOf(page) === sessionOf(document)) root.style.visibility = '';
+      else location.replace(answer.url); // the login page, or the profile of somebody else
+    } catch {
+      location.assign(profile.href); // the browser says that there is no answer, and Back asks again
+    }
+  });
 
   /* ---- htmx ---- */
   const isPoll = (element) => /\bevery\b/.test(element.getAttribute('hx-trigger') ?? '');

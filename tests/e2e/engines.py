@@ -67,11 +67,12 @@ def run_webkit(folder: Path, proxy: str) -> Iterator[Send]:
 @contextmanager
 def run_firefox(folder: Path, proxy: str) -> Iterator[Send]:
     """Run Firefox, without a window. The arguments are those of `run_webkit`."""
-    (folder / "user.js").write_text('user_pref("marionette.port", 0); user_pref("intl.locale.requested", "en-US");')
+    port = find_free_port()
+    settings = f'user_pref("marionette.port", {port}); user_pref("intl.locale.requested", "en-US");'
+    (folder / "user.js").write_text(settings)
     size = [f"--width={_WIDTH}", f"--height={_HEIGHT}"]
     with _run_process(["firefox-esr", "--headless", "--marionette", "--profile", str(folder), *size], folder):
-        port_file = folder / "MarionetteActivePort"
-        port = int(wait_until(lambda: port_file.exists() and port_file.read_text(), _TIMEOUT_S))
+        wait_until(lambda: _accepts_connections(port), _TIMEOUT_S)
         with closing(_MarionetteConnection(port)) as connection:
             proxies = {"proxyType": "manual", "httpProxy": proxy, "sslProxy": proxy}
             connection.send("WebDriver:NewSession", {"proxy": proxies})

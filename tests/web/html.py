@@ -11,16 +11,31 @@ from html5lib.constants import E as MEANINGS
 _ID_REFERENCES = ("for", "aria-labelledby", "aria-describedby", "aria-controls")
 # The dialog's title arrives with its content.
 _DYNAMIC_IDS = {"modal-title"}
-
-
 _TOKENS = re.compile(r'(name="csrf_token" value="|"X-CSRFToken":")[^"]+')
-_LAYOUT_BESIDE_TAG = re.compile(r"(?<=>)(?:\n\s*|\s{2,})|(?:\n\s*|\s{2,})(?=</?\w)")
-_INDENTATION = re.compile(r"\n +| {2,}")
+# Beside these tags a space is seen nowhere; beside others, which stand within a line, it is.
+_BLOCKS = (
+    r"!doctype|html|head|title|meta|link|script|body|header|main|footer|nav|section|template|div|dialog|details|summary|"
+    r"form|fieldset|legend|option|p|h\d|br|ul|ol|li|dl|dt|dd|table|caption|thead|tbody|tfoot|tr|th|td|use|rect|path"
+)
+_SPACE = r"[ \n\t\r\f]"  # not \s: a no-break space is text
+_PIECES = re.compile(
+    r'(?P<as_typed><textarea\b.*?</textarea>|<p class="message.*?</p>)'
+    rf"|{_SPACE}*(?P<block></?(?:{_BLOCKS})\b[^>]*>){_SPACE}*"
+    rf"|(?P<start><button\b[^>]*>){_SPACE}*|{_SPACE}*(?P<end></button>)|(?P<inline><[^>]*>)|{_SPACE}+",
+    re.DOTALL,
+)
 
 
 def remove_layout(text: str) -> str:
-    """HTML without line breaks and indentation: how a template is laid out is no matter of the tests."""
-    return _INDENTATION.sub(" ", _LAYOUT_BESIDE_TAG.sub("", text))
+    """HTML without the layout of its templates, but with each space that a browser shows."""
+
+    def replace(piece: re.Match[str]) -> str:
+        if not piece.lastgroup:
+            return " "
+        tag = piece[piece.lastgroup]
+        return tag if piece.lastgroup == "as_typed" else re.sub(r"\n *", " ", tag)
+
+    return _PIECES.sub(replace, text)
 
 
 def find_html_errors(text: str) -> list[str]:

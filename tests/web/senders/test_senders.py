@@ -362,7 +362,7 @@ def test_where_any_sender_is_allowed_nothing_is_refused(alice: Browser, conn: db
 
 
 def order(page: str) -> list[str]:
-    return re.findall(r'name="id" value="\d+"> ?([^<]+)<', page)
+    return re.findall(r'name="id" value="\d+"> ([^<]+?) ?<', page)
 
 
 @pytest.mark.parametrize(
