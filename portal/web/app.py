@@ -27,6 +27,7 @@ from portal.web.core import (
     uploads,
 )
 from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
+from portal.web.core.template_source import IndentationRemover
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
 from portal.web.people import login, profile
@@ -48,7 +49,7 @@ def create_app(
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
     # As in mails: a line that has a statement alone leaves nothing in the page.
-    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [IndentationRemover]}
     app.config.update(
         SECRET_KEY=keys.cookie_key,
         SESSION_COOKIE_NAME="portal_session",
