@@ -14,7 +14,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extr
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 # Set in containers and by some editors: the program, which tests start some hundred times, would be compiled each time.
 unexport PYTHONDONTWRITEBYTECODE
-# What needs a browser, other people's SMPP clients, or more than a second or so.
+# What needs a browser, other people's SMPP clients, or half a second or more.
 NOT_FAST := slow or browser or interop or faults
 
 .PHONY: help setup run test test-fast test-all coverage lint format lock binary clean packages
@@ -42,7 +42,7 @@ test: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
 	$(BIN)/python -m pytest -n 2
 
 test-fast: $(VENV)/.development
-	$(BIN)/python -m pytest -n 2 -m "not ($(NOT_FAST))"
+	$(BIN)/python -m pytest -n 2 -m "not ($(NOT_FAST))" $(addprefix --ignore=tests/,e2e interop faults money)
 
 test-all: test
 	$(BIN)/python -m tests.faults 50

@@ -25,6 +25,7 @@ def test_an_account_is_added_with_all_it_is_given(ok):
     }
 
 
+@pytest.mark.slow
 def test_a_classic_account_has_no_login(ok):
     made = ok("account", "add", "--customer", "Acme", "--kind", "sms")
     assert made["name"].startswith("sms-")

@@ -60,6 +60,7 @@ def test_a_user_gets_a_link(ok, conn):
     assert again != made["link"]
 
 
+@pytest.mark.slow
 def test_a_user_enrolled_at_once_can_log_in(ok, conn, keys):
     made = ok(
         "user", "add", "--email", "dora@acme.example", "--customer", "Acme", "--password-stdin", "--totp",

@@ -19,6 +19,7 @@ from tests.support import ROOT, Cast
 from tests.web import acting
 
 
+@pytest.mark.slow
 def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
     config.database_file.unlink(missing_ok=True)
     config.database_file.mkdir()

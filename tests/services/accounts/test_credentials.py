@@ -69,6 +69,7 @@ def test_without_grace_everything_older_ends(conn, keys, cast, acme_1, password_
     assert password_id(second) is None
 
 
+@pytest.mark.slow
 def test_the_latest_replaced_ones_are_known_and_never_good_again(conn, keys, cast, acme_1, password_id):
     made = [cast.smpp_acme_1.password]
     for number in range(8):

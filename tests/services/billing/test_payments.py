@@ -165,6 +165,7 @@ def test_a_body_is_read() -> None:
 # --- what comes of it
 
 
+@pytest.mark.slow
 def test_an_order_is_paid_and_credited(conn: db.Connection, keys: Keys, order: Order) -> None:
     assert payments.process_callback(conn, keys, SETTINGS, callback_of(order), "m1", "192.0.2.1") == payments.CREDITED
     paid = orders.get_order_by_number(conn, order.number)

@@ -181,6 +181,7 @@ def test_a_mail_waits_for_a_server_that_is_down(conn, queue, smtp, mailer):
     assert len(server.handler.mails) == 1
 
 
+@pytest.mark.slow
 def test_the_waits_grow(conn, queue, mailer):
     sender = mailer(f"smtp://127.0.0.1:{find_free_port()}")
     queue()

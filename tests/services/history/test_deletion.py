@@ -377,6 +377,7 @@ def test_damage_is_named_as_before(conn, deleted, damage, problem):
     assert any(problem in each for each in self_check.list_problem_texts(conn)), self_check.list_problem_texts(conn)
 
 
+@pytest.mark.slow
 def test_a_charge_is_found_however_far_movements_have_run_ahead(conn, acme_1):
     # The clock was ahead once: what is written since has later ids than its time.
     credits.grant_credits(conn, SHELL, acme_1, 1000, now=now_ms() + 10 * DAY_MS)

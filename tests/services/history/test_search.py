@@ -226,6 +226,7 @@ def ranges_read(conn):
     conn.set_trace_callback(None)
 
 
+@pytest.mark.slow
 def test_chunks_are_left_out_by_what_they_say(conn, acme_1, ranges_read):
     """Most of a history is not read: without the rows of the others the answer is the same."""
     for number in range(160):
@@ -238,6 +239,7 @@ def test_chunks_are_left_out_by_what_they_say(conn, acme_1, ranges_read):
         assert 1 <= len(ranges_read) <= 3, fields
 
 
+@pytest.mark.slow
 def test_a_word_that_is_nowhere_is_told_by_four_letters(conn, acme_1, ranges_read):
     """Many words share three letters."""
     for number in range(160):

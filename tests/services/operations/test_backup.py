@@ -128,6 +128,7 @@ def hold(data: Path, held: Event, release: Event) -> None:
         release.wait()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_in_the_way_no_more(conn, data, tmp_path):
     backup.create_backup(conn, tmp_path / "copy.db")
     context = multiprocessing.get_context("spawn")

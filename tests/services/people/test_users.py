@@ -68,6 +68,7 @@ def test_viewers_change_nothing(conn, cast):
 # --- enrolment
 
 
+@pytest.mark.slow
 def test_enrolment_by_a_link(conn, keys, newcomer):
     token = enrolment.create_enrolment_link(conn, newcomer)
     assert enrolment.get_user_by_enrolment_link(conn, token) == newcomer
@@ -176,6 +177,7 @@ def test_failures_are_counted_by_address_whoever_is_tried(conn):
         authentication.check_login(conn, "another@acme.example", "wrong password", HERE, 1)
 
 
+@pytest.mark.slow
 def test_success_is_not_counted(conn, cast):
     for _ in range(3):
         authentication.check_login(conn, cast.alice.email, cast.alice.password, HERE, 2)
@@ -238,6 +240,7 @@ def test_one_may_end_ones_own_sessions_only(conn, cast, alice):
 # --- profile
 
 
+@pytest.mark.slow
 def test_changing_the_password_ends_the_other_sessions(conn, cast, alice):
     mine = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
     other = login_sessions.start_login_session(conn, alice, HERE, "Phone")

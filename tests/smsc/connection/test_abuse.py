@@ -138,6 +138,7 @@ async def test_who_says_much_without_a_bind_is_cut_off(config, cast):
         assert await patient.bind(cast.smpp_acme_1.name, cast.smpp_acme_1.password) == 0
 
 
+@pytest.mark.slow
 async def test_who_floods_the_server_waits_and_nobody_else_does(config, cast):
     async with run_smsc(config) as server:
         bystander = await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)

@@ -166,6 +166,7 @@ async def test_what_is_delivered_in_time_does_not_expire(config, cast, conn):
         assert state(conn, answer) == message_states.DELIVERED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["", LATER])
 async def test_a_message_expires_also_while_the_server_is_down(config, cast, conn, schedule):
     async with run_smsc(config) as server:
@@ -177,6 +178,7 @@ async def test_a_message_expires_also_while_the_server_is_down(config, cast, con
         assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.EXPIRED)
 
 
+@pytest.mark.slow
 async def test_without_a_validity_a_message_expires_after_three_days(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

@@ -71,6 +71,7 @@ async def test_a_new_price_is_what_the_next_submit_costs(config, cast, say, paid
         assert paid() == [1000, 750, 2500, 750]
 
 
+@pytest.mark.slow
 async def test_a_date_that_comes_changes_the_price(config, cast, say, paid):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

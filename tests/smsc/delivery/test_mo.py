@@ -139,6 +139,7 @@ async def test_a_refused_one_comes_again(config, cast, conn, routed, say):
 # --- STOP
 
 
+@pytest.mark.slow
 async def test_many_from_the_shell_are_taken_in_by_and_by(config, conn, routed):
     many = 2 * inbound.SIMULATED_BATCH_SIZE + 1
     conn.executemany(

@@ -107,6 +107,7 @@ async def test_the_simulators_outcomes(config, cast, conn, ending, fate):
         assert upstream_status.startswith("stat:")
 
 
+@pytest.mark.slow
 async def test_the_simulator_has_an_id_of_its_own_for_each(config, cast, conn):
     for _ in range(2):
         async with run_smsc(config) as server:
@@ -138,6 +139,7 @@ async def test_receipts_go_to_the_receiver_and_not_to_the_transmitter(config, ca
         await receiver.receive_deliver_sm()
 
 
+@pytest.mark.slow
 async def test_receipts_are_in_order_and_windowed(config, cast, change_account):
     change_account(windowing=3, throughput=0)
     async with run_smsc(config) as server:
@@ -210,6 +212,7 @@ async def test_an_answer_after_our_unbind_counts(config, cast, conn, change_acco
         await wait_until(lambda: waiting(conn) == 0)
 
 
+@pytest.mark.slow
 async def test_receipts_wait_over_a_restart_and_unfinished_messages_go_on(config, cast, conn):
     async with run_smsc(config) as server:
         transmitter = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
@@ -275,6 +278,7 @@ async def test_those_behind_one_that_is_refused_for_good_pass_it(config, cast, c
         await wait_until(lambda: waiting(conn) == 0)
 
 
+@pytest.mark.slow
 async def test_one_that_is_refused_too_often_is_passed(config, cast, conn, change_account, wait_for):
     change_account(windowing=1)
     async with run_smsc(config) as server:

@@ -68,6 +68,7 @@ def test_no_limit_is_said_in_words(client: Client, cast: Cast, conn: db.Connecti
     assert extract_text(client(cast.alice).get(HOME).text).count("No limit") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("smpp", "shown", "hidden"),
     [
@@ -263,6 +264,7 @@ def test_a_description_is_text(client: Client, cast: Cast, conn: db.Connection) 
 # --- what is kept between pages
 
 
+@pytest.mark.slow
 def test_nothing_of_another_login_is_shown_from_what_was_drawn_before(
     client: Client, cast: Cast, conn: db.Connection
 ) -> None:

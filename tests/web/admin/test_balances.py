@@ -112,6 +112,7 @@ def test_the_customer_reads_what_runs_out_and_when(
     assert "run out on" not in extract_text(bob.get(page).text)
 
 
+@pytest.mark.slow
 def test_what_runs_out_is_told_by_date_the_next_three(
     client: Client, cast: Cast, conn: db.Connection, account: Account
 ) -> None:
@@ -126,6 +127,7 @@ def test_what_runs_out_is_told_by_date_the_next_three(
 # --- correcting and refunding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("htmx", [False, "dialog"])
 @pytest.mark.parametrize(
     ("address", "amount", "kind", "moved", "expected_text"),
@@ -162,6 +164,7 @@ def test_credits_are_corrected_and_refunded(
     assert balance(conn) == 1_000_000 + moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", [CORRECT, REFUND])
 def test_what_is_sent_twice_is_done_once(olga: Browser, conn: db.Connection, address: str) -> None:
     data = filled(olga.get(address).text)
@@ -221,6 +224,7 @@ def test_an_account_that_is_not_there(olga: Browser) -> None:
 # --- what a message cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("htmx", [False, "dialog"])
 def test_what_a_message_cost_is_given_back_from_its_place_in_the_history(
     olga: Browser, conn: db.Connection, account: Account, htmx: bool | str
@@ -280,6 +284,7 @@ def accounts_in(page: str) -> list[str]:
     return [each.split("<")[0] for each in page.split("<code>")[1:]]
 
 
+@pytest.mark.slow
 def test_everyone_s_balances_with_what_they_use_and_owe(
     olga: Browser, conn: db.Connection, cast: Cast, account: Account
 ) -> None:
@@ -324,6 +329,7 @@ def test_a_search_without_a_find_says_so(olga: Browser) -> None:
     assert acting.SCRIPT_INJECTION not in page
 
 
+@pytest.mark.slow
 def test_more_than_anyone_reads_is_cut_off(olga: Browser, conn: db.Connection, cast: Cast) -> None:
     with db.write_transaction(conn):
         for number in range(200):

@@ -14,6 +14,7 @@ from tests.support import Cast
 from tests.web.conftest import Browser
 
 
+@pytest.mark.slow
 def test_the_start_shows_every_customer_with_its_accounts(olga: Browser, cast: Cast) -> None:
     text = olga.get("/admin/").text
     for shown in ("Acme", "marta@acme.example", "Globex", "smpp-acme-1", "sms-acme-1", "smpp-globex-1", "1,000"):

@@ -82,6 +82,7 @@ def test_a_number_that_is_gone_is_not_there(olga: Browser) -> None:
     assert olga.post("/admin/numbers/1/delete", data={}).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_account_s_people_see_them_and_change_nothing(
     client: Callable[[Person], Browser], conn: db.Connection, cast: Cast
 ) -> None:

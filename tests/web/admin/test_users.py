@@ -48,6 +48,7 @@ def test_a_refused_user_keeps_what_was_typed(olga: Browser, cast: Cast, email: s
     assert f'value="{email}"' in answer.text
 
 
+@pytest.mark.slow
 def test_a_new_link_is_asked_about_first(olga: Browser, cast: Cast, client: Callable[[Person], Browser]) -> None:
     alice = client(cast.alice)
     path = f"/admin/users/{cast.alice.id}/link"
@@ -57,6 +58,7 @@ def test_a_new_link_is_asked_about_first(olga: Browser, cast: Cast, client: Call
     assert alice.get("/profile").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_new_link_starts_the_login_over(
     olga: Browser, browser: Browser, cast: Cast, client: Callable[[Person], Browser], conn: db.Connection
 ) -> None:

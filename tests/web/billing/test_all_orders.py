@@ -19,6 +19,7 @@ from tests.web.conftest import Browser
 Client = Callable[[Person], Browser]
 
 
+@pytest.mark.slow
 def test_the_operator_sees_all_orders_and_some(olga: Browser, conn: db.Connection, keys: Keys, cast: Cast) -> None:
     acmes, globexs, paid = place_order(conn), place_order(conn, "smpp-globex-1"), place_order(conn)
     purchases.confirm_payment(conn, keys, SHELL, paid)
@@ -36,6 +37,7 @@ def test_the_operator_sees_all_orders_and_some(olga: Browser, conn: db.Connectio
     assert shown("?status=nonsense&customer=nobody") == [acmes.number, globexs.number, paid.number]
 
 
+@pytest.mark.slow
 def test_the_filter_stays_while_pages_are_turned(olga: Browser, conn: db.Connection, cast: Cast) -> None:
     for _order in range(21):
         place_order(conn)

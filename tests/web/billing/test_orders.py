@@ -113,6 +113,7 @@ def test_nobody_makes_a_price_of_their_own(alice: Browser, conn: db.Connection, 
     assert not list(orders.iterate_orders(conn, orders.OrderFilter()))
 
 
+@pytest.mark.slow
 def test_too_many_orders_in_an_hour_are_refused(alice: Browser, conn: db.Connection) -> None:
     for _order in range(20):
         assert alice.post(BUY, data=form(alice.get(f"{BUY}?pack=100000").text)).status_code == 303
@@ -162,6 +163,7 @@ def test_the_open_page_of_another_customer_s_order_follows_nothing(client: Clien
     assert charlie.get(f"/accounts/smpp-globex-1/live?page=order&seen=&order={order.number}").status_code == 404
 
 
+@pytest.mark.slow
 def test_how_to_pay_stands_on_an_open_order_only(
     paying: Browser, conn: db.Connection, keys: Keys, order: Order
 ) -> None:

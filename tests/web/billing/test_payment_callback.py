@@ -64,6 +64,7 @@ def test_a_body_that_is_too_large_is_not_read(paying: Browser, conn: db.Connecti
     assert call_back(paying, order, note="x" * 16_000).status_code == 200
 
 
+@pytest.mark.slow
 def test_each_mail_says_what_it_is_about(
     paying: Browser, conn: db.Connection, keys: Keys, config: Config, order: Order
 ) -> None:

@@ -36,6 +36,8 @@ class OpenPage:
     """A page as a browser has it open: it polls as the page says, and shows what it gets."""
 
     def __init__(self, browser: Browser, address: str) -> None:
+        # What says how long ago something was is drawn anew with each minute; nothing else shall happen meanwhile.
+        wait_until(lambda: clock.now_ms() % 60_000 < 57_000)
         self._browser = browser
         self.text = browser.get(address).text
         fields = re.findall(r'class="live-arg" name="(\w+)" value="([^"]*)"', self.text)
@@ -52,12 +54,6 @@ class OpenPage:
         if answer.status_code == 200:
             self._read(answer.text)
         return answer
-
-
-@pytest.fixture(autouse=True)
-def within_a_minute() -> None:
-    """What says how long ago something was is drawn anew with each minute; here nothing else shall happen meanwhile."""
-    wait_until(lambda: clock.now_ms() % 60_000 < 57_000)
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ def test_without_trusted_proxies_nobody_is_believed() -> None:
     assert resolve_client_address({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}, ()) == "127.0.0.1"
 
 
+@pytest.mark.slow
 def test_a_login_is_throttled_by_the_address_behind_the_proxy(https: Flask, conn: db.Connection) -> None:
     browser = browser_of(https)
     wrong = {"email": "nobody@acme.example", "password": "x"}

@@ -256,6 +256,7 @@ def test_a_balance_that_is_low_stands_over_the_pages(alice: Browser, conn: db.Co
     assert f'href="{HOME}/credits/buy"' in text.split('id="shortage"')[1]
 
 
+@pytest.mark.slow
 def test_a_message_that_was_refused_stands_there_until_credits_come(alice: Browser, conn: db.Connection) -> None:
     account = acting.get_account(conn, "smpp-acme-1")
     seen = re.findall(r"seen=([^\"]+)", alice.get(HOME).text)[0]

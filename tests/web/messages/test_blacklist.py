@@ -286,6 +286,7 @@ def test_a_file_that_is_wrong_changes_nothing(
     assert numbers(conn) == []
 
 
+@pytest.mark.slow
 def test_as_many_as_a_file_may_have_come_through(alice: Browser, conn: db.Connection) -> None:
     everyone = [f"39333765{number:07}" for number in range(20_000)]
     page = upload(alice, "\n".join(everyone).encode()).text

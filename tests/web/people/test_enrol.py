@@ -68,6 +68,7 @@ def test_password_and_code_finish_it_and_the_login_follows(
     assert browser.get("/profile").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_link_is_good_once(browser: Browser, link: str, code: Callable[[], str]) -> None:
     browser.post(link, data=filled(code()))
     for answer in (browser.get(link), browser.post(link, data=filled(code()))):
@@ -75,6 +76,7 @@ def test_a_link_is_good_once(browser: Browser, link: str, code: Callable[[], str
         assert "This link was used, replaced or has run out. Ask for a new one." in answer.text
 
 
+@pytest.mark.slow
 def test_the_code_of_the_enrolment_does_not_log_in_too(
     browser: Browser, link: str, code: Callable[[], str], carol: User
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_replaced_link_an_old_one_and_an_invented_one_are_no_good(
     assert browser.get("/enrol/invented").status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("password", "repeat", "sentence"),
     [
@@ -114,6 +117,7 @@ def test_a_password_that_cannot_be_is_refused_and_the_code_is_still_good(
     assert browser.post(link, data=filled(now)).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_wrong_code_is_refused_and_nothing_typed_comes_back(browser: Browser, link: str) -> None:
     answer = browser.post(link, data=filled("918273"))
     assert answer.status_code == 422
@@ -124,6 +128,7 @@ def test_a_wrong_code_is_refused_and_nothing_typed_comes_back(browser: Browser, 
     assert browser.get(link).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_token_is_in_no_referrer_and_the_form_can_be_sent_behind_https(browser: Browser, link: str) -> None:
     for answer in (browser.get(link), browser.get("/enrol/invented"), browser.post(link, data=filled("1"))):
         assert answer.headers["Referrer-Policy"] == "strict-origin"

@@ -32,6 +32,7 @@ def test_the_page_asks_for_address_and_password(browser: Browser) -> None:
     assert 'autocomplete="current-password"' in answer.text
 
 
+@pytest.mark.slow
 def test_password_and_code_log_in(browser: Browser, cast: Cast) -> None:
     answer = first_step(browser, cast.alice)
     assert (answer.status_code, answer.location) == (303, "/login/totp")
@@ -108,6 +109,7 @@ def test_a_wrong_code_is_401_and_not_kept(browser: Browser, cast: Cast) -> None:
     assert not is_logged_in(browser)
 
 
+@pytest.mark.slow
 def test_a_code_is_good_once(app: Flask, cast: Cast) -> None:
     code = cast.alice.totp_code()
     answers = []
@@ -123,6 +125,7 @@ def test_another_users_code_is_wrong(browser: Browser, cast: Cast) -> None:
     assert browser.post("/login/totp", data={"code": cast.bob.totp_code()}).status_code == 401
 
 
+@pytest.mark.slow
 def test_a_recovery_code_logs_in_once(app: Flask, cast: Cast, conn: db.Connection) -> None:
     code = cast.alice.recovery_codes[3]
     answers = []
@@ -148,6 +151,7 @@ def test_failures_are_throttled_by_user_even_with_the_right_password(
     assert first_step(browser, cast.bob).status_code == 303
 
 
+@pytest.mark.slow
 def test_failures_are_throttled_by_address(browser: Browser, cast: Cast, conn: db.Connection) -> None:
     conn.execute("INSERT INTO throttle_buckets VALUES ('login:address:203.0.113.7', 1, ?)", (clock.now_ms(),))
     for number, status in ((1, 401), (2, 429)):

@@ -66,6 +66,7 @@ def test_the_password_is_changed_and_other_sessions_end(
     assert logs_in(browser, cast.alice, NEW)
 
 
+@pytest.mark.slow
 def test_the_current_password_is_needed(alice: Browser, browser: Browser, cast: Cast) -> None:
     assert change(alice, "not the one") == 422
     assert logs_in(browser, cast.alice, cast.alice.password)
@@ -100,6 +101,7 @@ def test_guessing_the_current_password_is_throttled(alice: Browser, cast: Cast, 
 # --- authenticator
 
 
+@pytest.mark.slow
 def test_another_authenticator_comes_into_force_with_its_first_code(
     alice: Browser, browser: Browser, cast: Cast
 ) -> None:
@@ -117,6 +119,7 @@ def test_another_authenticator_comes_into_force_with_its_first_code(
     assert browser.post("/login/totp", data={"code": totp.at(int(time.time()) + 30)}).status_code == 303
 
 
+@pytest.mark.slow
 def test_a_wrong_code_leaves_the_old_authenticator_in_force(alice: Browser, browser: Browser, cast: Cast) -> None:
     alice.post("/profile/authenticator", data={"authenticator-current": cast.alice.password})
     before = new_secret(alice)
@@ -153,6 +156,7 @@ def test_the_cookie_does_not_tell_the_secret(alice: Browser, cast: Cast) -> None
 # --- recovery codes
 
 
+@pytest.mark.slow
 def test_new_recovery_codes_replace_the_old_ones(
     alice: Browser, browser: Browser, cast: Cast, conn: db.Connection
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_price_is_set_at_once(olga: Browser, conn: db.Connection) -> None:
     assert "Credits a part 0.75" in page_text
 
 
+@pytest.mark.slow
 def test_it_is_read_in_the_reader_s_language_and_the_installation_s_time_zone(
     make_app: Callable[..., object], config: object, cast: Cast, conn: db.Connection, data: object
 ) -> None:
@@ -206,6 +207,7 @@ def test_a_date_that_nobody_wrote_calls_nothing_off(olga: Browser, conn: db.Conn
     assert row(conn, "IT").price == 1000
 
 
+@pytest.mark.slow
 def test_a_list_costs_as_the_default_one_again(olga: Browser, conn: db.Connection, volume: int) -> None:
     say(conn, volume, PriceChange("IT", 700))
     answer = olga.post(f"/admin/prices/{volume}/remove", data={"destination": "IT"})
@@ -215,6 +217,7 @@ def test_a_list_costs_as_the_default_one_again(olga: Browser, conn: db.Connectio
     assert not row(conn, "IT", volume).has_own_entry
 
 
+@pytest.mark.slow
 def test_a_range_is_removed_from_the_default_list(olga: Browser, conn: db.Connection) -> None:
     say(conn, price_lists.DEFAULT_LIST, PriceChange("39342", 1500))
     answer = olga.post("/admin/prices/1/remove", data={"destination": "39342"})
@@ -239,6 +242,7 @@ def agree(browser: Browser, page: str, path: str = IMPORT) -> tuple[int, str]:
 FILE = "destination;price;valid_from\r\nIT;0,7;\r\nFR;0,5;\r\nDE;-;\r\nKP;4;2100-01-01\r\n".encode("utf-8-sig")
 
 
+@pytest.mark.slow
 def test_a_file_is_shown_before_it_is_imported(olga: Browser, conn: db.Connection) -> None:
     status, page = upload(olga, FILE)
     page_text = extract_text(page)
@@ -253,6 +257,7 @@ def test_a_file_is_shown_before_it_is_imported(olga: Browser, conn: db.Connectio
     assert (row(conn, "IT").price, row(conn, "DE").price, row(conn, "KP").scheduled[0].price) == (700, None, 4000)
 
 
+@pytest.mark.slow
 def test_who_agreed_to_something_else_is_asked_again(olga: Browser, conn: db.Connection) -> None:
     _, page = upload(olga, FILE)
     say(conn, price_lists.DEFAULT_LIST, PriceChange("IT", 900))

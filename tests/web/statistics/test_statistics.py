@@ -150,6 +150,7 @@ def test_the_chart_stacks_what_became_of_them(alice: Browser, conn: db.Connectio
     assert len(shown) == 8
 
 
+@pytest.mark.slow
 def test_one_that_failed_of_many_is_seen(alice: Browser, conn: db.Connection) -> None:
     send(conn, 1, *[0] * 131)
     # On the chart's scale, 11 and 12 are of one height.
@@ -242,6 +243,7 @@ def test_the_csv_has_what_the_page_shows(alice: Browser, conn: db.Connection) ->
         assert f'href="{STATISTICS}.csv?period=7d&amp;grain=day&amp;of={of}"' in page
 
 
+@pytest.mark.slow
 def test_the_page_shows_fifty_senders_and_the_csv_all(alice: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE accounts SET balance = 10000000")
     for number in range(52):
