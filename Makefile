@@ -42,7 +42,8 @@ test: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
 	$(BIN)/python -m pytest -n 2
 
 test-fast: $(VENV)/.development
-	$(BIN)/python -m pytest -n 2 -m "not ($(NOT_FAST))" $(addprefix --ignore=tests/,e2e interop faults money)
+	@# Three: many wait for a server.
+	$(BIN)/python -m pytest -n 3 -m "not ($(NOT_FAST))" $(addprefix --ignore=tests/,e2e interop faults money)
 
 test-all: test
 	$(BIN)/python -m tests.faults 50
