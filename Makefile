@@ -14,6 +14,8 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extr
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 # Set in containers and by some editors: the program, which tests start some hundred times, would be compiled each time.
 unexport PYTHONDONTWRITEBYTECODE
+# Three on two cores, as many tests wait for a server. Neighbours stay together: those of a file may share a browser.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 # What needs a browser, other people's SMPP clients, or half a second or more.
 NOT_FAST := slow or browser or interop or faults
 
@@ -39,11 +41,10 @@ run: $(VENV)/.runtime
 	@exec $(BIN)/python app.py demo
 
 test: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 test-fast: $(VENV)/.development
-	@# Three: many wait for a server.
-	$(BIN)/python -m pytest -n 3 -m "not ($(NOT_FAST))" $(addprefix --ignore=tests/,e2e interop faults money)
+	$(PYTEST) -m "not ($(NOT_FAST))" $(addprefix --ignore=tests/,e2e interop faults money)
 
 test-all: test
 	$(BIN)/python -m tests.faults 50
@@ -51,7 +52,7 @@ test-all: test
 	bench/fuzz
 
 coverage: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=html:build/coverage/html --cov-report=term
+	$(PYTEST) --cov --cov-report=html:build/coverage/html --cov-report=term
 
 lock: $(VENV)/.development
 	$(LOCK) --output-file requirements.lock requirements.txt
