@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
+from errno import ENOENT
 from pathlib import Path
 from typing import IO
 
@@ -65,6 +66,8 @@ def create_backup(conn: sqlite3.Connection, target: Path, progress: Progress = n
     """
     if target.exists():
         raise BackupFileExists(file=target)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(target.parent))
     partial_file = target.with_name(f".{target.name}.part")
     partial_file.unlink(missing_ok=True)
     try:

@@ -179,6 +179,12 @@ def test_a_newer_versions_backup_is_refused(conn, data, tmp_path):
         backup.restore_backup(data, tmp_path / "copy.db")
 
 
+def test_a_folder_that_is_not_there_is_named(conn, tmp_path):
+    with pytest.raises(FileNotFoundError) as refusal:
+        backup.create_backup(conn, tmp_path / "none" / "copy.db")
+    assert refusal.value.filename == str(tmp_path / "none")
+
+
 def test_a_backup_can_be_put_into_an_empty_folder(conn, data, tmp_path, cast):
     backup.create_backup(conn, tmp_path / "copy.db")
     elsewhere = tmp_path / "elsewhere"
