@@ -27,6 +27,7 @@ from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
 from portal.services.operations import backup
 
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 
 
@@ -122,6 +123,9 @@ def _one_line_errors() -> Iterator[None]:
         raise CommandError(str(error)) from error
     except sqlite3.Error as error:
         raise CommandError(f"{type(error).__name__}: {error}") from error
+    except UnicodeEncodeError as error:
+        # The characters are left out: they may be of a password that was to be printed.
+        raise CommandError(f"An argument, or what is to be printed, can't be written in {error.encoding}.") from error
     except BrokenPipeError:
         # Whoever reads the output (`| head`) wants no more of it: Click ends the program.
         raise
@@ -247,9 +251,14 @@ def format_names_and_values(rows: dict[str, object]) -> str:
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows.items())
 
 
+def _format_cell(value: object) -> str:
+    # What customers have typed may hold characters that a terminal obeys.
+    return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", "" if value is None else str(value))
+
+
 def format_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns under their headings."""
-    lines = [list(headings), *([("" if cell is None else str(cell)) for cell in row] for row in rows)]
+    lines = [list(headings), *([_format_cell(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

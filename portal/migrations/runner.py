@@ -1,6 +1,7 @@
 """Applying pending migrations to a database, after a backup of it."""
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,12 +84,19 @@ def list_unknown_migrations(database: Database, migrations: Migrations = all_mig
 def _backup_database(conn: sqlite3.Connection, file: Path, keep_backups: int) -> None:
     folder = file.parent / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
+    # What a killed process left; whoever migrates holds the lock.
+    for stale in folder.glob("before-migration-*.part*"):
+        stale.unlink()
     target = folder / f"before-migration-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
+    partial_file = target.with_suffix(".part")
     try:
-        conn.execute("VACUUM INTO ?", (str(target),))
+        conn.execute("VACUUM INTO ?", (str(partial_file),))
     except sqlite3.Error:
-        target.unlink(missing_ok=True)
+        partial_file.unlink(missing_ok=True)
         raise
+    with partial_file.open("rb") as handle:
+        os.fsync(handle.fileno())
+    partial_file.rename(target)
     copies = sorted(folder.glob("before-migration-*.db"))
     for old in copies[: max(0, len(copies) - keep_backups)]:
         old.unlink()

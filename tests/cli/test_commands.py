@@ -172,3 +172,20 @@ def test_bash_completes_commands_options_and_choices(words, completed, tmp_path)
     *words, registered = done.stdout.splitlines()
     assert set(words) == completed
     assert registered.endswith("-F _apppy_completion app.py")
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_stream_that_is_closed_changes_no_status(data, stream):
+    command = f"{sys.executable} {ROOT / 'app.py'} check --data {data} {stream}>&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_argument_that_is_no_utf8_is_refused_in_one_line(refused):
+    assert "can't be written in utf-8" in refused("account", "show", "\udcff")
+
+
+def test_a_terminal_obeys_nothing_that_somebody_typed(run_app):
+    label = "\x1b]0;title\x07\x1b[31mred\x9b1m"
+    assert run_app("ip", "add", "smpp-acme-1", "203.0.113.7", "--label", label).returncode == 0
+    assert r"\x1b]0;title\x07\x1b[31mred\x9b1m" in run_app("ip", "list", "smpp-acme-1").stdout

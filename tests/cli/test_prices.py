@@ -74,6 +74,7 @@ def test_lists_are_made_assigned_and_deleted(ok, refused):
     assert ok("remove", "IT", "--list", "Big") == [italy(1, own=False)]
     assert ok("delete", "Big")["name"] == "Big"
     assert "no price list “Big”" in refused("list", "--list", "Big")
+    assert "no price list “”" in refused("set", "IT", "0.7", "--list", "")
     assert "no customer “Nobody”" in refused("assign", "Nobody")
 
 

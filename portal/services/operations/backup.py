@@ -4,7 +4,8 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from errno import ENOENT
 from pathlib import Path
@@ -19,7 +20,7 @@ _LOCK_NAME = "running.lock"
 
 
 class ServerRunning(Refused):
-    sentence = "The server is running on %(data)s. Stop it first."
+    sentence = "The server, or a command that needs the database alone, is running on %(data)s. Stop it first."
 
 
 class InvalidBackup(Refused):
@@ -31,7 +32,7 @@ class NoDiskSpaceToCompact(Refused):
 
 
 class BackupFileExists(Refused):
-    sentence = "%(file)s is already there. Choose another name."
+    sentence = "%(file)s is already there, or being written. Choose another name."
 
 
 def acquire_data_folder_lock(data: Path) -> IO[str]:
@@ -64,23 +65,43 @@ def create_backup(conn: sqlite3.Connection, target: Path, progress: Progress = n
         OSError, sqlite3.Error: the copy couldn't be completed; nothing is left at `target`.
         KeyboardInterrupt: from `progress`; nothing is left at `target`.
     """
-    if target.exists():
-        raise BackupFileExists(file=target)
     if not target.parent.is_dir():
         raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(target.parent))
-    partial_file = target.with_name(f".{target.name}.part")
-    partial_file.unlink(missing_ok=True)
-    try:
+    with _open_partial_file(target) as partial_file:
         # Not the backup API: it starts again whenever another process writes, so under load it may never end.
         # VACUUM INTO reads one snapshot, and its copy is as small as possible.
-        partial_file.touch(mode=0o600)
         size = _measure_used_size(conn)
         with report_during_statements(conn, progress, lambda: (partial_file.stat().st_size, size)):
             conn.execute("VACUUM INTO ?", (str(partial_file),))
-        _fsync(partial_file)
+
+
+@contextmanager
+def _open_partial_file(target: Path) -> Iterator[Path]:
+    """An empty file for the block to write, which then gets the name `target`; after an exception it is gone.
+
+    Raises:
+        BackupFileExists: `target` is there, or another process is writing it. What a killed one left is taken over.
+    """
+    partial_file = target.with_name(f".{target.name}.part")
+    with os.fdopen(os.open(partial_file, os.O_RDWR | os.O_CREAT, 0o600), "rb+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupFileExists(file=target) from None
+        # Whoever had the lock before has given this file the name of the target by now, or has removed it.
+        if not partial_file.exists() or not os.path.samestat(os.fstat(handle.fileno()), partial_file.stat()):
+            raise BackupFileExists(file=target)
+        try:
+            if target.exists():
+                raise BackupFileExists(file=target)
+            handle.truncate(0)
+            partial_file.with_name(f"{partial_file.name}-journal").unlink(missing_ok=True)
+            yield partial_file
+            os.fsync(handle)
+        except BaseException:
+            partial_file.unlink()
+            raise
         partial_file.rename(target)
-    finally:
-        partial_file.unlink(missing_ok=True)
 
 
 def _measure_used_size(conn: sqlite3.Connection) -> int:

@@ -80,7 +80,8 @@ def get_price_list_by_id(conn: sqlite3.Connection, list_id: int) -> PriceListSum
 
 def get_price_list(conn: sqlite3.Connection, name: str) -> PriceListSummary:
     """Raises: NoSuchPriceList"""
-    row = conn.execute(f"{_SELECT} WHERE name = ?", (" ".join(name.split()),)).fetchone()
+    # The default one has no name.
+    row = conn.execute(f"{_SELECT} WHERE name = ? AND id <> ?", (" ".join(name.split()), DEFAULT_LIST)).fetchone()
     if row is None:
         raise NoSuchPriceList(name=name)
     return PriceListSummary(*row)

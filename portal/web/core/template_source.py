@@ -4,8 +4,8 @@ import re
 
 from jinja2.ext import Extension
 
-# After a tag, `trim_blocks` takes the line break, so that one space has to stay between what is before and behind it.
-_INDENTATION = re.compile(r"(?<!%\})\n +|(?<=%\}\n) +(?= )")
+# After a tag or a comment `trim_blocks` takes the line break: one space has to stay between what is before and behind.
+_INDENTATION = re.compile(r"(?<![%#]\})\n +|(?<=[%#]\}\n) +(?= )")
 
 
 class IndentationRemover(Extension):

@@ -2,6 +2,7 @@ import multiprocessing
 import sqlite3
 import subprocess
 import threading
+from contextlib import closing
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,6 +178,39 @@ def test_a_newer_versions_backup_is_refused(conn, data, tmp_path):
     backup.create_backup(conn, tmp_path / "copy.db")
     with pytest.raises(backup.InvalidBackup, match="newer version"):
         backup.restore_backup(data, tmp_path / "copy.db")
+
+
+def is_whole(copy: Path) -> bool:
+    with closing(sqlite3.connect(copy)) as copied:
+        return bool(copied.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
+
+
+def test_two_at_once_never_share_a_file(conn, connect, tmp_path):
+    conn.execute(
+        "CREATE TABLE ballast AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)"
+        " SELECT i FROM n"
+    )
+    target = tmp_path / "copy.db"
+    refused: list[Exception] = []
+
+    def make_another(done: int, total: int) -> None:
+        if not refused:
+            with pytest.raises(backup.BackupFileExists) as refusal:
+                backup.create_backup(connect(), target)
+            refused.append(refusal.value)
+
+    backup.create_backup(conn, target, make_another)
+    assert len(refused) == 1
+    assert is_whole(target)
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
+def test_what_a_killed_one_left_is_taken_over(conn, tmp_path):
+    (tmp_path / ".copy.db.part").write_bytes(b"half of a database")
+    (tmp_path / ".copy.db.part-journal").write_bytes(b"x")
+    backup.create_backup(conn, tmp_path / "copy.db")
+    assert is_whole(tmp_path / "copy.db")
+    assert [each.name for each in tmp_path.iterdir() if "part" in each.name] == []
 
 
 def test_a_folder_that_is_not_there_is_named(conn, tmp_path):
