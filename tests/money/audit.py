@@ -124,11 +124,15 @@ class ModelComparison:
 
     def _assign_lot_movements(self, events: list[LoggedEvent]) -> None:
         """Tell the model by which movements its newest lots have come."""
-        for account_id, movement, expires_at, _ in (event.values for event in events if event.kind == "lot"):
-            for lot in self.model.lots:
-                if (lot.account, lot.expires_at, lot.movement) == (account_id, expires_at, None):
-                    lot.movement = movement
-                    break
+        for account_id, movement, expires_at, amount in (event.values for event in events if event.kind == "lot"):
+            new_lots = [
+                lot
+                for lot in self.model.lots
+                if (lot.account, lot.expires_at, lot.movement) == (account_id, expires_at, None)
+            ]
+            # Two refunds of one transaction may expire at the same moment: the amount tells which is which.
+            if new_lots:
+                min(new_lots, key=lambda lot: lot.remaining != amount).movement = movement
 
     def _index_events(self, events: list[LoggedEvent]) -> None:
         for event in events:

@@ -14,7 +14,7 @@ from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, refusal_mails, refused_binds
-from portal.services.common import credit_amounts
+from portal.services.common import credit_amounts, ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
 from portal.services.people import login_sessions, users
@@ -80,9 +80,10 @@ def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.C
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) INSERT INTO messages"
             " (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,"
             "  registered_delivery, parts, price, state, ptt)"
-            " SELECT (1700000000000 << 20) + i, ?, 'ACME', 5, 0, '393401234567', 'IT', hex(zeroblob(500)), 0, 0, 7, 0,"
+            " SELECT ? - i, ?, 'ACME', 5, 0, '393401234567', 'IT', hex(zeroblob(500)), 0, 0, 7, 0,"
             "  2, 0 FROM n",
-            (cast.smpp_acme_1.id,),
+            # Not so long ago that the server would remove them meanwhile.
+            (ids.min_id_at_time(clock.now_ms()), cast.smpp_acme_1.id),
         )
     app = create_app(config, keys)
     assert isinstance(app.session_interface, SecureCookieSessionInterface)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from portal.core import db
 from tests.support import Cast
 from tests.web.conftest import Browser
 
@@ -65,3 +66,14 @@ def test_a_host_that_is_no_name_is_refused(browser: Browser) -> None:
 def test_htmx_on_a_page_without_an_address_is_led_to_the_login(browser: Browser) -> None:
     answer = browser.get("/profile", htmx=True, headers={"HX-Current-URL": "http://["})
     assert answer.headers["HX-Redirect"] == "/login"
+
+
+def test_a_database_that_can_not_be_read_is_told_without_its_words(
+    client: Callable[..., Browser], cast: Cast, conn: db.Connection
+) -> None:
+    alice = client(cast.alice)
+    conn.execute("ALTER TABLE accounts RENAME TO elsewhere")
+    answer = alice.get(f"/accounts/{cast.smpp_acme_1.name}")
+    assert answer.status_code == 503
+    assert "The portal is busy" in answer.text
+    assert "no such table" not in answer.text

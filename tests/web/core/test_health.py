@@ -78,3 +78,9 @@ def test_a_proxy_on_this_machine_is_not_mistaken_for_it(guarded: Browser, path: 
 
 def test_monitoring_leaves_no_cookie(browser: Browser) -> None:
     assert "Set-Cookie" not in browser.get("/healthz").headers
+
+
+def test_a_database_that_can_not_be_read_is_not_ready(browser: Browser, conn: db.Connection) -> None:
+    conn.execute("ALTER TABLE components RENAME TO elsewhere")
+    answer = browser.get("/readyz")
+    assert (answer.status_code, answer.text) == (503, "database: no such table: components\n")
