@@ -45,7 +45,8 @@ class OnTerminal:
     def __init__(self, *words: object) -> None:
         self.terminal, stderr = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py", *map(str, words)],
+            # Last in line for a processor: on a busy machine, too, this test sees a bar before the work is over.
+            ["nice", "-n", "19", sys.executable, ROOT / "app.py", *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=clean_environment() | {"TERM": "xterm", "COLUMNS": "80"},
@@ -151,7 +152,7 @@ def test_a_restore_that_is_stopped_changes_nothing(big, tmp_path, run_app):
     conn = db.connect(big / db.FILE_NAME)
     conn.execute("CREATE TABLE since_the_backup (id)")
     conn.close()
-    for title in (r"Restore  \d+ s", r"Restore  \[#"):
+    for title in (r"Restore  \d+ s", r"Restore  \["):
         before = list_files(tmp_path)
         last_line = stop_in_the_middle(signal.SIGINT, title, "restore", tmp_path / "copy.db", "--data", big)
         assert last_line == "Restore: stopped; the database is as it was."
