@@ -5,6 +5,7 @@ Exit status: 0 done; 1 refused or failed, with one line on stderr that says why;
 """
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: from click, where nobody reads the output any more (status 1), and after it has completed a word for
             a shell.
     """
+    _replace_closed_streams()
     gc.set_threshold(_GC_THRESHOLD)
     try:
         status = root.main(argv, prog_name=Path(sys.argv[0]).name, standalone_mode=False)
@@ -38,3 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     return int(status)
+
+
+def _replace_closed_streams() -> None:
+    # Python has None in the place of a closed one, and the next file that is opened gets its number.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for as long as the process runs

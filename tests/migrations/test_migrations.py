@@ -99,6 +99,24 @@ def test_a_copy_is_made_before_a_step_and_old_ones_go(file):
     assert len(tables) == 2, "as it was before the third step"
 
 
+def test_what_a_killed_one_left_of_its_copy_goes_with_the_next(file):
+    migrations.migrate(file, keep_backups=2)
+    steps = Migrations("portal")
+    steps._migrations = list(all_steps._migrations)
+    backups = file.parent / "backups"
+    backups.mkdir(exist_ok=True)
+    for ending in (".part", ".part-journal"):
+        (backups / f"before-migration-20260101T000000000000{ending}").write_bytes(b"half")
+
+    @steps(name="m90_later")
+    def later(database: Database) -> None:
+        database.execute("CREATE TABLE later (x)")
+
+    runner.migrate(file, keep_backups=2, migrations=steps)
+    assert [each.name for each in backups.iterdir()] == [each.name for each in copies(file)]
+    assert len(copies(file)) == 1
+
+
 def test_a_step_that_fails_leaves_the_database_as_it_was(file):
     migrations.migrate(file, keep_backups=2)
     before = schema(file)
