@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -154,14 +154,16 @@ def insert_row(conn: sqlite3.Connection, table: str, **values: object) -> int:
     return cursor.lastrowid or 0
 
 
+# How many rows a statement of BulkInsert or BulkUpdate writes at most.
+_MAX_ROWS = 32
+
+
 class BulkInsert:
-    """Inserts many rows into one table, 32 with each statement.
+    """Inserts many rows into one table, several with each statement.
 
     `executemany` runs one statement for each row, and Python releases the GIL around each: in a thread next to a busy
     event loop that costs more than SQLite's work itself.
     """
-
-    _MAX_ROWS = 32
 
     def __init__(self, table: str, columns: str, suffix: str = "") -> None:
         """Args:
@@ -172,11 +174,29 @@ class BulkInsert:
         # Built once: the connection finds a prepared statement by its text.
         self._statements = [
             f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * rows)} {suffix}"
-            for rows in range(1, self._MAX_ROWS + 1)
+            for rows in range(1, _MAX_ROWS + 1)
         ]
 
     def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
         """Insert rows, in their order."""
-        for start in range(0, len(rows), self._MAX_ROWS):
-            chunk = rows[start : start + self._MAX_ROWS]
+        for start in range(0, len(rows), _MAX_ROWS):
+            chunk = rows[start : start + _MAX_ROWS]
             conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk)))
+
+
+class BulkUpdate:
+    """Sets one column of many rows to a value each, several with each statement: see `BulkInsert`."""
+
+    def __init__(self, table: str, column: str) -> None:
+        self._statements = [
+            f"UPDATE {table} SET {column} = CASE id{' WHEN ? THEN ?' * rows} END WHERE id IN ({', '.join('?' * rows)})"
+            for rows in range(1, _MAX_ROWS + 1)
+        ]
+
+    def run(self, conn: sqlite3.Connection, values: Mapping[int, object]) -> None:
+        """Update rows; `values` are by their ids."""
+        pairs = list(values.items())
+        for start in range(0, len(pairs), _MAX_ROWS):
+            chunk = pairs[start : start + _MAX_ROWS]
+            row_ids = [row_id for row_id, _value in chunk]
+            conn.execute(self._statements[len(chunk) - 1], (*chain.from_iterable(chunk), *row_ids))

@@ -19,6 +19,18 @@ def min_id_at_time(at: int) -> int:
     return at << _TIME_SHIFT
 
 
+LAST_ID_SQL = {
+    table: f"max(coalesce((SELECT max(id) FROM {table}), 0), (SELECT value FROM counters WHERE name = '{counter}'))"
+    for table, counter in _DELETED_ID_COUNTERS.items()
+}
+"""SQL for the highest id that a table has ever had."""
+
+
+def next_id(last_id: int, now: int | None = None) -> int:
+    """The id after `last_id`; `now` as in `allocate_ids`."""
+    return max(min_id_at_time(now_ms() if now is None else now), last_id + 1)
+
+
 def allocate_ids(conn: sqlite3.Connection, table: str, count: int, now: int | None = None) -> int:
     """Take ids that grow with time and are never given twice, not even when the clock is set back.
 
@@ -30,8 +42,5 @@ def allocate_ids(conn: sqlite3.Connection, table: str, count: int, now: int | No
     Returns:
         The first of the block. The caller is inside `write_transaction()`.
     """
-    last_id = conn.execute(
-        f"SELECT max(coalesce((SELECT max(id) FROM {table}), 0), (SELECT value FROM counters WHERE name = ?))",
-        (_DELETED_ID_COUNTERS[table],),
-    ).fetchone()[0]
-    return max(min_id_at_time(now_ms() if now is None else now), int(last_id) + 1)
+    (last_id,) = conn.execute(f"SELECT {LAST_ID_SQL[table]}").fetchone()
+    return next_id(last_id, now)

@@ -157,21 +157,21 @@ def expire_credits(conn: sqlite3.Connection, now: int | None = None) -> int:
     ).fetchall()
     count = 0
     # Handed over in small parts, they are thousands with one date.
-    loaded_key, last_movement_id, remaining = None, 0, dict[tuple[int, int], int]()
+    loaded_key, last_movement, remaining = None, (0, 0), dict[tuple[int, int], int]()
     for account_id, movement_id, expires_at in due:
-        # Movements before the date come no more, but for one that is being written at this moment. So this is worked
-        # out before the write lock is taken, and worked out again in the next round where such a one has come in
-        # between. Where the clock was set back before the grant, that may have come after its date.
+        # Movements before the date come no more, but for one that is being written at this moment, or added to. So this
+        # is worked out before the write lock is taken, and worked out again in the next round where such a one has come
+        # in between. Where the clock was set back before the grant, that may have come after its date.
         end = max(ids.min_id_at_time(expires_at), movement_id + 1)
         if loaded_key != (account_id, end):
-            last_movement_id, remaining = (
-                _find_last_movement_id(conn, account_id, end),
+            last_movement, remaining = (
+                _find_last_movement(conn, account_id, end),
                 _compute_remaining_credits(conn, account_id, end),
             )
             loaded_key = account_id, end
         lot_remaining = remaining.get((movement_id, expires_at), 0)
         count += _expire_lot(
-            conn, account_id, movement_id, expires_at, lot_remaining, end, last_movement_id, at=at, now=now
+            conn, account_id, movement_id, expires_at, lot_remaining, end, last_movement, at=at, now=now
         )
     return count
 
@@ -183,14 +183,14 @@ def _expire_lot(
     expires_at: int,
     remaining: int,
     end: int,
-    last_movement_id: int,
+    last_movement: tuple[int, int],
     *,
     at: int,
     now: int | None,
 ) -> bool:
-    """Let what is `remaining` of a lot run out, if `last_movement_id` is still the last movement before `end`."""
+    """Let what is `remaining` of a lot run out, if `last_movement` is still the last movement before `end`."""
     with write_transaction(conn):
-        if _find_last_movement_id(conn, account_id, end) != last_movement_id:
+        if _find_last_movement(conn, account_id, end) != last_movement:
             return False
         ended = conn.execute(
             "UPDATE expiring_credits SET expired_at = ?"
@@ -255,12 +255,7 @@ def _find_spent_expiry_dates(
         return [{} for _message in message_costs]
     charges: list[sqlite3.Row | None] = []
     for message_id, _price in message_costs:
-        # Its movement was written at the moment of the batch's first message.
-        values = {
-            "account": account_id,
-            "message": message_id,
-            "begins": ids.min_id_at_time(ids.time_from_id(message_id) - 1),
-        }
+        values = {"account": account_id, "message": message_id, "begins": ledger.min_usage_id(message_id)}
         charges.append(conn.execute(_SELECT_CHARGE, values).fetchone())
     charges_by_id = {each["id"]: each for each in charges if each is not None}
     if not charges_by_id:
@@ -375,8 +370,10 @@ def _iterate_spending(
         yield begins, ends, spent
 
 
-def _find_last_movement_id(conn: sqlite3.Connection, account_id: int, movement_id: int) -> int:
+def _find_last_movement(conn: sqlite3.Connection, account_id: int, movement_id: int) -> tuple[int, int]:
+    """The last movement before one, and the balance after it, which changes where usage is added to it."""
     row = conn.execute(
-        "SELECT max(id) FROM movements WHERE account_id = ? AND id < ?", (account_id, movement_id)
+        "SELECT id, balance_after FROM movements WHERE account_id = ? AND id < ? ORDER BY id DESC LIMIT 1",
+        (account_id, movement_id),
     ).fetchone()
-    return row[0] or 0
+    return tuple(row) if row else (0, 0)

@@ -1,12 +1,17 @@
 """The ledger: one line for each movement of an account's balance, which changes in no other way.
 
-Amounts are thousandths of a credit. What messages cost is written by `intake`, many at once; all else by
+Amounts are thousandths of a credit. What messages cost is written by `add_usage`, a line a minute; all else by
 `post_movement`.
 """
 
 import sqlite3
+from collections.abc import Sequence
+from itertools import count
+from typing import NamedTuple
 
 from portal.core import i18n
+from portal.core.clock import MINUTE_MS
+from portal.core.db import BulkInsert, BulkUpdate
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.audit import Actor
@@ -16,6 +21,11 @@ from portal.services.credits import alerts
 GRANT, PURCHASE, TRANSFER_OUT, TRANSFER_IN = "grant", "purchase", "transfer_out", "transfer_in"
 USAGE, REFUND, CORRECTION, EXPIRY = "usage", "refund", "correction", "expiry"
 KINDS = (GRANT, PURCHASE, TRANSFER_OUT, TRANSFER_IN, USAGE, REFUND, CORRECTION, EXPIRY)
+LAST_USAGE_SQL = (
+    "(SELECT iif(kind = 'usage', id, NULL) FROM movements WHERE movements.account_id = accounts.id"
+    " ORDER BY id DESC LIMIT 1)"
+)
+"""SQL for the last movement of a row of `accounts`; NULL where that isn't usage. See `Usage`."""
 _SIGNS = {GRANT: 1, PURCHASE: 1, TRANSFER_OUT: -1, TRANSFER_IN: 1, USAGE: -1, REFUND: 1, EXPIRY: -1}
 
 
@@ -86,3 +96,77 @@ def post_movement(
     if alerts.is_threshold_crossed(row["alert_below"], row["balance"], balance_after):
         alerts.add_credit_notice(conn, account_id, alerts.LOW, ids.time_from_id(movement_id), balance_after)
     return movement_id, balance_after
+
+
+class Usage(NamedTuple):
+    """What messages of an account cost: `amount` (thousandths, more than nothing) and the balance after them.
+
+    `last_usage` is the account's last movement where that is usage (`LAST_USAGE_SQL`).
+    """
+
+    account_id: int
+    last_usage: int | None
+    amount: int
+    balance_after: int
+    messages: int
+    first_message_id: int
+    last_message_id: int
+
+
+# The ids of a batch may run ahead of its time: as many have the same millisecond as there is room for.
+_MAX_ID_LEAD_MS = 1_000
+
+
+def min_usage_id(message_id: int) -> int:
+    """The smallest id that the usage line can have which charges this message."""
+    return ids.min_id_at_time((ids.time_from_id(message_id) - _MAX_ID_LEAD_MS) // MINUTE_MS * MINUTE_MS)
+
+
+_UPDATE_BALANCES = BulkUpdate("accounts", "balance")
+# The conflict is with the account's line of this minute.
+_UPSERT_USAGE = BulkInsert(
+    "movements",
+    "id, account_id, kind, amount, balance_after, actor, messages, first_message_id, last_message_id",
+    "ON CONFLICT (id) DO UPDATE SET amount = amount + excluded.amount, balance_after = excluded.balance_after,"
+    " messages = messages + excluded.messages, last_message_id = excluded.last_message_id",
+)
+
+
+def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int) -> None:
+    """Charge accounts for messages. The caller is inside `write_transaction()`.
+
+    What an account uses within a minute is one line, unless another movement comes in between: with a line for each
+    commit the ledger would grow nearly as fast as the messages. Days and hours, in any time zone, and the dates of
+    credits begin with a minute, so a line never belongs to two of them.
+
+    Args:
+        usages: one for each account.
+        at: the time of the messages' ids (milliseconds): the usage of a month in the ledger is then that of the month's
+            messages.
+    """
+    _UPDATE_BALANCES.run(conn, {each.account_id: each.balance_after for each in usages})
+    minute = at // MINUTE_MS
+    line_ids = [
+        each.last_usage
+        if each.last_usage is not None and ids.time_from_id(each.last_usage) // MINUTE_MS == minute
+        else None
+        for each in usages
+    ]
+    new_ids = count(ids.allocate_ids(conn, "movements", line_ids.count(None), at)) if None in line_ids else count()
+    _UPSERT_USAGE.run(
+        conn,
+        [
+            (
+                next(new_ids) if line_id is None else line_id,
+                each.account_id,
+                USAGE,
+                -each.amount,
+                each.balance_after,
+                "system",
+                each.messages,
+                each.first_message_id,
+                each.last_message_id,
+            )
+            for each, line_id in zip(usages, line_ids, strict=True)
+        ],
+    )

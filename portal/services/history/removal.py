@@ -15,6 +15,7 @@ from portal.core.clock import DAY_MS
 from portal.core.db import BulkInsert, write_transaction
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
+from portal.services.credits import ledger
 
 BATCH_SIZE = 250
 """How many messages are removed in one transaction: it takes a few milliseconds, and the SMPP server has to wait."""
@@ -222,9 +223,8 @@ def find_usage_movement_starts(conn: sqlite3.Connection, account_id: int, messag
     for message_id in sorted(message_ids):
         upcoming = [each for each in upcoming if each[2] >= message_id]
         if not upcoming:
-            # A movement has the time of the first message that it charges, or a later one where the ids of movements
-            # are ahead. The messages of one movement have the same time or, very rarely, one millisecond more.
-            from_id = max(from_id, ids.min_id_at_time(ids.time_from_id(message_id) - 1))
+            # It is a later one where the ids of movements are ahead.
+            from_id = max(from_id, ledger.min_usage_id(message_id))
             rows = _list_usage_movements(conn, account_id, from_id, _LOOKAHEAD)
             upcoming = [each for each in rows if each[2] >= message_id]
             if not upcoming and len(rows) == _LOOKAHEAD:

@@ -20,7 +20,7 @@ from portal.services.common.audit import Actor
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, NotUtf8
 from portal.services.common.errors import Refused
 from portal.services.messages import text_policy
-from portal.services.messages.validation import OutboundMessage, SubmittedMessage
+from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import countries
 
 # The texts that ask for no more messages, as `inbound_numbers.normalize_words` returns them.
@@ -168,7 +168,7 @@ def is_stop_request(words: Sequence[str], keyword: str = "") -> bool:
 
 
 def find_blacklisted_destinations(
-    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage] | Sequence[OutboundMessage]
+    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage]
 ) -> set[tuple[int, str]]:
     """Return the destinations that are on the blacklist of their message's account, as (account id, number)."""
     # Each result is one row: Python releases the GIL for each statement and row. Next to a busy event loop, one query

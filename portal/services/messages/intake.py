@@ -12,10 +12,11 @@ from portal.core.db import BulkInsert, write_transaction
 from portal.services.billing import auto_recredit
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
-from portal.services.credits import alerts
+from portal.services.credits import alerts, ledger
+from portal.services.credits.ledger import Usage
 from portal.services.messages import blacklist, deliveries, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.validation import OutboundMessage, Segment, SubmittedMessage
+from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
 
 _COMMON_COLUMNS = (
@@ -30,10 +31,6 @@ _INSERT_MESSAGES = BulkInsert(
 )
 # Most messages have values in these columns only, and Python takes a third of a microsecond to bind a None.
 _INSERT_COMMON = BulkInsert("messages", _COMMON_COLUMNS)
-_INSERT_USAGE = BulkInsert(
-    "movements",
-    "id, account_id, kind, amount, balance_after, actor, messages, first_message_id, last_message_id",
-)
 # The reference number of a concatenated message has one or two octets, so clients use each again after a while.
 MAX_SEGMENT_GAP_MS = 10 * 60_000
 """The longest time between two segments of one text; their ids contain the times."""
@@ -50,21 +47,24 @@ class StoredMessages:
     """
 
     message_ids: list[int | None] = field(default_factory=list)
-    outbound: list[OutboundMessage] = field(default_factory=list)
+    outbound: list[SubmittedMessage] = field(default_factory=list)
     receipts: list[DeliveryReceipt] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _AccountCharge:
-    """What is charged to one account for its messages of a batch, and how many they are.
+    """An account before its messages of a batch, and what is charged to it for them.
 
     `balance_before` is the balance before the charge, after the automatic re-credits that the messages cause.
+    `last_usage`: as in `ledger.Usage`.
     """
 
     balance_before: int
     balance_after: int
     alert_below: int | None
     recredit_below: int | None
+    has_blacklist: bool
+    last_usage: int | None
     first_id: int = 0
     last_id: int = 0
     sent: int = 0
@@ -78,11 +78,13 @@ def store_messages(
 ) -> StoredMessages:
     """Store messages with their debits: all in one transaction, which is on disk when this returns.
 
-    Submits are processed in their order. One that its account's credits don't cover is stored as refused (ptt 10) and
-    costs nothing; the others are not affected. One to a number on the account's blacklist is accepted, is rejected at
-    once (ptt 53) and costs nothing.
+    Submits are processed in their order, and get their `id`. One that its account's credits don't cover is stored as
+    refused (ptt 10) and costs nothing; the others are not affected. One to a number on the account's blacklist is
+    accepted, is rejected at once (ptt 53) and costs nothing.
 
-    The number of statements does not grow with the number of accounts: see `db.BulkInsert`.
+    Clients wait for this. The number of statements does not grow with the number of accounts, and all that has to be
+    read is read by one: Python releases the GIL for each statement and row, which costs more than SQLite's work itself
+    where the event loop is busy.
 
     Args:
         now: when they were submitted (milliseconds), for a history that is written afterwards; None: this moment.
@@ -90,43 +92,46 @@ def store_messages(
     Raises:
         sqlite3.Error: nothing was stored.
     """
-    stored = StoredMessages()
     with write_transaction(conn):
-        first_id = ids.allocate_ids(conn, "messages", len(submits), now)
+        first_id, charges = _read_ids_and_accounts(conn, submits, now)
         submitted_at = ids.time_from_id(first_id)
-        charges = _read_account_charges(conn, submits)
-        blacklisted = blacklist.find_blacklisted_destinations(conn, submits)
+        stored = StoredMessages([*range(first_id, first_id + len(submits))])
+        blacklisted = (
+            blacklist.find_blacklisted_destinations(conn, submits)
+            if any(charge.has_blacklist for charge in charges.values())
+            else ()
+        )
         _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
         rows: list[tuple[Any, ...]] = []
         common_rows: list[tuple[object, ...]] = []
         segments = []
         for message_id, each in enumerate(submits, first_id):
+            each.id = message_id
             charge = charges[each.account_id]
             if blacklisted and (each.account_id, each.destination) in blacklisted:
                 charge.stopped += 1
-                stored.message_ids.append(message_id)
-                rows.append(_row_from_submit(message_id, each, 0, REJECTED, PTT_BLACKLISTED))
+                rows.append(_row_from_submit(each, 0, REJECTED, PTT_BLACKLISTED))
                 if deliveries.wants_receipt(each.registered_delivery, REJECTED):
-                    stored.receipts.append(_receipt_from_submit(message_id, each, PTT_BLACKLISTED))
+                    stored.receipts.append(_receipt_from_submit(each, PTT_BLACKLISTED))
             elif each.price <= charge.balance_after:
-                charge.balance_after -= each.price
-                charge.first_id = charge.first_id or message_id
+                if not charge.sent:
+                    charge.first_id = message_id
                 charge.last_id = message_id
+                charge.balance_after -= each.price
                 charge.sent += 1
                 charge.parts += each.parts
-                stored.message_ids.append(message_id)
                 if _has_only_common_columns(each):
-                    common_rows.append(_common_row_from_submit(message_id, each, each.price, ENROUTE, PTT_PENDING))
+                    common_rows.append(_common_row_from_submit(each, each.price, ENROUTE, PTT_PENDING))
                 else:
-                    rows.append(_row_from_submit(message_id, each, each.price, ENROUTE, PTT_PENDING))
+                    rows.append(_row_from_submit(each, each.price, ENROUTE, PTT_PENDING))
                 if each.scheduled_at is None:
-                    stored.outbound.append(_outbound_from_submit(message_id, each))
+                    stored.outbound.append(each)
             else:
                 charge.refused += 1
-                stored.message_ids.append(None)
-                rows.append(_row_from_submit(message_id, each, 0, REJECTED, PTT_NO_CREDIT))
+                stored.message_ids[message_id - first_id] = None
+                rows.append(_row_from_submit(each, 0, REJECTED, PTT_NO_CREDIT))
             if each.segment is not None:
-                segments.append((message_id, each, each.segment))
+                segments.append((each, each.segment))
         _INSERT_COMMON.run(conn, common_rows)
         _INSERT_MESSAGES.run(conn, rows)
         if any(charge.refused or charge.stopped for charge in charges.values()):
@@ -139,16 +144,22 @@ def store_messages(
     return stored
 
 
-def _read_account_charges(conn: sqlite3.Connection, submits: Sequence[SubmittedMessage]) -> dict[int, _AccountCharge]:
-    account_ids = {each.account_id for each in submits}
-    (rows,) = conn.execute(
-        "SELECT json_group_array(json_array(id, balance, alert_below, recredit_below)) FROM accounts"
-        " WHERE id IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(account_ids)),),
-    ).fetchone()
-    return {
-        account_id: _AccountCharge(balance, balance, alert_below, recredit_below)
-        for account_id, balance, alert_below, recredit_below in json.loads(rows)
+_SELECT_IDS_AND_ACCOUNTS = f"""
+SELECT {ids.LAST_ID_SQL["messages"]}, json_group_array(json_array(accounts.id, balance, alert_below, recredit_below,
+    EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL}))
+FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
+"""
+
+
+def _read_ids_and_accounts(
+    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None
+) -> tuple[int, dict[int, _AccountCharge]]:
+    """The id of the first message, as `ids.allocate_ids` returns it, and the messages' accounts."""
+    # Python writes a list of numbers as JSON does.
+    account_ids = str([*{each.account_id for each in submits}])
+    last_id, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
+    return ids.next_id(last_id, now), {
+        account_id: _AccountCharge(balance, balance, *fields) for account_id, balance, *fields in json.loads(accounts)
     }
 
 
@@ -199,6 +210,7 @@ def _buy_recredit_packs(
                 continue
             balance_left += balance - charge.balance_before
             charge.balance_before = charge.balance_after = balance
+            charge.last_usage = None  # the pack's movement came after it
         if each.price <= balance_left:
             spent[each.account_id] += each.price
 
@@ -216,11 +228,9 @@ def _has_only_common_columns(submit: SubmittedMessage) -> bool:
     )
 
 
-def _common_row_from_submit(
-    message_id: int, submit: SubmittedMessage, price: int, state: int, ptt: int
-) -> tuple[object, ...]:
+def _common_row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int) -> tuple[object, ...]:
     return (
-        message_id,
+        submit.id,
         submit.account_id,
         submit.source,
         submit.source_ton,
@@ -238,13 +248,13 @@ def _common_row_from_submit(
     )
 
 
-def _row_from_submit(message_id: int, submit: SubmittedMessage, price: int, state: int, ptt: int) -> tuple[object, ...]:
+def _row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int) -> tuple[object, ...]:
     is_pending = state == ENROUTE
     return (
-        *_common_row_from_submit(message_id, submit, price, state, ptt),
+        *_common_row_from_submit(submit, price, state, ptt),
         submit.udh,
         submit.reference,
-        None if is_pending else ids.time_from_id(message_id),
+        None if is_pending else ids.time_from_id(submit.id),
         submit.body,
         submit.subunit,
         *(submit.segment or (None, None, None)),
@@ -272,27 +282,12 @@ def _blank_ended_texts(
         text_policy.blank_texts(conn, "messages", ended)
 
 
-def _outbound_from_submit(message_id: int, submit: SubmittedMessage) -> OutboundMessage:
-    return OutboundMessage(
-        message_id,
-        submit.account_id,
-        submit.source,
-        submit.destination,
-        submit.text,
-        submit.udh,
-        submit.data_coding,
-        submit.body,
-        submit.subunit,
-        submit.segment,
-    )
-
-
-def _receipt_from_submit(message_id: int, submit: SubmittedMessage, ptt: int) -> DeliveryReceipt:
+def _receipt_from_submit(submit: SubmittedMessage, ptt: int) -> DeliveryReceipt:
     """The receipt of a message that is rejected at once."""
     return DeliveryReceipt(
         0,
         submit.account_id,
-        message_id,
+        submit.id,
         0,
         submit.source,
         submit.source_ton,
@@ -303,23 +298,21 @@ def _receipt_from_submit(message_id: int, submit: SubmittedMessage, ptt: int) ->
         submit.parts,
         REJECTED,
         ptt,
-        ids.time_from_id(message_id),
+        ids.time_from_id(submit.id),
     )
 
 
-def _link_to_first_segment(
-    conn: sqlite3.Connection, message_id: int, submit: SubmittedMessage, segment: Segment
-) -> None:
+def _link_to_first_segment(conn: sqlite3.Connection, submit: SubmittedMessage, segment: Segment) -> None:
     """Link a segment to the first segment of its text that came (`joined_to`), so that the text is shown as one."""
     values = {
-        "id": message_id,
+        "id": submit.id,
         "account": submit.account_id,
         "source": submit.source,
         "destination": submit.destination,
         "reference": segment.reference,
         "total": segment.total,
         "number": segment.number,
-        "since": message_id - ids.min_id_at_time(MAX_SEGMENT_GAP_MS),
+        "since": submit.id - ids.min_id_at_time(MAX_SEGMENT_GAP_MS),
     }
     row = conn.execute(
         "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"
@@ -341,46 +334,43 @@ def _link_to_first_segment(
 
 
 def _debit_accounts(conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int) -> None:
-    """Write the debits of one batch: for each account its balance, one movement, and the day's totals."""
+    """Write the debits of one batch: for each account its balance, its usage in the ledger, and the day's totals."""
     charged = {account_id: charge for account_id, charge in charges.items() if charge.sent}
     if charged:
-        conn.execute(
-            "UPDATE accounts SET balance = debited.value FROM json_each(?) AS debited"
-            " WHERE accounts.id = CAST(debited.key AS INTEGER)",
-            (json.dumps({account_id: charge.balance_after for account_id, charge in charged.items()}),),
-        )
-        # With the time of the messages: the usage of a month in the ledger is then that of the month's messages.
-        first_id = ids.allocate_ids(conn, "movements", len(charged), at)
-        _INSERT_USAGE.run(
+        ledger.add_usage(
             conn,
             [
-                (
-                    row_id,
+                Usage(
                     account_id,
-                    "usage",
-                    charge.balance_after - charge.balance_before,
+                    charge.last_usage,
+                    charge.balance_before - charge.balance_after,
                     charge.balance_after,
-                    "system",
                     charge.sent,
                     charge.first_id,
                     charge.last_id,
                 )
-                for row_id, (account_id, charge) in enumerate(charged.items(), first_id)
+                for account_id, charge in charged.items()
             ],
+            at,
         )
         for account_id, charge in charged.items():
             if alerts.is_threshold_crossed(charge.alert_below, charge.balance_before, charge.balance_after):
                 alerts.add_credit_notice(conn, account_id, alerts.LOW, at, charge.balance_after)
+    day = at // DAY_MS
     daily_totals.add_daily_totals(
         conn,
-        {
-            (account_id, at // DAY_MS): Counter(
-                sent=charge.sent,
-                parts=charge.parts,
-                price=charge.balance_before - charge.balance_after,
-                stopped=charge.stopped,
-                refused=charge.refused,
+        [
+            (
+                account_id,
+                day,
+                charge.sent,
+                0,
+                0,
+                charge.stopped,
+                charge.refused,
+                charge.parts,
+                charge.balance_before - charge.balance_after,
             )
             for account_id, charge in charges.items()
-        },
+        ],
     )

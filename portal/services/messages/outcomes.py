@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -24,7 +24,7 @@ from portal.services.common.message_states import (
 from portal.services.credits import expiry
 from portal.services.messages import blacklist, deliveries, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.validation import DEFAULT_VALIDITY_MS, OutboundMessage, Segment
+from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
 
 _BATCH_SIZE = 1_000
@@ -51,7 +51,7 @@ class DueMessages:
     were queued.
     """
 
-    outbound: list[OutboundMessage] = field(default_factory=list)
+    outbound: list[SubmittedMessage] = field(default_factory=list)
     expired_ids: list[int] = field(default_factory=list)
     receipts: list[DeliveryReceipt] = field(default_factory=list)
 
@@ -102,7 +102,8 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
     receipts = []
     first_outcomes = {each.message_id: each for each in reversed(outcomes)}
     ids_by_result: dict[tuple[int, int, int, str | None, bool], dict[int, str | None]] = defaultdict(dict)
-    counts: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
+    # By account and day: how many were delivered, and how many were not.
+    counts: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     with write_transaction(conn):
         (ending_json,) = conn.execute(_SELECT_ENDING, (json.dumps([*reversed(first_outcomes)]),)).fetchone()
         ending_rows = json.loads(ending_json)
@@ -122,7 +123,7 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
             )
             ids_by_result[result_key][message_id] = each.upstream_id
             day = ids.time_from_id(message_id) // DAY_MS
-            counts[account_id, day]["delivered" if each.state == DELIVERED else "failed"] += 1
+            counts[account_id, day][each.state != DELIVERED] += 1
             if receipt_wanted:
                 receipts.append(
                     DeliveryReceipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.ended_at))
@@ -134,7 +135,9 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
                 f" due_at = NULL{blank_sql} FROM json_each(?) AS ended WHERE messages.id = CAST(ended.key AS INTEGER)",
                 (*result, json.dumps(upstream_ids)),
             )
-        daily_totals.add_daily_totals(conn, counts)
+        daily_totals.add_daily_totals(
+            conn, [(*account_and_day, 0, *ended, 0, 0, 0, 0) for account_and_day, ended in counts.items()]
+        )
         if counts:
             rollup.record_ended_messages(conn, chain.from_iterable(ids_by_result.values()))
         if receipts:
@@ -142,17 +145,18 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
     return receipts
 
 
+_SEGMENT_COLUMNS = "segment_reference, segment_total, segment_number"
 _OUTBOUND_COLUMNS = (
-    "id, account_id, source, destination, text, udh, data_coding, body, subunit,"
-    " segment_reference, segment_total, segment_number"
+    "account_id, source, source_ton, source_npi, destination, country, text, udh, data_coding, registered_delivery,"
+    f" reference, parts, price, body, subunit, scheduled_at, expires_at, session_id, id, {_SEGMENT_COLUMNS}"
 )
+_SEGMENT_INDEX = 15
 
 
-def _outbound_from_row(row: Sequence[Any]) -> OutboundMessage:
-    message = OutboundMessage(*row[:-3])
-    if row[-1] is not None:
-        message.segment = Segment(*row[-3:])
-    return message
+def _outbound_from_row(row: Sequence[Any]) -> SubmittedMessage:
+    *fields, reference, total, number = row
+    segment = None if number is None else Segment(reference, total, number)
+    return SubmittedMessage(*(*fields[:_SEGMENT_INDEX], segment, *fields[_SEGMENT_INDEX:]))
 
 
 # In these statements the state is part of the SQL, not a parameter: only then does SQLite use the partial index.
@@ -171,7 +175,7 @@ def list_unfinished_message_ids(conn: sqlite3.Connection) -> list[int]:
     return [row[0] for row in rows]
 
 
-def list_outbound_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> list[OutboundMessage]:
+def list_outbound_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> list[SubmittedMessage]:
     """Those of these messages that have no final state, sorted by id."""
     rows = conn.execute(
         f"SELECT {_OUTBOUND_COLUMNS} FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE}"
@@ -200,15 +204,16 @@ def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
     due = DueMessages()
     with write_transaction(conn):
         rows = conn.execute(
-            f"SELECT {_OUTBOUND_COLUMNS}, expires_at, due_at = scheduled_at FROM messages"
+            f"SELECT {_OUTBOUND_COLUMNS}, due_at = scheduled_at FROM messages"
             f" WHERE state = {ENROUTE} AND due_at <= ? ORDER BY due_at LIMIT ?",
             (now, _BATCH_SIZE),
         ).fetchall()
-        for *fields, expires_at, starts_now in rows:
-            if expires_at is not None and expires_at <= now:
-                due.expired_ids.append(fields[0])
+        for *fields, starts_now in rows:
+            message = _outbound_from_row(fields)
+            if message.expires_at is not None and message.expires_at <= now:
+                due.expired_ids.append(message.id)
             elif starts_now:
-                due.outbound.append(_outbound_from_row(fields))
+                due.outbound.append(message)
         blacklisted = blacklist.find_blacklisted_destinations(conn, due.outbound)
         if blacklisted:
             blocked = [each for each in due.outbound if (each.account_id, each.destination) in blacklisted]
@@ -218,8 +223,7 @@ def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
             )
             paid: dict[int, list[tuple[int, int]]] = defaultdict(list)
             for each in blocked:
-                (price,) = conn.execute("SELECT price FROM messages WHERE id = ?", (each.id,)).fetchone()
-                paid[each.account_id].append((each.id, price))
+                paid[each.account_id].append((each.id, each.price))
             for account_id, messages in paid.items():
                 expiry.refund_unsent_messages(conn, account_id, messages)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.outbound])

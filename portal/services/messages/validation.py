@@ -63,7 +63,7 @@ class SubmittedMessage:
     `data_coding` is the one in which it is sent on: GSM, UCS2 or BINARY. `body` has the content where `text` can't hold
     it: binary, and UCS-2 that begins or ends within a character. `subunit` is dest_addr_subunit (5.3.2.1; 1: displayed
     at once). `scheduled_at`, `expires_at`: milliseconds; None: send it now, and DEFAULT_VALIDITY_MS. `session_id`: the
-    session that it came from, if any.
+    session that it came from, if any. `id`: 0 until it is stored; then an upstream gets it.
     """
 
     account_id: int
@@ -85,22 +85,7 @@ class SubmittedMessage:
     scheduled_at: int | None = None
     expires_at: int | None = None
     session_id: int | None = None
-
-
-@dataclass(slots=True)
-class OutboundMessage:
-    """A message as an upstream gets it; the fields are those of `SubmittedMessage`."""
-
-    id: int
-    account_id: int
-    source: str
-    destination: str
-    text: str
-    udh: bytes | None
-    data_coding: int
-    body: bytes | None = None
-    subunit: int | None = None
-    segment: Segment | None = None
+    id: int = 0
 
 
 def validate_submit(

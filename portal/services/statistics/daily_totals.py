@@ -1,8 +1,7 @@
 """What an account sent on a day (UTC), counted in the transaction in which it happens."""
 
 import sqlite3
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -52,14 +51,13 @@ class MessageCounts:
         return self.sent + self.stopped + self.refused
 
 
-def add_daily_totals(conn: sqlite3.Connection, amounts: Mapping[tuple[int, int], Counter[str]]) -> None:
+def add_daily_totals(conn: sqlite3.Connection, amounts: Sequence[tuple[int, ...]]) -> None:
     """Add to days' totals.
 
     Args:
-        amounts: columns of `daily_totals` by account id and day (days since 1970); `price` in thousandths of a credit.
+        amounts: account id, day (days since 1970), and what to add to the columns of `MessageCounts`, in their order.
     """
-    rows = [(*account_and_day, *(counts[name] for name in _COLUMNS)) for account_and_day, counts in amounts.items()]
-    _UPSERT_TOTALS.run(conn, rows)
+    _UPSERT_TOTALS.run(conn, amounts)
 
 
 @cache

@@ -18,7 +18,7 @@ from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome, MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
-from portal.services.messages.validation import OutboundMessage, SubmittedMessage
+from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices.prices import PriceList
 
 
@@ -101,7 +101,7 @@ class Storage(Protocol):
         way.
         """
 
-    def on_messages_stored(self, callback: Callable[[Sequence[OutboundMessage]], None]) -> None:
+    def on_messages_stored(self, callback: Callable[[Sequence[SubmittedMessage]], None]) -> None:
         """Have `callback` called with the messages that an upstream must be given, as they are stored."""
 
     def on_messages_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
@@ -110,7 +110,7 @@ class Storage(Protocol):
     def list_unfinished_ids(self) -> Sequence[int]:
         """Return the ids of messages without a final state whose date has come, in order. Raises StorageUnavailable."""
 
-    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[OutboundMessage]:
+    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
         """Return those of these messages that have no final state, by id. Raises StorageUnavailable."""
 
     def find_message_status(self, account_id: int, message_id: int) -> MessageStatus | None:

@@ -25,7 +25,7 @@ from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
-from portal.services.messages.validation import OutboundMessage, SubmittedMessage
+from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
 from portal.smsc.limits import ServerLimits
@@ -82,7 +82,7 @@ class SqliteStorage:
         self._prices_version = -1
         self._config_version = -1
         self._account_callbacks: list[Callable[[AccountConfig], None]] = []
-        self._stored_callbacks: list[Callable[[Sequence[OutboundMessage]], None]] = []
+        self._stored_callbacks: list[Callable[[Sequence[SubmittedMessage]], None]] = []
         self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
         self._simulated_callbacks: list[Callable[[Sequence[MobileOriginatedMessage]], None]] = []
         self._last_session_id = 0
@@ -214,14 +214,14 @@ class SqliteStorage:
     def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
         self._writer.queue_write(WriteJobKind.SUBMIT, (submit, resolve))
 
-    def on_messages_stored(self, callback: Callable[[Sequence[OutboundMessage]], None]) -> None:
+    def on_messages_stored(self, callback: Callable[[Sequence[SubmittedMessage]], None]) -> None:
         self._stored_callbacks.append(callback)
 
     def list_unfinished_ids(self) -> Sequence[int]:
         with self._translate_read_errors():
             return outcomes.list_unfinished_message_ids(self._read_connection)
 
-    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[OutboundMessage]:
+    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
         with self._translate_read_errors():
             return outcomes.list_outbound_messages(self._read_connection, message_ids)
 
@@ -421,7 +421,7 @@ class SqliteStorage:
         # The next poll queues it again.
         self._is_due_job_queued = False
 
-    def _notify_messages_stored(self, outbound: list[OutboundMessage]) -> None:
+    def _notify_messages_stored(self, outbound: list[SubmittedMessage]) -> None:
         for callback in self._stored_callbacks:
             callback(outbound)
 

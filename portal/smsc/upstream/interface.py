@@ -7,7 +7,7 @@ from typing import Protocol
 
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import OutboundMessage
+from portal.services.messages.validation import SubmittedMessage
 
 OutcomeCallback = Callable[[Sequence[MessageOutcome]], None]
 """Takes what became of messages."""
@@ -18,7 +18,7 @@ InboundCallback = Callable[[Sequence[MobileOriginatedMessage]], None]
 class Upstream(Protocol):
     """What takes messages on to their destinations. Runs on the event loop and never blocks it."""
 
-    def send_messages(self, messages: Sequence[OutboundMessage]) -> None:
+    def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         """Take messages, which are on disk. After a restart those without an outcome are given again."""
 
     def cancel_message(self, message_id: int) -> bool:

@@ -31,7 +31,7 @@ from portal.core.clock import now_ms
 from portal.services.common.message_states import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import OutboundMessage
+from portal.services.messages.validation import SubmittedMessage
 from portal.smsc.protocol.constants import format_receipt_status
 from portal.smsc.upstream.interface import InboundCallback, OutcomeCallback
 
@@ -81,7 +81,7 @@ class Simulator:
         self._upstream_ids = count(now_ms() << _ID_SHIFT)
         self.cancellable_ids: set[int] = set()
 
-    def send_messages(self, messages: Sequence[OutboundMessage]) -> None:
+    def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         # One timer for all of a batch that end at the same time, not one a message.
         by_delay: dict[float, list[tuple[int, SimulatedOutcome]]] = defaultdict(list)
         for message in messages:

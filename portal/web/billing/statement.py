@@ -264,7 +264,7 @@ live.register_live_page(
     LiveFragment("billing/statement/_chart.html", _chart_cache_key, _chart_fragment_context, query_args=_QUERY_PARAMS),
     LiveFragment(
         "billing/statement/_expiring.html",
-        lambda account, counters: counters.latest_movement,
+        lambda account, counters: (account.balance, counters.latest_movement),
         _expiring_credits_context,
         shows_relative_times=True,
     ),

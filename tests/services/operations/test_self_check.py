@@ -41,6 +41,7 @@ def busy(conn: Connection, acme_1: Account, acme_2: Account, classic: Account, g
     outcomes.finish_messages(
         conn, [MessageOutcome(second, DELIVERED, 0, now), MessageOutcome(third, EXPIRED, 801, now)]
     )
+    move(conn, acme_1, ledger.CORRECTION, 1)  # what is used afterwards is another line of the ledger
     (called_back,) = store_messages(conn, [long])
     cancel_message(conn, acme_1.id, called_back)
     intake.store_messages(conn, [short])
@@ -396,6 +397,7 @@ def test_of_what_is_off_everywhere_the_first_are_told(conn, acme_1):
     submit = prepare_submit(conn, acme_1.id)
     for _ in range(150):
         intake.store_messages(conn, [submit])
+        move(conn, acme_1, ledger.CORRECTION, 1)
     conn.execute("UPDATE movements SET messages = 2 WHERE kind = 'usage'")
     problems = self_check.list_problem_texts(conn)
     assert len(problems) == 101

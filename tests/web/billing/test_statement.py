@@ -69,17 +69,19 @@ def rows(answer: str) -> list[list[str]]:
 
 def test_a_line_says_who_why_how_many_and_what_was_left(alice: Browser, conn: db.Connection) -> None:
     first, last = acting.send_texts(conn, "smpp-acme-1", "one", "two")
-    (single,) = acting.send_texts(conn, "smpp-acme-1", "three")
     move(conn, ledger.CORRECTION, -500, "Counted twice")
+    (single,) = acting.send_texts(conn, "smpp-acme-1", "three")
+    move(conn, ledger.CORRECTION, 250)
     waits = acting.schedule_text(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
     acting.cancel_message(conn, "smpp-acme-1", waits)
     page = alice.get(CREDITS).text
     lines = [line.split("UTC ")[1] for line in shown(page)]
     assert lines == [
-        "Refunded 1 message automatic +1 996.5",
-        "1 message sent automatic -1 995.5",
-        "Corrected Counted twice olga@portal.example -0.5 996.5",
-        "1 message sent automatic -1 997",
+        "Refunded 1 message automatic +1 996.75",
+        "1 message sent automatic -1 995.75",
+        "Corrected olga@portal.example +0.25 996.75",
+        "1 message sent automatic -1 996.5",
+        "Corrected Counted twice olga@portal.example -0.5 997.5",
         "2 messages sent automatic -2 998",
         "Granted operator +1,000 1,000",
     ]
