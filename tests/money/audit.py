@@ -16,6 +16,8 @@ from tests.money.event_log import LoggedEvent
 from tests.money.model import CreditModel, Effect, is_refusal
 from tests.money.operations import Answer, Operation
 
+_MOVEMENT_EVENTS = ("movement", "usage")
+
 
 @dataclass(slots=True)
 class OperationAttempt:
@@ -97,8 +99,8 @@ class ModelComparison:
         self._index_events(events)
         # Ids hold it to the millisecond, which decides about days and dates.
         at = next((ids.time_from_id(each.values[0]) for each in events if each.kind == "message"), events[0].at)
-        times = {each.values[1:3]: ids.time_from_id(each.values[0]) for each in events if each.kind == "movement"}
-        answer, expected = self.model.apply(key, attempt.operation, at, times)
+        movement_ids = {each.values[1:3]: each.values[0] for each in events if each.kind in _MOVEMENT_EVENTS}
+        answer, expected = self.model.apply(key, attempt.operation, at, movement_ids)
         if is_refusal(answer):
             self._add_problem(key, f"was done, but had to be refused: {answer}", attempt)
         if (effects := self._count_effects(events)) != expected:
@@ -159,9 +161,9 @@ class ModelComparison:
             return event.kind, self._texts_by_id.get(values[0]), *values[1:]
         if event.kind == "lot":
             return event.kind, values[0], *values[2:]
-        if event.kind == "movement":
+        if event.kind in _MOVEMENT_EVENTS:
             _, account, kind, amount, _, counterpart, messages, first, last = values
-            return event.kind, account, kind, amount, counterpart, messages, *map(self._texts_by_id.get, (first, last))
+            return "movement", account, kind, amount, counterpart, messages, *map(self._texts_by_id.get, (first, last))
         if event.kind == "notice" and values[1] != alerts.LOW:
             return event.kind, *values[:2]  # before the debit, in whose transaction it is
         return event.kind, *values
@@ -173,7 +175,7 @@ class ModelComparison:
                 if before != self._balances[account_id][-1][1]:
                     self._add_problem(key, f"account {account_id} held {before}, and was not left with that")
                 self._balances[account_id].append((event.seq, after))
-            elif event.kind == "movement":
+            elif event.kind in _MOVEMENT_EVENTS:
                 _, account_id, _, amount, after, *_ = event.values
                 if self._ledger_balances[account_id] + amount != after:
                     self._add_problem(key, f"movement {event.values[0]} does not follow from the one before it")
@@ -304,7 +306,7 @@ class ModelComparison:
 def _sum_movements(conn: sqlite3.Connection, model: CreditModel) -> dict[str, int]:
     """The sum of the amounts of each kind of movement since the event log began."""
     rows = conn.execute(
-        "SELECT facts ->> '$[2]', sum(facts ->> '$[3]') FROM event_log WHERE what = 'movement' GROUP BY 1"
+        "SELECT facts ->> '$[2]', sum(facts ->> '$[3]') FROM event_log WHERE what IN ('movement', 'usage') GROUP BY 1"
     )
     return {kind: amount for kind, amount in rows if amount}
 

@@ -37,7 +37,18 @@ _LOGGED_EVENTS = {
         "NEW.id, NEW.account_id, NEW.kind, NEW.amount, NEW.balance_after, NEW.counterpart_id, NEW.messages,"
         " NEW.first_message_id, NEW.last_message_id",
     ),
-    "movement changed": ("UPDATE ON movements", "NEW.id"),
+    # A minute's usage is one movement. What is added to it is logged as one of its own.
+    "usage": (
+        "UPDATE ON movements WHEN NEW.id = OLD.id AND NEW.kind = 'usage' AND NEW.amount < OLD.amount",
+        "NEW.id, NEW.account_id, OLD.kind, NEW.amount - OLD.amount, NEW.balance_after, NEW.counterpart_id,"
+        " NEW.messages - OLD.messages, (SELECT min(id) FROM messages WHERE account_id = OLD.account_id"
+        " AND id > OLD.last_message_id AND price > 0), NEW.last_message_id",
+    ),
+    "movement changed": (
+        "UPDATE ON movements WHEN NEW.id <> OLD.id OR NEW.kind <> 'usage' OR NEW.amount >= OLD.amount"
+        " OR NEW.first_message_id <> OLD.first_message_id OR NEW.account_id <> OLD.account_id",
+        "NEW.id",
+    ),
     "movement deleted": ("DELETE ON movements", "OLD.id"),
     "balance": ("UPDATE OF balance ON accounts", "NEW.id, OLD.balance, NEW.balance"),
     "order": ("INSERT ON orders", "NEW.id, NEW.account_id, NEW.origin, NEW.credits"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.clock import DAY_MS
+from portal.services.common import ids
 from portal.services.common.message_states import DELETED, DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.statistics.daily_totals import month_from_day
 from tests.money.operations import Answer, Operation, message_text
@@ -36,7 +37,7 @@ class ModelCustomer:
 
 @dataclass
 class ModelCharge:
-    """The credits that an account's messages of one batch were paid with, by expiry date, without those refunded."""
+    """The credits that the messages of a usage movement were paid with, by expiry date, without those refunded."""
 
     dates: Counter[int] = field(default_factory=Counter)
     undated: int = 0
@@ -104,8 +105,10 @@ class CreditModel:
     """The sum of the amounts of each kind of movement, over all accounts."""
     effects: Counter[Effect] = field(default_factory=Counter)
     """The effects that the current operation must have."""
-    movement_times: Mapping[tuple[int, str], int] = field(default_factory=dict)
-    """When its movements were written (milliseconds), by account id and kind."""
+    movement_ids: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    """The ids of its movements by account id and kind. They hold their times."""
+    charges: dict[int, ModelCharge] = field(default_factory=lambda: defaultdict(ModelCharge))
+    """By the id of the movement."""
 
     @classmethod
     def from_database(cls, conn: sqlite3.Connection) -> "CreditModel":
@@ -119,18 +122,18 @@ class CreditModel:
         return cls(accounts, {row[0]: ModelCustomer(row[1], row[2] == 0) for row in rows})
 
     def apply(
-        self, key: str, operation: Operation, at: int, movement_times: Mapping[tuple[int, str], int]
+        self, key: str, operation: Operation, at: int, movement_ids: Mapping[tuple[int, str], int]
     ) -> tuple[Answer, Counter[Effect]]:
         """Do an operation.
 
         Args:
             at: when (milliseconds).
-            movement_times: see the attribute.
+            movement_ids: see the attribute.
 
         Returns:
             The answer, and the effects; none where it is refused. Messages are identified by their texts.
         """
-        self.movement_times = movement_times
+        self.movement_ids = movement_ids
         self.effects = Counter()
         form = operation.get("form", "")
         if form and form in self.sent_forms:
@@ -162,7 +165,6 @@ class CreditModel:
         batch = [(message_text(key, number), *each) for number, each in enumerate(operation["batch"])]
         balances_before = {account_id: self.accounts[account_id].balance for _, account_id, *_ in batch}
         charged_messages: dict[int, list[tuple[str, int]]] = defaultdict(list)
-        charges: dict[int, ModelCharge] = defaultdict(ModelCharge)
         answer: list[str | None] = []
         for text, account_id, destination, parts, price, source, country, scheduled_at, expires_at in batch:
             account = self.accounts[account_id]
@@ -176,8 +178,9 @@ class CreditModel:
                 account.balance -= price
                 self.movement_sums["usage"] -= price
                 dates = self._spend_lots(account_id, "usage", price, at)
-                charges[account_id].dates += dates
-                charges[account_id].undated += price - dates.total()
+                charge = self.charges[self.movement_ids.get((account_id, "usage"), 0)]
+                charge.dates += dates
+                charge.undated += price - dates.total()
                 charged_messages[account_id].append((text, price))
                 month = account_id, month_from_day(at // DAY_MS), country, source
                 self.usage.update({(*month, "messages"): 1, (*month, "parts"): parts, (*month, "price"): price})
@@ -185,9 +188,15 @@ class CreditModel:
                 outcome, price = (REJECTED, 10), 0
             answer.append(None if outcome == (REJECTED, 10) else text)
             due_at = (scheduled_at or expires_at) if outcome[0] == ENROUTE else None
-            charge = charges[account_id] if outcome[0] == ENROUTE else None
             self.messages[text] = ModelMessage(
-                account_id, destination, price, outcome[0], scheduled_at, expires_at, due_at, charge
+                account_id,
+                destination,
+                price,
+                outcome[0],
+                scheduled_at,
+                expires_at,
+                due_at,
+                charge if outcome[0] == ENROUTE else None,
             )
             self._add_effect("message", account_id, text, *outcome, price, parts, country, source)
         for account_id, messages in charged_messages.items():
@@ -361,7 +370,7 @@ class CreditModel:
 
     def _spend_lots(self, account_id: int, kind: str, amount: int, at: int) -> Counter[int]:
         """Take an amount from the credits that expire first."""
-        at, dates = self.movement_times.get((account_id, kind), at), Counter[int]()
+        at, dates = self._get_movement_time(account_id, kind, at), Counter[int]()
         for lot in sorted(self.lots, key=lambda each: each.expires_at):
             if lot.account == account_id and lot.expires_at > at:
                 spent = min(lot.remaining, amount)
@@ -370,6 +379,10 @@ class CreditModel:
                 if spent:
                     dates[lot.expires_at] += spent
         return dates
+
+    def _get_movement_time(self, account_id: int, kind: str, otherwise: int) -> int:
+        movement_id = self.movement_ids.get((account_id, kind))
+        return otherwise if movement_id is None else ids.time_from_id(movement_id)
 
     def _add_lot(self, account_id: int, expires_at: int, amount: int) -> None:
         self.lots.append(ModelLot(account_id, expires_at, amount))
@@ -381,7 +394,7 @@ class CreditModel:
         Returns:
             The number of movements, and the effects.
         """
-        self.effects, self.movement_times, count = Counter(), {}, 0
+        self.effects, self.movement_ids, count = Counter(), {}, 0
         for account_id, movement, expires_at in lots:
             key = account_id, movement, expires_at
             lot = {(each.account, each.movement, each.expires_at): each for each in self.lots}[key]
@@ -416,7 +429,7 @@ class CreditModel:
 
     def _credit_order(self, order_id: int, at: int) -> None:
         order = self.orders[order_id]
-        order.credited_on = self.movement_times.get((order.account, "purchase"), at) // DAY_MS
+        order.credited_on = self._get_movement_time(order.account, "purchase", at) // DAY_MS
         self._add_movement(order.account, "purchase", order.credits, at)
         self._add_effect("credited", order_id)
 

@@ -26,6 +26,8 @@ LAST_USAGE_SQL = (
     " ORDER BY id DESC LIMIT 1)"
 )
 """SQL for the last movement of a row of `accounts`; NULL where that isn't usage. See `Usage`."""
+NEXT_EXPIRY_SQL = "(SELECT min(expires_at) FROM expiring_credits WHERE expired_at IS NULL)"
+"""SQL for the first date (milliseconds) of credits that have not run out yet, whoever holds them; NULL: no date."""
 _SIGNS = {GRANT: 1, PURCHASE: 1, TRANSFER_OUT: -1, TRANSFER_IN: 1, USAGE: -1, REFUND: 1, EXPIRY: -1}
 
 
@@ -132,20 +134,21 @@ _UPSERT_USAGE = BulkInsert(
 )
 
 
-def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int) -> None:
+def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int, next_expiry: int | None) -> None:
     """Charge accounts for messages. The caller is inside `write_transaction()`.
 
-    What an account uses within a minute is one line, unless another movement comes in between: with a line for each
-    commit the ledger would grow nearly as fast as the messages. Days and hours, in any time zone, and the dates of
-    credits begin with a minute, so a line never belongs to two of them.
+    What an account uses within a minute is one line, unless another movement or the date of credits comes in between:
+    with a line for each commit the ledger would grow nearly as fast as the messages. In each time zone hours, days and
+    months begin with a minute, so a line never belongs to two of them.
 
     Args:
         usages: one for each account.
         at: the time of the messages' ids (milliseconds): the usage of a month in the ledger is then that of the month's
             messages.
+        next_expiry: `NEXT_EXPIRY_SQL`. Once it has come, each batch is a line until the credits have been taken away.
     """
     _UPDATE_BALANCES.run(conn, {each.account_id: each.balance_after for each in usages})
-    minute = at // MINUTE_MS
+    minute = at // MINUTE_MS if next_expiry is None or at < next_expiry else None
     line_ids = [
         each.last_usage
         if each.last_usage is not None and ids.time_from_id(each.last_usage) // MINUTE_MS == minute

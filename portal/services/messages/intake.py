@@ -93,7 +93,7 @@ def store_messages(
         sqlite3.Error: nothing was stored.
     """
     with write_transaction(conn):
-        first_id, charges = _read_ids_and_accounts(conn, submits, now)
+        first_id, next_expiry, charges = _read_ids_and_accounts(conn, submits, now)
         submitted_at = ids.time_from_id(first_id)
         stored = StoredMessages([*range(first_id, first_id + len(submits))])
         blacklisted = (
@@ -138,14 +138,15 @@ def store_messages(
             _blank_ended_texts(conn, charges, rows, stored.receipts)
         for segment in segments:
             _link_to_first_segment(conn, *segment)
-        _debit_accounts(conn, charges, submitted_at)
+        _debit_accounts(conn, charges, submitted_at, next_expiry)
         if stored.receipts:
             deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
     return stored
 
 
 _SELECT_IDS_AND_ACCOUNTS = f"""
-SELECT {ids.LAST_ID_SQL["messages"]}, json_group_array(json_array(accounts.id, balance, alert_below, recredit_below,
+SELECT {ids.LAST_ID_SQL["messages"]}, {ledger.NEXT_EXPIRY_SQL}, json_group_array(json_array(
+    accounts.id, balance, alert_below, recredit_below,
     EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL}))
 FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
 """
@@ -153,14 +154,15 @@ FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
 
 def _read_ids_and_accounts(
     conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None
-) -> tuple[int, dict[int, _AccountCharge]]:
-    """The id of the first message, as `ids.allocate_ids` returns it, and the messages' accounts."""
+) -> tuple[int, int | None, dict[int, _AccountCharge]]:
+    """The id of the first message, as `ids.allocate_ids` returns it, `ledger.NEXT_EXPIRY_SQL`, and the accounts."""
     # Python writes a list of numbers as JSON does.
     account_ids = str([*{each.account_id for each in submits}])
-    last_id, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
-    return ids.next_id(last_id, now), {
+    last_id, next_expiry, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
+    charges = {
         account_id: _AccountCharge(balance, balance, *fields) for account_id, balance, *fields in json.loads(accounts)
     }
+    return ids.next_id(last_id, now), next_expiry, charges
 
 
 def _buy_recredit_packs(
@@ -333,7 +335,9 @@ def _link_to_first_segment(conn: sqlite3.Connection, submit: SubmittedMessage, s
     )
 
 
-def _debit_accounts(conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int) -> None:
+def _debit_accounts(
+    conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int, next_expiry: int | None
+) -> None:
     """Write the debits of one batch: for each account its balance, its usage in the ledger, and the day's totals."""
     charged = {account_id: charge for account_id, charge in charges.items() if charge.sent}
     if charged:
@@ -352,6 +356,7 @@ def _debit_accounts(conn: sqlite3.Connection, charges: Mapping[int, _AccountChar
                 for account_id, charge in charged.items()
             ],
             at,
+            next_expiry,
         )
         for account_id, charge in charged.items():
             if alerts.is_threshold_crossed(charge.alert_below, charge.balance_before, charge.balance_after):
