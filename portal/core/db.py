@@ -185,18 +185,29 @@ class BulkInsert:
 
 
 class BulkUpdate:
-    """Sets one column of many rows to a value each, several with each statement: see `BulkInsert`."""
+    """Updates many rows of one table, several with each statement: see `BulkInsert`."""
 
-    def __init__(self, table: str, column: str) -> None:
+    def __init__(self, table: str, column: str, others: str = "") -> None:
+        """Args:
+        column: the column that gets a value for each row.
+        others: assignments that are the same for all rows, as SQL.
+        """
+        assignments = f"{others}, " if others else ""
         self._statements = [
-            f"UPDATE {table} SET {column} = CASE id{' WHEN ? THEN ?' * rows} END WHERE id IN ({', '.join('?' * rows)})"
+            f"UPDATE {table} SET {assignments}{column} = CASE id{' WHEN ? THEN ?' * rows} END"
+            f" WHERE id IN ({', '.join('?' * rows)})"
             for rows in range(1, _MAX_ROWS + 1)
         ]
 
-    def run(self, conn: sqlite3.Connection, values: Mapping[int, object]) -> None:
-        """Update rows; `values` are by their ids."""
+    def run(self, conn: sqlite3.Connection, values: Mapping[int, object], others: Sequence[object] = ()) -> None:
+        """Update rows.
+
+        Args:
+            values: those of the column, by the ids of the rows.
+            others: what the other assignments have parameters for.
+        """
         pairs = list(values.items())
         for start in range(0, len(pairs), _MAX_ROWS):
             chunk = pairs[start : start + _MAX_ROWS]
             row_ids = [row_id for row_id, _value in chunk]
-            conn.execute(self._statements[len(chunk) - 1], (*chain.from_iterable(chunk), *row_ids))
+            conn.execute(self._statements[len(chunk) - 1], (*others, *chain.from_iterable(chunk), *row_ids))

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import write_transaction
+from portal.core.db import BulkUpdate, write_transaction
 from portal.services.common import ids
 from portal.services.common.message_states import (
     DELETED,
@@ -90,6 +90,10 @@ SELECT json_group_array(iif(registered_delivery = 0,
 FROM json_each(?) AS ending CROSS JOIN messages ON messages.id = ending.value WHERE state = {ENROUTE}
 """
 
+_OUTCOME_COLUMNS = "state = ?, ptt = ?, done_at = ?, upstream_status = ?, due_at = NULL"
+_KEEP_TEXT = BulkUpdate("messages", "upstream_id", _OUTCOME_COLUMNS)
+_BLANK_TEXT = BulkUpdate("messages", "upstream_id", f"{_OUTCOME_COLUMNS}, {text_policy.BLANK_TEXT_SQL}")
+
 
 def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:
     """Store final states and the days' totals, and queue the receipts that were requested.
@@ -129,12 +133,7 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
                     DeliveryReceipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.ended_at))
                 )
         for (*result, keeps_text), upstream_ids in ids_by_result.items():
-            blank_sql = "" if keeps_text else f", {text_policy.BLANK_TEXT_SQL}"
-            conn.execute(
-                "UPDATE messages SET state = ?, ptt = ?, done_at = ?, upstream_status = ?, upstream_id = ended.value,"
-                f" due_at = NULL{blank_sql} FROM json_each(?) AS ended WHERE messages.id = CAST(ended.key AS INTEGER)",
-                (*result, json.dumps(upstream_ids)),
-            )
+            (_KEEP_TEXT if keeps_text else _BLANK_TEXT).run(conn, upstream_ids, result)
         daily_totals.add_daily_totals(
             conn, [(*account_and_day, 0, *ended, 0, 0, 0, 0) for account_and_day, ended in counts.items()]
         )
