@@ -9,7 +9,7 @@ import pytest
 from portal.core import db
 from portal.core.clock import now_ms
 from portal.core.db import Connection
-from portal.services.accounts import accounts
+from portal.services.accounts import account_messages, accounts
 from portal.services.accounts.accounts import BINARY, Account
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
@@ -383,6 +383,7 @@ def test_a_text_from_the_time_between_is_found_afterwards(conn, acme, acme_1):
 def test_chunks_made_before_a_change_are_not_written_after_it(conn, connect, acme, acme_1):
     for _ in range(3):
         submitted(conn, acme_1, "extraordinary")
+    account_messages.index_message_batch(conn)
     other = connect()
 
     def change_meanwhile(sql: str) -> None:
