@@ -311,6 +311,16 @@ def test_a_removal_goes_in_steps_and_on_where_it_was_left(conn, acme, acme_1):
     assert not any(stored(conn))
 
 
+@pytest.mark.parametrize("indexed", [0, 3, 7])
+def test_stored_texts_go_however_many_are_in_the_index(conn, acme, acme_1, indexed):
+    end(conn, *(send(conn, acme_1, f"text {number}", **QUIET) for number in range(7)))
+    if indexed:
+        account_messages.index_message_batch(conn, max_messages=indexed)
+    text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
+    assert sum(text_removal.run_text_removals(conn, batch_size=2)) == 7
+    assert stored(conn) == [""] * 7
+
+
 def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1):
     end(conn, *(send(conn, acme_1, text, **QUIET) for text in ("one", "two", "three")))
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
