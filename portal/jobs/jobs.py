@@ -12,7 +12,7 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.jobs.runner import Job
-from portal.services.accounts import refusal_mails, refused_binds
+from portal.services.accounts import account_messages, refusal_mails, refused_binds
 from portal.services.billing import credit_mails
 from portal.services.common import audit, mail, rate_limit
 from portal.services.common.mail import Mailer
@@ -40,6 +40,8 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         # Nobody waits for it, so it may wait long for the write lock.
         Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config), busy_timeout_ms=60_000),
         Job("expiry", 60.0, _expire_credits),
+        # How much has come since is what each look at an account costs more.
+        Job("account messages", 0.25, _index_account_messages, pause_factor=1),
         # What searches need is built in a tenth of a core's time: messages that nobody has indexed yet are only slower
         # to find.
         Job("index", 5.0, _build_search_index, pause_factor=9),
@@ -79,6 +81,15 @@ def _expire_credits(conn: Connection) -> Iterator[None]:
     """Take away credits whose date has come."""
     expiry.expire_credits(conn)
     yield
+
+
+def _index_account_messages(conn: Connection) -> Iterator[None]:
+    """Take what has come into the index of the accounts' messages."""
+    # No commit waits for the disk, and nobody for it: what a power cut takes back is taken in again, for with it goes
+    # the mark. Whoever commits next writes it to the disk as well.
+    conn.execute("PRAGMA synchronous = NORMAL")
+    while account_messages.index_message_batch(conn):
+        yield
 
 
 def _build_search_index(conn: Connection) -> Iterator[int]:

@@ -28,6 +28,15 @@ def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
         runner.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database_file)
 
 
+def test_what_comes_gets_into_the_index_of_its_account(conn: db.Connection, config: Config, keys: Keys) -> None:
+    message_ids = acting.send_texts(conn, "smpp-acme-1", "one", "two")
+    mailer = Mailer(config, keys, lambda: db.connect(config.database_file))
+    (job,) = [each for each in jobs.list_jobs(config, keys, mailer, []) if each.name == "account messages"]
+    assert job.run_once(conn)
+    assert [row[0] for row in conn.execute("SELECT message_id FROM account_messages")] == message_ids
+    assert job.run_once(conn)
+
+
 @pytest.mark.slow
 def test_nobodys_deletion_waits_for_the_end_of_anothers(conn: db.Connection, cast: Cast) -> None:
     names = ("smpp-acme-1", "smpp-globex-1")

@@ -11,7 +11,7 @@ from portal import migrations
 from portal.core import db
 from portal.migrations import applied, runner
 from portal.migrations.steps import migrations as all_steps
-from portal.services.accounts import accounts, session_records
+from portal.services.accounts import account_messages, accounts, session_records
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.history import history, search
@@ -213,6 +213,27 @@ def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_th
         inbound.WAITING,
         inbound.UNKNOWN,
     ]
+    conn.close()
+
+
+def test_accounts_have_their_messages_after_the_step_that_moves_their_index(file):
+    before_step(
+        file,
+        "m0018",
+        """
+        INSERT INTO accounts (id, customer_id, kind, name, windowing, throughput, binds, created_at)
+            VALUES (2, 1, 'smpp', 'smpp-acme-2', 10, 20, 5, 0);
+        INSERT INTO messages (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,
+            registered_delivery, parts, price, state, ptt)
+            SELECT value, 1 + value % 2, 'ACME', 5, 0, '393401234567', 'IT', '', 0, 0, 1, 0, 2, 0
+            FROM json_each('[5, 6, 7, 9, 10]');
+        """,
+    )
+    migrations.migrate(file, keep_backups=5)
+    conn = db.connect(file)
+    assert account_messages.get_last_indexed_id(conn) == 10
+    rows = conn.execute("SELECT account_id, message_id FROM account_messages").fetchall()
+    assert [tuple(row) for row in rows] == [(1, 6), (1, 10), (2, 5), (2, 7), (2, 9)]
     conn.close()
 
 

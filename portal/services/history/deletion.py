@@ -15,6 +15,7 @@ from typing import Any
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection, insert_row, write_transaction
 from portal.core.i18n import N_
+from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency
 from portal.services.common.audit import Actor
@@ -131,9 +132,12 @@ def build_selection_scope(kind: str, message_ids: Sequence[int]) -> DeletionScop
 
 def build_query_scope(conn: sqlite3.Connection, account_id: int, query: MessageQuery) -> DeletionScope:
     """The scope of all that a search finds now."""
-    kind = RECEIVED if isinstance(query, inbound.InboundQuery) else SENT
-    table = "received" if kind == RECEIVED else "messages"
-    (newest,) = conn.execute(f"SELECT max(id) FROM {table} WHERE account_id = ?", (account_id,)).fetchone()
+    if isinstance(query, inbound.InboundQuery):
+        kind = RECEIVED
+        (newest,) = conn.execute("SELECT max(id) FROM received WHERE account_id = ?", (account_id,)).fetchone()
+    else:
+        kind = SENT
+        newest = account_messages.get_latest_message_id(conn, account_id)
     return DeletionScope(kind, now_ms(), (newest or 0) + 1, query=query)
 
 

@@ -13,6 +13,7 @@ from math import inf
 
 from portal.core.clock import DAY_MS
 from portal.core.db import BulkInsert, write_transaction
+from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.credits import ledger
@@ -149,6 +150,7 @@ def delete_sent_messages(
             _add_deleted_charges(conn, account_id, rows, charges)
             _add_deleted_refunds(conn, account_id, rows)
         removed_ids = {row[0] for row in rows}
+        account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))
     return sum(text[0] in removed_ids for text in texts)
@@ -199,12 +201,12 @@ def _increment_removed_count(conn: sqlite3.Connection, account_id: int, removed:
 
 
 def _delete_empty_search_chunks(conn: sqlite3.Connection, account_id: int, removed_ids: set[int]) -> None:
-    """Remove the chunks of the search index none of whose messages is left."""
+    """Remove the chunks of the search index none of whose messages is left. All of these are in `account_messages`."""
     conn.execute(
         "DELETE FROM history_chunks WHERE id IN (SELECT (SELECT id FROM history_chunks"
         " WHERE account_id = :account AND last_id >= value ORDER BY last_id LIMIT 1) FROM json_each(:removed_ids))"
-        " AND NOT EXISTS (SELECT 1 FROM messages INDEXED BY messages_account WHERE messages.account_id = :account"
-        " AND messages.id >= first_id AND messages.id <= last_id)",
+        " AND NOT EXISTS (SELECT 1 FROM account_messages AS own WHERE own.account_id = :account"
+        " AND own.message_id >= first_id AND own.message_id <= last_id)",
         {"account": account_id, "removed_ids": json.dumps(sorted(removed_ids))},
     )
 

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 
 from portal.core.clock import DAY_MS
 from portal.core.db import Connection, write_transaction
+from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.periods import subtract_months
 from portal.services.history import removal
@@ -72,11 +73,9 @@ def _list_retention_months(conn: sqlite3.Connection, default_months: int) -> lis
 def _purge_sent_messages(conn: Connection, account_id: int, end_id: int, delete_batch_size: int) -> Iterator[int]:
     after_id = 0
     while True:
-        rows = conn.execute(
-            "SELECT id FROM messages INDEXED BY messages_account WHERE account_id = ? AND id > ? AND id < ?"
-            " AND joined_to IS NULL ORDER BY id LIMIT ?",
-            (account_id, after_id, end_id, _BATCH_SIZE),
-        ).fetchall()
+        rows = account_messages.list_account_messages(
+            conn, account_id, after_id + 1, end_id, conditions="AND line.joined_to IS NULL", limit=_BATCH_SIZE
+        )
         if not rows:
             return
         after_id = rows[-1][0]

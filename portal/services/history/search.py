@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from portal.core.db import Connection
+from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.message_states import (
     ENROUTE,
@@ -188,9 +189,6 @@ _COLUMNS = ", ".join(
         "line.scheduled_at IS NOT NULL AND line.due_at IS line.scheduled_at",
     ]
 )
-_FROM_MESSAGES = """
-messages AS line INDEXED BY messages_account WHERE line.account_id = :account AND line.joined_to IS NULL
-"""
 # CROSS JOIN fixes the order of the two loops, so that the rows come in the order of the index.
 _FROM_FAILED_MESSAGES = f"""
 messages AS failed INDEXED BY messages_failed
@@ -218,7 +216,8 @@ class _SearchStatement:
     """The SQL statements of a search, and the ranges of ids that they are run on."""
 
     def __init__(self, account_id: int, query: SearchQuery, columns: str, *, newest_first: bool) -> None:
-        self._select = f"SELECT {columns} FROM"
+        self._account_id = account_id
+        self._columns = columns
         self._query = query
         self._newest_first = newest_first
         self._order = "DESC" if newest_first else "ASC"
@@ -301,11 +300,17 @@ class _SearchStatement:
             return self._fetch_unfinished_rows(conn, parameters, limit)
         if self._query.is_failure_search:
             return self._fetch_failed_rows(conn, parameters, limit)
-        return conn.execute(
-            f"{self._select} {_FROM_MESSAGES} AND line.id >= :first AND line.id < :bound{self._where_conditions}"
-            f" ORDER BY line.id {self._order} LIMIT {limit}",
-            parameters,
-        ).fetchall()
+        return account_messages.list_account_messages(
+            conn,
+            self._account_id,
+            first,
+            bound,
+            self._columns,
+            conditions=f"AND line.joined_to IS NULL{self._where_conditions}",
+            parameters=self._parameters,
+            newest_first=self._newest_first,
+            limit=limit,
+        )
 
     def _fetch_failed_rows(self, conn: Connection, parameters: dict[str, object], limit: int) -> Sequence[Any]:
         first_id = "coalesce(failed.joined_to, failed.id)"
@@ -316,7 +321,7 @@ class _SearchStatement:
         )
         rows_by_id: dict[int, Any] = {}
         rows = conn.execute(
-            f"{self._select} {_FROM_FAILED_MESSAGES}{code_condition}"
+            f"SELECT {self._columns} FROM {_FROM_FAILED_MESSAGES}{code_condition}"
             f" AND {first_id} >= :first AND {first_id} < :bound{self._where_conditions}"
             f" ORDER BY {first_id} {self._order}",
             parameters,
@@ -338,7 +343,7 @@ class _SearchStatement:
         for start in range(0, len(first_ids), _ID_BATCH_SIZE):
             ids_json = json.dumps(first_ids[start : start + _ID_BATCH_SIZE])
             rows += conn.execute(
-                f"{self._select} json_each(:ids) AS ids CROSS JOIN messages AS line ON line.id = ids.value"
+                f"SELECT {self._columns} FROM json_each(:ids) AS ids CROSS JOIN messages AS line ON line.id = ids.value"
                 f" WHERE line.id >= :first AND line.id < :bound{self._where_conditions} LIMIT {limit - len(rows)}",
                 parameters | {"ids": ids_json},
             )

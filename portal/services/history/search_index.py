@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from zlib import crc32
 
 from portal.core.db import write_transaction
+from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.history import history
 from portal.services.messages import text_policy
@@ -138,6 +139,9 @@ def build_search_chunks(conn: sqlite3.Connection, *, chunk_size: int = CHUNK_SIZ
     Each step is a transaction of its own, and between two of them none is open: the caller may pause. A chunk has
     `chunk_size` messages.
     """
+    # Chunks are made of what is in the index of the accounts' messages.
+    while account_messages.index_message_batch(conn):
+        yield 0
     for account_id, last_indexed_id in _list_unindexed_accounts(conn):
         worded = not text_policy.find_accounts_discarding_texts(conn, [account_id])
         chunks: list[_ChunkRow] = []
@@ -165,10 +169,9 @@ def _insert_search_chunks(conn: sqlite3.Connection, chunks: Sequence[_ChunkRow])
 
 def build_filter_without_words(conn: sqlite3.Connection, account_id: int, first: int, last: int) -> bytes:
     """Build the filter of a chunk with senders and numbers only."""
-    rows = conn.execute(
-        "SELECT source, destination, '' FROM messages WHERE account_id = ? AND id >= ? AND id <= ?",
-        (account_id, first, last),
-    ).fetchall()
+    rows = account_messages.list_account_messages(
+        conn, account_id, first, last + 1, "line.source, line.destination, ''"
+    )
     return _build_bloom_filter(_collect_index_terms([tuple(row) for row in rows], []))
 
 
@@ -177,7 +180,7 @@ def _list_unindexed_accounts(conn: sqlite3.Connection) -> list[tuple[int, int]]:
     rows = conn.execute(
         "SELECT id, coalesce((SELECT max(last_id) FROM history_chunks WHERE account_id = accounts.id), 0)"
         " AS last_indexed FROM accounts"
-        " WHERE last_indexed < (SELECT max(id) FROM messages WHERE account_id = accounts.id)"
+        " WHERE last_indexed < (SELECT max(message_id) FROM account_messages WHERE account_id = accounts.id)"
     )
     return [(row[0], row[1]) for row in rows]
 
@@ -187,7 +190,8 @@ def _build_next_search_chunk(
 ) -> _ChunkRow | None:
     """Build the chunk that follows an id; None: there are too few messages yet."""
     end = conn.execute(
-        f"SELECT id FROM messages WHERE account_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET {chunk_size - 1}",
+        "SELECT message_id FROM account_messages WHERE account_id = ? AND message_id > ?"
+        f" ORDER BY message_id LIMIT 1 OFFSET {chunk_size - 1}",
         (account_id, last_indexed_id),
     ).fetchone()
     if end is None:
@@ -200,11 +204,13 @@ def _build_next_search_chunk(
             build_filter_without_words(conn, account_id, last_indexed_id + 1, end[0]),
             worded,
         )
-    rows = conn.execute(
-        "SELECT source, destination, text, id, segment_total IS NOT NULL AND joined_to IS NULL FROM messages"
-        " WHERE account_id = ? AND id > ? AND id <= ?",
-        (account_id, last_indexed_id, end[0]),
-    ).fetchall()
+    rows = account_messages.list_account_messages(
+        conn,
+        account_id,
+        last_indexed_id + 1,
+        end[0] + 1,
+        "line.source, line.destination, line.text, line.id, line.segment_total IS NOT NULL AND line.joined_to IS NULL",
+    )
     messages = [tuple(row) for row in rows]
     whole_texts = _list_complete_texts(conn, account_id, [each[3] for each in messages if each[4]])
     if whole_texts is None:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Set
 
 from portal.core.db import write_transaction
+from portal.services.accounts import account_messages
 from portal.services.common.message_states import ENROUTE
 from portal.services.history import search_index
 from portal.services.messages import text_policy
@@ -77,20 +78,15 @@ def _remove_search_chunk_words(
         bits = search_index.build_filter_without_words(conn, account_id, chunk["first_id"], chunk["last_id"])
         conn.execute("UPDATE history_chunks SET bits = ?, worded = 0 WHERE id = ?", (bits, chunk["id"]))
         return int(chunk["last_id"])
-    row = conn.execute(
-        "SELECT id FROM messages WHERE account_id = ? AND id > ? AND id <= ?"
-        f" ORDER BY id LIMIT 1 OFFSET {batch_size - 1}",
-        (account_id, after_id, last_id),
-    ).fetchone()
-    return int(row[0]) if row else last_id
+    rows = account_messages.list_account_messages(conn, account_id, after_id + 1, last_id + 1, limit=batch_size)
+    return int(rows[-1][0]) if len(rows) == batch_size else last_id
 
 
 def _blank_sent_texts(
     conn: sqlite3.Connection, account_id: int, after_id: int, end_id: int, needed_ids: Set[int]
 ) -> int:
-    rows = conn.execute(
-        f"SELECT id FROM messages WHERE account_id = ? AND id > ? AND id <= ? AND kept AND state <> {ENROUTE}",
-        (account_id, after_id, end_id),
+    rows = account_messages.list_account_messages(
+        conn, account_id, after_id + 1, end_id + 1, conditions=f"AND line.kept AND line.state <> {ENROUTE}"
     )
     removable_ids = [row[0] for row in rows if row[0] not in needed_ids]
     text_policy.blank_texts(conn, "messages", removable_ids)

@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
+from portal.services.accounts.account_messages import LATEST_MESSAGE_ID_SQL
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
@@ -124,7 +125,7 @@ def _start_text_removal(conn: sqlite3.Connection, account_id: int, remove_stored
         f" coalesce((SELECT min(id) FROM messages INDEXED BY messages_unfinished WHERE state = {ENROUTE}"
         "  AND account_id = :account), 1 << 62),"
         " coalesce((SELECT min(message_id) FROM deliveries WHERE account_id = :account), 1 << 62)),"
-        " (SELECT max(id) FROM messages WHERE account_id = :account)",
+        f" {LATEST_MESSAGE_ID_SQL}",
         {"account": account_id},
     ).fetchone()
     conn.execute(

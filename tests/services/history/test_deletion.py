@@ -1,5 +1,6 @@
 """Customers delete messages; the self-check can still prove what was charged and counted for them."""
 
+import threading
 from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency
 from portal.services.common.audit import SHELL
@@ -80,6 +82,46 @@ def test_what_ended_after_the_question_stays(conn, acme_1):
 
     assert (result.removed, result.underway) == (0, 1)
     assert left(conn, acme_1) == [message]
+
+
+@pytest.mark.parametrize("indexed", [0, 3, 6])
+def test_all_of_them_go_however_many_are_in_the_index(conn, acme_1, globex_1, indexed):
+    sent(conn, acme_1, "one", "two", "three", "four", "five", "six")
+    if indexed:
+        account_messages.index_message_batch(conn, max_messages=indexed)
+    (other,) = sent(conn, globex_1, "other", source="GLOBEX")
+
+    scope = deletion.build_query_scope(conn, acme_1.id, SearchQuery())
+    (later,) = sent(conn, acme_1, "after the question")
+
+    assert delete(conn, acme_1, scope, **BATCHES).removed == 6
+    account_messages.index_message_batch(conn)
+    rows = conn.execute("SELECT message_id FROM account_messages ORDER BY message_id").fetchall()
+    assert [row[0] for row in rows] == [other, later]
+    assert self_check.list_problem_texts(conn) == []
+
+
+@pytest.mark.slow
+def test_messages_are_taken_into_the_index_while_they_are_deleted(conn, connect, acme_1):
+    indexing, stops = connect(), threading.Event()
+
+    def index_again_and_again() -> None:
+        while not stops.is_set() or account_messages.index_message_batch(indexing, max_messages=1):
+            account_messages.index_message_batch(indexing, max_messages=3)
+
+    thread = threading.Thread(target=index_again_and_again)
+    thread.start()
+    try:
+        for _ in range(5):
+            sent(conn, acme_1, *["text"] * 40)
+            scope = deletion.build_query_scope(conn, acme_1.id, SearchQuery())
+            assert delete(conn, acme_1, scope, read_batch_size=7, delete_batch_size=3).removed == 40
+    finally:
+        stops.set()
+        thread.join()
+    assert account_messages.get_last_indexed_id(conn) > 0
+    assert conn.execute("SELECT count(*) FROM account_messages").fetchone()[0] == 0
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_is_on_its_way_stays_and_is_counted(conn, acme_1):

@@ -8,6 +8,7 @@ import pytest
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
@@ -58,6 +59,7 @@ class Story:
         self.at += self.rng.randrange(DAY_MS)
         acts = [self.submit, self.submit, self.submit, self.finish, self.finish, self.accept]
         acts += [self.cancel, self.refund, self.delete, self.delete, self.keep, self.index, self.gather]
+        acts += [self.index_accounts, self.index_accounts]
         self.rng.choice(acts)()
 
     def submit(self) -> None:
@@ -173,6 +175,14 @@ class Story:
                 "SELECT id FROM messages WHERE account_id = ? AND text LIKE '%parcel%'", (account.id,)
             )
             assert found_ids == {row[0] for row in rows}
+
+    def index_accounts(self) -> None:
+        account_messages.index_message_batch(self.conn, max_messages=self.rng.randrange(1, 9))
+        for account in self.accounts:
+            rows = account_messages.list_account_messages(self.conn, account.id, 0, 1 << 62)
+            assert [row[0] for row in rows] == left(self.conn, account)
+            newest = account_messages.get_latest_message_id(self.conn, account.id)
+            assert newest == max(left(self.conn, account), default=0)
 
     def gather(self) -> None:
         rollup.roll_up_batch(self.conn)

@@ -3,7 +3,7 @@
 import pytest
 
 from portal.core.clock import DAY_MS
-from portal.services.accounts import session_records
+from portal.services.accounts import account_messages, session_records
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionRecord
 from portal.services.common.audit import SHELL
 from portal.services.history import deletion, refunds, retention
@@ -42,6 +42,22 @@ def test_what_is_older_goes_by_whole_days(conn, acme_1):
     assert left(conn, acme_1) == remaining
     assert self_check.list_problem_texts(conn) == []
     assert conn.execute("SELECT kept_since FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()[0] == cut // DAY_MS
+
+
+@pytest.mark.parametrize("indexed", [0, 3, 6])
+def test_what_is_older_goes_however_much_is_in_the_index(conn, acme_1, indexed):
+    cut = day(2026, 10, 23) * DAY_MS
+    sent(conn, acme_1, *["old"] * 5, at=cut - DAY_MS)
+    remaining = sent(conn, acme_1, "that day", at=cut)
+    if indexed:
+        account_messages.index_message_batch(conn, max_messages=indexed)
+
+    assert keep(conn, 1, NOW) == 5
+
+    assert left(conn, acme_1) == remaining
+    account_messages.index_message_batch(conn)
+    assert [row[0] for row in conn.execute("SELECT message_id FROM account_messages")] == remaining
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_a_customers_own_number_of_months_counts(conn, cast, acme_1, globex_1):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, PTT_DESCRIPTIONS, REJECTED, UNDELIVERABLE
@@ -144,20 +145,24 @@ queries = st.fixed_dictionaries(
     history=messages,
     searches=st.lists(queries, min_size=1, max_size=6),
     size=st.integers(1, 4),
+    # How many messages there are when they are taken into the index of the accounts' messages, and into chunks.
+    in_index_after=st.integers(0, 25),
     indexed_after=st.integers(0, 25),
     # As chunks of one message they are more than are read at once.
     chunk_size=st.sampled_from([1, 3]),
 )
 @pytest.mark.slow
 def test_what_is_found_is_what_a_look_at_each_finds(
-    conn, acme_1, globex_1, history, searches, size, indexed_after, chunk_size
+    conn, acme_1, globex_1, history, searches, size, in_index_after, indexed_after, chunk_size
 ):
-    for table in ("deliveries", "history_chunks", "messages"):
+    for table in ("deliveries", "history_chunks", "account_messages", "messages"):
         conn.execute(f"DELETE FROM {table}")
-    conn.execute("UPDATE counters SET value = 0 WHERE name = 'message_id'")
+    conn.execute("UPDATE counters SET value = 0 WHERE name IN ('message_id', 'indexed_message_id')")
     conn.execute("UPDATE accounts SET balance = 1000000000")
     now = now_ms()
     for position, each in enumerate(sorted(history, key=lambda message: -message["days_ago"])):
+        if position == in_index_after:
+            account_messages.index_message_batch(conn)
         if position == indexed_after:
             build_index(conn, chunk_size)
         at = now - each.pop("days_ago") * DAY_MS
@@ -221,7 +226,7 @@ def test_a_word_that_is_cut_in_two_is_search_for(conn, acme_1):
 def ranges_read(conn):
     """The statements that have read messages of a range of ids."""
     statements = []
-    conn.set_trace_callback(lambda sql: statements.append(sql) if "messages AS line INDEXED BY" in sql else None)
+    conn.set_trace_callback(lambda sql: statements.append(sql) if "messages AS line" in sql else None)
     yield statements
     conn.set_trace_callback(None)
 
@@ -303,8 +308,13 @@ def test_a_search_that_takes_too_long_says_how_far_it_came(conn, acme_1):
         ({"status": "failed"}, "failed USING INDEX messages_failed"),
         ({"status": "53"}, "failed USING INDEX messages_failed"),
         ({"status": "pending"}, "part USING INDEX messages_unfinished"),
-        ({"status": "delivered"}, "line USING INDEX messages_account"),
-        ({"text": "parcel", "sender": "ACME"}, "line USING INDEX messages_account"),
+        ({"status": "delivered"}, "own USING PRIMARY KEY (account_id=? AND message_id>? AND message_id<?)"),
+        ({"status": "delivered"}, "line USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (
+            {"text": "parcel", "sender": "ACME"},
+            "own USING PRIMARY KEY (account_id=? AND message_id>? AND message_id<?)",
+        ),
+        ({"text": "parcel", "sender": "ACME"}, "line USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     ],
 )
 def test_no_search_sorts_or_reads_another_account(conn, acme_1, fields, index_used):
@@ -312,6 +322,7 @@ def test_no_search_sorts_or_reads_another_account(conn, acme_1, fields, index_us
         end(conn, send(conn, acme_1, "parcel", segment=Segment(1, 2, number % 2 + 1)), number % 2)
     send(conn, acme_1, "parcel")
     build_index(conn)
+    send(conn, acme_1, "newer than the index")
     statements: list[str] = []
     conn.set_trace_callback(statements.append)
     search_for(conn, acme_1, **fields, period=Period(1, 1 << 42, None, date.max))
@@ -319,6 +330,8 @@ def test_no_search_sorts_or_reads_another_account(conn, acme_1, fields, index_us
     conn.set_trace_callback(None)
     steps = [row["detail"] for sql in statements for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")]
     assert any(index_used in each for each in steps)
-    assert not [each for each in steps if re.match(r"SCAN (messages|line|part|failed)", each) and "INDEX" not in each]
+    assert not [
+        each for each in steps if re.match(r"SCAN (messages|line|own|part|failed)", each) and "INDEX" not in each
+    ]
     # Except the segments of a text, which are sorted.
     assert "text" in fields or not [each for each in steps if "TEMP B-TREE FOR ORDER BY" in each]

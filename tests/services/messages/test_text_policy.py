@@ -9,7 +9,7 @@ import pytest
 from portal.core import db
 from portal.core.clock import now_ms
 from portal.core.db import Connection
-from portal.services.accounts import accounts
+from portal.services.accounts import account_messages, accounts
 from portal.services.accounts.accounts import BINARY, Account
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
@@ -311,6 +311,16 @@ def test_a_removal_goes_in_steps_and_on_where_it_was_left(conn, acme, acme_1):
     assert not any(stored(conn))
 
 
+@pytest.mark.parametrize("indexed", [0, 3, 7])
+def test_stored_texts_go_however_many_are_in_the_index(conn, acme, acme_1, indexed):
+    end(conn, *(send(conn, acme_1, f"text {number}", **QUIET) for number in range(7)))
+    if indexed:
+        account_messages.index_message_batch(conn, max_messages=indexed)
+    text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
+    assert sum(text_removal.run_text_removals(conn, batch_size=2)) == 7
+    assert stored(conn) == [""] * 7
+
+
 def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1):
     end(conn, *(send(conn, acme_1, text, **QUIET) for text in ("one", "two", "three")))
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
@@ -383,6 +393,7 @@ def test_a_text_from_the_time_between_is_found_afterwards(conn, acme, acme_1):
 def test_chunks_made_before_a_change_are_not_written_after_it(conn, connect, acme, acme_1):
     for _ in range(3):
         submitted(conn, acme_1, "extraordinary")
+    account_messages.index_message_batch(conn)
     other = connect()
 
     def change_meanwhile(sql: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from portal.core import i18n
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs
 from portal.services.common import ids
@@ -46,6 +47,7 @@ def busy(conn: Connection, acme_1: Account, acme_2: Account, classic: Account, g
     cancel_message(conn, acme_1.id, called_back)
     intake.store_messages(conn, [short])
     rollup.roll_up_all(conn)
+    account_messages.index_message_batch(conn)
     credits.transfer_credits(conn, SHELL, acme_1, classic, 5_000)
     pack = packs.list_packs(conn)[0]
     paid = orders.pay_order(conn, SHELL, orders.place_order(conn, SHELL, acme_2, pack))
@@ -322,6 +324,23 @@ DAMAGES = {
         "UPDATE deliveries SET message_id = 4711",
         "smpp-acme-1: what waits for receivers and belongs to no message: 3, the first is deliveries row ",
     ),
+    "a message that its account lacks": (
+        "DELETE FROM account_messages WHERE message_id = :second",
+        "smpp-acme-1: messages that account_messages doesn't have: 1, the first is messages row {second}",
+    ),
+    "a message that another account has": (
+        "UPDATE account_messages SET account_id = :globex WHERE message_id = :third",
+        "smpp-globex-1: rows of account_messages that are none of its messages: 1, the first names messages row"
+        " {third}",
+    ),
+    "a message that an account has still": (
+        "DELETE FROM messages WHERE id = :third",
+        "smpp-acme-1: rows of account_messages that are none of its messages: 1, the first names messages row {third}",
+    ),
+    "messages that an account has already": (
+        "UPDATE counters SET value = :second WHERE name = 'indexed_message_id'",
+        "smpp-acme-1: rows of account_messages that are none of its messages: 3, the first names messages row {third}",
+    ),
     "a row that refers to none": (
         "UPDATE senders SET account_id = 4711 WHERE id = 1",
         "file: senders row 1 refers to a row of accounts that isn't there",
@@ -430,8 +449,8 @@ def test_no_query_reads_a_table_for_each_row_of_another(busy):
 
 @pytest.fixture
 def damaged(busy: SimpleNamespace, data: Path, connect: Callable[[], Connection]) -> Connection:
-    """Opens the database after the index of the messages' accounts was written over."""
-    page = busy.conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'messages_account'").fetchone()[0]
+    """Opens the database after the index of the accounts' messages was written over."""
+    page = busy.conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'account_messages'").fetchone()[0]
     size = busy.conn.execute("PRAGMA page_size").fetchone()[0]
     busy.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (data / "portal.db").open("r+b") as file:

@@ -11,7 +11,7 @@ from time import gmtime, strftime
 import pytest
 
 from portal.core import clock, db, i18n
-from portal.services.accounts import session_records
+from portal.services.accounts import account_messages, session_records
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
 from portal.services.history import search_index
@@ -480,8 +480,11 @@ def test_the_csv_has_a_line_for_each_part(alice: Browser, conn: db.Connection) -
 
 
 @pytest.mark.slow
-def test_the_csv_of_many_is_whole_and_comes_in_pieces(alice: Browser, conn: db.Connection) -> None:
+@pytest.mark.parametrize("indexed", [0, 500, 999])
+def test_the_csv_of_many_is_whole_and_comes_in_pieces(alice: Browser, conn: db.Connection, indexed: int) -> None:
     ids = acting.send_texts(conn, "smpp-acme-1", *(["text"] * 999))
+    if indexed:
+        account_messages.index_message_batch(conn, max_messages=indexed)
     answer = alice.get(f"{HISTORY}.csv")
     assert answer.is_streamed
     assert [int(row[0]) for row in rows(answer.text)[1:]] == ids[::-1]

@@ -126,5 +126,6 @@ _CHECKS = (
     in_ledger.check_purchase_orders,
     in_ledger.check_credit_expiries,
     in_messages.check_messages,
+    in_messages.check_account_messages,
     _check_deliveries,
 )

@@ -1,4 +1,4 @@
-"""Checks of the messages against the movements that charge them, and against the totals of days and months.
+"""Checks of the messages against the movements that charge them, the totals of days and months, and their index.
 
 The stored sums of messages that customers have deleted are added to the messages. Everything older than an account's
 retention is left out on both sides, whether it has been removed yet or not.
@@ -15,6 +15,7 @@ from typing import Any
 
 from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
+from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.operations.self_check.problem import AccountNames, Problem, ProblemParams, iterate_rows
@@ -64,6 +65,45 @@ def check_messages(conn: sqlite3.Connection) -> Iterator[Problem]:
         yield from totals.check_day(day, counted)
     yield from charges.check_remaining_charges()
     yield from totals.check_remaining_totals()
+
+
+def check_account_messages(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that the index of the accounts' messages has each message up to its mark, and nothing else."""
+    names = AccountNames(conn)
+    mark = account_messages.get_last_indexed_id(conn)
+    is_missing = (
+        "NOT EXISTS (SELECT 1 FROM account_messages AS own"
+        " WHERE own.account_id = messages.account_id AND own.message_id = messages.id)"
+    )
+    messages = f"messages NOT INDEXED WHERE id <= {mark}"
+    ((message_count, missing_count),) = iterate_rows(conn, f"SELECT count(*), total({is_missing}) FROM {messages}")
+    if missing_count:
+        sentence = N_(
+            "%(account)s: messages that account_messages doesn't have: %(count)s, the first is messages row %(row)s"
+        )
+        rows = iterate_rows(
+            conn,
+            f"SELECT account_id, min(id), count(*) FROM {messages} AND {is_missing} GROUP BY account_id",
+        )
+        yield from (_describe_index_rows(sentence, names, *row) for row in rows)
+    ((row_count,),) = iterate_rows(conn, "SELECT count(*) FROM account_messages")
+    # As many as there should be are the right ones, for none is there twice: in most cases they need not be read.
+    if row_count != message_count - missing_count:
+        sentence = N_(
+            "%(account)s: rows of account_messages that are none of its messages: %(count)s, the first names messages"
+            " row %(row)s"
+        )
+        rows = iterate_rows(
+            conn,
+            f"SELECT account_id, min(message_id), count(*) FROM account_messages AS own WHERE message_id > {mark}"
+            " OR NOT EXISTS (SELECT 1 FROM messages WHERE id = own.message_id AND messages.account_id = own.account_id)"
+            " GROUP BY account_id",
+        )
+        yield from (_describe_index_rows(sentence, names, *row) for row in rows)
+
+
+def _describe_index_rows(sentence: str, names: AccountNames, account_id: int, row: int, count: int) -> Problem:
+    return Problem(sentence, {"account": names[account_id], "row": row, "count": count})
 
 
 class _UsageCharge:
