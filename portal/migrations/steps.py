@@ -23,6 +23,7 @@ from portal.migrations.m0014_deletion import m0014_deletion
 from portal.migrations.m0015_privacy import m0015_privacy
 from portal.migrations.m0016_origins import m0016_origins
 from portal.migrations.m0018_account_messages import m0018_account_messages
+from portal.migrations.m0019_outcome_room import m0019_outcome_room
 
 migrations = Migrations("portal")
 
@@ -44,5 +45,6 @@ for step in (
     m0015_privacy,
     m0016_origins,
     m0018_account_messages,
+    m0019_outcome_room,
 ):
     migrations()(step)

@@ -36,6 +36,7 @@ EXECUTED = {
     "m0015_privacy": "113e7483569e5928ee7a3ea5c235e2a4ddc60783ddac788df988991588b79678",
     "m0016_origins": "e4dd7f485b45ad1fe60d689e3382c3bf186f795d284f6025d41e5910d8231802",
     "m0018_account_messages": "a77ddda5abed2a4a0fc368594aba5b05b5c86622239e6912c85ae7f598bba0a1",
+    "m0019_outcome_room": "7d1a5028438464400b6c052295d4450155d0a26af08412ed5336f49ca417a81a",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

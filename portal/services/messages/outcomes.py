@@ -90,7 +90,7 @@ SELECT json_group_array(iif(registered_delivery = 0,
 FROM json_each(?) AS ending CROSS JOIN messages ON messages.id = ending.value WHERE state = {ENROUTE}
 """
 
-_OUTCOME_COLUMNS = "state = ?, ptt = ?, done_at = ?, upstream_status = ?, due_at = NULL"
+_OUTCOME_COLUMNS = "state = ?, ptt = ?, done_at = ?, upstream_status = ?, due_at = NULL, outcome_room = NULL"
 _KEEP_TEXT = BulkUpdate("messages", "upstream_id", _OUTCOME_COLUMNS)
 _BLANK_TEXT = BulkUpdate("messages", "upstream_id", f"{_OUTCOME_COLUMNS}, {text_policy.BLANK_TEXT_SQL}")
 
