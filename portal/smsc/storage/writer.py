@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 # As many jobs in a batch as it takes so long to write, by how long the last one took: those in the next batch wait.
 _TARGET_BATCH_SECONDS = 0.025
 _MIN_BATCH_JOBS, _MAX_BATCH_JOBS = 500, 4_000
-# After a batch with more jobs than that, more are certainly on their way: so long it waits for them. A commit costs as
-# much CPU as a dozen messages, and those that wait for it are answered together.
-_GATHER_FROM_JOBS = 20
+# After a batch with more submits than that, more are certainly on their way: so long it waits for them. A commit costs
+# as much CPU as a dozen messages, and those that wait for it are answered together.
+_GATHER_FROM_SUBMITS = 20
 _GATHER_SECONDS = 0.0015
 _DEFER_SECONDS = 0.01
 _RETRY_SECONDS = 0.25
@@ -119,7 +119,7 @@ class DatabaseWriter:
         self._unstarted_jobs: list[_Job] = []
         self._jobs_to_retry: list[_Job] = []
         self._max_batch_jobs = _MAX_BATCH_JOBS
-        self._last_batch_size = 0
+        self._last_submit_count = 0
         self._stopping = False
         self._is_failing = False
         self._last_yield_at = time.monotonic()
@@ -201,12 +201,11 @@ class DatabaseWriter:
         # What is tried again takes nobody's place: new submits have to be refused as long as nothing can be written.
         jobs = retried + self._unstarted_jobs[: self._max_batch_jobs]
         self._unstarted_jobs = self._unstarted_jobs[self._max_batch_jobs :]
-        self._last_batch_size = len(jobs)
         return jobs
 
     def _pause(self) -> None:
         """Let more jobs come where many do, and leave the database to other processes now and then."""
-        if self._last_batch_size > _GATHER_FROM_JOBS:
+        if self._last_submit_count > _GATHER_FROM_SUBMITS:
             time.sleep(_GATHER_SECONDS)
         elif time.monotonic() - self._last_yield_at > _YIELD_INTERVAL_SECONDS:
             time.sleep(_YIELD_SECONDS)
@@ -242,7 +241,9 @@ class DatabaseWriter:
     def _write_in_transaction(self, jobs: list[_Job]) -> list[_Callback]:
         callbacks: list[_Callback] = []
         with write_transaction(self._conn):
-            for kind, items in _group_by_kind(jobs):
+            by_kind = _group_by_kind(jobs)
+            self._last_submit_count = len(by_kind.get(WriteJobKind.SUBMIT, ()))
+            for kind, items in by_kind.items():
                 handler = self._handlers[kind]
                 result = handler.write(self._conn, items)
                 if handler.on_committed:
@@ -262,7 +263,7 @@ class DatabaseWriter:
         is_not_written = code is None or code in _NOT_WRITTEN_CODES or code & 0xFF in _NOT_WRITTEN_CODES
         refusal = StorageUnavailable(str(error)) if is_not_written else CommitInDoubt(str(error))
         callbacks: list[_Callback] = []
-        for kind, items in _group_by_kind(jobs):
+        for kind, items in _group_by_kind(jobs).items():
             on_refused = self._handlers[kind].on_refused
             if on_refused:
                 callbacks.append(partial(on_refused, items, refusal))
@@ -273,11 +274,11 @@ class DatabaseWriter:
             self._loop.call_soon_threadsafe(_run_callbacks, callbacks)
 
 
-def _group_by_kind(jobs: list[_Job]) -> list[tuple[WriteJobKind, list[Any]]]:
+def _group_by_kind(jobs: list[_Job]) -> dict[WriteJobKind, list[Any]]:
     by_kind: dict[WriteJobKind, list[Any]] = {}
     for kind, item in jobs:
         by_kind.setdefault(kind, []).append(item)
-    return sorted(by_kind.items(), key=lambda each: each[0])
+    return {kind: by_kind[kind] for kind in sorted(by_kind)}
 
 
 def _run_callbacks(callbacks: list[_Callback]) -> None:
