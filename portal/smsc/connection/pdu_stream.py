@@ -82,8 +82,8 @@ class PduStream(asyncio.Protocol):
         """Act on a PDU."""
 
     @abstractmethod
-    def _may_process_pdu(self) -> bool:
-        """Whether the client's next PDU may be processed at this moment.
+    def _may_process_pdu(self, command: int) -> bool:
+        """Whether the client's next PDU, of this command_id, may be processed at this moment.
 
         Where not, the subclass has called `_pause_reading_briefly`, or closed the connection.
         """
@@ -198,7 +198,7 @@ class PduStream(asyncio.Protocol):
             if end > len(data):
                 self._octets_needed = header.length
                 break
-            if not self._may_process_pdu():
+            if not self._may_process_pdu(header.command):
                 break
             self._pdu_received(header, data[start + pdu.HEADER_LENGTH : end])
             start = end

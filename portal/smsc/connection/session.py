@@ -53,8 +53,12 @@ _MAX_IN_FLIGHT = 1_000
 # PDUs that a client may send a second once it has bound, beside twice its throughput.
 _BASE_PDUS_PER_SECOND = 1_000
 _MAX_MALFORMED_LOGGED = 10
+# Before an unbind: how long the client's answers to deliver_sm are waited for, and then the writer.
+_DELIVERY_ANSWER_SECONDS = 0.5
+_SUBMIT_ANSWER_SECONDS = 2.5
 _UNBIND_TIMEOUT_SECONDS = 1.0
 _MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
+_HEARD_WHILE_DRAINING = (CommandId.ENQUIRE_LINK, CommandId.UNBIND)
 
 
 class SessionState(Enum):
@@ -62,6 +66,8 @@ class SessionState(Enum):
 
     OPEN = auto()
     BOUND = auto()
+    DRAINING = auto()
+    """An unbind will be sent once all that was accepted is answered; no more is accepted."""
     UNBINDING = auto()
     """unbind was sent or received; what was accepted before is still answered."""
 
@@ -84,10 +90,12 @@ class SmppSession(PduStream):
 
     __slots__ = (
         "_account",
+        "_awaits_delivery_answers",
         "_delivery_scheduler",
         "_enquire_link_sent_at",
         "_final_octets",
         "_has_open_search",
+        "_has_sent_unbind",
         "_in_flight",
         "_is_receiving",
         "_last_sequence_number",
@@ -127,6 +135,8 @@ class SmppSession(PduStream):
         self._may_submit = False
         self._has_open_search = False
         self._is_receiving = False
+        self._awaits_delivery_answers = False
+        self._has_sent_unbind = False
         self._in_flight = 0
         self._unanswered_deliveries: dict[int, tuple[Deliverable, float]] = {}
         self._last_sequence_number = 0
@@ -157,7 +167,13 @@ class SmppSession(PduStream):
         if self._delivery_scheduler:
             self._delivery_scheduler.schedule_run()
 
-    def _may_process_pdu(self) -> bool:
+    def _may_process_pdu(self, command: int) -> bool:
+        if self._state is SessionState.DRAINING and not (command & RESPONSE_BIT or command in _HEARD_WHILE_DRAINING):
+            # It waits until the unbind has gone out: clients that get a refusal before send the next one at once.
+            self._pause_reading_briefly()
+            self._awaits_delivery_answers = False
+            self._unbind_when_answered()
+            return False
         if self._pdu_rate_bucket is None:
             self._pdus_before_bind += 1
             if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
@@ -290,15 +306,40 @@ class SmppSession(PduStream):
     # --- unbinding and silence
 
     def unbind(self, reason: str) -> None:
-        """Send an unbind and close when it is answered, a second later at most. Without a bind, close."""
+        """Accept no more, answer what was accepted, then send an unbind, and close when it is answered.
+
+        In this order, for many clients close as soon as they get an unbind, and send again what was not answered by
+        then. Neither answer is waited for without an end. Without a bind, close.
+        """
         if self._state is SessionState.OPEN:
             self._flush_and_close()
         elif self._state is SessionState.BOUND and self.accepted_bind and not self._closed:
             log.info("unbinding %s from %s: %s", self.accepted_bind.account.name, self.address, reason)
-            self._state = SessionState.UNBINDING
+            self._state = SessionState.DRAINING
             self._stop_deliveries()
-            self._write(HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode())
-            self._set_deadline(_UNBIND_TIMEOUT_SECONDS, self._flush_and_close)
+            self._awaits_delivery_answers = True
+            self._set_deadline(_DELIVERY_ANSWER_SECONDS, self._stop_awaiting_delivery_answers)
+            self._unbind_when_answered()
+
+    def _stop_awaiting_delivery_answers(self) -> None:
+        self._awaits_delivery_answers = False
+        self._set_deadline(_SUBMIT_ANSWER_SECONDS, self._send_unbind)
+        self._unbind_when_answered()
+
+    def _unbind_when_answered(self) -> None:
+        if self._state is SessionState.DRAINING and not (
+            self._in_flight or (self._awaits_delivery_answers and self._unanswered_deliveries)
+        ):
+            self._send_unbind()
+
+    def _send_unbind(self) -> None:
+        if self._state is not SessionState.DRAINING or self._closed:
+            return  # the client was first
+        self._state = SessionState.UNBINDING
+        self._has_sent_unbind = True
+        self._write(HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode())
+        self._set_deadline(_UNBIND_TIMEOUT_SECONDS, self._flush_and_close)
+        self._end_reading_pause()
 
     def _handle_unbind(self, sequence: int) -> None:
         if self._state is SessionState.OPEN:
@@ -313,7 +354,7 @@ class SmppSession(PduStream):
         self._close_when_submits_answered(final_octets)
 
     def _start_unbinding(self) -> None:
-        if self._state is SessionState.BOUND:
+        if self._state in (SessionState.BOUND, SessionState.DRAINING):
             self._state = SessionState.UNBINDING
             self._stop_deliveries()
 
@@ -373,11 +414,20 @@ class SmppSession(PduStream):
         self._in_flight += 1
         storage.store_submit(submit, partial(self._handle_submit_result, message.COMMAND, message.sequence))
 
+    def _find_state_error_status(self) -> CommandStatus | None:
+        """Return why a transmitter's requests are not looked at in this state; None where they are."""
+        if not self._may_submit or (self._state is not SessionState.BOUND and not self._has_sent_unbind):
+            return CommandStatus.ESME_RINVBNDSTS
+        # After our unbind it was on its way already. This status, unlike the other, lets clients send it again.
+        return CommandStatus.ESME_RSYSERR if self._has_sent_unbind else None
+
     def _find_submit_error_status(self) -> CommandStatus | None:
         """Return why no message can be accepted, or called back, at this moment; None where one can."""
+        if status := self._find_state_error_status():
+            return status
         account, bucket = self._account, self._throughput_bucket
-        if account is None or bucket is None or self._state is not SessionState.BOUND or not self._may_submit:
-            return CommandStatus.ESME_RINVBNDSTS
+        assert account
+        assert bucket
         if 0 < account.windowing <= self._in_flight or not bucket.take_token(self._loop.time()):
             return CommandStatus.ESME_RTHROTTLED
         return None
@@ -398,9 +448,10 @@ class SmppSession(PduStream):
         self._finish_in_flight_request()
 
     def _handle_query(self, message: QuerySm) -> None:
-        if self._account is None or self._state is not SessionState.BOUND or not self._may_submit:
-            self._write(pdu.encode_response(message.COMMAND, message.sequence, CommandStatus.ESME_RINVBNDSTS))
+        if status := self._find_state_error_status():
+            self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
             return
+        assert self._account
         self._write(query_cancel.answer_query_sm(message, self._account.id, self._server_context.storage).encode())
 
     def _handle_cancel(self, message: CancelSm) -> None:
@@ -430,6 +481,7 @@ class SmppSession(PduStream):
             self._end_reading_pause()
         if self._final_octets is not None:
             self._close_when_submits_answered()
+        self._unbind_when_answered()
 
     # --- receipts and messages to the client
 
@@ -455,6 +507,7 @@ class SmppSession(PduStream):
         if sent_delivery and self._delivery_scheduler:
             self.delivered += status == CommandStatus.ESME_ROK
             self._delivery_scheduler.handle_response(sent_delivery[0], status)
+            self._unbind_when_answered()
 
     def _stop_deliveries(self) -> None:
         """Send no more deliver_sm. Those that were sent may still be answered."""
