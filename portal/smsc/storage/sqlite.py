@@ -372,7 +372,9 @@ class SqliteStorage:
         return {
             WriteJobKind.CLEAR_SESSIONS: WriteJobHandler(lambda conn, _: session_records.close_all_smpp_sessions(conn)),
             WriteJobKind.SESSION_OPENED: WriteJobHandler(session_records.insert_smpp_sessions),
-            WriteJobKind.SUBMIT: WriteJobHandler(self._store_messages, self._handle_submits_stored, _report_storage_error),
+            WriteJobKind.SUBMIT: WriteJobHandler(
+                self._store_messages, self._handle_submits_stored, _report_storage_error
+            ),
             WriteJobKind.CANCEL: WriteJobHandler(
                 _cancel_messages, self._handle_messages_cancelled, _report_storage_error
             ),
