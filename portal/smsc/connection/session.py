@@ -414,23 +414,20 @@ class SmppSession(PduStream):
         self._in_flight += 1
         storage.store_submit(submit, partial(self._handle_submit_result, message.COMMAND, message.sequence))
 
-    def _find_state_error_status(self) -> CommandStatus | None:
-        """Return why a transmitter's requests are not looked at in this state; None where they are."""
-        if not self._may_submit or (self._state is not SessionState.BOUND and not self._has_sent_unbind):
-            return CommandStatus.ESME_RINVBNDSTS
-        # After our unbind it was on its way already. This status, unlike the other, lets clients send it again.
-        return CommandStatus.ESME_RSYSERR if self._has_sent_unbind else None
-
     def _find_submit_error_status(self) -> CommandStatus | None:
         """Return why no message can be accepted, or called back, at this moment; None where one can."""
-        if status := self._find_state_error_status():
-            return status
         account, bucket = self._account, self._throughput_bucket
-        assert account
-        assert bucket
+        if account is None or bucket is None or self._state is not SessionState.BOUND or not self._may_submit:
+            return self._get_state_error_status()
         if 0 < account.windowing <= self._in_flight or not bucket.take_token(self._loop.time()):
             return CommandStatus.ESME_RTHROTTLED
         return None
+
+    def _get_state_error_status(self) -> CommandStatus:
+        """Return what a request is answered that the bind or the state doesn't allow."""
+        # What crosses our unbind would have been allowed. Clients send it again after this status, not after the other.
+        is_late = self._has_sent_unbind and self._may_submit
+        return CommandStatus.ESME_RSYSERR if is_late else CommandStatus.ESME_RINVBNDSTS
 
     def _handle_submit_result(self, command: CommandId, sequence: int, result: int | StorageError) -> None:
         if isinstance(result, int):
@@ -448,10 +445,9 @@ class SmppSession(PduStream):
         self._finish_in_flight_request()
 
     def _handle_query(self, message: QuerySm) -> None:
-        if status := self._find_state_error_status():
-            self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
+        if self._account is None or self._state is not SessionState.BOUND or not self._may_submit:
+            self._write(pdu.encode_response(message.COMMAND, message.sequence, self._get_state_error_status()))
             return
-        assert self._account
         self._write(query_cancel.answer_query_sm(message, self._account.id, self._server_context.storage).encode())
 
     def _handle_cancel(self, message: CancelSm) -> None:
