@@ -338,6 +338,9 @@ class SmppSession(PduStream):
         self._state = SessionState.UNBINDING
         self._has_sent_unbind = True
         self._write(HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode())
+        if self._unanswered_deliveries:
+            # Their answers may come behind submits, and the client have closed: they are read before those are refused.
+            self._hold_output()
         self._set_deadline(_UNBIND_TIMEOUT_SECONDS, self._flush_and_close)
         self._end_reading_pause()
 
@@ -504,6 +507,8 @@ class SmppSession(PduStream):
             self.delivered += status == CommandStatus.ESME_ROK
             self._delivery_scheduler.handle_response(sent_delivery[0], status)
             self._unbind_when_answered()
+            if self._holds_output and not self._unanswered_deliveries:
+                self._release_output()
 
     def _stop_deliveries(self) -> None:
         """Send no more deliver_sm. Those that were sent may still be answered."""

@@ -50,6 +50,23 @@ async def test_it_waits_for_the_answers_to_receipts(config, cast):
         await esme.wait_for_unbind()
 
 
+async def test_what_comes_late_is_refused_after_the_answers_to_receipts_were_read(config, cast):
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        receipt = await esme.wait_for_pdu(CommandId.DELIVER_SM)
+        (session,) = list_sessions(server)
+        session.unbind("a test")
+        late = esme.build_submit_sm()
+        esme.send(late)
+        unbind = await esme.wait_for_pdu(CommandId.UNBIND)
+        await wait_until(lambda: session._outgoing)
+        esme.send(MessageResp(CommandId.DELIVER_SM_RESP, receipt.sequence))
+        assert (await esme.wait_for_response(late.sequence)).status == CommandStatus.ESME_RSYSERR
+        esme.send(HeaderOnlyPdu(CommandId.UNBIND_RESP, unbind.sequence))
+        await esme.wait_for_close()
+
+
 @pytest.mark.slow
 async def test_it_does_not_wait_for_them_for_ever(config, cast):
     async with run_smsc(config) as server:
