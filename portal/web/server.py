@@ -33,9 +33,10 @@ _CHECK_INTERVAL_S = 0.5
 _MAX_UNSENT_BYTES = 1 << 30
 # Up to so much of an answer stays in memory, also of what the browser has already.
 _MAX_SENT_BUFFER_BYTES = 4 << 20
-# How long a stop waits for requests that have not come in whole, for answers that are being made or sent, and in all,
-# with a mail that is being sent: what is cut off of that is sent again. The supervisor waits not much longer.
-_INCOMPLETE_REQUEST_S, _DRAIN_S, _STOP_S = 1.0, 3.5, 4.2
+# How long a stop waits for the request of a new connection, for those that have not come in whole, for answers that are
+# being made or sent, and in all, with a mail that is being sent: what is cut off of that is sent again. The supervisor
+# waits not much longer.
+_NEW_CONNECTION_S, _INCOMPLETE_REQUEST_S, _DRAIN_S, _STOP_S = 0.3, 1.0, 3.5, 4.2
 
 
 def run_web_server(config: Config, options: Sequence[str]) -> int:
@@ -115,14 +116,20 @@ def _drain(servers: Sequence[BaseWSGIServer], socket_map: dict[int, Any]) -> Non
         _poll(socket_map, 0)
     for server in servers:
         wasyncore.dispatcher.close(server)  # its own `close` would take away what threads wake this one with
-    now = time.monotonic()
-    deadline, incomplete_deadline = now + _DRAIN_S, now + _INCOMPLETE_REQUEST_S
-    while (channels := _list_channels(socket_map)) and now < deadline:
+    begun_at = time.monotonic()
+    while (channels := _list_channels(socket_map)) and (waited := time.monotonic() - begun_at) < _DRAIN_S:
         for channel in channels:
-            if not channel.requests and (channel.request is None or now >= incomplete_deadline):
+            if not channel.requests and waited >= _get_patience(channel):
                 channel.close_when_flushed = True
-        _poll(socket_map, min(each - now for each in (incomplete_deadline, deadline) if each > now))
-        now = time.monotonic()
+        moments = (_NEW_CONNECTION_S, _INCOMPLETE_REQUEST_S, _DRAIN_S)
+        _poll(socket_map, min(each - waited for each in moments if each > waited))
+
+
+def _get_patience(channel: HTTPChannel) -> float:
+    """How long (seconds) a stop waits for the rest of a connection's next request."""
+    if channel.request is not None:
+        return _INCOMPLETE_REQUEST_S
+    return _NEW_CONNECTION_S if channel.last_activity == channel.creation_time else 0.0
 
 
 def _list_channels(socket_map: dict[int, Any]) -> list[HTTPChannel]:

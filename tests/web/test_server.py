@@ -144,14 +144,17 @@ def test_what_is_under_way_when_it_stops_is_answered_whole(
         incomplete = connect(server, open_sockets, b"GET /login HTTP/1.1\r\nHost: portal\r\n")
         with urllib.request.urlopen(download, timeout=DEADLINE_S) as answer:
             answer.readline()
+            new = connect(server, open_sockets, b"")
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: not is_there(server))
-            assert idle.recv(1) == b""
+            new.sendall(b"GET /login HTTP/1.1\r\nHost: portal\r\n\r\n")
             incomplete.sendall(b"\r\n")
-            last_answer = http.client.HTTPResponse(incomplete)
-            last_answer.begin()
-            assert (last_answer.status, last_answer.getheader("Connection")) == (200, "close")
-            assert last_answer.read().endswith(b"</html>")
+            assert idle.recv(1) == b""
+            for each in (new, incomplete):
+                last_answer = http.client.HTTPResponse(each)
+                last_answer.begin()
+                assert (last_answer.status, last_answer.getheader("Connection")) == (200, "close")
+                assert last_answer.read().endswith(b"</html>")
             assert sum(1 for _ in answer) == 15_000
         assert server.process.wait(DEADLINE_S) == 0
 
