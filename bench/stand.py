@@ -170,6 +170,18 @@ class Installation:
         )
 
 
+@contextmanager
+def checked_out_worktree(commit: str, folder: Path) -> Iterator[Path]:
+    """Check out an earlier commit into `folder`, with the packages of this one, and remove it after the block."""
+    git = ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", folder, commit], check=True)
+    try:
+        (folder / ".venv").symlink_to(VENV)
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", folder], check=True)
+
+
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()

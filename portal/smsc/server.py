@@ -32,8 +32,10 @@ from portal.smsc.upstream.simulator import Simulator
 
 log = logging.getLogger(__name__)
 
-_SHUTDOWN_UNBIND_SECONDS = 2.0
-_FINAL_WRITE_SECONDS = 1.5
+# Together less than the supervisor waits: for what was accepted to be stored, for clients, for what is left to write.
+_DRAIN_SECONDS = 2.0
+_SHUTDOWN_UNBIND_SECONDS = 1.0
+_FINAL_WRITE_SECONDS = 1.3
 
 
 class SmppServer:
@@ -108,20 +110,31 @@ class SmppServer:
         log.info("listening on %s, unsecured port %d, TLS port %d", config.smpp.host, self.port, self.tls_port)
 
     async def close(self) -> None:
-        """Take no new connections, unbind the others, write what is left: four seconds at most."""
+        """Take no new connections and messages, answer those that were taken, unbind, write what is left.
+
+        It takes as long as clients need to answer, four and a half seconds at most. What waits for the writer after two
+        seconds is refused instead of stored.
+        """
         for listener in self._listeners:
             listener.close()
         self.connection_limits.close()
-        self._dispatcher.close()
         for session in list(self.connection_limits.sessions):
             session.unbind("the server stops")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_SHUTDOWN_UNBIND_SECONDS):
-                await self.connection_limits.wait_until_empty()
+        if not await self._wait_for_sessions(_DRAIN_SECONDS):
+            self.storage.refuse_submits()
+            await self._wait_for_sessions(_SHUTDOWN_UNBIND_SECONDS)
+        self._dispatcher.close()
         self._wakeup_listener.close()
         self.session_registry.close()
         self.storage.close(_FINAL_WRITE_SECONDS)
         log.info("stopped")
+
+    async def _wait_for_sessions(self, seconds: float) -> bool:
+        """Wait until no session is left; returns whether that was so in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.connection_limits.wait_until_empty()
+        return not self.connection_limits.sessions
 
     def _open_sockets(self, cleanup: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
         smpp = self._config.smpp

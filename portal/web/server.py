@@ -11,8 +11,10 @@ from types import FrameType
 from typing import Any
 
 import waitress
+from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
+from waitress.task import WSGITask
 
 from portal.core import db
 from portal.core.config import Config, bracket_ipv6
@@ -31,6 +33,10 @@ _CHECK_INTERVAL_S = 0.5
 _MAX_UNSENT_BYTES = 1 << 30
 # Up to so much of an answer stays in memory, also of what the browser has already.
 _MAX_SENT_BUFFER_BYTES = 4 << 20
+# How long a stop waits for the request of a new connection, for those that have not come in whole, for answers that are
+# being made or sent, and in all, with a mail that is being sent: what is cut off of that is sent again. The supervisor
+# waits not much longer.
+_NEW_CONNECTION_S, _INCOMPLETE_REQUEST_S, _DRAIN_S, _STOP_S = 0.3, 1.0, 3.5, 4.2
 
 
 def run_web_server(config: Config, options: Sequence[str]) -> int:
@@ -51,7 +57,7 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     socket_map: dict[int, Any] = {}
     BaseWSGIServer.channel_class = _BufferTrimmingChannel
     try:
-        server = waitress.create_server(
+        waitress.create_server(
             app,
             socket_map,
             host=config.web.host,
@@ -72,8 +78,12 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
         _log.error("can't listen on %s ([web] host, port): %s", listen_address, error.strerror or error)
         return 1
 
+    servers = [each for each in socket_map.values() if isinstance(each, BaseWSGIServer)]
+    stopped = threading.Event()
+
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(0)
+        stopped.set()
+        servers[0].pull_trigger()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -85,9 +95,54 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     # collection took some 50 ms, for which pages waited.
     gc.freeze()
     gc.enable()
-    server.run()
-    mailer.stop()
+    while not stopped.is_set():
+        _poll(socket_map, 1.0)
+    stop_by = time.monotonic() + _STOP_S
+    _drain(servers, socket_map)
+    mailer.stop(stop_by - time.monotonic())
     return 0
+
+
+def _poll(socket_map: dict[int, Any], seconds: float) -> None:
+    wasyncore.loop(seconds, use_poll=True, map=socket_map, count=1)
+
+
+def _drain(servers: Sequence[BaseWSGIServer], socket_map: dict[int, Any]) -> None:
+    """Accept nothing more, answer the requests that have come, and close each connection after its answer."""
+    known_count = -1
+    while len(socket_map) > known_count:
+        # What the kernel has accepted is here already, and so are the requests on it.
+        known_count = len(socket_map)
+        _poll(socket_map, 0)
+    for server in servers:
+        wasyncore.dispatcher.close(server)  # its own `close` would take away what threads wake this one with
+    begun_at = time.monotonic()
+    while (channels := _list_channels(socket_map)) and (waited := time.monotonic() - begun_at) < _DRAIN_S:
+        for channel in channels:
+            if not channel.requests and waited >= _get_patience(channel):
+                channel.close_when_flushed = True
+        moments = (_NEW_CONNECTION_S, _INCOMPLETE_REQUEST_S, _DRAIN_S)
+        _poll(socket_map, min(each - waited for each in moments if each > waited))
+
+
+def _get_patience(channel: HTTPChannel) -> float:
+    """How long (seconds) a stop waits for the rest of a connection's next request."""
+    if channel.request is not None:
+        return _INCOMPLETE_REQUEST_S
+    return _NEW_CONNECTION_S if channel.last_activity == channel.creation_time else 0.0
+
+
+def _list_channels(socket_map: dict[int, Any]) -> list[HTTPChannel]:
+    return [each for each in list(socket_map.values()) if isinstance(each, HTTPChannel)]
+
+
+class _Task(WSGITask):
+    """A request and its answer, which says when it is the last one of its connection."""
+
+    def build_response_header(self) -> bytes:
+        if not self.channel.server.accepting:
+            self.set_close_on_finish()
+        return bytes(super().build_response_header())
 
 
 class _BufferTrimmingChannel(HTTPChannel):
@@ -96,6 +151,8 @@ class _BufferTrimmingChannel(HTTPChannel):
     waitress appends an answer to one buffer, in memory as long as little of it is left to be sent, and begins a new one
     only at the mark at which the application has to wait. A fast reader's download would be kept whole up to there.
     """
+
+    task_class = _Task
 
     def write_soon(self, data: Any) -> int:
         if self.current_outbuf_count >= _MAX_SENT_BUFFER_BYTES:  # type: ignore[has-type]
@@ -110,7 +167,7 @@ def _close_idle_connections(socket_map: dict[int, Any]) -> None:
     """
     while True:
         time.sleep(_CHECK_INTERVAL_S)
-        channels = [each for each in list(socket_map.values()) if isinstance(each, HTTPChannel)]
+        channels = _list_channels(socket_map)
         if len(channels) > _HIGH_WATERMARK:
             channels.sort(key=lambda channel: channel.creation_time)
             for channel in channels[:-_LOW_WATERMARK]:

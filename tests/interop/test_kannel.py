@@ -1,6 +1,7 @@
 """Kannel 1.4.5, the client that the model itself was tested with."""
 
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -24,7 +25,7 @@ from tests.interop.kannel import (
     TRANSMITTER_AND_RECEIVER,
     DeliveryReportServer,
 )
-from tests.support import Cast, RunningServer, list_submitted, wait_until
+from tests.support import DEADLINE_S, Cast, RunningServer, list_submitted, wait_until
 
 # Kannel cuts long texts itself: each part is a message of its own to the server, with a UDH.
 GSM = "Ciao àèìòù: 5 € [sconto] {oggi}"
@@ -36,6 +37,11 @@ PARTS = 1 + 1 + 3 + 3
 THROTTLED = "(Throttling error)"
 # A fate of the simulator.
 PENDING = "393401234006"
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def sent_messages(conn: db.Connection, cast: Cast) -> list[SentMessage]:
@@ -164,6 +170,32 @@ def test_returns_after_a_restart_and_gets_the_receipts_that_waited(
 
     assert reports.wait_for_report(waiting, REPORT_DELIVERED).message_id == message_id
     reports.wait_for_report(queued, REPORT_DELIVERED)
+
+
+def test_sends_nothing_twice_over_a_restart_in_the_middle_of_sending(
+    kannel: StartKannel,
+    limit: SetLimits,
+    hold: HoldDatabase,
+    server: RunningServer,
+    serve: Callable[..., RunningServer],
+    reports: DeliveryReportServer,
+    conn: db.Connection,
+    cast: Cast,
+) -> None:
+    limit(windowing=4)
+    running = kannel()
+
+    with hold():
+        numbers = [running.send_text(f"message {number}") for number in range(5)]
+        wait_until(lambda: running.count_in_log(THROTTLED))  # the others are in flight
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not listens(server.port))
+    assert server.process.wait(DEADLINE_S) == 0
+    serve()
+
+    for number in numbers:
+        reports.wait_for_report(number, REPORT_DELIVERED)
+    assert len(sent_messages(conn, cast)) == 5
 
 
 def test_hears_why_a_message_did_not_arrive(kannel: StartKannel, reports: DeliveryReportServer) -> None:

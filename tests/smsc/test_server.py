@@ -21,7 +21,7 @@ from portal.services.credits import credits
 from portal.smsc import server as server_module
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
-from tests.smsc.esme import RawEsme, close_connections, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, close_connections, list_sessions, run_smsc, wait_until
 from tests.support import ROOT
 
 PROCESS = (
@@ -129,6 +129,32 @@ async def test_sigterm_unbinds_everybody_and_ends_in_time(start, config, cast, c
     assert await asyncio.to_thread(process.wait, 4) == 0
     assert not session_records.is_component_alive(conn, "smsc")
     assert conn.execute("SELECT count(*) FROM connections").fetchone()[0] == 0
+    await close_connections()
+
+
+@pytest.mark.slow
+async def test_what_waits_too_long_while_it_stops_is_refused_and_not_stored(config, cast, conn, connect):
+    server = server_module.SmppServer(config, asyncio.get_running_loop(), on_fatal_error=lambda: None)
+    server.start()
+    esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+    (session,) = list_sessions(server)
+    await wait_until(lambda: session_records.list_open_smpp_sessions(conn, cast.smpp_acme_1.id))
+    other = connect()
+    other.execute("BEGIN IMMEDIATE")
+    # The writer waits with the first for two seconds, and begins with the others after that.
+    first, *others = [esme.build_submit_sm() for _ in range(5)]
+    esme.send(first)
+    await wait_until(lambda: session.get_progress("").window == 1)
+    esme.send(*others)
+    await wait_until(lambda: session.get_progress("").window == 5)
+    closing = asyncio.create_task(server.close())
+    assert (await esme.wait_for_response(first.sequence)).status == CommandStatus.ESME_RSYSERR
+    await wait_until(lambda: server.storage._refuses_submits)
+    other.execute("ROLLBACK")
+    assert {each.status for each in await esme.wait_for_responses(others)} == {CommandStatus.ESME_RSYSERR}
+    await esme.wait_for_unbind()
+    await closing
+    assert conn.execute("SELECT count(*) FROM messages").fetchone()[0] == 0
     await close_connections()
 
 

@@ -1,8 +1,11 @@
 """The web server itself, the real one: what strangers can do to it, and what it does unasked."""
 
+import http.client
+import signal
 import socket
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +28,8 @@ from tests.serving import start_server
 from tests.support import DEADLINE_S, Cast, RunningServer, wait_until
 
 pytestmark = pytest.mark.slow
+
+RequestDownload = Callable[[int], urllib.request.Request]
 
 
 @pytest.fixture
@@ -73,18 +78,34 @@ def memory_mb(process: int) -> float:
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.Connection, keys: Keys) -> None:
-    """Not even where its reader is quick: 40 MB of history pass through."""
+@pytest.fixture
+def request_download(config: Config, cast: Cast, conn: db.Connection, keys: Keys) -> RequestDownload:
+    """Makes an owner's request for so many lines of history, of a thousand octets each."""
+
+    def build_request(lines: int) -> urllib.request.Request:
+        fill_history(conn, cast, lines)
+        return urllib.request.Request(
+            f"{config.public_url}/accounts/smpp-acme-1/history.csv",
+            headers={"Cookie": make_cookie(config, cast, conn, keys)},
+        )
+
+    return build_request
+
+
+def fill_history(conn: db.Connection, cast: Cast, lines: int) -> None:
     with db.write_transaction(conn):
         conn.execute(
-            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) INSERT INTO messages"
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) INSERT INTO messages"
             " (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,"
             "  registered_delivery, parts, price, state, ptt)"
             " SELECT ? - i, ?, 'ACME', 5, 0, '393401234567', 'IT', hex(zeroblob(500)), 0, 0, 7, 0,"
             "  2, 0 FROM n",
             # Not so long ago that the server would remove them meanwhile.
-            (ids.min_id_at_time(clock.now_ms()), cast.smpp_acme_1.id),
+            (lines, ids.min_id_at_time(clock.now_ms()), cast.smpp_acme_1.id),
         )
+
+
+def make_cookie(config: Config, cast: Cast, conn: db.Connection, keys: Keys) -> str:
     app = create_app(config, keys)
     assert isinstance(app.session_interface, SecureCookieSessionInterface)
     serializer = app.session_interface.get_signing_serializer(app)
@@ -92,18 +113,60 @@ def test_a_download_is_not_kept_in_memory(config: Config, cast: Cast, conn: db.C
     token = login_sessions.start_login_session(
         conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test"
     )
-    cookie = f"{app.config['SESSION_COOKIE_NAME']}={serializer.dumps({'_user_id': token, '_fresh': True})}"
-    address = f"{config.public_url}/accounts/smpp-acme-1/history.csv"
+    return f"{app.config['SESSION_COOKIE_NAME']}={serializer.dumps({'_user_id': token, '_fresh': True})}"
+
+
+def test_a_download_is_not_kept_in_memory(config: Config, request_download: RequestDownload) -> None:
+    """Not even where its reader is quick: 40 MB of history pass through."""
+    download = request_download(40_000)
     with start_server(config, "web") as server:
         wait_until(lambda: is_there(server))
-        request = urllib.request.Request(address, headers={"Cookie": cookie})
-        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+        with urllib.request.urlopen(download, timeout=DEADLINE_S) as answer:
             began, length, most = memory_mb(server.process.pid), 0, 0.0
             while piece := answer.read(1 << 20):
                 length += len(piece)
                 most = max(most, memory_mb(server.process.pid))
     assert length > 40_000_000
     assert most - began < 20
+
+
+def test_what_is_under_way_when_it_stops_is_answered_whole(
+    config: Config, request_download: RequestDownload, open_sockets: ExitStack
+) -> None:
+    download = request_download(15_000)  # more than fits into the system's buffers
+    with start_server(config, "web") as server:
+        wait_until(lambda: is_there(server))
+        idle = connect(server, open_sockets, b"GET /login HTTP/1.1\r\nHost: portal\r\n\r\n")
+        first_answer = http.client.HTTPResponse(idle)
+        first_answer.begin()
+        assert first_answer.read()
+        assert not first_answer.will_close
+        incomplete = connect(server, open_sockets, b"GET /login HTTP/1.1\r\nHost: portal\r\n")
+        with urllib.request.urlopen(download, timeout=DEADLINE_S) as answer:
+            answer.readline()
+            new = connect(server, open_sockets, b"")
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not is_there(server))
+            new.sendall(b"GET /login HTTP/1.1\r\nHost: portal\r\n\r\n")
+            incomplete.sendall(b"\r\n")
+            assert idle.recv(1) == b""
+            for each in (new, incomplete):
+                last_answer = http.client.HTTPResponse(each)
+                last_answer.begin()
+                assert (last_answer.status, last_answer.getheader("Connection")) == (200, "close")
+                assert last_answer.read().endswith(b"</html>")
+            assert sum(1 for _ in answer) == 15_000
+        assert server.process.wait(DEADLINE_S) == 0
+
+
+def test_a_request_that_never_ends_holds_the_stop_up_for_a_second(config: Config, open_sockets: ExitStack) -> None:
+    with start_server(config, "web") as server:
+        wait_until(lambda: is_there(server))
+        connect(server, open_sockets, b"GET /login HTTP/1.1\r\n")
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE_S) == 0
+        assert time.monotonic() - begun < 3
 
 
 def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn: db.Connection) -> None:

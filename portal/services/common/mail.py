@@ -80,12 +80,12 @@ class Mailer:
         """Read the queue now; every two seconds it is read anyway, for what other processes have queued."""
         self._wake_event.set()
 
-    def stop(self) -> None:
-        """End the thread; a mail that is on its way is finished first."""
+    def stop(self, timeout_s: float = _TIMEOUT_S) -> None:
+        """End the thread; a mail that is on its way is finished first, if that takes no longer than `timeout_s`."""
         self._stopped = True
         self._wake_event.set()
         if self._thread is not None:
-            self._thread.join(_TIMEOUT_S)
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         conn = self._connect()

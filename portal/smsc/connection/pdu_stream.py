@@ -32,6 +32,7 @@ class PduStream(asyncio.Protocol):
         "_closed",
         "_connection_slot",
         "_deadline_timer",
+        "_holds_output",
         "_ignores_input",
         "_last_received_at",
         "_limits",
@@ -57,6 +58,7 @@ class PduStream(asyncio.Protocol):
         self._last_received_at = 0.0
         self._resume_handle: asyncio.Handle | None = None
         self._outgoing: list[bytes] = []
+        self._holds_output = False
         self._slow_reader_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
 
@@ -82,8 +84,8 @@ class PduStream(asyncio.Protocol):
         """Act on a PDU."""
 
     @abstractmethod
-    def _may_process_pdu(self) -> bool:
-        """Whether the client's next PDU may be processed at this moment.
+    def _may_process_pdu(self, command: int) -> bool:
+        """Whether the client's next PDU, of this command_id, may be processed at this moment.
 
         Where not, the subclass has called `_pause_reading_briefly`, or closed the connection.
         """
@@ -142,9 +144,21 @@ class PduStream(asyncio.Protocol):
 
     def _write(self, octets: bytes) -> None:
         # Gathered: the answers of a whole batch go out in one system call.
-        if not self._outgoing:
+        if not self._outgoing and not self._holds_output:
             self._loop.call_soon(self._flush)
         self._outgoing.append(octets)
+
+    def _hold_output(self) -> None:
+        """Send what was written, and what is written from now on not before `_release_output` or the end.
+
+        What is sent to a client that has closed resets the connection, and what it had sent before would be lost.
+        """
+        self._flush()
+        self._holds_output = True
+
+    def _release_output(self) -> None:
+        self._holds_output = False
+        self._flush()
 
     def _flush(self) -> None:
         if self._outgoing and self._transport and not self._transport.is_closing():
@@ -198,7 +212,7 @@ class PduStream(asyncio.Protocol):
             if end > len(data):
                 self._octets_needed = header.length
                 break
-            if not self._may_process_pdu():
+            if not self._may_process_pdu(header.command):
                 break
             self._pdu_received(header, data[start + pdu.HEADER_LENGTH : end])
             start = end

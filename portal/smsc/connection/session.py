@@ -53,8 +53,12 @@ _MAX_IN_FLIGHT = 1_000
 # PDUs that a client may send a second once it has bound, beside twice its throughput.
 _BASE_PDUS_PER_SECOND = 1_000
 _MAX_MALFORMED_LOGGED = 10
+# Before an unbind: how long the client's answers to deliver_sm are waited for, and then the writer.
+_DELIVERY_ANSWER_SECONDS = 0.5
+_SUBMIT_ANSWER_SECONDS = 2.5
 _UNBIND_TIMEOUT_SECONDS = 1.0
 _MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
+_HEARD_WHILE_DRAINING = (CommandId.ENQUIRE_LINK, CommandId.UNBIND)
 
 
 class SessionState(Enum):
@@ -62,6 +66,8 @@ class SessionState(Enum):
 
     OPEN = auto()
     BOUND = auto()
+    DRAINING = auto()
+    """An unbind will be sent once all that was accepted is answered; no more is accepted."""
     UNBINDING = auto()
     """unbind was sent or received; what was accepted before is still answered."""
 
@@ -84,10 +90,12 @@ class SmppSession(PduStream):
 
     __slots__ = (
         "_account",
+        "_awaits_delivery_answers",
         "_delivery_scheduler",
         "_enquire_link_sent_at",
         "_final_octets",
         "_has_open_search",
+        "_has_sent_unbind",
         "_in_flight",
         "_is_receiving",
         "_last_sequence_number",
@@ -127,6 +135,8 @@ class SmppSession(PduStream):
         self._may_submit = False
         self._has_open_search = False
         self._is_receiving = False
+        self._awaits_delivery_answers = False
+        self._has_sent_unbind = False
         self._in_flight = 0
         self._unanswered_deliveries: dict[int, tuple[Deliverable, float]] = {}
         self._last_sequence_number = 0
@@ -157,7 +167,13 @@ class SmppSession(PduStream):
         if self._delivery_scheduler:
             self._delivery_scheduler.schedule_run()
 
-    def _may_process_pdu(self) -> bool:
+    def _may_process_pdu(self, command: int) -> bool:
+        if self._state is SessionState.DRAINING and not (command & RESPONSE_BIT or command in _HEARD_WHILE_DRAINING):
+            # It waits until the unbind has gone out: clients that get a refusal before send the next one at once.
+            self._pause_reading_briefly()
+            self._awaits_delivery_answers = False
+            self._unbind_when_answered()
+            return False
         if self._pdu_rate_bucket is None:
             self._pdus_before_bind += 1
             if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
@@ -290,15 +306,43 @@ class SmppSession(PduStream):
     # --- unbinding and silence
 
     def unbind(self, reason: str) -> None:
-        """Send an unbind and close when it is answered, a second later at most. Without a bind, close."""
+        """Accept no more, answer what was accepted, then send an unbind, and close when it is answered.
+
+        In this order, for many clients close as soon as they get an unbind, and send again what was not answered by
+        then. Neither answer is waited for without an end. Without a bind, close.
+        """
         if self._state is SessionState.OPEN:
             self._flush_and_close()
         elif self._state is SessionState.BOUND and self.accepted_bind and not self._closed:
             log.info("unbinding %s from %s: %s", self.accepted_bind.account.name, self.address, reason)
-            self._state = SessionState.UNBINDING
+            self._state = SessionState.DRAINING
             self._stop_deliveries()
-            self._write(HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode())
-            self._set_deadline(_UNBIND_TIMEOUT_SECONDS, self._flush_and_close)
+            self._awaits_delivery_answers = True
+            self._set_deadline(_DELIVERY_ANSWER_SECONDS, self._stop_awaiting_delivery_answers)
+            self._unbind_when_answered()
+
+    def _stop_awaiting_delivery_answers(self) -> None:
+        self._awaits_delivery_answers = False
+        self._set_deadline(_SUBMIT_ANSWER_SECONDS, self._send_unbind)
+        self._unbind_when_answered()
+
+    def _unbind_when_answered(self) -> None:
+        if self._state is SessionState.DRAINING and not (
+            self._in_flight or (self._awaits_delivery_answers and self._unanswered_deliveries)
+        ):
+            self._send_unbind()
+
+    def _send_unbind(self) -> None:
+        if self._state is not SessionState.DRAINING or self._closed:
+            return  # the client was first
+        self._state = SessionState.UNBINDING
+        self._has_sent_unbind = True
+        self._write(HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode())
+        if self._unanswered_deliveries:
+            # Their answers may come behind submits, and the client have closed: they are read before those are refused.
+            self._hold_output()
+        self._set_deadline(_UNBIND_TIMEOUT_SECONDS, self._flush_and_close)
+        self._end_reading_pause()
 
     def _handle_unbind(self, sequence: int) -> None:
         if self._state is SessionState.OPEN:
@@ -313,7 +357,7 @@ class SmppSession(PduStream):
         self._close_when_submits_answered(final_octets)
 
     def _start_unbinding(self) -> None:
-        if self._state is SessionState.BOUND:
+        if self._state in (SessionState.BOUND, SessionState.DRAINING):
             self._state = SessionState.UNBINDING
             self._stop_deliveries()
 
@@ -377,10 +421,16 @@ class SmppSession(PduStream):
         """Return why no message can be accepted, or called back, at this moment; None where one can."""
         account, bucket = self._account, self._throughput_bucket
         if account is None or bucket is None or self._state is not SessionState.BOUND or not self._may_submit:
-            return CommandStatus.ESME_RINVBNDSTS
+            return self._get_state_error_status()
         if 0 < account.windowing <= self._in_flight or not bucket.take_token(self._loop.time()):
             return CommandStatus.ESME_RTHROTTLED
         return None
+
+    def _get_state_error_status(self) -> CommandStatus:
+        """Return what a request is answered that the bind or the state doesn't allow."""
+        # What crosses our unbind would have been allowed. Clients send it again after this status, not after the other.
+        is_late = self._has_sent_unbind and self._may_submit
+        return CommandStatus.ESME_RSYSERR if is_late else CommandStatus.ESME_RINVBNDSTS
 
     def _handle_submit_result(self, command: CommandId, sequence: int, result: int | StorageError) -> None:
         if isinstance(result, int):
@@ -399,7 +449,7 @@ class SmppSession(PduStream):
 
     def _handle_query(self, message: QuerySm) -> None:
         if self._account is None or self._state is not SessionState.BOUND or not self._may_submit:
-            self._write(pdu.encode_response(message.COMMAND, message.sequence, CommandStatus.ESME_RINVBNDSTS))
+            self._write(pdu.encode_response(message.COMMAND, message.sequence, self._get_state_error_status()))
             return
         self._write(query_cancel.answer_query_sm(message, self._account.id, self._server_context.storage).encode())
 
@@ -430,6 +480,7 @@ class SmppSession(PduStream):
             self._end_reading_pause()
         if self._final_octets is not None:
             self._close_when_submits_answered()
+        self._unbind_when_answered()
 
     # --- receipts and messages to the client
 
@@ -455,6 +506,9 @@ class SmppSession(PduStream):
         if sent_delivery and self._delivery_scheduler:
             self.delivered += status == CommandStatus.ESME_ROK
             self._delivery_scheduler.handle_response(sent_delivery[0], status)
+            self._unbind_when_answered()
+            if self._holds_output and not self._unanswered_deliveries:
+                self._release_output()
 
     def _stop_deliveries(self) -> None:
         """Send no more deliver_sm. Those that were sent may still be answered."""

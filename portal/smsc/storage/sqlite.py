@@ -89,6 +89,7 @@ class SqliteStorage:
         self._last_simulated_id = 0
         self._has_more_simulated = False
         self._is_due_job_queued = False
+        self._refuses_submits = False
         self._bind_counts: Counter[BindSlot] = Counter()
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
@@ -121,8 +122,13 @@ class SqliteStorage:
             session_records.HEARTBEAT_MS / 1000, lambda: self._writer.queue_write(WriteJobKind.HEARTBEAT, started_at)
         )
 
+    def refuse_submits(self) -> None:
+        """Store no more messages, neither new ones nor those that wait for the writer: nobody could be told in time."""
+        self._refuses_submits = True
+
     def close(self, timeout: float) -> None:
-        """Write what is left, within `timeout` seconds."""
+        """Write what is left but for messages that nobody can be told of any more, within `timeout` seconds."""
+        self.refuse_submits()
         for timer in (*self._periodic_timers, *self._retry_timers.values()):
             timer.cancel()
         if not self._writer.close(timeout):
@@ -366,7 +372,9 @@ class SqliteStorage:
         return {
             WriteJobKind.CLEAR_SESSIONS: WriteJobHandler(lambda conn, _: session_records.close_all_smpp_sessions(conn)),
             WriteJobKind.SESSION_OPENED: WriteJobHandler(session_records.insert_smpp_sessions),
-            WriteJobKind.SUBMIT: WriteJobHandler(_store_messages, self._handle_submits_stored, _report_storage_error),
+            WriteJobKind.SUBMIT: WriteJobHandler(
+                self._store_messages, self._handle_submits_stored, _report_storage_error
+            ),
             WriteJobKind.CANCEL: WriteJobHandler(
                 _cancel_messages, self._handle_messages_cancelled, _report_storage_error
             ),
@@ -399,9 +407,19 @@ class SqliteStorage:
             ),
         }
 
+    def _store_messages(
+        self, conn: sqlite3.Connection, items: list[tuple[SubmittedMessage, SubmitCallback]]
+    ) -> StoredMessages | None:
+        if self._refuses_submits:
+            return None
+        return intake.store_messages(conn, [submit for submit, _ in items])
+
     def _handle_submits_stored(
-        self, items: list[tuple[SubmittedMessage, SubmitCallback]], stored: StoredMessages
+        self, items: list[tuple[SubmittedMessage, SubmitCallback]], stored: StoredMessages | None
     ) -> None:
+        if stored is None:
+            _report_storage_error(items, StorageUnavailable("the server stops"))
+            return
         for (_, resolve), message_id in zip(items, stored.message_ids, strict=True):
             resolve(message_id if message_id is not None else InsufficientCredits())
         self._notify_messages_stored(stored.outbound)
@@ -480,10 +498,6 @@ def _report_search_result(
     else:
         log.error("the database can't be read: %s", error)
         resolve(StorageUnavailable(str(error)))
-
-
-def _store_messages(conn: sqlite3.Connection, items: list[tuple[SubmittedMessage, SubmitCallback]]) -> StoredMessages:
-    return intake.store_messages(conn, [submit for submit, _ in items])
 
 
 def _report_storage_error(items: list[tuple[Any, Callable[[Any], None]]], refusal: StorageError) -> None:

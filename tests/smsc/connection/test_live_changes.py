@@ -59,7 +59,7 @@ async def test_after_the_unbind_submits_are_refused_and_a_silent_client_is_close
         disable(conn, keys, account)
         wakeup_sender.send()
         await esme.wait_for_pdu(CommandId.UNBIND)
-        assert (await esme.submit()).status == CommandStatus.ESME_RINVBNDSTS
+        assert (await esme.submit()).status == CommandStatus.ESME_RSYSERR
         await esme.wait_for_close()
 
 

@@ -28,7 +28,7 @@ class RecordingStream(PduStream):
     def _pdu_received(self, header, body):
         self.sequences.append(header.sequence)
 
-    def _may_process_pdu(self):
+    def _may_process_pdu(self, command):
         return True
 
     def _end_stream(self, final_octets):

@@ -266,7 +266,7 @@ async def test_nothing_is_asked_of_a_session_that_leaves(config, cast, change_ac
         await esme.wait_for_pdu(CommandId.UNBIND)
         messages = [*requests(esme), esme.build_submit_sm()]
         esme.send(*messages)
-        assert {each.status for each in await esme.wait_for_responses(messages)} == {CommandStatus.ESME_RINVBNDSTS}
+        assert {each.status for each in await esme.wait_for_responses(messages)} == {CommandStatus.ESME_RSYSERR}
 
 
 async def test_a_cancel_is_answered_before_the_farewell(config, cast):
