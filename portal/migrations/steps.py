@@ -22,6 +22,7 @@ from portal.migrations.m0013_statistics import m0013_statistics
 from portal.migrations.m0014_deletion import m0014_deletion
 from portal.migrations.m0015_privacy import m0015_privacy
 from portal.migrations.m0016_origins import m0016_origins
+from portal.migrations.m0017_short_ids import m0017_short_ids
 
 migrations = Migrations("portal")
 
@@ -42,5 +43,6 @@ for step in (
     m0014_deletion,
     m0015_privacy,
     m0016_origins,
+    m0017_short_ids,
 ):
     migrations()(step)

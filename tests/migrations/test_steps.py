@@ -35,6 +35,7 @@ EXECUTED = {
     "m0014_deletion": "82ae8b8c31e564107e1d04d66fb3fcd817c03ee1b0ac9b114044a8b2e53faf94",
     "m0015_privacy": "113e7483569e5928ee7a3ea5c235e2a4ddc60783ddac788df988991588b79678",
     "m0016_origins": "e4dd7f485b45ad1fe60d689e3382c3bf186f795d284f6025d41e5910d8231802",
+    "m0017_short_ids": "999b5b3176dafe530a0907b72fcbf311c284685e8eb6c4ff11d0a507a6eb9d9d",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -319,7 +319,7 @@ def _link_to_first_segment(
         "reference": segment.reference,
         "total": segment.total,
         "number": segment.number,
-        "since": message_id - ids.min_id_at_time(MAX_SEGMENT_GAP_MS),
+        "since": message_id - ids.id_span(MAX_SEGMENT_GAP_MS),
     }
     row = conn.execute(
         "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"
