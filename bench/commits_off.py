@@ -15,19 +15,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from portal import cli
 from portal.core.clock import now_ms
+from portal.services.common import ids
 from portal.services.messages.validation import SubmittedMessage
 from portal.smsc.storage.interface import SubmitCallback
 from portal.smsc.storage.sqlite import SqliteStorage
 
 
 def answer_from_memory() -> Callable[[SqliteStorage, SubmittedMessage, SubmitCallback], None]:
-    ids = count(now_ms() << 20)
+    message_ids = count(ids.min_id_at_time(now_ms()))
     waiting: list[SubmitCallback] = []
 
     def resolve_waiting() -> None:
         callbacks, waiting[:] = waiting[:], ()
         for resolve in callbacks:
-            resolve(next(ids))
+            resolve(next(message_ids))
 
     def store_submit(self: SqliteStorage, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
         if not waiting:

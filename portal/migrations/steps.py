@@ -22,6 +22,7 @@ from portal.migrations.m0013_statistics import m0013_statistics
 from portal.migrations.m0014_deletion import m0014_deletion
 from portal.migrations.m0015_privacy import m0015_privacy
 from portal.migrations.m0016_origins import m0016_origins
+from portal.migrations.m0017_short_ids import m0017_short_ids
 from portal.migrations.m0018_account_messages import m0018_account_messages
 from portal.migrations.m0019_outcome_room import m0019_outcome_room
 
@@ -44,6 +45,7 @@ for step in (
     m0014_deletion,
     m0015_privacy,
     m0016_origins,
+    m0017_short_ids,
     m0018_account_messages,
     m0019_outcome_room,
 ):

@@ -156,7 +156,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     assert self_check.list_problem_texts(conn) == []
     account = accounts.get_account(conn, "smpp-acme-1")
     # They have waited since the messages were taken in, and not for so long that they would be given up.
-    now = ids.time_from_id(1882593556140392448) + 86_400_000
+    now = (1882593556140392448 >> 20) + 86_400_000
     assert deliveries.expire_deliveries(conn, now) == 0
     receipts = deliveries.list_due_deliveries(conn, account.id, now, 10).ready
     assert [

@@ -173,11 +173,12 @@ def sum_movements(
 
 # --- how balance and usage went
 
+_STEP_BEGINS, _STEP_ENDS = (ids.build_min_id_sql(f"step.value ->> {index}") for index in (0, 1))
 _SELECT_STEPS = f"""
 SELECT step.value ->> 0 AS since, step.value ->> 1 AS until,
-       {_BALANCE_BEFORE.format(id="(step.value ->> 1) << 20")} AS balance,
+       {_BALANCE_BEFORE.format(id=_STEP_ENDS)} AS balance,
        coalesce((SELECT sum(amount) FROM movements WHERE {_NOT_USAGE}
-                 AND id >= (step.value ->> 0) << 20 AND id < (step.value ->> 1) << 20), 0) AS others
+                 AND id >= {_STEP_BEGINS} AND id < {_STEP_ENDS}), 0) AS others
 FROM json_each(:steps) AS step ORDER BY since, until
 """
 

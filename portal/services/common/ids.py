@@ -1,22 +1,46 @@
-"""Ids of messages and movements: they grow with time and hold it, so that a period is a range of ids."""
+"""Ids of messages, movements and deliveries: they grow with time and hold it, so that a period is a range of ids.
+
+An id is the milliseconds since 2020, shifted by twelve bits, and a counter in these. So it stays below 2^53 until the
+year 2089: programs that take all numbers for floating-point ones (JavaScript, spreadsheets) keep each digit. Only this
+module knows the layout, and the migration that made ids short (`m0017_short_ids`).
+"""
 
 import sqlite3
 
 from portal.core.clock import now_ms
 
-_TIME_SHIFT = 20
+_EPOCH_MS = 1_577_836_800_000
+_COUNTER_BITS = 12
 # Counters of the highest id that was ever deleted from these tables; triggers keep them. Movements are never deleted.
 _DELETED_ID_COUNTERS = {"messages": "message_id", "received": "message_id", "movements": "movement_id"}
 
 
 def time_from_id(row_id: int) -> int:
-    """The time (milliseconds) in the id of a message or movement."""
-    return row_id >> _TIME_SHIFT
+    """The time (milliseconds) in the id of a message, movement or delivery."""
+    return (row_id >> _COUNTER_BITS) + _EPOCH_MS
 
 
 def min_id_at_time(at: int) -> int:
-    """The smallest id that a message or movement of this moment (milliseconds) can have."""
-    return at << _TIME_SHIFT
+    """The smallest id of this moment (milliseconds), or of a later one; 0 for all moments before 2020.
+
+    For durations see `id_span`: an id has an epoch, a duration has none.
+    """
+    return max(at - _EPOCH_MS, 0) << _COUNTER_BITS
+
+
+def id_span(duration_ms: int) -> int:
+    """By how much two ids differ whose times are so far apart (milliseconds)."""
+    return duration_ms << _COUNTER_BITS
+
+
+def build_time_sql(id_sql: str) -> str:
+    """The SQL expression of the time (milliseconds) in an id, which is an SQL expression, too."""
+    return f"((({id_sql}) >> {_COUNTER_BITS}) + {_EPOCH_MS})"
+
+
+def build_min_id_sql(time_sql: str) -> str:
+    """The SQL expression of `min_id_at_time` for a time that is an SQL expression."""
+    return f"(max(({time_sql}) - {_EPOCH_MS}, 0) << {_COUNTER_BITS})"
 
 
 LAST_ID_SQL = {
@@ -33,6 +57,8 @@ def next_id(last_id: int, now: int | None = None) -> int:
 
 def allocate_ids(conn: sqlite3.Connection, table: str, count: int, now: int | None = None) -> int:
     """Take ids that grow with time and are never given twice, not even when the clock is set back.
+
+    More than 4,096 in one millisecond get the times of the next ones.
 
     Args:
         table: `messages`, `received` or `movements`.

@@ -13,7 +13,7 @@ MONTHS_12 = "12m"
 PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, ALL, RANGE)
 STATISTICS_PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, MONTHS_12, ALL, RANGE)
 
-# The last moment that an id can hold (milliseconds): in the year 2248.
+# Later than the time in any id (milliseconds): in the year 2248.
 _MAX_TIME_MS = (1 << 43) - 1
 FIRST_DAY, LAST_DAY = date(1970, 1, 2), date(2200, 1, 1)
 

@@ -21,7 +21,7 @@ from portal.services.common.audit import SYSTEM
 from portal.services.common.errors import Refused
 from portal.services.credits import ledger
 
-# Ids hold their time, and in the year 2248 SQLite's integers end.
+# Ids of so far-off moments are still integers of SQLite, and such a date is a mistake rather than a wish.
 _MAX_VALIDITY_MS = 50 * 366 * DAY_MS
 
 

@@ -15,7 +15,7 @@ from portal.services.accounts.accounts import BINARY
 from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import PTT_DESCRIPTIONS, PTT_NONE
-from portal.services.messages import text_policy
+from portal.services.messages import client_ids, text_policy
 from portal.services.messages.validation import UCS2
 
 MISSING_SEGMENTS_MARK = "[…]"
@@ -236,13 +236,16 @@ def _text_from_segments(first: SentMessage, later_segments: Sequence[SentMessage
 def get_sent_text_by_message_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> SentText:
     """The text that a message of an account is, or belongs to.
 
+    Args:
+        message_id: its id, or the one by which its client knows it.
+
     Raises:
         NoSuchMessage: there is none with this id, or it is another account's.
     """
     row = conn.execute(
         f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE account_id = ?1 AND id ="
         " (SELECT coalesce(joined_to, id) FROM messages WHERE id = ?2 AND account_id = ?1)",
-        (account_id, message_id),
+        (account_id, client_ids.find_row_id(conn, "messages", message_id)),
     ).fetchone()
     if row is None:
         raise NoSuchMessage()

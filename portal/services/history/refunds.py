@@ -14,6 +14,7 @@ from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.credits import credits
 from portal.services.history.history import NoSuchMessage, SentText
+from portal.services.messages import client_ids
 
 
 class MessageNotFinished(Refused):
@@ -31,12 +32,15 @@ class AlreadyRefunded(Refused):
 def get_account_by_message_id(conn: sqlite3.Connection, message_id: int) -> Account:
     """The account that has sent a message.
 
+    Args:
+        message_id: its id, or the one by which its client knows it.
+
     Raises:
         NoSuchMessage
     """
     row = conn.execute(
         "SELECT name FROM accounts WHERE id = (SELECT account_id FROM messages WHERE id = ?) AND deleted_at IS NULL",
-        (message_id,),
+        (client_ids.find_row_id(conn, "messages", message_id),),
     ).fetchone()
     if row is None:
         raise NoSuchMessage()
@@ -47,6 +51,7 @@ def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, mes
     """Give back what a finished message cost, once.
 
     Args:
+        message_id: its id, or the one by which its client knows it.
         reason: is stored in the ledger.
 
     Returns:
@@ -56,6 +61,7 @@ def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, mes
         NoSuchMessage: also when it is another account's.
         ReasonMissing, MessageNotFinished, MessageWasFree, AlreadyRefunded
     """
+    message_id = client_ids.find_row_id(conn, "messages", message_id)
     with write_transaction(conn):
         row = conn.execute(
             "SELECT price, state, EXISTS (SELECT 1 FROM movements WHERE kind = 'refund'"

@@ -233,7 +233,7 @@ def _list_complete_texts(conn: sqlite3.Connection, account_id: int, first_ids: S
     for text in history.list_texts_by_id(conn, account_id, first_ids):
         latest = max(each.id for each in text.messages)
         # Ids only grow, even if the clock is set back: with a newer id beyond the gap no more segments can come.
-        if len(text.messages) < text.segment_count and newest < latest + ids.min_id_at_time(MAX_SEGMENT_GAP_MS):
+        if len(text.messages) < text.segment_count and newest < latest + ids.id_span(MAX_SEGMENT_GAP_MS):
             return None
         # A word may be split between segments, and so may a character, which makes two words of one.
         texts += [text.text, *(each.text for each in text.messages)]

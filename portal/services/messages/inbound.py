@@ -14,7 +14,7 @@ from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
-from portal.services.messages import blacklist, deliveries, inbound_numbers, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, inbound_numbers, text_policy
 from portal.services.messages.validation import MAX_PARTS
 from portal.services.prices import countries
 
@@ -314,9 +314,17 @@ def iterate_inbound_messages(
 
 
 def get_inbound_message(conn: sqlite3.Connection, account_id: int, received_id: int) -> InboundMessage:
-    """Raises: NoSuchInboundMessage"""
+    """A message that an account has received.
+
+    Args:
+        received_id: its id, or the one by which the account's clients know it.
+
+    Raises:
+        NoSuchInboundMessage
+    """
     row = conn.execute(
-        f"SELECT {_COLUMNS} FROM received WHERE id = ? AND account_id = ?", (received_id, account_id)
+        f"SELECT {_COLUMNS} FROM received WHERE id = ? AND account_id = ?",
+        (client_ids.find_row_id(conn, "received", received_id), account_id),
     ).fetchone()
     if row is None:
         raise NoSuchInboundMessage()

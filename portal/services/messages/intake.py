@@ -314,7 +314,7 @@ def _link_to_first_segment(conn: sqlite3.Connection, submit: SubmittedMessage, s
         "reference": segment.reference,
         "total": segment.total,
         "number": segment.number,
-        "since": submit.id - ids.min_id_at_time(MAX_SEGMENT_GAP_MS),
+        "since": submit.id - ids.id_span(MAX_SEGMENT_GAP_MS),
     }
     row = conn.execute(
         "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.db import BulkInsert, Connection, write_transaction
+from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.statistics.daily_totals import month_from_day
 
@@ -45,14 +46,15 @@ _UPSERT_STATUSES, _UPSERT_DELIVERY_TIMES = (
 _RollupKey = tuple[int | str, ...]
 
 _NEW_MESSAGES_QUERY = f"""
-SELECT account_id, (id >> 20) / {HOUR_MS}, country, source, sum(price > 0), 0, 0,
+SELECT account_id, {ids.build_time_sql("id")} / {HOUR_MS}, country, source, sum(price > 0), 0, 0,
     sum(price = 0 AND ptt = {PTT_BLACKLISTED}), sum(price = 0 AND ptt = {PTT_NO_CREDIT}),
     sum(iif(price > 0, parts, 0)), sum(price)
 FROM messages WHERE id > :after AND id <= :last GROUP BY 1, 2, 3, 4
 """
+_SUBMITTED_AT = ids.build_time_sql("messages.id")
 _ENDED_MESSAGES_QUERY = f"""
-SELECT account_id, (messages.id >> 20) / {HOUR_MS}, country, source, ptt, state = {DELIVERED},
-    iif(state = {DELIVERED}, bucket(done_at - coalesce(scheduled_at, messages.id >> 20)), NULL), count(*)
+SELECT account_id, {_SUBMITTED_AT} / {HOUR_MS}, country, source, ptt, state = {DELIVERED},
+    iif(state = {DELIVERED}, bucket(done_at - coalesce(scheduled_at, {_SUBMITTED_AT})), NULL), count(*)
 FROM json_each(:ids) AS ended CROSS JOIN messages ON messages.id = ended.value GROUP BY 1, 2, 3, 4, 5, 6, 7
 """
 

@@ -495,7 +495,8 @@ class SmppSession(PduStream):
         """Send a receipt, or a message from a handset."""
         sequence = self._next_sequence_number()
         self._unanswered_deliveries[sequence] = (deliverable, self._loop.time())
-        message = build_deliver_sm(deliverable, sequence)
+        client_id = self._server_context.storage.get_client_id(deliverable)
+        message = build_deliver_sm(deliverable, sequence, client_id)
         if not self._supports_tlvs:
             # All but the body of a long message, which would be lost with its parameter.
             message.tlvs = {tag: value for tag, value in message.tlvs.items() if tag == TlvTag.MESSAGE_PAYLOAD}

@@ -145,18 +145,22 @@ def _compute_retry_delay_ms(attempts: int) -> int:
     return min(_MIN_RETRY_DELAY_MS << min(attempts - 1, 20), MAX_RETRY_DELAY_MS)
 
 
-def build_deliver_sm(deliverable: Deliverable, sequence: int) -> DeliverSm:
-    """Return the deliver_sm that takes it to the ESME (4.6.1)."""
+def build_deliver_sm(deliverable: Deliverable, sequence: int, client_id: int) -> DeliverSm:
+    """Return the deliver_sm that takes it to the ESME (4.6.1).
+
+    Args:
+        client_id: the id by which the client knows the message.
+    """
     if isinstance(deliverable, DeliveryReceipt):
-        return _build_receipt_deliver_sm(deliverable, sequence)
-    return _build_inbound_deliver_sm(deliverable, sequence)
+        return _build_receipt_deliver_sm(deliverable, sequence, client_id)
+    return _build_inbound_deliver_sm(deliverable, sequence, client_id)
 
 
-def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int) -> DeliverSm:
+def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int, client_id: int) -> DeliverSm:
     encoding = gsm0338.Encoding(incoming.data_coding)
     content = incoming.body if incoming.body is not None else gsm0338.encode_body(incoming.text, encoding)
     body = (incoming.udh or b"") + content
-    tlvs: dict[int, bytes] = {TlvTag.INCOMING_ID: _encode_message_id(incoming.received_id)}
+    tlvs: dict[int, bytes] = {TlvTag.INCOMING_ID: _encode_message_id(client_id)}
     if len(body) > _MAX_SHORT_MESSAGE_OCTETS:
         tlvs[TlvTag.MESSAGE_PAYLOAD] = body
     return DeliverSm(
@@ -174,13 +178,13 @@ def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int) -> Deliv
     )
 
 
-def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int) -> DeliverSm:
+def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int, client_id: int) -> DeliverSm:
     """What became of a message: from the handset, to the sender."""
     tlvs: dict[int, bytes] = {
-        TlvTag.RECEIPTED_MESSAGE_ID: _encode_message_id(receipt.message_id),
+        TlvTag.RECEIPTED_MESSAGE_ID: _encode_message_id(client_id),
         TlvTag.MESSAGE_STATE: bytes((receipt.state,)),
         TlvTag.NETWORK_ERROR_CODE: bytes((_NETWORK_TYPE_GSM,)) + receipt.ptt.to_bytes(2),
-        TlvTag.OUTGOING_ID: _encode_message_id(receipt.message_id),
+        TlvTag.OUTGOING_ID: _encode_message_id(client_id),
     }
     if receipt.reference is not None:
         tlvs[TlvTag.USER_MESSAGE_REFERENCE] = receipt.reference.to_bytes(2)
@@ -193,12 +197,12 @@ def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int) -> Delive
         dest_npi=receipt.source_npi,
         destination=receipt.source,
         esm_class=ESM_CLASS_RECEIPT,
-        short_message=format_receipt_text(receipt).encode("ascii"),
+        short_message=format_receipt_text(receipt, client_id).encode("ascii"),
         tlvs=tlvs,
     )
 
 
-def format_receipt_text(receipt: DeliveryReceipt) -> str:
+def format_receipt_text(receipt: DeliveryReceipt, client_id: int) -> str:
     """Return the text of appendix B.
 
     Times are UTC; `err` is the ptt code; the message's own text is cut, and `?` stands for what GSM 03.38, which the
@@ -207,7 +211,7 @@ def format_receipt_text(receipt: DeliveryReceipt) -> str:
     delivered = receipt.parts if receipt.state == message_states.DELIVERED else 0
     text = _NOT_ASCII_COMPATIBLE.sub("?", receipt.text[:_RECEIPT_TEXT_LENGTH])
     return (
-        f"id:{receipt.message_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"
+        f"id:{client_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"
         f" submit date:{times.format_receipt_time(receipt.submitted_at)}"
         f" done date:{times.format_receipt_time(receipt.done_at)}"
         f" {format_receipt_status(receipt.state, receipt.ptt)} text:{text}"

@@ -113,8 +113,8 @@ class Storage(Protocol):
     def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
         """Return those of these messages that have no final state, by id. Raises StorageUnavailable."""
 
-    def find_message_status(self, account_id: int, message_id: int) -> MessageStatus | None:
-        """Return a message of an account. Raises StorageUnavailable."""
+    def find_message_status(self, account_id: int, client_id: int) -> MessageStatus | None:
+        """Return a message of an account, by its id or the one that its client was given. Raises StorageUnavailable."""
 
     def find_unfinished_messages(
         self,
@@ -149,6 +149,9 @@ class Storage(Protocol):
         Each comes once until `retry_delivery` or `requeue_delivery`. Nothing comes before one that `retry_delivery` has
         put off, unless that has used up `deliveries.MAX_BLOCKING_ATTEMPTS`.
         """
+
+    def get_client_id(self, deliverable: Deliverable) -> int:
+        """Return the id by which its client knows the message that it is about."""
 
     def complete_delivery(self, deliverable: Deliverable) -> None:
         """The ESME has accepted it: forget it."""

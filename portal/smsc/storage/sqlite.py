@@ -19,7 +19,8 @@ from portal.core.crypto import Keys
 from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
-from portal.services.messages import deliveries, inbound, intake, outcomes, smpp_config
+from portal.services.messages import client_ids, deliveries, inbound, intake, outcomes, smpp_config
+from portal.services.messages.client_ids import ClientIds
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.intake import StoredMessages
@@ -85,6 +86,7 @@ class SqliteStorage:
         self._stored_callbacks: list[Callable[[Sequence[SubmittedMessage]], None]] = []
         self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
         self._simulated_callbacks: list[Callable[[Sequence[MobileOriginatedMessage]], None]] = []
+        self._sent_ids = self._received_ids = ClientIds(0, ())
         self._last_session_id = 0
         self._last_simulated_id = 0
         self._has_more_simulated = False
@@ -98,6 +100,9 @@ class SqliteStorage:
     def load(self) -> None:
         """Read accounts and prices. Raises sqlite3.Error where the database can't be read."""
         self._last_session_id = session_records.get_last_smpp_session_id(self._read_connection)
+        self._sent_ids, self._received_ids = (
+            client_ids.load_client_ids(self._read_connection, table) for table in ("messages", "received")
+        )
         self._load_config_changes()
 
     def start(self) -> None:
@@ -231,8 +236,9 @@ class SqliteStorage:
         with self._translate_read_errors():
             return outcomes.list_outbound_messages(self._read_connection, message_ids)
 
-    def find_message_status(self, account_id: int, message_id: int) -> MessageStatus | None:
+    def find_message_status(self, account_id: int, client_id: int) -> MessageStatus | None:
         with self._translate_read_errors():
+            message_id = self._sent_ids.get_row_id(client_id)
             return outcomes.find_message_status(self._read_connection, account_id, message_id)
 
     def find_unfinished_messages(
@@ -337,6 +343,11 @@ class SqliteStorage:
     def expire_deliveries(self, now: int) -> None:
         """Give up the deliveries that are too old at `now` (unix milliseconds); the writer does so."""
         self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, now)
+
+    def get_client_id(self, deliverable: Deliverable) -> int:
+        if isinstance(deliverable, DeliveryReceipt):
+            return self._sent_ids.get_client_id(deliverable.message_id)
+        return self._received_ids.get_client_id(deliverable.received_id)
 
     def complete_delivery(self, deliverable: Deliverable) -> None:
         self._writer.queue_deferred_write(WriteJobKind.DELIVERED, deliverable)

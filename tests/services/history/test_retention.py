@@ -5,6 +5,7 @@ import pytest
 from portal.core.clock import DAY_MS
 from portal.services.accounts import account_messages, session_records
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionRecord
+from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.history import deletion, refunds, retention
 from portal.services.history.deletion import SENT
@@ -92,7 +93,7 @@ def test_what_is_under_way_or_waits_stays_until_it_has_ended(conn, acme_1):
     (waits,) = sent(conn, acme_1, "its receipt waits", at=at + 1, registered_delivery=1)
     inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "390123")
     inbound.store_inbound_messages(conn, [MobileOriginatedMessage("393401234567", "390123", "Yes")], now=at + 2)
-    conn.execute("UPDATE deliveries SET id = id + ((? - ?) << 20)", (NOW, at))
+    conn.execute("UPDATE deliveries SET id = id + ?", (ids.id_span(NOW - at),))
 
     keep(conn, 1, NOW)
 

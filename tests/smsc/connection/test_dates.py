@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.services.common import message_states
+from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.history import history, refunds
@@ -186,7 +186,7 @@ async def test_without_a_validity_a_message_expires_after_three_days(config, cas
         await esme.submit(PENDING)
         first, second = (row["id"] for row in conn.execute("SELECT id FROM messages ORDER BY id"))
         assert DEFAULT_VALIDITY_MS == 3 * DAY_MS
-        old = first - (DEFAULT_VALIDITY_MS << 20)
+        old = first - ids.id_span(DEFAULT_VALIDITY_MS)
         conn.execute("UPDATE messages SET id = ? WHERE id = ?", (old, first))
         conn.execute("UPDATE movements SET first_message_id = ? WHERE first_message_id = ?", (old, first))
         assert id_and_state(await esme.receive_deliver_sm()) == (str(old), message_states.EXPIRED)

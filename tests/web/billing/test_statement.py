@@ -44,7 +44,7 @@ def move(conn: db.Connection, kind: str, amount: int, note: str = "", days_ago: 
 @pytest.fixture
 def long_ago(conn: db.Connection) -> None:
     """The cast's first grants were four hundred days ago."""
-    conn.execute("UPDATE movements SET id = id - ?", (ids.min_id_at_time(400 * clock.DAY_MS),))
+    conn.execute("UPDATE movements SET id = id - ?", (ids.id_span(400 * clock.DAY_MS),))
 
 
 def shown(page: str) -> list[str]:

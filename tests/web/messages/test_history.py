@@ -19,6 +19,7 @@ from portal.services.messages import blacklist, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.web.core import downloads
 from portal.web.core.limits import PageLimits
+from tests.migrations.former_ids import former_id
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -356,10 +357,20 @@ def test_ticked_messages_are_asked_about_beside_a_number_that_is_none(alice: Bro
 # --- all about one
 
 
+def test_a_message_is_found_by_the_id_that_its_client_was_given_before_ids_were_short(
+    alice: Browser, conn: db.Connection, some: list[int]
+) -> None:
+    conn.execute("UPDATE counters SET value = ? WHERE name = 'former_message_id'", (some[0],))
+    page = alice.get(f"{HISTORY}/{former_id(some[0])}")
+    assert page.status_code == 200
+    assert extract_text(page.text) == extract_text(alice.get(f"{HISTORY}/{some[0]}").text)
+    assert alice.get(f"{HISTORY}/{former_id(some[0]) + 1}").status_code == 404
+
+
 def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list[int]) -> None:
-    conn.execute("UPDATE messages SET done_at = (id >> 20) + 2340 WHERE id = ?", (some[0],))
-    page_text = extract_text(alice.get(f"{HISTORY}/{some[0]}").text)
     at = ids.time_from_id(some[0])
+    conn.execute("UPDATE messages SET done_at = ? WHERE id = ?", (at + 2340, some[0]))
+    page_text = extract_text(alice.get(f"{HISTORY}/{some[0]}").text)
     assert f"Submitted at {i18n.format_date_time(at, 'UTC')} Forwarded At once" in page_text
     assert f"Final status {i18n.format_date_time(at + 2340, 'UTC')} after 2.3 s" in page_text
     for each in ("Encoding UCS-2", "TON 5 · NPI 0", "Delivery receipt Requested"):

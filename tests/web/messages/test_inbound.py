@@ -47,7 +47,7 @@ def come(conn: db.Connection, text: str, source: str = HANDSET, to: str = "48484
 
 def age(conn: db.Connection, received_id: int, days: int) -> int:
     """Let a message have come so many days before."""
-    older = received_id - ids.min_id_at_time(days * clock.DAY_MS)
+    older = received_id - ids.id_span(days * clock.DAY_MS)
     conn.execute("UPDATE received SET id = ? WHERE id = ?", (older, received_id))
     return older
 

@@ -257,7 +257,7 @@ def check_credit_expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
         "SELECT movements.account_id, movements.id, -movements.amount FROM movements"
         " LEFT JOIN expiring_credits AS expired"
         " ON expiry_id = movements.id AND expired.account_id = movements.account_id"
-        " AND expired.amount >= -movements.amount AND expired_at <= movements.id >> 20"
+        f" AND expired.amount >= -movements.amount AND expired_at <= {ids.build_time_sql('movements.id')}"
         " WHERE kind = 'expiry' AND kind <> 'usage' AND expired.account_id IS NULL"
         " ORDER BY movements.account_id, movements.id",
     )
