@@ -1,7 +1,5 @@
 """An update: who may migrate, when, and what is left if it fails. Real processes on a database of the first release."""
 
-import array
-import fcntl
 import json
 import os
 import resource
@@ -9,13 +7,9 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
-import termios
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,59 +18,26 @@ from portal import __version__
 from portal.core import db
 from portal.migrations.applied import KNOWN_NAMES, list_applied_names
 from portal.services.operations import folder_locks
-from tests.serving import clean_environment, is_server_ready, stop_process
-from tests.support import ROOT, RunningServer, wait_until
-
-FIRST_RELEASE = {"m0001_initial", "m0002_spent_forms"}
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def make_older(data: Path) -> Path:
-    """Put the first release's database in the place of a data folder's."""
-    for each in data.glob(f"{db.FILE_NAME}*"):
-        each.unlink()
-    conn = sqlite3.connect(data / db.FILE_NAME)  # without foreign keys: a dump's tables are in no order
-    conn.executescript((ROOT / "tests" / "saved" / "m0002.sql").read_text())
-    conn.close()
-    return data
+from tests.older_database import (
+    FIRST_RELEASE,
+    LINE_OF_A_STEP,
+    PIPE_OCTETS,
+    ROOM_FOR_THREE_LINES,
+    assert_nothing_happened,
+    count_unread_octets,
+    list_applied,
+    list_copies,
+    make_older,
+    start_command,
+    start_held_up,
+)
+from tests.serving import is_server_ready
+from tests.support import RunningServer, wait_until
 
 
 @pytest.fixture
 def older(data: Path) -> Path:
     return make_older(data)
-
-
-def applied(data: Path) -> set[str]:
-    with closing(sqlite3.connect(data / db.FILE_NAME)) as conn:
-        return list_applied_names(conn)
-
-
-def copies(data: Path) -> list[Path]:
-    return sorted((data / "backups").iterdir()) if (data / "backups").exists() else []
-
-
-def assert_nothing_happened(data: Path) -> None:
-    assert applied(data) == FIRST_RELEASE
-    assert copies(data) == []
-    with closing(sqlite3.connect(data / db.FILE_NAME)) as conn:
-        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-@contextmanager
-def start(data: Path, *words: str, stderr: object = None, **options: object) -> Iterator["subprocess.Popen[bytes]"]:
-    """A command as a process; its stderr goes to the file `log` in the data folder, if nowhere else."""
-    with (data / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py", *words, "--data", data],
-            stderr=log if stderr is None else stderr,
-            env=clean_environment(),
-            **options,  # type: ignore[call-overload]
-        )
-    try:
-        yield process
-    finally:
-        stop_process(process)
 
 
 def is_ready(data: Path, url: str) -> bool:
@@ -115,7 +76,7 @@ def test_a_backup_is_made_of_an_older_schema_and_put_back(ok, run_app, older, tm
     done = run_app("restore", tmp_path / "copy.db")
     assert done.returncode == 0
     assert "An older version wrote it" in done.stdout
-    assert applied(older) == FIRST_RELEASE
+    assert list_applied(older) == FIRST_RELEASE
 
 
 def test_a_check_reads_a_migrated_copy(run_app, older):
@@ -160,12 +121,12 @@ def test_migrate_brings_it_up_to_date_once(ok, run_app, older):
     names = ok("migrate")["applied"]
     assert set(names) == KNOWN_NAMES - FIRST_RELEASE
     assert ok("account", "list")
-    (copy,) = copies(older)
+    (copy,) = list_copies(older)
     with closing(sqlite3.connect(copy)) as conn:
         assert list_applied_names(conn) == FIRST_RELEASE
     assert ok("migrate") == {"applied": []}
     assert run_app("migrate").stdout == "The database was up to date.\n"
-    assert copies(older) == [copy]
+    assert list_copies(older) == [copy]
 
 
 def test_each_step_and_the_copy_are_lines_of_the_log(start_app, older):
@@ -179,7 +140,7 @@ def test_each_step_and_the_copy_are_lines_of_the_log(start_app, older):
     for name, line in zip(pending, lines[3:-1], strict=True):
         assert f" migrate migration {name}: " in line
         assert line.endswith(" s")
-    assert str(copies(older)[0]) in lines[-1]
+    assert str(list_copies(older)[0]) in lines[-1]
 
 
 def test_a_step_that_fails_is_named_and_nothing_is_left_of_those_before_it(refused, older):
@@ -212,7 +173,7 @@ def test_a_file_that_may_not_grow_fails_the_migration_alone(older):
         # The copy fits, the write-ahead log of the steps doesn't.
         resource.setrlimit(resource.RLIMIT_FSIZE, ((older / db.FILE_NAME).stat().st_size + 8192,) * 2)
 
-    with start(older, "migrate", preexec_fn=limit) as process:
+    with start_command(older, "migrate", preexec_fn=limit) as process:
         assert process.wait(30) == 1
     last_line = (older / "log").read_text().splitlines()[-1]
     assert "failed at the commit: " in last_line
@@ -220,49 +181,20 @@ def test_a_file_that_may_not_grow_fails_the_migration_alone(older):
     assert_nothing_happened(older)
 
 
-_PIPE_OCTETS = 4096
-_LINE_OF_A_STEP = len("2026-11-29 13:01:02,123 migrate migration m0003_sessions: 0.0 s\n")
-# What it is about to do, the room, and the copy.
-_ROOM_FOR_THREE_LINES = 700
-
-
-@contextmanager
-def start_held_up(data: Path, room: int) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """`migrate`, which stops in the middle since nobody reads its log: `room` octets are left in the pipe.
-
-    Yields:
-        The process, and the end of the pipe that is to be read.
-    """
-    reader, writer = os.pipe()
-    assert fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_OCTETS) == _PIPE_OCTETS
-    os.write(writer, b"\n" * (_PIPE_OCTETS - room))
-    with start(data, "migrate", stderr=writer) as process:
-        os.close(writer)
-        yield process, reader
-        process.kill()
-    os.close(reader)
-
-
-def count_unread_octets(reader: int) -> int:
-    count = array.array("i", [0])
-    fcntl.ioctl(reader, termios.FIONREAD, count)
-    return count[0]
-
-
 @pytest.mark.slow
 def test_a_process_that_is_killed_between_two_steps_leaves_the_old_database(older, ok):
-    with start_held_up(older, _ROOM_FOR_THREE_LINES + 3 * _LINE_OF_A_STEP) as (process, reader):
-        wait_until(lambda: count_unread_octets(reader) > _PIPE_OCTETS - 2 * _LINE_OF_A_STEP)
-        assert [each.suffix for each in copies(older)] == [".part"]
+    with start_held_up(older, ROOM_FOR_THREE_LINES + 3 * LINE_OF_A_STEP) as (process, reader):
+        wait_until(lambda: count_unread_octets(reader) > PIPE_OCTETS - 2 * LINE_OF_A_STEP)
+        assert [each.suffix for each in list_copies(older)] == [".part"]
         process.kill()
         process.wait()
-        log = os.read(reader, _PIPE_OCTETS).decode()
+        log = os.read(reader, PIPE_OCTETS).decode()
     assert "migration m0003_sessions" in log
-    assert max(KNOWN_NAMES) not in log
-    assert applied(older) == FIRST_RELEASE
+    assert f"migration {max(KNOWN_NAMES)}" not in log
+    assert list_applied(older) == FIRST_RELEASE
     assert list((older / "backups").glob("*.db")) == []
     ok("migrate")
-    assert [each.suffix for each in copies(older)] == [".db"]
+    assert [each.suffix for each in list_copies(older)] == [".db"]
 
 
 # --- beside others
@@ -280,7 +212,7 @@ def test_nothing_migrates_under_a_running_server(server, run_app, refused):
     assert "older version" in refused("account", "list")
     assert run_app("serve").stderr == f"{who} is running on {server.data} already.\n"
     assert run_app("serve").stderr == f"{who} is running on {server.data} already.\n", "the refused one erased nothing"
-    assert max(KNOWN_NAMES) not in applied(server.data)
+    assert max(KNOWN_NAMES) not in list_applied(server.data)
     with pytest.raises(urllib.error.HTTPError) as answer:
         urllib.request.urlopen(f"{server.url}/readyz")
     assert answer.value.code == 503
@@ -290,7 +222,7 @@ def test_nothing_migrates_under_a_running_server(server, run_app, refused):
 
 @pytest.mark.slow
 def test_web_alone_is_named_too(data, config, refused):
-    with start(data, "web") as process:
+    with start_command(data, "web") as process:
         wait_until(lambda: "listening" in (data / "log").read_text())
         with closing(sqlite3.connect(data / db.FILE_NAME, isolation_level=None)) as conn:
             conn.execute("DELETE FROM _sqlite_migrations WHERE name = ?", (max(KNOWN_NAMES),))
@@ -300,12 +232,12 @@ def test_web_alone_is_named_too(data, config, refused):
 @pytest.mark.slow
 def test_serve_waits_for_a_command_and_then_migrates(older, config):
     command = folder_locks.acquire_data_folder_lock(older)
-    with start(older, "serve"):
+    with start_command(older, "serve"):
         wait_until(lambda: "waiting: A command is running" in (older / "log").read_text())
         assert_nothing_happened(older)
         command.close()
         wait_until(lambda: is_ready(older, config.public_url), deadline_s=20)
-    assert applied(older) == KNOWN_NAMES
+    assert list_applied(older) == KNOWN_NAMES
 
 
 @pytest.mark.slow
@@ -321,7 +253,11 @@ def test_a_command_beside_a_migration_is_told_to_come_back(older, refused):
 
 @pytest.mark.slow
 def test_of_two_that_start_together_one_migrates_and_serves(older, config):
-    with start(older, "serve") as first, start(older, "serve") as second, start(older, "migrate") as third:
+    with (
+        start_command(older, "serve") as first,
+        start_command(older, "serve") as second,
+        start_command(older, "migrate") as third,
+    ):
         wait_until(lambda: is_ready(older, config.public_url), deadline_s=30)
         # `migrate` was before, or beside it, and then refused.
         assert third.wait(20) in (0, 1)
@@ -330,7 +266,7 @@ def test_of_two_that_start_together_one_migrates_and_serves(older, config):
     log = (older / "log").read_text()
     assert log.count("migration m0016_origins") == 1
     assert log.count("already.") == 1
-    assert len(copies(older)) == 1
+    assert len(list_copies(older)) == 1
 
 
 @pytest.mark.slow
@@ -345,16 +281,16 @@ def test_old_copies_stay_until_the_new_schema_has_served(older, config, ok):
     other = older / "backups" / "before-migration-20251224T000000000000.db.gz"
     other.write_bytes(b"somebody's own")
     ok("migrate")
-    assert [each.name for each in copies(older) if each.suffix == ".db"][:3] == names
-    assert len(copies(older)) == 5
-    newest = copies(older)[-1]
-    with start(older, "serve"):
+    assert [each.name for each in list_copies(older) if each.suffix == ".db"][:3] == names
+    assert len(list_copies(older)) == 5
+    newest = list_copies(older)[-1]
+    with start_command(older, "serve"):
         wait_until(lambda: is_ready(older, config.public_url), deadline_s=20)
-    assert len(copies(older)) == 5, "five are kept"
+    assert len(list_copies(older)) == 5, "five are kept"
     with (older / "config.toml").open("a") as settings:
         settings.write("\n[retention]\nbackups = 1\n")
-    with start(older, "serve"):
-        wait_until(lambda: copies(older) == [other, newest], deadline_s=20)
+    with start_command(older, "serve"):
+        wait_until(lambda: list_copies(older) == [other, newest], deadline_s=20)
 
 
 @pytest.mark.slow
@@ -366,7 +302,7 @@ def test_a_port_in_use_is_found_out_before_anything_is_migrated(older, config, r
 
 @pytest.mark.slow
 def test_a_stop_while_it_waits_ends_serve(older):
-    with folder_locks.acquire_data_folder_lock(older), start(older, "serve") as process:
+    with folder_locks.acquire_data_folder_lock(older), start_command(older, "serve") as process:
         wait_until(lambda: "waiting" in (older / "log").read_text())
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM
