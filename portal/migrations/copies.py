@@ -7,11 +7,6 @@ FOLDER_NAME = "backups"
 _PREFIX = "before-migration-"
 
 
-def list_copies(data: Path) -> list[Path]:
-    """The copies of a data folder that are complete, the oldest first."""
-    return [each for each in sorted((data / FOLDER_NAME).glob(f"{_PREFIX}*.db")) if each.stat().st_size]
-
-
 def remove_partial_copies(data: Path) -> None:
     """Remove what migrations have left that were killed, and the empty files of older versions that had no room.
 
@@ -36,6 +31,6 @@ def remove_old_copies(data: Path, *, keep: int) -> None:
         OSError
     """
     remove_partial_copies(data)
-    copies = list_copies(data)
+    copies = sorted((data / FOLDER_NAME).glob(f"{_PREFIX}*.db"))
     for old in copies[: max(0, len(copies) - keep)]:
         old.unlink()
