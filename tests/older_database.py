@@ -54,6 +54,7 @@ def start_command(
     with (data / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, ROOT / "app.py", *words, "--data", data],
+            stdout=subprocess.DEVNULL,
             stderr=log if stderr is None else stderr,
             env=clean_environment(),
             **options,

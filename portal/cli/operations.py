@@ -113,7 +113,7 @@ def _migrate_database(options: CommonOptions) -> CommandOutput:
     require_installation(config)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s migrate %(message)s")
     with lock_and_migrate_database(config) as applied:
-        text = f"Migrations applied: {', '.join(applied)}." if applied else "The database was up to date."
+        text = f"{len(applied)} applied, up to {applied[-1]}." if applied else "The database was up to date."
         return CommandOutput({"applied": applied}, text)
 
 

@@ -1,6 +1,5 @@
 """How far a long command is, on stderr; and Ctrl-C or SIGTERM, which stop it where it leaves everything as it was."""
 
-import logging
 import signal
 import sys
 import time
@@ -72,6 +71,9 @@ def _exit_by_signal(number: int, line: str) -> NoReturn:
 
 @contextmanager
 def _clear_before_log_lines(drawing: "_Bar | _Lines") -> Iterator[None]:
+    # Imported here, as it takes ten milliseconds: most commands have no long work.
+    import logging
+
     def clear(record: logging.LogRecord) -> bool:
         drawing.clear()
         return True

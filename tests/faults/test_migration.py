@@ -1,20 +1,29 @@
-"""An update on a disk that is too small, or that others fill meanwhile."""
+"""An update on a disk that is too small, or that others fill meanwhile; and one that is killed at any moment."""
 
 import os
+import random
 import shutil
+import sqlite3
+import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from portal.core import db
+from portal.migrations.applied import KNOWN_NAMES
 from tests.faults import storage
+from tests.faults.conftest import ReportCounts
 from tests.older_database import (
+    FIRST_RELEASE,
     PIPE_OCTETS,
     ROOM_FOR_THREE_LINES,
     assert_nothing_happened,
     count_unread_octets,
     list_applied,
+    list_copies,
     make_older,
     start_command,
     start_held_up,
@@ -32,12 +41,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def older(data: Path, small_disk: Path) -> Path:
+def older_on_small_disk(data: Path, small_disk: Path) -> Path:
     shutil.copytree(data, small_disk / "data")
     return make_older(small_disk / "data")
 
 
-def test_a_disk_without_room_is_found_out_before_anything_begins(older):
+def test_a_disk_without_room_is_found_out_before_anything_begins(older_on_small_disk):
+    older = older_on_small_disk
     (older / "filler").write_bytes(bytes(18 << 20))
     with start_command(older, "migrate") as process:
         assert process.wait(20) == 1
@@ -51,7 +61,8 @@ def test_a_disk_without_room_is_found_out_before_anything_begins(older):
     assert "m0003_sessions" in list_applied(older)
 
 
-def test_a_disk_that_is_full_in_the_middle_leaves_the_old_database(older):
+def test_a_disk_that_is_full_in_the_middle_leaves_the_old_database(older_on_small_disk):
+    older = older_on_small_disk
     with start_held_up(older, ROOM_FOR_THREE_LINES) as (process, reader):
         wait_until(lambda: count_unread_octets(reader) > PIPE_OCTETS - ROOM_FOR_THREE_LINES // 2)
         with storage.fill_disk(older):
@@ -64,3 +75,51 @@ def test_a_disk_that_is_full_in_the_middle_leaves_the_old_database(older):
     assert "database or disk is full" in last_line
     assert f"In {older} 0 MB are free" in last_line
     assert_nothing_happened(older)
+
+
+@pytest.fixture
+def big(data: Path) -> Path:
+    """An older database with so many messages that copying and migrating it take a second or so."""
+    make_older(data)
+    with closing(sqlite3.connect(data / db.FILE_NAME, isolation_level=None)) as conn:
+        columns = ", ".join(row[1] for row in conn.execute("PRAGMA table_info(messages)") if row[1] != "id")
+        conn.execute(
+            f"INSERT INTO messages (id, {columns}) WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL"
+            f" SELECT number + 1 FROM numbers WHERE number < 100000) SELECT id + 3 * number, {columns}"
+            " FROM numbers, (SELECT * FROM messages ORDER BY id LIMIT 1)"
+        )
+    return data
+
+
+def test_one_that_is_killed_at_any_moment_has_done_all_or_nothing(
+    big: Path, rounds: int, tell: ReportCounts, tmp_path: Path
+) -> None:
+    shutil.copytree(big, tmp_path / "whole")
+    begun = time.monotonic()
+    with start_command(tmp_path / "whole", "migrate") as process:
+        assert process.wait(60) == 0
+    elapsed = time.monotonic() - begun
+    chance = random.Random(1)
+    killed_while_copying = killed = 0
+    for number in range(rounds):
+        folder = tmp_path / f"round-{number}"
+        shutil.copytree(big, folder)
+        with start_command(folder, "migrate") as process:
+            try:
+                process.wait(elapsed * (number + chance.random()) / rounds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                killed += 1
+        killed_while_copying += any(each.suffix == ".part" for each in list_copies(folder))
+        applied, complete = list_applied(folder), [each for each in list_copies(folder) if each.suffix == ".db"]
+        assert applied in (FIRST_RELEASE, KNOWN_NAMES)
+        assert complete or applied == FIRST_RELEASE
+        for file in [folder / db.FILE_NAME, *complete]:
+            with closing(sqlite3.connect(file)) as conn:
+                assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                assert conn.execute("SELECT count(*) FROM messages").fetchone() == (100_003,)
+        with start_command(folder, "migrate") as process:
+            assert process.wait(60) == 0
+        assert list_applied(folder) == KNOWN_NAMES
+        shutil.rmtree(folder)
+    tell(killed=killed, with_a_part_of_a_copy=killed_while_copying)

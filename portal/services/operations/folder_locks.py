@@ -5,7 +5,6 @@ version and its process id into the file, for the sentence that refuses others. 
 """
 
 import fcntl
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -17,8 +16,6 @@ from portal import __version__, migrations
 from portal.core.db import FILE_NAME
 from portal.core.progress import Progress
 from portal.services.common.errors import Refused
-
-_log = logging.getLogger(__name__)
 
 SERVER, WEB, SMSC, DEMO = "server", "web", "smsc", "demo"
 # Held by everything that uses the database: shared, or alone by what replaces, rewrites or migrates it.
@@ -132,6 +129,9 @@ def lock_migrated_database(data: Path, progress: Progress, *, but_for: str = "")
 
 
 def _wait_for_database(data: Path, progress: Progress, *, alone: bool, but_for: str = "") -> FileIO:
+    # Imported here, as it takes ten milliseconds: no other command that uses these locks needs it.
+    import logging
+
     told = ""
     while True:
         try:
@@ -141,7 +141,7 @@ def _wait_for_database(data: Path, progress: Progress, *, alone: bool, but_for: 
         except DataFolderInUse as error:
             holder = str(error.params["holder"])
         if holder != told:
-            _log.info("waiting: %s is running on %s", holder, data)
+            logging.getLogger(__name__).info("waiting: %s is running on %s", holder, data)
             told = holder
         progress(0, 0)
         time.sleep(_POLL_S)
