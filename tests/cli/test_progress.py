@@ -217,7 +217,7 @@ def test_a_migration_that_is_stopped_changes_nothing(tmp_path, data):
     assert command.finish()[0] == 0
     assert "100%" in command.said
     # The bar makes room for each line of the log.
-    assert re.search(r"\[#.*\r\x1b\[K[0-9: ,-]+ migrate migration m0003_sessions: [0-9.]+ s\r\n", command.said)
+    assert re.search(r"Update of the database  \[[^\n]*\r\x1b\[K[0-9: ,-]+ migrate copy of the database", command.said)
     with sqlite3.connect(data / db.FILE_NAME) as migrated:
         names = [name for (name,) in migrated.execute("SELECT name FROM _sqlite_migrations")]
     migrated.close()

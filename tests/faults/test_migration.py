@@ -61,6 +61,21 @@ def test_a_disk_without_room_is_found_out_before_anything_begins(older_on_small_
     assert "m0003_sessions" in list_applied(older)
 
 
+@pytest.mark.parametrize(("size", "status"), [("4m", 1), ("32m", 0)])
+def test_copies_on_a_disk_of_their_own_need_room_there(data, size, status):
+    make_older(data)
+    with ExitStack() as mounted:
+        try:
+            backups = mounted.enter_context(storage.mount_small_disk(data / "backups", size))
+        except storage.FaultNotPossible as why:
+            pytest.skip(f"needs the right to mount: {why}")
+        with start_command(data, "migrate") as process:
+            assert process.wait(20) == status
+        assert len(list_copies(data)) == 1 - status
+    assert (f"up to 17 MB in {backups}, where " in (data / "log").read_text().splitlines()[-1]) == bool(status)
+    assert list_applied(data) == (FIRST_RELEASE if status else KNOWN_NAMES)
+
+
 def test_a_disk_that_is_full_in_the_middle_leaves_the_old_database(older_on_small_disk):
     older = older_on_small_disk
     with start_held_up(older, ROOM_FOR_THREE_LINES) as (process, reader):
