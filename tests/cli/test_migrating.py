@@ -176,7 +176,7 @@ def test_a_file_that_may_not_grow_fails_the_migration_alone(older):
     with start_command(older, "migrate", preexec_fn=limit) as process:
         assert process.wait(30) == 1
     last_line = (older / "log").read_text().splitlines()[-1]
-    assert "failed at the commit: " in last_line
+    assert f"Migrating {older}/portal.db failed at " in last_line
     assert "MB are free" in last_line
     assert_nothing_happened(older)
 
@@ -264,7 +264,7 @@ def test_of_two_that_start_together_one_migrates_and_serves(older, config):
         wait_until(lambda: first.poll() is not None or second.poll() is not None)
         assert {first.poll(), second.poll()} == {None, 1}
     log = (older / "log").read_text()
-    assert log.count("migration m0016_origins") == 1
+    assert log.count(f"migration {max(KNOWN_NAMES)}") == 1
     assert log.count("already.") == 1
     assert len(list_copies(older)) == 1
 
