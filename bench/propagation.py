@@ -52,7 +52,7 @@ class PropagationBench:
         )
         self.port = port
         Keys.create(data)
-        migrations.migrate(data / db.FILE_NAME, keep_backups=0)
+        migrations.migrate(data / db.FILE_NAME)
         self.keys = Keys.load(data)
         self.conn = db.connect(data / db.FILE_NAME, on_commit=self._notify_commit)
         self._wakeup_sender = WakeupSender(data)

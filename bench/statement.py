@@ -126,7 +126,7 @@ def main(movement_count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in (1000, movement_count):
             file = Path(folder) / f"{size}.db"
-            migrations.migrate(file, keep_backups=0)
+            migrations.migrate(file)
             with closing(db.connect(file)) as conn:
                 customer = customers.create_customer(conn, SHELL, "Acme", "marta@acme.example")
                 account_ids = [

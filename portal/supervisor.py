@@ -1,7 +1,6 @@
 """`serve`: runs the portal and the SMPP server as two child processes, restarts them, and stops them together."""
 
 import errno
-import fcntl
 import logging
 import os
 import resource
@@ -14,18 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from portal import __version__
+from portal import __version__, migrations
 from portal.core import db, paths
 from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
 from portal.services.accounts import session_records
 from portal.services.common.errors import Refused
+from portal.services.operations.folder_locks import SERVER, SMSC, WEB, hold_component_lock
 
 _log = logging.getLogger(__name__)
 
-WEB, SMSC = "web", "smsc"
 COMPONENTS = (WEB, SMSC)
 
 # Stopping may take five seconds in all; the rest is a reserve for the end of the processes.
@@ -41,38 +39,11 @@ _MAX_OPEN_FILES = 65_536
 _CLEANUP_BUSY_TIMEOUT_MS = 200
 
 
-class AlreadyRunning(Refused):
-    sentence = "%(what)s is running on %(data)s already."
-
-
 class PortUnavailable(Refused):
     sentence = "%(setting)s: %(reason)s"
 
 
 # --- one process of each kind
-
-
-@contextmanager
-def hold_component_lock(data: Path, name: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock that allows only one `serve`, `web` or `smsc` for a data folder.
-
-    Args:
-        wait_s: how long to wait for another process to end, in seconds.
-
-    Raises:
-        AlreadyRunning
-    """
-    deadline = time.monotonic() + wait_s
-    with (data / f"{name}.lock").open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= deadline:
-                    raise AlreadyRunning(what=name, data=data) from None
-                time.sleep(0.05)
-        yield
 
 
 @contextmanager
@@ -161,8 +132,26 @@ def _try_bind_socket(family: int, address: tuple[object, ...]) -> None:
 # --- serve
 
 
+@contextmanager
+def hold_server_lock(config: Config) -> Iterator[None]:
+    """Be the only `serve` of a data folder, and begin its log.
+
+    Children of one that was killed have ended then, and the ports can be listened on.
+
+    Raises:
+        AlreadyRunning, PortUnavailable
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s serve %(message)s")
+    with hold_component_lock(config.data, SERVER):
+        for name in COMPONENTS:
+            with hold_component_lock(config.data, name, wait_s=_ORPHAN_TIMEOUT_S):
+                check_ports(config, name)
+        _log.info("SMPP Portal %s", __version__)
+        yield
+
+
 def serve(config: Config, options: Sequence[str], on_ready: Callable[[], None] | None = None) -> int:
-    """Run both processes until SIGTERM or SIGINT. The database must exist and be up to date.
+    """Run both processes until SIGTERM or SIGINT, within `hold_server_lock`. The database is up to date.
 
     Args:
         options: `--data` and `--config` as this process got them, for the children.
@@ -170,17 +159,20 @@ def serve(config: Config, options: Sequence[str], on_ready: Callable[[], None] |
 
     Returns:
         The exit status.
-
-    Raises:
-        AlreadyRunning, CannotListen
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s serve %(message)s")
-    with hold_component_lock(config.data, "server"):
-        for name in COMPONENTS:
-            with hold_component_lock(config.data, name, wait_s=_ORPHAN_TIMEOUT_S):
-                check_ports(config, name)
-        _log.info("SMPP Portal %s", __version__)
-        return Supervisor(config, options).run(on_ready or (lambda: _log.info("ready: %s", config.public_url)))
+
+    def report_ready() -> None:
+        if on_ready:
+            on_ready()
+        else:
+            _log.info("ready: %s", config.public_url)
+        try:
+            # Not before: until here somebody may want to go back.
+            migrations.remove_old_copies(config.data, keep=config.retention.backups)
+        except OSError as error:
+            _log.error("old copies can't be removed: %s", error)
+
+    return Supervisor(config, options).run(report_ready)
 
 
 class Supervisor:

@@ -66,7 +66,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cast]:
     """A data folder with all test data. It is created once, because enrolling takes 0.1 s each; tests get copies."""
     data = tmp_path_factory.mktemp("template")
     Keys.create(data)
-    migrations.migrate(data / db.FILE_NAME, keep_backups=0)
+    migrations.migrate(data / db.FILE_NAME)
     conn = db.connect(data / db.FILE_NAME)
     cast = _create_cast(conn, Keys.load(data))
     # Closing moves the content of the write-ahead log into the file, so that a copy of the folder is complete.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from portal import supervisor
+from portal import __version__, supervisor
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
 from portal.services.accounts.session_records import SmppSessionRecord
@@ -105,7 +105,8 @@ def test_it_can_be_started_again_right_after_it_was_killed(serve):
 def test_a_second_server_on_the_same_data_is_refused(server, run_app):
     done = run_app("serve")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"server is running on {server.data} already.\n"
+    who = f"SMPP Portal {__version__} (process {server.process.pid})"
+    assert done.stderr == f"{who} is running on {server.data} already.\n"
     assert is_server_ready(server)
 
 

@@ -5,13 +5,14 @@ import sys
 
 import click
 
-from portal import demo, supervisor
+from portal import demo
 from portal.cli.groups import CommonOptions
 from portal.cli.progress import show_progress
 from portal.cli.running import serve
 from portal.cli.shell import Command, CommandOutput, load_config, root_command, wrong_usage
 from portal.core.config import Config
 from portal.demo import fixtures
+from portal.services.operations import folder_locks
 
 
 @root_command("demo", cls=Command, example="demo --send 393401234567 'Hello from the demo'")
@@ -42,7 +43,7 @@ def _run_demo(
             print(line, flush=True)
         return CommandOutput()
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with supervisor.hold_component_lock(config.data, "demo"):
+    with folder_locks.hold_component_lock(config.data, folder_locks.DEMO):
         if not config.database_file.exists():
             _create_demo(config)
         # Read again: the demo comes with settings of its own.

@@ -37,6 +37,7 @@ ROOT_COMMANDS = {
     "config": ("operations", "Print every setting with its value, its default and where it came from."),
     "backup": ("operations", "Write a consistent copy of the database, also while it runs."),
     "restore": ("operations", "Put a copy back; the server must not run."),
+    "migrate": ("operations", "Bring the database up to this version; no server may run. `serve` does so, too."),
     "compact": ("operations", "Give back the space of what was deleted; the server must not run."),
     "check": ("operations", "Prove that file, ledger, messages and totals agree; 1 if they don't."),
 }

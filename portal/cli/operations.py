@@ -1,14 +1,16 @@
-"""`config`, `backup`, `restore`, `compact` and `check`: looking after an installation."""
+"""`config`, `backup`, `restore`, `migrate`, `compact` and `check`: looking after an installation."""
 
+import logging
 import os
 import sqlite3
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
-from portal import supervisor
+from portal import migrations, supervisor
 from portal.cli.groups import CommonOptions
 from portal.cli.progress import show_progress
 from portal.cli.shell import (
@@ -17,7 +19,9 @@ from portal.cli.shell import (
     CommandOutput,
     format_table,
     load_config,
+    lock_and_migrate_database,
     open_database,
+    require_installation,
     root_command,
 )
 from portal.core import crypto
@@ -72,12 +76,17 @@ def _format_setting(value: object) -> str:
     return text.replace("\n", "\\n")
 
 
-@root_command("backup", example="backup /backups/portal-2026-11-22.db")
+@root_command("backup", cls=Command, example="backup /backups/portal-2026-11-22.db")
 @_file_argument
-def _create_backup(context: CommandContext, file: Path) -> CommandOutput:
-    with show_progress("Backup", "no file was written") as progress:
+def _create_backup(options: CommonOptions, file: Path) -> CommandOutput:
+    config = load_config(options)
+    # Before an update the newer version may make it, too.
+    with (
+        open_database(config, may_be_older=True) as context,
+        show_progress("Backup", "no file was written") as progress,
+    ):
         backup.create_backup(context.conn, file, progress)
-    key = context.config.data / crypto.FILE_NAME
+    key = config.data / crypto.FILE_NAME
     size = file.stat().st_size
     text = f"{file} ({size} bytes). It is of use only with {key}: keep a copy of that elsewhere."
     return CommandOutput({"file": str(file), "bytes": size}, text)
@@ -91,9 +100,21 @@ def _restore_backup(options: CommonOptions, file: Path) -> CommandOutput:
     with show_progress("Restore", "the database is as it was") as progress:
         previous_file = backup.restore_backup(config.data, file, progress)
     text = f"{file} is in place." + (f" What was there before: {previous_file}" if previous_file else "")
+    if migrations.list_pending_migrations(config.database_file):
+        text += "\nAn older version wrote it: `serve` or `migrate` brings it up to date."
     key = config.data / crypto.FILE_NAME
     missing = "" if key.exists() else f"{key} is missing: put back the key that belongs to this database."
     return CommandOutput({"replaced": str(previous_file) if previous_file else None}, text, problem=missing)
+
+
+@root_command("migrate", cls=Command, example="migrate")
+def _migrate_database(options: CommonOptions) -> CommandOutput:
+    config = load_config(options)
+    require_installation(config)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s migrate %(message)s")
+    with lock_and_migrate_database(config) as applied:
+        text = f"{len(applied)} applied, up to {applied[-1]}." if applied else "The database was up to date."
+        return CommandOutput({"applied": applied}, text)
 
 
 @root_command("compact", cls=Command, example="compact")
@@ -119,15 +140,22 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
     config = load_config(options)
     if supervised:
         supervisor.exit_with_parent()
+    pending: list[str] = []
     try:
-        with open_database(config) as context:
+        with open_database(config, may_be_older=not record) as context:
+            pending = migrations.list_pending_names(context.conn)
             problems = _run_daily_self_check(context, supervised=supervised) if record else _run_self_check(context)
     except sqlite3.DatabaseError as error:
         problems = [self_check.problem_from_error(error)]
+    except migrations.MigrationFailed as error:
+        problems = [self_check.problem_from_failed_migration(error)]
     value = {"ok": not problems, "problems": [str(each) for each in problems]}
+    text = "\n".join(map(str, problems)) or "File, ledger, messages and totals agree."
+    if pending:
+        text += f"\nAn older version wrote the database. A migrated copy of it was checked ({', '.join(pending)})."
     if not problems:
-        return CommandOutput(value, "File, ledger, messages and totals agree.")
-    return CommandOutput(value, "\n".join(map(str, problems)), f"{len(problems)} found that should not be", status=1)
+        return CommandOutput(value, text)
+    return CommandOutput(value, text, f"{len(problems)} found that should not be", status=1)
 
 
 def _run_self_check(context: CommandContext) -> list[Problem]:

@@ -15,6 +15,7 @@ from portal.cli.shell import (
     format_table,
     format_timestamp,
     load_config,
+    lock_and_migrate_database,
     open_database,
     root_command,
     wrong_usage,
@@ -42,10 +43,11 @@ _customer_name_argument = click.argument("customer_name", metavar="NAME")
 def _init_installation(options: CommonOptions, *, email: str) -> CommandOutput:
     config = load_config(options)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not config.database_file.exists():
+    # An init that was stopped may have left an empty database.
+    if len(migrations.list_pending_migrations(config.database_file)) == len(migrations.KNOWN_NAMES):
         Keys.create(config.data)
-        migrations.migrate(config.database_file, keep_backups=config.retention.backups)
-        config.database_file.chmod(0o600)
+        with lock_and_migrate_database(config):
+            config.database_file.chmod(0o600)
     with open_database(config) as context, write_transaction(context.conn):
         # What an earlier init left half done is finished by this one.
         if users.list_users(context.conn, None):

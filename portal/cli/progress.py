@@ -46,7 +46,7 @@ def show_progress(title: str, as_it_was: str, *, clock: Callable[[], float] = ti
         drawing.show(done, total)
 
     try:
-        with stop.catch_signals():
+        with stop.catch_signals(), _clear_before_log_lines(drawing):
             yield progress
     except BaseException as error:
         drawing.finish(complete=False)
@@ -67,6 +67,25 @@ def show_progress(title: str, as_it_was: str, *, clock: Callable[[], float] = ti
 def _exit_by_signal(number: int, line: str) -> NoReturn:
     print(line, file=sys.stderr)
     raise click.exceptions.Exit(EXIT_BY_SIGNAL + number) from None
+
+
+@contextmanager
+def _clear_before_log_lines(drawing: "_Bar | _Lines") -> Iterator[None]:
+    # Imported here, as it takes ten milliseconds: most commands have no long work.
+    import logging
+
+    def clear(record: logging.LogRecord) -> bool:
+        drawing.clear()
+        return True
+
+    handlers = list(logging.getLogger().handlers)
+    for each in handlers:
+        each.addFilter(clear)
+    try:
+        yield
+    finally:
+        for each in handlers:
+            each.removeFilter(clear)
 
 
 class _StopRequest:
@@ -123,10 +142,14 @@ class _Bar:
         self._bar.update(max(0, min(done, total) - self._bar.pos))
 
     def _begin_bar(self, total: int) -> None:
-        if self._has_seconds:
-            print("\r\033[K", end="", file=sys.stderr)
+        self.clear()
         self._bar = click.progressbar(length=total, label=self._title, file=sys.stderr)
         self._bar.render_progress()
+
+    def clear(self) -> None:
+        """Make room for a line of text; the next change is drawn below it."""
+        if self._bar is not None or self._has_seconds:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def finish(self, *, complete: bool) -> None:
         if self._bar is not None:
@@ -155,6 +178,9 @@ class _Lines:
         self._has_lines = True
         share = f"{min(done, total) * 100 // total} %, " if total else ""
         self._print(f"{share}{now - self._begun_at:.0f} s so far")
+
+    def clear(self) -> None:
+        """Nothing is in the way."""
 
     def finish(self, *, complete: bool) -> None:
         if complete and self._has_lines:

@@ -13,11 +13,14 @@ from portal.cli.shell import (
     CommandOutput,
     load_config,
     lock_and_migrate_database,
+    lock_database,
+    require_installation,
     root_command,
 )
 from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
+from portal.services.operations import folder_locks
 from portal.services.people import two_factor
 
 _supervised_option = click.option("--supervised", is_flag=True, hidden=True)
@@ -34,24 +37,31 @@ def serve(config: Config, options: CommonOptions, on_ready: Callable[[], None] |
     Args:
         on_ready: called when both are ready.
 
-    Raises: as `open_database`, and KeyFileError.
+    Raises: as `lock_and_migrate_database`, AlreadyRunning, PortUnavailable and KeyFileError.
     """
-    with _lock_database_and_check_key(config):
+    require_installation(config)
+    # The lock and the ports come first: nothing is migrated where it can't start.
+    with supervisor.hold_server_lock(config), lock_and_migrate_database(config, but_for=folder_locks.SERVER):
+        _check_key(config)
         return CommandOutput(status=supervisor.serve(config, _build_child_options(options), on_ready))
 
 
 @contextmanager
-def _lock_database_and_check_key(config: Config) -> Iterator[None]:
-    """Lock the database and bring it up to date, as `lock_and_migrate_database`, and check that the key is its own.
+def _lock_checked_database(config: Config) -> Iterator[None]:
+    """Lock the database, and check that its schema is this version's and the key its own.
 
     With another key every login would fail, and nobody would see why.
 
     Raises: as `open_database`, and KeyFileError.
     """
-    with lock_and_migrate_database(config):
-        with closing(db.connect(config.database_file)) as conn:
-            two_factor.require_key_of_database(conn, Keys.load(config.data))
+    with lock_database(config):
+        _check_key(config)
         yield
+
+
+def _check_key(config: Config) -> None:
+    with closing(db.connect(config.database_file)) as conn:
+        two_factor.require_key_of_database(conn, Keys.load(config.data))
 
 
 def _build_child_options(options: CommonOptions) -> list[str]:
@@ -69,7 +79,7 @@ def _run_web(options: CommonOptions, *, supervised: bool) -> CommandOutput:
     from portal.web import server
 
     config = load_config(options)
-    with _lock_database_and_check_key(config), supervisor.run_as_component(config, "web", supervised=supervised):
+    with _lock_checked_database(config), supervisor.run_as_component(config, "web", supervised=supervised):
         return CommandOutput(status=server.run_web_server(config, _build_child_options(options)))
 
 
@@ -80,5 +90,5 @@ def _run_smsc(options: CommonOptions, *, supervised: bool) -> CommandOutput:
     from portal.smsc import server
 
     config = load_config(options)
-    with _lock_database_and_check_key(config), supervisor.run_as_component(config, "smsc", supervised=supervised):
+    with _lock_checked_database(config), supervisor.run_as_component(config, "smsc", supervised=supervised):
         return CommandOutput(status=server.run_smpp_server(config))

@@ -21,11 +21,11 @@ from portal.core import db, i18n
 from portal.core.config import Config, ConfigError
 from portal.core.crypto import KeyFileError, Keys
 from portal.core.wakeup import WakeupSender
-from portal.migrations import NewerDatabase
+from portal.migrations import MigrationFailed, NewerDatabase
 from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
-from portal.services.operations import backup
+from portal.services.operations import folder_locks
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -119,7 +119,7 @@ def _one_line_errors() -> Iterator[None]:
     """Raises: CommandError, in place of what a command is refused or fails with."""
     try:
         yield
-    except (Refused, ConfigError, KeyFileError, NewerDatabase) as error:
+    except (Refused, ConfigError, KeyFileError, NewerDatabase, MigrationFailed) as error:
         raise CommandError(str(error)) from error
     except sqlite3.Error as error:
         raise CommandError(f"{type(error).__name__}: {error}") from error
@@ -159,14 +159,17 @@ def load_config(options: CommonOptions) -> Config:
 
 
 @contextmanager
-def open_database(config: Config) -> Iterator[CommandContext]:
-    """Open an installation's database, and keep it from being restored meanwhile.
+def open_database(config: Config, *, may_be_older: bool = False) -> Iterator[CommandContext]:
+    """Open an installation's database, and keep it from being restored or migrated meanwhile.
+
+    Args:
+        may_be_older: its schema may be an older version's; the block must not write.
 
     Raises:
-        CommandError: there is none.
-        ServerRunning, NewerDatabase
+        CommandError: there is none, or its schema is an older version's.
+        DataFolderInUse, NewerDatabase
     """
-    with lock_and_migrate_database(config):
+    with lock_database(config, may_be_older=may_be_older):
         wakeup_sender = WakeupSender(config.data)
         conn = db.connect(config.database_file, on_commit=wakeup_sender.send)
         try:
@@ -177,20 +180,60 @@ def open_database(config: Config) -> Iterator[CommandContext]:
 
 
 @contextmanager
-def lock_and_migrate_database(config: Config) -> Iterator[None]:
-    """Keep an installation's database from being restored meanwhile; it is up to date when this begins.
+def lock_database(config: Config, *, may_be_older: bool = False) -> Iterator[None]:
+    """Keep an installation's database from being restored or migrated meanwhile.
 
-    Raises: as `open_database`.
+    Arguments and errors: as `open_database`.
     """
-    if not config.database_file.exists():
-        program = Path(sys.argv[0]).name
-        raise CommandError(f"There is no installation in {config.data}. Make one: {program} init --email YOUR-ADDRESS")
-    with backup.acquire_data_folder_lock(config.data):
-        with show_progress(
-            "Update of the database", "the step it was at is taken back, and the next start goes on"
-        ) as progress:
-            migrations.migrate(config.database_file, keep_backups=config.retention.backups, progress=progress)
+    require_installation(config)
+    with folder_locks.acquire_data_folder_lock(config.data):
+        pending = migrations.list_pending_migrations(config.database_file)
+        if len(pending) == len(migrations.KNOWN_NAMES):
+            # An `init` that was stopped has left an empty file.
+            raise _build_missing_error(config)
+        if pending and not may_be_older:
+            raise CommandError(
+                f"{config.database_file} was written by an older version of this program. Stop the server and run"
+                f" `{_get_program_name()} migrate`, or start `{_get_program_name()} serve`, which does so."
+            )
         yield
+
+
+@contextmanager
+def lock_and_migrate_database(config: Config, *, but_for: str = "") -> Iterator[list[str]]:
+    """Keep a database from being restored or migrated meanwhile; it is made or up to date when this begins.
+
+    For `serve`, `init`, `demo` and `migrate` alone.
+
+    Args:
+        but_for: the lock of a server that this process holds itself.
+
+    Yields:
+        The names of the migrations that were applied.
+
+    Raises:
+        OlderDatabaseInUse, NewerDatabase, MigrationFailed
+    """
+    with show_progress("Update of the database", "it is as it was") as progress:
+        lock, applied = folder_locks.lock_migrated_database(config.data, progress, but_for=but_for)
+    with lock:
+        yield applied
+
+
+def require_installation(config: Config) -> None:
+    """Raises: CommandError, where there is no database."""
+    if not config.database_file.exists():
+        raise _build_missing_error(config)
+
+
+def _build_missing_error(config: Config) -> CommandError:
+    return CommandError(
+        f"There is no installation in {config.data}. Make one: {_get_program_name()} init --email YOUR-ADDRESS"
+    )
+
+
+def _get_program_name() -> str:
+    return Path(sys.argv[0]).name
 
 
 # --- arguments

@@ -48,7 +48,7 @@ def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[d
     """
     Keys.create(folder)
     keys = Keys.load(folder)
-    migrations.migrate(folder / db.FILE_NAME, keep_backups=0)
+    migrations.migrate(folder / db.FILE_NAME)
     (folder / db.FILE_NAME).chmod(0o600)
     conn = db.connect(folder / db.FILE_NAME)
     try:

@@ -13,26 +13,67 @@ class NewerDatabase(Exception):
     """The database has migrations of a newer version of this program."""
 
 
-def has_all_migrations(file: Path) -> bool:
-    """Whether a database has all the migrations that this program knows, and no others.
+class MigrationFailed(Exception):
+    """Migrations could not be applied, and have changed nothing."""
 
-    Args:
-        file: the database; it isn't created.
 
-    Returns:
-        False also where it is missing or can't be read: `runner.migrate` says why.
+def _list_known_names() -> frozenset[str]:
+    # Each migration has a file of its name.
+    names = (each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return frozenset(name for name in names if re.match(r"m[0-9]{4}_", name))
+
+
+# Read once: a newer version's files may take the place of this one's while it runs.
+KNOWN_NAMES = _list_known_names()
+
+
+def list_applied_names(conn: sqlite3.Connection) -> set[str]:
+    """The names of the migrations that a database has; empty where it is none of this program.
+
+    Raises:
+        sqlite3.Error: it can't be read.
+    """
+    if not conn.execute("SELECT 1 FROM sqlite_schema WHERE name = '_sqlite_migrations'").fetchone():
+        return set()
+    rows = conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'portal'")
+    return {name for (name,) in rows}
+
+
+def list_pending_names(conn: sqlite3.Connection) -> list[str]:
+    """The names of the migrations that a database lacks, in their order.
+
+    Raises:
+        NewerDatabase, sqlite3.Error
+    """
+    applied = list_applied_names(conn)
+    if unknown := sorted(applied - KNOWN_NAMES):
+        (_, _, file), *_ = conn.execute("PRAGMA database_list")
+        raise NewerDatabase(f"{file} was written by a newer version of this program ({', '.join(unknown)})")
+    return sorted(KNOWN_NAMES - applied)
+
+
+def list_pending_migrations(file: Path) -> list[str]:
+    """The same of a file, which isn't created.
+
+    Raises:
+        NewerDatabase, sqlite3.Error
     """
     if not file.exists():
-        return False
-    try:
-        with closing(db.connect(file)) as conn:
-            rows = conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'portal'")
-            return {row["name"] for row in rows} == list_known_names()
-    except sqlite3.Error:
-        return False
+        return sorted(KNOWN_NAMES)
+    with closing(db.connect(file)) as conn:
+        return list_pending_names(conn)
 
 
-def list_known_names() -> set[str]:
-    """The names of all migrations: each has a file of its name."""
-    names = (each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return {name for name in names if re.match(r"m[0-9]{4}_", name)}
+def describe_schema_difference(conn: sqlite3.Connection) -> str:
+    """What keeps this process from working on a database, in a few words; empty where its schema is this version's.
+
+    This costs a look at an index of some twenty rows.
+
+    Raises:
+        sqlite3.Error: it can't be read.
+    """
+    applied = list_applied_names(conn)
+    unknown, missing = sorted(applied - KNOWN_NAMES), sorted(KNOWN_NAMES - applied)
+    if unknown:
+        return f"the database has the schema of a newer version ({', '.join(unknown)})"
+    return f"the database has the schema of an older version (without {', '.join(missing)})" if missing else ""

@@ -1,10 +1,13 @@
-"""Applying pending migrations to a database, after a backup of it."""
+"""Applying pending migrations to a database: all or none, after a copy of it."""
 
 import fcntl
+import logging
 import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,94 +15,209 @@ from sqlite_utils import Database, Migrations
 
 from portal.core import db
 from portal.core.progress import Progress, no_progress, report_during_statements
-from portal.migrations.applied import NewerDatabase
+from portal.migrations import copies
+from portal.migrations.applied import MigrationFailed, NewerDatabase
 from portal.migrations.steps import migrations as all_migrations
+
+_log = logging.getLogger(__name__)
+
+# What the steps need at most, in sizes of the database. The write-ahead log gets all of it anew, and zeros over what is
+# dropped (`secure_delete`); afterwards the file grows by what is new.
+_GROWTH_FACTOR = 3
+# For files that grow in blocks, and for what others write on the same disk meanwhile.
+_RESERVED_OCTETS = 16 << 20
 
 
 def migrate(
     file: Path,
     *,
-    keep_backups: int,
     progress: Progress = no_progress,
     migrations: Migrations = all_migrations,
 ) -> list[str]:
-    """Apply all pending migrations to a database, after a backup of it (in `backups/` beside it).
+    """Apply all pending migrations to a database, or none, after a copy of it (in `backups/` beside it).
 
     Processes that start at the same time wait for each other.
 
     Args:
-        file: the database; an empty one gets the whole schema.
-        keep_backups: how many of these backups are kept.
-        progress: is told migrations, the backup being the first of them.
+        file: the database; an empty one gets the whole schema, without a word in the log.
+        progress: is told migrations, the copy being the first of them.
         migrations: those that there are; others are for tests.
 
     Returns:
         The names of the migrations applied; empty if the database was up to date.
 
     Raises:
-        NewerDatabase: nothing has changed.
-        KeyboardInterrupt: from `progress`; the migration that it was at is rolled back, those before it stay.
+        NewerDatabase, MigrationFailed, sqlite3.Error: nothing has changed.
+        KeyboardInterrupt: from `progress`; nothing has changed.
     """
-    with _hold_migration_lock(file.with_suffix(".migrate.lock")):
-        conn = db.connect(file)
+    with _hold_migration_lock(file.with_suffix(".migrate.lock")), closing(db.connect(file)) as conn:
+        database = Database(conn)
+        known = {each.name for each in migrations.pending(Database(memory=True))}
+        applied = [each.name for each in migrations.applied(database)]
+        if unknown := [name for name in applied if name not in known]:
+            raise NewerDatabase(f"{file} was written by a newer version of this program ({', '.join(unknown)})")
+        run = _Run(database, file, migrations, progress)
+        if applied and run.names:
+            run.migrate_after_copy()
+        elif run.names:
+            with db.write_transaction(conn):
+                run.apply_steps()
+        return run.names
+
+
+def migrate_copy(file: Path, *, progress: Progress = no_progress, migrations: Migrations = all_migrations) -> None:
+    """Apply all pending migrations to a copy that nobody else uses, and that is removed where this fails.
+
+    Raises:
+        MigrationFailed, KeyboardInterrupt: the copy is of no use then.
+    """
+    with closing(db.connect(file)) as conn:
+        conn.execute("PRAGMA journal_mode = OFF")
+        conn.execute("PRAGMA synchronous = OFF")
+        run = _Run(Database(conn), file, migrations, progress)
+        with run.name_failures():
+            run.apply_steps()
+
+
+class _Run:
+    """One run of migrations."""
+
+    def __init__(self, database: Database, file: Path, migrations: Migrations, progress: Progress) -> None:
+        self._database = database
+        self._conn = database.conn
+        self._file = file
+        self._migrations = migrations
+        self._progress = progress
+        self.names = [each.name for each in migrations.pending(database)]
+        self._at = ""
+        self._done, self._total = 0, len(self.names)
+        self._is_logged = False
+
+    def migrate_after_copy(self) -> None:
+        """Copy the database, then apply all steps in one transaction.
+
+        One transaction for all of them: whatever happens to a later step, the version before can go on.
+
+        Raises: as `migrate`.
+        """
+        begun = time.monotonic()
+        self._total += 1
+        self._is_logged = True
+        self._require_room()
+        folder = self._file.parent / copies.FOLDER_NAME
+        copy = folder / f"before-migration-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
+        partial_copy = copy.with_suffix(".part")
         try:
-            database = Database(conn)
-            if unknown := list_unknown_migrations(database, migrations):
-                raise NewerDatabase(f"{file} was written by a newer version of this program ({', '.join(unknown)})")
-            steps = [each.name for each in migrations.pending(database)]
-            if steps:
-                _apply_migrations(database, file, migrations, steps, keep_backups, progress)
-            return steps
-        finally:
-            conn.close()
+            with self.name_failures():
+                self._write_copy(partial_copy)
+                # What is sorted for new indexes would be in memory, or in the system's temporary folder.
+                self._conn.execute("PRAGMA temp_store = FILE")
+                os.environ["SQLITE_TMPDIR"] = str(self._file.parent.absolute())
+                with db.write_transaction(self._conn):
+                    self.apply_steps()
+                    # Before the commit: after it, a process that is killed would have left no copy by this name.
+                    # Before that, runs that are killed again and again would leave one each.
+                    self._at = "the name of the copy"
+                    partial_copy.rename(copy)
+                    _fsync(folder)
+                    self._at = "the commit"
+        except BaseException:
+            with suppress(sqlite3.Error):
+                # Not after a commit, as where a signal came with it.
+                if self._migrations.pending(self._database):
+                    for each in (partial_copy, copy):
+                        each.unlink(missing_ok=True)
+            raise
+        self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _log.info("migrated %s in %.1f s; as it was before: %s", self._file, time.monotonic() - begun, copy)
+
+    def apply_steps(self) -> None:
+        """Apply all steps, each within the transaction that there is.
+
+        Raises:
+            KeyboardInterrupt: from the progress.
+            Exception: whatever a step raises.
+        """
+        with report_during_statements(self._conn, self._progress, lambda: (self._done, self._total)):
+            for name, following in zip(self.names, [*self.names[1:], None], strict=True):
+                self._progress(self._done, self._total)
+                self._at = f"migration {name}"
+                begun = time.monotonic()
+                self._migrations.apply(self._database, stop_before=following)
+                self._done += 1
+                if self._is_logged:
+                    _log.info("migration %s: %.1f s", name, time.monotonic() - begun)
+
+    def _write_copy(self, target: Path) -> None:
+        self._at = f"the copy {target}"
+        begun = time.monotonic()
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        copies.remove_partial_copies(self._file.parent)
+        with report_during_statements(self._conn, self._progress, lambda: (self._done, self._total)):
+            self._progress(self._done, self._total)
+            self._conn.execute("VACUUM INTO ?", (str(target),))
+        _fsync(target)
+        self._done += 1
+        _log.info("copy of the database: %s MB, %.1f s", _round_up_mb(target.stat().st_size), time.monotonic() - begun)
+
+    def _require_room(self) -> None:
+        """Raises: MigrationFailed"""
+        size = _measure_used_size(self._conn)
+        data, backups = self._file.parent, self._file.parent / copies.FOLDER_NAME
+        needed = {data: _GROWTH_FACTOR * size + _RESERVED_OCTETS}
+        if backups.exists() and backups.stat().st_dev != data.stat().st_dev:
+            needed[backups] = size + _RESERVED_OCTETS
+        else:
+            needed[data] += size
+        _log.info("migrating %s: %s", self._file, _format_names(self.names))
+        for folder, octets in needed.items():
+            free = shutil.disk_usage(folder).free
+            text = f"up to {_round_up_mb(octets)} MB in {folder}, where {free >> 20} MB are free"
+            if free < octets:
+                raise MigrationFailed(
+                    f"Migrating {self._file} needs {text}. Nothing has changed. Make room, and start again."
+                )
+            _log.info("room for a copy and the steps: %s", text)
+
+    @contextmanager
+    def name_failures(self) -> Iterator[None]:
+        """Raises: MigrationFailed, in place of an exception but KeyboardInterrupt and the like; it says where."""
+        try:
+            yield
+        except Exception as error:
+            free = shutil.disk_usage(self._file.parent).free
+            raise MigrationFailed(
+                f"Migrating {self._file} failed at {self._at}: {_describe_error(error)}. In {self._file.parent}"
+                f" {free >> 20} MB are free. The database is as it was: mend the cause and start"
+                " again, or go on with the version before."
+            ) from error
 
 
-def _apply_migrations(
-    database: Database,
-    file: Path,
-    migrations: Migrations,
-    steps: list[str],
-    keep_backups: int,
-    progress: Progress,
-) -> None:
-    is_backup_needed = bool(migrations.applied(database))
-    done, total = 0, len(steps) + is_backup_needed
-    with report_during_statements(database.conn, progress, lambda: (done, total)):
-        if is_backup_needed:
-            progress(done, total)
-            _backup_database(database.conn, file, keep_backups)
-            done += 1
-        for following in [*steps[1:], None]:
-            progress(done, total)
-            migrations.apply(database, stop_before=following)
-            done += 1
+def _describe_error(error: Exception) -> str:
+    return str(error) if isinstance(error, sqlite3.Error | OSError) else f"{type(error).__name__}: {error}"
 
 
-def list_unknown_migrations(database: Database, migrations: Migrations = all_migrations) -> list[str]:
-    """Return the names of applied migrations that this program doesn't know."""
-    known = {each.name for each in migrations.pending(Database(memory=True))}
-    return [each.name for each in migrations.applied(database) if each.name not in known]
+def _format_names(names: Sequence[str]) -> str:
+    return f"{len(names)} steps, {names[0]} to {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _backup_database(conn: sqlite3.Connection, file: Path, keep_backups: int) -> None:
-    folder = file.parent / "backups"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    # What a killed process left; whoever migrates holds the lock.
-    for stale in folder.glob("before-migration-*.part*"):
-        stale.unlink()
-    target = folder / f"before-migration-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
-    partial_file = target.with_suffix(".part")
+def _measure_used_size(conn: sqlite3.Connection) -> int:
+    pages, free_pages, size = (
+        conn.execute(f"PRAGMA {each}").fetchone()[0] for each in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free_pages) * size)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
-        conn.execute("VACUUM INTO ?", (str(partial_file),))
-    except sqlite3.Error:
-        partial_file.unlink(missing_ok=True)
-        raise
-    with partial_file.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial_file.rename(target)
-    copies = sorted(folder.glob("before-migration-*.db"))
-    for old in copies[: max(0, len(copies) - keep_backups)]:
-        old.unlink()
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _round_up_mb(octets: int) -> int:
+    return -(-octets >> 20)
 
 
 @contextmanager

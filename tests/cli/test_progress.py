@@ -199,7 +199,7 @@ def test_a_demo_that_is_stopped_is_not_there(tmp_path):
     assert list_files(tmp_path) == {}
 
 
-def test_a_migration_that_is_stopped_goes_on_with_the_next_start(tmp_path, data):
+def test_a_migration_that_is_stopped_changes_nothing(tmp_path, data):
     (data / db.FILE_NAME).unlink()
     with sqlite3.connect(data / db.FILE_NAME) as old:
         old.executescript((ROOT / "tests" / "saved" / "m0002.sql").read_text())
@@ -210,12 +210,14 @@ def test_a_migration_that_is_stopped_goes_on_with_the_next_start(tmp_path, data)
         )
     old.close()
     before = list_files(data)
-    last_line = stop_in_the_middle(signal.SIGINT, "Update of the database", "customer", "list", "--data", data)
-    assert last_line == "Update of the database: stopped; the step it was at is taken back, and the next start goes on."
+    last_line = stop_in_the_middle(signal.SIGINT, "Update of the database", "migrate", "--data", data)
+    assert last_line == "Update of the database: stopped; it is as it was."
     assert list_files(data) == before
-    command = OnTerminal("customer", "list", "--data", data)
+    command = OnTerminal("migrate", "--data", data)
     assert command.finish()[0] == 0
     assert "100%" in command.said
+    # The bar makes room for each line of the log.
+    assert re.search(r"Update of the database  \[[^\n]*\r\x1b\[K[0-9: ,-]+ migrate copy of the database", command.said)
     with sqlite3.connect(data / db.FILE_NAME) as migrated:
         names = [name for (name,) in migrated.execute("SELECT name FROM _sqlite_migrations")]
     migrated.close()

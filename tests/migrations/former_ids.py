@@ -90,11 +90,14 @@ def write_former_database(
             former.execute(f"DROP TRIGGER {trigger['name']}")
         for table in _list_tables(former):
             columns = [row["name"] for row in former.execute(f"PRAGMA table_info({table})")]
-            former.execute(f"DELETE FROM {table}")
             rows = conn.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
+            if table == "counters":  # of these only those that there were
+                names = {row["name"] for row in former.execute("SELECT name FROM counters")}
+                rows = [row for row in rows if row["name"] in names]
+            former.execute(f"DELETE FROM {table}")
             former.executemany(
                 f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{each}' for each in columns)})",
-                [convert_row(table, dict(row)) for row in rows if not str(row[0]).startswith("former_")],
+                [convert_row(table, dict(row)) for row in rows],
             )
         for trigger in triggers:
             former.execute(trigger["sql"])
@@ -107,10 +110,18 @@ def _list_tables(conn: db.Connection) -> list[str]:
     return [row["name"] for row in rows]
 
 
-def read_tables(file: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """All that a database holds, by table."""
+def list_columns(file: Path) -> dict[str, list[str]]:
+    """The columns of each table of a database."""
     with closing(db.connect(file)) as conn:
         return {
-            table: sorted((tuple(row) for row in conn.execute(f"SELECT * FROM {table}")), key=repr)
-            for table in _list_tables(conn)
+            table: [row["name"] for row in conn.execute(f"PRAGMA table_info({table})")] for table in _list_tables(conn)
+        }
+
+
+def read_tables(file: Path, columns_by_table: Mapping[str, list[str]]) -> dict[str, list[tuple[Any, ...]]]:
+    """What a database holds in these columns, by table."""
+    with closing(db.connect(file)) as conn:
+        return {
+            table: sorted((tuple(row) for row in conn.execute(f"SELECT {', '.join(columns)} FROM {table}")), key=repr)
+            for table, columns in columns_by_table.items()
         }

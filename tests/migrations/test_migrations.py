@@ -1,15 +1,18 @@
 import multiprocessing
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlite_utils import Database, Migrations
 
 from portal import migrations
 from portal.core import db
-from portal.migrations import applied, runner
+from portal.migrations import MigrationFailed, applied, runner
 from portal.migrations.steps import migrations as all_steps
 from portal.services.accounts import account_messages, accounts, session_records
 from portal.services.common import ids
@@ -39,7 +42,7 @@ def copies(file: Path) -> list[Path]:
 
 
 def test_an_empty_file_gets_the_whole_schema(file):
-    taken = migrations.migrate(file, keep_backups=5)
+    taken = migrations.migrate(file)
     assert taken[0] == "m0001_initial"
     conn = sqlite3.connect(file)
     tables = {row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -49,16 +52,16 @@ def test_an_empty_file_gets_the_whole_schema(file):
 
 
 def test_what_is_up_to_date_is_left_alone(file):
-    migrations.migrate(file, keep_backups=5)
+    migrations.migrate(file)
     before = schema(file)
-    assert migrations.migrate(file, keep_backups=5) == []
+    assert migrations.migrate(file) == []
     assert schema(file) == before
     assert copies(file) == []
 
 
 def at_once(file: Path, barrier: Barrier, results: "Queue[int]") -> None:
     barrier.wait()
-    results.put(len(migrations.migrate(file, keep_backups=5)))
+    results.put(len(migrations.migrate(file)))
 
 
 @pytest.mark.slow
@@ -76,14 +79,14 @@ def test_processes_that_start_together_migrate_once(file):
 
 
 def test_each_migration_has_a_file_of_its_name(file):
-    assert applied.list_known_names() == {each.name for each in all_steps._migrations}
-    assert not applied.has_all_migrations(file)
-    migrations.migrate(file, keep_backups=2)
-    assert applied.has_all_migrations(file)
+    assert {each.name for each in all_steps._migrations} == applied.KNOWN_NAMES
+    assert set(applied.list_pending_migrations(file)) == applied.KNOWN_NAMES
+    migrations.migrate(file)
+    assert applied.list_pending_migrations(file) == []
 
 
-def test_a_copy_is_made_before_a_step_and_old_ones_go(file):
-    migrations.migrate(file, keep_backups=2)
+def test_a_copy_is_made_before_a_step_and_old_ones_go_only_when_it_has_served(file):
+    migrations.migrate(file)
     steps = Migrations("portal")
     steps._migrations = list(all_steps._migrations)
     for number in range(3):
@@ -92,15 +95,36 @@ def test_a_copy_is_made_before_a_step_and_old_ones_go(file):
         def later(database: Database) -> None:
             database.execute(f"CREATE TABLE later_{len(steps._migrations)} (x)")
 
-        assert runner.migrate(file, keep_backups=2, migrations=steps) == [f"m9{number}_later"]
-    assert len(copies(file)) == 2
-    assert copies(file)[-1].stat().st_size > 0
-    tables = [sql for (sql,) in schema(copies(file)[-1]) if "later_" in sql]
+        assert runner.migrate(file, migrations=steps) == [f"m9{number}_later"]
+    made = copies(file)
+    assert len(made) == 3
+    tables = [sql for (sql,) in schema(made[-1]) if "later_" in sql]
     assert len(tables) == 2, "as it was before the third step"
+    # What older versions left where there was no room.
+    (file.parent / "backups" / "before-migration-99990101T000000000000.db").touch()
+    migrations.remove_old_copies(file.parent, keep=2)
+    assert copies(file) == made[1:]
+    migrations.remove_old_copies(file.parent, keep=0)
+    assert copies(file) == []
+
+
+def test_a_copy_has_its_name_only_when_all_steps_are_done(file):
+    migrations.migrate(file)
+    steps = Migrations("portal")
+    steps._migrations = list(all_steps._migrations)
+    seen: list[str] = []
+
+    @steps(name="m90_looks")
+    def looks(database: Database) -> None:
+        seen.extend(each.suffix for each in (file.parent / "backups").iterdir())
+
+    runner.migrate(file, migrations=steps)
+    assert seen == [".part"]
+    assert len(copies(file)) == 1
 
 
 def test_what_a_killed_one_left_of_its_copy_goes_with_the_next(file):
-    migrations.migrate(file, keep_backups=2)
+    migrations.migrate(file)
     steps = Migrations("portal")
     steps._migrations = list(all_steps._migrations)
     backups = file.parent / "backups"
@@ -112,29 +136,73 @@ def test_what_a_killed_one_left_of_its_copy_goes_with_the_next(file):
     def later(database: Database) -> None:
         database.execute("CREATE TABLE later (x)")
 
-    runner.migrate(file, keep_backups=2, migrations=steps)
+    runner.migrate(file, migrations=steps)
     assert [each.name for each in backups.iterdir()] == [each.name for each in copies(file)]
     assert len(copies(file)) == 1
 
 
 def test_a_step_that_fails_leaves_the_database_as_it_was(file):
-    migrations.migrate(file, keep_backups=2)
+    migrations.migrate(file)
     before = schema(file)
     steps = Migrations("portal")
     steps._migrations = list(all_steps._migrations)
 
-    @steps(name="m90_fails")
+    @steps(name="m90_done")
+    def done(database: Database) -> None:
+        database.execute("CREATE TABLE done (x)")
+
+    @steps(name="m91_fails")
     def fails(database: Database) -> None:
         database.execute("CREATE TABLE half_done (x)")
-        raise RuntimeError("disk full, say")
+        raise RuntimeError("a defect, say")
 
-    with pytest.raises(RuntimeError):
-        runner.migrate(file, keep_backups=2, migrations=steps)
+    with pytest.raises(MigrationFailed, match="failed at migration m91_fails: RuntimeError: a defect, say"):
+        runner.migrate(file, migrations=steps)
+    assert schema(file) == before, "without the step before it, too"
+    assert list((file.parent / "backups").iterdir()) == []
+
+
+def test_nothing_begins_without_room(file, monkeypatch):
+    migrations.migrate(file)
+    before = schema(file)
+    steps = Migrations("portal")
+    steps._migrations = list(all_steps._migrations)
+
+    @steps(name="m90_later")
+    def later(database: Database) -> None:
+        database.execute("CREATE TABLE later (x)")
+
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=16 << 20))
+    with pytest.raises(MigrationFailed, match=rf"needs up to [0-9]+ MB in {file.parent}, where 16 MB are free"):
+        runner.migrate(file, migrations=steps)
     assert schema(file) == before
+    assert not (file.parent / "backups").exists()
+
+
+def test_a_signal_just_after_the_commit_leaves_the_copy(file, monkeypatch):
+    migrations.migrate(file)
+    steps = Migrations("portal")
+    steps._migrations = list(all_steps._migrations)
+
+    @steps(name="m90_later")
+    def later(database: Database) -> None:
+        database.execute("CREATE TABLE later (x)")
+
+    @contextmanager
+    def interrupt_afterwards(conn: sqlite3.Connection) -> Iterator[None]:
+        with write_transaction(conn):
+            yield
+        raise KeyboardInterrupt
+
+    write_transaction = db.write_transaction
+    monkeypatch.setattr(db, "write_transaction", interrupt_afterwards)
+    with pytest.raises(KeyboardInterrupt):
+        runner.migrate(file, migrations=steps)
+    assert len(copies(file)) == 1
 
 
 def test_a_newer_versions_database_is_refused(file):
-    migrations.migrate(file, keep_backups=5)
+    migrations.migrate(file)
     conn = sqlite3.connect(file)
     conn.execute(
         "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('portal', 'm9999_later', '')"
@@ -143,7 +211,7 @@ def test_a_newer_versions_database_is_refused(file):
     conn.close()
     before = schema(file)
     with pytest.raises(migrations.NewerDatabase, match="m9999_later"):
-        migrations.migrate(file, keep_backups=5)
+        migrations.migrate(file)
     assert schema(file) == before
 
 
@@ -151,7 +219,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     conn = sqlite3.connect(file)  # without foreign keys: a dump's tables are in no order
     conn.executescript((ROOT / "tests" / "saved" / "m0002.sql").read_text())
     conn.close()
-    assert migrations.migrate(file, keep_backups=5)[0] == "m0003_sessions"
+    assert migrations.migrate(file)[0] == "m0003_sessions"
     conn = db.connect(file)
     assert self_check.list_problem_texts(conn) == []
     account = accounts.get_account(conn, "smpp-acme-1")
@@ -179,7 +247,7 @@ def before_step(file: Path, name: str, script: str) -> None:
     """A database as it was before a step, with some rows."""
     steps = Migrations("portal")
     steps._migrations = [each for each in all_steps._migrations if each.name < name]
-    runner.migrate(file, keep_backups=5, migrations=steps)
+    runner.migrate(file, migrations=steps)
     conn = sqlite3.connect(file)
     conn.executescript(
         """
@@ -203,7 +271,7 @@ def test_who_put_numbers_on_blacklists_and_what_waits_is_known_after_the_step_th
         INSERT INTO deliveries (account_id, id, received_id, next_attempt_at) VALUES (1, 9, 8, 0);
         """,
     )
-    migrations.migrate(file, keep_backups=5)
+    migrations.migrate(file)
     conn = db.connect(file)
     assert [(each.reason, each.added_by) for each in blacklist.list_blacklist(conn, 1)] == [
         ("STOP", ""),
@@ -229,7 +297,7 @@ def test_accounts_have_their_messages_after_the_step_that_moves_their_index(file
             FROM json_each('[5, 6, 7, 9, 10]');
         """,
     )
-    migrations.migrate(file, keep_backups=5)
+    migrations.migrate(file)
     conn = db.connect(file)
     assert account_messages.get_last_indexed_id(conn) == 10
     rows = conn.execute("SELECT account_id, message_id FROM account_messages").fetchall()
@@ -251,7 +319,7 @@ def test_words_of_four_letters_are_found_in_messages_from_before_chunks_told_the
         INSERT INTO history_chunks (account_id, first_id, last_id, bits) VALUES (1, 1, 7, zeroblob(8));
         """,
     )
-    migrations.migrate(file, keep_backups=5)
+    migrations.migrate(file)
     conn = db.connect(file)
     (text,) = search.search_texts(conn, 1, SearchQuery(text="parc")).texts
     (details,) = history.read_message_details(conn, text).values()

@@ -35,7 +35,7 @@ def create_database(data: Path) -> Path:
     """Create the database, with an event log that begins when all accounts are there; returns its file."""
     data.mkdir(parents=True, exist_ok=True)
     file = data / db.FILE_NAME
-    migrations.migrate(file, keep_backups=0)
+    migrations.migrate(file)
     conn = db.connect(file)
     prices.set_prices(conn, SHELL, prices.read_initial_prices())
     for number, (credit_line, min_age_days, account_settings) in enumerate(_CUSTOMERS, 1):

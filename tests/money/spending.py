@@ -149,7 +149,7 @@ class SpendingScenario:
         Keys.create(data)
         port = find_free_port()
         (data / FILE_NAME).write_text(f"[web]\nport = {find_free_port()}\n[smpp]\nport = {port}\ntls_port = 0\n")
-        migrations.migrate(data / db.FILE_NAME, keep_backups=0)
+        migrations.migrate(data / db.FILE_NAME)
         conn, keys = db.connect(data / db.FILE_NAME), Keys.load(data)
         by_country = dict(zip(("IT", "FR", "DE", "ES", "GB"), _PRICES_BY_NUMBER.values(), strict=True))
         prices.set_prices(conn, SHELL, by_country)

@@ -9,18 +9,13 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from errno import ENOENT
 from pathlib import Path
-from typing import IO
 
+from portal import migrations
 from portal.core.db import FILE_NAME, connect
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.common.errors import Refused
+from portal.services.operations import folder_locks
 from portal.services.operations.database_copy import copy_database
-
-_LOCK_NAME = "running.lock"
-
-
-class ServerRunning(Refused):
-    sentence = "The server, or a command that needs the database alone, is running on %(data)s. Stop it first."
 
 
 class InvalidBackup(Refused):
@@ -33,25 +28,6 @@ class NoDiskSpaceToCompact(Refused):
 
 class BackupFileExists(Refused):
     sentence = "%(file)s is already there, or being written. Choose another name."
-
-
-def acquire_data_folder_lock(data: Path) -> IO[str]:
-    """Mark a data folder as in use by this process, until the returned file is closed or the process ends.
-
-    Raises:
-        ServerRunning: the database is being restored or compacted at this moment.
-    """
-    return _lock_data_folder(data, fcntl.LOCK_SH)
-
-
-def _lock_data_folder(data: Path, operation: int) -> IO[str]:
-    handle = (data / _LOCK_NAME).open("w")
-    try:
-        fcntl.flock(handle, operation | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise ServerRunning(data=data) from None
-    return handle
 
 
 def create_backup(conn: sqlite3.Connection, target: Path, progress: Progress = no_progress) -> None:
@@ -113,7 +89,7 @@ def _measure_used_size(conn: sqlite3.Connection) -> int:
 
 
 def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -> Path | None:
-    """Replace the database by a backup.
+    """Replace the database by a backup. One of an older version is not migrated by this.
 
     Args:
         progress: is told pages, once the backup is proven to be whole; how long that takes nobody knows.
@@ -122,12 +98,12 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
         Where the replaced database was moved to; None where there was none.
 
     Raises:
-        ServerRunning, InvalidBackup, OSError: nothing has changed.
+        DataFolderInUse, InvalidBackup, OSError: nothing has changed.
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
     _check_backup(source, progress)
     database, temporary_file = data / FILE_NAME, data / f".{FILE_NAME}.restoring"
-    with _lock_data_folder(data, fcntl.LOCK_EX):
+    with folder_locks.acquire_data_folder_alone(data):
         try:
             temporary_file.touch(mode=0o600)
             with closing(_open_read_only(source)) as source_conn:
@@ -182,30 +158,24 @@ def _copy_and_fsync(source: Path, target: Path) -> None:
 
 
 def _check_backup(source: Path, progress: Progress) -> None:
-    # Imported here: nothing else in this module needs sqlite-utils, which takes an eighth of a second, nor the modules
-    # that import it.
-    from sqlite_utils import Database
-
-    from portal.migrations.runner import list_unknown_migrations
-    from portal.migrations.steps import migrations
-
     if not source.is_file():
         raise InvalidBackup(file=source, reason="there is no such file")
     conn = _open_read_only(source)
     try:
         with report_during_statements(conn, progress, lambda: (0, 0)):
             result = conn.execute("PRAGMA integrity_check").fetchone()[0]
-        applied_steps, newer_steps = migrations.applied(Database(conn)), list_unknown_migrations(Database(conn))
+        is_database = bool(migrations.list_applied_names(conn))
+        migrations.list_pending_names(conn)
+    except migrations.NewerDatabase:
+        raise InvalidBackup(file=source, reason="a newer version of this program wrote it") from None
     except sqlite3.DatabaseError as error:
         raise InvalidBackup(file=source, reason=str(error)) from None
     finally:
         conn.close()
     if result != "ok":
         raise InvalidBackup(file=source, reason=result)
-    if not applied_steps:
+    if not is_database:
         raise InvalidBackup(file=source, reason="it isn't a database of this program")
-    if newer_steps:
-        raise InvalidBackup(file=source, reason="a newer version of this program wrote it")
 
 
 def compact_database(data: Path, progress: Progress = no_progress) -> tuple[int, int]:
@@ -218,12 +188,12 @@ def compact_database(data: Path, progress: Progress = no_progress) -> tuple[int,
         The size of its file before and after (octets).
 
     Raises:
-        ServerRunning, NoDiskSpaceToCompact: nothing has changed.
+        DataFolderInUse, NoDiskSpaceToCompact: nothing has changed.
         sqlite3.Error: nothing has changed; the database was locked for too long, or the disk is full after all.
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
     database = data / FILE_NAME
-    with _lock_data_folder(data, fcntl.LOCK_EX), closing(connect(database)) as conn:
+    with folder_locks.acquire_data_folder_alone(data), closing(connect(database)) as conn:
         # This moves the content of the write-ahead log into the file.
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         size_before = database.stat().st_size

@@ -5,6 +5,7 @@ import sqlite3
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
+from portal import migrations
 from portal.services.accounts import session_records
 from portal.services.operations import metrics
 from portal.web.core import access, context
@@ -24,12 +25,18 @@ def healthz() -> ResponseReturnValue:
 @blueprint.get("/readyz")
 @access.monitoring_only
 def readyz() -> ResponseReturnValue:
-    """Requests are answered, the database can be read, and the SMPP server takes binds; 503 says what is missing."""
+    """Requests are answered, the database can be read and has this version's schema, and the SMPP server takes binds.
+
+    503 says what is missing.
+    """
+    conn = context.get_conn()
     try:
-        ready = session_records.is_component_alive(context.get_conn(), "smsc")
+        missing = migrations.describe_schema_difference(conn)
+        if not missing and not session_records.is_component_alive(conn, "smsc"):
+            missing = "the SMPP server isn't ready"
     except sqlite3.Error as error:
-        return f"database: {error}\n", 503, _TEXT_HEADERS
-    return ("ready\n", 200, _TEXT_HEADERS) if ready else ("the SMPP server isn't ready\n", 503, _TEXT_HEADERS)
+        missing = f"database: {error}"
+    return (f"{missing}\n", 503, _TEXT_HEADERS) if missing else ("ready\n", 200, _TEXT_HEADERS)
 
 
 @blueprint.get("/metrics")

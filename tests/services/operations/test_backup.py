@@ -17,7 +17,7 @@ from portal.services.credits import credits
 from portal.services.history import deletion
 from portal.services.messages import outcomes
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.operations import backup, self_check
+from portal.services.operations import backup, folder_locks, self_check
 from portal.services.people import customers
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit, wait_until
@@ -118,13 +118,13 @@ def test_a_backup_is_whole_while_credits_move(conn, connect, tmp_path, acme_1, a
 
 def test_restoring_is_refused_while_the_folder_is_in_use(conn, data, tmp_path):
     backup.create_backup(conn, tmp_path / "copy.db")
-    with backup.acquire_data_folder_lock(data), pytest.raises(backup.ServerRunning):
+    with folder_locks.acquire_data_folder_lock(data), pytest.raises(folder_locks.DataFolderInUse):
         backup.restore_backup(data, tmp_path / "copy.db")
     backup.restore_backup(data, tmp_path / "copy.db")
 
 
 def hold(data: Path, held: Event, release: Event) -> None:
-    with backup.acquire_data_folder_lock(data):
+    with folder_locks.acquire_data_folder_lock(data):
         held.set()
         release.wait()
 
@@ -137,7 +137,7 @@ def test_a_process_that_was_killed_is_in_the_way_no_more(conn, data, tmp_path):
     process = context.Process(target=hold, args=(data, held, release))
     process.start()
     assert held.wait(20)
-    with pytest.raises(backup.ServerRunning):
+    with pytest.raises(folder_locks.DataFolderInUse):
         backup.restore_backup(data, tmp_path / "copy.db")
     process.kill()
     process.join()
@@ -146,7 +146,7 @@ def test_a_process_that_was_killed_is_in_the_way_no_more(conn, data, tmp_path):
     def restored() -> Path | None:
         try:
             return backup.restore_backup(data, tmp_path / "copy.db")
-        except backup.ServerRunning:
+        except folder_locks.DataFolderInUse:
             return None
 
     wait_until(restored)
@@ -249,7 +249,7 @@ def test_compacting_gives_back_the_space_of_what_was_deleted(conn, data, acme_1)
 
 
 def test_nothing_is_compacted_under_a_running_server_or_without_room(data, monkeypatch):
-    with backup.acquire_data_folder_lock(data), pytest.raises(backup.ServerRunning):
+    with folder_locks.acquire_data_folder_lock(data), pytest.raises(folder_locks.DataFolderInUse):
         backup.compact_database(data)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(backup.NoDiskSpaceToCompact):

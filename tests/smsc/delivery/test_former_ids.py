@@ -54,7 +54,7 @@ async def test_a_client_goes_on_with_the_ids_that_it_was_given(config, cast, con
     )
     assert all(len(each) == 19 for each in (delivered, dated, received))
 
-    migrations.migrate(data / db.FILE_NAME, keep_backups=1)
+    migrations.migrate(data / db.FILE_NAME)
     conn = db.connect(data / db.FILE_NAME)
     stored = [str(row["id"]) for row in conn.execute("SELECT id FROM messages ORDER BY id")]
     async with run_smsc(config) as server:

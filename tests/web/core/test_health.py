@@ -84,3 +84,23 @@ def test_a_database_that_can_not_be_read_is_not_ready(browser: Browser, conn: db
     conn.execute("ALTER TABLE components RENAME TO elsewhere")
     answer = browser.get("/readyz")
     assert (answer.status_code, answer.text) == (503, "database: no such table: components\n")
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("DELETE FROM _sqlite_migrations WHERE name = 'm0001_initial'", "older version (without m0001_initial)"),
+        (
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('portal', 'm9999_x', '')",
+            "newer version (m9999_x)",
+        ),
+    ],
+)
+def test_another_version_s_schema_is_not_ready(
+    guarded: Browser, browser: Browser, conn: db.Connection, statement: str, reason: str
+) -> None:
+    assert browser.get("/readyz").status_code == 200
+    conn.execute(statement)
+    answer = browser.get("/readyz")
+    assert answer.status_code == 503
+    assert reason in answer.text

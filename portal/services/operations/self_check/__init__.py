@@ -16,7 +16,13 @@ from portal.services.operations.self_check.copy import (
     open_database_copy,
     remove_stale_copy,
 )
-from portal.services.operations.self_check.problem import AccountNames, Problem, iterate_rows, problem_from_error
+from portal.services.operations.self_check.problem import (
+    AccountNames,
+    Problem,
+    iterate_rows,
+    problem_from_error,
+    problem_from_failed_migration,
+)
 
 __all__ = [
     "DatabaseCopyFailed",
@@ -26,6 +32,7 @@ __all__ = [
     "list_problem_texts",
     "open_database_copy",
     "problem_from_error",
+    "problem_from_failed_migration",
     "remove_stale_copy",
 ]
 

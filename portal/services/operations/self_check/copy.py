@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
+from portal import migrations
 from portal.core.db import FILE_NAME
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
@@ -36,17 +37,18 @@ class DatabaseCopyFailed(Refused):
 def open_database_copy(
     conn: sqlite3.Connection, data: Path, progress: Progress = no_progress
 ) -> Iterator[sqlite3.Connection]:
-    """Open a copy of the database as it is now, which is removed afterwards.
+    """Open a copy of the database as it is now, which is removed afterwards. One of an older version is migrated.
 
     A long read of the database itself would keep the server from truncating its write-ahead log, which would grow. The
     copy left by a process that was killed is removed by the next one.
 
     Args:
         data: the data folder, in which the copy is written.
-        progress: is told pages, while the copy is written.
+        progress: is told pages, while the copy is written, and migrations.
 
     Raises:
-        NoDiskSpaceForCopy, DatabaseCopyFailed
+        NoDiskSpaceForCopy, DatabaseCopyFailed, NewerDatabase
+        MigrationFailed: the copy can't be migrated, and so the database can't.
         sqlite3.DatabaseError: the database can't be read.
         KeyboardInterrupt: from `progress`; nothing is left of the copy.
     """
@@ -54,14 +56,17 @@ def open_database_copy(
     with (data / _LOCK_NAME).open("w") as lock:
         # Another check's copy is there until that check has opened it.
         _wait_for_lock(lock, progress)
-        copy_file.unlink(missing_ok=True)
-        _require_disk_space(conn, data)
+        _remove_copy(data)
+        is_older = bool(migrations.list_pending_names(conn))
+        _require_disk_space(conn, data, is_older=is_older)
         try:
             _copy_database(conn, copy_file, progress)
+            if is_older:
+                migrations.migrate_copy(copy_file, progress=progress)
             # Immutable: SQLite needs no lock and no further files, so the name can be removed.
             copy = sqlite3.connect(f"{copy_file.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
         finally:
-            copy_file.unlink(missing_ok=True)
+            _remove_copy(data)
     with closing(copy):
         copy.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         yield copy
@@ -74,7 +79,13 @@ def remove_stale_copy(data: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return
-        (data / _COPY_NAME).unlink(missing_ok=True)
+        _remove_copy(data)
+
+
+def _remove_copy(data: Path) -> None:
+    # While it is migrated it has files beside it.
+    for each in data.glob(f"{_COPY_NAME}*"):
+        each.unlink()
 
 
 def _wait_for_lock(lock: IO[str], progress: Progress) -> None:
@@ -87,9 +98,10 @@ def _wait_for_lock(lock: IO[str], progress: Progress) -> None:
             time.sleep(_LOOK_AT_LOCK_S)
 
 
-def _require_disk_space(conn: sqlite3.Connection, data: Path) -> None:
+def _require_disk_space(conn: sqlite3.Connection, data: Path, *, is_older: bool) -> None:
     (pages,), (size,) = (conn.execute(f"PRAGMA {each}").fetchone() for each in ("page_count", "page_size"))
-    needed, free = pages * size + _RESERVED_OCTETS, shutil.disk_usage(data).free
+    # Migrations write the largest tables anew, while the old ones are still in the file.
+    needed, free = pages * size * (1 + is_older) + _RESERVED_OCTETS, shutil.disk_usage(data).free
     if free < needed:
         raise NoDiskSpaceForCopy(needed=-(-needed >> 20), data=str(data), free=free >> 20)
 

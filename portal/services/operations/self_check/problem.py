@@ -7,6 +7,7 @@ from typing import Any
 
 from portal.core import i18n
 from portal.core.i18n import N_
+from portal.migrations import MigrationFailed
 
 # The parameters of sentences that are thousandths of a credit.
 _CREDIT_PARAMS = frozenset(("amount", "expected", "cost", "brought", "difference"))
@@ -37,6 +38,11 @@ class Problem:
 def problem_from_error(error: sqlite3.DatabaseError) -> Problem:
     """The problem that SQLite reports of a file that it can't read."""
     return Problem(N_("file: %(line)s"), {"line": str(error)})
+
+
+def problem_from_failed_migration(error: MigrationFailed) -> Problem:
+    """The problem that a copy of an older version's database can't be migrated, and so the database can't."""
+    return Problem(N_("the database can't be migrated: %(reason)s"), {"reason": str(error)})
 
 
 class AccountNames(dict[int, str]):
