@@ -131,13 +131,16 @@ def get_part_capacity(encoding: Encoding, header_octets: int = 0) -> int:
     return octets * 8 // 7 if encoding is Encoding.GSM else octets
 
 
+_LONE_PART_CAPACITIES = {each: get_part_capacity(each) for each in Encoding}
+
+
 def split_body(body: bytes, encoding: Encoding) -> list[bytes]:
     """Split `body` (without user data header) into its parts.
 
     One part alone has up to 160 septets, 140 octets or 70 UCS-2 characters; of several, each has up to 153, 134 or 67,
     because of the concatenation header. An escape and its septet stay together, and so does a surrogate pair.
     """
-    if len(body) <= get_part_capacity(encoding):
+    if len(body) <= _LONE_PART_CAPACITIES[encoding]:
         return [body]
     limit = get_part_capacity(encoding, CONCATENATION_UDH_OCTETS)
     pieces = []
@@ -153,8 +156,8 @@ def split_body(body: bytes, encoding: Encoding) -> list[bytes]:
 
 def count_parts(body: bytes, encoding: Encoding) -> int:
     """Return in how many parts `body` (without user data header) is sent, at least one; see `split_body`."""
-    length = len(body)
-    if length <= get_part_capacity(encoding):
+    # This runs once a message, and most have one part.
+    if len(body) <= _LONE_PART_CAPACITIES[encoding]:
         return 1
     return len(split_body(body, encoding))
 

@@ -16,6 +16,7 @@ _MIN_DIGITS, _MAX_DIGITS = 7, 15
 INTERNATIONAL = "001"
 """Stands for the codes that belong to no country: satellite, +800."""
 _INTERNATIONAL_NAME = N_("International networks")
+_REGIONS_BY_CALLING_CODE = {str(code): regions for code, regions in COUNTRY_CODE_TO_REGION_CODE.items()}
 # Most numbers of most countries are as long as this.
 _TYPICAL_LENGTH = 11
 # What people write between the digits, so that they can be read; and what comes along unseen where a number is copied:
@@ -65,7 +66,7 @@ def find_country(number: str) -> str | None:
     if not (_MIN_DIGITS <= len(number) <= _MAX_DIGITS and number.isascii() and number.isdigit()) or number[0] == "0":
         return None
     for length in (1, 2, 3):
-        regions = COUNTRY_CODE_TO_REGION_CODE.get(int(number[:length]))
+        regions = _REGIONS_BY_CALLING_CODE.get(number[:length])
         if regions is not None:
             # Of INTERNATIONAL there is no price by country, but there may be some by range.
             return (
@@ -107,9 +108,8 @@ def _resolve_shared_calling_code(regions: Sequence[str], code: str, national_num
     trunk = _get_trunk_prefix_pattern(regions[0])
     if trunk and trunk.match(national_number):
         national_number = phonenumbers.national_significant_number(phonenumbers.parse(f"+{code}{national_number}"))
-    for region in regions:
-        pattern = _get_number_pattern(region, len(national_number))
-        if pattern and pattern.match(national_number):
+    for region, pattern in _list_number_patterns(code, len(national_number)):
+        if pattern.match(national_number):
             return region
     # Numbers out of no known range go with the code's main country: operators open ranges faster than libraries learn.
     return regions[0]
@@ -123,6 +123,12 @@ def _get_trunk_prefix_pattern(region: str) -> re.Pattern[str] | None:
 
 
 @cache
+def _list_number_patterns(code: str, length: int) -> Sequence[tuple[str, re.Pattern[str]]]:
+    """The countries with this calling code that have national numbers of so many digits, in the order to look in."""
+    patterns = ((region, _get_number_pattern(region, length)) for region in _REGIONS_BY_CALLING_CODE[code])
+    return [(region, pattern) for region, pattern in patterns if pattern is not None]
+
+
 def _get_number_pattern(region: str, length: int) -> re.Pattern[str] | None:
     """The national numbers of so many digits in a country; None where there are none."""
     metadata = _get_region_metadata(region)

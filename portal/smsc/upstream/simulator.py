@@ -82,16 +82,17 @@ class Simulator:
         self.cancellable_ids: set[int] = set()
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
-        # One timer for all of a batch that end at the same time, not one a message.
-        by_delay: dict[float, list[tuple[int, SimulatedOutcome]]] = defaultdict(list)
+        # One timer for all of a batch that end alike, not one a message.
+        ids_by_suffix: dict[str, list[int]] = defaultdict(list)
         for message in messages:
-            outcome = OUTCOMES_BY_SUFFIX.get(message.destination[-3:], _DEFAULT_OUTCOME)
-            if outcome is not _DEFAULT_OUTCOME:
-                self.cancellable_ids.add(message.id)
+            suffix = message.destination[-3:]
+            ids_by_suffix[suffix if suffix in OUTCOMES_BY_SUFFIX else ""].append(message.id)
+        for suffix, message_ids in ids_by_suffix.items():
+            if suffix:
+                self.cancellable_ids.update(message_ids)
+            outcome = OUTCOMES_BY_SUFFIX.get(suffix, _DEFAULT_OUTCOME)
             if outcome is not None:
-                by_delay[outcome.delay].append((message.id, outcome))
-        for delay, batch in by_delay.items():
-            self._loop.call_later(delay, self._report_outcomes, batch)
+                self._loop.call_later(outcome.delay, self._report_outcome, outcome, message_ids)
 
     def cancel_message(self, message_id: int) -> bool:
         if message_id not in self.cancellable_ids:
@@ -106,26 +107,16 @@ class Simulator:
     def close(self) -> None:
         self._closed = True
 
-    def _report_outcomes(self, batch: list[tuple[int, SimulatedOutcome]]) -> None:
+    def _report_outcome(self, outcome: SimulatedOutcome, message_ids: Sequence[int]) -> None:
         if self._closed:
             return
-        now = now_ms()
-        ended = [
-            (message_id, outcome)
-            for message_id, outcome in batch
-            if outcome is _DEFAULT_OUTCOME or message_id in self.cancellable_ids
-        ]
-        self.cancellable_ids.difference_update([message_id for message_id, _ in ended])
+        if outcome is not _DEFAULT_OUTCOME:
+            message_ids = [each for each in message_ids if each in self.cancellable_ids]
+            self.cancellable_ids.difference_update(message_ids)
+        status, now = format_receipt_status(outcome.state, outcome.ptt), now_ms()
         self._on_outcomes(
             [
-                MessageOutcome(
-                    message_id,
-                    outcome.state,
-                    outcome.ptt,
-                    now,
-                    f"{upstream_id:x}",
-                    format_receipt_status(outcome.state, outcome.ptt),
-                )
-                for (message_id, outcome), upstream_id in zip(ended, self._upstream_ids, strict=False)
+                MessageOutcome(message_id, outcome.state, outcome.ptt, now, f"{upstream_id:x}", status)
+                for message_id, upstream_id in zip(message_ids, self._upstream_ids, strict=False)
             ]
         )
