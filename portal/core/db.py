@@ -155,7 +155,7 @@ def insert_row(conn: sqlite3.Connection, table: str, **values: object) -> int:
 
 
 # How many rows a statement of BulkInsert or BulkUpdate writes at most.
-_MAX_ROWS = 32
+_MAX_ROWS = 64
 
 
 class BulkInsert:
