@@ -83,7 +83,7 @@ class CancelResult:
 # The columns of all ending messages in one row: Python releases the GIL for each row, and next to a busy event loop
 # that costs more than reading all of them.
 _SELECT_ENDING = f"""
-SELECT json_group_array(iif(registered_delivery = 0,
+SELECT {text_policy.HAS_DISCARDING_CUSTOMERS_SQL}, json_group_array(iif(registered_delivery = 0,
     json_array(messages.id, account_id, 0),
     json_array(messages.id, account_id, registered_delivery,
         source, source_ton, source_npi, destination, text, reference, parts)))
@@ -109,10 +109,14 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
     # By account and day: how many were delivered, and how many were not.
     counts: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     with write_transaction(conn):
-        (ending_json,) = conn.execute(_SELECT_ENDING, (json.dumps([*reversed(first_outcomes)]),)).fetchone()
+        has_discarding_customers, ending_json = conn.execute(
+            _SELECT_ENDING, (json.dumps([*reversed(first_outcomes)]),)
+        ).fetchone()
         ending_rows = json.loads(ending_json)
-        discarding_ids = text_policy.find_accounts_discarding_texts(
-            conn, {account_id for _, account_id, *_ in ending_rows}
+        discarding_ids = (
+            text_policy.find_accounts_discarding_texts(conn, {row[1] for row in ending_rows})
+            if has_discarding_customers
+            else set()
         )
         for message_id, account_id, registered_delivery, *fields in ending_rows:
             each = first_outcomes[message_id]

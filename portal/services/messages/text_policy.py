@@ -28,6 +28,9 @@ TEXT_NOT_KEPT, TEXT_HIDDEN = N_("Text not kept"), N_("Text hidden")
 BLANK_TEXT_SQL = "text = '', body = NULL, udh = NULL, kept = 0"
 """The SET clause of an UPDATE of `messages` or `received` that removes a text, with binary content and header."""
 
+HAS_DISCARDING_CUSTOMERS_SQL = f"EXISTS (SELECT 1 FROM customers WHERE texts = '{NONE}')"
+"""SQL for `has_text_discarding_customers`."""
+
 
 class InvalidTextPolicy(Refused):
     sentence = N_("“%(value)s” isn't among what can become of texts: shown, hidden, none.")
@@ -69,7 +72,7 @@ def find_accounts_discarding_texts(conn: sqlite3.Connection, account_ids: Collec
 
 def has_text_discarding_customers(conn: sqlite3.Connection) -> bool:
     """Whether any customer's texts aren't kept."""
-    (exists,) = conn.execute(f"SELECT EXISTS (SELECT 1 FROM customers WHERE texts = '{NONE}')").fetchone()
+    (exists,) = conn.execute(f"SELECT {HAS_DISCARDING_CUSTOMERS_SQL}").fetchone()
     return bool(exists)
 
 

@@ -21,6 +21,8 @@ DELIVERY_VALIDITY_MS = 7 * DAY_MS
 DEFAULT_VALIDITY_MS = 3 * DAY_MS
 """How long a message without a validity_period is valid."""
 _UDH_INDICATOR = 0x40
+# For what is done once a message: to find a member by its class takes a tenth of a microsecond.
+_GSM_ENCODING, _BINARY_ENCODING = gsm0338.Encoding.GSM, gsm0338.Encoding.BINARY
 _CONCATENATION_8_BIT, _CONCATENATION_16_BIT = 0x00, 0x08
 
 
@@ -155,7 +157,7 @@ def validate_submit(
         parts,
         price * parts,
         # A lone surrogate is half of a character that the client has split: the octets are sent on unchanged.
-        encoded if encoding is gsm0338.Encoding.BINARY or "\ufffd" in text else None,
+        encoded if encoding is _BINARY_ENCODING or "\ufffd" in text else None,
         subunit,
         segment,
         scheduled_at,
@@ -195,7 +197,7 @@ def _decode_text(
     if data_coding == GSM:
         septets = _unpack_septets(content, udh_length) if account.packed_gsm else content
         try:
-            return gsm0338.decode(septets), septets, gsm0338.Encoding.GSM
+            return gsm0338.decode(septets), septets, _GSM_ENCODING
         except ValueError:
             raise UndecodableText() from None
     if data_coding == UCS2:

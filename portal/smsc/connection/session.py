@@ -72,6 +72,10 @@ class SessionState(Enum):
     """unbind was sent or received; what was accepted before is still answered."""
 
 
+# For what is done once a message: to find a member by its class takes a tenth of a microsecond.
+_BOUND, _DRAINING = SessionState.BOUND, SessionState.DRAINING
+
+
 @dataclass(slots=True)
 class ServerContext:
     """What all sessions of the process share."""
@@ -168,7 +172,7 @@ class SmppSession(PduStream):
             self._delivery_scheduler.schedule_run()
 
     def _may_process_pdu(self, command: int) -> bool:
-        if self._state is SessionState.DRAINING and not (command & RESPONSE_BIT or command in _HEARD_WHILE_DRAINING):
+        if self._state is _DRAINING and not (command & RESPONSE_BIT or command in _HEARD_WHILE_DRAINING):
             # It waits until the unbind has gone out: clients that get a refusal before send the next one at once.
             self._pause_reading_briefly()
             self._awaits_delivery_answers = False
@@ -327,7 +331,7 @@ class SmppSession(PduStream):
         self._unbind_when_answered()
 
     def _unbind_when_answered(self) -> None:
-        if self._state is SessionState.DRAINING and not (
+        if self._state is _DRAINING and not (
             self._in_flight or (self._awaits_delivery_answers and self._unanswered_deliveries)
         ):
             self._send_unbind()
@@ -420,7 +424,7 @@ class SmppSession(PduStream):
     def _find_submit_error_status(self) -> CommandStatus | None:
         """Return why no message can be accepted, or called back, at this moment; None where one can."""
         account, bucket = self._account, self._throughput_bucket
-        if account is None or bucket is None or self._state is not SessionState.BOUND or not self._may_submit:
+        if account is None or bucket is None or self._state is not _BOUND or not self._may_submit:
             return self._get_state_error_status()
         if 0 < account.windowing <= self._in_flight or not bucket.take_token(self._loop.time()):
             return CommandStatus.ESME_RTHROTTLED
