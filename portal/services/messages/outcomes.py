@@ -120,7 +120,7 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
         )
         for message_id, account_id, registered_delivery, *fields in ending_rows:
             each = first_outcomes[message_id]
-            receipt_wanted = deliveries.wants_receipt(registered_delivery, each.state)
+            receipt_wanted = bool(registered_delivery) and deliveries.wants_receipt(registered_delivery, each.state)
             # A receipt quotes the text.
             result_key = (
                 each.state,

@@ -439,7 +439,7 @@ class SmppSession(PduStream):
     def _handle_submit_result(self, command: CommandId, sequence: int, result: int | StorageError) -> None:
         if isinstance(result, int):
             self.submitted += 1
-            self._write(pdu.encode_accepted_message_resp(command, sequence, str(result)))
+            self._write(pdu.encode_accepted_message_resp(command, sequence, result))
         elif isinstance(result, CommitInDoubt):
             self._abort("could not be told whether its message is stored")
         else:
@@ -484,7 +484,8 @@ class SmppSession(PduStream):
             self._end_reading_pause()
         if self._final_octets is not None:
             self._close_when_submits_answered()
-        self._unbind_when_answered()
+        if self._state is _DRAINING:
+            self._unbind_when_answered()
 
     # --- receipts and messages to the client
 

@@ -103,13 +103,13 @@ def encode_generic_nack(sequence: int, status: int) -> bytes:
     return _HEADER_STRUCT.pack(HEADER_LENGTH, CommandId.GENERIC_NACK, status, sequence)
 
 
-def encode_accepted_message_resp(command: int, sequence: int, message_id: str) -> bytes:
+def encode_accepted_message_resp(command: int, sequence: int, message_id: int) -> bytes:
     """Return submit_sm_resp (4.4.2) or data_sm_resp (4.7.2) for an accepted message.
 
     `MessageResp.encode` in one step: this is sent once a message.
     """
-    body = message_id.encode("latin-1")
-    return _HEADER_STRUCT.pack(HEADER_LENGTH + 1 + len(body), command | RESPONSE_BIT, 0, sequence) + body + b"\0"
+    body = b"%d\0" % message_id
+    return _HEADER_STRUCT.pack(HEADER_LENGTH + len(body), command | RESPONSE_BIT, 0, sequence) + body
 
 
 @dataclass(slots=True)

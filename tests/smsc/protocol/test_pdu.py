@@ -211,8 +211,8 @@ def test_a_refusal_has_no_body():
     assert read(pdu.encode_response(CommandId.SUBMIT_SM, 6, CommandStatus.ESME_RTHROTTLED)) == MessageResp(
         CommandId.SUBMIT_SM | RESPONSE_BIT, 6, CommandStatus.ESME_RTHROTTLED
     )
-    assert read(pdu.encode_accepted_message_resp(CommandId.SUBMIT_SM, 7, "abc")) == MessageResp(
-        CommandId.SUBMIT_SM_RESP, 7, 0, "abc"
+    assert read(pdu.encode_accepted_message_resp(CommandId.SUBMIT_SM, 7, 1883)) == MessageResp(
+        CommandId.SUBMIT_SM_RESP, 7, 0, "1883"
     )
 
 
