@@ -94,7 +94,7 @@ def test_there_is_something_to_see(demo_conn):
 def test_the_made_up_past_is_in_order(demo_conn):
     assert self_check.list_problem_texts(demo_conn) == []
     latest = demo_conn.execute("SELECT max(id) FROM messages").fetchone()[0]
-    assert latest < ids.allocate_ids(demo_conn, "messages", 1)
+    assert latest < ids.allocate_id(demo_conn, "messages")
     assert ids.time_from_id(latest) < clock.now_ms()
 
 

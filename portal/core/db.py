@@ -1,5 +1,6 @@
 """Connections to the SQLite database, and write transactions."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,6 +92,41 @@ def truncate_wal(conn: Connection) -> bool:
     finally:
         conn.execute(f"PRAGMA busy_timeout = {0 if conn.only_immediate else conn.busy_timeout_ms}")
     return not busy
+
+
+@contextmanager
+def sort_in_files(conn: sqlite3.Connection, folder: Path) -> Iterator[None]:
+    """Let SQLite put what it sorts, new indexes and a VACUUM's copy into files in this folder.
+
+    It would keep them in memory otherwise, or in the system's temporary folder, which may be memory, too.
+    """
+    previous = os.environ.get("SQLITE_TMPDIR")
+    os.environ["SQLITE_TMPDIR"] = str(folder.absolute())
+    conn.execute("PRAGMA temp_store = FILE")
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ["SQLITE_TMPDIR"]
+        else:
+            os.environ["SQLITE_TMPDIR"] = previous
+
+
+def measure_used_size(conn: sqlite3.Connection) -> int:
+    """The octets of the pages that hold something, which are all that VACUUM writes."""
+    pages, free_pages, size = (
+        conn.execute(f"PRAGMA {each}").fetchone()[0] for each in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free_pages) * size)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file, or what a folder says of its files, is on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import fcntl
 import logging
-import os
 import shutil
 import sqlite3
 import time
@@ -75,7 +74,7 @@ def migrate_copy(file: Path, *, progress: Progress = no_progress, migrations: Mi
         conn.execute("PRAGMA journal_mode = OFF")
         conn.execute("PRAGMA synchronous = OFF")
         run = _Run(Database(conn), file, migrations, progress)
-        with run.name_failures():
+        with run.name_failures(), db.sort_in_files(conn, file.parent):
             run.apply_steps()
 
 
@@ -110,16 +109,13 @@ class _Run:
         try:
             with self.name_failures():
                 self._write_copy(partial_copy)
-                # What is sorted for new indexes would be in memory, or in the system's temporary folder.
-                self._conn.execute("PRAGMA temp_store = FILE")
-                os.environ["SQLITE_TMPDIR"] = str(self._file.parent.absolute())
-                with db.write_transaction(self._conn):
+                with db.sort_in_files(self._conn, self._file.parent), db.write_transaction(self._conn):
                     self.apply_steps()
                     # Before the commit: after it, a process that is killed would have left no copy by this name.
                     # Before that, runs that are killed again and again would leave one each.
                     self._at = "the name of the copy"
                     partial_copy.rename(copy)
-                    _fsync(folder)
+                    db.fsync(folder)
                     self._at = "the commit"
         except BaseException:
             with suppress(sqlite3.Error):
@@ -128,7 +124,11 @@ class _Run:
                     for each in (partial_copy, copy):
                         each.unlink(missing_ok=True)
             raise
-        self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:
+            self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            # It is committed, and in the write-ahead log: whoever comes next moves it into the file.
+            _log.warning("the write-ahead log can't be moved into the file yet: %s", error)
         _log.info("migrated %s in %.1f s; as it was before: %s", self._file, time.monotonic() - begun, copy)
 
     def apply_steps(self) -> None:
@@ -156,13 +156,13 @@ class _Run:
         with report_during_statements(self._conn, self._progress, lambda: (self._done, self._total)):
             self._progress(self._done, self._total)
             self._conn.execute("VACUUM INTO ?", (str(target),))
-        _fsync(target)
+        db.fsync(target)
         self._done += 1
         _log.info("copy of the database: %s MB, %.1f s", _round_up_mb(target.stat().st_size), time.monotonic() - begun)
 
     def _require_room(self) -> None:
         """Raises: MigrationFailed"""
-        size = _measure_used_size(self._conn)
+        size = db.measure_used_size(self._conn)
         data, backups = self._file.parent, self._file.parent / copies.FOLDER_NAME
         needed = {data: _GROWTH_FACTOR * size + _RESERVED_OCTETS}
         if backups.exists() and backups.stat().st_dev != data.stat().st_dev:
@@ -199,21 +199,6 @@ def _describe_error(error: Exception) -> str:
 
 def _format_names(names: Sequence[str]) -> str:
     return f"{len(names)} steps, {names[0]} to {names[-1]}" if len(names) > 1 else names[0]
-
-
-def _measure_used_size(conn: sqlite3.Connection) -> int:
-    pages, free_pages, size = (
-        conn.execute(f"PRAGMA {each}").fetchone()[0] for each in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free_pages) * size)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _round_up_mb(octets: int) -> int:

@@ -109,11 +109,14 @@ def _poll(socket_map: dict[int, Any], seconds: float) -> None:
 
 def _drain(servers: Sequence[BaseWSGIServer], socket_map: dict[int, Any]) -> None:
     """Accept nothing more, answer the requests that have come, and close each connection after its answer."""
-    known_count = -1
-    while len(socket_map) > known_count:
+    known: set[HTTPChannel] = set()
+    while True:
         # What the kernel has accepted is here already, and so are the requests on it.
-        known_count = len(socket_map)
         _poll(socket_map, 0)
+        channels = _list_channels(socket_map)
+        if known.issuperset(channels):
+            break
+        known.update(channels)
     for server in servers:
         wasyncore.dispatcher.close(server)  # its own `close` would take away what threads wake this one with
     begun_at = time.monotonic()

@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+from contextlib import closing
 from itertools import count
 
 import pytest
@@ -149,3 +150,16 @@ def test_the_log_is_emptied_but_nobody_is_waited_for(conn, connect, data):
 
 def test_what_is_deleted_is_overwritten(conn):
     assert conn.execute("PRAGMA secure_delete").fetchone()[0] == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 200])
+def test_many_rows_are_updated_each_to_its_value(tmp_path, count):
+    update = db.BulkUpdate("things", "name", "kind = ?, size = ?")
+    with closing(db.connect(tmp_path / "things.db")) as conn:
+        conn.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, name TEXT, kind TEXT, size INTEGER)")
+        db.BulkInsert("things", "id, name, kind, size").run(conn, [(each, "old", "a", 1) for each in range(1, 202)])
+        values = {each: None if each % 3 == 0 else f"name {each}" for each in range(count, 0, -1)}
+        update.run(conn, values, ("b", 2))
+        rows = conn.execute("SELECT id, name, kind, size FROM things ORDER BY id").fetchall()
+    for row_id, *rest in rows:
+        assert rest == ([values[row_id], "b", 2] if row_id in values else ["old", "a", 1])

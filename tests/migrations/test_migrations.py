@@ -237,7 +237,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
         each.text for each in outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
     ] == ["waits"]
     with db.write_transaction(conn):
-        assert ids.allocate_ids(conn, "messages", 1) > list_submitted(conn, account.id)[0].id
+        assert ids.allocate_id(conn, "messages") > list_submitted(conn, account.id)[0].id
     accounts.change_account(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)
     assert smpp_config.has_unapplied_config_changes(conn, account.id)
     conn.close()

@@ -189,7 +189,7 @@ def test_an_id_that_a_client_was_given_finds_its_message(full, tmp_path, cast):
             refunds.refund_message(conn, SHELL, account, short_id, "asked for with the short id")
         assert self_check.list_problem_texts(conn) == []
         with db.write_transaction(conn):
-            new_id = ids.allocate_ids(conn, "messages", 1)
+            new_id = ids.allocate_id(conn, "messages")
         assert client_ids.load_client_ids(conn, "messages").get_client_id(new_id) == new_id
 
 

@@ -176,7 +176,7 @@ def buy_or_request_pack(conn: sqlite3.Connection, account_id: int, now: int | No
     which one was cancelled. A day's last pack is followed by none until the next day.
 
     Args:
-        now: as in `ids.allocate_ids`.
+        now: as in `ids.allocate_id`.
 
     Returns:
         The account's balance after it (thousandths of a credit).

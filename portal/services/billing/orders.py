@@ -277,7 +277,7 @@ def credit_order(conn: sqlite3.Connection, actor: Actor, order_id: int, now: int
     """Let an order's credits arrive; returns the balance after it. The caller is inside `write_transaction()`.
 
     Args:
-        now: as in `ids.allocate_ids`.
+        now: as in `ids.allocate_id`.
     """
     order = get_order_by_id(conn, order_id)
     movement_id, balance = ledger.post_movement(

@@ -51,22 +51,22 @@ LAST_ID_SQL = {
 
 
 def next_id(last_id: int, now: int | None = None) -> int:
-    """The id after `last_id`; `now` as in `allocate_ids`."""
+    """The id after `last_id`; `now` as in `allocate_id`."""
     return max(min_id_at_time(now_ms() if now is None else now), last_id + 1)
 
 
-def allocate_ids(conn: sqlite3.Connection, table: str, count: int, now: int | None = None) -> int:
-    """Take ids that grow with time and are never given twice, not even when the clock is set back.
+def allocate_id(conn: sqlite3.Connection, table: str, now: int | None = None) -> int:
+    """Take an id that grows with time and is never given twice, not even when the clock is set back.
 
-    More than 4,096 in one millisecond get the times of the next ones.
+    Whoever stores several rows takes those after it as well; more than 4,096 in one millisecond get the times of the
+    next ones.
 
     Args:
         table: `messages`, `received` or `movements`.
-        count: size of the block.
-        now: the time that they hold (milliseconds), for a history that is written afterwards; None: this moment.
+        now: the time that it holds (milliseconds), for a history that is written afterwards; None: this moment.
 
     Returns:
-        The first of the block. The caller is inside `write_transaction()`.
+        The id. The caller is inside `write_transaction()`.
     """
     (last_id,) = conn.execute(f"SELECT {LAST_ID_SQL[table]}").fetchone()
     return next_id(last_id, now)

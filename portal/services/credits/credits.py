@@ -51,7 +51,7 @@ def grant_credits(
         note: stands in the ledger.
         expires_at: when what is left of them runs out (milliseconds); None: never.
         idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it gives nothing.
-        now: as in `ids.allocate_ids`.
+        now: as in `ids.allocate_id`.
 
     Returns:
         The balance after it.

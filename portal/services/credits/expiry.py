@@ -104,10 +104,10 @@ def list_expiring_credit_lots(conn: sqlite3.Connection, account_id: int, now: in
     """What an account holds that will run out, by date, those first that run out first; nothing that is used up.
 
     Args:
-        now: as in `ids.allocate_ids`.
+        now: as in `ids.allocate_id`.
     """
     # The ledger's time, which goes on where the clock was set back: what is spent next is spent at it.
-    next_id = ids.allocate_ids(conn, "movements", 1, now)
+    next_id = ids.allocate_id(conn, "movements", now)
     unexpired = {
         (row["movement_id"], row["expires_at"])
         for row in conn.execute(
@@ -144,7 +144,7 @@ def expire_credits(conn: sqlite3.Connection, now: int | None = None) -> int:
     Never more than the balance: what was spent between the date and this moment stays spent.
 
     Args:
-        now: as in `ids.allocate_ids`.
+        now: as in `ids.allocate_id`.
 
     Returns:
         How many movements that were.

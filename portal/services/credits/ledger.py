@@ -60,7 +60,7 @@ def post_movement(
         amount: negative where credits leave the account; never nothing.
         counterpart_id: the other account of a transfer.
         message_id: the message that credits are given back for.
-        now: as in `ids.allocate_ids`.
+        now: as in `ids.allocate_id`.
 
     Returns:
         The movement's id, and the balance after it.
@@ -76,7 +76,7 @@ def post_movement(
     balance_after: int = row["balance"] + amount
     if balance_after < 0:
         raise NotEnoughCredits(account=row["name"], balance=i18n.format_credits(row["balance"]))
-    movement_id = ids.allocate_ids(conn, "movements", 1, now)
+    movement_id = ids.allocate_id(conn, "movements", now)
     conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (balance_after, account_id))
     conn.execute(
         "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id, messages,"
@@ -137,7 +137,7 @@ _UPSERT_USAGE = BulkInsert(
 def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int, next_expiry: int | None) -> None:
     """Charge accounts for messages. The caller is inside `write_transaction()`.
 
-    What an account uses within a minute is one line, unless another movement or the date of credits comes in between:
+    What an account uses within a minute is one line, unless another movement comes in between, or credits run out:
     with a line for each commit the ledger would grow nearly as fast as the messages. In each time zone hours, days and
     months begin with a minute, so a line never belongs to two of them.
 
@@ -155,7 +155,7 @@ def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int, next_e
         else None
         for each in usages
     ]
-    new_ids = count(ids.allocate_ids(conn, "movements", line_ids.count(None), at)) if None in line_ids else count()
+    new_ids = count(ids.allocate_id(conn, "movements", at)) if None in line_ids else iter(())
     _UPSERT_USAGE.run(
         conn,
         [

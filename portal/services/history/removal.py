@@ -225,7 +225,7 @@ def find_usage_movement_starts(conn: sqlite3.Connection, account_id: int, messag
     for message_id in sorted(message_ids):
         upcoming = [each for each in upcoming if each[2] >= message_id]
         if not upcoming:
-            # It is a later one where the ids of movements are ahead.
+            # The line that charges it is a later one where the ids of movements are ahead.
             from_id = max(from_id, ledger.min_usage_id(message_id))
             rows = _list_usage_movements(conn, account_id, from_id, _LOOKAHEAD)
             upcoming = [each for each in rows if each[2] >= message_id]

@@ -89,7 +89,7 @@ def store_inbound_messages(
             if not matched.account_ids:
                 log.warning("no account has the number %s: a message to it was discarded", each.destination)
             for account_id in matched.account_ids:
-                row_id = ids.allocate_ids(conn, "received", 1, now)
+                row_id = ids.allocate_id(conn, "received", now)
                 insert_row(
                     conn,
                     "received",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from portal.core.clock import DAY_MS
+from portal.core.clock import DAY_MS, MINUTE_MS
 from portal.core.db import BulkInsert, write_transaction
 from portal.services.billing import auto_recredit
 from portal.services.common import ids
@@ -27,8 +27,10 @@ _STATE_INDEX = _COMMON_COLUMNS.split(", ").index("state")
 _INSERT_MESSAGES = BulkInsert(
     "messages",
     f"{_COMMON_COLUMNS}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number,"
-    " scheduled_at, expires_at, due_at",
+    " scheduled_at, expires_at, due_at, outcome_room",
 )
+# As much as the column's default.
+_OUTCOME_ROOM = bytes(40)
 # Most messages have values in these columns only, and Python takes a third of a microsecond to bind a None.
 _INSERT_COMMON = BulkInsert("messages", _COMMON_COLUMNS)
 # The reference number of a concatenated message has one or two octets, so clients use each again after a while.
@@ -155,14 +157,18 @@ FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
 def _read_ids_and_accounts(
     conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None
 ) -> tuple[int, int | None, dict[int, _AccountCharge]]:
-    """The id of the first message, as `ids.allocate_ids` returns it, `ledger.NEXT_EXPIRY_SQL`, and the accounts."""
+    """The id of the first message, as `ids.allocate_id` returns it, `ledger.NEXT_EXPIRY_SQL`, and the accounts."""
     # Python writes a list of numbers as JSON does.
     account_ids = str([*{each.account_id for each in submits}])
     last_id, next_expiry, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
     charges = {
         account_id: _AccountCharge(balance, balance, *fields) for account_id, balance, *fields in json.loads(accounts)
     }
-    return ids.next_id(last_id, now), next_expiry, charges
+    first_id = ids.next_id(last_id, now)
+    # Ids may run ahead of the clock. What is counted by the minute, the day or the month has those of one: the batch's.
+    last_minute = ids.time_from_id(first_id + len(submits) - 1) // MINUTE_MS
+    first_id = max(first_id, ids.min_id_at_time(last_minute * MINUTE_MS))
+    return first_id, next_expiry, charges
 
 
 def _buy_recredit_packs(
@@ -263,6 +269,7 @@ def _row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int)
         submit.scheduled_at,
         submit.expires_at,
         (submit.scheduled_at or submit.expires_at) if is_pending else None,
+        _OUTCOME_ROOM if is_pending else None,
     )
 
 

@@ -11,6 +11,7 @@ from errno import ENOENT
 from pathlib import Path
 
 from portal import migrations
+from portal.core import db
 from portal.core.db import FILE_NAME, connect
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.common.errors import Refused
@@ -46,7 +47,7 @@ def create_backup(conn: sqlite3.Connection, target: Path, progress: Progress = n
     with _open_partial_file(target) as partial_file:
         # Not the backup API: it starts again whenever another process writes, so under load it may never end.
         # VACUUM INTO reads one snapshot, and its copy is as small as possible.
-        size = _measure_used_size(conn)
+        size = db.measure_used_size(conn)
         with report_during_statements(conn, progress, lambda: (partial_file.stat().st_size, size)):
             conn.execute("VACUUM INTO ?", (str(partial_file),))
 
@@ -80,14 +81,6 @@ def _open_partial_file(target: Path) -> Iterator[Path]:
         partial_file.rename(target)
 
 
-def _measure_used_size(conn: sqlite3.Connection) -> int:
-    """The octets of the pages that hold something, which are all that VACUUM writes."""
-    pages, free_pages, size = (
-        conn.execute(f"PRAGMA {each}").fetchone()[0] for each in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free_pages) * size)
-
-
 def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -> Path | None:
     """Replace the database by a backup. One of an older version is not migrated by this.
 
@@ -108,7 +101,7 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
             temporary_file.touch(mode=0o600)
             with closing(_open_read_only(source)) as source_conn:
                 copy_database(source_conn, temporary_file, progress)
-            _fsync(temporary_file)
+            db.fsync(temporary_file)
             old_database = _keep_old_database(database) if database.exists() else None
             try:
                 # In one step: at no moment is there no database, whatever happens to this process.
@@ -151,7 +144,7 @@ def _copy_and_fsync(source: Path, target: Path) -> None:
     try:
         target.touch(mode=0o600)
         shutil.copyfile(source, target)
-        _fsync(target)
+        db.fsync(target)
     except OSError:
         target.unlink(missing_ok=True)
         raise
@@ -201,16 +194,11 @@ def compact_database(data: Path, progress: Progress = no_progress) -> tuple[int,
         needed, free = 2 * size_before, shutil.disk_usage(data).free
         if free < needed:
             raise NoDiskSpaceToCompact(needed=-(-needed >> 20), data=data, free=free >> 20)
-        # By default the copy would be in memory, or in the system's temporary folder.
-        conn.execute("PRAGMA temp_store = FILE")
-        os.environ["SQLITE_TMPDIR"] = str(data.absolute())
-        used = _measure_used_size(conn)
-        with report_during_statements(conn, progress, lambda: (max(0, free - shutil.disk_usage(data).free), used)):
+        used = db.measure_used_size(conn)
+        with (
+            db.sort_in_files(conn, data),
+            report_during_statements(conn, progress, lambda: (max(0, free - shutil.disk_usage(data).free), used)),
+        ):
             conn.execute("VACUUM")
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return size_before, database.stat().st_size
-
-
-def _fsync(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())

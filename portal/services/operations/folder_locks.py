@@ -185,6 +185,7 @@ def _describe_holder(handle: FileIO, name: str) -> str:
     handle.seek(0)
     version, _, pid = handle.read().decode(errors="replace").strip().partition(" ")
     if not pid:
-        return f"An older SMPP Portal ({'a command' if name == _DATABASE else name})"
+        # Older versions wrote nothing, and emptied the file before they were refused.
+        return f"Another SMPP Portal ({'a command' if name == _DATABASE else name})"
     component = f"{name}, " if name in (WEB, SMSC, DEMO) else ""
     return f"SMPP Portal {version} ({component}process {pid})"

@@ -45,8 +45,8 @@ def test_sql_knows_the_same_layout(conn, at):
 def test_a_clock_before_2020_gives_ids_too_and_none_twice(conn, table):
     with write_transaction(conn):
         conn.execute("DELETE FROM movements")
-        first = ids.allocate_ids(conn, table, 5_000, now=IN_2010)
+        first = ids.allocate_id(conn, table, now=IN_2010)
         assert first >= 1
         conn.execute("UPDATE counters SET value = ? WHERE name IN ('message_id', 'movement_id')", (first + 4_999,))
-        assert ids.allocate_ids(conn, table, 1, now=IN_2010) == first + 5_000
+        assert ids.allocate_id(conn, table, now=IN_2010) == first + 5_000
         assert ids.time_from_id(first + 5_000) == IN_2020 + 1, "it runs ahead"

@@ -209,7 +209,7 @@ def test_ids_grow_even_when_the_clock_is_set_back(conn, acme_1):
     credits.grant_credits(conn, SHELL, acme_1, 1, now=now_ms() + 60_000)
     (last, *_) = statement.list_movements_page(conn, acme_1.id)
     with write_transaction(conn):
-        assert ids.allocate_ids(conn, "movements", 1) == last.id + 1
+        assert ids.allocate_id(conn, "movements") == last.id + 1
 
 
 def test_the_id_of_a_deleted_row_is_not_given_again(conn, acme_1):
@@ -220,10 +220,10 @@ def test_the_id_of_a_deleted_row_is_not_given_again(conn, acme_1):
     )
     conn.execute("DELETE FROM received")
     with write_transaction(conn):
-        assert ids.allocate_ids(conn, "received", 1) == last + 1
+        assert ids.allocate_id(conn, "received") == last + 1
 
 
 def test_an_id_holds_its_time(conn):
     at = now_ms()
     with write_transaction(conn):
-        assert ids.time_from_id(ids.allocate_ids(conn, "movements", 1, now=at)) == at
+        assert ids.time_from_id(ids.allocate_id(conn, "movements", now=at)) == at

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from portal.core.clock import MINUTE_MS, now_ms
+from portal.core.clock import DAY_MS, MINUTE_MS, now_ms
 from portal.core.db import Connection, connect, write_transaction
 from portal.services.accounts.accounts import Account
 from portal.services.billing import packs, statement
@@ -142,3 +142,12 @@ def test_ids_of_movements_that_have_run_ahead_begin_a_line_each(conn, acme_1):
     first, second = send(conn, acme_1, 0), send(conn, acme_1, 1)
     assert [(each.first_message_id, each.messages) for each in usage(conn, acme_1)] == [(first[0], 1), (second[0], 1)]
     assert ids.time_from_id(usage(conn, acme_1)[0].id) == BEGIN + 10 * MINUTE_MS
+
+
+def test_a_batch_lies_in_one_minute_and_one_day(conn, acme_1):
+    """Where ids have run ahead of the clock, the next ones might be of two days: the totals count a batch in one."""
+    midnight = (BEGIN // DAY_MS + 1) * DAY_MS
+    conn.execute("UPDATE counters SET value = ? WHERE name = 'message_id'", (ids.min_id_at_time(midnight) - 3,))
+    message_ids = send(conn, acme_1, 0, 5)
+    assert [ids.time_from_id(each) for each in message_ids] == [midnight] * 5
+    assert send(conn, acme_1, 0, 1) == [message_ids[-1] + 1]
