@@ -137,3 +137,16 @@ async def test_clients_that_do_not_read_or_answer_hold_nothing_up(
     assert conn.execute("SELECT 1 FROM messages WHERE id = ?", (int(accepted.message_id),)).fetchone()
     await silent.wait_for_pdu(CommandId.UNBIND)
     await close_connections()
+
+
+async def test_a_database_that_others_keep_locked_holds_nothing_up(
+    serve: Callable[..., RunningServer], login: AccountLogin, conn: db.Connection, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = serve()
+    client = await RawEsme.connect_and_bind(server.port, login, CommandId.BIND_TRANSMITTER)
+    conn.execute("BEGIN IMMEDIATE")
+    client.send(client.build_submit_sm())
+    await stop_in_time(server, capfd)
+    conn.execute("ROLLBACK")
+    assert conn.execute("SELECT count(*) FROM messages").fetchone()[0] == 0
+    await close_connections()

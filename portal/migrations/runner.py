@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlite_utils import Database, Migrations
 
-from portal.core import db
+from portal.core import db, paths
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.migrations import copies
 from portal.migrations.applied import MigrationFailed, NewerDatabase
@@ -207,6 +207,6 @@ def _round_up_mb(octets: int) -> int:
 
 @contextmanager
 def _hold_migration_lock(file: Path) -> Iterator[None]:
-    with file.open("w") as handle:
+    with paths.open_lock_file(file) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -307,3 +307,22 @@ def test_a_stop_while_it_waits_ends_serve(older):
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM
     assert_nothing_happened(older)
+
+
+@pytest.mark.parametrize("words", [("compact",), ("account", "list"), ("check",)], ids=" ".join)
+def test_what_a_link_in_place_of_a_lock_leads_to_is_not_written(data, run_app, words):
+    target = data / "another"
+    target.write_text("as it was")
+    for name in ("running", "check"):
+        (data / f"{name}.lock").unlink(missing_ok=True)
+        (data / f"{name}.lock").symlink_to(target)
+    assert run_app(*words).returncode == 1
+    assert target.read_text() == "as it was"
+
+
+def test_a_pipe_in_place_of_a_lock_holds_nobody_up(older, run_app):
+    (older / "portal.migrate.lock").unlink(missing_ok=True)
+    os.mkfifo(older / "portal.migrate.lock")
+    done = run_app("migrate")
+    assert done.returncode == 1
+    assert "portal.migrate.lock is no file" in done.stderr

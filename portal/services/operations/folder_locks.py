@@ -13,6 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from portal import __version__, migrations
+from portal.core import paths
 from portal.core.db import FILE_NAME
 from portal.core.progress import Progress
 from portal.services.common.errors import Refused
@@ -162,8 +163,7 @@ def find_running_server(data: Path, *, but_for: str = "") -> str | None:
 
 
 def _open_lock(data: Path, name: str) -> FileIO:
-    # Without a buffer, and not truncated: what is in it is its holder's.
-    return (data / f"{name}.lock").open("ab+", buffering=0)
+    return paths.open_lock_file(data / f"{name}.lock")
 
 
 def _try_lock(handle: FileIO, operation: int) -> bool:
@@ -178,6 +178,7 @@ def _write_holder(handle: FileIO) -> None:
     # The lock holds without it, also on a full disk.
     with suppress(OSError):
         handle.truncate(0)
+        handle.seek(0)
         handle.write(f"{__version__} {os.getpid()}\n".encode())
 
 

@@ -180,7 +180,15 @@ class ConnectionSlot:
     `cancel_handshake` ends what comes before the session, the handshake of TLS.
     """
 
-    __slots__ = ("_connection_limits", "_is_connected", "_is_unbound", "_session", "address", "cancel_handshake")
+    __slots__ = (
+        "_connection_limits",
+        "_is_cancelled",
+        "_is_connected",
+        "_is_unbound",
+        "_session",
+        "address",
+        "cancel_handshake",
+    )
 
     def __init__(self, connection_limits: ConnectionLimits, address: IPAddress) -> None:
         self.address = address
@@ -189,11 +197,25 @@ class ConnectionSlot:
         self._session: AdmittedSession | None = None
         self._is_unbound = True
         self._is_connected = True
+        self._is_cancelled = False
 
-    def attach_session(self, session: AdmittedSession) -> None:
-        """The connection stands (with TLS: after its handshake), and this is its session."""
+    def attach_session(self, session: AdmittedSession) -> bool:
+        """The connection stands (with TLS: after its handshake), and this is its session.
+
+        Returns:
+            Whether it may go on; not where it was cancelled in the moment in which it succeeded.
+        """
+        if self._is_cancelled:
+            return False
         self._session = session
         self._connection_limits.sessions.add(session)
+        return True
+
+    def cancel(self) -> None:
+        """End what comes before the session, if it is still at that."""
+        if not self._session:
+            self._is_cancelled = True
+            self.cancel_handshake()
 
     def mark_bound(self) -> None:
         """The session has bound."""
@@ -208,12 +230,12 @@ class ConnectionSlot:
         if self._session:
             self._session.evict()
         else:
-            self.cancel_handshake()
+            self.cancel()
 
     def release(self) -> None:
         """The connection has ended, or never came to stand.
 
-        Called twice where a handshake is cancelled in the moment in which it succeeds: by the session, and by the
+        Called twice where a handshake is cancelled in the moment in which it succeeds: by the connection, and by the
         listener.
         """
         if not self._is_connected:

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
@@ -44,7 +45,7 @@ class SmppListener:
         self._connection_limits = connection_limits
         self._make_session = make_session
         self._loop = loop
-        self._handshake_tasks: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], ConnectionSlot] = {}
         self._resume_timer: asyncio.TimerHandle | None = None
         self.port: int = listening_socket.getsockname()[1]
 
@@ -60,8 +61,8 @@ class SmppListener:
         else:
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        for task in self._handshake_tasks:
-            task.cancel()
+        for slot in list(self._handshakes.values()):
+            slot.cancel()
 
     def _accept_connections(self) -> None:
         for _ in range(_ACCEPT_BATCH_SIZE):
@@ -86,8 +87,14 @@ class SmppListener:
     def _start_session(self, client: socket.socket, slot: ConnectionSlot) -> None:
         task = self._loop.create_task(self._run_handshake(client, slot))
         slot.cancel_handshake = task.cancel
-        self._handshake_tasks.add(task)
-        task.add_done_callback(self._handshake_tasks.discard)
+        self._handshakes[task] = slot
+        task.add_done_callback(partial(self._handle_handshake_end, client, slot))
+
+    def _handle_handshake_end(self, client: socket.socket, slot: ConnectionSlot, task: asyncio.Task[None]) -> None:
+        del self._handshakes[task]
+        # Here, for a task that is cancelled before its first step never gets that far itself.
+        if task.cancelled():
+            _close_client(client, slot)
 
     async def _run_handshake(self, client: socket.socket, slot: ConnectionSlot) -> None:
         try:
@@ -100,9 +107,6 @@ class SmppListener:
         except OSError as error:
             log.info("no TLS with %s: %s", slot.address, error)
             _close_client(client, slot)
-        except asyncio.CancelledError:
-            _close_client(client, slot)
-            raise
 
 
 def _close_client(client: socket.socket, slot: ConnectionSlot) -> None:

@@ -151,8 +151,9 @@ class SmppSession(PduStream):
     # --- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connection_slot.attach_session(self)
         super().connection_made(transport)
+        if not self._connection_slot.attach_session(self):
+            self._abort("has come too late")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

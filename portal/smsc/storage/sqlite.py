@@ -50,6 +50,7 @@ _READ_RETRY_MS = 1_000
 _EXPIRY_INTERVAL_SECONDS = 600.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
 _WRITER_BUSY_TIMEOUT_MS = 2_000
+_LAST_BUSY_TIMEOUT_MS = 200
 
 
 class SqliteStorage:
@@ -138,6 +139,8 @@ class SqliteStorage:
             timer.cancel()
         if not self._writer.close(timeout):
             log.error("the database could not be written to the end")
+            # The supervisor does the rest, and waits no longer for this process than that.
+            self._read_connection.busy_timeout_ms = _LAST_BUSY_TIMEOUT_MS
         self._search_connection.interrupt()
         self._search_executor.shutdown(cancel_futures=True)
         self._search_connection.close()

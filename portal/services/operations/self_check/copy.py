@@ -7,10 +7,11 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from portal import migrations
+from portal.core import paths
 from portal.core.db import FILE_NAME
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
@@ -53,7 +54,7 @@ def open_database_copy(
         KeyboardInterrupt: from `progress`; nothing is left of the copy.
     """
     copy_file = data / _COPY_NAME
-    with (data / _LOCK_NAME).open("w") as lock:
+    with paths.open_lock_file(data / _LOCK_NAME) as lock:
         # Another check's copy is there until that check has opened it.
         _wait_for_lock(lock, progress)
         _remove_copy(data)
@@ -74,7 +75,7 @@ def open_database_copy(
 
 def remove_stale_copy(data: Path) -> None:
     """Remove the copy of a check that was killed, unless one is being written at this moment."""
-    with (data / _LOCK_NAME).open("w") as lock:
+    with paths.open_lock_file(data / _LOCK_NAME) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -88,7 +89,7 @@ def _remove_copy(data: Path) -> None:
         each.unlink()
 
 
-def _wait_for_lock(lock: IO[str], progress: Progress) -> None:
+def _wait_for_lock(lock: FileIO, progress: Progress) -> None:
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
