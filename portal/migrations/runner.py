@@ -118,7 +118,7 @@ class _Run:
                     db.fsync(folder)
                     self._at = "the commit"
         except BaseException:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, OSError):
                 # Not after a commit, as where a signal came with it.
                 if self._migrations.pending(self._database):
                     for each in (partial_copy, copy):
