@@ -6,6 +6,8 @@ import asyncio
 import logging
 import re
 from collections import deque
+from collections.abc import Mapping
+from functools import cache
 from typing import Protocol
 
 from portal.core import gsm0338
@@ -39,6 +41,8 @@ _NETWORK_TYPE_GSM = 3
 # 5.2.5 and 5.2.6.
 _TON_INTERNATIONAL, _TON_NETWORK_SPECIFIC, _NPI_E164 = 1, 3, 1
 _MAX_SHORT_CODE_DIGITS = 8
+# For what is done once a message: to find a member by its class takes a tenth of a microsecond.
+_RECEIPTED_MESSAGE_ID, _OUTGOING_ID = TlvTag.RECEIPTED_MESSAGE_ID, TlvTag.OUTGOING_ID
 
 
 class Receiver(Protocol):
@@ -180,11 +184,11 @@ def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int, client_i
 
 def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int, client_id: int) -> DeliverSm:
     """What became of a message: from the handset, to the sender."""
+    encoded_id = _encode_message_id(client_id)
     tlvs: dict[int, bytes] = {
-        TlvTag.RECEIPTED_MESSAGE_ID: _encode_message_id(client_id),
-        TlvTag.MESSAGE_STATE: bytes((receipt.state,)),
-        TlvTag.NETWORK_ERROR_CODE: bytes((_NETWORK_TYPE_GSM,)) + receipt.ptt.to_bytes(2),
-        TlvTag.OUTGOING_ID: _encode_message_id(client_id),
+        _RECEIPTED_MESSAGE_ID: encoded_id,
+        **_build_outcome_tlvs(receipt.state, receipt.ptt),
+        _OUTGOING_ID: encoded_id,
     }
     if receipt.reference is not None:
         tlvs[TlvTag.USER_MESSAGE_REFERENCE] = receipt.reference.to_bytes(2)
@@ -200,6 +204,14 @@ def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int, client_id
         short_message=format_receipt_text(receipt, client_id).encode("ascii"),
         tlvs=tlvs,
     )
+
+
+@cache
+def _build_outcome_tlvs(state: int, ptt: int) -> Mapping[int, bytes]:
+    return {
+        TlvTag.MESSAGE_STATE: bytes((state,)),
+        TlvTag.NETWORK_ERROR_CODE: bytes((_NETWORK_TYPE_GSM,)) + ptt.to_bytes(2),
+    }
 
 
 def format_receipt_text(receipt: DeliveryReceipt, client_id: int) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import cache
 
 from portal.services.common import message_states
 
@@ -113,6 +114,7 @@ _RECEIPT_STATES: Mapping[int, str] = {
 }
 
 
+@cache
 def format_receipt_status(state: int, ptt: int) -> str:
     """What became of a message as the text of its receipt says it (appendix B)."""
     return f"stat:{_RECEIPT_STATES[state]} err:{ptt:03d}"

@@ -661,6 +661,8 @@ def _decode_octets(body: bytes, start: int, count: int) -> bytes:
 
 
 def _encode_c_octet_string(text: str, limit: int) -> bytes:
+    if not text:
+        return b"\0"
     octets = text.encode("latin-1")
     if len(octets) >= limit or 0 in octets:
         raise ValueError(f"{text!r} is not a C-octet string of at most {limit - 1} characters")
