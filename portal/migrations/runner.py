@@ -155,6 +155,7 @@ class _Run:
         copies.remove_partial_copies(self._file.parent)
         with report_during_statements(self._conn, self._progress, lambda: (self._done, self._total)):
             self._progress(self._done, self._total)
+            target.touch(mode=0o600)
             self._conn.execute("VACUUM INTO ?", (str(target),))
         db.fsync(target)
         self._done += 1

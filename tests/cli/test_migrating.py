@@ -207,7 +207,7 @@ def test_nothing_migrates_under_a_running_server(server, run_app, refused):
         conn.execute("DELETE FROM _sqlite_migrations WHERE name = ?", (max(KNOWN_NAMES),))
     who = f"SMPP Portal {__version__} (process {server.process.pid})"
     assert refused("migrate") == (
-        f"The database in {server.data} has to be migrated, and {who} is running on it. Stop it first.\n"
+        f"The database in {server.data} has to be migrated, but not while it is in use. Stop it first: {who}.\n"
     )
     assert "older version" in refused("account", "list")
     assert run_app("serve").stderr == f"{who} is running on {server.data} already.\n"
@@ -226,7 +226,7 @@ def test_web_alone_is_named_too(data, config, refused):
         wait_until(lambda: "listening" in (data / "log").read_text())
         with closing(sqlite3.connect(data / db.FILE_NAME, isolation_level=None)) as conn:
             conn.execute("DELETE FROM _sqlite_migrations WHERE name = ?", (max(KNOWN_NAMES),))
-        assert f"SMPP Portal {__version__} (web, process {process.pid}) is running" in refused("migrate")
+        assert f"SMPP Portal {__version__} (web, process {process.pid})" in refused("migrate")
 
 
 @pytest.mark.slow

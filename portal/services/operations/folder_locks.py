@@ -39,7 +39,9 @@ class ServerRunning(DataFolderInUse):
 
 
 class OlderDatabaseInUse(ServerRunning):
-    sentence = "The database in %(data)s has to be migrated, and %(holder)s is running on it. Stop it first."
+    sentence = (
+        "The database in %(data)s has to be migrated, but not while it is in use. Stop it first: %(holder)s."
+    )
 
 
 @contextmanager

@@ -86,6 +86,7 @@ def test_a_line_says_who_why_how_many_and_what_was_left(alice: Browser, conn: db
         "Granted operator +1,000 1,000",
     ]
     assert page.count(f'href="history/{waits}"') == 2
+    assert re.search(r'Refunded\s<a href="history', page)
     assert f'href="history/{single}"' in page
     assert f'href="history?before={last + 1}"' in page
     there = alice.get(f"/accounts/smpp-acme-1/history?before={last + 1}").text
