@@ -24,6 +24,7 @@ INTERFACE_VERSION = 0x34
 _HEADER_STRUCT = Struct(">IIII")
 _TLV_HEADER_STRUCT = Struct(">HH")
 _FIELDS_AFTER_VALIDITY = Struct(">5B")
+_SHORT_MESSAGE_FORMAT = b"%b%c%c%b%c%c%b%c%c%c%b%b%c%c%c%c%c%b%b"
 
 Tlvs = Mapping[int, bytes]
 _NO_TLVS: Tlvs = {}
@@ -272,28 +273,27 @@ class ShortMessage:
     def encode(self) -> bytes:
         if len(self.short_message) > 254:
             raise ValueError("a short_message has at most 254 octets; longer ones go into message_payload")
-        body = b"".join(
-            (
-                _encode_c_octet_string(self.service_type, 6),
-                bytes((self.source_ton, self.source_npi)),
-                _encode_c_octet_string(self.source, 21),
-                bytes((self.dest_ton, self.dest_npi)),
-                _encode_c_octet_string(self.destination, 21),
-                bytes((self.esm_class, self.protocol_id, self.priority)),
-                _encode_c_octet_string(self.schedule_delivery_time, 17),
-                _encode_c_octet_string(self.validity_period, 17),
-                bytes(
-                    (
-                        self.registered_delivery,
-                        self.replace_if_present,
-                        self.data_coding,
-                        self.default_message_id,
-                        len(self.short_message),
-                    )
-                ),
-                self.short_message,
-                _encode_tlvs(self.tlvs),
-            )
+        # In one step: a receipt is one of these, and there may be one a message.
+        body = _SHORT_MESSAGE_FORMAT % (
+            _encode_c_octet_string(self.service_type, 6),
+            self.source_ton,
+            self.source_npi,
+            _encode_c_octet_string(self.source, 21),
+            self.dest_ton,
+            self.dest_npi,
+            _encode_c_octet_string(self.destination, 21),
+            self.esm_class,
+            self.protocol_id,
+            self.priority,
+            _encode_c_octet_string(self.schedule_delivery_time, 17),
+            _encode_c_octet_string(self.validity_period, 17),
+            self.registered_delivery,
+            self.replace_if_present,
+            self.data_coding,
+            self.default_message_id,
+            len(self.short_message),
+            self.short_message,
+            _encode_tlvs(self.tlvs),
         )
         return _encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
 
