@@ -271,8 +271,9 @@ def empty_former_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TIMES = st.one_of(
     st.integers(EPOCH_MS - 3, EPOCH_MS + 3),
     st.integers(EPOCH_MS + QUARTER_MS - 3, EPOCH_MS + QUARTER_MS + 3),
-    st.integers(1, 5),
-    st.integers(1, 3_776_000_000_000),
+    # Before April 1970 former ids were as small as the new ones, and can't be told from them.
+    st.integers(1 << 33, (1 << 33) + 5),
+    st.integers(1 << 33, 3_776_000_000_000),
 )
 COUNTERS = st.one_of(st.integers(0, 3), st.integers(4_090, 4_100), st.integers(0, MAX_COUNTER), st.just(MAX_COUNTER))
 BLOCK_SIZES = st.one_of(st.integers(1, 5), st.integers(1, 5_000))

@@ -39,9 +39,7 @@ class ServerRunning(DataFolderInUse):
 
 
 class OlderDatabaseInUse(ServerRunning):
-    sentence = (
-        "The database in %(data)s has to be migrated, but not while it is in use. Stop it first: %(holder)s."
-    )
+    sentence = "The database in %(data)s has to be migrated, but not while it is in use. Stop it first: %(holder)s."
 
 
 @contextmanager
