@@ -23,6 +23,8 @@ from portal.smsc.storage.interface import Storage
 _PROGRESS_INTERVAL_SECONDS = RATE_SAMPLE_MS / 1000
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
 _MAX_TIMER_MS = DAY_MS
+# In which a bind is checked and its session is there.
+_MAX_BIND_MS = 1_000
 
 
 class BoundSession(Protocol):
@@ -73,7 +75,8 @@ class SessionRegistry:
         self._sessions_by_account[account.id].add(session)
         self._meters_by_session[session.id] = _SessionRateMeter(session)
         self._storage.insert_session(_record_from_session(session, accepted_bind))
-        self._schedule_access_expiry(account)
+        # It may have run out since the bind was checked.
+        self._schedule_access_expiry(account, now_ms() - _MAX_BIND_MS)
         scheduler = self._delivery_schedulers.get(account.id)
         if scheduler is None:
             scheduler = self._delivery_schedulers[account.id] = DeliveryScheduler(account.id, self._storage)
@@ -101,19 +104,20 @@ class SessionRegistry:
     def _apply_account_change(self, account: AccountConfig) -> None:
         if account.id not in self._sessions_by_account:
             return
+        # Before the sessions look: what runs out meanwhile has to be looked at again.
+        now = now_ms()
         for session in list(self._sessions_by_account[account.id]):
             session.apply_account_change(account)
-        self._schedule_access_expiry(account)
+        self._schedule_access_expiry(account, now)
 
-    def _schedule_access_expiry(self, account: AccountConfig) -> None:
-        """Look again when an address or a password that is good now stops being so."""
+    def _schedule_access_expiry(self, account: AccountConfig, now: int) -> None:
+        """Look again when an address or a password that was good at `now` (milliseconds) stops being so."""
         timer = self._expiry_timers.pop(account.id, None)
         if timer:
             timer.cancel()
-        now = now_ms()
         expiry = account.next_access_expiry(now)
         if expiry is not None:
-            delay = min(expiry - now, _MAX_TIMER_MS) / 1000
+            delay = min(max(expiry - now_ms(), 0), _MAX_TIMER_MS) / 1000
             self._expiry_timers[account.id] = self._loop.call_later(delay, self._apply_account_change, account)
 
     def _save_periodically(self) -> None:
