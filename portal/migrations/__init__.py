@@ -55,6 +55,7 @@ def migrate_copy(file: Path, *, progress: Progress = no_progress) -> None:
 
     Raises: as `migrate`; the copy is of no use then.
     """
+    # Imported here as in `migrate`.
     from portal.migrations import runner
 
     runner.migrate_copy(file, progress=progress)

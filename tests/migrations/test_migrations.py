@@ -141,11 +141,17 @@ def test_what_a_killed_one_left_of_its_copy_goes_with_the_next(file):
     assert len(copies(file)) == 1
 
 
+def copy_steps() -> Migrations:
+    """All steps that there are, for more to be added."""
+    steps = Migrations("portal")
+    steps._migrations = list(all_steps._migrations)
+    return steps
+
+
 def test_a_step_that_fails_leaves_the_database_as_it_was(file):
     migrations.migrate(file)
     before = schema(file)
-    steps = Migrations("portal")
-    steps._migrations = list(all_steps._migrations)
+    steps = copy_steps()
 
     @steps(name="m90_done")
     def done(database: Database) -> None:
@@ -165,8 +171,7 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(file):
 def test_nothing_begins_without_room(file, monkeypatch):
     migrations.migrate(file)
     before = schema(file)
-    steps = Migrations("portal")
-    steps._migrations = list(all_steps._migrations)
+    steps = copy_steps()
 
     @steps(name="m90_later")
     def later(database: Database) -> None:

@@ -115,7 +115,7 @@ class Usage(NamedTuple):
     last_message_id: int
 
 
-# The ids of a batch may run ahead of its time: as many have the same millisecond as there is room for.
+# Messages of before: a batch's ids could go over into the next minute, and its movement had the time of the first.
 _MAX_ID_LEAD_MS = 1_000
 
 

@@ -84,9 +84,9 @@ def store_messages(
     refused (ptt 10) and costs nothing; the others are not affected. One to a number on the account's blacklist is
     accepted, is rejected at once (ptt 53) and costs nothing.
 
-    Clients wait for this. The number of statements does not grow with the number of accounts, and all that has to be
-    read is read by one: Python releases the GIL for each statement and row, which costs more than SQLite's work itself
-    where the event loop is busy.
+    Clients wait for this. The number of statements does not grow with the number of accounts, and what each batch has
+    to read is read by one: Python releases the GIL for each statement and row, which costs more than SQLite's work
+    itself where the event loop is busy.
 
     Args:
         now: when they were submitted (milliseconds), for a history that is written afterwards; None: this moment.

@@ -1,6 +1,7 @@
 """What a customer changes reaches the sessions that are open."""
 
 import asyncio
+from itertools import chain, repeat
 
 import pytest
 
@@ -9,6 +10,7 @@ from portal.services.accounts import accounts, allowed_ips, credentials, session
 from portal.services.common.audit import SHELL
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.senders import sender_requests, senders
+from portal.smsc.connection import session, session_registry
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 from tests.support import DEADLINE_S
@@ -98,6 +100,22 @@ async def test_an_old_password_in_its_grace_period_stays_until_its_end(
         other = await RawEsme.connect(server.port)
         assert await other.bind(login.name, login.password) == CommandStatus.ESME_RINVPASWD
         assert await other.bind(login.name, new) == 0
+
+
+async def test_what_runs_out_while_the_sessions_look_is_looked_at_again(
+    config, cast, conn, keys, account, wakeup_sender, monkeypatch
+):
+    login = cast.smpp_acme_1
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, login)
+        credentials.regenerate_smpp_password(conn, keys, SHELL, account, grace_ms=3_600_000, send_mail=False)
+        (expires_at,) = conn.execute("SELECT max(expires_at) FROM smpp_passwords").fetchone()
+        # The password is still good when somebody looks first, and no more a millisecond later.
+        times = chain([expires_at - 1], repeat(expires_at))
+        for module in (session, session_registry):
+            monkeypatch.setattr(module, "now_ms", lambda: next(times))
+        wakeup_sender.send()
+        await esme.wait_for_unbind()
 
 
 async def test_a_new_password_never_passes_for_the_one_before(config, cast, conn, keys, wakeup_sender):

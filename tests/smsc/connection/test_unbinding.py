@@ -3,8 +3,10 @@
 import pytest
 
 from portal.smsc.protocol.constants import CommandId, CommandStatus
-from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp
+from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu, MessageResp
+from portal.smsc.server import SmppServer
 from tests.smsc.esme import RawEsme, list_sessions, run_smsc, wait_until
+from tests.support import AccountLogin
 
 
 def count_stored(conn):
@@ -38,13 +40,19 @@ async def test_it_comes_after_the_answers_and_nothing_more_is_stored(config, cas
         assert count_stored(conn) == len(batch)
 
 
+async def unbind_with_receipt(server: SmppServer, login: AccountLogin) -> tuple[RawEsme, DeliverSm]:
+    """A client that the server is about to unbind, and a receipt that it has not answered."""
+    esme = await RawEsme.connect_and_bind(server.port, login)
+    await esme.submit()
+    receipt = await esme.wait_for_pdu(CommandId.DELIVER_SM)
+    (session,) = list_sessions(server)
+    session.unbind("a test")
+    return esme, receipt
+
+
 async def test_it_waits_for_the_answers_to_receipts(config, cast):
     async with run_smsc(config) as server:
-        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        await esme.submit()
-        receipt = await esme.wait_for_pdu(CommandId.DELIVER_SM)
-        (session,) = list_sessions(server)
-        session.unbind("a test")
+        esme, receipt = await unbind_with_receipt(server, cast.smpp_acme_1)
         esme.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 99), MessageResp(CommandId.DELIVER_SM_RESP, receipt.sequence))
         assert (await esme.read_response()).sequence == 99
         await esme.wait_for_unbind()
@@ -52,14 +60,11 @@ async def test_it_waits_for_the_answers_to_receipts(config, cast):
 
 async def test_what_comes_late_is_refused_after_the_answers_to_receipts_were_read(config, cast):
     async with run_smsc(config) as server:
-        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        await esme.submit()
-        receipt = await esme.wait_for_pdu(CommandId.DELIVER_SM)
-        (session,) = list_sessions(server)
-        session.unbind("a test")
+        esme, receipt = await unbind_with_receipt(server, cast.smpp_acme_1)
         late = esme.build_submit_sm()
         esme.send(late)
         unbind = await esme.wait_for_pdu(CommandId.UNBIND)
+        (session,) = list_sessions(server)
         await wait_until(lambda: session._outgoing)
         esme.send(MessageResp(CommandId.DELIVER_SM_RESP, receipt.sequence))
         assert (await esme.wait_for_response(late.sequence)).status == CommandStatus.ESME_RSYSERR
