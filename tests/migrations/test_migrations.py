@@ -85,6 +85,7 @@ def test_each_migration_has_a_file_of_its_name(file):
     assert applied.list_pending_migrations(file) == []
 
 
+@pytest.mark.slow
 def test_a_copy_is_made_before_a_step_and_old_ones_go_only_when_it_has_served(file):
     migrations.migrate(file)
     steps = Migrations("portal")

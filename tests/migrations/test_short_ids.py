@@ -93,6 +93,7 @@ def full(conn: db.Connection, cast: Cast) -> db.Connection:
     return conn
 
 
+@pytest.mark.slow
 def test_nothing_but_the_ids_changes_and_each_keeps_its_time_and_counter(full, data, tmp_path):
     file = tmp_path / "former.db"
     former_ids.write_former_database(full, file)
@@ -115,6 +116,7 @@ def comparable(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(each.replace(" ", "") if isinstance(each, str) and each.startswith("{") else each for each in row)
 
 
+@pytest.mark.slow
 def test_no_id_is_left_that_needs_more_than_53_bits(full, tmp_path):
     file = tmp_path / "former.db"
     former_ids.write_former_database(full, file, lambda at: at % 2 * 1_040_000)
@@ -139,6 +141,7 @@ def iterate_numbers(values: Any) -> Iterator[int]:
             yield from array("q", each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_movements", [True, False])
 @pytest.mark.parametrize(
     "raised",

@@ -39,6 +39,7 @@ async def test_those_that_are_sent_away_at_once_keep_no_place(config: Config, ca
         await server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", range(1, 9))
 async def test_one_that_comes_while_the_server_stops_is_answered_or_stores_nothing(
     config: Config, cast: Cast, conn: db.Connection, caplog: pytest.LogCaptureFixture, turns: int

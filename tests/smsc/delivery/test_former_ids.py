@@ -33,6 +33,7 @@ async def cancel(esme, message_id):
     return (await esme.request(message)).status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raised_counter", [0, 4_095, 1_040_000])
 async def test_a_client_goes_on_with_the_ids_that_it_was_given(config, cast, conn, data, raised_counter):
     inbound_numbers.add_inbound_number(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), "48484")

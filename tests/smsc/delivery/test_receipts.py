@@ -201,6 +201,7 @@ async def eventually_bound(server, login):
         await esme.close()
 
 
+@pytest.mark.slow
 async def test_an_answer_after_our_unbind_counts(config, cast, conn, change_account):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
