@@ -23,7 +23,10 @@ def run_server(config: Config, *args: str, **environment: str) -> Iterator[Runni
     Its log goes to the test's own output, which pytest shows when the test fails.
     """
     with start_server(config, "serve", *args, **environment) as server:
-        wait_until(lambda: is_server_ready(server) or server.process.poll() is not None, deadline_s=20)
+        wait_until(
+            lambda: (_runs_itself(server) and is_server_ready(server)) or server.process.poll() is not None,
+            deadline_s=20,
+        )
         assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
         yield server
 
@@ -51,6 +54,15 @@ def find_child_pids(pid: int) -> dict[str, int]:
                 arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
                 pids |= {name: int(child) for name in ("web", "smsc") if name.encode() in arguments}
     return pids
+
+
+def _runs_itself(server: RunningServer) -> bool:
+    # The children of a server that was killed a moment ago answer for as long as they live.
+    pids = find_child_pids(server.process.pid)
+    locks = [server.data / f"{name}.lock" for name in ("web", "smsc")]
+    return [str(pids.get(lock.stem)) for lock in locks] == [
+        lock.read_text().partition(" ")[2].strip() if lock.exists() else "" for lock in locks
+    ]
 
 
 def is_server_ready(server: RunningServer) -> bool:
