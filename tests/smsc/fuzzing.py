@@ -126,14 +126,21 @@ def are_fields_consistent(values: Mapping[str, object]) -> bool:
     return not (values.get("short_message") and isinstance(tlvs, Mapping) and tlvs.get(TlvTag.MESSAGE_PAYLOAD))
 
 
-def valid_tlv_lengths(tag: int) -> range:
-    """Return how many octets an optional parameter may have."""
-    return pdu.TLV_LENGTHS.get(tag, range(50))
+def used_tlv_lengths(command: int) -> Mapping[int, int]:
+    """Return the optional parameters of a PDU of which something is asked, with how many octets they have."""
+    return {CommandId.SUBMIT_SM: pdu.SUBMIT_TLV_LENGTHS, CommandId.DATA_SM: pdu.DATA_TLV_LENGTHS}.get(command, {})
 
 
-def valid_tlv_octets(tag: int) -> range:
-    """Return what the octet of a parameter of one may be."""
-    return pdu.TLV_VALUES.get(tag, range(256))
+def valid_tlv_lengths(command: int, tag: int) -> range:
+    """Return how many octets an optional parameter of a PDU may have."""
+    length = used_tlv_lengths(command).get(tag)
+    return range(50) if length is None else range(length, length + 1)
+
+
+def valid_tlv_octets(command: int, tag: int) -> range:
+    """Return what the octets of an optional parameter may be: there is no segment 0, nor a text of none."""
+    is_counted = tag in (TlvTag.SAR_TOTAL_SEGMENTS, TlvTag.SAR_SEGMENT_SEQNUM) and used_tlv_lengths(command)
+    return range(1 if is_counted else 0, 256)
 
 
 class PduFuzzer:
@@ -225,7 +232,7 @@ def _make_random_pdu(random: Random, command: int) -> Pdu:
         elif each.type is bytes:
             values[each.name] = random.randbytes(_random_length(random, each.limit))
         else:
-            values[each.name] = dict(_random_tlv(random) for _ in range(random.choice((0, 0, 1, 3))))
+            values[each.name] = dict(_random_tlv(random, command) for _ in range(random.choice((0, 0, 1, 3))))
     if not are_fields_consistent(values):
         values["short_message"] = b""
     return make_pdu(command, **values)
@@ -235,10 +242,10 @@ def _random_length(random: Random, limit: int) -> int:
     return random.choice((0, random.randint(0, limit), limit))
 
 
-def _random_tlv(random: Random) -> tuple[int, bytes]:
+def _random_tlv(random: Random, command: int) -> tuple[int, bytes]:
     tag = random.choice((*TlvTag, random.getrandbits(16)))
-    length = random.choice(valid_tlv_lengths(tag))
-    return tag, bytes(random.choice(valid_tlv_octets(tag)) for _ in range(length))
+    length = random.choice(valid_tlv_lengths(command, tag))
+    return tag, bytes(random.choice(valid_tlv_octets(command, tag)) for _ in range(length))
 
 
 class ExpectedResponses:

@@ -211,8 +211,6 @@ class SmppSession(PduStream):
             log.info("malformed PDU from %s: %s", self.address, malformed)
         if malformed.status is CommandStatus.ESME_RINVCMDID:
             self._write(pdu.encode_generic_nack(malformed.sequence, malformed.status))
-        elif malformed.command & RESPONSE_BIT:
-            self._handle_deliver_response(malformed.sequence, malformed.status)
         else:
             self._write(pdu.encode_response(malformed.command, malformed.sequence, malformed.status))
 

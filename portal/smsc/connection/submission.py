@@ -17,6 +17,8 @@ _MESSAGE_TYPE_MASK = 0b0011_1100
 _ALLOWED_MESSAGE_TYPES = frozenset((0b0000_0000, 0b0000_1000, 0b0001_0000))
 # A source address goes back in the receipt, where 4.6.1 has room for no more; that of data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
+# 5.3.2.1.
+_MAX_SUBUNIT = 4
 
 _STATUS_BY_ERROR: dict[type[Refused], CommandStatus] = {
     validation.InvalidSource: CommandStatus.ESME_RINVSRCADR,
@@ -46,6 +48,8 @@ def submitted_message_from_pdu(
     if tlvs := message.tlvs:
         reference = _get_tlv_int(tlvs, TlvTag.USER_MESSAGE_REFERENCE)
         subunit = _get_tlv_int(tlvs, TlvTag.DEST_ADDR_SUBUNIT)
+        if subunit is not None and subunit > _MAX_SUBUNIT:
+            subunit = None  # reserved values are read as the default (3.3.1)
         segment = _parse_sar_segment(tlvs)
     scheduled_at = expires_at = None
     try:

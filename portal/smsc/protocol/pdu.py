@@ -1,8 +1,9 @@
 """The PDUs of SMPP 3.4 (Issue 1.2), octets to objects and back.
 
-Strict: a field longer than the standard allows, a length that points past the end, a terminator that is missing,
-octets left over: each raises `MalformedPdu` with the command_status to answer. Nothing else is raised, whatever the
-octets. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the codec's
+Strict with requests: a field longer than the standard allows, a length that points past the end, a terminator that is
+missing, octets left over: each raises `MalformedPdu` with the command_status to answer. Nothing else is raised, whatever
+the octets. Of a response its command_status decides, and nobody could be told of a flaw: what there is of its body is
+taken. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the codec's
 rule.
 """
 
@@ -28,6 +29,19 @@ _SHORT_MESSAGE_FORMAT = b"%b%c%c%b%c%c%b%c%c%c%b%b%c%c%c%c%c%b%b"
 
 Tlvs = Mapping[int, bytes]
 _NO_TLVS: Tlvs = {}
+
+SUBMIT_TLV_LENGTHS: Mapping[int, int] = {
+    TlvTag.DEST_ADDR_SUBUNIT: 1,
+    TlvTag.USER_MESSAGE_REFERENCE: 2,
+    TlvTag.SAR_MSG_REF_NUM: 2,
+    TlvTag.SAR_TOTAL_SEGMENTS: 1,
+    TlvTag.SAR_SEGMENT_SEQNUM: 1,
+}
+"""Octets that the optional parameters have which submit_sm uses, beside message_payload (5.3.2)."""
+DATA_TLV_LENGTHS: Mapping[int, int] = {**SUBMIT_TLV_LENGTHS, TlvTag.QOS_TIME_TO_LIVE: 4}
+"""The same of data_sm."""
+_NO_LENGTHS: Mapping[int, int] = {}
+_COUNTED_FROM_1 = (TlvTag.SAR_TOTAL_SEGMENTS, TlvTag.SAR_SEGMENT_SEQNUM)
 
 
 class MalformedPdu(Exception):
@@ -125,7 +139,7 @@ class HeaderOnlyPdu:
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        if body:
+        if body and not header.command & RESPONSE_BIT:
             raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "octets after a header that stands alone")
         return cls(header.command, header.sequence, header.status)
 
@@ -156,7 +170,7 @@ class Bind:
             raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before address_range")
         version, ton, npi = body[offset : offset + 3]
         address_range, offset = _decode_c_octet_string(body, offset + 3, 41, CommandStatus.ESME_RINVPARLEN)
-        _decode_tlvs(body, offset)
+        _decode_tlvs(body, offset, _NO_LENGTHS)
         return cls(header.command, header.sequence, system_id, password, system_type, version, ton, npi, address_range)
 
     def encode(self) -> bytes:
@@ -184,10 +198,8 @@ class BindResp:
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        if header.status and not body:
-            return cls(header.command, header.sequence, header.status)
-        system_id, offset = _decode_c_octet_string(body, 0, 16, CommandStatus.ESME_RINVSYSID)
-        return cls(header.command, header.sequence, header.status, system_id, _decode_tlvs(body, offset))
+        system_id, rest = _split_response_string(body, 16)
+        return cls(header.command, header.sequence, header.status, system_id, _decode_whole_tlvs(rest))
 
     def encode(self) -> bytes:
         if self.status:
@@ -202,9 +214,13 @@ class BindResp:
 
 @dataclass(slots=True)
 class ShortMessage:
-    """What submit_sm (4.4.1) and deliver_sm (4.6.1) have in common, which is all their fields."""
+    """What submit_sm (4.4.1) and deliver_sm (4.6.1) have in common, which is all their fields.
+
+    TLV_LENGTHS: octets of the optional parameters that are used (see `_decode_tlvs`).
+    """
 
     COMMAND: ClassVar[CommandId]
+    TLV_LENGTHS: ClassVar[Mapping[int, int]]
 
     sequence: int
     service_type: str = ""
@@ -244,7 +260,9 @@ class ShortMessage:
         end = start + length
         if length > 254 or end > len(body):
             raise _InvalidPduBody(CommandStatus.ESME_RINVMSGLEN, f"sm_length {length}")
-        tlvs = _decode_tlvs(body, end) if end < len(body) else _NO_TLVS
+        # Some clients write the NUL of their string behind short_message, and don't count it.
+        is_over = end == len(body) or (end + 1 == len(body) and not body[end])
+        tlvs = _NO_TLVS if is_over else _decode_tlvs(body, end, cls.TLV_LENGTHS)
         if length and tlvs.get(TlvTag.MESSAGE_PAYLOAD):
             raise _InvalidPduBody(CommandStatus.ESME_RINVOPTPARAMVAL, "both short_message and message_payload")
         text = body.decode("latin-1")
@@ -308,6 +326,7 @@ class SubmitSm(ShortMessage):
     """submit_sm (4.4.1)."""
 
     COMMAND = CommandId.SUBMIT_SM
+    TLV_LENGTHS = SUBMIT_TLV_LENGTHS
 
 
 @dataclass(slots=True)
@@ -315,6 +334,7 @@ class DeliverSm(ShortMessage):
     """deliver_sm (4.6.1)."""
 
     COMMAND = CommandId.DELIVER_SM
+    TLV_LENGTHS = _NO_LENGTHS
 
 
 @dataclass(slots=True)
@@ -354,7 +374,7 @@ class DataSm:
             esm_class,
             registered_delivery,
             data_coding,
-            _decode_tlvs(body, offset + 3),
+            _decode_tlvs(body, offset + 3, DATA_TLV_LENGTHS),
         )
 
     def encode(self) -> bytes:
@@ -393,7 +413,7 @@ class QuerySm:
     def decode(cls, header: PduHeader, body: bytes) -> Self:
         message_id, offset = _decode_c_octet_string(body, 0, 65, CommandStatus.ESME_RINVMSGID)
         source_ton, source_npi, source, offset = _decode_address(body, offset, 21, CommandStatus.ESME_RINVSRCADR)
-        _decode_tlvs(body, offset)
+        _decode_tlvs(body, offset, _NO_LENGTHS)
         return cls(header.sequence, message_id, source_ton, source_npi, source)
 
     def encode(self) -> bytes:
@@ -421,12 +441,9 @@ class QuerySmResp:
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        if header.status and not body:
-            return cls(header.command, header.sequence, header.status)
-        message_id, offset = _decode_c_octet_string(body, 0, 65, CommandStatus.ESME_RINVMSGID)
-        final_date, offset = _decode_c_octet_string(body, offset, 17, CommandStatus.ESME_RINVPARLEN)
-        message_state, error_code = _decode_octets(body, offset, 2)
-        _decode_tlvs(body, offset + 2)
+        message_id, rest = _split_response_string(body, 65)
+        final_date, rest = _split_response_string(rest, 17)
+        message_state, error_code = rest[:2].ljust(2, b"\0")
         return cls(header.command, header.sequence, header.status, message_id, final_date, message_state, error_code)
 
     def encode(self) -> bytes:
@@ -464,7 +481,7 @@ class CancelSm:
         message_id, offset = _decode_c_octet_string(body, offset, 65, CommandStatus.ESME_RINVMSGID)
         source_ton, source_npi, source, offset = _decode_address(body, offset, 21, CommandStatus.ESME_RINVSRCADR)
         dest_ton, dest_npi, destination, offset = _decode_address(body, offset, 21, CommandStatus.ESME_RINVDSTADR)
-        _decode_tlvs(body, offset)
+        _decode_tlvs(body, offset, _NO_LENGTHS)
         return cls(
             header.sequence,
             service_type,
@@ -505,10 +522,11 @@ class MessageResp:
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        if not body:
+        # A receipt is answered with one of these.
+        if not body or body == b"\0":
             return cls(header.command, header.sequence, header.status)
-        message_id, offset = _decode_c_octet_string(body, 0, 65, CommandStatus.ESME_RINVPARLEN)
-        return cls(header.command, header.sequence, header.status, message_id, _decode_tlvs(body, offset))
+        message_id, rest = _split_response_string(body, 65)
+        return cls(header.command, header.sequence, header.status, message_id, _decode_whole_tlvs(rest))
 
     def encode(self) -> bytes:
         if self.status:
@@ -548,40 +566,14 @@ DECODERS: dict[int, Callable[[PduHeader, bytes], Pdu]] = {
 }
 """What decodes each PDU that is known, by its command_id."""
 
-TLV_LENGTHS: dict[int, range] = {
-    TlvTag.DEST_ADDR_SUBUNIT: range(1, 2),
-    TlvTag.SOURCE_ADDR_SUBUNIT: range(1, 2),
-    TlvTag.QOS_TIME_TO_LIVE: range(4, 5),
-    TlvTag.PAYLOAD_TYPE: range(1, 2),
-    TlvTag.RECEIPTED_MESSAGE_ID: range(1, 66),
-    TlvTag.PRIVACY_INDICATOR: range(1, 2),
-    TlvTag.USER_MESSAGE_REFERENCE: range(2, 3),
-    TlvTag.SOURCE_PORT: range(2, 3),
-    TlvTag.DESTINATION_PORT: range(2, 3),
-    TlvTag.SAR_MSG_REF_NUM: range(2, 3),
-    TlvTag.LANGUAGE_INDICATOR: range(1, 2),
-    TlvTag.SAR_TOTAL_SEGMENTS: range(1, 2),
-    TlvTag.SAR_SEGMENT_SEQNUM: range(1, 2),
-    TlvTag.SC_INTERFACE_VERSION: range(1, 2),
-    TlvTag.NETWORK_ERROR_CODE: range(3, 4),
-    TlvTag.MORE_MESSAGES_TO_SEND: range(1, 2),
-    TlvTag.MESSAGE_STATE: range(1, 2),
-    TlvTag.OUTGOING_ID: range(1, 66),
-    TlvTag.INCOMING_ID: range(1, 66),
-}
-"""Octets that the value of a known optional parameter may have (5.3.2). Unknown ones are skipped (3.3)."""
-TLV_VALUES: dict[int, range] = {
-    TlvTag.DEST_ADDR_SUBUNIT: range(5),
-    TlvTag.SOURCE_ADDR_SUBUNIT: range(5),
-    TlvTag.PRIVACY_INDICATOR: range(4),
-    TlvTag.SAR_TOTAL_SEGMENTS: range(1, 256),
-    TlvTag.SAR_SEGMENT_SEQNUM: range(1, 256),
-    TlvTag.MORE_MESSAGES_TO_SEND: range(2),
-}
-"""Values that a known optional parameter may have, where not all that its octets can hold."""
 
+def _decode_tlvs(body: bytes, offset: int, lengths: Mapping[int, int]) -> Tlvs:
+    """Return the optional parameters of a request from `offset` on.
 
-def _decode_tlvs(body: bytes, offset: int) -> Tlvs:
+    Args:
+        lengths: octets of those that its operation uses (5.3.2). Nothing is asked of the values of others, which it
+            ignores (3.3.1).
+    """
     tlvs: dict[int, bytes] = {}
     end = len(body)
     while offset < end:
@@ -597,13 +589,34 @@ def _decode_tlvs(body: bytes, offset: int) -> Tlvs:
             )
         value = body[offset : offset + length]
         offset += length
-        if tag in TLV_LENGTHS and length not in TLV_LENGTHS[tag]:
-            raise _InvalidPduBody(CommandStatus.ESME_RINVPARLEN, f"optional parameter 0x{tag:04X} of {length} octets")
-        if tag in TLV_VALUES and int.from_bytes(value) not in TLV_VALUES[tag]:
-            raise _InvalidPduBody(
-                CommandStatus.ESME_RINVOPTPARAMVAL, f"optional parameter 0x{tag:04X} is {value.hex()}"
-            )
+        if tag in lengths:
+            if length != lengths[tag]:
+                raise _InvalidPduBody(
+                    CommandStatus.ESME_RINVPARLEN, f"optional parameter 0x{tag:04X} of {length} octets"
+                )
+            if tag in _COUNTED_FROM_1 and value == b"\0":
+                raise _InvalidPduBody(CommandStatus.ESME_RINVOPTPARAMVAL, f"optional parameter 0x{tag:04X} is 0")
         tlvs[tag] = value
+    return tlvs
+
+
+def _split_response_string(body: bytes, limit: int) -> tuple[str, bytes]:
+    """Return the C-octet string that `body` begins with, at most `limit` octets with its terminator, and what follows.
+
+    That of a response, which nobody could be told of that it is malformed: whatever there is of it is taken.
+    """
+    text, _, rest = body.partition(b"\0")
+    return text[: limit - 1].decode("latin-1"), rest
+
+
+def _decode_whole_tlvs(octets: bytes) -> Tlvs:
+    """Return the optional parameters of a response, as far as they are all there."""
+    tlvs: dict[int, bytes] = {}
+    while len(octets) >= 4:
+        tag, length = _TLV_HEADER_STRUCT.unpack_from(octets)
+        if len(octets) < 4 + length:
+            break
+        tlvs[tag], octets = octets[4 : 4 + length], octets[4 + length :]
     return tlvs
 
 

@@ -7,6 +7,7 @@ from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import outcomes
 from portal.smsc.protocol.constants import CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import DataSm
 from tests.smsc.esme import RawEsme, run_smsc
 
 
@@ -108,6 +109,11 @@ async def test_sar_parameters_that_are_not_all_there_are_ignored(config, cast, c
     assert (row["segment_total"], row["parts"]) == (None, 1)
 
 
+def build_data_sm(esme, tlvs):
+    tlvs = {TlvTag.MESSAGE_PAYLOAD: b"hello", **tlvs}
+    return DataSm(next(esme.sequences), source="ACME", source_ton=5, destination="393331234567", tlvs=tlvs)
+
+
 @pytest.mark.parametrize(
     ("tlvs", "status"),
     [
@@ -117,7 +123,6 @@ async def test_sar_parameters_that_are_not_all_there_are_ignored(config, cast, c
         ({TlvTag.SAR_MSG_REF_NUM: b"\x01"}, CommandStatus.ESME_RINVPARLEN),
         ({TlvTag.SAR_TOTAL_SEGMENTS: b"\x01\x02"}, CommandStatus.ESME_RINVPARLEN),
         ({TlvTag.USER_MESSAGE_REFERENCE: b"\x01"}, CommandStatus.ESME_RINVPARLEN),
-        ({TlvTag.DEST_ADDR_SUBUNIT: b"\x05"}, CommandStatus.ESME_RINVOPTPARAMVAL),
         ({TlvTag.DEST_ADDR_SUBUNIT: b""}, CommandStatus.ESME_RINVPARLEN),
         ({TlvTag.MESSAGE_PAYLOAD: b"beside short_message"}, CommandStatus.ESME_RINVOPTPARAMVAL),
     ],
@@ -128,6 +133,33 @@ async def test_optional_parameters_that_are_refused(config, cast, conn, tlvs, st
         assert (await esme.submit(tlvs=tlvs)).status == status
         assert (await esme.submit(tlvs={0x1499: b"unknown ones are ignored"})).status == 0
     assert len(stored(conn)) == 1
+
+
+@pytest.mark.parametrize("build", [RawEsme.build_submit_sm, build_data_sm], ids=["submit_sm", "data_sm"])
+async def test_optional_parameters_that_are_not_used_and_reserved_values_are_ignored(config, cast, conn, build):
+    unused = (
+        *((tag, value) for tag in (TlvTag.OUTGOING_ID, TlvTag.INCOMING_ID) for value in (b"", b"x" * 80)),
+        (TlvTag.RECEIPTED_MESSAGE_ID, b""),
+        *((tag, b"\xff") for tag in (TlvTag.SOURCE_ADDR_SUBUNIT, TlvTag.PRIVACY_INDICATOR)),
+        (TlvTag.MORE_MESSAGES_TO_SEND, b"\x02"),
+        (TlvTag.DEST_ADDR_SUBUNIT, b"\x05"),
+    )
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for tag, value in unused:
+            assert (await esme.request(build(esme, tlvs={tag: value}))).status == 0, (tag, value)
+        assert (await esme.request(build(esme, tlvs=dict(unused)))).status == 0
+    assert [row["subunit"] for row in stored(conn)] == [None] * (len(unused) + 1)
+
+
+async def test_one_nul_behind_short_message_is_tolerated(config, cast, conn):
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for spare, status in ((b"\0", 0), (b"\0\0", CommandStatus.ESME_RINVOPTPARSTREAM)):
+            message = esme.build_submit_sm().encode() + spare
+            esme.send_octets(len(message).to_bytes(4) + message[4:])
+            assert (await esme.wait_for_response(int.from_bytes(message[12:16]))).status == status
+    assert [row["text"] for row in stored(conn)] == ["hello"]
 
 
 @pytest.mark.parametrize("octets", [b"\x02", b"\x02\x04\x00\x09\x01", b"\x02\x04\x00\x02\x01"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -164,6 +165,35 @@ async def test_a_refused_receipt_comes_again(config, cast, conn):
         again = await esme.receive_deliver_sm()
         assert again.tlvs == first.tlvs
         await wait_until(lambda: waiting(conn) == 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\0", b"\0\0", b"abc", b"x" * 70, b"\0\x14\x01\0\x09cut", b"\0\x04\x27\0\0"],
+    ids=["none", "empty", "spare", "no NUL", "long", "cut", "no value"],
+)
+async def test_the_status_of_an_answer_decides_whatever_its_body_is(config, cast, conn, body):
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        receipt = await esme.wait_for_pdu(CommandId.DELIVER_SM)
+        esme.send_octets(framed_answer(0, receipt.sequence, body))
+        await wait_until(lambda: waiting(conn) == 0)
+
+
+@pytest.mark.slow
+async def test_a_refusal_with_any_body_is_one(config, cast, conn):
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        first = await esme.wait_for_pdu(CommandId.DELIVER_SM)
+        esme.send_octets(framed_answer(CommandStatus.ESME_RX_T_APPN, first.sequence, b"abc"))
+        assert (await esme.receive_deliver_sm()).tlvs == first.tlvs
+        await wait_until(lambda: waiting(conn) == 0)
+
+
+def framed_answer(status, sequence, body):
+    return struct.pack(">IIII", 16 + len(body), CommandId.DELIVER_SM_RESP, status, sequence) + body
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandStatus, TlvTag
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import MalformedPdu, PduHeader
 from tests.smsc.fuzzing import (
     COMMAND_IDS,
@@ -29,10 +29,10 @@ WHOLE = make_valid_pdus(Random(0), 8)
 
 
 @st.composite
-def tlv(draw):
-    """One optional parameter with a value that the standard allows it."""
+def tlv(draw, command):
+    """One optional parameter with a value that a PDU of that kind may have."""
     tag = draw(st.sampled_from(TlvTag) | st.integers(0, 0xFFFF))
-    lengths, values = valid_tlv_lengths(tag), valid_tlv_octets(tag)
+    lengths, values = valid_tlv_lengths(command, tag), valid_tlv_octets(command, tag)
     value = st.lists(st.sampled_from(values), min_size=lengths[0], max_size=lengths[-1])
     return int(tag), bytes(draw(value))
 
@@ -49,7 +49,7 @@ def messages_of(draw, command):
         elif field.type is bytes:
             values[field.name] = draw(st.binary(max_size=field.limit))
         else:
-            values[field.name] = dict(draw(st.lists(tlv(), max_size=4)))
+            values[field.name] = dict(draw(st.lists(tlv(command), max_size=4)))
     assume(are_fields_consistent(values))
     return make_pdu(command, **values)
 
@@ -137,40 +137,66 @@ def is_read_or_malformed(header, body):
     # Of a refusal no body is written, and a body that was left out is.
     if body and not getattr(message, "status", 0):
         assert again == message
-        # Less is written where an optional parameter came twice, or with a bind, which keeps none.
-        assert octets[pdu.HEADER_LENGTH :] == body or len(octets) < header.length
+        # Less is written where an optional parameter came twice, or with a bind, which keeps none; and of a response
+        # only what could be read.
+        is_response = header.command & RESPONSE_BIT
+        assert is_response or octets[pdu.HEADER_LENGTH :] == body or len(octets) < header.length
 
 
-@given(st.sampled_from(WITH_TLVS), st.lists(tlv(), max_size=6))
-def test_optional_parameters_are_read_in_any_order_and_the_last_of_a_tag_counts(command, tlvs):
+def lists_of_tlvs(**sizes):
+    """The command_id of a PDU with optional parameters, and some of these."""
+    return st.sampled_from(WITH_TLVS).flatmap(
+        lambda command: st.tuples(st.just(command), st.lists(tlv(command), **sizes))
+    )
+
+
+@given(lists_of_tlvs(max_size=6))
+def test_optional_parameters_are_read_in_any_order_and_the_last_of_a_tag_counts(drawn):
+    command, tlvs = drawn
     octets = with_tlvs(command, b"".join(struct.pack(">HH", tag, len(value)) + value for tag, value in tlvs))
     message, _ = read(octets)
     assert message.tlvs == dict(tlvs)
 
 
-@given(st.sampled_from(WITH_TLVS), st.lists(tlv(), min_size=1, max_size=4), st.data())
-def test_a_stream_of_optional_parameters_may_end_only_after_one(command, tlvs, data):
+@given(lists_of_tlvs(min_size=1, max_size=4), st.data())
+def test_a_stream_of_optional_parameters_may_end_only_after_one(drawn, data):
+    command, tlvs = drawn
     pieces = [struct.pack(">HH", tag, len(value)) + value for tag, value in tlvs]
     ends = [sum(map(len, pieces[:count])) for count in range(len(pieces) + 1)]
     cut = data.draw(st.integers(0, ends[-1]))
     octets = with_tlvs(command, b"".join(pieces)[:cut])
-    if cut in ends:
-        assert read(octets)[0].tlvs == dict(tlvs[: ends.index(cut)])
+    if cut in ends or command & RESPONSE_BIT:
+        # Of a response those that are all there are read.
+        assert read(octets)[0].tlvs == dict(tlvs[: sum(end <= cut for end in ends) - 1])
+    elif cut == 1 and octets[-1] == 0 and command != CommandId.DATA_SM:
+        assert read(octets)[0].tlvs == {}  # the NUL behind short_message
     else:
         with pytest.raises(MalformedPdu) as caught:
             read(octets)
         assert caught.value.status is CommandStatus.ESME_RINVOPTPARSTREAM
 
 
-@given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(pdu.TLV_LENGTHS)), st.binary(max_size=80))
-def test_a_known_optional_parameter_has_the_length_of_the_standard(command, tag, value):
+@given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(pdu.DATA_TLV_LENGTHS)), st.binary(max_size=80))
+def test_an_optional_parameter_that_is_used_has_the_length_of_the_standard(command, tag, value):
     octets = with_tlvs(command, struct.pack(">HH", tag, len(value)) + value)
-    if len(value) in valid_tlv_lengths(tag):
+    if len(value) in valid_tlv_lengths(command, tag):
         is_read_or_malformed(pdu.decode_header(octets, 0), octets[pdu.HEADER_LENGTH :])
     else:
         with pytest.raises(MalformedPdu) as caught:
             read(octets)
         assert caught.value.status is CommandStatus.ESME_RINVPARLEN
+
+
+@given(st.sampled_from([each for each in COMMAND_IDS if each & RESPONSE_BIT]), words, words, st.binary(max_size=90))
+@example(CommandId.DELIVER_SM_RESP, 0, 1, b"\0\0")
+@example(CommandId.DELIVER_SM_RESP, 0, 1, b"abc")
+@example(CommandId.DELIVER_SM_RESP, 0, 1, b"x" * 70)
+@example(CommandId.DELIVER_SM_RESP, 0, 1, b"\0\x04\x27\0\x05a")
+@example(CommandId.ENQUIRE_LINK_RESP, 0, 1, b"x")
+@example(CommandId.GENERIC_NACK, 3, 1, b"x")
+def test_a_response_is_never_malformed(command, status, sequence, body):
+    message, _ = read(framed(command, body, status, sequence))
+    assert (get_command_id(message), message.status, message.sequence) == (command, status, sequence)
 
 
 def with_tlvs(command, stream):

@@ -12,12 +12,15 @@ from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatu
 from portal.smsc.protocol.pdu import (
     Bind,
     BindResp,
+    CancelSm,
+    DataSm,
     DeliverSm,
     HeaderOnlyPdu,
     MalformedPdu,
     MessageResp,
     Pdu,
     PduHeader,
+    QuerySm,
     SubmitSm,
 )
 
@@ -168,9 +171,12 @@ def tlv(tag, value):
         (b"\0\0\0\0\xff" + b"a" * 255, CommandStatus.ESME_RINVMSGLEN),
         (b"\0\0\0\0", CommandStatus.ESME_RINVCMDLEN),
         (b"\0\0\0\0\x01ab", CommandStatus.ESME_RINVOPTPARSTREAM),
+        (b"\0\0\0\0\x01a\0\0", CommandStatus.ESME_RINVOPTPARSTREAM),
+        (b"\0\0\0\0\x01a\0" + tlv(TlvTag.USER_MESSAGE_REFERENCE, b"\0\1"), CommandStatus.ESME_RINVOPTPARSTREAM),
+        (b"\0\0\0\0\x01a" + tlv(0x1501, b"ours") + b"\0", CommandStatus.ESME_RINVOPTPARSTREAM),
         (bytes(5) + b"\x04\x24\x00\x09abc", CommandStatus.ESME_RINVOPTPARSTREAM),
         (bytes(5) + tlv(TlvTag.SAR_MSG_REF_NUM, b"a"), CommandStatus.ESME_RINVPARLEN),
-        (bytes(5) + tlv(TlvTag.DEST_ADDR_SUBUNIT, b"\x09"), CommandStatus.ESME_RINVOPTPARAMVAL),
+        (bytes(5) + tlv(TlvTag.DEST_ADDR_SUBUNIT, b"\x01\x01"), CommandStatus.ESME_RINVPARLEN),
         (bytes(5) + tlv(TlvTag.SAR_TOTAL_SEGMENTS, b"\0"), CommandStatus.ESME_RINVOPTPARAMVAL),
         (b"\0\0\0\0\x01a" + tlv(TlvTag.MESSAGE_PAYLOAD, b"b"), CommandStatus.ESME_RINVOPTPARAMVAL),
     ],
@@ -196,6 +202,32 @@ def test_overlong_and_cut_fields_of_a_submit(body, status):
     with pytest.raises(MalformedPdu) as caught:
         pdu.decode_pdu(PduHeader(16 + len(body), CommandId.SUBMIT_SM, 0, 1), body)
     assert caught.value.status is status
+
+
+@pytest.mark.parametrize("command", [CommandId.SUBMIT_SM, CommandId.DELIVER_SM])
+@pytest.mark.parametrize("text", [b"", b"abc", b"ends with a NUL\0"])
+def test_one_nul_behind_short_message_is_tolerated(command, text):
+    body = submit(b"\0\0\0\0" + bytes((len(text),)) + text)[pdu.HEADER_LENGTH :]
+    message = pdu.decode_pdu(PduHeader(17 + len(body), command, 0, 1), body + b"\0")
+    assert isinstance(message, SubmitSm | DeliverSm)
+    assert (message.short_message, message.tlvs) == (text, {})
+
+
+@pytest.mark.parametrize(
+    "request_pdu",
+    [
+        Bind(CommandId.BIND_TRANSCEIVER, 1, "smpp-a", "secret"),
+        DeliverSm(1, source="Sender", destination="39333"),
+        DataSm(1, source="Sender", destination="39333"),
+        QuerySm(1, "1", source="Sender"),
+        CancelSm(1, "", "1", source="Sender"),
+    ],
+)
+@pytest.mark.parametrize("tag", [0x000D, 0x001E, 0x0201, 0x0426, 0x1401, 0x1402])
+@pytest.mark.parametrize("value", [b"", b"\xff", b"x" * 80])
+def test_nothing_is_asked_of_optional_parameters_that_an_operation_does_not_use(request_pdu, tag, value):
+    octets = request_pdu.encode() + tlv(tag, value)
+    assert read(struct.pack(">I", len(octets)) + octets[4:]).sequence == 1
 
 
 def test_unknown_optional_parameters_are_kept_and_the_payload_is_the_body():
