@@ -64,6 +64,11 @@ _data_coding_option = click.option(
     + ", ".join(f"{n} {name}" for n, name in _CODING_NAMES.items())
     + "; or none.",
 )
+_national_numbers_option = click.option(
+    "--national-numbers",
+    metavar="W",
+    help="What TON 2 of a destination means: ignored (nothing), refused, or a country of whose numbers it is, like IT.",
+)
 _ANY_SENDER_HELP = "Messages may carry any source address."
 _PACKED_GSM_HELP = "GSM 03.38 comes packed, eight characters in seven octets."
 
@@ -88,6 +93,7 @@ _PACKED_GSM_HELP = "GSM 03.38 comes packed, eight characters in seven octets."
 @click.option("--any-sender", is_flag=True, help=_ANY_SENDER_HELP)
 @_data_coding_option
 @click.option("--packed-gsm", is_flag=True, help=_PACKED_GSM_HELP)
+@_national_numbers_option
 def _create_account(
     context: CommandContext,
     *,
@@ -96,6 +102,7 @@ def _create_account(
     name: str,
     amount: int,
     data_codings: frozenset[int] | None,
+    national_numbers: str | None,
     **account_settings: Any,
 ) -> CommandOutput:
     """Create one; prints its system_id and password, the password once."""
@@ -112,6 +119,7 @@ def _create_account(
             kind=kind,
             name=name,
             data_codings=data_codings or frozenset(),
+            national_numbers=national_numbers or accounts.NATIONAL_IGNORED,
             **account_settings,
         )
         if amount:
@@ -161,6 +169,7 @@ def _change_recredit(
 @click.option("--any-sender/--no-any-sender", default=None, help=_ANY_SENDER_HELP)
 @_data_coding_option
 @click.option("--packed-gsm/--no-packed-gsm", default=None, help=_PACKED_GSM_HELP)
+@_national_numbers_option
 def _change_account(context: CommandContext, account: Account, **account_settings: Any) -> CommandOutput:
     """Change what one may do; open sessions go on under it."""
     accounts.change_account(context.conn, SHELL, account, **account_settings)
@@ -206,7 +215,8 @@ def _describe_account(account: Account) -> CommandOutput:
     limits = {name: values[name] or "no limit" for name in ("windowing", "throughput", "binds")}
     codings = ["GSM 03.38, packed" if account.packed_gsm else "GSM 03.38", "UCS-2"]
     codings += [_CODING_NAMES[each] for each in sorted(account.data_codings)]
-    return CommandOutput(values, format_names_and_values(values | limits | {"codings": "; ".join(codings)}))
+    settings = {"codings": "; ".join(codings), "national numbers": account.national_numbers}
+    return CommandOutput(values, format_names_and_values(values | limits | settings))
 
 
 def _account_to_dict(account: Account) -> dict[str, object]:

@@ -63,6 +63,15 @@ def test_an_account_is_changed(ok, refused, run_app, conn):
     )
 
 
+def test_what_national_numbers_mean_is_set(ok, refused, run_app):
+    ok("account", "add", "--customer", "Acme", "--name", "smpp-new", "--national-numbers", "IT")
+    assert re.search(r"national numbers +IT\n", run_app("account", "show", "smpp-new").stdout)
+    changed = run_app("account", "change", "smpp-new", "--national-numbers", "refused").stdout
+    assert re.search(r"national numbers +refused\n", changed)
+    assert "such as IT" in refused("account", "change", "smpp-new", "--national-numbers", "Italy")
+    assert re.search(r"national numbers +ignored\n", run_app("account", "show", "smpp-acme-1").stdout)
+
+
 def test_limits_of_nothing_are_said_in_words(run_app):
     run_app("account", "add", "--customer", "Acme", "--name", "smpp-new", "--throughput", "0")
     assert re.search(r"throughput +no limit", run_app("account", "show", "smpp-new").stdout)

@@ -66,15 +66,17 @@ smsc-username = {name}
 smsc-password = {password}
 system-type = ""
 source-addr-autodetect = true
-dest-addr-ton = 1
-dest-addr-npi = 1
 reconnect-delay = 1
 """
 
 # How an account is bound: one group of Kannel's configuration each. Kannel finds the message of a receipt by the
 # smsc-id that both came through, so a transmitter and its receiver share one.
-TRANSCEIVER = ("transceiver-mode = true\nport = {port}",)
-TRANSMITTER_AND_RECEIVER = ("port = {port}", "receive-port = {port}")
+_INTERNATIONAL = "\ndest-addr-ton = 1\ndest-addr-npi = 1"
+# Of a number without a plus Kannel says then that it is a national one (TON 2).
+TRANSCEIVER_WITHOUT_TON = ("transceiver-mode = true\nport = {port}",)
+TRANSCEIVER_NATIONAL = (TRANSCEIVER_WITHOUT_TON[0] + "\ndest-addr-ton = 2\ndest-addr-npi = 1",)
+TRANSCEIVER = (TRANSCEIVER_WITHOUT_TON[0] + _INTERNATIONAL,)
+TRANSMITTER_AND_RECEIVER = ("port = {port}" + _INTERNATIONAL, "receive-port = {port}" + _INTERNATIONAL)
 # Kannel cuts a text that has more octets than this, and sends one of more than 254 as a message_payload.
 TRANSCEIVER_UNSPLIT = (TRANSCEIVER[0] + "\nmax-sms-octets = 1000",)
 

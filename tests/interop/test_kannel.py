@@ -21,7 +21,9 @@ from tests.interop.kannel import (
     REPORT_NOT_DELIVERED,
     REPORT_REFUSED,
     TRANSCEIVER,
+    TRANSCEIVER_NATIONAL,
     TRANSCEIVER_UNSPLIT,
+    TRANSCEIVER_WITHOUT_TON,
     TRANSMITTER_AND_RECEIVER,
     DeliveryReportServer,
 )
@@ -107,6 +109,28 @@ def test_a_message_payload_is_charged_by_its_parts(
     (sent,) = sent_messages(conn, cast)
     assert (sent.text, sent.parts) == (LONG, 3)
     assert credits.get_balance(conn, cast.smpp_acme_1.id) == (1000 - 3) * credit_amounts.THOUSANDTHS
+
+
+@pytest.mark.parametrize("binds", [TRANSCEIVER_WITHOUT_TON, TRANSCEIVER_NATIONAL], ids=["no dest-addr-ton", "ton 2"])
+def test_national_numbers_are_what_the_account_says(
+    kannel: StartKannel, reports: DeliveryReportServer, conn: db.Connection, cast: Cast, binds: Sequence[str]
+) -> None:
+    account = accounts.get_account(conn, cast.smpp_acme_1.name)
+    running = kannel(binds)
+
+    for meaning, number, status in (
+        ("ignored", "393401234567", REPORT_DELIVERED),
+        ("refused", "393401234567", REPORT_REFUSED),
+        ("IT", "3401234567", REPORT_DELIVERED),
+        ("IT", "+393401234567", REPORT_DELIVERED),
+    ):
+        accounts.change_account(conn, SHELL, account, national_numbers=meaning)
+        wait_until(lambda: accounts.get_account(conn, account.name).status == accounts.SUCCESS)
+        report = reports.wait_for_report(running.send_text(meaning, to=number), status)
+        assert status == REPORT_DELIVERED or "50" in report.answer
+
+    sent = [(each.text, each.destination) for each in sent_messages(conn, cast)]
+    assert sent == [("ignored", "393401234567"), ("IT", "393401234567"), ("IT", "393401234567")]
 
 
 def test_binds_over_tls(

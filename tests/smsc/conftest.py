@@ -42,9 +42,9 @@ def wakeup_sender(data: Path) -> Iterator[wakeup.WakeupSender]:
 def change_account(conn: db.Connection, cast: Cast, wakeup_sender: wakeup.WakeupSender) -> Callable[..., None]:
     """Sets columns of the account of most tests, and tells the server."""
 
-    def update_account(**columns: int) -> None:
-        assignments = ", ".join(f"{name} = {value}" for name, value in columns.items())
-        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (cast.smpp_acme_1.id,))
+    def update_account(**columns: int | str) -> None:
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*columns.values(), cast.smpp_acme_1.id))
         wakeup_sender.send()
 
     return update_account

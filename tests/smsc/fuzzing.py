@@ -128,7 +128,9 @@ def are_fields_consistent(values: Mapping[str, object]) -> bool:
 
 def used_tlv_lengths(command: int) -> Mapping[int, int]:
     """Return the optional parameters of a PDU of which something is asked, with how many octets they have."""
-    return {CommandId.SUBMIT_SM: pdu.SUBMIT_TLV_LENGTHS, CommandId.DATA_SM: pdu.DATA_TLV_LENGTHS}.get(command, {})
+    if command == CommandId.SUBMIT_SM:
+        return pdu.SUBMIT_TLV_LENGTHS
+    return pdu.DATA_TLV_LENGTHS if command == CommandId.DATA_SM else {}
 
 
 def valid_tlv_lengths(command: int, tag: int) -> range:

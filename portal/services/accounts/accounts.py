@@ -21,6 +21,9 @@ DEFAULT_BINDS = 1
 ASCII, LATIN_1, BINARY = 1, 3, 4
 OPTIONAL_DATA_CODINGS = frozenset((ASCII, LATIN_1, BINARY))
 
+# What TON 2 (national) of a destination means (SMPP 3.4, 5.2.5), beside a country's code.
+NATIONAL_IGNORED, NATIONAL_REFUSED = "ignored", "refused"
+
 # SMPP 3.4, 5.2.1: system_id is a C-octet string of at most 16 octets with its NUL.
 _NAME_PATTERN = re.compile(r"(smpp|sms)-[a-z0-9][a-z0-9-]*")
 _MAX_NAME_LENGTH = 15
@@ -65,12 +68,23 @@ class InvalidDataCoding(Refused):
     field = "data_codings"
 
 
+class InvalidNationalNumbers(Refused):
+    sentence = N_(
+        "“%(value)s” can't be what national numbers (TON 2) are read as: ignored, refused, or the code of a country,"
+        " such as IT."
+    )
+    field = "national_country"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account as pages and commands see it. Limits are 0 where there is none; `balance` is in thousandths.
 
     `data_codings` are those of OPTIONAL_DATA_CODINGS that its messages may have; `packed_gsm`: GSM 03.38 comes as
-    packed septets, not one a byte. Below `alert_below` a mail goes to `alert_to` (to the customer's contact address
+    packed septets, not one a byte. `national_numbers` says what TON 2 of a destination means: nothing
+    (NATIONAL_IGNORED), a refusal (NATIONAL_REFUSED), or by its ISO 3166 code the country of whose numbers it is.
+
+    Below `alert_below` a mail goes to `alert_to` (to the customer's contact address
     where that is empty); below `recredit_below` a pack of `recredit_pack` is bought, at most `recredit_per_day` times a
     day. All of these in thousandths, None: not set. `texts` is what becomes of the texts of the customer's
     messages (`services/messages/text_policy.py`).
@@ -88,6 +102,7 @@ class Account:
     any_sender: bool
     data_codings: frozenset[int]
     packed_gsm: bool
+    national_numbers: str
     alert_below: int | None
     alert_to: tuple[str, ...]
     recredit_below: int | None
@@ -101,7 +116,8 @@ class Account:
 # The status is a fact of the row and of the moment (an IP may have run out), so it is worked out where it is read.
 _SELECT = f"""
 SELECT id, customer_id, name, kind, description, balance, windowing, throughput, binds, any_sender,
-       data_codings, packed_gsm, alert_below, alert_to, recredit_below, recredit_pack, recredit_per_day,
+       data_codings, packed_gsm, national_numbers, alert_below, alert_to, recredit_below, recredit_pack,
+       recredit_per_day,
        disabled_at IS NOT NULL AS disabled,
        (SELECT texts FROM customers WHERE customers.id = accounts.customer_id) AS texts,
        CASE WHEN deleted_at IS NOT NULL THEN '{DELETED}'
@@ -139,6 +155,7 @@ def create_account(
     any_sender: bool = False,
     data_codings: Collection[int] = (),
     packed_gsm: bool = False,
+    national_numbers: str = NATIONAL_IGNORED,
 ) -> Account:
     """Create an account, without credits and (SMPP) without a password.
 
@@ -149,10 +166,10 @@ def create_account(
         throughput: submits a second and connection; 0: no limit.
         binds: transceivers, or pairs of transmitter and receiver, at the same time; 0: no limit.
         any_sender: messages may carry any source address.
-        data_codings, packed_gsm: see `Account`.
+        data_codings, packed_gsm, national_numbers: see `Account`.
 
     Raises:
-        InvalidAccountName, AccountExists, InvalidAccountLimit, InvalidDataCoding
+        InvalidAccountName, AccountExists, InvalidAccountLimit, InvalidDataCoding, InvalidNationalNumbers
     """
     name = name.strip() or f"{kind}-{secrets.token_hex(3)}-1"
     if len(name) > _MAX_NAME_LENGTH or not _NAME_PATTERN.fullmatch(name) or not name.startswith(f"{kind}-"):
@@ -173,6 +190,7 @@ def create_account(
                 any_sender=int(any_sender),
                 data_codings=_format_data_codings(data_codings),
                 packed_gsm=int(packed_gsm),
+                national_numbers=_check_national_numbers(national_numbers),
                 created_at=now_ms(),
             )
         except sqlite3.IntegrityError:
@@ -192,6 +210,18 @@ def _format_data_codings(data_codings: Collection[int]) -> str:
         if each not in OPTIONAL_DATA_CODINGS:
             raise InvalidDataCoding(value=each)
     return " ".join(map(str, sorted(set(data_codings))))
+
+
+def _check_national_numbers(value: str) -> str:
+    if value in (NATIONAL_IGNORED, NATIONAL_REFUSED):
+        return value
+    # Imported here: it takes as long as all else of `account list`.
+    import phonenumbers
+
+    country = value.strip().upper()
+    if country not in phonenumbers.SUPPORTED_REGIONS:
+        raise InvalidNationalNumbers(value=value)
+    return country
 
 
 def parse_account_limit(field: str, text: str) -> int:
@@ -217,11 +247,12 @@ def change_account(
     any_sender: bool | None = None,
     data_codings: Collection[int] | None = None,
     packed_gsm: bool | None = None,
+    national_numbers: str | None = None,
 ) -> None:
     """Set what an account may do; open sessions go on under it. Arguments as in `create_account`; None: as it is.
 
     Raises:
-        InvalidAccountLimit, InvalidDataCoding
+        InvalidAccountLimit, InvalidDataCoding, InvalidNationalNumbers
     """
     limits = {"windowing": windowing, "throughput": throughput, "binds": binds}
     changed_limits = {name: limit for name, limit in limits.items() if limit is not None}
@@ -233,6 +264,8 @@ def change_account(
         changes["data_codings"] = _format_data_codings(data_codings)
     if packed_gsm is not None:
         changes["packed_gsm"] = int(packed_gsm)
+    if national_numbers is not None:
+        changes["national_numbers"] = _check_national_numbers(national_numbers)
     if not changes:
         return
     with write_transaction(conn):

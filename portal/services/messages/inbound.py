@@ -376,7 +376,8 @@ def simulate_inbound_message(conn: sqlite3.Connection, source: str, destination:
     Raises:
         blacklist.InvalidHandsetNumber, NumberNotAssigned, KeywordNotAssigned, InvalidInboundText
     """
-    source, destination = blacklist.normalize_phone_number(source), destination.strip().removeprefix("+")
+    source = blacklist.normalize_phone_number(source)
+    destination = inbound_numbers.normalize_inbound_number(destination)
     try:
         encoding = gsm0338.choose_encoding(text)
         too_long = gsm0338.count_parts(gsm0338.encode_body(text, encoding), encoding) > MAX_PARTS

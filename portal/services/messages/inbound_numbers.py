@@ -15,6 +15,7 @@ from portal.services.common.errors import Refused
 from portal.services.messages import blacklist
 
 # A short code, or a number with its country code (E.164).
+_MAX_SHORT_CODE_DIGITS = 8
 _NUMBER_PATTERN = re.compile(r"[0-9]{3,8}|[1-9][0-9]{8,14}")
 _WORD_PATTERN = re.compile(r"[^\W_]+")
 _MAX_KEYWORD_LENGTH = 20
@@ -103,7 +104,7 @@ def remove_inbound_number(
 
     Raises: NoSuchInboundNumber
     """
-    number, keyword = number.strip().removeprefix("+"), keyword.strip()
+    number, keyword = normalize_inbound_number(number), keyword.strip()
     with write_transaction(conn):
         removed = _get_inbound_number(conn, account, number, "".join(normalize_words(keyword)))
         conn.execute("DELETE FROM routes WHERE id = ?", (removed.id,))
@@ -131,8 +132,14 @@ def get_accounts_by_keyword(conn: sqlite3.Connection, number: str) -> dict[str, 
     return dict(rows.fetchall())
 
 
-def _parse_inbound_number(text: str) -> str:
+def normalize_inbound_number(text: str) -> str:
+    """A number as it was typed, without the plus or 00 in front of a country code; a short code may begin with 00."""
     number = text.strip().removeprefix("+")
+    return number.removeprefix("00") if len(number) > _MAX_SHORT_CODE_DIGITS else number
+
+
+def _parse_inbound_number(text: str) -> str:
+    number = normalize_inbound_number(text)
     if not _NUMBER_PATTERN.fullmatch(number):
         raise InvalidInboundNumber(number=text)
     return number

@@ -259,10 +259,12 @@ def find_message_status(conn: sqlite3.Connection, account_id: int, message_id: i
 def find_unfinished_messages(
     conn: sqlite3.Connection, account_id: int, source: str, destination: str
 ) -> list[MessageStatus]:
-    """The messages of an account from one address to another, both without a plus, that have no final state."""
+    """The messages of an account from one address to another, both without a plus or 00, that have no final state."""
     # Not by the account's own index, which contains all that it has ever sent. Messages without a date are few: an
     # upstream has them, and they end within seconds.
-    condition = "account_id = :account AND destination = :destination AND ltrim(source, '+') = :source"
+    condition = (
+        "account_id = :account AND destination = :destination AND source IN (:source, '+' || :source, '00' || :source)"
+    )
     rows = conn.execute(
         f"{_SELECT_STATUS} state = {ENROUTE} AND due_at IS NOT NULL AND {condition} UNION ALL"
         f" {_SELECT_STATUS} state = {ENROUTE} AND due_at IS NULL AND +{condition} ORDER BY id",

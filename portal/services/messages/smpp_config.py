@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from portal.core.db import write_transaction
+from portal.services.accounts.accounts import NATIONAL_IGNORED
 from portal.services.accounts.allowed_ips import IPAddress, IPNetwork
 from portal.services.prices import price_lists
 from portal.services.senders import senders
@@ -54,6 +55,8 @@ class AccountConfig:
     """The values of data_coding that it may use beside GSM 03.38 and UCS-2 (SMPP 3.4, 5.2.19)."""
     packed_gsm: bool = False
     """Whether it sends GSM 03.38 packed, eight septets in seven octets, instead of one in each octet."""
+    national_numbers: str = NATIONAL_IGNORED
+    """What TON 2 of a destination means, see `Account`."""
     price_list_id: int = price_lists.DEFAULT_LIST
     """The price list of its messages."""
 
@@ -148,6 +151,7 @@ def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> l
             ending_session_ids=frozenset(session_id for _, session_id in ending_sessions[row["id"]]),
             data_codings=frozenset(map(int, row["data_codings"].split())),
             packed_gsm=bool(row["packed_gsm"]),
+            national_numbers=row["national_numbers"],
             price_list_id=row["price_list_id"] or price_lists.DEFAULT_LIST,
         )
         for row in rows

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import ASCII, BINARY
+from portal.services.accounts.accounts import ASCII, BINARY, NATIONAL_IGNORED, NATIONAL_REFUSED
 from portal.services.common.errors import Refused
 from portal.services.messages.smpp_config import AccountConfig
+from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
 
 # SMPP 3.4, 5.2.19: the values of data_coding that every account may use.
@@ -21,6 +22,9 @@ DELIVERY_VALIDITY_MS = 7 * DAY_MS
 DEFAULT_VALIDITY_MS = 3 * DAY_MS
 """How long a message without a validity_period is valid."""
 _UDH_INDICATOR = 0x40
+# SMPP 3.4, 5.2.5.
+_TON_NATIONAL = 2
+_BEFORE_COUNTRY_CODE = ("+", "0")
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
 _GSM_ENCODING, _BINARY_ENCODING = gsm0338.Encoding.GSM, gsm0338.Encoding.BINARY
 _CONCATENATION_8_BIT, _CONCATENATION_16_BIT = 0x00, 0x08
@@ -32,6 +36,10 @@ class InvalidSource(Refused):
 
 class InvalidDestination(Refused):
     sentence = N_("%(destination)s isn't a number that messages can be sent to.")
+
+
+class NationalDestination(Refused):
+    sentence = N_("%(destination)s is a national number (TON 2), which this account may not send to.")
 
 
 class UnsupportedDataCoding(Refused):
@@ -107,6 +115,7 @@ def validate_submit(
     segment: Segment | None = None,
     scheduled_at: int | None = None,
     expires_at: int | None = None,
+    destination_ton: int = 0,
 ) -> SubmittedMessage:
     """Check a submit_sm against the account's rules, decode its text and calculate its price. Nothing is stored.
 
@@ -115,7 +124,7 @@ def validate_submit(
 
     Args:
         price_list: the account's.
-        destination: E.164 digits, with or without a plus.
+        destination, destination_ton: see `read_destination`.
         esm_class: SMPP 3.4, 5.2.12; only the UDH indicator matters here.
         body: short_message or message_payload; GSM 03.38 as the account's `packed_gsm` says.
         reference: user_message_reference, repeated in the receipt.
@@ -123,11 +132,13 @@ def validate_submit(
         segment: from the sar_* parameters; a concatenation header in the UDH comes before it.
 
     Raises:
-        InvalidSource, InvalidDestination, UnsupportedDataCoding, UndecodableText, BodyTooLong
+        InvalidSource, InvalidDestination, NationalDestination, UnsupportedDataCoding, UndecodableText, BodyTooLong
     """
-    if not account.any_sender and source.removeprefix("+") not in account.senders:
+    if not account.any_sender and source not in account.senders and normalize_address(source) not in account.senders:
         raise InvalidSource(source=source)
-    digits = destination.removeprefix("+")
+    digits = destination
+    if destination_ton == _TON_NATIONAL or destination[:1] in _BEFORE_COUNTRY_CODE:
+        digits = read_destination(account, destination, destination_ton)
     country_and_price = price_list.find_price(digits)
     if country_and_price is None:
         raise InvalidDestination(destination=destination)
@@ -163,6 +174,31 @@ def validate_submit(
         scheduled_at,
         expires_at,
     )
+
+
+def normalize_address(address: str) -> str:
+    """An address as it is compared with others: a number without the plus or 00 in front of its country code."""
+    return countries.strip_international_prefix(address)
+
+
+def read_destination(account: AccountConfig, destination: str, ton: int) -> str:
+    """Return a destination address as E.164 digits, as messages keep it, by the account's rules; that there is such a
+    number is not checked.
+
+    Args:
+        destination: digits, country code first, also behind a plus or 00; or national ones.
+        ton: its type of number (SMPP 3.4, 5.2.5). Only 2 may mean something (`Account.national_numbers`), and nothing
+            where a plus or 00 says that the number is an international one.
+
+    Raises:
+        NationalDestination: TON 2, which the account refuses.
+    """
+    digits = normalize_address(destination)
+    if ton != _TON_NATIONAL or account.national_numbers == NATIONAL_IGNORED:
+        return digits
+    if account.national_numbers == NATIONAL_REFUSED:
+        raise NationalDestination(destination=destination)
+    return digits if digits != destination else countries.expand_national_number(digits, account.national_numbers)
 
 
 def _split_udh(body: bytes) -> tuple[bytes, bytes]:

@@ -35,9 +35,16 @@ class InvalidPhoneNumber(Refused):
     sentence = N_("%(number)s is no number. Enter its digits, or those that it begins with, such as 39340.")
 
 
+def strip_international_prefix(number: str) -> str:
+    """A number without the plus or the 00 in front of its country code; no country code begins with a 0."""
+    return number.removeprefix("+").removeprefix("00")
+
+
 def strip_separators(number: str) -> str:
-    """A number as people write it (`+39 340 123-4567`) without what isn't part of it; E.164 is not checked."""
-    return number.translate(_SEPARATORS).removeprefix("+")
+    """A number as people write it (`+39 340 123-4567`, `0039 340 …`) without what isn't part of it; E.164 is not
+    checked.
+    """
+    return strip_international_prefix(number.translate(_SEPARATORS))
 
 
 def parse_number_prefix(number: str, field: str) -> str:
@@ -49,7 +56,7 @@ def parse_number_prefix(number: str, field: str) -> str:
     Raises:
         InvalidPhoneNumber: something else is among them.
     """
-    prefix = strip_separators(number).removeprefix("00")
+    prefix = strip_separators(number)
     if number and not (prefix.isascii() and prefix.isdigit()):
         refusal = InvalidPhoneNumber(number=number)
         refusal.field = field
@@ -85,6 +92,16 @@ def find_prefix_country(digits: str) -> str | None:
 def get_calling_code(country: str) -> str:
     """What the numbers of a country begin with, without a plus: `39`."""
     return str(phonenumbers.country_code_for_region(country))
+
+
+def expand_national_number(number: str, country: str) -> str:
+    """A number as it is written within a country, as E.164 digits.
+
+    Where the country has 0 as its trunk prefix, one in front of the number is left out (0171 … in Germany); in Italy a
+    0 belongs to the number. Whether there is such a number is not checked.
+    """
+    trunk_prefix = "0" if _get_region_metadata(country).national_prefix == "0" else ""
+    return get_calling_code(country) + number.removeprefix(trunk_prefix)
 
 
 def get_country_name(country: str) -> str:

@@ -278,7 +278,7 @@ def parse_destination(text: str) -> str:
     Raises:
         InvalidPriceDestination: also where the digits begin no country's numbers, for nothing is sent to others.
     """
-    destination = text.strip().removeprefix("+").upper()
+    destination = countries.strip_international_prefix(text.strip()).upper()
     if destination in _COUNTRIES:
         return destination
     is_range = destination.isascii() and _RANGE.fullmatch(destination)

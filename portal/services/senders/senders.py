@@ -25,8 +25,8 @@ _PATTERNS = {
     SHORTCODE: re.compile(r"[0-9]{3,8}"),
     NUMERIC: re.compile(r"[1-9][0-9]{8,14}"),
 }
-# Written with a plus it is one also where it is as short as a short code, and may be written in groups.
-_INTERNATIONAL_NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
+# Written with a plus or 00 it is one also where it is as short as a short code, and may be written in groups.
+_INTERNATIONAL_NUMBER = re.compile(r"(?:\+|00)[1-9][0-9]{6,14}")
 _GROUP_SEPARATORS = re.compile(r"[\s\-.()/]")
 _MAX_TEXT_LENGTH = 200
 # The SMPP server keeps them in memory, and somebody decides about each.
@@ -127,7 +127,7 @@ def _sender_from_row(row: Sequence[Any]) -> Sender:
 
 
 def parse_sender(text: str) -> tuple[str, str]:
-    """Read a sender as it was typed: its address as messages carry it (a number without a plus), and its type.
+    """Read a sender as it was typed: its address as messages carry it (a number without a plus or 00), and its type.
 
     Raises:
         InvalidSender, UnknownCountryCode
@@ -135,7 +135,7 @@ def parse_sender(text: str) -> tuple[str, str]:
     text = text.strip()
     number = _GROUP_SEPARATORS.sub("", text)
     if _INTERNATIONAL_NUMBER.fullmatch(number):
-        address, kind = number[1:], NUMERIC
+        address, kind = countries.strip_international_prefix(number), NUMERIC
     else:
         address = text.removeprefix("+").strip()
         kind = next((each for each, pattern in _PATTERNS.items() if pattern.fullmatch(address)), "")

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
+from portal.services.messages import validation
 from portal.services.messages.outcomes import MessageStatus
+from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import CancelSm, QuerySm, QuerySmResp
@@ -48,21 +50,26 @@ def answer_query_sm(request: QuerySm, account_id: int, storage: Storage) -> Quer
 
 
 def answer_cancel_sm(
-    request: CancelSm, account_id: int, storage: Storage, dispatcher: Dispatcher, respond: StatusCallback
+    request: CancelSm, account: AccountConfig, storage: Storage, dispatcher: Dispatcher, respond: StatusCallback
 ) -> None:
     """Call back an account's message, or without message_id all of them from source to destination.
 
     `respond` gets ESME_ROK once at least one of them is called back on disk; ESME_RINVMSGID where the account has
     none with that id, ESME_RCANCELFAIL where it is from or to another address, or none of them can be called back any
-    more.
+    more; ESME_RINVDSTTON where the account refuses the destination's TON.
     """
+    try:
+        destination = validation.read_destination(account, request.destination, request.dest_ton)
+    except validation.NationalDestination:
+        respond(CommandStatus.ESME_RINVDSTTON)
+        return
     cancellation = _MessageCancellation(dispatcher, respond)
     if not request.message_id:
-        source, destination = _strip_plus(request.source), _strip_plus(request.destination)
-        storage.find_unfinished_messages(account_id, source, destination, cancellation.start)
+        source = validation.normalize_address(request.source)
+        storage.find_unfinished_messages(account.id, source, destination, cancellation.start)
         return
     try:
-        message_status = _find_message_status(request.message_id, account_id, storage)
+        message_status = _find_message_status(request.message_id, account.id, storage)
     except StorageError as error:
         cancellation.start(error)
         return
@@ -70,7 +77,7 @@ def answer_cancel_sm(
         respond(CommandStatus.ESME_RINVMSGID)
         return
     # 4.9.1: the destination may be left out beside a message_id.
-    is_same_destination = not request.destination or _is_same_address(message_status.destination, request.destination)
+    is_same_destination = not request.destination or message_status.destination == destination
     cancellation.start(
         (message_status,) if is_same_destination and _is_same_address(message_status.source, request.source) else ()
     )
@@ -118,8 +125,4 @@ def _find_message_status(message_id: str, account_id: int, storage: Storage) -> 
 
 
 def _is_same_address(first: str, second: str) -> bool:
-    return _strip_plus(first) == _strip_plus(second)
-
-
-def _strip_plus(address: str) -> str:
-    return address.removeprefix("+")
+    return validation.normalize_address(first) == validation.normalize_address(second)

@@ -470,7 +470,7 @@ class SmppSession(PduStream):
         is_search = not message.message_id
         self._has_open_search = self._has_open_search or is_search
         respond = partial(self._handle_cancel_result, message.sequence, is_search)
-        query_cancel.answer_cancel_sm(message, self._account.id, context.storage, context.dispatcher, respond)
+        query_cancel.answer_cancel_sm(message, self._account, context.storage, context.dispatcher, respond)
 
     def _handle_cancel_result(self, sequence: int, was_search: bool, status: CommandStatus) -> None:
         self._has_open_search = self._has_open_search and not was_search

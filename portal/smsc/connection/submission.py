@@ -23,6 +23,7 @@ _MAX_SUBUNIT = 4
 _STATUS_BY_ERROR: dict[type[Refused], CommandStatus] = {
     validation.InvalidSource: CommandStatus.ESME_RINVSRCADR,
     validation.InvalidDestination: CommandStatus.ESME_RINVDSTADR,
+    validation.NationalDestination: CommandStatus.ESME_RINVDSTTON,
     validation.UnsupportedDataCoding: CommandStatus.ESME_RUNSDATACODING,
     validation.UndecodableText: CommandStatus.ESME_RINVGSM7CODING,
     validation.BodyTooLong: CommandStatus.ESME_RINVMSGLEN,
@@ -71,6 +72,7 @@ def submitted_message_from_pdu(
             segment=segment,
             scheduled_at=scheduled_at,
             expires_at=expires_at,
+            destination_ton=message.dest_ton,
         )
     except times.InvalidMessageTime as invalid_time:
         raise SubmitRefused(invalid_time.status) from None

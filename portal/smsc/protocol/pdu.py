@@ -1,10 +1,10 @@
 """The PDUs of SMPP 3.4 (Issue 1.2), octets to objects and back.
 
 Strict with requests: a field longer than the standard allows, a length that points past the end, a terminator that is
-missing, octets left over: each raises `MalformedPdu` with the command_status to answer. Nothing else is raised, whatever
-the octets. Of a response its command_status decides, and nobody could be told of a flaw: what there is of its body is
-taken. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the codec's
-rule.
+missing, octets left over: each raises `MalformedPdu` with the command_status to answer. Nothing else is raised,
+whatever the octets. Of a response its command_status decides, and nobody could be told of a flaw: what there is of its
+body is taken. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the
+codec's rule.
 """
 
 from __future__ import annotations

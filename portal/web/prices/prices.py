@@ -116,7 +116,7 @@ def _sort_key(table_row: PriceTableRow) -> tuple[str, bool, str]:
 
 def _matches_search(table_row: PriceTableRow, search_text: str) -> bool:
     """Whether a row is about a country (by name or code), or decides over a number, or numbers that begin so."""
-    destination, digits = table_row.row.destination, search_text.translate({ord(each): None for each in " +-"})
+    destination, digits = table_row.row.destination, countries.strip_separators(search_text)
     if not (digits.isascii() and digits.isdigit()):
         return (
             _normalize_text(search_text) in _normalize_text(table_row.country_name)

@@ -123,6 +123,28 @@ def test_what_is_not_said_stays_as_it_is(conn, acme_1):
     assert (changed.any_sender, changed.data_codings, changed.packed_gsm) == (False, frozenset(), False)
 
 
+def test_what_national_numbers_mean_is_set_and_the_smpp_server_learns_of_it(conn, cast, acme_1):
+    assert acme_1.national_numbers == accounts.NATIONAL_IGNORED
+    for value in (accounts.NATIONAL_REFUSED, "IT"):
+        before = smpp_config.read_config_version(conn)
+        accounts.change_account(conn, SHELL, acme_1, national_numbers=value)
+        assert accounts.get_account(conn, acme_1.name).national_numbers == value
+        (changed,) = smpp_config.load_account_configs(conn, before)
+        assert changed.national_numbers == value
+    accounts.change_account(conn, SHELL, acme_1, binds=7)
+    assert accounts.get_account(conn, acme_1.name).national_numbers == "IT"
+    assert accounts.create_account(conn, SHELL, cast.acme, national_numbers=" de").national_numbers == "DE"
+
+
+@pytest.mark.parametrize("value", ["", "Italy", "XX", "39", "001"])
+def test_what_national_numbers_cannot_mean(conn, cast, acme_1, value):
+    with pytest.raises(accounts.InvalidNationalNumbers):
+        accounts.change_account(conn, SHELL, acme_1, national_numbers=value)
+    with pytest.raises(accounts.InvalidNationalNumbers):
+        accounts.create_account(conn, SHELL, cast.acme, national_numbers=value)
+    assert accounts.get_account(conn, acme_1.name).national_numbers == accounts.NATIONAL_IGNORED
+
+
 @pytest.mark.parametrize("coding", [0, 2, 8, 0xF5])
 def test_codings_that_are_no_choice(conn, cast, acme_1, coding):
     with pytest.raises(accounts.InvalidDataCoding):

@@ -14,7 +14,9 @@ def numbers(conn: Connection, account: Account) -> list[tuple[str, int | None]]:
     return [(each.number, each.received_id) for each in blacklist.list_blacklist(conn, account.id)]
 
 
-@pytest.mark.parametrize("typed", [NUMBER, f"+{NUMBER}", f" {NUMBER} ", "+39 333 765-4321"])
+@pytest.mark.parametrize(
+    "typed", [NUMBER, f"+{NUMBER}", f" {NUMBER} ", "+39 333 765-4321", f"00{NUMBER}", "00 39 333 7654321"]
+)
 def test_a_number_is_kept_as_destinations_are(conn, acme_1, acme_2, typed):
     assert blacklist.add_blacklist_number(conn, SHELL, acme_1, typed).number == NUMBER
     assert numbers(conn, acme_1) == [(NUMBER, None)]

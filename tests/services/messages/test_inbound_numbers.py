@@ -16,6 +16,12 @@ def test_numbers(conn, acme_1, number):
     assert inbound_numbers.add_inbound_number(conn, SHELL, acme_1, number).number == number.strip().removeprefix("+")
 
 
+def test_a_00_in_front_of_a_country_code_is_no_part_of_the_number(conn, acme_1):
+    assert inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "00393401234567").number == "393401234567"
+    assert inbound_numbers.remove_inbound_number(conn, SHELL, acme_1, "00393401234567").number == "393401234567"
+    assert inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "00484").number == "00484"
+
+
 @pytest.mark.parametrize(
     "number", ["", "12", "0123456789", "1234567890123456", "ACME", "48 484", "٤٨٤٨٤", "48484\n48485"]
 )

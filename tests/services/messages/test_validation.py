@@ -81,8 +81,45 @@ def test_an_account_may_send_as_anyone_where_it_is_allowed_to(prepare, config_of
     assert prepare(account=replace(config_of(acme_1), any_sender=True), source="OTHER").source == "OTHER"
 
 
+@pytest.mark.parametrize("destination", [ITALY, f"+{ITALY}", f"00{ITALY}"])
+@pytest.mark.parametrize("ton", [0, 1, 2, 3, 6])
+def test_destinations_are_read_as_e_164_whatever_their_ton(prepare, destination, ton):
+    assert prepare(destination=destination, destination_ton=ton).destination == ITALY
+
+
+def test_ton_2_is_refused_where_the_account_wants_that(prepare, config_of, acme_1):
+    account = replace(config_of(acme_1), national_numbers="refused")
+    with pytest.raises(validation.NationalDestination):
+        prepare(account=account, destination=ITALY, destination_ton=2)
+    assert prepare(account=account, destination=ITALY, destination_ton=1).destination == ITALY
+
+
 @pytest.mark.parametrize(
-    "destination", ["", "12", "0401234567", "abc", "39340123456789012", "3934x1234567", "8501921234567"]
+    ("destination", "ton", "read"),
+    [
+        ("3401234567", 2, "393401234567"),
+        ("+33612345678", 2, "33612345678"),
+        ("0033612345678", 2, "33612345678"),
+        ("33612345678", 1, "33612345678"),
+        ("33612345678", 0, "33612345678"),
+    ],
+)
+def test_ton_2_is_of_the_account_s_country(prepare, config_of, acme_1, destination, ton, read):
+    account = replace(config_of(acme_1), national_numbers="IT")
+    assert prepare(account=account, destination=destination, destination_ton=ton).destination == read
+
+
+def test_a_sender_may_have_a_plus_or_00_in_front(prepare, config_of, acme_1):
+    account = replace(config_of(acme_1), senders=frozenset((ITALY, "00123")))
+    for source in (ITALY, f"+{ITALY}", f"00{ITALY}", "00123"):
+        assert prepare(account=account, source=source).source == source
+    with pytest.raises(validation.InvalidSource):
+        prepare(account=account, source="123")
+
+
+@pytest.mark.parametrize(
+    "destination",
+    ["", "12", "00", "+", "000393401234567", "0401234567", "abc", "39340123456789012", "3934x1234567", "8501921234567"],
 )
 def test_destinations_that_are_no_number_or_have_no_price_are_refused(prepare, destination):
     with pytest.raises(validation.InvalidDestination):

@@ -78,6 +78,7 @@ def test_numbers_of_shared_codes_go_where_the_library_says(number):
         "39340",
         "+39 340",
         "0039340",
+        "00 39 340",
         "(39) 340",
         "39\u202f340",
         "39\u2013340",
@@ -99,3 +100,20 @@ def test_what_has_other_digits_or_none_is_no_number(written):
 
 def test_nothing_is_no_number_to_look_for():
     assert countries.parse_number_prefix("", "recipient") == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "country", "digits"),
+    [
+        ("3401234567", "IT", "393401234567"),
+        ("0612345678", "IT", "390612345678"),  # in Italy the 0 belongs to it
+        ("01711234567", "DE", "491711234567"),
+        ("1711234567", "DE", "491711234567"),
+        ("0612345678", "FR", "33612345678"),
+        ("612345678", "ES", "34612345678"),
+        ("2125551234", "US", "12125551234"),
+    ],
+)
+def test_national_numbers_get_their_country_s_code(number, country, digits):
+    assert countries.expand_national_number(number, country) == digits
+    assert countries.find_country(digits) == country

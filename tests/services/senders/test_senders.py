@@ -21,12 +21,13 @@ def allowed(conn: Connection, account: Account) -> Collection[str]:
     ("address", "kind"),
     [("ACME", "alpha"), ("A-1.b_c,&+", "alpha"), ("ACME 24", "alpha"), ("123", "shortcode"), ("12345678", "shortcode"),
      ("393401234567", "numeric"), ("+393401234567", "numeric"), ("+39 340 123-4567", "numeric"),
-     (" +6834000 ", "numeric"), ("6834000", "shortcode"), ("A 1", "alpha"), ("1-1A", "alpha")],
+     (" +6834000 ", "numeric"), ("6834000", "shortcode"), ("A 1", "alpha"), ("1-1A", "alpha"),
+     ("00 39 340 123-4567", "numeric"), ("00123", "shortcode")],
 )  # fmt: skip
 def test_types(conn, acme_2, address, kind):
     added = senders.add_sender(conn, SHELL, acme_2, address)
     assert (added.type, added.status) == (kind, senders.WAITING)
-    plain = address.strip().removeprefix("+")
+    plain = address.strip().removeprefix("+").removeprefix("00 ")
     assert added.address == (plain if kind == "alpha" else plain.replace(" ", "").replace("-", ""))
 
 

@@ -167,6 +167,28 @@ async def test_without_an_id_all_between_two_addresses_are_called_back(config, c
     assert self_check.list_problem_texts(conn) == []
 
 
+async def test_addresses_are_compared_without_what_stands_before_the_country_code(config, cast, conn, change_account):
+    number = "393401230000"
+    change_account(any_sender=True, national_numbers="IT")
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for source in (number, f"+{number}", f"00{number}"):
+            sent = await esme.submit(source=source, schedule_delivery_time=LATER)
+            for asked in (number, f"+{number}", f"00{number}"):
+                assert (await query(esme, sent.message_id, asked)).status == 0
+        assert await cancel(esme, sent.message_id, f"+{number}", "00393331234567") == 0
+        assert await cancel(esme, source=f"00{number}", destination="00393331234567") == 0
+        assert await cancel(esme, source=number, destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
+        await esme.submit(source=number, schedule_delivery_time=LATER)
+        national = CancelSm(next(esme.sequences), source=number, dest_ton=2, destination="3331234567")
+        assert (await esme.request(national)).status == 0
+        change_account(national_numbers="refused")
+        await wait_until(lambda: get_account_config(server, cast.smpp_acme_1.name).national_numbers == "refused")
+        national.sequence = next(esme.sequences)
+        assert (await esme.request(national)).status == CommandStatus.ESME_RINVDSTTON
+    assert {row[0] for row in conn.execute("SELECT state FROM messages")} == {message_states.DELETED}
+
+
 async def test_one_search_at_a_time_holds_up_nobody(config, cast, change_account):
     change_account(windowing=0, throughput=0)
     async with run_smsc(config) as server:

@@ -1,7 +1,9 @@
 """submit_sm: what is stored, what is refused and with which status, and who is slowed down."""
 
 import asyncio
+import dataclasses
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -11,7 +13,7 @@ from portal.services.common import credit_amounts, message_states
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
-from portal.smsc.protocol.pdu import HeaderOnlyPdu
+from portal.smsc.protocol.pdu import DataSm, HeaderOnlyPdu
 from tests.smsc.esme import DEADLINE_S, RawEsme, get_account_config, run_smsc, wait_until
 
 ITALIAN = "393331234567"
@@ -54,6 +56,21 @@ async def test_long_and_unicode_texts_are_paid_by_the_part(config, cast, conn):
     assert (rows[3]["udh"], rows[3]["text"]) == (b"\x05\x00\x03\x01\x02\x01", "c" * 153)
 
 
+def submit_sm(esme, destination, ton):
+    return dataclasses.replace(esme.build_submit_sm(destination), dest_ton=ton)
+
+
+def data_sm(esme, destination, ton):
+    return DataSm(
+        next(esme.sequences),
+        source="ACME",
+        source_ton=5,
+        dest_ton=ton,
+        destination=destination,
+        tlvs={TlvTag.MESSAGE_PAYLOAD: b"hello"},
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
@@ -68,7 +85,7 @@ async def test_long_and_unicode_texts_are_paid_by_the_part(config, cast, conn):
         ({"schedule_delivery_time": "tomorrow"}, CommandStatus.ESME_RINVSCHED),
         ({"validity_period": "991399999999999+"}, CommandStatus.ESME_RINVEXPIRY),
         ({"tlvs": {TlvTag.SAR_MSG_REF_NUM: b"x"}}, CommandStatus.ESME_RINVPARLEN),
-        ({"tlvs": {TlvTag.DEST_ADDR_SUBUNIT: b"\x07"}}, CommandStatus.ESME_RINVOPTPARAMVAL),
+        ({"tlvs": {TlvTag.SAR_SEGMENT_SEQNUM: b"\x00"}}, CommandStatus.ESME_RINVOPTPARAMVAL),
     ],
 )
 async def test_what_is_refused(config, cast, conn, fields, status):
@@ -77,6 +94,34 @@ async def test_what_is_refused(config, cast, conn, fields, status):
         assert (await esme.submit(**fields)).status == status
         assert stored(conn) == []
         assert (await esme.submit()).status == 0
+
+
+@pytest.mark.parametrize("build", [submit_sm, data_sm])
+async def test_a_plus_or_00_before_the_country_code_is_no_part_of_the_destination(config, cast, conn, build):
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for destination in ("393331234567", "+393331234567", "00393331234567"):
+            assert (await esme.request(build(esme, destination, 1))).status == 0
+    assert {row["destination"] for row in stored(conn)} == {"393331234567"}
+
+
+def reads_national_numbers(server, cast, meaning):
+    return get_account_config(server, cast.smpp_acme_1.name).national_numbers == meaning
+
+
+@pytest.mark.parametrize("build", [submit_sm, data_sm])
+async def test_ton_2_means_what_the_account_says(config, cast, conn, change_account, build):
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert (await esme.request(build(esme, "393331234567", 2))).status == 0
+        for meaning, number, status in (
+            ("refused", "393331234567", CommandStatus.ESME_RINVDSTTON),
+            ("IT", "3331234567", 0),
+        ):
+            change_account(national_numbers=meaning)
+            await wait_until(partial(reads_national_numbers, server, cast, meaning))
+            assert (await esme.request(build(esme, number, 2))).status == status
+    assert [row["destination"] for row in stored(conn)] == ["393331234567", "393331234567"]
 
 
 async def test_times_that_can_be_read_are_taken(config, cast):

@@ -136,6 +136,25 @@ def test_codings_are_ticked_and_unticked(olga: Browser, account: Callable[[], Ac
     assert (account().data_codings, account().packed_gsm) == (frozenset({1}), False)
 
 
+def test_what_national_numbers_mean_is_chosen(olga: Browser, account: Callable[[], Account]) -> None:
+    limits = {"windowing": "5", "throughput": "5", "binds": "5"}
+    for choice, country, value, shown in (
+        ("refused", "", "refused", '<option selected value="refused">'),
+        ("country", "it", "IT", '<option selected value="country">'),
+        ("ignored", "IT", "ignored", '<option selected value="ignored">'),
+    ):
+        data = limits | {"national": choice, "national_country": country}
+        olga.post("/admin/accounts/smpp-acme-1/limits", data=data)
+        assert account().national_numbers == value
+        page = olga.get("/admin/accounts/smpp-acme-1").text
+        assert shown in page
+        assert ('value="IT"' in page) == (value == "IT")
+    answer = olga.post("/admin/accounts/smpp-acme-1/limits", data=limits | {"national": "country"})
+    assert answer.status_code == 422
+    assert 'id="national_country-error"' in answer.text
+    assert account().national_numbers == "ignored"
+
+
 @pytest.mark.parametrize("htmx", [False, "limits"])
 @pytest.mark.parametrize(("field", "value"), [("windowing", "ten"), ("throughput", "-1"), ("binds", "100001")])
 def test_a_limit_that_is_none_is_refused_at_its_field(
