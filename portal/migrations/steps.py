@@ -26,6 +26,7 @@ from portal.migrations.m0017_short_ids import m0017_short_ids
 from portal.migrations.m0018_account_messages import m0018_account_messages
 from portal.migrations.m0019_outcome_room import m0019_outcome_room
 from portal.migrations.m0021_national_numbers import m0021_national_numbers
+from portal.migrations.m0022_hex_ids import m0022_hex_ids
 
 migrations = Migrations("portal")
 
@@ -50,5 +51,6 @@ for step in (
     m0018_account_messages,
     m0019_outcome_room,
     m0021_national_numbers,
+    m0022_hex_ids,
 ):
     migrations()(step)

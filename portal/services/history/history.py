@@ -258,7 +258,8 @@ class MessageDetails:
 
     From the client (SMPP 3.4, 5.2): source_addr_ton and source_addr_npi, registered_delivery, user_message_reference,
     the user data header, the end of its validity (milliseconds; None: the default) and the session that it came from.
-    From the upstream: its id and its status of the message.
+    From the upstream: its id and its status of the message. `hex_id`: the id by which its client knows it, where that
+    keeps no longer ones (SMPP 3.3 and older).
     """
 
     source_ton: int
@@ -270,13 +271,15 @@ class MessageDetails:
     session_id: int | None
     upstream_id: str | None
     upstream_status: str | None
+    hex_id: str | None
 
 
 def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, MessageDetails]:
     """Read the details of each message of a text, by message id."""
     rows = conn.execute(
         "SELECT id, source_ton, source_npi, registered_delivery, reference, udh, expires_at, session_id, upstream_id,"
-        " upstream_status FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+        " upstream_status, (SELECT printf('%08X', hex_id) FROM hex_ids WHERE hex_ids.message_id = messages.id)"
+        " FROM messages WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps([each.id for each in text.messages]),),
     )
     return {message_id: MessageDetails(*fields) for message_id, *fields in rows}

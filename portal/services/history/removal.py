@@ -150,6 +150,9 @@ def delete_sent_messages(
             _add_deleted_charges(conn, account_id, rows, charges)
             _add_deleted_refunds(conn, account_id, rows)
         removed_ids = {row[0] for row in rows}
+        conn.execute(
+            "DELETE FROM hex_ids WHERE message_id IN (SELECT value FROM json_each(?))", (json.dumps([*removed_ids]),)
+        )
         account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))

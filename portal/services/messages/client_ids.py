@@ -3,16 +3,26 @@
 That is a message's id, but for messages from before ids were short (migration `m0017_short_ids`): their clients were
 given former ids, of 19 digits, and go on using them. A former id is the same time and counter in another layout, except
 for a few, which are stored as runs (`former_ids`).
+
+Clients of SMPP 3.3 and older have room for eight hexadecimal digits. Their messages have such ids beside their own
+(`hex_ids`): numbers below 2^32 that count up and begin again, past those whose messages may still have a receipt.
 """
 
+import json
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+from portal.core.clock import DAY_MS
 from portal.services.common import ids
+from portal.services.common.message_states import ENROUTE
+from portal.services.messages.validation import DELIVERY_VALIDITY_MS
 
+_HEX_ID_LIMIT = 1 << 32
+# A receipt waits as long for a receiver at most. A day more: a message may have ended before the upstream said so.
+_HEX_ID_REUSE_MS = DELIVERY_VALIDITY_MS + DAY_MS
 _FORMER_COUNTER_BITS = 20
 _LAST_FORMER_ID_COUNTERS = {"messages": "former_message_id", "received": "former_received_id"}
 
@@ -71,3 +81,54 @@ def load_client_ids(conn: sqlite3.Connection, table: str) -> ClientIds:
 def find_row_id(conn: sqlite3.Connection, table: str, client_id: int) -> int:
     """`ClientIds.get_row_id` for one id, such as somebody types."""
     return load_client_ids(conn, table).get_row_id(client_id)
+
+
+def format_hex_id(hex_id: int) -> str:
+    return f"{hex_id:08X}"
+
+
+def add_hex_ids(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> dict[int, int]:
+    """Give messages hex ids, in their order; returns them by message id.
+
+    An id is given again, after all others, once its message has ended so long ago that it can have no receipt any more;
+    that message then has none. The caller is inside `write_transaction()`.
+
+    Args:
+        now: this moment (milliseconds).
+    """
+    (last_id,) = conn.execute("SELECT value FROM counters WHERE name = 'hex_id'").fetchone()
+    hex_ids: list[int] = []
+    while (missing := len(message_ids) - len(hex_ids)) > 0:
+        first_id = last_id + 1 if last_id + 1 < _HEX_ID_LIMIT else 1
+        last_id = min(first_id + missing, _HEX_ID_LIMIT) - 1
+        taken = conn.execute(
+            "SELECT hex_id FROM hex_ids CROSS JOIN messages ON messages.id = message_id"
+            f" WHERE hex_id >= ? AND hex_id <= ? AND (state = {ENROUTE} OR done_at > ?)",
+            (first_id, last_id, now - _HEX_ID_REUSE_MS),
+        )
+        taken_ids = {row[0] for row in taken}
+        hex_ids += [each for each in range(first_id, last_id + 1) if each not in taken_ids]
+    conn.execute("UPDATE counters SET value = ? WHERE name = 'hex_id'", (last_id,))
+    conn.executemany("INSERT OR REPLACE INTO hex_ids VALUES (?, ?)", zip(message_ids, hex_ids, strict=True))
+    return dict(zip(message_ids, hex_ids, strict=True))
+
+
+HAS_HEX_IDS_SQL = "EXISTS (SELECT 1 FROM hex_ids)"
+"""Whether any message has one, as an expression: so that others' statements need not look for those of each message."""
+
+
+def read_hex_ids(conn: sqlite3.Connection, message_ids: Sequence[int]) -> dict[int, int]:
+    """The hex ids of those of these messages that have one, by message id."""
+    # One row for all: Python releases the GIL for each row.
+    (pairs,) = conn.execute(
+        "SELECT json_group_array(json_array(message_id, hex_id))"
+        " FROM json_each(?) CROSS JOIN hex_ids ON message_id = value",
+        (json.dumps(message_ids),),
+    ).fetchone()
+    return dict(json.loads(pairs))
+
+
+def find_row_id_by_hex_id(conn: sqlite3.Connection, hex_id: int) -> int | None:
+    """The message that has a hex id; None: none has it."""
+    row = conn.execute("SELECT message_id FROM hex_ids WHERE hex_id = ?", (hex_id,)).fetchone()
+    return row[0] if row else None

@@ -17,7 +17,7 @@ from portal.services.messages.validation import DELIVERY_VALIDITY_MS
 _INSERT_RECEIPTS = BulkInsert("deliveries", "account_id, id, message_id, next_attempt_at")
 _INSERT_INBOUND = BulkInsert("deliveries", "account_id, id, received_id, next_attempt_at")
 # How many of the columns that `list_due_deliveries` reads belong to a receipt.
-_RECEIPT_COLUMN_COUNT = 10
+_RECEIPT_COLUMN_COUNT = 11
 
 MAX_BLOCKING_ATTEMPTS = 8
 """A delivery that was not accepted blocks those behind it, to keep their order; after so many attempts no more."""
@@ -29,7 +29,10 @@ EXPIRY_BATCH_SIZE = 5_000
 
 @dataclass(slots=True)
 class DeliveryReceipt:
-    """A delivery receipt (SMPP 3.4, appendix B); `id` is its place in its account's queue (0: not queued yet)."""
+    """A delivery receipt (SMPP 3.4, appendix B); `id` is its place in its account's queue (0: not queued yet).
+
+    `hex_id`: its message's id of eight hexadecimal digits, by which its client knows it; None: it has none.
+    """
 
     id: int
     account_id: int
@@ -45,6 +48,7 @@ class DeliveryReceipt:
     state: int
     ptt: int
     done_at: int
+    hex_id: int | None = None
 
     @property
     def submitted_at(self) -> int:
@@ -139,11 +143,12 @@ def list_due_deliveries(
     deliverables: list[Deliverable] = []
     is_blocked = False
     rows = conn.execute(
-        f"SELECT deliveries.id, message_id, received_id, attempts, iif({_RETRY_NOT_DUE}, next_attempt_at, NULL),"
-        " messages.source, source_ton, source_npi, messages.destination, messages.text, reference, parts, state, ptt,"
-        " done_at, received.source, received.destination, received.text, received.body, received.udh,"
-        " received.data_coding FROM deliveries"
-        " LEFT JOIN messages ON messages.id = message_id LEFT JOIN received ON received.id = received_id"
+        "SELECT deliveries.id, deliveries.message_id, received_id, attempts,"
+        f" iif({_RETRY_NOT_DUE}, next_attempt_at, NULL), messages.source, source_ton, source_npi, messages.destination,"
+        " messages.text, reference, parts, state, ptt, done_at, hex_id, received.source, received.destination,"
+        " received.text, received.body, received.udh, received.data_coding FROM deliveries"
+        " LEFT JOIN messages ON messages.id = deliveries.message_id LEFT JOIN received ON received.id = received_id"
+        " LEFT JOIN hex_ids ON hex_ids.message_id = deliveries.message_id"
         " WHERE deliveries.account_id = :account AND deliveries.id >= :oldest"
         f" AND NOT (attempts >= :max_blocking AND {_RETRY_NOT_DUE}) AND coalesce(messages.id, received.id) IS NOT NULL"
         " AND deliveries.id NOT IN (SELECT value FROM json_each(:excluded)) ORDER BY deliveries.id LIMIT :limit",

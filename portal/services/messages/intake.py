@@ -14,7 +14,7 @@ from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
 from portal.services.credits import alerts, ledger
 from portal.services.credits.ledger import Usage
-from portal.services.messages import blacklist, deliveries, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
@@ -80,9 +80,9 @@ def store_messages(
 ) -> StoredMessages:
     """Store messages with their debits: all in one transaction, which is on disk when this returns.
 
-    Submits are processed in their order, and get their `id`. One that its account's credits don't cover is stored as
-    refused (ptt 10) and costs nothing; the others are not affected. One to a number on the account's blacklist is
-    accepted, is rejected at once (ptt 53) and costs nothing.
+    Submits are processed in their order, and get their `id`, and `hex_id` where they need one. One that its account's
+    credits don't cover is stored as refused (ptt 10) and costs nothing; the others are not affected. One to a number on
+    the account's blacklist is accepted, is rejected at once (ptt 53) and costs nothing.
 
     Clients wait for this. The number of statements does not grow with the number of accounts, and what each batch has
     to read is read by one: Python releases the GIL for each statement and row, which costs more than SQLite's work
@@ -140,6 +140,9 @@ def store_messages(
             _blank_ended_texts(conn, charges, rows, stored.receipts)
         for segment in segments:
             _link_to_first_segment(conn, *segment)
+        old_clients_submits = [each for each in submits if each.hex_id is not None]
+        if old_clients_submits:
+            _give_hex_ids(conn, old_clients_submits, stored, submitted_at)
         _debit_accounts(conn, charges, submitted_at, next_expiry)
         if stored.receipts:
             deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
@@ -309,6 +312,18 @@ def _receipt_from_submit(submit: SubmittedMessage, ptt: int) -> DeliveryReceipt:
         ptt,
         ids.time_from_id(submit.id),
     )
+
+
+def _give_hex_ids(
+    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], stored: StoredMessages, at: int
+) -> None:
+    accepted_ids = {each for each in stored.message_ids if each is not None}
+    accepted = [each for each in submits if each.id in accepted_ids]
+    hex_ids = client_ids.add_hex_ids(conn, [each.id for each in accepted], at)
+    for each in accepted:
+        each.hex_id = hex_ids[each.id]
+    for receipt in stored.receipts:
+        receipt.hex_id = hex_ids.get(receipt.message_id)
 
 
 def _link_to_first_segment(conn: sqlite3.Connection, submit: SubmittedMessage, segment: Segment) -> None:

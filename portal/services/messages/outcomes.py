@@ -22,7 +22,7 @@ from portal.services.common.message_states import (
     REJECTED,
 )
 from portal.services.credits import expiry
-from portal.services.messages import blacklist, deliveries, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
@@ -83,7 +83,8 @@ class CancelResult:
 # The columns of all ending messages in one row: Python releases the GIL for each row, and next to a busy event loop
 # that costs more than reading all of them.
 _SELECT_ENDING = f"""
-SELECT {text_policy.HAS_DISCARDING_CUSTOMERS_SQL}, json_group_array(iif(registered_delivery = 0,
+SELECT {text_policy.HAS_DISCARDING_CUSTOMERS_SQL}, {client_ids.HAS_HEX_IDS_SQL},
+    json_group_array(iif(registered_delivery = 0,
     json_array(messages.id, account_id, 0),
     json_array(messages.id, account_id, registered_delivery,
         source, source_ton, source_npi, destination, text, reference, parts)))
@@ -109,7 +110,7 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
     # By account and day: how many were delivered, and how many were not.
     counts: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     with write_transaction(conn):
-        has_discarding_customers, ending_json = conn.execute(
+        has_discarding_customers, has_hex_ids, ending_json = conn.execute(
             _SELECT_ENDING, (json.dumps([*reversed(first_outcomes)]),)
         ).fetchone()
         ending_rows = json.loads(ending_json)
@@ -144,6 +145,10 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
         if counts:
             rollup.record_ended_messages(conn, chain.from_iterable(ids_by_result.values()))
         if receipts:
+            if has_hex_ids:
+                hex_ids = client_ids.read_hex_ids(conn, [each.message_id for each in receipts])
+                for receipt in receipts:
+                    receipt.hex_id = hex_ids.get(receipt.message_id)
             deliveries.enqueue_receipts(conn, receipts, now_ms())
     return receipts
 

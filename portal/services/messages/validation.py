@@ -73,7 +73,8 @@ class SubmittedMessage:
     `data_coding` is the one in which it is sent on: GSM, UCS2 or BINARY. `body` has the content where `text` can't hold
     it: binary, and UCS-2 that begins or ends within a character. `subunit` is dest_addr_subunit (5.3.2.1; 1: displayed
     at once). `scheduled_at`, `expires_at`: milliseconds; None: send it now, and DEFAULT_VALIDITY_MS. `session_id`: the
-    session that it came from, if any. `id`: 0 until it is stored; then an upstream gets it.
+    session that it came from, if any. `id`: 0 until it is stored; then an upstream gets it. `hex_id`: another id, of
+    eight hexadecimal digits, 0 until it is stored; None: its client needs none.
     """
 
     account_id: int
@@ -96,6 +97,7 @@ class SubmittedMessage:
     expires_at: int | None = None
     session_id: int | None = None
     id: int = 0
+    hex_id: int | None = None
 
 
 def validate_submit(

@@ -17,6 +17,7 @@ from portal.smsc.storage.interface import Storage, StorageError
 from portal.smsc.upstream.dispatcher import Dispatcher
 
 _MESSAGE_ID_PATTERN = re.compile(r"[1-9][0-9]{0,18}")
+_HEX_ID_PATTERN = re.compile(r"[0-9A-Fa-f]{8}")
 _MAX_ID = (1 << 63) - 1
 _MAX_ERROR_CODE = 0xFF
 # What is called back fills the writer's queue, where others' submits wait.
@@ -119,6 +120,8 @@ class _MessageCancellation:
 
 
 def _find_message_status(message_id: str, account_id: int, storage: Storage) -> MessageStatus | None:
+    if _HEX_ID_PATTERN.fullmatch(message_id):
+        return storage.find_message_status(account_id, message_id)
     if not _MESSAGE_ID_PATTERN.fullmatch(message_id) or int(message_id) > _MAX_ID:
         return None
     return storage.find_message_status(account_id, int(message_id))

@@ -36,7 +36,7 @@ from portal.smsc.protocol.pdu import (
     QuerySm,
     SubmitSm,
 )
-from portal.smsc.storage.interface import CommitInDoubt, InsufficientCredits, Storage, StorageError
+from portal.smsc.storage.interface import ClientId, CommitInDoubt, InsufficientCredits, Storage, StorageError
 from portal.smsc.upstream.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class SmppSession(PduStream):
             self._write(pdu.encode_response(bind.command, bind.sequence, refused.status))
             return
         self._start_bound_session(accepted_bind)
-        # A client of an older version does not know optional parameters (3.4.1).
+        # A client of an older version knows no optional parameters (3.4.1), and keeps eight digits of a message_id.
         self._supports_tlvs = bind.interface_version >= pdu.INTERFACE_VERSION
         tlvs: dict[int, bytes] = (
             {TlvTag.SC_INTERFACE_VERSION: bytes((pdu.INTERFACE_VERSION,))} if self._supports_tlvs else {}
@@ -416,6 +416,8 @@ class SmppSession(PduStream):
             self._write(pdu.encode_response(message.COMMAND, message.sequence, refused.status))
             return
         submit.session_id = self.id
+        if not self._supports_tlvs:
+            submit.hex_id = 0  # it gets one when it is stored
         self.has_submitted = True
         self._in_flight += 1
         storage.store_submit(submit, partial(self._handle_submit_result, message.COMMAND, message.sequence))
@@ -435,8 +437,8 @@ class SmppSession(PduStream):
         is_late = self._has_sent_unbind and self._may_submit
         return CommandStatus.ESME_RSYSERR if is_late else CommandStatus.ESME_RINVBNDSTS
 
-    def _handle_submit_result(self, command: CommandId, sequence: int, result: int | StorageError) -> None:
-        if isinstance(result, int):
+    def _handle_submit_result(self, command: CommandId, sequence: int, result: ClientId | StorageError) -> None:
+        if isinstance(result, int | str):
             self.submitted += 1
             self._write(pdu.encode_accepted_message_resp(command, sequence, result))
         elif isinstance(result, CommitInDoubt):

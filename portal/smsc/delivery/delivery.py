@@ -23,7 +23,7 @@ from portal.services.messages.deliveries import (
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, CommandStatus, TlvTag, format_receipt_status
 from portal.smsc.protocol.pdu import DeliverSm
-from portal.smsc.storage.interface import Storage
+from portal.smsc.storage.interface import ClientId, Storage
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _compute_retry_delay_ms(attempts: int) -> int:
     return min(_MIN_RETRY_DELAY_MS << min(attempts - 1, 20), MAX_RETRY_DELAY_MS)
 
 
-def build_deliver_sm(deliverable: Deliverable, sequence: int, client_id: int) -> DeliverSm:
+def build_deliver_sm(deliverable: Deliverable, sequence: int, client_id: ClientId) -> DeliverSm:
     """Return the deliver_sm that takes it to the ESME (4.6.1).
 
     Args:
@@ -160,7 +160,7 @@ def build_deliver_sm(deliverable: Deliverable, sequence: int, client_id: int) ->
     return _build_inbound_deliver_sm(deliverable, sequence, client_id)
 
 
-def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int, client_id: int) -> DeliverSm:
+def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int, client_id: ClientId) -> DeliverSm:
     encoding = gsm0338.Encoding(incoming.data_coding)
     content = incoming.body if incoming.body is not None else gsm0338.encode_body(incoming.text, encoding)
     body = (incoming.udh or b"") + content
@@ -182,7 +182,7 @@ def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int, client_i
     )
 
 
-def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int, client_id: int) -> DeliverSm:
+def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int, client_id: ClientId) -> DeliverSm:
     """What became of a message: from the handset, to the sender."""
     encoded_id = _encode_message_id(client_id)
     tlvs: dict[int, bytes] = {
@@ -214,7 +214,7 @@ def _build_outcome_tlvs(state: int, ptt: int) -> Mapping[int, bytes]:
     }
 
 
-def format_receipt_text(receipt: DeliveryReceipt, client_id: int) -> str:
+def format_receipt_text(receipt: DeliveryReceipt, client_id: ClientId) -> str:
     """Return the text of appendix B.
 
     Times are UTC; `err` is the ptt code; the message's own text is cut, and `?` stands for what GSM 03.38, which the
@@ -230,5 +230,5 @@ def format_receipt_text(receipt: DeliveryReceipt, client_id: int) -> str:
     )
 
 
-def _encode_message_id(message_id: int) -> bytes:
-    return b"%d\0" % message_id
+def _encode_message_id(message_id: ClientId) -> bytes:
+    return f"{message_id}\0".encode("ascii")

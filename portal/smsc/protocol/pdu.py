@@ -118,12 +118,12 @@ def encode_generic_nack(sequence: int, status: int) -> bytes:
     return _HEADER_STRUCT.pack(HEADER_LENGTH, CommandId.GENERIC_NACK, status, sequence)
 
 
-def encode_accepted_message_resp(command: int, sequence: int, message_id: int) -> bytes:
+def encode_accepted_message_resp(command: int, sequence: int, message_id: int | str) -> bytes:
     """Return submit_sm_resp (4.4.2) or data_sm_resp (4.7.2) for an accepted message.
 
     `MessageResp.encode` in one step: this is sent once a message.
     """
-    body = b"%d\0" % message_id
+    body = f"{message_id}\0".encode("ascii")
     return _HEADER_STRUCT.pack(HEADER_LENGTH + len(body), command | RESPONSE_BIT, 0, sequence) + body
 
 

@@ -69,8 +69,10 @@ class BindSlot:
     kind: BindKind
 
 
-SubmitCallback = Callable[[int | StorageError], None]
-"""What `store_submit` answers with: the message's id, or why there is none."""
+ClientId = int | str
+"""An id by which a client knows a message: a number, or eight hexadecimal digits (SMPP 3.3 and older)."""
+SubmitCallback = Callable[[ClientId | StorageError], None]
+"""What `store_submit` answers with: the message's id for its client, or why there is none."""
 
 
 class Storage(Protocol):
@@ -113,7 +115,7 @@ class Storage(Protocol):
     def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
         """Return those of these messages that have no final state, by id. Raises StorageUnavailable."""
 
-    def find_message_status(self, account_id: int, client_id: int) -> MessageStatus | None:
+    def find_message_status(self, account_id: int, client_id: ClientId) -> MessageStatus | None:
         """Return a message of an account, by its id or the one that its client was given. Raises StorageUnavailable."""
 
     def find_unfinished_messages(
@@ -150,7 +152,7 @@ class Storage(Protocol):
         put off, unless that has used up `deliveries.MAX_BLOCKING_ATTEMPTS`.
         """
 
-    def get_client_id(self, deliverable: Deliverable) -> int:
+    def get_client_id(self, deliverable: Deliverable) -> ClientId:
         """Return the id by which its client knows the message that it is about."""
 
     def complete_delivery(self, deliverable: Deliverable) -> None:

@@ -35,6 +35,7 @@ from portal.smsc.storage.interface import (
     BindKind,
     BindLimitReached,
     BindSlot,
+    ClientId,
     InsufficientCredits,
     StorageError,
     StorageUnavailable,
@@ -239,10 +240,18 @@ class SqliteStorage:
         with self._translate_read_errors():
             return outcomes.list_outbound_messages(self._read_connection, message_ids)
 
-    def find_message_status(self, account_id: int, client_id: int) -> MessageStatus | None:
+    def find_message_status(self, account_id: int, client_id: ClientId) -> MessageStatus | None:
         with self._translate_read_errors():
-            message_id = self._sent_ids.get_row_id(client_id)
-            return outcomes.find_message_status(self._read_connection, account_id, message_id)
+            message_id = (
+                self._sent_ids.get_row_id(client_id)
+                if isinstance(client_id, int)
+                else client_ids.find_row_id_by_hex_id(self._read_connection, int(client_id, 16))
+            )
+            return (
+                None
+                if message_id is None
+                else outcomes.find_message_status(self._read_connection, account_id, message_id)
+            )
 
     def find_unfinished_messages(
         self,
@@ -347,8 +356,10 @@ class SqliteStorage:
         """Give up the deliveries that are too old at `now` (unix milliseconds); the writer does so."""
         self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, now)
 
-    def get_client_id(self, deliverable: Deliverable) -> int:
+    def get_client_id(self, deliverable: Deliverable) -> ClientId:
         if isinstance(deliverable, DeliveryReceipt):
+            if deliverable.hex_id is not None:
+                return client_ids.format_hex_id(deliverable.hex_id)
             return self._sent_ids.get_client_id(deliverable.message_id)
         return self._received_ids.get_client_id(deliverable.received_id)
 
@@ -434,8 +445,11 @@ class SqliteStorage:
         if stored is None:
             _report_storage_error(items, StorageUnavailable("the server stops"))
             return
-        for (_, resolve), message_id in zip(items, stored.message_ids, strict=True):
-            resolve(message_id if message_id is not None else InsufficientCredits())
+        for (submit, resolve), message_id in zip(items, stored.message_ids, strict=True):
+            if message_id is None:
+                resolve(InsufficientCredits())
+            else:
+                resolve(message_id if submit.hex_id is None else client_ids.format_hex_id(submit.hex_id))
         self._notify_messages_stored(stored.outbound)
         self._queue_receipts(stored.receipts)
 
