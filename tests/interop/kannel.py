@@ -77,6 +77,7 @@ TRANSCEIVER_WITHOUT_TON = ("transceiver-mode = true\nport = {port}",)
 TRANSCEIVER_NATIONAL = (TRANSCEIVER_WITHOUT_TON[0] + "\ndest-addr-ton = 2\ndest-addr-npi = 1",)
 TRANSCEIVER = (TRANSCEIVER_WITHOUT_TON[0] + _INTERNATIONAL,)
 TRANSMITTER_AND_RECEIVER = ("port = {port}" + _INTERNATIONAL, "receive-port = {port}" + _INTERNATIONAL)
+OLD_TRANSMITTER_AND_RECEIVER = tuple(f"{each}\ninterface-version = 33" for each in TRANSMITTER_AND_RECEIVER)
 # Kannel cuts a text that has more octets than this, and sends one of more than 254 as a message_payload.
 TRANSCEIVER_UNSPLIT = (TRANSCEIVER[0] + "\nmax-sms-octets = 1000",)
 

@@ -1,5 +1,6 @@
 """Kannel 1.4.5, the client that the model itself was tested with."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from portal.services.credits import credits
 from portal.services.history.history import SentMessage
 from tests.interop.conftest import HoldDatabase, SetLimits, StartKannel, StartOutage
 from tests.interop.kannel import (
+    OLD_TRANSMITTER_AND_RECEIVER,
     REPORT_ACCEPTED,
     REPORT_DELIVERED,
     REPORT_NOT_DELIVERED,
@@ -96,6 +98,20 @@ def test_sends_texts_and_hears_what_became_of_them(
     assert LONG.strip() in "".join(texts)
     assert credits.get_balance(conn, cast.smpp_acme_1.id) == (1000 - PARTS) * credit_amounts.THOUSANDTHS
     assert run_app("check").returncode == 0
+
+
+def test_as_a_client_of_smpp_3_3_it_gets_short_ids_and_finds_their_messages(
+    kannel: StartKannel, reports: DeliveryReportServer
+) -> None:
+    running = kannel(OLD_TRANSMITTER_AND_RECEIVER)
+
+    for _ in range(3):
+        number = running.send_text(GSM)
+        accepted = reports.wait_for_report(number, REPORT_ACCEPTED)
+        delivered = reports.wait_for_report(number, REPORT_DELIVERED)
+        assert re.fullmatch(r"[0-9A-F]{8}", accepted.message_id)
+        assert accepted.message_id == delivered.message_id
+        assert delivered.answer.startswith(f"id:{delivered.message_id} sub:001 dlvrd:001 ")
 
 
 def test_a_message_payload_is_charged_by_its_parts(

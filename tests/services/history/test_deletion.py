@@ -25,6 +25,8 @@ from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.services.statistics import rollup
 from tests.services.history.deleting import MARTA, NOW, delete, end, left, sent
+from tests.services.submitting import store_messages
+from tests.support import prepare_submit
 
 # --- what goes, and what stays
 
@@ -51,6 +53,19 @@ def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
     # A second outcome, which comes late, is nobody's.
     assert end(conn, [message], state=UNDELIVERABLE, ptt=9) == []
     assert self_check.list_problem_texts(conn) == []
+
+
+def test_ids_of_old_clients_go_with_their_messages(conn, acme_1):
+    submits = [prepare_submit(conn, acme_1.id) for _ in range(3)]
+    for each in submits:
+        each.hex_id = 0
+    message_ids = store_messages(conn, submits)
+    accepted = end(conn, message_ids)
+    deliveries.remove_accepted_deliveries(conn, accepted)
+
+    delete(conn, acme_1, deletion.build_selection_scope(SENT, message_ids[:2]))
+
+    assert [tuple(row) for row in conn.execute("SELECT * FROM hex_ids")] == [(message_ids[2], 3)]
 
 
 def test_another_accounts_message_stays(conn, acme_1, globex_1):

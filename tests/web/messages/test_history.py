@@ -399,6 +399,15 @@ def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[
     assert 'data-copy="&lt;1a2b&gt;"' in page
 
 
+def test_the_id_of_an_old_client_is_shown_beside_the_message_s_own(alice: Browser, conn: db.Connection) -> None:
+    (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello")
+    assert "Client’s id" not in alice.get(f"{HISTORY}/{message_id}").text
+    conn.execute("INSERT INTO hex_ids VALUES (?, 0xABC)", (message_id,))
+    page = alice.get(f"{HISTORY}/{message_id}").text
+    assert "Client’s id 00000ABC" in extract_text(page)
+    assert 'data-copy="00000ABC"' in page
+
+
 def test_an_upstream_that_knows_of_a_stop(alice: Browser, conn: db.Connection) -> None:
     (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello")
     outcomes.finish_messages(
