@@ -24,7 +24,6 @@ DEFAULT_VALIDITY_MS = 3 * DAY_MS
 _UDH_INDICATOR = 0x40
 # SMPP 3.4, 5.2.5.
 _TON_NATIONAL = 2
-_BEFORE_COUNTRY_CODE = ("+", "0")
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
 _GSM_ENCODING, _BINARY_ENCODING = gsm0338.Encoding.GSM, gsm0338.Encoding.BINARY
 _CONCATENATION_8_BIT, _CONCATENATION_16_BIT = 0x00, 0x08
@@ -139,9 +138,11 @@ def validate_submit(
     if not account.any_sender and source not in account.senders and normalize_address(source) not in account.senders:
         raise InvalidSource(source=source)
     digits = destination
-    if destination_ton == _TON_NATIONAL or destination[:1] in _BEFORE_COUNTRY_CODE:
+    country_and_price = None if destination_ton == _TON_NATIONAL else price_list.find_price(digits)
+    if country_and_price is None:
+        # No number begins with a plus or 0, so this is seldom.
         digits = read_destination(account, destination, destination_ton)
-    country_and_price = price_list.find_price(digits)
+        country_and_price = price_list.find_price(digits)
     if country_and_price is None:
         raise InvalidDestination(destination=destination)
     country, price = country_and_price
