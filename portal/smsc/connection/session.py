@@ -19,7 +19,8 @@ from portal.smsc.admission.rate_limits import TokenBucket
 from portal.smsc.connection import query_cancel, submission
 from portal.smsc.connection.pdu_stream import PduStream
 from portal.smsc.connection.session_registry import SessionRegistry
-from portal.smsc.delivery.delivery import DeliveryScheduler, build_deliver_sm
+from portal.smsc.delivery.deliver_sm import encode_deliver_sm
+from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
@@ -30,7 +31,6 @@ from portal.smsc.protocol.pdu import (
     DataSm,
     HeaderOnlyPdu,
     MalformedPdu,
-    MessageResp,
     Pdu,
     PduHeader,
     QuerySm,
@@ -74,6 +74,7 @@ class SessionState(Enum):
 
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
 _BOUND, _DRAINING = SessionState.BOUND, SessionState.DRAINING
+_DELIVER_SM_RESP = CommandId.DELIVER_SM_RESP
 
 
 @dataclass(slots=True)
@@ -195,6 +196,9 @@ class SmppSession(PduStream):
     # --- PDUs
 
     def _pdu_received(self, header: PduHeader, body: bytes) -> None:
+        if header.command & RESPONSE_BIT:
+            self._handle_response(header)
+            return
         try:
             message = pdu.decode_pdu(header, body)
         except MalformedPdu as malformed:
@@ -217,8 +221,6 @@ class SmppSession(PduStream):
     def _handle_pdu(self, header: PduHeader, message: Pdu) -> None:
         if isinstance(message, Bind):
             self._handle_bind(message)
-        elif isinstance(message, MessageResp):
-            self._handle_deliver_response(message.sequence, message.status)
         elif isinstance(message, HeaderOnlyPdu):
             self._handle_header_only_pdu(message)
         elif isinstance(message, DataSm):
@@ -227,18 +229,27 @@ class SmppSession(PduStream):
             self._handle_query(message)
         elif isinstance(message, CancelSm):
             self._handle_cancel(message)
-        elif not header.command & RESPONSE_BIT:
+        else:
             self._write(pdu.encode_response(header.command, header.sequence, CommandStatus.ESME_RINVBNDSTS))
 
     def _handle_header_only_pdu(self, message: HeaderOnlyPdu) -> None:
         if message.command == CommandId.ENQUIRE_LINK:
             self._write(pdu.encode_response(message.command, message.sequence))
-        elif message.command == CommandId.GENERIC_NACK:
-            self._handle_deliver_response(message.sequence, message.status or CommandStatus.ESME_RUNKNOWNERR)
         elif message.command == CommandId.UNBIND:
             self._handle_unbind(message.sequence)
-        elif message.command == CommandId.UNBIND_RESP and self._state is SessionState.UNBINDING:
-            self._close_when_submits_answered()
+
+    def _handle_response(self, header: PduHeader) -> None:
+        # By its header alone: clients send bodies that are cut, or have octets too many, and mean the command_status.
+        command = header.command
+        if command == _DELIVER_SM_RESP:
+            self._handle_deliver_response(header.sequence, header.status)
+        elif command == CommandId.GENERIC_NACK:
+            self._handle_deliver_response(header.sequence, header.status or CommandStatus.ESME_RUNKNOWNERR)
+        elif command == CommandId.UNBIND_RESP:
+            if self._state is SessionState.UNBINDING:
+                self._close_when_submits_answered()
+        elif command not in pdu.DECODERS:
+            self._write(pdu.encode_generic_nack(header.sequence, CommandStatus.ESME_RINVCMDID))
 
     # --- binding
 
@@ -438,7 +449,7 @@ class SmppSession(PduStream):
         return CommandStatus.ESME_RSYSERR if is_late else CommandStatus.ESME_RINVBNDSTS
 
     def _handle_submit_result(self, command: CommandId, sequence: int, result: ClientId | StorageError) -> None:
-        if isinstance(result, int | str):
+        if not isinstance(result, StorageError):
             self.submitted += 1
             self._write(pdu.encode_accepted_message_resp(command, sequence, result))
         elif isinstance(result, CommitInDoubt):
@@ -502,11 +513,7 @@ class SmppSession(PduStream):
         sequence = self._next_sequence_number()
         self._unanswered_deliveries[sequence] = (deliverable, self._loop.time())
         client_id = self._server_context.storage.get_client_id(deliverable)
-        message = build_deliver_sm(deliverable, sequence, client_id)
-        if not self._supports_tlvs:
-            # All but the body of a long message, which would be lost with its parameter.
-            message.tlvs = {tag: value for tag, value in message.tlvs.items() if tag == TlvTag.MESSAGE_PAYLOAD}
-        self._write(message.encode())
+        self._write(encode_deliver_sm(deliverable, sequence, client_id, supports_tlvs=self._supports_tlvs))
 
     def _handle_deliver_response(self, sequence: int, status: int) -> None:
         sent_delivery = self._unanswered_deliveries.pop(sequence, None)

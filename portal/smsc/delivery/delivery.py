@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import deque
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable
 from typing import Protocol
 
-from portal.core import gsm0338
 from portal.core.clock import now_ms
-from portal.services.common import message_states
 from portal.services.messages.deliveries import (
     MAX_BLOCKING_ATTEMPTS,
     MAX_RETRY_DELAY_MS,
     Deliverable,
-    DeliveryReceipt,
-    InboundDelivery,
 )
-from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, CommandStatus, TlvTag, format_receipt_status
-from portal.smsc.protocol.pdu import DeliverSm
-from portal.smsc.storage.interface import ClientId, Storage
+from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +25,6 @@ _MIN_RETRY_DELAY_MS = 1_000
 _PERMANENT_ERRORS = (CommandStatus.ESME_RX_P_APPN, CommandStatus.ESME_RX_R_APPN)
 # What comes for the third time is sent alone: where the client dies of it, nothing else shares its fate.
 _EXCLUSIVE_FROM_ATTEMPTS = 2
-_RECEIPT_TEXT_LENGTH = 20
-_NOT_ASCII_COMPATIBLE = re.compile(r"""[^ !"#%&'()*+,\-./0-9:;<=>?A-Za-z]""")
-_MAX_SHORT_MESSAGE_OCTETS = 254
-_UDH_INDICATOR = 0x40
-_NETWORK_TYPE_GSM = 3
-# 5.2.5 and 5.2.6.
-_TON_INTERNATIONAL, _TON_NETWORK_SPECIFIC, _NPI_E164 = 1, 3, 1
-_MAX_SHORT_CODE_DIGITS = 8
-# For what is done once a message: to find a member by its class takes a tenth of a microsecond.
-_RECEIPTED_MESSAGE_ID, _OUTGOING_ID = TlvTag.RECEIPTED_MESSAGE_ID, TlvTag.OUTGOING_ID
 
 
 class Receiver(Protocol):
@@ -68,6 +50,7 @@ class DeliveryScheduler:
         self._account_id = account_id
         self._storage = storage
         self._receivers: deque[Receiver] = deque()
+        self._dequeue: Callable[[], Deliverable | None] = lambda: None
         self._scheduled_run: asyncio.Handle | None = None
         self._exclusive_delivery: Deliverable | None = None
 
@@ -75,7 +58,7 @@ class DeliveryScheduler:
         """Have `receiver` take its share from now on."""
         self._receivers.append(receiver)
         if len(self._receivers) == 1:
-            self._storage.subscribe_deliveries(self._account_id, self.schedule_run)
+            self._dequeue = self._storage.subscribe_deliveries(self._account_id, self.schedule_run)
         self.schedule_run()
 
     def remove_receiver(self, receiver: Receiver) -> None:
@@ -125,7 +108,7 @@ class DeliveryScheduler:
             if self._exclusive_delivery:
                 return
             receiver = self._find_ready_receiver()
-            deliverable = self._storage.dequeue_delivery(self._account_id) if receiver else None
+            deliverable = self._dequeue() if receiver else None
             if receiver is None or deliverable is None:
                 return
             # The next one is for the next receiver.
@@ -137,98 +120,14 @@ class DeliveryScheduler:
         self.schedule_run()
 
     def _find_ready_receiver(self) -> Receiver | None:
-        for _ in range(len(self._receivers)):
-            if self._receivers[0].has_window_space():
-                return self._receivers[0]
-            self._receivers.rotate(-1)
+        receivers = self._receivers
+        for _ in range(len(receivers)):
+            if receivers[0].has_window_space():
+                return receivers[0]
+            receivers.rotate(-1)
         return None
 
 
 def _compute_retry_delay_ms(attempts: int) -> int:
     """How long (milliseconds) to wait after so many attempts in vain."""
     return min(_MIN_RETRY_DELAY_MS << min(attempts - 1, 20), MAX_RETRY_DELAY_MS)
-
-
-def build_deliver_sm(deliverable: Deliverable, sequence: int, client_id: ClientId) -> DeliverSm:
-    """Return the deliver_sm that takes it to the ESME (4.6.1).
-
-    Args:
-        client_id: the id by which the client knows the message.
-    """
-    if isinstance(deliverable, DeliveryReceipt):
-        return _build_receipt_deliver_sm(deliverable, sequence, client_id)
-    return _build_inbound_deliver_sm(deliverable, sequence, client_id)
-
-
-def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int, client_id: ClientId) -> DeliverSm:
-    encoding = gsm0338.Encoding(incoming.data_coding)
-    content = incoming.body if incoming.body is not None else gsm0338.encode_body(incoming.text, encoding)
-    body = (incoming.udh or b"") + content
-    tlvs: dict[int, bytes] = {TlvTag.INCOMING_ID: _encode_message_id(client_id)}
-    if len(body) > _MAX_SHORT_MESSAGE_OCTETS:
-        tlvs[TlvTag.MESSAGE_PAYLOAD] = body
-    return DeliverSm(
-        sequence,
-        source_ton=_TON_INTERNATIONAL,
-        source_npi=_NPI_E164,
-        source=incoming.source,
-        dest_ton=_TON_NETWORK_SPECIFIC if len(incoming.destination) <= _MAX_SHORT_CODE_DIGITS else _TON_INTERNATIONAL,
-        dest_npi=_NPI_E164,
-        destination=incoming.destination,
-        esm_class=_UDH_INDICATOR if incoming.udh else 0,
-        data_coding=incoming.data_coding,
-        short_message=b"" if TlvTag.MESSAGE_PAYLOAD in tlvs else body,
-        tlvs=tlvs,
-    )
-
-
-def _build_receipt_deliver_sm(receipt: DeliveryReceipt, sequence: int, client_id: ClientId) -> DeliverSm:
-    """What became of a message: from the handset, to the sender."""
-    encoded_id = _encode_message_id(client_id)
-    tlvs: dict[int, bytes] = {
-        _RECEIPTED_MESSAGE_ID: encoded_id,
-        **_build_outcome_tlvs(receipt.state, receipt.ptt),
-        _OUTGOING_ID: encoded_id,
-    }
-    if receipt.reference is not None:
-        tlvs[TlvTag.USER_MESSAGE_REFERENCE] = receipt.reference.to_bytes(2)
-    return DeliverSm(
-        sequence,
-        source_ton=_TON_INTERNATIONAL,
-        source_npi=_NPI_E164,
-        source=receipt.destination,
-        dest_ton=receipt.source_ton,
-        dest_npi=receipt.source_npi,
-        destination=receipt.source,
-        esm_class=ESM_CLASS_RECEIPT,
-        short_message=format_receipt_text(receipt, client_id).encode("ascii"),
-        tlvs=tlvs,
-    )
-
-
-@cache
-def _build_outcome_tlvs(state: int, ptt: int) -> Mapping[int, bytes]:
-    return {
-        TlvTag.MESSAGE_STATE: bytes((state,)),
-        TlvTag.NETWORK_ERROR_CODE: bytes((_NETWORK_TYPE_GSM,)) + ptt.to_bytes(2),
-    }
-
-
-def format_receipt_text(receipt: DeliveryReceipt, client_id: ClientId) -> str:
-    """Return the text of appendix B.
-
-    Times are UTC; `err` is the ptt code; the message's own text is cut, and `?` stands for what GSM 03.38, which the
-    receipt's data_coding names, and ASCII, which many clients take it for, code differently.
-    """
-    delivered = receipt.parts if receipt.state == message_states.DELIVERED else 0
-    text = _NOT_ASCII_COMPATIBLE.sub("?", receipt.text[:_RECEIPT_TEXT_LENGTH])
-    return (
-        f"id:{client_id} sub:{receipt.parts:03d} dlvrd:{delivered:03d}"
-        f" submit date:{times.format_receipt_time(receipt.submitted_at)}"
-        f" done date:{times.format_receipt_time(receipt.done_at)}"
-        f" {format_receipt_status(receipt.state, receipt.ptt)} text:{text}"
-    )
-
-
-def _encode_message_id(message_id: ClientId) -> bytes:
-    return f"{message_id}\0".encode("ascii")

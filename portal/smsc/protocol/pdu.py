@@ -108,6 +108,16 @@ def decode_pdu(header: PduHeader, body: bytes) -> Pdu:
         raise MalformedPdu(invalid_body.status, header.sequence, header.command, str(invalid_body)) from None
 
 
+def encode_pdu(command: int, status: int, sequence: int, body: bytes) -> bytes:
+    """Return a PDU: its header (3.2.1), and `body`."""
+    return _HEADER_STRUCT.pack(HEADER_LENGTH + len(body), command, status, sequence) + body
+
+
+def encode_tlvs(tlvs: Tlvs) -> bytes:
+    """Return optional parameters (3.2.4.1), in their order."""
+    return b"".join([_TLV_HEADER_STRUCT.pack(tag, len(value)) + value for tag, value in tlvs.items()])
+
+
 def encode_response(command: int, sequence: int, status: int = CommandStatus.ESME_ROK) -> bytes:
     """Return the response without a body to request `command`: unbind_resp, enquire_link_resp, or any that refuses."""
     return _HEADER_STRUCT.pack(HEADER_LENGTH, command | RESPONSE_BIT, status, sequence)
@@ -183,7 +193,7 @@ class Bind:
                 _encode_c_octet_string(self.address_range, 41),
             )
         )
-        return _encode_pdu(self.command, CommandStatus.ESME_ROK, self.sequence, body)
+        return encode_pdu(self.command, CommandStatus.ESME_ROK, self.sequence, body)
 
 
 @dataclass(slots=True)
@@ -204,11 +214,11 @@ class BindResp:
     def encode(self) -> bytes:
         if self.status:
             return encode_response(self.command, self.sequence, self.status)
-        return _encode_pdu(
+        return encode_pdu(
             self.command,
             self.status,
             self.sequence,
-            _encode_c_octet_string(self.system_id, 16) + _encode_tlvs(self.tlvs),
+            _encode_c_octet_string(self.system_id, 16) + encode_tlvs(self.tlvs),
         )
 
 
@@ -291,7 +301,6 @@ class ShortMessage:
     def encode(self) -> bytes:
         if len(self.short_message) > 254:
             raise ValueError("a short_message has at most 254 octets; longer ones go into message_payload")
-        # In one step: a receipt is one of these, and there may be one a message.
         body = _SHORT_MESSAGE_FORMAT % (
             _encode_c_octet_string(self.service_type, 6),
             self.source_ton,
@@ -311,9 +320,9 @@ class ShortMessage:
             self.default_message_id,
             len(self.short_message),
             self.short_message,
-            _encode_tlvs(self.tlvs),
+            encode_tlvs(self.tlvs),
         )
-        return _encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
+        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
 
     @property
     def body(self) -> bytes:
@@ -386,10 +395,10 @@ class DataSm:
                 bytes((self.dest_ton, self.dest_npi)),
                 _encode_c_octet_string(self.destination, 65),
                 bytes((self.esm_class, self.registered_delivery, self.data_coding)),
-                _encode_tlvs(self.tlvs),
+                encode_tlvs(self.tlvs),
             )
         )
-        return _encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
+        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
 
     @property
     def body(self) -> bytes:
@@ -424,7 +433,7 @@ class QuerySm:
                 _encode_c_octet_string(self.source, 21),
             )
         )
-        return _encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
+        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
 
 
 @dataclass(slots=True)
@@ -456,7 +465,7 @@ class QuerySmResp:
                 bytes((self.message_state, self.error_code)),
             )
         )
-        return _encode_pdu(self.command, self.status, self.sequence, body)
+        return encode_pdu(self.command, self.status, self.sequence, body)
 
 
 @dataclass(slots=True)
@@ -505,7 +514,7 @@ class CancelSm:
                 _encode_c_octet_string(self.destination, 21),
             )
         )
-        return _encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
+        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
 
 
 @dataclass(slots=True)
@@ -522,20 +531,17 @@ class MessageResp:
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        # A receipt is answered with one of these.
-        if not body or body == b"\0":
-            return cls(header.command, header.sequence, header.status)
         message_id, rest = _split_response_string(body, 65)
         return cls(header.command, header.sequence, header.status, message_id, _decode_whole_tlvs(rest))
 
     def encode(self) -> bytes:
         if self.status:
             return encode_response(self.command, self.sequence, self.status)
-        return _encode_pdu(
+        return encode_pdu(
             self.command,
             self.status,
             self.sequence,
-            _encode_c_octet_string(self.message_id, 65) + _encode_tlvs(self.tlvs),
+            _encode_c_octet_string(self.message_id, 65) + encode_tlvs(self.tlvs),
         )
 
 
@@ -620,10 +626,6 @@ def _decode_whole_tlvs(octets: bytes) -> Tlvs:
     return tlvs
 
 
-def _encode_tlvs(tlvs: Tlvs) -> bytes:
-    return b"".join([_TLV_HEADER_STRUCT.pack(tag, len(value)) + value for tag, value in tlvs.items()])
-
-
 # The mandatory fields of a short message up to validity_period: octets before the string, its limit with terminator,
 # what an overlong one is answered with.
 _SHORT_MESSAGE_STRINGS = (
@@ -680,7 +682,3 @@ def _encode_c_octet_string(text: str, limit: int) -> bytes:
     if len(octets) >= limit or 0 in octets:
         raise ValueError(f"{text!r} is not a C-octet string of at most {limit - 1} characters")
     return octets + b"\0"
-
-
-def _encode_pdu(command: int, status: int, sequence: int, body: bytes) -> bytes:
-    return _HEADER_STRUCT.pack(HEADER_LENGTH + len(body), command, status, sequence) + body

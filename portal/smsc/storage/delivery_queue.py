@@ -57,11 +57,6 @@ class DeliveryQueue:
         if self.wake:
             self.wake()
 
-    def requeue_delivery(self, deliverable: Deliverable) -> None:
-        """Offer one again, before all that comes after it."""
-        self._offered_ids.discard(deliverable.id)
-        self.discard_ready_deliveries()
-
     def discard_ready_deliveries(self) -> None:
         """Leave what is ready to the database, which knows the order."""
         self._offered_ids.difference_update([each.id for each in self._ready])

@@ -139,18 +139,17 @@ class Storage(Protocol):
     def on_simulated_inbound_messages(self, callback: Callable[[Sequence[MobileOriginatedMessage]], None]) -> None:
         """Have `callback` called with what the built-in upstream is to take for sent by handsets."""
 
-    def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> None:
-        """Have `wake` called whenever something may wait for an account's receivers, until `unsubscribe_deliveries`."""
+    def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> Callable[[], Deliverable | None]:
+        """Have `wake` called whenever something may wait for an account's receivers, until `unsubscribe_deliveries`.
+
+        Returns:
+            What takes the next of it, in its order; it returns None where there is nothing now. Each comes once until
+            `retry_delivery`. Nothing comes before one that `retry_delivery` has put off, unless that has used up
+            `deliveries.MAX_BLOCKING_ATTEMPTS`.
+        """
 
     def unsubscribe_deliveries(self, account_id: int) -> None:
         """The account has no receiver any more, so nothing is taken."""
-
-    def dequeue_delivery(self, account_id: int) -> Deliverable | None:
-        """Return the next of what waits for an account's receivers, in its order; None where there is nothing now.
-
-        Each comes once until `retry_delivery` or `requeue_delivery`. Nothing comes before one that `retry_delivery` has
-        put off, unless that has used up `deliveries.MAX_BLOCKING_ATTEMPTS`.
-        """
 
     def get_client_id(self, deliverable: Deliverable) -> ClientId:
         """Return the id by which its client knows the message that it is about."""
@@ -160,9 +159,6 @@ class Storage(Protocol):
 
     def retry_delivery(self, deliverable: Deliverable, retry_at: int) -> None:
         """The ESME has not accepted it: offer it again at `retry_at` (unix milliseconds). Its attempts are counted."""
-
-    def requeue_delivery(self, deliverable: Deliverable) -> None:
-        """Nobody answered for it: offer it again now."""
 
     def allocate_session_id(self) -> int:
         """Return an id for a session: it grows, and no message and no page names another session by it."""

@@ -315,20 +315,18 @@ class SqliteStorage:
 
     # --- what waits for receivers
 
-    def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> None:
+    def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> Callable[[], Deliverable | None]:
         queue = self._delivery_queues.setdefault(
             account_id, DeliveryQueue(partial(self._read_due_deliveries, account_id))
         )
         queue.wake = wake
         queue.mark_due_in_database()
+        return queue.dequeue_delivery
 
     def unsubscribe_deliveries(self, account_id: int) -> None:
         self._schedule_retry(account_id, None)
         self._delivery_queues[account_id].wake = None
         self._delivery_queues[account_id].discard_ready_deliveries()
-
-    def dequeue_delivery(self, account_id: int) -> Deliverable | None:
-        return self._delivery_queues[account_id].dequeue_delivery()
 
     def _schedule_retry(self, account_id: int, retry_at: int | None) -> None:
         """Read what is due at `retry_at` (unix milliseconds; None: not at all), not at the time that was set before."""
@@ -369,9 +367,6 @@ class SqliteStorage:
     def retry_delivery(self, deliverable: Deliverable, retry_at: int) -> None:
         self._delivery_queues[deliverable.account_id].begin_retry()
         self._writer.queue_write(WriteJobKind.DELIVERY_FAILED, (deliverable, retry_at))
-
-    def requeue_delivery(self, deliverable: Deliverable) -> None:
-        self._delivery_queues[deliverable.account_id].requeue_delivery(deliverable)
 
     # --- what pages show
 
