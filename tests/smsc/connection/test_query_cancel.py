@@ -172,11 +172,12 @@ async def test_addresses_are_compared_without_what_stands_before_the_country_cod
     change_account(any_sender=True, national_numbers="IT")
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        sent = await esme.submit(source=number, schedule_delivery_time=LATER)
+        assert await cancel(esme, sent.message_id, f"+{number}", "00393331234567") == 0
         for source in (number, f"+{number}", f"00{number}"):
             sent = await esme.submit(source=source, schedule_delivery_time=LATER)
             for asked in (number, f"+{number}", f"00{number}"):
                 assert (await query(esme, sent.message_id, asked)).status == 0
-        assert await cancel(esme, sent.message_id, f"+{number}", "00393331234567") == 0
         assert await cancel(esme, source=f"00{number}", destination="00393331234567") == 0
         assert await cancel(esme, source=number, destination="393331234567") == CommandStatus.ESME_RCANCELFAIL
         await esme.submit(source=number, schedule_delivery_time=LATER)

@@ -1,10 +1,8 @@
 """Receipts: in order, until the ESME accepts them, over reconnects and restarts."""
 
 import asyncio
-import datetime
 import re
 import struct
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -167,24 +165,6 @@ async def test_a_refused_receipt_comes_again(config, cast, conn):
         again = await esme.receive_deliver_sm()
         assert again.tlvs == first.tlvs
         await wait_until(lambda: waiting(conn) == 0)
-
-
-@pytest.mark.slow
-async def test_its_times_are_utc(config, cast, monkeypatch):
-    monkeypatch.setenv("TZ", "Asia/Kathmandu")
-    time.tzset()
-    try:
-        async with run_smsc(config) as server:
-            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-            before = datetime.datetime.now(datetime.UTC)
-            await esme.submit()
-            receipt = await esme.receive_deliver_sm()
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-    for written in re.findall(rb"date:(\d{10})", receipt.short_message):
-        at = datetime.datetime.strptime(written.decode(), "%y%m%d%H%M").replace(tzinfo=datetime.UTC)
-        assert abs(at - before) < datetime.timedelta(minutes=5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Times of SMPP, section 7.1.1."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +46,15 @@ def test_nothing_but_value_errors(text):
 
 def test_a_receipts_time():
     assert times.format_receipt_time(NOW) == "2311142213"
+
+
+def test_receipts_and_final_dates_are_utc_wherever_the_server_stands(monkeypatch):
+    monkeypatch.setenv("TZ", "NPT-5:45")
+    time.tzset()
+    try:
+        # A minute that no other test has had written.
+        assert times.format_receipt_time(NOW + 7 * 24 * HOUR) == "2311212213"
+        assert times.format_final_date(NOW + 7 * 24 * HOUR).startswith("2311212213")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
