@@ -161,7 +161,7 @@ def build_deliver_sm(deliverable: Deliverable, sequence: int, client_id: int) ->
 
 
 def _build_inbound_deliver_sm(incoming: InboundDelivery, sequence: int, client_id: int) -> DeliverSm:
-    encoding = gsm0338.Encoding(incoming.data_coding)
+    encoding = gsm0338.ENCODINGS[incoming.data_coding]
     content = incoming.body if incoming.body is not None else gsm0338.encode_body(incoming.text, encoding)
     body = (incoming.udh or b"") + content
     tlvs: dict[int, bytes] = {TlvTag.INCOMING_ID: _encode_message_id(client_id)}
