@@ -42,7 +42,7 @@ def encode_deliver_sm(deliverable: Deliverable, sequence: int, client_id: int, *
 
 
 def _encode_inbound(incoming: InboundDelivery, sequence: int, client_id: int, supports_tlvs: bool) -> bytes:
-    encoding = gsm0338.Encoding(incoming.data_coding)
+    encoding = gsm0338.ENCODINGS[incoming.data_coding]
     content = incoming.body if incoming.body is not None else gsm0338.encode_body(incoming.text, encoding)
     body = (incoming.udh or b"") + content
     tlvs: dict[int, bytes] = {TlvTag.INCOMING_ID: b"%d\0" % client_id} if supports_tlvs else {}
