@@ -21,6 +21,7 @@ from portal.core import db, i18n
 from portal.core.config import Config, ConfigError
 from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
 from portal.core.crypto import KeyFileError, Keys
+from portal.core.pasted_text import remove_invisible_marks
 from portal.core.wakeup import WakeupSender
 from portal.migrations import MigrationFailed, NewerDatabase
 from portal.services.accounts import accounts
@@ -67,6 +68,10 @@ class Command(click.Command):
     def __init__(self, *args: Any, example: str, prints_data: bool = True, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.example = example
+        for each in self.params:
+            # The name of a file is what it is.
+            if not isinstance(each.type, click.Path):
+                _remove_marks_from_argument(each)
         self.params += build_common_options(json=prints_data)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -98,6 +103,20 @@ class Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
             formatter.write_text(f"{ctx.find_root().info_name} {self.example}")
+
+
+def _remove_marks_from_argument(param: click.Parameter) -> None:
+    """Leave out what nobody sees in what was pasted, before the argument's type reads it."""
+    cast_value = param.type_cast_value
+
+    def clean_and_cast_value(ctx: click.Context, value: Any) -> Any:
+        if isinstance(value, str):
+            value = remove_invisible_marks(value)
+        elif isinstance(value, (list, tuple)):
+            value = [remove_invisible_marks(each) if isinstance(each, str) else each for each in value]
+        return cast_value(ctx, value)
+
+    param.type_cast_value = clean_and_cast_value  # type: ignore[method-assign]
 
 
 class DatabaseCommand(Command):

@@ -21,6 +21,7 @@ from portal.web.core import (
     health,
     language,
     live,
+    pasted_fields,
     proxies,
     routing,
     static_files,
@@ -62,6 +63,7 @@ def create_app(
         MAX_FORM_PARTS=100,
     )
     app.url_rule_class = routing.LazyRule
+    pasted_fields.init_pasted_fields(app)
     app.url_map.converters["int"] = routing.RowIdConverter
     context.init_request_context(app, config, keys, mailer, limits)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
