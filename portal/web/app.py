@@ -24,6 +24,7 @@ from portal.web.core import (
     pasted_fields,
     proxies,
     routing,
+    stale_forms,
     static_files,
     uploads,
 )
@@ -75,12 +76,14 @@ def create_app(
     language.init_language(app)
     app.jinja_env.globals["version"] = __version__
     uploads.init_upload_limits(app)
+    # Before tokens are looked at: who is not logged in any more is led to the login, whatever the form brings.
+    access.init_access_control(app)
     # What posts there is no browser, and its signature says who it is.
     csrf.init_csrf_protection(app, payment_callback.receive_payment_callback)
-    access.init_access_control(app)
     headers.init_headers(app, config)
     proxies.init_proxies(app, config)
     errors.init_error_handlers(app)
+    stale_forms.init_stale_forms(app)
     view_modules = (
         static_files,
         health,
