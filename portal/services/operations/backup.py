@@ -131,7 +131,10 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
 
 
 def _open_read_only(file: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+    # What was a database that was in use is read without files beside it, unless it has them: its folder may be on a
+    # medium that can't be written.
+    in_use = any(file.with_name(f"{file.name}{each}").exists() for each in ("-wal", "-journal"))
+    return sqlite3.connect(f"{file.absolute().as_uri()}?{'mode=ro' if in_use else 'immutable=1'}", uri=True)
 
 
 def _keep_old_database(database: Path) -> Path:

@@ -43,6 +43,19 @@ def test_a_backup_put_back_is_what_was_there(conn, data, tmp_path, cast, connect
     before.close()
 
 
+def test_what_a_restore_has_replaced_can_be_put_back(conn, data, tmp_path, connect):
+    copy = tmp_path / "copy.db"
+    backup.create_backup(conn, copy)
+    customers.create_customer(conn, SHELL, "Later", "x@later.example")
+    conn.close()
+    replaced = backup.restore_backup(data, copy)
+    assert replaced is not None
+    assert backup.restore_backup(data, replaced)
+    assert "Later" in [each.name for each in customers.list_all_customers(connect())]
+    # Nothing is left beside it: its folder may be one that can't be written.
+    assert all(each.suffix == ".db" for each in replaced.parent.iterdir())
+
+
 def test_a_backup_is_for_its_owner_only_and_overwrites_nothing(conn, tmp_path):
     copy = tmp_path / "copy.db"
     backup.create_backup(conn, copy)
