@@ -221,6 +221,17 @@
       setTimeout(setBusy, 10000, form, false); // an answer that is a download leaves the page standing
     }
   }, true);
+  // What nobody sees in what is pasted would count for `maxlength`, and a browser takes an e-mail address with it for
+  // none. The server leaves it out, too (portal/core/pasted_text.py); passwords and texts of messages stay as they are.
+  const MARKS = /[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]/g;
+  document.addEventListener('paste', (event) => {
+    if (!event.target.matches('input:not([type=password],[name=text])')) return;
+    const pasted = event.clipboardData.getData('text');
+    const text = pasted.replace(MARKS, '');
+    if (text === pasted) return;
+    event.preventDefault();
+    document.execCommand('insertText', false, text); // Ctrl+Z takes it back, and `maxlength` holds
+  });
   // A file that is too large is refused before it is uploaded.
   document.addEventListener('change', ({ target }) => {
     if (target.dataset.most) target.setCustomValidity(target.files[0]?.size > target.dataset.most ? target.dataset.tooLarge : '');

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from portal.core import db
+from portal.core.crypto import Keys
 from portal.migrations.applied import list_applied_names
+from portal.services.people import two_factor
 from tests.serving import clean_environment, stop_process
 from tests.support import ROOT
 
@@ -27,6 +29,17 @@ def make_older(data: Path) -> Path:
     conn = sqlite3.connect(data / db.FILE_NAME)  # without foreign keys: a dump's tables are in no order
     conn.executescript((ROOT / "tests" / "saved" / "m0002.sql").read_text())
     conn.close()
+    return data
+
+
+def make_older_with_operator(data: Path, keys: Keys) -> Path:
+    """The same, with an operator whose authenticator is sealed with this key."""
+    make_older(data)
+    with closing(sqlite3.connect(data / db.FILE_NAME)) as conn, conn:
+        conn.execute(
+            "INSERT INTO users (email, role, totp_secret, created_at) VALUES ('o@portal.example', 'operator', ?, 0)",
+            (two_factor.new_totp_secret(keys),),
+        )
     return data
 
 

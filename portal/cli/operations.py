@@ -29,6 +29,7 @@ from portal.core.config import Config, SettingOrigin
 from portal.core.progress import Progress, no_progress
 from portal.services.operations import backup, daily_self_check, self_check
 from portal.services.operations.self_check import Problem
+from portal.services.people import two_factor
 
 _MASK = "•••"
 # Anybody who has something to do comes first.
@@ -142,7 +143,7 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
         supervisor.exit_with_parent()
     pending: list[str] = []
     try:
-        with open_database(config, may_be_older=not record) as context:
+        with open_database(config, may_be_older=not record, any_key=not record) as context:
             pending = migrations.list_pending_names(context.conn)
             problems = _run_daily_self_check(context, supervised=supervised) if record else _run_self_check(context)
     except sqlite3.DatabaseError as error:
@@ -159,11 +160,16 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
 
 
 def _run_self_check(context: CommandContext) -> list[Problem]:
+    problems: list[Problem] = []
+    try:
+        two_factor.require_key_of_database(context.conn, context.keys)
+    except crypto.KeyFileError as error:
+        problems.append(self_check.problem_from_error(error))
     with (
         _show_check_progress() as progress,
         self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
     ):
-        return self_check.find_problems(copy, progress)
+        return problems + self_check.find_problems(copy, progress)
 
 
 def _run_daily_self_check(context: CommandContext, *, supervised: bool) -> list[Problem]:

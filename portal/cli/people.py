@@ -174,11 +174,19 @@ def _create_user(
     return CommandOutput({"email": user.email, "otpauth_uri": uri, "recovery_codes": codes}, text)
 
 
-@user_group.command("link", example="user link alice@acme.example")
+@user_group.command("link", cls=Command, example="user link alice@acme.example")
 @click.argument("email", metavar="EMAIL")
-def _renew_enrolment_link(context: CommandContext, email: str) -> CommandOutput:
+@click.option(
+    "--start-over", is_flag=True, help="Password and authenticator end, too; works under a new secret.key as well."
+)
+def _renew_enrolment_link(options: CommonOptions, email: str, *, start_over: bool) -> CommandOutput:
     """Print a new one-time enrolment link; earlier ones end."""
-    return _create_enrolment_link(context, users.get_user_by_email(context.conn, email), "enrol")
+    # Whoever has lost the key begins with an operator who enrols anew, whose secret the new key then opens.
+    with open_database(load_config(options), any_key=start_over) as context:
+        user = users.get_user_by_email(context.conn, email)
+        if start_over:
+            enrolment.reset_enrolment(context.conn, context.keys, SHELL, user)
+        return _create_enrolment_link(context, user, "enrol")
 
 
 @user_group.command("list", example="user list --customer Acme")

@@ -40,9 +40,9 @@ def serve(config: Config, options: CommonOptions, on_ready: Callable[[], None] |
     Raises: as `lock_and_migrate_database`, AlreadyRunning, PortUnavailable and KeyFileError.
     """
     require_installation(config)
+    Keys.load(config.data)
     # The lock and the ports come first: nothing is migrated where it can't start.
     with supervisor.hold_server_lock(config), lock_and_migrate_database(config, but_for=folder_locks.SERVER):
-        _check_key(config)
         return CommandOutput(status=supervisor.serve(config, _build_child_options(options), on_ready))
 
 
@@ -55,13 +55,9 @@ def _lock_checked_database(config: Config) -> Iterator[None]:
     Raises: as `open_database`, and KeyFileError.
     """
     with lock_database(config):
-        _check_key(config)
+        with closing(db.connect(config.database_file)) as conn:
+            two_factor.require_key_of_database(conn, Keys.load(config.data))
         yield
-
-
-def _check_key(config: Config) -> None:
-    with closing(db.connect(config.database_file)) as conn:
-        two_factor.require_key_of_database(conn, Keys.load(config.data))
 
 
 def _build_child_options(options: CommonOptions) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
@@ -19,13 +19,16 @@ from portal.cli.progress import show_progress
 from portal.core import config as settings
 from portal.core import db, i18n
 from portal.core.config import Config, ConfigError
+from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
 from portal.core.crypto import KeyFileError, Keys
+from portal.core.pasted_text import remove_invisible_marks
 from portal.core.wakeup import WakeupSender
 from portal.migrations import MigrationFailed, NewerDatabase
 from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
 from portal.services.operations import folder_locks
+from portal.services.people import two_factor
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -65,6 +68,10 @@ class Command(click.Command):
     def __init__(self, *args: Any, example: str, prints_data: bool = True, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.example = example
+        for each in self.params:
+            # The name of a file is what it is.
+            if not isinstance(each.type, click.Path):
+                _remove_marks_from_argument(each)
         self.params += build_common_options(json=prints_data)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -96,6 +103,20 @@ class Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
             formatter.write_text(f"{ctx.find_root().info_name} {self.example}")
+
+
+def _remove_marks_from_argument(param: click.Parameter) -> None:
+    """Leave out what nobody sees in what was pasted, before the argument's type reads it."""
+    cast_value = param.type_cast_value
+
+    def clean_and_cast_value(ctx: click.Context, value: Any) -> Any:
+        if isinstance(value, str):
+            value = remove_invisible_marks(value)
+        elif isinstance(value, (list, tuple)):
+            value = [remove_invisible_marks(each) if isinstance(each, str) else each for each in value]
+        return cast_value(ctx, value)
+
+    param.type_cast_value = clean_and_cast_value  # type: ignore[method-assign]
 
 
 class DatabaseCommand(Command):
@@ -159,21 +180,26 @@ def load_config(options: CommonOptions) -> Config:
 
 
 @contextmanager
-def open_database(config: Config, *, may_be_older: bool = False) -> Iterator[CommandContext]:
+def open_database(config: Config, *, may_be_older: bool = False, any_key: bool = False) -> Iterator[CommandContext]:
     """Open an installation's database, and keep it from being restored or migrated meanwhile.
 
     Args:
         may_be_older: its schema may be an older version's; the block must not write.
+        any_key: `secret.key` may belong to another database.
 
     Raises:
         CommandError: there is none, or its schema is an older version's.
+        KeyFileError: `secret.key` belongs to another database; one that is missing is left to who needs it.
         DataFolderInUse, NewerDatabase
     """
     with lock_database(config, may_be_older=may_be_older):
         wakeup_sender = WakeupSender(config.data)
         conn = db.connect(config.database_file, on_commit=wakeup_sender.send)
         try:
-            yield CommandContext(config, conn)
+            context = CommandContext(config, conn)
+            if not any_key and (config.data / KEY_FILE_NAME).exists():
+                two_factor.require_key_of_database(conn, context.keys)
+            yield context
         finally:
             conn.close()
             wakeup_sender.close()
@@ -212,12 +238,22 @@ def lock_and_migrate_database(config: Config, *, but_for: str = "") -> Iterator[
         The names of the migrations that were applied.
 
     Raises:
+        KeyFileError: `secret.key` belongs to another database, and nothing was migrated.
         OlderDatabaseInUse, NewerDatabase, MigrationFailed
     """
+    _require_key_of_older_database(config)
     with show_progress("Update of the database", "it is as it was") as progress:
         lock, applied = folder_locks.lock_migrated_database(config.data, progress, but_for=but_for)
     with lock:
         yield applied
+
+
+def _require_key_of_older_database(config: Config) -> None:
+    if config.database_file.exists() and (config.data / KEY_FILE_NAME).exists():
+        with closing(db.connect(config.database_file)) as conn:
+            # An empty one is yet to be made.
+            if len(migrations.list_pending_names(conn)) < len(migrations.KNOWN_NAMES):
+                two_factor.require_key_of_database(conn, Keys.load(config.data))
 
 
 def require_installation(config: Config) -> None:

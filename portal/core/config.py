@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from portal.core import db
+from portal.core.pasted_text import remove_invisible_marks
 
 FILE_NAME = "config.toml"
 
@@ -215,7 +216,7 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
 
 def _read_toml(file: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(remove_invisible_marks(file.read_text()))
     except FileNotFoundError:
         if must_exist:
             raise ConfigError(f"{file}: no such file") from None
@@ -248,7 +249,8 @@ def _read_section(
         unknown_env.discard(variable)
         default = each.default if each.default is not MISSING else None
         if variable in env:
-            value, value_origin = _value_from_env(env[variable], hints[each.name], variable), variable
+            text = remove_invisible_marks(env[variable])
+            value, value_origin = _value_from_env(text, hints[each.name], variable), variable
             table.pop(key, None)
         elif key in table:
             value, value_origin = _value_from_toml(table.pop(key), hints[each.name], path), origin

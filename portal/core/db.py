@@ -25,10 +25,19 @@ class Connection(sqlite3.Connection):
 
         If it were registered again, SQLite would discard all its prepared statements.
         """
-        registered: set[str] = self.__dict__.setdefault("registered_functions", set())
-        if name not in registered:
+        if self._is_new_function(name):
             self.create_function(name, arguments, function, deterministic=True)
-            registered.add(name)
+
+    def register_aggregate(self, name: str, arguments: int, aggregate: type) -> None:
+        """Register an SQL aggregate function, once for each connection: see `sqlite3.Connection.create_aggregate`."""
+        if self._is_new_function(name):
+            self.create_aggregate(name, arguments, aggregate)
+
+    def _is_new_function(self, name: str) -> bool:
+        registered: set[str] = self.__dict__.setdefault("registered_functions", set())
+        is_new = name not in registered
+        registered.add(name)
+        return is_new
 
 
 def connect(

@@ -7,7 +7,9 @@ septets. All functions here take and return the unpacked form unless their docst
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 from enum import IntEnum
+from typing import NamedTuple
 
 ESCAPE = 0x1B
 """The next septet is one of the extension table (6.2.1.1)."""
@@ -39,17 +41,110 @@ _DEFAULT_SEPTETS = {
     ord(character): septet for septet, character in enumerate(_DEFAULT_ALPHABET) if character != _UNDEFINED
 }
 
+# The tables of national languages (annex A) by the language's number (6.2.1.2.4): 1 is Turkish, 2 Spanish, which has no
+# locking shift table, 3 Portuguese. Number 0 has the default ones.
+_LOCKING_SHIFT_TABLES = {
+    0: _DEFAULT_ALPHABET,
+    1: (
+        "@£$¥€éùıòÇ\nĞğ\rÅå"
+        "Δ_ΦΓΛΩΠΨΣΘΞ" + _UNDEFINED + "ŞşßÉ"
+        " !\"#¤%&'()*+,-./0123456789:;<=>?"
+        "İABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§"
+        "çabcdefghijklmnopqrstuvwxyzäöñüà"
+    ),
+    3: (
+        "@£$¥êéúíóç\nÔô\rÁá"
+        "Δ_ªÇÀ∞^\\€Ó|" + _UNDEFINED + "ÂâÊÉ"
+        " !\"#º%&'()*+,-./0123456789:;<=>?"
+        "ÍABCDEFGHIJKLMNOPQRSTUVWXYZÃÕÚÜ§"
+        "~abcdefghijklmnopqrstuvwxyzãõ`üà"
+    ),
+}
+_SINGLE_SHIFT_TABLES = {
+    0: _EXTENSION_TABLE,
+    1: _EXTENSION_TABLE | dict(zip(b"GIScgis", "ĞİŞçğış", strict=True)),
+    2: _EXTENSION_TABLE | dict(zip(b"\x09AIOUaiou", "çÁÍÓÚáíóú", strict=True)),
+    3: _EXTENSION_TABLE
+    | dict(zip(b"\x05\x09\x0b\x0c\x0e\x0f\x12\x13\x15\x16\x17\x18\x19\x1f", "êçÔôÁáΦΓΩΠΨΣΘÊ", strict=True))
+    | dict(zip(b"AIOU[\\aiou{|\x7f", "ÀÍÓÚÃÕÂíóúãõâ", strict=True)),
+}
+# By octet, for display: a second escape shows a space (6.2.1.1).
+_DISPLAYED_CHARACTERS = {
+    language: table.replace(_UNDEFINED, " ") + "\ufffd" * 128 for language, table in _LOCKING_SHIFT_TABLES.items()
+}
+# User data header, GSM 03.40, 9.2.3.24.15 and 16: each names a language in one octet.
+_SINGLE_SHIFT_ELEMENT, _LOCKING_SHIFT_ELEMENT = 0x24, 0x25
+
 _USER_DATA_OCTETS = 140  # TP-User-Data of one short message, GSM 03.40, 9.2.3.24
 CONCATENATION_UDH_OCTETS = 6
 """Octets of the usual user data header of a part: 05 00 03 reference total number (GSM 03.40, 9.2.3.24.1)."""
 
 
 class Encoding(IntEnum):
-    """The encoding of a body that is sent to a handset; the values are those of SMPP's data_coding (5.2.19)."""
+    """The encoding of a body; the values are those of SMPP's data_coding (5.2.19) where that says no more."""
 
     GSM = 0
+    ASCII = 1
+    LATIN_1 = 3
     BINARY = 4
     UCS2 = 8
+
+
+_CODECS = {Encoding.ASCII: "ascii", Encoding.LATIN_1: "latin-1", Encoding.UCS2: "utf-16-be"}
+_SEVEN_BIT_ENCODINGS = (Encoding.GSM, Encoding.ASCII)
+
+ENCODINGS = {
+    **{int(each): each for each in Encoding},
+    **dict.fromkeys(range(0x10, 0x14), Encoding.GSM),
+    **dict.fromkeys(range(0x18, 0x1C), Encoding.UCS2),
+    **dict.fromkeys(range(0xF0, 0xF4), Encoding.GSM),
+    **dict.fromkeys(range(0xF4, 0xF8), Encoding.BINARY),
+}
+"""The encoding that each data_coding names. Beside those of SMPP there are those of GSM 03.38 with a message class
+(section 4): 0001 00cc, 0001 10cc (UCS-2), 1111 00cc and 1111 01cc (8-bit data), where cc is the class."""
+FLASH_DATA_CODINGS = frozenset((0x10, 0x18, 0xF0, 0xF4))
+"""Those of class 0: a handset displays the message at once, and does not keep it."""
+
+
+class Coding(NamedTuple):
+    """How octets are read: their encoding and, for GSM, the languages whose shift tables its header names (0: none)."""
+
+    encoding: Encoding
+    locking_shift: int = 0
+    single_shift: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether they can be shown as text; not so binary, and languages whose tables are not here."""
+        return (
+            self.encoding is not Encoding.BINARY
+            and self.locking_shift in _LOCKING_SHIFT_TABLES
+            and self.single_shift in _SINGLE_SHIFT_TABLES
+        )
+
+
+def find_coding(data_coding: int, udh: bytes | None) -> Coding:
+    """Return how a message with this data_coding and user data header is read; an unknown data_coding: as binary."""
+    encoding = ENCODINGS.get(data_coding, Encoding.BINARY)
+    if encoding is not Encoding.GSM or not udh or not has_shift_elements(udh):
+        return Coding(encoding)
+    # Of an element that comes twice the last one counts (GSM 03.40, 9.2.3.24).
+    languages = {identifier: value[0] for identifier, value in iterate_udh_elements(udh) if len(value) == 1}
+    return Coding(encoding, languages.get(_LOCKING_SHIFT_ELEMENT, 0), languages.get(_SINGLE_SHIFT_ELEMENT, 0))
+
+
+def has_shift_elements(udh: bytes) -> bool:
+    """Whether a user data header may name a national language; False: it certainly does not. Cheap."""
+    return _SINGLE_SHIFT_ELEMENT in udh or _LOCKING_SHIFT_ELEMENT in udh
+
+
+def iterate_udh_elements(udh: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the elements of a user data header, each as (identifier, value); the last value may be cut."""
+    offset = 1
+    while offset + 1 < len(udh):
+        end = offset + 2 + udh[offset + 1]
+        yield udh[offset], udh[offset + 2 : end]
+        offset = end
 
 
 def decode(septets: bytes) -> str:
@@ -71,6 +166,39 @@ def decode(septets: bytes) -> str:
     except (KeyError, IndexError):
         raise ValueError("an escape is not followed by a character of the GSM 03.38 extension table") from None
     return "".join(pieces)
+
+
+def decode_body(octets: bytes, encoding: Encoding) -> str:
+    """Return the text of a body, of which `encode_body` makes the same octets; strict, like `decode`.
+
+    ValueError, too, for binary, which is no text.
+    """
+    if encoding is Encoding.GSM:
+        return decode(octets)
+    if encoding is Encoding.BINARY:
+        raise ValueError("a binary body has no text")
+    return octets.decode(_CODECS[encoding])
+
+
+def decode_as_displayed(octets: bytes, coding: Coding) -> str:
+    """Return what a handset displays of a body, which may be a part that begins or ends within a character.
+
+    An escape before a septet that the extension table lacks shows that of the alphabet, two escapes show a space
+    (6.2.1.1), one at the end nothing; U+FFFD stands for what can't be decoded. Empty where `coding` is no text.
+    """
+    if not coding.is_text:
+        return ""
+    if coding.encoding is not Encoding.GSM:
+        return octets.decode(_CODECS[coding.encoding], "replace")
+    alphabet, extension_table = _DISPLAYED_CHARACTERS[coding.locking_shift], _SINGLE_SHIFT_TABLES[coding.single_shift]
+    characters = []
+    remaining = iter(octets)
+    for octet in remaining:
+        if octet != ESCAPE:
+            characters.append(alphabet[octet])
+        elif (escaped := next(remaining, None)) is not None:
+            characters.append(extension_table.get(escaped) or alphabet[escaped])
+    return "".join(characters)
 
 
 def encode(text: str) -> bytes:
@@ -111,24 +239,24 @@ def find_non_gsm_characters(text: str) -> str:
 def encode_body(text: str, encoding: Encoding) -> bytes:
     """Return `text` as it travels in short_message: unpacked septets, or UTF-16 big endian for UCS-2.
 
-    ValueError where GSM lacks a character, where a surrogate stands alone, and for binary, which is no text.
+    ValueError where the encoding lacks a character, where a surrogate stands alone, and for binary, which is no text.
     """
     if encoding is Encoding.GSM:
         return encode(text)
-    if encoding is Encoding.UCS2:
-        return text.encode("utf-16-be")
-    raise ValueError("a binary body has no text")
+    if encoding is Encoding.BINARY:
+        raise ValueError("a binary body has no text")
+    return text.encode(_CODECS[encoding])
 
 
 def get_part_capacity(encoding: Encoding, header_octets: int = 0) -> int:
     """Return how many bytes of a body fit into one part, next to a user data header of `header_octets` (including its
     length octet).
 
-    For GSM a byte is a septet (160, or 153 with the usual header of six octets), otherwise an octet (140, or 134).
-    GSM 03.40, 9.2.3.16.
+    For GSM and ASCII a byte is a septet (160, or 153 with the usual header of six octets), otherwise an octet (140, or
+    134). GSM 03.40, 9.2.3.16.
     """
     octets = max(_USER_DATA_OCTETS - header_octets, 0)
-    return octets * 8 // 7 if encoding is Encoding.GSM else octets
+    return octets * 8 // 7 if encoding in _SEVEN_BIT_ENCODINGS else octets
 
 
 _LONE_PART_CAPACITIES = {each: get_part_capacity(each) for each in Encoding}
@@ -148,7 +276,7 @@ def split_body(body: bytes, encoding: Encoding) -> list[bytes]:
     while start < len(body):
         end = min(start + limit, len(body))
         if end < len(body):
-            end -= _count_split_character_bytes(body, end, encoding)
+            end -= count_incomplete_octets(body[start:end], encoding)
         pieces.append(body[start:end])
         start = end
     return pieces
@@ -162,12 +290,17 @@ def count_parts(body: bytes, encoding: Encoding) -> int:
     return len(split_body(body, encoding))
 
 
-def _count_split_character_bytes(body: bytes, end: int, encoding: Encoding) -> int:
-    """Return by how many bytes a split at `end` must move back so that it doesn't divide a character."""
-    if encoding is Encoding.GSM and body[end - 1] == ESCAPE:
-        return 1
-    if encoding is Encoding.UCS2 and 0xD8 <= body[end - 2] <= 0xDB:
-        return 2
+def count_incomplete_octets(octets: bytes, encoding: Encoding) -> int:
+    """Return how many of the last octets, which begin with a character, are the beginning of one that is not all there:
+    an escape, or half of a UTF-16 code unit or of a surrogate pair.
+    """
+    if encoding is Encoding.GSM:
+        # Two escapes are a character (6.2.1.1).
+        return (len(octets) - len(octets.rstrip(b"\x1b"))) % 2
+    if encoding is Encoding.UCS2:
+        half_unit = len(octets) % 2
+        last_unit = octets[-2 - half_unit : len(octets) - half_unit]
+        return half_unit + (2 if last_unit and 0xD8 <= last_unit[0] <= 0xDB else 0)
     return 0
 
 

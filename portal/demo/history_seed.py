@@ -208,7 +208,7 @@ def _build_submit(
         source_npi=0,
         destination=prefix + "".join(rng.choices("0123456789", k=11 - len(prefix))),
         esm_class=0,
-        data_coding=encoding,
+        data_coding=int(encoding),
         registered_delivery=0,
         body=gsm0338.encode_body(text, encoding),
     )

@@ -21,8 +21,10 @@ from portal.web.core import (
     health,
     language,
     live,
+    pasted_fields,
     proxies,
     routing,
+    stale_forms,
     static_files,
     uploads,
 )
@@ -62,6 +64,7 @@ def create_app(
         MAX_FORM_PARTS=100,
     )
     app.url_rule_class = routing.LazyRule
+    pasted_fields.init_pasted_fields(app)
     app.url_map.converters["int"] = routing.RowIdConverter
     context.init_request_context(app, config, keys, mailer, limits)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
@@ -73,12 +76,14 @@ def create_app(
     language.init_language(app)
     app.jinja_env.globals["version"] = __version__
     uploads.init_upload_limits(app)
+    # Before tokens are looked at: who is not logged in any more is led to the login, whatever the form brings.
+    access.init_access_control(app)
     # What posts there is no browser, and its signature says who it is.
     csrf.init_csrf_protection(app, payment_callback.receive_payment_callback)
-    access.init_access_control(app)
     headers.init_headers(app, config)
     proxies.init_proxies(app, config)
     errors.init_error_handlers(app)
+    stale_forms.init_stale_forms(app)
     view_modules = (
         static_files,
         health,

@@ -103,6 +103,25 @@ def test_a_missing_key_is_named(refused, data):
     assert "secret.key is missing" in refused("password", "regenerate", "smpp-acme-1")
 
 
+def test_what_nobody_sees_in_what_was_pasted_is_left_out(ok, refused, run_app, tmp_path):
+    def pasted(text: str) -> str:
+        return f"\u202a{text[:2]}\u200b{text[2:]}\u202c\ufeff\u00a0"
+
+    added = ok("ip", "add", pasted("smpp-acme-2"), pasted("203.0.113.0/24"), "--label", pasted("Office"))
+    assert (added["network"], added["label"]) == ("203.0.113.0/24", "Office")
+    made = ok("user", "add", "--email", pasted("dora@acme.example"), "--customer", pasted("Acme"), "--role", "viewer")
+    assert made["email"] == "dora@acme.example"
+    assert ok("sender", "add", "smpp-acme-1", pasted("SHOP"))["sender"] == "SHOP"
+    before = ok("credits", "show", "smpp-acme-1")["balance"]
+    ok("credits", "grant", "smpp-acme-1", pasted("12.5"))
+    assert ok("credits", "show", "smpp-acme-1")["balance"] == before + 12.5
+    prices = tmp_path / "prices\u200b.csv"
+    prices.write_text(f"destination;price\n{pasted('IT')};{pasted('0.777')}\n")
+    # The name of a file is what it is.
+    assert ok("price", "import", prices, "--dry-run")["changed"] == 1
+    assert "No such file" in refused("price", "import", tmp_path / "prices.csv")
+
+
 def test_secrets_are_no_arguments(run_app):
     # What is typed as an argument stands in the process list and in the shell's history.
     for command in (("user", "add"), ("account", "add"), ("password", "regenerate"), ("init",)):

@@ -52,6 +52,39 @@ def test_a_restore_without_the_key_says_so(start_app, run_app, tmp_path):
     assert "secret.key is missing" in done.stderr
 
 
+def test_a_restore_under_another_key_changes_nothing(ok, refused, data, tmp_path):
+    ok("backup", tmp_path / "copy.db")
+    ok("credits", "grant", "smpp-acme-1", "5")
+    key = (data / "secret.key").read_text()
+    (data / "secret.key").write_text("ab" * 32)
+    line = refused("restore", tmp_path / "copy.db")
+    assert "another key" in line
+    assert "Put the secret.key that belongs to it in that one's place" in line
+    (data / "secret.key").write_text(key)
+    assert ok("credits", "show", "smpp-acme-1")["balance"] == 1005
+
+
+@pytest.mark.parametrize(
+    "command", ["account list", "user link alice@acme.example", "backup copy.db", "compact", "check --record"]
+)
+def test_commands_need_the_key_of_their_database(refused, data, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (data / "secret.key").write_text("ab" * 32)
+    assert refused(*command.split()) == (
+        "secret.key belongs to another database: put back the key that belongs to this one\n"
+    )
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_check_finds_a_key_of_another_database(run_app, data):
+    (data / "secret.key").write_text("ab" * 32)
+    done = run_app("check", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["problems"] == [
+        "file: secret.key belongs to another database: put back the key that belongs to this one"
+    ]
+
+
 def test_check_says_what_is_off(run_app, conn):
     assert json.loads(run_app("check", "--json").stdout) == {"ok": True, "problems": []}
     conn.execute("UPDATE accounts SET balance = balance + 1000 WHERE name = 'smpp-acme-1'")

@@ -6,6 +6,7 @@ import re
 import pyotp
 import pytest
 
+from portal.core.crypto import Keys
 from portal.services.people import authentication, enrolment, two_factor
 
 
@@ -58,6 +59,20 @@ def test_a_user_gets_a_link(ok, conn):
     assert (user.email, user.role, user.enrolled) == ("dora@acme.example", "manager", False)
     again = ok("user", "link", "dora@acme.example")["link"]
     assert again != made["link"]
+
+
+def test_whoever_has_lost_the_key_starts_over_with_a_new_one(ok, refused, conn, data, cast):
+    (data / "secret.key").write_text("ab" * 32)
+    assert "another database" in refused("user", "link", cast.olga.email)
+    token = ok("user", "link", cast.olga.email, "--start-over")["link"].rpartition("/enrol/")[2]
+    user = enrolment.get_user_by_enrolment_link(conn, token)
+    assert (user.email, user.enrolled) == (cast.olga.email, False)
+    # With the new key, whose authenticator the link shows.
+    secret = two_factor.format_totp_secret(Keys.load(data), enrolment.read_totp_secret(conn, user))
+    assert enrolment.enrol_by_link(
+        conn, Keys.load(data), token, "correct horse battery", pyotp.TOTP(secret).now(), "127.0.0.1"
+    )
+    assert ok("password", "regenerate", "smpp-acme-1")["password"]
 
 
 @pytest.mark.slow

@@ -66,6 +66,12 @@ def test_every_kind_of_value(load):
     assert load(PORTAL_WEB_TRUSTED_PROXIES="10.0.0.1, 10.0.0.2").web.trusted_proxies == ("10.0.0.1", "10.0.0.2")
 
 
+def test_what_nobody_sees_in_what_was_pasted_is_left_out(load):
+    config = load('\ufeff[web]\ntrusted_proxies = ["\u202a10.0.0.0/8\u202c"]\u00a0\n', PORTAL_SMPP_PORT="\u200e2776")
+    assert [str(each) for each in config.trusted_proxy_networks] == ["10.0.0.0/8"]
+    assert config.smpp.port == 2776
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -9,14 +9,14 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from portal.core import gsm0338
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import BINARY
 from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import PTT_DESCRIPTIONS, PTT_NONE
 from portal.services.messages import client_ids, text_policy
-from portal.services.messages.validation import UCS2
 
 MISSING_SEGMENTS_MARK = "[…]"
 """Shown instead of the segments of a text that have not come."""
@@ -31,10 +31,10 @@ class NoSuchMessage(Refused):
 class SentMessage:
     """A message as it was submitted; `price` in thousandths of a credit, times in milliseconds.
 
-    `body` has the content where `text` can't hold it: binary, and UCS-2 that ends within a character. `segment_number`
+    `body` has the content where `text` can't hold it (`SubmittedMessage`). `segment_number`
     of `segment_total` is its place in a text that its client has split; None where it is whole. `is_scheduled`:
-    `scheduled_at`, the date that its client has set, is still to come. `text` and `body` are empty where they were
-    removed (`kept` is 0), or where the reader may not see them (`hide_text`).
+    `scheduled_at`, the date that its client has set, is still to come. `text`, `body` and `udh`, which may carry text
+    too, are empty where they were removed (`kept` is 0), or where the reader may not see them (`hide_text`).
     """
 
     id: int
@@ -48,6 +48,7 @@ class SentMessage:
     ptt: int
     done_at: int | None
     data_coding: int
+    udh: bytes | None
     body: bytes | None
     segment_total: int | None
     segment_number: int | None
@@ -67,7 +68,7 @@ class SentMessage:
 
     def hide_text(self) -> None:
         """Remove the text, for a reader who may not see it."""
-        self.text, self.body, self.hidden = "", None, True
+        self.text, self.body, self.udh, self.hidden = "", None, None, True
 
     @property
     def ptt_description(self) -> str:
@@ -75,9 +76,24 @@ class SentMessage:
         return PTT_DESCRIPTIONS.get(self.ptt, PTT_DESCRIPTIONS[255])
 
     @property
+    def coding(self) -> gsm0338.Coding:
+        """How its octets are read."""
+        return gsm0338.find_coding(self.data_coding, self.udh)
+
+    @property
     def content(self) -> str:
-        """The text, or the octets of a binary message as hexadecimal digits."""
-        return self.body.hex(" ") if self.body is not None and self.data_coding != UCS2 else self.text
+        """The text, or the octets as hexadecimal digits of what can't be shown as text."""
+        return self.text if self.body is None or self.coding.is_text else self.body.hex(" ")
+
+
+class SegmentContent(NamedTuple):
+    """What a segment holds, as it is stored; see `SentMessage`."""
+
+    number: int
+    text: str
+    data_coding: int
+    udh: bytes | None
+    body: bytes | None
 
 
 @dataclass(slots=True)
@@ -164,7 +180,7 @@ class SentText:
         for run in _group_consecutive_segments([each for each in self.messages if each.kept]):
             if (run[0].segment_number or 1) > expected:
                 pieces.append(MISSING_SEGMENTS_MARK)
-            pieces.append(_join_segments(run))
+            pieces.append(("" if run[0].coding.is_text else " ").join(each.content for each in run))
             expected = (run[-1].segment_number or 1) + 1
         if expected <= self.segment_count:
             pieces.append(MISSING_SEGMENTS_MARK)
@@ -182,16 +198,31 @@ def _group_consecutive_segments(messages: Sequence[SentMessage]) -> list[list[Se
     return runs
 
 
-def _join_segments(run: Sequence[SentMessage]) -> str:
-    if all(each.data_coding == UCS2 for each in run):
-        # A surrogate pair may have been split between two segments.
-        octets = [each.body if each.body is not None else each.text.encode("utf-16-be") for each in run]
-        return b"".join(octets).decode("utf-16-be", "replace")
-    return (" " if run[0].data_coding == BINARY else "").join(each.content for each in run)
+def decode_segments(segments: Sequence[SegmentContent]) -> list[str]:
+    """The text of each of these segments of one text, which are in its order and have not been removed.
+
+    A character that was split between two segments is in the second one's.
+    """
+    if all(each.body is None for each in segments):
+        return [each.text for each in segments]
+    texts = []
+    begun = b""
+    codings = [gsm0338.find_coding(each.data_coding, each.udh) for each in segments]
+    for position, (each, coding) in enumerate(zip(segments, codings, strict=True)):
+        octets = begun + (gsm0338.encode_body(each.text, coding.encoding) if each.body is None else each.body)
+        continues = (
+            position + 1 < len(segments)
+            and segments[position + 1].number == each.number + 1
+            and codings[position + 1] == coding
+        )
+        end = len(octets) - (gsm0338.count_incomplete_octets(octets, coding.encoding) if continues else 0)
+        texts.append(gsm0338.decode_as_displayed(octets[:end], coding))
+        begun = octets[end:]
+    return texts
 
 
 MESSAGE_COLUMNS = (
-    "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, body, segment_total,"
+    "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, udh, body, segment_total,"
     " segment_number, scheduled_at, kept, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
 )
 """The columns of `messages` that a `SentMessage` is made of, in the order of its fields."""
@@ -230,7 +261,14 @@ def _list_later_segments(conn: sqlite3.Connection, first_ids: Sequence[int]) -> 
 
 
 def _text_from_segments(first: SentMessage, later_segments: Sequence[SentMessage]) -> SentText:
-    return SentText(first.id, tuple(sorted((first, *later_segments), key=lambda each: each.segment_number or 1)))
+    messages = sorted((first, *later_segments), key=lambda each: each.segment_number or 1)
+    kept = [each for each in messages if each.kept]
+    texts = decode_segments(
+        [SegmentContent(each.segment_number or 1, each.text, each.data_coding, each.udh, each.body) for each in kept]
+    )
+    for each, text in zip(kept, texts, strict=True):
+        each.text = text
+    return SentText(first.id, tuple(messages))
 
 
 def get_sent_text_by_message_id(conn: sqlite3.Connection, account_id: int, message_id: int) -> SentText:
@@ -257,7 +295,7 @@ class MessageDetails:
     """Further fields of a message, which only the page of one message shows.
 
     From the client (SMPP 3.4, 5.2): source_addr_ton and source_addr_npi, registered_delivery, user_message_reference,
-    the user data header, the end of its validity (milliseconds; None: the default) and the session that it came from.
+    dest_addr_subunit, the end of its validity (milliseconds; None: the default) and the session that it came from.
     From the upstream: its id and its status of the message. `hex_id`: the id by which its client knows it, where that
     keeps no longer ones (SMPP 3.3 and older).
     """
@@ -266,7 +304,7 @@ class MessageDetails:
     source_npi: int
     registered_delivery: int
     reference: int | None
-    udh: bytes | None
+    subunit: int | None
     expires_at: int | None
     session_id: int | None
     upstream_id: str | None
@@ -277,8 +315,9 @@ class MessageDetails:
 def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, MessageDetails]:
     """Read the details of each message of a text, by message id."""
     rows = conn.execute(
-        "SELECT id, source_ton, source_npi, registered_delivery, reference, udh, expires_at, session_id, upstream_id,"
-        " upstream_status, (SELECT printf('%08X', hex_id) FROM hex_ids WHERE hex_ids.message_id = messages.id)"
+        "SELECT id, source_ton, source_npi, registered_delivery, reference, subunit, expires_at, session_id,"
+        " upstream_id, upstream_status,"
+        " (SELECT printf('%08X', hex_id) FROM hex_ids WHERE hex_ids.message_id = messages.id)"
         " FROM messages WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps([each.id for each in text.messages]),),
     )

@@ -26,7 +26,7 @@ from portal.services.common.message_states import (
 )
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
 from portal.services.history import history, search_index
-from portal.services.history.history import SentMessage, SentText
+from portal.services.history.history import SegmentContent, SentMessage, SentText
 from portal.services.statistics.rollup import MONTH
 
 DELIVERED, UNDERWAY, SCHEDULED, FAILED = "delivered", "pending", "scheduled", "failed"
@@ -157,6 +157,7 @@ def _search_rows(
 ) -> tuple[list[Any], int | None]:
     """Return rows of these columns, the first of which is the id, and `SearchResult.reached`."""
     conn.register_function("has_words", 2, _has_words_with_prefixes)
+    conn.register_aggregate("join_segments", 5, _JoinSegments)
     low = max(ids.min_id_at_time(search_query.period.since), 1 if after is None else after + 1)
     high = min(ids.min_id_at_time(search_query.period.until), _MAX_ID if before is None else before)
     deadline = time.monotonic() + seconds
@@ -203,13 +204,33 @@ _ANY_SEGMENT_MATCHES = (
     "({condition} OR (line.segment_total IS NOT NULL AND EXISTS (SELECT 1 FROM messages AS part"
     " WHERE part.joined_to = line.id AND {of_part})))"
 )
-# The segments are joined as in `SentText.text`: a missing segment separates words.
 _WHOLE_TEXT = """
-(SELECT group_concat(piece, '') FROM (
-    SELECT iif(segment_number = 1 + lag(segment_number) OVER (ORDER BY segment_number), '', ' ') || text AS piece
-    FROM messages AS part WHERE part.id = line.id OR part.joined_to = line.id ORDER BY segment_number))
+(SELECT join_segments(segment_number, text, data_coding, udh, body)
+FROM messages AS part WHERE (part.id = line.id OR part.joined_to = line.id) AND part.kept)
 """
 _IS_SCHEDULED = "({row}.scheduled_at IS NOT NULL AND {row}.due_at IS {row}.scheduled_at)"
+
+
+class _JoinSegments:
+    """The SQL aggregate `join_segments`: a whole text, in which a missing segment separates words.
+
+    Its arguments are the fields of `SegmentContent`.
+    """
+
+    def __init__(self) -> None:
+        self._segments: list[SegmentContent] = []
+
+    def step(self, *fields: Any) -> None:
+        self._segments.append(SegmentContent(*fields))
+
+    def finalize(self) -> str:
+        self._segments.sort(key=lambda each: each.number)
+        numbers = [each.number for each in self._segments]
+        texts = history.decode_segments(self._segments)
+        return "".join(
+            text if number == previous + 1 else f" {text}"
+            for previous, number, text in zip([0, *numbers], numbers, texts, strict=False)
+        )
 
 
 class _SearchStatement:
@@ -369,10 +390,7 @@ class _SearchStatement:
                 # Checked in C before the Python function is called: folding never creates digits.
                 conditions.append(f"(instr(line.text, :digits{number}) OR line.segment_total IS NOT NULL)")
         if query.words:
-            conditions.append(
-                "(has_words(line.text, :words)"
-                f" OR (line.segment_total IS NOT NULL AND has_words({_WHOLE_TEXT}, :words)))"
-            )
+            conditions.append(f"has_words(iif(line.segment_total IS NULL, line.text, {_WHOLE_TEXT}), :words)")
         return "".join(f" AND {each}" for each in conditions)
 
 

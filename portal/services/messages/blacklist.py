@@ -13,6 +13,7 @@ from io import StringIO
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, ngettext
+from portal.core.pasted_text import remove_invisible_marks
 from portal.core.progress import Progress, no_progress
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
@@ -307,7 +308,7 @@ def parse_numbers_csv(content: bytes, max_numbers: int = MAX_NUMBERS_IN_FILE) ->
         TooManyBlacklistNumbers, NotUtf8, NoNumbersInFile, InvalidCsvLines
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = remove_invisible_marks(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise NotUtf8() from None
     fields = _iterate_number_fields(text)

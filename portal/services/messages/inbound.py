@@ -41,7 +41,7 @@ class MobileOriginatedMessage:
     """A message from a handset as an upstream delivers it.
 
     `source`: the handset's number, E.164 digits; `destination`: the number or short code that it was sent to.
-    `data_coding`: SMPP 3.4, 5.2.19: 0, 4 or 8; `body`: the content where that is no text (4). `simulated_id`: its row
+    `data_coding`: one of `gsm0338.ENCODINGS`; `body`: the content where that is no text (4). `simulated_id`: its row
     in `simulated` where it comes from the command line; the transaction that stores the message deletes that row.
     """
 

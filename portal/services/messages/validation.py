@@ -6,13 +6,13 @@ from typing import NamedTuple
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import ASCII, BINARY, NATIONAL_IGNORED, NATIONAL_REFUSED
+from portal.services.accounts.accounts import NATIONAL_IGNORED, NATIONAL_REFUSED
 from portal.services.common.errors import Refused
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
 
-# SMPP 3.4, 5.2.19: the values of data_coding that every account may use.
+# SMPP 3.4, 5.2.19: the usual values of data_coding, which every account may use.
 GSM, UCS2 = 0, 8
 
 # GSM 03.40, 9.2.3.24.1: a concatenated message counts its parts in one octet.
@@ -25,8 +25,10 @@ _UDH_INDICATOR = 0x40
 # SMPP 3.4, 5.2.5.
 _TON_NATIONAL = 2
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
-_GSM_ENCODING, _BINARY_ENCODING = gsm0338.Encoding.GSM, gsm0338.Encoding.BINARY
+_GSM_ENCODING, _UCS2_ENCODING = gsm0338.Encoding.GSM, gsm0338.Encoding.UCS2
+_ENCODINGS = gsm0338.ENCODINGS
 _CONCATENATION_8_BIT, _CONCATENATION_16_BIT = 0x00, 0x08
+_CONCATENATION_ELEMENT_OCTETS = gsm0338.CONCATENATION_UDH_OCTETS - 1
 
 
 class InvalidSource(Refused):
@@ -69,11 +71,12 @@ class Segment(NamedTuple):
 class SubmittedMessage:
     """A message that was checked, except for what only the database knows: credits and blacklist.
 
-    `data_coding` is the one in which it is sent on: GSM, UCS2 or BINARY. `body` has the content where `text` can't hold
-    it: binary, and UCS-2 that begins or ends within a character. `subunit` is dest_addr_subunit (5.3.2.1; 1: displayed
-    at once). `scheduled_at`, `expires_at`: milliseconds; None: send it now, and DEFAULT_VALIDITY_MS. `session_id`: the
-    session that it came from, if any. `id`: 0 until it is stored; then an upstream gets it. `hex_id`: another id, of
-    eight hexadecimal digits, 0 until it is stored; None: its client needs none.
+    `data_coding` is the client's (`gsm0338.ENCODINGS`). `body` has the content where it can't be made of `text` again:
+    binary, a part that begins or ends within a character, national languages' tables. `subunit` is dest_addr_subunit
+    (5.3.2.1; 1: displayed at once). `scheduled_at`, `expires_at`: milliseconds; None: send it now, and
+    DEFAULT_VALIDITY_MS. `session_id`: the session that it came from, if any. `id`: 0 until it is stored; then an
+    upstream gets it. `hex_id`: another id, of eight hexadecimal digits, 0 until it is stored; None: its client needs
+    none.
     """
 
     account_id: int
@@ -99,6 +102,20 @@ class SubmittedMessage:
     hex_id: int | None = None
 
 
+_ENCODING_LABELS = {
+    gsm0338.Encoding.GSM: "GSM 03.38",
+    gsm0338.Encoding.ASCII: "ASCII",
+    gsm0338.Encoding.LATIN_1: "Latin-1",
+    gsm0338.Encoding.BINARY: N_("Binary"),
+    gsm0338.Encoding.UCS2: "UCS-2",
+}
+
+
+def get_encoding_label(data_coding: int) -> str:
+    """The name of the encoding that a data_coding names, in English; a key of the translations."""
+    return _ENCODING_LABELS[gsm0338.find_coding(data_coding, None).encoding]
+
+
 def validate_submit(
     account: AccountConfig,
     price_list: PriceList,
@@ -120,8 +137,7 @@ def validate_submit(
 ) -> SubmittedMessage:
     """Check a submit_sm against the account's rules, decode its text and calculate its price. Nothing is stored.
 
-    Latin-1 and ASCII are sent on as GSM 03.38 where it has each of the characters, otherwise as UCS-2: that is the
-    data_coding of the result, and its parts are counted accordingly.
+    A part of a longer text is not refused for what only the whole of it can tell: its octets are kept as they came.
 
     Args:
         price_list: the account's.
@@ -147,12 +163,16 @@ def validate_submit(
         raise InvalidDestination(destination=destination)
     country, price = country_and_price
     udh, content = _split_udh(body) if esm_class & _UDH_INDICATOR else (None, body)
-    if udh:
-        segment = _parse_concatenation(udh) or segment
     if segment and segment.total == 1:
         segment = None
-    text, encoded, encoding = _decode_text(account, content, len(udh) if udh else 0, data_coding)
-    parts = _count_parts(encoded, encoding, len(udh) if udh else gsm0338.CONCATENATION_UDH_OCTETS if segment else 0)
+    header_octets = gsm0338.CONCATENATION_UDH_OCTETS if segment else 0
+    if udh:
+        concatenation = _parse_concatenation(udh)
+        # What sar_* say of a segment will be an element of its header.
+        header_octets = len(udh) + (_CONCATENATION_ELEMENT_OCTETS if segment and not concatenation else 0)
+        segment = concatenation or segment
+    text, encoded, encoding, kept_octets = _decode_text(account, content, udh, data_coding, segment)
+    parts = _count_parts(encoded, encoding, header_octets)
     if scheduled_at is not None and expires_at is None:
         expires_at = scheduled_at + DEFAULT_VALIDITY_MS
     return SubmittedMessage(
@@ -164,14 +184,13 @@ def validate_submit(
         country,
         text,
         udh,
-        int(encoding),
+        data_coding,
         # 5.2.17: bits 0 and 1 ask for the receipt; Kannel sets more (0x11).
         registered_delivery & 0x03,
         reference,
         parts,
         price * parts,
-        # A lone surrogate is half of a character that the client has split: the octets are sent on unchanged.
-        encoded if encoding is _BINARY_ENCODING or "\ufffd" in text else None,
+        kept_octets,
         subunit,
         segment,
         scheduled_at,
@@ -190,8 +209,8 @@ def read_destination(account: AccountConfig, destination: str, ton: int) -> str:
 
     Args:
         destination: digits, country code first, also behind a plus or 00; or national ones.
-        ton: its type of number (SMPP 3.4, 5.2.5). Only 2 may mean something (`Account.national_numbers`), and nothing
-            where a plus or 00 says that the number is an international one.
+        ton: its type of number (SMPP 3.4, 5.2.5). Only 2 may mean something (`Account.national_numbers`); where that
+            is a country, not beside a plus or 00, which say that the number is an international one.
 
     Raises:
         NationalDestination: TON 2, which the account refuses.
@@ -213,50 +232,52 @@ def _split_udh(body: bytes) -> tuple[bytes, bytes]:
 
 
 def _parse_concatenation(udh: bytes) -> Segment | None:
-    """Find the concatenation element of a user data header; None: it has none, or an invalid one."""
-    offset = 1
-    while offset + 1 < len(udh):
-        identifier, length = udh[offset], udh[offset + 1]
-        value = udh[offset + 2 : offset + 2 + length]
+    """Find the concatenation element of a user data header; None: it has none, an invalid one, or is not of a part."""
+    for identifier, value in gsm0338.iterate_udh_elements(udh):
         if (identifier, len(value)) in ((_CONCATENATION_8_BIT, 3), (_CONCATENATION_16_BIT, 4)):
             *reference, total, number = value
-            if 1 <= number <= total:
+            if 1 <= number <= total and total > 1:
                 return Segment(int.from_bytes(bytes(reference)), total, number)
-        offset += 2 + length
     return None
 
 
 def _decode_text(
-    account: AccountConfig, content: bytes, udh_length: int, data_coding: int
-) -> tuple[str, bytes, gsm0338.Encoding]:
-    """Return the text, its octets in the encoding in which they are sent on, and that encoding; binary has no text.
-
-    `udh_length` is the length of the user data header.
+    account: AccountConfig, content: bytes, udh: bytes | None, data_coding: int, segment: Segment | None
+) -> tuple[str, bytes, gsm0338.Encoding, bytes | None]:
+    """Return the text, its octets (GSM: unpacked), their encoding, and the octets again where the text doesn't say them
+    all.
     """
-    if data_coding == GSM:
-        septets = _unpack_septets(content, udh_length) if account.packed_gsm else content
+    encoding = _ENCODINGS.get(data_coding)
+    if encoding is _GSM_ENCODING:
+        if account.packed_gsm:
+            content = _unpack_septets(content, len(udh) if udh else 0)
+    elif encoding is None or (encoding is not _UCS2_ENCODING and encoding not in account.data_codings):
+        raise UnsupportedDataCoding(data_coding=data_coding)
+    if not (udh and gsm0338.has_shift_elements(udh)):
         try:
-            return gsm0338.decode(septets), septets, _GSM_ENCODING
+            return gsm0338.decode_body(content, encoding), content, encoding, None
         except ValueError:
-            raise UndecodableText() from None
-    if data_coding == UCS2:
+            pass
+    if segment is None:
+        _check_whole_text(content, encoding)
+    text = gsm0338.decode_as_displayed(content, gsm0338.find_coding(data_coding, udh))
+    return text, content, encoding, content
+
+
+def _check_whole_text(content: bytes, encoding: gsm0338.Encoding) -> None:
+    if encoding is _UCS2_ENCODING:
         if len(content) % 2:
             raise BodyTooLong()
-        return content.decode("utf-16-be", "replace"), content, gsm0338.Encoding.UCS2
-    if data_coding not in account.data_codings:
-        raise UnsupportedDataCoding(data_coding=data_coding)
-    if data_coding == BINARY:
-        return "", content, gsm0338.Encoding.BINARY
-    try:
-        text = content.decode("ascii" if data_coding == ASCII else "latin-1")
-    except UnicodeDecodeError:
-        raise UndecodableText() from None
-    encoding = gsm0338.choose_encoding(text)
-    return text, gsm0338.encode_body(text, encoding), encoding
+    elif encoding is not gsm0338.Encoding.BINARY and (
+        not content.isascii() or gsm0338.count_incomplete_octets(content, encoding)
+    ):
+        raise UndecodableText()
 
 
 def _unpack_septets(octets: bytes, udh_length: int) -> bytes:
     """Unpack septets that follow a user data header, which may end within a septet (GSM 03.40, 9.2.3.24)."""
+    if not octets:
+        return b""
     fill_bits = -8 * udh_length % 7
     count, spare_bits = divmod(max(8 * len(octets) - fill_bits, 0), 7)
     septets = gsm0338.unpack_septets(octets, count, fill_bits)
@@ -267,10 +288,10 @@ def _unpack_septets(octets: bytes, udh_length: int) -> bytes:
     return septets
 
 
-def _count_parts(encoded: bytes, encoding: gsm0338.Encoding, udh_length: int) -> int:
+def _count_parts(encoded: bytes, encoding: gsm0338.Encoding, header_octets: int) -> int:
     """Count the parts in which a body is sent. One with a header is itself a part of something longer."""
-    if udh_length:
-        if len(encoded) > gsm0338.get_part_capacity(encoding, udh_length):
+    if header_octets:
+        if len(encoded) > gsm0338.get_part_capacity(encoding, header_octets):
             raise BodyTooLong()
         return 1
     parts = gsm0338.count_parts(encoded, encoding)

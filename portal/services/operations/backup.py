@@ -12,15 +12,30 @@ from pathlib import Path
 
 from portal import migrations
 from portal.core import db
+from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
+from portal.core.crypto import Keys
 from portal.core.db import FILE_NAME, connect
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.common.errors import Refused
 from portal.services.operations import folder_locks
 from portal.services.operations.database_copy import copy_database
+from portal.services.people import two_factor
+
+_HEADER_OCTETS = 100
+_SQLITE_MAGIC = b"SQLite format 3\0"
+_ARCHIVES = {b"PK": "ZIP", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
 
 class InvalidBackup(Refused):
     sentence = "%(file)s can't be restored: %(reason)s."
+
+
+class BackupOfAnotherKey(InvalidBackup):
+    sentence = (
+        "%(file)s can't be restored: it was made under another key than %(key)s. Put the secret.key that belongs to it"
+        " in that one's place, and restore it again; keep the one that is there, which belongs to the database that is"
+        " there."
+    )
 
 
 class NoDiskSpaceToCompact(Refused):
@@ -91,10 +106,10 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
         Where the replaced database was moved to; None where there was none.
 
     Raises:
-        DataFolderInUse, InvalidBackup, OSError: nothing has changed.
+        DataFolderInUse, InvalidBackup, KeyFileError, OSError: nothing has changed.
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
-    _check_backup(source, progress)
+    _check_backup(source, data / KEY_FILE_NAME, progress)
     database, temporary_file = data / FILE_NAME, data / f".{FILE_NAME}.restoring"
     with folder_locks.acquire_data_folder_alone(data):
         try:
@@ -116,7 +131,10 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
 
 
 def _open_read_only(file: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+    # What was a database that was in use is read without files beside it, unless it has them: its folder may be on a
+    # medium that can't be written.
+    in_use = any(file.with_name(f"{file.name}{each}").exists() for each in ("-wal", "-journal"))
+    return sqlite3.connect(f"{file.absolute().as_uri()}?{'mode=ro' if in_use else 'immutable=1'}", uri=True)
 
 
 def _keep_old_database(database: Path) -> Path:
@@ -125,8 +143,16 @@ def _keep_old_database(database: Path) -> Path:
     Raises:
         OSError: the folder can't be made, or there is neither a link nor a copy; nothing is left.
     """
-    # This moves the content of the write-ahead log into the file, so that the file alone is the old database.
-    connect(database).close()
+    write_ahead_log = database.with_name(f"{database.name}-wal")
+    try:
+        # This moves the content of the write-ahead log into the file, so that the file alone is the old database.
+        connect(database).close()
+        is_damaged = False
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        # It is what the backup is to replace: it is kept as it is, with its log.
+        is_damaged = True
     folder = database.parent / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
@@ -135,8 +161,10 @@ def _keep_old_database(database: Path) -> Path:
     except OSError:
         # Not every file system has hard links.
         _copy_and_fsync(database, target)
-    for suffix in ("-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    if is_damaged and write_ahead_log.exists():
+        write_ahead_log.rename(f"{target}-wal")
+    write_ahead_log.unlink(missing_ok=True)
+    database.with_name(f"{database.name}-shm").unlink(missing_ok=True)
     return target
 
 
@@ -150,25 +178,60 @@ def _copy_and_fsync(source: Path, target: Path) -> None:
         raise
 
 
-def _check_backup(source: Path, progress: Progress) -> None:
-    if not source.is_file():
-        raise InvalidBackup(file=source, reason="there is no such file")
-    conn = _open_read_only(source)
+def _check_backup(source: Path, key_file: Path, progress: Progress) -> None:
+    """Raises: InvalidBackup, KeyFileError"""
+    if reason := _find_damage(source):
+        raise InvalidBackup(file=source, reason=reason)
+    # Where there is no key yet, it can be put there after the database.
+    keys = Keys.load(key_file.parent) if key_file.exists() else None
     try:
-        with report_during_statements(conn, progress, lambda: (0, 0)):
-            result = conn.execute("PRAGMA integrity_check").fetchone()[0]
-        is_database = bool(migrations.list_applied_names(conn))
-        migrations.list_pending_names(conn)
+        with closing(_open_read_only(source)) as conn:
+            if not migrations.list_applied_names(conn):
+                raise InvalidBackup(file=source, reason="it isn't a database of this program")
+            migrations.list_pending_names(conn)
+            # This takes a moment, while the whole file takes minutes.
+            if keys and not two_factor.is_key_of_database(conn, keys):
+                raise BackupOfAnotherKey(file=source, key=key_file)
+            with report_during_statements(conn, progress, lambda: (0, 0)):
+                result = conn.execute("PRAGMA integrity_check").fetchone()[0]
     except migrations.NewerDatabase:
         raise InvalidBackup(file=source, reason="a newer version of this program wrote it") from None
     except sqlite3.DatabaseError as error:
-        raise InvalidBackup(file=source, reason=str(error)) from None
-    finally:
-        conn.close()
+        raise InvalidBackup(file=source, reason=f"it is damaged ({error})") from None
     if result != "ok":
-        raise InvalidBackup(file=source, reason=result)
-    if not is_database:
-        raise InvalidBackup(file=source, reason="it isn't a database of this program")
+        raise InvalidBackup(file=source, reason=f"it is damaged ({result})")
+
+
+def _find_damage(source: Path) -> str:
+    """Why a file can't be a whole SQLite database, as far as its size and header tell; empty where it may be one."""
+    try:
+        if not source.exists():
+            return "there is no such file"
+        if source.is_dir():
+            return "it is a folder"
+        if not source.is_file():
+            return "it is no file"
+        with source.open("rb") as file:
+            header, size = file.read(_HEADER_OCTETS), source.stat().st_size
+    except OSError as error:
+        return f"it can't be read ({error.strerror})"
+    if not header:
+        return "it is empty"
+    for magic, name in _ARCHIVES.items():
+        if header.startswith(magic):
+            return f"it is compressed ({name}): unpack it first"
+    if not header.startswith(_SQLITE_MAGIC):
+        return "it is no SQLite database"
+    if len(header) < _HEADER_OCTETS:
+        return f"it is cut off after {size} octets"
+    page_size, pages, changes, valid_for = (
+        int.from_bytes(header[start:end], "big") for start, end in ((16, 18), (28, 32), (24, 28), (92, 96))
+    )
+    # A page size of 65,536 is written as 1. The number of pages counts only where these two are the same.
+    whole_size = (1 << 16 if page_size == 1 else page_size) * pages
+    if changes == valid_for and size < whole_size:
+        return f"it is cut off after {size} of {whole_size} octets"
+    return ""
 
 
 def compact_database(data: Path, progress: Progress = no_progress) -> tuple[int, int]:

@@ -34,14 +34,22 @@ def new_totp_secret(keys: Keys) -> bytes:
 def require_key_of_database(conn: sqlite3.Connection, keys: Keys) -> None:
     """Make sure that the key belongs to this database: with another one every login and every bind would fail.
 
+    Args:
+        conn: a database of any version.
+
     Raises:
         KeyFileError: none of the secrets opens with it.
     """
+    if not is_key_of_database(conn, keys):
+        raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
+
+
+def is_key_of_database(conn: sqlite3.Connection, keys: Keys) -> bool:
+    """Whether the TOTP secrets of a database, of any version, were sealed with this key; also where there are none."""
     sealed_secrets = [
         bytes(row[0]) for row in conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")
     ]
-    if sealed_secrets and not any(_can_decrypt_totp_secret(keys, each) for each in sealed_secrets):
-        raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
+    return not sealed_secrets or any(_can_decrypt_totp_secret(keys, each) for each in sealed_secrets)
 
 
 def _can_decrypt_totp_secret(keys: Keys, sealed_secret: bytes) -> bool:

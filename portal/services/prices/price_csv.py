@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import StringIO
 
 from portal.core.i18n import N_
+from portal.core.pasted_text import remove_invisible_marks
 from portal.core.progress import Progress, no_progress
 from portal.services.common.audit import Actor
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, NotUtf8
@@ -158,7 +159,7 @@ def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange
     if len(content) > MAX_FILE_BYTES:
         raise PriceFileTooBig()
     try:
-        text = content.decode("utf-8-sig")
+        text = remove_invisible_marks(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise NotUtf8() from None
     first_line = text.partition("\n")[0]

@@ -45,7 +45,7 @@ def encode_deliver_sm(
 
 
 def _encode_inbound(incoming: InboundDelivery, sequence: int, client_id: ClientId, supports_tlvs: bool) -> bytes:
-    encoding = gsm0338.Encoding(incoming.data_coding)
+    encoding = gsm0338.ENCODINGS[incoming.data_coding]
     content = incoming.body if incoming.body is not None else gsm0338.encode_body(incoming.text, encoding)
     body = (incoming.udh or b"") + content
     tlvs: dict[int, bytes] = {TlvTag.INCOMING_ID: f"{client_id}\0".encode("ascii")} if supports_tlvs else {}

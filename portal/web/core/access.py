@@ -8,11 +8,11 @@ from enum import Enum
 from hmac import compare_digest
 from ipaddress import ip_address
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from flask import Flask, abort, current_app, g, redirect, request, session, url_for
+from flask import Flask, abort, current_app, g, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import UserMixin, current_user
+from werkzeug.exceptions import Unauthorized
 
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
@@ -23,6 +23,10 @@ from portal.services.people.users import User
 from portal.web.core import context
 
 _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
+
+
+class NotLoggedIn(Unauthorized):
+    """Nobody is logged in, and this is for those who are: the answer leads to the login (`stale_forms`)."""
 
 
 class AccessRule(Enum):
@@ -142,7 +146,7 @@ def _enforce_access_rule() -> ResponseReturnValue | None:
     if rule is None:
         abort(404)
     if find_current_user() is None:
-        return _redirect_to_login()
+        raise NotLoggedIn()
     if rule is AccessRule.OPERATOR and not get_current_user().is_operator:
         abort(404)
     if rule in _ACCOUNT_RULES:
@@ -177,24 +181,11 @@ def _is_monitoring_request() -> bool:
     return bool(token) and compare_digest(bearer_token.encode(), token.encode())
 
 
-def _redirect_to_login() -> ResponseReturnValue:
-    session.pop("_user_id", None)
-    if request.headers.get("HX-Request"):
-        # A 302 would be followed by the browser, unseen by htmx, and put the login page into the middle of this one.
-        return "", 204, {"HX-Redirect": url_for("login.login", next=_htmx_page_path() or None)}
-    current_path = request.full_path.rstrip("?") if request.method == "GET" else ""
-    return redirect(url_for("login.login", next=current_path if current_path != "/" else None))
-
-
-def _htmx_page_path() -> str:
-    try:
-        return urlsplit(request.headers.get("HX-Current-URL", "")).path
-    except ValueError:
-        return ""
-
-
 def get_safe_redirect_path(target: str | None) -> str:
     """Where to go after the login: a path of this portal, and nothing that a browser takes for another host's."""
-    if not target or not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable():
-        return url_for("accounts.list_accounts")
-    return target
+    return target if target and is_own_path(target) else url_for("accounts.list_accounts")
+
+
+def is_own_path(target: str) -> bool:
+    """Whether a browser takes this for a path of this portal, with its query, and not for another host's."""
+    return target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()

@@ -6,7 +6,6 @@ import sqlite3
 from flask import Flask, request
 from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
-from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from portal.core.i18n import gettext as _
@@ -16,13 +15,8 @@ _log = logging.getLogger(__name__)
 
 
 def init_error_handlers(app: Flask) -> None:
-    app.register_error_handler(CSRFError, _handle_csrf_error)
     app.register_error_handler(HTTPException, _handle_http_error)
     app.register_error_handler(sqlite3.OperationalError, _handle_database_error)
-
-
-def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
-    return _render_error(400, _("This form is out of date"), _("Load the page again and repeat what you did."))
 
 
 def _handle_http_error(error: HTTPException) -> ResponseReturnValue:
@@ -44,7 +38,7 @@ def _handle_http_error(error: HTTPException) -> ResponseReturnValue:
     title, text = error_texts.get(
         error.code, (_("That did not work"), _("Nothing has been changed. Go back and try it once more."))
     )
-    return _render_error(error.code, title, text)
+    return render_error(error.code, title, text)
 
 
 def _handle_database_error(error: sqlite3.OperationalError) -> ResponseReturnValue:
@@ -52,7 +46,8 @@ def _handle_database_error(error: sqlite3.OperationalError) -> ResponseReturnVal
     return _handle_http_error(ServiceUnavailable())
 
 
-def _render_error(code: int, title: str, text: str) -> ResponseReturnValue:
+def render_error(code: int, title: str, text: str) -> ResponseReturnValue:
+    """A page that says what can't be, or for htmx the words alone."""
     if htmx.is_htmx_request():
         # htmx leaves the page as it is and app.js says that it failed; a toast with the reason would be thrown away.
         return text, code, {"Content-Type": "text/plain; charset=utf-8"}

@@ -10,11 +10,11 @@ from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
-from portal.core import i18n
+from portal.core import gsm0338, i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import session_records
-from portal.services.accounts.accounts import BINARY, Account
+from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.accounts.session_records import SmppSessionSummary
 from portal.services.common import credit_amounts, message_states
@@ -41,7 +41,7 @@ _STATUS_LABELS = {
     search.SCHEDULED: N_("Scheduled"),
     search.FAILED: N_("Not delivered"),
 }
-_ENCODING_LABELS = {validation.GSM: "GSM 03.38", validation.UCS2: "UCS-2", BINARY: N_("Binary")}
+_SUBUNIT_DISPLAY = 1  # SMPP 3.4, 5.3.2.1: displayed at once
 
 
 class HistoryFilterForm(periods.PeriodForm):
@@ -155,7 +155,8 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
     past_refunds = refunds.list_refunds(context.get_conn(), text)
     refunded = sum(each.amount for each in past_refunds)
     may_refund = access.get_current_user().is_operator and text.done_at is not None and refunded < text.price
-    details = _read_message_details(text)
+    details = history.read_message_details(context.get_conn(), text)
+    first = text.first_message
     return htmx.render_dialog(
         "messages/history/_message.html",
         account,
@@ -166,7 +167,8 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         origins=_read_submitting_sessions(account, details),
         bind_types=session_records.BIND_TYPES,
         handed_on=_describe_forwarding(text, details),
-        encoding=_(_ENCODING_LABELS.get(text.first_message.data_coding, str(text.first_message.data_coding))),
+        encoding=_(validation.get_encoding_label(first.data_coding)),
+        is_flash=first.data_coding in gsm0338.FLASH_DATA_CODINGS or details[first.id].subunit == _SUBUNIT_DISPLAY,
         refunds=past_refunds,
         refunded=refunded,
         describe_status=_describe_message_status,
@@ -176,14 +178,6 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         else "",
         refund=url_for("admin_balances.ask_refund_message", message_id=text.id) if may_refund else "",
     )
-
-
-def _read_message_details(text: SentText) -> dict[int, MessageDetails]:
-    details = history.read_message_details(context.get_conn(), text)
-    if access.may_read_texts():
-        return details
-    # A user data header may carry text too.
-    return {message_id: replace(each, udh=None) for message_id, each in details.items()}
 
 
 def _read_submitting_sessions(

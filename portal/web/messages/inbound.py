@@ -12,7 +12,7 @@ from wtforms.fields.choices import SelectChoice
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.accounts.accounts import BINARY, Account
+from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.messages import blacklist, inbound, inbound_numbers, validation
 from portal.services.messages.inbound import InboundMessage, InboundQuery
@@ -32,7 +32,6 @@ _STATE_BADGES = {
     inbound.GIVEN_UP: (N_("Given up"), "err"),
     inbound.UNKNOWN: (N_("Unknown"), ""),
 }
-_ENCODING_LABELS = {validation.GSM: "GSM 03.38", validation.UCS2: "UCS-2", BINARY: N_("Binary")}
 
 
 class InboundFilterForm(periods.PeriodForm):
@@ -127,7 +126,7 @@ def show_received_message(account: Account, received_id: int) -> ResponseReturnV
         delete=url_for("deletion.ask_delete_received_messages", name=account.name, id=message.id)
         if access.may_change()
         else "",
-        encoding=_(_ENCODING_LABELS.get(message.data_coding, str(message.data_coding))),
+        encoding=_(validation.get_encoding_label(message.data_coding)),
         attempts=attempts,
         next_at=next_at,
         given_up_at=message.received_at + validation.DELIVERY_VALIDITY_MS,

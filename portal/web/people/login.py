@@ -3,6 +3,7 @@
 from flask import Blueprint, Response, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_user
+from flask_wtf.csrf import CSRFError
 from wtforms import PasswordField, StringField
 
 from portal.core import clock
@@ -12,8 +13,9 @@ from portal.services.common.errors import Refused
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, enrolment, login_sessions, users
 from portal.services.people.users import User
-from portal.web.core import access, context, htmx
+from portal.web.core import access, context, htmx, stale_forms
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, add_form_error
+from portal.web.core.htmx import Toast
 from portal.web.people import totp_setup
 
 blueprint = Blueprint("login", __name__)
@@ -69,7 +71,7 @@ def verify_second_factor() -> ResponseReturnValue:
     """The second step: a code of the authenticator, or a recovery code."""
     user = _find_user_awaiting_code()
     if user is None:
-        return redirect(url_for("login.login", next=request.args.get("next")), 303)
+        return _redirect_to_first_step()
     form = SecondFactorForm()
     if request.method == "GET":
         return htmx.render_plain_page("people/login/totp.html", form=form)
@@ -90,13 +92,33 @@ def verify_second_factor() -> ResponseReturnValue:
     return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
 
 
+def _redirect_to_first_step() -> ResponseReturnValue:
+    toast = Toast(_("That took too long; nothing has been changed. Begin again."), "warn")
+    address = url_for("login.login", next=request.args.get("next"))
+    return htmx.redirect_after_post(address, toast if request.method == "POST" else None)
+
+
+@blueprint.errorhandler(CSRFError)
+def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
+    """A login form whose cookie has gone is shown again; where another tab has logged in meanwhile, that is enough."""
+    is_login = request.endpoint in ("login.login", "login.verify_second_factor")
+    if not is_login or not stale_forms.is_stale(error):
+        return stale_forms.handle_csrf_error(error)
+    if current_user.is_authenticated:
+        return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
+    if request.endpoint == "login.verify_second_factor":
+        return _redirect_to_first_step()
+    text = _("This page was out of date. Enter your password once more; your browser has to accept cookies.")
+    return htmx.render_plain_page("people/login/page.html", form=LoginForm(), error=text, status=422)
+
+
 @blueprint.post("/logout")
 @access.login_required
 def logout() -> ResponseReturnValue:
     """End this login session, on the server too: a copy of its cookie is worth nothing afterwards."""
     login_sessions.end_login_session(context.get_conn(), access.get_session_token())
     _clear_browser_session()
-    return htmx.redirect_after_post(url_for("login.login"), htmx.Toast(_("You have logged out.")))
+    return htmx.redirect_after_post(url_for("login.login"), Toast(_("You have logged out.")))
 
 
 @blueprint.route("/enrol/<token>", endpoint="enrol", methods=["GET", "POST"])

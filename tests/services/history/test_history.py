@@ -12,7 +12,7 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, EXPIRED
 from portal.services.history import history, search
 from portal.services.history.history import SentMessage, SentText
-from portal.services.messages import outcomes
+from portal.services.messages import outcomes, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import UCS2, Segment
@@ -213,6 +213,53 @@ def test_an_emoji_that_is_cut_in_two_is_one_again(conn, acme_1, submit):
         octets[8:],
     ]
     assert texts(list_submitted(conn, acme_1.id)) == ["\ufffd it is", "so \ufffd"]
+
+
+@pytest.mark.parametrize("way", [by_udh_8, by_udh_16, by_sar])
+@pytest.mark.parametrize(
+    ("pieces", "fields", "shown"),
+    [
+        ((b"x" * 151 + b"\x1b", b"e now"), {}, ["x" * 151, "€ now"]),
+        ((b"a\x1b", b"\x1b", b"e b\x1b"), {}, ["a", " ", "e b"]),
+        (("я😀".encode("utf-16-be")[:3], "я😀".encode("utf-16-be")[3:]), {"data_coding": 8}, ["я", "😀"]),
+        (("я".encode("utf-16-be")[:1], "я".encode("utf-16-be")[1:]), {"data_coding": 0x18}, ["", "я"]),
+        ((b"caf\xe8 ", b"ok\x1b<"), {}, ["caf\ufffd ", "ok["]),
+    ],
+)
+def test_a_character_that_is_cut_in_two_is_one_again(conn, acme_1, submit, way, pieces, fields, shown):
+    numbers = range(1, len(pieces) + 1)
+    for number in (*numbers[1:], 1):
+        send_part(submit, way, pieces[number - 1], len(pieces), number, **fields)
+    (line,) = lines(conn, acme_1.id)
+    assert line.text == "".join(shown)
+    assert [each.content for each in line.messages] == shown
+    stored = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    octets = {each.segment.number: each.body for each in stored if each.segment and each.body is not None}
+    assert octets.items() <= dict(zip(numbers, pieces, strict=True)).items()
+
+
+def test_a_beginning_waits_only_for_its_own_end(conn, acme_1, submit):
+    """Not for another part's, nor for one in another coding; and what was not kept begins nothing."""
+    send_part(submit, by_sar, b"a\x1b", 3, 1)
+    send_part(submit, by_sar, b"e", 3, 3)
+    (line,) = lines(conn, acme_1.id)
+    assert line.text == "a[…]e"
+    for number, octets, data_coding in ((1, b"a\x1b", 0), (2, b"\x00e", 8)):
+        send_part(submit, by_sar, octets, 2, number, reference=8, data_coding=data_coding)
+    assert lines(conn, acme_1.id)[0].text == "ae"
+    for number, octets in ((1, b"a\x1b"), (2, b"b"), (3, b"e")):
+        send_part(submit, by_sar, octets, 3, number, reference=9)
+    conn.execute(f"UPDATE messages SET {text_policy.BLANK_TEXT_SQL} WHERE segment_number = 2")
+    assert texts(lines(conn, acme_1.id)) == ["a[…]e", "a[…]", "a[…]e"]
+
+
+def test_parts_in_tables_of_national_languages(conn, acme_1, submit):
+    for number, octets in ((1, b"Te\x1bs\x1b"), (2, b"i \x1bbir")):
+        submit(bytes((8, 0, 3, 7, 2, number, 0x24, 1, 1)) + octets, esm_class=0x40)
+    assert texts(lines(conn, acme_1.id)) == ["Teşı bir"]
+    for number, octets in ((1, b"ab"), (2, b"c")):
+        submit(bytes((8, 0, 3, 8, 2, number, 0x25, 1, 4)) + octets, esm_class=0x40)
+    assert texts(lines(conn, acme_1.id)) == ["61 62 63", "Teşı bir"]
 
 
 def test_binary_is_shown_as_hexadecimal_digits(conn, acme_1, submit):

@@ -335,3 +335,26 @@ def test_no_search_sorts_or_reads_another_account(conn, acme_1, fields, index_us
     ]
     # Except the segments of a text, which are sorted.
     assert "text" in fields or not [each for each in steps if "TEMP B-TREE FOR ORDER BY" in each]
+
+
+# --- characters that clients cut in two
+
+
+def test_a_text_is_searched_as_it_is_shown(conn, acme_1):
+    pieces = (b"costs 100\x1b", b"eabc")
+    for number in (2, 1):
+        submit = prepare_submit(conn, acme_1.id, pieces[number - 1], segment=Segment(7, 2, number))
+        store_messages(conn, [submit])
+    for indexed in range(2):
+        assert search_for(conn, acme_1, text="abc") == search_for(conn, acme_1, text="100") == ["costs 100€abc"]
+        assert search_for(conn, acme_1, text="eabc") == search_for(conn, acme_1, text="100eabc") == []
+        assert build_index(conn, 2) == 1 - indexed
+
+
+def test_parts_whose_texts_are_not_kept_are_passed_over(conn, acme_1):
+    conn.execute("UPDATE accounts SET data_codings = '4'")
+    for number in (1, 2):
+        submit = prepare_submit(conn, acme_1.id, b"\xff", segment=Segment(7, 2, number), data_coding=4)
+        store_messages(conn, [submit])
+    conn.execute("UPDATE messages SET text = '', body = NULL, kept = 0 WHERE segment_number = 2")
+    assert search_for(conn, acme_1, text="abc") == []

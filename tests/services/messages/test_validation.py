@@ -126,15 +126,24 @@ def test_destinations_that_are_no_number_or_have_no_price_are_refused(prepare, d
         prepare(destination=destination)
 
 
-@pytest.mark.parametrize("data_coding", [1, 2, 3, 4, 0xF5])
+@pytest.mark.parametrize("data_coding", [1, 2, 3, 4, 0x14, 0xF5, 0xF8])
 def test_codings_that_are_not_spoken_are_refused(prepare, data_coding):
     with pytest.raises(validation.UnsupportedDataCoding):
         prepare(data_coding=data_coding)
 
 
-def test_what_is_not_gsm_is_refused(prepare):
+@pytest.mark.parametrize("body", ["è".encode(), b"a\x1b", b"\x1b\x1b\x1b"])
+def test_what_is_not_gsm_is_refused(prepare, body):
     with pytest.raises(validation.UndecodableText):
-        prepare("è".encode())
+        prepare(body)
+
+
+@pytest.mark.parametrize(("body", "text"), [(b"a\x1bAb", "aAb"), (b"a\x1b\x1bb", "a b"), (b"\x1b\x1b", " ")])
+def test_escapes_without_a_meaning_go_on_as_they_came(prepare, body, text):
+    submit = prepare(body)
+    assert (submit.text, submit.body, submit.parts) == (text, body, 1)
+    assert prepare(b"\x1b\x1b" * 80).parts == 1
+    assert prepare(b"\x1b\x1b" * 81).parts == 2
 
 
 def test_half_a_character_is_refused(prepare):
@@ -174,26 +183,65 @@ def packing(config_of: Callable[[Account], AccountConfig], acme_1: Account) -> A
 
 
 @pytest.mark.parametrize(
-    ("text", "coding", "goes_on_as", "parts"),
+    ("text", "coding", "parts"),
     [
-        ("plain", 1, 0, 1),
-        ("[{x}]", 1, 0, 1),
-        ("back`tick", 1, 8, 1),
-        ("x" * 161, 1, 0, 2),
-        ("{" * 80, 1, 0, 1),
-        ("{" * 81, 1, 0, 2),
-        ("perché è così", 3, 0, 1),
-        ("è" * 160, 3, 0, 1),
-        ("è" * 161, 3, 0, 2),
-        ("pêche", 3, 8, 1),
-        ("ê" * 70, 3, 8, 1),
-        ("ê" * 71, 3, 8, 2),
+        ("{back`tick}", 1, 1),
+        ("{" * 160, 1, 1),
+        ("{" * 161, 1, 2),
+        ("{" * 307, 1, 3),
+        ("pêche à la ligne", 3, 1),
+        ("è" * 140, 3, 1),
+        ("è" * 141, 3, 2),
+        ("x" * 268, 3, 2),
+        ("x" * 269, 3, 3),
     ],
 )
-def test_latin_1_and_ascii_go_on_as_gsm_where_they_can(prepare, allowed, text, coding, goes_on_as, parts):
+def test_latin_1_and_ascii_go_on_as_they_came(conn, prepare, allowed, text, coding, parts):
     submit = prepare(text.encode("latin-1"), account=allowed, data_coding=coding)
-    assert (submit.text, submit.data_coding, submit.body) == (text, goes_on_as, None)
+    assert (submit.text, submit.data_coding, submit.body) == (text, coding, None)
     assert (submit.parts, submit.price) == (parts, parts * 1000)
+    intake.store_messages(conn, [submit])
+    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    assert (stored.text, stored.data_coding) == (text, coding)
+
+
+@pytest.mark.parametrize(("coding", "octets"), [(1, 153), (3, 134), (4, 134)])
+def test_a_part_of_each_coding_has_its_own_length(prepare, allowed, coding, octets):
+    header, body = b"\x05\x00\x03\x2a\x02\x01", b"\x7f" + b"x" * (octets - 1)
+    assert prepare(header + body, account=allowed, data_coding=coding, esm_class=0x40).parts == 1
+    with pytest.raises(validation.BodyTooLong):
+        prepare(header + body + b"x", account=allowed, data_coding=coding, esm_class=0x40)
+
+
+# GSM 03.38, section 4: with a class, of which 0 is flash. 0xF4 to 0xF7 are eight bits.
+FLASH = {
+    **dict.fromkeys((*range(0x10, 0x14), *range(0xF0, 0xF4)), (b"flash \x1be", "flash €")),
+    **dict.fromkeys(range(0x18, 0x1C), ("flash я".encode("utf-16-be"), "flash я")),
+    **dict.fromkeys(range(0xF4, 0xF8), (b"\x00\xff", "")),
+}
+
+
+@pytest.mark.parametrize("data_coding", FLASH)
+def test_flash_goes_on_as_it_came(prepare, config_of, acme_1, data_coding):
+    octets, text = FLASH[data_coding]
+    binary = data_coding >= 0xF4
+    account = replace(config_of(acme_1), data_codings=frozenset((4,) if binary else ()))
+    submit = prepare(octets, account=account, data_coding=data_coding)
+    assert (submit.text, submit.data_coding, submit.body) == (text, data_coding, octets if binary else None)
+
+
+def test_no_other_data_coding_is_taken(prepare, allowed):
+    for data_coding in set(range(256)) - {0, 1, 3, 4, 8, *FLASH}:
+        with pytest.raises(validation.UnsupportedDataCoding):
+            prepare(data_coding=data_coding, account=allowed)
+
+
+def test_parts_of_flash_texts(prepare, packing):
+    assert prepare(b"x" * 161, data_coding=0x10).parts == 2
+    assert prepare("я".encode("utf-16-be") * 71, data_coding=0x18).parts == 2
+    assert prepare(gsm0338.pack_septets(b"packed"), account=packing, data_coding=0xF0).text == "packed"
+    with pytest.raises(validation.UndecodableText):
+        prepare(b"\xe8", data_coding=0x10)
 
 
 def test_what_is_not_ascii_is_refused(prepare, allowed):
@@ -268,6 +316,74 @@ def test_packed_septets_are_counted_as_septets(prepare, packing):
 
 
 SEGMENT = validation.Segment(0x1234, 3, 2)
+PART = b"\x05\x00\x03\x4d\x02\x01"
+
+
+@pytest.mark.parametrize(
+    ("data_coding", "octets", "text"),
+    [
+        (0, b"x" * 152 + b"\x1b", "x" * 152),
+        (0, b"e now", "e now"),
+        (0, b"caff\xe8", "caff\ufffd"),
+        (0x10, b"\x1b", ""),
+        (1, b"caff\xe8", "caff\ufffd"),
+        (3, b"\xfa" * 134, "ú" * 134),
+        (8, b"\x00a\xd8\x3d", "a\ufffd"),
+        (8, b"\x00a\xd8", "a\ufffd"),
+    ],
+)
+def test_a_part_is_not_refused_for_what_only_the_whole_text_can_tell(prepare, allowed, data_coding, octets, text):
+    by_header = prepare(PART + octets, account=allowed, data_coding=data_coding, esm_class=0x40)
+    by_sar = prepare(octets, account=allowed, data_coding=data_coding, segment=SEGMENT)
+    for each in (by_header, by_sar):
+        assert (each.text, each.parts, each.data_coding) == (text, 1, data_coding)
+        kept = each.body if each.body is not None else gsm0338.encode_body(text, gsm0338.ENCODINGS[data_coding])
+        assert kept == octets
+
+
+def test_a_packed_part_may_end_within_a_character(prepare, packing):
+    septets = b"x" * 152 + b"\x1b"
+    submit = prepare(PART + gsm0338.pack_septets(septets, 1), account=packing, esm_class=0x40)
+    assert (submit.text, submit.body) == ("x" * 152, septets)
+    assert prepare(PART, account=packing, esm_class=0x40).text == ""
+
+
+@pytest.mark.parametrize(
+    ("udh", "octets", "text"),
+    [
+        ("03240101", b"\x1bS\x1bi", "Şı"),
+        ("03250101", b"\x1c\x07", "Şı"),
+        ("06240103250103", b"\x1b[\x7b", "Ãã"),
+        ("03240102", b"\x1ba\x1bA", "áÁ"),
+        ("03240104", b"\x1ba", ""),  # Bengali
+        ("03250105", b"abc", ""),
+    ],
+)
+def test_tables_of_national_languages_go_on_untouched(conn, prepare, udh, octets, text):
+    header = bytes.fromhex(udh)
+    submit = prepare(header + octets, esm_class=0x40)
+    assert (submit.text, submit.udh, submit.body, submit.parts) == (text, header, octets, 1)
+    intake.store_messages(conn, [submit])
+    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    assert (stored.udh, stored.body, stored.data_coding) == (header, octets, 0)
+    with pytest.raises(validation.UndecodableText):
+        prepare(header + b"\x80", esm_class=0x40)
+
+
+@pytest.mark.parametrize(
+    ("udh", "segment", "septets"),
+    [
+        ("03240101", None, 155),
+        ("06240101250101", None, 152),
+        ("0800032a0201240101", None, 149),
+        ("03240101", SEGMENT, 149),  # the header will have 05 00 03 … too
+    ],
+)
+def test_the_elements_of_national_languages_take_room(prepare, udh, segment, septets):
+    header = bytes.fromhex(udh)
+    assert prepare(header + b"x" * septets, esm_class=0x40, segment=segment).parts == 1
+    with pytest.raises(validation.BodyTooLong):
+        prepare(header + b"x" * (septets + 1), esm_class=0x40, segment=segment)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
+import gzip
 import multiprocessing
+import os
 import sqlite3
 import subprocess
 import threading
+import zipfile
 from contextlib import closing
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -10,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from portal.core import clock, db
-from portal.core.crypto import Keys
+from portal.core.crypto import KeyFileError, Keys
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
@@ -19,6 +22,7 @@ from portal.services.messages import outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import backup, folder_locks, self_check
 from portal.services.people import customers
+from tests.older_database import FIRST_RELEASE, list_applied, make_older_with_operator
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit, wait_until
 
@@ -37,6 +41,19 @@ def test_a_backup_put_back_is_what_was_there(conn, data, tmp_path, cast, connect
     before = db.connect(old_database)
     assert "Later" in [each.name for each in customers.list_all_customers(before)]
     before.close()
+
+
+def test_what_a_restore_has_replaced_can_be_put_back(conn, data, tmp_path, connect):
+    copy = tmp_path / "copy.db"
+    backup.create_backup(conn, copy)
+    customers.create_customer(conn, SHELL, "Later", "x@later.example")
+    conn.close()
+    replaced = backup.restore_backup(data, copy)
+    assert replaced is not None
+    assert backup.restore_backup(data, replaced)
+    assert "Later" in [each.name for each in customers.list_all_customers(connect())]
+    # Nothing is left beside it: its folder may be one that can't be written.
+    assert all(each.suffix == ".db" for each in replaced.parent.iterdir())
 
 
 def test_a_backup_is_for_its_owner_only_and_overwrites_nothing(conn, tmp_path):
@@ -152,25 +169,152 @@ def test_a_process_that_was_killed_is_in_the_way_no_more(conn, data, tmp_path):
     wait_until(restored)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a database at all", b"SQLite format 3\0" + b"\0" * 5000])
-def test_what_is_no_backup_is_refused(data, tmp_path, connect, content):
-    (tmp_path / "copy.db").write_bytes(content)
-    with pytest.raises(backup.InvalidBackup):
+def write_nothing(copy: Path) -> None:
+    copy.write_bytes(b"")
+
+
+def write_text(copy: Path) -> None:
+    copy.write_bytes(b"not a database at all")
+
+
+def write_zip(copy: Path) -> None:
+    with zipfile.ZipFile(copy.with_suffix(".zip"), "w") as archive:
+        archive.write(copy, copy.name)
+    copy.with_suffix(".zip").replace(copy)
+
+
+def write_gzip(copy: Path) -> None:
+    copy.write_bytes(gzip.compress(copy.read_bytes()))
+
+
+def cut_header(copy: Path) -> None:
+    os.truncate(copy, 50)
+
+
+def cut_half(copy: Path) -> None:
+    os.truncate(copy, copy.stat().st_size // 2)
+
+
+def damage_page(copy: Path) -> None:
+    with copy.open("r+b") as file:
+        file.seek(copy.stat().st_size // 2)
+        file.write(b"\xff" * 20_000)
+
+
+def damage_schema(copy: Path) -> None:
+    with copy.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 3_000)
+
+
+def write_another_programs(copy: Path) -> None:
+    copy.unlink()
+    with closing(sqlite3.connect(copy)) as other:
+        other.execute("CREATE TABLE notes (text)")
+
+
+def make_folder(copy: Path) -> None:
+    copy.unlink()
+    copy.mkdir()
+
+
+def make_pipe(copy: Path) -> None:
+    copy.unlink()
+    os.mkfifo(copy)
+
+
+def read_files(data: Path) -> dict[str, bytes]:
+    """What is in a data folder, but for locks."""
+    return {str(each): each.read_bytes() for each in data.rglob("*") if each.is_file() and each.suffix != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (write_nothing, "it is empty"),
+        (write_text, "it is no SQLite database"),
+        (write_zip, r"it is compressed \(ZIP\): unpack it first"),
+        (write_gzip, r"it is compressed \(gzip\): unpack it first"),
+        (cut_header, "it is cut off after 50 octets"),
+        (cut_half, r"it is cut off after (\d+) of \d+ octets"),
+        (damage_page, r"it is damaged \("),
+        (damage_schema, r"it is damaged \(database disk image is malformed\)"),
+        (write_another_programs, "it isn't a database of this program"),
+        (Path.unlink, "there is no such file"),
+        (make_folder, "it is a folder"),
+        (make_pipe, "it is no file"),
+    ],
+)
+def test_what_is_no_whole_backup_is_refused_by_name(conn, data, tmp_path, damage, reason):
+    copy = tmp_path / "copy.db"
+    backup.create_backup(conn, copy)
+    damage(copy)
+    before = read_files(data)
+    with pytest.raises(backup.InvalidBackup, match=f"copy.db can't be restored: {reason}"):
+        backup.restore_backup(data, copy)
+    assert read_files(data) == before
+
+
+def test_a_backup_that_may_not_be_read_is_refused(conn, data, tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    backup.create_backup(conn, folder / "copy.db")
+    folder.chmod(0o000)
+    before = read_files(data)
+    # Root reads everything.
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        with pytest.raises(backup.InvalidBackup, match=r"it can't be read \(Permission denied\)"):
+            backup.restore_backup(data, folder / "copy.db")
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+    assert read_files(data) == before
+
+
+def test_a_backup_made_under_another_key_is_refused(conn, data, tmp_path):
+    backup.create_backup(conn, tmp_path / "copy.db")
+    (data / "secret.key").write_text("ab" * 32)
+    before = read_files(data)
+    with pytest.raises(backup.InvalidBackup, match=r"another key than .*secret\.key\. Put the secret\.key"):
         backup.restore_backup(data, tmp_path / "copy.db")
+    assert read_files(data) == before
+
+
+def test_an_older_versions_backup_needs_its_key_too(data, tmp_path, keys):
+    (tmp_path / "old").mkdir()
+    copy = make_older_with_operator(tmp_path / "old", keys) / db.FILE_NAME
+    before = read_files(data)
+    (data / "secret.key").rename(data / "kept.key")
+    Keys.create(data)
+    with pytest.raises(backup.InvalidBackup, match="another key"):
+        backup.restore_backup(data, copy)
+    (data / "kept.key").replace(data / "secret.key")
+    assert read_files(data) == before
+    assert backup.restore_backup(data, copy)
+    assert list_applied(data) == FIRST_RELEASE
+
+
+def test_with_a_damaged_key_nothing_is_restored(conn, data, tmp_path):
+    backup.create_backup(conn, tmp_path / "copy.db")
+    (data / "secret.key").write_text("not hexadecimal")
+    before = read_files(data)
+    with pytest.raises(KeyFileError, match="damaged"):
+        backup.restore_backup(data, tmp_path / "copy.db")
+    assert read_files(data) == before
+
+
+def test_a_damaged_database_can_be_replaced(conn, data, tmp_path, connect):
+    backup.create_backup(conn, tmp_path / "copy.db")
+    conn.close()
+    (data / db.FILE_NAME).write_bytes(b"not a database at all")
+    (data / f"{db.FILE_NAME}-wal").write_bytes(b"nor its log")
+    old_database = backup.restore_backup(data, tmp_path / "copy.db")
+    assert old_database is not None
+    assert old_database.read_bytes() == b"not a database at all"
+    assert old_database.with_name(f"{old_database.name}-wal").read_bytes() == b"nor its log"
     assert customers.list_all_customers(connect())
-
-
-def test_a_file_that_is_missing_is_refused(data, tmp_path):
-    with pytest.raises(backup.InvalidBackup, match="no such file"):
-        backup.restore_backup(data, tmp_path / "copy.db")
-
-
-def test_another_programs_database_is_refused(data, tmp_path):
-    other = sqlite3.connect(tmp_path / "copy.db")
-    other.execute("CREATE TABLE notes (text)")
-    other.close()
-    with pytest.raises(backup.InvalidBackup, match="isn't a database of this program"):
-        backup.restore_backup(data, tmp_path / "copy.db")
 
 
 def test_a_newer_versions_backup_is_refused(conn, data, tmp_path):

@@ -23,17 +23,9 @@ def stored(conn):
     return conn.execute("SELECT * FROM messages ORDER BY id").fetchall()
 
 
-@pytest.mark.parametrize(
-    ("data_coding", "octets", "text", "goes_on_as"),
-    [
-        (1, b"hello {you}", "hello {you}", 0),
-        (3, "perché è così".encode("latin-1"), "perché è così", 0),
-        (3, "pêche à la ligne".encode("latin-1"), "pêche à la ligne", 8),
-    ],
-)
-async def test_ascii_and_latin_1_where_the_account_may(
-    config, cast, conn, account, data_coding, octets, text, goes_on_as
-):
+@pytest.mark.parametrize(("data_coding", "text"), [(1, "hello {you}"), (3, "perché è così"), (3, "pêche à la ligne")])
+async def test_ascii_and_latin_1_where_the_account_may(config, cast, conn, account, data_coding, text):
+    octets = text.encode("latin-1")
     accounts.change_account(conn, SHELL, account, data_codings={data_coding})
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -42,7 +34,7 @@ async def test_ascii_and_latin_1_where_the_account_may(
         refused = {(await esme.submit(text=octets, data_coding=each)).status for each in others}
         assert refused == {CommandStatus.ESME_RUNSDATACODING}
     (row,) = stored(conn)
-    assert (row["text"], row["data_coding"]) == (text, goes_on_as)
+    assert (row["text"], row["data_coding"], row["body"]) == (text, data_coding, None)
 
 
 async def test_binary_where_the_account_may(config, cast, conn, account):
@@ -82,6 +74,50 @@ async def test_packed_septets_where_the_account_sends_them(config, cast, conn, a
     first, second = stored(conn)
     assert (first["text"], first["parts"]) == (text, 1)
     assert (second["text"], second["udh"], second["parts"]) == ("x" * 153, header, 1)
+
+
+async def test_a_part_is_kept_as_it_came(config, cast, conn, account):
+    accounts.change_account(conn, SHELL, account, data_codings={3})
+    header = bytes.fromhex("0500034d0201")
+    latin_1 = "ú".encode("latin-1") + b"x" * 133
+    parts = [(header + b"x" * 152 + b"\x1b", 0), (header + latin_1, 3)]
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for octets, data_coding in parts:
+            assert (await esme.submit(text=octets, esm_class=0x40, data_coding=data_coding)).status == 0
+        too_long = await esme.submit(text=header + latin_1 + b"x", esm_class=0x40, data_coding=3)
+        assert too_long.status == CommandStatus.ESME_RINVMSGLEN
+    cut, latin = stored(conn)
+    assert (cut["udh"], cut["body"], cut["text"]) == (header, b"x" * 152 + b"\x1b", "x" * 152)
+    assert (latin["text"].encode("latin-1"), latin["data_coding"], latin["parts"]) == (latin_1, 3, 1)
+
+
+async def test_national_tables_and_escapes_are_kept_as_they_came(config, cast, conn):
+    turkish = bytes.fromhex("03240101")
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        assert (await esme.submit(text=turkish + b"\x1bs" * 77, esm_class=0x40)).status == 0
+        too_long = await esme.submit(text=turkish + b"\x1bs" * 78, esm_class=0x40)
+        assert too_long.status == CommandStatus.ESME_RINVMSGLEN
+        assert (await esme.submit(text=b"a\x1bA\x1b\x1bb")).status == 0
+    national, escaped = stored(conn)
+    assert (national["text"], national["udh"], national["body"]) == ("ş" * 77, turkish, b"\x1bs" * 77)
+    assert (escaped["text"], escaped["body"]) == ("aA b", b"a\x1bA\x1b\x1bb")
+
+
+async def test_flash_messages(config, cast, conn, account):
+    gsm, ucs2, binary = (*range(0x10, 0x14), *range(0xF0, 0xF4)), range(0x18, 0x1C), range(0xF4, 0xF8)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for data_coding in (*gsm, *ucs2):
+            assert (await esme.submit(text=b"\x00h\x00i", data_coding=data_coding)).status == 0
+        for data_coding in (*binary, 0x14, 0xF8):
+            status = (await esme.submit(text=b"\xff", data_coding=data_coding)).status
+            assert status == CommandStatus.ESME_RUNSDATACODING
+    assert [(row["data_coding"], row["text"]) for row in stored(conn)] == [
+        *((each, "@h@i") for each in gsm),
+        *((each, "hi") for each in ucs2),
+    ]
 
 
 async def test_sar_parameters_make_a_message_a_segment(config, cast, conn):

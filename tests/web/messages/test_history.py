@@ -11,16 +11,17 @@ from time import gmtime, strftime
 import pytest
 
 from portal.core import clock, db, i18n
-from portal.services.accounts import account_messages, session_records
+from portal.services.accounts import account_messages, accounts, session_records
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
 from portal.services.history import search_index
-from portal.services.messages import blacklist, outcomes
+from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.validation import Segment
 from portal.web.core import downloads
 from portal.web.core.limits import PageLimits
 from tests.migrations.former_ids import former_id
-from tests.support import Cast, Person
+from tests.support import Cast, Person, prepare_submit
 from tests.web import acting
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
@@ -387,6 +388,29 @@ def test_the_course_of_a_message(alice: Browser, conn: db.Connection, some: list
     assert re.search(r"Refunded \d+ \w+ \d+, [\d:]+ UTC 1 ", page_text)
 
 
+@pytest.mark.parametrize(
+    ("data_coding", "subunit", "said"),
+    [
+        (0, None, "Encoding GSM 03.38 Delivery"),
+        (0, 1, "Encoding GSM 03.38 flash: shown at once Delivery"),
+        (0x10, None, "Encoding GSM 03.38 flash: shown at once Delivery"),
+        (0x11, 2, "Encoding GSM 03.38 Delivery"),
+        (0x18, None, "Encoding UCS-2 flash: shown at once Delivery"),
+        (0xF4, None, "Encoding Binary flash: shown at once Delivery"),
+        (1, None, "Encoding ASCII Delivery"),
+        (3, None, "Encoding Latin-1 Delivery"),
+    ],
+)
+def test_the_encoding_of_a_message(
+    alice: Browser, conn: db.Connection, data_coding: int, subunit: int | None, said: str
+) -> None:
+    conn.execute("UPDATE accounts SET data_codings = '1 3 4' WHERE name = 'smpp-acme-1'")
+    account = accounts.get_account(conn, "smpp-acme-1")
+    submit = prepare_submit(conn, account.id, b"hihi", data_coding=data_coding, subunit=subunit)
+    (message_id,) = intake.store_messages(conn, [submit]).message_ids
+    assert said in extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+
+
 def test_what_the_upstream_said(alice: Browser, conn: db.Connection, some: list[int]) -> None:
     assert "Upstream’s id Not known Upstream’s status Not known" in extract_text(alice.get(f"{HISTORY}/{some[0]}").text)
     (message_id,) = acting.send_texts(conn, "smpp-acme-1", "hello")
@@ -497,6 +521,22 @@ def test_the_csv_has_a_line_for_each_part(alice: Browser, conn: db.Connection) -
         (str(ids[1]), "254", "second"),
         (str(ids[0]), "0", "first"),
     ]
+
+
+def test_a_character_that_was_cut_in_two_is_in_one_line_of_the_files(alice: Browser, conn: db.Connection) -> None:
+    account = accounts.get_account(conn, "smpp-acme-1")
+    submits = [
+        prepare_submit(conn, account.id, octets, segment=Segment(7, 2, number))
+        for number, octets in ((1, b"costs 100\x1b"), (2, b"e now"))
+    ]
+    first_id, _ = intake.store_messages(conn, submits).message_ids
+    assert [line[-1] for line in rows(alice.get(f"{HISTORY}.csv").text)[1:]] == ["€ now", "costs 100"]
+    assert [json.loads(line)["message"] for line in alice.get(f"{HISTORY}.jsonl").text.splitlines()] == [
+        "€ now",
+        "costs 100",
+    ]
+    assert "costs 100€ now" in alice.get(HISTORY).text
+    assert "costs 100€ now" in alice.get(f"{HISTORY}/{first_id}").text
 
 
 @pytest.mark.slow

@@ -238,7 +238,8 @@ def test_other_forms_take_a_megabyte(alice: Browser, path: str) -> None:
 
 
 def test_a_stranger_s_upload_is_not_read(browser: Browser) -> None:
-    assert browser.post(SENDERS, **asking(bytes(2 << 20))).status_code == 413
+    answer = browser.post(SENDERS, **asking(bytes(2 << 20)))
+    assert (answer.status_code, answer.location) == (302, f"/login?next={SENDERS}")
 
 
 def test_a_document_is_for_its_customer_and_operators(

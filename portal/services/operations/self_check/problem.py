@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from portal.core import i18n
+from portal.core.crypto import KeyFileError
 from portal.core.i18n import N_
 from portal.migrations import MigrationFailed
 
@@ -35,8 +36,8 @@ class Problem:
         return i18n.gettext(self.sentence, **formatted)
 
 
-def problem_from_error(error: sqlite3.DatabaseError) -> Problem:
-    """The problem that SQLite reports of a file that it can't read."""
+def problem_from_error(error: sqlite3.DatabaseError | KeyFileError) -> Problem:
+    """The problem that SQLite reports of a file that it can't read, or that there is no key for it."""
     return Problem(N_("file: %(line)s"), {"line": str(error)})
 
 

@@ -1,0 +1,142 @@
+"""Two tabs of one browser, in which somebody logs in and out; and what is pasted."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.browsing import BrowserTab
+from tests.support import Cast, RunningServer
+
+SETTINGS = "/accounts/smpp-acme-2/options/smpp"
+LOGGED_OUT = "You are no longer logged in, so nothing has been changed."
+OpenTab = Callable[..., BrowserTab]
+
+
+def open_beside(tab: BrowserTab) -> BrowserTab:
+    """Another tab of the same browser."""
+    return BrowserTab(tab.page.context.new_page(), tab.server)
+
+
+def stop_polling(page: Page) -> None:
+    """Otherwise its next poll leads to the login before anything is sent."""
+    page.route("**/live*", lambda route: route.fulfill(status=204))
+
+
+def log_out(tab: BrowserTab) -> None:
+    tab.page.goto("/profile")
+    tab.page.locator("summary", has_text="alice").click()
+    tab.button("Log out").click()
+    tab.page.wait_for_url("**/login")
+
+
+def fill_in_password(page: Page, cast: Cast) -> None:
+    page.get_by_label("E-mail address").fill(cast.alice.email)
+    page.get_by_label("Password").fill(cast.alice.password)
+
+
+def expect_reload_sends_nothing(page: Page) -> None:
+    with page.expect_request(page.url) as request:
+        page.reload()
+    assert request.value.method == "GET"
+
+
+@pytest.mark.parametrize("java_script", [True, False])
+def test_a_form_after_the_logout_in_another_tab(
+    open_tab: OpenTab, server: RunningServer, cast: Cast, java_script: bool
+) -> None:
+    here = open_tab(server, java_script_enabled=java_script)
+    stop_polling(here.page)
+    here.log_in(cast.alice)
+    here.page.goto(SETTINGS)
+    there = open_beside(here)
+    log_out(there)
+
+    here.page.get_by_label("IP address or range").fill("203.0.113.7")
+    here.button("Add an IP (0/10)").click()
+    here.page.wait_for_url(f"**/login?next={SETTINGS}")
+    here.expect_toast(LOGGED_OUT)
+    expect_reload_sends_nothing(here.page)
+    fill_in_password(here.page, cast)
+    here.button("Log in").click()
+    here.page.get_by_label("Code", exact=True).fill(cast.alice.totp_code(1))
+    here.button("Log in").click()
+    here.page.wait_for_url(f"**{SETTINGS}")
+    here.page.get_by_label("IP address or range").fill("203.0.113.7")
+    here.button("Add an IP (0/10)").click()
+    here.expect_toast("203.0.113.7")
+    assert there.browser_errors == []
+
+
+def test_two_login_pages(open_tab: OpenTab, server: RunningServer, cast: Cast) -> None:
+    here = open_tab(server)
+    there = open_beside(here)
+    there.page.goto(f"/login?next={SETTINGS}")
+    fill_in_password(there.page, cast)
+    here.log_in(cast.alice)
+    # The form of before the login.
+    there.button("Log in").click()
+    there.page.wait_for_url(f"**{SETTINGS}")
+    assert there.browser_errors == []
+
+
+def test_a_login_page_whose_cookie_has_gone(open_tab: OpenTab, server: RunningServer, cast: Cast) -> None:
+    tab = open_tab(server)
+    tab.page.goto("/login")
+    fill_in_password(tab.page, cast)
+    tab.page.context.clear_cookies()
+    tab.button("Log in").click()
+    tab.expect_text("This page was out of date. Enter your password once more")
+    expect(tab.page.get_by_label("E-mail address")).to_have_value(cast.alice.email)
+    expect(tab.page.get_by_label("Password")).to_have_value("")
+    tab.page.get_by_label("Password").fill(cast.alice.password)
+    tab.button("Log in").click()
+    tab.page.wait_for_url("**/login/totp*")
+
+
+def test_a_form_of_the_login_session_before(open_tab: OpenTab, server: RunningServer, cast: Cast) -> None:
+    here = open_tab(server)
+    stop_polling(here.page)
+    here.log_in(cast.alice)
+    here.page.goto(SETTINGS)
+    there = open_beside(here)
+    log_out(there)
+    there.log_in(cast.alice, step=1)
+
+    here.page.get_by_label("IP address or range").fill("203.0.113.7")
+    here.button("Add an IP (0/10)").click()
+    here.expect_toast("This page was out of date, so nothing has been changed.")
+    expect_reload_sends_nothing(here.page)
+    here.page.get_by_label("IP address or range").fill("203.0.113.7")
+    here.button("Add an IP (0/10)").click()
+    here.expect_toast("203.0.113.7")
+    assert there.browser_errors == []
+
+
+def paste(page: Page, label: str, text: str) -> None:
+    field = page.get_by_label(label, exact=True)
+    field.focus()
+    field.evaluate(
+        """(field, text) => {
+          const clipboardData = new DataTransfer();
+          clipboardData.setData('text/plain', text);
+          const paste = new ClipboardEvent('paste', { clipboardData, bubbles: true, cancelable: true });
+          if (field.dispatchEvent(paste)) document.execCommand('insertText', false, text);
+        }""",
+        text,
+    )
+
+
+def test_what_is_pasted_is_what_is_seen(open_tab: OpenTab, server: RunningServer, cast: Cast) -> None:
+    tab = open_tab(server)
+    tab.page.goto("/login")
+    paste(tab.page, "E-mail address", f"\u202a{cast.alice.email}\u202c\u200b")
+    expect(tab.page.get_by_label("E-mail address")).to_have_value(cast.alice.email)
+    # A password is what it is.
+    paste(tab.page, "Password", "a\u200bb")
+    expect(tab.page.get_by_label("Password")).to_have_value("a\u200bb")
+    tab.page.get_by_label("Password").fill(cast.alice.password)
+    tab.button("Log in").click()
+    paste(tab.page, "Code", f"\u202a\u202a\u202a\u200b{cast.alice.totp_code()}\u202c\u202c\u202c")
+    tab.button("Log in").click()
+    tab.page.wait_for_url(lambda url: "/login" not in url)
