@@ -98,6 +98,7 @@ class SmppServer:
         make_listener = partial(
             SmppListener,
             handshake_seconds=config.limits.bind_seconds,
+            proxy_networks=config.proxy_protocol_networks,
             connection_limits=self.connection_limits,
             make_session=partial(SmppSession, context=context),
             loop=loop,
@@ -151,8 +152,10 @@ class SmppServer:
     def _create_tls_context(self) -> ssl.SSLContext:
         smpp = self._config.smpp
         if smpp.tls_certificate:
-            return tls.create_tls_context(Path(smpp.tls_certificate), Path(smpp.tls_key))
-        return tls.create_tls_context(*tls.ensure_certificate(self._config.data, smpp.public_host or smpp.host))
+            certificate, key = Path(smpp.tls_certificate), Path(smpp.tls_key)
+        else:
+            certificate, key = tls.ensure_certificate(self._config.data, smpp.public_host or smpp.host)
+        return tls.create_tls_context(certificate, key, smpp.tls_minimum)
 
 
 def run_smpp_server(config: Config) -> int:
