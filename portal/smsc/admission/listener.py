@@ -117,8 +117,9 @@ class SmppListener:
     def _handle_proxy_header(self, client: socket.socket, peer: IPAddress, task: asyncio.Task[IPAddress]) -> None:
         self._header_tasks.discard(task)
         self._connection_limits.release_place()
+        is_stopping = self._socket.fileno() < 0
         error = None if task.cancelled() else task.exception()
-        if not task.cancelled() and error is None:
+        if not (task.cancelled() or error or is_stopping):
             self._connection_limits.admit_or_queue(_AcceptedSocket(client, task.result(), self._start_session))
             return
         client.close()
