@@ -226,8 +226,10 @@ async def test_who_only_looks_whether_the_port_is_open_is_not_logged(
 ) -> None:
     caplog.set_level("INFO")
     async with run_smsc(config) as server:
-        (await RawEsme.connect(server.tls_port)).writer.close()
-        await wait_until(lambda: server.connection_limits._failed_unbound._buckets)
+        esme = await RawEsme.connect(server.tls_port)
+        await wait_until(lambda: server.connection_limits.connection_count)
+        await esme.close()
+        await wait_until(lambda: not server.connection_limits.connection_count)
     assert "no TLS" not in caplog.text
 
 
