@@ -21,9 +21,8 @@ from portal.smsc.storage.interface import BindKind
 # Sessions that one bind may have asked, those that have been silent for longest: a dead one is among them soon.
 _MAX_PROBED = 50
 _CHECK_SECONDS = 0.1
-# Before a session that seems dead is ended (after a pause of the whole process its answer may be there, and not read
-# yet), and until it has ended.
-_SECOND_LOOK_SECONDS = 0.01
+# Until a session has ended that was told to.
+_END_SECONDS = 0.01
 
 
 class WaitingClient(Protocol):
@@ -42,7 +41,6 @@ class _WaitingBind:
     account_id: int
     sessions: Sequence[BoundSession]
     ends_at: float
-    suspect: BoundSession | None = None
     timer: asyncio.TimerHandle | None = None
 
 
@@ -114,10 +112,8 @@ class WaitingBinds:
         unanswered_since, _, session = min(unanswered, key=itemgetter(0, 1), default=(now, now, None))
         if session and unanswered_since <= now - self.probe_seconds:
             waiting.ends_at = max(waiting.ends_at, now + _CHECK_SECONDS)
-            delay = _SECOND_LOOK_SECONDS
-            if session is waiting.suspect:
-                session.abort_unanswered()
-            waiting.suspect = session
+            session.abort_unanswered()
+            delay = _END_SECONDS
         elif now >= waiting.ends_at or not any(_is_uncertain(each) for each in waiting.sessions):
             self.remove(waiting.client)
             waiting.client.refuse_bind()

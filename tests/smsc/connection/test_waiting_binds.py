@@ -123,7 +123,7 @@ async def test_the_place_of_each_kind(
 async def test_a_session_of_another_kind_is_left_alone(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config, LIMITS) as server:
-        _, receiver = await bind_silently(server, login, TRANSMITTER, RECEIVER)
+        receiver, _ = await bind_silently(server, login, RECEIVER, TRANSMITTER)
         esme = await send_bind(server, login, TRANSMITTER)
         assert (await esme.wait_for_response(1)).status == 0
         assert (await receiver.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 9))).status == 0
@@ -277,19 +277,6 @@ async def test_a_wait_ends_with_the_server(config: Config, cast: Cast) -> None:
         waiting.unbind("the server stops")
         await esme.wait_for_close()
         assert not server.waiting_binds.count
-
-
-async def test_an_answer_that_is_there_but_not_read_yet_counts(config: Config, cast: Cast) -> None:
-    """After a pause of the whole process timers are run before sockets are read."""
-    login = cast.smpp_acme_1
-    async with run_smsc(config, LIMITS) as server:
-        (alive,) = await bind_silently(server, login, TRANSCEIVER)
-        esme = await send_bind(server, login)
-        enquiry = await alive.wait_for_pdu(CommandId.ENQUIRE_LINK)
-        alive.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK_RESP, enquiry.sequence))
-        time.sleep(2 * PROBE_SECONDS)
-        assert (await esme.wait_for_response(1)).status == CommandStatus.ESME_RALYBND
-        assert (await alive.submit()).status == 0
 
 
 async def test_an_enquire_link_that_was_asked_early_has_its_time(limited: Callable[..., Config], cast: Cast) -> None:
