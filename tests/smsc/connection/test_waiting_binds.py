@@ -98,6 +98,7 @@ async def test_a_dead_session_gives_up_its_place_within_seconds(
         assert not refused_binds.list_refused_binds(conn, login.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("open_binds", "command"),
     [
@@ -120,6 +121,7 @@ async def test_the_place_of_each_kind(
             await each.wait_for_close()
 
 
+@pytest.mark.slow
 async def test_a_session_of_another_kind_is_left_alone(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config, LIMITS) as server:
@@ -171,6 +173,7 @@ async def test_where_none_is_silent_it_is_refused_at_once(config: Config, cast: 
         assert all(each.unanswered_since is None for each in list_sessions(server) if each.accepted_bind)
 
 
+@pytest.mark.slow
 async def test_as_many_wait_as_sessions_may_be_dead_and_each_gets_a_place(
     config: Config, cast: Cast, change_account: Callable[..., None]
 ) -> None:
@@ -187,6 +190,7 @@ async def test_as_many_wait_as_sessions_may_be_dead_and_each_gets_a_place(
             await each.wait_for_close()
 
 
+@pytest.mark.slow
 async def test_no_more_sessions_end_than_are_needed(
     config: Config, cast: Cast, change_account: Callable[..., None]
 ) -> None:
@@ -247,6 +251,7 @@ async def test_an_account_that_is_disabled_meanwhile_is_refused_as_such(
         assert (await esme.wait_for_response(1)).status == CommandStatus.ESME_RBINDFAIL
 
 
+@pytest.mark.slow
 async def test_the_time_to_bind_does_not_end_a_wait(limited: Callable[..., Config], cast: Cast) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(limited(bind_seconds=0.2), LIMITS) as server:
@@ -255,6 +260,7 @@ async def test_the_time_to_bind_does_not_end_a_wait(limited: Callable[..., Confi
         assert (await esme.wait_for_response(1)).status == 0
 
 
+@pytest.mark.slow
 async def test_what_comes_while_a_bind_waits_is_answered_as_before_it(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config, LIMITS) as server:
@@ -279,6 +285,7 @@ async def test_a_wait_ends_with_the_server(config: Config, cast: Cast) -> None:
         assert not server.waiting_binds.count
 
 
+@pytest.mark.slow
 async def test_an_enquire_link_that_was_asked_early_has_its_time(limited: Callable[..., Config], cast: Cast) -> None:
     """Where nobody needs the place any more, the client has as long as after any other."""
     login = cast.smpp_acme_1
