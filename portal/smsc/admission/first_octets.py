@@ -20,38 +20,49 @@ class ConnectionEnded(OSError):
 
 
 async def peek_first_octets(
-    client: socket.socket, count_needed: Callable[[bytes], int], max_octets: int, loop: asyncio.AbstractEventLoop
+    client: socket.socket,
+    count_needed: Callable[[bytes], int],
+    max_octets: int,
+    deadline: float,
+    loop: asyncio.AbstractEventLoop,
 ) -> bytes:
     """Return the first octets, as many as belong together, and leave them in the socket.
-
-    It ends with them, or with an error; how long it may take is the caller's matter.
 
     Args:
         client: non-blocking.
         count_needed: is called with what has come, and returns how many octets are needed in all: as many as that or
             fewer, and all are there. What it raises is passed on.
         max_octets: where more than that are needed, so many are returned as have come.
+        deadline: in seconds of the event loop's clock.
 
     Raises:
         ConnectionEnded: the client has closed the connection without an octet.
+        TimeoutError: they are not there at the deadline.
         OSError: the connection is lost.
     """
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        try:
-            octets = client.recv(max_octets, socket.MSG_PEEK)
-        except BlockingIOError:
+    # Mostly they are there already: no timer is needed then.
+    octets = _peek_if_whole(client, count_needed, max_octets)
+    if octets is None:
+        async with asyncio.timeout_at(deadline):
             await wait_until_readable(client, loop)
-            continue
-        if not octets:
-            raise ConnectionEnded("it has closed the connection without a word")
-        needed = count_needed(octets)
-        if needed <= len(octets):
-            return octets[:needed]
-        if needed > max_octets:
-            return octets
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _MAX_PAUSE_SECONDS)
+            pause = _FIRST_PAUSE_SECONDS
+            while (octets := _peek_if_whole(client, count_needed, max_octets)) is None:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _MAX_PAUSE_SECONDS)
+    return octets
+
+
+def _peek_if_whole(client: socket.socket, count_needed: Callable[[bytes], int], max_octets: int) -> bytes | None:
+    try:
+        octets = client.recv(max_octets, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    if not octets:
+        raise ConnectionEnded("it has closed the connection without a word")
+    needed = count_needed(octets)
+    if needed <= len(octets):
+        return octets[:needed]
+    return octets if needed > max_octets else None
 
 
 async def wait_until_readable(client: socket.socket, loop: asyncio.AbstractEventLoop) -> None:

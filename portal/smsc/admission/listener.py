@@ -107,10 +107,13 @@ class SmppListener:
 
     async def _read_proxy_header(self, client: socket.socket, peer: IPAddress) -> IPAddress:
         """Read it, and nothing behind it; returns where the client is. Raises ProxyHeaderError or OSError."""
-        async with asyncio.timeout(self._handshake_seconds):
-            header = await peek_first_octets(
-                client, proxy_protocol.count_header_octets, proxy_protocol.MAX_HEADER_LENGTH, self._loop
-            )
+        header = await peek_first_octets(
+            client,
+            proxy_protocol.count_header_octets,
+            proxy_protocol.MAX_HEADER_LENGTH,
+            self._loop.time() + self._handshake_seconds,
+            self._loop,
+        )
         client.recv(len(header))
         return proxy_protocol.parse_header(header) or peer
 
@@ -162,10 +165,9 @@ class SmppListener:
         Raises OSError.
         """
         deadline = self._loop.time() + self._handshake_seconds
-        async with asyncio.timeout_at(deadline):
-            client_hello = await peek_first_octets(
-                client, tls.count_client_hello_octets, tls.MAX_CLIENT_HELLO_LENGTH, self._loop
-            )
+        client_hello = await peek_first_octets(
+            client, tls.count_client_hello_octets, tls.MAX_CLIENT_HELLO_LENGTH, deadline, self._loop
+        )
         with client.dup() as same_client:
             try:
                 await self._loop.connect_accepted_socket(
