@@ -218,7 +218,7 @@ async def test_who_speaks_smpp_there_is_found_in_the_log(config: Config, caplog:
         await wait_until(lambda: "what it sends is no TLS" in caplog.text)
 
 
-@pytest.mark.parametrize("octets", [b"", TLS_1_2_HELLO[:1], TLS_1_2_HELLO[:100]])
+@pytest.mark.parametrize("octets", [b"", TLS_1_2_HELLO[:1], TLS_1_2_HELLO[:100]], ids=["none", "one", "half"])
 async def test_a_client_hello_that_never_ends_has_the_time_for_a_bind(
     limited: Callable[..., Config], octets: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

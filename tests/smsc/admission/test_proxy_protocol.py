@@ -193,13 +193,13 @@ async def test_a_header_may_come_in_pieces_and_with_what_is_behind_it(behind: Co
         assert (await esme.wait_for_response(1)).status == 0
 
 
-@pytest.mark.parametrize("octets", [WRONG[name] for name in ("SMPP", "TLS", "v1 without CR", "v2 of another command")])
+@pytest.mark.parametrize("wrong", ["SMPP", "TLS", "v1 without CR", "v2 of another command"])
 @pytest.mark.parametrize("tls", [False, True], ids=["unsecured", "TLS"])
 async def test_from_the_balancer_nothing_else_is_taken(
-    behind: Config, octets: bytes, tls: bool, caplog: pytest.LogCaptureFixture
+    behind: Config, wrong: str, tls: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with run_smsc(behind) as server:
-        esme = await connect_by_balancer(server.tls_port if tls else server.port, octets)
+        esme = await connect_by_balancer(server.tls_port if tls else server.port, WRONG[wrong])
         await esme.wait_for_close()
         assert not list_sessions(server)
         assert not server.connection_limits.connection_count
