@@ -16,7 +16,7 @@ _MAX_PAUSE_SECONDS = 0.5
 
 
 class ConnectionEnded(OSError):
-    """The client has closed the connection and sent nothing."""
+    """The client has closed the connection, or reset it, and sent nothing."""
 
 
 async def peek_first_octets(
@@ -57,6 +57,8 @@ def _peek_if_whole(client: socket.socket, count_needed: Callable[[bytes], int], 
         octets = client.recv(max_octets, socket.MSG_PEEK)
     except BlockingIOError:
         return None
+    except ConnectionResetError:
+        octets = b""
     if not octets:
         raise ConnectionEnded("it has closed the connection without a word")
     needed = count_needed(octets)

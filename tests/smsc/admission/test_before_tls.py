@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
@@ -229,14 +230,16 @@ async def test_a_client_hello_that_never_ends_has_the_time_for_a_bind(
     assert "it has not begun in time" in caplog.text
 
 
+@pytest.mark.parametrize("resets", [False, True])
 async def test_who_only_looks_whether_the_port_is_open_is_not_logged(
-    config: Config, caplog: pytest.LogCaptureFixture
+    config: Config, resets: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     async with run_smsc(config) as server:
-        esme = await RawEsme.connect(server.tls_port)
-        await wait_until(lambda: server.connection_limits.connection_count)
-        await esme.close()
+        with socket.create_connection(("127.0.0.1", server.tls_port)) as client:
+            # So do balancers that have seen enough: closing resets the connection.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
+            await wait_until(lambda: server.connection_limits.connection_count)
         await wait_until(lambda: not server.connection_limits.connection_count)
     assert "no TLS" not in caplog.text
 
