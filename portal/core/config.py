@@ -34,6 +34,7 @@ def _declare_setting(
 
 
 _MAX_PORT = 65535
+_TLS_VERSIONS = ("1.2", "1.3")
 
 # Standard Webhooks: such a secret is base64, of 24 bytes or more.
 WEBHOOK_SECRET_PREFIX = "whsec_"
@@ -62,6 +63,10 @@ class SmppSettings:
         "", "PEM file; empty: self-signed, made in the data folder at the first start"
     )
     tls_key: str = _declare_setting("", "PEM file of the certificate's private key")
+    tls_minimum: str = _declare_setting("1.3", "oldest version of TLS that is spoken: 1.3 or 1.2")
+    proxy_protocol_from: tuple[str, ...] = _declare_setting(
+        (), "addresses or networks whose connections begin with a PROXY protocol header, which is believed"
+    )
     public_host: str = _declare_setting("", "host name that customers are shown; empty: the listening address")
 
 
@@ -157,6 +162,10 @@ class Config:
     @property
     def trusted_proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(each) for each in self.web.trusted_proxies)
+
+    @property
+    def proxy_protocol_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return tuple(ip_network(each) for each in self.smpp.proxy_protocol_from)
 
 
 _SECTIONS = {
@@ -326,11 +335,10 @@ def _check_config(config: Config) -> None:
         ZoneInfo(config.timezone)
     except (KeyError, ValueError, OSError):
         raise ConfigError(f"timezone: {config.timezone!r} is not an IANA time zone, like Europe/Rome") from None
-    for each in config.web.trusted_proxies:
-        try:
-            ip_network(each)
-        except ValueError as error:
-            raise ConfigError(f"web.trusted_proxies: {error}") from None
+    _check_networks("web.trusted_proxies", config.web.trusted_proxies)
+    _check_networks("smpp.proxy_protocol_from", config.smpp.proxy_protocol_from)
+    if config.smpp.tls_minimum not in _TLS_VERSIONS:
+        raise ConfigError(f"smpp.tls_minimum: {config.smpp.tls_minimum!r} must be one of {', '.join(_TLS_VERSIONS)}")
     if config.web.public_url and not config.web.public_url.startswith(("http://", "https://")):
         raise ConfigError("web.public_url: must begin with http:// or https://")
     if config.mail.url:
@@ -340,6 +348,14 @@ def _check_config(config: Config) -> None:
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")
     if not config.smpp.port and not config.smpp.tls_port:
         raise ConfigError("smpp.port and smpp.tls_port: both are 0, so nothing could connect")
+
+
+def _check_networks(path: str, texts: tuple[str, ...]) -> None:
+    for each in texts:
+        try:
+            ip_network(each)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from None
 
 
 def _check_mail_url(url: str) -> None:

@@ -13,6 +13,9 @@ class ServerLimits:
     failed_unbound_per_minute: int = 600
     # For a client to answer a deliver_sm.
     deliver_response_seconds: float = 60.0
+    # How long a session has been silent that is asked whether it is alive because a bind finds no place, and how long
+    # its answer is waited for.
+    probe_seconds: float = 2.0
     # How often messages are looked for whose date has come.
     due_poll_seconds: float = 0.5
     # Deliveries given up in one transaction.

@@ -24,6 +24,7 @@ from portal.smsc.admission.connection_limits import ConnectionLimits
 from portal.smsc.admission.listener import SmppListener, open_listening_sockets
 from portal.smsc.connection.session import ServerContext, SmppSession
 from portal.smsc.connection.session_registry import SessionRegistry
+from portal.smsc.connection.waiting_binds import WaitingBinds
 from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.sqlite import SqliteStorage
@@ -42,8 +43,8 @@ class SmppServer:
     """The server in one event loop.
 
     `start`, then `close`; `port` and `tls_port` are those really listened on (0: not). `on_fatal_error` is called where
-    only a new process can go on. `connection_limits` and, from `start` on, `storage`, `session_registry` and `upstream`
-    are the parts of it.
+    only a new process can go on. `connection_limits` and, from `start` on, `storage`, `session_registry`,
+    `waiting_binds` and `upstream` are the parts of it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class SmppServer:
             self._wakeup_listener = wakeup.WakeupListener(config.data, loop, self.storage.poll_changes)
             cleanup.pop_all()
         self.session_registry = SessionRegistry(self.storage, loop)
+        self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds, loop)
         bind_auth = BindAuth(self.storage, config.limits.bind_failures, loop)
         self.upstream = Simulator(self.storage.store_outcomes, self.storage.store_inbound_messages, loop)
         self.storage.on_simulated_inbound_messages(self.upstream.receive_inbound_messages)
@@ -88,6 +90,7 @@ class SmppServer:
             self.storage,
             bind_auth,
             self.session_registry,
+            self.waiting_binds,
             self._dispatcher,
             config.limits,
             self._server_limits,
@@ -98,6 +101,7 @@ class SmppServer:
         make_listener = partial(
             SmppListener,
             handshake_seconds=config.limits.bind_seconds,
+            proxy_networks=config.proxy_protocol_networks,
             connection_limits=self.connection_limits,
             make_session=partial(SmppSession, context=context),
             loop=loop,
@@ -151,8 +155,10 @@ class SmppServer:
     def _create_tls_context(self) -> ssl.SSLContext:
         smpp = self._config.smpp
         if smpp.tls_certificate:
-            return tls.create_tls_context(Path(smpp.tls_certificate), Path(smpp.tls_key))
-        return tls.create_tls_context(*tls.ensure_certificate(self._config.data, smpp.public_host or smpp.host))
+            certificate, key = Path(smpp.tls_certificate), Path(smpp.tls_key)
+        else:
+            certificate, key = tls.ensure_certificate(self._config.data, smpp.public_host or smpp.host)
+        return tls.create_tls_context(certificate, key, smpp.tls_minimum)
 
 
 def run_smpp_server(config: Config) -> int:

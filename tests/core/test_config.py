@@ -64,6 +64,10 @@ def test_every_kind_of_value(load):
     assert config.mail.sender == "a@b.example"
     assert config.public_url == "https://sms.example"
     assert load(PORTAL_WEB_TRUSTED_PROXIES="10.0.0.1, 10.0.0.2").web.trusted_proxies == ("10.0.0.1", "10.0.0.2")
+    assert config.proxy_protocol_networks == ()
+    behind = load("[smpp]\nproxy_protocol_from = ['172.16.0.0/12', '::1']\ntls_minimum = '1.2'\n")
+    assert [str(each) for each in behind.proxy_protocol_networks] == ["172.16.0.0/12", "::1/128"]
+    assert (behind.smpp.tls_minimum, config.smpp.tls_minimum) == ("1.2", "1.3")
 
 
 def test_what_nobody_sees_in_what_was_pasted_is_left_out(load):
@@ -86,6 +90,10 @@ def test_what_nobody_sees_in_what_was_pasted_is_left_out(load):
         ("[web]\nthreads = 0", "web.threads"),
         ("[web]\ntrusted_proxies = '10.0.0.1'", "web.trusted_proxies"),
         ("[web]\ntrusted_proxies = ['x']", "web.trusted_proxies"),
+        ("[smpp]\nproxy_protocol_from = '10.0.0.1'", "smpp.proxy_protocol_from"),
+        ("[smpp]\nproxy_protocol_from = ['10.0.0.1/8']", "smpp.proxy_protocol_from"),
+        ("[smpp]\ntls_minimum = '1.1'", "smpp.tls_minimum"),
+        ("[smpp]\ntls_minimum = 1.2", "smpp.tls_minimum"),
         ("[web]\npublic_url = 'ftp://x'", "web.public_url"),
         ("data = 5", "data"),
         ("[mail]\nurl = 'http://x'", "mail.url"),

@@ -59,6 +59,15 @@ class BindRefused(Exception):
         self.password_id = password_id
 
 
+class NoBindPlace(BindRefused):
+    """All is right but that as many binds of that `kind` are open as the account may have."""
+
+    def __init__(self, account_id: int, kind: BindKind) -> None:
+        super().__init__(CommandStatus.ESME_RALYBND, refused_binds.TOO_MANY_BINDS)
+        self.account_id = account_id
+        self.kind = kind
+
+
 class BindAuth:
     """Accepts or refuses binds, and counts those that fail."""
 
@@ -68,15 +77,24 @@ class BindAuth:
         self._loop = loop
 
     def authenticate_bind(self, bind: Bind, address: IPAddress) -> AcceptedBind:
-        """Let a client at `address` (IPv4 where mapped into IPv6) bind. Raises BindRefused."""
+        """Let a client at `address` (IPv4 where mapped into IPv6) bind.
+
+        Raises BindRefused, which is recorded for the account's users; NoBindPlace is not, for a place may become free.
+        """
         account = self._storage.find_account(bind.system_id)
         try:
             return self._check_bind(bind, address, account)
+        except NoBindPlace:
+            raise
         except BindRefused as refused:
             if account is not None:
-                row = RefusedBind(account.id, str(address), refused.reason, now_ms(), refused.password_id)
-                self._storage.record_refused_bind(row)
+                self.record_refusal(account.id, address, refused)
             raise
+
+    def record_refusal(self, account_id: int, address: IPAddress, refused: BindRefused) -> None:
+        """Record for an account's users that a client at `address` was refused."""
+        row = RefusedBind(account_id, str(address), refused.reason, now_ms(), refused.password_id)
+        self._storage.record_refused_bind(row)
 
     def _check_bind(self, bind: Bind, address: IPAddress, account: AccountConfig | None) -> AcceptedBind:
         now = now_ms()
@@ -106,7 +124,7 @@ class BindAuth:
         try:
             slot = self._storage.acquire_bind(account, kind)
         except BindLimitReached:
-            raise BindRefused(CommandStatus.ESME_RALYBND, refused_binds.TOO_MANY_BINDS) from None
+            raise NoBindPlace(account.id, kind) from None
         return AcceptedBind(account, password.id, kind, slot)
 
 

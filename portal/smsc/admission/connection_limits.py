@@ -80,6 +80,20 @@ class ConnectionLimits:
         else:
             self._enqueue(pending, network)
 
+    def reserve_place(self) -> bool:
+        """Count a connection whose client is not known yet; returns whether one more may be open.
+
+        It is given back with `release_place` before the client is admitted, or not.
+        """
+        if self.connection_count >= self._limits.connections:
+            return False
+        self.connection_count += 1
+        return True
+
+    def release_place(self) -> None:
+        """Count a connection no more that `reserve_place` has counted."""
+        self.connection_count -= 1
+
     def close(self) -> None:
         """Send those away who wait for their turn."""
         for network, queue in list(self._queues_by_network.items()):

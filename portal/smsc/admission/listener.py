@@ -7,18 +7,24 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from portal.services.accounts.allowed_ips import IPAddress
+from portal.services.accounts.allowed_ips import IPAddress, IPNetwork
+from portal.smsc.admission import proxy_protocol, tls
 from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
+from portal.smsc.admission.first_octets import ConnectionEnded, peek_first_octets, wait_until_readable
+from portal.smsc.admission.proxy_protocol import unmap_ipv4
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _ACCEPT_BATCH_SIZE = 200
 _ACCEPT_PAUSE_SECONDS = 0.1
+# For a client to read why TLS refuses it.
+_ALERT_SECONDS = 1.0
+_READ_SIZE = 64 * 1024
 
 
 class SmppListener:
@@ -26,7 +32,8 @@ class SmppListener:
 
     Args:
         tls_context: None on the unsecured port.
-        handshake_seconds: how long the handshake of TLS may take.
+        handshake_seconds: how long the PROXY protocol's header may take, and then the handshake of TLS.
+        proxy_networks: from which each connection must begin with a header of the PROXY protocol.
         make_session: makes the protocol of a connection that was let in.
     """
 
@@ -35,6 +42,7 @@ class SmppListener:
         listening_socket: socket.socket,
         tls_context: ssl.SSLContext | None,
         handshake_seconds: float,
+        proxy_networks: Sequence[IPNetwork],
         connection_limits: ConnectionLimits,
         make_session: Callable[[ConnectionSlot], asyncio.Protocol],
         loop: asyncio.AbstractEventLoop,
@@ -42,10 +50,12 @@ class SmppListener:
         self._socket = listening_socket
         self._tls_context = tls_context
         self._handshake_seconds = handshake_seconds
+        self._proxy_networks = proxy_networks
         self._connection_limits = connection_limits
         self._make_session = make_session
         self._loop = loop
         self._handshakes: dict[asyncio.Task[None], ConnectionSlot] = {}
+        self._header_tasks: set[asyncio.Task[IPAddress]] = set()
         self._resume_timer: asyncio.TimerHandle | None = None
         self.port: int = listening_socket.getsockname()[1]
 
@@ -63,6 +73,8 @@ class SmppListener:
         self._socket.close()
         for slot in list(self._handshakes.values()):
             slot.cancel()
+        for task in self._header_tasks:
+            task.cancel()
 
     def _accept_connections(self) -> None:
         for _ in range(_ACCEPT_BATCH_SIZE):
@@ -78,11 +90,47 @@ class SmppListener:
                 return
             self._admit_client(client, parse_peer_address(peer[0]))
 
-    def _admit_client(self, client: socket.socket, address: IPAddress) -> None:
+    def _admit_client(self, client: socket.socket, peer: IPAddress) -> None:
         client.setblocking(False)
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection_limits.admit_or_queue(_AcceptedSocket(client, address, self._start_session))
+        if not any(peer in each for each in self._proxy_networks):
+            self._connection_limits.admit_or_queue(_AcceptedSocket(client, peer, self._start_session))
+        elif self._connection_limits.reserve_place():
+            task = self._loop.create_task(self._read_proxy_header(client, peer))
+            self._header_tasks.add(task)
+            task.add_done_callback(partial(self._handle_proxy_header, client, peer))
+        else:
+            client.close()
+
+    # --- the header of the PROXY protocol
+
+    async def _read_proxy_header(self, client: socket.socket, peer: IPAddress) -> IPAddress:
+        """Read it, and nothing behind it; returns where the client is. Raises ProxyHeaderError or OSError."""
+        header = await peek_first_octets(
+            client,
+            proxy_protocol.count_header_octets,
+            proxy_protocol.MAX_HEADER_LENGTH,
+            self._loop.time() + self._handshake_seconds,
+            self._loop,
+        )
+        client.recv(len(header))
+        return proxy_protocol.parse_header(header) or peer
+
+    def _handle_proxy_header(self, client: socket.socket, peer: IPAddress, task: asyncio.Task[IPAddress]) -> None:
+        self._header_tasks.discard(task)
+        self._connection_limits.release_place()
+        is_stopping = self._socket.fileno() < 0
+        error = None if task.cancelled() else task.exception()
+        if not (task.cancelled() or error or is_stopping):
+            self._connection_limits.admit_or_queue(_AcceptedSocket(client, task.result(), self._start_session))
+            return
+        client.close()
+        # A balancer that only looks whether the port is open does so every few seconds.
+        if error is not None and not isinstance(error, ConnectionEnded):
+            log.warning("no PROXY header from %s: %s", peer, str(error) or "it has not come in time")
+
+    # --- connections that are let in
 
     def _start_session(self, client: socket.socket, slot: ConnectionSlot) -> None:
         task = self._loop.create_task(self._run_handshake(client, slot))
@@ -98,15 +146,55 @@ class SmppListener:
 
     async def _run_handshake(self, client: socket.socket, slot: ConnectionSlot) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: self._make_session(slot),
-                client,
-                ssl=self._tls_context,
-                ssl_handshake_timeout=self._handshake_seconds if self._tls_context else None,
-            )
-        except OSError as error:
-            log.info("no TLS with %s: %s", slot.address, error)
+            if self._tls_context:
+                await self._run_tls_handshake(client, slot, self._tls_context)
+            else:
+                await self._loop.connect_accepted_socket(lambda: self._make_session(slot), client)
+        except ConnectionEnded:
             _close_client(client, slot)
+        except OSError as error:
+            log.info("no TLS with %s: %s", slot.address, str(error) or "it has not begun in time")
+            _close_client(client, slot)
+
+    async def _run_tls_handshake(
+        self, client: socket.socket, slot: ConnectionSlot, tls_context: ssl.SSLContext
+    ) -> None:
+        """Do the handshake. Where it fails for the ClientHello, the client gets the alert that says why.
+
+        The event loop closes the socket without sending the alert, so another file descriptor keeps it open.
+        Raises OSError.
+        """
+        deadline = self._loop.time() + self._handshake_seconds
+        client_hello = await peek_first_octets(
+            client, tls.count_client_hello_octets, tls.MAX_CLIENT_HELLO_LENGTH, deadline, self._loop
+        )
+        with client.dup() as same_client:
+            try:
+                await self._loop.connect_accepted_socket(
+                    lambda: self._make_session(slot),
+                    client,
+                    ssl=tls_context,
+                    ssl_handshake_timeout=max(deadline - self._loop.time(), 0.001),
+                )
+            except ssl.SSLError as error:
+                alert = tls.find_alert(tls_context, client_hello)
+                if alert:
+                    await self._send_alert(same_client, alert)
+                raise OSError(tls.describe_failure(error, client_hello, alert)) from error
+
+    async def _send_alert(self, client: socket.socket, alert: bytes) -> None:
+        """Send it, and wait a moment until the client has closed.
+
+        Until then everything is read: what is unread when a socket is closed resets the connection.
+        """
+        with suppress(OSError):
+            async with asyncio.timeout(_ALERT_SECONDS):
+                client.send(alert)
+                client.shutdown(socket.SHUT_WR)
+                while True:
+                    await wait_until_readable(client, self._loop)
+                    if not client.recv(_READ_SIZE):
+                        return
 
 
 def _close_client(client: socket.socket, slot: ConnectionSlot) -> None:
@@ -166,7 +254,5 @@ def open_listening_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def parse_peer_address(host: str) -> IPAddress:
-    """Return the address of a peer; an IPv4 one where the socket shows it mapped into IPv6 (RFC 4291, 2.5.5.2)."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    ipv4_address = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return ipv4_address or address
+    """Return the address of a peer; an IPv4 one where the socket shows it mapped into IPv6."""
+    return unmap_ipv4(ipaddress.ip_address(host.partition("%")[0]))

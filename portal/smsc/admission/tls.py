@@ -1,4 +1,4 @@
-"""The TLS listener's context and, where no certificate is configured, one made at the first start."""
+"""The TLS listener's context, what it answers to those whom it refuses, and a certificate where none is configured."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import os
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography import x509
@@ -15,18 +16,74 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CERTIFICATE_NAME = "smpp.crt"
 KEY_NAME = "smpp.key"
+MAX_CLIENT_HELLO_LENGTH = 16 * 1024
+"""Octets of a ClientHello, with the headers of its records, that are looked at. Usual ones have some hundred, or two
+thousand where the keys are safe from quantum computers."""
 _VALIDITY = datetime.timedelta(days=10 * 365)
+_MINIMUM_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+# Of records and their messages (RFC 8446, 4 and 5.1).
+_ALERT, _HANDSHAKE, _CLIENT_HELLO = 21, 22, 1
+_RECORD_HEADER_LENGTH, _MESSAGE_HEADER_LENGTH = 5, 4
+_MAX_RECORD_LENGTH = 1 << 14
 
 
-def create_tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return the server's context: TLS 1.3 (RFC 8446) and nothing older.
+def create_tls_context(certificate: Path, key: Path, minimum: str) -> ssl.SSLContext:
+    """Return the server's context: TLS 1.3 (RFC 8446), and with `minimum` "1.2" that too, but nothing older.
 
     Raises ssl.SSLError or OSError when certificate (PEM, with its chain) and key can't be used together.
     """
     tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls_context.minimum_version = ssl.TLSVersion.TLSv1_3
+    tls_context.minimum_version = _MINIMUM_VERSIONS[minimum]
     tls_context.load_cert_chain(certificate, key)
     return tls_context
+
+
+def count_client_hello_octets(octets: bytes) -> int:
+    """Return how many octets the ClientHello has that begins with these, with the headers of its records.
+
+    As many as are needed to tell more, where that is not all there; no more than there are where it is no ClientHello.
+    """
+    start = 0
+    message = b""
+    while True:
+        fragment_start = start + _RECORD_HEADER_LENGTH
+        if octets[start : start + 1] not in (b"", bytes((_HANDSHAKE,))):
+            return len(octets)
+        if len(octets) < fragment_start:
+            return fragment_start
+        length = int.from_bytes(octets[start + 3 : fragment_start])
+        if not 0 < length <= _MAX_RECORD_LENGTH:
+            return len(octets)
+        start = fragment_start + length
+        message += octets[fragment_start:start]
+        if message and message[0] != _CLIENT_HELLO:
+            return len(octets)
+        if len(octets) < start:
+            return start
+        message_length = _MESSAGE_HEADER_LENGTH + int.from_bytes(message[1:_MESSAGE_HEADER_LENGTH])
+        if len(message) >= max(message_length, _MESSAGE_HEADER_LENGTH):
+            return start
+
+
+def find_alert(tls_context: ssl.SSLContext, client_hello: bytes) -> bytes:
+    """Return the alert with which TLS refuses a ClientHello, as it goes over the wire; empty where it doesn't."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    incoming.write(client_hello)
+    with suppress(ssl.SSLError):
+        tls_context.wrap_bio(incoming, outgoing, server_side=True).do_handshake()
+    answer = outgoing.read()
+    return answer if answer[:1] == bytes((_ALERT,)) else b""
+
+
+def describe_failure(error: ssl.SSLError, client_hello: bytes, alert: bytes) -> str:
+    """Say for the log why a handshake has failed that began with this ClientHello, and which alert was sent."""
+    if client_hello[:1] != bytes((_HANDSHAKE,)):
+        return f"what it sends is no TLS ({error})"
+    if not alert:
+        return str(error)
+    if alert[-1] == ssl.AlertDescription.ALERT_DESCRIPTION_PROTOCOL_VERSION:
+        return f"it speaks no version of TLS that is allowed here, and was told so ({error})"
+    return f"it was sent alert {alert[-1]} ({error})"
 
 
 def ensure_certificate(data: Path, host: str) -> tuple[Path, Path]:

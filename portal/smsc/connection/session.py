@@ -13,12 +13,13 @@ from portal.core.config import LimitSettings
 from portal.services.accounts.session_records import SmppSessionProgress
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.smpp_config import AccountConfig
-from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused
+from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused, NoBindPlace
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.admission.rate_limits import TokenBucket
 from portal.smsc.connection import query_cancel, submission
 from portal.smsc.connection.pdu_stream import PduStream
 from portal.smsc.connection.session_registry import SessionRegistry
+from portal.smsc.connection.waiting_binds import WaitingBinds
 from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
@@ -36,7 +37,7 @@ from portal.smsc.protocol.pdu import (
     QuerySm,
     SubmitSm,
 )
-from portal.smsc.storage.interface import ClientId, CommitInDoubt, InsufficientCredits, Storage, StorageError
+from portal.smsc.storage.interface import BindKind, ClientId, CommitInDoubt, InsufficientCredits, Storage, StorageError
 from portal.smsc.upstream.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class ServerContext:
     storage: Storage
     bind_auth: BindAuth
     session_registry: SessionRegistry
+    waiting_binds: WaitingBinds
     dispatcher: Dispatcher
     limits: LimitSettings
     server_limits: ServerLimits
@@ -114,6 +116,7 @@ class SmppSession(PduStream):
         "_supports_tlvs",
         "_throughput_bucket",
         "_unanswered_deliveries",
+        "_waiting_bind",
         "accepted_bind",
         "delivered",
         "has_submitted",
@@ -136,6 +139,7 @@ class SmppSession(PduStream):
         self._pdu_rate_bucket: TokenBucket | None = None
         self._pdus_before_bind = 0
         self._malformed_count = 0
+        self._waiting_bind: tuple[Bind, NoBindPlace] | None = None
         self._delivery_scheduler: DeliveryScheduler | None = None
         self._may_submit = False
         self._has_open_search = False
@@ -160,6 +164,8 @@ class SmppSession(PduStream):
         super().connection_lost(exc)
         if self._liveness_timer:
             self._liveness_timer.cancel()
+        if self._waiting_bind:
+            self._server_context.waiting_binds.remove(self)
         if self.accepted_bind:
             self._server_context.storage.release_bind(self.accepted_bind.slot)
             self._server_context.session_registry.remove_session(self, self.accepted_bind.account.id)
@@ -254,18 +260,56 @@ class SmppSession(PduStream):
     # --- binding
 
     def _handle_bind(self, bind: Bind) -> None:
-        if self._state is not SessionState.OPEN:
-            status = CommandStatus.ESME_RALYBND if self._state is SessionState.BOUND else CommandStatus.ESME_RINVBNDSTS
+        if self._state is not SessionState.OPEN or self._waiting_bind:
+            is_second = self._state in (SessionState.BOUND, SessionState.OPEN)
+            status = CommandStatus.ESME_RALYBND if is_second else CommandStatus.ESME_RINVBNDSTS
             self._write(pdu.encode_response(bind.command, bind.sequence, status))
             return
+        no_place = self._try_bind(bind)
+        if no_place is None:
+            return
+        self._waiting_bind = bind, no_place
+        waiting_binds = self._server_context.waiting_binds
+        if waiting_binds.wait_for_place(self, no_place.account_id, no_place.kind):
+            log.info("bind of %r from %s waits: silent sessions are asked", bind.system_id, self.address)
+            self._set_deadline(waiting_binds.probe_seconds + self._limits.bind_seconds, self._flush_and_close)
+        else:
+            self.refuse_bind()
+
+    def retry_bind(self) -> bool:
+        """Try the bind again that waits for a place; returns whether it is answered by that."""
+        if self._waiting_bind and not self._closed:
+            no_place = self._try_bind(self._waiting_bind[0])
+            if no_place:
+                return False
+        self._waiting_bind = None
+        return True
+
+    def refuse_bind(self) -> None:
+        """Answer the bind that has found no place."""
+        if self._waiting_bind and not self._closed:
+            bind, no_place = self._waiting_bind
+            self._server_context.bind_auth.record_refusal(no_place.account_id, self.address, no_place)
+            self._write_bind_refusal(bind, no_place)
+        self._waiting_bind = None
+
+    def _try_bind(self, bind: Bind) -> NoBindPlace | None:
+        """Bind, or answer why not; returns why nothing was answered yet."""
         try:
             accepted_bind = self._server_context.bind_auth.authenticate_bind(bind, self.address)
+        except NoBindPlace as no_place:
+            return no_place
         except BindRefused as refused:
-            log.info(
-                "bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason
-            )
-            self._write(pdu.encode_response(bind.command, bind.sequence, refused.status))
-            return
+            self._write_bind_refusal(bind, refused)
+        else:
+            self._accept_bind(bind, accepted_bind)
+        return None
+
+    def _write_bind_refusal(self, bind: Bind, refused: BindRefused) -> None:
+        log.info("bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason)
+        self._write(pdu.encode_response(bind.command, bind.sequence, refused.status))
+
+    def _accept_bind(self, bind: Bind, accepted_bind: AcceptedBind) -> None:
         self._start_bound_session(accepted_bind)
         # A client of an older version knows no optional parameters (3.4.1), and keeps eight digits of a message_id.
         self._supports_tlvs = bind.interface_version >= pdu.INTERFACE_VERSION
@@ -401,10 +445,27 @@ class SmppSession(PduStream):
             return
         self._enquire_link_sent_at = None
         if delay <= 0:
-            self._enquire_link_sent_at = now
-            self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
-            delay = limits.response_seconds
-        self._liveness_timer = loop.call_later(delay, self._check_liveness)
+            self.send_enquire_link()
+        else:
+            self._liveness_timer = loop.call_later(delay, self._check_liveness)
+
+    def send_enquire_link(self) -> None:
+        """Ask whether the client is alive; it is disconnected where nothing comes in time."""
+        if self._liveness_timer:
+            self._liveness_timer.cancel()
+        self._enquire_link_sent_at = self._loop.time()
+        self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
+        self._liveness_timer = self._loop.call_later(self._limits.response_seconds, self._check_liveness)
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the enquire_link was sent since which nothing has come, in seconds of the event loop's clock."""
+        sent_at = self._enquire_link_sent_at
+        return None if self.is_ending or sent_at is None or self._last_received_at >= sent_at else sent_at
+
+    def abort_unanswered(self) -> None:
+        """End at once: the client has not answered, and its place is needed."""
+        self._abort("does not answer enquire_link, and its place is needed")
 
     def _next_sequence_number(self) -> int:
         self._last_sequence_number = self._last_sequence_number % _MAX_SEQUENCE_NUMBER + 1
@@ -530,7 +591,18 @@ class SmppSession(PduStream):
             self._is_receiving = False
             self._delivery_scheduler.remove_receiver(self)
 
-    # --- what pages show
+    # --- what others see
+
+    @property
+    def kind(self) -> BindKind:
+        """As what it has bound."""
+        assert self.accepted_bind
+        return self.accepted_bind.kind
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it unbinds or closes, so that its place will be free in a moment."""
+        return self._closed or self._state is not _BOUND
 
     def get_progress(self, rates: str) -> SmppSessionProgress:
         """Return the counters as of now, beside the `rates` that the registry counts."""

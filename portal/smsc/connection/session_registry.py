@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Protocol
 
 from portal.core.clock import DAY_MS, now_ms
@@ -18,7 +19,7 @@ from portal.services.accounts.session_records import (
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.bind_auth import AcceptedBind
 from portal.smsc.delivery.delivery import DeliveryScheduler
-from portal.smsc.storage.interface import Storage
+from portal.smsc.storage.interface import BindKind, Storage
 
 _PROGRESS_INTERVAL_SECONDS = RATE_SAMPLE_MS / 1000
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.
@@ -43,6 +44,24 @@ class BoundSession(Protocol):
     @property
     def last_received_at(self) -> float:
         """When the client was last heard, in seconds of the event loop's clock."""
+
+    @property
+    def kind(self) -> BindKind:
+        """As what it has bound."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it unbinds or closes, so that its place will be free in a moment."""
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """When it was sent an enquire_link since which nothing has come, as `last_received_at`; None: there is none."""
+
+    def send_enquire_link(self) -> None:
+        """Ask the client whether it is alive."""
+
+    def abort_unanswered(self) -> None:
+        """End at once: the client has not answered, and its place is needed."""
 
     def apply_account_change(self, account: AccountConfig) -> None:
         """Go on with the account as it is now, or unbind."""
@@ -81,6 +100,10 @@ class SessionRegistry:
         if scheduler is None:
             scheduler = self._delivery_schedulers[account.id] = DeliveryScheduler(account.id, self._storage)
         return scheduler
+
+    def list_sessions(self, account_id: int) -> Collection[BoundSession]:
+        """Return an account's sessions, in no order."""
+        return self._sessions_by_account.get(account_id, ())
 
     def remove_session(self, session: BoundSession, account_id: int) -> None:
         """Forget a session that has ended."""

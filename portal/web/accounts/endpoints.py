@@ -13,10 +13,14 @@ from portal.web.core import context
 
 @dataclass(frozen=True, slots=True)
 class SmppEndpoints:
-    """`host:port` of the listener with TLS and of the one without; empty where that listener is off."""
+    """`host:port` of the listener with TLS and of the one without; empty where that listener is off.
+
+    `tls_minimum`: the oldest version of TLS that is spoken.
+    """
 
     secured: str
     unsecured: str
+    tls_minimum: str
 
 
 def get_smpp_endpoints() -> SmppEndpoints:
@@ -29,6 +33,7 @@ def _build_smpp_endpoints(smpp: SmppSettings, request_host: str) -> SmppEndpoint
     return SmppEndpoints(
         secured=f"{host}:{smpp.tls_port}" if smpp.tls_port else "",
         unsecured=f"{host}:{smpp.port}" if smpp.port else "",
+        tls_minimum=smpp.tls_minimum,
     )
 
 

@@ -76,6 +76,8 @@ def test_no_limit_is_said_in_words(client: Client, cast: Cast, conn: db.Connecti
         (SmppSettings(host="0.0.0.0", public_host="smpp.acme.example"), "smpp.acme.example:3550", "0.0.0.0"),
         (SmppSettings(host="::1", tls_port=0), "[::1]:2775", "Secured endpoint"),
         (SmppSettings(host="10.0.0.1", port=0), "10.0.0.1:3550", "Unsecured endpoint"),
+        (SmppSettings(), "TLS 1.3", "TLS 1.3 or 1.2"),
+        (SmppSettings(tls_minimum="1.2"), "TLS 1.3 or 1.2", "TLS 1.1"),
         (SmppSettings(host="smpp.acme.example"), "smpp.acme.example:3550", "localhost"),
     ],
 )

@@ -1,0 +1,82 @@
+"""The first octets of a connection, looked at while they stay in the socket for whoever reads it afterwards.
+
+asyncio and uvloop read a socket from its beginning or not at all: neither takes octets that were read before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+# A pause before another look, where only some have come. Looking can't wait for more: what is there already would
+# wake it at once. The pauses grow, so that those who send one octet at a time cost little.
+_FIRST_PAUSE_SECONDS = 0.005
+_MAX_PAUSE_SECONDS = 0.5
+
+
+class ConnectionEnded(OSError):
+    """The client has closed the connection, or reset it, and sent nothing."""
+
+
+async def peek_first_octets(
+    client: socket.socket,
+    count_needed: Callable[[bytes], int],
+    max_octets: int,
+    deadline: float,
+    loop: asyncio.AbstractEventLoop,
+) -> bytes:
+    """Return the first octets, as many as belong together, and leave them in the socket.
+
+    Args:
+        client: non-blocking.
+        count_needed: is called with what has come, and returns how many octets are needed in all: as many as that or
+            fewer, and all are there. What it raises is passed on.
+        max_octets: where more than that are needed, so many are returned as have come.
+        deadline: in seconds of the event loop's clock.
+
+    Raises:
+        ConnectionEnded: the client has closed the connection without an octet.
+        TimeoutError: they are not there at the deadline.
+        OSError: the connection is lost.
+    """
+    # Mostly they are there already: no timer is needed then.
+    octets = _peek_if_whole(client, count_needed, max_octets)
+    if octets is None:
+        async with asyncio.timeout_at(deadline):
+            await wait_until_readable(client, loop)
+            pause = _FIRST_PAUSE_SECONDS
+            while (octets := _peek_if_whole(client, count_needed, max_octets)) is None:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _MAX_PAUSE_SECONDS)
+    return octets
+
+
+def _peek_if_whole(client: socket.socket, count_needed: Callable[[bytes], int], max_octets: int) -> bytes | None:
+    try:
+        octets = client.recv(max_octets, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    except ConnectionResetError:
+        octets = b""
+    if not octets:
+        raise ConnectionEnded("it has closed the connection without a word")
+    needed = count_needed(octets)
+    if needed <= len(octets):
+        return octets[:needed]
+    return octets if needed > max_octets else None
+
+
+async def wait_until_readable(client: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    """Wait until there is something to read, or the end."""
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(client.fileno(), _set_readable, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(client.fileno())
+
+
+def _set_readable(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)

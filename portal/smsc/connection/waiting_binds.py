@@ -1,0 +1,134 @@
+"""Binds that find no place: they wait until it is known whether the sessions that have them all are still alive.
+
+A client whose connection broke without a word comes back at once, while its old session would be taken for alive until
+it has been silent for long and hasn't answered an enquire_link. So the silent sessions of the account are asked at
+once, and the one that doesn't answer in time has to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+from operator import attrgetter, itemgetter
+from typing import Protocol
+
+from portal.smsc.connection.session_registry import BoundSession, SessionRegistry
+from portal.smsc.storage.interface import BindKind
+
+# Sessions that one bind may have asked, those that have been silent for longest: a dead one is among them soon.
+_MAX_PROBED = 50
+_CHECK_SECONDS = 0.1
+# Until a session has ended that was told to.
+_END_SECONDS = 0.01
+
+
+class WaitingClient(Protocol):
+    """A connection whose bind has found no place."""
+
+    def retry_bind(self) -> bool:
+        """Try again. Returns whether the bind is answered by that: not where there is still no place."""
+
+    def refuse_bind(self) -> None:
+        """Answer that there is no place."""
+
+
+@dataclass(slots=True, eq=False)
+class _WaitingBind:
+    client: WaitingClient
+    account_id: int
+    sessions: Sequence[BoundSession]
+    ends_at: float
+    timer: asyncio.TimerHandle | None = None
+
+
+class WaitingBinds:
+    """The binds that wait. The process has one of these.
+
+    `probe_seconds`: how long a session has been silent that is asked, and how long its answer is waited for.
+    """
+
+    def __init__(
+        self, session_registry: SessionRegistry, probe_seconds: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.probe_seconds = probe_seconds
+        self._session_registry = session_registry
+        self._loop = loop
+        self._by_client: dict[WaitingClient, _WaitingBind] = {}
+        self._count_by_account: Counter[int] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return len(self._by_client)
+
+    def wait_for_place(self, client: WaitingClient, account_id: int, kind: BindKind) -> bool:
+        """Ask the sessions that are silent, and have a bind wait for the place of one.
+
+        Returns whether it waits: not where all sessions were heard a moment ago, or as many binds wait as there are
+        sessions that may be dead. It ends with `retry_bind` or `refuse_bind`, little more than `probe_seconds` later.
+        """
+        now = self._loop.time()
+        rivals = self._list_rivals(account_id, kind)
+        silent = (
+            each for each in rivals if not (_is_uncertain(each) or each.last_received_at > now - self.probe_seconds)
+        )
+        for session in nsmallest(_MAX_PROBED, silent, key=attrgetter("last_received_at")):
+            session.send_enquire_link()
+        uncertain = [each for each in rivals if _is_uncertain(each)][:_MAX_PROBED]
+        if self._count_by_account[account_id] >= len(uncertain):
+            return False
+        waiting = _WaitingBind(client, account_id, uncertain, now + self.probe_seconds + _CHECK_SECONDS)
+        self._by_client[client] = waiting
+        self._count_by_account[account_id] += 1
+        waiting.timer = self._loop.call_later(_CHECK_SECONDS, self._check, waiting)
+        return True
+
+    def remove(self, client: WaitingClient) -> None:
+        """Forget a client that has gone, or was answered; others are none of its business."""
+        waiting = self._by_client.pop(client, None)
+        if waiting is None:
+            return
+        if waiting.timer:
+            waiting.timer.cancel()
+        self._count_by_account[waiting.account_id] -= 1
+        if not self._count_by_account[waiting.account_id]:
+            del self._count_by_account[waiting.account_id]
+
+    def _check(self, waiting: _WaitingBind) -> None:
+        """Give a bind the place that there is by now, or one of a session that hasn't answered, or go on waiting."""
+        if waiting.client.retry_bind():
+            self.remove(waiting.client)
+            return
+        now = self._loop.time()
+        delay = _CHECK_SECONDS
+        unanswered = [
+            (each.unanswered_since, each.last_received_at, each)
+            for each in waiting.sessions
+            if each.unanswered_since is not None
+        ]
+        unanswered_since, _, session = min(unanswered, key=itemgetter(0, 1), default=(now, now, None))
+        if session and unanswered_since <= now - self.probe_seconds:
+            waiting.ends_at = max(waiting.ends_at, now + _CHECK_SECONDS)
+            session.abort_unanswered()
+            delay = _END_SECONDS
+        elif now >= waiting.ends_at or not any(_is_uncertain(each) for each in waiting.sessions):
+            self.remove(waiting.client)
+            waiting.client.refuse_bind()
+            return
+        waiting.timer = self._loop.call_later(delay, self._check, waiting)
+
+    def _list_rivals(self, account_id: int, kind: BindKind) -> Sequence[BoundSession]:
+        """Return the account's sessions that have a place which a bind of this kind could have."""
+        return [
+            each
+            for each in self._session_registry.list_sessions(account_id)
+            if (each.kind.may_submit and kind.may_submit) or (each.kind.may_receive and kind.may_receive)
+        ]
+
+
+def _is_uncertain(session: BoundSession) -> bool:
+    """Whether a session's place may be free soon."""
+    return session.is_ending or session.unanswered_since is not None
