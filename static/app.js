@@ -224,10 +224,16 @@
   // What nobody sees in what is pasted would count for `maxlength`, and a browser takes an e-mail address with it for
   // none. The server leaves it out, too (portal/core/pasted_text.py); passwords and texts of messages stay as they are.
   const MARKS = /[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]/g;
+  // Without a lookbehind, which not every browser knows.
+  const JOINERS = /(^|[\x00-\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?=[\x00-\x7f]|$)/g;
+  const OUTER_NO_BREAK_SPACES = /^[\u00a0\u2007\u202f]+|[\u00a0\u2007\u202f]+$/g;
+  const NO_BREAK_SPACES = /[\u00a0\u2007\u202f]/g;
+  const removeInvisibleMarks = (text) => text.replace(MARKS, '').replace(JOINERS, '$1')
+    .replace(OUTER_NO_BREAK_SPACES, '').replace(NO_BREAK_SPACES, ' ');
   document.addEventListener('paste', (event) => {
     if (!event.target.matches('input:not([type=password],[name=text])')) return;
     const pasted = event.clipboardData.getData('text');
-    const text = pasted.replace(MARKS, '');
+    const text = removeInvisibleMarks(pasted);
     if (text === pasted) return;
     event.preventDefault();
     document.execCommand('insertText', false, text); // Ctrl+Z takes it back, and `maxlength` holds

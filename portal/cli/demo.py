@@ -9,7 +9,7 @@ from portal import demo
 from portal.cli.groups import CommonOptions
 from portal.cli.progress import show_progress
 from portal.cli.running import serve
-from portal.cli.shell import Command, CommandOutput, load_config, root_command, wrong_usage
+from portal.cli.shell import Command, CommandOutput, PastedType, load_config, root_command, wrong_usage
 from portal.core.config import Config
 from portal.demo import fixtures
 from portal.services.operations import folder_locks
@@ -24,8 +24,13 @@ from portal.services.operations import folder_locks
     metavar="[EMAIL]",
     help="Print the current TOTP code of one of its logins.",
 )
-@click.option("--send", nargs=2, metavar="TO TEXT", help="Send a message over SMPP, while it runs.")
-@click.option("--password", help="To send with, after a new one was generated in the page.")
+@click.option(
+    "--send",
+    type=(PastedType(click.STRING), click.UNPROCESSED),
+    metavar="TO TEXT",
+    help="Send a message over SMPP, while it runs.",
+)
+@click.option("--password", type=click.UNPROCESSED, help="To send with, after a new one was generated in the page.")
 def _run_demo(
     options: CommonOptions, *, email: str | None, send: tuple[str, str] | None, password: str | None
 ) -> CommandOutput:

@@ -41,7 +41,7 @@ _keyword_option = click.option(
 @simulate_group.command("mo", example="simulate mo --from 393401234567 --to 390399123 STOP")
 @click.option("--from", "source", required=True, metavar="NUMBER", help="The handset's, with country code.")
 @click.option("--to", "destination", required=True, metavar="NUMBER", help="A number, or a short code.")
-@click.argument("text", metavar="TEXT")
+@click.argument("text", metavar="TEXT", type=click.UNPROCESSED)
 def _simulate_inbound_message(context: CommandContext, text: str, *, source: str, destination: str) -> CommandOutput:
     """A message from a handset, to a number or short code of an account."""
     result = inbound.simulate_inbound_message(context.conn, source, destination, text)

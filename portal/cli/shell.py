@@ -5,11 +5,11 @@ import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -19,7 +19,6 @@ from portal.cli.progress import show_progress
 from portal.core import config as settings
 from portal.core import db, i18n
 from portal.core.config import Config, ConfigError
-from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
 from portal.core.crypto import KeyFileError, Keys
 from portal.core.pasted_text import remove_invisible_marks
 from portal.core.wakeup import WakeupSender
@@ -27,8 +26,10 @@ from portal.migrations import MigrationFailed, NewerDatabase
 from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
-from portal.services.operations import folder_locks
-from portal.services.people import two_factor
+from portal.services.operations import database_key, folder_locks
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -57,6 +58,28 @@ class CommandContext:
         return Keys.load(self.config.data)
 
 
+class PastedType(click.ParamType[Any]):
+    """Another type, which gets what was pasted without what nobody sees in it."""
+
+    def __init__(self, type: click.ParamType[Any]) -> None:
+        self.type = type
+        self.name = type.name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return self.type.get_metavar(param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        return self.type.shell_complete(ctx, param, incomplete)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.type(remove_invisible_marks(value) if isinstance(value, str) else value, param, ctx)
+
+
+# The name of a file is what it is; so are passwords and texts of messages, which are UNPROCESSED. Of a tuple each type
+# says it by itself, and flags have no value.
+_TYPES_AS_TYPED = (click.Path, click.types.UnprocessedParamType, click.Tuple, click.types.BoolParamType)
+
+
 class Command(click.Command):
     """A command that opens what it needs by itself: its function is called with CommonOptions, returns CommandOutput.
 
@@ -69,9 +92,8 @@ class Command(click.Command):
         super().__init__(*args, **attributes)
         self.example = example
         for each in self.params:
-            # The name of a file is what it is.
-            if not isinstance(each.type, click.Path):
-                _remove_marks_from_argument(each)
+            if not isinstance(each.type, _TYPES_AS_TYPED):
+                each.type = PastedType(each.type)
         self.params += build_common_options(json=prints_data)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -103,20 +125,6 @@ class Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
             formatter.write_text(f"{ctx.find_root().info_name} {self.example}")
-
-
-def _remove_marks_from_argument(param: click.Parameter) -> None:
-    """Leave out what nobody sees in what was pasted, before the argument's type reads it."""
-    cast_value = param.type_cast_value
-
-    def clean_and_cast_value(ctx: click.Context, value: Any) -> Any:
-        if isinstance(value, str):
-            value = remove_invisible_marks(value)
-        elif isinstance(value, (list, tuple)):
-            value = [remove_invisible_marks(each) if isinstance(each, str) else each for each in value]
-        return cast_value(ctx, value)
-
-    param.type_cast_value = clean_and_cast_value  # type: ignore[method-assign]
 
 
 class DatabaseCommand(Command):
@@ -189,24 +197,22 @@ def open_database(config: Config, *, may_be_older: bool = False, any_key: bool =
 
     Raises:
         CommandError: there is none, or its schema is an older version's.
-        KeyFileError: `secret.key` belongs to another database; one that is missing is left to who needs it.
+        KeyFileError: `secret.key` is damaged, or belongs to another database. That it is missing raises nothing here:
+            only some commands need it.
         DataFolderInUse, NewerDatabase
     """
-    with lock_database(config, may_be_older=may_be_older):
+    with lock_database(config, may_be_older=may_be_older, any_key=any_key):
         wakeup_sender = WakeupSender(config.data)
         conn = db.connect(config.database_file, on_commit=wakeup_sender.send)
         try:
-            context = CommandContext(config, conn)
-            if not any_key and (config.data / KEY_FILE_NAME).exists():
-                two_factor.require_key_of_database(conn, context.keys)
-            yield context
+            yield CommandContext(config, conn)
         finally:
             conn.close()
             wakeup_sender.close()
 
 
 @contextmanager
-def lock_database(config: Config, *, may_be_older: bool = False) -> Iterator[None]:
+def lock_database(config: Config, *, may_be_older: bool = False, any_key: bool = False) -> Iterator[None]:
     """Keep an installation's database from being restored or migrated meanwhile.
 
     Arguments and errors: as `open_database`.
@@ -222,6 +228,8 @@ def lock_database(config: Config, *, may_be_older: bool = False) -> Iterator[Non
                 f"{config.database_file} was written by an older version of this program. Stop the server and run"
                 f" `{_get_program_name()} migrate`, or start `{_get_program_name()} serve`, which does so."
             )
+        if not any_key:
+            database_key.require_key_of_database(config.data)
         yield
 
 
@@ -241,19 +249,10 @@ def lock_and_migrate_database(config: Config, *, but_for: str = "") -> Iterator[
         KeyFileError: `secret.key` belongs to another database, and nothing was migrated.
         OlderDatabaseInUse, NewerDatabase, MigrationFailed
     """
-    _require_key_of_older_database(config)
     with show_progress("Update of the database", "it is as it was") as progress:
         lock, applied = folder_locks.lock_migrated_database(config.data, progress, but_for=but_for)
     with lock:
         yield applied
-
-
-def _require_key_of_older_database(config: Config) -> None:
-    if config.database_file.exists() and (config.data / KEY_FILE_NAME).exists():
-        with closing(db.connect(config.database_file)) as conn:
-            # An empty one is yet to be made.
-            if len(migrations.list_pending_names(conn)) < len(migrations.KNOWN_NAMES):
-                two_factor.require_key_of_database(conn, Keys.load(config.data))
 
 
 def require_installation(config: Config) -> None:

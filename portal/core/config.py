@@ -27,10 +27,14 @@ class ConfigError(Exception):
 
 
 def _declare_setting(
-    default: Any, help: str, *, name: str = "", low: int | None = None, high: int | None = None
+    default: Any, help: str, *, name: str = "", low: int | None = None, high: int | None = None, pasted: bool = False
 ) -> Any:
-    """A setting: its default, what it is for, its name where Python reserves it, and its bounds (inclusive)."""
-    return field(default=default, metadata={"help": help, "key": name, "low": low, "high": high})
+    """A setting: its default, what it is for, its name where Python reserves it, and its bounds (inclusive).
+
+    `pasted`: it is an address or the like, so marks that nobody sees in it are left out. Passwords, URLs with passwords
+    and names of files are what they are.
+    """
+    return field(default=default, metadata={"help": help, "key": name, "low": low, "high": high, "pasted": pasted})
 
 
 _MAX_PORT = 65535
@@ -44,11 +48,11 @@ _MIN_SECRET_LENGTH = 32
 
 @dataclass(frozen=True)
 class WebSettings:
-    host: str = _declare_setting("127.0.0.1", "address to listen on")
+    host: str = _declare_setting("127.0.0.1", "address to listen on", pasted=True)
     port: int = _declare_setting(8000, "port of the pages", low=1, high=_MAX_PORT)
-    public_url: str = _declare_setting("", "what links in mails begin with; empty: http://host:port")
+    public_url: str = _declare_setting("", "what links in mails begin with; empty: http://host:port", pasted=True)
     trusted_proxies: tuple[str, ...] = _declare_setting(
-        (), "addresses or networks whose X-Forwarded-* headers are believed"
+        (), "addresses or networks whose X-Forwarded-* headers are believed", pasted=True
     )
     threads: int = _declare_setting(8, "requests handled at the same time", low=1, high=256)
     metrics_token: str = _declare_setting("", "bearer token for /healthz, /readyz and /metrics from beyond loopback")
@@ -56,7 +60,7 @@ class WebSettings:
 
 @dataclass(frozen=True)
 class SmppSettings:
-    host: str = _declare_setting("127.0.0.1", "address to listen on; :: for all, IPv4 and IPv6")
+    host: str = _declare_setting("127.0.0.1", "address to listen on; :: for all, IPv4 and IPv6", pasted=True)
     port: int = _declare_setting(2775, "unsecured port; 0: not listened on", low=0, high=_MAX_PORT)
     tls_port: int = _declare_setting(3550, "TLS port; 0: not listened on", low=0, high=_MAX_PORT)
     tls_certificate: str = _declare_setting(
@@ -65,9 +69,13 @@ class SmppSettings:
     tls_key: str = _declare_setting("", "PEM file of the certificate's private key")
     tls_minimum: str = _declare_setting("1.3", "oldest version of TLS that is spoken: 1.3 or 1.2")
     proxy_protocol_from: tuple[str, ...] = _declare_setting(
-        (), "addresses or networks whose connections begin with a PROXY protocol header, which is believed"
+        (),
+        "addresses or networks whose connections begin with a PROXY protocol header, which is believed",
+        pasted=True,
     )
-    public_host: str = _declare_setting("", "host name that customers are shown; empty: the listening address")
+    public_host: str = _declare_setting(
+        "", "host name that customers are shown; empty: the listening address", pasted=True
+    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class MailSettings:
     url: str = _declare_setting(
         "", "smtp://user:password@host:port (STARTTLS where offered) or smtps://…; empty: files in outbox/"
     )
-    sender: str = _declare_setting("SMPP Portal <portal@localhost>", "From: of the mails", name="from")
+    sender: str = _declare_setting("SMPP Portal <portal@localhost>", "From: of the mails", name="from", pasted=True)
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,8 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
 
 def _read_toml(file: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(remove_invisible_marks(file.read_text()))
+        # Some editors begin a file with a BOM.
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         if must_exist:
             raise ConfigError(f"{file}: no such file") from None
@@ -258,13 +267,14 @@ def _read_section(
         unknown_env.discard(variable)
         default = each.default if each.default is not MISSING else None
         if variable in env:
-            text = remove_invisible_marks(env[variable])
-            value, value_origin = _value_from_env(text, hints[each.name], variable), variable
+            value, value_origin = _value_from_env(env[variable], hints[each.name], variable), variable
             table.pop(key, None)
         elif key in table:
             value, value_origin = _value_from_toml(table.pop(key), hints[each.name], path), origin
         else:
             value, value_origin = default, "default"
+        if each.metadata["pasted"]:
+            value = _remove_marks(value)
         _check_setting_bounds(value, each, path)
         values[each.name] = value
         origins.append(SettingOrigin(path, value, default, value_origin, each.metadata["help"]))
@@ -304,10 +314,14 @@ def _value_from_env(text: str, expected_type: Any, path: str) -> Any:
         return tuple(each.strip() for each in text.split(",") if each.strip())
     if expected_type is int:
         try:
-            return int(text)
+            return int(remove_invisible_marks(text))
         except ValueError:
             raise ConfigError(f"{path}: {text!r} must be a whole number") from None
     return text
+
+
+def _remove_marks(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    return remove_invisible_marks(value) if isinstance(value, str) else tuple(map(remove_invisible_marks, value))
 
 
 def _check_setting_bounds(value: Any, setting: Field[Any], path: str) -> None:

@@ -25,8 +25,8 @@ from portal.migrations.m0016_origins import m0016_origins
 from portal.migrations.m0017_short_ids import m0017_short_ids
 from portal.migrations.m0018_account_messages import m0018_account_messages
 from portal.migrations.m0019_outcome_room import m0019_outcome_room
-from portal.migrations.m0021_national_numbers import m0021_national_numbers
-from portal.migrations.m0022_hex_ids import m0022_hex_ids
+from portal.migrations.m0020_national_numbers import m0020_national_numbers
+from portal.migrations.m0021_hex_ids import m0021_hex_ids
 
 migrations = Migrations("portal")
 
@@ -50,7 +50,7 @@ for step in (
     m0017_short_ids,
     m0018_account_messages,
     m0019_outcome_room,
-    m0021_national_numbers,
-    m0022_hex_ids,
+    m0020_national_numbers,
+    m0021_hex_ids,
 ):
     migrations()(step)

@@ -99,6 +99,16 @@ def test_every_command_s_help_has_an_example_that_is_right(name, command):
         assert command.help
 
 
+def test_passwords_and_texts_are_what_was_typed():
+    command = root.get_command(click.Context(root), "demo")
+    assert command
+    text, password = "\u202bשלום\u202c\u00a0\u200b", "pa\u00adss\u00a0word\u200e"
+    words = ["--send", "\u202a393401234567\u200b", text, "--password", password, "--code", "\u200bolga@portal.example"]
+    with command.make_context("demo", words) as ctx:
+        assert (ctx.params["send"], ctx.params["password"]) == (("393401234567", text), password)
+        assert ctx.params["email"] == "olga@portal.example"
+
+
 def _list_imported_modules(stderr: str) -> set[str]:
     return set(re.findall(r"^import time:.*\| +(\S+)$", stderr, re.M))
 

@@ -59,6 +59,15 @@ def test_a_message_from_a_handset_is_simulated(ok, refused, run_app):
     assert "The SMPP server isn't running: it takes the message when it starts." in result.stdout
 
 
+def test_the_text_of_a_simulated_message_is_what_was_typed(ok, conn):
+    ok("route", "add", "smpp-acme-1", "48484")
+    text = "\u202bשלום\u202c\u00a0\u200b"
+    ok("simulate", "mo", "--from", "+393337654321\u200b", "--to", "\u202a48484\u202c", text)
+    assert [tuple(row) for row in conn.execute("SELECT source, destination, text FROM simulated")] == [
+        ("393337654321", "48484", text)
+    ]
+
+
 def test_a_simulated_message_is_taken_by_the_server_that_runs(ok, server):
     ok("route", "add", "smpp-acme-1", "48484")
     assert ok("simulate", "mo", "--from", "393337654321", "--to", "48484", "ARRET")["running"]

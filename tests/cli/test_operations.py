@@ -76,13 +76,23 @@ def test_commands_need_the_key_of_their_database(refused, data, tmp_path, monkey
     assert not (tmp_path / "copy.db").exists()
 
 
-def test_check_finds_a_key_of_another_database(run_app, data):
-    (data / "secret.key").write_text("ab" * 32)
+def test_check_finds_a_key_of_another_database_and_that_there_is_none(run_app, data):
+    key = data / "secret.key"
+    key.write_text("ab" * 32)
+    assert find_key_problem(run_app) == (
+        "nobody can log in or bind: secret.key belongs to another database: put back the key that belongs to this one"
+    )
+    key.unlink()
+    assert find_key_problem(run_app) == (
+        f"nobody can log in or bind: {key} is missing: put back the key that belongs to this database"
+    )
+
+
+def find_key_problem(run_app):
     done = run_app("check", "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["problems"] == [
-        "file: secret.key belongs to another database: put back the key that belongs to this one"
-    ]
+    (problem,) = json.loads(done.stdout)["problems"]
+    return problem
 
 
 def test_check_says_what_is_off(run_app, conn):

@@ -71,9 +71,53 @@ def test_every_kind_of_value(load):
 
 
 def test_what_nobody_sees_in_what_was_pasted_is_left_out(load):
-    config = load('\ufeff[web]\ntrusted_proxies = ["\u202a10.0.0.0/8\u202c"]\u00a0\n', PORTAL_SMPP_PORT="\u200e2776")
+    text = (
+        '\ufeff[web]\nhost = "127.0.\u00ad0.2\u00a0"\npublic_url = "https://sms.example\u200b"\n'
+        'trusted_proxies = ["\u202a10.0.0.0/8\u202c\u00a0"]\n[smpp]\npublic_host = "smpp\u2060.example"\n'
+    )
+    config = load(
+        text,
+        PORTAL_SMPP_PORT="\u200e2776",
+        PORTAL_SMPP_HOST="\u200e::1",
+        PORTAL_SMPP_PROXY_PROTOCOL_FROM="10.0.0.1\u00a0, \u202a10.0.0.2\u202c",
+        PORTAL_MAIL_FROM="a@b.example\u200b",
+    )
+    assert (config.web.host, config.web.public_url) == ("127.0.0.2", "https://sms.example")
     assert [str(each) for each in config.trusted_proxy_networks] == ["10.0.0.0/8"]
-    assert config.smpp.port == 2776
+    assert (config.smpp.port, config.smpp.host, config.smpp.public_host) == (2776, "::1", "smpp.example")
+    assert config.smpp.proxy_protocol_from == ("10.0.0.1", "10.0.0.2")
+    assert config.mail.sender == "a@b.example"
+
+
+def test_passwords_and_names_of_files_are_what_they_are(load):
+    marked = "pa\u00adss\u00a0word\u200e"
+    url = f"smtp://portal:{marked}@mail.example"
+    text = f"""
+        data = "{marked}"
+        [mail]
+        url = "{url}"
+        [smpp]
+        tls_certificate = "{marked}.crt"
+        tls_key = "{marked}.key"
+        [web]
+        metrics_token = "{marked}"
+        [payments]
+        secret = "{marked * 3}"
+    """
+    for config in (
+        load(text),
+        load(
+            PORTAL_DATA=marked,
+            PORTAL_MAIL_URL=url,
+            PORTAL_SMPP_TLS_CERTIFICATE=f"{marked}.crt",
+            PORTAL_SMPP_TLS_KEY=f"{marked}.key",
+            PORTAL_WEB_METRICS_TOKEN=marked,
+            PORTAL_PAYMENTS_SECRET=marked * 3,
+        ),
+    ):
+        assert config.mail.url == url
+        assert (config.smpp.tls_certificate, config.smpp.tls_key) == (f"{marked}.crt", f"{marked}.key")
+        assert (config.web.metrics_token, config.payments.secret) == (marked, marked * 3)
 
 
 @pytest.mark.parametrize(

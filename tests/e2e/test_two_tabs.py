@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from portal.core.pasted_text import remove_invisible_marks
+from tests.core.test_pasted_text import MARKS
 from tests.e2e.browsing import BrowserTab
 from tests.support import Cast, RunningServer
 
@@ -140,3 +142,15 @@ def test_what_is_pasted_is_what_is_seen(open_tab: OpenTab, server: RunningServer
     paste(tab.page, "Code", f"\u202a\u202a\u202a\u200b{cast.alice.totp_code()}\u202c\u202c\u202c")
     tab.button("Log in").click()
     tab.page.wait_for_url(lambda url: "/login" not in url)
+
+
+def test_what_is_pasted_is_what_the_server_takes_it_for(open_tab: OpenTab, server: RunningServer) -> None:
+    tab = open_tab(server)
+    tab.page.goto("/login")
+    field = tab.page.get_by_label("E-mail address")
+    addresses = [f"{mark}a{mark}lice@acme.example{mark}" for mark in f"{MARKS}\u00a0\u2007\u202f"]
+    # Joiners that have a meaning, and one beside ASCII.
+    for text in (*addresses, "می\u200cخواهم", "\u200cمی\u200c\u200dخ\u200d", "👩\u200d💻", "👩\u200dx"):
+        field.fill("")
+        paste(tab.page, "E-mail address", text)
+        expect(field).to_have_value(remove_invisible_marks(text))

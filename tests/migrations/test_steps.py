@@ -38,8 +38,8 @@ EXECUTED = {
     "m0017_short_ids": "999b5b3176dafe530a0907b72fcbf311c284685e8eb6c4ff11d0a507a6eb9d9d",
     "m0018_account_messages": "a77ddda5abed2a4a0fc368594aba5b05b5c86622239e6912c85ae7f598bba0a1",
     "m0019_outcome_room": "7d1a5028438464400b6c052295d4450155d0a26af08412ed5336f49ca417a81a",
-    "m0021_national_numbers": "ababaf343b11f89758ebb80bf550ce48aa200a08065b9ef5ef794166dd5136b7",
-    "m0022_hex_ids": "19f39b55ac1d57a05803352a87f42b4f5070da1e2927a0731e6a6c00d5d95508",
+    "m0020_national_numbers": "ababaf343b11f89758ebb80bf550ce48aa200a08065b9ef5ef794166dd5136b7",
+    "m0021_hex_ids": "19f39b55ac1d57a05803352a87f42b4f5070da1e2927a0731e6a6c00d5d95508",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

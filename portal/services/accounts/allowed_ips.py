@@ -100,6 +100,11 @@ class AllowedIP:
     expires_at: int | None
 
 
+def unmap_ipv4(address: IPAddress) -> IPAddress:
+    """The IPv4 address that is mapped into an IPv6 one (RFC 4291, 2.5.5.2); of others the same."""
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
 def parse_ip_network(text: str) -> IPNetwork:
     """Read an address or a range as people type them.
 
@@ -308,6 +313,5 @@ def list_allowed_ips(conn: sqlite3.Connection, account_id: int) -> list[AllowedI
 
 def is_ip_allowed(entries: list[AllowedIP], address: str) -> bool:
     """Whether a client from this address may bind."""
-    parsed: IPAddress = ip_address(address)
-    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
-    return any((mapped or parsed) in ip_network(each.network) for each in entries)
+    parsed = unmap_ipv4(ip_address(address))
+    return any(parsed in ip_network(each.network) for each in entries)

@@ -13,17 +13,14 @@ from pathlib import Path
 from portal import migrations
 from portal.core import db
 from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
-from portal.core.crypto import Keys
 from portal.core.db import FILE_NAME, connect
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.common.errors import Refused
-from portal.services.operations import folder_locks
+from portal.services.operations import database_key, folder_locks
 from portal.services.operations.database_copy import copy_database
-from portal.services.people import two_factor
 
 _HEADER_OCTETS = 100
 _SQLITE_MAGIC = b"SQLite format 3\0"
-_ARCHIVES = {b"PK": "ZIP", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
 
 class InvalidBackup(Refused):
@@ -109,7 +106,7 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
         DataFolderInUse, InvalidBackup, KeyFileError, OSError: nothing has changed.
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
-    _check_backup(source, data / KEY_FILE_NAME, progress)
+    _check_backup(source, data, progress)
     database, temporary_file = data / FILE_NAME, data / f".{FILE_NAME}.restoring"
     with folder_locks.acquire_data_folder_alone(data):
         try:
@@ -131,10 +128,10 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
 
 
 def _open_read_only(file: Path) -> sqlite3.Connection:
-    # What was a database that was in use is read without files beside it, unless it has them: its folder may be on a
-    # medium that can't be written.
-    in_use = any(file.with_name(f"{file.name}{each}").exists() for each in ("-wal", "-journal"))
-    return sqlite3.connect(f"{file.absolute().as_uri()}?{'mode=ro' if in_use else 'immutable=1'}", uri=True)
+    # SQLite makes files beside a database that it reads, unless it is told that nobody writes it; a backup may be in a
+    # folder that can't be written. With a log beside it, the database is whole only together with that.
+    has_log = any(file.with_name(f"{file.name}{each}").exists() for each in ("-wal", "-journal"))
+    return sqlite3.connect(f"{file.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}", uri=True)
 
 
 def _keep_old_database(database: Path) -> Path:
@@ -178,20 +175,18 @@ def _copy_and_fsync(source: Path, target: Path) -> None:
         raise
 
 
-def _check_backup(source: Path, key_file: Path, progress: Progress) -> None:
+def _check_backup(source: Path, data: Path, progress: Progress) -> None:
     """Raises: InvalidBackup, KeyFileError"""
     if reason := _find_damage(source):
         raise InvalidBackup(file=source, reason=reason)
-    # Where there is no key yet, it can be put there after the database.
-    keys = Keys.load(key_file.parent) if key_file.exists() else None
     try:
         with closing(_open_read_only(source)) as conn:
             if not migrations.list_applied_names(conn):
                 raise InvalidBackup(file=source, reason="it isn't a database of this program")
             migrations.list_pending_names(conn)
             # This takes a moment, while the whole file takes minutes.
-            if keys and not two_factor.is_key_of_database(conn, keys):
-                raise BackupOfAnotherKey(file=source, key=key_file)
+            if not database_key.is_key_of_database(conn, data):
+                raise BackupOfAnotherKey(file=source, key=data / KEY_FILE_NAME)
             with report_during_statements(conn, progress, lambda: (0, 0)):
                 result = conn.execute("PRAGMA integrity_check").fetchone()[0]
     except migrations.NewerDatabase:
@@ -217,9 +212,6 @@ def _find_damage(source: Path) -> str:
         return f"it can't be read ({error.strerror})"
     if not header:
         return "it is empty"
-    for magic, name in _ARCHIVES.items():
-        if header.startswith(magic):
-            return f"it is compressed ({name}): unpack it first"
     if not header.startswith(_SQLITE_MAGIC):
         return "it is no SQLite database"
     if len(header) < _HEADER_OCTETS:

@@ -17,6 +17,7 @@ from portal.core import paths
 from portal.core.db import FILE_NAME
 from portal.core.progress import Progress
 from portal.services.common.errors import Refused
+from portal.services.operations import database_key
 
 SERVER, WEB, SMSC, DEMO = "server", "web", "smsc", "demo"
 # Held by everything that uses the database: shared, or alone by what replaces, rewrites or migrates it.
@@ -110,15 +111,15 @@ def lock_migrated_database(data: Path, progress: Progress, *, but_for: str = "")
         The lock, and the names of the migrations that were applied.
 
     Raises:
+        KeyFileError: `secret.key` belongs to another database; nothing has changed.
         OlderDatabaseInUse, NewerDatabase, MigrationFailed: nothing has changed.
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
-    file = data / FILE_NAME
     applied: list[str] = []
     while True:
         handle = _wait_for_database(data, progress, alone=False)
         try:
-            if not migrations.list_pending_migrations(file):
+            if not _list_pending_migrations(data):
                 return handle, applied
         except BaseException:
             handle.close()
@@ -126,7 +127,17 @@ def lock_migrated_database(data: Path, progress: Progress, *, but_for: str = "")
         # Given back first: two that wait to be alone while both share it would wait forever.
         handle.close()
         with _wait_for_database(data, progress, alone=True, but_for=but_for):
-            applied += migrations.migrate(file, progress=progress)
+            if _list_pending_migrations(data):
+                applied += migrations.migrate(data / FILE_NAME, progress=progress)
+
+
+def _list_pending_migrations(data: Path) -> list[str]:
+    """Raises: KeyFileError, NewerDatabase"""
+    pending = migrations.list_pending_migrations(data / FILE_NAME)
+    # One that is yet to be made has no secrets.
+    if len(pending) < len(migrations.KNOWN_NAMES):
+        database_key.require_key_of_database(data)
+    return pending
 
 
 def _wait_for_database(data: Path, progress: Progress, *, alone: bool, but_for: str = "") -> FileIO:

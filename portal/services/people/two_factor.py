@@ -5,10 +5,9 @@ import secrets
 import sqlite3
 
 import pyotp
-from cryptography.exceptions import InvalidTag
 
 from portal.core.clock import now_ms
-from portal.core.crypto import KeyFileError, Keys, hash_token
+from portal.core.crypto import Keys, hash_token
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
@@ -29,35 +28,6 @@ class WrongTotpCode(Refused):
 def new_totp_secret(keys: Keys) -> bytes:
     """A fresh secret, sealed for the database."""
     return keys.encrypt_column(pyotp.random_base32().encode())
-
-
-def require_key_of_database(conn: sqlite3.Connection, keys: Keys) -> None:
-    """Make sure that the key belongs to this database: with another one every login and every bind would fail.
-
-    Args:
-        conn: a database of any version.
-
-    Raises:
-        KeyFileError: none of the secrets opens with it.
-    """
-    if not is_key_of_database(conn, keys):
-        raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
-
-
-def is_key_of_database(conn: sqlite3.Connection, keys: Keys) -> bool:
-    """Whether the TOTP secrets of a database, of any version, were sealed with this key; also where there are none."""
-    sealed_secrets = [
-        bytes(row[0]) for row in conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")
-    ]
-    return not sealed_secrets or any(_can_decrypt_totp_secret(keys, each) for each in sealed_secrets)
-
-
-def _can_decrypt_totp_secret(keys: Keys, sealed_secret: bytes) -> bool:
-    try:
-        keys.decrypt_column(sealed_secret)
-    except InvalidTag:
-        return False
-    return True
 
 
 def format_totp_secret(keys: Keys, sealed_secret: bytes) -> str:

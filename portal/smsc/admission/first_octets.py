@@ -30,8 +30,8 @@ async def peek_first_octets(
 
     Args:
         client: non-blocking.
-        count_needed: is called with what has come, and returns how many octets are needed in all: as many as that or
-            fewer, and all are there. What it raises is passed on.
+        count_needed: is called with the octets that have come, and returns how many are needed. Where it returns more,
+            it is called again with more; else these are all. What it raises is passed on.
         max_octets: where more than that are needed, so many are returned as have come.
         deadline: in seconds of the event loop's clock.
 

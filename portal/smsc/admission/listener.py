@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from portal.services.accounts.allowed_ips import IPAddress, IPNetwork
+from portal.services.accounts.allowed_ips import IPAddress, IPNetwork, unmap_ipv4
 from portal.smsc.admission import proxy_protocol, tls
 from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
 from portal.smsc.admission.first_octets import ConnectionEnded, peek_first_octets, wait_until_readable
-from portal.smsc.admission.proxy_protocol import unmap_ipv4
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ class SmppListener:
                 )
             except ssl.SSLError as error:
                 alert = tls.find_alert(tls_context, client_hello)
-                if alert:
+                if alert is not None:
                     await self._send_alert(same_client, alert)
                 raise OSError(tls.describe_failure(error, client_hello, alert)) from error
 

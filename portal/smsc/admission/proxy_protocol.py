@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from portal.services.accounts.allowed_ips import IPAddress
+from portal.services.accounts.allowed_ips import IPAddress, unmap_ipv4
 
 MAX_HEADER_LENGTH = 4096
 """Octets. Version 1 has 107 at most (2.1); version 2 some hundred, with all that balancers add to it."""
@@ -26,11 +26,6 @@ _V2_TCP_OVER_IPV4, _V2_TCP_OVER_IPV6 = 0x11, 0x21
 # By address family: none, IPv4, IPv6, Unix.
 _V2_ADDRESS_LENGTHS = (0, 12, 36, 216)
 _V2_MAX_TRANSPORT = 2
-
-
-def unmap_ipv4(address: IPAddress) -> IPAddress:
-    """Return the IPv4 address where one is mapped into an IPv6 one (RFC 4291, 2.5.5.2), else the same."""
-    return (address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address
 
 
 class ProxyHeaderError(Exception):

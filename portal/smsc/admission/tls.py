@@ -39,9 +39,11 @@ def create_tls_context(certificate: Path, key: Path, minimum: str) -> ssl.SSLCon
 
 
 def count_client_hello_octets(octets: bytes) -> int:
-    """Return how many octets the ClientHello has that begins with these, with the headers of its records.
+    """Return how many octets a ClientHello has, with the headers of its records.
 
-    As many as are needed to tell more, where that is not all there; no more than there are where it is no ClientHello.
+    Args:
+        octets: its beginning, or all of it. Where they don't tell the length yet, so many are returned as are needed to
+            tell more. Where they are no ClientHello, their own number is returned: no more are needed.
     """
     start = 0
     message = b""
@@ -65,17 +67,17 @@ def count_client_hello_octets(octets: bytes) -> int:
             return start
 
 
-def find_alert(tls_context: ssl.SSLContext, client_hello: bytes) -> bytes:
-    """Return the alert with which TLS refuses a ClientHello, as it goes over the wire; empty where it doesn't."""
+def find_alert(tls_context: ssl.SSLContext, client_hello: bytes) -> bytes | None:
+    """Return the alert with which TLS refuses a ClientHello, as it goes over the wire; None where it sends none."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     incoming.write(client_hello)
     with suppress(ssl.SSLError):
         tls_context.wrap_bio(incoming, outgoing, server_side=True).do_handshake()
     answer = outgoing.read()
-    return answer if answer[:1] == bytes((_ALERT,)) else b""
+    return answer if answer[:1] == bytes((_ALERT,)) else None
 
 
-def describe_failure(error: ssl.SSLError, client_hello: bytes, alert: bytes) -> str:
+def describe_failure(error: ssl.SSLError, client_hello: bytes, alert: bytes | None) -> str:
     """Say for the log why a handshake has failed that began with this ClientHello, and which alert was sent."""
     if client_hello[:1] != bytes((_HANDSHAKE,)):
         return f"what it sends is no TLS ({error})"

@@ -29,9 +29,7 @@ _RECEIPTED_MESSAGE_ID, _OUTGOING_ID = (
 )
 
 
-def encode_deliver_sm(
-    deliverable: Deliverable, sequence: int, client_id: ClientId, *, supports_tlvs: bool = True
-) -> bytes:
+def encode_deliver_sm(deliverable: Deliverable, sequence: int, client_id: ClientId, *, supports_tlvs: bool) -> bytes:
     """Return the PDU that takes it to the ESME.
 
     Args:

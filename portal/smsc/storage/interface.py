@@ -143,9 +143,9 @@ class Storage(Protocol):
         """Have `wake` called whenever something may wait for an account's receivers, until `unsubscribe_deliveries`.
 
         Returns:
-            What takes the next of it, in its order; it returns None where there is nothing now. Each comes once until
-            `retry_delivery`. Nothing comes before one that `retry_delivery` has put off, unless that has used up
-            `deliveries.MAX_BLOCKING_ATTEMPTS`.
+            A function that takes the next receipt or message, in their order, and returns it; None where nothing waits
+            now. Each is taken once, and again after `retry_delivery`. Until then nothing behind it is taken, unless it
+            has used up `deliveries.MAX_BLOCKING_ATTEMPTS`.
         """
 
     def unsubscribe_deliveries(self, account_id: int) -> None:

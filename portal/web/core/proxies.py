@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
 from flask import Flask
 
 from portal.core.config import Config
+from portal.services.accounts.allowed_ips import IPAddress, unmap_ipv4
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -48,30 +49,20 @@ def _find_client_address(address: str, forwarded_for: str, proxies: tuple[IPv4Ne
     forwarded = [each.strip() for each in forwarded_for.split(",") if each.strip()]
     while forwarded and proxies and _is_in_networks(address, proxies):
         previous_hop = forwarded.pop()
-        if not _is_ip_address(previous_hop):
+        if not _parse_address(previous_hop):
             break
         address = previous_hop
-    return _unmap_ipv4(address)
+    # A Unix socket in front of us tells no address, and nothing is allowed to this one.
+    return str(_parse_address(address) or "0.0.0.0")
 
 
 def _is_in_networks(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    if not _is_ip_address(address):
-        return False
-    parsed = ip_address(_unmap_ipv4(address))
-    return any(parsed.version == each.version and parsed in each for each in networks)
+    parsed = _parse_address(address)
+    return parsed is not None and any(parsed in each for each in networks)
 
 
-def _is_ip_address(text: str) -> bool:
+def _parse_address(text: str) -> IPAddress | None:
     try:
-        ip_address(text)
+        return unmap_ipv4(ip_address(text))
     except ValueError:
-        return False
-    return True
-
-
-def _unmap_ipv4(address: str) -> str:
-    if not _is_ip_address(address):
-        return "0.0.0.0"  # a Unix socket in front of us tells no address, and nothing is allowed to this one
-    parsed = ip_address(address)
-    ipv4_address = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
-    return str(ipv4_address or parsed)
+        return None

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import pyotp
 import pytest
 
-from portal.core.crypto import KeyFileError, Keys
 from portal.core.db import Connection
 from portal.services.people import two_factor
 
@@ -112,11 +111,3 @@ def test_a_clock_that_was_wrong_for_a_while_locks_nobody_out(conn, keys, cast):
     conn.execute("UPDATE users SET totp_last_step = totp_last_step + 100000000 WHERE id = ?", (cast.alice.id,))
     assert two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code())
     assert not two_factor.verify_totp_code(conn, keys, cast.alice.id, cast.alice.totp_code())
-
-
-def test_a_key_of_another_database_is_noticed(conn, keys):
-    two_factor.require_key_of_database(conn, keys)
-    with pytest.raises(KeyFileError):
-        two_factor.require_key_of_database(conn, Keys(bytes(32)))
-    conn.execute("UPDATE users SET totp_secret = NULL")
-    two_factor.require_key_of_database(conn, Keys(bytes(32)))

@@ -4,7 +4,9 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
+from itertools import pairwise
 
 import pytest
 
@@ -128,11 +130,9 @@ def behind(config: Config) -> Config:
     return replace(config, smpp=replace(config.smpp, proxy_protocol_from=(BALANCER, "192.0.2.0/24")))
 
 
-async def connect_by_balancer(port: int, *pieces: bytes) -> RawEsme:
+async def connect_by_balancer(port: int, octets: bytes = b"") -> RawEsme:
     esme = await RawEsme.connect(port, from_address=BALANCER)
-    for piece in pieces:
-        esme.send_octets(piece)
-        await asyncio.sleep(0)
+    esme.send_octets(octets)
     return esme
 
 
@@ -178,18 +178,29 @@ async def test_the_list_of_addresses_holds_for_clients_and_not_for_the_balancer(
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["unsecured", "TLS"])
-async def test_a_header_may_come_in_pieces_and_with_what_is_behind_it(behind: Config, cast: Cast, tls: bool) -> None:
+async def test_a_header_may_come_in_pieces_and_with_what_is_behind_it(
+    behind: Config, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     header = make_v2_tcp("127.0.0.1")
     enquiry = HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1).encode()
+    seen: set[bytes] = set()
+
+    def note_and_count(octets: bytes) -> int:
+        seen.add(octets)
+        return count_header_octets(octets)
+
+    monkeypatch.setattr(proxy_protocol, "count_header_octets", note_and_count)
     async with run_smsc(behind) as server:
+        esme = await connect_by_balancer(server.tls_port if tls else server.port)
+        for start, end in pairwise((0, 1, 14, 20)):
+            esme.send_octets(header[start:end])
+            await wait_until(partial(seen.__contains__, header[:end]))
         if tls:
-            esme = await connect_by_balancer(server.tls_port, *(bytes((each,)) for each in header))
+            esme.send_octets(header[20:])
             await start_tls(esme)
             esme.send_octets(enquiry)
         else:
-            esme = await connect_by_balancer(
-                server.port, header[:1], header[1:14], header[14:20], header[20:] + enquiry
-            )
+            esme.send_octets(header[20:] + enquiry)
         assert (await esme.wait_for_response(1)).status == 0
 
 
@@ -223,8 +234,8 @@ async def test_a_header_that_never_ends_has_the_time_for_a_bind(
     config = limited(bind_seconds=0.1)
     config = replace(config, smpp=replace(config.smpp, proxy_protocol_from=(BALANCER,)))
     async with run_smsc(config) as server:
-        for pieces in ((), (b"PROXY TCP4 ",), (SIGNATURE,)):
-            await (await connect_by_balancer(server.port, *pieces)).wait_for_close()
+        for octets in (b"", b"PROXY TCP4 ", SIGNATURE):
+            await (await connect_by_balancer(server.port, octets)).wait_for_close()
         assert not server.connection_limits.connection_count
     assert caplog.text.count("it has not come in time") == 3
 

@@ -22,6 +22,7 @@ from portal.services.operations.self_check.problem import (
     iterate_rows,
     problem_from_error,
     problem_from_failed_migration,
+    problem_from_key_error,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "open_database_copy",
     "problem_from_error",
     "problem_from_failed_migration",
+    "problem_from_key_error",
     "remove_stale_copy",
 ]
 

@@ -36,9 +36,14 @@ class Problem:
         return i18n.gettext(self.sentence, **formatted)
 
 
-def problem_from_error(error: sqlite3.DatabaseError | KeyFileError) -> Problem:
-    """The problem that SQLite reports of a file that it can't read, or that there is no key for it."""
+def problem_from_error(error: sqlite3.DatabaseError) -> Problem:
+    """The problem that SQLite reports of a file that it can't read."""
     return Problem(N_("file: %(line)s"), {"line": str(error)})
+
+
+def problem_from_key_error(error: KeyFileError) -> Problem:
+    """The problem that the key is missing, damaged or another database's."""
+    return Problem(N_("nobody can log in or bind: %(reason)s"), {"reason": str(error)})
 
 
 def problem_from_failed_migration(error: MigrationFailed) -> Problem:

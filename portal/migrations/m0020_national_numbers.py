@@ -5,6 +5,6 @@ from sqlite_utils import Database
 from portal.migrations.sql import create_version_trigger
 
 
-def m0021_national_numbers(database: Database) -> None:
+def m0020_national_numbers(database: Database) -> None:
     database.execute("ALTER TABLE accounts ADD COLUMN national_numbers TEXT NOT NULL DEFAULT 'ignored'")
     create_version_trigger(database, "accounts", "national_numbers", "UPDATE OF national_numbers", "NEW.id")

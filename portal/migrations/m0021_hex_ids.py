@@ -16,5 +16,5 @@ INSERT INTO counters (name, value) VALUES ('hex_id', 0);
 """
 
 
-def m0022_hex_ids(database: Database) -> None:
+def m0021_hex_ids(database: Database) -> None:
     execute_statements(database, _STATEMENTS)

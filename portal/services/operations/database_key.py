@@ -1,0 +1,56 @@
+"""Whether `secret.key` belongs to a database: with another one every login and every bind would fail."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+
+from portal.core import db
+from portal.core.crypto import FILE_NAME, KeyFileError, Keys
+
+
+def require_key_of_database(data: Path) -> None:
+    """Make sure that a data folder's key, where there is one, belongs to its database.
+
+    For whoever has locked the folder: a restore replaces the database.
+
+    Args:
+        data: the folder; its database may be of any version.
+
+    Raises:
+        KeyFileError: it doesn't, or is damaged.
+        sqlite3.Error: the database can't be read.
+    """
+    with closing(db.connect(data / db.FILE_NAME)) as conn:
+        if not is_key_of_database(conn, data):
+            raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
+
+
+def is_key_of_database(conn: sqlite3.Connection, data: Path) -> bool:
+    """Whether any TOTP secret of a database, of any version, opens with the key of a data folder.
+
+    Also where there is no secret, or no key yet: it can be put there after the database.
+
+    Raises:
+        KeyFileError: the key is damaged.
+        sqlite3.Error
+    """
+    if not (data / FILE_NAME).exists():
+        return True
+    keys = Keys.load(data)
+    secret = None
+    # Mostly the first one opens. Some are left of another key where users have begun anew under this one.
+    with closing(conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")) as secrets:
+        for (secret,) in secrets:
+            if _can_decrypt(keys, secret):
+                return True
+    return secret is None
+
+
+def _can_decrypt(keys: Keys, sealed_secret: bytes) -> bool:
+    try:
+        keys.decrypt_column(sealed_secret)
+    except InvalidTag:
+        return False
+    return True
