@@ -73,7 +73,7 @@ class InvalidNationalNumbers(Refused):
         "“%(value)s” can't be what national numbers (TON 2) are read as: ignored, refused, or the code of a country,"
         " such as IT."
     )
-    field = "national_country"
+    field = "national_numbers"
 
 
 @dataclass(frozen=True, slots=True)
