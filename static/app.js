@@ -274,8 +274,10 @@
     const rests = document.hidden || findFailure('loggedOut'); // nobody sees it, or nobody may
     if (rests && isPoll(event.detail.elt)) event.preventDefault();
   });
-  // What leads to the login takes the page away, with what was typed: only a click or a form that is sent may do so, not
-  // a poll, nor what is asked while somebody types.
+  // What leads to the login takes the page away, with what was typed: then only a click or a form that is sent may do so,
+  // not a poll, nor what is asked while somebody types. A page in which nothing was typed shows no longer what it showed.
+  const isTypedInto = () => [...document.querySelectorAll('input:not([type=hidden]),textarea')].some(
+    (field) => field.value !== field.defaultValue || (field.checked ?? false) !== (field.defaultChecked ?? false));
   const findLogin = ({ xhr }) => {
     const address = xhr.getResponseHeader('HX-Redirect');
     return address && new URL(address, location).pathname.endsWith('/login') ? address : '';
@@ -283,7 +285,7 @@
   on('beforeOnLoad', (event) => {
     const { elt, triggeringEvent } = event.detail.requestConfig;
     const login = findLogin(event.detail);
-    if (!login || !isPoll(elt) && triggeringEvent?.type !== 'input') return;
+    if (!login || !(isPoll(elt) ? isTypedInto() : triggeringEvent?.type === 'input')) return;
     event.preventDefault();
     failureToast('loggedOut', login);
   });

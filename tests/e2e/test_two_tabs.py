@@ -95,6 +95,17 @@ def test_what_is_typed_stays_after_a_logout_in_another_tab(
     assert there.browser_errors == []
 
 
+def test_a_page_in_which_nothing_is_typed_ends_with_its_session(
+    open_tab: OpenTab, server: RunningServer, cast: Cast
+) -> None:
+    here = open_tab(server)
+    here.log_in(cast.alice)
+    here.page.goto(SETTINGS)
+    log_out(open_beside(here))
+    here.page.wait_for_url(f"**/login?next={SETTINGS}")
+    expect(here.page.locator("form [role=alert]")).to_contain_text("You are no longer logged in. Log in to go on.")
+
+
 def test_two_login_pages(open_tab: OpenTab, server: RunningServer, cast: Cast) -> None:
     here = open_tab(server)
     there = open_beside(here)

@@ -53,8 +53,7 @@ def handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
 def _handle_not_logged_in(error: NotLoggedIn) -> ResponseReturnValue:
     page = _find_page_path()
     address = url_for("login.login", next=page if page != "/" else None)
-    # Or else, again, no new cookie; nor for a poll, whose answer could come after that of a login in another tab.
-    if not _is_from_another_site() and request.endpoint != "live.poll_changes":
+    if not _is_from_another_site():  # or else, again, no new cookie
         was_logged_in = session.pop("_user_id", None) is not None
         if request.method not in _READING_METHODS:
             if request.endpoint != "login.logout":

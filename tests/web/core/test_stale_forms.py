@@ -143,12 +143,13 @@ def test_a_page_after_the_end_of_its_session_says_why_it_is_not_shown(
     assert find_login_notice(alice) == ""
 
 
-def test_a_poll_after_the_end_of_its_session_leaves_the_cookie_alone(alice: Browser, conn: db.Connection) -> None:
-    conn.execute("DELETE FROM login_sessions")
+def test_a_poll_after_a_logout_says_why(alice: Browser) -> None:
+    alice.post("/logout")
+    alice.get("/login")
     live = "/accounts/smpp-acme-2/live?page=home&seen="
     answer = alice.get(live, htmx=True, headers={"HX-Current-URL": HERE + SETTINGS})
     assert get_target(answer, True) == f"/login?next={SETTINGS}"
-    assert "Set-Cookie" not in answer.headers
+    assert TO_GO_ON in find_login_notice(alice)
 
 
 def test_whoever_has_just_come_is_told_nothing(browser: Browser) -> None:
