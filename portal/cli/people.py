@@ -56,11 +56,11 @@ def _init_installation(options: CommonOptions, *, email: str) -> CommandOutput:
             raise CommandError(f"There is an installation in {config.data} already. A new link: user link EMAIL")
         user = users.create_user(context.conn, context.keys, SHELL, email, users.OPERATOR, None)
         prices.set_prices(context.conn, SHELL, prices.read_initial_prices())
-        return _create_enrolment_link(context, user, "setup")
+        return _format_link(context, user, "setup", enrolment.create_enrolment_link(context.conn, user))
 
 
-def _create_enrolment_link(context: CommandContext, user: User, kind: str) -> CommandOutput:
-    link = f"{context.config.public_url}/{kind}/{enrolment.create_enrolment_link(context.conn, user)}"
+def _format_link(context: CommandContext, user: User, kind: str, token: str) -> CommandOutput:
+    link = f"{context.config.public_url}/{kind}/{token}"
     expires_at = format_timestamp(now_ms() + enrolment.LINK_VALID_MS)
     text = f"{link}\n\nGood once, until {expires_at}. Start the server (serve), then open it to choose a password."
     return CommandOutput({"email": user.email, "link": link, "expires_at": expires_at}, text)
@@ -167,7 +167,7 @@ def _create_user(
     with write_transaction(context.conn):
         user = users.create_user(context.conn, context.keys, SHELL, email, role, customer.id if customer else None)
         if password_hash is None:
-            return _create_enrolment_link(context, user, "enrol")
+            return _format_link(context, user, "enrol", enrolment.create_enrolment_link(context.conn, user))
         codes = enrolment.enrol_without_link(context.conn, SHELL, user, password_hash)
     uri = two_factor.format_totp_uri(
         context.keys, enrolment.read_totp_secret(context.conn, user), user.email, context.config.name
@@ -185,12 +185,13 @@ def _create_user(
 )
 def _renew_enrolment_link(options: CommonOptions, email: str, *, new_key: bool) -> CommandOutput:
     """Print a new one-time link; password, authenticator and earlier links end at once."""
-    with open_database(load_config(options), any_key=new_key) as context:
+    with open_database(load_config(options), any_key=new_key) as context, write_transaction(context.conn):
         user = users.get_user_by_email(context.conn, email)
         if new_key:
             _require_new_key(context, user)
-        enrolment.reset_enrolment(context.conn, context.keys, SHELL, user)
-        output = _create_enrolment_link(context, user, "enrol")
+            enrolment.end_all_links(context.conn)
+        token = enrolment.reset_enrolment(context.conn, context.keys, SHELL, user)
+        output = _format_link(context, user, "enrol", token)
         return replace(output, problem=_describe_lost_key(context)) if new_key else output
 
 

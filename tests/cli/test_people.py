@@ -62,6 +62,7 @@ def test_a_user_gets_a_link(ok, conn):
 
 
 def test_whoever_has_lost_the_key_starts_over_with_a_new_one(run_app, ok, refused, conn, data, cast):
+    former_token = ok("user", "link", cast.bob.email)["link"].rpartition("/enrol/")[2]
     (data / "secret.key").write_text("ab" * 32)
     assert "another database" in refused("user", "link", cast.olga.email)
     assert "no operator" in refused("user", "link", cast.alice.email, "--new-key")
@@ -71,6 +72,8 @@ def test_whoever_has_lost_the_key_starts_over_with_a_new_one(run_app, ok, refuse
     others = conn.execute("SELECT count(*) FROM users WHERE totp_secret IS NOT NULL").fetchone()[0] - 1
     assert f"new link before they can log in: {others}. SMPP accounts that need a new password" in done.stderr
     assert "before they can bind: 3." in done.stderr
+    with pytest.raises(enrolment.InvalidEnrolmentLink):
+        enrolment.get_user_by_enrolment_link(conn, former_token)
     token = json.loads(done.stdout)["link"].rpartition("/enrol/")[2]
     user = enrolment.get_user_by_enrolment_link(conn, token)
     assert (user.email, user.enrolled) == (cast.olga.email, False)
