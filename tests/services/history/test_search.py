@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
 from portal.services.common import ids
@@ -22,7 +23,7 @@ from portal.services.history.history import SentText, list_texts_by_id
 from portal.services.history.search import SearchQuery
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import UCS2, Segment
+from portal.services.messages.validation import Segment
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
@@ -57,7 +58,7 @@ def send(
         conn,
         account.id,
         text.encode("utf-16-be"),
-        data_coding=UCS2,
+        data_coding=Encoding.UCS2,
         source=source,
         destination=destination,
         segment=segment,
