@@ -254,6 +254,19 @@ def test_a_beginning_waits_only_for_its_own_end(conn, acme_1, submit):
     assert texts(lines(conn, acme_1.id)) == ["a[…]e", "a[…]", "a[…]e"]
 
 
+def test_a_part_that_was_not_kept_as_octets_shows_its_text(conn, acme_1, submit):
+    """Where the octets can't be made of it: binary, and characters that its alphabet lacks."""
+    conn.execute("UPDATE accounts SET data_codings = '4'")
+    for reference, data_coding, octets in ((8, 4, b"\xff"), (9, 0, b"a\x1b")):
+        for number in (1, 2, 3):
+            send_part(submit, by_sar, octets, 3, number, reference=reference, data_coding=data_coding)
+    conn.execute("UPDATE messages SET body = NULL, text = '' WHERE data_coding = 4 AND segment_number = 2")
+    conn.execute("UPDATE messages SET body = NULL, text = 'я' WHERE data_coding = 0 AND segment_number = 2")
+    assert texts(lines(conn, acme_1.id)) == ["aяa", "ff  ff"]
+    found = search.search_texts(conn, acme_1.id, search.SearchQuery(text="aяa")).texts
+    assert texts(found) == ["aяa"]
+
+
 def test_parts_in_tables_of_national_languages(conn, acme_1, submit):
     for number, octets in ((1, b"Te\x1bs\x1b"), (2, b"i \x1bbir")):
         submit(bytes((8, 0, 3, 7, 2, number, 0x24, 1, 1)) + octets, esm_class=0x40)

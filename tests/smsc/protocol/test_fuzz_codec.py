@@ -13,6 +13,7 @@ from portal.smsc.protocol.pdu import MalformedPdu, PduHeader
 from tests.smsc.fuzzing import (
     COMMAND_IDS,
     UNKNOWN_COMMAND_IDS,
+    USED_TLV_LENGTHS,
     PduFuzzer,
     are_fields_consistent,
     get_command_id,
@@ -176,7 +177,7 @@ def test_a_stream_of_optional_parameters_may_end_only_after_one(drawn, data):
         assert caught.value.status is CommandStatus.ESME_RINVOPTPARSTREAM
 
 
-@given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(pdu.DATA_TLV_LENGTHS)), st.binary(max_size=80))
+@given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(USED_TLV_LENGTHS[CommandId.DATA_SM])), st.binary(max_size=80))
 def test_an_optional_parameter_that_is_used_has_the_length_of_the_standard(command, tag, value):
     octets = with_tlvs(command, struct.pack(">HH", tag, len(value)) + value)
     if len(value) in valid_tlv_lengths(command, tag):
