@@ -21,8 +21,8 @@ from portal.services.common.message_states import ENROUTE
 from portal.services.messages.validation import DELIVERY_VALIDITY_MS
 
 _HEX_ID_LIMIT = 1 << 32
-# A receipt can wait for a receiver for DELIVERY_VALIDITY_MS. The message may have ended before the upstream said so,
-# which is when its receipt begins to wait: that is the day more.
+# A receipt waits for a receiver for DELIVERY_VALIDITY_MS at most, from when the upstream said how the message ended.
+# That may be later than it ended, so here is a day more.
 _HEX_ID_REUSE_MS = DELIVERY_VALIDITY_MS + DAY_MS
 _FORMER_COUNTER_BITS = 20
 _LAST_FORMER_ID_COUNTERS = {"messages": "former_message_id", "received": "former_received_id"}
