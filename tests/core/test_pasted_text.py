@@ -26,3 +26,10 @@ def test_a_no_break_space_is_a_space(space: str) -> None:
 )
 def test_what_is_seen_stays(text: str) -> None:
     assert remove_invisible_marks(text) == text
+
+
+def test_what_is_long_takes_little_time():
+    """A pattern that looks at each joiner of a run from each other one would take minutes, and hold up all pages."""
+    joiners = "\u200d" * 1_000_000
+    assert remove_invisible_marks(f"é{joiners}é") == f"é{joiners}é"
+    assert remove_invisible_marks(f"é{joiners}e") == "ée"

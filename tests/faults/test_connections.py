@@ -75,7 +75,8 @@ async def test_clients_that_vanish_without_a_word(
     async with bounded(server) as counts:
         vanished = [await RawEsme.connect_and_bind(server.port, culprit) for _ in range(200)]
         # One receipt for each is under way to somebody who isn't there any more.
-        message_ids = {(await each.submit(source="LOAD")).message_id for each in vanished}
+        answers = await asyncio.gather(*(each.submit(source="LOAD") for each in vanished))
+        message_ids = {each.message_id for each in answers}
         await asyncio.gather(*(each.wait_for_close() for each in vanished))
         other = await RawEsme.connect_and_bind(server.port, culprit)
         await _take_receipts(other, message_ids)

@@ -167,8 +167,8 @@ class ConnectionLimits:
             del self._unbound_per_network[network]
         return network
 
-    def handle_connection_bound(self, slot: ConnectionSlot) -> None:
-        """A connection has bound: its place among those without a bind is free."""
+    def handle_authenticated(self, slot: ConnectionSlot) -> None:
+        """A client has shown that it may bind: its place among those without a bind is free."""
         self._admit_queued_connections(self._remove_unbound_slot(slot))
 
     def handle_connection_evicted(self, slot: ConnectionSlot) -> None:
@@ -231,11 +231,11 @@ class ConnectionSlot:
             self._is_cancelled = True
             self.cancel_handshake()
 
-    def mark_bound(self) -> None:
-        """The session has bound."""
+    def mark_authenticated(self) -> None:
+        """The session has bound, or waits for a place to bind."""
         if self._is_unbound:
             self._is_unbound = False
-            self._connection_limits.handle_connection_bound(self)
+            self._connection_limits.handle_authenticated(self)
 
     def evict(self) -> None:
         """Make room: this one has waited longest."""

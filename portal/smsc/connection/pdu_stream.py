@@ -42,6 +42,7 @@ class PduStream(asyncio.Protocol):
         "_resume_handle",
         "_slow_reader_timer",
         "_transport",
+        "_turn_started_at",
         "tls",
     )
 
@@ -56,6 +57,8 @@ class PduStream(asyncio.Protocol):
         self._buffer = bytearray()
         self._octets_needed = pdu.HEADER_LENGTH
         self._last_received_at = 0.0
+        # When what is read at this moment was begun with, also after a pause.
+        self._turn_started_at = 0.0
         self._resume_handle: asyncio.Handle | None = None
         self._outgoing: list[bytes] = []
         self._holds_output = False
@@ -74,8 +77,8 @@ class PduStream(asyncio.Protocol):
 
     @property
     def is_reading_paused(self) -> bool:
-        """Whether the client has sent more than it may, and is read again in a moment."""
-        return self._resume_handle is not None
+        """Whether the client isn't read at this moment: it has sent more than it may, or doesn't read itself."""
+        return self._resume_handle is not None or self._slow_reader_timer is not None
 
     # --- what a subclass does
 
@@ -186,7 +189,9 @@ class PduStream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ignores_input:
             return
-        self._last_received_at = self._loop.time()
+        self._turn_started_at = self._loop.time()
+        if data:
+            self._last_received_at = self._turn_started_at
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._octets_needed or self._resume_handle:

@@ -105,6 +105,7 @@ class SmppSession(PduStream):
         "_has_sent_unbind",
         "_in_flight",
         "_is_receiving",
+        "_is_smpp_3_4",
         "_last_sequence_number",
         "_liveness_timer",
         "_malformed_count",
@@ -113,10 +114,8 @@ class SmppSession(PduStream):
         "_pdus_before_bind",
         "_server_context",
         "_state",
-        "_supports_tlvs",
         "_throughput_bucket",
         "_unanswered_deliveries",
-        "_waiting_bind",
         "accepted_bind",
         "delivered",
         "has_submitted",
@@ -134,12 +133,11 @@ class SmppSession(PduStream):
         self._server_context = context
         self._state = SessionState.OPEN
         self._account: AccountConfig | None = None
-        self._supports_tlvs = True
+        self._is_smpp_3_4 = True
         self._throughput_bucket: TokenBucket | None = None
         self._pdu_rate_bucket: TokenBucket | None = None
         self._pdus_before_bind = 0
         self._malformed_count = 0
-        self._waiting_bind: tuple[Bind, NoBindPlace] | None = None
         self._delivery_scheduler: DeliveryScheduler | None = None
         self._may_submit = False
         self._has_open_search = False
@@ -164,8 +162,7 @@ class SmppSession(PduStream):
         super().connection_lost(exc)
         if self._liveness_timer:
             self._liveness_timer.cancel()
-        if self._waiting_bind:
-            self._server_context.waiting_binds.remove(self)
+        self._server_context.waiting_binds.remove(self)
         if self.accepted_bind:
             self._server_context.storage.release_bind(self.accepted_bind.slot)
             self._server_context.session_registry.remove_session(self, self.accepted_bind.account.id)
@@ -191,7 +188,7 @@ class SmppSession(PduStream):
             if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
                 self._abort("says much and does not bind")
                 return False
-        elif not self._pdu_rate_bucket.take_token(self._last_received_at) or self._is_in_flight_limit_reached():
+        elif not self._pdu_rate_bucket.take_token(self._turn_started_at) or self._is_in_flight_limit_reached():
             self._pause_reading_briefly()
             return False
         return True
@@ -260,41 +257,27 @@ class SmppSession(PduStream):
     # --- binding
 
     def _handle_bind(self, bind: Bind) -> None:
-        if self._state is not SessionState.OPEN or self._waiting_bind:
+        waiting_binds = self._server_context.waiting_binds
+        if self._state is not SessionState.OPEN or waiting_binds.is_waiting(self):
             is_second = self._state in (SessionState.BOUND, SessionState.OPEN)
             status = CommandStatus.ESME_RALYBND if is_second else CommandStatus.ESME_RINVBNDSTS
             self._write(pdu.encode_response(bind.command, bind.sequence, status))
             return
-        no_place = self._try_bind(bind)
+        no_place = self.try_bind(bind)
         if no_place is None:
             return
-        self._waiting_bind = bind, no_place
-        waiting_binds = self._server_context.waiting_binds
-        if waiting_binds.wait_for_place(self, no_place.account_id, no_place.kind):
+        if waiting_binds.wait_for_place(self, bind, no_place):
             log.info("bind of %r from %s waits: silent sessions are asked", bind.system_id, self.address)
+            # It has the right password, so it takes no place from those of whom that isn't known.
+            self._connection_slot.mark_authenticated()
             self._set_deadline(waiting_binds.probe_seconds + self._limits.bind_seconds, self._flush_and_close)
         else:
-            self.refuse_bind()
+            self.refuse_bind(bind, no_place)
 
-    def retry_bind(self) -> bool:
-        """Try the bind again that waits for a place; returns whether it is answered by that."""
-        if self._waiting_bind and not self._closed:
-            no_place = self._try_bind(self._waiting_bind[0])
-            if no_place:
-                return False
-        self._waiting_bind = None
-        return True
-
-    def refuse_bind(self) -> None:
-        """Answer the bind that has found no place."""
-        if self._waiting_bind and not self._closed:
-            bind, no_place = self._waiting_bind
-            self._server_context.bind_auth.record_refusal(no_place.account_id, self.address, no_place)
-            self._write_bind_refusal(bind, no_place)
-        self._waiting_bind = None
-
-    def _try_bind(self, bind: Bind) -> NoBindPlace | None:
+    def try_bind(self, bind: Bind) -> NoBindPlace | None:
         """Bind, or answer why not; returns why nothing was answered yet."""
+        if self._closed:
+            return None
         try:
             accepted_bind = self._server_context.bind_auth.authenticate_bind(bind, self.address)
         except NoBindPlace as no_place:
@@ -305,6 +288,11 @@ class SmppSession(PduStream):
             self._accept_bind(bind, accepted_bind)
         return None
 
+    def refuse_bind(self, bind: Bind, no_place: NoBindPlace) -> None:
+        """Answer a bind that has found no place."""
+        self._server_context.bind_auth.record_refusal(no_place.account_id, self.address, no_place)
+        self._write_bind_refusal(bind, no_place)
+
     def _write_bind_refusal(self, bind: Bind, refused: BindRefused) -> None:
         log.info("bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason)
         self._write(pdu.encode_response(bind.command, bind.sequence, refused.status))
@@ -312,9 +300,9 @@ class SmppSession(PduStream):
     def _accept_bind(self, bind: Bind, accepted_bind: AcceptedBind) -> None:
         self._start_bound_session(accepted_bind)
         # A client of an older version knows no optional parameters (3.4.1), and keeps eight digits of a message_id.
-        self._supports_tlvs = bind.interface_version >= pdu.INTERFACE_VERSION
+        self._is_smpp_3_4 = bind.interface_version >= pdu.INTERFACE_VERSION
         tlvs: dict[int, bytes] = (
-            {TlvTag.SC_INTERFACE_VERSION: bytes((pdu.INTERFACE_VERSION,))} if self._supports_tlvs else {}
+            {TlvTag.SC_INTERFACE_VERSION: bytes((pdu.INTERFACE_VERSION,))} if self._is_smpp_3_4 else {}
         )
         self._write(BindResp(bind.command | RESPONSE_BIT, bind.sequence, system_id=SYSTEM_ID, tlvs=tlvs).encode())
         if accepted_bind.kind.may_receive and self._delivery_scheduler:
@@ -330,7 +318,7 @@ class SmppSession(PduStream):
         self._throughput_bucket = TokenBucket(account.throughput, loop.time())
         self._pdu_rate_bucket = TokenBucket(_max_pdus_per_second(account), loop.time())
         self._state = SessionState.BOUND
-        self._connection_slot.mark_bound()
+        self._connection_slot.mark_authenticated()
         self._set_deadline(limits.session_hours * 3600, self.unbind, "it is time for a new session")
         self._liveness_timer = loop.call_later(limits.enquire_link_seconds, self._check_liveness)
         self._delivery_scheduler = self._server_context.session_registry.add_session(self, accepted_bind)
@@ -461,7 +449,9 @@ class SmppSession(PduStream):
     def unanswered_since(self) -> float | None:
         """When the enquire_link was sent since which nothing has come, in seconds of the event loop's clock."""
         sent_at = self._enquire_link_sent_at
-        return None if self.is_ending or sent_at is None or self._last_received_at >= sent_at else sent_at
+        if self.is_ending or self.is_reading_paused or sent_at is None or self._last_received_at >= sent_at:
+            return None
+        return sent_at
 
     def abort_unanswered(self) -> None:
         """End at once: the client has not answered, and its place is needed."""
@@ -488,7 +478,7 @@ class SmppSession(PduStream):
             self._write(pdu.encode_response(message.COMMAND, message.sequence, refused.status))
             return
         submit.session_id = self.id
-        if not self._supports_tlvs:
+        if not self._is_smpp_3_4:
             submit.needs_hex_id = True
         self.has_submitted = True
         self._in_flight += 1
@@ -574,7 +564,7 @@ class SmppSession(PduStream):
         sequence = self._next_sequence_number()
         self._unanswered_deliveries[sequence] = (deliverable, self._loop.time())
         client_id = self._server_context.storage.get_client_id(deliverable)
-        self._write(encode_deliver_sm(deliverable, sequence, client_id, supports_tlvs=self._supports_tlvs))
+        self._write(encode_deliver_sm(deliverable, sequence, client_id, supports_tlvs=self._is_smpp_3_4))
 
     def _handle_deliver_response(self, sequence: int, status: int) -> None:
         sent_delivery = self._unanswered_deliveries.pop(sequence, None)

@@ -8,14 +8,15 @@ once, and the one that doesn't answer in time has to go.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from operator import attrgetter, itemgetter
 from typing import Protocol
 
+from portal.smsc.admission.bind_auth import NoBindPlace
 from portal.smsc.connection.session_registry import BoundSession, SessionRegistry
+from portal.smsc.protocol.pdu import Bind
 from portal.smsc.storage.interface import BindKind
 
 # Sessions that one bind may have asked, those that have been silent for longest: a dead one is among them soon.
@@ -28,17 +29,18 @@ _END_SECONDS = 0.01
 class WaitingClient(Protocol):
     """A connection whose bind has found no place."""
 
-    def retry_bind(self) -> bool:
-        """Try again. Returns whether the bind is answered by that: not where there is still no place."""
+    def try_bind(self, bind: Bind) -> NoBindPlace | None:
+        """Bind, or answer why not; returns why nothing was answered, where there is still no place."""
 
-    def refuse_bind(self) -> None:
+    def refuse_bind(self, bind: Bind, no_place: NoBindPlace) -> None:
         """Answer that there is no place."""
 
 
 @dataclass(slots=True, eq=False)
 class _WaitingBind:
     client: WaitingClient
-    account_id: int
+    bind: Bind
+    no_place: NoBindPlace
     sessions: Sequence[BoundSession]
     ends_at: float
     timer: asyncio.TimerHandle | None = None
@@ -57,32 +59,38 @@ class WaitingBinds:
         self._session_registry = session_registry
         self._loop = loop
         self._by_client: dict[WaitingClient, _WaitingBind] = {}
-        self._count_by_account: Counter[int] = Counter()
+        self._by_account: dict[int, list[_WaitingBind]] = {}
 
     @property
     def count(self) -> int:
         """How many wait."""
         return len(self._by_client)
 
-    def wait_for_place(self, client: WaitingClient, account_id: int, kind: BindKind) -> bool:
+    def is_waiting(self, client: WaitingClient) -> bool:
+        """Whether a client's bind waits."""
+        return client in self._by_client
+
+    def wait_for_place(self, client: WaitingClient, bind: Bind, no_place: NoBindPlace) -> bool:
         """Ask the sessions that are silent, and have a bind wait for the place of one.
 
-        Returns whether it waits: not where all sessions were heard a moment ago, or as many binds wait as there are
-        sessions that may be dead. It ends with `retry_bind` or `refuse_bind`, little more than `probe_seconds` later.
+        Returns whether it waits: not where all sessions were heard a moment ago, or as many binds wait for places of
+        that kind as there are sessions that may be dead. It ends with `try_bind` or `refuse_bind`, little more than
+        `probe_seconds` later.
         """
         now = self._loop.time()
-        rivals = self._list_rivals(account_id, kind)
+        others = self._by_account.get(no_place.account_id, ())
+        rivals = self._list_rivals(no_place)
         silent = (
             each for each in rivals if not (_is_uncertain(each) or each.last_received_at > now - self.probe_seconds)
         )
         for session in nsmallest(_MAX_PROBED, silent, key=attrgetter("last_received_at")):
             session.send_enquire_link()
         uncertain = [each for each in rivals if _is_uncertain(each)][:_MAX_PROBED]
-        if self._count_by_account[account_id] >= len(uncertain):
+        if sum(_need_same_place(each.no_place.kind, no_place.kind) for each in others) >= len(uncertain):
             return False
-        waiting = _WaitingBind(client, account_id, uncertain, now + self.probe_seconds + _CHECK_SECONDS)
+        waiting = _WaitingBind(client, bind, no_place, uncertain, now + self.probe_seconds + _CHECK_SECONDS)
         self._by_client[client] = waiting
-        self._count_by_account[account_id] += 1
+        self._by_account.setdefault(no_place.account_id, []).append(waiting)
         waiting.timer = self._loop.call_later(_CHECK_SECONDS, self._check, waiting)
         return True
 
@@ -93,13 +101,14 @@ class WaitingBinds:
             return
         if waiting.timer:
             waiting.timer.cancel()
-        self._count_by_account[waiting.account_id] -= 1
-        if not self._count_by_account[waiting.account_id]:
-            del self._count_by_account[waiting.account_id]
+        others = self._by_account[waiting.no_place.account_id]
+        others.remove(waiting)
+        if not others:
+            del self._by_account[waiting.no_place.account_id]
 
     def _check(self, waiting: _WaitingBind) -> None:
         """Give a bind the place that there is by now, or one of a session that hasn't answered, or go on waiting."""
-        if waiting.client.retry_bind():
+        if waiting.client.try_bind(waiting.bind) is None:
             self.remove(waiting.client)
             return
         now = self._loop.time()
@@ -116,17 +125,18 @@ class WaitingBinds:
             delay = _END_SECONDS
         elif now >= waiting.ends_at or not any(_is_uncertain(each) for each in waiting.sessions):
             self.remove(waiting.client)
-            waiting.client.refuse_bind()
+            waiting.client.refuse_bind(waiting.bind, waiting.no_place)
             return
         waiting.timer = self._loop.call_later(delay, self._check, waiting)
 
-    def _list_rivals(self, account_id: int, kind: BindKind) -> Sequence[BoundSession]:
-        """Return the account's sessions that have a place which a bind of this kind could have."""
-        return [
-            each
-            for each in self._session_registry.list_sessions(account_id)
-            if (each.kind.may_submit and kind.may_submit) or (each.kind.may_receive and kind.may_receive)
-        ]
+    def _list_rivals(self, no_place: NoBindPlace) -> Sequence[BoundSession]:
+        """Return the account's sessions that have a place which the bind could have."""
+        sessions = self._session_registry.list_sessions(no_place.account_id)
+        return [each for each in sessions if _need_same_place(each.kind, no_place.kind)]
+
+
+def _need_same_place(first: BindKind, second: BindKind) -> bool:
+    return (first.may_submit and second.may_submit) or (first.may_receive and second.may_receive)
 
 
 def _is_uncertain(session: BoundSession) -> bool:

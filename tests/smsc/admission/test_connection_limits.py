@@ -65,7 +65,7 @@ async def test_connections_that_bind_may_come_as_often_as_they_like():
     limits = make_limits()
     for _ in range(700):
         (each,) = arrive(limits, HERE)
-        each.slot.mark_bound()
+        each.slot.mark_authenticated()
         each.slot.release()
     assert arrive_alone(limits, HERE) == "in"
 
@@ -84,7 +84,7 @@ async def test_who_has_waited_longest_makes_room():
     first, second = arrive(limits, HERE, 2)
     assert arrive_alone(limits, ELSEWHERE) == "in"
     assert (first.cancelled, second.cancelled) == (True, False)
-    second.slot.mark_bound()
+    second.slot.mark_authenticated()
     assert arrive_alone(limits, ELSEWHERE) == "in"
     assert not second.cancelled
 
@@ -99,7 +99,7 @@ async def test_those_behind_one_address_take_turns():
     limits = make_limits(unbound_per_address=2)
     arrived = arrive(limits, HERE, 5)
     assert [each.result for each in arrived] == ["in", "in", None, None, None]
-    arrived[1].slot.mark_bound()
+    arrived[1].slot.mark_authenticated()
     assert [each.result for each in arrived] == ["in", "in", "in", None, None]
     arrived[3].hung_up = True
     arrived[0].slot.release()

@@ -21,6 +21,8 @@ from tests.support import AccountLogin, Cast
 
 PROBE_SECONDS = 0.3
 LIMITS = replace(DEFAULT_SERVER_LIMITS, probe_seconds=PROBE_SECONDS)
+# Longer than a test waits for anything.
+TOO_LONG_SECONDS = 60.0
 TRANSMITTER, RECEIVER, TRANSCEIVER = (
     CommandId.BIND_TRANSMITTER,
     CommandId.BIND_RECEIVER,
@@ -88,7 +90,8 @@ async def test_a_dead_session_gives_up_its_place_within_seconds(
         await wait_until_silent(server, DEFAULT_SERVER_LIMITS.probe_seconds)
         began = time.monotonic()
         esme = await RawEsme.connect_and_bind(port, login, tls=context)
-        assert 2.0 <= time.monotonic() - began < 3.0
+        # Without the place of the dead one it would be refused at once.
+        assert time.monotonic() - began >= DEFAULT_SERVER_LIMITS.probe_seconds
         assert (await esme.submit()).status == 0
         await esme.receive_deliver_sm()
         (session,) = list_sessions(server)
@@ -122,6 +125,52 @@ async def test_the_place_of_each_kind(
 
 
 @pytest.mark.slow
+async def test_a_dead_pair_comes_back_together(config: Config, cast: Cast) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, LIMITS) as server:
+        dead = await bind_silently(server, login, TRANSMITTER, RECEIVER)
+        waiting = [await send_bind(server, login, command) for command in (TRANSMITTER, RECEIVER)]
+        assert [(await each.wait_for_response(1)).status for each in waiting] == [0, 0]
+        for each in dead:
+            await each.wait_for_close()
+
+
+@pytest.mark.slow
+async def test_a_client_that_waits_takes_no_place_from_those_without_a_bind(
+    limited: Callable[..., Config], cast: Cast
+) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(limited(unbound_per_address=1), replace(LIMITS, probe_seconds=TOO_LONG_SECONDS)) as server:
+        await RawEsme.connect_and_bind(server.port, login)
+        next(iter(list_sessions(server)))._last_received_at -= 2 * TOO_LONG_SECONDS
+        await send_bind(server, login)
+        esme = await RawEsme.connect(server.port)
+        assert (await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 7))).status == 0
+
+
+async def test_one_that_is_not_read_at_this_moment_is_not_dead(config: Config, cast: Cast) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, LIMITS) as server:
+        await RawEsme.connect_and_bind(server.port, login)
+        (session,) = list_sessions(server)
+        session._last_received_at -= 60
+        session.pause_writing()  # as where it doesn't read what it is sent
+        session.send_enquire_link()
+        esme = await RawEsme.connect(server.port)
+        assert await esme.bind(login.name, login.password) == CommandStatus.ESME_RALYBND
+
+
+async def test_to_read_again_after_a_pause_is_no_sign_of_life(config: Config, cast: Cast) -> None:
+    async with run_smsc(config, LIMITS) as server:
+        await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        (session,) = list_sessions(server)
+        last_received_at = session.last_received_at
+        session._pause_reading_briefly()
+        await wait_until(lambda: not session.is_reading_paused)
+        assert session.last_received_at == last_received_at
+
+
+@pytest.mark.slow
 async def test_a_session_of_another_kind_is_left_alone(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config, LIMITS) as server:
@@ -135,16 +184,15 @@ async def test_one_that_answers_keeps_its_place_and_the_other_is_refused_soon(
     config: Config, cast: Cast, conn: db.Connection
 ) -> None:
     login = cast.smpp_acme_1
-    async with run_smsc(config) as server:
+    # Not as late as it would be without an answer.
+    async with run_smsc(config, replace(LIMITS, probe_seconds=TOO_LONG_SECONDS)) as server:
         alive = await RawEsme.connect_and_bind(server.port, login)
         (session,) = list_sessions(server)
-        session._last_received_at -= 60  # it is silent, and answers when it is asked
+        session._last_received_at -= 2 * TOO_LONG_SECONDS  # it is silent, and answers when it is asked
         esme = await send_bind(server, login)
-        began = time.monotonic()
         enquiry = await alive.wait_for_pdu(CommandId.ENQUIRE_LINK)
         alive.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK_RESP, enquiry.sequence))
         assert (await esme.wait_for_response(1)).status == CommandStatus.ESME_RALYBND
-        assert time.monotonic() - began < DEFAULT_SERVER_LIMITS.probe_seconds / 2
         assert (await alive.submit()).status == 0
         (row,) = await wait_until(lambda: refused_binds.list_refused_binds(conn, login.id))
         assert (row.reason, row.count) == (refused_binds.TOO_MANY_BINDS, 1)
@@ -164,12 +212,10 @@ async def test_any_octet_is_an_answer(config: Config, cast: Cast) -> None:
 
 async def test_where_none_is_silent_it_is_refused_at_once(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
-    async with run_smsc(config) as server:
+    async with run_smsc(config, replace(LIMITS, probe_seconds=TOO_LONG_SECONDS)) as server:
         await RawEsme.connect_and_bind(server.port, login)
         esme = await RawEsme.connect(server.port)
-        began = time.monotonic()
         assert await esme.bind(login.name, login.password) == CommandStatus.ESME_RALYBND
-        assert time.monotonic() - began < 0.5
         assert all(each.unanswered_since is None for each in list_sessions(server) if each.accepted_bind)
 
 
@@ -207,15 +253,13 @@ async def test_no_more_sessions_end_than_are_needed(
 
 async def test_a_place_that_becomes_free_meanwhile_is_taken(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
-    async with run_smsc(config) as server:
+    async with run_smsc(config, replace(LIMITS, probe_seconds=TOO_LONG_SECONDS)) as server:
         old = await RawEsme.connect_and_bind(server.port, login)
         (session,) = list_sessions(server)
-        session._last_received_at -= 60
+        session._last_received_at -= 2 * TOO_LONG_SECONDS
         esme = await send_bind(server, login)
-        began = time.monotonic()
         await old.request(HeaderOnlyPdu(CommandId.UNBIND, 9))
         assert (await esme.wait_for_response(1)).status == 0
-        assert time.monotonic() - began < DEFAULT_SERVER_LIMITS.probe_seconds / 2
 
 
 async def test_one_that_waits_while_the_other_unbinds(config: Config, cast: Cast) -> None:
@@ -295,4 +339,4 @@ async def test_an_enquire_link_that_was_asked_early_has_its_time(limited: Callab
         asked_at = time.monotonic()
         esme.abort()
         await dead.wait_for_close()
-        assert 0.9 < time.monotonic() - asked_at < 3
+        assert time.monotonic() - asked_at > 0.9
