@@ -479,7 +479,7 @@ class SmppSession(PduStream):
             return
         submit.session_id = self.id
         if not self._is_smpp_3_4:
-            submit.hex_id = 0  # it gets one when it is stored
+            submit.needs_hex_id = True
         self.has_submitted = True
         self._in_flight += 1
         storage.store_submit(submit, partial(self._handle_submit_result, message.COMMAND, message.sequence))
