@@ -267,9 +267,9 @@ def get_part_capacity(encoding: Encoding, header_octets: int = 0) -> int:
     length octet).
 
     For GSM and ASCII a byte is a septet (160, or 153 with the usual header of six octets), otherwise an octet (140, or
-    134). GSM 03.40, 9.2.3.16.
+    134). Below 0 where not even the header fits. GSM 03.40, 9.2.3.16.
     """
-    octets = max(_USER_DATA_OCTETS - header_octets, 0)
+    octets = _USER_DATA_OCTETS - header_octets
     return octets * 8 // 7 if encoding in _SEVEN_BIT_ENCODINGS else octets
 
 

@@ -476,6 +476,18 @@ def test_a_part_with_a_header_of_its_own_counts_as_one(prepare):
         prepare(header + b"x" * 154, esm_class=0x43)
 
 
+@pytest.mark.parametrize(("length", "segment"), [(140, None), (135, SEGMENT)])
+def test_a_header_alone_has_to_fit_a_part_too(prepare, length, segment):
+    """Otherwise a header would carry more octets than are paid for."""
+
+    def make_header(length):
+        return bytes((length - 1, 0x05, length - 3)) + bytes(length - 3)
+
+    assert prepare(make_header(length), esm_class=0x40, segment=segment).parts == 1
+    with pytest.raises(validation.BodyTooLong):
+        prepare(make_header(length + 1), esm_class=0x40, segment=segment)
+
+
 @pytest.mark.parametrize("body", [b"", b"\x05", b"\xff" + b"x" * 100])
 def test_a_header_that_is_not_all_there_is_refused(prepare, body):
     with pytest.raises(validation.BodyTooLong):
