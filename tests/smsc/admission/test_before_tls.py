@@ -275,6 +275,14 @@ async def test_a_client_that_goes_away_within_its_client_hello_gives_up_its_plac
         await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_client_context())
 
 
+async def test_the_log_says_where_a_client_speaks_tls_on_the_unsecured_port(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_smsc(config) as server:
+        await exchange(server.port, TLS_1_3_HELLO)
+    assert "disconnecting 127.0.0.1: it speaks TLS, on the unsecured port" in caplog.text
+
+
 class CountedOctets(bytes):
     """Octets that count how often somebody looks at some of them."""
 
