@@ -163,7 +163,7 @@ def _run_self_check(context: CommandContext) -> list[Problem]:
     problems: list[Problem] = []
     try:
         Keys.load(context.config.data)
-        database_key.require_key_of_database(context.config.data)
+        database_key.require_key_of_database(context.conn, context.config.data)
     except KeyFileError as error:
         problems.append(self_check.problem_from_key_error(error))
     with (
