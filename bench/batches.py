@@ -18,10 +18,11 @@ from stand import SENDERS
 
 from portal.core import db
 from portal.core.clock import now_ms
+from portal.core.gsm0338 import Encoding
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import GSM, SubmittedMessage
+from portal.services.messages.validation import SubmittedMessage
 
 BATCHES = {1: 1, 10: 1, 70: 10}
 """How many messages a commit has, and of how many accounts these are."""
@@ -48,7 +49,7 @@ def make_submits(account_ids: list[int]) -> Iterator[SubmittedMessage]:
             country,
             f"Your code is {random.randrange(10**6):06}. It is good for ten minutes.",
             None,
-            GSM,
+            Encoding.GSM,
             0,
             None,
             1,

@@ -37,6 +37,7 @@ from stand import CREDITS, ROOT, SENDERS, Installation, complaints, table
 from portal.core import db
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import write_transaction
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import accounts
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
@@ -44,7 +45,7 @@ from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import GSM, SubmittedMessage
+from portal.services.messages.validation import SubmittedMessage
 from portal.services.operations import self_check
 
 SESSIONS, WINDOW = 10, 10
@@ -123,7 +124,7 @@ def random_submit(rng: random.Random, account_id: int) -> SubmittedMessage:
         country=country,
         text="Your parcel is on its way and will be with you today. " * parts,
         udh=None,
-        data_coding=GSM,
+        data_coding=Encoding.GSM,
         registered_delivery=0,
         reference=None,
         parts=parts,

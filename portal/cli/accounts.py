@@ -15,6 +15,7 @@ from portal.cli.shell import (
     format_table,
 )
 from portal.core.db import write_transaction
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
@@ -23,7 +24,7 @@ from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
 from portal.services.people import customers
 
-_CODING_NAMES = {accounts.ASCII: "ASCII", accounts.LATIN_1: "Latin-1", accounts.BINARY: "binary"}
+_CODING_NAMES: dict[int, str] = {Encoding.ASCII: "ASCII", Encoding.LATIN_1: "Latin-1", Encoding.BINARY: "binary"}
 
 _AMOUNT_OR_ZERO = Amount(credit_amounts.parse_amount_or_zero)
 

@@ -163,7 +163,7 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
 def _run_self_check(context: CommandContext) -> list[Problem]:
     problems: list[Problem] = []
     try:
-        database_key.require_key_of_database(context.config.data)
+        database_key.require_key_of_database(context.conn, context.config.data)
         if count := database_key.count_unopened_secrets(context.conn, context.keys):
             problems.append(self_check.problem_from_unopened_secrets(count))
     except KeyFileError as error:

@@ -15,6 +15,7 @@ from portal.cli.shell import (
 )
 from portal.core.db import write_transaction
 from portal.services.accounts.accounts import Account
+from portal.services.common.addresses import normalize_address
 from portal.services.common.audit import SHELL
 from portal.services.senders import documents, sender_requests, senders
 from portal.services.senders.senders import Sender
@@ -146,7 +147,7 @@ def _save_document(context: CommandContext, account: Account, address: str, file
 
 
 def _get_sender(context: CommandContext, account: Account, address: str) -> Sender:
-    return senders.get_sender(context.conn, account, address.strip().removeprefix("+"))
+    return senders.get_sender(context.conn, account, normalize_address(address.strip()))
 
 
 @sender_group.command("list", example="sender list smpp-acme-1")

@@ -73,7 +73,7 @@ _DISPLAYED_CHARACTERS = {
     language: table.replace(_UNDEFINED, " ") + "\ufffd" * 128 for language, table in _LOCKING_SHIFT_TABLES.items()
 }
 # User data header, GSM 03.40, 9.2.3.24.15 and 16: each names a language in one octet.
-_SINGLE_SHIFT_ELEMENT, _LOCKING_SHIFT_ELEMENT = 0x24, 0x25
+_SHIFT_ELEMENTS = _SINGLE_SHIFT_ELEMENT, _LOCKING_SHIFT_ELEMENT = 0x24, 0x25
 
 _USER_DATA_OCTETS = 140  # TP-User-Data of one short message, GSM 03.40, 9.2.3.24
 CONCATENATION_UDH_OCTETS = 6
@@ -106,8 +106,8 @@ FLASH_DATA_CODINGS = frozenset((0x10, 0x18, 0xF0, 0xF4))
 """Those of class 0: a handset displays the message at once, and does not keep it."""
 
 
-class Coding(NamedTuple):
-    """How octets are read: their encoding and, for GSM, the languages whose shift tables its header names (0: none)."""
+class Alphabet(NamedTuple):
+    """What octets mean: their encoding and, for GSM, the languages whose shift tables its header names (0: none)."""
 
     encoding: Encoding
     locking_shift: int = 0
@@ -123,19 +123,22 @@ class Coding(NamedTuple):
         )
 
 
-def find_coding(data_coding: int, udh: bytes | None) -> Coding:
-    """Return how a message with this data_coding and user data header is read; an unknown data_coding: as binary."""
+def get_alphabet(data_coding: int, udh: bytes | None) -> Alphabet:
+    """Return that of a message with this data_coding and user data header; of an unknown data_coding: binary."""
     encoding = ENCODINGS.get(data_coding, Encoding.BINARY)
     if encoding is not Encoding.GSM or not udh or not has_shift_elements(udh):
-        return Coding(encoding)
+        return Alphabet(encoding)
     # Of an element that comes twice the last one counts (GSM 03.40, 9.2.3.24).
     languages = {identifier: value[0] for identifier, value in iterate_udh_elements(udh) if len(value) == 1}
-    return Coding(encoding, languages.get(_LOCKING_SHIFT_ELEMENT, 0), languages.get(_SINGLE_SHIFT_ELEMENT, 0))
+    return Alphabet(encoding, languages.get(_LOCKING_SHIFT_ELEMENT, 0), languages.get(_SINGLE_SHIFT_ELEMENT, 0))
 
 
 def has_shift_elements(udh: bytes) -> bool:
-    """Whether a user data header may name a national language; False: it certainly does not. Cheap."""
-    return _SINGLE_SHIFT_ELEMENT in udh or _LOCKING_SHIFT_ELEMENT in udh
+    """Whether a user data header names a national language."""
+    # The octets first: this runs for each part, and few have one of these, for instance as their reference.
+    return (_SINGLE_SHIFT_ELEMENT in udh or _LOCKING_SHIFT_ELEMENT in udh) and any(
+        identifier in _SHIFT_ELEMENTS for identifier, _ in iterate_udh_elements(udh)
+    )
 
 
 def iterate_udh_elements(udh: bytes) -> Iterator[tuple[int, bytes]]:
@@ -180,25 +183,36 @@ def decode_body(octets: bytes, encoding: Encoding) -> str:
     return octets.decode(_CODECS[encoding])
 
 
-def decode_as_displayed(octets: bytes, coding: Coding) -> str:
+def decode_as_displayed(octets: bytes, alphabet: Alphabet) -> str:
     """Return what a handset displays of a body, which may be a part that begins or ends within a character.
 
     An escape before a septet that the extension table lacks shows that of the alphabet, two escapes show a space
-    (6.2.1.1), one at the end nothing; U+FFFD stands for what can't be decoded. Empty where `coding` is no text.
+    (6.2.1.1), one at the end nothing; U+FFFD stands for what can't be decoded. Empty where `alphabet` is no text.
     """
-    if not coding.is_text:
+    if not alphabet.is_text:
         return ""
-    if coding.encoding is not Encoding.GSM:
-        return octets.decode(_CODECS[coding.encoding], "replace")
-    alphabet, extension_table = _DISPLAYED_CHARACTERS[coding.locking_shift], _SINGLE_SHIFT_TABLES[coding.single_shift]
+    if alphabet.encoding is not Encoding.GSM:
+        return octets.decode(_CODECS[alphabet.encoding], "replace")
+    basic_table = _DISPLAYED_CHARACTERS[alphabet.locking_shift]
+    extension_table = _SINGLE_SHIFT_TABLES[alphabet.single_shift]
     characters = []
     remaining = iter(octets)
     for octet in remaining:
         if octet != ESCAPE:
-            characters.append(alphabet[octet])
+            characters.append(basic_table[octet])
         elif (escaped := next(remaining, None)) is not None:
-            characters.append(extension_table.get(escaped) or alphabet[escaped])
+            characters.append(extension_table.get(escaped) or basic_table[escaped])
     return "".join(characters)
+
+
+def format_content(text: str, body: bytes | None, alphabet: Alphabet) -> str:
+    """Return what is shown of a message: its text, or its octets as hexadecimal digits where they are no text.
+
+    Args:
+        text: as it is displayed.
+        body: its octets, where they were kept.
+    """
+    return text if body is None or alphabet.is_text else body.hex(" ")
 
 
 def encode(text: str) -> bytes:
@@ -253,9 +267,9 @@ def get_part_capacity(encoding: Encoding, header_octets: int = 0) -> int:
     length octet).
 
     For GSM and ASCII a byte is a septet (160, or 153 with the usual header of six octets), otherwise an octet (140, or
-    134). GSM 03.40, 9.2.3.16.
+    134). Below 0 where not even the header fits. GSM 03.40, 9.2.3.16.
     """
-    octets = max(_USER_DATA_OCTETS - header_octets, 0)
+    octets = _USER_DATA_OCTETS - header_octets
     return octets * 8 // 7 if encoding in _SEVEN_BIT_ENCODINGS else octets
 
 

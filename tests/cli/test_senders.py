@@ -10,6 +10,8 @@ def test_senders(ok, refused):
     assert ok("sender", "refuse", "smpp-acme-1", "SHOP", "--comment", "no")["comment"] == "no"
     assert ok("sender", "add", "smpp-acme-1", "+393401234567", "--approve")["status"] == "enable"
     assert [each["sender"] for each in ok("sender", "list", "smpp-acme-1")] == ["393401234567", "SHOP", "ACME"]
+    for spelling in ("+393401234567", "00393401234567"):
+        assert ok("sender", "approve", "smpp-acme-1", spelling)["sender"] == "393401234567"
     assert "isn't in the list" in refused("sender", "approve", "smpp-acme-1", "OTHER")
 
 

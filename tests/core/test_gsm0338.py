@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal.core import gsm0338
-from portal.core.gsm0338 import Coding, Encoding
+from portal.core.gsm0338 import Alphabet, Encoding
 
 ALPHABET = gsm0338.decode(bytes(septet for septet in range(128) if septet != gsm0338.ESCAPE)) + "\f^{}\\[~]|€"
 texts = st.text(alphabet=ALPHABET, max_size=400)
@@ -121,7 +121,7 @@ def test_what_cannot_be_packed_or_unpacked_is_refused():
 # --- what handsets display
 
 
-GSM = Coding(Encoding.GSM)
+GSM = Alphabet(Encoding.GSM)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +162,11 @@ def test_what_is_strictly_a_text_is_displayed_as_that(text):
     ],
 )
 def test_tables_of_national_languages(locking, single, octets, text):
-    assert gsm0338.decode_as_displayed(bytes.fromhex(octets), Coding(Encoding.GSM, locking, single)) == text
+    assert gsm0338.decode_as_displayed(bytes.fromhex(octets), Alphabet(Encoding.GSM, locking, single)) == text
 
 
 def test_tables_that_are_not_here_show_no_text():
-    for coding in (Coding(Encoding.GSM, 0, 4), Coding(Encoding.GSM, 2, 0), Coding(Encoding.BINARY)):
+    for coding in (Alphabet(Encoding.GSM, 0, 4), Alphabet(Encoding.GSM, 2, 0), Alphabet(Encoding.BINARY)):
         assert not coding.is_text
         assert gsm0338.decode_as_displayed(b"abc", coding) == ""
 
@@ -189,7 +189,7 @@ def test_tables_that_are_not_here_show_no_text():
     ],
 )
 def test_how_a_message_is_read(data_coding, udh, coding):
-    assert gsm0338.find_coding(data_coding, udh and bytes.fromhex(udh)) == coding
+    assert gsm0338.get_alphabet(data_coding, udh and bytes.fromhex(udh)) == coding
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from portal.core.clock import now_ms
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, packs, purchases
@@ -22,7 +23,7 @@ from portal.services.credits import alerts, credits
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import UCS2, Segment
+from portal.services.messages.validation import Segment
 from portal.services.people import customers, enrolment, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
@@ -229,7 +230,11 @@ def _store_messages(conn: Connection, account_id: int) -> int:
     texts = cycle(["Your code is 4711", "Die Zustellung ist unterwegs 🚚", "<b>no markup</b> " * 20])
     submits = [
         prepare_submit(
-            conn, account_id, next(texts).encode("utf-16-be"), destination=f"39340123{number:04}", data_coding=UCS2
+            conn,
+            account_id,
+            next(texts).encode("utf-16-be"),
+            destination=f"39340123{number:04}",
+            data_coding=Encoding.UCS2,
         )
         for number in range(60)
     ]

@@ -13,7 +13,7 @@ from portal.core import clock, db
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
-from portal.services.messages import outcomes
+from portal.services.messages import outcomes, smpp_config
 from portal.services.messages.outcomes import MessageOutcome
 from tests.interop.kannel import TRANSCEIVER, DeliveryReportServer, Kannel
 from tests.serving import find_child_pids, stop_process
@@ -60,7 +60,7 @@ def limit(conn: db.Connection, cast: Cast, server: RunningServer) -> SetLimits:
     def set_limits(*, windowing: int = 0, throughput: int = 0) -> None:
         account = accounts.get_account(conn, cast.smpp_acme_1.name)
         accounts.change_account(conn, SHELL, account, windowing=windowing, throughput=throughput)
-        wait_until(lambda: accounts.get_account(conn, account.name).status == accounts.SUCCESS)
+        wait_until(lambda: not smpp_config.has_unapplied_config_changes(conn, account.id))
 
     return set_limits
 

@@ -15,6 +15,7 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from portal.services.history.history import SentMessage
+from portal.services.messages import smpp_config
 from tests.interop.conftest import HoldDatabase, SetLimits, StartKannel, StartOutage
 from tests.interop.kannel import (
     OLD_TRANSMITTER_AND_RECEIVER,
@@ -141,7 +142,7 @@ def test_national_numbers_are_what_the_account_says(
         ("IT", "+393401234567", REPORT_DELIVERED),
     ):
         accounts.change_account(conn, SHELL, account, national_numbers=meaning)
-        wait_until(lambda: accounts.get_account(conn, account.name).status == accounts.SUCCESS)
+        wait_until(lambda: not smpp_config.has_unapplied_config_changes(conn, account.id))
         report = reports.wait_for_report(running.send_text(meaning, to=number), status)
         assert status == REPORT_DELIVERED or "50" in report.answer
 

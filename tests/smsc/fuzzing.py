@@ -126,22 +126,24 @@ def are_fields_consistent(values: Mapping[str, object]) -> bool:
     return not (values.get("short_message") and isinstance(tlvs, Mapping) and tlvs.get(TlvTag.MESSAGE_PAYLOAD))
 
 
-def used_tlv_lengths(command: int) -> Mapping[int, int]:
-    """Return the optional parameters of a PDU of which something is asked, with how many octets they have."""
-    if command == CommandId.SUBMIT_SM:
-        return pdu.SUBMIT_TLV_LENGTHS
-    return pdu.DATA_TLV_LENGTHS if command == CommandId.DATA_SM else {}
+# Octets of the optional parameters that the server uses, as the standard has them: 5.3.2.1, 17, 22 to 24, and 9.
+_SUBMIT_TLV_LENGTHS = {0x0005: 1, 0x0204: 2, 0x020C: 2, 0x020E: 1, 0x020F: 1}
+USED_TLV_LENGTHS: Mapping[int, Mapping[int, int]] = {
+    CommandId.SUBMIT_SM: _SUBMIT_TLV_LENGTHS,
+    CommandId.DATA_SM: {**_SUBMIT_TLV_LENGTHS, 0x0017: 4},
+}
+"""By command_id the optional parameters of which something is asked, with how many octets they have."""
 
 
 def valid_tlv_lengths(command: int, tag: int) -> range:
     """Return how many octets an optional parameter of a PDU may have."""
-    length = used_tlv_lengths(command).get(tag)
+    length = USED_TLV_LENGTHS.get(command, {}).get(tag)
     return range(50) if length is None else range(length, length + 1)
 
 
 def valid_tlv_octets(command: int, tag: int) -> range:
     """Return what the octets of an optional parameter may be: there is no segment 0, nor a text of none."""
-    is_counted = tag in (TlvTag.SAR_TOTAL_SEGMENTS, TlvTag.SAR_SEGMENT_SEQNUM) and used_tlv_lengths(command)
+    is_counted = tag in (TlvTag.SAR_TOTAL_SEGMENTS, TlvTag.SAR_SEGMENT_SEQNUM) and command in USED_TLV_LENGTHS
     return range(1 if is_counted else 0, 256)
 
 

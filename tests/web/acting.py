@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 
 from portal.core import clock, db
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.refused_binds import RefusedBind
@@ -90,7 +91,7 @@ def _store_texts(
     account_id = accounts.get_account(conn, name).id
     submits = [
         prepare_submit(
-            conn, account_id, text.encode("utf-16-be"), source=source, data_coding=validation.UCS2, segment=segment
+            conn, account_id, text.encode("utf-16-be"), source=source, data_coding=Encoding.UCS2, segment=segment
         )
         for text, segment in texts
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
+from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
@@ -18,8 +19,7 @@ DEFAULT_THROUGHPUT = 20
 DEFAULT_BINDS = 1
 
 # SMPP 3.4, 5.2.19: the values of data_coding that an account may be allowed beside GSM 03.38 (0) and UCS-2 (8).
-ASCII, LATIN_1, BINARY = 1, 3, 4
-OPTIONAL_DATA_CODINGS = frozenset((ASCII, LATIN_1, BINARY))
+OPTIONAL_DATA_CODINGS = frozenset((Encoding.ASCII, Encoding.LATIN_1, Encoding.BINARY))
 
 # What TON 2 (national) of a destination means (SMPP 3.4, 5.2.5), beside a country's code.
 NATIONAL_IGNORED, NATIONAL_REFUSED = "ignored", "refused"
@@ -70,8 +70,8 @@ class InvalidDataCoding(Refused):
 
 class InvalidNationalNumbers(Refused):
     sentence = N_(
-        "“%(value)s” can't be what national numbers (TON 2) are read as: ignored, refused, or the code of a country,"
-        " such as IT."
+        "“%(value)s” doesn't say what becomes of national numbers (TON 2): it is ignored, refused, or the code of a"
+        " country, such as IT."
     )
     field = "national_numbers"
 

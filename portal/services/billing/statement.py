@@ -13,7 +13,9 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import HOUR_MS, now_ms
+from portal.core.db import Connection
 from portal.services.common import ids
+from portal.services.common.addresses import normalize_address
 from portal.services.common.periods import ALL_TIME_PERIOD, FIRST_DAY, LAST_DAY, Period, day_start_ms
 from portal.services.credits import ledger
 from portal.services.statistics.daily_totals import month_from_day
@@ -321,11 +323,12 @@ def list_usage_by_country(conn: sqlite3.Connection, account_id: int, number: int
     return [MonthlyUsage(*row) for row in rows]
 
 
-def list_usage_by_sender(conn: sqlite3.Connection, account_id: int, number: int, limit: int) -> list[MonthlyUsage]:
-    """What was used in a month by sender, the dearest first."""
+def list_usage_by_sender(conn: Connection, account_id: int, number: int, limit: int) -> list[MonthlyUsage]:
+    """What was used in a month by sender, however it was written, the dearest first."""
+    conn.register_function("normalize_address", 1, normalize_address)
     rows = conn.execute(
-        f"SELECT '', source, sum(sent), sum(parts), sum(price) {_MONTHLY_USAGE}"
-        " GROUP BY source ORDER BY sum(price) DESC, source LIMIT ?",
+        f"SELECT '', normalize_address(source) AS sender, sum(sent), sum(parts), sum(price) {_MONTHLY_USAGE}"
+        " GROUP BY sender ORDER BY sum(price) DESC, sender LIMIT ?",
         (account_id, number, limit),
     )
     return [MonthlyUsage(*row) for row in rows]

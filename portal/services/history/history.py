@@ -76,14 +76,14 @@ class SentMessage:
         return PTT_DESCRIPTIONS.get(self.ptt, PTT_DESCRIPTIONS[255])
 
     @property
-    def coding(self) -> gsm0338.Coding:
+    def alphabet(self) -> gsm0338.Alphabet:
         """How its octets are read."""
-        return gsm0338.find_coding(self.data_coding, self.udh)
+        return gsm0338.get_alphabet(self.data_coding, self.udh)
 
     @property
     def content(self) -> str:
         """The text, or the octets as hexadecimal digits of what can't be shown as text."""
-        return self.text if self.body is None or self.coding.is_text else self.body.hex(" ")
+        return gsm0338.format_content(self.text, self.body, self.alphabet)
 
 
 class SegmentContent(NamedTuple):
@@ -180,7 +180,7 @@ class SentText:
         for run in _group_consecutive_segments([each for each in self.messages if each.kept]):
             if (run[0].segment_number or 1) > expected:
                 pieces.append(MISSING_SEGMENTS_MARK)
-            pieces.append(("" if run[0].coding.is_text else " ").join(each.content for each in run))
+            pieces.append(("" if run[0].alphabet.is_text else " ").join(each.content for each in run))
             expected = (run[-1].segment_number or 1) + 1
         if expected <= self.segment_count:
             pieces.append(MISSING_SEGMENTS_MARK)
@@ -207,16 +207,22 @@ def decode_segments(segments: Sequence[SegmentContent]) -> list[str]:
         return [each.text for each in segments]
     texts = []
     begun = b""
-    codings = [gsm0338.find_coding(each.data_coding, each.udh) for each in segments]
-    for position, (each, coding) in enumerate(zip(segments, codings, strict=True)):
-        octets = begun + (gsm0338.encode_body(each.text, coding.encoding) if each.body is None else each.body)
+    alphabets = [gsm0338.get_alphabet(each.data_coding, each.udh) for each in segments]
+    for position, (each, alphabet) in enumerate(zip(segments, alphabets, strict=True)):
+        try:
+            octets = begun + (gsm0338.encode_body(each.text, alphabet.encoding) if each.body is None else each.body)
+        except ValueError:
+            # Nothing of it can belong to another segment's character.
+            texts.append(gsm0338.decode_as_displayed(begun, alphabet) + each.text)
+            begun = b""
+            continue
         continues = (
             position + 1 < len(segments)
             and segments[position + 1].number == each.number + 1
-            and codings[position + 1] == coding
+            and alphabets[position + 1] == alphabet
         )
-        end = len(octets) - (gsm0338.count_incomplete_octets(octets, coding.encoding) if continues else 0)
-        texts.append(gsm0338.decode_as_displayed(octets[:end], coding))
+        end = len(octets) - (gsm0338.count_incomplete_octets(octets, alphabet.encoding) if continues else 0)
+        texts.append(gsm0338.decode_as_displayed(octets[:end], alphabet))
         begun = octets[end:]
     return texts
 
@@ -314,11 +320,14 @@ class MessageDetails:
 
 def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, MessageDetails]:
     """Read the details of each message of a text, by message id."""
+    message_ids = [each.id for each in text.messages]
+    hex_ids = {
+        message_id: client_ids.format_hex_id(hex_id)
+        for message_id, hex_id in client_ids.read_hex_ids(conn, message_ids).items()
+    }
     rows = conn.execute(
         "SELECT id, source_ton, source_npi, registered_delivery, reference, subunit, expires_at, session_id,"
-        " upstream_id, upstream_status,"
-        " (SELECT printf('%08X', hex_id) FROM hex_ids WHERE hex_ids.message_id = messages.id)"
-        " FROM messages WHERE id IN (SELECT value FROM json_each(?))",
-        (json.dumps([each.id for each in text.messages]),),
+        " upstream_id, upstream_status FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(message_ids),),
     )
-    return {message_id: MessageDetails(*fields) for message_id, *fields in rows}
+    return {message_id: MessageDetails(*(*fields, hex_ids.get(message_id))) for message_id, *fields in rows}

@@ -17,6 +17,7 @@ from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.credits import ledger
+from portal.services.messages import client_ids
 
 BATCH_SIZE = 250
 """How many messages are removed in one transaction: it takes a few milliseconds, and the SMPP server has to wait."""
@@ -150,9 +151,7 @@ def delete_sent_messages(
             _add_deleted_charges(conn, account_id, rows, charges)
             _add_deleted_refunds(conn, account_id, rows)
         removed_ids = {row[0] for row in rows}
-        conn.execute(
-            "DELETE FROM hex_ids WHERE message_id IN (SELECT value FROM json_each(?))", (json.dumps([*removed_ids]),)
-        )
+        client_ids.remove_hex_ids(conn, removed_ids)
         account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))

@@ -15,7 +15,7 @@ from typing import Any
 
 from portal.core.db import Connection
 from portal.services.accounts import account_messages
-from portal.services.common import ids
+from portal.services.common import addresses, ids
 from portal.services.common.message_states import (
     ENROUTE,
     PTT_BLACKLISTED,
@@ -44,7 +44,7 @@ class SearchQuery:
 
     Args:
         period: the one in which the text, or the first of its segments that came, was submitted.
-        sender: with or without a plus; case is ignored.
+        sender: a number with or without a plus or 00; case is ignored.
         recipient: the number, or its first digits.
         status: one of STATUSES, or a ptt code (`list_failure_codes()`) in digits. A text in segments has the status of
             each of its segments.
@@ -62,10 +62,16 @@ class SearchQuery:
         return search_index.split_words(self.text)
 
     @cached_property
-    def index_terms(self) -> list[str]:
-        """The terms, except words, that a chunk must contain; empty: no chunk can be skipped because of them."""
-        sender_terms = search_index.index_terms_of_sender(self.sender) if self.sender else []
-        return sender_terms + search_index.index_terms_of_number(self.recipient)
+    def index_terms(self) -> list[list[str]]:
+        """Lists of terms, except words, one for each spelling of the sender: a chunk must contain all of one list.
+
+        An empty list: no chunk can be skipped because of them.
+        """
+        number_terms = search_index.index_terms_of_number(self.recipient)
+        if not self.sender:
+            return [number_terms]
+        spellings = addresses.list_spellings(self.sender)
+        return [[*search_index.index_terms_of_sender(each), *number_terms] for each in spellings]
 
     @cached_property
     def word_terms(self) -> list[str]:
@@ -244,7 +250,7 @@ class _SearchStatement:
         self._order = "DESC" if newest_first else "ASC"
         self._parameters: dict[str, object] = {
             "account": account_id,
-            "sender": query.sender.lstrip("+"),
+            "senders": json.dumps(addresses.list_spellings(query.sender)),
             "recipient": query.recipient,
             # Greater than all numbers that begin with these digits: in ASCII the colon follows the 9.
             "recipient_end": f"{query.recipient}:",
@@ -278,11 +284,11 @@ class _SearchStatement:
     def _iterate_index_chunk_runs(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield runs of chunks that may contain matches, within a range of ids."""
         terms, word_terms = self._query.index_terms, self._query.word_terms
-        bit_positions: dict[tuple[int, int], list[int]] = {}
+        bit_positions: dict[tuple[int, int], list[list[int]]] = {}
         run: tuple[int, int] | None = None
         chunk_count = 0
         chunks = conn.execute(
-            f"SELECT first_id, last_id{', worded, bits' if terms or word_terms else ''} FROM history_chunks"
+            f"SELECT first_id, last_id{', worded, bits' if any(terms) or word_terms else ''} FROM history_chunks"
             " WHERE account_id = :account AND last_id >= :low AND last_id <= coalesce((SELECT min(last_id)"
             "  FROM history_chunks WHERE account_id = :account AND last_id >= :high - 1), :high)"
             f" ORDER BY last_id {self._order}",
@@ -296,13 +302,18 @@ class _SearchStatement:
                 worded, bits = rest
                 size = len(bits) * 8
                 if (worded, size) not in bit_positions:
-                    required_terms = terms + word_terms if worded else terms
                     bit_positions[worded, size] = [
-                        position
-                        for term in required_terms
-                        for position in search_index.get_bloom_filter_bits(term, size)
+                        [
+                            position
+                            for term in (each + word_terms if worded else each)
+                            for position in search_index.get_bloom_filter_bits(term, size)
+                        ]
+                        for each in terms
                     ]
-                may_have = all(bits[position >> 3] >> (position & 7) & 1 for position in bit_positions[worded, size])
+                may_have = any(
+                    all(bits[position >> 3] >> (position & 7) & 1 for position in positions)
+                    for positions in bit_positions[worded, size]
+                )
             else:
                 may_have = True
             if may_have:
@@ -380,7 +391,7 @@ class _SearchStatement:
         if query.recipient:
             conditions.append("line.destination >= :recipient AND line.destination < :recipient_end")
         if query.sender:
-            conditions.append("ltrim(line.source, '+') = :sender COLLATE NOCASE")
+            conditions.append("line.source COLLATE NOCASE IN (SELECT value FROM json_each(:senders))")
         if query.status == DELIVERED:
             conditions.append(
                 _ANY_SEGMENT_MATCHES.format(condition=f"line.ptt = {PTT_NONE}", of_part=f"part.ptt = {PTT_NONE}")

@@ -11,7 +11,7 @@ Clients of SMPP 3.3 and older have room for eight hexadecimal digits. Their mess
 import json
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -21,7 +21,8 @@ from portal.services.common.message_states import ENROUTE
 from portal.services.messages.validation import DELIVERY_VALIDITY_MS
 
 _HEX_ID_LIMIT = 1 << 32
-# A receipt waits as long for a receiver at most. A day more: a message may have ended before the upstream said so.
+# A receipt waits for a receiver for DELIVERY_VALIDITY_MS at most, from when the upstream said how the message ended.
+# That may be later than it ended, so here is a day more.
 _HEX_ID_REUSE_MS = DELIVERY_VALIDITY_MS + DAY_MS
 _FORMER_COUNTER_BITS = 20
 _LAST_FORMER_ID_COUNTERS = {"messages": "former_message_id", "received": "former_received_id"}
@@ -126,6 +127,13 @@ def read_hex_ids(conn: sqlite3.Connection, message_ids: Sequence[int]) -> dict[i
         (json.dumps(message_ids),),
     ).fetchone()
     return dict(json.loads(pairs))
+
+
+def remove_hex_ids(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
+    """Remove the hex ids of messages that are removed; the caller is inside `write_transaction()`."""
+    conn.execute(
+        "DELETE FROM hex_ids WHERE message_id IN (SELECT value FROM json_each(?))", (json.dumps([*message_ids]),)
+    )
 
 
 def find_row_id_by_hex_id(conn: sqlite3.Connection, hex_id: int) -> int | None:

@@ -57,7 +57,7 @@ class DeliveryReceipt:
 
 @dataclass(slots=True)
 class InboundDelivery:
-    """A message from a handset (MO) in the queue. `body` has the content where that is no text (binary)."""
+    """A message from a handset (MO) in the queue. `text` and `body` as in `MobileOriginatedMessage`."""
 
     id: int
     account_id: int

@@ -41,8 +41,9 @@ class MobileOriginatedMessage:
     """A message from a handset as an upstream delivers it.
 
     `source`: the handset's number, E.164 digits; `destination`: the number or short code that it was sent to.
-    `data_coding`: one of `gsm0338.ENCODINGS`; `body`: the content where that is no text (4). `simulated_id`: its row
-    in `simulated` where it comes from the command line; the transaction that stores the message deletes that row.
+    `data_coding`: one of `gsm0338.ENCODINGS`; `text`: as it is displayed; `body`: the content where it can't be made
+    of `text` again, as in `SubmittedMessage`. `simulated_id`: its row in `simulated` where it comes from the command
+    line; the transaction that stores the message deletes that row.
     """
 
     source: str
@@ -147,7 +148,7 @@ class NoSuchInboundMessage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class InboundMessage:
-    """A message from a handset. `body` has the content where that is no text (binary).
+    """A message from a handset. `text` and `body` as in `MobileOriginatedMessage`.
 
     `ended_at`: when a client accepted it, or it was given up (milliseconds); None: neither yet; 0: not known. `text`,
     `body` and `udh` are empty where they were removed (`kept` is 0), or where the reader may not see them (`hidden`).
@@ -190,9 +191,14 @@ class InboundMessage:
         return DELIVERED if self.ended_at else UNKNOWN
 
     @property
+    def alphabet(self) -> gsm0338.Alphabet:
+        """How its octets are read."""
+        return gsm0338.get_alphabet(self.data_coding, self.udh)
+
+    @property
     def content(self) -> str:
-        """The text, or the binary content in hexadecimal digits."""
-        return self.text if self.body is None else self.body.hex(" ")
+        """The text, or the octets as hexadecimal digits of what can't be shown as text."""
+        return gsm0338.format_content(self.text, self.body, self.alphabet)
 
 
 @dataclass(frozen=True)

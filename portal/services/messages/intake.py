@@ -140,7 +140,7 @@ def store_messages(
             _blank_ended_texts(conn, charges, rows, stored.receipts)
         for segment in segments:
             _link_to_first_segment(conn, *segment)
-        old_clients_submits = [each for each in submits if each.hex_id is not None]
+        old_clients_submits = [each for each in submits if each.needs_hex_id]
         if old_clients_submits:
             _give_hex_ids(conn, old_clients_submits, stored, submitted_at)
         _debit_accounts(conn, charges, submitted_at, next_expiry)

@@ -10,7 +10,7 @@ from typing import Any
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import BulkUpdate, write_transaction
-from portal.services.common import ids
+from portal.services.common import addresses, ids
 from portal.services.common.message_states import (
     DELETED,
     DELIVERED,
@@ -264,16 +264,21 @@ def find_message_status(conn: sqlite3.Connection, account_id: int, message_id: i
 def find_unfinished_messages(
     conn: sqlite3.Connection, account_id: int, source: str, destination: str
 ) -> list[MessageStatus]:
-    """The messages of an account from one address to another, both without a plus or 00, that have no final state."""
+    """The messages of an account from one address to another that have no final state.
+
+    Args:
+        source: however it is written.
+        destination: without a plus or 00.
+    """
     # Not by the account's own index, which contains all that it has ever sent. Messages without a date are few: an
     # upstream has them, and they end within seconds.
     condition = (
-        "account_id = :account AND destination = :destination AND source IN (:source, '+' || :source, '00' || :source)"
+        "account_id = :account AND destination = :destination AND source IN (SELECT value FROM json_each(:sources))"
     )
     rows = conn.execute(
         f"{_SELECT_STATUS} state = {ENROUTE} AND due_at IS NOT NULL AND {condition} UNION ALL"
         f" {_SELECT_STATUS} state = {ENROUTE} AND due_at IS NULL AND +{condition} ORDER BY id",
-        {"account": account_id, "source": source, "destination": destination},
+        {"account": account_id, "sources": json.dumps(addresses.list_spellings(source)), "destination": destination},
     )
     return [MessageStatus(*row) for row in rows]
 

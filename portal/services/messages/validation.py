@@ -7,13 +7,11 @@ from portal.core import gsm0338
 from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import NATIONAL_IGNORED, NATIONAL_REFUSED
+from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
-
-# SMPP 3.4, 5.2.19: the usual values of data_coding, which every account may use.
-GSM, UCS2 = 0, 8
 
 # GSM 03.40, 9.2.3.24.1: a concatenated message counts its parts in one octet.
 MAX_PARTS = 255
@@ -75,8 +73,8 @@ class SubmittedMessage:
     binary, a part that begins or ends within a character, national languages' tables. `subunit` is dest_addr_subunit
     (5.3.2.1; 1: displayed at once). `scheduled_at`, `expires_at`: milliseconds; None: send it now, and
     DEFAULT_VALIDITY_MS. `session_id`: the session that it came from, if any. `id`: 0 until it is stored; then an
-    upstream gets it. `hex_id`: another id, of eight hexadecimal digits, 0 until it is stored; None: its client needs
-    none.
+    upstream gets it. `needs_hex_id`: its client needs another id, of eight hexadecimal digits: `hex_id`, None until it
+    is stored.
     """
 
     account_id: int
@@ -99,6 +97,7 @@ class SubmittedMessage:
     expires_at: int | None = None
     session_id: int | None = None
     id: int = 0
+    needs_hex_id: bool = False
     hex_id: int | None = None
 
 
@@ -113,7 +112,7 @@ _ENCODING_LABELS = {
 
 def get_encoding_label(data_coding: int) -> str:
     """The name of the encoding that a data_coding names, in English; a key of the translations."""
-    return _ENCODING_LABELS[gsm0338.find_coding(data_coding, None).encoding]
+    return _ENCODING_LABELS[gsm0338.get_alphabet(data_coding, None).encoding]
 
 
 def validate_submit(
@@ -198,9 +197,9 @@ def validate_submit(
     )
 
 
-def normalize_address(address: str) -> str:
-    """An address as it is compared with others: a number without the plus or 00 in front of its country code."""
-    return countries.strip_international_prefix(address)
+def is_same_address(first: str, second: str) -> bool:
+    """Whether two addresses are the same, however they are written."""
+    return normalize_address(first) == normalize_address(second)
 
 
 def read_destination(account: AccountConfig, destination: str, ton: int) -> str:
@@ -253,14 +252,14 @@ def _decode_text(
             content = _unpack_septets(content, len(udh) if udh else 0)
     elif encoding is None or (encoding is not _UCS2_ENCODING and encoding not in account.data_codings):
         raise UnsupportedDataCoding(data_coding=data_coding)
-    if not (udh and gsm0338.has_shift_elements(udh)):
+    if not (udh and encoding is _GSM_ENCODING and gsm0338.has_shift_elements(udh)):
         try:
             return gsm0338.decode_body(content, encoding), content, encoding, None
         except ValueError:
             pass
     if segment is None:
         _check_whole_text(content, encoding)
-    text = gsm0338.decode_as_displayed(content, gsm0338.find_coding(data_coding, udh))
+    text = gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(data_coding, udh))
     return text, content, encoding, content
 
 

@@ -7,25 +7,23 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
-from portal.core import db
 from portal.core.crypto import FILE_NAME, KeyFileError, Keys
 
 
-def require_key_of_database(data: Path) -> None:
+def require_key_of_database(conn: sqlite3.Connection, data: Path) -> None:
     """Make sure that a data folder's key, where there is one, belongs to its database.
 
     For whoever has locked the folder: a restore replaces the database.
 
     Args:
-        data: the folder; its database may be of any version.
+        conn: the database, of any version.
 
     Raises:
         KeyFileError: it doesn't, or is damaged.
         sqlite3.Error: the database can't be read.
     """
-    with closing(db.connect(data / db.FILE_NAME)) as conn:
-        if not is_key_of_database(conn, data):
-            raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
+    if not is_key_of_database(conn, data):
+        raise KeyFileError("secret.key belongs to another database: put back the key that belongs to this one")
 
 
 def is_key_of_database(conn: sqlite3.Connection, data: Path) -> bool:

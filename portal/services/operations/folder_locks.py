@@ -8,13 +8,12 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
 from portal import __version__, migrations
-from portal.core import paths
-from portal.core.db import FILE_NAME
+from portal.core import db, paths
 from portal.core.progress import Progress
 from portal.services.common.errors import Refused
 from portal.services.operations import database_key
@@ -128,15 +127,16 @@ def lock_migrated_database(data: Path, progress: Progress, *, but_for: str = "")
         handle.close()
         with _wait_for_database(data, progress, alone=True, but_for=but_for):
             if _list_pending_migrations(data):
-                applied += migrations.migrate(data / FILE_NAME, progress=progress)
+                applied += migrations.migrate(data / db.FILE_NAME, progress=progress)
 
 
 def _list_pending_migrations(data: Path) -> list[str]:
     """Raises: KeyFileError, NewerDatabase"""
-    pending = migrations.list_pending_migrations(data / FILE_NAME)
+    pending = migrations.list_pending_migrations(data / db.FILE_NAME)
     # One that is yet to be made has no secrets.
     if len(pending) < len(migrations.KNOWN_NAMES):
-        database_key.require_key_of_database(data)
+        with closing(db.connect(data / db.FILE_NAME)) as conn:
+            database_key.require_key_of_database(conn, data)
     return pending
 
 

@@ -96,13 +96,18 @@ def get_calling_code(country: str) -> str:
 
 
 def expand_national_number(number: str, country: str) -> str:
-    """A number as it is written within a country, as E.164 digits.
+    """A number as it is written within a country, as E.164 digits; empty: it is none.
 
-    Where the country has 0 as its trunk prefix, one in front of the number is left out (0171 … in Germany); in Italy a
-    0 belongs to the number. Whether there is such a number is not checked.
+    What the country's people dial in front of it is left out (0171 … in Germany, 06 30 … in Hungary); in Italy a 0
+    belongs to the number. Whether there is such a number is not checked.
     """
-    trunk_prefix = "0" if _get_region_metadata(country).national_prefix == "0" else ""
-    return get_calling_code(country) + number.removeprefix(trunk_prefix)
+    if not (number.isascii() and number.isdigit()):
+        return ""
+    try:
+        parsed = phonenumbers.parse(number, country)
+    except phonenumbers.NumberParseException:
+        return ""
+    return f"{parsed.country_code}{phonenumbers.national_significant_number(parsed)}"
 
 
 def get_country_name(country: str) -> str:

@@ -11,6 +11,7 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
+from portal.services.common.addresses import INTERNATIONAL_NUMBER
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
@@ -25,8 +26,7 @@ _PATTERNS = {
     SHORTCODE: re.compile(r"[0-9]{3,8}"),
     NUMERIC: re.compile(r"[1-9][0-9]{8,14}"),
 }
-# Written with a plus or 00 it is one also where it is as short as a short code, and may be written in groups.
-_INTERNATIONAL_NUMBER = re.compile(r"(?:\+|00)[1-9][0-9]{6,14}")
+# A number may be written in groups.
 _GROUP_SEPARATORS = re.compile(r"[\s\-.()/]")
 _MAX_TEXT_LENGTH = 200
 # The SMPP server keeps them in memory, and somebody decides about each.
@@ -134,8 +134,9 @@ def parse_sender(text: str) -> tuple[str, str]:
     """
     text = text.strip()
     number = _GROUP_SEPARATORS.sub("", text)
-    if _INTERNATIONAL_NUMBER.fullmatch(number):
-        address, kind = countries.strip_international_prefix(number), NUMERIC
+    if match := INTERNATIONAL_NUMBER.fullmatch(number):
+        # Also where it is as short as a short code.
+        address, kind = match[1], NUMERIC
     else:
         address = text.removeprefix("+").strip()
         kind = next((each for each, pattern in _PATTERNS.items() if pattern.fullmatch(address)), "")

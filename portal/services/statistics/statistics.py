@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.db import write_transaction
 from portal.services.common import periods
+from portal.services.common.addresses import normalize_address
 from portal.services.common.message_states import PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING
 from portal.services.common.periods import Period
 from portal.services.statistics.daily_totals import MessageCounts, month_from_day
@@ -186,7 +187,7 @@ def read_statistics(
         totals,
         [TimeStep(at, counts_by_step.get(number, MessageCounts())) for number, (at, _) in enumerate(steps)],
         _build_breakdown((country, counts) for (country, _), counts in pairs),
-        _build_breakdown((source, counts) for (_, source), counts in pairs),
+        _build_breakdown((normalize_address(source), counts) for (_, source), counts in pairs),
         messages_by_ptt,
         times,
         previous,

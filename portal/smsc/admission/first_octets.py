@@ -6,6 +6,7 @@ asyncio and uvloop read a socket from its beginning or not at all: neither takes
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ _MAX_PAUSE_SECONDS = 0.5
 
 
 class ConnectionEnded(OSError):
-    """The client has closed the connection, or reset it, and sent nothing."""
+    """The client has closed the connection, or reset it, before it has said what it wants."""
 
 
 async def peek_first_octets(
@@ -36,7 +37,7 @@ async def peek_first_octets(
         deadline: in seconds of the event loop's clock.
 
     Raises:
-        ConnectionEnded: the client has closed the connection without an octet.
+        ConnectionEnded: the client has closed the connection before all of them have come.
         TimeoutError: they are not there at the deadline.
         OSError: the connection is lost.
     """
@@ -58,13 +59,22 @@ def _peek_if_whole(client: socket.socket, count_needed: Callable[[bytes], int], 
     except BlockingIOError:
         return None
     except ConnectionResetError:
-        octets = b""
-    if not octets:
-        raise ConnectionEnded("it has closed the connection without a word")
-    needed = count_needed(octets)
+        raise ConnectionEnded("it has reset the connection") from None
+    needed = count_needed(octets) if octets else 1
     if needed <= len(octets):
         return octets[:needed]
-    return octets if needed > max_octets else None
+    if needed > max_octets:
+        return octets
+    if _is_closed_by_client(client):
+        raise ConnectionEnded("it has closed the connection too early")
+    return None
+
+
+def _is_closed_by_client(client: socket.socket) -> bool:
+    # To look at octets that stay where they are never comes to the end behind them.
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 async def wait_until_readable(client: socket.socket, loop: asyncio.AbstractEventLoop) -> None:

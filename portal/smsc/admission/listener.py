@@ -165,7 +165,7 @@ class SmppListener:
         """
         deadline = self._loop.time() + self._handshake_seconds
         client_hello = await peek_first_octets(
-            client, tls.count_client_hello_octets, tls.MAX_CLIENT_HELLO_LENGTH, deadline, self._loop
+            client, tls.ClientHelloCounter().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline, self._loop
         )
         with client.dup() as same_client:
             try:

@@ -38,33 +38,49 @@ def create_tls_context(certificate: Path, key: Path, minimum: str) -> ssl.SSLCon
     return tls_context
 
 
-def count_client_hello_octets(octets: bytes) -> int:
-    """Return how many octets a ClientHello has, with the headers of its records.
+class ClientHelloCounter:
+    """Finds out how many octets a ClientHello has, as they come.
 
-    Args:
-        octets: its beginning, or all of it. Where they don't tell the length yet, so many are returned as are needed to
-            tell more. Where they are no ClientHello, their own number is returned: no more are needed.
+    Each record is looked at once: those who send many small ones cost no more than others.
     """
-    start = 0
-    message = b""
-    while True:
-        fragment_start = start + _RECORD_HEADER_LENGTH
-        if octets[start : start + 1] not in (b"", bytes((_HANDSHAKE,))):
-            return len(octets)
-        if len(octets) < fragment_start:
-            return fragment_start
-        length = int.from_bytes(octets[start + 3 : fragment_start])
-        if not 0 < length <= _MAX_RECORD_LENGTH:
-            return len(octets)
-        start = fragment_start + length
-        message += octets[fragment_start:start]
-        if message and message[0] != _CLIENT_HELLO:
-            return len(octets)
-        if len(octets) < start:
-            return start
-        message_length = _MESSAGE_HEADER_LENGTH + int.from_bytes(message[1:_MESSAGE_HEADER_LENGTH])
-        if len(message) >= max(message_length, _MESSAGE_HEADER_LENGTH):
-            return start
+
+    def __init__(self) -> None:
+        self._record_start = 0
+        self._message_header = b""
+        self._message_length = 0
+
+    def count_needed(self, octets: bytes) -> int:
+        """Return how many octets the ClientHello has, with the headers of its records.
+
+        Args:
+            octets: its beginning, or all of it, no less than at the call before. Where they don't tell the length yet,
+                so many are returned as are needed to tell more. Where they are no ClientHello, their own number is
+                returned: no more are needed.
+        """
+        while True:
+            start = self._record_start
+            fragment_start = start + _RECORD_HEADER_LENGTH
+            if octets[start : start + 1] not in (b"", bytes((_HANDSHAKE,))):
+                return len(octets)
+            if len(octets) < fragment_start:
+                return fragment_start
+            length = int.from_bytes(octets[start + 3 : fragment_start])
+            if not 0 < length <= _MAX_RECORD_LENGTH:
+                return len(octets)
+            if not start and octets[fragment_start : fragment_start + 1] not in (b"", bytes((_CLIENT_HELLO,))):
+                return len(octets)
+            end = fragment_start + length
+            if len(octets) < end:
+                return end
+            self._message_header += octets[fragment_start:end][: _MESSAGE_HEADER_LENGTH - len(self._message_header)]
+            self._message_length += length
+            self._record_start = end
+            if len(
+                self._message_header
+            ) == _MESSAGE_HEADER_LENGTH and self._message_length >= _MESSAGE_HEADER_LENGTH + int.from_bytes(
+                self._message_header[1:]
+            ):
+                return end
 
 
 def find_alert(tls_context: ssl.SSLContext, client_hello: bytes) -> bytes | None:

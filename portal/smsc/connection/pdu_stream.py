@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _MAX_WRITE_BUFFER = 64 * 1024
 _FLUSH_TIMEOUT_SECONDS = 2.0
+# A record of the type handshake, of TLS 1.x (RFC 8446, 5.1).
+_TLS_HANDSHAKE = b"\x16\x03"
 _READ_PAUSE_SECONDS = 0.1
 # What is read of one client before the others have their turn. uvloop alone would read two megabytes of one that sends
 # faster than it is answered: half a second of everybody's event loop.
@@ -69,6 +71,11 @@ class PduStream(asyncio.Protocol):
     def address(self) -> IPAddress:
         """Where the client is: IPv4 where the socket showed it mapped into IPv6."""
         return self._connection_slot.address
+
+    @property
+    def log_name(self) -> str:
+        """What the log calls it."""
+        return str(self.address)
 
     @property
     def last_received_at(self) -> float:
@@ -135,7 +142,7 @@ class PduStream(asyncio.Protocol):
 
     def _abort(self, reason: str) -> None:
         if self._transport and not self._closed:
-            log.warning("disconnecting %s: it %s", self.address, reason)
+            log.warning("disconnecting %s: it %s", self.log_name, reason)
             self._closed = True
             self._transport.abort()
 
@@ -202,7 +209,8 @@ class PduStream(asyncio.Protocol):
             self._process_pdus(data)
         except MalformedPdu as malformed:
             # Its length is wrong, so where the next PDU starts is anybody's guess.
-            log.warning("disconnecting %s: %s", self.address, malformed)
+            reason = "it speaks TLS, on the unsecured port" if data.startswith(_TLS_HANDSHAKE) else malformed
+            log.warning("disconnecting %s: %s", self.log_name, reason)
             self._ignores_input = True
             self._end_stream(pdu.encode_generic_nack(malformed.sequence, malformed.status))
 

@@ -39,7 +39,7 @@ def answer_query_sm(request: QuerySm, account_id: int, storage: Storage) -> Quer
         return response
     if message_status is None:
         response.status = CommandStatus.ESME_RINVMSGID
-    elif not _is_same_address(message_status.source, request.source):
+    elif not validation.is_same_address(message_status.source, request.source):
         response.status = CommandStatus.ESME_RQUERYFAIL
     else:
         response.message_state = message_status.state
@@ -59,15 +59,17 @@ def answer_cancel_sm(
     none with that id, ESME_RCANCELFAIL where it is from or to another address, or none of them can be called back any
     more; ESME_RINVDSTTON where the account refuses the destination's TON.
     """
-    try:
-        destination = validation.read_destination(account, request.destination, request.dest_ton)
-    except validation.NationalDestination:
-        respond(CommandStatus.ESME_RINVDSTTON)
-        return
+    destination = ""
+    # 4.9.1: it may be left out beside a message_id.
+    if request.destination:
+        try:
+            destination = validation.read_destination(account, request.destination, request.dest_ton)
+        except validation.NationalDestination:
+            respond(CommandStatus.ESME_RINVDSTTON)
+            return
     cancellation = _MessageCancellation(dispatcher, respond)
     if not request.message_id:
-        source = validation.normalize_address(request.source)
-        storage.find_unfinished_messages(account.id, source, destination, cancellation.start)
+        storage.find_unfinished_messages(account.id, request.source, destination, cancellation.start)
         return
     try:
         message_status = _find_message_status(request.message_id, account.id, storage)
@@ -77,10 +79,11 @@ def answer_cancel_sm(
     if message_status is None:
         respond(CommandStatus.ESME_RINVMSGID)
         return
-    # 4.9.1: the destination may be left out beside a message_id.
     is_same_destination = not request.destination or message_status.destination == destination
     cancellation.start(
-        (message_status,) if is_same_destination and _is_same_address(message_status.source, request.source) else ()
+        (message_status,)
+        if is_same_destination and validation.is_same_address(message_status.source, request.source)
+        else ()
     )
 
 
@@ -125,7 +128,3 @@ def _find_message_status(message_id: str, account_id: int, storage: Storage) -> 
     if not _MESSAGE_ID_PATTERN.fullmatch(message_id) or int(message_id) > _MAX_ID:
         return None
     return storage.find_message_status(account_id, int(message_id))
-
-
-def _is_same_address(first: str, second: str) -> bool:
-    return validation.normalize_address(first) == validation.normalize_address(second)

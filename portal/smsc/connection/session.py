@@ -170,7 +170,13 @@ class SmppSession(PduStream):
             for deliverable, _ in self._unanswered_deliveries.values():
                 assert self._delivery_scheduler
                 self._delivery_scheduler.handle_session_end(deliverable)
-            log.info("%s from %s has ended", self.accepted_bind.account.name, self.address)
+            log.info("%s has ended", self.log_name)
+
+    @property
+    def log_name(self) -> str:
+        if self.accepted_bind is None:
+            return super().log_name
+        return f"{self.accepted_bind.account.name} from {self.address}, session {self.id}"
 
     def _writing_resumed(self) -> None:
         if self._delivery_scheduler:
@@ -215,7 +221,7 @@ class SmppSession(PduStream):
     def _reject_malformed_pdu(self, malformed: MalformedPdu) -> None:
         self._malformed_count += 1
         if self._malformed_count <= _MAX_MALFORMED_LOGGED:
-            log.info("malformed PDU from %s: %s", self.address, malformed)
+            log.info("malformed PDU from %s: %s", self.log_name, malformed)
         if malformed.status is CommandStatus.ESME_RINVCMDID:
             self._write(pdu.encode_generic_nack(malformed.sequence, malformed.status))
         else:
@@ -360,7 +366,7 @@ class SmppSession(PduStream):
         if self._state is SessionState.OPEN:
             self._flush_and_close()
         elif self._state is SessionState.BOUND and self.accepted_bind and not self._closed:
-            log.info("unbinding %s from %s: %s", self.accepted_bind.account.name, self.address, reason)
+            log.info("unbinding %s: %s", self.log_name, reason)
             self._state = SessionState.DRAINING
             self._stop_deliveries()
             self._awaits_delivery_answers = True
@@ -479,7 +485,7 @@ class SmppSession(PduStream):
             return
         submit.session_id = self.id
         if not self._is_smpp_3_4:
-            submit.hex_id = 0  # it gets one when it is stored
+            submit.needs_hex_id = True
         self.has_submitted = True
         self._in_flight += 1
         storage.store_submit(submit, partial(self._handle_submit_result, message.COMMAND, message.sequence))

@@ -609,7 +609,8 @@ def _decode_tlvs(body: bytes, offset: int, lengths: Mapping[int, int]) -> Tlvs:
 def _split_response_string(body: bytes, limit: int) -> tuple[str, bytes]:
     """Return the C-octet string that `body` begins with, at most `limit` octets with its terminator, and what follows.
 
-    That of a response, which nobody could be told of that it is malformed: whatever there is of it is taken.
+    Only for responses. A response is not answered, so its sender can't be told that it is malformed: whatever is there
+    is taken.
     """
     text, _, rest = body.partition(b"\0")
     return text[: limit - 1].decode("latin-1"), rest

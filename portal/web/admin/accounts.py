@@ -8,6 +8,7 @@ from wtforms import BooleanField, HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core.db import write_transaction
+from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts, credentials, session_records
@@ -23,7 +24,7 @@ from portal.web.core.forms import TranslatedForm, add_form_error
 
 blueprint = Blueprint("admin_accounts", __name__, url_prefix="/admin")
 
-_DATA_CODING_FIELDS = {"ascii": accounts.ASCII, "latin_1": accounts.LATIN_1, "binary": accounts.BINARY}
+_DATA_CODING_FIELDS = {"ascii": Encoding.ASCII, "latin_1": Encoding.LATIN_1, "binary": Encoding.BINARY}
 _HEADER_TEMPLATES = ("_account_status.html", "_account_figures.html")
 
 

@@ -389,6 +389,18 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
     assert sum(each.price for each in statement.list_usage_by_country(conn, acme_1.id, november)) == ledger_says
 
 
+def test_a_number_is_one_sender_however_it_is_written(conn, acme_1):
+    conn.execute("UPDATE accounts SET any_sender = 1")
+    sources = ("393401230000", "+393401230000", "00393401230000", "123")
+    store_messages(conn, [prepare_submit(conn, acme_1.id, source=each) for each in sources], at("2026-10-01", "UTC"))
+    rollup.roll_up_all(conn)
+    used = statement.list_usage_by_sender(conn, acme_1.id, month_of("2026-10"), 10)
+    assert [(each.source, each.messages, each.price) for each in used] == [
+        ("393401230000", 3, 3_000),
+        ("123", 1, 1_000),
+    ]
+
+
 def test_messages_and_their_debit_are_of_the_same_month(conn, acme_1, monkeypatch):
     last = at("2030-10-31T23:59:59.999", "UTC")
     clock = iter(range(last, last + 10))

@@ -58,7 +58,7 @@ def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
 def test_ids_of_old_clients_go_with_their_messages(conn, acme_1):
     submits = [prepare_submit(conn, acme_1.id) for _ in range(3)]
     for each in submits:
-        each.hex_id = 0
+        each.needs_hex_id = True
     message_ids = store_messages(conn, submits)
     accepted = end(conn, message_ids)
     deliveries.remove_accepted_deliveries(conn, accepted)

@@ -5,6 +5,7 @@ import pytest
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import account_messages, accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import message_states
@@ -15,7 +16,7 @@ from portal.services.history.history import SentMessage, SentText
 from portal.services.messages import outcomes, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import UCS2, Segment
+from portal.services.messages.validation import Segment
 from portal.services.statistics import daily_totals
 from tests.services.submitting import store_messages
 from tests.support import list_submitted, prepare_submit
@@ -204,7 +205,7 @@ def test_a_reference_is_used_again_for_another_text(conn, acme_1, submit):
 def test_an_emoji_that_is_cut_in_two_is_one_again(conn, acme_1, submit):
     octets = "so 😀 it is".encode("utf-16-be")
     for number, piece in enumerate((octets[:8], octets[8:]), 1):
-        send_part(submit, by_udh_16, piece, 2, number, data_coding=UCS2)
+        send_part(submit, by_udh_16, piece, 2, number, data_coding=Encoding.UCS2)
     assert [each.text for each in lines(conn, acme_1.id)] == ["so 😀 it is"]
     assert [
         each.body for each in outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
@@ -251,6 +252,19 @@ def test_a_beginning_waits_only_for_its_own_end(conn, acme_1, submit):
         send_part(submit, by_sar, octets, 3, number, reference=9)
     conn.execute(f"UPDATE messages SET {text_policy.BLANK_TEXT_SQL} WHERE segment_number = 2")
     assert texts(lines(conn, acme_1.id)) == ["a[…]e", "a[…]", "a[…]e"]
+
+
+def test_a_part_that_was_not_kept_as_octets_shows_its_text(conn, acme_1, submit):
+    """Where the octets can't be made of it: binary, and characters that its alphabet lacks."""
+    conn.execute("UPDATE accounts SET data_codings = '4'")
+    for reference, data_coding, octets in ((8, 4, b"\xff"), (9, 0, b"a\x1b")):
+        for number in (1, 2, 3):
+            send_part(submit, by_sar, octets, 3, number, reference=reference, data_coding=data_coding)
+    conn.execute("UPDATE messages SET body = NULL, text = '' WHERE data_coding = 4 AND segment_number = 2")
+    conn.execute("UPDATE messages SET body = NULL, text = 'я' WHERE data_coding = 0 AND segment_number = 2")
+    assert texts(lines(conn, acme_1.id)) == ["aяa", "ff  ff"]
+    found = search.search_texts(conn, acme_1.id, search.SearchQuery(text="aяa")).texts
+    assert texts(found) == ["aяa"]
 
 
 def test_parts_in_tables_of_national_languages(conn, acme_1, submit):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
 from portal.services.common import ids
@@ -22,12 +23,12 @@ from portal.services.history.history import SentText, list_texts_by_id
 from portal.services.history.search import SearchQuery
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import UCS2, Segment
+from portal.services.messages.validation import Segment
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
 # Few of each, so that many searches match, and many match nearly.
-SENDERS = ("ACME", "Acme Shop", "+39123", "39123", "GLOBEX")
+SENDERS = ("ACME", "Acme Shop", "+39123", "39123", "+393401234567", "393401234567", "00393401234567", "0039123")
 NUMBERS = ("393401234567", "393401234568", "39340123", "393411234567", "4915112345678")
 WORDS = ("parcel", "Parcels", "città", "CITTA", "ab", "Ünïted", "4711", "471", "a_b", "x", "perché", "7")
 SEARCH_TEXTS = (*WORDS, "parc", "cit", "unit", "47", "47119", "b", "!", "perche parc", "città 4711", "È")
@@ -57,7 +58,7 @@ def send(
         conn,
         account.id,
         text.encode("utf-16-be"),
-        data_coding=UCS2,
+        data_coding=Encoding.UCS2,
         source=source,
         destination=destination,
         segment=segment,
@@ -83,6 +84,10 @@ def fold(text: str) -> str:
     return "".join(each for each in unicodedata.normalize("NFD", text.casefold()) if not unicodedata.combining(each))
 
 
+def normalize_sender(sender: str) -> str:
+    return re.sub(r"^(\+|00(?=\d{7,15}$))", "", sender).lower()
+
+
 def matches(text: SentText, query: SearchQuery) -> bool:
     codes = {each.ptt for each in text.messages}
     words = re.findall(r"\w+", fold(text.text))
@@ -98,7 +103,7 @@ def matches(text: SentText, query: SearchQuery) -> bool:
         status = any(PTT_DESCRIPTIONS[code] == PTT_DESCRIPTIONS[int(query.status)] for code in codes)
     return (
         query.period.since <= text.submitted_at < query.period.until
-        and query.sender.lstrip("+").lower() in ("", text.first_message.source.lstrip("+").lower())
+        and (not query.sender or normalize_sender(query.sender) == normalize_sender(text.first_message.source))
         and text.first_message.destination.startswith(query.recipient)
         and status
         and (not query.text or bool(prefixes))
@@ -220,6 +225,19 @@ def test_a_word_that_is_cut_in_two_is_search_for(conn, acme_1):
         assert search_for(conn, acme_1, text="parcel") == ["your parcel is here"]
         assert search_for(conn, acme_1, text="here your") == ["your parcel is here"]
         assert build_index(conn) == 1 - built
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_number_as_sender_is_found_however_it_is_written(conn, acme_1, indexed):
+    spellings = ["393401234567", "+393401234567", "00393401234567"]
+    for number, source in enumerate([*spellings, "123", "+123", "00123", "Acme", "+Acme"]):
+        send(conn, acme_1, str(number), source=source)
+    assert not indexed or build_index(conn, 1) == 8
+    for sender in spellings:
+        assert search_for(conn, acme_1, sender=sender) == ["2", "1", "0"]
+    assert search_for(conn, acme_1, sender="123") == search_for(conn, acme_1, sender="+123") == ["4", "3"]
+    for number, sender in ((5, "00123"), (6, "ACME"), (7, "+acme")):
+        assert search_for(conn, acme_1, sender=sender) == [str(number)]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ LAST_ID = 0xFFFFFFFF
 def send(conn: Connection, account: Account, count: int, at: int | None = None) -> list[int]:
     submits = [prepare_submit(conn, account.id) for _ in range(count)]
     for each in submits:
-        each.hex_id = 0
+        each.needs_hex_id = True
     store_messages(conn, submits, at)
     return [each.hex_id or 0 for each in submits]
 

@@ -9,7 +9,7 @@ from portal.core.db import Connection
 from portal.core.gsm0338 import Encoding
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
-from portal.services.messages import estimates, intake, validation
+from portal.services.messages import estimates, intake
 from portal.services.messages.estimates import (
     CostEstimate,
     InvalidRecipient,
@@ -86,9 +86,12 @@ def test_each_number_has_its_price(conn, cast, acme_1, estimate):
 @pytest.mark.parametrize("text", ["hello", "a" * 161, "€" * 81, "ê" * 71, "📦" * 200, "x" * 5000])
 def test_it_is_what_a_submit_costs(conn, acme_1, estimate, text):
     estimated = estimate(text, "+447700900123")
-    coding = validation.UCS2 if estimated.encoding is Encoding.UCS2 else validation.GSM
-    body = text.encode("utf-16-be") if coding else b"".join(b"\x1be" if each == "€" else each.encode() for each in text)
-    submit = prepare_submit(conn, acme_1.id, body, destination="447700900123", data_coding=coding)
+    body = (
+        text.encode("utf-16-be")
+        if estimated.encoding
+        else b"".join(b"\x1be" if each == "€" else each.encode() for each in text)
+    )
+    submit = prepare_submit(conn, acme_1.id, body, destination="447700900123", data_coding=estimated.encoding)
     (message_id,) = intake.store_messages(conn, [submit], now=now_ms()).message_ids
     row = conn.execute("SELECT parts, price FROM messages WHERE id = ?", (message_id,)).fetchone()
     assert tuple(row) == (estimated.parts, estimated.total_price)

@@ -9,8 +9,9 @@ import pytest
 from portal.core import db
 from portal.core.clock import now_ms
 from portal.core.db import Connection
+from portal.core.gsm0338 import Encoding
 from portal.services.accounts import account_messages, accounts
-from portal.services.accounts.accounts import BINARY, Account
+from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.history import history, search, search_index, text_removal
@@ -20,7 +21,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.validation import DELIVERY_VALIDITY_MS, UCS2, Segment
+from portal.services.messages.validation import DELIVERY_VALIDITY_MS, Segment
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from tests.services.submitting import cancel_message, store_messages
@@ -83,9 +84,9 @@ def test_a_text_stays_until_its_message_ends(conn, acme_1):
 
 @pytest.mark.usefixtures("not_kept")
 def test_what_is_binary_and_headers_go_too(conn, acme_1):
-    conn.execute("UPDATE accounts SET data_codings = ? WHERE id = ?", (str(BINARY), acme_1.id))
+    conn.execute("UPDATE accounts SET data_codings = ? WHERE id = ?", (str(Encoding.BINARY), acme_1.id))
     submit = prepare_submit(
-        conn, acme_1.id, b"\x05\x00\x03\x07\x01\x01\xca\xfe", data_coding=BINARY, **QUIET, esm_class=0x40
+        conn, acme_1.id, b"\x05\x00\x03\x07\x01\x01\xca\xfe", data_coding=Encoding.BINARY, **QUIET, esm_class=0x40
     )
     (message_id,) = store_messages(conn, [submit])
     assert row(conn)[1:] == (b"\xca\xfe", b"\x05\x00\x03\x07\x01\x01", 1)
@@ -165,7 +166,7 @@ def test_stop_is_obeyed_and_its_text_goes(conn, acme_1):
 def test_the_segments_of_a_text_go_one_by_one(conn, acme_1):
     parts = [
         prepare_submit(
-            conn, acme_1.id, each.encode("utf-16-be"), data_coding=UCS2, segment=Segment(7, 2, number), **QUIET
+            conn, acme_1.id, each.encode("utf-16-be"), data_coding=Encoding.UCS2, segment=Segment(7, 2, number), **QUIET
         )
         for number, each in enumerate(("first ", "second"), 1)
     ]

@@ -109,6 +109,13 @@ def test_ton_2_is_of_the_account_s_country(prepare, config_of, acme_1, destinati
     assert prepare(account=account, destination=destination, destination_ton=ton).destination == read
 
 
+@pytest.mark.parametrize("destination", ["abc", "340-1234567", "1", "340123456712345678"])
+def test_what_is_no_national_number_is_refused(prepare, config_of, acme_1, destination):
+    account = replace(config_of(acme_1), national_numbers="IT")
+    with pytest.raises(validation.InvalidDestination):
+        prepare(account=account, destination=destination, destination_ton=2)
+
+
 def test_a_sender_may_have_a_plus_or_00_in_front(prepare, config_of, acme_1):
     account = replace(config_of(acme_1), senders=frozenset((ITALY, "00123")))
     for source in (ITALY, f"+{ITALY}", f"00{ITALY}", "00123"):
@@ -118,8 +125,31 @@ def test_a_sender_may_have_a_plus_or_00_in_front(prepare, config_of, acme_1):
 
 
 @pytest.mark.parametrize(
+    "source",
+    ["+Acme", "00Acme", "+00Acme", "+7Up", "007Up", "0012345", "+0012345", f"+00{ITALY}", f"0000{ITALY}", f"++{ITALY}"],
+)
+def test_what_is_in_front_of_anything_else_is_part_of_the_sender(prepare, config_of, acme_1, source):
+    account = replace(config_of(acme_1), senders=frozenset(("Acme", "7Up", "12345", ITALY)))
+    with pytest.raises(validation.InvalidSource):
+        prepare(account=account, source=source)
+    assert prepare(account=account, source="+12345").source == "+12345"
+
+
+@pytest.mark.parametrize(
     "destination",
-    ["", "12", "00", "+", "000393401234567", "0401234567", "abc", "39340123456789012", "3934x1234567", "8501921234567"],
+    [
+        "",
+        "12",
+        "00",
+        "+",
+        "000393401234567",
+        "+00393401234567",
+        "0401234567",
+        "abc",
+        "39340123456789012",
+        "3934x1234567",
+        "8501921234567",
+    ],
 )
 def test_destinations_that_are_no_number_or_have_no_price_are_refused(prepare, destination):
     with pytest.raises(validation.InvalidDestination):
@@ -371,6 +401,21 @@ def test_tables_of_national_languages_go_on_untouched(conn, prepare, udh, octets
 
 
 @pytest.mark.parametrize(
+    ("udh", "data_coding", "octets"),
+    [
+        *((f"050003{reference:02x}0201", 0, b"text") for reference in (0x24, 0x25)),
+        *((f"06080400{reference:02x}0201", 0x10, b"text") for reference in (0x24, 0x25)),
+        *((udh, 8, "я".encode("utf-16-be")) for udh in ("0500032a0201", "050003240201", "03240101", "03250103")),
+        *((udh, 3, b"\xe8") for udh in ("050003250201", "03240101")),
+        ("03250101", 1, b"text"),
+    ],
+)
+def test_without_national_tables_the_text_is_all_that_is_kept(prepare, allowed, udh, data_coding, octets):
+    submit = prepare(bytes.fromhex(udh) + octets, account=allowed, data_coding=data_coding, esm_class=0x40)
+    assert (submit.text, submit.body) == (gsm0338.decode_body(octets, gsm0338.ENCODINGS[data_coding]), None)
+
+
+@pytest.mark.parametrize(
     ("udh", "segment", "septets"),
     [
         ("03240101", None, 155),
@@ -429,6 +474,18 @@ def test_a_part_with_a_header_of_its_own_counts_as_one(prepare):
     assert (submit.udh, submit.text, submit.parts) == (header, "x" * 153, 1)
     with pytest.raises(validation.BodyTooLong):
         prepare(header + b"x" * 154, esm_class=0x43)
+
+
+@pytest.mark.parametrize(("length", "segment"), [(140, None), (135, SEGMENT)])
+def test_a_header_alone_has_to_fit_a_part_too(prepare, length, segment):
+    """Otherwise a header would carry more octets than are paid for."""
+
+    def make_header(length):
+        return bytes((length - 1, 0x05, length - 3)) + bytes(length - 3)
+
+    assert prepare(make_header(length), esm_class=0x40, segment=segment).parts == 1
+    with pytest.raises(validation.BodyTooLong):
+        prepare(make_header(length + 1), esm_class=0x40, segment=segment)
 
 
 @pytest.mark.parametrize("body", [b"", b"\x05", b"\xff" + b"x" * 100])

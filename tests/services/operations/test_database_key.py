@@ -10,24 +10,24 @@ OTHER_KEY = "ab" * 32
 
 
 def test_a_key_of_another_database_is_noticed(conn, data):
-    database_key.require_key_of_database(data)
+    database_key.require_key_of_database(conn, data)
     (data / "secret.key").write_text(OTHER_KEY)
     with pytest.raises(KeyFileError, match="belongs to another database"):
-        database_key.require_key_of_database(data)
+        database_key.require_key_of_database(conn, data)
     # One secret that opens is enough: with it, somebody has begun anew.
     conn.execute(
         "UPDATE users SET totp_secret = ? WHERE id = (SELECT max(id) FROM users WHERE totp_secret IS NOT NULL)",
         (Keys.load(data).encrypt_column(b"secret"),),
     )
-    database_key.require_key_of_database(data)
+    database_key.require_key_of_database(conn, data)
 
 
 def test_a_database_without_secrets_takes_any_key_and_a_key_may_come_later(conn, data):
     (data / "secret.key").unlink()
-    database_key.require_key_of_database(data)
+    database_key.require_key_of_database(conn, data)
     conn.execute("UPDATE users SET totp_secret = NULL")
     (data / "secret.key").write_text(OTHER_KEY)
-    database_key.require_key_of_database(data)
+    database_key.require_key_of_database(conn, data)
 
 
 def test_the_key_is_compared_with_what_a_restore_has_put_in_place(data, keys):

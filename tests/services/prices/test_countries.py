@@ -112,8 +112,23 @@ def test_nothing_is_no_number_to_look_for():
         ("0612345678", "FR", "33612345678"),
         ("612345678", "ES", "34612345678"),
         ("2125551234", "US", "12125551234"),
+        ("12125551234", "US", "12125551234"),
+        ("18765551234", "JM", "18765551234"),
+        ("06301234567", "HU", "36301234567"),
+        ("301234567", "HU", "36301234567"),
+        ("89161234567", "RU", "79161234567"),
+        ("9161234567", "RU", "79161234567"),
+        ("87011234567", "KZ", "77011234567"),
+        ("80291234567", "BY", "375291234567"),
+        ("866123456", "TM", "99366123456"),
+        ("861234567", "LT", "37061234567"),
     ],
 )
 def test_national_numbers_get_their_country_s_code(number, country, digits):
     assert countries.expand_national_number(number, country) == digits
     assert countries.find_country(digits) == country
+
+
+@pytest.mark.parametrize("number", ["", "1", "abc", "340-1234567", "1800FLOWERS", "٣٤٠١٢٣٤٥٦٧", "340123456712345678"])
+def test_what_is_no_national_number_has_no_digits(number):
+    assert countries.expand_national_number(number, "US") == ""

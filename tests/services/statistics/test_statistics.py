@@ -369,6 +369,13 @@ def test_the_rate_is_of_those_that_have_ended(conn, acme_1):
     assert MessageCounts(sent=1, delivered=2).pending == 0
 
 
+def test_a_number_is_one_sender_however_it_is_written(conn, acme_1):
+    for source in ("393401230000", "+393401230000", "00393401230000", "123", "00123"):
+        end(conn, send(conn, acme_1, MIDNIGHT, source=source))
+    senders = read(conn, acme_1).senders
+    assert [(each.name, each.counts.sent) for each in senders] == [("393401230000", 3), ("00123", 1), ("123", 1)]
+
+
 def test_the_most_come_first(conn, acme_1):
     send(conn, acme_1, NOW, 1, "B")
     send(conn, acme_1, NOW, 1, "A")

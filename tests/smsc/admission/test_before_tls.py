@@ -7,11 +7,12 @@ import ssl
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from portal.core.config import Config
-from portal.smsc.admission.tls import MAX_CLIENT_HELLO_LENGTH, count_client_hello_octets
+from portal.smsc.admission.tls import MAX_CLIENT_HELLO_LENGTH, ClientHelloCounter
 from portal.smsc.protocol.constants import CommandId
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from portal.smsc.server import SmppServer, get_event_loop_factory
@@ -252,7 +253,50 @@ def iterate_hellos() -> Iterator[bytes]:
 
 @pytest.mark.parametrize("hello", iterate_hellos(), ids=["1.2", "1.2 small", "1.3", "1.3 small"])
 def test_the_length_of_a_client_hello(hello: bytes) -> None:
-    assert count_client_hello_octets(hello) == len(hello)
-    assert count_client_hello_octets(hello + b"more") == len(hello)
+    assert ClientHelloCounter().count_needed(hello) == len(hello)
+    assert ClientHelloCounter().count_needed(hello + b"more") == len(hello)
+    counter = ClientHelloCounter()
     for length in range(1, len(hello)):
-        assert length < count_client_hello_octets(hello[:length]) <= len(hello)
+        assert length < counter.count_needed(hello[:length]) <= len(hello)
+        assert length < ClientHelloCounter().count_needed(hello[:length]) <= len(hello)
+    assert counter.count_needed(hello + b"more") == len(hello)
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_a_client_that_goes_away_within_its_client_hello_gives_up_its_place(
+    limited: Callable[..., Config], cast: Cast, reset: bool
+) -> None:
+    async with run_smsc(limited(unbound_per_address=1, bind_seconds=600)) as server:
+        with socket.create_connection(("127.0.0.1", server.tls_port)) as client:
+            client.sendall(TLS_1_3_HELLO[:3])
+            await wait_until(lambda: server.connection_limits.unbound_count)
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_client_context())
+
+
+async def test_the_log_says_where_a_client_speaks_tls_on_the_unsecured_port(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_smsc(config) as server:
+        await exchange(server.port, TLS_1_3_HELLO)
+    assert "disconnecting 127.0.0.1: it speaks TLS, on the unsecured port" in caplog.text
+
+
+class CountedOctets(bytes):
+    """Octets that count how often somebody looks at some of them."""
+
+    looks = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        CountedOctets.looks += 1
+        return super().__getitem__(key)
+
+
+def test_each_record_of_an_endless_client_hello_is_looked_at_once() -> None:
+    records, times = 2_600, 100
+    endless = TLS_1_3_HELLO[:3] + b"\0\1\1" + (TLS_1_3_HELLO[:3] + b"\0\1\xff") * records
+    counter = ClientHelloCounter()
+    for length in range(len(endless) - times, len(endless)):
+        assert counter.count_needed(CountedOctets(endless[:length])) > length
+    assert CountedOctets.looks < 5 * (records + times)

@@ -190,6 +190,29 @@ async def test_addresses_are_compared_without_what_stands_before_the_country_cod
     assert {row[0] for row in conn.execute("SELECT state FROM messages")} == {message_states.DELETED}
 
 
+async def test_a_short_code_is_another_one_with_00_in_front(config, cast, change_account):
+    change_account(any_sender=True)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        other = await esme.submit(source="123", schedule_delivery_time=LATER)
+        meant = await esme.submit(source="00123", schedule_delivery_time=LATER)
+        assert (await query(esme, other.message_id, "00123")).status == CommandStatus.ESME_RQUERYFAIL
+        assert await cancel(esme, source="00123", destination="393331234567") == 0
+        assert (await query(esme, meant.message_id, "00123")).message_state == message_states.DELETED
+        assert (await query(esme, other.message_id, "123")).message_state == message_states.ENROUTE
+
+
+async def test_a_destination_that_is_left_out_has_no_ton(config, cast, change_account):
+    change_account(national_numbers="refused")
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        sent = await esme.submit(schedule_delivery_time=LATER)
+        by_id = CancelSm(next(esme.sequences), message_id=sent.message_id, source="ACME", dest_ton=2)
+        assert (await esme.request(by_id)).status == 0
+        nothing = CancelSm(next(esme.sequences), source="ACME", dest_ton=2)
+        assert (await esme.request(nothing)).status == CommandStatus.ESME_RCANCELFAIL
+
+
 async def test_one_search_at_a_time_holds_up_nobody(config, cast, change_account):
     change_account(windowing=0, throughput=0)
     async with run_smsc(config) as server:

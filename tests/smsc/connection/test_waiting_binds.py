@@ -1,6 +1,7 @@
 """Binds that find no place: silent sessions are asked, and a dead one gives up its place."""
 
 import asyncio
+import re
 import socket
 import ssl
 import time
@@ -238,7 +239,7 @@ async def test_as_many_wait_as_sessions_may_be_dead_and_each_gets_a_place(
 
 @pytest.mark.slow
 async def test_no_more_sessions_end_than_are_needed(
-    config: Config, cast: Cast, change_account: Callable[..., None]
+    config: Config, cast: Cast, change_account: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config, LIMITS) as server:
@@ -248,6 +249,10 @@ async def test_no_more_sessions_end_than_are_needed(
         esme = await send_bind(server, login)
         assert (await esme.wait_for_response(1)).status == 0
         await longest_silent.wait_for_close()
+        said = (
+            r"disconnecting smpp-acme-1 from 127\.0\.0\.1, session \d+: it does not answer enquire_link, and its place"
+        )
+        assert re.search(said, caplog.text)
         assert (await other.submit()).status == 0
 
 

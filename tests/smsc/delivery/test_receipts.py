@@ -73,6 +73,15 @@ async def test_a_receipt_says_what_became_of_the_message(config, cast, conn):
         await wait_until(lambda: waiting(conn) == 0)
 
 
+async def test_a_receipt_names_the_sender_as_it_came(config, cast, change_account):
+    change_account(any_sender=True)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for source in ("393401230000", "+393401230000", "00393401230000"):
+            await esme.submit(source=source)
+            assert (await esme.receive_deliver_sm()).destination == source
+
+
 @pytest.mark.slow
 async def test_its_text_reads_alike_as_gsm_and_as_ascii(config, cast):
     printable = "".join(map(chr, range(32, 127)))

@@ -13,6 +13,7 @@ from portal.smsc.protocol.pdu import MalformedPdu, PduHeader
 from tests.smsc.fuzzing import (
     COMMAND_IDS,
     UNKNOWN_COMMAND_IDS,
+    USED_TLV_LENGTHS,
     PduFuzzer,
     are_fields_consistent,
     get_command_id,
@@ -176,15 +177,18 @@ def test_a_stream_of_optional_parameters_may_end_only_after_one(drawn, data):
         assert caught.value.status is CommandStatus.ESME_RINVOPTPARSTREAM
 
 
-@given(st.sampled_from(WITH_TLVS), st.sampled_from(sorted(pdu.DATA_TLV_LENGTHS)), st.binary(max_size=80))
-def test_an_optional_parameter_that_is_used_has_the_length_of_the_standard(command, tag, value):
-    octets = with_tlvs(command, struct.pack(">HH", tag, len(value)) + value)
-    if len(value) in valid_tlv_lengths(command, tag):
-        is_read_or_malformed(pdu.decode_header(octets, 0), octets[pdu.HEADER_LENGTH :])
-    else:
-        with pytest.raises(MalformedPdu) as caught:
-            read(octets)
-        assert caught.value.status is CommandStatus.ESME_RINVPARLEN
+@pytest.mark.parametrize("command", WITH_TLVS)
+@pytest.mark.parametrize("tag", sorted(USED_TLV_LENGTHS[CommandId.DATA_SM]))
+def test_an_optional_parameter_that_is_used_has_the_length_of_the_standard(command, tag):
+    for length in range(12):
+        value = b"\x01" * length
+        octets = with_tlvs(command, struct.pack(">HH", tag, length) + value)
+        if length in valid_tlv_lengths(command, tag):
+            assert read(octets)[0].tlvs == {tag: value}
+        else:
+            with pytest.raises(MalformedPdu) as caught:
+                read(octets)
+            assert caught.value.status is CommandStatus.ESME_RINVPARLEN
 
 
 @given(st.sampled_from([each for each in COMMAND_IDS if each & RESPONSE_BIT]), words, words, st.binary(max_size=90))

@@ -210,6 +210,26 @@ def test_all_about_one(alice: Browser, conn: db.Connection) -> None:
     assert "It came before this was written down." in alice.get(f"{PAGE}/{binary}").text
 
 
+@pytest.mark.parametrize(
+    ("text", "data_coding", "udh", "body", "shown"),
+    [
+        ("so \ufffd", 8, b"\x05\x00\x03\x07\x02\x01", "so 😀".encode("utf-16-be")[:8], "so \ufffd"),
+        ("Teşı", 0, b"\x03\x24\x01\x01", b"Te\x1bs\x1bi", "Teşı"),
+        ("", 0, b"\x03\x24\x01\x04", b"\x1ba", "1b 61"),  # Bengali, whose table isn't here
+        ("", 0xF5, None, b"\x00\xff", "00 ff"),
+    ],
+)
+def test_what_is_text_is_shown_as_text(
+    alice: Browser, conn: db.Connection, text: str, data_coding: int, udh: bytes | None, body: bytes, shown: str
+) -> None:
+    message = come(conn, text, data_coding=data_coding, udh=udh, body=body)
+    page = alice.get(f"{PAGE}/{message}").text
+    assert shown in extract_text(page)
+    assert (re.search(r"<p class=\"message mono\">", page) is None, "octets" in page) == (bool(text), not text)
+    (line,) = list(csv.reader(io.StringIO(alice.get(f"{PAGE}.csv").text), delimiter=";"))[1:]
+    assert line[-1] == shown
+
+
 def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Connection) -> None:
     message = come(conn, "for Acme")
     charlie = client(cast.charlie)

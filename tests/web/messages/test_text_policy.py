@@ -11,7 +11,7 @@ from flask import Flask
 
 from portal.core import clock, db
 from portal.core.config import Config
-from portal.services.accounts.accounts import BINARY
+from portal.core.gsm0338 import Encoding
 from portal.services.common.audit import SHELL
 from portal.services.history import text_removal
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, text_policy
@@ -40,11 +40,13 @@ GIVES_AWAY = re.compile("|".join((MARKER, _OCTETS.hex(), _OCTETS.hex(" "), _OCTE
 def message_ids(conn: db.Connection) -> list[int]:
     """Messages of every kind, sent and received, with the marker in each; returns their ids."""
     account = acting.get_account(conn, NAME)
-    conn.execute("UPDATE accounts SET data_codings = ? WHERE id = ?", (str(BINARY), account.id))
+    conn.execute("UPDATE accounts SET data_codings = ? WHERE id = ?", (str(Encoding.BINARY), account.id))
     sent = acting.send_texts(conn, NAME, f"{MARKER} one", f"two {MARKER}", f"three {MARKER}")
     sent += acting.send_in_parts(conn, NAME, f"the first {MARKER}", f" and {MARKER} again", total=3)
     udh = bytes([len(_OCTETS) + 2, 0x70, len(_OCTETS)]) + _OCTETS
-    binary = prepare_submit(conn, account.id, udh + _OCTETS, data_coding=BINARY, esm_class=0x40, registered_delivery=0)
+    binary = prepare_submit(
+        conn, account.id, udh + _OCTETS, data_coding=Encoding.BINARY, esm_class=0x40, registered_delivery=0
+    )
     (message_id,) = intake.store_messages(conn, [binary]).message_ids
     assert message_id is not None
     acting.deliver_messages(conn, sent[0], message_id)
@@ -54,7 +56,7 @@ def message_ids(conn: db.Connection) -> list[int]:
         MobileOriginatedMessage(HANDSET, "48484", "STOP"),
         MobileOriginatedMessage(HANDSET, "48484", f"ciao {MARKER}", udh=udh),
     ]
-    texts.append(MobileOriginatedMessage(HANDSET, "48484", "", BINARY, udh, _OCTETS))
+    texts.append(MobileOriginatedMessage(HANDSET, "48484", "", Encoding.BINARY, udh, _OCTETS))
     inbound.store_inbound_messages(conn, texts)
     # As if a keyword had been among them, so that the blacklist has something to show.
     (stop,) = conn.execute("SELECT min(id) FROM received").fetchone()
