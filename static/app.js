@@ -162,17 +162,21 @@
     rememberPlace(relatedTarget);
     [placeBeforeToast, lastPlace] = [lastPlace, null];
   });
-  // kind: "failed" or "offline"; the words for both are on the page.
-  const failureToast = (kind) => {
+  // kind: "failed", "offline" or "loggedOut", which has the login's address; the words are on the page.
+  const findFailure = (kind) => document.querySelector(`.toast[data-failure=${kind}]`);
+  const failureToast = (kind, login = '') => {
     const template = byId('toast-failure');
-    if (!template || document.querySelector(`.toast[data-failure=${kind}]`)) return;
+    if (!template || findFailure(kind)) return;
     const toast = template.content.firstElementChild.cloneNode(true);
     const text = toast.querySelector('p');
     toast.dataset.failure = kind;
     text.textContent = text.dataset[kind];
+    const link = toast.querySelector('a');
+    if (login) link.href = login;
+    else link.remove();
     regionFor('toasts')?.append(toast);
   };
-  const withdrawFailure = (kind) => document.querySelector(`.toast[data-failure=${kind}]`)?.remove();
+  const withdrawFailure = (kind) => findFailure(kind)?.remove();
 
   /* ---- clicks and keys ---- */
   const opensElsewhere = (event) => event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
@@ -267,7 +271,23 @@
   const on = (name, listener) => document.addEventListener('htmx:' + name, listener);
 
   on('beforeRequest', (event) => {
-    if (document.hidden && isPoll(event.detail.elt)) event.preventDefault(); // a hidden page doesn't poll
+    const rests = document.hidden || findFailure('loggedOut'); // nobody sees it, or nobody may
+    if (rests && isPoll(event.detail.elt)) event.preventDefault();
+  });
+  // What leads to the login takes the page away, with what was typed: then only a click or a form that is sent may do so,
+  // not a poll, nor what is asked while somebody types. A page in which nothing was typed shows no longer what it showed.
+  const isTypedInto = () => [...document.querySelectorAll('input:not([type=hidden]),textarea')].some(
+    (field) => field.value !== field.defaultValue || (field.checked ?? false) !== (field.defaultChecked ?? false));
+  const findLogin = ({ xhr }) => {
+    const address = xhr.getResponseHeader('HX-Redirect');
+    return address && new URL(address, location).pathname.endsWith('/login') ? address : '';
+  };
+  on('beforeOnLoad', (event) => {
+    const { elt, triggeringEvent } = event.detail.requestConfig;
+    const login = findLogin(event.detail);
+    if (!login || !(isPoll(elt) ? isTypedInto() : triggeringEvent?.type === 'input')) return;
+    event.preventDefault();
+    failureToast('loggedOut', login);
   });
   const keepPlaceIn = (target) => {
     if (!openDialog() && target.contains(document.activeElement)) rememberPlace(document.activeElement);
@@ -301,6 +321,7 @@
     const content = byId('dialog');
     if (requester.matches('form')) setBusy(requester, false);
     if (detail.successful) withdrawFailure('offline');
+    if (detail.successful && !findLogin(detail)) withdrawFailure('loggedOut');
     if (detail.successful && content?.contains(detail.target)) showDialog(modal); // all of it, or a part
     else if (detail.successful && isFromDialog(detail)) modal.close();
     const toast = detail.successful && requester.closest('.toast');

@@ -26,7 +26,7 @@ from portal.cli.shell import (
 )
 from portal.core.config import Config, SettingOrigin
 from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
-from portal.core.crypto import KeyFileError, Keys
+from portal.core.crypto import KeyFileError
 from portal.core.progress import Progress, no_progress
 from portal.services.operations import backup, daily_self_check, database_key, self_check
 from portal.services.operations.self_check import Problem
@@ -156,14 +156,16 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
         text += f"\nAn older version wrote the database. A migrated copy of it was checked ({', '.join(pending)})."
     if not problems:
         return CommandOutput(value, text)
-    return CommandOutput(value, text, f"{len(problems)} found that should not be", status=1)
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return CommandOutput(value, text, f"{count} found", status=1)
 
 
 def _run_self_check(context: CommandContext) -> list[Problem]:
     problems: list[Problem] = []
     try:
-        Keys.load(context.config.data)
         database_key.require_key_of_database(context.conn, context.config.data)
+        if count := database_key.count_unopened_secrets(context.conn, context.keys):
+            problems.append(self_check.problem_from_unopened_secrets(count))
     except KeyFileError as error:
         problems.append(self_check.problem_from_key_error(error))
     with (

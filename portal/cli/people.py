@@ -1,6 +1,7 @@
 """`init`, `customer …` and `user …`: who there is."""
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -28,6 +29,7 @@ from portal.services.billing import auto_recredit
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import text_policy
+from portal.services.operations import database_key
 from portal.services.people import customers, enrolment, password_hashing, two_factor, users
 from portal.services.people.users import User
 from portal.services.prices import prices
@@ -54,11 +56,11 @@ def _init_installation(options: CommonOptions, *, email: str) -> CommandOutput:
             raise CommandError(f"There is an installation in {config.data} already. A new link: user link EMAIL")
         user = users.create_user(context.conn, context.keys, SHELL, email, users.OPERATOR, None)
         prices.set_prices(context.conn, SHELL, prices.read_initial_prices())
-        return _create_enrolment_link(context, user, "setup")
+        return _format_link(context, user, "setup", enrolment.create_enrolment_link(context.conn, user))
 
 
-def _create_enrolment_link(context: CommandContext, user: User, kind: str) -> CommandOutput:
-    link = f"{context.config.public_url}/{kind}/{enrolment.create_enrolment_link(context.conn, user)}"
+def _format_link(context: CommandContext, user: User, kind: str, token: str) -> CommandOutput:
+    link = f"{context.config.public_url}/{kind}/{token}"
     expires_at = format_timestamp(now_ms() + enrolment.LINK_VALID_MS)
     text = f"{link}\n\nGood once, until {expires_at}. Start the server (serve), then open it to choose a password."
     return CommandOutput({"email": user.email, "link": link, "expires_at": expires_at}, text)
@@ -165,7 +167,7 @@ def _create_user(
     with write_transaction(context.conn):
         user = users.create_user(context.conn, context.keys, SHELL, email, role, customer.id if customer else None)
         if password_hash is None:
-            return _create_enrolment_link(context, user, "enrol")
+            return _format_link(context, user, "enrol", enrolment.create_enrolment_link(context.conn, user))
         codes = enrolment.enrol_without_link(context.conn, SHELL, user, password_hash)
     uri = two_factor.format_totp_uri(
         context.keys, enrolment.read_totp_secret(context.conn, user), user.email, context.config.name
@@ -177,18 +179,39 @@ def _create_user(
 @user_group.command("link", cls=Command, example="user link alice@acme.example")
 @click.argument("email", metavar="EMAIL")
 @click.option(
-    "--start-over",
+    "--new-key",
     is_flag=True,
-    help="End the password and the authenticator, too. This also works where secret.key was lost and made anew.",
+    help="The old secret.key is lost for good, and there is a new one. For an operator, who begins anew under it.",
 )
-def _renew_enrolment_link(options: CommonOptions, email: str, *, start_over: bool) -> CommandOutput:
-    """Print a new one-time enrolment link; earlier ones end."""
-    # Whoever has lost the key begins with an operator who enrols anew, whose secret the new key then opens.
-    with open_database(load_config(options), any_key=start_over) as context:
+def _renew_enrolment_link(options: CommonOptions, email: str, *, new_key: bool) -> CommandOutput:
+    """Print a new one-time link; password, authenticator and earlier links end at once."""
+    with open_database(load_config(options), any_key=new_key) as context, write_transaction(context.conn):
         user = users.get_user_by_email(context.conn, email)
-        if start_over:
-            enrolment.reset_enrolment(context.conn, context.keys, SHELL, user)
-        return _create_enrolment_link(context, user, "enrol")
+        if new_key:
+            _require_new_key(context, user)
+            enrolment.end_all_links(context.conn)
+        token = enrolment.reset_enrolment(context.conn, context.keys, SHELL, user)
+        output = _format_link(context, user, "enrol", token)
+        return replace(output, problem=_describe_lost_key(context)) if new_key else output
+
+
+def _require_new_key(context: CommandContext, user: User) -> None:
+    """Raises: CommandError, unless the key opens nothing of the database, and the user is an operator."""
+    if user.role != users.OPERATOR:
+        raise CommandError(f"{user.email} is no operator: --new-key begins with one, who gives the others new links.")
+    _ = context.keys
+    if database_key.is_key_of_database(context.conn, context.config.data):
+        raise CommandError("secret.key belongs to this database already: leave --new-key out.")
+
+
+def _describe_lost_key(context: CommandContext) -> str:
+    people = database_key.count_unopened_secrets(context.conn, context.keys)
+    account_count = context.conn.execute("SELECT count(DISTINCT account_id) FROM smpp_passwords").fetchone()[0]
+    return (
+        f"The database is this key's now. People who need a new link before they can log in: {people}. SMPP accounts"
+        f" that need a new password before they can bind: {account_count}. If the old key is found after all, put it"
+        " back and give the same command again: what was made under that one is good again."
+    )
 
 
 @user_group.command("list", example="user list --customer Acme")

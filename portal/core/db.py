@@ -58,6 +58,7 @@ def connect(
 
     Raises:
         sqlite3.OperationalError: the file can't be opened.
+        sqlite3.DatabaseError: it is damaged.
     """
     conn = sqlite3.connect(
         file,
@@ -72,7 +73,8 @@ def connect(
     conn.row_factory = sqlite3.Row
     conn.on_commit = on_commit
     conn.busy_timeout_ms = busy_timeout_ms
-    conn.execute("PRAGMA journal_mode = WAL")
+    with decode_damage():
+        conn.execute("PRAGMA journal_mode = WAL")
     # FULL, because "acknowledged" means "on disk": with NORMAL a power cut may take back the latest commits.
     conn.execute("PRAGMA synchronous = FULL")
     conn.execute("PRAGMA foreign_keys = ON")
@@ -87,6 +89,19 @@ def connect(
         conn.only_immediate = True
         conn.execute("PRAGMA busy_timeout = 0")
     return conn
+
+
+@contextmanager
+def decode_damage() -> Iterator[None]:
+    """For the first statement of a connection, which reads the schema: SQLite's message repeats what is damaged there.
+
+    Raises:
+        sqlite3.DatabaseError: in place of a UnicodeDecodeError, where that is no text.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError(error.object.decode(errors="replace")) from None
 
 
 def truncate_wal(conn: Connection) -> bool:

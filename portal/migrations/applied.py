@@ -33,7 +33,9 @@ def list_applied_names(conn: sqlite3.Connection) -> set[str]:
     Raises:
         sqlite3.Error: it can't be read.
     """
-    if not conn.execute("SELECT 1 FROM sqlite_schema WHERE name = '_sqlite_migrations'").fetchone():
+    with db.decode_damage():
+        row = conn.execute("SELECT 1 FROM sqlite_schema WHERE name = '_sqlite_migrations'").fetchone()
+    if row is None:
         return set()
     rows = conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'portal'")
     return {name for (name,) in rows}

@@ -27,6 +27,7 @@ from portal.migrations.m0018_account_messages import m0018_account_messages
 from portal.migrations.m0019_outcome_room import m0019_outcome_room
 from portal.migrations.m0020_national_numbers import m0020_national_numbers
 from portal.migrations.m0021_hex_ids import m0021_hex_ids
+from portal.migrations.m0022_invisible_marks import m0022_invisible_marks
 
 migrations = Migrations("portal")
 
@@ -52,5 +53,6 @@ for step in (
     m0019_outcome_room,
     m0020_national_numbers,
     m0021_hex_ids,
+    m0022_invisible_marks,
 ):
     migrations()(step)

@@ -60,8 +60,27 @@ def test_a_restore_under_another_key_changes_nothing(ok, refused, data, tmp_path
     line = refused("restore", tmp_path / "copy.db")
     assert "another key" in line
     assert "Put the secret.key that belongs to it in that one's place" in line
+    assert "keep the one that is there, which belongs to the database that is there" in line
     (data / "secret.key").write_text(key)
     assert ok("credits", "show", "smpp-acme-1")["balance"] == 1005
+
+
+def test_a_backup_of_a_lost_key_goes_to_a_new_machine(run_app, start_app, tmp_path, cast):
+    new_folder = tmp_path / "new"
+    new_folder.mkdir()
+    key = new_folder / "secret.key"
+    key.write_text("ab" * 32)
+    run_app("backup", tmp_path / "copy.db")
+    refusal = start_app("restore", tmp_path / "copy.db", "--data", new_folder).stderr
+    assert f"move {key} away, restore the backup, put the new key in its place" in refusal
+    assert "keep the one that is there" not in refusal
+    # As it says.
+    key.unlink()
+    assert start_app("restore", tmp_path / "copy.db", "--data", new_folder).returncode == 0
+    key.write_text("ab" * 32)
+    done = start_app("user", "link", cast.olga.email, "--new-key", "--data", new_folder)
+    assert (done.returncode, "/enrol/" in done.stdout) == (0, True)
+    assert start_app("account", "list", "--data", new_folder).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -104,6 +123,7 @@ def test_check_says_what_is_off(run_app, conn):
     assert value["problems"] == [
         "smpp-acme-1: the balance (accounts row 1) differs by 1 from what the ledger adds up to"
     ]
+    assert done.stderr.endswith("1 problem found\n")
     assert done.stderr.count("\n") == 1
     assert "smpp-acme-1" in run_app("check").stdout
 

@@ -7,7 +7,7 @@ import pyotp
 import pytest
 
 from portal.core.crypto import Keys
-from portal.services.people import authentication, enrolment, two_factor
+from portal.services.people import authentication, enrolment, two_factor, users
 
 
 def test_init_makes_everything_for_its_owner_only(start_app, tmp_path):
@@ -61,10 +61,20 @@ def test_a_user_gets_a_link(ok, conn):
     assert again != made["link"]
 
 
-def test_whoever_has_lost_the_key_starts_over_with_a_new_one(ok, refused, conn, data, cast):
+def test_whoever_has_lost_the_key_starts_over_with_a_new_one(run_app, ok, refused, conn, data, cast):
+    former_token = ok("user", "link", cast.bob.email)["link"].rpartition("/enrol/")[2]
     (data / "secret.key").write_text("ab" * 32)
     assert "another database" in refused("user", "link", cast.olga.email)
-    token = ok("user", "link", cast.olga.email, "--start-over")["link"].rpartition("/enrol/")[2]
+    assert "no operator" in refused("user", "link", cast.alice.email, "--new-key")
+    assert "another database" in refused("account", "list")
+    done = run_app("user", "link", cast.olga.email, "--new-key", "--json")
+    assert done.returncode == 0
+    others = conn.execute("SELECT count(*) FROM users WHERE totp_secret IS NOT NULL").fetchone()[0] - 1
+    assert f"new link before they can log in: {others}. SMPP accounts that need a new password" in done.stderr
+    assert "before they can bind: 3." in done.stderr
+    with pytest.raises(enrolment.InvalidEnrolmentLink):
+        enrolment.get_user_by_enrolment_link(conn, former_token)
+    token = json.loads(done.stdout)["link"].rpartition("/enrol/")[2]
     user = enrolment.get_user_by_enrolment_link(conn, token)
     assert (user.email, user.enrolled) == (cast.olga.email, False)
     # With the new key, whose authenticator the link shows.
@@ -73,6 +83,37 @@ def test_whoever_has_lost_the_key_starts_over_with_a_new_one(ok, refused, conn, 
         conn, Keys.load(data), token, "correct horse battery", pyotp.TOTP(secret).now(), "127.0.0.1"
     )
     assert ok("password", "regenerate", "smpp-acme-1")["password"]
+    # The others are named until they have their links.
+    (problem,) = json.loads(run_app("check", "--json").stdout)["problems"]
+    assert problem.endswith(f"doesn't open their secret: {others}")
+    for each in ok("user", "list"):
+        ok("user", "link", each["email"])
+    assert json.loads(run_app("check", "--json").stdout)["ok"]
+
+
+def test_a_key_that_is_found_again_gets_its_database_back(run_app, ok, refused, conn, data, cast):
+    conn.execute("UPDATE users SET totp_secret = NULL WHERE email <> ?", (cast.olga.email,))
+    key = (data / "secret.key").read_text()
+    assert "leave --new-key out" in refused("user", "link", cast.olga.email, "--new-key")
+    (data / "secret.key").write_text("ab" * 32)
+    assert run_app("user", "link", cast.olga.email, "--new-key").returncode == 0
+    (data / "secret.key").write_text(key)
+    assert "another database" in refused("account", "list")
+    assert "give the same command again" in run_app("user", "link", cast.olga.email, "--new-key").stderr
+    assert ok("account", "list")
+
+
+def test_a_link_ends_password_and_authenticator(ok, conn, cast):
+    user = users.get_user_by_email(conn, cast.alice.email)
+    before = enrolment.read_totp_secret(conn, user)
+    ok("user", "link", cast.alice.email)
+    assert not users.get_user_by_email(conn, cast.alice.email).enrolled
+    assert enrolment.read_totp_secret(conn, user) != before
+
+
+def test_a_secret_of_another_key_is_a_wrong_code(conn, cast):
+    user = users.get_user_by_email(conn, cast.alice.email)
+    assert not two_factor.verify_totp_code(conn, Keys(b"another key"), user.id, cast.alice.totp_code())
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_a_form_after_the_logout_in_another_tab(
     here.page.get_by_label("IP address or range").fill("203.0.113.7")
     here.button("Add an IP (0/10)").click()
     here.page.wait_for_url(f"**/login?next={SETTINGS}")
-    here.expect_toast(LOGGED_OUT)
+    expect(here.page.locator("form [role=alert]")).to_contain_text(LOGGED_OUT)
     expect_reload_sends_nothing(here.page)
     fill_in_password(here.page, cast)
     here.button("Log in").click()
@@ -68,6 +68,42 @@ def test_a_form_after_the_logout_in_another_tab(
     here.button("Add an IP (0/10)").click()
     here.expect_toast("203.0.113.7")
     assert there.browser_errors == []
+
+
+@pytest.mark.parametrize(
+    ("page", "label"),
+    [("/credits/transfer", "Credits"), ("/options/smpp", "IP address or range"), ("/credits/cost", "Numbers")],
+)
+def test_what_is_typed_stays_after_a_logout_in_another_tab(
+    open_tab: OpenTab, server: RunningServer, cast: Cast, page: str, label: str
+) -> None:
+    here = open_tab(server)
+    here.log_in(cast.alice)
+    path = f"/accounts/smpp-acme-2{page}"
+    here.page.goto(path)
+    there = open_beside(here)
+    log_out(there)
+    field = here.page.locator("main").get_by_label(label)
+    field.press_sequentially("203")
+    # What the page asks by itself says so, once, and the page stays.
+    here.expect_toast("You are no longer logged in. What you have typed is still here.")
+    field.press_sequentially(".0")
+    expect(here.page.locator(".toast")).to_have_count(1)
+    expect(field).to_have_value("203.0")
+    here.page.locator(".toast").get_by_role("link", name="Log in").click()
+    here.page.wait_for_url(f"**/login?next={path}")
+    assert there.browser_errors == []
+
+
+def test_a_page_in_which_nothing_is_typed_ends_with_its_session(
+    open_tab: OpenTab, server: RunningServer, cast: Cast
+) -> None:
+    here = open_tab(server)
+    here.log_in(cast.alice)
+    here.page.goto(SETTINGS)
+    log_out(open_beside(here))
+    here.page.wait_for_url(f"**/login?next={SETTINGS}")
+    expect(here.page.locator("form [role=alert]")).to_contain_text("You are no longer logged in. Log in to go on.")
 
 
 def test_two_login_pages(open_tab: OpenTab, server: RunningServer, cast: Cast) -> None:

@@ -22,6 +22,8 @@ from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, outcomes, smpp_config
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.operations import self_check
+from portal.services.people import users
+from tests.core.test_pasted_text import MARKS
 from tests.support import ROOT, list_submitted
 
 
@@ -332,4 +334,43 @@ def test_words_of_four_letters_are_found_in_messages_from_before_chunks_told_the
     assert (details.session_id, details.upstream_id, details.upstream_status) == (None, None, None)
     assert session_records.list_open_smpp_sessions(conn, 1) == [], "its server is gone, and its id is of another kind"
     assert session_records.get_last_smpp_session_id(conn) == 0
+    conn.close()
+
+
+def test_names_and_addresses_lose_what_nobody_sees(file):
+    marked = [f"{mark}bill{mark}{number}@x.example{mark}" for number, mark in enumerate(MARKS)]
+    marked.append(f"\u00a0bill{len(marked)}@x.example\u00a0")
+    statements = [
+        f"INSERT INTO customers (id, name, contact_email, created_at) VALUES ({90 + each}, '{name}', '{email}', 0);"
+        for each, (name, email) in enumerate(
+            [
+                ("Ini\u00adtech", "\u202ax@initech.example\u202c"),
+                ("\u200bInitech Due", "y@initech.example"),
+                ("Taken", "z@taken.example"),
+                ("\ufefftaken", "z@taken.example"),
+                ("می‌خواهم", "w@other.example"),
+            ]
+        )
+    ]
+    statements += [
+        f"INSERT INTO users (customer_id, email, role, created_at) VALUES (90, '{each}', 'viewer', 0);"
+        for each in [*marked, "Carl@x.example", "carl@x.example\u200b"]
+    ]
+    statements.append("UPDATE accounts SET alert_to = 'a@x.example\u200b \u202ab@x.example\u202c' WHERE id = 1;")
+    before_step(file, "m0022", "\n".join(statements))
+    migrations.migrate(file)
+    conn = db.connect(file)
+    rows = conn.execute("SELECT name, contact_email FROM customers WHERE id >= 90 ORDER BY id").fetchall()
+    assert [tuple(row) for row in rows] == [
+        ("Initech", "x@initech.example"),
+        ("Initech Due", "y@initech.example"),
+        ("Taken", "z@taken.example"),
+        ("\ufefftaken", "z@taken.example"),
+        ("می‌خواهم", "w@other.example"),
+    ]
+    # What is typed finds them.
+    for number in range(len(marked)):
+        assert users.get_user_by_email(conn, f"BILL{number}@x.example").customer_id == 90
+    assert users.get_user_by_email(conn, "carl@x.example").email == "Carl@x.example"
+    assert accounts.get_account(conn, "smpp-acme-1").alert_to == ("a@x.example", "b@x.example")
     conn.close()

@@ -40,6 +40,7 @@ EXECUTED = {
     "m0019_outcome_room": "7d1a5028438464400b6c052295d4450155d0a26af08412ed5336f49ca417a81a",
     "m0020_national_numbers": "ababaf343b11f89758ebb80bf550ce48aa200a08065b9ef5ef794166dd5136b7",
     "m0021_hex_ids": "19f39b55ac1d57a05803352a87f42b4f5070da1e2927a0731e6a6c00d5d95508",
+    "m0022_invisible_marks": "43f6ea71d5d5cb18ed1087a2de1c74c82d6270ab73d38738527312d72542b6da",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

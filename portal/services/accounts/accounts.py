@@ -73,7 +73,7 @@ class InvalidNationalNumbers(Refused):
         "“%(value)s” doesn't say what becomes of national numbers (TON 2): it is ignored, refused, or the code of a"
         " country, such as IT."
     )
-    field = "national_country"
+    field = "national_numbers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ class InvalidBackup(Refused):
 class BackupOfAnotherKey(InvalidBackup):
     sentence = (
         "%(file)s can't be restored: it was made under another key than %(key)s. Put the secret.key that belongs to it"
-        " in that one's place, and restore it again; keep the one that is there, which belongs to the database that is"
-        " there."
+        " in that one's place, and restore it again%(keep)s. If that key is lost for good, move %(key)s away, restore"
+        " the backup, put the new key in its place, and begin with an operator: user link EMAIL --new-key"
     )
 
 
@@ -107,14 +107,16 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
     _check_backup(source, data, progress)
-    database, temporary_file = data / FILE_NAME, data / f".{FILE_NAME}.restoring"
+    # Where it is a link to another disk, it stays one.
+    database = (data / FILE_NAME).resolve()
+    temporary_file = database.with_name(f".{database.name}.restoring")
     with folder_locks.acquire_data_folder_alone(data):
         try:
             temporary_file.touch(mode=0o600)
             with closing(_open_read_only(source)) as source_conn:
                 copy_database(source_conn, temporary_file, progress)
             db.fsync(temporary_file)
-            old_database = _keep_old_database(database) if database.exists() else None
+            old_database = _keep_old_database(database, data / "backups") if database.exists() else None
             try:
                 # In one step: at no moment is there no database, whatever happens to this process.
                 temporary_file.rename(database)
@@ -134,8 +136,8 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}", uri=True)
 
 
-def _keep_old_database(database: Path) -> Path:
-    """Make a hard link to the old database in `backups/`, by which it stays; returns its path.
+def _keep_old_database(database: Path, folder: Path) -> Path:
+    """Make a hard link to the old database in a folder, by which it stays; returns its path.
 
     Raises:
         OSError: the folder can't be made, or there is neither a link nor a copy; nothing is left.
@@ -150,7 +152,6 @@ def _keep_old_database(database: Path) -> Path:
     except sqlite3.DatabaseError:
         # It is what the backup is to replace: it is kept as it is, with its log.
         is_damaged = True
-    folder = database.parent / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
     try:
@@ -186,7 +187,9 @@ def _check_backup(source: Path, data: Path, progress: Progress) -> None:
             migrations.list_pending_names(conn)
             # This takes a moment, while the whole file takes minutes.
             if not database_key.is_key_of_database(conn, data):
-                raise BackupOfAnotherKey(file=source, key=data / KEY_FILE_NAME)
+                keep = "; keep the one that is there, which belongs to the database that is there"
+                is_kept = (data / FILE_NAME).exists()
+                raise BackupOfAnotherKey(file=source, key=data / KEY_FILE_NAME, keep=keep if is_kept else "")
             with report_during_statements(conn, progress, lambda: (0, 0)):
                 result = conn.execute("PRAGMA integrity_check").fetchone()[0]
     except migrations.NewerDatabase:

@@ -1,6 +1,7 @@
 """Whether `secret.key` belongs to a database: with another one every login and every bind would fail."""
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -36,14 +37,28 @@ def is_key_of_database(conn: sqlite3.Connection, data: Path) -> bool:
     """
     if not (data / FILE_NAME).exists():
         return True
-    keys = Keys.load(data)
-    secret = None
     # Mostly the first one opens. Some are left of another key where users have begun anew under this one.
+    opens = None
+    for opens in _iterate_secrets(conn, Keys.load(data)):
+        if opens:
+            return True
+    return opens is None
+
+
+def count_unopened_secrets(conn: sqlite3.Connection, keys: Keys) -> int:
+    """How many users' TOTP secrets a key doesn't open: they can't log in until they get a new link.
+
+    Raises:
+        sqlite3.Error
+    """
+    return sum(not opens for opens in _iterate_secrets(conn, keys))
+
+
+def _iterate_secrets(conn: sqlite3.Connection, keys: Keys) -> Iterator[bool]:
+    """Of each TOTP secret whether the key opens it."""
     with closing(conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")) as secrets:
         for (secret,) in secrets:
-            if _can_decrypt(keys, secret):
-                return True
-    return secret is None
+            yield _can_decrypt(keys, secret)
 
 
 def _can_decrypt(keys: Keys, sealed_secret: bytes) -> bool:

@@ -33,6 +33,12 @@ def create_enrolment_link(conn: sqlite3.Connection, user: User) -> str:
     return token
 
 
+def end_all_links(conn: sqlite3.Connection) -> None:
+    """End everybody's links: those from before a new key show secrets that it doesn't open."""
+    with write_transaction(conn):
+        conn.execute("DELETE FROM one_time_links")
+
+
 def reset_enrolment(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User) -> str:
     """A one-time link for somebody who has lost theirs, or their phone.
 

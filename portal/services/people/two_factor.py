@@ -5,6 +5,7 @@ import secrets
 import sqlite3
 
 import pyotp
+from cryptography.exceptions import InvalidTag
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys, hash_token
@@ -45,7 +46,11 @@ def verify_totp_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: s
     row = conn.execute("SELECT totp_secret FROM users WHERE id = ?", (user_id,)).fetchone()
     if row is None or row["totp_secret"] is None:
         return False
-    totp = pyotp.TOTP(format_totp_secret(keys, row["totp_secret"]))
+    try:
+        totp = pyotp.TOTP(format_totp_secret(keys, row["totp_secret"]))
+    except InvalidTag:
+        # Sealed under a key that was lost. A recovery code is good without it.
+        return False
     digits = "".join(code.split())
     current_step = now_ms() // 1000 // _STEP_SECONDS
     for step in range(current_step - _DRIFT_STEPS, current_step + _DRIFT_STEPS + 1):

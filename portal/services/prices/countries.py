@@ -1,6 +1,7 @@
 """Which country a number belongs to (E.164)."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -114,6 +115,17 @@ def get_country_name(country: str) -> str:
     if country == INTERNATIONAL:
         return gettext(_INTERNATIONAL_NAME)
     return _load_country_names(current_language()).get(country, country)
+
+
+def list_countries() -> list[tuple[str, str]]:
+    """Codes and names of the countries that have numbers, by name, in the language in use."""
+    named = [(each, get_country_name(each)) for each in phonenumbers.SUPPORTED_REGIONS]
+    return sorted(named, key=lambda each: normalize_name(each[1]))
+
+
+def normalize_name(name: str) -> str:
+    """For finding and sorting: without accents and capitals, so that Åland stands among the A."""
+    return "".join(each for each in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(each))
 
 
 @cache

@@ -17,6 +17,7 @@ from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers, smpp_config
 from portal.services.people import customers
+from portal.services.prices import countries
 from portal.web.admin.customers import AccountForm, render_customer_dialog, render_customer_page
 from portal.web.core import access, context, htmx, layout
 from portal.web.core.forms import TranslatedForm, add_form_error
@@ -24,7 +25,6 @@ from portal.web.core.forms import TranslatedForm, add_form_error
 blueprint = Blueprint("admin_accounts", __name__, url_prefix="/admin")
 
 _DATA_CODING_FIELDS = {"ascii": Encoding.ASCII, "latin_1": Encoding.LATIN_1, "binary": Encoding.BINARY}
-_NATIONAL_OF_COUNTRY = "country"
 _HEADER_TEMPLATES = ("_account_status.html", "_account_figures.html")
 
 
@@ -49,25 +49,23 @@ class AccountLimitsForm(TranslatedForm):
     latin_1 = BooleanField(N_("Latin-1 (data_coding 3)"))
     binary = BooleanField(N_("Binary (data_coding 4)"))
     packed_gsm = BooleanField(N_("GSM 03.38 comes packed: eight characters in seven octets"))
-    national = SelectField(
+    national_numbers = SelectField(
         N_("Destinations with TON 2 (national)"),
         choices=[
             SelectChoice(accounts.NATIONAL_IGNORED, N_("Read as E.164, as with any TON")),
-            SelectChoice(accounts.NATIONAL_REFUSED, N_("Refused")),
-            SelectChoice(_NATIONAL_OF_COUNTRY, N_("Read as national numbers of a country")),
+            SelectChoice(accounts.NATIONAL_REFUSED, N_("Refused with an error")),
         ],
-        default=accounts.NATIONAL_IGNORED,
     )
-    national_country = StringField(N_("Country of national numbers"))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        group = _("Read as national numbers of")
+        countries_of_numbers = [SelectChoice(code, name, optgroup=group) for code, name in countries.list_countries()]
+        self.national_numbers.choices = [*self.national_numbers.choices, *countries_of_numbers]
 
     def selected_data_codings(self) -> set[int]:
         """The data codings that are selected in the form."""
         return {number for name, number in _DATA_CODING_FIELDS.items() if self[name].data}
-
-    def selected_national_numbers(self) -> str:
-        """What is selected, as `Account.national_numbers` has it."""
-        is_of_country = self.national.data == _NATIONAL_OF_COUNTRY
-        return (self.national_country.data if is_of_country else self.national.data) or ""
 
 
 class InboundNumberForm(TranslatedForm):
@@ -171,7 +169,7 @@ def change_account_limits(name: str) -> ResponseReturnValue:
             any_sender=form.any_sender.data,
             data_codings=form.selected_data_codings(),
             packed_gsm=form.packed_gsm.data,
-            national_numbers=form.selected_national_numbers(),
+            national_numbers=form.national_numbers.data,
         )
     except Refused as refusal:
         add_form_error(form, refusal)
@@ -199,15 +197,11 @@ def render_account_page(account: Account, **forms: TranslatedForm) -> ResponseRe
         forms: `number_form`, `grant_form` or `limits_form` where one was refused; the page keeps what was typed.
     """
     conn = context.get_conn()
-    settings: dict[str, Any] = {name: number in account.data_codings for name, number in _DATA_CODING_FIELDS.items()}
-    if account.national_numbers in (accounts.NATIONAL_IGNORED, accounts.NATIONAL_REFUSED):
-        settings["national"] = account.national_numbers
-    else:
-        settings |= {"national": _NATIONAL_OF_COUNTRY, "national_country": account.national_numbers}
+    codings = {name: number in account.data_codings for name, number in _DATA_CODING_FIELDS.items()}
     values = {
         "number_form": InboundNumberForm(formdata=None),
         "grant_form": make_blank_grant_form(),
-        "limits_form": AccountLimitsForm(formdata=None, obj=account, data=settings),
+        "limits_form": AccountLimitsForm(formdata=None, obj=account, data=codings),
     } | forms
     return htmx.render_page(
         "admin/account.html",

@@ -18,6 +18,8 @@ from portal.web.core.access import NotLoggedIn
 from portal.web.core.htmx import Toast
 
 _READING_METHODS = ("GET", "HEAD")
+# In the session: why the next login page is shown.
+_LOGIN_NOTICE_KEY = "login_notice"
 
 
 def init_stale_forms(app: Flask) -> None:
@@ -52,14 +54,30 @@ def _handle_not_logged_in(error: NotLoggedIn) -> ResponseReturnValue:
     page = _find_page_path()
     address = url_for("login.login", next=page if page != "/" else None)
     if not _is_from_another_site():  # or else, again, no new cookie
-        session.pop("_user_id", None)
-        if request.method not in _READING_METHODS and request.endpoint != "login.logout":
-            text = _("You are no longer logged in, so nothing has been changed. Log in, and send it again.")
-            htmx.add_toast(Toast(text, "warn"))
+        was_logged_in = session.pop("_user_id", None) is not None
+        if request.method not in _READING_METHODS:
+            if request.endpoint != "login.logout":
+                text = _("You are no longer logged in, so nothing has been changed. Log in, and send it again.")
+                session[_LOGIN_NOTICE_KEY] = text
+        elif htmx.is_htmx_request() or was_logged_in:
+            session.setdefault(_LOGIN_NOTICE_KEY, _("You are no longer logged in. Log in to go on."))
     if htmx.is_htmx_request():
         # A 302 would be followed by the browser, unseen by htmx, and put the login page into the middle of this one.
         return "", 204, {"HX-Redirect": address}
     return redirect(address)
+
+
+def lead_to_first_step() -> ResponseReturnValue:
+    """Lead a code that comes too late to the first step of the login, which says why."""
+    if request.method == "POST":
+        session[_LOGIN_NOTICE_KEY] = _("That took too long; nothing has been changed. Begin again.")
+    return redirect(url_for("login.login", next=request.args.get("next")), 303)
+
+
+def take_login_notice() -> str:
+    """Why the login page is shown, to be said once; empty where somebody has just come to it."""
+    # Looked up first: taking from a session, even in vain, sends its cookie anew.
+    return session.pop(_LOGIN_NOTICE_KEY) if _LOGIN_NOTICE_KEY in session else ""
 
 
 def _is_from_another_site() -> bool:

@@ -233,7 +233,13 @@ def _describe_message_status(text: SentText | SentMessage) -> tuple[str, str]:
         return _(text.ptt_description), kind
     assert isinstance(text, SentText)
     failed = any(each.ptt not in (message_states.PTT_NONE, message_states.PTT_PENDING) for each in text.messages)
-    label = _("%(delivered)s of %(total)s parts delivered", delivered=text.delivered_count, total=text.segment_count)
+    # In English they are the same.
+    label = i18n.ngettext(
+        "%(num)s of %(total)s parts delivered",
+        "%(num)s of %(total)s parts delivered",
+        text.delivered_count,
+        total=text.segment_count,
+    )
     return label, "err" if failed else "info"
 
 

@@ -48,7 +48,7 @@ def login() -> ResponseReturnValue:
         return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     form = LoginForm()
     if request.method == "GET":
-        return htmx.render_plain_page("people/login/page.html", form=form)
+        return htmx.render_plain_page("people/login/page.html", form=form, notice=stale_forms.take_login_notice())
     try:
         user = authentication.check_login(
             context.get_conn(),
@@ -71,7 +71,7 @@ def verify_second_factor() -> ResponseReturnValue:
     """The second step: a code of the authenticator, or a recovery code."""
     user = _find_user_awaiting_code()
     if user is None:
-        return _redirect_to_first_step()
+        return stale_forms.lead_to_first_step()
     form = SecondFactorForm()
     if request.method == "GET":
         return htmx.render_plain_page("people/login/totp.html", form=form)
@@ -92,12 +92,6 @@ def verify_second_factor() -> ResponseReturnValue:
     return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
 
 
-def _redirect_to_first_step() -> ResponseReturnValue:
-    toast = Toast(_("That took too long; nothing has been changed. Begin again."), "warn")
-    address = url_for("login.login", next=request.args.get("next"))
-    return htmx.redirect_after_post(address, toast if request.method == "POST" else None)
-
-
 @blueprint.errorhandler(CSRFError)
 def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
     """A login form whose cookie has gone is shown again; where another tab has logged in meanwhile, that is enough."""
@@ -107,7 +101,7 @@ def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
     if current_user.is_authenticated:
         return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     if request.endpoint == "login.verify_second_factor":
-        return _redirect_to_first_step()
+        return stale_forms.lead_to_first_step()
     text = _("This page was out of date. Enter your password once more; your browser has to accept cookies.")
     return htmx.render_plain_page("people/login/page.html", form=LoginForm(), error=text, status=422)
 

@@ -1,6 +1,5 @@
 """What a part costs: the operator's price lists, a customer's own list, and what a text would cost."""
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -111,7 +110,7 @@ def _build_table_row(row: PriceRow) -> PriceTableRow:
 
 
 def _sort_key(table_row: PriceTableRow) -> tuple[str, bool, str]:
-    return _normalize_text(table_row.country_name), table_row.row.is_range, table_row.row.destination
+    return countries.normalize_name(table_row.country_name), table_row.row.is_range, table_row.row.destination
 
 
 def _matches_search(table_row: PriceTableRow, search_text: str) -> bool:
@@ -119,18 +118,13 @@ def _matches_search(table_row: PriceTableRow, search_text: str) -> bool:
     destination, digits = table_row.row.destination, countries.strip_separators(search_text)
     if not (digits.isascii() and digits.isdigit()):
         return (
-            _normalize_text(search_text) in _normalize_text(table_row.country_name)
+            countries.normalize_name(search_text) in countries.normalize_name(table_row.country_name)
             or destination == search_text.upper()
         )
     if not table_row.row.is_range and (country := countries.find_country(digits)):
         return destination == country
     prefix = table_row.number_prefix.removeprefix("+")
     return prefix.startswith(digits) or digits.startswith(prefix)
-
-
-def _normalize_text(text: str) -> str:
-    """For finding and sorting: without accents and capitals, so that Åland stands among the A."""
-    return "".join(each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each))
 
 
 # --- the operator's lists

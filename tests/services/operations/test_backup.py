@@ -42,6 +42,39 @@ def test_a_backup_put_back_is_what_was_there(conn, data, tmp_path, cast, connect
     before.close()
 
 
+def test_a_database_that_is_a_link_stays_one(conn, data, tmp_path, connect):
+    copy, elsewhere = tmp_path / "copy.db", tmp_path / "elsewhere"
+    backup.create_backup(conn, copy)
+    customers.create_customer(conn, SHELL, "Later", "x@later.example")
+    conn.close()
+    elsewhere.mkdir()
+    (data / "portal.db").rename(elsewhere / "real.db")
+    (data / "portal.db").symlink_to(elsewhere / "real.db")
+    replaced = backup.restore_backup(data, copy)
+    assert (data / "portal.db").is_symlink()
+    assert [each.name for each in elsewhere.iterdir()] == ["real.db"]
+    assert "Later" not in [each.name for each in customers.list_all_customers(connect())]
+    assert replaced is not None
+    assert replaced.parent == data / "backups"
+    assert not replaced.is_symlink()
+    with closing(db.connect(replaced)) as before:
+        assert "Later" in [each.name for each in customers.list_all_customers(before)]
+
+
+def test_damage_that_is_no_text_is_damage(conn, data, tmp_path):
+    copy = tmp_path / "copy.db"
+    backup.create_backup(conn, copy)
+    conn.close()
+    octets = copy.read_bytes()
+    copy.write_bytes(octets.replace(b"CREATE TABLE users", b"CREATE \xff\xfe\xffLE users"))
+    with pytest.raises(backup.InvalidBackup, match="it is damaged"):
+        backup.restore_backup(data, copy)
+    # The same of the one that is there, which is what a backup is for.
+    copy.write_bytes(octets)
+    (data / "portal.db").write_bytes(octets.replace(b"CREATE TABLE users", b"CREATE \xff\xfe\xffLE users"))
+    assert backup.restore_backup(data, copy)
+
+
 def test_what_a_restore_has_replaced_can_be_put_back(conn, data, tmp_path, connect):
     copy = tmp_path / "copy.db"
     backup.create_backup(conn, copy)

@@ -138,21 +138,25 @@ def test_codings_are_ticked_and_unticked(olga: Browser, account: Callable[[], Ac
 
 def test_what_national_numbers_mean_is_chosen(olga: Browser, account: Callable[[], Account]) -> None:
     limits = {"windowing": "5", "throughput": "5", "binds": "5"}
-    for choice, country, value, shown in (
-        ("refused", "", "refused", '<option selected value="refused">'),
-        ("country", "it", "IT", '<option selected value="country">'),
-        ("ignored", "IT", "ignored", '<option selected value="ignored">'),
-    ):
-        data = limits | {"national": choice, "national_country": country}
-        olga.post("/admin/accounts/smpp-acme-1/limits", data=data)
+    for value in ("refused", "DE", "ignored"):
+        olga.post("/admin/accounts/smpp-acme-1/limits", data=limits | {"national_numbers": value})
         assert account().national_numbers == value
         page = olga.get("/admin/accounts/smpp-acme-1").text
-        assert shown in page
-        assert ('value="IT"' in page) == (value == "IT")
-    answer = olga.post("/admin/accounts/smpp-acme-1/limits", data=limits | {"national": "country"})
-    assert answer.status_code == 422
-    assert 'id="national_country-error"' in answer.text
-    assert account().national_numbers == "ignored"
+        assert re.findall('<option selected value="([^"]*)">', page).count(value) == 1
+    # No page sends these; a name that is no country's changes nothing.
+    for value in ("Germany", " D", "", "country"):
+        answer = olga.post("/admin/accounts/smpp-acme-1/limits", data=limits | {"national_numbers": value})
+        assert (answer.status_code, account().national_numbers) == (422, "ignored")
+
+
+def test_countries_of_national_numbers_have_their_names_in_the_readers_language(olga: Browser) -> None:
+    olga.post("/language", data={"locale": "it", "next": "/"})
+    page = olga.get("/admin/accounts/smpp-acme-1").text
+    assert '<optgroup label="Lette come numeri nazionali di"><option value="AF">Afghanistan</option>' in page
+    # By name: Åland among the A, Germania before Ghana.
+    names = re.findall('<option value="[A-Z]{2}">([^<]*)</option>', page)
+    assert names.index("Isole Åland") < names.index("Italia")
+    assert names.index("Georgia") < names.index("Germania") < names.index("Ghana")
 
 
 @pytest.mark.parametrize("htmx", [False, "limits"])

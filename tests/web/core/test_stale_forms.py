@@ -19,6 +19,7 @@ HERE = "http://localhost"
 SETTINGS = "/accounts/smpp-acme-2/options/smpp"
 IPS = "/accounts/smpp-acme-2/ips"
 LOGGED_OUT = "You are no longer logged in, so nothing has been changed. Log in, and send it again."
+TO_GO_ON = "You are no longer logged in. Log in to go on."
 OUT_OF_DATE = "This page was out of date, so nothing has been changed. Check it and send it again."
 
 
@@ -44,6 +45,12 @@ def get_target(answer: TestResponse, htmx: bool, status: int = 303) -> str:
 
 def list_ips(conn: db.Connection) -> list[str]:
     return [each.network for each in allowed_ips.list_allowed_ips(conn, acting.get_account(conn, "smpp-acme-2").id)]
+
+
+def find_login_notice(browser: Browser) -> str:
+    """What the login's form says over its fields."""
+    form = browser.get("/login").text.partition('<form class="form"')[2].partition("</form>")[0]
+    return extract_text(form.partition('role="alert"')[2])
 
 
 # --- the login's own forms
@@ -87,7 +94,7 @@ def test_a_code_whose_cookie_has_gone_leads_to_the_first_step(browser: Browser, 
     browser.delete_cookie("portal_session")
     answer = send(browser, page, page, token, code=cast.alice.totp_code())
     assert (answer.status_code, answer.location) == (303, "/login?next=/profile")
-    assert "That took too long; nothing has been changed. Begin again." in extract_text(browser.get("/login").text)
+    assert "That took too long; nothing has been changed. Begin again." in find_login_notice(browser)
 
 
 # --- after a logout
@@ -107,8 +114,7 @@ def test_a_form_after_a_logout_leads_to_the_login_and_back(
     answer = send(alice, IPS, page, token, htmx, network="203.0.113.7")
     assert get_target(answer, htmx, 302) == f"/login?next={SETTINGS}?lines%3D20"
     assert list_ips(conn) == []
-    shown = extract_text(alice.get("/login").text)
-    assert LOGGED_OUT in shown
+    assert LOGGED_OUT in find_login_notice(alice)
     assert LOGGED_OUT not in extract_text(alice.get("/login").text)
 
 
@@ -124,6 +130,31 @@ def test_a_form_after_the_end_of_its_session_leads_to_the_login_too(
     assert list_ips(conn) == []
     # Twice sent, once said.
     assert extract_text(alice.get("/login").text).count(LOGGED_OUT) == 1
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_a_page_after_the_end_of_its_session_says_why_it_is_not_shown(
+    alice: Browser, conn: db.Connection, htmx: bool
+) -> None:
+    conn.execute("DELETE FROM login_sessions")
+    answer = alice.get(SETTINGS, htmx=htmx, headers={"HX-Current-URL": HERE + SETTINGS} if htmx else {})
+    assert get_target(answer, htmx, 302) == f"/login?next={SETTINGS}"
+    assert TO_GO_ON in find_login_notice(alice)
+    assert find_login_notice(alice) == ""
+
+
+def test_a_poll_after_a_logout_says_why(alice: Browser) -> None:
+    alice.post("/logout")
+    alice.get("/login")
+    live = "/accounts/smpp-acme-2/live?page=home&seen="
+    answer = alice.get(live, htmx=True, headers={"HX-Current-URL": HERE + SETTINGS})
+    assert get_target(answer, True) == f"/login?next={SETTINGS}"
+    assert TO_GO_ON in find_login_notice(alice)
+
+
+def test_whoever_has_just_come_is_told_nothing(browser: Browser) -> None:
+    assert browser.get("/profile").location == "/login?next=/profile"
+    assert find_login_notice(browser) == ""
 
 
 def test_a_second_logout_is_no_loss(alice: Browser) -> None:

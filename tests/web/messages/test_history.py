@@ -120,6 +120,15 @@ def test_a_message_with_a_date_waits_for_it(alice: Browser, conn: db.Connection)
     assert "Credits 1 1 refunded" in page_text
 
 
+def test_one_delivered_part_is_singular_where_a_language_has_that(alice: Browser, conn: db.Connection) -> None:
+    one, two, *_ = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second, ", "third")
+    alice.post("/language", data={"locale": "it", "next": "/"})
+    acting.deliver_messages(conn, one)
+    assert "1 parte consegnata su 3" in extract_text(alice.get(HISTORY).text)
+    acting.deliver_messages(conn, two)
+    assert "2 parti consegnate su 3" in extract_text(alice.get(HISTORY).text)
+
+
 def test_a_text_in_parts_is_one_line_with_its_parts(alice: Browser, conn: db.Connection) -> None:
     one, two, _three = acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second, ", "third")
     acting.send_in_parts(conn, "smpp-acme-1", "first, ", "second", total=3)

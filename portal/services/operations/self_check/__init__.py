@@ -23,6 +23,7 @@ from portal.services.operations.self_check.problem import (
     problem_from_error,
     problem_from_failed_migration,
     problem_from_key_error,
+    problem_from_unopened_secrets,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "problem_from_error",
     "problem_from_failed_migration",
     "problem_from_key_error",
+    "problem_from_unopened_secrets",
     "remove_stale_copy",
 ]
 

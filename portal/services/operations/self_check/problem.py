@@ -46,6 +46,14 @@ def problem_from_key_error(error: KeyFileError) -> Problem:
     return Problem(N_("nobody can log in or bind: %(reason)s"), {"reason": str(error)})
 
 
+def problem_from_unopened_secrets(count: int) -> Problem:
+    """The problem that the key doesn't open what is sealed of so many people; it opens that of others."""
+    return Problem(
+        N_("people who can't log in until they get a new link, for secret.key doesn't open their secret: %(count)s"),
+        {"count": count},
+    )
+
+
 def problem_from_failed_migration(error: MigrationFailed) -> Problem:
     """The problem that a copy of an older version's database can't be migrated, and so the database can't."""
     return Problem(N_("the database can't be migrated: %(reason)s"), {"reason": str(error)})
