@@ -14,7 +14,7 @@ from tests.e2e.gallery import OWNER, PageGallery
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
 FIRST_LOAD_BYTES = 60_000
-PAGE_BYTES = 16_000
+PAGE_BYTES = 60_000
 
 LABELS = {
     "/accounts/smpp-acme-1": [

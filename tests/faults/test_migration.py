@@ -100,7 +100,7 @@ def big(data: Path) -> Path:
         columns = ", ".join(row[1] for row in conn.execute("PRAGMA table_info(messages)") if row[1] != "id")
         conn.execute(
             f"INSERT INTO messages (id, {columns}) WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL"
-            f" SELECT number + 1 FROM numbers WHERE number < 100000) SELECT id + 3 * number, {columns}"
+            f" SELECT number + 1 FROM numbers WHERE number < 30000) SELECT id + 3 * number, {columns}"
             " FROM numbers, (SELECT * FROM messages ORDER BY id LIMIT 1)"
         )
     return data
@@ -132,7 +132,7 @@ def test_one_that_is_killed_at_any_moment_has_done_all_or_nothing(
         for file in [folder / db.FILE_NAME, *complete]:
             with closing(sqlite3.connect(file)) as conn:
                 assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-                assert conn.execute("SELECT count(*) FROM messages").fetchone() == (100_003,)
+                assert conn.execute("SELECT count(*) FROM messages").fetchone() == (30_003,)
         with start_command(folder, "migrate") as process:
             assert process.wait(60) == 0
         assert list_applied(folder) == KNOWN_NAMES
