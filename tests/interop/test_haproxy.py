@@ -17,7 +17,7 @@ from portal.services.accounts import accounts, allowed_ips
 from portal.services.common.audit import SHELL
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.server import SmppServer
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, make_tls_client_context, run_smsc, wait_until
 from tests.support import Cast, find_free_port
 
 HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy"
@@ -69,9 +69,7 @@ async def test_accounts_see_its_clients_and_not_haproxy(
     config = replace(config, smpp=replace(config.smpp, proxy_protocol_from=(BALANCER,)))
     account = accounts.get_account(conn, cast.smpp_acme_2.name)
     allowed_ips.add_allowed_ip(conn, SHELL, account, BALANCER)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.check_hostname = False
-    tls.verify_mode = ssl.CERT_NONE
+    tls = make_tls_client_context()
     async with run_smsc(config) as server, run_haproxy(server, send, tmp_path) as (port, tls_port):
         esme = await RawEsme.connect_and_bind(port, cast.smpp_acme_1)
         assert (await esme.submit()).status == 0

@@ -201,6 +201,16 @@ class RawEsme:
 _RESPONSE_CLASSES = {SubmitSm: MessageResp, DataSm: MessageResp, Bind: BindResp, QuerySm: QuerySmResp}
 
 
+def make_tls_client_context(**attributes: ssl.TLSVersion) -> ssl.SSLContext:
+    """What a client uses that takes any certificate; `attributes` are those of the context."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for name, value in attributes.items():
+        setattr(context, name, value)
+    return context
+
+
 @asynccontextmanager
 async def run_smsc(config: Config, server_limits: ServerLimits = DEFAULT_SERVER_LIMITS) -> AsyncIterator[SmppServer]:
     """The server, in this process, on the test's data folder."""

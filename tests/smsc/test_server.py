@@ -21,7 +21,7 @@ from portal.services.credits import credits
 from portal.smsc import server as server_module
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
-from tests.smsc.esme import RawEsme, close_connections, list_sessions, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, close_connections, list_sessions, make_tls_client_context, run_smsc, wait_until
 from tests.support import ROOT
 
 PROCESS = (
@@ -49,18 +49,9 @@ def start(config: Config, conn: db.Connection) -> Iterator[Callable[[], Awaitabl
         process.wait()
 
 
-def tls_context(**versions):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    for name, version in versions.items():
-        setattr(context, name, version)
-    return context
-
-
 async def test_tls_1_3(config, cast, conn):
     async with run_smsc(config) as server:
-        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())
         assert (await esme.submit()).status == 0
         await esme.receive_deliver_sm()
         (row,) = await wait_until(lambda: session_records.list_open_smpp_sessions(conn, cast.smpp_acme_1.id))
@@ -71,16 +62,16 @@ async def test_tls_1_3(config, cast, conn):
 async def test_nothing_older_than_tls_1_3(config, cast):
     async with run_smsc(config) as server:
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            await RawEsme.connect(server.tls_port, tls=tls_context(maximum_version=ssl.TLSVersion.TLSv1_2))
+            await RawEsme.connect(server.tls_port, tls=make_tls_client_context(maximum_version=ssl.TLSVersion.TLSv1_2))
         plain = await RawEsme.connect(server.tls_port)
         plain.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1))
         await plain.wait_for_close()
-        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())
 
 
 async def test_a_tls_session_is_unbound_too(config, cast, change_account):
     async with run_smsc(config) as server:
-        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())
         change_account(disabled_at=1)
         await esme.wait_for_unbind()
 
@@ -109,7 +100,7 @@ async def test_a_listener_that_is_switched_off(config, cast):
         assert server.port == 0
         with pytest.raises(ConnectionRefusedError):
             await RawEsme.connect(config.smpp.port)
-        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())
 
 
 def test_a_port_in_use_is_said(config, caplog):
@@ -218,7 +209,7 @@ async def test_the_plain_event_loop_serves_too(config, cast):
     def scenario():
         async def play():
             async with run_smsc(config) as server:
-                esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=tls_context())
+                esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())
                 assert (await esme.submit()).status == 0
                 await esme.receive_deliver_sm()
 

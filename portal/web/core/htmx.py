@@ -97,17 +97,13 @@ def render_dialog(
     return render_page("dialog.html", status=status, account=account, tab=tab, title=title, part=template, **values)
 
 
-def add_toast(toast: Toast) -> None:
-    """Show a toast on the next page; what waits there already isn't said twice."""
-    waiting = session.get(_TOASTS_KEY, [])
-    if asdict(toast) not in waiting:
-        session[_TOASTS_KEY] = [*waiting, asdict(toast)]
-
-
 def redirect_after_post(address: str, toast: Toast | None = None) -> ResponseReturnValue:
     """After a plain form: see the result at its address (303, so that reloading sends nothing twice)."""
     if toast:
-        add_toast(toast)
+        waiting = session.get(_TOASTS_KEY, [])
+        # What waits for the next page already isn't said twice.
+        if asdict(toast) not in waiting:
+            session[_TOASTS_KEY] = [*waiting, asdict(toast)]
     return redirect(address, 303)
 
 

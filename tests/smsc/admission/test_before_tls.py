@@ -15,19 +15,10 @@ from portal.smsc.admission.tls import MAX_CLIENT_HELLO_LENGTH, ClientHelloCounte
 from portal.smsc.protocol.constants import CommandId
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from portal.smsc.server import SmppServer, get_event_loop_factory
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, make_tls_client_context, run_smsc, wait_until
 from tests.support import Cast
 
 PROTOCOL_VERSION_ALERT = bytes.fromhex("15030300020246")
-
-
-def make_client_context(**attributes: ssl.TLSVersion) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    for name, value in attributes.items():
-        setattr(context, name, value)
-    return context
 
 
 def make_client_hello(context: ssl.SSLContext) -> bytes:
@@ -38,9 +29,9 @@ def make_client_hello(context: ssl.SSLContext) -> bytes:
     return outgoing.read()
 
 
-TLS_1_2_ONLY = make_client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
+TLS_1_2_ONLY = make_tls_client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
 TLS_1_2_HELLO = make_client_hello(TLS_1_2_ONLY)
-TLS_1_3_HELLO = make_client_hello(make_client_context())
+TLS_1_3_HELLO = make_client_hello(make_tls_client_context())
 
 
 def in_small_records(hello: bytes, size: int) -> bytes:
@@ -89,7 +80,7 @@ def test_a_client_without_tls_1_3_is_told_so(
             for _ in range(5):
                 with pytest.raises(ssl.SSLError, match="TLSV1_ALERT_PROTOCOL_VERSION"):
                     await RawEsme.connect(server.tls_port, tls=TLS_1_2_ONLY)
-            await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_client_context())
+            await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())
             await wait_until(lambda: server.connection_limits.connection_count == 1)
 
     run_on_loop(scenario)
@@ -139,7 +130,7 @@ async def test_a_client_hello_in_pieces_binds_too(config: Config, cast: Cast) ->
 
         async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
-            esme = await RawEsme.connect_and_bind(port, cast.smpp_acme_1, tls=make_client_context())
+            esme = await RawEsme.connect_and_bind(port, cast.smpp_acme_1, tls=make_tls_client_context())
             assert (await esme.submit()).status == 0
             await esme.close()
 
@@ -152,7 +143,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 async def test_every_other_reason_for_which_tls_refuses_a_client_hello_is_told_too(config: Config) -> None:
     config = replace(config, smpp=replace(config.smpp, tls_minimum="1.2"))
-    needs_an_rsa_key = make_client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
+    needs_an_rsa_key = make_tls_client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
     needs_an_rsa_key.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
     async with run_smsc(config) as server:
         with pytest.raises(ssl.SSLError, match="ALERT_HANDSHAKE_FAILURE"):
@@ -167,7 +158,7 @@ async def test_tls_1_2_where_it_is_the_minimum(config: Config, cast: Cast) -> No
         esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=TLS_1_2_ONLY)
         assert esme.writer.get_extra_info("ssl_object").version() == "TLSv1.2"
         assert (await esme.submit()).status == 0
-        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_globex_1, tls=make_client_context())
+        esme = await RawEsme.connect_and_bind(server.tls_port, cast.smpp_globex_1, tls=make_tls_client_context())
         assert esme.writer.get_extra_info("ssl_object").version() == "TLSv1.3"
         answer = await exchange(server.tls_port, tls_1_1_hello)
         assert (answer[0], answer[-2:]) == (21, b"\2\x46")
@@ -270,7 +261,7 @@ async def test_a_client_that_goes_away_within_its_client_hello_gives_up_its_plac
             await wait_until(lambda: server.connection_limits.unbound_count)
             if reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_client_context())
+        await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())
 
 
 async def test_the_log_says_where_a_client_speaks_tls_on_the_unsecured_port(

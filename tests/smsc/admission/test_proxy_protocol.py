@@ -1,7 +1,6 @@
 """Connections that a balancer passes on: whose they are, said in the PROXY protocol."""
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from portal.smsc.admission.proxy_protocol import (
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from portal.smsc.server import SmppServer
-from tests.smsc.esme import RawEsme, close_connections, list_sessions, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, close_connections, list_sessions, make_tls_client_context, run_smsc, wait_until
 from tests.support import Cast
 
 BALANCER, ELSEWHERE = "127.0.0.9", "127.0.0.5"
@@ -137,9 +136,7 @@ async def connect_by_balancer(port: int, octets: bytes = b"") -> RawEsme:
 
 
 async def start_tls(esme: RawEsme) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = make_tls_client_context()
     await esme.writer.start_tls(context)
 
 

@@ -17,7 +17,7 @@ from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
 from portal.smsc.server import SmppServer
-from tests.smsc.esme import RawEsme, get_account_config, list_sessions, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, get_account_config, list_sessions, make_tls_client_context, run_smsc, wait_until
 from tests.support import AccountLogin, Cast
 
 PROBE_SECONDS = 0.3
@@ -82,9 +82,7 @@ async def test_a_dead_session_gives_up_its_place_within_seconds(
     has_tls: bool,
 ) -> None:
     login = cast.smpp_acme_1
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.check_hostname = False
-    tls.verify_mode = ssl.CERT_NONE
+    tls = make_tls_client_context()
     async with run_smsc(config) as server:
         port, context = (server.tls_port, tls) if has_tls else (server.port, None)
         await asyncio.to_thread(vanished_client, port, context)
