@@ -10,6 +10,7 @@ from functools import partial
 
 from portal.core.clock import now_ms
 from portal.core.config import LimitSettings
+from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.session_records import SmppSessionProgress
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.smpp_config import AccountConfig
@@ -17,7 +18,6 @@ from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused,
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.admission.rate_limits import TokenBucket
 from portal.smsc.connection import query_cancel, submission
-from portal.smsc.connection.pdu_stream import PduStream
 from portal.smsc.connection.session_registry import SessionRegistry
 from portal.smsc.connection.waiting_binds import WaitingBinds
 from portal.smsc.delivery.deliver_sm import encode_deliver_sm
@@ -37,6 +37,7 @@ from portal.smsc.protocol.pdu import (
     QuerySm,
     SubmitSm,
 )
+from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.storage.interface import BindKind, ClientId, CommitInDoubt, InsufficientCredits, Storage, StorageError
 from portal.smsc.upstream.dispatcher import Dispatcher
 
@@ -98,6 +99,7 @@ class SmppSession(PduStream):
     __slots__ = (
         "_account",
         "_awaits_delivery_answers",
+        "_connection_slot",
         "_delivery_scheduler",
         "_enquire_link_sent_at",
         "_final_octets",
@@ -107,6 +109,7 @@ class SmppSession(PduStream):
         "_is_receiving",
         "_is_smpp_3_4",
         "_last_sequence_number",
+        "_limits",
         "_liveness_timer",
         "_malformed_count",
         "_may_submit",
@@ -124,7 +127,9 @@ class SmppSession(PduStream):
     )
 
     def __init__(self, slot: ConnectionSlot, context: ServerContext) -> None:
-        super().__init__(slot, context.limits, context.loop)
+        super().__init__(context.limits.response_seconds, context.loop)
+        self._connection_slot = slot
+        self._limits = context.limits
         self.id = 0
         self.accepted_bind: AcceptedBind | None = None
         self.submitted = 0
@@ -153,13 +158,24 @@ class SmppSession(PduStream):
 
     # --- the connection
 
+    @property
+    def address(self) -> IPAddress:
+        """Where the client is: IPv4 where the socket showed it mapped into IPv6."""
+        return self._connection_slot.address
+
+    def evict(self) -> None:
+        """End at once, without a word: others wait to bind."""
+        self._abort("has not bound, and its place is needed")
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._set_deadline(self._limits.bind_seconds, self._flush_and_close)
         if not self._connection_slot.attach_session(self):
             self._abort("has come too late")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._connection_slot.release()
         if self._liveness_timer:
             self._liveness_timer.cancel()
         self._server_context.waiting_binds.remove(self)
@@ -175,7 +191,7 @@ class SmppSession(PduStream):
     @property
     def log_name(self) -> str:
         if self.accepted_bind is None:
-            return super().log_name
+            return str(self.address)
         return f"{self.accepted_bind.account.name} from {self.address}, session {self.id}"
 
     def _writing_resumed(self) -> None:
@@ -403,10 +419,10 @@ class SmppSession(PduStream):
         self._start_unbinding()
         self._close_when_submits_answered(pdu.encode_response(CommandId.UNBIND, sequence))
 
-    def _end_stream(self, final_octets: bytes) -> None:
+    def _end_stream(self, malformed: MalformedPdu) -> None:
         self._start_unbinding()
         self._set_deadline(self._limits.response_seconds, self._flush_and_close)
-        self._close_when_submits_answered(final_octets)
+        self._close_when_submits_answered(pdu.encode_generic_nack(malformed.sequence, malformed.status))
 
     def _start_unbinding(self) -> None:
         if self._state in (SessionState.BOUND, SessionState.DRAINING):

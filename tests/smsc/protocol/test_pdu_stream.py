@@ -2,14 +2,10 @@
 
 import asyncio
 import socket
-from ipaddress import ip_address
 
-from portal.core.config import LimitSettings
-from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
-from portal.smsc.connection.pdu_stream import PduStream
-from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 from portal.smsc.protocol.constants import CommandId
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
+from portal.smsc.protocol.pdu_stream import PduStream
 
 MANY, LAST = 5_000, 7
 
@@ -17,13 +13,13 @@ MANY, LAST = 5_000, 7
 class RecordingStream(PduStream):
     """Takes down what it hears, and answers nothing."""
 
-    def __init__(self, sequences, limits, loop):
-        super().__init__(
-            ConnectionSlot(ConnectionLimits(limits, DEFAULT_SERVER_LIMITS, loop), ip_address("127.0.0.1")),
-            limits,
-            loop,
-        )
+    def __init__(self, sequences, loop):
+        super().__init__(10.0, loop)
         self.sequences = sequences
+
+    @property
+    def log_name(self):
+        return "a test"
 
     def _pdu_received(self, header, body):
         self.sequences.append(header.sequence)
@@ -31,16 +27,11 @@ class RecordingStream(PduStream):
     def _may_process_pdu(self, command):
         return True
 
-    def _end_stream(self, final_octets):
+    def _end_stream(self, malformed):
         self._flush_and_close()
 
     def _writing_resumed(self):
         pass
-
-    def connection_lost(self, exc):
-        for timer in (self._deadline_timer, self._resume_handle):
-            if timer:
-                timer.cancel()
 
 
 async def test_who_sends_much_at_once_leaves_others_their_turn():
@@ -48,8 +39,7 @@ async def test_who_sends_much_at_once_leaves_others_their_turn():
     heard: list[int] = []
     pairs = [socket.socketpair() for _ in range(2)]
     transports = [
-        (await loop.connect_accepted_socket(lambda: RecordingStream(heard, LimitSettings(), loop), ours))[0]
-        for ours, _ in pairs
+        (await loop.connect_accepted_socket(lambda: RecordingStream(heard, loop), ours))[0] for ours, _ in pairs
     ]
     (_, flooder), (_, bystander) = pairs
     try:

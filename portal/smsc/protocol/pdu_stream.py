@@ -8,9 +8,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import cast
 
-from portal.core.config import LimitSettings
-from portal.services.accounts.allowed_ips import IPAddress
-from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.pdu import MalformedPdu, PduHeader
 
@@ -21,37 +18,38 @@ _FLUSH_TIMEOUT_SECONDS = 2.0
 # A record of the type handshake, of TLS 1.x (RFC 8446, 5.1).
 _TLS_HANDSHAKE = b"\x16\x03"
 _READ_PAUSE_SECONDS = 0.1
-# What is read of one client before the others have their turn. uvloop alone would read two megabytes of one that sends
+# What is read of one peer before the others have their turn. uvloop alone would read two megabytes of one that sends
 # faster than it is answered: half a second of everybody's event loop.
 _MAX_OCTETS_PER_TURN = 8 * 1024
 
 
 class PduStream(asyncio.Protocol):
-    """One connection from its first octet to its last. What its PDUs mean is its subclass's matter."""
+    """One connection from its first octet to its last. What its PDUs mean is its subclass's matter.
+
+    The peer is whoever is at the other end: a client of the server's, or an upstream's SMSC.
+    """
 
     __slots__ = (
         "_buffer",
         "_closed",
-        "_connection_slot",
         "_deadline_timer",
         "_holds_output",
         "_ignores_input",
         "_last_received_at",
-        "_limits",
         "_loop",
         "_octets_needed",
         "_outgoing",
         "_resume_handle",
+        "_slow_reader_seconds",
         "_slow_reader_timer",
         "_transport",
         "_turn_started_at",
         "tls",
     )
 
-    def __init__(self, slot: ConnectionSlot, limits: LimitSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, slow_reader_seconds: float, loop: asyncio.AbstractEventLoop) -> None:
         self.tls = ""
-        self._connection_slot = slot
-        self._limits = limits
+        self._slow_reader_seconds = slow_reader_seconds
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._closed = False
@@ -68,26 +66,21 @@ class PduStream(asyncio.Protocol):
         self._deadline_timer: asyncio.TimerHandle | None = None
 
     @property
-    def address(self) -> IPAddress:
-        """Where the client is: IPv4 where the socket showed it mapped into IPv6."""
-        return self._connection_slot.address
-
-    @property
-    def log_name(self) -> str:
-        """What the log calls it."""
-        return str(self.address)
-
-    @property
     def last_received_at(self) -> float:
-        """When the client was last heard, in seconds of the event loop's clock."""
+        """When the peer was last heard, in seconds of the event loop's clock."""
         return self._last_received_at
 
     @property
     def is_reading_paused(self) -> bool:
-        """Whether the client isn't read at this moment: it has sent more than it may, or doesn't read itself."""
+        """Whether the peer isn't read at this moment: it has sent more than it may, or doesn't read itself."""
         return self._resume_handle is not None or self._slow_reader_timer is not None
 
     # --- what a subclass does
+
+    @property
+    @abstractmethod
+    def log_name(self) -> str:
+        """What the log calls the peer."""
 
     @abstractmethod
     def _pdu_received(self, header: PduHeader, body: bytes) -> None:
@@ -95,18 +88,18 @@ class PduStream(asyncio.Protocol):
 
     @abstractmethod
     def _may_process_pdu(self, command: int) -> bool:
-        """Whether the client's next PDU, of this command_id, may be processed at this moment.
+        """Whether the peer's next PDU, of this command_id, may be processed at this moment.
 
         Where not, the subclass has called `_pause_reading_briefly`, or closed the connection.
         """
 
     @abstractmethod
-    def _end_stream(self, final_octets: bytes) -> None:
-        """Read nothing more: close once all submits are answered, with these octets last."""
+    def _end_stream(self, malformed: MalformedPdu) -> None:
+        """Nothing more is read, as no length was valid: answer with generic_nack, and close."""
 
     @abstractmethod
     def _writing_resumed(self) -> None:
-        """The client has begun to read again what it is sent."""
+        """The peer has begun to read again what it is sent."""
 
     # --- from the first octet to the last
 
@@ -116,14 +109,12 @@ class PduStream(asyncio.Protocol):
         tls = transport.get_extra_info("ssl_object")
         self.tls = tls.version() if tls else ""
         self._last_received_at = self._loop.time()
-        self._set_deadline(self._limits.bind_seconds, self._flush_and_close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
         for timer in (self._deadline_timer, self._slow_reader_timer, self._resume_handle):
             if timer:
                 timer.cancel()
-        self._connection_slot.release()
 
     def _set_deadline(self, seconds: float, callback: Callable[..., None], *arguments: object) -> None:
         """Call `callback` after so many seconds, instead of the one before: the time to bind, to stay, to unbind."""
@@ -146,10 +137,6 @@ class PduStream(asyncio.Protocol):
             self._closed = True
             self._transport.abort()
 
-    def evict(self) -> None:
-        """End at once, without a word: others wait to bind."""
-        self._abort("has not bound, and its place is needed")
-
     # --- octets out
 
     def _write(self, octets: bytes) -> None:
@@ -161,7 +148,7 @@ class PduStream(asyncio.Protocol):
     def _hold_output(self) -> None:
         """Send what was written, and what is written from now on not before `_release_output` or the end.
 
-        What is sent to a client that has closed resets the connection, and what it had sent before would be lost.
+        What is sent to a peer that has closed resets the connection, and what it had sent before would be lost.
         """
         self._flush()
         self._holds_output = True
@@ -176,10 +163,10 @@ class PduStream(asyncio.Protocol):
         self._outgoing.clear()
 
     def pause_writing(self) -> None:
-        # The client does not read its answers, so it gets no new ones for a while; then it is gone.
+        # The peer does not read its answers, so it gets no new ones for a while; then it is gone.
         assert self._transport
         self._transport.pause_reading()
-        self._slow_reader_timer = self._loop.call_later(self._limits.response_seconds, self._abort_slow_reader)
+        self._slow_reader_timer = self._loop.call_later(self._slow_reader_seconds, self._abort_slow_reader)
 
     def resume_writing(self) -> None:
         if self._slow_reader_timer and self._transport:
@@ -212,7 +199,7 @@ class PduStream(asyncio.Protocol):
             reason = "it speaks TLS, on the unsecured port" if data.startswith(_TLS_HANDSHAKE) else malformed
             log.warning("disconnecting %s: %s", self.log_name, reason)
             self._ignores_input = True
-            self._end_stream(pdu.encode_generic_nack(malformed.sequence, malformed.status))
+            self._end_stream(malformed)
 
     def _process_pdus(self, data: bytes) -> None:
         start = 0
@@ -237,7 +224,7 @@ class PduStream(asyncio.Protocol):
     def _pause_reading_briefly(self) -> None:
         """Read nothing for a moment.
 
-        No refusal but a pause: what the client has sent fills its own connection, and the others have their turn.
+        No refusal but a pause: what the peer has sent fills its own connection, and the others have their turn.
         """
         self._pause_reading(self._loop.call_later(_READ_PAUSE_SECONDS, self._process_and_resume_reading))
 

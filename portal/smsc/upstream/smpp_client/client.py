@@ -1,0 +1,397 @@
+"""An upstream that is reached by SMPP: all its binds, and which message goes out when, and on which of them."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
+from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit
+from portal.smsc.upstream.smpp_client.connector import Connector
+from portal.smsc.upstream.smpp_client.interface import (
+    BindState,
+    ClientCounters,
+    ClientEvents,
+    ClientSettings,
+    Respond,
+)
+from portal.smsc.upstream.smpp_client.pacing import Pacer
+
+THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
+"""What a message is refused with that comes too fast: it is sent again."""
+
+# A message that was refused so often is given back. With pauses of 1, 2, 4, 4, ... times throttle_seconds.
+MAX_TRIES = 10
+_LONGEST_DELAY_FACTOR = 4
+# Event loops count in milliseconds.
+_MIN_TIMER_SECONDS = 0.001
+
+
+class _DestinationFlow:
+    """What is under way to one destination. It goes out on one bind, and nothing later while one waits to be tried
+    again.
+
+    under_way: submits that were sent on `session`, or wait there for room. waiting: where one was refused for being too
+    much, that and what comes behind it, in its order; None: nothing was. due_at: when the first of these is tried.
+    retry: that one, while it is under way. status: the last refusal.
+    """
+
+    __slots__ = ("due_at", "retry", "session", "status", "under_way", "waiting")
+
+    def __init__(self) -> None:
+        self.session: ClientSession | None = None
+        self.under_way = 0
+        self.waiting: deque[Submit] | None = None
+        self.due_at = 0.0
+        self.retry: Submit | None = None
+        self.status = 0
+
+
+class SmppClient:
+    """One upstream.
+
+    Args:
+        name: for the log.
+        events: what is told of what happens.
+
+    All calls are made on the event loop, and none of them blocks it. `counters`: what has happened since the start.
+    """
+
+    def __init__(
+        self, name: str, settings: ClientSettings, events: ClientEvents, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._events = events
+        self._loop = loop
+        self.counters = ClientCounters()
+        self._connectors: dict[int, Connector] = {}
+        self._closing_tasks: set[asyncio.Task[None]] = set()
+        self._submitters: list[ClientSession] = []
+        self._turn = 0
+        self._pacer = Pacer(settings.throughput, settings.throttle_seconds, loop.time())
+        self._flows: dict[str, _DestinationFlow] = {}
+        # Those that have something that waits to be tried again, by destination, and how many messages that are in all.
+        self._blocked: dict[str, _DestinationFlow] = {}
+        self._held_count = 0
+        self._order = 0
+        self._on_drained: Callable[[], None] | None = None
+        self._is_draining = False
+        self._settling: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    # --- what the dispatcher calls
+
+    def start(self) -> None:
+        """Connect all binds, and keep them."""
+        kinds = ("trx",) if self._settings.bind == "trx" else ("tx", "rx")
+        for number, kind in enumerate(kinds * self._settings.binds, start=1):
+            if number not in self._connectors:
+                connector = Connector(self._name, number, kind, self._settings, self, self._loop)
+                self._connectors[number] = connector
+                connector.start()
+
+    def change_settings(self, settings: ClientSettings) -> None:
+        """Go on with other settings. Messages that are under way keep their place.
+
+        A connection ends, once all it was sent is answered, only where it has to: another host or password, fewer
+        binds. A bind that was refused is tried again at once.
+        """
+        old, self._settings = self._settings, settings
+        if settings.throughput != old.throughput:
+            self._pacer.change_throughput(settings.throughput, self._loop.time())
+        kept = settings.binds * (1 if settings.bind == "trx" else 2) if settings.bind == old.bind else 0
+        for number, connector in list(self._connectors.items()):
+            if number <= kept:
+                connector.change_settings(settings)
+            else:
+                del self._connectors[number]
+                task = self._loop.create_task(connector.close("its settings have changed"))
+                self._closing_tasks.add(task)
+                task.add_done_callback(self._closing_tasks.discard)
+        self.start()
+        self._settle_soon()
+
+    @property
+    def sessions(self) -> Sequence[ClientSession]:
+        """The connections that are bound and can send."""
+        return self._submitters
+
+    @property
+    def bind_states(self) -> Sequence[BindState]:
+        """How each bind is, in the order of their numbers."""
+        return [each.state for _, each in sorted(self._connectors.items())]
+
+    @property
+    def rate(self) -> float:
+        """submit_sm a second that may be sent at this time, 0: no limit. Less than `throughput` after refusals."""
+        return self._pacer.rate
+
+    @property
+    def room(self) -> int:
+        """How many messages it takes at this moment: 0 unless one bind can send, and the windows and the rate allow."""
+        if self._is_draining:
+            return 0
+        free = -self._held_count
+        waiting = 0
+        for session in self._submitters:
+            free += session.free - len(session.pending)
+            waiting += len(session.pending)
+        if free <= 0:
+            return 0
+        return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
+
+    def submit(self, message_id: int, message: SubmitSm) -> None:
+        """Send a message; only while `room` is positive. It is answered, or lost, by `ClientEvents`.
+
+        Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
+        is under way. Its sequence number does not matter.
+
+        Raises ValueError where it cannot be encoded: a string too long for its field.
+        """
+        octets = message.encode()
+        self._order += 1
+        submit = Submit(message_id, message.destination, octets, self._order)
+        flow = self._flows.get(submit.destination)
+        if flow is None:
+            flow = self._flows[submit.destination] = _DestinationFlow()
+        if flow.waiting is None:
+            self._send(submit, flow)
+        elif len(flow.waiting) < self._settings.window:
+            flow.waiting.append(submit)
+            self._held_count += 1
+        else:
+            # One destination that nobody can reach must not take all the room.
+            self._loop.call_soon(self._events.submit_answered, message_id, flow.status, "", 0)
+
+    def drain(self, on_drained: Callable[[], None]) -> None:
+        """Take no more messages; `on_drained` is called once, when none is under way. Receipts are still taken."""
+        self._is_draining = True
+        self._on_drained = on_drained
+        self._settle_soon()
+
+    async def close(self, reason: str = "the portal closes it") -> None:
+        """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
+        is reported as lost before it returns.
+        """
+        self._is_draining = True
+        await asyncio.gather(*(each.close(reason) for each in self._connectors.values()), *self._closing_tasks)
+        for handle in (self._settling, self._timer):
+            if handle:
+                handle.cancel()
+
+    # --- what connectors and sessions tell
+
+    def handle_state(self, connector: Connector) -> None:
+        # Of one that closes, and whose number another has, nothing is told.
+        if self._connectors.get(connector.state.number, connector) is connector:
+            self._events.state_changed(connector.state)
+
+    def handle_bound(self, session: ClientSession) -> None:
+        if session.kind != "rx":
+            self._submitters.append(session)
+        for connector in self._connectors.values():
+            connector.handle_bound(session)
+        self._settle_soon()
+
+    def handle_writable(self, session: ClientSession) -> None:
+        self._settle_soon()
+
+    def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
+        self._events.deliver_received(message, respond)
+
+    def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
+        if status in THROTTLING_STATUSES:
+            self._hold(submit, session, status)
+        else:
+            self._pacer.record_answer(submit.sent_at, self._loop.time())
+            self._leave_flow(submit)
+            self._events.submit_answered(submit.message_id, status, upstream_message_id, session.number)
+        self._settle_soon()
+
+    def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
+        self._pacer.forget_probe()
+        self._leave_flow(submit)
+        self.counters.unsure += 1
+        self._events.submits_lost([submit.message_id], [])
+        self._settle_soon()
+
+    def handle_end(self, session: ClientSession) -> None:
+        if session in self._submitters:
+            self._submitters.remove(session)
+            self._turn = 0
+            self._pacer.forget_probe()
+        unsure = list(session.in_flight.values())
+        unsent = list(session.pending)
+        for submit in (*unsure, *unsent):
+            self._flows[submit.destination].under_way -= 1
+        for destination in {each.destination for each in (*unsure, *unsent)}:
+            self._flows[destination].retry = None
+        session.in_flight.clear()
+        session.pending.clear()
+        # Nothing may overtake what is lost: what waits behind it is given back, too.
+        for destination, flow in list(self._blocked.items()):
+            if flow.session is session or not self._submitters:
+                unsent += self._unblock(destination, flow)
+        for destination in [each for each, flow in self._flows.items() if not flow.under_way and flow.waiting is None]:
+            del self._flows[destination]
+        if unsure or unsent:
+            self.counters.unsure += len(unsure)
+            self._events.submits_lost(_list_ids(unsure), _list_ids(unsent))
+        self._settle_soon()
+
+    # --- what goes out when
+
+    def _send(self, submit: Submit, flow: _DestinationFlow) -> None:
+        """Send it on the bind that has its destination, or keep it there until there is room."""
+        session = self._choose_session(flow)
+        flow.session = session
+        flow.under_way += 1
+        now = self._loop.time()
+        if session.pending or session.free <= 0 or self._pacer.count_available(now) <= 0:
+            session.pending.append(submit)
+        else:
+            self._transmit(session, submit, now)
+        if self._pacer.rate:
+            self._settle_soon()
+
+    def _choose_session(self, flow: _DestinationFlow) -> ClientSession:
+        """Return the bind that has the destination; where none has, the next in turn that has room."""
+        if flow.under_way and flow.session:
+            return flow.session
+        count = len(self._submitters)
+        for _ in range(count):
+            self._turn = (self._turn + 1) % count
+            session = self._submitters[self._turn]
+            if session.free > len(session.pending):
+                return session
+        return self._submitters[self._turn]
+
+    def _transmit(self, session: ClientSession, submit: Submit, now: float) -> None:
+        self._pacer.count_sent(now)
+        self.counters.submitted += 1
+        self.counters.retried += submit.tries > 0
+        session.send_submit(submit, now)
+
+    def _leave_flow(self, submit: Submit) -> None:
+        """It is decided, so what waits behind it may follow."""
+        flow = self._flows[submit.destination]
+        flow.under_way -= 1
+        if flow.retry is submit:
+            flow.retry = None
+            followers = self._unblock(submit.destination, flow)
+            for each in followers:
+                self._send(each, flow)
+        if not flow.under_way and flow.waiting is None:
+            del self._flows[submit.destination]
+
+    def _hold(self, submit: Submit, session: ClientSession, status: int) -> None:
+        """It came too fast: slow down, and try it again, before what comes behind it to the same destination."""
+        now = self._loop.time()
+        if not submit.tries or self._pacer.is_closed:
+            self._pacer.record_refusal(submit.sent_at, now)
+        # Otherwise others are accepted: it is this message, as where a handset's queue is full.
+        self.counters.throttled += 1
+        submit.tries += 1
+        flow = self._flows[submit.destination]
+        flow.under_way -= 1
+        flow.status = status
+        if flow.retry is submit:
+            flow.retry = None
+        if flow.waiting is None:
+            flow.waiting = deque()
+            self._blocked[submit.destination] = flow
+            followers = [each for each in session.pending if each.destination == submit.destination]
+            if followers:
+                flow.under_way -= len(followers)
+                session.pending = deque(each for each in session.pending if each.destination != submit.destination)
+                flow.waiting.extend(followers)
+                self._held_count += len(followers)
+        insort(flow.waiting, submit, key=_get_order)
+        self._held_count += 1
+        factor = min(2 ** (submit.tries - 1), _LONGEST_DELAY_FACTOR)
+        flow.due_at = now + self._settings.throttle_seconds * factor
+        if submit.tries >= MAX_TRIES:
+            given_back = self._unblock(submit.destination, flow)
+            if not flow.under_way:
+                del self._flows[submit.destination]
+            for each in given_back:
+                self._events.submit_answered(each.message_id, status, "", session.number)
+
+    def _unblock(self, destination: str, flow: _DestinationFlow) -> Sequence[Submit]:
+        """Let nothing wait there any more; returns what did, in its order."""
+        waiting = list(flow.waiting or ())
+        flow.waiting = None
+        del self._blocked[destination]
+        self._held_count -= len(waiting)
+        return waiting
+
+    def _send_waiting(self, now: float) -> None:
+        """Send what waits, as far as windows and rate allow: first what is tried again, the oldest first."""
+        available = self._pacer.count_available(now)
+        if self._blocked and available:
+            due = [each for each in self._blocked.values() if each.due_at <= now and not each.under_way]
+            for flow in sorted(due, key=lambda each: each.waiting[0].order if each.waiting else 0)[:available]:
+                session = self._choose_session(flow)
+                if session.free <= 0 or not flow.waiting:
+                    break
+                flow.retry = flow.waiting.popleft()
+                self._held_count -= 1
+                flow.session = session
+                flow.under_way = 1
+                self._transmit(session, flow.retry, now)
+                available -= 1
+        for session in self._submitters:
+            while session.pending and available > 0 and session.free > 0:
+                self._transmit(session, session.pending.popleft(), now)
+                available -= 1
+
+    # --- once a turn of the event loop, however much has happened in it
+
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settling = self._loop.call_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        now = self._loop.time()
+        if self._submitters:
+            self._send_waiting(now)
+        if self._on_drained and not self._flows:
+            on_drained, self._on_drained = self._on_drained, None
+            on_drained()
+        if self.room:
+            self._events.room_changed()
+        self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        """Look again when time alone allows more."""
+        waits = [flow.due_at - now for flow in self._blocked.values() if flow.due_at > now]
+        rate_wait = self._pacer.get_wait(now)
+        if rate_wait is not None:
+            waits.append(rate_wait)
+        if not waits or not self._submitters:
+            return
+        wait = max(min(waits), _MIN_TIMER_SECONDS)
+        if self._timer and self._timer_at > now + wait:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer_at = now + wait
+            self._timer = self._loop.call_later(wait, self._handle_timer)
+
+    def _handle_timer(self) -> None:
+        self._timer = None
+        self._settle_soon()
+
+
+def _get_order(submit: Submit) -> int:
+    return submit.order
+
+
+def _list_ids(submits: Iterable[Submit]) -> list[int]:
+    return [each.message_id for each in sorted(submits, key=_get_order)]

@@ -1,0 +1,494 @@
+"""One connection to a carrier, from its first octet to its last: the ESME's side of SMPP 3.4 (2.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from enum import Enum, auto
+from typing import Protocol
+
+from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader
+from portal.smsc.protocol.pdu_stream import PduStream
+from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
+
+log = logging.getLogger(__name__)
+
+BIND_SEQUENCE = 1
+BIND_COMMANDS = {
+    "trx": CommandId.BIND_TRANSCEIVER,
+    "tx": CommandId.BIND_TRANSMITTER,
+    "rx": CommandId.BIND_RECEIVER,
+}
+
+# Of what the carrier sends, so much is here at a time that is not answered: then nothing more is read.
+_MAX_UNANSWERED_DELIVERIES = 500
+_MAX_UNANSWERED_OCTETS = 1024 * 1024
+_MAX_MALFORMED = 100
+_MAX_LOGGED = 10
+# Before the end: for the carrier to answer what it was sent, and for the storage to keep what the carrier has sent.
+_ANSWER_SECONDS = 5.0
+_UNBIND_SECONDS = 1.0
+_MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
+
+_SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NACK
+_DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
+
+
+class Submit:
+    """A message on its way.
+
+    octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. tries: how often it was
+    refused for being too much. sent_at: seconds of the event loop's clock.
+    """
+
+    __slots__ = ("destination", "message_id", "octets", "order", "sent_at", "tries")
+
+    def __init__(self, message_id: int, destination: str, octets: bytes, order: int) -> None:
+        self.message_id = message_id
+        self.destination = destination
+        self.octets = octets
+        self.order = order
+        self.tries = 0
+        self.sent_at = 0.0
+
+
+class SessionOwner(Protocol):
+    """What a session tells the client that it belongs to."""
+
+    counters: ClientCounters
+
+    def handle_bound(self, session: ClientSession) -> None:
+        """The bind was accepted."""
+
+    def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
+        """A submit was answered."""
+
+    def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
+        """A submit was not answered in time, but others were."""
+
+    def handle_writable(self, session: ClientSession) -> None:
+        """The carrier has begun to read again what it is sent."""
+
+    def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
+        """The carrier has sent a receipt, or a message from a handset."""
+
+    def handle_end(self, session: ClientSession) -> None:
+        """The connection is no more; `in_flight` and `pending` have what was not answered and what was not sent."""
+
+
+class _State(Enum):
+    BINDING = auto()
+    BOUND = auto()
+    UNBINDING = auto()
+    """Nothing more is submitted; what was is still answered."""
+
+
+_BOUND = _State.BOUND
+
+
+class ClientSession(PduStream):
+    """A connection that binds as soon as it is made.
+
+    Args:
+        name: for the log.
+        kind: "trx", "tx" or "rx".
+        bind_octets: the bind PDU, with BIND_SEQUENCE.
+
+    `in_flight`: what was sent and is not answered, by sequence number, in the order of sending. `pending`: what has to
+    go out on this connection, and waits for room. `ended`: done when the connection is no more. `end_reason`: why, as a
+    sentence without its full stop. `bind_status`: the command_status that refused the bind, 0: none did.
+    """
+
+    __slots__ = (
+        "_answer_due_from",
+        "_bind_octets",
+        "_closes_after_final",
+        "_enquire_link_sent_at",
+        "_final_octets",
+        "_last_answer_at",
+        "_last_sequence_number",
+        "_logged",
+        "_malformed_count",
+        "_name",
+        "_owner",
+        "_settings",
+        "_state",
+        "_unanswered_count",
+        "_unanswered_octets",
+        "_watch_timer",
+        "bind_status",
+        "bound_at",
+        "end_reason",
+        "ended",
+        "in_flight",
+        "kind",
+        "number",
+        "pending",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        kind: str,
+        bind_octets: bytes,
+        settings: ClientSettings,
+        owner: SessionOwner,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(settings.response_seconds, loop)
+        self.number = number
+        self.kind = kind
+        self.in_flight: dict[int, Submit] = {}
+        self.pending: deque[Submit] = deque()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.end_reason = ""
+        self.bind_status = 0
+        self.bound_at = 0.0
+        self._name = name
+        self._bind_octets = bind_octets
+        self._settings = settings
+        self._owner = owner
+        self._state = _State.BINDING
+        self._final_octets: bytes | None = None
+        self._closes_after_final = False
+        self._last_sequence_number = BIND_SEQUENCE
+        self._last_answer_at = 0.0
+        self._answer_due_from = 0.0
+        self._enquire_link_sent_at: float | None = None
+        self._unanswered_count = 0
+        self._unanswered_octets = 0
+        self._malformed_count = 0
+        self._logged = 0
+        self._watch_timer: asyncio.TimerHandle | None = None
+
+    # --- the connection
+
+    @property
+    def log_name(self) -> str:
+        return f"upstream {self._name}, bind {self.number}"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._set_deadline(self._settings.bind_seconds, self._abort, "has not answered the bind")
+        self._write(self._bind_octets)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._watch_timer:
+            self._watch_timer.cancel()
+        self._note_end(f"the connection was lost: {exc}" if exc else "the upstream has closed the connection")
+        self._owner.handle_end(self)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _abort(self, reason: str) -> None:
+        self._note_end(f"the upstream {reason}")
+        super()._abort(reason)
+
+    def discard(self) -> None:
+        """Forget a connection that was given up while it was made: event loops don't tell its end in all cases."""
+        self._closed = True
+        self._outgoing.clear()
+        if self._deadline_timer:
+            self._deadline_timer.cancel()
+        if self._transport:
+            self._transport.abort()
+
+    def _note_end(self, reason: str) -> None:
+        self.end_reason = self.end_reason or reason
+
+    def _end_stream(self, malformed: MalformedPdu) -> None:
+        self._owner.counters.malformed += 1
+        self._note_end(f"the upstream has sent what is not SMPP: {malformed}")
+        self._write(pdu.encode_generic_nack(malformed.sequence, malformed.status))
+        self._flush_and_close()
+
+    def pause_writing(self) -> None:
+        # Its answers are read all the same: it may be waiting for that, before it reads what it is sent.
+        self._slow_reader_timer = self._loop.call_later(self._slow_reader_seconds, self._abort_slow_reader)
+
+    def _writing_resumed(self) -> None:
+        self._owner.handle_writable(self)
+
+    def _may_process_pdu(self, command: int) -> bool:
+        if command & RESPONSE_BIT or not (
+            # What is answered would be kept in memory, as long as the carrier doesn't read.
+            self._slow_reader_timer
+            or (
+                command in _DELIVERIES
+                and (
+                    self._unanswered_count >= _MAX_UNANSWERED_DELIVERIES
+                    or self._unanswered_octets >= _MAX_UNANSWERED_OCTETS
+                )
+            )
+        ):
+            return True
+        self._answer_due_from = self._turn_started_at
+        self._pause_reading_briefly()
+        return False
+
+    # --- PDUs
+
+    def _pdu_received(self, header: PduHeader, body: bytes) -> None:
+        command = header.command
+        if command == _SUBMIT_SM_RESP:
+            self._handle_submit_answer(header, body)
+        elif command & RESPONSE_BIT:
+            self._handle_other_response(header)
+        elif command in _DELIVERIES:
+            self._handle_delivery(header, body)
+        elif command == CommandId.ENQUIRE_LINK:
+            self._write(pdu.encode_response(command, header.sequence))
+        elif command == CommandId.UNBIND:
+            self._start_unbinding(
+                "the upstream has unbound", pdu.encode_response(command, header.sequence), closes=True
+            )
+        else:
+            self._write(pdu.encode_generic_nack(header.sequence, CommandStatus.ESME_RINVCMDID))
+            self._count_malformed(f"command_id 0x{command:08X}")
+
+    def _count_malformed(self, flaw: str) -> None:
+        self._owner.counters.malformed += 1
+        self._malformed_count += 1
+        self._log_oddity("malformed PDU: " + flaw)
+        if self._malformed_count >= _MAX_MALFORMED:
+            self._abort(f"has sent {_MAX_MALFORMED} PDUs that are not SMPP 3.4, the last for its {flaw}")
+
+    def _log_oddity(self, what: str) -> None:
+        self._logged += 1
+        if self._logged <= _MAX_LOGGED:
+            log.info("%s: %s%s", self.log_name, what, "; no more such lines" if self._logged == _MAX_LOGGED else "")
+
+    def _handle_other_response(self, header: PduHeader) -> None:
+        command = header.command
+        if self._state is _State.BINDING and header.sequence == BIND_SEQUENCE:
+            self._handle_bind_answer(command, header.status)
+        elif command == _GENERIC_NACK:
+            # It has no body, and may answer whatever was sent.
+            if header.sequence in self.in_flight:
+                status = header.status or CommandStatus.ESME_RUNKNOWNERR
+                self._handle_submit_answer(PduHeader(header.length, command, status, header.sequence), b"")
+            else:
+                self._log_oddity(f"generic_nack of {header.sequence} with status 0x{header.status:X}")
+        elif command == CommandId.UNBIND_RESP:
+            if self._state is _State.UNBINDING:
+                self._flush_and_close()
+        elif command not in pdu.DECODERS:
+            self._count_malformed(f"command_id 0x{command:08X}")
+
+    def _handle_bind_answer(self, command: int, status: int) -> None:
+        expected = BIND_COMMANDS[self.kind] | RESPONSE_BIT
+        if command == _GENERIC_NACK or status:
+            self.bind_status = status or CommandStatus.ESME_RUNKNOWNERR
+            self._note_end(f"the upstream refuses the bind with {format_status(self.bind_status)}")
+            self._flush_and_close()
+        elif command != expected:
+            self._abort(f"has answered the bind with command_id 0x{command:08X}")
+        else:
+            if self._deadline_timer:
+                self._deadline_timer.cancel()
+            self._state = _BOUND
+            self.bound_at = self._last_answer_at = self._loop.time()
+            self._watch_timer = self._loop.call_later(self._watch_delay(self.bound_at), self._watch)
+            self._owner.handle_bound(self)
+
+    def change_settings(self, settings: ClientSettings) -> None:
+        """Go on with other settings, or unbind where they are for another connection."""
+        old, self._settings = self._settings, settings
+        if old.needs_other_connection(settings):
+            self.unbind("its settings have changed")
+
+    # --- messages to the carrier
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is bound, and not about to end."""
+        return self._state is _BOUND and not self._closed
+
+    @property
+    def free(self) -> int:
+        """How many more submits may be sent now."""
+        if self._state is not _BOUND or self._slow_reader_timer or self._closed:
+            return 0
+        return self._settings.window - len(self.in_flight)
+
+    @property
+    def unread_octets(self) -> int:
+        """Octets that wait here because the carrier does not read."""
+        return self._transport.get_write_buffer_size() if self._transport else 0
+
+    def send_submit(self, submit: Submit, now: float) -> None:
+        """Send it; `free` has to be positive."""
+        # _next_sequence_number in one step: this is done once a message.
+        sequence = self._last_sequence_number = self._last_sequence_number % _MAX_SEQUENCE_NUMBER + 1
+        submit.sent_at = now
+        self.in_flight[sequence] = submit
+        octets = submit.octets
+        self._write(b"%b%b%b" % (octets[:12], sequence.to_bytes(4), octets[16:]))
+
+    def _handle_submit_answer(self, header: PduHeader, body: bytes) -> None:
+        submit = self.in_flight.pop(header.sequence, None)
+        owner = self._owner
+        if submit is None:
+            owner.counters.unknown_answers += 1
+            self._log_oddity(f"a response with sequence_number {header.sequence}, which waits for none")
+            return
+        self._last_answer_at = self._turn_started_at
+        message_id = ""
+        if not header.status:
+            message_id = body.partition(b"\0")[0][:64].decode("latin-1")
+            if not message_id:
+                # It says that it has the message, and sending it again would double it. No receipt can be matched.
+                owner.counters.answers_without_id += 1
+                self._log_oddity("accepted a message without a message_id, so its receipt will not be recognized")
+        owner.handle_answer(self, submit, header.status, message_id)
+        if header.status == CommandStatus.ESME_RINVBNDSTS:
+            self.unbind("the upstream takes it for not bound")
+        elif self._state is not _BOUND:
+            self._end_when_answered()
+
+    def _next_sequence_number(self) -> int:
+        self._last_sequence_number = self._last_sequence_number % _MAX_SEQUENCE_NUMBER + 1
+        return self._last_sequence_number
+
+    # --- messages from the carrier
+
+    def _handle_delivery(self, header: PduHeader, body: bytes) -> None:
+        if self._state is _State.BINDING or self.kind == "tx":
+            self._write_delivery_answer(header.command, header.sequence, CommandStatus.ESME_RINVBNDSTS)
+            return
+        try:
+            message = pdu.decode_pdu(header, body)
+        except MalformedPdu as malformed:
+            self._write_delivery_answer(header.command, header.sequence, malformed.status)
+            self._count_malformed(str(malformed))
+            return
+        assert isinstance(message, DeliverSm | DataSm)
+        self._unanswered_count += 1
+        self._unanswered_octets += header.length
+        self._owner.handle_delivery(message, _Responder(self, header))
+
+    def answer_delivery(self, command: int, sequence: int, octets: int, status: int) -> None:
+        """Answer a deliver_sm or data_sm that had so many octets."""
+        self._unanswered_count -= 1
+        self._unanswered_octets -= octets
+        if self._closed:
+            return
+        self._write_delivery_answer(command, sequence, status)
+        if self._unanswered_count <= _MAX_UNANSWERED_DELIVERIES // 2:
+            self._end_reading_pause()
+        if self._state is not _BOUND:
+            self._end_when_answered()
+
+    def _write_delivery_answer(self, command: int, sequence: int, status: int) -> None:
+        # With the message_id, which is empty: some take a response without a body for none (4.6.2).
+        self._write(pdu.encode_pdu(command | RESPONSE_BIT, status, sequence, b"\0"))
+
+    # --- silence, and the end
+
+    def _watch(self) -> None:
+        """End a connection that is dead, and give up the submits that are not answered."""
+        now = self._loop.time()
+        if self._enquire_link_sent_at is not None and self._turn_started_at >= self._enquire_link_sent_at:
+            self._enquire_link_sent_at = None
+        if now >= self._silence_due():
+            if self._enquire_link_sent_at is not None:
+                self._abort("has not answered enquire_link")
+                return
+            self._enquire_link_sent_at = now
+            self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
+        self._give_up_unanswered(now)
+        if not self._closed:
+            self._watch_timer = self._loop.call_later(self._watch_delay(now), self._watch)
+
+    def _watch_delay(self, now: float) -> float:
+        oldest = next(iter(self.in_flight.values()), None)
+        answer_due = self._answer_due(oldest) if oldest else now + self._settings.response_seconds
+        return max(min(answer_due, self._silence_due()) - now, 0.001)
+
+    def _silence_due(self) -> float:
+        """Return when something has to be done about the silence of the carrier."""
+        if self._enquire_link_sent_at is None:
+            return self._turn_started_at + self._settings.enquire_link_seconds
+        return self._enquire_link_sent_at + min(self._settings.response_seconds, self._settings.enquire_link_seconds)
+
+    def _answer_due(self, submit: Submit) -> float:
+        # While nothing was read, it could not be seen to have answered.
+        return max(submit.sent_at, self._answer_due_from) + self._settings.response_seconds
+
+    def _give_up_unanswered(self, now: float) -> None:
+        while self.in_flight:
+            sequence, submit = next(iter(self.in_flight.items()))
+            if now < self._answer_due(submit):
+                break
+            if self._last_answer_at <= submit.sent_at:
+                self._abort(f"has answered no submit_sm for {self._settings.response_seconds:g} s")
+                return
+            del self.in_flight[sequence]
+            self._log_oddity(f"no answer to sequence_number {sequence} in {self._settings.response_seconds:g} s")
+            self._owner.handle_timeout(self, submit)
+        if self._state is not _BOUND:
+            self._end_when_answered()
+
+    def unbind(self, reason: str) -> None:
+        """Submit nothing more, wait for the answers to what was, unbind, and close. None of it without an end.
+
+        Without a bind, close.
+        """
+        if self._state is _BOUND:
+            unbind = HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode()
+            self._start_unbinding(reason, unbind, closes=False)
+        elif self._state is _State.BINDING:
+            self._note_end(reason)
+            self._flush_and_close()
+
+    def _start_unbinding(self, reason: str, final_octets: bytes, *, closes: bool) -> None:
+        self._note_end(reason)
+        self._state = _State.UNBINDING
+        self._final_octets = final_octets
+        self._closes_after_final = closes
+        self._set_deadline(_ANSWER_SECONDS, self._send_final_octets)
+        self._end_when_answered()
+
+    def _end_when_answered(self) -> None:
+        if not self.in_flight and not self._unanswered_count:
+            self._send_final_octets()
+
+    def _send_final_octets(self) -> None:
+        final_octets, self._final_octets = self._final_octets, None
+        if final_octets is None or self._closed:
+            return
+        self._write(final_octets)
+        if self._closes_after_final:
+            self._flush_and_close()
+        else:
+            self._set_deadline(_UNBIND_SECONDS, self._flush_and_close)
+
+
+class _Responder:
+    """The `Respond` of one PDU."""
+
+    __slots__ = ("_command", "_octets", "_sequence", "_session")
+
+    def __init__(self, session: ClientSession, header: PduHeader) -> None:
+        self._session: ClientSession | None = session
+        self._command = header.command
+        self._sequence = header.sequence
+        self._octets = header.length
+
+    def __call__(self, status: int) -> None:
+        session, self._session = self._session, None
+        if session:
+            session.answer_delivery(self._command, self._sequence, self._octets, status)
+
+
+def format_status(status: int) -> str:
+    """Return a command_status as people read it: its name, where it has one, and its number."""
+    try:
+        return f"{CommandStatus(status).name} 0x{status:02X}"
+    except ValueError:
+        return f"0x{status:02X}"

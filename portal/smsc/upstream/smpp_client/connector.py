@@ -1,0 +1,218 @@
+"""Keeps one bind of an upstream: connects, binds, and does so again whenever the connection has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import ssl
+from contextlib import suppress
+from typing import Protocol
+
+from portal.core.clock import now_ms
+from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.protocol.pdu import Bind
+from portal.smsc.upstream.smpp_client.client_session import (
+    BIND_COMMANDS,
+    BIND_SEQUENCE,
+    ClientSession,
+    SessionOwner,
+)
+from portal.smsc.upstream.smpp_client.interface import BindState, BindStatus, ClientSettings
+
+log = logging.getLogger(__name__)
+
+# Pauses between two tries, in multiples of `reconnect_seconds`: after a connection that had held, the first and the
+# longest while none comes about, and those after a refusal.
+_SHORT_PAUSE, _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1, 6
+_FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 6, 30
+_JITTER = 0.25
+_MAX_DOUBLINGS = 10
+# Refusals that may be over in a moment: the carrier has not noticed yet that the connection before has ended, ...
+_PASSING_REFUSALS = (
+    CommandStatus.ESME_RALYBND,
+    CommandStatus.ESME_RSYSERR,
+    CommandStatus.ESME_RTHROTTLED,
+    CommandStatus.ESME_RBINDTHROTTLED,
+)
+
+
+class ConnectorOwner(SessionOwner, Protocol):
+    """What a connector tells the client that it belongs to, beside what its sessions do."""
+
+    def handle_state(self, connector: Connector) -> None:
+        """The bind has another state."""
+
+
+class Connector:
+    """One bind, number `number` of upstream `name`. `state`: how it is."""
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        kind: str,
+        settings: ClientSettings,
+        owner: ConnectorOwner,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._owner = owner
+        self._loop = loop
+        self._session: ClientSession | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._woken = asyncio.Event()
+        self._failures = 0
+        self.state = BindState(number, kind, BindStatus.CONNECTING, now_ms())
+
+    def start(self) -> None:
+        """Connect, and go on doing so."""
+        self._owner.handle_state(self)
+        self._task = self._loop.create_task(self._keep_bound())
+
+    async def close(self, reason: str) -> None:
+        """Unbind, once what was sent is answered, and connect no more. It takes some seconds at most."""
+        self._closing = True
+        if self._session:
+            self._session.unbind(reason)
+            await self._session.ended
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._set_state(BindStatus.CLOSED)
+
+    def change_settings(self, settings: ClientSettings) -> None:
+        """Go on with other settings: at once where they are for another connection, or it is not bound."""
+        self._settings = settings
+        self._failures = 0
+        self._woken.set()
+        if self._session:
+            self._session.change_settings(settings)
+
+    def handle_bound(self, session: ClientSession) -> None:
+        """A session is bound; not necessarily this one's."""
+        if session is self._session:
+            self._set_state(BindStatus.BOUND)
+
+    async def _keep_bound(self) -> None:
+        while not self._closing:
+            self._woken.clear()
+            session, error = await self._connect()
+            if self._closing:
+                return
+            has_held = session and session.bound_at and self._loop.time() - session.bound_at > self._stable_seconds
+            self._failures = 0 if has_held else self._failures + 1
+            status = session.bind_status if session else 0
+            self._set_state(BindStatus.REFUSED if status else BindStatus.UNBOUND, error, status)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._choose_pause(status)):
+                    await self._woken.wait()
+
+    @property
+    def _stable_seconds(self) -> float:
+        """How long a connection has to hold for the next one to come at once."""
+        return self._settings.reconnect_seconds
+
+    async def _connect(self) -> tuple[ClientSession | None, str]:
+        """Connect, bind, and stay until the end of it. Returns the session, where it came to one, and why it ended."""
+        settings, number, kind = self._settings, self.state.number, self.state.kind
+        try:
+            bind_octets = encode_bind(settings, kind)
+            tls_context = await asyncio.to_thread(create_tls_context, settings) if settings.tls else None
+        except (OSError, ValueError) as error:
+            return None, str(error)
+        session = ClientSession(self._name, number, kind, bind_octets, settings, self._owner, self._loop)
+        try:
+            async with asyncio.timeout(settings.connect_seconds):
+                await self._loop.create_connection(
+                    lambda: session,
+                    settings.host,
+                    settings.port,
+                    ssl=tls_context,
+                    server_hostname=(settings.tls_server_name or settings.host) if tls_context else None,
+                )
+        except asyncio.CancelledError:
+            session.discard()
+            raise
+        except TimeoutError:
+            session.discard()
+            return None, f"no connection to {settings.host} port {settings.port} in {settings.connect_seconds:g} s"
+        except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
+            return None, f"no connection to {settings.host} port {settings.port}: {_describe_error(error)}"
+        self._session = session
+        session.change_settings(self._settings)  # they may have changed meanwhile
+        if session.is_bound:
+            self.handle_bound(session)
+        await session.ended
+        self._session = None
+        return session, session.end_reason
+
+    def _choose_pause(self, status: int) -> float:
+        """Return how many seconds to wait before the next try."""
+        first, longest = _FIRST_PAUSE, _LONGEST_PAUSE
+        if status and status not in _PASSING_REFUSALS:
+            first, longest = _FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE
+        doublings = min(self._failures - 1, _MAX_DOUBLINGS)
+        factor = min(first * 2**doublings, longest) if self._failures else _SHORT_PAUSE
+        return self._settings.reconnect_seconds * factor * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+    def _set_state(self, state: BindStatus, error: str = "", status: int = 0) -> None:
+        old, number, kind = self.state, self.state.number, self.state.kind
+        has_turned = BindStatus.BOUND in (state, old.state)
+        self.state = BindState(number, kind, state, now_ms() if has_turned else old.since, error, status)
+        if self.state != old:
+            log.info("upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, error and f", {error}")
+            self._owner.handle_state(self)
+
+
+def encode_bind(settings: ClientSettings, kind: str) -> bytes:
+    """Return the bind PDU.
+
+    Raises ValueError where a field is too long for SMPP, with a text that does not quote it: it may be the password.
+    """
+    try:
+        return Bind(
+            BIND_COMMANDS[kind],
+            BIND_SEQUENCE,
+            settings.system_id,
+            settings.password,
+            settings.system_type,
+            settings.interface_version,
+            settings.address_ton,
+            settings.address_npi,
+            settings.address_range,
+        ).encode()
+    except ValueError:
+        raise ValueError(
+            "system_id (15 characters at most), password (8), system_type (12) or address_range (40) is too long for"
+            " SMPP, or has characters that are not Latin-1"
+        ) from None
+
+
+def create_tls_context(settings: ClientSettings) -> ssl.SSLContext:
+    """Return the context of a connection with TLS 1.2 (RFC 5246) or newer.
+
+    Raises ValueError where `tls_ca_file` cannot be read or used.
+    """
+    try:
+        tls_context = ssl.create_default_context(cafile=settings.tls_ca_file or None)
+    except OSError as error:
+        raise ValueError(f"CA file {settings.tls_ca_file}: {_describe_error(error)}") from None
+    tls_context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not settings.tls_verify:
+        tls_context.check_hostname = False
+        tls_context.verify_mode = ssl.CERT_NONE
+    return tls_context
+
+
+def _describe_error(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error)

@@ -1,0 +1,131 @@
+"""Receipts as carriers send them: a deliver_sm or data_sm with the text of appendix B, with TLVs, or with both."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from portal.services.common import message_states
+from portal.smsc.protocol import times
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, TlvTag
+from portal.smsc.protocol.pdu import DataSm, DeliverSm
+
+INTERMEDIATE_STATES = frozenset((message_states.ENROUTE, message_states.ACCEPTED))
+"""States that end nothing: another receipt follows."""
+
+# esm_class, 5.2.12: the bits that say what kind of message it is, and the kind that is only a notification.
+_ESM_CLASS_TYPE_BITS, _ESM_CLASS_NOTIFICATION, _ESM_CLASS_UDH = 0x3C, 0x20, 0x40
+_DATA_CODING_UCS2 = 8
+
+# message_state, 5.2.28; 0 and 9 are those that SMPP 5.0 adds, scheduled and skipped.
+_STATES_BY_TLV: Mapping[int, int] = {
+    0: message_states.ENROUTE,
+    **{each: each for each in range(message_states.ENROUTE, message_states.REJECTED + 1)},
+    9: message_states.REJECTED,
+}
+# By the first five letters: carriers spell these words in their own ways, and cut them at seven.
+_STATES_BY_WORD: Mapping[str, int] = {
+    "ENROU": message_states.ENROUTE,
+    "BUFFE": message_states.ENROUTE,
+    "BUFFR": message_states.ENROUTE,
+    "SCHED": message_states.ENROUTE,
+    "SUBMI": message_states.ENROUTE,
+    "ACCEP": message_states.ACCEPTED,
+    "DELIV": message_states.DELIVERED,
+    "EXPIR": message_states.EXPIRED,
+    "DELET": message_states.DELETED,
+    "CANCE": message_states.DELETED,
+    "UNDEL": message_states.UNDELIVERABLE,
+    "FAILE": message_states.UNDELIVERABLE,
+    "UNKNO": message_states.UNKNOWN,
+    "REJEC": message_states.REJECTED,
+    "SKIPP": message_states.REJECTED,
+}
+_LETTERS_THAT_DECIDE = 5
+
+_KEY = re.compile(r"(?<![^\s,;])(id|sub|dlvrd|submit[ _]?date|done[ _]?date|stat|err|text)\s*:\s*", re.IGNORECASE)
+_DATE_FORMATS = {10: "%y%m%d%H%M", 12: "%y%m%d%H%M%S", 14: "%Y%m%d%H%M%S"}
+_MAX_ID_LENGTH = 64
+_MAX_WORD_LENGTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a receipt says.
+
+    message_ids: the ids that it gives for its message, as they came: that of the TLV first, and that of the text where
+    it is another. state: message_state as the portal has it, None: a word that is not known. is_final: nothing more
+    will come. stat, err: as they came, "" where there is none; of a TLV the decimal number. done_at: unix milliseconds,
+    None: no date that can be read. Carriers write it in a time zone of their own, which is taken for UTC.
+    """
+
+    message_ids: tuple[str, ...]
+    state: int | None
+    is_final: bool
+    stat: str = ""
+    err: str = ""
+    done_at: int | None = None
+
+
+def parse_receipt(message: DeliverSm | DataSm) -> Receipt | None:
+    """Return the receipt that it is, None where it is a message from a handset.
+
+    By esm_class, or by receipted_message_id: a handset can write a receipt's text, but neither of these.
+    """
+    kind = message.esm_class & _ESM_CLASS_TYPE_BITS
+    tlvs = message.tlvs
+    if kind not in (ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) and TlvTag.RECEIPTED_MESSAGE_ID not in tlvs:
+        return None
+    fields = _parse_text(_decode_text(message))
+    tlv_id = tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1").strip()
+    candidates = (each[:_MAX_ID_LENGTH] for each in (tlv_id, fields.get("id", "")) if each)
+    stat = fields.get("stat", "")[:_MAX_WORD_LENGTH]
+    state_value = tlvs.get(TlvTag.MESSAGE_STATE, b"")
+    state = _STATES_BY_TLV.get(state_value[0]) if len(state_value) == 1 else None
+    if state is None:
+        state = _STATES_BY_WORD.get(stat[:_LETTERS_THAT_DECIDE].upper())
+    return Receipt(
+        tuple(dict.fromkeys(candidates)),
+        state,
+        state is not None and state not in INTERMEDIATE_STATES and kind != _ESM_CLASS_NOTIFICATION,
+        stat,
+        _read_error_code(tlvs.get(TlvTag.NETWORK_ERROR_CODE)) or fields.get("err", "")[:_MAX_WORD_LENGTH],
+        _parse_date(fields.get("donedate", "")),
+    )
+
+
+def _decode_text(message: DeliverSm | DataSm) -> str:
+    body = message.body
+    if message.esm_class & _ESM_CLASS_UDH and body:
+        body = body[1 + body[0] :]
+    return body.decode("utf-16-be" if message.data_coding == _DATA_CODING_UCS2 else "latin-1", "replace")
+
+
+def _parse_text(text: str) -> Mapping[str, str]:
+    """Return the fields of appendix B by their names, in small letters and without blanks."""
+    fields: dict[str, str] = {}
+    keys = list(_KEY.finditer(text))
+    for index, key in enumerate(keys):
+        name = re.sub("[ _]", "", key[1].lower())
+        end = keys[index + 1].start() if index + 1 < len(keys) else len(text)
+        if name == "text" and {"id", "stat"} & fields.keys():
+            break  # what follows is what the message's sender wrote
+        fields.setdefault(name, text[key.end() : end].strip(" \t\r\n\0,;"))
+    return fields
+
+
+def _read_error_code(value: bytes | None) -> str:
+    """Return the code of network_error_code (5.3.2.31), behind the octet that says which network it is of."""
+    return str(int.from_bytes(value[1:])) if value and len(value) == 3 else ""
+
+
+def _parse_date(text: str) -> int | None:
+    try:
+        if text.isascii() and text.isdigit():
+            moment = datetime.datetime.strptime(text, _DATE_FORMATS[len(text)]).replace(tzinfo=datetime.UTC)
+            return int(moment.timestamp() * 1000)
+        return times.parse_smpp_time(text, 0) if not text.endswith("R") else None
+    except (KeyError, ValueError, OverflowError):
+        return None

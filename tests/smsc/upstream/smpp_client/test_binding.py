@@ -1,0 +1,273 @@
+"""Binding to a carrier, again and again where that fails."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from portal.smsc.admission.tls import create_tls_context, ensure_certificate
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import BindResp, DeliverSm, HeaderOnlyPdu
+from portal.smsc.upstream.smpp_client.interface import BindStatus
+from tests.smsc.esme import wait_until
+from tests.smsc.upstream.smpp_client.carrier import (
+    run_bound_client,
+    run_carrier,
+    run_client,
+    submit_all,
+)
+from tests.support import find_free_port
+
+
+async def test_it_binds_as_it_is_set():
+    settings = {
+        "system_id": "me",
+        "password": "12345678",
+        "system_type": "vma",
+        "interface_version": 0x33,
+        "address_ton": 1,
+        "address_npi": 2,
+        "address_range": "^39",
+    }
+    async with run_carrier() as carrier, run_client(carrier.port, **settings) as (client, reports):
+        connection = await carrier.wait_for_connection()
+        bind = await connection.accept_bind()
+        assert bind.command == CommandId.BIND_TRANSCEIVER
+        assert (bind.system_id, bind.password, bind.system_type) == ("me", "12345678", "vma")
+        assert (bind.interface_version, bind.addr_ton, bind.addr_npi, bind.address_range) == (0x33, 1, 2, "^39")
+        await reports.wait_for_state(BindStatus.BOUND)
+        assert [(each.number, each.kind, each.state) for each in client.bind_states] == [(1, "trx", "bound")]
+
+
+async def test_pairs_send_on_the_one_and_receive_on_the_other():
+    async with run_carrier() as carrier, run_client(carrier.port, bind="tx+rx", binds=2) as (client, reports):
+        connections = await carrier.accept_all(4)
+        transmitters, receivers = connections[CommandId.BIND_TRANSMITTER], connections[CommandId.BIND_RECEIVER]
+        assert (len(transmitters), len(receivers)) == (2, 2)
+        await reports.wait_for(lambda: all(each.state == BindStatus.BOUND for each in client.bind_states))
+        assert [each.kind for each in client.bind_states] == ["tx", "rx", "tx", "rx"]
+        assert client.room == 20
+        submit_all(client, range(20))
+        for each in transmitters:
+            await each.read_submits(10)
+        for each in receivers:
+            each.send(DeliverSm(7, source="1", destination="2"))
+            assert (await each.wait_for_response(7)).status == 0
+        transmitters[0].send(DeliverSm(8, source="1", destination="2"))
+        assert (await transmitters[0].wait_for_response(8)).status == CommandStatus.ESME_RINVBNDSTS
+        assert len(reports.deliveries) == 2
+
+
+async def test_a_refusal_is_told_and_it_tries_again_more_slowly():
+    async with run_carrier() as carrier, run_client(carrier.port) as (client, reports):
+        await carrier.accept(CommandStatus.ESME_RINVPASWD)
+        refused = await reports.wait_for_state(BindStatus.REFUSED)
+        refused_at = asyncio.get_running_loop().time()
+        assert refused.status == CommandStatus.ESME_RINVPASWD
+        assert refused.error == "the upstream refuses the bind with ESME_RINVPASWD 0x0E"
+        assert client.room == 0
+        await carrier.accept()
+        # Six times as long as otherwise, but for what chance takes off.
+        assert asyncio.get_running_loop().time() - refused_at > 4 * 0.05
+        bound = await reports.wait_for_state(BindStatus.BOUND)
+        assert (bound.error, bound.status) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(CommandStatus.ESME_RINVCMDID, CommandStatus.ESME_RINVCMDID), (0, CommandStatus.ESME_RUNKNOWNERR)],
+)
+async def test_generic_nack_refuses_a_bind(status, told):
+    async with run_carrier() as carrier, run_client(carrier.port) as (_, reports):
+        connection = await carrier.wait_for_connection()
+        connection.send(HeaderOnlyPdu(CommandId.GENERIC_NACK, (await connection.read_bind()).sequence, status))
+        assert (await reports.wait_for_state(BindStatus.REFUSED)).status == told
+
+
+async def test_it_waits_for_a_carrier_that_is_not_there():
+    port = find_free_port()
+    async with run_carrier() as carrier, run_client(port) as (_, reports):
+        carrier.stop()
+        state = await reports.wait_for_state(BindStatus.UNBOUND)
+        assert state.error == f"no connection to 127.0.0.1 port {port}: Connection refused"
+        carrier.port = port
+        await carrier.start()
+        await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_a_name_that_does_not_exist_is_told():
+    async with run_client(1, host="carrier.invalid") as (_, reports):
+        assert (await reports.wait_for_state(BindStatus.UNBOUND)).error.startswith("no connection to carrier.invalid")
+
+
+async def test_a_bind_that_is_not_answered_is_given_up():
+    async with run_carrier() as carrier, run_client(carrier.port, bind_seconds=0.05) as (_, reports):
+        connection = await carrier.wait_for_connection()
+        state = await reports.wait_for_state(BindStatus.UNBOUND)
+        assert state.error == "the upstream has not answered the bind"
+        await connection.wait_for_close()
+        await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_another_answer_than_that_to_the_bind_is_none():
+    async with run_carrier() as carrier, run_client(carrier.port) as (_, reports):
+        connection = await carrier.wait_for_connection()
+        bind = await connection.read_bind()
+        connection.send(DeliverSm(5, source="1", destination="2"))
+        assert (await connection.wait_for_response(5)).status == CommandStatus.ESME_RINVBNDSTS
+        connection.send(BindResp(CommandId.BIND_RECEIVER_RESP, bind.sequence))
+        state = await reports.wait_for_state(BindStatus.UNBOUND)
+        assert state.error == "the upstream has answered the bind with command_id 0x80000001"
+        assert not reports.deliveries
+
+
+async def test_what_is_too_long_for_smpp_is_told_without_the_password():
+    async with run_client(1, password="much too long") as (client, reports):
+        state = await reports.wait_for_state(BindStatus.UNBOUND)
+        assert "too long for SMPP" in state.error
+        assert "much" not in state.error
+        assert "secret" not in repr(client)
+
+
+async def test_it_comes_back_after_a_loss_and_another():
+    async with run_bound_client() as (_, reports, connection, carrier):
+        for _ in range(3):
+            connection.abort()
+            state = await reports.wait_for_state(BindStatus.UNBOUND)
+            assert state.error.startswith(("the connection was lost", "the upstream has closed"))
+            connection = await carrier.accept()
+            await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_pauses_grow_while_it_fails():
+    loop = asyncio.get_running_loop()
+    async with run_carrier() as carrier, run_client(carrier.port, reconnect_seconds=0.04) as (client, reports):
+        tried_at = []
+        for _ in range(5):
+            connection = await carrier.wait_for_connection()
+            tried_at.append(loop.time())
+            connection.abort()
+            await reports.wait_for(lambda: not client.sessions)
+        pauses = [after - before for before, after in itertools.pairwise(tried_at)]
+        # 1, 2, 4 and 6 times 0.04 s, each a quarter more or less.
+        assert pauses[2] > 2 * pauses[0]
+        assert pauses[3] > 4 * 0.04
+        (unbound,) = [each for each in reports.states if each.state == BindStatus.UNBOUND][:1]
+        assert client.bind_states[0].since == unbound.since
+
+
+async def test_after_one_that_has_held_it_comes_back_at_once():
+    loop = asyncio.get_running_loop()
+    async with run_bound_client(reconnect_seconds=0.5) as (_, __, connection, carrier):
+        bound_at = loop.time()
+        await wait_until(lambda: loop.time() > bound_at + 0.55)
+        connection.abort()
+        await carrier.accept()
+        # A tenth of the usual pause.
+        assert loop.time() < bound_at + 0.55 + 0.3
+
+
+async def test_since_when_it_is_bound_or_not():
+    async with run_carrier() as carrier, run_client(carrier.port) as (_, reports):
+        (connecting,) = reports.states
+        assert connecting.state == BindStatus.CONNECTING
+        await carrier.accept(CommandStatus.ESME_RALYBND)
+        refused = await reports.wait_for_state(BindStatus.REFUSED)
+        connection = await carrier.accept()
+        bound = await reports.wait_for_state(BindStatus.BOUND)
+        connection.abort()
+        unbound = await reports.wait_for_state(BindStatus.UNBOUND)
+        assert connecting.since == refused.since < bound.since <= unbound.since
+
+
+async def test_closing_unbinds():
+    async with run_bound_client() as (client, reports, connection, _):
+        closing = asyncio.create_task(client.close())
+        await connection.answer_unbind()
+        await closing
+        assert reports.states[-1].state == BindStatus.CLOSED
+        assert client.room == 0
+
+
+async def test_closing_before_the_bind_is_answered():
+    async with run_carrier() as carrier, run_client(carrier.port) as (client, _):
+        connection = await carrier.wait_for_connection()
+        await connection.read_bind()
+        await client.close()
+        await connection.wait_for_close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_closing_at_any_moment_of_connecting(server_tls, tls):
+    async with run_carrier(server_tls if tls else None) as carrier:
+        for turns in range(60):
+            async with run_client(carrier.port, tls=tls, tls_verify=False) as (client, _):
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await client.close()
+
+
+async def test_closing_while_nobody_listens():
+    async with run_client(find_free_port(), reconnect_seconds=60) as (client, reports):
+        await reports.wait_for_state(BindStatus.UNBOUND)
+        await client.close()
+        assert client.bind_states[0].state == BindStatus.CLOSED
+
+
+# --- TLS
+
+
+@pytest.fixture
+def server_tls(tmp_path):
+    return create_tls_context(*ensure_certificate(tmp_path, "smpp.carrier.example"), "1.3")
+
+
+async def test_tls_with_the_name_in_the_certificate(tmp_path, server_tls):
+    asked_names = []
+    server_tls.sni_callback = lambda _, name, __: asked_names.append(name)
+    settings = {"tls": True, "tls_ca_file": f"{tmp_path}/smpp.crt", "tls_server_name": "smpp.carrier.example"}
+    async with run_carrier(server_tls) as carrier, run_client(carrier.port, **settings) as (_, reports):
+        connection = await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+        assert asked_names == ["smpp.carrier.example"]
+        assert connection.writer.get_extra_info("ssl_object").version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({}, "its certificate is not trusted: self-signed certificate"),
+        ({"tls_ca_file": "{folder}/smpp.crt"}, "its certificate is not trusted: IP address mismatch"),
+        ({"tls_ca_file": "{folder}/none.crt"}, "CA file {folder}/none.crt: No such file or directory"),
+        ({"tls_ca_file": "{folder}/smpp.key"}, "CA file {folder}/smpp.key: TLS failed: "),
+    ],
+)
+async def test_tls_that_is_not_trusted(tmp_path, server_tls, settings, error):
+    settings = {name: value.format(folder=tmp_path) for name, value in settings.items()}
+    async with run_carrier(server_tls) as carrier, run_client(carrier.port, tls=True, **settings) as (_, reports):
+        assert error.format(folder=tmp_path) in (await reports.wait_for_state(BindStatus.UNBOUND)).error
+
+
+async def test_tls_that_need_not_be_trusted(server_tls):
+    async with run_carrier(server_tls) as carrier, run_client(carrier.port, tls=True, tls_verify=False) as (_, reports):
+        await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_a_connection_that_does_not_come_about_is_given_up():
+    async with run_carrier() as carrier, run_client(carrier.port, tls=True, connect_seconds=0.1) as (_, reports):
+        # It never says a word of the handshake.
+        connection = await carrier.wait_for_connection()
+        state = await reports.wait_for_state(BindStatus.UNBOUND)
+        assert state.error == f"no connection to 127.0.0.1 port {carrier.port} in 0.1 s"
+        await connection.wait_for_close()
+        await carrier.wait_for_connection()
+
+
+async def test_tls_to_a_port_without_it():
+    async with run_carrier() as carrier, run_client(carrier.port, tls=True, tls_verify=False) as (_, reports):
+        connection = await carrier.wait_for_connection()
+        connection.send_octets(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+        assert "TLS failed" in (await reports.wait_for_state(BindStatus.UNBOUND)).error

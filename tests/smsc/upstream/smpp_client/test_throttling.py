@@ -1,0 +1,299 @@
+"""A carrier that says that it is too much: everything slows down, nothing is lost, and nothing overtakes."""
+
+import asyncio
+from collections import defaultdict
+from itertools import islice
+
+import pytest
+
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import HeaderOnlyPdu, SubmitSm
+from portal.smsc.upstream.smpp_client.client import MAX_TRIES, THROTTLING_STATUSES
+from portal.smsc.upstream.smpp_client.pacing import UNLIMITED, Pacer
+from tests.smsc.esme import wait_until
+from tests.smsc.upstream.smpp_client.carrier import run_bound_client, run_carrier, run_client, submit_all
+
+NUMBER, OTHER = "393331234567", "393337654321"
+THROTTLED = CommandStatus.ESME_RTHROTTLED
+
+
+@pytest.mark.parametrize("status", THROTTLING_STATUSES)
+async def test_it_is_sent_again(status):
+    async with run_bound_client(throttle_seconds=0.05) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        first = await connection.read_submit()
+        connection.answer(first, status)
+        again = await connection.read_submit()
+        assert (again.short_message, again.sequence > first.sequence) == (b"1", True)
+        # Nothing else goes out before it is known whether it is accepted.
+        assert client.room == 0
+        connection.answer(again)
+        await reports.wait_for(lambda: client.room)
+        assert reports.answers == [(1, 0, "id of 1")]
+        assert (client.counters.throttled, client.counters.retried) == (1, 1)
+
+
+async def test_nothing_behind_it_goes_out_before_it():
+    async with run_bound_client(throttle_seconds=0.05, throughput=1_000) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        for _ in range(3):
+            connection.answer(await connection.read_submit(), THROTTLED)
+        # Others may go before it is tried for the fourth time.
+        await reports.wait_for(lambda: client.room)
+        submit_all(client, [10], OTHER)
+        submit_all(client, [2, 3], NUMBER)
+        connection.answer(await connection.read_submit())
+        await wait_until(lambda: client.room >= 7)
+        assert client.room == 7
+        assert reports.answers == [(10, 0, "id of 10")]
+        for each in (b"1", b"2", b"3"):
+            submit = await connection.read_submit()
+            assert submit.short_message == each
+            connection.answer(submit)
+        await reports.wait_for(lambda: len(reports.answers) == 4)
+        assert {each[1] for each in reports.answers} == {0}
+
+
+async def test_what_waits_for_its_bind_does_not_overtake_either():
+    settings = {"throttle_seconds": 0.05, "binds": 2, "window": 2}
+    async with run_carrier() as carrier, run_client(carrier.port, **settings) as (client, reports):
+        connections = (await carrier.accept_all(2))[CommandId.BIND_TRANSCEIVER]
+        await reports.wait_for(lambda: client.room == 4)
+        submit_all(client, [1, 2, 3, 4], NUMBER)
+        for each in connections:
+            each.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 5))
+        firsts = [await each.read_pdu() for each in connections]
+        (connection,) = (each for each, first in zip(connections, firsts, strict=True) if isinstance(first, SubmitSm))
+        (one,) = (each for each in firsts if isinstance(each, SubmitSm))
+        two = await connection.read_submit()
+        await connection.wait_for_response(5)
+        connection.answer(one, THROTTLED)
+        connection.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 6))
+        assert (await connection.read_response()).sequence == 6
+        connection.answer(two)
+        for _ in range(3):
+            readers = [asyncio.create_task(each.read_submit()) for each in connections]
+            (done,), (idle,) = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+            connections[readers.index(done)].answer(await done)
+        await reports.wait_for(lambda: len(reports.answers) == 4)
+        assert [each[0] for each in reports.answers] == [2, 1, 3, 4]
+
+
+async def test_two_that_were_refused_go_out_again_in_their_order():
+    async with run_bound_client(throttle_seconds=0.05) as (client, reports, connection, _):
+        submit_all(client, range(4), NUMBER)
+        submits = await connection.read_submits(4)
+        for each in reversed(submits):
+            connection.answer(each, THROTTLED)
+        # One goes out to see, and the others once it is accepted.
+        for number in range(4):
+            submit = await connection.read_submit()
+            assert submit.short_message == b"%d" % number
+            connection.answer(submit)
+        await reports.wait_for(lambda: len(reports.answers) == 4)
+        assert [each[0] for each in reports.answers] == [0, 1, 2, 3]
+
+
+async def test_others_pass_one_that_waits():
+    async with run_bound_client(throttle_seconds=0.05, window=4, throughput=400) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        connection.answer(await connection.read_submit(), CommandStatus.ESME_RMSGQFUL)
+        # It is refused as often as it is tried.
+        answered = 0
+        to_send = iter(range(10, 40))
+        reports.on_room = lambda: submit_all(client, islice(to_send, client.room))
+        while answered < 30:
+            submit = await connection.read_submit()
+            poisoned = submit.destination == NUMBER
+            connection.answer(submit, CommandStatus.ESME_RMSGQFUL if poisoned else 0)
+            answered += not poisoned
+        await reports.wait_for(lambda: len(reports.answers) == 30)
+        assert 1 not in [each[0] for each in reports.answers]
+        # That it is refused again and again slows down nobody else.
+        assert client.rate >= 200
+
+
+async def test_one_that_is_refused_for_ever_is_given_back_with_what_is_behind_it():
+    async with run_bound_client(throttle_seconds=0.01) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        for number in range(MAX_TRIES):
+            if number == 1:
+                await wait_until(lambda: client.counters.throttled)
+                submit_all(client, [2], NUMBER)
+            connection.answer(await connection.read_submit(), THROTTLED)
+        await reports.wait_for(lambda: len(reports.answers) == 2)
+        assert reports.answers == [(1, THROTTLED, ""), (2, THROTTLED, "")]
+        await reports.wait_for(lambda: client.room)
+        submit_all(client, [3], NUMBER)
+        connection.answer(await connection.read_submit())
+        await reports.wait_for(lambda: len(reports.answers) == 3)
+
+
+async def test_one_destination_does_not_take_all_the_room():
+    async with run_bound_client(throttle_seconds=0.05, window=2) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        connection.answer(await connection.read_submit(), THROTTLED)
+        await wait_until(lambda: client.counters.throttled)
+        submit_all(client, [2, 3], NUMBER)
+        await reports.wait_for(lambda: reports.answers)
+        assert reports.answers == [(3, THROTTLED, "")]
+
+
+async def test_throttling_everything_for_a_while_loses_nothing():
+    destinations = [f"39333000000{each}" for each in range(5)]
+    messages = {each: destinations[each % 5] for each in range(300)}
+    loop = asyncio.get_running_loop()
+    async with run_bound_client(throttle_seconds=0.02, throughput=2_000) as (client, reports, connection, _):
+        to_send = iter(messages.items())
+
+        def send_more():
+            for message_id, destination in islice(to_send, client.room):
+                submit_all(client, [message_id], destination)
+
+        reports.on_room = send_more
+        accepted: dict[str, list[int]] = defaultdict(list)
+        received = 0
+        send_more()
+        throttled_until = 0.0
+        while sum(len(each) for each in accepted.values()) < len(messages):
+            submit = await connection.read_submit()
+            received += 1
+            if received == 50:
+                throttled_until = loop.time() + 0.3
+            if loop.time() < throttled_until:
+                connection.answer(submit, THROTTLED)
+            else:
+                accepted[submit.destination].append(int(submit.short_message))
+                connection.answer(submit)
+        await reports.wait_for(lambda: len(reports.answers) == len(messages))
+    assert {status for _, status, _ in reports.answers} == {0}
+    # Those that were in flight at the first refusal are all that were sent in vain, and one after each pause.
+    assert 1 <= received - len(messages) <= 10 + 0.3 / 0.02
+    for destination, ids in accepted.items():
+        assert ids == sorted(each for each, its in messages.items() if its == destination)
+
+
+async def test_a_connection_that_is_lost_meanwhile_gives_back_what_waits():
+    async with run_bound_client(throttle_seconds=60) as (client, reports, connection, _):
+        submit_all(client, [1, 2, 3], NUMBER)
+        submit_all(client, [4], OTHER)
+        one, *_ = await connection.read_submits(4)
+        connection.answer(one, THROTTLED)
+        await wait_until(lambda: client.counters.throttled)
+        submit_all(client, [5], NUMBER)
+        connection.abort()
+        await reports.wait_for(lambda: reports.unsure)
+        assert (reports.unsure, reports.unsent) == ([2, 3, 4], [1, 5])
+
+
+async def test_drained_is_after_what_waits_to_be_sent_again():
+    drained = asyncio.Event()
+    async with run_bound_client(throttle_seconds=0.05) as (client, reports, connection, _):
+        submit_all(client, [1, 2], NUMBER)
+        one, two = await connection.read_submits(2)
+        connection.answer(one, THROTTLED)
+        connection.answer(two)
+        client.drain(drained.set)
+        assert client.room == 0
+        again = await connection.read_submit()
+        assert not drained.is_set()
+        connection.answer(again)
+        await asyncio.wait_for(drained.wait(), 10)
+        assert client.room == 0
+        assert sorted(each[0] for each in reports.answers) == [1, 2]
+
+
+async def test_nothing_under_way_is_drained_at_once():
+    drained = asyncio.Event()
+    async with run_bound_client() as (client, _, __, ___):
+        client.drain(drained.set)
+        await asyncio.wait_for(drained.wait(), 10)
+
+
+# --- the pacer
+
+
+def send(pacer, now):
+    assert pacer.count_available(now) >= 1
+    pacer.count_sent(now)
+
+
+def test_without_a_limit_anything_goes():
+    assert Pacer(0, 1, 0.0).count_available(0.0) == UNLIMITED
+
+
+def test_the_rate_is_halved_once_for_a_burst():
+    pacer = Pacer(100, 1, 0.0)
+    for _ in range(5):
+        send(pacer, 10.0)
+        assert pacer.count_available(10.0) <= 5
+    for at in (10.1, 10.2, 10.2):
+        pacer.record_refusal(10.0, at)
+    assert pacer.rate == 50
+    assert pacer.get_wait(10.6) == pytest.approx(0.5)
+    assert pacer.count_available(11.0) == 0
+    assert pacer.count_available(11.1) == 1
+
+
+def test_after_a_pause_one_is_sent_to_see():
+    pacer = Pacer(100, 1, 0.0)
+    send(pacer, 1.0)
+    pacer.record_refusal(1.0, 1.0)
+    send(pacer, 2.0)
+    assert pacer.count_available(2.5) == 0
+    # What was sent before the refusal says nothing.
+    pacer.record_answer(1.0, 2.5)
+    assert pacer.count_available(2.5) == 0
+    pacer.record_refusal(2.0, 3.0)
+    assert pacer.count_available(4.9) == 0
+    send(pacer, 5.0)
+    pacer.record_refusal(5.0, 5.1)
+    # It is never waited longer than twice as long.
+    send(pacer, 7.1)
+    pacer.forget_probe()
+    send(pacer, 7.2)
+    pacer.record_answer(7.2, 7.3)
+    assert pacer.rate == 50
+    assert pacer.count_available(8.0) > 1
+
+
+def test_it_speeds_up_by_steps():
+    pacer = Pacer(100, 1, 0.0)
+    send(pacer, 1.0)
+    pacer.record_refusal(1.0, 1.0)
+    send(pacer, 2.0)
+    pacer.record_answer(2.0, 2.0)
+    rates = []
+    for second in range(2, 10):
+        pacer.count_available(second + 0.5)
+        rates.append(pacer.rate)
+    assert rates == [50, 60, 70, 80, 90, 100, 100, 100]
+    assert not pacer.is_slowed
+
+
+def test_without_a_throughput_the_limit_is_lifted_again():
+    pacer = Pacer(0, 1, 0.0)
+    for number in range(200):
+        send(pacer, number / 100)
+    pacer.record_refusal(1.99, 2.0)
+    assert pacer.rate == pytest.approx(50, rel=0.03)
+    send(pacer, 3.0)
+    pacer.record_answer(3.0, 3.0)
+    assert pacer.count_available(15.0) < UNLIMITED
+    assert pacer.count_available(20.0) == UNLIMITED
+
+
+def test_another_throughput_holds_at_once():
+    pacer = Pacer(100, 1, 0.0)
+    pacer.change_throughput(1000, 1.0)
+    assert pacer.rate == 1000
+    assert pacer.count_available(2.0) == 50
+
+
+def test_an_idle_pacer_wants_no_timer():
+    pacer = Pacer(100, 1, 0.0)
+    send(pacer, 1.0)
+    assert pacer.get_wait(1.0) is not None
+    assert pacer.count_available(2.0) == 5
+    assert pacer.get_wait(2.0) is None
