@@ -31,6 +31,7 @@ ROOT_COMMANDS = {
     "order": ("billing", "Orders of credits."),
     "pack": ("billing", "What credits cost."),
     "price": ("prices", "Price lists: credits a part, by country or by the first digits of numbers."),
+    "upstream": ("upstreams", "Connections to carriers, which messages take."),
     "simulate": ("messages", "What the built-in upstream makes up."),
     "route": ("messages", "Numbers and short codes that reach an account."),
     "blacklist": ("messages", "Numbers that get no messages of an account, most because they said STOP."),

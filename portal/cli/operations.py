@@ -24,7 +24,7 @@ from portal.cli.shell import (
     require_installation,
     root_command,
 )
-from portal.core.config import Config, SettingOrigin
+from portal.core.config import SettingOrigin
 from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
 from portal.core.crypto import KeyFileError
 from portal.core.progress import Progress, no_progress
@@ -49,19 +49,12 @@ def _show_config(options: CommonOptions) -> CommandOutput:
             "origin": each.origin,
             "help": each.help,
         }
-        for each in [*config.setting_origins, *_upstream_sources(config)]
+        for each in config.setting_origins
     ]
     lines = [
         (row["key"], _format_setting(row["value"]), _format_setting(row["default"]), row["origin"]) for row in rows
     ]
     return CommandOutput(rows, format_table(("key", "value", "default", "from"), lines))
-
-
-def _upstream_sources(config: Config) -> list[SettingOrigin]:
-    return [
-        SettingOrigin(f"upstream.{each.name}.kind", each.kind, "simulator", "settings", "where messages go")
-        for each in config.upstreams
-    ]
 
 
 def _mask_secret(source: SettingOrigin) -> object:
@@ -162,8 +155,10 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
 
 def _run_self_check(context: CommandContext) -> list[Problem]:
     problems: list[Problem] = []
+    keys = None
     try:
         database_key.require_key_of_database(context.conn, context.config.data)
+        keys = context.keys
         if count := database_key.count_unopened_secrets(context.conn, context.keys):
             problems.append(self_check.problem_from_unopened_secrets(count))
     except KeyFileError as error:
@@ -172,7 +167,7 @@ def _run_self_check(context: CommandContext) -> list[Problem]:
         _show_check_progress() as progress,
         self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
     ):
-        return problems + self_check.find_problems(copy, progress)
+        return problems + self_check.find_problems(copy, progress, keys=keys)
 
 
 def _run_daily_self_check(context: CommandContext, *, supervised: bool) -> list[Problem]:

@@ -126,14 +126,6 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True)
-class UpstreamSettings:
-    """An upstream that messages are sent to; `kind = "simulator"` is the built-in one."""
-
-    name: str
-    kind: str = "simulator"
-
-
-@dataclass(frozen=True)
 class SettingOrigin:
     """Where a setting came from, for `app.py config`."""
 
@@ -155,7 +147,6 @@ class Config:
     payments: PaymentSettings = field(default_factory=PaymentSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
-    upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("simulator"),)
     setting_origins: tuple[SettingOrigin, ...] = ()
 
     @property
@@ -218,7 +209,10 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
     origins = [
         SettingOrigin("data", str(data_folder), "data", data_origin, "folder of the database, the key and the outbox")
     ]
-    upstreams = _parse_upstreams(tree.pop("upstream", {}))
+    if "upstream" in tree:
+        raise ConfigError(
+            f"upstream ({config_file}): upstreams are no settings; take it out, and add them by `upstream add`"
+        )
     values: dict[str, Any] = {}
     for section, cls in _SECTIONS.items():
         table = tree.pop(section, {})
@@ -226,7 +220,7 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
             raise ConfigError(f"{section}: must be a section, [{section}]")
         values[section] = cls(**_read_section(cls, section, table, env, str(config_file), origins))
     values |= _read_section(Config, "", tree, env, str(config_file), origins, only=("name", "timezone"))
-    config = Config(data=data_folder, upstreams=upstreams, setting_origins=tuple(origins), **values)
+    config = Config(data=data_folder, setting_origins=tuple(origins), **values)
     _check_config(config)
     return config
 
@@ -330,18 +324,6 @@ def _check_setting_bounds(value: Any, setting: Field[Any], path: str) -> None:
         raise ConfigError(f"{path}: {value} is too small; at least {low}")
     if high is not None and value > high:
         raise ConfigError(f"{path}: {value} is too large; at most {high}")
-
-
-def _parse_upstreams(table: Any) -> tuple[UpstreamSettings, ...]:
-    if not isinstance(table, dict) or not all(isinstance(each, dict) for each in table.values()):
-        raise ConfigError("upstream: must be sections, [upstream.NAME]")
-    for name, keys in table.items():
-        for key in keys:
-            if key != "kind":
-                raise ConfigError(f"upstream.{name}.{key}: unknown setting")
-        if keys.get("kind", "simulator") != "simulator":
-            raise ConfigError(f"upstream.{name}.kind: {keys['kind']!r} is not known; there is 'simulator'")
-    return tuple(UpstreamSettings(name) for name in table) or (UpstreamSettings("simulator"),)
 
 
 def _check_config(config: Config) -> None:

@@ -28,6 +28,7 @@ from portal.migrations.m0019_outcome_room import m0019_outcome_room
 from portal.migrations.m0020_national_numbers import m0020_national_numbers
 from portal.migrations.m0021_hex_ids import m0021_hex_ids
 from portal.migrations.m0022_invisible_marks import m0022_invisible_marks
+from portal.migrations.m0023_upstreams import m0023_upstreams
 
 migrations = Migrations("portal")
 
@@ -54,5 +55,6 @@ for step in (
     m0020_national_numbers,
     m0021_hex_ids,
     m0022_invisible_marks,
+    m0023_upstreams,
 ):
     migrations()(step)

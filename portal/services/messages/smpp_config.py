@@ -106,9 +106,9 @@ def _is_unexpired(expires_at: int | None, now: int) -> bool:
 
 
 def read_config_version(conn: sqlite3.Connection) -> int:
-    """The version of what `load_account_configs` and `prices.load_price_lists` return: it grows with each change.
+    """The version of what `load_account_configs`, `prices.load_price_lists` and `upstreams.list_upstreams` return.
 
-    This reads one row, so it may be called often.
+    It grows with each change. This reads one row, so it may be called often.
     """
     return int(conn.execute("SELECT value FROM counters WHERE name = 'config_version'").fetchone()[0])
 

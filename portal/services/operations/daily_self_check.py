@@ -63,7 +63,7 @@ def run_daily_check(
     at = now_ms()
     try:
         with self_check.open_database_copy(conn, data, progress) as copy:
-            problems = self_check.find_problems(copy, progress)
+            problems = self_check.find_problems(copy, progress, keys=keys)
     except Refused as refusal:
         problems = [Problem(refusal.sentence, {name: str(value) for name, value in refusal.params.items()})]
     except sqlite3.DatabaseError as error:

@@ -5,11 +5,13 @@ with the number of accounts, senders and actions of operators, not with messages
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
+from portal.core.crypto import Keys
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress, report_during_statements
-from portal.services.operations.self_check import in_ledger, in_messages
+from portal.services.operations.self_check import in_ledger, in_messages, in_upstreams
 from portal.services.operations.self_check.copy import (
     DatabaseCopyFailed,
     NoDiskSpaceForCopy,
@@ -49,21 +51,27 @@ def list_problem_texts(conn: sqlite3.Connection) -> list[str]:
     return [str(each) for each in find_problems(conn)]
 
 
-def find_problems(conn: sqlite3.Connection, progress: Progress = no_progress) -> list[Problem]:
+def find_problems(
+    conn: sqlite3.Connection, progress: Progress = no_progress, *, keys: Keys | None = None
+) -> list[Problem]:
     """Run all checks; returns the problems. One snapshot is read, so this may run at any time.
 
     Args:
         progress: is told how many of the checks have ended; the first and the one of the messages take longest.
+        keys: what is sealed in the database is to be read with them; None: that isn't checked.
 
     Raises:
         KeyboardInterrupt: from `progress`.
     """
     results: list[Problem] = []
     finished_count = 0
+    checks: list[Callable[[sqlite3.Connection], Iterator[Problem]]] = [*_CHECKS]
+    if keys is not None:
+        checks.append(partial(in_upstreams.check_passwords, keys=keys))
     try:
         conn.execute("BEGIN")
-        with report_during_statements(conn, progress, lambda: (finished_count, len(_CHECKS))):
-            for check in _CHECKS:
+        with report_during_statements(conn, progress, lambda: (finished_count, len(checks))):
+            for check in checks:
                 results += _collect_check_problems(check(conn))
                 finished_count += 1
     except sqlite3.DatabaseError as error:
@@ -139,4 +147,5 @@ _CHECKS = (
     in_messages.check_messages,
     in_messages.check_account_messages,
     _check_deliveries,
+    in_upstreams.check_upstreams,
 )

@@ -1,0 +1,296 @@
+"""`upstream …`: operators' connections to carriers."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from portal.cli.shell import (
+    CommandContext,
+    CommandOutput,
+    DatabaseCommand,
+    add_group,
+    format_names_and_values,
+    format_table,
+    format_timestamp,
+    wrong_usage,
+)
+from portal.core.db import write_transaction
+from portal.services.common.audit import SHELL
+from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams.binds import BindState, UpstreamState
+from portal.services.upstreams.settings import DEFAULTS, GROUPS, RULES, SIMULATOR_SETTINGS, SettingRule, format_setting
+from portal.services.upstreams.upstreams import Upstream
+
+upstream_group = add_group("upstream")
+
+_METAVARS = {
+    "host": "H",
+    "port": "P",
+    "system_id": "S",
+    "system_type": "T",
+    "tls_ca_file": "FILE",
+    "tls_server_name": "H",
+    "address_range": "R",
+}
+_OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
+
+
+class SettingsCommand(DatabaseCommand):
+    """A command that takes an upstream's settings. Its help has them in groups, as carriers' letters have them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in (*GROUPS, ""):
+            records = [
+                record
+                for each in self.get_params(ctx)
+                if isinstance(each, click.Option)
+                and _OPTION_GROUPS.get(each.name or "", "") == group
+                and (record := each.get_help_record(ctx))
+            ]
+            with formatter.section(group.capitalize() or "Options"):
+                formatter.write_dl(records)
+
+
+_password_option = click.option(
+    "--password-stdin", is_flag=True, help="The password that the carrier gave you is stdin's first line."
+)
+
+
+def _settings_options(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
+    """The options of all settings, and of the password; what was given of the settings comes as `settings`."""
+
+    @wraps(run)
+    def run_with_settings(context: CommandContext, *arguments: Any, **params: Any) -> CommandOutput:
+        given = {name: params.pop(name) for name in RULES}
+        settings = {name: value for name, value in given.items() if value is not None}
+        if settings.get("tls_ca_file"):
+            settings["tls_ca_file"] = str(Path(settings["tls_ca_file"]).absolute())
+        return run(context, *arguments, settings=settings, **params)
+
+    # An option is added in front of those that were added before it.
+    decorated: Callable[..., CommandOutput] = run_with_settings
+    for name, rule in reversed(list(RULES.items())):
+        if name == "system_id":
+            decorated = _password_option(decorated)
+        decorated = _build_option(name, rule)(decorated)
+    return decorated
+
+
+def _build_option(
+    name: str, rule: SettingRule
+) -> Callable[[Callable[..., CommandOutput]], Callable[..., CommandOutput]]:
+    option = f"--{name.replace('_', '-')}"
+    default = format_setting(name, getattr(DEFAULTS, name))
+    help = f"{rule.help[0].upper()}{rule.help[1:]}{f' (default {default})' if default else ''}."
+    if rule.is_flag:
+        return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=help)
+    if name in _METAVARS:
+        return click.option(option, name, metavar=_METAVARS[name], help=help)
+    if rule.low is None:
+        return click.option(option, name, type=click.Choice(list(rule.words)), help=help)
+    # A number that is none is refused (1), and no wrong usage: it is as wrong in a page's form.
+    return click.option(option, name, metavar="|".join(["N", *rule.words]), help=help)
+
+
+_name_argument = click.argument("name", metavar="NAME")
+
+
+def _upstream_argument(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
+    """The command is about an upstream: its name comes first, and the function is called with the upstream itself."""
+
+    @wraps(run)
+    def run_with_upstream(context: CommandContext, name: str, **params: Any) -> CommandOutput:
+        return run(context, upstreams.get_upstream(context.conn, name), **params)
+
+    return _name_argument(run_with_upstream)
+
+
+@upstream_group.command(
+    "add",
+    cls=SettingsCommand,
+    example="upstream add carrier --host smpp.carrier.example --port 3550 --tls --system-id acme --password-stdin",
+)
+@_name_argument
+@click.option(
+    "--kind",
+    type=click.Choice(upstreams.KINDS),
+    default=upstreams.SMPP,
+    help="A carrier's SMSC, or a simulator that makes outcomes up (default smpp).",
+)
+@_settings_options
+def _create_upstream(
+    context: CommandContext, name: str, *, kind: str, password_stdin: bool, settings: dict[str, object]
+) -> CommandOutput:
+    """Add one, which connects at once. The first one becomes the default."""
+    if (kind == upstreams.SMPP) != password_stdin:
+        wrong_usage("--password-stdin goes with --kind smpp, which needs it")
+    password = _read_password() if password_stdin else ""
+    upstream = upstreams.create_upstream(
+        context.conn, context.keys, SHELL, name, kind=kind, password=password, **settings
+    )
+    return _describe_upstream(context, upstream)
+
+
+@upstream_group.command(
+    "change", cls=SettingsCommand, example="upstream change carrier --throughput 50 --window 20 --no-tls-verify"
+)
+@_upstream_argument
+@click.option("--name", "new_name", metavar="NAME", help="Another name.")
+@_settings_options
+def _change_upstream(
+    context: CommandContext,
+    upstream: Upstream,
+    *,
+    new_name: str | None,
+    password_stdin: bool,
+    settings: dict[str, object],
+) -> CommandOutput:
+    """Change one; it connects anew where that is needed. What isn't given stays as it is."""
+    password = _read_password() if password_stdin else None
+    changed = upstreams.change_upstream(
+        context.conn, context.keys, SHELL, upstream, name=new_name, password=password, **settings
+    )
+    return _describe_upstream(context, changed)
+
+
+def _read_password() -> str:
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+@upstream_group.command("list", example="upstream list --json")
+def _list_upstreams(context: CommandContext) -> CommandOutput:
+    """List all, with what they are doing."""
+    queued = upstreams.count_waiting_messages(context.conn)
+    states = binds.list_upstream_states(context.conn)
+    rows = [_state_to_dict(each, queued.get(each.upstream.id, 0)) for each in states]
+    if not rows:
+        where = "wait" if upstreams.has_ever_had_upstream(context.conn) else "go to the built-in simulator"
+        return CommandOutput(rows, f"There is no upstream: messages {where}.")
+    table = [
+        (
+            each.upstream.name,
+            each.upstream.kind,
+            _format_state(each),
+            f"{sum(bind.state == binds.BOUND for bind in each.binds)}/{len(each.binds)}" if each.binds else "",
+            queued.get(each.upstream.id, 0),
+            "default" if each.upstream.is_default else "",
+        )
+        for each in states
+    ]
+    return CommandOutput(rows, format_table(("name", "kind", "state", "binds", "queued", ""), table))
+
+
+@upstream_group.command("show", example="upstream show carrier")
+@_upstream_argument
+def _show_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    """Show one: its settings, its binds and what was counted."""
+    return _describe_upstream(context, upstream)
+
+
+@upstream_group.command("enable", example="upstream enable carrier")
+@_upstream_argument
+def _enable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    """Let one connect and take messages, also after drain."""
+    upstreams.enable_upstream(context.conn, SHELL, upstream)
+    return _describe_upstream(context, upstream)
+
+
+@upstream_group.command("disable", example="upstream disable carrier")
+@_upstream_argument
+def _disable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    """Unbind one. What waits for it goes on waiting."""
+    upstreams.disable_upstream(context.conn, SHELL, upstream)
+    return _describe_upstream(context, upstream)
+
+
+@upstream_group.command("drain", example="upstream drain carrier")
+@_upstream_argument
+def _drain_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    """Give one no new messages; it sends those that wait for it, and its receipts still come."""
+    upstreams.drain_upstream(context.conn, SHELL, upstream)
+    return _describe_upstream(context, upstream)
+
+
+@upstream_group.command("default", example="upstream default carrier")
+@_upstream_argument
+def _set_default_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    """Let messages take one unless something else is said of them."""
+    upstreams.set_default_upstream(context.conn, SHELL, upstream)
+    return _describe_upstream(context, upstream)
+
+
+@upstream_group.command("remove", example="upstream remove carrier")
+@_upstream_argument
+def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    """Remove one that no messages wait for; what it has sent goes on naming it."""
+    with write_transaction(context.conn):
+        waiting_count = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
+        upstreams.remove_upstream(context.conn, SHELL, upstream, waiting_count)
+    return CommandOutput({"name": upstream.name}, f"{upstream.name} removed")
+
+
+def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
+    return {
+        "name": state.upstream.name,
+        "enabled": state.upstream.enabled,
+        "state": state.state,
+        "queued": queued,
+        "binds": [{"kind": each.kind, "state": each.state} for each in state.binds],
+    }
+
+
+def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    state = binds.get_upstream_state(context.conn, upstream.id)
+    upstream = state.upstream
+    queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
+    counted = counters.get_counters(context.conn, upstream.id)
+    names = RULES if upstream.kind == upstreams.SMPP else SIMULATOR_SETTINGS
+    settings = {name: getattr(upstream.settings, name) for name in RULES if name in names}
+    formatted: dict[str, object] = {name: format_setting(name, each) for name, each in settings.items()}
+    value = {
+        **_state_to_dict(state, queued),
+        "kind": upstream.kind,
+        "draining": upstream.draining,
+        "default": upstream.is_default,
+        "binds": [_bind_to_dict(each) for each in state.binds],
+        # Numbers and flags as such, all else as the options have it.
+        "settings": {
+            name: each if str(each) == formatted[name] or RULES[name].is_flag else formatted[name]
+            for name, each in settings.items()
+        },
+        "counters": counted,
+    }
+    overview: dict[str, object] = {
+        "name": upstream.name,
+        "kind": upstream.kind,
+        "state": _format_state(state),
+        "default": "yes" if upstream.is_default else "no",
+        "queued": queued,
+        **{f"bind {each.number}": _format_bind(each) for each in state.binds},
+    }
+    blocks: list[dict[str, object]] = [overview, formatted, {**counted}]
+    return CommandOutput(value, "\n\n".join(map(format_names_and_values, blocks)))
+
+
+def _bind_to_dict(bind: BindState) -> dict[str, object]:
+    return {
+        "number": bind.number,
+        "kind": bind.kind,
+        "state": bind.state,
+        "since": format_timestamp(bind.since) if bind.since else None,
+        "error": bind.error,
+        "status": bind.status,
+    }
+
+
+def _format_state(state: UpstreamState) -> str:
+    return f"{state.state}, draining" if state.upstream.draining else state.state
+
+
+def _format_bind(bind: BindState) -> str:
+    since = f"since {format_timestamp(bind.since)}" if bind.since else ""
+    return "  ".join(each for each in (bind.kind, bind.state, since, bind.error) if each)

@@ -1,0 +1,109 @@
+"""The binds of upstreams: their states, which the SMPP server writes and pages and commands show."""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from portal.core.db import write_transaction
+from portal.services.accounts import session_records
+from portal.services.upstreams import upstreams
+from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream
+
+# The states of a bind; the first, and `unbound` and `refused`, are those of an upstream, too.
+BOUND, PARTLY, UNBOUND, REFUSED, DISABLED = "bound", "partly", "unbound", "refused", "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class BindState:
+    """A bind, `number` counting from 1.
+
+    `kind` is trx, tx or rx. `state` is BOUND, REFUSED where the carrier has refused the last attempt, UNBOUND, or a
+    word for what is neither of the first two (connecting). `since` is when it became so (milliseconds; 0: not known).
+    `error` is why it isn't bound, and `status` the command_status of a refusal.
+    """
+
+    number: int
+    kind: str
+    state: str
+    since: int
+    error: str = ""
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """An upstream as it is now: its state, which is one of the five above, and the binds that it has or should have."""
+
+    upstream: Upstream
+    state: str
+    binds: tuple[BindState, ...]
+
+
+# --- written by the SMPP server
+
+
+def record_bind_states(conn: sqlite3.Connection, upstream_id: int, states: Sequence[BindState]) -> None:
+    """Store all binds of an upstream, in place of those that were stored."""
+    with write_transaction(conn):
+        conn.execute("DELETE FROM upstream_binds WHERE upstream = ?", (upstream_id,))
+        conn.executemany(
+            "INSERT INTO upstream_binds (upstream, number, kind, state, since, error, status)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(upstream_id, each.number, each.kind, each.state, each.since, each.error, each.status) for each in states],
+        )
+
+
+def clear_bind_states(conn: sqlite3.Connection) -> None:
+    """Forget all binds: none outlives the process that holds it."""
+    with write_transaction(conn):
+        conn.execute("DELETE FROM upstream_binds")
+
+
+# --- read by pages and commands
+
+
+def list_upstream_states(conn: sqlite3.Connection) -> list[UpstreamState]:
+    """All upstreams with their states, by name. Without a running SMPP server nothing is bound."""
+    running = session_records.is_component_alive(conn, "smsc")
+    stored = list_bind_states(conn) if running else {}
+    return [_build_state(each, stored.get(each.id, []), running=running) for each in upstreams.list_upstreams(conn)]
+
+
+def get_upstream_state(conn: sqlite3.Connection, upstream_id: int) -> UpstreamState:
+    """Raises: NoSuchUpstream"""
+    for each in list_upstream_states(conn):
+        if each.upstream.id == upstream_id:
+            return each
+    raise NoSuchUpstream(name=upstream_id)
+
+
+def list_bind_states(conn: sqlite3.Connection) -> dict[int, list[BindState]]:
+    """The binds as the SMPP server has stored them, by the ids of their upstreams and in the order of their numbers."""
+    stored: dict[int, list[BindState]] = defaultdict(list)
+    rows = conn.execute(
+        "SELECT upstream, number, kind, state, since, error, status FROM upstream_binds ORDER BY upstream, number"
+    )
+    for upstream_id, *values in rows:
+        stored[upstream_id].append(BindState(*values))
+    return stored
+
+
+def _build_state(upstream: Upstream, stored: Sequence[BindState], *, running: bool) -> UpstreamState:
+    kinds = upstream.settings.bind_kinds if upstream.kind == upstreams.SMPP else ()
+    by_number = {each.number: each for each in stored}
+    binds = tuple(
+        by_number.get(number, BindState(number, kind, UNBOUND, 0)) for number, kind in enumerate(kinds, start=1)
+    )
+    return UpstreamState(upstream, _summarize(upstream, [each.state for each in binds], running=running), binds)
+
+
+def _summarize(upstream: Upstream, states: Sequence[str], *, running: bool) -> str:
+    if not upstream.enabled:
+        return DISABLED
+    if running and all(each == BOUND for each in states):
+        # A simulator has no binds, and is always ready.
+        return BOUND
+    if BOUND in states:
+        return PARTLY
+    return REFUSED if REFUSED in states else UNBOUND

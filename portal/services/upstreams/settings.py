@@ -1,0 +1,323 @@
+"""What can be set of an upstream: names, defaults, bounds, and how each is read and written. Needs no database."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from portal.core.i18n import N_
+from portal.services.common.errors import Refused
+
+# The groups in which carriers' letters have what is to be set.
+CONNECTION, BIND, LIMITS, TEXT, RECEIPTS = GROUPS = ("connection", "bind", "limits", "text", "receipts")
+
+# What an unanswered submit_sm means, after a lost connection or a crash.
+RESEND, FAIL = "resend", "fail"
+# What is put before a number in international format.
+NUMBER_PREFIXES = {"none": "", "plus": "+", "00": "00"}
+
+SettingValue = int | str | bool | None
+
+# SMPP 3.4, 4.1.1: system_id, system_type and address_range, each without its NUL.
+_MAX_SYSTEM_ID, _MAX_SYSTEM_TYPE, _MAX_ADDRESS_RANGE = 15, 12, 40
+_MAX_HOST = 253
+_MAX_PATH = 1000
+# SMPP 3.4, 5.2.5 and 5.2.6: the highest values that it gives a meaning.
+_MAX_TON, _MAX_NPI = 6, 18
+_MAX_SECONDS = 3600
+_MAX_VALIDITY_S = 30 * 86_400
+
+_HOST_PATTERN = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+_FLAG_WORDS: Mapping[str, SettingValue] = {"yes": True, "no": False}
+_BY_ADDRESS: Mapping[str, SettingValue] = {"auto": None}
+
+
+class InvalidUpstreamSetting(Refused):
+    sentence = N_("“%(value)s” can't be the value of %(setting)s. Possible: %(choices)s.")
+
+    def __init__(self, setting: str, value: object, **params: object) -> None:
+        super().__init__(setting=setting, value=value, **params)
+        self.field = setting
+
+
+class InvalidUpstreamText(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: it has at most %(limit)s characters, each of which is printable"
+        " ASCII."
+    )
+
+
+class InvalidUpstreamHost(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: it is a name, such as smpp.carrier.example, or an IP address,"
+        " without the port."
+    )
+
+
+class UnusableCaFile(InvalidUpstreamSetting):
+    sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file of certificates: %(reason)s.")
+
+
+class UpstreamSettingMissing(Refused):
+    sentence = N_("The connection to a carrier needs %(setting)s.")
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting=setting)
+        self.field = setting
+
+
+class TlsSettingWithoutTls(Refused):
+    sentence = N_("%(setting)s is of use with TLS alone: switch TLS on, or leave %(setting)s out.")
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting=setting)
+        self.field = setting
+
+
+class ValidityAboveMaximum(Refused):
+    sentence = N_("The default validity, %(default)s s, is longer than the longest one, %(longest)s s.")
+    field = "default_validity_seconds"
+
+
+class NoSettingOfSimulator(Refused):
+    sentence = N_("A simulator connects to nothing: it has no %(setting)s.")
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting=setting)
+        self.field = setting
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRule:
+    """What a setting is for, and which values it can have.
+
+    `words` are texts that stand for a value; a number is from `low` to `high`. A text has neither, and at most
+    `max_length` characters.
+    """
+
+    group: str
+    help: str
+    low: int | None = None
+    high: int | None = None
+    words: Mapping[str, SettingValue] = field(default_factory=dict)
+    max_length: int = 0
+
+    @property
+    def is_flag(self) -> bool:
+        return self.words is _FLAG_WORDS
+
+    @property
+    def choices(self) -> str:
+        """The possible values, as people read them; empty for a text."""
+        return ", ".join([*self.words, *([] if self.low is None else [f"{self.low}–{self.high}"])])
+
+
+def _declare(default: SettingValue, group: str, help: str, **attributes: Any) -> Any:
+    return field(default=default, metadata={"rule": SettingRule(group, help, **attributes)})
+
+
+def _choose(*words: str) -> Mapping[str, SettingValue]:
+    return {each: each for each in words}
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """The settings of an upstream. Host and system_id are the carrier's; all else has a default."""
+
+    host: str = _declare("", CONNECTION, "name or IP address of the carrier's SMSC", max_length=_MAX_HOST)
+    port: int = _declare(2775, CONNECTION, "port of the SMSC", low=1, high=65_535)
+    tls: bool = _declare(False, CONNECTION, "connect by TLS", words=_FLAG_WORDS)
+    tls_verify: bool = _declare(True, CONNECTION, "refuse a certificate that isn't the host's", words=_FLAG_WORDS)
+    tls_ca_file: str = _declare(
+        "", CONNECTION, "PEM file of the authorities to believe; empty: the system's", max_length=_MAX_PATH
+    )
+    tls_server_name: str = _declare(
+        "", CONNECTION, "name that the certificate is for (SNI); empty: the host", max_length=_MAX_HOST
+    )
+    connect_seconds: int = _declare(10, CONNECTION, "time for a connection to open", low=1, high=_MAX_SECONDS)
+    enquire_link_seconds: int = _declare(
+        30, CONNECTION, "silence after which an enquire_link is sent", low=1, high=_MAX_SECONDS
+    )
+    reconnect_seconds: int = _declare(
+        10,
+        CONNECTION,
+        "pause before a second attempt to connect; it grows with each, more where the bind is refused",
+        low=1,
+        high=_MAX_SECONDS,
+    )
+    system_id: str = _declare("", BIND, "login that the carrier gave you", max_length=_MAX_SYSTEM_ID)
+    system_type: str = _declare("", BIND, "where the carrier names one", max_length=_MAX_SYSTEM_TYPE)
+    bind: str = _declare(
+        "trx", BIND, "transceivers, or pairs of transmitter and receiver", words=_choose("trx", "tx+rx")
+    )
+    binds: int = _declare(1, BIND, "how many transceivers, or pairs", low=1, high=100)
+    interface_version: int = _declare(
+        0x34, BIND, "version of SMPP that is announced", words={"3.3": 0x33, "3.4": 0x34, "5.0": 0x50}
+    )
+    address_ton: int = _declare(0, BIND, "TON of the address range", low=0, high=_MAX_TON)
+    address_npi: int = _declare(0, BIND, "NPI of the address range", low=0, high=_MAX_NPI)
+    address_range: str = _declare(
+        "",
+        BIND,
+        "numbers whose messages are to come here, where the carrier asks for it",
+        max_length=_MAX_ADDRESS_RANGE,
+    )
+    bind_seconds: int = _declare(30, BIND, "time for the answer to a bind", low=1, high=_MAX_SECONDS)
+    window: int = _declare(10, LIMITS, "how many submit_sm wait for their answer on each bind", low=1, high=1000)
+    throughput: int = _declare(0, LIMITS, "parts a second over all binds; 0: no limit", low=0, high=100_000)
+    throttle_seconds: int = _declare(
+        1, LIMITS, "pause after ESME_RTHROTTLED; it grows as long as that comes again", low=1, high=_MAX_SECONDS
+    )
+    response_seconds: int = _declare(
+        60, LIMITS, "time for the answer to a submit_sm; then the connection is closed", low=1, high=_MAX_SECONDS
+    )
+    unanswered: str = _declare(
+        RESEND,
+        LIMITS,
+        "what becomes of a submit_sm without an answer after a lost connection or a crash",
+        words=_choose(RESEND, FAIL),
+    )
+    source_ton: int | None = _declare(
+        None, TEXT, "TON of senders; auto: 5 letters, 3 short codes, 1 numbers", low=0, high=_MAX_TON, words=_BY_ADDRESS
+    )
+    source_npi: int | None = _declare(
+        None, TEXT, "NPI of senders; auto: 0 letters, 1 others", low=0, high=_MAX_NPI, words=_BY_ADDRESS
+    )
+    dest_ton: int = _declare(1, TEXT, "TON of destinations", low=0, high=_MAX_TON)
+    dest_npi: int = _declare(1, TEXT, "NPI of destinations", low=0, high=_MAX_NPI)
+    number_format: str = _declare(
+        "none", TEXT, "what stands before a number's country code", words=_choose(*NUMBER_PREFIXES)
+    )
+    default_validity_seconds: int = _declare(
+        0, TEXT, "validity of messages that have none; 0: the carrier's own", low=0, high=_MAX_VALIDITY_S
+    )
+    max_validity_seconds: int = _declare(
+        0, TEXT, "longest validity that the carrier takes; 0: no limit", low=0, high=_MAX_VALIDITY_S
+    )
+    registered_delivery: int = _declare(
+        1, RECEIPTS, "receipts that are asked for", words={"all": 1, "failures": 2, "none": 0}
+    )
+    message_ids: str = _declare(
+        "auto",
+        RECEIPTS,
+        "how the ids of submit_sm_resp stand in receipts",
+        words=_choose("auto", "as-is", "hex-to-dec", "dec-to-hex"),
+    )
+    refund: str = _declare(
+        "never",
+        RECEIPTS,
+        "messages whose price is given back: none, those the carrier refuses, those not delivered",
+        words=_choose("never", "refused", "undelivered"),
+    )
+
+    @property
+    def bind_kinds(self) -> tuple[str, ...]:
+        """The kinds of all binds: those of the numbers 1, 2, … in `upstream_binds`."""
+        return tuple(self.bind.split("+")) * self.binds
+
+
+def _get_rule(setting: Field[Any]) -> SettingRule:
+    rule: SettingRule = setting.metadata["rule"]
+    return rule
+
+
+RULES: Mapping[str, SettingRule] = {each.name: _get_rule(each) for each in fields(UpstreamSettings)}
+DEFAULTS = UpstreamSettings()
+# The only ones that a simulator has.
+SIMULATOR_SETTINGS = frozenset(("refund",))
+
+
+def parse_setting(name: str, value: object) -> SettingValue:
+    """Read the value of a setting, as it was typed or of its own type.
+
+    Raises:
+        InvalidUpstreamSetting: with the setting's name as its `field`.
+    """
+    rule = RULES[name]
+    if isinstance(value, str):
+        value = value.strip()
+        value = rule.words.get(value.lower(), value)
+    for each in rule.words.values():
+        if each == value:
+            return each
+    if rule.low is not None and rule.high is not None:
+        return _parse_number(name, value, rule.low, rule.high)
+    if rule.words or not isinstance(value, str):
+        raise InvalidUpstreamSetting(name, value, choices=rule.choices)
+    _check_text(name, value, rule)
+    return value
+
+
+def _parse_number(name: str, value: object, low: int, high: int) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = low - 1
+    if not low <= number <= high:
+        raise InvalidUpstreamSetting(name, value, choices=RULES[name].choices)
+    return number
+
+
+def _check_text(name: str, value: str, rule: SettingRule) -> None:
+    if name == "tls_ca_file":
+        # Its name is what the file system has it by.
+        _check_ca_file(name, value)
+    elif len(value) > rule.max_length or not (value.isascii() and value.isprintable()):
+        raise InvalidUpstreamText(name, value, limit=rule.max_length)
+    elif name in ("host", "tls_server_name") and value and not _is_host(value):
+        raise InvalidUpstreamHost(name, value)
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        # What has only digits and dots and is no address is one that was mistyped.
+        return bool(_HOST_PATTERN.fullmatch(text)) and not re.fullmatch(r"[0-9.]+", text)
+    return True
+
+
+def _check_ca_file(name: str, value: str) -> None:
+    if not value:
+        return
+    if not Path(value).is_absolute():
+        raise UnusableCaFile(name, value, reason="its path must begin with /")
+    # Imported here: most commands need no TLS.
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=value)
+    except (OSError, ValueError) as error:
+        raise UnusableCaFile(name, value, reason=getattr(error, "strerror", None) or error) from None
+
+
+def check_settings_together(settings: UpstreamSettings) -> None:
+    """Make sure that the settings of a connection to a carrier, each of which is possible, go together.
+
+    Raises:
+        UpstreamSettingMissing, TlsSettingWithoutTls, ValidityAboveMaximum
+    """
+    for name in ("host", "system_id"):
+        if not getattr(settings, name):
+            raise UpstreamSettingMissing(name)
+    for name in ("tls_ca_file", "tls_server_name"):
+        # Whoever gives one of them believes that nothing goes out unsecured.
+        if getattr(settings, name) and not settings.tls:
+            raise TlsSettingWithoutTls(name)
+    if 0 < settings.max_validity_seconds < settings.default_validity_seconds:
+        raise ValidityAboveMaximum(default=settings.default_validity_seconds, longest=settings.max_validity_seconds)
+
+
+def format_setting(name: str, value: SettingValue) -> str:
+    """A value as `parse_setting` reads it."""
+    return next((word for word, each in RULES[name].words.items() if each == value), str(value))
+
+
+def list_changed_settings(settings: UpstreamSettings) -> dict[str, SettingValue]:
+    """The settings that differ from their defaults."""
+    values = {name: getattr(settings, name) for name in RULES}
+    return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}

@@ -1,0 +1,355 @@
+"""Upstreams: operators' connections to carriers. What is changed here holds at once, in a running server too."""
+
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from cryptography.exceptions import InvalidTag
+
+from portal.core.clock import now_ms
+from portal.core.crypto import Keys
+from portal.core.db import insert_row, write_transaction
+from portal.core.i18n import N_
+from portal.services.common import audit
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.upstreams.settings import (
+    RULES,
+    SIMULATOR_SETTINGS,
+    NoSettingOfSimulator,
+    SettingValue,
+    UpstreamSettings,
+    check_settings_together,
+    list_changed_settings,
+    parse_setting,
+)
+
+SMPP, SIMULATOR = KINDS = ("smpp", "simulator")
+
+# Names stand in addresses of pages, and with commas between them in commands.
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")
+# SMPP 3.4, 4.1.1: a C-octet string of at most 9 octets with its NUL.
+MAX_PASSWORD_LENGTH = 8
+
+
+class NoSuchUpstream(Refused):
+    sentence = N_("There is no upstream “%(name)s”.")
+    field = "upstream"
+
+
+class UpstreamExists(Refused):
+    sentence = N_("There is already an upstream “%(name)s”.")
+    field = "name"
+
+
+class InvalidUpstreamName(Refused):
+    sentence = N_(
+        "“%(name)s” can't be an upstream's name: it begins with a letter or a digit, goes on with letters, digits,"
+        " dots, hyphens and underscores, and has at most 30 characters."
+    )
+    field = "name"
+
+
+class InvalidUpstreamKind(Refused):
+    sentence = N_("“%(kind)s” isn't a kind of upstream: %(kinds)s.")
+    field = "kind"
+
+
+class InvalidUpstreamPassword(Refused):
+    # The sentence doesn't repeat it.
+    sentence = N_("An upstream's password has 1 to %(limit)s characters, each of which is printable ASCII (SMPP 3.4).")
+    field = "password"
+
+
+class UpstreamPasswordUnreadable(Refused):
+    sentence = N_("The password of “%(name)s” was sealed under another secret.key: enter it anew.")
+    field = "password"
+
+
+class MessagesWaitForUpstream(Refused):
+    sentence = N_(
+        "%(count)s messages wait for “%(name)s”. Drain it, so that it takes no new ones, and remove it when they are"
+        " sent."
+    )
+
+
+class DefaultUpstreamInUse(Refused):
+    sentence = N_("“%(name)s” is the default upstream. Make another one the default first.")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An upstream. `version` grows with each change, one of the password included.
+
+    What is `draining` takes no new messages; it sends those that wait for it, and its receipts still come.
+    """
+
+    id: int
+    name: str
+    kind: str
+    enabled: bool
+    draining: bool
+    is_default: bool
+    settings: UpstreamSettings
+    version: int
+
+
+_SELECT = (
+    "SELECT id, name, kind, enabled, draining, is_default, settings, version FROM upstreams WHERE removed_at IS NULL"
+)
+
+
+def _upstream_from_row(row: sqlite3.Row) -> Upstream:
+    values = dict(row)
+    for name in ("enabled", "draining", "is_default"):
+        values[name] = bool(values[name])
+    # A setting that is no more is passed over: what was stored by an older version can still be read.
+    stored = json.loads(values["settings"])
+    values["settings"] = UpstreamSettings(**{name: value for name, value in stored.items() if name in RULES})
+    return Upstream(**values)
+
+
+def list_upstreams(conn: sqlite3.Connection) -> list[Upstream]:
+    """All that there are, by name.
+
+    The SMPP server reads them when `smpp_config.read_config_version` has grown: what is no longer among them was
+    removed, and what has another `version` was changed.
+    """
+    return [_upstream_from_row(row) for row in conn.execute(f"{_SELECT} ORDER BY name")]
+
+
+def get_upstream(conn: sqlite3.Connection, name: str) -> Upstream:
+    """Raises: NoSuchUpstream"""
+    row = conn.execute(f"{_SELECT} AND name = ?", (name,)).fetchone()
+    if row is None:
+        raise NoSuchUpstream(name=name)
+    return _upstream_from_row(row)
+
+
+def get_upstream_by_id(conn: sqlite3.Connection, upstream_id: int) -> Upstream:
+    """Raises: NoSuchUpstream"""
+    row = conn.execute(f"{_SELECT} AND id = ?", (upstream_id,)).fetchone()
+    if row is None:
+        raise NoSuchUpstream(name=upstream_id)
+    return _upstream_from_row(row)
+
+
+def get_upstream_names(conn: sqlite3.Connection) -> dict[int, str]:
+    """The names by id, also of upstreams that were removed: messages go on naming them."""
+    return {row["id"]: row["name"] for row in conn.execute("SELECT id, name FROM upstreams")}
+
+
+def count_waiting_messages(_conn: sqlite3.Connection) -> dict[int, int]:
+    """How many messages wait for each upstream, by its id; those for which none does are left out."""
+    # No message is stored as an upstream's yet.
+    return {}
+
+
+def has_ever_had_upstream(conn: sqlite3.Connection) -> bool:
+    """Whether there is or was any upstream. Until then messages end in the built-in simulator; afterwards never."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM upstreams)").fetchone()[0])
+
+
+def get_upstream_password(conn: sqlite3.Connection, keys: Keys, upstream: Upstream) -> str:
+    """The password that it binds with; empty for a simulator.
+
+    Raises:
+        UpstreamPasswordUnreadable: it was sealed under another key.
+    """
+    row = conn.execute("SELECT password FROM upstreams WHERE id = ?", (upstream.id,)).fetchone()
+    if row is None or row["password"] is None:
+        return ""
+    try:
+        return keys.decrypt_column(row["password"]).decode()
+    except InvalidTag:
+        raise UpstreamPasswordUnreadable(name=upstream.name) from None
+
+
+def create_upstream(
+    conn: sqlite3.Connection,
+    keys: Keys,
+    actor: Actor,
+    name: str,
+    *,
+    kind: str = SMPP,
+    password: str = "",
+    **settings: object,
+) -> Upstream:
+    """Create an upstream, enabled. Where none is the default one, it becomes it.
+
+    Args:
+        kind: one of KINDS.
+        password: what it binds with; a simulator has none.
+        settings: those of `UpstreamSettings` that differ from the defaults, as `parse_setting` reads them.
+
+    Raises:
+        InvalidUpstreamName, UpstreamExists, InvalidUpstreamKind, InvalidUpstreamPassword
+        InvalidUpstreamSetting, NoSettingOfSimulator, and those of `check_settings_together`
+    """
+    if kind not in KINDS:
+        raise InvalidUpstreamKind(kind=kind, kinds=", ".join(KINDS))
+    parsed = _parse_settings(kind, settings)
+    sealed = None if kind == SIMULATOR and not password else _seal_password(kind, keys, password)
+    with write_transaction(conn):
+        has_default = conn.execute("SELECT EXISTS (SELECT 1 FROM upstreams WHERE is_default)").fetchone()[0]
+        values = _merge_settings(kind, UpstreamSettings(), parsed)
+        try:
+            insert_row(
+                conn,
+                "upstreams",
+                name=_check_name(name),
+                kind=kind,
+                is_default=int(not has_default),
+                settings=json.dumps(list_changed_settings(values)),
+                password=sealed,
+                created_at=now_ms(),
+            )
+        except sqlite3.IntegrityError:
+            raise UpstreamExists(name=name) from None
+        audit.record_action(conn, actor, "upstream.add", name=name, kind=kind, settings=parsed)
+        return get_upstream(conn, name)
+
+
+def change_upstream(
+    conn: sqlite3.Connection,
+    keys: Keys,
+    actor: Actor,
+    upstream: Upstream,
+    *,
+    name: str | None = None,
+    password: str | None = None,
+    **settings: object,
+) -> Upstream:
+    """Change an upstream, and return it as it is then; None, and settings that are not given: as it is.
+
+    Raises:
+        NoSuchUpstream: it was removed meanwhile.
+        As `create_upstream`.
+    """
+    parsed = _parse_settings(upstream.kind, settings)
+    sealed = None if password is None else _seal_password(upstream.kind, keys, password)
+    with write_transaction(conn):
+        current = get_upstream_by_id(conn, upstream.id)
+        values = _merge_settings(current.kind, current.settings, parsed)
+        changes: dict[str, object] = {}
+        if values != current.settings:
+            changes["settings"] = json.dumps(list_changed_settings(values))
+        if name is not None and name != current.name:
+            changes["name"] = _check_name(name)
+        if sealed is not None:
+            changes["password"] = sealed
+        if not changes:
+            return current
+        assignments = ", ".join(f"{column} = ?" for column in changes)
+        try:
+            conn.execute(f"UPDATE upstreams SET {assignments} WHERE id = ?", (*changes.values(), current.id))
+        except sqlite3.IntegrityError:
+            raise UpstreamExists(name=name) from None
+        audit.record_action(
+            conn,
+            actor,
+            "upstream.change",
+            name=current.name,
+            new_name=changes.get("name"),
+            settings=parsed,
+            password_changed=sealed is not None,
+        )
+        return get_upstream_by_id(conn, current.id)
+
+
+def enable_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
+    """Let it connect and take messages; also what is draining."""
+    _change_state(conn, actor, upstream, "upstream.enable", enabled=True, draining=False)
+
+
+def disable_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
+    """Unbind it, and let it stay so. What waits for it goes on waiting."""
+    _change_state(conn, actor, upstream, "upstream.disable", enabled=False, draining=False)
+
+
+def drain_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
+    """Give it no new messages; it sends those that wait for it. One that is disabled connects for that."""
+    _change_state(conn, actor, upstream, "upstream.drain", enabled=True, draining=True)
+
+
+def _change_state(
+    conn: sqlite3.Connection, actor: Actor, upstream: Upstream, action: str, *, enabled: bool, draining: bool
+) -> None:
+    with write_transaction(conn):
+        updated_rows = conn.execute(
+            "UPDATE upstreams SET enabled = ?1, draining = ?2 WHERE id = ?3 AND (enabled, draining) <> (?1, ?2)"
+            " AND removed_at IS NULL",
+            (int(enabled), int(draining), upstream.id),
+        ).rowcount
+        if updated_rows:
+            audit.record_action(conn, actor, action, name=upstream.name)
+
+
+def set_default_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
+    """Make it the one that messages take unless something else is said of them.
+
+    Raises:
+        NoSuchUpstream: it was removed meanwhile.
+    """
+    with write_transaction(conn):
+        if get_upstream_by_id(conn, upstream.id).is_default:
+            return
+        conn.execute("UPDATE upstreams SET is_default = 0 WHERE is_default")
+        conn.execute("UPDATE upstreams SET is_default = 1 WHERE id = ?", (upstream.id,))
+        audit.record_action(conn, actor, "upstream.default", name=upstream.name)
+
+
+def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream, waiting_count: int) -> None:
+    """Remove an upstream; messages that it has sent go on naming it, and its name may be given again.
+
+    Args:
+        waiting_count: how many messages wait for it, counted in the same transaction.
+
+    Raises:
+        MessagesWaitForUpstream
+        DefaultUpstreamInUse: there are others, and none of them is the default one.
+        NoSuchUpstream: it was removed meanwhile.
+    """
+    with write_transaction(conn):
+        current = get_upstream_by_id(conn, upstream.id)
+        if waiting_count:
+            raise MessagesWaitForUpstream(count=waiting_count, name=upstream.name)
+        if current.is_default and len(list_upstreams(conn)) > 1:
+            raise DefaultUpstreamInUse(name=upstream.name)
+        conn.execute(
+            "UPDATE upstreams SET removed_at = ?, enabled = 0, draining = 0, is_default = 0, password = NULL"
+            " WHERE id = ?",
+            (now_ms(), current.id),
+        )
+        conn.execute("DELETE FROM upstream_binds WHERE upstream = ?", (current.id,))
+        audit.record_action(conn, actor, "upstream.remove", name=upstream.name)
+
+
+def _check_name(name: str) -> str:
+    if not _NAME_PATTERN.fullmatch(name):
+        raise InvalidUpstreamName(name=name)
+    return name
+
+
+def _parse_settings(kind: str, settings: Mapping[str, object]) -> dict[str, SettingValue]:
+    for name in settings:
+        if kind == SIMULATOR and name not in SIMULATOR_SETTINGS:
+            raise NoSettingOfSimulator(name)
+    return {name: parse_setting(name, value) for name, value in settings.items()}
+
+
+def _merge_settings(kind: str, settings: UpstreamSettings, parsed: Mapping[str, SettingValue]) -> UpstreamSettings:
+    merged = replace(settings, **parsed)  # type: ignore[arg-type]
+    if kind == SMPP:
+        check_settings_together(merged)
+    return merged
+
+
+def _seal_password(kind: str, keys: Keys, password: str) -> bytes:
+    if kind == SIMULATOR:
+        raise NoSettingOfSimulator("password")
+    if not 0 < len(password) <= MAX_PASSWORD_LENGTH or not (password.isascii() and password.isprintable()):
+        raise InvalidUpstreamPassword(limit=MAX_PASSWORD_LENGTH)
+    return keys.encrypt_column(password.encode())

@@ -1,0 +1,183 @@
+"""`upstream …`, as users and scripts run it."""
+
+import re
+
+from portal.core.crypto import Keys
+from portal.services.accounts import session_records
+from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.settings import RULES
+from portal.smsc.admission import tls
+
+ADD = ("upstream", "add", "carrier", "--host", "smpp.carrier.example", "--system-id", "acme", "--password-stdin")
+
+
+def test_host_system_id_and_password_are_enough(ok, conn, keys):
+    added = ok(*ADD, stdin="secret\nnot this\n")
+    assert (added["name"], added["kind"], added["state"], added["default"]) == ("carrier", "smpp", "unbound", True)
+    assert (added["settings"]["host"], added["settings"]["port"]) == ("smpp.carrier.example", 2775)
+    assert added["settings"].keys() == RULES.keys()
+    assert upstreams.get_upstream_password(conn, keys, upstreams.get_upstream(conn, "carrier")) == "secret"
+    assert ok("upstream", "list") == [
+        {
+            "name": "carrier",
+            "enabled": True,
+            "state": "unbound",
+            "queued": 0,
+            "binds": [{"kind": "trx", "state": "unbound"}],
+        }
+    ]
+
+
+def test_everything_that_can_be_set_is_set_and_shown_as_it_is_typed(ok, run_app, tmp_path):
+    certificate, _ = tls.ensure_certificate(tmp_path, "carrier.example")
+    given = {
+        "host": "2001:db8::1",
+        "port": 3550,
+        "tls_ca_file": str(certificate),
+        "tls_server_name": "carrier.example",
+        "connect_seconds": 11,
+        "enquire_link_seconds": 12,
+        "reconnect_seconds": 13,
+        "system_id": "acme2",
+        "system_type": "VMA",
+        "bind": "tx+rx",
+        "binds": 2,
+        "interface_version": "3.3",
+        "address_ton": 1,
+        "address_npi": 2,
+        "address_range": "^39",
+        "bind_seconds": 14,
+        "window": 15,
+        "throughput": 16,
+        "throttle_seconds": 20,
+        "response_seconds": 17,
+        "unanswered": "fail",
+        "source_ton": 3,
+        "source_npi": 4,
+        "dest_ton": 5,
+        "dest_npi": 6,
+        "number_format": "plus",
+        "default_validity_seconds": 18,
+        "max_validity_seconds": 19,
+        "registered_delivery": "failures",
+        "message_ids": "hex-to-dec",
+        "refund": "refused",
+    }
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    shown = ok("upstream", "add", "carrier", "--tls", "--no-tls-verify", *options, "--password-stdin", stdin="x")
+    assert shown["settings"] == given | {"tls": True, "tls_verify": False}
+    assert [each["kind"] for each in shown["binds"]] == ["tx", "rx", "tx", "rx"]
+    text = run_app("upstream", "show", "carrier").stdout
+    for name, value in (given | {"tls": "yes", "tls_verify": "no"}).items():
+        assert re.search(rf"^{name} +{re.escape(str(value))}$", text, re.MULTILINE)
+    again = ok("upstream", "change", "carrier", "--source-ton", "auto", "--tls-ca-file", "", "--tls-server-name", "")
+    assert (again["settings"]["source_ton"], again["settings"]["tls_ca_file"]) == ("auto", "")
+    assert again["settings"]["window"] == 15
+
+
+def test_a_ca_file_is_found_from_where_the_server_runs(ok, tmp_path, monkeypatch):
+    tls.ensure_certificate(tmp_path, "carrier.example")
+    monkeypatch.chdir(tmp_path)
+    added = ok(*ADD, "--tls", "--tls-ca-file", tls.CERTIFICATE_NAME, stdin="x")
+    assert added["settings"]["tls_ca_file"] == str(tmp_path / tls.CERTIFICATE_NAME)
+
+
+def test_what_is_wrong_is_told_by_its_setting(ok, refused, run_app):
+    assert "“0” can't be the value of window. Possible: 1–1000." in refused(*ADD, "--window", "0", stdin="x")
+    assert "value of throughput" in refused(*ADD, "--throughput", "fast", stdin="x")
+    assert "needs host" in refused("upstream", "add", "carrier", "--system-id", "x", "--password-stdin", stdin="x")
+    assert "1 to 8 characters" in refused(*ADD, stdin="123456789")
+    assert "1 to 8 characters" in refused(*ADD, stdin="")
+    assert run_app(*ADD, "--bind", "rx", stdin="x").returncode == 2
+    missing = run_app(*ADD[:-1])
+    assert missing.returncode == 2
+    assert "--password-stdin" in missing.stderr
+    assert run_app("upstream", "add", "sim", "--kind", "simulator", "--password-stdin", stdin="x").returncode == 2
+    assert "it has no host" in refused("upstream", "add", "sim", "--kind", "simulator", "--host", "x")
+    assert "no upstream “carrier”" in refused("upstream", "show", "carrier")
+    assert ok("upstream", "list") == []
+
+
+def test_a_password_is_changed_without_the_rest(ok, conn, keys):
+    ok(*ADD, "--window", "20", stdin="secret")
+    changed = ok("upstream", "change", "carrier", "--password-stdin", "--name", "other", stdin="n3w")
+    assert (changed["name"], changed["settings"]["window"]) == ("other", 20)
+    assert upstreams.get_upstream_password(conn, keys, upstreams.get_upstream(conn, "other")) == "n3w"
+
+
+def test_disabled_enabled_drained_made_the_default_and_removed(ok, refused, run_app):
+    ok(*ADD, stdin="x")
+    assert ok("upstream", "add", "sim", "--kind", "simulator", "--refund", "refused")["settings"] == {
+        "refund": "refused"
+    }
+    assert (ok("upstream", "disable", "carrier")["state"], ok("upstream", "list")[0]["enabled"]) == ("disabled", False)
+    assert ok("upstream", "enable", "carrier")["enabled"]
+    assert ok("upstream", "drain", "carrier")["draining"]
+    assert re.search(r"^carrier +smpp +unbound, draining +0/1 +0 +default$", run_app("upstream", "list").stdout, re.M)
+    assert "default upstream" in refused("upstream", "remove", "carrier")
+    assert ok("upstream", "default", "sim")["default"]
+    assert ok("upstream", "remove", "carrier") == {"name": "carrier"}
+    assert [each["name"] for each in ok("upstream", "list")] == ["sim"]
+
+
+def test_one_that_messages_wait_for_is_not_removed(ok, refused, monkeypatch):
+    ok(*ADD, stdin="x")
+    monkeypatch.setattr(upstreams, "count_waiting_messages", lambda _conn: {1: 3})
+    assert ok("upstream", "list")[0]["queued"] == 3
+    assert "3 messages wait" in refused("upstream", "remove", "carrier")
+
+
+def test_check_names_a_password_from_before_a_lost_key_until_it_is_entered_anew(ok, run_app, conn):
+    ok(*ADD, stdin="x")
+    sealed = Keys(b"the key that was lost".ljust(32)).encrypt_column(b"x")
+    conn.execute("UPDATE upstreams SET password = ?", (sealed,))
+    for options in ((), ("--record",)):
+        assert "carrier: its password was sealed under another secret.key" in run_app("check", *options).stdout
+    ok("upstream", "change", "carrier", "--password-stdin", stdin="x")
+    assert ok("check") == {"ok": True, "problems": []}
+
+
+def test_where_messages_go_without_an_upstream_is_said(run_app, ok):
+    assert "go to the built-in simulator" in run_app("upstream", "list").stdout
+    ok(*ADD, stdin="x")
+    ok("upstream", "remove", "carrier")
+    assert "messages wait" in run_app("upstream", "list").stdout
+
+
+def test_what_the_server_has_recorded_is_shown(ok, run_app, conn):
+    ok(*ADD, "--binds", "2", stdin="x")
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    binds.record_bind_states(
+        conn,
+        1,
+        [BindState(1, "trx", "bound", 1_700_000_000_000), BindState(2, "trx", "refused", 0, "wrong password", 14)],
+    )
+    counters.add_to_counters(conn, 1, {"submitted": 7})
+    assert ok("upstream", "list")[0]["state"] == "partly"
+    shown = ok("upstream", "show", "carrier")
+    assert shown["binds"] == [
+        {
+            "number": 1,
+            "kind": "trx",
+            "state": "bound",
+            "since": "2023-11-14T22:13:20Z",
+            "error": "",
+            "status": 0,
+        },
+        {"number": 2, "kind": "trx", "state": "refused", "since": None, "error": "wrong password", "status": 14},
+    ]
+    assert shown["counters"]["submitted"] == 7
+    text = run_app("upstream", "show", "carrier").stdout
+    assert re.search(r"^bind 1 +trx  bound  since 2023-11-14T22:13:20", text, re.M)
+    assert re.search(r"^bind 2 +trx  refused  wrong password$", text, re.M)
+    assert re.search(r"^submitted +7$", text, re.M)
+
+
+def test_the_help_has_the_options_in_the_groups_of_a_carriers_letter(run_app):
+    text = run_app("upstream", "change", "--help").stdout
+    headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert headings == ["Connection", "Bind", "Limits", "Text", "Receipts", "Options", "Example"]
+    connection, bind = text.split("Connection:")[1].split("Bind:")
+    assert "--tls-ca-file" in connection
+    assert re.search(r"--system-id.*\n +--password-stdin", bind)

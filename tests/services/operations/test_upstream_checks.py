@@ -1,0 +1,69 @@
+"""`check` names what is off with upstreams."""
+
+from collections.abc import Callable
+
+import pytest
+
+from portal.core.crypto import Keys
+from portal.core.db import Connection
+from portal.services.common.audit import SHELL
+from portal.services.operations import self_check
+from portal.services.upstreams import upstreams
+
+
+@pytest.fixture
+def find(conn: Connection, keys: Keys) -> Callable[..., list[str]]:
+    """Finds problems in a database with two upstreams, a simulator and one that was removed."""
+    for name in ("gone", "carrier", "second"):
+        upstreams.create_upstream(conn, keys, SHELL, name, host="h", system_id="s", password="p", window=20)
+    upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    upstreams.set_default_upstream(conn, SHELL, upstreams.get_upstream(conn, "carrier"))
+    upstreams.remove_upstream(conn, SHELL, upstreams.get_upstream(conn, "gone"), 0)
+    return lambda with_keys=keys: [str(each) for each in self_check.find_problems(conn, keys=with_keys)]
+
+
+def test_nothing_is_off(find):
+    assert find() == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentences"),
+    [
+        (
+            "settings = json_set(settings, '$.window', 0) WHERE id = 2",
+            ["carrier: upstreams row 2 has window set to 0, which it can't be"],
+        ),
+        (
+            "settings = json_set(settings, '$.pigeons', 'two') WHERE id = 2",
+            ['carrier: upstreams row 2 has pigeons set to "two", which it can\'t be'],
+        ),
+        (
+            "settings = '{}' WHERE id = 2",
+            [
+                "carrier: upstreams row 2 has settings that don't go together: The connection to a carrier needs host.",
+            ],
+        ),
+        ("password = NULL WHERE id = 2", ["carrier: upstreams row 2 has a password too much or too little"]),
+        (
+            "password = (SELECT password FROM upstreams WHERE id = 2) WHERE id = 4",
+            ["sim: upstreams row 4 has a password too much or too little"],
+        ),
+        (
+            "kind = 'pigeon' WHERE id = 4",
+            ["sim: upstreams row 4 is of the kind pigeon, which there isn't"],
+        ),
+        ("is_default = 0", ["upstreams: 0 of carrier, second, sim are the default one"]),
+        ("enabled = 1 WHERE id = 1", ["gone: upstreams row 1 was removed, and is still in use"]),
+    ],
+)
+def test_what_is_changed_by_hand_is_named(find, conn, damage, sentences):
+    conn.execute(f"UPDATE upstreams SET {damage}")
+    assert find() == sentences
+
+
+def test_passwords_from_before_a_lost_key_are_named(find, conn):
+    assert find(Keys(b"another key".ljust(32))) == [
+        "carrier: its password was sealed under another secret.key; enter it anew",
+        "second: its password was sealed under another secret.key; enter it anew",
+    ]
+    assert find(None) == []

@@ -1,0 +1,185 @@
+"""What can be set of an upstream, and that docs/upstreams.md says the same."""
+
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from portal.services.common.errors import Refused
+from portal.services.upstreams.settings import (
+    DEFAULTS,
+    GROUPS,
+    RULES,
+    InvalidUpstreamHost,
+    InvalidUpstreamSetting,
+    InvalidUpstreamText,
+    TlsSettingWithoutTls,
+    UnusableCaFile,
+    UpstreamSettingMissing,
+    UpstreamSettings,
+    ValidityAboveMaximum,
+    check_settings_together,
+    format_setting,
+    list_changed_settings,
+    parse_setting,
+)
+from portal.smsc.admission import tls
+from tests.support import ROOT
+
+ENOUGH = UpstreamSettings(host="smpp.carrier.example", system_id="acme")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("host", " smpp.carrier.example ", "smpp.carrier.example"),
+        ("host", "2001:db8::1", "2001:db8::1"),
+        ("host", "192.0.2.1", "192.0.2.1"),
+        ("host", "smsc_1", "smsc_1"),
+        ("port", "3550", 3550),
+        ("port", 3550, 3550),
+        ("tls", "yes", True),
+        ("tls", False, False),
+        ("bind", "TX+RX", "tx+rx"),
+        ("interface_version", "3.3", 0x33),
+        ("interface_version", 0x50, 0x50),
+        ("source_ton", "auto", None),
+        ("source_ton", None, None),
+        ("source_ton", "5", 5),
+        ("throughput", "0", 0),
+        ("registered_delivery", "none", 0),
+        ("message_ids", "hex-to-dec", "hex-to-dec"),
+    ],
+)
+def test_a_value_is_read_as_it_is_typed_and_as_it_is(name, text, value):
+    read = parse_setting(name, text)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_default_is_a_value_and_reads_as_it_is_written(name):
+    default = getattr(DEFAULTS, name)
+    assert parse_setting(name, default) == default
+    assert parse_setting(name, format_setting(name, default)) == default
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("port", "0", "1–65535"),
+        ("port", "65536", "1–65535"),
+        ("port", "two", "1–65535"),
+        ("port", "", "1–65535"),
+        ("port", None, "1–65535"),
+        ("window", "0", "1–1000"),
+        ("throughput", "-1", "0–100000"),
+        ("throughput", "1.5", "0–100000"),
+        ("bind", "rx", "trx, tx[+]rx"),
+        ("tls", "maybe", "yes, no"),
+        ("tls", 7, "yes, no"),
+        ("source_npi", "19", "auto, 0–18"),
+        ("interface_version", "3.5", "3.3, 3.4, 5.0"),
+        ("unanswered", "wait", "resend, fail"),
+    ],
+)
+def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value, says):
+    with pytest.raises(InvalidUpstreamSetting, match=f"of {name}[.] Possible: {says}") as caught:
+        parse_setting(name, value)
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refusal"),
+    [
+        ("system_id", "x" * 16, InvalidUpstreamText),
+        ("system_id", "à", InvalidUpstreamText),
+        ("system_id", "a\0b", InvalidUpstreamText),
+        ("system_type", "x" * 13, InvalidUpstreamText),
+        ("address_range", "x" * 41, InvalidUpstreamText),
+        ("host", "x" * 254, InvalidUpstreamText),
+        ("host", "smpp.carrier.example:2775", InvalidUpstreamHost),
+        ("host", "smpp://carrier.example", InvalidUpstreamHost),
+        ("host", "a b", InvalidUpstreamHost),
+        ("host", "192.0.2.256", InvalidUpstreamHost),
+        ("host", "[2001:db8::1]", InvalidUpstreamHost),
+        ("tls_server_name", "carrier..example", InvalidUpstreamHost),
+        ("system_id", 7, InvalidUpstreamSetting),
+    ],
+)
+def test_a_text_that_smpp_or_the_net_has_no_place_for_is_refused(name, value, refusal):
+    with pytest.raises(refusal, match=f"the value of {name}") as caught:
+        parse_setting(name, value)
+    assert caught.value.field == name
+
+
+def test_texts_may_be_as_long_as_smpp_has_them():
+    for name, length in (("system_id", 15), ("system_type", 12), ("address_range", 40)):
+        assert parse_setting(name, "x" * length) == "x" * length
+
+
+def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    with pytest.raises(UnusableCaFile, match="No such file"):
+        parse_setting("tls_ca_file", str(file))
+    file.write_text("none")
+    with pytest.raises(UnusableCaFile, match="tls_ca_file"):
+        parse_setting("tls_ca_file", str(file))
+    with pytest.raises(UnusableCaFile, match="begin with /"):
+        parse_setting("tls_ca_file", "ca.pem")
+    certificate, _ = tls.ensure_certificate(tmp_path, "carrier.example")
+    assert parse_setting("tls_ca_file", str(certificate)) == str(certificate)
+    assert parse_setting("tls_ca_file", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal", "field"),
+    [
+        (replace(ENOUGH, host=""), UpstreamSettingMissing, "host"),
+        (replace(ENOUGH, system_id=""), UpstreamSettingMissing, "system_id"),
+        (replace(ENOUGH, tls_ca_file="/ca.pem"), TlsSettingWithoutTls, "tls_ca_file"),
+        (replace(ENOUGH, tls_server_name="x"), TlsSettingWithoutTls, "tls_server_name"),
+        (
+            replace(ENOUGH, default_validity_seconds=61, max_validity_seconds=60),
+            ValidityAboveMaximum,
+            "default_validity_seconds",
+        ),
+    ],
+)
+def test_settings_must_go_together(settings, refusal, field):
+    with pytest.raises(refusal) as caught:
+        check_settings_together(settings)
+    assert isinstance(caught.value, Refused)
+    assert caught.value.field == field
+
+
+def test_settings_that_go_together():
+    check_settings_together(ENOUGH)
+    check_settings_together(replace(ENOUGH, tls=True, tls_ca_file="/ca.pem", tls_server_name="x"))
+    check_settings_together(replace(ENOUGH, default_validity_seconds=60))
+    check_settings_together(replace(ENOUGH, default_validity_seconds=60, max_validity_seconds=60))
+
+
+def test_the_binds_by_their_numbers():
+    assert replace(DEFAULTS, binds=2).bind_kinds == ("trx", "trx")
+    assert replace(DEFAULTS, bind="tx+rx", binds=2).bind_kinds == ("tx", "rx", "tx", "rx")
+
+
+def test_only_what_differs_from_the_defaults_is_stored():
+    assert list_changed_settings(DEFAULTS) == {}
+    assert list_changed_settings(replace(ENOUGH, source_ton=0)) == {
+        "host": "smpp.carrier.example",
+        "system_id": "acme",
+        "source_ton": 0,
+    }
+
+
+def test_the_page_has_each_setting_with_its_default_and_what_it_is():
+    page = (ROOT / "docs" / "upstreams.md").read_text()
+    told = re.findall(r"^\| `(\w+)` \| (.+?) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert told == [
+        (name, rule.help, f"`{format_setting(name, default)}`" if default != "" else "", rule.choices)
+        for (name, rule), default in zip(RULES.items(), asdict(DEFAULTS).values(), strict=True)
+    ]
+    assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == [each.capitalize() for each in GROUPS]

@@ -1,0 +1,228 @@
+import json
+from typing import Any
+
+import pytest
+
+from portal.core.crypto import Keys
+from portal.core.db import Connection
+from portal.services.common.audit import SHELL
+from portal.services.common.errors import Refused
+from portal.services.messages import smpp_config
+from portal.services.upstreams import upstreams
+from portal.services.upstreams.settings import InvalidUpstreamSetting, NoSettingOfSimulator, UpstreamSettingMissing
+from portal.services.upstreams.upstreams import (
+    DefaultUpstreamInUse,
+    InvalidUpstreamKind,
+    InvalidUpstreamName,
+    InvalidUpstreamPassword,
+    MessagesWaitForUpstream,
+    NoSuchUpstream,
+    Upstream,
+    UpstreamExists,
+    UpstreamPasswordUnreadable,
+)
+
+
+def create(conn: Connection, keys: Keys, name: str = "carrier", **overrides: Any) -> Upstream:
+    values = {"host": "smpp.carrier.example", "system_id": "acme", "password": "secret"} | overrides
+    return upstreams.create_upstream(conn, keys, SHELL, name, **values)
+
+
+def audited(conn: Connection) -> list[tuple[str, dict[str, Any]]]:
+    rows = conn.execute("SELECT action, details FROM audit_log WHERE action LIKE 'upstream.%' ORDER BY id")
+    return [(row["action"], json.loads(row["details"])) for row in rows]
+
+
+def stored_settings(conn: Connection) -> Any:
+    return json.loads(conn.execute("SELECT settings FROM upstreams").fetchone()[0])
+
+
+def test_an_upstream_is_created_enabled_with_defaults(conn, keys):
+    created = create(conn, keys, window="20")
+    assert (created.name, created.kind, created.enabled, created.draining) == ("carrier", "smpp", True, False)
+    assert (created.settings.host, created.settings.port, created.settings.window) == ("smpp.carrier.example", 2775, 20)
+    assert stored_settings(conn) == {"host": "smpp.carrier.example", "system_id": "acme", "window": 20}
+    assert upstreams.list_upstreams(conn) == [created]
+    assert upstreams.get_upstream(conn, "CARRIER") == created
+    assert upstreams.get_upstream_by_id(conn, created.id) == created
+
+
+def test_the_password_is_sealed_and_in_no_log(conn, keys, data):
+    created = create(conn, keys, password="s3cr3t!!")
+    upstreams.change_upstream(conn, keys, SHELL, created, password="n3w")
+    assert upstreams.get_upstream_password(conn, keys, created) == "n3w"
+    dump = "\n".join(conn.iterdump())
+    assert "s3cr3t" not in dump
+    assert "n3w" not in dump
+    assert audited(conn)[-1] == (
+        "upstream.change",
+        {"name": "carrier", "new_name": None, "settings": {}, "password_changed": True},
+    )
+    with pytest.raises(UpstreamPasswordUnreadable, match="carrier"):
+        upstreams.get_upstream_password(conn, Keys(b"x" * 32), created)
+
+
+def test_the_first_one_is_the_default_until_another_is(conn, keys):
+    first, second = create(conn, keys, "first"), create(conn, keys, "second")
+    assert (first.is_default, second.is_default) == (True, False)
+    upstreams.set_default_upstream(conn, SHELL, second)
+    upstreams.set_default_upstream(conn, SHELL, second)
+    assert [(each.name, each.is_default) for each in upstreams.list_upstreams(conn)] == [
+        ("first", False),
+        ("second", True),
+    ]
+    assert [action for action, _ in audited(conn)] == ["upstream.add", "upstream.add", "upstream.default"]
+
+
+def test_each_change_moves_the_version_that_the_server_polls_and_nothing_else_does(conn, keys):
+    versions = [smpp_config.read_config_version(conn)]
+
+    def moved() -> bool:
+        versions.append(smpp_config.read_config_version(conn))
+        return versions[-1] > versions[-2]
+
+    created = create(conn, keys)
+    assert moved()
+    assert created.version == versions[-1]
+    for act in (upstreams.drain_upstream, upstreams.disable_upstream, upstreams.enable_upstream):
+        act(conn, SHELL, created)
+        assert moved()
+        act(conn, SHELL, created)
+        assert not moved()
+    for changes in ({"window": 11}, {"password": "secret"}, {"name": "other"}):
+        changed = upstreams.change_upstream(conn, keys, SHELL, created, **changes)
+        assert moved()
+        assert changed.version == versions[-1]
+    upstreams.change_upstream(conn, keys, SHELL, created, window=11, name="other")
+    assert not moved()
+    upstreams.set_default_upstream(conn, SHELL, created)
+    assert not moved()
+    upstreams.remove_upstream(conn, SHELL, created, 0)
+    assert moved()
+
+
+def test_enabling_disabling_and_draining(conn, keys):
+    created = create(conn, keys)
+
+    def state() -> tuple[bool, bool]:
+        now = upstreams.get_upstream(conn, "carrier")
+        return now.enabled, now.draining
+
+    upstreams.drain_upstream(conn, SHELL, created)
+    assert state() == (True, True)
+    upstreams.disable_upstream(conn, SHELL, created)
+    assert state() == (False, False)
+    upstreams.drain_upstream(conn, SHELL, created)
+    assert state() == (True, True), "it connects to send what waits"
+    upstreams.enable_upstream(conn, SHELL, created)
+    assert state() == (True, False)
+    assert [action for action, _ in audited(conn)][1:] == [
+        "upstream.drain",
+        "upstream.disable",
+        "upstream.drain",
+        "upstream.enable",
+    ]
+
+
+def test_a_change_leaves_the_rest_as_it_is(conn, keys):
+    created = create(conn, keys, window=20, throughput=5)
+    # What another has changed meanwhile stays.
+    upstreams.change_upstream(conn, keys, SHELL, created, throughput="0")
+    changed = upstreams.change_upstream(conn, keys, SHELL, created, name="new", tls=True)
+    assert (changed.id, changed.name) == (created.id, "new")
+    assert stored_settings(conn) == {"host": "smpp.carrier.example", "system_id": "acme", "window": 20, "tls": True}
+    assert upstreams.get_upstream_password(conn, keys, changed) == "secret"
+    assert audited(conn)[-1][1]["settings"] == {"tls": True}
+
+
+def test_what_is_refused_changes_nothing(conn, keys):
+    created, other = create(conn, keys), create(conn, keys, "other")
+    for changes, refusal in (
+        ({"window": 0}, InvalidUpstreamSetting),
+        ({"host": ""}, UpstreamSettingMissing),
+        ({"password": ""}, InvalidUpstreamPassword),
+        ({"password": "123456789"}, InvalidUpstreamPassword),
+        ({"password": "pàss"}, InvalidUpstreamPassword),
+        ({"name": "OTHER"}, UpstreamExists),
+        ({"name": "a,b"}, InvalidUpstreamName),
+        ({"name": ""}, InvalidUpstreamName),
+    ):
+        with pytest.raises(refusal):
+            upstreams.change_upstream(conn, keys, SHELL, created, throughput=9, **changes)
+    assert upstreams.list_upstreams(conn) == [created, other]
+    creations: list[tuple[str, dict[str, Any], type[Refused]]] = [
+        ("third", {"kind": "pigeon"}, InvalidUpstreamKind),
+        ("third", {"password": ""}, InvalidUpstreamPassword),
+        ("third", {"system_id": ""}, UpstreamSettingMissing),
+        ("Carrier", {}, UpstreamExists),
+        ("x" * 31, {}, InvalidUpstreamName),
+        ("-x", {}, InvalidUpstreamName),
+    ]
+    for name, values, refused in creations:
+        with pytest.raises(refused):
+            create(conn, keys, name, **values)
+    assert len(upstreams.list_upstreams(conn)) == 2
+    assert len(audited(conn)) == 2
+
+
+def test_a_simulator_has_neither_a_connection_nor_a_password(conn, keys):
+    made = upstreams.create_upstream(conn, keys, SHELL, "sim", kind="simulator", refund="undelivered")
+    assert (made.kind, made.settings.refund, made.is_default) == ("simulator", "undelivered", True)
+    assert upstreams.get_upstream_password(conn, keys, made) == ""
+    for values in ({"host": "x"}, {"password": "x"}, {"window": 5}):
+        with pytest.raises(NoSettingOfSimulator, match=next(iter(values))):
+            upstreams.create_upstream(conn, keys, SHELL, "two", kind="simulator", **values)
+        with pytest.raises(NoSettingOfSimulator):
+            upstreams.change_upstream(conn, keys, SHELL, made, **values)
+
+
+def test_one_that_messages_wait_for_is_not_removed(conn, keys):
+    created = create(conn, keys)
+    with pytest.raises(MessagesWaitForUpstream, match=r"3 messages wait for “carrier”[.] Drain it"):
+        upstreams.remove_upstream(conn, SHELL, created, 3)
+    assert upstreams.get_upstream(conn, "carrier") == created
+
+
+def test_the_default_one_goes_last(conn, keys):
+    first, second = create(conn, keys, "first"), create(conn, keys, "second")
+    with pytest.raises(DefaultUpstreamInUse):
+        upstreams.remove_upstream(conn, SHELL, first, 0)
+    upstreams.remove_upstream(conn, SHELL, second, 0)
+    upstreams.remove_upstream(conn, SHELL, first, 0)
+    assert upstreams.list_upstreams(conn) == []
+    assert create(conn, keys, "third").is_default
+
+
+def test_of_one_that_is_removed_the_name_stays_and_no_password(conn, keys):
+    created = create(conn, keys)
+    upstreams.remove_upstream(conn, SHELL, created, 0)
+    assert tuple(conn.execute("SELECT password, enabled FROM upstreams").fetchone()) == (None, 0)
+    assert audited(conn)[-1] == ("upstream.remove", {"name": "carrier"})
+    for act in (
+        lambda: upstreams.get_upstream(conn, "carrier"),
+        lambda: upstreams.change_upstream(conn, keys, SHELL, created, window=1),
+        lambda: upstreams.set_default_upstream(conn, SHELL, created),
+        lambda: upstreams.remove_upstream(conn, SHELL, created, 0),
+    ):
+        with pytest.raises(NoSuchUpstream):
+            act()
+    upstreams.enable_upstream(conn, SHELL, created)
+    assert conn.execute("SELECT enabled FROM upstreams").fetchone()[0] == 0
+    assert upstreams.list_upstreams(conn) == []
+    again = create(conn, keys)
+    assert again.id != created.id
+    assert upstreams.get_upstream_names(conn) == {created.id: "carrier", again.id: "carrier"}
+
+
+def test_an_installation_remembers_that_it_had_an_upstream(conn, keys):
+    assert not upstreams.has_ever_had_upstream(conn)
+    created = create(conn, keys)
+    assert upstreams.has_ever_had_upstream(conn)
+    upstreams.remove_upstream(conn, SHELL, created, 0)
+    assert upstreams.has_ever_had_upstream(conn)
+
+
+def test_a_setting_that_is_no_more_is_passed_over(conn, keys):
+    created = create(conn, keys)
+    conn.execute("UPDATE upstreams SET settings = json_insert(settings, '$.carrier_pigeons', 7)")
+    assert upstreams.get_upstream(conn, "carrier").settings == created.settings
