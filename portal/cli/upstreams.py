@@ -210,7 +210,7 @@ def _disable_upstream(context: CommandContext, upstream: Upstream) -> CommandOut
 @upstream_group.command("drain", example="upstream drain carrier")
 @_upstream_argument
 def _drain_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Give one no new messages; it sends those that wait for it, and its receipts still come."""
+    """Give one no more messages; its receipts still come, and what waits goes on waiting."""
     upstreams.drain_upstream(context.conn, SHELL, upstream)
     return _describe_upstream(context, upstream)
 

@@ -271,3 +271,28 @@ class BulkUpdate:
             chunk = pairs[start : start + _MAX_ROWS]
             row_ids = [row_id for row_id, _value in chunk]
             conn.execute(self._statements[len(chunk) - 1], (*others, *chain.from_iterable(chunk), *row_ids))
+
+
+class BulkUpdateColumns:
+    """Updates several columns of many rows of one table, several rows with each statement: see `BulkInsert`."""
+
+    def __init__(self, table: str, columns: Sequence[str], suffix: str = "") -> None:
+        """Args:
+        columns: those that get values for each row.
+        suffix: SQL behind the condition that finds a row by its id, such as AND and another one.
+        """
+        row = f"({', '.join('?' * (len(columns) + 1))})"
+        assignments = ", ".join(f"{name} = given.column{index}" for index, name in enumerate(columns, start=2))
+        self._statements = [
+            f"UPDATE {table} SET {assignments} FROM (VALUES {', '.join([row] * rows)}) AS given"
+            f" WHERE id = given.column1 {suffix}"
+            for rows in range(1, _MAX_ROWS + 1)
+        ]
+
+    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> int:
+        """Update rows, each given as its id and the values of its columns; returns how many there were."""
+        count = 0
+        for start in range(0, len(rows), _MAX_ROWS):
+            chunk = rows[start : start + _MAX_ROWS]
+            count += conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk))).rowcount
+        return count

@@ -29,6 +29,7 @@ from portal.migrations.m0020_national_numbers import m0020_national_numbers
 from portal.migrations.m0021_hex_ids import m0021_hex_ids
 from portal.migrations.m0022_invisible_marks import m0022_invisible_marks
 from portal.migrations.m0023_upstreams import m0023_upstreams
+from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
 
 migrations = Migrations("portal")
 
@@ -56,5 +57,6 @@ for step in (
     m0021_hex_ids,
     m0022_invisible_marks,
     m0023_upstreams,
+    m0024_outbound_queue,
 ):
     migrations()(step)

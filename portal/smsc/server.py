@@ -29,7 +29,8 @@ from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.sqlite import SqliteStorage
 from portal.smsc.upstream.dispatcher import Dispatcher
-from portal.smsc.upstream.simulator import Simulator
+from portal.smsc.upstream.kinds import create_connection
+from portal.smsc.upstream.simulator.simulator import Simulator
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class SmppServer:
 
     `start`, then `close`; `port` and `tls_port` are those really listened on (0: not). `on_fatal_error` is called where
     only a new process can go on. `connection_limits` and, from `start` on, `storage`, `session_registry`,
-    `waiting_binds` and `upstream` are the parts of it.
+    `waiting_binds` and `simulator`, the built-in upstream, are the parts of it.
     """
 
     def __init__(
@@ -83,9 +84,8 @@ class SmppServer:
         self.session_registry = SessionRegistry(self.storage, loop)
         self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds, loop)
         bind_auth = BindAuth(self.storage, config.limits.bind_failures, loop)
-        self.upstream = Simulator(self.storage.store_outcomes, self.storage.store_inbound_messages, loop)
-        self.storage.on_simulated_inbound_messages(self.upstream.receive_inbound_messages)
-        self._dispatcher = Dispatcher(self.storage, self.upstream)
+        self.simulator = Simulator(self.storage.outbound.store_outcomes, loop)
+        self._dispatcher = Dispatcher(self.storage.outbound, self.simulator, create_connection, loop)
         context = ServerContext(
             self.storage,
             bind_auth,
@@ -122,12 +122,13 @@ class SmppServer:
         for listener in self._listeners:
             listener.close()
         self.connection_limits.close()
+        closing = self._loop.create_task(self._dispatcher.close(_DRAIN_SECONDS))
         for session in list(self.connection_limits.sessions):
             session.unbind("the server stops")
         if not await self._wait_for_sessions(_DRAIN_SECONDS):
-            self.storage.refuse_submits()
+            self.storage.outbound.refuse_submits()
             await self._wait_for_sessions(_SHUTDOWN_UNBIND_SECONDS)
-        self._dispatcher.close()
+        await closing
         self._wakeup_listener.close()
         self.session_registry.close()
         self.storage.close(_FINAL_WRITE_SECONDS)

@@ -241,9 +241,9 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
         ("393401234567", 2, 0),
         ("33612345678", 5, 1),
     ]
-    assert [
-        each.text for each in outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
-    ] == ["waits"]
+    assert [each.text for each in outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))] == [
+        "waits"
+    ]
     with db.write_transaction(conn):
         assert ids.allocate_id(conn, "messages") > list_submitted(conn, account.id)[0].id
     accounts.change_account(conn, SHELL, account, windowing=5, throughput=5, binds=1, any_sender=True)

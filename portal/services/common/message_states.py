@@ -5,7 +5,8 @@ from portal.core.i18n import N_
 # SMPP 3.4, 5.2.28: message_state.
 ENROUTE, DELIVERED, EXPIRED, DELETED, UNDELIVERABLE, ACCEPTED, UNKNOWN, REJECTED = 1, 2, 3, 4, 5, 6, 7, 8
 # What a customer reads as the status of a message ("ptt").
-PTT_NONE, PTT_NO_CREDIT, PTT_BLACKLISTED, PTT_PENDING, PTT_EXPIRED, PTT_DELETED = 0, 10, 53, 254, 801, 802
+PTT_NONE, PTT_NO_CREDIT, PTT_BLACKLISTED, PTT_PENDING = 0, 10, 53, 254
+PTT_EXPIRED, PTT_DELETED, PTT_UNKNOWN = 801, 802, 804
 # "ptt" codes and what they mean to a customer.
 PTT_DESCRIPTIONS = {
     0: N_("Delivered"),

@@ -18,6 +18,7 @@ from portal.services.messages import blacklist, client_ids, deliveries, text_pol
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
+from portal.services.upstreams import queue
 
 _COMMON_COLUMNS = (
     "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"
@@ -27,12 +28,15 @@ _STATE_INDEX = _COMMON_COLUMNS.split(", ").index("state")
 _INSERT_MESSAGES = BulkInsert(
     "messages",
     f"{_COMMON_COLUMNS}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number,"
-    " scheduled_at, expires_at, due_at, outcome_room",
+    " scheduled_at, expires_at, due_at, priority, upstream, outcome_room",
 )
 # As much as the column's default.
 _OUTCOME_ROOM = bytes(40)
+# An upstream's id and time come before its outcome.
+_UPSTREAM_OUTCOME_ROOM = bytes(64)
 # Most messages have values in these columns only, and Python takes a third of a microsecond to bind a None.
 _INSERT_COMMON = BulkInsert("messages", _COMMON_COLUMNS)
+_INSERT_COMMON_OF_UPSTREAM = BulkInsert("messages", f"{_COMMON_COLUMNS}, upstream, outcome_room")
 # The reference number of a concatenated message has one or two octets, so clients use each again after a while.
 MAX_SEGMENT_GAP_MS = 10 * 60_000
 """The longest time between two segments of one text; their ids contain the times."""
@@ -44,8 +48,9 @@ _MAX_SEGMENTS_COMPARED = 16
 class StoredMessages:
     """The result of `store_messages`.
 
-    `message_ids`: one for each submit, None where the credits didn't cover it. `outbound`: the messages to pass to an
-    upstream now. `receipts`: those that were queued for messages rejected at once.
+    `message_ids`: one for each submit, None where the credits didn't cover it. `outbound`: the messages to pass on now,
+    to the upstream that has room for them or to the built-in simulator. `receipts`: those that were queued for messages
+    rejected at once.
     """
 
     message_ids: list[int | None] = field(default_factory=list)
@@ -106,6 +111,8 @@ def store_messages(
         _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
         rows: list[tuple[Any, ...]] = []
         common_rows: list[tuple[object, ...]] = []
+        upstream_rows: list[tuple[object, ...]] = []
+        queued: list[tuple[int, int, int]] = []
         segments = []
         for message_id, each in enumerate(submits, first_id):
             each.id = message_id
@@ -122,11 +129,17 @@ def store_messages(
                 charge.balance_after -= each.price
                 charge.sent += 1
                 charge.parts += each.parts
-                if _has_only_common_columns(each):
-                    common_rows.append(_common_row_from_submit(each, each.price, ENROUTE, PTT_PENDING))
-                else:
+                if not _has_only_common_columns(each):
                     rows.append(_row_from_submit(each, each.price, ENROUTE, PTT_PENDING))
-                if each.scheduled_at is None:
+                else:
+                    row = _common_row_from_submit(each, each.price, ENROUTE, PTT_PENDING)
+                    if each.upstream is None:
+                        common_rows.append(row)
+                    else:
+                        upstream_rows.append((*row, each.upstream, _UPSTREAM_OUTCOME_ROOM))
+                if each.is_queued:
+                    queued.append((each.account_id, each.priority, message_id))
+                elif each.scheduled_at is None:
                     stored.outbound.append(each)
             else:
                 charge.refused += 1
@@ -135,7 +148,9 @@ def store_messages(
             if each.segment is not None:
                 segments.append((each, each.segment))
         _INSERT_COMMON.run(conn, common_rows)
+        _INSERT_COMMON_OF_UPSTREAM.run(conn, upstream_rows)
         _INSERT_MESSAGES.run(conn, rows)
+        queue.enqueue_messages(conn, queued)
         if any(charge.refused or charge.stopped for charge in charges.values()):
             _blank_ended_texts(conn, charges, rows, stored.receipts)
         for segment in segments:
@@ -227,9 +242,10 @@ def _buy_recredit_packs(
 
 
 def _has_only_common_columns(submit: SubmittedMessage) -> bool:
-    """Whether a message without a final state has values only in `_COMMON_COLUMNS`."""
+    """Whether a message without a final state has values only in `_COMMON_COLUMNS`, and maybe an upstream."""
     return (
         submit.udh is None
+        and not submit.priority
         and submit.reference is None
         and submit.body is None
         and submit.subunit is None
@@ -272,7 +288,9 @@ def _row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int)
         submit.scheduled_at,
         submit.expires_at,
         (submit.scheduled_at or submit.expires_at) if is_pending else None,
-        _OUTCOME_ROOM if is_pending else None,
+        submit.priority or None,
+        submit.upstream if is_pending else None,
+        (_OUTCOME_ROOM if submit.upstream is None else _UPSTREAM_OUTCOME_ROOM) if is_pending else None,
     )
 
 

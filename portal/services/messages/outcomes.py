@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -26,6 +26,7 @@ from portal.services.messages import blacklist, client_ids, deliveries, text_pol
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
+from portal.services.upstreams import queue, upstreams
 
 _BATCH_SIZE = 1_000
 
@@ -47,11 +48,12 @@ class MessageOutcome:
 
 @dataclass(slots=True)
 class DueMessages:
-    """What has become due: messages to pass to an upstream, the ids of those that have expired, and the receipts that
-    were queued.
+    """What has become due: messages for the built-in simulator, the accounts of those that wait for an upstream now,
+    the ids of those that have expired, and the receipts that were queued.
     """
 
     outbound: list[SubmittedMessage] = field(default_factory=list)
+    queued_account_ids: set[int] = field(default_factory=set)
     expired_ids: list[int] = field(default_factory=list)
     receipts: list[DeliveryReceipt] = field(default_factory=list)
 
@@ -60,7 +62,8 @@ class DueMessages:
 class MessageStatus:
     """What query_sm and cancel_sm need to know of a message (SMPP 3.4, 4.8, 4.9). Times in milliseconds.
 
-    `is_scheduled`: the date on which it is to be sent is still to come.
+    `is_scheduled`: the date on which it is to be sent is still to come. `is_queued`: it waits for an upstream.
+    `upstream`: the one that has it, if any.
     """
 
     id: int
@@ -70,6 +73,8 @@ class MessageStatus:
     ptt: int
     done_at: int | None
     is_scheduled: bool
+    is_queued: bool = False
+    upstream: int | None = None
 
 
 @dataclass(slots=True)
@@ -156,31 +161,52 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
 _SEGMENT_COLUMNS = "segment_reference, segment_total, segment_number"
 _OUTBOUND_COLUMNS = (
     "account_id, source, source_ton, source_npi, destination, country, text, udh, data_coding, registered_delivery,"
-    f" reference, parts, price, body, subunit, scheduled_at, expires_at, session_id, id, {_SEGMENT_COLUMNS}"
+    f" reference, parts, price, body, subunit, scheduled_at, expires_at, session_id, id, priority, {_SEGMENT_COLUMNS}"
 )
 _SEGMENT_INDEX = 15
 
 
 def _outbound_from_row(row: Sequence[Any]) -> SubmittedMessage:
-    *fields, reference, total, number = row
+    *fields, priority, reference, total, number = row
     segment = None if number is None else Segment(reference, total, number)
-    return SubmittedMessage(*(*fields[:_SEGMENT_INDEX], segment, *fields[_SEGMENT_INDEX:]))
+    message = SubmittedMessage(*(*fields[:_SEGMENT_INDEX], segment, *fields[_SEGMENT_INDEX:]))
+    message.priority = priority or 0
+    return message
 
 
 # In these statements the state is part of the SQL, not a parameter: only then does SQLite use the partial index.
 
 
-def list_unfinished_message_ids(conn: sqlite3.Connection) -> list[int]:
-    """The ids of messages without a final state, oldest first: at start they are passed to an upstream again.
+def list_simulated_message_ids(conn: sqlite3.Connection) -> list[int]:
+    """The ids of messages without a final state that the built-in simulator has, oldest first: at start it gets them
+    again.
 
-    Those whose date is still to come are not among them.
+    Those whose date is still to come are not among them, and nothing that was stored since there are upstreams.
     """
-    # Without the hint SQLite would read the whole table, because that is in the order of ids.
+    condition = f"state = {ENROUTE} AND upstream IS NULL"
+    if upstreams.has_ever_had_upstream(conn):
+        condition += f" AND id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}"
+    # Without the hint SQLite would read the whole table, because that is in the order of ids. The two halves can be
+    # found by id in the index.
+    select = f"SELECT id FROM messages INDEXED BY messages_unfinished WHERE {condition}"
     rows = conn.execute(
-        f"SELECT id FROM messages INDEXED BY messages_unfinished WHERE state = {ENROUTE}"
-        " AND (due_at IS NULL OR due_at IS NOT scheduled_at) ORDER BY id"
+        f"{select} AND due_at IS NULL UNION ALL {select} AND due_at IS NOT NULL AND due_at IS NOT scheduled_at"
+        " ORDER BY id"
     )
     return [row[0] for row in rows]
+
+
+_LAST_SIMULATED_SQL = "(SELECT value FROM counters WHERE name = 'last_simulated_message')"
+
+
+def mark_last_simulated_message(conn: sqlite3.Connection) -> None:
+    """Store which message is the last that the built-in simulator may have got, once there are upstreams."""
+    with write_transaction(conn):
+        if upstreams.has_ever_had_upstream(conn):
+            conn.execute(
+                "UPDATE counters SET value = coalesce((SELECT max(id) FROM messages), 1)"
+                " WHERE name = 'last_simulated_message' AND value = 0"
+            )
 
 
 def list_outbound_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> list[SubmittedMessage]:
@@ -226,24 +252,87 @@ def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
         if blacklisted:
             blocked = [each for each in due.outbound if (each.account_id, each.destination) in blacklisted]
             due.outbound = [each for each in due.outbound if (each.account_id, each.destination) not in blacklisted]
-            due.receipts += finish_messages(
-                conn, [MessageOutcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in blocked]
-            )
-            paid: dict[int, list[tuple[int, int]]] = defaultdict(list)
-            for each in blocked:
-                paid[each.account_id].append((each.id, each.price))
-            for account_id, messages in paid.items():
-                expiry.refund_unsent_messages(conn, account_id, messages)
+            due.receipts += reject_blacklisted_messages(conn, blocked, now)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.outbound])
+        if upstreams.has_ever_had_upstream(conn):
+            queue.enqueue_messages(conn, [(each.account_id, each.priority, each.id) for each in due.outbound])
+            due.queued_account_ids = {each.account_id for each in due.outbound}
+            due.outbound = []
         overdue = conn.execute(
             f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ? LIMIT ?",
             (ids.min_id_at_time(now - DEFAULT_VALIDITY_MS), _BATCH_SIZE),
         )
         due.expired_ids += [row[0] for row in overdue]
-        due.receipts += finish_messages(
-            conn, [MessageOutcome(each, EXPIRED, PTT_EXPIRED, now) for each in due.expired_ids]
-        )
+        due.receipts += _expire_messages(conn, due.expired_ids, now)
     return due
+
+
+def _expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> list[DeliveryReceipt]:
+    if not message_ids:
+        return []
+    # What an upstream has said of one that it was given stays.
+    known_ids = dict(
+        conn.execute(
+            "SELECT id, upstream_id FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(message_ids),),
+        )
+    )
+    receipts = finish_failed_messages(
+        conn, [MessageOutcome(each, EXPIRED, PTT_EXPIRED, now, known_ids[each]) for each in message_ids]
+    )
+    queue.remove_waiting_messages(conn, message_ids)
+    return receipts
+
+
+def reject_blacklisted_messages(
+    conn: sqlite3.Connection, messages: Sequence[SubmittedMessage], now: int
+) -> list[DeliveryReceipt]:
+    """Reject messages to numbers that have been blacklisted since they were stored, and give back what they cost.
+
+    The caller is inside `write_transaction()`. Returns the receipts that were queued.
+    """
+    receipts = finish_messages(conn, [MessageOutcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in messages])
+    _refund_messages(conn, [(each.account_id, each.id, each.price) for each in messages])
+    return receipts
+
+
+# --- refunds by the setting of an upstream
+
+REFUND_REFUSED, REFUND_UNDELIVERED = "refused", "undelivered"
+_SELECT_REFUNDABLE = f"""
+SELECT account_id, messages.id, price FROM messages
+JOIN upstreams ON upstreams.id = coalesce(upstream, (SELECT id FROM upstreams WHERE is_default))
+WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND price > 0
+  AND json_extract(settings, '$.refund') IN ('{REFUND_UNDELIVERED}', ?)
+"""
+
+
+def finish_failed_messages(
+    conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome], *, are_refused: bool = False
+) -> list[DeliveryReceipt]:
+    """`finish_messages` for messages that were not delivered, whose price is given back where the setting `refund` of
+    their upstream says so; of one that no upstream has, that of the default one.
+
+    Args:
+        are_refused: whether the upstream has refused them, instead of taking them and not delivering.
+    """
+    with write_transaction(conn):
+        refundable = conn.execute(
+            _SELECT_REFUNDABLE,
+            (json.dumps([each.message_id for each in outcomes]), REFUND_REFUSED if are_refused else None),
+        ).fetchall()
+        receipts = finish_messages(conn, outcomes)
+        _refund_messages(conn, refundable)
+    return receipts
+
+
+def _refund_messages(conn: sqlite3.Connection, charged: Iterable[tuple[int, int, int]]) -> None:
+    """Give back what messages cost, each given as the id of its account, its id and its price."""
+    by_account: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for account_id, message_id, price in charged:
+        by_account[account_id].append((message_id, price))
+    for account_id, messages in by_account.items():
+        expiry.refund_unsent_messages(conn, account_id, messages)
 
 
 # --- query_sm and cancel_sm
@@ -251,7 +340,8 @@ def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
 
 _SELECT_STATUS = (
     "SELECT id, source, destination, state, ptt, done_at,"
-    " scheduled_at IS NOT NULL AND due_at IS scheduled_at FROM messages WHERE"
+    " scheduled_at IS NOT NULL AND due_at IS scheduled_at,"
+    f" {queue.IS_WAITING_SQL}, upstream FROM messages WHERE"
 )
 
 
@@ -290,19 +380,23 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
     come.
     """
     cancelled = CancelResult()
-    paid: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    paid = []
     with write_transaction(conn):
         for each in candidates:
             row = conn.execute(
-                "SELECT account_id, price, due_at IS scheduled_at AS is_waiting FROM messages"
-                " WHERE id = ? AND state = ?",
+                "SELECT account_id, price, scheduled_at IS NOT NULL AND due_at IS scheduled_at AS is_scheduled,"
+                f" {queue.IS_WAITING_SQL} AS is_queued FROM messages WHERE id = ? AND state = ?",
                 (each.id, ENROUTE),
             ).fetchone()
-            can_cancel = row is not None and (row["is_waiting"] or not each.is_scheduled)
+            # What was to be sent later, or waited, may be on its way meanwhile.
+            can_cancel = row is not None and (
+                row["is_scheduled"] or row["is_queued"] or not (each.is_scheduled or each.is_queued)
+            )
             cancelled.was_cancelled.append(bool(can_cancel))
             if can_cancel:
                 cancelled.receipts += finish_messages(conn, [MessageOutcome(each.id, DELETED, PTT_DELETED, now_ms())])
-                paid[row["account_id"]].append((each.id, row["price"]))
-        for account_id, messages in paid.items():
-            expiry.refund_unsent_messages(conn, account_id, messages)
+                paid.append((row["account_id"], each.id, row["price"]))
+                if row["is_queued"]:
+                    queue.remove_waiting_messages(conn, [each.id])
+        _refund_messages(conn, paid)
     return cancelled

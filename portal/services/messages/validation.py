@@ -74,7 +74,9 @@ class SubmittedMessage:
     (5.3.2.1; 1: displayed at once). `scheduled_at`, `expires_at`: milliseconds; None: send it now, and
     DEFAULT_VALIDITY_MS. `session_id`: the session that it came from, if any. `id`: 0 until it is stored; then an
     upstream gets it. `needs_hex_id`: its client needs another id, of eight hexadecimal digits: `hex_id`, None until it
-    is stored.
+    is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
+    and where not `is_queued` the built-in simulator takes it, or its date is still to come. `was_retried`: an upstream
+    has refused it before.
     """
 
     account_id: int
@@ -99,6 +101,10 @@ class SubmittedMessage:
     id: int = 0
     needs_hex_id: bool = False
     hex_id: int | None = None
+    priority: int = 0
+    upstream: int | None = None
+    is_queued: bool = False
+    was_retried: bool = False
 
 
 _ENCODING_LABELS = {
@@ -238,6 +244,14 @@ def _parse_concatenation(udh: bytes) -> Segment | None:
             if 1 <= number <= total and total > 1:
                 return Segment(int.from_bytes(bytes(reference)), total, number)
     return None
+
+
+def add_concatenation(udh: bytes, segment: Segment) -> bytes:
+    """A user data header with the element that gives a segment's place; the same one where it has it already."""
+    if _parse_concatenation(udh) is not None:
+        return udh
+    element = bytes((_CONCATENATION_16_BIT, 4)) + segment.reference.to_bytes(2) + bytes((segment.total, segment.number))
+    return bytes((udh[0] + len(element),)) + udh[1:] + element
 
 
 def _decode_text(

@@ -15,6 +15,8 @@ from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
+from portal.services.common.message_states import ENROUTE
+from portal.services.upstreams import queue
 from portal.services.upstreams.settings import (
     RULES,
     SIMULATOR_SETTINGS,
@@ -70,8 +72,8 @@ class UpstreamPasswordUnreadable(Refused):
 
 class MessagesWaitForUpstream(Refused):
     sentence = N_(
-        "%(count)s messages wait for “%(name)s”. Drain it, so that it takes no new ones, and remove it when they are"
-        " sent."
+        "%(count)s messages wait for “%(name)s”. Make another upstream the default one, or let it send them, before you"
+        " remove it."
     )
 
 
@@ -83,7 +85,7 @@ class DefaultUpstreamInUse(Refused):
 class Upstream:
     """An upstream. `version` grows with each change, one of the password included.
 
-    What is `draining` takes no new messages; it sends those that wait for it, and its receipts still come.
+    What is `draining` gets no messages; what is under way is still answered, and its receipts still come.
     """
 
     id: int
@@ -136,15 +138,30 @@ def get_upstream_by_id(conn: sqlite3.Connection, upstream_id: int) -> Upstream:
     return _upstream_from_row(row)
 
 
+def get_stored_settings(conn: sqlite3.Connection, upstream_id: int) -> UpstreamSettings:
+    """The settings of an upstream, also of one that was removed."""
+    row = conn.execute(_SELECT.partition(" WHERE ")[0] + " WHERE id = ?", (upstream_id,)).fetchone()
+    return _upstream_from_row(row).settings
+
+
 def get_upstream_names(conn: sqlite3.Connection) -> dict[int, str]:
     """The names by id, also of upstreams that were removed: messages go on naming them."""
     return {row["id"]: row["name"] for row in conn.execute("SELECT id, name FROM upstreams")}
 
 
-def count_waiting_messages(_conn: sqlite3.Connection) -> dict[int, int]:
-    """How many messages wait for each upstream, by its id; those for which none does are left out."""
-    # No message is stored as an upstream's yet.
-    return {}
+def count_waiting_messages(conn: sqlite3.Connection) -> dict[int, int]:
+    """How many messages each upstream is still to send, by its id: what waits, of the default one, and what is under
+    way. Those that have none are left out; a million of them take some tens of milliseconds.
+    """
+    under_way = conn.execute(
+        "SELECT upstream, count(*) FROM messages INDEXED BY messages_upstream"
+        f" WHERE state = {ENROUTE} AND upstream IS NOT NULL AND upstream_id IS NULL GROUP BY upstream"
+    )
+    counts = dict(under_way.fetchall())
+    row = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
+    if row is not None and (waiting := queue.count_waiting_messages(conn)):
+        counts[row["id"]] = counts.get(row["id"], 0) + waiting
+    return counts
 
 
 def has_ever_had_upstream(conn: sqlite3.Connection) -> bool:
@@ -270,7 +287,7 @@ def disable_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream)
 
 
 def drain_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
-    """Give it no new messages; it sends those that wait for it. One that is disabled connects for that."""
+    """Give it no more messages; its receipts still come. One that is disabled connects for that."""
     _change_state(conn, actor, upstream, "upstream.drain", enabled=True, draining=True)
 
 

@@ -504,7 +504,8 @@ class SmppSession(PduStream):
             submit.needs_hex_id = True
         self.has_submitted = True
         self._in_flight += 1
-        storage.store_submit(submit, partial(self._handle_submit_result, message.COMMAND, message.sequence))
+        resolve = partial(self._handle_submit_result, message.COMMAND, message.sequence)
+        self._server_context.dispatcher.store_submit(submit, resolve)
 
     def _find_submit_error_status(self) -> CommandStatus | None:
         """Return why no message can be accepted, or called back, at this moment; None where one can."""

@@ -56,7 +56,7 @@ def submitted_message_from_pdu(
     try:
         if isinstance(message, DataSm) or message.schedule_delivery_time or message.validity_period:
             scheduled_at, expires_at = _parse_message_times(message)
-        return validation.validate_submit(
+        submit = validation.validate_submit(
             account,
             price_list,
             source=message.source,
@@ -78,6 +78,9 @@ def submitted_message_from_pdu(
         raise SubmitRefused(invalid_time.status) from None
     except Refused as refused:
         raise SubmitRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None
+    if isinstance(message, SubmitSm):
+        submit.priority = message.priority
+    return submit
 
 
 def _parse_message_times(message: SubmitSm | DataSm) -> tuple[int | None, int | None]:

@@ -101,6 +101,14 @@ def format_final_date(timestamp_ms: int) -> str:
     return at.strftime("%y%m%d%H%M%S") + f"{at.microsecond // 100_000}00+"
 
 
+def format_relative_time(duration_ms: int) -> str:
+    """Return a period of at most 31 days, in milliseconds, as a relative time (7.1.1.2)."""
+    minutes, seconds = divmod(duration_ms // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"0000{days:02d}{hours:02d}{minutes:02d}{seconds:02d}000R"
+
+
 def format_receipt_time(timestamp_ms: int) -> str:
     """Return `timestamp_ms` (unix milliseconds) as a receipt's text has it: `YYMMDDhhmm`, UTC (appendix B)."""
     return _format_minute(timestamp_ms // 60_000)

@@ -7,7 +7,7 @@ the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -16,10 +16,19 @@ from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.inbound import MobileOriginatedMessage
-from portal.services.messages.outcomes import MessageOutcome, MessageStatus
+from portal.services.messages.outcomes import DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.sending import (
+    AcceptedMessage,
+    ClaimedMessages,
+    SendingResult,
+    UnsentMessage,
+    UpstreamReceipt,
+)
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices.prices import PriceList
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.upstreams import Upstream
 
 
 class StorageError(Exception):
@@ -62,6 +71,14 @@ class BindKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """What is set of one upstream. `password`: None where it was sealed under another key."""
+
+    upstream: Upstream
+    password: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BindSlot:
     """A place among an account's binds, taken until `release_bind`."""
 
@@ -96,25 +113,6 @@ class Storage(Protocol):
     def get_price_list(self, account: AccountConfig) -> PriceList:
         """Return what an account's messages cost at this moment."""
 
-    def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
-        """Store a message and its debit; `resolve` is called once both are on disk, or certainly not, or in doubt.
-
-        A callback and not a future: this happens for each message, and a future costs as much again as the rest of its
-        way.
-        """
-
-    def on_messages_stored(self, callback: Callable[[Sequence[SubmittedMessage]], None]) -> None:
-        """Have `callback` called with the messages that an upstream must be given, as they are stored."""
-
-    def on_messages_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
-        """Have `callback` called with the ids of messages whose validity has ended: no upstream is to send them."""
-
-    def list_unfinished_ids(self) -> Sequence[int]:
-        """Return the ids of messages without a final state whose date has come, in order. Raises StorageUnavailable."""
-
-    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
-        """Return those of these messages that have no final state, by id. Raises StorageUnavailable."""
-
     def find_message_status(self, account_id: int, client_id: ClientId) -> MessageStatus | None:
         """Return a message of an account, by its id or the one that its client was given. Raises StorageUnavailable."""
 
@@ -126,18 +124,6 @@ class Storage(Protocol):
         resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
     ) -> None:
         """Search all unfinished messages; `resolve` gets those of an account from `source` to `destination`."""
-
-    def cancel_message(self, message: MessageStatus, resolve: Callable[[bool | StorageError], None]) -> None:
-        """Call a message back, which no upstream sends; `resolve` gets whether it was, or why that isn't known."""
-
-    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
-        """Store what became of messages, and the receipts that were asked for."""
-
-    def store_inbound_messages(self, messages: Sequence[MobileOriginatedMessage]) -> None:
-        """Store what handsets have sent, for the accounts that it is meant for."""
-
-    def on_simulated_inbound_messages(self, callback: Callable[[Sequence[MobileOriginatedMessage]], None]) -> None:
-        """Have `callback` called with what the built-in upstream is to take for sent by handsets."""
 
     def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> Callable[[], Deliverable | None]:
         """Have `wake` called whenever something may wait for an account's receivers, until `unsubscribe_deliveries`.
@@ -174,3 +160,85 @@ class Storage(Protocol):
 
     def record_refused_bind(self, refused_bind: RefusedBind) -> None:
         """Store who was refused and why, for the account's users."""
+
+
+class OutboundListener(Protocol):
+    """What the storage tells whoever sends messages on."""
+
+    def handle_submits_stored(self, submits: Sequence[SubmittedMessage], outbound: Sequence[SubmittedMessage]) -> None:
+        """Submits are on disk, or are refused; `outbound`: those that go out now."""
+
+    def handle_due_messages(self, due: DueMessages) -> None:
+        """The date of messages has come, or their validity has ended."""
+
+    def handle_sending_stored(
+        self, stored: Sequence[AcceptedMessage] | Sequence[UnsentMessage], result: SendingResult
+    ) -> None:
+        """What upstreams have answered is on disk."""
+
+    def handle_recovered(self, waiting_account_ids: Collection[int]) -> None:
+        """It was decided about what was under way when the last process ended; these accounts have something that
+        waits. Comes once.
+        """
+
+    def handle_upstreams_changed(self, configs: Sequence[UpstreamConfig], *, has_ever_had: bool) -> None:
+        """These are all upstreams. Comes at the start, and whenever any has changed.
+
+        `has_ever_had`: whether there is or was any, from when on nothing goes to the built-in simulator.
+        """
+
+
+class OutboundStorage(Protocol):
+    """What the dispatcher asks of the storage, in the order in which a message meets it."""
+
+    def set_listener(self, listener: OutboundListener) -> None:
+        """Tell `listener`, from `start` on."""
+
+    def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
+        """Store a message and its debit; `resolve` is called once both are on disk, or certainly not, or in doubt.
+
+        A callback and not a future: this happens for each message, and a future costs as much again as the rest of its
+        way.
+        """
+
+    def claim_messages(
+        self,
+        upstream_id: int,
+        limit: int,
+        after_account_id: int,
+        resolve: Callable[[ClaimedMessages | StorageError], None],
+    ) -> None:
+        """Take messages that wait for an upstream, `limit` at most: see `sending.claim_messages`."""
+
+    def store_accepted_message(self, accepted: AcceptedMessage, *, is_urgent: bool) -> None:
+        """Store that an upstream has accepted a message; unless it is urgent, together with others."""
+
+    def store_unsent_message(self, unsent: UnsentMessage) -> None:
+        """Store what became of a claimed message that was not accepted."""
+
+    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
+        """Store what became of messages, and the receipts that were asked for."""
+
+    def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
+        """Store what an upstream says; `resolve` gets whether its message is known, None where nothing was stored."""
+
+    def store_upstream_message(self, message: MobileOriginatedMessage, resolve: Callable[[bool], None]) -> None:
+        """Store what a handset has sent, for the accounts that it is meant for; `resolve` gets whether it is stored."""
+
+    def cancel_message(self, message: MessageStatus, resolve: Callable[[bool | StorageError], None]) -> None:
+        """Call a message back, which no upstream sends; `resolve` gets whether it was, or why that isn't known."""
+
+    def list_simulated_ids(self) -> Sequence[int]:
+        """Return the ids of messages that the built-in simulator has not ended. Raises StorageUnavailable."""
+
+    def list_unanswered_ids(self, upstream_id: int) -> Sequence[int]:
+        """Return the ids of messages that an upstream has, and has not accepted. Raises StorageUnavailable."""
+
+    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
+        """Return those of these messages that have no final state, by id. Raises StorageUnavailable."""
+
+    def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
+        """Store how the binds of an upstream are: all of them."""
+
+    def add_upstream_counters(self, upstream_id: int, amounts: Mapping[str, int]) -> None:
+        """Add to what is counted of an upstream."""

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,11 @@ from portal.core.crypto import Keys
 from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
-from portal.services.messages import client_ids, deliveries, inbound, intake, outcomes, smpp_config
+from portal.services.messages import client_ids, deliveries, inbound, outcomes, smpp_config
 from portal.services.messages.client_ids import ClientIds
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
-from portal.services.messages.inbound import MobileOriginatedMessage
-from portal.services.messages.intake import StoredMessages
-from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.outcomes import MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
-from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
 from portal.smsc.limits import ServerLimits
@@ -36,11 +33,11 @@ from portal.smsc.storage.interface import (
     BindLimitReached,
     BindSlot,
     ClientId,
-    InsufficientCredits,
     StorageError,
     StorageUnavailable,
-    SubmitCallback,
 )
+from portal.smsc.storage.read_errors import translate_read_errors
+from portal.smsc.storage.sqlite_outbound import SqliteOutboundStorage
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
 log = logging.getLogger(__name__)
@@ -55,7 +52,8 @@ _LAST_BUSY_TIMEOUT_MS = 200
 
 
 class SqliteStorage:
-    """Implements `Storage`. To be made, started and closed on the event loop.
+    """Implements `Storage`, and in its part `outbound` `OutboundStorage`. To be made, started and closed on the event
+    loop.
 
     `on_fatal_error` is called if nothing can be written any more in this process.
     """
@@ -76,7 +74,11 @@ class SqliteStorage:
         self._search_connection = db.connect(database)
         self._search_executor = ThreadPoolExecutor(1, "searcher")
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
-        self._writer = DatabaseWriter(self._writer_connection, self._build_job_handlers(), loop, on_fatal_error)
+        self.outbound = SqliteOutboundStorage(
+            self._read_connection, keys, self._queue_receipts, self._mark_deliveries_due
+        )
+        handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
+        self._writer = DatabaseWriter(self._writer_connection, handlers, loop, on_fatal_error)
         # Sessions that a process which was killed has left behind are no sessions.
         self._writer.queue_write(WriteJobKind.CLEAR_SESSIONS, None)
         self._accounts_by_name: dict[str, AccountConfig] = {}
@@ -85,15 +87,11 @@ class SqliteStorage:
         self._prices_version = -1
         self._config_version = -1
         self._account_callbacks: list[Callable[[AccountConfig], None]] = []
-        self._stored_callbacks: list[Callable[[Sequence[SubmittedMessage]], None]] = []
-        self._expired_callbacks: list[Callable[[Sequence[int]], None]] = []
-        self._simulated_callbacks: list[Callable[[Sequence[MobileOriginatedMessage]], None]] = []
         self._sent_ids = self._received_ids = ClientIds(0, ())
         self._last_session_id = 0
         self._last_simulated_id = 0
         self._has_more_simulated = False
-        self._is_due_job_queued = False
-        self._refuses_submits = False
+        self._is_started = False
         self._bind_counts: Counter[BindSlot] = Counter()
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
@@ -109,10 +107,13 @@ class SqliteStorage:
 
     def start(self) -> None:
         """Begin to write, and to poll for changes."""
+        self._is_started = True
         self._writer.start()
+        self.outbound.start(self._writer)
+        self.outbound.load_upstreams()
         self._poll_simulated_messages()
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
-        self._run_periodically(self._server_limits.due_poll_seconds, self.poll_due_messages)
+        self._run_periodically(self._server_limits.due_poll_seconds, self.outbound.poll_due_messages)
         self._run_periodically(_EXPIRY_INTERVAL_SECONDS, lambda: self.expire_deliveries(now_ms()))
 
     def close_db_connections(self) -> None:
@@ -129,13 +130,9 @@ class SqliteStorage:
             session_records.HEARTBEAT_MS / 1000, lambda: self._writer.queue_write(WriteJobKind.HEARTBEAT, started_at)
         )
 
-    def refuse_submits(self) -> None:
-        """Store no more messages, neither new ones nor those that wait for the writer: nobody could be told in time."""
-        self._refuses_submits = True
-
     def close(self, timeout: float) -> None:
         """Write what is left but for messages that nobody can be told of any more, within `timeout` seconds."""
-        self.refuse_submits()
+        self.outbound.refuse_submits()
         for timer in (*self._periodic_timers, *self._retry_timers.values()):
             timer.cancel()
         if not self._writer.close(timeout):
@@ -181,6 +178,8 @@ class SqliteStorage:
         if prices.read_prices_version(self._read_connection) != self._prices_version:
             self._load_prices()
         self._poll_simulated_messages()
+        if self._is_started:
+            self.outbound.load_upstreams()
         self._config_version = version
         for account in changed:
             self._accounts_by_name.pop(self._account_names.get(account.id, ""), None)
@@ -226,22 +225,8 @@ class SqliteStorage:
 
     # --- messages
 
-    def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
-        self._writer.queue_write(WriteJobKind.SUBMIT, (submit, resolve))
-
-    def on_messages_stored(self, callback: Callable[[Sequence[SubmittedMessage]], None]) -> None:
-        self._stored_callbacks.append(callback)
-
-    def list_unfinished_ids(self) -> Sequence[int]:
-        with self._translate_read_errors():
-            return outcomes.list_unfinished_message_ids(self._read_connection)
-
-    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
-        with self._translate_read_errors():
-            return outcomes.list_outbound_messages(self._read_connection, message_ids)
-
     def find_message_status(self, account_id: int, client_id: ClientId) -> MessageStatus | None:
-        with self._translate_read_errors():
+        with translate_read_errors():
             message_id = (
                 self._sent_ids.get_row_id(client_id)
                 if isinstance(client_id, int)
@@ -271,47 +256,14 @@ class SqliteStorage:
         )
         search.add_done_callback(partial(_report_search_result, resolve))
 
-    @contextmanager
-    def _translate_read_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            log.error("the database can't be read: %s", error)
-            raise StorageUnavailable(str(error)) from error
-
-    def cancel_message(self, message: MessageStatus, resolve: Callable[[bool | StorageError], None]) -> None:
-        self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
-
-    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
-        self._writer.queue_deferred_write(WriteJobKind.OUTCOME, *outcomes)
-
-    def store_inbound_messages(self, messages: Sequence[MobileOriginatedMessage]) -> None:
-        self._writer.queue_write(WriteJobKind.INBOUND, *messages)
-
-    def on_messages_expired(self, callback: Callable[[Sequence[int]], None]) -> None:
-        self._expired_callbacks.append(callback)
-
-    def poll_due_messages(self) -> None:
-        """Send the messages whose date has come, or give them up; the writer does so."""
-        try:
-            if not self._is_due_job_queued and outcomes.has_due_messages(self._read_connection, now_ms()):
-                self._is_due_job_queued = True
-                self._writer.queue_write(WriteJobKind.DUE_MESSAGES, None)
-        except sqlite3.Error as error:
-            log.error("the database can't be read: %s", error)
-
-    def on_simulated_inbound_messages(self, callback: Callable[[Sequence[MobileOriginatedMessage]], None]) -> None:
-        self._simulated_callbacks.append(callback)
-
     def _poll_simulated_messages(self) -> None:
-        if not self._simulated_callbacks:
-            return  # accounts are loaded before anyone has asked for these
+        if not self._is_started:
+            return  # accounts are loaded before that
         messages = inbound.list_simulated_messages(self._read_connection, self._last_simulated_id)
         self._has_more_simulated = len(messages) == inbound.SIMULATED_BATCH_SIZE
         if messages:
             self._last_simulated_id = messages[-1].simulated_id or 0
-            for callback in self._simulated_callbacks:
-                callback(messages)
+            self._writer.queue_write(WriteJobKind.INBOUND, *messages)
 
     # --- what waits for receivers
 
@@ -392,18 +344,6 @@ class SqliteStorage:
         return {
             WriteJobKind.CLEAR_SESSIONS: WriteJobHandler(lambda conn, _: session_records.close_all_smpp_sessions(conn)),
             WriteJobKind.SESSION_OPENED: WriteJobHandler(session_records.insert_smpp_sessions),
-            WriteJobKind.SUBMIT: WriteJobHandler(
-                self._store_messages, self._handle_submits_stored, _report_storage_error
-            ),
-            WriteJobKind.CANCEL: WriteJobHandler(
-                _cancel_messages, self._handle_messages_cancelled, _report_storage_error
-            ),
-            WriteJobKind.OUTCOME: WriteJobHandler(outcomes.finish_messages, self._handle_outcomes_stored),
-            WriteJobKind.DUE_MESSAGES: WriteJobHandler(
-                lambda conn, _: outcomes.process_due_messages(conn, now_ms()),
-                self._handle_due_messages,
-                self._handle_due_messages_failure,
-            ),
             WriteJobKind.INBOUND: WriteJobHandler(inbound.store_inbound_messages, self._handle_inbound_stored),
             WriteJobKind.DELIVERED: WriteJobHandler(
                 deliveries.remove_accepted_deliveries, self._handle_deliveries_completed
@@ -427,45 +367,6 @@ class SqliteStorage:
             ),
         }
 
-    def _store_messages(
-        self, conn: sqlite3.Connection, items: list[tuple[SubmittedMessage, SubmitCallback]]
-    ) -> StoredMessages | None:
-        if self._refuses_submits:
-            return None
-        return intake.store_messages(conn, [submit for submit, _ in items])
-
-    def _handle_submits_stored(
-        self, items: list[tuple[SubmittedMessage, SubmitCallback]], stored: StoredMessages | None
-    ) -> None:
-        if stored is None:
-            _report_storage_error(items, StorageUnavailable("the server stops"))
-            return
-        for (submit, resolve), message_id in zip(items, stored.message_ids, strict=True):
-            if message_id is None:
-                resolve(InsufficientCredits())
-            else:
-                resolve(message_id if submit.hex_id is None else client_ids.format_hex_id(submit.hex_id))
-        self._notify_messages_stored(stored.outbound)
-        self._queue_receipts(stored.receipts)
-
-    def _handle_due_messages(self, _: list[None], due: DueMessages) -> None:
-        self._is_due_job_queued = False
-        self._notify_messages_stored(due.outbound)
-        for callback in self._expired_callbacks:
-            callback(due.expired_ids)
-        self._queue_receipts(due.receipts)
-        if due.outbound or due.expired_ids:
-            # A campaign has one date for all its messages, and only so many are taken at once.
-            self.poll_due_messages()
-
-    def _handle_due_messages_failure(self, _: list[None], __: StorageError) -> None:
-        # The next poll queues it again.
-        self._is_due_job_queued = False
-
-    def _notify_messages_stored(self, outbound: list[SubmittedMessage]) -> None:
-        for callback in self._stored_callbacks:
-            callback(outbound)
-
     def _queue_receipts(self, receipts: Sequence[DeliveryReceipt]) -> None:
         by_account: dict[int, list[DeliveryReceipt]] = defaultdict(list)
         for each in receipts:
@@ -478,16 +379,6 @@ class SqliteStorage:
         if account_id in self._delivery_queues:
             self._delivery_queues[account_id].mark_due_in_database()
 
-    def _handle_messages_cancelled(
-        self, items: list[tuple[MessageStatus, Callable[[bool | StorageError], None]]], cancelled: CancelResult
-    ) -> None:
-        for (_, resolve), was_cancelled in zip(items, cancelled.was_cancelled, strict=True):
-            resolve(was_cancelled)
-        self._queue_receipts(cancelled.receipts)
-
-    def _handle_outcomes_stored(self, _: list[Any], receipts: list[DeliveryReceipt]) -> None:
-        self._queue_receipts(receipts)
-
     def _handle_deliveries_expired(self, times: list[int], expired_count: int) -> None:
         if expired_count == self._server_limits.expiry_batch_size:
             # What is submitted meanwhile has its turn in between.
@@ -498,7 +389,7 @@ class SqliteStorage:
             self._mark_deliveries_due(account_id)
         if self._has_more_simulated:
             # Not before these are on disk: a million of them would fill the memory, and hold up everybody.
-            with suppress(StorageUnavailable), self._translate_read_errors():
+            with suppress(StorageUnavailable), translate_read_errors():
                 self._poll_simulated_messages()
 
     def _handle_deliveries_completed(self, deliverables: list[Deliverable], _: None) -> None:
@@ -521,15 +412,6 @@ def _report_search_result(
     else:
         log.error("the database can't be read: %s", error)
         resolve(StorageUnavailable(str(error)))
-
-
-def _report_storage_error(items: list[tuple[Any, Callable[[Any], None]]], refusal: StorageError) -> None:
-    for _, resolve in items:
-        resolve(refusal)
-
-
-def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, Any]]) -> CancelResult:
-    return outcomes.cancel_messages(conn, [message for message, _ in items])
 
 
 def _save_applied_versions(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:

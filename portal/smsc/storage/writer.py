@@ -57,20 +57,29 @@ class WriteJobKind(IntEnum):
     """Kinds of jobs, in the order in which a batch does them."""
 
     CLEAR_SESSIONS = 0
-    SESSION_OPENED = 1
-    SUBMIT = 2
-    CANCEL = 3
-    OUTCOME = 4
-    DUE_MESSAGES = 5
-    INBOUND = 6
-    DELIVERED = 7
-    DELIVERY_FAILED = 8
-    SESSION_PROGRESS = 9
-    SESSION_CLOSED = 10
-    BIND_REFUSED = 11
-    CONFIG_APPLIED = 12
-    EXPIRE_DELIVERIES = 13
-    HEARTBEAT = 14
+    RECOVER = 1
+    UPSTREAMS_BEGIN = 2
+    SESSION_OPENED = 3
+    SUBMIT = 4
+    CANCEL = 5
+    ACCEPTED = 6
+    UNSENT = 7
+    RECEIPT = 8
+    OUTCOME = 9
+    DUE_MESSAGES = 10
+    CLAIM = 11
+    INBOUND = 12
+    UPSTREAM_MESSAGE = 13
+    DELIVERED = 14
+    DELIVERY_FAILED = 15
+    SESSION_PROGRESS = 16
+    SESSION_CLOSED = 17
+    BIND_REFUSED = 18
+    CONFIG_APPLIED = 19
+    EXPIRE_DELIVERIES = 20
+    HEARTBEAT = 21
+    BIND_STATES = 22
+    UPSTREAM_COUNTERS = 23
 
 
 @dataclass(slots=True, frozen=True)

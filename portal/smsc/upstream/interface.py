@@ -1,28 +1,86 @@
-"""Where messages go: what the SMPP server asks of whoever takes them on to their destinations."""
+"""Where messages go: what the SMPP server asks of whoever takes them on, and what these tell of them.
+
+A kind of upstream is a package beside this module with a class that implements `UpstreamConnection`; `kinds` names it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.sending import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams.binds import BindState
+from portal.smsc.storage.interface import UpstreamConfig
 
-OutcomeCallback = Callable[[Sequence[MessageOutcome]], None]
-"""Takes what became of messages."""
-InboundCallback = Callable[[Sequence[MobileOriginatedMessage]], None]
-"""Takes what handsets have sent."""
+Resolve = Callable[[bool], None]
+"""Takes whether something is on disk."""
 
 
-class Upstream(Protocol):
-    """What takes messages on to their destinations. Runs on the event loop and never blocks it."""
+class UpstreamConnection(Protocol):
+    """What takes messages on to their destinations: one upstream. Runs on the event loop and never blocks it."""
+
+    remembers_messages: bool
+    """Whether what it was given before a restart of this process may have arrived. Otherwise it gets all of that again,
+    and nothing of it is unsure."""
+
+    def start(self) -> None:
+        """Connect, and stay so."""
+
+    def change_config(self, config: UpstreamConfig) -> None:
+        """Go on with other settings."""
+
+    @property
+    def room(self) -> int:
+        """How many messages it takes at this moment."""
+
+    @property
+    def window(self) -> int:
+        """How many messages may be under way at most."""
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
-        """Take messages, which are on disk. After a restart those without an outcome are given again."""
+        """Take messages, which are on disk, `room` at most. What comes of each is told by `UpstreamEvents`."""
 
     def cancel_message(self, message_id: int) -> bool:
-        """Send a message no more; returns whether that was still possible, after which nothing is reported of it."""
+        """Send a message no more; returns whether that was still possible, after which nothing is told of it."""
 
-    def close(self) -> None:
-        """Report nothing any more."""
+    def take_counters(self) -> Mapping[str, int]:
+        """Return what was counted since the last call, by names of `counters.COUNTERS`."""
+
+    async def close(self, seconds: float) -> None:
+        """Take no more, wait for what is under way for so many seconds, and disconnect. What has no answer by then is
+        told as lost.
+        """
+
+
+class UpstreamEvents(Protocol):
+    """What is told of one upstream, on the event loop. Nothing here raises."""
+
+    def handle_accepted(self, message_id: int, upstream_message_id: str, bind: int) -> None:
+        """It has taken a message, under an id of its own ("" where it gave none)."""
+
+    def handle_refused(self, message_id: int, status: str, ptt: int) -> None:
+        """It has refused a message for good."""
+
+    def handle_held(self, message_id: int, status: str) -> None:
+        """It has refused a message for the moment."""
+
+    def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        """These have no answer, and will have none: some may have arrived, the others certainly haven't."""
+
+    def handle_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
+        """These have ended, without any receipt."""
+
+    def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
+        """It says what became of a message."""
+
+    def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
+        """It brings what a handset has sent."""
+
+    def handle_room(self) -> None:
+        """There may be more room than before, or less."""
+
+    def handle_binds(self, states: Sequence[BindState]) -> None:
+        """The state of a bind has changed; these are all of them."""

@@ -207,9 +207,7 @@ def test_an_emoji_that_is_cut_in_two_is_one_again(conn, acme_1, submit):
     for number, piece in enumerate((octets[:8], octets[8:]), 1):
         send_part(submit, by_udh_16, piece, 2, number, data_coding=Encoding.UCS2)
     assert [each.text for each in lines(conn, acme_1.id)] == ["so 😀 it is"]
-    assert [
-        each.body for each in outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
-    ] == [
+    assert [each.body for each in outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))] == [
         octets[:8],
         octets[8:],
     ]
@@ -234,7 +232,7 @@ def test_a_character_that_is_cut_in_two_is_one_again(conn, acme_1, submit, way, 
     (line,) = lines(conn, acme_1.id)
     assert line.text == "".join(shown)
     assert [each.content for each in line.messages] == shown
-    stored = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    stored = outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))
     octets = {each.segment.number: each.body for each in stored if each.segment and each.body is not None}
     assert octets.items() <= dict(zip(numbers, pieces, strict=True)).items()
 

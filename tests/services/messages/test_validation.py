@@ -231,7 +231,7 @@ def test_latin_1_and_ascii_go_on_as_they_came(conn, prepare, allowed, text, codi
     assert (submit.text, submit.data_coding, submit.body) == (text, coding, None)
     assert (submit.parts, submit.price) == (parts, parts * 1000)
     intake.store_messages(conn, [submit])
-    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))
     assert (stored.text, stored.data_coding) == (text, coding)
 
 
@@ -285,7 +285,7 @@ def test_binary_is_kept_as_it_is(conn, prepare, allowed, octets, parts):
     submit = prepare(body, account=allowed, data_coding=4)
     assert (submit.body, submit.text, submit.data_coding, submit.parts) == (body, "", 4, parts)
     intake.store_messages(conn, [submit])
-    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))
     assert (stored.body, stored.data_coding) == (body, 4)
 
 
@@ -394,7 +394,7 @@ def test_tables_of_national_languages_go_on_untouched(conn, prepare, udh, octets
     submit = prepare(header + octets, esm_class=0x40)
     assert (submit.text, submit.udh, submit.body, submit.parts) == (text, header, octets, 1)
     intake.store_messages(conn, [submit])
-    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))
+    (stored,) = outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))
     assert (stored.udh, stored.body, stored.data_coding) == (header, octets, 0)
     with pytest.raises(validation.UndecodableText):
         prepare(header + b"\x80", esm_class=0x40)
@@ -709,7 +709,7 @@ def test_receipts_are_given_up_after_seven_days(conn, prepare, acme_1):
 def test_what_has_no_final_state_is_given_to_the_upstream_again(conn, prepare):
     first, second, third = store_messages(conn, [prepare(), prepare(b"two"), prepare()])
     finish(conn, first)
-    assert outcomes.list_unfinished_message_ids(conn) == [second, third]
+    assert outcomes.list_simulated_message_ids(conn) == [second, third]
     assert [each.text for each in outcomes.list_outbound_messages(conn, [third, second])] == ["two", "hello"]
     assert [each.id for each in outcomes.list_outbound_messages(conn, [first, third])] == [third]
 

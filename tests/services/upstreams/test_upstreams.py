@@ -178,7 +178,7 @@ def test_a_simulator_has_neither_a_connection_nor_a_password(conn, keys):
 
 def test_one_that_messages_wait_for_is_not_removed(conn, keys):
     created = create(conn, keys)
-    with pytest.raises(MessagesWaitForUpstream, match=r"3 messages wait for “carrier”[.] Drain it"):
+    with pytest.raises(MessagesWaitForUpstream, match=r"3 messages wait for “carrier”[.] Make another"):
         upstreams.remove_upstream(conn, SHELL, created, 3)
     assert upstreams.get_upstream(conn, "carrier") == created
 

@@ -46,7 +46,7 @@ async def test_binary_where_the_account_may(config, cast, conn, account):
         assert (await esme.submit("393331230006", text=b"", data_coding=4, tlvs=tlvs)).status == 0
     (row,) = stored(conn)
     assert (row["body"], row["text"], row["data_coding"], row["parts"]) == (body, "", 4, 3)
-    assert outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))[0].body == body
+    assert outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))[0].body == body
 
 
 async def test_octets_that_are_not_the_coding_are_refused(config, cast, conn, account):
@@ -223,7 +223,7 @@ async def test_subunit_and_reference(config, cast, conn):
         assert (await esme.receive_deliver_sm()).tlvs[TlvTag.USER_MESSAGE_REFERENCE] == b"\xab\xcd"
         await esme.submit("393331230006", tlvs={TlvTag.DEST_ADDR_SUBUNIT: b"\x01"})
     assert [row["subunit"] for row in stored(conn)] == [1, 1]
-    assert outcomes.list_outbound_messages(conn, outcomes.list_unfinished_message_ids(conn))[0].subunit == 1
+    assert outcomes.list_outbound_messages(conn, outcomes.list_simulated_message_ids(conn))[0].subunit == 1
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ async def test_an_expired_message_is_over(config, cast, conn):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit("393331230010", validity_period="000000000001000R")
         assert id_and_state(await esme.receive_deliver_sm()) == (answer.message_id, message_states.EXPIRED)
-        await wait_until(lambda: not server.upstream.cancellable_ids)
+        await wait_until(lambda: not server.simulator.cancellable_ids)
 
 
 @pytest.mark.slow
@@ -238,5 +238,5 @@ async def test_a_whole_campaign_becomes_due_at_once(config, cast, conn):
     intake.store_messages(conn, [submit] * 2_500)
     # The clock's hand does not move meanwhile: one poll has to be enough.
     async with run_smsc(config, ServerLimits(due_poll_seconds=3_600)) as server:
-        server.storage.poll_due_messages()
+        server.storage.outbound.poll_due_messages()
         await wait_until(lambda: conn.execute("SELECT count(*) FROM messages WHERE state = 2").fetchone()[0] == 2_500)

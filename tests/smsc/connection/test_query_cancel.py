@@ -238,7 +238,7 @@ async def test_a_cancel_that_cannot_be_written_leaves_the_message_on_its_way(con
         assert await cancel(esme, sent.message_id) == CommandStatus.ESME_RSYSERR
         other.execute("ROLLBACK")
         assert balance(conn, cast) == 999_000
-        assert int(sent.message_id) in server.upstream.cancellable_ids
+        assert int(sent.message_id) in server.simulator.cancellable_ids
         assert await cancel(esme, sent.message_id) == 0
 
 

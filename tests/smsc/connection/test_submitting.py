@@ -185,7 +185,7 @@ async def test_without_windowing_a_client_waits_instead_of_being_throttled(
     change_account(windowing=0, throughput=0)
     async with run_smsc(config) as server:
         in_flight, most = 0, 0
-        accept = server.storage.store_submit
+        accept = server.storage.outbound.store_submit
 
         def counted(submit, resolve):
             nonlocal in_flight, most
@@ -199,7 +199,7 @@ async def test_without_windowing_a_client_waits_instead_of_being_throttled(
 
             accept(submit, resolved)
 
-        monkeypatch.setattr(server.storage, "store_submit", counted)
+        monkeypatch.setattr(server.storage.outbound, "store_submit", counted)
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
         batch = [esme.build_submit_sm(registered_delivery=0) for _ in range(6_000)]
         # As long as nothing can be written nothing is answered, and everything would be heard.

@@ -16,7 +16,7 @@ from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp
 from portal.smsc.server import SmppServer
-from portal.smsc.upstream.simulator import OUTCOMES_BY_SUFFIX
+from portal.smsc.upstream.simulator.simulator import OUTCOMES_BY_SUFFIX
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
 from tests.support import Cast
 

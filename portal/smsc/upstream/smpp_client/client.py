@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
-from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit
+from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, Submit
 from portal.smsc.upstream.smpp_client.connector import Connector
 from portal.smsc.upstream.smpp_client.interface import (
     BindState,
@@ -78,8 +78,7 @@ class SmppClient:
         self._blocked: dict[str, _DestinationFlow] = {}
         self._held_count = 0
         self._order = 0
-        self._on_drained: Callable[[], None] | None = None
-        self._is_draining = False
+        self._is_closing = False
         self._settling: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -134,7 +133,7 @@ class SmppClient:
     @property
     def room(self) -> int:
         """How many messages it takes at this moment: 0 unless one bind can send, and the windows and the rate allow."""
-        if self._is_draining:
+        if self._is_closing:
             return 0
         free = -self._held_count
         waiting = 0
@@ -145,8 +144,10 @@ class SmppClient:
             return 0
         return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
 
-    def submit(self, message_id: int, message: SubmitSm) -> None:
+    def submit(self, message_id: int, message: SubmitSm, parts: int = 1) -> None:
         """Send a message; only while `room` is positive. It is answered, or lost, by `ClientEvents`.
+
+        `throughput` counts it as so many parts.
 
         Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
         is under way. Its sequence number does not matter.
@@ -155,7 +156,7 @@ class SmppClient:
         """
         octets = message.encode()
         self._order += 1
-        submit = Submit(message_id, message.destination, octets, self._order)
+        submit = Submit(message_id, message.destination, octets, self._order, parts)
         flow = self._flows.get(submit.destination)
         if flow is None:
             flow = self._flows[submit.destination] = _DestinationFlow()
@@ -168,18 +169,13 @@ class SmppClient:
             # One destination that nobody can reach must not take all the room.
             self._loop.call_soon(self._events.submit_answered, message_id, flow.status, "", 0)
 
-    def drain(self, on_drained: Callable[[], None]) -> None:
-        """Take no more messages; `on_drained` is called once, when none is under way. Receipts are still taken."""
-        self._is_draining = True
-        self._on_drained = on_drained
-        self._settle_soon()
-
-    async def close(self, reason: str = "the portal closes it") -> None:
+    async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
         is reported as lost before it returns.
         """
-        self._is_draining = True
-        await asyncio.gather(*(each.close(reason) for each in self._connectors.values()), *self._closing_tasks)
+        self._is_closing = True
+        closing = (each.close(reason, answer_seconds) for each in self._connectors.values())
+        await asyncio.gather(*closing, *self._closing_tasks)
         for handle in (self._settling, self._timer):
             if handle:
                 handle.cancel()
@@ -272,7 +268,7 @@ class SmppClient:
         return self._submitters[self._turn]
 
     def _transmit(self, session: ClientSession, submit: Submit, now: float) -> None:
-        self._pacer.count_sent(now)
+        self._pacer.count_sent(now, submit.parts)
         self.counters.submitted += 1
         self.counters.retried += submit.tries > 0
         session.send_submit(submit, now)
@@ -361,9 +357,6 @@ class SmppClient:
         now = self._loop.time()
         if self._submitters:
             self._send_waiting(now)
-        if self._on_drained and not self._flows:
-            on_drained, self._on_drained = self._on_drained, None
-            on_drained()
         if self.room:
             self._events.room_changed()
         self._set_timer(now)

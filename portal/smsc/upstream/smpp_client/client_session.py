@@ -29,7 +29,7 @@ _MAX_UNANSWERED_OCTETS = 1024 * 1024
 _MAX_MALFORMED = 100
 _MAX_LOGGED = 10
 # Before the end: for the carrier to answer what it was sent, and for the storage to keep what the carrier has sent.
-_ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 _UNBIND_SECONDS = 1.0
 _MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
 
@@ -41,16 +41,17 @@ class Submit:
     """A message on its way.
 
     octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. tries: how often it was
-    refused for being too much. sent_at: seconds of the event loop's clock.
+    refused for being too much. sent_at: seconds of the event loop's clock. parts: what it counts as.
     """
 
-    __slots__ = ("destination", "message_id", "octets", "order", "sent_at", "tries")
+    __slots__ = ("destination", "message_id", "octets", "order", "parts", "sent_at", "tries")
 
-    def __init__(self, message_id: int, destination: str, octets: bytes, order: int) -> None:
+    def __init__(self, message_id: int, destination: str, octets: bytes, order: int, parts: int = 1) -> None:
         self.message_id = message_id
         self.destination = destination
         self.octets = octets
         self.order = order
+        self.parts = parts
         self.tries = 0
         self.sent_at = 0.0
 
@@ -245,7 +246,10 @@ class ClientSession(PduStream):
             self._write(pdu.encode_response(command, header.sequence))
         elif command == CommandId.UNBIND:
             self._start_unbinding(
-                "the upstream has unbound", pdu.encode_response(command, header.sequence), closes=True
+                "the upstream has unbound",
+                pdu.encode_response(command, header.sequence),
+                ANSWER_SECONDS,
+                closes=True,
             )
         else:
             self._write(pdu.encode_generic_nack(header.sequence, CommandStatus.ESME_RINVCMDID))
@@ -434,24 +438,24 @@ class ClientSession(PduStream):
         if self._state is not _BOUND:
             self._end_when_answered()
 
-    def unbind(self, reason: str) -> None:
-        """Submit nothing more, wait for the answers to what was, unbind, and close. None of it without an end.
+    def unbind(self, reason: str, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Submit nothing more, wait so long for the answers to what was, unbind, and close.
 
         Without a bind, close.
         """
         if self._state is _BOUND:
             unbind = HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode()
-            self._start_unbinding(reason, unbind, closes=False)
+            self._start_unbinding(reason, unbind, answer_seconds, closes=False)
         elif self._state is _State.BINDING:
             self._note_end(reason)
             self._flush_and_close()
 
-    def _start_unbinding(self, reason: str, final_octets: bytes, *, closes: bool) -> None:
+    def _start_unbinding(self, reason: str, final_octets: bytes, answer_seconds: float, *, closes: bool) -> None:
         self._note_end(reason)
         self._state = _State.UNBINDING
         self._final_octets = final_octets
         self._closes_after_final = closes
-        self._set_deadline(_ANSWER_SECONDS, self._send_final_octets)
+        self._set_deadline(answer_seconds, self._send_final_octets)
         self._end_when_answered()
 
     def _end_when_answered(self) -> None:

@@ -14,6 +14,7 @@ from portal.core.clock import now_ms
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import Bind
 from portal.smsc.upstream.smpp_client.client_session import (
+    ANSWER_SECONDS,
     BIND_COMMANDS,
     BIND_SEQUENCE,
     ClientSession,
@@ -73,11 +74,11 @@ class Connector:
         self._owner.handle_state(self)
         self._task = self._loop.create_task(self._keep_bound())
 
-    async def close(self, reason: str) -> None:
-        """Unbind, once what was sent is answered, and connect no more. It takes some seconds at most."""
+    async def close(self, reason: str, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Unbind, once what was sent is answered or after so many seconds, and connect no more."""
         self._closing = True
         if self._session:
-            self._session.unbind(reason)
+            self._session.unbind(reason, answer_seconds)
             await self._session.ended
         if self._task:
             self._task.cancel()

@@ -25,7 +25,7 @@ class Pacer:
     """Times are those of the event loop's clock, in seconds.
 
     Args:
-        throughput: PDUs a second, 0: no limit.
+        throughput: parts a second, 0: no limit.
         throttle_seconds: how long the first pause after a refusal is.
     """
 
@@ -93,11 +93,11 @@ class Pacer:
             self._refill(now)
         return int(self._tokens) if self._rate else UNLIMITED
 
-    def count_sent(self, now: float) -> None:
-        """Take note of a PDU that was sent."""
+    def count_sent(self, now: float, parts: int = 1) -> None:
+        """Take note of a PDU that was sent, with so many parts of a text."""
         self._is_probing = self._is_closed
-        self._tokens -= 1.0
-        self._sent_count += 1
+        self._tokens -= parts
+        self._sent_count += parts
         elapsed = now - self._counted_from
         if elapsed >= 1.0:
             self._last_count_rate = self._sent_count / elapsed

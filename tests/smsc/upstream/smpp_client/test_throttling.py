@@ -187,30 +187,6 @@ async def test_a_connection_that_is_lost_meanwhile_gives_back_what_waits():
         assert (reports.unsure, reports.unsent) == ([2, 3, 4], [1, 5])
 
 
-async def test_drained_is_after_what_waits_to_be_sent_again():
-    drained = asyncio.Event()
-    async with run_bound_client(throttle_seconds=0.05) as (client, reports, connection, _):
-        submit_all(client, [1, 2], NUMBER)
-        one, two = await connection.read_submits(2)
-        connection.answer(one, THROTTLED)
-        connection.answer(two)
-        client.drain(drained.set)
-        assert client.room == 0
-        again = await connection.read_submit()
-        assert not drained.is_set()
-        connection.answer(again)
-        await asyncio.wait_for(drained.wait(), 10)
-        assert client.room == 0
-        assert sorted(each[0] for each in reports.answers) == [1, 2]
-
-
-async def test_nothing_under_way_is_drained_at_once():
-    drained = asyncio.Event()
-    async with run_bound_client() as (client, _, __, ___):
-        client.drain(drained.set)
-        await asyncio.wait_for(drained.wait(), 10)
-
-
 # --- the pacer
 
 

@@ -1,5 +1,5 @@
-"""The upstream that is built in: it sends nothing and makes up what came of it, with an id and a status as a real one's
-receipts have them.
+"""An upstream that sends nothing and makes up what came of it, with an id and a status as a real one's receipts have
+them. One is built in, others are added by name.
 
 What becomes of a message is chosen by the last three digits of its destination:
 
@@ -23,17 +23,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from portal.core.clock import now_ms
 from portal.services.common.message_states import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN
-from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import SubmittedMessage
 from portal.smsc.protocol.constants import format_receipt_status
-from portal.smsc.upstream.interface import InboundCallback, OutcomeCallback
+from portal.smsc.storage.interface import UpstreamConfig
+
+OutcomeCallback = Callable[[Sequence[MessageOutcome]], None]
+"""Takes what became of messages."""
 
 # Ids of its own begin with the time: none comes again after a restart, unless the clock is set back.
 _ID_SHIFT = 8
@@ -66,20 +68,30 @@ OUTCOMES_BY_SUFFIX: dict[str, SimulatedOutcome | None] = {
 
 
 class Simulator:
-    """The built-in `Upstream`; `on_outcomes` gets the outcomes, `on_inbound` what it takes for sent by handsets.
+    """Implements `UpstreamConnection`; `on_outcomes` gets the outcomes.
 
     `cancellable_ids`: the messages that stay on their way for long enough to be called back.
     """
 
-    def __init__(
-        self, on_outcomes: OutcomeCallback, on_inbound: InboundCallback, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    remembers_messages = False
+    room = window = 100_000
+    """More than comes in a turn of the event loop; there is no limit."""
+
+    def __init__(self, on_outcomes: OutcomeCallback, loop: asyncio.AbstractEventLoop) -> None:
         self._on_outcomes = on_outcomes
-        self._on_inbound = on_inbound
         self._loop = loop
         self._closed = False
         self._upstream_ids = count(now_ms() << _ID_SHIFT)
         self.cancellable_ids: set[int] = set()
+
+    def start(self) -> None:
+        """It is always there."""
+
+    def change_config(self, config: UpstreamConfig) -> None:
+        """Nothing of it is set."""
+
+    def take_counters(self) -> Mapping[str, int]:
+        return {}
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         # One timer for all of a batch that end alike, not one a message.
@@ -100,11 +112,11 @@ class Simulator:
         self.cancellable_ids.remove(message_id)
         return True
 
-    def receive_inbound_messages(self, messages: Sequence[MobileOriginatedMessage]) -> None:
-        """Take messages for sent by handsets."""
-        self._on_inbound(messages)
+    async def close(self, seconds: float) -> None:
+        self.stop()
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Report nothing any more."""
         self._closed = True
 
     def _report_outcome(self, outcome: SimulatedOutcome, message_ids: Sequence[int]) -> None:

@@ -1,0 +1,373 @@
+"""Messages on their way through upstreams: claimed, accepted, refused, tried again; and the receipts of upstreams."""
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from operator import itemgetter
+
+from portal.core.clock import MINUTE_MS, now_ms
+from portal.core.db import BulkUpdateColumns, write_transaction
+from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_UNKNOWN, REJECTED, UNKNOWN
+from portal.services.messages import blacklist, outcomes
+from portal.services.messages.deliveries import DeliveryReceipt
+from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.settings import FAIL
+from portal.services.upstreams.upstreams import SIMULATOR
+
+EARLY_RECEIPT_MS = 10 * MINUTE_MS
+"""A receipt may come before the answer to its submit_sm by at most so much."""
+# The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
+_REMAINING_ROOM = bytes(30)
+_STORE_ACCEPTED = BulkUpdateColumns(
+    "messages", ("upstream_id", "bind", "sent_at", "outcome_room"), f"AND state = {ENROUTE}"
+)
+
+
+@dataclass(slots=True)
+class ClaimedMessages:
+    """What one upstream sends now, in this order; the rest as in `queue.ClaimedIds`.
+
+    `receipts`: those of messages that were rejected instead.
+    """
+
+    messages: list[SubmittedMessage]
+    emptied_account_ids: list[int]
+    has_more: bool
+    last_account_id: int
+    next_retry_at: int | None
+    receipts: list[DeliveryReceipt]
+
+
+@dataclass(slots=True)
+class AcceptedMessage:
+    """A message that an upstream has accepted.
+
+    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `was_retried`: whether
+    it was refused before.
+    """
+
+    upstream: int
+    message_id: int
+    upstream_message_id: str
+    bind: int
+    sent_at: int
+    was_retried: bool
+
+
+class UnsentReason(Enum):
+    """Why a claimed message was not sent, or may not have been."""
+
+    PUT_BACK = auto()
+    """The upstream has certainly not taken it: it waits again."""
+    HELD = auto()
+    """The upstream has refused it for the moment."""
+    REFUSED = auto()
+    """The upstream has refused it for good."""
+    UNSURE = auto()
+    """It was not answered: the upstream may have it."""
+
+
+@dataclass(slots=True)
+class UnsentMessage:
+    """A claimed message that was not accepted. `account_id`: whose it is; None where it is REFUSED. `status`: what the
+    upstream said. `ptt`: where it is REFUSED.
+    """
+
+    upstream: int
+    message_id: int
+    account_id: int | None
+    reason: UnsentReason
+    status: str = ""
+    ptt: int = 0
+    was_retried: bool = False
+
+
+@dataclass(slots=True)
+class UpstreamReceipt:
+    """A receipt that an upstream has sent.
+
+    `message_ids`: the ids that it gives, one or two. `state`: its message_state, None where it is not known.
+    `is_final`: nothing more will come of that message. `status`: the state and error as they came. `done_at`:
+    milliseconds, None: it gives no time. `source`, `destination`: the addresses of the deliver_sm, the handset's first.
+    `is_repeated`: one for the same id was matched a short time ago, so that it need not be kept where it matches
+    nothing.
+    """
+
+    upstream: int
+    message_ids: tuple[str, ...]
+    state: int | None
+    ptt: int
+    is_final: bool
+    status: str
+    done_at: int | None
+    source: str
+    destination: str
+    text: str
+    is_repeated: bool = False
+
+
+@dataclass(slots=True)
+class SendingResult:
+    """What follows from a step: receipts that were queued for customers, and accounts that have nothing more that
+    waits.
+
+    `has_released`: whether something may be claimed now that was held up. `next_retry_at`: when (milliseconds) the next
+    message is to be tried again, None: there is none. `matched`: for each receipt of an upstream whether its message
+    was found.
+    """
+
+    receipts: list[DeliveryReceipt] = field(default_factory=list)
+    emptied_account_ids: list[int] = field(default_factory=list)
+    has_released: bool = False
+    next_retry_at: int | None = None
+    matched: list[bool] = field(default_factory=list)
+
+
+def claim_messages(
+    conn: sqlite3.Connection, upstream_id: int, limit: int, after_account_id: int, now: int
+) -> ClaimedMessages:
+    """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
+
+    One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back.
+    """
+    with write_transaction(conn):
+        claimed = queue.claim_message_ids(conn, upstream_id, limit, after_account_id, now)
+        positions = {message_id: position for position, message_id in enumerate(claimed.message_ids)}
+        messages = outcomes.list_outbound_messages(conn, claimed.message_ids)
+        messages.sort(key=lambda each: positions[each.id])
+        receipts: list[DeliveryReceipt] = []
+        blacklisted = blacklist.find_blacklisted_destinations(conn, messages) if messages else ()
+        if blacklisted:
+            blocked = [each for each in messages if (each.account_id, each.destination) in blacklisted]
+            messages = [each for each in messages if (each.account_id, each.destination) not in blacklisted]
+            receipts = outcomes.reject_blacklisted_messages(conn, blocked, now)
+            claimed.emptied_account_ids += queue.release_held_messages(conn, [each.id for each in blocked])
+        for each in messages:
+            each.upstream = upstream_id
+            each.was_retried = each.id in claimed.retried_ids
+        return ClaimedMessages(
+            messages,
+            claimed.emptied_account_ids,
+            claimed.has_more,
+            claimed.last_account_id,
+            queue.get_next_retry_time(conn),
+            receipts,
+        )
+
+
+def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> SendingResult:
+    """Store what upstreams have accepted. Their receipts may have come already."""
+    result = SendingResult()
+    with write_transaction(conn):
+        _STORE_ACCEPTED.run(
+            conn,
+            [
+                (each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM)
+                for each in accepted
+            ],
+        )
+        for upstream_id, count in Counter(each.upstream for each in accepted).items():
+            counters.add_to_counters(conn, upstream_id, {"accepted": count})
+        retried = [each.message_id for each in accepted if each.was_retried]
+        if retried:
+            result.emptied_account_ids = queue.release_held_messages(conn, retried)
+            result.has_released = True
+        result.receipts = _match_early_receipts(conn, accepted)
+    return result
+
+
+def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int) -> SendingResult:
+    """Store what became of claimed messages that were not accepted."""
+    result = SendingResult()
+    with write_transaction(conn):
+        by_reason: dict[UnsentReason, list[UnsentMessage]] = defaultdict(list)
+        for each in unsent:
+            by_reason[each.reason].append(each)
+        queue.put_back_messages(conn, [each.message_id for each in by_reason[UnsentReason.PUT_BACK]], now)
+        for each in by_reason[UnsentReason.HELD]:
+            queue.hold_message(conn, each.message_id, each.status, now)
+        refused = by_reason[UnsentReason.REFUSED]
+        if refused:
+            _refuse_messages(conn, refused, now, result)
+        ids_by_upstream: dict[int, list[int]] = defaultdict(list)
+        for each in by_reason[UnsentReason.UNSURE]:
+            ids_by_upstream[each.upstream].append(each.message_id)
+        for upstream_id, message_ids in ids_by_upstream.items():
+            resolve_unsure_messages(conn, upstream_id, message_ids, now, result)
+        result.next_retry_at = queue.get_next_retry_time(conn)
+        result.has_released = True
+    return result
+
+
+def _refuse_messages(
+    conn: sqlite3.Connection, refused: Sequence[UnsentMessage], now: int, result: SendingResult
+) -> None:
+    result.receipts += outcomes.finish_failed_messages(
+        conn,
+        [MessageOutcome(each.message_id, REJECTED, each.ptt, now, None, each.status) for each in refused],
+        are_refused=True,
+    )
+    result.emptied_account_ids += queue.release_held_messages(
+        conn, [each.message_id for each in refused if each.was_retried]
+    )
+    for upstream_id, count in Counter(each.upstream for each in refused).items():
+        counters.add_to_counters(conn, upstream_id, {"failed": count})
+
+
+def resolve_unsure_messages(
+    conn: sqlite3.Connection, upstream_id: int, message_ids: Sequence[int], now: int, result: SendingResult
+) -> None:
+    """Decide about messages of which nobody knows whether the upstream has them: by its setting `unanswered`.
+
+    The caller is inside `write_transaction()`.
+    """
+    if upstreams.get_stored_settings(conn, upstream_id).unanswered == FAIL:
+        result.receipts += outcomes.finish_messages(
+            conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now) for each in message_ids]
+        )
+        result.emptied_account_ids += queue.release_held_messages(conn, message_ids)
+        counters.add_to_counters(conn, upstream_id, {"unsure": len(message_ids), "failed": len(message_ids)})
+    else:
+        queue.put_back_messages(conn, message_ids, now)
+        counters.add_to_counters(conn, upstream_id, {"unsure": len(message_ids), "resent": len(message_ids)})
+
+
+@dataclass(slots=True)
+class RecoveredState:
+    """What a start has found: receipts that were queued, and the accounts of which something waits."""
+
+    receipts: list[DeliveryReceipt]
+    waiting_account_ids: set[int]
+
+
+def recover_messages(conn: sqlite3.Connection, now: int) -> RecoveredState:
+    """Decide about what was under way when the last process ended; once, before anything is claimed.
+
+    What simulators have stays theirs (`list_unanswered_message_ids`).
+    """
+    result = SendingResult()
+    with write_transaction(conn):
+        outcomes.mark_last_simulated_message(conn)
+        for (upstream_id,) in conn.execute("SELECT id FROM upstreams WHERE kind <> ?", (SIMULATOR,)).fetchall():
+            message_ids = list_unanswered_message_ids(conn, upstream_id)
+            if message_ids:
+                resolve_unsure_messages(conn, upstream_id, message_ids, now, result)
+        return RecoveredState(result.receipts, queue.list_waiting_accounts(conn))
+
+
+def list_unanswered_message_ids(conn: sqlite3.Connection, upstream_id: int) -> list[int]:
+    """The ids of messages that an upstream has, or may have, and has not accepted; oldest first."""
+    rows = conn.execute(
+        "SELECT id FROM messages INDEXED BY messages_upstream"
+        f" WHERE state = {ENROUTE} AND upstream = ? AND upstream_id IS NULL ORDER BY id",
+        (upstream_id,),
+    )
+    return [row[0] for row in rows]
+
+
+# --- receipts
+
+
+def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt], now: int) -> SendingResult:
+    """Store what upstreams say has become of messages; one that matches nothing is kept with what was tried.
+
+    One that ends nothing changes nothing, and neither does another one of a message that has ended.
+    """
+    result = SendingResult()
+    amounts: dict[int, Counter[str]] = defaultdict(Counter)
+    with write_transaction(conn):
+        ended: list[MessageOutcome] = []
+        for each in receipts:
+            found = _find_message(conn, each)
+            result.matched.append(found is not None)
+            amounts[each.upstream]["receipts"] += 1
+            if found is not None:
+                if each.is_final and each.state is not None:
+                    ended.append(MessageOutcome(found[0], each.state, each.ptt, now, found[1], each.status))
+            elif not each.is_repeated:
+                amounts[each.upstream]["unmatched"] += 1
+                _keep_unmatched_receipt(conn, each, now)
+        result.receipts = _finish_messages(conn, ended)
+        for upstream_id, amounts_of_upstream in amounts.items():
+            counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
+    return result
+
+
+def _find_message(conn: sqlite3.Connection, receipt: UpstreamReceipt) -> tuple[int, str] | None:
+    """Return the id of a receipt's message here, and there."""
+    for upstream_message_id in receipt.message_ids:
+        row = conn.execute(
+            f"SELECT id FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream_id = ?"
+            " AND upstream = ? ORDER BY id DESC LIMIT 1",
+            (upstream_message_id, receipt.upstream),
+        ).fetchone()
+        if row is not None:
+            return row[0], upstream_message_id
+    return None
+
+
+def _finish_messages(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:
+    """Finish messages, and give back what those cost that were not delivered, where the upstream's setting says so."""
+    receipts = []
+    for finish, group in (
+        (outcomes.finish_messages, [each for each in ended if each.state == DELIVERED]),
+        (outcomes.finish_failed_messages, [each for each in ended if each.state != DELIVERED]),
+    ):
+        if group:
+            receipts += finish(conn, group)
+    return receipts
+
+
+def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, now: int) -> None:
+    first_id, other_id = (*receipt.message_ids, None, None)[:2]
+    conn.execute(
+        "INSERT INTO unmatched_receipts (upstream, received_at, message_id, other_id, source, destination, state,"
+        " ptt, status, done_at, text, tried) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            receipt.upstream,
+            now,
+            first_id or "",
+            other_id,
+            receipt.source,
+            receipt.destination,
+            receipt.state if receipt.is_final else None,
+            receipt.ptt,
+            receipt.status,
+            receipt.done_at,
+            receipt.text,
+            ", ".join(receipt.message_ids),
+        ),
+    )
+
+
+def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> list[DeliveryReceipt]:
+    """Finish messages whose receipts came before they were known to be accepted."""
+    now = now_ms()
+    since = now - EARLY_RECEIPT_MS
+    row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
+    if not row[0]:
+        return []
+    ended = []
+    for each in accepted:
+        early = conn.execute(
+            "DELETE FROM unmatched_receipts WHERE upstream = ?1 AND received_at > ?2 AND (message_id = ?3"
+            " OR other_id = ?3) RETURNING state, ptt, status, received_at, id",
+            (each.upstream, since, each.upstream_message_id),
+        ).fetchall()
+        for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
+            counters.add_to_counters(conn, each.upstream, {"unmatched": -1})
+            if state is not None:
+                ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
+    return _finish_messages(conn, ended)
+
+
+def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:
+    """Store the outcomes that simulators report; returns the receipts that were queued."""
+    with write_transaction(conn):
+        if upstreams.has_ever_had_upstream(conn):
+            return _finish_messages(conn, ended)
+        return outcomes.finish_messages(conn, ended)

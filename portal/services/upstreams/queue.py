@@ -1,0 +1,309 @@
+"""What waits to go out: rows that are claimed in batches, by whoever has room for them.
+
+A message that waits has a row in `queued_messages`, or in `held_messages` where an upstream has refused it for the
+moment, or has so refused another of its account to the same destination. The whole of it is in `messages`, whose
+`upstream` is NULL until it is claimed. Everything here is called inside `write_transaction()`.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from portal.core.db import BulkInsert
+from portal.services.common.message_states import ENROUTE
+
+_HIGHEST_PRIORITY = 3
+_INSERT_QUEUED = BulkInsert("queued_messages", "account_id, turn, message_id")
+_TURN_SQL = f"{_HIGHEST_PRIORITY} - coalesce(messages.priority, 0)"
+# A destination that holds up all that comes to it is looked at so often in one claim, and no more.
+_MAX_ROUNDS = 8
+_FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
+
+IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
+    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.account_id = messages.account_id AND q.turn = {_TURN_SQL}
+        AND q.message_id = messages.id)
+    OR EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
+        AND h.destination = messages.destination AND h.message_id = messages.id)))"""
+"""Whether a row of `messages` waits, as an expression."""
+
+
+@dataclass(slots=True)
+class ClaimedIds:
+    """What one upstream takes now.
+
+    `message_ids`: in the order in which they are to be sent; `retried_ids`: those of them that were tried before.
+    `emptied_account_ids`: the accounts that have had something that waits, and have nothing more. `has_more`: whether
+    something is left that could be claimed at once. `last_account_id`: whose turn it was last.
+    """
+
+    message_ids: list[int]
+    retried_ids: set[int]
+    emptied_account_ids: list[int]
+    has_more: bool
+    last_account_id: int
+
+
+def turn_from_priority(priority: int) -> int:
+    """The place of a priority_flag (SMPP 3.4, 5.2.14) in an account's queue; lower ones come first."""
+    return _HIGHEST_PRIORITY - min(priority, _HIGHEST_PRIORITY)
+
+
+def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[int, int, int]]) -> None:
+    """Let messages wait, each given as its account's id, its priority_flag and its id."""
+    _INSERT_QUEUED.run(
+        conn, [(account_id, turn_from_priority(priority), row_id) for account_id, priority, row_id in rows]
+    )
+
+
+def put_back_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> None:
+    """Let messages wait again that were claimed and not sent, each in its place. Ended ones are left out."""
+    ids_json = json.dumps(message_ids)
+    conn.execute(
+        "UPDATE held_messages SET not_before = ?2 WHERE attempts > 0 AND (account_id, destination, message_id) IN"
+        " (SELECT account_id, destination, id FROM messages WHERE id IN (SELECT value FROM json_each(?1)))",
+        (ids_json, now),
+    )
+    conn.execute(
+        f"INSERT INTO queued_messages SELECT account_id, {_TURN_SQL}, id FROM messages"
+        f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL AND NOT EXISTS"
+        " (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id"
+        "  AND h.destination = messages.destination AND h.message_id = messages.id)",
+        (ids_json,),
+    )
+    conn.execute(
+        "UPDATE messages SET upstream = NULL WHERE id IN (SELECT value FROM json_each(?))"
+        f" AND +state = {ENROUTE} AND upstream_id IS NULL",
+        (ids_json,),
+    )
+
+
+def claim_message_ids(
+    conn: sqlite3.Connection, upstream_id: int, limit: int, after_account_id: int, now: int
+) -> ClaimedIds:
+    """Take messages that wait for an upstream: what is to be tried again, and each account's in turn.
+
+    Args:
+        limit: how many, at least 1.
+        after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: nobody's.
+        now: this moment (milliseconds).
+    """
+    claimed = ClaimedIds([], set(), [], has_more=False, last_account_id=after_account_id)
+    # What is tried again has a turn as if it were another account's, behind the last one.
+    turns: list[int | None] = [*_list_waiting_accounts(conn, after_account_id, limit)]
+    if after_account_id and len(turns) < limit:
+        turns.append(None)
+        turns += [each for each in _list_waiting_accounts(conn, 0, limit) if each <= after_account_id]
+    elif not after_account_id:
+        turns.insert(0, None)
+    for _ in range(_MAX_ROUNDS):
+        remaining = limit - len(claimed.message_ids)
+        if not turns or not remaining:
+            break
+        share = -(-remaining // len(turns))
+        unfinished: list[int | None] = []
+        for account_id in turns:
+            count = min(share, limit - len(claimed.message_ids))
+            if not count:
+                unfinished.append(account_id)
+                continue
+            if account_id is None:
+                is_finished = _claim_retries(conn, count, now, claimed)
+            else:
+                is_finished = _claim_of_account(conn, account_id, count, claimed)
+                claimed.last_account_id = account_id
+            if not is_finished:
+                unfinished.append(account_id)
+        turns = unfinished
+    claimed.has_more = bool(turns)
+    if claimed.message_ids:
+        conn.execute(
+            "UPDATE messages SET upstream = ? WHERE id IN (SELECT value FROM json_each(?))",
+            (upstream_id, json.dumps(claimed.message_ids)),
+        )
+    return claimed
+
+
+def _list_waiting_accounts(conn: sqlite3.Connection, after_account_id: int, limit: int) -> list[int]:
+    """The accounts behind one in the order of their ids that have something queued: one look-up in the index each."""
+    rows = conn.execute(
+        "WITH RECURSIVE waiting (id) AS (SELECT min(account_id) FROM queued_messages WHERE account_id > ?"
+        " UNION ALL SELECT (SELECT min(account_id) FROM queued_messages WHERE account_id > waiting.id) FROM waiting"
+        " WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL LIMIT ?",
+        (after_account_id, limit),
+    )
+    return [row[0] for row in rows]
+
+
+def _claim_retries(conn: sqlite3.Connection, count: int, now: int, claimed: ClaimedIds) -> bool:
+    """Claim what is to be tried again now; returns whether there is no more of it."""
+    rows = conn.execute(
+        "SELECT account_id, destination, message_id FROM held_messages WHERE not_before IS NOT NULL"
+        " AND not_before <= ? ORDER BY not_before LIMIT ?",
+        (now, count),
+    ).fetchall()
+    conn.executemany(
+        "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
+    )
+    retried = [row[2] for row in rows]
+    claimed.message_ids += retried
+    claimed.retried_ids.update(retried)
+    return len(rows) < count
+
+
+def _claim_of_account(conn: sqlite3.Connection, account_id: int, count: int, claimed: ClaimedIds) -> bool:
+    """Claim an account's next messages; returns whether it has no more of them in `queued_messages`."""
+    rows = conn.execute(
+        "SELECT q.turn, message_id, destination, EXISTS (SELECT 1 FROM held_messages AS h"
+        "  WHERE h.account_id = q.account_id AND h.destination = messages.destination)"
+        " FROM queued_messages AS q CROSS JOIN messages ON id = message_id WHERE q.account_id = ?"
+        " ORDER BY turn, message_id LIMIT ?",
+        (account_id, count),
+    ).fetchall()
+    # What another one of theirs to that destination is in front of waits for it.
+    conn.executemany(
+        "INSERT INTO held_messages (account_id, destination, message_id) VALUES (?, ?, ?)",
+        [(account_id, destination, message_id) for _, message_id, destination, is_held in rows if is_held],
+    )
+    conn.executemany(
+        "DELETE FROM queued_messages WHERE account_id = ? AND turn = ? AND message_id = ?",
+        [(account_id, turn, message_id) for turn, message_id, *_ in rows],
+    )
+    claimed.message_ids += [message_id for _, message_id, _, is_held in rows if not is_held]
+    (has_more,) = conn.execute(
+        "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE account_id = ?)", (account_id,)
+    ).fetchone()
+    if not has_more and not has_waiting_messages(conn, account_id):
+        claimed.emptied_account_ids.append(account_id)
+    return not has_more
+
+
+def has_waiting_messages(conn: sqlite3.Connection, account_id: int) -> bool:
+    """Whether an account has any message that waits, or holds up others."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE account_id = ?1)"
+        " OR EXISTS (SELECT 1 FROM held_messages WHERE account_id = ?1)",
+        (account_id,),
+    ).fetchone()
+    return bool(row[0])
+
+
+def hold_message(conn: sqlite3.Connection, message_id: int, error: str, now: int) -> None:
+    """Let a claimed message wait for another try, and all of its account to the same destination for it.
+
+    The pause is five seconds at first and doubles each time, to ten minutes.
+
+    Args:
+        error: why it was not taken, for operators.
+    """
+    row = conn.execute(
+        f"SELECT account_id, destination FROM messages WHERE id = ? AND +state = {ENROUTE}", (message_id,)
+    ).fetchone()
+    if row is None:
+        return
+    account_id, destination = row
+    conn.execute("UPDATE messages SET upstream = NULL WHERE id = ?", (message_id,))
+    flow = (account_id, destination)
+    (attempts,) = conn.execute(
+        "INSERT INTO held_messages (account_id, destination, message_id, attempts, error) VALUES (?, ?, ?, 1, ?)"
+        " ON CONFLICT DO UPDATE SET attempts = attempts + 1, error = excluded.error RETURNING attempts",
+        (*flow, message_id, error),
+    ).fetchone()
+    delay = min(_FIRST_RETRY_MS << min(attempts - 1, 20), _LONGEST_RETRY_MS)
+    # Of several that were under way together, the first is tried again, and the others after it.
+    others = conn.execute(
+        "SELECT message_id, not_before, attempts, upstream IS NOT NULL FROM held_messages JOIN messages"
+        " ON id = message_id WHERE held_messages.account_id = ? AND held_messages.destination = ? AND message_id <> ?"
+        " AND attempts > 0",
+        (*flow, message_id),
+    ).fetchall()
+    if any(is_under_way for *_, is_under_way in others):
+        return
+    if all(other_id > message_id or not_before is None for other_id, not_before, *_ in others):
+        conn.execute(
+            "UPDATE held_messages SET not_before = CASE message_id WHEN ? THEN ? END"
+            " WHERE account_id = ? AND destination = ? AND attempts > 0",
+            (message_id, now + delay, *flow),
+        )
+
+
+def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
+    """What was tried again, and is decided, holds up nothing more: what waited for it waits in the queue.
+
+    Returns the accounts for which that leaves nothing that waits.
+    """
+    emptied_account_ids = []
+    for message_id in message_ids:
+        flow = conn.execute(
+            "DELETE FROM held_messages WHERE message_id = ?1 AND (account_id, destination) ="
+            " (SELECT account_id, destination FROM messages WHERE id = ?1) RETURNING account_id, destination",
+            (message_id,),
+        ).fetchone()
+        if flow is None:
+            continue
+        (is_held_up,) = conn.execute(
+            "SELECT EXISTS (SELECT 1 FROM held_messages AS h JOIN messages ON id = message_id WHERE h.account_id = ?"
+            " AND h.destination = ? AND (not_before IS NOT NULL OR upstream IS NOT NULL))",
+            flow,
+        ).fetchone()
+        if not is_held_up:
+            conn.execute(
+                f"INSERT INTO queued_messages SELECT h.account_id, {_TURN_SQL}, message_id FROM held_messages AS h"
+                " JOIN messages ON id = message_id WHERE h.account_id = ? AND h.destination = ?",
+                flow,
+            )
+            conn.execute("DELETE FROM held_messages WHERE account_id = ? AND destination = ?", flow)
+        if not has_waiting_messages(conn, flow[0]):
+            emptied_account_ids.append(flow[0])
+    return emptied_account_ids
+
+
+def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> None:
+    """Let messages that have ended wait no more."""
+    if not has_queue(conn):
+        return
+    conn.execute(
+        "DELETE FROM queued_messages WHERE (account_id, turn, message_id) IN"
+        f" (SELECT account_id, {_TURN_SQL}, id FROM messages WHERE id IN (SELECT value FROM json_each(?)))",
+        (json.dumps(message_ids),),
+    )
+    release_held_messages(conn, message_ids)
+
+
+def has_queue(conn: sqlite3.Connection) -> bool:
+    """Whether anything waits, or holds up others."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT 1 FROM queued_messages) OR EXISTS (SELECT 1 FROM held_messages)"
+    ).fetchone()
+    return bool(row[0])
+
+
+def list_waiting_accounts(conn: sqlite3.Connection) -> set[int]:
+    """The ids of all accounts that have anything that waits, or holds up others: one look-up in an index each."""
+    return {*_iterate_distinct_accounts(conn, "queued_messages"), *_iterate_distinct_accounts(conn, "held_messages")}
+
+
+def _iterate_distinct_accounts(conn: sqlite3.Connection, table: str) -> Iterator[int]:
+    account_id = 0
+    while True:
+        (account_id,) = conn.execute(
+            f"SELECT min(account_id) FROM {table} WHERE account_id > ?", (account_id,)
+        ).fetchone()
+        if account_id is None:
+            return
+        yield account_id
+
+
+def get_next_retry_time(conn: sqlite3.Connection) -> int | None:
+    """When (milliseconds) the next message is to be tried again; None: there is none."""
+    row = conn.execute("SELECT min(not_before) FROM held_messages WHERE not_before IS NOT NULL").fetchone()
+    return None if row is None else row[0]
+
+
+def count_waiting_messages(conn: sqlite3.Connection) -> int:
+    """How many messages wait; some tens of milliseconds for a million."""
+    row = conn.execute(
+        "SELECT (SELECT count(*) FROM queued_messages) + (SELECT count(*) FROM held_messages JOIN messages"
+        " ON id = message_id WHERE upstream IS NULL)"
+    ).fetchone()
+    return int(row[0])

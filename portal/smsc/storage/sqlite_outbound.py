@@ -1,0 +1,313 @@
+"""The part of the storage in SQLite that is about messages on their way out: see `OutboundStorage`."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from portal.core.clock import now_ms
+from portal.core.crypto import Keys
+from portal.services.messages import client_ids, inbound, intake, outcomes, sending
+from portal.services.messages.deliveries import DeliveryReceipt
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.intake import StoredMessages
+from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.sending import (
+    AcceptedMessage,
+    ClaimedMessages,
+    RecoveredState,
+    SendingResult,
+    UnsentMessage,
+    UpstreamReceipt,
+)
+from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
+from portal.smsc.storage.interface import (
+    InsufficientCredits,
+    OutboundListener,
+    StorageError,
+    StorageUnavailable,
+    SubmitCallback,
+    UpstreamConfig,
+)
+from portal.smsc.storage.read_errors import translate_read_errors
+from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
+
+log = logging.getLogger(__name__)
+
+_ClaimCallback = Callable[[ClaimedMessages | StorageError], None]
+_ClaimJob = tuple[int, int, int, _ClaimCallback]
+_CancelCallback = Callable[[bool | StorageError], None]
+
+
+class SqliteOutboundStorage:
+    """Implements `OutboundStorage`; a part of `SqliteStorage`.
+
+    Args:
+        queue_receipts: takes receipts that are on disk.
+        mark_deliveries_due: is told the account for which something from a handset is on disk.
+    """
+
+    def __init__(
+        self,
+        read_connection: sqlite3.Connection,
+        keys: Keys,
+        queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
+        mark_deliveries_due: Callable[[int], None],
+    ) -> None:
+        self._read_connection = read_connection
+        self._keys = keys
+        self._queue_receipts = queue_receipts
+        self._mark_deliveries_due = mark_deliveries_due
+        self._writer: DatabaseWriter
+        self._listener: OutboundListener
+        self._is_due_job_queued = False
+        self._refuses_submits = False
+        self._upstream_versions: dict[int, int] = {}
+        self._has_ever_had_upstream = False
+
+    def start(self, writer: DatabaseWriter) -> None:
+        """Begin to write; before all else about what was under way when the last process ended."""
+        self._writer = writer
+        writer.queue_write(WriteJobKind.RECOVER, None)
+
+    def set_listener(self, listener: OutboundListener) -> None:
+        self._listener = listener
+
+    def refuse_submits(self) -> None:
+        """Store no more messages, neither new ones nor those that wait for the writer: nobody could be told in time."""
+        self._refuses_submits = True
+
+    def load_upstreams(self) -> None:
+        """Tell the listener of upstreams that have changed, if any have. Raises sqlite3.Error."""
+        conn = self._read_connection
+        found = upstreams.list_upstreams(conn)
+        versions = {each.id: each.version for each in found}
+        has_ever_had = bool(found) or upstreams.has_ever_had_upstream(conn)
+        if (versions, has_ever_had) == (self._upstream_versions, self._has_ever_had_upstream):
+            return
+        if has_ever_had and not self._has_ever_had_upstream:
+            self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
+        self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
+        configs = []
+        for each in found:
+            try:
+                password = upstreams.get_upstream_password(conn, self._keys, each)
+            except UpstreamPasswordUnreadable as error:
+                log.error("%s", error)
+                password = None
+            configs.append(UpstreamConfig(each, password))
+        self._listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
+
+    # --- what the dispatcher asks
+
+    def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
+        self._writer.queue_write(WriteJobKind.SUBMIT, (submit, resolve))
+
+    def claim_messages(self, upstream_id: int, limit: int, after_account_id: int, resolve: _ClaimCallback) -> None:
+        self._writer.queue_write(WriteJobKind.CLAIM, (upstream_id, limit, after_account_id, resolve))
+
+    def store_accepted_message(self, accepted: AcceptedMessage, *, is_urgent: bool) -> None:
+        if is_urgent:
+            self._writer.queue_write(WriteJobKind.ACCEPTED, accepted)
+        else:
+            self._writer.queue_deferred_write(WriteJobKind.ACCEPTED, accepted)
+
+    def store_unsent_message(self, unsent: UnsentMessage) -> None:
+        self._writer.queue_write(WriteJobKind.UNSENT, unsent)
+
+    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
+        self._writer.queue_deferred_write(WriteJobKind.OUTCOME, *outcomes)
+
+    def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
+        self._writer.queue_deferred_write(WriteJobKind.RECEIPT, (receipt, resolve))
+
+    def store_upstream_message(self, message: MobileOriginatedMessage, resolve: Callable[[bool], None]) -> None:
+        self._writer.queue_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
+
+    def cancel_message(self, message: MessageStatus, resolve: _CancelCallback) -> None:
+        self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
+
+    def list_simulated_ids(self) -> Sequence[int]:
+        with translate_read_errors():
+            return outcomes.list_simulated_message_ids(self._read_connection)
+
+    def list_unanswered_ids(self, upstream_id: int) -> Sequence[int]:
+        with translate_read_errors():
+            return sending.list_unanswered_message_ids(self._read_connection, upstream_id)
+
+    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
+        with translate_read_errors():
+            return outcomes.list_outbound_messages(self._read_connection, message_ids)
+
+    def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
+        self._writer.queue_write(WriteJobKind.BIND_STATES, (upstream_id, states))
+
+    def add_upstream_counters(self, upstream_id: int, amounts: Mapping[str, int]) -> None:
+        self._writer.queue_deferred_write(WriteJobKind.UPSTREAM_COUNTERS, (upstream_id, amounts))
+
+    def poll_due_messages(self) -> None:
+        """Send the messages whose date has come, or give them up; the writer does so."""
+        try:
+            if not self._is_due_job_queued and outcomes.has_due_messages(self._read_connection, now_ms()):
+                self._is_due_job_queued = True
+                self._writer.queue_write(WriteJobKind.DUE_MESSAGES, None)
+        except sqlite3.Error as error:
+            log.error("the database can't be read: %s", error)
+
+    # --- what the writer does, and what follows from it
+
+    def build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
+        """How the writer does the jobs of this part."""
+        return {
+            WriteJobKind.RECOVER: WriteJobHandler(_recover_messages, self._handle_recovered),
+            WriteJobKind.UPSTREAMS_BEGIN: WriteJobHandler(lambda conn, _: outcomes.mark_last_simulated_message(conn)),
+            WriteJobKind.SUBMIT: WriteJobHandler(
+                self._store_messages, self._handle_submits_stored, self._handle_submits_refused
+            ),
+            WriteJobKind.CANCEL: WriteJobHandler(_cancel_messages, self._handle_messages_cancelled, _report_error),
+            WriteJobKind.ACCEPTED: WriteJobHandler(sending.store_accepted_messages, self._handle_sending_stored),
+            WriteJobKind.UNSENT: WriteJobHandler(
+                lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms()), self._handle_sending_stored
+            ),
+            WriteJobKind.RECEIPT: WriteJobHandler(
+                lambda conn, items: sending.store_upstream_receipts(conn, [each for each, _ in items], now_ms()),
+                self._handle_receipts_stored,
+                lambda items, _: _resolve_all(items, None),
+            ),
+            WriteJobKind.OUTCOME: WriteJobHandler(
+                sending.store_reported_outcomes, lambda _, receipts: self._queue_receipts(receipts)
+            ),
+            WriteJobKind.DUE_MESSAGES: WriteJobHandler(
+                lambda conn, _: outcomes.process_due_messages(conn, now_ms()),
+                self._handle_due_messages,
+                self._handle_due_messages_failure,
+            ),
+            WriteJobKind.CLAIM: WriteJobHandler(_claim_messages, self._handle_claimed, _report_error),
+            WriteJobKind.UPSTREAM_MESSAGE: WriteJobHandler(
+                lambda conn, items: inbound.store_inbound_messages(conn, [each for each, _ in items]),
+                self._handle_upstream_messages_stored,
+                lambda items, _: _resolve_all(items, False),
+            ),
+            WriteJobKind.BIND_STATES: WriteJobHandler(_record_bind_states),
+            WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_add_upstream_counters),
+        }
+
+    def _handle_recovered(self, _: list[None], recovered: RecoveredState) -> None:
+        self._queue_receipts(recovered.receipts)
+        self._listener.handle_recovered(recovered.waiting_account_ids)
+
+    def _store_messages(
+        self, conn: sqlite3.Connection, items: list[tuple[SubmittedMessage, SubmitCallback]]
+    ) -> StoredMessages | None:
+        if self._refuses_submits:
+            return None
+        return intake.store_messages(conn, [submit for submit, _ in items])
+
+    def _handle_submits_stored(
+        self, items: list[tuple[SubmittedMessage, SubmitCallback]], stored: StoredMessages | None
+    ) -> None:
+        if stored is None:
+            self._handle_submits_refused(items, StorageUnavailable("the server stops"))
+            return
+        for (submit, resolve), message_id in zip(items, stored.message_ids, strict=True):
+            if message_id is None:
+                resolve(InsufficientCredits())
+            else:
+                resolve(message_id if submit.hex_id is None else client_ids.format_hex_id(submit.hex_id))
+        self._listener.handle_submits_stored([submit for submit, _ in items], stored.outbound)
+        self._queue_receipts(stored.receipts)
+
+    def _handle_submits_refused(
+        self, items: list[tuple[SubmittedMessage, SubmitCallback]], refusal: StorageError
+    ) -> None:
+        _report_error(items, refusal)
+        self._listener.handle_submits_stored([submit for submit, _ in items], ())
+
+    def _handle_messages_cancelled(
+        self, items: list[tuple[MessageStatus, _CancelCallback]], cancelled: CancelResult
+    ) -> None:
+        for (_, resolve), was_cancelled in zip(items, cancelled.was_cancelled, strict=True):
+            resolve(was_cancelled)
+        self._queue_receipts(cancelled.receipts)
+
+    def _handle_sending_stored(
+        self, stored: list[AcceptedMessage] | list[UnsentMessage], result: SendingResult
+    ) -> None:
+        self._queue_receipts(result.receipts)
+        self._listener.handle_sending_stored(stored, result)
+
+    def _handle_receipts_stored(
+        self, items: list[tuple[UpstreamReceipt, Callable[[bool | None], None]]], result: SendingResult
+    ) -> None:
+        for (_, resolve), is_matched in zip(items, result.matched, strict=True):
+            resolve(is_matched)
+        self._queue_receipts(result.receipts)
+
+    def _handle_due_messages(self, _: list[None], due: DueMessages) -> None:
+        self._is_due_job_queued = False
+        self._listener.handle_due_messages(due)
+        self._queue_receipts(due.receipts)
+        if due.outbound or due.queued_account_ids or due.expired_ids:
+            # A campaign has one date for all its messages, and only so many are taken at once.
+            self.poll_due_messages()
+
+    def _handle_due_messages_failure(self, _: list[None], __: StorageError) -> None:
+        # The next poll queues it again.
+        self._is_due_job_queued = False
+
+    def _handle_claimed(self, items: list[_ClaimJob], claimed: list[ClaimedMessages]) -> None:
+        for (*_, resolve), each in zip(items, claimed, strict=True):
+            self._queue_receipts(each.receipts)
+            resolve(each)
+
+    def _handle_upstream_messages_stored(
+        self, items: list[tuple[MobileOriginatedMessage, Callable[[bool], None]]], account_ids: Collection[int]
+    ) -> None:
+        _resolve_all(items, True)
+        for account_id in account_ids:
+            self._mark_deliveries_due(account_id)
+
+
+def _recover_messages(conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
+    binds.clear_bind_states(conn)
+    return sending.recover_messages(conn, now_ms())
+
+
+def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, Any]]) -> CancelResult:
+    return outcomes.cancel_messages(conn, [message for message, _ in items])
+
+
+def _claim_messages(conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[ClaimedMessages]:
+    return [
+        sending.claim_messages(conn, upstream_id, limit, after_account_id, now_ms())
+        for upstream_id, limit, after_account_id, _ in items
+    ]
+
+
+def _record_bind_states(conn: sqlite3.Connection, items: list[tuple[int, Sequence[BindState]]]) -> None:
+    for upstream_id, states in dict(items).items():
+        binds.record_bind_states(conn, upstream_id, states)
+
+
+def _add_upstream_counters(conn: sqlite3.Connection, items: list[tuple[int, Mapping[str, int]]]) -> None:
+    amounts: dict[int, Counter[str]] = defaultdict(Counter)
+    for upstream_id, counted in items:
+        amounts[upstream_id].update(counted)
+    for upstream_id, counted in amounts.items():
+        counters.add_to_counters(conn, upstream_id, counted)
+
+
+def _report_error(items: list[tuple[Any, ...]], error: StorageError) -> None:
+    for *_, resolve in items:
+        resolve(error)
+
+
+def _resolve_all(items: list[tuple[Any, Callable[[Any], None]]], value: object) -> None:
+    for _, resolve in items:
+        resolve(value)

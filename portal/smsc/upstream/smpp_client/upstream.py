@@ -1,0 +1,163 @@
+"""An upstream that is reached by SMPP, as the dispatcher sees it: messages in, and what came of them out."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from portal.core import gsm0338
+from portal.core.clock import now_ms
+from portal.services.common import message_states
+from portal.services.common.addresses import normalize_address
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.sending import UpstreamReceipt
+from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams import binds
+from portal.smsc.protocol.constants import CommandStatus, format_receipt_status
+from portal.smsc.protocol.pdu import DataSm, DeliverSm
+from portal.smsc.storage.interface import UpstreamConfig
+from portal.smsc.upstream.interface import UpstreamEvents
+from portal.smsc.upstream.smpp_client import receipts, status_map
+from portal.smsc.upstream.smpp_client.client import SmppClient
+from portal.smsc.upstream.smpp_client.client_session import format_status
+from portal.smsc.upstream.smpp_client.interface import BindState, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
+
+_UDH_INDICATOR = 0x40
+_BINARY_DATA_CODING = 4
+_PTT_INVALID_CONTENT = 101
+_CLIENT_SETTINGS = frozenset(each.name for each in dataclasses.fields(ClientSettings)) - {"password"}
+_COUNTERS = ("submitted", "throttled", "retried")
+_NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
+
+
+class SmppUpstream:
+    """Implements `UpstreamConnection`, and hears of its client (`ClientEvents`)."""
+
+    remembers_messages = True
+
+    def __init__(self, config: UpstreamConfig, events: UpstreamEvents, loop: asyncio.AbstractEventLoop) -> None:
+        self._config = config
+        self._events = events
+        self._loop = loop
+        self._client = SmppClient(config.upstream.name, _read_client_settings(config), self, loop)
+        self._counted: Mapping[str, int] = _NO_COUNTS
+
+    # --- what the dispatcher calls
+
+    def start(self) -> None:
+        self._client.start()
+
+    def change_config(self, config: UpstreamConfig) -> None:
+        self._config = config
+        self._client.change_settings(_read_client_settings(config))
+
+    @property
+    def room(self) -> int:
+        return self._client.room
+
+    @property
+    def window(self) -> int:
+        settings = self._config.upstream.settings
+        return settings.window * settings.binds
+
+    def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
+        now, settings, submit = now_ms(), self._config.upstream.settings, self._client.submit
+        for each in messages:
+            try:
+                submit(each.id, build_submit_sm(each, settings, now), each.parts)
+            except ValueError as error:
+                self._loop.call_soon(self._events.handle_refused, each.id, str(error), _PTT_INVALID_CONTENT)
+
+    def cancel_message(self, message_id: int) -> bool:
+        return False
+
+    def take_counters(self) -> Mapping[str, int]:
+        counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}
+        growth = {name: count - self._counted[name] for name, count in counted.items() if count > self._counted[name]}
+        self._counted = counted
+        return growth
+
+    async def close(self, seconds: float) -> None:
+        await self._client.close(answer_seconds=seconds)
+
+    # --- what the client tells
+
+    def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
+        if not status:
+            self._events.handle_accepted(message_id, upstream_message_id, bind_number)
+        elif status in status_map.TEMPORARY_STATUSES:
+            self._events.handle_held(message_id, format_status(status))
+        else:
+            self._events.handle_refused(message_id, format_status(status), status_map.ptt_from_status(status))
+
+    def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        self._events.handle_lost(unsure, unsent)
+
+    def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
+        def resolve(is_stored: bool) -> None:
+            # The carrier is to bring it again where it isn't.
+            respond(CommandStatus.ESME_ROK if is_stored else CommandStatus.ESME_RX_T_APPN)
+
+        receipt = receipts.parse_receipt(message)
+        if receipt is None:
+            self._events.handle_inbound(_inbound_from_deliver(message), resolve)
+            return
+        ptt = message_states.PTT_PENDING if receipt.state is None else status_map.ptt_from_state(receipt.state)
+        self._events.handle_receipt(
+            UpstreamReceipt(
+                self._config.upstream.id,
+                receipt.message_ids,
+                receipt.state,
+                ptt,
+                receipt.is_final,
+                _format_status(receipt, ptt),
+                receipt.done_at,
+                message.source,
+                message.destination,
+                message.body.decode("latin-1"),
+            ),
+            resolve,
+        )
+
+    def room_changed(self) -> None:
+        self._events.handle_room()
+
+    def state_changed(self, bind: BindState) -> None:
+        self._events.handle_binds(
+            [
+                binds.BindState(each.number, each.kind, each.state.value, each.since, each.error, each.status)
+                for each in self._client.bind_states
+            ]
+        )
+        self._events.handle_room()
+
+
+def _read_client_settings(config: UpstreamConfig) -> ClientSettings:
+    values = {name: getattr(config.upstream.settings, name) for name in _CLIENT_SETTINGS}
+    return ClientSettings(password=config.password or "", **values)
+
+
+def _format_status(receipt: receipts.Receipt, ptt: int) -> str:
+    """Return what the receipt says, as the text of one says it."""
+    if not receipt.stat and receipt.state is not None:
+        return format_receipt_status(receipt.state, ptt)
+    return f"stat:{receipt.stat} err:{receipt.err}"
+
+
+def _inbound_from_deliver(message: DeliverSm | DataSm) -> MobileOriginatedMessage:
+    content, udh = message.body, None
+    if message.esm_class & _UDH_INDICATOR and content and content[0] < len(content):
+        udh, content = content[: content[0] + 1], content[content[0] + 1 :]
+    data_coding = message.data_coding if message.data_coding in gsm0338.ENCODINGS else _BINARY_DATA_CODING
+    encoding, body = gsm0338.ENCODINGS[data_coding], None
+    try:
+        if udh and gsm0338.has_shift_elements(udh):
+            raise ValueError("the text is in the table of a national language")
+        text = gsm0338.decode_body(content, encoding)
+    except ValueError:
+        text, body = gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(data_coding, udh)), content
+    return MobileOriginatedMessage(
+        normalize_address(message.source), normalize_address(message.destination), text, data_coding, udh, body
+    )

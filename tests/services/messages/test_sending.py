@@ -1,0 +1,299 @@
+"""Messages on their way through upstreams, as the database has them."""
+
+from typing import Any
+
+import pytest
+
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.common.audit import SHELL
+from portal.services.common.message_states import (
+    DELIVERED,
+    ENROUTE,
+    EXPIRED,
+    PTT_BLACKLISTED,
+    PTT_EXPIRED,
+    PTT_UNKNOWN,
+    REJECTED,
+    UNDELIVERABLE,
+    UNKNOWN,
+)
+from portal.services.messages import blacklist, intake, outcomes, sending
+from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
+from portal.services.operations import self_check
+from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.upstreams import Upstream
+from tests.services.upstreams.waiting import add_upstream, prepare_waiting, queue_messages
+from tests.support import prepare_submit
+
+
+@pytest.fixture
+def upstream(conn: Connection, keys: Any) -> Upstream:
+    return add_upstream(conn, keys)
+
+
+def claim(conn: Connection, limit: int = 10) -> list[int]:
+    return [each.id for each in sending.claim_messages(conn, 1, limit, 0, now_ms()).messages]
+
+
+def accept(conn: Connection, message_id: int, upstream_id: str = "ab12", **values: Any) -> SendingResult:
+    accepted = AcceptedMessage(1, message_id, upstream_id, 1, now_ms(), was_retried=values.get("was_retried", False))
+    return sending.store_accepted_messages(conn, [accepted])
+
+
+def leave_unsent(conn: Connection, message_id: int, account_id: int, reason: UnsentReason, **values: Any) -> Any:
+    return sending.store_unsent_messages(conn, [UnsentMessage(1, message_id, account_id, reason, **values)], now_ms())
+
+
+def refuse(conn: Connection, message_id: int, **values: Any) -> SendingResult:
+    unsent = UnsentMessage(1, message_id, None, UnsentReason.REFUSED, "ESME_RINVDSTADR 0x0B", 100, **values)
+    return sending.store_unsent_messages(conn, [unsent], now_ms())
+
+
+def build_receipt(*ids: str, state: int | None = DELIVERED, **values: Any) -> sending.UpstreamReceipt:
+    defaults: dict[str, Any] = {
+        "upstream": 1,
+        "ptt": 0,
+        "is_final": True,
+        "status": "stat:DELIVRD err:000",
+        "done_at": None,
+        "source": "393401234567",
+        "destination": "ACME",
+        "text": "id:...",
+    }
+    return sending.UpstreamReceipt(message_ids=ids, state=state, **defaults | values)
+
+
+def receive(conn: Connection, *receipts: sending.UpstreamReceipt) -> SendingResult:
+    return sending.store_upstream_receipts(conn, receipts, now_ms())
+
+
+def read_message(conn: Connection, message_id: int) -> Any:
+    return conn.execute("SELECT * FROM messages WHERE id = ?", (message_id,)).fetchone()
+
+
+def get_balance(conn: Connection, account_id: int) -> int:
+    (balance,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()
+    return int(balance)
+
+
+def test_an_accepted_message_stays_on_its_way_until_its_receipt(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    assert claim(conn) == [message_id]
+    assert accept(conn, message_id).receipts == []
+    message = read_message(conn, message_id)
+    assert (message["state"], message["upstream"], message["upstream_id"], message["bind"]) == (ENROUTE, 1, "ab12", 1)
+    (receipt,) = receive(conn, build_receipt("ab12")).receipts
+    assert (receipt.message_id, receipt.state) == (message_id, DELIVERED)
+    message = read_message(conn, message_id)
+    assert (message["state"], message["upstream_id"]) == (DELIVERED, "ab12")
+    assert message["upstream_status"] == "stat:DELIVRD err:000"
+    assert counters.get_counters(conn, 1)["accepted"] == 1
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_an_intermediate_receipt_ends_nothing_and_a_final_one_stays(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    accept(conn, message_id)
+    result = receive(conn, build_receipt("ab12", state=ENROUTE, is_final=False))
+    assert (result.receipts, result.matched) == ([], [True])
+    assert read_message(conn, message_id)["state"] == ENROUTE
+    receive(conn, build_receipt("ab12"))
+    later = receive(conn, build_receipt("ab12", state=UNDELIVERABLE, ptt=800))
+    assert (later.receipts, later.matched) == ([], [False])
+    assert read_message(conn, message_id)["state"] == DELIVERED
+
+
+def test_a_receipt_of_nothing_known_is_kept_with_what_was_tried(conn, cast, upstream):
+    assert receive(conn, build_receipt("ab12", "43794", status="stat:EXPIRED err:006")).matched == [False]
+    row = conn.execute("SELECT * FROM unmatched_receipts").fetchone()
+    assert (row["message_id"], row["other_id"], row["tried"]) == ("ab12", "43794", "ab12, 43794")
+    assert (row["status"], row["source"], row["destination"]) == ("stat:EXPIRED err:006", "393401234567", "ACME")
+    assert counters.get_counters(conn, 1)["unmatched"] == 1
+
+
+def test_a_second_receipt_is_not_kept(conn, cast, upstream):
+    assert receive(conn, build_receipt("ab12", is_repeated=True)).matched == [False]
+    assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+
+
+def test_another_upstream_s_id_is_another_id(conn, keys, cast, upstream):
+    other = add_upstream(conn, keys, "other")
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    accept(conn, message_id)
+    assert receive(conn, build_receipt("ab12", upstream=other.id)).matched == [False]
+    assert read_message(conn, message_id)["state"] == ENROUTE
+
+
+@pytest.mark.parametrize("by", ["ab12", "43794"])
+def test_a_receipt_that_comes_first_finds_its_message_by_either_id(conn, cast, upstream, by):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    receive(conn, build_receipt("ab12", "43794", state=UNDELIVERABLE, ptt=800, status="stat:UNDELIV err:001"))
+    (receipt,) = accept(conn, message_id, by).receipts
+    assert (receipt.message_id, receipt.state, receipt.ptt) == (message_id, UNDELIVERABLE, 800)
+    assert read_message(conn, message_id)["upstream_status"] == "stat:UNDELIV err:001"
+    assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+    assert counters.get_counters(conn, 1)["unmatched"] == 0
+
+
+def test_a_receipt_of_long_ago_is_not_taken_for_an_early_one(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    receive(conn, build_receipt("ab12"))
+    conn.execute("UPDATE unmatched_receipts SET received_at = received_at - ?", (sending.EARLY_RECEIPT_MS,))
+    assert accept(conn, message_id).receipts == []
+    assert read_message(conn, message_id)["state"] == ENROUTE
+
+
+def test_a_refused_message_has_failed_with_what_the_upstream_says(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    (receipt,) = refuse(conn, message_id).receipts
+    assert (receipt.state, receipt.ptt) == (REJECTED, 100)
+    message = read_message(conn, message_id)
+    assert (message["upstream"], message["upstream_status"]) == (1, "ESME_RINVDSTADR 0x0B")
+    assert counters.get_counters(conn, 1)["failed"] == 1
+    assert self_check.list_problem_texts(conn) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "how", "is_refunded"),
+    [
+        ("never", "refused", False),
+        ("never", "undelivered", False),
+        ("refused", "refused", True),
+        ("refused", "undelivered", False),
+        ("refused", "expired", False),
+        ("undelivered", "refused", True),
+        ("undelivered", "undelivered", True),
+        ("undelivered", "expired", True),
+        ("undelivered", "delivered", False),
+    ],
+)
+def test_what_it_cost_comes_back_as_the_upstream_is_set(conn, keys, cast, policy, how, is_refunded):
+    add_upstream(conn, keys, refund=policy)
+    before = get_balance(conn, cast.smpp_acme_1.id)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    charged = get_balance(conn, cast.smpp_acme_1.id)
+    assert charged < before
+    if how != "expired":
+        claim(conn)
+    if how == "refused":
+        refuse(conn, message_id)
+    elif how == "expired":
+        conn.execute("UPDATE messages SET due_at = 1, expires_at = 1")
+        outcomes.process_due_messages(conn, now_ms())
+    else:
+        accept(conn, message_id)
+        state = DELIVERED if how == "delivered" else UNDELIVERABLE
+        receive(conn, build_receipt("ab12", state=state, ptt=800))
+        receive(conn, build_receipt("ab12", state=state, ptt=800))
+    assert get_balance(conn, cast.smpp_acme_1.id) == (before if is_refunded else charged)
+
+
+@pytest.mark.parametrize("unanswered", ["resend", "fail"])
+def test_what_is_unsure_is_sent_again_or_has_failed(conn, keys, cast, unanswered):
+    add_upstream(conn, keys, unanswered=unanswered)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    result = leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE)
+    counted = counters.get_counters(conn, 1)
+    assert counted["unsure"] == 1
+    if unanswered == "resend":
+        assert (counted["resent"], claim(conn)) == (1, [message_id])
+    else:
+        assert [(each.state, each.ptt) for each in result.receipts] == [(UNKNOWN, PTT_UNKNOWN)]
+        assert (counted["resent"], claim(conn)) == (0, [])
+
+
+def test_a_start_decides_about_what_was_under_way(conn, cast, upstream):
+    answered, unsure, waiting = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    claim(conn, 2)
+    accept(conn, answered)
+    recovered = sending.recover_messages(conn, now_ms())
+    assert recovered.waiting_account_ids == {cast.smpp_acme_1.id}
+    assert counters.get_counters(conn, 1)["unsure"] == 1
+    assert claim(conn) == [unsure, waiting]
+
+
+def test_a_start_leaves_to_simulators_what_is_theirs(conn, keys, cast):
+    upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    sending.recover_messages(conn, now_ms())
+    assert sending.list_unanswered_message_ids(conn, 1) == [message_id]
+    assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
+def test_a_number_that_says_stop_while_a_message_waits_gets_none(conn, cast, upstream):
+    before = get_balance(conn, cast.smpp_acme_1.id)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, destination="393401234567")
+    blacklist.blacklist_stop_sender(conn, cast.smpp_acme_1.id, "393401234567", 1, now_ms())
+    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms())
+    assert claimed.messages == []
+    assert [(each.message_id, each.ptt) for each in claimed.receipts] == [(message_id, PTT_BLACKLISTED)]
+    assert get_balance(conn, cast.smpp_acme_1.id) == before
+    assert not queue.has_queue(conn)
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_what_waits_expires_with_its_validity(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, expires_at=now_ms() + 1)
+    due = outcomes.process_due_messages(conn, now_ms() + 2)
+    assert due.expired_ids == [message_id]
+    assert [(each.state, each.ptt) for each in due.receipts] == [(EXPIRED, PTT_EXPIRED)]
+    assert not queue.has_queue(conn)
+
+
+def test_what_the_upstream_has_expires_too_and_keeps_its_id(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, expires_at=now_ms() + 1)
+    claim(conn)
+    accept(conn, message_id)
+    outcomes.process_due_messages(conn, now_ms() + 2)
+    message = read_message(conn, message_id)
+    assert (message["state"], message["upstream_id"]) == (EXPIRED, "ab12")
+
+
+def test_a_scheduled_message_waits_from_its_date_on(conn, cast, upstream):
+    at = now_ms() + DAY_MS
+    submit = prepare_submit(conn, cast.smpp_acme_1.id, scheduled_at=at)
+    submit.priority = 2
+    (message_id,) = intake.store_messages(conn, [submit]).message_ids
+    assert claim(conn) == []
+    due = outcomes.process_due_messages(conn, at)
+    assert (due.outbound, due.queued_account_ids) == ([], {cast.smpp_acme_1.id})
+    (claimed,) = sending.claim_messages(conn, 1, 10, 0, at).messages
+    assert (claimed.id, claimed.priority, claimed.upstream) == (message_id, 2, 1)
+
+
+def test_a_message_that_is_called_back_while_it_waits_is_not_claimed(conn, cast, upstream):
+    before = get_balance(conn, cast.smpp_acme_1.id)
+    first, second = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    assert claim(conn, 1) == [first]
+    statuses = [outcomes.find_message_status(conn, cast.smpp_acme_1.id, each) for each in (first, second)]
+    assert [each.is_queued for each in statuses if each] == [False, True]
+    # One that was claimed since it was looked up is on its way.
+    (waiting,) = [each for each in statuses if each and each.is_queued]
+    claim(conn, 1)
+    assert outcomes.cancel_messages(conn, [waiting]).was_cancelled == [False]
+    leave_unsent(conn, second, cast.smpp_acme_1.id, UnsentReason.PUT_BACK)
+    assert outcomes.cancel_messages(conn, [waiting]).was_cancelled == [True]
+    assert claim(conn) == []
+    assert get_balance(conn, cast.smpp_acme_1.id) == before - read_message(conn, first)["price"]
+
+
+def test_the_built_in_simulator_keeps_what_it_had_and_gets_nothing_new(conn, keys, cast):
+    (simulated,) = intake.store_messages(conn, [prepare_submit(conn, cast.smpp_acme_1.id)]).message_ids
+    assert outcomes.list_simulated_message_ids(conn) == [simulated]
+    add_upstream(conn, keys)
+    outcomes.mark_last_simulated_message(conn)
+    claimed, waiting = intake.store_messages(
+        conn, [prepare_waiting(conn, cast.smpp_acme_1.id) for _ in range(2)]
+    ).message_ids
+    assert claim(conn, 1) == [claimed]
+    outcomes.mark_last_simulated_message(conn)
+    assert outcomes.list_simulated_message_ids(conn) == [simulated]
+    assert claim(conn) == [waiting]

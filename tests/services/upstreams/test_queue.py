@@ -1,0 +1,232 @@
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from portal.core.db import Connection, write_transaction
+from portal.services.common import message_states
+from portal.services.messages import outcomes
+from portal.services.upstreams import queue
+from portal.services.upstreams.queue import ClaimedIds
+from tests.services.upstreams.waiting import queue_messages, queue_of_each
+
+UPSTREAM = 1
+NOW = 1_800_000_000_000
+
+
+def claim(conn: Connection, limit: int, after: int = 0, now: int = NOW) -> ClaimedIds:
+    with write_transaction(conn):
+        return queue.claim_message_ids(conn, UPSTREAM, limit, after, now)
+
+
+def hold(conn: Connection, message_id: int, error: str = "ESME_RSYSERR 0x08", now: int = NOW) -> None:
+    with write_transaction(conn):
+        queue.hold_message(conn, message_id, error, now)
+
+
+def list_held(conn: Connection) -> list[tuple[int, int, int | None]]:
+    rows = conn.execute("SELECT message_id, attempts, not_before FROM held_messages ORDER BY message_id")
+    return [tuple(row) for row in rows]
+
+
+def test_messages_of_one_account_go_in_their_order(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 5)
+    first = claim(conn, 2)
+    assert first.message_ids == ids[:2]
+    assert first.has_more
+    assert claim(conn, 10).message_ids == ids[2:]
+    assert claim(conn, 10).message_ids == []
+
+
+def test_a_higher_priority_goes_first_within_its_account(conn, cast):
+    low = queue_messages(conn, cast.smpp_acme_1.id)
+    high = queue_messages(conn, cast.smpp_acme_1.id, priority=3)
+    middle = queue_messages(conn, cast.smpp_acme_1.id, priority=1)
+    # SMPP 3.4, 5.2.14 knows no more than 3.
+    beyond = queue_messages(conn, cast.smpp_acme_1.id, priority=9)
+    assert claim(conn, 10).message_ids == [*high, *beyond, *middle, *low]
+
+
+def test_accounts_take_turns_however_much_one_of_them_has(conn, cast):
+    queue_messages(conn, cast.smpp_acme_1.id, 50)
+    single = queue_messages(conn, cast.smpp_globex_1.id)
+    claimed = claim(conn, 10)
+    assert single[0] in claimed.message_ids
+    assert len(claimed.message_ids) == 10
+
+
+def test_with_room_for_one_the_turn_goes_on_from_account_to_account(conn, cast):
+    first = queue_messages(conn, cast.smpp_acme_1.id, 5)
+    other = queue_messages(conn, cast.smpp_globex_1.id, 2)
+    order, after = [], 0
+    for _ in range(8):
+        claimed = claim(conn, 1, after)
+        order += claimed.message_ids
+        after = claimed.last_account_id
+    assert sorted(order) == sorted(first + other)
+    # While both have something, neither gets two in a row.
+    owners = ["other" if each in other else "first" for each in order]
+    assert all(a != b for a, b in pairwise(owners[:4]))
+
+
+def test_what_is_claimed_is_that_upstream_s_and_no_one_else_s(conn, cast):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    assert claim(conn, 1).message_ids == [message_id]
+    assert conn.execute("SELECT upstream FROM messages").fetchone()[0] == UPSTREAM
+    assert claim(conn, 1).message_ids == []
+
+
+def test_an_account_without_anything_more_is_told_once(conn, cast):
+    queue_messages(conn, cast.smpp_acme_1.id, 2)
+    assert claim(conn, 1).emptied_account_ids == []
+    claimed = claim(conn, 1)
+    assert claimed.emptied_account_ids == [cast.smpp_acme_1.id]
+    assert not claimed.has_more
+
+
+def test_what_is_put_back_has_its_place_again(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    claim(conn, 2)
+    with write_transaction(conn):
+        queue.put_back_messages(conn, ids[:2], NOW)
+    assert claim(conn, 10).message_ids == ids
+
+
+def test_what_has_ended_is_not_put_back(conn, cast):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn, 1)
+    outcomes.finish_messages(
+        conn, [outcomes.MessageOutcome(message_id, message_states.EXPIRED, message_states.PTT_EXPIRED, NOW)]
+    )
+    with write_transaction(conn):
+        queue.put_back_messages(conn, [message_id], NOW)
+    assert not queue.has_queue(conn)
+
+
+def test_a_refused_message_is_tried_again_later_and_later(conn, cast):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn, 1)
+    now, delays = NOW, []
+    for _ in range(9):
+        hold(conn, message_id, now=now)
+        not_before = queue.get_next_retry_time(conn)
+        assert not_before is not None
+        assert claim(conn, 1, now=not_before - 1).message_ids == []
+        claimed = claim(conn, 1, now=not_before)
+        assert (claimed.message_ids, claimed.retried_ids) == ([message_id], {message_id})
+        delays.append((not_before - now) // 1000)
+        now = not_before
+    assert delays == [5, 10, 20, 40, 80, 160, 320, 600, 600]
+
+
+def test_the_same_destination_waits_behind_a_refused_message_and_no_other(conn, cast):
+    first, second, elsewhere, third = queue_of_each(
+        conn, cast.smpp_acme_1.id, ["393331111111", "393331111111", "393332222222", "393331111111"]
+    )
+    assert claim(conn, 1).message_ids == [first]
+    hold(conn, first)
+    claimed = claim(conn, 10)
+    assert claimed.message_ids == [elsewhere]
+    assert claimed.emptied_account_ids == []
+    assert [row[:2] for row in list_held(conn)] == [(first, 1), (second, 0), (third, 0)]
+    retried = claim(conn, 10, now=NOW + 5_000)
+    assert retried.message_ids == [first]
+    assert claim(conn, 10, now=NOW + 5_000).message_ids == []
+    with write_transaction(conn):
+        assert queue.release_held_messages(conn, [first]) == []
+    assert claim(conn, 10).message_ids == [second, third]
+    assert list_held(conn) == []
+
+
+def test_another_account_s_messages_to_that_destination_go(conn, cast):
+    (held,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn, 1)
+    hold(conn, held)
+    others = queue_messages(conn, cast.smpp_globex_1.id)
+    assert claim(conn, 10).message_ids == others
+
+
+@pytest.mark.parametrize("refused_order", [(0, 1), (1, 0)])
+def test_of_several_that_are_refused_together_the_first_is_tried_first(conn, cast, refused_order):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    claim(conn, 2)
+    for index in refused_order:
+        hold(conn, ids[index])
+    assert claim(conn, 10, now=NOW + 60_000).message_ids == ids[:1]
+    with write_transaction(conn):
+        queue.release_held_messages(conn, ids[:1])
+    assert claim(conn, 10, now=NOW).message_ids == ids[1:]
+
+
+def test_one_that_fails_again_holds_up_the_others_again(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    claim(conn, 1)
+    hold(conn, ids[0])
+    claim(conn, 10)
+    assert claim(conn, 10, now=NOW + 5_000).message_ids == ids[:1]
+    hold(conn, ids[0], now=NOW + 5_000)
+    assert claim(conn, 10, now=NOW + 10_000).message_ids == []
+    assert list_held(conn) == [(ids[0], 2, NOW + 15_000), (ids[1], 0, None), (ids[2], 0, None)]
+
+
+def test_a_retry_that_is_put_back_comes_at_once(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    claim(conn, 1)
+    hold(conn, ids[0])
+    claim(conn, 10, now=NOW + 5_000)
+    with write_transaction(conn):
+        queue.put_back_messages(conn, ids[:1], NOW + 6_000)
+    assert claim(conn, 10, now=NOW + 6_000).message_ids == ids[:1]
+
+
+def test_when_one_ends_that_waits_behind_a_refused_one_the_others_go_on_waiting(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    claim(conn, 1)
+    hold(conn, ids[0])
+    claim(conn, 10)
+    with write_transaction(conn):
+        queue.remove_waiting_messages(conn, [ids[1]])
+    assert [row[0] for row in list_held(conn)] == [ids[0], ids[2]]
+    assert claim(conn, 10).message_ids == []
+
+
+def test_when_a_refused_one_ends_those_behind_it_go(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    claim(conn, 1)
+    hold(conn, ids[0])
+    claim(conn, 10)
+    with write_transaction(conn):
+        queue.remove_waiting_messages(conn, [ids[0]])
+    assert claim(conn, 10).message_ids == ids[1:]
+
+
+def test_many_retries_leave_others_their_turn(conn, cast):
+    destinations = [f"39333{each:07d}" for each in range(20)]
+    held = queue_of_each(conn, cast.smpp_acme_1.id, destinations)
+    claim(conn, 20)
+    for each in held:
+        hold(conn, each)
+    (single,) = queue_messages(conn, cast.smpp_globex_1.id)
+    claimed = claim(conn, 10, now=NOW + 60_000)
+    assert single in claimed.message_ids
+    assert len(claimed.message_ids) == 10
+
+
+def test_every_message_is_claimed_once_whatever_the_sizes(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 40) + queue_messages(conn, cast.smpp_globex_1.id, 7)
+    seen: Counter[int] = Counter()
+    after, limit = 0, 1
+    while (claimed := claim(conn, limit, after)).message_ids:
+        seen.update(claimed.message_ids)
+        after, limit = claimed.last_account_id, limit % 5 + 1
+    assert seen == Counter(ids)
+
+
+def test_the_waiting_are_counted_and_their_accounts_listed(conn, cast):
+    queue_messages(conn, cast.smpp_acme_1.id, 3)
+    (held,) = queue_messages(conn, cast.smpp_globex_1.id)
+    claim(conn, 1, after=cast.smpp_acme_1.id)
+    hold(conn, held)
+    assert queue.count_waiting_messages(conn) == 4
+    assert queue.list_waiting_accounts(conn) == {cast.smpp_acme_1.id, cast.smpp_globex_1.id}
+    assert queue.get_next_retry_time(conn) == NOW + 5_000

@@ -1,0 +1,125 @@
+"""What a carrier gets of a message."""
+
+from typing import Any
+
+import pytest
+
+from portal.core.clock import DAY_MS
+from portal.services.messages.validation import Segment
+from portal.services.upstreams.settings import UpstreamSettings
+from portal.smsc.protocol.constants import TlvTag
+from portal.smsc.protocol.pdu import SubmitSm
+from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
+from tests.support import prepare_submit
+
+NOW = 1_800_000_000_000
+
+
+@pytest.fixture
+def build(conn, cast):
+    """Builds the submit_sm of a message: of a client's fields, and the upstream's settings."""
+    conn.execute("UPDATE accounts SET any_sender = 1, data_codings = '1 3 4'")
+
+    def build_from(body: bytes = b"hello", settings: dict[str, Any] | None = None, **fields: Any) -> SubmitSm:
+        submit = prepare_submit(conn, cast.smpp_acme_1.id, body, **fields)
+        return build_submit_sm(submit, UpstreamSettings(**settings or {}), NOW)
+
+    return build_from
+
+
+@pytest.mark.parametrize(
+    ("source", "sent", "ton", "npi"),
+    [
+        ("ACME", "ACME", 5, 0),
+        ("+ACME", "+ACME", 5, 0),
+        ("48484", "48484", 3, 1),
+        ("393331234567", "393331234567", 1, 1),
+        ("+393331234567", "393331234567", 1, 1),
+        ("00393331234567", "393331234567", 1, 1),
+        ("", "", 0, 0),
+    ],
+)
+def test_a_sender_s_ton_and_npi_are_those_of_its_kind(build, source, sent, ton, npi):
+    submit = build(source=source)
+    assert (submit.source, submit.source_ton, submit.source_npi) == (sent, ton, npi)
+
+
+def test_ton_and_npi_as_the_carrier_wants_them(build):
+    submit = build(settings={"source_ton": 0, "source_npi": 9, "dest_ton": 2, "dest_npi": 8})
+    assert (submit.source_ton, submit.source_npi, submit.dest_ton, submit.dest_npi) == (0, 9, 2, 8)
+
+
+@pytest.mark.parametrize(("number_format", "prefix"), [("none", ""), ("plus", "+"), ("00", "00")])
+def test_numbers_have_in_front_what_the_carrier_wants(build, number_format, prefix):
+    submit = build(source="+393331234567", settings={"number_format": number_format})
+    assert (submit.source, submit.destination) == (f"{prefix}393331234567", f"{prefix}393401234567")
+    # A short code has no country code.
+    assert build(source="48484", settings={"number_format": number_format}).source == "48484"
+
+
+@pytest.mark.parametrize(
+    ("data_coding", "body"),
+    [
+        (0, b"\x00\x02 \x1b\x65"),
+        (8, "€ß".encode("utf-16-be")),
+        (3, b"caf\xe9"),
+        (1, b"ascii"),
+        (4, b"\x00\xff"),
+        (0x10, b"x"),
+    ],
+)
+def test_texts_go_on_octet_by_octet(build, data_coding, body):
+    submit = build(body, data_coding=data_coding)
+    assert (submit.data_coding, submit.short_message, submit.esm_class) == (data_coding, body, 0)
+
+
+def test_a_part_with_its_header_goes_on_as_it_came(build):
+    body = bytes.fromhex("050003AB0201") + b"part one"
+    submit = build(body, esm_class=0x43)
+    assert (submit.esm_class, submit.short_message, submit.tlvs) == (0x40, body, {})
+
+
+def test_a_part_that_sar_names_has_sar(build):
+    submit = build(segment=Segment(300, 3, 2))
+    assert submit.tlvs == {
+        TlvTag.SAR_MSG_REF_NUM: (300).to_bytes(2),
+        TlvTag.SAR_TOTAL_SEGMENTS: b"\x03",
+        TlvTag.SAR_SEGMENT_SEQNUM: b"\x02",
+    }
+
+
+def test_sar_beside_another_header_becomes_an_element_of_it(build):
+    submit = build(bytes.fromhex("0605040B8423F0") + b"port", esm_class=0x40, segment=Segment(300, 3, 2))
+    assert submit.short_message == bytes.fromhex("0C05040B8423F00804012C0302") + b"port"
+    assert submit.tlvs == {}
+
+
+def test_a_text_of_several_parts_goes_as_message_payload(build):
+    submit = build(b"x" * 200)
+    assert (submit.short_message, submit.tlvs) == (b"", {TlvTag.MESSAGE_PAYLOAD: b"x" * 200})
+
+
+def test_a_text_that_is_to_be_displayed_at_once_says_so(build):
+    assert build(subunit=1).tlvs == {TlvTag.DEST_ADDR_SUBUNIT: b"\x01"}
+
+
+@pytest.mark.parametrize(
+    ("expires_in_ms", "settings", "validity"),
+    [
+        (None, {}, ""),
+        (None, {"default_validity_seconds": 3600}, "000000010000000R"),
+        (90_061_000, {}, "000001010101000R"),
+        (2 * DAY_MS, {"max_validity_seconds": 86_400}, "000001000000000R"),
+        (None, {"max_validity_seconds": 86_400}, ""),
+        (-5_000, {}, "000000000001000R"),
+        (40 * DAY_MS, {}, "270224080000000+"),
+    ],
+)
+def test_how_long_the_carrier_tries(build, expires_in_ms, settings, validity):
+    expires_at = None if expires_in_ms is None else NOW + expires_in_ms
+    assert build(expires_at=expires_at, settings=settings).validity_period == validity
+
+
+@pytest.mark.parametrize("asked", [0, 1, 2])
+def test_receipts_are_asked_for_as_the_upstream_is_set(build, asked):
+    assert build(registered_delivery=0, settings={"registered_delivery": asked}).registered_delivery == asked

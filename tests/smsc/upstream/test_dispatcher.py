@@ -1,0 +1,382 @@
+"""Messages on their way through an upstream: the whole server, and a carrier that does what a test tells it to."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from portal.core import db
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.services.common import message_states
+from portal.services.common.audit import SYSTEM
+from portal.services.messages import inbound_numbers, intake, smpp_config
+from portal.services.operations import self_check
+from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams.upstreams import Upstream
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import CancelSm, DeliverSm, MessageResp, QuerySm, SubmitSm
+from portal.smsc.server import SmppServer
+from tests.services.upstreams.waiting import prepare_waiting
+from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
+
+
+def read_message(conn: db.Connection, message_id: str) -> sqlite3.Row:
+    row: sqlite3.Row = conn.execute("SELECT * FROM messages WHERE id = ?", (int(message_id),)).fetchone()
+    return row
+
+
+def count_waiting(conn: db.Connection) -> int:
+    return sum(
+        conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("queued_messages", "held_messages")
+    )
+
+
+def build_receipt(submit: SubmitSm, upstream_id: str, stat: str = "DELIVRD", err: str = "000") -> DeliverSm:
+    text = f"id:{upstream_id} sub:001 dlvrd:001 submit date:2611291200 done date:2611291201 stat:{stat} err:{err} text:"
+    return DeliverSm(7, source=submit.destination, destination=submit.source, esm_class=4, short_message=text.encode())
+
+
+@asynccontextmanager
+async def run_bound(
+    config: Config, add_upstream: Callable[..., Upstream], **settings: Any
+) -> AsyncIterator[tuple[SmppServer, Carrier, CarrierConnection]]:
+    async with run_carrier() as carrier:
+        add_upstream(carrier.port, **settings)
+        async with run_smsc(config) as server:
+            yield server, carrier, await carrier.accept()
+
+
+async def test_a_message_goes_out_and_its_receipt_comes_back(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        answer = await esme.submit(text=b"to the carrier")
+        assert answer.status == 0
+        submit = await carrier.read_submit()
+        assert (submit.source, submit.source_ton, submit.source_npi) == ("ACME", 5, 0)
+        assert (submit.destination, submit.dest_ton, submit.dest_npi) == ("393331234567", 1, 1)
+        assert (submit.short_message, submit.data_coding, submit.registered_delivery) == (b"to the carrier", 0, 1)
+        carrier.answer(submit, message_id="ab12")
+        await wait_until(lambda: read_message(conn, answer.message_id)["upstream_id"] == "ab12")
+        message = read_message(conn, answer.message_id)
+        assert (message["state"], message["bind"], message["upstream"]) == (message_states.ENROUTE, 1, 1)
+        assert message["sent_at"] is not None
+        carrier.send(build_receipt(submit, "ab12"))
+        receipt = await esme.receive_deliver_sm()
+        assert f"id:{answer.message_id} " in receipt.short_message.decode()
+        assert "stat:DELIVRD" in receipt.short_message.decode()
+        response = await carrier.read_pdu()
+        assert isinstance(response, MessageResp)
+        assert (response.command, response.status) == (CommandId.DELIVER_SM_RESP, 0)
+        message = read_message(conn, answer.message_id)
+        assert (message["state"], message["upstream_id"]) == (message_states.DELIVERED, "ab12")
+        assert message["upstream_status"] == "stat:DELIVRD err:000"
+        assert not count_waiting(conn)
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_without_a_bind_messages_wait_and_go_out_in_their_order(config, cast, conn, add_upstream):
+    async with run_carrier() as carrier:
+        add_upstream(carrier.port)
+        async with run_smsc(config) as server:
+            bind = await carrier.wait_for_connection()
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            first = [await esme.submit(text=f"{each}".encode()) for each in range(3)]
+            urgent = await esme.submit(text=b"urgent", priority=2)
+            assert {each.status for each in (*first, urgent)} == {0}
+            assert count_waiting(conn) == 4
+            await bind.accept_bind()
+            submits = await bind.read_submits(4)
+            assert [each.short_message for each in submits] == [b"urgent", b"0", b"1", b"2"]
+            assert submits[0].priority == 2
+            for each in submits:
+                bind.answer(each)
+            await wait_until(lambda: upstreams.count_waiting_messages(conn) == {})
+            assert counters.get_counters(conn, 1)["accepted"] == 4
+
+
+async def test_what_the_upstream_refuses_for_good_has_failed(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        answer = await esme.submit()
+        carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RINVDSTADR)
+        receipt = await esme.receive_deliver_sm()
+        assert "stat:REJECTD err:100" in receipt.short_message.decode()
+        message = read_message(conn, answer.message_id)
+        assert (message["state"], message["ptt"]) == (message_states.REJECTED, 100)
+        assert message["upstream_status"] == "ESME_RINVDSTADR 0x0B"
+
+
+async def test_a_lost_connection_sends_again_what_was_not_answered(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (server, carrier, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"lost")
+        await connection.read_submit()
+        await connection.close()
+        connection = await carrier.accept()
+        submit = await connection.read_submit()
+        assert submit.short_message == b"lost"
+        connection.answer(submit)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"])
+        counted = counters.get_counters(conn, 1)
+        assert (counted["unsure"], counted["resent"]) == (1, 1)
+
+
+async def test_a_temporary_refusal_holds_up_its_destination_and_no_other(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"first")
+        carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RSYSERR)
+        await wait_until(lambda: count_waiting(conn) == 1)
+        await esme.submit(text=b"second")
+        await esme.submit("393337654321", text=b"elsewhere")
+        assert (await carrier.read_submit()).short_message == b"elsewhere"
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 2)
+        # The time of the next try has come.
+        conn.execute("UPDATE held_messages SET not_before = 1 WHERE not_before IS NOT NULL")
+        await esme.submit("393337654321", text=b"wakes the queue")
+        submits = await carrier.read_submits(2)
+        assert {each.short_message for each in submits} == {b"first", b"wakes the queue"}
+        carrier.answer(next(each for each in submits if each.short_message == b"first"))
+        assert (await carrier.read_submit()).short_message == b"second"
+
+
+async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, window=1) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        sent, waiting = await esme.submit(text=b"sent"), await esme.submit(text=b"waits")
+        submit = await carrier.read_submit()
+        addresses: dict[str, Any] = {"source": "ACME", "destination": "393331234567"}
+        cancels = [CancelSm(next(esme.sequences), message_id=each.message_id, **addresses) for each in (sent, waiting)]
+        statuses = [(await esme.request(each)).status for each in cancels]
+        assert statuses == [CommandStatus.ESME_RCANCELFAIL, CommandStatus.ESME_ROK]
+        assert "stat:DELETED" in (await esme.receive_deliver_sm()).short_message.decode()
+        carrier.answer(submit)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
+        assert not count_waiting(conn)
+        query = QuerySm(next(esme.sequences), message_id=sent.message_id, source="ACME")
+        assert (await esme.request(query)).message_state == message_states.ENROUTE
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        submit = await carrier.read_submit()
+        carrier.send(build_receipt(submit, "early"))
+        response = await carrier.read_pdu()
+        assert isinstance(response, MessageResp)
+        assert response.status == 0
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 1
+        carrier.answer(submit, message_id="early")
+        assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+
+
+async def test_a_message_of_a_handset_reaches_its_account(config, cast, conn, account, add_upstream):
+    inbound_numbers.add_inbound_number(conn, SYSTEM, account, "44555")
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        carrier.send(DeliverSm(9, source="+393331234567", destination="44555", short_message=b"hello"))
+        response = await carrier.read_pdu()
+        assert isinstance(response, MessageResp)
+        assert response.status == 0
+        delivered = await esme.receive_deliver_sm()
+        assert (delivered.source, delivered.destination, delivered.short_message) == ("393331234567", "44555", b"hello")
+
+
+async def test_before_there_is_any_upstream_the_simulator_answers_and_afterwards_never(
+    config, cast, conn, add_upstream
+):
+    async with run_carrier() as carrier, run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        simulated = await esme.submit()
+        assert f"id:{simulated.message_id} " in (await esme.receive_deliver_sm()).short_message.decode()
+        pending = await esme.submit("393331234006")
+        upstream = add_upstream(carrier.port)
+        bind = await carrier.accept()
+        await esme.submit(text=b"now to the carrier")
+        submit = await bind.read_submit()
+        assert submit.short_message == b"now to the carrier"
+        bind.answer(submit)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
+        upstreams.disable_upstream(conn, SYSTEM, upstream)
+        upstreams.remove_upstream(conn, SYSTEM, upstream, 0)
+        await bind.wait_for_close()
+        await esme.submit(text=b"for nobody")
+        await wait_until(lambda: count_waiting(conn) == 1)
+    # What the simulator had before is its own still, also after a restart.
+    async with run_smsc(config) as server:
+        assert server.simulator.cancellable_ids == {int(pending.message_id)}
+        assert count_waiting(conn) >= 1
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_a_simulator_by_name_is_an_upstream_like_others(config, cast, conn, wakeup_sender):
+    keys = Keys.load(config.data)
+    sim = upstreams.create_upstream(conn, keys, SYSTEM, "sim", kind=upstreams.SIMULATOR, refund="undelivered")
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        delivered, failed = await esme.submit(), await esme.submit("393331234001")
+        receipts = [(await esme.receive_deliver_sm()).short_message.decode() for _ in range(2)]
+        assert {"stat:DELIVRD" in each for each in receipts} == {True, False}
+        assert {read_message(conn, each.message_id)["upstream"] for each in (delivered, failed)} == {sim.id}
+        refunds = conn.execute("SELECT first_message_id FROM movements WHERE kind = 'refund'").fetchall()
+        assert [row[0] for row in refunds] == [int(failed.message_id)]
+        upstreams.disable_upstream(conn, SYSTEM, sim)
+        wakeup_sender.send()
+        pending = await esme.submit()
+        await wait_until(lambda: count_waiting(conn) == 1)
+        upstreams.enable_upstream(conn, SYSTEM, sim)
+        wakeup_sender.send()
+        assert f"id:{pending.message_id} " in (await esme.receive_deliver_sm()).short_message.decode()
+
+
+async def test_a_simulator_by_name_goes_on_after_a_restart(config, cast, conn):
+    upstreams.create_upstream(conn, Keys.load(config.data), SYSTEM, "sim", kind=upstreams.SIMULATOR)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        slow = await esme.submit("393331234006")
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        cancel = CancelSm(next(esme.sequences), message_id=slow.message_id, source="ACME", destination="393331234006")
+        assert (await esme.request(cancel)).status == 0
+        assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
+async def test_a_disabled_upstream_unbinds_and_what_comes_meanwhile_waits(
+    config, cast, conn, add_upstream, wakeup_sender
+):
+    async with run_bound(config, add_upstream) as (server, carrier, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        upstream = upstreams.get_upstream(conn, "carrier")
+        upstreams.disable_upstream(conn, SYSTEM, upstream)
+        wakeup_sender.send()
+        await connection.answer_unbind()
+        await esme.submit(text=b"waits")
+        assert count_waiting(conn) == 1
+        upstreams.enable_upstream(conn, SYSTEM, upstream)
+        wakeup_sender.send()
+        connection = await carrier.accept()
+        assert (await connection.read_submit()).short_message == b"waits"
+
+
+async def test_a_draining_upstream_gets_nothing_new_and_its_receipts_come(
+    config, cast, conn, add_upstream, change_account
+):
+    async with run_bound(config, add_upstream) as (server, _, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        sent = await esme.submit()
+        connection.answer(await connection.read_submit(), message_id="1")
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
+        upstreams.drain_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "carrier"))
+        # What is changed later is in force only after that.
+        change_account(windowing=50)
+        await wait_until(lambda: not smpp_config.has_unapplied_config_changes(conn, cast.smpp_acme_1.id))
+        await esme.submit(text=b"new")
+        connection.send(build_receipt(SubmitSm(0, destination="393331234567", source="ACME"), "1"))
+        assert f"id:{sent.message_id} " in (await esme.receive_deliver_sm()).short_message.decode()
+        assert count_waiting(conn) == 1
+
+
+async def test_another_default_upstream_takes_what_waits(config, cast, conn, add_upstream, wakeup_sender):
+    async with run_carrier() as other, run_bound(config, add_upstream, name="first") as (server, carrier, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        carrier.stop()
+        await connection.close()
+        await wait_until(lambda: [each.state for each in binds.list_bind_states(conn)[1]] == [binds.UNBOUND])
+        await esme.submit(text=b"waits for the first")
+        upstream = add_upstream(other.port, "second")
+        upstreams.set_default_upstream(conn, SYSTEM, upstream)
+        wakeup_sender.send()
+        bind = await other.accept()
+        assert (await bind.read_submit()).short_message == b"waits for the first"
+
+
+async def test_what_was_under_way_at_the_end_is_unsure_at_the_start(config, cast, conn, add_upstream):
+    async with run_carrier() as carrier:
+        add_upstream(carrier.port)
+        async with run_smsc(config) as server:
+            connection = await carrier.accept()
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            await esme.submit(text=b"never answered")
+            await connection.read_submit()
+        assert counters.get_counters(conn, 1)["unsure"] == 1
+        async with run_smsc(config):
+            connection = await carrier.accept()
+            assert (await connection.read_submit()).short_message == b"never answered"
+
+
+async def test_throttling_slows_down_and_loses_nothing(config, cast, conn, change_account, add_upstream):
+    change_account(windowing=0, throughput=0)
+    async with run_bound(config, add_upstream, window=50) as (server, _, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        submits = [esme.build_submit_sm(f"39333{each:07d}", str(each).encode()) for each in range(30)]
+        esme.send(*submits)
+        assert {each.status for each in await esme.wait_for_responses(submits)} == {0}
+        taken: dict[bytes, int] = {}
+        refused = 0
+        while len(taken) < 30:
+            submit = await connection.read_submit()
+            if refused < 5:
+                refused += 1
+                connection.answer(submit, CommandStatus.ESME_RTHROTTLED)
+            else:
+                taken[submit.short_message] = taken.get(submit.short_message, 0) + 1
+                connection.answer(submit)
+        assert set(taken.values()) == {1}
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 5)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 30)
+
+
+async def test_another_account_s_message_passes_a_hundred_thousand_that_wait(
+    config, cast, conn, add_upstream, wakeup_sender
+):
+    ids = intake.store_messages(conn, [prepare_waiting(conn, cast.smpp_globex_1.id)]).message_ids
+    # As many rows as a campaign leaves, of one message: the queue does not look at more than it takes.
+    conn.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+        " INSERT INTO queued_messages SELECT account_id, turn, message_id + i FROM queued_messages, n"
+    )
+    conn.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+        " INSERT INTO messages (id, account_id, source, source_ton, source_npi, destination, country, text,"
+        " data_coding, registered_delivery, parts, price, state, ptt) SELECT id + i, account_id, source, source_ton,"
+        " source_npi, destination, country, text, data_coding, registered_delivery, parts, 0, state, ptt"
+        " FROM messages, n WHERE id = ?",
+        ids,
+    )
+    async with run_bound(config, add_upstream, throughput=100, window=10) as (server, _, connection):
+        for _ in range(5):
+            connection.answer(await connection.read_submit())
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"mine")
+        before = 0
+        while (submit := await connection.read_submit()).short_message != b"mine":
+            connection.answer(submit)
+            before += 1
+        # What is in the window, what was claimed already, and one turn of the other.
+        assert before <= 25
+
+
+@pytest.mark.slow
+async def test_what_cannot_be_stored_is_to_come_again(config, cast, conn, connect, add_upstream):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        submit = await carrier.read_submit()
+        carrier.answer(submit, message_id="1")
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
+        other = connect()
+        other.execute("BEGIN IMMEDIATE")
+        # Longer than the writer waits for its turn.
+        carrier.send(build_receipt(submit, "1"), DeliverSm(9, source="393331234567", destination="44555"))
+        statuses = [await carrier.read_response() for _ in range(2)]
+        assert {each.status for each in statuses} == {CommandStatus.ESME_RX_T_APPN}
+        other.execute("ROLLBACK")
+        carrier.send(build_receipt(submit, "1"))
+        assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
