@@ -12,14 +12,17 @@
  *   generator --port P --accounts FILE --reconnect N [--sources K]
  *       Keeps N clients bound. When the server is gone, one of them knocks until it is let in again, and then all others
  *       connect in the same moment. Prints a line each time all N are bound; ends at SIGTERM.
- *   generator --sink P
- *       The other side: a server that lets everybody bind and accepts everything at once. An upstream for others, and
- *       what the generator's own limit is measured against. Prints the number of submits at SIGTERM.
+ *   generator --sink P [--receipts 0|1] [--window W] [--trace 0|1]
+ *       The other side: an SMSC that lets everybody bind and accepts everything at once. An upstream for others, and
+ *       what the generator's own limit is measured against. Of what is not SMPP 3.4 it dies. With receipts it sends one
+ *       for each message that asks for it, at most W of them unanswered on a session: where the message came, or to
+ *       a receiver where that was a transmitter. Prints a line of JSON at SIGUSR1 and at SIGTERM, and with a trace one
+ *       for each submit: when its answer was sent.
  *
  * FILE has a line "system_id password" for each account; the sessions take them in turn. --sources K spreads the clients
  * over the addresses 127.0.1.1, 127.0.1.2 …, as clients of different customers come from different addresses.
  * --watch PID (up to 8 times) reports the CPU of a process over the counted seconds, --commits FILE (an SQLite -shm
- * file) the transactions committed in them.
+ * file) the transactions committed in them. Moments are seconds of CLOCK_MONOTONIC.
  */
 
 #define _GNU_SOURCE
@@ -44,6 +47,7 @@ enum {
     GENERIC_NACK = 0x80000000, BIND_TRANSCEIVER = 0x09, SUBMIT_SM = 0x04, DELIVER_SM = 0x05, UNBIND = 0x06,
     ENQUIRE_LINK = 0x15, BIND_RECEIVER = 0x01, BIND_TRANSMITTER = 0x02, RESPONSE = 0x80000000
 };
+enum { MESSAGE_PAYLOAD = 0x0424 };
 enum { HEADER = 16, LONGEST = 65536, MOST_WATCHED = 8, MOST_ACCOUNTS = 4096, MOST_SENDERS = 64, MOST_STATUSES = 64 };
 #define SECOND 1000000000ull
 #define DRAIN (30 * SECOND)   /* without anything coming, until what is missing is given up */
@@ -68,11 +72,15 @@ struct client {
     uint64_t *sent_at;
     uint32_t *sequence_of;
     struct buffer rest, out;
+    /* A sink's: what it is bound as, and the receipts that wait for room in the window. */
+    uint32_t kind;
+    struct buffer receipts;
+    size_t receipts_begun;
 };
 
 static struct {
     const char *host, *accounts, *commits;
-    int port, sessions, window, receipts, idle, reconnect, sources, sink;
+    int port, sessions, window, receipts, idle, reconnect, sources, sink, trace;
     double seconds, warm_up, rate;
     uint64_t messages;
     int watched[MOST_WATCHED], watched_count;
@@ -93,7 +101,7 @@ static uint8_t shared[4 * LONGEST];
 static int counting, submitting;
 static uint64_t total_submitted, total_acknowledged, total_refused, total_receipts, total_lost;
 static uint64_t acknowledged, receipts_counted, in_flight_all;
-static uint64_t last_heard, receipts_expected;
+static uint64_t last_heard, last_answer_at, receipts_expected;
 static uint32_t *latency;
 static size_t latencies, latency_room;
 static struct { uint32_t status; uint64_t count; } refused[MOST_STATUSES];
@@ -209,13 +217,45 @@ static uint8_t *put_destination(uint8_t *at) {
     return at;
 }
 
-static void put_submit(struct client *c) {
+static void make_window(struct client *c) {
+    size_t window = (size_t)option.window;
+    c->window_free = (uint32_t)window;
+    c->free_slots = malloc(window * sizeof *c->free_slots);
+    c->sequence_of = malloc(window * sizeof *c->sequence_of);
+    c->sent_at = calloc(window, sizeof *c->sent_at);
+    if (!c->free_slots || !c->sequence_of || !c->sent_at) die("no memory");
+    for (uint32_t slot = 0; slot < window; slot++) {
+        c->free_slots[slot] = slot;
+        c->sequence_of[slot] = slot + 1;
+    }
+}
+
+/* Takes a place in the window; returns the sequence number that goes with it. */
+static uint32_t take_slot(struct client *c) {
     uint32_t slot = c->free_slots[--c->window_free];
     uint32_t sequence = c->sequence_of[slot];
     /* Slot and turn in one number: an answer finds its slot without a search, and no number comes back soon. */
     sequence = sequence + (uint32_t)option.window > 0x7ffffff0 ? slot + 1 : sequence + (uint32_t)option.window;
     c->sequence_of[slot] = sequence;
     c->sent_at[slot] = now;
+    in_flight_all++;
+    return sequence;
+}
+
+/* Gives the place back that an answer is for; returns for how many nanoseconds it was taken. */
+static uint64_t free_slot(struct client *c, uint32_t sequence) {
+    uint32_t slot = (sequence - 1) % (uint32_t)option.window;
+    if (c->sequence_of[slot] != sequence || !c->sent_at[slot])
+        die("an answer to sequence number %u, which is not under way", sequence);
+    uint64_t took = now - c->sent_at[slot];
+    c->sent_at[slot] = 0;
+    c->free_slots[c->window_free++] = slot;
+    in_flight_all--;
+    return took;
+}
+
+static void put_submit(struct client *c) {
+    uint32_t sequence = take_slot(c);
     uint8_t *start = reserve(&c->out, 256), *at = start + HEADER;
     *at++ = 0; /* service_type */
     *at++ = 5; /* an alphanumeric source */
@@ -237,7 +277,6 @@ static void put_submit(struct client *c) {
     at += length;
     put_header(start, (uint32_t)(at - start), SUBMIT_SM, 0, sequence);
     c->out.length += (size_t)(at - start);
-    in_flight_all++;
     total_submitted++;
 }
 
@@ -333,13 +372,8 @@ static void count_refusal(uint32_t status) {
 }
 
 static void submit_answered(struct client *c, uint32_t status, uint32_t sequence) {
-    uint32_t slot = (sequence - 1) % (uint32_t)option.window;
-    if (c->sequence_of[slot] != sequence || !c->sent_at[slot])
-        die("an answer to sequence number %u, which is not under way", sequence);
-    uint64_t took = now - c->sent_at[slot];
-    c->sent_at[slot] = 0;
-    c->free_slots[c->window_free++] = slot;
-    in_flight_all--;
+    uint64_t took = free_slot(c, sequence);
+    last_answer_at = now;
     if (status) {
         count_refusal(status);
         return;
@@ -596,9 +630,11 @@ static void load(void) {
         printf("%s\"0x%08x\": %lu", i ? ", " : "", refused[i].status, refused[i].count);
     printf("}, \"receipts\": %lu, \"receipts_rate\": %.1f, \"drain_s\": %.3f, \"total_submitted\": %lu,"
            " \"total_acknowledged\": %lu, \"total_receipts\": %lu, \"receipts_expected\": %lu, \"unanswered\": %lu,"
-           " \"sessions_lost\": %lu, \"generator_cpu\": %.4f, \"watched_cpu_s\": %.3f, \"commits\": %u}\n",
+           " \"sessions_lost\": %lu, \"generator_cpu\": %.4f, \"watched_cpu_s\": %.3f, \"commits\": %u,"
+           " \"began_at\": %.6f, \"last_answer_at\": %.6f}\n",
            receipts_counted, (double)receipts_counted / took, drained, total_submitted, total_acknowledged,
-           total_receipts, receipts_expected, in_flight_all, lost, own / took, others, committed);
+           total_receipts, receipts_expected, in_flight_all, lost, own / took, others, committed,
+           (double)pace_began / 1e9, (double)last_answer_at / 1e9);
 }
 
 static void stay_idle(void) {
@@ -640,29 +676,198 @@ static void reconnect(void) {
     }
 }
 
-static uint64_t sunk;
+/* --- the sink */
+
+static volatile sig_atomic_t asked;
+static struct client *receiver; /* that takes the receipts of transmitters */
+static uint64_t sunk, sunk_refused_receipts, first_sunk_at, last_sunk_at, id_base;
+
+/* What of a submit_sm its receipt repeats: each address with its TON and NPI. */
+struct submit {
+    const uint8_t *source, *destination, *text;
+    int registered_delivery, text_length;
+};
+
+/* The place behind a C-octet string of at most `most` octets. */
+static const uint8_t *behind_text(const uint8_t *at, const uint8_t *end, size_t most) {
+    const uint8_t *zero = at < end ? memchr(at, 0, (size_t)(end - at) < most ? (size_t)(end - at) : most) : NULL;
+    if (!zero) die("a submit_sm whose texts don't end");
+    return zero + 1;
+}
+
+static const uint8_t *behind_date(const uint8_t *at, const uint8_t *end) {
+    const uint8_t *behind = behind_text(at, end, 17);
+    if (behind - at != 1 && behind - at != 17) die("a submit_sm with a date of %d octets", (int)(behind - at));
+    return behind;
+}
+
+/* SMPP 3.4, 4.4.1. */
+static struct submit read_submit(const uint8_t *at, const uint8_t *end) {
+    struct submit submit;
+    at = behind_text(at, end, 6);
+    submit.source = at;
+    at = behind_text(at + 2, end, 21);
+    submit.destination = at;
+    if (at + 2 < end && !at[2]) die("a submit_sm without a destination");
+    at = behind_text(at + 2, end, 21);
+    at = behind_date(behind_date(at + 3, end), end);
+    if (end - at < 5 || end - at - 5 < at[4]) die("a submit_sm that is too short");
+    submit.registered_delivery = at[0];
+    submit.text_length = at[4];
+    submit.text = at + 5;
+    int has_text = at[4] > 0;
+    at += 5 + at[4];
+    while (at < end) {
+        if (end - at < 4 || end - at - 4 < (at[2] << 8 | at[3])) die("a submit_sm with half a TLV");
+        has_text |= (at[0] << 8 | at[1]) == MESSAGE_PAYLOAD;
+        at += 4 + (at[2] << 8 | at[3]);
+    }
+    if (!has_text) die("a submit_sm without a text");
+    return submit;
+}
+
+static uint8_t *put_address(uint8_t *at, const uint8_t *address) {
+    *at++ = address[0];
+    *at++ = address[1];
+    return put_text(at, (const char *)address + 2);
+}
+
+/* A delivery receipt as in SMPP 3.4, appendix B, that waits for its sequence number. */
+static void put_receipt(struct client *c, const struct submit *submit, const char *id) {
+    static char date[16];
+    static time_t dated;
+    time_t seconds = time(NULL);
+    if (seconds != dated) {
+        dated = seconds;
+        strftime(date, sizeof date, "%y%m%d%H%M", gmtime(&seconds));
+    }
+    uint8_t *start = reserve(&c->receipts, 512), *at = start + HEADER;
+    *at++ = 0; /* service_type */
+    at = put_address(at, submit->destination);
+    at = put_address(at, submit->source);
+    *at++ = 4;        /* esm_class: a delivery receipt */
+    memset(at, 0, 8); /* protocol_id up to sm_default_msg_id */
+    at += 8;
+    char *text = (char *)at + 1;
+    int length = sprintf(text, "id:%s sub:001 dlvrd:001 submit date:%s done date:%s stat:DELIVRD err:000 text:", id, date, date);
+    int quoted = submit->text_length < 20 ? submit->text_length : 20;
+    memcpy(text + length, submit->text, (size_t)quoted);
+    *at = (uint8_t)(length + quoted);
+    at += 1 + *at;
+    put_header(start, (uint32_t)(at - start), DELIVER_SM, 0, 0);
+    c->receipts.length += (size_t)(at - start);
+}
+
+/* Sends what the window has room for. */
+static void send_receipts(struct client *c) {
+    struct buffer *waiting = &c->receipts;
+    while (c->window_free && c->receipts_begun < waiting->length) {
+        uint8_t *pdu = waiting->octets + c->receipts_begun;
+        uint32_t length = get32(pdu);
+        put32(pdu + 12, take_slot(c));
+        memcpy(reserve(&c->out, length), pdu, length);
+        c->out.length += length;
+        c->receipts_begun += length;
+        total_receipts++;
+    }
+    if (c->receipts_begun * 2 < waiting->length) return;
+    waiting->length -= c->receipts_begun;
+    if (waiting->length) memmove(waiting->octets, waiting->octets + c->receipts_begun, waiting->length);
+    c->receipts_begun = 0;
+}
+
+static void sink_submit(struct client *c, const uint8_t *pdu, uint32_t length) {
+    char id[24];
+    if (c->state != BOUND || c->kind == BIND_RECEIVER) die("a submit_sm of somebody who may not");
+    struct submit submit = read_submit(pdu + HEADER, pdu + length);
+    sprintf(id, "%lu", id_base + ++sunk);
+    put_response(c, SUBMIT_SM, get32(pdu + 12), id);
+    last_sunk_at = now;
+    if (!first_sunk_at) first_sunk_at = now;
+    struct client *to = c->kind == BIND_TRANSCEIVER ? c : receiver;
+    if (option.receipts && (submit.registered_delivery & 3) == 1 && to) put_receipt(to, &submit, id);
+}
 
 static void sink_received(struct client *c, const uint8_t *pdu, uint32_t length) {
     uint32_t command = get32(pdu + 4), sequence = get32(pdu + 12);
-    char id[24];
-    (void)length;
     switch (command) {
     case BIND_RECEIVER:
     case BIND_TRANSMITTER:
     case BIND_TRANSCEIVER:
+        if (c->state != BINDING) die("a second bind");
+        c->kind = command;
+        c->state = BOUND;
+        bound_count++;
+        if (command == BIND_RECEIVER) receiver = c;
         put_response(c, command, sequence, "sink");
         break;
     case SUBMIT_SM:
-        snprintf(id, sizeof id, "%lu", ++sunk);
-        put_response(c, command, sequence, id);
+        sink_submit(c, pdu, length);
+        break;
+    case DELIVER_SM | RESPONSE:
+        free_slot(c, sequence);
+        if (get32(pdu + 8)) sunk_refused_receipts++;
+        break;
+    case UNBIND:
+        bound_count -= c->state == BOUND;
+        c->state = LEAVING;
+        put_plain(c, UNBIND | RESPONSE, 0, sequence);
         break;
     case ENQUIRE_LINK:
-    case UNBIND:
-        put_plain(c, command | RESPONSE, 0, sequence);
+        put_plain(c, ENQUIRE_LINK | RESPONSE, 0, sequence);
         break;
     default:
-        if (!(command & RESPONSE)) put_plain(c, GENERIC_NACK, 3, sequence);
+        die("an unexpected PDU: 0x%08x, status 0x%x", command, get32(pdu + 8));
     }
+}
+
+static void sink_forget(struct client *c) {
+    if (receiver == c) receiver = NULL;
+    free(c->rest.octets);
+    free(c->out.octets);
+    free(c->receipts.octets);
+    free(c->free_slots);
+    free(c->sequence_of);
+    free(c->sent_at);
+    free(c);
+}
+
+static void sink_ready(struct client *c, uint32_t events) {
+    uint64_t sunk_before = sunk;
+    if (c->state == CLOSED) {
+        sink_forget(c);
+        return;
+    }
+    if (events & EPOLLOUT && c->waits_for_room) {
+        c->waits_for_room = 0;
+        watch_for(c, EPOLLIN, EPOLL_CTL_MOD);
+    }
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) read_from(c, sink_received);
+    send_receipts(c);
+    flush(c);
+    if (receiver && receiver != c && receiver->state == BOUND) {
+        send_receipts(receiver);
+        flush(receiver);
+    }
+    if (option.trace && sunk > sunk_before) {
+        double answered_at = (double)clock_now() / 1e9;
+        while (sunk_before < sunk) printf("%lu %.6f\n", ++sunk_before, answered_at);
+        fflush(stdout);
+    }
+    if (c->state == CLOSED) sink_forget(c);
+}
+
+static void sink_tell(void) {
+    printf("{\"submits\": %lu, \"first_at\": %.6f, \"last_at\": %.6f, \"receipts\": %lu, \"receipts_unanswered\": %lu,"
+           " \"receipts_refused\": %lu, \"bound\": %d, \"sessions_lost\": %lu, \"cpu_s\": %.3f}\n",
+           sunk, (double)first_sunk_at / 1e9, (double)last_sunk_at / 1e9, total_receipts, in_flight_all,
+           sunk_refused_receipts, bound_count, total_lost, cpu_own());
+    fflush(stdout);
+}
+
+static void ask(int number) {
+    (void)number;
+    asked = 1;
 }
 
 static void sink(void) {
@@ -674,36 +879,45 @@ static void sink(void) {
         die("port %d: %s", option.sink, strerror(errno));
     struct client door = {.fd = listening, .state = CONNECTING};
     watch_for(&door, EPOLLIN, EPOLL_CTL_ADD);
+    /* Signals come while it waits, and at no other time: so none is missed. */
+    sigset_t blocked, none;
+    sigemptyset(&none);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGTERM);
+    sigaddset(&blocked, SIGINT);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    struct sigaction action = {.sa_handler = ask};
+    sigaction(SIGUSR1, &action, NULL);
+    /* In microseconds: no id of a sink that ran here before comes again. */
+    struct timespec today;
+    clock_gettime(CLOCK_REALTIME, &today);
+    id_base = (uint64_t)today.tv_sec * 1000000 + (uint64_t)today.tv_nsec / 1000;
     while (!stopping) {
         struct epoll_event events[512];
-        int count = epoll_wait(poller, events, 512, 1000);
+        int count = epoll_pwait(poller, events, 512, -1, &none);
+        now = clock_now();
+        if (asked) {
+            asked = 0;
+            sink_tell();
+        }
         for (int i = 0; i < count; i++) {
-            struct client *c = events[i].data.ptr;
-            if (c == &door) {
-                int fd = accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-                if (fd < 0) continue;
-                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-                c = calloc(1, sizeof *c);
-                if (!c) die("no memory");
-                c->fd = fd;
-                c->state = BINDING; /* never BOUND: what is lost here is not counted */
-                watch_for(c, EPOLLIN, EPOLL_CTL_ADD);
+            if (events[i].data.ptr != &door) {
+                sink_ready(events[i].data.ptr, events[i].events);
                 continue;
             }
-            if (events[i].events & EPOLLOUT && c->waits_for_room) {
-                c->waits_for_room = 0;
-                watch_for(c, EPOLLIN, EPOLL_CTL_MOD);
-            }
-            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) read_from(c, sink_received);
-            flush(c);
-            if (c->state == CLOSED) {
-                free(c->rest.octets);
-                free(c->out.octets);
-                free(c);
-            }
+            int fd = accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            if (fd < 0) continue;
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+            struct client *c = calloc(1, sizeof *c);
+            if (!c) die("no memory");
+            c->fd = fd;
+            c->state = BINDING;
+            make_window(c);
+            watch_for(c, EPOLLIN, EPOLL_CTL_ADD);
         }
     }
-    printf("{\"submits\": %lu}\n", sunk);
+    sink_tell();
 }
 
 /* --- the beginning */
@@ -741,6 +955,7 @@ static void read_options(int count, char **arguments) {
         else if (!strcmp(name, "--reconnect")) option.reconnect = atoi(value);
         else if (!strcmp(name, "--sources")) option.sources = atoi(value);
         else if (!strcmp(name, "--sink")) option.sink = atoi(value);
+        else if (!strcmp(name, "--trace")) option.trace = atoi(value);
         else if (!strcmp(name, "--commits")) option.commits = value;
         else if (!strcmp(name, "--watch")) {
             if (option.watched_count == MOST_WATCHED) die("--watch: at most %d", MOST_WATCHED);
@@ -781,15 +996,7 @@ int main(int count, char **arguments) {
     for (int i = 0; i < client_count; i++) {
         struct client *c = &clients[i];
         c->number = i;
-        c->window_free = (uint32_t)option.window;
-        c->free_slots = malloc((size_t)option.window * sizeof *c->free_slots);
-        c->sequence_of = malloc((size_t)option.window * sizeof *c->sequence_of);
-        c->sent_at = calloc((size_t)option.window, sizeof *c->sent_at);
-        if (!c->free_slots || !c->sequence_of || !c->sent_at) die("no memory");
-        for (uint32_t slot = 0; slot < (uint32_t)option.window; slot++) {
-            c->free_slots[slot] = slot;
-            c->sequence_of[slot] = slot + 1;
-        }
+        make_window(c);
     }
     if (option.idle) stay_idle();
     else if (option.reconnect) reconnect();

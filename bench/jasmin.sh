@@ -34,7 +34,6 @@ setup() {
         -d "$folder/sdist" jasmin==0.11.1
     tar -xzf "$folder"/sdist/jasmin-0.11.1.tar.gz -C "$folder/sdist"
     cp -r "$folder"/sdist/jasmin-0.11.1/misc/config/resource "$folder/"
-    cc -O2 -o "$folder/generator" "$here/generator.c"
     echo "Jasmin 0.11.1 is set up in $folder"
 }
 
@@ -48,6 +47,7 @@ start() {
     mkdir -p "$folder/run/log" "$folder/run/store" "$folder/run/home"
     : >"$folder/running"
     trap stop EXIT
+    cc -O2 -o "$folder/generator" "$here/generator.c"
     # What is started here stays here, by which stop knows it.
     cd "$folder/run"
 
@@ -187,7 +187,7 @@ stop() {
         kill -KILL "$id" 2>/dev/null || true
     done
     rm -f "$folder/running"
-    [ ! -s "$folder/run/sink" ] || echo "forwarded to the upstream: $(cat "$folder/run/sink")"
+    [ ! -s "$folder/run/sink" ] || echo "forwarded to the upstream: $(tail -n 1 "$folder/run/sink")"
 }
 
 case $action in

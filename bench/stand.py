@@ -32,6 +32,9 @@ from portal.core import db
 from tests.support import find_free_port, wait_until
 
 SENDERS = ("BENCH", "ACME", "390123", "393401234567")
+UPSTREAM = "carrier"
+# How messages go out, where a bench has an upstream.
+UPSTREAM_SETTINGS = {"--binds": 4, "--window": 100, "--reconnect-seconds": 1}
 CREDITS = 1_000_000_000
 # Above this share of a core the generator could be what limits the rate.
 MAX_GENERATOR_CPU = 0.9
@@ -44,7 +47,7 @@ def generator() -> Path:
         binary.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=binary.parent) as temporary_file:
             try:
-                subprocess.run(["cc", "-O2", "-o", temporary_file.name, source], check=True)
+                subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", temporary_file.name, source], check=True)
             except FileNotFoundError:
                 raise SystemExit("a C compiler is missing: sudo apt-get install gcc libc6-dev") from None
             binary.unlink(missing_ok=True)
@@ -81,6 +84,36 @@ def complaints(result: dict[str, Any]) -> list[str]:
     if result["generator_cpu"] > MAX_GENERATOR_CPU:
         problems.append(f"the generator used {result['generator_cpu']:.0%} of a core: it may be what limits the rate")
     return problems
+
+
+@dataclass(frozen=True)
+class Sink:
+    """The load generator as an SMSC, which accepts everything at once."""
+
+    port: int
+    process: "subprocess.Popen[str]"
+
+    def ask(self) -> dict[str, Any]:
+        """Return what it has counted."""
+        self.process.send_signal(signal.SIGUSR1)
+        answer: dict[str, Any] = json.loads(self.read_line())
+        return answer
+
+    def read_line(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline() or sys.exit("the sink has ended")
+
+
+@contextmanager
+def running_sink(**options: object) -> Iterator[Sink]:
+    """Run a sink with the generator's options for as long as the block lasts."""
+    port = find_free_port()
+    with subprocess.Popen(command(sink=port, **options), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or listens(port))
+            yield Sink(port, process)
+        finally:
+            process.terminate()
 
 
 @dataclass(frozen=True)
@@ -124,11 +157,24 @@ class Installation:
             lines.append(f"{name} {added['password']}\n")
         (self.data / file).write_text("".join(lines))
 
-    def app(self, *arguments: object) -> Any:
+    def add_upstream(self, port: int, system_id: str = "bench", password: str = "bench") -> None:
+        """Add an upstream of this machine, with UPSTREAM_SETTINGS."""
+        options = [each for setting in UPSTREAM_SETTINGS.items() for each in setting]
+        options += ["--host", "127.0.0.1", "--port", port, "--system-id", system_id, "--password-stdin"]
+        self.app("upstream", "add", UPSTREAM, *options, stdin=password)
+
+    def wait_for_upstream(self, state: str = "bound") -> None:
+        """Wait until the server says that all binds of the upstream are so."""
+        wait_until(lambda: self.app("upstream", "show", UPSTREAM)["state"] == state, deadline_s=30)
+
+    def app(self, *arguments: object, stdin: str = "") -> Any:
         """Run one of the program's commands, and return its answer."""
-        output = StringIO()
-        with redirect_stdout(output):
-            status = cli.main([str(each) for each in (*arguments, "--data", self.data, "--json")])
+        output, sys.stdin = StringIO(), StringIO(stdin)
+        try:
+            with redirect_stdout(output):
+                status = cli.main([str(each) for each in (*arguments, "--data", self.data, "--json")])
+        finally:
+            sys.stdin = sys.__stdin__
         if status:
             raise SystemExit(f"app.py {' '.join(map(str, arguments))}: exit status {status}")
         return json.loads(output.getvalue())
@@ -188,6 +234,19 @@ def listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def read_cpu_s(process: int) -> float:
+    """Seconds of CPU that the threads of a process have used."""
+    # The first field is nanoseconds; /proc/…/stat counts in hundredths of a second.
+    tasks = Path(f"/proc/{process}/task").glob("*/schedstat")
+    return sum(int(each.read_text().split()[0]) for each in tasks) / 1e9
+
+
+def read_resident_mib(process: int) -> float:
+    """MiB of a process's memory that are in use."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def cpu_us(result: dict[str, Any]) -> float:

@@ -191,6 +191,36 @@ def _show_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     return _describe_upstream(context, upstream)
 
 
+@upstream_group.command("test", example="upstream test carrier")
+@_upstream_argument
+def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
+    """Connect, bind and unbind with its settings, from here, and say step by step what works and what to do where it
+    doesn't. A carrier that allows no bind more than the server has refuses this one: disable the upstream meanwhile.
+    """
+    if upstream.kind == upstreams.SIMULATOR:
+        text = f"{upstream.name} is a simulator: it connects to nothing, and is always ready."
+        return CommandOutput({"name": upstream.name, "ok": True, "steps": []}, text)
+    # Imported here: no other command of these needs an event loop.
+    from portal.cli import connection_test
+
+    password = upstreams.get_upstream_password(context.conn, context.keys, upstream)
+    bound_count = sum(each.state == binds.BOUND for each in binds.get_upstream_state(context.conn, upstream.id).binds)
+    steps = connection_test.run_connection_test(upstream.name, upstream.settings, password)
+    value = {
+        "name": upstream.name,
+        "ok": all(each.ok for each in steps),
+        "steps": [{"step": each.step, "ok": each.ok, "detail": each.detail} for each in steps],
+    }
+    rows = [(each.step, "ok" if each.ok else "FAILED", each.detail) for each in steps]
+    text = "\n".join(f"{step:<12}  {state:<6}  {detail}" for step, state, detail in rows)
+    if value["ok"]:
+        return CommandOutput(value, text)
+    problem = f"{upstream.name}: {steps[-1].step} failed"
+    if bound_count:
+        problem += f" (the server has {bound_count} of its binds bound: the carrier may allow no more)"
+    return CommandOutput(value, text, problem, status=1)
+
+
 @upstream_group.command("enable", example="upstream enable carrier")
 @_upstream_argument
 def _enable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:

@@ -7,7 +7,7 @@ as one.
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,8 +15,10 @@ from portal.core import gsm0338
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.errors import Refused
-from portal.services.common.message_states import PTT_DESCRIPTIONS, PTT_NONE
+from portal.services.common.message_states import ENROUTE, PTT_DESCRIPTIONS, PTT_NONE
 from portal.services.messages import client_ids, text_policy
+from portal.services.upstreams import queue
+from portal.services.upstreams.upstreams import SIMULATOR
 
 MISSING_SEGMENTS_MARK = "[…]"
 """Shown instead of the segments of a text that have not come."""
@@ -33,8 +35,9 @@ class SentMessage:
 
     `body` has the content where `text` can't hold it (`SubmittedMessage`). `segment_number`
     of `segment_total` is its place in a text that its client has split; None where it is whole. `is_scheduled`:
-    `scheduled_at`, the date that its client has set, is still to come. `text`, `body` and `udh`, which may carry text
-    too, are empty where they were removed (`kept` is 0), or where the reader may not see them (`hide_text`).
+    `scheduled_at`, the date that its client has set, is still to come. `is_queued`: it waits for an upstream.
+    `text`, `body` and `udh`, which may carry text too, are empty where they were removed (`kept` is 0), or where the
+    reader may not see them (`hide_text`).
     """
 
     id: int
@@ -55,6 +58,7 @@ class SentMessage:
     scheduled_at: int | None
     kept: int
     is_scheduled: bool
+    is_queued: bool
     hidden: bool = False
 
     @property
@@ -158,6 +162,11 @@ class SentText:
         return all(each.is_scheduled for each in self.messages)
 
     @property
+    def is_queued(self) -> bool:
+        """Whether all of it waits for an upstream."""
+        return all(each.is_queued for each in self.messages)
+
+    @property
     def ptt_description(self) -> str:
         """What `ptt` means; see `SentMessage.ptt_description`."""
         return self.first_message.ptt_description
@@ -227,11 +236,22 @@ def decode_segments(segments: Sequence[SegmentContent]) -> list[str]:
     return texts
 
 
-MESSAGE_COLUMNS = (
-    "id, source, destination, country, text, parts, price, state, ptt, done_at, data_coding, udh, body, segment_total,"
-    " segment_number, scheduled_at, kept, scheduled_at IS NOT NULL AND due_at IS scheduled_at"
-)
-"""The columns of `messages` that a `SentMessage` is made of, in the order of its fields."""
+_COLUMNS = (
+    "id source destination country text parts price state ptt done_at data_coding udh body segment_total segment_number"
+    " scheduled_at kept"
+).split()
+_IS_SCHEDULED_SQL = "{table}.scheduled_at IS NOT NULL AND {table}.due_at IS {table}.scheduled_at"
+
+
+def build_message_columns(table: str = "messages") -> str:
+    """The columns that a `SentMessage` is made of, in the order of its fields; `table` is `messages`, or its alias."""
+    is_scheduled = _IS_SCHEDULED_SQL.format(table=table)
+    is_waiting = queue.IS_WAITING_SQL.replace("messages.", f"{table}.")
+    is_queued = f"{table}.state = {ENROUTE} AND {is_waiting}"
+    return ", ".join((*(f"{table}.{each}" for each in _COLUMNS), is_scheduled, is_queued))
+
+
+MESSAGE_COLUMNS = build_message_columns()
 
 
 def list_texts_by_id(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[SentText]:
@@ -297,13 +317,28 @@ def get_sent_text_by_message_id(conn: sqlite3.Connection, account_id: int, messa
 
 
 @dataclass(frozen=True, slots=True)
+class WaitAfterRefusal:
+    """Why a message waits for another try: an upstream has refused it for the moment, or an earlier one to its number.
+
+    `attempts`: how often it was tried; 0: it waits behind another one. `not_before`: when it is tried again
+    (milliseconds; None: when that other one is, or at this moment). `error`: what the upstream said last.
+    """
+
+    attempts: int
+    not_before: int | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class MessageDetails:
     """Further fields of a message, which only the page of one message shows.
 
     From the client (SMPP 3.4, 5.2): source_addr_ton and source_addr_npi, registered_delivery, user_message_reference,
     dest_addr_subunit, the end of its validity (milliseconds; None: the default) and the session that it came from.
-    From the upstream: its id and its status of the message. `hex_id`: the id by which its client knows it, where that
-    keeps no longer ones (SMPP 3.3 and older).
+    From the upstream: its id and its status of the message, which of its binds has taken it, and when (milliseconds).
+    `upstream_name`: empty where no upstream by name has had it. `is_simulated`: a simulator has it, the built-in one or
+    another, which takes all at once. `hex_id`: the id by which its client knows it, where that keeps no longer ones
+    (SMPP 3.3 and older).
     """
 
     source_ton: int
@@ -315,7 +350,29 @@ class MessageDetails:
     session_id: int | None
     upstream_id: str | None
     upstream_status: str | None
+    bind: int | None
+    sent_at: int | None
+    upstream_name: str
+    is_simulated: bool
+    wait: WaitAfterRefusal | None
     hex_id: str | None
+
+
+# All that there are while there is no upstream, and until the SMPP server has seen the first one.
+_LAST_SIMULATED_SQL = """
+(SELECT iif(value = 0 OR NOT EXISTS (SELECT 1 FROM upstreams), messages.id, value) FROM counters
+ WHERE name = 'last_simulated_message')
+"""
+_SELECT_DETAILS = f"""
+SELECT attempts, not_before, error, messages.id, source_ton, source_npi, registered_delivery, reference, subunit,
+       expires_at, session_id, upstream_id, upstream_status, bind, sent_at, coalesce(upstreams.name, ''),
+       CASE WHEN upstream IS NULL THEN messages.id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}
+            ELSE kind = '{SIMULATOR}' END
+FROM messages LEFT JOIN upstreams ON upstreams.id = upstream
+LEFT JOIN held_messages AS held ON held.account_id = messages.account_id AND held.destination = messages.destination
+                                   AND held.message_id = messages.id
+WHERE messages.id IN (SELECT value FROM json_each(?))
+"""
 
 
 def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, MessageDetails]:
@@ -325,9 +382,18 @@ def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, 
         message_id: client_ids.format_hex_id(hex_id)
         for message_id, hex_id in client_ids.read_hex_ids(conn, message_ids).items()
     }
-    rows = conn.execute(
-        "SELECT id, source_ton, source_npi, registered_delivery, reference, subunit, expires_at, session_id,"
-        " upstream_id, upstream_status FROM messages WHERE id IN (SELECT value FROM json_each(?))",
-        (json.dumps(message_ids),),
-    )
-    return {message_id: MessageDetails(*(*fields, hex_ids.get(message_id))) for message_id, *fields in rows}
+    details = {}
+    for attempts, not_before, error, message_id, *fields in conn.execute(_SELECT_DETAILS, (json.dumps(message_ids),)):
+        wait = None if attempts is None else WaitAfterRefusal(attempts, not_before, error)
+        details[message_id] = MessageDetails(*(*fields, wait, hex_ids.get(message_id)))
+    return details
+
+
+def read_queue_mark(conn: sqlite3.Connection, account_id: int) -> Hashable:
+    """What changes when a message of an account leaves the queue, or is held: the first ones there. Cheap to read."""
+    row = conn.execute(
+        "SELECT (SELECT message_id FROM queued_messages WHERE account_id = ?1 ORDER BY turn, message_id LIMIT 1),"
+        " (SELECT destination FROM held_messages WHERE account_id = ?1 ORDER BY destination, message_id LIMIT 1)",
+        (account_id,),
+    ).fetchone()
+    return tuple(row)

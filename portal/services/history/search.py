@@ -190,12 +190,7 @@ def iterate_texts(
 
 # --- the SQL of a search
 
-_COLUMNS = ", ".join(
-    [
-        *(f"line.{each}" for each in history.MESSAGE_COLUMNS.split(", ")[:-1]),
-        "line.scheduled_at IS NOT NULL AND line.due_at IS line.scheduled_at",
-    ]
-)
+_COLUMNS = history.build_message_columns("line")
 # CROSS JOIN fixes the order of the two loops, so that the rows come in the order of the index.
 _FROM_FAILED_MESSAGES = f"""
 messages AS failed INDEXED BY messages_failed

@@ -360,8 +360,8 @@ def find_unfinished_messages(
         source: however it is written.
         destination: without a plus or 00.
     """
-    # Not by the account's own index, which contains all that it has ever sent. Messages without a date are few: an
-    # upstream has them, and they end within seconds.
+    # Not by the account's own index, which contains all that it has ever sent. What has not ended is less, even where
+    # much waits for an upstream.
     condition = (
         "account_id = :account AND destination = :destination AND source IN (SELECT value FROM json_each(:sources))"
     )

@@ -145,7 +145,9 @@ def claim_messages(
             blocked = [each for each in messages if (each.account_id, each.destination) in blacklisted]
             messages = [each for each in messages if (each.account_id, each.destination) not in blacklisted]
             receipts = outcomes.reject_blacklisted_messages(conn, blocked, now)
-            claimed.emptied_account_ids += queue.release_held_messages(conn, [each.id for each in blocked])
+            blocked_ids = [each.id for each in blocked]
+            conn.executemany("UPDATE messages SET upstream = NULL WHERE id = ?", [(each,) for each in blocked_ids])
+            claimed.emptied_account_ids += queue.release_held_messages(conn, blocked_ids)
         for each in messages:
             each.upstream = upstream_id
             each.was_retried = each.id in claimed.retried_ids

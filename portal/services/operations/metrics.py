@@ -1,8 +1,13 @@
 """Metrics for monitoring, in the Prometheus text format."""
 
 import sqlite3
+from collections.abc import Iterator
 
+from portal.core.clock import now_ms
 from portal.services.accounts import session_records
+from portal.services.common import ids
+from portal.services.upstreams import binds, counters, queue
+from portal.services.upstreams.counters import COUNTERS
 
 _METRICS = {
     "smpp_portal_messages_total": ("counter", "Messages accepted", "SELECT sum(sent) FROM daily_totals"),
@@ -19,6 +24,25 @@ _METRICS = {
         "Mails that wait to be sent",
         "SELECT count(*) FROM mails WHERE next_attempt_at IS NOT NULL",
     ),
+    "smpp_portal_unmatched_receipts": (
+        "gauge",
+        "Receipts of upstreams that belong to no message known here",
+        "SELECT count(*) FROM unmatched_receipts",
+    ),
+}
+
+
+# What is counted of each upstream, by the names in COUNTERS.
+_UPSTREAM_COUNTERS = {
+    "submitted": "submit_sm sent to an upstream, those sent again included",
+    "accepted": "Messages that an upstream has accepted",
+    "throttled": "submit_sm that an upstream has refused as too many",
+    "retried": "submit_sm sent again after a refusal of the moment",
+    "failed": "Messages that an upstream has refused for good, or hasn't answered and that aren't sent again",
+    "unsure": "Messages of which it isn't known whether an upstream has them",
+    "resent": "Unsure messages that were sent again",
+    "receipts": "Receipts that an upstream has sent",
+    "unmatched": "Receipts of an upstream that belonged to no message when they came",
 }
 
 
@@ -26,7 +50,79 @@ def render_metrics(conn: sqlite3.Connection) -> str:
     lines = []
     for name, (kind, help, query) in _METRICS.items():
         value = conn.execute(query).fetchone()[0] or 0
-        lines += [f"# HELP {name} {help}", f"# TYPE {name} {kind}", f"{name} {value}"]
+        lines += _render_metric(name, kind, help, {"": value})
+    lines += _render_metric(
+        "smpp_portal_messages_waiting",
+        "gauge",
+        "Messages that wait for an upstream, or to be tried again",
+        {"": queue.count_waiting_messages(conn)},
+    )
+    lines += _render_metric(
+        "smpp_portal_messages_waiting_oldest_seconds",
+        "gauge",
+        "How long the oldest message that waits for an upstream has waited",
+        {"": _measure_oldest_age(conn) // 1000},
+    )
+    lines += _render_upstream_metrics(conn)
     up = int(session_records.is_component_alive(conn, "smsc"))
-    lines += ["# HELP smpp_portal_smsc_up The SMPP server is alive", "# TYPE smpp_portal_smsc_up gauge"]
-    return "\n".join([*lines, f"smpp_portal_smsc_up {up}"]) + "\n"
+    lines += _render_metric("smpp_portal_smsc_up", "gauge", "The SMPP server is alive", {"": up})
+    return "\n".join(lines) + "\n"
+
+
+def _render_metric(name: str, kind: str, help: str, values: dict[str, int]) -> list[str]:
+    """The lines of a metric; the values by the upstreams that they are of, where they are."""
+    # An upstream's name needs no quoting: `upstreams.create_upstream`.
+    labelled = {upstream and f'{{upstream="{upstream}"}}': value for upstream, value in values.items()}
+    return [
+        f"# HELP {name} {help}",
+        f"# TYPE {name} {kind}",
+        *(f"{name}{label} {value}" for label, value in labelled.items()),
+    ]
+
+
+def _render_upstream_metrics(conn: sqlite3.Connection) -> list[str]:
+    states = binds.list_upstream_states(conn)
+    if not states:
+        return []
+    bound = {each.upstream.name: sum(bind.state == binds.BOUND for bind in each.binds) for each in states}
+    lines = _render_metric("smpp_portal_upstream_binds_bound", "gauge", "Binds of an upstream that are bound", bound)
+    configured = {each.upstream.name: len(each.binds) for each in states}
+    lines += _render_metric("smpp_portal_upstream_binds", "gauge", "Binds that an upstream should have", configured)
+    counted = {each.upstream.name: counters.get_counters(conn, each.upstream.id) for each in states}
+    for counter in COUNTERS:
+        values = {name: each[counter] for name, each in counted.items()}
+        lines += _render_metric(f"smpp_portal_upstream_{counter}_total", "counter", _UPSTREAM_COUNTERS[counter], values)
+    return lines
+
+
+def _measure_oldest_age(conn: sqlite3.Connection) -> int:
+    """How long the oldest message waits, in milliseconds, 0 where none does; since its date, where it has one."""
+    now = now_ms()
+    since = [max(ids.time_from_id(message_id), scheduled_at or 0) for message_id, scheduled_at in _iterate_oldest(conn)]
+    return max((now - each for each in since), default=0)
+
+
+def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]]:
+    """Yield the id and the date of the oldest message of each account and turn in the queue, and of what is held.
+
+    Each is looked up in the index: to look at a million rows for the least id takes 60 ms.
+    """
+    select = (
+        "SELECT waiting.account_id, turn, message_id, scheduled_at FROM queued_messages AS waiting"
+        " LEFT JOIN messages ON id = message_id WHERE"
+    )
+    order = "ORDER BY waiting.account_id, turn, message_id LIMIT 1"
+    row = conn.execute(f"{select} true {order}").fetchone()
+    while row:
+        account_id, turn, message_id, scheduled_at = row
+        yield message_id, scheduled_at
+        # Two statements: SQLite reads all of a turn for (account_id, turn) > (?, ?).
+        row = (
+            conn.execute(f"{select} waiting.account_id = ? AND turn > ? {order}", (account_id, turn)).fetchone()
+            or conn.execute(f"{select} waiting.account_id > ? {order}", (account_id,)).fetchone()
+        )
+    row = conn.execute(
+        "SELECT id, scheduled_at FROM messages WHERE id = (SELECT min(message_id) FROM held_messages)"
+    ).fetchone()
+    if row:
+        yield row[0], row[1]

@@ -26,18 +26,23 @@ _CANCEL_BATCH_SIZE = 500
 StatusCallback = Callable[[CommandStatus], None]
 
 
-def answer_query_sm(request: QuerySm, account_id: int, storage: Storage) -> QuerySmResp:
-    """Return what has become of an account's message.
+def answer_query_sm(
+    request: QuerySm, account_id: int, storage: Storage, respond: Callable[[QuerySmResp], None]
+) -> None:
+    """Tell what has become of an account's message.
 
     ESME_RINVMSGID where it has none with that id, ESME_RQUERYFAIL where it has, but from another source address.
     """
+    _find_message_status(
+        request.message_id, account_id, storage, lambda found: respond(_build_query_response(request, found))
+    )
+
+
+def _build_query_response(request: QuerySm, message_status: MessageStatus | StorageError | None) -> QuerySmResp:
     response = QuerySmResp(CommandId.QUERY_SM_RESP, request.sequence, message_id=request.message_id)
-    try:
-        message_status = _find_message_status(request.message_id, account_id, storage)
-    except StorageError:
+    if isinstance(message_status, StorageError):
         response.status = CommandStatus.ESME_RSYSERR
-        return response
-    if message_status is None:
+    elif message_status is None:
         response.status = CommandStatus.ESME_RINVMSGID
     elif not validation.is_same_address(message_status.source, request.source):
         response.status = CommandStatus.ESME_RQUERYFAIL
@@ -71,20 +76,18 @@ def answer_cancel_sm(
     if not request.message_id:
         storage.find_unfinished_messages(account.id, request.source, destination, cancellation.start)
         return
-    try:
-        message_status = _find_message_status(request.message_id, account.id, storage)
-    except StorageError as error:
-        cancellation.start(error)
-        return
-    if message_status is None:
-        respond(CommandStatus.ESME_RINVMSGID)
-        return
-    is_same_destination = not request.destination or message_status.destination == destination
-    cancellation.start(
-        (message_status,)
-        if is_same_destination and validation.is_same_address(message_status.source, request.source)
-        else ()
-    )
+
+    def cancel_found_message(found: MessageStatus | StorageError | None) -> None:
+        if isinstance(found, StorageError):
+            cancellation.start(found)
+        elif found is None:
+            respond(CommandStatus.ESME_RINVMSGID)
+        else:
+            is_same_destination = not request.destination or found.destination == destination
+            is_same = is_same_destination and validation.is_same_address(found.source, request.source)
+            cancellation.start((found,) if is_same else ())
+
+    _find_message_status(request.message_id, account.id, storage, cancel_found_message)
 
 
 class _MessageCancellation:
@@ -122,9 +125,12 @@ class _MessageCancellation:
             asyncio.get_running_loop().call_soon(self._cancel_next_batch)
 
 
-def _find_message_status(message_id: str, account_id: int, storage: Storage) -> MessageStatus | None:
+def _find_message_status(
+    message_id: str, account_id: int, storage: Storage, resolve: Callable[[MessageStatus | StorageError | None], None]
+) -> None:
     if _HEX_ID_PATTERN.fullmatch(message_id):
-        return storage.find_message_status(account_id, message_id)
-    if not _MESSAGE_ID_PATTERN.fullmatch(message_id) or int(message_id) > _MAX_ID:
-        return None
-    return storage.find_message_status(account_id, int(message_id))
+        storage.find_message_status(account_id, message_id, resolve)
+    elif not _MESSAGE_ID_PATTERN.fullmatch(message_id) or int(message_id) > _MAX_ID:
+        resolve(None)
+    else:
+        storage.find_message_status(account_id, int(message_id), resolve)

@@ -35,6 +35,7 @@ from portal.smsc.protocol.pdu import (
     Pdu,
     PduHeader,
     QuerySm,
+    QuerySmResp,
     SubmitSm,
 )
 from portal.smsc.protocol.pdu_stream import PduStream
@@ -541,7 +542,11 @@ class SmppSession(PduStream):
         if self._account is None or self._state is not SessionState.BOUND or not self._may_submit:
             self._write(pdu.encode_response(message.COMMAND, message.sequence, self._get_state_error_status()))
             return
-        self._write(query_cancel.answer_query_sm(message, self._account.id, self._server_context.storage).encode())
+        storage = self._server_context.storage
+        query_cancel.answer_query_sm(message, self._account.id, storage, self._write_query_answer)
+
+    def _write_query_answer(self, answer: QuerySmResp) -> None:
+        self._write(answer.encode())
 
     def _handle_cancel(self, message: CancelSm) -> None:
         refusal_status = self._find_submit_error_status()

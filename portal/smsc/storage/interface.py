@@ -88,6 +88,8 @@ class BindSlot:
 
 ClientId = int | str
 """An id by which a client knows a message: a number, or eight hexadecimal digits (SMPP 3.3 and older)."""
+MessagesCallback = Callable[[Sequence[SubmittedMessage]], None]
+"""Takes messages that have no final state."""
 SubmitCallback = Callable[[ClientId | StorageError], None]
 """What `store_submit` answers with: the message's id for its client, or why there is none."""
 
@@ -113,8 +115,10 @@ class Storage(Protocol):
     def get_price_list(self, account: AccountConfig) -> PriceList:
         """Return what an account's messages cost at this moment."""
 
-    def find_message_status(self, account_id: int, client_id: ClientId) -> MessageStatus | None:
-        """Return a message of an account, by its id or the one that its client was given. Raises StorageUnavailable."""
+    def find_message_status(
+        self, account_id: int, client_id: ClientId, resolve: Callable[[MessageStatus | StorageError | None], None]
+    ) -> None:
+        """Find a message of an account, by its id or the one that its client was given; `resolve` gets it, or None."""
 
     def find_unfinished_messages(
         self,
@@ -228,14 +232,14 @@ class OutboundStorage(Protocol):
     def cancel_message(self, message: MessageStatus, resolve: Callable[[bool | StorageError], None]) -> None:
         """Call a message back, which no upstream sends; `resolve` gets whether it was, or why that isn't known."""
 
-    def list_simulated_ids(self) -> Sequence[int]:
-        """Return the ids of messages that the built-in simulator has not ended. Raises StorageUnavailable."""
+    def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
+        """Give `resolve` a message, unless it has a final state, or can't be read."""
 
-    def list_unanswered_ids(self, upstream_id: int) -> Sequence[int]:
-        """Return the ids of messages that an upstream has, and has not accepted. Raises StorageUnavailable."""
+    def load_simulated_messages(self, resolve: MessagesCallback) -> None:
+        """Give `resolve` what the built-in simulator has not ended, oldest first, in several calls."""
 
-    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
-        """Return those of these messages that have no final state, by id. Raises StorageUnavailable."""
+    def load_unanswered_messages(self, upstream_id: int, resolve: MessagesCallback) -> None:
+        """Give `resolve` what an upstream has and has not accepted, oldest first, in several calls."""
 
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
         """Store how the binds of an upstream are: all of them."""

@@ -75,7 +75,7 @@ class SqliteStorage:
         self._search_executor = ThreadPoolExecutor(1, "searcher")
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
         self.outbound = SqliteOutboundStorage(
-            self._read_connection, keys, self._queue_receipts, self._mark_deliveries_due
+            self._read_connection, keys, loop, self._queue_receipts, self._mark_deliveries_due
         )
         handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
         self._writer = DatabaseWriter(self._writer_connection, handlers, loop, on_fatal_error)
@@ -225,18 +225,25 @@ class SqliteStorage:
 
     # --- messages
 
-    def find_message_status(self, account_id: int, client_id: ClientId) -> MessageStatus | None:
-        with translate_read_errors():
-            message_id = (
-                self._sent_ids.get_row_id(client_id)
-                if isinstance(client_id, int)
-                else client_ids.find_row_id_by_hex_id(self._read_connection, int(client_id, 16))
-            )
-            return (
-                None
-                if message_id is None
-                else outcomes.find_message_status(self._read_connection, account_id, message_id)
-            )
+    def find_message_status(
+        self, account_id: int, client_id: ClientId, resolve: Callable[[MessageStatus | StorageError | None], None]
+    ) -> None:
+        try:
+            with translate_read_errors():
+                message_id = (
+                    self._sent_ids.get_row_id(client_id)
+                    if isinstance(client_id, int)
+                    else client_ids.find_row_id_by_hex_id(self._read_connection, int(client_id, 16))
+                )
+                found = (
+                    None
+                    if message_id is None
+                    else outcomes.find_message_status(self._read_connection, account_id, message_id)
+                )
+        except StorageUnavailable as error:
+            resolve(error)
+        else:
+            resolve(found)
 
     def find_unfinished_messages(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from portal.core.clock import now_ms
@@ -29,6 +31,7 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     InsufficientCredits,
+    MessagesCallback,
     OutboundListener,
     StorageError,
     StorageUnavailable,
@@ -39,6 +42,8 @@ from portal.smsc.storage.read_errors import translate_read_errors
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
 log = logging.getLogger(__name__)
+
+_BATCH_SIZE = 1_000
 
 _ClaimCallback = Callable[[ClaimedMessages | StorageError], None]
 _ClaimJob = tuple[int, int, int, _ClaimCallback]
@@ -57,11 +62,13 @@ class SqliteOutboundStorage:
         self,
         read_connection: sqlite3.Connection,
         keys: Keys,
+        loop: asyncio.AbstractEventLoop,
         queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
         mark_deliveries_due: Callable[[int], None],
     ) -> None:
         self._read_connection = read_connection
         self._keys = keys
+        self._loop = loop
         self._queue_receipts = queue_receipts
         self._mark_deliveries_due = mark_deliveries_due
         self._writer: DatabaseWriter
@@ -133,17 +140,24 @@ class SqliteOutboundStorage:
     def cancel_message(self, message: MessageStatus, resolve: _CancelCallback) -> None:
         self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
 
-    def list_simulated_ids(self) -> Sequence[int]:
-        with translate_read_errors():
-            return outcomes.list_simulated_message_ids(self._read_connection)
+    def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
+        self._load_messages([message_id], resolve)
 
-    def list_unanswered_ids(self, upstream_id: int) -> Sequence[int]:
-        with translate_read_errors():
-            return sending.list_unanswered_message_ids(self._read_connection, upstream_id)
+    def load_simulated_messages(self, resolve: MessagesCallback) -> None:
+        with suppress(StorageUnavailable), translate_read_errors():
+            self._load_messages(outcomes.list_simulated_message_ids(self._read_connection), resolve)
 
-    def list_outbound_messages(self, message_ids: Sequence[int]) -> Sequence[SubmittedMessage]:
-        with translate_read_errors():
-            return outcomes.list_outbound_messages(self._read_connection, message_ids)
+    def load_unanswered_messages(self, upstream_id: int, resolve: MessagesCallback) -> None:
+        with suppress(StorageUnavailable), translate_read_errors():
+            self._load_messages(sending.list_unanswered_message_ids(self._read_connection, upstream_id), resolve)
+
+    def _load_messages(self, message_ids: Sequence[int], resolve: MessagesCallback, start: int = 0) -> None:
+        """Load some, from an index on, and the others in other turns of the event loop."""
+        end = start + _BATCH_SIZE
+        with suppress(StorageUnavailable), translate_read_errors():
+            resolve(outcomes.list_outbound_messages(self._read_connection, message_ids[start:end]))
+            if end < len(message_ids):
+                self._loop.call_soon(self._load_messages, message_ids, resolve, end)
 
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
         self._writer.queue_write(WriteJobKind.BIND_STATES, (upstream_id, states))

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from functools import partial
 
 from portal.core.clock import now_ms
@@ -29,7 +28,6 @@ from portal.services.upstreams.binds import BindState
 from portal.smsc.storage.interface import (
     OutboundStorage,
     StorageError,
-    StorageUnavailable,
     SubmitCallback,
     UpstreamConfig,
 )
@@ -232,9 +230,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """Give the built-in simulator again what it had not ended before the restart, and connect the upstreams."""
-        ids = self._storage.list_simulated_ids()
-        for start in range(0, len(ids), _BATCH_SIZE):
-            self._simulator.send_messages(self._storage.list_outbound_messages(ids[start : start + _BATCH_SIZE]))
+        self._storage.load_simulated_messages(self._simulator.send_messages)
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
 
     async def close(self, seconds: float) -> None:
@@ -342,8 +338,7 @@ class Dispatcher:
         if isinstance(result, StorageError):
             # It could not be written that it was called back, so it has to go on its way again; where it can't even be
             # read, after the next start.
-            with suppress(StorageUnavailable):
-                self._send_by_upstream(self._storage.list_outbound_messages([message_id]))
+            self._storage.load_message(message_id, self._send_by_upstream)
         resolve(result)
 
     def handle_due_messages(self, due: DueMessages) -> None:
@@ -474,16 +469,11 @@ class Dispatcher:
             lane.connection = self._create_connection(config, lane, self._loop)
             lane.connection.start()
             if not lane.connection.remembers_messages:
-                self._send_unanswered(lane)
+                # What an earlier one, of this process or another, had not ended.
+                self._storage.load_unanswered_messages(lane.id, lane.send_messages)
         elif is_changed:
             lane.connection.change_config(config)
         lane.update_available()
-
-    def _send_unanswered(self, lane: _Lane) -> None:
-        """Give a connection again what an earlier one, of this process or another, had not ended."""
-        ids = self._storage.list_unanswered_ids(lane.id)
-        for start in range(0, len(ids), _BATCH_SIZE):
-            lane.send_messages(self._storage.list_outbound_messages(ids[start : start + _BATCH_SIZE]))
 
     def _close_lane(self, lane: _Lane, seconds: float) -> None:
         connection, lane.connection = lane.connection, None

@@ -10,7 +10,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.web.core import access
+from portal.web.core import access, notices
 
 _STATUS_LABELS = {
     accounts.SUCCESS: N_("OK"),
@@ -72,6 +72,7 @@ def build_layout_context(account: Account | None, sessions: int | None = None) -
     values: dict[str, Any] = {
         "current_user": access.get_current_user(),
         "may_change": access.may_change(),
+        "notice": notices.get_notice(),
         "sidebar_accounts": tuple(build_account_view(each) for each in access.list_own_accounts()),
     }
     if account is not None:

@@ -20,7 +20,7 @@ from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.credits import forecast
-from portal.web.core import access, context, csrf, htmx, layout
+from portal.web.core import access, context, csrf, htmx, layout, notices
 
 blueprint = Blueprint("live", __name__)
 
@@ -149,6 +149,7 @@ def render_live_page(
         context.get_client_address(),
         account,
         tuple(access.list_own_accounts()),
+        notices.get_notice(),
         counters,
         clock.now_ms() // _MAX_CACHE_AGE_MS,
     )

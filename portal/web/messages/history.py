@@ -1,6 +1,6 @@
 """The messages that an account has sent: search, export, and the details of one."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -166,7 +166,10 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         details=details,
         origins=_read_submitting_sessions(account, details),
         bind_types=session_records.BIND_TYPES,
-        handed_on=_describe_forwarding(text, details),
+        course=_build_course(text, details),
+        was_never_sent=_was_never_sent(text, details),
+        # Which carriers there are is the operators' business.
+        shows_upstreams=access.get_current_user().is_operator,
         encoding=_(validation.get_encoding_label(first.data_coding)),
         is_flash=first.data_coding in gsm0338.FLASH_DATA_CODINGS or details[first.id].subunit == _SUBUNIT_DISPLAY,
         refunds=past_refunds,
@@ -189,21 +192,103 @@ def _read_submitting_sessions(
     return {each: known_origins.get(each) for each in sorted(session_ids)}
 
 
-def _describe_forwarding(text: SentText, details: dict[int, MessageDetails]) -> str:
-    """When a text was forwarded to the upstream, in words; empty: never."""
-    ended_before_schedule = (
-        text.scheduled_at is not None and text.done_at is not None and text.done_at < text.scheduled_at
-    )
+@dataclass(frozen=True, slots=True)
+class CourseStep:
+    """A step in what became of a text: its name, when it was (milliseconds) or words in place of that, and a note.
+
+    `is_open`: it is still to come.
+    """
+
+    name: str
+    at: int | None = None
+    words: str = ""
+    note: str = ""
+    is_open: bool = False
+
+
+def _build_course(text: SentText, details: dict[int, MessageDetails]) -> list[CourseStep]:
+    """What became of a text, from its submit to its end."""
+    was_taken = not (_is_refused_here(text) and _was_never_sent(text, details))
+    course = [CourseStep(_("Accepted") if was_taken else _("Submitted at"), text.submitted_at)]
+    if text.scheduled_at is not None:
+        course.append(CourseStep(_("Scheduled for"), text.scheduled_at))
+    queued = [details[each.id] for each in text.messages if each.is_queued]
+    if queued:
+        course.append(_describe_waiting(queued))
+    return [*course, _describe_sending(text, details), _describe_end(text, details)]
+
+
+def _is_refused_here(text: SentText) -> bool:
+    return all(each.ptt in (message_states.PTT_NO_CREDIT, message_states.PTT_BLACKLISTED) for each in text.messages)
+
+
+def _was_never_sent(text: SentText, details: dict[int, MessageDetails]) -> bool:
+    """Whether it has ended before any upstream got it."""
+    if text.scheduled_at is not None and text.done_at is not None and text.done_at < text.scheduled_at:
+        return True
     # An upstream may refuse for missing credits or a blacklisted number, too.
-    has_no_upstream_status = all(each.upstream_status is None for each in details.values())
-    is_own_rejection = all(
-        each.ptt in (message_states.PTT_NO_CREDIT, message_states.PTT_BLACKLISTED) for each in text.messages
-    )
-    if ended_before_schedule or (is_own_rejection and has_no_upstream_status):
-        return ""
-    if text.is_scheduled:
-        return _("Not yet")
-    return _("At its date") if text.scheduled_at is not None else _("At once")
+    if any(each.upstream_status is not None for each in details.values()):
+        return False
+    nobody_had_it = not any(each.is_simulated or each.upstream_name for each in details.values())
+    return _is_refused_here(text) or (text.done_at is not None and nobody_had_it)
+
+
+def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
+    """How messages wait for an upstream: what it said of them is for operators."""
+    waits = [each.wait for each in queued if each.wait is not None]
+    tried = max(waits, key=lambda wait: wait.attempts, default=None)
+    if tried is None:
+        return CourseStep(_("Queued"), words=_("It waits for its turn"), is_open=True)
+    if not tried.attempts:
+        return CourseStep(_("Queued"), words=_("It waits behind an earlier message to this number"), is_open=True)
+    words = i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts)
+    notes = [tried.error] if access.get_current_user().is_operator else []
+    if tried.not_before is not None:
+        notes.append(_("again at %(time)s", time=_format_exact(tried.not_before)))
+    return CourseStep(_("Queued"), words=words, note=" · ".join(filter(None, notes)), is_open=True)
+
+
+def _describe_sending(text: SentText, details: dict[int, MessageDetails]) -> CourseStep:
+    name = _("Sent on")
+    if _was_never_sent(text, details):
+        return CourseStep(name, words=_("Never"))
+    if text.is_scheduled or any(each.is_queued for each in text.messages):
+        return CourseStep(name, words=_("Not yet"), is_open=True)
+    sent_at = [each.sent_at for each in details.values() if each.sent_at is not None]
+    if len(sent_at) == len(text.messages):
+        return CourseStep(name, max(sent_at))
+    if all(each.is_simulated for each in details.values()):
+        return CourseStep(name, words=_("At its date") if text.scheduled_at is not None else _("At once"))
+    if text.done_at is None:
+        return CourseStep(name, words=_("Under way, not answered yet"), is_open=True)
+    was_answered = any(each.upstream_status is not None for each in details.values())
+    return CourseStep(name, words=_("Not accepted") if was_answered else _("Not answered"))
+
+
+_END_NAMES = {
+    message_states.DELIVERED: N_("Delivered"),
+    message_states.EXPIRED: N_("Expired"),
+    message_states.DELETED: N_("Cancelled"),
+}
+_OTHER_END_NAME = N_("Failed")
+
+
+def _describe_end(text: SentText, details: dict[int, MessageDetails]) -> CourseStep:
+    if text.done_at is None:
+        expires_at = details[text.first_message.id].expires_at
+        note = _("tried until %(time)s", time=_format_exact(expires_at)) if expires_at else ""
+        return CourseStep(_("Final status"), words=_("Not yet"), note=note, is_open=True)
+    states = {each.state for each in text.messages}
+    name = _(_END_NAMES.get(states.pop(), _OTHER_END_NAME)) if len(states) == 1 else _("Final status")
+    note = ""
+    if not _was_never_sent(text, details):
+        seconds = (text.done_at - (text.scheduled_at or text.submitted_at)) / 1000
+        note = _("after %(seconds)s s", seconds=i18n.format_number(round(seconds, 1)))
+    return CourseStep(name, text.done_at, note=note)
+
+
+def _format_exact(at: int) -> str:
+    return i18n.format_date_time(at, context.get_config().timezone)
 
 
 def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
@@ -221,13 +306,23 @@ def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
 def _list_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
     # The bounds too: "today" is another day after midnight.
     period = get_history_filter().search_query.period
-    return counters.latest_message, counters.message_totals, counters.removed_messages, period.since, period.until
+    queue_mark = history.read_queue_mark(context.get_conn(), account.id)
+    return (
+        counters.latest_message,
+        counters.message_totals,
+        counters.removed_messages,
+        queue_mark,
+        period.since,
+        period.until,
+    )
 
 
 def _describe_message_status(text: SentText | SentMessage) -> tuple[str, str]:
     """The label of a status, and the kind of its badge."""
     if text.is_scheduled:
         return _("Scheduled"), "info"
+    if text.is_queued:
+        return _("Queued"), "info"
     if text.ptt is not None:
         kind = {message_states.PTT_NONE: "ok", message_states.PTT_PENDING: "info"}.get(text.ptt, "err")
         return _(text.ptt_description), kind

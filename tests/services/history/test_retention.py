@@ -168,3 +168,22 @@ def test_damage_of_days_that_are_kept_is_named_beside_those_that_are_not(conn, a
     conn.execute("DELETE FROM messages")
     rollup.roll_up_all(conn)
     assert len(self_check.list_problem_texts(conn)) == 3
+
+
+def test_receipts_of_no_message_go_after_thirty_days(conn):
+    conn.executemany(
+        "INSERT INTO unmatched_receipts (upstream, received_at, message_id, source, destination, ptt, status, text,"
+        " tried) VALUES (1, ?, ?, 'ACME', '393401234567', 0, 'DELIVRD', 'id:1 stat:DELIVRD', 'the id')",
+        [
+            *((NOW - 31 * DAY_MS, "older") for _ in range(1_200)),
+            (NOW - 30 * DAY_MS - 1, "just older"),
+            (NOW - 30 * DAY_MS, "not yet"),
+            (NOW, "new"),
+        ],
+    )
+    # However long messages are kept.
+    assert keep(conn, 12, NOW) == 0
+    assert [row[0] for row in conn.execute("SELECT message_id FROM unmatched_receipts ORDER BY id")] == [
+        "not yet",
+        "new",
+    ]

@@ -235,6 +235,7 @@ def test_a_number_that_says_stop_while_a_message_waits_gets_none(conn, cast, ups
     claimed = sending.claim_messages(conn, 1, 10, 0, now_ms())
     assert claimed.messages == []
     assert [(each.message_id, each.ptt) for each in claimed.receipts] == [(message_id, PTT_BLACKLISTED)]
+    assert read_message(conn, message_id)["upstream"] is None
     assert get_balance(conn, cast.smpp_acme_1.id) == before
     assert not queue.has_queue(conn)
     assert self_check.list_problem_texts(conn) == []

@@ -380,3 +380,13 @@ async def test_what_cannot_be_stored_is_to_come_again(config, cast, conn, connec
         other.execute("ROLLBACK")
         carrier.send(build_receipt(submit, "1"))
         assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
+
+
+async def test_what_a_receipt_quotes_of_its_message_is_not_kept_with_it(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (_, __, carrier):
+        receipt = build_receipt(SubmitSm(0, destination="393331234567", source="ACME"), "unknown")
+        receipt.short_message += b"a secret"
+        carrier.send(receipt)
+        assert isinstance(await carrier.read_pdu(), MessageResp)
+        (text,) = conn.execute("SELECT text FROM unmatched_receipts").fetchone()
+        assert text.endswith("stat:DELIVRD err:000")

@@ -10,9 +10,10 @@ from portal.core.i18n import N_
 from portal.services.billing.orders import AUTOMATIC
 from portal.services.common import ids
 from portal.services.common.audit import SYSTEM
-from portal.services.common.message_states import DELETED, ENROUTE, PTT_BLACKLISTED, REJECTED
+from portal.services.common.message_states import DELETED, DELIVERED, ENROUTE, PTT_BLACKLISTED, REJECTED
 from portal.services.credits import ledger
 from portal.services.operations.self_check.problem import AccountNames, Problem, ProblemParams, iterate_rows
+from portal.services.upstreams import upstreams
 
 
 def check_movements(conn: sqlite3.Connection) -> Iterator[Problem]:
@@ -139,9 +140,11 @@ class _TransferMatcher:
 def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
     """Check that a refund gives back what one message cost, once; the message may have been deleted since.
 
-    A refund by the system needs a cancelled or blacklisted message, one by an operator a finished message.
+    A refund by the system needs a cancelled or blacklisted message, one by an operator a finished message. Where an
+    upstream has ever existed, the system gives back what wasn't delivered, too, if the upstream is set so.
     """
     names = AccountNames(conn)
+    has_had_upstream = upstreams.has_ever_had_upstream(conn)
     rows = iterate_rows(
         conn,
         "SELECT movements.account_id, movements.id, actor, amount, first_message_id,"
@@ -172,6 +175,7 @@ def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
             state == DELETED
             or (state == REJECTED and ptt == PTT_BLACKLISTED)
             or (state != ENROUTE and actor != SYSTEM.name)
+            or (state not in (ENROUTE, DELIVERED) and has_had_upstream)
         ):
             sentence = N_(
                 "%(account)s: movements row %(row)s gives back what messages row %(message)s cost, which was neither"

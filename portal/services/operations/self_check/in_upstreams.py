@@ -1,4 +1,4 @@
-"""Checks of upstreams: their settings, their passwords, and which is the default one."""
+"""Checks of upstreams: their settings, their passwords, which is the default one, and what waits for them."""
 
 import json
 import sqlite3
@@ -10,7 +10,8 @@ from cryptography.exceptions import InvalidTag
 from portal.core.crypto import Keys
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
-from portal.services.operations.self_check.problem import Problem, iterate_rows
+from portal.services.common.message_states import ENROUTE
+from portal.services.operations.self_check.problem import AccountNames, Problem, iterate_rows
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.settings import (
     DEFAULTS,
@@ -76,3 +77,78 @@ def check_passwords(conn: sqlite3.Connection, keys: Keys) -> Iterator[Problem]:
             yield Problem(
                 N_("%(upstream)s: its password was sealed under another secret.key; enter it anew"), {"upstream": name}
             )
+
+
+# Each statement finds rows of an account: its id, the first message of them, how many there are. The rows of the two
+# tables are looked up in `messages` one by one; none of them is sorted.
+_NOT_ITS_OWN = (
+    " LEFT JOIN messages ON id = message_id WHERE id IS NULL OR messages.account_id <> waiting.account_id"
+    f" OR state <> {ENROUTE} GROUP BY waiting.account_id"
+)
+_WAITING_CHECKS = (
+    (
+        N_(
+            "%(account)s: rows of queued_messages that are of none of its messages under way: %(count)s, the first"
+            " names messages row %(row)s"
+        ),
+        f"SELECT waiting.account_id, min(message_id), count(*) FROM queued_messages AS waiting{_NOT_ITS_OWN}",
+    ),
+    (
+        N_(
+            "%(account)s: rows of held_messages that are of none of its messages under way: %(count)s, the first names"
+            " messages row %(row)s"
+        ),
+        f"SELECT waiting.account_id, min(message_id), count(*) FROM held_messages AS waiting{_NOT_ITS_OWN}",
+    ),
+    (
+        N_(
+            "%(account)s: messages that wait in queued_messages, and that an upstream has: %(count)s, the first is"
+            " messages row %(row)s"
+        ),
+        "SELECT waiting.account_id, min(id), count(*) FROM queued_messages AS waiting JOIN messages ON id = message_id"
+        " WHERE upstream IS NOT NULL GROUP BY waiting.account_id",
+    ),
+    (
+        N_(
+            "%(account)s: messages that are in queued_messages and in held_messages: %(count)s, the first is messages"
+            " row %(row)s"
+        ),
+        "SELECT account_id, min(message_id), count(*) FROM held_messages"
+        " WHERE message_id IN (SELECT message_id FROM queued_messages) GROUP BY account_id",
+    ),
+    (
+        N_(
+            "%(account)s: destinations in held_messages to which nothing is tried again: %(count)s, the first message"
+            " to one of them is messages row %(row)s"
+        ),
+        # What was tried has a time for that, or an upstream has it at this moment; the others wait for it.
+        "SELECT account_id, min(first_id), count(*) FROM (SELECT waiting.account_id, min(message_id) AS first_id"
+        " FROM held_messages AS waiting JOIN messages ON id = message_id"
+        " GROUP BY waiting.account_id, waiting.destination"
+        " HAVING NOT max(not_before IS NOT NULL OR upstream IS NOT NULL)) GROUP BY account_id",
+    ),
+)
+_NOT_WAITING_SENTENCE = N_(
+    "%(account)s: messages that no upstream has, and that wait for none: %(count)s, the first is messages row %(row)s"
+)
+_NOT_WAITING_QUERY = (
+    "SELECT account_id, min(id), count(*) FROM messages INDEXED BY messages_unfinished"
+    f" WHERE state = {ENROUTE} AND upstream IS NULL AND (scheduled_at IS NULL OR due_at IS NOT scheduled_at)"
+    # Up to this one they are the built-in simulator's; 0: the SMPP server hasn't seen yet that there are upstreams.
+    " AND id > (SELECT nullif(value, 0) FROM counters WHERE name = 'last_simulated_message')"
+    " AND id NOT IN (SELECT message_id FROM queued_messages UNION ALL SELECT message_id FROM held_messages)"
+    " GROUP BY account_id"
+)
+
+
+def check_waiting_messages(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that what waits for an upstream are messages under way, each in one place, and that nothing else is
+    forgotten: what no upstream has, waits.
+    """
+    names = AccountNames(conn)
+    checks = [*_WAITING_CHECKS]
+    if upstreams.has_ever_had_upstream(conn):
+        checks.append((_NOT_WAITING_SENTENCE, _NOT_WAITING_QUERY))
+    for sentence, query in checks:
+        for account_id, row, count in iterate_rows(conn, query):
+            yield Problem(sentence, {"account": names[account_id], "row": row, "count": count})

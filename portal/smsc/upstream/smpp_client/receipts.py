@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from portal.services.common import message_states
 from portal.smsc.protocol import times
@@ -46,9 +47,16 @@ _STATES_BY_WORD: Mapping[str, int] = {
 _LETTERS_THAT_DECIDE = 5
 
 _KEY = re.compile(r"(?<![^\s,;])(id|sub|dlvrd|submit[ _]?date|done[ _]?date|stat|err|text)\s*:\s*", re.IGNORECASE)
+# The form that most carriers keep to; for these the fields need not be searched.
+_USUAL_TEXT = re.compile(
+    r"id:([^\s,;\0]+) sub:[^\s,;\0]* dlvrd:[^\s,;\0]* submit date:[^\s,;\0]* done date:([^\s,;\0]*)"
+    r" stat:([^\s,;\0]*) err:([^\s,;\0]*) [Tt]ext:"
+)
 _DATE_FORMATS = {10: "%y%m%d%H%M", 12: "%y%m%d%H%M%S", 14: "%Y%m%d%H%M%S"}
 _MAX_ID_LENGTH = 64
 _MAX_WORD_LENGTH = 20
+# Longer ones are none.
+_MAX_DATE_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ def parse_receipt(message: DeliverSm | DataSm) -> Receipt | None:
         state is not None and state not in INTERMEDIATE_STATES and kind != _ESM_CLASS_NOTIFICATION,
         stat,
         _read_error_code(tlvs.get(TlvTag.NETWORK_ERROR_CODE)) or fields.get("err", "")[:_MAX_WORD_LENGTH],
-        _parse_date(fields.get("donedate", "")),
+        _parse_date(fields.get("donedate", "")[: _MAX_DATE_LENGTH + 1]),
     )
 
 
@@ -105,6 +113,9 @@ def _decode_text(message: DeliverSm | DataSm) -> str:
 
 def _parse_text(text: str) -> Mapping[str, str]:
     """Return the fields of appendix B by their names, in small letters and without blanks."""
+    usual = _USUAL_TEXT.match(text)
+    if usual:
+        return {"id": usual[1], "donedate": usual[2], "stat": usual[3], "err": usual[4]}
     fields: dict[str, str] = {}
     keys = list(_KEY.finditer(text))
     for index, key in enumerate(keys):
@@ -121,6 +132,8 @@ def _read_error_code(value: bytes | None) -> str:
     return str(int.from_bytes(value[1:])) if value and len(value) == 3 else ""
 
 
+# Most that come within a minute have the same.
+@lru_cache(maxsize=1_000)
 def _parse_date(text: str) -> int | None:
     try:
         if text.isascii() and text.isdigit():

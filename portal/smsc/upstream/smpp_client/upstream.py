@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from portal.core import gsm0338
@@ -26,6 +27,9 @@ from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
 
 _UDH_INDICATOR = 0x40
 _BINARY_DATA_CODING = 4
+# Appendix B has less than 200; what a carrier adds is kept for operators.
+_MAX_RECEIPT_OCTETS = 500
+_QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 _PTT_INVALID_CONTENT = 101
 _CLIENT_SETTINGS = frozenset(each.name for each in dataclasses.fields(ClientSettings)) - {"password"}
 _COUNTERS = ("submitted", "throttled", "retried")
@@ -116,7 +120,7 @@ class SmppUpstream:
                 receipt.done_at,
                 message.source,
                 message.destination,
-                message.body.decode("latin-1"),
+                _read_receipt_text(message),
             ),
             resolve,
         )
@@ -137,6 +141,13 @@ class SmppUpstream:
 def _read_client_settings(config: UpstreamConfig) -> ClientSettings:
     values = {name: getattr(config.upstream.settings, name) for name in _CLIENT_SETTINGS}
     return ClientSettings(password=config.password or "", **values)
+
+
+def _read_receipt_text(message: DeliverSm | DataSm) -> str:
+    """Return the text of a receipt without what it quotes of its message, whose text may be one that isn't kept."""
+    # In UCS-2 each other octet is NUL.
+    text = message.body[:_MAX_RECEIPT_OCTETS].decode("latin-1").replace("\0", "")
+    return _QUOTED_TEXT.split(text)[0].rstrip()
 
 
 def _format_status(receipt: receipts.Receipt, ptt: int) -> str:

@@ -147,6 +147,17 @@ def test_a_handset_cannot_write_a_receipt(esm_class):
     assert parse_receipt(DeliverSm(1, esm_class=esm_class, short_message=STANDARD.encode())) is None
 
 
+def test_usual_texts_are_read_as_unusual_ones():
+    random = Random(16)
+    for _ in range(5_000):
+        octets = bytearray(STANDARD.encode())
+        for _ in range(random.randrange(4)):
+            octets[random.randrange(len(octets))] = random.choice(b" \0,;:_idtx0A\n\xa0")
+        text = octets.decode("latin-1")
+        # With a new line in front it is not in the usual form any more, and says the same.
+        assert parse_text(text) == parse_text("\n" + text)
+
+
 def test_whatever_comes_is_read():
     random = Random(16)
     for _ in range(5_000):

@@ -1,0 +1,327 @@
+"""Binding with an upstream once, from this process: what works, step by step, and what to do where it doesn't."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+
+from portal.services.upstreams.settings import RULES, UpstreamSettings
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
+from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit, format_status
+from portal.smsc.upstream.smpp_client.connector import create_tls_context, encode_bind
+from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
+
+# What the session logs is in the steps as well: a command has one line on stderr.
+logging.getLogger("portal.smsc").addHandler(logging.NullHandler())
+
+_KINDS = {"trx": "transceiver", "tx": "transmitter", "rx": "receiver"}
+
+# NAME is the upstream's.
+_MEANINGS: Mapping[int, str] = {
+    CommandStatus.ESME_RINVPASWD: "the password isn't the one that the carrier has: enter it anew (upstream change"
+    " NAME --password-stdin)",
+    CommandStatus.ESME_RINVSYSID: "the carrier doesn't know this system_id: compare --system-id with its letter,"
+    " capitals count",
+    CommandStatus.ESME_RINVSYSTYP: "the carrier wants another system_type: see its letter for --system-type",
+    CommandStatus.ESME_RBINDFAIL: "carriers say so for a wrong system_id or password, for an address that they don't"
+    " know, and for a second bind where one is allowed: compare with the letter, and tell the carrier this machine's"
+    " address",
+    CommandStatus.ESME_RALYBND: "the carrier allows no further bind at this time: see --binds, and try again while"
+    " the server isn't bound (upstream disable NAME)",
+    CommandStatus.ESME_RINVBNDSTS: "the carrier doesn't allow this kind of bind: try the other one (--bind trx, or"
+    " tx+rx)",
+    CommandStatus.ESME_RINVCMDID: "the carrier doesn't know this kind of bind: try --bind tx+rx",
+    CommandStatus.ESME_RSYSERR: "something is wrong on the carrier's side, or it has enough binds of yours: try again"
+    " later, then ask the carrier",
+    CommandStatus.ESME_RTHROTTLED: "too many attempts in too little time: try again in some minutes",
+    CommandStatus.ESME_RBINDTHROTTLED: "too many attempts in too little time: try again in some minutes",
+}
+_UNKNOWN_MEANING = "ask the carrier what it means by that"
+
+# OpenSSL's reasons for not believing a certificate (X509_V_ERR_…): that it is of another name, or address.
+_CERTIFICATE_MISMATCHES = (62, 64)
+_CERTIFICATE_EXPIRED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStep:
+    """`step` is resolve, connect, tls, bind, enquire_link or unbind; `detail` what was found, or why it failed and what
+    to do about that."""
+
+    step: str
+    ok: bool
+    detail: str
+
+
+class _StepFailed(Exception):
+    def __init__(self, step: str, detail: str) -> None:
+        super().__init__(detail)
+        self.step = step
+
+
+def run_connection_test(name: str, settings: UpstreamSettings, password: str) -> list[ConnectionStep]:
+    """Bind with an upstream's settings, and unbind. The first step that fails is the last one.
+
+    It takes as long as the settings give each step: a minute and more where nothing answers.
+
+    Args:
+        name: the upstream's, for the log and for commands that are told.
+    """
+    return asyncio.run(_test_binds(name, settings.bind.split("+"), _build_client_settings(settings, password)))
+
+
+def _build_client_settings(settings: UpstreamSettings, password: str) -> ClientSettings:
+    values = {each.name: getattr(settings, each.name) for each in fields(ClientSettings) if each.name in RULES}
+    return ClientSettings(password=password, **values)
+
+
+async def _test_binds(name: str, kinds: list[str], settings: ClientSettings) -> list[ConnectionStep]:
+    steps: list[ConnectionStep] = []
+
+    def report(step: str, detail: str) -> None:
+        steps.append(ConnectionStep(step, True, detail))
+
+    try:
+        addresses = await _resolve(settings, report)
+        for kind in kinds:
+            await _test_bind(name, kind, settings, addresses, report)
+    except _StepFailed as failure:
+        steps.append(ConnectionStep(failure.step, False, str(failure).replace("NAME", name)))
+    return steps
+
+
+_Report = Callable[[str, str], None]
+_Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
+
+
+async def _resolve(settings: ClientSettings, report: _Report) -> list[_Address]:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(settings.connect_seconds):
+            found = await loop.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise _StepFailed(
+            "resolve", f"no answer about {settings.host} in {settings.connect_seconds:g} s: look at this machine's DNS"
+        ) from None
+    except (OSError, UnicodeError) as error:
+        detail = f"there is no address of {settings.host}: {_describe(error)}. Compare --host with the carrier's letter"
+        raise _StepFailed("resolve", detail) from None
+    addresses = [(family, address) for family, _, _, _, address in found]
+    texts = [str(address[0]) for _, address in addresses]
+    if texts != [settings.host]:
+        report("resolve", f"{settings.host} is {', '.join(texts)}")
+    return addresses  # type: ignore[return-value]
+
+
+async def _test_bind(
+    name: str, kind: str, settings: ClientSettings, addresses: list[_Address], report: _Report
+) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        bind_octets = encode_bind(settings, kind)
+    except ValueError as error:
+        raise _StepFailed("bind", str(error)) from None
+    opened = await _connect(settings, addresses, report)
+    owner = _SessionOwner(loop)
+    session = _TestSession(name, 1, kind, bind_octets, settings, owner, loop)
+    try:
+        await _begin_session(session, opened, settings, report)
+        await _wait_for_bind(session, owner, settings, report)
+        await _ask_whether_alive(session, settings, report)
+        session.unbind("the test is over")
+        await session.ended
+    except BaseException:
+        session.discard()
+        raise
+    finally:
+        opened.close()
+    detail = "done" if session.is_unbound else "the carrier hasn't answered it; the connection was closed"
+    if owner.refused_count:
+        detail += (
+            f". What it has sent meanwhile ({owner.refused_count}) was answered with ESME_RX_T_APPN, to be sent again"
+        )
+    report("unbind", detail)
+
+
+async def _connect(settings: ClientSettings, addresses: list[_Address], report: _Report) -> socket.socket:
+    """Open a TCP connection to the first of the addresses that takes one."""
+    loop = asyncio.get_running_loop()
+    failures = []
+    for family, address in addresses:
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        opened.setblocking(False)
+        target = f"{address[0]} port {settings.port}"
+        started_at = time.monotonic()
+        try:
+            async with asyncio.timeout(settings.connect_seconds):
+                await loop.sock_connect(opened, address)
+        except TimeoutError:
+            failures.append(
+                f"no answer of {target} in {settings.connect_seconds:g} s: a firewall is between, or the carrier lets"
+                " only addresses connect that it knows (tell it this machine's)"
+            )
+        except ConnectionRefusedError:
+            failures.append(
+                f"{target} refuses the connection: compare --port with the carrier's letter, and whether that port is"
+                " with TLS"
+            )
+        except OSError as error:
+            failures.append(f"no connection to {target}: {_describe(error)}. Is there a way from this machine to it?")
+        else:
+            report("connect", f"{target} answers in {_format_ms(started_at)}")
+            return opened
+        opened.close()
+    raise _StepFailed("connect", "; ".join(failures))
+
+
+async def _begin_session(
+    session: _TestSession, opened: socket.socket, settings: ClientSettings, report: _Report
+) -> None:
+    """Let the session have the connection, with TLS where that is set: it sends its bind at once."""
+    loop = asyncio.get_running_loop()
+    if not settings.tls:
+        await loop.create_connection(lambda: session, sock=opened)
+        return
+    try:
+        tls_context = await asyncio.to_thread(create_tls_context, settings)
+    except (OSError, ValueError) as error:
+        raise _StepFailed("tls", f"{error}. See --tls-ca-file") from None
+    server_name = settings.tls_server_name or settings.host
+    started_at = time.monotonic()
+    try:
+        async with asyncio.timeout(settings.connect_seconds):
+            await loop.create_connection(lambda: session, sock=opened, ssl=tls_context, server_hostname=server_name)
+    except ssl.SSLCertVerificationError as error:
+        raise _StepFailed("tls", _describe_certificate_error(error, server_name)) from None
+    except (TimeoutError, OSError) as error:
+        why = _describe(error) if str(error) else f"no answer in {settings.connect_seconds:g} s"
+        detail = (
+            f"{settings.host} port {settings.port} doesn't speak TLS: {why}. Try --no-tls, or the carrier's other port"
+        )
+        raise _StepFailed("tls", detail) from None
+    trust = f"its certificate is {server_name}'s" if settings.tls_verify else "its certificate wasn't looked at"
+    report("tls", f"{session.tls} in {_format_ms(started_at)}, {trust}")
+
+
+async def _wait_for_bind(
+    session: _TestSession, owner: _SessionOwner, settings: ClientSettings, report: _Report
+) -> None:
+    started_at = time.monotonic()
+    # The session ends where the answer doesn't come in time.
+    await asyncio.wait((owner.bound, session.ended), return_when=asyncio.FIRST_COMPLETED)
+    kind = _KINDS[session.kind]
+    if session.bind_status:
+        meaning = _MEANINGS.get(session.bind_status, _UNKNOWN_MEANING)
+        detail = f"the carrier refuses the {kind} with {format_status(session.bind_status)}: {meaning}"
+        raise _StepFailed("bind", detail)
+    if not owner.bound.done():
+        # Its end may be before or after the time to bind.
+        hint = (
+            "Carriers do so with addresses that they don't know: tell it this machine's"
+            if settings.tls
+            else "Is the port with TLS (--tls)? Carriers do so with addresses that they don't know, too"
+        )
+        if time.monotonic() - started_at >= settings.bind_seconds:
+            raise _StepFailed("bind", f"no answer to the bind ({kind}) in {settings.bind_seconds:g} s. {hint}")
+        raise _StepFailed("bind", f"{session.end_reason} instead of answering the bind ({kind}). {hint}")
+    report("bind", f"{kind}, as {settings.system_id}, in {_format_ms(started_at)}")
+
+
+async def _ask_whether_alive(session: _TestSession, settings: ClientSettings, report: _Report) -> None:
+    started_at = time.monotonic()
+    answered = session.send_enquire_link()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(settings.bind_seconds):
+            await asyncio.wait((answered, session.ended), return_when=asyncio.FIRST_COMPLETED)
+    if not answered.done():
+        why = session.end_reason or f"no answer in {settings.bind_seconds:g} s"
+        detail = f"{why}, just after the bind. Does the carrier allow one bind more than the server has?"
+        raise _StepFailed("enquire_link", detail)
+    report("enquire_link", f"answered in {_format_ms(started_at)}")
+
+
+class _TestSession(ClientSession):
+    """A session that asks whether the carrier is alive, and knows whether its unbind was answered."""
+
+    __slots__ = ("_enquire_link_answered", "is_unbound")
+
+    _enquire_link_answered: asyncio.Future[None]
+    is_unbound: bool
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._enquire_link_answered = self._loop.create_future()
+        self.is_unbound = False
+        super().connection_made(transport)
+
+    def send_enquire_link(self) -> asyncio.Future[None]:
+        """Send one; what it returns is done when that is answered."""
+        self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
+        return self._enquire_link_answered
+
+    def _pdu_received(self, header: PduHeader, body: bytes) -> None:
+        if header.command == CommandId.ENQUIRE_LINK_RESP and not self._enquire_link_answered.done():
+            self._enquire_link_answered.set_result(None)
+        self.is_unbound |= header.command == CommandId.UNBIND_RESP
+        super()._pdu_received(header, body)
+
+
+class _SessionOwner:
+    """What the session tells. `bound`: done when it is; `refused_count`: messages and receipts that came."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.counters = ClientCounters()
+        self.bound: asyncio.Future[None] = loop.create_future()
+        self.refused_count = 0
+
+    def handle_bound(self, session: ClientSession) -> None:
+        self.bound.set_result(None)
+
+    def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
+        # Nothing stores it here, so it must not be taken: the carrier sends it again, to the server.
+        self.refused_count += 1
+        respond(CommandStatus.ESME_RX_T_APPN)
+
+    def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
+        """Nothing is submitted."""
+
+    def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
+        """Nothing is submitted."""
+
+    def handle_writable(self, session: ClientSession) -> None:
+        """Nothing waits to be written."""
+
+    def handle_end(self, session: ClientSession) -> None:
+        """The session's `ended` says so."""
+
+
+def _describe_certificate_error(error: ssl.SSLCertVerificationError, server_name: str) -> str:
+    if error.verify_code in _CERTIFICATE_MISMATCHES:
+        remedy = (
+            f"Its certificate isn't {server_name}'s: give the name that the carrier's letter has for it"
+            " (--tls-server-name), and find out who answers here where it has none"
+        )
+    elif error.verify_code == _CERTIFICATE_EXPIRED:
+        remedy = "Its certificate has expired: the carrier has to renew it (is this machine's clock right?)"
+    else:
+        remedy = "No authority that is believed has signed its certificate: give the carrier's own (--tls-ca-file)"
+    return f"{remedy}. OpenSSL: {error.verify_message}"
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or str(error)
+    if isinstance(error, socket.gaierror) or not isinstance(error, OSError) or not error.errno or error.errno < 0:
+        return (getattr(error, "strerror", None) or str(error)).rstrip(".")
+    return os.strerror(error.errno)
+
+
+def _format_ms(started_at: float) -> str:
+    return f"{(time.monotonic() - started_at) * 1000:.0f} ms"

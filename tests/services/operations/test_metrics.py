@@ -1,0 +1,95 @@
+"""What `/metrics` says of messages that wait, and of upstreams."""
+
+import re
+from typing import Any
+
+from portal.core.clock import DAY_MS, now_ms
+from portal.core.db import Connection
+from portal.services.accounts import session_records
+from portal.services.accounts.accounts import Account
+from portal.services.common import ids
+from portal.services.common.audit import SHELL
+from portal.services.operations.metrics import render_metrics
+from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.counters import COUNTERS
+from tests.services.submitting import store_messages
+from tests.support import prepare_submit
+
+HOUR_MS = DAY_MS // 24
+
+
+def read_value(conn: Connection, name: str) -> int:
+    found = re.search(rf"^{re.escape(name)} (\d+)$", render_metrics(conn), re.MULTILINE)
+    assert found, name
+    return int(found[1])
+
+
+def wait_since(conn: Connection, account: Account, at: int, **attributes: Any) -> int:
+    """Store a message at a moment, which waits nowhere yet; returns its id."""
+    (message_id,) = store_messages(conn, [prepare_submit(conn, account.id, **attributes)], at)
+    conn.execute("DELETE FROM queued_messages WHERE message_id = ?", (message_id,))
+    return message_id
+
+
+def test_an_installation_without_upstreams_waits_for_nothing(conn):
+    assert read_value(conn, "smpp_portal_messages_waiting") == 0
+    assert read_value(conn, "smpp_portal_messages_waiting_oldest_seconds") == 0
+    assert read_value(conn, "smpp_portal_unmatched_receipts") == 0
+    assert "smpp_portal_upstream_" not in render_metrics(conn)
+
+
+def test_each_line_is_one_of_prometheus_text_format(conn, keys):
+    upstreams.create_upstream(conn, keys, SHELL, "carrier.a-1", host="h", system_id="s", password="p")
+    *lines, end = render_metrics(conn).split("\n")
+    assert end == ""
+    assert all(re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{upstream="[\w.-]+"\})? \d+', line) for line in lines)
+    named = re.findall(r"^# TYPE (\w+) (counter|gauge)$", "\n".join(lines), re.MULTILINE)
+    assert len({name for name, _ in named}) == len(named)
+    assert all(name.endswith("_total") == (kind == "counter") for name, kind in named)
+
+
+def test_what_is_queued_and_held_waits_and_the_oldest_counts(conn, acme_1, globex_1):
+    now = now_ms()
+    globex = {"account": globex_1, "source": "GLOBEX"}
+    dated = wait_since(conn, at=now - 5 * HOUR_MS, scheduled_at=now - HOUR_MS // 2, **globex)
+    held = wait_since(conn, acme_1, now - 4 * HOUR_MS)
+    of_low_priority = wait_since(conn, acme_1, now - 3 * HOUR_MS)
+    of_globex = wait_since(conn, at=now - 2 * HOUR_MS, **globex)
+    newest = wait_since(conn, acme_1, now - HOUR_MS)
+    assert ids.time_from_id(dated) < ids.time_from_id(held) < now - 3 * HOUR_MS
+    waiting = [(acme_1.id, 3, newest), (globex_1.id, 0, of_globex), (globex_1.id, 3, dated)]
+    conn.executemany("INSERT INTO queued_messages VALUES (?, ?, ?)", waiting)
+    # Each step makes another one the oldest: of another account, of another turn, and one that is held.
+    expected = [(3, 2), (4, 3), (5, 4)]
+    added = [
+        None,
+        ("INSERT INTO queued_messages VALUES (?, 5, ?)", (acme_1.id, of_low_priority)),
+        ("INSERT INTO held_messages VALUES (?, '39340', ?, 1, 1, '')", (acme_1.id, held)),
+    ]
+    for statement, (count, hours) in zip(added, expected, strict=True):
+        if statement:
+            conn.execute(*statement)
+        assert read_value(conn, "smpp_portal_messages_waiting") == count
+        age = read_value(conn, "smpp_portal_messages_waiting_oldest_seconds")
+        assert hours * 3600 <= age < hours * 3600 + 60
+
+
+def test_upstreams_are_told_by_name(conn, keys):
+    for name in ("carrier", "second"):
+        upstreams.create_upstream(conn, keys, SHELL, name, host="h", system_id="s", password="p", binds=3)
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    states = [BindState(1, "trx", "bound", 1), BindState(2, "trx", "bound", 1), BindState(3, "trx", "refused", 1)]
+    binds.record_bind_states(conn, 1, states)
+    counters.add_to_counters(conn, 1, {name: number for number, name in enumerate(COUNTERS, 10)})
+    for name, bound in (("carrier", 2), ("second", 0)):
+        assert read_value(conn, f'smpp_portal_upstream_binds_bound{{upstream="{name}"}}') == bound
+        assert read_value(conn, f'smpp_portal_upstream_binds{{upstream="{name}"}}') == 3
+    for number, name in enumerate(COUNTERS, 10):
+        assert read_value(conn, f'smpp_portal_upstream_{name}_total{{upstream="carrier"}}') == number
+        assert read_value(conn, f'smpp_portal_upstream_{name}_total{{upstream="second"}}') == 0
+    conn.execute(
+        "INSERT INTO unmatched_receipts (upstream, received_at, message_id, source, destination, ptt, status, text,"
+        " tried) VALUES (1, 1, 'x', '1', '2', 0, 'DELIVRD', '', '')"
+    )
+    assert read_value(conn, "smpp_portal_unmatched_receipts") == 1

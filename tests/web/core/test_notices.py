@@ -1,0 +1,130 @@
+"""Every page says where messages reach no phone: that they go to a simulator, or what waits and why."""
+
+from collections.abc import Callable
+
+import pytest
+
+from portal.core import db
+from portal.core.crypto import Keys
+from portal.services.accounts import session_records
+from portal.services.common.audit import SHELL
+from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams.binds import BindState
+from tests.support import Cast, Person
+from tests.web.acting import extract_text
+from tests.web.conftest import Browser
+
+Client = Callable[[Person], Browser]
+SIMULATOR = "Messages go to the simulator: nothing reaches a phone."
+HOME = "/accounts/smpp-acme-1"
+CUSTOMER_PAGES = ("/", HOME, f"{HOME}/history", f"{HOME}/credits/transfer", "/profile")
+OPERATOR_PAGES = ("/admin/", "/admin/senders", HOME, f"{HOME}/history", "/profile")
+
+
+@pytest.fixture
+def alice(client: Client, cast: Cast) -> Browser:
+    return client(cast.alice)
+
+
+@pytest.fixture
+def add(conn: db.Connection, keys: Keys) -> Callable[[], None]:
+    def add_upstream() -> None:
+        upstreams.create_upstream(conn, keys, SHELL, "carrier", host="h", system_id="s", password="p")
+
+    return add_upstream
+
+
+def wait(conn: db.Connection, count: int) -> None:
+    conn.executemany("INSERT INTO queued_messages VALUES (1, 3, ?)", [(each,) for each in range(count)])
+
+
+def record_bind(conn: db.Connection, state: str, error: str = "") -> None:
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    binds.record_bind_states(conn, 1, [BindState(1, "trx", state, 1, error)])
+
+
+def read(browser: Browser, address: str) -> str:
+    answer = browser.get(address, follow_redirects=True)
+    assert answer.status_code == 200, address
+    return extract_text(answer.text)
+
+
+def test_the_simulator_is_told_to_all_and_what_to_do_to_operators(
+    alice: Browser, olga: Browser, add: Callable[[], None]
+) -> None:
+    for address in CUSTOMER_PAGES:
+        page = read(alice, address)
+        assert SIMULATOR in page, address
+        assert "app.py" not in page, address
+    for address in OPERATOR_PAGES:
+        assert f"{SIMULATOR} A carrier’s connection is added by app.py upstream add ." in read(olga, address), address
+    add()
+    # Pages that are kept for some seconds, too.
+    for browser, addresses in ((alice, CUSTOMER_PAGES), (olga, OPERATOR_PAGES)):
+        for address in addresses:
+            assert 'class="notice' not in browser.get(address, follow_redirects=True).text, address
+
+
+def test_who_is_not_logged_in_is_told_nothing(browser: Browser) -> None:
+    assert "simulator" not in browser.get("/login").text
+
+
+def test_it_is_told_in_the_reader_s_language(alice: Browser) -> None:
+    alice.post("/language", data={"locale": "it", "next": "/"})
+    assert "I messaggi vanno al simulatore: nulla raggiunge un telefono." in read(alice, HOME)
+
+
+def test_what_waits_and_why_is_told_to_operators(
+    alice: Browser, olga: Browser, conn: db.Connection, add: Callable[[], None]
+) -> None:
+    add()
+    record_bind(conn, "unbound")
+    assert 'class="notice' not in olga.get("/admin/").text, "nothing waits"
+    wait(conn, 1234)
+    record_bind(conn, "refused", "the upstream refuses the bind with ESME_RINVPASWD 0x0E")
+    told = (
+        "1,234 messages wait. The carrier refuses the binds of “carrier”. (the upstream refuses the bind with"
+        " ESME_RINVPASWD 0x0E) app.py upstream test carrier"
+    )
+    for address in OPERATOR_PAGES:
+        assert told in read(olga, address), address
+    assert 'class="notice' not in alice.get(HOME).text
+    record_bind(conn, "bound")
+    assert 'class="notice' not in olga.get(HOME).text
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE upstreams SET enabled = 0", "“carrier” is disabled. app.py upstream enable carrier"),
+        ("UPDATE upstreams SET draining = 1", "being drained: it takes no new ones. app.py upstream enable carrier"),
+        ("UPDATE upstreams SET is_default = 0", "No upstream is the default one. app.py upstream default"),
+        (
+            "UPDATE upstreams SET removed_at = 1, is_default = 0",
+            "There is no upstream that could take them. app.py upstream add",
+        ),
+        ("DELETE FROM components", "The SMPP server isn’t running. app.py serve"),
+        ("UPDATE upstream_binds SET state = 'unbound'", "“carrier” is not connected. app.py upstream test carrier"),
+    ],
+)
+def test_each_reason_has_its_remedy(
+    olga: Browser, conn: db.Connection, add: Callable[[], None], change: str, told: str
+) -> None:
+    add()
+    record_bind(conn, "bound")
+    wait(conn, 1)
+    conn.execute(change)
+    page = read(olga, "/admin/")
+    assert "1 message waits. " in page
+    assert told in page
+
+
+def test_a_simulator_that_is_disabled_takes_nothing_either(
+    alice: Browser, olga: Browser, conn: db.Connection, keys: Keys
+) -> None:
+    simulator = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    for browser in (alice, olga):
+        assert SIMULATOR in read(browser, HOME)
+    wait(conn, 1)
+    upstreams.disable_upstream(conn, SHELL, simulator)
+    assert "1 message waits. “sim” is disabled. app.py upstream enable sim" in read(olga, HOME)

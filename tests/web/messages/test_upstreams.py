@@ -1,0 +1,203 @@
+"""What the history says of messages that go through upstreams: to customers, and to operators."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from portal.core import clock, db, i18n
+from portal.core.crypto import Keys
+from portal.services.common import ids, message_states
+from portal.services.common.audit import SHELL
+from portal.services.messages import outcomes
+from portal.services.messages.outcomes import MessageOutcome
+from portal.services.upstreams import upstreams
+from tests.support import Cast, Person
+from tests.web import acting
+from tests.web.acting import extract_text
+from tests.web.conftest import Browser
+from tests.web.core.test_live import OpenPage
+
+Client = Callable[[Person], Browser]
+Queue = Callable[..., list[int]]
+HISTORY = "/accounts/smpp-acme-1/history"
+NUMBER = "393401234567"
+
+
+@pytest.fixture
+def alice(client: Client, cast: Cast) -> Browser:
+    return client(cast.alice)
+
+
+@pytest.fixture(autouse=True)
+def _carrier(conn: db.Connection, keys: Keys) -> None:
+    upstreams.create_upstream(conn, keys, SHELL, "bigcarrier", host="h", system_id="s", password="p")
+    outcomes.mark_last_simulated_message(conn)
+
+
+@pytest.fixture
+def queue(conn: db.Connection) -> Queue:
+    """Sends texts, which wait in the queue."""
+
+    def send(*texts: str, parts: bool = False) -> list[int]:
+        message_ids = (acting.send_in_parts if parts else acting.send_texts)(conn, "smpp-acme-1", *texts)
+        account_id = acting.get_account(conn, "smpp-acme-1").id
+        for each in message_ids:
+            conn.execute("UPDATE messages SET upstream = NULL WHERE id = ?", (each,))
+            conn.execute("DELETE FROM queued_messages WHERE message_id = ?", (each,))
+            conn.execute("INSERT INTO queued_messages VALUES (?, 3, ?)", (account_id, each))
+        return message_ids
+
+    return send
+
+
+def claim(conn: db.Connection, message_id: int) -> None:
+    """Let the upstream have it, as the dispatcher does."""
+    conn.execute("DELETE FROM queued_messages WHERE message_id = ?", (message_id,))
+    conn.execute("UPDATE messages SET upstream = 1 WHERE id = ?", (message_id,))
+
+
+def accept(conn: db.Connection, message_id: int, at: int, upstream_id: str = "a1b2") -> None:
+    """Let the upstream accept it on its second bind."""
+    claim(conn, message_id)
+    values = (upstream_id, at, message_id)
+    conn.execute("UPDATE messages SET upstream_id = ?, bind = 2, sent_at = ? WHERE id = ?", values)
+
+
+def hold(conn: db.Connection, message_id: int, attempts: int, not_before: int | None, error: str) -> None:
+    conn.execute("DELETE FROM queued_messages WHERE message_id = ?", (message_id,))
+    account_id = acting.get_account(conn, "smpp-acme-1").id
+    values = (account_id, NUMBER, message_id, attempts, not_before, error)
+    conn.execute("INSERT INTO held_messages VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def exact(at: int) -> str:
+    return i18n.format_date_time(at, "UTC")
+
+
+def test_from_the_queue_to_the_receipt(alice: Browser, olga: Browser, conn: db.Connection, queue: Queue) -> None:
+    (message_id,) = queue("hello")
+    address = f"{HISTORY}/{message_id}"
+    accepted = f"Accepted {exact(ids.time_from_id(message_id))}"
+    queued = extract_text(alice.get(address).text)
+    assert f"{accepted} Queued It waits for its turn Sent on Not yet Final status Not yet" in queued
+    assert "Status Queued ptt 254" in queued
+
+    claim(conn, message_id)
+    under_way = extract_text(alice.get(address).text)
+    assert f"{accepted} Sent on Under way, not answered yet Final status Not yet" in under_way
+    assert "Status On its way" in under_way
+
+    at = clock.now_ms()
+    accept(conn, message_id, at)
+    sent = extract_text(alice.get(address).text)
+    assert f"{accepted} Sent on {exact(at)} Final status Not yet" in sent
+    assert "Upstream’s id a1b2" in sent
+
+    delivered = MessageOutcome(message_id, message_states.DELIVERED, 0, at + 1000, "a1b2", "stat:DELIVRD err:000")
+    outcomes.finish_messages(conn, [delivered])
+    ended = extract_text(alice.get(address).text)
+    assert f"Sent on {exact(at)} Delivered {exact(at + 1000)} after" in ended
+    assert "Upstream’s status stat:DELIVRD err:000" in ended
+
+    # Which carriers there are is the operators' business.
+    assert "bigcarrier" not in ended
+    assert "Upstream bigcarrier bind 2 Upstream’s id a1b2" in extract_text(olga.get(address).text)
+
+
+def test_what_waits_after_a_refusal(alice: Browser, olga: Browser, conn: db.Connection, queue: Queue) -> None:
+    tried, behind = queue("tried", "behind it")
+    at = clock.now_ms() + 20_000
+    hold(conn, tried, 3, at, "ESME_RSYSERR 0x08")
+    hold(conn, behind, 0, None, "")
+    page = extract_text(alice.get(f"{HISTORY}/{tried}").text)
+    assert f"Queued Tried 3 times again at {exact(at)} Sent on Not yet" in page
+    assert "ESME_RSYSERR" not in page
+    told = f"Queued Tried 3 times ESME_RSYSERR 0x08 · again at {exact(at)} Sent on Not yet"
+    assert told in extract_text(olga.get(f"{HISTORY}/{tried}").text)
+    page = extract_text(alice.get(f"{HISTORY}/{behind}").text)
+    assert "Queued It waits behind an earlier message to this number Sent on Not yet" in page
+
+
+@pytest.mark.parametrize(
+    ("state", "ptt", "end"),
+    [(message_states.EXPIRED, 801, "Expired"), (message_states.DELETED, 802, "Cancelled")],
+)
+def test_what_ends_in_the_queue_was_never_sent(
+    alice: Browser, conn: db.Connection, queue: Queue, state: int, ptt: int, end: str
+) -> None:
+    (message_id,) = queue("hello")
+    conn.execute("DELETE FROM queued_messages")
+    outcomes.finish_messages(conn, [MessageOutcome(message_id, state, ptt, clock.now_ms())])
+    page = extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+    assert re.search(rf"Accepted [^A-Z]+\w+[^A-Z]+UTC Sent on Never {end} \d", page)
+    assert "Upstream’s id" not in page
+
+
+def test_what_an_upstream_refuses(alice: Browser, olga: Browser, conn: db.Connection, queue: Queue) -> None:
+    (message_id,) = queue("hello")
+    claim(conn, message_id)
+    refused = MessageOutcome(message_id, message_states.REJECTED, 100, clock.now_ms(), None, "ESME_RINVDSTADR 0x0B")
+    outcomes.finish_messages(conn, [refused])
+    page = extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+    assert re.search(r"Sent on Not accepted Failed \d", page)
+    assert "Upstream’s status ESME_RINVDSTADR 0x0B" in page
+    assert "Upstream bigcarrier" in extract_text(olga.get(f"{HISTORY}/{message_id}").text)
+
+
+def test_parts_say_each_where_they_are(alice: Browser, olga: Browser, conn: db.Connection, queue: Queue) -> None:
+    one, two = queue("first, ", "second", parts=True)
+    assert "first, second 2 2 Queued" in extract_text(alice.get(HISTORY).text)
+    at = clock.now_ms()
+    accept(conn, one, at)
+    page = extract_text(alice.get(f"{HISTORY}/{one}").text)
+    assert "Queued It waits for its turn Sent on Not yet" in page
+    assert re.search(rf"1 of 2 On its way .*{one}.* a1b2 Not yet 2 of 2 Queued .*{two}", page)
+    accept(conn, two, at + 5000)
+    page = extract_text(olga.get(f"{HISTORY}/{one}").text)
+    assert f"Sent on {exact(at + 5000)} Final status" in page
+    assert f"bigcarrier · bind 2 · {exact(at)}" in page
+    assert "bigcarrier" not in alice.get(f"{HISTORY}/{one}").text
+
+
+def test_the_list_says_what_is_queued_while_it_is_open(alice: Browser, conn: db.Connection, queue: Queue) -> None:
+    queued, sent = queue("the queued one", "the sent one")
+    claim(conn, sent)
+    opened = OpenPage(alice, HISTORY)
+    text = extract_text(opened.text)
+    assert "the queued one 1 1 Queued" in text
+    assert "the sent one 1 1 On its way" in text
+    assert opened.ask().status_code == 204
+    claim(conn, queued)
+    assert "the queued one 1 1 On its way" in extract_text(opened.ask().text)
+
+
+def test_what_simulators_have_was_sent_at_once(alice: Browser, olga: Browser, conn: db.Connection, keys: Keys) -> None:
+    built_in, by_name = acting.send_texts(conn, "smpp-acme-1", "built-in", "by name")
+    conn.execute("UPDATE counters SET value = ? WHERE name = 'last_simulated_message'", (built_in,))
+    simulator = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    conn.execute("UPDATE messages SET upstream = ? WHERE id = ?", (simulator.id, by_name))
+    for each, text in ((built_in, "built-in"), (by_name, "by name")):
+        assert f"{text} 1 1 On its way" in extract_text(alice.get(HISTORY).text)
+        assert "Sent on At once Final status Not yet" in extract_text(alice.get(f"{HISTORY}/{each}").text)
+        delivered = MessageOutcome(each, message_states.DELIVERED, 0, clock.now_ms(), "1a", "stat:DELIVRD err:000")
+        outcomes.finish_messages(conn, [delivered])
+        assert "Sent on At once Delivered" in extract_text(alice.get(f"{HISTORY}/{each}").text)
+    assert "Upstream sim" in extract_text(olga.get(f"{HISTORY}/{by_name}").text)
+    assert "Upstream sim" not in extract_text(olga.get(f"{HISTORY}/{built_in}").text)
+
+
+def test_what_is_not_answered_and_not_sent_again(alice: Browser, conn: db.Connection, queue: Queue) -> None:
+    (message_id,) = queue("hello")
+    claim(conn, message_id)
+    unknown = MessageOutcome(message_id, message_states.UNKNOWN, 804, clock.now_ms())
+    outcomes.finish_messages(conn, [unknown])
+    assert "Sent on Not answered Failed" in extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+
+
+def test_what_waits_for_its_date_is_scheduled(alice: Browser, conn: db.Connection) -> None:
+    message_id = acting.schedule_text(conn, "smpp-acme-1", "later", clock.now_ms() + clock.DAY_MS)
+    page = extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+    assert "Queued" not in page
+    assert "Sent on Not yet" in page
+    assert "later 1 1 Scheduled" in extract_text(alice.get(HISTORY).text)
