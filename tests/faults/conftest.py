@@ -3,30 +3,41 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
 from portal.core import db
+from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, allowed_ips, credentials
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.smsc.protocol.constants import CommandStatus
+from tests.faults.carriers import Carrier, Upstream, run_carrier
 from tests.faults.crowd import WINDOW, ClientCrowd
-from tests.support import AccountLogin, Cast, copy_data_folder, wait_until
+from tests.faults.forwarding import Forwarding, run_forwarding
+from tests.serving import start_server
+from tests.support import AccountLogin, Cast, RunningServer, copy_data_folder, wait_until
 
 _GRANTED_CREDITS = 1_000_000 * credit_amounts.THOUSANDTHS
 # Name to windowing, where 0 is no limit.
 _ACCOUNTS = {"smpp-load-1": 0, "smpp-load-2": 0, "smpp-load-3": 0, "smpp-narrow": WINDOW}
 # A machine with little time to spare does fewer; `python -m tests.faults` does the fifty.
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "8"))
+IS_FULL = ROUNDS >= 50
 
 _RECEIPT_TIMEOUT_S = 60
 
 ReportCounts = Callable[..., None]
+
+
+def take_share(count: int) -> int:
+    """A tenth of a count, all of it where there is time."""
+    return count if IS_FULL else max(1, count // 10)
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +150,49 @@ def nothing_lost(
         }
 
     return check_nothing_lost
+
+
+StartForwarding = Callable[..., AbstractContextManager[Forwarding]]
+
+
+@pytest.fixture
+def start_forwarding(
+    config: Config,
+    serve: Callable[..., RunningServer],
+    run_app: Callable[..., subprocess.CompletedProcess[str]],
+    data: Path,
+    logins: list[AccountLogin],
+) -> Iterator[StartForwarding]:
+    """Has the accounts' messages forwarded to an upstream, under load: `start_forwarding(upstream)`.
+
+    Where it is not supervised the SMPP server runs alone, which starts sooner. Other arguments by name are settings of
+    the upstream.
+    """
+    with ExitStack() as running:
+
+        def start_smsc() -> RunningServer:
+            return running.enter_context(start_server(config, "smsc"))
+
+        def run(
+            upstream: Upstream, *, backlog: int = 100, is_supervised: bool = False, **settings: object
+        ) -> AbstractContextManager[Forwarding]:
+            return run_forwarding(
+                serve if is_supervised else start_smsc,
+                run_app,
+                data,
+                logins,
+                _GRANTED_CREDITS,
+                upstream,
+                backlog=backlog,
+                is_supervised=is_supervised,
+                **settings,
+            )
+
+        yield run
+
+
+@pytest.fixture
+def carrier() -> Iterator[Carrier]:
+    """An upstream that behaves as it is told to."""
+    with run_carrier() as running:
+        yield running

@@ -15,6 +15,8 @@ from tests.smsc.esme import RawEsme
 from tests.support import AccountLogin, wait_until
 
 WINDOW = 10
+# The simulator delivers what is to this one and to the next 800.
+_FIRST_DESTINATION = 393331234100
 _MAX_PENDING_RECEIPTS = 100
 _RECONNECT_S = 0.02
 _REFUSAL_PAUSE_S = 0.05
@@ -26,11 +28,17 @@ class LoadClient:
     Each message has a text of its own and is sent once, so what is stored twice was stored twice by the server.
     """
 
-    def __init__(self, port: int, login: AccountLogin, name: str, backlog: int) -> None:
+    def __init__(
+        self, port: int, login: AccountLogin, name: str, backlog: int, destinations: int, unasked_every: int
+    ) -> None:
         self.name = name
         self.acknowledged: dict[str, int] = {}
         """Text to message_id."""
+        self.unasked: set[int] = set()
+        """The message_ids of those that have asked for no receipt."""
         self.receipts: Counter[int] = Counter()
+        self.final_states: dict[int, int] = {}
+        """message_id to what its last receipt says."""
         self.refused: dict[str, int] = {}
         """Text to status."""
         self.in_doubt = 0
@@ -39,6 +47,8 @@ class LoadClient:
         self.is_sending = True
         self._port = port
         self._backlog = backlog
+        self._destinations = destinations
+        self._unasked_every = unasked_every
         self._login = login
         self._number = 0
         self._pending: dict[int, str] = {}
@@ -73,9 +83,17 @@ class LoadClient:
         while esme and self.is_sending and len(self._pending) < WINDOW and self.pending_receipts < self._backlog:
             self._number += 1
             text = f"{self.name} {self._number}"
-            message = esme.build_submit_sm(text=text.encode(), source="LOAD")
+            message = esme.build_submit_sm(
+                str(_FIRST_DESTINATION + self._number % self._destinations),
+                text.encode(),
+                source="LOAD",
+                registered_delivery=int(self._asks(self._number)),
+            )
             self._pending[message.sequence] = text
             esme.send(message)
+
+    def _asks(self, number: int) -> bool:
+        return not self._unasked_every or number % self._unasked_every > 0
 
     @property
     def pending_count(self) -> int:
@@ -88,7 +106,7 @@ class LoadClient:
     @property
     def pending_receipts(self) -> int:
         """Acknowledged messages whose receipt hasn't come, not counting those that came before their answer."""
-        return len(self.acknowledged) - len(self.receipts)
+        return len(self.acknowledged) - len(self.unasked) - len(self.receipts)
 
     def _handle_pdu(self, esme: RawEsme, message: Pdu) -> bool:
         if isinstance(message, MessageResp):
@@ -97,9 +115,13 @@ class LoadClient:
                 self.refused[text] = message.status
                 asyncio.get_running_loop().call_later(_REFUSAL_PAUSE_S, self.fill_window)
                 return False
-            self.acknowledged[text] = int(message.message_id)
+            self.acknowledged[text] = message_id = int(message.message_id)
+            if not self._asks(int(text.rpartition(" ")[2])):
+                self.unasked.add(message_id)
         elif isinstance(message, DeliverSm):
-            self.receipts[int(message.tlvs[TlvTag.RECEIPTED_MESSAGE_ID].rstrip(b"\0"))] += 1
+            message_id = int(message.tlvs[TlvTag.RECEIPTED_MESSAGE_ID].rstrip(b"\0"))
+            self.receipts[message_id] += 1
+            (self.final_states[message_id],) = message.tlvs[TlvTag.MESSAGE_STATE]
             esme.send(MessageResp(CommandId.DELIVER_SM_RESP, message.sequence))
         elif isinstance(message, HeaderOnlyPdu) and message.command in (CommandId.ENQUIRE_LINK, CommandId.UNBIND):
             esme.send_octets(pdu.encode_response(message.command, message.sequence))
@@ -165,6 +187,10 @@ class ClientCrowd:
     def count_receipts(self) -> Counter[int]:
         return sum((Counter(dict(each.receipts)) for each in self.clients), Counter())
 
+    def final_states(self) -> dict[int, int]:
+        """What the last receipt of each message says, by message_id."""
+        return {number: state for each in self.clients for number, state in list(each.final_states.items())}
+
     # --- waiting for it
 
     def wait_for_messages(self, messages: int, deadline_s: float = 30) -> None:
@@ -183,6 +209,17 @@ class ClientCrowd:
             deadline_s,
         )
 
+    def wait_for_receipts(self, receipts: int, deadline_s: float = 30) -> None:
+        """Wait until each client has got so many receipts more."""
+        counts_before = [len(each.receipts) for each in self.clients]
+        wait_until(
+            lambda: all(
+                len(each.receipts) >= count_before + receipts
+                for each, count_before in zip(self.clients, counts_before, strict=True)
+            ),
+            deadline_s,
+        )
+
     def stop_sending(self, deadline_s: float = 30) -> None:
         """Stop sending, and wait until each client has got a response to all that it has sent."""
         for each in self.clients:
@@ -190,17 +227,31 @@ class ClientCrowd:
         wait_until(lambda: not any(each.pending_count for each in self.clients), deadline_s)
 
     def ids_without_receipt(self) -> set[int]:
-        return self.acknowledged_texts().keys() - self.count_receipts().keys()
+        unasked = {number for each in self.clients for number in list(each.unasked)}
+        return self.acknowledged_texts().keys() - self.count_receipts().keys() - unasked
 
 
 @contextmanager
-def run_crowd(port: int, *logins: AccountLogin, backlog: int = _MAX_PENDING_RECEIPTS) -> Iterator[ClientCrowd]:
+def run_crowd(
+    port: int,
+    *logins: AccountLogin,
+    backlog: int = _MAX_PENDING_RECEIPTS,
+    destinations: int = 1,
+    unasked_every: int = 0,
+) -> Iterator[ClientCrowd]:
     """Clients at work until the block ends: one for each login that is named.
 
     A client to which so many receipts are owed (`backlog`) sends nothing, so that a long test doesn't fill the disk.
+
+    Args:
+        destinations: how many numbers they write to, by turns; 800 at most.
+        unasked_every: each message of theirs whose number is a multiple of it asks for no receipt; 0: all ask.
     """
     clients = ClientCrowd(
-        [LoadClient(port, login, f"{number} {login.name}", backlog) for number, login in enumerate(logins)]
+        [
+            LoadClient(port, login, f"{number} {login.name}", backlog, destinations, unasked_every)
+            for number, login in enumerate(logins)
+        ]
     )
     clients.start()
     try:

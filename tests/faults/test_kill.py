@@ -38,6 +38,13 @@ def kill_all(server: RunningServer) -> None:
     server.process.wait()
 
 
+def kill_child(server: RunningServer, name: str) -> None:
+    """Kill `web` or `smsc`, and wait until the supervisor has started another one."""
+    before = wait_until(lambda: find_child_pids(server.process.pid).get(name, 0))
+    kill(before)
+    wait_until(lambda: find_child_pids(server.process.pid).get(name, before) != before)
+
+
 def the_smsc(server: RunningServer) -> int:
     return wait_until(lambda: find_child_pids(server.process.pid).get("smsc", 0))
 

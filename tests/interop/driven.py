@@ -43,10 +43,11 @@ LATIN_1, SAR_BY_THE_LIBRARY = "latin 1", "sar by the library"
 
 Event = Mapping[str, Any]
 T = TypeVar("T")
+Driven = TypeVar("Driven", bound="DrivenProgram")
 
 
-class DrivenClient:
-    """A running client."""
+class DrivenProgram:
+    """A running program."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -55,18 +56,13 @@ class DrivenClient:
         self._has_ended = False
         self.events: list[Event] = []
 
-    def send(self, text: str, way: str = PLAIN, to: str = NUMBER, source: str = "ACME") -> int:
-        """Have a text sent, with the wish for a receipt; return its number in the events."""
-        number = next(self._numbers)
-        self.write_json({"n": number, "text": text, "way": way, "to": to, "source": source})
-        return number
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait_for_event(self, event: str, **values: Any) -> Event:
         """Wait for the first event of that name with those values."""
         return self.wait_until(lambda: next(iter(self.find_events(event, **values)), None))
-
-    def wait_for_receipt(self, message_id: str) -> Event:
-        return self.wait_for_event("receipt", receipted_message_id=message_id)
 
     def find_events(self, event: str, **values: Any) -> list[Event]:
         """The events of that name with those values, oldest first."""
@@ -107,16 +103,25 @@ class DrivenClient:
             self._events_changed.notify_all()
 
 
+class DrivenClient(DrivenProgram):
+    """A running client."""
+
+    def send(self, text: str, way: str = PLAIN, to: str = NUMBER, source: str = "ACME") -> int:
+        """Have a text sent, with the wish for a receipt; return its number in the events."""
+        number = next(self._numbers)
+        self.write_json({"n": number, "text": text, "way": way, "to": to, "source": source})
+        return number
+
+    def wait_for_receipt(self, message_id: str) -> Event:
+        return self.wait_for_event("receipt", receipted_message_id=message_id)
+
+
 @contextmanager
 def run_client(
     program: tuple[str, ...], login: AccountLogin, port: int, bind: str, ca: Path | None = None
 ) -> Iterator[DrivenClient]:
-    """Run a client, one of the programs above; its stderr goes to the test's own output."""
-    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-    client = DrivenClient(process)
-    reader = threading.Thread(target=client.read_events)
-    reader.start()
-    try:
+    """Run a client, one of the programs above."""
+    with run_program(program, DrivenClient) as client:
         client.write_json(
             {
                 "host": "127.0.0.1",
@@ -128,6 +133,17 @@ def run_client(
             }
         )
         yield client
+
+
+@contextmanager
+def run_program(program: tuple[str, ...], kind: type[Driven]) -> Iterator[Driven]:
+    """Run a program that is driven; its stderr goes to the test's own output."""
+    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    driver = kind(process)
+    reader = threading.Thread(target=driver.read_events)
+    reader.start()
+    try:
+        yield driver
     finally:
         process.kill()
         process.wait()

@@ -396,7 +396,6 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
             if can_cancel:
                 cancelled.receipts += finish_messages(conn, [MessageOutcome(each.id, DELETED, PTT_DELETED, now_ms())])
                 paid.append((row["account_id"], each.id, row["price"]))
-                if row["is_queued"]:
-                    queue.remove_waiting_messages(conn, [each.id])
+                queue.remove_waiting_messages(conn, [each.id])
         _refund_messages(conn, paid)
     return cancelled

@@ -117,7 +117,7 @@ class SendingResult:
 
     `has_released`: whether something may be claimed now that was held up. `next_retry_at`: when (milliseconds) the next
     message is to be tried again, None: there is none. `matched`: for each receipt of an upstream whether its message
-    was found.
+    was found. `early_ids`: the upstreams' ids of accepted messages whose receipts were there before.
     """
 
     receipts: list[DeliveryReceipt] = field(default_factory=list)
@@ -125,6 +125,7 @@ class SendingResult:
     has_released: bool = False
     next_retry_at: int | None = None
     matched: list[bool] = field(default_factory=list)
+    early_ids: list[tuple[int, str]] = field(default_factory=list)
 
 
 def claim_messages(
@@ -178,7 +179,7 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         if retried:
             result.emptied_account_ids = queue.release_held_messages(conn, retried)
             result.has_released = True
-        result.receipts = _match_early_receipts(conn, accepted)
+        _match_early_receipts(conn, accepted, result)
     return result
 
 
@@ -346,25 +347,30 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
     )
 
 
-def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> list[DeliveryReceipt]:
+def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage], result: SendingResult) -> None:
     """Finish messages whose receipts came before they were known to be accepted."""
     now = now_ms()
     since = now - EARLY_RECEIPT_MS
     row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
     if not row[0]:
-        return []
+        return
     ended = []
     for each in accepted:
+        if not each.upstream_message_id:
+            # Receipts that name no message are kept under "", too.
+            continue
         early = conn.execute(
             "DELETE FROM unmatched_receipts WHERE upstream = ?1 AND received_at > ?2 AND (message_id = ?3"
             " OR other_id = ?3) RETURNING state, ptt, status, received_at, id",
             (each.upstream, since, each.upstream_message_id),
         ).fetchall()
+        if early:
+            result.early_ids.append((each.upstream, each.upstream_message_id))
         for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
             counters.add_to_counters(conn, each.upstream, {"unmatched": -1})
             if state is not None:
                 ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
-    return _finish_messages(conn, ended)
+    result.receipts = _finish_messages(conn, ended)
 
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:

@@ -166,7 +166,7 @@ def count_waiting_messages(conn: sqlite3.Connection) -> dict[int, int]:
 
 def has_ever_had_upstream(conn: sqlite3.Connection) -> bool:
     """Whether there is or was any upstream. Until then messages end in the built-in simulator; afterwards never."""
-    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM upstreams)").fetchone()[0])
+    return conn.execute("SELECT 1 FROM upstreams LIMIT 1").fetchone() is not None
 
 
 def get_upstream_password(conn: sqlite3.Connection, keys: Keys, upstream: Upstream) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from portal.core.clock import now_ms
@@ -41,6 +41,8 @@ _CancelCallback = Callable[[bool | StorageError], None]
 
 _BATCH_SIZE = 1_000
 _COUNTERS_SECONDS = 1.0
+# What is claimed ahead of the room is sent within about so long.
+_AHEAD_SECONDS = 0.05
 _CLAIM_RETRY_SECONDS = 1.0
 # How long what is under way is waited for where an upstream is disabled or removed.
 _CLOSE_SECONDS = 5.0
@@ -51,17 +53,20 @@ _MATCHED_IDS = 10_000
 class _Lane:
     """One upstream: its connection, and how much it may be given. Hears what becomes of that (`UpstreamEvents`).
 
-    available: how many more messages may be stored as this upstream's, or claimed for it. reserved: those that are
-    being stored as its. claiming: those that were asked for. unsaved: answers that are not on disk yet.
+    available: how many more messages may be stored as this upstream's. claimable: how many may be claimed for it, some
+    of them ahead of the room. reserved: those that are being stored as its. claiming: those that were asked for.
+    unsaved: answers that are not on disk yet.
     """
 
     __slots__ = (
         "_account_ids",
         "_dispatcher",
         "_matched_ids",
+        "_ready",
         "_retried_ids",
         "_storage",
         "available",
+        "claimable",
         "claiming",
         "closing",
         "config",
@@ -76,7 +81,9 @@ class _Lane:
         self.connection: UpstreamConnection | None = None
         # The end of the connection before, which comes before another one begins.
         self.closing: asyncio.Task[None] | None = None
-        self.available = self.reserved = self.claiming = self.unsaved = 0
+        self.available = self.claimable = self.reserved = self.claiming = self.unsaved = 0
+        # What is stored as this upstream's, in the order of sending, and waits for room.
+        self._ready: deque[SubmittedMessage] = deque()
         self.last_account_id = 0
         self._dispatcher = dispatcher
         self._storage = storage
@@ -97,28 +104,57 @@ class _Lane:
 
     def update_available(self) -> None:
         """Look how much room there is. After a crash what is under way is unsure: no more than the window, and as many
-        answers that are not on disk.
+        that are claimed ahead or whose answers are not on disk.
         """
         connection = self.connection
-        if connection is None or not self.may_send:
-            self.available = 0
-        else:
-            unsaved_excess = max(self.unsaved - connection.window, 0)
-            self.available = max(connection.room - self.reserved - self.claiming - unsaved_excess, 0)
+        if connection is None or not connection.is_connected or not self.may_send:
+            self.available = self.claimable = 0
+            return
+        room, window = connection.room, connection.window
+        room -= self.reserved + self.claiming + len(self._ready) + max(self.unsaved - window, 0)
+        self.available = max(room, 0)
+        # A claim takes a commit. Meanwhile there is something to send, but no more than can soon be.
+        ahead = window if not connection.rate else min(window, int(connection.rate * _AHEAD_SECONDS))
+        self.claimable = max(room + max(ahead - self.unsaved, 0), 0)
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
-        """Send what is stored as this upstream's; what it has no room for any more waits again."""
-        room = self.connection.room if self.connection and self.may_send else 0
-        if self.connection and room:
-            sent = messages if room >= len(messages) else messages[:room]
-            if self.connection.remembers_messages:
-                for each in sent:
-                    self._account_ids[each.id] = each.account_id
-                    if each.was_retried:
-                        self._retried_ids.add(each.id)
-            self.connection.send_messages(sent)
-        for each in messages[room:]:
-            self._put_back(each.id, each.account_id, UnsentReason.PUT_BACK)
+        """Send what is stored as this upstream's, behind what is ready already."""
+        self._ready.extend(messages)
+        self.send_ready_messages()
+
+    def send_ready_messages(self) -> None:
+        """Send what is ready, as far as there is room."""
+        ready, connection = self._ready, self.connection
+        if not ready:
+            return
+        if connection is None or not connection.is_connected or not self.may_send:
+            self.put_back_ready_messages()
+            return
+        room = connection.room
+        if not room:
+            return
+        sent = [ready.popleft() for _ in range(min(room, len(ready)))]
+        if connection.remembers_messages:
+            for each in sent:
+                self._account_ids[each.id] = each.account_id
+                if each.was_retried:
+                    self._retried_ids.add(each.id)
+        connection.send_messages(sent)
+
+    def cancel_message(self, message_id: int) -> bool:
+        """Send a message no more; returns whether that was still possible."""
+        message = next((each for each in self._ready if each.id == message_id), None)
+        if message is None:
+            return self.connection is not None and self.connection.cancel_message(message_id)
+        self._ready.remove(message)
+        self.update_available()
+        return True
+
+    def put_back_ready_messages(self) -> None:
+        """What is ready cannot be sent: it waits again, for whichever upstream can."""
+        while self._ready:
+            message = self._ready.popleft()
+            self._put_back(message.id, message.account_id, UnsentReason.PUT_BACK)
 
     # --- what the connection tells
 
@@ -164,6 +200,13 @@ class _Lane:
         # Of a connection that ends, nobody wants to know.
         self._storage.record_bind_states(self.id, states if self.connection else ())
 
+    def remember_matched(self, upstream_message_ids: Iterable[str]) -> None:
+        """Receipts have found the messages of these ids."""
+        for each in upstream_message_ids:
+            self._matched_ids[each] = None
+        while len(self._matched_ids) > _MATCHED_IDS:
+            self._matched_ids.popitem(last=False)
+
     def _forget_message(self, message_id: int) -> bool:
         """It is under way no more; returns whether it was refused before."""
         self._account_ids.pop(message_id, None)
@@ -182,10 +225,7 @@ class _Lane:
     def _handle_receipt_stored(self, receipt: UpstreamReceipt, resolve: Resolve, is_matched: bool | None) -> None:
         """`is_matched`: None where nothing could be stored."""
         if is_matched:
-            for each in receipt.message_ids:
-                self._matched_ids[each] = None
-            while len(self._matched_ids) > _MATCHED_IDS:
-                self._matched_ids.popitem(last=False)
+            self.remember_matched(receipt.message_ids)
         resolve(is_matched is not None)
 
 
@@ -324,7 +364,7 @@ class Dispatcher:
         if message.is_scheduled or message.is_queued:
             self._storage.cancel_message(message, resolve)
         elif self._cancel_sending(message):
-            self._storage.cancel_message(message, partial(self._handle_cancel_result, message.id, resolve))
+            self._storage.cancel_message(message, partial(self._handle_cancel_result, message, resolve))
         else:
             resolve(False)
 
@@ -332,22 +372,28 @@ class Dispatcher:
         if message.upstream is None:
             return self._simulator.cancel_message(message.id)
         lane = self._lanes.get(message.upstream)
-        return lane is not None and lane.connection is not None and lane.connection.cancel_message(message.id)
+        return lane is not None and lane.cancel_message(message.id)
 
-    def _handle_cancel_result(self, message_id: int, resolve: _CancelCallback, result: bool | StorageError) -> None:
+    def _handle_cancel_result(
+        self, message: MessageStatus, resolve: _CancelCallback, result: bool | StorageError
+    ) -> None:
         if isinstance(result, StorageError):
             # It could not be written that it was called back, so it has to go on its way again; where it can't even be
             # read, after the next start.
-            self._storage.load_message(message_id, self._send_by_upstream)
+            self._storage.load_message(message.id, partial(self._send_again, message.upstream))
         resolve(result)
+
+    def _send_again(self, upstream_id: int | None, messages: Sequence[SubmittedMessage]) -> None:
+        for each in messages:
+            each.upstream = upstream_id
+        self._send_by_upstream(messages)
 
     def handle_due_messages(self, due: DueMessages) -> None:
         self._simulator.send_messages(due.outbound)
         for message_id in due.expired_ids:
             self._simulator.cancel_message(message_id)
             for lane in self._lanes.values():
-                if lane.connection is not None:
-                    lane.connection.cancel_message(message_id)
+                lane.cancel_message(message_id)
         self._waiting_account_ids.update(due.queued_account_ids)
         # What the expired ones held up goes on.
         self._expect_waiting()
@@ -361,6 +407,7 @@ class Dispatcher:
 
     def handle_room(self, lane: _Lane) -> None:
         """There may be more room than before, or less."""
+        lane.send_ready_messages()
         lane.update_available()
         if lane is self._default_lane:
             self._claim()
@@ -372,12 +419,12 @@ class Dispatcher:
             or not self._may_claim
             or not self._is_recovered
             or lane.claiming
-            or lane.available <= 0
+            or lane.claimable <= 0
             or self._is_closing
         ):
             return
-        lane.claiming = min(lane.available, _BATCH_SIZE)
-        lane.available -= lane.claiming
+        lane.claiming = min(lane.claimable, _BATCH_SIZE)
+        lane.update_available()
         self._storage.claim_messages(
             lane.id, lane.claiming, lane.last_account_id, partial(self._handle_claimed, lane, self._claim_epoch)
         )
@@ -424,6 +471,9 @@ class Dispatcher:
             if lane is not None:
                 lane.unsaved -= count
                 lane.update_available()
+        for upstream_id, upstream_message_id in result.early_ids:
+            if upstream_id in self._lanes:
+                self._lanes[upstream_id].remember_matched([upstream_message_id])
         for each in stored:
             if isinstance(each, UnsentMessage) and each.account_id is not None:
                 self._finish_enqueue(each.account_id)
@@ -477,6 +527,7 @@ class Dispatcher:
 
     def _close_lane(self, lane: _Lane, seconds: float) -> None:
         connection, lane.connection = lane.connection, None
+        lane.put_back_ready_messages()
         lane.update_available()
         if connection is not None:
             lane.closing = self._loop.create_task(connection.close(seconds))

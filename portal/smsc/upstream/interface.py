@@ -33,12 +33,20 @@ class UpstreamConnection(Protocol):
         """Go on with other settings."""
 
     @property
+    def is_connected(self) -> bool:
+        """Whether it can take messages at all."""
+
+    @property
     def room(self) -> int:
         """How many messages it takes at this moment."""
 
     @property
     def window(self) -> int:
         """How many messages may be under way at most."""
+
+    @property
+    def rate(self) -> float:
+        """How many messages a second it takes at this time; 0: as many as there is room for."""
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         """Take messages, which are on disk, `room` at most. What comes of each is told by `UpstreamEvents`."""

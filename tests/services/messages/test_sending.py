@@ -139,6 +139,15 @@ def test_a_receipt_that_comes_first_finds_its_message_by_either_id(conn, cast, u
     assert counters.get_counters(conn, 1)["unmatched"] == 0
 
 
+def test_a_receipt_without_an_id_is_not_that_of_a_message_without_one(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    receive(conn, build_receipt())
+    assert accept(conn, message_id, "").receipts == []
+    assert read_message(conn, message_id)["state"] == ENROUTE
+    assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 1
+
+
 def test_a_receipt_of_long_ago_is_not_taken_for_an_early_one(conn, cast, upstream):
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
     claim(conn)
@@ -192,6 +201,7 @@ def test_what_it_cost_comes_back_as_the_upstream_is_set(conn, keys, cast, policy
         receive(conn, build_receipt("ab12", state=state, ptt=800))
         receive(conn, build_receipt("ab12", state=state, ptt=800))
     assert get_balance(conn, cast.smpp_acme_1.id) == (before if is_refunded else charged)
+    assert self_check.list_problem_texts(conn) == []
 
 
 @pytest.mark.parametrize("unanswered", ["resend", "fail"])

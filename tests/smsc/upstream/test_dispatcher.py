@@ -1,5 +1,6 @@
 """Messages on their way through an upstream: the whole server, and a carrier that does what a test tells it to."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import CancelSm, DeliverSm, MessageResp, QuerySm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.services.upstreams.waiting import prepare_waiting
-from tests.smsc.esme import RawEsme, run_smsc, wait_until
+from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
 
 
@@ -125,6 +126,25 @@ async def test_a_lost_connection_sends_again_what_was_not_answered(config, cast,
         assert (counted["unsure"], counted["resent"]) == (1, 1)
 
 
+async def test_what_is_claimed_ahead_waits_again_when_the_connection_is_lost(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, window=2) as (server, carrier, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for each in range(10):
+            await esme.submit(text=str(each).encode())
+        taken = [each.short_message for each in await connection.read_submits(2)]
+        # No more than as many again as the window are claimed ahead.
+        assert count_waiting(conn) == 6
+        await connection.close()
+        connection = await carrier.accept()
+        for _ in range(10):
+            submit = await connection.read_submit()
+            connection.answer(submit)
+            taken.append(submit.short_message)
+        assert taken == [b"0", b"1", *(str(each).encode() for each in range(10))]
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 10)
+        assert counters.get_counters(conn, 1)["unsure"] == 2
+
+
 async def test_a_temporary_refusal_holds_up_its_destination_and_no_other(config, cast, conn, add_upstream):
     async with run_bound(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -144,18 +164,33 @@ async def test_a_temporary_refusal_holds_up_its_destination_and_no_other(config,
         assert (await carrier.read_submit()).short_message == b"second"
 
 
-async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, conn, add_upstream):
+@pytest.mark.parametrize("others", [0, 2], ids=["claimed ahead", "in the queue"])
+async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, conn, add_upstream, others):
     async with run_bound(config, add_upstream, window=1) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        sent, waiting = await esme.submit(text=b"sent"), await esme.submit(text=b"waits")
+        sent = await esme.submit(text=b"sent")
+        for _ in range(others):
+            await esme.submit(text=b"before it", registered_delivery=0)
+        waiting = await esme.submit(text=b"waits")
         submit = await carrier.read_submit()
         addresses: dict[str, Any] = {"source": "ACME", "destination": "393331234567"}
-        cancels = [CancelSm(next(esme.sequences), message_id=each.message_id, **addresses) for each in (sent, waiting)]
-        statuses = [(await esme.request(each)).status for each in cancels]
-        assert statuses == [CommandStatus.ESME_RCANCELFAIL, CommandStatus.ESME_ROK]
+
+        async def cancel(message_id: str) -> int:
+            return (await esme.request(CancelSm(next(esme.sequences), message_id=message_id, **addresses))).status
+
+        assert await cancel(sent.message_id) == CommandStatus.ESME_RCANCELFAIL
+        async with asyncio.timeout(DEADLINE_S):
+            # While it is being claimed, it can't be told where it is.
+            while (status := await cancel(waiting.message_id)) == CommandStatus.ESME_RCANCELFAIL:
+                pass
+        assert status == CommandStatus.ESME_ROK
         assert "stat:DELETED" in (await esme.receive_deliver_sm()).short_message.decode()
         carrier.answer(submit)
-        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
+        for _ in range(others):
+            submit = await carrier.read_submit()
+            assert submit.short_message == b"before it"
+            carrier.answer(submit)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1 + others)
         assert not count_waiting(conn)
         query = QuerySm(next(esme.sequences), message_id=sent.message_id, source="ACME")
         assert (await esme.request(query)).message_state == message_states.ENROUTE
@@ -174,6 +209,10 @@ async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn,
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 1
         carrier.answer(submit, message_id="early")
         assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+        # Once more it says nothing new.
+        carrier.send(build_receipt(submit, "early"))
+        await carrier.read_pdu()
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
 
 

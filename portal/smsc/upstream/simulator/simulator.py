@@ -74,6 +74,8 @@ class Simulator:
     """
 
     remembers_messages = False
+    is_connected = True
+    rate = 0.0
     room = window = 100_000
     """More than comes in a turn of the event loop; there is no limit."""
 

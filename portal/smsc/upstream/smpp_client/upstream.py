@@ -58,6 +58,10 @@ class SmppUpstream:
         self._client.change_settings(_read_client_settings(config))
 
     @property
+    def is_connected(self) -> bool:
+        return bool(self._client.sessions)
+
+    @property
     def room(self) -> int:
         return self._client.room
 
@@ -65,6 +69,10 @@ class SmppUpstream:
     def window(self) -> int:
         settings = self._config.upstream.settings
         return settings.window * settings.binds
+
+    @property
+    def rate(self) -> float:
+        return self._client.rate
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         now, settings, submit = now_ms(), self._config.upstream.settings, self._client.submit
