@@ -45,7 +45,7 @@ class SmppServer:
 
     `start`, then `close`; `port` and `tls_port` are those really listened on (0: not). `on_fatal_error` is called where
     only a new process can go on. `connection_limits` and, from `start` on, `storage`, `session_registry`,
-    `waiting_binds` and `simulator`, the built-in upstream, are the parts of it.
+    `waiting_binds`, `dispatcher` and `simulator`, the built-in upstream, are the parts of it.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class SmppServer:
         self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds, loop)
         bind_auth = BindAuth(self.storage, config.limits.bind_failures, loop)
         self.simulator = Simulator(self.storage.outbound.store_outcomes, loop)
-        self._dispatcher = Dispatcher(self.storage.outbound, self.simulator, create_connection, loop)
+        self.dispatcher = Dispatcher(self.storage.outbound, self.simulator, create_connection, loop)
         context = ServerContext(
             self.storage,
             bind_auth,
             self.session_registry,
             self.waiting_binds,
-            self._dispatcher,
+            self.dispatcher,
             config.limits,
             self._server_limits,
             loop,
         )
         self.storage.start()
-        self._dispatcher.start()
+        self.dispatcher.start()
         make_listener = partial(
             SmppListener,
             handshake_seconds=config.limits.bind_seconds,
@@ -122,7 +122,7 @@ class SmppServer:
         for listener in self._listeners:
             listener.close()
         self.connection_limits.close()
-        closing = self._loop.create_task(self._dispatcher.close(_DRAIN_SECONDS))
+        closing = self._loop.create_task(self.dispatcher.close(_DRAIN_SECONDS))
         for session in list(self.connection_limits.sessions):
             session.unbind("the server stops")
         if not await self._wait_for_sessions(_DRAIN_SECONDS):

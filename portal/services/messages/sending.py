@@ -73,8 +73,8 @@ class UnsentReason(Enum):
 
 @dataclass(slots=True)
 class UnsentMessage:
-    """A claimed message that was not accepted. `account_id`: whose it is; None where it is REFUSED. `status`: what the
-    upstream said. `ptt`: where it is REFUSED.
+    """A claimed message that was not accepted. `account_id`: whose it is; None where others of that account need not
+    wait for it meanwhile. `status`: what the upstream said. `ptt`: where it is REFUSED.
     """
 
     upstream: int

@@ -241,6 +241,9 @@ class OutboundStorage(Protocol):
     def load_unanswered_messages(self, upstream_id: int, resolve: MessagesCallback) -> None:
         """Give `resolve` what an upstream has and has not accepted, oldest first, in several calls."""
 
+    def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
+        """Give `resolve` the ids of what an upstream has and has not accepted, unless that can't be read."""
+
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
         """Store how the binds of an upstream are: all of them."""
 

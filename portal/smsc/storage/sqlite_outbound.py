@@ -151,6 +151,10 @@ class SqliteOutboundStorage:
         with suppress(StorageUnavailable), translate_read_errors():
             self._load_messages(sending.list_unanswered_message_ids(self._read_connection, upstream_id), resolve)
 
+    def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
+        with suppress(StorageUnavailable), translate_read_errors():
+            resolve(sending.list_unanswered_message_ids(self._read_connection, upstream_id))
+
     def _load_messages(self, message_ids: Sequence[int], resolve: MessagesCallback, start: int = 0) -> None:
         """Load some, from an index on, and the others in other turns of the event loop."""
         end = start + _BATCH_SIZE

@@ -46,6 +46,7 @@ _AHEAD_SECONDS = 0.05
 _CLAIM_RETRY_SECONDS = 1.0
 # How long what is under way is waited for where an upstream is disabled or removed.
 _CLOSE_SECONDS = 5.0
+_STRAY_SECONDS = 30.0
 # Carriers send some receipts twice. So many ids are known, of each upstream, whose receipt was there.
 _MATCHED_IDS = 10_000
 
@@ -65,6 +66,7 @@ class _Lane:
         "_ready",
         "_retried_ids",
         "_storage",
+        "_stray_ids",
         "available",
         "claimable",
         "claiming",
@@ -91,6 +93,7 @@ class _Lane:
         self._account_ids: dict[int, int] = {}
         self._retried_ids: set[int] = set()
         self._matched_ids: OrderedDict[str, None] = OrderedDict()
+        self._stray_ids: frozenset[int] = frozenset()
 
     @property
     def id(self) -> int:
@@ -155,6 +158,25 @@ class _Lane:
         while self._ready:
             message = self._ready.popleft()
             self._put_back(message.id, message.account_id, UnsentReason.PUT_BACK)
+
+    def check_strays(self) -> None:
+        """Look whether the database has messages for this upstream's that nobody here knows: a commit in doubt leaves
+        some. Those that were there the last time, too, may have been sent.
+        """
+        if self.connection is not None and self.connection.remembers_messages:
+            self._storage.find_unanswered_ids(self.id, self._handle_unanswered_found)
+
+    def _handle_unanswered_found(self, message_ids: Sequence[int]) -> None:
+        if self.reserved or self.claiming or self.unsaved:
+            self._stray_ids = frozenset()  # what is being written may be any of these
+            return
+        known_ids = {*self._account_ids, *(each.id for each in self._ready)}
+        stray_ids = frozenset(message_ids) - known_ids
+        for each in sorted(stray_ids & self._stray_ids):
+            log.warning("message %d was %s's, and not under way", each, self.config.upstream.name)
+            self.unsaved += 1
+            self._storage.store_unsent_message(UnsentMessage(self.id, each, None, UnsentReason.UNSURE))
+        self._stray_ids = stray_ids
 
     # --- what the connection tells
 
@@ -265,6 +287,7 @@ class Dispatcher:
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_at = 0
         self._counters_timer: asyncio.TimerHandle | None = None
+        self._strays_timer: asyncio.TimerHandle | None = None
         self._closing_tasks: set[asyncio.Task[None]] = set()
         storage.set_listener(self)
 
@@ -272,6 +295,7 @@ class Dispatcher:
         """Give the built-in simulator again what it had not ended before the restart, and connect the upstreams."""
         self._storage.load_simulated_messages(self._simulator.send_messages)
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
+        self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
 
     async def close(self, seconds: float) -> None:
         """Send nothing more, wait so long for what is under way, and disconnect."""
@@ -282,7 +306,7 @@ class Dispatcher:
         self._simulator.stop()
         if self._closing_tasks:
             await asyncio.wait(self._closing_tasks)
-        for timer in (self._retry_timer, self._counters_timer):
+        for timer in (self._retry_timer, self._counters_timer, self._strays_timer):
             if timer:
                 timer.cancel()
 
@@ -547,6 +571,15 @@ class Dispatcher:
             if lane.connection is not None:
                 self._save_counters_of(lane, lane.connection)
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
+
+    def check_strays(self) -> None:
+        """Look for messages that are an upstream's in the database alone; twice, to find any."""
+        for lane in self._lanes.values():
+            lane.check_strays()
+
+    def _check_strays_periodically(self) -> None:
+        self.check_strays()
+        self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
 
     def _save_counters_of(self, lane: _Lane, connection: UpstreamConnection) -> None:
         counted = connection.take_counters()

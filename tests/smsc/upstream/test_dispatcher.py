@@ -23,6 +23,7 @@ from portal.smsc.server import SmppServer
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
+from tests.support import prepare_submit
 
 
 def read_message(conn: db.Connection, message_id: str) -> sqlite3.Row:
@@ -429,3 +430,20 @@ async def test_what_a_receipt_quotes_of_its_message_is_not_kept_with_it(config, 
         assert isinstance(await carrier.read_pdu(), MessageResp)
         (text,) = conn.execute("SELECT text FROM unmatched_receipts").fetchone()
         assert text.endswith("stat:DELIVRD err:000")
+
+
+async def test_what_a_commit_in_doubt_has_left_is_found(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"under way")
+        submit = await carrier.read_submit()
+        # Stored as the upstream's, and nobody here knows of it.
+        stray = prepare_submit(conn, cast.smpp_acme_1.id, b"stray", destination="393330000001")
+        stray.upstream = 1
+        intake.store_messages(conn, [stray])
+        server.dispatcher.check_strays()
+        assert counters.get_counters(conn, 1)["unsure"] == 0
+        server.dispatcher.check_strays()
+        assert (await carrier.read_submit()).short_message == b"stray"
+        assert counters.get_counters(conn, 1)["unsure"] == 1
+        carrier.answer(submit)
