@@ -10,14 +10,19 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from portal.services.upstreams.settings import RULES, UpstreamSettings
+from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
 from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit, format_status
 from portal.smsc.upstream.smpp_client.connector import create_tls_context, encode_bind
-from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.interface import (
+    ClientCounters,
+    ClientSettings,
+    Respond,
+    client_settings_from_upstream,
+)
 
 # What the session logs is in the steps as well: a command has one line on stderr.
 logging.getLogger("portal.smsc").addHandler(logging.NullHandler())
@@ -75,12 +80,7 @@ def run_connection_test(name: str, settings: UpstreamSettings, password: str) ->
     Args:
         name: the upstream's, for the log and for commands that are told.
     """
-    return asyncio.run(_test_binds(name, settings.bind.split("+"), _build_client_settings(settings, password)))
-
-
-def _build_client_settings(settings: UpstreamSettings, password: str) -> ClientSettings:
-    values = {each.name: getattr(settings, each.name) for each in fields(ClientSettings) if each.name in RULES}
-    return ClientSettings(password=password, **values)
+    return asyncio.run(_test_binds(name, settings.bind.split("+"), client_settings_from_upstream(settings, password)))
 
 
 async def _test_binds(name: str, kinds: list[str], settings: ClientSettings) -> list[ConnectionStep]:

@@ -18,7 +18,6 @@ from portal.cli.shell import (
     format_timestamp,
     wrong_usage,
 )
-from portal.core.db import write_transaction
 from portal.services.common.audit import SHELL
 from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
@@ -257,9 +256,7 @@ def _set_default_upstream(context: CommandContext, upstream: Upstream) -> Comman
 @_upstream_argument
 def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Remove one that no messages wait for; what it has sent goes on naming it."""
-    with write_transaction(context.conn):
-        waiting_count = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
-        upstreams.remove_upstream(context.conn, SHELL, upstream, waiting_count)
+    upstreams.remove_upstream(context.conn, SHELL, upstream)
     return CommandOutput({"name": upstream.name}, f"{upstream.name} removed")
 
 

@@ -18,12 +18,12 @@ ALTER TABLE messages ADD COLUMN priority INTEGER;
 -- What an upstream has: under way, or unsure after a crash (upstream_id IS NULL), and sent.
 CREATE INDEX messages_upstream ON messages (upstream_id, upstream) WHERE state = 1 AND upstream IS NOT NULL;
 
--- `turn`: less for a higher priority_flag (SMPP 3.4, 5.2.14).
+-- `priority_rank`: less for a higher priority_flag (SMPP 3.4, 5.2.14).
 CREATE TABLE queued_messages (
     account_id INTEGER NOT NULL,
-    turn INTEGER NOT NULL,
+    priority_rank INTEGER NOT NULL,
     message_id INTEGER NOT NULL,
-    PRIMARY KEY (account_id, turn, message_id)
+    PRIMARY KEY (account_id, priority_rank, message_id)
 ) STRICT, WITHOUT ROWID;
 
 -- The first one of an account and a destination has been tried, and is tried again at `not_before` (NULL while it is

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 # Together less than the supervisor waits: for what was accepted to be stored, for clients, for what is left to write.
 _DRAIN_SECONDS = 2.0
 _SHUTDOWN_UNBIND_SECONDS = 1.0
+_UPSTREAM_ANSWER_SECONDS = 1.5
 _FINAL_WRITE_SECONDS = 1.3
 
 
@@ -116,19 +117,22 @@ class SmppServer:
     async def close(self) -> None:
         """Take no new connections and messages, answer those that were taken, unbind, write what is left.
 
-        It takes as long as clients need to answer, four and a half seconds at most. What waits for the writer after two
-        seconds is refused instead of stored.
+        It takes as long as clients and upstreams need to answer, four and a half seconds at most. What waits for the
+        writer after two seconds is refused instead of stored.
         """
         for listener in self._listeners:
             listener.close()
         self.connection_limits.close()
-        closing = self._loop.create_task(self.dispatcher.close(_DRAIN_SECONDS))
+        started_at = self._loop.time()
+        closing = self._loop.create_task(self.dispatcher.close(_UPSTREAM_ANSWER_SECONDS))
         for session in list(self.connection_limits.sessions):
             session.unbind("the server stops")
         if not await self._wait_for_sessions(_DRAIN_SECONDS):
             self.storage.outbound.refuse_submits()
             await self._wait_for_sessions(_SHUTDOWN_UNBIND_SECONDS)
-        await closing
+        # What an upstream has not answered by then is unsure, as after a crash.
+        remaining = started_at + _DRAIN_SECONDS + _SHUTDOWN_UNBIND_SECONDS - self._loop.time()
+        await asyncio.wait({closing}, timeout=max(remaining, 0))
         self._wakeup_listener.close()
         self.session_registry.close()
         self.storage.close(_FINAL_WRITE_SECONDS)

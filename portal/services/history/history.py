@@ -392,7 +392,8 @@ def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, 
 def read_queue_mark(conn: sqlite3.Connection, account_id: int) -> Hashable:
     """What changes when a message of an account leaves the queue, or is held: the first ones there. Cheap to read."""
     row = conn.execute(
-        "SELECT (SELECT message_id FROM queued_messages WHERE account_id = ?1 ORDER BY turn, message_id LIMIT 1),"
+        "SELECT (SELECT message_id FROM queued_messages WHERE account_id = ?1"
+        "  ORDER BY priority_rank, message_id LIMIT 1),"
         " (SELECT destination FROM held_messages WHERE account_id = ?1 ORDER BY destination, message_id LIMIT 1)",
         (account_id,),
     ).fetchone()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from portal.core.clock import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, MINUTE_MS, now_ms
 from portal.core.db import BulkUpdate, write_transaction
 from portal.services.common import addresses, ids
 from portal.services.common.message_states import (
@@ -19,7 +19,9 @@ from portal.services.common.message_states import (
     PTT_BLACKLISTED,
     PTT_DELETED,
     PTT_EXPIRED,
+    PTT_UNKNOWN,
     REJECTED,
+    UNKNOWN,
 )
 from portal.services.credits import expiry
 from portal.services.messages import blacklist, client_ids, deliveries, text_policy
@@ -28,6 +30,8 @@ from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, Su
 from portal.services.statistics import daily_totals, rollup
 from portal.services.upstreams import queue, upstreams
 
+RECEIPT_GRACE_MS = MINUTE_MS
+"""How long after its validity a message that an upstream has accepted expires: its receipt may be on its way."""
 _BATCH_SIZE = 1_000
 
 
@@ -233,19 +237,24 @@ def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
     """Release scheduled messages whose date has come, and let those expire whose validity has ended (ptt 801).
 
     One to a number that has been blacklisted since is rejected (ptt 53), and what it cost is given back. Without a
-    validity_period from its client a message is valid for DEFAULT_VALIDITY_MS. At most a thousand of each at once.
+    validity_period from its client a message is valid for DEFAULT_VALIDITY_MS; one that an upstream has accepted for
+    RECEIPT_GRACE_MS more. At most a thousand of each at once.
     """
     due = DueMessages()
     with write_transaction(conn):
         rows = conn.execute(
-            f"SELECT {_OUTBOUND_COLUMNS}, due_at = scheduled_at FROM messages"
+            f"SELECT {_OUTBOUND_COLUMNS}, due_at = scheduled_at, upstream_id IS NOT NULL FROM messages"
             f" WHERE state = {ENROUTE} AND due_at <= ? ORDER BY due_at LIMIT ?",
             (now, _BATCH_SIZE),
         ).fetchall()
-        for *fields, starts_now in rows:
+        late: list[tuple[int, int]] = []
+        for *fields, starts_now, is_accepted in rows:
             message = _outbound_from_row(fields)
             if message.expires_at is not None and message.expires_at <= now:
-                due.expired_ids.append(message.id)
+                if is_accepted and message.expires_at + RECEIPT_GRACE_MS > now:
+                    late.append((message.expires_at + RECEIPT_GRACE_MS, message.id))
+                else:
+                    due.expired_ids.append(message.id)
             elif starts_now:
                 due.outbound.append(message)
         blacklisted = blacklist.find_blacklisted_destinations(conn, due.outbound)
@@ -258,28 +267,52 @@ def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
             queue.enqueue_messages(conn, [(each.account_id, each.priority, each.id) for each in due.outbound])
             due.queued_account_ids = {each.account_id for each in due.outbound}
             due.outbound = []
+        conn.executemany("UPDATE messages SET due_at = ? WHERE id = ?", late)
         overdue = conn.execute(
-            f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ? LIMIT ?",
-            (ids.min_id_at_time(now - DEFAULT_VALIDITY_MS), _BATCH_SIZE),
+            f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ?"
+            " AND (upstream_id IS NULL OR id < ?) LIMIT ?",
+            (
+                ids.min_id_at_time(now - DEFAULT_VALIDITY_MS),
+                ids.min_id_at_time(now - DEFAULT_VALIDITY_MS - RECEIPT_GRACE_MS),
+                _BATCH_SIZE,
+            ),
         )
         due.expired_ids += [row[0] for row in overdue]
-        due.receipts += _expire_messages(conn, due.expired_ids, now)
+        due.receipts += expire_messages(conn, due.expired_ids, now)
     return due
 
 
-def _expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> list[DeliveryReceipt]:
+def is_expired(message: SubmittedMessage, now: int) -> bool:
+    """Whether the validity of a message has ended at a moment (milliseconds)."""
+    expires_at = message.expires_at or ids.time_from_id(message.id) + DEFAULT_VALIDITY_MS
+    return expires_at <= now
+
+
+def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> list[DeliveryReceipt]:
+    """End messages whose validity has ended (ptt 801). The caller is inside `write_transaction()`.
+
+    One that an upstream has accepted, and that can have no receipt from it, ends as unknown (804).
+
+    Returns:
+        The receipts that were queued.
+    """
     if not message_ids:
         return []
+    rows = conn.execute(
+        "SELECT messages.id, upstream_id, upstream_id IS NOT NULL AND (upstream_id = ''"
+        "  OR coalesce(json_extract(settings, '$.registered_delivery'), 1) <> 1)"
+        " FROM messages LEFT JOIN upstreams ON upstreams.id = upstream"
+        " WHERE messages.id IN (SELECT value FROM json_each(?))",
+        (json.dumps(message_ids),),
+    ).fetchall()
     # What an upstream has said of one that it was given stays.
-    known_ids = dict(
-        conn.execute(
-            "SELECT id, upstream_id FROM messages WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(message_ids),),
-        )
-    )
-    receipts = finish_failed_messages(
-        conn, [MessageOutcome(each, EXPIRED, PTT_EXPIRED, now, known_ids[each]) for each in message_ids]
-    )
+    expired, unknown = [], []
+    for message_id, known_id, is_blind in rows:
+        if is_blind:
+            unknown.append(MessageOutcome(message_id, UNKNOWN, PTT_UNKNOWN, now, known_id))
+        else:
+            expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id))
+    receipts = finish_failed_messages(conn, expired) + finish_messages(conn, unknown)
     queue.remove_waiting_messages(conn, message_ids)
     return receipts
 

@@ -46,8 +46,7 @@ class ClaimedMessages:
 class AcceptedMessage:
     """A message that an upstream has accepted.
 
-    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `was_retried`: whether
-    it was refused before.
+    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind.
     """
 
     upstream: int
@@ -55,7 +54,6 @@ class AcceptedMessage:
     upstream_message_id: str
     bind: int
     sent_at: int
-    was_retried: bool
 
 
 class UnsentReason(Enum):
@@ -71,19 +69,24 @@ class UnsentReason(Enum):
     """It was not answered: the upstream may have it."""
 
 
+Flow = tuple[int, str]
+"""An account's id and a destination: what goes from the one to the other keeps its order."""
+
+
 @dataclass(slots=True)
 class UnsentMessage:
-    """A claimed message that was not accepted. `account_id`: whose it is; None where others of that account need not
-    wait for it meanwhile. `status`: what the upstream said. `ptt`: where it is REFUSED.
+    """A claimed message that was not accepted.
+
+    `flow`: its account and destination where it waits again, so that nothing passes it; None where nothing could.
+    `status`: what the upstream said. `ptt`: where it is REFUSED.
     """
 
     upstream: int
     message_id: int
-    account_id: int | None
     reason: UnsentReason
+    flow: Flow | None = None
     status: str = ""
     ptt: int = 0
-    was_retried: bool = False
 
 
 @dataclass(slots=True)
@@ -133,7 +136,8 @@ def claim_messages(
 ) -> ClaimedMessages:
     """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
 
-    One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back.
+    One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back; one
+    whose validity has ended expires.
     """
     with write_transaction(conn):
         claimed = queue.claim_message_ids(conn, upstream_id, limit, after_account_id, now)
@@ -142,16 +146,19 @@ def claim_messages(
         messages.sort(key=lambda each: positions[each.id])
         receipts: list[DeliveryReceipt] = []
         blacklisted = blacklist.find_blacklisted_destinations(conn, messages) if messages else ()
-        if blacklisted:
-            blocked = [each for each in messages if (each.account_id, each.destination) in blacklisted]
-            messages = [each for each in messages if (each.account_id, each.destination) not in blacklisted]
+        blocked = [each for each in messages if (each.account_id, each.destination) in blacklisted]
+        expired = [each for each in messages if each not in blocked and outcomes.is_expired(each, now)]
+        if blocked or expired:
+            unsent_ids = {each.id for each in (*blocked, *expired)}
+            messages = [each for each in messages if each.id not in unsent_ids]
+            conn.executemany("UPDATE messages SET upstream = NULL WHERE id = ?", [(each,) for each in unsent_ids])
             receipts = outcomes.reject_blacklisted_messages(conn, blocked, now)
-            blocked_ids = [each.id for each in blocked]
-            conn.executemany("UPDATE messages SET upstream = NULL WHERE id = ?", [(each,) for each in blocked_ids])
-            claimed.emptied_account_ids += queue.release_held_messages(conn, blocked_ids)
+            receipts += outcomes.expire_messages(conn, [each.id for each in expired], now)
+            # Their receipts and refunds took time; and what they held up can be claimed now.
+            claimed.emptied_account_ids += queue.release_held_messages(conn, unsent_ids)
+            claimed.has_more = True
         for each in messages:
             each.upstream = upstream_id
-            each.was_retried = each.id in claimed.retried_ids
         return ClaimedMessages(
             messages,
             claimed.emptied_account_ids,
@@ -175,10 +182,7 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         )
         for upstream_id, count in Counter(each.upstream for each in accepted).items():
             counters.add_to_counters(conn, upstream_id, {"accepted": count})
-        retried = [each.message_id for each in accepted if each.was_retried]
-        if retried:
-            result.emptied_account_ids = queue.release_held_messages(conn, retried)
-            result.has_released = True
+        _release_held_messages(conn, [each.message_id for each in accepted], result)
         _match_early_receipts(conn, accepted, result)
     return result
 
@@ -190,7 +194,9 @@ def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessa
         by_reason: dict[UnsentReason, list[UnsentMessage]] = defaultdict(list)
         for each in unsent:
             by_reason[each.reason].append(each)
-        queue.put_back_messages(conn, [each.message_id for each in by_reason[UnsentReason.PUT_BACK]], now)
+        put_back_ids = [each.message_id for each in by_reason[UnsentReason.PUT_BACK]]
+        if put_back_ids:
+            queue.put_back_messages(conn, put_back_ids, now)
         for each in by_reason[UnsentReason.HELD]:
             queue.hold_message(conn, each.message_id, each.status, now)
         refused = by_reason[UnsentReason.REFUSED]
@@ -206,6 +212,13 @@ def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessa
     return result
 
 
+def _release_held_messages(conn: sqlite3.Connection, message_ids: Sequence[int], result: SendingResult) -> None:
+    """Those of these that were refused before hold up nothing any more."""
+    if queue.has_held_messages(conn):
+        result.emptied_account_ids += queue.release_held_messages(conn, message_ids)
+        result.has_released = True
+
+
 def _refuse_messages(
     conn: sqlite3.Connection, refused: Sequence[UnsentMessage], now: int, result: SendingResult
 ) -> None:
@@ -214,9 +227,7 @@ def _refuse_messages(
         [MessageOutcome(each.message_id, REJECTED, each.ptt, now, None, each.status) for each in refused],
         are_refused=True,
     )
-    result.emptied_account_ids += queue.release_held_messages(
-        conn, [each.message_id for each in refused if each.was_retried]
-    )
+    _release_held_messages(conn, [each.message_id for each in refused], result)
     for upstream_id, count in Counter(each.upstream for each in refused).items():
         counters.add_to_counters(conn, upstream_id, {"failed": count})
 
@@ -229,10 +240,10 @@ def resolve_unsure_messages(
     The caller is inside `write_transaction()`.
     """
     if upstreams.get_stored_settings(conn, upstream_id).unanswered == FAIL:
-        result.receipts += outcomes.finish_messages(
+        result.receipts += outcomes.finish_failed_messages(
             conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now) for each in message_ids]
         )
-        result.emptied_account_ids += queue.release_held_messages(conn, message_ids)
+        _release_held_messages(conn, message_ids, result)
         counters.add_to_counters(conn, upstream_id, {"unsure": len(message_ids), "failed": len(message_ids)})
     else:
         queue.put_back_messages(conn, message_ids, now)
@@ -314,11 +325,14 @@ def _find_message(conn: sqlite3.Connection, receipt: UpstreamReceipt) -> tuple[i
 
 
 def _finish_messages(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:
-    """Finish messages, and give back what those cost that were not delivered, where the upstream's setting says so."""
+    """Finish messages, the first outcome of each, and give back what those cost that were not delivered, where the
+    upstream's setting says so.
+    """
+    first_outcomes = {each.message_id: each for each in reversed(ended)}.values()
     receipts = []
     for finish, group in (
-        (outcomes.finish_messages, [each for each in ended if each.state == DELIVERED]),
-        (outcomes.finish_failed_messages, [each for each in ended if each.state != DELIVERED]),
+        (outcomes.finish_messages, [each for each in first_outcomes if each.state == DELIVERED]),
+        (outcomes.finish_failed_messages, [each for each in first_outcomes if each.state != DELIVERED]),
     ):
         if group:
             receipts += finish(conn, group)
@@ -367,15 +381,18 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
         if early:
             result.early_ids.append((each.upstream, each.upstream_message_id))
         for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
-            counters.add_to_counters(conn, each.upstream, {"unmatched": -1})
             if state is not None:
                 ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
     result.receipts = _finish_messages(conn, ended)
 
 
-def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:
-    """Store the outcomes that simulators report; returns the receipts that were queued."""
+def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:
+    """Store the outcomes that simulators report."""
+    result = SendingResult()
     with write_transaction(conn):
         if upstreams.has_ever_had_upstream(conn):
-            return _finish_messages(conn, ended)
-        return outcomes.finish_messages(conn, ended)
+            result.receipts = _finish_messages(conn, ended)
+            _release_held_messages(conn, [each.message_id for each in ended], result)
+        else:
+            result.receipts = outcomes.finish_messages(conn, ended)
+    return result

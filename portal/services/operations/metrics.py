@@ -43,6 +43,9 @@ _UPSTREAM_COUNTERS = {
     "resent": "Unsure messages that were sent again",
     "receipts": "Receipts that an upstream has sent",
     "unmatched": "Receipts of an upstream that belonged to no message when they came",
+    "unknown_answers": "Responses of an upstream to nothing that waits for one",
+    "answers_without_id": "Messages that an upstream has accepted without an id, so that no receipt is theirs",
+    "malformed": "PDUs of an upstream that are not SMPP 3.4",
 }
 
 
@@ -103,22 +106,23 @@ def _measure_oldest_age(conn: sqlite3.Connection) -> int:
 
 
 def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]]:
-    """Yield the id and the date of the oldest message of each account and turn in the queue, and of what is held.
+    """Yield the id and the date of the oldest message of each account and priority in the queue, and of what is held.
 
-    Each is looked up in the index: to look at a million rows for the least id takes 60 ms.
+    Those in the queue are looked up in the index: to look at a million rows for the least id takes 60 ms.
     """
     select = (
-        "SELECT waiting.account_id, turn, message_id, scheduled_at FROM queued_messages AS waiting"
+        "SELECT waiting.account_id, priority_rank, message_id, scheduled_at FROM queued_messages AS waiting"
         " LEFT JOIN messages ON id = message_id WHERE"
     )
-    order = "ORDER BY waiting.account_id, turn, message_id LIMIT 1"
+    order = "ORDER BY waiting.account_id, priority_rank, message_id LIMIT 1"
     row = conn.execute(f"{select} true {order}").fetchone()
     while row:
-        account_id, turn, message_id, scheduled_at = row
+        account_id, priority_rank, message_id, scheduled_at = row
         yield message_id, scheduled_at
-        # Two statements: SQLite reads all of a turn for (account_id, turn) > (?, ?).
+        # Two statements: SQLite reads all of a rank for (account_id, priority_rank) > (?, ?).
+        of_account = f"{select} waiting.account_id = ? AND priority_rank > ? {order}"
         row = (
-            conn.execute(f"{select} waiting.account_id = ? AND turn > ? {order}", (account_id, turn)).fetchone()
+            conn.execute(of_account, (account_id, priority_rank)).fetchone()
             or conn.execute(f"{select} waiting.account_id > ? {order}", (account_id,)).fetchone()
         )
     row = conn.execute(

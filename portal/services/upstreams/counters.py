@@ -15,6 +15,9 @@ COUNTERS = (
     "resent",
     "receipts",
     "unmatched",
+    "unknown_answers",
+    "answers_without_id",
+    "malformed",
 )
 
 

@@ -14,15 +14,15 @@ from portal.core.db import BulkInsert
 from portal.services.common.message_states import ENROUTE
 
 _HIGHEST_PRIORITY = 3
-_INSERT_QUEUED = BulkInsert("queued_messages", "account_id, turn, message_id")
-_TURN_SQL = f"{_HIGHEST_PRIORITY} - coalesce(messages.priority, 0)"
+_INSERT_QUEUED = BulkInsert("queued_messages", "account_id, priority_rank, message_id")
+_RANK_SQL = f"{_HIGHEST_PRIORITY} - coalesce(messages.priority, 0)"
 # A destination that holds up all that comes to it is looked at so often in one claim, and no more.
 _MAX_ROUNDS = 8
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
 
 IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
-    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.account_id = messages.account_id AND q.turn = {_TURN_SQL}
-        AND q.message_id = messages.id)
+    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.account_id = messages.account_id
+        AND q.priority_rank = {_RANK_SQL} AND q.message_id = messages.id)
     OR EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
         AND h.destination = messages.destination AND h.message_id = messages.id)))"""
 """Whether a row of `messages` waits, as an expression."""
@@ -32,19 +32,18 @@ IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
 class ClaimedIds:
     """What one upstream takes now.
 
-    `message_ids`: in the order in which they are to be sent; `retried_ids`: those of them that were tried before.
+    `message_ids`: in the order in which they are to be sent.
     `emptied_account_ids`: the accounts that have had something that waits, and have nothing more. `has_more`: whether
     something is left that could be claimed at once. `last_account_id`: whose turn it was last.
     """
 
     message_ids: list[int]
-    retried_ids: set[int]
     emptied_account_ids: list[int]
     has_more: bool
     last_account_id: int
 
 
-def turn_from_priority(priority: int) -> int:
+def rank_from_priority(priority: int) -> int:
     """The place of a priority_flag (SMPP 3.4, 5.2.14) in an account's queue; lower ones come first."""
     return _HIGHEST_PRIORITY - min(priority, _HIGHEST_PRIORITY)
 
@@ -52,20 +51,25 @@ def turn_from_priority(priority: int) -> int:
 def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[int, int, int]]) -> None:
     """Let messages wait, each given as its account's id, its priority_flag and its id."""
     _INSERT_QUEUED.run(
-        conn, [(account_id, turn_from_priority(priority), row_id) for account_id, priority, row_id in rows]
+        conn, [(account_id, rank_from_priority(priority), row_id) for account_id, priority, row_id in rows]
     )
 
 
 def put_back_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> None:
     """Let messages wait again that were claimed and not sent, each in its place. Ended ones are left out."""
     ids_json = json.dumps(message_ids)
+    if has_held_messages(conn):
+        retried = conn.execute(
+            "SELECT ?, account_id, destination, id FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+            (now, ids_json),
+        ).fetchall()
+        conn.executemany(
+            "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?"
+            " AND attempts > 0",
+            retried,
+        )
     conn.execute(
-        "UPDATE held_messages SET not_before = ?2 WHERE attempts > 0 AND (account_id, destination, message_id) IN"
-        " (SELECT account_id, destination, id FROM messages WHERE id IN (SELECT value FROM json_each(?1)))",
-        (ids_json, now),
-    )
-    conn.execute(
-        f"INSERT INTO queued_messages SELECT account_id, {_TURN_SQL}, id FROM messages"
+        f"INSERT INTO queued_messages SELECT account_id, {_RANK_SQL}, id FROM messages"
         f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL AND NOT EXISTS"
         " (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id"
         "  AND h.destination = messages.destination AND h.message_id = messages.id)",
@@ -88,7 +92,7 @@ def claim_message_ids(
         after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: nobody's.
         now: this moment (milliseconds).
     """
-    claimed = ClaimedIds([], set(), [], has_more=False, last_account_id=after_account_id)
+    claimed = ClaimedIds([], [], has_more=False, last_account_id=after_account_id)
     # What is tried again has a turn as if it were another account's, behind the last one.
     turns: list[int | None] = [*_list_waiting_accounts(conn, after_account_id, limit)]
     if after_account_id and len(turns) < limit:
@@ -115,10 +119,10 @@ def claim_message_ids(
             if not is_finished:
                 unfinished.append(account_id)
         turns = unfinished
-    claimed.has_more = bool(turns)
+    claimed.has_more = bool(turns) or has_queued_messages(conn)
     if claimed.message_ids:
         conn.execute(
-            "UPDATE messages SET upstream = ? WHERE id IN (SELECT value FROM json_each(?))",
+            f"UPDATE messages SET upstream = ? WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE}",
             (upstream_id, json.dumps(claimed.message_ids)),
         )
     return claimed
@@ -145,19 +149,18 @@ def _claim_retries(conn: sqlite3.Connection, count: int, now: int, claimed: Clai
     conn.executemany(
         "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
     )
-    retried = [row[2] for row in rows]
-    claimed.message_ids += retried
-    claimed.retried_ids.update(retried)
+    claimed.message_ids += [row[2] for row in rows]
     return len(rows) < count
 
 
 def _claim_of_account(conn: sqlite3.Connection, account_id: int, count: int, claimed: ClaimedIds) -> bool:
     """Claim an account's next messages; returns whether it has no more of them in `queued_messages`."""
+    # A row without its message, which nothing should leave, is removed with the others.
     rows = conn.execute(
-        "SELECT q.turn, message_id, destination, EXISTS (SELECT 1 FROM held_messages AS h"
+        "SELECT q.priority_rank, message_id, destination, EXISTS (SELECT 1 FROM held_messages AS h"
         "  WHERE h.account_id = q.account_id AND h.destination = messages.destination)"
-        " FROM queued_messages AS q CROSS JOIN messages ON id = message_id WHERE q.account_id = ?"
-        " ORDER BY turn, message_id LIMIT ?",
+        " FROM queued_messages AS q LEFT JOIN messages ON id = message_id WHERE q.account_id = ?"
+        " ORDER BY priority_rank, message_id LIMIT ?",
         (account_id, count),
     ).fetchall()
     # What another one of theirs to that destination is in front of waits for it.
@@ -166,10 +169,12 @@ def _claim_of_account(conn: sqlite3.Connection, account_id: int, count: int, cla
         [(account_id, destination, message_id) for _, message_id, destination, is_held in rows if is_held],
     )
     conn.executemany(
-        "DELETE FROM queued_messages WHERE account_id = ? AND turn = ? AND message_id = ?",
-        [(account_id, turn, message_id) for turn, message_id, *_ in rows],
+        "DELETE FROM queued_messages WHERE account_id = ? AND priority_rank = ? AND message_id = ?",
+        [(account_id, rank, message_id) for rank, message_id, *_ in rows],
     )
-    claimed.message_ids += [message_id for _, message_id, _, is_held in rows if not is_held]
+    claimed.message_ids += [
+        message_id for _, message_id, destination, is_held in rows if destination is not None and not is_held
+    ]
     (has_more,) = conn.execute(
         "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE account_id = ?)", (account_id,)
     ).fetchone()
@@ -248,7 +253,7 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
         ).fetchone()
         if not is_held_up:
             conn.execute(
-                f"INSERT INTO queued_messages SELECT h.account_id, {_TURN_SQL}, message_id FROM held_messages AS h"
+                f"INSERT INTO queued_messages SELECT h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
                 " JOIN messages ON id = message_id WHERE h.account_id = ? AND h.destination = ?",
                 flow,
             )
@@ -258,13 +263,23 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
     return emptied_account_ids
 
 
+def has_queued_messages(conn: sqlite3.Connection) -> bool:
+    """Whether anything could be claimed at once."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages)").fetchone()[0])
+
+
+def has_held_messages(conn: sqlite3.Connection) -> bool:
+    """Whether anything was refused for the moment."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM held_messages)").fetchone()[0])
+
+
 def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> None:
     """Let messages that have ended wait no more."""
     if not has_queue(conn):
         return
     conn.execute(
-        "DELETE FROM queued_messages WHERE (account_id, turn, message_id) IN"
-        f" (SELECT account_id, {_TURN_SQL}, id FROM messages WHERE id IN (SELECT value FROM json_each(?)))",
+        "DELETE FROM queued_messages WHERE (account_id, priority_rank, message_id) IN"
+        f" (SELECT account_id, {_RANK_SQL}, id FROM messages WHERE id IN (SELECT value FROM json_each(?)))",
         (json.dumps(message_ids),),
     )
     release_held_messages(conn, message_ids)
@@ -272,10 +287,7 @@ def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]
 
 def has_queue(conn: sqlite3.Connection) -> bool:
     """Whether anything waits, or holds up others."""
-    row = conn.execute(
-        "SELECT EXISTS (SELECT 1 FROM queued_messages) OR EXISTS (SELECT 1 FROM held_messages)"
-    ).fetchone()
-    return bool(row[0])
+    return has_queued_messages(conn) or has_held_messages(conn)
 
 
 def list_waiting_accounts(conn: sqlite3.Connection) -> set[int]:

@@ -318,20 +318,17 @@ def set_default_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstr
         audit.record_action(conn, actor, "upstream.default", name=upstream.name)
 
 
-def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream, waiting_count: int) -> None:
+def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
     """Remove an upstream; messages that it has sent go on naming it, and its name may be given again.
 
-    Args:
-        waiting_count: how many messages wait for it, counted in the same transaction.
-
     Raises:
-        MessagesWaitForUpstream
+        MessagesWaitForUpstream: there are any that it is still to send.
         DefaultUpstreamInUse: there are others, and none of them is the default one.
         NoSuchUpstream: it was removed meanwhile.
     """
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
-        if waiting_count:
+        if waiting_count := count_waiting_messages(conn).get(current.id, 0):
             raise MessagesWaitForUpstream(count=waiting_count, name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:
             raise DefaultUpstreamInUse(name=upstream.name)

@@ -75,7 +75,7 @@ class SqliteStorage:
         self._search_executor = ThreadPoolExecutor(1, "searcher")
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
         self.outbound = SqliteOutboundStorage(
-            self._read_connection, keys, loop, self._queue_receipts, self._mark_deliveries_due
+            self._read_connection, keys, loop, on_fatal_error, self._queue_receipts, self._mark_deliveries_due
         )
         handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
         self._writer = DatabaseWriter(self._writer_connection, handlers, loop, on_fatal_error)

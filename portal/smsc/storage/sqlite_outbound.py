@@ -54,6 +54,7 @@ class SqliteOutboundStorage:
     """Implements `OutboundStorage`; a part of `SqliteStorage`.
 
     Args:
+        on_fatal_error: is called if nothing can be sent any more in this process.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the account for which something from a handset is on disk.
     """
@@ -63,12 +64,14 @@ class SqliteOutboundStorage:
         read_connection: sqlite3.Connection,
         keys: Keys,
         loop: asyncio.AbstractEventLoop,
+        on_fatal_error: Callable[[], None],
         queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
         mark_deliveries_due: Callable[[int], None],
     ) -> None:
         self._read_connection = read_connection
         self._keys = keys
         self._loop = loop
+        self._on_fatal_error = on_fatal_error
         self._queue_receipts = queue_receipts
         self._mark_deliveries_due = mark_deliveries_due
         self._writer: DatabaseWriter
@@ -98,9 +101,6 @@ class SqliteOutboundStorage:
         has_ever_had = bool(found) or upstreams.has_ever_had_upstream(conn)
         if (versions, has_ever_had) == (self._upstream_versions, self._has_ever_had_upstream):
             return
-        if has_ever_had and not self._has_ever_had_upstream:
-            self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
-        self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
         configs = []
         for each in found:
             try:
@@ -109,6 +109,9 @@ class SqliteOutboundStorage:
                 log.error("%s", error)
                 password = None
             configs.append(UpstreamConfig(each, password))
+        if has_ever_had and not self._has_ever_had_upstream:
+            self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
+        self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
         self._listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
     # --- what the dispatcher asks
@@ -183,7 +186,7 @@ class SqliteOutboundStorage:
     def build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
         """How the writer does the jobs of this part."""
         return {
-            WriteJobKind.RECOVER: WriteJobHandler(_recover_messages, self._handle_recovered),
+            WriteJobKind.RECOVER: WriteJobHandler(self._recover_messages, self._handle_recovered),
             WriteJobKind.UPSTREAMS_BEGIN: WriteJobHandler(lambda conn, _: outcomes.mark_last_simulated_message(conn)),
             WriteJobKind.SUBMIT: WriteJobHandler(
                 self._store_messages, self._handle_submits_stored, self._handle_submits_refused
@@ -199,7 +202,7 @@ class SqliteOutboundStorage:
                 lambda items, _: _resolve_all(items, None),
             ),
             WriteJobKind.OUTCOME: WriteJobHandler(
-                sending.store_reported_outcomes, lambda _, receipts: self._queue_receipts(receipts)
+                sending.store_reported_outcomes, lambda _, result: self._handle_sending_stored([], result)
             ),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
                 lambda conn, _: outcomes.process_due_messages(conn, now_ms()),
@@ -215,6 +218,17 @@ class SqliteOutboundStorage:
             WriteJobKind.BIND_STATES: WriteJobHandler(_record_bind_states),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_add_upstream_counters),
         }
+
+    def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
+        try:
+            binds.clear_bind_states(conn)
+            return sending.recover_messages(conn, now_ms())
+        except sqlite3.OperationalError:
+            raise  # it is tried again
+        except Exception:
+            # Without it nothing would ever be sent.
+            self._loop.call_soon_threadsafe(self._on_fatal_error)
+            raise
 
     def _handle_recovered(self, _: list[None], recovered: RecoveredState) -> None:
         self._queue_receipts(recovered.receipts)
@@ -290,11 +304,6 @@ class SqliteOutboundStorage:
         _resolve_all(items, True)
         for account_id in account_ids:
             self._mark_deliveries_due(account_id)
-
-
-def _recover_messages(conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
-    binds.clear_bind_states(conn)
-    return sending.recover_messages(conn, now_ms())
 
 
 def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, Any]]) -> CancelResult:

@@ -58,9 +58,9 @@ class WriteJobKind(IntEnum):
 
     CLEAR_SESSIONS = 0
     RECOVER = 1
-    UPSTREAMS_BEGIN = 2
-    SESSION_OPENED = 3
-    SUBMIT = 4
+    SESSION_OPENED = 2
+    SUBMIT = 3
+    UPSTREAMS_BEGIN = 4
     CANCEL = 5
     ACCEPTED = 6
     UNSENT = 7
@@ -292,4 +292,8 @@ def _group_by_kind(jobs: list[_Job]) -> dict[WriteJobKind, list[Any]]:
 
 def _run_callbacks(callbacks: list[_Callback]) -> None:
     for callback in callbacks:
-        callback()
+        try:
+            callback()
+        except Exception:
+            # The others tell of what is on disk, too.
+            log.exception("what was written could not be told")

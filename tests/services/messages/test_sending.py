@@ -6,6 +6,7 @@ import pytest
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
+from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import (
     DELIVERED,
@@ -18,7 +19,7 @@ from portal.services.common.message_states import (
     UNDELIVERABLE,
     UNKNOWN,
 )
-from portal.services.messages import blacklist, intake, outcomes, sending
+from portal.services.messages import blacklist, intake, outcomes, sending, validation
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
 from portal.services.upstreams import counters, queue, upstreams
@@ -36,17 +37,18 @@ def claim(conn: Connection, limit: int = 10) -> list[int]:
     return [each.id for each in sending.claim_messages(conn, 1, limit, 0, now_ms()).messages]
 
 
-def accept(conn: Connection, message_id: int, upstream_id: str = "ab12", **values: Any) -> SendingResult:
-    accepted = AcceptedMessage(1, message_id, upstream_id, 1, now_ms(), was_retried=values.get("was_retried", False))
+def accept(conn: Connection, message_id: int, upstream_id: str = "ab12") -> SendingResult:
+    accepted = AcceptedMessage(1, message_id, upstream_id, 1, now_ms())
     return sending.store_accepted_messages(conn, [accepted])
 
 
 def leave_unsent(conn: Connection, message_id: int, account_id: int, reason: UnsentReason, **values: Any) -> Any:
-    return sending.store_unsent_messages(conn, [UnsentMessage(1, message_id, account_id, reason, **values)], now_ms())
+    flow = (account_id, "393401234567")
+    return sending.store_unsent_messages(conn, [UnsentMessage(1, message_id, reason, flow, **values)], now_ms())
 
 
-def refuse(conn: Connection, message_id: int, **values: Any) -> SendingResult:
-    unsent = UnsentMessage(1, message_id, None, UnsentReason.REFUSED, "ESME_RINVDSTADR 0x0B", 100, **values)
+def refuse(conn: Connection, message_id: int) -> SendingResult:
+    unsent = UnsentMessage(1, message_id, UnsentReason.REFUSED, status="ESME_RINVDSTADR 0x0B", ptt=100)
     return sending.store_unsent_messages(conn, [unsent], now_ms())
 
 
@@ -136,7 +138,6 @@ def test_a_receipt_that_comes_first_finds_its_message_by_either_id(conn, cast, u
     assert (receipt.message_id, receipt.state, receipt.ptt) == (message_id, UNDELIVERABLE, 800)
     assert read_message(conn, message_id)["upstream_status"] == "stat:UNDELIV err:001"
     assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
-    assert counters.get_counters(conn, 1)["unmatched"] == 0
 
 
 def test_a_receipt_without_an_id_is_not_that_of_a_message_without_one(conn, cast, upstream):
@@ -259,13 +260,66 @@ def test_what_waits_expires_with_its_validity(conn, cast, upstream):
     assert not queue.has_queue(conn)
 
 
-def test_what_the_upstream_has_expires_too_and_keeps_its_id(conn, cast, upstream):
-    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, expires_at=now_ms() + 1)
+@pytest.mark.parametrize("has_validity", [True, False])
+def test_what_the_upstream_has_expires_a_minute_later_and_keeps_its_id(conn, cast, upstream, has_validity):
+    expires_at = now_ms() + 60_000
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, expires_at=expires_at if has_validity else None)
+    if not has_validity:
+        expires_at = ids.time_from_id(message_id) + validation.DEFAULT_VALIDITY_MS
     claim(conn)
     accept(conn, message_id)
-    outcomes.process_due_messages(conn, now_ms() + 2)
+    # Its receipt may be on its way.
+    for late in (1, outcomes.RECEIPT_GRACE_MS - 1):
+        assert outcomes.process_due_messages(conn, expires_at + late).expired_ids == []
+    assert outcomes.process_due_messages(conn, expires_at + outcomes.RECEIPT_GRACE_MS + 1).expired_ids == [message_id]
     message = read_message(conn, message_id)
-    assert (message["state"], message["upstream_id"]) == (EXPIRED, "ab12")
+    assert (message["state"], message["ptt"], message["upstream_id"]) == (EXPIRED, PTT_EXPIRED, "ab12")
+
+
+@pytest.mark.parametrize(("asked", "upstream_id"), [(0, "ab12"), (2, "ab12"), (1, "")])
+def test_without_a_receipt_that_could_come_nobody_knows(conn, keys, cast, asked, upstream_id):
+    add_upstream(conn, keys, registered_delivery=asked, refund="undelivered")
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, expires_at=now_ms() + 60_000)
+    charged = get_balance(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    accept(conn, message_id, upstream_id)
+    outcomes.process_due_messages(conn, now_ms() + 121_000)
+    message = read_message(conn, message_id)
+    assert (message["state"], message["ptt"], message["upstream_id"]) == (UNKNOWN, PTT_UNKNOWN, upstream_id)
+    assert get_balance(conn, cast.smpp_acme_1.id) == charged
+
+
+def test_what_has_expired_is_not_claimed(conn, cast, upstream):
+    late, good = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    conn.execute("UPDATE messages SET expires_at = 1 WHERE id = ?", (late,))
+    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms())
+    assert [each.id for each in claimed.messages] == [good]
+    assert [(each.message_id, each.ptt) for each in claimed.receipts] == [(late, PTT_EXPIRED)]
+    assert not queue.has_queue(conn)
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_of_two_final_receipts_in_one_batch_the_first_counts(conn, keys, cast):
+    add_upstream(conn, keys, refund="undelivered")
+    before = get_balance(conn, cast.smpp_acme_1.id)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    accept(conn, message_id)
+    result = receive(conn, build_receipt("ab12", state=UNDELIVERABLE, ptt=800), build_receipt("ab12"))
+    assert [each.state for each in result.receipts] == [UNDELIVERABLE]
+    assert get_balance(conn, cast.smpp_acme_1.id) == before
+
+
+def test_a_held_message_that_a_simulator_takes_holds_up_nothing_more(conn, keys, cast, upstream):
+    held, follower = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    claim(conn, 1)
+    leave_unsent(conn, held, cast.smpp_acme_1.id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    sim = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    later = now_ms() + 10_000
+    assert [each.id for each in sending.claim_messages(conn, sim.id, 10, 0, later).messages] == [held]
+    sending.store_reported_outcomes(conn, [outcomes.MessageOutcome(held, DELIVERED, 0, later, "1", "stat:DELIVRD")])
+    assert [each.id for each in sending.claim_messages(conn, sim.id, 10, 0, later).messages] == [follower]
+    assert not queue.has_queue(conn)
 
 
 def test_a_scheduled_message_waits_from_its_date_on(conn, cast, upstream):

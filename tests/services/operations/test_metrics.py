@@ -60,7 +60,7 @@ def test_what_is_queued_and_held_waits_and_the_oldest_counts(conn, acme_1, globe
     assert ids.time_from_id(dated) < ids.time_from_id(held) < now - 3 * HOUR_MS
     waiting = [(acme_1.id, 3, newest), (globex_1.id, 0, of_globex), (globex_1.id, 3, dated)]
     conn.executemany("INSERT INTO queued_messages VALUES (?, ?, ?)", waiting)
-    # Each step makes another one the oldest: of another account, of another turn, and one that is held.
+    # Each step makes another one the oldest: of another account, of another rank, and one that is held.
     expected = [(3, 2), (4, 3), (5, 4)]
     added = [
         None,

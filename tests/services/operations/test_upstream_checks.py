@@ -23,7 +23,7 @@ def find(conn: Connection, keys: Keys) -> Callable[..., list[str]]:
         upstreams.create_upstream(conn, keys, SHELL, name, host="h", system_id="s", password="p", window=20)
     upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
     upstreams.set_default_upstream(conn, SHELL, upstreams.get_upstream(conn, "carrier"))
-    upstreams.remove_upstream(conn, SHELL, upstreams.get_upstream(conn, "gone"), 0)
+    upstreams.remove_upstream(conn, SHELL, upstreams.get_upstream(conn, "gone"))
     return lambda with_keys=keys: [str(each) for each in self_check.find_problems(conn, keys=with_keys)]
 
 

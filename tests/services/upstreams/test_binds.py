@@ -111,7 +111,7 @@ def test_what_is_recorded_takes_the_place_of_what_was_and_wakes_nobody(conn, cre
 def test_one_that_is_removed_has_no_binds_and_no_state(conn, create):
     upstream = create("carrier")
     record(conn, upstream, "bound")
-    upstreams.remove_upstream(conn, SHELL, upstream, 0)
+    upstreams.remove_upstream(conn, SHELL, upstream)
     assert binds.list_bind_states(conn) == {}
     with pytest.raises(NoSuchUpstream):
         state_of(conn, upstream)

@@ -40,7 +40,7 @@ def test_messages_go_to_the_built_in_simulator_until_there_is_an_upstream(conn, 
     assert is_simulator_default(conn)
     carrier = create()
     assert not is_simulator_default(conn)
-    upstreams.remove_upstream(conn, SHELL, carrier, 0)
+    upstreams.remove_upstream(conn, SHELL, carrier)
     assert not is_simulator_default(conn)
 
 

@@ -113,7 +113,7 @@ def test_a_refused_message_is_tried_again_later_and_later(conn, cast):
         assert not_before is not None
         assert claim(conn, 1, now=not_before - 1).message_ids == []
         claimed = claim(conn, 1, now=not_before)
-        assert (claimed.message_ids, claimed.retried_ids) == ([message_id], {message_id})
+        assert claimed.message_ids == [message_id]
         delays.append((not_before - now) // 1000)
         now = not_before
     assert delays == [5, 10, 20, 40, 80, 160, 320, 600, 600]
@@ -216,9 +216,11 @@ def test_every_message_is_claimed_once_whatever_the_sizes(conn, cast):
     ids = queue_messages(conn, cast.smpp_acme_1.id, 40) + queue_messages(conn, cast.smpp_globex_1.id, 7)
     seen: Counter[int] = Counter()
     after, limit = 0, 1
-    while (claimed := claim(conn, limit, after)).message_ids:
+    has_more = True
+    while has_more:
+        claimed = claim(conn, limit, after)
         seen.update(claimed.message_ids)
-        after, limit = claimed.last_account_id, limit % 5 + 1
+        after, limit, has_more = claimed.last_account_id, limit % 5 + 1, claimed.has_more
     assert seen == Counter(ids)
 
 
@@ -230,3 +232,20 @@ def test_the_waiting_are_counted_and_their_accounts_listed(conn, cast):
     assert queue.count_waiting_messages(conn) == 4
     assert queue.list_waiting_accounts(conn) == {cast.smpp_acme_1.id, cast.smpp_globex_1.id}
     assert queue.get_next_retry_time(conn) == NOW + 5_000
+
+
+def test_there_is_more_while_other_accounts_wait(conn, cast):
+    first = queue_messages(conn, cast.smpp_acme_1.id)
+    other = queue_messages(conn, cast.smpp_globex_1.id)
+    claimed = claim(conn, 1)
+    assert (claimed.message_ids, claimed.has_more) == (first, True)
+    claimed = claim(conn, 1, claimed.last_account_id)
+    assert (claimed.message_ids, claimed.has_more) == (other, False)
+
+
+def test_a_row_without_its_message_is_passed_over(conn, cast):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    conn.execute("INSERT INTO queued_messages VALUES (?, 0, 1)", (cast.smpp_acme_1.id,))
+    claimed = claim(conn, 5)
+    assert (claimed.message_ids, claimed.has_more) == ([message_id], False)
+    assert not queue.has_queue(conn)

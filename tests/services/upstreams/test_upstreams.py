@@ -21,6 +21,7 @@ from portal.services.upstreams.upstreams import (
     UpstreamExists,
     UpstreamPasswordUnreadable,
 )
+from tests.services.upstreams.waiting import queue_messages
 
 
 def create(conn: Connection, keys: Keys, name: str = "carrier", **overrides: Any) -> Upstream:
@@ -97,7 +98,7 @@ def test_each_change_moves_the_version_that_the_server_polls_and_nothing_else_do
     assert not moved()
     upstreams.set_default_upstream(conn, SHELL, created)
     assert not moved()
-    upstreams.remove_upstream(conn, SHELL, created, 0)
+    upstreams.remove_upstream(conn, SHELL, created)
     assert moved()
 
 
@@ -176,33 +177,34 @@ def test_a_simulator_has_neither_a_connection_nor_a_password(conn, keys):
             upstreams.change_upstream(conn, keys, SHELL, made, **values)
 
 
-def test_one_that_messages_wait_for_is_not_removed(conn, keys):
+def test_one_that_messages_wait_for_is_not_removed(conn, keys, cast):
     created = create(conn, keys)
+    queue_messages(conn, cast.smpp_acme_1.id, 3)
     with pytest.raises(MessagesWaitForUpstream, match=r"3 messages wait for “carrier”[.] Make another"):
-        upstreams.remove_upstream(conn, SHELL, created, 3)
+        upstreams.remove_upstream(conn, SHELL, created)
     assert upstreams.get_upstream(conn, "carrier") == created
 
 
 def test_the_default_one_goes_last(conn, keys):
     first, second = create(conn, keys, "first"), create(conn, keys, "second")
     with pytest.raises(DefaultUpstreamInUse):
-        upstreams.remove_upstream(conn, SHELL, first, 0)
-    upstreams.remove_upstream(conn, SHELL, second, 0)
-    upstreams.remove_upstream(conn, SHELL, first, 0)
+        upstreams.remove_upstream(conn, SHELL, first)
+    upstreams.remove_upstream(conn, SHELL, second)
+    upstreams.remove_upstream(conn, SHELL, first)
     assert upstreams.list_upstreams(conn) == []
     assert create(conn, keys, "third").is_default
 
 
 def test_of_one_that_is_removed_the_name_stays_and_no_password(conn, keys):
     created = create(conn, keys)
-    upstreams.remove_upstream(conn, SHELL, created, 0)
+    upstreams.remove_upstream(conn, SHELL, created)
     assert tuple(conn.execute("SELECT password, enabled FROM upstreams").fetchone()) == (None, 0)
     assert audited(conn)[-1] == ("upstream.remove", {"name": "carrier"})
     for act in (
         lambda: upstreams.get_upstream(conn, "carrier"),
         lambda: upstreams.change_upstream(conn, keys, SHELL, created, window=1),
         lambda: upstreams.set_default_upstream(conn, SHELL, created),
-        lambda: upstreams.remove_upstream(conn, SHELL, created, 0),
+        lambda: upstreams.remove_upstream(conn, SHELL, created),
     ):
         with pytest.raises(NoSuchUpstream):
             act()
@@ -218,7 +220,7 @@ def test_an_installation_remembers_that_it_had_an_upstream(conn, keys):
     assert not upstreams.has_ever_had_upstream(conn)
     created = create(conn, keys)
     assert upstreams.has_ever_had_upstream(conn)
-    upstreams.remove_upstream(conn, SHELL, created, 0)
+    upstreams.remove_upstream(conn, SHELL, created)
     assert upstreams.has_ever_had_upstream(conn)
 
 

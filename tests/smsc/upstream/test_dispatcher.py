@@ -18,10 +18,10 @@ from portal.services.operations import self_check
 from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandId, CommandStatus
-from portal.smsc.protocol.pdu import CancelSm, DeliverSm, MessageResp, QuerySm, SubmitSm
+from portal.smsc.protocol.pdu import CancelSm, DeliverSm, HeaderOnlyPdu, MessageResp, QuerySm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.services.upstreams.waiting import prepare_waiting
-from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
+from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, list_sessions, run_smsc, wait_until
 from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
 from tests.support import prepare_submit
 
@@ -245,13 +245,13 @@ async def test_before_there_is_any_upstream_the_simulator_answers_and_afterwards
         bind.answer(submit)
         await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
         upstreams.disable_upstream(conn, SYSTEM, upstream)
-        upstreams.remove_upstream(conn, SYSTEM, upstream, 0)
+        upstreams.remove_upstream(conn, SYSTEM, upstream)
         await bind.wait_for_close()
         await esme.submit(text=b"for nobody")
         await wait_until(lambda: count_waiting(conn) == 1)
     # What the simulator had before is its own still, also after a restart.
     async with run_smsc(config) as server:
-        assert server.simulator.cancellable_ids == {int(pending.message_id)}
+        await wait_until(lambda: server.simulator.cancellable_ids == {int(pending.message_id)})
         assert count_waiting(conn) >= 1
         assert self_check.list_problem_texts(conn) == []
 
@@ -380,7 +380,7 @@ async def test_another_account_s_message_passes_a_hundred_thousand_that_wait(
     # As many rows as a campaign leaves, of one message: the queue does not look at more than it takes.
     conn.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
-        " INSERT INTO queued_messages SELECT account_id, turn, message_id + i FROM queued_messages, n"
+        " INSERT INTO queued_messages SELECT account_id, priority_rank, message_id + i FROM queued_messages, n"
     )
     conn.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
@@ -441,9 +441,109 @@ async def test_what_a_commit_in_doubt_has_left_is_found(config, cast, conn, add_
         stray = prepare_submit(conn, cast.smpp_acme_1.id, b"stray", destination="393330000001")
         stray.upstream = 1
         intake.store_messages(conn, [stray])
-        server.dispatcher.check_strays()
-        assert counters.get_counters(conn, 1)["unsure"] == 0
-        server.dispatcher.check_strays()
+
+        def is_found() -> bool:
+            # Twice where nothing is being written meanwhile.
+            server.dispatcher.check_strays()
+            return counters.get_counters(conn, 1)["unsure"] == 1
+
+        await wait_until(is_found)
         assert (await carrier.read_submit()).short_message == b"stray"
         assert counters.get_counters(conn, 1)["unsure"] == 1
         carrier.answer(submit)
+
+
+async def test_what_is_stored_for_an_upstream_is_sent_by_it_and_no_other(config, cast, conn, add_upstream):
+    async with run_carrier() as other, run_bound(config, add_upstream, name="first") as (server, _, connection):
+        second = add_upstream(other.port, "second")
+        bind = await other.accept()
+        await wait_until(lambda: [each.state for each in binds.list_bind_states(conn)[second.id]] == [binds.BOUND])
+        # As a batch of the writer has them, in which the default upstream has changed.
+        messages = [prepare_submit(conn, cast.smpp_acme_1.id, text) for text in (b"for the first", b"for the second")]
+        for message, upstream_id in zip(messages, (1, second.id), strict=True):
+            message.upstream = upstream_id
+        intake.store_messages(conn, messages)
+        server.dispatcher.handle_submits_stored([], messages)
+        assert (await connection.read_submit()).short_message == b"for the first"
+        assert (await bind.read_submit()).short_message == b"for the second"
+
+
+async def test_nothing_passes_a_message_that_is_refused_while_the_next_is_being_stored(
+    config, cast, conn, add_upstream, connect
+):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"first")
+        submit = await carrier.read_submit()
+        lock = connect()
+        lock.execute("BEGIN IMMEDIATE")
+        second = esme.build_submit_sm(text=b"second")
+        esme.send(second)
+        (session,) = list_sessions(server)
+        await wait_until(lambda: session.get_progress("").window == 1)
+        carrier.answer(submit, CommandStatus.ESME_RSYSERR)
+        # Answered means read: the refusal is known before anything can be written.
+        carrier.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 99))
+        assert (await carrier.read_pdu()).sequence == 99
+        lock.execute("ROLLBACK")
+        await esme.wait_for_response(second.sequence)
+        await esme.submit("393337654321", text=b"elsewhere")
+        assert (await carrier.read_submit()).short_message == b"elsewhere"
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 2)
+
+
+async def test_an_upstream_that_is_added_while_the_server_stands_leaves_the_simulator_its_messages(
+    config, cast, conn, add_upstream
+):
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        pending = await esme.submit("393331234006")
+    async with run_carrier() as carrier:
+        add_upstream(carrier.port)
+        async with run_smsc(config) as server:
+            await carrier.accept()
+            await wait_until(lambda: server.simulator.cancellable_ids == {int(pending.message_id)})
+            assert self_check.list_problem_texts(conn) == []
+
+
+async def test_without_a_password_that_can_be_read_nothing_is_tried(config, cast, conn, add_upstream):
+    async with run_carrier() as carrier:
+        add_upstream(carrier.port)
+        sealed = Keys(bytes(32)).encrypt_column(b"secret")
+        conn.execute("UPDATE upstreams SET password = ?", (sealed,))
+        async with run_smsc(config) as server:
+            (state,) = await wait_until(lambda: binds.list_bind_states(conn).get(1))
+            assert state.state == binds.UNBOUND
+            assert "sealed under another secret.key" in state.error
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            assert (await esme.submit()).status == 0
+            assert count_waiting(conn) == 1
+            upstream = upstreams.get_upstream(conn, "carrier")
+            upstreams.change_upstream(conn, Keys.load(config.data), SYSTEM, upstream, password="right")
+            server.storage.poll_changes()
+            connection = await carrier.wait_for_connection()
+            assert (await connection.accept_bind()).password == "right"
+            await connection.read_submit()
+
+
+@pytest.mark.slow
+async def test_a_stop_waits_for_no_upstream_for_ever(config, cast, conn, add_upstream, wakeup_sender):
+    async with run_carrier() as carrier:
+        add_upstream(carrier.port)
+        server = SmppServer(config, asyncio.get_running_loop(), lambda: None)
+        server.start()
+        connection = await carrier.accept()
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        await connection.read_submit()
+        # It is waited for, with more time than a stop has.
+        upstreams.disable_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "carrier"))
+        wakeup_sender.send()
+        await wait_until(lambda: not binds.list_bind_states(conn).get(1))
+        began_at = asyncio.get_running_loop().time()
+        closing = asyncio.create_task(server.close())
+        await esme.wait_for_unbind()
+        await esme.close()
+        await closing
+        assert asyncio.get_running_loop().time() - began_at < 4.5
+        await close_connections()

@@ -7,18 +7,19 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, Submit
 from portal.smsc.upstream.smpp_client.connector import Connector
 from portal.smsc.upstream.smpp_client.interface import (
-    BindState,
     ClientCounters,
     ClientEvents,
     ClientSettings,
     Respond,
 )
 from portal.smsc.upstream.smpp_client.pacing import Pacer
+from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES
 
 THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
 """What a message is refused with that comes too fast: it is sent again."""
@@ -101,8 +102,8 @@ class SmppClient:
         binds. A bind that was refused is tried again at once.
         """
         old, self._settings = self._settings, settings
-        if settings.throughput != old.throughput:
-            self._pacer.change_throughput(settings.throughput, self._loop.time())
+        if (settings.throughput, settings.throttle_seconds) != (old.throughput, old.throttle_seconds):
+            self._pacer.change_settings(settings.throughput, settings.throttle_seconds, self._loop.time())
         kept = settings.binds * (1 if settings.bind == "trx" else 2) if settings.bind == old.bind else 0
         for number, connector in list(self._connectors.items()):
             if number <= kept:
@@ -114,6 +115,12 @@ class SmppClient:
                 task.add_done_callback(self._closing_tasks.discard)
         self.start()
         self._settle_soon()
+
+    def rename(self, name: str) -> None:
+        """Have another name in the log."""
+        self._name = name
+        for connector in self._connectors.values():
+            connector.rename(name)
 
     @property
     def sessions(self) -> Sequence[ClientSession]:
@@ -127,7 +134,7 @@ class SmppClient:
 
     @property
     def rate(self) -> float:
-        """submit_sm a second that may be sent at this time, 0: no limit. Less than `throughput` after refusals."""
+        """Parts a second that may be sent at this time, 0: no limit. Less than `throughput` after refusals."""
         return self._pacer.rate
 
     @property
@@ -205,15 +212,21 @@ class SmppClient:
             self._hold(submit, session, status)
         else:
             self._pacer.record_answer(submit.sent_at, self._loop.time())
-            self._leave_flow(submit)
+            # What it is refused with for the moment holds up what comes behind it to the same destination.
+            followers: Sequence[int] = ()
+            if status in TEMPORARY_STATUSES:
+                followers = self._end_flow(submit)
+            else:
+                self._leave_flow(submit)
             self._events.submit_answered(submit.message_id, status, upstream_message_id, session.number)
+            if followers:
+                self._events.submits_lost([], followers)
         self._settle_soon()
 
     def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
         self._pacer.forget_probe()
-        self._leave_flow(submit)
-        self.counters.unsure += 1
-        self._events.submits_lost([submit.message_id], [])
+        # Nothing may overtake what is lost.
+        self._events.submits_lost([submit.message_id], self._end_flow(submit))
         self._settle_soon()
 
     def handle_end(self, session: ClientSession) -> None:
@@ -236,7 +249,6 @@ class SmppClient:
         for destination in [each for each, flow in self._flows.items() if not flow.under_way and flow.waiting is None]:
             del self._flows[destination]
         if unsure or unsent:
-            self.counters.unsure += len(unsure)
             self._events.submits_lost(_list_ids(unsure), _list_ids(unsent))
         self._settle_soon()
 
@@ -272,6 +284,24 @@ class SmppClient:
         self.counters.submitted += 1
         self.counters.retried += submit.tries > 0
         session.send_submit(submit, now)
+
+    def _end_flow(self, submit: Submit) -> Sequence[int]:
+        """It has to wait, and what is behind it to the same destination, and is not sent, with it; returns that."""
+        destination = submit.destination
+        flow = self._flows[destination]
+        flow.under_way -= 1
+        flow.retry = None
+        followers: list[Submit] = list(self._unblock(destination, flow)) if flow.waiting is not None else []
+        session = flow.session
+        if session is not None:
+            pending = [each for each in session.pending if each.destination == destination]
+            if pending:
+                flow.under_way -= len(pending)
+                session.pending = deque(each for each in session.pending if each.destination != destination)
+                followers += pending
+        if not flow.under_way:
+            del self._flows[destination]
+        return _list_ids(followers)
 
     def _leave_flow(self, submit: Submit) -> None:
         """It is decided, so what waits behind it may follow."""
@@ -340,11 +370,12 @@ class SmppClient:
                 flow.session = session
                 flow.under_way = 1
                 self._transmit(session, flow.retry, now)
-                available -= 1
+                available -= flow.retry.parts
         for session in self._submitters:
             while session.pending and available > 0 and session.free > 0:
-                self._transmit(session, session.pending.popleft(), now)
-                available -= 1
+                submit = session.pending.popleft()
+                self._transmit(session, submit, now)
+                available -= submit.parts
 
     # --- once a turn of the event loop, however much has happened in it
 

@@ -113,7 +113,6 @@ class ClientSession(PduStream):
         "_last_sequence_number",
         "_logged",
         "_malformed_count",
-        "_name",
         "_owner",
         "_settings",
         "_state",
@@ -126,6 +125,7 @@ class ClientSession(PduStream):
         "ended",
         "in_flight",
         "kind",
+        "name",
         "number",
         "pending",
     )
@@ -149,7 +149,7 @@ class ClientSession(PduStream):
         self.end_reason = ""
         self.bind_status = 0
         self.bound_at = 0.0
-        self._name = name
+        self.name = name
         self._bind_octets = bind_octets
         self._settings = settings
         self._owner = owner
@@ -170,7 +170,7 @@ class ClientSession(PduStream):
 
     @property
     def log_name(self) -> str:
-        return f"upstream {self._name}, bind {self.number}"
+        return f"upstream {self.name}, bind {self.number}"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from portal.core.clock import now_ms
+from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import Bind
 from portal.smsc.upstream.smpp_client.client_session import (
@@ -20,7 +21,7 @@ from portal.smsc.upstream.smpp_client.client_session import (
     ClientSession,
     SessionOwner,
 )
-from portal.smsc.upstream.smpp_client.interface import BindState, BindStatus, ClientSettings
+from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,12 @@ class Connector:
             await asyncio.wait([self._task])
         self._set_state(BindStatus.CLOSED)
 
+    def rename(self, name: str) -> None:
+        """Have another name in the log."""
+        self._name = name
+        if self._session:
+            self._session.name = name
+
     def change_settings(self, settings: ClientSettings) -> None:
         """Go on with other settings: at once where they are for another connection, or it is not bound."""
         self._settings = settings
@@ -142,7 +149,7 @@ class Connector:
             session.discard()
             return None, f"no connection to {settings.host} port {settings.port} in {settings.connect_seconds:g} s"
         except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
-            return None, f"no connection to {settings.host} port {settings.port}: {_describe_error(error)}"
+            return None, f"no connection to {settings.host} port {settings.port}: {describe_error(error)}"
         self._session = session
         session.change_settings(self._settings)  # they may have changed meanwhile
         if session.is_bound:
@@ -201,7 +208,7 @@ def create_tls_context(settings: ClientSettings) -> ssl.SSLContext:
     try:
         tls_context = ssl.create_default_context(cafile=settings.tls_ca_file or None)
     except OSError as error:
-        raise ValueError(f"CA file {settings.tls_ca_file}: {_describe_error(error)}") from None
+        raise ValueError(f"CA file {settings.tls_ca_file}: {describe_error(error)}") from None
     tls_context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not settings.tls_verify:
         tls_context.check_hostname = False
@@ -209,7 +216,8 @@ def create_tls_context(settings: ClientSettings) -> ssl.SSLContext:
     return tls_context
 
 
-def _describe_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """Return what an error of a socket or of TLS says, as the end of a sentence."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

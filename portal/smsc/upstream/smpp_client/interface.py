@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Protocol
 
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 
 
@@ -15,7 +17,7 @@ class ClientSettings:
     """What one upstream is set to. Times are in seconds.
 
     bind: "trx" for transceivers, "tx+rx" for pairs of a transmitter and a receiver; `binds` is how many of either.
-    window: submit_sm without an answer on each bind. throughput: submit_sm a second over all binds, 0: no limit.
+    window: submit_sm without an answer on each bind. throughput: parts a second over all binds, 0: no limit.
     tls_ca_file: PEM, instead of the certificates that the system trusts. tls_server_name: the name in the certificate
     and in SNI; "": the host.
     reconnect_seconds: between two tries to bind, the first time; it grows to six times as long, thirty times where the
@@ -52,6 +54,12 @@ class ClientSettings:
         return any(getattr(self, each) != getattr(new, each) for each in _CONNECTION_SETTINGS)
 
 
+def client_settings_from_upstream(settings: UpstreamSettings, password: str) -> ClientSettings:
+    """Return what an upstream's settings, and its password, mean here."""
+    names = [each.name for each in fields(ClientSettings) if each.name != "password"]
+    return ClientSettings(password=password, **{name: getattr(settings, name) for name in names})
+
+
 _CONNECTION_SETTINGS = (
     "host",
     "port",
@@ -79,35 +87,18 @@ class BindStatus(StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class BindState:
-    """One bind of an upstream.
-
-    number: from 1 on. kind: "trx", "tx" or "rx". since: from when on it is bound, or is not, in unix milliseconds.
-    error: in words, why it is not bound. status: the command_status that refused it, 0: none did.
-    """
-
-    number: int
-    kind: str
-    state: BindStatus
-    since: int
-    error: str = ""
-    status: int = 0
-
-
 @dataclass(slots=True)
 class ClientCounters:
     """What has happened since the start.
 
-    submitted: submit_sm sent, those that were sent again included, which `retried` counts. unsure: those that may or
-    may not have arrived. unknown_answers: responses to nothing that waits for one, late and double ones.
-    answers_without_id: accepted messages whose receipt cannot be recognized. malformed: PDUs that are not SMPP 3.4.
+    submitted: submit_sm sent, those that were sent again included, which `retried` counts. unknown_answers: responses
+    to nothing that waits for one, late and double ones. answers_without_id: accepted messages whose receipt cannot be
+    recognized. malformed: PDUs that are not SMPP 3.4.
     """
 
     submitted: int = 0
     throttled: int = 0
     retried: int = 0
-    unsure: int = 0
     unknown_answers: int = 0
     answers_without_id: int = 0
     malformed: int = 0

@@ -66,7 +66,7 @@ class Pacer:
 
     @property
     def rate(self) -> float:
-        """PDUs a second that may be sent at this time, 0: no limit."""
+        """Parts a second that may be sent at this time, 0: no limit."""
         return self._rate
 
     @property
@@ -79,14 +79,17 @@ class Pacer:
         """Whether less may be sent than is set, because of refusals."""
         return self._rate != self._throughput or self._is_closed
 
-    def change_throughput(self, throughput: int, now: float) -> None:
-        """Go on with another throughput, and what was learnt by refusals forgotten."""
+    def change_settings(self, throughput: int, throttle_seconds: float, now: float) -> None:
+        """Go on with others; see the class. What was learnt by refusals is forgotten."""
+        self._throttle_seconds = throttle_seconds
+        self._is_closed = self._is_probing = False
+        self._pause_seconds = 0.0
         self._throughput = self._rate = self._full_rate = float(throughput)
         self._tokens = 1.0
         self._updated_at = now
 
     def count_available(self, now: float) -> int:
-        """Return how many PDUs may be sent now."""
+        """Return how many parts may be sent now."""
         if self._is_closed:
             return 0 if self._is_probing or now < self._paused_until else 1
         if self._rate:

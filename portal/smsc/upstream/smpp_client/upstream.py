@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,8 @@ from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.sending import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.protocol.constants import CommandStatus, format_receipt_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 from portal.smsc.storage.interface import UpstreamConfig
@@ -22,8 +25,15 @@ from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
 from portal.smsc.upstream.smpp_client.client import SmppClient
 from portal.smsc.upstream.smpp_client.client_session import format_status
-from portal.smsc.upstream.smpp_client.interface import BindState, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.interface import (
+    ClientCounters,
+    ClientSettings,
+    Respond,
+    client_settings_from_upstream,
+)
 from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
+
+log = logging.getLogger(__name__)
 
 _UDH_INDICATOR = 0x40
 _BINARY_DATA_CODING = 4
@@ -31,8 +41,8 @@ _BINARY_DATA_CODING = 4
 _MAX_RECEIPT_OCTETS = 500
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 _PTT_INVALID_CONTENT = 101
-_CLIENT_SETTINGS = frozenset(each.name for each in dataclasses.fields(ClientSettings)) - {"password"}
-_COUNTERS = ("submitted", "throttled", "retried")
+_NOT_WRITTEN = "not sent: no submit_sm can hold it"
+_COUNTERS = tuple(each.name for each in dataclasses.fields(ClientCounters))
 _NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
 
 
@@ -45,17 +55,33 @@ class SmppUpstream:
         self._config = config
         self._events = events
         self._loop = loop
-        self._client = SmppClient(config.upstream.name, _read_client_settings(config), self, loop)
+        self._client = SmppClient(config.upstream.name, self._read_settings(), self, loop)
         self._counted: Mapping[str, int] = _NO_COUNTS
 
     # --- what the dispatcher calls
 
     def start(self) -> None:
-        self._client.start()
+        upstream = self._config.upstream
+        if self._config.password is not None:
+            self._client.start()
+            return
+        # To bind with another password, again and again, would have the carrier lock the account.
+        error = str(UpstreamPasswordUnreadable(name=upstream.name))
+        self._events.handle_binds(
+            [
+                BindState(number, kind, binds.UNBOUND, now_ms(), error)
+                for number, kind in enumerate(upstream.settings.bind_kinds, start=1)
+            ]
+        )
 
     def change_config(self, config: UpstreamConfig) -> None:
         self._config = config
-        self._client.change_settings(_read_client_settings(config))
+        self._client.rename(config.upstream.name)
+        if config.password is not None:
+            self._client.change_settings(self._read_settings())
+
+    def _read_settings(self) -> ClientSettings:
+        return client_settings_from_upstream(self._config.upstream.settings, self._config.password or "")
 
     @property
     def is_connected(self) -> bool:
@@ -79,8 +105,10 @@ class SmppUpstream:
         for each in messages:
             try:
                 submit(each.id, build_submit_sm(each, settings, now), each.parts)
-            except ValueError as error:
-                self._loop.call_soon(self._events.handle_refused, each.id, str(error), _PTT_INVALID_CONTENT)
+            except (ValueError, LookupError, OverflowError) as error:
+                # The error may quote the text.
+                log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
+                self._loop.call_soon(self._events.handle_refused, each.id, _NOT_WRITTEN, _PTT_INVALID_CONTENT)
 
     def cancel_message(self, message_id: int) -> bool:
         return False
@@ -137,18 +165,8 @@ class SmppUpstream:
         self._events.handle_room()
 
     def state_changed(self, bind: BindState) -> None:
-        self._events.handle_binds(
-            [
-                binds.BindState(each.number, each.kind, each.state.value, each.since, each.error, each.status)
-                for each in self._client.bind_states
-            ]
-        )
+        self._events.handle_binds(self._client.bind_states)
         self._events.handle_room()
-
-
-def _read_client_settings(config: UpstreamConfig) -> ClientSettings:
-    values = {name: getattr(config.upstream.settings, name) for name in _CLIENT_SETTINGS}
-    return ClientSettings(password=config.password or "", **values)
 
 
 def _read_receipt_text(message: DeliverSm | DataSm) -> str:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId
 from portal.smsc.protocol.pdu import (
     Bind,
@@ -21,7 +22,7 @@ from portal.smsc.protocol.pdu import (
     SubmitSm,
 )
 from portal.smsc.upstream.smpp_client.client import SmppClient
-from portal.smsc.upstream.smpp_client.interface import BindState, BindStatus, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings, Respond
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections
 
 BIND_COMMANDS = (CommandId.BIND_TRANSCEIVER, CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER)

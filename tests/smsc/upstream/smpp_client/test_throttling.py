@@ -262,9 +262,13 @@ def test_without_a_throughput_the_limit_is_lifted_again():
 
 def test_another_throughput_holds_at_once():
     pacer = Pacer(100, 1, 0.0)
-    pacer.change_throughput(1000, 1.0)
+    pacer.record_refusal(0.5, 1.0)
+    assert pacer.count_available(1.0) == 0
+    pacer.change_settings(1000, 3, 1.0)
     assert pacer.rate == 1000
     assert pacer.count_available(2.0) == 50
+    pacer.record_refusal(2.0, 2.0)
+    assert pacer.get_wait(2.0) == 3
 
 
 def test_an_idle_pacer_wants_no_timer():
@@ -273,3 +277,32 @@ def test_an_idle_pacer_wants_no_timer():
     assert pacer.get_wait(1.0) is not None
     assert pacer.count_available(2.0) == 5
     assert pacer.get_wait(2.0) is None
+
+
+async def test_what_is_behind_a_refusal_of_another_kind_is_given_back_and_not_sent():
+    async with run_bound_client(throttle_seconds=0.05) as (client, reports, connection, _):
+        submit_all(client, [1, 2, 3], NUMBER)
+        one, two, three = await connection.read_submits(3)
+        # The first is refused for being too much, and so the others wait behind it; then it is refused for the moment.
+        for each in (one, two, three):
+            connection.answer(each, THROTTLED)
+        again = await connection.read_submit()
+        assert again.short_message == b"1"
+        connection.answer(again, CommandStatus.ESME_RSYSERR)
+        await reports.wait_for(lambda: len(reports.unsent) == 2)
+        assert reports.answers == [(1, CommandStatus.ESME_RSYSERR, "")]
+        assert (reports.unsent, reports.unsure) == ([2, 3], [])
+        submit_all(client, [4], OTHER)
+        assert (await connection.read_submit()).short_message == b"4"
+
+
+async def test_what_waits_for_room_behind_a_refused_message_is_given_back_and_not_sent():
+    async with run_bound_client(window=1) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        first = await connection.read_submit()
+        submit_all(client, [2], NUMBER)
+        connection.answer(first, CommandStatus.ESME_RSYSERR)
+        await reports.wait_for(lambda: reports.unsent)
+        assert (reports.answers, reports.unsent) == ([(1, CommandStatus.ESME_RSYSERR, "")], [2])
+        submit_all(client, [3], OTHER)
+        assert (await connection.read_submit()).short_message == b"3"

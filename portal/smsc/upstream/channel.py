@@ -1,0 +1,252 @@
+"""One upstream as the dispatcher uses it: how much it may be given, what is on its way there, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Protocol
+
+from portal.core.clock import now_ms
+from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason, UpstreamReceipt
+from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams.binds import BindState
+from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
+from portal.smsc.upstream.interface import Resolve, UpstreamConnection
+
+log = logging.getLogger(__name__)
+
+# What is claimed ahead of the room is sent within about so long.
+_AHEAD_SECONDS = 0.05
+# Carriers send some receipts twice. So many ids are known, of each upstream, whose receipt was there.
+_MATCHED_IDS = 10_000
+
+
+class ChannelOwner(Protocol):
+    """What a channel tells the dispatcher."""
+
+    def begin_put_back(self, flow: Flow) -> None:
+        """A message is being stored to wait again; nothing later of its account and destination may pass it."""
+
+    def is_put_back(self, flow: Flow) -> bool:
+        """Whether that is so, and not on disk yet."""
+
+    def handle_room(self, channel: UpstreamChannel) -> None:
+        """There may be more room than before, or less."""
+
+
+class UpstreamChannel:
+    """One upstream: its connection, and how much it may be given. Hears what becomes of that (`UpstreamEvents`).
+
+    connection: None where it is disabled, or has been removed. closing: the end of the connection before, which comes
+    before another one begins. available: how many more messages may be stored as this upstream's. claimable: how many
+    may be claimed for it, some of them ahead of the room. reserved: those that are being stored as its. claiming: those
+    that were asked for. unsaved: answers that are not on disk yet. last_account_id: whose turn was the last.
+    """
+
+    __slots__ = (
+        "_flows",
+        "_known_receipt_ids",
+        "_owner",
+        "_ready",
+        "_storage",
+        "_stray_ids",
+        "available",
+        "claimable",
+        "claiming",
+        "closing",
+        "config",
+        "connection",
+        "last_account_id",
+        "reserved",
+        "unsaved",
+    )
+
+    def __init__(self, config: UpstreamConfig, owner: ChannelOwner, storage: OutboundStorage) -> None:
+        self.config = config
+        self.connection: UpstreamConnection | None = None
+        self.closing: asyncio.Task[None] | None = None
+        self.available = self.claimable = self.reserved = self.claiming = self.unsaved = 0
+        self.last_account_id = 0
+        self._owner = owner
+        self._storage = storage
+        # What is stored as this upstream's, in the order of sending, and waits for room.
+        self._ready: deque[SubmittedMessage] = deque()
+        # Of what was sent and is not answered, by message id.
+        self._flows: dict[int, Flow] = {}
+        self._known_receipt_ids: OrderedDict[str, None] = OrderedDict()
+        self._stray_ids: frozenset[int] = frozenset()
+
+    @property
+    def id(self) -> int:
+        return self.config.upstream.id
+
+    @property
+    def may_send(self) -> bool:
+        """Whether it gets messages, as far as it has room."""
+        upstream = self.config.upstream
+        return upstream.enabled and not upstream.draining
+
+    def _get_sender(self) -> UpstreamConnection | None:
+        """Return the connection, where messages can go out on it."""
+        connection = self.connection
+        return connection if connection is not None and connection.is_connected and self.may_send else None
+
+    def update_available(self) -> None:
+        """Look how much room there is. After a crash what is under way is unsure: no more than the window, and as many
+        that are claimed ahead or whose answers are not on disk.
+        """
+        connection = self._get_sender()
+        if connection is None:
+            self.available = self.claimable = 0
+            return
+        room, window = connection.room, connection.window
+        room -= self.reserved + self.claiming + len(self._ready) + max(self.unsaved - window, 0)
+        self.available = max(room, 0)
+        # A claim takes a commit. Meanwhile there is something to send, but no more than can soon be.
+        ahead = window if not connection.rate else min(window, int(connection.rate * _AHEAD_SECONDS))
+        self.claimable = max(room + max(ahead - self.unsaved, 0), 0)
+
+    def send_messages(self, messages: Iterable[SubmittedMessage]) -> None:
+        """Send what is stored as this upstream's, behind what is ready already."""
+        self._ready.extend(messages)
+        self.send_ready_messages()
+
+    def send_ready_messages(self) -> None:
+        """Send what is ready, as far as there is room."""
+        ready, connection = self._ready, self._get_sender()
+        if not ready:
+            return
+        if connection is None:
+            self.put_back_ready_messages()
+            return
+        room = connection.room
+        if not room:
+            return
+        sent: list[SubmittedMessage] = []
+        while ready and len(sent) < room:
+            message = ready.popleft()
+            flow = (message.account_id, message.destination)
+            if self._owner.is_put_back(flow):
+                # It was claimed, or stored as this upstream's, before an earlier one of them was refused.
+                self._put_back(message.id, flow, UnsentReason.PUT_BACK)
+                continue
+            if connection.remembers_messages:
+                self._flows[message.id] = flow
+            sent.append(message)
+        connection.send_messages(sent)
+
+    def resume_messages(self, messages: Sequence[SubmittedMessage]) -> None:
+        """Give the connection again what an earlier one, of this process or another, had not ended."""
+        if self.connection is not None:
+            self.connection.send_messages(messages)
+
+    def cancel_message(self, message_id: int) -> bool:
+        """Send a message no more; returns whether that was still possible."""
+        message = next((each for each in self._ready if each.id == message_id), None)
+        if message is None:
+            return self.connection is not None and self.connection.cancel_message(message_id)
+        self._ready.remove(message)
+        self.update_available()
+        return True
+
+    def put_back_ready_messages(self) -> None:
+        """What is ready cannot be sent: it waits again, for whichever upstream can."""
+        while self._ready:
+            message = self._ready.popleft()
+            self._put_back(message.id, (message.account_id, message.destination), UnsentReason.PUT_BACK)
+
+    def remember_receipts(self, upstream_message_ids: Iterable[str]) -> None:
+        """Another receipt for one of these ids says nothing new."""
+        for each in upstream_message_ids:
+            self._known_receipt_ids[each] = None
+        while len(self._known_receipt_ids) > _MATCHED_IDS:
+            self._known_receipt_ids.popitem(last=False)
+
+    def check_strays(self) -> None:
+        """Look whether the database has messages as this upstream's that nobody here knows: a commit in doubt leaves
+        some. Those that were there the last time, too, may have been sent.
+        """
+        if self.connection is not None and self.connection.remembers_messages:
+            self._storage.find_unanswered_ids(self.id, self._handle_unanswered_found)
+
+    def _handle_unanswered_found(self, message_ids: Sequence[int]) -> None:
+        if self.reserved or self.claiming or self.unsaved:
+            self._stray_ids = frozenset()  # what is being written may be any of these
+            return
+        known_ids = {*self._flows, *(each.id for each in self._ready)}
+        stray_ids = frozenset(message_ids) - known_ids
+        for each in sorted(stray_ids & self._stray_ids):
+            log.warning("message %d was %s's, and not under way", each, self.config.upstream.name)
+            self._store_unsent(UnsentMessage(self.id, each, UnsentReason.UNSURE))
+        self._stray_ids = stray_ids
+
+    # --- what the connection tells
+
+    def handle_accepted(self, message_id: int, upstream_message_id: str, bind: int) -> None:
+        self.unsaved += 1
+        self._flows.pop(message_id, None)
+        # Others may share the commit, unless the answers on their way to the disk hold up what could be sent.
+        is_urgent = self.connection is not None and self.unsaved * 2 > self.connection.window
+        accepted = AcceptedMessage(self.id, message_id, upstream_message_id, bind, now_ms())
+        self._storage.store_accepted_message(accepted, is_urgent=is_urgent)
+
+    def handle_refused(self, message_id: int, status: str, ptt: int) -> None:
+        self._flows.pop(message_id, None)
+        self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt))
+
+    def handle_held(self, message_id: int, status: str) -> None:
+        self._put_back(message_id, self._flows.pop(message_id), UnsentReason.HELD, status)
+        self._put_back_followers()
+
+    def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        for message_ids, reason in ((unsure, UnsentReason.UNSURE), (unsent, UnsentReason.PUT_BACK)):
+            for each in message_ids:
+                self._put_back(each, self._flows.pop(each), reason)
+        self._put_back_followers()
+        self._owner.handle_room(self)
+
+    def handle_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
+        self._storage.store_outcomes(outcomes)
+
+    def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
+        receipt.is_repeated = any(each in self._known_receipt_ids for each in receipt.message_ids)
+        # Another one may come while this one is being stored.
+        self.remember_receipts(receipt.message_ids)
+        self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, receipt, resolve))
+
+    def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
+        self._storage.store_upstream_message(message, resolve)
+
+    def handle_room(self) -> None:
+        self._owner.handle_room(self)
+
+    def handle_binds(self, states: Sequence[BindState]) -> None:
+        # Of a connection that ends, nobody wants to know.
+        self._storage.record_bind_states(self.id, states if self.connection else ())
+
+    def _put_back(self, message_id: int, flow: Flow, reason: UnsentReason, status: str = "") -> None:
+        self._owner.begin_put_back(flow)
+        self._store_unsent(UnsentMessage(self.id, message_id, reason, flow, status))
+
+    def _put_back_followers(self) -> None:
+        """What is ready and would pass a message that waits again, waits behind it."""
+        followers = [each for each in self._ready if self._owner.is_put_back((each.account_id, each.destination))]
+        for each in followers:
+            self._ready.remove(each)
+            self._put_back(each.id, (each.account_id, each.destination), UnsentReason.PUT_BACK)
+
+    def _store_unsent(self, unsent: UnsentMessage) -> None:
+        self.unsaved += 1
+        self._storage.store_unsent_message(unsent)
+
+    def _handle_receipt_stored(self, receipt: UpstreamReceipt, resolve: Resolve, is_matched: bool | None) -> None:
+        """`is_matched`: None where nothing could be stored."""
+        if not is_matched and not receipt.is_repeated:
+            for each in receipt.message_ids:
+                self._known_receipt_ids.pop(each, None)
+        resolve(is_matched is not None)
