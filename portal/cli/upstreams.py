@@ -19,7 +19,7 @@ from portal.cli.shell import (
     wrong_usage,
 )
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams import binds, counters, unmatched_receipts, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.settings import DEFAULTS, GROUPS, RULES, SIMULATOR_SETTINGS, SettingRule, format_setting
 from portal.services.upstreams.upstreams import Upstream
@@ -258,6 +258,32 @@ def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
     """Remove one that no messages wait for; what it has sent goes on naming it."""
     upstreams.remove_upstream(context.conn, SHELL, upstream)
     return CommandOutput({"name": upstream.name}, f"{upstream.name} removed")
+
+
+@upstream_group.command("unmatched", example="upstream unmatched carrier --limit 20")
+@click.argument("name", required=False)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+def _list_unmatched_receipts(context: CommandContext, name: str | None, *, limit: int) -> CommandOutput:
+    """List receipts that belong to no message, newest first, with the ids that were looked for."""
+    upstream_id = upstreams.get_upstream(context.conn, name).id if name else None
+    receipts = unmatched_receipts.list_unmatched_receipts(context.conn, upstream_id, limit)
+    names = upstreams.get_upstream_names(context.conn)
+    rows = [
+        {
+            "received_at": format_timestamp(each.received_at),
+            "upstream": names[each.upstream],
+            "tried": each.tried,
+            "status": each.status,
+            "source": each.source,
+            "destination": each.destination,
+            "text": each.text,
+        }
+        for each in receipts
+    ]
+    if not rows:
+        return CommandOutput(rows, "There is none.")
+    columns = ("received_at", "upstream", "tried", "status", "source", "destination")
+    return CommandOutput(rows, format_table(columns, [tuple(row[name] for name in columns) for row in rows]))
 
 
 def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:

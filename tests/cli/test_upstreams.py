@@ -181,3 +181,19 @@ def test_the_help_has_the_options_in_the_groups_of_a_carriers_letter(run_app):
     connection, bind = text.split("Connection:")[1].split("Bind:")
     assert "--tls-ca-file" in connection
     assert re.search(r"--system-id.*\n +--password-stdin", bind)
+
+
+def test_receipts_that_belong_to_no_message_are_listed_with_what_was_tried(ok, run_app, conn):
+    ok("upstream", "add", "sim", "--kind", "simulator")
+    assert ok("upstream", "unmatched") == []
+    for number, text in enumerate(("id:ab12 stat:DELIVRD", "id:ab13 stat:EXPIRED")):
+        conn.execute(
+            "INSERT INTO unmatched_receipts (upstream, received_at, message_id, source, destination, ptt, status, text,"
+            " tried) VALUES (1, ?, '', '393331234567', 'ACME', 0, 'stat:DELIVRD err:000', ?, ?)",
+            (1_800_000_000_000 + number, text, f"ab1{number + 2}, 4379{number}"),
+        )
+    newest, _ = ok("upstream", "unmatched", "sim")
+    assert (newest["upstream"], newest["tried"], newest["text"]) == ("sim", "ab13, 43791", "id:ab13 stat:EXPIRED")
+    assert len(ok("upstream", "unmatched", "--limit", "1")) == 1
+    assert "393331234567" in run_app("upstream", "unmatched", "SIM").stdout
+    assert run_app("upstream", "unmatched", "other").returncode == 1

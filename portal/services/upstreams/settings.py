@@ -173,7 +173,11 @@ class UpstreamSettings:
         1, LIMITS, "pause after ESME_RTHROTTLED; it grows as long as that comes again", low=1, high=_MAX_SECONDS
     )
     response_seconds: int = _declare(
-        60, LIMITS, "time for the answer to a submit_sm; then the connection is closed", low=1, high=_MAX_SECONDS
+        60,
+        LIMITS,
+        "time for the answer to a submit_sm; the connection is closed where none is answered",
+        low=1,
+        high=_MAX_SECONDS,
     )
     unanswered: str = _declare(
         RESEND,
