@@ -27,17 +27,19 @@ CREATE TABLE queued_messages (
 ) STRICT, WITHOUT ROWID;
 
 -- The first one of an account and a destination has been tried, and is tried again at `not_before` (NULL while it is
--- under way); the others only wait for it.
+-- under way); the others only wait for it. `unanswered`: how many of its `attempts` had no answer.
 CREATE TABLE held_messages (
     account_id INTEGER NOT NULL,
     destination TEXT NOT NULL,
     message_id INTEGER NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
+    unanswered INTEGER NOT NULL DEFAULT 0,
     not_before INTEGER,
     error TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (account_id, destination, message_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX held_messages_due ON held_messages (not_before) WHERE not_before IS NOT NULL;
+CREATE INDEX held_messages_tried ON held_messages (account_id, destination) WHERE attempts > 0;
 
 -- `tried`: what was looked for, as a sentence for operators.
 CREATE TABLE unmatched_receipts (

@@ -42,7 +42,7 @@ EXECUTED = {
     "m0021_hex_ids": "19f39b55ac1d57a05803352a87f42b4f5070da1e2927a0731e6a6c00d5d95508",
     "m0022_invisible_marks": "43f6ea71d5d5cb18ed1087a2de1c74c82d6270ab73d38738527312d72542b6da",
     "m0023_upstreams": "a2862ea6fe64b416b3a18df599f2fda85879b9644465a002f3fcbffbd2e1cf9a",
-    "m0024_outbound_queue": "dd7b0684cd8755632320c3205c2b2c022d8dad9478566ab7e5d21cbbc5d3153f",
+    "m0024_outbound_queue": "06a9f8d386c742d5af95e6ce2bd36ff3f62c6610733923815dfe06012562cf23",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -413,7 +413,7 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
     come.
     """
     cancelled = CancelResult()
-    paid = []
+    ended: dict[int, tuple[int, int, int]] = {}
     with write_transaction(conn):
         for each in candidates:
             row = conn.execute(
@@ -422,13 +422,16 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
                 (each.id, ENROUTE),
             ).fetchone()
             # What was to be sent later, or waited, may be on its way meanwhile.
-            can_cancel = row is not None and (
-                row["is_scheduled"] or row["is_queued"] or not (each.is_scheduled or each.is_queued)
+            can_cancel = (
+                row is not None
+                and each.id not in ended
+                and (row["is_scheduled"] or row["is_queued"] or not (each.is_scheduled or each.is_queued))
             )
             cancelled.was_cancelled.append(bool(can_cancel))
             if can_cancel:
-                cancelled.receipts += finish_messages(conn, [MessageOutcome(each.id, DELETED, PTT_DELETED, now_ms())])
-                paid.append((row["account_id"], each.id, row["price"]))
-                queue.remove_waiting_messages(conn, [each.id])
-        _refund_messages(conn, paid)
+                ended[each.id] = (row["account_id"], each.id, row["price"])
+        now = now_ms()
+        cancelled.receipts = finish_messages(conn, [MessageOutcome(each, DELETED, PTT_DELETED, now) for each in ended])
+        queue.remove_waiting_messages(conn, [*ended])
+        _refund_messages(conn, ended.values())
     return cancelled

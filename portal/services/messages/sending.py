@@ -18,10 +18,14 @@ from portal.services.upstreams import counters, queue, upstreams
 from portal.services.upstreams.settings import FAIL
 from portal.services.upstreams.upstreams import SIMULATOR
 
+MAX_UNMATCHED_RECEIPTS = 100_000
+"""So many receipts that belong to no message are kept: a carrier can send any number of them."""
 EARLY_RECEIPT_MS = 10 * MINUTE_MS
 """A receipt may come before the answer to its submit_sm by at most so much."""
 # The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
 _REMAINING_ROOM = bytes(30)
+# What stands where an upstream's status would.
+_NO_ANSWER = "no answer"
 _STORE_ACCEPTED = BulkUpdateColumns(
     "messages", ("upstream_id", "bind", "sent_at", "outcome_room"), f"AND state = {ENROUTE}"
 )
@@ -96,8 +100,7 @@ class UpstreamReceipt:
     `message_ids`: the ids that it gives, one or two. `state`: its message_state, None where it is not known.
     `is_final`: nothing more will come of that message. `status`: the state and error as they came. `done_at`:
     milliseconds, None: it gives no time. `source`, `destination`: the addresses of the deliver_sm, the handset's first.
-    `is_repeated`: one for the same id was matched a short time ago, so that it need not be kept where it matches
-    nothing.
+    `is_repeated`: the same came a short time ago, so that it need not be kept where it matches nothing.
     """
 
     upstream: int
@@ -120,7 +123,7 @@ class SendingResult:
 
     `has_released`: whether something may be claimed now that was held up. `next_retry_at`: when (milliseconds) the next
     message is to be tried again, None: there is none. `matched`: for each receipt of an upstream whether its message
-    was found. `early_ids`: the upstreams' ids of accepted messages whose receipts were there before.
+    was found.
     """
 
     receipts: list[DeliveryReceipt] = field(default_factory=list)
@@ -128,7 +131,6 @@ class SendingResult:
     has_released: bool = False
     next_retry_at: int | None = None
     matched: list[bool] = field(default_factory=list)
-    early_ids: list[tuple[int, str]] = field(default_factory=list)
 
 
 def claim_messages(
@@ -235,19 +237,24 @@ def _refuse_messages(
 def resolve_unsure_messages(
     conn: sqlite3.Connection, upstream_id: int, message_ids: Sequence[int], now: int, result: SendingResult
 ) -> None:
-    """Decide about messages of which nobody knows whether the upstream has them: by its setting `unanswered`.
+    """Decide about messages of which nobody knows whether the upstream has them: by its setting `unanswered`. One that
+    was sent MAX_UNANSWERED times without an answer is not sent again.
 
     The caller is inside `write_transaction()`.
     """
     if upstreams.get_stored_settings(conn, upstream_id).unanswered == FAIL:
-        result.receipts += outcomes.finish_failed_messages(
-            conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now) for each in message_ids]
-        )
-        _release_held_messages(conn, message_ids, result)
-        counters.add_to_counters(conn, upstream_id, {"unsure": len(message_ids), "failed": len(message_ids)})
+        failed_ids = message_ids
     else:
-        queue.put_back_messages(conn, message_ids, now)
-        counters.add_to_counters(conn, upstream_id, {"unsure": len(message_ids), "resent": len(message_ids)})
+        failed_ids = [
+            each for each in message_ids if not queue.hold_message(conn, each, _NO_ANSWER, now, is_unanswered=True)
+        ]
+    if failed_ids:
+        result.receipts += outcomes.finish_failed_messages(
+            conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, _NO_ANSWER) for each in failed_ids]
+        )
+        _release_held_messages(conn, failed_ids, result)
+    amounts = {"unsure": len(message_ids), "resent": len(message_ids) - len(failed_ids), "failed": len(failed_ids)}
+    counters.add_to_counters(conn, upstream_id, {name: amount for name, amount in amounts.items() if amount})
 
 
 @dataclass(slots=True)
@@ -308,7 +315,16 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
         result.receipts = _finish_messages(conn, ended)
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
+            if amounts_of_upstream["unmatched"]:
+                _remove_oldest_unmatched_receipts(conn)
     return result
+
+
+def _remove_oldest_unmatched_receipts(conn: sqlite3.Connection) -> None:
+    conn.execute(
+        "DELETE FROM unmatched_receipts WHERE id <= (SELECT max(id) FROM unmatched_receipts) - ?",
+        (MAX_UNMATCHED_RECEIPTS,),
+    )
 
 
 def _find_message(conn: sqlite3.Connection, receipt: UpstreamReceipt) -> tuple[int, str] | None:
@@ -378,8 +394,6 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
             " OR other_id = ?3) RETURNING state, ptt, status, received_at, id",
             (each.upstream, since, each.upstream_message_id),
         ).fetchall()
-        if early:
-            result.early_ids.append((each.upstream, each.upstream_message_id))
         for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
             if state is not None:
                 ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))

@@ -18,6 +18,8 @@ _INSERT_QUEUED = BulkInsert("queued_messages", "account_id, priority_rank, messa
 _RANK_SQL = f"{_HIGHEST_PRIORITY} - coalesce(messages.priority, 0)"
 # A destination that holds up all that comes to it is looked at so often in one claim, and no more.
 _MAX_ROUNDS = 8
+MAX_UNANSWERED = 4
+"""A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
 
 IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
@@ -32,9 +34,9 @@ IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
 class ClaimedIds:
     """What one upstream takes now.
 
-    `message_ids`: in the order in which they are to be sent.
-    `emptied_account_ids`: the accounts that have had something that waits, and have nothing more. `has_more`: whether
-    something is left that could be claimed at once. `last_account_id`: whose turn it was last.
+    `message_ids`: in the order in which they are to be sent. `emptied_account_ids`: the accounts that have had
+    something that waits, and have nothing more. `has_more`: whether something is left that could be claimed at once.
+    `last_account_id`: whose turn it was last; 0: that of what is tried again.
     """
 
     message_ids: list[int]
@@ -89,17 +91,15 @@ def claim_message_ids(
 
     Args:
         limit: how many, at least 1.
-        after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: nobody's.
+        after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: that of what is tried again.
         now: this moment (milliseconds).
     """
     claimed = ClaimedIds([], [], has_more=False, last_account_id=after_account_id)
     # What is tried again has a turn as if it were another account's, behind the last one.
     turns: list[int | None] = [*_list_waiting_accounts(conn, after_account_id, limit)]
-    if after_account_id and len(turns) < limit:
+    if len(turns) < limit:
         turns.append(None)
         turns += [each for each in _list_waiting_accounts(conn, 0, limit) if each <= after_account_id]
-    elif not after_account_id:
-        turns.insert(0, None)
     for _ in range(_MAX_ROUNDS):
         remaining = limit - len(claimed.message_ids)
         if not turns or not remaining:
@@ -113,6 +113,7 @@ def claim_message_ids(
                 continue
             if account_id is None:
                 is_finished = _claim_retries(conn, count, now, claimed)
+                claimed.last_account_id = 0
             else:
                 is_finished = _claim_of_account(conn, account_id, count, claimed)
                 claimed.last_account_id = account_id
@@ -193,28 +194,40 @@ def has_waiting_messages(conn: sqlite3.Connection, account_id: int) -> bool:
     return bool(row[0])
 
 
-def hold_message(conn: sqlite3.Connection, message_id: int, error: str, now: int) -> None:
+def hold_message(
+    conn: sqlite3.Connection, message_id: int, error: str, now: int, *, is_unanswered: bool = False
+) -> bool:
     """Let a claimed message wait for another try, and all of its account to the same destination for it.
 
-    The pause is five seconds at first and doubles each time, to ten minutes.
+    The pause is five seconds at first and doubles each time, to ten minutes; after the first time without an answer
+    there is none.
 
     Args:
         error: why it was not taken, for operators.
+        is_unanswered: whether the upstream may have it.
+
+    Returns:
+        False where it had no answer MAX_UNANSWERED times, and is not to be tried again.
     """
     row = conn.execute(
         f"SELECT account_id, destination FROM messages WHERE id = ? AND +state = {ENROUTE}", (message_id,)
     ).fetchone()
     if row is None:
-        return
+        return True
     account_id, destination = row
     conn.execute("UPDATE messages SET upstream = NULL WHERE id = ?", (message_id,))
     flow = (account_id, destination)
-    (attempts,) = conn.execute(
-        "INSERT INTO held_messages (account_id, destination, message_id, attempts, error) VALUES (?, ?, ?, 1, ?)"
-        " ON CONFLICT DO UPDATE SET attempts = attempts + 1, error = excluded.error RETURNING attempts",
-        (*flow, message_id, error),
+    attempts, unanswered_count = conn.execute(
+        "INSERT INTO held_messages (account_id, destination, message_id, attempts, unanswered, error)"
+        " VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET attempts = attempts + 1,"
+        " unanswered = unanswered + excluded.unanswered, error = excluded.error RETURNING attempts, unanswered",
+        (*flow, message_id, int(is_unanswered), error),
     ).fetchone()
+    if unanswered_count >= MAX_UNANSWERED:
+        return False
     delay = min(_FIRST_RETRY_MS << min(attempts - 1, 20), _LONGEST_RETRY_MS)
+    if is_unanswered and attempts == 1:
+        delay = 0
     # Of several that were under way together, the first is tried again, and the others after it.
     others = conn.execute(
         "SELECT message_id, not_before, attempts, upstream IS NOT NULL FROM held_messages JOIN messages"
@@ -223,13 +236,14 @@ def hold_message(conn: sqlite3.Connection, message_id: int, error: str, now: int
         (*flow, message_id),
     ).fetchall()
     if any(is_under_way for *_, is_under_way in others):
-        return
+        return True
     if all(other_id > message_id or not_before is None for other_id, not_before, *_ in others):
         conn.execute(
             "UPDATE held_messages SET not_before = CASE message_id WHEN ? THEN ? END"
             " WHERE account_id = ? AND destination = ? AND attempts > 0",
             (message_id, now + delay, *flow),
         )
+    return True
 
 
 def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
@@ -254,7 +268,7 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
         if not is_held_up:
             conn.execute(
                 f"INSERT INTO queued_messages SELECT h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
-                " JOIN messages ON id = message_id WHERE h.account_id = ? AND h.destination = ?",
+                f" JOIN messages ON id = message_id AND state = {ENROUTE} WHERE h.account_id = ? AND h.destination = ?",
                 flow,
             )
             conn.execute("DELETE FROM held_messages WHERE account_id = ? AND destination = ?", flow)

@@ -34,6 +34,7 @@ _GATHER_FROM_SUBMITS = 20
 _GATHER_SECONDS = 0.0015
 _DEFER_SECONDS = 0.01
 _RETRY_SECONDS = 0.25
+_FAILURE_LOG_SECONDS = 10.0
 # Who waits for the write lock tries to get it every half a millisecond (`db.write_transaction`), so one is enough to
 # find it free.
 _YIELD_SECONDS = 0.001
@@ -131,6 +132,7 @@ class DatabaseWriter:
         self._last_submit_count = 0
         self._stopping = False
         self._is_failing = False
+        self._failure_logged_at = 0.0
         self._last_yield_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -244,7 +246,9 @@ class DatabaseWriter:
             return self._write_jobs(jobs[:half]) + self._write_jobs(jobs[half:])
         if self._is_failing:
             self._is_failing = False
-            log.warning("the database can be written again")
+            # On a full disk small writes succeed between others that fail.
+            if time.monotonic() - self._failure_logged_at > _FAILURE_LOG_SECONDS:
+                log.warning("the database can be written again")
         return callbacks
 
     def _write_in_transaction(self, jobs: list[_Job]) -> list[_Callback]:
@@ -262,7 +266,9 @@ class DatabaseWriter:
     def _handle_write_failure(self, jobs: list[_Job], error: sqlite3.OperationalError) -> list[_Callback]:
         if not self._is_failing:
             self._is_failing = True
-            log.error("the database can't be written: %s", error)
+            if time.monotonic() - self._failure_logged_at > _FAILURE_LOG_SECONDS:
+                self._failure_logged_at = time.monotonic()
+                log.error("the database can't be written: %s", error)
         self._jobs_to_retry += [job for job in jobs if self._handlers[job[0]].on_refused is None]
         return self._build_failure_callbacks(jobs, error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Protocol
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 # What is claimed ahead of the room is sent within about so long.
 _AHEAD_SECONDS = 0.05
-# Carriers send some receipts twice. So many ids are known, of each upstream, whose receipt was there.
-_MATCHED_IDS = 10_000
+# Carriers send some receipts twice. So many of the last ones of each upstream are known.
+_KNOWN_RECEIPTS = 10_000
 
 
 class ChannelOwner(Protocol):
@@ -50,9 +50,10 @@ class UpstreamChannel:
 
     __slots__ = (
         "_flows",
-        "_known_receipt_ids",
+        "_known_receipts",
         "_owner",
         "_ready",
+        "_refusals",
         "_storage",
         "_stray_ids",
         "available",
@@ -78,8 +79,10 @@ class UpstreamChannel:
         self._ready: deque[SubmittedMessage] = deque()
         # Of what was sent and is not answered, by message id.
         self._flows: dict[int, Flow] = {}
-        self._known_receipt_ids: OrderedDict[str, None] = OrderedDict()
+        self._known_receipts: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._stray_ids: frozenset[int] = frozenset()
+        # How often what was said, since the log told last.
+        self._refusals: Counter[str] = Counter()
 
     @property
     def id(self) -> int:
@@ -160,13 +163,6 @@ class UpstreamChannel:
             message = self._ready.popleft()
             self._put_back(message.id, (message.account_id, message.destination), UnsentReason.PUT_BACK)
 
-    def remember_receipts(self, upstream_message_ids: Iterable[str]) -> None:
-        """Another receipt for one of these ids says nothing new."""
-        for each in upstream_message_ids:
-            self._known_receipt_ids[each] = None
-        while len(self._known_receipt_ids) > _MATCHED_IDS:
-            self._known_receipt_ids.popitem(last=False)
-
     def check_strays(self) -> None:
         """Look whether the database has messages as this upstream's that nobody here knows: a commit in doubt leaves
         some. Those that were there the last time, too, may have been sent.
@@ -185,6 +181,19 @@ class UpstreamChannel:
             self._store_unsent(UnsentMessage(self.id, each, UnsentReason.UNSURE))
         self._stray_ids = stray_ids
 
+    def count_refusals(self, status: str, count: int = 1) -> None:
+        """Have the log tell of refusals: the first ones at once, the others together."""
+        if status not in self._refusals:
+            log.warning("upstream %s refuses messages: %s", self.config.upstream.name, status)
+        self._refusals[status] += count
+
+    def log_refusals(self) -> None:
+        """Tell of those since the last time."""
+        for status, count in self._refusals.items():
+            if count > 1:
+                log.warning("upstream %s has refused %d messages: %s", self.config.upstream.name, count, status)
+        self._refusals.clear()
+
     # --- what the connection tells
 
     def handle_accepted(self, message_id: int, upstream_message_id: str, bind: int) -> None:
@@ -197,9 +206,11 @@ class UpstreamChannel:
 
     def handle_refused(self, message_id: int, status: str, ptt: int) -> None:
         self._flows.pop(message_id, None)
+        self.count_refusals(status)
         self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt))
 
     def handle_held(self, message_id: int, status: str) -> None:
+        self.count_refusals(status)
         self._put_back(message_id, self._flows.pop(message_id), UnsentReason.HELD, status)
         self._put_back_followers()
 
@@ -214,10 +225,13 @@ class UpstreamChannel:
         self._storage.store_outcomes(outcomes)
 
     def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
-        receipt.is_repeated = any(each in self._known_receipt_ids for each in receipt.message_ids)
-        # Another one may come while this one is being stored.
-        self.remember_receipts(receipt.message_ids)
-        self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, receipt, resolve))
+        # The whole of it: some carriers begin their ids anew.
+        key = (receipt.message_ids, receipt.status, receipt.source, receipt.text)
+        receipt.is_repeated = key in self._known_receipts
+        self._known_receipts[key] = None
+        if len(self._known_receipts) > _KNOWN_RECEIPTS:
+            self._known_receipts.popitem(last=False)
+        self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, key, resolve))
 
     def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
         self._storage.store_upstream_message(message, resolve)
@@ -244,9 +258,8 @@ class UpstreamChannel:
         self.unsaved += 1
         self._storage.store_unsent_message(unsent)
 
-    def _handle_receipt_stored(self, receipt: UpstreamReceipt, resolve: Resolve, is_matched: bool | None) -> None:
-        """`is_matched`: None where nothing could be stored."""
-        if not is_matched and not receipt.is_repeated:
-            for each in receipt.message_ids:
-                self._known_receipt_ids.pop(each, None)
+    def _handle_receipt_stored(self, key: tuple[object, ...], resolve: Resolve, is_matched: bool | None) -> None:
+        """`is_matched`: None where nothing could be stored, so that it comes again."""
+        if is_matched is None:
+            self._known_receipts.pop(key, None)
         resolve(is_matched is not None)

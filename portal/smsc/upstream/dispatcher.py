@@ -298,9 +298,6 @@ class Dispatcher:
             if channel is not None:
                 channel.unsaved -= count
                 channel.update_available()
-        for upstream_id, upstream_message_id in result.early_ids:
-            if upstream_id in self._channels:
-                self._channels[upstream_id].remember_receipts([upstream_message_id])
         for each in stored:
             if isinstance(each, UnsentMessage) and each.flow is not None:
                 self._finish_put_back(each.flow)
@@ -385,10 +382,14 @@ class Dispatcher:
             channel.check_strays()
 
     def _check_strays_periodically(self) -> None:
+        for channel in self._channels.values():
+            channel.log_refusals()
         self.check_strays()
         self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
 
     def _save_counters_of(self, channel: UpstreamChannel, connection: UpstreamConnection) -> None:
         counted = connection.take_counters()
+        if counted.get("throttled"):
+            channel.count_refusals("too many at a time", counted["throttled"])
         if counted:
             self._storage.add_upstream_counters(channel.id, counted)

@@ -24,7 +24,7 @@ from portal.services.messages.sending import AcceptedMessage, SendingResult, Uns
 from portal.services.operations import self_check
 from portal.services.upstreams import counters, queue, upstreams
 from portal.services.upstreams.upstreams import Upstream
-from tests.services.upstreams.waiting import add_upstream, prepare_waiting, queue_messages
+from tests.services.upstreams.waiting import add_upstream, prepare_waiting, queue_messages, queue_of_each
 from tests.support import prepare_submit
 
 
@@ -220,14 +220,34 @@ def test_what_is_unsure_is_sent_again_or_has_failed(conn, keys, cast, unanswered
         assert (counted["resent"], claim(conn)) == (0, [])
 
 
+def test_what_is_never_answered_is_not_sent_for_ever(conn, cast, upstream):
+    message_id, follower = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    now = now_ms()
+    pauses = []
+    for _ in range(queue.MAX_UNANSWERED):
+        assert [each.id for each in sending.claim_messages(conn, 1, 1, 0, now).messages] == [message_id]
+        unsent = UnsentMessage(1, message_id, UnsentReason.UNSURE, (cast.smpp_acme_1.id, "393401234567"))
+        result = sending.store_unsent_messages(conn, [unsent], now)
+        pauses.append((result.next_retry_at or now) - now)
+        # Nothing passes it meanwhile.
+        assert [each.id for each in sending.claim_messages(conn, 1, 10, 1, now - 1).messages] in ([], [follower])
+        now = result.next_retry_at or now
+    assert pauses == [0, 10_000, 20_000, 0]
+    assert [(each.message_id, each.state, each.ptt) for each in result.receipts] == [(message_id, UNKNOWN, PTT_UNKNOWN)]
+    counted = counters.get_counters(conn, 1)
+    assert (counted["unsure"], counted["resent"], counted["failed"]) == (4, 3, 1)
+    assert read_message(conn, message_id)["upstream_status"] == "no answer"
+
+
 def test_a_start_decides_about_what_was_under_way(conn, cast, upstream):
-    answered, unsure, waiting = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    destinations = ["393401111111", "393402222222", "393403333333"]
+    answered, unsure, waiting = queue_of_each(conn, cast.smpp_acme_1.id, destinations)
     claim(conn, 2)
     accept(conn, answered)
     recovered = sending.recover_messages(conn, now_ms())
     assert recovered.waiting_account_ids == {cast.smpp_acme_1.id}
     assert counters.get_counters(conn, 1)["unsure"] == 1
-    assert claim(conn) == [unsure, waiting]
+    assert sorted(claim(conn)) == [unsure, waiting]
 
 
 def test_a_start_leaves_to_simulators_what_is_theirs(conn, keys, cast):

@@ -65,7 +65,11 @@ def test_what_is_queued_and_held_waits_and_the_oldest_counts(conn, acme_1, globe
     added = [
         None,
         ("INSERT INTO queued_messages VALUES (?, 5, ?)", (acme_1.id, of_low_priority)),
-        ("INSERT INTO held_messages VALUES (?, '39340', ?, 1, 1, '')", (acme_1.id, held)),
+        (
+            "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
+            " VALUES (?, '39340', ?, 1, 1, '')",
+            (acme_1.id, held),
+        ),
     ]
     for statement, (count, hours) in zip(added, expected, strict=True):
         if statement:

@@ -39,7 +39,8 @@ def waiting(conn: Connection, keys: Keys, acme_1: Account, acme_2: Account) -> S
     conn.execute("DELETE FROM queued_messages")
     conn.execute("INSERT INTO queued_messages VALUES (:account, 0, :queued)", values)
     conn.executemany(
-        "INSERT INTO held_messages VALUES (:account, :to, :id, :attempts, :not_before, '')",
+        "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
+        " VALUES (:account, :to, :id, :attempts, :not_before, '')",
         [
             {"account": account_id, "to": "1", "id": rows["held"], "attempts": 2, "not_before": now},
             {"account": account_id, "to": "1", "id": rows["behind"], "attempts": 0, "not_before": None},

@@ -249,3 +249,34 @@ def test_a_row_without_its_message_is_passed_over(conn, cast):
     claimed = claim(conn, 5)
     assert (claimed.message_ids, claimed.has_more) == ([message_id], False)
     assert not queue.has_queue(conn)
+
+
+def test_what_is_tried_again_has_one_turn_among_the_accounts(conn, cast):
+    held = queue_of_each(conn, cast.smpp_acme_1.id, [f"39333{each:07d}" for each in range(6)])
+    claim(conn, 6)
+    for each in held:
+        hold(conn, each)
+    waiting = queue_messages(conn, cast.smpp_globex_1.id, 6)
+    order: list[int] = []
+    after = 0
+    for _ in range(12):
+        claimed = claim(conn, 1, after, now=NOW + 60_000)
+        order += claimed.message_ids
+        after = claimed.last_account_id
+    assert [each in held for each in order] == [False, True] * 6
+    assert [each for each in order if each in waiting] == waiting
+
+
+def test_what_has_ended_behind_a_refused_message_does_not_wait_again(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    claim(conn, 1)
+    hold(conn, ids[0])
+    claim(conn, 10)
+    outcomes.finish_messages(
+        conn,
+        [outcomes.MessageOutcome(each, message_states.EXPIRED, message_states.PTT_EXPIRED, NOW) for each in ids[:2]],
+    )
+    with write_transaction(conn):
+        queue.remove_waiting_messages(conn, ids[:2])
+    assert claim(conn, 10).message_ids == ids[2:]
+    assert not queue.has_queue(conn)

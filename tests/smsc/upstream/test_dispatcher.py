@@ -211,7 +211,7 @@ async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn,
         carrier.answer(submit, message_id="early")
         assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
-        # Once more it says nothing new.
+        # The same once more says nothing new.
         carrier.send(build_receipt(submit, "early"))
         await carrier.read_pdu()
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0

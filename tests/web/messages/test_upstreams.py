@@ -68,7 +68,11 @@ def hold(conn: db.Connection, message_id: int, attempts: int, not_before: int | 
     conn.execute("DELETE FROM queued_messages WHERE message_id = ?", (message_id,))
     account_id = acting.get_account(conn, "smpp-acme-1").id
     values = (account_id, NUMBER, message_id, attempts, not_before, error)
-    conn.execute("INSERT INTO held_messages VALUES (?, ?, ?, ?, ?, ?)", values)
+    conn.execute(
+        "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        values,
+    )
 
 
 def exact(at: int) -> str:

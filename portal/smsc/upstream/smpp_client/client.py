@@ -19,6 +19,7 @@ from portal.smsc.upstream.smpp_client.interface import (
     Respond,
 )
 from portal.smsc.upstream.smpp_client.pacing import Pacer
+from portal.smsc.upstream.smpp_client.resolver import HostResolver
 from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES
 
 THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
@@ -69,6 +70,7 @@ class SmppClient:
         self._events = events
         self._loop = loop
         self.counters = ClientCounters()
+        self._resolver = HostResolver(loop)
         self._connectors: dict[int, Connector] = {}
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self._submitters: list[ClientSession] = []
@@ -91,7 +93,7 @@ class SmppClient:
         kinds = ("trx",) if self._settings.bind == "trx" else ("tx", "rx")
         for number, kind in enumerate(kinds * self._settings.binds, start=1):
             if number not in self._connectors:
-                connector = Connector(self._name, number, kind, self._settings, self, self._loop)
+                connector = Connector(self._name, number, kind, self._settings, self, self._resolver, self._loop)
                 self._connectors[number] = connector
                 connector.start()
 

@@ -22,6 +22,7 @@ from portal.smsc.upstream.smpp_client.client_session import (
     SessionOwner,
 )
 from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
+from portal.smsc.upstream.smpp_client.resolver import HostResolver
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,13 @@ class Connector:
         kind: str,
         settings: ClientSettings,
         owner: ConnectorOwner,
+        resolver: HostResolver,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._name = name
         self._settings = settings
         self._owner = owner
+        self._resolver = resolver
         self._loop = loop
         self._session: ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
@@ -132,24 +135,29 @@ class Connector:
             tls_context = await asyncio.to_thread(create_tls_context, settings) if settings.tls else None
         except (OSError, ValueError) as error:
             return None, str(error)
-        session = ClientSession(self._name, number, kind, bind_octets, settings, self._owner, self._loop)
+        session: ClientSession | None = None
         try:
             async with asyncio.timeout(settings.connect_seconds):
-                await self._loop.create_connection(
-                    lambda: session,
-                    settings.host,
-                    settings.port,
-                    ssl=tls_context,
-                    server_hostname=(settings.tls_server_name or settings.host) if tls_context else None,
-                )
+                addresses = await self._resolver.resolve(settings.host)
+                for number_of_try, address in enumerate(addresses, start=1):
+                    session = ClientSession(self._name, number, kind, bind_octets, settings, self._owner, self._loop)
+                    try:
+                        await self._open_connection(session, address, settings, tls_context)
+                        break
+                    except OSError:
+                        if number_of_try == len(addresses):
+                            raise
         except asyncio.CancelledError:
-            session.discard()
+            if session:
+                session.discard()
             raise
         except TimeoutError:
-            session.discard()
+            if session:
+                session.discard()
             return None, f"no connection to {settings.host} port {settings.port} in {settings.connect_seconds:g} s"
         except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
             return None, f"no connection to {settings.host} port {settings.port}: {describe_error(error)}"
+        assert session
         self._session = session
         session.change_settings(self._settings)  # they may have changed meanwhile
         if session.is_bound:
@@ -157,6 +165,14 @@ class Connector:
         await session.ended
         self._session = None
         return session, session.end_reason
+
+    async def _open_connection(
+        self, session: ClientSession, address: str, settings: ClientSettings, tls_context: ssl.SSLContext | None
+    ) -> None:
+        server_name = (settings.tls_server_name or settings.host) if tls_context else None
+        await self._loop.create_connection(
+            lambda: session, address, settings.port, ssl=tls_context, server_hostname=server_name
+        )
 
     def _choose_pause(self, status: int) -> float:
         """Return how many seconds to wait before the next try."""
@@ -172,7 +188,8 @@ class Connector:
         has_turned = BindStatus.BOUND in (state, old.state)
         self.state = BindState(number, kind, state, now_ms() if has_turned else old.since, error, status)
         if self.state != old:
-            log.info("upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, error and f", {error}")
+            level = logging.WARNING if state in (BindStatus.REFUSED, BindStatus.UNBOUND) else logging.INFO
+            log.log(level, "upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, error and f", {error}")
             self._owner.handle_state(self)
 
 
