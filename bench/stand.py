@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -34,7 +34,7 @@ from tests.support import find_free_port, wait_until
 SENDERS = ("BENCH", "ACME", "390123", "393401234567")
 UPSTREAM = "carrier"
 # How messages go out, where a bench has an upstream.
-UPSTREAM_SETTINGS = {"--binds": 4, "--window": 100, "--reconnect-seconds": 1}
+UPSTREAM_SETTINGS: Mapping[str, object] = {"--binds": 4, "--window": 100, "--reconnect-seconds": 1}
 CREDITS = 1_000_000_000
 # Above this share of a core the generator could be what limits the rate.
 MAX_GENERATOR_CPU = 0.9
@@ -157,9 +157,15 @@ class Installation:
             lines.append(f"{name} {added['password']}\n")
         (self.data / file).write_text("".join(lines))
 
-    def add_upstream(self, port: int, system_id: str = "bench", password: str = "bench") -> None:
-        """Add an upstream of this machine, with UPSTREAM_SETTINGS."""
-        options = [each for setting in UPSTREAM_SETTINGS.items() for each in setting]
+    def add_upstream(
+        self,
+        port: int,
+        system_id: str = "bench",
+        password: str = "bench",
+        settings: Mapping[str, object] = UPSTREAM_SETTINGS,
+    ) -> None:
+        """Add an upstream of this machine."""
+        options = [each for setting in settings.items() for each in setting]
         options += ["--host", "127.0.0.1", "--port", port, "--system-id", system_id, "--password-stdin"]
         self.app("upstream", "add", UPSTREAM, *options, stdin=password)
 

@@ -198,6 +198,11 @@ class ClientCrowd:
         target = self.acknowledged + messages
         wait_until(lambda: self.acknowledged >= target, deadline_s)
 
+    def wait_for_refusals(self, refusals: int, deadline_s: float = 30) -> None:
+        """Wait until so many messages more have been refused."""
+        target = self.refused.total() + refusals
+        wait_until(lambda: self.refused.total() >= target, deadline_s)
+
     def wait_for_all_clients(self, messages: int, deadline_s: float = 30) -> None:
         """Wait until each client has had so many messages more acknowledged."""
         counts_before = [len(each.acknowledged) for each in self.clients]

@@ -32,7 +32,8 @@ _SETTINGS = {
 }
 DESTINATIONS = 800
 UNASKED_EVERY = 5
-_QUIET_S = 90
+# As long as what waits at the end takes.
+_QUIET_S = 300
 _MAX_GROWTH_MB = 24
 
 RunApp = Callable[..., subprocess.CompletedProcess[str]]
@@ -96,7 +97,7 @@ class Forwarding:
             assert not self.clients.refused, f"customers were refused {self.clients.refused}"
         conn = db.connect(self.data / db.FILE_NAME)
         try:
-            wait_until(lambda: not _is_something_unfinished(conn), _QUIET_S)
+            _wait_for_end_of_all(conn)
             rss_after_mb = self.measure_rss_mb()
             check = json.loads(self.run_app("check", "--json").stdout)
             assert check == {"ok": True, "problems": []}, check
@@ -105,7 +106,9 @@ class Forwarding:
         finally:
             conn.close()
         counts |= {"check": 1, "rss_before_mb": self.rss_before_mb, "rss_after_mb": rss_after_mb}
-        assert rss_after_mb - self.rss_before_mb < _MAX_GROWTH_MB
+        assert rss_after_mb - self.rss_before_mb < _MAX_GROWTH_MB, (
+            f"grown from {self.rss_before_mb} to {rss_after_mb} MB"
+        )
         return counts
 
     def _compare_books(self, conn: db.Connection, *, gives_up: bool) -> dict[str, int]:
@@ -114,7 +117,9 @@ class Forwarding:
         stored = {row["text"]: row for row in rows}
         assert len(stored) == len(rows), "a message is stored twice"
         acknowledged = self.clients.acknowledged_texts()
-        assert all(stored[text]["id"] == number for number, text in acknowledged.items())
+        ids = {text: row["id"] for text, row in stored.items()}
+        lost = [text for number, text in acknowledged.items() if ids.get(text) != number]
+        assert not lost, f"acknowledged, and not there: {lost[:5]}"
 
         copies = self.upstream.list_copies()
         assert {each.text for each in copies} <= stored.keys(), "sent, and not stored"
@@ -130,17 +135,18 @@ class Forwarding:
         counters = self.show_upstream()["counters"]
         assert doubles <= counters["unsure"], f"{doubles} doubles, and {counters['unsure']} were unsure"
         if gives_up:
-            assert not doubles
-            assert len(given_up) <= counters["unsure"]
+            assert not doubles, f"{doubles} doubles, though nothing unsure is sent again"
+            assert len(given_up) <= counters["unsure"], f"{len(given_up)} given up, {counters['unsure']} were unsure"
         else:
-            assert not given_up
+            assert not given_up, f"{len(given_up)} given up, though what is unsure is sent again"
 
         expected = outcomes | dict.fromkeys(refused, REJECTED) | dict.fromkeys(given_up, UNKNOWN)
         wrong = {text: (row["state"], expected[text]) for text, row in stored.items() if row["state"] != expected[text]}
         assert not wrong, f"{len(wrong)} messages have not become what the upstream says: {list(wrong.items())[:5]}"
         paid = sum(row["price"] for row in rows if row["state"] != REJECTED)
         balances = dict(conn.execute("SELECT id, balance FROM accounts").fetchall())
-        assert sum(self.granted - balances[each.id] for each in self.logins) == paid
+        spent = sum(self.granted - balances[each.id] for each in self.logins)
+        assert spent == paid, f"{spent} were spent on messages that cost {paid}"
         return {
             "acknowledged": len(acknowledged),
             "stored": len(stored),
@@ -159,19 +165,35 @@ class Forwarding:
             for row in conn.execute("SELECT id, state FROM messages WHERE registered_delivery <> 0")
         }
         receipts = self.clients.count_receipts()
-        assert receipts.keys() == asked.keys()
+        other = receipts.keys() ^ asked.keys()
+        assert not other, f"{len(other)} messages have no receipt, or one that was not asked for: {sorted(other)[:5]}"
         repeated = sum(count > 1 for count in receipts.values())
         assert may_repeat or not repeated, f"{repeated} receipts came more than once"
-        assert self.clients.final_states() == asked
-        unmatched = conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0]
-        return {"receipts": len(receipts), "receipts_twice": repeated, "unmatched": unmatched}
+        told = self.clients.final_states()
+        wrong = {number: (told[number], state) for number, state in asked.items() if told[number] != state}
+        assert not wrong, f"{len(wrong)} receipts tell another state: {list(wrong.items())[:5]}"
+        # Of what it keeps of its upstream's receipts: which are of nothing that it knows, and which say nothing new.
+        (unmatched,) = conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()
+        (late_twins,) = conn.execute(
+            "SELECT count(*) FROM unmatched_receipts WHERE message_id IN (SELECT upstream_id FROM messages)"
+        ).fetchone()
+        return {
+            "receipts": len(receipts),
+            "receipts_twice": repeated,
+            "unmatched": unmatched - late_twins,
+            "late_twins": late_twins,
+        }
 
 
-def _is_something_unfinished(conn: db.Connection) -> bool:
-    row = conn.execute(
-        "SELECT EXISTS (SELECT 1 FROM messages WHERE state = 1) OR EXISTS (SELECT 1 FROM deliveries)"
-    ).fetchone()
-    return bool(row[0])
+def _wait_for_end_of_all(conn: db.Connection) -> None:
+    """Wait until all messages have ended, and customers have accepted all receipts."""
+    unfinished = "SELECT EXISTS (SELECT 1 FROM messages WHERE state = 1) OR EXISTS (SELECT 1 FROM deliveries)"
+    try:
+        wait_until(lambda: not conn.execute(unfinished).fetchone()[0], _QUIET_S)
+    except AssertionError:
+        tables = ("messages WHERE state = 1", "queued_messages", "held_messages", "deliveries")
+        left = {each: conn.execute(f"SELECT count(*) FROM {each}").fetchone()[0] for each in tables}
+        raise AssertionError(f"still there after {_QUIET_S} s: {left}") from None
 
 
 def add_upstream(run_app: RunApp, upstream: Upstream, **settings: object) -> None:

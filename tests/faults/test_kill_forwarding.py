@@ -1,4 +1,6 @@
-"""kill -9 of each process while messages go to an upstream: none is lost, and what goes out twice was unsure."""
+"""kill -9 of each process, and a stop, while messages go to an upstream: none is lost, and what it gets twice was
+unsure.
+"""
 
 import os
 import random
@@ -10,7 +12,7 @@ import pytest
 from tests.faults.carriers import Carrier
 from tests.faults.conftest import ReportCounts, StartForwarding, take_share
 from tests.faults.test_kill import kill_all, kill_child
-from tests.serving import is_server_ready
+from tests.serving import is_server_ready, stop_process
 from tests.support import RunningServer, wait_until
 
 VICTIMS = ("smsc", "web", "serve", "all")
@@ -51,3 +53,18 @@ def test_kill_9_under_load(
         # A window under way, and one of answers that were not on disk yet.
         assert counts["unsure"] <= kills * 2 * _BINDS * _WINDOW
         tell(kills=kills, **counts)
+
+
+def test_a_stop_leaves_nothing_unsure(
+    serve: Callable[..., RunningServer], start_forwarding: StartForwarding, carrier: Carrier, tell: ReportCounts
+) -> None:
+    stops = take_share(20)
+    with start_forwarding(carrier, is_supervised=True, binds=_BINDS, window=_WINDOW) as forwarding:
+        for _ in range(stops):
+            forwarding.clients.wait_for_messages(_MOST_BETWEEN)
+            assert stop_process(forwarding.server.process) == 0
+            forwarding.server = serve()
+            forwarding.clients.wait_for_receipts(1, _BACK_S)
+        counts = forwarding.prove(was_killed=True)
+        assert counts["unsure"] == counts["doubles"] == 0
+        tell(stops=stops, **counts)

@@ -8,12 +8,16 @@ from random import Random
 
 import pytest
 
+from portal.core import db
 from portal.services.upstreams import binds
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import MAX_PDU_LENGTH, DeliverSm, encode_pdu
+from tests.faults import storage
 from tests.faults.carriers import Carrier, run_second_instance
 from tests.faults.conftest import IS_FULL, ReportCounts, StartForwarding, take_share
+from tests.faults.crowd import WINDOW
 from tests.faults.test_kill import kill_child
+from tests.faults.test_storage import REFUSALS
 from tests.support import AccountLogin, wait_until
 
 _AWAY_S = 60 if IS_FULL else 6
@@ -84,12 +88,12 @@ def test_binds_and_submits_that_are_not_answered(
 
 
 def test_throttling_everything(start_forwarding: StartForwarding, carrier: Carrier, tell: ReportCounts) -> None:
-    with start_forwarding(carrier, backlog=_BACKLOG) as forwarding:
+    with start_forwarding(carrier) as forwarding:
         began = time.monotonic()
         carrier.behave(statuses=[CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL], temporary=True)
         wait_until(lambda: time.monotonic() >= began + _THROTTLED_S, 2 * _THROTTLED_S)
         carrier.behave(statuses=[])
-        forwarding.clients.wait_for_receipts(100, _REBIND_S)
+        forwarding.clients.wait_for_receipts(take_share(1000), _REBIND_S)
         counts = forwarding.prove()
         assert counts["doubles"] == counts["unsure"] == 0
         counters = forwarding.show_upstream()["counters"]
@@ -121,8 +125,9 @@ def test_receipts_before_the_answer_twice_and_of_nothing(
         forwarding.clients.wait_for_messages(messages, 300)
         counts = forwarding.prove()
         carried = carrier.count()
-        # Of those that are kept as nothing's, each is; what came twice says nothing new, and is no problem.
         assert counts["unmatched"] == carried["unknown_receipts"] > 0
+        # What comes once more in the moment in which its twin is stored is kept, too; nothing else is.
+        assert counts["late_twins"] <= carried["receipts"] // 100
         assert counts["doubles"] == counts["unsure"] == 0
         tell(upstream_receipts=carried["receipts"], unknown_receipts=carried["unknown_receipts"], **counts)
 
@@ -172,6 +177,23 @@ def test_garbage_and_pdus_of_64_kib(start_forwarding: StartForwarding, carrier: 
         tell(garbage=len(harmless) * deaths + deaths, **forwarding.prove())
 
 
+def test_what_it_says_while_nothing_can_be_written(
+    start_forwarding: StartForwarding, carrier: Carrier, data: Path, tell: ReportCounts
+) -> None:
+    faults, log = take_share(10), data / f"{db.FILE_NAME}-wal"
+    with start_forwarding(carrier, binds=2) as forwarding:
+        clients = forwarding.clients
+        for _ in range(faults):
+            with storage.limit_file_size(forwarding.smsc_pid, log.stat().st_size):
+                clients.wait_for_refusals(4 * WINDOW)
+            clients.wait_for_receipts(10, _REBIND_S)
+        assert clients.binds == len(clients.clients)
+        assert set(clients.refused) <= REFUSALS
+        counts = forwarding.prove(was_killed=True)
+        assert counts["unsure"] == counts["doubles"] == 0
+        tell(faults=faults, **counts)
+
+
 def test_a_second_instance_that_is_killed(
     start_forwarding: StartForwarding,
     crowded: tuple[Path, list[AccountLogin]],
@@ -184,7 +206,7 @@ def test_a_second_instance_that_is_killed(
         start_forwarding(upstream, binds=2) as forwarding,
     ):
         for _ in range(kills):
-            forwarding.clients.wait_for_receipts(50, _REBIND_S)
+            forwarding.clients.wait_for_receipts(20, _REBIND_S)
             kill_child(upstream.server, "smsc")
         forwarding.clients.wait_for_receipts(10, _REBIND_S)
         tell(kills=kills, **forwarding.prove())

@@ -185,7 +185,7 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         for upstream_id, count in Counter(each.upstream for each in accepted).items():
             counters.add_to_counters(conn, upstream_id, {"accepted": count})
         _release_held_messages(conn, [each.message_id for each in accepted], result)
-        _match_early_receipts(conn, accepted, result)
+        result.receipts = _match_early_receipts(conn, accepted)
     return result
 
 
@@ -377,13 +377,13 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
     )
 
 
-def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage], result: SendingResult) -> None:
+def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> list[DeliveryReceipt]:
     """Finish messages whose receipts came before they were known to be accepted."""
     now = now_ms()
     since = now - EARLY_RECEIPT_MS
     row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
     if not row[0]:
-        return
+        return []
     ended = []
     for each in accepted:
         if not each.upstream_message_id:
@@ -397,7 +397,7 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
         for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
             if state is not None:
                 ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
-    result.receipts = _finish_messages(conn, ended)
+    return _finish_messages(conn, ended)
 
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:

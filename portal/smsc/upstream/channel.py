@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 # What is claimed ahead of the room is sent within about so long.
 _AHEAD_SECONDS = 0.05
-# Carriers send some receipts twice. So many of the last ones of each upstream are known.
-_KNOWN_RECEIPTS = 10_000
+# Carriers send some receipts twice, and all that were not answered where a connection ends. So many of the last ones of
+# each upstream are known: whole, or by id and handset where their message was found.
+_KNOWN_RECEIPTS = 20_000
 
 
 class ChannelOwner(Protocol):
@@ -225,12 +226,12 @@ class UpstreamChannel:
         self._storage.store_outcomes(outcomes)
 
     def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
-        # The whole of it: some carriers begin their ids anew.
-        key = (receipt.message_ids, receipt.status, receipt.source, receipt.text)
-        receipt.is_repeated = key in self._known_receipts
+        # The id alone doesn't say it: another state follows, and some carriers begin their ids anew.
+        flow = (receipt.message_ids, receipt.source)
+        key = (*flow, receipt.status, receipt.text)
+        receipt.is_repeated = key in self._known_receipts or flow in self._known_receipts
+        # Another one may come while this one is being stored.
         self._known_receipts[key] = None
-        if len(self._known_receipts) > _KNOWN_RECEIPTS:
-            self._known_receipts.popitem(last=False)
         self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, key, resolve))
 
     def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
@@ -262,4 +263,8 @@ class UpstreamChannel:
         """`is_matched`: None where nothing could be stored, so that it comes again."""
         if is_matched is None:
             self._known_receipts.pop(key, None)
+        elif is_matched:
+            self._known_receipts[key[:2]] = None
+        while len(self._known_receipts) > _KNOWN_RECEIPTS:
+            self._known_receipts.popitem(last=False)
         resolve(is_matched is not None)

@@ -69,6 +69,20 @@ def test_with_room_for_one_the_turn_goes_on_from_account_to_account(conn, cast):
     assert all(a != b for a, b in pairwise(owners[:4]))
 
 
+def test_that_accounts_without_a_turn_wait_is_told(conn, cast):
+    ids = [
+        message_id
+        for account in (cast.smpp_acme_1, cast.smpp_globex_1)
+        for message_id in queue_messages(conn, account.id)
+    ]
+    claimed = claim(conn, 1)
+    got = claimed.message_ids
+    while claimed.has_more:
+        claimed = claim(conn, 1, claimed.last_account_id)
+        got += claimed.message_ids
+    assert sorted(got) == sorted(ids)
+
+
 def test_what_is_claimed_is_that_upstream_s_and_no_one_else_s(conn, cast):
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
     assert claim(conn, 1).message_ids == [message_id]

@@ -217,6 +217,20 @@ async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn,
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
 
 
+async def test_an_intermediate_receipt_and_the_final_one_may_both_come_before_the_answer(
+    config, cast, conn, add_upstream
+):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        submit = await carrier.read_submit()
+        carrier.send(build_receipt(submit, "early", "ACCEPTD"), build_receipt(submit, "early"))
+        assert {(await carrier.read_response()).status for _ in range(2)} == {0}
+        carrier.answer(submit, message_id="early")
+        assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+
+
 async def test_a_message_of_a_handset_reaches_its_account(config, cast, conn, account, add_upstream):
     inbound_numbers.add_inbound_number(conn, SYSTEM, account, "44555")
     async with run_bound(config, add_upstream) as (server, _, carrier):
@@ -414,12 +428,16 @@ async def test_what_cannot_be_stored_is_to_come_again(config, cast, conn, connec
         other = connect()
         other.execute("BEGIN IMMEDIATE")
         # Longer than the writer waits for its turn.
-        carrier.send(build_receipt(submit, "1"), DeliverSm(9, source="393331234567", destination="44555"))
-        statuses = [await carrier.read_response() for _ in range(2)]
+        unknown = build_receipt(submit, "unknown")
+        carrier.send(build_receipt(submit, "1"), unknown, DeliverSm(9, source="393331234567", destination="44555"))
+        statuses = [await carrier.read_response() for _ in range(3)]
         assert {each.status for each in statuses} == {CommandStatus.ESME_RX_T_APPN}
         other.execute("ROLLBACK")
-        carrier.send(build_receipt(submit, "1"))
+        carrier.send(build_receipt(submit, "1"), unknown, unknown)
         assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
+        assert {(await carrier.read_response()).status for _ in range(3)} == {0}
+        # What comes twice is kept once.
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 1
 
 
 async def test_what_a_receipt_quotes_of_its_message_is_not_kept_with_it(config, cast, conn, add_upstream):
