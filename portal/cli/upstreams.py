@@ -1,5 +1,6 @@
 """`upstream …`: operators' connections to carriers."""
 
+import getpass
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -125,8 +126,10 @@ def _create_upstream(
     context: CommandContext, name: str, *, kind: str, password_stdin: bool, settings: dict[str, object]
 ) -> CommandOutput:
     """Add one, which connects at once. The first one becomes the default."""
-    if (kind == upstreams.SMPP) != password_stdin:
-        wrong_usage("--password-stdin goes with --kind smpp, which needs it")
+    if kind == upstreams.SMPP and not password_stdin:
+        wrong_usage("give the password of the carrier's letter, too: --password-stdin reads it from stdin's first line")
+    if kind == upstreams.SIMULATOR and password_stdin:
+        wrong_usage("a simulator has no password: leave --password-stdin out")
     password = _read_password() if password_stdin else ""
     upstream = upstreams.create_upstream(
         context.conn, context.keys, SHELL, name, kind=kind, password=password, **settings
@@ -157,6 +160,8 @@ def _change_upstream(
 
 
 def _read_password() -> str:
+    if sys.stdin.isatty():
+        return getpass.getpass("Password: ")
     return sys.stdin.readline().rstrip("\r\n")
 
 
@@ -193,8 +198,9 @@ def _show_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
 @upstream_group.command("test", example="upstream test carrier")
 @_upstream_argument
 def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Connect, bind and unbind with its settings, from here, and say step by step what works and what to do where it
-    doesn't. A carrier that allows no bind more than the server has refuses this one: disable the upstream meanwhile.
+    """Connect, bind and unbind from here: what works, step by step, and what to do where it doesn't.
+
+    Where the carrier allows only as many binds as the server has, it refuses this one: disable the upstream meanwhile.
     """
     if upstream.kind == upstreams.SIMULATOR:
         text = f"{upstream.name} is a simulator: it connects to nothing, and is always ready."
@@ -212,6 +218,10 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     }
     rows = [(each.step, "ok" if each.ok else "FAILED", each.detail) for each in steps]
     text = "\n".join(f"{step:<12}  {state:<6}  {detail}" for step, state, detail in rows)
+    if not upstream.enabled:
+        text += f"\nIt is disabled, so no messages go out: upstream enable {upstream.name}"
+    elif upstream.draining:
+        text += f"\nIt is being drained, so no messages go out: upstream enable {upstream.name}"
     if value["ok"]:
         return CommandOutput(value, text)
     problem = f"{upstream.name}: {steps[-1].step} failed"
@@ -247,7 +257,7 @@ def _drain_upstream(context: CommandContext, upstream: Upstream) -> CommandOutpu
 @upstream_group.command("default", example="upstream default carrier")
 @_upstream_argument
 def _set_default_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Let messages take one unless something else is said of them."""
+    """Let all messages take one, and those that wait, too."""
     upstreams.set_default_upstream(context.conn, SHELL, upstream)
     return _describe_upstream(context, upstream)
 
@@ -292,6 +302,8 @@ def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
         "enabled": state.upstream.enabled,
         "state": state.state,
         "queued": queued,
+        "kind": state.upstream.kind,
+        "default": state.upstream.is_default,
         "binds": [{"kind": each.kind, "state": each.state} for each in state.binds],
     }
 
@@ -304,11 +316,11 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
     names = RULES if upstream.kind == upstreams.SMPP else SIMULATOR_SETTINGS
     settings = {name: getattr(upstream.settings, name) for name in RULES if name in names}
     formatted: dict[str, object] = {name: format_setting(name, each) for name, each in settings.items()}
+    under_way = upstreams.count_messages_under_way(context.conn).get(upstream.id, 0)
     value = {
         **_state_to_dict(state, queued),
-        "kind": upstream.kind,
+        "under_way": under_way,
         "draining": upstream.draining,
-        "default": upstream.is_default,
         "binds": [_bind_to_dict(each) for each in state.binds],
         # Numbers and flags as such, all else as the options have it.
         "settings": {
@@ -323,6 +335,7 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
         "state": _format_state(state),
         "default": "yes" if upstream.is_default else "no",
         "queued": queued,
+        "under way": under_way,
         **{f"bind {each.number}": _format_bind(each) for each in state.binds},
     }
     blocks: list[dict[str, object]] = [overview, formatted, {**counted}]

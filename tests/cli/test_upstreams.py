@@ -24,6 +24,8 @@ def test_host_system_id_and_password_are_enough(ok, conn, keys):
             "enabled": True,
             "state": "unbound",
             "queued": 0,
+            "kind": "smpp",
+            "default": True,
             "binds": [{"kind": "trx", "state": "unbound"}],
         }
     ]

@@ -145,7 +145,8 @@ class UpstreamSettings:
     reconnect_seconds: int = _declare(
         10,
         CONNECTION,
-        "pause before a second attempt to connect; it grows with each, more where the bind is refused",
+        "pause before a second attempt to connect; it grows, to six times as much; where the bind is refused it is"
+        " twice as long at first, and grows to thirty times",
         low=1,
         high=_MAX_SECONDS,
     )

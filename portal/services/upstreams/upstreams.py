@@ -150,18 +150,21 @@ def get_upstream_names(conn: sqlite3.Connection) -> dict[int, str]:
 
 
 def count_waiting_messages(conn: sqlite3.Connection) -> dict[int, int]:
-    """How many messages each upstream is still to send, by its id: what waits, of the default one, and what is under
-    way. Those that have none are left out; a million of them take some tens of milliseconds.
+    """How many messages wait for each upstream, by its id: all of them for the default one. Those for which none does
+    are left out; a million take some tens of milliseconds.
     """
-    under_way = conn.execute(
+    row = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
+    waiting_count = 0 if row is None else queue.count_waiting_messages(conn)
+    return {row["id"]: waiting_count} if waiting_count else {}
+
+
+def count_messages_under_way(conn: sqlite3.Connection) -> dict[int, int]:
+    """How many messages each upstream has, or is just being given, that it has not answered, by its id."""
+    rows = conn.execute(
         "SELECT upstream, count(*) FROM messages INDEXED BY messages_upstream"
         f" WHERE state = {ENROUTE} AND upstream IS NOT NULL AND upstream_id IS NULL GROUP BY upstream"
     )
-    counts = dict(under_way.fetchall())
-    row = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
-    if row is not None and (waiting := queue.count_waiting_messages(conn)):
-        counts[row["id"]] = counts.get(row["id"], 0) + waiting
-    return counts
+    return dict(rows.fetchall())
 
 
 def has_ever_had_upstream(conn: sqlite3.Connection) -> bool:
@@ -328,8 +331,11 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
     """
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
-        if waiting_count := count_waiting_messages(conn).get(current.id, 0):
-            raise MessagesWaitForUpstream(count=waiting_count, name=upstream.name)
+        remaining_count = sum(
+            count(conn).get(current.id, 0) for count in (count_waiting_messages, count_messages_under_way)
+        )
+        if remaining_count:
+            raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:
             raise DefaultUpstreamInUse(name=upstream.name)
         conn.execute(
@@ -356,6 +362,10 @@ def _parse_settings(kind: str, settings: Mapping[str, object]) -> dict[str, Sett
 
 def _merge_settings(kind: str, settings: UpstreamSettings, parsed: Mapping[str, SettingValue]) -> UpstreamSettings:
     merged = replace(settings, **parsed)  # type: ignore[arg-type]
+    if settings.tls and not merged.tls:
+        # Whoever switches TLS off has no use for what belongs to it, unless it was given together with that.
+        unused = {name: "" for name in ("tls_ca_file", "tls_server_name") if name not in parsed}
+        merged = replace(merged, **unused)  # type: ignore[arg-type]
     if kind == SMPP:
         check_settings_together(merged)
     return merged

@@ -7,7 +7,7 @@ from flask import g
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.upstreams import binds, obstacles
+from portal.services.upstreams import binds, obstacles, upstreams
 from portal.services.upstreams.obstacles import Obstacle
 from portal.web.core import access, context
 
@@ -59,7 +59,13 @@ def _read_notice() -> Notice | None:
     if not obstacles.is_simulator_default(context.get_conn()):
         return None
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
-    return Notice("info", sentence, command="app.py upstream add" if is_operator else "")
+    return Notice("info", sentence, command=_find_remedy() if is_operator else "")
+
+
+def _find_remedy() -> str:
+    """The command after which messages go to a carrier."""
+    carriers = [each.name for each in upstreams.list_upstreams(context.get_conn()) if each.kind == upstreams.SMPP]
+    return f"app.py upstream default {carriers[0]}" if carriers else "app.py upstream add"
 
 
 def _describe_obstacle(obstacle: Obstacle) -> Notice:

@@ -25,6 +25,7 @@ from portal.services.history.search import SearchQuery
 from portal.services.messages import validation
 from portal.services.prices import countries
 from portal.services.senders import senders
+from portal.services.upstreams import obstacles
 from portal.web.core import access, context, downloads, filters, htmx, live, paging, periods
 from portal.web.core.live import LiveFragment
 from portal.web.messages import deletion_progress
@@ -238,14 +239,16 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
     waits = [each.wait for each in queued if each.wait is not None]
     tried = max(waits, key=lambda wait: wait.attempts, default=None)
     if tried is None:
-        return CourseStep(_("Queued"), words=_("It waits for its turn"), is_open=True)
+        is_held_up = obstacles.find_obstacle(context.get_conn()) is not None
+        words = _("Messages aren’t sent on at this moment") if is_held_up else _("It waits for its turn")
+        return CourseStep(_("Queued"), words=words, is_open=True)
     if not tried.attempts:
         return CourseStep(_("Queued"), words=_("It waits behind an earlier message to this number"), is_open=True)
     words = i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts)
     notes = [tried.error] if access.get_current_user().is_operator else []
     if tried.not_before is not None:
-        notes.append(_("again at %(time)s", time=_format_exact(tried.not_before)))
-    return CourseStep(_("Queued"), words=words, note=" · ".join(filter(None, notes)), is_open=True)
+        notes.append(_("next time at %(time)s", time=_format_exact(tried.not_before)))
+    return CourseStep(_("Queued"), words=" · ".join(filter(None, [words, *notes])), is_open=True)
 
 
 def _describe_sending(text: SentText, details: dict[int, MessageDetails]) -> CourseStep:
@@ -260,7 +263,7 @@ def _describe_sending(text: SentText, details: dict[int, MessageDetails]) -> Cou
     if all(each.is_simulated for each in details.values()):
         return CourseStep(name, words=_("At its date") if text.scheduled_at is not None else _("At once"))
     if text.done_at is None:
-        return CourseStep(name, words=_("Under way, not answered yet"), is_open=True)
+        return CourseStep(name, words=_("On its way, not accepted yet"), is_open=True)
     was_answered = any(each.upstream_status is not None for each in details.values())
     return CourseStep(name, words=_("Not accepted") if was_answered else _("Not answered"))
 

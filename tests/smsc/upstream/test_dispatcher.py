@@ -96,8 +96,8 @@ async def test_without_a_bind_messages_wait_and_go_out_in_their_order(config, ca
             assert submits[0].priority == 2
             for each in submits:
                 bind.answer(each)
-            await wait_until(lambda: upstreams.count_waiting_messages(conn) == {})
-            assert counters.get_counters(conn, 1)["accepted"] == 4
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 4)
+            assert upstreams.count_waiting_messages(conn) == upstreams.count_messages_under_way(conn) == {}
 
 
 async def test_what_the_upstream_refuses_for_good_has_failed(config, cast, conn, add_upstream):

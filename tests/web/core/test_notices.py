@@ -57,7 +57,7 @@ def test_the_simulator_is_told_to_all_and_what_to_do_to_operators(
         assert SIMULATOR in page, address
         assert "app.py" not in page, address
     for address in OPERATOR_PAGES:
-        assert f"{SIMULATOR} A carrier’s connection is added by app.py upstream add ." in read(olga, address), address
+        assert f"{SIMULATOR} To send them to a carrier: app.py upstream add" in read(olga, address), address
     add()
     # Pages that are kept for some seconds, too.
     for browser, addresses in ((alice, CUSTOMER_PAGES), (olga, OPERATOR_PAGES)):

@@ -7,11 +7,13 @@ import pytest
 
 from portal.core import clock, db, i18n
 from portal.core.crypto import Keys
+from portal.services.accounts import session_records
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
 from portal.services.messages import outcomes
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.upstreams import upstreams
+from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams.binds import BindState
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -83,13 +85,18 @@ def test_from_the_queue_to_the_receipt(alice: Browser, olga: Browser, conn: db.C
     (message_id,) = queue("hello")
     address = f"{HISTORY}/{message_id}"
     accepted = f"Accepted {exact(ids.time_from_id(message_id))}"
+    # While nothing takes messages, and while the upstream does.
+    stopped = extract_text(alice.get(address).text)
+    assert f"{accepted} Queued Messages aren’t sent on at this moment Sent on Not yet" in stopped
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    binds.record_bind_states(conn, 1, [BindState(1, "trx", binds.BOUND, 1)])
     queued = extract_text(alice.get(address).text)
     assert f"{accepted} Queued It waits for its turn Sent on Not yet Final status Not yet" in queued
     assert "Status Queued ptt 254" in queued
 
     claim(conn, message_id)
     under_way = extract_text(alice.get(address).text)
-    assert f"{accepted} Sent on Under way, not answered yet Final status Not yet" in under_way
+    assert f"{accepted} Sent on On its way, not accepted yet Final status Not yet" in under_way
     assert "Status On its way" in under_way
 
     at = clock.now_ms()
@@ -115,9 +122,9 @@ def test_what_waits_after_a_refusal(alice: Browser, olga: Browser, conn: db.Conn
     hold(conn, tried, 3, at, "ESME_RSYSERR 0x08")
     hold(conn, behind, 0, None, "")
     page = extract_text(alice.get(f"{HISTORY}/{tried}").text)
-    assert f"Queued Tried 3 times again at {exact(at)} Sent on Not yet" in page
+    assert f"Queued Tried 3 times · next time at {exact(at)} Sent on Not yet" in page
     assert "ESME_RSYSERR" not in page
-    told = f"Queued Tried 3 times ESME_RSYSERR 0x08 · again at {exact(at)} Sent on Not yet"
+    told = f"Queued Tried 3 times · ESME_RSYSERR 0x08 · next time at {exact(at)} Sent on Not yet"
     assert told in extract_text(olga.get(f"{HISTORY}/{tried}").text)
     page = extract_text(alice.get(f"{HISTORY}/{behind}").text)
     assert "Queued It waits behind an earlier message to this number Sent on Not yet" in page
@@ -155,7 +162,7 @@ def test_parts_say_each_where_they_are(alice: Browser, olga: Browser, conn: db.C
     at = clock.now_ms()
     accept(conn, one, at)
     page = extract_text(alice.get(f"{HISTORY}/{one}").text)
-    assert "Queued It waits for its turn Sent on Not yet" in page
+    assert "Queued Messages aren’t sent on at this moment Sent on Not yet" in page
     assert re.search(rf"1 of 2 On its way .*{one}.* a1b2 Not yet 2 of 2 Queued .*{two}", page)
     accept(conn, two, at + 5000)
     page = extract_text(olga.get(f"{HISTORY}/{one}").text)

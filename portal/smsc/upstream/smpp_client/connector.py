@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # Pauses between two tries, in multiples of `reconnect_seconds`: after a connection that had held, the first and the
 # longest while none comes about, and those after a refusal.
 _SHORT_PAUSE, _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1, 6
-_FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 6, 30
+_FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 2, 30
 _JITTER = 0.25
 _MAX_DOUBLINGS = 10
 # Refusals that may be over in a moment: the carrier has not noticed yet that the connection before has ended, ...
