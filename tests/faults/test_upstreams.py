@@ -24,6 +24,7 @@ _AWAY_S = 60 if IS_FULL else 6
 _THROTTLED_S = 10 if IS_FULL else 2
 # Clients go on meanwhile, until so many receipts are owed to each.
 _BACKLOG = 10_000 if IS_FULL else 500
+_UNLIMITED = 1_000_000
 # After refused binds the pauses are the longest.
 _REBIND_S = 60
 
@@ -181,7 +182,8 @@ def test_what_it_says_while_nothing_can_be_written(
     start_forwarding: StartForwarding, carrier: Carrier, data: Path, tell: ReportCounts
 ) -> None:
     faults, log = take_share(10), data / f"{db.FILE_NAME}-wal"
-    with start_forwarding(carrier, binds=2) as forwarding:
+    # Whoever waited for receipts would send nothing that could be refused.
+    with start_forwarding(carrier, binds=2, backlog=_UNLIMITED) as forwarding:
         clients = forwarding.clients
         for _ in range(faults):
             with storage.limit_file_size(forwarding.smsc_pid, log.stat().st_size):
