@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _DRAIN_SECONDS = 2.0
 _SHUTDOWN_UNBIND_SECONDS = 1.0
 _UPSTREAM_ANSWER_SECONDS = 1.5
-_FINAL_WRITE_SECONDS = 1.3
+_FINAL_WRITE_SECONDS = 1.1
 
 
 class SmppServer:
