@@ -156,7 +156,7 @@ def claim_messages(
             conn.executemany("UPDATE messages SET upstream = NULL WHERE id = ?", [(each,) for each in unsent_ids])
             receipts = outcomes.reject_blacklisted_messages(conn, blocked, now)
             receipts += outcomes.expire_messages(conn, [each.id for each in expired], now)
-            # Their receipts and refunds took time; and what they held up can be claimed now.
+            # What these messages held up can be claimed now.
             claimed.emptied_account_ids += queue.release_held_messages(conn, unsent_ids)
             claimed.has_more = True
         for each in messages:

@@ -74,8 +74,8 @@ class Dispatcher:
         self._pending_enqueues: Counter[int] = Counter()
         # Messages that are being stored to wait again, by account and destination.
         self._put_backs: Counter[Flow] = Counter()
-        # Whether a claim may find something, and how often that has begun anew.
         self._is_recovered = False
+        # Whether a claim may find something, and how often that has begun anew.
         self._may_claim = False
         self._claim_epoch = 0
         self._retry_timer: asyncio.TimerHandle | None = None
