@@ -316,7 +316,7 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
     names = RULES if upstream.kind == upstreams.SMPP else SIMULATOR_SETTINGS
     settings = {name: getattr(upstream.settings, name) for name in RULES if name in names}
     formatted: dict[str, object] = {name: format_setting(name, each) for name, each in settings.items()}
-    under_way = upstreams.count_messages_under_way(context.conn).get(upstream.id, 0)
+    under_way = upstreams.count_messages_under_way(context.conn, upstream)
     value = {
         **_state_to_dict(state, queued),
         "under_way": under_way,

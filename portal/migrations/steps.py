@@ -30,6 +30,7 @@ from portal.migrations.m0021_hex_ids import m0021_hex_ids
 from portal.migrations.m0022_invisible_marks import m0022_invisible_marks
 from portal.migrations.m0023_upstreams import m0023_upstreams
 from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
+from portal.migrations.m0025_simulated_messages import m0025_simulated_messages
 
 migrations = Migrations("portal")
 
@@ -58,5 +59,6 @@ for step in (
     m0022_invisible_marks,
     m0023_upstreams,
     m0024_outbound_queue,
+    m0025_simulated_messages,
 ):
     migrations()(step)

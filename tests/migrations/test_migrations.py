@@ -19,7 +19,7 @@ from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.history import history, search
 from portal.services.history.search import SearchQuery
-from portal.services.messages import blacklist, deliveries, inbound, outcomes, smpp_config
+from portal.services.messages import blacklist, deliveries, inbound, outcomes, sending, smpp_config
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.operations import self_check
 from portal.services.people import users
@@ -373,4 +373,23 @@ def test_names_and_addresses_lose_what_nobody_sees(file):
         assert users.get_user_by_email(conn, f"BILL{number}@x.example").customer_id == 90
     assert users.get_user_by_email(conn, "carl@x.example").email == "Carl@x.example"
     assert accounts.get_account(conn, "smpp-acme-1").alert_to == ("a@x.example", "b@x.example")
+    conn.close()
+
+
+def test_what_simulators_have_leaves_the_index_of_what_carriers_have(file):
+    before_step(
+        file,
+        "m0025",
+        """
+        INSERT INTO upstreams (id, name, kind, created_at) VALUES (1, 'carrier', 'smpp', 0), (2, 'sim', 'simulator', 0);
+        INSERT INTO messages (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,
+            registered_delivery, parts, price, state, ptt, upstream)
+            SELECT value, 1, 'ACME', 5, 0, '393401234567', 'IT', '', 0, 0, 1, 0, 1, 254, 1 + value % 2
+            FROM json_each('[5, 6, 7]');
+        """,
+    )
+    migrations.migrate(file)
+    conn = db.connect(file)
+    assert [sending.list_unanswered_message_ids(conn, each) for each in (1, 2)] == [[6], []]
+    assert outcomes.list_simulated_message_ids(conn, 2) == [5, 7]
     conn.close()

@@ -43,6 +43,7 @@ EXECUTED = {
     "m0022_invisible_marks": "43f6ea71d5d5cb18ed1087a2de1c74c82d6270ab73d38738527312d72542b6da",
     "m0023_upstreams": "a2862ea6fe64b416b3a18df599f2fda85879b9644465a002f3fcbffbd2e1cf9a",
     "m0024_outbound_queue": "06a9f8d386c742d5af95e6ce2bd36ff3f62c6610733923815dfe06012562cf23",
+    "m0025_simulated_messages": "760118fed9b50ab0bc0b1a2c6a0be74b5fd7d6583deae21f87ddf8e4ce35ad3f",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -19,6 +19,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
 from portal.services.upstreams import queue
+from portal.services.upstreams.queue import SIMULATED_BIND
 
 _COMMON_COLUMNS = (
     "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"
@@ -28,7 +29,7 @@ _STATE_INDEX = _COMMON_COLUMNS.split(", ").index("state")
 _INSERT_MESSAGES = BulkInsert(
     "messages",
     f"{_COMMON_COLUMNS}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number,"
-    " scheduled_at, expires_at, due_at, priority, upstream, outcome_room",
+    " scheduled_at, expires_at, due_at, priority, upstream, bind, outcome_room",
 )
 # As much as the column's default.
 _OUTCOME_ROOM = bytes(40)
@@ -37,6 +38,7 @@ _UPSTREAM_OUTCOME_ROOM = bytes(64)
 # Most messages have values in these columns only, and Python takes a third of a microsecond to bind a None.
 _INSERT_COMMON = BulkInsert("messages", _COMMON_COLUMNS)
 _INSERT_COMMON_OF_UPSTREAM = BulkInsert("messages", f"{_COMMON_COLUMNS}, upstream, outcome_room")
+_INSERT_COMMON_OF_SIMULATOR = BulkInsert("messages", f"{_COMMON_COLUMNS}, upstream, bind")
 # The reference number of a concatenated message has one or two octets, so clients use each again after a while.
 MAX_SEGMENT_GAP_MS = 10 * 60_000
 """The longest time between two segments of one text; their ids contain the times."""
@@ -112,6 +114,7 @@ def store_messages(
         rows: list[tuple[Any, ...]] = []
         common_rows: list[tuple[object, ...]] = []
         upstream_rows: list[tuple[object, ...]] = []
+        simulator_rows: list[tuple[object, ...]] = []
         queued: list[tuple[int, int, int]] = []
         segments = []
         for message_id, each in enumerate(submits, first_id):
@@ -135,6 +138,8 @@ def store_messages(
                     row = _common_row_from_submit(each, each.price, ENROUTE, PTT_PENDING)
                     if each.upstream is None:
                         common_rows.append(row)
+                    elif each.is_simulated:
+                        simulator_rows.append((*row, each.upstream, SIMULATED_BIND))
                     else:
                         upstream_rows.append((*row, each.upstream, _UPSTREAM_OUTCOME_ROOM))
                 if each.is_queued:
@@ -149,6 +154,7 @@ def store_messages(
                 segments.append((each, each.segment))
         _INSERT_COMMON.run(conn, common_rows)
         _INSERT_COMMON_OF_UPSTREAM.run(conn, upstream_rows)
+        _INSERT_COMMON_OF_SIMULATOR.run(conn, simulator_rows)
         _INSERT_MESSAGES.run(conn, rows)
         queue.enqueue_messages(conn, queued)
         if any(charge.refused or charge.stopped for charge in charges.values()):
@@ -290,8 +296,13 @@ def _row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int)
         (submit.scheduled_at or submit.expires_at) if is_pending else None,
         submit.priority or None,
         submit.upstream if is_pending else None,
-        (_OUTCOME_ROOM if submit.upstream is None else _UPSTREAM_OUTCOME_ROOM) if is_pending else None,
+        SIMULATED_BIND if submit.is_simulated and is_pending else None,
+        _get_outcome_room(submit) if is_pending else None,
     )
+
+
+def _get_outcome_room(submit: SubmittedMessage) -> bytes:
+    return _OUTCOME_ROOM if submit.upstream is None or submit.is_simulated else _UPSTREAM_OUTCOME_ROOM
 
 
 def _blank_ended_texts(

@@ -15,6 +15,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.queue import SIMULATED_BIND
 from portal.services.upstreams.settings import FAIL
 from portal.services.upstreams.upstreams import SIMULATOR
 
@@ -153,7 +154,9 @@ def claim_messages(
         if blocked or expired:
             unsent_ids = {each.id for each in (*blocked, *expired)}
             messages = [each for each in messages if each.id not in unsent_ids]
-            conn.executemany("UPDATE messages SET upstream = NULL WHERE id = ?", [(each,) for each in unsent_ids])
+            conn.executemany(
+                "UPDATE messages SET upstream = NULL, bind = NULL WHERE id = ?", [(each,) for each in unsent_ids]
+            )
             receipts = outcomes.reject_blacklisted_messages(conn, blocked, now)
             receipts += outcomes.expire_messages(conn, [each.id for each in expired], now)
             # What these messages held up can be claimed now.
@@ -268,7 +271,7 @@ class RecoveredState:
 def recover_messages(conn: sqlite3.Connection, now: int) -> RecoveredState:
     """Decide about what was under way when the last process ended; once, before anything is claimed.
 
-    What simulators have stays theirs (`list_unanswered_message_ids`).
+    What simulators have stays theirs (`outcomes.list_simulated_message_ids`).
     """
     result = SendingResult()
     with write_transaction(conn):
@@ -281,10 +284,10 @@ def recover_messages(conn: sqlite3.Connection, now: int) -> RecoveredState:
 
 
 def list_unanswered_message_ids(conn: sqlite3.Connection, upstream_id: int) -> list[int]:
-    """The ids of messages that an upstream has, or may have, and has not accepted; oldest first."""
+    """The ids of messages that an upstream has, or may have, and has not accepted; oldest first. It is no simulator."""
     rows = conn.execute(
-        "SELECT id FROM messages INDEXED BY messages_upstream"
-        f" WHERE state = {ENROUTE} AND upstream = ? AND upstream_id IS NULL ORDER BY id",
+        f"SELECT id FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
+        f" AND upstream_id IS NULL AND bind IS NOT {SIMULATED_BIND} ORDER BY id",
         (upstream_id,),
     )
     return [row[0] for row in rows]
@@ -332,7 +335,7 @@ def _find_message(conn: sqlite3.Connection, receipt: UpstreamReceipt) -> tuple[i
     for upstream_message_id in receipt.message_ids:
         row = conn.execute(
             f"SELECT id FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream_id = ?"
-            " AND upstream = ? ORDER BY id DESC LIMIT 1",
+            f" AND upstream = ? AND bind IS NOT {SIMULATED_BIND} ORDER BY id DESC LIMIT 1",
             (upstream_message_id, receipt.upstream),
         ).fetchone()
         if row is not None:
@@ -404,9 +407,7 @@ def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOut
     """Store the outcomes that simulators report."""
     result = SendingResult()
     with write_transaction(conn):
-        if upstreams.has_ever_had_upstream(conn):
-            result.receipts = _finish_messages(conn, ended)
-            _release_held_messages(conn, [each.message_id for each in ended], result)
-        else:
-            result.receipts = outcomes.finish_messages(conn, ended)
+        are_delivered = all(each.state == DELIVERED for each in ended)
+        result.receipts = (outcomes.finish_messages if are_delivered else _finish_messages)(conn, ended)
+        _release_held_messages(conn, [each.message_id for each in ended], result)
     return result

@@ -75,8 +75,8 @@ class SubmittedMessage:
     DEFAULT_VALIDITY_MS. `session_id`: the session that it came from, if any. `id`: 0 until it is stored; then an
     upstream gets it. `needs_hex_id`: its client needs another id, of eight hexadecimal digits: `hex_id`, None until it
     is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
-    and where not `is_queued` the built-in simulator takes it, or its date is still to come. `was_retried`: an upstream
-    has refused it before.
+    and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
+    simulator added by name. `was_retried`: an upstream has refused it before.
     """
 
     account_id: int
@@ -103,6 +103,7 @@ class SubmittedMessage:
     hex_id: int | None = None
     priority: int = 0
     upstream: int | None = None
+    is_simulated: bool = False
     is_queued: bool = False
     was_retried: bool = False
 

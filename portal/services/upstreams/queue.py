@@ -18,6 +18,8 @@ _INSERT_QUEUED = BulkInsert("queued_messages", "account_id, priority_rank, messa
 _RANK_SQL = f"{_HIGHEST_PRIORITY} - coalesce(messages.priority, 0)"
 # A destination that holds up all that comes to it is looked at so often in one claim, and no more.
 _MAX_ROUNDS = 8
+SIMULATED_BIND = 0
+"""What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
@@ -78,7 +80,7 @@ def put_back_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now:
         (ids_json,),
     )
     conn.execute(
-        "UPDATE messages SET upstream = NULL WHERE id IN (SELECT value FROM json_each(?))"
+        "UPDATE messages SET upstream = NULL, bind = NULL WHERE id IN (SELECT value FROM json_each(?))"
         f" AND +state = {ENROUTE} AND upstream_id IS NULL",
         (ids_json,),
     )
@@ -123,7 +125,8 @@ def claim_message_ids(
     claimed.has_more = bool(turns) or has_queued_messages(conn)
     if claimed.message_ids:
         conn.execute(
-            f"UPDATE messages SET upstream = ? WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE}",
+            f"UPDATE messages SET upstream = ?1, bind = (SELECT {SIMULATED_BIND} FROM upstreams WHERE id = ?1"
+            f" AND kind = 'simulator') WHERE id IN (SELECT value FROM json_each(?2)) AND +state = {ENROUTE}",
             (upstream_id, json.dumps(claimed.message_ids)),
         )
     return claimed
@@ -215,7 +218,7 @@ def hold_message(
     if row is None:
         return True
     account_id, destination = row
-    conn.execute("UPDATE messages SET upstream = NULL WHERE id = ?", (message_id,))
+    conn.execute("UPDATE messages SET upstream = NULL, bind = NULL WHERE id = ?", (message_id,))
     flow = (account_id, destination)
     attempts, unanswered_count = conn.execute(
         "INSERT INTO held_messages (account_id, destination, message_id, attempts, unanswered, error)"

@@ -158,13 +158,17 @@ def count_waiting_messages(conn: sqlite3.Connection) -> dict[int, int]:
     return {row["id"]: waiting_count} if waiting_count else {}
 
 
-def count_messages_under_way(conn: sqlite3.Connection) -> dict[int, int]:
-    """How many messages each upstream has, or is just being given, that it has not answered, by its id."""
-    rows = conn.execute(
-        "SELECT upstream, count(*) FROM messages INDEXED BY messages_upstream"
-        f" WHERE state = {ENROUTE} AND upstream IS NOT NULL AND upstream_id IS NULL GROUP BY upstream"
-    )
-    return dict(rows.fetchall())
+def count_messages_under_way(conn: sqlite3.Connection, upstream: Upstream) -> int:
+    """How many messages an upstream has, or is just being given, that it has not answered. For a simulator all that has
+    not ended is looked through: a second or two for a million.
+    """
+    index, comparison = ("unfinished", "IS") if upstream.kind == SIMULATOR else ("upstream", "IS NOT")
+    row = conn.execute(
+        f"SELECT count(*) FROM messages INDEXED BY messages_{index} WHERE state = {ENROUTE} AND upstream = ?"
+        f" AND upstream_id IS NULL AND bind {comparison} {queue.SIMULATED_BIND}",
+        (upstream.id,),
+    ).fetchone()
+    return int(row[0])
 
 
 def has_ever_had_upstream(conn: sqlite3.Connection) -> bool:
@@ -329,11 +333,11 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         DefaultUpstreamInUse: there are others, and none of them is the default one.
         NoSuchUpstream: it was removed meanwhile.
     """
+    # Not in the transaction, since others write meanwhile. The SMPP server puts back what it is given after that.
+    under_way_count = count_messages_under_way(conn, upstream)
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
-        remaining_count = sum(
-            count(conn).get(current.id, 0) for count in (count_waiting_messages, count_messages_under_way)
-        )
+        remaining_count = under_way_count + count_waiting_messages(conn).get(current.id, 0)
         if remaining_count:
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:

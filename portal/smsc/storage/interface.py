@@ -235,11 +235,8 @@ class OutboundStorage(Protocol):
     def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
         """Give `resolve` a message, unless it has a final state, or can't be read."""
 
-    def load_simulated_messages(self, resolve: MessagesCallback) -> None:
-        """Give `resolve` what the built-in simulator has not ended, oldest first, in several calls."""
-
-    def load_unanswered_messages(self, upstream_id: int, resolve: MessagesCallback) -> None:
-        """Give `resolve` what an upstream has and has not accepted, oldest first, in several calls."""
+    def load_simulated_messages(self, upstream_id: int | None, resolve: MessagesCallback) -> None:
+        """Give `resolve` what a simulator has not ended (None: the built-in one), oldest first, in several calls."""
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
         """Give `resolve` the ids of what an upstream has and has not accepted, unless that can't be read."""

@@ -75,7 +75,13 @@ class SqliteStorage:
         self._search_executor = ThreadPoolExecutor(1, "searcher")
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
         self.outbound = SqliteOutboundStorage(
-            self._read_connection, keys, loop, on_fatal_error, self._queue_receipts, self._mark_deliveries_due
+            self._read_connection,
+            self._search,
+            keys,
+            loop,
+            on_fatal_error,
+            self._queue_receipts,
+            self._mark_deliveries_due,
         )
         handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
         self._writer = DatabaseWriter(self._writer_connection, handlers, loop, on_fatal_error)
@@ -253,14 +259,13 @@ class SqliteStorage:
         resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
     ) -> None:
         # Millions may wait for their date, everybody's together: looking through them takes seconds.
-        search = self._loop.run_in_executor(
-            self._search_executor,
-            outcomes.find_unfinished_messages,
-            self._search_connection,
-            account_id,
-            source,
-            destination,
-        )
+        self._search(resolve, outcomes.find_unfinished_messages, account_id, source, destination)
+
+    def _search(
+        self, resolve: Callable[[Any], None], find: Callable[..., Sequence[Any]], *args: int | str | None
+    ) -> None:
+        """Give `resolve` what `find` finds with a connection and `args`, or a StorageError."""
+        search = self._loop.run_in_executor(self._search_executor, find, self._search_connection, *args)
         search.add_done_callback(partial(_report_search_result, resolve))
 
     def _poll_simulated_messages(self) -> None:
@@ -409,7 +414,7 @@ class SqliteStorage:
 
 
 def _report_search_result(
-    resolve: Callable[[Sequence[MessageStatus] | StorageError], None], search: asyncio.Future[list[MessageStatus]]
+    resolve: Callable[[Sequence[Any] | StorageError], None], search: asyncio.Future[Sequence[Any]]
 ) -> None:
     if search.cancelled():
         return

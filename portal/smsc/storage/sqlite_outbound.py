@@ -54,6 +54,7 @@ class SqliteOutboundStorage:
     """Implements `OutboundStorage`; a part of `SqliteStorage`.
 
     Args:
+        search: gives its first argument what the second finds with a connection and the others, or a StorageError.
         on_fatal_error: is called if nothing can be sent any more in this process.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the account for which something from a handset is on disk.
@@ -62,6 +63,7 @@ class SqliteOutboundStorage:
     def __init__(
         self,
         read_connection: sqlite3.Connection,
+        search: Callable[..., None],
         keys: Keys,
         loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
@@ -69,6 +71,7 @@ class SqliteOutboundStorage:
         mark_deliveries_due: Callable[[int], None],
     ) -> None:
         self._read_connection = read_connection
+        self._search = search
         self._keys = keys
         self._loop = loop
         self._on_fatal_error = on_fatal_error
@@ -146,13 +149,12 @@ class SqliteOutboundStorage:
     def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
         self._load_messages([message_id], resolve)
 
-    def load_simulated_messages(self, resolve: MessagesCallback) -> None:
-        with suppress(StorageUnavailable), translate_read_errors():
-            self._load_messages(outcomes.list_simulated_message_ids(self._read_connection), resolve)
+    def load_simulated_messages(self, upstream_id: int | None, resolve: MessagesCallback) -> None:
+        def load(found: Sequence[int] | StorageError) -> None:
+            if not isinstance(found, StorageError):
+                self._load_messages(found, resolve)
 
-    def load_unanswered_messages(self, upstream_id: int, resolve: MessagesCallback) -> None:
-        with suppress(StorageUnavailable), translate_read_errors():
-            self._load_messages(sending.list_unanswered_message_ids(self._read_connection, upstream_id), resolve)
+        self._search(load, outcomes.list_simulated_message_ids, upstream_id)
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
         with suppress(StorageUnavailable), translate_read_errors():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason, UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams import upstreams
 from portal.services.upstreams.binds import BindState
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
 from portal.smsc.upstream.interface import Resolve, UpstreamConnection
@@ -30,11 +31,12 @@ _KNOWN_RECEIPTS = 20_000
 class ChannelOwner(Protocol):
     """What a channel tells the dispatcher."""
 
-    def begin_put_back(self, flow: Flow) -> None:
-        """A message is being stored to wait again; nothing later of its account and destination may pass it."""
+    @property
+    def put_backs(self) -> Collection[Flow]:
+        """The accounts and destinations of what is being stored to wait again: nothing later may pass it."""
 
-    def is_put_back(self, flow: Flow) -> bool:
-        """Whether that is so, and not on disk yet."""
+    def begin_put_back(self, flow: Flow) -> None:
+        """A message is being stored to wait again."""
 
     def handle_room(self, channel: UpstreamChannel) -> None:
         """There may be more room than before, or less."""
@@ -43,6 +45,7 @@ class ChannelOwner(Protocol):
 class UpstreamChannel:
     """One upstream: its connection, and how much it may be given. Hears what becomes of that (`UpstreamEvents`).
 
+    is_simulated: after a restart a simulator gets again all that it had; nothing of it is unsure.
     connection: None where it is disabled, or has been removed. closing: the end of the connection before, which comes
     before another one begins. available: how many more messages may be stored as this upstream's. claimable: how many
     may be claimed for it, some of them ahead of the room. reserved: those that are being stored as its. claiming: those
@@ -63,12 +66,16 @@ class UpstreamChannel:
         "closing",
         "config",
         "connection",
+        "id",
+        "is_simulated",
         "last_account_id",
         "reserved",
         "unsaved",
     )
 
     def __init__(self, config: UpstreamConfig, owner: ChannelOwner, storage: OutboundStorage) -> None:
+        self.id = config.upstream.id
+        self.is_simulated = config.upstream.kind == upstreams.SIMULATOR
         self.config = config
         self.connection: UpstreamConnection | None = None
         self.closing: asyncio.Task[None] | None = None
@@ -84,10 +91,6 @@ class UpstreamChannel:
         self._stray_ids: frozenset[int] = frozenset()
         # How often what was said, since the log told last.
         self._refusals: Counter[str] = Counter()
-
-    @property
-    def id(self) -> int:
-        return self.config.upstream.id
 
     @property
     def may_send(self) -> bool:
@@ -132,14 +135,15 @@ class UpstreamChannel:
         if not room:
             return
         sent: list[SubmittedMessage] = []
+        put_backs = self._owner.put_backs
         while ready and len(sent) < room:
             message = ready.popleft()
             flow = (message.account_id, message.destination)
-            if self._owner.is_put_back(flow):
+            if put_backs and flow in put_backs:
                 # It was claimed, or stored as this upstream's, before an earlier one of them was refused.
                 self._put_back(message.id, flow, UnsentReason.PUT_BACK)
                 continue
-            if connection.remembers_messages:
+            if not self.is_simulated:
                 self._flows[message.id] = flow
             sent.append(message)
         connection.send_messages(sent)
@@ -168,7 +172,7 @@ class UpstreamChannel:
         """Look whether the database has messages as this upstream's that nobody here knows: a commit in doubt leaves
         some. Those that were there the last time, too, may have been sent.
         """
-        if self.connection is not None and self.connection.remembers_messages:
+        if self.connection is not None and not self.is_simulated:
             self._storage.find_unanswered_ids(self.id, self._handle_unanswered_found)
 
     def _handle_unanswered_found(self, message_ids: Sequence[int]) -> None:
@@ -250,7 +254,7 @@ class UpstreamChannel:
 
     def _put_back_followers(self) -> None:
         """What is ready and would pass a message that waits again, waits behind it."""
-        followers = [each for each in self._ready if self._owner.is_put_back((each.account_id, each.destination))]
+        followers = [each for each in self._ready if (each.account_id, each.destination) in self._owner.put_backs]
         for each in followers:
             self._ready.remove(each)
             self._put_back(each.id, (each.account_id, each.destination), UnsentReason.PUT_BACK)

@@ -10,6 +10,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
 from portal.core.clock import now_ms
 from portal.services.messages.outcomes import DueMessages, MessageStatus
@@ -73,7 +75,7 @@ class Dispatcher:
         self._waiting_account_ids: set[int] = set()
         self._pending_enqueues: Counter[int] = Counter()
         # Messages that are being stored to wait again, by account and destination.
-        self._put_backs: Counter[Flow] = Counter()
+        self.put_backs: Counter[Flow] = Counter()
         self._is_recovered = False
         # Whether a claim may find something, and how often that has begun anew.
         self._may_claim = False
@@ -118,6 +120,7 @@ class Dispatcher:
                 channel.available -= 1
                 channel.reserved += 1
                 message.upstream = channel.id
+                message.is_simulated = channel.is_simulated
             else:
                 message.is_queued = True
                 self._begin_enqueue(message.account_id)
@@ -127,11 +130,11 @@ class Dispatcher:
         if not self._uses_upstreams:
             self._simulator.send_messages(outbound)
             return
+        for upstream_id, count in Counter([each.upstream for each in submits]).items():
+            if upstream_id in self._channels:
+                self._channels[upstream_id].reserved -= count
         for each in submits:
-            if each.upstream is not None:
-                if each.upstream in self._channels:
-                    self._channels[each.upstream].reserved -= 1
-            elif each.is_queued:
+            if each.is_queued:
                 self._finish_enqueue(each.account_id)
         self._send_by_upstream(outbound)
         for channel in self._channels.values():
@@ -151,24 +154,18 @@ class Dispatcher:
 
     def begin_put_back(self, flow: Flow) -> None:
         self._begin_enqueue(flow[0])
-        self._put_backs[flow] += 1
-
-    def is_put_back(self, flow: Flow) -> bool:
-        return flow in self._put_backs
+        self.put_backs[flow] += 1
 
     def _finish_put_back(self, flow: Flow) -> None:
-        self._put_backs[flow] -= 1
-        if not self._put_backs[flow]:
-            del self._put_backs[flow]
+        self.put_backs[flow] -= 1
+        if not self.put_backs[flow]:
+            del self.put_backs[flow]
         self._finish_enqueue(flow[0])
 
     def _send_by_upstream(self, outbound: Sequence[SubmittedMessage]) -> None:
-        by_upstream: dict[int | None, list[SubmittedMessage]] = {}
-        for each in outbound:
-            by_upstream.setdefault(each.upstream, []).append(each)
-        for upstream_id, messages in by_upstream.items():
+        for upstream_id, messages in groupby(outbound, attrgetter("upstream")):
             if upstream_id is None:
-                self._simulator.send_messages(messages)
+                self._simulator.send_messages([*messages])
             elif upstream_id in self._channels:
                 self._channels[upstream_id].send_messages(messages)
             else:
@@ -310,9 +307,11 @@ class Dispatcher:
     # --- upstreams
 
     def handle_recovered(self, waiting_account_ids: Collection[int]) -> None:
+        if self._is_closing:
+            return
         self._waiting_account_ids.update(waiting_account_ids)
         self._is_recovered = True
-        self._storage.load_simulated_messages(self._simulator.send_messages)
+        self._storage.load_simulated_messages(None, self._simulator.send_messages)
         self._expect_waiting()
         self._claim()
 
@@ -343,9 +342,9 @@ class Dispatcher:
         elif channel.connection is None:
             channel.connection = self._create_connection(config, channel, self._loop)
             channel.connection.start()
-            if not channel.connection.remembers_messages:
+            if channel.is_simulated:
                 # What an earlier one, of this process or another, had not ended.
-                self._storage.load_unanswered_messages(channel.id, channel.resume_messages)
+                self._storage.load_simulated_messages(channel.id, channel.resume_messages)
         elif is_changed:
             channel.connection.change_config(config)
             channel.send_ready_messages()

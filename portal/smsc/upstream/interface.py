@@ -22,10 +22,6 @@ Resolve = Callable[[bool], None]
 class UpstreamConnection(Protocol):
     """What takes messages on to their destinations: one upstream. Runs on the event loop and never blocks it."""
 
-    remembers_messages: bool
-    """Whether what it was given before a restart of this process may have arrived. Otherwise it gets all of that again,
-    and nothing of it is unsure."""
-
     def start(self) -> None:
         """Connect, and stay so."""
 

@@ -255,8 +255,31 @@ def test_a_start_leaves_to_simulators_what_is_theirs(conn, keys, cast):
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
     claim(conn)
     sending.recover_messages(conn, now_ms())
-    assert sending.list_unanswered_message_ids(conn, 1) == [message_id]
+    assert outcomes.list_simulated_message_ids(conn, 1) == [message_id]
     assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
+@pytest.mark.parametrize("values", [{}, {"reference": 5}, {"priority": 1}])
+def test_what_a_simulator_has_is_not_among_what_carriers_have(conn, keys, cast, upstream, values):
+    sim = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    submit = prepare_submit(conn, cast.smpp_acme_1.id)
+    submit.upstream, submit.is_simulated = sim.id, True
+    for name, value in values.items():
+        setattr(submit, name, value)
+    (stored,) = intake.store_messages(conn, [submit]).message_ids
+    (waiting,) = queue_messages(conn, cast.smpp_acme_1.id)
+    sending.claim_messages(conn, sim.id, 10, 0, now_ms())
+    assert outcomes.list_simulated_message_ids(conn, sim.id) == [stored, waiting]
+    assert upstreams.count_messages_under_way(conn, sim) == 2
+    assert sending.list_unanswered_message_ids(conn, sim.id) == []
+    assert upstreams.count_messages_under_way(conn, upstream) == 0
+    # One that it gives back is a carrier's as any other.
+    leave_unsent(conn, waiting, cast.smpp_acme_1.id, UnsentReason.PUT_BACK)
+    assert claim(conn) == [waiting] == sending.list_unanswered_message_ids(conn, upstream.id)
+    assert (outcomes.list_simulated_message_ids(conn, sim.id), upstreams.count_messages_under_way(conn, sim)) == (
+        [stored],
+        1,
+    )
 
 
 def test_a_number_that_says_stop_while_a_message_waits_gets_none(conn, cast, upstream):

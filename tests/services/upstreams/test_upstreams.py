@@ -3,11 +3,12 @@ from typing import Any
 
 import pytest
 
+from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.common.errors import Refused
-from portal.services.messages import smpp_config
+from portal.services.messages import sending, smpp_config
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.settings import InvalidUpstreamSetting, NoSettingOfSimulator, UpstreamSettingMissing
 from portal.services.upstreams.upstreams import (
@@ -183,6 +184,17 @@ def test_one_that_messages_wait_for_is_not_removed(conn, keys, cast):
     with pytest.raises(MessagesWaitForUpstream, match=r"3 messages wait for “carrier”[.] Make another"):
         upstreams.remove_upstream(conn, SHELL, created)
     assert upstreams.get_upstream(conn, "carrier") == created
+
+
+@pytest.mark.parametrize("values", [{}, {"kind": "simulator"}])
+def test_one_that_has_not_ended_messages_is_not_removed(conn, keys, cast, values):
+    created = upstreams.create_upstream(conn, keys, SHELL, "sim", **values) if values else create(conn, keys)
+    create(conn, keys, "other")
+    queue_messages(conn, cast.smpp_acme_1.id, 2)
+    sending.claim_messages(conn, created.id, 10, 0, now_ms())
+    with pytest.raises(MessagesWaitForUpstream, match="2 messages wait for"):
+        upstreams.remove_upstream(conn, SHELL, created)
+    assert upstreams.get_upstream(conn, created.name) == created
 
 
 def test_the_default_one_goes_last(conn, keys):

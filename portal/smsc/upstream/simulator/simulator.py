@@ -73,7 +73,6 @@ class Simulator:
     `cancellable_ids`: the messages that stay on their way for long enough to be called back.
     """
 
-    remembers_messages = False
     is_connected = True
     rate = 0.0
     room = window = 100_000

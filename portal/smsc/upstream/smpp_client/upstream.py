@@ -49,8 +49,6 @@ _NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
 class SmppUpstream:
     """Implements `UpstreamConnection`, and hears of its client (`ClientEvents`)."""
 
-    remembers_messages = True
-
     def __init__(self, config: UpstreamConfig, events: UpstreamEvents, loop: asyncio.AbstractEventLoop) -> None:
         self._config = config
         self._events = events
