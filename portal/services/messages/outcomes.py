@@ -317,7 +317,7 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
             unknown.append(MessageOutcome(message_id, UNKNOWN, PTT_UNKNOWN, now, known_id))
         else:
             expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id))
-    receipts = finish_failed_messages(conn, expired) + finish_messages(conn, unknown)
+    receipts = finish_and_refund_messages(conn, expired) + finish_messages(conn, unknown)
     queue.remove_waiting_messages(conn, message_ids)
     return receipts
 
@@ -345,19 +345,22 @@ WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND
 """
 
 
-def finish_failed_messages(
+def finish_and_refund_messages(
     conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome], *, are_refused: bool = False
 ) -> list[DeliveryReceipt]:
-    """`finish_messages` for messages that were not delivered, whose price is given back where the setting `refund` of
+    """`finish_messages`, and the price of those that were not delivered is given back where the setting `refund` of
     their upstream says so; of one that no upstream has, that of the default one.
 
     Args:
         are_refused: whether the upstream has refused them, instead of taking them and not delivering.
     """
+    if all(each.state == DELIVERED for each in outcomes):
+        return finish_messages(conn, outcomes)
+    first_states = {each.message_id: each.state for each in reversed(outcomes)}
+    failed_ids = [message_id for message_id, state in first_states.items() if state != DELIVERED]
     with write_transaction(conn):
         refundable = conn.execute(
-            _SELECT_REFUNDABLE,
-            (json.dumps([each.message_id for each in outcomes]), REFUND_REFUSED if are_refused else None),
+            _SELECT_REFUNDABLE, (json.dumps(failed_ids), REFUND_REFUSED if are_refused else None)
         ).fetchall()
         receipts = finish_messages(conn, outcomes)
         _refund_messages(conn, refundable)

@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
-from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_UNKNOWN, REJECTED, UNKNOWN
+from portal.services.common.message_states import ENROUTE, PTT_UNKNOWN, REJECTED, UNKNOWN
 from portal.services.messages import blacklist, outcomes
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
@@ -227,7 +227,7 @@ def _release_held_messages(conn: sqlite3.Connection, message_ids: Sequence[int],
 def _refuse_messages(
     conn: sqlite3.Connection, refused: Sequence[UnsentMessage], now: int, result: SendingResult
 ) -> None:
-    result.receipts += outcomes.finish_failed_messages(
+    result.receipts += outcomes.finish_and_refund_messages(
         conn,
         [MessageOutcome(each.message_id, REJECTED, each.ptt, now, None, each.status) for each in refused],
         are_refused=True,
@@ -252,7 +252,7 @@ def resolve_unsure_messages(
             each for each in message_ids if not queue.hold_message(conn, each, _NO_ANSWER, now, is_unanswered=True)
         ]
     if failed_ids:
-        result.receipts += outcomes.finish_failed_messages(
+        result.receipts += outcomes.finish_and_refund_messages(
             conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, _NO_ANSWER) for each in failed_ids]
         )
         _release_held_messages(conn, failed_ids, result)
@@ -315,7 +315,7 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
             elif not each.is_repeated:
                 amounts[each.upstream]["unmatched"] += 1
                 _keep_unmatched_receipt(conn, each, now)
-        result.receipts = _finish_messages(conn, ended)
+        result.receipts = outcomes.finish_and_refund_messages(conn, ended)
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
@@ -341,21 +341,6 @@ def _find_message(conn: sqlite3.Connection, receipt: UpstreamReceipt) -> tuple[i
         if row is not None:
             return row[0], upstream_message_id
     return None
-
-
-def _finish_messages(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:
-    """Finish messages, the first outcome of each, and give back what those cost that were not delivered, where the
-    upstream's setting says so.
-    """
-    first_outcomes = {each.message_id: each for each in reversed(ended)}.values()
-    receipts = []
-    for finish, group in (
-        (outcomes.finish_messages, [each for each in first_outcomes if each.state == DELIVERED]),
-        (outcomes.finish_failed_messages, [each for each in first_outcomes if each.state != DELIVERED]),
-    ):
-        if group:
-            receipts += finish(conn, group)
-    return receipts
 
 
 def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, now: int) -> None:
@@ -400,14 +385,13 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
         for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
             if state is not None:
                 ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
-    return _finish_messages(conn, ended)
+    return outcomes.finish_and_refund_messages(conn, ended)
 
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:
     """Store the outcomes that simulators report."""
     result = SendingResult()
     with write_transaction(conn):
-        are_delivered = all(each.state == DELIVERED for each in ended)
-        result.receipts = (outcomes.finish_messages if are_delivered else _finish_messages)(conn, ended)
+        result.receipts = outcomes.finish_and_refund_messages(conn, ended)
         _release_held_messages(conn, [each.message_id for each in ended], result)
     return result

@@ -250,6 +250,21 @@ def test_a_start_decides_about_what_was_under_way(conn, cast, upstream):
     assert sorted(claim(conn)) == [unsure, waiting]
 
 
+def test_receipts_come_in_the_order_of_the_outcomes(conn, cast, upstream):
+    ids = queue_of_each(conn, cast.smpp_acme_1.id, [f"39340123456{each}" for each in range(5)])
+    claim(conn)
+    for each in ids:
+        accept(conn, each, str(each))
+    states = dict(zip(ids, (UNDELIVERABLE, DELIVERED, EXPIRED, DELIVERED, UNDELIVERABLE), strict=True))
+    came = [
+        *(build_receipt(str(each), state=state) for each, state in states.items()),
+        build_receipt(str(ids[-1]), state=DELIVERED),
+    ]
+    receipts = sending.store_upstream_receipts(conn, came, now_ms()).receipts
+    assert {each.message_id: each.state for each in receipts} == states
+    assert [each.message_id for each in receipts] == ids
+
+
 def test_a_start_leaves_to_simulators_what_is_theirs(conn, keys, cast):
     upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)

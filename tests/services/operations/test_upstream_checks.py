@@ -78,6 +78,6 @@ def test_passwords_from_before_a_lost_key_are_named(find, conn):
 def test_the_price_of_what_failed_is_given_back_and_of_what_was_delivered_is_not(conn, keys, cast, state, is_named):
     add_upstream(conn, keys, refund="refused")
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
-    outcomes.finish_failed_messages(conn, [MessageOutcome(message_id, REJECTED, 100, now_ms())], are_refused=True)
+    outcomes.finish_and_refund_messages(conn, [MessageOutcome(message_id, REJECTED, 100, now_ms())], are_refused=True)
     conn.execute("UPDATE messages SET state = ?", (state,))
     assert any("gives back" in each for each in self_check.list_problem_texts(conn)) == is_named
