@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -85,6 +86,8 @@ class Dispatcher:
         self._counters_timer: asyncio.TimerHandle | None = None
         self._strays_timer: asyncio.TimerHandle | None = None
         self._closing_tasks: set[asyncio.Task[None]] = set()
+        self._claims_ended = asyncio.Event()
+        self._claims_ended.set()
         storage.set_listener(self)
 
     def start(self) -> None:
@@ -101,6 +104,9 @@ class Dispatcher:
         self._simulator.stop()
         if self._closing_tasks:
             await asyncio.wait(self._closing_tasks)
+        # What is being claimed at this moment is put back: nothing of it may have arrived.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._claims_ended.wait(), seconds)
         for timer in (self._retry_timer, self._counters_timer, self._strays_timer):
             if timer:
                 timer.cancel()
@@ -244,6 +250,7 @@ class Dispatcher:
             or self._is_closing
         ):
             return
+        self._claims_ended.clear()
         channel.claiming = min(channel.claimable, _BATCH_SIZE)
         channel.update_available()
         self._storage.claim_messages(
@@ -255,6 +262,8 @@ class Dispatcher:
 
     def _handle_claimed(self, channel: UpstreamChannel, epoch: int, claimed: ClaimedMessages | StorageError) -> None:
         channel.claiming = 0
+        if not any(each.claiming for each in self._channels.values()):
+            self._claims_ended.set()
         if isinstance(claimed, StorageError):
             self._set_retry_timer(now_ms() + int(_CLAIM_RETRY_SECONDS * 1000))
             channel.update_available()

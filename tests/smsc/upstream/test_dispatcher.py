@@ -367,6 +367,8 @@ async def test_what_was_under_way_at_the_end_is_unsure_at_the_start(config, cast
         async with run_smsc(config):
             connection = await carrier.accept()
             assert (await connection.read_submit()).short_message == b"never answered"
+            # Once at the end, and nothing since: what was claimed meanwhile, and not sent, is not unsure.
+            assert counters.get_counters(conn, 1)["unsure"] == 1
 
 
 async def test_throttling_slows_down_and_loses_nothing(config, cast, conn, change_account, add_upstream):
