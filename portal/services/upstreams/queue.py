@@ -15,8 +15,9 @@ from portal.services.common.message_states import ENROUTE
 
 _HIGHEST_PRIORITY = 3
 _INSERT_QUEUED = BulkInsert("queued_messages", "account_id, priority_rank, message_id")
-_RANK_SQL = f"{_HIGHEST_PRIORITY} - coalesce(messages.priority, 0)"
-# A destination that holds up all that comes to it is looked at so often in one claim, and no more.
+_RANK_SQL = f"{_HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {_HIGHEST_PRIORITY})"
+# Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
+# again, in so many rounds at most.
 _MAX_ROUNDS = 8
 SIMULATED_BIND = 0
 """What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""

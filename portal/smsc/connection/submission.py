@@ -19,6 +19,8 @@ _ALLOWED_MESSAGE_TYPES = frozenset((0b0000_0000, 0b0000_1000, 0b0001_0000))
 _MAX_SOURCE_LENGTH = 20
 # 5.3.2.1.
 _MAX_SUBUNIT = 4
+# 5.2.14: those above it are reserved, and go on to no carrier.
+_MAX_PRIORITY = 3
 
 _STATUS_BY_ERROR: dict[type[Refused], CommandStatus] = {
     validation.InvalidSource: CommandStatus.ESME_RINVSRCADR,
@@ -78,8 +80,8 @@ def submitted_message_from_pdu(
         raise SubmitRefused(invalid_time.status) from None
     except Refused as refused:
         raise SubmitRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None
-    if isinstance(message, SubmitSm):
-        submit.priority = message.priority
+    if isinstance(message, SubmitSm) and message.priority:
+        submit.priority = min(message.priority, _MAX_PRIORITY)
     return submit
 
 

@@ -47,6 +47,23 @@ def test_a_higher_priority_goes_first_within_its_account(conn, cast):
     assert claim(conn, 10).message_ids == [*high, *beyond, *middle, *low]
 
 
+def test_a_reserved_priority_has_the_place_of_the_highest(conn, cast):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, priority=9)
+
+    def is_waiting() -> bool:
+        status = outcomes.find_message_status(conn, cast.smpp_acme_1.id, message_id)
+        return status is not None and status.is_queued
+
+    assert is_waiting()
+    claim(conn, 1)
+    with write_transaction(conn):
+        queue.put_back_messages(conn, [message_id], NOW)
+    assert is_waiting()
+    with write_transaction(conn):
+        queue.remove_waiting_messages(conn, [message_id])
+    assert not queue.has_queue(conn)
+
+
 def test_accounts_take_turns_however_much_one_of_them_has(conn, cast):
     queue_messages(conn, cast.smpp_acme_1.id, 50)
     single = queue_messages(conn, cast.smpp_globex_1.id)
