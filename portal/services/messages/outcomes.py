@@ -325,12 +325,18 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
 def reject_blacklisted_messages(
     conn: sqlite3.Connection, messages: Sequence[SubmittedMessage], now: int
 ) -> list[DeliveryReceipt]:
-    """Reject messages to numbers that have been blacklisted since they were stored, and give back what they cost.
+    """Reject messages to numbers that have been blacklisted since they were stored, and give back what they cost, but
+    for those that an upstream may have.
 
     The caller is inside `write_transaction()`. Returns the receipts that were queued.
     """
     receipts = finish_messages(conn, [MessageOutcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in messages])
-    _refund_messages(conn, [(each.account_id, each.id, each.price) for each in messages])
+    refundable = conn.execute(
+        "SELECT account_id, id, price FROM messages WHERE id IN (SELECT value FROM json_each(?))"
+        f" AND NOT {queue.MAY_BE_SENT_SQL}",
+        (json.dumps([each.id for each in messages]),),
+    ).fetchall()
+    _refund_messages(conn, refundable)
     return receipts
 
 
@@ -418,7 +424,7 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
     """Cancel messages and give back what they cost.
 
     The caller has made sure that no upstream sends them. A scheduled one is cancelled only if its date is still to
-    come.
+    come, and one that was sent only if no upstream may have it.
     """
     cancelled = CancelResult()
     ended: dict[int, tuple[int, int, int]] = {}
@@ -426,7 +432,8 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
         for each in candidates:
             row = conn.execute(
                 "SELECT account_id, price, scheduled_at IS NOT NULL AND due_at IS scheduled_at AS is_scheduled,"
-                f" {queue.IS_WAITING_SQL} AS is_queued FROM messages WHERE id = ? AND state = ?",
+                f" {queue.IS_WAITING_SQL} AS is_queued FROM messages WHERE id = ? AND state = ?"
+                f" AND NOT {queue.MAY_BE_SENT_SQL}",
                 (each.id, ENROUTE),
             ).fetchone()
             # What was to be sent later, or waited, may be on its way meanwhile.

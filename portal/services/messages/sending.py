@@ -139,8 +139,8 @@ def claim_messages(
 ) -> ClaimedMessages:
     """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
 
-    One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back; one
-    whose validity has ended expires.
+    One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back,
+    unless an upstream may have it; one whose validity has ended expires.
     """
     with write_transaction(conn):
         claimed = queue.claim_message_ids(conn, upstream_id, limit, after_account_id, now)

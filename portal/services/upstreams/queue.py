@@ -31,6 +31,9 @@ IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
     OR EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
         AND h.destination = messages.destination AND h.message_id = messages.id)))"""
 """Whether a row of `messages` waits, as an expression."""
+MAY_BE_SENT_SQL = """EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
+    AND h.destination = messages.destination AND h.message_id = messages.id AND h.unanswered > 0)"""
+"""Whether a carrier may have a row of `messages` that waits, or is tried again: it has not answered."""
 
 
 @dataclass(slots=True)
@@ -218,9 +221,7 @@ def hold_message(
     ).fetchone()
     if row is None:
         return True
-    account_id, destination = row
-    conn.execute("UPDATE messages SET upstream = NULL, bind = NULL WHERE id = ?", (message_id,))
-    flow = (account_id, destination)
+    flow = tuple(row)
     attempts, unanswered_count = conn.execute(
         "INSERT INTO held_messages (account_id, destination, message_id, attempts, unanswered, error)"
         " VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET attempts = attempts + 1,"
@@ -228,7 +229,8 @@ def hold_message(
         (*flow, message_id, int(is_unanswered), error),
     ).fetchone()
     if unanswered_count >= MAX_UNANSWERED:
-        return False
+        return False  # it ends as that upstream's
+    conn.execute("UPDATE messages SET upstream = NULL, bind = NULL WHERE id = ?", (message_id,))
     delay = min(_FIRST_RETRY_MS << min(attempts - 1, 20), _LONGEST_RETRY_MS)
     if is_unanswered and attempts == 1:
         delay = 0

@@ -236,7 +236,51 @@ def test_what_is_never_answered_is_not_sent_for_ever(conn, cast, upstream):
     assert [(each.message_id, each.state, each.ptt) for each in result.receipts] == [(message_id, UNKNOWN, PTT_UNKNOWN)]
     counted = counters.get_counters(conn, 1)
     assert (counted["unsure"], counted["resent"], counted["failed"]) == (4, 3, 1)
-    assert read_message(conn, message_id)["upstream_status"] == "no answer"
+    message = read_message(conn, message_id)
+    assert (message["upstream"], message["upstream_status"]) == (1, "no answer")
+
+
+def test_what_is_given_up_without_an_answer_is_refunded_as_its_own_upstream_is_set(conn, keys, cast):
+    carrier = add_upstream(conn, keys, refund="undelivered")
+    upstreams.set_default_upstream(conn, SHELL, add_upstream(conn, keys, "other"))
+    before = get_balance(conn, cast.smpp_acme_1.id)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    for attempt in range(queue.MAX_UNANSWERED):
+        sending.claim_messages(conn, carrier.id, 1, 0, now_ms() + attempt * 60_000)
+        leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE)
+    assert read_message(conn, message_id)["state"] == UNKNOWN
+    assert get_balance(conn, cast.smpp_acme_1.id) == before
+
+
+def test_what_an_upstream_may_have_is_not_called_back(conn, cast, upstream):
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    charged = get_balance(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE)
+    for _ in range(2):
+        status = outcomes.find_message_status(conn, cast.smpp_acme_1.id, message_id)
+        assert status is not None
+        assert outcomes.cancel_messages(conn, [status]).was_cancelled == [False]
+        # And neither when it is tried again.
+        claim(conn)
+    assert get_balance(conn, cast.smpp_acme_1.id) == charged
+    accept(conn, message_id)
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_what_an_upstream_may_have_costs_what_it_costs_when_its_number_says_stop(conn, cast, upstream):
+    unsure, held = queue_of_each(conn, cast.smpp_acme_1.id, ["393401234567", "393401111111"])
+    price = read_message(conn, unsure)["price"]
+    charged = get_balance(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    leave_unsent(conn, unsure, cast.smpp_acme_1.id, UnsentReason.UNSURE)
+    leave_unsent(conn, held, cast.smpp_acme_1.id, UnsentReason.HELD)
+    for destination in ("393401234567", "393401111111"):
+        blacklist.blacklist_stop_sender(conn, cast.smpp_acme_1.id, destination, 1, now_ms())
+    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000)
+    assert ({each.ptt for each in claimed.receipts}, claimed.messages) == ({PTT_BLACKLISTED}, [])
+    assert get_balance(conn, cast.smpp_acme_1.id) == charged + price
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_a_start_decides_about_what_was_under_way(conn, cast, upstream):

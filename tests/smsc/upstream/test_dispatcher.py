@@ -200,6 +200,29 @@ async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, c
         assert self_check.list_problem_texts(conn) == []
 
 
+async def test_what_the_upstream_may_have_goes_on_when_it_is_called_back(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, window=1) as (server, carrier, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        unsure = await esme.submit(text=b"unsure")
+        await connection.read_submit()
+        await connection.close()
+        await wait_until(lambda: counters.get_counters(conn, 1)["unsure"])
+        await esme.submit("393337654321", text=b"elsewhere")
+        connection = await carrier.accept()
+        submit = await connection.read_submit()
+        assert submit.short_message == b"elsewhere"
+        # Claimed again, and waits for room.
+        await wait_until(lambda: read_message(conn, unsure.message_id)["upstream"] == 1)
+        cancel = CancelSm(next(esme.sequences), message_id=unsure.message_id, source="ACME", destination="393331234567")
+        assert (await esme.request(cancel)).status == CommandStatus.ESME_RCANCELFAIL
+        connection.answer(submit)
+        submit = await connection.read_submit()
+        assert submit.short_message == b"unsure"
+        connection.answer(submit)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 2)
+        assert not count_waiting(conn)
+
+
 async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn, add_upstream):
     async with run_bound(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
