@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
 from portal.services.common.message_states import ENROUTE
 
@@ -236,16 +237,16 @@ def hold_message(
         delay = 0
     # Of several that were under way together, the first is tried again, and the others after it.
     others = conn.execute(
-        "SELECT message_id, not_before, attempts, upstream IS NOT NULL FROM held_messages JOIN messages"
-        " ON id = message_id WHERE held_messages.account_id = ? AND held_messages.destination = ? AND message_id <> ?"
-        " AND attempts > 0",
+        "SELECT message_id, not_before, attempts, upstream IS NOT NULL FROM held_messages"
+        " INDEXED BY held_messages_tried JOIN messages ON id = message_id WHERE held_messages.account_id = ?"
+        " AND held_messages.destination = ? AND message_id <> ? AND attempts > 0",
         (*flow, message_id),
     ).fetchall()
     if any(is_under_way for *_, is_under_way in others):
         return True
     if all(other_id > message_id or not_before is None for other_id, not_before, *_ in others):
         conn.execute(
-            "UPDATE held_messages SET not_before = CASE message_id WHEN ? THEN ? END"
+            "UPDATE held_messages INDEXED BY held_messages_tried SET not_before = CASE message_id WHEN ? THEN ? END"
             " WHERE account_id = ? AND destination = ? AND attempts > 0",
             (message_id, now + delay, *flow),
         )
@@ -253,7 +254,8 @@ def hold_message(
 
 
 def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
-    """What was tried again, and is decided, holds up nothing more: what waited for it waits in the queue.
+    """What was tried again, and is decided, holds up nothing more: the next of them that was tried is tried again now;
+    where there is none, what waited for it waits in the queue.
 
     Returns the accounts for which that leaves nothing that waits.
     """
@@ -266,18 +268,25 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
         ).fetchone()
         if flow is None:
             continue
-        (is_held_up,) = conn.execute(
-            "SELECT EXISTS (SELECT 1 FROM held_messages AS h JOIN messages ON id = message_id WHERE h.account_id = ?"
-            " AND h.destination = ? AND (not_before IS NOT NULL OR upstream IS NOT NULL))",
+        # Others that were tried, too, go one by one: of each it stays known how often it was not answered.
+        tried = conn.execute(
+            "SELECT message_id, not_before IS NOT NULL OR upstream IS NOT NULL FROM held_messages AS h"
+            f" INDEXED BY held_messages_tried JOIN messages ON id = message_id AND state = {ENROUTE}"
+            " WHERE h.account_id = ? AND h.destination = ? AND attempts > 0 ORDER BY message_id",
             flow,
-        ).fetchone()
-        if not is_held_up:
+        ).fetchall()
+        if not tried:
             conn.execute(
                 f"INSERT INTO queued_messages SELECT h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
                 f" JOIN messages ON id = message_id AND state = {ENROUTE} WHERE h.account_id = ? AND h.destination = ?",
                 flow,
             )
             conn.execute("DELETE FROM held_messages WHERE account_id = ? AND destination = ?", flow)
+        elif not any(is_active for _, is_active in tried):
+            conn.execute(
+                "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
+                (now_ms(), *flow, tried[0][0]),
+            )
         if not has_waiting_messages(conn, flow[0]):
             emptied_account_ids.append(flow[0])
     return emptied_account_ids

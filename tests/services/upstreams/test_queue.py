@@ -19,9 +19,9 @@ def claim(conn: Connection, limit: int, after: int = 0, now: int = NOW) -> Claim
         return queue.claim_message_ids(conn, UPSTREAM, limit, after, now)
 
 
-def hold(conn: Connection, message_id: int, error: str = "ESME_RSYSERR 0x08", now: int = NOW) -> None:
+def hold(conn: Connection, message_id: int, now: int = NOW, *, is_unanswered: bool = False) -> bool:
     with write_transaction(conn):
-        queue.hold_message(conn, message_id, error, now)
+        return queue.hold_message(conn, message_id, "ESME_RSYSERR 0x08", now, is_unanswered=is_unanswered)
 
 
 def list_held(conn: Connection) -> list[tuple[int, int, int | None]]:
@@ -311,3 +311,61 @@ def test_what_has_ended_behind_a_refused_message_does_not_wait_again(conn, cast)
         queue.remove_waiting_messages(conn, ids[:2])
     assert claim(conn, 10).message_ids == ids[2:]
     assert not queue.has_queue(conn)
+
+
+def test_of_several_without_an_answer_it_stays_known_how_often(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 4)
+    claim(conn, 3)
+    for each in ids[:3]:
+        hold(conn, each, is_unanswered=True)
+    claim(conn, 10, now=NOW - 1)
+    # One after the other is tried again, and what was never sent waits for the last of them.
+    for index in range(3):
+        assert claim(conn, 10).message_ids == [ids[index]]
+        assert [row[:2] for row in list_held(conn)] == [*((each, 1) for each in ids[index:3]), (ids[3], 0)]
+        with write_transaction(conn):
+            queue.release_held_messages(conn, [ids[index]])
+    assert claim(conn, 10).message_ids == [ids[3]]
+    assert not queue.has_queue(conn)
+
+
+def test_what_is_never_answered_is_given_up_behind_another_one_too(conn, cast):
+    first, second = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    claim(conn, 2)
+    is_tried_again = [hold(conn, each, is_unanswered=True) for each in (first, second)]
+    claim(conn, 1)
+    with write_transaction(conn):
+        queue.release_held_messages(conn, [first])
+    now = NOW
+    for _ in range(queue.MAX_UNANSWERED - 1):
+        assert claim(conn, 1, now=now).message_ids == [second]
+        is_tried_again.append(hold(conn, second, now=now, is_unanswered=True))
+        now += 60_000
+    assert is_tried_again == [True] * 4 + [False]
+
+
+def test_however_much_waits_behind_a_number_holding_a_message_costs_the_same(conn, cast):
+    account_id = cast.smpp_acme_1.id
+    (message_id,) = queue_messages(conn, account_id)
+    claim(conn, 1)
+    hold(conn, message_id)
+    steps = []
+    for count in (100, 5_000):
+        conn.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) INSERT OR IGNORE INTO"
+            " held_messages (account_id, destination, message_id) SELECT account_id, destination, message_id + i"
+            " FROM held_messages, n WHERE message_id = ?",
+            (count, message_id),
+        )
+        steps.append(0)
+
+        def count_step() -> None:
+            steps[-1] += 1
+
+        conn.set_progress_handler(count_step, 10)
+        hold(conn, message_id)
+        # Another one of them ends.
+        with write_transaction(conn):
+            queue.release_held_messages(conn, [message_id + 1])
+        conn.set_progress_handler(None, 0)
+    assert steps[1] < steps[0] * 2
