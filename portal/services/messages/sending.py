@@ -149,11 +149,16 @@ def claim_messages(
         messages.sort(key=lambda each: positions[each.id])
         receipts: list[DeliveryReceipt] = []
         blacklisted = blacklist.find_blacklisted_destinations(conn, messages) if messages else ()
-        blocked = [each for each in messages if (each.account_id, each.destination) in blacklisted]
-        expired = [each for each in messages if each not in blocked and outcomes.is_expired(each, now)]
+        blocked, expired, sendable = [], [], []
+        for each in messages:
+            if (each.account_id, each.destination) in blacklisted:
+                blocked.append(each)
+            elif outcomes.is_expired(each, now):
+                expired.append(each)
+            else:
+                sendable.append(each)
         if blocked or expired:
             unsent_ids = {each.id for each in (*blocked, *expired)}
-            messages = [each for each in messages if each.id not in unsent_ids]
             conn.executemany(
                 "UPDATE messages SET upstream = NULL, bind = NULL WHERE id = ?", [(each,) for each in unsent_ids]
             )
@@ -162,10 +167,10 @@ def claim_messages(
             # What these messages held up can be claimed now.
             claimed.emptied_account_ids += queue.release_held_messages(conn, unsent_ids)
             claimed.has_more = True
-        for each in messages:
+        for each in sendable:
             each.upstream = upstream_id
         return ClaimedMessages(
-            messages,
+            sendable,
             claimed.emptied_account_ids,
             claimed.has_more,
             claimed.last_account_id,

@@ -23,7 +23,7 @@ from portal.services.operations import self_check
 from portal.services.prices import prices
 from portal.services.statistics import daily_totals
 from tests.services.submitting import store_messages
-from tests.support import list_submitted
+from tests.support import list_submitted, prepare_submit
 
 ITALY = "393401234567"
 FRANCE = "33612345678"
@@ -740,3 +740,9 @@ def test_a_segment_that_is_there_already_begins_another_text(conn, prepare):
     )
     joined = dict(conn.execute("SELECT id, joined_to FROM messages").fetchall())
     assert joined == {first: None, again: None, second: again, of_three: None}
+
+
+def test_looking_for_one_message_among_many_compares_no_fields(conn, cast):
+    first, second = (prepare_submit(conn, cast.smpp_acme_1.id) for _ in range(2))
+    assert first != second
+    assert [first, second].index(second) == 1
