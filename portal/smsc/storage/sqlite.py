@@ -7,7 +7,6 @@ import logging
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from portal.smsc.storage.interface import (
     StorageUnavailable,
 )
 from portal.smsc.storage.read_errors import translate_read_errors
+from portal.smsc.storage.searcher import DatabaseSearcher
 from portal.smsc.storage.sqlite_outbound import SqliteOutboundStorage
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
@@ -70,13 +70,13 @@ class SqliteStorage:
         self._loop = loop
         self._keys = keys
         self._read_connection = db.connect(database)
-        # What takes long to find is looked for by a thread of its own, through a connection of its own.
-        self._search_connection = db.connect(database)
-        self._search_executor = ThreadPoolExecutor(1, "searcher")
+        # Clients wait for what is looked for on their behalf, and nobody for what simulators have.
+        self._searcher = DatabaseSearcher(database, loop)
+        self._simulated_searcher = DatabaseSearcher(database, loop)
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
         self.outbound = SqliteOutboundStorage(
             self._read_connection,
-            self._search,
+            self._simulated_searcher,
             keys,
             loop,
             on_fatal_error,
@@ -125,7 +125,8 @@ class SqliteStorage:
     def close_db_connections(self) -> None:
         """Let go of the database without having started."""
         self._read_connection.close()
-        self._search_connection.close()
+        self._searcher.close()
+        self._simulated_searcher.close()
         self._writer_connection.close()
 
     def start_heartbeats(self) -> None:
@@ -145,9 +146,8 @@ class SqliteStorage:
             log.error("the database could not be written to the end")
             # The supervisor does the rest, and waits no longer for this process than that.
             self._read_connection.busy_timeout_ms = _LAST_BUSY_TIMEOUT_MS
-        self._search_connection.interrupt()
-        self._search_executor.shutdown(cancel_futures=True)
-        self._search_connection.close()
+        self._searcher.close()
+        self._simulated_searcher.close()
         try:
             session_records.close_all_smpp_sessions(self._read_connection)
             session_records.remove_component_heartbeat(self._read_connection, _COMPONENT_NAME)
@@ -259,14 +259,7 @@ class SqliteStorage:
         resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
     ) -> None:
         # Millions may wait for their date, everybody's together: looking through them takes seconds.
-        self._search(resolve, outcomes.find_unfinished_messages, account_id, source, destination)
-
-    def _search(
-        self, resolve: Callable[[Any], None], find: Callable[..., Sequence[Any]], *args: int | str | None
-    ) -> None:
-        """Give `resolve` what `find` finds with a connection and `args`, or a StorageError."""
-        search = self._loop.run_in_executor(self._search_executor, find, self._search_connection, *args)
-        search.add_done_callback(partial(_report_search_result, resolve))
+        self._searcher.search(resolve, outcomes.find_unfinished_messages, account_id, source, destination)
 
     def _poll_simulated_messages(self) -> None:
         if not self._is_started:
@@ -411,19 +404,6 @@ class SqliteStorage:
     def _handle_retries_stored(self, retries: list[tuple[Deliverable, int]], __: None) -> None:
         for each, _ in retries:
             self._delivery_queues[each.account_id].finish_retry(each)
-
-
-def _report_search_result(
-    resolve: Callable[[Sequence[Any] | StorageError], None], search: asyncio.Future[Sequence[Any]]
-) -> None:
-    if search.cancelled():
-        return
-    error = search.exception()
-    if error is None:
-        resolve(search.result())
-    else:
-        log.error("the database can't be read: %s", error)
-        resolve(StorageUnavailable(str(error)))
 
 
 def _save_applied_versions(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:

@@ -39,6 +39,7 @@ from portal.smsc.storage.interface import (
     UpstreamConfig,
 )
 from portal.smsc.storage.read_errors import translate_read_errors
+from portal.smsc.storage.searcher import DatabaseSearcher
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class SqliteOutboundStorage:
     """Implements `OutboundStorage`; a part of `SqliteStorage`.
 
     Args:
-        search: gives its first argument what the second finds with a connection and the others, or a StorageError.
+        simulated_searcher: looks for what simulators have.
         on_fatal_error: is called if nothing can be sent any more in this process.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the account for which something from a handset is on disk.
@@ -63,7 +64,7 @@ class SqliteOutboundStorage:
     def __init__(
         self,
         read_connection: sqlite3.Connection,
-        search: Callable[..., None],
+        simulated_searcher: DatabaseSearcher,
         keys: Keys,
         loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
@@ -71,7 +72,7 @@ class SqliteOutboundStorage:
         mark_deliveries_due: Callable[[int], None],
     ) -> None:
         self._read_connection = read_connection
-        self._search = search
+        self._simulated_searcher = simulated_searcher
         self._keys = keys
         self._loop = loop
         self._on_fatal_error = on_fatal_error
@@ -154,7 +155,7 @@ class SqliteOutboundStorage:
             if not isinstance(found, StorageError):
                 self._load_messages(found, resolve)
 
-        self._search(load, outcomes.list_simulated_message_ids, upstream_id)
+        self._simulated_searcher.search(load, outcomes.list_simulated_message_ids, upstream_id)
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
         with suppress(StorageUnavailable), translate_read_errors():

@@ -1,0 +1,69 @@
+"""What takes long to find is looked for beside the event loop, and nobody waits for another's search."""
+
+import asyncio
+import sqlite3
+import threading
+from contextlib import closing
+
+import pytest
+
+from portal.services.messages import outcomes
+from portal.smsc.protocol.pdu import CancelSm
+from portal.smsc.storage.interface import StorageUnavailable
+from portal.smsc.storage.searcher import DatabaseSearcher
+from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc
+
+
+def count_for_ever(conn: sqlite3.Connection, started: threading.Event) -> list[int]:
+    started.set()
+    return conn.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    ).fetchall()
+
+
+@pytest.fixture
+def database(conn):
+    return conn.execute("PRAGMA database_list").fetchone()["file"]
+
+
+async def test_what_goes_wrong_is_told_and_logged(database, caplog):
+    found = asyncio.get_running_loop().create_future()
+    with closing(DatabaseSearcher(database, asyncio.get_running_loop())) as searcher:
+        searcher.search(found.set_result, lambda conn: conn.execute("SELECT 1 FROM nobody").fetchall())
+        async with asyncio.timeout(DEADLINE_S):
+            assert isinstance(await found, StorageUnavailable)
+    assert caplog.messages == ["the database can't be read: no such table: nobody"]
+
+
+async def test_a_stop_ends_a_search_without_a_word(database, caplog):
+    loop, started = asyncio.get_running_loop(), threading.Event()
+    found: list[object] = []
+    searcher = DatabaseSearcher(database, loop)
+    searcher.search(found.append, count_for_ever, started)
+    await loop.run_in_executor(None, started.wait, DEADLINE_S)
+    searcher.close()
+    # What the thread tells of its end is before this.
+    told = loop.create_future()
+    loop.call_soon(lambda: loop.call_soon(told.set_result, None))
+    await told
+    assert (found, caplog.messages) == ([], [])
+
+
+async def test_what_a_client_looks_for_waits_for_no_simulator(config, cast, monkeypatch):
+    is_over = threading.Event()
+    list_simulated_message_ids = outcomes.list_simulated_message_ids
+
+    def list_slowly(conn, upstream_id=None):
+        is_over.wait(DEADLINE_S)
+        return list_simulated_message_ids(conn, upstream_id)
+
+    monkeypatch.setattr(outcomes, "list_simulated_message_ids", list_slowly)
+    async with run_smsc(config) as server:
+        try:
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            await esme.submit("393331234006")
+            cancel = CancelSm(next(esme.sequences), source="ACME", destination="393331234006")
+            assert (await esme.request(cancel)).status == 0
+            assert not is_over.is_set()
+        finally:
+            is_over.set()
