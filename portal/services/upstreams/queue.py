@@ -20,6 +20,8 @@ _RANK_SQL = f"{_HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {_HIGHES
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
 _MAX_ROUNDS = 8
+SIMULATOR = "simulator"
+"""The kind of an upstream that sends nothing."""
 SIMULATED_BIND = 0
 """What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 MAX_UNANSWERED = 4
@@ -131,7 +133,7 @@ def claim_message_ids(
     if claimed.message_ids:
         conn.execute(
             f"UPDATE messages SET upstream = ?1, bind = (SELECT {SIMULATED_BIND} FROM upstreams WHERE id = ?1"
-            f" AND kind = 'simulator') WHERE id IN (SELECT value FROM json_each(?2)) AND +state = {ENROUTE}",
+            f" AND kind = '{SIMULATOR}') WHERE id IN (SELECT value FROM json_each(?2)) AND +state = {ENROUTE}",
             (upstream_id, json.dumps(claimed.message_ids)),
         )
     return claimed

@@ -28,7 +28,7 @@ from portal.services.upstreams.settings import (
     parse_setting,
 )
 
-SMPP, SIMULATOR = KINDS = ("smpp", "simulator")
+SMPP, SIMULATOR = KINDS = ("smpp", queue.SIMULATOR)
 
 # Names stand in addresses of pages, and with commas between them in commands.
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")
@@ -158,16 +158,19 @@ def count_waiting_messages(conn: sqlite3.Connection) -> dict[int, int]:
     return {row["id"]: waiting_count} if waiting_count else {}
 
 
+_COUNT_UNDER_WAY = {
+    SMPP: f"SELECT count(*) FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
+    f" AND upstream_id IS NULL AND bind IS NOT {queue.SIMULATED_BIND}",
+    SIMULATOR: f"SELECT count(*) FROM messages INDEXED BY messages_unfinished WHERE state = {ENROUTE} AND upstream = ?"
+    f" AND bind IS {queue.SIMULATED_BIND}",
+}
+
+
 def count_messages_under_way(conn: sqlite3.Connection, upstream: Upstream) -> int:
     """How many messages an upstream has, or is just being given, that it has not answered. For a simulator all that has
     not ended is looked through: a second or two for a million.
     """
-    index, comparison = ("unfinished", "IS") if upstream.kind == SIMULATOR else ("upstream", "IS NOT")
-    row = conn.execute(
-        f"SELECT count(*) FROM messages INDEXED BY messages_{index} WHERE state = {ENROUTE} AND upstream = ?"
-        f" AND upstream_id IS NULL AND bind {comparison} {queue.SIMULATED_BIND}",
-        (upstream.id,),
-    ).fetchone()
+    row = conn.execute(_COUNT_UNDER_WAY[upstream.kind], (upstream.id,)).fetchone()
     return int(row[0])
 
 
@@ -333,7 +336,8 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         DefaultUpstreamInUse: there are others, and none of them is the default one.
         NoSuchUpstream: it was removed meanwhile.
     """
-    # Not in the transaction, since others write meanwhile. The SMPP server puts back what it is given after that.
+    # Not in the transaction: it takes long, and others write meanwhile. What is stored as this upstream's after it was
+    # counted waits again as soon as the SMPP server knows that it is removed.
     under_way_count = count_messages_under_way(conn, upstream)
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)

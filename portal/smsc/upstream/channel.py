@@ -14,17 +14,16 @@ from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason, UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import upstreams
 from portal.services.upstreams.binds import BindState
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
 from portal.smsc.upstream.interface import Resolve, UpstreamConnection
 
 log = logging.getLogger(__name__)
 
-# What is claimed ahead of the room is sent within about so long.
+# Beside what there is room for, so much is claimed as goes out within this time at the upstream's rate.
 _AHEAD_SECONDS = 0.05
-# Carriers send some receipts twice, and all that were not answered where a connection ends. So many of the last ones of
-# each upstream are known: whole, or by id and handset where their message was found.
+# Carriers send some receipts twice, and those that were not answered again after a connection has ended. So many of the
+# latest ones of each upstream are remembered: by id and handset where their message was found, and otherwise whole.
 _KNOWN_RECEIPTS = 20_000
 
 
@@ -45,11 +44,11 @@ class ChannelOwner(Protocol):
 class UpstreamChannel:
     """One upstream: its connection, and how much it may be given. Hears what becomes of that (`UpstreamEvents`).
 
-    is_simulated: after a restart a simulator gets again all that it had; nothing of it is unsure.
-    connection: None where it is disabled, or has been removed. closing: the end of the connection before, which comes
-    before another one begins. available: how many more messages may be stored as this upstream's. claimable: how many
-    may be claimed for it, some of them ahead of the room. reserved: those that are being stored as its. claiming: those
-    that were asked for. unsaved: answers that are not on disk yet. last_account_id: whose turn was the last.
+    is_simulated: that of its connections. connection: None where it is disabled, or has been removed. closing: the end
+    of the connection before, which comes before another one begins. available: how many more messages may be stored as
+    this upstream's. claimable: how many may be claimed for it, some of them ahead of the room. reserved: those that are
+    being stored as its. claiming: those that were asked for. unsaved: answers that are not on disk yet.
+    last_account_id: whose turn was the last.
     """
 
     __slots__ = (
@@ -75,7 +74,7 @@ class UpstreamChannel:
 
     def __init__(self, config: UpstreamConfig, owner: ChannelOwner, storage: OutboundStorage) -> None:
         self.id = config.upstream.id
-        self.is_simulated = config.upstream.kind == upstreams.SIMULATOR
+        self.is_simulated = False
         self.config = config
         self.connection: UpstreamConnection | None = None
         self.closing: asyncio.Task[None] | None = None

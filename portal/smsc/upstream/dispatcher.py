@@ -350,6 +350,7 @@ class Dispatcher:
             pass  # it begins anew when that has ended
         elif channel.connection is None:
             channel.connection = self._create_connection(config, channel, self._loop)
+            channel.is_simulated = channel.connection.is_simulated
             channel.connection.start()
             if channel.is_simulated:
                 # What an earlier one, of this process or another, had not ended.

@@ -22,6 +22,10 @@ Resolve = Callable[[bool], None]
 class UpstreamConnection(Protocol):
     """What takes messages on to their destinations: one upstream. Runs on the event loop and never blocks it."""
 
+    is_simulated: bool
+    """Whether it sends nothing. After a restart it gets again all that it had, and nothing of it is unsure; what it has
+    when it is removed waits again."""
+
     def start(self) -> None:
         """Connect, and stay so."""
 
@@ -55,7 +59,7 @@ class UpstreamConnection(Protocol):
 
     async def close(self, seconds: float) -> None:
         """Take no more, wait for what is under way for so many seconds, and disconnect. What has no answer by then is
-        told as lost.
+        told as lost, but for what a simulator has.
         """
 
 

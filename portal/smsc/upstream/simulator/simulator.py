@@ -73,6 +73,7 @@ class Simulator:
     `cancellable_ids`: the messages that stay on their way for long enough to be called back.
     """
 
+    is_simulated = True
     is_connected = True
     rate = 0.0
     room = window = 100_000

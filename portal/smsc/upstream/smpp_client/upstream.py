@@ -49,6 +49,8 @@ _NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
 class SmppUpstream:
     """Implements `UpstreamConnection`, and hears of its client (`ClientEvents`)."""
 
+    is_simulated = False
+
     def __init__(self, config: UpstreamConfig, events: UpstreamEvents, loop: asyncio.AbstractEventLoop) -> None:
         self._config = config
         self._events = events
