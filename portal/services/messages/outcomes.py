@@ -194,13 +194,30 @@ def list_simulated_message_ids(conn: sqlite3.Connection, upstream_id: int | None
     condition = f"state = {ENROUTE} AND upstream IS ?"
     if upstream_id is None and upstreams.has_ever_had_upstream(conn):
         condition += f" AND id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}"
+    return _list_unfinished_ids(conn, condition, upstream_id)
+
+
+def list_abandoned_message_ids(conn: sqlite3.Connection) -> list[int]:
+    """The ids of messages without a final state that simulators had which were removed, oldest first: they were stored
+    as theirs at the same time. Takes as long as `list_simulated_message_ids`.
+    """
+    removed = conn.execute("SELECT id FROM upstreams WHERE kind = ? AND removed_at IS NOT NULL", (upstreams.SIMULATOR,))
+    removed_ids = [row[0] for row in removed]
+    if not removed_ids:
+        return []
+    condition = f"state = {ENROUTE} AND upstream IN (SELECT value FROM json_each(?)) AND bind IS {queue.SIMULATED_BIND}"
+    return _list_unfinished_ids(conn, condition, json.dumps(removed_ids))
+
+
+def _list_unfinished_ids(conn: sqlite3.Connection, condition: str, value: int | str | None) -> list[int]:
+    """The ids of messages whose date is not still to come. `condition` has a place for `value`."""
     # Without the hint SQLite would read the whole table, because that is in the order of ids. The two halves can be
     # found by id in the index.
     select = f"SELECT id FROM messages INDEXED BY messages_unfinished WHERE {condition}"
     rows = conn.execute(
         f"{select} AND due_at IS NULL UNION ALL {select} AND due_at IS NOT NULL AND due_at IS NOT scheduled_at"
         " ORDER BY id",
-        (upstream_id, upstream_id),
+        (value, value),
     )
     return [row[0] for row in rows]
 

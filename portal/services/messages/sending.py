@@ -1,5 +1,6 @@
 """Messages on their way through upstreams: claimed, accepted, refused, tried again; and the receipts of upstreams."""
 
+import json
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -204,9 +205,8 @@ def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessa
         by_reason: dict[UnsentReason, list[UnsentMessage]] = defaultdict(list)
         for each in unsent:
             by_reason[each.reason].append(each)
-        put_back_ids = [each.message_id for each in by_reason[UnsentReason.PUT_BACK]]
-        if put_back_ids:
-            queue.put_back_messages(conn, put_back_ids, now)
+        if by_reason[UnsentReason.PUT_BACK]:
+            _put_back_messages(conn, by_reason[UnsentReason.PUT_BACK], now)
         for each in by_reason[UnsentReason.HELD]:
             queue.hold_message(conn, each.message_id, each.status, now)
         refused = by_reason[UnsentReason.REFUSED]
@@ -220,6 +220,31 @@ def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessa
         result.next_retry_at = queue.get_next_retry_time(conn)
         result.has_released = True
     return result
+
+
+def _put_back_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int) -> None:
+    """Let messages wait again, but for what another upstream has meanwhile (see `put_back_abandoned_messages`)."""
+    rows = conn.execute(
+        "SELECT messages.id FROM json_each(?) AS unsent CROSS JOIN messages"
+        " ON messages.id = json_extract(value, '$[0]') AND upstream = json_extract(value, '$[1]')",
+        (json.dumps([(each.message_id, each.upstream) for each in unsent]),),
+    )
+    queue.put_back_messages(conn, [row[0] for row in rows], now)
+
+
+def put_back_abandoned_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> set[int]:
+    """Let messages of simulators that were removed wait again (`outcomes.list_abandoned_message_ids`), but for those
+    that do so meanwhile. Returns their accounts.
+    """
+    with write_transaction(conn):
+        rows = conn.execute(
+            "SELECT messages.id, account_id FROM messages JOIN upstreams ON upstreams.id = upstream"
+            f" WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE}"
+            " AND kind = ? AND removed_at IS NOT NULL",
+            (json.dumps(message_ids), SIMULATOR),
+        ).fetchall()
+        queue.put_back_messages(conn, [row[0] for row in rows], now)
+    return {row[1] for row in rows}
 
 
 def _release_held_messages(conn: sqlite3.Connection, message_ids: Sequence[int], result: SendingResult) -> None:

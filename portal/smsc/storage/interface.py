@@ -94,6 +94,10 @@ SubmitCallback = Callable[[ClientId | StorageError], None]
 """What `store_submit` answers with: the message's id for its client, or why there is none."""
 
 
+CancelCallback = Callable[[bool | StorageError], None]
+"""Takes whether a message was called back, or why that isn't known."""
+
+
 class Storage(Protocol):
     """See the module; the methods are in the order in which a session meets them."""
 
@@ -172,6 +176,9 @@ class OutboundListener(Protocol):
     def handle_submits_stored(self, submits: Sequence[SubmittedMessage], outbound: Sequence[SubmittedMessage]) -> None:
         """Submits are on disk, or are refused; `outbound`: those that go out now."""
 
+    def handle_commit_in_doubt(self) -> None:
+        """Messages that were to be stored or claimed may be an upstream's on disk."""
+
     def handle_due_messages(self, due: DueMessages) -> None:
         """The date of messages has come, or their validity has ended."""
 
@@ -220,7 +227,7 @@ class OutboundStorage(Protocol):
     def store_unsent_message(self, unsent: UnsentMessage) -> None:
         """Store what became of a claimed message that was not accepted."""
 
-    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
+    def store_outcomes(self, reported: Sequence[MessageOutcome]) -> None:
         """Store what became of messages, and the receipts that were asked for."""
 
     def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
@@ -229,14 +236,19 @@ class OutboundStorage(Protocol):
     def store_upstream_message(self, message: MobileOriginatedMessage, resolve: Callable[[bool], None]) -> None:
         """Store what a handset has sent, for the accounts that it is meant for; `resolve` gets whether it is stored."""
 
-    def cancel_message(self, message: MessageStatus, resolve: Callable[[bool | StorageError], None]) -> None:
-        """Call a message back, which no upstream sends; `resolve` gets whether it was, or why that isn't known."""
+    def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
+        """Call a message back, which no upstream sends."""
 
     def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
-        """Give `resolve` a message, unless it has a final state, or can't be read."""
+        """Give `resolve` a message, unless it has a final state, or can't be read; then none, as the end."""
 
     def load_simulated_messages(self, upstream_id: int | None, resolve: MessagesCallback) -> None:
-        """Give `resolve` what a simulator has not ended (None: the built-in one), oldest first, in several calls."""
+        """Give `resolve` what a simulator has not ended (None: the built-in one), oldest first, in several calls, of
+        which the last one has none.
+        """
+
+    def put_back_abandoned_messages(self) -> None:
+        """Have wait again what simulators have that were removed; the listener is told as of messages that are due."""
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
         """Give `resolve` the ids of what an upstream has and has not accepted, unless that can't be read."""

@@ -30,6 +30,8 @@ from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
+    CancelCallback,
+    CommitInDoubt,
     InsufficientCredits,
     MessagesCallback,
     OutboundListener,
@@ -48,7 +50,6 @@ _BATCH_SIZE = 1_000
 
 _ClaimCallback = Callable[[ClaimedMessages | StorageError], None]
 _ClaimJob = tuple[int, int, int, _ClaimCallback]
-_CancelCallback = Callable[[bool | StorageError], None]
 
 
 class SqliteOutboundStorage:
@@ -135,8 +136,8 @@ class SqliteOutboundStorage:
     def store_unsent_message(self, unsent: UnsentMessage) -> None:
         self._writer.queue_write(WriteJobKind.UNSENT, unsent)
 
-    def store_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
-        self._writer.queue_deferred_write(WriteJobKind.OUTCOME, *outcomes)
+    def store_outcomes(self, reported: Sequence[MessageOutcome]) -> None:
+        self._writer.queue_deferred_write(WriteJobKind.OUTCOME, *reported)
 
     def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
         self._writer.queue_deferred_write(WriteJobKind.RECEIPT, (receipt, resolve))
@@ -144,7 +145,7 @@ class SqliteOutboundStorage:
     def store_upstream_message(self, message: MobileOriginatedMessage, resolve: Callable[[bool], None]) -> None:
         self._writer.queue_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
 
-    def cancel_message(self, message: MessageStatus, resolve: _CancelCallback) -> None:
+    def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
         self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
 
     def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
@@ -152,22 +153,35 @@ class SqliteOutboundStorage:
 
     def load_simulated_messages(self, upstream_id: int | None, resolve: MessagesCallback) -> None:
         def load(found: Sequence[int] | StorageError) -> None:
-            if not isinstance(found, StorageError):
-                self._load_messages(found, resolve)
+            self._load_messages(() if isinstance(found, StorageError) else found, resolve)
 
         self._simulated_searcher.search(load, outcomes.list_simulated_message_ids, upstream_id)
+
+    def put_back_abandoned_messages(self) -> None:
+        def put_back(found: Sequence[int] | StorageError) -> None:
+            if not isinstance(found, StorageError):
+                # Behind the outcomes of some of them, which may be on their way to the disk.
+                batches = [found[start : start + _BATCH_SIZE] for start in range(0, len(found), _BATCH_SIZE)]
+                self._writer.queue_deferred_write(WriteJobKind.ABANDONED, *batches)
+
+        self._simulated_searcher.search(put_back, outcomes.list_abandoned_message_ids)
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
         with suppress(StorageUnavailable), translate_read_errors():
             resolve(sending.list_unanswered_message_ids(self._read_connection, upstream_id))
 
     def _load_messages(self, message_ids: Sequence[int], resolve: MessagesCallback, start: int = 0) -> None:
-        """Load some, from an index on, and the others in other turns of the event loop."""
+        """Load some, from an index on, and the others in other turns of the event loop; at the end none."""
         end = start + _BATCH_SIZE
+        messages: list[SubmittedMessage] = []
+        is_end = True
         with suppress(StorageUnavailable), translate_read_errors():
-            resolve(outcomes.list_outbound_messages(self._read_connection, message_ids[start:end]))
-            if end < len(message_ids):
-                self._loop.call_soon(self._load_messages, message_ids, resolve, end)
+            messages = outcomes.list_outbound_messages(self._read_connection, message_ids[start:end])
+            is_end = start >= len(message_ids)
+        if messages or is_end:
+            resolve(messages)
+        if not is_end:
+            self._loop.call_soon(self._load_messages, message_ids, resolve, end)
 
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
         self._writer.queue_write(WriteJobKind.BIND_STATES, (upstream_id, states))
@@ -207,12 +221,13 @@ class SqliteOutboundStorage:
             WriteJobKind.OUTCOME: WriteJobHandler(
                 sending.store_reported_outcomes, lambda _, result: self._handle_sending_stored([], result)
             ),
+            WriteJobKind.ABANDONED: WriteJobHandler(_put_back_abandoned_messages, self._handle_put_back),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
                 lambda conn, _: outcomes.process_due_messages(conn, now_ms()),
                 self._handle_due_messages,
                 self._handle_due_messages_failure,
             ),
-            WriteJobKind.CLAIM: WriteJobHandler(_claim_messages, self._handle_claimed, _report_error),
+            WriteJobKind.CLAIM: WriteJobHandler(_claim_messages, self._handle_claimed, self._handle_claim_failure),
             WriteJobKind.UPSTREAM_MESSAGE: WriteJobHandler(
                 lambda conn, items: inbound.store_inbound_messages(conn, [each for each, _ in items]),
                 self._handle_upstream_messages_stored,
@@ -262,10 +277,11 @@ class SqliteOutboundStorage:
         self, items: list[tuple[SubmittedMessage, SubmitCallback]], refusal: StorageError
     ) -> None:
         _report_error(items, refusal)
+        self._note_doubt(refusal)
         self._listener.handle_submits_stored([submit for submit, _ in items], ())
 
     def _handle_messages_cancelled(
-        self, items: list[tuple[MessageStatus, _CancelCallback]], cancelled: CancelResult
+        self, items: list[tuple[MessageStatus, CancelCallback]], cancelled: CancelResult
     ) -> None:
         for (_, resolve), was_cancelled in zip(items, cancelled.was_cancelled, strict=True):
             resolve(was_cancelled)
@@ -292,6 +308,9 @@ class SqliteOutboundStorage:
             # A campaign has one date for all its messages, and only so many are taken at once.
             self.poll_due_messages()
 
+    def _handle_put_back(self, _: list[Sequence[int]], account_ids: set[int]) -> None:
+        self._listener.handle_due_messages(DueMessages(queued_account_ids=account_ids))
+
     def _handle_due_messages_failure(self, _: list[None], __: StorageError) -> None:
         # The next poll queues it again.
         self._is_due_job_queued = False
@@ -300,6 +319,14 @@ class SqliteOutboundStorage:
         for (*_, resolve), each in zip(items, claimed, strict=True):
             self._queue_receipts(each.receipts)
             resolve(each)
+
+    def _handle_claim_failure(self, items: list[_ClaimJob], error: StorageError) -> None:
+        _report_error(items, error)
+        self._note_doubt(error)
+
+    def _note_doubt(self, error: StorageError) -> None:
+        if isinstance(error, CommitInDoubt):
+            self._listener.handle_commit_in_doubt()
 
     def _handle_upstream_messages_stored(
         self, items: list[tuple[MobileOriginatedMessage, Callable[[bool], None]]], account_ids: Collection[int]
@@ -318,6 +345,10 @@ def _claim_messages(conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[Cl
         sending.claim_messages(conn, upstream_id, limit, after_account_id, now_ms())
         for upstream_id, limit, after_account_id, _ in items
     ]
+
+
+def _put_back_abandoned_messages(conn: sqlite3.Connection, batches: list[Sequence[int]]) -> set[int]:
+    return set().union(*(sending.put_back_abandoned_messages(conn, each, now_ms()) for each in batches))
 
 
 def _record_bind_states(conn: sqlite3.Connection, items: list[tuple[int, Sequence[BindState]]]) -> None:

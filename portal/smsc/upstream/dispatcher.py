@@ -26,6 +26,7 @@ from portal.services.messages.sending import (
 )
 from portal.services.messages.validation import SubmittedMessage
 from portal.smsc.storage.interface import (
+    CancelCallback,
     OutboundStorage,
     StorageError,
     SubmitCallback,
@@ -36,7 +37,6 @@ from portal.smsc.upstream.interface import UpstreamConnection, UpstreamEvents
 from portal.smsc.upstream.simulator.simulator import Simulator
 
 CreateConnection = Callable[[UpstreamConfig, UpstreamEvents, asyncio.AbstractEventLoop], UpstreamConnection]
-_CancelCallback = Callable[[bool | StorageError], None]
 
 _BATCH_SIZE = 1_000
 _COUNTERS_SECONDS = 1.0
@@ -78,6 +78,11 @@ class Dispatcher:
         # Messages that are being stored to wait again, by account and destination.
         self.put_backs: Counter[Flow] = Counter()
         self._is_recovered = False
+        self._is_in_doubt = False
+        # The simulators of which it is still looked for what they have (None: the built-in one), and what is to be
+        # called back and may be among that.
+        self._resuming_ids: set[int | None] = {None}
+        self._postponed_cancels: list[tuple[MessageStatus, CancelCallback]] = []
         # Whether a claim may find something, and how often that has begun anew.
         self._may_claim = False
         self._claim_epoch = 0
@@ -181,13 +186,15 @@ class Dispatcher:
                     self.begin_put_back(flow)
                     self._storage.store_unsent_message(UnsentMessage(upstream_id, each.id, UnsentReason.PUT_BACK, flow))
 
-    def cancel_message(self, message: MessageStatus, resolve: _CancelCallback) -> None:
+    def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
         """Call a message back: one whose date is still to come, one that waits, or one that a simulator has not ended.
 
         `resolve` gets whether it was called back.
         """
         if message.is_scheduled or message.is_queued or self._cancel_sending(message):
             self._storage.cancel_message(message, partial(self._handle_cancel_result, message, resolve))
+        elif message.upstream in self._resuming_ids:
+            self._postponed_cancels.append((message, resolve))
         else:
             resolve(False)
 
@@ -198,7 +205,7 @@ class Dispatcher:
         return channel is not None and channel.cancel_message(message.id)
 
     def _handle_cancel_result(
-        self, message: MessageStatus, resolve: _CancelCallback, result: bool | StorageError
+        self, message: MessageStatus, resolve: CancelCallback, result: bool | StorageError
     ) -> None:
         if result is True:
             # What it held up goes on.
@@ -320,7 +327,8 @@ class Dispatcher:
             return
         self._waiting_account_ids.update(waiting_account_ids)
         self._is_recovered = True
-        self._storage.load_simulated_messages(None, self._simulator.send_messages)
+        self._resume_simulator(None)
+        self._storage.put_back_abandoned_messages()
         self._expect_waiting()
         self._claim()
 
@@ -353,12 +361,27 @@ class Dispatcher:
             channel.is_simulated = channel.connection.is_simulated
             channel.connection.start()
             if channel.is_simulated:
-                # What an earlier one, of this process or another, had not ended.
-                self._storage.load_simulated_messages(channel.id, channel.resume_messages)
+                self._resume_simulator(channel.id)
         elif is_changed:
             channel.connection.change_config(config)
             channel.send_ready_messages()
         channel.update_available()
+
+    def _resume_simulator(self, upstream_id: int | None) -> None:
+        """Give a simulator again what an earlier one, of this process or another, had not ended."""
+        self._resuming_ids.add(upstream_id)
+        self._storage.load_simulated_messages(upstream_id, partial(self._handle_simulated_loaded, upstream_id))
+
+    def _handle_simulated_loaded(self, upstream_id: int | None, messages: Sequence[SubmittedMessage]) -> None:
+        if not messages:
+            self._resuming_ids.discard(upstream_id)
+            cancels, self._postponed_cancels = self._postponed_cancels, []
+            for each in cancels:
+                self.cancel_message(*each)
+        elif upstream_id is None:
+            self._simulator.send_messages(messages)
+        elif upstream_id in self._channels:
+            self._channels[upstream_id].resume_messages(messages)
 
     def _close_channel(self, channel: UpstreamChannel, seconds: float) -> None:
         connection, channel.connection = channel.connection, None
@@ -376,8 +399,12 @@ class Dispatcher:
         channel.closing = None
         self._save_counters_of(channel, connection)
         self._storage.record_bind_states(channel.id, ())
-        if self._channels.get(channel.id) is channel and not self._is_closing:
+        if self._is_closing:
+            return
+        if self._channels.get(channel.id) is channel:
             self._apply_config(channel, channel.config)
+        elif channel.is_simulated:
+            self._storage.put_back_abandoned_messages()
 
     def _save_counters(self) -> None:
         for channel in self._channels.values():
@@ -385,10 +412,21 @@ class Dispatcher:
                 self._save_counters_of(channel, channel.connection)
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
 
+    def handle_commit_in_doubt(self) -> None:
+        self._is_in_doubt = True
+
     def check_strays(self) -> None:
-        """Look for messages that are an upstream's in the database alone; twice, to find any."""
+        """Look for messages that are an upstream's in the database alone; twice, to find any. Those that are a
+        simulator's are looked for only where there may be some, as that takes long.
+        """
         for channel in self._channels.values():
             channel.check_strays()
+        if self._is_in_doubt:
+            self._is_in_doubt = False
+            self._resume_simulator(None)
+            for channel in self._channels.values():
+                if channel.is_simulated:
+                    self._resume_simulator(channel.id)
 
     def _check_strays_periodically(self) -> None:
         for channel in self._channels.values():

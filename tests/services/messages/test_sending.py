@@ -42,9 +42,11 @@ def accept(conn: Connection, message_id: int, upstream_id: str = "ab12") -> Send
     return sending.store_accepted_messages(conn, [accepted])
 
 
-def leave_unsent(conn: Connection, message_id: int, account_id: int, reason: UnsentReason, **values: Any) -> Any:
+def leave_unsent(
+    conn: Connection, message_id: int, account_id: int, reason: UnsentReason, *, upstream: int = 1, **values: Any
+) -> Any:
     flow = (account_id, "393401234567")
-    return sending.store_unsent_messages(conn, [UnsentMessage(1, message_id, reason, flow, **values)], now_ms())
+    return sending.store_unsent_messages(conn, [UnsentMessage(upstream, message_id, reason, flow, **values)], now_ms())
 
 
 def refuse(conn: Connection, message_id: int) -> SendingResult:
@@ -333,12 +335,31 @@ def test_what_a_simulator_has_is_not_among_what_carriers_have(conn, keys, cast, 
     assert sending.list_unanswered_message_ids(conn, sim.id) == []
     assert upstreams.count_messages_under_way(conn, upstream) == 0
     # One that it gives back is a carrier's as any other.
-    leave_unsent(conn, waiting, cast.smpp_acme_1.id, UnsentReason.PUT_BACK)
+    leave_unsent(conn, waiting, cast.smpp_acme_1.id, UnsentReason.PUT_BACK, upstream=sim.id)
     assert claim(conn) == [waiting] == sending.list_unanswered_message_ids(conn, upstream.id)
     assert (outcomes.list_simulated_message_ids(conn, sim.id), upstreams.count_messages_under_way(conn, sim)) == (
         [stored],
         1,
     )
+
+
+def test_what_a_removed_simulator_has_waits_again_once(conn, keys, cast, upstream):
+    sim = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    sending.claim_messages(conn, sim.id, 3, 0, now_ms())
+    assert outcomes.list_abandoned_message_ids(conn) == []
+    # As where they are stored as its while it is removed.
+    conn.execute("UPDATE upstreams SET removed_at = 1 WHERE id = ?", (sim.id,))
+    abandoned = outcomes.list_abandoned_message_ids(conn)
+    assert abandoned == ids
+    # One has ended since it was looked for; another was given back, and a carrier has it.
+    outcomes.finish_messages(conn, [outcomes.MessageOutcome(ids[0], DELIVERED, 0, now_ms())])
+    leave_unsent(conn, ids[1], cast.smpp_acme_1.id, UnsentReason.PUT_BACK, upstream=sim.id)
+    assert claim(conn) == [ids[1]]
+    assert sending.put_back_abandoned_messages(conn, abandoned, now_ms()) == {cast.smpp_acme_1.id}
+    leave_unsent(conn, ids[1], cast.smpp_acme_1.id, UnsentReason.PUT_BACK, upstream=sim.id)
+    assert claim(conn) == [ids[2]]
+    assert not queue.has_queue(conn)
 
 
 def test_a_number_that_says_stop_while_a_message_waits_gets_none(conn, cast, upstream):

@@ -4,7 +4,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -322,11 +321,8 @@ async def test_a_simulator_by_name_goes_on_after_a_restart(config, cast, conn):
         slow = await esme.submit("393331234006")
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        cancel = CancelSm(0, message_id=slow.message_id, source="ACME", destination="393331234006")
-        # What simulators had is looked for beside all else.
-        async with asyncio.timeout(DEADLINE_S):
-            while (await esme.request(replace(cancel, sequence=next(esme.sequences)))).status != 0:
-                pass
+        cancel = CancelSm(next(esme.sequences), message_id=slow.message_id, source="ACME", destination="393331234006")
+        assert (await esme.request(cancel)).status == 0
         assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
@@ -499,6 +495,54 @@ async def test_what_a_commit_in_doubt_has_left_is_found(config, cast, conn, add_
         assert (await carrier.read_submit()).short_message == b"stray"
         assert counters.get_counters(conn, 1)["unsure"] == 1
         carrier.answer(submit)
+
+
+@pytest.mark.parametrize("is_built_in", [True, False])
+async def test_what_a_commit_in_doubt_has_left_of_a_simulator_s_is_found(config, cast, conn, is_built_in):
+    if not is_built_in:
+        upstreams.create_upstream(conn, Keys.load(config.data), SYSTEM, "sim", kind=upstreams.SIMULATOR)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        # An error that doesn't say whether anything was written.
+        conn.execute("ALTER TABLE daily_totals RENAME TO elsewhere")
+        esme.send(esme.build_submit_sm(text=b"stray"))
+        assert await esme.reader.read() == b""
+        conn.execute("ALTER TABLE elsewhere RENAME TO daily_totals")
+        stray = prepare_submit(conn, cast.smpp_acme_1.id, b"stray")
+        stray.upstream, stray.is_simulated = (None, False) if is_built_in else (1, True)
+        (stray_id,) = intake.store_messages(conn, [stray]).message_ids
+        server.dispatcher.check_strays()
+        await wait_until(lambda: read_message(conn, str(stray_id))["state"] == message_states.DELIVERED)
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_what_a_simulator_gets_while_it_is_removed_waits_again(config, cast, conn, add_upstream, is_running):
+    sim = upstreams.create_upstream(conn, Keys.load(config.data), SYSTEM, "sim", kind=upstreams.SIMULATOR)
+    stray_ids = []
+
+    def remove() -> None:
+        upstreams.remove_upstream(conn, SYSTEM, sim)
+        # Between the count and the removal, or by a server that doesn't know of it yet.
+        stray = prepare_submit(conn, cast.smpp_acme_1.id, b"stray")
+        stray.upstream, stray.is_simulated = sim.id, True
+        stray_ids.extend(intake.store_messages(conn, [stray]).message_ids)
+
+    if not is_running:
+        remove()
+    async with run_carrier() as carrier, run_smsc(config) as server:
+        if is_running:
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            await esme.submit()
+            await esme.receive_deliver_sm()
+            remove()
+        add_upstream(carrier.port)
+        connection = await carrier.accept()
+        submit = await connection.read_submit()
+        assert submit.short_message == b"stray"
+        connection.answer(submit)
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 1)
+        assert not count_waiting(conn)
+        assert read_message(conn, str(*stray_ids))["upstream"] == 2
 
 
 async def test_what_is_stored_for_an_upstream_is_sent_by_it_and_no_other(config, cast, conn, add_upstream):
