@@ -3,15 +3,18 @@
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from portal.services.messages import outcomes
-from portal.smsc.protocol.pdu import CancelSm
+from portal.services.messages import intake, outcomes
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import CancelSm, HeaderOnlyPdu
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.searcher import DatabaseSearcher
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc
+from tests.support import prepare_submit
 
 
 def count_for_ever(conn: sqlite3.Connection, started: threading.Event) -> list[int]:
@@ -49,21 +52,42 @@ async def test_a_stop_ends_a_search_without_a_word(database, caplog):
     assert (found, caplog.messages) == ([], [])
 
 
-async def test_what_a_client_looks_for_waits_for_no_simulator(config, cast, monkeypatch):
+@pytest.fixture
+def slow_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What simulators have is not found before this is set."""
     is_over = threading.Event()
     list_simulated_message_ids = outcomes.list_simulated_message_ids
 
-    def list_slowly(conn, upstream_id=None):
+    def list_slowly(conn: sqlite3.Connection, upstream_id: int | None) -> list[int]:
         is_over.wait(DEADLINE_S)
         return list_simulated_message_ids(conn, upstream_id)
 
     monkeypatch.setattr(outcomes, "list_simulated_message_ids", list_slowly)
+    yield is_over
+    is_over.set()
+
+
+async def test_what_a_client_looks_for_waits_for_no_simulator(config, cast, slow_start):
     async with run_smsc(config) as server:
-        try:
-            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-            await esme.submit("393331234006")
-            cancel = CancelSm(next(esme.sequences), source="ACME", destination="393331234006")
-            assert (await esme.request(cancel)).status == 0
-            assert not is_over.is_set()
-        finally:
-            is_over.set()
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit("393331234006")
+        cancel = CancelSm(next(esme.sequences), source="ACME", destination="393331234006")
+        assert (await esme.request(cancel)).status == 0
+        assert not slow_start.is_set()
+        slow_start.set()
+
+
+async def test_a_cancel_right_after_a_start_waits_for_what_simulators_have(config, cast, conn, slow_start):
+    (message_id,) = intake.store_messages(
+        conn, [prepare_submit(conn, cast.smpp_acme_1.id, destination="393331234006")]
+    ).message_ids
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        cancel = CancelSm(next(esme.sequences), message_id=str(message_id), source="ACME", destination="393331234006")
+        sent = await esme.submit()
+        too_late = CancelSm(next(esme.sequences), message_id=sent.message_id, source="ACME", destination="393331234567")
+        esme.send(cancel, too_late)
+        await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, next(esme.sequences)))
+        slow_start.set()
+        answers = [await esme.wait_for_response(each.sequence) for each in (cancel, too_late)]
+        assert [each.status for each in answers] == [CommandStatus.ESME_ROK, CommandStatus.ESME_RCANCELFAIL]
