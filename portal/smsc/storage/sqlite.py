@@ -140,6 +140,9 @@ class SqliteStorage:
     def close(self, timeout: float) -> None:
         """Write what is left but for messages that nobody can be told of any more, within `timeout` seconds."""
         self.outbound.refuse_submits()
+        # What the writer tells of its last batches is told after that.
+        self.outbound.stop_reading()
+        self._is_started = False
         for timer in (*self._periodic_timers, *self._retry_timers.values()):
             timer.cancel()
         if not self._writer.close(timeout):

@@ -83,6 +83,7 @@ class SqliteOutboundStorage:
         self._listener: OutboundListener
         self._is_due_job_queued = False
         self._refuses_submits = False
+        self._is_closing = False
         self._upstream_versions: dict[int, int] = {}
         self._has_ever_had_upstream = False
 
@@ -97,6 +98,10 @@ class SqliteOutboundStorage:
     def refuse_submits(self) -> None:
         """Store no more messages, neither new ones nor those that wait for the writer: nobody could be told in time."""
         self._refuses_submits = True
+
+    def stop_reading(self) -> None:
+        """Look for nothing more: the database is let go of."""
+        self._is_closing = True
 
     def load_upstreams(self) -> None:
         """Tell the listener of upstreams that have changed, if any have. Raises sqlite3.Error."""
@@ -172,6 +177,8 @@ class SqliteOutboundStorage:
 
     def _load_messages(self, message_ids: Sequence[int], resolve: MessagesCallback, start: int = 0) -> None:
         """Load some, from an index on, and the others in other turns of the event loop; at the end none."""
+        if self._is_closing:
+            return
         end = start + _BATCH_SIZE
         messages: list[SubmittedMessage] = []
         is_end = True
@@ -191,6 +198,8 @@ class SqliteOutboundStorage:
 
     def poll_due_messages(self) -> None:
         """Send the messages whose date has come, or give them up; the writer does so."""
+        if self._is_closing:
+            return
         try:
             if not self._is_due_job_queued and outcomes.has_due_messages(self._read_connection, now_ms()):
                 self._is_due_job_queued = True

@@ -8,11 +8,12 @@ from contextlib import closing
 
 import pytest
 
-from portal.services.messages import intake, outcomes
+from portal.services.messages import outcomes
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import CancelSm, HeaderOnlyPdu
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.searcher import DatabaseSearcher
+from tests.services.submitting import store_messages
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc
 from tests.support import prepare_submit
 
@@ -78,9 +79,7 @@ async def test_what_a_client_looks_for_waits_for_no_simulator(config, cast, slow
 
 
 async def test_a_cancel_right_after_a_start_waits_for_what_simulators_have(config, cast, conn, slow_start):
-    (message_id,) = intake.store_messages(
-        conn, [prepare_submit(conn, cast.smpp_acme_1.id, destination="393331234006")]
-    ).message_ids
+    (message_id,) = store_messages(conn, [prepare_submit(conn, cast.smpp_acme_1.id, destination="393331234006")])
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         cancel = CancelSm(next(esme.sequences), message_id=str(message_id), source="ACME", destination="393331234006")
@@ -91,3 +90,15 @@ async def test_a_cancel_right_after_a_start_waits_for_what_simulators_have(confi
         slow_start.set()
         answers = [await esme.wait_for_response(each.sequence) for each in (cancel, too_late)]
         assert [each.status for each in answers] == [CommandStatus.ESME_ROK, CommandStatus.ESME_RCANCELFAIL]
+
+
+async def test_after_a_stop_nothing_is_read_any_more(config, cast, conn, caplog):
+    (message_id,) = store_messages(conn, [prepare_submit(conn, cast.smpp_acme_1.id)])
+    conn.execute("UPDATE messages SET due_at = 1")
+    async with run_smsc(config) as server:
+        pass
+    found: list[object] = []
+    server.storage.outbound.load_message(message_id, found.append)
+    server.storage.outbound.poll_due_messages()
+    assert found == []
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
