@@ -18,8 +18,8 @@ from portal.services.messages import inbound_numbers, intake, smpp_config
 from portal.services.operations import self_check
 from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.upstreams import Upstream
-from portal.smsc.protocol.constants import CommandId, CommandStatus
-from portal.smsc.protocol.pdu import CancelSm, DeliverSm, HeaderOnlyPdu, MessageResp, QuerySm, SubmitSm
+from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import CancelSm, DataSm, DeliverSm, HeaderOnlyPdu, MessageResp, QuerySm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, list_sessions, run_smsc, wait_until
@@ -242,6 +242,20 @@ async def test_a_message_of_a_handset_reaches_its_account(config, cast, conn, ac
         assert response.status == 0
         delivered = await esme.receive_deliver_sm()
         assert (delivered.source, delivered.destination, delivered.short_message) == ("393331234567", "44555", b"hello")
+
+
+async def test_one_from_a_source_that_no_deliver_sm_can_hold_is_refused(config, cast, conn, account, add_upstream):
+    inbound_numbers.add_inbound_number(conn, SYSTEM, account, "44555")
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        payload = {TlvTag.MESSAGE_PAYLOAD: b"hello"}
+        statuses = []
+        for sequence, source in enumerate(("3" * 21, "+" + "3" * 20), start=1):
+            carrier.send(DataSm(sequence, source=source, destination="44555", tlvs=payload))
+            statuses.append((await carrier.read_response()).status)
+        assert statuses == [CommandStatus.ESME_RINVSRCADR, CommandStatus.ESME_ROK]
+        assert (await esme.receive_deliver_sm()).source == "3" * 20
+        assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 1
 
 
 async def test_before_there_is_any_upstream_the_simulator_answers_and_afterwards_never(

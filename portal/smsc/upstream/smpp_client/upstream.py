@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _UDH_INDICATOR = 0x40
 _BINARY_DATA_CODING = 4
+# The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
+_MAX_SOURCE_LENGTH = 20
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_OCTETS = 500
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
@@ -140,7 +142,11 @@ class SmppUpstream:
 
         receipt = receipts.parse_receipt(message)
         if receipt is None:
-            self._events.handle_inbound(_inbound_from_deliver(message), resolve)
+            inbound = _inbound_from_deliver(message)
+            if len(inbound.source) > _MAX_SOURCE_LENGTH:
+                respond(CommandStatus.ESME_RINVSRCADR)
+            else:
+                self._events.handle_inbound(inbound, resolve)
             return
         ptt = message_states.PTT_PENDING if receipt.state is None else status_map.ptt_from_state(receipt.state)
         self._events.handle_receipt(
