@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # What is claimed ahead of the room is sent within about so long.
 _AHEAD_SECONDS = 0.05
 # Carriers send some receipts twice, and all that were not answered where a connection ends. So many of the last ones of
-# each upstream are known: whole, or by id and handset where their message was found.
+# each upstream are known: by id and handset where their message was found, and otherwise whole.
 _KNOWN_RECEIPTS = 20_000
 
 
@@ -265,9 +265,9 @@ class UpstreamChannel:
 
     def _handle_receipt_stored(self, key: tuple[object, ...], resolve: Resolve, is_matched: bool | None) -> None:
         """`is_matched`: None where nothing could be stored, so that it comes again."""
-        if is_matched is None:
+        if is_matched is not False:
             self._known_receipts.pop(key, None)
-        elif is_matched:
+        if is_matched:
             self._known_receipts[key[:2]] = None
         while len(self._known_receipts) > _KNOWN_RECEIPTS:
             self._known_receipts.popitem(last=False)

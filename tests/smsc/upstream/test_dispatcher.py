@@ -218,6 +218,26 @@ async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn,
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
 
 
+async def test_as_many_receipts_are_known_again_as_are_said_to_be(config, cast, conn, add_upstream, monkeypatch):
+    monkeypatch.setattr("portal.smsc.upstream.channel._KNOWN_RECEIPTS", 3)
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        receipts = []
+        for each in range(3):
+            await esme.submit()
+            submit = await carrier.read_submit()
+            carrier.answer(submit, message_id=f"{each}")
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == each + 1)  # noqa: B023
+            receipts.append(build_receipt(submit, f"{each}"))
+            carrier.send(receipts[-1])
+            assert (await carrier.read_response()).status == 0
+        # The same again say nothing new.
+        for each in receipts:
+            carrier.send(each)
+            assert (await carrier.read_response()).status == 0
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+
+
 async def test_an_intermediate_receipt_and_the_final_one_may_both_come_before_the_answer(
     config, cast, conn, add_upstream
 ):
