@@ -26,7 +26,9 @@ BIND_COMMANDS = {
 # Of what the carrier sends, so much is here at a time that is not answered: then nothing more is read.
 _MAX_UNANSWERED_DELIVERIES = 500
 _MAX_UNANSWERED_OCTETS = 1024 * 1024
+# Within a minute. A carrier that sends one now and then, for months, is no harm.
 _MAX_MALFORMED = 100
+_MALFORMED_SECONDS = 60.0
 _MAX_LOGGED = 10
 # Before the end: for the carrier to answer what it was sent, and for the storage to keep what the carrier has sent.
 ANSWER_SECONDS = 5.0
@@ -35,6 +37,8 @@ _MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
 
 _SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NACK
 _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
+# That a handset can be reached again (4.12). It has no response, and nothing here has asked for it.
+_ALERT_NOTIFICATION = 0x102
 
 
 class Submit:
@@ -113,6 +117,7 @@ class ClientSession(PduStream):
         "_last_sequence_number",
         "_logged",
         "_malformed_count",
+        "_malformed_since",
         "_owner",
         "_settings",
         "_state",
@@ -163,6 +168,7 @@ class ClientSession(PduStream):
         self._unanswered_count = 0
         self._unanswered_octets = 0
         self._malformed_count = 0
+        self._malformed_since = 0.0
         self._logged = 0
         self._watch_timer: asyncio.TimerHandle | None = None
 
@@ -251,12 +257,14 @@ class ClientSession(PduStream):
                 ANSWER_SECONDS,
                 closes=True,
             )
-        else:
+        elif command != _ALERT_NOTIFICATION:
             self._write(pdu.encode_generic_nack(header.sequence, CommandStatus.ESME_RINVCMDID))
             self._count_malformed(f"command_id 0x{command:08X}")
 
     def _count_malformed(self, flaw: str) -> None:
         self._owner.counters.malformed += 1
+        if self._turn_started_at - self._malformed_since > _MALFORMED_SECONDS:
+            self._malformed_count, self._malformed_since = 0, self._turn_started_at
         self._malformed_count += 1
         self._log_oddity("malformed PDU: " + flaw)
         if self._malformed_count >= _MAX_MALFORMED:
