@@ -171,3 +171,18 @@ def test_what_no_handset_can_send(conn, shared, source, destination, text, refus
     with pytest.raises(refusal, match=message):
         inbound.simulate_inbound_message(conn, source, destination, text)
     assert inbound.list_simulated_messages(conn, 0) == []
+
+
+def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch, caplog):
+    monkeypatch.setattr(inbound, "_discarded_counter", inbound._DiscardedCounter())  # noqa: SLF001
+    messages = [MobileOriginatedMessage(HANDSET, f"4848{each}", "hello") for each in range(3)]
+    for _ in range(100):
+        inbound.store_inbound_messages(conn, messages)
+    assert [each.getMessage() for each in caplog.records] == [
+        "no account has the number 48480: a message to it was discarded"
+    ]
+    monkeypatch.setattr(inbound, "_DISCARDED_LOG_SECONDS", 0)
+    inbound.store_inbound_messages(conn, messages[:1])
+    assert caplog.records[-1].getMessage() == (
+        "no account has the number 48480: 300 messages to such numbers were discarded since the last such line"
+    )
