@@ -25,8 +25,9 @@ from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES
 THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
 """What a message is refused with that comes too fast: it is sent again."""
 
-# A message that was refused so often is given back. With pauses of 1, 2, 4, 4, ... times throttle_seconds.
-MAX_TRIES = 10
+# A message that was refused so often is given back. With pauses of 1, 2, 4, 4, ... times throttle_seconds. That a queue
+# is full may mean all of the carrier, or one handset, and is more often the latter the second time.
+MAX_TRIES, MAX_TRIES_QUEUE_FULL = 10, 2
 _LONGEST_DELAY_FACTOR = 4
 # Event loops count in milliseconds.
 _MIN_TIMER_SECONDS = 0.001
@@ -38,10 +39,11 @@ class _DestinationFlow:
 
     under_way: submits that were sent on `session`, or wait there for room. waiting: where one was refused for being too
     much, that and what comes behind it, in its order; None: nothing was. due_at: when the first of these is tried.
-    retry: that one, while it is under way. status: the last refusal.
+    retry: that one, while it is under way. was_given_back: whether some was given back that came before what is still
+    under way: what is refused of that is given back, too.
     """
 
-    __slots__ = ("due_at", "retry", "session", "status", "under_way", "waiting")
+    __slots__ = ("due_at", "retry", "session", "under_way", "waiting", "was_given_back")
 
     def __init__(self) -> None:
         self.session: ClientSession | None = None
@@ -49,7 +51,7 @@ class _DestinationFlow:
         self.waiting: deque[Submit] | None = None
         self.due_at = 0.0
         self.retry: Submit | None = None
-        self.status = 0
+        self.was_given_back = False
 
 
 class SmppClient:
@@ -171,12 +173,13 @@ class SmppClient:
             flow = self._flows[submit.destination] = _DestinationFlow()
         if flow.waiting is None:
             self._send(submit, flow)
-        elif len(flow.waiting) < self._settings.window:
+        else:
             flow.waiting.append(submit)
             self._held_count += 1
-        else:
-            # One destination that nobody can reach must not take all the room.
-            self._loop.call_soon(self._events.submit_answered, message_id, flow.status, "", 0)
+            if len(flow.waiting) > self._longest_flow:
+                # What becomes of the first decides about all.
+                flow.due_at = 0.0
+                self._settle_soon()
 
     async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
@@ -215,20 +218,21 @@ class SmppClient:
         else:
             self._pacer.record_answer(submit.sent_at, self._loop.time())
             # What it is refused with for the moment holds up what comes behind it to the same destination.
-            followers: Sequence[int] = ()
+            followers: Sequence[Submit] = ()
             if status in TEMPORARY_STATUSES:
                 followers = self._end_flow(submit)
             else:
                 self._leave_flow(submit)
             self._events.submit_answered(submit.message_id, status, upstream_message_id, session.number)
-            if followers:
-                self._events.submits_lost([], followers)
+            self._give_back(followers)
         self._settle_soon()
 
     def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
         self._pacer.forget_probe()
         # Nothing may overtake what is lost.
-        self._events.submits_lost([submit.message_id], self._end_flow(submit))
+        followers = self._end_flow(submit)
+        self._events.submits_lost([submit.message_id], [])
+        self._give_back(followers)
         self._settle_soon()
 
     def handle_end(self, session: ClientSession) -> None:
@@ -287,12 +291,13 @@ class SmppClient:
         self.counters.retried += submit.tries > 0
         session.send_submit(submit, now)
 
-    def _end_flow(self, submit: Submit) -> Sequence[int]:
+    def _end_flow(self, submit: Submit) -> Sequence[Submit]:
         """It has to wait, and what is behind it to the same destination, and is not sent, with it; returns that."""
         destination = submit.destination
         flow = self._flows[destination]
         flow.under_way -= 1
         flow.retry = None
+        flow.was_given_back = True
         followers: list[Submit] = list(self._unblock(destination, flow)) if flow.waiting is not None else []
         session = flow.session
         if session is not None:
@@ -303,7 +308,23 @@ class SmppClient:
                 followers += pending
         if not flow.under_way:
             del self._flows[destination]
-        return _list_ids(followers)
+        return followers
+
+    def _give_back(self, submits: Iterable[Submit]) -> None:
+        """They go out from here no more. What was sent of them was refused; the others only waited behind it."""
+        unsent_ids: list[int] = []
+        for each in sorted(submits, key=_get_order):
+            if each.status:
+                self._events.submit_answered(each.message_id, each.status, "", 0)
+            else:
+                unsent_ids.append(each.message_id)
+        if unsent_ids:
+            self._events.submits_lost([], unsent_ids)
+
+    @property
+    def _longest_flow(self) -> int:
+        """How many may wait behind a refused message: one destination must not take all the room."""
+        return max(self._settings.window * len(self._submitters) // 2, 1)
 
     def _leave_flow(self, submit: Submit) -> None:
         """It is decided, so what waits behind it may follow."""
@@ -325,9 +346,9 @@ class SmppClient:
         # Otherwise others are accepted: it is this message, as where a handset's queue is full.
         self.counters.throttled += 1
         submit.tries += 1
+        submit.status = status
         flow = self._flows[submit.destination]
         flow.under_way -= 1
-        flow.status = status
         if flow.retry is submit:
             flow.retry = None
         if flow.waiting is None:
@@ -343,12 +364,13 @@ class SmppClient:
         self._held_count += 1
         factor = min(2 ** (submit.tries - 1), _LONGEST_DELAY_FACTOR)
         flow.due_at = now + self._settings.throttle_seconds * factor
-        if submit.tries >= MAX_TRIES:
+        most_tries = MAX_TRIES_QUEUE_FULL if status == CommandStatus.ESME_RMSGQFUL else MAX_TRIES
+        if flow.was_given_back or submit.tries >= most_tries or len(flow.waiting) > self._longest_flow:
             given_back = self._unblock(submit.destination, flow)
+            flow.was_given_back = True
             if not flow.under_way:
                 del self._flows[submit.destination]
-            for each in given_back:
-                self._events.submit_answered(each.message_id, status, "", session.number)
+            self._give_back(given_back)
 
     def _unblock(self, destination: str, flow: _DestinationFlow) -> Sequence[Submit]:
         """Let nothing wait there any more; returns what did, in its order."""

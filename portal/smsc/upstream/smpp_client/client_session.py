@@ -45,10 +45,11 @@ class Submit:
     """A message on its way.
 
     octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. tries: how often it was
-    refused for being too much. sent_at: seconds of the event loop's clock. parts: what it counts as.
+    refused for being too much; status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
+    parts: what it counts as.
     """
 
-    __slots__ = ("destination", "message_id", "octets", "order", "parts", "sent_at", "tries")
+    __slots__ = ("destination", "message_id", "octets", "order", "parts", "sent_at", "status", "tries")
 
     def __init__(self, message_id: int, destination: str, octets: bytes, order: int, parts: int = 1) -> None:
         self.message_id = message_id
@@ -57,6 +58,7 @@ class Submit:
         self.order = order
         self.parts = parts
         self.tries = 0
+        self.status = 0
         self.sent_at = 0.0
 
 

@@ -115,8 +115,8 @@ class ClientEvents(Protocol):
     def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
         """The upstream has decided: command_status 0, and its id for the message ("" where it gave none), or another.
 
-        ESME_RTHROTTLED or ESME_RMSGQFUL: it was tried again often enough here, and so was what waited behind it to the
-        same destination, or would have had to (bind_number 0). All of that is given back, in its order.
+        ESME_RTHROTTLED or ESME_RMSGQFUL (bind_number 0): it was tried often enough here, or something before it to the
+        same destination was, or too much waits there. What only waited behind it is lost, unsent.
         """
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
