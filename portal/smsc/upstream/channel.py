@@ -157,7 +157,12 @@ class UpstreamChannel:
         """Send a message no more; returns whether that was still possible."""
         message = next((each for each in self._ready if each.id == message_id), None)
         if message is None:
-            return self.connection is not None and self.connection.cancel_message(message_id)
+            if self.connection is None or not (self.is_simulated or message_id in self._flows):
+                return False
+            was_cancelled = self.connection.cancel_message(message_id)
+            if was_cancelled:
+                self._flows.pop(message_id, None)
+            return was_cancelled
         self._ready.remove(message)
         self.update_available()
         return True

@@ -199,6 +199,34 @@ async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, c
         assert self_check.list_problem_texts(conn) == []
 
 
+async def test_what_waits_to_be_tried_again_is_called_back(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, throttle_seconds=3600) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        waiting = await esme.submit()
+        carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RTHROTTLED)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"])
+        cancel = CancelSm(1, message_id=waiting.message_id, source="ACME", destination="393331234567")
+        assert (await esme.request(replace(cancel, sequence=next(esme.sequences)))).status == CommandStatus.ESME_ROK
+        assert "stat:DELETED" in (await esme.receive_deliver_sm()).short_message.decode()
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_what_has_expired_is_not_sent_again(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, throttle_seconds=2) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"short-lived", validity_period="000000000001000R")
+        await esme.submit("393337654321", text=b"other", validity_period="000000001000000R", registered_delivery=0)
+        first, second = await carrier.read_submits(2)
+        for each in (first, second):
+            carrier.answer(each, CommandStatus.ESME_RTHROTTLED)
+        assert "stat:EXPIRED" in (await esme.receive_deliver_sm()).short_message.decode()
+        again = await carrier.read_submit()
+        assert again.short_message == b"other"
+        # It says how long it is still valid, and not how long it was.
+        assert (second.validity_period, again.validity_period) > ("000000000959000R", "000000000955000R")
+        assert again.validity_period < second.validity_period
+
+
 async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn, add_upstream):
     async with run_bound(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -232,8 +260,8 @@ async def test_as_many_receipts_are_known_again_as_are_said_to_be(config, cast, 
             carrier.send(receipts[-1])
             assert (await carrier.read_response()).status == 0
         # The same again say nothing new.
-        for each in receipts:
-            carrier.send(each)
+        for receipt in receipts:
+            carrier.send(receipt)
             assert (await carrier.read_response()).status == 0
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
 
@@ -268,7 +296,7 @@ async def test_one_from_a_source_that_no_deliver_sm_can_hold_is_refused(config, 
     inbound_numbers.add_inbound_number(conn, SYSTEM, account, "44555")
     async with run_bound(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        payload = {TlvTag.MESSAGE_PAYLOAD: b"hello"}
+        payload: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: b"hello"}
         statuses = []
         for sequence, source in enumerate(("3" * 21, "+" + "3" * 20), start=1):
             carrier.send(DataSm(sequence, source=source, destination="44555", tlvs=payload))

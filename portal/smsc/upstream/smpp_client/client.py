@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
@@ -155,10 +156,13 @@ class SmppClient:
             return 0
         return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
 
-    def submit(self, message_id: int, message: SubmitSm, parts: int = 1) -> None:
+    def submit(
+        self, message_id: int, message: SubmitSm, parts: int = 1, renew: Callable[[], SubmitSm | None] | None = None
+    ) -> None:
         """Send a message; only while `room` is positive. It is answered, or lost, by `ClientEvents`.
 
-        `throughput` counts it as so many parts.
+        `throughput` counts it as so many parts. `renew` returns it as it is to be sent after it had to wait; None where
+        it has expired: then it is lost, unsent. Without `renew` it stays as it is.
 
         Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
         is under way. Its sequence number does not matter.
@@ -167,7 +171,7 @@ class SmppClient:
         """
         octets = message.encode()
         self._order += 1
-        submit = Submit(message_id, message.destination, octets, self._order, parts)
+        submit = Submit(message_id, message.destination, octets, self._order, parts, renew)
         flow = self._flows.get(submit.destination)
         if flow is None:
             flow = self._flows[submit.destination] = _DestinationFlow()
@@ -180,6 +184,23 @@ class SmppClient:
                 # What becomes of the first decides about all.
                 flow.due_at = 0.0
                 self._settle_soon()
+
+    def cancel(self, message_id: int) -> bool:
+        """Send a message no more; returns whether it has waited to be sent (again). Then nothing is told of it."""
+        for session in self._submitters:
+            for submit in session.pending:
+                if submit.message_id == message_id:
+                    session.pending.remove(submit)
+                    self._leave_flow(submit)
+                    self._settle_soon()
+                    return True
+        for destination, flow in self._blocked.items():
+            for submit in flow.waiting or ():
+                if submit.message_id == message_id:
+                    self._drop_waiting(submit, destination, flow)
+                    self._settle_soon()
+                    return True
+        return False
 
     async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
@@ -333,8 +354,10 @@ class SmppClient:
         if flow.retry is submit:
             flow.retry = None
             followers = self._unblock(submit.destination, flow)
-            for each in followers:
-                self._send(each, flow)
+            if followers:
+                flow.session = self._choose_session(flow)
+                flow.session.pending.extend(followers)
+                flow.under_way += len(followers)
         if not flow.under_way and flow.waiting is None:
             del self._flows[submit.destination]
 
@@ -372,6 +395,16 @@ class SmppClient:
                 del self._flows[submit.destination]
             self._give_back(given_back)
 
+    def _drop_waiting(self, submit: Submit, destination: str, flow: _DestinationFlow) -> None:
+        """What waits to be tried again is not; where nothing else does, nothing waits there any more."""
+        assert flow.waiting is not None
+        flow.waiting.remove(submit)
+        self._held_count -= 1
+        if not flow.waiting and flow.retry is None:
+            self._unblock(destination, flow)
+            if not flow.under_way:
+                del self._flows[destination]
+
     def _unblock(self, destination: str, flow: _DestinationFlow) -> Sequence[Submit]:
         """Let nothing wait there any more; returns what did, in its order."""
         waiting = list(flow.waiting or ())
@@ -383,12 +416,18 @@ class SmppClient:
     def _send_waiting(self, now: float) -> None:
         """Send what waits, as far as windows and rate allow: first what is tried again, the oldest first."""
         available = self._pacer.count_available(now)
+        expired: list[Submit] = []
         if self._blocked and available:
-            due = [each for each in self._blocked.values() if each.due_at <= now and not each.under_way]
-            for flow in sorted(due, key=lambda each: each.waiting[0].order if each.waiting else 0)[:available]:
+            due = [item for item in self._blocked.items() if item[1].due_at <= now and not item[1].under_way]
+            for destination, flow in sorted(due, key=_get_first_order):
                 session = self._choose_session(flow)
-                if session.free <= 0 or not flow.waiting:
+                if session.free <= 0 or available <= 0:
                     break
+                while flow.waiting and not _renew(flow.waiting[0]):
+                    expired.append(flow.waiting[0])
+                    self._drop_waiting(flow.waiting[0], destination, flow)
+                if not flow.waiting:
+                    continue
                 flow.retry = flow.waiting.popleft()
                 self._held_count -= 1
                 flow.session = session
@@ -398,8 +437,14 @@ class SmppClient:
         for session in self._submitters:
             while session.pending and available > 0 and session.free > 0:
                 submit = session.pending.popleft()
+                if not _renew(submit):
+                    expired.append(submit)
+                    self._leave_flow(submit)
+                    continue
                 self._transmit(session, submit, now)
                 available -= submit.parts
+        if expired:
+            self._events.submits_lost([], _list_ids(expired))
 
     # --- once a turn of the event loop, however much has happened in it
 
@@ -439,6 +484,24 @@ class SmppClient:
 
 def _get_order(submit: Submit) -> int:
     return submit.order
+
+
+def _get_first_order(item: tuple[str, _DestinationFlow]) -> int:
+    waiting = item[1].waiting
+    return waiting[0].order if waiting else 0
+
+
+def _renew(submit: Submit) -> bool:
+    """Encode anew what had to wait: how long it is still valid has changed. Returns whether it is to be sent at all."""
+    if submit.renew is None:
+        return True
+    # Other settings may have no room for its addresses any more: then it goes as it could be written before.
+    with suppress(ValueError, LookupError, OverflowError):
+        message = submit.renew()
+        if message is None:
+            return False
+        submit.octets = message.encode()
+    return True
 
 
 def _list_ids(submits: Iterable[Submit]) -> list[int]:

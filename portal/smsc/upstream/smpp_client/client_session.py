@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
-from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
 
@@ -44,17 +45,27 @@ _ALERT_NOTIFICATION = 0x102
 class Submit:
     """A message on its way.
 
-    octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. tries: how often it was
+    octets: the submit_sm, with any sequence number. renew: returns it as it is to be sent by now, None: it has expired;
+    None: it stays as it is. order: counts up as messages are submitted. tries: how often it was
     refused for being too much; status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
     parts: what it counts as.
     """
 
-    __slots__ = ("destination", "message_id", "octets", "order", "parts", "sent_at", "status", "tries")
+    __slots__ = ("destination", "message_id", "octets", "order", "parts", "renew", "sent_at", "status", "tries")
 
-    def __init__(self, message_id: int, destination: str, octets: bytes, order: int, parts: int = 1) -> None:
+    def __init__(
+        self,
+        message_id: int,
+        destination: str,
+        octets: bytes,
+        order: int,
+        parts: int = 1,
+        renew: Callable[[], SubmitSm | None] | None = None,
+    ) -> None:
         self.message_id = message_id
         self.destination = destination
         self.octets = octets
+        self.renew = renew
         self.order = order
         self.parts = parts
         self.tries = 0

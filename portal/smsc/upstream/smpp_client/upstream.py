@@ -7,11 +7,13 @@ import dataclasses
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.common.addresses import normalize_address
+from portal.services.messages import outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.sending import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
@@ -19,7 +21,7 @@ from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.protocol.constants import CommandStatus, format_receipt_status
-from portal.smsc.protocol.pdu import DataSm, DeliverSm
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
@@ -101,17 +103,27 @@ class SmppUpstream:
         return self._client.rate
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
-        now, settings, submit = now_ms(), self._config.upstream.settings, self._client.submit
         for each in messages:
             try:
-                submit(each.id, build_submit_sm(each, settings, now), each.parts)
+                submit_sm = self._build_submit_sm(each)
+                if submit_sm is None:
+                    self._loop.call_soon(self._events.handle_lost, (), (each.id,))
+                else:
+                    self._client.submit(each.id, submit_sm, each.parts, partial(self._build_submit_sm, each))
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
                 self._loop.call_soon(self._events.handle_refused, each.id, _NOT_WRITTEN, _PTT_INVALID_CONTENT)
 
+    def _build_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
+        """Return a message as it is to be sent now; None where it has expired: whoever gets it back ends it."""
+        now = now_ms()
+        return (
+            None if outcomes.is_expired(message, now) else build_submit_sm(message, self._config.upstream.settings, now)
+        )
+
     def cancel_message(self, message_id: int) -> bool:
-        return False
+        return self._client.cancel(message_id)
 
     def take_counters(self) -> Mapping[str, int]:
         counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}

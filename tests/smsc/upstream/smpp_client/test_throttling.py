@@ -11,7 +11,7 @@ from portal.smsc.protocol.pdu import HeaderOnlyPdu, SubmitSm
 from portal.smsc.upstream.smpp_client.client import MAX_TRIES, THROTTLING_STATUSES
 from portal.smsc.upstream.smpp_client.pacing import UNLIMITED, Pacer
 from tests.smsc.esme import wait_until
-from tests.smsc.upstream.smpp_client.carrier import run_bound_client, run_carrier, run_client, submit_all
+from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, run_carrier, run_client, submit_all
 
 NUMBER, OTHER = "393331234567", "393337654321"
 THROTTLED, QUEUE_FULL = CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL
@@ -70,8 +70,8 @@ async def test_what_waits_for_its_bind_does_not_overtake_either():
         connection.answer(one, THROTTLED)
         connection.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 6))
         assert (await connection.read_response()).sequence == 6
-        for each in others:
-            connection.answer(each)
+        for submit in others:
+            connection.answer(submit)
         for _ in range(3):
             readers = [asyncio.create_task(each.read_submit()) for each in connections]
             (done,), (idle,) = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
@@ -340,3 +340,58 @@ async def test_what_waits_for_room_behind_a_refused_message_is_given_back_and_no
         assert (reports.answers, reports.unsent) == ([(1, CommandStatus.ESME_RSYSERR, "")], [2])
         submit_all(client, [3], OTHER)
         assert (await connection.read_submit()).short_message == b"3"
+
+
+async def test_what_waits_is_cancelled_and_what_is_sent_is_not():
+    async with run_bound_client(throttle_seconds=0.01, window=1) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        submit_all(client, [2], NUMBER)
+        first = await connection.read_submit()
+        assert [client.cancel(each) for each in (1, 2, 4)] == [False, True, False]
+        # It is refused, and waits to be tried again.
+        connection.answer(first, THROTTLED)
+        await wait_until(lambda: client.counters.throttled)
+        assert [client.cancel(each) for each in (1, 1)] == [True, False]
+        await wait_until(lambda: client.room)
+        submit_all(client, [5], NUMBER)
+        assert (await connection.read_submit()).short_message == b"5"
+        assert (reports.answers, reports.unsent, reports.unsure) == ([], [], [])
+
+
+def submit_renewed(client, ids, expired_id):
+    """Submit messages to one number; where they have had to wait, one has expired, and the others say so."""
+    for each in ids:
+        renewed = None if each == expired_id else build_submit(f"{each} later", NUMBER)
+        client.submit(each, build_submit(str(each), NUMBER), renew=lambda renewed=renewed: renewed)
+
+
+async def test_what_waits_for_room_is_written_anew_or_has_expired():
+    async with run_bound_client(window=1) as (client, reports, connection, _):
+        submit_renewed(client, [1, 2, 3], expired_id=2)
+        connection.answer(await connection.read_submit())
+        assert (await connection.read_submit()).short_message == b"3 later"
+        assert reports.unsent == [2]
+
+
+async def test_what_can_be_written_no_more_goes_out_as_it_was():
+    async with run_bound_client(window=1) as (client, _, connection, __):
+        submit_all(client, [1], NUMBER)
+        # As where a setting has put more in front of its number.
+        client.submit(2, build_submit("2", NUMBER), renew=lambda: build_submit("2", "3" * 21))
+        connection.answer(await connection.read_submit())
+        assert (await connection.read_submit()).short_message == b"2"
+
+
+@pytest.mark.parametrize("expired_id", [1, 2])
+async def test_what_is_tried_again_is_written_anew_or_has_expired(expired_id):
+    async with run_bound_client(throttle_seconds=0.01) as (client, reports, connection, _):
+        submit_renewed(client, [1, 2, 3], expired_id)
+        for refused in await connection.read_submits(3):
+            connection.answer(refused, THROTTLED)
+        for each in {1, 2, 3} - {expired_id}:
+            submit = await connection.read_submit()
+            assert submit.short_message == f"{each} later".encode()
+            connection.answer(submit)
+        await reports.wait_for(lambda: len(reports.answers) == 2)
+        assert reports.unsent == [expired_id]
+        await wait_until(lambda: client.room)
