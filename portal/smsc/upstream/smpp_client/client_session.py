@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
@@ -341,11 +341,6 @@ class ClientSession(PduStream):
             return 0
         return self._settings.window - len(self.in_flight)
 
-    @property
-    def unread_octets(self) -> int:
-        """Octets that wait here because the carrier does not read."""
-        return self._transport.get_write_buffer_size() if self._transport else 0
-
     def send_submit(self, submit: Submit, now: float) -> None:
         """Send it; `free` has to be positive."""
         # _next_sequence_number in one step: this is done once a message.
@@ -509,11 +504,3 @@ class _Responder:
         session, self._session = self._session, None
         if session:
             session.answer_delivery(self._command, self._sequence, self._octets, status)
-
-
-def format_status(status: int) -> str:
-    """Return a command_status as people read it: its name, where it has one, and its number."""
-    try:
-        return f"{CommandStatus(status).name} 0x{status:02X}"
-    except ValueError:
-        return f"0x{status:02X}"

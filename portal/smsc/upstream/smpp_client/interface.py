@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Protocol
 
+from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
@@ -81,9 +82,9 @@ class BindStatus(StrEnum):
     """What one bind is doing. CONNECTING is the first time; REFUSED and UNBOUND ones are tried again and again."""
 
     CONNECTING = "connecting"
-    BOUND = "bound"
-    REFUSED = "refused"
-    UNBOUND = "unbound"
+    BOUND = binds.BOUND
+    REFUSED = binds.REFUSED
+    UNBOUND = binds.UNBOUND
     CLOSED = "closed"
 
 

@@ -20,13 +20,12 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
-from portal.smsc.protocol.constants import CommandStatus, format_receipt_status
+from portal.smsc.protocol.constants import CommandStatus, format_receipt_status, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
 from portal.smsc.upstream.smpp_client.client import SmppClient
-from portal.smsc.upstream.smpp_client.client_session import format_status
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientSettings,
@@ -44,7 +43,6 @@ _MAX_SOURCE_LENGTH = 20
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_OCTETS = 500
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
-_PTT_INVALID_CONTENT = 101
 _NOT_WRITTEN = "not sent: no submit_sm can hold it"
 _COUNTERS = tuple(each.name for each in dataclasses.fields(ClientCounters))
 _NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
@@ -113,7 +111,9 @@ class SmppUpstream:
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
-                self._loop.call_soon(self._events.handle_refused, each.id, _NOT_WRITTEN, _PTT_INVALID_CONTENT)
+                self._loop.call_soon(
+                    self._events.handle_refused, each.id, _NOT_WRITTEN, message_states.PTT_INVALID_CONTENT
+                )
 
     def _build_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
         """Return a message as it is to be sent now; None where it has expired: whoever gets it back ends it."""

@@ -160,8 +160,10 @@ async def test_a_carrier_that_only_asks_and_never_reads_is_left():
         (session,) = client.sessions
         # There is no room for submits while it reads nothing.
         await wait_until(lambda: not client.room)
-        await wait_until(lambda: session.unread_octets > 100_000 or reports.states)
-        assert session.unread_octets <= 100_000
+        transport = session._transport  # noqa: SLF001
+        assert transport
+        await wait_until(lambda: transport.get_write_buffer_size() > 100_000 or reports.states)
+        assert transport.get_write_buffer_size() <= 100_000
         state = await reports.wait_for_state(BindStatus.UNBOUND)
         flooding.cancel()
         assert state.error == "the upstream does not read what it is sent"
