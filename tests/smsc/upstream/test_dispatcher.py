@@ -292,17 +292,27 @@ async def test_a_message_of_a_handset_reaches_its_account(config, cast, conn, ac
         assert (delivered.source, delivered.destination, delivered.short_message) == ("393331234567", "44555", b"hello")
 
 
-async def test_one_from_a_source_that_no_deliver_sm_can_hold_is_refused(config, cast, conn, account, add_upstream):
+@pytest.mark.parametrize(
+    ("refused", "status", "longest"),
+    [
+        (("3" * 21, 5), CommandStatus.ESME_RINVSRCADR, ("+" + "3" * 20, 5)),
+        (("39333", 255 * 140 + 1), CommandStatus.ESME_RINVMSGLEN, ("39333", 255 * 140)),
+    ],
+)
+async def test_one_of_a_handset_that_no_deliver_sm_can_hold_is_refused(
+    config, cast, conn, account, add_upstream, refused, status, longest
+):
     inbound_numbers.add_inbound_number(conn, SYSTEM, account, "44555")
     async with run_bound(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        payload: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: b"hello"}
         statuses = []
-        for sequence, source in enumerate(("3" * 21, "+" + "3" * 20), start=1):
-            carrier.send(DataSm(sequence, source=source, destination="44555", tlvs=payload))
+        for source, octets in (refused, longest):
+            payload: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: b"x" * octets}
+            carrier.send(DataSm(1, source=source, destination="44555", tlvs=payload))
             statuses.append((await carrier.read_response()).status)
-        assert statuses == [CommandStatus.ESME_RINVSRCADR, CommandStatus.ESME_ROK]
-        assert (await esme.receive_deliver_sm()).source == "3" * 20
+        assert statuses == [status, CommandStatus.ESME_ROK]
+        delivered = await esme.receive_deliver_sm()
+        assert (delivered.source, len(delivered.body)) == (longest[0].lstrip("+"), longest[1])
         assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 1
 
 

@@ -16,7 +16,7 @@ from portal.services.common.addresses import normalize_address
 from portal.services.messages import outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.sending import UpstreamReceipt
-from portal.services.messages.validation import SubmittedMessage
+from portal.services.messages.validation import MAX_PARTS, SubmittedMessage
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
@@ -40,6 +40,8 @@ _UDH_INDICATOR = 0x40
 _BINARY_DATA_CODING = 4
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
+# What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
+_MAX_INBOUND_OCTETS = MAX_PARTS * 140
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_OCTETS = 500
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
@@ -157,6 +159,8 @@ class SmppUpstream:
             inbound = _inbound_from_deliver(message)
             if len(inbound.source) > _MAX_SOURCE_LENGTH:
                 respond(CommandStatus.ESME_RINVSRCADR)
+            elif len(message.body) > _MAX_INBOUND_OCTETS:
+                respond(CommandStatus.ESME_RINVMSGLEN)
             else:
                 self._events.handle_inbound(inbound, resolve)
             return
