@@ -166,6 +166,32 @@ async def test_a_temporary_refusal_holds_up_its_destination_and_no_other(config,
         assert (await carrier.read_submit()).short_message == b"second"
 
 
+async def test_a_handset_whose_queue_is_full_holds_up_no_other_and_gets_its_messages_in_their_order(
+    config, cast, conn, add_upstream
+):
+    async with run_bound(config, add_upstream, throttle_seconds=1) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for each in range(10):
+            await esme.submit(text=b"%d" % each)
+        for submit in await carrier.read_submits(10):
+            carrier.answer(submit, CommandStatus.ESME_RMSGQFUL)
+        await wait_until(lambda: count_waiting(conn) == 10)
+        await esme.submit("393337654321", text=b"elsewhere")
+        submit = await carrier.read_submit()
+        assert submit.short_message == b"elsewhere"
+        carrier.answer(submit)
+        # The time of the next try has come.
+        conn.execute("UPDATE held_messages SET not_before = 1 WHERE not_before IS NOT NULL")
+        await esme.submit("393337654321", text=b"wakes the queue")
+        taken = []
+        for _ in range(11):
+            submit = await carrier.read_submit()
+            carrier.answer(submit)
+            taken.append(submit.short_message)
+        taken.remove(b"wakes the queue")
+        assert taken == [b"%d" % each for each in range(10)]
+
+
 @pytest.mark.parametrize("others", [0, 2], ids=["claimed ahead", "in the queue"])
 async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, conn, add_upstream, others):
     async with run_bound(config, add_upstream, window=1) as (server, _, carrier):
