@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from portal.services.upstreams.settings import UpstreamSettings
-from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
-from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit, format_status
+from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit
 from portal.smsc.upstream.smpp_client.connector import create_tls_context, encode_bind
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,

@@ -19,6 +19,7 @@ from portal.services.messages.validation import MAX_PARTS
 from portal.services.prices import countries
 
 log = logging.getLogger(__name__)
+_DISCARDED_LOG_SECONDS = 30.0
 
 
 class NumberNotAssigned(Refused):
@@ -66,6 +67,34 @@ class InboundRecipients:
     is_stop_request: bool
 
 
+class _DiscardedCounter:
+    """Has the log tell of messages to numbers that nobody has: they may come as fast as the carrier can send. The first
+    is told at once, what comes within 30 seconds with the next one after that.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._logged_at = float("-inf")
+
+    def count(self, number: str) -> None:
+        self._count += 1
+        if time.monotonic() - self._logged_at < _DISCARDED_LOG_SECONDS:
+            return
+        self._logged_at = time.monotonic()
+        if self._count == 1:
+            log.warning("no account has the number %s: a message to it was discarded", number)
+        else:
+            log.warning(
+                "no account has the number %s: %d messages to such numbers were discarded since the last such line",
+                number,
+                self._count,
+            )
+        self._count = 0
+
+
+_discarded_counter = _DiscardedCounter()
+
+
 def store_inbound_messages(
     conn: sqlite3.Connection, messages: Sequence[MobileOriginatedMessage], now: int | None = None
 ) -> set[int]:
@@ -88,7 +117,7 @@ def store_inbound_messages(
                 continue
             matched = find_recipient_accounts(conn, each.destination, each.text)
             if not matched.account_ids:
-                log.warning("no account has the number %s: a message to it was discarded", each.destination)
+                _discarded_counter.count(each.destination)
             for account_id in matched.account_ids:
                 row_id = ids.allocate_id(conn, "received", now)
                 insert_row(

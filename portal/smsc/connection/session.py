@@ -588,11 +588,19 @@ class SmppSession(PduStream):
         )
 
     def send_deliver_sm(self, deliverable: Deliverable) -> None:
-        """Send a receipt, or a message from a handset."""
+        """Send a receipt, or a message from a handset. One that no deliver_sm can hold counts as refused for good."""
         sequence = self._next_sequence_number()
+        try:
+            client_id = self._server_context.storage.get_client_id(deliverable)
+            octets = encode_deliver_sm(deliverable, sequence, client_id, supports_tlvs=self._is_smpp_3_4)
+        except Exception as error:  # whatever is wrong with one of them must not keep all others from the client
+            # The error may quote the text.
+            log.error("delivery %d can't be written as a deliver_sm: %s", deliverable.id, type(error).__name__)
+            assert self._delivery_scheduler
+            self._delivery_scheduler.handle_response(deliverable, CommandStatus.ESME_RX_P_APPN)
+            return
         self._unanswered_deliveries[sequence] = (deliverable, self._loop.time())
-        client_id = self._server_context.storage.get_client_id(deliverable)
-        self._write(encode_deliver_sm(deliverable, sequence, client_id, supports_tlvs=self._is_smpp_3_4))
+        self._write(octets)
 
     def _handle_deliver_response(self, sequence: int, status: int) -> None:
         sent_delivery = self._unanswered_deliveries.pop(sequence, None)

@@ -77,6 +77,14 @@ class CommandStatus(IntEnum):
     ESME_RINVGSM7CODING = 0x402
 
 
+def format_status(status: int) -> str:
+    """Return a command_status as people read it: its name, where it has one, and its number."""
+    try:
+        return f"{CommandStatus(status).name} 0x{status:02X}"
+    except ValueError:
+        return f"0x{status:02X}"
+
+
 class TlvTag(IntEnum):
     """Tags of optional parameters, 5.3.2, and the model's own from 0x1400 on."""
 

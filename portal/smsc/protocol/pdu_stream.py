@@ -200,6 +200,10 @@ class PduStream(asyncio.Protocol):
             log.warning("disconnecting %s: %s", self.log_name, reason)
             self._ignores_input = True
             self._end_stream(malformed)
+        except Exception:
+            # What was read behind it is lost, and after a pause nothing more would be read.
+            log.exception("a PDU of %s could not be processed", self.log_name)
+            self._abort("has sent a PDU that could not be processed")
 
     def _process_pdus(self, data: bytes) -> None:
         start = 0

@@ -156,7 +156,12 @@ class UpstreamChannel:
         """Send a message no more; returns whether that was still possible."""
         message = next((each for each in self._ready if each.id == message_id), None)
         if message is None:
-            return self.connection is not None and self.connection.cancel_message(message_id)
+            if self.connection is None or not (self.is_simulated or message_id in self._flows):
+                return False
+            was_cancelled = self.connection.cancel_message(message_id)
+            if was_cancelled:
+                self._flows.pop(message_id, None)
+            return was_cancelled
         self._ready.remove(message)
         self.update_available()
         return True
@@ -264,9 +269,9 @@ class UpstreamChannel:
 
     def _handle_receipt_stored(self, key: tuple[object, ...], resolve: Resolve, is_matched: bool | None) -> None:
         """`is_matched`: None where nothing could be stored, so that it comes again."""
-        if is_matched is None:
+        if is_matched is not False:
             self._known_receipts.pop(key, None)
-        elif is_matched:
+        if is_matched:
             self._known_receipts[key[:2]] = None
         while len(self._known_receipts) > _KNOWN_RECEIPTS:
             self._known_receipts.popitem(last=False)

@@ -212,8 +212,8 @@ class Dispatcher:
             self._expect_waiting()
             self._claim()
         elif not (message.is_scheduled or message.is_queued):
-            # It was not called back, or that could not be written, so it has to go on its way again; where it can't
-            # even be read, after the next start.
+            # It was not called back, or that could not be written, so it has to go on its way again, unless it has
+            # ended; where it can't even be read, after the next start.
             self._storage.load_message(message.id, partial(self._send_again, message.upstream))
         resolve(result)
 

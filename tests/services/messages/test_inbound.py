@@ -171,3 +171,19 @@ def test_what_no_handset_can_send(conn, shared, source, destination, text, refus
     with pytest.raises(refusal, match=message):
         inbound.simulate_inbound_message(conn, source, destination, text)
     assert inbound.list_simulated_messages(conn, 0) == []
+
+
+def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch, caplog):
+    def store(count, log_seconds):
+        monkeypatch.setattr(inbound, "_DISCARDED_LOG_SECONDS", log_seconds)
+        inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48480", "hello")] * count)
+        lines = [each.getMessage() for each in caplog.records]
+        caplog.clear()
+        return lines
+
+    store(1, log_seconds=0)
+    assert store(1, log_seconds=0) == ["no account has the number 48480: a message to it was discarded"]
+    assert store(300, log_seconds=30) == []
+    assert store(1, log_seconds=0) == [
+        "no account has the number 48480: 301 messages to such numbers were discarded since the last such line"
+    ]

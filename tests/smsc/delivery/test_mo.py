@@ -10,8 +10,8 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
-from portal.services.messages import blacklist, inbound, inbound_numbers
-from portal.services.messages.inbound import InboundRecipients
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers
+from portal.services.messages.inbound import InboundRecipients, MobileOriginatedMessage
 from portal.services.statistics import daily_totals
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
@@ -134,6 +134,28 @@ async def test_a_refused_one_comes_again(config, cast, conn, routed, say):
         first = await esme.receive_deliver_sm(CommandStatus.ESME_RSYSERR)
         assert (await esme.receive_deliver_sm()).tlvs == first.tlvs
         await wait_until(lambda: count(conn, "deliveries") == 0)
+
+
+@pytest.mark.parametrize("kind", ["message", "receipt"])
+async def test_one_that_no_deliver_sm_can_hold_stops_no_other(config, cast, conn, routed, say, kind):
+    async with run_smsc(config) as server:
+        transmitter = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
+        if kind == "message":
+            inbound.store_inbound_messages(conn, [MobileOriginatedMessage("3" * 21, SHORT_CODE, "too long a source")])
+        else:
+            await transmitter.submit()
+            await wait_until(lambda: count(conn, "deliveries") == 1)
+            conn.execute("UPDATE messages SET source = '€'")
+        say("behind it")
+        await wait_until(lambda: count(conn, "received") == (2 if kind == "message" else 1))
+        receiver = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
+        assert (await receiver.receive_deliver_sm()).short_message == b"behind it"
+        say("later")
+        assert (await receiver.receive_deliver_sm()).short_message == b"later"
+        # It goes on waiting by itself, as one that the client has refused for good.
+        await wait_until(lambda: count(conn, "deliveries") == 1)
+        (attempts,) = conn.execute("SELECT attempts FROM deliveries").fetchone()
+        assert attempts == deliveries.MAX_BLOCKING_ATTEMPTS
 
 
 # --- STOP

@@ -1,7 +1,9 @@
-"""A connection as octets: who sends much at once leaves the others their turns."""
+"""A connection as octets: who sends much at once leaves the others their turns, and a defect ends one connection."""
 
 import asyncio
 import socket
+
+import pytest
 
 from portal.smsc.protocol.constants import CommandId
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
@@ -57,3 +59,28 @@ async def test_who_sends_much_at_once_leaves_others_their_turn():
         await asyncio.sleep(0)
     assert heard.index(LAST) < MANY // 5
     assert [each for each in heard if each != LAST] == [1_000 + number for number in range(MANY)]
+
+
+class DefectiveStream(RecordingStream):
+    """Can't process LAST."""
+
+    def _pdu_received(self, header, body):
+        if header.sequence == LAST:
+            raise ValueError("a defect")
+
+
+@pytest.mark.parametrize("others", [0, MANY], ids=["at once", "after a pause"])
+async def test_a_pdu_that_cannot_be_processed_ends_its_connection(others):
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    transport, _ = await loop.connect_accepted_socket(lambda: DefectiveStream([], loop), ours)
+    octets = HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1_000).encode() * others
+    theirs.setblocking(False)
+    try:
+        await loop.sock_sendall(theirs, octets + HeaderOnlyPdu(CommandId.ENQUIRE_LINK, LAST).encode())
+        async with asyncio.timeout(5):
+            assert await loop.sock_recv(theirs, 1) == b""
+    finally:
+        transport.abort()
+        theirs.close()
+        await asyncio.sleep(0)

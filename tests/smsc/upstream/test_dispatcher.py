@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from portal.services.messages import inbound_numbers, intake, smpp_config
 from portal.services.operations import self_check
 from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.upstreams import Upstream
-from portal.smsc.protocol.constants import CommandId, CommandStatus
-from portal.smsc.protocol.pdu import CancelSm, DeliverSm, HeaderOnlyPdu, MessageResp, QuerySm, SubmitSm
+from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import CancelSm, DataSm, DeliverSm, HeaderOnlyPdu, MessageResp, QuerySm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, list_sessions, run_smsc, wait_until
@@ -166,6 +167,32 @@ async def test_a_temporary_refusal_holds_up_its_destination_and_no_other(config,
         assert (await carrier.read_submit()).short_message == b"second"
 
 
+async def test_a_handset_whose_queue_is_full_holds_up_no_other_and_gets_its_messages_in_their_order(
+    config, cast, conn, add_upstream
+):
+    async with run_bound(config, add_upstream, throttle_seconds=1) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for each in range(10):
+            await esme.submit(text=b"%d" % each)
+        for submit in await carrier.read_submits(10):
+            carrier.answer(submit, CommandStatus.ESME_RMSGQFUL)
+        await wait_until(lambda: count_waiting(conn) == 10)
+        await esme.submit("393337654321", text=b"elsewhere")
+        submit = await carrier.read_submit()
+        assert submit.short_message == b"elsewhere"
+        carrier.answer(submit)
+        # The time of the next try has come.
+        conn.execute("UPDATE held_messages SET not_before = 1 WHERE not_before IS NOT NULL")
+        await esme.submit("393337654321", text=b"wakes the queue")
+        taken = []
+        for _ in range(11):
+            submit = await carrier.read_submit()
+            carrier.answer(submit)
+            taken.append(submit.short_message)
+        taken.remove(b"wakes the queue")
+        assert taken == [b"%d" % each for each in range(10)]
+
+
 @pytest.mark.parametrize("others", [0, 2], ids=["claimed ahead", "in the queue"])
 async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, conn, add_upstream, others):
     async with run_bound(config, add_upstream, window=1) as (server, _, carrier):
@@ -222,6 +249,34 @@ async def test_what_the_upstream_may_have_goes_on_when_it_is_called_back(config,
         assert not count_waiting(conn)
 
 
+async def test_what_waits_to_be_tried_again_is_called_back(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, throttle_seconds=3600) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        waiting = await esme.submit()
+        carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RTHROTTLED)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"])
+        cancel = CancelSm(1, message_id=waiting.message_id, source="ACME", destination="393331234567")
+        assert (await esme.request(replace(cancel, sequence=next(esme.sequences)))).status == CommandStatus.ESME_ROK
+        assert "stat:DELETED" in (await esme.receive_deliver_sm()).short_message.decode()
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_what_has_expired_is_not_sent_again(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, throttle_seconds=2) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"short-lived", validity_period="000000000001000R")
+        await esme.submit("393337654321", text=b"other", validity_period="000000001000000R", registered_delivery=0)
+        first, second = await carrier.read_submits(2)
+        for each in (first, second):
+            carrier.answer(each, CommandStatus.ESME_RTHROTTLED)
+        assert "stat:EXPIRED" in (await esme.receive_deliver_sm()).short_message.decode()
+        again = await carrier.read_submit()
+        assert again.short_message == b"other"
+        # It says how long it is still valid, and not how long it was.
+        assert (second.validity_period, again.validity_period) > ("000000000959000R", "000000000955000R")
+        assert again.validity_period < second.validity_period
+
+
 async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn, add_upstream):
     async with run_bound(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -238,6 +293,26 @@ async def test_a_receipt_before_the_answer_finds_its_message(config, cast, conn,
         # The same once more says nothing new.
         carrier.send(build_receipt(submit, "early"))
         await carrier.read_pdu()
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+
+
+async def test_as_many_receipts_are_known_again_as_are_said_to_be(config, cast, conn, add_upstream, monkeypatch):
+    monkeypatch.setattr("portal.smsc.upstream.channel._KNOWN_RECEIPTS", 3)
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        receipts = []
+        for each in range(3):
+            await esme.submit()
+            submit = await carrier.read_submit()
+            carrier.answer(submit, message_id=f"{each}")
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == each + 1)  # noqa: B023
+            receipts.append(build_receipt(submit, f"{each}"))
+            carrier.send(receipts[-1])
+            assert (await carrier.read_response()).status == 0
+        # The same again say nothing new.
+        for receipt in receipts:
+            carrier.send(receipt)
+            assert (await carrier.read_response()).status == 0
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
 
 
@@ -265,6 +340,30 @@ async def test_a_message_of_a_handset_reaches_its_account(config, cast, conn, ac
         assert response.status == 0
         delivered = await esme.receive_deliver_sm()
         assert (delivered.source, delivered.destination, delivered.short_message) == ("393331234567", "44555", b"hello")
+
+
+@pytest.mark.parametrize(
+    ("refused", "status", "longest"),
+    [
+        (("3" * 21, 5), CommandStatus.ESME_RINVSRCADR, ("+" + "3" * 20, 5)),
+        (("39333", 255 * 140 + 1), CommandStatus.ESME_RINVMSGLEN, ("39333", 255 * 140)),
+    ],
+)
+async def test_one_of_a_handset_that_no_deliver_sm_can_hold_is_refused(
+    config, cast, conn, account, add_upstream, refused, status, longest
+):
+    inbound_numbers.add_inbound_number(conn, SYSTEM, account, "44555")
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        statuses = []
+        for source, octets in (refused, longest):
+            payload: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: b"x" * octets}
+            carrier.send(DataSm(1, source=source, destination="44555", tlvs=payload))
+            statuses.append((await carrier.read_response()).status)
+        assert statuses == [status, CommandStatus.ESME_ROK]
+        delivered = await esme.receive_deliver_sm()
+        assert (delivered.source, len(delivered.body)) == (longest[0].lstrip("+"), longest[1])
+        assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 1
 
 
 async def test_before_there_is_any_upstream_the_simulator_answers_and_afterwards_never(

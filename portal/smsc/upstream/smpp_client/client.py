@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
@@ -25,8 +26,9 @@ from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES
 THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
 """What a message is refused with that comes too fast: it is sent again."""
 
-# A message that was refused so often is given back. With pauses of 1, 2, 4, 4, ... times throttle_seconds.
-MAX_TRIES = 10
+# A message that was refused so often is given back. With pauses of 1, 2, 4, 4, ... times throttle_seconds. That a queue
+# is full may mean all of the carrier, or one handset, and is more often the latter the second time.
+MAX_TRIES, MAX_TRIES_QUEUE_FULL = 10, 2
 _LONGEST_DELAY_FACTOR = 4
 # Event loops count in milliseconds.
 _MIN_TIMER_SECONDS = 0.001
@@ -38,10 +40,11 @@ class _DestinationFlow:
 
     under_way: submits that were sent on `session`, or wait there for room. waiting: where one was refused for being too
     much, that and what comes behind it, in its order; None: nothing was. due_at: when the first of these is tried.
-    retry: that one, while it is under way. status: the last refusal.
+    retry: that one, while it is under way. was_given_back: whether some was given back that came before what is still
+    under way: what is refused of that is given back, too.
     """
 
-    __slots__ = ("due_at", "retry", "session", "status", "under_way", "waiting")
+    __slots__ = ("due_at", "retry", "session", "under_way", "waiting", "was_given_back")
 
     def __init__(self) -> None:
         self.session: ClientSession | None = None
@@ -49,7 +52,7 @@ class _DestinationFlow:
         self.waiting: deque[Submit] | None = None
         self.due_at = 0.0
         self.retry: Submit | None = None
-        self.status = 0
+        self.was_given_back = False
 
 
 class SmppClient:
@@ -153,10 +156,13 @@ class SmppClient:
             return 0
         return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
 
-    def submit(self, message_id: int, message: SubmitSm, parts: int = 1) -> None:
+    def submit(
+        self, message_id: int, message: SubmitSm, parts: int = 1, renew: Callable[[], SubmitSm | None] | None = None
+    ) -> None:
         """Send a message; only while `room` is positive. It is answered, or lost, by `ClientEvents`.
 
-        `throughput` counts it as so many parts.
+        `throughput` counts it as so many parts. `renew` returns it as it is to be sent after it had to wait; None where
+        it has expired: then it is lost, unsent. Without `renew` it stays as it is.
 
         Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
         is under way. Its sequence number does not matter.
@@ -165,18 +171,36 @@ class SmppClient:
         """
         octets = message.encode()
         self._order += 1
-        submit = Submit(message_id, message.destination, octets, self._order, parts)
+        submit = Submit(message_id, message.destination, octets, self._order, parts, renew)
         flow = self._flows.get(submit.destination)
         if flow is None:
             flow = self._flows[submit.destination] = _DestinationFlow()
         if flow.waiting is None:
             self._send(submit, flow)
-        elif len(flow.waiting) < self._settings.window:
+        else:
             flow.waiting.append(submit)
             self._held_count += 1
-        else:
-            # One destination that nobody can reach must not take all the room.
-            self._loop.call_soon(self._events.submit_answered, message_id, flow.status, "", 0)
+            if len(flow.waiting) > self._longest_flow:
+                # What becomes of the first decides about all.
+                flow.due_at = 0.0
+                self._settle_soon()
+
+    def cancel(self, message_id: int) -> bool:
+        """Send a message no more; returns whether it has waited to be sent (again). Then nothing is told of it."""
+        for session in self._submitters:
+            for submit in session.pending:
+                if submit.message_id == message_id:
+                    session.pending.remove(submit)
+                    self._leave_flow(submit)
+                    self._settle_soon()
+                    return True
+        for destination, flow in self._blocked.items():
+            for submit in flow.waiting or ():
+                if submit.message_id == message_id:
+                    self._drop_waiting(submit, destination, flow)
+                    self._settle_soon()
+                    return True
+        return False
 
     async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
@@ -215,20 +239,21 @@ class SmppClient:
         else:
             self._pacer.record_answer(submit.sent_at, self._loop.time())
             # What it is refused with for the moment holds up what comes behind it to the same destination.
-            followers: Sequence[int] = ()
+            followers: Sequence[Submit] = ()
             if status in TEMPORARY_STATUSES:
                 followers = self._end_flow(submit)
             else:
                 self._leave_flow(submit)
             self._events.submit_answered(submit.message_id, status, upstream_message_id, session.number)
-            if followers:
-                self._events.submits_lost([], followers)
+            self._give_back(followers)
         self._settle_soon()
 
     def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
         self._pacer.forget_probe()
         # Nothing may overtake what is lost.
-        self._events.submits_lost([submit.message_id], self._end_flow(submit))
+        followers = self._end_flow(submit)
+        self._events.submits_lost([submit.message_id], [])
+        self._give_back(followers)
         self._settle_soon()
 
     def handle_end(self, session: ClientSession) -> None:
@@ -287,12 +312,13 @@ class SmppClient:
         self.counters.retried += submit.tries > 0
         session.send_submit(submit, now)
 
-    def _end_flow(self, submit: Submit) -> Sequence[int]:
+    def _end_flow(self, submit: Submit) -> Sequence[Submit]:
         """It has to wait, and what is behind it to the same destination, and is not sent, with it; returns that."""
         destination = submit.destination
         flow = self._flows[destination]
         flow.under_way -= 1
         flow.retry = None
+        flow.was_given_back = True
         followers: list[Submit] = list(self._unblock(destination, flow)) if flow.waiting is not None else []
         session = flow.session
         if session is not None:
@@ -303,7 +329,23 @@ class SmppClient:
                 followers += pending
         if not flow.under_way:
             del self._flows[destination]
-        return _list_ids(followers)
+        return followers
+
+    def _give_back(self, submits: Iterable[Submit]) -> None:
+        """They go out from here no more. What was sent of them was refused; the others only waited behind it."""
+        unsent_ids: list[int] = []
+        for each in sorted(submits, key=_get_order):
+            if each.status:
+                self._events.submit_answered(each.message_id, each.status, "", 0)
+            else:
+                unsent_ids.append(each.message_id)
+        if unsent_ids:
+            self._events.submits_lost([], unsent_ids)
+
+    @property
+    def _longest_flow(self) -> int:
+        """How many may wait behind a refused message: one destination must not take all the room."""
+        return max(self._settings.window * len(self._submitters) // 2, 1)
 
     def _leave_flow(self, submit: Submit) -> None:
         """It is decided, so what waits behind it may follow."""
@@ -312,8 +354,10 @@ class SmppClient:
         if flow.retry is submit:
             flow.retry = None
             followers = self._unblock(submit.destination, flow)
-            for each in followers:
-                self._send(each, flow)
+            if followers:
+                flow.session = self._choose_session(flow)
+                flow.session.pending.extend(followers)
+                flow.under_way += len(followers)
         if not flow.under_way and flow.waiting is None:
             del self._flows[submit.destination]
 
@@ -325,9 +369,9 @@ class SmppClient:
         # Otherwise others are accepted: it is this message, as where a handset's queue is full.
         self.counters.throttled += 1
         submit.tries += 1
+        submit.status = status
         flow = self._flows[submit.destination]
         flow.under_way -= 1
-        flow.status = status
         if flow.retry is submit:
             flow.retry = None
         if flow.waiting is None:
@@ -343,12 +387,23 @@ class SmppClient:
         self._held_count += 1
         factor = min(2 ** (submit.tries - 1), _LONGEST_DELAY_FACTOR)
         flow.due_at = now + self._settings.throttle_seconds * factor
-        if submit.tries >= MAX_TRIES:
+        most_tries = MAX_TRIES_QUEUE_FULL if status == CommandStatus.ESME_RMSGQFUL else MAX_TRIES
+        if flow.was_given_back or submit.tries >= most_tries or len(flow.waiting) > self._longest_flow:
             given_back = self._unblock(submit.destination, flow)
+            flow.was_given_back = True
             if not flow.under_way:
                 del self._flows[submit.destination]
-            for each in given_back:
-                self._events.submit_answered(each.message_id, status, "", session.number)
+            self._give_back(given_back)
+
+    def _drop_waiting(self, submit: Submit, destination: str, flow: _DestinationFlow) -> None:
+        """What waits to be tried again is not; where nothing else does, nothing waits there any more."""
+        assert flow.waiting is not None
+        flow.waiting.remove(submit)
+        self._held_count -= 1
+        if not flow.waiting and flow.retry is None:
+            self._unblock(destination, flow)
+            if not flow.under_way:
+                del self._flows[destination]
 
     def _unblock(self, destination: str, flow: _DestinationFlow) -> Sequence[Submit]:
         """Let nothing wait there any more; returns what did, in its order."""
@@ -361,12 +416,18 @@ class SmppClient:
     def _send_waiting(self, now: float) -> None:
         """Send what waits, as far as windows and rate allow: first what is tried again, the oldest first."""
         available = self._pacer.count_available(now)
+        expired: list[Submit] = []
         if self._blocked and available:
-            due = [each for each in self._blocked.values() if each.due_at <= now and not each.under_way]
-            for flow in sorted(due, key=lambda each: each.waiting[0].order if each.waiting else 0)[:available]:
+            due = [item for item in self._blocked.items() if item[1].due_at <= now and not item[1].under_way]
+            for destination, flow in sorted(due, key=_get_first_order):
                 session = self._choose_session(flow)
-                if session.free <= 0 or not flow.waiting:
+                if session.free <= 0 or available <= 0:
                     break
+                while flow.waiting and not _renew(flow.waiting[0]):
+                    expired.append(flow.waiting[0])
+                    self._drop_waiting(flow.waiting[0], destination, flow)
+                if not flow.waiting:
+                    continue
                 flow.retry = flow.waiting.popleft()
                 self._held_count -= 1
                 flow.session = session
@@ -376,8 +437,14 @@ class SmppClient:
         for session in self._submitters:
             while session.pending and available > 0 and session.free > 0:
                 submit = session.pending.popleft()
+                if not _renew(submit):
+                    expired.append(submit)
+                    self._leave_flow(submit)
+                    continue
                 self._transmit(session, submit, now)
                 available -= submit.parts
+        if expired:
+            self._events.submits_lost([], _list_ids(expired))
 
     # --- once a turn of the event loop, however much has happened in it
 
@@ -417,6 +484,24 @@ class SmppClient:
 
 def _get_order(submit: Submit) -> int:
     return submit.order
+
+
+def _get_first_order(item: tuple[str, _DestinationFlow]) -> int:
+    waiting = item[1].waiting
+    return waiting[0].order if waiting else 0
+
+
+def _renew(submit: Submit) -> bool:
+    """Encode anew what had to wait: how long it is still valid has changed. Returns whether it is to be sent at all."""
+    if submit.renew is None:
+        return True
+    # Other settings may have no room for its addresses any more: then it goes as it could be written before.
+    with suppress(ValueError, LookupError, OverflowError):
+        message = submit.renew()
+        if message is None:
+            return False
+        submit.octets = message.encode()
+    return True
 
 
 def _list_ids(submits: Iterable[Submit]) -> list[int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
-from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
 
@@ -26,7 +27,9 @@ BIND_COMMANDS = {
 # Of what the carrier sends, so much is here at a time that is not answered: then nothing more is read.
 _MAX_UNANSWERED_DELIVERIES = 500
 _MAX_UNANSWERED_OCTETS = 1024 * 1024
+# Within a minute. A carrier that sends one now and then, for months, is no harm.
 _MAX_MALFORMED = 100
+_MALFORMED_SECONDS = 60.0
 _MAX_LOGGED = 10
 # Before the end: for the carrier to answer what it was sent, and for the storage to keep what the carrier has sent.
 ANSWER_SECONDS = 5.0
@@ -35,24 +38,38 @@ _MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
 
 _SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NACK
 _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
+# That a handset can be reached again (4.12). It has no response, and nothing here has asked for it.
+_ALERT_NOTIFICATION = 0x102
 
 
 class Submit:
     """A message on its way.
 
-    octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. tries: how often it was
-    refused for being too much. sent_at: seconds of the event loop's clock. parts: what it counts as.
+    octets: the submit_sm, with any sequence number. renew: returns it as it is to be sent by now, None: it has expired;
+    None: it stays as it is. order: counts up as messages are submitted. tries: how often it was
+    refused for being too much; status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
+    parts: what it counts as.
     """
 
-    __slots__ = ("destination", "message_id", "octets", "order", "parts", "sent_at", "tries")
+    __slots__ = ("destination", "message_id", "octets", "order", "parts", "renew", "sent_at", "status", "tries")
 
-    def __init__(self, message_id: int, destination: str, octets: bytes, order: int, parts: int = 1) -> None:
+    def __init__(
+        self,
+        message_id: int,
+        destination: str,
+        octets: bytes,
+        order: int,
+        parts: int = 1,
+        renew: Callable[[], SubmitSm | None] | None = None,
+    ) -> None:
         self.message_id = message_id
         self.destination = destination
         self.octets = octets
+        self.renew = renew
         self.order = order
         self.parts = parts
         self.tries = 0
+        self.status = 0
         self.sent_at = 0.0
 
 
@@ -113,6 +130,7 @@ class ClientSession(PduStream):
         "_last_sequence_number",
         "_logged",
         "_malformed_count",
+        "_malformed_since",
         "_owner",
         "_settings",
         "_state",
@@ -163,6 +181,7 @@ class ClientSession(PduStream):
         self._unanswered_count = 0
         self._unanswered_octets = 0
         self._malformed_count = 0
+        self._malformed_since = 0.0
         self._logged = 0
         self._watch_timer: asyncio.TimerHandle | None = None
 
@@ -251,12 +270,14 @@ class ClientSession(PduStream):
                 ANSWER_SECONDS,
                 closes=True,
             )
-        else:
+        elif command != _ALERT_NOTIFICATION:
             self._write(pdu.encode_generic_nack(header.sequence, CommandStatus.ESME_RINVCMDID))
             self._count_malformed(f"command_id 0x{command:08X}")
 
     def _count_malformed(self, flaw: str) -> None:
         self._owner.counters.malformed += 1
+        if self._turn_started_at - self._malformed_since > _MALFORMED_SECONDS:
+            self._malformed_count, self._malformed_since = 0, self._turn_started_at
         self._malformed_count += 1
         self._log_oddity("malformed PDU: " + flaw)
         if self._malformed_count >= _MAX_MALFORMED:
@@ -319,11 +340,6 @@ class ClientSession(PduStream):
         if self._state is not _BOUND or self._slow_reader_timer or self._closed:
             return 0
         return self._settings.window - len(self.in_flight)
-
-    @property
-    def unread_octets(self) -> int:
-        """Octets that wait here because the carrier does not read."""
-        return self._transport.get_write_buffer_size() if self._transport else 0
 
     def send_submit(self, submit: Submit, now: float) -> None:
         """Send it; `free` has to be positive."""
@@ -488,11 +504,3 @@ class _Responder:
         session, self._session = self._session, None
         if session:
             session.answer_delivery(self._command, self._sequence, self._octets, status)
-
-
-def format_status(status: int) -> str:
-    """Return a command_status as people read it: its name, where it has one, and its number."""
-    try:
-        return f"{CommandStatus(status).name} 0x{status:02X}"
-    except ValueError:
-        return f"0x{status:02X}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Protocol
 
+from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
@@ -81,9 +82,9 @@ class BindStatus(StrEnum):
     """What one bind is doing. CONNECTING is the first time; REFUSED and UNBOUND ones are tried again and again."""
 
     CONNECTING = "connecting"
-    BOUND = "bound"
-    REFUSED = "refused"
-    UNBOUND = "unbound"
+    BOUND = binds.BOUND
+    REFUSED = binds.REFUSED
+    UNBOUND = binds.UNBOUND
     CLOSED = "closed"
 
 
@@ -115,8 +116,8 @@ class ClientEvents(Protocol):
     def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
         """The upstream has decided: command_status 0, and its id for the message ("" where it gave none), or another.
 
-        ESME_RTHROTTLED or ESME_RMSGQFUL: it was tried again often enough here, and so was what waited behind it to the
-        same destination, or would have had to (bind_number 0). All of that is given back, in its order.
+        ESME_RTHROTTLED or ESME_RMSGQFUL (bind_number 0): it was tried often enough here, or something before it to the
+        same destination was, or too much waits there. What only waited behind it is lost, unsent.
         """
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:

@@ -7,24 +7,25 @@ import dataclasses
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.common.addresses import normalize_address
+from portal.services.messages import outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.sending import UpstreamReceipt
-from portal.services.messages.validation import SubmittedMessage
+from portal.services.messages.validation import MAX_PARTS, SubmittedMessage
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
-from portal.smsc.protocol.constants import CommandStatus, format_receipt_status
-from portal.smsc.protocol.pdu import DataSm, DeliverSm
+from portal.smsc.protocol.constants import CommandStatus, format_receipt_status, format_status
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
 from portal.smsc.upstream.smpp_client.client import SmppClient
-from portal.smsc.upstream.smpp_client.client_session import format_status
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientSettings,
@@ -37,10 +38,13 @@ log = logging.getLogger(__name__)
 
 _UDH_INDICATOR = 0x40
 _BINARY_DATA_CODING = 4
+# The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
+_MAX_SOURCE_LENGTH = 20
+# What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
+_MAX_INBOUND_OCTETS = MAX_PARTS * 140
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_OCTETS = 500
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
-_PTT_INVALID_CONTENT = 101
 _NOT_WRITTEN = "not sent: no submit_sm can hold it"
 _COUNTERS = tuple(each.name for each in dataclasses.fields(ClientCounters))
 _NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
@@ -101,17 +105,29 @@ class SmppUpstream:
         return self._client.rate
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
-        now, settings, submit = now_ms(), self._config.upstream.settings, self._client.submit
         for each in messages:
             try:
-                submit(each.id, build_submit_sm(each, settings, now), each.parts)
+                submit_sm = self._build_submit_sm(each)
+                if submit_sm is None:
+                    self._loop.call_soon(self._events.handle_lost, (), (each.id,))
+                else:
+                    self._client.submit(each.id, submit_sm, each.parts, partial(self._build_submit_sm, each))
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
-                self._loop.call_soon(self._events.handle_refused, each.id, _NOT_WRITTEN, _PTT_INVALID_CONTENT)
+                self._loop.call_soon(
+                    self._events.handle_refused, each.id, _NOT_WRITTEN, message_states.PTT_INVALID_CONTENT
+                )
+
+    def _build_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
+        """Return a message as it is to be sent now; None where it has expired: whoever gets it back ends it."""
+        now = now_ms()
+        return (
+            None if outcomes.is_expired(message, now) else build_submit_sm(message, self._config.upstream.settings, now)
+        )
 
     def cancel_message(self, message_id: int) -> bool:
-        return False
+        return self._client.cancel(message_id)
 
     def take_counters(self) -> Mapping[str, int]:
         counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}
@@ -142,7 +158,13 @@ class SmppUpstream:
 
         receipt = receipts.parse_receipt(message)
         if receipt is None:
-            self._events.handle_inbound(_inbound_from_deliver(message), resolve)
+            inbound = _inbound_from_deliver(message)
+            if len(inbound.source) > _MAX_SOURCE_LENGTH:
+                respond(CommandStatus.ESME_RINVSRCADR)
+            elif len(message.body) > _MAX_INBOUND_OCTETS:
+                respond(CommandStatus.ESME_RINVMSGLEN)
+            else:
+                self._events.handle_inbound(inbound, resolve)
             return
         ptt = message_states.PTT_PENDING if receipt.state is None else status_map.ptt_from_state(receipt.state)
         self._events.handle_receipt(

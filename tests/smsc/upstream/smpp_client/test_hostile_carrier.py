@@ -77,7 +77,7 @@ async def test_a_deliver_sm_that_cannot_be_read_is_refused():
         assert client.counters.malformed == 1
 
 
-@pytest.mark.parametrize("command", [CommandId.SUBMIT_SM, CommandId.BIND_TRANSCEIVER, CommandId.QUERY_SM, 0x0B, 0x102])
+@pytest.mark.parametrize("command", [CommandId.SUBMIT_SM, CommandId.BIND_TRANSCEIVER, CommandId.QUERY_SM, 0x0B])
 async def test_what_a_carrier_does_not_ask_is_answered_with_generic_nack(command):
     async with run_bound_client() as (_, reports, connection, __):
         connection.send_octets(encode_pdu(command, 0, 7, b"x" * 30))
@@ -94,6 +94,29 @@ async def test_who_sends_nothing_else_is_left():
             "the upstream has sent 100 PDUs that are not SMPP 3.4, the last for its command_id 0xDEADBEEF"
         )
         await carrier.accept()
+
+
+async def test_who_sends_an_odd_one_now_and_then_is_not(monkeypatch):
+    monkeypatch.setattr("portal.smsc.upstream.smpp_client.client_session._MALFORMED_SECONDS", 0.1)
+    loop = asyncio.get_running_loop()
+    async with run_bound_client() as (client, reports, connection, _):
+        for count in (60, 120):
+            connection.send_octets(encode_pdu(0xDEADBEEF, 0, 7, b"") * 60)
+            await wait_until(lambda: client.counters.malformed == count)  # noqa: B023
+            since = loop.time()
+            await wait_until(lambda: loop.time() > since + 0.2)  # noqa: B023
+        connection.send(ENQUIRE_LINK)
+        assert (await connection.read_response()).sequence == 4242
+        assert reports.states == []
+
+
+async def test_an_alert_notification_is_ignored():
+    async with run_bound_client() as (client, reports, connection, _):
+        connection.send_octets(encode_pdu(0x102, 0, 7, b"\1\x01393331234567\0\0\0\0") * 1_000)
+        connection.send(ENQUIRE_LINK)
+        # It has no response (4.12).
+        assert (await connection.read_response()).sequence == 4242
+        assert (client.counters.malformed, reports.states) == (0, [])
 
 
 async def test_a_carrier_that_never_reads_costs_little_memory_and_is_left():
@@ -137,8 +160,10 @@ async def test_a_carrier_that_only_asks_and_never_reads_is_left():
         (session,) = client.sessions
         # There is no room for submits while it reads nothing.
         await wait_until(lambda: not client.room)
-        await wait_until(lambda: session.unread_octets > 100_000 or reports.states)
-        assert session.unread_octets <= 100_000
+        transport = session._transport  # noqa: SLF001
+        assert transport
+        await wait_until(lambda: transport.get_write_buffer_size() > 100_000 or reports.states)
+        assert transport.get_write_buffer_size() <= 100_000
         state = await reports.wait_for_state(BindStatus.UNBOUND)
         flooding.cancel()
         assert state.error == "the upstream does not read what it is sent"

@@ -11,10 +11,10 @@ from portal.smsc.protocol.pdu import HeaderOnlyPdu, SubmitSm
 from portal.smsc.upstream.smpp_client.client import MAX_TRIES, THROTTLING_STATUSES
 from portal.smsc.upstream.smpp_client.pacing import UNLIMITED, Pacer
 from tests.smsc.esme import wait_until
-from tests.smsc.upstream.smpp_client.carrier import run_bound_client, run_carrier, run_client, submit_all
+from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, run_carrier, run_client, submit_all
 
 NUMBER, OTHER = "393331234567", "393337654321"
-THROTTLED = CommandStatus.ESME_RTHROTTLED
+THROTTLED, QUEUE_FULL = CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL
 
 
 @pytest.mark.parametrize("status", THROTTLING_STATUSES)
@@ -55,29 +55,30 @@ async def test_nothing_behind_it_goes_out_before_it():
 
 
 async def test_what_waits_for_its_bind_does_not_overtake_either():
-    settings = {"throttle_seconds": 0.05, "binds": 2, "window": 2}
+    settings = {"throttle_seconds": 0.05, "binds": 2, "window": 4}
     async with run_carrier() as carrier, run_client(carrier.port, **settings) as (client, reports):
         connections = (await carrier.accept_all(2))[CommandId.BIND_TRANSCEIVER]
-        await reports.wait_for(lambda: client.room == 4)
-        submit_all(client, [1, 2, 3, 4], NUMBER)
+        await reports.wait_for(lambda: client.room == 8)
+        submit_all(client, [1, 2, 3, 4, 5, 6], NUMBER)
         for each in connections:
             each.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 5))
         firsts = [await each.read_pdu() for each in connections]
         (connection,) = (each for each, first in zip(connections, firsts, strict=True) if isinstance(first, SubmitSm))
         (one,) = (each for each in firsts if isinstance(each, SubmitSm))
-        two = await connection.read_submit()
+        others = await connection.read_submits(3)
         await connection.wait_for_response(5)
         connection.answer(one, THROTTLED)
         connection.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 6))
         assert (await connection.read_response()).sequence == 6
-        connection.answer(two)
+        for submit in others:
+            connection.answer(submit)
         for _ in range(3):
             readers = [asyncio.create_task(each.read_submit()) for each in connections]
             (done,), (idle,) = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
             idle.cancel()
             connections[readers.index(done)].answer(await done)
-        await reports.wait_for(lambda: len(reports.answers) == 4)
-        assert [each[0] for each in reports.answers] == [2, 1, 3, 4]
+        await reports.wait_for(lambda: len(reports.answers) == 6)
+        assert [each[0] for each in reports.answers] == [2, 3, 4, 1, 5, 6]
 
 
 async def test_two_that_were_refused_go_out_again_in_their_order():
@@ -98,7 +99,7 @@ async def test_two_that_were_refused_go_out_again_in_their_order():
 async def test_others_pass_one_that_waits():
     async with run_bound_client(throttle_seconds=0.05, window=4, throughput=400) as (client, reports, connection, _):
         submit_all(client, [1], NUMBER)
-        connection.answer(await connection.read_submit(), CommandStatus.ESME_RMSGQFUL)
+        connection.answer(await connection.read_submit(), THROTTLED)
         # It is refused as often as it is tried.
         answered = 0
         to_send = iter(range(10, 40))
@@ -106,7 +107,7 @@ async def test_others_pass_one_that_waits():
         while answered < 30:
             submit = await connection.read_submit()
             poisoned = submit.destination == NUMBER
-            connection.answer(submit, CommandStatus.ESME_RMSGQFUL if poisoned else 0)
+            connection.answer(submit, THROTTLED if poisoned else 0)
             answered += not poisoned
         await reports.wait_for(lambda: len(reports.answers) == 30)
         assert 1 not in [each[0] for each in reports.answers]
@@ -122,22 +123,55 @@ async def test_one_that_is_refused_for_ever_is_given_back_with_what_is_behind_it
                 await wait_until(lambda: client.counters.throttled)
                 submit_all(client, [2], NUMBER)
             connection.answer(await connection.read_submit(), THROTTLED)
-        await reports.wait_for(lambda: len(reports.answers) == 2)
-        assert reports.answers == [(1, THROTTLED, ""), (2, THROTTLED, "")]
+        await reports.wait_for(lambda: reports.unsent)
+        # What only waited behind it was refused by nobody.
+        assert (reports.answers, reports.unsent) == ([(1, THROTTLED, "")], [2])
         await reports.wait_for(lambda: client.room)
         submit_all(client, [3], NUMBER)
         connection.answer(await connection.read_submit())
-        await reports.wait_for(lambda: len(reports.answers) == 3)
+        await reports.wait_for(lambda: len(reports.answers) == 2)
 
 
-async def test_one_destination_does_not_take_all_the_room():
-    async with run_bound_client(throttle_seconds=0.05, window=2) as (client, reports, connection, _):
+async def test_a_destination_whose_queue_is_full_is_given_back_the_second_time():
+    async with run_bound_client(throttle_seconds=0.01) as (client, reports, connection, _):
         submit_all(client, [1], NUMBER)
-        connection.answer(await connection.read_submit(), THROTTLED)
-        await wait_until(lambda: client.counters.throttled)
-        submit_all(client, [2, 3], NUMBER)
+        for _ in range(2):
+            connection.answer(await connection.read_submit(), QUEUE_FULL)
         await reports.wait_for(lambda: reports.answers)
-        assert reports.answers == [(3, THROTTLED, "")]
+        assert reports.answers == [(1, QUEUE_FULL, "")]
+        await wait_until(lambda: client.room)
+
+
+@pytest.mark.parametrize("status", THROTTLING_STATUSES)
+async def test_one_destination_does_not_take_all_the_room(status):
+    async with run_bound_client(throttle_seconds=0.01) as (client, reports, connection, _):
+        submit_all(client, range(10), NUMBER)
+        for each in await connection.read_submits(10):
+            connection.answer(each, status)
+        await wait_until(lambda: client.counters.throttled == 10)
+        # More than half of the window would wait, so all of it is given back, what is refused later included.
+        assert reports.answers == [(each, status, "") for each in range(10)]
+        await wait_until(lambda: client.room)
+        submit_all(client, [10], OTHER)
+        assert (await connection.read_submit()).short_message == b"10"
+
+
+async def test_a_destination_behind_which_much_waits_is_tried_at_once_and_given_back():
+    async with run_bound_client(throttle_seconds=0.01, window=4) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        for _ in range(3):
+            connection.answer(await connection.read_submit(), THROTTLED)
+        # It would be its turn in a moment, but others may go before.
+        await wait_until(lambda: client.room)
+        submit_all(client, [10], OTHER)
+        connection.answer(await connection.read_submit())
+        await reports.wait_for(lambda: client.room > 1)
+        submit_all(client, range(2, 2 + client.room), NUMBER)
+        again = await connection.read_submit()
+        assert again.short_message == b"1"
+        connection.answer(again, THROTTLED)
+        await reports.wait_for(lambda: reports.unsent)
+        assert (reports.answers[-1], reports.unsent[0]) == ((1, THROTTLED, ""), 2)
 
 
 async def test_throttling_everything_for_a_while_loses_nothing():
@@ -289,9 +323,9 @@ async def test_what_is_behind_a_refusal_of_another_kind_is_given_back_and_not_se
         again = await connection.read_submit()
         assert again.short_message == b"1"
         connection.answer(again, CommandStatus.ESME_RSYSERR)
-        await reports.wait_for(lambda: len(reports.unsent) == 2)
-        assert reports.answers == [(1, CommandStatus.ESME_RSYSERR, "")]
-        assert (reports.unsent, reports.unsure) == ([2, 3], [])
+        await reports.wait_for(lambda: len(reports.answers) == 3)
+        assert reports.answers == [(1, CommandStatus.ESME_RSYSERR, ""), (2, THROTTLED, ""), (3, THROTTLED, "")]
+        assert (reports.unsent, reports.unsure) == ([], [])
         submit_all(client, [4], OTHER)
         assert (await connection.read_submit()).short_message == b"4"
 
@@ -306,3 +340,58 @@ async def test_what_waits_for_room_behind_a_refused_message_is_given_back_and_no
         assert (reports.answers, reports.unsent) == ([(1, CommandStatus.ESME_RSYSERR, "")], [2])
         submit_all(client, [3], OTHER)
         assert (await connection.read_submit()).short_message == b"3"
+
+
+async def test_what_waits_is_cancelled_and_what_is_sent_is_not():
+    async with run_bound_client(throttle_seconds=0.01, window=1) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        submit_all(client, [2], NUMBER)
+        first = await connection.read_submit()
+        assert [client.cancel(each) for each in (1, 2, 4)] == [False, True, False]
+        # It is refused, and waits to be tried again.
+        connection.answer(first, THROTTLED)
+        await wait_until(lambda: client.counters.throttled)
+        assert [client.cancel(each) for each in (1, 1)] == [True, False]
+        await wait_until(lambda: client.room)
+        submit_all(client, [5], NUMBER)
+        assert (await connection.read_submit()).short_message == b"5"
+        assert (reports.answers, reports.unsent, reports.unsure) == ([], [], [])
+
+
+def submit_renewed(client, ids, expired_id):
+    """Submit messages to one number; where they have had to wait, one has expired, and the others say so."""
+    for each in ids:
+        renewed = None if each == expired_id else build_submit(f"{each} later", NUMBER)
+        client.submit(each, build_submit(str(each), NUMBER), renew=lambda renewed=renewed: renewed)
+
+
+async def test_what_waits_for_room_is_written_anew_or_has_expired():
+    async with run_bound_client(window=1) as (client, reports, connection, _):
+        submit_renewed(client, [1, 2, 3], expired_id=2)
+        connection.answer(await connection.read_submit())
+        assert (await connection.read_submit()).short_message == b"3 later"
+        assert reports.unsent == [2]
+
+
+async def test_what_can_be_written_no_more_goes_out_as_it_was():
+    async with run_bound_client(window=1) as (client, _, connection, __):
+        submit_all(client, [1], NUMBER)
+        # As where a setting has put more in front of its number.
+        client.submit(2, build_submit("2", NUMBER), renew=lambda: build_submit("2", "3" * 21))
+        connection.answer(await connection.read_submit())
+        assert (await connection.read_submit()).short_message == b"2"
+
+
+@pytest.mark.parametrize("expired_id", [1, 2])
+async def test_what_is_tried_again_is_written_anew_or_has_expired(expired_id):
+    async with run_bound_client(throttle_seconds=0.01) as (client, reports, connection, _):
+        submit_renewed(client, [1, 2, 3], expired_id)
+        for refused in await connection.read_submits(3):
+            connection.answer(refused, THROTTLED)
+        for each in {1, 2, 3} - {expired_id}:
+            submit = await connection.read_submit()
+            assert submit.short_message == f"{each} later".encode()
+            connection.answer(submit)
+        await reports.wait_for(lambda: len(reports.answers) == 2)
+        assert reports.unsent == [expired_id]
+        await wait_until(lambda: client.room)
