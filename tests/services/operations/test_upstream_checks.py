@@ -74,6 +74,12 @@ def test_passwords_from_before_a_lost_key_are_named(find, conn):
     assert find(None) == []
 
 
+@pytest.mark.parametrize("damaged", ["x''", "x'00'", "substr(password, 1, 12)"])
+def test_a_password_that_is_cut_off_is_named(find, conn, damaged):
+    conn.execute(f"UPDATE upstreams SET password = {damaged} WHERE id = 2")
+    assert find() == ["carrier: its password was sealed under another secret.key; enter it anew"]
+
+
 @pytest.mark.parametrize(("state", "is_named"), [(REJECTED, False), (DELIVERED, True)])
 def test_the_price_of_what_failed_is_given_back_and_of_what_was_delivered_is_not(conn, keys, cast, state, is_named):
     add_upstream(conn, keys, refund="refused")
