@@ -7,6 +7,9 @@ ENROUTE, DELIVERED, EXPIRED, DELETED, UNDELIVERABLE, ACCEPTED, UNKNOWN, REJECTED
 # What a customer reads as the status of a message ("ptt").
 PTT_NONE, PTT_NO_CREDIT, PTT_BLACKLISTED, PTT_PENDING = 0, 10, 53, 254
 PTT_EXPIRED, PTT_DELETED, PTT_UNKNOWN = 801, 802, 804
+NO_ANSWER = "no answer"
+"""What stands where an upstream's status would, of a message that was sent, not answered, and not sent again."""
+
 # "ptt" codes and what they mean to a customer.
 PTT_DESCRIPTIONS = {
     0: N_("Delivered"),

@@ -16,6 +16,7 @@ from portal.services.common.message_states import (
     DELIVERED,
     ENROUTE,
     EXPIRED,
+    NO_ANSWER,
     PTT_BLACKLISTED,
     PTT_DELETED,
     PTT_EXPIRED,
@@ -310,13 +311,15 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
         " WHERE messages.id IN (SELECT value FROM json_each(?))",
         (json.dumps(message_ids),),
     ).fetchall()
+    unanswered_ids = queue.list_unanswered_ids(conn, message_ids)
     # What an upstream has said of one that it was given stays.
     expired, unknown = [], []
     for message_id, known_id, is_blind in rows:
         if is_blind:
             unknown.append(MessageOutcome(message_id, UNKNOWN, PTT_UNKNOWN, now, known_id))
         else:
-            expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id))
+            status = NO_ANSWER if message_id in unanswered_ids else None
+            expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id, status))
     receipts = finish_and_refund_messages(conn, expired) + finish_messages(conn, unknown)
     queue.remove_waiting_messages(conn, message_ids)
     return receipts
@@ -329,9 +332,22 @@ def reject_blacklisted_messages(
 
     The caller is inside `write_transaction()`. Returns the receipts that were queued.
     """
-    receipts = finish_messages(conn, [MessageOutcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in messages])
+    outcomes = _build_outcomes(conn, [each.id for each in messages], REJECTED, PTT_BLACKLISTED, now)
+    receipts = finish_messages(conn, outcomes)
     _refund_messages(conn, [(each.account_id, each.id, each.price) for each in messages])
     return receipts
+
+
+def _build_outcomes(
+    conn: sqlite3.Connection, message_ids: Iterable[int], state: int, ptt: int, now: int
+) -> list[MessageOutcome]:
+    """The same end of messages that no upstream has accepted; those that one may have say so."""
+    message_ids = list(message_ids)
+    unanswered_ids = queue.list_unanswered_ids(conn, message_ids)
+    return [
+        MessageOutcome(each, state, ptt, now, None, NO_ANSWER if each in unanswered_ids else None)
+        for each in message_ids
+    ]
 
 
 # --- refunds by the setting of an upstream
@@ -439,7 +455,7 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
             if can_cancel:
                 ended[each.id] = (row["account_id"], each.id, row["price"])
         now = now_ms()
-        cancelled.receipts = finish_messages(conn, [MessageOutcome(each, DELETED, PTT_DELETED, now) for each in ended])
+        cancelled.receipts = finish_messages(conn, _build_outcomes(conn, ended, DELETED, PTT_DELETED, now))
         queue.remove_waiting_messages(conn, [*ended])
         _refund_messages(conn, ended.values())
     return cancelled
