@@ -275,9 +275,13 @@
     if (rests && isPoll(event.detail.elt)) event.preventDefault();
   });
   // What leads to the login takes the page away, with what was typed: then only a click or a form that is sent may do so,
-  // not a poll, nor what is asked while somebody types. A page in which nothing was typed shows no longer what it showed.
-  const isTypedInto = () => [...document.querySelectorAll('input:not([type=hidden]),textarea')].some(
-    (field) => field.value !== field.defaultValue || (field.checked ?? false) !== (field.defaultChecked ?? false));
+  // not a poll, nor what is asked while somebody types. A page in which nothing was typed or chosen goes to the login at
+  // once, as who has logged out shouldn't leave it on the screen.
+  const isChanged = (field) => field.matches('select')
+    // Where no option is marked as the default one, the first one is.
+    ? field.selectedIndex !== Math.max([...field.options].findIndex((option) => option.defaultSelected), 0)
+    : field.value !== field.defaultValue || (field.checked ?? false) !== (field.defaultChecked ?? false);
+  const isTypedInto = () => [...document.querySelectorAll('input:not([type=hidden]),textarea,select')].some(isChanged);
   const findLogin = ({ xhr }) => {
     const address = xhr.getResponseHeader('HX-Redirect');
     return address && new URL(address, location).pathname.endsWith('/login') ? address : '';

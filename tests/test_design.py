@@ -57,3 +57,25 @@ def test_each_module_of_the_services_is_told_in_its_area(area: str) -> None:
     (line,) = re.findall(rf"^\| `{area}/` \|.*$", PAGE, re.MULTILINE)
     modules = {each.name if each.is_file() else f"{each.name}/" for each in (ROOT / "portal/services" / area).iterdir()}
     assert {f"`{name}`" for name in modules - {"__init__.py", "__pycache__/"}} <= set(re.findall(r"`[\w./]+`", line))
+
+
+def modules_that_are_told_of_smsc() -> set[str]:
+    """What the table of the SMPP server names: modules, and folders that stand for all that is in them."""
+    table = PAGE.split("The SMPP server, from a client's octets to what they lead to:")[1].split("\n\n")[1]
+    told = set()
+    for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        in_folder = re.match(r"`([\w/]+/)`: ", cell)
+        names = re.findall(r"`([\w/.]+)`", cell[in_folder.end() :] if in_folder else cell)
+        told |= {f"{in_folder[1] if in_folder else ''}{name}" for name in names}
+    return told
+
+
+SMSC = ROOT / "portal/smsc"
+
+
+@pytest.mark.parametrize(
+    "module", sorted(str(each.relative_to(SMSC)) for each in SMSC.rglob("*.py") if each.name != "__init__.py")
+)
+def test_each_module_of_the_smpp_server_is_told(module: str) -> None:
+    told = modules_that_are_told_of_smsc()
+    assert module in told or any(module.startswith(each) for each in told if each.endswith("/"))

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from portal.smsc.upstream.smpp_client.interface import (
     Respond,
     client_settings_from_upstream,
 )
+from portal.smsc.upstream.smpp_client.resolver import HostResolver
 
 # What the session logs is in the steps as well: a command has one line on stderr.
 logging.getLogger("portal.smsc").addHandler(logging.NullHandler())
@@ -99,14 +100,13 @@ async def _test_binds(name: str, kinds: list[str], settings: ClientSettings) -> 
 
 
 _Report = Callable[[str, str], None]
-_Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
 
 
-async def _resolve(settings: ClientSettings, report: _Report) -> list[_Address]:
-    loop = asyncio.get_running_loop()
+async def _resolve(settings: ClientSettings, report: _Report) -> Sequence[str]:
+    resolver = HostResolver(asyncio.get_running_loop())
     try:
         async with asyncio.timeout(settings.connect_seconds):
-            found = await loop.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+            addresses = await resolver.resolve(settings.host)
     except TimeoutError:
         raise _StepFailed(
             "resolve", f"no answer about {settings.host} in {settings.connect_seconds:g} s: look at this machine's DNS"
@@ -114,16 +114,12 @@ async def _resolve(settings: ClientSettings, report: _Report) -> list[_Address]:
     except (OSError, UnicodeError) as error:
         detail = f"there is no address of {settings.host}: {_describe(error)}. Compare --host with the carrier's letter"
         raise _StepFailed("resolve", detail) from None
-    addresses = [(family, address) for family, _, _, _, address in found]
-    texts = [str(address[0]) for _, address in addresses]
-    if texts != [settings.host]:
-        report("resolve", f"{settings.host} is {', '.join(texts)}")
-    return addresses  # type: ignore[return-value]
+    if addresses != [settings.host]:
+        report("resolve", f"{settings.host} is {', '.join(addresses)}")
+    return addresses
 
 
-async def _test_bind(
-    name: str, kind: str, settings: ClientSettings, addresses: list[_Address], report: _Report
-) -> None:
+async def _test_bind(name: str, kind: str, settings: ClientSettings, addresses: Sequence[str], report: _Report) -> None:
     loop = asyncio.get_running_loop()
     try:
         bind_octets = encode_bind(settings, kind)
@@ -151,18 +147,20 @@ async def _test_bind(
     report("unbind", detail)
 
 
-async def _connect(settings: ClientSettings, addresses: list[_Address], report: _Report) -> socket.socket:
+async def _connect(settings: ClientSettings, addresses: Sequence[str], report: _Report) -> socket.socket:
     """Open a TCP connection to the first of the addresses that takes one."""
     loop = asyncio.get_running_loop()
     failures = []
-    for family, address in addresses:
-        opened = socket.socket(family, socket.SOCK_STREAM)
-        opened.setblocking(False)
-        target = f"{address[0]} port {settings.port}"
+    for address in addresses:
+        target = f"{address} port {settings.port}"
         started_at = time.monotonic()
+        opened: socket.socket | None = None
         try:
+            # A machine may have no sockets of this family.
+            opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            opened.setblocking(False)
             async with asyncio.timeout(settings.connect_seconds):
-                await loop.sock_connect(opened, address)
+                await loop.sock_connect(opened, (address, settings.port))
         except TimeoutError:
             failures.append(
                 f"no answer of {target} in {settings.connect_seconds:g} s: a firewall is between, or the carrier lets"
@@ -178,7 +176,8 @@ async def _connect(settings: ClientSettings, addresses: list[_Address], report: 
         else:
             report("connect", f"{target} answers in {_format_ms(started_at)}")
             return opened
-        opened.close()
+        if opened:
+            opened.close()
     raise _StepFailed("connect", "; ".join(failures))
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -80,8 +81,11 @@ class Keys:
         """Decrypt what `encrypt_column` has returned.
 
         Raises:
-            cryptography.exceptions.InvalidTag: it was encrypted with another key, or altered.
+            cryptography.exceptions.InvalidTag: it was encrypted with another key, or altered, or cut off.
         """
+        if len(ciphertext) < _NONCE_BYTES:
+            # AESGCM has another error for a nonce that is too short.
+            raise InvalidTag
         return self._aead.decrypt(ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:], None)
 
 

@@ -127,7 +127,7 @@ def test_one_that_messages_wait_for_is_not_removed(ok, refused, monkeypatch):
     ok(*ADD, stdin="x")
     monkeypatch.setattr(upstreams, "count_waiting_messages", lambda _conn: {1: 3})
     assert ok("upstream", "list")[0]["queued"] == 3
-    assert "3 messages wait" in refused("upstream", "remove", "carrier")
+    assert "under way to it: 3." in refused("upstream", "remove", "carrier")
 
 
 def test_check_names_a_password_from_before_a_lost_key_until_it_is_entered_anew(ok, run_app, conn):

@@ -20,20 +20,24 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.message_states import DELIVERED, UNDELIVERABLE
 from portal.services.credits import alerts, credits
-from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes, sending
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.messages.validation import Segment
 from portal.services.people import customers, enrolment, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
 from portal.services.senders import senders
 from portal.services.statistics import rollup
+from portal.services.upstreams import binds
 from portal.web.app import create_app
 from portal.web.core.access import AccessRule, get_access_rule
 from tests.documents import PDF
 from tests.e2e.browsing import BrowserTab, portal_url
-from tests.support import Cast, RunningServer, prepare_submit
+from tests.services.submitting import store_messages
+from tests.services.upstreams.waiting import add_upstream
+from tests.support import Cast, RunningServer, find_free_port, prepare_submit, wait_until
 
 # The user who opens a page.
 ANONYMOUS, AFTER_PASSWORD, OWNER, CHANGING_AUTHENTICATOR, OPERATOR = (
@@ -79,6 +83,7 @@ class GalleryPage:
 class PageVisit:
     """A page that is open in a tab; `html` is the response body."""
 
+    viewer: str
     address: str
     tab: BrowserTab
     html: bytes
@@ -111,7 +116,7 @@ class PageGallery:
                 answer = tab.page.goto(each.address, wait_until="load")
                 assert answer is not None
                 assert answer.status == (404 if each.address == _MISSING_PAGE else 200), f"{each}: {answer.status}"
-                yield PageVisit(each.address, tab, answer.body())
+                yield PageVisit(each.viewer, each.address, tab, answer.body())
 
         yield visit_each()
         for context in contexts.values():
@@ -177,6 +182,7 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     )
     message_id = _store_messages(conn, account.id)
     part_id = _store_message_parts(conn, account.id)
+    forwarded_ids = _store_forwarded_messages(conn, keys, account.id)
     rollup.roll_up_all(conn)
     # Shown, but not there: a client that binds would have to answer enquire_link all the while.
     session_records.insert_smpp_sessions(
@@ -204,6 +210,7 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "user_id": newcomer.id,
         "message_id": message_id,
         "part_id": part_id,
+        "forwarded_ids": forwarded_ids,
         "received_id": _store_inbound_messages(conn, account),
         "token": enrolment.create_enrolment_link(conn, newcomer),
     }
@@ -275,6 +282,30 @@ def _store_message_parts(conn: Connection, account_id: int) -> int:
     return last
 
 
+def _store_forwarded_messages(conn: Connection, keys: Keys, account_id: int) -> list[int]:
+    """A carrier that is not there, and messages for it; returns the ids of one that it has accepted, one that it has
+    refused for the moment, and one that waits.
+    """
+    upstream = add_upstream(conn, keys, "a-carrier-with-a-long-name", host="127.0.0.1", port=find_free_port())
+    outcomes.mark_last_simulated_message(conn)
+    destinations = ["393331110001", "393331110002", "393331110003"]
+    submits = [prepare_submit(conn, account_id, destination=each) for each in destinations]
+    for each in submits:
+        each.is_queued = True
+    accepted, held, queued = store_messages(conn, submits)
+    now = now_ms()
+    claimed = sending.claim_messages(conn, upstream.id, 2, 0, now)
+    assert [each.id for each in claimed.messages] == [accepted, held]
+    upstream_id = "0193751d-4f7e-7a07-b1d2-9f5f3a1c2e44"
+    sending.store_accepted_messages(conn, [AcceptedMessage(upstream.id, accepted, upstream_id, 1, now)])
+    flow = (account_id, destinations[1])
+    unsent = UnsentMessage(upstream.id, held, UnsentReason.HELD, flow, status="ESME_RSYSERR 0x08")
+    sending.store_unsent_messages(conn, [unsent], now)
+    # Pages of operators say why nothing takes it.
+    wait_until(lambda: any(each.error for each in binds.list_bind_states(conn)[upstream.id]))
+    return [accepted, held, queued]
+
+
 def _session_record(number: int, account_id: int, address: str, tls: str) -> session_records.SmppSessionRecord:
     return session_records.SmppSessionRecord(
         number, account_id, address, "transceiver", tls, 1, now_ms(), now_ms(), 1200, 1100, 3
@@ -319,6 +350,9 @@ def _list_pages(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any
         _MISSING_PAGE,
     ]
     pages.append(GalleryPage(OPERATOR, f"/admin/prices/{arguments['list_id']}/set?destination=IT"))
+    for each in arguments["forwarded_ids"]:
+        address = f"/accounts/{arguments['name']}/history/{each}"
+        pages += [GalleryPage(OWNER, address), GalleryPage(OPERATOR, address)]
     return pages + [GalleryPage(OWNER, each) for each in other_addresses]
 
 

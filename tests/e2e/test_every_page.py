@@ -3,13 +3,15 @@
 Walking through all of them takes most of a minute, so each walk looks at all that can be seen on its way.
 """
 
+import re
 from collections.abc import Callable
 
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, Page, Request
+from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.e2e.browsing import BrowserTab
-from tests.e2e.gallery import OWNER, PageGallery
+from tests.e2e.gallery import OPERATOR, OWNER, PageGallery
+from tests.support import Cast, RunningServer
 
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
@@ -65,12 +67,32 @@ def test_each_is_in_the_browsers_language_and_scrolls_in_none_sideways_on_a_phon
     with gallery.visit_pages(browser, locale="it-IT", viewport=PHONE) as visits:
         for visit in visits:
             assert visit.page.locator("html").get_attribute("lang") == "it", visit.address
-            texts[visit.address] = visit.page.locator("body").text_content() or ""
+            texts[visit.viewer, visit.address] = visit.page.locator("body").text_content() or ""
             if (width := width_of(visit.page)) > PHONE["width"]:
                 too_wide[visit.address] = width
     assert too_wide == {}
     for address, labels in LABELS.items():
-        assert [each for each in labels if each not in texts[address]] == [], address
+        assert [each for each in labels if each not in texts[OWNER, address]] == [], address
+    told = [text for (viewer, _), text in texts.items() if viewer == OPERATOR]
+    assert all("“a-carrier-with-a-long-name” non è connesso: nessuna connessione a 127.0.0.1" in each for each in told)
+    for pattern in ("In coda", "1 tentativo · ESME_RSYSERR 0x08", r"Upstream\s+a-carrier-with-a-long-name\s+bind 1"):
+        assert any(re.search(pattern, each) for each in told), pattern
+
+
+def test_the_notice_of_the_simulator_is_accessible(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
+    # The pages of all tests above are an installation's that has a carrier.
+    tab = open_tab(server, reduced_motion="reduce")
+    tab.log_in(cast.olga)
+    tab.button("Italiano").click()
+    expect(tab.page.locator(".notice.info")).to_contain_text("Per inviarli a un carrier: app.py upstream add NAME")
+    tab.page.evaluate(AXE_SCRIPT)
+    for theme in ("light", "dark"):
+        look_like(tab.page, PHONE, theme)
+        assert violations_of(tab.page) == []
+    assert width_of(tab.page) <= PHONE["width"]
+    tab.browser_errors.clear()
 
 
 def test_the_first_load_is_light(open_tab: Callable[..., BrowserTab], gallery: PageGallery) -> None:

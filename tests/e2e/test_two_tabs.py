@@ -95,6 +95,23 @@ def test_what_is_typed_stays_after_a_logout_in_another_tab(
     assert there.browser_errors == []
 
 
+@pytest.mark.parametrize("label", ["Packs a day at most", "Pack"])
+def test_what_is_chosen_stays_after_a_logout_in_another_tab(
+    open_tab: OpenTab, server: RunningServer, cast: Cast, label: str
+) -> None:
+    here = open_tab(server)
+    here.log_in(cast.alice)
+    here.page.goto("/accounts/smpp-acme-2/credits/settings")
+    field = here.page.get_by_label(label, exact=True)
+    before = field.input_value()
+    field.select_option(index=2)
+    chosen = field.input_value()
+    assert chosen != before
+    log_out(open_beside(here))
+    here.expect_toast("You are no longer logged in. What you have typed is still here.")
+    expect(field).to_have_value(chosen)
+
+
 def test_a_page_in_which_nothing_is_typed_ends_with_its_session(
     open_tab: OpenTab, server: RunningServer, cast: Cast
 ) -> None:

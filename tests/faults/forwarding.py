@@ -85,7 +85,7 @@ class Forwarding:
     # --- at its end
 
     def prove(self, *, was_killed: bool = False, gives_up: bool = False) -> dict[str, int]:
-        """Stop sending, wait until all has ended, prove that everyone's books agree, and return the counts.
+        """Stop sending, wait until all has ended, prove that everyone's records agree, and return the counts.
 
         Args:
             was_killed: customers' sessions were cut off, and answers to receipts were lost, so that these came again.

@@ -14,19 +14,26 @@ from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import MAX_PDU_LENGTH, DeliverSm, encode_pdu
 from tests.faults import storage
 from tests.faults.carriers import Carrier, run_second_instance
-from tests.faults.conftest import IS_FULL, ReportCounts, StartForwarding, take_share
+from tests.faults.conftest import ReportCounts, StartForwarding, take_share
 from tests.faults.crowd import WINDOW
 from tests.faults.test_kill import kill_child
 from tests.faults.test_storage import REFUSALS
 from tests.support import AccountLogin, wait_until
 
-_AWAY_S = 60 if IS_FULL else 6
-_THROTTLED_S = 10 if IS_FULL else 2
+_AWAY_S = take_share(60, 6)
+_THROTTLED_S = take_share(10, 2)
 # Clients go on meanwhile, until so many receipts are owed to each.
-_BACKLOG = 10_000 if IS_FULL else 1_000
+_BACKLOG = take_share(10_000)
+# Longer than `reconnect_seconds`.
+_HELD_S = 1.2
 _UNLIMITED = 1_000_000
 # After refused binds the pauses are the longest.
 _REBIND_S = 60
+
+
+def pass_time(seconds: float) -> None:
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() >= began + seconds, 2 * seconds)
 
 
 @pytest.mark.parametrize("way", ["closed", "frozen"])
@@ -52,7 +59,7 @@ def test_gone(start_forwarding: StartForwarding, carrier: Carrier, way: str, tel
 
 def test_binds_that_are_refused(start_forwarding: StartForwarding, carrier: Carrier, tell: ReportCounts) -> None:
     statuses = [CommandStatus.ESME_RALYBND, CommandStatus.ESME_RSYSERR, CommandStatus.ESME_RBINDFAIL]
-    statuses = [statuses[number % len(statuses)] for number in range(take_share(10))]
+    statuses = [statuses[number % len(statuses)] for number in range(take_share(10, len(statuses)))]
     with start_forwarding(carrier) as forwarding:
         for status in statuses:
             carrier.behave(bind_status=status)
@@ -61,6 +68,8 @@ def test_binds_that_are_refused(start_forwarding: StartForwarding, carrier: Carr
             assert forwarding.show_upstream()["binds"][0]["status"] == status
             carrier.behave(bind_status=0)
             forwarding.clients.wait_for_receipts(10, _REBIND_S)
+            # After a connection that has held the pauses begin anew: otherwise three statuses take a minute.
+            pass_time(_HELD_S)
         # As soon as the operator says something else it is tried again.
         carrier.behave(password="other")
         carrier.cut()
@@ -163,7 +172,7 @@ def test_garbage_and_pdus_of_64_kib(start_forwarding: StartForwarding, carrier: 
         # The start of a PDU that never ends.
         (1000).to_bytes(4) + encode_pdu(CommandId.DELIVER_SM, 0, 8, b"cut")[4:],
     ]
-    deaths = take_share(20)
+    deaths = take_share(20, len(deadly))
     with start_forwarding(carrier, binds=2) as forwarding:
         clients = forwarding.clients
         for octets in harmless * deaths:

@@ -16,6 +16,7 @@ from portal.services.common.message_states import (
     DELIVERED,
     ENROUTE,
     EXPIRED,
+    NO_ANSWER,
     PTT_BLACKLISTED,
     PTT_DELETED,
     PTT_EXPIRED,
@@ -327,13 +328,15 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
         " WHERE messages.id IN (SELECT value FROM json_each(?))",
         (json.dumps(message_ids),),
     ).fetchall()
+    unanswered_ids = queue.list_unanswered_ids(conn, message_ids)
     # What an upstream has said of one that it was given stays.
     expired, unknown = [], []
     for message_id, known_id, is_blind in rows:
         if is_blind:
             unknown.append(MessageOutcome(message_id, UNKNOWN, PTT_UNKNOWN, now, known_id))
         else:
-            expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id))
+            status = NO_ANSWER if message_id in unanswered_ids else None
+            expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id, status))
     receipts = finish_and_refund_messages(conn, expired) + finish_messages(conn, unknown)
     queue.remove_waiting_messages(conn, message_ids)
     return receipts
@@ -347,13 +350,19 @@ def reject_blacklisted_messages(
 
     The caller is inside `write_transaction()`. Returns the receipts that were queued.
     """
-    receipts = finish_messages(conn, [MessageOutcome(each.id, REJECTED, PTT_BLACKLISTED, now) for each in messages])
-    refundable = conn.execute(
-        "SELECT account_id, id, price FROM messages WHERE id IN (SELECT value FROM json_each(?))"
-        f" AND NOT {queue.MAY_BE_SENT_SQL}",
-        (json.dumps([each.id for each in messages]),),
-    ).fetchall()
-    _refund_messages(conn, refundable)
+    unanswered_ids = queue.list_unanswered_ids(conn, [each.id for each in messages])
+    receipts = finish_messages(
+        conn,
+        [
+            MessageOutcome(
+                each.id, REJECTED, PTT_BLACKLISTED, now, None, NO_ANSWER if each.id in unanswered_ids else None
+            )
+            for each in messages
+        ],
+    )
+    _refund_messages(
+        conn, [(each.account_id, each.id, each.price) for each in messages if each.id not in unanswered_ids]
+    )
     return receipts
 
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
-from portal.services.common.message_states import ENROUTE, PTT_UNKNOWN, REJECTED, UNKNOWN
+from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
 from portal.services.messages import blacklist, outcomes
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
@@ -26,8 +26,6 @@ EARLY_RECEIPT_MS = 10 * MINUTE_MS
 """A receipt may come before the answer to its submit_sm by at most so much."""
 # The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
 _REMAINING_ROOM = bytes(30)
-# What stands where an upstream's status would.
-_NO_ANSWER = "no answer"
 _STORE_ACCEPTED = BulkUpdateColumns(
     "messages", ("upstream_id", "bind", "sent_at", "outcome_room"), f"AND state = {ENROUTE}"
 )
@@ -279,11 +277,11 @@ def resolve_unsure_messages(
         failed_ids = message_ids
     else:
         failed_ids = [
-            each for each in message_ids if not queue.hold_message(conn, each, _NO_ANSWER, now, is_unanswered=True)
+            each for each in message_ids if not queue.hold_message(conn, each, NO_ANSWER, now, is_unanswered=True)
         ]
     if failed_ids:
         result.receipts += outcomes.finish_and_refund_messages(
-            conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, _NO_ANSWER) for each in failed_ids]
+            conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, NO_ANSWER) for each in failed_ids]
         )
         _release_held_messages(conn, failed_ids, result)
     amounts = {"unsure": len(message_ids), "resent": len(message_ids) - len(failed_ids), "failed": len(failed_ids)}

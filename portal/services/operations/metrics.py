@@ -49,6 +49,10 @@ _UPSTREAM_COUNTERS = {
 }
 
 
+# Of an account's messages of one priority it is looked past so many with dates, and no more: 1 ms.
+_MAX_DATED = 1_000
+
+
 def render_metrics(conn: sqlite3.Connection) -> str:
     lines = []
     for name, (kind, help, query) in _METRICS.items():
@@ -89,7 +93,8 @@ def _render_upstream_metrics(conn: sqlite3.Connection) -> list[str]:
         return []
     bound = {each.upstream.name: sum(bind.state == binds.BOUND for bind in each.binds) for each in states}
     lines = _render_metric("smpp_portal_upstream_binds_bound", "gauge", "Binds of an upstream that are bound", bound)
-    configured = {each.upstream.name: len(each.binds) for each in states}
+    # A disabled one lacks none.
+    configured = {each.upstream.name: len(each.binds) if each.upstream.enabled else 0 for each in states}
     lines += _render_metric("smpp_portal_upstream_binds", "gauge", "Binds that an upstream should have", configured)
     counted = {each.upstream.name: counters.get_counters(conn, each.upstream.id) for each in states}
     for counter in COUNTERS:
@@ -106,7 +111,8 @@ def _measure_oldest_age(conn: sqlite3.Connection) -> int:
 
 
 def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]]:
-    """Yield the id and the date of the oldest message of each account and priority in the queue, and of what is held.
+    """Yield the id and the date of each message that may be the oldest one of an account and priority in the queue, or
+    of what is held.
 
     Those in the queue are looked up in the index: to look at a million rows for the least id takes 60 ms.
     """
@@ -119,14 +125,33 @@ def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]
     while row:
         account_id, priority_rank, message_id, scheduled_at = row
         yield message_id, scheduled_at
+        if scheduled_at is not None:
+            yield from _iterate_behind_dated(conn, account_id, priority_rank, message_id)
         # Two statements: SQLite reads all of a rank for (account_id, priority_rank) > (?, ?).
         of_account = f"{select} waiting.account_id = ? AND priority_rank > ? {order}"
         row = (
             conn.execute(of_account, (account_id, priority_rank)).fetchone()
             or conn.execute(f"{select} waiting.account_id > ? {order}", (account_id,)).fetchone()
         )
-    row = conn.execute(
-        "SELECT id, scheduled_at FROM messages WHERE id = (SELECT min(message_id) FROM held_messages)"
-    ).fetchone()
-    if row:
-        yield row[0], row[1]
+    yield from conn.execute(
+        "SELECT id, scheduled_at FROM messages WHERE id IN"
+        " (SELECT message_id FROM held_messages ORDER BY message_id LIMIT ?)",
+        (_MAX_DATED,),
+    )
+
+
+def _iterate_behind_dated(
+    conn: sqlite3.Connection, account_id: int, priority_rank: int, message_id: int
+) -> Iterator[tuple[int, int | None]]:
+    """Yield what is queued behind a message that waits since its date only, up to the first without a date: that one
+    may have waited for longer, those behind it have not.
+    """
+    behind = conn.execute(
+        "SELECT message_id, scheduled_at FROM queued_messages AS waiting LEFT JOIN messages ON id = message_id"
+        " WHERE waiting.account_id = ? AND priority_rank = ? AND message_id > ? ORDER BY message_id LIMIT ?",
+        (account_id, priority_rank, message_id, _MAX_DATED),
+    )
+    for waiting_id, scheduled_at in behind:
+        yield waiting_id, scheduled_at
+        if scheduled_at is None:
+            return

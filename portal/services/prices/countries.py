@@ -99,13 +99,16 @@ def expand_national_number(number: str, country: str) -> str:
     """A number as it is written within a country, as E.164 digits; empty: it is none.
 
     What the country's people dial in front of it is left out (0171 … in Germany, 06 30 … in Hungary); in Italy a 0
-    belongs to the number. Whether there is such a number is not checked.
+    belongs to the number. What they dial in front of another country's numbers (011 in the United States) makes it none
+    of theirs. Whether there is such a number is not checked.
     """
     if not (number.isascii() and number.isdigit()):
         return ""
     try:
         parsed = phonenumbers.parse(number, country)
     except phonenumbers.NumberParseException:
+        return ""
+    if parsed.country_code != phonenumbers.country_code_for_region(country):
         return ""
     return f"{parsed.country_code}{phonenumbers.national_significant_number(parsed)}"
 

@@ -28,9 +28,12 @@ class Obstacle:
 
 
 def is_simulator_default(conn: sqlite3.Connection) -> bool:
-    """Whether messages that come now end in a simulator: the built-in one, or one that is the default upstream."""
+    """Whether messages that come now end in a simulator: the built-in one, or one that is the default upstream and
+    takes them.
+    """
     (is_simulator,) = conn.execute(
-        "SELECT coalesce((SELECT kind = ? FROM upstreams WHERE is_default), NOT EXISTS (SELECT 1 FROM upstreams))",
+        "SELECT coalesce((SELECT kind = ? AND enabled AND NOT draining FROM upstreams WHERE is_default),"
+        " NOT EXISTS (SELECT 1 FROM upstreams))",
         (SIMULATOR,),
     ).fetchone()
     return bool(is_simulator)
@@ -62,4 +65,10 @@ def _find_reason(conn: sqlite3.Connection, default: UpstreamState) -> str:
         return default.state
     if not session_records.is_component_alive(conn, "smsc"):
         return SERVER_STOPPED
-    return "" if default.state in (binds.BOUND, binds.PARTLY) else default.state
+    if default.state != binds.PARTLY:
+        return "" if default.state == binds.BOUND else default.state
+    # Nothing is sent on a receiver.
+    sending_states = {each.state for each in default.binds if each.kind != "rx"}
+    if binds.BOUND in sending_states:
+        return ""
+    return binds.REFUSED if binds.REFUSED in sending_states else binds.UNBOUND

@@ -255,6 +255,21 @@ def hold_message(
     return True
 
 
+def list_unanswered_ids(conn: sqlite3.Connection, message_ids: Collection[int]) -> set[int]:
+    """Those of these messages that have been sent without an answer and are to be tried again: an upstream may have
+    them.
+    """
+    if not has_held_messages(conn):
+        return set()
+    rows = conn.execute(
+        "SELECT id FROM messages JOIN held_messages AS h ON h.account_id = messages.account_id"
+        " AND h.destination = messages.destination AND message_id = id"
+        " WHERE id IN (SELECT value FROM json_each(?)) AND unanswered > 0",
+        (json.dumps([*message_ids]),),
+    )
+    return {row[0] for row in rows}
+
+
 def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
     """What was tried again, and is decided, holds up nothing more: the next of them that was tried is tried again now;
     where there is none, what waited for it waits in the queue.

@@ -72,8 +72,8 @@ class UpstreamPasswordUnreadable(Refused):
 
 class MessagesWaitForUpstream(Refused):
     sentence = N_(
-        "%(count)s messages wait for “%(name)s”. Make another upstream the default one, or let it send them, before you"
-        " remove it."
+        "Messages wait for “%(name)s”, or are under way to it: %(count)s. Make another upstream the default one for"
+        " those that wait; drain this one, and remove it once it has answered the others."
     )
 
 

@@ -75,11 +75,9 @@ class ClientHelloCounter:
             self._message_header += octets[fragment_start:end][: _MESSAGE_HEADER_LENGTH - len(self._message_header)]
             self._message_length += length
             self._record_start = end
-            if len(
-                self._message_header
-            ) == _MESSAGE_HEADER_LENGTH and self._message_length >= _MESSAGE_HEADER_LENGTH + int.from_bytes(
-                self._message_header[1:]
-            ):
+            has_header = len(self._message_header) == _MESSAGE_HEADER_LENGTH
+            body_length = int.from_bytes(self._message_header[1:])
+            if has_header and self._message_length >= _MESSAGE_HEADER_LENGTH + body_length:
                 return end
 
 

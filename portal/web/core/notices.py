@@ -1,5 +1,7 @@
 """The notice over every page that messages reach no phone: they go to a simulator, or nothing takes what waits."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flask import g
@@ -14,12 +16,10 @@ from portal.web.core import access, context
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`kind`: info, or err where something has stopped. `detail`: why, as the server has it. `command`: what mends it,
-    for operators."""
+    """`kind`: info, or err where something has stopped. `command`: what mends it, for operators."""
 
     kind: str
     text: str
-    detail: str = ""
     command: str = ""
 
 
@@ -32,15 +32,34 @@ _SENTENCES = {
     binds.REFUSED: N_("The carrier refuses the binds of “%(upstream)s”."),
     binds.UNBOUND: N_("“%(upstream)s” is not connected."),
 }
+_ADD_UPSTREAM = "app.py upstream add NAME"
 _COMMANDS = {
-    obstacles.NO_UPSTREAM: "app.py upstream add",
-    obstacles.NO_DEFAULT: "app.py upstream default",
+    obstacles.NO_UPSTREAM: _ADD_UPSTREAM,
+    obstacles.NO_DEFAULT: "app.py upstream default {upstream}",
     obstacles.DRAINING: "app.py upstream enable {upstream}",
     obstacles.SERVER_STOPPED: "app.py serve",
     binds.DISABLED: "app.py upstream enable {upstream}",
     binds.REFUSED: "app.py upstream test {upstream}",
     binds.UNBOUND: "app.py upstream test {upstream}",
 }
+# What the SMPP server says most often of a bind that isn't bound (`portal/smsc/upstream/smpp_client/`), in the reader's
+# language; the rest stays as it is.
+_REASONS = [
+    (re.compile(pattern), sentence)
+    for pattern, sentence in (
+        (r"the upstream refuses the bind with (?P<status>.+)", N_("it refuses the bind with %(status)s")),
+        (
+            r"no connection to (?P<host>\S+) port (?P<port>\d+) in (?P<seconds>\S+) s",
+            N_("no connection to %(host)s port %(port)s in %(seconds)s s"),
+        ),
+        (
+            r"no connection to (?P<host>\S+) port (?P<port>\d+): (?P<reason>.+)",
+            N_("no connection to %(host)s port %(port)s: %(reason)s"),
+        ),
+        (r"the upstream has closed the connection", N_("it has closed the connection")),
+        (r"the connection was lost: (?P<reason>.+)", N_("the connection was lost: %(reason)s")),
+    )
+]
 
 
 def get_notice() -> Notice | None:
@@ -64,12 +83,29 @@ def _read_notice() -> Notice | None:
 
 def _find_remedy() -> str:
     """The command after which messages go to a carrier."""
-    carriers = [each.name for each in upstreams.list_upstreams(context.get_conn()) if each.kind == upstreams.SMPP]
-    return f"app.py upstream default {carriers[0]}" if carriers else "app.py upstream add"
+    first = _list_upstream_names()[:1]
+    return f"app.py upstream default {first[0]}" if first else _ADD_UPSTREAM
+
+
+def _list_upstream_names(kinds: Sequence[str] = (upstreams.SMPP,)) -> list[str]:
+    """The names of the upstreams of these kinds, kind by kind."""
+    listed = upstreams.list_upstreams(context.get_conn())
+    return [each.name for kind in kinds for each in listed if each.kind == kind]
 
 
 def _describe_obstacle(obstacle: Obstacle) -> Notice:
     waiting = i18n.ngettext("%(num)s message waits.", "%(num)s messages wait.", obstacle.waiting_count)
     why = _(_SENTENCES[obstacle.reason], upstream=obstacle.upstream)
-    command = _COMMANDS[obstacle.reason].format(upstream=obstacle.upstream)
-    return Notice("err", f"{waiting} {why}", obstacle.error, command)
+    if obstacle.error:
+        why = f"{why.removesuffix('.')}: {_translate_reason(obstacle.error)}."
+    # Where none is the default one, any of those there are can be made so.
+    upstream = obstacle.upstream or next(iter(_list_upstream_names(upstreams.KINDS)), "NAME")
+    command = _COMMANDS[obstacle.reason].format(upstream=upstream)
+    return Notice("err", f"{waiting} {why}", command)
+
+
+def _translate_reason(error: str) -> str:
+    for pattern, sentence in _REASONS:
+        if found := pattern.fullmatch(error):
+            return _(sentence, **found.groupdict())
+    return error

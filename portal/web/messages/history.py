@@ -11,6 +11,7 @@ from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import gsm0338, i18n
+from portal.core.clock import now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import session_records
@@ -238,17 +239,20 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
     """How messages wait for an upstream: what it said of them is for operators."""
     waits = [each.wait for each in queued if each.wait is not None]
     tried = max(waits, key=lambda wait: wait.attempts, default=None)
-    if tried is None:
-        is_held_up = obstacles.find_obstacle(context.get_conn()) is not None
-        words = _("Messages aren’t sent on at this moment") if is_held_up else _("It waits for its turn")
-        return CourseStep(_("Queued"), words=words, is_open=True)
-    if not tried.attempts:
-        return CourseStep(_("Queued"), words=_("It waits behind an earlier message to this number"), is_open=True)
-    words = i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts)
-    notes = [tried.error] if access.get_current_user().is_operator else []
-    if tried.not_before is not None:
-        notes.append(_("next time at %(time)s", time=_format_exact(tried.not_before)))
-    return CourseStep(_("Queued"), words=" · ".join(filter(None, [words, *notes])), is_open=True)
+    words = []
+    if tried is not None and tried.attempts:
+        words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
+        if access.get_current_user().is_operator:
+            words.append(tried.error)
+    if obstacles.find_obstacle(context.get_conn()) is not None:
+        words.append(_("Messages aren’t sent on at this moment"))
+    elif tried is None:
+        words.append(_("It waits for its turn"))
+    elif not tried.attempts:
+        words.append(_("It waits behind an earlier message to this number"))
+    elif tried.not_before is not None and tried.not_before > now_ms():
+        words.append(_("next time at %(time)s", time=_format_exact(tried.not_before)))
+    return CourseStep(_("Queued"), words=" · ".join(filter(None, words)), is_open=True)
 
 
 def _describe_sending(text: SentText, details: dict[int, MessageDetails]) -> CourseStep:
@@ -264,7 +268,7 @@ def _describe_sending(text: SentText, details: dict[int, MessageDetails]) -> Cou
         return CourseStep(name, words=_("At its date") if text.scheduled_at is not None else _("At once"))
     if text.done_at is None:
         return CourseStep(name, words=_("On its way, not accepted yet"), is_open=True)
-    was_answered = any(each.upstream_status is not None for each in details.values())
+    was_answered = any(each.upstream_status not in (None, message_states.NO_ANSWER) for each in details.values())
     return CourseStep(name, words=_("Not accepted") if was_answered else _("Not answered"))
 
 

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import pytest
+
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
 from portal.services.accounts import session_records
@@ -77,6 +79,43 @@ def test_what_is_queued_and_held_waits_and_the_oldest_counts(conn, acme_1, globe
         assert read_value(conn, "smpp_portal_messages_waiting") == count
         age = read_value(conn, "smpp_portal_messages_waiting_oldest_seconds")
         assert hours * 3600 <= age < hours * 3600 + 60
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_what_has_waited_since_its_date_hides_nothing_that_has_waited_longer(conn, acme_1, is_held):
+    now = now_ms()
+    for _ in range(3):
+        dated = wait_since(conn, acme_1, now - 6 * HOUR_MS, scheduled_at=now - HOUR_MS)
+        put_into_queue(conn, acme_1, dated, is_held=is_held)
+    for hours in (4, 2):
+        put_into_queue(conn, acme_1, wait_since(conn, acme_1, now - hours * HOUR_MS), is_held=is_held)
+    age = read_value(conn, "smpp_portal_messages_waiting_oldest_seconds")
+    assert 4 * 3600 <= age < 4 * 3600 + 60
+
+
+def put_into_queue(conn: Connection, account: Account, message_id: int, *, is_held: bool) -> None:
+    if is_held:
+        conn.execute(
+            "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
+            " VALUES (?, '39340', ?, 1, 1, '')",
+            (account.id, message_id),
+        )
+    else:
+        conn.execute("INSERT INTO queued_messages VALUES (?, 3, ?)", (account.id, message_id))
+
+
+def test_a_disabled_upstream_should_have_no_binds(conn, keys):
+    carrier = upstreams.create_upstream(conn, keys, SHELL, "carrier", host="h", system_id="s", password="p", binds=3)
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    for change, expected in (
+        (upstreams.disable_upstream, 0),
+        # Its receipts still come.
+        (upstreams.drain_upstream, 3),
+        (upstreams.enable_upstream, 3),
+    ):
+        change(conn, SHELL, carrier)
+        assert read_value(conn, 'smpp_portal_upstream_binds{upstream="carrier"}') == expected
+        assert read_value(conn, 'smpp_portal_upstream_binds_bound{upstream="carrier"}') == 0
 
 
 def test_upstreams_are_told_by_name(conn, keys):

@@ -4,16 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
-from portal.services.common.message_states import DELIVERED, REJECTED
-from portal.services.messages import outcomes
-from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
 from portal.services.upstreams import upstreams
-from tests.services.upstreams.waiting import add_upstream, queue_messages
 
 
 @pytest.fixture
@@ -74,10 +69,7 @@ def test_passwords_from_before_a_lost_key_are_named(find, conn):
     assert find(None) == []
 
 
-@pytest.mark.parametrize(("state", "is_named"), [(REJECTED, False), (DELIVERED, True)])
-def test_the_price_of_what_failed_is_given_back_and_of_what_was_delivered_is_not(conn, keys, cast, state, is_named):
-    add_upstream(conn, keys, refund="refused")
-    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
-    outcomes.finish_and_refund_messages(conn, [MessageOutcome(message_id, REJECTED, 100, now_ms())], are_refused=True)
-    conn.execute("UPDATE messages SET state = ?", (state,))
-    assert any("gives back" in each for each in self_check.list_problem_texts(conn)) == is_named
+@pytest.mark.parametrize("damaged", ["x''", "x'00'", "substr(password, 1, 12)"])
+def test_a_password_that_is_cut_off_is_named(find, conn, damaged):
+    conn.execute(f"UPDATE upstreams SET password = {damaged} WHERE id = 2")
+    assert find() == ["carrier: its password was sealed under another secret.key; enter it anew"]

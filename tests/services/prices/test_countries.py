@@ -129,6 +129,20 @@ def test_national_numbers_get_their_country_s_code(number, country, digits):
     assert countries.find_country(digits) == country
 
 
+@pytest.mark.parametrize(
+    ("number", "country"),
+    [
+        ("011393401234567", "US"),
+        ("810393401234567", "RU"),
+        ("0011393401234567", "AU"),
+        ("01012125551234", "JP"),
+        ("00393401234567", "DE"),
+    ],
+)
+def test_another_country_s_number_is_no_national_one(number, country):
+    assert countries.expand_national_number(number, country) == ""
+
+
 @pytest.mark.parametrize("number", ["", "1", "abc", "340-1234567", "1800FLOWERS", "٣٤٠١٢٣٤٥٦٧", "340123456712345678"])
 def test_what_is_no_national_number_has_no_digits(number):
     assert countries.expand_national_number(number, "US") == ""

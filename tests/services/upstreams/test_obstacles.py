@@ -54,6 +54,12 @@ def test_messages_go_to_a_simulator_that_is_the_default_upstream(conn, keys, cre
     assert not is_simulator_default(conn)
     upstreams.set_default_upstream(conn, SHELL, simulator)
     assert is_simulator_default(conn)
+    upstreams.disable_upstream(conn, SHELL, simulator)
+    assert not is_simulator_default(conn)
+    upstreams.drain_upstream(conn, SHELL, simulator)
+    assert not is_simulator_default(conn)
+    upstreams.enable_upstream(conn, SHELL, simulator)
+    assert is_simulator_default(conn)
     wait(conn)
     session_records.record_component_heartbeat(conn, "smsc", 0)
     assert find_obstacle(conn) is None
@@ -71,6 +77,27 @@ def test_what_waits_for_an_upstream_that_takes_it_is_all_right(conn, create, sta
     record(conn, *states)
     wait(conn)
     assert find_obstacle(conn) is None
+
+
+@pytest.mark.parametrize(
+    ("states", "reason"),
+    [
+        (("refused", "bound", "refused", "bound"), "refused"),
+        (("unbound", "bound", "connecting", "bound"), "unbound"),
+        (("unbound", "refused", "bound", "unbound"), ""),
+    ],
+)
+def test_what_is_bound_as_receiver_only_takes_nothing(conn, create, states, reason):
+    create(bind="tx+rx", binds=2)
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    kinds = upstreams.get_upstream(conn, "carrier").settings.bind_kinds
+    rows = [
+        BindState(number, kind, state, 1, "" if state == "bound" else f"why {kind} {state}")
+        for number, (kind, state) in enumerate(zip(kinds, states, strict=True), 1)
+    ]
+    binds.record_bind_states(conn, 1, rows)
+    wait(conn)
+    assert find_obstacle(conn) == (Obstacle(reason, 1, "carrier", f"why tx {reason}") if reason else None)
 
 
 def test_without_an_upstream(conn, create, acme_1):

@@ -57,7 +57,7 @@ def test_the_simulator_is_told_to_all_and_what_to_do_to_operators(
         assert SIMULATOR in page, address
         assert "app.py" not in page, address
     for address in OPERATOR_PAGES:
-        assert f"{SIMULATOR} To send them to a carrier: app.py upstream add" in read(olga, address), address
+        assert f"{SIMULATOR} To send them to a carrier: app.py upstream add NAME" in read(olga, address), address
     add()
     # Pages that are kept for some seconds, too.
     for browser, addresses in ((alice, CUSTOMER_PAGES), (olga, OPERATOR_PAGES)):
@@ -83,8 +83,8 @@ def test_what_waits_and_why_is_told_to_operators(
     wait(conn, 1234)
     record_bind(conn, "refused", "the upstream refuses the bind with ESME_RINVPASWD 0x0E")
     told = (
-        "1,234 messages wait. The carrier refuses the binds of “carrier”. (the upstream refuses the bind with"
-        " ESME_RINVPASWD 0x0E) app.py upstream test carrier"
+        "1,234 messages wait. The carrier refuses the binds of “carrier”: it refuses the bind with ESME_RINVPASWD 0x0E."
+        " Try: app.py upstream test carrier"
     )
     for address in OPERATOR_PAGES:
         assert told in read(olga, address), address
@@ -94,17 +94,45 @@ def test_what_waits_and_why_is_told_to_operators(
 
 
 @pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("the upstream refuses the bind with ESME_RBINDFAIL 0x0D", "rifiuta il bind con ESME_RBINDFAIL 0x0D"),
+        ("no connection to h.example port 2775 in 10 s", "nessuna connessione a h.example porta 2775 in 10 s"),
+        ("no connection to h port 1: Connection refused", "nessuna connessione a h porta 1: Connection refused"),
+        ("the upstream has closed the connection", "ha chiuso la connessione"),
+        ("the connection was lost: timed out", "la connessione è andata persa: timed out"),
+        ("something else 100 %(x)s", "something else 100 %(x)s"),
+    ],
+)
+def test_the_reason_is_told_in_the_reader_s_language(
+    olga: Browser, conn: db.Connection, add: Callable[[], None], error: str, told: str
+) -> None:
+    olga.post("/language", data={"locale": "it", "next": "/"})
+    add()
+    wait(conn, 1)
+    record_bind(conn, "unbound", error)
+    page = read(olga, HOME)
+    assert f"“carrier” non è connesso: {told}. Provare: app.py upstream test carrier" in page
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("UPDATE upstreams SET enabled = 0", "“carrier” is disabled. app.py upstream enable carrier"),
-        ("UPDATE upstreams SET draining = 1", "being drained: it takes no new ones. app.py upstream enable carrier"),
-        ("UPDATE upstreams SET is_default = 0", "No upstream is the default one. app.py upstream default"),
+        ("UPDATE upstreams SET enabled = 0", "“carrier” is disabled. Try: app.py upstream enable carrier"),
+        (
+            "UPDATE upstreams SET draining = 1",
+            "being drained: it takes no new ones. Try: app.py upstream enable carrier",
+        ),
+        ("UPDATE upstreams SET is_default = 0", "No upstream is the default one. Try: app.py upstream default carrier"),
         (
             "UPDATE upstreams SET removed_at = 1, is_default = 0",
-            "There is no upstream that could take them. app.py upstream add",
+            "There is no upstream that could take them. Try: app.py upstream add NAME",
         ),
-        ("DELETE FROM components", "The SMPP server isn’t running. app.py serve"),
-        ("UPDATE upstream_binds SET state = 'unbound'", "“carrier” is not connected. app.py upstream test carrier"),
+        ("DELETE FROM components", "The SMPP server isn’t running. Try: app.py serve"),
+        (
+            "UPDATE upstream_binds SET state = 'unbound'",
+            "“carrier” is not connected. Try: app.py upstream test carrier",
+        ),
     ],
 )
 def test_each_reason_has_its_remedy(
@@ -127,4 +155,5 @@ def test_a_simulator_that_is_disabled_takes_nothing_either(
         assert SIMULATOR in read(browser, HOME)
     wait(conn, 1)
     upstreams.disable_upstream(conn, SHELL, simulator)
-    assert "1 message waits. “sim” is disabled. app.py upstream enable sim" in read(olga, HOME)
+    assert "1 message waits. “sim” is disabled. Try: app.py upstream enable sim" in read(olga, HOME)
+    assert 'class="notice' not in alice.get(HOME).text

@@ -10,8 +10,9 @@ from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
-from portal.services.messages import outcomes
+from portal.services.messages import outcomes, sending
 from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.sending import SendingResult
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.support import Cast, Person
@@ -66,10 +67,18 @@ def accept(conn: db.Connection, message_id: int, at: int, upstream_id: str = "a1
     conn.execute("UPDATE messages SET upstream_id = ?, bind = 2, sent_at = ? WHERE id = ?", values)
 
 
-def hold(conn: db.Connection, message_id: int, attempts: int, not_before: int | None, error: str) -> None:
+def hold(
+    conn: db.Connection,
+    message_id: int,
+    attempts: int,
+    not_before: int | None,
+    error: str,
+    destination: str = NUMBER,
+) -> None:
     conn.execute("DELETE FROM queued_messages WHERE message_id = ?", (message_id,))
+    conn.execute("UPDATE messages SET destination = ? WHERE id = ?", (destination, message_id))
     account_id = acting.get_account(conn, "smpp-acme-1").id
-    values = (account_id, NUMBER, message_id, attempts, not_before, error)
+    values = (account_id, destination, message_id, attempts, not_before, error)
     conn.execute(
         "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
         " VALUES (?, ?, ?, ?, ?, ?)",
@@ -88,8 +97,7 @@ def test_from_the_queue_to_the_receipt(alice: Browser, olga: Browser, conn: db.C
     # While nothing takes messages, and while the upstream does.
     stopped = extract_text(alice.get(address).text)
     assert f"{accepted} Queued Messages aren’t sent on at this moment Sent on Not yet" in stopped
-    session_records.record_component_heartbeat(conn, "smsc", 0)
-    binds.record_bind_states(conn, 1, [BindState(1, "trx", binds.BOUND, 1)])
+    record_bind(conn, binds.BOUND)
     queued = extract_text(alice.get(address).text)
     assert f"{accepted} Queued It waits for its turn Sent on Not yet Final status Not yet" in queued
     assert "Status Queued ptt 254" in queued
@@ -116,7 +124,13 @@ def test_from_the_queue_to_the_receipt(alice: Browser, olga: Browser, conn: db.C
     assert "Upstream bigcarrier bind 2 Upstream’s id a1b2" in extract_text(olga.get(address).text)
 
 
+def record_bind(conn: db.Connection, state: str) -> None:
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    binds.record_bind_states(conn, 1, [BindState(1, "trx", state, 1)])
+
+
 def test_what_waits_after_a_refusal(alice: Browser, olga: Browser, conn: db.Connection, queue: Queue) -> None:
+    record_bind(conn, binds.BOUND)
     tried, behind = queue("tried", "behind it")
     at = clock.now_ms() + 20_000
     hold(conn, tried, 3, at, "ESME_RSYSERR 0x08")
@@ -128,6 +142,19 @@ def test_what_waits_after_a_refusal(alice: Browser, olga: Browser, conn: db.Conn
     assert told in extract_text(olga.get(f"{HISTORY}/{tried}").text)
     page = extract_text(alice.get(f"{HISTORY}/{behind}").text)
     assert "Queued It waits behind an earlier message to this number Sent on Not yet" in page
+    # While nothing is sent, nothing is tried again either.
+    record_bind(conn, binds.UNBOUND)
+    page = extract_text(alice.get(f"{HISTORY}/{tried}").text)
+    assert "Queued Tried 3 times · Messages aren’t sent on at this moment Sent on Not yet" in page
+    page = extract_text(alice.get(f"{HISTORY}/{behind}").text)
+    assert "Queued Messages aren’t sent on at this moment Sent on Not yet" in page
+
+
+def test_a_time_that_has_passed_is_not_the_next_one(alice: Browser, conn: db.Connection, queue: Queue) -> None:
+    record_bind(conn, binds.BOUND)
+    (tried,) = queue("tried")
+    hold(conn, tried, 3, clock.now_ms() - 1, "ESME_RSYSERR 0x08")
+    assert "Queued Tried 3 times Sent on Not yet" in extract_text(alice.get(f"{HISTORY}/{tried}").text)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +210,24 @@ def test_the_list_says_what_is_queued_while_it_is_open(alice: Browser, conn: db.
     assert "the queued one 1 1 On its way" in extract_text(opened.ask().text)
 
 
+def test_the_list_says_so_of_what_is_held_too(alice: Browser, conn: db.Connection, queue: Queue) -> None:
+    tried, first, second = queue("the tried one", "the first one", "the second one")
+    hold(conn, first, 1, clock.now_ms(), "", destination="393400000001")
+    hold(conn, second, 1, clock.now_ms(), "", destination="393400000002")
+    hold(conn, tried, 1, clock.now_ms(), "", destination="393400000003")
+    opened = OpenPage(alice, HISTORY)
+    assert opened.ask().status_code == 204
+    # Tried again: it holds up others still.
+    conn.execute("UPDATE messages SET upstream = 1 WHERE id = ?", (tried,))
+    conn.execute("UPDATE held_messages SET not_before = NULL WHERE message_id = ?", (tried,))
+    assert "the tried one 1 1 On its way" in extract_text(opened.ask().text)
+    # Accepted.
+    conn.execute("DELETE FROM held_messages WHERE message_id = ?", (second,))
+    accept(conn, second, clock.now_ms())
+    assert "the second one 1 1 On its way" in extract_text(opened.ask().text)
+    assert "the first one 1 1 Queued" in extract_text(alice.get(HISTORY).text)
+
+
 def test_what_simulators_have_was_sent_at_once(alice: Browser, olga: Browser, conn: db.Connection, keys: Keys) -> None:
     built_in, by_name = acting.send_texts(conn, "smpp-acme-1", "built-in", "by name")
     conn.execute("UPDATE counters SET value = ? WHERE name = 'last_simulated_message'", (built_in,))
@@ -198,12 +243,40 @@ def test_what_simulators_have_was_sent_at_once(alice: Browser, olga: Browser, co
     assert "Upstream sim" not in extract_text(olga.get(f"{HISTORY}/{built_in}").text)
 
 
-def test_what_is_not_answered_and_not_sent_again(alice: Browser, conn: db.Connection, queue: Queue) -> None:
+def leave_unanswered(conn: db.Connection, message_id: int) -> None:
+    with db.write_transaction(conn):
+        sending.resolve_unsure_messages(conn, 1, [message_id], clock.now_ms(), SendingResult())
+
+
+def test_what_is_not_answered_and_not_sent_again(alice: Browser, conn: db.Connection, keys: Keys, queue: Queue) -> None:
+    carrier = upstreams.get_upstream(conn, "bigcarrier")
+    upstreams.change_upstream(conn, keys, SHELL, carrier, unanswered="fail")
     (message_id,) = queue("hello")
     claim(conn, message_id)
-    unknown = MessageOutcome(message_id, message_states.UNKNOWN, 804, clock.now_ms())
-    outcomes.finish_messages(conn, [unknown])
+    leave_unanswered(conn, message_id)
     assert "Sent on Not answered Failed" in extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+
+
+def expire(conn: db.Connection, message_id: int) -> None:
+    with db.write_transaction(conn):
+        outcomes.expire_messages(conn, [message_id], clock.now_ms())
+
+
+def stop(conn: db.Connection, message_id: int) -> None:
+    with db.write_transaction(conn):
+        messages = outcomes.list_outbound_messages(conn, [message_id])
+        outcomes.reject_blacklisted_messages(conn, messages, clock.now_ms())
+
+
+@pytest.mark.parametrize(("end", "word"), [(expire, "Expired"), (stop, "Failed")])
+def test_what_ends_after_it_was_not_answered_may_have_been_sent(
+    alice: Browser, conn: db.Connection, queue: Queue, end: Callable[[db.Connection, int], None], word: str
+) -> None:
+    (message_id,) = queue("hello")
+    claim(conn, message_id)
+    leave_unanswered(conn, message_id)
+    end(conn, message_id)
+    assert f"Sent on Not answered {word}" in extract_text(alice.get(f"{HISTORY}/{message_id}").text)
 
 
 def test_what_waits_for_its_date_is_scheduled(alice: Browser, conn: db.Connection) -> None:

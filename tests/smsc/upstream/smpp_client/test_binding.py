@@ -158,6 +158,7 @@ async def test_pauses_grow_while_it_fails():
         assert client.bind_states[0].since == unbound.since
 
 
+@pytest.mark.slow
 async def test_after_one_that_has_held_it_comes_back_at_once():
     loop = asyncio.get_running_loop()
     async with run_bound_client(reconnect_seconds=0.5) as (_, __, connection, carrier):

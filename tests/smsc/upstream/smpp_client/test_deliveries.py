@@ -80,6 +80,7 @@ async def test_no_more_is_read_than_can_be_answered(payload, most):
         await reports.wait_for(lambda: reports.answers)
 
 
+@pytest.mark.slow
 async def test_the_carrier_is_not_taken_for_dead_while_nothing_is_read():
     loop = asyncio.get_running_loop()
     async with run_bound_client(response_seconds=0.5, enquire_link_seconds=0.2) as (client, reports, connection, _):

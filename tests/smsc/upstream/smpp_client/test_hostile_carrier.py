@@ -119,6 +119,7 @@ async def test_an_alert_notification_is_ignored():
         assert (client.counters.malformed, reports.states) == (0, [])
 
 
+@pytest.mark.slow
 async def test_a_carrier_that_never_reads_costs_little_memory_and_is_left():
     async with run_bound_client(window=1_000, response_seconds=0.5) as (client, reports, connection, carrier):
         connection.pause_reading()
@@ -146,6 +147,7 @@ async def test_a_carrier_that_never_reads_costs_little_memory_and_is_left():
         await carrier.accept()
 
 
+@pytest.mark.slow
 async def test_a_carrier_that_only_asks_and_never_reads_is_left():
     async with run_bound_client(response_seconds=0.3) as (client, reports, connection, carrier):
         connection.pause_reading()

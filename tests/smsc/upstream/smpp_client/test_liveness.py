@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus
@@ -85,6 +87,7 @@ async def test_a_carrier_that_unbinds_at_the_same_time_is_answered():
         await closing
 
 
+@pytest.mark.slow
 async def test_closing_does_not_wait_for_ever():
     async with run_bound_client() as (client, _, connection, __):
         closing = asyncio.create_task(client.close())

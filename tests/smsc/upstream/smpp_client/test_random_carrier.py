@@ -16,10 +16,13 @@ MESSAGES, WINDOW = 300, 5
 
 
 class RandomCarrier:
-    """accepted: the messages that it has said to have, by destination. most_unanswered: on one connection."""
+    """arrived, accepted: the messages that have come for the first time, and those that it has said to have, by
+    destination. most_unanswered: on one connection.
+    """
 
     def __init__(self, random: Random) -> None:
         self._random = random
+        self.arrived: dict[str, list[int]] = defaultdict(list)
         self.accepted: dict[str, list[int]] = defaultdict(list)
         self.most_unanswered = 0
 
@@ -33,11 +36,18 @@ class RandomCarrier:
                 if isinstance(message, HeaderOnlyPdu) and message.command == CommandId.UNBIND:
                     connection.send(HeaderOnlyPdu(CommandId.UNBIND_RESP, message.sequence))
                 elif isinstance(message, SubmitSm):
+                    self._record_arrival(connection, message)
                     unanswered.append(message)
                     self.most_unanswered = max(self.most_unanswered, len(unanswered))
                     self._act(connection, unanswered)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+
+    def _record_arrival(self, connection: CarrierConnection, submit: SubmitSm) -> None:
+        arrived, message_id = self.arrived[submit.destination], int(submit.short_message)
+        # What is read behind the end of a connection was sent before what has come on another one meanwhile.
+        if message_id not in arrived and not connection.writer.is_closing():
+            arrived.append(message_id)
 
     def _act(self, connection: CarrierConnection, unanswered: list[SubmitSm]) -> None:
         random = self._random
@@ -101,4 +111,6 @@ async def test_each_message_has_one_outcome(seed, binds):
     assert {each for each, status, _ in reports.answers if status == 0} <= accepted
     assert accepted <= {each for each, status, _ in reports.answers if status == 0} | {*reports.unsure}
     assert theirs.most_unanswered <= WINDOW
+    assert any(len(ids) > 1 for ids in theirs.arrived.values())
+    assert all(ids == sorted(ids) for ids in theirs.arrived.values()), theirs.arrived
     assert sum(len(ids) for ids in theirs.accepted.values()) == len(accepted)

@@ -55,7 +55,7 @@ async def test_its_throttling_loses_nothing(config, cast, conn, connect, change_
 
         def send_more():
             for each in islice(to_send, client.room):
-                client.submit(each, build_submit(str(each), 0))
+                client.submit(each, build_submit(str(each), 0, f"39333{each:07d}"))
 
         # As long as nothing can be written nothing is answered, and the sixth is too much.
         other = connect()
