@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from portal.core.config import Config
-from tests.support import ROOT, RunningServer, wait_until
+from tests.support import ROOT, RunningServer, accepts_connections, wait_until
 
 STOP_TIMEOUT_S = 10
 
@@ -28,6 +28,17 @@ def run_server(config: Config, *args: str, **environment: str) -> Iterator[Runni
             deadline_s=20,
         )
         assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
+        yield server
+
+
+@contextmanager
+def run_smpp_server(config: Config, **environment: str) -> Iterator[RunningServer]:
+    """Run `app.py smsc` alone, for who sees no pages: all of the program takes more than twice the time to start.
+
+    The block starts when it listens.
+    """
+    with start_server(config, "smsc", **environment) as server:
+        wait_until(lambda: all(accepts_connections(port) for port in (server.port, server.tls_port)), deadline_s=20)
         yield server
 
 

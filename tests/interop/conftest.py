@@ -1,6 +1,5 @@
 """Kannel and where its reports go; limits, a database that is held, and outages, for all clients."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -10,14 +9,22 @@ from typing import Protocol
 import pytest
 
 from portal.core import clock, db
+from portal.core.config import Config
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import outcomes, smpp_config
 from portal.services.messages.outcomes import MessageOutcome
 from tests.interop.kannel import TRANSCEIVER, DeliveryReportServer, Kannel
-from tests.serving import find_child_pids, stop_process
+from tests.serving import run_smpp_server, stop_process
 from tests.support import Cast, RunningServer, wait_until
+
+
+@pytest.fixture
+def serve(config: Config) -> Iterator[Callable[..., RunningServer]]:
+    """Starts the SMPP server alone, and waits until it listens."""
+    with ExitStack() as running:
+        yield lambda **environment: running.enter_context(run_smpp_server(config, **environment))
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ StartOutage = Callable[[RunningServer, signal.Signals], AbstractContextManager[C
 
 @pytest.fixture
 def outage(serve: Callable[..., RunningServer], conn: db.Connection) -> StartOutage:
-    """Ends the whole program by a signal, and starts it again, as it was, at the end of a block.
+    """Ends the server by a signal, and starts it again, as it was, at the end of a block.
 
     In the block is a function that writes down that a message was delivered, by its message_id: the receipt waits from
     then on, and no client can have had it before.
@@ -97,8 +104,7 @@ def outage(serve: Callable[..., RunningServer], conn: db.Connection) -> StartOut
     @contextmanager
     def stop_and_restart(server: RunningServer, how: signal.Signals) -> Iterator[Callable[[str], None]]:
         if how == signal.SIGKILL:
-            for pid in (server.process.pid, *find_child_pids(server.process.pid).values()):
-                os.kill(pid, signal.SIGKILL)
+            server.process.kill()
             server.process.wait()
         else:
             assert stop_process(server.process) == 0
