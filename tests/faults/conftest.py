@@ -20,7 +20,7 @@ from portal.smsc.protocol.constants import CommandStatus
 from tests.faults.carriers import Carrier, Upstream, run_carrier
 from tests.faults.crowd import WINDOW, ClientCrowd
 from tests.faults.forwarding import Forwarding, run_forwarding
-from tests.serving import run_smpp_server, start_server
+from tests.serving import start_server
 from tests.support import AccountLogin, Cast, RunningServer, copy_data_folder, wait_until
 
 _GRANTED_CREDITS = 1_000_000 * credit_amounts.THOUSANDTHS
@@ -150,13 +150,6 @@ def nothing_lost(
         }
 
     return check_nothing_lost
-
-
-@pytest.fixture
-def start_smpp_server(config: Config) -> Iterator[Callable[..., RunningServer]]:
-    """Starts the SMPP server alone, and waits until it listens."""
-    with ExitStack() as running:
-        yield lambda **environment: running.enter_context(run_smpp_server(config, **environment))
 
 
 StartForwarding = Callable[..., AbstractContextManager[Forwarding]]

@@ -26,10 +26,13 @@ Bystanders = Callable[..., ClientCrowd]
 
 
 @pytest.fixture
-def server(start_smpp_server: Callable[..., RunningServer]) -> RunningServer:
+def server(serve_alone: Callable[..., RunningServer]) -> RunningServer:
     """The SMPP server, with short timeouts."""
-    return start_smpp_server(
-        PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1", PORTAL_LIMITS_RESPONSE_SECONDS="2", PORTAL_LIMITS_BIND_SECONDS="2"
+    return serve_alone(
+        "smsc",
+        PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1",
+        PORTAL_LIMITS_RESPONSE_SECONDS="2",
+        PORTAL_LIMITS_BIND_SECONDS="2",
     )
 
 

@@ -3,28 +3,27 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from portal.core import clock, db
-from portal.core.config import Config
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import outcomes, smpp_config
 from portal.services.messages.outcomes import MessageOutcome
 from tests.interop.kannel import TRANSCEIVER, DeliveryReportServer, Kannel
-from tests.serving import run_smpp_server, stop_process
+from tests.serving import stop_process
 from tests.support import Cast, RunningServer, wait_until
 
 
 @pytest.fixture
-def serve(config: Config) -> Iterator[Callable[..., RunningServer]]:
-    """Starts the SMPP server alone, and waits until it listens."""
-    with ExitStack() as running:
-        yield lambda **environment: running.enter_context(run_smpp_server(config, **environment))
+def serve(serve_alone: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
+    """Starts the SMPP server alone: other people's clients have to do with nothing else."""
+    return partial(serve_alone, "smsc")
 
 
 @pytest.fixture
