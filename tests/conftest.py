@@ -24,13 +24,13 @@ from portal.services.people import customers, enrolment, password_hashing, two_f
 from portal.services.prices import prices
 from portal.services.senders import senders
 from portal.smsc.server import get_event_loop_factory
-from tests.serving import clean_environment, run_server
+from tests.serving import clean_environment, run_component, run_server
 from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_data_folder
 from tests.support import find_free_port as a_free_port
 
 _MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
 # They start the program as a process.
-_SLOW_FIXTURES = {"serve", "start_app"}
+_SLOW_FIXTURES = {"serve", "serve_alone", "start_app"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -205,6 +205,13 @@ def serve(config: settings.Config) -> Iterator[Callable[..., RunningServer]]:
     """Starts the real program on the test's data folder, and waits until it is ready."""
     with ExitStack() as running:
         yield lambda *args, **environment: running.enter_context(run_server(config, *args, **environment))
+
+
+@pytest.fixture
+def serve_alone(config: settings.Config) -> Iterator[Callable[..., RunningServer]]:
+    """Starts one half of the program, `web` or `smsc`, for tests that need nothing of the other."""
+    with ExitStack() as running:
+        yield lambda name, **environment: running.enter_context(run_component(config, name, **environment))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -11,7 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from portal.core.config import Config
-from tests.support import ROOT, RunningServer, wait_until
+from portal.smsc.protocol.constants import CommandId
+from portal.smsc.protocol.pdu import HeaderOnlyPdu
+from tests.support import ROOT, RunningServer, accepts_connections, wait_until
 
 STOP_TIMEOUT_S = 10
 
@@ -28,6 +31,25 @@ def run_server(config: Config, *args: str, **environment: str) -> Iterator[Runni
             deadline_s=20,
         )
         assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
+        yield server
+
+
+@contextmanager
+def run_component(config: Config, name: str, **environment: str) -> Iterator[RunningServer]:
+    """Run `app.py web` or `app.py smsc` alone: all of the program takes twice the time to start, and more.
+
+    The block starts when it answers.
+    """
+    if name == "web":
+        port, question = config.web.port, b"GET /healthz HTTP/1.0\r\n\r\n"
+    else:
+        port, question = config.smpp.port, HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1).encode()
+    with start_server(config, name, **environment) as server:
+        wait_until(lambda: accepts_connections(port) or server.process.poll() is not None, deadline_s=20)
+        # It listens a moment before it is ready; what comes in that moment waits.
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(question)
+            assert client.recv(1024)
         yield server
 
 

@@ -158,6 +158,12 @@ def find_free_port() -> int:
             return port
 
 
+def accepts_connections(port: int) -> bool:
+    """Whether something listens on a TCP port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_until(condition: Callable[[], T | Literal[False] | None], deadline_s: float = DEADLINE_S) -> T:
     """Call `condition` until its result is true (or not empty), and return the result.
 

@@ -122,8 +122,8 @@ def test_a_demo_that_was_interrupted_is_made_anew(tmp_path):
     assert demo.load_logins(config).smpp_passwords.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-globex-1"}
 
 
-def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast, serve):
-    serve()
+def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast, serve_alone):
+    serve_alone("smsc")
     login = cast.smpp_acme_1
     *_, last = client.send_message(
         config.smpp, login.name, login.password, "ACME", "+39 333 123 4006", "stays pending", timeout_s=1

@@ -153,12 +153,12 @@ def ask(
 
 @pytest.fixture
 def scene(
-    serve: Callable[..., RunningServer], conn: db.Connection, cast: Cast, config: Any, keys: Any
+    serve_alone: Callable[..., RunningServer], conn: db.Connection, cast: Cast, config: Any, keys: Any
 ) -> Iterator[Scene]:
-    """The program with a payment page, an order of Acme's, and Alice in a browser."""
+    """The portal with a payment page, an order of Acme's, and Alice in a browser."""
     page = PaymentPage()
     with page.open() as address:
-        server = serve(PORTAL_PAYMENTS_CHECKOUT_URL=address, PORTAL_PAYMENTS_SECRET=SECRET)
+        server = serve_alone("web", PORTAL_PAYMENTS_CHECKOUT_URL=address, PORTAL_PAYMENTS_SECRET=SECRET)
         page.portal = server.url
         account = accounts.get_account(conn, cast.smpp_acme_1.name)
         order = orders.place_order(conn, SHELL, account, packs.get_pack(conn, 100_000))

@@ -152,10 +152,10 @@ def test_what_the_carrier_sends_meanwhile_is_left_to_the_server(ok, add):
     assert "sent meanwhile (1) was answered with ESME_RX_T_APPN" in unbind["detail"]
 
 
-def test_a_real_server_binds_it(ok, serve, cast):
+def test_a_real_server_binds_it(ok, serve_alone, cast):
     # It is its own carrier, and binds with itself as well.
     ok("account", "change", cast.smpp_acme_1.name, "--binds", "2")
-    server = serve()
+    server = serve_alone("smsc")
     ok(
         *("upstream", "add", "carrier", "--host", "127.0.0.1", "--port", server.tls_port, "--tls", "--no-tls-verify"),
         *("--system-id", cast.smpp_acme_1.name, "--password-stdin"),

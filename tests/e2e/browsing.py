@@ -1,10 +1,15 @@
 """A browser tab with the actions of a user, which also collects errors that nobody would see."""
 
 import re
+from contextlib import closing
 from urllib.parse import urlsplit
 
+from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
+from portal.core.crypto import Keys
+from portal.services.people import login_sessions, users
 from tests.support import Person, RunningServer
 
 # Chromium reports each answer from 400 on as an error, also those that are meant: a refused form, somebody else's page.
@@ -14,6 +19,15 @@ _EXPECTED_ERRORS = re.compile(r"Failed to load resource: the server responded wi
 def portal_url(server: RunningServer) -> str:
     """The portal as a host of its own on plain http; the browser is started so that the name leads to loopback."""
     return f"http://portal.test:{urlsplit(server.url).port}"
+
+
+def sign_session_cookie(server: RunningServer, token: str) -> str:
+    """The cookie of a browser in which the login session with this token goes on."""
+    app = Flask(__name__, static_folder=None)
+    app.secret_key = Keys.load(server.data).cookie_key
+    serializer = SecureCookieSessionInterface().get_signing_serializer(app)
+    assert serializer is not None
+    return str(serializer.dumps({"_user_id": token, "_fresh": True}))
 
 
 class BrowserTab:
@@ -40,6 +54,15 @@ class BrowserTab:
             self.browser_errors.append(f"{self.page.url} asked for {request.url}")
 
     # --- doing
+
+    def open_as(self, person: Person, path: str = "/") -> None:
+        """Open a page as somebody who has logged in. For tests that aren't about the login: it takes three pages."""
+        with closing(self.server.connect()) as conn:
+            user = users.get_user_by_email(conn, person.email)
+            token = login_sessions.start_login_session(conn, user, "127.0.0.1", "a test")
+        cookie = sign_session_cookie(self.server, token)
+        self.page.context.add_cookies([{"name": "portal_session", "value": cookie, "url": portal_url(self.server)}])
+        self.page.goto(path)
 
     def log_in(self, person: Person, step: int = 0) -> None:
         """Through both steps. A code is good once: a second login of the same person takes `step=1`."""

@@ -16,7 +16,7 @@ from typing import Any
 import requests
 
 from tests.serving import stop_process
-from tests.support import find_free_port, wait_until
+from tests.support import accepts_connections, find_free_port, wait_until
 
 # Sends a command, by its path in the standard, with its parameters; returns its result.
 Send = Callable[[str, dict[str, Any]], Any]
@@ -54,7 +54,7 @@ def run_webkit(folder: Path, proxy: str) -> Iterator[Send]:
         return answer.json()["value"]
 
     with _run_display(folder) as display, _run_process(["WebKitWebDriver", f"--port={port}"], folder, DISPLAY=display):
-        wait_until(lambda: _accepts_connections(port), _TIMEOUT_S)
+        wait_until(lambda: accepts_connections(port), _TIMEOUT_S)
         capabilities = {"proxy": {"proxyType": "manual", "httpProxy": proxy}}
         session += "/" + send("", {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
         try:
@@ -72,7 +72,7 @@ def run_firefox(folder: Path, proxy: str) -> Iterator[Send]:
     (folder / "user.js").write_text(settings)
     size = [f"--width={_WIDTH}", f"--height={_HEIGHT}"]
     with _run_process(["firefox-esr", "--headless", "--marionette", "--profile", str(folder), *size], folder):
-        wait_until(lambda: _accepts_connections(port), _TIMEOUT_S)
+        wait_until(lambda: accepts_connections(port), _TIMEOUT_S)
         with closing(_MarionetteConnection(port)) as connection:
             proxies = {"proxyType": "manual", "httpProxy": proxy, "sslProxy": proxy}
             connection.send("WebDriver:NewSession", {"proxy": proxies})
@@ -126,8 +126,3 @@ def _run_process(command: list[str], folder: Path, fds: Sequence[int] = (), **en
         yield
     finally:
         stop_process(process)
-
-
-def _accepts_connections(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -17,7 +17,7 @@ PAGE = "/accounts/smpp-acme-1/blacklist"
 @pytest.fixture
 def alice(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> BrowserTab:
     tab = open_tab(server)
-    tab.log_in(cast.alice)
+    tab.open_as(cast.alice)
     return tab
 
 
@@ -75,9 +75,8 @@ def test_without_javascript_a_file_is_imported_and_a_number_removed(
     open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
     tab = open_tab(server, java_script_enabled=False)
-    tab.log_in(cast.alice)
+    tab.open_as(cast.alice, PAGE)
     page = tab.page
-    page.goto(PAGE)
     tab.button("Import").click()
     page.get_by_label("CSV file").set_input_files(
         {"name": "numbers.csv", "mimeType": "text/csv", "buffer": f"number\n{NUMBER}\n393337654321\n".encode()}

@@ -18,7 +18,7 @@ PAGE = "/accounts/smpp-acme-1/history"
 @pytest.fixture
 def alice(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> BrowserTab:
     tab = open_tab(server)
-    tab.log_in(cast.alice)
+    tab.open_as(cast.alice)
     return tab
 
 

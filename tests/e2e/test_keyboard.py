@@ -104,8 +104,7 @@ def test_the_menu_and_explanations_close_with_esc(
 ) -> None:
     tab = open_tab(server)
     keyboard = Keyboard(tab.page)
-    tab.log_in(cast.alice)
-    tab.page.goto("/accounts/smpp-acme-1")
+    tab.open_as(cast.alice, "/accounts/smpp-acme-1")
     for words, shown in (("Your menu:", "Log out"), ("What is SystemID?", "The login of your SMPP client")):
         keyboard.move_focus_to(words)
         keyboard.press("Enter")
@@ -119,8 +118,7 @@ def test_the_focus_stays_where_it_is_when_a_part_renews_itself(
     open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
     tab = open_tab(server)
-    tab.log_in(cast.alice)
-    tab.page.goto("/accounts/smpp-acme-1")
+    tab.open_as(cast.alice, "/accounts/smpp-acme-1")
     Keyboard(tab.page).move_focus_to("Generate a new password")
     with SmpplibEsme(server.port) as esme:
         esme.bind(cast.smpp_acme_1)

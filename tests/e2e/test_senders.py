@@ -26,8 +26,7 @@ OK = consts.SMPP_ESME_ROK
 @pytest.fixture
 def alice(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> BrowserTab:
     tab = open_tab(server)
-    tab.log_in(cast.alice)
-    tab.page.goto(SENDERS)
+    tab.open_as(cast.alice, SENDERS)
     return tab
 
 
@@ -79,7 +78,7 @@ def test_a_sender_is_asked_for_with_a_document_approved_and_used(
         assert client.submit(b"x", source="Glob ex").status == REFUSED
 
         olga = open_tab(server)
-        olga.log_in(cast.olga)
+        olga.open_as(cast.olga)
         olga.expect_text("1 sender waits for your decision.")
         olga.button("Decide").click()
         request = olga.tile("Glob ex")
@@ -185,14 +184,13 @@ def test_a_file_that_is_too_large_is_not_even_sent(alice: BrowserTab) -> None:
 
 def test_all_of_it_without_javascript(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> None:
     alice, olga = (open_tab(server, java_script_enabled=False) for _ in range(2))
-    alice.log_in(cast.alice)
-    alice.page.goto(SENDERS)
+    alice.open_as(cast.alice, SENDERS)
     ask(alice, "SHOP", PDF[:-30])
     expect(alice.page.locator("#document-error")).to_be_visible()
     ask(alice, "SHOP")
     alice.expect_toast("SHOP was added.")
 
-    olga.log_in(cast.olga)
+    olga.open_as(cast.olga)
     olga.button("Decide").click()
     olga.page.get_by_label("Comment").fill("Not yours")
     olga.button("Refuse SHOP").click()

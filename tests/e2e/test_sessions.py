@@ -17,8 +17,7 @@ def test_a_client_comes_sends_and_is_disconnected(
     open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
     alice = open_tab(server)
-    alice.log_in(cast.alice)
-    alice.page.goto(SESSIONS)
+    alice.open_as(cast.alice, SESSIONS)
     tile = alice.tile("Connected now")
     expect(tile).to_contain_text("No client is connected")
 
@@ -48,8 +47,7 @@ def test_the_mails_are_switched_on_by_a_click_and_without_javascript(
 ) -> None:
     label = "Tell me by mail when a client is refused that was not refused before"
     alice = open_tab(server)
-    alice.log_in(cast.alice)
-    alice.page.goto(SESSIONS)
+    alice.open_as(cast.alice, SESSIONS)
     alice.page.get_by_label(label).check()
     alice.expect_toast("Mails about refused attempts are on.")
 

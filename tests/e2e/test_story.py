@@ -21,9 +21,9 @@ OPTIONS = "/accounts/{}/options/smpp"
 
 @pytest.fixture
 def alice(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> BrowserTab:
-    """Alice, the owner, who has just logged in."""
+    """Alice, the owner, who has logged in."""
     tab = open_tab(server)
-    tab.log_in(cast.alice)
+    tab.open_as(cast.alice)
     return tab
 
 
@@ -161,8 +161,7 @@ def test_a_new_password_is_asked_about_mailed_and_shown_once(
     server = serve(PORTAL_MAIL_URL=mailbox.url)
     account = cast.smpp_acme_1
     alice = open_tab(server)
-    alice.log_in(cast.alice)
-    alice.page.goto(f"/accounts/{account.name}")
+    alice.open_as(cast.alice, f"/accounts/{account.name}")
 
     with bound(server, account) as client:
         alice.button("Generate a new password").click()
@@ -268,8 +267,7 @@ def test_disabling_the_account_ends_its_clients_until_it_is_enabled(
     account = cast.smpp_acme_1
     alice.page.goto(f"/accounts/{account.name}")
     olga = open_tab(server)
-    olga.log_in(cast.olga)
-    olga.page.goto(f"/admin/accounts/{account.name}")
+    olga.open_as(cast.olga, f"/admin/accounts/{account.name}")
     with bound(server, account) as client, without_reload(alice.page):
         olga.button(f"Disable {account.name}").click()
         olga.dialog.get_by_role("button", name=f"Disable {account.name}").click()

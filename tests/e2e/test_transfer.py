@@ -15,8 +15,7 @@ def test_both_balances_follow_what_is_typed(
     open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
     alice = open_tab(server)
-    alice.log_in(cast.alice)
-    alice.page.goto(CREDITS)
+    alice.open_as(cast.alice, CREDITS)
     alice.page.get_by_role("link", name="Transfer credits").click()
     dialog = alice.dialog
     amount = dialog.get_by_label("Credits", exact=True)
@@ -46,8 +45,7 @@ def test_both_balances_follow_what_is_typed(
 def test_the_same_without_javascript(open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast) -> None:
     alice = open_tab(server, java_script_enabled=False)
     page = alice.page
-    alice.log_in(cast.alice)
-    page.goto(CREDITS)
+    alice.open_as(cast.alice, CREDITS)
     page.get_by_role("link", name="Transfer credits").click()
     page.get_by_label("To").select_option("sms-acme-1")
     page.get_by_role("button", name="Max").click()

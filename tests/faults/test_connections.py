@@ -13,7 +13,6 @@ from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu, MessageResp
 from portal.supervisor import increase_open_file_limit
 from tests.faults.conftest import ReportCounts
 from tests.faults.crowd import ClientCrowd, run_crowd
-from tests.serving import find_child_pids
 from tests.smsc.esme import RawEsme, close_connections
 from tests.support import AccountLogin, RunningServer
 
@@ -27,10 +26,13 @@ Bystanders = Callable[..., ClientCrowd]
 
 
 @pytest.fixture
-def server(serve: Callable[..., RunningServer]) -> RunningServer:
-    """The real program, with short timeouts."""
-    return serve(
-        PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1", PORTAL_LIMITS_RESPONSE_SECONDS="2", PORTAL_LIMITS_BIND_SECONDS="2"
+def server(serve_alone: Callable[..., RunningServer]) -> RunningServer:
+    """The SMPP server, with short timeouts."""
+    return serve_alone(
+        "smsc",
+        PORTAL_LIMITS_ENQUIRE_LINK_SECONDS="1",
+        PORTAL_LIMITS_RESPONSE_SECONDS="2",
+        PORTAL_LIMITS_BIND_SECONDS="2",
     )
 
 
@@ -54,7 +56,7 @@ def culprit(logins: list[AccountLogin]) -> AccountLogin:
 @asynccontextmanager
 async def bounded(server: RunningServer) -> AsyncIterator[dict[str, int]]:
     """The block must not make the SMPP server grow by more than some megabytes, not even for a moment."""
-    status = Path(f"/proc/{find_child_pids(server.process.pid)['smsc']}/status")
+    status = Path(f"/proc/{server.process.pid}/status")
     before = _memory(status, "VmRSS")
     counts: dict[str, int] = {}
     try:

@@ -19,6 +19,11 @@ _FAILURES = 10
 _A_MINUTE_S = 60.0
 
 
+@pytest.fixture
+def server(serve_alone: Callable[..., RunningServer]) -> RunningServer:
+    return serve_alone("smsc")
+
+
 async def guess(server: RunningServer, system_ids: Sequence[str], address: str) -> list[int]:
     """Try to bind by these names; the answers' statuses."""
     statuses = []
@@ -73,10 +78,10 @@ async def test_an_account_may_be_guessed_at_ten_times_a_minute(
 
 
 async def test_a_throttled_bind_is_refused_with_the_right_password_too_and_released_with_time(
-    serve: Callable[..., RunningServer], cast: Cast, tell: ReportCounts
+    serve_alone: Callable[..., RunningServer], cast: Cast, tell: ReportCounts
 ) -> None:
     a_minute = 60
-    server = serve(PORTAL_LIMITS_BIND_FAILURES=str(a_minute))
+    server = serve_alone("smsc", PORTAL_LIMITS_BIND_FAILURES=str(a_minute))
     statuses = await guess(server, [cast.smpp_acme_1.name] * 2 * a_minute, "127.0.0.1")
     assert statuses[:a_minute] == [CommandStatus.ESME_RINVPASWD] * a_minute
     assert statuses[-1] == CommandStatus.ESME_RBINDTHROTTLED

@@ -1,9 +1,9 @@
 """Kannel and where its reports go; limits, a database that is held, and outages, for all clients."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +16,14 @@ from portal.services.common.message_states import DELIVERED
 from portal.services.messages import outcomes, smpp_config
 from portal.services.messages.outcomes import MessageOutcome
 from tests.interop.kannel import TRANSCEIVER, DeliveryReportServer, Kannel
-from tests.serving import find_child_pids, stop_process
+from tests.serving import stop_process
 from tests.support import Cast, RunningServer, wait_until
+
+
+@pytest.fixture
+def serve(serve_alone: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
+    """Starts the SMPP server alone: other people's clients have to do with nothing else."""
+    return partial(serve_alone, "smsc")
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ StartOutage = Callable[[RunningServer, signal.Signals], AbstractContextManager[C
 
 @pytest.fixture
 def outage(serve: Callable[..., RunningServer], conn: db.Connection) -> StartOutage:
-    """Ends the whole program by a signal, and starts it again, as it was, at the end of a block.
+    """Ends the server by a signal, and starts it again, as it was, at the end of a block.
 
     In the block is a function that writes down that a message was delivered, by its message_id: the receipt waits from
     then on, and no client can have had it before.
@@ -97,8 +103,7 @@ def outage(serve: Callable[..., RunningServer], conn: db.Connection) -> StartOut
     @contextmanager
     def stop_and_restart(server: RunningServer, how: signal.Signals) -> Iterator[Callable[[str], None]]:
         if how == signal.SIGKILL:
-            for pid in (server.process.pid, *find_child_pids(server.process.pid).values()):
-                os.kill(pid, signal.SIGKILL)
+            server.process.kill()
             server.process.wait()
         else:
             assert stop_process(server.process) == 0

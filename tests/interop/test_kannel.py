@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -30,7 +29,7 @@ from tests.interop.kannel import (
     TRANSMITTER_AND_RECEIVER,
     DeliveryReportServer,
 )
-from tests.support import DEADLINE_S, Cast, RunningServer, list_submitted, wait_until
+from tests.support import DEADLINE_S, Cast, RunningServer, accepts_connections, list_submitted, wait_until
 
 # Kannel cuts long texts itself: each part is a message of its own to the server, with a UDH.
 GSM = "Ciao àèìòù: 5 € [sconto] {oggi}"
@@ -42,11 +41,6 @@ PARTS = 1 + 1 + 3 + 3
 THROTTLED = "(Throttling error)"
 # A fate of the simulator.
 PENDING = "393401234006"
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def sent_messages(conn: db.Connection, cast: Cast) -> list[SentMessage]:
@@ -230,7 +224,7 @@ def test_sends_nothing_twice_over_a_restart_in_the_middle_of_sending(
         numbers = [running.send_text(f"message {number}") for number in range(5)]
         wait_until(lambda: running.count_in_log(THROTTLED))  # the others are in flight
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: not listens(server.port))
+        wait_until(lambda: not accepts_connections(server.port))
     assert server.process.wait(DEADLINE_S) == 0
     serve()
 
