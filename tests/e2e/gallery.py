@@ -71,6 +71,10 @@ _NON_PAGE_ENDPOINTS = {
 _DOWNLOAD_SUFFIXES = (".csv", ".jsonl")
 
 
+ALL, *HALVES = slice(None), slice(0, None, 2), slice(1, None, 2)
+"""Shares of the pages: what takes long is done in two tests, so that no worker is left alone with it at the end."""
+
+
 @dataclass(frozen=True)
 class GalleryPage:
     """A page, and the user who opens it."""
@@ -102,8 +106,8 @@ class PageGallery:
     cookies: dict[str, Any]
 
     @contextmanager
-    def visit_pages(self, browser: Browser, **options: Any) -> Iterator[Iterator[PageVisit]]:
-        """Open each page in a tab, one after the other. `options` are those of new contexts."""
+    def visit_pages(self, browser: Browser, share: slice = ALL, **options: Any) -> Iterator[Iterator[PageVisit]]:
+        """Open each page of a share in a tab, one after the other. `options` are those of new contexts."""
         contexts = {
             viewer: browser.new_context(base_url=portal_url(self.server), storage_state=cookies, **options)
             for viewer, cookies in self.cookies.items()
@@ -111,7 +115,7 @@ class PageGallery:
 
         def visit_each() -> Iterator[PageVisit]:
             tabs = {viewer: BrowserTab(context.new_page(), self.server) for viewer, context in contexts.items()}
-            for each in self.pages:
+            for each in self.pages[share]:
                 tab = tabs[each.viewer]
                 answer = tab.page.goto(each.address, wait_until="load")
                 assert answer is not None

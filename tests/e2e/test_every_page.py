@@ -6,11 +6,12 @@ Walking through all of them takes most of a minute, so each walk looks at all th
 import re
 from collections.abc import Callable
 
+import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.e2e.browsing import BrowserTab
-from tests.e2e.gallery import OPERATOR, OWNER, PageGallery
+from tests.e2e.gallery import HALVES, OPERATOR, OWNER, PageGallery
 from tests.support import Cast, RunningServer
 
 DESK = {"width": 1280, "height": 900}
@@ -45,10 +46,13 @@ LABELS = {
 """What the users of the model know these things as."""
 
 
-def test_each_is_light_and_quiet_and_accessible_in_both_themes(browser: Browser, gallery: PageGallery) -> None:
+@pytest.mark.parametrize("half", HALVES)
+def test_each_is_light_and_quiet_and_accessible_in_both_themes(
+    browser: Browser, gallery: PageGallery, half: slice
+) -> None:
     heavy, complaints, too_wide, violations = {}, [], {}, {}
     # Without motion: colours that are on their way from one theme to the other have no contrast.
-    with gallery.visit_pages(browser, reduced_motion="reduce") as visits:
+    with gallery.visit_pages(browser, half, reduced_motion="reduce") as visits:
         for visit in visits:
             if len(visit.html) > PAGE_BYTES:
                 heavy[visit.address] = len(visit.html)
