@@ -187,6 +187,8 @@ def run_app(data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subpro
         words = [*map(str, args), "--data", str(data)]
         with monkeypatch.context() as patch, redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
             patch.setattr(sys, "argv", ["app.py", *words])
+            # This process has other tests to run after a command that leaves the processor to others (check --record).
+            patch.setattr(os, "nice", lambda _: 0)
             patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin.encode()), encoding="utf-8"))
             for name in os.environ.keys() - clean_environment().keys():
                 patch.delenv(name)
