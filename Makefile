@@ -14,8 +14,8 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extr
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 # Set in containers and by some editors: the program, which tests start some hundred times, would be compiled each time.
 unexport PYTHONDONTWRITEBYTECODE
-# Four on two cores, as many tests wait for a server. Neighbours stay together: those of a file may share a browser.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
+# Three on two cores, as many tests wait for a server. Neighbours stay together: those of a file may share a browser.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 # What needs a browser, other people's SMPP clients, or half a second or more.
 NOT_FAST := slow or browser or interop or faults
 

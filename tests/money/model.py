@@ -301,7 +301,8 @@ class CreditModel:
         done = []
         for _, text, waits in operation["messages"]:
             message = self.messages[text]
-            in_time = message.state == ENROUTE and (message.due_at == message.scheduled_at or not waits)
+            is_scheduled = message.scheduled_at is not None and message.due_at == message.scheduled_at
+            in_time = message.state == ENROUTE and (is_scheduled or not waits)
             if in_time:
                 self._finish_message(text, DELETED, 802)
                 self._refund_lots(text, at)
