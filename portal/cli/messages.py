@@ -1,4 +1,4 @@
-"""`simulate …`, `route …` and `blacklist …`: messages from handsets (MO)."""
+"""`simulate …`, `number …` and `blacklist …`: messages from handsets (MO)."""
 
 import csv
 import sys
@@ -26,7 +26,7 @@ from portal.services.messages.blacklist import BlacklistEntry
 from portal.services.messages.inbound_numbers import InboundNumber
 
 simulate_group = add_group("simulate")
-route_group = add_group("route")
+number_group = add_group("number")
 blacklist_group = add_group("blacklist")
 
 _number_argument = click.argument("number", metavar="NUMBER")
@@ -58,10 +58,10 @@ def _simulate_inbound_message(context: CommandContext, text: str, *, source: str
     return CommandOutput(value, "\n".join(lines))
 
 
-# --- route
+# --- number
 
 
-@route_group.command("add", example="route add smpp-acme-1 390399123 --keyword WIN")
+@number_group.command("add", example="number add smpp-acme-1 390399123 --keyword WIN")
 @account_argument
 @_number_argument
 @_keyword_option
@@ -71,7 +71,7 @@ def _add_inbound_number(context: CommandContext, account: Account, number: str, 
     return CommandOutput(_inbound_number_to_dict(added), f"What is sent to {added} reaches {account.name}.")
 
 
-@route_group.command("remove", example="route remove smpp-acme-1 390399123 --keyword WIN")
+@number_group.command("remove", example="number remove smpp-acme-1 390399123 --keyword WIN")
 @account_argument
 @_number_argument
 @_keyword_option
@@ -81,7 +81,7 @@ def _remove_inbound_number(context: CommandContext, account: Account, number: st
     return CommandOutput(_inbound_number_to_dict(removed), f"{removed} removed")
 
 
-@route_group.command("list", example="route list smpp-acme-1")
+@number_group.command("list", example="number list smpp-acme-1")
 @account_argument
 def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""

@@ -185,7 +185,10 @@ def _list_upstreams(context: CommandContext) -> CommandOutput:
         )
         for each in states
     ]
-    return CommandOutput(rows, format_table(("name", "kind", "state", "binds", "queued", ""), table))
+    text = format_table(("name", "kind", "state", "binds", "queued", ""), table)
+    if not any(each.upstream.is_default for each in states):
+        text += "\nNone is the default one: a message that no route takes is refused."
+    return CommandOutput(rows, text)
 
 
 @upstream_group.command("show", example="upstream show carrier")
@@ -255,11 +258,26 @@ def _drain_upstream(context: CommandContext, upstream: Upstream) -> CommandOutpu
 
 
 @upstream_group.command("default", example="upstream default carrier")
-@_upstream_argument
-def _set_default_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Let all messages take one, and those that wait, too."""
-    upstreams.set_default_upstream(context.conn, SHELL, upstream)
-    return _describe_upstream(context, upstream)
+@click.argument("name", required=False)
+@click.option("--none", "is_none", is_flag=True, help="None: a message that no route takes is refused.")
+def _set_default_upstream(context: CommandContext, name: str | None, *, is_none: bool) -> CommandOutput:
+    """Let messages take one that no route takes, also those that wait already; or none."""
+    if is_none == (name is not None):
+        wrong_usage("name the upstream that is to be the default one, or say --none")
+    if name is not None:
+        upstream = upstreams.get_upstream(context.conn, name)
+        upstreams.set_default_upstream(context.conn, SHELL, upstream)
+        return _describe_upstream(context, upstream)
+    # What waits for the default one was accepted before.
+    waiting = upstreams.count_waiting_messages(context.conn)
+    waiting_count = sum(waiting.get(each.id, 0) for each in upstreams.list_upstreams(context.conn) if each.is_default)
+    upstreams.set_default_upstream(context.conn, SHELL, None)
+    warning = f"Messages wait for a default upstream, and were accepted: {waiting_count}. They wait until there is one."
+    return CommandOutput(
+        {"default": None, "waiting": waiting_count},
+        "There is no default upstream: a message that no route takes is refused.",
+        warning if waiting_count else "",
+    )
 
 
 @upstream_group.command("remove", example="upstream remove carrier")

@@ -1,20 +1,20 @@
-"""`route …`, `blacklist …` and `simulate …`, as users and scripts run them."""
+"""`number …`, `blacklist …` and `simulate …`, as users and scripts run them."""
 
 import re
 
 from tests.support import wait_until
 
 
-def test_routes_are_added_listed_and_removed(ok, refused):
-    added = ok("route", "add", "smpp-acme-1", "+48484", "--keyword", "info")
+def test_numbers_are_added_listed_and_removed(ok, refused):
+    added = ok("number", "add", "smpp-acme-1", "+48484", "--keyword", "info")
     assert added == {"number": "48484", "keyword": "INFO"}
-    assert ok("route", "list", "smpp-acme-1") == [added]
-    assert refused("route", "add", "smpp-globex-1", "48484", "--keyword", "INFO").startswith(
+    assert ok("number", "list", "smpp-acme-1") == [added]
+    assert refused("number", "add", "smpp-globex-1", "48484", "--keyword", "INFO").startswith(
         "What is sent to 48484 INFO reaches smpp-acme-1 already."
     )
-    assert refused("route", "remove", "smpp-acme-1", "48484") == "48484 isn't in the list.\n"
-    assert ok("route", "remove", "smpp-acme-1", "48484", "--keyword", "info") == added
-    assert ok("route", "list", "smpp-acme-1") == []
+    assert refused("number", "remove", "smpp-acme-1", "48484") == "48484 isn't in the list.\n"
+    assert ok("number", "remove", "smpp-acme-1", "48484", "--keyword", "info") == added
+    assert ok("number", "list", "smpp-acme-1") == []
 
 
 def test_a_blacklist_is_added_to_listed_and_taken_from(ok, refused):
@@ -50,7 +50,7 @@ def test_a_blacklist_is_exported_and_imported(ok, refused, run_app, tmp_path):
 def test_a_message_from_a_handset_is_simulated(ok, refused, run_app):
     mo = ("simulate", "mo", "--from", "+393337654321", "--to", "48484")
     assert refused(*mo, "hello").startswith("What is sent to 48484 reaches no account.")
-    ok("route", "add", "smpp-acme-1", "48484")
+    ok("number", "add", "smpp-acme-1", "48484")
     assert ok(*mo, "hello") == {"accounts": ["smpp-acme-1"], "keyword": "", "stop": False, "running": False}
     result = run_app(*mo, "stop")
     assert result.returncode == 0
@@ -60,7 +60,7 @@ def test_a_message_from_a_handset_is_simulated(ok, refused, run_app):
 
 
 def test_the_text_of_a_simulated_message_is_what_was_typed(ok, conn):
-    ok("route", "add", "smpp-acme-1", "48484")
+    ok("number", "add", "smpp-acme-1", "48484")
     text = "\u202bשלום\u202c\u00a0\u200b"
     ok("simulate", "mo", "--from", "+393337654321\u200b", "--to", "\u202a48484\u202c", text)
     assert [tuple(row) for row in conn.execute("SELECT source, destination, text FROM simulated")] == [
@@ -69,7 +69,7 @@ def test_the_text_of_a_simulated_message_is_what_was_typed(ok, conn):
 
 
 def test_a_simulated_message_is_taken_by_the_server_that_runs(ok, server):
-    ok("route", "add", "smpp-acme-1", "48484")
+    ok("number", "add", "smpp-acme-1", "48484")
     assert ok("simulate", "mo", "--from", "393337654321", "--to", "48484", "ARRET")["running"]
     conn = server.connect()
     assert wait_until(lambda: [row[0] for row in conn.execute("SELECT text FROM received")]) == ["ARRET"]

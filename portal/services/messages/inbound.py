@@ -23,7 +23,7 @@ _DISCARDED_LOG_SECONDS = 30.0
 
 
 class NumberNotAssigned(Refused):
-    sentence = N_("What is sent to %(number)s reaches no account. Give it to one: route add ACCOUNT %(number)s")
+    sentence = N_("What is sent to %(number)s reaches no account. Give it to one: number add ACCOUNT %(number)s")
     field = "number"
 
 

@@ -40,12 +40,12 @@ class ReservedKeyword(Refused):
 
 
 class InboundNumberTaken(Refused):
-    sentence = N_("What is sent to %(route)s reaches %(account)s already.")
+    sentence = N_("What is sent to %(number)s reaches %(account)s already.")
     field = "number"
 
 
 class NoSuchInboundNumber(Refused):
-    sentence = N_("%(route)s isn't in the list.")
+    sentence = N_("%(number)s isn't in the list.")
     field = "number"
 
 
@@ -63,7 +63,7 @@ class InboundNumber:
         return _format_inbound_number(self.number, self.keyword)
 
 
-_SELECT_NUMBERS = "SELECT id, account_id, number, keyword, created_at FROM routes "
+_SELECT_NUMBERS = "SELECT id, account_id, number, keyword, created_at FROM inbound_numbers "
 
 
 def normalize_words(text: str) -> list[str]:
@@ -87,13 +87,14 @@ def add_inbound_number(
     number, keyword = _parse_inbound_number(number), _parse_keyword(keyword)
     with write_transaction(conn):
         taken = conn.execute(
-            "SELECT name FROM routes JOIN accounts ON accounts.id = account_id WHERE number = ? AND keyword = ?",
+            "SELECT name FROM inbound_numbers JOIN accounts ON accounts.id = account_id"
+            " WHERE number = ? AND keyword = ?",
             (number, keyword),
         ).fetchone()
         if taken:
-            raise InboundNumberTaken(route=_format_inbound_number(number, keyword), account=taken[0])
-        insert_row(conn, "routes", account_id=account.id, number=number, keyword=keyword, created_at=now_ms())
-        _record_audit(conn, actor, "route.add", account, number, keyword)
+            raise InboundNumberTaken(number=_format_inbound_number(number, keyword), account=taken[0])
+        insert_row(conn, "inbound_numbers", account_id=account.id, number=number, keyword=keyword, created_at=now_ms())
+        _record_audit(conn, actor, "number.add", account, number, keyword)
         return _get_inbound_number(conn, account, number, keyword)
 
 
@@ -107,8 +108,8 @@ def remove_inbound_number(
     number, keyword = normalize_inbound_number(number), keyword.strip()
     with write_transaction(conn):
         removed = _get_inbound_number(conn, account, number, "".join(normalize_words(keyword)))
-        conn.execute("DELETE FROM routes WHERE id = ?", (removed.id,))
-        _record_audit(conn, actor, "route.remove", account, removed.number, removed.keyword)
+        conn.execute("DELETE FROM inbound_numbers WHERE id = ?", (removed.id,))
+        _record_audit(conn, actor, "number.remove", account, removed.number, removed.keyword)
     return removed
 
 
@@ -116,7 +117,7 @@ def get_inbound_number_by_id(conn: sqlite3.Connection, number_id: int) -> Inboun
     """Raises: NoSuchInboundNumber"""
     row = conn.execute(_SELECT_NUMBERS + "WHERE id = ?", (number_id,)).fetchone()
     if row is None:
-        raise NoSuchInboundNumber(route=number_id)
+        raise NoSuchInboundNumber(number=number_id)
     return InboundNumber(*row)
 
 
@@ -128,7 +129,7 @@ def list_inbound_numbers(conn: sqlite3.Connection, account_id: int) -> list[Inbo
 
 def get_accounts_by_keyword(conn: sqlite3.Connection, number: str) -> dict[str, int]:
     """The accounts that share a number: account id by keyword (empty: all other texts)."""
-    rows = conn.execute("SELECT keyword, account_id FROM routes WHERE number = ?", (number,))
+    rows = conn.execute("SELECT keyword, account_id FROM inbound_numbers WHERE number = ?", (number,))
     return dict(rows.fetchall())
 
 
@@ -161,7 +162,7 @@ def _get_inbound_number(conn: sqlite3.Connection, account: Account, number: str,
         _SELECT_NUMBERS + "WHERE account_id = ? AND number = ? AND keyword = ?", (account.id, number, keyword)
     ).fetchone()
     if row is None:
-        raise NoSuchInboundNumber(route=_format_inbound_number(number, keyword))
+        raise NoSuchInboundNumber(number=_format_inbound_number(number, keyword))
     return InboundNumber(*row)
 
 

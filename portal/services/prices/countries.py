@@ -20,6 +20,7 @@ _INTERNATIONAL_NAME = N_("International networks")
 _REGIONS_BY_CALLING_CODE = {str(code): regions for code, regions in COUNTRY_CODE_TO_REGION_CODE.items()}
 # Most numbers of most countries are as long as this.
 _TYPICAL_LENGTH = 11
+_TELLING_DIGITS = 5
 # What people write between the digits, so that they can be read; and what comes along unseen where a number is copied:
 # narrow spaces, other dashes, marks of the direction of writing.
 _SEPARATORS = str.maketrans(
@@ -88,6 +89,37 @@ def find_country(number: str) -> str | None:
 def find_prefix_country(digits: str) -> str | None:
     """The country whose numbers begin with these digits, the main one where several's do; None where nobody's do."""
     return find_country(digits.ljust(_TYPICAL_LENGTH, "0"))
+
+
+def get_first_digits(country: str) -> str:
+    """What all numbers of a country begin with: `39` for Italy, `1242` for the Bahamas, which share +1."""
+    leading = _get_region_metadata(country).leading_digits or ""
+    return get_calling_code(country) + (leading if leading.isdigit() else "")
+
+
+@cache
+def is_prefix_of_country(digits: str, country: str) -> bool:
+    """Whether all numbers that begin with these digits are a country's.
+
+    Where several share a code (+1, +39, +44 …) that is tried out with numbers as long as mobile ones: five national
+    digits tell these countries apart, but for ranges of a few small islands.
+    """
+    code = next((digits[:length] for length in (1, 2, 3) if digits[:length] in _REGIONS_BY_CALLING_CODE), "")
+    regions = _REGIONS_BY_CALLING_CODE.get(code, ())
+    if country not in regions or digits == code:
+        return regions == (country,)
+    if len(regions) == 1:
+        return True
+    national = digits[len(code) :]
+    open_count = max(_TELLING_DIGITS - len(national), 0)
+    beginnings = [f"{digits}{number:0{open_count}}" for number in range(10**open_count)] if open_count else [digits]
+    lengths = {len(code) + each for region in regions for each in _list_mobile_lengths(region)}
+    return all(find_country(each.ljust(length, "0")) == country for each in beginnings for length in lengths)
+
+
+def _list_mobile_lengths(region: str) -> Sequence[int]:
+    mobile = _get_region_metadata(region).mobile
+    return (mobile and mobile.possible_length) or ()
 
 
 def get_calling_code(country: str) -> str:

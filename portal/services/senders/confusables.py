@@ -49,7 +49,8 @@ WHERE status IN ('{ENABLED}', '{DISABLED}') AND deleted_at IS NULL
 """
 _SELECT_INBOUND_NUMBERS = """
 SELECT number, accounts.name AS account, customer_id, customers.name AS customer
-FROM routes JOIN accounts ON accounts.id = account_id JOIN customers ON customers.id = customer_id WHERE number = ?
+FROM inbound_numbers JOIN accounts ON accounts.id = account_id JOIN customers ON customers.id = customer_id
+WHERE number = ?
 """
 
 

@@ -111,7 +111,7 @@ class Sender:
 _SELECT = f"""
 SELECT senders.id, senders.account_id, address,
        CASE WHEN senders.type = '{NUMERIC}' AND EXISTS
-           (SELECT 1 FROM routes WHERE routes.account_id = senders.account_id AND number = address)
+           (SELECT 1 FROM inbound_numbers WHERE inbound_numbers.account_id = senders.account_id AND number = address)
            THEN '{VIRTUAL}' ELSE senders.type END AS type,
        status, senders.description, reason, comment, senders.created_at, decided_at,
        document.id, document.name, document.type, document.size

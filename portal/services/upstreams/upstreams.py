@@ -81,6 +81,12 @@ class DefaultUpstreamInUse(Refused):
     sentence = N_("“%(name)s” is the default upstream. Make another one the default first.")
 
 
+class UpstreamInRoutes(Refused):
+    sentence = N_(
+        "Routes lead to “%(name)s”: %(routes)s. Remove them first (route remove ID), and add them again without it."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """An upstream. `version` grows with each change, one of the password included.
@@ -204,7 +210,7 @@ def create_upstream(
     password: str = "",
     **settings: object,
 ) -> Upstream:
-    """Create an upstream, enabled. Where none is the default one, it becomes it.
+    """Create an upstream, enabled. Where there is no other, it becomes the default one.
 
     Args:
         kind: one of KINDS.
@@ -220,7 +226,8 @@ def create_upstream(
     parsed = _parse_settings(kind, settings)
     sealed = None if kind == SIMULATOR and not password else _seal_password(kind, keys, password)
     with write_transaction(conn):
-        has_default = conn.execute("SELECT EXISTS (SELECT 1 FROM upstreams WHERE is_default)").fetchone()[0]
+        # That none of several is the default one is somebody's wish.
+        has_others = conn.execute("SELECT EXISTS (SELECT 1 FROM upstreams WHERE removed_at IS NULL)").fetchone()[0]
         values = _merge_settings(kind, UpstreamSettings(), parsed)
         try:
             insert_row(
@@ -228,7 +235,7 @@ def create_upstream(
                 "upstreams",
                 name=_check_name(name),
                 kind=kind,
-                is_default=int(not has_default),
+                is_default=int(not has_others),
                 settings=json.dumps(list_changed_settings(values)),
                 password=sealed,
                 created_at=now_ms(),
@@ -314,18 +321,20 @@ def _change_state(
             audit.record_action(conn, actor, action, name=upstream.name)
 
 
-def set_default_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
-    """Make it the one that messages take unless something else is said of them.
+def set_default_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream | None) -> None:
+    """Make it the one that messages take which no route takes; None: they are refused.
 
     Raises:
         NoSuchUpstream: it was removed meanwhile.
     """
     with write_transaction(conn):
-        if get_upstream_by_id(conn, upstream.id).is_default:
+        current = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
+        wanted_id = None if upstream is None else get_upstream_by_id(conn, upstream.id).id
+        if wanted_id == (current and current["id"]):
             return
         conn.execute("UPDATE upstreams SET is_default = 0 WHERE is_default")
-        conn.execute("UPDATE upstreams SET is_default = 1 WHERE id = ?", (upstream.id,))
-        audit.record_action(conn, actor, "upstream.default", name=upstream.name)
+        conn.execute("UPDATE upstreams SET is_default = 1 WHERE id = ?", (wanted_id,))
+        audit.record_action(conn, actor, "upstream.default", name=upstream and upstream.name)
 
 
 def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
@@ -333,7 +342,8 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
 
     Raises:
         MessagesWaitForUpstream: there are any that it is still to send.
-        DefaultUpstreamInUse: there are others, and none of them is the default one.
+        DefaultUpstreamInUse: it is the default one, and there are others.
+        UpstreamInRoutes
         NoSuchUpstream: it was removed meanwhile.
     """
     # Not in the transaction: it takes long, and others write meanwhile. What is stored as this upstream's after it was
@@ -346,6 +356,9 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:
             raise DefaultUpstreamInUse(name=upstream.name)
+        route_ids = _list_route_ids(conn, current.id)
+        if route_ids:
+            raise UpstreamInRoutes(name=upstream.name, routes=", ".join(map(str, route_ids)))
         conn.execute(
             "UPDATE upstreams SET removed_at = ?, enabled = 0, draining = 0, is_default = 0, password = NULL"
             " WHERE id = ?",
@@ -353,6 +366,15 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         )
         conn.execute("DELETE FROM upstream_binds WHERE upstream = ?", (current.id,))
         audit.record_action(conn, actor, "upstream.remove", name=upstream.name)
+
+
+def _list_route_ids(conn: sqlite3.Connection, upstream_id: int) -> list[int]:
+    rows = conn.execute(
+        "SELECT id FROM routes WHERE EXISTS (SELECT 1 FROM json_each(routes.upstreams) WHERE value ->> 'id' = ?)"
+        " ORDER BY position",
+        (upstream_id,),
+    )
+    return [row["id"] for row in rows]
 
 
 def _check_name(name: str) -> str:

@@ -31,7 +31,7 @@ def add_inbound_number(name: str) -> ResponseReturnValue:
         if htmx.is_htmx_request():
             return _render_numbers_tile(account, status=422, number_form=form)
         return render_account_page(account, number_form=form)
-    toast = htmx.Toast(_("What is sent to %(route)s reaches %(account)s.", route=added, account=name))
+    toast = htmx.Toast(_("What is sent to %(number)s reaches %(account)s.", number=added, account=name))
     if htmx.is_htmx_request():
         return _render_numbers_tile(account, toast=toast, number_form=InboundNumberForm(formdata=None))
     return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=name), toast)
@@ -54,7 +54,7 @@ def remove_inbound_number(number_id: int) -> ResponseReturnValue:
     inbound_numbers.remove_inbound_number(
         context.get_conn(), context.get_actor(), account, inbound_number.number, inbound_number.keyword
     )
-    toast = htmx.Toast(_("%(route)s was removed.", route=inbound_number))
+    toast = htmx.Toast(_("%(number)s was removed.", number=inbound_number))
     if htmx.is_htmx_request():
         return _render_numbers_tile(account, toast=toast, number_form=InboundNumberForm(formdata=None))
     return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=account.name), toast)

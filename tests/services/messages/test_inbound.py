@@ -158,7 +158,7 @@ def test_what_is_simulated_says_whom_it_is_for(conn, shared, acme_1):
             "48485",
             "acme",
             inbound.NumberNotAssigned,
-            "reaches no account. Give it to one: route add ACCOUNT 48485",
+            "reaches no account. Give it to one: number add ACCOUNT 48485",
         ),
         (HANDSET, "48484", "x", inbound.KeywordNotAssigned, "begins with one of: ACME, GLOBEX, INFO"),
         ("0393337654321", "48484", "acme", blacklist.InvalidHandsetNumber, "“0393337654321” is no phone number"),

@@ -80,6 +80,6 @@ def test_both_are_in_the_audit_log(conn, acme_1):
     inbound_numbers.remove_inbound_number(conn, SHELL, acme_1, "48484", "info")
     logged = [(each.action, each.details) for each in audit.list_audit_entries(conn, acme_1.id, 2)]
     assert logged == [
-        ("route.remove", {"number": "48484", "keyword": "INFO"}),
-        ("route.add", {"number": "48484", "keyword": "INFO"}),
+        ("number.remove", {"number": "48484", "keyword": "INFO"}),
+        ("number.add", {"number": "48484", "keyword": "INFO"}),
     ]

@@ -8,6 +8,7 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.operations import self_check
+from portal.services.routing import routes
 from portal.services.upstreams import upstreams
 
 
@@ -52,13 +53,27 @@ def test_nothing_is_off(find):
             "kind = 'pigeon' WHERE id = 4",
             ["sim: upstreams row 4 is of the kind pigeon, which there isn't"],
         ),
-        ("is_default = 0", ["upstreams: 0 of carrier, second, sim are the default one"]),
         ("enabled = 1 WHERE id = 1", ["gone: upstreams row 1 was removed, and is still in use"]),
     ],
 )
 def test_what_is_changed_by_hand_is_named(find, conn, damage, sentences):
     conn.execute(f"UPDATE upstreams SET {damage}")
     assert find() == sentences
+
+
+def test_that_none_is_the_default_one_is_a_choice(find, conn):
+    upstreams.set_default_upstream(conn, SHELL, None)
+    assert find() == []
+
+
+@pytest.mark.parametrize(
+    "stored", ["[]", '[{"id": 1, "weight": null}]', '[{"id": 9, "weight": null}]', "[{}]", '[{"id": 2}]']
+)
+def test_a_route_that_leads_nowhere_is_named(find, conn, stored):
+    routes.create_route(conn, SHELL, "carrier,second")
+    assert find() == []
+    conn.execute("UPDATE routes SET upstreams = ?", (stored,))
+    assert find() == [f"routes row 1 leads to no upstream, or to one that there isn't: {stored}"]
 
 
 def test_passwords_from_before_a_lost_key_are_named(find, conn):

@@ -76,6 +76,23 @@ def test_the_first_one_is_the_default_until_another_is(conn, keys):
     assert [action for action, _ in audited(conn)] == ["upstream.add", "upstream.add", "upstream.default"]
 
 
+def test_that_there_is_no_default_one_is_a_choice_that_lasts(conn, keys):
+    first, second = create(conn, keys, "first"), create(conn, keys, "second")
+    version = smpp_config.read_config_version(conn)
+    upstreams.set_default_upstream(conn, SHELL, None)
+    assert smpp_config.read_config_version(conn) > version
+    upstreams.set_default_upstream(conn, SHELL, None)
+    third = create(conn, keys, "third")
+    assert [each.is_default for each in upstreams.list_upstreams(conn)] == [False] * 3
+    assert [details for action, details in audited(conn) if action == "upstream.default"] == [{"name": None}]
+    upstreams.remove_upstream(conn, SHELL, first)
+    upstreams.set_default_upstream(conn, SHELL, third)
+    assert [(each.id, each.is_default) for each in upstreams.list_upstreams(conn)] == [
+        (second.id, False),
+        (third.id, True),
+    ]
+
+
 def test_each_change_moves_the_version_that_the_server_polls_and_nothing_else_does(conn, keys):
     versions = [smpp_config.read_config_version(conn)]
 

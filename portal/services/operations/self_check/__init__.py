@@ -148,5 +148,6 @@ _CHECKS = (
     in_messages.check_account_messages,
     _check_deliveries,
     in_upstreams.check_upstreams,
+    in_upstreams.check_routes,
     in_upstreams.check_waiting_messages,
 )

@@ -1,4 +1,4 @@
-"""Checks of upstreams: their settings, their passwords, which is the default one, and what waits for them."""
+"""Checks of upstreams: their settings, their passwords, the routes that lead to them, and what waits for them."""
 
 import json
 import sqlite3
@@ -22,19 +22,16 @@ from portal.services.upstreams.settings import (
 
 
 def check_upstreams(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Check that each has possible settings and what its kind needs, and that one of those there are is the default."""
+    """Check that each has possible settings and what its kind needs."""
     rows = iterate_rows(
         conn, "SELECT id, name, kind, settings, password IS NOT NULL, is_default, enabled, removed_at FROM upstreams"
     )
-    names, default_count = [], 0
     for row, name, kind, settings, has_password, is_default, enabled, removed_at in rows:
         params = {"upstream": name, "row": row}
         if removed_at is not None:
             if has_password or enabled or is_default:
                 yield Problem(N_("%(upstream)s: upstreams row %(row)s was removed, and is still in use"), params)
             continue
-        names.append(name)
-        default_count += is_default
         if kind not in upstreams.KINDS:
             yield Problem(
                 N_("%(upstream)s: upstreams row %(row)s is of the kind %(kind)s, which there isn't"),
@@ -43,11 +40,6 @@ def check_upstreams(conn: sqlite3.Connection) -> Iterator[Problem]:
         if has_password != (kind == upstreams.SMPP):
             yield Problem(N_("%(upstream)s: upstreams row %(row)s has a password too much or too little"), params)
         yield from _check_settings(kind, json.loads(settings), params)
-    if names and default_count != 1:
-        yield Problem(
-            N_("upstreams: %(count)s of %(names)s are the default one"),
-            {"count": default_count, "names": ", ".join(sorted(names))},
-        )
 
 
 def _check_settings(kind: str, settings: Mapping[str, object], params: Mapping[str, str | int]) -> Iterator[Problem]:
@@ -66,6 +58,21 @@ def _check_settings(kind: str, settings: Mapping[str, object], params: Mapping[s
         except Refused as refusal:
             sentence = N_("%(upstream)s: upstreams row %(row)s has settings that don't go together: %(reason)s")
             yield Problem(sentence, {**params, "reason": str(refusal)})
+
+
+def check_routes(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that each leads to upstreams, and that these are there."""
+    rows = iterate_rows(
+        conn,
+        "SELECT id, upstreams FROM routes WHERE upstreams = '[]' OR EXISTS (SELECT 1 FROM json_each(routes.upstreams)"
+        " WHERE value ->> 'id' NOT IN (SELECT id FROM upstreams WHERE removed_at IS NULL)"
+        " OR json_type(value, '$.weight') IS NULL)",
+    )
+    for row, stored in rows:
+        yield Problem(
+            N_("routes row %(row)s leads to no upstream, or to one that there isn't: %(upstreams)s"),
+            {"row": row, "upstreams": stored},
+        )
 
 
 def check_passwords(conn: sqlite3.Connection, keys: Keys) -> Iterator[Problem]:

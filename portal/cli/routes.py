@@ -1,0 +1,210 @@
+"""`route …`: which upstreams a message takes."""
+
+from typing import Any
+
+import click
+
+from portal.cli.shell import (
+    CommandContext,
+    CommandOutput,
+    DatabaseCommand,
+    account_argument,
+    add_group,
+    format_table,
+)
+from portal.core.clock import now_ms
+from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
+from portal.services.common.audit import SHELL
+from portal.services.people import customers
+from portal.services.prices import countries, prices
+from portal.services.routing import routes, unreachable_routes
+from portal.services.routing.routes import NoRoute, Route, RouteDecision
+from portal.services.upstreams import upstreams
+
+route_group = add_group("route")
+
+_FORMERLY = "Numbers that reach an account: see `number add`, `number remove` and `number list`."
+
+
+class RouteCommand(DatabaseCommand):
+    """A command that meant numbers which reach an account once. Who calls it as it was then is told the new name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"{error.format_message()} {_FORMERLY}", ctx) from error
+
+
+_before_option = click.option(
+    "--before", "before_id", type=int, metavar="ID", help="In front of this route; without it, last."
+)
+_id_argument = click.argument("route_id", type=int, metavar="ID")
+
+
+@route_group.command(
+    "add", cls=RouteCommand, example="route add --customer Acme --country IT --upstream carrier:70,other:30,spare"
+)
+@click.option(
+    "--upstream",
+    "upstreams_text",
+    required=True,
+    metavar="NAME[:WEIGHT],…",
+    help="A,B: B where A fails. A:70,B:30: they share the numbers. A:70,B:30,C: and C where both fail.",
+)
+@click.option("--customer", metavar="C", help="Only messages of this customer's accounts.")
+@click.option("--account", metavar="A", help="Only messages of this account.")
+@click.option("--country", default="", metavar="CC", help="Only to numbers of this country (ISO 3166, like IT).")
+@click.option("--prefix", default="", metavar="DIGITS", help="Only to numbers that begin with these digits (39340).")
+@click.option("--sender", default="", metavar="S", help="Only messages with this sender.")
+@_before_option
+def _create_route(
+    context: CommandContext,
+    *,
+    upstreams_text: str,
+    customer: str | None,
+    account: str | None,
+    country: str,
+    prefix: str,
+    sender: str,
+    before_id: int | None,
+) -> CommandOutput:
+    """Add a route, the last one unless --before says else. The first that fits a message decides, and no other."""
+    route = routes.create_route(
+        context.conn,
+        SHELL,
+        upstreams_text,
+        customer=None if customer is None else customers.get_customer(context.conn, customer),
+        account=None if account is None else accounts.get_account(context.conn, account),
+        country=country,
+        prefix=prefix,
+        sender=sender,
+        before_id=before_id,
+    )
+    return _describe_changed_route(context, route)
+
+
+@route_group.command("move", example="route move 7 --before 3")
+@_id_argument
+@_before_option
+def _move_route(context: CommandContext, route_id: int, *, before_id: int | None) -> CommandOutput:
+    """Put one in front of another, or last."""
+    route = routes.get_route(context.conn, route_id)
+    return _describe_changed_route(context, routes.move_route(context.conn, SHELL, route, before_id))
+
+
+@route_group.command("remove", cls=RouteCommand, example="route remove 7")
+@_id_argument
+def _remove_route(context: CommandContext, route_id: int) -> CommandOutput:
+    """Remove one."""
+    route = routes.get_route(context.conn, route_id)
+    routes.remove_route(context.conn, SHELL, route)
+    return CommandOutput({"id": route.id}, f"Route {route.id} removed ({_format_conditions(route)}).")
+
+
+@route_group.command("list", cls=RouteCommand, example="route list")
+def _list_routes(context: CommandContext) -> CommandOutput:
+    """List all in their order, and which can't be reached."""
+    listed = routes.list_routes(context.conn)
+    unreachable = unreachable_routes.find_unreachable_routes(context.conn, listed)
+    rows = [
+        (
+            each.id,
+            each.account or each.customer,
+            each.prefix or each.country,
+            each.sender,
+            routes.format_route_upstreams(each.upstreams),
+            f"never reached: route {unreachable[each.id]} takes all of it" if each.id in unreachable else "",
+        )
+        for each in listed
+    ]
+    default = next((each.name for each in upstreams.list_upstreams(context.conn) if each.is_default), None)
+    table = format_table(("id", "account or customer", "to", "sender", "upstreams", ""), rows)
+    rest = (
+        f"What no route takes goes to the default upstream, {default}." if default else "There is no default upstream."
+    )
+    return CommandOutput(
+        [_route_to_dict(each, unreachable) for each in listed], f"{table}\n{rest}" if rows else f"No route. {rest}"
+    )
+
+
+@route_group.command("test", example="route test smpp-acme-1 393401234567 ACME")
+@account_argument
+@click.argument("number", metavar="NUMBER")
+@click.argument("sender", required=False, default="")
+def _test_route(context: CommandContext, account: Account, number: str, sender: str) -> CommandOutput:
+    """Say which upstreams a message would take, and why. Nothing is sent.
+
+    Without a sender, routes that ask for one fit nothing.
+    """
+    digits = countries.parse_number_prefix(number, "number")
+    country = countries.find_country(digits)
+    if country is None:
+        raise countries.InvalidPhoneNumber(number=number)
+    decision = routes.load_route_table(context.conn).choose(account.id, digits, country, sender)
+    names = upstreams.get_upstream_names(context.conn)
+    chosen = [names[each] for each in decision.upstream_ids]
+    reason = _explain_decision(context, decision, digits, chosen)
+    if prices.load_account_price_list(context.conn, account.id, now_ms()).find_price(digits) is None:
+        reason += f" The price list of {account.name} has no price for it: it is refused all the same."
+    value = {"route": decision.route_id, "upstreams": chosen, "reason": reason}
+    return CommandOutput(value, f"{', then '.join(chosen) or 'nowhere'}\n{reason}")
+
+
+def _explain_decision(context: CommandContext, decision: RouteDecision, digits: str, chosen: list[str]) -> str:
+    if decision.route_id is not None:
+        route = routes.get_route(context.conn, decision.route_id)
+        reason = f"Route {route.id} is the first that fits: {_format_conditions(route)}."
+        sharing = [each.name for each in route.upstreams if each.weight is not None]
+        return (
+            f"{reason} Of {', '.join(sharing)}, which share, {digits} is always {chosen[0]}'s." if sharing else reason
+        )
+    if chosen:
+        return f"No route fits, and {chosen[0]} is the default upstream."
+    if upstreams.list_upstreams(context.conn):
+        return f"{NoRoute(destination=digits)} It is refused (ESME_RINVDSTADR)."
+    if upstreams.has_ever_had_upstream(context.conn):
+        return "There is no upstream: messages wait."
+    return "There is no upstream: messages go to the built-in simulator."
+
+
+def _describe_changed_route(context: CommandContext, route: Route) -> CommandOutput:
+    unreachable = unreachable_routes.find_unreachable_routes(context.conn, routes.list_routes(context.conn))
+    # Those that this one is to blame for, and itself.
+    warnings = [
+        f"Route {each} can never be reached: route {earlier} takes all that it fits."
+        for each, earlier in unreachable.items()
+        if route.id in (each, earlier)
+    ]
+    upstreams_text = routes.format_route_upstreams(route.upstreams)
+    return CommandOutput(
+        _route_to_dict(route, unreachable),
+        f"Route {route.id}, at place {route.position}: {_format_conditions(route)} → {upstreams_text}",
+        " ".join(warnings),
+    )
+
+
+def _route_to_dict(route: Route, unreachable: dict[int, int]) -> dict[str, object]:
+    return {
+        "id": route.id,
+        "position": route.position,
+        "customer": route.customer,
+        "account": route.account,
+        "country": route.country,
+        "prefix": route.prefix,
+        "sender": route.sender,
+        "upstreams": [{"name": each.name, "weight": each.weight} for each in route.upstreams],
+        "unreachable_behind": unreachable.get(route.id),
+    }
+
+
+def _format_conditions(route: Route) -> str:
+    conditions: dict[str, Any] = {
+        "account": route.account,
+        "customer": route.customer,
+        "country": route.country,
+        "first digits": route.prefix,
+        "sender": route.sender,
+    }
+    return ", ".join(f"{name} {value}" for name, value in conditions.items() if value is not None) or "all messages"

@@ -1,0 +1,461 @@
+"""Routes: which upstreams a message takes. The first by position that fits it decides; else the default upstream."""
+
+import json
+import re
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from zlib import crc32
+
+import phonenumbers
+
+from portal.core.clock import now_ms
+from portal.core.db import insert_row, write_transaction
+from portal.core.i18n import N_
+from portal.services.accounts.accounts import Account
+from portal.services.common import audit
+from portal.services.common.addresses import normalize_address
+from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
+from portal.services.people.customers import Customer
+from portal.services.prices import countries
+from portal.services.senders import senders
+from portal.services.upstreams import upstreams
+
+_MAX_WEIGHT = 1000
+_MAX_PREFIX_DIGITS = 15
+_UPSTREAM_PATTERN = re.compile(r"([^:]+)(?::([0-9]{1,9}))?")
+
+
+class NoSuchRoute(Refused):
+    sentence = N_("There is no route %(route)s.")
+    field = "route"
+
+
+class CustomerAndAccountGiven(Refused):
+    sentence = N_("A route is for a customer or for an account, not for both: an account has one customer.")
+    field = "account"
+
+
+class CountryAndPrefixGiven(Refused):
+    sentence = N_("A route is for a country or for first digits, not for both: the digits name the country, too.")
+    field = "prefix"
+
+
+class InvalidRouteCountry(Refused):
+    sentence = N_("“%(country)s” isn't a country: two letters (ISO 3166), like IT.")
+    field = "country"
+
+
+class InvalidRoutePrefix(Refused):
+    sentence = N_("No number begins with “%(prefix)s”: give its first digits, the country code in front, like 39340.")
+    field = "prefix"
+
+
+class InvalidRouteUpstreams(Refused):
+    sentence = N_(
+        "“%(text)s” can't be a route's upstreams: names with commas between them, in the order in which they are tried"
+        " (A,B); or with weights from 1 to %(limit)s, by which they share (A:70,B:30)."
+    )
+    field = "upstreams"
+
+
+class RepeatedRouteUpstream(Refused):
+    sentence = N_("A route's upstreams name “%(name)s” twice.")
+    field = "upstreams"
+
+
+class InvalidRouteWeights(Refused):
+    sentence = N_(
+        "“%(text)s”: upstreams that share have weights, are two at least, and come first; those that only help out have"
+        " none, and follow (A:70,B:30,C)."
+    )
+    field = "upstreams"
+
+
+class NoRoute(Refused):
+    """What `RouteTable.choose` finds no upstream for, while there are upstreams: it is refused at submit."""
+
+    sentence = N_("No route takes a message to %(destination)s, and there is no default upstream.")
+    field = "destination"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteUpstream:
+    """An upstream of a route. Those with a `weight` share its messages; None: it follows where those before it fail."""
+
+    id: int
+    name: str
+    weight: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route. It fits a message that has all that is not None: an account, or a customer whose account it is; a
+    country (ISO 3166), or first digits; a sender.
+
+    `position` counts from 1. Routes of accounts that are disabled or gone stay, and fit nothing.
+    """
+
+    id: int
+    position: int
+    customer_id: int | None
+    customer: str | None
+    account_id: int | None
+    account: str | None
+    country: str | None
+    prefix: str | None
+    sender: str | None
+    upstreams: tuple[RouteUpstream, ...]
+
+
+# --- which upstreams a message takes
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Which upstreams a message takes, in the order in which they are tried; none where nothing takes it.
+
+    `route_id` is the route that decided; None: no route fits, and it takes the default upstream, where there is one.
+    """
+
+    route_id: int | None
+    upstream_ids: tuple[int, ...]
+
+
+class _Choice:
+    """A route's decisions: one, or one for each upstream that shares its messages."""
+
+    __slots__ = ("_bounds", "_decisions", "position")
+
+    def __init__(self, route: Route) -> None:
+        self.position = route.position
+        ids = [each.id for each in route.upstreams]
+        weights = [each.weight for each in route.upstreams if each.weight is not None]
+        sums = list(accumulate(weights))
+        # Where the hash of a destination begins to belong to the next one. As shares of all hashes, so that a change of
+        # weights moves no more numbers than it has to.
+        self._bounds = [(each << 32) // sums[-1] for each in sums[:-1]]
+        self._decisions = [
+            RouteDecision(route.id, (ids[first], *ids[:first], *ids[first + 1 :])) for first in range(len(weights) or 1)
+        ]
+
+    def decide(self, destination: str) -> RouteDecision:
+        if not self._bounds:
+            return self._decisions[0]
+        return self._decisions[bisect_right(self._bounds, crc32(destination.encode()))]
+
+
+class _DestinationIndex:
+    """Finds the first of some routes that differ in their destinations alone."""
+
+    __slots__ = ("_choices", "_prefix_lengths")
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        """Args: `routes`: in their order."""
+        first: dict[str, _Choice] = {}
+        for each in routes:
+            # Digits, letters, or nothing, which all numbers begin with.
+            first.setdefault(each.prefix or each.country or "", _Choice(each))
+        # What a route for fewer digits takes before it, a prefix never gets: so the longest one that a number begins
+        # with says it for all.
+        self._choices = {
+            key: min(
+                (first[wider] for wider in _list_wider_keys(key) if wider in first), key=lambda choice: choice.position
+            )
+            for key in first
+        }
+        lengths = {len(key) for key in first if not key.isalpha()}
+        self._prefix_lengths = tuple(sorted(lengths, reverse=True))
+
+    def find(self, destination: str, country: str) -> _Choice | None:
+        found = None
+        for length in self._prefix_lengths:
+            found = self._choices.get(destination[:length])
+            if found is not None:
+                break
+        of_country = self._choices.get(country)
+        if of_country is None or (found is not None and found.position < of_country.position):
+            return found
+        return of_country
+
+
+def _list_wider_keys(key: str) -> list[str]:
+    return [key, ""] if key.isalpha() else [key[:length] for length in range(len(key) + 1)]
+
+
+# The routes of one account, of one customer, or of all: by sender; what is for every sender is under "".
+_RoutesBySender = Mapping[str, _DestinationIndex]
+
+
+class RouteTable:
+    """All routes at one moment, in memory; nothing of it changes.
+
+    `default` is the decision where no route fits; without `has_routes` it always is.
+    """
+
+    __slots__ = ("_for_accounts", "_for_all", "default", "has_routes")
+
+    def __init__(
+        self, routes: Sequence[Route], customers_by_account: Mapping[int, int], default_upstream_id: int | None
+    ) -> None:
+        """Build the table.
+
+        Args:
+            routes: in their order.
+            customers_by_account: the customer's id by the account's: of all accounts that routes name, and of all
+                whose customers they name.
+            default_upstream_id: what takes the rest; None: nothing does.
+        """
+        self.default = RouteDecision(None, () if default_upstream_id is None else (default_upstream_id,))
+        self.has_routes = bool(routes)
+        grouped = _group_routes(routes)
+        self._for_all = _find_all(grouped, [(None, None)])
+        # Accounts without routes of their own share what is for all.
+        self._for_accounts = {
+            account_id: _find_all(grouped, [(None, account_id), (customer_id, None), (None, None)])
+            for account_id, customer_id in customers_by_account.items()
+        }
+
+    def choose(self, account_id: int, destination: str, country: str, sender: str) -> RouteDecision:
+        """Find the way of a message. It takes some microseconds, however many routes there are.
+
+        A number always gets the same one of the upstreams that share by weight, and so does each part of a text.
+
+        Args:
+            destination: E.164 digits, as messages keep it.
+            country: its country, as price lists have it (`PriceList.find_price`).
+            sender: the source address as its client wrote it.
+        """
+        if not self.has_routes:
+            return self.default
+        if sender[:1] in "+0":
+            sender = normalize_address(sender)
+        best = None
+        for by_sender in self._for_accounts.get(account_id, self._for_all):
+            for key in ("", sender):
+                index = by_sender.get(key)
+                if index is not None:
+                    found = index.find(destination, country)
+                    if found is not None and (best is None or found.position < best.position):
+                        best = found
+        return self.default if best is None else best.decide(destination)
+
+
+_Scope = tuple[int | None, int | None]
+
+
+def _group_routes(routes: Iterable[Route]) -> Mapping[_Scope, _RoutesBySender]:
+    grouped: dict[_Scope, dict[str, list[Route]]] = {}
+    for each in routes:
+        by_sender = grouped.setdefault((each.customer_id, each.account_id), {})
+        by_sender.setdefault(each.sender or "", []).append(each)
+    return {
+        scope: {sender: _DestinationIndex(group) for sender, group in by_sender.items()}
+        for scope, by_sender in grouped.items()
+    }
+
+
+def _find_all(grouped: Mapping[_Scope, _RoutesBySender], scopes: Iterable[_Scope]) -> tuple[_RoutesBySender, ...]:
+    return tuple(grouped[scope] for scope in scopes if scope in grouped)
+
+
+def load_route_table(conn: sqlite3.Connection) -> RouteTable:
+    """The routes as they are now. Some milliseconds for a thousand.
+
+    What is in it changes with `smpp_config.read_config_version`, also by a new account of a customer that has routes.
+    """
+    rows = conn.execute(
+        "SELECT id, customer_id FROM accounts WHERE id IN (SELECT account_id FROM routes)"
+        " OR customer_id IN (SELECT customer_id FROM routes)"
+    )
+    owners = dict(rows.fetchall())
+    default = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
+    return RouteTable(list_routes(conn), owners, default and default[0])
+
+
+# --- the list of them
+
+
+def list_routes(conn: sqlite3.Connection) -> list[Route]:
+    """All routes, in their order."""
+    names = upstreams.get_upstream_names(conn)
+    rows = conn.execute(
+        "SELECT routes.id, routes.customer_id, customers.name, account_id, accounts.name, country, prefix, sender,"
+        " upstreams FROM routes LEFT JOIN customers ON customers.id = routes.customer_id"
+        " LEFT JOIN accounts ON accounts.id = account_id ORDER BY position"
+    )
+    return [
+        Route(
+            route_id,
+            position,
+            *conditions,
+            upstreams=tuple(
+                RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in json.loads(stored)
+            ),
+        )
+        for position, (route_id, *conditions, stored) in enumerate(rows, start=1)
+    ]
+
+
+def get_route(conn: sqlite3.Connection, route_id: int) -> Route:
+    """Raises: NoSuchRoute"""
+    route = next((each for each in list_routes(conn) if each.id == route_id), None)
+    if route is None:
+        raise NoSuchRoute(route=route_id)
+    return route
+
+
+def create_route(
+    conn: sqlite3.Connection,
+    actor: Actor,
+    upstreams_text: str,
+    *,
+    customer: Customer | None = None,
+    account: Account | None = None,
+    country: str = "",
+    prefix: str = "",
+    sender: str = "",
+    before_id: int | None = None,
+) -> Route:
+    """Create a route. What of its conditions isn't given fits every message.
+
+    Args:
+        upstreams_text: see `parse_route_upstreams`.
+        customer, account: whose messages; one of the two at most.
+        country, prefix: where to, as typed: an ISO 3166 code, or first digits; one of the two at most.
+        sender: as typed.
+        before_id: the route in front of which it comes; None: it is the last.
+
+    Raises:
+        NoSuchRoute, CustomerAndAccountGiven, CountryAndPrefixGiven, InvalidRouteCountry, InvalidRoutePrefix
+        those of `parse_route_upstreams` and of `senders.parse_sender`
+    """
+    if customer and account:
+        raise CustomerAndAccountGiven()
+    if country and prefix:
+        raise CountryAndPrefixGiven()
+    conditions = {
+        "country": _parse_country(country) if country else None,
+        "prefix": _parse_prefix(prefix) if prefix else None,
+        "sender": senders.parse_sender(sender)[0] if sender else None,
+    }
+    with write_transaction(conn):
+        chosen = parse_route_upstreams(conn, upstreams_text)
+        route_id = insert_row(
+            conn,
+            "routes",
+            position=0,
+            customer_id=customer.id if customer else None,
+            account_id=account.id if account else None,
+            **conditions,
+            upstreams=json.dumps([{"id": each.id, "weight": each.weight} for each in chosen]),
+            created_at=now_ms(),
+        )
+        _store_position(conn, route_id, before_id)
+        audit.record_action(
+            conn,
+            actor,
+            "route.add",
+            route=route_id,
+            customer=customer and customer.name,
+            account=account and account.name,
+            **conditions,
+            upstreams=format_route_upstreams(chosen),
+            before=before_id,
+        )
+        return get_route(conn, route_id)
+
+
+def move_route(conn: sqlite3.Connection, actor: Actor, route: Route, before_id: int | None = None) -> Route:
+    """Put a route in front of another one, or last, and return it as it is then.
+
+    Raises:
+        NoSuchRoute: one of the two isn't there.
+    """
+    with write_transaction(conn):
+        current = get_route(conn, route.id)
+        if before_id != current.id:
+            _store_position(conn, current.id, before_id)
+        moved = get_route(conn, current.id)
+        if moved.position != current.position:
+            audit.record_action(conn, actor, "route.move", route=moved.id, before=before_id)
+        return moved
+
+
+def remove_route(conn: sqlite3.Connection, actor: Actor, route: Route) -> None:
+    """Remove a route; what waits takes the way that it would take without it.
+
+    Raises:
+        NoSuchRoute: it was removed meanwhile.
+    """
+    with write_transaction(conn):
+        if not conn.execute("DELETE FROM routes WHERE id = ?", (route.id,)).rowcount:
+            raise NoSuchRoute(route=route.id)
+        audit.record_action(
+            conn,
+            actor,
+            "route.remove",
+            route=route.id,
+            customer=route.customer,
+            account=route.account,
+            country=route.country,
+            prefix=route.prefix,
+            sender=route.sender,
+            upstreams=format_route_upstreams(route.upstreams),
+        )
+
+
+def _store_position(conn: sqlite3.Connection, route_id: int, before_id: int | None) -> None:
+    rows = conn.execute("SELECT id FROM routes WHERE id <> ? ORDER BY position", (route_id,))
+    ids = [row[0] for row in rows]
+    if before_id is not None and before_id not in ids:
+        raise NoSuchRoute(route=before_id)
+    ids.insert(len(ids) if before_id is None else ids.index(before_id), route_id)
+    conn.executemany("UPDATE routes SET position = ?1 WHERE id = ?2 AND position <> ?1", [*enumerate(ids, start=1)])
+
+
+# --- what is typed
+
+
+def parse_route_upstreams(conn: sqlite3.Connection, text: str) -> tuple[RouteUpstream, ...]:
+    """Read a route's upstreams: `A,B` (B where A fails), `A:70,B:30` (seven numbers of ten to A), `A:70,B:30,C`.
+
+    Raises:
+        InvalidRouteUpstreams, RepeatedRouteUpstream, InvalidRouteWeights, NoSuchUpstream
+    """
+    chosen: list[RouteUpstream] = []
+    for part in text.split(","):
+        match = _UPSTREAM_PATTERN.fullmatch(part.strip())
+        if match is None or not 1 <= int(match[2] or 1) <= _MAX_WEIGHT:
+            raise InvalidRouteUpstreams(text=text, limit=_MAX_WEIGHT)
+        upstream = upstreams.get_upstream(conn, match[1].strip())
+        if any(each.id == upstream.id for each in chosen):
+            raise RepeatedRouteUpstream(name=upstream.name)
+        chosen.append(RouteUpstream(upstream.id, upstream.name, int(match[2]) if match[2] else None))
+    weighted_count = sum(each.weight is not None for each in chosen)
+    if weighted_count == 1 or any(each.weight is None for each in chosen[:weighted_count]):
+        raise InvalidRouteWeights(text=text)
+    return tuple(chosen)
+
+
+def format_route_upstreams(chosen: Iterable[RouteUpstream]) -> str:
+    """What `parse_route_upstreams` reads."""
+    return ",".join(each.name if each.weight is None else f"{each.name}:{each.weight}" for each in chosen)
+
+
+def _parse_country(text: str) -> str:
+    country = text.strip().upper()
+    if country not in phonenumbers.SUPPORTED_REGIONS:
+        raise InvalidRouteCountry(country=text)
+    return country
+
+
+def _parse_prefix(text: str) -> str:
+    prefix = countries.strip_separators(text)
+    is_prefix = prefix.isascii() and prefix.isdigit() and len(prefix) <= _MAX_PREFIX_DIGITS
+    if not is_prefix or countries.find_prefix_country(prefix) is None:
+        raise InvalidRoutePrefix(prefix=text)
+    return prefix

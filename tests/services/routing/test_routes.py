@@ -1,0 +1,270 @@
+"""The list of routes: what can be one, in which order they stand, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from portal.core.db import Connection
+from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
+from portal.services.common.audit import SHELL
+from portal.services.common.errors import Refused
+from portal.services.messages import smpp_config
+from portal.services.people import customers
+from portal.services.routing import routes
+from portal.services.routing.routes import (
+    CountryAndPrefixGiven,
+    CustomerAndAccountGiven,
+    InvalidRouteCountry,
+    InvalidRoutePrefix,
+    InvalidRouteUpstreams,
+    InvalidRouteWeights,
+    NoSuchRoute,
+    RepeatedRouteUpstream,
+    RouteUpstream,
+)
+from portal.services.senders.senders import InvalidSender
+from portal.services.upstreams import upstreams
+from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream, UpstreamInRoutes
+from tests.services.upstreams.waiting import add_upstream
+
+
+@pytest.fixture
+def carriers(conn, keys) -> list[Upstream]:
+    """A, the default upstream, B and C."""
+    return [add_upstream(conn, keys, name) for name in "ABC"]
+
+
+def list_ids(conn: Connection) -> list[int]:
+    return [each.id for each in routes.list_routes(conn)]
+
+
+def choose(conn: Connection, account: Account, *, sender: str = "ACME") -> tuple[int | None, tuple[int, ...]]:
+    decision = routes.load_route_table(conn).choose(account.id, "393401234567", "IT", sender)
+    return decision.route_id, decision.upstream_ids
+
+
+def audited(conn: Connection) -> list[tuple[str, dict[str, Any]]]:
+    rows = conn.execute("SELECT action, details FROM audit_log WHERE action LIKE 'route.%' ORDER BY id")
+    return [(row["action"], json.loads(row["details"])) for row in rows]
+
+
+def test_a_route_has_what_was_typed(conn, carriers, acme_1):
+    a, b, c = carriers
+    customer = customers.get_customer_by_id(conn, acme_1.customer_id)
+    of_customer = routes.create_route(conn, SHELL, "B", customer=customer, country="it", sender="+39 340 123 4567")
+    of_account = routes.create_route(conn, SHELL, " a:70, b:30 ,C", account=acme_1, prefix="+39 340")
+    assert routes.list_routes(conn) == [of_customer, of_account]
+    assert (of_customer.customer, of_customer.account) == (customer.name, None)
+    assert (of_customer.country, of_customer.prefix, of_customer.sender) == ("IT", None, "393401234567")
+    assert of_customer.upstreams == (RouteUpstream(b.id, "B", None),)
+    assert (of_account.customer, of_account.account) == (None, acme_1.name)
+    assert (of_account.country, of_account.prefix, of_account.sender) == (None, "39340", None)
+    assert of_account.upstreams == (
+        RouteUpstream(a.id, "A", 70),
+        RouteUpstream(b.id, "B", 30),
+        RouteUpstream(c.id, "C", None),
+    )
+    assert audited(conn)[1] == (
+        "route.add",
+        {
+            "route": of_account.id,
+            "customer": None,
+            "account": acme_1.name,
+            "country": None,
+            "prefix": "39340",
+            "sender": None,
+            "upstreams": "A:70,B:30,C",
+            "before": None,
+        },
+    )
+
+
+def test_routes_stand_where_they_are_put(conn, carriers):
+    first, second = (routes.create_route(conn, SHELL, name).id for name in "AB")
+    third = routes.create_route(conn, SHELL, "C", before_id=first)
+    assert (third.position, list_ids(conn)) == (1, [third.id, first, second])
+    assert routes.move_route(conn, SHELL, third).position == 3
+    assert list_ids(conn) == [first, second, third.id]
+    assert routes.move_route(conn, SHELL, third, second).position == 2
+    assert list_ids(conn) == [first, third.id, second]
+    routes.remove_route(conn, SHELL, routes.get_route(conn, first))
+    assert [(each.id, each.position) for each in routes.list_routes(conn)] == [(third.id, 1), (second, 2)]
+    assert routes.create_route(conn, SHELL, "A").id not in (first, second, third.id), "an id is never given again"
+    assert [action for action, _ in audited(conn)] == [
+        *["route.add"] * 3,
+        *["route.move"] * 2,
+        "route.remove",
+        "route.add",
+    ]
+
+
+def test_a_move_to_where_it_stands_is_none(conn, carriers):
+    first, second = (routes.create_route(conn, SHELL, name) for name in "AB")
+    before = smpp_config.read_config_version(conn)
+    for before_id in (first.id, second.id):
+        assert routes.move_route(conn, SHELL, first, before_id) == first
+    assert routes.move_route(conn, SHELL, second) == second
+    assert smpp_config.read_config_version(conn) == before
+    assert len(audited(conn)) == 2
+
+
+def test_each_change_moves_the_version_that_the_server_polls(conn, carriers):
+    versions = [smpp_config.read_config_version(conn)]
+
+    def has_moved() -> bool:
+        versions.append(smpp_config.read_config_version(conn))
+        return versions[-1] > versions[-2]
+
+    first, second = (routes.create_route(conn, SHELL, name) for name in "AB")
+    assert has_moved()
+    routes.move_route(conn, SHELL, second, first.id)
+    assert has_moved()
+    routes.remove_route(conn, SHELL, first)
+    assert has_moved()
+    customer = customers.create_customer(conn, SHELL, "Initech", "it@initech.example")
+    routes.create_route(conn, SHELL, "C", customer=customer)
+    has_moved()
+    account = accounts.create_account(conn, SHELL, customer.id, name="smpp-initech-1")
+    assert has_moved(), "a new account of a customer who has routes"
+    assert choose(conn, account)[1] == (upstreams.get_upstream(conn, "C").id,)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("", InvalidRouteUpstreams),
+        ("A,", InvalidRouteUpstreams),
+        ("A:", InvalidRouteUpstreams),
+        ("A:0,B:1", InvalidRouteUpstreams),
+        ("A:1001,B:1", InvalidRouteUpstreams),
+        ("A:-1,B:1", InvalidRouteUpstreams),
+        ("A:1:2,B:1", InvalidRouteUpstreams),
+        ("A:half,B:half", InvalidRouteUpstreams),
+        ("A:9999999999999999999999,B:1", InvalidRouteUpstreams),
+        ("A,B,a", RepeatedRouteUpstream),
+        ("A:1,B", InvalidRouteWeights),
+        ("A,B:70,C:30", InvalidRouteWeights),
+        ("A:70,B,C:30", InvalidRouteWeights),
+        ("A,nobody", NoSuchUpstream),
+    ],
+)
+def test_upstreams_that_no_route_can_have(conn, carriers, text, refusal):
+    with pytest.raises(refusal):
+        routes.create_route(conn, SHELL, text)
+    assert routes.list_routes(conn) == []
+    assert audited(conn) == []
+
+
+@pytest.mark.parametrize(
+    ("conditions", "refusal"),
+    [
+        ({"country": "Italy"}, InvalidRouteCountry),
+        ({"country": "XX"}, InvalidRouteCountry),
+        ({"country": "001"}, InvalidRouteCountry),
+        ({"prefix": "0"}, InvalidRoutePrefix),
+        ({"prefix": "00"}, InvalidRoutePrefix),
+        ({"prefix": "IT"}, InvalidRoutePrefix),
+        ({"prefix": "٣٩"}, InvalidRoutePrefix),
+        ({"prefix": "999"}, InvalidRoutePrefix),
+        ({"prefix": "3" * 16}, InvalidRoutePrefix),
+        ({"country": "IT", "prefix": "39"}, CountryAndPrefixGiven),
+        ({"sender": "?"}, InvalidSender),
+        ({"before_id": 7}, NoSuchRoute),
+    ],
+)
+def test_conditions_that_no_route_can_have(conn, carriers, conditions, refusal):
+    with pytest.raises(refusal):
+        routes.create_route(conn, SHELL, "A", **conditions)
+    assert routes.list_routes(conn) == []
+
+
+def test_a_route_is_for_a_customer_or_for_an_account(conn, carriers, acme_1):
+    customer = customers.get_customer_by_id(conn, acme_1.customer_id)
+    with pytest.raises(CustomerAndAccountGiven):
+        routes.create_route(conn, SHELL, "A", customer=customer, account=acme_1)
+
+
+def test_a_route_that_is_gone_is_refused(conn, carriers):
+    route = routes.create_route(conn, SHELL, "A")
+    other = routes.create_route(conn, SHELL, "B")
+    routes.remove_route(conn, SHELL, route)
+    for act in (
+        lambda: routes.get_route(conn, route.id),
+        lambda: routes.move_route(conn, SHELL, route),
+        lambda: routes.move_route(conn, SHELL, other, route.id),
+        lambda: routes.remove_route(conn, SHELL, route),
+    ):
+        with pytest.raises(NoSuchRoute, match=f"no route {route.id}"):
+            act()
+    assert list_ids(conn) == [other.id]
+
+
+def test_the_account_s_own_its_customer_s_and_everyone_s_routes_are_loaded(conn, carriers, acme_1, acme_2, globex_1):
+    a, b, c = (each.id for each in carriers)
+    customer = customers.get_customer_by_id(conn, acme_1.customer_id)
+    assert [choose(conn, each) for each in (acme_1, acme_2, globex_1)] == [(None, (a,))] * 3
+    own = routes.create_route(conn, SHELL, "C", account=acme_1).id
+    of_customer = routes.create_route(conn, SHELL, "B,A", customer=customer).id
+    assert choose(conn, acme_1) == (own, (c,))
+    assert choose(conn, acme_2) == (of_customer, (b, a))
+    assert choose(conn, globex_1) == (None, (a,))
+    of_sender = routes.create_route(conn, SHELL, "A,C", sender="ACME", before_id=own).id
+    for account in (acme_1, acme_2, globex_1):
+        assert choose(conn, account) == (of_sender, (a, c))
+    assert choose(conn, acme_2, sender="Acme") == (of_customer, (b, a)), "as senders are: capitals are others"
+    upstreams.set_default_upstream(conn, SHELL, None)
+    assert choose(conn, globex_1, sender="GLOBEX") == (None, ())
+
+
+def test_what_was_renamed_or_disabled_keeps_its_routes(conn, keys, carriers, acme_1):
+    route = routes.create_route(conn, SHELL, "B,C", account=acme_1)
+    upstreams.change_upstream(conn, keys, SHELL, carriers[1], name="D")
+    upstreams.disable_upstream(conn, SHELL, carriers[2])
+    assert [each.name for each in routes.get_route(conn, route.id).upstreams] == ["D", "C"]
+    assert choose(conn, acme_1) == (route.id, (carriers[1].id, carriers[2].id))
+
+
+def test_routes_of_an_account_that_is_gone_stay_and_keep_nobody_s_messages(conn, carriers, acme_1, acme_2):
+    """It may come back; who looks at the list sees whose they were, and removes them."""
+    route = routes.create_route(conn, SHELL, "B", account=acme_1)
+    accounts.disable_account(conn, SHELL, acme_1)
+    conn.execute("UPDATE accounts SET deleted_at = 1 WHERE id = ?", (acme_1.id,))
+    assert routes.list_routes(conn) == [route]
+    assert choose(conn, acme_2) == (None, (carriers[0].id,))
+    routes.remove_route(conn, SHELL, route)
+    assert routes.list_routes(conn) == []
+
+
+def test_an_upstream_that_routes_lead_to_is_not_removed(conn, carriers):
+    _, b, c = carriers
+    first = routes.create_route(conn, SHELL, "A,C")
+    second = routes.create_route(conn, SHELL, "B:1,C:1", before_id=first.id)
+    with pytest.raises(UpstreamInRoutes, match=rf"“C”: {second.id}, {first.id}\. Remove them first"):
+        upstreams.remove_upstream(conn, SHELL, c)
+    routes.remove_route(conn, SHELL, first)
+    with pytest.raises(UpstreamInRoutes, match=rf"“B”: {second.id}\."):
+        upstreams.remove_upstream(conn, SHELL, b)
+    routes.remove_route(conn, SHELL, second)
+    upstreams.remove_upstream(conn, SHELL, b)
+    upstreams.remove_upstream(conn, SHELL, c)
+    assert [each.name for each in upstreams.list_upstreams(conn)] == ["A"]
+
+
+def test_an_upstream_that_was_removed_can_t_be_chosen(conn, carriers):
+    upstreams.remove_upstream(conn, SHELL, carriers[1])
+    with pytest.raises(NoSuchUpstream):
+        routes.create_route(conn, SHELL, "A,B")
+
+
+def test_each_refusal_is_a_sentence(conn, carriers):
+    for text in ("A:0", "A,A", "A:1,B"):
+        with pytest.raises(Refused) as refusal:
+            routes.parse_route_upstreams(conn, text)
+        assert str(refusal.value).endswith(".")
+
+
+def test_what_is_formatted_is_read_again(conn, carriers):
+    for text in ("A", "B,A", "A:70,B:30", "C:1,A:1000,B"):
+        assert routes.format_route_upstreams(routes.parse_route_upstreams(conn, text)) == text
