@@ -32,6 +32,8 @@ ID_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "gathered": ("message_id",),
 }
 _MOVEMENT_ID_COLUMNS = ("movement_id", "expiry_id")
+# What has another name today.
+_RENAMED_TABLES = {"routes": "inbound_numbers"}
 
 
 def former_id(row_id: int, raised_counter: int = 0) -> int:
@@ -90,7 +92,8 @@ def write_former_database(
             former.execute(f"DROP TRIGGER {trigger['name']}")
         for table in _list_tables(former):
             columns = [row["name"] for row in former.execute(f"PRAGMA table_info({table})")]
-            rows = conn.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
+            name_today = _RENAMED_TABLES.get(table, table)
+            rows = conn.execute(f"SELECT {', '.join(columns)} FROM {name_today}").fetchall()
             if table == "counters":  # of these only those that there were
                 names = {row["name"] for row in former.execute("SELECT name FROM counters")}
                 rows = [row for row in rows if row["name"] in names]
@@ -116,6 +119,11 @@ def list_columns(file: Path) -> dict[str, list[str]]:
         return {
             table: [row["name"] for row in conn.execute(f"PRAGMA table_info({table})")] for table in _list_tables(conn)
         }
+
+
+def list_former_columns(file: Path) -> dict[str, list[str]]:
+    """The columns of each table of a database of the version before, by the tables' names of today."""
+    return {_RENAMED_TABLES.get(table, table): columns for table, columns in list_columns(file).items()}
 
 
 def read_tables(file: Path, columns_by_table: Mapping[str, list[str]]) -> dict[str, list[tuple[Any, ...]]]:

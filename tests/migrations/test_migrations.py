@@ -15,14 +15,15 @@ from portal.core import db
 from portal.migrations import MigrationFailed, applied, runner
 from portal.migrations.steps import migrations as all_steps
 from portal.services.accounts import account_messages, accounts, session_records
-from portal.services.common import ids
+from portal.services.common import audit, ids
 from portal.services.common.audit import SHELL
 from portal.services.history import history, search
 from portal.services.history.search import SearchQuery
-from portal.services.messages import blacklist, deliveries, inbound, outcomes, sending, smpp_config
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, outcomes, sending, smpp_config
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.operations import self_check
 from portal.services.people import users
+from portal.services.routing import routes
 from tests.core.test_pasted_text import MARKS
 from tests.support import ROOT, list_submitted
 
@@ -392,4 +393,27 @@ def test_what_simulators_have_leaves_the_index_of_what_carriers_have(file):
     conn = db.connect(file)
     assert [sending.list_unanswered_message_ids(conn, each) for each in (1, 2)] == [[6], []]
     assert outcomes.list_simulated_message_ids(conn, 2) == [5, 7]
+    conn.close()
+
+
+def test_numbers_that_reach_accounts_are_no_routes_any_more(file):
+    before_step(
+        file,
+        "m0026",
+        """
+        INSERT INTO routes (id, account_id, number, keyword, created_at) VALUES (7, 1, '48484', 'INFO', 1);
+        INSERT INTO audit_log (at, actor, address, account_id, action, details)
+            VALUES (1, 'shell', '', 1, 'route.add', '{}'), (2, 'shell', '', 1, 'route.remove', '{}'),
+            (3, 'shell', '', 1, 'account.change', '{}');
+        """,
+    )
+    migrations.migrate(file)
+    conn = db.connect(file)
+    (number,) = inbound_numbers.list_inbound_numbers(conn, 1)
+    assert (number.id, number.number, number.keyword) == (7, "48484", "INFO")
+    account = accounts.get_account(conn, "smpp-acme-1")
+    assert inbound_numbers.add_inbound_number(conn, SHELL, account, "48485").id == 8, "ids go on"
+    actions = [each.action for each in audit.list_audit_entries(conn, 1, 4)]
+    assert actions == ["number.add", "account.change", "number.remove", "number.add"]
+    assert routes.list_routes(conn) == []
     conn.close()

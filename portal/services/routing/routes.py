@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 from zlib import crc32
 
 import phonenumbers
@@ -283,21 +284,18 @@ def list_routes(conn: sqlite3.Connection) -> list[Route]:
     """All routes, in their order."""
     names = upstreams.get_upstream_names(conn)
     rows = conn.execute(
-        "SELECT routes.id, routes.customer_id, customers.name, account_id, accounts.name, country, prefix, sender,"
-        " upstreams FROM routes LEFT JOIN customers ON customers.id = routes.customer_id"
+        "SELECT routes.id, routes.customer_id, customers.name AS customer, account_id, accounts.name AS account,"
+        " country, prefix, sender, upstreams FROM routes LEFT JOIN customers ON customers.id = routes.customer_id"
         " LEFT JOIN accounts ON accounts.id = account_id ORDER BY position"
     )
     return [
-        Route(
-            route_id,
-            position,
-            *conditions,
-            upstreams=tuple(
-                RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in json.loads(stored)
-            ),
-        )
-        for position, (route_id, *conditions, stored) in enumerate(rows, start=1)
+        Route(position=position, **{**row, "upstreams": _load_upstreams(row["upstreams"], names)})
+        for position, row in enumerate(map(dict, rows), start=1)
     ]
+
+
+def _load_upstreams(stored: str, names: Mapping[int, str]) -> tuple[RouteUpstream, ...]:
+    return tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in json.loads(stored))
 
 
 def get_route(conn: sqlite3.Connection, route_id: int) -> Route:
@@ -337,7 +335,7 @@ def create_route(
         raise CustomerAndAccountGiven()
     if country and prefix:
         raise CountryAndPrefixGiven()
-    conditions = {
+    conditions: dict[str, Any] = {
         "country": _parse_country(country) if country else None,
         "prefix": _parse_prefix(prefix) if prefix else None,
         "sender": senders.parse_sender(sender)[0] if sender else None,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,14 +21,13 @@ NUMBERS = ("393401234567", "393401234568", "393339999999", "12025550123", "12425
 
 
 def make_route(
-    position: int, upstreams: Sequence[tuple[int, int | None]] = ((1, None),), **conditions: object
+    position: int, upstreams: Sequence[tuple[int, int | None]] = ((1, None),), conditions: Mapping[str, object] = {}
 ) -> Route:
-    values: dict[str, object] = dict.fromkeys(
-        ("customer_id", "customer", "account_id", "account", "country", "prefix", "sender")
-    )
-    chosen = tuple(RouteUpstream(id, f"upstream-{id}", weight) for id, weight in upstreams)
+    names = ("customer_id", "customer", "account_id", "account", "country", "prefix", "sender")
+    values: dict[str, Any] = {**dict.fromkeys(names), **conditions}
+    chosen = tuple(RouteUpstream(number, f"upstream-{number}", weight) for number, weight in upstreams)
     # Ids in another order than positions.
-    return Route(id=1000 - position, position=position, upstreams=chosen, **values | conditions)  # type: ignore[arg-type]
+    return Route(id=1000 - position, position=position, upstreams=chosen, **values)
 
 
 def fits(route: Route, account_id: int, destination: str, country: str, sender: str) -> bool:
@@ -41,12 +41,15 @@ def fits(route: Route, account_id: int, destination: str, country: str, sender: 
 
 
 scopes = st.sampled_from([{}, {"customer_id": 10}, {"customer_id": 20}, *({"account_id": each} for each in OWNERS)])
-destinations = st.one_of(
+Conditions = dict[str, object]
+destinations: st.SearchStrategy[Conditions] = st.one_of(
     st.just({}),
     st.builds(dict, country=st.sampled_from(["IT", "US", "BS", "GB"])),
     st.builds(dict, prefix=st.sampled_from(PREFIXES)),
 )
-sender_conditions = st.one_of(st.just({}), st.builds(dict, sender=st.sampled_from(SENDERS)))
+sender_conditions: st.SearchStrategy[Conditions] = st.one_of(
+    st.just({}), st.builds(dict, sender=st.sampled_from(SENDERS))
+)
 conditions_of_routes = st.lists(st.tuples(scopes, destinations, sender_conditions), max_size=12)
 messages = st.tuples(
     st.sampled_from([*OWNERS, STRANGER]),
@@ -68,7 +71,7 @@ def test_the_first_that_fits_in_their_order_decides(
     conditions: list[tuple[Mapping[str, object], ...]], sent: list[tuple[int, str, str]]
 ) -> None:
     listed = [
-        make_route(position, **{name: value for each in parts for name, value in each.items()})
+        make_route(position, conditions={name: value for each in parts for name, value in each.items()})
         for position, parts in enumerate(conditions, start=1)
     ]
     table = RouteTable(listed, OWNERS, DEFAULT)
@@ -83,7 +86,7 @@ def test_the_first_that_fits_in_their_order_decides(
 def test_without_routes_the_default_upstream_decides_or_nothing():
     assert RouteTable([], {}, DEFAULT).choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(None, (DEFAULT,))
     assert RouteTable([], {}, None).choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(None, ())
-    only_it = RouteTable([make_route(1, country="IT")], {}, None)
+    only_it = RouteTable([make_route(1, conditions={"country": "IT"})], {}, None)
     assert only_it.choose(1, "12025550123", "US", "ACME") == RouteDecision(None, ())
     assert only_it.choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(999, (1,))
 
@@ -148,7 +151,7 @@ def test_other_weights_move_no_more_numbers_than_they_have_to():
 
 
 def test_the_same_decision_is_the_same_object():
-    table = RouteTable([make_route(1, [(1, 1), (2, 1)], country="IT")], {}, DEFAULT)
+    table = RouteTable([make_route(1, [(1, 1), (2, 1)], {"country": "IT"})], {}, DEFAULT)
     decisions = {id(table.choose(1, each, "IT", "")) for each in numbers(1_000)}
     assert len(decisions) == 2
     assert table.choose(1, "12025550123", "US", "") is table.default

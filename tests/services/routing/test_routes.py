@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
@@ -31,7 +32,7 @@ from tests.services.upstreams.waiting import add_upstream
 
 
 @pytest.fixture
-def carriers(conn, keys) -> list[Upstream]:
+def carriers(conn: Connection, keys: Keys) -> list[Upstream]:
     """A, the default upstream, B and C."""
     return [add_upstream(conn, keys, name) for name in "ABC"]
 
@@ -124,8 +125,8 @@ def test_each_change_moves_the_version_that_the_server_polls(conn, carriers):
     routes.remove_route(conn, SHELL, first)
     assert has_moved()
     customer = customers.create_customer(conn, SHELL, "Initech", "it@initech.example")
-    routes.create_route(conn, SHELL, "C", customer=customer)
-    has_moved()
+    routes.create_route(conn, SHELL, "C", customer=customer, before_id=second.id)
+    assert has_moved()
     account = accounts.create_account(conn, SHELL, customer.id, name="smpp-initech-1")
     assert has_moved(), "a new account of a customer who has routes"
     assert choose(conn, account)[1] == (upstreams.get_upstream(conn, "C").id,)

@@ -1,5 +1,7 @@
 """Routes that an earlier one leaves nothing."""
 
+from typing import Any
+
 import pytest
 
 from portal.services.common.audit import SHELL
@@ -21,7 +23,7 @@ def find(conn, keys, acme_1, acme_2):
 
     def find(*lines: str) -> dict[int, int]:
         for line in lines:
-            conditions = {}
+            conditions: dict[str, Any] = {}
             for word in line.split():
                 name, _, value = word.partition("=")
                 conditions |= owners.get(word, {name: value})

@@ -62,17 +62,14 @@ def _check_settings(kind: str, settings: Mapping[str, object], params: Mapping[s
 
 def check_routes(conn: sqlite3.Connection) -> Iterator[Problem]:
     """Check that each leads to upstreams, and that these are there."""
-    rows = iterate_rows(
-        conn,
-        "SELECT id, upstreams FROM routes WHERE upstreams = '[]' OR EXISTS (SELECT 1 FROM json_each(routes.upstreams)"
-        " WHERE value ->> 'id' NOT IN (SELECT id FROM upstreams WHERE removed_at IS NULL)"
-        " OR json_type(value, '$.weight') IS NULL)",
-    )
-    for row, stored in rows:
-        yield Problem(
-            N_("routes row %(row)s leads to no upstream, or to one that there isn't: %(upstreams)s"),
-            {"row": row, "upstreams": stored},
-        )
+    present_ids = {row for (row,) in iterate_rows(conn, "SELECT id FROM upstreams WHERE removed_at IS NULL")}
+    for row, stored in iterate_rows(conn, "SELECT id, upstreams FROM routes"):
+        chosen = json.loads(stored)
+        if not chosen or not all(each.keys() == {"id", "weight"} and each["id"] in present_ids for each in chosen):
+            yield Problem(
+                N_("routes row %(row)s leads to no upstream, or to one that there isn't: %(upstreams)s"),
+                {"row": row, "upstreams": stored},
+            )
 
 
 def check_passwords(conn: sqlite3.Connection, keys: Keys) -> Iterator[Problem]:

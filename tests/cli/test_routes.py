@@ -1,0 +1,184 @@
+"""`route …` and `upstream default --none`, as users and scripts run them."""
+
+import re
+
+import pytest
+
+from portal.core.crypto import Keys
+from portal.core.db import Connection
+from portal.services.common.audit import SHELL
+from portal.services.upstreams import upstreams
+from tests.services.upstreams.waiting import add_upstream, queue_messages
+
+
+@pytest.fixture
+def carriers(conn: Connection, keys: Keys) -> None:
+    for name in ("A", "B", "C"):
+        add_upstream(conn, keys, name)
+
+
+def test_routes_are_added_listed_moved_and_removed(ok, refused, carriers):
+    first = ok("route", "add", "--upstream", "B,A", "--customer", "Acme", "--country", "it")
+    assert first == {
+        "id": 1,
+        "position": 1,
+        "customer": "Acme",
+        "account": None,
+        "country": "IT",
+        "prefix": None,
+        "sender": None,
+        "upstreams": [{"name": "B", "weight": None}, {"name": "A", "weight": None}],
+        "unreachable_behind": None,
+    }
+    second = ok("route", "add", "--upstream", "A:70,C:30,B", "--account", "smpp-acme-1", "--sender", "ACME")
+    assert second["upstreams"] == [
+        {"name": "A", "weight": 70},
+        {"name": "C", "weight": 30},
+        {"name": "B", "weight": None},
+    ]
+    assert ok("route", "add", "--upstream", "C", "--prefix", "+39 340", "--before", "2")["position"] == 2
+    assert [each["id"] for each in ok("route", "list")] == [1, 3, 2]
+    assert ok("route", "move", "2", "--before", "1")["position"] == 1
+    assert [each["id"] for each in ok("route", "list")] == [2, 1, 3]
+    assert ok("route", "move", "2")["position"] == 3
+    assert ok("route", "remove", "1") == {"id": 1}
+    assert [each["id"] for each in ok("route", "list")] == [3, 2]
+    for command in (("route", "remove", "1"), ("route", "move", "1"), ("route", "move", "2", "--before", "1")):
+        assert refused(*command) == "There is no route 1.\n"
+
+
+def test_the_list_tells_the_order_and_where_the_rest_goes(run_app, ok, carriers):
+    assert run_app("route", "list").stdout == "No route. What no route takes goes to the default upstream, A.\n"
+    ok("route", "add", "--upstream", "B:70,C:30", "--customer", "Acme", "--country", "IT", "--sender", "ACME")
+    ok("route", "add", "--upstream", "C")
+    ok("upstream", "default", "--none")
+    assert run_app("route", "list").stdout.splitlines() == [
+        "id  account or customer  to  sender  upstreams",
+        "1   Acme                 IT  ACME    B:70,C:30",
+        "2                                    C",
+        "There is no default upstream.",
+    ]
+
+
+def test_one_that_is_never_reached_is_warned_of_and_marked(run_app, ok, carriers):
+    def warned(*command: str) -> str:
+        done = run_app(*command)
+        assert done.returncode == 0
+        return str(done.stderr)
+
+    assert warned("route", "add", "--upstream", "A", "--country", "IT") == ""
+    add = ("route", "add", "--upstream", "B", "--prefix", "39340")
+    assert warned(*add) == "Route 2 can never be reached: route 1 takes all that it fits.\n"
+    assert warned("route", "list") == ""
+    assert re.search(r"^2 .* never reached: route 1 takes all of it$", run_app("route", "list").stdout, re.M)
+    assert [each["unreachable_behind"] for each in ok("route", "list")] == [None, 1]
+    assert warned("route", "move", "2", "--before", "1") == ""
+    assert [each["unreachable_behind"] for each in ok("route", "list")] == [None, None]
+    assert warned("route", "add", "--upstream", "C", "--before", "2") == (
+        "Route 2 can never be reached: route 3 takes all that it fits."
+        " Route 1 can never be reached: route 3 takes all that it fits.\n"
+    )
+
+
+def test_a_test_says_which_way_and_why(ok, run_app, refused, carriers):
+    test = ("route", "test", "smpp-acme-1", "+39 340 123-4567")
+    assert ok(*test) == {
+        "route": None,
+        "upstreams": ["A"],
+        "reason": "No route fits, and A is the default upstream.",
+    }
+    ok("route", "add", "--upstream", "B,C", "--account", "smpp-acme-1", "--prefix", "39340", "--sender", "SHOP")
+    assert ok(*test)["route"] is None
+    assert ok(*test, "SHOP") == {
+        "route": 1,
+        "upstreams": ["B", "C"],
+        "reason": "Route 1 is the first that fits: account smpp-acme-1, first digits 39340, sender SHOP.",
+    }
+    assert run_app(*test, "SHOP").stdout.startswith("B, then C\nRoute 1 is")
+    ok("route", "add", "--upstream", "A:1,C:1")
+    shared = ok(*test)
+    assert sorted(shared["upstreams"]) == ["A", "C"]
+    assert shared["reason"] == (
+        "Route 2 is the first that fits: all messages."
+        f" Of A, C, which share, 393401234567 is always {shared['upstreams'][0]}'s."
+    )
+    assert ok("route", "test", "smpp-globex-1", "393401234567", "SHOP")["route"] == 2
+    assert "no account" in refused("route", "test", "smpp-nobodys", "393401234567")
+    assert "1234 is no number" in refused("route", "test", "smpp-acme-1", "1234")
+
+
+def test_what_nothing_takes_is_said_to_be_refused(ok, run_app, carriers):
+    ok("route", "add", "--upstream", "B", "--country", "IT")
+    ok("upstream", "default", "--none")
+    test = ("route", "test", "smpp-acme-1", "447911123456")
+    assert ok(*test) == {
+        "route": None,
+        "upstreams": [],
+        "reason": "No route takes a message to 447911123456, and there is no default upstream."
+        " It is refused (ESME_RINVDSTADR).",
+    }
+    assert run_app(*test).stdout.startswith("nowhere\n")
+    assert ok("route", "test", "smpp-acme-1", "393401234567")["upstreams"] == ["B"]
+
+
+def test_a_test_says_where_messages_go_without_any_upstream(ok, conn, keys):
+    test = ("route", "test", "smpp-acme-1", "393401234567")
+    assert "built-in simulator" in ok(*test)["reason"]
+    upstreams.remove_upstream(conn, SHELL, add_upstream(conn, keys))
+    assert ok(*test)["reason"] == "There is no upstream: messages wait."
+
+
+def test_a_test_says_that_a_number_without_a_price_is_refused_all_the_same(ok, carriers):
+    ok("price", "close", "39340")
+    assert "has no price for it" in ok("route", "test", "smpp-acme-1", "393401234567")["reason"]
+
+
+def test_what_is_wrong_is_told(refused, run_app, carriers):
+    add = ("route", "add", "--upstream")
+    assert "no upstream “nobody”" in refused(*add, "nobody")
+    assert "with weights from 1 to 1000" in refused(*add, "A:0,B:1")
+    assert "two at least, and come first" in refused(*add, "A:70,B")
+    assert "upstreams name “A” twice" in refused(*add, "A,B,A")
+    assert "isn't a country" in refused(*add, "A", "--country", "Italy")
+    assert "No number begins with “0340”" in refused(*add, "A", "--prefix", "0340")
+    assert "for a country or for first digits" in refused(*add, "A", "--country", "IT", "--prefix", "39")
+    assert "for a customer or for an account" in refused(*add, "A", "--customer", "Acme", "--account", "smpp-acme-1")
+    assert "no customer “Initech”" in refused(*add, "A", "--customer", "Initech")
+    assert run_app("route", "add", "--country", "IT").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("add smpp-acme-1 48484", "number add"),
+        ("add smpp-acme-1 48484 --keyword INFO", "number add"),
+        ("remove smpp-acme-1 48484", "number remove"),
+        ("list smpp-acme-1", "number list"),
+    ],
+)
+def test_the_old_form_for_numbers_names_the_new_one(run_app, ok, command, named):
+    done = run_app("route", *command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"`{named}`" in done.stderr
+    assert ok("number", "list", "smpp-acme-1") == []
+
+
+def test_none_may_be_the_default_upstream(ok, refused, run_app, carriers):
+    assert ok("upstream", "default", "--none") == {"default": None, "waiting": 0}
+    assert [each["default"] for each in ok("upstream", "list")] == [False] * 3
+    assert "None is the default one: a message that no route takes is refused." in run_app("upstream", "list").stdout
+    assert ok("upstream", "default", "B")["default"]
+    assert "None is the default one" not in run_app("upstream", "list").stdout
+    for wrong in ((), ("B", "--none")):
+        assert run_app("upstream", "default", *wrong).returncode == 2
+    ok("route", "add", "--upstream", "A")
+    assert refused("upstream", "remove", "A") == (
+        "Routes lead to “A”: 1. Remove them first (route remove ID), and add them again without it.\n"
+    )
+
+
+def test_what_waits_for_the_default_upstream_is_told_when_there_is_none_any_more(run_app, carriers, conn, cast):
+    queue_messages(conn, cast.smpp_acme_1.id, 3)
+    done = run_app("upstream", "default", "--none")
+    assert done.returncode == 0
+    assert "Messages wait for a default upstream, and were accepted: 3." in done.stderr
