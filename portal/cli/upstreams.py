@@ -20,8 +20,9 @@ from portal.cli.shell import (
     wrong_usage,
 )
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import binds, counters, unmatched_receipts, upstreams
+from portal.services.upstreams import binds, counters, queue, unmatched_receipts, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
+from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.settings import DEFAULTS, GROUPS, RULES, SIMULATOR_SETTINGS, SettingRule, format_setting
 from portal.services.upstreams.upstreams import Upstream
 
@@ -30,6 +31,7 @@ upstream_group = add_group("upstream")
 _METAVARS = {
     "host": "H",
     "port": "P",
+    "second_host": "H",
     "system_id": "S",
     "system_type": "T",
     "tls_ca_file": "FILE",
@@ -323,6 +325,7 @@ def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
         "kind": state.upstream.kind,
         "default": state.upstream.is_default,
         "binds": [{"kind": each.kind, "state": each.state} for each in state.binds],
+        "health": state.health.state,
     }
 
 
@@ -335,11 +338,15 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
     settings = {name: getattr(upstream.settings, name) for name in RULES if name in names}
     formatted: dict[str, object] = {name: format_setting(name, each) for name, each in settings.items()}
     under_way = upstreams.count_messages_under_way(context.conn, upstream)
+    waiting = _list_waiting_by_path(context, upstream)
     value = {
         **_state_to_dict(state, queued),
         "under_way": under_way,
         "draining": upstream.draining,
+        "waiting": [{"upstreams": names, "queued": count} for names, count in waiting],
         "binds": [_bind_to_dict(each) for each in state.binds],
+        "health_reason": state.health.reason,
+        "health_since": format_timestamp(state.health.since) if state.health.since else None,
         # Numbers and flags as such, all else as the options have it.
         "settings": {
             name: each if str(each) == formatted[name] or RULES[name].is_flag else formatted[name]
@@ -351,13 +358,28 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
         "name": upstream.name,
         "kind": upstream.kind,
         "state": _format_state(state),
+        "health": _format_health(state.health),
         "default": "yes" if upstream.is_default else "no",
         "queued": queued,
+        # Where others could take it, too.
+        **{f"queued for {', '.join(names)}": count for names, count in waiting if len(names) > 1},
         "under way": under_way,
         **{f"bind {each.number}": _format_bind(each) for each in state.binds},
     }
     blocks: list[dict[str, object]] = [overview, formatted, {**counted}]
     return CommandOutput(value, "\n\n".join(map(format_names_and_values, blocks)))
+
+
+def _list_waiting_by_path(context: CommandContext, upstream: Upstream) -> list[tuple[list[str], int]]:
+    """What waits that an upstream may take: the names of its upstreams, in their order, and how many messages."""
+    names = upstreams.get_upstream_names(context.conn)
+    default_path = (upstream.id,) if upstream.is_default else ()
+    counts = queue.count_waiting_messages_by_path(context.conn).items()
+    return [
+        ([names[each] for each in path or default_path], count)
+        for path, count in counts
+        if upstream.id in (path or default_path)
+    ]
 
 
 def _bind_to_dict(bind: BindState) -> dict[str, object]:
@@ -368,13 +390,24 @@ def _bind_to_dict(bind: BindState) -> dict[str, object]:
         "since": format_timestamp(bind.since) if bind.since else None,
         "error": bind.error,
         "status": bind.status,
+        "host": bind.host,
     }
 
 
 def _format_state(state: UpstreamState) -> str:
-    return f"{state.state}, draining" if state.upstream.draining else state.state
+    words = [state.state]
+    if state.upstream.draining:
+        words.append("draining")
+    if state.health.state != GOOD:
+        words.append(state.health.state)
+    return ", ".join(words)
+
+
+def _format_health(health: UpstreamHealth) -> str:
+    since = f"since {format_timestamp(health.since)}" if health.since else ""
+    return "  ".join(each for each in (health.state, since, health.reason) if each)
 
 
 def _format_bind(bind: BindState) -> str:
     since = f"since {format_timestamp(bind.since)}" if bind.since else ""
-    return "  ".join(each for each in (bind.kind, bind.state, since, bind.error) if each)
+    return "  ".join(each for each in (bind.kind, bind.state, since, bind.host, bind.error) if each)

@@ -32,6 +32,7 @@ from portal.migrations.m0023_upstreams import m0023_upstreams
 from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
 from portal.migrations.m0025_simulated_messages import m0025_simulated_messages
 from portal.migrations.m0026_routes import m0026_routes
+from portal.migrations.m0027_queue_paths import m0027_queue_paths
 
 migrations = Migrations("portal")
 
@@ -62,5 +63,6 @@ for step in (
     m0024_outbound_queue,
     m0025_simulated_messages,
     m0026_routes,
+    m0027_queue_paths,
 ):
     migrations()(step)

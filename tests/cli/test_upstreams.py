@@ -4,8 +4,9 @@ import re
 
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
-from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams import binds, counters, health, upstreams
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.settings import RULES
 from portal.smsc.admission import tls
 
@@ -27,6 +28,7 @@ def test_host_system_id_and_password_are_enough(ok, conn, keys):
             "kind": "smpp",
             "default": True,
             "binds": [{"kind": "trx", "state": "unbound"}],
+            "health": "good",
         }
     ]
 
@@ -39,6 +41,8 @@ def test_everything_that_can_be_set_is_set_and_shown_as_it_is_typed(ok, run_app,
         "tls_ca_file": str(certificate),
         "tls_server_name": "carrier.example",
         "connect_seconds": 11,
+        "second_host": "smpp2.carrier.example",
+        "second_port": 2777,
         "enquire_link_seconds": 12,
         "reconnect_seconds": 13,
         "system_id": "acme2",
@@ -55,6 +59,7 @@ def test_everything_that_can_be_set_is_set_and_shown_as_it_is_typed(ok, run_app,
         "throttle_seconds": 20,
         "response_seconds": 17,
         "unanswered": "fail",
+        "failover_seconds": 21,
         "source_ton": 3,
         "source_npi": 4,
         "dest_ton": 5,
@@ -166,8 +171,17 @@ def test_what_the_server_has_recorded_is_shown(ok, run_app, conn):
             "since": "2023-11-14T22:13:20Z",
             "error": "",
             "status": 0,
+            "host": "",
         },
-        {"number": 2, "kind": "trx", "state": "refused", "since": None, "error": "wrong password", "status": 14},
+        {
+            "number": 2,
+            "kind": "trx",
+            "state": "refused",
+            "since": None,
+            "error": "wrong password",
+            "status": 14,
+            "host": "",
+        },
     ]
     assert shown["counters"]["submitted"] == 7
     text = run_app("upstream", "show", "carrier").stdout
@@ -199,3 +213,42 @@ def test_receipts_that_belong_to_no_message_are_listed_with_what_was_tried(ok, r
     assert len(ok("upstream", "unmatched", "--limit", "1")) == 1
     assert "393331234567" in run_app("upstream", "unmatched", "SIM").stdout
     assert run_app("upstream", "unmatched", "other").returncode == 1
+
+
+def test_how_an_upstream_does_is_shown(ok, run_app, conn):
+    ok(*ADD, "--second-host", "smpp2.carrier.example", stdin="x")
+    assert (ok("upstream", "list")[0]["health"], ok("upstream", "show", "carrier")["health_reason"]) == ("good", "")
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    binds.record_bind_states(conn, 1, [BindState(1, "trx", "bound", 1, host="smpp2.carrier.example:2775")])
+    health.record_health(conn, 1, UpstreamHealth("failing", 1_700_000_000_000, "it answers nothing"))
+    assert ok("upstream", "list")[0]["health"] == "failing"
+    shown = ok("upstream", "show", "carrier")
+    assert (shown["health"], shown["health_reason"]) == ("failing", "it answers nothing")
+    assert shown["binds"][0]["host"] == "smpp2.carrier.example:2775"
+    assert re.search(r"^carrier +smpp +bound, failing +1/1 ", run_app("upstream", "list").stdout, re.M)
+    text = run_app("upstream", "show", "carrier").stdout
+    assert re.search(r"^health +failing  since 2023-11-14.* it answers nothing$", text, re.M)
+    assert re.search(r"^bind 1 .* smpp2\.carrier\.example:2775$", text, re.M)
+
+
+def test_what_waits_is_told_by_the_upstreams_that_may_take_it(ok, run_app, conn):
+    ok(*ADD, stdin="x")
+    ok("upstream", "add", "second", *ADD[3:], stdin="x")
+    conn.execute("INSERT INTO queue_paths VALUES (1, '2,1', 2)")
+    conn.executemany("INSERT INTO queued_messages VALUES (?, 1, 3, ?)", [(0, 1), (1, 2), (1, 3)])
+    shown = ok("upstream", "show", "carrier")
+    assert shown["queued"] == 1
+    assert shown["waiting"] == [
+        {"upstreams": ["carrier"], "queued": 1},
+        {"upstreams": ["second", "carrier"], "queued": 2},
+    ]
+    assert [each["queued"] for each in ok("upstream", "list")] == [1, 2]
+    assert re.search(r"^queued for second, carrier +2$", run_app("upstream", "show", "carrier").stdout, re.M)
+
+
+def test_a_second_port_needs_its_host(ok, refused):
+    assert "second_port is the port of second_host" in refused(*ADD, "--second-port", "2776", stdin="x")
+    shown = ok(*ADD, "--second-host", "smpp2.carrier.example", "--second-port", "2776", stdin="x")
+    assert shown["settings"]["second_port"] == 2776
+    assert ok("upstream", "change", "carrier", "--second-port", "same")["settings"]["second_port"] == "same"
+    assert "can't be the value of second_host" in refused("upstream", "change", "carrier", "--second-host", "a b")

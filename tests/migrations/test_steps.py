@@ -45,6 +45,7 @@ EXECUTED = {
     "m0024_outbound_queue": "06a9f8d386c742d5af95e6ce2bd36ff3f62c6610733923815dfe06012562cf23",
     "m0025_simulated_messages": "760118fed9b50ab0bc0b1a2c6a0be74b5fd7d6583deae21f87ddf8e4ce35ad3f",
     "m0026_routes": "bf4de5d3889070329ebdb249ec4b325e43bdf17fc3488a0433c7f0d52e6ad2b4",
+    "m0027_queue_paths": "ab85785e5727398d21f64c92c452bebb41a261d478bf805fe572271d6b76f912",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -364,8 +364,9 @@ _LAST_SIMULATED_SQL = """
  WHERE name = 'last_simulated_message')
 """
 _SELECT_DETAILS = f"""
-SELECT attempts, not_before, error, messages.id, source_ton, source_npi, registered_delivery, reference, subunit,
-       expires_at, session_id, upstream_id, upstream_status, bind, sent_at, coalesce(upstreams.name, ''),
+SELECT attempts - (attempts = 1 AND error = ''), not_before, error, messages.id, source_ton, source_npi,
+       registered_delivery, reference, subunit, expires_at, session_id, upstream_id, upstream_status, bind, sent_at,
+       coalesce(upstreams.name, ''),
        CASE WHEN upstream IS NULL THEN messages.id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}
             ELSE kind = '{SIMULATOR}' END
 FROM messages LEFT JOIN upstreams ON upstreams.id = upstream
@@ -390,13 +391,13 @@ def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, 
 
 
 def read_queue_mark(conn: sqlite3.Connection, account_id: int) -> Hashable:
-    """What changes when a message of an account leaves the queue, is held, or is tried again: the first of the queue,
+    """What changes when a message of an account leaves the queue, is held, or is tried again: the first of each path,
     and of what is held the count, the last one and the times of the next tries. Cheap to read while little is held:
     ten thousand take 2 ms.
     """
     row = conn.execute(
-        "SELECT (SELECT message_id FROM queued_messages WHERE account_id = ?1"
-        "  ORDER BY priority_rank, message_id LIMIT 1),"
+        "SELECT (SELECT json_group_array((SELECT message_id FROM queued_messages WHERE path = queue_paths.id"
+        "  AND account_id = ?1 ORDER BY priority_rank, message_id LIMIT 1)) FROM queue_paths),"
         " count(*), max(message_id), total(not_before) FROM held_messages WHERE account_id = ?1",
         (account_id,),
     ).fetchone()

@@ -19,6 +19,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
 from portal.services.upstreams import queue
+from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.queue import SIMULATED_BIND
 
 _COMMON_COLUMNS = (
@@ -115,7 +116,7 @@ def store_messages(
         common_rows: list[tuple[object, ...]] = []
         upstream_rows: list[tuple[object, ...]] = []
         simulator_rows: list[tuple[object, ...]] = []
-        queued: list[tuple[int, int, int]] = []
+        queued: list[tuple[UpstreamPath, int, int, int]] = []
         segments = []
         for message_id, each in enumerate(submits, first_id):
             each.id = message_id
@@ -143,7 +144,7 @@ def store_messages(
                     else:
                         upstream_rows.append((*row, each.upstream, _UPSTREAM_OUTCOME_ROOM))
                 if each.is_queued:
-                    queued.append((each.account_id, each.priority, message_id))
+                    queued.append((each.path, each.account_id, each.priority, message_id))
                 elif each.scheduled_at is None:
                     stored.outbound.append(each)
             else:

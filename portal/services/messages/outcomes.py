@@ -30,6 +30,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
 from portal.services.upstreams import queue, upstreams
+from portal.services.upstreams.paths import ChoosePath, choose_default_path
 
 RECEIPT_GRACE_MS = MINUTE_MS
 """How long after its validity a message that an upstream has accepted expires: its receipt may be on its way."""
@@ -256,7 +257,9 @@ def has_due_messages(conn: sqlite3.Connection, now: int) -> bool:
     return bool(row[0])
 
 
-def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
+def process_due_messages(
+    conn: sqlite3.Connection, now: int, choose_path: ChoosePath = choose_default_path
+) -> DueMessages:
     """Release scheduled messages whose date has come, and let those expire whose validity has ended (ptt 801).
 
     One to a number that has been blacklisted since is rejected (ptt 53), and what it cost is given back. Without a
@@ -287,7 +290,18 @@ def process_due_messages(conn: sqlite3.Connection, now: int) -> DueMessages:
             due.receipts += reject_blacklisted_messages(conn, blocked, now)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.outbound])
         if upstreams.has_ever_had_upstream(conn):
-            queue.enqueue_messages(conn, [(each.account_id, each.priority, each.id) for each in due.outbound])
+            queue.enqueue_messages(
+                conn,
+                [
+                    (
+                        choose_path(each.account_id, each.destination, each.country, each.source),
+                        each.account_id,
+                        each.priority,
+                        each.id,
+                    )
+                    for each in due.outbound
+                ],
+            )
             due.queued_account_ids = {each.account_id for each in due.outbound}
             due.outbound = []
         conn.executemany("UPDATE messages SET due_at = ? WHERE id = ?", late)
@@ -371,7 +385,8 @@ def reject_blacklisted_messages(
 REFUND_REFUSED, REFUND_UNDELIVERED = "refused", "undelivered"
 _SELECT_REFUNDABLE = f"""
 SELECT account_id, messages.id, price FROM messages
-JOIN upstreams ON upstreams.id = coalesce(upstream, (SELECT id FROM upstreams WHERE is_default))
+JOIN upstreams ON upstreams.id =
+    coalesce(upstream, {queue.FIRST_UPSTREAM_SQL}, (SELECT id FROM upstreams WHERE is_default))
 WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND price > 0
   AND json_extract(settings, '$.refund') IN ('{REFUND_UNDELIVERED}', ?)
 """
@@ -381,7 +396,7 @@ def finish_and_refund_messages(
     conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome], *, are_refused: bool = False
 ) -> list[DeliveryReceipt]:
     """`finish_messages`, and the price of those that were not delivered is given back where the setting `refund` of
-    their upstream says so; of one that no upstream has, that of the default one.
+    their upstream says so; of one that no upstream has, that of the first one of its path.
 
     Args:
         are_refused: whether the upstream has refused them, instead of taking them and not delivering.

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from operator import itemgetter
@@ -16,6 +16,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.paths import DEFAULT_PATH, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.queue import SIMULATED_BIND
 from portal.services.upstreams.settings import FAIL
 from portal.services.upstreams.upstreams import SIMULATOR
@@ -35,13 +36,15 @@ _STORE_ACCEPTED = BulkUpdateColumns(
 class ClaimedMessages:
     """What one upstream sends now, in this order; the rest as in `queue.ClaimedIds`.
 
-    `receipts`: those of messages that were rejected instead.
+    `next_retry_at`: as in `SendingResult`, of the paths that were claimed from. `receipts`: those of messages that were
+    rejected instead.
     """
 
     messages: list[SubmittedMessage]
     emptied_account_ids: list[int]
     has_more: bool
     last_account_id: int
+    emptied_paths: list[tuple[UpstreamPath, int]]
     next_retry_at: int | None
     receipts: list[DeliveryReceipt]
 
@@ -134,7 +137,15 @@ class SendingResult:
 
 
 def claim_messages(
-    conn: sqlite3.Connection, upstream_id: int, limit: int, after_account_id: int, now: int
+    conn: sqlite3.Connection,
+    upstream_id: int,
+    limit: int,
+    after_account_id: int,
+    now: int,
+    taken_paths: Collection[UpstreamPath] = (DEFAULT_PATH,),
+    choose_path: ChoosePath = choose_default_path,
+    *,
+    holds_followers: bool = False,
 ) -> ClaimedMessages:
     """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
 
@@ -142,7 +153,9 @@ def claim_messages(
     unless an upstream may have it; one whose validity has ended expires.
     """
     with write_transaction(conn):
-        claimed = queue.claim_message_ids(conn, upstream_id, limit, after_account_id, now)
+        claimed = queue.claim_message_ids(
+            conn, upstream_id, limit, after_account_id, now, taken_paths, choose_path, holds_followers=holds_followers
+        )
         positions = {message_id: position for position, message_id in enumerate(claimed.message_ids)}
         messages = outcomes.list_outbound_messages(conn, claimed.message_ids)
         messages.sort(key=lambda each: positions[each.id])
@@ -173,7 +186,8 @@ def claim_messages(
             claimed.emptied_account_ids,
             claimed.has_more,
             claimed.last_account_id,
-            queue.get_next_retry_time(conn),
+            claimed.emptied_paths,
+            queue.get_next_retry_time(conn, taken_paths),
             receipts,
         )
 
@@ -196,7 +210,9 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
     return result
 
 
-def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int) -> SendingResult:
+def store_unsent_messages(
+    conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int, choose_path: ChoosePath = choose_default_path
+) -> SendingResult:
     """Store what became of claimed messages that were not accepted."""
     result = SendingResult()
     with write_transaction(conn):
@@ -204,9 +220,9 @@ def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessa
         for each in unsent:
             by_reason[each.reason].append(each)
         if by_reason[UnsentReason.PUT_BACK]:
-            _put_back_messages(conn, by_reason[UnsentReason.PUT_BACK], now)
+            _put_back_messages(conn, by_reason[UnsentReason.PUT_BACK], now, choose_path)
         for each in by_reason[UnsentReason.HELD]:
-            queue.hold_message(conn, each.message_id, each.status, now)
+            queue.hold_message(conn, each.message_id, each.status, now, choose_path)
         refused = by_reason[UnsentReason.REFUSED]
         if refused:
             _refuse_messages(conn, refused, now, result)
@@ -214,23 +230,27 @@ def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessa
         for each in by_reason[UnsentReason.UNSURE]:
             ids_by_upstream[each.upstream].append(each.message_id)
         for upstream_id, message_ids in ids_by_upstream.items():
-            resolve_unsure_messages(conn, upstream_id, message_ids, now, result)
+            resolve_unsure_messages(conn, upstream_id, message_ids, now, result, choose_path)
         result.next_retry_at = queue.get_next_retry_time(conn)
         result.has_released = True
     return result
 
 
-def _put_back_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int) -> None:
+def _put_back_messages(
+    conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int, choose_path: ChoosePath
+) -> None:
     """Let messages wait again, but for what another upstream has meanwhile (see `put_back_abandoned_messages`)."""
     rows = conn.execute(
         "SELECT messages.id FROM json_each(?) AS unsent CROSS JOIN messages"
         " ON messages.id = json_extract(value, '$[0]') AND upstream = json_extract(value, '$[1]')",
         (json.dumps([(each.message_id, each.upstream) for each in unsent]),),
     )
-    queue.put_back_messages(conn, [row[0] for row in rows], now)
+    queue.put_back_messages(conn, [row[0] for row in rows], now, choose_path)
 
 
-def put_back_abandoned_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> set[int]:
+def put_back_abandoned_messages(
+    conn: sqlite3.Connection, message_ids: Sequence[int], now: int, choose_path: ChoosePath = choose_default_path
+) -> set[int]:
     """Let messages of simulators that were removed wait again (`outcomes.list_abandoned_message_ids`), but for those
     that do so meanwhile. Returns their accounts.
     """
@@ -241,7 +261,7 @@ def put_back_abandoned_messages(conn: sqlite3.Connection, message_ids: Sequence[
             " AND kind = ? AND removed_at IS NOT NULL",
             (json.dumps(message_ids), SIMULATOR),
         ).fetchall()
-        queue.put_back_messages(conn, [row[0] for row in rows], now)
+        queue.put_back_messages(conn, [row[0] for row in rows], now, choose_path)
     return {row[1] for row in rows}
 
 
@@ -266,7 +286,12 @@ def _refuse_messages(
 
 
 def resolve_unsure_messages(
-    conn: sqlite3.Connection, upstream_id: int, message_ids: Sequence[int], now: int, result: SendingResult
+    conn: sqlite3.Connection,
+    upstream_id: int,
+    message_ids: Sequence[int],
+    now: int,
+    result: SendingResult,
+    choose_path: ChoosePath = choose_default_path,
 ) -> None:
     """Decide about messages of which nobody knows whether the upstream has them: by its setting `unanswered`. One that
     was sent MAX_UNANSWERED times without an answer is not sent again.
@@ -277,7 +302,9 @@ def resolve_unsure_messages(
         failed_ids = message_ids
     else:
         failed_ids = [
-            each for each in message_ids if not queue.hold_message(conn, each, NO_ANSWER, now, is_unanswered=True)
+            each
+            for each in message_ids
+            if not queue.hold_message(conn, each, NO_ANSWER, now, choose_path, is_unanswered=True)
         ]
     if failed_ids:
         result.receipts += outcomes.finish_and_refund_messages(
@@ -290,13 +317,15 @@ def resolve_unsure_messages(
 
 @dataclass(slots=True)
 class RecoveredState:
-    """What a start has found: receipts that were queued, and the accounts of which something waits."""
+    """What a start has found: receipts that were queued, and paths with the accounts of which something waits there."""
 
     receipts: list[DeliveryReceipt]
-    waiting_account_ids: set[int]
+    waiting: set[tuple[UpstreamPath, int]]
 
 
-def recover_messages(conn: sqlite3.Connection, now: int) -> RecoveredState:
+def recover_messages(
+    conn: sqlite3.Connection, now: int, choose_path: ChoosePath = choose_default_path
+) -> RecoveredState:
     """Decide about what was under way when the last process ended; once, before anything is claimed.
 
     What simulators have stays theirs (`outcomes.list_simulated_message_ids`).
@@ -307,7 +336,7 @@ def recover_messages(conn: sqlite3.Connection, now: int) -> RecoveredState:
         for (upstream_id,) in conn.execute("SELECT id FROM upstreams WHERE kind <> ?", (SIMULATOR,)).fetchall():
             message_ids = list_unanswered_message_ids(conn, upstream_id)
             if message_ids:
-                resolve_unsure_messages(conn, upstream_id, message_ids, now, result)
+                resolve_unsure_messages(conn, upstream_id, message_ids, now, result, choose_path)
         return RecoveredState(result.receipts, queue.list_waiting_accounts(conn))
 
 

@@ -12,6 +12,7 @@ from portal.services.common.errors import Refused
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
+from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
 
 # GSM 03.40, 9.2.3.24.1: a concatenated message counts its parts in one octet.
 MAX_PARTS = 255
@@ -77,7 +78,7 @@ class SubmittedMessage:
     upstream gets it. `needs_hex_id`: its client needs another id, of eight hexadecimal digits: `hex_id`, None until it
     is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
     and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
-    simulator added by name.
+    simulator added by name. `path`: where it `is_queued`, what it waits for.
     """
 
     account_id: int
@@ -106,6 +107,7 @@ class SubmittedMessage:
     upstream: int | None = None
     is_simulated: bool = False
     is_queued: bool = False
+    path: UpstreamPath = DEFAULT_PATH
 
 
 _ENCODING_LABELS = {

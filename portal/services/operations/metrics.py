@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
 from portal.services.common import ids
-from portal.services.upstreams import binds, counters, queue
+from portal.services.upstreams import binds, counters, paths, queue, upstreams
 from portal.services.upstreams.counters import COUNTERS
+from portal.services.upstreams.health import FAILING
 
 _METRICS = {
     "smpp_portal_messages_total": ("counter", "Messages accepted", "SELECT sum(sent) FROM daily_totals"),
@@ -23,6 +24,11 @@ _METRICS = {
         "gauge",
         "Mails that wait to be sent",
         "SELECT count(*) FROM mails WHERE next_attempt_at IS NOT NULL",
+    ),
+    "smpp_portal_unroutable_total": (
+        "counter",
+        "Messages refused because no route takes them, and there is no default upstream",
+        "SELECT value FROM counters WHERE name = 'unroutable_submits'",
     ),
     "smpp_portal_unmatched_receipts": (
         "gauge",
@@ -96,6 +102,13 @@ def _render_upstream_metrics(conn: sqlite3.Connection) -> list[str]:
     # A disabled one lacks none.
     configured = {each.upstream.name: len(each.binds) if each.upstream.enabled else 0 for each in states}
     lines += _render_metric("smpp_portal_upstream_binds", "gauge", "Binds that an upstream should have", configured)
+    failing = {each.upstream.name: int(each.health.state == FAILING) for each in states}
+    help = "An upstream is unbound, or answers nothing but errors: others take over from it, where a route says so"
+    lines += _render_metric("smpp_portal_upstream_failing", "gauge", help, failing)
+    waiting = upstreams.count_waiting_messages(conn)
+    waiting_by_name = {each.upstream.name: waiting.get(each.upstream.id, 0) for each in states}
+    help = "Messages that wait for an upstream, or to be tried again there"
+    lines += _render_metric("smpp_portal_upstream_messages_waiting", "gauge", help, waiting_by_name)
     counted = {each.upstream.name: counters.get_counters(conn, each.upstream.id) for each in states}
     for counter in COUNTERS:
         values = {name: each[counter] for name, each in counted.items()}
@@ -111,28 +124,13 @@ def _measure_oldest_age(conn: sqlite3.Connection) -> int:
 
 
 def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]]:
-    """Yield the id and the date of each message that may be the oldest one of an account and priority in the queue, or
-    of what is held.
+    """Yield the id and the date of each message that may be the oldest one of a path, account and priority in the
+    queue, or of what is held.
 
     Those in the queue are looked up in the index: to look at a million rows for the least id takes 60 ms.
     """
-    select = (
-        "SELECT waiting.account_id, priority_rank, message_id, scheduled_at FROM queued_messages AS waiting"
-        " LEFT JOIN messages ON id = message_id WHERE"
-    )
-    order = "ORDER BY waiting.account_id, priority_rank, message_id LIMIT 1"
-    row = conn.execute(f"{select} true {order}").fetchone()
-    while row:
-        account_id, priority_rank, message_id, scheduled_at = row
-        yield message_id, scheduled_at
-        if scheduled_at is not None:
-            yield from _iterate_behind_dated(conn, account_id, priority_rank, message_id)
-        # Two statements: SQLite reads all of a rank for (account_id, priority_rank) > (?, ?).
-        of_account = f"{select} waiting.account_id = ? AND priority_rank > ? {order}"
-        row = (
-            conn.execute(of_account, (account_id, priority_rank)).fetchone()
-            or conn.execute(f"{select} waiting.account_id > ? {order}", (account_id,)).fetchone()
-        )
+    for path_id in paths.list_paths(conn):
+        yield from _iterate_oldest_on_path(conn, path_id)
     yield from conn.execute(
         "SELECT id, scheduled_at FROM messages WHERE id IN"
         " (SELECT message_id FROM held_messages ORDER BY message_id LIMIT ?)",
@@ -140,16 +138,37 @@ def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]
     )
 
 
+def _iterate_oldest_on_path(conn: sqlite3.Connection, path_id: int) -> Iterator[tuple[int, int | None]]:
+    select = (
+        "SELECT waiting.account_id, priority_rank, message_id, scheduled_at FROM queued_messages AS waiting"
+        " LEFT JOIN messages ON id = message_id WHERE waiting.path = ? AND"
+    )
+    order = "ORDER BY waiting.account_id, priority_rank, message_id LIMIT 1"
+    row = conn.execute(f"{select} true {order}", (path_id,)).fetchone()
+    while row:
+        account_id, priority_rank, message_id, scheduled_at = row
+        yield message_id, scheduled_at
+        if scheduled_at is not None:
+            yield from _iterate_behind_dated(conn, path_id, account_id, priority_rank, message_id)
+        # Two statements: SQLite reads all of a rank for (account_id, priority_rank) > (?, ?).
+        of_account = f"{select} waiting.account_id = ? AND priority_rank > ? {order}"
+        row = (
+            conn.execute(of_account, (path_id, account_id, priority_rank)).fetchone()
+            or conn.execute(f"{select} waiting.account_id > ? {order}", (path_id, account_id)).fetchone()
+        )
+
+
 def _iterate_behind_dated(
-    conn: sqlite3.Connection, account_id: int, priority_rank: int, message_id: int
+    conn: sqlite3.Connection, path_id: int, account_id: int, priority_rank: int, message_id: int
 ) -> Iterator[tuple[int, int | None]]:
     """Yield what is queued behind a message that waits since its date only, up to the first without a date: that one
     may have waited for longer, those behind it have not.
     """
     behind = conn.execute(
         "SELECT message_id, scheduled_at FROM queued_messages AS waiting LEFT JOIN messages ON id = message_id"
-        " WHERE waiting.account_id = ? AND priority_rank = ? AND message_id > ? ORDER BY message_id LIMIT ?",
-        (account_id, priority_rank, message_id, _MAX_DATED),
+        " WHERE waiting.path = ? AND waiting.account_id = ? AND priority_rank = ? AND message_id > ?"
+        " ORDER BY message_id LIMIT ?",
+        (path_id, account_id, priority_rank, message_id, _MAX_DATED),
     )
     for waiting_id, scheduled_at in behind:
         yield waiting_id, scheduled_at

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from portal.core.db import write_transaction
 from portal.services.accounts import session_records
 from portal.services.upstreams import upstreams
+from portal.services.upstreams.health import GOOD, UpstreamHealth, list_health
 from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream
 
 # The states of a bind; the first, and `unbound` and `refused`, are those of an upstream, too.
@@ -20,7 +21,8 @@ class BindState:
 
     `kind` is trx, tx or rx. `state` is BOUND, REFUSED where the carrier has refused the last attempt, UNBOUND, or a
     word for what is neither of the first two (connecting). `since` is when it became so (milliseconds; 0: not known).
-    `error` is why it isn't bound, and `status` the command_status of a refusal.
+    `error` is why it isn't bound, and `status` the command_status of a refusal. `host`: where it is bound, as
+    host:port, if the upstream has two hosts.
     """
 
     number: int
@@ -29,15 +31,19 @@ class BindState:
     since: int
     error: str = ""
     status: int = 0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """An upstream as it is now: its state, which is one of the five above, and the binds that it has or should have."""
+    """An upstream as it is now: its state, which is one of the five above, the binds that it has or should have, and
+    whether it is given messages.
+    """
 
     upstream: Upstream
     state: str
     binds: tuple[BindState, ...]
+    health: UpstreamHealth
 
 
 # --- written by the SMPP server
@@ -48,9 +54,12 @@ def record_bind_states(conn: sqlite3.Connection, upstream_id: int, states: Seque
     with write_transaction(conn):
         conn.execute("DELETE FROM upstream_binds WHERE upstream = ?", (upstream_id,))
         conn.executemany(
-            "INSERT INTO upstream_binds (upstream, number, kind, state, since, error, status)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(upstream_id, each.number, each.kind, each.state, each.since, each.error, each.status) for each in states],
+            "INSERT INTO upstream_binds (upstream, number, kind, state, since, error, status, host)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (upstream_id, each.number, each.kind, each.state, each.since, each.error, each.status, each.host)
+                for each in states
+            ],
         )
 
 
@@ -67,7 +76,11 @@ def list_upstream_states(conn: sqlite3.Connection) -> list[UpstreamState]:
     """All upstreams with their states, by name. Without a running SMPP server nothing is bound."""
     running = session_records.is_component_alive(conn, "smsc")
     stored = list_bind_states(conn) if running else {}
-    return [_build_state(each, stored.get(each.id, []), running=running) for each in upstreams.list_upstreams(conn)]
+    known_health = list_health(conn)
+    return [
+        _build_state(each, stored.get(each.id, []), known_health.get(each.id, UpstreamHealth(GOOD)), running=running)
+        for each in upstreams.list_upstreams(conn)
+    ]
 
 
 def get_upstream_state(conn: sqlite3.Connection, upstream_id: int) -> UpstreamState:
@@ -82,20 +95,22 @@ def list_bind_states(conn: sqlite3.Connection) -> dict[int, list[BindState]]:
     """The binds as the SMPP server has stored them, by the ids of their upstreams and in the order of their numbers."""
     stored: dict[int, list[BindState]] = defaultdict(list)
     rows = conn.execute(
-        "SELECT upstream, number, kind, state, since, error, status FROM upstream_binds ORDER BY upstream, number"
+        "SELECT upstream, number, kind, state, since, error, status, host FROM upstream_binds ORDER BY upstream, number"
     )
     for upstream_id, *values in rows:
         stored[upstream_id].append(BindState(*values))
     return stored
 
 
-def _build_state(upstream: Upstream, stored: Sequence[BindState], *, running: bool) -> UpstreamState:
+def _build_state(
+    upstream: Upstream, stored: Sequence[BindState], health: UpstreamHealth, *, running: bool
+) -> UpstreamState:
     kinds = upstream.settings.bind_kinds if upstream.kind == upstreams.SMPP else ()
     by_number = {each.number: each for each in stored}
     binds = tuple(
         by_number.get(number, BindState(number, kind, UNBOUND, 0)) for number, kind in enumerate(kinds, start=1)
     )
-    return UpstreamState(upstream, _summarize(upstream, [each.state for each in binds], running=running), binds)
+    return UpstreamState(upstream, _summarize(upstream, [each.state for each in binds], running=running), binds, health)
 
 
 def _summarize(upstream: Upstream, states: Sequence[str], *, running: bool) -> str:

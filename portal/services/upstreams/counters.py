@@ -31,6 +31,12 @@ def add_to_counters(conn: sqlite3.Connection, upstream_id: int, amounts: Mapping
         )
 
 
+def add_unroutable_submits(conn: sqlite3.Connection, count: int) -> None:
+    """Count messages that were refused because no route takes their number, and there is no default upstream."""
+    with write_transaction(conn):
+        conn.execute("UPDATE counters SET value = value + ? WHERE name = 'unroutable_submits'", (count,))
+
+
 def get_counters(conn: sqlite3.Connection, upstream_id: int) -> dict[str, int]:
     """All of COUNTERS, in their order."""
     stored = dict(conn.execute("SELECT name, value FROM upstream_counters WHERE upstream = ?", (upstream_id,)))

@@ -1,24 +1,28 @@
 """What keeps messages from reaching phones: that they go to a simulator, or that no upstream takes them."""
 
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from portal.services.accounts import session_records
 from portal.services.upstreams import binds, queue
 from portal.services.upstreams.binds import UpstreamState
+from portal.services.upstreams.health import FAILING
+from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import SIMULATOR
 
-# Why messages wait, beside the states of `binds`: there is no upstream, none is the default one, the default one takes
-# no new messages, the SMPP server isn't running.
+# Why messages wait, beside the states of `binds`: there is no upstream, none is the default one, the upstream takes no
+# new messages, the SMPP server isn't running, the upstream is bound and takes nothing.
 NO_UPSTREAM, NO_DEFAULT, DRAINING, SERVER_STOPPED = "no upstream", "no default", "draining", "server stopped"
+TAKES_NOTHING = "takes nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
     """Why messages that wait go on waiting, and how many they are.
 
-    `reason` is one of the four above, or `binds.DISABLED`, `REFUSED` or `UNBOUND`: the state of `upstream`, the default
-    one. `error` is what keeps it from being bound.
+    `reason` is one of the five above, or `binds.DISABLED`, `REFUSED` or `UNBOUND`: the state of `upstream`, the first
+    one that they could take. `error` is what keeps it from being bound, or from taking anything.
     """
 
     reason: str
@@ -40,35 +44,65 @@ def is_simulator_default(conn: sqlite3.Connection) -> bool:
 
 
 def find_obstacle(conn: sqlite3.Connection) -> Obstacle | None:
-    """Why what waits isn't sent; None where nothing waits, or the default upstream takes it.
+    """Why what waits isn't sent; None where nothing waits, or an upstream takes it. Where messages of several routes
+    wait, the reason is that of most of them.
 
     Cheap while nothing waits, and while what waits is taken; otherwise a million cost some tens of milliseconds.
     """
     if not queue.has_queue(conn):
         return None
-    states = binds.list_upstream_states(conn)
-    default = next((each for each in states if each.upstream.is_default), None)
-    reason = (NO_DEFAULT if states else NO_UPSTREAM) if default is None else _find_reason(conn, default)
-    if not reason or not (waiting_count := queue.count_waiting_messages(conn)):
+    is_running = session_records.is_component_alive(conn, "smsc")
+    states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
+    default_path = tuple(upstream_id for upstream_id, each in states.items() if each.upstream.is_default)
+    blocked: dict[UpstreamPath, Obstacle] = {}
+    for path in queue.list_waiting_paths(conn):
+        obstacle = _find_obstacle_of(
+            [states[each] for each in path or default_path if each in states],
+            NO_DEFAULT if states else NO_UPSTREAM,
+            is_running=is_running,
+        )
+        if obstacle is not None:
+            blocked[path] = obstacle
+    if not blocked:
         return None
-    if default is None:
-        return Obstacle(reason, waiting_count)
-    error = next((each.error for each in default.binds if each.error and each.state == reason), "")
-    return Obstacle(reason, waiting_count, default.upstream.name, error)
+    counts = queue.count_waiting_messages_by_path(conn)
+    waiting_count = sum(counts.get(path, 0) for path in blocked)
+    if not waiting_count:
+        return None
+    fullest = max(blocked, key=lambda path: counts.get(path, 0))
+    return replace(blocked[fullest], waiting_count=waiting_count)
 
 
-def _find_reason(conn: sqlite3.Connection, default: UpstreamState) -> str:
-    """Why the default upstream takes nothing; empty where it does."""
-    if default.upstream.draining:
+def _find_obstacle_of(states: Sequence[UpstreamState], reason: str, *, is_running: bool) -> Obstacle | None:
+    """What is in the way of messages that these upstreams may take, in this order; None where one does.
+
+    Args:
+        reason: why there is none.
+    """
+    obstacles = []
+    for each in states:
+        found = _find_reason(each, is_running=is_running)
+        if not found:
+            return None
+        error = next((bind.error for bind in each.binds if bind.error and bind.state == found), "")
+        if found == TAKES_NOTHING:
+            error = each.health.reason
+        obstacles.append(Obstacle(found, 0, each.upstream.name, error))
+    return obstacles[0] if obstacles else Obstacle(reason, 0)
+
+
+def _find_reason(state: UpstreamState, *, is_running: bool) -> str:
+    """Why an upstream takes nothing; empty where it does."""
+    if state.upstream.draining:
         return DRAINING
-    if default.state == binds.DISABLED:
-        return default.state
-    if not session_records.is_component_alive(conn, "smsc"):
+    if state.state == binds.DISABLED:
+        return state.state
+    if not is_running:
         return SERVER_STOPPED
-    if default.state != binds.PARTLY:
-        return "" if default.state == binds.BOUND else default.state
     # Nothing is sent on a receiver.
-    sending_states = {each.state for each in default.binds if each.kind != "rx"}
-    if binds.BOUND in sending_states:
-        return ""
+    sending_states = {each.state for each in state.binds if each.kind != "rx"}
+    if state.state == binds.BOUND or binds.BOUND in sending_states:
+        return TAKES_NOTHING if state.health.state == FAILING else ""
+    if state.state != binds.PARTLY:
+        return state.state
     return binds.REFUSED if binds.REFUSED in sending_states else binds.UNBOUND

@@ -1,35 +1,46 @@
-"""What waits to go out: rows that are claimed in batches, by whoever has room for them.
+"""What waits to go out: rows that are claimed in batches, by whoever takes their path and has room for them.
 
 A message that waits has a row in `queued_messages`, or in `held_messages` where an upstream has refused it for the
-moment, or has so refused another of its account to the same destination. The whole of it is in `messages`, whose
-`upstream` is NULL until it is claimed. Everything here is called inside `write_transaction()`.
+moment, or has so refused another of its account to the same destination, or has another of them that it has not
+answered while the next upstream takes over. The whole of it is in `messages`, whose `upstream` is NULL until it is
+claimed. Everything here is called inside `write_transaction()`.
 """
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
 from portal.services.common.message_states import ENROUTE
+from portal.services.upstreams import paths, takeovers
+from portal.services.upstreams.paths import (
+    DEFAULT_PATH,
+    ChoosePath,
+    UpstreamPath,
+    choose_default_path,
+)
 
 _HIGHEST_PRIORITY = 3
-_INSERT_QUEUED = BulkInsert("queued_messages", "account_id, priority_rank, message_id")
+INSERT_QUEUED = BulkInsert("queued_messages", "path, account_id, priority_rank, message_id")
 _RANK_SQL = f"{_HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {_HIGHEST_PRIORITY})"
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
 _MAX_ROUNDS = 8
 SIMULATOR = "simulator"
 """The kind of an upstream that sends nothing."""
-SIMULATED_BIND = 0
+SIMULATED_BIND = takeovers.SIMULATED_BIND
 """What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
 
+_PATHS_SQL = "(SELECT id FROM queue_paths)"
 IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
-    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.account_id = messages.account_id
+    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.path IN {_PATHS_SQL} AND q.account_id = messages.account_id
         AND q.priority_rank = {_RANK_SQL} AND q.message_id = messages.id)
     OR EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
         AND h.destination = messages.destination AND h.message_id = messages.id)))"""
@@ -37,6 +48,13 @@ IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
 MAY_BE_SENT_SQL = """EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
     AND h.destination = messages.destination AND h.message_id = messages.id AND h.unanswered > 0)"""
 """Whether a carrier may have a row of `messages` that waits, or is tried again: it has not answered."""
+FIRST_UPSTREAM_SQL = f"""coalesce(
+    (SELECT first_upstream FROM queue_paths CROSS JOIN queued_messages AS q ON q.path = queue_paths.id
+        WHERE q.account_id = messages.account_id AND q.priority_rank = {_RANK_SQL} AND q.message_id = messages.id),
+    (SELECT first_upstream FROM held_messages AS h JOIN queue_paths ON queue_paths.id = h.path
+        WHERE h.account_id = messages.account_id AND h.destination = messages.destination
+        AND h.message_id = messages.id))"""
+"""The upstream that comes first on the path of a row of `messages` that waits; NULL: the default one does."""
 
 
 @dataclass(slots=True)
@@ -44,14 +62,16 @@ class ClaimedIds:
     """What one upstream takes now.
 
     `message_ids`: in the order in which they are to be sent. `emptied_account_ids`: the accounts that have had
-    something that waits, and have nothing more. `has_more`: whether something is left that could be claimed at once.
-    `last_account_id`: whose turn it was last; 0: that of what is tried again.
+    something that waits, and have nothing more on any path. `has_more`: whether something is left that could be claimed
+    at once. `last_account_id`: whose turn it was last; 0: that of what is tried again. `emptied_paths`: paths, each
+    with an account that has had something that waits there, and has nothing more on it that is not held.
     """
 
     message_ids: list[int]
     emptied_account_ids: list[int]
     has_more: bool
     last_account_id: int
+    emptied_paths: list[tuple[UpstreamPath, int]] = field(default_factory=list)
 
 
 def rank_from_priority(priority: int) -> int:
@@ -59,42 +79,89 @@ def rank_from_priority(priority: int) -> int:
     return _HIGHEST_PRIORITY - min(priority, _HIGHEST_PRIORITY)
 
 
-def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[int, int, int]]) -> None:
-    """Let messages wait, each given as its account's id, its priority_flag and its id."""
-    _INSERT_QUEUED.run(
-        conn, [(account_id, rank_from_priority(priority), row_id) for account_id, priority, row_id in rows]
+def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[UpstreamPath, int, int, int]]) -> None:
+    """Let messages wait, each given as its path, its account's id, its priority_flag and its id."""
+    if not rows:
+        return
+    path_ids = paths.get_path_ids(conn, {path for path, *_ in rows})
+    INSERT_QUEUED.run(
+        conn,
+        [
+            (path_ids[path], account_id, rank_from_priority(priority), row_id)
+            for path, account_id, priority, row_id in rows
+        ],
     )
 
 
-def put_back_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> None:
+def put_back_messages(
+    conn: sqlite3.Connection, message_ids: Sequence[int], now: int, choose_path: ChoosePath = choose_default_path
+) -> None:
     """Let messages wait again that were claimed and not sent, each in its place. Ended ones are left out."""
     ids_json = json.dumps(message_ids)
-    if has_held_messages(conn):
-        retried = conn.execute(
-            "SELECT ?, account_id, destination, id FROM messages WHERE id IN (SELECT value FROM json_each(?))",
-            (now, ids_json),
+    tried = (
+        conn.execute(
+            "SELECT DISTINCT h.account_id, h.destination FROM messages JOIN held_messages AS h"
+            " ON h.account_id = messages.account_id AND h.destination = messages.destination"
+            f" AND h.message_id = messages.id AND attempts > 0 AND +state = {ENROUTE} AND messages.upstream IS NOT NULL"
+            " WHERE messages.id IN (SELECT value FROM json_each(?))",
+            (ids_json,),
         ).fetchall()
-        conn.executemany(
-            "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?"
-            " AND attempts > 0",
-            retried,
-        )
-    conn.execute(
-        f"INSERT INTO queued_messages SELECT account_id, {_RANK_SQL}, id FROM messages"
+        if has_held_messages(conn)
+        else []
+    )
+    untried = conn.execute(
+        "SELECT account_id, destination, country, source, coalesce(priority, 0), id FROM messages"
         f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL AND NOT EXISTS"
         " (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id"
         "  AND h.destination = messages.destination AND h.message_id = messages.id)",
         (ids_json,),
+    ).fetchall()
+    enqueue_messages(
+        conn,
+        [
+            (choose_path(account_id, destination, country, source), account_id, priority, message_id)
+            for account_id, destination, country, source, priority, message_id in untried
+        ],
     )
     conn.execute(
         "UPDATE messages SET upstream = NULL, bind = NULL WHERE id IN (SELECT value FROM json_each(?))"
         f" AND +state = {ENROUTE} AND upstream_id IS NULL",
         (ids_json,),
     )
+    for flow in tried:
+        _schedule_first_tried(conn, tuple(flow), now)
+
+
+def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], now: int) -> None:
+    """Of what was tried of an account to a destination, the first is tried again now, unless it has a time for that;
+    not while an upstream has any of them: what becomes of that decides about the others.
+    """
+    tried = conn.execute(
+        "SELECT message_id, not_before, upstream IS NOT NULL FROM held_messages INDEXED BY held_messages_tried"
+        f" JOIN messages ON id = message_id AND state = {ENROUTE} WHERE held_messages.account_id = ?"
+        " AND held_messages.destination = ? AND attempts > 0 ORDER BY message_id",
+        flow,
+    ).fetchall()
+    if not tried or any(is_under_way for *_, is_under_way in tried):
+        return
+    first_id, not_before, _ = tried[0]
+    conn.execute(
+        "UPDATE held_messages SET not_before = CASE message_id WHEN ? THEN ? END"
+        " WHERE account_id = ? AND destination = ? AND attempts > 0",
+        (first_id, now if not_before is None else not_before, *flow),
+    )
 
 
 def claim_message_ids(
-    conn: sqlite3.Connection, upstream_id: int, limit: int, after_account_id: int, now: int
+    conn: sqlite3.Connection,
+    upstream_id: int,
+    limit: int,
+    after_account_id: int,
+    now: int,
+    taken_paths: Collection[UpstreamPath] = (DEFAULT_PATH,),
+    choose_path: ChoosePath = choose_default_path,
+    *,
+    holds_followers: bool = False,
 ) -> ClaimedIds:
     """Take messages that wait for an upstream: what is to be tried again, and each account's in turn.
 
@@ -102,13 +169,17 @@ def claim_message_ids(
         limit: how many, at least 1.
         after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: that of what is tried again.
         now: this moment (milliseconds).
+        taken_paths: those that the upstream takes.
+        holds_followers: whether what comes behind these messages to the same destinations waits until they are
+            answered: another upstream takes it.
     """
     claimed = ClaimedIds([], [], has_more=False, last_account_id=after_account_id)
+    path_ids = {path_id: path for path, path_id in paths.find_path_ids(conn, taken_paths).items()}
     # What is tried again has a turn as if it were another account's, behind the last one.
-    turns: list[int | None] = [*_list_waiting_accounts(conn, after_account_id, limit)]
+    turns: list[int | None] = [*_list_waiting_accounts(conn, path_ids, after_account_id, limit)]
     if len(turns) < limit:
         turns.append(None)
-        turns += [each for each in _list_waiting_accounts(conn, 0, limit) if each <= after_account_id]
+        turns += [each for each in _list_waiting_accounts(conn, path_ids, 0, limit) if each <= after_account_id]
     for _ in range(_MAX_ROUNDS):
         remaining = limit - len(claimed.message_ids)
         if not turns or not remaining:
@@ -121,42 +192,63 @@ def claim_message_ids(
                 unfinished.append(account_id)
                 continue
             if account_id is None:
-                is_finished = _claim_retries(conn, count, now, claimed)
+                is_finished = _claim_retries(conn, path_ids, count, now, claimed)
                 claimed.last_account_id = 0
             else:
-                is_finished = _claim_of_account(conn, account_id, count, claimed)
+                is_finished = _claim_of_account(conn, path_ids, account_id, count, claimed)
                 claimed.last_account_id = account_id
             if not is_finished:
                 unfinished.append(account_id)
         turns = unfinished
-    claimed.has_more = bool(turns) or has_queued_messages(conn)
+    claimed.has_more = bool(turns) or any(_has_queued_messages(conn, each) for each in path_ids)
     if claimed.message_ids:
         conn.execute(
             f"UPDATE messages SET upstream = ?1, bind = (SELECT {SIMULATED_BIND} FROM upstreams WHERE id = ?1"
             f" AND kind = '{SIMULATOR}') WHERE id IN (SELECT value FROM json_each(?2)) AND +state = {ENROUTE}",
             (upstream_id, json.dumps(claimed.message_ids)),
         )
+        if holds_followers:
+            takeovers.hold_followers_of_messages(conn, claimed.message_ids, choose_path)
     return claimed
 
 
-def _list_waiting_accounts(conn: sqlite3.Connection, after_account_id: int, limit: int) -> list[int]:
-    """The accounts behind one in the order of their ids that have something queued: one look-up in the index each."""
-    rows = conn.execute(
-        "WITH RECURSIVE waiting (id) AS (SELECT min(account_id) FROM queued_messages WHERE account_id > ?"
-        " UNION ALL SELECT (SELECT min(account_id) FROM queued_messages WHERE account_id > waiting.id) FROM waiting"
-        " WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL LIMIT ?",
-        (after_account_id, limit),
-    )
-    return [row[0] for row in rows]
+def _list_waiting_accounts(
+    conn: sqlite3.Connection, path_ids: Iterable[int], after_account_id: int, limit: int
+) -> list[int]:
+    """The accounts behind one in the order of their ids that have something queued on these paths: for each path one
+    look-up in the index for each.
+    """
+    found: set[int] = set()
+    for path_id in path_ids:
+        rows = conn.execute(
+            "WITH RECURSIVE waiting (id) AS"
+            " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > ?2"
+            " UNION ALL SELECT"
+            " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > waiting.id)"
+            " FROM waiting WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL LIMIT ?3",
+            (path_id, after_account_id, limit),
+        )
+        found.update(row[0] for row in rows)
+    return sorted(found)[:limit]
 
 
-def _claim_retries(conn: sqlite3.Connection, count: int, now: int, claimed: ClaimedIds) -> bool:
+def _claim_retries(
+    conn: sqlite3.Connection, path_ids: Iterable[int], count: int, now: int, claimed: ClaimedIds
+) -> bool:
     """Claim what is to be tried again now; returns whether there is no more of it."""
-    rows = conn.execute(
-        "SELECT account_id, destination, message_id FROM held_messages WHERE not_before IS NOT NULL"
-        " AND not_before <= ? ORDER BY not_before LIMIT ?",
-        (now, count),
-    ).fetchall()
+    due = merge(
+        *(
+            conn.execute(
+                "SELECT not_before, account_id, destination, message_id FROM held_messages WHERE path = ?"
+                " AND not_before IS NOT NULL AND not_before <= ? ORDER BY not_before, account_id, destination,"
+                " message_id LIMIT ?",
+                (each, now, count),
+            ).fetchall()
+            for each in path_ids
+        ),
+        key=tuple,
+    )
+    rows = [tuple(row)[1:] for row in islice(due, count)]
     conn.executemany(
         "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
     )
@@ -164,40 +256,60 @@ def _claim_retries(conn: sqlite3.Connection, count: int, now: int, claimed: Clai
     return len(rows) < count
 
 
-def _claim_of_account(conn: sqlite3.Connection, account_id: int, count: int, claimed: ClaimedIds) -> bool:
+def _claim_of_account(
+    conn: sqlite3.Connection, path_ids: dict[int, UpstreamPath], account_id: int, count: int, claimed: ClaimedIds
+) -> bool:
     """Claim an account's next messages; returns whether it has no more of them in `queued_messages`."""
     # A row without its message, which nothing should leave, is removed with the others.
-    rows = conn.execute(
-        "SELECT q.priority_rank, message_id, destination, EXISTS (SELECT 1 FROM held_messages AS h"
-        "  WHERE h.account_id = q.account_id AND h.destination = messages.destination)"
-        " FROM queued_messages AS q LEFT JOIN messages ON id = message_id WHERE q.account_id = ?"
-        " ORDER BY priority_rank, message_id LIMIT ?",
-        (account_id, count),
-    ).fetchall()
+    waiting = merge(
+        *(
+            conn.execute(
+                "SELECT q.priority_rank, message_id, q.path, destination, EXISTS (SELECT 1 FROM held_messages AS h"
+                "  WHERE h.account_id = q.account_id AND h.destination = messages.destination)"
+                " FROM queued_messages AS q LEFT JOIN messages ON id = message_id WHERE q.path = ? AND q.account_id = ?"
+                " ORDER BY priority_rank, message_id LIMIT ?",
+                (each, account_id, count),
+            ).fetchall()
+            for each in path_ids
+        ),
+        key=lambda row: (row[0], row[1]),
+    )
+    rows = [*islice(waiting, count)]
     # What another one of theirs to that destination is in front of waits for it.
     conn.executemany(
-        "INSERT INTO held_messages (account_id, destination, message_id) VALUES (?, ?, ?)",
-        [(account_id, destination, message_id) for _, message_id, destination, is_held in rows if is_held],
+        "INSERT INTO held_messages (path, account_id, destination, message_id) VALUES (?, ?, ?, ?)",
+        [(path_id, account_id, destination, row_id) for _, row_id, path_id, destination, is_held in rows if is_held],
     )
     conn.executemany(
-        "DELETE FROM queued_messages WHERE account_id = ? AND priority_rank = ? AND message_id = ?",
-        [(account_id, rank, message_id) for rank, message_id, *_ in rows],
+        "DELETE FROM queued_messages WHERE path = ? AND account_id = ? AND priority_rank = ? AND message_id = ?",
+        [(path_id, account_id, rank, row_id) for rank, row_id, path_id, *_ in rows],
     )
     claimed.message_ids += [
-        message_id for _, message_id, destination, is_held in rows if destination is not None and not is_held
+        row_id for _, row_id, _, destination, is_held in rows if destination is not None and not is_held
     ]
-    (has_more,) = conn.execute(
-        "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE account_id = ?)", (account_id,)
-    ).fetchone()
-    if not has_more and not has_waiting_messages(conn, account_id):
-        claimed.emptied_account_ids.append(account_id)
-    return not has_more
+    emptied_ids = [
+        each
+        for each in path_ids
+        if not conn.execute(
+            "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE path = ? AND account_id = ?)", (each, account_id)
+        ).fetchone()[0]
+    ]
+    if emptied_ids and not _has_held_messages_of(conn, account_id):
+        claimed.emptied_paths += [(path_ids[each], account_id) for each in emptied_ids]
+        if not has_waiting_messages(conn, account_id):
+            claimed.emptied_account_ids.append(account_id)
+    return len(emptied_ids) == len(path_ids)
+
+
+def _has_held_messages_of(conn: sqlite3.Connection, account_id: int) -> bool:
+    row = conn.execute("SELECT EXISTS (SELECT 1 FROM held_messages WHERE account_id = ?)", (account_id,)).fetchone()
+    return bool(row[0])
 
 
 def has_waiting_messages(conn: sqlite3.Connection, account_id: int) -> bool:
     """Whether an account has any message that waits, or holds up others."""
     row = conn.execute(
-        "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE account_id = ?1)"
+        f"SELECT EXISTS (SELECT 1 FROM queued_messages WHERE path IN {_PATHS_SQL} AND account_id = ?1)"
         " OR EXISTS (SELECT 1 FROM held_messages WHERE account_id = ?1)",
         (account_id,),
     ).fetchone()
@@ -205,7 +317,13 @@ def has_waiting_messages(conn: sqlite3.Connection, account_id: int) -> bool:
 
 
 def hold_message(
-    conn: sqlite3.Connection, message_id: int, error: str, now: int, *, is_unanswered: bool = False
+    conn: sqlite3.Connection,
+    message_id: int,
+    error: str,
+    now: int,
+    choose_path: ChoosePath = choose_default_path,
+    *,
+    is_unanswered: bool = False,
 ) -> bool:
     """Let a claimed message wait for another try, and all of its account to the same destination for it.
 
@@ -220,16 +338,20 @@ def hold_message(
         False where it had no answer MAX_UNANSWERED times, and is not to be tried again.
     """
     row = conn.execute(
-        f"SELECT account_id, destination FROM messages WHERE id = ? AND +state = {ENROUTE}", (message_id,)
+        f"SELECT account_id, destination, country, source FROM messages WHERE id = ? AND +state = {ENROUTE}",
+        (message_id,),
     ).fetchone()
     if row is None:
         return True
-    flow = tuple(row)
+    path = choose_path(*row)
+    flow = tuple(row)[:2]
+    # Without an error it has only held up what comes behind it (`hold_followers`), and this was its first try.
     attempts, unanswered_count = conn.execute(
-        "INSERT INTO held_messages (account_id, destination, message_id, attempts, unanswered, error)"
-        " VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET attempts = attempts + 1,"
+        "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, unanswered, error)"
+        " VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET path = excluded.path,"
+        " attempts = attempts + CASE WHEN attempts = 1 AND error = '' THEN 0 ELSE 1 END,"
         " unanswered = unanswered + excluded.unanswered, error = excluded.error RETURNING attempts, unanswered",
-        (*flow, message_id, int(is_unanswered), error),
+        (paths.get_path_ids(conn, [path])[path], *flow, message_id, int(is_unanswered), error),
     ).fetchone()
     if unanswered_count >= MAX_UNANSWERED:
         return False  # it ends as that upstream's
@@ -294,7 +416,8 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
         ).fetchall()
         if not tried:
             conn.execute(
-                f"INSERT INTO queued_messages SELECT h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
+                "INSERT INTO queued_messages (path, account_id, priority_rank, message_id)"
+                f" SELECT h.path, h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
                 f" JOIN messages ON id = message_id AND state = {ENROUTE} WHERE h.account_id = ? AND h.destination = ?",
                 flow,
             )
@@ -309,14 +432,19 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
     return emptied_account_ids
 
 
+def has_held_messages(conn: sqlite3.Connection) -> bool:
+    """Whether anything was refused for the moment, or holds up others."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM held_messages)").fetchone()[0])
+
+
 def has_queued_messages(conn: sqlite3.Connection) -> bool:
     """Whether anything could be claimed at once."""
     return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages)").fetchone()[0])
 
 
-def has_held_messages(conn: sqlite3.Connection) -> bool:
-    """Whether anything was refused for the moment."""
-    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM held_messages)").fetchone()[0])
+def _has_queued_messages(conn: sqlite3.Connection, path_id: int) -> bool:
+    row = conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages WHERE path = ?)", (path_id,)).fetchone()
+    return bool(row[0])
 
 
 def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> None:
@@ -324,8 +452,9 @@ def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]
     if not has_queue(conn):
         return
     conn.execute(
-        "DELETE FROM queued_messages WHERE (account_id, priority_rank, message_id) IN"
-        f" (SELECT account_id, {_RANK_SQL}, id FROM messages WHERE id IN (SELECT value FROM json_each(?)))",
+        "DELETE FROM queued_messages WHERE (path, account_id, priority_rank, message_id) IN"
+        f" (SELECT queue_paths.id, account_id, {_RANK_SQL}, messages.id FROM messages CROSS JOIN queue_paths"
+        "  WHERE messages.id IN (SELECT value FROM json_each(?)))",
         (json.dumps(message_ids),),
     )
     release_held_messages(conn, message_ids)
@@ -336,32 +465,67 @@ def has_queue(conn: sqlite3.Connection) -> bool:
     return has_queued_messages(conn) or has_held_messages(conn)
 
 
-def list_waiting_accounts(conn: sqlite3.Connection) -> set[int]:
-    """The ids of all accounts that have anything that waits, or holds up others: one look-up in an index each."""
-    return {*_iterate_distinct_accounts(conn, "queued_messages"), *_iterate_distinct_accounts(conn, "held_messages")}
+def list_waiting_accounts(conn: sqlite3.Connection) -> set[tuple[UpstreamPath, int]]:
+    """All paths with the accounts that have anything that waits there, or holds up others: one look-up in the index for
+    each of what is queued.
+    """
+    known = paths.list_paths(conn)
+    found = {(path, account_id) for path_id, path in known.items() for account_id in _iterate_accounts(conn, path_id)}
+    held = conn.execute("SELECT DISTINCT path, account_id FROM held_messages")
+    return found | {(known[path_id], account_id) for path_id, account_id in held}
 
 
-def _iterate_distinct_accounts(conn: sqlite3.Connection, table: str) -> Iterator[int]:
+def _iterate_accounts(conn: sqlite3.Connection, path_id: int) -> Iterator[int]:
     account_id = 0
     while True:
         (account_id,) = conn.execute(
-            f"SELECT min(account_id) FROM {table} WHERE account_id > ?", (account_id,)
+            "SELECT min(account_id) FROM queued_messages WHERE path = ? AND account_id > ?", (path_id, account_id)
         ).fetchone()
         if account_id is None:
             return
         yield account_id
 
 
-def get_next_retry_time(conn: sqlite3.Connection) -> int | None:
-    """When (milliseconds) the next message is to be tried again; None: there is none."""
-    row = conn.execute("SELECT min(not_before) FROM held_messages WHERE not_before IS NOT NULL").fetchone()
-    return None if row is None else row[0]
+def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[UpstreamPath] | None = None) -> int | None:
+    """When (milliseconds) the next message of these paths is to be tried again; None: there is none.
+
+    Args:
+        waiting_paths: None: all.
+    """
+    path_ids = paths.list_paths(conn) if waiting_paths is None else paths.find_path_ids(conn, waiting_paths).values()
+    times = (
+        conn.execute(
+            "SELECT min(not_before) FROM held_messages WHERE path = ? AND not_before IS NOT NULL", (each,)
+        ).fetchone()[0]
+        for each in path_ids
+    )
+    return min((each for each in times if each is not None), default=None)
 
 
 def count_waiting_messages(conn: sqlite3.Connection) -> int:
     """How many messages wait; some tens of milliseconds for a million."""
-    row = conn.execute(
-        "SELECT (SELECT count(*) FROM queued_messages) + (SELECT count(*) FROM held_messages JOIN messages"
-        " ON id = message_id WHERE upstream IS NULL)"
-    ).fetchone()
-    return int(row[0])
+    return sum(count_waiting_messages_by_path(conn).values())
+
+
+def count_waiting_messages_by_path(conn: sqlite3.Connection) -> dict[UpstreamPath, int]:
+    """How many messages wait on each path, as far as any do; some tens of milliseconds for a million."""
+    known = paths.list_paths(conn)
+    counts = {
+        path_id: conn.execute("SELECT count(*) FROM queued_messages WHERE path = ?", (path_id,)).fetchone()[0]
+        for path_id in known
+    }
+    held = conn.execute(
+        "SELECT path, count(*) FROM held_messages JOIN messages ON id = message_id WHERE upstream IS NULL GROUP BY path"
+    )
+    for path_id, count in held:
+        counts[path_id] += count
+    return {known[path_id]: count for path_id, count in counts.items() if count}
+
+
+def list_waiting_paths(conn: sqlite3.Connection) -> list[UpstreamPath]:
+    """The paths on which anything waits for an upstream to take it. Cheap."""
+    rows = conn.execute(
+        "SELECT upstream_ids FROM queue_paths WHERE EXISTS (SELECT 1 FROM queued_messages WHERE path = queue_paths.id)"
+        " OR EXISTS (SELECT 1 FROM held_messages WHERE path = queue_paths.id AND not_before IS NOT NULL) ORDER BY id"
+    )
+    return [paths.parse_path(row[0]) for row in rows]

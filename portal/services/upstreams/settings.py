@@ -78,6 +78,11 @@ class TlsSettingWithoutTls(Refused):
         self.field = setting
 
 
+class SecondPortWithoutHost(Refused):
+    sentence = N_("second_port is the port of second_host: give that, too, or leave second_port out.")
+    field = "second_port"
+
+
 class ValidityAboveMaximum(Refused):
     sentence = N_("The default validity, %(default)s s, is longer than the longest one, %(longest)s s.")
     field = "default_validity_seconds"
@@ -130,6 +135,12 @@ class UpstreamSettings:
 
     host: str = _declare("", CONNECTION, "name or IP address of the carrier's SMSC", max_length=_MAX_HOST)
     port: int = _declare(2775, CONNECTION, "port of the SMSC", low=1, high=65_535)
+    second_host: str = _declare(
+        "", CONNECTION, "another host of the same SMSC, for when the first can't be reached", max_length=_MAX_HOST
+    )
+    second_port: int | None = _declare(
+        None, CONNECTION, "port of the second host; same: the first one's", low=1, high=65_535, words={"same": None}
+    )
     tls: bool = _declare(False, CONNECTION, "connect by TLS", words=_FLAG_WORDS)
     tls_verify: bool = _declare(True, CONNECTION, "refuse a certificate that isn't the host's", words=_FLAG_WORDS)
     tls_ca_file: str = _declare(
@@ -185,6 +196,14 @@ class UpstreamSettings:
         LIMITS,
         "what becomes of a submit_sm without an answer after a lost connection or a crash",
         words=_choose(RESEND, FAIL),
+    )
+    failover_seconds: int = _declare(
+        30,
+        LIMITS,
+        "how long it may be unbound, or answer nothing but refusals of the moment, until the next upstream of a route"
+        " takes over",
+        low=1,
+        high=_MAX_SECONDS,
     )
     source_ton: int | None = _declare(
         None, TEXT, "TON of senders; auto: 5 letters, 3 short codes, 1 numbers", low=0, high=_MAX_TON, words=_BY_ADDRESS
@@ -273,7 +292,7 @@ def _check_text(name: str, value: str, rule: SettingRule) -> None:
         _check_ca_file(name, value)
     elif len(value) > rule.max_length or not (value.isascii() and value.isprintable()):
         raise InvalidUpstreamText(name, value, limit=rule.max_length)
-    elif name in ("host", "tls_server_name") and value and not _is_host(value):
+    elif name in ("host", "second_host", "tls_server_name") and value and not _is_host(value):
         raise InvalidUpstreamHost(name, value)
 
 
@@ -304,11 +323,13 @@ def check_settings_together(settings: UpstreamSettings) -> None:
     """Make sure that the settings of a connection to a carrier, each of which is possible, go together.
 
     Raises:
-        UpstreamSettingMissing, TlsSettingWithoutTls, ValidityAboveMaximum
+        UpstreamSettingMissing, SecondPortWithoutHost, TlsSettingWithoutTls, ValidityAboveMaximum
     """
     for name in ("host", "system_id"):
         if not getattr(settings, name):
             raise UpstreamSettingMissing(name)
+    if settings.second_port is not None and not settings.second_host:
+        raise SecondPortWithoutHost()
     for name in ("tls_ca_file", "tls_server_name"):
         # Whoever gives one of them believes that nothing goes out unsecured.
         if getattr(settings, name) and not settings.tls:

@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,8 @@ from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import queue
+from portal.services.upstreams import health, queue
+from portal.services.upstreams.paths import choose_taker
 from portal.services.upstreams.settings import (
     RULES,
     SIMULATOR_SETTINGS,
@@ -156,12 +158,28 @@ def get_upstream_names(conn: sqlite3.Connection) -> dict[int, str]:
 
 
 def count_waiting_messages(conn: sqlite3.Connection) -> dict[int, int]:
-    """How many messages wait for each upstream, by its id: all of them for the default one. Those for which none does
-    are left out; a million take some tens of milliseconds.
+    """How many messages wait for each upstream, by its id: those on the paths that it takes now. Those for which none
+    does are left out; a million take some tens of milliseconds.
     """
-    row = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
-    waiting_count = 0 if row is None else queue.count_waiting_messages(conn)
-    return {row["id"]: waiting_count} if waiting_count else {}
+    counts_by_path = queue.count_waiting_messages_by_path(conn)
+    if not counts_by_path:
+        return {}
+    listed = list_upstreams(conn)
+    default_path = tuple(each.id for each in listed if each.is_default)
+    known = health.list_health(conn)
+    states = {
+        each.id: known[each.id].state if each.id in known else health.GOOD
+        for each in listed
+        if each.enabled and not each.draining
+    }
+    counts: Counter[int] = Counter()
+    for path, count in counts_by_path.items():
+        order = path or default_path
+        # Where none takes it, it waits for the first.
+        taker = choose_taker(order, states) or next(iter(order), None)
+        if taker is not None:
+            counts[taker] += count
+    return dict(counts)
 
 
 _COUNT_UNDER_WAY = {
@@ -364,7 +382,8 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
             " WHERE id = ?",
             (now_ms(), current.id),
         )
-        conn.execute("DELETE FROM upstream_binds WHERE upstream = ?", (current.id,))
+        for table in ("upstream_binds", "upstream_health"):
+            conn.execute(f"DELETE FROM {table} WHERE upstream = ?", (current.id,))
         audit.record_action(conn, actor, "upstream.remove", name=upstream.name)
 
 

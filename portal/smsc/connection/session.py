@@ -39,7 +39,15 @@ from portal.smsc.protocol.pdu import (
     SubmitSm,
 )
 from portal.smsc.protocol.pdu_stream import PduStream
-from portal.smsc.storage.interface import BindKind, ClientId, CommitInDoubt, InsufficientCredits, Storage, StorageError
+from portal.smsc.storage.interface import (
+    BindKind,
+    ClientId,
+    CommitInDoubt,
+    InsufficientCredits,
+    NoRoute,
+    Storage,
+    StorageError,
+)
 from portal.smsc.upstream.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
@@ -62,6 +70,11 @@ _SUBMIT_ANSWER_SECONDS = 2.5
 _UNBIND_TIMEOUT_SECONDS = 1.0
 _MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
 _HEARD_WHILE_DRAINING = (CommandId.ENQUIRE_LINK, CommandId.UNBIND)
+# What a submit is refused with that was not stored; ESME_RSYSERR for all else.
+_STATUS_BY_STORAGE_ERROR = {
+    InsufficientCredits: CommandStatus.ESME_RSUBMITFAIL,
+    NoRoute: CommandStatus.ESME_RINVDSTADR,
+}
 
 
 class SessionState(Enum):
@@ -530,11 +543,7 @@ class SmppSession(PduStream):
         elif isinstance(result, CommitInDoubt):
             self._abort("could not be told whether its message is stored")
         else:
-            status = (
-                CommandStatus.ESME_RSUBMITFAIL
-                if isinstance(result, InsufficientCredits)
-                else CommandStatus.ESME_RSYSERR
-            )
+            status = _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR)
             self._write(pdu.encode_response(command, sequence, status))
         self._finish_in_flight_request()
 

@@ -27,7 +27,10 @@ from portal.services.messages.sending import (
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices.prices import PriceList
+from portal.services.routing.routes import RouteTable
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.health import UpstreamHealth
+from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
 
 
@@ -41,6 +44,10 @@ class InsufficientCredits(StorageError):
 
 class StorageUnavailable(StorageError):
     """Certainly not stored: the database is locked, full or read-only. The same submit may be tried again."""
+
+
+class NoRoute(StorageError):
+    """No route takes the message's number, and there is no default upstream. Nothing is stored or charged."""
 
 
 class CommitInDoubt(StorageError):
@@ -76,6 +83,21 @@ class UpstreamConfig:
 
     upstream: Upstream
     password: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an upstream asks for: `limit` messages at most of those that wait on these paths.
+
+    `after_account_id`: whose turn it was last. `holds_followers`: whether what comes behind them to the same
+    destinations waits until they are answered, as another upstream takes it.
+    """
+
+    upstream_id: int
+    paths: Sequence[UpstreamPath]
+    limit: int
+    after_account_id: int
+    holds_followers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +209,22 @@ class OutboundListener(Protocol):
     ) -> None:
         """What upstreams have answered is on disk."""
 
-    def handle_recovered(self, waiting_account_ids: Collection[int]) -> None:
-        """It was decided about what was under way when the last process ended; these accounts have something that
-        waits. Comes once.
+    def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+        """It was decided about what was under way when the last process ended; on these paths something of these
+        accounts waits. Comes once.
         """
 
     def handle_upstreams_changed(self, configs: Sequence[UpstreamConfig], *, has_ever_had: bool) -> None:
         """These are all upstreams. Comes at the start, and whenever any has changed.
 
         `has_ever_had`: whether there is or was any, from when on nothing goes to the built-in simulator.
+        """
+
+    def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:
+        """Messages take these routes from now on. Comes at the start, and whenever one of them, the default upstream or
+        an account that they are for has changed.
+
+        `moves_waiting`: whether what waits may take another path than before.
         """
 
 
@@ -212,14 +241,26 @@ class OutboundStorage(Protocol):
         way.
         """
 
-    def claim_messages(
+    def claim_messages(self, claim: Claim, resolve: Callable[[ClaimedMessages | StorageError], None]) -> None:
+        """Take messages that wait for an upstream: see `sending.claim_messages`."""
+
+    def hold_followers(
         self,
-        upstream_id: int,
-        limit: int,
-        after_account_id: int,
-        resolve: Callable[[ClaimedMessages | StorageError], None],
+        upstream_ids: Collection[int],
+        changed_paths: Sequence[UpstreamPath],
+        resolve: Callable[[Collection[tuple[UpstreamPath, int]]], None],
     ) -> None:
-        """Take messages that wait for an upstream, `limit` at most: see `sending.claim_messages`."""
+        """Have what upstreams have, and have not answered, hold up what comes behind it to the same destinations, and
+        what was refused for the moment on these paths be tried again at once: other upstreams take them from now on.
+
+        All that was asked to be stored or claimed before is among it. `resolve` gets paths with the accounts of which
+        something waits there, or holds up others.
+        """
+
+    def reroute_messages(self, resolve: Callable[[Collection[tuple[UpstreamPath, int]]], None]) -> None:
+        """Put what waits on the paths that it takes now; `resolve` gets all paths with the accounts of which something
+        waits there.
+        """
 
     def store_accepted_message(self, accepted: AcceptedMessage, *, is_urgent: bool) -> None:
         """Store that an upstream has accepted a message; unless it is urgent, together with others."""
@@ -255,6 +296,12 @@ class OutboundStorage(Protocol):
 
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
         """Store how the binds of an upstream are: all of them."""
+
+    def record_health(self, upstream_id: int, health: UpstreamHealth) -> None:
+        """Store whether an upstream is given messages."""
+
+    def count_unroutable_submits(self, count: int) -> None:
+        """Store that so many messages more were refused because no route takes them."""
 
     def add_upstream_counters(self, upstream_id: int, amounts: Mapping[str, int]) -> None:
         """Add to what is counted of an upstream."""

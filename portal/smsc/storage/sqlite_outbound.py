@@ -26,11 +26,17 @@ from portal.services.messages.sending import (
     UpstreamReceipt,
 )
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import binds, counters, upstreams
+from portal.services.routing import routes
+from portal.services.routing.routes import Route, RouteTable
+from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers, upstreams
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.health import UpstreamHealth
+from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
+from portal.services.upstreams.rerouting import ReroutingPosition
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
+    Claim,
     CommitInDoubt,
     InsufficientCredits,
     MessagesCallback,
@@ -49,7 +55,11 @@ log = logging.getLogger(__name__)
 _BATCH_SIZE = 1_000
 
 _ClaimCallback = Callable[[ClaimedMessages | StorageError], None]
-_ClaimJob = tuple[int, int, int, _ClaimCallback]
+_ClaimJob = tuple[Claim, _ClaimCallback]
+_Waiting = Collection[tuple[UpstreamPath, int]]
+_WaitingCallback = Callable[[_Waiting], None]
+_HoldJob = tuple[Collection[int], Sequence[UpstreamPath], _WaitingCallback]
+_RerouteJob = tuple[ReroutingPosition, _WaitingCallback]
 
 
 class SqliteOutboundStorage:
@@ -86,6 +96,8 @@ class SqliteOutboundStorage:
         self._is_closing = False
         self._upstream_versions: dict[int, int] = {}
         self._has_ever_had_upstream = False
+        self._routes = RouteTable([], {}, None)
+        self._listed_routes: Sequence[Route] = []
 
     def start(self, writer: DatabaseWriter) -> None:
         """Begin to write; before all else about what was under way when the last process ended."""
@@ -104,7 +116,11 @@ class SqliteOutboundStorage:
         self._is_closing = True
 
     def load_upstreams(self) -> None:
-        """Tell the listener of upstreams that have changed, if any have. Raises sqlite3.Error."""
+        """Tell the listener of upstreams and routes that have changed, if any have. Raises sqlite3.Error."""
+        self._load_upstreams()
+        self._load_routes()
+
+    def _load_upstreams(self) -> None:
         conn = self._read_connection
         found = upstreams.list_upstreams(conn)
         versions = {each.id: each.version for each in found}
@@ -124,13 +140,35 @@ class SqliteOutboundStorage:
         self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
         self._listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
+    def _load_routes(self) -> None:
+        listed = routes.list_routes(self._read_connection)
+        loaded = routes.load_route_table(self._read_connection)
+        if not listed and not self._listed_routes and loaded.default == self._routes.default:
+            return
+        moves_waiting = listed != self._listed_routes
+        self._routes, self._listed_routes = loaded, listed
+        self._listener.handle_routes_changed(loaded, moves_waiting=moves_waiting)
+
+    def _choose_path(self, account_id: int, destination: str, country: str, source: str) -> UpstreamPath:
+        """The `ChoosePath` of the routes that there are. The writer calls it."""
+        decision = self._routes.choose(account_id, destination, country, source)
+        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids
+
     # --- what the dispatcher asks
 
     def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
         self._writer.queue_write(WriteJobKind.SUBMIT, (submit, resolve))
 
-    def claim_messages(self, upstream_id: int, limit: int, after_account_id: int, resolve: _ClaimCallback) -> None:
-        self._writer.queue_write(WriteJobKind.CLAIM, (upstream_id, limit, after_account_id, resolve))
+    def claim_messages(self, claim: Claim, resolve: _ClaimCallback) -> None:
+        self._writer.queue_write(WriteJobKind.CLAIM, (claim, resolve))
+
+    def hold_followers(
+        self, upstream_ids: Collection[int], changed_paths: Sequence[UpstreamPath], resolve: _WaitingCallback
+    ) -> None:
+        self._writer.queue_write(WriteJobKind.HOLD_FOLLOWERS, (upstream_ids, changed_paths, resolve))
+
+    def reroute_messages(self, resolve: _WaitingCallback) -> None:
+        self._writer.queue_write(WriteJobKind.REROUTE, (ReroutingPosition(), resolve))
 
     def store_accepted_message(self, accepted: AcceptedMessage, *, is_urgent: bool) -> None:
         if is_urgent:
@@ -193,6 +231,12 @@ class SqliteOutboundStorage:
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
         self._writer.queue_write(WriteJobKind.BIND_STATES, (upstream_id, states))
 
+    def record_health(self, upstream_id: int, health: UpstreamHealth) -> None:
+        self._writer.queue_write(WriteJobKind.UPSTREAM_HEALTH, (upstream_id, health))
+
+    def count_unroutable_submits(self, count: int) -> None:
+        self._writer.queue_deferred_write(WriteJobKind.UNROUTABLE, count)
+
     def add_upstream_counters(self, upstream_id: int, amounts: Mapping[str, int]) -> None:
         self._writer.queue_deferred_write(WriteJobKind.UPSTREAM_COUNTERS, (upstream_id, amounts))
 
@@ -220,7 +264,8 @@ class SqliteOutboundStorage:
             WriteJobKind.CANCEL: WriteJobHandler(_cancel_messages, self._handle_messages_cancelled, _report_error),
             WriteJobKind.ACCEPTED: WriteJobHandler(sending.store_accepted_messages, self._handle_sending_stored),
             WriteJobKind.UNSENT: WriteJobHandler(
-                lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms()), self._handle_sending_stored
+                lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms(), self._choose_path),
+                self._handle_sending_stored,
             ),
             WriteJobKind.RECEIPT: WriteJobHandler(
                 lambda conn, items: sending.store_upstream_receipts(conn, [each for each, _ in items], now_ms()),
@@ -230,26 +275,31 @@ class SqliteOutboundStorage:
             WriteJobKind.OUTCOME: WriteJobHandler(
                 sending.store_reported_outcomes, lambda _, result: self._handle_sending_stored([], result)
             ),
-            WriteJobKind.ABANDONED: WriteJobHandler(_put_back_abandoned_messages, self._handle_put_back),
+            WriteJobKind.ABANDONED: WriteJobHandler(self._put_back_abandoned_messages, self._handle_put_back),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
-                lambda conn, _: outcomes.process_due_messages(conn, now_ms()),
+                lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self._choose_path),
                 self._handle_due_messages,
                 self._handle_due_messages_failure,
             ),
-            WriteJobKind.CLAIM: WriteJobHandler(_claim_messages, self._handle_claimed, self._handle_claim_failure),
+            WriteJobKind.CLAIM: WriteJobHandler(self._claim_messages, self._handle_claimed, self._handle_claim_failure),
+            WriteJobKind.HOLD_FOLLOWERS: WriteJobHandler(self._hold_followers, _resolve_each),
+            WriteJobKind.REROUTE: WriteJobHandler(self._reroute_messages, self._handle_rerouted),
             WriteJobKind.UPSTREAM_MESSAGE: WriteJobHandler(
                 lambda conn, items: inbound.store_inbound_messages(conn, [each for each, _ in items]),
                 self._handle_upstream_messages_stored,
                 lambda items, _: _resolve_all(items, False),
             ),
             WriteJobKind.BIND_STATES: WriteJobHandler(_record_bind_states),
+            WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_record_health),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_add_upstream_counters),
+            WriteJobKind.UNROUTABLE: WriteJobHandler(_count_unroutable_submits),
         }
 
     def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
         try:
             binds.clear_bind_states(conn)
-            return sending.recover_messages(conn, now_ms())
+            health.clear_health(conn)
+            return sending.recover_messages(conn, now_ms(), self._choose_path)
         except sqlite3.OperationalError:
             raise  # it is tried again
         except Exception:
@@ -259,7 +309,7 @@ class SqliteOutboundStorage:
 
     def _handle_recovered(self, _: list[None], recovered: RecoveredState) -> None:
         self._queue_receipts(recovered.receipts)
-        self._listener.handle_recovered(recovered.waiting_account_ids)
+        self._listener.handle_recovered(recovered.waiting)
 
     def _store_messages(
         self, conn: sqlite3.Connection, items: list[tuple[SubmittedMessage, SubmitCallback]]
@@ -324,6 +374,53 @@ class SqliteOutboundStorage:
         # The next poll queues it again.
         self._is_due_job_queued = False
 
+    def _put_back_abandoned_messages(self, conn: sqlite3.Connection, batches: list[Sequence[int]]) -> set[int]:
+        now = now_ms()
+        return set().union(
+            *(sending.put_back_abandoned_messages(conn, each, now, self._choose_path) for each in batches)
+        )
+
+    def _claim_messages(self, conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[ClaimedMessages]:
+        return [
+            sending.claim_messages(
+                conn,
+                claim.upstream_id,
+                claim.limit,
+                claim.after_account_id,
+                now_ms(),
+                claim.paths,
+                self._choose_path,
+                holds_followers=claim.holds_followers,
+            )
+            for claim, _ in items
+        ]
+
+    def _hold_followers(self, conn: sqlite3.Connection, items: list[_HoldJob]) -> list[_Waiting]:
+        now = now_ms()
+        results: list[_Waiting] = []
+        for upstream_ids, changed_paths, _ in items:
+            results.append(takeovers.hold_followers(conn, upstream_ids, self._choose_path))
+            for each in changed_paths:
+                takeovers.retry_held_messages_now(conn, each, now)
+        return results
+
+    def _reroute_messages(
+        self, conn: sqlite3.Connection, items: list[_RerouteJob]
+    ) -> list[ReroutingPosition | _Waiting]:
+        results: list[ReroutingPosition | _Waiting] = []
+        for position, _ in items:
+            next_position = rerouting.reroute_messages(conn, position, _BATCH_SIZE, self._choose_path)
+            results.append(next_position or queue.list_waiting_accounts(conn))
+        return results
+
+    def _handle_rerouted(self, items: list[_RerouteJob], results: list[ReroutingPosition | _Waiting]) -> None:
+        for (_, resolve), result in zip(items, results, strict=True):
+            if isinstance(result, ReroutingPosition):
+                # What is submitted meanwhile has its turn in between.
+                self._writer.queue_write(WriteJobKind.REROUTE, (result, resolve))
+            else:
+                resolve(result)
+
     def _handle_claimed(self, items: list[_ClaimJob], claimed: list[ClaimedMessages]) -> None:
         for (*_, resolve), each in zip(items, claimed, strict=True):
             self._queue_receipts(each.receipts)
@@ -349,20 +446,18 @@ def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, 
     return outcomes.cancel_messages(conn, [message for message, _ in items])
 
 
-def _claim_messages(conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[ClaimedMessages]:
-    return [
-        sending.claim_messages(conn, upstream_id, limit, after_account_id, now_ms())
-        for upstream_id, limit, after_account_id, _ in items
-    ]
-
-
-def _put_back_abandoned_messages(conn: sqlite3.Connection, batches: list[Sequence[int]]) -> set[int]:
-    return set().union(*(sending.put_back_abandoned_messages(conn, each, now_ms()) for each in batches))
-
-
 def _record_bind_states(conn: sqlite3.Connection, items: list[tuple[int, Sequence[BindState]]]) -> None:
     for upstream_id, states in dict(items).items():
         binds.record_bind_states(conn, upstream_id, states)
+
+
+def _record_health(conn: sqlite3.Connection, items: list[tuple[int, UpstreamHealth]]) -> None:
+    for upstream_id, state in dict(items).items():
+        health.record_health(conn, upstream_id, state)
+
+
+def _count_unroutable_submits(conn: sqlite3.Connection, counts: list[int]) -> None:
+    counters.add_unroutable_submits(conn, sum(counts))
 
 
 def _add_upstream_counters(conn: sqlite3.Connection, items: list[tuple[int, Mapping[str, int]]]) -> None:
@@ -376,6 +471,11 @@ def _add_upstream_counters(conn: sqlite3.Connection, items: list[tuple[int, Mapp
 def _report_error(items: list[tuple[Any, ...]], error: StorageError) -> None:
     for *_, resolve in items:
         resolve(error)
+
+
+def _resolve_each(items: list[tuple[Any, ...]], results: list[Any]) -> None:
+    for (*_, resolve), result in zip(items, results, strict=True):
+        resolve(result)
 
 
 def _resolve_all(items: list[tuple[Any, Callable[[Any], None]]], value: object) -> None:

@@ -15,7 +15,9 @@ from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason, UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.health import TRYING
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
+from portal.smsc.upstream.health import HealthTracker, UpstreamSigns
 from portal.smsc.upstream.interface import Resolve, UpstreamConnection
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ _AHEAD_SECONDS = 0.05
 # Carriers send some receipts twice, and those that were not answered again after a connection has ended. So many of the
 # latest ones of each upstream are remembered: by id and handset where their message was found, and otherwise whole.
 _KNOWN_RECEIPTS = 20_000
+_NO_ANSWERS = "no answer"
 
 
 class ChannelOwner(Protocol):
@@ -48,12 +51,16 @@ class UpstreamChannel:
     of the connection before, which comes before another one begins. available: how many more messages may be stored as
     this upstream's. claimable: how many may be claimed for it, some of them ahead of the room. reserved: those that are
     being stored as its. claiming: those that were asked for. unsaved: answers that are not on disk yet.
-    last_account_id: whose turn was the last.
+    last_account_id: whose turn was the last. health: how well it does. trial_id: the message that it was given to see
+    whether it is well again, as long as it has not answered that.
     """
 
     __slots__ = (
+        "_answer_count",
+        "_error_count",
         "_flows",
         "_known_receipts",
+        "_last_error",
         "_owner",
         "_ready",
         "_refusals",
@@ -65,10 +72,12 @@ class UpstreamChannel:
         "closing",
         "config",
         "connection",
+        "health",
         "id",
         "is_simulated",
         "last_account_id",
         "reserved",
+        "trial_id",
         "unsaved",
     )
 
@@ -80,6 +89,10 @@ class UpstreamChannel:
         self.closing: asyncio.Task[None] | None = None
         self.available = self.claimable = self.reserved = self.claiming = self.unsaved = 0
         self.last_account_id = 0
+        self.health = HealthTracker(0)
+        self.trial_id: int | None = None
+        self._answer_count = self._error_count = 0
+        self._last_error = ""
         self._owner = owner
         self._storage = storage
         # What is stored as this upstream's, in the order of sending, and waits for room.
@@ -96,6 +109,51 @@ class UpstreamChannel:
         """Whether it gets messages, as far as it has room."""
         upstream = self.config.upstream
         return upstream.enabled and not upstream.draining
+
+    @property
+    def has_unanswered(self) -> bool:
+        """Whether it has anything, or is just being given something, of which it is not on disk what became of it."""
+        return bool(self._flows or self._ready or self.reserved or self.claiming or self.unsaved)
+
+    @property
+    def wants_trial(self) -> bool:
+        """Whether it has failed, and is to be given a message to see whether it is well again."""
+        return self.health.state == TRYING and self.trial_id is None and not self.claiming and self.claimable > 0
+
+    def begin_health(self, now: float) -> None:
+        """A connection begins (seconds, on the event loop's clock): nothing is known of it."""
+        self.health = HealthTracker(now)
+
+    def check_health(self, now: float) -> bool:
+        """Look how well it does; returns whether that has changed."""
+        if self.connection is None:
+            return False
+        if self.trial_id not in self._flows:
+            self.trial_id = None
+        signs = UpstreamSigns(
+            self.connection.is_connected, self._answer_count, self._error_count, self._last_error, bool(self._flows)
+        )
+        return self.health.update(now, signs, self.config.upstream.settings.failover_seconds)
+
+    def has_flow(self, flow: Flow) -> bool:
+        """Whether it has any message of this account to this destination that it has not answered."""
+        return flow in self._flows.values() or any((each.account_id, each.destination) == flow for each in self._ready)
+
+    def take_back_messages(self) -> None:
+        """What it has not begun with waits again, for another one."""
+        connection = self.connection
+        if connection is None or self.is_simulated:
+            return
+        for message_id, flow in list(self._flows.items()):
+            if connection.cancel_message(message_id):
+                del self._flows[message_id]
+                self._put_back(message_id, flow, UnsentReason.PUT_BACK)
+        self.put_back_ready_messages()
+
+    def put_back_messages(self, messages: Iterable[SubmittedMessage]) -> None:
+        """These were claimed for it, and wait again."""
+        for message in messages:
+            self._put_back(message.id, (message.account_id, message.destination), UnsentReason.PUT_BACK)
 
     def _get_sender(self) -> UpstreamConnection | None:
         """Return the connection, where messages can go out on it."""
@@ -168,9 +226,9 @@ class UpstreamChannel:
 
     def put_back_ready_messages(self) -> None:
         """What is ready cannot be sent: it waits again, for whichever upstream can."""
-        while self._ready:
-            message = self._ready.popleft()
-            self._put_back(message.id, (message.account_id, message.destination), UnsentReason.PUT_BACK)
+        messages = [*self._ready]
+        self._ready.clear()
+        self.put_back_messages(messages)
 
     def check_strays(self) -> None:
         """Look whether the database has messages as this upstream's that nobody here knows: a commit in doubt leaves
@@ -207,6 +265,7 @@ class UpstreamChannel:
 
     def handle_accepted(self, message_id: int, upstream_message_id: str, bind: int) -> None:
         self.unsaved += 1
+        self._answer_count += 1
         self._flows.pop(message_id, None)
         # Others may share the commit, unless the answers on their way to the disk hold up what could be sent.
         is_urgent = self.connection is not None and self.unsaved * 2 > self.connection.window
@@ -215,15 +274,21 @@ class UpstreamChannel:
 
     def handle_refused(self, message_id: int, status: str, ptt: int) -> None:
         self._flows.pop(message_id, None)
+        self._answer_count += 1
         self.count_refusals(status)
         self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt))
 
     def handle_held(self, message_id: int, status: str) -> None:
+        self._error_count += 1
+        self._last_error = status
         self.count_refusals(status)
         self._put_back(message_id, self._flows.pop(message_id), UnsentReason.HELD, status)
         self._put_back_followers()
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        if unsure:
+            self._error_count += len(unsure)
+            self._last_error = _NO_ANSWERS
         for message_ids, reason in ((unsure, UnsentReason.UNSURE), (unsent, UnsentReason.PUT_BACK)):
             for each in message_ids:
                 self._put_back(each, self._flows.pop(each), reason)

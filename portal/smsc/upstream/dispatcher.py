@@ -25,8 +25,12 @@ from portal.services.messages.sending import (
     UnsentReason,
 )
 from portal.services.messages.validation import SubmittedMessage
+from portal.services.routing.routes import RouteTable
+from portal.services.upstreams.paths import UpstreamPath
 from portal.smsc.storage.interface import (
     CancelCallback,
+    Claim,
+    NoRoute,
     OutboundStorage,
     StorageError,
     SubmitCallback,
@@ -35,6 +39,7 @@ from portal.smsc.storage.interface import (
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.interface import UpstreamConnection, UpstreamEvents
 from portal.smsc.upstream.simulator.simulator import Simulator
+from portal.smsc.upstream.takers import OutboundPath, PathTakers
 
 CreateConnection = Callable[[UpstreamConfig, UpstreamEvents, asyncio.AbstractEventLoop], UpstreamConnection]
 
@@ -68,13 +73,10 @@ class Dispatcher:
         self._create_connection = create_connection
         self._loop = loop
         self._channels: dict[int, UpstreamChannel] = {}
-        self._default_channel: UpstreamChannel | None = None
+        self._takers = PathTakers(storage, self._channels, self._claim, loop)
+        self._default_path = self._takers.default
         self._uses_upstreams = False
         self._is_closing = False
-        # The accounts of which something may wait: what they submit must not overtake it. And how many of their
-        # messages are being stored to wait.
-        self._waiting_account_ids: set[int] = set()
-        self._pending_enqueues: Counter[int] = Counter()
         # Messages that are being stored to wait again, by account and destination.
         self.put_backs: Counter[Flow] = Counter()
         self._is_recovered = False
@@ -83,9 +85,6 @@ class Dispatcher:
         # called back and may be among that.
         self._resuming_ids: set[int | None] = {None}
         self._postponed_cancels: list[tuple[MessageStatus, CancelCallback]] = []
-        # Whether a claim may find something, and how often that has begun anew.
-        self._may_claim = False
-        self._claim_epoch = 0
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_at = 0
         self._counters_timer: asyncio.TimerHandle | None = None
@@ -97,13 +96,14 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to look after the upstreams; the storage tells of them, and of what was under way."""
+        self._takers.start()
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
         self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
 
     async def close(self, seconds: float) -> None:
         """Send nothing more, wait so long for what is under way, and disconnect."""
         self._is_closing = True
-        self._default_channel = None
+        self._takers.stop()
         for channel in self._channels.values():
             self._close_channel(channel, seconds)
         self._simulator.stop()
@@ -119,22 +119,31 @@ class Dispatcher:
     # --- messages from clients
 
     def store_submit(self, message: SubmittedMessage, resolve: SubmitCallback) -> None:
-        """Store a message as that of an upstream that has room, or to wait; see `Storage.store_submit`."""
-        if self._uses_upstreams and message.scheduled_at is None:
-            channel = self._default_channel
-            if (
-                channel is not None
-                and channel.available > 0
-                and self._is_recovered
-                and message.account_id not in self._waiting_account_ids
-            ):
-                channel.available -= 1
-                channel.reserved += 1
-                message.upstream = channel.id
-                message.is_simulated = channel.is_simulated
-            else:
-                message.is_queued = True
-                self._begin_enqueue(message.account_id)
+        """Store a message as that of an upstream that has room, or to wait; see `Storage.store_submit`. One that
+        nothing takes is refused.
+        """
+        if self._uses_upstreams:
+            path = self._takers.choose_path(message) if self._takers.is_choosing else self._default_path
+            if path is None:
+                self._takers.count_unroutable_submit()
+                self._loop.call_soon(resolve, NoRoute())
+                return
+            if message.scheduled_at is None:
+                channel = path.direct
+                if (
+                    channel is not None
+                    and channel.available > 0
+                    and self._is_recovered
+                    and message.account_id not in path.waiting_account_ids
+                ):
+                    channel.available -= 1
+                    channel.reserved += 1
+                    message.upstream = channel.id
+                    message.is_simulated = channel.is_simulated
+                else:
+                    message.is_queued = True
+                    message.path = path.upstream_ids
+                    path.begin_enqueue(message.account_id)
         self._storage.store_submit(message, resolve)
 
     def handle_submits_stored(self, submits: Sequence[SubmittedMessage], outbound: Sequence[SubmittedMessage]) -> None:
@@ -146,32 +155,21 @@ class Dispatcher:
                 self._channels[upstream_id].reserved -= count
         for each in submits:
             if each.is_queued:
-                self._finish_enqueue(each.account_id)
+                self._takers.finish_enqueue(each)
         self._send_by_upstream(outbound)
         for channel in self._channels.values():
             channel.update_available()
         self._claim()
 
-    def _begin_enqueue(self, account_id: int) -> None:
-        """A message of an account is being stored to wait."""
-        self._waiting_account_ids.add(account_id)
-        self._pending_enqueues[account_id] += 1
-
-    def _finish_enqueue(self, account_id: int) -> None:
-        self._pending_enqueues[account_id] -= 1
-        if not self._pending_enqueues[account_id]:
-            del self._pending_enqueues[account_id]
-        self._expect_waiting()
-
     def begin_put_back(self, flow: Flow) -> None:
-        self._begin_enqueue(flow[0])
+        self._takers.begin_put_back(flow[0])
         self.put_backs[flow] += 1
 
     def _finish_put_back(self, flow: Flow) -> None:
         self.put_backs[flow] -= 1
         if not self.put_backs[flow]:
             del self.put_backs[flow]
-        self._finish_enqueue(flow[0])
+        self._takers.finish_put_back(flow[0])
 
     def _send_by_upstream(self, outbound: Sequence[SubmittedMessage]) -> None:
         for upstream_id, messages in groupby(outbound, attrgetter("upstream")):
@@ -209,7 +207,7 @@ class Dispatcher:
     ) -> None:
         if result is True:
             # What it held up goes on.
-            self._expect_waiting()
+            self._takers.expect_waiting()
             self._claim()
         elif not (message.is_scheduled or message.is_queued):
             # It was not called back, or that could not be written, so it has to go on its way again, unless it has
@@ -228,46 +226,55 @@ class Dispatcher:
             self._simulator.cancel_message(message_id)
             for channel in self._channels.values():
                 channel.cancel_message(message_id)
-        self._waiting_account_ids.update(due.queued_account_ids)
         # What the expired ones held up goes on.
-        self._expect_waiting()
+        self._takers.expect_waiting(due.queued_account_ids)
         self._claim()
 
     # --- what waits
-
-    def _expect_waiting(self) -> None:
-        self._may_claim = True
-        self._claim_epoch += 1
 
     def handle_room(self, channel: UpstreamChannel) -> None:
         """There may be more room than before, or less."""
         channel.send_ready_messages()
         channel.update_available()
-        if channel is self._default_channel:
-            self._claim()
+        if channel.claimable > 0 and not channel.claiming:
+            self._claim_for(channel)
 
     def _claim(self) -> None:
-        channel = self._default_channel
-        if (
-            channel is None
-            or not self._may_claim
-            or not self._is_recovered
-            or channel.claiming
-            or channel.claimable <= 0
-            or self._is_closing
-        ):
-            return
-        self._claims_ended.clear()
-        channel.claiming = min(channel.claimable, _BATCH_SIZE)
-        channel.update_available()
-        self._storage.claim_messages(
-            channel.id,
-            channel.claiming,
-            channel.last_account_id,
-            partial(self._handle_claimed, channel, self._claim_epoch),
-        )
+        for channel in self._channels.values():
+            if channel.wants_trial:
+                self._claim_trial(channel)
+        for channel in self._channels.values():
+            if channel.claimable > 0 and not channel.claiming:
+                self._claim_for(channel)
 
-    def _handle_claimed(self, channel: UpstreamChannel, epoch: int, claimed: ClaimedMessages | StorageError) -> None:
+    def _claim_for(self, channel: UpstreamChannel) -> None:
+        paths = self._takers.list_claimable_paths(channel)
+        if paths and self._is_recovered and not self._is_closing:
+            self._begin_claim(channel, paths, min(channel.claimable, _BATCH_SIZE), is_trial=False)
+
+    def _claim_trial(self, channel: UpstreamChannel) -> None:
+        """Claim one message for an upstream that has failed: what becomes of it tells whether it is well again."""
+        paths = self._takers.list_trial_paths(channel)
+        if paths and self._is_recovered and not self._is_closing:
+            self._begin_claim(channel, paths, 1, is_trial=True)
+
+    def _begin_claim(
+        self, channel: UpstreamChannel, paths: Sequence[OutboundPath], limit: int, *, is_trial: bool
+    ) -> None:
+        self._claims_ended.clear()
+        channel.claiming = limit
+        channel.update_available()
+        epochs = [(each, each.epoch) for each in paths]
+        claim = Claim(channel.id, [each.upstream_ids for each in paths], limit, channel.last_account_id, is_trial)
+        self._storage.claim_messages(claim, partial(self._handle_claimed, channel, epochs, is_trial))
+
+    def _handle_claimed(
+        self,
+        channel: UpstreamChannel,
+        epochs: Sequence[tuple[OutboundPath, int]],
+        is_trial: bool,
+        claimed: ClaimedMessages | StorageError,
+    ) -> None:
         channel.claiming = 0
         if not any(each.claiming for each in self._channels.values()):
             self._claims_ended.set()
@@ -276,18 +283,39 @@ class Dispatcher:
             channel.update_available()
             return
         channel.last_account_id = claimed.last_account_id
-        self._forget_waiting(claimed.emptied_account_ids)
-        if not claimed.has_more and epoch == self._claim_epoch:
-            self._may_claim = False
+        self._takers.forget_waiting(claimed.emptied_account_ids, claimed.emptied_paths)
+        if not claimed.has_more:
+            for path, epoch in epochs:
+                if epoch == path.epoch:
+                    path.may_claim = False
         self._set_retry_timer(claimed.next_retry_at)
-        channel.send_messages(claimed.messages)
+        if self._may_send_claimed(channel, epochs, claimed.messages, is_trial=is_trial):
+            channel.send_messages(claimed.messages)
+        else:
+            channel.put_back_messages(claimed.messages)
         channel.update_available()
+        if is_trial:
+            self._takers.update()
         self._claim()
 
-    def _forget_waiting(self, account_ids: Collection[int]) -> None:
-        for each in account_ids:
-            if each not in self._pending_enqueues:
-                self._waiting_account_ids.discard(each)
+    def _may_send_claimed(
+        self,
+        channel: UpstreamChannel,
+        epochs: Sequence[tuple[OutboundPath, int]],
+        messages: Sequence[SubmittedMessage],
+        *,
+        is_trial: bool,
+    ) -> bool:
+        """Whether what was claimed for an upstream is still for it to send, and passes nothing that another one has."""
+        if not is_trial:
+            return any(path.taker is channel for path, _ in epochs)
+        if messages:
+            # The one message, and what comes behind it waits for it.
+            channel.trial_id = messages[0].id
+            self._takers.expect_held(messages[0])
+        others = [each for each in self._channels.values() if each is not channel]
+        flows = [(each.account_id, each.destination) for each in messages]
+        return not any(other.has_flow(flow) for flow in flows for other in others)
 
     def _set_retry_timer(self, retry_at: int | None) -> None:
         """Claim what is to be tried again at `retry_at` (unix milliseconds), or earlier where that was set before."""
@@ -300,7 +328,7 @@ class Dispatcher:
 
     def _handle_retry_time(self) -> None:
         self._retry_timer = None
-        self._expect_waiting()
+        self._takers.expect_waiting()
         self._claim()
 
     def handle_sending_stored(
@@ -314,22 +342,22 @@ class Dispatcher:
         for each in stored:
             if isinstance(each, UnsentMessage) and each.flow is not None:
                 self._finish_put_back(each.flow)
-        self._forget_waiting(result.emptied_account_ids)
+        self._takers.forget_waiting(result.emptied_account_ids)
         if result.has_released:
-            self._expect_waiting()
+            self._takers.expect_waiting()
         self._set_retry_timer(result.next_retry_at)
         self._claim()
 
     # --- upstreams
 
-    def handle_recovered(self, waiting_account_ids: Collection[int]) -> None:
+    def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         if self._is_closing:
             return
-        self._waiting_account_ids.update(waiting_account_ids)
         self._is_recovered = True
+        self._takers.handle_recovered(waiting)
         self._resume_simulator(None)
         self._storage.put_back_abandoned_messages()
-        self._expect_waiting()
+        self._takers.expect_waiting()
         self._claim()
 
     def handle_upstreams_changed(self, configs: Sequence[UpstreamConfig], *, has_ever_had: bool) -> None:
@@ -345,8 +373,14 @@ class Dispatcher:
                 channel = self._channels[config.upstream.id] = UpstreamChannel(config, self, self._storage)
             self._apply_config(channel, config)
         default_ids = [config.upstream.id for config in configs if config.upstream.is_default]
-        self._default_channel = self._channels[default_ids[0]] if default_ids else None
-        self._expect_waiting()
+        self._takers.set_default_upstream(default_ids[0] if default_ids else None)
+        self._takers.expect_waiting()
+        self._claim()
+
+    def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:
+        if self._is_closing:
+            return
+        self._takers.change_routes(routes, moves_waiting=moves_waiting)
         self._claim()
 
     def _apply_config(self, channel: UpstreamChannel, config: UpstreamConfig) -> None:
@@ -359,6 +393,7 @@ class Dispatcher:
         elif channel.connection is None:
             channel.connection = self._create_connection(config, channel, self._loop)
             channel.is_simulated = channel.connection.is_simulated
+            channel.begin_health(self._loop.time())
             channel.connection.start()
             if channel.is_simulated:
                 self._resume_simulator(channel.id)
@@ -410,6 +445,7 @@ class Dispatcher:
         for channel in self._channels.values():
             if channel.connection is not None:
                 self._save_counters_of(channel, channel.connection)
+        self._takers.save_unroutable_submits()
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
 
     def handle_commit_in_doubt(self) -> None:
@@ -431,6 +467,7 @@ class Dispatcher:
     def _check_strays_periodically(self) -> None:
         for channel in self._channels.values():
             channel.log_refusals()
+        self._takers.log_unroutable_submits()
         self.check_strays()
         self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
 

@@ -28,6 +28,7 @@ _SENTENCES = {
     obstacles.NO_DEFAULT: N_("No upstream is the default one."),
     obstacles.DRAINING: N_("“%(upstream)s” is being drained: it takes no new ones."),
     obstacles.SERVER_STOPPED: N_("The SMPP server isn’t running."),
+    obstacles.TAKES_NOTHING: N_("“%(upstream)s” takes nothing."),
     binds.DISABLED: N_("“%(upstream)s” is disabled."),
     binds.REFUSED: N_("The carrier refuses the binds of “%(upstream)s”."),
     binds.UNBOUND: N_("“%(upstream)s” is not connected."),
@@ -38,6 +39,7 @@ _COMMANDS = {
     obstacles.NO_DEFAULT: "app.py upstream default {upstream}",
     obstacles.DRAINING: "app.py upstream enable {upstream}",
     obstacles.SERVER_STOPPED: "app.py serve",
+    obstacles.TAKES_NOTHING: "app.py upstream show {upstream}",
     binds.DISABLED: "app.py upstream enable {upstream}",
     binds.REFUSED: "app.py upstream test {upstream}",
     binds.UNBOUND: "app.py upstream test {upstream}",
@@ -58,6 +60,8 @@ _REASONS = [
         ),
         (r"the upstream has closed the connection", N_("it has closed the connection")),
         (r"the connection was lost: (?P<reason>.+)", N_("the connection was lost: %(reason)s")),
+        (r"it answers nothing", N_("it answers nothing")),
+        (r"it answers nothing but (?P<error>.+)", N_("it answers nothing but %(error)s")),
     )
 ]
 

@@ -318,7 +318,8 @@ def test_a_page_reads_no_more_than_it_shows(conn, acme_1, submit):
         "SCALAR SUBQUERY",
         # Of each that is under way, whether it waits.
         "CORRELATED SCALAR SUBQUERY",
-        "SEARCH q USING PRIMARY KEY (account_id=? AND priority_rank=? AND message_id=?)",
+        "SEARCH q USING PRIMARY KEY (path=? AND account_id=? AND priority_rank=? AND message_id=?)",
+        "USING ROWID SEARCH ON TABLE queue_paths FOR IN-OPERATOR",
         "SEARCH h USING PRIMARY KEY (account_id=? AND destination=? AND message_id=?)",
         "SEARCH counters USING PRIMARY KEY (name=?)",
         "SEARCH own USING PRIMARY KEY (account_id=? AND message_id>? AND message_id<?)",

@@ -291,7 +291,7 @@ def test_a_start_decides_about_what_was_under_way(conn, cast, upstream):
     claim(conn, 2)
     accept(conn, answered)
     recovered = sending.recover_messages(conn, now_ms())
-    assert recovered.waiting_account_ids == {cast.smpp_acme_1.id}
+    assert recovered.waiting == {((), cast.smpp_acme_1.id)}
     assert counters.get_counters(conn, 1)["unsure"] == 1
     assert sorted(claim(conn)) == [unsure, waiting]
 

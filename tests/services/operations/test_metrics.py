@@ -61,12 +61,12 @@ def test_what_is_queued_and_held_waits_and_the_oldest_counts(conn, acme_1, globe
     newest = wait_since(conn, acme_1, now - HOUR_MS)
     assert ids.time_from_id(dated) < ids.time_from_id(held) < now - 3 * HOUR_MS
     waiting = [(acme_1.id, 3, newest), (globex_1.id, 0, of_globex), (globex_1.id, 3, dated)]
-    conn.executemany("INSERT INTO queued_messages VALUES (?, ?, ?)", waiting)
+    conn.executemany("INSERT INTO queued_messages VALUES (0, ?, ?, ?)", waiting)
     # Each step makes another one the oldest: of another account, of another rank, and one that is held.
     expected = [(3, 2), (4, 3), (5, 4)]
     added = [
         None,
-        ("INSERT INTO queued_messages VALUES (?, 5, ?)", (acme_1.id, of_low_priority)),
+        ("INSERT INTO queued_messages VALUES (0, ?, 5, ?)", (acme_1.id, of_low_priority)),
         (
             "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
             " VALUES (?, '39340', ?, 1, 1, '')",
@@ -101,7 +101,7 @@ def put_into_queue(conn: Connection, account: Account, message_id: int, *, is_he
             (account.id, message_id),
         )
     else:
-        conn.execute("INSERT INTO queued_messages VALUES (?, 3, ?)", (account.id, message_id))
+        conn.execute("INSERT INTO queued_messages VALUES (0, ?, 3, ?)", (account.id, message_id))
 
 
 def test_a_disabled_upstream_should_have_no_binds(conn, keys):

@@ -37,7 +37,8 @@ def waiting(conn: Connection, keys: Keys, acme_1: Account, acme_2: Account) -> S
     conn.execute("UPDATE messages SET upstream = 1 WHERE id IN (:sent, :trying)", values)
     conn.execute("UPDATE messages SET upstream = NULL WHERE id NOT IN (:sent, :trying)", values)
     conn.execute("DELETE FROM queued_messages")
-    conn.execute("INSERT INTO queued_messages VALUES (:account, 0, :queued)", values)
+    conn.execute("INSERT INTO queue_paths VALUES (1, '1', 1)")
+    conn.execute("INSERT INTO queued_messages VALUES (0, :account, 0, :queued)", values)
     conn.executemany(
         "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
         " VALUES (:account, :to, :id, :attempts, :not_before, '')",
@@ -87,8 +88,22 @@ DAMAGES = {
         " {queued}",
     ),
     "queued and held": (
-        "INSERT INTO queued_messages VALUES (:account, 3, :held)",
+        "INSERT INTO queued_messages VALUES (0, :account, 3, :held)",
         "smpp-acme-1: messages that are in queued_messages and in held_messages: 1, the first is messages row {held}",
+    ),
+    "queued on two paths": (
+        "INSERT INTO queued_messages SELECT (SELECT max(id) FROM queue_paths), account_id, priority_rank, message_id"
+        " FROM queued_messages WHERE message_id = :queued",
+        "smpp-acme-1: messages that wait on more than one path in queued_messages: 1, the first is messages row"
+        " {queued}",
+    ),
+    "queued on a path that was removed": (
+        "UPDATE queued_messages SET path = 99",
+        "smpp-acme-1: messages that wait on a path which there isn't: 1, the first is messages row {queued}",
+    ),
+    "held on a path that was removed": (
+        "UPDATE held_messages SET path = 99 WHERE message_id = :behind",
+        "smpp-acme-1: messages that wait on a path which there isn't: 1, the first is messages row {behind}",
     ),
     "held, and not tried again": (
         "UPDATE held_messages SET not_before = NULL WHERE message_id = :held",

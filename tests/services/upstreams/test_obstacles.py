@@ -26,7 +26,7 @@ def create(conn: Connection, keys: Keys) -> Callable[..., Upstream]:
 
 
 def wait(conn: Connection, queued: int = 1, held: Sequence[int] = ()) -> None:
-    conn.executemany("INSERT INTO queued_messages VALUES (1, 3, ?)", [(each,) for each in range(queued)])
+    conn.executemany("INSERT INTO queued_messages VALUES (0, 1, 3, ?)", [(each,) for each in range(queued)])
     conn.executemany(
         "INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)"
         " VALUES (1, '39', ?, 1, 1, '')",

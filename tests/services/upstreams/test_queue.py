@@ -261,7 +261,7 @@ def test_the_waiting_are_counted_and_their_accounts_listed(conn, cast):
     claim(conn, 1, after=cast.smpp_acme_1.id)
     hold(conn, held)
     assert queue.count_waiting_messages(conn) == 4
-    assert queue.list_waiting_accounts(conn) == {cast.smpp_acme_1.id, cast.smpp_globex_1.id}
+    assert queue.list_waiting_accounts(conn) == {((), cast.smpp_acme_1.id), ((), cast.smpp_globex_1.id)}
     assert queue.get_next_retry_time(conn) == NOW + 5_000
 
 
@@ -276,7 +276,7 @@ def test_there_is_more_while_other_accounts_wait(conn, cast):
 
 def test_a_row_without_its_message_is_passed_over(conn, cast):
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
-    conn.execute("INSERT INTO queued_messages VALUES (?, 0, 1)", (cast.smpp_acme_1.id,))
+    conn.execute("INSERT INTO queued_messages VALUES (0, ?, 0, 1)", (cast.smpp_acme_1.id,))
     claimed = claim(conn, 5)
     assert (claimed.message_ids, claimed.has_more) == ([message_id], False)
     assert not queue.has_queue(conn)

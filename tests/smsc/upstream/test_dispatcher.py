@@ -519,7 +519,7 @@ async def test_another_account_s_message_passes_a_hundred_thousand_that_wait(
     # As many rows as a campaign leaves, of one message: the queue does not look at more than it takes.
     conn.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
-        " INSERT INTO queued_messages SELECT account_id, priority_rank, message_id + i FROM queued_messages, n"
+        " INSERT INTO queued_messages SELECT path, account_id, priority_rank, message_id + i FROM queued_messages, n"
     )
     conn.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"

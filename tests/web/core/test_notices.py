@@ -35,7 +35,7 @@ def add(conn: db.Connection, keys: Keys) -> Callable[[], None]:
 
 
 def wait(conn: db.Connection, count: int) -> None:
-    conn.executemany("INSERT INTO queued_messages VALUES (1, 3, ?)", [(each,) for each in range(count)])
+    conn.executemany("INSERT INTO queued_messages VALUES (0, 1, 3, ?)", [(each,) for each in range(count)])
 
 
 def record_bind(conn: db.Connection, state: str, error: str = "") -> None:

@@ -48,7 +48,7 @@ def queue(conn: db.Connection) -> Queue:
         for each in message_ids:
             conn.execute("UPDATE messages SET upstream = NULL WHERE id = ?", (each,))
             conn.execute("DELETE FROM queued_messages WHERE message_id = ?", (each,))
-            conn.execute("INSERT INTO queued_messages VALUES (?, 3, ?)", (account_id, each))
+            conn.execute("INSERT INTO queued_messages VALUES (0, ?, 3, ?)", (account_id, each))
         return message_ids
 
     return send

@@ -122,6 +122,23 @@ _WAITING_CHECKS = (
     ),
     (
         N_(
+            "%(account)s: messages that wait on more than one path in queued_messages: %(count)s, the first is messages"
+            " row %(row)s"
+        ),
+        # Twice on one path would be one row.
+        "SELECT account_id, min(message_id), count(*) FROM (SELECT min(account_id) AS account_id, message_id"
+        " FROM queued_messages WHERE EXISTS (SELECT 1 FROM queue_paths WHERE id <> 0)"
+        " GROUP BY message_id HAVING count(*) > 1) GROUP BY account_id",
+    ),
+    (
+        N_("%(account)s: messages that wait on a path which there isn't: %(count)s, the first is messages row %(row)s"),
+        "SELECT account_id, min(message_id), count(*) FROM"
+        " (SELECT path, account_id, message_id FROM queued_messages"
+        "  UNION ALL SELECT path, account_id, message_id FROM held_messages)"
+        " WHERE path NOT IN (SELECT id FROM queue_paths) GROUP BY account_id",
+    ),
+    (
+        N_(
             "%(account)s: destinations in held_messages to which nothing is tried again: %(count)s, the first message"
             " to one of them is messages row %(row)s"
         ),

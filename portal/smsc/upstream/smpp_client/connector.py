@@ -71,6 +71,9 @@ class Connector:
         self._closing = False
         self._woken = asyncio.Event()
         self._failures = 0
+        # Which of two hosts is tried first, and which one the connection is to.
+        self._first_host = 0
+        self._host = ""
         self.state = BindState(number, kind, BindStatus.CONNECTING, now_ms())
 
     def start(self) -> None:
@@ -116,6 +119,8 @@ class Connector:
                 return
             has_held = session and session.bound_at and self._loop.time() - session.bound_at > self._stable_seconds
             self._failures = 0 if has_held else self._failures + 1
+            # The other one, where this one was reached and did not let itself be bound.
+            self._first_host = 0 if session is None or session.bound_at else 1 - self._first_host
             status = session.bind_status if session else 0
             self._set_state(BindStatus.REFUSED if status else BindStatus.UNBOUND, error, status)
             with suppress(TimeoutError):
@@ -129,20 +134,46 @@ class Connector:
 
     async def _connect(self) -> tuple[ClientSession | None, str]:
         """Connect, bind, and stay until the end of it. Returns the session, where it came to one, and why it ended."""
-        settings, number, kind = self._settings, self.state.number, self.state.kind
+        settings = self._settings
         try:
-            bind_octets = encode_bind(settings, kind)
+            bind_octets = encode_bind(settings, self.state.kind)
             tls_context = await asyncio.to_thread(create_tls_context, settings) if settings.tls else None
         except (OSError, ValueError) as error:
             return None, str(error)
+        errors = []
+        hosts = settings.hosts
+        for host, port in hosts[self._first_host :] + hosts[: self._first_host]:
+            session, reason = await self._open_session(host, port, bind_octets, settings, tls_context)
+            if session:
+                break
+            errors.append(reason)
+        else:
+            return None, "; ".join(errors)
+        self._session = session
+        self._host = f"{host}:{port}" if len(hosts) > 1 else ""
+        session.change_settings(self._settings)  # they may have changed meanwhile
+        if session.is_bound:
+            self.handle_bound(session)
+        await session.ended
+        self._session = None
+        return session, session.end_reason
+
+    async def _open_session(
+        self, host: str, port: int, bind_octets: bytes, settings: ClientSettings, tls_context: ssl.SSLContext | None
+    ) -> tuple[ClientSession | None, str]:
+        """Open a connection to a host, and send the bind. Returns the session, or why there is none."""
         session: ClientSession | None = None
         try:
             async with asyncio.timeout(settings.connect_seconds):
-                addresses = await self._resolver.resolve(settings.host)
+                addresses = await self._resolver.resolve(host)
                 for number_of_try, address in enumerate(addresses, start=1):
-                    session = ClientSession(self._name, number, kind, bind_octets, settings, self._owner, self._loop)
+                    session = ClientSession(
+                        self._name, self.state.number, self.state.kind, bind_octets, settings, self._owner, self._loop
+                    )
                     try:
-                        await self._open_connection(session, address, settings, tls_context)
+                        await self._open_connection(
+                            session, address, port, settings.tls_server_name or host, tls_context
+                        )
                         break
                     except OSError:
                         if number_of_try == len(addresses):
@@ -154,24 +185,16 @@ class Connector:
         except TimeoutError:
             if session:
                 session.discard()
-            return None, f"no connection to {settings.host} port {settings.port} in {settings.connect_seconds:g} s"
+            return None, f"no connection to {host} port {port} in {settings.connect_seconds:g} s"
         except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
-            return None, f"no connection to {settings.host} port {settings.port}: {describe_error(error)}"
-        assert session
-        self._session = session
-        session.change_settings(self._settings)  # they may have changed meanwhile
-        if session.is_bound:
-            self.handle_bound(session)
-        await session.ended
-        self._session = None
-        return session, session.end_reason
+            return None, f"no connection to {host} port {port}: {describe_error(error)}"
+        return session, ""
 
     async def _open_connection(
-        self, session: ClientSession, address: str, settings: ClientSettings, tls_context: ssl.SSLContext | None
+        self, session: ClientSession, address: str, port: int, server_name: str, tls_context: ssl.SSLContext | None
     ) -> None:
-        server_name = (settings.tls_server_name or settings.host) if tls_context else None
         await self._loop.create_connection(
-            lambda: session, address, settings.port, ssl=tls_context, server_hostname=server_name
+            lambda: session, address, port, ssl=tls_context, server_hostname=server_name if tls_context else None
         )
 
     def _choose_pause(self, status: int) -> float:
@@ -186,10 +209,12 @@ class Connector:
     def _set_state(self, state: BindStatus, error: str = "", status: int = 0) -> None:
         old, number, kind = self.state, self.state.number, self.state.kind
         has_turned = BindStatus.BOUND in (state, old.state)
-        self.state = BindState(number, kind, state, now_ms() if has_turned else old.since, error, status)
+        host = self._host if state == BindStatus.BOUND else ""
+        self.state = BindState(number, kind, state, now_ms() if has_turned else old.since, error, status, host)
         if self.state != old:
             level = logging.WARNING if state in (BindStatus.REFUSED, BindStatus.UNBOUND) else logging.INFO
-            log.log(level, "upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, error and f", {error}")
+            where = error or host
+            log.log(level, "upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, where and f", {where}")
             self._owner.handle_state(self)
 
 

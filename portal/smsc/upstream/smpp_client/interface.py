@@ -19,6 +19,8 @@ class ClientSettings:
 
     bind: "trx" for transceivers, "tx+rx" for pairs of a transmitter and a receiver; `binds` is how many of either.
     window: submit_sm without an answer on each bind. throughput: parts a second over all binds, 0: no limit.
+    second_host: is tried where the first cannot be reached, or ends a connection before it is bound; "": there is none.
+    second_port: None: as the first's.
     tls_ca_file: PEM, instead of the certificates that the system trusts. tls_server_name: the name in the certificate
     and in SNI; "": the host.
     reconnect_seconds: between two tries to bind, the first time; it grows to six times as long, thirty times where the
@@ -28,6 +30,8 @@ class ClientSettings:
 
     host: str
     port: int = 2775
+    second_host: str = ""
+    second_port: int | None = None
     system_id: str = ""
     password: str = field(default="", repr=False)
     system_type: str = ""
@@ -49,6 +53,12 @@ class ClientSettings:
     enquire_link_seconds: float = 30
     reconnect_seconds: float = 10
     throttle_seconds: float = 1
+
+    @property
+    def hosts(self) -> list[tuple[str, int]]:
+        """The hosts and their ports, in their order."""
+        first = (self.host, self.port)
+        return [first, (self.second_host, self.second_port or self.port)] if self.second_host else [first]
 
     def needs_other_connection(self, new: ClientSettings) -> bool:
         """Whether a connection that was made with these settings cannot go on with `new`."""

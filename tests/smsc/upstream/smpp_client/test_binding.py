@@ -11,6 +11,7 @@ from portal.smsc.protocol.pdu import BindResp, DeliverSm, HeaderOnlyPdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus
 from tests.smsc.esme import wait_until
 from tests.smsc.upstream.smpp_client.carrier import (
+    Carrier,
     run_bound_client,
     run_carrier,
     run_client,
@@ -272,3 +273,40 @@ async def test_tls_to_a_port_without_it():
         connection = await carrier.wait_for_connection()
         connection.send_octets(b"HTTP/1.0 400 Bad Request\r\n\r\n")
         assert "TLS failed" in (await reports.wait_for_state(BindStatus.UNBOUND)).error
+
+
+async def test_a_second_host_is_tried_where_the_first_cannot_be_reached():
+    first = Carrier()
+    first.port = find_free_port()
+    hosts = {"second_host": "localhost"}
+    async with run_carrier() as second, run_client(first.port, second_port=second.port, **hosts) as (_, reports):
+        connection = await second.accept()
+        assert (await reports.wait_for_state(BindStatus.BOUND)).host == f"localhost:{second.port}"
+        await first.start()
+        await connection.close()
+        assert (await reports.wait_for_state(BindStatus.UNBOUND)).host == ""
+        await first.accept()
+        assert (await reports.wait_for_state(BindStatus.BOUND)).host == f"127.0.0.1:{first.port}"
+        first.stop()
+
+
+async def test_a_second_host_is_tried_where_the_first_refuses_the_bind():
+    async with (
+        run_carrier() as first,
+        run_carrier() as second,
+        run_client(first.port, second_host="localhost", second_port=second.port) as (_, reports),
+    ):
+        for carrier in (first, second, first):
+            await carrier.accept(CommandStatus.ESME_RSYSERR)
+        await second.accept()
+        assert (await reports.wait_for_state(BindStatus.BOUND)).host == f"localhost:{second.port}"
+
+
+async def test_why_neither_host_can_be_reached_is_told():
+    port, other_port = find_free_port(), find_free_port()
+    async with run_client(port, second_host="localhost", second_port=other_port) as (_, reports):
+        error = (await reports.wait_for_state(BindStatus.UNBOUND)).error
+        assert error == (
+            f"no connection to 127.0.0.1 port {port}: Connection refused;"
+            f" no connection to localhost port {other_port}: Connection refused"
+        )

@@ -1,0 +1,85 @@
+"""What waits is put on the paths that it takes after routes have changed, in batches."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from portal.services.upstreams import paths
+from portal.services.upstreams.paths import ChoosePath
+from portal.services.upstreams.queue import INSERT_QUEUED
+
+
+@dataclass(frozen=True, slots=True)
+class ReroutingPosition:
+    """How far it has come: the last row of `held_messages`, and, once all of these are done, of `queued_messages`."""
+
+    held: tuple[int, str, int] | None = (0, "", 0)
+    queued: tuple[int, int, int, int] = (-1, 0, 0, 0)
+
+
+def reroute_messages(
+    conn: sqlite3.Connection, after: ReroutingPosition, limit: int, choose_path: ChoosePath
+) -> ReroutingPosition | None:
+    """Put the next of what waits on the path that it takes now. The caller is inside `write_transaction()`.
+
+    Args:
+        limit: how many messages are looked at, at most.
+
+    Returns:
+        Where to go on; None: all is done, and paths on which nothing waits any more are removed.
+    """
+    if after.held is not None:
+        return ReroutingPosition(_reroute_held_messages(conn, after.held, limit, choose_path), after.queued)
+    rows = conn.execute(
+        "SELECT q.path, q.account_id, q.priority_rank, q.message_id, destination, country, source FROM queued_messages"
+        " AS q LEFT JOIN messages ON id = message_id WHERE (q.path, q.account_id, q.priority_rank, q.message_id)"
+        " > (?, ?, ?, ?) ORDER BY q.path, q.account_id, q.priority_rank, q.message_id LIMIT ?",
+        (*after.queued, limit),
+    ).fetchall()
+    # A row without its message, which nothing should leave, stays where it is.
+    moved = _list_moved(conn, [(tuple(row[:4]), row[1], *row[4:]) for row in rows if row[4] is not None], choose_path)
+    conn.executemany(
+        "DELETE FROM queued_messages WHERE path = ? AND account_id = ? AND priority_rank = ? AND message_id = ?",
+        [key for key, _ in moved],
+    )
+    INSERT_QUEUED.run(conn, [(path_id, *key[1:]) for key, path_id in moved])
+    if len(rows) == limit:
+        path_id, account_id, rank, message_id = rows[-1][:4]
+        return ReroutingPosition(None, (path_id, account_id, rank, message_id))
+    paths.remove_empty_paths(conn)
+    return None
+
+
+def _reroute_held_messages(
+    conn: sqlite3.Connection, after: tuple[int, str, int], limit: int, choose_path: ChoosePath
+) -> tuple[int, str, int] | None:
+    rows = conn.execute(
+        "SELECT h.path, h.account_id, h.destination, h.message_id, country, source FROM held_messages AS h"
+        " JOIN messages ON id = message_id WHERE (h.account_id, h.destination, h.message_id) > (?, ?, ?)"
+        " ORDER BY h.account_id, h.destination, h.message_id LIMIT ?",
+        (*after, limit),
+    ).fetchall()
+    moved = _list_moved(conn, [(tuple(row[:4]), row[1], row[2], *row[4:]) for row in rows], choose_path)
+    conn.executemany(
+        "UPDATE held_messages SET path = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
+        [(path_id, *key[1:]) for key, path_id in moved],
+    )
+    if len(rows) < limit:
+        return None
+    _, account_id, destination, message_id = rows[-1][:4]
+    return account_id, destination, message_id
+
+
+def _list_moved(
+    conn: sqlite3.Connection, rows: Sequence[tuple[tuple[Any, ...], int, str, str, str]], choose_path: ChoosePath
+) -> list[tuple[tuple[Any, ...], int]]:
+    """The keys of those of these rows that are on another path now, with its id. Each row is given as its key, which
+    begins with the id of its path, and what decides about the path.
+    """
+    chosen = [
+        (key, choose_path(account_id, destination, country, source))
+        for key, account_id, destination, country, source in rows
+    ]
+    path_ids = paths.get_path_ids(conn, {path for _, path in chosen})
+    return [(key, path_ids[path]) for key, path in chosen if path_ids[path] != key[0]]

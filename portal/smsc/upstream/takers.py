@@ -1,0 +1,375 @@
+"""The paths of messages in memory: which upstream takes each, and what happens where another one does.
+
+An account's messages to one number stay in their order whichever upstream takes them: before another one takes a path,
+what the one before has not answered is stored as something that holds up what comes behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+
+from portal.core.clock import now_ms
+from portal.services.messages.validation import SubmittedMessage
+from portal.services.routing.routes import RouteTable
+from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
+from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath, choose_taker
+from portal.smsc.storage.interface import OutboundStorage
+from portal.smsc.upstream.channel import UpstreamChannel
+
+log = logging.getLogger(__name__)
+
+_HEALTH_SECONDS = 0.25
+
+
+class OutboundPath:
+    """One path.
+
+    order: the upstreams that it names, the default one's own for DEFAULT_PATH. taker: the one that takes what waits on
+    it. direct: the same, where a message may be stored as that upstream's at once; None: it waits first. is_changing:
+    nobody takes it for a moment, as another one will.
+    waiting_account_ids: the accounts of which something may wait here: what they submit must not overtake it.
+    may_claim: whether a claim may find something; epoch: how often that has begun anew.
+    """
+
+    __slots__ = (
+        "_pending",
+        "_put_backs",
+        "direct",
+        "epoch",
+        "is_changing",
+        "may_claim",
+        "order",
+        "taker",
+        "upstream_ids",
+        "waiting_account_ids",
+    )
+
+    def __init__(self, upstream_ids: UpstreamPath, put_backs: Counter[int]) -> None:
+        """Args: `put_backs`: how many messages of each account are being stored to wait again, on whichever path."""
+        self.upstream_ids = self.order = upstream_ids
+        self.taker: UpstreamChannel | None = None
+        self.direct: UpstreamChannel | None = None
+        self.is_changing = False
+        self.waiting_account_ids = {*put_backs}
+        self._put_backs = put_backs
+        # How many messages of each account are being stored to wait here.
+        self._pending: Counter[int] = Counter()
+        self.may_claim = True
+        self.epoch = 0
+
+    def begin_enqueue(self, account_id: int) -> None:
+        """A message of an account is being stored to wait."""
+        self.waiting_account_ids.add(account_id)
+        self._pending[account_id] += 1
+
+    def finish_enqueue(self, account_id: int) -> None:
+        self._pending[account_id] -= 1
+        if not self._pending[account_id]:
+            del self._pending[account_id]
+        self.expect_waiting()
+
+    def expect_waiting(self) -> None:
+        """Something may have come that can be claimed."""
+        self.may_claim = True
+        self.epoch += 1
+
+    def forget_waiting(self, account_ids: Iterable[int]) -> None:
+        """Nothing of these accounts is stored here any more."""
+        for each in account_ids:
+            if each not in self._pending and each not in self._put_backs:
+                self.waiting_account_ids.discard(each)
+
+    def set_waiting(self, account_ids: Iterable[int]) -> None:
+        """Something of these accounts, and of no others, is stored here."""
+        self.waiting_account_ids = {*account_ids, *self._pending, *self._put_backs}
+
+
+class PathTakers:
+    """All paths that messages take. `start`, then `stop`.
+
+    Args:
+        channels: of all upstreams, by their ids; the dispatcher's own.
+        claim: is called where more may be claimed than before.
+
+    default: the path of the default upstream. is_choosing: whether `choose_path` can find another one than that.
+    """
+
+    def __init__(
+        self,
+        storage: OutboundStorage,
+        channels: Mapping[int, UpstreamChannel],
+        claim: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._storage = storage
+        self._channels = channels
+        self._claim = claim
+        self._loop = loop
+        # How many messages of each account are being stored to wait again.
+        self._put_backs: Counter[int] = Counter()
+        self.default = OutboundPath(DEFAULT_PATH, self._put_backs)
+        # All that messages have taken since the start: of each it has to be known who took it last.
+        self._paths: dict[UpstreamPath, OutboundPath] = {DEFAULT_PATH: self.default}
+        self._routes = RouteTable([], {}, None)
+        self.is_choosing = False
+        self._is_recovered = False
+        # Until what waits is on the paths that it takes now, nothing of it is claimed; and before it is stored what
+        # holds up others, nothing goes out at all.
+        self._reroutings = self._holdings = 0
+        self._timer: asyncio.TimerHandle | None = None
+        # Messages that no route takes: since the log told last, and since they were counted last.
+        self._unroutable_count = self._uncounted_count = 0
+
+    def start(self) -> None:
+        """Look at the upstreams from now on."""
+        self._timer = self._loop.call_later(_HEALTH_SECONDS, self._check_health_periodically)
+
+    def stop(self) -> None:
+        """Let nothing more go out."""
+        if self._timer:
+            self._timer.cancel()
+        for path in self._paths.values():
+            path.taker = path.direct = None
+            path.is_changing = True
+
+    # --- which path a message takes
+
+    def choose_path(self, message: SubmittedMessage) -> OutboundPath | None:
+        """Return a message's path; None where nothing takes it."""
+        decision = self._routes.choose(message.account_id, message.destination, message.country, message.source)
+        if decision.route_id is not None:
+            return self._paths.get(decision.upstream_ids) or self._add_path(decision.upstream_ids)
+        # Without any upstream messages wait for the first.
+        return self.default if decision.upstream_ids or not self._channels else None
+
+    def count_unroutable_submit(self) -> None:
+        """A message was refused because nothing takes it."""
+        if not self._unroutable_count:
+            log.warning("messages are refused, as no route takes their numbers and there is no default upstream")
+        self._unroutable_count += 1
+        self._uncounted_count += 1
+
+    def save_unroutable_submits(self) -> None:
+        """Count those since the last time."""
+        if self._uncounted_count:
+            self._storage.count_unroutable_submits(self._uncounted_count)
+            self._uncounted_count = 0
+
+    def log_unroutable_submits(self) -> None:
+        """Tell of those since the last time."""
+        if self._unroutable_count > 1:
+            log.warning("%d messages were refused, as no route takes their numbers", self._unroutable_count)
+        self._unroutable_count = 0
+
+    def _add_path(self, upstream_ids: UpstreamPath) -> OutboundPath:
+        path = OutboundPath(upstream_ids, self._put_backs)
+        path.is_changing = self._holdings > 0
+        if self._reroutings:
+            # Of accounts that wait anywhere, something may come to wait here.
+            path.set_waiting(self._list_waiting_accounts())
+        self._paths[upstream_ids] = path
+        self.update()
+        return path
+
+    # --- what waits
+
+    def begin_put_back(self, account_id: int) -> None:
+        """A message is being stored to wait again, on whichever path."""
+        self._put_backs[account_id] += 1
+        for path in self._paths.values():
+            path.waiting_account_ids.add(account_id)
+
+    def finish_put_back(self, account_id: int) -> None:
+        self._put_backs[account_id] -= 1
+        if not self._put_backs[account_id]:
+            del self._put_backs[account_id]
+        self.expect_waiting()
+
+    def finish_enqueue(self, message: SubmittedMessage) -> None:
+        """A message is stored to wait, or is not."""
+        self._paths[message.path].finish_enqueue(message.account_id)
+
+    def expect_waiting(self, account_ids: Collection[int] = ()) -> None:
+        """Something of these accounts waits, on whichever path, or something may be claimed that was held up."""
+        for path in self._paths.values():
+            path.waiting_account_ids.update(account_ids)
+            path.expect_waiting()
+
+    def forget_waiting(
+        self, account_ids: Collection[int], emptied_paths: Iterable[tuple[UpstreamPath, int]] = ()
+    ) -> None:
+        """Nothing of these accounts waits any more, and on these paths nothing of each one's account."""
+        if account_ids:
+            for path in self._paths.values():
+                path.forget_waiting(account_ids)
+        for upstream_ids, account_id in emptied_paths:
+            if upstream_ids in self._paths:
+                self._paths[upstream_ids].forget_waiting([account_id])
+
+    def _list_waiting_accounts(self) -> set[int]:
+        return set().union(*(path.waiting_account_ids for path in self._paths.values()))
+
+    def list_claimable_paths(self, channel: UpstreamChannel) -> list[OutboundPath]:
+        """Return the paths from which an upstream may claim something now."""
+        if self._reroutings:
+            return []
+        return [path for path in self._paths.values() if path.taker is channel and path.may_claim]
+
+    def list_trial_paths(self, channel: UpstreamChannel) -> list[OutboundPath]:
+        """Return the paths from which an upstream may claim one message, to see whether it is well again."""
+        if self._reroutings or not channel.wants_trial:
+            return []
+        return [path for path in self._paths.values() if path.may_claim and self._is_ahead(channel, path)]
+
+    def _is_ahead(self, channel: UpstreamChannel, path: OutboundPath) -> bool:
+        """Whether an upstream would take a path, were it well."""
+        taker = path.taker
+        if taker is None or taker is channel or channel.id not in path.order:
+            return False
+        return path.order.index(channel.id) < path.order.index(taker.id)
+
+    def expect_held(self, message: SubmittedMessage) -> None:
+        """What comes behind a message to the same destination waits for it from now on."""
+        for path in self._paths.values():
+            path.waiting_account_ids.add(message.account_id)
+
+    # --- which upstream takes a path
+
+    def set_default_upstream(self, upstream_id: int | None) -> None:
+        """Let this one take what no route does."""
+        self.default.order = () if upstream_id is None else (upstream_id,)
+        self._update_choosing()
+        self.update()
+
+    def update(self) -> set[int]:
+        """Look anew which upstream takes each path. Returns the ids of those that took any and do so no more."""
+        health = {each.id: each.health.state for each in self._channels.values() if each.may_send}
+        changing: dict[int, list[OutboundPath]] = {}
+        replaced_ids: set[int] = set()
+        for path in self._paths.values():
+            if path.is_changing:
+                continue
+            upstream_id = choose_taker(path.order, health)
+            taker = None if upstream_id is None else self._channels[upstream_id]
+            before = path.taker
+            if before is not None and before is not taker:
+                replaced_ids.add(before.id)
+            if taker is before or before is None:
+                self._set_taker(path, taker)
+            else:
+                path.taker = path.direct = None
+                path.is_changing = True
+                changing.setdefault(before.id, []).append(path)
+        for upstream_id, paths in changing.items():
+            changed = [path.upstream_ids for path in paths]
+            self._storage.hold_followers([upstream_id], changed, partial(self._finish_change, paths))
+        return replaced_ids
+
+    def _set_taker(self, path: OutboundPath, taker: UpstreamChannel | None) -> None:
+        if path.taker is not taker:
+            path.taker = taker
+            path.expect_waiting()
+        # To try another one there has to be something that waits.
+        wants_trial = any(each.wants_trial and self._is_ahead(each, path) for each in self._channels.values())
+        path.direct = None if wants_trial else taker
+
+    def _finish_change(self, paths: Sequence[OutboundPath], waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+        self._add_waiting(waiting)
+        if not self._holdings:
+            for path in paths:
+                path.is_changing = False
+        self.update()
+        self._claim()
+
+    def _add_waiting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+        for upstream_ids, account_id in waiting:
+            path = self._paths.get(upstream_ids)
+            if path is None:
+                path = self._paths[upstream_ids] = OutboundPath(upstream_ids, self._put_backs)
+                path.is_changing = self._holdings > 0
+            path.waiting_account_ids.add(account_id)
+
+    # --- routes that change
+
+    def change_routes(self, routes: RouteTable, *, moves_waiting: bool) -> None:
+        """Let messages take these routes; where that `moves_waiting`, what waits takes other paths, too."""
+        self._routes = routes
+        self._update_choosing()
+        if moves_waiting and self._is_recovered:
+            self._begin_rerouting()
+
+    def _update_choosing(self) -> None:
+        """Look whether there is anything to choose: routes, or that nothing takes a message."""
+        self.is_choosing = self._routes.has_routes or (bool(self._channels) and not self._routes.default.upstream_ids)
+
+    def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+        """What waits is known, and nothing of what was under way is."""
+        self._is_recovered = True
+        self._add_waiting(waiting)
+        if waiting and (self._routes.has_routes or any(upstream_ids for upstream_ids, _ in waiting)):
+            # Routes may have changed meanwhile.
+            self._begin_rerouting()
+        self.update()
+
+    def _begin_rerouting(self) -> None:
+        self._reroutings += 1
+        self._holdings += 1
+        for path in self._paths.values():
+            path.taker = path.direct = None
+            path.is_changing = True
+        upstream_ids = [each.id for each in self._channels.values() if each.has_unanswered]
+        self._storage.hold_followers(upstream_ids, (), self._continue_rerouting)
+        self._storage.reroute_messages(self._finish_rerouting)
+
+    def _continue_rerouting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+        """What has been under way holds up what comes behind it, so what others submit may go out."""
+        self._add_waiting(waiting)
+        self._holdings -= 1
+        if self._holdings:
+            return
+        account_ids = self._list_waiting_accounts()
+        for path in self._paths.values():
+            path.waiting_account_ids.update(account_ids)
+            path.is_changing = False
+        self.update()
+
+    def _finish_rerouting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+        self._reroutings -= 1
+        if self._reroutings:
+            return
+        for path in self._paths.values():
+            path.set_waiting(())
+        self._add_waiting(waiting)
+        self.expect_waiting()
+        self.update()
+        self._claim()
+
+    # --- how upstreams are
+
+    def _check_health_periodically(self) -> None:
+        self._timer = self._loop.call_later(_HEALTH_SECONDS, self._check_health_periodically)
+        self.check_health()
+
+    def check_health(self) -> None:
+        """Look at all upstreams, and let others take over from those that fail."""
+        changed = [each for each in self._channels.values() if each.check_health(self._loop.time())]
+        for channel in changed:
+            health = channel.health
+            log.log(
+                logging.WARNING if health.state == FAILING else logging.INFO,
+                "upstream %s is %s%s",
+                channel.config.upstream.name,
+                health.state,
+                health.reason and f": {health.reason}",
+            )
+            self._storage.record_health(channel.id, UpstreamHealth(health.state, now_ms(), health.reason))
+        if changed or any(each.health.state == TRYING for each in self._channels.values()):
+            replaced_ids = self.update()
+            for channel in changed:
+                if channel.id in replaced_ids and channel.health.state == FAILING:
+                    channel.take_back_messages()
+            self._claim()

@@ -1,0 +1,317 @@
+"""Paths: who takes them, what is claimed from them, what must not be passed, and where it goes when routes change."""
+
+from collections.abc import Callable
+
+import pytest
+
+from portal.core.crypto import Keys
+from portal.core.db import Connection, write_transaction
+from portal.services.accounts import session_records
+from portal.services.common import message_states
+from portal.services.common.audit import SHELL
+from portal.services.messages import outcomes, sending
+from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
+from portal.services.operations import self_check
+from portal.services.upstreams import health, obstacles, paths, queue, rerouting, takeovers, upstreams
+from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
+from portal.services.upstreams.obstacles import Obstacle, find_obstacle
+from portal.services.upstreams.paths import UpstreamPath
+from portal.services.upstreams.queue import ClaimedIds
+from portal.services.upstreams.rerouting import ReroutingPosition
+from tests.services.submitting import store_messages
+from tests.services.upstreams.waiting import add_upstream, prepare_waiting
+from tests.support import prepare_submit
+
+NOW = 1_800_000_000_000
+NUMBER, OTHER_NUMBER = "393331111111", "393332222222"
+
+
+@pytest.fixture
+def ids(conn: Connection, keys: Keys) -> tuple[int, int]:
+    """Two upstreams; the first is the default one."""
+    first, second = (add_upstream(conn, keys, name) for name in ("first", "second"))
+    return first.id, second.id
+
+
+@pytest.fixture
+def enqueue(conn: Connection) -> Callable[..., list[int]]:
+    def enqueue_messages(account_id: int, path: UpstreamPath, *destinations: str, priority: int = 0) -> list[int]:
+        submits = [prepare_waiting(conn, account_id, destination=each, priority=priority) for each in destinations]
+        for each in submits:
+            each.path = path
+        return store_messages(conn, submits)
+
+    return enqueue_messages
+
+
+def claim(conn: Connection, upstream_id: int, *taken: UpstreamPath, limit: int = 10, now: int = NOW) -> ClaimedIds:
+    with write_transaction(conn):
+        return queue.claim_message_ids(conn, upstream_id, limit, 0, now, taken)
+
+
+def list_waiting(conn: Connection) -> dict[int, UpstreamPath]:
+    """The paths of what waits in the queue, by message."""
+    known = paths.list_paths(conn)
+    return {row[0]: known[row[1]] for row in conn.execute("SELECT message_id, path FROM queued_messages ORDER BY 1")}
+
+
+@pytest.mark.parametrize(
+    ("states", "taker"),
+    [
+        ({1: GOOD, 2: GOOD}, 1),
+        ({1: FAILING, 2: GOOD}, 2),
+        ({1: TRYING, 2: GOOD}, 2),
+        ({1: TRYING, 2: FAILING}, 1),
+        ({1: FAILING, 2: FAILING}, 1),
+        ({2: FAILING}, 2),
+        ({3: GOOD}, None),
+    ],
+)
+def test_the_first_that_is_not_failing_takes_a_path(states, taker):
+    assert paths.choose_taker((1, 2), states) == taker
+
+
+def test_only_what_waits_on_the_paths_that_it_takes_is_claimed(conn, acme_1, enqueue, ids):
+    first, second = ids
+    both = enqueue(acme_1.id, (first, second), NUMBER)
+    alone = enqueue(acme_1.id, (second,), NUMBER)
+    default = enqueue(acme_1.id, (), NUMBER)
+    assert claim(conn, second, (second,)).message_ids == alone
+    claimed = claim(conn, first, (), (first, second))
+    assert sorted(claimed.message_ids) == [*both, *default]
+    assert not queue.has_queue(conn)
+    # Nothing waits there, nor has ever.
+    assert claim(conn, second, (second, first)).message_ids == []
+
+
+def test_priority_and_age_count_over_all_paths_of_an_account(conn, acme_1, enqueue, ids):
+    first, second = ids
+    low = enqueue(acme_1.id, (first,), NUMBER, NUMBER)
+    others = enqueue(acme_1.id, (first, second), OTHER_NUMBER)
+    urgent = enqueue(acme_1.id, (), NUMBER, priority=3)
+    assert claim(conn, first, (), (first,), (first, second)).message_ids == [*urgent, *low, *others]
+
+
+def test_accounts_take_turns_over_all_paths(conn, acme_1, globex_1, enqueue, ids):
+    first, second = ids
+    enqueue(acme_1.id, (first,), *[NUMBER] * 10)
+    enqueue(acme_1.id, (first, second), *[OTHER_NUMBER] * 10)
+    single = enqueue(globex_1.id, (first, second), NUMBER)
+    claimed = claim(conn, first, (first,), (first, second), limit=4)
+    assert single[0] in claimed.message_ids
+    assert len(claimed.message_ids) == 4
+    assert claimed.has_more
+
+
+def test_a_path_that_an_account_has_nothing_more_on_is_told(conn, acme_1, enqueue, ids):
+    first, second = ids
+    enqueue(acme_1.id, (first,), NUMBER)
+    enqueue(acme_1.id, (second,), OTHER_NUMBER)
+    claimed = claim(conn, first, (first,))
+    assert (claimed.emptied_paths, claimed.emptied_account_ids) == ([((first,), acme_1.id)], [])
+    claimed = claim(conn, second, (second,))
+    assert (claimed.emptied_paths, claimed.emptied_account_ids) == ([((second,), acme_1.id)], [acme_1.id])
+
+
+def test_retries_are_claimed_by_path(conn, acme_1, enqueue, ids):
+    first, second = ids
+    enqueued = enqueue(acme_1.id, (first,), NUMBER) + enqueue(acme_1.id, (second,), OTHER_NUMBER)
+    claim(conn, first, (first,), (second,))
+    with write_transaction(conn):
+        for message_id, path in zip(enqueued, ((first,), (second,)), strict=True):
+            queue.hold_message(conn, message_id, "ESME_RSYSERR", NOW, lambda *_, path=path: path)
+    assert queue.get_next_retry_time(conn) == NOW + 5_000
+    assert queue.get_next_retry_time(conn, [()]) is None
+    assert claim(conn, second, (second,), now=NOW + 5_000).message_ids == enqueued[1:]
+    assert claim(conn, second, (second,), now=NOW + 5_000).message_ids == []
+    with write_transaction(conn):
+        takeovers.retry_held_messages_now(conn, (first,), NOW)
+    assert claim(conn, second, (first,), now=NOW).message_ids == enqueued[:1]
+
+
+def test_what_is_not_answered_holds_up_what_comes_behind_it(conn, acme_1, enqueue, ids):
+    first, second = ids
+    under_way = enqueue(acme_1.id, (first, second), NUMBER, NUMBER)
+    behind, elsewhere = enqueue(acme_1.id, (first, second), NUMBER, OTHER_NUMBER)
+    claim(conn, first, (first, second), limit=2)
+    with write_transaction(conn):
+        assert takeovers.hold_followers(conn, [first], lambda *_: (first, second)) == {((first, second), acme_1.id)}
+    assert claim(conn, second, (first, second)).message_ids == [elsewhere]
+    for message_id, expected in zip(under_way, ([], [behind]), strict=True):
+        sending.store_accepted_messages(conn, [AcceptedMessage(first, message_id, str(message_id), 1, NOW)])
+        assert claim(conn, second, (first, second)).message_ids == expected
+    assert conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize("reason", [UnsentReason.UNSURE, UnsentReason.PUT_BACK, UnsentReason.HELD])
+def test_what_the_one_before_has_not_taken_goes_first_with_the_next_one(conn, acme_1, enqueue, ids, reason):
+    first, second = ids
+    path = (first, second)
+    (under_way, behind) = enqueue(acme_1.id, path, NUMBER, NUMBER)
+    claim(conn, first, path, limit=1)
+    with write_transaction(conn):
+        takeovers.hold_followers(conn, [first], lambda *_: path)
+    assert claim(conn, second, path).message_ids == []
+    sending.store_unsent_messages(conn, [UnsentMessage(first, under_way, reason, status="why")], NOW, lambda *_: path)
+    # It was its first try: at once, or after five seconds.
+    at = NOW + 5_000 if reason == UnsentReason.HELD else NOW
+    assert claim(conn, second, path, now=at).message_ids == [under_way]
+    assert claim(conn, second, path, now=at).message_ids == []
+    sending.store_accepted_messages(conn, [AcceptedMessage(second, under_way, "1", 1, NOW)])
+    assert claim(conn, second, path, now=at).message_ids == [behind]
+    assert not queue.has_queue(conn)
+
+
+def test_what_is_put_back_does_not_pass_an_earlier_one_that_is_under_way(conn, acme_1, enqueue, ids):
+    first, second = ids
+    path = (first, second)
+    sent, ready = enqueue(acme_1.id, path, NUMBER, NUMBER)
+    claim(conn, first, path)
+    with write_transaction(conn):
+        takeovers.hold_followers(conn, [first], lambda *_: path)
+    sending.store_unsent_messages(conn, [UnsentMessage(first, ready, UnsentReason.PUT_BACK)], NOW, lambda *_: path)
+    assert claim(conn, second, path).message_ids == []
+    sending.store_unsent_messages(conn, [UnsentMessage(first, sent, UnsentReason.UNSURE)], NOW, lambda *_: path)
+    assert claim(conn, second, path).message_ids == [sent]
+    sending.store_accepted_messages(conn, [AcceptedMessage(second, sent, "1", 1, NOW)])
+    assert claim(conn, second, path, now=NOW * 2).message_ids == [ready]
+
+
+def test_a_message_that_is_given_to_one_beside_the_taker_holds_up_what_comes_behind_it(conn, acme_1, enqueue, ids):
+    first, second = ids
+    path = (first, second)
+    trial, behind = enqueue(acme_1.id, path, NUMBER, NUMBER)
+    with write_transaction(conn):
+        claimed = queue.claim_message_ids(conn, first, 1, 0, NOW, [path], lambda *_: path, holds_followers=True)
+    assert claimed.message_ids == [trial]
+    assert claim(conn, second, path).message_ids == []
+    sending.store_accepted_messages(conn, [AcceptedMessage(first, trial, "1", 1, NOW)])
+    assert claim(conn, second, path).message_ids == [behind]
+
+
+def reroute(conn: Connection, choose: paths.ChoosePath, limit: int) -> int:
+    """Returns in how many steps."""
+    position: ReroutingPosition | None = ReroutingPosition()
+    steps = 0
+    while position is not None:
+        with write_transaction(conn):
+            position = rerouting.reroute_messages(conn, position, limit, choose)
+        steps += 1
+    return steps
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+def test_what_waits_takes_the_routes_that_there_are_now(conn, acme_1, globex_1, enqueue, ids, limit):
+    first, second = ids
+    moved = enqueue(acme_1.id, (), NUMBER, NUMBER) + enqueue(globex_1.id, (first,), NUMBER)
+    (kept,) = enqueue(acme_1.id, (), OTHER_NUMBER)
+    held, behind = enqueue(acme_1.id, (), "393333333333", "393333333333")
+    claim(conn, first, (), limit=1)
+    with write_transaction(conn):
+        queue.put_back_messages(conn, moved[:1], NOW)
+    conn.execute("DELETE FROM queued_messages WHERE message_id IN (?, ?)", (held, behind))
+    conn.executemany(
+        "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, not_before, error)"
+        " VALUES (0, ?, '393333333333', ?, ?, ?, '')",
+        [(acme_1.id, held, 2, 1), (acme_1.id, behind, 0, None)],
+    )
+    new_path = (second, first)
+
+    def choose(_account_id: int, destination: str, _country: str, source: str) -> UpstreamPath:
+        assert source in ("ACME", "GLOBEX")
+        return () if destination == OTHER_NUMBER else new_path
+
+    assert reroute(conn, choose, limit) >= 6 // limit
+    assert list_waiting(conn) == dict.fromkeys(moved, new_path) | {kept: ()}
+    assert set(paths.list_paths(conn).values()) == {(), new_path}
+    assert queue.list_waiting_accounts(conn) == {(new_path, acme_1.id), (new_path, globex_1.id), ((), acme_1.id)}
+    assert set(claim(conn, second, new_path).message_ids) == {*moved, held}
+    assert [row[0] for row in conn.execute("SELECT path > 0 FROM held_messages")] == [1, 1]
+
+
+def test_waiting_messages_are_counted_for_those_that_take_them(conn, acme_1, enqueue, ids):
+    first, second = ids
+    enqueue(acme_1.id, (), NUMBER)
+    enqueue(acme_1.id, (first, second), NUMBER, NUMBER)
+    enqueue(acme_1.id, (second,), *[NUMBER] * 4)
+    assert upstreams.count_waiting_messages(conn) == {first: 3, second: 4}
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    health.record_health(conn, first, UpstreamHealth(FAILING, NOW, "it is not bound"))
+    assert upstreams.count_waiting_messages(conn) == {first: 1, second: 6}
+    upstreams.set_default_upstream(conn, SHELL, None)
+    assert upstreams.count_waiting_messages(conn) == {second: 6}
+    upstreams.disable_upstream(conn, SHELL, upstreams.get_upstream(conn, "second"))
+    assert upstreams.count_waiting_messages(conn) == {first: 2, second: 4}
+    assert queue.count_waiting_messages(conn) == 7
+
+
+def test_it_is_told_that_all_upstreams_of_a_route_fail(conn, acme_1, enqueue, ids):
+    first, second = ids
+    enqueue(acme_1.id, (first, second), NUMBER, NUMBER)
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    assert find_obstacle(conn) == Obstacle("unbound", 2, "first")
+    conn.execute(
+        "INSERT INTO upstream_binds (upstream, number, kind, state, since) VALUES (?, 1, 'trx', 'bound', 1)", (second,)
+    )
+    assert find_obstacle(conn) is None
+    health.record_health(conn, second, UpstreamHealth(FAILING, NOW, "it answers nothing"))
+    assert find_obstacle(conn) == Obstacle("unbound", 2, "first")
+    conn.execute(
+        "INSERT INTO upstream_binds (upstream, number, kind, state, since) VALUES (?, 1, 'trx', 'bound', 1)", (first,)
+    )
+    health.record_health(conn, first, UpstreamHealth(FAILING, NOW, "it answers nothing"))
+    assert find_obstacle(conn) == Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing")
+    # Where messages of several routes wait, that of most of them is told.
+    enqueue(acme_1.id, (), NUMBER)
+    upstreams.set_default_upstream(conn, SHELL, None)
+    assert find_obstacle(conn) == Obstacle(obstacles.TAKES_NOTHING, 3, "first", "it answers nothing")
+    enqueue(acme_1.id, (), *[NUMBER] * 2)
+    assert find_obstacle(conn) == Obstacle(obstacles.NO_DEFAULT, 5)
+
+
+def test_states_of_health_are_forgotten_with_the_upstream_and_the_server(conn, ids):
+    for each in ids:
+        health.record_health(conn, each, UpstreamHealth(FAILING, NOW, "it is not bound"))
+    assert health.list_health(conn) == {}
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    assert set(health.list_health(conn)) == set(ids)
+    upstreams.remove_upstream(conn, SHELL, upstreams.get_upstream(conn, "second"))
+    health.record_health(conn, 99, UpstreamHealth(GOOD, NOW))
+    assert set(health.list_health(conn)) == {ids[0]}
+    health.clear_health(conn)
+    assert health.list_health(conn) == {}
+
+
+@pytest.mark.parametrize(("refunding", "is_refunded"), [("first", False), ("second", True)])
+def test_what_expires_while_it_waits_is_refunded_by_the_first_upstream_of_its_path(
+    conn, keys, acme_1, ids, refunding, is_refunded
+):
+    upstream = upstreams.get_upstream(conn, refunding)
+    upstreams.change_upstream(conn, keys, SHELL, upstream, refund="undelivered")
+    message = prepare_waiting(conn, acme_1.id)
+    message.path = (ids[1], ids[0])
+    (balance,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()
+    (message_id,) = store_messages(conn, [message])
+    with write_transaction(conn):
+        outcomes.expire_messages(conn, [message_id], NOW)
+    (after,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()
+    assert (after == balance) == is_refunded
+    assert not queue.has_queue(conn)
+
+
+def test_what_waits_on_a_route_is_known_to_wait_and_leaves_when_it_ends(conn, acme_1, enqueue, ids):
+    (message_id,) = enqueue(acme_1.id, ids, NUMBER)
+    status = outcomes.find_message_status(conn, acme_1.id, message_id)
+    assert status is not None
+    assert status.is_queued
+    assert self_check.list_problem_texts(conn) == []
+    outcomes.cancel_messages(conn, [status])
+    assert not queue.has_queue(conn)
+    (state,) = conn.execute("SELECT state FROM messages").fetchone()
+    assert state == message_states.DELETED
+
+
+def test_a_dated_message_gets_its_path_at_its_date(conn, acme_1, ids):
+    (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id, scheduled_at=NOW)])
+    outcomes.process_due_messages(conn, NOW + 1, lambda *_: ids)
+    assert list_waiting(conn) == {message_id: ids}

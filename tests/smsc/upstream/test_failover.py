@@ -1,0 +1,445 @@
+"""Routes at submit, and upstreams that take over from one another: the whole server, and two carriers that do what a
+test tells them to.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from portal.core import db, wakeup
+from portal.core.config import Config
+from portal.services.common import message_states
+from portal.services.common.audit import SYSTEM
+from portal.services.operations import self_check
+from portal.services.operations.metrics import render_metrics
+from portal.services.routing import routes
+from portal.services.upstreams import binds, counters, health, upstreams
+from portal.services.upstreams.upstreams import Upstream
+from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.protocol.pdu import CancelSm, SubmitSm
+from portal.smsc.server import SmppServer
+from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
+from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
+
+# In a minute.
+LATER = "000000000100000R"
+NUMBER, OTHER_NUMBER = "393331234567", "393337654321"
+
+
+@dataclass
+class TwoCarriers:
+    """The server with two upstreams, "first", which is the default one, and "second", both bound."""
+
+    server: SmppServer
+    conn: db.Connection
+    wakeup_sender: wakeup.WakeupSender
+    carriers: tuple[Carrier, Carrier]
+    first: CarrierConnection
+    second: CarrierConnection
+
+    def add_route(self, upstream_names: str = "first,second", **conditions: Any) -> None:
+        routes.create_route(self.conn, SYSTEM, upstream_names, **conditions)
+        self.reload()
+
+    def reload(self) -> None:
+        self.server.storage.poll_changes()
+
+    def get_health(self, upstream_id: int = 1) -> str:
+        found = health.list_health(self.conn).get(upstream_id)
+        return found.state if found else health.GOOD
+
+    async def wait_for_health(self, state: str, upstream_id: int = 1) -> None:
+        await wait_until(lambda: self.get_health(upstream_id) == state)
+
+    async def lose_first(self) -> None:
+        """The first carrier closes its connection, and takes no other."""
+        self.carriers[0].stop()
+        await self.first.close()
+
+    async def bind_first(self) -> None:
+        """It comes back."""
+        await self.carriers[0].start()
+        self.first = await self.carriers[0].accept()
+
+    def list_upstreams(self) -> list[int | None]:
+        """The upstream of each message, in their order."""
+        return [row[0] for row in self.conn.execute("SELECT upstream FROM messages ORDER BY id")]
+
+
+@asynccontextmanager
+async def run_two(
+    config: Config,
+    conn: db.Connection,
+    add_upstream: Callable[..., Upstream],
+    wakeup_sender: wakeup.WakeupSender,
+    **settings: Any,
+) -> AsyncIterator[TwoCarriers]:
+    settings = {"failover_seconds": 1, **settings}
+    async with run_carrier() as first, run_carrier() as second:
+        add_upstream(first.port, "first", **settings)
+        add_upstream(second.port, "second", **settings)
+        async with run_smsc(config) as server:
+            connections = await first.accept(), await second.accept()
+            await wait_until(
+                lambda: (
+                    [each.state for of_one in binds.list_bind_states(conn).values() for each in of_one]
+                    == [binds.BOUND] * 2
+                )
+            )
+            yield TwoCarriers(server, conn, wakeup_sender, (first, second), *connections)
+
+
+@pytest.fixture
+def run(
+    config: Config, conn: db.Connection, add_upstream: Callable[..., Upstream], wakeup_sender: wakeup.WakeupSender
+) -> Callable[..., Any]:
+    return lambda **settings: run_two(config, conn, add_upstream, wakeup_sender, **settings)
+
+
+async def bind(two: TwoCarriers, cast: Any) -> RawEsme:
+    return await RawEsme.connect_and_bind(two.server.port, cast.smpp_acme_1)
+
+
+async def answer_all(connection: CarrierConnection, count: int) -> list[bytes]:
+    texts = []
+    for _ in range(count):
+        submit = await connection.read_submit()
+        connection.answer(submit)
+        texts.append(submit.short_message)
+    return texts
+
+
+async def answer_either(two: TwoCarriers) -> bytes:
+    """Answer the next message, whichever carrier it comes to; returns its text."""
+    connections = (two.first, two.second)
+    reading = [asyncio.create_task(each.read_submit()) for each in connections]
+    done, pending = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+    for each in pending:
+        each.cancel()
+    (task,) = done
+    submit = task.result()
+    connections[reading.index(task)].answer(submit)
+    return submit.short_message
+
+
+async def test_a_route_decides_at_submit_and_the_default_upstream_takes_the_rest(run, cast):
+    async with run() as two:
+        two.add_route("second", prefix="39333")
+        esme = await bind(two, cast)
+        await esme.submit("393331234567", text=b"routed")
+        await esme.submit("393401234567", text=b"the rest")
+        assert (await two.second.read_submit()).short_message == b"routed"
+        assert (await two.first.read_submit()).short_message == b"the rest"
+        assert two.list_upstreams() == [2, 1]
+
+
+async def test_what_no_route_takes_is_refused_costs_nothing_and_is_counted(run, cast, conn):
+    async with run() as two:
+        two.add_route("second", country="IT")
+        upstreams.set_default_upstream(conn, SYSTEM, None)
+        two.reload()
+        esme = await bind(two, cast)
+        (balance,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (cast.smpp_acme_1.id,)).fetchone()
+        for date in ("", LATER):
+            answer = await esme.submit("33612345678", schedule_delivery_time=date)
+            assert (answer.status, answer.message_id) == (CommandStatus.ESME_RINVDSTADR, "")
+        assert conn.execute("SELECT count(*) FROM messages").fetchone()[0] == 0
+        row = conn.execute("SELECT balance FROM accounts WHERE id = ?", (cast.smpp_acme_1.id,)).fetchone()
+        assert row["balance"] == balance
+        await wait_until(lambda: "smpp_portal_unroutable_total 2\n" in render_metrics(conn))
+        assert (await esme.submit(NUMBER)).status == 0
+        await two.second.read_submit()
+
+
+async def test_without_any_upstream_messages_wait_whatever_the_default_is(run, cast, conn):
+    async with run() as two:
+        for name in ("second", "first"):
+            upstreams.remove_upstream(conn, SYSTEM, upstreams.get_upstream(conn, name))
+        two.reload()
+        esme = await bind(two, cast)
+        assert (await esme.submit()).status == 0
+        rows = conn.execute("SELECT upstream, state, (SELECT count(*) FROM queued_messages) FROM messages").fetchall()
+        assert [tuple(row) for row in rows] == [(None, message_states.ENROUTE, 1)]
+
+
+async def test_the_next_upstream_takes_what_waits_for_one_that_is_not_bound(run, cast, conn):
+    async with run() as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
+        for each in range(3):
+            await esme.submit(text=b"%d" % each)
+        assert two.get_health() == health.GOOD
+        assert upstreams.count_waiting_messages(conn) == {1: 3}
+        assert await answer_all(two.second, 3) == [b"0", b"1", b"2"]
+        await two.wait_for_health(health.FAILING)
+        await esme.submit(text=b"at once")
+        assert await answer_all(two.second, 1) == [b"at once"]
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 4)
+        assert two.list_upstreams() == [2, 2, 2, 2]
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_one_that_no_other_upstream_stands_behind_goes_on_waiting(run, cast, conn):
+    async with run() as two:
+        two.add_route("second", prefix="39340")
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await esme.submit(text=b"waits")
+        await two.wait_for_health(health.FAILING)
+        await esme.submit("393401234567", text=b"goes")
+        assert (await two.second.read_submit()).short_message == b"goes"
+        await two.bind_first()
+        assert (await two.first.read_submit()).short_message == b"waits"
+
+
+async def test_back_again_it_gets_one_message_and_all_once_that_is_answered(run, cast, conn):
+    async with run() as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await two.wait_for_health(health.FAILING)
+        await two.bind_first()
+        await two.wait_for_health(health.TRYING)
+        await esme.submit("393330000000", text=b"trial")
+        trial = await two.first.read_submit()
+        assert trial.short_message == b"trial"
+        for each in range(1, 5):
+            await esme.submit(f"39333000000{each}", text=b"%d" % each)
+        assert sorted(await answer_all(two.second, 4)) == [b"1", b"2", b"3", b"4"]
+        # What is to the same number waits for it, and does not pass it.
+        await esme.submit("393330000000", text=b"behind")
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 2)
+        two.first.answer(trial)
+        await two.wait_for_health(health.GOOD)
+        assert await answer_either(two) == b"behind"
+        await esme.submit("393330000009", text=b"all")
+        assert await answer_all(two.first, 1) == [b"all"]
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0)
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_a_refused_trial_ends_it_and_the_next_upstream_takes_that_message(run, cast, conn):
+    async with run() as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await two.wait_for_health(health.FAILING)
+        await two.bind_first()
+        await two.wait_for_health(health.TRYING)
+        await esme.submit(text=b"trial")
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RSYSERR)
+        await two.wait_for_health(health.FAILING)
+        await wait_until(lambda: conn.execute("SELECT max(not_before) FROM held_messages").fetchone()[0])
+        conn.execute("UPDATE held_messages SET not_before = 1")
+        await esme.submit(OTHER_NUMBER, text=b"wakes the queue")
+        assert set(await answer_all(two.second, 2)) == {b"trial", b"wakes the queue"}
+
+
+async def test_nothing_passes_what_a_silent_upstream_has(run, cast, conn):
+    async with run(window=2) as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await esme.submit(text=b"first")
+        await two.first.read_submit()
+        await two.wait_for_health(health.FAILING)
+        # Everything else goes on, and what is to the same number waits.
+        await esme.submit(text=b"second")
+        await esme.submit(OTHER_NUMBER, text=b"elsewhere")
+        assert await answer_all(two.second, 1) == [b"elsewhere"]
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 1)
+        held = conn.execute("SELECT count(*) FROM held_messages").fetchone()[0]
+        assert held == 2
+        await two.lose_first()
+        assert await answer_all(two.second, 1) == [b"first"]
+        assert await answer_all(two.second, 1) == [b"second"]
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0)
+        assert counters.get_counters(conn, 1)["unsure"] == 1
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_what_a_silent_upstream_has_not_begun_goes_to_the_next_one(run, cast, conn):
+    async with run(window=1) as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        for each in range(4):
+            await esme.submit(f"39333000000{each}", text=b"%d" % each)
+        assert (await two.first.read_submit()).short_message == b"0"
+        assert sorted(await answer_all(two.second, 3)) == [b"1", b"2", b"3"]
+        assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
+async def test_what_an_upstream_refuses_for_the_moment_goes_to_the_next_one(run, cast, conn):
+    async with run() as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        numbers = [f"39333000000{each}" for each in range(4)]
+        for each in numbers:
+            await esme.submit(each, text=each.encode())
+        for submit in await two.first.read_submits(4):
+            two.first.answer(submit, CommandStatus.ESME_RSYSERR)
+        # Without another upstream they would wait for five seconds.
+        assert sorted(await answer_all(two.second, 4)) == [each.encode() for each in numbers]
+        (reason,) = conn.execute("SELECT reason FROM upstream_health WHERE upstream = 1").fetchone()
+        assert reason == "it answers nothing but ESME_RSYSERR 0x08"
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 4)
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_unsure_messages_end_by_the_setting_of_the_upstream_that_had_them(run, cast, conn):
+    async with run(unanswered="fail") as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await esme.submit(text=b"unsure")
+        await two.first.read_submit()
+        await two.lose_first()
+        assert "stat:UNKNOWN" in (await esme.receive_deliver_sm()).short_message.decode()
+        await two.wait_for_health(health.FAILING)
+        await esme.submit(text=b"next")
+        assert await answer_all(two.second, 1) == [b"next"]
+        assert two.list_upstreams() == [1, 2]
+
+
+async def test_a_disabled_upstream_hands_over_at_once(run, cast, conn):
+    async with run(failover_seconds=3600) as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        upstreams.disable_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "first"))
+        two.reload()
+        await esme.submit(text=b"goes on")
+        assert await answer_all(two.second, 1) == [b"goes on"]
+
+
+async def test_what_waits_takes_a_route_that_is_added(run, cast, conn):
+    async with run(failover_seconds=3600) as two:
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
+        for each in range(3):
+            await esme.submit(text=b"%d" % each)
+        await esme.submit("393401234567", text=b"stays")
+        two.add_route("second", prefix="39333")
+        await esme.submit(text=b"3")
+        assert await answer_all(two.second, 4) == [b"0", b"1", b"2", b"3"]
+        assert upstreams.count_waiting_messages(conn) == {1: 1}
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 4)
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_a_route_that_changes_lets_nothing_pass_what_is_under_way(run, cast, conn):
+    async with run(failover_seconds=3600) as two:
+        esme = await bind(two, cast)
+        await esme.submit(text=b"0")
+        submit = await two.first.read_submit()
+        two.add_route("second")
+        await esme.submit(text=b"1")
+        await esme.submit(OTHER_NUMBER, text=b"elsewhere")
+        assert await answer_all(two.second, 1) == [b"elsewhere"]
+        two.first.answer(submit)
+        assert await answer_all(two.second, 1) == [b"1"]
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0)
+        assert two.list_upstreams() == [1, 2, 2]
+
+
+async def test_another_default_upstream_lets_nothing_pass_what_is_under_way(run, cast, conn):
+    async with run(failover_seconds=3600) as two:
+        esme = await bind(two, cast)
+        await esme.submit(text=b"0")
+        submit = await two.first.read_submit()
+        upstreams.set_default_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "second"))
+        two.reload()
+        await esme.submit(text=b"1")
+        await esme.submit(OTHER_NUMBER, text=b"elsewhere")
+        assert await answer_all(two.second, 1) == [b"elsewhere"]
+        two.first.answer(submit)
+        assert await answer_all(two.second, 1) == [b"1"]
+
+
+async def test_a_route_that_changed_while_the_server_stood_is_taken_at_its_start(run, config, cast, conn):
+    async with run(failover_seconds=3600) as two:
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
+        await esme.submit(text=b"waits")
+        second = two.carriers[1]
+        port = second.port
+    routes.create_route(conn, SYSTEM, "second")
+    other = Carrier()
+    other.port = port
+    await other.start()
+    async with run_smsc(config):
+        connection = await other.accept()
+        assert (await connection.read_submit()).short_message == b"waits"
+        other.stop()
+
+
+async def test_a_dated_message_takes_the_route_of_its_date(run, cast, conn):
+    async with run() as two:
+        two.add_route("second")
+        esme = await bind(two, cast)
+        await esme.submit(text=b"later", schedule_delivery_time=LATER)
+        conn.execute("UPDATE messages SET scheduled_at = 1, due_at = 1")
+        two.server.storage.outbound.poll_due_messages()
+        submit = await two.second.read_submit()
+        assert isinstance(submit, SubmitSm)
+        assert submit.short_message == b"later"
+
+
+async def test_a_message_that_waits_on_a_route_is_called_back(run, cast, conn):
+    async with run(failover_seconds=3600) as two:
+        two.add_route("first")
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
+        sent = await esme.submit(text=b"waits")
+        cancel = CancelSm(next(esme.sequences), message_id=sent.message_id, source="ACME", destination=NUMBER)
+        assert (await esme.request(cancel)).status == 0
+        (state,) = conn.execute("SELECT state FROM messages").fetchone()
+        assert state == message_states.DELETED
+        assert conn.execute("SELECT count(*) FROM queued_messages").fetchone()[0] == 0
+
+
+async def test_order_holds_while_upstreams_take_over_from_one_another(run, cast, conn, change_account):
+    change_account(windowing=0, throughput=0)
+    async with run(window=3) as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        began: dict[str, list[int]] = {}
+        decided: set[tuple[str, int]] = set()
+
+        async def serve(connection: CarrierConnection) -> None:
+            while True:
+                submit = await connection.read_submit()
+                number = int(submit.short_message)
+                began.setdefault(submit.destination, []).append(number)
+                connection.answer(submit)
+                decided.add((submit.destination, number))
+
+        serving = [asyncio.create_task(serve(two.second))]
+        submits = []
+        for number in range(120):
+            if number == 40:
+                await two.lose_first()
+            if number == 80:
+                await two.bind_first()
+                serving.append(asyncio.create_task(serve(two.first)))
+            elif number == 0:
+                serving.append(asyncio.create_task(serve(two.first)))
+            submit = esme.build_submit_sm(f"39333000000{number % 4}", b"%d" % number)
+            esme.send(submit)
+            submits.append(submit)
+            await esme.wait_for_response(submit.sequence)
+        await wait_until(lambda: len(decided) == 120)
+        for each in serving:
+            each.cancel()
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.gather(*serving, return_exceptions=True)
+        for numbers in began.values():
+            # What was not answered when the connection was lost came again.
+            first_times = [*dict.fromkeys(numbers)]
+            assert first_times == sorted(first_times)
