@@ -28,13 +28,14 @@ class Copy:
     """A submit_sm as the upstream got it.
 
     `status`: what it decided, None where it did nothing. `is_answered`: that this was written. `outcome`: what became
-    of the message where it was accepted.
+    of the message where it was accepted. `came_at`: microseconds, of a clock that all upstreams have; 0: not known.
     """
 
     text: str
     status: int | None
     is_answered: bool
     outcome: int
+    came_at: int = 0
 
 
 class Upstream(Protocol):
@@ -123,8 +124,9 @@ class Carrier(DrivenProgram):
                 None if status < 0 else status,
                 answered,
                 UNDELIVERABLE if destination.endswith("7") else DELIVERED,
+                came_at,
             )
-            for text, destination, _, status, answered in self.request("list")["submits"]
+            for text, destination, _, status, answered, came_at in self.request("list")["submits"]
         ]
 
 

@@ -19,7 +19,7 @@ from portal.services.credits import credits
 from portal.smsc.protocol.constants import CommandStatus
 from tests.faults.carriers import Carrier, Upstream, run_carrier
 from tests.faults.crowd import WINDOW, ClientCrowd
-from tests.faults.forwarding import Forwarding, run_forwarding
+from tests.faults.forwarding import DESTINATIONS, Forwarding, run_forwarding
 from tests.serving import start_server
 from tests.support import AccountLogin, Cast, RunningServer, copy_data_folder, wait_until
 
@@ -177,7 +177,13 @@ def start_forwarding(
             return running.enter_context(start_server(config, "smsc"))
 
         def run(
-            upstream: Upstream, *, backlog: int = 100, is_supervised: bool = False, **settings: object
+            upstream: Upstream,
+            *,
+            backlog: int = 100,
+            is_supervised: bool = False,
+            second: Upstream | None = None,
+            destinations: int = DESTINATIONS,
+            **settings: object,
         ) -> AbstractContextManager[Forwarding]:
             return run_forwarding(
                 serve if is_supervised else start_smsc,
@@ -188,6 +194,8 @@ def start_forwarding(
                 upstream,
                 backlog=backlog,
                 is_supervised=is_supervised,
+                second=second,
+                destinations=destinations,
                 **settings,
             )
 

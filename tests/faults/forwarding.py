@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from portal.core import db
 from portal.services.common.message_states import REJECTED, UNKNOWN
 from portal.services.upstreams import binds
 from portal.smsc.protocol.constants import CommandStatus
-from tests.faults.carriers import Upstream
+from tests.faults.carriers import Copy, Upstream
 from tests.faults.crowd import ClientCrowd, run_crowd
 from tests.serving import find_child_pids
 from tests.support import AccountLogin, RunningServer, wait_until
 
-NAME = "carrier"
+NAME, SECOND_NAME = "carrier", "second"
 # Waiting for an upstream is as short as settings allow.
 _SETTINGS = {
     "reconnect-seconds": 1,
@@ -41,7 +41,7 @@ RunApp = Callable[..., subprocess.CompletedProcess[str]]
 
 @dataclass
 class Forwarding:
-    """Running: customers' clients send, and the program passes on to its upstream."""
+    """Running: customers' clients send, and the program passes on to its upstream, or to the second one."""
 
     server: RunningServer
     clients: ClientCrowd
@@ -51,14 +51,24 @@ class Forwarding:
     logins: Sequence[AccountLogin]
     granted: int
     is_supervised: bool = True
+    second: Upstream | None = None
     rss_before_mb: int = 0
 
     # --- while it runs
 
-    def show_upstream(self) -> dict[str, Any]:
+    def show_upstream(self, name: str = NAME) -> dict[str, Any]:
         """What `app.py upstream show` tells."""
-        shown: dict[str, Any] = json.loads(self.run_app("upstream", "show", NAME, "--json").stdout)
+        shown: dict[str, Any] = json.loads(self.run_app("upstream", "show", name, "--json").stdout)
         return shown
+
+    def list_copies(self) -> list[Copy]:
+        """All submits that upstreams have got."""
+        return [each for upstream in (self.upstream, self.second) if upstream for each in upstream.list_copies()]
+
+    def count_unsure(self) -> int:
+        """How many messages were unsure."""
+        names = [NAME, SECOND_NAME] if self.second else [NAME]
+        return sum(self.show_upstream(each)["counters"]["unsure"] for each in names)
 
     def wait_for_state(self, state: str, deadline_s: float = 30) -> None:
         wait_until(lambda: self.show_upstream()["state"] == state, deadline_s)
@@ -121,7 +131,7 @@ class Forwarding:
         lost = [text for number, text in acknowledged.items() if ids.get(text) != number]
         assert not lost, f"acknowledged, and not there: {lost[:5]}"
 
-        copies = self.upstream.list_copies()
+        copies = self.list_copies()
         assert {each.text for each in copies} <= stored.keys(), "sent, and not stored"
         outcomes = {each.text: each.outcome for each in copies if each.status == 0}
         answered = {each.text for each in copies if each.status == 0 and each.is_answered}
@@ -132,11 +142,11 @@ class Forwarding:
         # What it has not decided it may have taken.
         taken = Counter(each.text for each in copies if each.status in (0, None))
         doubles = taken.total() - len(taken)
-        counters = self.show_upstream()["counters"]
-        assert doubles <= counters["unsure"], f"{doubles} doubles, and {counters['unsure']} were unsure"
+        unsure = self.count_unsure()
+        assert doubles <= unsure, f"{doubles} doubles, and {unsure} were unsure"
         if gives_up:
             assert not doubles, f"{doubles} doubles, though nothing unsure is sent again"
-            assert len(given_up) <= counters["unsure"], f"{len(given_up)} given up, {counters['unsure']} were unsure"
+            assert len(given_up) <= unsure, f"{len(given_up)} given up, {unsure} were unsure"
         else:
             assert not given_up, f"{len(given_up)} given up, though what is unsure is sent again"
 
@@ -153,7 +163,7 @@ class Forwarding:
             "upstream": len(copies),
             "missing": len(missing),
             "doubles": doubles,
-            "unsure": counters["unsure"],
+            "unsure": unsure,
             "refused": len(refused),
             "given_up": len(given_up),
         }
@@ -196,11 +206,11 @@ def _wait_for_end_of_all(conn: db.Connection) -> None:
         raise AssertionError(f"still there after {_QUIET_S} s: {left}") from None
 
 
-def add_upstream(run_app: RunApp, upstream: Upstream, **settings: object) -> None:
-    """Add it as the only upstream, with short times."""
+def add_upstream(run_app: RunApp, upstream: Upstream, name: str, settings: Mapping[str, object]) -> None:
+    """Add an upstream, with short times where its settings say nothing else."""
     values = {**_SETTINGS, **settings, "host": "127.0.0.1", "port": upstream.port, "system-id": upstream.login.name}
     options = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value)]
-    done = run_app("upstream", "add", NAME, *options, "--password-stdin", stdin=f"{upstream.login.password}\n")
+    done = run_app("upstream", "add", name, *options, "--password-stdin", stdin=f"{upstream.login.password}\n")
     assert done.returncode == 0, done.stderr
 
 
@@ -215,6 +225,8 @@ def run_forwarding(
     *,
     backlog: int,
     is_supervised: bool,
+    second: Upstream | None = None,
+    destinations: int = DESTINATIONS,
     **settings: object,
 ) -> Iterator[Forwarding]:
     """Have messages forwarded under load, from the moment on when all clients have got some receipts.
@@ -223,14 +235,24 @@ def run_forwarding(
         start: starts the program; all of it, or where it is not supervised the SMPP server alone.
         granted: the credits with which each account has begun.
         backlog: how many receipts may be owed to a client.
+        second: takes over from the first one; and the first from it, for the first account's messages.
+        destinations: how many numbers the clients write to.
         settings: those of the upstream that differ from short times.
     """
-    add_upstream(run_app, upstream, **settings)
+    add_upstream(run_app, upstream, NAME, settings)
+    if second:
+        add_upstream(run_app, second, SECOND_NAME, settings)
+        for names, conditions in (
+            (f"{SECOND_NAME},{NAME}", ("--account", logins[0].name)),
+            (f"{NAME},{SECOND_NAME}", ()),
+        ):
+            done = run_app("route", "add", "--upstream", names, *conditions)
+            assert done.returncode == 0, done.stderr
     server = start()
     with run_crowd(
-        server.port, *logins, backlog=backlog, destinations=DESTINATIONS, unasked_every=UNASKED_EVERY
+        server.port, *logins, backlog=backlog, destinations=destinations, unasked_every=UNASKED_EVERY
     ) as clients:
-        forwarding = Forwarding(server, clients, upstream, data, run_app, logins, granted, is_supervised)
+        forwarding = Forwarding(server, clients, upstream, data, run_app, logins, granted, is_supervised, second)
         clients.wait_for_receipts(50)
         assert forwarding.show_upstream()["state"] == binds.BOUND
         forwarding.rss_before_mb = forwarding.measure_rss_mb()

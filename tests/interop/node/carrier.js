@@ -35,7 +35,8 @@ const conduct = {
   receipt_unknown_every: 0,
   close_after: 0,
 };
-// [text, destination, id, status, answered]: what it got, with its decision (-1: none), and whether that was written.
+// [text, destination, id, status, answered, came_at]: what it got, with its decision (-1: none), whether that was written,
+// and when it came: microseconds, of a clock that is the same in all processes.
 const submits = [];
 const refusedOnce = new Set();
 const receipts = [];
@@ -129,7 +130,7 @@ function handleSubmit(session, submit) {
   }
   const number = submits.length;
   const text = submit.short_message.message;
-  const record = [text, submit.destination_addr, '', -1, false];
+  const record = [text, submit.destination_addr, '', -1, false, Number(process.hrtime.bigint() / 1000n)];
   submits.push(record);
   session.submitCount += 1;
   if (conduct.silent === 'submits') {
