@@ -163,15 +163,16 @@ class Installation:
         system_id: str = "bench",
         password: str = "bench",
         settings: Mapping[str, object] = UPSTREAM_SETTINGS,
+        name: str = UPSTREAM,
     ) -> None:
         """Add an upstream of this machine."""
         options = [each for setting in settings.items() for each in setting]
         options += ["--host", "127.0.0.1", "--port", port, "--system-id", system_id, "--password-stdin"]
-        self.app("upstream", "add", UPSTREAM, *options, stdin=password)
+        self.app("upstream", "add", name, *options, stdin=password)
 
-    def wait_for_upstream(self, state: str = "bound") -> None:
+    def wait_for_upstream(self, state: str = "bound", name: str = UPSTREAM) -> None:
         """Wait until the server says that all binds of the upstream are so."""
-        wait_until(lambda: self.app("upstream", "show", UPSTREAM)["state"] == state, deadline_s=30)
+        wait_until(lambda: self.app("upstream", "show", name)["state"] == state, deadline_s=30)
 
     def app(self, *arguments: object, stdin: str = "") -> Any:
         """Run one of the program's commands, and return its answer."""
