@@ -168,6 +168,7 @@ def claim_messages(
             claimed.has_more = True
         for each in sendable:
             each.upstream = upstream_id
+            each.is_retry = each.id in claimed.retried_ids
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,

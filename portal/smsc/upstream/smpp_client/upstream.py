@@ -40,8 +40,6 @@ _UDH_INDICATOR = 0x40
 _BINARY_DATA_CODING = 4
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
-# What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
-_MAX_INBOUND_OCTETS = MAX_PARTS * 140
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_OCTETS = 500
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
@@ -111,7 +109,8 @@ class SmppUpstream:
                 if submit_sm is None:
                     self._loop.call_soon(self._events.handle_lost, (), (each.id,))
                 else:
-                    self._client.submit(each.id, submit_sm, each.parts, partial(self._build_submit_sm, each))
+                    renew = partial(self._build_submit_sm, each)
+                    self._client.submit(each.id, submit_sm, each.parts, renew, is_retry=each.is_retry)
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
@@ -161,7 +160,8 @@ class SmppUpstream:
             inbound = _inbound_from_deliver(message)
             if len(inbound.source) > _MAX_SOURCE_LENGTH:
                 respond(CommandStatus.ESME_RINVSRCADR)
-            elif len(message.body) > _MAX_INBOUND_OCTETS:
+            # What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
+            elif gsm0338.count_parts(message.body, gsm0338.ENCODINGS[inbound.data_coding]) > MAX_PARTS:
                 respond(CommandStatus.ESME_RINVMSGLEN)
             else:
                 self._events.handle_inbound(inbound, resolve)
