@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -41,8 +40,7 @@ _BINARY_DATA_CODING = 4
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
 # Appendix B has less than 200; what a carrier adds is kept for operators.
-_MAX_RECEIPT_OCTETS = 500
-_QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
+_MAX_RECEIPT_LENGTH = 500
 _NOT_WRITTEN = "not sent: no submit_sm can hold it"
 _COUNTERS = tuple(each.name for each in dataclasses.fields(ClientCounters))
 _NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
@@ -178,7 +176,7 @@ class SmppUpstream:
                 receipt.done_at,
                 message.source,
                 message.destination,
-                _read_receipt_text(message),
+                receipt.text[:_MAX_RECEIPT_LENGTH],
             ),
             resolve,
         )
@@ -189,13 +187,6 @@ class SmppUpstream:
     def state_changed(self, bind: BindState) -> None:
         self._events.handle_binds(self._client.bind_states)
         self._events.handle_room()
-
-
-def _read_receipt_text(message: DeliverSm | DataSm) -> str:
-    """Return the text of a receipt without what it quotes of its message, whose text may be one that isn't kept."""
-    # In UCS-2 each other octet is NUL.
-    text = message.body[:_MAX_RECEIPT_OCTETS].decode("latin-1").replace("\0", "")
-    return _QUOTED_TEXT.split(text)[0].rstrip()
 
 
 def _format_status(receipt: receipts.Receipt, ptt: int) -> str:
