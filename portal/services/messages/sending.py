@@ -1,6 +1,7 @@
 """Messages on their way through upstreams: claimed, accepted, refused, tried again; and the receipts of upstreams."""
 
 import json
+import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
@@ -25,6 +26,8 @@ MAX_UNMATCHED_RECEIPTS = 100_000
 """So many receipts that belong to no message are kept: a carrier can send any number of them."""
 EARLY_RECEIPT_MS = 10 * MINUTE_MS
 """A receipt may come before the answer to its submit_sm by at most so much."""
+# Behind it a receipt quotes its message (SMPP 3.4, appendix B).
+_QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 # The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
 _REMAINING_ROOM = bytes(30)
 _STORE_ACCEPTED = BulkUpdateColumns(
@@ -181,6 +184,7 @@ def claim_messages(
             claimed.has_more = True
         for each in sendable:
             each.upstream = upstream_id
+            each.is_retry = each.id in claimed.retried_ids
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
@@ -362,8 +366,7 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
     with write_transaction(conn):
         ended: list[MessageOutcome] = []
-        for each in receipts:
-            found = _find_message(conn, each)
+        for each, found in zip(receipts, _find_messages(conn, receipts), strict=True):
             result.matched.append(found is not None)
             amounts[each.upstream]["receipts"] += 1
             if found is not None:
@@ -387,17 +390,26 @@ def _remove_oldest_unmatched_receipts(conn: sqlite3.Connection) -> None:
     )
 
 
-def _find_message(conn: sqlite3.Connection, receipt: UpstreamReceipt) -> tuple[int, str] | None:
-    """Return the id of a receipt's message here, and there."""
-    for upstream_message_id in receipt.message_ids:
-        row = conn.execute(
-            f"SELECT id FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream_id = ?"
-            f" AND upstream = ? AND bind IS NOT {SIMULATED_BIND} ORDER BY id DESC LIMIT 1",
-            (upstream_message_id, receipt.upstream),
-        ).fetchone()
-        if row is not None:
-            return row[0], upstream_message_id
-    return None
+# In one row: see `outcomes._SELECT_ENDING`.
+_SELECT_BY_UPSTREAM_ID = f"""
+SELECT json_group_array(json_array(upstream, upstream_id, last_id)) FROM (
+    SELECT upstream, upstream_id, max(id) AS last_id FROM messages INDEXED BY messages_upstream
+    WHERE state = {ENROUTE} AND upstream IS NOT NULL AND bind IS NOT {SIMULATED_BIND}
+        AND upstream_id IN (SELECT value FROM json_each(?))
+    GROUP BY upstream, upstream_id)
+"""
+
+
+def _find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt]) -> list[tuple[int, str] | None]:
+    """Return the id of each receipt's message here, the latest of them, and there; None where there is none."""
+    upstream_ids = {message_id for each in receipts for message_id in each.message_ids}
+    (found_json,) = conn.execute(_SELECT_BY_UPSTREAM_ID, (json.dumps([*upstream_ids]),)).fetchone()
+    found = {(upstream, upstream_id): last_id for upstream, upstream_id, last_id in json.loads(found_json)}
+    matches = []
+    for each in receipts:
+        candidates = ((found.get((each.upstream, message_id)), message_id) for message_id in each.message_ids)
+        matches.append(next(((known, message_id) for known, message_id in candidates if known is not None), None))
+    return matches
 
 
 def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, now: int) -> None:
@@ -416,7 +428,8 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
             receipt.ptt,
             receipt.status,
             receipt.done_at,
-            receipt.text,
+            # The message's text may be one that isn't kept.
+            _QUOTED_TEXT.split(receipt.text.replace("\0", ""), maxsplit=1)[0].rstrip(),
             ", ".join(receipt.message_ids),
         ),
     )

@@ -55,8 +55,8 @@ _UPSTREAM_COUNTERS = {
 }
 
 
-# Of an account's messages of one priority it is looked past so many with dates, and no more: 1 ms.
-_MAX_DATED = 1_000
+# In the search for the oldest message it is looked past so many with dates in all, and at so many that are held: 1 ms.
+_MAX_DATED = _MAX_HELD = 1_000
 
 
 def render_metrics(conn: sqlite3.Connection) -> str:
@@ -126,19 +126,27 @@ def _measure_oldest_age(conn: sqlite3.Connection) -> int:
 def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]]:
     """Yield the id and the date of each message that may be the oldest one of a path, account and priority in the
     queue, or of what is held.
-
-    Those in the queue are looked up in the index: to look at a million rows for the least id takes 60 ms.
     """
+    dated_left = _MAX_DATED
     for path_id in paths.list_paths(conn):
-        yield from _iterate_oldest_on_path(conn, path_id)
+        for account_id, priority_rank, message_id, scheduled_at in _iterate_first_of_each(conn, path_id):
+            yield message_id, scheduled_at
+            if scheduled_at is not None and dated_left:
+                behind = _list_behind_dated(conn, (path_id, account_id, priority_rank, message_id), dated_left)
+                dated_left -= len(behind)
+                yield from behind
     yield from conn.execute(
         "SELECT id, scheduled_at FROM messages WHERE id IN"
         " (SELECT message_id FROM held_messages ORDER BY message_id LIMIT ?)",
-        (_MAX_DATED,),
+        (_MAX_HELD,),
     )
 
 
-def _iterate_oldest_on_path(conn: sqlite3.Connection, path_id: int) -> Iterator[tuple[int, int | None]]:
+def _iterate_first_of_each(conn: sqlite3.Connection, path_id: int) -> Iterator[tuple[int, int, int, int | None]]:
+    """Yield the first message of each account and priority that is queued on a path, with its account, rank and date.
+
+    They are looked up in the index: to look at a million rows for the least id takes 60 ms.
+    """
     select = (
         "SELECT waiting.account_id, priority_rank, message_id, scheduled_at FROM queued_messages AS waiting"
         " LEFT JOIN messages ON id = message_id WHERE waiting.path = ? AND"
@@ -146,10 +154,8 @@ def _iterate_oldest_on_path(conn: sqlite3.Connection, path_id: int) -> Iterator[
     order = "ORDER BY waiting.account_id, priority_rank, message_id LIMIT 1"
     row = conn.execute(f"{select} true {order}", (path_id,)).fetchone()
     while row:
-        account_id, priority_rank, message_id, scheduled_at = row
-        yield message_id, scheduled_at
-        if scheduled_at is not None:
-            yield from _iterate_behind_dated(conn, path_id, account_id, priority_rank, message_id)
+        account_id, priority_rank, *_ = row
+        yield row
         # Two statements: SQLite reads all of a rank for (account_id, priority_rank) > (?, ?).
         of_account = f"{select} waiting.account_id = ? AND priority_rank > ? {order}"
         row = (
@@ -158,19 +164,24 @@ def _iterate_oldest_on_path(conn: sqlite3.Connection, path_id: int) -> Iterator[
         )
 
 
-def _iterate_behind_dated(
-    conn: sqlite3.Connection, path_id: int, account_id: int, priority_rank: int, message_id: int
-) -> Iterator[tuple[int, int | None]]:
-    """Yield what is queued behind a message that waits since its date only, up to the first without a date: that one
-    may have waited for longer, those behind it have not.
+def _list_behind_dated(
+    conn: sqlite3.Connection, position: tuple[int, int, int, int], limit: int
+) -> list[tuple[int, int | None]]:
+    """Those queued behind a message that waits since its date only, up to the first without a date: that one may have
+    waited for longer, those behind it have not.
+
+    Args:
+        position: path, account, rank and id of that message.
     """
-    behind = conn.execute(
+    rows = conn.execute(
         "SELECT message_id, scheduled_at FROM queued_messages AS waiting LEFT JOIN messages ON id = message_id"
         " WHERE waiting.path = ? AND waiting.account_id = ? AND priority_rank = ? AND message_id > ?"
         " ORDER BY message_id LIMIT ?",
-        (path_id, account_id, priority_rank, message_id, _MAX_DATED),
+        (*position, limit),
     )
-    for waiting_id, scheduled_at in behind:
-        yield waiting_id, scheduled_at
+    behind = []
+    for waiting_id, scheduled_at in rows:
+        behind.append((waiting_id, scheduled_at))
         if scheduled_at is None:
-            return
+            break
+    return behind

@@ -24,9 +24,9 @@ from portal.services.upstreams.paths import (
     choose_default_path,
 )
 
-_HIGHEST_PRIORITY = 3
+HIGHEST_PRIORITY = 3
 INSERT_QUEUED = BulkInsert("queued_messages", "path, account_id, priority_rank, message_id")
-_RANK_SQL = f"{_HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {_HIGHEST_PRIORITY})"
+_RANK_SQL = f"{HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {HIGHEST_PRIORITY})"
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
 _MAX_ROUNDS = 8
@@ -61,22 +61,24 @@ FIRST_UPSTREAM_SQL = f"""coalesce(
 class ClaimedIds:
     """What one upstream takes now.
 
-    `message_ids`: in the order in which they are to be sent. `emptied_account_ids`: the accounts that have had
-    something that waits, and have nothing more on any path. `has_more`: whether something is left that could be claimed
-    at once. `last_account_id`: whose turn it was last; 0: that of what is tried again. `emptied_paths`: paths, each
-    with an account that has had something that waits there, and has nothing more on it that is not held.
+    `message_ids`: in the order in which they are to be sent. `retried_ids`: those that are tried again.
+    `emptied_account_ids`: the accounts that have had something that waits, and have nothing more on any path.
+    `has_more`: whether something is left that could be claimed at once. `last_account_id`: whose turn it was last; 0:
+    that of what is tried again. `emptied_paths`: paths, each with an account that has had something that waits there,
+    and has nothing more on it that is not held.
     """
 
     message_ids: list[int]
     emptied_account_ids: list[int]
     has_more: bool
     last_account_id: int
+    retried_ids: set[int] = field(default_factory=set)
     emptied_paths: list[tuple[UpstreamPath, int]] = field(default_factory=list)
 
 
 def rank_from_priority(priority: int) -> int:
     """The place of a priority_flag (SMPP 3.4, 5.2.14) in an account's queue; lower ones come first."""
-    return _HIGHEST_PRIORITY - min(priority, _HIGHEST_PRIORITY)
+    return HIGHEST_PRIORITY - min(priority, HIGHEST_PRIORITY)
 
 
 def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[UpstreamPath, int, int, int]]) -> None:
@@ -132,8 +134,8 @@ def put_back_messages(
         _schedule_first_tried(conn, tuple(flow), now)
 
 
-def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], now: int) -> None:
-    """Of what was tried of an account to a destination, the first is tried again now, unless it has a time for that;
+def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], at: int) -> None:
+    """Of what was tried of an account to a destination, the first is tried again then, unless it has a time for that;
     not while an upstream has any of them: what becomes of that decides about the others.
     """
     tried = conn.execute(
@@ -145,11 +147,12 @@ def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], now: 
     if not tried or any(is_under_way for *_, is_under_way in tried):
         return
     first_id, not_before, _ = tried[0]
-    conn.execute(
-        "UPDATE held_messages SET not_before = CASE message_id WHEN ? THEN ? END"
-        " WHERE account_id = ? AND destination = ? AND attempts > 0",
-        (first_id, now if not_before is None else not_before, *flow),
-    )
+    if not_before is None:
+        conn.execute(
+            "UPDATE held_messages INDEXED BY held_messages_tried SET not_before = CASE message_id WHEN ? THEN ? END"
+            " WHERE account_id = ? AND destination = ? AND attempts > 0",
+            (first_id, at, *flow),
+        )
 
 
 def claim_message_ids(
@@ -252,7 +255,9 @@ def _claim_retries(
     conn.executemany(
         "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
     )
-    claimed.message_ids += [row[2] for row in rows]
+    retried_ids = [row[2] for row in rows]
+    claimed.message_ids += retried_ids
+    claimed.retried_ids.update(retried_ids)
     return len(rows) < count
 
 
@@ -360,20 +365,7 @@ def hold_message(
     if is_unanswered and attempts == 1:
         delay = 0
     # Of several that were under way together, the first is tried again, and the others after it.
-    others = conn.execute(
-        "SELECT message_id, not_before, attempts, upstream IS NOT NULL FROM held_messages"
-        " INDEXED BY held_messages_tried JOIN messages ON id = message_id WHERE held_messages.account_id = ?"
-        " AND held_messages.destination = ? AND message_id <> ? AND attempts > 0",
-        (*flow, message_id),
-    ).fetchall()
-    if any(is_under_way for *_, is_under_way in others):
-        return True
-    if all(other_id > message_id or not_before is None for other_id, not_before, *_ in others):
-        conn.execute(
-            "UPDATE held_messages INDEXED BY held_messages_tried SET not_before = CASE message_id WHEN ? THEN ? END"
-            " WHERE account_id = ? AND destination = ? AND attempts > 0",
-            (message_id, now + delay, *flow),
-        )
+    _schedule_first_tried(conn, flow, now + delay)
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from portal.services.common import message_states
@@ -59,14 +59,16 @@ _MAX_WORD_LENGTH = 20
 _MAX_DATE_LENGTH = 16
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, because one is created for each receipt.
+@dataclass(slots=True)
 class Receipt:
     """What a receipt says.
 
     message_ids: the ids that it gives for its message, as they came: that of the TLV first, and that of the text where
     it is another. state: message_state as the portal has it, None: a word that is not known. is_final: nothing more
     will come. stat, err: as they came, "" where there is none; of a TLV the decimal number. done_at: unix milliseconds,
-    None: no date that can be read. Carriers write it in a time zone of their own, which is taken for UTC.
+    None: no date that can be read. Carriers write it in a time zone of their own, which is taken for UTC. text: all of
+    it, as far as it can be read.
     """
 
     message_ids: tuple[str, ...]
@@ -75,6 +77,7 @@ class Receipt:
     stat: str = ""
     err: str = ""
     done_at: int | None = None
+    text: str = field(default="", compare=False)
 
 
 def parse_receipt(message: DeliverSm | DataSm) -> Receipt | None:
@@ -86,7 +89,8 @@ def parse_receipt(message: DeliverSm | DataSm) -> Receipt | None:
     tlvs = message.tlvs
     if kind not in (ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) and TlvTag.RECEIPTED_MESSAGE_ID not in tlvs:
         return None
-    fields = _parse_text(_decode_text(message))
+    text = _decode_text(message)
+    fields = _parse_text(text)
     tlv_id = tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1").strip()
     candidates = (each[:_MAX_ID_LENGTH] for each in (tlv_id, fields.get("id", "")) if each)
     stat = fields.get("stat", "")[:_MAX_WORD_LENGTH]
@@ -101,6 +105,7 @@ def parse_receipt(message: DeliverSm | DataSm) -> Receipt | None:
         stat,
         _read_error_code(tlvs.get(TlvTag.NETWORK_ERROR_CODE)) or fields.get("err", "")[:_MAX_WORD_LENGTH],
         _parse_date(fields.get("donedate", "")[: _MAX_DATE_LENGTH + 1]),
+        text,
     )
 
 
