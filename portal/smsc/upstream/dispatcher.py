@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 
 from portal.core.clock import now_ms
 from portal.services.messages.outcomes import DueMessages, MessageStatus
@@ -177,9 +175,12 @@ class Dispatcher:
         self._takers.finish_put_back(flow[0])
 
     def _send_by_upstream(self, outbound: Sequence[SubmittedMessage]) -> None:
-        for upstream_id, messages in groupby(outbound, attrgetter("upstream")):
+        by_upstream: dict[int | None, list[SubmittedMessage]] = {}
+        for each in outbound:
+            by_upstream.setdefault(each.upstream, []).append(each)
+        for upstream_id, messages in by_upstream.items():
             if upstream_id is None:
-                self._simulator.send_messages([*messages])
+                self._simulator.send_messages(messages)
             elif upstream_id in self._channels:
                 self._channels[upstream_id].send_messages(messages)
             else:
