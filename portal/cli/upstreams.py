@@ -23,6 +23,7 @@ from portal.services.common.audit import SHELL
 from portal.services.upstreams import binds, counters, queue, unmatched_receipts, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
+from portal.services.upstreams.paths import DEFAULT_PATH
 from portal.services.upstreams.settings import DEFAULTS, GROUPS, RULES, SIMULATOR_SETTINGS, SettingRule, format_setting
 from portal.services.upstreams.upstreams import Upstream
 
@@ -271,8 +272,7 @@ def _set_default_upstream(context: CommandContext, name: str | None, *, is_none:
         upstreams.set_default_upstream(context.conn, SHELL, upstream)
         return _describe_upstream(context, upstream)
     # What waits for the default one was accepted before.
-    waiting = upstreams.count_waiting_messages(context.conn)
-    waiting_count = sum(waiting.get(each.id, 0) for each in upstreams.list_upstreams(context.conn) if each.is_default)
+    waiting_count = queue.count_waiting_messages_by_path(context.conn).get(DEFAULT_PATH, 0)
     upstreams.set_default_upstream(context.conn, SHELL, None)
     warning = f"Messages wait for a default upstream, and were accepted: {waiting_count}. They wait until there is one."
     return CommandOutput(
