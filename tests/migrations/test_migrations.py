@@ -24,6 +24,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.operations import self_check
 from portal.services.people import users
 from portal.services.routing import routes
+from portal.services.upstreams import queue
 from tests.core.test_pasted_text import MARKS
 from tests.support import ROOT, list_submitted
 
@@ -416,4 +417,30 @@ def test_numbers_that_reach_accounts_are_no_routes_any_more(file):
     actions = [each.action for each in audit.list_audit_entries(conn, 1, 4)]
     assert actions == ["number.add", "account.change", "number.remove", "number.add"]
     assert routes.list_routes(conn) == []
+    conn.close()
+
+
+def test_what_has_waited_goes_to_the_default_upstream(file):
+    before_step(
+        file,
+        "m0027",
+        """
+        INSERT INTO messages (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,
+            registered_delivery, parts, price, state, ptt)
+            SELECT value, 1, 'ACME', 5, 0, '393401234567', 'IT', '', 0, 0, 1, 0, 1, 254
+            FROM json_each('[5, 6, 7]');
+        INSERT INTO queued_messages (account_id, priority_rank, message_id) VALUES (1, 3, 5), (1, 0, 6);
+        INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, error)
+            VALUES (1, '393401234567', 7, 2, 1000, 'ESME_RSYSERR');
+        """,
+    )
+    migrations.migrate(file)
+    conn = db.connect(file)
+    assert queue.count_waiting_messages_by_path(conn) == {(): 3}
+    assert queue.list_waiting_accounts(conn) == {((), 1)}
+    with db.write_transaction(conn):
+        claimed = queue.claim_message_ids(conn, 1, 10, 0, 1000)
+    # What is tried again, and what was queued behind it.
+    assert claimed.message_ids == [7]
+    assert [row[0] for row in conn.execute("SELECT message_id FROM held_messages ORDER BY 1")] == [5, 6, 7]
     conn.close()
