@@ -370,6 +370,7 @@ class PathTakers:
         if changed or any(each.health.state == TRYING for each in self._channels.values()):
             replaced_ids = self.update()
             for channel in changed:
-                if channel.id in replaced_ids and channel.health.state == FAILING:
+                is_replaced = channel.id in replaced_ids or channel.trial_id is not None
+                if is_replaced and channel.health.state == FAILING:
                     channel.take_back_messages()
             self._claim()

@@ -241,6 +241,22 @@ async def test_a_refused_trial_ends_it_and_the_next_upstream_takes_that_message(
         assert set(await answer_all(two.second, 2)) == {b"trial", b"wakes the queue"}
 
 
+async def test_a_trial_that_is_throttled_is_taken_back(run, cast, conn):
+    async with run(throttle_seconds=3600) as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await two.lose_first()
+        await two.wait_for_health(health.FAILING)
+        await two.bind_first()
+        await two.wait_for_health(health.TRYING)
+        await esme.submit(text=b"trial")
+        await esme.submit(text=b"behind")
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RTHROTTLED)
+        # Otherwise it would wait for an hour there, and what comes behind it, too.
+        assert await answer_all(two.second, 2) == [b"trial", b"behind"]
+        assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
 async def test_nothing_passes_what_a_silent_upstream_has(run, cast, conn):
     async with run(window=2) as two:
         two.add_route()
