@@ -20,7 +20,7 @@ from portal.cli.shell import (
     wrong_usage,
 )
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import binds, counters, unmatched_receipts, upstreams
+from portal.services.upstreams import binds, counters, message_ids, unmatched_receipts, unowned_messages, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.settings import DEFAULTS, GROUPS, RULES, SIMULATOR_SETTINGS, SettingRule, format_setting
 from portal.services.upstreams.upstreams import Upstream
@@ -35,6 +35,12 @@ _METAVARS = {
     "tls_ca_file": "FILE",
     "tls_server_name": "H",
     "address_range": "R",
+    "status_map": "MAP",
+    "receipt_id_pattern": "REGEX",
+    "error_map": "MAP",
+    "intermediate_states": "WORDS",
+    "receipt_timezone": "ZONE",
+    "inbound_country": "CC",
 }
 _OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
 
@@ -296,6 +302,30 @@ def _list_unmatched_receipts(context: CommandContext, name: str | None, *, limit
     return CommandOutput(rows, format_table(columns, [tuple(row[name] for name in columns) for row in rows]))
 
 
+@upstream_group.command("unowned", example="upstream unowned carrier --limit 20")
+@click.argument("name", required=False)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+def _list_unowned_messages(context: CommandContext, name: str | None, *, limit: int) -> CommandOutput:
+    """List messages from handsets to numbers that no account has, newest first."""
+    upstream_id = upstreams.get_upstream(context.conn, name).id if name else None
+    messages = unowned_messages.list_unowned_messages(context.conn, upstream_id, limit)
+    names = upstreams.get_upstream_names(context.conn)
+    rows = [
+        {
+            "received_at": format_timestamp(each.received_at),
+            "upstream": "" if each.upstream is None else names[each.upstream],
+            "source": each.source,
+            "destination": each.destination,
+            "text": each.text,
+        }
+        for each in messages
+    ]
+    if not rows:
+        return CommandOutput(rows, "There is none.")
+    columns = ("received_at", "upstream", "source", "destination", "text")
+    return CommandOutput(rows, format_table(columns, [tuple(row[name] for name in columns) for row in rows]))
+
+
 def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
     return {
         "name": state.upstream.name,
@@ -317,10 +347,12 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
     settings = {name: getattr(upstream.settings, name) for name in RULES if name in names}
     formatted: dict[str, object] = {name: format_setting(name, each) for name, each in settings.items()}
     under_way = upstreams.count_messages_under_way(context.conn, upstream)
+    learned_ids = message_ids.load_id_forms(context.conn, [upstream.id])[upstream.id].learned
     value = {
         **_state_to_dict(state, queued),
         "under_way": under_way,
         "draining": upstream.draining,
+        "learned_ids": learned_ids,
         "binds": [_bind_to_dict(each) for each in state.binds],
         # Numbers and flags as such, all else as the options have it.
         "settings": {
@@ -336,6 +368,7 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
         "default": "yes" if upstream.is_default else "no",
         "queued": queued,
         "under way": under_way,
+        **({"ids in receipts": f"{learned_ids}, as was learned"} if learned_ids else {}),
         **{f"bind {each.number}": _format_bind(each) for each in state.binds},
     }
     blocks: list[dict[str, object]] = [overview, formatted, {**counted}]

@@ -6,16 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from operator import itemgetter
 
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
+from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
-from portal.services.messages import blacklist, outcomes
+from portal.services.messages import blacklist, outcomes, receipt_matching
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.queue import SIMULATED_BIND
 from portal.services.upstreams.settings import FAIL
 from portal.services.upstreams.upstreams import SIMULATOR
@@ -24,6 +26,8 @@ MAX_UNMATCHED_RECEIPTS = 100_000
 """So many receipts that belong to no message are kept: a carrier can send any number of them."""
 EARLY_RECEIPT_MS = 10 * MINUTE_MS
 """A receipt may come before the answer to its submit_sm by at most so much."""
+LATE_RECEIPT_MS = 2 * MINUTE_MS
+"""Of a receipt that is later than this, the message has ended at the date that it gives."""
 # The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
 _REMAINING_ROOM = bytes(30)
 _STORE_ACCEPTED = BulkUpdateColumns(
@@ -91,29 +95,6 @@ class UnsentMessage:
     flow: Flow | None = None
     status: str = ""
     ptt: int = 0
-
-
-@dataclass(slots=True)
-class UpstreamReceipt:
-    """A receipt that an upstream has sent.
-
-    `message_ids`: the ids that it gives, one or two. `state`: its message_state, None where it is not known.
-    `is_final`: nothing more will come of that message. `status`: the state and error as they came. `done_at`:
-    milliseconds, None: it gives no time. `source`, `destination`: the addresses of the deliver_sm, the handset's first.
-    `is_repeated`: the same came a short time ago, so that it need not be kept where it matches nothing.
-    """
-
-    upstream: int
-    message_ids: tuple[str, ...]
-    state: int | None
-    ptt: int
-    is_final: bool
-    status: str
-    done_at: int | None
-    source: str
-    destination: str
-    text: str
-    is_repeated: bool = False
 
 
 @dataclass(slots=True)
@@ -315,7 +296,7 @@ def list_unanswered_message_ids(conn: sqlite3.Connection, upstream_id: int) -> l
     """The ids of messages that an upstream has, or may have, and has not accepted; oldest first. It is no simulator."""
     rows = conn.execute(
         f"SELECT id FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
-        f" AND upstream_id IS NULL AND bind IS NOT {SIMULATED_BIND} ORDER BY id",
+        f" AND {UNANSWERED_SQL} AND bind IS NOT {SIMULATED_BIND} ORDER BY id",
         (upstream_id,),
     )
     return [row[0] for row in rows]
@@ -333,22 +314,35 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
     with write_transaction(conn):
         ended: list[MessageOutcome] = []
-        for each in receipts:
-            found = _find_message(conn, each)
-            result.matched.append(found is not None)
+        for each, match in zip(receipts, receipt_matching.find_messages(conn, receipts), strict=True):
+            result.matched.append(match.message_id is not None)
             amounts[each.upstream]["receipts"] += 1
-            if found is not None:
+            if match.message_id is not None:
                 if each.is_final and each.state is not None:
-                    ended.append(MessageOutcome(found[0], each.state, each.ptt, now, found[1], each.status))
+                    ended_at = _choose_end(match.message_id, each.done_at, now)
+                    ended.append(
+                        MessageOutcome(match.message_id, each.state, each.ptt, ended_at, match.upstream_id, each.status)
+                    )
             elif not each.is_repeated:
                 amounts[each.upstream]["unmatched"] += 1
-                _keep_unmatched_receipt(conn, each, now)
+                _keep_unmatched_receipt(conn, each, match.tried, now)
         result.receipts = outcomes.finish_and_refund_messages(conn, ended)
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
                 _remove_oldest_unmatched_receipts(conn)
     return result
+
+
+def _choose_end(message_id: int, done_at: int | None, now: int) -> int:
+    """When a message has ended, of which an upstream says so now.
+
+    The upstream's date has no seconds in most cases, so it counts where the receipt is late; and not where it can't be
+    true, as in a time zone that isn't what is set.
+    """
+    if done_at is None or not ids.time_from_id(message_id) <= done_at < now - LATE_RECEIPT_MS:
+        return now
+    return done_at
 
 
 def _remove_oldest_unmatched_receipts(conn: sqlite3.Connection) -> None:
@@ -358,20 +352,7 @@ def _remove_oldest_unmatched_receipts(conn: sqlite3.Connection) -> None:
     )
 
 
-def _find_message(conn: sqlite3.Connection, receipt: UpstreamReceipt) -> tuple[int, str] | None:
-    """Return the id of a receipt's message here, and there."""
-    for upstream_message_id in receipt.message_ids:
-        row = conn.execute(
-            f"SELECT id FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream_id = ?"
-            f" AND upstream = ? AND bind IS NOT {SIMULATED_BIND} ORDER BY id DESC LIMIT 1",
-            (upstream_message_id, receipt.upstream),
-        ).fetchone()
-        if row is not None:
-            return row[0], upstream_message_id
-    return None
-
-
-def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, now: int) -> None:
+def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, tried: str, now: int) -> None:
     first_id, other_id = (*receipt.message_ids, None, None)[:2]
     conn.execute(
         "INSERT INTO unmatched_receipts (upstream, received_at, message_id, other_id, source, destination, state,"
@@ -388,32 +369,24 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
             receipt.status,
             receipt.done_at,
             receipt.text,
-            ", ".join(receipt.message_ids),
+            tried,
         ),
     )
 
 
 def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> list[DeliveryReceipt]:
     """Finish messages whose receipts came before they were known to be accepted."""
-    now = now_ms()
-    since = now - EARLY_RECEIPT_MS
-    row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
-    if not row[0]:
-        return []
-    ended = []
-    for each in accepted:
-        if not each.upstream_message_id:
-            # Receipts that name no message are kept under "", too.
-            continue
-        early = conn.execute(
-            "DELETE FROM unmatched_receipts WHERE upstream = ?1 AND received_at > ?2 AND (message_id = ?3"
-            " OR other_id = ?3) RETURNING state, ptt, status, received_at, id",
-            (each.upstream, since, each.upstream_message_id),
-        ).fetchall()
-        for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
-            if state is not None:
-                ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
-    return outcomes.finish_and_refund_messages(conn, ended)
+    early = receipt_matching.take_early_receipts(
+        conn,
+        [(each.message_id, each.upstream, each.upstream_message_id) for each in accepted],
+        now_ms() - EARLY_RECEIPT_MS,
+    )
+    ended = [
+        MessageOutcome(each.message_id, each.state, each.ptt, each.received_at, each.upstream_id, each.status)
+        for each in early
+        if each.state is not None
+    ]
+    return outcomes.finish_and_refund_messages(conn, ended) if ended else []
 
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:

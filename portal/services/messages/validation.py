@@ -173,7 +173,7 @@ def validate_submit(
         segment = None
     header_octets = gsm0338.CONCATENATION_UDH_OCTETS if segment else 0
     if udh:
-        concatenation = _parse_concatenation(udh)
+        concatenation = parse_concatenation(udh)
         # What sar_* say of a segment will be an element of its header.
         header_octets = len(udh) + (_CONCATENATION_ELEMENT_OCTETS if segment and not concatenation else 0)
         segment = concatenation or segment
@@ -237,7 +237,7 @@ def _split_udh(body: bytes) -> tuple[bytes, bytes]:
     return body[:end], body[end:]
 
 
-def _parse_concatenation(udh: bytes) -> Segment | None:
+def parse_concatenation(udh: bytes) -> Segment | None:
     """Find the concatenation element of a user data header; None: it has none, an invalid one, or is not of a part."""
     for identifier, value in gsm0338.iterate_udh_elements(udh):
         if (identifier, len(value)) in ((_CONCATENATION_8_BIT, 3), (_CONCATENATION_16_BIT, 4)):
@@ -249,7 +249,7 @@ def _parse_concatenation(udh: bytes) -> Segment | None:
 
 def add_concatenation(udh: bytes, segment: Segment) -> bytes:
     """A user data header with the element that gives a segment's place; the same one where it has it already."""
-    if _parse_concatenation(udh) is not None:
+    if parse_concatenation(udh) is not None:
         return udh
     element = bytes((_CONCATENATION_16_BIT, 4)) + segment.reference.to_bytes(2) + bytes((segment.total, segment.number))
     return bytes((udh[0] + len(element),)) + udh[1:] + element
@@ -264,7 +264,7 @@ def _decode_text(
     encoding = _ENCODINGS.get(data_coding)
     if encoding is _GSM_ENCODING:
         if account.packed_gsm:
-            content = _unpack_septets(content, len(udh) if udh else 0)
+            content = unpack_body(content, len(udh) if udh else 0)
     elif encoding is None or (encoding is not _UCS2_ENCODING and encoding not in account.data_codings):
         raise UnsupportedDataCoding(data_coding=data_coding)
     if not (udh and encoding is _GSM_ENCODING and gsm0338.has_shift_elements(udh)):
@@ -288,7 +288,7 @@ def _check_whole_text(content: bytes, encoding: gsm0338.Encoding) -> None:
         raise UndecodableText()
 
 
-def _unpack_septets(octets: bytes, udh_length: int) -> bytes:
+def unpack_body(octets: bytes, udh_length: int) -> bytes:
     """Unpack septets that follow a user data header, which may end within a septet (GSM 03.40, 9.2.3.24)."""
     if not octets:
         return b""

@@ -46,6 +46,7 @@ _COMPONENT_NAME = "smsc"
 _CONFIG_POLL_SECONDS = 0.25
 _READ_RETRY_MS = 1_000
 _EXPIRY_INTERVAL_SECONDS = 600.0
+_OLD_PARTS_SECONDS = 60.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
 _WRITER_BUSY_TIMEOUT_MS = 2_000
 _LAST_BUSY_TIMEOUT_MS = 200
@@ -121,6 +122,7 @@ class SqliteStorage:
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
         self._run_periodically(self._server_limits.due_poll_seconds, self.outbound.poll_due_messages)
         self._run_periodically(_EXPIRY_INTERVAL_SECONDS, lambda: self.expire_deliveries(now_ms()))
+        self._run_periodically(_OLD_PARTS_SECONDS, lambda: self.outbound.release_old_parts(now_ms()))
 
     def close_db_connections(self) -> None:
         """Let go of the database without having started."""

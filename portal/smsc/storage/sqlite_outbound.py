@@ -14,16 +14,16 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.messages import client_ids, inbound, intake, outcomes, sending
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundItem
 from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import (
     AcceptedMessage,
     ClaimedMessages,
     RecoveredState,
     SendingResult,
     UnsentMessage,
-    UpstreamReceipt,
 )
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds, counters, upstreams
@@ -147,7 +147,7 @@ class SqliteOutboundStorage:
     def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
         self._writer.queue_deferred_write(WriteJobKind.RECEIPT, (receipt, resolve))
 
-    def store_upstream_message(self, message: MobileOriginatedMessage, resolve: Callable[[bool], None]) -> None:
+    def store_upstream_message(self, message: InboundItem, resolve: Callable[[bool], None]) -> None:
         self._writer.queue_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
 
     def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
@@ -207,6 +207,12 @@ class SqliteOutboundStorage:
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
 
+    def release_old_parts(self, now: int) -> None:
+        """Let parts of messages from handsets go as they came that have waited for the others too long at `now` (unix
+        milliseconds); the writer does so.
+        """
+        self._writer.queue_write(WriteJobKind.OLD_PARTS, now)
+
     # --- what the writer does, and what follows from it
 
     def build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
@@ -241,6 +247,9 @@ class SqliteOutboundStorage:
                 lambda conn, items: inbound.store_inbound_messages(conn, [each for each, _ in items]),
                 self._handle_upstream_messages_stored,
                 lambda items, _: _resolve_all(items, False),
+            ),
+            WriteJobKind.OLD_PARTS: WriteJobHandler(
+                lambda conn, times: inbound.release_old_parts(conn, times[-1]), self._handle_parts_released
             ),
             WriteJobKind.BIND_STATES: WriteJobHandler(_record_bind_states),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_add_upstream_counters),
@@ -338,9 +347,13 @@ class SqliteOutboundStorage:
             self._listener.handle_commit_in_doubt()
 
     def _handle_upstream_messages_stored(
-        self, items: list[tuple[MobileOriginatedMessage, Callable[[bool], None]]], account_ids: Collection[int]
+        self, items: list[tuple[InboundItem, Callable[[bool], None]]], account_ids: Collection[int]
     ) -> None:
         _resolve_all(items, True)
+        for account_id in account_ids:
+            self._mark_deliveries_due(account_id)
+
+    def _handle_parts_released(self, times: list[int], account_ids: Collection[int]) -> None:
         for account_id in account_ids:
             self._mark_deliveries_due(account_id)
 

@@ -82,6 +82,7 @@ class WriteJobKind(IntEnum):
     HEARTBEAT = 22
     BIND_STATES = 23
     UPSTREAM_COUNTERS = 24
+    OLD_PARTS = 25
 
 
 @dataclass(slots=True, frozen=True)

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Protocol
 
 from portal.core.clock import now_ms
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundItem
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason, UpstreamReceipt
+from portal.services.messages.receipt_matching import UpstreamReceipt
+from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
@@ -242,7 +243,7 @@ class UpstreamChannel:
         self._known_receipts[key] = None
         self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, key, resolve))
 
-    def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
+    def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
         self._storage.store_upstream_message(message, resolve)
 
     def handle_room(self) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundItem
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.sending import UpstreamReceipt
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
 from portal.smsc.storage.interface import UpstreamConfig
@@ -84,7 +84,7 @@ class UpstreamEvents(Protocol):
     def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
         """It says what became of a message."""
 
-    def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
+    def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
         """It brings what a handset has sent."""
 
     def handle_room(self) -> None:

@@ -21,10 +21,7 @@ from portal.smsc.upstream.smpp_client.interface import (
 )
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
-from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES
-
-THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
-"""What a message is refused with that comes too fast: it is sent again."""
+from portal.smsc.upstream.smpp_client.status_map import build_status_map
 
 # A message that was refused so often is given back. With pauses of 1, 2, 4, 4, ... times throttle_seconds. That a queue
 # is full may mean all of the carrier, or one handset, and is more often the latter the second time.
@@ -70,6 +67,7 @@ class SmppClient:
     ) -> None:
         self._name = name
         self._settings = settings
+        self._status_map = build_status_map(settings.status_map)
         self._events = events
         self._loop = loop
         self.counters = ClientCounters()
@@ -107,6 +105,7 @@ class SmppClient:
         binds. A bind that was refused is tried again at once.
         """
         old, self._settings = self._settings, settings
+        self._status_map = build_status_map(settings.status_map)
         if (settings.throughput, settings.throttle_seconds) != (old.throughput, old.throttle_seconds):
             self._pacer.change_settings(settings.throughput, settings.throttle_seconds, self._loop.time())
         kept = settings.binds * (1 if settings.bind == "trx" else 2) if settings.bind == old.bind else 0
@@ -234,13 +233,13 @@ class SmppClient:
         self._events.deliver_received(message, respond)
 
     def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
-        if status in THROTTLING_STATUSES:
+        if status in self._status_map.throttling:
             self._hold(submit, session, status)
         else:
             self._pacer.record_answer(submit.sent_at, self._loop.time())
             # What it is refused with for the moment holds up what comes behind it to the same destination.
             followers: Sequence[Submit] = ()
-            if status in TEMPORARY_STATUSES:
+            if status in self._status_map.temporary:
                 followers = self._end_flow(submit)
             else:
                 self._leave_flow(submit)

@@ -9,15 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
-from portal.services.common.addresses import normalize_address
 from portal.services.messages import outcomes
-from portal.services.messages.inbound import MobileOriginatedMessage
-from portal.services.messages.sending import UpstreamReceipt
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import MAX_PARTS, SubmittedMessage
-from portal.services.upstreams import binds
+from portal.services.upstreams import binds, mappings
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.protocol.constants import CommandStatus, format_receipt_status, format_status
@@ -26,6 +23,7 @@ from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
 from portal.smsc.upstream.smpp_client.client import SmppClient
+from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientSettings,
@@ -36,14 +34,12 @@ from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
 
 log = logging.getLogger(__name__)
 
-_UDH_INDICATOR = 0x40
-_BINARY_DATA_CODING = 4
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
 # What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
 _MAX_INBOUND_OCTETS = MAX_PARTS * 140
 # Appendix B has less than 200; what a carrier adds is kept for operators.
-_MAX_RECEIPT_OCTETS = 500
+_MAX_RECEIPT_LENGTH = 500
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 _NOT_WRITTEN = "not sent: no submit_sm can hold it"
 _COUNTERS = tuple(each.name for each in dataclasses.fields(ClientCounters))
@@ -60,6 +56,7 @@ class SmppUpstream:
         self._events = events
         self._loop = loop
         self._client = SmppClient(config.upstream.name, self._read_settings(), self, loop)
+        self._apply_rules()
         self._counted: Mapping[str, int] = _NO_COUNTS
 
     # --- what the dispatcher calls
@@ -80,9 +77,16 @@ class SmppUpstream:
 
     def change_config(self, config: UpstreamConfig) -> None:
         self._config = config
+        self._apply_rules()
         self._client.rename(config.upstream.name)
         if config.password is not None:
             self._client.change_settings(self._read_settings())
+
+    def _apply_rules(self) -> None:
+        settings = self._config.upstream.settings
+        self._status_map = status_map.build_status_map(settings.status_map)
+        self._receipt_rules = receipts.receipt_rules_from_settings(settings)
+        self._error_map = mappings.parse_error_map(settings.error_map)
 
     def _read_settings(self) -> ClientSettings:
         return client_settings_from_upstream(self._config.upstream.settings, self._config.password or "")
@@ -143,10 +147,10 @@ class SmppUpstream:
     def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
         if not status:
             self._events.handle_accepted(message_id, upstream_message_id, bind_number)
-        elif status in status_map.TEMPORARY_STATUSES:
+        elif status in self._status_map.temporary:
             self._events.handle_held(message_id, format_status(status))
         else:
-            self._events.handle_refused(message_id, format_status(status), status_map.ptt_from_status(status))
+            self._events.handle_refused(message_id, format_status(status), self._status_map.get_ptt(status))
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         self._events.handle_lost(unsure, unsent)
@@ -156,9 +160,12 @@ class SmppUpstream:
             # The carrier is to bring it again where it isn't.
             respond(CommandStatus.ESME_ROK if is_stored else CommandStatus.ESME_RX_T_APPN)
 
-        receipt = receipts.parse_receipt(message)
+        receipt = receipts.parse_receipt(message, self._receipt_rules)
         if receipt is None:
-            inbound = _inbound_from_deliver(message)
+            settings = self._config.upstream.settings
+            inbound = inbound_from_deliver(
+                message, self._config.upstream.id, self._receipt_rules.charset, settings.inbound_country
+            )
             if len(inbound.source) > _MAX_SOURCE_LENGTH:
                 respond(CommandStatus.ESME_RINVSRCADR)
             elif len(message.body) > _MAX_INBOUND_OCTETS:
@@ -166,7 +173,7 @@ class SmppUpstream:
             else:
                 self._events.handle_inbound(inbound, resolve)
             return
-        ptt = message_states.PTT_PENDING if receipt.state is None else status_map.ptt_from_state(receipt.state)
+        ptt = status_map.ptt_from_receipt(receipt.state, receipt.err, self._error_map)
         self._events.handle_receipt(
             UpstreamReceipt(
                 self._config.upstream.id,
@@ -178,7 +185,7 @@ class SmppUpstream:
                 receipt.done_at,
                 message.source,
                 message.destination,
-                _read_receipt_text(message),
+                _strip_quoted_text(receipt.text),
             ),
             resolve,
         )
@@ -191,11 +198,9 @@ class SmppUpstream:
         self._events.handle_room()
 
 
-def _read_receipt_text(message: DeliverSm | DataSm) -> str:
+def _strip_quoted_text(text: str) -> str:
     """Return the text of a receipt without what it quotes of its message, whose text may be one that isn't kept."""
-    # In UCS-2 each other octet is NUL.
-    text = message.body[:_MAX_RECEIPT_OCTETS].decode("latin-1").replace("\0", "")
-    return _QUOTED_TEXT.split(text)[0].rstrip()
+    return _QUOTED_TEXT.split(text[:_MAX_RECEIPT_LENGTH].replace("\0", ""))[0].rstrip()
 
 
 def _format_status(receipt: receipts.Receipt, ptt: int) -> str:
@@ -203,20 +208,3 @@ def _format_status(receipt: receipts.Receipt, ptt: int) -> str:
     if not receipt.stat and receipt.state is not None:
         return format_receipt_status(receipt.state, ptt)
     return f"stat:{receipt.stat} err:{receipt.err}"
-
-
-def _inbound_from_deliver(message: DeliverSm | DataSm) -> MobileOriginatedMessage:
-    content, udh = message.body, None
-    if message.esm_class & _UDH_INDICATOR and content and content[0] < len(content):
-        udh, content = content[: content[0] + 1], content[content[0] + 1 :]
-    data_coding = message.data_coding if message.data_coding in gsm0338.ENCODINGS else _BINARY_DATA_CODING
-    encoding, body = gsm0338.ENCODINGS[data_coding], None
-    try:
-        if udh and gsm0338.has_shift_elements(udh):
-            raise ValueError("the text is in the table of a national language")
-        text = gsm0338.decode_body(content, encoding)
-    except ValueError:
-        text, body = gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(data_coding, udh)), content
-    return MobileOriginatedMessage(
-        normalize_address(message.source), normalize_address(message.destination), text, data_coding, udh, body
-    )
