@@ -22,7 +22,7 @@ from portal.services.messages import (
     text_policy,
 )
 from portal.services.messages.inbound_octets import decode_content
-from portal.services.messages.inbound_parts import InboundPart
+from portal.services.messages.inbound_parts import InboundPart, PartJoiner
 from portal.services.messages.validation import MAX_PARTS, add_concatenation
 from portal.services.prices import countries
 from portal.services.upstreams import unowned_messages
@@ -105,12 +105,13 @@ def store_inbound_messages(
     at = now_ms() if now is None else now
     with write_transaction(conn):
         whole: list[MobileOriginatedMessage] = []
+        joiner = PartJoiner(conn, [each for each in messages if isinstance(each, InboundPart)])
         for each in messages:
             if isinstance(each, InboundPart):
-                assert each.segment is not None
-                whole += map(_message_from_part, inbound_parts.add_part(conn, each, each.segment, at))
+                whole += map(_message_from_part, joiner.add(each))
             elif each.simulated_id is None or _delete_simulated_messages(conn, each.simulated_id):
                 whole.append(each)
+        joiner.save(at)
         return _store_whole_messages(conn, whole, now, at)
 
 

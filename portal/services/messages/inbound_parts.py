@@ -4,12 +4,15 @@ The parts come in any order, over any bind of an upstream, and before or after a
 end in the next, so their octets are joined, not their texts. Everything here is called inside `write_transaction()`.
 """
 
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from portal.core import gsm0338
 from portal.core.clock import HOUR_MS
+from portal.core.db import BulkInsert
 from portal.services.messages.validation import Segment
 
 PART_WAIT_MS = HOUR_MS
@@ -41,41 +44,73 @@ class InboundPart:
 
 
 _KEY_COLUMNS = "source, destination, upstream, reference, total, data_coding"
-_IS_OF_KEY = " AND ".join(f"{each} = ?" for each in _KEY_COLUMNS.split(", "))
 _COLUMNS = f"{_KEY_COLUMNS}, number, received_at, charset, udh, content"
-_Key = tuple[object, ...]
+_INSERT_PARTS = BulkInsert("inbound_parts", _COLUMNS)
+_Key = tuple[str, str, int, int, int, int]
 
 
-def add_part(conn: sqlite3.Connection, part: InboundPart, segment: Segment, at: int) -> list[InboundPart]:
-    """Keep a part that has come at a moment (milliseconds), unless it is there already.
+class PartJoiner:
+    """Joins the parts of a batch with each other, and with those that wait: what it needs of these is read at once.
 
-    Returns:
-        What no longer waits: the whole message where this was its last part. Where another text is there under the same
-        number of the same message, that is an earlier message of which a part is missing: its parts, as they came.
+    Args:
+        parts: all those that will be added.
     """
-    key = (part.source, part.destination, part.upstream, segment.reference, segment.total, part.data_coding)
-    waiting = _read_parts(conn, key)
-    same = next((each for each in waiting if each.segment and each.segment.number == segment.number), None)
-    ended: list[InboundPart] = []
-    if same is not None:
-        if same.content == part.content:
-            return []
-        ended, waiting = waiting, []
-        _delete_parts(conn, key)
-    if len(waiting) + 1 < segment.total:
-        placeholders = ", ".join("?" * len(_COLUMNS.split(",")))
-        conn.execute(
-            f"INSERT INTO inbound_parts ({_COLUMNS}) VALUES ({placeholders})",
-            (*key, segment.number, at, part.charset, part.udh, part.content),
-        )
+
+    def __init__(self, conn: sqlite3.Connection, parts: Sequence[InboundPart]) -> None:
+        self._conn = conn
+        self._waiting = _read_parts(conn, [_get_key(each) for each in parts])
+        self._stored_keys = {*self._waiting}
+        self._ended_keys: set[_Key] = set()
+        self._new_parts: dict[_Key, dict[int, InboundPart]] = defaultdict(dict)
+
+    def add(self, part: InboundPart) -> list[InboundPart]:
+        """Add a part, unless it is there already.
+
+        Returns:
+            What no longer waits: the whole message where this was its last part. Where another text is there under the
+            same number of the same message, that is an earlier message of which a part is missing: its parts, as they
+            came.
+        """
+        assert part.segment is not None
+        key, number = _get_key(part), part.segment.number
+        waiting = self._waiting.setdefault(key, {})
+        ended: list[InboundPart] = []
+        if number in waiting:
+            if waiting[number].content == part.content:
+                return []
+            ended = self._end(key)
+        waiting[number] = self._new_parts[key][number] = part
+        if len(waiting) == part.segment.total:
+            ended.append(_join_parts(self._end(key)))
         return ended
-    _delete_parts(conn, key)
-    return [*ended, _join_parts([*waiting, part])]
+
+    def _end(self, key: _Key) -> list[InboundPart]:
+        """Take out all parts of a message, in their order."""
+        parts = [part for _, part in sorted(self._waiting[key].items())]
+        self._waiting[key].clear()
+        self._new_parts.pop(key, None)
+        self._ended_keys.add(key)
+        return parts
+
+    def save(self, at: int) -> None:
+        """Keep what waits of the parts that came at this moment (milliseconds)."""
+        _delete_parts(self._conn, self._ended_keys & self._stored_keys)
+        rows = [
+            (*key, number, at, part.charset, part.udh, part.content)
+            for key, parts in self._new_parts.items()
+            for number, part in parts.items()
+        ]
+        _INSERT_PARTS.run(self._conn, rows)
+
+
+def _get_key(part: InboundPart) -> _Key:
+    assert part.segment is not None
+    reference, total, _ = part.segment
+    return part.source, part.destination, part.upstream, reference, total, part.data_coding
 
 
 def _join_parts(parts: Sequence[InboundPart]) -> InboundPart:
-    ordered = sorted(parts, key=lambda each: each.segment.number if each.segment else 0)
-    first = ordered[0]
+    first = parts[0]
     return InboundPart(
         first.source,
         first.destination,
@@ -84,7 +119,7 @@ def _join_parts(parts: Sequence[InboundPart]) -> InboundPart:
         first.data_coding,
         first.charset,
         _remove_concatenation(first.udh),
-        b"".join(each.content for each in ordered),
+        b"".join(each.content for each in parts),
     )
 
 
@@ -114,22 +149,31 @@ def take_old_parts(conn: sqlite3.Connection, now: int, limit: int) -> list[Inbou
             f"SELECT {_KEY_COLUMNS} FROM inbound_parts INDEXED BY inbound_parts_received ORDER BY received_at LIMIT ?",
             (min(count - MAX_WAITING_PARTS, limit),),
         ).fetchall()
-    taken = []
-    for key in dict.fromkeys(tuple(each) for each in keys):
-        taken += _read_parts(conn, key)
-        _delete_parts(conn, key)
-    return taken
+    found = _read_parts(conn, [tuple(each) for each in keys])
+    _delete_parts(conn, found)
+    return [part for parts in found.values() for _, part in sorted(parts.items())]
 
 
-def _read_parts(conn: sqlite3.Connection, key: _Key) -> list[InboundPart]:
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM inbound_parts WHERE {_IS_OF_KEY} ORDER BY number", key)
-    return [
-        InboundPart(
+_IS_OF_KEY = " AND ".join(f"{name} = value ->> {index}" for index, name in enumerate(_KEY_COLUMNS.split(", ")))
+_SELECT_PARTS = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN inbound_parts ON {_IS_OF_KEY}"
+_KEY_VALUES = ", ".join(f"value ->> {index}" for index in range(len(_KEY_COLUMNS.split(", "))))
+_DELETE_PARTS = f"DELETE FROM inbound_parts WHERE ({_KEY_COLUMNS}) IN (SELECT {_KEY_VALUES} FROM json_each(?))"
+
+
+def _read_parts(conn: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, dict[int, InboundPart]]:
+    """The parts that wait of some messages, by their numbers."""
+    parts: dict[_Key, dict[int, InboundPart]] = defaultdict(dict)
+    if not keys:
+        return {}
+    for row in conn.execute(_SELECT_PARTS, (json.dumps([*dict.fromkeys(keys)]),)):
+        source, destination, upstream, reference, total, data_coding, number, _, charset, udh, content = row
+        part = InboundPart(
             source, destination, upstream, Segment(reference, total, number), data_coding, charset, udh, content
         )
-        for source, destination, upstream, reference, total, data_coding, number, _, charset, udh, content in rows
-    ]
+        parts[_get_key(part)][number] = part
+    return dict(parts)
 
 
-def _delete_parts(conn: sqlite3.Connection, key: _Key) -> None:
-    conn.execute(f"DELETE FROM inbound_parts WHERE {_IS_OF_KEY}", key)
+def _delete_parts(conn: sqlite3.Connection, keys: Collection[_Key]) -> None:
+    if keys:
+        conn.execute(_DELETE_PARTS, (json.dumps([*keys]),))

@@ -148,7 +148,7 @@ class SqliteOutboundStorage:
         self._writer.queue_deferred_write(WriteJobKind.RECEIPT, (receipt, resolve))
 
     def store_upstream_message(self, message: InboundItem, resolve: Callable[[bool], None]) -> None:
-        self._writer.queue_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
+        self._writer.queue_patient_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
 
     def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
         self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
