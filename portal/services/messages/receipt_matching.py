@@ -121,36 +121,33 @@ def _choose_messages(
     candidates = _read_candidates(
         conn, {(each.upstream, key) for each, of_it in zip(receipts, keys, strict=True) for _, key, _ in of_it}
     )
-    return [
-        min(
-            (
-                _Choice(
-                    not _is_to_same_number(candidate.destination, receipt.source, receipt.destination),
-                    allowed[receipt.upstream].index(forms[0]),
-                    candidate.upstream_id != given_id,
-                    position,
-                    -candidate.message_id,
-                    candidate,
-                    forms,
-                )
-                for position, (given_id, key, forms) in enumerate(of_it)
-                for candidate in candidates.get((receipt.upstream, key), ())
-            ),
-            default=None,
-        )
-        for receipt, of_it in zip(receipts, keys, strict=True)
-    ]
+    choices: list[_Choice | None] = []
+    for receipt, of_it in zip(receipts, keys, strict=True):
+        order = allowed[receipt.upstream]
+        found = [
+            _Choice(
+                not _is_to_same_number(candidate.destination, receipt.source, receipt.destination),
+                order.index(forms[0]),
+                candidate.upstream_id != given_id,
+                position,
+                -candidate.message_id,
+                candidate,
+                forms,
+            )
+            for position, (given_id, key, forms) in enumerate(of_it)
+            for candidate in candidates.get((receipt.upstream, key), ())
+        ]
+        choices.append(min(found) if len(found) > 1 else found[0] if found else None)
+    return choices
 
 
 def _list_keys(ids: Iterable[str], allowed: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
     """What to look for: each id, a key that its message may have, and in which of the allowed forms that is so."""
-    keys = []
-    for given_id in ids:
-        for key, forms in message_ids.build_message_keys(given_id).items():
-            usable = tuple(sorted((each for each in forms if each in allowed), key=allowed.index))
-            if usable:
-                keys.append((given_id, key, usable))
-    return keys
+    return [
+        (given_id, key, forms)
+        for given_id in ids
+        for key, forms in message_ids.build_message_keys(given_id, allowed).items()
+    ]
 
 
 def _describe_search(receipt: UpstreamReceipt, allowed: Sequence[str]) -> str:
@@ -242,12 +239,12 @@ def take_early_receipts(
     if not row[0]:
         return []
     forms = message_ids.load_id_forms(conn, (upstream_id for _, upstream_id, _ in accepted))
-    keys = [message_ids.build_receipt_keys(upstream_message_id) for *_, upstream_message_id in accepted]
+    keys = [
+        message_ids.build_receipt_keys(upstream_message_id, forms[upstream_id].possible)
+        for _, upstream_id, upstream_message_id in accepted
+    ]
     given = [
-        (position, upstream_id, key)
-        for position, (_, upstream_id, _) in enumerate(accepted)
-        for key, key_forms in keys[position].items()
-        if not set(key_forms).isdisjoint(forms[upstream_id].possible)
+        (position, upstream_id, key) for position, (_, upstream_id, _) in enumerate(accepted) for key in keys[position]
     ]
     (found_json,) = conn.execute(_SELECT_EARLY, {"given": json.dumps(given), "since": since}).fetchone()
     found = sorted(json.loads(found_json), key=lambda each: int(each[2]))
@@ -261,8 +258,7 @@ def take_early_receipts(
         if kept_id in early or not _is_to_same_number(destinations.get(message_id, ""), source, destination):
             continue
         early[kept_id] = EarlyReceipt(message_id, upstream_message_id, *outcome)
-        usable = [each for each in keys[position][key] if each in forms[upstream_id].possible]
-        if forms[upstream_id].record_match(usable):
+        if forms[upstream_id].record_match(keys[position][key]):
             learned.add(upstream_id)
     for upstream_id in learned:
         message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])

@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from portal.core.db import write_transaction
@@ -40,27 +40,16 @@ def fold_id(text: str) -> str:
     return text.lstrip("0").translate(_LOWER_CASE)
 
 
-def build_message_keys(receipt_id: str) -> dict[str, tuple[str, ...]]:
-    """What the id of a message can be of which a receipt gives this one: its key, and in which forms that is so.
-
-    The key that stands in the receipt comes first.
+def build_message_keys(receipt_id: str, forms: Iterable[str] = FORMS) -> dict[str, tuple[str, ...]]:
+    """What the id of a message can be of which a receipt gives this one: its key, and in which of some forms that is
+    so, in their order.
     """
-    key = fold_id(receipt_id)
-    return _group_by_key(receipt_id, {AS_IS: key, HEX_TO_DEC: _to_hexadecimal(key), DEC_TO_HEX: _to_decimal(key)})
+    return _build_keys(receipt_id, forms, _FROM_RECEIPT)
 
 
-def build_receipt_keys(upstream_id: str) -> dict[str, tuple[str, ...]]:
+def build_receipt_keys(upstream_id: str, forms: Iterable[str] = FORMS) -> dict[str, tuple[str, ...]]:
     """What the ids can be that receipts of a message with this one give, as in `build_message_keys`."""
-    key = fold_id(upstream_id)
-    return _group_by_key(upstream_id, {AS_IS: key, HEX_TO_DEC: _to_decimal(key), DEC_TO_HEX: _to_hexadecimal(key)})
-
-
-def _group_by_key(given_id: str, keys: Mapping[str, str | None]) -> dict[str, tuple[str, ...]]:
-    forms: dict[str, tuple[str, ...]] = {}
-    for form, key in keys.items():
-        if given_id and key is not None:
-            forms[key] = (*forms.get(key, ()), form)
-    return forms
+    return _build_keys(upstream_id, forms, _FROM_MESSAGE)
 
 
 def _to_hexadecimal(key: str) -> str | None:
@@ -73,6 +62,23 @@ def _to_decimal(key: str) -> str | None:
     if not _HEXADECIMAL.fullmatch(key):
         return None
     return str(int(key, 16)) if key else key
+
+
+_Convert = Callable[[str], str | None]
+_FROM_RECEIPT: Mapping[str, _Convert] = {AS_IS: str, HEX_TO_DEC: _to_hexadecimal, DEC_TO_HEX: _to_decimal}
+_FROM_MESSAGE: Mapping[str, _Convert] = {AS_IS: str, HEX_TO_DEC: _to_decimal, DEC_TO_HEX: _to_hexadecimal}
+
+
+def _build_keys(given_id: str, forms: Iterable[str], converts: Mapping[str, _Convert]) -> dict[str, tuple[str, ...]]:
+    keys: dict[str, tuple[str, ...]] = {}
+    if not given_id:
+        return keys
+    given_key = fold_id(given_id)
+    for form in forms:
+        key = converts[form](given_key)
+        if key is not None:
+            keys[key] = (*keys[key], form) if key in keys else (form,)
+    return keys
 
 
 @dataclass(slots=True)
