@@ -35,6 +35,7 @@
   const visible = (element) => element.getClientRects().length > 0;
   const focusables = (region) => [...region.querySelectorAll(FOCUSABLE)].filter(visible);
   let lastPlace = null;
+  let openerPlace = null; // that of the link whose dialog is being loaded, or is open
 
   const rememberPlace = (element) => {
     if (element.closest('.toasts')) return; // a toast comes and goes: the place before it counts
@@ -125,6 +126,7 @@
   /* ---- dialogs: a link to a page of its own, shown in the page's <dialog> ---- */
   const loadDialog = (link, event) => {
     rememberPlace(link);
+    openerPlace = lastPlace;
     htmx.ajax('GET', link.href, { source: '#dialog', target: '#dialog', swap: 'innerHTML', event })
       .catch(() => {}); // a failed request has its toast
   };
@@ -135,6 +137,7 @@
     const dialog = event.target;
     if (dialog.id !== 'modal') return;
     byId('dialog').replaceChildren(); // a password shown once leaves the page with its dialog
+    lastPlace = openerPlace; // a poll may have ended before it was open
     restorePlace();
   }, true);
 

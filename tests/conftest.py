@@ -29,19 +29,33 @@ from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_
 from tests.support import find_free_port as a_free_port
 
 _MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
+# What takes longest comes first: workers that have nothing left to do take what is last in another's queue.
+_FIRST_FOLDERS = ("test_binary.py", "faults", "e2e", "money", "interop")
 # They start the program as a process.
 _SLOW_FIXTURES = {"serve", "serve_alone", "start_app"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow by its kind, so that no file can forget it: some folders, processes, and property tests."""
+    """Marks what is slow by its kind, so that no file can forget it: some folders, processes, and property tests.
+    And puts what takes long first.
+    """
     for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        folder = _get_folder(item)
         if folder in _MARKS_OF_FOLDERS:
             item.add_marker(_MARKS_OF_FOLDERS[folder])
         assert isinstance(item, pytest.Function)
         if _SLOW_FIXTURES & {*item.fixturenames} or getattr(item.obj, "is_hypothesis_test", False):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=_get_rank)
+
+
+def _get_folder(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
+def _get_rank(item: pytest.Item) -> int:
+    folder = _get_folder(item)
+    return _FIRST_FOLDERS.index(folder) if folder in _FIRST_FOLDERS else len(_FIRST_FOLDERS)
 
 
 @pytest.hookimpl(tryfirst=True)

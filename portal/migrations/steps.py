@@ -32,7 +32,7 @@ from portal.migrations.m0023_upstreams import m0023_upstreams
 from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
 from portal.migrations.m0025_simulated_messages import m0025_simulated_messages
 from portal.migrations.m0029_learned_ids import m0029_learned_ids
-from portal.migrations.m0030_inbound_parts import m0030_inbound_parts
+from portal.migrations.m0031_inbound_parts import m0031_inbound_parts
 
 migrations = Migrations("portal")
 
@@ -63,6 +63,6 @@ for step in (
     m0024_outbound_queue,
     m0025_simulated_messages,
     m0029_learned_ids,
-    m0030_inbound_parts,
+    m0031_inbound_parts,
 ):
     migrations()(step)

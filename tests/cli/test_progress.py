@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,25 +18,34 @@ from portal.core import db
 from portal.migrations.steps import migrations
 from portal.services.operations import daily_self_check, self_check
 from tests.serving import clean_environment
-from tests.support import ROOT
+from tests.support import ROOT, Cast
 
 pytestmark = pytest.mark.slow
 
 # So many rows that each command is at work for long after its first report.
-_ROWS = 150_000
+_ROWS = 500_000
 
 
-@pytest.fixture
-def big(data: Path, conn: db.Connection) -> Path:
-    """A database of some 60 MB, and a backup of it."""
+@pytest.fixture(scope="module")
+def big_database(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of some 200 MB."""
+    database = tmp_path_factory.mktemp("big") / db.FILE_NAME
+    shutil.copyfile(template[0] / db.FILE_NAME, database)
+    conn = db.connect(database)
     conn.execute(
         "INSERT INTO audit_log (at, actor, address, action, details) WITH RECURSIVE numbers (number) AS"
         " (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?)"
         " SELECT number, 'shell', '', 'filling', json_object('text', printf('%.300c', 'x')) FROM numbers",
         (_ROWS,),
     )
-    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     conn.close()
+    return database
+
+
+@pytest.fixture
+def big(data: Path, big_database: Path) -> Path:
+    """A data folder with that database."""
+    shutil.copyfile(big_database, data / db.FILE_NAME)
     return data
 
 
@@ -163,14 +173,12 @@ def test_a_restore_that_is_stopped_changes_nothing(big, tmp_path, run_app):
     assert is_whole(big)
 
 
-@pytest.mark.parametrize(
-    ("title", "options"), [(r"Check  \[#", ()), (r"Check  \[####", ()), (r"Check  \[#", ("--record",))]
-)
-def test_a_check_that_is_stopped_leaves_no_copy_and_no_result(big, title, options):
+@pytest.mark.parametrize("options", [(), ("--record",)])
+def test_a_check_that_is_stopped_leaves_no_copy_and_no_result(big, options):
     before = list_files(big)
     for _ in range(5):  # on a busy machine it may be over before this test sees its bar
         command = OnTerminal("check", *options, "--data", big)
-        command.wait_for_progress(title)
+        command.wait_for_progress(r"Check  \[")
         command.process.send_signal(signal.SIGINT)
         status, stdout = command.finish()
         last_line = command.said.splitlines()[-1]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Playwright, expect
+from playwright.sync_api import Browser, Playwright, Route, expect
 from smpplib import consts
 
 from tests.e2e.browsing import BrowserTab
@@ -124,3 +124,25 @@ def test_the_focus_stays_where_it_is_when_a_part_renews_itself(
         esme.bind(cast.smpp_acme_1)
         expect(tab.tile("Service status")).to_contain_text("1 session")
         expect(tab.button("Generate a new password")).to_be_focused()
+
+
+def test_the_focus_finds_the_next_row_where_a_part_renewed_itself_before_the_dialog_was_there(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
+    tab = open_tab(server)
+    page, keyboard = tab.page, Keyboard(tab.page)
+    tab.open_as(cast.alice, "/accounts/smpp-acme-1/options/smpp")
+    held: list[Route] = []
+    page.route("**/delete", lambda route: held.append(route))
+    keyboard.move_focus_to("Delete 127.0.0.1")
+    with page.expect_request("**/delete"):
+        keyboard.press("Enter")
+    with page.expect_response("**/live?*"):
+        pass
+    held[0].continue_()
+    page.unroute("**/delete")
+    expect(tab.dialog).to_be_visible()
+    keyboard.move_focus_to("Delete 127.0.0.1")
+    keyboard.press("Enter")
+    expect(page.get_by_role("row", name="127.0.0.1")).to_have_count(0)
+    expect(page.get_by_role("link", name="Delete ::1")).to_be_focused()

@@ -45,7 +45,7 @@ EXECUTED = {
     "m0024_outbound_queue": "06a9f8d386c742d5af95e6ce2bd36ff3f62c6610733923815dfe06012562cf23",
     "m0025_simulated_messages": "760118fed9b50ab0bc0b1a2c6a0be74b5fd7d6583deae21f87ddf8e4ce35ad3f",
     "m0029_learned_ids": "84982c30de86d3909bc80fbcb80262286415dc3ce9bcab04020232c260098bba",
-    "m0030_inbound_parts": "eee6872dfdefe3c88c262f35aa0a0bbb0bfa84fe3c5bbc67d56eaa1fd3d27e4a",
+    "m0031_inbound_parts": "eee6872dfdefe3c88c262f35aa0a0bbb0bfa84fe3c5bbc67d56eaa1fd3d27e4a",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -9,7 +9,7 @@ PTT_NONE, PTT_NO_CREDIT, PTT_BLACKLISTED, PTT_PENDING = 0, 10, 53, 254
 PTT_INTERNAL, PTT_NETWORK, PTT_UNREACHABLE, PTT_EQUIPMENT, PTT_SUBSCRIBER, PTT_OPERATOR = 1, 2, 3, 4, 5, 7
 PTT_INVALID_NUMBER, PTT_INVALID_CONTENT, PTT_INVALID_GSM7 = 100, 101, 102
 PTT_UNDELIVERABLE, PTT_EXPIRED, PTT_DELETED, PTT_REJECTED, PTT_UNKNOWN = 800, 801, 802, 803, 804
-NO_ANSWER = "no answer"
+NO_ANSWER = N_("no answer")
 """What stands where an upstream's status would, of a message that was sent, not answered, and not sent again."""
 
 # "ptt" codes and what they mean to a customer.

@@ -175,7 +175,7 @@ def _outbound_from_row(row: Sequence[Any]) -> SubmittedMessage:
     *fields, priority, reference, total, number = row
     segment = None if number is None else Segment(reference, total, number)
     message = SubmittedMessage(*(*fields[:_SEGMENT_INDEX], segment, *fields[_SEGMENT_INDEX:]))
-    message.priority = priority or 0
+    message.priority = min(priority or 0, queue.HIGHEST_PRIORITY)
     return message
 
 

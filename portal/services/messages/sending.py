@@ -1,6 +1,7 @@
 """Messages on their way through upstreams: claimed, accepted, refused, tried again; and the receipts of upstreams."""
 
 import json
+import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ EARLY_RECEIPT_MS = 10 * MINUTE_MS
 """A receipt may come before the answer to its submit_sm by at most so much."""
 LATE_RECEIPT_MS = 2 * MINUTE_MS
 """Of a receipt that is later than this, the message has ended at the date that it gives."""
+# Behind it a receipt quotes its message (SMPP 3.4, appendix B).
+_QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 # The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
 _REMAINING_ROOM = bytes(30)
 _STORE_ACCEPTED = BulkUpdateColumns(
@@ -149,6 +152,7 @@ def claim_messages(
             claimed.has_more = True
         for each in sendable:
             each.upstream = upstream_id
+            each.is_retry = each.id in claimed.retried_ids
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
@@ -368,7 +372,8 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
             receipt.ptt,
             receipt.status,
             receipt.done_at,
-            receipt.text,
+            # The message's text may be one that isn't kept.
+            _QUOTED_TEXT.split(receipt.text.replace("\0", ""), maxsplit=1)[0].rstrip(),
             tried,
         ),
     )

@@ -77,7 +77,7 @@ class SubmittedMessage:
     upstream gets it. `needs_hex_id`: its client needs another id, of eight hexadecimal digits: `hex_id`, None until it
     is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
     and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
-    simulator added by name.
+    simulator added by name. `is_retry`: it was refused for the moment, or not answered, before.
     """
 
     account_id: int
@@ -106,6 +106,7 @@ class SubmittedMessage:
     upstream: int | None = None
     is_simulated: bool = False
     is_queued: bool = False
+    is_retry: bool = False
 
 
 _ENCODING_LABELS = {

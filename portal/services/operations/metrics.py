@@ -54,8 +54,8 @@ _UPSTREAM_COUNTERS = {
 }
 
 
-# Of an account's messages of one priority it is looked past so many with dates, and no more: 1 ms.
-_MAX_DATED = 1_000
+# In the search for the oldest message it is looked past so many with dates in all, and at so many that are held: 1 ms.
+_MAX_DATED = _MAX_HELD = 1_000
 
 
 def render_metrics(conn: sqlite3.Connection) -> str:
@@ -126,12 +126,15 @@ def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]
         " LEFT JOIN messages ON id = message_id WHERE"
     )
     order = "ORDER BY waiting.account_id, priority_rank, message_id LIMIT 1"
+    dated_left = _MAX_DATED
     row = conn.execute(f"{select} true {order}").fetchone()
     while row:
         account_id, priority_rank, message_id, scheduled_at = row
         yield message_id, scheduled_at
-        if scheduled_at is not None:
-            yield from _iterate_behind_dated(conn, account_id, priority_rank, message_id)
+        if scheduled_at is not None and dated_left:
+            behind = _list_behind_dated(conn, account_id, priority_rank, message_id, dated_left)
+            dated_left -= len(behind)
+            yield from behind
         # Two statements: SQLite reads all of a rank for (account_id, priority_rank) > (?, ?).
         of_account = f"{select} waiting.account_id = ? AND priority_rank > ? {order}"
         row = (
@@ -141,22 +144,24 @@ def _iterate_oldest(conn: sqlite3.Connection) -> Iterator[tuple[int, int | None]
     yield from conn.execute(
         "SELECT id, scheduled_at FROM messages WHERE id IN"
         " (SELECT message_id FROM held_messages ORDER BY message_id LIMIT ?)",
-        (_MAX_DATED,),
+        (_MAX_HELD,),
     )
 
 
-def _iterate_behind_dated(
-    conn: sqlite3.Connection, account_id: int, priority_rank: int, message_id: int
-) -> Iterator[tuple[int, int | None]]:
-    """Yield what is queued behind a message that waits since its date only, up to the first without a date: that one
-    may have waited for longer, those behind it have not.
+def _list_behind_dated(
+    conn: sqlite3.Connection, account_id: int, priority_rank: int, message_id: int, limit: int
+) -> list[tuple[int, int | None]]:
+    """Those queued behind a message that waits since its date only, up to the first without a date: that one may have
+    waited for longer, those behind it have not.
     """
-    behind = conn.execute(
+    rows = conn.execute(
         "SELECT message_id, scheduled_at FROM queued_messages AS waiting LEFT JOIN messages ON id = message_id"
         " WHERE waiting.account_id = ? AND priority_rank = ? AND message_id > ? ORDER BY message_id LIMIT ?",
-        (account_id, priority_rank, message_id, _MAX_DATED),
+        (account_id, priority_rank, message_id, limit),
     )
-    for waiting_id, scheduled_at in behind:
-        yield waiting_id, scheduled_at
+    behind = []
+    for waiting_id, scheduled_at in rows:
+        behind.append((waiting_id, scheduled_at))
         if scheduled_at is None:
-            return
+            break
+    return behind

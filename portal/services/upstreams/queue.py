@@ -8,15 +8,15 @@ moment, or has so refused another of its account to the same destination. The wh
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
 from portal.services.common.message_states import ENROUTE
 
-_HIGHEST_PRIORITY = 3
+HIGHEST_PRIORITY = 3
 _INSERT_QUEUED = BulkInsert("queued_messages", "account_id, priority_rank, message_id")
-_RANK_SQL = f"{_HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {_HIGHEST_PRIORITY})"
+_RANK_SQL = f"{HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {HIGHEST_PRIORITY})"
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
 _MAX_ROUNDS = 8
@@ -43,20 +43,22 @@ MAY_BE_SENT_SQL = """EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id
 class ClaimedIds:
     """What one upstream takes now.
 
-    `message_ids`: in the order in which they are to be sent. `emptied_account_ids`: the accounts that have had
-    something that waits, and have nothing more. `has_more`: whether something is left that could be claimed at once.
-    `last_account_id`: whose turn it was last; 0: that of what is tried again.
+    `message_ids`: in the order in which they are to be sent. `retried_ids`: those that are tried again.
+    `emptied_account_ids`: the accounts that have had something that waits, and have nothing more. `has_more`: whether
+    something is left that could be claimed at once. `last_account_id`: whose turn it was last; 0: that of what is
+    tried again.
     """
 
     message_ids: list[int]
     emptied_account_ids: list[int]
     has_more: bool
     last_account_id: int
+    retried_ids: set[int] = field(default_factory=set)
 
 
 def rank_from_priority(priority: int) -> int:
     """The place of a priority_flag (SMPP 3.4, 5.2.14) in an account's queue; lower ones come first."""
-    return _HIGHEST_PRIORITY - min(priority, _HIGHEST_PRIORITY)
+    return HIGHEST_PRIORITY - min(priority, HIGHEST_PRIORITY)
 
 
 def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[int, int, int]]) -> None:
@@ -160,7 +162,9 @@ def _claim_retries(conn: sqlite3.Connection, count: int, now: int, claimed: Clai
     conn.executemany(
         "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
     )
-    claimed.message_ids += [row[2] for row in rows]
+    retried_ids = [row[2] for row in rows]
+    claimed.message_ids += retried_ids
+    claimed.retried_ids.update(retried_ids)
     return len(rows) < count
 
 
@@ -238,19 +242,18 @@ def hold_message(
     if is_unanswered and attempts == 1:
         delay = 0
     # Of several that were under way together, the first is tried again, and the others after it.
-    others = conn.execute(
-        "SELECT message_id, not_before, attempts, upstream IS NOT NULL FROM held_messages"
+    tried = conn.execute(
+        "SELECT message_id, not_before, upstream IS NOT NULL FROM held_messages"
         " INDEXED BY held_messages_tried JOIN messages ON id = message_id WHERE held_messages.account_id = ?"
-        " AND held_messages.destination = ? AND message_id <> ? AND attempts > 0",
-        (*flow, message_id),
+        " AND held_messages.destination = ? AND attempts > 0 ORDER BY message_id",
+        flow,
     ).fetchall()
-    if any(is_under_way for *_, is_under_way in others):
-        return True
-    if all(other_id > message_id or not_before is None for other_id, not_before, *_ in others):
+    first_id, not_before, _ = tried[0]
+    if not_before is None and not any(is_under_way for *_, is_under_way in tried):
         conn.execute(
             "UPDATE held_messages INDEXED BY held_messages_tried SET not_before = CASE message_id WHEN ? THEN ? END"
             " WHERE account_id = ? AND destination = ? AND attempts > 0",
-            (message_id, now + delay, *flow),
+            (first_id, now + delay, *flow),
         )
     return True
 

@@ -337,11 +337,14 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         DefaultUpstreamInUse: there are others, and none of them is the default one.
         NoSuchUpstream: it was removed meanwhile.
     """
-    # Not in the transaction: it takes long, and others write meanwhile. What is stored as this upstream's after it was
-    # counted waits again as soon as the SMPP server knows that it is removed.
-    under_way_count = count_messages_under_way(conn, upstream)
+    # Of a simulator not in the transaction: it takes long, and others write meanwhile. What it gets after that waits
+    # again as soon as the SMPP server knows that it is removed.
+    is_simulator = upstream.kind == SIMULATOR
+    under_way_count = count_messages_under_way(conn, upstream) if is_simulator else 0
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
+        if not is_simulator:
+            under_way_count = count_messages_under_way(conn, upstream)
         remaining_count = under_way_count + count_waiting_messages(conn).get(current.id, 0)
         if remaining_count:
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)

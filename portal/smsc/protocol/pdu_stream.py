@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 from portal.smsc.protocol import pdu
@@ -200,9 +202,11 @@ class PduStream(asyncio.Protocol):
             log.warning("disconnecting %s: %s", self.log_name, reason)
             self._ignores_input = True
             self._end_stream(malformed)
-        except Exception:
-            # What was read behind it is lost, and after a pause nothing more would be read.
-            log.exception("a PDU of %s could not be processed", self.log_name)
+        except Exception as error:
+            # What was read behind it is lost, and after a pause nothing more would be read. The error may quote a text.
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            places = ", ".join(f"{Path(each.filename).name}:{each.lineno}" for each in frames)
+            log.error("a PDU of %s could not be processed: %s at %s", self.log_name, type(error).__name__, places)
             self._abort("has sent a PDU that could not be processed")
 
     def _process_pdus(self, data: bytes) -> None:

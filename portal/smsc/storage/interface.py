@@ -88,8 +88,8 @@ class BindSlot:
 
 ClientId = int | str
 """An id by which a client knows a message: a number, or eight hexadecimal digits (SMPP 3.3 and older)."""
-MessagesCallback = Callable[[Sequence[SubmittedMessage]], None]
-"""Takes messages that have no final state."""
+MessagesCallback = Callable[[Sequence[SubmittedMessage] | StorageError], None]
+"""Takes messages that have no final state, or why they can't be read."""
 SubmitCallback = Callable[[ClientId | StorageError], None]
 """What `store_submit` answers with: the message's id for its client, or why there is none."""
 
@@ -242,15 +242,17 @@ class OutboundStorage(Protocol):
         """Call a message back, which no upstream sends."""
 
     def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
-        """Give `resolve` a message, unless it has a final state, or can't be read; then none, as the end."""
+        """Give `resolve` a message, where it has no final state, and then an empty sequence as the end; or a
+        StorageError.
+        """
 
     def load_simulated_messages(self, upstream_id: int | None, resolve: MessagesCallback) -> None:
         """Give `resolve` what a simulator has not ended (None: the built-in one), oldest first, in several calls, of
-        which the last one has none.
+        which the last one has none, or is a StorageError.
         """
 
     def put_back_abandoned_messages(self) -> None:
-        """Have wait again what simulators have that were removed; the listener is told as of messages that are due."""
+        """Queue again the messages of removed simulators; the listener is told as of messages that are due."""
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
         """Give `resolve` the ids of what an upstream has and has not accepted, unless that can't be read."""

@@ -158,7 +158,10 @@ class SqliteOutboundStorage:
 
     def load_simulated_messages(self, upstream_id: int | None, resolve: MessagesCallback) -> None:
         def load(found: Sequence[int] | StorageError) -> None:
-            self._load_messages(() if isinstance(found, StorageError) else found, resolve)
+            if isinstance(found, StorageError):
+                resolve(found)
+            else:
+                self._load_messages(found, resolve)
 
         self._simulated_searcher.search(load, outcomes.list_simulated_message_ids, upstream_id)
 
@@ -180,11 +183,13 @@ class SqliteOutboundStorage:
         if self._is_closing:
             return
         end = start + _BATCH_SIZE
-        messages: list[SubmittedMessage] = []
-        is_end = True
-        with suppress(StorageUnavailable), translate_read_errors():
-            messages = outcomes.list_outbound_messages(self._read_connection, message_ids[start:end])
-            is_end = start >= len(message_ids)
+        try:
+            with translate_read_errors():
+                messages = outcomes.list_outbound_messages(self._read_connection, message_ids[start:end])
+        except StorageUnavailable as error:
+            resolve(error)
+            return
+        is_end = start >= len(message_ids)
         if messages or is_end:
             resolve(messages)
         if not is_end:

@@ -29,6 +29,7 @@ from portal.smsc.storage.interface import (
     CancelCallback,
     OutboundStorage,
     StorageError,
+    StorageUnavailable,
     SubmitCallback,
     UpstreamConfig,
 )
@@ -79,9 +80,10 @@ class Dispatcher:
         self.put_backs: Counter[Flow] = Counter()
         self._is_recovered = False
         self._is_in_doubt = False
-        # The simulators of which it is still looked for what they have (None: the built-in one), and what is to be
-        # called back and may be among that.
+        # The simulators of which it is still looked for what they have (None: the built-in one), those of which that
+        # could not be read, and what is to be called back and may be among that.
         self._resuming_ids: set[int | None] = {None}
+        self._unread_ids: set[int | None] = set()
         self._postponed_cancels: list[tuple[MessageStatus, CancelCallback]] = []
         # Whether a claim may find something, and how often that has begun anew.
         self._may_claim = False
@@ -101,9 +103,12 @@ class Dispatcher:
         self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
 
     async def close(self, seconds: float) -> None:
-        """Send nothing more, wait so long for what is under way, and disconnect."""
+        """Send nothing more, wait so long for what is under way, disconnect, and wait as long for what is claimed."""
         self._is_closing = True
         self._default_channel = None
+        for _, resolve in self._postponed_cancels:
+            resolve(StorageUnavailable("the server stops"))
+        self._postponed_cancels.clear()
         for channel in self._channels.values():
             self._close_channel(channel, seconds)
         self._simulator.stop()
@@ -217,7 +222,9 @@ class Dispatcher:
             self._storage.load_message(message.id, partial(self._send_again, message.upstream))
         resolve(result)
 
-    def _send_again(self, upstream_id: int | None, messages: Sequence[SubmittedMessage]) -> None:
+    def _send_again(self, upstream_id: int | None, messages: Sequence[SubmittedMessage] | StorageError) -> None:
+        if isinstance(messages, StorageError):
+            return
         for each in messages:
             each.upstream = upstream_id
         self._send_by_upstream(messages)
@@ -372,8 +379,13 @@ class Dispatcher:
         self._resuming_ids.add(upstream_id)
         self._storage.load_simulated_messages(upstream_id, partial(self._handle_simulated_loaded, upstream_id))
 
-    def _handle_simulated_loaded(self, upstream_id: int | None, messages: Sequence[SubmittedMessage]) -> None:
-        if not messages:
+    def _handle_simulated_loaded(
+        self, upstream_id: int | None, messages: Sequence[SubmittedMessage] | StorageError
+    ) -> None:
+        if isinstance(messages, StorageError):
+            # It is looked for again with the strays.
+            self._unread_ids.add(upstream_id)
+        elif not messages:
             self._resuming_ids.discard(upstream_id)
             cancels, self._postponed_cancels = self._postponed_cancels, []
             for each in cancels:
@@ -417,16 +429,16 @@ class Dispatcher:
 
     def check_strays(self) -> None:
         """Look for messages that are an upstream's in the database alone; twice, to find any. Those that are a
-        simulator's are looked for only where there may be some, as that takes long.
+        simulator's are looked for only where there may be some, or where that failed before, as it takes long.
         """
         for channel in self._channels.values():
             channel.check_strays()
+        simulator_ids, self._unread_ids = self._unread_ids, set()
         if self._is_in_doubt:
             self._is_in_doubt = False
-            self._resume_simulator(None)
-            for channel in self._channels.values():
-                if channel.is_simulated:
-                    self._resume_simulator(channel.id)
+            simulator_ids |= {None, *(each.id for each in self._channels.values() if each.is_simulated)}
+        for simulator_id in simulator_ids:
+            self._resume_simulator(simulator_id)
 
     def _check_strays_periodically(self) -> None:
         for channel in self._channels.values():

@@ -42,11 +42,15 @@ _COMMANDS = {
     binds.REFUSED: "app.py upstream test {upstream}",
     binds.UNBOUND: "app.py upstream test {upstream}",
 }
+_ENTER_PASSWORD = "app.py upstream change {upstream} --password-stdin"
+# `upstreams.UpstreamPasswordUnreadable`.
+_SEALED = re.compile(r"The password of “.+” was sealed under another secret\.key: enter it anew\.")
 # What the SMPP server says most often of a bind that isn't bound (`portal/smsc/upstream/smpp_client/`), in the reader's
 # language; the rest stays as it is.
 _REASONS = [
     (re.compile(pattern), sentence)
     for pattern, sentence in (
+        (_SEALED.pattern, N_("its password was sealed under another secret.key")),
         (r"the upstream refuses the bind with (?P<status>.+)", N_("it refuses the bind with %(status)s")),
         (
             r"no connection to (?P<host>\S+) port (?P<port>\d+) in (?P<seconds>\S+) s",
@@ -56,7 +60,15 @@ _REASONS = [
             r"no connection to (?P<host>\S+) port (?P<port>\d+): (?P<reason>.+)",
             N_("no connection to %(host)s port %(port)s: %(reason)s"),
         ),
+        (r"its certificate is not trusted: (?P<reason>.+)", N_("its certificate is not trusted: %(reason)s")),
         (r"the upstream has closed the connection", N_("it has closed the connection")),
+        (r"the upstream has unbound", N_("it has unbound")),
+        (r"the upstream has not answered the bind", N_("it has not answered the bind")),
+        (r"the upstream has not answered enquire_link", N_("it has not answered enquire_link")),
+        (
+            r"the upstream has answered no submit_sm for (?P<seconds>\S+) s",
+            N_("it has answered no submit_sm for %(seconds)s s"),
+        ),
         (r"the connection was lost: (?P<reason>.+)", N_("the connection was lost: %(reason)s")),
     )
 ]
@@ -100,12 +112,15 @@ def _describe_obstacle(obstacle: Obstacle) -> Notice:
         why = f"{why.removesuffix('.')}: {_translate_reason(obstacle.error)}."
     # Where none is the default one, any of those there are can be made so.
     upstream = obstacle.upstream or next(iter(_list_upstream_names(upstreams.KINDS)), "NAME")
-    command = _COMMANDS[obstacle.reason].format(upstream=upstream)
-    return Notice("err", f"{waiting} {why}", command)
+    command = _ENTER_PASSWORD if _SEALED.fullmatch(obstacle.error) else _COMMANDS[obstacle.reason]
+    return Notice("err", f"{waiting} {why}", command.format(upstream=upstream))
 
 
 def _translate_reason(error: str) -> str:
     for pattern, sentence in _REASONS:
         if found := pattern.fullmatch(error):
-            return _(sentence, **found.groupdict())
+            params = found.groupdict()
+            if "reason" in params:
+                params["reason"] = _translate_reason(params["reason"])
+            return _(sentence, **params)
     return error

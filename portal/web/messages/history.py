@@ -243,7 +243,7 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
     if tried is not None and tried.attempts:
         words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
         if access.get_current_user().is_operator:
-            words.append(tried.error)
+            words.append(_(tried.error) if tried.error else "")
     if obstacles.find_obstacle(context.get_conn()) is not None:
         words.append(_("Messages aren’t sent on at this moment"))
     elif tried is None:

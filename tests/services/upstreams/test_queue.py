@@ -189,6 +189,19 @@ def test_of_several_that_are_refused_together_the_first_is_tried_first(conn, cas
     assert claim(conn, 10, now=NOW).message_ids == ids[1:]
 
 
+def test_the_first_is_tried_first_where_another_was_refused_while_it_was_under_way(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    claim(conn, 2)
+    hold(conn, ids[1])
+    # It is under way again when the first one is refused, and is refused again.
+    with write_transaction(conn):
+        conn.execute("UPDATE held_messages SET not_before = ?", (NOW,))
+    assert claim(conn, 10).message_ids == ids[1:]
+    hold(conn, ids[0])
+    hold(conn, ids[1])
+    assert claim(conn, 10, now=NOW + 60_000).message_ids == ids[:1]
+
+
 def test_one_that_fails_again_holds_up_the_others_again(conn, cast):
     ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
     claim(conn, 1)

@@ -70,7 +70,7 @@ class DefectiveStream(RecordingStream):
 
 
 @pytest.mark.parametrize("others", [0, MANY], ids=["at once", "after a pause"])
-async def test_a_pdu_that_cannot_be_processed_ends_its_connection(others):
+async def test_a_pdu_that_cannot_be_processed_ends_its_connection(others, caplog):
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     transport, _ = await loop.connect_accepted_socket(lambda: DefectiveStream([], loop), ours)
@@ -84,3 +84,7 @@ async def test_a_pdu_that_cannot_be_processed_ends_its_connection(others):
         transport.abort()
         theirs.close()
         await asyncio.sleep(0)
+    # What an error says may quote a text.
+    (line,) = caplog.messages
+    assert "ValueError at " in line
+    assert "a defect" not in line

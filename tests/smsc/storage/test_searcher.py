@@ -11,10 +11,11 @@ import pytest
 from portal.services.messages import outcomes
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import CancelSm, HeaderOnlyPdu
+from portal.smsc.server import SmppServer
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.searcher import DatabaseSearcher
 from tests.services.submitting import store_messages
-from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc
+from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, run_smsc
 from tests.support import prepare_submit
 
 
@@ -90,6 +91,22 @@ async def test_a_cancel_right_after_a_start_waits_for_what_simulators_have(confi
         slow_start.set()
         answers = [await esme.wait_for_response(each.sequence) for each in (cancel, too_late)]
         assert [each.status for each in answers] == [CommandStatus.ESME_ROK, CommandStatus.ESME_RCANCELFAIL]
+
+
+async def test_a_stop_answers_a_cancel_that_waits(config, cast, conn, slow_start):
+    (message_id,) = store_messages(conn, [prepare_submit(conn, cast.smpp_acme_1.id, destination="393331234006")])
+    server = SmppServer(config, asyncio.get_running_loop(), lambda: None)
+    server.start()
+    esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+    cancel = CancelSm(next(esme.sequences), message_id=str(message_id), source="ACME", destination="393331234006")
+    esme.send(cancel)
+    await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, next(esme.sequences)))
+    closing = asyncio.create_task(server.close())
+    assert (await esme.wait_for_response(cancel.sequence)).status == CommandStatus.ESME_RSYSERR
+    slow_start.set()
+    await esme.wait_for_unbind()
+    await closing
+    await close_connections()
 
 
 async def test_after_a_stop_nothing_is_read_any_more(config, cast, conn, caplog):

@@ -346,7 +346,7 @@ async def test_a_message_of_a_handset_reaches_its_account(config, cast, conn, ac
     ("refused", "status", "longest"),
     [
         (("3" * 21, 5), CommandStatus.ESME_RINVSRCADR, ("+" + "3" * 20, 5)),
-        (("39333", 255 * 140 + 1), CommandStatus.ESME_RINVMSGLEN, ("39333", 255 * 140)),
+        (("39333", 255 * 153 + 1), CommandStatus.ESME_RINVMSGLEN, ("39333", 255 * 153)),
     ],
 )
 async def test_one_of_a_handset_that_no_deliver_sm_can_hold_is_refused(
@@ -597,7 +597,7 @@ async def test_what_a_commit_in_doubt_has_left_is_found(config, cast, conn, add_
 
 
 @pytest.mark.parametrize("is_built_in", [True, False])
-async def test_what_a_commit_in_doubt_has_left_of_a_simulator_s_is_found(config, cast, conn, is_built_in):
+async def test_what_a_commit_in_doubt_has_left_of_a_simulator_s_is_found(config, cast, conn, caplog, is_built_in):
     if not is_built_in:
         upstreams.create_upstream(conn, Keys.load(config.data), SYSTEM, "sim", kind=upstreams.SIMULATOR)
     async with run_smsc(config) as server:
@@ -610,6 +610,12 @@ async def test_what_a_commit_in_doubt_has_left_of_a_simulator_s_is_found(config,
         stray = prepare_submit(conn, cast.smpp_acme_1.id, b"stray")
         stray.upstream, stray.is_simulated = (None, False) if is_built_in else (1, True)
         (stray_id,) = intake.store_messages(conn, [stray]).message_ids
+        # The disk may fail once more.
+        caplog.clear()
+        conn.execute("ALTER TABLE messages RENAME TO elsewhere")
+        server.dispatcher.check_strays()
+        await wait_until(lambda: "can't be read" in caplog.text)
+        conn.execute("ALTER TABLE elsewhere RENAME TO messages")
         server.dispatcher.check_strays()
         await wait_until(lambda: read_message(conn, str(stray_id))["state"] == message_states.DELIVERED)
 

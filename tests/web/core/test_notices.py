@@ -100,6 +100,14 @@ def test_what_waits_and_why_is_told_to_operators(
         ("no connection to h.example port 2775 in 10 s", "nessuna connessione a h.example porta 2775 in 10 s"),
         ("no connection to h port 1: Connection refused", "nessuna connessione a h porta 1: Connection refused"),
         ("the upstream has closed the connection", "ha chiuso la connessione"),
+        ("the upstream has unbound", "ha chiuso il bind"),
+        ("the upstream has not answered the bind", "non ha risposto al bind"),
+        ("the upstream has not answered enquire_link", "non ha risposto a enquire_link"),
+        ("the upstream has answered no submit_sm for 60 s", "non ha risposto ad alcun submit_sm per 60 s"),
+        (
+            "no connection to h port 1: its certificate is not trusted: certificate has expired",
+            "nessuna connessione a h porta 1: il suo certificato non è attendibile: certificate has expired",
+        ),
         ("the connection was lost: timed out", "la connessione è andata persa: timed out"),
         ("something else 100 %(x)s", "something else 100 %(x)s"),
     ],
@@ -113,6 +121,18 @@ def test_the_reason_is_told_in_the_reader_s_language(
     record_bind(conn, "unbound", error)
     page = read(olga, HOME)
     assert f"“carrier” non è connesso: {told}. Provare: app.py upstream test carrier" in page
+
+
+def test_what_to_do_where_the_password_was_sealed_under_another_key(
+    olga: Browser, conn: db.Connection, add: Callable[[], None]
+) -> None:
+    add()
+    wait(conn, 1)
+    record_bind(conn, "unbound", str(upstreams.UpstreamPasswordUnreadable(name="carrier")))
+    assert (
+        "“carrier” is not connected: its password was sealed under another secret.key."
+        " Try: app.py upstream change carrier --password-stdin"
+    ) in read(olga, HOME)
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,8 @@ def test_what_is_not_answered_and_not_sent_again(alice: Browser, conn: db.Connec
     claim(conn, message_id)
     leave_unanswered(conn, message_id)
     assert "Sent on Not answered Failed" in extract_text(alice.get(f"{HISTORY}/{message_id}").text)
+    alice.post("/language", data={"locale": "it", "next": "/"})
+    assert "Stato secondo l’upstream nessuna risposta" in extract_text(alice.get(f"{HISTORY}/{message_id}").text)
 
 
 def expire(conn: db.Connection, message_id: int) -> None:

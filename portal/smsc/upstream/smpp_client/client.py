@@ -23,9 +23,11 @@ from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
 from portal.smsc.upstream.smpp_client.status_map import build_status_map
 
-# A message that was refused so often is given back. With pauses of 1, 2, 4, 4, ... times throttle_seconds. That a queue
-# is full may mean all of the carrier, or one handset, and is more often the latter the second time.
+# A message that was refused so often is given back: the last figure is for ESME_RMSGQFUL. That a queue is full may mean
+# all of the carrier, or one handset, and is more often the latter the second time.
 MAX_TRIES, MAX_TRIES_QUEUE_FULL = 10, 2
+# The pauses between are 1, 2, 4, 4, ... times throttle_seconds, and after ESME_RMSGQFUL 2 at first: so others to other
+# handsets are sent before it, and show whether all of the carrier is full.
 _LONGEST_DELAY_FACTOR = 4
 # Event loops count in milliseconds.
 _MIN_TIMER_SECONDS = 0.001
@@ -37,11 +39,11 @@ class _DestinationFlow:
 
     under_way: submits that were sent on `session`, or wait there for room. waiting: where one was refused for being too
     much, that and what comes behind it, in its order; None: nothing was. due_at: when the first of these is tried.
-    retry: that one, while it is under way. was_given_back: whether some was given back that came before what is still
-    under way: what is refused of that is given back, too.
+    retry: that one, while it is under way. given_back_order: the last one that was under way or waited when one was
+    given back: what is refused up to that is given back, too.
     """
 
-    __slots__ = ("due_at", "retry", "session", "under_way", "waiting", "was_given_back")
+    __slots__ = ("due_at", "given_back_order", "retry", "session", "under_way", "waiting")
 
     def __init__(self) -> None:
         self.session: ClientSession | None = None
@@ -49,7 +51,7 @@ class _DestinationFlow:
         self.waiting: deque[Submit] | None = None
         self.due_at = 0.0
         self.retry: Submit | None = None
-        self.was_given_back = False
+        self.given_back_order = 0
 
 
 class SmppClient:
@@ -156,12 +158,19 @@ class SmppClient:
         return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
 
     def submit(
-        self, message_id: int, message: SubmitSm, parts: int = 1, renew: Callable[[], SubmitSm | None] | None = None
+        self,
+        message_id: int,
+        message: SubmitSm,
+        parts: int = 1,
+        renew: Callable[[], SubmitSm | None] | None = None,
+        *,
+        is_retry: bool = False,
     ) -> None:
         """Send a message; only while `room` is positive. It is answered, or lost, by `ClientEvents`.
 
         `throughput` counts it as so many parts. `renew` returns it as it is to be sent after it had to wait; None where
-        it has expired: then it is lost, unsent. Without `renew` it stays as it is.
+        it has expired: then it is lost, unsent. Without `renew` it stays as it is. `is_retry`: it was given back
+        before, so that its refusal says less about others.
 
         Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
         is under way. Its sequence number does not matter.
@@ -170,7 +179,7 @@ class SmppClient:
         """
         octets = message.encode()
         self._order += 1
-        submit = Submit(message_id, message.destination, octets, self._order, parts, renew)
+        submit = Submit(message_id, message.destination, octets, self._order, parts, renew, is_retry)
         flow = self._flows.get(submit.destination)
         if flow is None:
             flow = self._flows[submit.destination] = _DestinationFlow()
@@ -251,8 +260,7 @@ class SmppClient:
         self._pacer.forget_probe()
         # Nothing may overtake what is lost.
         followers = self._end_flow(submit)
-        self._events.submits_lost([submit.message_id], [])
-        self._give_back(followers)
+        self._give_back(followers, unsure_ids=[submit.message_id])
         self._settle_soon()
 
     def handle_end(self, session: ClientSession) -> None:
@@ -317,7 +325,7 @@ class SmppClient:
         flow = self._flows[destination]
         flow.under_way -= 1
         flow.retry = None
-        flow.was_given_back = True
+        flow.given_back_order = self._order
         followers: list[Submit] = list(self._unblock(destination, flow)) if flow.waiting is not None else []
         session = flow.session
         if session is not None:
@@ -330,16 +338,18 @@ class SmppClient:
             del self._flows[destination]
         return followers
 
-    def _give_back(self, submits: Iterable[Submit]) -> None:
-        """They go out from here no more. What was sent of them was refused; the others only waited behind it."""
+    def _give_back(self, submits: Iterable[Submit], unsure_ids: Sequence[int] = ()) -> None:
+        """They go out from here no more. What was sent of them was refused; the others only waited behind it, or behind
+        what was not answered. All that is told at once which is lost: something else goes out right after that.
+        """
         unsent_ids: list[int] = []
         for each in sorted(submits, key=_get_order):
             if each.status:
                 self._events.submit_answered(each.message_id, each.status, "", 0)
             else:
                 unsent_ids.append(each.message_id)
-        if unsent_ids:
-            self._events.submits_lost([], unsent_ids)
+        if unsure_ids or unsent_ids:
+            self._events.submits_lost(unsure_ids, unsent_ids)
 
     @property
     def _longest_flow(self) -> int:
@@ -363,9 +373,13 @@ class SmppClient:
     def _hold(self, submit: Submit, session: ClientSession, status: int) -> None:
         """It came too fast: slow down, and try it again, before what comes behind it to the same destination."""
         now = self._loop.time()
-        if not submit.tries or self._pacer.is_closed:
+        is_queue_full = status == CommandStatus.ESME_RMSGQFUL
+        is_first = not (submit.tries or submit.is_retry)
+        if is_first or (self._pacer.is_closed and not is_queue_full):
             self._pacer.record_refusal(submit.sent_at, now)
-        # Otherwise others are accepted: it is this message, as where a handset's queue is full.
+        else:
+            # It may be this message alone, as where a handset's queue is full: others show that.
+            self._pacer.forget_probe()
         self.counters.throttled += 1
         submit.tries += 1
         submit.status = status
@@ -384,12 +398,12 @@ class SmppClient:
                 self._held_count += len(followers)
         insort(flow.waiting, submit, key=_get_order)
         self._held_count += 1
-        factor = min(2 ** (submit.tries - 1), _LONGEST_DELAY_FACTOR)
+        factor = min(2 ** (submit.tries - 1 + is_queue_full), _LONGEST_DELAY_FACTOR)
         flow.due_at = now + self._settings.throttle_seconds * factor
-        most_tries = MAX_TRIES_QUEUE_FULL if status == CommandStatus.ESME_RMSGQFUL else MAX_TRIES
-        if flow.was_given_back or submit.tries >= most_tries or len(flow.waiting) > self._longest_flow:
+        is_last_try = submit.tries >= (MAX_TRIES_QUEUE_FULL if is_queue_full else MAX_TRIES)
+        if submit.order <= flow.given_back_order or is_last_try or len(flow.waiting) > self._longest_flow:
             given_back = self._unblock(submit.destination, flow)
-            flow.was_given_back = True
+            flow.given_back_order = self._order
             if not flow.under_way:
                 del self._flows[submit.destination]
             self._give_back(given_back)
@@ -413,26 +427,42 @@ class SmppClient:
         return waiting
 
     def _send_waiting(self, now: float) -> None:
-        """Send what waits, as far as windows and rate allow: first what is tried again, the oldest first."""
-        available = self._pacer.count_available(now)
+        """Send what waits, as far as windows and rate allow: first what is tried again, the oldest first. Where only
+        one is sent to see, that is rather one that was not refused.
+        """
         expired: list[Submit] = []
-        if self._blocked and available:
-            due = [item for item in self._blocked.items() if item[1].due_at <= now and not item[1].under_way]
-            for destination, flow in sorted(due, key=_get_first_order):
-                session = self._choose_session(flow)
-                if session.free <= 0 or available <= 0:
-                    break
-                while flow.waiting and not _renew(flow.waiting[0]):
-                    expired.append(flow.waiting[0])
-                    self._drop_waiting(flow.waiting[0], destination, flow)
-                if not flow.waiting:
-                    continue
-                flow.retry = flow.waiting.popleft()
-                self._held_count -= 1
-                flow.session = session
-                flow.under_way = 1
-                self._transmit(session, flow.retry, now)
-                available -= flow.retry.parts
+        if self._pacer.is_closed:
+            self._send_pending(now, expired)
+            self._send_blocked(now, expired)
+        else:
+            self._send_blocked(now, expired)
+            self._send_pending(now, expired)
+        if expired:
+            self._events.submits_lost([], _list_ids(expired))
+
+    def _send_blocked(self, now: float, expired: list[Submit]) -> None:
+        available = self._pacer.count_available(now)
+        if not self._blocked or not available:
+            return
+        due = [item for item in self._blocked.items() if item[1].due_at <= now and not item[1].under_way]
+        for destination, flow in sorted(due, key=_get_first_order):
+            session = self._choose_session(flow)
+            if session.free <= 0 or available <= 0:
+                break
+            while flow.waiting and not _renew(flow.waiting[0]):
+                expired.append(flow.waiting[0])
+                self._drop_waiting(flow.waiting[0], destination, flow)
+            if not flow.waiting:
+                continue
+            flow.retry = flow.waiting.popleft()
+            self._held_count -= 1
+            flow.session = session
+            flow.under_way = 1
+            self._transmit(session, flow.retry, now)
+            available -= flow.retry.parts
+
+    def _send_pending(self, now: float, expired: list[Submit]) -> None:
+        available = self._pacer.count_available(now)
         for session in self._submitters:
             while session.pending and available > 0 and session.free > 0:
                 submit = session.pending.popleft()
@@ -442,8 +472,6 @@ class SmppClient:
                     continue
                 self._transmit(session, submit, now)
                 available -= submit.parts
-        if expired:
-            self._events.submits_lost([], _list_ids(expired))
 
     # --- once a turn of the event loop, however much has happened in it
 

@@ -45,13 +45,24 @@ _ALERT_NOTIFICATION = 0x102
 class Submit:
     """A message on its way.
 
-    octets: the submit_sm, with any sequence number. renew: returns it as it is to be sent by now, None: it has expired;
-    None: it stays as it is. order: counts up as messages are submitted. tries: how often it was
-    refused for being too much; status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
-    parts: what it counts as.
+    octets: the submit_sm, with any sequence number. renew: returns it as it is to be sent by now, or None where it has
+    expired; where there is no such function it stays as it is. order: counts up as messages are submitted. tries: how
+    often it was refused for being too much; status: with what the last time, 0: never. is_retry: whether it was given
+    back before. sent_at: seconds of the event loop's clock. parts: what it counts as.
     """
 
-    __slots__ = ("destination", "message_id", "octets", "order", "parts", "renew", "sent_at", "status", "tries")
+    __slots__ = (
+        "destination",
+        "is_retry",
+        "message_id",
+        "octets",
+        "order",
+        "parts",
+        "renew",
+        "sent_at",
+        "status",
+        "tries",
+    )
 
     def __init__(
         self,
@@ -61,6 +72,7 @@ class Submit:
         order: int,
         parts: int = 1,
         renew: Callable[[], SubmitSm | None] | None = None,
+        is_retry: bool = False,
     ) -> None:
         self.message_id = message_id
         self.destination = destination
@@ -68,6 +80,7 @@ class Submit:
         self.renew = renew
         self.order = order
         self.parts = parts
+        self.is_retry = is_retry
         self.tries = 0
         self.status = 0
         self.sent_at = 0.0

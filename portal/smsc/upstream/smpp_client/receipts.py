@@ -73,7 +73,8 @@ def receipt_rules_from_settings(settings: UpstreamSettings) -> ReceiptRules:
     )
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, because one is created for each receipt.
+@dataclass(slots=True)
 class Receipt:
     """What a receipt says.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages import outcomes
+from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import MAX_PARTS, SubmittedMessage
 from portal.services.upstreams import binds, mappings
@@ -36,11 +37,8 @@ log = logging.getLogger(__name__)
 
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
-# What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
-_MAX_INBOUND_OCTETS = MAX_PARTS * 140
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_LENGTH = 500
-_QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 _NOT_WRITTEN = "not sent: no submit_sm can hold it"
 _COUNTERS = tuple(each.name for each in dataclasses.fields(ClientCounters))
 _NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
@@ -115,7 +113,8 @@ class SmppUpstream:
                 if submit_sm is None:
                     self._loop.call_soon(self._events.handle_lost, (), (each.id,))
                 else:
-                    self._client.submit(each.id, submit_sm, each.parts, partial(self._build_submit_sm, each))
+                    renew = partial(self._build_submit_sm, each)
+                    self._client.submit(each.id, submit_sm, each.parts, renew, is_retry=each.is_retry)
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
@@ -168,7 +167,11 @@ class SmppUpstream:
             )
             if len(inbound.source) > _MAX_SOURCE_LENGTH:
                 respond(CommandStatus.ESME_RINVSRCADR)
-            elif len(message.body) > _MAX_INBOUND_OCTETS:
+            # What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
+            elif (
+                isinstance(inbound, MobileOriginatedMessage)
+                and gsm0338.count_parts(message.body, gsm0338.ENCODINGS[inbound.data_coding]) > MAX_PARTS
+            ):
                 respond(CommandStatus.ESME_RINVMSGLEN)
             else:
                 self._events.handle_inbound(inbound, resolve)
@@ -185,7 +188,7 @@ class SmppUpstream:
                 receipt.done_at,
                 message.source,
                 message.destination,
-                _strip_quoted_text(receipt.text),
+                receipt.text[:_MAX_RECEIPT_LENGTH],
             ),
             resolve,
         )
@@ -196,11 +199,6 @@ class SmppUpstream:
     def state_changed(self, bind: BindState) -> None:
         self._events.handle_binds(self._client.bind_states)
         self._events.handle_room()
-
-
-def _strip_quoted_text(text: str) -> str:
-    """Return the text of a receipt without what it quotes of its message, whose text may be one that isn't kept."""
-    return _QUOTED_TEXT.split(text[:_MAX_RECEIPT_LENGTH].replace("\0", ""))[0].rstrip()
 
 
 def _format_status(receipt: receipts.Receipt, ptt: int) -> str:

@@ -104,8 +104,8 @@ class Carrier:
 class Reports:
     """What the client reports, in its order; the `ClientEvents` of tests.
 
-    answers: message id, status, the upstream's id. respond_with: what is answered to what the carrier sends; None: the
-    test does so.
+    answers: message id, status, the upstream's id. losses: what was unsure and unsent each time. respond_with: what is
+    answered to what the carrier sends; None: the test does so.
     """
 
     def __init__(self) -> None:
@@ -114,6 +114,7 @@ class Reports:
         self.bind_numbers: list[int] = []
         self.unsure: list[int] = []
         self.unsent: list[int] = []
+        self.losses: list[tuple[list[int], list[int]]] = []
         self.deliveries: list[DeliverSm | DataSm] = []
         self.responds: list[Respond] = []
         self.respond_with: int | None = 0
@@ -128,6 +129,7 @@ class Reports:
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         self.unsure += unsure
         self.unsent += unsent
+        self.losses.append(([*unsure], [*unsent]))
         self._changed.set()
 
     def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:

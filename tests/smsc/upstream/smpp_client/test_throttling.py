@@ -143,6 +143,61 @@ async def test_a_destination_whose_queue_is_full_is_given_back_the_second_time()
         await wait_until(lambda: client.room)
 
 
+async def test_while_a_handset_is_full_the_one_to_see_is_for_another():
+    async with run_bound_client(throttle_seconds=0.5) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        others = iter([2])
+        reports.on_room = lambda: submit_all(client, islice(others, 1), OTHER)
+        connection.answer(await connection.read_submit(), QUEUE_FULL)
+        submit = await connection.read_submit()
+        assert submit.short_message == b"2"
+        connection.answer(submit)
+        assert (await connection.read_submit()).short_message == b"1"
+
+
+async def test_a_full_handset_that_was_given_back_before_slows_down_nobody():
+    async with run_bound_client(throttle_seconds=0.5, throughput=1_000) as (client, _, connection, _):
+        client.submit(1, build_submit("1", NUMBER), is_retry=True)
+        connection.answer(await connection.read_submit(), QUEUE_FULL)
+        await wait_until(lambda: client.counters.throttled)
+        assert client.rate == 1_000
+        await wait_until(lambda: client.room)
+        submit_all(client, [2], OTHER)
+        assert (await connection.read_submit()).short_message == b"2"
+
+
+async def test_what_comes_after_one_was_given_back_is_tried_again():
+    async with run_bound_client(throttle_seconds=0.05) as (client, reports, connection, _):
+        submit_all(client, [1, 2], NUMBER)
+        submits = await connection.read_submits(2)
+        connection.answer(submits[0], CommandStatus.ESME_RSYSERR)
+        await reports.wait_for(lambda: reports.answers)
+        submit_all(client, [3], NUMBER)
+        connection.answer(submits[1])
+        connection.answer(await connection.read_submit(), THROTTLED)
+        submit = await connection.read_submit()
+        assert submit.short_message == b"3"
+        connection.answer(submit)
+        await reports.wait_for(lambda: len(reports.answers) == 3)
+        assert reports.answers[1:] == [(2, 0, "id of 2"), (3, 0, "id of 3")]
+
+
+async def test_what_is_not_answered_is_told_together_with_what_is_behind_it():
+    async with run_bound_client(throttle_seconds=0.05, response_seconds=0.5) as (client, reports, connection, _):
+        submit_all(client, [1, 2], NUMBER)
+        _, second = await connection.read_submits(2)
+        connection.answer(second, THROTTLED)
+        await wait_until(lambda: client.counters.throttled and client.room)
+        submit_all(client, [4], NUMBER)
+        # The connection ends where nothing is answered.
+        while not reports.losses:
+            submit_all(client, [5], OTHER)
+            connection.answer(await connection.read_submit())
+            await reports.wait_for(lambda: reports.losses or client.room >= 7)
+        assert reports.losses == [([1], [4])]
+        assert [each for each in reports.answers if each[0] != 5] == [(2, THROTTLED, "")]
+
+
 @pytest.mark.parametrize("status", THROTTLING_STATUSES)
 async def test_one_destination_does_not_take_all_the_room(status):
     async with run_bound_client(throttle_seconds=0.01) as (client, reports, connection, _):

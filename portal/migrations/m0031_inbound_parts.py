@@ -36,5 +36,5 @@ CREATE INDEX unowned_messages_received ON unowned_messages (received_at);
 """
 
 
-def m0030_inbound_parts(database: Database) -> None:
+def m0031_inbound_parts(database: Database) -> None:
     execute_statements(database, _STATEMENTS)
