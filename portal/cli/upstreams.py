@@ -35,6 +35,7 @@ _METAVARS = {
     "tls_ca_file": "FILE",
     "tls_server_name": "H",
     "address_range": "R",
+    "tlvs": "TAG=HEX",
 }
 _OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
 

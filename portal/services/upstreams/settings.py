@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ CONNECTION, BIND, LIMITS, TEXT, RECEIPTS = GROUPS = ("connection", "bind", "limi
 
 # What an unanswered submit_sm means, after a lost connection or a crash.
 RESEND, FAIL = "resend", "fail"
+# The charset of texts with data_coding 0 (SMPP 3.4, 5.2.19: "SMSC default alphabet").
+GSM, GSM_PACKED, LATIN_1, ASCII, UTF_8 = CHARSETS = ("gsm", "gsm-packed", "latin-1", "ascii", "utf-8")
+# What becomes of a text with a character that this charset lacks.
+UCS2, REPLACE, REFUSE = "ucs2", "replace", "fail"
+# Texts that come in another alphabet: passed on as they are, or written in that charset.
+KEEP, CONVERT = "keep", "convert"
 # What is put before a number in international format.
 NUMBER_PREFIXES = {"none": "", "plus": "+", "00": "00"}
 
@@ -24,6 +31,7 @@ SettingValue = int | str | bool | None
 _MAX_SYSTEM_ID, _MAX_SYSTEM_TYPE, _MAX_ADDRESS_RANGE = 15, 12, 40
 _MAX_HOST = 253
 _MAX_PATH = 1000
+_MAX_TLVS = 500
 # SMPP 3.4, 5.2.5 and 5.2.6: the highest values that it gives a meaning.
 _MAX_TON, _MAX_NPI = 6, 18
 _MAX_SECONDS = 3600
@@ -32,6 +40,9 @@ _MAX_VALIDITY_S = 30 * 86_400
 _HOST_PATTERN = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
+_TLV_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})=((?:[0-9A-Fa-f]{2})*)")
+# SMPP 3.4, 5.3.2.22 to 24 and 32: the place of a part in its text, and message_payload.
+_OWN_TLVS = (0x020C, 0x020E, 0x020F, 0x0424)
 _FLAG_WORDS: Mapping[str, SettingValue] = {"yes": True, "no": False}
 _BY_ADDRESS: Mapping[str, SettingValue] = {"auto": None}
 
@@ -60,6 +71,14 @@ class InvalidUpstreamHost(InvalidUpstreamSetting):
 
 class UnusableCaFile(InvalidUpstreamSetting):
     sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file of certificates: %(reason)s.")
+
+
+class InvalidUpstreamTlvs(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: optional parameters are written as tag and value in hexadecimal"
+        " digits, such as 0x1400=0A0B, with blanks between them. What the portal sets itself (message_payload, sar_*)"
+        " can't be among them."
+    )
 
 
 class UpstreamSettingMissing(Refused):
@@ -197,6 +216,27 @@ class UpstreamSettings:
     number_format: str = _declare(
         "none", TEXT, "what stands before a number's country code", words=_choose(*NUMBER_PREFIXES)
     )
+    charset: str = _declare(
+        GSM, TEXT, "charset of texts with data_coding 0, as the carrier understands it", words=_choose(*CHARSETS)
+    )
+    missing_characters: str = _declare(
+        UCS2,
+        TEXT,
+        "a text with a character that this charset lacks goes out in UCS-2 (data_coding 8), has it replaced, or fails",
+        words=_choose(UCS2, REPLACE, REFUSE),
+    )
+    other_alphabets: str = _declare(
+        KEEP,
+        TEXT,
+        "texts with data_coding 1 or 3, or with a national language's table, go out as they came, or in this charset",
+        words=_choose(KEEP, CONVERT),
+    )
+    tlvs: str = _declare(
+        "",
+        TEXT,
+        "optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them",
+        max_length=_MAX_TLVS,
+    )
     default_validity_seconds: int = _declare(
         0, TEXT, "validity of messages that have none; 0: the carrier's own", low=0, high=_MAX_VALIDITY_S
     )
@@ -275,6 +315,22 @@ def _check_text(name: str, value: str, rule: SettingRule) -> None:
         raise InvalidUpstreamText(name, value, limit=rule.max_length)
     elif name in ("host", "tls_server_name") and value and not _is_host(value):
         raise InvalidUpstreamHost(name, value)
+    elif name == "tlvs" and parse_tlvs(value) is None:
+        raise InvalidUpstreamTlvs(name, value)
+
+
+# Each message asks for those of its upstream.
+@lru_cache(maxsize=100)
+def parse_tlvs(text: str) -> Mapping[int, bytes] | None:
+    """Read the value of the setting `tlvs`: values by tag (SMPP 3.4, 3.2.4.1); None where it isn't one."""
+    tlvs: dict[int, bytes] = {}
+    for each in text.replace(",", " ").split():
+        match = _TLV_PATTERN.fullmatch(each)
+        tag = int(match[1], 16) if match else 0
+        if match is None or not tag or tag in tlvs or tag in _OWN_TLVS:
+            return None
+        tlvs[tag] = bytes.fromhex(match[2])
+    return tlvs
 
 
 def _is_host(text: str) -> bool:

@@ -14,6 +14,7 @@ from portal.services.upstreams.settings import (
     InvalidUpstreamHost,
     InvalidUpstreamSetting,
     InvalidUpstreamText,
+    InvalidUpstreamTlvs,
     TlsSettingWithoutTls,
     UnusableCaFile,
     UpstreamSettingMissing,
@@ -50,6 +51,8 @@ ENOUGH = UpstreamSettings(host="smpp.carrier.example", system_id="acme")
         ("throughput", "0", 0),
         ("registered_delivery", "none", 0),
         ("message_ids", "hex-to-dec", "hex-to-dec"),
+        ("charset", "Latin-1", "latin-1"),
+        ("tlvs", " 0x1400=0A0b, 1401= ", "0x1400=0A0b, 1401="),
     ],
 )
 def test_a_value_is_read_as_it_is_typed_and_as_it_is(name, text, value):
@@ -82,6 +85,9 @@ def test_each_default_is_a_value_and_reads_as_it_is_written(name):
         ("source_npi", "19", "auto, 0–18"),
         ("interface_version", "3.5", "3.3, 3.4, 5.0"),
         ("unanswered", "wait", "resend, fail"),
+        ("charset", "utf8", "gsm, gsm-packed, latin-1, ascii, utf-8"),
+        ("missing_characters", "keep", "ucs2, replace, fail"),
+        ("other_alphabets", "ucs2", "keep, convert"),
     ],
 )
 def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value, says):
@@ -106,6 +112,14 @@ def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value,
         ("host", "[2001:db8::1]", InvalidUpstreamHost),
         ("tls_server_name", "carrier..example", InvalidUpstreamHost),
         ("system_id", 7, InvalidUpstreamSetting),
+        ("tlvs", "0x1400", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=a", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=text", InvalidUpstreamTlvs),
+        ("tlvs", "0x11400=00", InvalidUpstreamTlvs),
+        ("tlvs", "0=00", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=00 1400=01", InvalidUpstreamTlvs),
+        ("tlvs", "0x0424=00", InvalidUpstreamTlvs),
+        ("tlvs", "1400=" + "00" * 250, InvalidUpstreamText),
     ],
 )
 def test_a_text_that_smpp_or_the_net_has_no_place_for_is_refused(name, value, refusal):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from portal.core import gsm0338
+from typing import NamedTuple
+
 from portal.core.clock import DAY_MS
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import validation
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams.settings import NUMBER_PREFIXES, UpstreamSettings
+from portal.services.upstreams.settings import NUMBER_PREFIXES, UpstreamSettings, parse_tlvs
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
+from portal.smsc.upstream.smpp_client import charsets
 
 _UDH_INDICATOR = 0x40
 # 5.2.5 and 5.2.6: TON and NPI.
@@ -20,8 +22,15 @@ _MAX_SHORT_CODE_DIGITS = 8
 _MAX_RELATIVE_MS = 31 * DAY_MS
 
 
-def build_submit_sm(message: SubmittedMessage, settings: UpstreamSettings, now: int) -> SubmitSm:
-    """Return a message's submit_sm, with any sequence number.
+class OutgoingSubmit(NamedTuple):
+    """A submit_sm, with any sequence number, and in how many parts a handset gets what it holds."""
+
+    submit_sm: SubmitSm
+    parts: int
+
+
+def build_submit_sm(message: SubmittedMessage, settings: UpstreamSettings, now: int) -> OutgoingSubmit:
+    """Return a message's submit_sm.
 
     What doesn't fit one part goes as message_payload.
 
@@ -29,11 +38,13 @@ def build_submit_sm(message: SubmittedMessage, settings: UpstreamSettings, now: 
         now: this moment (milliseconds).
 
     Raises:
+        charsets.CharacterMissing
         ValueError: the text can't be encoded, or an address is too long.
     """
+    text = charsets.encode_text(message, settings)
     source, (source_ton, source_npi) = _read_source(message.source, settings)
-    udh = message.udh
-    tlvs: dict[int, bytes] = {}
+    udh = text.udh
+    tlvs = dict(parse_tlvs(settings.tlvs) or {}) if settings.tlvs else {}
     if message.segment is not None:
         reference, total, number = message.segment
         if udh is None:
@@ -44,14 +55,13 @@ def build_submit_sm(message: SubmittedMessage, settings: UpstreamSettings, now: 
             udh = validation.add_concatenation(udh, message.segment)
     if message.subunit is not None:
         tlvs[TlvTag.DEST_ADDR_SUBUNIT] = message.subunit.to_bytes(1)
-    content = message.body
-    if content is None:
-        content = gsm0338.encode_body(message.text, gsm0338.ENCODINGS[message.data_coding])
-    body = content if udh is None else udh + content
-    if message.parts > 1:
+    body = text.encode(text.content, udh)
+    # A part of a client's is one, however long it is.
+    parts = 1 if udh or message.segment else len(text.split())
+    if parts > 1 or len(body) > charsets.MAX_SHORT_MESSAGE_OCTETS:
         tlvs[TlvTag.MESSAGE_PAYLOAD] = body
         body = b""
-    return SubmitSm(
+    submit_sm = SubmitSm(
         0,
         source_ton=source_ton,
         source_npi=source_npi,
@@ -63,10 +73,11 @@ def build_submit_sm(message: SubmittedMessage, settings: UpstreamSettings, now: 
         priority=message.priority,
         validity_period=_format_validity(message.expires_at, settings, now),
         registered_delivery=settings.registered_delivery,
-        data_coding=message.data_coding,
+        data_coding=text.data_coding,
         short_message=body,
         tlvs=tlvs,
     )
+    return OutgoingSubmit(submit_sm, parts)
 
 
 def _read_source(source: str, settings: UpstreamSettings) -> tuple[str, tuple[int, int]]:

@@ -24,6 +24,7 @@ from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
+from portal.smsc.upstream.smpp_client.charsets import CharacterMissing
 from portal.smsc.upstream.smpp_client.client import SmppClient
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
@@ -103,12 +104,19 @@ class SmppUpstream:
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         for each in messages:
             try:
-                submit_sm = self._build_submit_sm(each)
-                if submit_sm is None:
+                now = now_ms()
+                if outcomes.is_expired(each, now):
+                    # Whoever gets it back ends it.
                     self._loop.call_soon(self._events.handle_lost, (), (each.id,))
-                else:
-                    renew = partial(self._build_submit_sm, each)
-                    self._client.submit(each.id, submit_sm, each.parts, renew, is_retry=each.is_retry)
+                    continue
+                submit_sm, parts = build_submit_sm(each, self._config.upstream.settings, now)
+                renew = partial(self._renew_submit_sm, each)
+                self._client.submit(each.id, submit_sm, parts, renew, is_retry=each.is_retry)
+            except CharacterMissing as error:
+                log.info("message %d is not sent: %s", each.id, error)
+                self._loop.call_soon(
+                    self._events.handle_refused, each.id, f"not sent: {error}", message_states.PTT_INVALID_CONTENT
+                )
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
@@ -116,12 +124,12 @@ class SmppUpstream:
                     self._events.handle_refused, each.id, _NOT_WRITTEN, message_states.PTT_INVALID_CONTENT
                 )
 
-    def _build_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
-        """Return a message as it is to be sent now; None where it has expired: whoever gets it back ends it."""
+    def _renew_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
+        """Return a message as it is to be sent now; None where it has expired."""
         now = now_ms()
-        return (
-            None if outcomes.is_expired(message, now) else build_submit_sm(message, self._config.upstream.settings, now)
-        )
+        if outcomes.is_expired(message, now):
+            return None
+        return build_submit_sm(message, self._config.upstream.settings, now).submit_sm
 
     def cancel_message(self, message_id: int) -> bool:
         return self._client.cancel(message_id)

@@ -22,7 +22,7 @@ def build(conn, cast):
 
     def build_from(body: bytes = b"hello", settings: dict[str, Any] | None = None, **fields: Any) -> SubmitSm:
         submit = prepare_submit(conn, cast.smpp_acme_1.id, body, **fields)
-        return build_submit_sm(submit, UpstreamSettings(**settings or {}), NOW)
+        return build_submit_sm(submit, UpstreamSettings(**settings or {}), NOW).submit_sm
 
     return build_from
 
@@ -97,6 +97,18 @@ def test_sar_beside_another_header_becomes_an_element_of_it(build):
 def test_a_text_of_several_parts_goes_as_message_payload(build):
     submit = build(b"x" * 200)
     assert (submit.short_message, submit.tlvs) == (b"", {TlvTag.MESSAGE_PAYLOAD: b"x" * 200})
+
+
+def test_optional_parameters_that_the_carrier_wants(build):
+    settings = {"tlvs": "0x1400=0a0B 1401="}
+    assert build(subunit=1, settings=settings).tlvs == {
+        0x1400: b"\x0a\x0b",
+        0x1401: b"",
+        TlvTag.DEST_ADDR_SUBUNIT: b"\x01",
+    }
+    assert build(b"x" * 200, settings=settings).tlvs.keys() == {0x1400, 0x1401, TlvTag.MESSAGE_PAYLOAD}
+    # What the message says of itself stays.
+    assert build(subunit=1, settings={"tlvs": "0005=03"}).tlvs == {TlvTag.DEST_ADDR_SUBUNIT: b"\x01"}
 
 
 def test_a_text_that_is_to_be_displayed_at_once_says_so(build):
