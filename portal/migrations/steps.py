@@ -31,6 +31,7 @@ from portal.migrations.m0022_invisible_marks import m0022_invisible_marks
 from portal.migrations.m0023_upstreams import m0023_upstreams
 from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
 from portal.migrations.m0025_simulated_messages import m0025_simulated_messages
+from portal.migrations.m0028_message_parts import m0028_message_parts
 
 migrations = Migrations("portal")
 
@@ -60,5 +61,6 @@ for step in (
     m0023_upstreams,
     m0024_outbound_queue,
     m0025_simulated_messages,
+    m0028_message_parts,
 ):
     migrations()(step)

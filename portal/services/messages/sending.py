@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from operator import itemgetter
@@ -12,8 +12,9 @@ from operator import itemgetter
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
 from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
-from portal.services.messages import blacklist, outcomes
+from portal.services.messages import blacklist, message_parts, outcomes
 from portal.services.messages.deliveries import DeliveryReceipt
+from portal.services.messages.message_parts import AcceptedPart, TextPart
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import counters, queue, upstreams
@@ -53,7 +54,8 @@ class ClaimedMessages:
 class AcceptedMessage:
     """A message that an upstream has accepted.
 
-    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind.
+    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `part`: where it is a
+    part of a text.
     """
 
     upstream: int
@@ -61,6 +63,7 @@ class AcceptedMessage:
     upstream_message_id: str
     bind: int
     sent_at: int
+    part: TextPart | None = None
 
 
 class UnsentReason(Enum):
@@ -85,7 +88,8 @@ class UnsentMessage:
     """A claimed message that was not accepted.
 
     `flow`: its account and destination where it waits again, so that nothing passes it; None where nothing could.
-    `status`: what the upstream said. `ptt`: where it is REFUSED.
+    `status`: what the upstream said. `ptt`: where it is REFUSED. `part_statuses`: what it said of parts of a text, by
+    their numbers, where it has taken others.
     """
 
     upstream: int
@@ -94,6 +98,7 @@ class UnsentMessage:
     flow: Flow | None = None
     status: str = ""
     ptt: int = 0
+    part_statuses: Mapping[int, str] | None = None
 
 
 @dataclass(slots=True)
@@ -142,7 +147,8 @@ def claim_messages(
     """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
 
     One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back,
-    unless an upstream may have it; one whose validity has ended expires.
+    unless an upstream may have it; one whose validity has ended expires. A text of which an upstream has taken parts
+    goes on there; where that is no more, it goes out from its beginning.
     """
     with write_transaction(conn):
         claimed = queue.claim_message_ids(conn, upstream_id, limit, after_account_id, now)
@@ -153,7 +159,7 @@ def claim_messages(
         blacklisted = blacklist.find_blacklisted_destinations(conn, messages) if messages else ()
         blocked, expired, sendable = [], [], []
         for each in messages:
-            if (each.account_id, each.destination) in blacklisted:
+            if (each.account_id, each.destination) in blacklisted and each.cut is None:
                 blocked.append(each)
             elif outcomes.is_expired(each, now):
                 expired.append(each)
@@ -172,6 +178,9 @@ def claim_messages(
         for each in sendable:
             each.upstream = upstream_id
             each.is_retry = each.id in claimed.retried_ids
+            if each.cut is not None and each.cut.upstream != upstream_id:
+                message_parts.forget_parts(conn, [each.id])
+                each.cut = None
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
@@ -186,18 +195,33 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
     """Store what upstreams have accepted. Their receipts may have come already."""
     result = SendingResult()
     with write_transaction(conn):
+        whole = [each for each in accepted if each.part is None]
         _STORE_ACCEPTED.run(
             conn,
-            [
-                (each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM)
-                for each in accepted
-            ],
+            [(each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM) for each in whole],
         )
-        for upstream_id, count in Counter(each.upstream for each in accepted).items():
-            counters.add_to_counters(conn, upstream_id, {"accepted": count})
-        _release_held_messages(conn, [each.message_id for each in accepted], result)
+        accepted_by = {each.message_id: each.upstream for each in whole}
+        cut_by = _store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
         result.receipts = _match_early_receipts(conn, accepted)
+        if cut_by:
+            answered_ids = message_parts.list_answered_ids(conn, [*cut_by])
+            accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
+            result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], now_ms())
+        for upstream_id, count in Counter(accepted_by.values()).items():
+            counters.add_to_counters(conn, upstream_id, {"accepted": count})
+        _release_held_messages(conn, [*accepted_by], result)
     return result
+
+
+def _store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> dict[int, int]:
+    """Store parts of texts that upstreams have accepted; returns the upstreams by message id."""
+    parts = [
+        AcceptedPart(each.message_id, each.part, each.upstream, each.upstream_message_id, each.bind, each.sent_at)
+        for each in accepted
+        if each.part is not None
+    ]
+    message_parts.store_accepted_parts(conn, parts)
+    return {each.message_id: each.upstream for each in parts}
 
 
 def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int) -> SendingResult:
@@ -263,6 +287,7 @@ def _refuse_messages(
         conn,
         [MessageOutcome(each.message_id, REJECTED, each.ptt, now, None, each.status) for each in refused],
         are_refused=True,
+        part_statuses={each.message_id: each.part_statuses for each in refused if each.part_statuses is not None},
     )
     _release_held_messages(conn, [each.message_id for each in refused], result)
     for upstream_id, count in Counter(each.upstream for each in refused).items():
@@ -337,16 +362,27 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
     with write_transaction(conn):
         ended: list[MessageOutcome] = []
+        cut_ids: set[int] = set()
         for each, found in zip(receipts, _find_messages(conn, receipts), strict=True):
             result.matched.append(found is not None)
             amounts[each.upstream]["receipts"] += 1
             if found is not None:
-                if each.is_final and each.state is not None:
-                    ended.append(MessageOutcome(found[0], each.state, each.ptt, now, found[1], each.status))
+                message_id, number, upstream_message_id = found
+                if not each.is_final or each.state is None:
+                    pass
+                elif number:
+                    message_parts.end_part(conn, message_id, number, each.state, each.ptt, each.status, now)
+                    cut_ids.add(message_id)
+                else:
+                    ended.append(
+                        MessageOutcome(message_id, each.state, each.ptt, now, upstream_message_id, each.status)
+                    )
             elif not each.is_repeated:
                 amounts[each.upstream]["unmatched"] += 1
                 _keep_unmatched_receipt(conn, each, now)
         result.receipts = outcomes.finish_and_refund_messages(conn, ended)
+        if cut_ids:
+            result.receipts += outcomes.finish_cut_messages(conn, cut_ids, now)
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
@@ -371,15 +407,18 @@ SELECT json_group_array(json_array(upstream, upstream_id, last_id)) FROM (
 """
 
 
-def _find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt]) -> list[tuple[int, str] | None]:
-    """Return the id of each receipt's message here, the latest of them, and there; None where there is none."""
+def _find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt]) -> list[tuple[int, int, str] | None]:
+    """Return the id of each receipt's message here, the latest of them, which part of it the receipt is of (0: of the
+    whole), and the id there; None where there is none.
+    """
     upstream_ids = {message_id for each in receipts for message_id in each.message_ids}
     (found_json,) = conn.execute(_SELECT_BY_UPSTREAM_ID, (json.dumps([*upstream_ids]),)).fetchone()
-    found = {(upstream, upstream_id): last_id for upstream, upstream_id, last_id in json.loads(found_json)}
+    found = {(upstream, upstream_id): (last_id, 0) for upstream, upstream_id, last_id in json.loads(found_json)}
+    found = message_parts.find_parts(conn, upstream_ids) | found
     matches = []
     for each in receipts:
         candidates = ((found.get((each.upstream, message_id)), message_id) for message_id in each.message_ids)
-        matches.append(next(((known, message_id) for known, message_id in candidates if known is not None), None))
+        matches.append(next(((*known, message_id) for known, message_id in candidates if known is not None), None))
     return matches
 
 
@@ -424,7 +463,9 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
             (each.upstream, since, each.upstream_message_id),
         ).fetchall()
         for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
-            if state is not None:
+            if state is not None and each.part is not None:
+                message_parts.end_part(conn, each.message_id, each.part.number, state, ptt, status, received_at)
+            elif state is not None:
                 ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
     return outcomes.finish_and_refund_messages(conn, ended)
 

@@ -9,6 +9,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import NATIONAL_IGNORED, NATIONAL_REFUSED
 from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
+from portal.services.messages.message_parts import CutText
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
@@ -77,7 +78,8 @@ class SubmittedMessage:
     upstream gets it. `needs_hex_id`: its client needs another id, of eight hexadecimal digits: `hex_id`, None until it
     is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
     and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
-    simulator added by name. `is_retry`: it was refused for the moment, or not answered, before.
+    simulator added by name. `is_retry`: it was refused for the moment, or not answered, before. `cut`: what an
+    upstream has of it already, where that is a part.
     """
 
     account_id: int
@@ -107,6 +109,7 @@ class SubmittedMessage:
     is_simulated: bool = False
     is_queued: bool = False
     is_retry: bool = False
+    cut: CutText | None = None
 
 
 _ENCODING_LABELS = {

@@ -22,6 +22,10 @@ GSM, GSM_PACKED, LATIN_1, ASCII, UTF_8 = CHARSETS = ("gsm", "gsm-packed", "latin
 UCS2, REPLACE, REFUSE = "ucs2", "replace", "fail"
 # Texts that come in another alphabet: passed on as they are, or written in that charset.
 KEEP, CONVERT = "keep", "convert"
+# How a text goes out that needs several parts.
+UDH_8, UDH_16, SAR, PAYLOAD = "udh8", "udh16", "sar", "payload"
+# Of which messages the price is given back.
+REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED = "never", "refused", "undelivered"
 # What is put before a number in international format.
 NUMBER_PREFIXES = {"none": "", "plus": "+", "00": "00"}
 
@@ -231,6 +235,13 @@ class UpstreamSettings:
         "texts with data_coding 1 or 3, or with a national language's table, go out as they came, or in this charset",
         words=_choose(KEEP, CONVERT),
     )
+    long_texts: str = _declare(
+        UDH_8,
+        TEXT,
+        "how a text goes out that needs several parts: cut, and numbered in a user data header with 8 or 16 bits or in"
+        " sar parameters, or whole in message_payload",
+        words=_choose(UDH_8, UDH_16, SAR, PAYLOAD),
+    )
     tlvs: str = _declare(
         "",
         TEXT,
@@ -253,10 +264,10 @@ class UpstreamSettings:
         words=_choose("auto", "as-is", "hex-to-dec", "dec-to-hex"),
     )
     refund: str = _declare(
-        "never",
+        REFUND_NEVER,
         RECEIPTS,
         "messages whose price is given back: none, those the carrier refuses, those not delivered",
-        words=_choose("never", "refused", "undelivered"),
+        words=_choose(REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED),
     )
 
     @property

@@ -88,6 +88,7 @@ def test_each_default_is_a_value_and_reads_as_it_is_written(name):
         ("charset", "utf8", "gsm, gsm-packed, latin-1, ascii, utf-8"),
         ("missing_characters", "keep", "ucs2, replace, fail"),
         ("other_alphabets", "ucs2", "keep, convert"),
+        ("long_texts", "udh", "udh8, udh16, sar, payload"),
     ],
 )
 def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value, says):

@@ -10,7 +10,7 @@ from tests.smsc.upstream.running import read_message, run_bound
 
 async def test_pain_5_a_text_costs_what_was_promised_whatever_goes_out(config, cast, conn, add_upstream):
     text = "@é{}€" + "a" * 100
-    async with run_bound(config, add_upstream, charset="latin-1") as (server, _, carrier):
+    async with run_bound(config, add_upstream, charset="latin-1", long_texts="payload") as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         answer = await esme.submit(text=gsm0338.encode(text))
         submit = await carrier.read_submit()

@@ -194,22 +194,32 @@ class SmppClient:
                 flow.due_at = 0.0
                 self._settle_soon()
 
-    def cancel(self, message_id: int) -> bool:
-        """Send a message no more; returns whether it has waited to be sent (again). Then nothing is told of it."""
-        for session in self._submitters:
-            for submit in session.pending:
-                if submit.message_id == message_id:
-                    session.pending.remove(submit)
-                    self._leave_flow(submit)
-                    self._settle_soon()
-                    return True
-        for destination, flow in self._blocked.items():
-            for submit in flow.waiting or ():
-                if submit.message_id == message_id:
-                    self._drop_waiting(submit, destination, flow)
-                    self._settle_soon()
-                    return True
-        return False
+    def cancel(self, *message_ids: int) -> bool:
+        """Send messages no more; returns whether all of them have waited to be sent (again). Then nothing is told of
+        them; otherwise they all go on.
+        """
+        wanted = frozenset(message_ids)
+        pending = [
+            (session, submit)
+            for session in self._submitters
+            for submit in session.pending
+            if submit.message_id in wanted
+        ]
+        waiting = [
+            (destination, flow, submit)
+            for destination, flow in self._blocked.items()
+            for submit in flow.waiting or ()
+            if submit.message_id in wanted
+        ]
+        if len(pending) + len(waiting) < len(wanted):
+            return False
+        for session, submit in pending:
+            session.pending.remove(submit)
+            self._leave_flow(submit)
+        for destination, flow, submit in waiting:
+            self._drop_waiting(submit, destination, flow)
+        self._settle_soon()
+        return True
 
     async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
