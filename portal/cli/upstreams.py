@@ -36,6 +36,7 @@ _METAVARS = {
     "tls_server_name": "H",
     "address_range": "R",
     "tlvs": "TAG=HEX",
+    "pass_tlvs": "TAG",
 }
 _OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
 

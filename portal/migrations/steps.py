@@ -32,6 +32,7 @@ from portal.migrations.m0023_upstreams import m0023_upstreams
 from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
 from portal.migrations.m0025_simulated_messages import m0025_simulated_messages
 from portal.migrations.m0028_message_parts import m0028_message_parts
+from portal.migrations.m0030_message_tlvs import m0030_message_tlvs
 
 migrations = Migrations("portal")
 
@@ -62,5 +63,6 @@ for step in (
     m0024_outbound_queue,
     m0025_simulated_messages,
     m0028_message_parts,
+    m0030_message_tlvs,
 ):
     migrations()(step)

@@ -45,6 +45,7 @@ EXECUTED = {
     "m0024_outbound_queue": "06a9f8d386c742d5af95e6ce2bd36ff3f62c6610733923815dfe06012562cf23",
     "m0025_simulated_messages": "760118fed9b50ab0bc0b1a2c6a0be74b5fd7d6583deae21f87ddf8e4ce35ad3f",
     "m0028_message_parts": "c7e3262ac71312f0422c61364b2f718c3d5f78ad3901a73a930d3d46bffad599",
+    "m0030_message_tlvs": "a2752854364bcfbe24c290cd7130fb59c14a9995909fbaa1ac6d234641133b14",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

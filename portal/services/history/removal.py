@@ -17,7 +17,7 @@ from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.credits import ledger
-from portal.services.messages import client_ids, message_parts
+from portal.services.messages import client_ids, message_parts, message_tlvs
 
 BATCH_SIZE = 250
 """How many messages are removed in one transaction: it takes a few milliseconds, and the SMPP server has to wait."""
@@ -153,6 +153,7 @@ def delete_sent_messages(
         removed_ids = {row[0] for row in rows}
         client_ids.remove_hex_ids(conn, removed_ids)
         message_parts.forget_parts(conn, removed_ids)
+        message_tlvs.remove_tlvs(conn, removed_ids)
         account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))

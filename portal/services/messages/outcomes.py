@@ -25,7 +25,7 @@ from portal.services.common.message_states import (
     UNKNOWN,
 )
 from portal.services.credits import expiry
-from portal.services.messages import blacklist, client_ids, deliveries, message_parts, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, message_parts, message_tlvs, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
@@ -245,6 +245,7 @@ def list_outbound_messages(conn: sqlite3.Connection, message_ids: Sequence[int])
         (json.dumps(message_ids),),
     )
     messages = [_outbound_from_row(row) for row in rows]
+    message_tlvs.load_tlvs(conn, messages)
     cut = message_parts.find_cut_messages(conn, message_ids)
     if cut:
         for each in messages:

@@ -1,5 +1,6 @@
 """Submitted messages, and the rules for accepting one."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ DELIVERY_VALIDITY_MS = 7 * DAY_MS
 """How long receipts and messages from handsets (MO) wait for an account's receivers before they are given up."""
 DEFAULT_VALIDITY_MS = 3 * DAY_MS
 """How long a message without a validity_period is valid."""
+MAX_TLV_OCTETS = 255
+"""A longer value of an optional parameter is not passed on."""
 _UDH_INDICATOR = 0x40
 # SMPP 3.4, 5.2.5.
 _TON_NATIONAL = 2
@@ -79,7 +82,8 @@ class SubmittedMessage:
     is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
     and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
     simulator added by name. `is_retry`: it was refused for the moment, or not answered, before. `cut`: what an
-    upstream has of it already, where that is a part.
+    upstream has of it already, where that is a part. `tlvs`: optional parameters to pass on as they came,
+    by their tags.
     """
 
     account_id: int
@@ -110,6 +114,7 @@ class SubmittedMessage:
     is_queued: bool = False
     is_retry: bool = False
     cut: CutText | None = None
+    tlvs: Mapping[int, bytes] | None = None
 
 
 _ENCODING_LABELS = {
@@ -206,6 +211,13 @@ def validate_submit(
         scheduled_at,
         expires_at,
     )
+
+
+def keep_tlvs(tlvs: Mapping[int, bytes], tags: Collection[int]) -> Mapping[int, bytes] | None:
+    """Return those of a message's optional parameters that have one of these tags and no long value; None: there are
+    none.
+    """
+    return {tag: tlvs[tag] for tag in tags if tag in tlvs and len(tlvs[tag]) <= MAX_TLV_OCTETS} or None
 
 
 def is_same_address(first: str, second: str) -> bool:

@@ -45,6 +45,7 @@ _HOST_PATTERN = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
 _TLV_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})=((?:[0-9A-Fa-f]{2})*)")
+_TAG_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})")
 # SMPP 3.4, 5.3.2.22 to 24 and 32: the place of a part in its text, and message_payload.
 _OWN_TLVS = (0x020C, 0x020E, 0x020F, 0x0424)
 _FLAG_WORDS: Mapping[str, SettingValue] = {"yes": True, "no": False}
@@ -82,6 +83,14 @@ class InvalidUpstreamTlvs(InvalidUpstreamSetting):
         "“%(value)s” can't be the value of %(setting)s: optional parameters are written as tag and value in hexadecimal"
         " digits, such as 0x1400=0A0B, with blanks between them. What the portal sets itself (message_payload, sar_*)"
         " can't be among them."
+    )
+
+
+class InvalidUpstreamTags(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: the tags of optional parameters are written in hexadecimal"
+        " digits, such as 0x1400, with blanks between them. What the portal sets itself (message_payload, sar_*) can't"
+        " be among them."
     )
 
 
@@ -248,6 +257,12 @@ class UpstreamSettings:
         "optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them",
         max_length=_MAX_TLVS,
     )
+    pass_tlvs: str = _declare(
+        "",
+        TEXT,
+        "tags of optional parameters of customers' messages that are passed on, as 0x1400, with blanks between them",
+        max_length=_MAX_TLVS,
+    )
     default_validity_seconds: int = _declare(
         0, TEXT, "validity of messages that have none; 0: the carrier's own", low=0, high=_MAX_VALIDITY_S
     )
@@ -328,6 +343,8 @@ def _check_text(name: str, value: str, rule: SettingRule) -> None:
         raise InvalidUpstreamHost(name, value)
     elif name == "tlvs" and parse_tlvs(value) is None:
         raise InvalidUpstreamTlvs(name, value)
+    elif name == "pass_tlvs" and parse_tags(value) is None:
+        raise InvalidUpstreamTags(name, value)
 
 
 # Each message asks for those of its upstream.
@@ -342,6 +359,15 @@ def parse_tlvs(text: str) -> Mapping[int, bytes] | None:
             return None
         tlvs[tag] = bytes.fromhex(match[2])
     return tlvs
+
+
+@lru_cache(maxsize=100)
+def parse_tags(text: str) -> frozenset[int] | None:
+    """Read the value of the setting `pass_tlvs`; None where it isn't one."""
+    matches = [_TAG_PATTERN.fullmatch(each) for each in text.replace(",", " ").split()]
+    tags = {int(each[1], 16) for each in matches if each is not None}
+    is_readable = len(tags) == len(matches) and 0 not in tags and tags.isdisjoint(_OWN_TLVS)
+    return frozenset(tags) if is_readable else None
 
 
 def _is_host(text: str) -> bool:

@@ -11,7 +11,15 @@ from portal.services.common import ids
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import validation
 from portal.services.messages.validation import Segment, SubmittedMessage
-from portal.services.upstreams.settings import NUMBER_PREFIXES, PAYLOAD, SAR, UDH_16, UpstreamSettings, parse_tlvs
+from portal.services.upstreams.settings import (
+    NUMBER_PREFIXES,
+    PAYLOAD,
+    SAR,
+    UDH_16,
+    UpstreamSettings,
+    parse_tags,
+    parse_tlvs,
+)
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
@@ -80,6 +88,9 @@ def build_submit_sm(
     source, (source_ton, source_npi) = _read_source(message.source, settings)
     udh = text.udh
     tlvs = dict(parse_tlvs(settings.tlvs) or {}) if settings.tlvs else {}
+    if message.tlvs:
+        passed_tags = parse_tags(settings.pass_tlvs) or ()
+        tlvs |= {tag: value for tag, value in message.tlvs.items() if tag in passed_tags}
     segment = message.segment
     if len(pieces) > 1:
         segment = Segment(_choose_reference(message.id), len(pieces), number)
