@@ -41,6 +41,8 @@ _METAVARS = {
     "intermediate_states": "WORDS",
     "receipt_timezone": "ZONE",
     "inbound_country": "CC",
+    "tlvs": "TAG=HEX",
+    "pass_tlvs": "TAG",
 }
 _OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
 

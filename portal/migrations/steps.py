@@ -31,8 +31,11 @@ from portal.migrations.m0022_invisible_marks import m0022_invisible_marks
 from portal.migrations.m0023_upstreams import m0023_upstreams
 from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
 from portal.migrations.m0025_simulated_messages import m0025_simulated_messages
+from portal.migrations.m0028_message_parts import m0028_message_parts
 from portal.migrations.m0029_learned_ids import m0029_learned_ids
+from portal.migrations.m0030_message_tlvs import m0030_message_tlvs
 from portal.migrations.m0031_inbound_parts import m0031_inbound_parts
+from portal.migrations.m0032_part_keys import m0032_part_keys
 
 migrations = Migrations("portal")
 
@@ -62,7 +65,10 @@ for step in (
     m0023_upstreams,
     m0024_outbound_queue,
     m0025_simulated_messages,
+    m0028_message_parts,
     m0029_learned_ids,
+    m0030_message_tlvs,
     m0031_inbound_parts,
+    m0032_part_keys,
 ):
     migrations()(step)

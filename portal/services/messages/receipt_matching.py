@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from portal.services.common.message_states import ENROUTE
+from portal.services.messages import message_parts
 from portal.services.upstreams import message_ids
 from portal.services.upstreams.message_ids import build_key_sql
 from portal.services.upstreams.queue import SIMULATED_BIND
@@ -43,20 +44,22 @@ class UpstreamReceipt:
 class ReceiptMatch(NamedTuple):
     """What was found for a receipt: the message's id here and there, None where there is none.
 
-    `tried`: what was looked for, as a sentence for operators.
+    `tried`: what was looked for, as a sentence for operators. `number`: which part of a text it is of, 0: of the whole.
     """
 
     message_id: int | None
     upstream_id: str
     tried: str
+    number: int = 0
 
 
 class _Candidate(NamedTuple):
-    """A message that has the key of an id."""
+    """A message that has the key of an id, or the part of one (`number`, 0: the whole)."""
 
     message_id: int
     upstream_id: str
     destination: str
+    number: int = 0
 
 
 _Candidates = Mapping[tuple[int, str], Sequence[_Candidate]]
@@ -88,9 +91,10 @@ def find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt])
             tried = _describe_search(receipt, possible[receipt.upstream])
             matches.append(ReceiptMatch(None, "", f"{tried}: its message went to another number" if choice else tried))
             continue
+        found = choice.candidate
         if forms[receipt.upstream].record_match(choice.forms):
             learned.add(receipt.upstream)
-        matches.append(ReceiptMatch(choice.candidate.message_id, choice.candidate.upstream_id, ""))
+        matches.append(ReceiptMatch(found.message_id, found.upstream_id, "", found.number))
     for upstream_id in learned:
         message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])
     return matches
@@ -166,14 +170,23 @@ FROM json_each(?) AS given CROSS JOIN messages ON messages.id IN (
         AND sent.state = {ENROUTE} AND sent.bind IS NOT {SIMULATED_BIND} AND sent.upstream_id IS NOT ''
     ORDER BY sent.id DESC LIMIT {_MAX_CANDIDATES})
 """
+_SELECT_PARTS = f"""
+SELECT json_group_array(json_array(p.upstream, given.value ->> 1, messages.id, p.upstream_id, destination, p.number))
+FROM json_each(?) AS given CROSS JOIN message_parts AS p ON (p.message_id, p.number) IN (
+    SELECT sent.message_id, sent.number FROM message_parts AS sent INDEXED BY message_parts_upstream
+    WHERE {build_key_sql("sent.upstream_id")} = given.value ->> 1 AND sent.upstream = given.value ->> 0
+        AND sent.state = {ENROUTE} AND sent.upstream_id IS NOT ''
+    ORDER BY sent.message_id DESC LIMIT {_MAX_CANDIDATES}) CROSS JOIN messages ON messages.id = p.message_id
+"""
 
 
 def _read_candidates(conn: sqlite3.Connection, wanted: Iterable[tuple[int, str]]) -> _Candidates:
-    """The messages on their way that have one of these ids, by upstream and key."""
+    """The messages, and parts of messages, on their way that have one of these ids, by upstream and key."""
     candidates: dict[tuple[int, str], list[_Candidate]] = defaultdict(list)
     given = json.dumps([*wanted])
-    for upstream_id, key, *fields in json.loads(conn.execute(_SELECT_CANDIDATES, (given,)).fetchone()[0]):
-        candidates[upstream_id, key].append(_Candidate(*fields))
+    for select in (_SELECT_CANDIDATES, *((_SELECT_PARTS,) if message_parts.has_cut_messages(conn) else ())):
+        for upstream_id, key, *fields in json.loads(conn.execute(select, (given,)).fetchone()[0]):
+            candidates[upstream_id, key].append(_Candidate(*fields))
     return candidates
 
 
@@ -194,10 +207,11 @@ def _is_to_same_number(destination: str, source: str, other: str) -> bool:
 
 
 class EarlyReceipt(NamedTuple):
-    """A receipt that was kept, and the message that it is about. `state` as `UpstreamReceipt` has it, where it is
-    final; else None.
+    """A receipt that was kept, and the message that it is about, which was at a `position` among those that were asked
+    for. `state` as `UpstreamReceipt` has it, where it is final; else None.
     """
 
+    position: int
     message_id: int
     upstream_id: str
     state: int | None
@@ -257,7 +271,7 @@ def take_early_receipts(
         message_id, upstream_id, upstream_message_id = accepted[position]
         if kept_id in early or not _is_to_same_number(destinations.get(message_id, ""), source, destination):
             continue
-        early[kept_id] = EarlyReceipt(message_id, upstream_message_id, *outcome)
+        early[kept_id] = EarlyReceipt(position, message_id, upstream_message_id, *outcome)
         if forms[upstream_id].record_match(keys[position][key]):
             learned.add(upstream_id)
     for upstream_id in learned:

@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -12,8 +12,9 @@ from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
-from portal.services.messages import blacklist, outcomes, receipt_matching
+from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching
 from portal.services.messages.deliveries import DeliveryReceipt
+from portal.services.messages.message_parts import AcceptedPart, TextPart
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
@@ -57,7 +58,8 @@ class ClaimedMessages:
 class AcceptedMessage:
     """A message that an upstream has accepted.
 
-    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind.
+    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `part`: where it is a
+    part of a text.
     """
 
     upstream: int
@@ -65,6 +67,7 @@ class AcceptedMessage:
     upstream_message_id: str
     bind: int
     sent_at: int
+    part: TextPart | None = None
 
 
 class UnsentReason(Enum):
@@ -89,7 +92,8 @@ class UnsentMessage:
     """A claimed message that was not accepted.
 
     `flow`: its account and destination where it waits again, so that nothing passes it; None where nothing could.
-    `status`: what the upstream said. `ptt`: where it is REFUSED.
+    `status`: what the upstream said. `ptt`: where it is REFUSED. `part_statuses`: what it said of parts of a text, by
+    their numbers, where it has taken others.
     """
 
     upstream: int
@@ -98,6 +102,7 @@ class UnsentMessage:
     flow: Flow | None = None
     status: str = ""
     ptt: int = 0
+    part_statuses: Mapping[int, str] | None = None
 
 
 @dataclass(slots=True)
@@ -123,7 +128,8 @@ def claim_messages(
     """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
 
     One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back,
-    unless an upstream may have it; one whose validity has ended expires.
+    unless an upstream may have it; one whose validity has ended expires. A text of which an upstream has taken parts
+    goes on there; where that is no more, it goes out from its beginning.
     """
     with write_transaction(conn):
         claimed = queue.claim_message_ids(conn, upstream_id, limit, after_account_id, now)
@@ -134,7 +140,7 @@ def claim_messages(
         blacklisted = blacklist.find_blacklisted_destinations(conn, messages) if messages else ()
         blocked, expired, sendable = [], [], []
         for each in messages:
-            if (each.account_id, each.destination) in blacklisted:
+            if (each.account_id, each.destination) in blacklisted and each.cut is None:
                 blocked.append(each)
             elif outcomes.is_expired(each, now):
                 expired.append(each)
@@ -153,6 +159,9 @@ def claim_messages(
         for each in sendable:
             each.upstream = upstream_id
             each.is_retry = each.id in claimed.retried_ids
+            if each.cut is not None and each.cut.upstream != upstream_id:
+                message_parts.forget_parts(conn, [each.id])
+                each.cut = None
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
@@ -167,18 +176,33 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
     """Store what upstreams have accepted. Their receipts may have come already."""
     result = SendingResult()
     with write_transaction(conn):
+        whole = [each for each in accepted if each.part is None]
         _STORE_ACCEPTED.run(
             conn,
-            [
-                (each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM)
-                for each in accepted
-            ],
+            [(each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM) for each in whole],
         )
-        for upstream_id, count in Counter(each.upstream for each in accepted).items():
-            counters.add_to_counters(conn, upstream_id, {"accepted": count})
-        _release_held_messages(conn, [each.message_id for each in accepted], result)
+        accepted_by = {each.message_id: each.upstream for each in whole}
+        cut_by = _store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
         result.receipts = _match_early_receipts(conn, accepted)
+        if cut_by:
+            answered_ids = message_parts.list_answered_ids(conn, [*cut_by])
+            accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
+            result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], now_ms())
+        for upstream_id, count in Counter(accepted_by.values()).items():
+            counters.add_to_counters(conn, upstream_id, {"accepted": count})
+        _release_held_messages(conn, [*accepted_by], result)
     return result
+
+
+def _store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> dict[int, int]:
+    """Store parts of texts that upstreams have accepted; returns the upstreams by message id."""
+    parts = [
+        AcceptedPart(each.message_id, each.part, each.upstream, each.upstream_message_id, each.bind, each.sent_at)
+        for each in accepted
+        if each.part is not None
+    ]
+    message_parts.store_accepted_parts(conn, parts)
+    return {each.message_id: each.upstream for each in parts}
 
 
 def store_unsent_messages(conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int) -> SendingResult:
@@ -244,6 +268,7 @@ def _refuse_messages(
         conn,
         [MessageOutcome(each.message_id, REJECTED, each.ptt, now, None, each.status) for each in refused],
         are_refused=True,
+        part_statuses={each.message_id: each.part_statuses for each in refused if each.part_statuses is not None},
     )
     _release_held_messages(conn, [each.message_id for each in refused], result)
     for upstream_id, count in Counter(each.upstream for each in refused).items():
@@ -318,12 +343,20 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
     with write_transaction(conn):
         ended: list[MessageOutcome] = []
+        cut_ids: set[int] = set()
         for each, match in zip(receipts, receipt_matching.find_messages(conn, receipts), strict=True):
             result.matched.append(match.message_id is not None)
             amounts[each.upstream]["receipts"] += 1
             if match.message_id is not None:
-                if each.is_final and each.state is not None:
-                    ended_at = _choose_end(match.message_id, each.done_at, now)
+                ended_at = _choose_end(match.message_id, each.done_at, now)
+                if not each.is_final or each.state is None:
+                    pass
+                elif match.number:
+                    message_parts.end_part(
+                        conn, match.message_id, match.number, each.state, each.ptt, each.status, ended_at
+                    )
+                    cut_ids.add(match.message_id)
+                else:
                     ended.append(
                         MessageOutcome(match.message_id, each.state, each.ptt, ended_at, match.upstream_id, each.status)
                     )
@@ -331,6 +364,8 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
                 amounts[each.upstream]["unmatched"] += 1
                 _keep_unmatched_receipt(conn, each, match.tried, now)
         result.receipts = outcomes.finish_and_refund_messages(conn, ended)
+        if cut_ids:
+            result.receipts += outcomes.finish_cut_messages(conn, cut_ids, now)
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
@@ -386,11 +421,19 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
         [(each.message_id, each.upstream, each.upstream_message_id) for each in accepted],
         now_ms() - EARLY_RECEIPT_MS,
     )
-    ended = [
-        MessageOutcome(each.message_id, each.state, each.ptt, each.received_at, each.upstream_id, each.status)
-        for each in early
-        if each.state is not None
-    ]
+    ended = []
+    for each in early:
+        part = accepted[each.position].part
+        if each.state is None:
+            pass
+        elif part is not None:
+            message_parts.end_part(
+                conn, each.message_id, part.number, each.state, each.ptt, each.status, each.received_at
+            )
+        else:
+            ended.append(
+                MessageOutcome(each.message_id, each.state, each.ptt, each.received_at, each.upstream_id, each.status)
+            )
     return outcomes.finish_and_refund_messages(conn, ended) if ended else []
 
 

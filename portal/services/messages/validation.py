@@ -1,5 +1,6 @@
 """Submitted messages, and the rules for accepting one."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import NATIONAL_IGNORED, NATIONAL_REFUSED
 from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
+from portal.services.messages.message_parts import CutText
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
@@ -19,6 +21,8 @@ DELIVERY_VALIDITY_MS = 7 * DAY_MS
 """How long receipts and messages from handsets (MO) wait for an account's receivers before they are given up."""
 DEFAULT_VALIDITY_MS = 3 * DAY_MS
 """How long a message without a validity_period is valid."""
+MAX_TLV_OCTETS = 255
+"""A longer value of an optional parameter is not passed on."""
 _UDH_INDICATOR = 0x40
 # SMPP 3.4, 5.2.5.
 _TON_NATIONAL = 2
@@ -77,7 +81,9 @@ class SubmittedMessage:
     upstream gets it. `needs_hex_id`: its client needs another id, of eight hexadecimal digits: `hex_id`, None until it
     is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
     and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
-    simulator added by name. `is_retry`: it was refused for the moment, or not answered, before.
+    simulator added by name. `is_retry`: it was refused for the moment, or not answered, before. `cut`: what an
+    upstream has of it already, where that is a part. `tlvs`: optional parameters to pass on as they came,
+    by their tags.
     """
 
     account_id: int
@@ -107,6 +113,8 @@ class SubmittedMessage:
     is_simulated: bool = False
     is_queued: bool = False
     is_retry: bool = False
+    cut: CutText | None = None
+    tlvs: Mapping[int, bytes] | None = None
 
 
 _ENCODING_LABELS = {
@@ -203,6 +211,13 @@ def validate_submit(
         scheduled_at,
         expires_at,
     )
+
+
+def keep_tlvs(tlvs: Mapping[int, bytes], tags: Collection[int]) -> Mapping[int, bytes] | None:
+    """Return those of a message's optional parameters that have one of these tags and no long value; None: there are
+    none.
+    """
+    return {tag: tlvs[tag] for tag in tags if tag in tlvs and len(tlvs[tag]) <= MAX_TLV_OCTETS} or None
 
 
 def is_same_address(first: str, second: str) -> bool:

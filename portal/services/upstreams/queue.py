@@ -27,6 +27,8 @@ SIMULATED_BIND = 0
 MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
+# How often it is looked whether the upstream that has parts of a text takes messages again.
+_OTHER_UPSTREAM_MS = 60_000
 
 IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
     EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.account_id = messages.account_id
@@ -123,7 +125,7 @@ def claim_message_ids(
                 unfinished.append(account_id)
                 continue
             if account_id is None:
-                is_finished = _claim_retries(conn, count, now, claimed)
+                is_finished = _claim_retries(conn, upstream_id, count, now, claimed)
                 claimed.last_account_id = 0
             else:
                 is_finished = _claim_of_account(conn, account_id, count, claimed)
@@ -152,8 +154,17 @@ def _list_waiting_accounts(conn: sqlite3.Connection, after_account_id: int, limi
     return [row[0] for row in rows]
 
 
-def _claim_retries(conn: sqlite3.Connection, count: int, now: int, claimed: ClaimedIds) -> bool:
-    """Claim what is to be tried again now; returns whether there is no more of it."""
+def _claim_retries(conn: sqlite3.Connection, upstream_id: int, count: int, now: int, claimed: ClaimedIds) -> bool:
+    """Claim what is to be tried again now; returns whether there is no more of it.
+
+    A text of which another upstream, which there still is, has taken parts waits for that one.
+    """
+    conn.execute(
+        "UPDATE held_messages SET not_before = ? WHERE not_before IS NOT NULL AND not_before <= ? AND EXISTS"
+        " (SELECT 1 FROM cut_messages AS c JOIN upstreams ON upstreams.id = c.upstream"
+        "  WHERE c.message_id = held_messages.message_id AND c.upstream <> ? AND removed_at IS NULL)",
+        (now + _OTHER_UPSTREAM_MS, now, upstream_id),
+    )
     rows = conn.execute(
         "SELECT account_id, destination, message_id FROM held_messages WHERE not_before IS NOT NULL"
         " AND not_before <= ? ORDER BY not_before LIMIT ?",

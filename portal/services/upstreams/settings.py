@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,16 @@ CONNECTION, BIND, LIMITS, TEXT, RECEIPTS, INBOUND = GROUPS = (
 
 # What an unanswered submit_sm means, after a lost connection or a crash.
 RESEND, FAIL = "resend", "fail"
+# The charset of texts with data_coding 0 (SMPP 3.4, 5.2.19: "SMSC default alphabet").
+GSM, GSM_PACKED, LATIN_1, ASCII, UTF_8 = CHARSETS = ("gsm", "gsm-packed", "latin-1", "ascii", "utf-8")
+# What becomes of a text with a character that this charset lacks.
+UCS2, REPLACE, REFUSE = "ucs2", "replace", "fail"
+# Texts that come in another alphabet: passed on as they are, or written in that charset.
+KEEP, CONVERT = "keep", "convert"
+# How a text goes out that needs several parts.
+UDH_8, UDH_16, SAR, PAYLOAD = "udh8", "udh16", "sar", "payload"
+# Of which messages the price is given back.
+REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED = "never", "refused", "undelivered"
 # What is put before a number in international format.
 NUMBER_PREFIXES = {"none": "", "plus": "+", "00": "00"}
 
@@ -35,6 +46,7 @@ _MAX_HOST = 253
 _MAX_PATH = 1000
 # Room for more codes than carriers have.
 _MAX_MAP, _MAX_WORDS = 1000, 100
+_MAX_TLVS = 500
 # SMPP 3.4, 5.2.5 and 5.2.6: the highest values that it gives a meaning.
 _MAX_TON, _MAX_NPI = 6, 18
 _MAX_SECONDS = 3600
@@ -43,6 +55,10 @@ _MAX_VALIDITY_S = 30 * 86_400
 _HOST_PATTERN = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
+_TLV_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})=((?:[0-9A-Fa-f]{2})*)")
+_TAG_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})")
+# SMPP 3.4, 5.3.2.22 to 24 and 32: the place of a part in its text, and message_payload.
+_OWN_TLVS = (0x020C, 0x020E, 0x020F, 0x0424)
 _FLAG_WORDS: Mapping[str, SettingValue] = {"yes": True, "no": False}
 _BY_ADDRESS: Mapping[str, SettingValue] = {"auto": None}
 
@@ -122,6 +138,22 @@ class InvalidTimeZone(InvalidUpstreamSetting):
 
 class InvalidCountry(InvalidUpstreamSetting):
     sentence = N_("“%(value)s” can't be the value of %(setting)s: it is a country's code of two letters, such as IT.")
+
+
+class InvalidUpstreamTlvs(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: optional parameters are written as tag and value in hexadecimal"
+        " digits, such as 0x1400=0A0B, with blanks between them. What the portal sets itself (message_payload, sar_*)"
+        " can't be among them."
+    )
+
+
+class InvalidUpstreamTags(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: the tags of optional parameters are written in hexadecimal"
+        " digits, such as 0x1400, with blanks between them. What the portal sets itself (message_payload, sar_*) can't"
+        " be among them."
+    )
 
 
 class UpstreamSettingMissing(Refused):
@@ -300,6 +332,40 @@ class UpstreamSettings:
     number_format: str = _declare(
         "none", TEXT, "what stands before a number's country code", words=_choose(*NUMBER_PREFIXES)
     )
+    charset: str = _declare(
+        GSM, TEXT, "charset of texts with data_coding 0, as the carrier understands it", words=_choose(*CHARSETS)
+    )
+    missing_characters: str = _declare(
+        UCS2,
+        TEXT,
+        "a text with a character that this charset lacks goes out in UCS-2 (data_coding 8), has it replaced, or fails",
+        words=_choose(UCS2, REPLACE, REFUSE),
+    )
+    other_alphabets: str = _declare(
+        KEEP,
+        TEXT,
+        "texts with data_coding 1 or 3, or with a national language's table, go out as they came, or in this charset",
+        words=_choose(KEEP, CONVERT),
+    )
+    long_texts: str = _declare(
+        UDH_8,
+        TEXT,
+        "how a text goes out that needs several parts: cut, and numbered in a user data header with 8 or 16 bits or in"
+        " sar parameters, or whole in message_payload",
+        words=_choose(UDH_8, UDH_16, SAR, PAYLOAD),
+    )
+    tlvs: str = _declare(
+        "",
+        TEXT,
+        "optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them",
+        max_length=_MAX_TLVS,
+    )
+    pass_tlvs: str = _declare(
+        "",
+        TEXT,
+        "tags of optional parameters of customers' messages that are passed on, as 0x1400, with blanks between them",
+        max_length=_MAX_TLVS,
+    )
     default_validity_seconds: int = _declare(
         0, TEXT, "validity of messages that have none; 0: the carrier's own", low=0, high=_MAX_VALIDITY_S
     )
@@ -346,10 +412,10 @@ class UpstreamSettings:
         "UTC", RECEIPTS, "time zone of the dates in receipts", max_length=_MAX_WORDS, check=_check_time_zone
     )
     refund: str = _declare(
-        "never",
+        REFUND_NEVER,
         RECEIPTS,
         "messages whose price is given back: none, those the carrier refuses, those not delivered",
-        words=_choose("never", "refused", "undelivered"),
+        words=_choose(REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED),
     )
     receipt_charset: str = _declare(
         "auto",
@@ -423,6 +489,33 @@ def _check_text(name: str, value: str, rule: SettingRule) -> None:
         raise InvalidUpstreamHost(name, value)
     elif rule.check is not None:
         rule.check(name, value)
+    elif name == "tlvs" and parse_tlvs(value) is None:
+        raise InvalidUpstreamTlvs(name, value)
+    elif name == "pass_tlvs" and parse_tags(value) is None:
+        raise InvalidUpstreamTags(name, value)
+
+
+# Each message asks for those of its upstream.
+@lru_cache(maxsize=100)
+def parse_tlvs(text: str) -> Mapping[int, bytes] | None:
+    """Read the value of the setting `tlvs`: values by tag (SMPP 3.4, 3.2.4.1); None where it isn't one."""
+    tlvs: dict[int, bytes] = {}
+    for each in text.replace(",", " ").split():
+        match = _TLV_PATTERN.fullmatch(each)
+        tag = int(match[1], 16) if match else 0
+        if match is None or not tag or tag in tlvs or tag in _OWN_TLVS:
+            return None
+        tlvs[tag] = bytes.fromhex(match[2])
+    return tlvs
+
+
+@lru_cache(maxsize=100)
+def parse_tags(text: str) -> frozenset[int] | None:
+    """Read the value of the setting `pass_tlvs`; None where it isn't one."""
+    matches = [_TAG_PATTERN.fullmatch(each) for each in text.replace(",", " ").split()]
+    tags = {int(each[1], 16) for each in matches if each is not None}
+    is_readable = len(tags) == len(matches) and 0 not in tags and tags.isdisjoint(_OWN_TLVS)
+    return frozenset(tags) if is_readable else None
 
 
 def _is_host(text: str) -> bool:

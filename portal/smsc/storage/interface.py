@@ -99,7 +99,12 @@ CancelCallback = Callable[[bool | StorageError], None]
 
 
 class Storage(Protocol):
-    """See the module; the methods are in the order in which a session meets them."""
+    """See the module; the methods are in the order in which a session meets them.
+
+    kept_tlv_tags: the tags of optional parameters of messages that an upstream passes on.
+    """
+
+    kept_tlv_tags: frozenset[int]
 
     def find_account(self, system_id: str) -> AccountConfig | None:
         """Return the account of that name, from memory."""

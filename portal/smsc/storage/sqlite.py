@@ -71,6 +71,7 @@ class SqliteStorage:
         self._loop = loop
         self._keys = keys
         self._read_connection = db.connect(database)
+        self.kept_tlv_tags: frozenset[int] = frozenset()
         # Clients wait for what is looked for on their behalf, and nobody for what simulators have.
         self._searcher = DatabaseSearcher(database, loop)
         self._simulated_searcher = DatabaseSearcher(database, loop)
@@ -83,6 +84,7 @@ class SqliteStorage:
             on_fatal_error,
             self._queue_receipts,
             self._mark_deliveries_due,
+            self._keep_tlv_tags,
         )
         handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
         self._writer = DatabaseWriter(self._writer_connection, handlers, loop, on_fatal_error)
@@ -103,6 +105,9 @@ class SqliteStorage:
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: list[asyncio.TimerHandle] = []
+
+    def _keep_tlv_tags(self, tags: frozenset[int]) -> None:
+        self.kept_tlv_tags = tags
 
     def load(self) -> None:
         """Read accounts and prices. Raises sqlite3.Error where the database can't be read."""

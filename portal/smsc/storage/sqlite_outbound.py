@@ -28,6 +28,7 @@ from portal.services.messages.sending import (
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.settings import parse_tags
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -60,6 +61,7 @@ class SqliteOutboundStorage:
         on_fatal_error: is called if nothing can be sent any more in this process.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the account for which something from a handset is on disk.
+        keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class SqliteOutboundStorage:
         on_fatal_error: Callable[[], None],
         queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
         mark_deliveries_due: Callable[[int], None],
+        keep_tlv_tags: Callable[[frozenset[int]], None],
     ) -> None:
         self._read_connection = read_connection
         self._simulated_searcher = simulated_searcher
@@ -79,6 +82,7 @@ class SqliteOutboundStorage:
         self._on_fatal_error = on_fatal_error
         self._queue_receipts = queue_receipts
         self._mark_deliveries_due = mark_deliveries_due
+        self._keep_tlv_tags = keep_tlv_tags
         self._writer: DatabaseWriter
         self._listener: OutboundListener
         self._is_due_job_queued = False
@@ -122,6 +126,9 @@ class SqliteOutboundStorage:
         if has_ever_had and not self._has_ever_had_upstream:
             self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
         self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
+        self._keep_tlv_tags(
+            frozenset().union(*(parse_tags(each.settings.pass_tlvs) or () for each in found if each.enabled))
+        )
         self._listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
     # --- what the dispatcher asks

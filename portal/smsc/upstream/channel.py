@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 from portal.core.clock import now_ms
 from portal.services.messages.inbound import InboundItem
+from portal.services.messages.message_parts import TextPart
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
@@ -167,6 +168,10 @@ class UpstreamChannel:
         self.update_available()
         return True
 
+    def has_begun(self, message_id: int) -> bool:
+        """Whether a part is under way of a message that waits for the others to be sent (again)."""
+        return self.connection is not None and self.connection.has_begun(message_id)
+
     def put_back_ready_messages(self) -> None:
         """What is ready cannot be sent: it waits again, for whichever upstream can."""
         while self._ready:
@@ -206,18 +211,34 @@ class UpstreamChannel:
 
     # --- what the connection tells
 
-    def handle_accepted(self, message_id: int, upstream_message_id: str, bind: int) -> None:
+    def handle_accepted(
+        self,
+        message_id: int,
+        upstream_message_id: str,
+        bind: int,
+        part: TextPart | None = None,
+        *,
+        is_complete: bool = True,
+    ) -> None:
         self.unsaved += 1
-        self._flows.pop(message_id, None)
-        # Others may share the commit, unless the answers on their way to the disk hold up what could be sent.
-        is_urgent = self.connection is not None and self.unsaved * 2 > self.connection.window
-        accepted = AcceptedMessage(self.id, message_id, upstream_message_id, bind, now_ms())
+        if is_complete:
+            self._flows.pop(message_id, None)
+        # Others may share the commit, unless the answers on their way to the disk hold up what could be sent. That a
+        # part was accepted is on disk before what becomes of the others.
+        is_urgent = part is not None or (self.connection is not None and self.unsaved * 2 > self.connection.window)
+        accepted = AcceptedMessage(self.id, message_id, upstream_message_id, bind, now_ms(), part)
         self._storage.store_accepted_message(accepted, is_urgent=is_urgent)
 
-    def handle_refused(self, message_id: int, status: str, ptt: int) -> None:
+    def handle_refused(
+        self, message_id: int, status: str, ptt: int, part_statuses: Mapping[int, str] | None = None
+    ) -> None:
         self._flows.pop(message_id, None)
         self.count_refusals(status)
-        self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt))
+        self._store_unsent(
+            UnsentMessage(
+                self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt, part_statuses=part_statuses
+            )
+        )
 
     def handle_held(self, message_id: int, status: str) -> None:
         self.count_refusals(status)

@@ -8,12 +8,13 @@ import pytest
 from portal.core.clock import now_ms
 from portal.core.db import Connection
 from portal.services.common.message_states import DELIVERED, ENROUTE
-from portal.services.messages import sending
+from portal.services.messages import message_parts, sending
+from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage
 from portal.services.upstreams import unmatched_receipts
 from portal.services.upstreams.message_ids import LEARNED_AFTER
-from tests.services.upstreams.waiting import add_upstream, queue_of_each
+from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 
 NUMBER, OTHER_NUMBER = "393401234567", "393337654321"
 
@@ -206,6 +207,32 @@ def test_early_receipts_teach_too(conn, keys, cast):
     message_ids = send(conn, cast.smpp_acme_1.id, [f"{each:x}" for each in numbers])
     assert states(conn, message_ids) == [DELIVERED] * LEARNED_AFTER
     assert tuple(conn.execute("SELECT form, matches FROM learned_ids").fetchone()) == ("hex-to-dec", LEARNED_AFTER)
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+@pytest.mark.parametrize(("form", "upstream_id", "receipt_id"), [FORMS[1], FORMS[4], FORMS[8], FORMS[-2]])
+def test_each_form_finds_the_part_of_a_text(conn, keys, cast, form, upstream_id, receipt_id, is_early):
+    add_upstream(conn, keys, message_ids=form)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, body=b"x" * 200, destination=NUMBER)
+    sending.claim_messages(conn, 1, 1, 0, now_ms())
+    receipts = [build(receipt_id), build("another", source=OTHER_NUMBER), build("other", status="stat:DELIVRD err:002")]
+    if is_early:
+        receive(conn, *receipts)
+    sending.store_accepted_messages(
+        conn,
+        [
+            AcceptedMessage(1, message_id, each, 1, now_ms(), TextPart(number, 2, "{}"))
+            for number, each in enumerate((upstream_id, "other"), start=1)
+        ],
+    )
+    if not is_early:
+        assert receive(conn, receipts[0]) == [True]
+        assert states(conn, [message_id]) == [ENROUTE]
+        receive(conn, *receipts[1:])
+    # The words have no other form.
+    found = [each.state for each in message_parts.read_message_parts(conn, [message_id])[message_id]]
+    assert found == [DELIVERED, DELIVERED if form == "as-is" else ENROUTE]
+    assert states(conn, [message_id]) == [DELIVERED if form == "as-is" else ENROUTE]
 
 
 def test_a_batch_costs_as_many_statements_as_one_receipt(conn, keys, cast):

@@ -19,7 +19,9 @@ from portal.services.upstreams.settings import (
     InvalidTimeZone,
     InvalidUpstreamHost,
     InvalidUpstreamSetting,
+    InvalidUpstreamTags,
     InvalidUpstreamText,
+    InvalidUpstreamTlvs,
     TlsSettingWithoutTls,
     UnusableCaFile,
     UpstreamSettingMissing,
@@ -63,6 +65,8 @@ ENOUGH = UpstreamSettings(host="smpp.carrier.example", system_id="acme")
         ("receipt_timezone", "Europe/Rome", "Europe/Rome"),
         ("inbound_country", "IT", "IT"),
         ("inbound_country", "", ""),
+        ("charset", "Latin-1", "latin-1"),
+        ("tlvs", " 0x1400=0A0b, 1401= ", "0x1400=0A0b, 1401="),
     ],
 )
 def test_a_value_is_read_as_it_is_typed_and_as_it_is(name, text, value):
@@ -95,6 +99,10 @@ def test_each_default_is_a_value_and_reads_as_it_is_written(name):
         ("source_npi", "19", "auto, 0–18"),
         ("interface_version", "3.5", "3.3, 3.4, 5.0"),
         ("unanswered", "wait", "resend, fail"),
+        ("charset", "utf8", "gsm, gsm-packed, latin-1, ascii, utf-8"),
+        ("missing_characters", "keep", "ucs2, replace, fail"),
+        ("other_alphabets", "ucs2", "keep, convert"),
+        ("long_texts", "udh", "udh8, udh16, sar, payload"),
     ],
 )
 def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value, says):
@@ -131,6 +139,18 @@ def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value,
         ("receipt_timezone", "Europe", InvalidTimeZone),
         ("inbound_country", "XX", InvalidCountry),
         ("inbound_country", "39", InvalidCountry),
+        ("pass_tlvs", "0x1400=00", InvalidUpstreamTags),
+        ("pass_tlvs", "0", InvalidUpstreamTags),
+        ("pass_tlvs", "0x1400 message_payload", InvalidUpstreamTags),
+        ("pass_tlvs", "020C", InvalidUpstreamTags),
+        ("tlvs", "0x1400", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=a", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=text", InvalidUpstreamTlvs),
+        ("tlvs", "0x11400=00", InvalidUpstreamTlvs),
+        ("tlvs", "0=00", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=00 1400=01", InvalidUpstreamTlvs),
+        ("tlvs", "0x0424=00", InvalidUpstreamTlvs),
+        ("tlvs", "1400=" + "00" * 250, InvalidUpstreamText),
     ],
 )
 def test_a_text_that_smpp_or_the_net_has_no_place_for_is_refused(name, value, refusal):

@@ -23,7 +23,9 @@ from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
+from portal.smsc.upstream.smpp_client.charsets import CharacterMissing
 from portal.smsc.upstream.smpp_client.client import SmppClient
+from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_settings
 from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
@@ -31,7 +33,7 @@ from portal.smsc.upstream.smpp_client.interface import (
     Respond,
     client_settings_from_upstream,
 )
-from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
+from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_text
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class SmppUpstream:
         self._loop = loop
         self._client = SmppClient(config.upstream.name, self._read_settings(), self, loop)
         self._apply_rules()
+        self._cut_texts = CutTexts(self._client, events, loop)
         self._counted: Mapping[str, int] = _NO_COUNTS
 
     # --- what the dispatcher calls
@@ -82,7 +85,6 @@ class SmppUpstream:
 
     def _apply_rules(self) -> None:
         settings = self._config.upstream.settings
-        self._status_map = status_map.build_status_map(settings.status_map)
         self._receipt_rules = receipts.receipt_rules_from_settings(settings)
         self._error_map = mappings.parse_error_map(settings.error_map)
 
@@ -109,12 +111,16 @@ class SmppUpstream:
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         for each in messages:
             try:
-                submit_sm = self._build_submit_sm(each)
-                if submit_sm is None:
+                if outcomes.is_expired(each, now_ms()):
+                    # Whoever gets it back ends it.
                     self._loop.call_soon(self._events.handle_lost, (), (each.id,))
                 else:
-                    renew = partial(self._build_submit_sm, each)
-                    self._client.submit(each.id, submit_sm, each.parts, renew, is_retry=each.is_retry)
+                    self._send_message(each)
+            except CharacterMissing as error:
+                log.info("message %d is not sent: %s", each.id, error)
+                self._loop.call_soon(
+                    self._events.handle_refused, each.id, f"not sent: {error}", message_states.PTT_INVALID_CONTENT
+                )
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
@@ -122,15 +128,35 @@ class SmppUpstream:
                     self._events.handle_refused, each.id, _NOT_WRITTEN, message_states.PTT_INVALID_CONTENT
                 )
 
-    def _build_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
-        """Return a message as it is to be sent now; None where it has expired: whoever gets it back ends it."""
+    def _send_message(self, message: SubmittedMessage) -> None:
+        settings = get_cut_settings(message, self._config.upstream.settings)
+        outgoing = split_text(message, settings)
+        if message.cut is not None and message.cut.total != len(outgoing.pieces):
+            raise ValueError("parts of it were sent that the others would not fit")
+        if len(outgoing.pieces) > 1:
+            self._cut_texts.send(message, outgoing, settings)
+        else:
+            submit_sm = build_submit_sm(message, outgoing, settings, now_ms())
+            renew = partial(self._renew_submit_sm, message)
+            self._client.submit(message.id, submit_sm, outgoing.piece_parts, renew, is_retry=message.is_retry)
+
+    def _renew_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
+        """Return a message as it is to be sent now; None where it has expired."""
         now = now_ms()
-        return (
-            None if outcomes.is_expired(message, now) else build_submit_sm(message, self._config.upstream.settings, now)
-        )
+        if outcomes.is_expired(message, now):
+            return None
+        settings = self._config.upstream.settings
+        outgoing = split_text(message, settings)
+        if len(outgoing.pieces) > 1:
+            raise ValueError("other settings would cut it now")
+        return build_submit_sm(message, outgoing, settings, now)
 
     def cancel_message(self, message_id: int) -> bool:
-        return self._client.cancel(message_id)
+        was_cancelled = self._cut_texts.cancel(message_id)
+        return self._client.cancel(message_id) if was_cancelled is None else was_cancelled
+
+    def has_begun(self, message_id: int) -> bool:
+        return self._cut_texts.has_begun(message_id)
 
     def take_counters(self) -> Mapping[str, int]:
         counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}
@@ -144,14 +170,24 @@ class SmppUpstream:
     # --- what the client tells
 
     def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
-        if not status:
+        if message_id < 0:
+            self._cut_texts.handle_answer(message_id, status, upstream_message_id, bind_number)
+        elif not status:
             self._events.handle_accepted(message_id, upstream_message_id, bind_number)
-        elif status in self._status_map.temporary:
+        elif status in self._client.status_map.temporary:
             self._events.handle_held(message_id, format_status(status))
         else:
-            self._events.handle_refused(message_id, format_status(status), self._status_map.get_ptt(status))
+            self._events.handle_refused(message_id, format_status(status), self._client.status_map.get_ptt(status))
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        parts = [[each for each in lost if each < 0] for lost in (unsure, unsent)]
+        if any(parts):
+            # The lists are in the order of sending; the storage puts each back in its own place.
+            cut = self._cut_texts.handle_lost(*parts)
+            unsure, unsent = (
+                [*cut_ids, *(each for each in lost if each >= 0)]
+                for cut_ids, lost in zip(cut, (unsure, unsent), strict=True)
+            )
         self._events.handle_lost(unsure, unsent)
 
     def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
