@@ -20,7 +20,15 @@ from portal.cli.shell import (
     wrong_usage,
 )
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import binds, counters, queue, unmatched_receipts, upstreams
+from portal.services.upstreams import (
+    binds,
+    counters,
+    message_ids,
+    queue,
+    unmatched_receipts,
+    unowned_messages,
+    upstreams,
+)
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH
@@ -38,6 +46,14 @@ _METAVARS = {
     "tls_ca_file": "FILE",
     "tls_server_name": "H",
     "address_range": "R",
+    "status_map": "MAP",
+    "receipt_id_pattern": "REGEX",
+    "error_map": "MAP",
+    "intermediate_states": "WORDS",
+    "receipt_timezone": "ZONE",
+    "inbound_country": "CC",
+    "tlvs": "TAG=HEX",
+    "pass_tlvs": "TAG",
 }
 _OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
 
@@ -316,6 +332,30 @@ def _list_unmatched_receipts(context: CommandContext, name: str | None, *, limit
     return CommandOutput(rows, format_table(columns, [tuple(row[name] for name in columns) for row in rows]))
 
 
+@upstream_group.command("unowned", example="upstream unowned carrier --limit 20")
+@click.argument("name", required=False)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+def _list_unowned_messages(context: CommandContext, name: str | None, *, limit: int) -> CommandOutput:
+    """List messages from handsets to numbers that no account has, newest first."""
+    upstream_id = upstreams.get_upstream(context.conn, name).id if name else None
+    messages = unowned_messages.list_unowned_messages(context.conn, upstream_id, limit)
+    names = upstreams.get_upstream_names(context.conn)
+    rows = [
+        {
+            "received_at": format_timestamp(each.received_at),
+            "upstream": "" if each.upstream is None else names[each.upstream],
+            "source": each.source,
+            "destination": each.destination,
+            "text": each.text,
+        }
+        for each in messages
+    ]
+    if not rows:
+        return CommandOutput(rows, "There is none.")
+    columns = ("received_at", "upstream", "source", "destination", "text")
+    return CommandOutput(rows, format_table(columns, [tuple(row[name] for name in columns) for row in rows]))
+
+
 def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
     return {
         "name": state.upstream.name,
@@ -339,11 +379,13 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
     formatted: dict[str, object] = {name: format_setting(name, each) for name, each in settings.items()}
     under_way = upstreams.count_messages_under_way(context.conn, upstream)
     waiting = _list_waiting_by_path(context, upstream)
+    learned_ids = message_ids.load_id_forms(context.conn, [upstream.id])[upstream.id].learned
     value = {
         **_state_to_dict(state, queued),
         "under_way": under_way,
         "draining": upstream.draining,
         "waiting": [{"upstreams": names, "queued": count} for names, count in waiting],
+        "learned_ids": learned_ids,
         "binds": [_bind_to_dict(each) for each in state.binds],
         "health_reason": state.health.reason,
         "health_since": format_timestamp(state.health.since) if state.health.since else None,
@@ -364,6 +406,7 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
         # Where others could take it, too.
         **{f"queued for {', '.join(names)}": count for names, count in waiting if len(names) > 1},
         "under way": under_way,
+        **({"ids in receipts": f"{learned_ids}, as was learned"} if learned_ids else {}),
         **{f"bind {each.number}": _format_bind(each) for each in state.binds},
     }
     blocks: list[dict[str, object]] = [overview, formatted, {**counted}]

@@ -141,6 +141,23 @@ def has_shift_elements(udh: bytes) -> bool:
     )
 
 
+def remove_shift_elements(udh: bytes) -> bytes | None:
+    """Return a user data header without the elements that name a national language; None where no other is left."""
+    elements = b"".join(
+        bytes((identifier, len(value))) + value
+        for identifier, value in iterate_udh_elements(udh)
+        if identifier not in _SHIFT_ELEMENTS
+    )
+    return bytes((len(elements),)) + elements if elements else None
+
+
+def count_septets(character: str) -> int:
+    """Return how many septets a character takes in GSM 03.38: two where it is of the extension table, 0 where it has no
+    place there.
+    """
+    return 2 if character in _EXTENSION_SEPTETS else int(ord(character) in _DEFAULT_SEPTETS)
+
+
 def iterate_udh_elements(udh: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the elements of a user data header, each as (identifier, value); the last value may be cut."""
     offset = 1
@@ -276,15 +293,16 @@ def get_part_capacity(encoding: Encoding, header_octets: int = 0) -> int:
 _LONE_PART_CAPACITIES = {each: get_part_capacity(each) for each in Encoding}
 
 
-def split_body(body: bytes, encoding: Encoding) -> list[bytes]:
+def split_body(body: bytes, encoding: Encoding, header_octets: int = CONCATENATION_UDH_OCTETS) -> list[bytes]:
     """Split `body` (without user data header) into its parts.
 
     One part alone has up to 160 septets, 140 octets or 70 UCS-2 characters; of several, each has up to 153, 134 or 67,
-    because of the concatenation header. An escape and its septet stay together, and so does a surrogate pair.
+    because of the concatenation header, where that has the usual six octets. An escape and its septet stay together,
+    and so does a surrogate pair.
     """
     if len(body) <= _LONE_PART_CAPACITIES[encoding]:
         return [body]
-    limit = get_part_capacity(encoding, CONCATENATION_UDH_OCTETS)
+    limit = get_part_capacity(encoding, header_octets)
     pieces = []
     start = 0
     while start < len(body):

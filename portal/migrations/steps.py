@@ -33,6 +33,11 @@ from portal.migrations.m0024_outbound_queue import m0024_outbound_queue
 from portal.migrations.m0025_simulated_messages import m0025_simulated_messages
 from portal.migrations.m0026_routes import m0026_routes
 from portal.migrations.m0027_queue_paths import m0027_queue_paths
+from portal.migrations.m0028_message_parts import m0028_message_parts
+from portal.migrations.m0029_learned_ids import m0029_learned_ids
+from portal.migrations.m0030_message_tlvs import m0030_message_tlvs
+from portal.migrations.m0031_inbound_parts import m0031_inbound_parts
+from portal.migrations.m0032_part_keys import m0032_part_keys
 
 migrations = Migrations("portal")
 
@@ -64,5 +69,10 @@ for step in (
     m0025_simulated_messages,
     m0026_routes,
     m0027_queue_paths,
+    m0028_message_parts,
+    m0029_learned_ids,
+    m0030_message_tlvs,
+    m0031_inbound_parts,
+    m0032_part_keys,
 ):
     migrations()(step)

@@ -4,10 +4,12 @@ import re
 
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
-from portal.services.upstreams import binds, counters, health, upstreams
+from portal.services.upstreams import binds, counters, health, message_ids, unowned_messages, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
+from portal.services.upstreams.message_ids import LEARNED_AFTER, IdForms
 from portal.services.upstreams.settings import RULES
+from portal.services.upstreams.unowned_messages import UnownedMessage
 from portal.smsc.admission import tls
 
 ADD = ("upstream", "add", "carrier", "--host", "smpp.carrier.example", "--system-id", "acme", "--password-stdin")
@@ -60,16 +62,30 @@ def test_everything_that_can_be_set_is_set_and_shown_as_it_is_typed(ok, run_app,
         "response_seconds": 17,
         "unanswered": "fail",
         "failover_seconds": 21,
+        "status_map": "0x58=retry, 69=fail:100",
         "source_ton": 3,
         "source_npi": 4,
         "dest_ton": 5,
         "dest_npi": 6,
         "number_format": "plus",
+        "charset": "gsm-packed",
+        "missing_characters": "fail",
+        "other_alphabets": "convert",
+        "long_texts": "sar",
+        "tlvs": "0x1400=0A0B",
+        "pass_tlvs": "0x1401 0x1402",
         "default_validity_seconds": 18,
         "max_validity_seconds": 19,
         "registered_delivery": "failures",
         "message_ids": "hex-to-dec",
+        "receipt_id_from": "text",
+        "receipt_id_pattern": "ref=(.+)",
+        "error_map": "27=6",
+        "intermediate_states": "UNKNOWN",
+        "receipt_timezone": "Europe/Rome",
         "refund": "refused",
+        "receipt_charset": "latin-1",
+        "inbound_country": "IT",
     }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     shown = ok("upstream", "add", "carrier", "--tls", "--no-tls-verify", *options, "--password-stdin", stdin="x")
@@ -193,7 +209,7 @@ def test_what_the_server_has_recorded_is_shown(ok, run_app, conn):
 def test_the_help_has_the_options_in_the_groups_of_a_carriers_letter(run_app):
     text = run_app("upstream", "change", "--help").stdout
     headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
-    assert headings == ["Connection", "Bind", "Limits", "Text", "Receipts", "Options", "Example"]
+    assert headings == ["Connection", "Bind", "Limits", "Text", "Receipts", "Inbound", "Options", "Example"]
     connection, bind = text.split("Connection:")[1].split("Bind:")
     assert "--tls-ca-file" in connection
     assert re.search(r"--system-id.*\n +--password-stdin", bind)
@@ -252,3 +268,42 @@ def test_a_second_port_needs_its_host(ok, refused):
     assert shown["settings"]["second_port"] == 2776
     assert ok("upstream", "change", "carrier", "--second-port", "same")["settings"]["second_port"] == "same"
     assert "can't be the value of second_host" in refused("upstream", "change", "carrier", "--second-host", "a b")
+
+
+def test_messages_that_no_account_takes_are_listed(ok, run_app, conn):
+    ok("upstream", "add", "sim", "--kind", "simulator")
+    assert ok("upstream", "unowned") == []
+    for upstream_id, text in ((None, "simulated"), (1, "first\nline"), (1, "second")):
+        at = 1_800_000_000_000
+        message = UnownedMessage(upstream_id, at, "393331234567", "48480", text)
+        unowned_messages.keep_unowned_messages(conn, [message])
+    newest, _ = ok("upstream", "unowned", "sim")
+    assert newest == {
+        "received_at": "2027-01-15T08:00:00Z",
+        "upstream": "sim",
+        "source": "393331234567",
+        "destination": "48480",
+        "text": "second",
+    }
+    assert [each["upstream"] for each in ok("upstream", "unowned")] == ["sim", "sim", ""]
+    assert len(ok("upstream", "unowned", "--limit", "1")) == 1
+    assert "first\\x0aline" in run_app("upstream", "unowned", "SIM").stdout
+    assert run_app("upstream", "unowned", "other").returncode == 1
+
+
+def test_the_form_of_ids_that_was_learned_is_shown(ok, run_app, conn):
+    ok(*ADD, stdin="x")
+    message_ids.save_id_forms(conn, 1, IdForms("auto", "hex-to-dec", LEARNED_AFTER - 1))
+    assert ok("upstream", "show", "carrier")["learned_ids"] == ""
+    message_ids.save_id_forms(conn, 1, IdForms("auto", "hex-to-dec", LEARNED_AFTER))
+    assert ok("upstream", "show", "carrier")["learned_ids"] == "hex-to-dec"
+    assert re.search(
+        r"^ids in receipts +hex-to-dec, as was learned$", run_app("upstream", "show", "carrier").stdout, re.M
+    )
+    assert ok("upstream", "change", "carrier", "--message-ids", "as-is")["learned_ids"] == ""
+
+
+def test_a_map_that_is_wrong_is_refused_with_its_entry(refused):
+    assert "“0x58=wait” can't stand in status_map." in refused(*ADD, "--status-map", "8=retry,0x58=wait", stdin="x")
+    assert "“27” can't stand in error_map." in refused(*ADD, "--error-map", "27", stdin="x")
+    assert "ref=([0-9A-F]+)" in refused(*ADD, "--receipt-id-pattern", "(a+)+", stdin="x")

@@ -222,3 +222,19 @@ def test_two_escapes_are_not_torn_apart():
 def test_seven_and_eight_bits():
     assert [gsm0338.get_part_capacity(each) for each in Encoding] == [160, 160, 140, 140, 140]
     assert [gsm0338.get_part_capacity(each, 6) for each in Encoding] == [153, 153, 134, 134, 134]
+
+
+def test_septets_of_single_characters():
+    for character in ALPHABET:
+        assert gsm0338.count_septets(character) == len(gsm0338.encode(character))
+    assert [gsm0338.count_septets(each) for each in "ç漢😀`\x1b"] == [0] * 5
+
+
+def test_a_header_without_its_national_languages():
+    assert gsm0338.remove_shift_elements(bytes.fromhex("03240101")) is None
+    assert gsm0338.remove_shift_elements(bytes.fromhex("0B 0003AB0201 250103 240101")) == bytes.fromhex("050003AB0201")
+
+
+def test_pieces_beside_a_longer_header():
+    pieces = gsm0338.split_body(b"a" * 153 * 2, Encoding.GSM, 7)
+    assert [len(each) for each in pieces] == [152, 152, 2]

@@ -79,6 +79,8 @@ class Carrier(DrivenProgram):
             receipt_first: receipts come before the answers, either at once or much earlier.
             receipt_twice_every: each so manieth message has two final receipts, and intermediate ones before and after.
             receipt_unknown_every: with each so manieth comes a receipt for an id that it has given to none.
+            receipt_ids: "decimal", "stripped" (of the zeros in front), "capitals": how the ids, which are hexadecimal,
+                stand in receipts; "": as it has given them.
             close_after: the connection ends in the middle of the answer to so manieth submit; 0: it stays.
         """
         self.request("behave", conduct=conduct)

@@ -142,6 +142,24 @@ def test_receipts_before_the_answer_twice_and_of_nothing(
         tell(upstream_receipts=carried["receipts"], unknown_receipts=carried["unknown_receipts"], **counts)
 
 
+def test_ids_of_receipts_in_another_form(
+    start_forwarding: StartForwarding, carrier: Carrier, tell: ReportCounts
+) -> None:
+    receipts = take_share(500, 20)
+    with start_forwarding(carrier) as forwarding:
+        # Each change of form is one that was learned before; in the end they come before the answers, too.
+        for form in ("decimal", "stripped", "capitals", "decimal"):
+            carrier.behave(receipt_ids=form)
+            forwarding.clients.wait_for_receipts(receipts)
+        assert forwarding.show_upstream()["learned_ids"] == "hex-to-dec"
+        carrier.behave(receipt_first=True)
+        forwarding.clients.wait_for_receipts(receipts)
+        counts = forwarding.prove()
+        assert counts["unmatched"] == counts["late_twins"] == 0
+        assert counts["doubles"] == counts["unsure"] == 0
+        tell(upstream_receipts=carrier.count()["receipts"], **counts)
+
+
 @pytest.mark.parametrize("unanswered", ["resend", "fail"])
 def test_closing_in_the_middle(
     start_forwarding: StartForwarding, carrier: Carrier, unanswered: str, tell: ReportCounts

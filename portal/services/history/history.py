@@ -15,8 +15,9 @@ from portal.core import gsm0338
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.errors import Refused
-from portal.services.common.message_states import ENROUTE, PTT_DESCRIPTIONS, PTT_NONE
-from portal.services.messages import client_ids, text_policy
+from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_DESCRIPTIONS, PTT_NONE
+from portal.services.messages import client_ids, message_parts, text_policy
+from portal.services.messages.message_parts import MessagePart
 from portal.services.upstreams import queue
 from portal.services.upstreams.upstreams import SIMULATOR
 
@@ -338,7 +339,7 @@ class MessageDetails:
     From the upstream: its id and its status of the message, which of its binds has taken it, and when (milliseconds).
     `upstream_name`: empty where no upstream by name has had it. `is_simulated`: a simulator has it, the built-in one or
     another, which takes all at once. `hex_id`: the id by which its client knows it, where that keeps no longer ones
-    (SMPP 3.3 and older).
+    (SMPP 3.3 and older). `parts`: where it was cut on its way to the upstream.
     """
 
     source_ton: int
@@ -356,6 +357,11 @@ class MessageDetails:
     is_simulated: bool
     wait: WaitAfterRefusal | None
     hex_id: str | None
+    parts: Sequence[MessagePart]
+
+    @property
+    def delivered_parts(self) -> int:
+        return sum(each.state == DELIVERED for each in self.parts)
 
 
 # All that there are while there is no upstream, and until the SMPP server has seen the first one.
@@ -383,10 +389,11 @@ def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, 
         message_id: client_ids.format_hex_id(hex_id)
         for message_id, hex_id in client_ids.read_hex_ids(conn, message_ids).items()
     }
+    parts = message_parts.read_message_parts(conn, message_ids)
     details = {}
     for attempts, not_before, error, message_id, *fields in conn.execute(_SELECT_DETAILS, (json.dumps(message_ids),)):
         wait = None if attempts is None else WaitAfterRefusal(attempts, not_before, error)
-        details[message_id] = MessageDetails(*(*fields, wait, hex_ids.get(message_id)))
+        details[message_id] = MessageDetails(*(*fields, wait, hex_ids.get(message_id), parts.get(message_id, ())))
     return details
 
 

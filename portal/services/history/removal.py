@@ -17,7 +17,7 @@ from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 from portal.services.credits import ledger
-from portal.services.messages import client_ids
+from portal.services.messages import client_ids, message_parts, message_tlvs
 
 BATCH_SIZE = 250
 """How many messages are removed in one transaction: it takes a few milliseconds, and the SMPP server has to wait."""
@@ -152,6 +152,8 @@ def delete_sent_messages(
             _add_deleted_refunds(conn, account_id, rows)
         removed_ids = {row[0] for row in rows}
         client_ids.remove_hex_ids(conn, removed_ids)
+        message_parts.forget_parts(conn, removed_ids)
+        message_tlvs.remove_tlvs(conn, removed_ids)
         account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))
@@ -307,11 +309,16 @@ def _add_deleted_charges(
 def _add_deleted_refunds(conn: sqlite3.Connection, account_id: int, rows: Sequence[_RemovedRow]) -> None:
     paid = {row[0]: row for row in rows if row[-1]}
     refunded = conn.execute(
-        "SELECT first_message_id FROM movements WHERE kind = 'refund'"
+        "SELECT first_message_id, amount FROM movements WHERE kind = 'refund'"
         " AND first_message_id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(paid)),),
     ).fetchall()
+    # Of a text that was sent in parts less may have been given back than it cost.
+    cut = message_parts.find_cut_messages(conn, [each for each, _ in refunded])
     conn.executemany(
         "INSERT INTO deleted_refunds (message_id, account_id, price, state, ptt) VALUES (?, ?, ?, ?, ?)",
-        [(row[0], account_id, row[6], row[3], row[4]) for row in (paid[each] for (each,) in refunded)],
+        [
+            (row[0], account_id, amount if row[0] in cut else row[6], row[3], row[4])
+            for row, amount in ((paid[message_id], amount) for message_id, amount in refunded)
+        ],
     )

@@ -4,7 +4,8 @@ Older messages are removed by whole days (UTC), in short transactions in the bac
 are kept is stored for each account before that (`accounts.kept_since`), and the self-check ignores everything older,
 whether it has been removed yet or not. Balances, the ledger and the statistics stay.
 
-Receipts that belong to no message are nobody's: they hold a recipient's number, and go after thirty days.
+Receipts that belong to no message, and messages from handsets to numbers that no account has, are nobody's: they hold
+somebody's number, and go after thirty days.
 """
 
 import sqlite3
@@ -22,7 +23,8 @@ from portal.services.statistics import rollup
 _EPOCH = date(1970, 1, 1)
 _BATCH_SIZE = 2_000
 _DELETE_BATCH_SIZE = 500
-_UNMATCHED_RECEIPTS_MS = 30 * DAY_MS
+_NOBODYS_TABLES = ("unmatched_receipts", "unowned_messages")
+_NOBODYS_MS = 30 * DAY_MS
 
 
 def get_retention_months(conn: sqlite3.Connection, customer_id: int, default_months: int) -> int:
@@ -66,7 +68,8 @@ def purge_messages(
         yield from _purge_sent_messages(conn, account_id, end_id, delete_batch_size)
         yield from _purge_inbound_messages(conn, account_id, end_id)
         yield from _purge_history_metadata(conn, account_id, day, end_id)
-    yield from _purge_unmatched_receipts(conn, now - _UNMATCHED_RECEIPTS_MS)
+    for table in _NOBODYS_TABLES:
+        yield from _purge_nobodys_rows(conn, table, now - _NOBODYS_MS)
 
 
 def _list_retention_months(conn: sqlite3.Connection, default_months: int) -> list[int]:
@@ -134,13 +137,13 @@ def _purge_history_metadata(conn: Connection, account_id: int, day: int, end_id:
             yield 0
 
 
-def _purge_unmatched_receipts(conn: Connection, before_ms: int) -> Iterator[int]:
-    """Delete what carriers have reported of messages that nobody knows."""
+def _purge_nobodys_rows(conn: Connection, table: str, before_ms: int) -> Iterator[int]:
+    """Delete what carriers have brought that belongs to nobody here."""
     deleted_count = 1
     while deleted_count:
         with write_transaction(conn):
             deleted_count = conn.execute(
-                "DELETE FROM unmatched_receipts WHERE id IN (SELECT id FROM unmatched_receipts WHERE received_at < ?"
+                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE received_at < ?"
                 f" ORDER BY received_at LIMIT {_DELETE_BATCH_SIZE})",
                 (before_ms,),
             ).rowcount

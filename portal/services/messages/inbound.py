@@ -1,25 +1,32 @@
 """Messages from handsets (MO): which account each is for, storing and searching them, and obeying STOP."""
 
-import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from portal.core import gsm0338
 from portal.core.clock import now_ms
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import BulkInsert, insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
-from portal.services.messages import blacklist, client_ids, deliveries, inbound_numbers, text_policy
-from portal.services.messages.validation import MAX_PARTS
+from portal.services.messages import (
+    blacklist,
+    client_ids,
+    deliveries,
+    inbound_numbers,
+    inbound_parts,
+    text_policy,
+)
+from portal.services.messages.inbound_octets import decode_content
+from portal.services.messages.inbound_parts import InboundPart, PartJoiner
+from portal.services.messages.validation import MAX_PARTS, add_concatenation
 from portal.services.prices import countries
-
-log = logging.getLogger(__name__)
-_DISCARDED_LOG_SECONDS = 30.0
+from portal.services.upstreams import unowned_messages
+from portal.services.upstreams.unowned_messages import UnownedMessage
 
 
 class NumberNotAssigned(Refused):
@@ -44,7 +51,7 @@ class MobileOriginatedMessage:
     `source`: the handset's number, E.164 digits; `destination`: the number or short code that it was sent to.
     `data_coding`: one of `gsm0338.ENCODINGS`; `text`: as it is displayed; `body`: the content where it can't be made
     of `text` again, as in `SubmittedMessage`. `simulated_id`: its row in `simulated` where it comes from the command
-    line; the transaction that stores the message deletes that row.
+    line; the transaction that stores the message deletes that row. `upstream`: the one that brought it, else None.
     """
 
     source: str
@@ -54,6 +61,16 @@ class MobileOriginatedMessage:
     udh: bytes | None = None
     body: bytes | None = None
     simulated_id: int | None = None
+    upstream: int | None = None
+
+    @property
+    def content(self) -> str:
+        """The text, or the octets as hexadecimal digits of what can't be shown as text."""
+        return gsm0338.format_content(self.text, self.body, gsm0338.get_alphabet(self.data_coding, self.udh))
+
+
+InboundItem = MobileOriginatedMessage | InboundPart
+"""What upstreams bring from handsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,41 +84,17 @@ class InboundRecipients:
     is_stop_request: bool
 
 
-class _DiscardedCounter:
-    """Has the log tell of messages to numbers that nobody has: they may come as fast as the carrier can send. The first
-    is told at once, what comes within 30 seconds with the next one after that.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._logged_at = float("-inf")
-
-    def count(self, number: str) -> None:
-        self._count += 1
-        if time.monotonic() - self._logged_at < _DISCARDED_LOG_SECONDS:
-            return
-        self._logged_at = time.monotonic()
-        if self._count == 1:
-            log.warning("no account has the number %s: a message to it was discarded", number)
-        else:
-            log.warning(
-                "no account has the number %s: %d messages to such numbers were discarded since the last such line",
-                number,
-                self._count,
-            )
-        self._count = 0
-
-
-_discarded_counter = _DiscardedCounter()
+_INSERT_RECEIVED = BulkInsert("received", "id, account_id, source, destination, keyword, text, body, udh, data_coding")
 
 
 def store_inbound_messages(
-    conn: sqlite3.Connection, messages: Sequence[MobileOriginatedMessage], now: int | None = None
+    conn: sqlite3.Connection, messages: Sequence[InboundItem], now: int | None = None
 ) -> set[int]:
     """Store messages for the accounts that they are for, queue them for the accounts' receivers, and add the senders
     of STOP messages to the accounts' blacklists.
 
-    One to a number that nobody has is dropped. A simulated one is stored once, however often it comes.
+    A part of a long message is kept until the others are there. One to a number that nobody has is kept for operators.
+    A simulated one is stored once, however often it comes.
 
     Args:
         now: when they came (milliseconds), for a history that is written afterwards; None: this moment.
@@ -110,33 +103,78 @@ def store_inbound_messages(
         The ids of the accounts for which something was queued.
     """
     at = now_ms() if now is None else now
-    added = []
     with write_transaction(conn):
+        whole: list[MobileOriginatedMessage] = []
+        joiner = PartJoiner(conn, [each for each in messages if isinstance(each, InboundPart)])
         for each in messages:
-            if each.simulated_id is not None and not _delete_simulated_messages(conn, each.simulated_id):
-                continue
-            matched = find_recipient_accounts(conn, each.destination, each.text)
-            if not matched.account_ids:
-                _discarded_counter.count(each.destination)
-            for account_id in matched.account_ids:
-                row_id = ids.allocate_id(conn, "received", now)
-                insert_row(
-                    conn,
-                    "received",
-                    id=row_id,
-                    account_id=account_id,
-                    source=each.source,
-                    destination=each.destination,
-                    keyword=matched.keyword,
-                    text=each.text,
-                    body=each.body,
-                    udh=each.udh,
-                    data_coding=each.data_coding,
+            if isinstance(each, InboundPart):
+                whole += map(_message_from_part, joiner.add(each))
+            elif each.simulated_id is None or _delete_simulated_messages(conn, each.simulated_id):
+                whole.append(each)
+        joiner.save(at)
+        return _store_whole_messages(conn, whole, now, at)
+
+
+RELEASE_BATCH_SIZE = 500
+
+
+def release_old_parts(conn: sqlite3.Connection, now: int) -> set[int]:
+    """Store parts that have waited too long for the others at a moment (milliseconds), as they came: some
+    RELEASE_BATCH_SIZE messages' at most. Returns the ids of the accounts for which something was queued.
+    """
+    with write_transaction(conn):
+        parts = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
+        return _store_whole_messages(conn, [*map(_message_from_part, parts)], None, now)
+
+
+def _message_from_part(part: InboundPart) -> MobileOriginatedMessage:
+    """A whole message, or a part as a message of its own, whose header then says where it belongs."""
+    udh = part.udh if part.segment is None else add_concatenation(part.udh or b"\0", part.segment)
+    text, data_coding, body = decode_content(part.content, part.data_coding, udh, part.charset)
+    return MobileOriginatedMessage(part.source, part.destination, text, data_coding, udh, body, upstream=part.upstream)
+
+
+def _store_whole_messages(
+    conn: sqlite3.Connection, messages: Sequence[MobileOriginatedMessage], now: int | None, at: int
+) -> set[int]:
+    keywords_by_number: dict[str, dict[str, int]] = {}
+    unowned: list[UnownedMessage] = []
+    rows: list[tuple[object, ...]] = []
+    stops: list[tuple[int, str, int]] = []
+    # Those after it are of this batch, too.
+    row_id = ids.allocate_id(conn, "received", now) - 1
+    added: list[tuple[int, int]] = []
+    for each in messages:
+        keywords = keywords_by_number.get(each.destination)
+        if keywords is None:
+            keywords = inbound_numbers.get_accounts_by_keyword(conn, each.destination)
+            keywords_by_number[each.destination] = keywords
+        matched = _match_recipients(keywords, each.text)
+        if not matched.account_ids:
+            unowned.append(UnownedMessage(each.upstream, at, each.source, each.destination, each.content))
+        for account_id in matched.account_ids:
+            row_id += 1
+            rows.append(
+                (
+                    row_id,
+                    account_id,
+                    each.source,
+                    each.destination,
+                    matched.keyword,
+                    each.text,
+                    each.body,
+                    each.udh,
+                    each.data_coding,
                 )
-                added.append((account_id, row_id))
-                if matched.is_stop_request:
-                    blacklist.blacklist_stop_sender(conn, account_id, each.source, row_id, at)
-        return deliveries.enqueue_inbound_deliveries(conn, added, at)
+            )
+            added.append((account_id, row_id))
+            if matched.is_stop_request:
+                stops.append((account_id, each.source, row_id))
+    _INSERT_RECEIVED.run(conn, rows)
+    for account_id, source, received_id in stops:
+        blacklist.blacklist_stop_sender(conn, account_id, source, received_id, at)
+    unowned_messages.keep_unowned_messages(conn, unowned)
+    return deliveries.enqueue_inbound_deliveries(conn, added, at)
 
 
 def find_recipient_accounts(conn: sqlite3.Connection, number: str, text: str) -> InboundRecipients:
@@ -145,7 +183,11 @@ def find_recipient_accounts(conn: sqlite3.Connection, number: str, text: str) ->
     That is the account whose keyword the text begins with, or whose keyword follows STOP; else the account that has
     the number without a keyword. A STOP without a keyword is for all accounts that share the number.
     """
-    keywords = inbound_numbers.get_accounts_by_keyword(conn, number)
+    return _match_recipients(inbound_numbers.get_accounts_by_keyword(conn, number), text)
+
+
+def _match_recipients(keywords: Mapping[str, int], text: str) -> InboundRecipients:
+    """`keywords`: the accounts of a number by keyword."""
     words = inbound_numbers.normalize_words(text)
     for keyword in words[:1]:
         if keyword in keywords:

@@ -68,7 +68,9 @@ _SELECT_NUMBERS = "SELECT id, account_id, number, keyword, created_at FROM inbou
 
 def normalize_words(text: str) -> list[str]:
     """Split a text into words in the form in which keywords are compared: capitals, no accents, no punctuation."""
-    plain = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
+    plain = text
+    if not text.isascii():
+        plain = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
     return _WORD_PATTERN.findall(plain.upper())
 
 

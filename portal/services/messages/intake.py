@@ -14,7 +14,7 @@ from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
 from portal.services.credits import alerts, ledger
 from portal.services.credits.ledger import Usage
-from portal.services.messages import blacklist, client_ids, deliveries, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, message_tlvs, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
@@ -118,6 +118,7 @@ def store_messages(
         simulator_rows: list[tuple[object, ...]] = []
         queued: list[tuple[UpstreamPath, int, int, int]] = []
         segments = []
+        with_tlvs = []
         for message_id, each in enumerate(submits, first_id):
             each.id = message_id
             charge = charges[each.account_id]
@@ -143,6 +144,8 @@ def store_messages(
                         simulator_rows.append((*row, each.upstream, SIMULATED_BIND))
                     else:
                         upstream_rows.append((*row, each.upstream, _UPSTREAM_OUTCOME_ROOM))
+                if each.tlvs is not None:
+                    with_tlvs.append(each)
                 if each.is_queued:
                     queued.append((each.path, each.account_id, each.priority, message_id))
                 elif each.scheduled_at is None:
@@ -158,6 +161,8 @@ def store_messages(
         _INSERT_COMMON_OF_SIMULATOR.run(conn, simulator_rows)
         _INSERT_MESSAGES.run(conn, rows)
         queue.enqueue_messages(conn, queued)
+        if with_tlvs:
+            message_tlvs.store_tlvs(conn, with_tlvs)
         if any(charge.refused or charge.stopped for charge in charges.values()):
             _blank_ended_texts(conn, charges, rows, stored.receipts)
         for segment in segments:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -25,12 +25,13 @@ from portal.services.common.message_states import (
     UNKNOWN,
 )
 from portal.services.credits import expiry
-from portal.services.messages import blacklist, client_ids, deliveries, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, message_parts, message_tlvs, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
 from portal.services.upstreams import queue, upstreams
 from portal.services.upstreams.paths import ChoosePath, choose_default_path
+from portal.services.upstreams.settings import REFUND_REFUSED, REFUND_UNDELIVERED
 
 RECEIPT_GRACE_MS = MINUTE_MS
 """How long after its validity a message that an upstream has accepted expires: its receipt may be on its way."""
@@ -244,7 +245,13 @@ def list_outbound_messages(conn: sqlite3.Connection, message_ids: Sequence[int])
         " ORDER BY id",
         (json.dumps(message_ids),),
     )
-    return [_outbound_from_row(row) for row in rows]
+    messages = [_outbound_from_row(row) for row in rows]
+    message_tlvs.load_tlvs(conn, messages)
+    cut = message_parts.find_cut_messages(conn, message_ids)
+    if cut:
+        for each in messages:
+            each.cut = cut.get(each.id)
+    return messages
 
 
 def has_due_messages(conn: sqlite3.Connection, now: int) -> bool:
@@ -328,7 +335,8 @@ def is_expired(message: SubmittedMessage, now: int) -> bool:
 def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) -> list[DeliveryReceipt]:
     """End messages whose validity has ended (ptt 801). The caller is inside `write_transaction()`.
 
-    One that an upstream has accepted, and that can have no receipt from it, ends as unknown (804).
+    One that an upstream has accepted, and that can have no receipt from it, ends as unknown (804). So does a part of a
+    text; the text ends as its parts do.
 
     Returns:
         The receipts that were queued.
@@ -343,10 +351,12 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
         (json.dumps(message_ids),),
     ).fetchall()
     unanswered_ids = queue.list_unanswered_ids(conn, message_ids)
+    message_parts.expire_open_parts(conn, message_ids, now)
     # What an upstream has said of one that it was given stays.
     expired, unknown = [], []
+    cut = message_parts.find_cut_messages(conn, message_ids)
     for message_id, known_id, is_blind in rows:
-        if is_blind:
+        if is_blind and message_id not in cut:
             unknown.append(MessageOutcome(message_id, UNKNOWN, PTT_UNKNOWN, now, known_id))
         else:
             status = NO_ANSWER if message_id in unanswered_ids else None
@@ -382,7 +392,6 @@ def reject_blacklisted_messages(
 
 # --- refunds by the setting of an upstream
 
-REFUND_REFUSED, REFUND_UNDELIVERED = "refused", "undelivered"
 _SELECT_REFUNDABLE = f"""
 SELECT account_id, messages.id, price FROM messages
 JOIN upstreams ON upstreams.id =
@@ -393,16 +402,41 @@ WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND
 
 
 def finish_and_refund_messages(
-    conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome], *, are_refused: bool = False
+    conn: sqlite3.Connection,
+    outcomes: Sequence[MessageOutcome],
+    *,
+    are_refused: bool = False,
+    part_statuses: Mapping[int, Mapping[int, str]] | None = None,
 ) -> list[DeliveryReceipt]:
     """`finish_messages`, and the price of those that were not delivered is given back where the setting `refund` of
     their upstream says so; of one that no upstream has, that of the first one of its path.
 
+    Of a text of which an upstream has taken parts already, the others end so (`finish_cut_messages`).
+
     Args:
         are_refused: whether the upstream has refused them, instead of taking them and not delivering.
+        part_statuses: what it has said of parts of a text, by their numbers, by message id.
     """
     if all(each.state == DELIVERED for each in outcomes):
         return finish_messages(conn, outcomes)
+    cut = message_parts.find_cut_messages(conn, [each.message_id for each in outcomes])
+    if cut:
+        with write_transaction(conn):
+            for each in outcomes:
+                if each.message_id in cut:
+                    message_parts.end_unanswered_parts(
+                        conn,
+                        each.message_id,
+                        cut[each.message_id],
+                        each.state,
+                        each.ptt,
+                        each.upstream_status,
+                        each.ended_at,
+                        (part_statuses or {}).get(each.message_id),
+                    )
+            receipts = finish_cut_messages(conn, [*cut], now_ms())
+            whole = [each for each in outcomes if each.message_id not in cut]
+            return receipts + finish_and_refund_messages(conn, whole, are_refused=are_refused)
     first_states = {each.message_id: each.state for each in reversed(outcomes)}
     failed_ids = [message_id for message_id, state in first_states.items() if state != DELIVERED]
     with write_transaction(conn):
@@ -411,6 +445,26 @@ def finish_and_refund_messages(
         ).fetchall()
         receipts = finish_messages(conn, outcomes)
         _refund_messages(conn, refundable)
+    return receipts
+
+
+def finish_cut_messages(conn: sqlite3.Connection, message_ids: Collection[int], now: int) -> list[DeliveryReceipt]:
+    """End those of these messages, of which upstreams have taken parts, all of whose parts have ended; of the others
+    store that upstreams have what they are to have, where nothing more is to be sent.
+
+    What the parts that have not arrived have cost is given back as for whole messages. The caller is inside
+    `write_transaction()`.
+
+    Returns:
+        The receipts that were queued: one for each message that has ended.
+    """
+    message_parts.end_silent_parts(conn, message_ids, now)
+    ended = message_parts.list_outcomes(conn, message_ids)
+    message_parts.store_answered_messages(conn, message_ids)
+    receipts = finish_messages(
+        conn, [MessageOutcome(each.message_id, each.state, each.ptt, now, "", each.status) for each in ended]
+    )
+    _refund_messages(conn, [(each.account_id, each.message_id, each.refund) for each in ended if each.refund])
     return receipts
 
 
@@ -465,7 +519,7 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
     """Cancel messages and give back what they cost.
 
     The caller has made sure that no upstream sends them. A scheduled one is cancelled only if its date is still to
-    come, and one that was sent only if no upstream may have it.
+    come, and one that was sent only if no upstream may have it, or a part of it.
     """
     cancelled = CancelResult()
     ended: dict[int, tuple[int, int, int]] = {}
@@ -474,7 +528,7 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
             row = conn.execute(
                 "SELECT account_id, price, scheduled_at IS NOT NULL AND due_at IS scheduled_at AS is_scheduled,"
                 f" {queue.IS_WAITING_SQL} AS is_queued FROM messages WHERE id = ? AND state = ?"
-                f" AND NOT {queue.MAY_BE_SENT_SQL}",
+                f" AND NOT {queue.MAY_BE_SENT_SQL} AND NOT {message_parts.IS_CUT_SQL}",
                 (each.id, ENROUTE),
             ).fetchone()
             # What was to be sent later, or waited, may be on its way meanwhile.

@@ -4,19 +4,22 @@ import json
 import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from operator import itemgetter
 
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
+from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
-from portal.services.messages import blacklist, outcomes
+from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching
 from portal.services.messages.deliveries import DeliveryReceipt
+from portal.services.messages.message_parts import AcceptedPart, TextPart
 from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import DEFAULT_PATH, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.queue import SIMULATED_BIND
 from portal.services.upstreams.settings import FAIL
@@ -26,6 +29,8 @@ MAX_UNMATCHED_RECEIPTS = 100_000
 """So many receipts that belong to no message are kept: a carrier can send any number of them."""
 EARLY_RECEIPT_MS = 10 * MINUTE_MS
 """A receipt may come before the answer to its submit_sm by at most so much."""
+LATE_RECEIPT_MS = 2 * MINUTE_MS
+"""Of a receipt that is later than this, the message has ended at the date that it gives."""
 # Behind it a receipt quotes its message (SMPP 3.4, appendix B).
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 # The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
@@ -56,7 +61,8 @@ class ClaimedMessages:
 class AcceptedMessage:
     """A message that an upstream has accepted.
 
-    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind.
+    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `part`: where it is a
+    part of a text.
     """
 
     upstream: int
@@ -64,6 +70,7 @@ class AcceptedMessage:
     upstream_message_id: str
     bind: int
     sent_at: int
+    part: TextPart | None = None
 
 
 class UnsentReason(Enum):
@@ -88,7 +95,8 @@ class UnsentMessage:
     """A claimed message that was not accepted.
 
     `flow`: its account and destination where it waits again, so that nothing passes it; None where nothing could.
-    `status`: what the upstream said. `ptt`: where it is REFUSED.
+    `status`: what the upstream said. `ptt`: where it is REFUSED. `part_statuses`: what it said of parts of a text, by
+    their numbers, where it has taken others.
     """
 
     upstream: int
@@ -97,29 +105,7 @@ class UnsentMessage:
     flow: Flow | None = None
     status: str = ""
     ptt: int = 0
-
-
-@dataclass(slots=True)
-class UpstreamReceipt:
-    """A receipt that an upstream has sent.
-
-    `message_ids`: the ids that it gives, one or two. `state`: its message_state, None where it is not known.
-    `is_final`: nothing more will come of that message. `status`: the state and error as they came. `done_at`:
-    milliseconds, None: it gives no time. `source`, `destination`: the addresses of the deliver_sm, the handset's first.
-    `is_repeated`: the same came a short time ago, so that it need not be kept where it matches nothing.
-    """
-
-    upstream: int
-    message_ids: tuple[str, ...]
-    state: int | None
-    ptt: int
-    is_final: bool
-    status: str
-    done_at: int | None
-    source: str
-    destination: str
-    text: str
-    is_repeated: bool = False
+    part_statuses: Mapping[int, str] | None = None
 
 
 @dataclass(slots=True)
@@ -153,7 +139,8 @@ def claim_messages(
     """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
 
     One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back,
-    unless an upstream may have it; one whose validity has ended expires.
+    unless an upstream may have it; one whose validity has ended expires. A text of which an upstream has taken parts
+    goes on there; where that is no more, it goes out from its beginning.
     """
     with write_transaction(conn):
         claimed = queue.claim_message_ids(
@@ -166,7 +153,7 @@ def claim_messages(
         blacklisted = blacklist.find_blacklisted_destinations(conn, messages) if messages else ()
         blocked, expired, sendable = [], [], []
         for each in messages:
-            if (each.account_id, each.destination) in blacklisted:
+            if (each.account_id, each.destination) in blacklisted and each.cut is None:
                 blocked.append(each)
             elif outcomes.is_expired(each, now):
                 expired.append(each)
@@ -185,6 +172,9 @@ def claim_messages(
         for each in sendable:
             each.upstream = upstream_id
             each.is_retry = each.id in claimed.retried_ids
+            if each.cut is not None and each.cut.upstream != upstream_id:
+                message_parts.forget_parts(conn, [each.id])
+                each.cut = None
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
@@ -200,18 +190,33 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
     """Store what upstreams have accepted. Their receipts may have come already."""
     result = SendingResult()
     with write_transaction(conn):
+        whole = [each for each in accepted if each.part is None]
         _STORE_ACCEPTED.run(
             conn,
-            [
-                (each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM)
-                for each in accepted
-            ],
+            [(each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM) for each in whole],
         )
-        for upstream_id, count in Counter(each.upstream for each in accepted).items():
-            counters.add_to_counters(conn, upstream_id, {"accepted": count})
-        _release_held_messages(conn, [each.message_id for each in accepted], result)
+        accepted_by = {each.message_id: each.upstream for each in whole}
+        cut_by = _store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
         result.receipts = _match_early_receipts(conn, accepted)
+        if cut_by:
+            answered_ids = message_parts.list_answered_ids(conn, [*cut_by])
+            accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
+            result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], now_ms())
+        for upstream_id, count in Counter(accepted_by.values()).items():
+            counters.add_to_counters(conn, upstream_id, {"accepted": count})
+        _release_held_messages(conn, [*accepted_by], result)
     return result
+
+
+def _store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> dict[int, int]:
+    """Store parts of texts that upstreams have accepted; returns the upstreams by message id."""
+    parts = [
+        AcceptedPart(each.message_id, each.part, each.upstream, each.upstream_message_id, each.bind, each.sent_at)
+        for each in accepted
+        if each.part is not None
+    ]
+    message_parts.store_accepted_parts(conn, parts)
+    return {each.message_id: each.upstream for each in parts}
 
 
 def store_unsent_messages(
@@ -283,6 +288,7 @@ def _refuse_messages(
         conn,
         [MessageOutcome(each.message_id, REJECTED, each.ptt, now, None, each.status) for each in refused],
         are_refused=True,
+        part_statuses={each.message_id: each.part_statuses for each in refused if each.part_statuses is not None},
     )
     _release_held_messages(conn, [each.message_id for each in refused], result)
     for upstream_id, count in Counter(each.upstream for each in refused).items():
@@ -348,7 +354,7 @@ def list_unanswered_message_ids(conn: sqlite3.Connection, upstream_id: int) -> l
     """The ids of messages that an upstream has, or may have, and has not accepted; oldest first. It is no simulator."""
     rows = conn.execute(
         f"SELECT id FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
-        f" AND upstream_id IS NULL AND bind IS NOT {SIMULATED_BIND} ORDER BY id",
+        f" AND {UNANSWERED_SQL} AND bind IS NOT {SIMULATED_BIND} ORDER BY id",
         (upstream_id,),
     )
     return [row[0] for row in rows]
@@ -366,21 +372,45 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
     with write_transaction(conn):
         ended: list[MessageOutcome] = []
-        for each, found in zip(receipts, _find_messages(conn, receipts), strict=True):
-            result.matched.append(found is not None)
+        cut_ids: set[int] = set()
+        for each, match in zip(receipts, receipt_matching.find_messages(conn, receipts), strict=True):
+            result.matched.append(match.message_id is not None)
             amounts[each.upstream]["receipts"] += 1
-            if found is not None:
-                if each.is_final and each.state is not None:
-                    ended.append(MessageOutcome(found[0], each.state, each.ptt, now, found[1], each.status))
+            if match.message_id is not None:
+                ended_at = _choose_end(match.message_id, each.done_at, now)
+                if not each.is_final or each.state is None:
+                    pass
+                elif match.number:
+                    message_parts.end_part(
+                        conn, match.message_id, match.number, each.state, each.ptt, each.status, ended_at
+                    )
+                    cut_ids.add(match.message_id)
+                else:
+                    ended.append(
+                        MessageOutcome(match.message_id, each.state, each.ptt, ended_at, match.upstream_id, each.status)
+                    )
             elif not each.is_repeated:
                 amounts[each.upstream]["unmatched"] += 1
-                _keep_unmatched_receipt(conn, each, now)
+                _keep_unmatched_receipt(conn, each, match.tried, now)
         result.receipts = outcomes.finish_and_refund_messages(conn, ended)
+        if cut_ids:
+            result.receipts += outcomes.finish_cut_messages(conn, cut_ids, now)
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
                 _remove_oldest_unmatched_receipts(conn)
     return result
+
+
+def _choose_end(message_id: int, done_at: int | None, now: int) -> int:
+    """When a message has ended, of which an upstream says so now.
+
+    The upstream's date has no seconds in most cases, so it counts where the receipt is late; and not where it can't be
+    true, as in a time zone that isn't what is set.
+    """
+    if done_at is None or not ids.time_from_id(message_id) <= done_at < now - LATE_RECEIPT_MS:
+        return now
+    return done_at
 
 
 def _remove_oldest_unmatched_receipts(conn: sqlite3.Connection) -> None:
@@ -390,29 +420,7 @@ def _remove_oldest_unmatched_receipts(conn: sqlite3.Connection) -> None:
     )
 
 
-# In one row: see `outcomes._SELECT_ENDING`.
-_SELECT_BY_UPSTREAM_ID = f"""
-SELECT json_group_array(json_array(upstream, upstream_id, last_id)) FROM (
-    SELECT upstream, upstream_id, max(id) AS last_id FROM messages INDEXED BY messages_upstream
-    WHERE state = {ENROUTE} AND upstream IS NOT NULL AND bind IS NOT {SIMULATED_BIND}
-        AND upstream_id IN (SELECT value FROM json_each(?))
-    GROUP BY upstream, upstream_id)
-"""
-
-
-def _find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt]) -> list[tuple[int, str] | None]:
-    """Return the id of each receipt's message here, the latest of them, and there; None where there is none."""
-    upstream_ids = {message_id for each in receipts for message_id in each.message_ids}
-    (found_json,) = conn.execute(_SELECT_BY_UPSTREAM_ID, (json.dumps([*upstream_ids]),)).fetchone()
-    found = {(upstream, upstream_id): last_id for upstream, upstream_id, last_id in json.loads(found_json)}
-    matches = []
-    for each in receipts:
-        candidates = ((found.get((each.upstream, message_id)), message_id) for message_id in each.message_ids)
-        matches.append(next(((known, message_id) for known, message_id in candidates if known is not None), None))
-    return matches
-
-
-def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, now: int) -> None:
+def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, tried: str, now: int) -> None:
     first_id, other_id = (*receipt.message_ids, None, None)[:2]
     conn.execute(
         "INSERT INTO unmatched_receipts (upstream, received_at, message_id, other_id, source, destination, state,"
@@ -430,32 +438,32 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
             receipt.done_at,
             # The message's text may be one that isn't kept.
             _QUOTED_TEXT.split(receipt.text.replace("\0", ""), maxsplit=1)[0].rstrip(),
-            ", ".join(receipt.message_ids),
+            tried,
         ),
     )
 
 
 def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> list[DeliveryReceipt]:
     """Finish messages whose receipts came before they were known to be accepted."""
-    now = now_ms()
-    since = now - EARLY_RECEIPT_MS
-    row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
-    if not row[0]:
-        return []
+    early = receipt_matching.take_early_receipts(
+        conn,
+        [(each.message_id, each.upstream, each.upstream_message_id) for each in accepted],
+        now_ms() - EARLY_RECEIPT_MS,
+    )
     ended = []
-    for each in accepted:
-        if not each.upstream_message_id:
-            # Receipts that name no message are kept under "", too.
-            continue
-        early = conn.execute(
-            "DELETE FROM unmatched_receipts WHERE upstream = ?1 AND received_at > ?2 AND (message_id = ?3"
-            " OR other_id = ?3) RETURNING state, ptt, status, received_at, id",
-            (each.upstream, since, each.upstream_message_id),
-        ).fetchall()
-        for state, ptt, status, received_at, _ in sorted(early, key=itemgetter(-1)):
-            if state is not None:
-                ended.append(MessageOutcome(each.message_id, state, ptt, received_at, each.upstream_message_id, status))
-    return outcomes.finish_and_refund_messages(conn, ended)
+    for each in early:
+        part = accepted[each.position].part
+        if each.state is None:
+            pass
+        elif part is not None:
+            message_parts.end_part(
+                conn, each.message_id, part.number, each.state, each.ptt, each.status, each.received_at
+            )
+        else:
+            ended.append(
+                MessageOutcome(each.message_id, each.state, each.ptt, each.received_at, each.upstream_id, each.status)
+            )
+    return outcomes.finish_and_refund_messages(conn, ended) if ended else []
 
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:

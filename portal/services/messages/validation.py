@@ -1,5 +1,6 @@
 """Submitted messages, and the rules for accepting one."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import NATIONAL_IGNORED, NATIONAL_REFUSED
 from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
+from portal.services.messages.message_parts import CutText
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
@@ -20,6 +22,8 @@ DELIVERY_VALIDITY_MS = 7 * DAY_MS
 """How long receipts and messages from handsets (MO) wait for an account's receivers before they are given up."""
 DEFAULT_VALIDITY_MS = 3 * DAY_MS
 """How long a message without a validity_period is valid."""
+MAX_TLV_OCTETS = 255
+"""A longer value of an optional parameter is not passed on."""
 _UDH_INDICATOR = 0x40
 # SMPP 3.4, 5.2.5.
 _TON_NATIONAL = 2
@@ -79,7 +83,8 @@ class SubmittedMessage:
     is stored. `priority`: priority_flag (5.2.14). `upstream`: the one that has it, or has room for it; None: none has,
     and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
     simulator added by name. `path`: where it `is_queued`, what it waits for. `is_retry`: it was refused for the moment,
-    or not answered, before.
+    or not answered, before. `cut`: what an upstream has of it already, where that is a part. `tlvs`: optional
+    parameters to pass on as they came, by their tags.
     """
 
     account_id: int
@@ -110,6 +115,8 @@ class SubmittedMessage:
     is_queued: bool = False
     path: UpstreamPath = DEFAULT_PATH
     is_retry: bool = False
+    cut: CutText | None = None
+    tlvs: Mapping[int, bytes] | None = None
 
 
 _ENCODING_LABELS = {
@@ -177,7 +184,7 @@ def validate_submit(
         segment = None
     header_octets = gsm0338.CONCATENATION_UDH_OCTETS if segment else 0
     if udh:
-        concatenation = _parse_concatenation(udh)
+        concatenation = parse_concatenation(udh)
         # What sar_* say of a segment will be an element of its header.
         header_octets = len(udh) + (_CONCATENATION_ELEMENT_OCTETS if segment and not concatenation else 0)
         segment = concatenation or segment
@@ -206,6 +213,13 @@ def validate_submit(
         scheduled_at,
         expires_at,
     )
+
+
+def keep_tlvs(tlvs: Mapping[int, bytes], tags: Collection[int]) -> Mapping[int, bytes] | None:
+    """Return those of a message's optional parameters that have one of these tags and no long value; None: there are
+    none.
+    """
+    return {tag: tlvs[tag] for tag in tags if tag in tlvs and len(tlvs[tag]) <= MAX_TLV_OCTETS} or None
 
 
 def is_same_address(first: str, second: str) -> bool:
@@ -241,7 +255,7 @@ def _split_udh(body: bytes) -> tuple[bytes, bytes]:
     return body[:end], body[end:]
 
 
-def _parse_concatenation(udh: bytes) -> Segment | None:
+def parse_concatenation(udh: bytes) -> Segment | None:
     """Find the concatenation element of a user data header; None: it has none, an invalid one, or is not of a part."""
     for identifier, value in gsm0338.iterate_udh_elements(udh):
         if (identifier, len(value)) in ((_CONCATENATION_8_BIT, 3), (_CONCATENATION_16_BIT, 4)):
@@ -253,7 +267,7 @@ def _parse_concatenation(udh: bytes) -> Segment | None:
 
 def add_concatenation(udh: bytes, segment: Segment) -> bytes:
     """A user data header with the element that gives a segment's place; the same one where it has it already."""
-    if _parse_concatenation(udh) is not None:
+    if parse_concatenation(udh) is not None:
         return udh
     element = bytes((_CONCATENATION_16_BIT, 4)) + segment.reference.to_bytes(2) + bytes((segment.total, segment.number))
     return bytes((udh[0] + len(element),)) + udh[1:] + element
@@ -268,7 +282,7 @@ def _decode_text(
     encoding = _ENCODINGS.get(data_coding)
     if encoding is _GSM_ENCODING:
         if account.packed_gsm:
-            content = _unpack_septets(content, len(udh) if udh else 0)
+            content = unpack_body(content, len(udh) if udh else 0)
     elif encoding is None or (encoding is not _UCS2_ENCODING and encoding not in account.data_codings):
         raise UnsupportedDataCoding(data_coding=data_coding)
     if not (udh and encoding is _GSM_ENCODING and gsm0338.has_shift_elements(udh)):
@@ -292,7 +306,7 @@ def _check_whole_text(content: bytes, encoding: gsm0338.Encoding) -> None:
         raise UndecodableText()
 
 
-def _unpack_septets(octets: bytes, udh_length: int) -> bytes:
+def unpack_body(octets: bytes, udh_length: int) -> bytes:
     """Unpack septets that follow a user data header, which may end within a septet (GSM 03.40, 9.2.3.24)."""
     if not octets:
         return b""

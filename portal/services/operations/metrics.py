@@ -35,6 +35,11 @@ _METRICS = {
         "Receipts of upstreams that belong to no message known here",
         "SELECT count(*) FROM unmatched_receipts",
     ),
+    "smpp_portal_unowned_messages": (
+        "gauge",
+        "Messages from handsets to numbers that no account has",
+        "SELECT count(*) FROM unowned_messages",
+    ),
 }
 
 

@@ -12,6 +12,8 @@ from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
 from portal.core.i18n import N_, current_language, gettext
 from portal.services.common.errors import Refused
 
+COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
+"""The ISO 3166 codes of the countries that have numbers."""
 # E.164, 6: at most 15 digits, the first of them not 0. Country code and the shortest national numbers make 7.
 _MIN_DIGITS, _MAX_DIGITS = 7, 15
 INTERNATIONAL = "001"
@@ -143,6 +145,27 @@ def expand_national_number(number: str, country: str) -> str:
     if parsed.country_code != phonenumbers.country_code_for_region(country):
         return ""
     return f"{parsed.country_code}{phonenumbers.national_significant_number(parsed)}"
+
+
+def complete_number(number: str, country: str, *, is_national: bool = False) -> str:
+    """A number that may be national, as E.164 digits: one that is as it stands, or isn't one of the country's, stays.
+
+    Args:
+        number: digits, without a plus or 00.
+        country: the ISO 3166 code of the country of national numbers.
+        is_national: that it is no international number.
+    """
+    if not is_national and number.startswith(get_calling_code(country)) and _is_valid_number(number):
+        return number
+    expanded = expand_national_number(number, country)
+    return expanded if expanded and _is_valid_number(expanded) else number
+
+
+def _is_valid_number(digits: str) -> bool:
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(f"+{digits}"))
+    except phonenumbers.NumberParseException:
+        return False
 
 
 def get_country_name(country: str) -> str:

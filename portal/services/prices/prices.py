@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-import phonenumbers
-
 from portal.core import i18n, paths
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import write_transaction
@@ -29,7 +27,6 @@ from portal.services.prices.price_lists import DEFAULT_LIST
 EARLIEST_VALID_FROM = 0
 MAX_PRICE = 1000 * credit_amounts.THOUSANDTHS
 """More is a slip: a point where a comma was meant."""
-_COUNTRIES = frozenset(phonenumbers.SUPPORTED_REGIONS)
 _RANGE = re.compile(r"[1-9][0-9]{1,14}")
 # Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
 _LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
@@ -279,7 +276,7 @@ def parse_destination(text: str) -> str:
         InvalidPriceDestination: also where the digits begin no country's numbers, for nothing is sent to others.
     """
     destination = countries.strip_international_prefix(text.strip()).upper()
-    if destination in _COUNTRIES:
+    if destination in countries.COUNTRIES:
         return destination
     is_range = destination.isascii() and _RANGE.fullmatch(destination)
     if not is_range or countries.find_prefix_country(destination) is None:

@@ -76,6 +76,20 @@ def get_path_ids(conn: sqlite3.Connection, paths: Collection[UpstreamPath]) -> d
     return path_ids
 
 
+def choose_begun_path(conn: sqlite3.Connection, message_id: int, path: UpstreamPath) -> UpstreamPath:
+    """Return the path of a message that is to be tried again: the one that its routes give it, or, where an upstream
+    has taken parts of it that isn't on that one, that of this upstream alone, which gets the others, too.
+    """
+    row = conn.execute(
+        "SELECT upstream, is_default FROM cut_messages JOIN upstreams ON id = upstream"
+        " WHERE message_id = ? AND removed_at IS NULL",
+        (message_id,),
+    ).fetchone()
+    if row is None or row[0] in path or (path == DEFAULT_PATH and row[1]):
+        return path
+    return (row[0],)
+
+
 def remove_empty_paths(conn: sqlite3.Connection) -> None:
     """Remove the paths on which nothing waits any more. The caller is inside `write_transaction()`."""
     conn.execute(

@@ -37,6 +37,8 @@ SIMULATED_BIND = takeovers.SIMULATED_BIND
 MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
+# How often it is looked whether the upstream that has parts of a text takes messages again.
+_OTHER_UPSTREAM_MS = 60_000
 
 _PATHS_SQL = "(SELECT id FROM queue_paths)"
 IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
@@ -195,7 +197,7 @@ def claim_message_ids(
                 unfinished.append(account_id)
                 continue
             if account_id is None:
-                is_finished = _claim_retries(conn, path_ids, count, now, claimed)
+                is_finished = _claim_retries(conn, upstream_id, path_ids, count, now, claimed)
                 claimed.last_account_id = 0
             else:
                 is_finished = _claim_of_account(conn, path_ids, account_id, count, claimed)
@@ -236,9 +238,18 @@ def _list_waiting_accounts(
 
 
 def _claim_retries(
-    conn: sqlite3.Connection, path_ids: Iterable[int], count: int, now: int, claimed: ClaimedIds
+    conn: sqlite3.Connection, upstream_id: int, path_ids: Collection[int], count: int, now: int, claimed: ClaimedIds
 ) -> bool:
-    """Claim what is to be tried again now; returns whether there is no more of it."""
+    """Claim what is to be tried again now; returns whether there is no more of it.
+
+    A text of which another upstream, which there still is, has taken parts waits for that one.
+    """
+    conn.executemany(
+        "UPDATE held_messages SET not_before = ? WHERE path = ? AND not_before IS NOT NULL AND not_before <= ?"
+        " AND EXISTS (SELECT 1 FROM cut_messages AS c JOIN upstreams ON upstreams.id = c.upstream"
+        "  WHERE c.message_id = held_messages.message_id AND c.upstream <> ? AND removed_at IS NULL)",
+        [(now + _OTHER_UPSTREAM_MS, each, now, upstream_id) for each in path_ids],
+    )
     due = merge(
         *(
             conn.execute(
@@ -348,7 +359,7 @@ def hold_message(
     ).fetchone()
     if row is None:
         return True
-    path = choose_path(*row)
+    path = paths.choose_begun_path(conn, message_id, choose_path(*row))
     flow = tuple(row)[:2]
     # Without an error it has only held up what comes behind it (`hold_followers`), and this was its first try.
     attempts, unanswered_count = conn.execute(

@@ -60,7 +60,9 @@ def _reroute_held_messages(
         " ORDER BY h.account_id, h.destination, h.message_id LIMIT ?",
         (*after, limit),
     ).fetchall()
-    moved = _list_moved(conn, [(tuple(row[:4]), row[1], row[2], *row[4:]) for row in rows], choose_path)
+    moved = _list_moved(
+        conn, [(tuple(row[:4]), row[1], row[2], *row[4:]) for row in rows], choose_path, may_have_begun=True
+    )
     conn.executemany(
         "UPDATE held_messages SET path = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
         [(path_id, *key[1:]) for key, path_id in moved],
@@ -72,14 +74,23 @@ def _reroute_held_messages(
 
 
 def _list_moved(
-    conn: sqlite3.Connection, rows: Sequence[tuple[tuple[Any, ...], int, str, str, str]], choose_path: ChoosePath
+    conn: sqlite3.Connection,
+    rows: Sequence[tuple[tuple[Any, ...], int, str, str, str]],
+    choose_path: ChoosePath,
+    *,
+    may_have_begun: bool = False,
 ) -> list[tuple[tuple[Any, ...], int]]:
     """The keys of those of these rows that are on another path now, with its id. Each row is given as its key, which
-    begins with the id of its path, and what decides about the path.
+    begins with the id of its path, and ends with that of its message, and what decides about the path.
+
+    Args:
+        may_have_begun: whether upstreams may have parts of them.
     """
     chosen = [
         (key, choose_path(account_id, destination, country, source))
         for key, account_id, destination, country, source in rows
     ]
+    if may_have_begun:
+        chosen = [(key, paths.choose_begun_path(conn, key[-1], path)) for key, path in chosen]
     path_ids = paths.get_path_ids(conn, {path for _, path in chosen})
     return [(key, path_ids[path]) for key, path in chosen if path_ids[path] != key[0]]

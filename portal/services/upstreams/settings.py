@@ -1,20 +1,40 @@
 """What can be set of an upstream: names, defaults, bounds, and how each is read and written. Needs no database."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
+from portal.services.upstreams import mappings
 
 # The groups in which carriers' letters have what is to be set.
-CONNECTION, BIND, LIMITS, TEXT, RECEIPTS = GROUPS = ("connection", "bind", "limits", "text", "receipts")
+CONNECTION, BIND, LIMITS, TEXT, RECEIPTS, INBOUND = GROUPS = (
+    "connection",
+    "bind",
+    "limits",
+    "text",
+    "receipts",
+    "inbound",
+)
 
 # What an unanswered submit_sm means, after a lost connection or a crash.
 RESEND, FAIL = "resend", "fail"
+# The charset of texts with data_coding 0 (SMPP 3.4, 5.2.19: "SMSC default alphabet").
+GSM, GSM_PACKED, LATIN_1, ASCII, UTF_8 = CHARSETS = ("gsm", "gsm-packed", "latin-1", "ascii", "utf-8")
+# What becomes of a text with a character that this charset lacks.
+UCS2, REPLACE, REFUSE = "ucs2", "replace", "fail"
+# Texts that come in another alphabet: passed on as they are, or written in that charset.
+KEEP, CONVERT = "keep", "convert"
+# How a text goes out that needs several parts.
+UDH_8, UDH_16, SAR, PAYLOAD = "udh8", "udh16", "sar", "payload"
+# Of which messages the price is given back.
+REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED = "never", "refused", "undelivered"
 # What is put before a number in international format.
 NUMBER_PREFIXES = {"none": "", "plus": "+", "00": "00"}
 
@@ -24,6 +44,9 @@ SettingValue = int | str | bool | None
 _MAX_SYSTEM_ID, _MAX_SYSTEM_TYPE, _MAX_ADDRESS_RANGE = 15, 12, 40
 _MAX_HOST = 253
 _MAX_PATH = 1000
+# Room for more codes than carriers have.
+_MAX_MAP, _MAX_WORDS = 1000, 100
+_MAX_TLVS = 500
 # SMPP 3.4, 5.2.5 and 5.2.6: the highest values that it gives a meaning.
 _MAX_TON, _MAX_NPI = 6, 18
 _MAX_SECONDS = 3600
@@ -32,6 +55,10 @@ _MAX_VALIDITY_S = 30 * 86_400
 _HOST_PATTERN = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
+_TLV_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})=((?:[0-9A-Fa-f]{2})*)")
+_TAG_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})")
+# SMPP 3.4, 5.3.2.22 to 24 and 32: the place of a part in its text, and message_payload.
+_OWN_TLVS = (0x020C, 0x020E, 0x020F, 0x0424)
 _FLAG_WORDS: Mapping[str, SettingValue] = {"yes": True, "no": False}
 _BY_ADDRESS: Mapping[str, SettingValue] = {"auto": None}
 
@@ -60,6 +87,73 @@ class InvalidUpstreamHost(InvalidUpstreamSetting):
 
 class UnusableCaFile(InvalidUpstreamSetting):
     sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file of certificates: %(reason)s.")
+
+
+class InvalidMapEntry(InvalidUpstreamSetting):
+    """`value` is the entry that can't be read."""
+
+
+class InvalidStatusMap(InvalidMapEntry):
+    sentence = N_(
+        "“%(value)s” can't stand in %(setting)s. An entry is a command_status that stands there once, an equals sign,"
+        " and retry, throttle, fail, or fail: with one of the codes %(codes)s; commas are between them:"
+        " 0x58=throttle, 69=fail:100."
+    )
+
+    def __init__(self, setting: str, value: object) -> None:
+        super().__init__(setting, value, codes=", ".join(map(str, mappings.FAILED_PTTS)))
+
+
+class InvalidErrorMap(InvalidMapEntry):
+    sentence = N_(
+        "“%(value)s” can't stand in %(setting)s. An entry is a carrier's error code that stands there once, an equals"
+        " sign, and one of the codes %(codes)s; commas are between them: 27=6, 1F=100."
+    )
+
+    def __init__(self, setting: str, value: object) -> None:
+        super().__init__(setting, value, codes=", ".join(map(str, mappings.FAILED_PTTS)))
+
+
+class InvalidIntermediateStates(InvalidMapEntry):
+    sentence = N_(
+        "“%(value)s” can't stand in %(setting)s: these are words that receipts have behind stat:, such as UNKNOWN or"
+        " UNDELIV, but not DELIVRD, with commas between them."
+    )
+
+
+class InvalidIdPattern(InvalidMapEntry):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s. It is a regular expression of at most %(limit)s characters with"
+        " one group, (…), which is the id. At most three things are repeated (*, +, {}), and three may be missing"
+        " (?), but no group; (? and references to a group have no place in it. An example: ref=([0-9A-F]+)"
+    )
+
+    def __init__(self, setting: str, value: object) -> None:
+        super().__init__(setting, value, limit=mappings.MAX_PATTERN_LENGTH)
+
+
+class InvalidTimeZone(InvalidUpstreamSetting):
+    sentence = N_("“%(value)s” can't be the value of %(setting)s: it is a time zone's name, such as Europe/Rome.")
+
+
+class InvalidCountry(InvalidUpstreamSetting):
+    sentence = N_("“%(value)s” can't be the value of %(setting)s: it is a country's code of two letters, such as IT.")
+
+
+class InvalidUpstreamTlvs(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: optional parameters are written as tag and value in hexadecimal"
+        " digits, such as 0x1400=0A0B, with blanks between them. What the portal sets itself (message_payload, sar_*)"
+        " can't be among them."
+    )
+
+
+class InvalidUpstreamTags(InvalidUpstreamSetting):
+    sentence = N_(
+        "“%(value)s” can't be the value of %(setting)s: the tags of optional parameters are written in hexadecimal"
+        " digits, such as 0x1400, with blanks between them. What the portal sets itself (message_payload, sar_*) can't"
+        " be among them."
+    )
 
 
 class UpstreamSettingMissing(Refused):
@@ -100,8 +194,9 @@ class NoSettingOfSimulator(Refused):
 class SettingRule:
     """What a setting is for, and which values it can have.
 
-    `words` are texts that stand for a value; a number is from `low` to `high`. A text has neither, and at most
-    `max_length` characters.
+    `words` are texts that stand for a value; a number is from `low` to `high`. A text has neither, at most
+    `max_length` characters, and where not every text will do a `check`, which is called with the setting's name and the
+    text.
     """
 
     group: str
@@ -110,6 +205,7 @@ class SettingRule:
     high: int | None = None
     words: Mapping[str, SettingValue] = field(default_factory=dict)
     max_length: int = 0
+    check: Callable[[str, str], None] | None = None
 
     @property
     def is_flag(self) -> bool:
@@ -119,6 +215,38 @@ class SettingRule:
     def choices(self) -> str:
         """The possible values, as people read them; empty for a text."""
         return ", ".join([*self.words, *([] if self.low is None else [f"{self.low}–{self.high}"])])
+
+
+def _check_entries(parse: Callable[[str], object], refusal: type[InvalidMapEntry]) -> Callable[[str, str], None]:
+    def check(name: str, value: str) -> None:
+        try:
+            parse(value)
+        except mappings.InvalidEntry as error:
+            raise refusal(name, error.entry) from None
+
+    return check
+
+
+def _check_id_pattern(name: str, value: str) -> None:
+    if value:
+        _check_entries(mappings.parse_id_pattern, InvalidIdPattern)(name, value)
+
+
+def _check_time_zone(name: str, value: str) -> None:
+    try:
+        ZoneInfo(value)
+    except (OSError, ValueError, KeyError):
+        raise InvalidTimeZone(name, value) from None
+
+
+def _check_country(name: str, value: str) -> None:
+    if not value:
+        return
+    # Imported here: all that is known of numbers takes a while to load.
+    from portal.services.prices import countries
+
+    if value.upper() not in countries.COUNTRIES:
+        raise InvalidCountry(name, value)
 
 
 def _declare(default: SettingValue, group: str, help: str, **attributes: Any) -> Any:
@@ -205,6 +333,13 @@ class UpstreamSettings:
         low=1,
         high=_MAX_SECONDS,
     )
+    status_map: str = _declare(
+        "",
+        LIMITS,
+        "what is done about a command_status, where that isn't the usual: 0x58=throttle, 0x15=retry, 69=fail:100",
+        max_length=_MAX_MAP,
+        check=_check_entries(mappings.parse_status_map, InvalidStatusMap),
+    )
     source_ton: int | None = _declare(
         None, TEXT, "TON of senders; auto: 5 letters, 3 short codes, 1 numbers", low=0, high=_MAX_TON, words=_BY_ADDRESS
     )
@@ -215,6 +350,40 @@ class UpstreamSettings:
     dest_npi: int = _declare(1, TEXT, "NPI of destinations", low=0, high=_MAX_NPI)
     number_format: str = _declare(
         "none", TEXT, "what stands before a number's country code", words=_choose(*NUMBER_PREFIXES)
+    )
+    charset: str = _declare(
+        GSM, TEXT, "charset of texts with data_coding 0, as the carrier understands it", words=_choose(*CHARSETS)
+    )
+    missing_characters: str = _declare(
+        UCS2,
+        TEXT,
+        "a text with a character that this charset lacks goes out in UCS-2 (data_coding 8), has it replaced, or fails",
+        words=_choose(UCS2, REPLACE, REFUSE),
+    )
+    other_alphabets: str = _declare(
+        KEEP,
+        TEXT,
+        "texts with data_coding 1 or 3, or with a national language's table, go out as they came, or in this charset",
+        words=_choose(KEEP, CONVERT),
+    )
+    long_texts: str = _declare(
+        UDH_8,
+        TEXT,
+        "how a text goes out that needs several parts: cut, and numbered in a user data header with 8 or 16 bits or in"
+        " sar parameters, or whole in message_payload",
+        words=_choose(UDH_8, UDH_16, SAR, PAYLOAD),
+    )
+    tlvs: str = _declare(
+        "",
+        TEXT,
+        "optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them",
+        max_length=_MAX_TLVS,
+    )
+    pass_tlvs: str = _declare(
+        "",
+        TEXT,
+        "tags of optional parameters of customers' messages that are passed on, as 0x1400, with blanks between them",
+        max_length=_MAX_TLVS,
     )
     default_validity_seconds: int = _declare(
         0, TEXT, "validity of messages that have none; 0: the carrier's own", low=0, high=_MAX_VALIDITY_S
@@ -231,11 +400,54 @@ class UpstreamSettings:
         "how the ids of submit_sm_resp stand in receipts",
         words=_choose("auto", "as-is", "hex-to-dec", "dec-to-hex"),
     )
+    receipt_id_from: str = _declare(
+        "both",
+        RECEIPTS,
+        "where a receipt's id is: in receipted_message_id, in its text, or in either, the first one first",
+        words=_choose("both", "tlv", "text"),
+    )
+    receipt_id_pattern: str = _declare(
+        "",
+        RECEIPTS,
+        "regular expression whose one group is the id in a receipt's text; empty: what follows id:",
+        max_length=mappings.MAX_PATTERN_LENGTH,
+        check=_check_id_pattern,
+    )
+    error_map: str = _declare(
+        "",
+        RECEIPTS,
+        "what the error codes of receipts mean to customers, where that isn't the usual: 27=6, 1F=100",
+        max_length=_MAX_MAP,
+        check=_check_entries(mappings.parse_error_map, InvalidErrorMap),
+    )
+    intermediate_states: str = _declare(
+        "",
+        RECEIPTS,
+        "words of receipts that end nothing, beside ENROUTE, ACCEPTD, BUFFERED and those that aren't known",
+        max_length=_MAX_WORDS,
+        check=_check_entries(mappings.parse_intermediate_states, InvalidIntermediateStates),
+    )
+    receipt_timezone: str = _declare(
+        "UTC", RECEIPTS, "time zone of the dates in receipts", max_length=_MAX_WORDS, check=_check_time_zone
+    )
     refund: str = _declare(
-        "never",
+        REFUND_NEVER,
         RECEIPTS,
         "messages whose price is given back: none, those the carrier refuses, those not delivered",
-        words=_choose("never", "refused", "undelivered"),
+        words=_choose(REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED),
+    )
+    receipt_charset: str = _declare(
+        "auto",
+        INBOUND,
+        "charset of data_coding 0 in receipts and messages from handsets; auto: Latin-1 and GSM 03.38",
+        words=_choose("auto", "gsm", "gsm-packed", "latin-1", "ascii", "utf-8"),
+    )
+    inbound_country: str = _declare(
+        "",
+        INBOUND,
+        "country of numbers that come without its code, such as IT; empty: all have one",
+        max_length=2,
+        check=_check_country,
     )
 
     @property
@@ -294,6 +506,35 @@ def _check_text(name: str, value: str, rule: SettingRule) -> None:
         raise InvalidUpstreamText(name, value, limit=rule.max_length)
     elif name in ("host", "second_host", "tls_server_name") and value and not _is_host(value):
         raise InvalidUpstreamHost(name, value)
+    elif rule.check is not None:
+        rule.check(name, value)
+    elif name == "tlvs" and parse_tlvs(value) is None:
+        raise InvalidUpstreamTlvs(name, value)
+    elif name == "pass_tlvs" and parse_tags(value) is None:
+        raise InvalidUpstreamTags(name, value)
+
+
+# Each message asks for those of its upstream.
+@lru_cache(maxsize=100)
+def parse_tlvs(text: str) -> Mapping[int, bytes] | None:
+    """Read the value of the setting `tlvs`: values by tag (SMPP 3.4, 3.2.4.1); None where it isn't one."""
+    tlvs: dict[int, bytes] = {}
+    for each in text.replace(",", " ").split():
+        match = _TLV_PATTERN.fullmatch(each)
+        tag = int(match[1], 16) if match else 0
+        if match is None or not tag or tag in tlvs or tag in _OWN_TLVS:
+            return None
+        tlvs[tag] = bytes.fromhex(match[2])
+    return tlvs
+
+
+@lru_cache(maxsize=100)
+def parse_tags(text: str) -> frozenset[int] | None:
+    """Read the value of the setting `pass_tlvs`; None where it isn't one."""
+    matches = [_TAG_PATTERN.fullmatch(each) for each in text.replace(",", " ").split()]
+    tags = {int(each[1], 16) for each in matches if each is not None}
+    is_readable = len(tags) == len(matches) and 0 not in tags and tags.isdisjoint(_OWN_TLVS)
+    return frozenset(tags) if is_readable else None
 
 
 def _is_host(text: str) -> bool:

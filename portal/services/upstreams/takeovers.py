@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths
+from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
 
 SIMULATED_BIND = 0
@@ -21,7 +22,7 @@ def hold_followers(
     Returns:
         Paths with accounts of which something waits there from now on, or holds up others.
     """
-    condition = "upstream = ? AND upstream_id IS NULL"
+    condition = f"upstream = ? AND {UNANSWERED_SQL}"
     hint = "INDEXED BY messages_upstream"
     return set().union(*(_hold_followers(conn, condition, each, choose_path, hint) for each in upstream_ids))
 

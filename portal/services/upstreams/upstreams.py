@@ -18,6 +18,7 @@ from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import health, queue
+from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import choose_taker
 from portal.services.upstreams.settings import (
     RULES,
@@ -184,7 +185,7 @@ def count_waiting_messages(conn: sqlite3.Connection) -> dict[int, int]:
 
 _COUNT_UNDER_WAY = {
     SMPP: f"SELECT count(*) FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
-    f" AND upstream_id IS NULL AND bind IS NOT {queue.SIMULATED_BIND}",
+    f" AND {UNANSWERED_SQL} AND bind IS NOT {queue.SIMULATED_BIND}",
     SIMULATOR: f"SELECT count(*) FROM messages INDEXED BY messages_unfinished WHERE state = {ENROUTE} AND upstream = ?"
     f" AND bind IS {queue.SIMULATED_BIND}",
 }

@@ -508,7 +508,7 @@ class SmppSession(PduStream):
         storage = self._server_context.storage
         try:
             submit = submission.submitted_message_from_pdu(
-                message, self._account, storage.get_price_list(self._account)
+                message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
         except submission.SubmitRefused as refused:
             self._write(pdu.encode_response(message.COMMAND, message.sequence, refused.status))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from portal.services.common.errors import Refused
 from portal.services.messages import validation
 from portal.services.messages.smpp_config import AccountConfig
@@ -41,12 +43,12 @@ class SubmitRefused(Exception):
 
 
 def submitted_message_from_pdu(
-    message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList
+    message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList, kept_tags: Collection[int] = ()
 ) -> SubmittedMessage:
-    """Return what is to be stored. Raises SubmitRefused."""
+    """Return what is to be stored, with its optional parameters of these tags. Raises SubmitRefused."""
     if message.esm_class & _MESSAGE_TYPE_MASK not in _ALLOWED_MESSAGE_TYPES:
         raise SubmitRefused(CommandStatus.ESME_RINVESMCLASS)
-    reference = subunit = segment = None
+    reference = subunit = segment = kept_tlvs = None
     # This runs once a message, and most have none.
     if tlvs := message.tlvs:
         reference = _get_tlv_int(tlvs, TlvTag.USER_MESSAGE_REFERENCE)
@@ -54,6 +56,8 @@ def submitted_message_from_pdu(
         if subunit is not None and subunit > _MAX_SUBUNIT:
             subunit = None  # reserved values are read as the default (3.3.1)
         segment = _parse_sar_segment(tlvs)
+        if kept_tags:
+            kept_tlvs = validation.keep_tlvs(tlvs, kept_tags)
     scheduled_at = expires_at = None
     try:
         if isinstance(message, DataSm) or message.schedule_delivery_time or message.validity_period:
@@ -82,6 +86,8 @@ def submitted_message_from_pdu(
         raise SubmitRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None
     if isinstance(message, SubmitSm) and message.priority:
         submit.priority = min(message.priority, _MAX_PRIORITY)
+    if kept_tlvs is not None:
+        submit.tlvs = kept_tlvs
     return submit
 
 

@@ -15,14 +15,14 @@ from typing import Protocol
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
 from portal.services.messages.deliveries import Deliverable
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundItem
 from portal.services.messages.outcomes import DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import (
     AcceptedMessage,
     ClaimedMessages,
     SendingResult,
     UnsentMessage,
-    UpstreamReceipt,
 )
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import SubmittedMessage
@@ -121,7 +121,12 @@ CancelCallback = Callable[[bool | StorageError], None]
 
 
 class Storage(Protocol):
-    """See the module; the methods are in the order in which a session meets them."""
+    """See the module; the methods are in the order in which a session meets them.
+
+    kept_tlv_tags: the tags of optional parameters of messages that an upstream passes on.
+    """
+
+    kept_tlv_tags: frozenset[int]
 
     def find_account(self, system_id: str) -> AccountConfig | None:
         """Return the account of that name, from memory."""
@@ -274,8 +279,10 @@ class OutboundStorage(Protocol):
     def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
         """Store what an upstream says; `resolve` gets whether its message is known, None where nothing was stored."""
 
-    def store_upstream_message(self, message: MobileOriginatedMessage, resolve: Callable[[bool], None]) -> None:
-        """Store what a handset has sent, for the accounts that it is meant for; `resolve` gets whether it is stored."""
+    def store_upstream_message(self, message: InboundItem, resolve: Callable[[bool], None]) -> None:
+        """Store what a handset has sent, for the accounts that it is meant for, or until its other parts are there;
+        `resolve` gets whether it is stored.
+        """
 
     def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
         """Call a message back, which no upstream sends."""

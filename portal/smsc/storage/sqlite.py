@@ -46,6 +46,7 @@ _COMPONENT_NAME = "smsc"
 _CONFIG_POLL_SECONDS = 0.25
 _READ_RETRY_MS = 1_000
 _EXPIRY_INTERVAL_SECONDS = 600.0
+_OLD_PARTS_SECONDS = 60.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
 _WRITER_BUSY_TIMEOUT_MS = 2_000
 _LAST_BUSY_TIMEOUT_MS = 200
@@ -70,6 +71,7 @@ class SqliteStorage:
         self._loop = loop
         self._keys = keys
         self._read_connection = db.connect(database)
+        self.kept_tlv_tags: frozenset[int] = frozenset()
         # Clients wait for what is looked for on their behalf, and nobody for what simulators have.
         self._searcher = DatabaseSearcher(database, loop)
         self._simulated_searcher = DatabaseSearcher(database, loop)
@@ -82,6 +84,7 @@ class SqliteStorage:
             on_fatal_error,
             self._queue_receipts,
             self._mark_deliveries_due,
+            self._keep_tlv_tags,
         )
         handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
         self._writer = DatabaseWriter(self._writer_connection, handlers, loop, on_fatal_error)
@@ -103,6 +106,9 @@ class SqliteStorage:
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: list[asyncio.TimerHandle] = []
 
+    def _keep_tlv_tags(self, tags: frozenset[int]) -> None:
+        self.kept_tlv_tags = tags
+
     def load(self) -> None:
         """Read accounts and prices. Raises sqlite3.Error where the database can't be read."""
         self._last_session_id = session_records.get_last_smpp_session_id(self._read_connection)
@@ -121,6 +127,7 @@ class SqliteStorage:
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
         self._run_periodically(self._server_limits.due_poll_seconds, self.outbound.poll_due_messages)
         self._run_periodically(_EXPIRY_INTERVAL_SECONDS, lambda: self.expire_deliveries(now_ms()))
+        self._run_periodically(_OLD_PARTS_SECONDS, lambda: self.outbound.release_old_parts(now_ms()))
 
     def close_db_connections(self) -> None:
         """Let go of the database without having started."""

@@ -14,16 +14,16 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.messages import client_ids, inbound, intake, outcomes, sending
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundItem
 from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import (
     AcceptedMessage,
     ClaimedMessages,
     RecoveredState,
     SendingResult,
     UnsentMessage,
-    UpstreamReceipt,
 )
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing import routes
@@ -33,6 +33,7 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
 from portal.services.upstreams.rerouting import ReroutingPosition
+from portal.services.upstreams.settings import parse_tags
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -70,6 +71,7 @@ class SqliteOutboundStorage:
         on_fatal_error: is called if nothing can be sent any more in this process.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the account for which something from a handset is on disk.
+        keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class SqliteOutboundStorage:
         on_fatal_error: Callable[[], None],
         queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
         mark_deliveries_due: Callable[[int], None],
+        keep_tlv_tags: Callable[[frozenset[int]], None],
     ) -> None:
         self._read_connection = read_connection
         self._simulated_searcher = simulated_searcher
@@ -89,6 +92,7 @@ class SqliteOutboundStorage:
         self._on_fatal_error = on_fatal_error
         self._queue_receipts = queue_receipts
         self._mark_deliveries_due = mark_deliveries_due
+        self._keep_tlv_tags = keep_tlv_tags
         self._writer: DatabaseWriter
         self._listener: OutboundListener
         self._is_due_job_queued = False
@@ -138,6 +142,9 @@ class SqliteOutboundStorage:
         if has_ever_had and not self._has_ever_had_upstream:
             self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
         self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
+        self._keep_tlv_tags(
+            frozenset().union(*(parse_tags(each.settings.pass_tlvs) or () for each in found if each.enabled))
+        )
         self._listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
     def _load_routes(self) -> None:
@@ -185,8 +192,8 @@ class SqliteOutboundStorage:
     def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
         self._writer.queue_deferred_write(WriteJobKind.RECEIPT, (receipt, resolve))
 
-    def store_upstream_message(self, message: MobileOriginatedMessage, resolve: Callable[[bool], None]) -> None:
-        self._writer.queue_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
+    def store_upstream_message(self, message: InboundItem, resolve: Callable[[bool], None]) -> None:
+        self._writer.queue_patient_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
 
     def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
         self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
@@ -256,6 +263,12 @@ class SqliteOutboundStorage:
         except sqlite3.Error as error:
             log.error("the database can't be read: %s", error)
 
+    def release_old_parts(self, now: int) -> None:
+        """Let parts of messages from handsets go as they came that have waited for the others too long at `now` (unix
+        milliseconds); the writer does so.
+        """
+        self._writer.queue_write(WriteJobKind.OLD_PARTS, now)
+
     # --- what the writer does, and what follows from it
 
     def build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
@@ -293,6 +306,9 @@ class SqliteOutboundStorage:
                 lambda conn, items: inbound.store_inbound_messages(conn, [each for each, _ in items]),
                 self._handle_upstream_messages_stored,
                 lambda items, _: _resolve_all(items, False),
+            ),
+            WriteJobKind.OLD_PARTS: WriteJobHandler(
+                lambda conn, times: inbound.release_old_parts(conn, times[-1]), self._handle_parts_released
             ),
             WriteJobKind.BIND_STATES: WriteJobHandler(_record_bind_states),
             WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_record_health),
@@ -440,9 +456,13 @@ class SqliteOutboundStorage:
             self._listener.handle_commit_in_doubt()
 
     def _handle_upstream_messages_stored(
-        self, items: list[tuple[MobileOriginatedMessage, Callable[[bool], None]]], account_ids: Collection[int]
+        self, items: list[tuple[InboundItem, Callable[[bool], None]]], account_ids: Collection[int]
     ) -> None:
         _resolve_all(items, True)
+        for account_id in account_ids:
+            self._mark_deliveries_due(account_id)
+
+    def _handle_parts_released(self, times: list[int], account_ids: Collection[int]) -> None:
         for account_id in account_ids:
             self._mark_deliveries_due(account_id)
 

@@ -12,6 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _MIN_BATCH_JOBS, _MAX_BATCH_JOBS = 500, 4_000
 _GATHER_FROM_SUBMITS = 20
 _GATHER_SECONDS = 0.0015
 _DEFER_SECONDS = 0.01
+# Of what may wait behind all else, so much goes along with each batch: carriers can bring any number at once.
+_MAX_PATIENT_JOBS = 200
 _RETRY_SECONDS = 0.25
 _FAILURE_LOG_SECONDS = 10.0
 # Who waits for the write lock tries to get it every half a millisecond (`db.write_transaction`), so one is enough to
@@ -86,6 +89,7 @@ class WriteJobKind(IntEnum):
     UPSTREAM_HEALTH = 26
     UPSTREAM_COUNTERS = 27
     UNROUTABLE = 28
+    OLD_PARTS = 29
 
 
 @dataclass(slots=True, frozen=True)
@@ -128,8 +132,10 @@ class DatabaseWriter:
         # Of the event loop.
         self._new_jobs: list[_Job] = []
         self._deferred_jobs: list[_Job] = []
+        self._new_patient_jobs: list[_Job] = []
         # On the way from the loop to the thread.
         self._job_queue: SimpleQueue[list[_Job]] = SimpleQueue()
+        self._patient_jobs: deque[_Job] = deque()
         # Of the thread: what it has not begun with, and what it has to try again.
         self._unstarted_jobs: list[_Job] = []
         self._jobs_to_retry: list[_Job] = []
@@ -162,6 +168,13 @@ class DatabaseWriter:
         for item in items:
             self._deferred_jobs.append((kind, item))
 
+    def queue_patient_write(self, kind: WriteJobKind, *items: Any) -> None:
+        """Have `items` written, a few with each batch, so that nobody waits behind a great number of them."""
+        if not self._new_patient_jobs:
+            self._loop.call_soon(self._send_new_patient_jobs)
+        for item in items:
+            self._new_patient_jobs.append((kind, item))
+
     def _send_new_jobs(self) -> None:
         self._job_queue.put(self._new_jobs)
         self._new_jobs = []
@@ -170,10 +183,17 @@ class DatabaseWriter:
         self._job_queue.put(self._deferred_jobs)
         self._deferred_jobs = []
 
+    def _send_new_patient_jobs(self) -> None:
+        self._patient_jobs.extend(self._new_patient_jobs)
+        self._new_patient_jobs = []
+        # It may wait for something.
+        self._job_queue.put([])
+
     def close(self, timeout: float) -> bool:
         """Write what is left and end, within `timeout` seconds; returns whether that went well."""
         self._send_new_jobs()
         self._send_deferred_jobs()
+        self._send_new_patient_jobs()
         self._stopping = True
         # It may wait for something.
         self._job_queue.put([])
@@ -191,7 +211,7 @@ class DatabaseWriter:
             self._conn.close()
 
     def _process_jobs(self) -> None:
-        while not (self._stopping and self._job_queue.empty() and not self._unstarted_jobs):
+        while not (self._stopping and self._job_queue.empty() and not self._unstarted_jobs and not self._patient_jobs):
             jobs = self._wait_for_job_batch()
             if jobs:
                 started_at = time.monotonic()
@@ -209,7 +229,7 @@ class DatabaseWriter:
             time.sleep(_RETRY_SECONDS)
         else:
             self._pause()
-            if not self._unstarted_jobs:
+            if not self._unstarted_jobs and not self._patient_jobs:
                 self._unstarted_jobs = self._wait_for_jobs()
         with suppress(Empty):
             while len(self._unstarted_jobs) < self._max_batch_jobs:
@@ -217,6 +237,8 @@ class DatabaseWriter:
         # What is tried again takes nobody's place: new submits have to be refused as long as nothing can be written.
         jobs = retried + self._unstarted_jobs[: self._max_batch_jobs]
         self._unstarted_jobs = self._unstarted_jobs[self._max_batch_jobs :]
+        if self._patient_jobs:
+            jobs += [self._patient_jobs.popleft() for _ in range(min(len(self._patient_jobs), _MAX_PATIENT_JOBS))]
         return jobs
 
     def _pause(self) -> None:

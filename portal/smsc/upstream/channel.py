@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 from portal.core.clock import now_ms
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundItem
+from portal.services.messages.message_parts import TextPart
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason, UpstreamReceipt
+from portal.services.messages.receipt_matching import UpstreamReceipt
+from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import TRYING
@@ -224,6 +226,10 @@ class UpstreamChannel:
         self.update_available()
         return True
 
+    def has_begun(self, message_id: int) -> bool:
+        """Whether a part is under way of a message that waits for the others to be sent (again)."""
+        return self.connection is not None and self.connection.has_begun(message_id)
+
     def put_back_ready_messages(self) -> None:
         """What is ready cannot be sent: it waits again, for whichever upstream can."""
         messages = [*self._ready]
@@ -263,20 +269,36 @@ class UpstreamChannel:
 
     # --- what the connection tells
 
-    def handle_accepted(self, message_id: int, upstream_message_id: str, bind: int) -> None:
+    def handle_accepted(
+        self,
+        message_id: int,
+        upstream_message_id: str,
+        bind: int,
+        part: TextPart | None = None,
+        *,
+        is_complete: bool = True,
+    ) -> None:
         self.unsaved += 1
         self._answer_count += 1
-        self._flows.pop(message_id, None)
-        # Others may share the commit, unless the answers on their way to the disk hold up what could be sent.
-        is_urgent = self.connection is not None and self.unsaved * 2 > self.connection.window
-        accepted = AcceptedMessage(self.id, message_id, upstream_message_id, bind, now_ms())
+        if is_complete:
+            self._flows.pop(message_id, None)
+        # Others may share the commit, unless the answers on their way to the disk hold up what could be sent. That a
+        # part was accepted is on disk before what becomes of the others.
+        is_urgent = part is not None or (self.connection is not None and self.unsaved * 2 > self.connection.window)
+        accepted = AcceptedMessage(self.id, message_id, upstream_message_id, bind, now_ms(), part)
         self._storage.store_accepted_message(accepted, is_urgent=is_urgent)
 
-    def handle_refused(self, message_id: int, status: str, ptt: int) -> None:
+    def handle_refused(
+        self, message_id: int, status: str, ptt: int, part_statuses: Mapping[int, str] | None = None
+    ) -> None:
         self._flows.pop(message_id, None)
         self._answer_count += 1
         self.count_refusals(status)
-        self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt))
+        self._store_unsent(
+            UnsentMessage(
+                self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt, part_statuses=part_statuses
+            )
+        )
 
     def handle_held(self, message_id: int, status: str) -> None:
         self._error_count += 1
@@ -307,7 +329,7 @@ class UpstreamChannel:
         self._known_receipts[key] = None
         self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, key, resolve))
 
-    def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
+    def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
         self._storage.store_upstream_message(message, resolve)
 
     def handle_room(self) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound import InboundItem
+from portal.services.messages.message_parts import TextPart
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.sending import UpstreamReceipt
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
 from portal.smsc.storage.interface import UpstreamConfig
@@ -38,7 +39,7 @@ class UpstreamConnection(Protocol):
 
     @property
     def room(self) -> int:
-        """How many messages it takes at this moment."""
+        """How many messages it takes at this moment: each part of a text that is cut counts as one."""
 
     @property
     def window(self) -> int:
@@ -54,6 +55,9 @@ class UpstreamConnection(Protocol):
     def cancel_message(self, message_id: int) -> bool:
         """Send a message no more; returns whether that was still possible, after which nothing is told of it."""
 
+    def has_begun(self, message_id: int) -> bool:
+        """Whether a part is under way of a message that waits for the others to be sent (again)."""
+
     def take_counters(self) -> Mapping[str, int]:
         """Return what was counted since the last call, by names of `counters.COUNTERS`."""
 
@@ -66,11 +70,24 @@ class UpstreamConnection(Protocol):
 class UpstreamEvents(Protocol):
     """What is told of one upstream, on the event loop. Nothing here raises."""
 
-    def handle_accepted(self, message_id: int, upstream_message_id: str, bind: int) -> None:
-        """It has taken a message, under an id of its own ("" where it gave none)."""
+    def handle_accepted(
+        self,
+        message_id: int,
+        upstream_message_id: str,
+        bind: int,
+        part: TextPart | None = None,
+        *,
+        is_complete: bool = True,
+    ) -> None:
+        """It has taken a message, or a part of one, under an id of its own ("" where it gave none).
 
-    def handle_refused(self, message_id: int, status: str, ptt: int) -> None:
-        """It has refused a message for good."""
+        `is_complete`: whether nothing more of that message is under way, or was to be sent.
+        """
+
+    def handle_refused(
+        self, message_id: int, status: str, ptt: int, part_statuses: Mapping[int, str] | None = None
+    ) -> None:
+        """It has refused a message for good; or parts of it, with this, by their numbers."""
 
     def handle_held(self, message_id: int, status: str) -> None:
         """It has refused a message for the moment."""
@@ -84,7 +101,7 @@ class UpstreamEvents(Protocol):
     def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
         """It says what became of a message."""
 
-    def handle_inbound(self, message: MobileOriginatedMessage, resolve: Resolve) -> None:
+    def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
         """It brings what a handset has sent."""
 
     def handle_room(self) -> None:

@@ -242,6 +242,10 @@ class PathTakers:
     def set_default_upstream(self, upstream_id: int | None) -> None:
         """Let this one take what no route does."""
         self.default.order = () if upstream_id is None else (upstream_id,)
+        for each in self._channels:
+            # What it has begun may wait for it alone (`paths.choose_begun_path`).
+            if (each,) not in self._paths:
+                self._add_path((each,))
         self._update_choosing()
         self.update()
 

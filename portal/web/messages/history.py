@@ -24,6 +24,7 @@ from portal.services.history import history, refunds, search
 from portal.services.history.history import MessageDetails, SentMessage, SentText
 from portal.services.history.search import SearchQuery
 from portal.services.messages import validation
+from portal.services.messages.message_parts import MessagePart
 from portal.services.prices import countries
 from portal.services.senders import senders
 from portal.services.upstreams import obstacles
@@ -156,7 +157,12 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         abort(404)
     past_refunds = refunds.list_refunds(context.get_conn(), text)
     refunded = sum(each.amount for each in past_refunds)
-    may_refund = access.get_current_user().is_operator and text.done_at is not None and refunded < text.price
+    # What a message cost is given back once, in whole or for parts of it.
+    may_refund = (
+        access.get_current_user().is_operator
+        and text.done_at is not None
+        and len(past_refunds) < sum(each.price > 0 for each in text.messages)
+    )
     details = history.read_message_details(context.get_conn(), text)
     first = text.first_message
     return htmx.render_dialog(
@@ -177,12 +183,34 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         refunds=past_refunds,
         refunded=refunded,
         describe_status=_describe_message_status,
+        describe_parts=_describe_delivered_parts,
+        describe_part=_describe_part_status,
         country=countries.get_country_name(text.first_message.country),
         delete=url_for("deletion.ask_delete_sent_messages", name=account.name, id=text.id)
         if access.may_change()
         else "",
         refund=url_for("admin_balances.ask_refund_message", message_id=text.id) if may_refund else "",
     )
+
+
+def _describe_delivered_parts(details: MessageDetails) -> str:
+    """How many parts of a message that was cut on its way have arrived; nothing of one that wasn't."""
+    if not details.parts:
+        return ""
+    return i18n.ngettext(
+        "%(num)s of %(total)s parts delivered",
+        "%(num)s of %(total)s parts delivered",
+        details.delivered_parts,
+        total=len(details.parts),
+    )
+
+
+def _describe_part_status(part: MessagePart) -> tuple[str, str]:
+    """The label of a part's status, and the kind of its badge."""
+    if part.state is None:
+        return _("Not sent"), "info"
+    kind = {message_states.PTT_NONE: "ok", message_states.PTT_PENDING: "info"}.get(part.ptt, "err")
+    return _(PTT_DESCRIPTIONS[part.ptt]), kind
 
 
 def _read_submitting_sessions(

@@ -18,6 +18,14 @@ const COLLECTED_MS = 20;
 // Between a receipt and the response that should have been before it.
 const HELD_BACK_MS = 50;
 const UNKNOWN_SEQUENCE = 0x40000000;
+// With letters and zeros in front, and far from all ids that another reading of the digits makes of them.
+const FIRST_ID = 0x5eed0000;
+const ID_LENGTH = 12;
+const RECEIPT_IDS = {
+  decimal: (id) => String(parseInt(id, 16)),
+  stripped: (id) => id.replace(/^0+/, ''),
+  capitals: (id) => id.toUpperCase(),
+};
 
 const conduct = {
   password: '',
@@ -33,6 +41,7 @@ const conduct = {
   receipt_first: false,
   receipt_twice_every: 0,
   receipt_unknown_every: 0,
+  receipt_ids: '',
   close_after: 0,
 };
 // [text, destination, id, status, answered, came_at]: what it got, with its decision (-1: none), whether that was written,
@@ -90,11 +99,12 @@ function sendReceipt(session, receipt) {
   );
 }
 
-function queueReceipts(number, submit, id) {
+function queueReceipts(number, submit, messageId) {
   if (!submit.registered_delivery) {
     return;
   }
   const ends = { source: submit.destination_addr, destination: submit.source_addr };
+  const id = conduct.receipt_ids ? RECEIPT_IDS[conduct.receipt_ids](messageId) : messageId;
   const final = { ...ends, id, state: submit.destination_addr.endsWith('7') ? UNDELIVERABLE : DELIVERED };
   if (happens(conduct.receipt_unknown_every, number)) {
     counts.unknown_receipts += 1;
@@ -137,7 +147,7 @@ function handleSubmit(session, submit) {
     return;
   }
   const status = decide(submit, number);
-  const id = status ? '' : (number + 1).toString(16).padStart(8, '0');
+  const id = status ? '' : (FIRST_ID + number).toString(16).padStart(ID_LENGTH, '0');
   record[2] = id;
   record[3] = status;
   if (conduct.close_after > 0 && session.submitCount >= conduct.close_after) {

@@ -12,6 +12,7 @@ from portal.services.messages import blacklist, deliveries, inbound, inbound_num
 from portal.services.messages.deliveries import InboundDelivery
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.operations import self_check
+from portal.services.upstreams import unowned_messages
 
 HANDSET = "393337654321"
 
@@ -175,15 +176,38 @@ def test_what_no_handset_can_send(conn, shared, source, destination, text, refus
 
 def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch, caplog):
     def store(count, log_seconds):
-        monkeypatch.setattr(inbound, "_DISCARDED_LOG_SECONDS", log_seconds)
+        monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", log_seconds)
         inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48480", "hello")] * count)
         lines = [each.getMessage() for each in caplog.records]
         caplog.clear()
         return lines
 
     store(1, log_seconds=0)
-    assert store(1, log_seconds=0) == ["no account has the number 48480: a message to it was discarded"]
+    assert store(1, log_seconds=0) == ["no account has the number 48480: a message to it was kept (upstream unowned)"]
     assert store(300, log_seconds=30) == []
     assert store(1, log_seconds=0) == [
-        "no account has the number 48480: 301 messages to such numbers were discarded since the last such line"
+        "no account has the number 48480: 301 messages to such numbers were kept since the last such line (upstream"
+        " unowned)"
     ]
+
+
+def test_what_no_account_takes_is_kept_for_operators(conn, shared, monkeypatch):
+    monkeypatch.setattr(unowned_messages, "MAX_UNOWNED_MESSAGES", 3)
+    at = now_ms()
+    messages = [
+        MobileOriginatedMessage(HANDSET, "48480", "to no number", upstream=1),
+        MobileOriginatedMessage(HANDSET, "48484", "acme takes this", upstream=1),
+        MobileOriginatedMessage(HANDSET, "48484", "no keyword", upstream=2),
+        MobileOriginatedMessage(HANDSET, "48480", "", 4, body=b"\x01\xff", upstream=1),
+        MobileOriginatedMessage(HANDSET, "48480", "x" * 2_000, upstream=1),
+    ]
+    inbound.store_inbound_messages(conn, messages, at)
+    kept = unowned_messages.list_unowned_messages(conn, None, 10)
+    assert [(each.upstream, each.destination, each.text) for each in kept] == [
+        (1, "48480", "x" * 1_600),
+        (1, "48480", "01 ff"),
+        (2, "48484", "no keyword"),
+    ]
+    assert {(each.received_at, each.source) for each in kept} == {(at, HANDSET)}
+    assert [each.text for each in unowned_messages.list_unowned_messages(conn, 2, 10)] == ["no keyword"]
+    assert len(unowned_messages.list_unowned_messages(conn, None, 1)) == 1

@@ -20,6 +20,7 @@ from portal.services.common.message_states import (
     UNKNOWN,
 )
 from portal.services.messages import blacklist, intake, outcomes, sending, validation
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
 from portal.services.upstreams import counters, queue, upstreams
@@ -54,7 +55,7 @@ def refuse(conn: Connection, message_id: int) -> SendingResult:
     return sending.store_unsent_messages(conn, [unsent], now_ms())
 
 
-def build_receipt(*ids: str, state: int | None = DELIVERED, **values: Any) -> sending.UpstreamReceipt:
+def build_receipt(*ids: str, state: int | None = DELIVERED, **values: Any) -> UpstreamReceipt:
     defaults: dict[str, Any] = {
         "upstream": 1,
         "ptt": 0,
@@ -65,10 +66,10 @@ def build_receipt(*ids: str, state: int | None = DELIVERED, **values: Any) -> se
         "destination": "ACME",
         "text": "id:...",
     }
-    return sending.UpstreamReceipt(message_ids=ids, state=state, **defaults | values)
+    return UpstreamReceipt(message_ids=ids, state=state, **defaults | values)
 
 
-def receive(conn: Connection, *receipts: sending.UpstreamReceipt) -> SendingResult:
+def receive(conn: Connection, *receipts: UpstreamReceipt) -> SendingResult:
     return sending.store_upstream_receipts(conn, receipts, now_ms())
 
 
@@ -112,7 +113,7 @@ def test_an_intermediate_receipt_ends_nothing_and_a_final_one_stays(conn, cast, 
 def test_a_receipt_of_nothing_known_is_kept_with_what_was_tried(conn, cast, upstream):
     assert receive(conn, build_receipt("ab12", "43794", status="stat:EXPIRED err:006")).matched == [False]
     row = conn.execute("SELECT * FROM unmatched_receipts").fetchone()
-    assert (row["message_id"], row["other_id"], row["tried"]) == ("ab12", "43794", "ab12, 43794")
+    assert (row["message_id"], row["other_id"], row["tried"]) == ("ab12", "43794", "ab12, 43794, 276372")
     assert (row["status"], row["source"], row["destination"]) == ("stat:EXPIRED err:006", "393401234567", "ACME")
     assert counters.get_counters(conn, 1)["unmatched"] == 1
 
@@ -297,7 +298,7 @@ def test_a_start_decides_about_what_was_under_way(conn, cast, upstream):
 
 
 def test_receipts_come_in_the_order_of_the_outcomes(conn, cast, upstream):
-    ids = queue_of_each(conn, cast.smpp_acme_1.id, [f"39340123456{each}" for each in range(5)])
+    ids = queue_of_each(conn, cast.smpp_acme_1.id, [f"3934{each}1234567" for each in range(5)])
     claim(conn)
     for each in ids:
         accept(conn, each, str(each))

@@ -11,9 +11,17 @@ from portal.services.upstreams.settings import (
     DEFAULTS,
     GROUPS,
     RULES,
+    InvalidCountry,
+    InvalidErrorMap,
+    InvalidIdPattern,
+    InvalidIntermediateStates,
+    InvalidStatusMap,
+    InvalidTimeZone,
     InvalidUpstreamHost,
     InvalidUpstreamSetting,
+    InvalidUpstreamTags,
     InvalidUpstreamText,
+    InvalidUpstreamTlvs,
     TlsSettingWithoutTls,
     UnusableCaFile,
     UpstreamSettingMissing,
@@ -50,6 +58,15 @@ ENOUGH = UpstreamSettings(host="smpp.carrier.example", system_id="acme")
         ("throughput", "0", 0),
         ("registered_delivery", "none", 0),
         ("message_ids", "hex-to-dec", "hex-to-dec"),
+        ("status_map", " 0x58=throttle, 69=fail:100", "0x58=throttle, 69=fail:100"),
+        ("error_map", "27=6", "27=6"),
+        ("intermediate_states", "UNKNOWN", "UNKNOWN"),
+        ("receipt_id_pattern", "ref=([0-9a-f]+)", "ref=([0-9a-f]+)"),
+        ("receipt_timezone", "Europe/Rome", "Europe/Rome"),
+        ("inbound_country", "IT", "IT"),
+        ("inbound_country", "", ""),
+        ("charset", "Latin-1", "latin-1"),
+        ("tlvs", " 0x1400=0A0b, 1401= ", "0x1400=0A0b, 1401="),
     ],
 )
 def test_a_value_is_read_as_it_is_typed_and_as_it_is(name, text, value):
@@ -82,6 +99,10 @@ def test_each_default_is_a_value_and_reads_as_it_is_written(name):
         ("source_npi", "19", "auto, 0–18"),
         ("interface_version", "3.5", "3.3, 3.4, 5.0"),
         ("unanswered", "wait", "resend, fail"),
+        ("charset", "utf8", "gsm, gsm-packed, latin-1, ascii, utf-8"),
+        ("missing_characters", "keep", "ucs2, replace, fail"),
+        ("other_alphabets", "ucs2", "keep, convert"),
+        ("long_texts", "udh", "udh8, udh16, sar, payload"),
     ],
 )
 def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value, says):
@@ -106,12 +127,42 @@ def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value,
         ("host", "[2001:db8::1]", InvalidUpstreamHost),
         ("tls_server_name", "carrier..example", InvalidUpstreamHost),
         ("system_id", 7, InvalidUpstreamSetting),
+        ("status_map", "0x58=throttle, 0x58=retry", InvalidStatusMap),
+        ("status_map", "x" * 1001, InvalidUpstreamText),
+        ("error_map", "27=7777", InvalidErrorMap),
+        ("intermediate_states", "DELIVRD", InvalidIntermediateStates),
+        ("receipt_id_pattern", "((a+)+)", InvalidIdPattern),
+        ("receipt_id_pattern", "x" * 101, InvalidUpstreamText),
+        ("receipt_timezone", "Rome", InvalidTimeZone),
+        ("receipt_timezone", "../etc/passwd", InvalidTimeZone),
+        ("receipt_timezone", "", InvalidTimeZone),
+        ("receipt_timezone", "Europe", InvalidTimeZone),
+        ("inbound_country", "XX", InvalidCountry),
+        ("inbound_country", "39", InvalidCountry),
+        ("pass_tlvs", "0x1400=00", InvalidUpstreamTags),
+        ("pass_tlvs", "0", InvalidUpstreamTags),
+        ("pass_tlvs", "0x1400 message_payload", InvalidUpstreamTags),
+        ("pass_tlvs", "020C", InvalidUpstreamTags),
+        ("tlvs", "0x1400", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=a", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=text", InvalidUpstreamTlvs),
+        ("tlvs", "0x11400=00", InvalidUpstreamTlvs),
+        ("tlvs", "0=00", InvalidUpstreamTlvs),
+        ("tlvs", "0x1400=00 1400=01", InvalidUpstreamTlvs),
+        ("tlvs", "0x0424=00", InvalidUpstreamTlvs),
+        ("tlvs", "1400=" + "00" * 250, InvalidUpstreamText),
     ],
 )
 def test_a_text_that_smpp_or_the_net_has_no_place_for_is_refused(name, value, refusal):
-    with pytest.raises(refusal, match=f"the value of {name}") as caught:
+    with pytest.raises(refusal, match=name) as caught:
         parse_setting(name, value)
     assert caught.value.field == name
+
+
+def test_the_entry_of_a_map_that_is_wrong_is_named_with_what_there_may_be():
+    with pytest.raises(InvalidStatusMap, match=r"^“0x45=fail:99” can't stand in status_map[.]") as caught:
+        parse_setting("status_map", "0x58=throttle, 0x45=fail:99")
+    assert " 100, 101, " in str(caught.value)
 
 
 def test_texts_may_be_as_long_as_smpp_has_them():

@@ -106,6 +106,28 @@ async def test_batches_get_smaller_where_writing_is_slow(connect):
         assert [len(each) for each in written.batches] == [1000, 500, 500, 500, 500]
 
 
+async def test_what_is_patient_comes_by_and_by_and_nobody_waits_behind_it(connect, monkeypatch):
+    monkeypatch.setattr("portal.smsc.storage.writer._MAX_PATIENT_JOBS", 3)
+    async with writing(connect) as written:
+        written.may_go_on.clear()
+        written.writer.queue_patient_write(WriteJobKind.OUTCOME, *range(100, 108))
+        await asyncio.to_thread(written.begun.wait, 5)
+        written.writer.queue_write(WriteJobKind.SUBMIT, 1)
+        await asyncio.sleep(0)
+        written.may_go_on.set()
+        await written.wait_for_results(9)
+        # A batch does submits first.
+        assert written.batches == [[100, 101, 102], [1], [103, 104, 105], [106, 107]]
+        assert [each for each, _ in written.results] == [100, 101, 102, 1, 103, 104, 105, 106, 107]
+
+
+async def test_what_is_patient_is_written_at_the_end(connect, monkeypatch):
+    monkeypatch.setattr("portal.smsc.storage.writer._MAX_PATIENT_JOBS", 3)
+    async with writing(connect) as written:
+        written.writer.queue_patient_write(WriteJobKind.OUTCOME, *range(100, 108))
+    assert on_disk(connect()) == [*range(100, 108)]
+
+
 async def test_deferred_jobs_share_a_batch(connect):
     async with writing(connect) as written:
         for number in (3, 2, 1):

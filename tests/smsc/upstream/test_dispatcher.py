@@ -1,56 +1,25 @@
 """Messages on their way through an upstream: the whole server, and a carrier that does what a test tells it to."""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from portal.core import db
-from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
 from portal.services.messages import inbound_numbers, intake, smpp_config
 from portal.services.operations import self_check
 from portal.services.upstreams import binds, counters, upstreams
-from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, DataSm, DeliverSm, HeaderOnlyPdu, MessageResp, QuerySm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, list_sessions, run_smsc, wait_until
-from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
+from tests.smsc.upstream.running import build_receipt, count_waiting, read_message, run_bound
+from tests.smsc.upstream.smpp_client.carrier import run_carrier
 from tests.support import prepare_submit
-
-
-def read_message(conn: db.Connection, message_id: str) -> sqlite3.Row:
-    row: sqlite3.Row = conn.execute("SELECT * FROM messages WHERE id = ?", (int(message_id),)).fetchone()
-    return row
-
-
-def count_waiting(conn: db.Connection) -> int:
-    return sum(
-        conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("queued_messages", "held_messages")
-    )
-
-
-def build_receipt(submit: SubmitSm, upstream_id: str, stat: str = "DELIVRD", err: str = "000") -> DeliverSm:
-    text = f"id:{upstream_id} sub:001 dlvrd:001 submit date:2611291200 done date:2611291201 stat:{stat} err:{err} text:"
-    return DeliverSm(7, source=submit.destination, destination=submit.source, esm_class=4, short_message=text.encode())
-
-
-@asynccontextmanager
-async def run_bound(
-    config: Config, add_upstream: Callable[..., Upstream], **settings: Any
-) -> AsyncIterator[tuple[SmppServer, Carrier, CarrierConnection]]:
-    async with run_carrier() as carrier:
-        add_upstream(carrier.port, **settings)
-        async with run_smsc(config) as server:
-            yield server, carrier, await carrier.accept()
 
 
 async def test_a_message_goes_out_and_its_receipt_comes_back(config, cast, conn, add_upstream):

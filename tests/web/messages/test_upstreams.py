@@ -10,9 +10,10 @@ from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL
-from portal.services.messages import outcomes, sending
+from portal.services.messages import message_parts, outcomes, sending
+from portal.services.messages.message_parts import TextPart
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.sending import SendingResult
+from portal.services.messages.sending import AcceptedMessage, SendingResult
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.support import Cast, Person
@@ -287,3 +288,24 @@ def test_what_waits_for_its_date_is_scheduled(alice: Browser, conn: db.Connectio
     assert "Queued" not in page
     assert "Sent on Not yet" in page
     assert "later 1 1 Scheduled" in extract_text(alice.get(HISTORY).text)
+
+
+def test_a_text_that_was_cut_says_how_many_of_its_parts_have_arrived(
+    alice: Browser, olga: Browser, conn: db.Connection, queue: Queue
+) -> None:
+    (message_id,) = queue("a long text")
+    claim(conn, message_id)
+    address, at = f"{HISTORY}/{message_id}", clock.now_ms()
+    for number in (1, 3):
+        part = TextPart(number, 3, "{}")
+        sending.store_accepted_messages(conn, [AcceptedMessage(1, message_id, f"id{number}", 2, at, part)])
+    message_parts.end_part(conn, message_id, 1, message_states.DELIVERED, 0, "stat:DELIVRD err:000", at + 1000)
+    page = extract_text(alice.get(address).text)
+    assert "1 of 3 parts delivered" in page
+    assert "Sent on On its way, not accepted yet" in page
+    for each in ("id1", "2 of 3 Not sent", "bigcarrier"):
+        assert each not in page
+    page = extract_text(olga.get(address).text)
+    assert f"1 of 3 Delivered {exact(at + 1000)} id1 stat:DELIVRD err:000 bind 2 · {exact(at)}" in page
+    assert "2 of 3 Not sent" in page
+    assert f"3 of 3 On its way id3 Not yet bind 2 · {exact(at)}" in page

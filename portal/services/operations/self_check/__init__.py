@@ -11,7 +11,7 @@ from functools import partial
 from portal.core.crypto import Keys
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress, report_during_statements
-from portal.services.operations.self_check import in_ledger, in_messages, in_upstreams
+from portal.services.operations.self_check import in_ledger, in_messages, in_parts, in_upstreams
 from portal.services.operations.self_check.copy import (
     DatabaseCopyFailed,
     NoDiskSpaceForCopy,
@@ -146,6 +146,7 @@ _CHECKS = (
     in_ledger.check_credit_expiries,
     in_messages.check_messages,
     in_messages.check_account_messages,
+    in_parts.check_parts,
     _check_deliveries,
     in_upstreams.check_upstreams,
     in_upstreams.check_routes,

@@ -12,6 +12,7 @@ from portal.services.common import ids
 from portal.services.common.audit import SYSTEM
 from portal.services.common.message_states import DELETED, DELIVERED, ENROUTE, PTT_BLACKLISTED, REJECTED
 from portal.services.credits import ledger
+from portal.services.messages import message_parts
 from portal.services.operations.self_check.problem import AccountNames, Problem, ProblemParams, iterate_rows
 from portal.services.upstreams import upstreams
 
@@ -138,7 +139,8 @@ class _TransferMatcher:
 
 
 def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Check that a refund gives back what one message cost, once; the message may have been deleted since.
+    """Check that a refund gives back what one message cost, or its parts that have not arrived, once; the message may
+    have been deleted since.
 
     A refund by the system needs a cancelled or blacklisted message, one by an operator a finished message. Where an
     upstream has ever existed, the system gives back what wasn't delivered, too, if the upstream is set so.
@@ -148,14 +150,17 @@ def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
     rows = iterate_rows(
         conn,
         "SELECT movements.account_id, movements.id, actor, amount, first_message_id,"
-        " coalesce(messages.price, gone.price), coalesce(messages.state, gone.state), coalesce(messages.ptt, gone.ptt)"
+        " coalesce(messages.price, gone.price), coalesce(messages.state, gone.state), coalesce(messages.ptt, gone.ptt),"
+        f" total, {message_parts.COUNT_REFUSED_SQL}, {message_parts.COUNT_UNDELIVERED_SQL}"
         " FROM movements"
         " LEFT JOIN messages ON messages.id = first_message_id AND messages.account_id = movements.account_id"
-        " LEFT JOIN deleted_refunds AS gone ON message_id = first_message_id AND gone.account_id = movements.account_id"
+        " LEFT JOIN cut_messages ON cut_messages.message_id = messages.id"
+        " LEFT JOIN deleted_refunds AS gone ON gone.message_id = first_message_id"
+        "  AND gone.account_id = movements.account_id"
         " WHERE kind = 'refund' AND first_message_id IS NOT NULL ORDER BY movements.id",
     )
     kept_since = dict(iterate_rows(conn, "SELECT id, kept_since FROM accounts"))
-    for account_id, row, actor, amount, message, price, state, ptt in rows:
+    for account_id, row, actor, amount, message, price, state, ptt, total, *undelivered in rows:
         params = {"account": names[account_id], "row": row, "amount": amount, "message": message}
         if price is None and ids.time_from_id(message) < kept_since.get(account_id, 0) * DAY_MS:
             # Older than the account's retention.
@@ -165,7 +170,10 @@ def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
                 "%(account)s: movements row %(row)s gives back what another one's messages row %(message)s cost"
             )
             yield Problem(sentence, params)
-        elif price != amount:
+        elif price != amount and not (
+            # Of a text that was sent in parts those that have not arrived.
+            total and amount in [message_parts.compute_share(price, each, total) for each in undelivered]
+        ):
             sentence = N_(
                 "%(account)s: movements row %(row)s gives back %(amount)s credits for messages row %(message)s, which"
                 " cost %(cost)s"

@@ -21,10 +21,7 @@ from portal.smsc.upstream.smpp_client.interface import (
 )
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
-from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES
-
-THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
-"""What a message is refused with that comes too fast: it is sent again."""
+from portal.smsc.upstream.smpp_client.status_map import build_status_map
 
 # A message that was refused so often is given back: the last figure is for ESME_RMSGQFUL. That a queue is full may mean
 # all of the carrier, or one handset, and is more often the latter the second time.
@@ -65,6 +62,7 @@ class SmppClient:
         events: what is told of what happens.
 
     All calls are made on the event loop, and none of them blocks it. `counters`: what has happened since the start.
+    `status_map`: what is done about refusals.
     """
 
     def __init__(
@@ -72,6 +70,7 @@ class SmppClient:
     ) -> None:
         self._name = name
         self._settings = settings
+        self.status_map = build_status_map(settings.status_map)
         self._events = events
         self._loop = loop
         self.counters = ClientCounters()
@@ -109,6 +108,7 @@ class SmppClient:
         binds. A bind that was refused is tried again at once.
         """
         old, self._settings = self._settings, settings
+        self.status_map = build_status_map(settings.status_map)
         if (settings.throughput, settings.throttle_seconds) != (old.throughput, old.throttle_seconds):
             self._pacer.change_settings(settings.throughput, settings.throttle_seconds, self._loop.time())
         kept = settings.binds * (1 if settings.bind == "trx" else 2) if settings.bind == old.bind else 0
@@ -194,22 +194,32 @@ class SmppClient:
                 flow.due_at = 0.0
                 self._settle_soon()
 
-    def cancel(self, message_id: int) -> bool:
-        """Send a message no more; returns whether it has waited to be sent (again). Then nothing is told of it."""
-        for session in self._submitters:
-            for submit in session.pending:
-                if submit.message_id == message_id:
-                    session.pending.remove(submit)
-                    self._leave_flow(submit)
-                    self._settle_soon()
-                    return True
-        for destination, flow in self._blocked.items():
-            for submit in flow.waiting or ():
-                if submit.message_id == message_id:
-                    self._drop_waiting(submit, destination, flow)
-                    self._settle_soon()
-                    return True
-        return False
+    def cancel(self, *message_ids: int) -> bool:
+        """Send messages no more; returns whether all of them have waited to be sent (again). Then nothing is told of
+        them; otherwise they all go on.
+        """
+        wanted = frozenset(message_ids)
+        pending = [
+            (session, submit)
+            for session in self._submitters
+            for submit in session.pending
+            if submit.message_id in wanted
+        ]
+        waiting = [
+            (destination, flow, submit)
+            for destination, flow in self._blocked.items()
+            for submit in flow.waiting or ()
+            if submit.message_id in wanted
+        ]
+        if len(pending) + len(waiting) < len(wanted):
+            return False
+        for session, submit in pending:
+            session.pending.remove(submit)
+            self._leave_flow(submit)
+        for destination, flow, submit in waiting:
+            self._drop_waiting(submit, destination, flow)
+        self._settle_soon()
+        return True
 
     async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
@@ -243,13 +253,13 @@ class SmppClient:
         self._events.deliver_received(message, respond)
 
     def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
-        if status in THROTTLING_STATUSES:
+        if status in self.status_map.throttling:
             self._hold(submit, session, status)
         else:
             self._pacer.record_answer(submit.sent_at, self._loop.time())
             # What it is refused with for the moment holds up what comes behind it to the same destination.
             followers: Sequence[Submit] = ()
-            if status in TEMPORARY_STATUSES:
+            if status in self.status_map.temporary:
                 followers = self._end_flow(submit)
             else:
                 self._leave_flow(submit)

@@ -25,7 +25,7 @@ class ClientSettings:
     and in SNI; "": the host.
     reconnect_seconds: between two tries to bind, the first time; it grows to six times as long, thirty times where the
     bind is refused. throttle_seconds: after the first ESME_RTHROTTLED nothing is sent for so long; also that
-    between two steps of speeding up.
+    between two steps of speeding up. status_map: the upstream's setting, as text.
     """
 
     host: str
@@ -53,6 +53,7 @@ class ClientSettings:
     enquire_link_seconds: float = 30
     reconnect_seconds: float = 10
     throttle_seconds: float = 1
+    status_map: str = ""
 
     @property
     def hosts(self) -> list[tuple[str, int]]:
@@ -126,8 +127,8 @@ class ClientEvents(Protocol):
     def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
         """The upstream has decided: command_status 0, and its id for the message ("" where it gave none), or another.
 
-        ESME_RTHROTTLED or ESME_RMSGQFUL (bind_number 0): it was tried often enough here, or something before it to the
-        same destination was, or too much waits there. What only waited behind it is lost, unsent.
+        A status that means too much at a time (bind_number 0): it was tried often enough here, or something before it
+        to the same destination was, or too much waits there. What only waited behind it is lost, unsent.
         """
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:

@@ -7,14 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from zoneinfo import ZoneInfo
 
+from portal.core import gsm0338
 from portal.services.common import message_states
+from portal.services.messages.inbound_octets import CODECS, GSM_CHARSETS, unpack_content
+from portal.services.upstreams import mappings
+from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, TlvTag
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
-
-INTERMEDIATE_STATES = frozenset((message_states.ENROUTE, message_states.ACCEPTED))
-"""States that end nothing: another receipt follows."""
 
 # esm_class, 5.2.12: the bits that say what kind of message it is, and the kind that is only a notification.
 _ESM_CLASS_TYPE_BITS, _ESM_CLASS_NOTIFICATION, _ESM_CLASS_UDH = 0x3C, 0x20, 0x40
@@ -26,26 +28,6 @@ _STATES_BY_TLV: Mapping[int, int] = {
     **{each: each for each in range(message_states.ENROUTE, message_states.REJECTED + 1)},
     9: message_states.REJECTED,
 }
-# By the first five letters: carriers spell these words in their own ways, and cut them at seven.
-_STATES_BY_WORD: Mapping[str, int] = {
-    "ENROU": message_states.ENROUTE,
-    "BUFFE": message_states.ENROUTE,
-    "BUFFR": message_states.ENROUTE,
-    "SCHED": message_states.ENROUTE,
-    "SUBMI": message_states.ENROUTE,
-    "ACCEP": message_states.ACCEPTED,
-    "DELIV": message_states.DELIVERED,
-    "EXPIR": message_states.EXPIRED,
-    "DELET": message_states.DELETED,
-    "CANCE": message_states.DELETED,
-    "UNDEL": message_states.UNDELIVERABLE,
-    "FAILE": message_states.UNDELIVERABLE,
-    "UNKNO": message_states.UNKNOWN,
-    "REJEC": message_states.REJECTED,
-    "SKIPP": message_states.REJECTED,
-}
-_LETTERS_THAT_DECIDE = 5
-
 _KEY = re.compile(r"(?<![^\s,;])(id|sub|dlvrd|submit[ _]?date|done[ _]?date|stat|err|text)\s*:\s*", re.IGNORECASE)
 # The form that most carriers keep to; for these the fields need not be searched.
 _USUAL_TEXT = re.compile(
@@ -57,6 +39,38 @@ _MAX_ID_LENGTH = 64
 _MAX_WORD_LENGTH = 20
 # Longer ones are none.
 _MAX_DATE_LENGTH = 16
+# Of a text in which a pattern looks for the id: a receipt of appendix B without what it quotes is shorter.
+_MAX_SEARCHED_LENGTH = 160
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRules:
+    """How a carrier writes its receipts.
+
+    id_from: "both", "tlv" or "text". id_pattern: finds the id in the text; None: `id:` does. intermediate_states: those
+    that end nothing. charset: of data_coding 0; "auto": Latin-1, as most write in what is the same in all.
+    """
+
+    id_from: str = "both"
+    id_pattern: re.Pattern[str] | None = None
+    intermediate_states: frozenset[int] = mappings.ALWAYS_INTERMEDIATE
+    timezone: datetime.tzinfo = datetime.UTC
+    charset: str = "auto"
+
+
+DEFAULT_RULES = ReceiptRules()
+
+
+def receipt_rules_from_settings(settings: UpstreamSettings) -> ReceiptRules:
+    """Return what an upstream's settings say of receipts."""
+    pattern = settings.receipt_id_pattern
+    return ReceiptRules(
+        settings.receipt_id_from,
+        mappings.parse_id_pattern(pattern) if pattern else None,
+        mappings.parse_intermediate_states(settings.intermediate_states),
+        ZoneInfo(settings.receipt_timezone),
+        settings.receipt_charset,
+    )
 
 
 # Not frozen, because one is created for each receipt.
@@ -67,8 +81,7 @@ class Receipt:
     message_ids: the ids that it gives for its message, as they came: that of the TLV first, and that of the text where
     it is another. state: message_state as the portal has it, None: a word that is not known. is_final: nothing more
     will come. stat, err: as they came, "" where there is none; of a TLV the decimal number. done_at: unix milliseconds,
-    None: no date that can be read. Carriers write it in a time zone of their own, which is taken for UTC. text: all of
-    it, as far as it can be read.
+    None: no date that can be read. text: all of it, as far as it can be read.
     """
 
     message_ids: tuple[str, ...]
@@ -80,7 +93,7 @@ class Receipt:
     text: str = field(default="", compare=False)
 
 
-def parse_receipt(message: DeliverSm | DataSm) -> Receipt | None:
+def parse_receipt(message: DeliverSm | DataSm, rules: ReceiptRules = DEFAULT_RULES) -> Receipt | None:
     """Return the receipt that it is, None where it is a message from a handset.
 
     By esm_class, or by receipted_message_id: a handset can write a receipt's text, but neither of these.
@@ -89,31 +102,51 @@ def parse_receipt(message: DeliverSm | DataSm) -> Receipt | None:
     tlvs = message.tlvs
     if kind not in (ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) and TlvTag.RECEIPTED_MESSAGE_ID not in tlvs:
         return None
-    text = _decode_text(message)
+    text = _decode_text(message, rules)
     fields = _parse_text(text)
-    tlv_id = tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1").strip()
-    candidates = (each[:_MAX_ID_LENGTH] for each in (tlv_id, fields.get("id", "")) if each)
     stat = fields.get("stat", "")[:_MAX_WORD_LENGTH]
     state_value = tlvs.get(TlvTag.MESSAGE_STATE, b"")
     state = _STATES_BY_TLV.get(state_value[0]) if len(state_value) == 1 else None
     if state is None:
-        state = _STATES_BY_WORD.get(stat[:_LETTERS_THAT_DECIDE].upper())
+        state = mappings.find_state(stat)
     return Receipt(
-        tuple(dict.fromkeys(candidates)),
+        _find_ids(tlvs, text, fields, rules),
         state,
-        state is not None and state not in INTERMEDIATE_STATES and kind != _ESM_CLASS_NOTIFICATION,
+        state is not None and state not in rules.intermediate_states and kind != _ESM_CLASS_NOTIFICATION,
         stat,
         _read_error_code(tlvs.get(TlvTag.NETWORK_ERROR_CODE)) or fields.get("err", "")[:_MAX_WORD_LENGTH],
-        _parse_date(fields.get("donedate", "")[: _MAX_DATE_LENGTH + 1]),
+        _parse_date(fields.get("donedate", "")[: _MAX_DATE_LENGTH + 1], rules.timezone),
         text,
     )
 
 
-def _decode_text(message: DeliverSm | DataSm) -> str:
-    body = message.body
+def _find_ids(tlvs: Mapping[int, bytes], text: str, fields: Mapping[str, str], rules: ReceiptRules) -> tuple[str, ...]:
+    """Return the ids that a receipt gives, each once."""
+    found = []
+    if rules.id_from != "text":
+        found.append(tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1").strip())
+    if rules.id_from != "tlv" and rules.id_pattern is None:
+        found.append(fields.get("id", ""))
+    elif rules.id_from != "tlv" and rules.id_pattern is not None:
+        match = rules.id_pattern.search(text[:_MAX_SEARCHED_LENGTH])
+        found.append((match[1] or "").strip() if match else "")
+    return tuple(dict.fromkeys(each[:_MAX_ID_LENGTH] for each in found if each))
+
+
+def _decode_text(message: DeliverSm | DataSm, rules: ReceiptRules) -> str:
+    body, header_length = message.body, 0
     if message.esm_class & _ESM_CLASS_UDH and body:
-        body = body[1 + body[0] :]
-    return body.decode("utf-16-be" if message.data_coding == _DATA_CODING_UCS2 else "latin-1", "replace")
+        header_length = 1 + body[0]
+        body = body[header_length:]
+    if message.data_coding == _DATA_CODING_UCS2:
+        return body.decode("utf-16-be", "replace")
+    if message.data_coding or rules.charset not in (*GSM_CHARSETS, *CODECS):
+        return body.decode("latin-1")
+    if rules.charset in CODECS:
+        return body.decode(CODECS[rules.charset], "replace")
+    return gsm0338.decode_as_displayed(
+        unpack_content(body, rules.charset, header_length), gsm0338.get_alphabet(0, None)
+    )
 
 
 def _parse_text(text: str) -> Mapping[str, str]:
@@ -139,10 +172,13 @@ def _read_error_code(value: bytes | None) -> str:
 
 # Most that come within a minute have the same.
 @lru_cache(maxsize=1_000)
-def _parse_date(text: str) -> int | None:
+def _parse_date(text: str, timezone: datetime.tzinfo) -> int | None:
+    """Return a date of appendix B, with or without seconds, which is in a time zone that isn't said; or one as 7.1.1
+    has it, which says its own.
+    """
     try:
         if text.isascii() and text.isdigit():
-            moment = datetime.datetime.strptime(text, _DATE_FORMATS[len(text)]).replace(tzinfo=datetime.UTC)
+            moment = datetime.datetime.strptime(text, _DATE_FORMATS[len(text)]).replace(tzinfo=timezone)
             return int(moment.timestamp() * 1000)
         return times.parse_smpp_time(text, 0) if not text.endswith("R") else None
     except (KeyError, ValueError, OverflowError):

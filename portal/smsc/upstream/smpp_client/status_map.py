@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 from portal.services.common import message_states
+from portal.services.upstreams import mappings
+from portal.services.upstreams.mappings import StatusAction
 from portal.smsc.protocol.constants import CommandStatus
 
 # Those that CommandStatus has no names for, as nothing else here uses them (5.1.3).
 _ESME_RINVDSTNPI, _ESME_RDELIVERYFAILURE = 0x51, 0xFE
 _ESME_RINVSRCTON, _ESME_RINVSRCNPI = 0x48, 0x49
 
+THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL)
+"""What a message is refused with that comes too fast: it is sent again."""
 TEMPORARY_STATUSES = frozenset(
     (
         CommandStatus.ESME_RINVBNDSTS,
@@ -57,11 +63,71 @@ _PTT_BY_STATE: Mapping[int, int] = {
 }
 
 
-def ptt_from_status(status: int) -> int:
-    """Return the ptt of a message that was refused with this command_status for good."""
-    return _PTT_BY_STATUS.get(status, message_states.PTT_REJECTED)
+# What receipts give as the reason of UNDELIV is mostly an error of the network's own protocol: 3GPP TS 29.002, 17.6.6.
+_PTT_BY_NETWORK_ERROR: Mapping[str, int] = {
+    "1": message_states.PTT_SUBSCRIBER,  # unknownSubscriber
+    "5": message_states.PTT_SUBSCRIBER,  # unidentifiedSubscriber
+    "6": message_states.PTT_UNREACHABLE,  # absentSubscriberSM
+    "9": message_states.PTT_SUBSCRIBER,  # illegalSubscriber
+    "11": message_states.PTT_SUBSCRIBER,  # teleserviceNotProvisioned
+    "12": message_states.PTT_EQUIPMENT,  # illegalEquipment
+    "13": message_states.PTT_SUBSCRIBER,  # callBarred
+    "21": message_states.PTT_NETWORK,  # facilityNotSupported
+    "27": message_states.PTT_UNREACHABLE,  # absentSubscriber
+    "31": message_states.PTT_UNREACHABLE,  # subscriberBusyForMT-SMS
+    "32": message_states.PTT_EQUIPMENT,  # sm-DeliveryFailure: mostly a memory that is full
+    "34": message_states.PTT_NETWORK,  # systemFailure
+    "35": message_states.PTT_NETWORK,  # dataMissing
+    "36": message_states.PTT_NETWORK,  # unexpectedDataValue
+}
 
 
-def ptt_from_state(state: int) -> int:
-    """Return the ptt of a message whose receipt says this message_state; PTT_PENDING for one that ends nothing."""
-    return _PTT_BY_STATE.get(state, message_states.PTT_PENDING)
+@dataclass(frozen=True, slots=True)
+class StatusMap:
+    """What is done about the command_status of a refusal.
+
+    `throttling`: slow down, and send it again. `temporary`: these, and those with which the same message may be taken
+    later. With all others it has failed.
+    """
+
+    throttling: frozenset[int]
+    temporary: frozenset[int]
+    ptts: Mapping[int, int]
+
+    def get_ptt(self, status: int) -> int:
+        """Return the ptt of a message that was refused with this command_status for good."""
+        return self.ptts.get(status, message_states.PTT_REJECTED)
+
+
+@lru_cache(maxsize=100)
+def build_status_map(text: str = "") -> StatusMap:
+    """Return the usual map, with what an upstream's `status_map` says otherwise."""
+    throttling: set[int] = set(THROTTLING_STATUSES)
+    temporary, ptts = set(TEMPORARY_STATUSES), dict(_PTT_BY_STATUS)
+    for status, rule in mappings.parse_status_map(text).items():
+        throttling.discard(status)
+        temporary.discard(status)
+        if rule.action is not StatusAction.FAIL:
+            temporary.add(status)
+        if rule.action is StatusAction.THROTTLE:
+            throttling.add(status)
+        if rule.ptt is not None:
+            ptts[status] = rule.ptt
+    return StatusMap(frozenset(throttling), frozenset(temporary), ptts)
+
+
+def ptt_from_receipt(state: int | None, error: str, error_map: Mapping[str, int]) -> int:
+    """Return the ptt of a message whose receipt says this message_state; PTT_PENDING for one that ends nothing.
+
+    Args:
+        error: the error code of the receipt, as it came.
+        error_map: what the upstream's own codes mean, by `mappings.fold_error_code`; the usual ones are looked up where
+            the receipt says no more than UNDELIV.
+    """
+    ptt = message_states.PTT_PENDING if state is None else _PTT_BY_STATE.get(state, message_states.PTT_PENDING)
+    if ptt in (message_states.PTT_PENDING, message_states.PTT_NONE):
+        return ptt
+    code = mappings.fold_error_code(error)
+    if state == message_states.UNDELIVERABLE:
+        ptt = _PTT_BY_NETWORK_ERROR.get(code, ptt)
+    return error_map.get(code, ptt)

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS
+from portal.services.common import ids
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import validation
-from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams.settings import NUMBER_PREFIXES, UpstreamSettings
+from portal.services.messages.validation import Segment, SubmittedMessage
+from portal.services.upstreams.settings import (
+    NUMBER_PREFIXES,
+    PAYLOAD,
+    SAR,
+    UDH_16,
+    UpstreamSettings,
+    parse_tags,
+    parse_tlvs,
+)
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
+from portal.smsc.upstream.smpp_client import charsets
+from portal.smsc.upstream.smpp_client.charsets import CarrierText
 
 _UDH_INDICATOR = 0x40
+# 06 08 04 reference reference total number.
+_UDH_16_OCTETS = 7
+# Prime to 256, so that 256 texts of one millisecond have as many references.
+_REFERENCE_STEP = 37
 # 5.2.5 and 5.2.6: TON and NPI.
 _UNKNOWN, _INTERNATIONAL, _NETWORK_SPECIFIC, _ALPHANUMERIC = (0, 0), (1, 1), (3, 1), (5, 0)
 _MAX_SHORT_CODE_DIGITS = 8
@@ -20,35 +38,74 @@ _MAX_SHORT_CODE_DIGITS = 8
 _MAX_RELATIVE_MS = 31 * DAY_MS
 
 
-def build_submit_sm(message: SubmittedMessage, settings: UpstreamSettings, now: int) -> SubmitSm:
-    """Return a message's submit_sm, with any sequence number.
+class OutgoingText(NamedTuple):
+    """What a message's text goes out as: `pieces`, of each of which a submit_sm is made.
+
+    `piece_parts`: in how many parts a handset gets a piece.
+    """
+
+    text: CarrierText
+    pieces: Sequence[bytes | str]
+    piece_parts: int
+
+
+def split_text(message: SubmittedMessage, settings: UpstreamSettings) -> OutgoingText:
+    """Return a message's text in an alphabet that its upstream takes, cut into parts where that is set and needed.
+
+    Raises:
+        charsets.CharacterMissing
+        ValueError: the text can't be encoded, or has too many parts.
+    """
+    text = charsets.encode_text(message, settings)
+    # A part of a client's is one, however long it is.
+    if text.udh is None and message.segment is None:
+        header_octets = _UDH_16_OCTETS if settings.long_texts == UDH_16 else gsm0338.CONCATENATION_UDH_OCTETS
+        pieces = text.split(header_octets)
+        if settings.long_texts == PAYLOAD:
+            return OutgoingText(text, [text.content], len(pieces))
+        if len(pieces) > validation.MAX_PARTS:
+            raise ValueError(f"the text has {len(pieces)} parts")
+        return OutgoingText(text, pieces, 1)
+    return OutgoingText(text, [text.content], 1)
+
+
+def build_submit_sm(
+    message: SubmittedMessage, outgoing: OutgoingText, settings: UpstreamSettings, now: int, number: int = 1
+) -> SubmitSm:
+    """Return the submit_sm of a piece of a message's text, with any sequence number.
 
     What doesn't fit one part goes as message_payload.
 
     Args:
+        outgoing: from `split_text`.
         now: this moment (milliseconds).
+        number: of the piece, from 1.
 
     Raises:
-        ValueError: the text can't be encoded, or an address is too long.
+        ValueError: an address is too long.
     """
+    text, pieces, piece_parts = outgoing
     source, (source_ton, source_npi) = _read_source(message.source, settings)
-    udh = message.udh
-    tlvs: dict[int, bytes] = {}
-    if message.segment is not None:
-        reference, total, number = message.segment
-        if udh is None:
-            tlvs[TlvTag.SAR_MSG_REF_NUM] = reference.to_bytes(2)
-            tlvs[TlvTag.SAR_TOTAL_SEGMENTS] = total.to_bytes(1)
-            tlvs[TlvTag.SAR_SEGMENT_SEQNUM] = number.to_bytes(1)
-        else:
-            udh = validation.add_concatenation(udh, message.segment)
+    udh = text.udh
+    tlvs = dict(parse_tlvs(settings.tlvs) or {}) if settings.tlvs else {}
+    if message.tlvs:
+        passed_tags = parse_tags(settings.pass_tlvs) or ()
+        tlvs |= {tag: value for tag, value in message.tlvs.items() if tag in passed_tags}
+    segment = message.segment
+    if len(pieces) > 1:
+        segment = Segment(_choose_reference(message.id), len(pieces), number)
+        if settings.long_texts != SAR:
+            udh = _build_concatenation_udh(segment, settings.long_texts)
+    elif segment is not None and udh is not None:
+        udh = validation.add_concatenation(udh, segment)
+    if segment is not None and udh is None:
+        tlvs[TlvTag.SAR_MSG_REF_NUM] = segment.reference.to_bytes(2)
+        tlvs[TlvTag.SAR_TOTAL_SEGMENTS] = segment.total.to_bytes(1)
+        tlvs[TlvTag.SAR_SEGMENT_SEQNUM] = segment.number.to_bytes(1)
     if message.subunit is not None:
         tlvs[TlvTag.DEST_ADDR_SUBUNIT] = message.subunit.to_bytes(1)
-    content = message.body
-    if content is None:
-        content = gsm0338.encode_body(message.text, gsm0338.ENCODINGS[message.data_coding])
-    body = content if udh is None else udh + content
-    if message.parts > 1:
+    body = text.encode(pieces[number - 1], udh)
+    if piece_parts > 1 or len(body) > charsets.MAX_SHORT_MESSAGE_OCTETS:
         tlvs[TlvTag.MESSAGE_PAYLOAD] = body
         body = b""
     return SubmitSm(
@@ -63,10 +120,27 @@ def build_submit_sm(message: SubmittedMessage, settings: UpstreamSettings, now: 
         priority=message.priority,
         validity_period=_format_validity(message.expires_at, settings, now),
         registered_delivery=settings.registered_delivery,
-        data_coding=message.data_coding,
+        data_coding=text.data_coding,
         short_message=body,
         tlvs=tlvs,
     )
+
+
+def _choose_reference(message_id: int) -> int:
+    """Return the reference number of a text's parts: the same one each time that the text is sent, and another one than
+    texts of the same moment have.
+    """
+    submitted_at = ids.time_from_id(message_id)
+    # The ids of one millisecond count up.
+    return (submitted_at + _REFERENCE_STEP * (message_id - ids.min_id_at_time(submitted_at))) & 0xFFFF
+
+
+def _build_concatenation_udh(segment: Segment, long_texts: str) -> bytes:
+    """Return the user data header of a part (GSM 03.40, 9.2.3.24.1 and 8)."""
+    place = bytes((segment.total, segment.number))
+    if long_texts == UDH_16:
+        return b"\x06\x08\x04" + segment.reference.to_bytes(2) + place
+    return b"\x05\x00\x03" + bytes((segment.reference & 0xFF,)) + place
 
 
 def _read_source(source: str, settings: UpstreamSettings) -> tuple[str, tuple[int, int]]:

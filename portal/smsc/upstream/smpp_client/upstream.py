@@ -11,12 +11,11 @@ from functools import partial
 from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
-from portal.services.common.addresses import normalize_address
 from portal.services.messages import outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
-from portal.services.messages.sending import UpstreamReceipt
+from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import MAX_PARTS, SubmittedMessage
-from portal.services.upstreams import binds
+from portal.services.upstreams import binds, mappings
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.protocol.constants import CommandStatus, format_receipt_status, format_status
@@ -24,19 +23,20 @@ from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.interface import UpstreamEvents
 from portal.smsc.upstream.smpp_client import receipts, status_map
+from portal.smsc.upstream.smpp_client.charsets import CharacterMissing
 from portal.smsc.upstream.smpp_client.client import SmppClient
+from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_settings
+from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientSettings,
     Respond,
     client_settings_from_upstream,
 )
-from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
+from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_text
 
 log = logging.getLogger(__name__)
 
-_UDH_INDICATOR = 0x40
-_BINARY_DATA_CODING = 4
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
 # Appendix B has less than 200; what a carrier adds is kept for operators.
@@ -56,6 +56,8 @@ class SmppUpstream:
         self._events = events
         self._loop = loop
         self._client = SmppClient(config.upstream.name, self._read_settings(), self, loop)
+        self._apply_rules()
+        self._cut_texts = CutTexts(self._client, events, loop)
         self._counted: Mapping[str, int] = _NO_COUNTS
 
     # --- what the dispatcher calls
@@ -76,9 +78,15 @@ class SmppUpstream:
 
     def change_config(self, config: UpstreamConfig) -> None:
         self._config = config
+        self._apply_rules()
         self._client.rename(config.upstream.name)
         if config.password is not None:
             self._client.change_settings(self._read_settings())
+
+    def _apply_rules(self) -> None:
+        settings = self._config.upstream.settings
+        self._receipt_rules = receipts.receipt_rules_from_settings(settings)
+        self._error_map = mappings.parse_error_map(settings.error_map)
 
     def _read_settings(self) -> ClientSettings:
         return client_settings_from_upstream(self._config.upstream.settings, self._config.password or "")
@@ -103,12 +111,16 @@ class SmppUpstream:
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         for each in messages:
             try:
-                submit_sm = self._build_submit_sm(each)
-                if submit_sm is None:
+                if outcomes.is_expired(each, now_ms()):
+                    # Whoever gets it back ends it.
                     self._loop.call_soon(self._events.handle_lost, (), (each.id,))
                 else:
-                    renew = partial(self._build_submit_sm, each)
-                    self._client.submit(each.id, submit_sm, each.parts, renew, is_retry=each.is_retry)
+                    self._send_message(each)
+            except CharacterMissing as error:
+                log.info("message %d is not sent: %s", each.id, error)
+                self._loop.call_soon(
+                    self._events.handle_refused, each.id, f"not sent: {error}", message_states.PTT_INVALID_CONTENT
+                )
             except (ValueError, LookupError, OverflowError) as error:
                 # The error may quote the text.
                 log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
@@ -116,15 +128,35 @@ class SmppUpstream:
                     self._events.handle_refused, each.id, _NOT_WRITTEN, message_states.PTT_INVALID_CONTENT
                 )
 
-    def _build_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
-        """Return a message as it is to be sent now; None where it has expired: whoever gets it back ends it."""
+    def _send_message(self, message: SubmittedMessage) -> None:
+        settings = get_cut_settings(message, self._config.upstream.settings)
+        outgoing = split_text(message, settings)
+        if message.cut is not None and message.cut.total != len(outgoing.pieces):
+            raise ValueError("parts of it were sent that the others would not fit")
+        if len(outgoing.pieces) > 1:
+            self._cut_texts.send(message, outgoing, settings)
+        else:
+            submit_sm = build_submit_sm(message, outgoing, settings, now_ms())
+            renew = partial(self._renew_submit_sm, message)
+            self._client.submit(message.id, submit_sm, outgoing.piece_parts, renew, is_retry=message.is_retry)
+
+    def _renew_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
+        """Return a message as it is to be sent now; None where it has expired."""
         now = now_ms()
-        return (
-            None if outcomes.is_expired(message, now) else build_submit_sm(message, self._config.upstream.settings, now)
-        )
+        if outcomes.is_expired(message, now):
+            return None
+        settings = self._config.upstream.settings
+        outgoing = split_text(message, settings)
+        if len(outgoing.pieces) > 1:
+            raise ValueError("other settings would cut it now")
+        return build_submit_sm(message, outgoing, settings, now)
 
     def cancel_message(self, message_id: int) -> bool:
-        return self._client.cancel(message_id)
+        was_cancelled = self._cut_texts.cancel(message_id)
+        return self._client.cancel(message_id) if was_cancelled is None else was_cancelled
+
+    def has_begun(self, message_id: int) -> bool:
+        return self._cut_texts.has_begun(message_id)
 
     def take_counters(self) -> Mapping[str, int]:
         counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}
@@ -138,14 +170,24 @@ class SmppUpstream:
     # --- what the client tells
 
     def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
-        if not status:
+        if message_id < 0:
+            self._cut_texts.handle_answer(message_id, status, upstream_message_id, bind_number)
+        elif not status:
             self._events.handle_accepted(message_id, upstream_message_id, bind_number)
-        elif status in status_map.TEMPORARY_STATUSES:
+        elif status in self._client.status_map.temporary:
             self._events.handle_held(message_id, format_status(status))
         else:
-            self._events.handle_refused(message_id, format_status(status), status_map.ptt_from_status(status))
+            self._events.handle_refused(message_id, format_status(status), self._client.status_map.get_ptt(status))
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        parts = [[each for each in lost if each < 0] for lost in (unsure, unsent)]
+        if any(parts):
+            # The lists are in the order of sending; the storage puts each back in its own place.
+            cut = self._cut_texts.handle_lost(*parts)
+            unsure, unsent = (
+                [*cut_ids, *(each for each in lost if each >= 0)]
+                for cut_ids, lost in zip(cut, (unsure, unsent), strict=True)
+            )
         self._events.handle_lost(unsure, unsent)
 
     def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
@@ -153,18 +195,24 @@ class SmppUpstream:
             # The carrier is to bring it again where it isn't.
             respond(CommandStatus.ESME_ROK if is_stored else CommandStatus.ESME_RX_T_APPN)
 
-        receipt = receipts.parse_receipt(message)
+        receipt = receipts.parse_receipt(message, self._receipt_rules)
         if receipt is None:
-            inbound = _inbound_from_deliver(message)
+            settings = self._config.upstream.settings
+            inbound = inbound_from_deliver(
+                message, self._config.upstream.id, self._receipt_rules.charset, settings.inbound_country
+            )
             if len(inbound.source) > _MAX_SOURCE_LENGTH:
                 respond(CommandStatus.ESME_RINVSRCADR)
             # What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
-            elif gsm0338.count_parts(message.body, gsm0338.ENCODINGS[inbound.data_coding]) > MAX_PARTS:
+            elif (
+                isinstance(inbound, MobileOriginatedMessage)
+                and gsm0338.count_parts(message.body, gsm0338.ENCODINGS[inbound.data_coding]) > MAX_PARTS
+            ):
                 respond(CommandStatus.ESME_RINVMSGLEN)
             else:
                 self._events.handle_inbound(inbound, resolve)
             return
-        ptt = message_states.PTT_PENDING if receipt.state is None else status_map.ptt_from_state(receipt.state)
+        ptt = status_map.ptt_from_receipt(receipt.state, receipt.err, self._error_map)
         self._events.handle_receipt(
             UpstreamReceipt(
                 self._config.upstream.id,
@@ -194,20 +242,3 @@ def _format_status(receipt: receipts.Receipt, ptt: int) -> str:
     if not receipt.stat and receipt.state is not None:
         return format_receipt_status(receipt.state, ptt)
     return f"stat:{receipt.stat} err:{receipt.err}"
-
-
-def _inbound_from_deliver(message: DeliverSm | DataSm) -> MobileOriginatedMessage:
-    content, udh = message.body, None
-    if message.esm_class & _UDH_INDICATOR and content and content[0] < len(content):
-        udh, content = content[: content[0] + 1], content[content[0] + 1 :]
-    data_coding = message.data_coding if message.data_coding in gsm0338.ENCODINGS else _BINARY_DATA_CODING
-    encoding, body = gsm0338.ENCODINGS[data_coding], None
-    try:
-        if udh and gsm0338.has_shift_elements(udh):
-            raise ValueError("the text is in the table of a national language")
-        text = gsm0338.decode_body(content, encoding)
-    except ValueError:
-        text, body = gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(data_coding, udh)), content
-    return MobileOriginatedMessage(
-        normalize_address(message.source), normalize_address(message.destination), text, data_coding, udh, body
-    )

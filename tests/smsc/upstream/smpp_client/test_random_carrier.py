@@ -9,7 +9,7 @@ import pytest
 
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, SubmitSm
-from portal.smsc.upstream.smpp_client.client import THROTTLING_STATUSES
+from portal.smsc.upstream.smpp_client.status_map import THROTTLING_STATUSES
 from tests.smsc.upstream.smpp_client.carrier import CarrierConnection, run_carrier, run_client, submit_all
 
 MESSAGES, WINDOW = 300, 5

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from portal.core import gsm0338
 from portal.services.common.message_states import (
     ACCEPTED,
     DELETED,
@@ -15,20 +16,28 @@ from portal.services.common.message_states import (
     UNDELIVERABLE,
     UNKNOWN,
 )
+from portal.services.upstreams.mappings import ALWAYS_INTERMEDIATE
+from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
-from portal.smsc.upstream.smpp_client.receipts import INTERMEDIATE_STATES, Receipt, parse_receipt
+from portal.smsc.upstream.smpp_client.receipts import (
+    DEFAULT_RULES,
+    Receipt,
+    ReceiptRules,
+    parse_receipt,
+    receipt_rules_from_settings,
+)
 
 
-def parse_text(text: str, esm_class: int = 4) -> Receipt:
-    receipt = parse_receipt(DeliverSm(1, esm_class=esm_class, short_message=text.encode("latin-1")))
+def parse_text(text: str, esm_class: int = 4, rules: ReceiptRules = DEFAULT_RULES) -> Receipt:
+    receipt = parse_receipt(DeliverSm(1, esm_class=esm_class, short_message=text.encode("latin-1")), rules)
     assert receipt
     return receipt
 
 
-def parse_tlvs(text: str = "", **tlvs: bytes) -> Receipt:
+def parse_tlvs(text: str = "", rules: ReceiptRules = DEFAULT_RULES, **tlvs: bytes) -> Receipt:
     by_tag: dict[int, bytes] = {TlvTag[name.upper()]: value for name, value in tlvs.items()}
-    receipt = parse_receipt(DeliverSm(1, esm_class=4, short_message=text.encode(), tlvs=by_tag))
+    receipt = parse_receipt(DeliverSm(1, esm_class=4, short_message=text.encode(), tlvs=by_tag), rules)
     assert receipt
     return receipt
 
@@ -89,11 +98,11 @@ def test_texts(text, expected):
 def test_words(word, state):
     receipt = parse_text(f"id:1 stat:{word}")
     assert receipt.state == state
-    assert receipt.is_final == (state not in INTERMEDIATE_STATES)
+    assert receipt.is_final == (state not in ALWAYS_INTERMEDIATE)
 
 
 def test_states_that_end_nothing():
-    assert {ENROUTE, ACCEPTED} == INTERMEDIATE_STATES
+    assert {ENROUTE, ACCEPTED} == ALWAYS_INTERMEDIATE
     # A notification ends nothing, whatever it says.
     assert not parse_text("id:1 stat:UNDELIV", esm_class=0x20).is_final
 
@@ -103,6 +112,65 @@ def test_tlvs_come_first():
         STANDARD, receipted_message_id=b"1198763\0", message_state=b"\x05", network_error_code=b"\x03\x00\x1b"
     )
     assert receipt == Receipt(("1198763", "0012aB"), UNDELIVERABLE, True, "DELIVRD", "27", AT)
+
+
+def build_rules(**settings: str) -> ReceiptRules:
+    return receipt_rules_from_settings(UpstreamSettings(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("id_from", "pattern", "ids"),
+    [
+        ("both", "", ("1198763", "0012aB")),
+        ("tlv", "", ("1198763",)),
+        ("text", "", ("0012aB",)),
+        ("text", "id:00(..)", ("12",)),
+        ("both", "date:([0-9]+) done", ("1198763", "2611291200")),
+        ("text", "ref:(.+)", ()),
+        # Nothing is looked for where no receipt has an id.
+        ("text", "Ciao{1,9}(x+)", ()),
+    ],
+)
+def test_the_id_is_where_the_settings_say(id_from, pattern, ids):
+    rules = build_rules(receipt_id_from=id_from, receipt_id_pattern=pattern)
+    text = f"{STANDARD}{'o' * 200}x"
+    assert parse_tlvs(text, rules, receipted_message_id=b"1198763\0").message_ids == ids
+
+
+def test_states_that_are_set_to_end_nothing_do_not():
+    rules = build_rules(intermediate_states="UNKNOWN, undeliv")
+    for word in ("UNKNOWN", "UNDELIVERED", "ENROUTE", "ACCEPTD"):
+        assert not parse_text(f"id:1 stat:{word}", rules=rules).is_final
+    assert not parse_tlvs("", rules, receipted_message_id=b"1", message_state=b"\x07").is_final
+    assert parse_text("id:1 stat:EXPIRED", rules=rules).is_final
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["2607011401", "260701140100", "20260701140100", "260701120100000+", "260701140100008+"],
+    ids=["minutes", "seconds", "four digits", "in UTC by 7.1.1", "with its own zone"],
+)
+def test_dates_are_in_the_time_zone_that_is_set_unless_they_say_theirs(date):
+    rules = build_rules(receipt_timezone="Europe/Rome")
+    at = int(datetime.datetime(2026, 7, 1, 12, 1, tzinfo=datetime.UTC).timestamp() * 1000)
+    assert parse_text(f"id:1 stat:DELIVRD done date:{date}", rules=rules).done_at == at
+
+
+@pytest.mark.parametrize(
+    ("charset", "octets"),
+    [
+        ("auto", b"id:a_1 stat:DELIVRD"),
+        ("gsm", b"id:a\x111 stat:DELIVRD"),
+        ("gsm-packed", gsm0338.pack_septets(b"id:a\x111 stat:DELIVRD")),
+        ("utf-8", b"id:a_1 stat:DELIVRD text:\xc3\xa9"),
+        ("ascii", b"id:a_1 stat:DELIVRD text:\xff"),
+    ],
+)
+def test_a_receipt_in_the_charset_that_is_set(charset, octets):
+    message = DeliverSm(1, esm_class=4, short_message=octets)
+    receipt = parse_receipt(message, build_rules(receipt_charset=charset))
+    assert receipt
+    assert (receipt.message_ids, receipt.state) == (("a_1",), DELIVERED)
 
 
 def test_the_same_id_is_there_once():

@@ -4,10 +4,14 @@ import pytest
 
 from portal.services.common import message_states
 from portal.services.common.message_states import PTT_DESCRIPTIONS, PTT_PENDING
+from portal.services.upstreams import mappings
 from portal.smsc.protocol.constants import CommandStatus
-from portal.smsc.upstream.smpp_client.client import THROTTLING_STATUSES
-from portal.smsc.upstream.smpp_client.receipts import INTERMEDIATE_STATES
-from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES, ptt_from_state, ptt_from_status
+from portal.smsc.upstream.smpp_client.status_map import (
+    TEMPORARY_STATUSES,
+    THROTTLING_STATUSES,
+    build_status_map,
+    ptt_from_receipt,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +27,9 @@ from portal.smsc.upstream.smpp_client.status_map import TEMPORARY_STATUSES, ptt_
     ],
 )
 def test_refusals(status, ptt):
-    assert ptt_from_status(status) == ptt
-    assert status not in TEMPORARY_STATUSES
+    usual = build_status_map()
+    assert usual.get_ptt(status) == ptt
+    assert status not in usual.temporary
 
 
 def test_what_is_throttled_is_tried_again():
@@ -32,7 +37,39 @@ def test_what_is_throttled_is_tried_again():
 
 
 def test_each_state_has_a_ptt_that_customers_can_read():
-    states = range(message_states.ENROUTE, message_states.REJECTED + 1)
-    assert {each for each in states if ptt_from_state(each) == PTT_PENDING} == INTERMEDIATE_STATES
-    assert {ptt_from_state(each) for each in states} <= PTT_DESCRIPTIONS.keys()
-    assert [ptt_from_state(each) for each in (2, 3, 4, 5, 7, 8)] == [0, 801, 802, 800, 804, 803]
+    ptts = {each: ptt_from_receipt(each, "", {}) for each in range(message_states.ENROUTE, message_states.REJECTED + 1)}
+    assert {each for each, ptt in ptts.items() if ptt == PTT_PENDING} == mappings.ALWAYS_INTERMEDIATE
+    assert set(ptts.values()) <= PTT_DESCRIPTIONS.keys()
+    assert [ptts[each] for each in (2, 3, 4, 5, 7, 8)] == [0, 801, 802, 800, 804, 803]
+    assert ptt_from_receipt(None, "1", {"1": 100}) == PTT_PENDING
+
+
+def test_what_an_upstream_says_otherwise():
+    status_map = build_status_map("0x58=fail:7, 0x45=throttle, 0x0B=retry, 8=fail, 0x402=fail:54")
+    assert status_map.throttling == {CommandStatus.ESME_RMSGQFUL, 0x45}
+    assert status_map.temporary == (TEMPORARY_STATUSES - {0x58, 8}) | {0x45, 0x0B}
+    assert [status_map.get_ptt(each) for each in (0x58, 8, 0x402)] == [7, 803, 54]
+    # The usual map is as it was.
+    assert build_status_map().throttling == set(THROTTLING_STATUSES)
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "ptt"),
+    [
+        # The errors of 3GPP TS 29.002 say more than UNDELIV alone.
+        (message_states.UNDELIVERABLE, "001", 5),
+        (message_states.UNDELIVERABLE, "27", 3),
+        (message_states.UNDELIVERABLE, "000", 800),
+        (message_states.UNDELIVERABLE, "999", 800),
+        (message_states.EXPIRED, "027", 801),
+        (message_states.REJECTED, "1", 803),
+        # The carrier's own, whatever the state is, but for what was delivered.
+        (message_states.UNDELIVERABLE, "006", 54),
+        (message_states.EXPIRED, "0x1f", 100),
+        (message_states.REJECTED, "0X1F", 100),
+        (message_states.DELIVERED, "006", 0),
+        (message_states.ENROUTE, "006", PTT_PENDING),
+    ],
+)
+def test_the_error_of_a_receipt_says_why(state, error, ptt):
+    assert ptt_from_receipt(state, error, mappings.parse_error_map("6=54, 0x1F=100")) == ptt

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
+from portal.core import gsm0338
 from portal.core.clock import DAY_MS
 from portal.services.messages.validation import Segment
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
-from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm
+from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_text
 from tests.support import prepare_submit
 
 NOW = 1_800_000_000_000
@@ -22,7 +23,8 @@ def build(conn, cast):
 
     def build_from(body: bytes = b"hello", settings: dict[str, Any] | None = None, **fields: Any) -> SubmitSm:
         submit = prepare_submit(conn, cast.smpp_acme_1.id, body, **fields)
-        return build_submit_sm(submit, UpstreamSettings(**settings or {}), NOW)
+        upstream_settings = UpstreamSettings(**settings or {})
+        return build_submit_sm(submit, split_text(submit, upstream_settings), upstream_settings, NOW)
 
     return build_from
 
@@ -94,9 +96,79 @@ def test_sar_beside_another_header_becomes_an_element_of_it(build):
     assert submit.tlvs == {}
 
 
-def test_a_text_of_several_parts_goes_as_message_payload(build):
-    submit = build(b"x" * 200)
+@pytest.fixture
+def build_all(conn, cast):
+    """Builds all submit_sm of a text: of its octets, and the upstream's settings."""
+
+    def build_from(body: bytes, message_id: int = 1 << 40, **settings: Any) -> list[SubmitSm]:
+        submit = prepare_submit(conn, cast.smpp_acme_1.id, body)
+        submit.id = message_id
+        upstream_settings = UpstreamSettings(**settings)
+        outgoing = split_text(submit, upstream_settings)
+        numbers = range(1, len(outgoing.pieces) + 1)
+        return [build_submit_sm(submit, outgoing, upstream_settings, NOW, each) for each in numbers]
+
+    return build_from
+
+
+def test_a_text_of_several_parts_goes_as_message_payload_where_that_is_set(build_all):
+    (submit,) = build_all(b"x" * 200, long_texts="payload")
     assert (submit.short_message, submit.tlvs) == (b"", {TlvTag.MESSAGE_PAYLOAD: b"x" * 200})
+
+
+def test_a_text_of_several_parts_is_cut_and_each_part_says_its_place(build_all):
+    first, second = build_all(b"x" * 153 + b"y" * 47)
+    assert {each.esm_class for each in (first, second)} == {0x40}
+    reference = first.short_message[3]
+    assert first.short_message == bytes((5, 0, 3, reference, 2, 1)) + b"x" * 153
+    assert second.short_message == bytes((5, 0, 3, reference, 2, 2)) + b"y" * 47
+    assert build_all(b"x" * 160)[0].esm_class == 0
+
+
+def test_a_text_is_numbered_in_16_bits(build_all):
+    first, second = build_all(b"x" * 200, message_id=(0xABCD << 12) + 1, long_texts="udh16")
+    assert first.short_message[:3] == bytes((6, 8, 4))
+    assert first.short_message[3:5] == second.short_message[3:5]
+    assert (first.short_message[5:], second.short_message[5:]) == (b"\2\1" + b"x" * 152, b"\2\2" + b"x" * 48)
+
+
+def test_a_text_is_numbered_by_sar(build_all):
+    first, second = build_all(b"x" * 200, long_texts="sar")
+    assert (first.esm_class, first.short_message, second.short_message) == (0, b"x" * 153, b"x" * 47)
+    assert first.tlvs[TlvTag.SAR_MSG_REF_NUM] == second.tlvs[TlvTag.SAR_MSG_REF_NUM]
+    assert [each.tlvs[TlvTag.SAR_SEGMENT_SEQNUM] for each in (first, second)] == [b"\1", b"\2"]
+    assert first.tlvs[TlvTag.SAR_TOTAL_SEGMENTS] == b"\2"
+
+
+def test_a_text_has_one_number_and_texts_of_the_same_moment_have_others(build_all):
+    numbers = [build_all(b"x" * 200, message_id=(1 << 40) + each)[0].short_message[3] for each in range(256)]
+    assert len({*numbers}) == 256
+    assert build_all(b"x" * 200, message_id=(1 << 40) + 9)[1].short_message[3] == numbers[9]
+
+
+def test_parts_are_packed_each_behind_its_header(build_all):
+    parts = build_all(b"x" * 153 + b"y" * 47, charset="gsm-packed")
+    assert len(parts[0].short_message) == 140
+    assert parts[1].short_message[6:] == gsm0338.pack_septets(b"y" * 47, 1)
+
+
+def test_what_a_client_has_cut_is_not_cut_again(build_all, build):
+    part = bytes.fromhex("050003AB0201") + b"x" * 153
+    assert build(part, esm_class=0x40, settings={"long_texts": "sar"}).short_message == part
+    (alone,) = build_all(b"x" * 160)
+    assert (alone.short_message, alone.tlvs) == (b"x" * 160, {})
+
+
+def test_optional_parameters_that_the_carrier_wants(build):
+    settings = {"tlvs": "0x1400=0a0B 1401="}
+    assert build(subunit=1, settings=settings).tlvs == {
+        0x1400: b"\x0a\x0b",
+        0x1401: b"",
+        TlvTag.DEST_ADDR_SUBUNIT: b"\x01",
+    }
+    assert build(b"x" * 200, settings=settings).tlvs.keys() == {0x1400, 0x1401}
+    # What the message says of itself stays.
+    assert build(subunit=1, settings={"tlvs": "0005=03"}).tlvs == {TlvTag.DEST_ADDR_SUBUNIT: b"\x01"}
 
 
 def test_a_text_that_is_to_be_displayed_at_once_says_so(build):

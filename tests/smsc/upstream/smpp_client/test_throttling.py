@@ -8,8 +8,9 @@ import pytest
 
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, SubmitSm
-from portal.smsc.upstream.smpp_client.client import MAX_TRIES, THROTTLING_STATUSES
+from portal.smsc.upstream.smpp_client.client import MAX_TRIES
 from portal.smsc.upstream.smpp_client.pacing import UNLIMITED, Pacer
+from portal.smsc.upstream.smpp_client.status_map import THROTTLING_STATUSES
 from tests.smsc.esme import wait_until
 from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, run_carrier, run_client, submit_all
 

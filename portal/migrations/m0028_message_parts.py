@@ -1,0 +1,39 @@
+"""Texts that are cut into parts on their way to a carrier: one message, and a row for each part that is not open.
+
+Only messages that an upstream has taken a part of, or more, are in `cut_messages`; all others have no row here.
+"""
+
+from sqlite_utils import Database
+
+from portal.migrations.sql import execute_statements
+
+_STATEMENTS = """
+-- `settings`: those of the upstream by which the text was cut, as JSON: what is sent again is cut in the same way.
+CREATE TABLE cut_messages (
+    message_id INTEGER PRIMARY KEY,
+    upstream INTEGER NOT NULL,
+    total INTEGER NOT NULL,
+    settings TEXT NOT NULL
+) STRICT;
+
+-- A part has a row from the answer to its submit_sm on, or from its end. `upstream_id` is NULL where the upstream has
+-- not accepted it.
+CREATE TABLE message_parts (
+    message_id INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    ptt INTEGER NOT NULL,
+    upstream INTEGER NOT NULL,
+    upstream_id TEXT,
+    upstream_status TEXT,
+    bind INTEGER,
+    sent_at INTEGER,
+    done_at INTEGER,
+    PRIMARY KEY (message_id, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX message_parts_upstream ON message_parts (upstream_id, upstream) WHERE state = 1;
+"""
+
+
+def m0028_message_parts(database: Database) -> None:
+    execute_statements(database, _STATEMENTS)

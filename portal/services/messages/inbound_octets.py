@@ -1,0 +1,60 @@
+"""What carriers send from handsets as octets, and what these mean. Needs no database."""
+
+from typing import NamedTuple
+
+from portal.core import gsm0338
+from portal.services.messages.validation import unpack_body
+
+GSM, GSM_PACKED = GSM_CHARSETS = ("gsm", "gsm-packed")
+CODECS = {"latin-1": "latin-1", "ascii": "ascii", "utf-8": "utf-8"}
+"""The charsets of data_coding 0 that aren't GSM 03.38, and what Python calls them."""
+_BINARY_DATA_CODING = 4
+# What one message holds of them (GSM 03.40, 9.2.3.16).
+_PACKED_OCTETS, _PACKED_SEPTETS = 140, 160
+
+
+class DecodedContent(NamedTuple):
+    """The fields of these names of a `MobileOriginatedMessage`."""
+
+    text: str
+    data_coding: int
+    body: bytes | None
+
+
+def unpack_content(content: bytes, charset: str, header_length: int) -> bytes:
+    """The content of a message in GSM 03.38 as unpacked septets.
+
+    Args:
+        content: what follows a user data header of so many octets.
+        charset: an upstream's `receipt_charset`.
+    """
+    if charset != GSM_PACKED:
+        return content
+    # Of a longer one each message's octets by themselves: the work grows with the square of their number.
+    whole = range(0, max(len(content) - 1, 0) // _PACKED_OCTETS * _PACKED_OCTETS, _PACKED_OCTETS)
+    if header_length or not whole:
+        return unpack_body(content[:_PACKED_OCTETS], header_length)
+    pieces = [gsm0338.unpack_septets(content[start : start + _PACKED_OCTETS], _PACKED_SEPTETS) for start in whole]
+    return b"".join(pieces) + unpack_body(content[whole.stop :], 0)
+
+
+def decode_content(content: bytes, data_coding: int, udh: bytes | None, charset: str) -> DecodedContent:
+    """What a content without its user data header means.
+
+    Args:
+        content: octets; of GSM 03.38 unpacked septets.
+        data_coding: as it came; one that isn't known is binary.
+        charset: that of data_coding 0. A text in one that isn't GSM 03.38 gets the data_coding that customers' clients
+            read it by.
+    """
+    if data_coding == 0 and charset in CODECS:
+        text = content.decode(CODECS[charset], "replace")
+        return DecodedContent(text, int(gsm0338.choose_encoding(text)), None)
+    data_coding = data_coding if data_coding in gsm0338.ENCODINGS else _BINARY_DATA_CODING
+    try:
+        if udh and gsm0338.has_shift_elements(udh):
+            raise ValueError("the text is in the table of a national language")
+        return DecodedContent(gsm0338.decode_body(content, gsm0338.ENCODINGS[data_coding]), data_coding, None)
+    except ValueError:
+        text = gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(data_coding, udh))
+        return DecodedContent(text, data_coding, content)

@@ -1,0 +1,298 @@
+"""The parts of texts that were cut on their way to a carrier: how each of them is, and what that makes of the message.
+
+A message of which an upstream has taken a part has a row in `cut_messages`, and in `message_parts` one for each part
+that was answered, or that ended without: the others are still to be sent. All functions that write are called inside
+`write_transaction()`.
+"""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from portal.core.i18n import N_
+from portal.services.common.message_states import (
+    DELIVERED,
+    ENROUTE,
+    EXPIRED,
+    NO_ANSWER,
+    PTT_EXPIRED,
+    PTT_PENDING,
+    PTT_UNKNOWN,
+    REJECTED,
+    UNKNOWN,
+)
+from portal.services.upstreams.settings import REFUND_REFUSED, REFUND_UNDELIVERED
+
+NOT_SENT = N_("not sent")
+"""What stands where an upstream's status would, of a part that was not sent, as another one was refused."""
+
+IS_CUT_SQL = "EXISTS (SELECT 1 FROM cut_messages AS c WHERE c.message_id = messages.id)"
+"""Whether an upstream has taken a part of a row of `messages`, as an expression."""
+# Whether a part can have no receipt that says that it arrived: none is asked for, or the upstream has given it no id.
+_IS_SILENT_SQL = (
+    "(p.upstream_id = '' OR coalesce((SELECT json_extract(settings, '$.registered_delivery') FROM upstreams"
+    " WHERE upstreams.id = p.upstream), 1) <> 1)"
+)
+
+
+class CutText(NamedTuple):
+    """A text of which an upstream has taken parts already.
+
+    `settings`: those of the upstream by which it was cut, as JSON. `answered`: the numbers of the parts, from 1, that
+    need not be sent any more.
+    """
+
+    upstream: int
+    total: int
+    settings: str
+    answered: frozenset[int]
+
+
+class TextPart(NamedTuple):
+    """Which part of a text an upstream has accepted: its number, from 1, of how many, and how the text was cut (see
+    `CutText.settings`).
+    """
+
+    number: int
+    total: int
+    settings: str
+
+
+class AcceptedPart(NamedTuple):
+    """A part that an upstream has accepted; the fields as in `sending.AcceptedMessage`."""
+
+    message_id: int
+    part: TextPart
+    upstream: int
+    upstream_message_id: str
+    bind: int
+    sent_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePart:
+    """A part as its message's page shows it; times in milliseconds. `state`: None where it is not sent yet."""
+
+    number: int
+    state: int | None = None
+    ptt: int = PTT_PENDING
+    upstream_id: str | None = None
+    upstream_status: str | None = None
+    bind: int | None = None
+    sent_at: int | None = None
+    done_at: int | None = None
+
+
+class CutOutcome(NamedTuple):
+    """What the ends of all its parts make of a message.
+
+    `state`, `ptt`, `status`: those of the first part that was not delivered, DELIVERED where all were. `refund`: what
+    the parts that have not arrived have cost, where the upstream's setting says that it is given back (thousandths of
+    a credit).
+    """
+
+    message_id: int
+    account_id: int
+    state: int
+    ptt: int
+    status: str | None
+    refund: int
+
+
+def has_cut_messages(conn: sqlite3.Connection) -> bool:
+    """Whether there are any, so that others' statements need not look for those of each message."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM cut_messages)").fetchone()[0])
+
+
+def find_cut_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) -> dict[int, CutText]:
+    """Those of these messages of which an upstream has taken a part, by message id."""
+    if not has_cut_messages(conn):
+        return {}
+    rows = conn.execute(
+        "SELECT message_id, upstream, total, settings, (SELECT json_group_array(number) FROM message_parts AS p"
+        " WHERE p.message_id = cut_messages.message_id) FROM cut_messages"
+        " WHERE message_id IN (SELECT value FROM json_each(?))",
+        (json.dumps([*message_ids]),),
+    )
+    return {
+        message_id: CutText(upstream, total, settings, frozenset(json.loads(numbers)))
+        for message_id, upstream, total, settings, numbers in rows
+    }
+
+
+def store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedPart]) -> None:
+    """Store parts that an upstream has accepted. One that has ended meanwhile stays so."""
+    conn.executemany(
+        "INSERT INTO cut_messages (message_id, upstream, total, settings) SELECT id, ?, ?, ? FROM messages WHERE id = ?"
+        " ON CONFLICT DO NOTHING",
+        [(each.upstream, each.part.total, each.part.settings, each.message_id) for each in accepted],
+    )
+    conn.executemany(
+        "INSERT INTO message_parts (number, state, ptt, upstream, upstream_id, bind, sent_at, message_id)"
+        f" SELECT ?, {ENROUTE}, {PTT_PENDING}, ?, ?, ?, ?, message_id FROM cut_messages WHERE message_id = ?"
+        " ON CONFLICT DO NOTHING",
+        [
+            (each.part.number, each.upstream, each.upstream_message_id, each.bind, each.sent_at, each.message_id)
+            for each in accepted
+        ],
+    )
+
+
+def end_part(
+    conn: sqlite3.Connection, message_id: int, number: int, state: int, ptt: int, status: str | None, at: int
+) -> None:
+    """Store the end of a part that an upstream has accepted; the first one counts. `at`: milliseconds."""
+    conn.execute(
+        "UPDATE message_parts SET state = ?, ptt = ?, upstream_status = ?, done_at = ?"
+        f" WHERE message_id = ? AND number = ? AND state = {ENROUTE}",
+        (state, ptt, status, at, message_id, number),
+    )
+
+
+def end_unanswered_parts(
+    conn: sqlite3.Connection,
+    message_id: int,
+    cut: CutText,
+    state: int,
+    ptt: int,
+    status: str | None,
+    at: int,
+    statuses: Mapping[int, str] | None = None,
+) -> None:
+    """End the parts of a message that no upstream has accepted: they are not sent (again).
+
+    Args:
+        state, ptt, status: what has ended them.
+        at: when (milliseconds).
+        statuses: what was said of single ones, by their numbers; the others were not sent. None: `status` is of all.
+    """
+    rows = []
+    for number in range(1, cut.total + 1):
+        if number not in cut.answered:
+            said = status if statuses is None else statuses.get(number, NOT_SENT)
+            ended = (UNKNOWN, PTT_UNKNOWN) if statuses is not None and said == NO_ANSWER else (state, ptt)
+            rows.append((message_id, number, *ended, cut.upstream, said, at))
+    conn.executemany(
+        "INSERT INTO message_parts (message_id, number, state, ptt, upstream, upstream_status, done_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        rows,
+    )
+
+
+def expire_open_parts(conn: sqlite3.Connection, message_ids: Collection[int], at: int) -> None:
+    """End the accepted parts of messages whose validity has ended (ptt 801); those that can have no receipt end as
+    unknown (804), without a status.
+    """
+    if has_cut_messages(conn):
+        conn.execute(
+            "UPDATE message_parts AS p SET done_at = ?,"
+            f" state = CASE WHEN {_IS_SILENT_SQL} THEN {UNKNOWN} ELSE {EXPIRED} END,"
+            f" ptt = CASE WHEN {_IS_SILENT_SQL} THEN {PTT_UNKNOWN} ELSE {PTT_EXPIRED} END"
+            f" WHERE message_id IN (SELECT value FROM json_each(?)) AND state = {ENROUTE}",
+            (at, json.dumps([*message_ids])),
+        )
+
+
+def end_silent_parts(conn: sqlite3.Connection, message_ids: Collection[int], at: int) -> None:
+    """Wait no longer for parts that can have no receipt, where these alone are open and another one has failed."""
+    conn.execute(
+        f"UPDATE message_parts SET done_at = ?, state = {UNKNOWN}, ptt = {PTT_UNKNOWN}"
+        f" WHERE state = {ENROUTE} AND message_id IN (SELECT p.message_id FROM message_parts AS p"
+        "  JOIN cut_messages AS c ON c.message_id = p.message_id WHERE p.message_id IN (SELECT value FROM json_each(?))"
+        f"  GROUP BY p.message_id HAVING count(*) = total AND max(p.state NOT IN ({ENROUTE}, {DELIVERED}))"
+        f"   AND min(p.state <> {ENROUTE} OR {_IS_SILENT_SQL}))",
+        (at, json.dumps([*message_ids])),
+    )
+
+
+_REFUSED_SQL = f"p.state = {REJECTED} AND p.upstream_id IS NULL"
+# What can have no receipt may have arrived.
+_UNDELIVERED_SQL = f"p.state <> {DELIVERED} AND NOT (p.state = {UNKNOWN} AND p.upstream_status IS NULL)"
+COUNT_REFUSED_SQL, COUNT_UNDELIVERED_SQL = (
+    f"(SELECT count(*) FROM message_parts AS p WHERE p.message_id = messages.id AND {each})"
+    for each in (_REFUSED_SQL, _UNDELIVERED_SQL)
+)
+"""How many parts of a row of `messages` its upstream has refused, and how many have not arrived, as expressions."""
+
+
+def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[CutOutcome]:
+    """Those of these messages that have not ended, and all of whose parts have."""
+    rows = conn.execute(
+        "SELECT messages.id, account_id, p.state, p.ptt, p.upstream_status, price, total,"
+        f" json_extract(settings_of.settings, '$.refund'), {COUNT_REFUSED_SQL}, {COUNT_UNDELIVERED_SQL}"
+        " FROM cut_messages AS c JOIN messages ON messages.id = c.message_id"
+        " JOIN message_parts AS p ON p.message_id = c.message_id"
+        " LEFT JOIN upstreams AS settings_of ON settings_of.id = c.upstream"
+        f" WHERE c.message_id IN (SELECT value FROM json_each(?)) AND +messages.state = {ENROUTE} AND total ="
+        f"  (SELECT count(*) FROM message_parts AS o WHERE o.message_id = c.message_id AND o.state <> {ENROUTE})"
+        # What failed first, then what is unknown, and what was delivered last.
+        f" ORDER BY c.message_id, p.state = {DELIVERED}, NOT ({_UNDELIVERED_SQL}), p.done_at, p.number",
+        (json.dumps([*message_ids]),),
+    )
+    outcomes: dict[int, CutOutcome] = {}
+    for message_id, account_id, state, ptt, status, price, total, policy, refused, undelivered in rows:
+        if message_id not in outcomes:
+            count = {REFUND_REFUSED: refused, REFUND_UNDELIVERED: undelivered}.get(policy, 0)
+            refund = compute_share(price, count, total)
+            outcomes[message_id] = CutOutcome(message_id, account_id, state, ptt, status, refund)
+    return [*outcomes.values()]
+
+
+def store_answered_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
+    """Store of those of these messages, nothing of which is to be sent any more, that their upstream has them."""
+    conn.execute(
+        "UPDATE messages SET upstream_id = '', (upstream, bind, sent_at) = (SELECT max(p.upstream), max(p.bind),"
+        "  max(p.sent_at) FROM message_parts AS p WHERE p.message_id = messages.id)"
+        " WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list_answered_ids(conn, message_ids)),),
+    )
+
+
+def list_answered_ids(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
+    """Those of these messages of which it is new that no part is to be sent any more, and that have not ended."""
+    rows = conn.execute(
+        "SELECT message_id FROM cut_messages AS c JOIN messages ON id = message_id"
+        f" WHERE message_id IN (SELECT value FROM json_each(?)) AND +messages.state = {ENROUTE}"
+        " AND messages.upstream_id IS NULL"
+        " AND total = (SELECT count(*) FROM message_parts AS p WHERE p.message_id = c.message_id)",
+        (json.dumps([*message_ids]),),
+    )
+    return [row[0] for row in rows]
+
+
+def compute_share(price: int, count: int, total: int) -> int:
+    """Return what so many parts of a message cost (thousandths of a credit), rounded down to a whole one of these.
+
+    It is sent in `total` parts, which may be more than those that it was charged for.
+    """
+    return price * count // total
+
+
+def forget_parts(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
+    """Remove what is known of the parts of messages: these are removed, or go out whole, from the beginning."""
+    if has_cut_messages(conn):
+        ids_json = json.dumps([*message_ids])
+        for table in ("message_parts", "cut_messages"):
+            conn.execute(f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))", (ids_json,))
+
+
+def read_message_parts(conn: sqlite3.Connection, message_ids: Sequence[int]) -> dict[int, list[MessagePart]]:
+    """All parts of those of these messages that were cut, by message id, in their order."""
+    cut = find_cut_messages(conn, message_ids)
+    if not cut:
+        return {}
+    known: dict[int, dict[int, MessagePart]] = defaultdict(dict)
+    for message_id, *fields in conn.execute(
+        "SELECT message_id, number, state, ptt, upstream_id, upstream_status, bind, sent_at, done_at FROM message_parts"
+        " WHERE message_id IN (SELECT value FROM json_each(?))",
+        (json.dumps([*cut]),),
+    ):
+        part = MessagePart(*fields)
+        known[message_id][part.number] = part
+    return {
+        message_id: [known[message_id].get(number) or MessagePart(number) for number in range(1, text.total + 1)]
+        for message_id, text in cut.items()
+    }

@@ -1,0 +1,287 @@
+"""Which message an upstream's receipt is about: by the id that it gives, in any form, and by the number it names."""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from portal.services.common.message_states import ENROUTE
+from portal.services.messages import message_parts
+from portal.services.upstreams import message_ids
+from portal.services.upstreams.message_ids import build_key_sql
+from portal.services.upstreams.queue import SIMULATED_BIND
+
+# With fewer an address is none that a message goes to; and so many at the end agree, whatever stands in front of them.
+_MIN_DIGITS = 7
+_MAX_CANDIDATES = 50
+
+
+@dataclass(slots=True)
+class UpstreamReceipt:
+    """A receipt that an upstream has sent.
+
+    `message_ids`: the ids that it gives, one or two. `state`: its message_state, None where it is not known.
+    `is_final`: nothing more will come of that message. `status`: the state and error as they came. `done_at`:
+    milliseconds, None: it gives no time. `source`, `destination`: the addresses of the deliver_sm, the handset's first.
+    `is_repeated`: the same came a short time ago, so that it need not be kept where it matches nothing.
+    """
+
+    upstream: int
+    message_ids: tuple[str, ...]
+    state: int | None
+    ptt: int
+    is_final: bool
+    status: str
+    done_at: int | None
+    source: str
+    destination: str
+    text: str
+    is_repeated: bool = False
+
+
+class ReceiptMatch(NamedTuple):
+    """What was found for a receipt: the message's id here and there, None where there is none.
+
+    `tried`: what was looked for, as a sentence for operators. `number`: which part of a text it is of, 0: of the whole.
+    """
+
+    message_id: int | None
+    upstream_id: str
+    tried: str
+    number: int = 0
+
+
+class _Candidate(NamedTuple):
+    """A message that has the key of an id, or the part of one (`number`, 0: the whole)."""
+
+    message_id: int
+    upstream_id: str
+    destination: str
+    number: int = 0
+
+
+_Candidates = Mapping[tuple[int, str], Sequence[_Candidate]]
+
+
+def find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt]) -> list[ReceiptMatch]:
+    """Find the messages of receipts, and learn from these how the upstreams write ids.
+
+    One query finds all, and another one what isn't there in the form that was learned. The caller is inside
+    `write_transaction()`.
+    """
+    forms = message_ids.load_id_forms(conn, (each.upstream for each in receipts))
+    possible = {upstream_id: each.possible for upstream_id, each in forms.items()}
+    choices = _choose_messages(conn, receipts, {upstream_id: each.preferred for upstream_id, each in forms.items()})
+    retried = [
+        position
+        for position, choice in enumerate(choices)
+        if (choice is None or choice.is_elsewhere)
+        and forms[receipts[position].upstream].preferred != possible[receipts[position].upstream]
+    ]
+    if retried:
+        others = _choose_messages(conn, [receipts[position] for position in retried], possible)
+        for position, choice in zip(retried, others, strict=True):
+            choices[position] = choice
+    learned: set[int] = set()
+    matches = []
+    for receipt, choice in zip(receipts, choices, strict=True):
+        if choice is None or choice.is_elsewhere:
+            tried = _describe_search(receipt, possible[receipt.upstream])
+            matches.append(ReceiptMatch(None, "", f"{tried}: its message went to another number" if choice else tried))
+            continue
+        found = choice.candidate
+        if forms[receipt.upstream].record_match(choice.forms):
+            learned.add(receipt.upstream)
+        matches.append(ReceiptMatch(found.message_id, found.upstream_id, "", found.number))
+    for upstream_id in learned:
+        message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])
+    return matches
+
+
+class _Choice(NamedTuple):
+    """A message that a receipt may be about; the least of them is the likeliest.
+
+    `is_elsewhere`: it went to another number. `rank`: how unlikely the first of the `forms` is in which the receipt
+    gives its id. `is_altered`: that isn't as it was given. `position`: of the id in the receipt. `age`: less for a
+    later one.
+    """
+
+    is_elsewhere: bool
+    rank: int
+    is_altered: bool
+    position: int
+    age: int
+    candidate: _Candidate
+    forms: tuple[str, ...]
+
+
+def _choose_messages(
+    conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt], allowed: Mapping[int, Sequence[str]]
+) -> list[_Choice | None]:
+    """The likeliest message of each receipt, in the forms that are allowed for its upstream."""
+    keys = [_list_keys(each.message_ids, allowed[each.upstream]) for each in receipts]
+    candidates = _read_candidates(
+        conn, {(each.upstream, key) for each, of_it in zip(receipts, keys, strict=True) for _, key, _ in of_it}
+    )
+    choices: list[_Choice | None] = []
+    for receipt, of_it in zip(receipts, keys, strict=True):
+        order = allowed[receipt.upstream]
+        found = [
+            _Choice(
+                not _is_to_same_number(candidate.destination, receipt.source, receipt.destination),
+                order.index(forms[0]),
+                candidate.upstream_id != given_id,
+                position,
+                -candidate.message_id,
+                candidate,
+                forms,
+            )
+            for position, (given_id, key, forms) in enumerate(of_it)
+            for candidate in candidates.get((receipt.upstream, key), ())
+        ]
+        choices.append(min(found) if len(found) > 1 else found[0] if found else None)
+    return choices
+
+
+def _list_keys(ids: Iterable[str], allowed: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What to look for: each id, a key that its message may have, and in which of the allowed forms that is so."""
+    return [
+        (given_id, key, forms)
+        for given_id in ids
+        for key, forms in message_ids.build_message_keys(given_id, allowed).items()
+    ]
+
+
+def _describe_search(receipt: UpstreamReceipt, allowed: Sequence[str]) -> str:
+    """The ids as they came, and what else these can be."""
+    folded = {message_ids.fold_id(each) for each in receipt.message_ids}
+    others = [key for _, key, _ in _list_keys(receipt.message_ids, allowed) if key not in folded]
+    return ", ".join(dict.fromkeys([*receipt.message_ids, *others]))
+
+
+# One row for all: Python releases the GIL for each row. The newest of each id: a carrier may give all the same one.
+_SELECT_CANDIDATES = f"""
+SELECT json_group_array(json_array(upstream, given.value ->> 1, messages.id, upstream_id, destination))
+FROM json_each(?) AS given CROSS JOIN messages ON messages.id IN (
+    SELECT sent.id FROM messages AS sent INDEXED BY messages_upstream
+    WHERE {build_key_sql("sent.upstream_id")} = given.value ->> 1 AND sent.upstream = given.value ->> 0
+        AND sent.state = {ENROUTE} AND sent.bind IS NOT {SIMULATED_BIND} AND sent.upstream_id IS NOT ''
+    ORDER BY sent.id DESC LIMIT {_MAX_CANDIDATES})
+"""
+_SELECT_PARTS = f"""
+SELECT json_group_array(json_array(p.upstream, given.value ->> 1, messages.id, p.upstream_id, destination, p.number))
+FROM json_each(?) AS given CROSS JOIN message_parts AS p ON (p.message_id, p.number) IN (
+    SELECT sent.message_id, sent.number FROM message_parts AS sent INDEXED BY message_parts_upstream
+    WHERE {build_key_sql("sent.upstream_id")} = given.value ->> 1 AND sent.upstream = given.value ->> 0
+        AND sent.state = {ENROUTE} AND sent.upstream_id IS NOT ''
+    ORDER BY sent.message_id DESC LIMIT {_MAX_CANDIDATES}) CROSS JOIN messages ON messages.id = p.message_id
+"""
+
+
+def _read_candidates(conn: sqlite3.Connection, wanted: Iterable[tuple[int, str]]) -> _Candidates:
+    """The messages, and parts of messages, on their way that have one of these ids, by upstream and key."""
+    candidates: dict[tuple[int, str], list[_Candidate]] = defaultdict(list)
+    given = json.dumps([*wanted])
+    for select in (_SELECT_CANDIDATES, *((_SELECT_PARTS,) if message_parts.has_cut_messages(conn) else ())):
+        for upstream_id, key, *fields in json.loads(conn.execute(select, (given,)).fetchone()[0]):
+            candidates[upstream_id, key].append(_Candidate(*fields))
+    return candidates
+
+
+def _is_to_same_number(destination: str, source: str, other: str) -> bool:
+    """Whether a message to a number is one that a receipt with these addresses can be about.
+
+    The last seven digits decide, for carriers write country codes, prefixes and routing digits in front as they please.
+    Some have the two addresses the other way round. One that names no number doesn't say otherwise.
+    """
+    digits = source.lstrip("+")
+    if len(digits) < _MIN_DIGITS or not (digits.isascii() and digits.isdigit()):
+        return True
+    tail = destination[-_MIN_DIGITS:]
+    return digits.endswith(tail) or other.endswith(tail)
+
+
+# --- receipts that come before the answer to their submit_sm
+
+
+class EarlyReceipt(NamedTuple):
+    """A receipt that was kept, and the message that it is about, which was at a `position` among those that were asked
+    for. `state` as `UpstreamReceipt` has it, where it is final; else None.
+    """
+
+    position: int
+    message_id: int
+    upstream_id: str
+    state: int | None
+    ptt: int
+    status: str
+    received_at: int
+
+
+def _build_early_select(column: str, index: str) -> str:
+    return f"""
+    SELECT json_array(given.value ->> 0, given.value ->> 2, kept.id, source, destination, state, ptt, status,
+        received_at) AS line
+    FROM json_each(:given) AS given CROSS JOIN unmatched_receipts AS kept ON kept.id IN (
+        SELECT early.id FROM unmatched_receipts AS early INDEXED BY {index}
+        WHERE {build_key_sql(f"early.{column}")} = given.value ->> 2 AND early.{column} <> ''
+            AND early.upstream = given.value ->> 1 AND early.received_at > :since
+        ORDER BY early.received_at DESC LIMIT {_MAX_CANDIDATES})
+    """
+
+
+_SELECT_EARLY = f"""
+SELECT json_group_array(json(line)) FROM ({_build_early_select("message_id", "unmatched_receipts_message")}
+    UNION ALL {_build_early_select("other_id", "unmatched_receipts_other")})
+"""
+
+
+def take_early_receipts(
+    conn: sqlite3.Connection, accepted: Sequence[tuple[int, int, str]], since: int
+) -> list[EarlyReceipt]:
+    """Take out the kept receipts of messages that have just been accepted, in the order in which they came.
+
+    One query for all of them. The caller is inside `write_transaction()`.
+
+    Args:
+        accepted: each message's id, its upstream, and its id there.
+        since: when a receipt may have come at the earliest (milliseconds).
+    """
+    row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
+    if not row[0]:
+        return []
+    forms = message_ids.load_id_forms(conn, (upstream_id for _, upstream_id, _ in accepted))
+    keys = [
+        message_ids.build_receipt_keys(upstream_message_id, forms[upstream_id].possible)
+        for _, upstream_id, upstream_message_id in accepted
+    ]
+    given = [
+        (position, upstream_id, key) for position, (_, upstream_id, _) in enumerate(accepted) for key in keys[position]
+    ]
+    (found_json,) = conn.execute(_SELECT_EARLY, {"given": json.dumps(given), "since": since}).fetchone()
+    found = sorted(json.loads(found_json), key=lambda each: int(each[2]))
+    if not found:
+        return []
+    destinations = _read_destinations(conn, {accepted[each[0]][0] for each in found})
+    early: dict[int, EarlyReceipt] = {}
+    learned: set[int] = set()
+    for position, key, kept_id, source, destination, *outcome in found:
+        message_id, upstream_id, upstream_message_id = accepted[position]
+        if kept_id in early or not _is_to_same_number(destinations.get(message_id, ""), source, destination):
+            continue
+        early[kept_id] = EarlyReceipt(position, message_id, upstream_message_id, *outcome)
+        if forms[upstream_id].record_match(keys[position][key]):
+            learned.add(upstream_id)
+    for upstream_id in learned:
+        message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])
+    conn.execute("DELETE FROM unmatched_receipts WHERE id IN (SELECT value FROM json_each(?))", (str([*early]),))
+    return [*early.values()]
+
+
+def _read_destinations(conn: sqlite3.Connection, ids: Iterable[int]) -> dict[int, str]:
+    rows = conn.execute(
+        "SELECT id, destination FROM messages WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*ids]),)
+    )
+    return dict(rows.fetchall())

@@ -1,0 +1,177 @@
+"""Settings of upstreams that are small languages of their own: maps of codes, and the pattern of an id.
+
+Each is kept as its text, checked when it is entered, and read here by whoever uses it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from portal.services.common import message_states
+from portal.services.common.message_states import PTT_DESCRIPTIONS, PTT_NONE, PTT_PENDING
+
+FAILED_PTTS = tuple(code for code in PTT_DESCRIPTIONS if code not in (PTT_NONE, PTT_PENDING))
+"""The codes that say why a message was not delivered."""
+
+MAX_PATTERN_LENGTH = 100
+# So that in the texts on which a pattern is tried (`receipts`) the worst one takes no longer than a second or so.
+_MAX_REPETITIONS, _MAX_OPTIONS = 3, 3
+_ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+
+_STATUS = re.compile(r"0x[0-9A-F]{1,8}|[0-9]{1,10}", re.IGNORECASE)
+_MAX_STATUS = 0xFFFFFFFF
+_ERROR_CODE = re.compile(r"[0-9A-Z._-]{1,20}", re.IGNORECASE)
+
+STATES_BY_WORD: Mapping[str, int] = {
+    "ENROU": message_states.ENROUTE,
+    "BUFFE": message_states.ENROUTE,
+    "BUFFR": message_states.ENROUTE,
+    "SCHED": message_states.ENROUTE,
+    "SUBMI": message_states.ENROUTE,
+    "ACCEP": message_states.ACCEPTED,
+    "DELIV": message_states.DELIVERED,
+    "EXPIR": message_states.EXPIRED,
+    "DELET": message_states.DELETED,
+    "CANCE": message_states.DELETED,
+    "UNDEL": message_states.UNDELIVERABLE,
+    "FAILE": message_states.UNDELIVERABLE,
+    "UNKNO": message_states.UNKNOWN,
+    "REJEC": message_states.REJECTED,
+    "SKIPP": message_states.REJECTED,
+}
+"""What the words of `stat:` mean, by their first five letters: carriers spell them in their own ways, and cut them at
+seven."""
+_LETTERS_THAT_DECIDE = 5
+ALWAYS_INTERMEDIATE = frozenset((message_states.ENROUTE, message_states.ACCEPTED))
+"""States that end nothing, whatever is set."""
+
+
+def find_state(word: str) -> int | None:
+    """The message_state that a word of `stat:` means; None: it isn't known."""
+    return STATES_BY_WORD.get(word[:_LETTERS_THAT_DECIDE].upper())
+
+
+class StatusAction(StrEnum):
+    """What is done about a command_status: try the message again later, slow the whole upstream down, give it up."""
+
+    RETRY = "retry"
+    THROTTLE = "throttle"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRule:
+    """`ptt`: why the message has failed, in the customer's eyes; None: what the status itself says."""
+
+    action: StatusAction
+    ptt: int | None = None
+
+
+class InvalidEntry(ValueError):
+    """The first entry of a text that can't be read."""
+
+    def __init__(self, entry: str) -> None:
+        super().__init__(entry)
+        self.entry = entry
+
+
+@lru_cache(maxsize=100)
+def parse_status_map(text: str) -> Mapping[int, StatusRule]:
+    """Read a `status_map` (`0x58=throttle, 69=fail:100`): what is done, by command_status.
+
+    Raises:
+        InvalidEntry: also for a status that comes twice, and for 0, which refuses nothing.
+    """
+    rules: dict[int, StatusRule] = {}
+    for entry, name, value in _split_entries(text):
+        word, has_ptt, ptt = value.lower().partition(":")
+        status = int(name, 16 if name[:2].lower() == "0x" else 10) if _STATUS.fullmatch(name) else 0
+        if not 0 < status <= _MAX_STATUS or status in rules or word not in [*StatusAction]:
+            raise InvalidEntry(entry)
+        action = StatusAction(word)
+        if has_ptt and action is not StatusAction.FAIL:
+            raise InvalidEntry(entry)
+        rules[status] = StatusRule(action, _parse_ptt(entry, ptt.strip()) if has_ptt else None)
+    return rules
+
+
+@lru_cache(maxsize=100)
+def parse_error_map(text: str) -> Mapping[str, int]:
+    """Read an `error_map` (`27=6, 1F=100`): the ptt, by the error code as `fold_error_code` makes it.
+
+    Raises:
+        InvalidEntry: also for a code that comes twice.
+    """
+    ptts: dict[str, int] = {}
+    for entry, name, value in _split_entries(text):
+        code = fold_error_code(name)
+        if not _ERROR_CODE.fullmatch(name) or code in ptts:
+            raise InvalidEntry(entry)
+        ptts[code] = _parse_ptt(entry, value)
+    return ptts
+
+
+def fold_error_code(code: str) -> str:
+    """An error code as it is compared: capitals, without the zeros in front of it."""
+    return code.upper().lstrip("0")
+
+
+@lru_cache(maxsize=100)
+def parse_intermediate_states(text: str) -> frozenset[int]:
+    """Read `intermediate_states` (`UNKNOWN, UNDELIV`): the states that end nothing, `ALWAYS_INTERMEDIATE` among them.
+
+    Raises:
+        InvalidEntry: a word that no receipt has, or DELIVRD, behind which nothing more can come.
+    """
+    states = set(ALWAYS_INTERMEDIATE)
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        state = find_state(entry)
+        if state is None or state == message_states.DELIVERED:
+            raise InvalidEntry(entry)
+        states.add(state)
+    return frozenset(states)
+
+
+@lru_cache(maxsize=100)
+def parse_id_pattern(text: str) -> re.Pattern[str]:
+    """Compile a pattern whose one group is the id in the text of a receipt.
+
+    A carrier decides about the text, so it must not be able to have the search take long: nothing is repeated that has
+    repetitions in it, and no more than three things are.
+
+    Raises:
+        InvalidEntry
+    """
+    bare = _ESCAPED_OR_CLASS.sub("x", text)
+    try:
+        pattern = re.compile(text[: MAX_PATTERN_LENGTH + 1])
+    except (re.error, OverflowError, RecursionError):
+        raise InvalidEntry(text) from None
+    if (
+        len(text) > MAX_PATTERN_LENGTH
+        or pattern.groups != 1
+        or "(?" in bare
+        or re.search(r"\)[*+?{]", bare)
+        or re.search(r"\\[1-9]", text)
+        or sum(map(bare.count, "*+{")) > _MAX_REPETITIONS
+        or bare.count("?") > _MAX_OPTIONS
+    ):
+        raise InvalidEntry(text)
+    return pattern
+
+
+def _split_entries(text: str) -> list[tuple[str, str, str]]:
+    """The entries of a map, each whole, and what stands on either side of its equals sign."""
+    entries = []
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        name, _, value = entry.partition("=")
+        entries.append((entry, name.strip(), value.strip()))
+    return entries
+
+
+def _parse_ptt(entry: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text[:9]) not in FAILED_PTTS:
+        raise InvalidEntry(entry)
+    return int(text)

@@ -1,0 +1,186 @@
+"""Long messages from handsets: joined whatever the order, the binds and the pauses of their parts."""
+
+import itertools
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from portal.core import gsm0338
+from portal.core.clock import now_ms
+from portal.core.db import Connection
+from portal.services.common.audit import SHELL
+from portal.services.messages import blacklist, inbound, inbound_numbers, inbound_parts
+from portal.services.messages.inbound_parts import PART_WAIT_MS, InboundPart
+from portal.services.messages.validation import Segment
+from portal.services.operations import self_check
+from portal.services.upstreams import unowned_messages
+
+HANDSET, NUMBER = "393337654321", "48484"
+
+
+@pytest.fixture
+def account(conn, acme_1):
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_1, NUMBER)
+    return acme_1
+
+
+def build_part(content: bytes, number: int, total: int, reference: int = 7, **values: Any) -> InboundPart:
+    defaults: dict[str, Any] = {
+        "source": HANDSET,
+        "destination": NUMBER,
+        "upstream": 1,
+        "data_coding": 0,
+        "charset": "auto",
+        "udh": bytes((5, 0, 3, reference, total, number)),
+    }
+    return InboundPart(segment=Segment(reference, total, number), content=content, **defaults | values)
+
+
+def build_parts(contents: Sequence[bytes], **values: Any) -> list[InboundPart]:
+    return [build_part(each, number, len(contents), **values) for number, each in enumerate(contents, start=1)]
+
+
+def store(conn: Connection, *parts: InboundPart, at: int | None = None) -> set[int]:
+    return inbound.store_inbound_messages(conn, parts, at)
+
+
+def received(conn: Connection) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in conn.execute("SELECT text, data_coding, udh, body FROM received ORDER BY id")]
+
+
+def texts(conn: Connection) -> list[str]:
+    return [text for text, *_ in received(conn)]
+
+
+def count_waiting(conn: Connection) -> int:
+    (count,) = conn.execute("SELECT count(*) FROM inbound_parts").fetchone()
+    return int(count)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("is_at_once", [False, True])
+def test_parts_in_any_order_are_one_message(conn, account, order, is_at_once):
+    parts = build_parts([b"one ", b"two ", b"three"])
+    ordered = [parts[each] for each in order]
+    if is_at_once:
+        assert store(conn, *ordered) == {account.id}
+    else:
+        assert [store(conn, each) for each in ordered] == [set(), set(), {account.id}]
+    assert received(conn) == [("one two three", 0, None, None)]
+    assert count_waiting(conn) == 0
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_a_part_that_comes_twice_is_there_once(conn, account):
+    first, second = build_parts([b"one ", b"two"])
+    store(conn, first, first)
+    store(conn, first)
+    store(conn, second)
+    assert texts(conn) == ["one two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "data_coding", "charset", "encoded"),
+    [
+        ("perché € 😀 😀😀", 0, "utf-8", "perché € 😀 😀😀".encode()),
+        ("però 😀😀 e poi", 8, "auto", "però 😀😀 e poi".encode("utf-16-be")),
+        ("{[€]} e [poi]", 0, "gsm", gsm0338.encode("{[€]} e [poi]")),
+        ("açoçaé", 0, "latin-1", "açoçaé".encode("latin-1")),
+    ],
+)
+def test_a_letter_may_begin_in_one_part_and_end_in_the_next(conn, account, text, data_coding, charset, encoded):
+    for reference, cut in enumerate(range(1, len(encoded))):
+        store(
+            conn,
+            *build_parts([encoded[:cut], encoded[cut:]], reference=reference, data_coding=data_coding, charset=charset),
+        )
+    assert set(texts(conn)) == {text}
+    assert len(texts(conn)) == len(encoded) - 1
+
+
+def test_messages_are_told_apart_by_handset_number_upstream_reference_and_length(conn, account):
+    others: list[dict[str, Any]] = [
+        {},
+        {"source": "393330000000"},
+        {"destination": "48485"},
+        {"upstream": 2},
+        {"reference": 8},
+        {"data_coding": 8},
+    ]
+    for each in others:
+        store(conn, build_part(b"\0a", 1, 2, **each))
+    store(conn, build_part(b"\0a", 1, 3))
+    assert count_waiting(conn) == len(others) + 1
+    assert received(conn) == []
+    store(conn, build_part(b"\0b", 2, 2))
+    assert texts(conn) == ["@a@b"]
+
+
+def test_what_was_begun_under_the_same_reference_goes_as_it_came(conn, account):
+    store(conn, build_part(b"lost ", 1, 2))
+    assert store(conn, build_part(b"new ", 1, 2)) == {account.id}
+    store(conn, build_part(b"text", 2, 2))
+    assert received(conn) == [("lost ", 0, bytes((5, 0, 3, 7, 2, 1)), None), ("new text", 0, None, None)]
+
+
+def test_what_else_a_header_says_stays(conn, account):
+    ports = bytes((5, 4, 0x15, 0x81, 0, 0))
+    header = bytes((11, 0, 3, 7, 2, 1)) + ports
+    store(conn, *build_parts([b"\x01", b"\xff"], data_coding=4, udh=header))
+    assert received(conn) == [("", 4, bytes((6,)) + ports, b"\x01\xff")]
+
+
+def test_the_keyword_and_stop_are_seen_in_the_whole_text(conn, acme_1, globex_1):
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_1, NUMBER, "acme")
+    inbound_numbers.add_inbound_number(conn, SHELL, globex_1, NUMBER, "stopwatch")
+    assert store(conn, *build_parts([b"stop", b"watch please"])) == {globex_1.id}
+    assert blacklist.list_blacklist(conn, globex_1.id) == []
+    assert store(conn, *build_parts([b"ac", b"me stop"])) == {acme_1.id}
+    assert [each.number for each in blacklist.list_blacklist(conn, acme_1.id)] == [HANDSET]
+
+
+def test_a_part_whose_others_do_not_come_goes_as_it_came(conn, account):
+    at = now_ms()
+    store(conn, build_part(b"two ", 2, 3), at=at - PART_WAIT_MS)
+    store(conn, build_part(b"one ", 1, 3), build_part(b"ciao", 1, 2, reference=9, udh=None), at=at)
+    assert inbound.release_old_parts(conn, at) == set()
+    assert inbound.release_old_parts(conn, at + 1) == {account.id}
+    assert received(conn) == [
+        ("one ", 0, bytes((5, 0, 3, 7, 3, 1)), None),
+        ("two ", 0, bytes((5, 0, 3, 7, 3, 2)), None),
+    ]
+    # Of one that sar_* place in its text a header says so: customers' clients know no more than that.
+    inbound.release_old_parts(conn, at + PART_WAIT_MS + 1)
+    assert received(conn)[2] == ("ciao", 0, bytes((6, 8, 4, 0, 9, 2, 1)), None)
+    assert count_waiting(conn) == 0
+
+
+def test_no_more_than_so_many_wait(conn, account, monkeypatch):
+    monkeypatch.setattr(inbound_parts, "MAX_WAITING_PARTS", 10)
+    at = now_ms()
+    for reference in range(15):
+        store(conn, build_part(str(reference).encode(), 1, 2, reference=reference), at=at + reference)
+    inbound.release_old_parts(conn, at + 20)
+    assert texts(conn) == ["0", "1", "2", "3", "4"]
+    assert count_waiting(conn) == 10
+
+
+def test_one_that_nobody_takes_is_kept_whole(conn, account):
+    store(conn, *build_parts([b"for ", b"nobody"], destination="48480"))
+    (kept,) = unowned_messages.list_unowned_messages(conn, 1, 10)
+    assert (kept.source, kept.destination, kept.text) == (HANDSET, "48480", "for nobody")
+
+
+def test_many_of_many_handsets_in_any_order_are_all_whole(conn, account):
+    random = Random(17)
+    sent = {f"39333{number:07d}": [b"%d," % number] * random.randrange(2, 9) for number in range(100)}
+    parts = [each for source, contents in sent.items() for each in build_parts(contents, source=source)]
+    random.shuffle(parts)
+    for start in range(0, len(parts), 50):
+        store(conn, *parts[start : start + 50])
+    rows = conn.execute("SELECT source, text FROM received").fetchall()
+    assert {row[0]: row[1] for row in rows} == {source: b"".join(each).decode() for source, each in sent.items()}
+    assert len(rows) == len(sent)
+    assert count_waiting(conn) == 0

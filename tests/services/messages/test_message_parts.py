@@ -1,0 +1,383 @@
+"""Texts that were cut on their way to a carrier, as the database has them (pain 2)."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from portal.core.clock import now_ms
+from portal.core.db import Connection
+from portal.services.common.audit import SHELL
+from portal.services.common.message_states import (
+    DELIVERED,
+    ENROUTE,
+    EXPIRED,
+    NO_ANSWER,
+    REJECTED,
+    UNDELIVERABLE,
+    UNKNOWN,
+)
+from portal.services.history import history, removal
+from portal.services.messages import blacklist, message_parts, outcomes, sending
+from portal.services.messages.message_parts import TextPart
+from portal.services.messages.receipt_matching import UpstreamReceipt
+from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
+from portal.services.operations import self_check
+from portal.services.statistics import rollup
+from portal.services.upstreams import counters, queue, upstreams
+from tests.services.upstreams.waiting import add_upstream, queue_messages
+
+NUMBER = "393401234567"
+CUT_BY = '{"long_texts": "udh8"}'
+
+
+@pytest.fixture
+def account_id(cast: Any) -> int:
+    return int(cast.smpp_acme_1.id)
+
+
+def claim_text(conn: Connection, account_id: int, **values: Any) -> int:
+    """A text of three parts that the upstream has begun to send."""
+    (message_id,) = queue_messages(conn, account_id, body=b"x" * 400, **values)
+    assert [each.id for each in claim(conn)] == [message_id]
+    return message_id
+
+
+def claim(conn: Connection, upstream_id: int = 1, now: int | None = None) -> Sequence[Any]:
+    return sending.claim_messages(conn, upstream_id, 10, 0, now or now_ms()).messages
+
+
+def accept(conn: Connection, message_id: int, *numbers: int, total: int = 3, **values: Any) -> SendingResult:
+    """Store that the upstream has accepted parts, each under an id that is made of its number."""
+    fields = {"upstream": 1, "message_id": message_id, "bind": 1, "sent_at": now_ms(), **values}
+    return sending.store_accepted_messages(
+        conn,
+        [
+            AcceptedMessage(upstream_message_id=f"id{each}", part=TextPart(each, total, CUT_BY), **fields)
+            for each in numbers
+        ],
+    )
+
+
+def leave_unsent(
+    conn: Connection, message_id: int, account_id: int, reason: UnsentReason, **values: Any
+) -> SendingResult:
+    unsent = UnsentMessage(1, message_id, reason, (account_id, NUMBER), **values)
+    return sending.store_unsent_messages(conn, [unsent], now_ms())
+
+
+def receive(
+    conn: Connection, number: int, state: int = DELIVERED, status: str = "stat:DELIVRD err:000"
+) -> SendingResult:
+    ptt = 0 if state == DELIVERED else 800
+    receipt = UpstreamReceipt(1, (f"id{number}",), state, ptt, True, status, None, NUMBER, "ACME", "id:...")
+    return sending.store_upstream_receipts(conn, [receipt], now_ms())
+
+
+def read_message(conn: Connection, message_id: int) -> Any:
+    return conn.execute("SELECT * FROM messages WHERE id = ?", (message_id,)).fetchone()
+
+
+def list_states(conn: Connection, message_id: int) -> list[int | None]:
+    return [each.state for each in message_parts.read_message_parts(conn, [message_id])[message_id]]
+
+
+def get_balance(conn: Connection, account_id: int) -> int:
+    return int(conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()[0])
+
+
+def assert_sound(conn: Connection) -> None:
+    assert self_check.list_problem_texts(conn) == []
+
+
+@pytest.mark.parametrize("order", permutations((1, 2, 3)))
+@pytest.mark.parametrize("failing", [(), (2,), (1, 3), (1, 2, 3)])
+def test_pain_2_receipts_of_all_parts_in_any_order_make_one_of_the_text(conn, keys, account_id, order, failing):
+    add_upstream(conn, keys, refund="undelivered")
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id)
+    price = before - get_balance(conn, account_id)
+    assert accept(conn, message_id, 1, 2).receipts == []
+    assert read_message(conn, message_id)["upstream_id"] is None
+    accept(conn, message_id, 3)
+    assert read_message(conn, message_id)["upstream_id"] == ""
+    assert counters.get_counters(conn, 1)["accepted"] == 1
+    results = []
+    for number in order:
+        assert read_message(conn, message_id)["state"] == ENROUTE
+        assert_sound(conn)
+        failed = number in failing
+        results.append(receive(conn, number, *((UNDELIVERABLE, f"failed {number}") if failed else ())))
+    assert [each.matched for each in results] == [[True]] * 3
+    assert [len(each.receipts) for each in results] == [0, 0, 1]
+    message = read_message(conn, message_id)
+    assert (message["state"], message["ptt"]) == ((UNDELIVERABLE, 800) if failing else (DELIVERED, 0))
+    first_failure = next((f"failed {each}" for each in order if each in failing), "stat:DELIVRD err:000")
+    assert message["upstream_status"] == first_failure
+    assert get_balance(conn, account_id) == before - price + price // 3 * len(failing)
+    # The same receipt again is of nothing that is on its way.
+    assert receive(conn, 1).matched == [False]
+    assert_sound(conn)
+
+
+@pytest.mark.parametrize("policy", ["never", "refused"])
+def test_pain_2_parts_that_fail_cost_what_they_cost_where_that_is_set(conn, keys, account_id, policy):
+    add_upstream(conn, keys, refund=policy)
+    message_id = claim_text(conn, account_id)
+    charged = get_balance(conn, account_id)
+    accept(conn, message_id, 1, 2, 3)
+    for number in (1, 2, 3):
+        receive(conn, number, UNDELIVERABLE)
+    assert read_message(conn, message_id)["state"] == UNDELIVERABLE
+    assert get_balance(conn, account_id) == charged
+    assert_sound(conn)
+
+
+def test_receipts_that_come_before_the_answers_find_their_parts(conn, keys, account_id):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    for number in (3, 1, 2):
+        assert receive(conn, number).matched == [False]
+    assert accept(conn, message_id, 1, 2).receipts == []
+    (receipt,) = accept(conn, message_id, 3).receipts
+    assert (receipt.message_id, receipt.state) == (message_id, DELIVERED)
+    assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+    assert_sound(conn)
+
+
+@pytest.mark.parametrize(("policy", "refunded_parts"), [("never", 0), ("refused", 2), ("undelivered", 2)])
+def test_a_part_that_is_refused_for_good_fails_the_text_once_the_others_are_known(
+    conn, keys, account_id, policy, refunded_parts
+):
+    add_upstream(conn, keys, refund=policy)
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id)
+    price = before - get_balance(conn, account_id)
+    accept(conn, message_id, 1)
+    said = {2: "ESME_RINVDSTADR 0x0B"}
+    refusal = {"status": said[2], "ptt": 100, "part_statuses": said}
+    assert leave_unsent(conn, message_id, account_id, UnsentReason.REFUSED, **refusal).receipts == []
+    assert list_states(conn, message_id) == [ENROUTE, REJECTED, REJECTED]
+    parts = message_parts.read_message_parts(conn, [message_id])[message_id]
+    assert [each.upstream_status for each in parts] == [None, said[2], message_parts.NOT_SENT]
+    # Nothing of it is sent any more, also not after a restart.
+    sending.recover_messages(conn, now_ms())
+    assert claim(conn) == []
+    assert_sound(conn)
+    (receipt,) = receive(conn, 1).receipts
+    assert (receipt.state, receipt.ptt) == (REJECTED, 100)
+    assert get_balance(conn, account_id) == before - price + price // 3 * refunded_parts
+    assert_sound(conn)
+
+
+def test_what_can_have_no_receipt_is_not_waited_for_once_another_part_has_failed(conn, keys, account_id):
+    add_upstream(conn, keys, registered_delivery=0, refund="undelivered")
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id)
+    price = before - get_balance(conn, account_id)
+    accept(conn, message_id, 1)
+    (receipt,) = leave_unsent(
+        conn, message_id, account_id, UnsentReason.REFUSED, status="no", ptt=100, part_statuses={2: "no"}
+    ).receipts
+    assert receipt.state == REJECTED
+    assert list_states(conn, message_id) == [UNKNOWN, REJECTED, REJECTED]
+    # The first part may have arrived.
+    assert get_balance(conn, account_id) == before - price + price // 3 * 2
+    assert_sound(conn)
+
+
+def test_pain_2_after_a_crash_only_parts_without_an_answer_are_sent_again(conn, keys, account_id):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 2)
+    sending.recover_messages(conn, now_ms())
+    counted = counters.get_counters(conn, 1)
+    assert (counted["unsure"], counted["resent"]) == (1, 1)
+    (again,) = claim(conn)
+    assert again.id == message_id
+    assert again.cut == (1, 3, CUT_BY, {2})
+    accept(conn, message_id, 1, 3)
+    assert not queue.has_queue(conn)
+    for number in (1, 2, 3):
+        receive(conn, number)
+    assert read_message(conn, message_id)["state"] == DELIVERED
+    assert_sound(conn)
+
+
+def test_without_resending_the_parts_that_were_not_answered_have_failed(conn, keys, account_id):
+    add_upstream(conn, keys, unanswered="fail", refund="undelivered")
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id)
+    price = before - get_balance(conn, account_id)
+    accept(conn, message_id, 2)
+    assert sending.recover_messages(conn, now_ms()).receipts == []
+    assert claim(conn) == []
+    (receipt,) = receive(conn, 2).receipts
+    assert receipt.state == UNKNOWN
+    assert read_message(conn, message_id)["upstream_status"] == NO_ANSWER
+    assert get_balance(conn, account_id) == before - price + price // 3 * 2
+    assert_sound(conn)
+
+
+def test_a_text_expires_with_its_parts_and_those_that_arrived_are_paid(conn, keys, account_id):
+    add_upstream(conn, keys, refund="undelivered")
+    before = get_balance(conn, account_id)
+    expires_at = now_ms() + 60_000
+    message_id = claim_text(conn, account_id, expires_at=expires_at)
+    price = before - get_balance(conn, account_id)
+    accept(conn, message_id, 1, 2, 3)
+    receive(conn, 1)
+    assert outcomes.process_due_messages(conn, expires_at + 1).receipts == []
+    (receipt,) = outcomes.process_due_messages(conn, expires_at + outcomes.RECEIPT_GRACE_MS + 1).receipts
+    assert receipt.state == EXPIRED
+    assert list_states(conn, message_id) == [DELIVERED, EXPIRED, EXPIRED]
+    assert get_balance(conn, account_id) == before - price + price // 3 * 2
+    assert_sound(conn)
+
+
+def test_a_text_of_whose_parts_nobody_can_know_ends_as_unknown_and_is_paid(conn, keys, account_id):
+    add_upstream(conn, keys, registered_delivery=2, refund="undelivered")
+    expires_at = now_ms() + 60_000
+    message_id = claim_text(conn, account_id, expires_at=expires_at)
+    charged = get_balance(conn, account_id)
+    accept(conn, message_id, 1, 2, 3)
+    (receipt,) = outcomes.process_due_messages(conn, expires_at + outcomes.RECEIPT_GRACE_MS + 1).receipts
+    assert receipt.state == UNKNOWN
+    assert get_balance(conn, account_id) == charged
+    assert_sound(conn)
+
+
+def test_what_was_begun_expires_where_it_waits(conn, keys, account_id):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1)
+    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    conn.execute("UPDATE messages SET expires_at = 1")
+    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000)
+    assert (claimed.messages, [each.state for each in claimed.receipts]) == ([], [EXPIRED])
+    assert list_states(conn, message_id) == [EXPIRED] * 3
+    assert not queue.has_queue(conn)
+    assert_sound(conn)
+
+
+def test_a_text_is_called_back_only_while_no_part_has_gone_out(conn, keys, account_id):
+    add_upstream(conn, keys)
+    before = get_balance(conn, account_id)
+    first = claim_text(conn, account_id)
+    leave_unsent(conn, first, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    status = outcomes.find_message_status(conn, account_id, first)
+    assert status is not None
+    assert outcomes.cancel_messages(conn, [status]).was_cancelled == [True]
+    assert get_balance(conn, account_id) == before
+    second = claim_text(conn, account_id)
+    accept(conn, second, 1)
+    leave_unsent(conn, second, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    status = outcomes.find_message_status(conn, account_id, second)
+    assert status is not None
+    assert outcomes.cancel_messages(conn, [status]).was_cancelled == [False]
+    assert_sound(conn)
+
+
+def test_what_was_begun_goes_on_when_its_number_says_stop(conn, keys, account_id):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1)
+    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    blacklist.blacklist_stop_sender(conn, account_id, NUMBER, 1, now_ms())
+    assert [each.id for each in claim(conn, now=now_ms() + 10_000)] == [message_id]
+    assert_sound(conn)
+
+
+def test_a_text_goes_on_through_the_upstream_that_has_its_first_parts(conn, keys, account_id):
+    carrier = add_upstream(conn, keys)
+    other = add_upstream(conn, keys, "other")
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1)
+    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    later = now_ms() + 10_000
+    assert claim(conn, other.id, later) == []
+    # It is not asked for without an end, and the other one gets it when it asks.
+    assert (queue.get_next_retry_time(conn) or 0) > later
+    (again,) = claim(conn, carrier.id, later + 60_000)
+    assert again.cut.answered == {1}
+    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    # Where that is no more, it goes out whole.
+    upstreams.set_default_upstream(conn, SHELL, other)
+    upstreams.remove_upstream(conn, SHELL, carrier)
+    (whole,) = claim(conn, other.id, later + 120_000)
+    assert (whole.id, whole.cut) == (message_id, None)
+    accept(conn, message_id, 1, 2, 3, upstream=other.id)
+    assert list_states(conn, message_id) == [ENROUTE] * 3
+    assert read_message(conn, message_id)["upstream"] == other.id
+    assert_sound(conn)
+
+
+def test_more_parts_than_were_charged_are_refunded_in_proportion(conn, keys, account_id):
+    add_upstream(conn, keys, refund="undelivered")
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id)
+    price = before - get_balance(conn, account_id)
+    accept(conn, message_id, *range(1, 8), total=7)
+    for number in range(1, 8):
+        receive(conn, number, UNDELIVERABLE if number % 2 else DELIVERED)
+    assert get_balance(conn, account_id) == before - price + price * 4 // 7
+    assert_sound(conn)
+
+
+def test_a_part_that_is_answered_again_changes_nothing(conn, keys, account_id):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1, 2, 3)
+    receive(conn, 1)
+    accept(conn, message_id, 1, sent_at=1)
+    parts = message_parts.read_message_parts(conn, [message_id])[message_id]
+    assert (parts[0].state, parts[0].upstream_id) == (DELIVERED, "id1")
+    assert parts[0].sent_at != 1
+
+
+def test_what_is_deleted_leaves_no_parts_and_the_sums_agree(conn, keys, account_id):
+    add_upstream(conn, keys, refund="undelivered")
+    message_id = claim_text(conn, account_id, registered_delivery=0)
+    accept(conn, message_id, 1, 2, 3)
+    for number in (1, 2, 3):
+        receive(conn, number, UNDELIVERABLE if number == 2 else DELIVERED)
+    text = history.get_sent_text_by_message_id(conn, account_id, message_id)
+    assert history.read_message_details(conn, text)[message_id].delivered_parts == 2
+    rollup.roll_up_all(conn)
+    assert removal.delete_sent_messages(conn, account_id, [[message_id]]) == 1
+    for table in ("message_parts", "cut_messages"):
+        assert conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
+    assert_sound(conn)
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("UPDATE cut_messages SET message_id = 1", "cut_messages: rows that are of no message: 1"),
+        ("UPDATE message_parts SET number = 9 WHERE number = 3", "parts that are of no text that was cut: 1"),
+        ("UPDATE message_parts SET state = 5 WHERE number = 3", "delivered and have a part that isn't"),
+        ("UPDATE message_parts SET state = 1 WHERE number = 3", "ended, and not all of whose parts have: 1"),
+        ("UPDATE messages SET state = 1", "all of whose parts have ended, and that have not: 1"),
+    ],
+)
+def test_check_finds_what_does_not_agree(conn, keys, account_id, damage, found):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1, 2, 3)
+    for number in (1, 2, 3):
+        receive(conn, number)
+    assert_sound(conn)
+    conn.execute(damage)
+    assert any(found in each for each in self_check.list_problem_texts(conn))
+
+
+def test_check_finds_a_refund_that_is_not_that_of_the_parts(conn, keys, account_id):
+    add_upstream(conn, keys, refund="undelivered")
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1, 2, 3)
+    for number in (1, 2, 3):
+        receive(conn, number, UNDELIVERABLE if number == 1 else DELIVERED)
+    assert_sound(conn)
+    conn.execute("UPDATE message_parts SET state = ? WHERE number = 2", (UNDELIVERABLE,))
+    assert any("gives back" in each for each in self_check.list_problem_texts(conn))
