@@ -43,7 +43,7 @@ class ClaimedMessages:
 
     messages: list[SubmittedMessage]
     emptied_account_ids: list[int]
-    has_more: bool
+    left_count: int | None
     last_account_id: int
     next_retry_at: int | None
     receipts: list[DeliveryReceipt]
@@ -168,14 +168,14 @@ def claim_messages(
             receipts += outcomes.expire_messages(conn, [each.id for each in expired], now)
             # What these messages held up can be claimed now.
             claimed.emptied_account_ids += queue.release_held_messages(conn, unsent_ids)
-            claimed.has_more = True
+            claimed.left_count = None
         for each in sendable:
             each.upstream = upstream_id
             each.is_retry = each.id in claimed.retried_ids
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
-            claimed.has_more,
+            claimed.left_count,
             claimed.last_account_id,
             queue.get_next_retry_time(conn),
             receipts,

@@ -20,6 +20,8 @@ _RANK_SQL = f"{HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {HIGHEST_
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
 _MAX_ROUNDS = 8
+# So many that are left behind a claim are counted: some ten microseconds.
+_MAX_COUNTED = 1_000
 SIMULATOR = "simulator"
 """The kind of an upstream that sends nothing."""
 SIMULATED_BIND = 0
@@ -44,14 +46,14 @@ class ClaimedIds:
     """What one upstream takes now.
 
     `message_ids`: in the order in which they are to be sent. `retried_ids`: those that are tried again.
-    `emptied_account_ids`: the accounts that have had something that waits, and have nothing more. `has_more`: whether
-    something is left that could be claimed at once. `last_account_id`: whose turn it was last; 0: that of what is
-    tried again.
+    `emptied_account_ids`: the accounts that have had something that waits, and have nothing more. `left_count`: how
+    many are left that could be claimed at once; None: some, and it is not known how many. `last_account_id`: whose turn
+    it was last; 0: that of what is tried again.
     """
 
     message_ids: list[int]
     emptied_account_ids: list[int]
-    has_more: bool
+    left_count: int | None
     last_account_id: int
     retried_ids: set[int] = field(default_factory=set)
 
@@ -105,7 +107,7 @@ def claim_message_ids(
         after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: that of what is tried again.
         now: this moment (milliseconds).
     """
-    claimed = ClaimedIds([], [], has_more=False, last_account_id=after_account_id)
+    claimed = ClaimedIds([], [], 0, after_account_id)
     # What is tried again has a turn as if it were another account's, behind the last one.
     turns: list[int | None] = [*_list_waiting_accounts(conn, after_account_id, limit)]
     if len(turns) < limit:
@@ -131,7 +133,10 @@ def claim_message_ids(
             if not is_finished:
                 unfinished.append(account_id)
         turns = unfinished
-    claimed.has_more = bool(turns) or has_queued_messages(conn)
+    (queued_count,) = conn.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM queued_messages LIMIT ?)", (_MAX_COUNTED + 1,)
+    ).fetchone()
+    claimed.left_count = None if None in turns or queued_count > _MAX_COUNTED else queued_count
     if claimed.message_ids:
         conn.execute(
             f"UPDATE messages SET upstream = ?1, bind = (SELECT {SIMULATED_BIND} FROM upstreams WHERE id = ?1"

@@ -85,9 +85,8 @@ class Dispatcher:
         self._resuming_ids: set[int | None] = {None}
         self._unread_ids: set[int | None] = set()
         self._postponed_cancels: list[tuple[MessageStatus, CancelCallback]] = []
-        # Whether a claim may find something, and how often that has begun anew.
-        self._may_claim = False
-        self._claim_epoch = 0
+        # How many messages a claim may find at most; None: it is not known.
+        self._most_waiting: int | None = 0
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_at = 0
         self._counters_timer: asyncio.TimerHandle | None = None
@@ -166,7 +165,7 @@ class Dispatcher:
         self._pending_enqueues[account_id] -= 1
         if not self._pending_enqueues[account_id]:
             del self._pending_enqueues[account_id]
-        self._expect_waiting()
+        self._expect_waiting(1)
 
     def begin_put_back(self, flow: Flow) -> None:
         self._begin_enqueue(flow[0])
@@ -242,9 +241,9 @@ class Dispatcher:
 
     # --- what waits
 
-    def _expect_waiting(self) -> None:
-        self._may_claim = True
-        self._claim_epoch += 1
+    def _expect_waiting(self, count: int | None = None) -> None:
+        """Something more waits: so many messages, None: it is not known how many, nor whether any."""
+        self._most_waiting = None if count is None or self._most_waiting is None else self._most_waiting + count
 
     def handle_room(self, channel: UpstreamChannel) -> None:
         """There may be more room than before, or less."""
@@ -257,7 +256,7 @@ class Dispatcher:
         channel = self._default_channel
         if (
             channel is None
-            or not self._may_claim
+            or self._most_waiting == 0
             or not self._is_recovered
             or channel.claiming
             or channel.claimable <= 0
@@ -265,27 +264,31 @@ class Dispatcher:
         ):
             return
         self._claims_ended.clear()
-        channel.claiming = min(channel.claimable, _BATCH_SIZE)
+        # Room that is kept for a claim is nobody else's, and what is submitted meanwhile would have to wait, too.
+        channel.claiming = min(channel.claimable, self._most_waiting or _BATCH_SIZE, _BATCH_SIZE)
+        # Until the answer comes: what is known to wait by then is counted in that.
+        self._most_waiting = 0
         channel.update_available()
         self._storage.claim_messages(
             channel.id,
             channel.claiming,
             channel.last_account_id,
-            partial(self._handle_claimed, channel, self._claim_epoch),
+            partial(self._handle_claimed, channel),
         )
 
-    def _handle_claimed(self, channel: UpstreamChannel, epoch: int, claimed: ClaimedMessages | StorageError) -> None:
+    def _handle_claimed(self, channel: UpstreamChannel, claimed: ClaimedMessages | StorageError) -> None:
         channel.claiming = 0
         if not any(each.claiming for each in self._channels.values()):
             self._claims_ended.set()
         if isinstance(claimed, StorageError):
+            self._most_waiting = None
             self._set_retry_timer(now_ms() + int(_CLAIM_RETRY_SECONDS * 1000))
             channel.update_available()
             return
         channel.last_account_id = claimed.last_account_id
         self._forget_waiting(claimed.emptied_account_ids)
-        if not claimed.has_more and epoch == self._claim_epoch:
-            self._may_claim = False
+        if self._most_waiting is not None:
+            self._most_waiting = claimed.left_count
         self._set_retry_timer(claimed.next_retry_at)
         channel.send_messages(claimed.messages)
         channel.update_available()
