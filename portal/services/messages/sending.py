@@ -50,7 +50,7 @@ class ClaimedMessages:
 
     messages: list[SubmittedMessage]
     emptied_account_ids: list[int]
-    has_more: bool
+    left_count: int | None
     last_account_id: int
     emptied_paths: list[tuple[UpstreamPath, int]]
     next_retry_at: int | None
@@ -168,7 +168,7 @@ def claim_messages(
             receipts += outcomes.expire_messages(conn, [each.id for each in expired], now)
             # What these messages held up can be claimed now.
             claimed.emptied_account_ids += queue.release_held_messages(conn, unsent_ids)
-            claimed.has_more = True
+            claimed.left_count = None
         for each in sendable:
             each.upstream = upstream_id
             each.is_retry = each.id in claimed.retried_ids
@@ -178,7 +178,7 @@ def claim_messages(
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
-            claimed.has_more,
+            claimed.left_count,
             claimed.last_account_id,
             claimed.emptied_paths,
             queue.get_next_retry_time(conn, taken_paths),

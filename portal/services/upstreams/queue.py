@@ -30,6 +30,8 @@ _RANK_SQL = f"{HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {HIGHEST_
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
 _MAX_ROUNDS = 8
+# So many that are left behind a claim are counted: some ten microseconds.
+_MAX_COUNTED = 1_000
 SIMULATOR = "simulator"
 """The kind of an upstream that sends nothing."""
 SIMULATED_BIND = takeovers.SIMULATED_BIND
@@ -65,14 +67,14 @@ class ClaimedIds:
 
     `message_ids`: in the order in which they are to be sent. `retried_ids`: those that are tried again.
     `emptied_account_ids`: the accounts that have had something that waits, and have nothing more on any path.
-    `has_more`: whether something is left that could be claimed at once. `last_account_id`: whose turn it was last; 0:
-    that of what is tried again. `emptied_paths`: paths, each with an account that has had something that waits there,
-    and has nothing more on it that is not held.
+    `left_count`: how many are left that could be claimed at once; None: some, and it is not known how many.
+    `last_account_id`: whose turn it was last; 0: that of what is tried again. `emptied_paths`: paths, each with an
+    account that has had something that waits there, and has nothing more on it that is not held.
     """
 
     message_ids: list[int]
     emptied_account_ids: list[int]
-    has_more: bool
+    left_count: int | None
     last_account_id: int
     retried_ids: set[int] = field(default_factory=set)
     emptied_paths: list[tuple[UpstreamPath, int]] = field(default_factory=list)
@@ -178,7 +180,7 @@ def claim_message_ids(
         holds_followers: whether what comes behind these messages to the same destinations waits until they are
             answered: another upstream takes it.
     """
-    claimed = ClaimedIds([], [], has_more=False, last_account_id=after_account_id)
+    claimed = ClaimedIds([], [], 0, after_account_id)
     path_ids = {path_id: path for path, path_id in paths.find_path_ids(conn, taken_paths).items()}
     # What is tried again has a turn as if it were another account's, behind the last one.
     turns: list[int | None] = [*_list_waiting_accounts(conn, path_ids, after_account_id, limit)]
@@ -205,7 +207,8 @@ def claim_message_ids(
             if not is_finished:
                 unfinished.append(account_id)
         turns = unfinished
-    claimed.has_more = bool(turns) or any(_has_queued_messages(conn, each) for each in path_ids)
+    queued_count = sum(_count_queued_messages(conn, each, _MAX_COUNTED + 1) for each in path_ids)
+    claimed.left_count = None if None in turns or queued_count > _MAX_COUNTED else queued_count
     if claimed.message_ids:
         conn.execute(
             f"UPDATE messages SET upstream = ?1, bind = (SELECT {SIMULATED_BIND} FROM upstreams WHERE id = ?1"
@@ -445,9 +448,11 @@ def has_queued_messages(conn: sqlite3.Connection) -> bool:
     return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages)").fetchone()[0])
 
 
-def _has_queued_messages(conn: sqlite3.Connection, path_id: int) -> bool:
-    row = conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages WHERE path = ?)", (path_id,)).fetchone()
-    return bool(row[0])
+def _count_queued_messages(conn: sqlite3.Connection, path_id: int, most: int) -> int:
+    row = conn.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM queued_messages WHERE path = ? LIMIT ?)", (path_id, most)
+    ).fetchone()
+    return int(row[0])
 
 
 def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> None:

@@ -260,7 +260,10 @@ class Dispatcher:
     def _claim_for(self, channel: UpstreamChannel) -> None:
         paths = self._takers.list_claimable_paths(channel)
         if paths and self._is_recovered and not self._is_closing:
-            self._begin_claim(channel, paths, min(channel.claimable, _BATCH_SIZE), is_trial=False)
+            # Room that is kept for a claim is nobody else's, and what is submitted meanwhile would have to wait, too.
+            counts = [each.most_waiting for each in paths]
+            most = sum(each or 0 for each in counts) if None not in counts else _BATCH_SIZE
+            self._begin_claim(channel, paths, min(channel.claimable, most, _BATCH_SIZE), is_trial=False)
 
     def _claim_trial(self, channel: UpstreamChannel) -> None:
         """Claim one message for an upstream that has failed: what becomes of it tells whether it is well again."""
@@ -274,14 +277,16 @@ class Dispatcher:
         self._claims_ended.clear()
         channel.claiming = limit
         channel.update_available()
-        epochs = [(each, each.epoch) for each in paths]
+        for each in paths:
+            # Until the answer comes: what is known to wait by then is counted in that.
+            each.most_waiting = 0
         claim = Claim(channel.id, [each.upstream_ids for each in paths], limit, channel.last_account_id, is_trial)
-        self._storage.claim_messages(claim, partial(self._handle_claimed, channel, epochs, is_trial))
+        self._storage.claim_messages(claim, partial(self._handle_claimed, channel, paths, is_trial))
 
     def _handle_claimed(
         self,
         channel: UpstreamChannel,
-        epochs: Sequence[tuple[OutboundPath, int]],
+        paths: Sequence[OutboundPath],
         is_trial: bool,
         claimed: ClaimedMessages | StorageError,
     ) -> None:
@@ -289,17 +294,17 @@ class Dispatcher:
         if not any(each.claiming for each in self._channels.values()):
             self._claims_ended.set()
         if isinstance(claimed, StorageError):
+            for path in paths:
+                path.expect_waiting()
             self._set_retry_timer(now_ms() + int(_CLAIM_RETRY_SECONDS * 1000))
             channel.update_available()
             return
         channel.last_account_id = claimed.last_account_id
         self._takers.forget_waiting(claimed.emptied_account_ids, claimed.emptied_paths)
-        if not claimed.has_more:
-            for path, epoch in epochs:
-                if epoch == path.epoch:
-                    path.may_claim = False
+        for path in paths:
+            path.take_left(claimed.left_count if len(paths) == 1 or not claimed.left_count else None)
         self._set_retry_timer(claimed.next_retry_at)
-        if self._may_send_claimed(channel, epochs, claimed.messages, is_trial=is_trial):
+        if self._may_send_claimed(channel, paths, claimed.messages, is_trial=is_trial):
             channel.send_messages(claimed.messages)
         else:
             channel.put_back_messages(claimed.messages)
@@ -311,14 +316,14 @@ class Dispatcher:
     def _may_send_claimed(
         self,
         channel: UpstreamChannel,
-        epochs: Sequence[tuple[OutboundPath, int]],
+        paths: Sequence[OutboundPath],
         messages: Sequence[SubmittedMessage],
         *,
         is_trial: bool,
     ) -> bool:
         """Whether what was claimed for an upstream is still for it to send, and passes nothing that another one has."""
         if not is_trial:
-            return any(path.taker is channel for path, _ in epochs)
+            return any(path.taker is channel for path in paths)
         if messages:
             # The one message, and what comes behind it waits for it.
             channel.trial_id = messages[0].id

@@ -32,16 +32,15 @@ class OutboundPath:
     it. direct: the same, where a message may be stored as that upstream's at once; None: it waits first. is_changing:
     nobody takes it for a moment, as another one will.
     waiting_account_ids: the accounts of which something may wait here: what they submit must not overtake it.
-    may_claim: whether a claim may find something; epoch: how often that has begun anew.
+    most_waiting: how many messages a claim may find here at most; None: it is not known.
     """
 
     __slots__ = (
         "_pending",
         "_put_backs",
         "direct",
-        "epoch",
         "is_changing",
-        "may_claim",
+        "most_waiting",
         "order",
         "taker",
         "upstream_ids",
@@ -58,8 +57,7 @@ class OutboundPath:
         self._put_backs = put_backs
         # How many messages of each account are being stored to wait here.
         self._pending: Counter[int] = Counter()
-        self.may_claim = True
-        self.epoch = 0
+        self.most_waiting: int | None = None
 
     def begin_enqueue(self, account_id: int) -> None:
         """A message of an account is being stored to wait."""
@@ -70,12 +68,16 @@ class OutboundPath:
         self._pending[account_id] -= 1
         if not self._pending[account_id]:
             del self._pending[account_id]
-        self.expect_waiting()
+        self.expect_waiting(1)
 
-    def expect_waiting(self) -> None:
-        """Something may have come that can be claimed."""
-        self.may_claim = True
-        self.epoch += 1
+    def expect_waiting(self, count: int | None = None) -> None:
+        """Something more waits: so many messages, None: it is not known how many, nor whether any."""
+        self.most_waiting = None if count is None or self.most_waiting is None else self.most_waiting + count
+
+    def take_left(self, count: int | None) -> None:
+        """So many messages were left behind a claim, None: it is not known how many; what has come since is counted."""
+        if self.most_waiting is not None:
+            self.most_waiting = count
 
     def forget_waiting(self, account_ids: Iterable[int]) -> None:
         """Nothing of these accounts is stored here any more."""
@@ -217,13 +219,13 @@ class PathTakers:
         """Return the paths from which an upstream may claim something now."""
         if self._reroutings:
             return []
-        return [path for path in self._paths.values() if path.taker is channel and path.may_claim]
+        return [path for path in self._paths.values() if path.taker is channel and path.most_waiting != 0]
 
     def list_trial_paths(self, channel: UpstreamChannel) -> list[OutboundPath]:
         """Return the paths from which an upstream may claim one message, to see whether it is well again."""
         if self._reroutings or not channel.wants_trial:
             return []
-        return [path for path in self._paths.values() if path.may_claim and self._is_ahead(channel, path)]
+        return [path for path in self._paths.values() if path.most_waiting != 0 and self._is_ahead(channel, path)]
 
     def _is_ahead(self, channel: UpstreamChannel, path: OutboundPath) -> bool:
         """Whether an upstream would take a path, were it well."""

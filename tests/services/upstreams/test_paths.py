@@ -100,7 +100,7 @@ def test_accounts_take_turns_over_all_paths(conn, acme_1, globex_1, enqueue, ids
     claimed = claim(conn, first, (first,), (first, second), limit=4)
     assert single[0] in claimed.message_ids
     assert len(claimed.message_ids) == 4
-    assert claimed.has_more
+    assert claimed.left_count
 
 
 def test_a_path_that_an_account_has_nothing_more_on_is_told(conn, acme_1, enqueue, ids):

@@ -33,7 +33,7 @@ def test_messages_of_one_account_go_in_their_order(conn, cast):
     ids = queue_messages(conn, cast.smpp_acme_1.id, 5)
     first = claim(conn, 2)
     assert first.message_ids == ids[:2]
-    assert first.has_more
+    assert first.left_count
     assert claim(conn, 10).message_ids == ids[2:]
     assert claim(conn, 10).message_ids == []
 
@@ -94,7 +94,7 @@ def test_that_accounts_without_a_turn_wait_is_told(conn, cast):
     ]
     claimed = claim(conn, 1)
     got = claimed.message_ids
-    while claimed.has_more:
+    while claimed.left_count != 0:
         claimed = claim(conn, 1, claimed.last_account_id)
         got += claimed.message_ids
     assert sorted(got) == sorted(ids)
@@ -112,7 +112,7 @@ def test_an_account_without_anything_more_is_told_once(conn, cast):
     assert claim(conn, 1).emptied_account_ids == []
     claimed = claim(conn, 1)
     assert claimed.emptied_account_ids == [cast.smpp_acme_1.id]
-    assert not claimed.has_more
+    assert claimed.left_count == 0
 
 
 def test_what_is_put_back_has_its_place_again(conn, cast):
@@ -264,7 +264,7 @@ def test_every_message_is_claimed_once_whatever_the_sizes(conn, cast):
     while has_more:
         claimed = claim(conn, limit, after)
         seen.update(claimed.message_ids)
-        after, limit, has_more = claimed.last_account_id, limit % 5 + 1, claimed.has_more
+        after, limit, has_more = claimed.last_account_id, limit % 5 + 1, claimed.left_count != 0
     assert seen == Counter(ids)
 
 
@@ -282,16 +282,16 @@ def test_there_is_more_while_other_accounts_wait(conn, cast):
     first = queue_messages(conn, cast.smpp_acme_1.id)
     other = queue_messages(conn, cast.smpp_globex_1.id)
     claimed = claim(conn, 1)
-    assert (claimed.message_ids, claimed.has_more) == (first, True)
+    assert (claimed.message_ids, claimed.left_count) == (first, 1)
     claimed = claim(conn, 1, claimed.last_account_id)
-    assert (claimed.message_ids, claimed.has_more) == (other, False)
+    assert (claimed.message_ids, claimed.left_count) == (other, 0)
 
 
 def test_a_row_without_its_message_is_passed_over(conn, cast):
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
     conn.execute("INSERT INTO queued_messages VALUES (0, ?, 0, 1)", (cast.smpp_acme_1.id,))
     claimed = claim(conn, 5)
-    assert (claimed.message_ids, claimed.has_more) == ([message_id], False)
+    assert (claimed.message_ids, claimed.left_count) == ([message_id], 0)
     assert not queue.has_queue(conn)
 
 

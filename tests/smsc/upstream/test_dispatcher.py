@@ -162,6 +162,27 @@ async def test_a_handset_whose_queue_is_full_holds_up_no_other_and_gets_its_mess
         assert taken == [b"%d" % each for each in range(10)]
 
 
+async def test_no_more_room_is_kept_for_a_claim_than_messages_wait(config, cast, conn, add_upstream, monkeypatch):
+    async with run_bound(config, add_upstream, window=10) as (server, _, carrier):
+        outbound, limits = server.storage.outbound, []
+        claim_messages = outbound.claim_messages
+
+        def claim(claim, resolve):
+            limits.append(claim.limit)
+            claim_messages(claim, resolve)
+
+        monkeypatch.setattr(outbound, "claim_messages", claim)
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for _ in range(12):
+            await esme.submit()
+        for each in await carrier.read_submits(10):
+            carrier.answer(each)
+        await carrier.read_submits(2)
+        # The first one looks for what there is.
+        assert limits[1:]
+        assert max(limits[1:]) <= 2, limits
+
+
 @pytest.mark.parametrize("others", [0, 2], ids=["claimed ahead", "in the queue"])
 async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, conn, add_upstream, others):
     async with run_bound(config, add_upstream, window=1) as (server, _, carrier):
@@ -202,7 +223,9 @@ async def test_what_the_upstream_may_have_goes_on_when_it_is_called_back(config,
         await connection.read_submit()
         await connection.close()
         await wait_until(lambda: counters.get_counters(conn, 1)["unsure"])
-        await esme.submit("393337654321", text=b"elsewhere")
+        # This account's turn comes first, whoever had the last one.
+        other = await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
+        await other.submit(source="GLOBEX", text=b"elsewhere")
         connection = await carrier.accept()
         submit = await connection.read_submit()
         assert submit.short_message == b"elsewhere"
