@@ -410,6 +410,7 @@ async def test_a_simulator_by_name_goes_on_after_a_restart(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         slow = await esme.submit("393331234006")
+        await wait_until(lambda: read_message(conn, slow.message_id)["upstream"] == 1)
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         cancel = CancelSm(next(esme.sequences), message_id=slow.message_id, source="ACME", destination="393331234006")
