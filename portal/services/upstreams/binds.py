@@ -12,6 +12,10 @@ from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream
 
 # The states of a bind; the first, and `unbound` and `refused`, are those of an upstream, too.
 BOUND, PARTLY, UNBOUND, REFUSED, DISABLED = "bound", "partly", "unbound", "refused", "disabled"
+# The state after a change, until the SMPP server has taken that over; it is never stored.
+PENDING = "pending"
+# Between an error and the time of the next attempt, as they are stored: no error has it.
+_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,8 @@ class BindState:
 
     `kind` is trx, tx or rx. `state` is BOUND, REFUSED where the carrier has refused the last attempt, UNBOUND, or a
     word for what is neither of the first two (connecting). `since` is when it became so (milliseconds; 0: not known).
-    `error` is why it isn't bound, and `status` the command_status of a refusal.
+    `error` is why it isn't bound, and `status` the command_status of a refusal. `next_attempt_at` is when it is tried
+    again (milliseconds; 0: not, or now).
     """
 
     number: int
@@ -29,11 +34,14 @@ class BindState:
     since: int
     error: str = ""
     status: int = 0
+    next_attempt_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """An upstream as it is now: its state, which is one of the five above, and the binds that it has or should have."""
+    """An upstream as it is now: its state, which is one of the five above, or PENDING, and the binds that it has or
+    should have.
+    """
 
     upstream: Upstream
     state: str
@@ -50,8 +58,23 @@ def record_bind_states(conn: sqlite3.Connection, upstream_id: int, states: Seque
         conn.executemany(
             "INSERT INTO upstream_binds (upstream, number, kind, state, since, error, status)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(upstream_id, each.number, each.kind, each.state, each.since, each.error, each.status) for each in states],
+            [
+                (upstream_id, each.number, each.kind, each.state, each.since, _format_error(each), each.status)
+                for each in states
+            ],
         )
+
+
+def _format_error(bind: BindState) -> str:
+    """What is in the column `error`: why, and when it is tried again. The rows live no longer than the process that
+    writes them, and a column of its own would be a step of the schema.
+    """
+    return f"{bind.error}{_SEPARATOR}{bind.next_attempt_at}" if bind.next_attempt_at else bind.error
+
+
+def _parse_error(text: str) -> tuple[str, int]:
+    error, _, next_attempt_at = text.partition(_SEPARATOR)
+    return error, int(next_attempt_at or 0)
 
 
 def clear_bind_states(conn: sqlite3.Connection) -> None:
@@ -85,8 +108,16 @@ def list_bind_states(conn: sqlite3.Connection) -> dict[int, list[BindState]]:
         "SELECT upstream, number, kind, state, since, error, status FROM upstream_binds ORDER BY upstream, number"
     )
     for upstream_id, *values in rows:
-        stored[upstream_id].append(BindState(*values))
+        number, kind, state, since, text, status = values
+        error, next_attempt_at = _parse_error(text)
+        stored[upstream_id].append(BindState(number, kind, state, since, error, status, next_attempt_at))
     return stored
+
+
+def replace_state_by_pending(state: UpstreamState) -> UpstreamState:
+    """What is known of an upstream just after a change: what is stored of its binds is from before it."""
+    pending = tuple(BindState(each.number, each.kind, PENDING, 0) for each in state.binds)
+    return UpstreamState(state.upstream, DISABLED if state.state == DISABLED else PENDING, pending)
 
 
 def _build_state(upstream: Upstream, stored: Sequence[BindState], *, running: bool) -> UpstreamState:
