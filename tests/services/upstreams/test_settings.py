@@ -222,3 +222,16 @@ def test_the_page_has_each_setting_with_its_default_and_what_it_is():
         for (name, rule), default in zip(RULES.items(), asdict(DEFAULTS).values(), strict=True)
     ]
     assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == [each.capitalize() for each in GROUPS]
+
+
+def test_the_page_about_carriers_letters_names_options_and_values_that_there_are():
+    page = (ROOT / "docs" / "carriers.md").read_text()
+    named = dict.fromkeys(re.findall(r"(?<![\w-])--([a-z][a-z-]+)(?: ([\w+-][\w.+-]*))?", page))
+    assert len(named) > 20
+    for option, value in named:
+        if option == "password-stdin":
+            continue
+        name = option.removeprefix("no-").replace("-", "_")
+        assert name in RULES, option
+        if value and RULES[name].words and not RULES[name].is_flag:
+            assert value in RULES[name].words or value.isdigit(), f"--{option} {value}"
