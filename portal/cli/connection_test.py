@@ -73,8 +73,9 @@ _TLS_REMEDIES: Mapping[TlsFault, str] = {
     TlsFault.CERTIFICATE_DEMANDED: "give the one that the carrier has signed for you (--tls-certificate, --tls-key)",
     TlsFault.CERTIFICATE_REFUSED: "compare --tls-certificate with what the carrier has signed for you: whether it has"
     " expired, and whether the file has the whole chain",
-    TlsFault.HANDSHAKE_REFUSED: "see the carrier's letter for a client certificate (--tls-certificate), and for the"
-    " versions and ciphers that it allows",
+    TlsFault.CERTIFICATE_MAYBE_DEMANDED: "see the carrier's letter for a client certificate (--tls-certificate), and"
+    " for the versions and ciphers that it allows",
+    TlsFault.HANDSHAKE_REFUSED: "see the carrier's letter for the versions and ciphers that it allows",
     TlsFault.OTHER_VERSION: "see --tls-minimum; a carrier with nothing newer than TLS 1.1 can't be reached by TLS",
     TlsFault.NO_TLS: "try --no-tls, or the carrier's other port",
     TlsFault.OTHER: "ask the carrier what its server expects, and whether it knows this machine's address",

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from portal.core.i18n import N_
+
 MINIMUM_VERSIONS: Mapping[str, ssl.TLSVersion] = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 """The lowest versions that can be asked for. Older ones are forbidden by RFC 8996; they hash by SHA-1 and MD5, which
 OpenSSL 3 refuses unless the level of security is 0 for the whole connection, TLS 1.2 included."""
@@ -39,19 +41,22 @@ class UnusableTlsFile(ValueError):
 
 
 class TlsFault(StrEnum):
-    """Why there is no connection by TLS: what is said of the server, as the end of a sentence."""
+    """Why there is no connection by TLS: what is said of the server, as the end of a sentence. None begins as one that
+    comes behind it.
+    """
 
-    EXPIRED = "its certificate has expired"
-    NOT_YET_VALID = "its certificate is not valid yet"
-    OTHER_NAME = "its certificate is of another name"
-    UNKNOWN_AUTHORITY = "no authority that is believed has signed its certificate"
-    UNTRUSTED = "its certificate is not trusted"
-    CERTIFICATE_DEMANDED = "it demands a client certificate"
-    CERTIFICATE_REFUSED = "it refuses our client certificate"
-    HANDSHAKE_REFUSED = "it refuses the handshake"
-    OTHER_VERSION = "it has no version of TLS that is allowed here"
-    NO_TLS = "it doesn't speak TLS"
-    OTHER = "TLS failed"
+    EXPIRED = N_("its certificate has expired")
+    NOT_YET_VALID = N_("its certificate is not valid yet")
+    OTHER_NAME = N_("its certificate is of another name")
+    UNKNOWN_AUTHORITY = N_("no authority that is believed has signed its certificate")
+    UNTRUSTED = N_("its certificate is not trusted")
+    CERTIFICATE_DEMANDED = N_("it demands a client certificate")
+    CERTIFICATE_REFUSED = N_("it refuses our client certificate")
+    CERTIFICATE_MAYBE_DEMANDED = N_("it refuses the handshake, and may demand a client certificate")
+    HANDSHAKE_REFUSED = N_("it refuses the handshake")
+    OTHER_VERSION = N_("it has no version of TLS that is allowed here")
+    NO_TLS = N_("it doesn't speak TLS")
+    OTHER = N_("TLS failed")
 
 
 # Those that say all there is to say.
@@ -59,6 +64,7 @@ _WHOLE_FAULTS = (
     TlsFault.EXPIRED,
     TlsFault.NOT_YET_VALID,
     TlsFault.CERTIFICATE_DEMANDED,
+    TlsFault.CERTIFICATE_MAYBE_DEMANDED,
     TlsFault.OTHER_VERSION,
     TlsFault.NO_TLS,
 )
@@ -167,7 +173,8 @@ def classify_failure(error: ssl.SSLError, *, shows_certificate: bool) -> TlsFaul
     if any(each in reason for each in _REFUSED_CERTIFICATE_ALERTS):
         return TlsFault.CERTIFICATE_REFUSED if shows_certificate else TlsFault.CERTIFICATE_DEMANDED
     if "ALERT_HANDSHAKE_FAILURE" in reason:
-        return TlsFault.HANDSHAKE_REFUSED
+        # With TLS 1.2 also one that misses a client certificate says so; and one that wants other ciphers.
+        return TlsFault.HANDSHAKE_REFUSED if shows_certificate else TlsFault.CERTIFICATE_MAYBE_DEMANDED
     if "PROTOCOL_VERSION" in reason or reason == "UNSUPPORTED_PROTOCOL":
         return TlsFault.OTHER_VERSION
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "BAD_RECORD_TYPE"):
@@ -189,9 +196,6 @@ def describe_failure(error: ssl.SSLError, *, shows_certificate: bool) -> str:
     """Return why a handshake failed, as the end of a sentence; see `classify_failure`."""
     fault = classify_failure(error, shows_certificate=shows_certificate)
     detail = _describe_reason(error)
-    if fault is TlsFault.HANDSHAKE_REFUSED and not shows_certificate:
-        # So does a server with TLS 1.2 that wants one. It may want other ciphers as well.
-        return f"{fault}, and may demand a client certificate"
     return fault.value if fault in _WHOLE_FAULTS or not detail else f"{fault} ({detail})"
 
 

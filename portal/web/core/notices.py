@@ -9,6 +9,7 @@ from flask import g
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
+from portal.core.tls_client import TlsFault
 from portal.services.upstreams import binds, obstacles, upstreams
 from portal.services.upstreams.obstacles import Obstacle
 from portal.web.core import access, context
@@ -107,5 +108,10 @@ def _describe_obstacle(obstacle: Obstacle) -> Notice:
 def _translate_reason(error: str) -> str:
     for pattern, sentence in _REASONS:
         if found := pattern.fullmatch(error):
-            return _(sentence, **found.groupdict())
+            return _(sentence, **{name: _translate_tls_fault(value) for name, value in found.groupdict().items()})
     return error
+
+
+def _translate_tls_fault(reason: str) -> str:
+    fault = next((each for each in TlsFault if reason.startswith(each)), None)
+    return reason if fault is None else f"{_(fault.value)}{reason.removeprefix(fault)}"

@@ -100,6 +100,14 @@ def test_what_waits_and_why_is_told_to_operators(
         ("no connection to h.example port 2775 in 10 s", "nessuna connessione a h.example porta 2775 in 10 s"),
         ("no connection to h port 1: Connection refused", "nessuna connessione a h porta 1: Connection refused"),
         ("the upstream has closed the connection", "ha chiuso la connessione"),
+        (
+            "no connection to h port 1: no authority that is believed has signed its certificate (self)",
+            "nessuna connessione a h porta 1: nessuna autorità riconosciuta ha firmato il suo certificato (self)",
+        ),
+        (
+            "the connection was lost: it demands a client certificate",
+            "la connessione è andata persa: chiede un certificato del client",
+        ),
         ("the connection was lost: timed out", "la connessione è andata persa: timed out"),
         ("something else 100 %(x)s", "something else 100 %(x)s"),
     ],
