@@ -1,6 +1,7 @@
 """`upstream …`, as users and scripts run it."""
 
 import re
+import shlex
 
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
@@ -8,6 +9,8 @@ from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.settings import RULES
 from portal.smsc.admission import tls
+from tests.smsc.upstream.smpp_client.tls_carrier import Authority
+from tests.support import ROOT
 
 ADD = ("upstream", "add", "carrier", "--host", "smpp.carrier.example", "--system-id", "acme", "--password-stdin")
 
@@ -117,6 +120,22 @@ def test_a_private_key_that_everybody_can_read_is_warned_of(ok, run_app, tmp_pat
     changed = run_app("upstream", "change", "carrier", "--window", "20")
     assert changed.returncode == 0
     assert changed.stderr.startswith(f"Everybody on this machine can read the private key {key} (mode 644)")
+
+
+def test_the_command_of_the_page_about_carriers_letters_does_what_its_letter_says(ok, tmp_path, monkeypatch):
+    authority = Authority(tmp_path)
+    authority.ca_file.rename(tmp_path / "telco-root.pem")
+    certificate, _ = authority.issue("acme")
+    certificate.rename(tmp_path / "acme.pem")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "carriers.md").read_text()
+    (command,) = re.findall(r"^app\.py (upstream add (?:.*\\\n)+.*)$", page, re.MULTILINE)
+    settings = ok(*shlex.split(command.replace("\\\n", " ")), stdin="x8Kp2mQz")["settings"]
+    assert (settings["host"], settings["port"], settings["tls"]) == ("smpp.telco.example", 3550, True)
+    assert (settings["tls_server_name"], settings["tls_key"]) == ("sms-gw.telco.example", str(tmp_path / "acme.key"))
+    assert (settings["system_id"], settings["bind"], settings["binds"]) == ("acme_mt", "trx", 2)
+    assert (settings["window"], settings["throughput"], settings["max_validity_seconds"]) == (20, 50, 48 * 3600)
+    assert (settings["number_format"], settings["message_ids"]) == ("plus", "hex-to-dec")
 
 
 def test_what_is_wrong_is_told_by_its_setting(ok, refused, run_app):
