@@ -51,7 +51,7 @@ KINDS = {
     # it gives messages no ids, so no receipt could be told from another.
     "python smppy": Kind(
         SMPPY,
-        {"window": 1, "registered_delivery": "none"},
+        {"window": 1, "registered_delivery": "none", "charset": "ascii"},
         texts=("plain text", SHORT_TEXTS[1]),
         reads_payload=False,
         sends_receipts=False,
@@ -102,6 +102,8 @@ async def exchange_messages(
     accounts.change_account(conn, SHELL, account, windowing=0, throughput=0)
     inbound_numbers.add_inbound_number(conn, SHELL, account, SHORT_CODE)
     values = {"host": "127.0.0.1", "port": foreign.port, "system_id": "acme", "password": "secret", **kind.settings}
+    # A text in parts with a header is among the messages: its client has cut it.
+    values["long_texts"] = "payload"
     upstreams.create_upstream(conn, Keys.load(config.data), SHELL, "foreign", **values | settings)
     async with run_smsc(config) as server:
         await wait_until(lambda: [each.state for each in binds.list_bind_states(conn).get(1, ())] == ["bound"])
