@@ -99,7 +99,7 @@ $(NODE_CLIENT)/node_modules/.installed: $(NODE_CLIENT)/package.json $(NODE_CLIEN
 	@npm ci --prefix $(NODE_CLIENT) --loglevel error --no-audit --no-fund --ignore-scripts >/dev/null
 	@touch $@
 
-# What tests and the binary need beyond Python: browsers, SMPP clients, and what PyInstaller takes libraries apart with.
+# What tests and the binary need beyond Python: browsers, SMPP clients and servers, and what PyInstaller takes libraries apart with.
 packages:
 	@missing="$$(PYTHON=$(PYTHON) packaging/missing-packages)"; \
 	if [ -n "$$missing" ]; then echo "Installing$$missing"; \

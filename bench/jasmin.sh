@@ -7,8 +7,9 @@
 #
 # FOLDER is ~/.cache/smpp-portal/jasmin where none is given. Everything listens on 127.0.0.1, from port 24369 to 24990,
 # and nothing of the machine's own redis or rabbitmq is touched. Its upstream is the load generator's sink, which
-# accepts at once what it is sent, so that nothing but Jasmin and its broker is measured. `start` leaves in FOLDER what
-# the bench needs: port, accounts (system_id and password a line) and processes (the ids of Jasmin, rabbitmq, redis).
+# accepts at once what it is sent, so that nothing but Jasmin and its broker is measured. JASMIN_OPTIONS are further ones
+# of jasmind.py. `start` leaves in FOLDER what the bench needs: port, accounts (system_id and password a line) and
+# processes (the ids of Jasmin, rabbitmq, redis).
 set -eu
 
 action=${1:-}
@@ -78,6 +79,7 @@ start() {
     env ROOT_PATH="$folder/run" CONFIG_PATH="$folder/run" RESOURCE_PATH="$folder/resource" \
         STORE_PATH="$folder/run/store" LOG_PATH="$folder/run/log" \
         "$folder/venv/bin/python" "$folder/venv/bin/jasmind.py" -c "$folder/run/jasmin.cfg" --enable-dlr-lookup \
+        ${JASMIN_OPTIONS:-} \
         >"$folder/run/log/jasmin" 2>&1 &
     jasmin_id=$!
     remember $jasmin_id

@@ -3,6 +3,7 @@
 import getpass
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from portal.cli.shell import (
     format_timestamp,
     wrong_usage,
 )
+from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
 from portal.services.upstreams import (
     binds,
@@ -32,10 +34,21 @@ from portal.services.upstreams import (
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH
-from portal.services.upstreams.settings import DEFAULTS, GROUPS, RULES, SIMULATOR_SETTINGS, SettingRule, format_setting
+from portal.services.upstreams.settings import (
+    DEFAULTS,
+    FILE_SETTINGS,
+    GROUPS,
+    RULES,
+    SIMULATOR_SETTINGS,
+    SettingRule,
+    UpstreamSettings,
+    format_setting,
+)
 from portal.services.upstreams.upstreams import Upstream
 
 upstream_group = add_group("upstream")
+
+_SERVER_STOPPED = "the SMPP server isn't running"
 
 _METAVARS = {
     "host": "H",
@@ -45,6 +58,8 @@ _METAVARS = {
     "system_type": "T",
     "tls_ca_file": "FILE",
     "tls_server_name": "H",
+    "tls_certificate": "FILE",
+    "tls_key": "FILE",
     "address_range": "R",
     "status_map": "MAP",
     "receipt_id_pattern": "REGEX",
@@ -86,8 +101,9 @@ def _settings_options(run: Callable[..., CommandOutput]) -> Callable[..., Comman
     def run_with_settings(context: CommandContext, *arguments: Any, **params: Any) -> CommandOutput:
         given = {name: params.pop(name) for name in RULES}
         settings = {name: value for name, value in given.items() if value is not None}
-        if settings.get("tls_ca_file"):
-            settings["tls_ca_file"] = str(Path(settings["tls_ca_file"]).absolute())
+        for name in FILE_SETTINGS:
+            if settings.get(name):
+                settings[name] = str(Path(settings[name]).absolute())
         return run(context, *arguments, settings=settings, **params)
 
     # An option is added in front of those that were added before it.
@@ -153,7 +169,7 @@ def _create_upstream(
     upstream = upstreams.create_upstream(
         context.conn, context.keys, SHELL, name, kind=kind, password=password, **settings
     )
-    return _describe_upstream(context, upstream)
+    return _describe_change(context, upstream.id, 0, warning=_warn_of_open_key(upstream.settings))
 
 
 @upstream_group.command(
@@ -175,7 +191,17 @@ def _change_upstream(
     changed = upstreams.change_upstream(
         context.conn, context.keys, SHELL, upstream, name=new_name, password=password, **settings
     )
-    return _describe_upstream(context, changed)
+    return _describe_change(context, upstream.id, upstream.version, warning=_warn_of_open_key(changed.settings))
+
+
+def _warn_of_open_key(settings: UpstreamSettings) -> str:
+    key = settings.tls_key or settings.tls_certificate
+    if not key:
+        return ""
+    # Imported here: other commands need no TLS.
+    from portal.core import tls_client
+
+    return tls_client.describe_open_key(key)
 
 
 def _read_password() -> str:
@@ -204,10 +230,15 @@ def _list_upstreams(context: CommandContext) -> CommandOutput:
         )
         for each in states
     ]
-    text = format_table(("name", "kind", "state", "binds", "queued", ""), table)
+    lines = [format_table(("name", "kind", "state", "binds", "queued", ""), table)]
     if not any(each.upstream.is_default for each in states):
-        text += "\nNone is the default one: a message that no route takes is refused."
-    return CommandOutput(rows, text)
+        lines.append("None is the default one: a message that no route takes is refused.")
+    if not session_records.is_component_alive(context.conn, "smsc"):
+        lines.append(f"{_SERVER_STOPPED[0].upper()}{_SERVER_STOPPED[1:]}: nothing is bound.")
+    for each in states:
+        if error := next((bind.error for bind in each.binds if bind.error), ""):
+            lines.append(f"{each.upstream.name}: {error}")
+    return CommandOutput(rows, "\n".join(lines))
 
 
 @upstream_group.command("show", example="upstream show carrier")
@@ -222,7 +253,7 @@ def _show_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
 def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Connect, bind and unbind from here: what works, step by step, and what to do where it doesn't.
 
-    Where the carrier allows only as many binds as the server has, it refuses this one: disable the upstream meanwhile.
+    Where the carrier allows only as many binds as the server holds, it refuses this one: nothing is wrong then.
     """
     if upstream.kind == upstreams.SIMULATOR:
         text = f"{upstream.name} is a simulator: it connects to nothing, and is always ready."
@@ -231,8 +262,11 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     from portal.cli import connection_test
 
     password = upstreams.get_upstream_password(context.conn, context.keys, upstream)
-    bound_count = sum(each.state == binds.BOUND for each in binds.get_upstream_state(context.conn, upstream.id).binds)
     steps = connection_test.run_connection_test(upstream.name, upstream.settings, password)
+    # Afterwards: by then the server has taken over what was changed a moment ago.
+    state = binds.get_upstream_state(context.conn, upstream.id)
+    if state.state == binds.BOUND:
+        steps = connection_test.excuse_refused_bind(steps)
     value = {
         "name": upstream.name,
         "ok": all(each.ok for each in steps),
@@ -245,9 +279,9 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     elif upstream.draining:
         text += f"\nIt is being drained, so no messages go out: upstream enable {upstream.name}"
     if value["ok"]:
-        return CommandOutput(value, text)
+        return CommandOutput(value, text, _warn_of_open_key(upstream.settings))
     problem = f"{upstream.name}: {steps[-1].step} failed"
-    if bound_count:
+    if bound_count := sum(each.state == binds.BOUND for each in state.binds):
         problem += f" (the server has {bound_count} of its binds bound: the carrier may allow no more)"
     return CommandOutput(value, text, problem, status=1)
 
@@ -257,7 +291,7 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
 def _enable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Let one connect and take messages, also after drain."""
     upstreams.enable_upstream(context.conn, SHELL, upstream)
-    return _describe_upstream(context, upstream)
+    return _describe_change(context, upstream.id, upstream.version)
 
 
 @upstream_group.command("disable", example="upstream disable carrier")
@@ -265,7 +299,7 @@ def _enable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
 def _disable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Unbind one. What waits for it goes on waiting."""
     upstreams.disable_upstream(context.conn, SHELL, upstream)
-    return _describe_upstream(context, upstream)
+    return _describe_change(context, upstream.id, upstream.version)
 
 
 @upstream_group.command("drain", example="upstream drain carrier")
@@ -273,7 +307,7 @@ def _disable_upstream(context: CommandContext, upstream: Upstream) -> CommandOut
 def _drain_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Give one no more messages; its receipts still come, and what waits goes on waiting."""
     upstreams.drain_upstream(context.conn, SHELL, upstream)
-    return _describe_upstream(context, upstream)
+    return _describe_change(context, upstream.id, upstream.version)
 
 
 @upstream_group.command("default", example="upstream default carrier")
@@ -369,8 +403,21 @@ def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
     }
 
 
+def _describe_change(
+    context: CommandContext, upstream_id: int, version_before: int, *, warning: str = ""
+) -> CommandOutput:
+    """An upstream after a change. What is stored of its binds is from before, until the server has taken it over."""
+    state = binds.get_upstream_state(context.conn, upstream_id)
+    if state.upstream.version != version_before and session_records.is_component_alive(context.conn, "smsc"):
+        state = binds.replace_state_by_pending(state)
+    return replace(_describe_state(context, state), problem=warning)
+
+
 def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    state = binds.get_upstream_state(context.conn, upstream.id)
+    return _describe_state(context, binds.get_upstream_state(context.conn, upstream.id))
+
+
+def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOutput:
     upstream = state.upstream
     queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
     counted = counters.get_counters(context.conn, upstream.id)
@@ -399,7 +446,7 @@ def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOu
     overview: dict[str, object] = {
         "name": upstream.name,
         "kind": upstream.kind,
-        "state": _format_state(state),
+        "state": _format_state_at_length(context, state),
         "health": _format_health(state.health),
         "default": "yes" if upstream.is_default else "no",
         "queued": queued,
@@ -434,6 +481,7 @@ def _bind_to_dict(bind: BindState) -> dict[str, object]:
         "error": bind.error,
         "status": bind.status,
         "host": bind.host,
+        "next_attempt": format_timestamp(bind.next_attempt_at) if bind.next_attempt_at else None,
     }
 
 
@@ -451,6 +499,15 @@ def _format_health(health: UpstreamHealth) -> str:
     return "  ".join(each for each in (health.state, since, health.reason) if each)
 
 
+def _format_state_at_length(context: CommandContext, state: UpstreamState) -> str:
+    if state.state == binds.PENDING:
+        return f"{_format_state(state)}: the server takes the change over (upstream show {state.upstream.name})"
+    if state.binds and not session_records.is_component_alive(context.conn, "smsc"):
+        return f"{_format_state(state)} ({_SERVER_STOPPED})"
+    return _format_state(state)
+
+
 def _format_bind(bind: BindState) -> str:
     since = f"since {format_timestamp(bind.since)}" if bind.since else ""
-    return "  ".join(each for each in (bind.kind, bind.state, since, bind.host, bind.error) if each)
+    next_attempt = f"next attempt at {format_timestamp(bind.next_attempt_at)}" if bind.next_attempt_at else ""
+    return "  ".join(each for each in (bind.kind, bind.state, since, bind.host, bind.error, next_attempt) if each)

@@ -42,6 +42,8 @@ CREATE TABLE upstream_health (
     reason TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
+-- `next_attempt_at`: when it is tried again (milliseconds; 0: not, or now).
+ALTER TABLE upstream_binds ADD COLUMN next_attempt_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE upstream_binds ADD COLUMN host TEXT NOT NULL DEFAULT '';
 
 -- Messages that were refused because no route takes their number, and there is no default upstream.

@@ -20,6 +20,7 @@ from portal.smsc.admission.tls import create_tls_context, ensure_certificate
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu
 from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
+from tests.smsc.upstream.smpp_client.tls_carrier import SERVER_NAME, Authority, run_tls_carrier
 from tests.support import DEADLINE_S, find_free_port
 
 Play = Callable[[Carrier], Awaitable[None]]
@@ -190,15 +191,45 @@ def test_a_refused_bind_is_told_with_what_it_usually_means(add, failed, status, 
     assert remedy in detail
 
 
-def test_that_the_server_is_bound_at_this_moment_is_told(conn, add, failed):
-    async def refuse(carrier: Carrier) -> None:
-        await (await carrier.accept(CommandStatus.ESME_RALYBND)).wait_for_close()
+def test_that_the_server_holds_the_only_bind_is_no_failure(conn, add, ok, run_app):
+    async def refuse_twice(carrier: Carrier) -> None:
+        for status in (CommandStatus.ESME_RALYBND, CommandStatus.ESME_RBINDFAIL):
+            await (await carrier.accept(status)).wait_for_close()
 
-    with carrier_in_a_thread(refuse) as carrier:
+    with carrier_in_a_thread(refuse_twice) as carrier:
         add(carrier.port)
         session_records.record_component_heartbeat(conn, "smsc", 0)
         binds.record_bind_states(conn, 1, [BindState(1, "trx", "bound", 1)])
-        assert "the server has 1 of its binds bound" in failed()[2]
+        tested = ok("upstream", "test", "carrier")
+        assert tested["ok"]
+        assert [(each["step"], each["ok"]) for each in tested["steps"]] == [("connect", True), ("bind", True)]
+        done = run_app("upstream", "test", "carrier")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "bind          ok      the carrier allows no further bind (ESME_RBINDFAIL 0x0D) while the server holds its own"
+        in done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "states"),
+    [
+        # What can't be, if the server is bound with the same.
+        (CommandStatus.ESME_RINVPASWD, ("bound", "bound")),
+        # Two are set, and the carrier allows one.
+        (CommandStatus.ESME_RALYBND, ("bound", "refused")),
+    ],
+)
+def test_that_the_server_is_bound_is_told_beside_a_failure(conn, add, failed, status, states):
+    async def refuse(carrier: Carrier) -> None:
+        await (await carrier.accept(status)).wait_for_close()
+
+    with carrier_in_a_thread(refuse) as carrier:
+        add(carrier.port, "--binds", len(states))
+        session_records.record_component_heartbeat(conn, "smsc", 0)
+        recorded = [BindState(number, "trx", state, 1) for number, state in enumerate(states, start=1)]
+        binds.record_bind_states(conn, 1, recorded)
+        assert f"the server has {states.count('bound')} of its binds bound" in failed()[2]
 
 
 def test_a_port_that_nobody_listens_on(add, failed):
@@ -331,7 +362,7 @@ def test_a_port_without_tls(add, failed):
     ("options", "remedy"),
     [
         (("--tls",), "--tls-ca-file"),
-        (("--tls", "--tls-ca-file", "{ca}", "--tls-server-name", "other.example"), "isn't other.example's"),
+        (("--tls", "--tls-ca-file", "{ca}", "--tls-server-name", "other.example"), "not valid for 'other.example'"),
         (("--tls", "--tls-ca-file", "{ca}", "--tls-server-name", "carrier.example"), ""),
     ],
 )
@@ -352,6 +383,29 @@ def test_certificates(add, failed, ok, tmp_path, options, remedy):
         else:
             tls = ok("upstream", "test", "carrier")["steps"][1]
             assert "its certificate is carrier.example's" in tls["detail"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_pain_8_a_client_certificate_that_is_missing_refused_or_taken(add, failed, ok, tmp_path, version):
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    carrier_files = authority.issue(SERVER_NAME)
+    with run_tls_carrier(*carrier_files, client_ca=authority.ca_file, maximum=version) as carrier:
+        add(carrier.port, "--tls", "--tls-ca-file", authority.ca_file, "--tls-server-name", SERVER_NAME)
+        step, detail, _ = failed()
+        assert step == "tls"
+        assert "demand" in detail
+        assert "(--tls-certificate" in detail
+        certificate, key = other.issue("stranger")
+        ok("upstream", "change", "carrier", "--tls-certificate", certificate, "--tls-key", key)
+        step, detail, _ = failed()
+        assert step == "tls"
+        assert "it refuses our client certificate (unknown ca). Compare --tls-certificate" in detail
+        certificate, key = authority.issue("acme")
+        ok("upstream", "change", "carrier", "--tls-certificate", certificate, "--tls-key", key)
+        steps = ok("upstream", "test", "carrier")["steps"]
+        assert [each["step"] for each in steps] == ["connect", "tls", "bind", "enquire_link", "unbind"]
+        assert f"; ours is in {certificate}" in steps[1]["detail"]
+    assert carrier.client_names == ["acme"]
 
 
 def test_a_simulator_needs_none(ok, run_app):

@@ -1,6 +1,7 @@
 """`upstream …`, as users and scripts run it."""
 
 import re
+import shlex
 
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
@@ -11,6 +12,8 @@ from portal.services.upstreams.message_ids import LEARNED_AFTER, IdForms
 from portal.services.upstreams.settings import RULES
 from portal.services.upstreams.unowned_messages import UnownedMessage
 from portal.smsc.admission import tls
+from tests.smsc.upstream.smpp_client.tls_carrier import Authority
+from tests.support import ROOT
 
 ADD = ("upstream", "add", "carrier", "--host", "smpp.carrier.example", "--system-id", "acme", "--password-stdin")
 
@@ -36,12 +39,15 @@ def test_host_system_id_and_password_are_enough(ok, conn, keys):
 
 
 def test_everything_that_can_be_set_is_set_and_shown_as_it_is_typed(ok, run_app, tmp_path):
-    certificate, _ = tls.ensure_certificate(tmp_path, "carrier.example")
+    certificate, key = tls.ensure_certificate(tmp_path, "carrier.example")
     given = {
         "host": "2001:db8::1",
         "port": 3550,
         "tls_ca_file": str(certificate),
         "tls_server_name": "carrier.example",
+        "tls_certificate": str(certificate),
+        "tls_key": str(key),
+        "tls_minimum": "1.3",
         "connect_seconds": 11,
         "second_host": "smpp2.carrier.example",
         "second_port": 2777,
@@ -104,6 +110,53 @@ def test_a_ca_file_is_found_from_where_the_server_runs(ok, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     added = ok(*ADD, "--tls", "--tls-ca-file", tls.CERTIFICATE_NAME, stdin="x")
     assert added["settings"]["tls_ca_file"] == str(tmp_path / tls.CERTIFICATE_NAME)
+    files = ("--tls-certificate", tls.CERTIFICATE_NAME, "--tls-key", tls.KEY_NAME)
+    changed = ok("upstream", "change", "carrier", *files)["settings"]
+    assert (changed["tls_certificate"], changed["tls_key"]) == (
+        str(tmp_path / tls.CERTIFICATE_NAME),
+        str(tmp_path / tls.KEY_NAME),
+    )
+
+
+def test_a_client_certificate_is_checked_when_it_is_given(ok, refused, run_app, tmp_path):
+    certificate, key = tls.ensure_certificate(tmp_path, "acme")
+    assert "private key: no private key in PEM" in refused(
+        *ADD, "--tls", "--tls-certificate", certificate, "--tls-key", certificate, stdin="x"
+    )
+    assert "give tls_certificate as well" in refused(*ADD, "--tls", "--tls-key", key, stdin="x")
+    assert "of use with TLS alone" in refused(*ADD, "--tls-certificate", certificate, stdin="x")
+    ok(*ADD, "--tls", "--tls-certificate", certificate, "--tls-key", key, stdin="x")
+    # Once it is there, its files may go: that is told of the connection.
+    key.unlink()
+    ok("upstream", "change", "carrier", "--window", "20")
+    off = ok("upstream", "change", "carrier", "--no-tls")["settings"]
+    assert (off["tls_certificate"], off["tls_key"], off["tls_minimum"]) == ("", "", "1.2")
+
+
+def test_a_private_key_that_everybody_can_read_is_warned_of(ok, run_app, tmp_path):
+    certificate, key = tls.ensure_certificate(tmp_path, "acme")
+    added = run_app(*ADD, "--tls", "--tls-certificate", certificate, "--tls-key", key, stdin="x")
+    assert (added.returncode, added.stderr) == (0, "")
+    key.chmod(0o644)
+    changed = run_app("upstream", "change", "carrier", "--window", "20")
+    assert changed.returncode == 0
+    assert changed.stderr.startswith(f"Everybody on this machine can read the private key {key} (mode 644)")
+
+
+def test_the_command_of_the_page_about_carriers_letters_does_what_its_letter_says(ok, tmp_path, monkeypatch):
+    authority = Authority(tmp_path)
+    authority.ca_file.rename(tmp_path / "telco-root.pem")
+    certificate, _ = authority.issue("acme")
+    certificate.rename(tmp_path / "acme.pem")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "carriers.md").read_text()
+    (command,) = re.findall(r"^app\.py (upstream add (?:.*\\\n)+.*)$", page, re.MULTILINE)
+    settings = ok(*shlex.split(command.replace("\\\n", " ")), stdin="x8Kp2mQz")["settings"]
+    assert (settings["host"], settings["port"], settings["tls"]) == ("smpp.telco.example", 3550, True)
+    assert (settings["tls_server_name"], settings["tls_key"]) == ("sms-gw.telco.example", str(tmp_path / "acme.key"))
+    assert (settings["system_id"], settings["bind"], settings["binds"]) == ("acme_mt", "trx", 2)
+    assert (settings["window"], settings["throughput"], settings["max_validity_seconds"]) == (20, 50, 48 * 3600)
+    assert (settings["number_format"], settings["message_ids"]) == ("plus", "hex-to-dec")
 
 
 def test_what_is_wrong_is_told_by_its_setting(ok, refused, run_app):
@@ -174,7 +227,10 @@ def test_what_the_server_has_recorded_is_shown(ok, run_app, conn):
     binds.record_bind_states(
         conn,
         1,
-        [BindState(1, "trx", "bound", 1_700_000_000_000), BindState(2, "trx", "refused", 0, "wrong password", 14)],
+        [
+            BindState(1, "trx", "bound", 1_700_000_000_000),
+            BindState(2, "trx", "refused", 0, "wrong password", 14, 1_700_000_005_000),
+        ],
     )
     counters.add_to_counters(conn, 1, {"submitted": 7})
     assert ok("upstream", "list")[0]["state"] == "partly"
@@ -188,6 +244,7 @@ def test_what_the_server_has_recorded_is_shown(ok, run_app, conn):
             "error": "",
             "status": 0,
             "host": "",
+            "next_attempt": None,
         },
         {
             "number": 2,
@@ -197,13 +254,48 @@ def test_what_the_server_has_recorded_is_shown(ok, run_app, conn):
             "error": "wrong password",
             "status": 14,
             "host": "",
+            "next_attempt": "2023-11-14T22:13:25Z",
         },
     ]
     assert shown["counters"]["submitted"] == 7
     text = run_app("upstream", "show", "carrier").stdout
     assert re.search(r"^bind 1 +trx  bound  since 2023-11-14T22:13:20", text, re.M)
-    assert re.search(r"^bind 2 +trx  refused  wrong password$", text, re.M)
+    assert re.search(r"^bind 2 +trx  refused  wrong password  next attempt at 2023-11-14T22:13:25Z$", text, re.M)
     assert re.search(r"^submitted +7$", text, re.M)
+
+
+def test_the_list_says_why_one_is_not_bound_and_that_no_server_runs(ok, run_app, conn):
+    ok(*ADD, stdin="x")
+    listed = run_app("upstream", "list").stdout.splitlines()
+    assert listed[-1] == "The SMPP server isn't running: nothing is bound."
+    assert re.search(
+        r"^state +unbound \(the SMPP server isn't running\)$", run_app("upstream", "show", "carrier").stdout, re.M
+    )
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    why = "no connection to smpp.carrier.example port 2775: its certificate has expired"
+    binds.record_bind_states(conn, 1, [BindState(1, "trx", "unbound", 0, why, 0, 1_700_000_000_000)])
+    assert run_app("upstream", "list").stdout.splitlines()[-1] == f"carrier: {why}"
+    assert re.search(r"^state +unbound$", run_app("upstream", "show", "carrier").stdout, re.M)
+
+
+def test_after_a_change_the_state_of_before_is_not_told(ok, run_app, conn):
+    ok(*ADD, stdin="x")
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    binds.record_bind_states(conn, 1, [BindState(1, "trx", "bound", 1_700_000_000_000)])
+    for command, state in (
+        (("change", "carrier", "--window", "20"), "pending"),
+        (("disable", "carrier"), "disabled"),
+        (("enable", "carrier"), "pending"),
+        (("drain", "carrier"), "pending"),
+    ):
+        told = ok("upstream", *command)
+        assert (told["state"], told["binds"][0]["state"], told["binds"][0]["since"]) == (state, "pending", None)
+        assert ok("upstream", "show", "carrier")["binds"][0]["state"] == "bound"
+    text = run_app("upstream", "enable", "carrier").stdout
+    assert re.search(r"^state +pending: the server takes the change over \(upstream show carrier\)$", text, re.M)
+    # What changes nothing leaves the state as it is.
+    assert ok("upstream", "enable", "carrier")["state"] == "bound"
+    assert ok("upstream", "change", "carrier", "--window", "20")["state"] == "bound"
 
 
 def test_the_help_has_the_options_in_the_groups_of_a_carriers_letter(run_app):

@@ -71,14 +71,20 @@ async def test_messages_receipts_and_an_unbind():
         for each in range(10):
             client.submit(each, build_submit(f"text {each}"))
         submit = await smsc.wait_for_event("submit")
-        assert submit == {"event": "submit", "text": "text 0", "source": "ACME", "destination": "393331234567"}
+        assert submit == {
+            "event": "submit",
+            "text": "text 0",
+            "udh": "",
+            "source": "ACME",
+            "destination": "393331234567",
+        }
         await reports.wait_for(lambda: len(reports.answers) == 10 and len(reports.deliveries) == 10)
         assert reports.answers == [(each, 0, f"{each + 1:08x}") for each in range(10)]
         receipts = [parse_receipt(each) for each in reports.deliveries]
         assert [(each.message_ids, each.state) for each in receipts if each] == [
             ((f"{each + 1:08x}",), DELIVERED) for each in range(10)
         ]
-        assert (await smsc.wait_for_event("receipt answered"))["status"] == 0
+        assert (await smsc.wait_for_event("answered"))["status"] == 0
         await client.close()
         await smsc.wait_for_event("unbind")
 

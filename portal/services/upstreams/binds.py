@@ -13,6 +13,8 @@ from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream
 
 # The states of a bind; the first, and `unbound` and `refused`, are those of an upstream, too.
 BOUND, PARTLY, UNBOUND, REFUSED, DISABLED = "bound", "partly", "unbound", "refused", "disabled"
+# The state after a change, until the SMPP server has taken that over; it is never stored.
+PENDING = "pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,8 @@ class BindState:
 
     `kind` is trx, tx or rx. `state` is BOUND, REFUSED where the carrier has refused the last attempt, UNBOUND, or a
     word for what is neither of the first two (connecting). `since` is when it became so (milliseconds; 0: not known).
-    `error` is why it isn't bound, and `status` the command_status of a refusal. `host`: where it is bound, as
-    host:port, if the upstream has two hosts.
+    `error` is why it isn't bound, and `status` the command_status of a refusal. `next_attempt_at` is when it is tried
+    again (milliseconds; 0: not, or now). `host`: where it is bound, as host:port, if the upstream has two hosts.
     """
 
     number: int
@@ -31,13 +33,14 @@ class BindState:
     since: int
     error: str = ""
     status: int = 0
+    next_attempt_at: int = 0
     host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """An upstream as it is now: its state, which is one of the five above, the binds that it has or should have, and
-    whether it is given messages.
+    """An upstream as it is now: its state, which is one of the five above, or PENDING, the binds that it has or should
+    have, and whether it is given messages.
     """
 
     upstream: Upstream
@@ -54,10 +57,20 @@ def record_bind_states(conn: sqlite3.Connection, upstream_id: int, states: Seque
     with write_transaction(conn):
         conn.execute("DELETE FROM upstream_binds WHERE upstream = ?", (upstream_id,))
         conn.executemany(
-            "INSERT INTO upstream_binds (upstream, number, kind, state, since, error, status, host)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO upstream_binds (upstream, number, kind, state, since, error, status, next_attempt_at, host)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (upstream_id, each.number, each.kind, each.state, each.since, each.error, each.status, each.host)
+                (
+                    upstream_id,
+                    each.number,
+                    each.kind,
+                    each.state,
+                    each.since,
+                    each.error,
+                    each.status,
+                    each.next_attempt_at,
+                    each.host,
+                )
                 for each in states
             ],
         )
@@ -95,11 +108,18 @@ def list_bind_states(conn: sqlite3.Connection) -> dict[int, list[BindState]]:
     """The binds as the SMPP server has stored them, by the ids of their upstreams and in the order of their numbers."""
     stored: dict[int, list[BindState]] = defaultdict(list)
     rows = conn.execute(
-        "SELECT upstream, number, kind, state, since, error, status, host FROM upstream_binds ORDER BY upstream, number"
+        "SELECT upstream, number, kind, state, since, error, status, next_attempt_at, host FROM upstream_binds"
+        " ORDER BY upstream, number"
     )
     for upstream_id, *values in rows:
         stored[upstream_id].append(BindState(*values))
     return stored
+
+
+def replace_state_by_pending(state: UpstreamState) -> UpstreamState:
+    """What is known of an upstream just after a change: what is stored of its binds is from before it."""
+    pending = tuple(BindState(each.number, each.kind, PENDING, 0) for each in state.binds)
+    return UpstreamState(state.upstream, DISABLED if state.state == DISABLED else PENDING, pending, state.health)
 
 
 def _build_state(

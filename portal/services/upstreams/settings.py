@@ -85,7 +85,7 @@ class InvalidUpstreamHost(InvalidUpstreamSetting):
     )
 
 
-class UnusableCaFile(InvalidUpstreamSetting):
+class UnusableCertificateFile(InvalidUpstreamSetting):
     sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file of certificates: %(reason)s.")
 
 
@@ -156,6 +156,10 @@ class InvalidUpstreamTags(InvalidUpstreamSetting):
     )
 
 
+class UnusableKeyFile(InvalidUpstreamSetting):
+    sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file with a private key: %(reason)s.")
+
+
 class UpstreamSettingMissing(Refused):
     sentence = N_("The connection to a carrier needs %(setting)s.")
 
@@ -175,6 +179,11 @@ class TlsSettingWithoutTls(Refused):
 class SecondPortWithoutHost(Refused):
     sentence = N_("second_port is the port of second_host: give that, too, or leave second_port out.")
     field = "second_port"
+
+
+class KeyWithoutCertificate(Refused):
+    sentence = N_("tls_key is of use with its certificate alone: give tls_certificate as well, or leave tls_key out.")
+    field = "tls_key"
 
 
 class ValidityAboveMaximum(Refused):
@@ -277,6 +286,19 @@ class UpstreamSettings:
     tls_server_name: str = _declare(
         "", CONNECTION, "name that the certificate is for (SNI); empty: the host", max_length=_MAX_HOST
     )
+    tls_certificate: str = _declare(
+        "",
+        CONNECTION,
+        "PEM file of the client certificate, with its chain, where the carrier demands one",
+        max_length=_MAX_PATH,
+    )
+    tls_key: str = _declare(
+        "",
+        CONNECTION,
+        "PEM file of its private key, without a passphrase; empty: it is in the same file",
+        max_length=_MAX_PATH,
+    )
+    tls_minimum: str = _declare("1.2", CONNECTION, "lowest version of TLS that is spoken", words=_choose("1.2", "1.3"))
     connect_seconds: int = _declare(10, CONNECTION, "time for a connection to open", low=1, high=_MAX_SECONDS)
     enquire_link_seconds: int = _declare(
         30, CONNECTION, "silence after which an enquire_link is sent", low=1, high=_MAX_SECONDS
@@ -463,6 +485,10 @@ def _get_rule(setting: Field[Any]) -> SettingRule:
 
 RULES: Mapping[str, SettingRule] = {each.name: _get_rule(each) for each in fields(UpstreamSettings)}
 DEFAULTS = UpstreamSettings()
+# Of use with TLS alone: whoever sets one believes that nothing goes out unsecured.
+TLS_SETTINGS = ("tls_ca_file", "tls_server_name", "tls_certificate", "tls_key", "tls_minimum")
+# Those that name a file of this machine.
+FILE_SETTINGS = ("tls_ca_file", "tls_certificate", "tls_key")
 # The only ones that a simulator has.
 SIMULATOR_SETTINGS = frozenset(("refund",))
 
@@ -499,9 +525,9 @@ def _parse_number(name: str, value: object, low: int, high: int) -> int:
 
 
 def _check_text(name: str, value: str, rule: SettingRule) -> None:
-    if name == "tls_ca_file":
+    if name in FILE_SETTINGS:
         # Its name is what the file system has it by.
-        _check_ca_file(name, value)
+        _check_file(name, value)
     elif len(value) > rule.max_length or not (value.isascii() and value.isprintable()):
         raise InvalidUpstreamText(name, value, limit=rule.max_length)
     elif name in ("host", "second_host", "tls_server_name") and value and not _is_host(value):
@@ -546,35 +572,61 @@ def _is_host(text: str) -> bool:
     return True
 
 
-def _check_ca_file(name: str, value: str) -> None:
+def _check_file(name: str, value: str) -> None:
     if not value:
         return
+    refusal = UnusableKeyFile if name == "tls_key" else UnusableCertificateFile
     if not Path(value).is_absolute():
-        raise UnusableCaFile(name, value, reason="its path must begin with /")
+        raise refusal(name, value, reason="its path must begin with /")
     # Imported here: most commands need no TLS.
-    import ssl
+    from portal.core import tls_client
 
     try:
-        ssl.create_default_context(cafile=value)
-    except (OSError, ValueError) as error:
-        raise UnusableCaFile(name, value, reason=getattr(error, "strerror", None) or error) from None
+        if name == "tls_ca_file":
+            tls_client.create_client_context(ca_file=value)
+        elif name == "tls_certificate":
+            tls_client.check_certificate_file(value)
+        else:
+            tls_client.check_key_file(value)
+    except tls_client.UnusableTlsFile as error:
+        raise refusal(name, value, reason=error.reason) from None
+
+
+def check_client_certificate(settings: UpstreamSettings) -> None:
+    """Make sure that the client certificate and its key can be used together, by whoever runs this.
+
+    Raises:
+        UnusableCertificateFile, UnusableKeyFile
+    """
+    if not settings.tls_certificate:
+        return
+    from portal.core import tls_client
+
+    try:
+        tls_client.create_client_context(certificate=settings.tls_certificate, key=settings.tls_key)
+    except tls_client.UnusableTlsFile as error:
+        if error.is_key and settings.tls_key:
+            raise UnusableKeyFile("tls_key", settings.tls_key, reason=error.reason) from None
+        raise UnusableCertificateFile("tls_certificate", settings.tls_certificate, reason=error.reason) from None
 
 
 def check_settings_together(settings: UpstreamSettings) -> None:
     """Make sure that the settings of a connection to a carrier, each of which is possible, go together.
 
     Raises:
-        UpstreamSettingMissing, SecondPortWithoutHost, TlsSettingWithoutTls, ValidityAboveMaximum
+        UpstreamSettingMissing, SecondPortWithoutHost, TlsSettingWithoutTls, KeyWithoutCertificate,
+        ValidityAboveMaximum
     """
     for name in ("host", "system_id"):
         if not getattr(settings, name):
             raise UpstreamSettingMissing(name)
     if settings.second_port is not None and not settings.second_host:
         raise SecondPortWithoutHost()
-    for name in ("tls_ca_file", "tls_server_name"):
-        # Whoever gives one of them believes that nothing goes out unsecured.
-        if getattr(settings, name) and not settings.tls:
+    for name in TLS_SETTINGS:
+        if getattr(settings, name) != getattr(DEFAULTS, name) and not settings.tls:
             raise TlsSettingWithoutTls(name)
+    if settings.tls_key and not settings.tls_certificate:
+        raise KeyWithoutCertificate
     if 0 < settings.max_validity_seconds < settings.default_validity_seconds:
         raise ValidityAboveMaximum(default=settings.default_validity_seconds, longest=settings.max_validity_seconds)
 

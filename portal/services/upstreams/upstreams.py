@@ -21,11 +21,14 @@ from portal.services.upstreams import health, queue
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import choose_taker
 from portal.services.upstreams.settings import (
+    DEFAULTS,
     RULES,
     SIMULATOR_SETTINGS,
+    TLS_SETTINGS,
     NoSettingOfSimulator,
     SettingValue,
     UpstreamSettings,
+    check_client_certificate,
     check_settings_together,
     list_changed_settings,
     parse_setting,
@@ -238,7 +241,8 @@ def create_upstream(
 
     Raises:
         InvalidUpstreamName, UpstreamExists, InvalidUpstreamKind, InvalidUpstreamPassword
-        InvalidUpstreamSetting, NoSettingOfSimulator, and those of `check_settings_together`
+        InvalidUpstreamSetting, NoSettingOfSimulator, and those of `check_settings_together` and
+        `check_client_certificate`
     """
     if kind not in KINDS:
         raise InvalidUpstreamKind(kind=kind, kinds=", ".join(KINDS))
@@ -417,10 +421,13 @@ def _merge_settings(kind: str, settings: UpstreamSettings, parsed: Mapping[str, 
     merged = replace(settings, **parsed)  # type: ignore[arg-type]
     if settings.tls and not merged.tls:
         # Whoever switches TLS off has no use for what belongs to it, unless it was given together with that.
-        unused = {name: "" for name in ("tls_ca_file", "tls_server_name") if name not in parsed}
-        merged = replace(merged, **unused)  # type: ignore[arg-type]
+        unused = {name: getattr(DEFAULTS, name) for name in TLS_SETTINGS if name not in parsed}
+        merged = replace(merged, **unused)
     if kind == SMPP:
         check_settings_together(merged)
+        if {"tls_certificate", "tls_key"} & parsed.keys():
+            # At other changes a certificate that has gone since is the connection's matter.
+            check_client_certificate(merged)
     return merged
 
 

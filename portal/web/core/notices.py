@@ -9,6 +9,7 @@ from flask import g
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
+from portal.core.tls_client import TlsFault
 from portal.services.upstreams import binds, obstacles, upstreams
 from portal.services.upstreams.obstacles import Obstacle
 from portal.web.core import access, context
@@ -62,7 +63,6 @@ _REASONS = [
             r"no connection to (?P<host>\S+) port (?P<port>\d+): (?P<reason>.+)",
             N_("no connection to %(host)s port %(port)s: %(reason)s"),
         ),
-        (r"its certificate is not trusted: (?P<reason>.+)", N_("its certificate is not trusted: %(reason)s")),
         (r"the upstream has closed the connection", N_("it has closed the connection")),
         (r"the upstream has unbound", N_("it has unbound")),
         (r"the upstream has not answered the bind", N_("it has not answered the bind")),
@@ -127,4 +127,9 @@ def _translate_reason(error: str) -> str:
             if "reason" in params:
                 params["reason"] = _translate_reason(params["reason"])
             return _(sentence, **params)
-    return error
+    return _translate_tls_fault(error)
+
+
+def _translate_tls_fault(reason: str) -> str:
+    fault = next((each for each in TlsFault if reason.startswith(each)), None)
+    return reason if fault is None else f"{_(fault.value)}{reason.removeprefix(fault)}"

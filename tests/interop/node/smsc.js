@@ -1,14 +1,16 @@
 // An SMSC on the npm package `smpp`, as its users write one. It tells on stdout what happens, one JSON value a line;
-// tests/interop/test_node_smsc.py is at the other end.
+// tests/interop/foreign_server.py and test_node_smsc.py are at the other end.
 //
 // It takes each message, and sends its receipt 20 ms after its answer. A message "close" makes it close the connection
-// without an answer; "unbind" makes it send an unbind, and close when that is answered.
+// without an answer; "unbind" makes it send an unbind, and close when that is answered; after "answer me" the handset
+// sends a message to 44555.
 'use strict';
 
 const smpp = require('smpp');
 
 const RECEIPT_MS = 20;
 const RECEIPT = 0x04;
+const port = Number(process.argv[2] || 0);
 let lastId = 0;
 
 function tell(event, values) {
@@ -26,7 +28,7 @@ const server = smpp.createServer((session) => {
         receipted_message_id: id,
         message_state: 2,
       },
-      (answer) => tell('receipt answered', { id, status: answer.command_status }),
+      (answer) => tell('answered', { id, status: answer.command_status }),
     );
   }
 
@@ -36,8 +38,10 @@ const server = smpp.createServer((session) => {
   });
   session.on('enquire_link', (pdu) => session.send(pdu.response()));
   session.on('submit_sm', (pdu) => {
-    const text = pdu.short_message.message;
-    tell('submit', { text, source: pdu.source_addr, destination: pdu.destination_addr });
+    const content = pdu.message_payload || pdu.short_message;
+    const text = content.message;
+    const udh = Buffer.concat(content.udh || []).toString('hex');
+    tell('submit', { text, udh, source: pdu.source_addr, destination: pdu.destination_addr });
     if (text === 'close') {
       session.destroy();
       return;
@@ -53,6 +57,12 @@ const server = smpp.createServer((session) => {
     } else if (pdu.registered_delivery) {
       setTimeout(() => sendReceipt(pdu, id), RECEIPT_MS);
     }
+    if (text === 'answer me') {
+      session.deliver_sm(
+        { source_addr: pdu.destination_addr, source_addr_ton: 1, destination_addr: '44555', short_message: 'an answer €' },
+        (answer) => tell('answered', { status: answer.command_status }),
+      );
+    }
   });
   session.on('unbind', (pdu) => {
     tell('unbind', {});
@@ -62,4 +72,4 @@ const server = smpp.createServer((session) => {
   session.on('error', (error) => tell('error', { code: error.code }));
 });
 
-server.listen(0, '127.0.0.1', () => tell('listening', { port: server.address().port }));
+server.listen(port, '127.0.0.1', () => tell('listening', { port: server.address().port }));

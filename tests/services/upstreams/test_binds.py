@@ -63,7 +63,7 @@ def test_the_state_of_an_upstream_is_that_of_the_binds_it_should_have(conn, crea
 @pytest.mark.usefixtures("server")
 def test_binds_that_have_not_begun_are_told_with_their_kinds(conn, create):
     upstream = create("carrier", bind="tx+rx", binds=2)
-    refused = BindState(2, "rx", "refused", 1234, "wrong password", 0x0E)
+    refused = BindState(2, "rx", "refused", 1234, "wrong password", 0x0E, 1_700_000_000_000)
     binds.record_bind_states(conn, upstream.id, [refused])
     assert [(each.number, each.kind) for each in state_of(conn, upstream).binds] == [
         (1, "tx"),
@@ -72,6 +72,17 @@ def test_binds_that_have_not_begun_are_told_with_their_kinds(conn, create):
         (4, "rx"),
     ]
     assert state_of(conn, upstream).binds[1] == refused
+
+
+@pytest.mark.usefixtures("server")
+def test_just_after_a_change_nothing_is_said_of_binds_from_before(conn, create):
+    upstream = create("carrier", binds=2)
+    record(conn, upstream, "bound", "refused")
+    pending = binds.replace_state_by_pending(state_of(conn, upstream))
+    assert (pending.upstream, pending.state) == (upstream, "pending")
+    assert pending.binds == (BindState(1, "trx", "pending", 0), BindState(2, "trx", "pending", 0))
+    upstreams.disable_upstream(conn, SHELL, upstream)
+    assert binds.replace_state_by_pending(state_of(conn, upstream)).state == "disabled"
 
 
 @pytest.mark.usefixtures("server")

@@ -1,6 +1,7 @@
 """Paths: who takes them, what is claimed from them, what must not be passed, and where it goes when routes change."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from portal.services.accounts import session_records
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
 from portal.services.messages import outcomes, sending
+from portal.services.messages.message_parts import TextPart
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
 from portal.services.upstreams import health, obstacles, paths, queue, rerouting, takeovers, upstreams
@@ -227,6 +229,35 @@ def test_what_waits_takes_the_routes_that_there_are_now(conn, acme_1, globex_1, 
     assert queue.list_waiting_accounts(conn) == {(new_path, acme_1.id), (new_path, globex_1.id), ((), acme_1.id)}
     assert set(claim(conn, second, new_path).message_ids) == {*moved, held}
     assert [row[0] for row in conn.execute("SELECT path > 0 FROM held_messages")] == [1, 1]
+
+
+def list_held(conn: Connection) -> dict[int, UpstreamPath]:
+    """The paths of what was tried, or waits behind that, by message."""
+    known = paths.list_paths(conn)
+    return {row[0]: known[row[1]] for row in conn.execute("SELECT message_id, path FROM held_messages ORDER BY 1")}
+
+
+def test_a_text_that_an_upstream_has_begun_stays_with_it(conn, acme_1, enqueue, ids):
+    first, second = ids
+    text, behind = enqueue(acme_1.id, (first, second), NUMBER, NUMBER)
+    assert claim(conn, first, (first, second), limit=1).message_ids == [text]
+    accepted = AcceptedMessage(first, text, "1", 1, NOW, TextPart(1, 3, "{}"))
+    sending.store_accepted_messages(conn, [accepted])
+    unsent = UnsentMessage(first, text, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    # Its routes have changed meanwhile.
+    sending.store_unsent_messages(conn, [unsent], NOW, lambda *_: (second,))
+    assert list_held(conn) == {text: (first,)}
+    # Where its upstream is on the path, another one that takes that doesn't take the text.
+    reroute(conn, lambda *_: (second, first), 10)
+    assert list_held(conn) == {text: (second, first)}
+    assert claim(conn, second, (second, first), now=NOW + 10_000).message_ids == []
+    assert list_held(conn) == dict.fromkeys((text, behind), (second, first))
+    reroute(conn, lambda *_: (second,), 10)
+    assert list_held(conn) == {text: (first,), behind: (second,)}
+    assert claim(conn, second, (second,), now=NOW + 100_000).message_ids == []
+    assert claim(conn, first, (first,), now=NOW + 100_000).message_ids == [text]
+    sending.store_accepted_messages(conn, [replace(accepted, part=TextPart(each, 3, "{}")) for each in (2, 3)])
+    assert claim(conn, second, (second,)).message_ids == [behind]
 
 
 def test_waiting_messages_are_counted_for_those_that_take_them(conn, acme_1, enqueue, ids):

@@ -22,17 +22,21 @@ from portal.services.upstreams.settings import (
     InvalidUpstreamTags,
     InvalidUpstreamText,
     InvalidUpstreamTlvs,
+    KeyWithoutCertificate,
     TlsSettingWithoutTls,
-    UnusableCaFile,
+    UnusableCertificateFile,
+    UnusableKeyFile,
     UpstreamSettingMissing,
     UpstreamSettings,
     ValidityAboveMaximum,
+    check_client_certificate,
     check_settings_together,
     format_setting,
     list_changed_settings,
     parse_setting,
 )
 from portal.smsc.admission import tls
+from tests.smsc.upstream.smpp_client.tls_carrier import Authority
 from tests.support import ROOT
 
 ENOUGH = UpstreamSettings(host="smpp.carrier.example", system_id="acme")
@@ -103,6 +107,7 @@ def test_each_default_is_a_value_and_reads_as_it_is_written(name):
         ("missing_characters", "keep", "ucs2, replace, fail"),
         ("other_alphabets", "ucs2", "keep, convert"),
         ("long_texts", "udh", "udh8, udh16, sar, payload"),
+        ("tls_minimum", "1.1", "1[.]2, 1[.]3"),
     ],
 )
 def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value, says):
@@ -172,16 +177,47 @@ def test_texts_may_be_as_long_as_smpp_has_them():
 
 def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
-    with pytest.raises(UnusableCaFile, match="No such file"):
+    with pytest.raises(UnusableCertificateFile, match="No such file"):
         parse_setting("tls_ca_file", str(file))
     file.write_text("none")
-    with pytest.raises(UnusableCaFile, match="tls_ca_file"):
+    with pytest.raises(UnusableCertificateFile, match="tls_ca_file"):
         parse_setting("tls_ca_file", str(file))
-    with pytest.raises(UnusableCaFile, match="begin with /"):
+    with pytest.raises(UnusableCertificateFile, match="begin with /"):
         parse_setting("tls_ca_file", "ca.pem")
     certificate, _ = tls.ensure_certificate(tmp_path, "carrier.example")
     assert parse_setting("tls_ca_file", str(certificate)) == str(certificate)
     assert parse_setting("tls_ca_file", "") == ""
+
+
+def test_a_client_certificate_and_its_key_must_be_what_they_should_be(tmp_path: Path) -> None:
+    certificate, key = tls.ensure_certificate(tmp_path, "acme")
+    for name, file, refusal, says in (
+        ("tls_certificate", key, UnusableCertificateFile, "no certificate in PEM is in it"),
+        ("tls_certificate", tmp_path / "none", UnusableCertificateFile, "No such file"),
+        ("tls_key", certificate, UnusableKeyFile, "no private key in PEM is in it"),
+        ("tls_key", Path("smpp.key"), UnusableKeyFile, "begin with /"),
+    ):
+        with pytest.raises(refusal, match=f"of {name}, .*{says}") as caught:
+            parse_setting(name, str(file))
+        assert caught.value.field == name
+    assert parse_setting("tls_key", str(key)) == str(key)
+
+
+def test_a_client_certificate_and_its_key_must_belong_together(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("acme")
+    _, other_key = authority.issue("other")
+    _, sealed_key = authority.issue("sealed", passphrase="secret")
+    settings = replace(ENOUGH, tls=True, tls_certificate=str(certificate))
+    check_client_certificate(replace(settings, tls_key=str(key)))
+    with pytest.raises(UnusableKeyFile, match="doesn't belong to the certificate"):
+        check_client_certificate(replace(settings, tls_key=str(other_key)))
+    with pytest.raises(UnusableKeyFile, match=r"it has a passphrase, .*openssl pkey"):
+        check_client_certificate(replace(settings, tls_key=str(sealed_key)))
+    with pytest.raises(UnusableCertificateFile, match="no private key in PEM is in it"):
+        check_client_certificate(settings)
+    certificate.write_bytes(certificate.read_bytes() + key.read_bytes())
+    check_client_certificate(settings)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +227,9 @@ def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
         (replace(ENOUGH, system_id=""), UpstreamSettingMissing, "system_id"),
         (replace(ENOUGH, tls_ca_file="/ca.pem"), TlsSettingWithoutTls, "tls_ca_file"),
         (replace(ENOUGH, tls_server_name="x"), TlsSettingWithoutTls, "tls_server_name"),
+        (replace(ENOUGH, tls_certificate="/a.crt"), TlsSettingWithoutTls, "tls_certificate"),
+        (replace(ENOUGH, tls_minimum="1.3"), TlsSettingWithoutTls, "tls_minimum"),
+        (replace(ENOUGH, tls=True, tls_key="/a.key"), KeyWithoutCertificate, "tls_key"),
         (
             replace(ENOUGH, default_validity_seconds=61, max_validity_seconds=60),
             ValidityAboveMaximum,
@@ -234,3 +273,16 @@ def test_the_page_has_each_setting_with_its_default_and_what_it_is():
         for (name, rule), default in zip(RULES.items(), asdict(DEFAULTS).values(), strict=True)
     ]
     assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == [each.capitalize() for each in GROUPS]
+
+
+def test_the_page_about_carriers_letters_names_options_and_values_that_there_are():
+    page = (ROOT / "docs" / "carriers.md").read_text()
+    named = dict.fromkeys(re.findall(r"(?<![\w-])--([a-z][a-z-]+)(?: ([\w+-][\w.+-]*))?", page))
+    assert len(named) > 20
+    for option, value in named:
+        if option == "password-stdin":
+            continue
+        name = option.removeprefix("no-").replace("-", "_")
+        assert name in RULES, option
+        if value and RULES[name].words and not RULES[name].is_flag:
+            assert value in RULES[name].words or value.isdigit(), f"--{option} {value}"

@@ -19,7 +19,7 @@ from portal.services.operations.metrics import render_metrics
 from portal.services.routing import routes
 from portal.services.upstreams import binds, counters, health, upstreams
 from portal.services.upstreams.upstreams import Upstream
-from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.protocol.constants import CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
@@ -304,6 +304,30 @@ async def test_what_an_upstream_refuses_for_the_moment_goes_to_the_next_one(run,
         (reason,) = conn.execute("SELECT reason FROM upstream_health WHERE upstream = 1").fetchone()
         assert reason == "it answers nothing but ESME_RSYSERR 0x08"
         await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 4)
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_a_text_that_was_begun_waits_for_the_upstream_that_has_parts_of_it(run, cast, conn):
+    async with run(window=1) as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await esme.submit(NUMBER, b"", tlvs={TlvTag.MESSAGE_PAYLOAD: b"a" * 153 + b"b" * 10})
+        two.first.answer(await two.first.read_submit(), message_id="part 1")
+        refused = await two.first.read_submit()
+        two.first.answer(refused, CommandStatus.ESME_RSYSERR, "")
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 1)
+        await two.lose_first()
+        await two.wait_for_health(health.FAILING)
+        await esme.submit(OTHER_NUMBER, b"goes on")
+        await esme.submit(NUMBER, b"behind it")
+        assert await answer_all(two.second, 1) == [b"goes on"]
+        await two.bind_first()
+        again = await two.first.read_submit()
+        assert again.short_message == refused.short_message
+        two.first.answer(again, message_id="part 2")
+        assert await answer_all(two.first, 1) == [b"behind it"]
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 2)
+        assert two.list_upstreams() == [1, 2, 1]
         assert self_check.list_problem_texts(conn) == []
 
 

@@ -105,8 +105,12 @@ def test_what_waits_and_why_is_told_to_operators(
         ("the upstream has not answered enquire_link", "non ha risposto a enquire_link"),
         ("the upstream has answered no submit_sm for 60 s", "non ha risposto ad alcun submit_sm per 60 s"),
         (
-            "no connection to h port 1: its certificate is not trusted: certificate has expired",
-            "nessuna connessione a h porta 1: il suo certificato non è attendibile: certificate has expired",
+            "no connection to h port 1: no authority that is believed has signed its certificate (self)",
+            "nessuna connessione a h porta 1: nessuna autorità riconosciuta ha firmato il suo certificato (self)",
+        ),
+        (
+            "the connection was lost: it demands a client certificate",
+            "la connessione è andata persa: chiede un certificato del client",
         ),
         ("the connection was lost: timed out", "la connessione è andata persa: timed out"),
         ("something else 100 %(x)s", "something else 100 %(x)s"),

@@ -15,6 +15,7 @@ from portal.services.operations.self_check.problem import AccountNames, Problem,
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.settings import (
     DEFAULTS,
+    FILE_SETTINGS,
     InvalidUpstreamSetting,
     check_settings_together,
     parse_setting,
@@ -46,8 +47,8 @@ def _check_settings(kind: str, settings: Mapping[str, object], params: Mapping[s
     values = {}
     for name, value in settings.items():
         try:
-            # A CA file that has gone is the connection's matter: this may be another machine.
-            if name != "tls_ca_file":
+            # A file that has gone is the connection's matter: this may be another machine.
+            if name not in FILE_SETTINGS:
                 values[name] = parse_setting(name, value)
         except (KeyError, InvalidUpstreamSetting):
             sentence = N_("%(upstream)s: upstreams row %(row)s has %(setting)s set to %(value)s, which it can't be")

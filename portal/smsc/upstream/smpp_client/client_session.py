@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
+from portal.core import tls_client
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
@@ -213,10 +215,19 @@ class ClientSession(PduStream):
         super().connection_lost(exc)
         if self._watch_timer:
             self._watch_timer.cancel()
-        self._note_end(f"the connection was lost: {exc}" if exc else "the upstream has closed the connection")
+        self._note_end(self._describe_loss(exc))
         self._owner.handle_end(self)
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def _describe_loss(self, error: Exception | None) -> str:
+        if error is None:
+            return "the upstream has closed the connection"
+        if isinstance(error, ssl.SSLError):
+            # With TLS 1.3 it refuses the client's certificate, or misses it, after the client's part of the handshake.
+            why = tls_client.describe_failure(error, shows_certificate=bool(self._settings.tls_certificate))
+            return f"the connection was lost: {why}"
+        return f"the connection was lost: {error}"
 
     def _abort(self, reason: str) -> None:
         self._note_end(f"the upstream {reason}")

@@ -8,8 +8,10 @@ import os
 import random
 import ssl
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
+from portal.core import tls_client
 from portal.core.clock import now_ms
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
@@ -122,9 +124,11 @@ class Connector:
             # The other one, where this one was reached and did not let itself be bound.
             self._first_host = 0 if session is None or session.bound_at else 1 - self._first_host
             status = session.bind_status if session else 0
-            self._set_state(BindStatus.REFUSED if status else BindStatus.UNBOUND, error, status)
+            pause = self._choose_pause(status)
+            state = BindStatus.REFUSED if status else BindStatus.UNBOUND
+            self._set_state(state, error, status, now_ms() + int(pause * 1000))
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._choose_pause(status)):
+                async with asyncio.timeout(pause):
                     await self._woken.wait()
 
     @property
@@ -187,7 +191,7 @@ class Connector:
                 session.discard()
             return None, f"no connection to {host} port {port} in {settings.connect_seconds:g} s"
         except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
-            return None, f"no connection to {host} port {port}: {describe_error(error)}"
+            return None, f"no connection to {host} port {port}: {describe_error(error, settings)}"
         return session, ""
 
     async def _open_connection(
@@ -206,16 +210,20 @@ class Connector:
         factor = min(first * 2**doublings, longest) if self._failures else _SHORT_PAUSE
         return self._settings.reconnect_seconds * factor * random.uniform(1 - _JITTER, 1 + _JITTER)
 
-    def _set_state(self, state: BindStatus, error: str = "", status: int = 0) -> None:
+    def _set_state(self, state: BindStatus, error: str = "", status: int = 0, next_attempt_at: int = 0) -> None:
         old, number, kind = self.state, self.state.number, self.state.kind
         has_turned = BindStatus.BOUND in (state, old.state)
         host = self._host if state == BindStatus.BOUND else ""
-        self.state = BindState(number, kind, state, now_ms() if has_turned else old.since, error, status, host)
-        if self.state != old:
+        since = now_ms() if has_turned else old.since
+        self.state = BindState(number, kind, state, since, error, status, next_attempt_at, host)
+        if self.state == old:
+            return
+        if replace(self.state, next_attempt_at=old.next_attempt_at) != old:
+            # That it has failed once more in the same way is no news.
             level = logging.WARNING if state in (BindStatus.REFUSED, BindStatus.UNBOUND) else logging.INFO
             where = error or host
             log.log(level, "upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, where and f", {where}")
-            self._owner.handle_state(self)
+        self._owner.handle_state(self)
 
 
 def encode_bind(settings: ClientSettings, kind: str) -> bytes:
@@ -243,27 +251,23 @@ def encode_bind(settings: ClientSettings, kind: str) -> bytes:
 
 
 def create_tls_context(settings: ClientSettings) -> ssl.SSLContext:
-    """Return the context of a connection with TLS 1.2 (RFC 5246) or newer.
+    """Return the context of one connection, of its files as they are now.
 
-    Raises ValueError where `tls_ca_file` cannot be read or used.
+    Raises ValueError where one of them can't be used.
     """
-    try:
-        tls_context = ssl.create_default_context(cafile=settings.tls_ca_file or None)
-    except OSError as error:
-        raise ValueError(f"CA file {settings.tls_ca_file}: {describe_error(error)}") from None
-    tls_context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if not settings.tls_verify:
-        tls_context.check_hostname = False
-        tls_context.verify_mode = ssl.CERT_NONE
-    return tls_context
+    return tls_client.create_client_context(
+        verify=settings.tls_verify,
+        ca_file=settings.tls_ca_file,
+        certificate=settings.tls_certificate,
+        key=settings.tls_key,
+        minimum=settings.tls_minimum,
+    )
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: Exception, settings: ClientSettings) -> str:
     """Return what an error of a socket or of TLS says, as the end of a sentence."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}"
+        return tls_client.describe_failure(error, shows_certificate=bool(settings.tls_certificate))
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return str(error)

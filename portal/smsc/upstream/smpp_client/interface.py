@@ -22,7 +22,7 @@ class ClientSettings:
     second_host: is tried where the first cannot be reached, or ends a connection before it is bound; "": there is none.
     second_port: None: as the first's.
     tls_ca_file: PEM, instead of the certificates that the system trusts. tls_server_name: the name in the certificate
-    and in SNI; "": the host.
+    and in SNI; "": the host. tls_certificate, tls_key, tls_minimum: as `tls_client.create_client_context` has them.
     reconnect_seconds: between two tries to bind, the first time; it grows to six times as long, thirty times where the
     bind is refused. throttle_seconds: after the first ESME_RTHROTTLED nothing is sent for so long; also that
     between two steps of speeding up. status_map: the upstream's setting, as text.
@@ -43,6 +43,9 @@ class ClientSettings:
     tls_verify: bool = True
     tls_ca_file: str = ""
     tls_server_name: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_minimum: str = "1.2"
     bind: str = "trx"
     binds: int = 1
     window: int = 10
@@ -86,6 +89,9 @@ _CONNECTION_SETTINGS = (
     "tls_verify",
     "tls_ca_file",
     "tls_server_name",
+    "tls_certificate",
+    "tls_key",
+    "tls_minimum",
 )
 
 
