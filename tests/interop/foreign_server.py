@@ -36,7 +36,6 @@ START_S = 30
 NODE = ("node", str(_HERE / "node" / "smsc.js"))
 NET_SMPP = ("perl", str(_HERE / "net_smpp_smsc.pl"))
 SMPP34 = (sys.executable, str(_HERE / "smpp34_smsc.py"))
-SMPPY = (sys.executable, str(_HERE / "smppy_smsc.py"))
 
 Event = Mapping[str, Any]
 

@@ -19,7 +19,7 @@ from portal.services.operations import self_check
 from portal.services.upstreams import binds, counters, upstreams
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
-from tests.interop.foreign_server import NET_SMPP, NODE, SMPP34, SMPPY, ForeignServer, run_foreign_server
+from tests.interop.foreign_server import NET_SMPP, NODE, SMPP34, ForeignServer, run_foreign_server
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.support import Cast
 
@@ -47,16 +47,6 @@ KINDS = {
     "node smpp": Kind(NODE),
     "perl Net::SMPP": Kind(NET_SMPP),
     "rust smpp34": Kind(SMPP34),
-    # It reads one PDU of what comes together, so nothing must come before an answer; data_coding 0 is ASCII for it; and
-    # it gives messages no ids, so no receipt could be told from another.
-    "python smppy": Kind(
-        SMPPY,
-        {"window": 1, "registered_delivery": "none", "charset": "ascii"},
-        texts=("plain text", SHORT_TEXTS[1]),
-        reads_payload=False,
-        sends_receipts=False,
-        answer="an answer",
-    ),
 }
 
 
@@ -113,7 +103,6 @@ async def exchange_messages(
         esme.send(*submits)
         assert {each.status for each in await esme.wait_for_responses(submits)} == {0}
         await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] >= len(submits))
-        # By itself: smppy would lose one that comes together with the answer to what it has sent.
         assert (await esme.request(last)).status == 0
         submits.append(last)
         delivered = [await esme.receive_deliver_sm() for _ in range(len(submits) * kind.sends_receipts + 1)]
