@@ -30,7 +30,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
 from portal.services.upstreams import queue, upstreams
-from portal.services.upstreams.paths import ChoosePath, choose_default_path
+from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.settings import REFUND_REFUSED, REFUND_UNDELIVERED
 
 RECEIPT_GRACE_MS = MINUTE_MS
@@ -55,12 +55,12 @@ class MessageOutcome:
 
 @dataclass(slots=True)
 class DueMessages:
-    """What has become due: messages for the built-in simulator, the accounts of those that wait for an upstream now,
-    the ids of those that have expired, and the receipts that were queued.
+    """What has become due: messages for the built-in simulator; the paths, with the accounts, of those that wait for an
+    upstream now; the ids of those that have expired, and the receipts that were queued.
     """
 
     outbound: list[SubmittedMessage] = field(default_factory=list)
-    queued_account_ids: set[int] = field(default_factory=set)
+    waiting: set[tuple[UpstreamPath, int]] = field(default_factory=set)
     expired_ids: list[int] = field(default_factory=list)
     receipts: list[DeliveryReceipt] = field(default_factory=list)
 
@@ -297,19 +297,17 @@ def process_due_messages(
             due.receipts += reject_blacklisted_messages(conn, blocked, now)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.outbound])
         if upstreams.has_ever_had_upstream(conn):
-            queue.enqueue_messages(
-                conn,
-                [
-                    (
-                        choose_path(each.account_id, each.destination, each.country, each.source),
-                        each.account_id,
-                        each.priority,
-                        each.id,
-                    )
-                    for each in due.outbound
-                ],
-            )
-            due.queued_account_ids = {each.account_id for each in due.outbound}
+            queued = [
+                (
+                    choose_path(each.account_id, each.destination, each.country, each.source),
+                    each.account_id,
+                    each.priority,
+                    each.id,
+                )
+                for each in due.outbound
+            ]
+            queue.enqueue_messages(conn, queued)
+            due.waiting = {(path, account_id) for path, account_id, *_ in queued}
             due.outbound = []
         conn.executemany("UPDATE messages SET due_at = ? WHERE id = ?", late)
         overdue = conn.execute(

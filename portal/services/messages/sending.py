@@ -161,6 +161,8 @@ def claim_messages(
                 sendable.append(each)
         if blocked or expired:
             unsent_ids = {each.id for each in (*blocked, *expired)}
+            # Their paths say whose setting refunds them.
+            queue.put_back_messages(conn, [each.id for each in expired], now, choose_path)
             conn.executemany(
                 "UPDATE messages SET upstream = NULL, bind = NULL WHERE id = ?", [(each,) for each in unsent_ids]
             )
@@ -259,19 +261,18 @@ def _put_back_messages(
 
 def put_back_abandoned_messages(
     conn: sqlite3.Connection, message_ids: Sequence[int], now: int, choose_path: ChoosePath = choose_default_path
-) -> set[int]:
+) -> set[tuple[UpstreamPath, int]]:
     """Let messages of simulators that were removed wait again (`outcomes.list_abandoned_message_ids`), but for those
-    that do so meanwhile. Returns their accounts.
+    that do so meanwhile. Returns their paths, with their accounts.
     """
     with write_transaction(conn):
         rows = conn.execute(
-            "SELECT messages.id, account_id FROM messages JOIN upstreams ON upstreams.id = upstream"
+            "SELECT messages.id FROM messages JOIN upstreams ON upstreams.id = upstream"
             f" WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE}"
             " AND kind = ? AND removed_at IS NOT NULL",
             (json.dumps(message_ids), SIMULATOR),
         ).fetchall()
-        queue.put_back_messages(conn, [row[0] for row in rows], now, choose_path)
-    return {row[1] for row in rows}
+        return queue.put_back_messages(conn, [row[0] for row in rows], now, choose_path)
 
 
 def _release_held_messages(conn: sqlite3.Connection, message_ids: Sequence[int], result: SendingResult) -> None:

@@ -97,7 +97,7 @@ class Route:
     """A route. It fits a message that has all that is not None: an account, or a customer whose account it is; a
     country (ISO 3166), or first digits; a sender.
 
-    `position` counts from 1. Routes of accounts that are disabled or gone stay, and fit nothing.
+    `position` counts from 1. Routes of accounts that are disabled or deleted stay as long as these do, and fit nothing.
     """
 
     id: int
@@ -110,6 +110,12 @@ class Route:
     prefix: str | None
     sender: str | None
     upstreams: tuple[RouteUpstream, ...]
+
+    @property
+    def decisive_fields(self) -> tuple[object, ...]:
+        """What of it decides about messages, beside its place among the others: not the names that it shows."""
+        chosen = tuple((each.id, each.weight) for each in self.upstreams)
+        return self.id, self.customer_id, self.account_id, self.country, self.prefix, self.sender, chosen
 
 
 # --- which upstreams a message takes
@@ -136,8 +142,8 @@ class _Choice:
         ids = [each.id for each in route.upstreams]
         weights = [each.weight for each in route.upstreams if each.weight is not None]
         sums = list(accumulate(weights))
-        # Where the hash of a destination begins to belong to the next one. As shares of all hashes, so that a change of
-        # weights moves no more numbers than it has to.
+        # Where the hash of a destination begins to belong to the next one. As shares of all hashes, so that of two that
+        # share a change of weights moves no more numbers than it has to.
         self._bounds = [(each << 32) // sums[-1] for each in sums[:-1]]
         self._decisions = [
             RouteDecision(route.id, (ids[first], *ids[:first], *ids[first + 1 :])) for first in range(len(weights) or 1)

@@ -101,15 +101,17 @@ def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[UpstreamPath
 
 def put_back_messages(
     conn: sqlite3.Connection, message_ids: Sequence[int], now: int, choose_path: ChoosePath = choose_default_path
-) -> None:
-    """Let messages wait again that were claimed and not sent, each in its place. Ended ones are left out."""
+) -> set[tuple[UpstreamPath, int]]:
+    """Let messages wait again that were claimed and not sent, each in its place. Ended ones are left out. Returns their
+    paths, with their accounts.
+    """
     ids_json = json.dumps(message_ids)
     tried = (
         conn.execute(
-            "SELECT DISTINCT h.account_id, h.destination FROM messages JOIN held_messages AS h"
+            "SELECT DISTINCT h.account_id, h.destination, upstream_ids FROM messages JOIN held_messages AS h"
             " ON h.account_id = messages.account_id AND h.destination = messages.destination"
             f" AND h.message_id = messages.id AND attempts > 0 AND +state = {ENROUTE} AND messages.upstream IS NOT NULL"
-            " WHERE messages.id IN (SELECT value FROM json_each(?))",
+            " JOIN queue_paths ON queue_paths.id = h.path WHERE messages.id IN (SELECT value FROM json_each(?))",
             (ids_json,),
         ).fetchall()
         if has_held_messages(conn)
@@ -122,20 +124,20 @@ def put_back_messages(
         "  AND h.destination = messages.destination AND h.message_id = messages.id)",
         (ids_json,),
     ).fetchall()
-    enqueue_messages(
-        conn,
-        [
-            (choose_path(account_id, destination, country, source), account_id, priority, message_id)
-            for account_id, destination, country, source, priority, message_id in untried
-        ],
-    )
+    queued = [
+        (choose_path(account_id, destination, country, source), account_id, priority, message_id)
+        for account_id, destination, country, source, priority, message_id in untried
+    ]
+    enqueue_messages(conn, queued)
     conn.execute(
         "UPDATE messages SET upstream = NULL, bind = NULL WHERE id IN (SELECT value FROM json_each(?))"
         f" AND +state = {ENROUTE} AND upstream_id IS NULL",
         (ids_json,),
     )
-    for flow in tried:
-        _schedule_first_tried(conn, tuple(flow), now)
+    for account_id, destination, _ in tried:
+        _schedule_first_tried(conn, (account_id, destination), now)
+    waiting = {(path, account_id) for path, account_id, *_ in queued}
+    return waiting | {(paths.parse_path(upstream_ids), account_id) for account_id, _, upstream_ids in tried}
 
 
 def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], at: int) -> None:

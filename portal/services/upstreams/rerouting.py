@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from portal.core.clock import now_ms
 from portal.services.upstreams import paths
 from portal.services.upstreams.paths import ChoosePath
 from portal.services.upstreams.queue import INSERT_QUEUED
@@ -63,9 +64,12 @@ def _reroute_held_messages(
     moved = _list_moved(
         conn, [(tuple(row[:4]), row[1], row[2], *row[4:]) for row in rows], choose_path, may_have_begun=True
     )
+    # What another upstream has refused for the moment is tried again there without its pause.
+    now = now_ms()
     conn.executemany(
-        "UPDATE held_messages SET path = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
-        [(path_id, *key[1:]) for key, path_id in moved],
+        "UPDATE held_messages SET path = ?, not_before = min(not_before, ?) WHERE account_id = ? AND destination = ?"
+        " AND message_id = ?",
+        [(path_id, now, *key[1:]) for key, path_id in moved],
     )
     if len(rows) < limit:
         return None

@@ -52,6 +52,6 @@ def _hold_followers(
 
 
 def retry_held_messages_now(conn: sqlite3.Connection, path: UpstreamPath, now: int) -> None:
-    """Another upstream takes a path: what was refused for the moment is tried again there without its pause."""
+    """Another upstream takes a path, and does well: what was refused for the moment is tried again at once."""
     for path_id in paths.find_path_ids(conn, [path]).values():
         conn.execute("UPDATE held_messages SET not_before = ?1 WHERE path = ?2 AND not_before > ?1", (now, path_id))

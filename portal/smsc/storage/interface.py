@@ -252,11 +252,11 @@ class OutboundStorage(Protocol):
     def hold_followers(
         self,
         upstream_ids: Collection[int],
-        changed_paths: Sequence[UpstreamPath],
+        retried_paths: Sequence[UpstreamPath],
         resolve: Callable[[Collection[tuple[UpstreamPath, int]]], None],
     ) -> None:
         """Have what upstreams have, and have not answered, hold up what comes behind it to the same destinations, and
-        what was refused for the moment on these paths be tried again at once: other upstreams take them from now on.
+        what was refused for the moment on these paths be tried again at once: other upstreams take over from now on.
 
         All that was asked to be stored or claimed before is among it. `resolve` gets paths with the accounts of which
         something waits there, or holds up others.

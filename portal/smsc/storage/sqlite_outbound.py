@@ -152,7 +152,8 @@ class SqliteOutboundStorage:
         loaded = routes.load_route_table(self._read_connection)
         if not listed and not self._listed_routes and loaded.default == self._routes.default:
             return
-        moves_waiting = listed != self._listed_routes
+        before = [each.decisive_fields for each in self._listed_routes]
+        moves_waiting = [each.decisive_fields for each in listed] != before
         self._routes, self._listed_routes = loaded, listed
         self._listener.handle_routes_changed(loaded, moves_waiting=moves_waiting)
 
@@ -170,9 +171,9 @@ class SqliteOutboundStorage:
         self._writer.queue_write(WriteJobKind.CLAIM, (claim, resolve))
 
     def hold_followers(
-        self, upstream_ids: Collection[int], changed_paths: Sequence[UpstreamPath], resolve: _WaitingCallback
+        self, upstream_ids: Collection[int], retried_paths: Sequence[UpstreamPath], resolve: _WaitingCallback
     ) -> None:
-        self._writer.queue_write(WriteJobKind.HOLD_FOLLOWERS, (upstream_ids, changed_paths, resolve))
+        self._writer.queue_write(WriteJobKind.HOLD_FOLLOWERS, (upstream_ids, retried_paths, resolve))
 
     def reroute_messages(self, resolve: _WaitingCallback) -> None:
         self._writer.queue_write(WriteJobKind.REROUTE, (ReroutingPosition(), resolve))
@@ -274,7 +275,7 @@ class SqliteOutboundStorage:
     def build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
         """How the writer does the jobs of this part."""
         return {
-            WriteJobKind.RECOVER: WriteJobHandler(self._recover_messages, self._handle_recovered),
+            WriteJobKind.RECOVER: WriteJobHandler(self._end_at_errors(self._recover_messages), self._handle_recovered),
             WriteJobKind.UPSTREAMS_BEGIN: WriteJobHandler(lambda conn, _: outcomes.mark_last_simulated_message(conn)),
             WriteJobKind.SUBMIT: WriteJobHandler(
                 self._store_messages, self._handle_submits_stored, self._handle_submits_refused
@@ -300,8 +301,8 @@ class SqliteOutboundStorage:
                 self._handle_due_messages_failure,
             ),
             WriteJobKind.CLAIM: WriteJobHandler(self._claim_messages, self._handle_claimed, self._handle_claim_failure),
-            WriteJobKind.HOLD_FOLLOWERS: WriteJobHandler(self._hold_followers, _resolve_each),
-            WriteJobKind.REROUTE: WriteJobHandler(self._reroute_messages, self._handle_rerouted),
+            WriteJobKind.HOLD_FOLLOWERS: WriteJobHandler(self._end_at_errors(self._hold_followers), _resolve_each),
+            WriteJobKind.REROUTE: WriteJobHandler(self._end_at_errors(self._reroute_messages), self._handle_rerouted),
             WriteJobKind.UPSTREAM_MESSAGE: WriteJobHandler(
                 lambda conn, items: inbound.store_inbound_messages(conn, [each for each, _ in items]),
                 self._handle_upstream_messages_stored,
@@ -316,17 +317,24 @@ class SqliteOutboundStorage:
             WriteJobKind.UNROUTABLE: WriteJobHandler(_count_unroutable_submits),
         }
 
+    def _end_at_errors(self, write: Callable[[sqlite3.Connection, list[Any]], Any]) -> Callable[..., Any]:
+        """Let the process end where a job can't be done without which nothing would ever be sent."""
+
+        def write_or_end(conn: sqlite3.Connection, items: list[Any]) -> Any:
+            try:
+                return write(conn, items)
+            except sqlite3.OperationalError:
+                raise  # it is tried again
+            except Exception:
+                self._loop.call_soon_threadsafe(self._on_fatal_error)
+                raise
+
+        return write_or_end
+
     def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
-        try:
-            binds.clear_bind_states(conn)
-            health.clear_health(conn)
-            return sending.recover_messages(conn, now_ms(), self._choose_path)
-        except sqlite3.OperationalError:
-            raise  # it is tried again
-        except Exception:
-            # Without it nothing would ever be sent.
-            self._loop.call_soon_threadsafe(self._on_fatal_error)
-            raise
+        binds.clear_bind_states(conn)
+        health.clear_health(conn)
+        return sending.recover_messages(conn, now_ms(), self._choose_path)
 
     def _handle_recovered(self, _: list[None], recovered: RecoveredState) -> None:
         self._queue_receipts(recovered.receipts)
@@ -384,18 +392,20 @@ class SqliteOutboundStorage:
         self._is_due_job_queued = False
         self._listener.handle_due_messages(due)
         self._queue_receipts(due.receipts)
-        if due.outbound or due.queued_account_ids or due.expired_ids:
+        if due.outbound or due.waiting or due.expired_ids:
             # A campaign has one date for all its messages, and only so many are taken at once.
             self.poll_due_messages()
 
-    def _handle_put_back(self, _: list[Sequence[int]], account_ids: set[int]) -> None:
-        self._listener.handle_due_messages(DueMessages(queued_account_ids=account_ids))
+    def _handle_put_back(self, _: list[Sequence[int]], waiting: set[tuple[UpstreamPath, int]]) -> None:
+        self._listener.handle_due_messages(DueMessages(waiting=waiting))
 
     def _handle_due_messages_failure(self, _: list[None], __: StorageError) -> None:
         # The next poll queues it again.
         self._is_due_job_queued = False
 
-    def _put_back_abandoned_messages(self, conn: sqlite3.Connection, batches: list[Sequence[int]]) -> set[int]:
+    def _put_back_abandoned_messages(
+        self, conn: sqlite3.Connection, batches: list[Sequence[int]]
+    ) -> set[tuple[UpstreamPath, int]]:
         now = now_ms()
         return set().union(
             *(sending.put_back_abandoned_messages(conn, each, now, self._choose_path) for each in batches)
@@ -419,9 +429,9 @@ class SqliteOutboundStorage:
     def _hold_followers(self, conn: sqlite3.Connection, items: list[_HoldJob]) -> list[_Waiting]:
         now = now_ms()
         results: list[_Waiting] = []
-        for upstream_ids, changed_paths, _ in items:
+        for upstream_ids, retried_paths, _ in items:
             results.append(takeovers.hold_followers(conn, upstream_ids, self._choose_path))
-            for each in changed_paths:
+            for each in retried_paths:
                 takeovers.retry_held_messages_now(conn, each, now)
         return results
 

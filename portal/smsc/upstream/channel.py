@@ -122,9 +122,13 @@ class UpstreamChannel:
         """Whether it has failed, and is to be given a message to see whether it is well again."""
         return self.health.state == TRYING and self.trial_id is None and not self.claiming and self.claimable > 0
 
-    def begin_health(self, now: float) -> None:
-        """A connection begins (seconds, on the event loop's clock): nothing is known of it."""
-        self.health = HealthTracker(now)
+    def begin_health(self, now: float) -> bool:
+        """A connection begins (seconds, on the event loop's clock): nothing is known of it. Returns whether the one
+        before was not well.
+        """
+        old_state = self.health.state
+        self.health = HealthTracker(now, self._answer_count, self._error_count)
+        return self.health.state != old_state
 
     def check_health(self, now: float) -> bool:
         """Look how well it does; returns whether that has changed."""

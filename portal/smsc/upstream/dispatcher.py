@@ -24,6 +24,7 @@ from portal.services.messages.sending import (
 )
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
+from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.paths import UpstreamPath
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -236,8 +237,9 @@ class Dispatcher:
             self._simulator.cancel_message(message_id)
             for channel in self._channels.values():
                 channel.cancel_message(message_id)
+        self._takers.add_waiting(due.waiting)
         # What the expired ones held up goes on.
-        self._takers.expect_waiting(due.queued_account_ids)
+        self._takers.expect_waiting()
         self._claim()
 
     # --- what waits
@@ -408,7 +410,8 @@ class Dispatcher:
         elif channel.connection is None:
             channel.connection = self._create_connection(config, channel, self._loop)
             channel.is_simulated = channel.connection.is_simulated
-            channel.begin_health(self._loop.time())
+            if channel.begin_health(self._loop.time()):
+                self._storage.record_health(channel.id, UpstreamHealth(channel.health.state, now_ms()))
             channel.connection.start()
             if channel.is_simulated:
                 self._resume_simulator(channel.id)

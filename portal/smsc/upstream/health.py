@@ -47,11 +47,12 @@ class HealthTracker:
         "state",
     )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, answers: int = 0, errors: int = 0) -> None:
+        """Args: `answers`, `errors`: what `UpstreamSigns` has counted so far, which says nothing of what comes."""
         self.state = GOOD
         self.reason = ""
         self._changed_at = now
-        self._seen = UpstreamSigns(True, 0, 0, "", False)
+        self._seen = UpstreamSigns(True, answers, errors, "", False)
         self._unbound_since: float | None = None
         self._silent_since: float | None = None
         self._error_since: float | None = None

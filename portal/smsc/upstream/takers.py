@@ -15,7 +15,7 @@ from functools import partial
 from portal.core.clock import now_ms
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
-from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
+from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath, choose_taker
 from portal.smsc.storage.interface import OutboundStorage
 from portal.smsc.upstream.channel import UpstreamChannel
@@ -123,6 +123,7 @@ class PathTakers:
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._is_stopped = False
         # Messages that no route takes: since the log told last, and since they were counted last.
         self._unroutable_count = self._uncounted_count = 0
 
@@ -132,6 +133,7 @@ class PathTakers:
 
     def stop(self) -> None:
         """Let nothing more go out."""
+        self._is_stopped = True
         if self._timer:
             self._timer.cancel()
         for path in self._paths.values():
@@ -195,10 +197,16 @@ class PathTakers:
         """A message is stored to wait, or is not."""
         self._paths[message.path].finish_enqueue(message.account_id)
 
-    def expect_waiting(self, account_ids: Collection[int] = ()) -> None:
-        """Something of these accounts waits, on whichever path, or something may be claimed that was held up."""
+    def expect_waiting(self) -> None:
+        """Something may be claimed that was held up, on whichever path."""
         for path in self._paths.values():
-            path.waiting_account_ids.update(account_ids)
+            path.expect_waiting()
+
+    def add_waiting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+        """On these paths, which no message may have taken yet, something of these accounts waits from now on."""
+        for upstream_ids, account_id in waiting:
+            path = self._paths.get(upstream_ids) or self._add_path(upstream_ids)
+            path.waiting_account_ids.add(account_id)
             path.expect_waiting()
 
     def forget_waiting(
@@ -253,8 +261,12 @@ class PathTakers:
 
     def update(self) -> set[int]:
         """Look anew which upstream takes each path. Returns the ids of those that took any and do so no more."""
+        if self._is_stopped:
+            return set()
         health = {each.id: each.health.state for each in self._channels.values() if each.may_send}
         changing: dict[int, list[OutboundPath]] = {}
+        # Where the next one doesn't do well either, what was refused for the moment keeps its pause.
+        well_taken: set[UpstreamPath] = set()
         replaced_ids: set[int] = set()
         for path in self._paths.values():
             if path.is_changing:
@@ -270,9 +282,11 @@ class PathTakers:
                 path.taker = path.direct = None
                 path.is_changing = True
                 changing.setdefault(before.id, []).append(path)
+                if taker is not None and taker.health.state == GOOD:
+                    well_taken.add(path.upstream_ids)
         for upstream_id, paths in changing.items():
-            changed = [path.upstream_ids for path in paths]
-            self._storage.hold_followers([upstream_id], changed, partial(self._finish_change, paths))
+            retried_paths = [path.upstream_ids for path in paths if path.upstream_ids in well_taken]
+            self._storage.hold_followers([upstream_id], retried_paths, partial(self._finish_change, paths))
         return replaced_ids
 
     def _set_taker(self, path: OutboundPath, taker: UpstreamChannel | None) -> None:

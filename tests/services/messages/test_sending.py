@@ -357,7 +357,7 @@ def test_what_a_removed_simulator_has_waits_again_once(conn, keys, cast, upstrea
     outcomes.finish_messages(conn, [outcomes.MessageOutcome(ids[0], DELIVERED, 0, now_ms())])
     leave_unsent(conn, ids[1], cast.smpp_acme_1.id, UnsentReason.PUT_BACK, upstream=sim.id)
     assert claim(conn) == [ids[1]]
-    assert sending.put_back_abandoned_messages(conn, abandoned, now_ms()) == {cast.smpp_acme_1.id}
+    assert sending.put_back_abandoned_messages(conn, abandoned, now_ms()) == {((), cast.smpp_acme_1.id)}
     leave_unsent(conn, ids[1], cast.smpp_acme_1.id, UnsentReason.PUT_BACK, upstream=sim.id)
     assert claim(conn) == [ids[2]]
     assert not queue.has_queue(conn)
@@ -453,7 +453,7 @@ def test_a_scheduled_message_waits_from_its_date_on(conn, cast, upstream):
     (message_id,) = intake.store_messages(conn, [submit]).message_ids
     assert claim(conn) == []
     due = outcomes.process_due_messages(conn, at)
-    assert (due.outbound, due.queued_account_ids) == ([], {cast.smpp_acme_1.id})
+    assert (due.outbound, due.waiting) == ([], {((), cast.smpp_acme_1.id)})
     (claimed,) = sending.claim_messages(conn, 1, 10, 0, at).messages
     assert (claimed.id, claimed.priority, claimed.upstream) == (message_id, 2, 1)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection, write_transaction
 from portal.services.accounts import session_records
@@ -231,6 +232,19 @@ def test_what_waits_takes_the_routes_that_there_are_now(conn, acme_1, globex_1, 
     assert [row[0] for row in conn.execute("SELECT path > 0 FROM held_messages")] == [1, 1]
 
 
+def test_what_was_refused_for_the_moment_takes_a_new_route_without_its_pause(conn, acme_1, enqueue, ids):
+    first, second = ids
+    moved, kept = enqueue(acme_1.id, (first,), NUMBER, OTHER_NUMBER)
+    claim(conn, first, (first,))
+    now = now_ms()
+    with write_transaction(conn):
+        for each in (moved, kept):
+            queue.hold_message(conn, each, "ESME_RSYSERR", now + DAY_MS, lambda *_: (first,))
+    reroute(conn, lambda _, destination, *__: (second,) if destination == NUMBER else (first,), 10)
+    assert claim(conn, second, (second,), now=now_ms()).message_ids == [moved]
+    assert claim(conn, first, (first,), now=now_ms()).message_ids == []
+
+
 def list_held(conn: Connection) -> dict[int, UpstreamPath]:
     """The paths of what was tried, or waits behind that, by message."""
     known = paths.list_paths(conn)
@@ -314,8 +328,9 @@ def test_states_of_health_are_forgotten_with_the_upstream_and_the_server(conn, i
 
 
 @pytest.mark.parametrize(("refunding", "is_refunded"), [("first", False), ("second", True)])
+@pytest.mark.parametrize("is_claimed", [False, True])
 def test_what_expires_while_it_waits_is_refunded_by_the_first_upstream_of_its_path(
-    conn, keys, acme_1, ids, refunding, is_refunded
+    conn, keys, acme_1, ids, refunding, is_refunded, is_claimed
 ):
     upstream = upstreams.get_upstream(conn, refunding)
     upstreams.change_upstream(conn, keys, SHELL, upstream, refund="undelivered")
@@ -323,8 +338,12 @@ def test_what_expires_while_it_waits_is_refunded_by_the_first_upstream_of_its_pa
     message.path = (ids[1], ids[0])
     (balance,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()
     (message_id,) = store_messages(conn, [message])
-    with write_transaction(conn):
-        outcomes.expire_messages(conn, [message_id], NOW)
+    if is_claimed:
+        claimed = sending.claim_messages(conn, ids[0], 10, 0, NOW, [message.path], lambda *_: message.path)
+        assert (claimed.messages, claimed.emptied_account_ids) == ([], [acme_1.id])
+    else:
+        with write_transaction(conn):
+            outcomes.expire_messages(conn, [message_id], NOW)
     (after,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()
     assert (after == balance) == is_refunded
     assert not queue.has_queue(conn)
@@ -344,5 +363,18 @@ def test_what_waits_on_a_route_is_known_to_wait_and_leaves_when_it_ends(conn, ac
 
 def test_a_dated_message_gets_its_path_at_its_date(conn, acme_1, ids):
     (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id, scheduled_at=NOW)])
-    outcomes.process_due_messages(conn, NOW + 1, lambda *_: ids)
+    due = outcomes.process_due_messages(conn, NOW + 1, lambda *_: ids)
+    assert due.waiting == {(ids, acme_1.id)}
     assert list_waiting(conn) == {message_id: ids}
+
+
+def test_what_a_removed_simulator_had_is_told_with_the_paths_that_it_waits_on(conn, keys, acme_1, enqueue, ids):
+    sim = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
+    tried, untried = enqueue(acme_1.id, (sim.id,), NUMBER, OTHER_NUMBER)
+    claim(conn, sim.id, (sim.id,))
+    with write_transaction(conn):
+        queue.hold_message(conn, tried, "ESME_RSYSERR", NOW, lambda *_: (ids[1],))
+    claim(conn, sim.id, (ids[1],), now=NOW + 5_000)
+    conn.execute("UPDATE upstreams SET removed_at = 1 WHERE id = ?", (sim.id,))
+    waiting = sending.put_back_abandoned_messages(conn, [tried, untried], NOW, lambda *_: ids)
+    assert waiting == {((ids[1],), acme_1.id), (ids, acme_1.id)}

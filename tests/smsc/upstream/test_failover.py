@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from portal.core import db, wakeup
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
 from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
@@ -22,8 +23,13 @@ from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, SubmitSm
 from portal.smsc.server import SmppServer
+from portal.smsc.storage.interface import UpstreamConfig
+from portal.smsc.upstream.channel import UpstreamChannel
+from portal.smsc.upstream.takers import PathTakers
+from tests.services.submitting import store_messages
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
+from tests.support import prepare_submit
 
 # In a minute.
 LATER = "000000000100000R"
@@ -307,6 +313,47 @@ async def test_what_an_upstream_refuses_for_the_moment_goes_to_the_next_one(run,
         assert self_check.list_problem_texts(conn) == []
 
 
+async def test_what_both_refuse_for_the_moment_keeps_its_pause(run, cast, conn):
+    async with run() as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        for each in range(3):
+            await esme.submit(f"39333000000{each}")
+        for connection in (two.first, two.second):
+            for submit in await connection.read_submits(3):
+                connection.answer(submit, CommandStatus.ESME_RSYSERR)
+        await two.wait_for_health(health.FAILING, 2)
+        # Which also tells that the first one has taken over again.
+        await esme.submit(NUMBER, b"next")
+        assert (await two.first.read_submit()).short_message == b"next"
+        pauses = conn.execute("SELECT count(*) FROM held_messages WHERE not_before > ?", (now_ms(),))
+        assert pauses.fetchone()[0] == 3
+
+
+async def test_of_an_upstream_that_is_enabled_again_nothing_is_known(run, cast, conn):
+    async with run() as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        for each in range(3):
+            await esme.submit(f"39333000000{each}")
+        for submit in await two.first.read_submits(3):
+            two.first.answer(submit, CommandStatus.ESME_RSYSERR)
+        await two.wait_for_health(health.FAILING)
+        await answer_all(two.second, 3)
+        upstreams.disable_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "first"))
+        two.reload()
+        await two.first.answer_unbind()
+        upstreams.enable_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "first"))
+        two.reload()
+        two.first = await two.carriers[0].accept()
+        await two.wait_for_health(health.GOOD)
+        # By the time that another one has failed since, so would it have, were its refusals of before counted.
+        two.carriers[1].stop()
+        await two.second.close()
+        await two.wait_for_health(health.FAILING, 2)
+        assert two.get_health() == health.GOOD
+
+
 async def test_a_text_that_was_begun_waits_for_the_upstream_that_has_parts_of_it(run, cast, conn):
     async with run(window=1) as two:
         two.add_route()
@@ -430,6 +477,20 @@ async def test_a_dated_message_takes_the_route_of_its_date(run, cast, conn):
         assert submit.short_message == b"later"
 
 
+async def test_a_dated_message_goes_out_on_a_way_that_no_other_message_has_taken(config, cast, conn, add_upstream):
+    async with run_carrier() as first, run_carrier() as second:
+        add_upstream(first.port, "first")
+        add_upstream(second.port, "second")
+        routes.create_route(conn, SYSTEM, "second,first")
+        dated = prepare_submit(conn, cast.smpp_acme_1.id, destination=NUMBER, scheduled_at=now_ms() + DAY_MS)
+        store_messages(conn, [dated])
+        async with run_smsc(config) as server:
+            connection = await second.accept()
+            conn.execute("UPDATE messages SET scheduled_at = 1, due_at = 1")
+            server.storage.outbound.poll_due_messages()
+            assert (await connection.read_submit()).destination == NUMBER
+
+
 async def test_a_message_that_waits_on_a_route_is_called_back(run, cast, conn):
     async with run(failover_seconds=3600) as two:
         two.add_route("first")
@@ -483,3 +544,39 @@ async def test_order_holds_while_upstreams_take_over_from_one_another(run, cast,
             # What was not answered when the connection was lost came again.
             first_times = [*dict.fromkeys(numbers)]
             assert first_times == sorted(first_times)
+
+
+@pytest.mark.parametrize(
+    ("step", "table"), [("hold_followers", "INSERT ON held_messages"), ("reroute_messages", "DELETE ON queue_paths")]
+)
+async def test_without_what_has_to_come_before_messages_go_out_the_server_ends(
+    config, cast, conn, add_upstream, step, table
+):
+    add_upstream(1)
+    under_way = prepare_submit(conn, cast.smpp_acme_1.id)
+    under_way.upstream = 1
+    ended = asyncio.Event()
+    server = SmppServer(config, asyncio.get_running_loop(), on_fatal_error=ended.set)
+    server.start()
+    store_messages(conn, [under_way])
+    conn.execute("INSERT INTO queue_paths (id, upstream_ids, first_upstream) VALUES (1, '1', 1)")
+    conn.execute(f"CREATE TRIGGER refuse BEFORE {table} BEGIN SELECT RAISE(ABORT, 'refused'); END")
+    assert not ended.is_set()
+    arguments = ([1], ()) if step == "hold_followers" else ()
+    getattr(server.storage.outbound, step)(*arguments, lambda _: pytest.fail("it was done"))
+    async with asyncio.timeout(DEADLINE_S):
+        await ended.wait()
+    await server.close()
+
+
+async def test_once_the_server_stops_no_upstream_takes_anything(config, add_upstream):
+    upstream = add_upstream(1)
+    async with run_smsc(config) as server:
+        storage = server.storage.outbound
+        channel = UpstreamChannel(UpstreamConfig(upstream, None), server.dispatcher, storage)
+        takers = PathTakers(storage, {upstream.id: channel}, lambda: None, asyncio.get_running_loop())
+        takers.set_default_upstream(upstream.id)
+        assert takers.default in takers.list_claimable_paths(channel)
+        takers.stop()
+        takers.add_waiting([((upstream.id, 2), 1)])
+        assert takers.list_claimable_paths(channel) == []
