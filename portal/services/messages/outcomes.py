@@ -149,6 +149,7 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
                 receipts.append(
                     DeliveryReceipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.ended_at))
                 )
+        message_tlvs.remove_tlvs(conn, [row[0] for row in ending_rows])
         for (*result, keeps_text), upstream_ids in ids_by_result.items():
             (_KEEP_TEXT if keeps_text else _BLANK_TEXT).run(conn, upstream_ids, result)
         daily_totals.add_daily_totals(
