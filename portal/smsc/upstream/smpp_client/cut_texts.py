@@ -13,7 +13,7 @@ from itertools import count
 from portal.core.clock import now_ms
 from portal.services.common.message_states import NO_ANSWER
 from portal.services.messages import outcomes
-from portal.services.messages.message_parts import TextPart
+from portal.services.messages.message_parts import NOT_SENT, TextPart
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import format_status
@@ -222,7 +222,12 @@ class CutTexts:
         if sending.refusals and sending.is_active:
             sending.is_active = False
             status = next(each for each in sending.refusals.values() if each != NO_ANSWER)
-            self._events.handle_refused(message_id, status, sending.ptt, sending.refusals)
+            statuses = {
+                number: sending.refusals.get(number, NOT_SENT)
+                for number in range(1, sending.total + 1)
+                if number not in sending.answered
+            }
+            self._events.handle_refused(message_id, status, sending.ptt, statuses)
         if sending.refusals or len(sending.answered) == sending.total:
             self._sendings.pop(message_id, None)
 
