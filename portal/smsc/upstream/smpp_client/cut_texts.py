@@ -143,9 +143,9 @@ class CutTexts:
         return True
 
     def has_begun(self, message_id: int) -> bool:
-        """Whether parts of a message are under way, or were answered."""
+        """Whether parts of a message are under way, were answered, or may have arrived."""
         sending = self._sendings.get(message_id)
-        return sending is not None and bool(sending.answered or sending.open)
+        return sending is not None and bool(sending.answered or sending.open or sending.is_unsure)
 
     def handle_answer(self, client_id: int, status: int, upstream_message_id: str, bind: int) -> None:
         """The upstream has decided about a part."""
@@ -238,6 +238,6 @@ class CutTexts:
         self._sendings[sending.message.id] = sending
         if len(self._sendings) > _MAX_KEPT:
             for each in [*self._sendings.values()]:
-                if not each.is_active and not each.open:
+                if not (each.is_active or each.open or each.is_unsure):
                     del self._sendings[each.message.id]
                     break
