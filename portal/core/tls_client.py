@@ -15,6 +15,8 @@ MINIMUM_VERSIONS: Mapping[str, ssl.TLSVersion] = {"1.2": ssl.TLSVersion.TLSv1_2,
 """The lowest versions that can be asked for. Older ones are forbidden by RFC 8996; they hash by SHA-1 and MD5, which
 OpenSSL 3 refuses unless the level of security is 0 for the whole connection, TLS 1.2 included."""
 
+# All authorities of a system are a quarter of it.
+_MAX_FILE_OCTETS = 1 << 20
 # OpenSSL's reasons for not believing a certificate (X509_V_ERR_…).
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_NAMES = (62, 64)
@@ -85,6 +87,8 @@ def create_client_context(
     Raises:
         UnusableTlsFile: one of the files can't be read, or isn't what it should be.
     """
+    if ca_file:
+        _read_file("CA file", ca_file)
     try:
         tls_context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
@@ -116,12 +120,22 @@ def check_key_file(path: str) -> None:
 
 
 def _check_pem_file(what: str, path: str, mark: bytes, flaw: str, *, is_key: bool = False) -> None:
+    if mark not in _read_file(what, path, is_key=is_key):
+        raise UnusableTlsFile(what, path, flaw, is_key=is_key)
+
+
+def _read_file(what: str, path: str, *, is_key: bool = False) -> bytes:
+    """Read a file whose path an operator gives: one without an end, or a pipe, would have the server stand still."""
     try:
-        octets = Path(path).read_bytes()
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise UnusableTlsFile(what, path, "it is no regular file", is_key=is_key)
+        with Path(path).open("rb") as file:
+            octets = file.read(_MAX_FILE_OCTETS + 1)
     except OSError as error:
         raise UnusableTlsFile(what, path, _describe_file_error(error), is_key=is_key) from None
-    if mark not in octets:
-        raise UnusableTlsFile(what, path, flaw, is_key=is_key)
+    if len(octets) > _MAX_FILE_OCTETS:
+        raise UnusableTlsFile(what, path, "it is longer than 1 MiB", is_key=is_key)
+    return octets
 
 
 def _load_client_certificate(tls_context: ssl.SSLContext, certificate: str, key: str) -> None:
@@ -155,7 +169,10 @@ def describe_open_key(path: str) -> str:
         return ""
     if not mode & (stat.S_IROTH | stat.S_IWOTH):
         return ""
-    return f"Everybody on this machine can read the private key {path} (mode {stat.S_IMODE(mode):o}): chmod 600, or 640"
+    return (
+        f"Everybody on this machine can read the private key {path} (mode {stat.S_IMODE(mode):o}): chown it to the user"
+        " that the server runs as, and chmod 600; or chgrp, and chmod 640"
+    )
 
 
 def classify_failure(error: ssl.SSLError, *, shows_certificate: bool) -> TlsFault:

@@ -31,7 +31,9 @@ CREATE TABLE message_parts (
     done_at INTEGER,
     PRIMARY KEY (message_id, number)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX message_parts_upstream ON message_parts (upstream_id, upstream) WHERE state = 1;
+-- By the key of the id, as `messages_upstream` (`m0029_learned_ids`).
+CREATE INDEX message_parts_upstream ON message_parts (lower(ltrim(upstream_id, '0')), upstream)
+    WHERE state = 1 AND upstream_id IS NOT '';
 """
 
 

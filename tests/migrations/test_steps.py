@@ -46,11 +46,10 @@ EXECUTED = {
     "m0025_simulated_messages": "760118fed9b50ab0bc0b1a2c6a0be74b5fd7d6583deae21f87ddf8e4ce35ad3f",
     "m0026_routes": "bf4de5d3889070329ebdb249ec4b325e43bdf17fc3488a0433c7f0d52e6ad2b4",
     "m0027_queue_paths": "50dee47932830753f1f3b210c61ba5d8045f310e3c5c5c12bb5c9cdd30b9eaa7",
-    "m0028_message_parts": "c7e3262ac71312f0422c61364b2f718c3d5f78ad3901a73a930d3d46bffad599",
+    "m0028_message_parts": "da28567be9bfcb8f10d03cc77d19bcf0ef26a254e2b44debb1088300c33610ad",
     "m0029_learned_ids": "84982c30de86d3909bc80fbcb80262286415dc3ce9bcab04020232c260098bba",
     "m0030_message_tlvs": "a2752854364bcfbe24c290cd7130fb59c14a9995909fbaa1ac6d234641133b14",
     "m0031_inbound_parts": "eee6872dfdefe3c88c262f35aa0a0bbb0bfa84fe3c5bbc67d56eaa1fd3d27e4a",
-    "m0032_part_keys": "4530364ca7675967130651ad1ffaf36bc45d5f8c6b0368e2b0f1e76de8a6e08a",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

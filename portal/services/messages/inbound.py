@@ -1,10 +1,12 @@
 """Messages from handsets (MO): which account each is for, storing and searching them, and obeying STOP."""
 
+import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from portal.core import gsm0338
 from portal.core.clock import now_ms
@@ -21,12 +23,14 @@ from portal.services.messages import (
     inbound_parts,
     text_policy,
 )
-from portal.services.messages.inbound_octets import decode_content
+from portal.services.messages.inbound_octets import BINARY_DATA_CODING, decode_content
 from portal.services.messages.inbound_parts import InboundPart, PartJoiner
 from portal.services.messages.validation import MAX_PARTS, add_concatenation
 from portal.services.prices import countries
 from portal.services.upstreams import unowned_messages
 from portal.services.upstreams.unowned_messages import UnownedMessage
+
+log = logging.getLogger(__name__)
 
 
 class NumberNotAssigned(Refused):
@@ -108,7 +112,7 @@ def store_inbound_messages(
         joiner = PartJoiner(conn, [each for each in messages if isinstance(each, InboundPart)])
         for each in messages:
             if isinstance(each, InboundPart):
-                whole += map(_message_from_part, joiner.add(each))
+                whole += _messages_from_parts(joiner.add(each))
             elif each.simulated_id is None or _delete_simulated_messages(conn, each.simulated_id):
                 whole.append(each)
         joiner.save(at)
@@ -118,13 +122,36 @@ def store_inbound_messages(
 RELEASE_BATCH_SIZE = 500
 
 
-def release_old_parts(conn: sqlite3.Connection, now: int) -> set[int]:
+class ReleasedParts(NamedTuple):
+    """The ids of the accounts for which something was queued, and whether there may be more to release."""
+
+    account_ids: set[int]
+    has_more: bool
+
+
+def release_old_parts(conn: sqlite3.Connection, now: int) -> ReleasedParts:
     """Store parts that have waited too long for the others at a moment (milliseconds), as they came: some
-    RELEASE_BATCH_SIZE messages' at most. Returns the ids of the accounts for which something was queued.
+    RELEASE_BATCH_SIZE messages' at most.
     """
     with write_transaction(conn):
-        parts = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
-        return _store_whole_messages(conn, [*map(_message_from_part, parts)], None, now)
+        parts, has_more = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
+        return ReleasedParts(_store_whole_messages(conn, _messages_from_parts(parts), None, now), has_more)
+
+
+def _messages_from_parts(parts: Iterable[InboundPart]) -> list[MobileOriginatedMessage]:
+    messages = []
+    for each in parts:
+        try:
+            messages.append(_message_from_part(each))
+        except (ValueError, OverflowError) as error:
+            # The others must not wait for it for ever.
+            log.error("the header of a part from %s can't be written: %s", each.source, error)
+            messages.append(
+                MobileOriginatedMessage(
+                    each.source, each.destination, "", BINARY_DATA_CODING, None, each.content, upstream=each.upstream
+                )
+            )
+    return messages
 
 
 def _message_from_part(part: InboundPart) -> MobileOriginatedMessage:

@@ -8,7 +8,7 @@ from portal.services.messages.validation import unpack_body
 GSM, GSM_PACKED = GSM_CHARSETS = ("gsm", "gsm-packed")
 CODECS = {"latin-1": "latin-1", "ascii": "ascii", "utf-8": "utf-8"}
 """The charsets of data_coding 0 that aren't GSM 03.38, and what Python calls them."""
-_BINARY_DATA_CODING = 4
+BINARY_DATA_CODING = 4
 # What one message holds of them (GSM 03.40, 9.2.3.16).
 _PACKED_OCTETS, _PACKED_SEPTETS = 140, 160
 
@@ -50,7 +50,7 @@ def decode_content(content: bytes, data_coding: int, udh: bytes | None, charset:
     if data_coding == 0 and charset in CODECS:
         text = content.decode(CODECS[charset], "replace")
         return DecodedContent(text, int(gsm0338.choose_encoding(text)), None)
-    data_coding = data_coding if data_coding in gsm0338.ENCODINGS else _BINARY_DATA_CODING
+    data_coding = data_coding if data_coding in gsm0338.ENCODINGS else BINARY_DATA_CODING
     try:
         if udh and gsm0338.has_shift_elements(udh):
             raise ValueError("the text is in the table of a national language")

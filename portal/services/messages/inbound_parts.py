@@ -134,9 +134,12 @@ def _remove_concatenation(udh: bytes | None) -> bytes | None:
     return bytes((len(joined),)) + joined if joined else None
 
 
-def take_old_parts(conn: sqlite3.Connection, now: int, limit: int) -> list[InboundPart]:
+def take_old_parts(conn: sqlite3.Connection, now: int, limit: int) -> tuple[list[InboundPart], bool]:
     """Take out parts that have waited for the others too long at a moment (milliseconds), and those that are too many:
     as they came, the oldest first, and with each all that are there of its message. Some `limit` messages at once.
+
+    Returns:
+        The parts, and whether there may be more to take.
     """
     keys = conn.execute(
         f"SELECT {_KEY_COLUMNS} FROM inbound_parts INDEXED BY inbound_parts_received WHERE received_at < ?"
@@ -151,7 +154,8 @@ def take_old_parts(conn: sqlite3.Connection, now: int, limit: int) -> list[Inbou
         ).fetchall()
     found = _read_parts(conn, [tuple(each) for each in keys])
     _delete_parts(conn, found)
-    return [part for parts in found.values() for _, part in sorted(parts.items())]
+    taken = [part for parts in found.values() for _, part in sorted(parts.items())]
+    return taken, len(keys) == limit or (bool(taken) and count - len(taken) > MAX_WAITING_PARTS)
 
 
 _IS_OF_KEY = " AND ".join(f"{name} = value ->> {index}" for index, name in enumerate(_KEY_COLUMNS.split(", ")))

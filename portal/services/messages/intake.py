@@ -144,7 +144,10 @@ def store_messages(
                         simulator_rows.append((*row, each.upstream, SIMULATED_BIND))
                     else:
                         upstream_rows.append((*row, each.upstream, _UPSTREAM_OUTCOME_ROOM))
-                if each.tlvs is not None:
+                # A simulator passes nothing on.
+                if each.tlvs is not None and (
+                    each.is_queued or each.scheduled_at is not None or not (each.upstream is None or each.is_simulated)
+                ):
                     with_tlvs.append(each)
                 if each.is_queued:
                     queued.append((each.path, each.account_id, each.priority, message_id))

@@ -91,7 +91,7 @@ class CutOutcome(NamedTuple):
 
     `state`, `ptt`, `status`: those of the first part that was not delivered, DELIVERED where all were. `refund`: what
     the parts that have not arrived have cost, where the upstream's setting says that it is given back (thousandths of
-    a credit).
+    a credit). `ended_at`: when the last of them ended (milliseconds).
     """
 
     message_id: int
@@ -100,6 +100,7 @@ class CutOutcome(NamedTuple):
     ptt: int
     status: str | None
     refund: int
+    ended_at: int
 
 
 def has_cut_messages(conn: sqlite3.Connection) -> bool:
@@ -149,6 +150,15 @@ def end_part(
         "UPDATE message_parts SET state = ?, ptt = ?, upstream_status = ?, done_at = ?"
         f" WHERE message_id = ? AND number = ? AND state = {ENROUTE}",
         (state, ptt, status, at, message_id, number),
+    )
+
+
+def store_unsure_messages(conn: sqlite3.Connection, totals: Mapping[int, int]) -> None:
+    """Store in how many parts messages were cut of which none was accepted, but one may have arrived, by message id."""
+    conn.executemany(
+        "INSERT INTO cut_messages (message_id, upstream, total, settings) SELECT id, upstream, ?, '{}' FROM messages"
+        f" WHERE id = ? AND state = {ENROUTE} AND upstream IS NOT NULL ON CONFLICT DO NOTHING",
+        [(total, message_id) for message_id, total in totals.items()],
     )
 
 
@@ -222,7 +232,8 @@ def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> lis
     """Those of these messages that have not ended, and all of whose parts have."""
     rows = conn.execute(
         "SELECT messages.id, account_id, p.state, p.ptt, p.upstream_status, price, total,"
-        f" json_extract(settings_of.settings, '$.refund'), {COUNT_REFUSED_SQL}, {COUNT_UNDELIVERED_SQL}"
+        f" json_extract(settings_of.settings, '$.refund'), {COUNT_REFUSED_SQL}, {COUNT_UNDELIVERED_SQL},"
+        " max(p.done_at) OVER (PARTITION BY c.message_id)"
         " FROM cut_messages AS c JOIN messages ON messages.id = c.message_id"
         " JOIN message_parts AS p ON p.message_id = c.message_id"
         " LEFT JOIN upstreams AS settings_of ON settings_of.id = c.upstream"
@@ -233,11 +244,11 @@ def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> lis
         (json.dumps([*message_ids]),),
     )
     outcomes: dict[int, CutOutcome] = {}
-    for message_id, account_id, state, ptt, status, price, total, policy, refused, undelivered in rows:
+    for message_id, account_id, state, ptt, status, price, total, policy, refused, undelivered, ended_at in rows:
         if message_id not in outcomes:
             count = {REFUND_REFUSED: refused, REFUND_UNDELIVERED: undelivered}.get(policy, 0)
             refund = compute_share(price, count, total)
-            outcomes[message_id] = CutOutcome(message_id, account_id, state, ptt, status, refund)
+            outcomes[message_id] = CutOutcome(message_id, account_id, state, ptt, status, refund, ended_at)
     return [*outcomes.values()]
 
 

@@ -1,6 +1,7 @@
 """Optional parameters of messages that upstreams are to get as their client has sent them.
 
-Those are kept that an upstream is set to pass on (`UpstreamSettings.pass_tlvs`), and no others.
+Those are kept that an upstream is set to pass on (`UpstreamSettings.pass_tlvs`), and no others, until the message ends:
+they may say as much as its text.
 """
 
 import json
@@ -36,7 +37,7 @@ def load_tlvs(conn: sqlite3.Connection, messages: Iterable[SubmittedMessage]) ->
 
 
 def remove_tlvs(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
-    """Remove those of messages that are removed; the caller is inside `write_transaction()`."""
+    """Remove those of messages that have ended, or are removed; the caller is inside `write_transaction()`."""
     if _has_tlvs(conn):
         conn.execute(
             "DELETE FROM message_tlvs WHERE message_id IN (SELECT value FROM json_each(?))",

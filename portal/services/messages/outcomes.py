@@ -149,6 +149,7 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
                 receipts.append(
                     DeliveryReceipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.ended_at))
                 )
+        message_tlvs.remove_tlvs(conn, [row[0] for row in ending_rows])
         for (*result, keeps_text), upstream_ids in ids_by_result.items():
             (_KEEP_TEXT if keeps_text else _BLANK_TEXT).run(conn, upstream_ids, result)
         daily_totals.add_daily_totals(
@@ -418,6 +419,15 @@ def finish_and_refund_messages(
     if all(each.state == DELIVERED for each in outcomes):
         return finish_messages(conn, outcomes)
     cut = message_parts.find_cut_messages(conn, [each.message_id for each in outcomes])
+    unsure = {
+        message_id: max(statuses)
+        for message_id, statuses in (part_statuses or {}).items()
+        if message_id not in cut and NO_ANSWER in statuses.values()
+    }
+    if unsure:
+        with write_transaction(conn):
+            message_parts.store_unsure_messages(conn, unsure)
+            cut |= message_parts.find_cut_messages(conn, unsure)
     if cut:
         with write_transaction(conn):
             for each in outcomes:
@@ -460,7 +470,7 @@ def finish_cut_messages(conn: sqlite3.Connection, message_ids: Collection[int], 
     ended = message_parts.list_outcomes(conn, message_ids)
     message_parts.store_answered_messages(conn, message_ids)
     receipts = finish_messages(
-        conn, [MessageOutcome(each.message_id, each.state, each.ptt, now, "", each.status) for each in ended]
+        conn, [MessageOutcome(each.message_id, each.state, each.ptt, each.ended_at, "", each.status) for each in ended]
     )
     _refund_messages(conn, [(each.account_id, each.message_id, each.refund) for each in ended if each.refund])
     return receipts

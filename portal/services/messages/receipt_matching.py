@@ -61,6 +61,10 @@ class _Candidate(NamedTuple):
     destination: str
     number: int = 0
 
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.message_id, self.number
+
 
 _Candidates = Mapping[tuple[int, str], Sequence[_Candidate]]
 
@@ -73,15 +77,20 @@ def find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt])
     """
     forms = message_ids.load_id_forms(conn, (each.upstream for each in receipts))
     possible = {upstream_id: each.possible for upstream_id, each in forms.items()}
-    choices = _choose_messages(conn, receipts, {upstream_id: each.preferred for upstream_id, each in forms.items()})
+    preferred = {upstream_id: each.preferred for upstream_id, each in forms.items()}
+    taken: set[tuple[int, int]] = set()
+    choices = _choose_messages(conn, receipts, preferred, taken)
     retried = [
         position
         for position, choice in enumerate(choices)
         if (choice is None or choice.is_elsewhere)
-        and forms[receipts[position].upstream].preferred != possible[receipts[position].upstream]
+        and preferred[receipts[position].upstream] != possible[receipts[position].upstream]
     ]
     if retried:
-        others = _choose_messages(conn, [receipts[position] for position in retried], possible)
+        # In a form that isn't its upstream's an id may be any other message's: the number has to agree.
+        others = _choose_messages(
+            conn, [receipts[position] for position in retried], possible, taken, must_name_number=True
+        )
         for position, choice in zip(retried, others, strict=True):
             choices[position] = choice
     learned: set[int] = set()
@@ -89,7 +98,12 @@ def find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt])
     for receipt, choice in zip(receipts, choices, strict=True):
         if choice is None or choice.is_elsewhere:
             tried = _describe_search(receipt, possible[receipt.upstream])
-            matches.append(ReceiptMatch(None, "", f"{tried}: its message went to another number" if choice else tried))
+            is_elsewhere = choice is not None and not _is_to_same_number(
+                choice.candidate.destination, receipt.source, receipt.destination
+            )
+            matches.append(
+                ReceiptMatch(None, "", f"{tried}: its message went to another number" if is_elsewhere else tried)
+            )
             continue
         found = choice.candidate
         if forms[receipt.upstream].record_match(choice.forms):
@@ -103,9 +117,9 @@ def find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt])
 class _Choice(NamedTuple):
     """A message that a receipt may be about; the least of them is the likeliest.
 
-    `is_elsewhere`: it went to another number. `rank`: how unlikely the first of the `forms` is in which the receipt
-    gives its id. `is_altered`: that isn't as it was given. `position`: of the id in the receipt. `age`: less for a
-    later one.
+    `is_elsewhere`: it went to another number, or to one that the receipt has to name, and doesn't. `rank`: how unlikely
+    the first of the `forms` is in which the receipt gives its id. `is_altered`: that isn't as it was given. `position`:
+    of the id in the receipt. `age`: less for a later one.
     """
 
     is_elsewhere: bool
@@ -118,9 +132,21 @@ class _Choice(NamedTuple):
 
 
 def _choose_messages(
-    conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt], allowed: Mapping[int, Sequence[str]]
+    conn: sqlite3.Connection,
+    receipts: Sequence[UpstreamReceipt],
+    allowed: Mapping[int, Sequence[str]],
+    taken: set[tuple[int, int]],
+    *,
+    must_name_number: bool = False,
 ) -> list[_Choice | None]:
-    """The likeliest message of each receipt, in the forms that are allowed for its upstream."""
+    """The likeliest message of each receipt, in the forms that are allowed for its upstream.
+
+    Args:
+        taken: the messages, and parts of messages, that final receipts of the batch are about; added to. Another
+            receipt is of another one, where there is one: a carrier may give all parts of a text the same id.
+        must_name_number: whether the receipt has to name the message's number.
+    """
+    is_right_number = _names_number if must_name_number else _is_to_same_number
     keys = [_list_keys(each.message_ids, allowed[each.upstream]) for each in receipts]
     candidates = _read_candidates(
         conn, {(each.upstream, key) for each, of_it in zip(receipts, keys, strict=True) for _, key, _ in of_it}
@@ -130,7 +156,7 @@ def _choose_messages(
         order = allowed[receipt.upstream]
         found = [
             _Choice(
-                not _is_to_same_number(candidate.destination, receipt.source, receipt.destination),
+                not is_right_number(candidate.destination, receipt.source, receipt.destination),
                 order.index(forms[0]),
                 candidate.upstream_id != given_id,
                 position,
@@ -141,7 +167,11 @@ def _choose_messages(
             for position, (given_id, key, forms) in enumerate(of_it)
             for candidate in candidates.get((receipt.upstream, key), ())
         ]
-        choices.append(min(found) if len(found) > 1 else found[0] if found else None)
+        # What is taken comes last of those to the number.
+        choice = min(found, key=lambda each: (each.is_elsewhere, each.candidate.key in taken, each), default=None)
+        if choice is not None and not choice.is_elsewhere and receipt.is_final:
+            taken.add(choice.candidate.key)
+        choices.append(choice)
     return choices
 
 
@@ -199,8 +229,13 @@ def _is_to_same_number(destination: str, source: str, other: str) -> bool:
     digits = source.lstrip("+")
     if len(digits) < _MIN_DIGITS or not (digits.isascii() and digits.isdigit()):
         return True
+    return _names_number(destination, source, other)
+
+
+def _names_number(destination: str, source: str, other: str) -> bool:
+    """Whether one of a receipt's two addresses is the number that a message went to."""
     tail = destination[-_MIN_DIGITS:]
-    return digits.endswith(tail) or other.endswith(tail)
+    return source.endswith(tail) or other.endswith(tail)
 
 
 # --- receipts that come before the answer to their submit_sm
@@ -266,12 +301,22 @@ def take_early_receipts(
         return []
     destinations = _read_destinations(conn, {accepted[each[0]][0] for each in found})
     early: dict[int, EarlyReceipt] = {}
+    ended: set[int] = set()
     learned: set[int] = set()
     for position, key, kept_id, source, destination, *outcome in found:
         message_id, upstream_id, upstream_message_id = accepted[position]
-        if kept_id in early or not _is_to_same_number(destinations.get(message_id, ""), source, destination):
+        # In a form that isn't its upstream's an id may be any other message's: the number has to agree.
+        form = forms[upstream_id].learned
+        is_right_number = _names_number if form and form not in keys[position][key] else _is_to_same_number
+        if kept_id in early or not is_right_number(destinations.get(message_id, ""), source, destination):
             continue
-        early[kept_id] = EarlyReceipt(position, message_id, upstream_message_id, *outcome)
+        receipt = EarlyReceipt(position, message_id, upstream_message_id, *outcome)
+        if receipt.state is not None:
+            # A carrier may give all parts of a text the same id. What is left is another part's, which follows.
+            if position in ended:
+                continue
+            ended.add(position)
+        early[kept_id] = receipt
         if forms[upstream_id].record_match(keys[position][key]):
             learned.add(upstream_id)
     for upstream_id in learned:

@@ -32,6 +32,7 @@ _GSM_ENCODING, _UCS2_ENCODING = gsm0338.Encoding.GSM, gsm0338.Encoding.UCS2
 _ENCODINGS = gsm0338.ENCODINGS
 _CONCATENATION_8_BIT, _CONCATENATION_16_BIT = 0x00, 0x08
 _CONCATENATION_ELEMENT_OCTETS = gsm0338.CONCATENATION_UDH_OCTETS - 1
+_ADDED_OCTETS = 6
 
 
 class InvalidSource(Refused):
@@ -263,6 +264,11 @@ def parse_concatenation(udh: bytes) -> Segment | None:
             if 1 <= number <= total and total > 1:
                 return Segment(int.from_bytes(bytes(reference)), total, number)
     return None
+
+
+def has_room_for_concatenation(udh: bytes | None) -> bool:
+    """Whether `add_concatenation` can be asked about a user data header: its length is one octet."""
+    return not udh or udh[0] + _ADDED_OCTETS <= 255 or parse_concatenation(udh) is not None
 
 
 def add_concatenation(udh: bytes, segment: Segment) -> bytes:

@@ -16,8 +16,10 @@ FAILED_PTTS = tuple(code for code in PTT_DESCRIPTIONS if code not in (PTT_NONE, 
 """The codes that say why a message was not delivered."""
 
 MAX_PATTERN_LENGTH = 100
-# So that in the texts on which a pattern is tried (`receipts`) the worst one takes no longer than a second or so.
-_MAX_REPETITIONS, _MAX_OPTIONS = 3, 3
+# So that in the texts on which a pattern is tried (`receipts`) the worst one takes no longer than a tenth of a second:
+# each thing that is repeated multiplies the work by the length of the text, and each option doubles it.
+_MAX_REPETITIONS, _MAX_UNBOUNDED, _MAX_OPTIONS = 3, 2, 3
+_UNBOUNDED = re.compile(r"[*+]|\{[0-9]*,\}")
 _ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 _STATUS = re.compile(r"0x[0-9A-F]{1,8}|[0-9]{1,10}", re.IGNORECASE)
@@ -139,12 +141,13 @@ def parse_id_pattern(text: str) -> re.Pattern[str]:
     """Compile a pattern whose one group is the id in the text of a receipt.
 
     A carrier decides about the text, so it must not be able to have the search take long: nothing is repeated that has
-    repetitions in it, and no more than three things are.
+    repetitions in it, and no more than three things are, two of them without a limit; options go with one at most.
 
     Raises:
         InvalidEntry
     """
     bare = _ESCAPED_OR_CLASS.sub("x", text)
+    repetitions = sum(map(bare.count, "*+{"))
     try:
         pattern = re.compile(text[: MAX_PATTERN_LENGTH + 1])
     except (re.error, OverflowError, RecursionError):
@@ -155,8 +158,9 @@ def parse_id_pattern(text: str) -> re.Pattern[str]:
         or "(?" in bare
         or re.search(r"\)[*+?{]", bare)
         or re.search(r"\\[1-9]", text)
-        or sum(map(bare.count, "*+{")) > _MAX_REPETITIONS
-        or bare.count("?") > _MAX_OPTIONS
+        or repetitions > _MAX_REPETITIONS
+        or len(_UNBOUNDED.findall(bare)) > _MAX_UNBOUNDED
+        or bare.count("?") > (_MAX_OPTIONS if repetitions < 2 else 0)
     ):
         raise InvalidEntry(text)
     return pattern

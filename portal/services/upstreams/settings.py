@@ -124,8 +124,9 @@ class InvalidIntermediateStates(InvalidMapEntry):
 class InvalidIdPattern(InvalidMapEntry):
     sentence = N_(
         "“%(value)s” can't be the value of %(setting)s. It is a regular expression of at most %(limit)s characters with"
-        " one group, (…), which is the id. At most three things are repeated (*, +, {}), and three may be missing"
-        " (?), but no group; (? and references to a group have no place in it. An example: ref=([0-9A-F]+)"
+        " one group, (…), which is the id. At most three things are repeated (*, +, {}), two of them without a limit;"
+        " or one, and three may be missing (?); but no group. (? and references to a group have no place in it. An"
+        " example: ref=([0-9A-F]+)"
     )
 
     def __init__(self, setting: str, value: object) -> None:

@@ -14,7 +14,7 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.messages import client_ids, inbound, intake, outcomes, sending
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.inbound import InboundItem
+from portal.services.messages.inbound import InboundItem, ReleasedParts
 from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
@@ -472,9 +472,12 @@ class SqliteOutboundStorage:
         for account_id in account_ids:
             self._mark_deliveries_due(account_id)
 
-    def _handle_parts_released(self, times: list[int], account_ids: Collection[int]) -> None:
-        for account_id in account_ids:
+    def _handle_parts_released(self, times: list[int], released: ReleasedParts) -> None:
+        for account_id in released.account_ids:
             self._mark_deliveries_due(account_id)
+        if released.has_more:
+            # More than one batch a minute may come that belong to nothing. What is received has its turn in between.
+            self.release_old_parts(times[-1])
 
 
 def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, Any]]) -> CancelResult:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -145,8 +146,8 @@ def test_a_part_whose_others_do_not_come_goes_as_it_came(conn, account):
     at = now_ms()
     store(conn, build_part(b"two ", 2, 3), at=at - PART_WAIT_MS)
     store(conn, build_part(b"one ", 1, 3), build_part(b"ciao", 1, 2, reference=9, udh=None), at=at)
-    assert inbound.release_old_parts(conn, at) == set()
-    assert inbound.release_old_parts(conn, at + 1) == {account.id}
+    assert inbound.release_old_parts(conn, at).account_ids == set()
+    assert inbound.release_old_parts(conn, at + 1) == ({account.id}, False)
     assert received(conn) == [
         ("one ", 0, bytes((5, 0, 3, 7, 3, 1)), None),
         ("two ", 0, bytes((5, 0, 3, 7, 3, 2)), None),
@@ -165,6 +166,31 @@ def test_no_more_than_so_many_wait(conn, account, monkeypatch):
     inbound.release_old_parts(conn, at + 20)
     assert texts(conn) == ["0", "1", "2", "3", "4"]
     assert count_waiting(conn) == 10
+
+
+def test_one_that_can_not_be_written_keeps_no_other_back(conn, account):
+    no_header = replace(build_part(b"bad", 1, 2, udh=None), segment=Segment(70_000, 2, 1))
+    store(conn, no_header, build_part(b"\xffbad", 1, 2, reference=9, udh=b"\xff"))
+    store(conn, build_part(b"good", 1, 2))
+    inbound.release_old_parts(conn, now_ms() + PART_WAIT_MS + 1)
+    assert sorted(received(conn), key=str) == [
+        ("", 4, None, b"\xffbad"),
+        ("", 4, None, b"bad"),
+        ("good", 0, bytes((5, 0, 3, 7, 2, 1)), None),
+    ]
+    assert count_waiting(conn) == 0
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_more_than_a_batch_are_told(conn, account, monkeypatch, is_old):
+    monkeypatch.setattr(inbound, "RELEASE_BATCH_SIZE", 4)
+    monkeypatch.setattr(inbound_parts, "MAX_WAITING_PARTS", 100 if is_old else 0)
+    at = now_ms()
+    store(conn, *(build_part(b"x", 1, 2, reference=each) for each in range(10)), at=at)
+    later = at + PART_WAIT_MS + 1 if is_old else at
+    released = [inbound.release_old_parts(conn, later) for _ in range(4)]
+    assert [each.has_more for each in released] == [True, True, False, False]
+    assert len(texts(conn)) == 10
 
 
 def test_one_that_nobody_takes_is_kept_whole(conn, account):

@@ -187,6 +187,34 @@ def test_what_can_have_no_receipt_is_not_waited_for_once_another_part_has_failed
     assert_sound(conn)
 
 
+def test_a_part_that_may_have_arrived_is_not_given_back_though_none_was_accepted(conn, keys, account_id):
+    add_upstream(conn, keys, refund="refused")
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id)
+    price = before - get_balance(conn, account_id)
+    said = {1: NO_ANSWER, 2: "no", 3: message_parts.NOT_SENT}
+    (receipt,) = leave_unsent(
+        conn, message_id, account_id, UnsentReason.REFUSED, status="no", ptt=100, part_statuses=said
+    ).receipts
+    assert receipt.state == UNKNOWN
+    assert list_states(conn, message_id) == [UNKNOWN, REJECTED, REJECTED]
+    assert get_balance(conn, account_id) == before - price + price // 3 * 2
+    assert_sound(conn)
+
+
+def test_a_text_has_ended_when_the_last_of_its_parts_has(conn, keys, account_id):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1, 2, 3)
+    at = now_ms()
+    for number, minute in ((1, 3), (2, 7), (3, 5)):
+        status, done_at = "stat:DELIVRD err:000", at + minute * 60_000
+        receipt = UpstreamReceipt(1, (f"id{number}",), DELIVERED, 0, True, status, done_at, NUMBER, "ACME", "id:...")
+        sending.store_upstream_receipts(conn, [receipt], at + 3_600_000)
+    message = read_message(conn, message_id)
+    assert (message["state"], message["done_at"]) == (DELIVERED, at + 7 * 60_000)
+
+
 def test_pain_2_after_a_crash_only_parts_without_an_answer_are_sent_again(conn, keys, account_id):
     add_upstream(conn, keys)
     message_id = claim_text(conn, account_id)

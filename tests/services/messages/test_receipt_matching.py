@@ -210,6 +210,43 @@ def test_early_receipts_teach_too(conn, keys, cast):
 
 
 @pytest.mark.parametrize("is_early", [False, True])
+@pytest.mark.parametrize("addresses", [("ACME", "ACME"), ("", ""), ("48484", "ACME")])
+def test_once_a_form_is_learned_another_one_needs_the_number(conn, keys, cast, is_early, addresses):
+    add_upstream(conn, keys)
+    account_id = cast.smpp_acme_1.id
+    numbers = range(1_000, 1_000 + LEARNED_AFTER)
+    send(conn, account_id, [f"{each:x}" for each in numbers])
+    receive(conn, *(build(str(each)) for each in numbers))
+    receipt = build("4096", source=addresses[0], destination=addresses[1])
+    if is_early:
+        assert receive(conn, receipt) == [False]
+    message_ids = send(conn, account_id, ["4096", "1000"])
+    if not is_early:
+        assert receive(conn, receipt) == [True]
+    assert receive(conn, receipt) == [False]
+    assert tried(conn) == ["4096, 1000, 16534"]
+    assert states(conn, message_ids) == [ENROUTE, DELIVERED]
+    assert receive(conn, build("4096", source="ACME", destination=NUMBER)) == [True]
+    assert states(conn, message_ids) == [DELIVERED, DELIVERED]
+
+
+@pytest.mark.parametrize("is_one_batch", [True, False])
+@pytest.mark.parametrize("early", [0, 1, 2])
+def test_an_id_that_all_parts_of_a_text_have(conn, keys, cast, early, is_one_batch):
+    add_upstream(conn, keys)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, body=b"x" * 200, destination=NUMBER)
+    sending.claim_messages(conn, 1, 1, 0, now_ms())
+    receipts = [build("ab12", text=f"id:ab12 {each}") for each in range(2)]
+    receive(conn, *receipts[:early])
+    parts = [AcceptedMessage(1, message_id, "ab12", 1, now_ms(), TextPart(number, 2, "{}")) for number in (1, 2)]
+    for batch in [parts] if is_one_batch else [[each] for each in parts]:
+        sending.store_accepted_messages(conn, batch)
+    assert receive(conn, *receipts[early:]) == [True] * (2 - early)
+    assert states(conn, [message_id]) == [DELIVERED]
+    assert tried(conn) == []
+
+
+@pytest.mark.parametrize("is_early", [False, True])
 @pytest.mark.parametrize(("form", "upstream_id", "receipt_id"), [FORMS[1], FORMS[4], FORMS[8], FORMS[-2]])
 def test_each_form_finds_the_part_of_a_text(conn, keys, cast, form, upstream_id, receipt_id, is_early):
     add_upstream(conn, keys, message_ids=form)

@@ -87,7 +87,8 @@ def test_a_word_that_ends_all_or_says_nothing_cannot_be_intermediate(entry):
     ("pattern", "text", "found"),
     [
         (r"ref=([0-9A-F]+)", "ref=01AF stat:DELIVRD", "01AF"),
-        (r"msg ?id\s*[:=]\s*(\w{1,20})", "msg id = 12ab", "12ab"),
+        (r"id\s*[:=]\s*(\w{1,20})", "msg id = 12ab", "12ab"),
+        (r"msg ?id[:=] ?(\w{1,20})", "msgid= 12ab", "12ab"),
         (r"^\((\d+)\)", "(17) DELIVRD", "17"),
         (r"id:x?([^ (?+]+)", "id:x7 ", "7"),
     ],
@@ -112,6 +113,10 @@ def test_a_pattern_finds_an_id(pattern, text, found):
         "(a){2,99}",
         r"(a)\1",
         "(a*)a*a*a*b",
+        "(a*)a*a*b",
+        "(a*)a*a{2,}b",
+        "a?(a*)a*b",
+        "a?(a*)a{1,9}b",
         "(a?a?a?a?)b",
         f"({'a' * 99})",
         "(" * 500 + ")" * 500,
@@ -123,11 +128,13 @@ def test_a_pattern_that_names_no_id_or_can_take_long_is_refused(pattern):
         parse_id_pattern(pattern)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["a*a*(a*)b", r"id=\w*\w*(\w*)!"])
-def test_the_worst_pattern_takes_no_longer_than_a_second_or_two(pattern):
+@pytest.mark.parametrize(
+    "pattern",
+    [".*.*.{0,99}(x)", "a*a*(a{0,99})b", r"\w*\w*(\w{1,99})!", ".{0,99}.{0,99}.{0,99}(x)", ".?.?.?.*(x)", ".?.?.?(x)"],
+)
+def test_the_worst_pattern_takes_no_longer_than_a_tenth_of_a_second_or_two(pattern):
     text = ("id=" + "a" * _MAX_SEARCHED_LENGTH)[:_MAX_SEARCHED_LENGTH]
     compiled: re.Pattern[str] = parse_id_pattern(pattern)
     began = time.process_time()
     assert compiled.search(text) is None
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 0.5

@@ -1,5 +1,6 @@
 """What can be set of an upstream, and that docs/upstreams.md says the same."""
 
+import os
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -201,6 +202,20 @@ def test_a_client_certificate_and_its_key_must_be_what_they_should_be(tmp_path: 
             parse_setting(name, str(file))
         assert caught.value.field == name
     assert parse_setting("tls_key", str(key)) == str(key)
+
+
+@pytest.mark.parametrize("name", ["tls_ca_file", "tls_certificate", "tls_key"])
+def test_a_file_that_a_server_would_read_for_ever_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_bytes(bytes((1 << 20) + 1))
+    for path, says in (
+        (tmp_path / "pipe", "it is no regular file"),
+        (tmp_path, "it is no regular file"),
+        (Path("/dev/zero"), "it is no regular file"),
+        (tmp_path / "long", "it is longer than 1 MiB"),
+    ):
+        with pytest.raises((UnusableCertificateFile, UnusableKeyFile), match=f"of {name}, .*{says}"):
+            parse_setting(name, str(path))
 
 
 def test_a_client_certificate_and_its_key_must_belong_together(tmp_path: Path) -> None:

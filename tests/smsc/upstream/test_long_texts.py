@@ -200,6 +200,21 @@ async def test_a_refusal_of_the_moment_holds_the_rest_of_the_text_and_what_is_be
         assert self_check.list_problem_texts(conn) == []
 
 
+async def test_a_text_is_not_called_back_of_which_a_part_was_lost_while_it_waited(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream, window=2, refund="refused") as (server, carrier, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        message_id = await submit_text(esme)
+        _, second = await connection.read_submits(2)
+        answer(connection, second, CommandStatus.ESME_RSYSERR)
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 1)
+        await connection.close()
+        await carrier.accept()
+        # The first part may be at the handset.
+        cancel = CancelSm(next(esme.sequences), message_id=message_id, source="ACME", destination=DESTINATION)
+        assert (await esme.request(cancel)).status == CommandStatus.ESME_RCANCELFAIL
+        assert read_message(conn, message_id)["state"] == message_states.ENROUTE
+
+
 async def test_throttled_parts_go_on_in_their_order(config, cast, conn, add_upstream):
     async with run_bound(config, add_upstream, throttle_seconds=1) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

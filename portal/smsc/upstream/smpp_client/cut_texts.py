@@ -13,7 +13,7 @@ from itertools import count
 from portal.core.clock import now_ms
 from portal.services.common.message_states import NO_ANSWER
 from portal.services.messages import outcomes
-from portal.services.messages.message_parts import TextPart
+from portal.services.messages.message_parts import NOT_SENT, TextPart
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import format_status
@@ -143,9 +143,9 @@ class CutTexts:
         return True
 
     def has_begun(self, message_id: int) -> bool:
-        """Whether parts of a message are under way, or were answered."""
+        """Whether parts of a message are under way, were answered, or may have arrived."""
         sending = self._sendings.get(message_id)
-        return sending is not None and bool(sending.answered or sending.open)
+        return sending is not None and bool(sending.answered or sending.open or sending.is_unsure)
 
     def handle_answer(self, client_id: int, status: int, upstream_message_id: str, bind: int) -> None:
         """The upstream has decided about a part."""
@@ -222,7 +222,12 @@ class CutTexts:
         if sending.refusals and sending.is_active:
             sending.is_active = False
             status = next(each for each in sending.refusals.values() if each != NO_ANSWER)
-            self._events.handle_refused(message_id, status, sending.ptt, sending.refusals)
+            statuses = {
+                number: sending.refusals.get(number, NOT_SENT)
+                for number in range(1, sending.total + 1)
+                if number not in sending.answered
+            }
+            self._events.handle_refused(message_id, status, sending.ptt, statuses)
         if sending.refusals or len(sending.answered) == sending.total:
             self._sendings.pop(message_id, None)
 
@@ -233,6 +238,6 @@ class CutTexts:
         self._sendings[sending.message.id] = sending
         if len(self._sendings) > _MAX_KEPT:
             for each in [*self._sendings.values()]:
-                if not each.is_active and not each.open:
+                if not (each.is_active or each.open or each.is_unsure):
                     del self._sendings[each.message.id]
                     break

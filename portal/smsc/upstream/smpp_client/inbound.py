@@ -9,7 +9,7 @@ from portal.services.common.addresses import INTERNATIONAL_NUMBER, normalize_add
 from portal.services.messages.inbound import InboundItem, MobileOriginatedMessage
 from portal.services.messages.inbound_octets import decode_content, unpack_content
 from portal.services.messages.inbound_parts import MAX_PART_OCTETS, InboundPart
-from portal.services.messages.validation import Segment, parse_concatenation
+from portal.services.messages.validation import Segment, has_room_for_concatenation, parse_concatenation
 from portal.services.prices import countries
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
@@ -18,6 +18,7 @@ _UDH_INDICATOR = 0x40
 # 5.2.5: type of number. What stands behind a plus or 00 has its country code, too.
 _TON_INTERNATIONAL, _TON_NATIONAL, _TON_ALPHANUMERIC = 1, 2, 5
 _MAX_SHORT_CODE_DIGITS = 8
+_SAR_LENGTHS = {TlvTag.SAR_MSG_REF_NUM: 2, TlvTag.SAR_TOTAL_SEGMENTS: 1, TlvTag.SAR_SEGMENT_SEQNUM: 1}
 
 
 def inbound_from_deliver(message: DeliverSm | DataSm, upstream_id: int, charset: str, country: str) -> InboundItem:
@@ -35,6 +36,8 @@ def inbound_from_deliver(message: DeliverSm | DataSm, upstream_id: int, charset:
     source = normalize_number(message.source, message.source_ton, country)
     destination = normalize_number(message.destination, message.dest_ton, country)
     segment = (parse_concatenation(udh) if udh else None) or _read_segment(message)
+    if segment is not None and not has_room_for_concatenation(udh):
+        segment = None
     if segment is not None and len(content) <= MAX_PART_OCTETS:
         return InboundPart(source, destination, upstream_id, segment, message.data_coding, charset, udh, content)
     text, data_coding, body = decode_content(content, message.data_coding, udh, charset)
@@ -43,11 +46,11 @@ def inbound_from_deliver(message: DeliverSm | DataSm, upstream_id: int, charset:
 
 def _read_segment(message: DeliverSm | DataSm) -> Segment | None:
     """Return the place of a part that the sar_* parameters name (5.3.2.22 to 24)."""
-    reference, total, number = (
-        int.from_bytes(message.tlvs.get(tag, b""))
-        for tag in (TlvTag.SAR_MSG_REF_NUM, TlvTag.SAR_TOTAL_SEGMENTS, TlvTag.SAR_SEGMENT_SEQNUM)
-    )
-    return Segment(reference, total, number) if 1 <= number <= total <= 255 and total > 1 else None
+    values = [message.tlvs.get(tag, b"") for tag in _SAR_LENGTHS]
+    if [*map(len, values)] != [*_SAR_LENGTHS.values()]:
+        return None
+    reference, total, number = map(int.from_bytes, values)
+    return Segment(reference, total, number) if 1 <= number <= total and total > 1 else None
 
 
 @lru_cache(maxsize=10_000)

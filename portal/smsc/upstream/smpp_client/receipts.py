@@ -40,7 +40,7 @@ _MAX_WORD_LENGTH = 20
 # Longer ones are none.
 _MAX_DATE_LENGTH = 16
 # Of a text in which a pattern looks for the id: a receipt of appendix B without what it quotes is shorter.
-_MAX_SEARCHED_LENGTH = 160
+_MAX_SEARCHED_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)

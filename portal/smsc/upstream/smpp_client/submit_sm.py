@@ -50,21 +50,21 @@ class OutgoingText(NamedTuple):
 
 
 def split_text(message: SubmittedMessage, settings: UpstreamSettings) -> OutgoingText:
-    """Return a message's text in an alphabet that its upstream takes, cut into parts where that is set and needed.
+    """Return a message's text in an alphabet that its upstream takes, cut into parts where that is set and needed, and
+    where these are no more than a header can count.
 
     Raises:
         charsets.CharacterMissing
-        ValueError: the text can't be encoded, or has too many parts.
+        ValueError: the text can't be encoded.
     """
     text = charsets.encode_text(message, settings)
     # A part of a client's is one, however long it is.
     if text.udh is None and message.segment is None:
         header_octets = _UDH_16_OCTETS if settings.long_texts == UDH_16 else gsm0338.CONCATENATION_UDH_OCTETS
         pieces = text.split(header_octets)
-        if settings.long_texts == PAYLOAD:
+        # Such parts may hold less than those that the text was charged by, and no header counts to more.
+        if settings.long_texts == PAYLOAD or len(pieces) > validation.MAX_PARTS:
             return OutgoingText(text, [text.content], len(pieces))
-        if len(pieces) > validation.MAX_PARTS:
-            raise ValueError(f"the text has {len(pieces)} parts")
         return OutgoingText(text, pieces, 1)
     return OutgoingText(text, [text.content], 1)
 

@@ -12,6 +12,12 @@ from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import DeliverSm
 from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver, normalize_number
 
+SAR: dict[int, bytes] = {
+    TlvTag.SAR_MSG_REF_NUM: b"\x01\x07",
+    TlvTag.SAR_TOTAL_SEGMENTS: b"\x02",
+    TlvTag.SAR_SEGMENT_SEQNUM: b"\x01",
+}
+
 
 def read(message: DeliverSm, charset: str = "auto", country: str = "") -> InboundItem:
     return inbound_from_deliver(message, 3, charset, country)
@@ -80,12 +86,7 @@ def test_a_part_by_its_header(header, segment):
 
 
 def test_a_part_by_its_tlvs():
-    tlvs: dict[int, bytes] = {
-        TlvTag.SAR_MSG_REF_NUM: b"\x01\x07",
-        TlvTag.SAR_TOTAL_SEGMENTS: b"\x02",
-        TlvTag.SAR_SEGMENT_SEQNUM: b"\x01",
-    }
-    assert read(build(tlvs=tlvs)) == InboundPart(
+    assert read(build(tlvs=SAR)) == InboundPart(
         "393331234567", "44555", 3, Segment(263, 2, 1), 0, "auto", None, b"hello"
     )
 
@@ -100,6 +101,13 @@ def test_a_part_by_its_tlvs():
         (b"", {TlvTag.SAR_MSG_REF_NUM: b"\0\7"}),
         (b"", {TlvTag.SAR_MSG_REF_NUM: b"\0\7", TlvTag.SAR_TOTAL_SEGMENTS: b"\1", TlvTag.SAR_SEGMENT_SEQNUM: b"\1"}),
         (b"", {TlvTag.SAR_TOTAL_SEGMENTS: b"\xff\xff", TlvTag.SAR_SEGMENT_SEQNUM: b"\1"}),
+        (b"", SAR | {TlvTag.SAR_MSG_REF_NUM: b"\1\0\0"}),
+        (b"", SAR | {TlvTag.SAR_MSG_REF_NUM: b"\xff" * 8}),
+        (b"", SAR | {TlvTag.SAR_MSG_REF_NUM: b"\7"}),
+        (b"", SAR | {TlvTag.SAR_TOTAL_SEGMENTS: b"\0\2"}),
+        (b"", SAR | {TlvTag.SAR_SEGMENT_SEQNUM: b"\0\1"}),
+        # Its header has no room for the place of the part.
+        (bytes((250, 0x70, 248)) + bytes(248), SAR),
     ],
 )
 def test_what_is_no_part(header, tlvs):

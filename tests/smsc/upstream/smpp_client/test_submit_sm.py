@@ -111,6 +111,13 @@ def build_all(conn, cast):
     return build_from
 
 
+def test_a_text_of_more_parts_than_a_header_can_count_goes_as_message_payload(build_all):
+    text = b"x" * 255 * 153
+    assert len(build_all(text, long_texts="udh8")) == 255
+    (submit,) = build_all(text, long_texts="udh16")
+    assert (submit.short_message, submit.tlvs) == (b"", {TlvTag.MESSAGE_PAYLOAD: text})
+
+
 def test_a_text_of_several_parts_goes_as_message_payload_where_that_is_set(build_all):
     (submit,) = build_all(b"x" * 200, long_texts="payload")
     assert (submit.short_message, submit.tlvs) == (b"", {TlvTag.MESSAGE_PAYLOAD: b"x" * 200})
