@@ -78,16 +78,26 @@ def get_path_ids(conn: sqlite3.Connection, paths: Collection[UpstreamPath]) -> d
 
 def choose_begun_path(conn: sqlite3.Connection, message_id: int, path: UpstreamPath) -> UpstreamPath:
     """Return the path of a message that is to be tried again: the one that its routes give it, or, where an upstream
-    has taken parts of it that isn't on that one, that of this upstream alone, which gets the others, too.
+    has taken parts of it, that of this upstream alone, which gets the others, too, whoever takes over from it.
     """
     row = conn.execute(
-        "SELECT upstream, is_default FROM cut_messages JOIN upstreams ON id = upstream"
-        " WHERE message_id = ? AND removed_at IS NULL",
+        "SELECT upstream FROM cut_messages JOIN upstreams ON id = upstream WHERE message_id = ? AND removed_at IS NULL",
         (message_id,),
     ).fetchone()
-    if row is None or row[0] in path or (path == DEFAULT_PATH and row[1]):
-        return path
-    return (row[0],)
+    return path if row is None else (row[0],)
+
+
+def free_begun_messages(conn: sqlite3.Connection, upstream_id: int) -> None:
+    """Let texts of which an upstream has taken parts, and which wait for it alone, wait for the default one: it is
+    being removed, and they go out from their beginning. Without a default one they stay. The caller is inside
+    `write_transaction()`.
+    """
+    conn.execute(
+        "UPDATE held_messages SET path = ? WHERE path = (SELECT id FROM queue_paths WHERE upstream_ids = ?)"
+        " AND EXISTS (SELECT 1 FROM cut_messages AS c WHERE c.message_id = held_messages.message_id AND c.upstream = ?)"
+        " AND EXISTS (SELECT 1 FROM upstreams WHERE is_default)",
+        (DEFAULT_PATH_ID, format_path((upstream_id,)), upstream_id),
+    )
 
 
 def remove_empty_paths(conn: sqlite3.Connection) -> None:

@@ -39,8 +39,6 @@ SIMULATED_BIND = takeovers.SIMULATED_BIND
 MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
-# How often it is looked whether the upstream that has parts of a text takes messages again.
-_OTHER_UPSTREAM_MS = 60_000
 
 _PATHS_SQL = "(SELECT id FROM queue_paths)"
 IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
@@ -247,14 +245,8 @@ def _claim_retries(
 ) -> bool:
     """Claim what is to be tried again now; returns whether there is no more of it.
 
-    A text of which another upstream, which there still is, has taken parts waits for that one.
+    A text of which another upstream, which there still is, has taken parts is put on the path of that one alone.
     """
-    conn.executemany(
-        "UPDATE held_messages SET not_before = ? WHERE path = ? AND not_before IS NOT NULL AND not_before <= ?"
-        " AND EXISTS (SELECT 1 FROM cut_messages AS c JOIN upstreams ON upstreams.id = c.upstream"
-        "  WHERE c.message_id = held_messages.message_id AND c.upstream <> ? AND removed_at IS NULL)",
-        [(now + _OTHER_UPSTREAM_MS, each, now, upstream_id) for each in path_ids],
-    )
     due = merge(
         *(
             conn.execute(
@@ -268,13 +260,23 @@ def _claim_retries(
         key=tuple,
     )
     rows = [tuple(row)[1:] for row in islice(due, count)]
+    is_last = len(rows) < count
+    if conn.execute("SELECT EXISTS (SELECT 1 FROM cut_messages)").fetchone()[0]:
+        own_path: UpstreamPath = (upstream_id,)
+        begun = [(paths.choose_begun_path(conn, row[2], own_path), row) for row in rows]
+        path_ids_of_others = paths.get_path_ids(conn, {path for path, _ in begun if path != own_path})
+        conn.executemany(
+            "UPDATE held_messages SET path = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
+            [(path_ids_of_others[path], *row) for path, row in begun if path != own_path],
+        )
+        rows = [row for path, row in begun if path == own_path]
     conn.executemany(
         "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
     )
     retried_ids = [row[2] for row in rows]
     claimed.message_ids += retried_ids
     claimed.retried_ids.update(retried_ids)
-    return len(rows) < count
+    return is_last
 
 
 def _claim_of_account(

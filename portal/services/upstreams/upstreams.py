@@ -17,7 +17,7 @@ from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import health, queue
+from portal.services.upstreams import health, paths, queue
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import choose_taker
 from portal.services.upstreams.settings import (
@@ -377,6 +377,8 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         current = get_upstream_by_id(conn, upstream.id)
         if not is_simulator:
             under_way_count = count_messages_under_way(conn, upstream)
+        if not current.is_default:
+            paths.free_begun_messages(conn, current.id)
         remaining_count = under_way_count + count_waiting_messages(conn).get(current.id, 0)
         if remaining_count:
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)

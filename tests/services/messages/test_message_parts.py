@@ -45,7 +45,7 @@ def claim_text(conn: Connection, account_id: int, **values: Any) -> int:
 
 
 def claim(conn: Connection, upstream_id: int = 1, now: int | None = None) -> Sequence[Any]:
-    return sending.claim_messages(conn, upstream_id, 10, 0, now or now_ms()).messages
+    return sending.claim_messages(conn, upstream_id, 10, 0, now or now_ms(), [(), (upstream_id,)]).messages
 
 
 def accept(conn: Connection, message_id: int, *numbers: int, total: int = 3, **values: Any) -> SendingResult:
@@ -282,7 +282,7 @@ def test_what_was_begun_expires_where_it_waits(conn, keys, account_id):
     accept(conn, message_id, 1)
     leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
     conn.execute("UPDATE messages SET expires_at = 1")
-    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000)
+    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000, [(1,)])
     assert (claimed.messages, [each.state for each in claimed.receipts]) == ([], [EXPIRED])
     assert list_states(conn, message_id) == [EXPIRED] * 3
     assert not queue.has_queue(conn)
@@ -324,10 +324,10 @@ def test_a_text_goes_on_through_the_upstream_that_has_its_first_parts(conn, keys
     accept(conn, message_id, 1)
     leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
     later = now_ms() + 10_000
-    assert claim(conn, other.id, later) == []
-    # It is not asked for without an end, and the other one gets it when it asks.
-    assert (queue.get_next_retry_time(conn) or 0) > later
-    (again,) = claim(conn, carrier.id, later + 60_000)
+    claimed = sending.claim_messages(conn, other.id, 10, 0, later, [(), (other.id,)])
+    # It is not asked for without an end, and the first one gets it at once.
+    assert (claimed.messages, claimed.next_retry_at) == ([], None)
+    (again,) = claim(conn, carrier.id, later)
     assert again.cut.answered == {1}
     leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
     # Where that is no more, it goes out whole.

@@ -261,17 +261,39 @@ def test_a_text_that_an_upstream_has_begun_stays_with_it(conn, acme_1, enqueue, 
     # Its routes have changed meanwhile.
     sending.store_unsent_messages(conn, [unsent], NOW, lambda *_: (second,))
     assert list_held(conn) == {text: (first,)}
-    # Where its upstream is on the path, another one that takes that doesn't take the text.
-    reroute(conn, lambda *_: (second, first), 10)
-    assert list_held(conn) == {text: (second, first)}
-    assert claim(conn, second, (second, first), now=NOW + 10_000).message_ids == []
-    assert list_held(conn) == dict.fromkeys((text, behind), (second, first))
-    reroute(conn, lambda *_: (second,), 10)
-    assert list_held(conn) == {text: (first,), behind: (second,)}
-    assert claim(conn, second, (second,), now=NOW + 100_000).message_ids == []
-    assert claim(conn, first, (first,), now=NOW + 100_000).message_ids == [text]
+    for taken in ((second, first), (second,)):
+        reroute(conn, lambda *_, taken=taken: taken, 10)
+        assert claim(conn, second, taken, now=NOW + 10_000).message_ids == []
+        assert list_held(conn) == {text: (first,), behind: taken}
+    assert claim(conn, first, (first,), now=NOW + 10_000).message_ids == [text]
     sending.store_accepted_messages(conn, [replace(accepted, part=TextPart(each, 3, "{}")) for each in (2, 3)])
     assert claim(conn, second, (second,)).message_ids == [behind]
+
+
+def test_a_text_that_was_begun_is_tried_again_at_once_where_another_upstream_became_the_default(
+    conn, acme_1, enqueue, ids
+):
+    first, second = ids
+    (text,) = enqueue(acme_1.id, (), NUMBER)
+    assert claim(conn, first, ()).message_ids == [text]
+    sending.store_accepted_messages(conn, [AcceptedMessage(first, text, "1", 1, NOW, TextPart(1, 3, "{}"))])
+    unsent = UnsentMessage(first, text, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    sending.store_unsent_messages(conn, [unsent], NOW)
+    upstreams.set_default_upstream(conn, SHELL, upstreams.get_upstream(conn, "second"))
+    assert claim(conn, second, (), now=NOW + 5_000).message_ids == []
+    assert claim(conn, first, (first,), now=NOW + 5_000).message_ids == [text]
+
+
+def test_a_text_that_was_begun_is_left_to_its_upstream_wherever_it_waits(conn, acme_1, enqueue, ids):
+    first, second = ids
+    text, other = enqueue(acme_1.id, (second,), NUMBER, OTHER_NUMBER)
+    assert claim(conn, first, (second,)).message_ids == [text, other]
+    with write_transaction(conn):
+        for each in (text, other):
+            queue.hold_message(conn, each, "ESME_RSYSERR", NOW, lambda *_: (second,))
+    sending.store_accepted_messages(conn, [AcceptedMessage(first, text, "1", 1, NOW, TextPart(1, 3, "{}"))])
+    assert claim(conn, second, (second,), now=NOW + 5_000).message_ids == [other]
+    assert claim(conn, first, (first,), now=NOW + 5_000).message_ids == [text]
 
 
 def test_waiting_messages_are_counted_for_those_that_take_them(conn, acme_1, enqueue, ids):
