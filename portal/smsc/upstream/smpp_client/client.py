@@ -501,6 +501,10 @@ class SmppClient:
 
     def _set_timer(self, now: float) -> None:
         """Look again when time alone allows more."""
+        # Since it was looked at what waits, the pacer may have been asked again, at a later moment.
+        if self._can_send_waiting(now):
+            self._settle_soon()
+            return
         waits = [flow.due_at - now for flow in self._blocked.values() if flow.due_at > now]
         rate_wait = self._pacer.get_wait(now)
         if rate_wait is not None:
@@ -514,6 +518,14 @@ class SmppClient:
         if self._timer is None:
             self._timer_at = now + wait
             self._timer = self._loop.call_later(wait, self._handle_timer)
+
+    def _can_send_waiting(self, now: float) -> bool:
+        """Whether something that waits could go out at this moment."""
+        if self._pacer.count_available(now) <= 0 or not any(each.free > 0 for each in self._submitters):
+            return False
+        return any(each.pending and each.free > 0 for each in self._submitters) or any(
+            flow.waiting and flow.due_at <= now and not flow.under_way for flow in self._blocked.values()
+        )
 
     def _handle_timer(self) -> None:
         self._timer = None
