@@ -601,6 +601,7 @@ def check_client_certificate(settings: UpstreamSettings) -> None:
     """
     if not settings.tls_certificate:
         return
+    # Imported here: most commands need no TLS.
     from portal.core import tls_client
 
     try:
