@@ -34,11 +34,12 @@ from portal.smsc.upstream.simulator.simulator import Simulator
 
 log = logging.getLogger(__name__)
 
-# Together less than the supervisor waits: for what was accepted to be stored, for clients, for what is left to write.
-_DRAIN_SECONDS = 2.0
-_SHUTDOWN_UNBIND_SECONDS = 1.0
+# For what was accepted to be stored, for clients, for what is left to write: together a second less than the supervisor
+# waits, which a busy machine may need for the rest.
+_DRAIN_SECONDS = 1.8
+_SHUTDOWN_UNBIND_SECONDS = 0.8
 _UPSTREAM_ANSWER_SECONDS = 1.5
-_FINAL_WRITE_SECONDS = 1.1
+_FINAL_WRITE_SECONDS = 1.0
 
 
 class SmppServer:
@@ -117,8 +118,8 @@ class SmppServer:
     async def close(self) -> None:
         """Take no new connections and messages, answer those that were taken, unbind, write what is left.
 
-        It takes as long as clients and upstreams need to answer, four and a half seconds at most. What waits for the
-        writer after two seconds is refused instead of stored.
+        It takes as long as clients and upstreams need to answer, four seconds at most. What waits for the writer after
+        `_DRAIN_SECONDS` is refused instead of stored.
         """
         for listener in self._listeners:
             listener.close()
