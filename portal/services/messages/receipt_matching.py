@@ -10,7 +10,7 @@ from typing import NamedTuple
 from portal.services.common.message_states import ENROUTE
 from portal.services.messages import message_parts
 from portal.services.upstreams import message_ids
-from portal.services.upstreams.message_ids import build_key_sql
+from portal.services.upstreams.message_ids import IdForms, build_key_sql
 from portal.services.upstreams.queue import SIMULATED_BIND
 
 # With fewer an address is none that a message goes to; and so many at the end agree, whatever stands in front of them.
@@ -66,38 +66,42 @@ class _Candidate(NamedTuple):
         return self.message_id, self.number
 
 
-_Candidates = Mapping[tuple[int, str], Sequence[_Candidate]]
-
-
 def find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt]) -> list[ReceiptMatch]:
     """Find the messages of receipts, and learn from these how the upstreams write ids.
 
-    One query finds all, and another one what isn't there in the form that was learned. The caller is inside
-    `write_transaction()`.
+    One query for each upstream finds all, and another one what isn't there in the form that was learned. The caller is
+    inside `write_transaction()`.
     """
-    forms = message_ids.load_id_forms(conn, (each.upstream for each in receipts))
-    possible = {upstream_id: each.possible for upstream_id, each in forms.items()}
-    preferred = {upstream_id: each.preferred for upstream_id, each in forms.items()}
+    by_upstream: dict[int, list[UpstreamReceipt]] = defaultdict(list)
+    for receipt in receipts:
+        by_upstream[receipt.upstream].append(receipt)
+    forms = message_ids.load_id_forms(conn, by_upstream)
+    matches = {
+        upstream_id: iter(_find_messages_of_upstream(conn, upstream_id, of_it, forms[upstream_id]))
+        for upstream_id, of_it in by_upstream.items()
+    }
+    return [next(matches[receipt.upstream]) for receipt in receipts]
+
+
+def _find_messages_of_upstream(
+    conn: sqlite3.Connection, upstream_id: int, receipts: Sequence[UpstreamReceipt], forms: IdForms
+) -> list[ReceiptMatch]:
+    preferred, possible = forms.preferred, forms.possible
     taken: set[tuple[int, int]] = set()
-    choices = _choose_messages(conn, receipts, preferred, taken)
-    retried = [
-        position
-        for position, choice in enumerate(choices)
-        if (choice is None or choice.is_elsewhere)
-        and preferred[receipts[position].upstream] != possible[receipts[position].upstream]
-    ]
-    if retried:
+    choices = _choose_messages(conn, upstream_id, receipts, preferred, taken)
+    missing = [position for position, choice in enumerate(choices) if choice is None or choice.is_elsewhere]
+    if missing and preferred != possible:
         # In a form that isn't its upstream's an id may be any other message's: the number has to agree.
         others = _choose_messages(
-            conn, [receipts[position] for position in retried], possible, taken, must_name_number=True
+            conn, upstream_id, [receipts[position] for position in missing], possible, taken, must_name_number=True
         )
-        for position, choice in zip(retried, others, strict=True):
+        for position, choice in zip(missing, others, strict=True):
             choices[position] = choice
-    learned: set[int] = set()
+    has_learned = False
     matches = []
     for receipt, choice in zip(receipts, choices, strict=True):
         if choice is None or choice.is_elsewhere:
-            tried = _describe_search(receipt, possible[receipt.upstream])
+            tried = _describe_search(receipt, possible)
             is_elsewhere = choice is not None and not _is_to_same_number(
                 choice.candidate.destination, receipt.source, receipt.destination
             )
@@ -106,11 +110,10 @@ def find_messages(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt])
             )
             continue
         found = choice.candidate
-        if forms[receipt.upstream].record_match(choice.forms):
-            learned.add(receipt.upstream)
+        has_learned |= forms.record_match(choice.forms)
         matches.append(ReceiptMatch(found.message_id, found.upstream_id, "", found.number))
-    for upstream_id in learned:
-        message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])
+    if has_learned:
+        message_ids.save_id_forms(conn, upstream_id, forms)
     return matches
 
 
@@ -133,13 +136,14 @@ class _Choice(NamedTuple):
 
 def _choose_messages(
     conn: sqlite3.Connection,
+    upstream_id: int,
     receipts: Sequence[UpstreamReceipt],
-    allowed: Mapping[int, Sequence[str]],
+    allowed: Sequence[str],
     taken: set[tuple[int, int]],
     *,
     must_name_number: bool = False,
 ) -> list[_Choice | None]:
-    """The likeliest message of each receipt, in the forms that are allowed for its upstream.
+    """The likeliest message of each receipt of an upstream, in the forms that are allowed for it.
 
     Args:
         taken: the messages, and parts of messages, that final receipts of the batch are about; added to. Another
@@ -147,17 +151,14 @@ def _choose_messages(
         must_name_number: whether the receipt has to name the message's number.
     """
     is_right_number = _names_number if must_name_number else _is_to_same_number
-    keys = [_list_keys(each.message_ids, allowed[each.upstream]) for each in receipts]
-    candidates = _read_candidates(
-        conn, {(each.upstream, key) for each, of_it in zip(receipts, keys, strict=True) for _, key, _ in of_it}
-    )
+    keys = [_list_keys(each.message_ids, allowed) for each in receipts]
+    candidates = _read_candidates(conn, upstream_id, {key for of_it in keys for _, key, _ in of_it})
     choices: list[_Choice | None] = []
     for receipt, of_it in zip(receipts, keys, strict=True):
-        order = allowed[receipt.upstream]
         found = [
             _Choice(
                 not is_right_number(candidate.destination, receipt.source, receipt.destination),
-                order.index(forms[0]),
+                allowed.index(forms[0]),
                 candidate.upstream_id != given_id,
                 position,
                 -candidate.message_id,
@@ -165,10 +166,12 @@ def _choose_messages(
                 forms,
             )
             for position, (given_id, key, forms) in enumerate(of_it)
-            for candidate in candidates.get((receipt.upstream, key), ())
+            for candidate in candidates.get(key, ())
         ]
-        # What is taken comes last of those to the number.
-        choice = min(found, key=lambda each: (each.is_elsewhere, each.candidate.key in taken, each), default=None)
+        if len(found) > 1:
+            # What is taken comes last of those to the number.
+            found.sort(key=lambda each: (each.is_elsewhere, each.candidate.key in taken, each))
+        choice = found[0] if found else None
         if choice is not None and not choice.is_elsewhere and receipt.is_final:
             taken.add(choice.candidate.key)
         choices.append(choice)
@@ -193,30 +196,32 @@ def _describe_search(receipt: UpstreamReceipt, allowed: Sequence[str]) -> str:
 
 # One row for all: Python releases the GIL for each row. The newest of each id: a carrier may give all the same one.
 _SELECT_CANDIDATES = f"""
-SELECT json_group_array(json_array(upstream, given.value ->> 1, messages.id, upstream_id, destination))
-FROM json_each(?) AS given CROSS JOIN messages ON messages.id IN (
+SELECT json_group_array(json_array(given.value, messages.id, upstream_id, destination))
+FROM json_each(:keys) AS given CROSS JOIN messages ON messages.id IN (
     SELECT sent.id FROM messages AS sent INDEXED BY messages_upstream
-    WHERE {build_key_sql("sent.upstream_id")} = given.value ->> 1 AND sent.upstream = given.value ->> 0
+    WHERE {build_key_sql("sent.upstream_id")} = given.value AND sent.upstream = :upstream
         AND sent.state = {ENROUTE} AND sent.bind IS NOT {SIMULATED_BIND} AND sent.upstream_id IS NOT ''
     ORDER BY sent.id DESC LIMIT {_MAX_CANDIDATES})
 """
 _SELECT_PARTS = f"""
-SELECT json_group_array(json_array(p.upstream, given.value ->> 1, messages.id, p.upstream_id, destination, p.number))
-FROM json_each(?) AS given CROSS JOIN message_parts AS p ON (p.message_id, p.number) IN (
+SELECT json_group_array(json_array(given.value, messages.id, p.upstream_id, destination, p.number))
+FROM json_each(:keys) AS given CROSS JOIN message_parts AS p ON (p.message_id, p.number) IN (
     SELECT sent.message_id, sent.number FROM message_parts AS sent INDEXED BY message_parts_upstream
-    WHERE {build_key_sql("sent.upstream_id")} = given.value ->> 1 AND sent.upstream = given.value ->> 0
+    WHERE {build_key_sql("sent.upstream_id")} = given.value AND sent.upstream = :upstream
         AND sent.state = {ENROUTE} AND sent.upstream_id IS NOT ''
     ORDER BY sent.message_id DESC LIMIT {_MAX_CANDIDATES}) CROSS JOIN messages ON messages.id = p.message_id
 """
 
 
-def _read_candidates(conn: sqlite3.Connection, wanted: Iterable[tuple[int, str]]) -> _Candidates:
-    """The messages, and parts of messages, on their way that have one of these ids, by upstream and key."""
-    candidates: dict[tuple[int, str], list[_Candidate]] = defaultdict(list)
-    given = json.dumps([*wanted])
+def _read_candidates(
+    conn: sqlite3.Connection, upstream_id: int, keys: Iterable[str]
+) -> Mapping[str, Sequence[_Candidate]]:
+    """The messages, and parts of messages, on their way by an upstream that have one of these keys."""
+    candidates: dict[str, list[_Candidate]] = defaultdict(list)
+    given = {"upstream": upstream_id, "keys": json.dumps([*keys])}
     for select in (_SELECT_CANDIDATES, *((_SELECT_PARTS,) if message_parts.has_cut_messages(conn) else ())):
-        for upstream_id, key, *fields in json.loads(conn.execute(select, (given,)).fetchone()[0]):
-            candidates[upstream_id, key].append(_Candidate(*fields))
+        for key, *fields in json.loads(conn.execute(select, given).fetchone()[0]):
+            candidates[key].append(_Candidate(*fields))
     return candidates
 
 
@@ -226,10 +231,10 @@ def _is_to_same_number(destination: str, source: str, other: str) -> bool:
     The last seven digits decide, for carriers write country codes, prefixes and routing digits in front as they please.
     Some have the two addresses the other way round. One that names no number doesn't say otherwise.
     """
-    digits = source.lstrip("+")
-    if len(digits) < _MIN_DIGITS or not (digits.isascii() and digits.isdigit()):
+    if _names_number(destination, source, other):
         return True
-    return _names_number(destination, source, other)
+    digits = source.lstrip("+")
+    return len(digits) < _MIN_DIGITS or not (digits.isascii() and digits.isdigit())
 
 
 def _names_number(destination: str, source: str, other: str) -> bool:

@@ -122,15 +122,18 @@ def parse_receipt(message: DeliverSm | DataSm, rules: ReceiptRules = DEFAULT_RUL
 
 def _find_ids(tlvs: Mapping[int, bytes], text: str, fields: Mapping[str, str], rules: ReceiptRules) -> tuple[str, ...]:
     """Return the ids that a receipt gives, each once."""
-    found = []
+    tlv_id = text_id = ""
     if rules.id_from != "text":
-        found.append(tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1").strip())
+        tlv_id = tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1").strip()
     if rules.id_from != "tlv" and rules.id_pattern is None:
-        found.append(fields.get("id", ""))
+        text_id = fields.get("id", "")
     elif rules.id_from != "tlv" and rules.id_pattern is not None:
         match = rules.id_pattern.search(text[:_MAX_SEARCHED_LENGTH])
-        found.append((match[1] or "").strip() if match else "")
-    return tuple(dict.fromkeys(each[:_MAX_ID_LENGTH] for each in found if each))
+        text_id = (match[1] or "").strip() if match else ""
+    tlv_id, text_id = tlv_id[:_MAX_ID_LENGTH], text_id[:_MAX_ID_LENGTH]
+    if tlv_id and text_id and tlv_id != text_id:
+        return tlv_id, text_id
+    return (tlv_id or text_id,) if tlv_id or text_id else ()
 
 
 def _decode_text(message: DeliverSm | DataSm, rules: ReceiptRules) -> str:
@@ -140,13 +143,12 @@ def _decode_text(message: DeliverSm | DataSm, rules: ReceiptRules) -> str:
         body = body[header_length:]
     if message.data_coding == _DATA_CODING_UCS2:
         return body.decode("utf-16-be", "replace")
-    if message.data_coding or rules.charset not in (*GSM_CHARSETS, *CODECS):
-        return body.decode("latin-1")
-    if rules.charset in CODECS:
+    if not message.data_coding and rules.charset in CODECS:
         return body.decode(CODECS[rules.charset], "replace")
-    return gsm0338.decode_as_displayed(
-        unpack_content(body, rules.charset, header_length), gsm0338.get_alphabet(0, None)
-    )
+    if not message.data_coding and rules.charset in GSM_CHARSETS:
+        content = unpack_content(body, rules.charset, header_length)
+        return gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(0, None))
+    return body.decode("latin-1")
 
 
 def _parse_text(text: str) -> Mapping[str, str]:
