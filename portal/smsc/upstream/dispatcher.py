@@ -138,7 +138,7 @@ class Dispatcher:
                     channel is not None
                     and channel.available > 0
                     and self._is_recovered
-                    and message.account_id not in path.waiting_account_ids
+                    and (message.account_id not in path.waiting_account_ids or path.may_pass(message))
                 ):
                     channel.available -= 1
                     channel.reserved += 1
@@ -147,7 +147,7 @@ class Dispatcher:
                 else:
                     message.is_queued = True
                     message.path = path.upstream_ids
-                    path.begin_enqueue(message.account_id)
+                    path.begin_enqueue(message)
         self._storage.store_submit(message, resolve)
 
     def handle_submits_stored(self, submits: Sequence[SubmittedMessage], outbound: Sequence[SubmittedMessage]) -> None:

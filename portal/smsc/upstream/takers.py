@@ -23,6 +23,8 @@ from portal.smsc.upstream.channel import UpstreamChannel
 log = logging.getLogger(__name__)
 
 _HEALTH_SECONDS = 0.25
+# Of an account that waits: those of more than a moment wait for a claim.
+_MAX_DESTINATIONS = 1_000
 
 
 class OutboundPath:
@@ -36,6 +38,7 @@ class OutboundPath:
     """
 
     __slots__ = (
+        "_destinations",
         "_pending",
         "_put_backs",
         "direct",
@@ -55,19 +58,40 @@ class OutboundPath:
         self.is_changing = False
         self.waiting_account_ids = {*put_backs}
         self._put_backs = put_backs
-        # How many messages of each account are being stored to wait here.
-        self._pending: Counter[int] = Counter()
+        # How many messages of each account are being stored to wait here, by destination.
+        self._pending: dict[int, Counter[str]] = {}
+        # The destinations of all that waits here, of those accounts of which these are known.
+        self._destinations: dict[int, set[str]] = {}
         self.most_waiting: int | None = None
 
-    def begin_enqueue(self, account_id: int) -> None:
-        """A message of an account is being stored to wait."""
-        self.waiting_account_ids.add(account_id)
-        self._pending[account_id] += 1
+    def may_pass(self, message: SubmittedMessage) -> bool:
+        """Whether a message overtakes nothing, though others of its account wait here.
 
-    def finish_enqueue(self, account_id: int) -> None:
-        self._pending[account_id] -= 1
-        if not self._pending[account_id]:
-            del self._pending[account_id]
+        What waits is claimed already, and has room, and none of it is to the same destination. An account that submits
+        without a pause would wait for ever else, since something of it is always being stored.
+        """
+        destinations = self._destinations.get(message.account_id)
+        return destinations is not None and self.most_waiting == 0 and message.destination not in destinations
+
+    def begin_enqueue(self, message: SubmittedMessage) -> None:
+        """A message is being stored to wait."""
+        account_id, destination = message.account_id, message.destination
+        if account_id not in self.waiting_account_ids:
+            self.waiting_account_ids.add(account_id)
+            self._destinations[account_id] = {destination}
+        elif account_id in self._destinations:
+            self._destinations[account_id].add(destination)
+            if len(self._destinations[account_id]) > _MAX_DESTINATIONS:
+                del self._destinations[account_id]
+        self._pending.setdefault(account_id, Counter())[destination] += 1
+
+    def finish_enqueue(self, message: SubmittedMessage) -> None:
+        pending = self._pending[message.account_id]
+        pending[message.destination] -= 1
+        if not pending[message.destination]:
+            del pending[message.destination]
+            if not pending:
+                del self._pending[message.account_id]
         self.expect_waiting(1)
 
     def expect_waiting(self, count: int | None = None) -> None:
@@ -82,12 +106,24 @@ class OutboundPath:
     def forget_waiting(self, account_ids: Iterable[int]) -> None:
         """Nothing of these accounts is stored here any more."""
         for each in account_ids:
-            if each not in self._pending and each not in self._put_backs:
+            if each in self._put_backs:
+                continue
+            if each in self._pending:
+                self._destinations[each] = {*self._pending[each]}
+            else:
                 self.waiting_account_ids.discard(each)
+                self._destinations.pop(each, None)
+
+    def add_waiting(self, account_ids: Iterable[int]) -> None:
+        """Something of these accounts may be stored here; nothing is known of it."""
+        for each in account_ids:
+            self.waiting_account_ids.add(each)
+            self._destinations.pop(each, None)
 
     def set_waiting(self, account_ids: Iterable[int]) -> None:
-        """Something of these accounts, and of no others, is stored here."""
+        """Something of these accounts, and of no others, is stored here; nothing is known of it."""
         self.waiting_account_ids = {*account_ids, *self._pending, *self._put_backs}
+        self._destinations.clear()
 
 
 class PathTakers:
@@ -185,7 +221,7 @@ class PathTakers:
         """A message is being stored to wait again, on whichever path."""
         self._put_backs[account_id] += 1
         for path in self._paths.values():
-            path.waiting_account_ids.add(account_id)
+            path.add_waiting([account_id])
 
     def finish_put_back(self, account_id: int) -> None:
         self._put_backs[account_id] -= 1
@@ -195,7 +231,7 @@ class PathTakers:
 
     def finish_enqueue(self, message: SubmittedMessage) -> None:
         """A message is stored to wait, or is not."""
-        self._paths[message.path].finish_enqueue(message.account_id)
+        self._paths[message.path].finish_enqueue(message)
 
     def expect_waiting(self) -> None:
         """Something may be claimed that was held up, on whichever path."""
@@ -206,7 +242,7 @@ class PathTakers:
         """On these paths, which no message may have taken yet, something of these accounts waits from now on."""
         for upstream_ids, account_id in waiting:
             path = self._paths.get(upstream_ids) or self._add_path(upstream_ids)
-            path.waiting_account_ids.add(account_id)
+            path.add_waiting([account_id])
             path.expect_waiting()
 
     def forget_waiting(
@@ -245,7 +281,7 @@ class PathTakers:
     def expect_held(self, message: SubmittedMessage) -> None:
         """What comes behind a message to the same destination waits for it from now on."""
         for path in self._paths.values():
-            path.waiting_account_ids.add(message.account_id)
+            path.add_waiting([message.account_id])
 
     # --- which upstream takes a path
 
@@ -311,7 +347,7 @@ class PathTakers:
             if path is None:
                 path = self._paths[upstream_ids] = OutboundPath(upstream_ids, self._put_backs)
                 path.is_changing = self._holdings > 0
-            path.waiting_account_ids.add(account_id)
+            path.add_waiting([account_id])
 
     # --- routes that change
 
@@ -353,7 +389,7 @@ class PathTakers:
             return
         account_ids = self._list_waiting_accounts()
         for path in self._paths.values():
-            path.waiting_account_ids.update(account_ids)
+            path.add_waiting(account_ids)
             path.is_changing = False
         self.update()
 

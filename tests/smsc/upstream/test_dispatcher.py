@@ -71,6 +71,37 @@ async def test_without_a_bind_messages_wait_and_go_out_in_their_order(config, ca
             assert upstreams.count_waiting_messages(conn) == {}
 
 
+async def test_clients_that_never_pause_keep_their_order_for_each_number(
+    config, cast, conn, change_account, add_upstream
+):
+    change_account(windowing=0, throughput=0, balance=1_000_000)
+    async with run_bound(config, add_upstream, window=8) as (server, _, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
+        texts = (str(each).encode() for each in range(600))
+
+        def submit() -> None:
+            if text := next(texts, None):
+                esme.send(esme.build_submit_sm(destination=f"39333123450{int(text) % 5}", text=text))
+
+        async def keep_window_full() -> None:
+            for _ in range(12):
+                submit()
+            for _ in range(600):
+                assert (await esme.wait_for_pdu(CommandId.SUBMIT_SM_RESP)).status == 0
+                submit()
+
+        client = asyncio.create_task(keep_window_full())
+        arrived: dict[str, list[int]] = {}
+        for _ in range(600):
+            received = await connection.read_submit()
+            arrived.setdefault(received.destination, []).append(int(received.short_message))
+            connection.answer(received)
+        await client
+        assert arrived == {each: sorted(numbers) for each, numbers in arrived.items()}
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 600)
+        assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
 async def test_what_the_upstream_refuses_for_good_has_failed(config, cast, conn, add_upstream):
     async with run_bound(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
