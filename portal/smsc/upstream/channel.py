@@ -19,7 +19,7 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import TRYING
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
-from portal.smsc.upstream.health import HealthTracker, UpstreamSigns
+from portal.smsc.upstream.health import HealthTracker
 from portal.smsc.upstream.interface import Resolve, UpstreamConnection
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,8 @@ class UpstreamChannel:
 
     __slots__ = (
         "_answer_count",
-        "_error_count",
         "_flows",
         "_known_receipts",
-        "_last_error",
         "_owner",
         "_ready",
         "_refusals",
@@ -93,8 +91,7 @@ class UpstreamChannel:
         self.last_account_id = 0
         self.health = HealthTracker(0)
         self.trial_id: int | None = None
-        self._answer_count = self._error_count = 0
-        self._last_error = ""
+        self._answer_count = 0
         self._owner = owner
         self._storage = storage
         # What is stored as this upstream's, in the order of sending, and waits for room.
@@ -127,7 +124,7 @@ class UpstreamChannel:
         before was not well.
         """
         old_state = self.health.state
-        self.health = HealthTracker(now, self._answer_count, self._error_count)
+        self.health = HealthTracker(now, self._answer_count)
         return self.health.state != old_state
 
     def check_health(self, now: float) -> bool:
@@ -136,10 +133,13 @@ class UpstreamChannel:
             return False
         if self.trial_id not in self._flows:
             self.trial_id = None
-        signs = UpstreamSigns(
-            self.connection.is_connected, self._answer_count, self._error_count, self._last_error, bool(self._flows)
+        return self.health.update(
+            now,
+            self.config.upstream.settings.failover_seconds,
+            is_connected=self.connection.is_connected,
+            answers=self._answer_count,
+            has_unanswered=bool(self._flows),
         )
-        return self.health.update(now, signs, self.config.upstream.settings.failover_seconds)
 
     def has_flow(self, flow: Flow) -> bool:
         """Whether it has any message of this account to this destination that it has not answered."""
@@ -305,16 +305,15 @@ class UpstreamChannel:
         )
 
     def handle_held(self, message_id: int, status: str) -> None:
-        self._error_count += 1
-        self._last_error = status
+        flow = self._flows.pop(message_id)
+        self.health.note_error(flow[1], status)
         self.count_refusals(status)
-        self._put_back(message_id, self._flows.pop(message_id), UnsentReason.HELD, status)
+        self._put_back(message_id, flow, UnsentReason.HELD, status)
         self._put_back_followers()
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
-        if unsure:
-            self._error_count += len(unsure)
-            self._last_error = _NO_ANSWERS
+        for each in unsure:
+            self.health.note_error(self._flows[each][1], _NO_ANSWERS)
         for message_ids, reason in ((unsure, UnsentReason.UNSURE), (unsent, UnsentReason.PUT_BACK)):
             for each in message_ids:
                 self._put_back(each, self._flows.pop(each), reason)

@@ -1,14 +1,13 @@
 """When an upstream fails, when it is tried again, and when it is well: by what is seen of it at made-up times."""
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from portal.services.upstreams.health import FAILING, GOOD, TRYING
-from portal.smsc.upstream.health import HealthTracker, UpstreamSigns
+from portal.smsc.upstream.health import HealthTracker
 
 SECONDS = 30.0
-BOUND = UpstreamSigns(True, 0, 0, "", False)
 
 
 class Watched:
@@ -16,22 +15,23 @@ class Watched:
 
     def __init__(self) -> None:
         self.tracker = HealthTracker(0)
-        self.signs = BOUND
-        self.now = 0
+        self.signs: dict[str, Any] = {"is_connected": True, "answers": 0, "has_unanswered": False}
+        self.now = self.errors = 0
         self.states = [GOOD]
 
-    def see(self, seconds: int, *, answers: int = 0, errors: int = 0, **changes: object) -> str:
-        """Let it be like this for so long, with so many answers and errors in each second; returns how it is then."""
-        self.signs = replace(self.signs, **changes)  # type: ignore[arg-type]
+    def see(self, seconds: int, *, answers: int = 0, errors: int = 0, number: str = "", **changes: bool) -> str:
+        """Let it be like this for so long, with so many answers and errors in each second; returns how it is then.
+
+        Each error is of a message to another number, unless one is given.
+        """
+        self.signs |= changes
         for _ in range(seconds):
             self.now += 1
-            self.signs = replace(
-                self.signs,
-                answers=self.signs.answers + answers,
-                errors=self.signs.errors + errors,
-                last_error="ESME_RSYSERR 0x08",
-            )
-            if self.tracker.update(self.now, self.signs, SECONDS):
+            self.signs["answers"] += answers
+            for _ in range(errors):
+                self.errors += 1
+                self.tracker.note_error(number or f"3933300{self.errors:05}", "ESME_RSYSERR 0x08")
+            if self.tracker.update(self.now, SECONDS, **self.signs):
                 self.states.append(self.tracker.state)
         return self.tracker.state
 
@@ -94,7 +94,8 @@ def test_after_silence_it_is_tried_once_what_it_had_is_decided(watched):
 
 def test_it_fails_where_nothing_but_errors_comes(watched):
     watched.see(1, answers=1)
-    assert watched.see(30, errors=1) == GOOD
+    # From the third number on.
+    assert watched.see(32, errors=1) == GOOD
     assert watched.see(1, errors=1) == FAILING
     assert watched.tracker.reason == "it answers nothing but ESME_RSYSERR 0x08"
     assert watched.see(29) == FAILING
@@ -109,7 +110,27 @@ def test_errors_between_answers_say_nothing(watched):
     assert watched.states == [GOOD]
 
 
-def test_two_errors_say_nothing_however_long_ago(watched):
+def test_one_handset_that_takes_nothing_says_nothing_of_the_upstream(watched):
+    for pause in (0, 5, 10, 20, 40, 80, 160, 320, *[600] * 20):
+        watched.see(pause)
+        watched.see(1, errors=1, number="393331234567")
+    # Nor do two.
+    watched.see(100, errors=1, number="393337654321")
+    assert watched.states == [GOOD]
+
+
+def test_what_three_numbers_are_refused_in_turn_is_of_the_upstream(watched):
+    for each in ("1", "2", "3"):
+        assert watched.see(20, errors=1, number=each) == GOOD
+    assert watched.see(10) == GOOD
+    assert watched.see(1) == FAILING
+
+
+def test_errors_age(watched):
     watched.see(2, errors=1)
-    assert watched.see(1000) == GOOD
-    assert watched.see(1, errors=1) == FAILING
+    watched.see(1199)
+    assert watched.see(100, errors=1, number="393331234567") == GOOD
+    # Two in these twenty minutes, and this one is the third.
+    watched.see(1, errors=1)
+    assert watched.see(30, errors=1, number="393337654321") == GOOD
+    assert watched.see(1) == FAILING
