@@ -123,8 +123,8 @@ def test_a_client_certificate_is_checked_when_it_is_given(ok, refused, run_app, 
     assert "private key: no private key in PEM" in refused(
         *ADD, "--tls", "--tls-certificate", certificate, "--tls-key", certificate, stdin="x"
     )
-    assert "give tls_certificate as well" in refused(*ADD, "--tls", "--tls-key", key, stdin="x")
-    assert "of use with TLS alone" in refused(*ADD, "--tls-certificate", certificate, stdin="x")
+    assert "of use with tls_certificate alone" in refused(*ADD, "--tls", "--tls-key", key, stdin="x")
+    assert "of use with tls alone" in refused(*ADD, "--tls-certificate", certificate, stdin="x")
     ok(*ADD, "--tls", "--tls-certificate", certificate, "--tls-key", key, stdin="x")
     # Once it is there, its files may go: that is told of the connection.
     key.unlink()
@@ -355,7 +355,7 @@ def test_what_waits_is_told_by_the_upstreams_that_may_take_it(ok, run_app, conn)
 
 
 def test_a_second_port_needs_its_host(ok, refused):
-    assert "second_port is the port of second_host" in refused(*ADD, "--second-port", "2776", stdin="x")
+    assert "second_port is of use with second_host alone" in refused(*ADD, "--second-port", "2776", stdin="x")
     shown = ok(*ADD, "--second-host", "smpp2.carrier.example", "--second-port", "2776", stdin="x")
     assert shown["settings"]["second_port"] == 2776
     assert ok("upstream", "change", "carrier", "--second-port", "same")["settings"]["second_port"] == "same"

@@ -1,4 +1,4 @@
-"""Settings of upstreams that are small languages of their own: maps of codes, and the pattern of an id.
+"""Settings of upstreams that are small languages of their own: maps of codes, the pattern of an id, and TLVs.
 
 Each is kept as its text, checked when it is entered, and read here by whoever uses it.
 """
@@ -20,10 +20,16 @@ MAX_PATTERN_LENGTH = 100
 # each thing that is repeated multiplies the work by the length of the text, and each option doubles it.
 _MAX_REPETITIONS, _MAX_UNBOUNDED, _MAX_OPTIONS = 3, 2, 3
 _UNBOUNDED = re.compile(r"[*+]|\{[0-9]*,\}")
+# Later versions of Python may read these in brackets otherwise than as characters, and warn of them (FutureWarning).
+_AMBIGUOUS_CLASS = re.compile(r"\[\[|\[.*(?:--|&&|~~|\|\|)", re.DOTALL)
 _ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 _STATUS = re.compile(r"0x[0-9A-F]{1,8}|[0-9]{1,10}", re.IGNORECASE)
 _MAX_STATUS = 0xFFFFFFFF
+_TLV = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})=((?:[0-9A-Fa-f]{2})*)")
+_TAG = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})")
+# 0 is reserved. SMPP 3.4, 5.3.2.22 to 24 and 32: the place of a part in its text, and message_payload.
+_OWN_TAGS = (0, 0x020C, 0x020E, 0x020F, 0x0424)
 _ERROR_CODE = re.compile(r"[0-9A-Z._-]{1,20}", re.IGNORECASE)
 
 STATES_BY_WORD: Mapping[str, int] = {
@@ -146,6 +152,8 @@ def parse_id_pattern(text: str) -> re.Pattern[str]:
     Raises:
         InvalidEntry
     """
+    if any(map(_AMBIGUOUS_CLASS.match, _ESCAPED_OR_CLASS.findall(text))):
+        raise InvalidEntry(text)
     bare = _ESCAPED_OR_CLASS.sub("x", text)
     repetitions = sum(map(bare.count, "*+{"))
     try:
@@ -164,6 +172,39 @@ def parse_id_pattern(text: str) -> re.Pattern[str]:
     ):
         raise InvalidEntry(text)
     return pattern
+
+
+# Each message asks for those of its upstream.
+@lru_cache(maxsize=100)
+def parse_tlvs(text: str) -> Mapping[int, bytes]:
+    """Read `tlvs` (`0x1400=0A0B 0x1401=01`): the values by their tags (SMPP 3.4, 3.2.4.1).
+
+    Raises:
+        InvalidEntry: also for a tag that comes twice, and for those that the portal sets itself.
+    """
+    tlvs: dict[int, bytes] = {}
+    for entry in text.replace(",", " ").split():
+        match = _TLV.fullmatch(entry)
+        if match is None or (tag := int(match[1], 16)) in tlvs or tag in _OWN_TAGS:
+            raise InvalidEntry(entry)
+        tlvs[tag] = bytes.fromhex(match[2])
+    return tlvs
+
+
+@lru_cache(maxsize=100)
+def parse_tags(text: str) -> frozenset[int]:
+    """Read `pass_tlvs` (`0x1400 0x1401`): the tags.
+
+    Raises:
+        InvalidEntry: as `parse_tlvs`.
+    """
+    tags: set[int] = set()
+    for entry in text.replace(",", " ").split():
+        match = _TAG.fullmatch(entry)
+        if match is None or (tag := int(match[1], 16)) in tags or tag in _OWN_TAGS:
+            raise InvalidEntry(entry)
+        tags.add(tag)
+    return frozenset(tags)
 
 
 def _split_entries(text: str) -> list[tuple[str, str, str]]:

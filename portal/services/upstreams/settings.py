@@ -3,15 +3,29 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from functools import lru_cache
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 from portal.services.upstreams import mappings
+from portal.services.upstreams.setting_checks import (
+    InvalidUpstreamSetting,
+    InvalidUpstreamText,
+    UnusableCertificateFile,
+    UnusableKeyFile,
+    check_ca_file,
+    check_certificate_file,
+    check_country,
+    check_error_map,
+    check_host,
+    check_id_pattern,
+    check_intermediate_states,
+    check_key_file,
+    check_status_map,
+    check_tags,
+    check_time_zone,
+    check_tlvs,
+)
 
 # The groups in which carriers' letters have what is to be set.
 CONNECTION, BIND, LIMITS, TEXT, RECEIPTS, INBOUND = GROUPS = (
@@ -43,7 +57,6 @@ SettingValue = int | str | bool | None
 # SMPP 3.4, 4.1.1: system_id, system_type and address_range, each without its NUL.
 _MAX_SYSTEM_ID, _MAX_SYSTEM_TYPE, _MAX_ADDRESS_RANGE = 15, 12, 40
 _MAX_HOST = 253
-_MAX_PATH = 1000
 # Room for more codes than carriers have.
 _MAX_MAP, _MAX_WORDS = 1000, 100
 _MAX_TLVS = 500
@@ -52,113 +65,9 @@ _MAX_TON, _MAX_NPI = 6, 18
 _MAX_SECONDS = 3600
 _MAX_VALIDITY_S = 30 * 86_400
 
-_HOST_PATTERN = re.compile(
-    r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
-)
-_TLV_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})=((?:[0-9A-Fa-f]{2})*)")
-_TAG_PATTERN = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})")
-# SMPP 3.4, 5.3.2.22 to 24 and 32: the place of a part in its text, and message_payload.
-_OWN_TLVS = (0x020C, 0x020E, 0x020F, 0x0424)
+_NUMBER_PATTERN = re.compile(r"[0-9]{1,9}")
 _FLAG_WORDS: Mapping[str, SettingValue] = {"yes": True, "no": False}
 _BY_ADDRESS: Mapping[str, SettingValue] = {"auto": None}
-
-
-class InvalidUpstreamSetting(Refused):
-    sentence = N_("“%(value)s” can't be the value of %(setting)s. Possible: %(choices)s.")
-
-    def __init__(self, setting: str, value: object, **params: object) -> None:
-        super().__init__(setting=setting, value=value, **params)
-        self.field = setting
-
-
-class InvalidUpstreamText(InvalidUpstreamSetting):
-    sentence = N_(
-        "“%(value)s” can't be the value of %(setting)s: it has at most %(limit)s characters, each of which is printable"
-        " ASCII."
-    )
-
-
-class InvalidUpstreamHost(InvalidUpstreamSetting):
-    sentence = N_(
-        "“%(value)s” can't be the value of %(setting)s: it is a name, such as smpp.carrier.example, or an IP address,"
-        " without the port."
-    )
-
-
-class UnusableCertificateFile(InvalidUpstreamSetting):
-    sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file of certificates: %(reason)s.")
-
-
-class InvalidMapEntry(InvalidUpstreamSetting):
-    """`value` is the entry that can't be read."""
-
-
-class InvalidStatusMap(InvalidMapEntry):
-    sentence = N_(
-        "“%(value)s” can't stand in %(setting)s. An entry is a command_status that stands there once, an equals sign,"
-        " and retry, throttle, fail, or fail: with one of the codes %(codes)s; commas are between them:"
-        " 0x58=throttle, 69=fail:100."
-    )
-
-    def __init__(self, setting: str, value: object) -> None:
-        super().__init__(setting, value, codes=", ".join(map(str, mappings.FAILED_PTTS)))
-
-
-class InvalidErrorMap(InvalidMapEntry):
-    sentence = N_(
-        "“%(value)s” can't stand in %(setting)s. An entry is a carrier's error code that stands there once, an equals"
-        " sign, and one of the codes %(codes)s; commas are between them: 27=6, 1F=100."
-    )
-
-    def __init__(self, setting: str, value: object) -> None:
-        super().__init__(setting, value, codes=", ".join(map(str, mappings.FAILED_PTTS)))
-
-
-class InvalidIntermediateStates(InvalidMapEntry):
-    sentence = N_(
-        "“%(value)s” can't stand in %(setting)s: these are words that receipts have behind stat:, such as UNKNOWN or"
-        " UNDELIV, but not DELIVRD, with commas between them."
-    )
-
-
-class InvalidIdPattern(InvalidMapEntry):
-    sentence = N_(
-        "“%(value)s” can't be the value of %(setting)s. It is a regular expression of at most %(limit)s characters with"
-        " one group, (…), which is the id. At most three things are repeated (*, +, {}), two of them without a limit;"
-        " or one, and three may be missing (?); but no group. (? and references to a group have no place in it. An"
-        " example: ref=([0-9A-F]+)"
-    )
-
-    def __init__(self, setting: str, value: object) -> None:
-        super().__init__(setting, value, limit=mappings.MAX_PATTERN_LENGTH)
-
-
-class InvalidTimeZone(InvalidUpstreamSetting):
-    sentence = N_("“%(value)s” can't be the value of %(setting)s: it is a time zone's name, such as Europe/Rome.")
-
-
-class InvalidCountry(InvalidUpstreamSetting):
-    sentence = N_("“%(value)s” can't be the value of %(setting)s: it is a country's code of two letters, such as IT.")
-
-
-class InvalidUpstreamTlvs(InvalidUpstreamSetting):
-    sentence = N_(
-        "“%(value)s” can't be the value of %(setting)s: optional parameters are written as tag and value in hexadecimal"
-        " digits, such as 0x1400=0A0B, with blanks between them. What the portal sets itself (message_payload, sar_*)"
-        " can't be among them."
-    )
-
-
-class InvalidUpstreamTags(InvalidUpstreamSetting):
-    sentence = N_(
-        "“%(value)s” can't be the value of %(setting)s: the tags of optional parameters are written in hexadecimal"
-        " digits, such as 0x1400, with blanks between them. What the portal sets itself (message_payload, sar_*) can't"
-        " be among them."
-    )
-
-
-class UnusableKeyFile(InvalidUpstreamSetting):
-    sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file with a private key: %(reason)s.")
 
 
 class UpstreamSettingMissing(Refused):
@@ -169,22 +78,25 @@ class UpstreamSettingMissing(Refused):
         self.field = setting
 
 
-class TlsSettingWithoutTls(Refused):
-    sentence = N_("%(setting)s is of use with TLS alone: switch TLS on, or leave %(setting)s out.")
+class SettingNeedsOther(Refused):
+    sentence = N_("%(setting)s is of use with %(other)s alone: set that, too, or leave %(setting)s out.")
 
-    def __init__(self, setting: str) -> None:
-        super().__init__(setting=setting)
+    def __init__(self, setting: str, other: str) -> None:
+        super().__init__(setting=setting, other=other)
         self.field = setting
 
 
-class SecondPortWithoutHost(Refused):
-    sentence = N_("second_port is the port of second_host: give that, too, or leave second_port out.")
-    field = "second_port"
+class SecondHostIsFirst(Refused):
+    sentence = N_("second_host is the first host, at the same port: name another one, or leave second_host out.")
+    field = "second_host"
 
 
-class KeyWithoutCertificate(Refused):
-    sentence = N_("tls_key is of use with its certificate alone: give tls_certificate as well, or leave tls_key out.")
-    field = "tls_key"
+class PatternOfUnreadText(Refused):
+    sentence = N_(
+        "receipt_id_pattern says where the id is in a receipt's text, and with tlv as receipt_id_from the text isn't"
+        " read: set that to both or text, or leave receipt_id_pattern empty."
+    )
+    field = "receipt_id_pattern"
 
 
 class ValidityAboveMaximum(Refused):
@@ -205,8 +117,8 @@ class SettingRule:
     """What a setting is for, and which values it can have.
 
     `words` are texts that stand for a value; a number is from `low` to `high`. A text has neither, at most
-    `max_length` characters, and where not every text will do a `check`, which is called with the setting's name and the
-    text.
+    `max_length` characters of printable ASCII (0: whatever the check allows), and where not every text will do a
+    `check`, which is called with the setting's name and a text that isn't the default.
     """
 
     group: str
@@ -227,38 +139,6 @@ class SettingRule:
         return ", ".join([*self.words, *([] if self.low is None else [f"{self.low}–{self.high}"])])
 
 
-def _check_entries(parse: Callable[[str], object], refusal: type[InvalidMapEntry]) -> Callable[[str, str], None]:
-    def check(name: str, value: str) -> None:
-        try:
-            parse(value)
-        except mappings.InvalidEntry as error:
-            raise refusal(name, error.entry) from None
-
-    return check
-
-
-def _check_id_pattern(name: str, value: str) -> None:
-    if value:
-        _check_entries(mappings.parse_id_pattern, InvalidIdPattern)(name, value)
-
-
-def _check_time_zone(name: str, value: str) -> None:
-    try:
-        ZoneInfo(value)
-    except (OSError, ValueError, KeyError):
-        raise InvalidTimeZone(name, value) from None
-
-
-def _check_country(name: str, value: str) -> None:
-    if not value:
-        return
-    # Imported here: all that is known of numbers takes a while to load.
-    from portal.services.prices import countries
-
-    if value.upper() not in countries.COUNTRIES:
-        raise InvalidCountry(name, value)
-
-
 def _declare(default: SettingValue, group: str, help: str, **attributes: Any) -> Any:
     return field(default=default, metadata={"rule": SettingRule(group, help, **attributes)})
 
@@ -271,10 +151,16 @@ def _choose(*words: str) -> Mapping[str, SettingValue]:
 class UpstreamSettings:
     """The settings of an upstream. Host and system_id are the carrier's; all else has a default."""
 
-    host: str = _declare("", CONNECTION, "name or IP address of the carrier's SMSC", max_length=_MAX_HOST)
+    host: str = _declare(
+        "", CONNECTION, "name or IP address of the carrier's SMSC", max_length=_MAX_HOST, check=check_host
+    )
     port: int = _declare(2775, CONNECTION, "port of the SMSC", low=1, high=65_535)
     second_host: str = _declare(
-        "", CONNECTION, "another host of the same SMSC, for when the first can't be reached", max_length=_MAX_HOST
+        "",
+        CONNECTION,
+        "another host of the same SMSC, for when the first can't be reached",
+        max_length=_MAX_HOST,
+        check=check_host,
     )
     second_port: int | None = _declare(
         None, CONNECTION, "port of the second host; same: the first one's", low=1, high=65_535, words={"same": None}
@@ -282,22 +168,26 @@ class UpstreamSettings:
     tls: bool = _declare(False, CONNECTION, "connect by TLS", words=_FLAG_WORDS)
     tls_verify: bool = _declare(True, CONNECTION, "refuse a certificate that isn't the host's", words=_FLAG_WORDS)
     tls_ca_file: str = _declare(
-        "", CONNECTION, "PEM file of the authorities to believe; empty: the system's", max_length=_MAX_PATH
+        "", CONNECTION, "PEM file of the authorities to believe; empty: the system's", check=check_ca_file
     )
     tls_server_name: str = _declare(
-        "", CONNECTION, "name that the certificate is for (SNI); empty: the host", max_length=_MAX_HOST
+        "",
+        CONNECTION,
+        "name that the certificate is for (SNI); empty: the host",
+        max_length=_MAX_HOST,
+        check=check_host,
     )
     tls_certificate: str = _declare(
         "",
         CONNECTION,
         "PEM file of the client certificate, with its chain, where the carrier demands one",
-        max_length=_MAX_PATH,
+        check=check_certificate_file,
     )
     tls_key: str = _declare(
         "",
         CONNECTION,
         "PEM file of its private key, without a passphrase; empty: it is in the same file",
-        max_length=_MAX_PATH,
+        check=check_key_file,
     )
     tls_minimum: str = _declare("1.2", CONNECTION, "lowest version of TLS that is spoken", words=_choose("1.2", "1.3"))
     connect_seconds: int = _declare(10, CONNECTION, "time for a connection to open", low=1, high=_MAX_SECONDS)
@@ -361,7 +251,7 @@ class UpstreamSettings:
         LIMITS,
         "what is done about a command_status, where that isn't the usual: 0x58=throttle, 0x15=retry, 69=fail:100",
         max_length=_MAX_MAP,
-        check=_check_entries(mappings.parse_status_map, InvalidStatusMap),
+        check=check_status_map,
     )
     source_ton: int | None = _declare(
         None, TEXT, "TON of senders; auto: 5 letters, 3 short codes, 1 numbers", low=0, high=_MAX_TON, words=_BY_ADDRESS
@@ -401,12 +291,14 @@ class UpstreamSettings:
         TEXT,
         "optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them",
         max_length=_MAX_TLVS,
+        check=check_tlvs,
     )
     pass_tlvs: str = _declare(
         "",
         TEXT,
         "tags of optional parameters of customers' messages that are passed on, as 0x1400, with blanks between them",
         max_length=_MAX_TLVS,
+        check=check_tags,
     )
     default_validity_seconds: int = _declare(
         0, TEXT, "validity of messages that have none; 0: the carrier's own", low=0, high=_MAX_VALIDITY_S
@@ -434,24 +326,24 @@ class UpstreamSettings:
         RECEIPTS,
         "regular expression whose one group is the id in a receipt's text; empty: what follows id:",
         max_length=mappings.MAX_PATTERN_LENGTH,
-        check=_check_id_pattern,
+        check=check_id_pattern,
     )
     error_map: str = _declare(
         "",
         RECEIPTS,
         "what the error codes of receipts mean to customers, where that isn't the usual: 27=6, 1F=100",
         max_length=_MAX_MAP,
-        check=_check_entries(mappings.parse_error_map, InvalidErrorMap),
+        check=check_error_map,
     )
     intermediate_states: str = _declare(
         "",
         RECEIPTS,
         "words of receipts that end nothing, beside ENROUTE, ACCEPTD, BUFFERED and those that aren't known",
         max_length=_MAX_WORDS,
-        check=_check_entries(mappings.parse_intermediate_states, InvalidIntermediateStates),
+        check=check_intermediate_states,
     )
     receipt_timezone: str = _declare(
-        "UTC", RECEIPTS, "time zone of the dates in receipts", max_length=_MAX_WORDS, check=_check_time_zone
+        "UTC", RECEIPTS, "time zone of the dates in receipts", max_length=_MAX_WORDS, check=check_time_zone
     )
     refund: str = _declare(
         REFUND_NEVER,
@@ -469,8 +361,8 @@ class UpstreamSettings:
         "",
         INBOUND,
         "country of numbers that come without its code, such as IT; empty: all have one",
-        max_length=2,
-        check=_check_country,
+        max_length=_MAX_WORDS,
+        check=check_country,
     )
 
     @property
@@ -486,8 +378,12 @@ def _get_rule(setting: Field[Any]) -> SettingRule:
 
 RULES: Mapping[str, SettingRule] = {each.name: _get_rule(each) for each in fields(UpstreamSettings)}
 DEFAULTS = UpstreamSettings()
-# Of use with TLS alone: whoever sets one believes that nothing goes out unsecured.
-TLS_SETTINGS = ("tls_ca_file", "tls_server_name", "tls_certificate", "tls_key", "tls_minimum")
+# Those that are of use with another one alone. Whoever sets one of TLS's believes that nothing goes out unsecured.
+DEPENDENT_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "second_host": ("second_port",),
+    "tls": ("tls_verify", "tls_ca_file", "tls_server_name", "tls_certificate", "tls_key", "tls_minimum"),
+    "tls_certificate": ("tls_key",),
+}
 # Those that name a file of this machine.
 FILE_SETTINGS = ("tls_ca_file", "tls_certificate", "tls_key")
 # The only ones that a simulator has.
@@ -516,81 +412,18 @@ def parse_setting(name: str, value: object) -> SettingValue:
 
 
 def _parse_number(name: str, value: object, low: int, high: int) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = low - 1
+    # int() reads more, such as 1_000 and digits of other scripts.
+    number = int(str(value)) if _NUMBER_PATTERN.fullmatch(str(value)) else low - 1
     if not low <= number <= high:
         raise InvalidUpstreamSetting(name, value, choices=RULES[name].choices)
     return number
 
 
 def _check_text(name: str, value: str, rule: SettingRule) -> None:
-    if name in FILE_SETTINGS:
-        # Its name is what the file system has it by.
-        _check_file(name, value)
-    elif len(value) > rule.max_length or not (value.isascii() and value.isprintable()):
+    if rule.max_length and (len(value) > rule.max_length or not (value.isascii() and value.isprintable())):
         raise InvalidUpstreamText(name, value, limit=rule.max_length)
-    elif name in ("host", "second_host", "tls_server_name") and value and not _is_host(value):
-        raise InvalidUpstreamHost(name, value)
-    elif rule.check is not None:
+    if rule.check is not None and value != getattr(DEFAULTS, name):
         rule.check(name, value)
-    elif name == "tlvs" and parse_tlvs(value) is None:
-        raise InvalidUpstreamTlvs(name, value)
-    elif name == "pass_tlvs" and parse_tags(value) is None:
-        raise InvalidUpstreamTags(name, value)
-
-
-# Each message asks for those of its upstream.
-@lru_cache(maxsize=100)
-def parse_tlvs(text: str) -> Mapping[int, bytes] | None:
-    """Read the value of the setting `tlvs`: values by tag (SMPP 3.4, 3.2.4.1); None where it isn't one."""
-    tlvs: dict[int, bytes] = {}
-    for each in text.replace(",", " ").split():
-        match = _TLV_PATTERN.fullmatch(each)
-        tag = int(match[1], 16) if match else 0
-        if match is None or not tag or tag in tlvs or tag in _OWN_TLVS:
-            return None
-        tlvs[tag] = bytes.fromhex(match[2])
-    return tlvs
-
-
-@lru_cache(maxsize=100)
-def parse_tags(text: str) -> frozenset[int] | None:
-    """Read the value of the setting `pass_tlvs`; None where it isn't one."""
-    matches = [_TAG_PATTERN.fullmatch(each) for each in text.replace(",", " ").split()]
-    tags = {int(each[1], 16) for each in matches if each is not None}
-    is_readable = len(tags) == len(matches) and 0 not in tags and tags.isdisjoint(_OWN_TLVS)
-    return frozenset(tags) if is_readable else None
-
-
-def _is_host(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        # What has only digits and dots and is no address is one that was mistyped.
-        return bool(_HOST_PATTERN.fullmatch(text)) and not re.fullmatch(r"[0-9.]+", text)
-    return True
-
-
-def _check_file(name: str, value: str) -> None:
-    if not value:
-        return
-    refusal = UnusableKeyFile if name == "tls_key" else UnusableCertificateFile
-    if not Path(value).is_absolute():
-        raise refusal(name, value, reason="its path must begin with /")
-    # Imported here: most commands need no TLS.
-    from portal.core import tls_client
-
-    try:
-        if name == "tls_ca_file":
-            tls_client.create_client_context(ca_file=value)
-        elif name == "tls_certificate":
-            tls_client.check_certificate_file(value)
-        else:
-            tls_client.check_key_file(value)
-    except tls_client.UnusableTlsFile as error:
-        raise refusal(name, value, reason=error.reason) from None
 
 
 def check_client_certificate(settings: UpstreamSettings) -> None:
@@ -616,19 +449,19 @@ def check_settings_together(settings: UpstreamSettings) -> None:
     """Make sure that the settings of a connection to a carrier, each of which is possible, go together.
 
     Raises:
-        UpstreamSettingMissing, SecondPortWithoutHost, TlsSettingWithoutTls, KeyWithoutCertificate,
-        ValidityAboveMaximum
+        UpstreamSettingMissing, SettingNeedsOther, SecondHostIsFirst, PatternOfUnreadText, ValidityAboveMaximum
     """
     for name in ("host", "system_id"):
         if not getattr(settings, name):
             raise UpstreamSettingMissing(name)
-    if settings.second_port is not None and not settings.second_host:
-        raise SecondPortWithoutHost()
-    for name in TLS_SETTINGS:
-        if getattr(settings, name) != getattr(DEFAULTS, name) and not settings.tls:
-            raise TlsSettingWithoutTls(name)
-    if settings.tls_key and not settings.tls_certificate:
-        raise KeyWithoutCertificate
+    for other, names in DEPENDENT_SETTINGS.items():
+        for name in names:
+            if getattr(settings, name) != getattr(DEFAULTS, name) and not getattr(settings, other):
+                raise SettingNeedsOther(name, other)
+    if settings.second_host.lower() == settings.host.lower() and settings.second_port in (None, settings.port):
+        raise SecondHostIsFirst
+    if settings.receipt_id_pattern and settings.receipt_id_from == "tlv":
+        raise PatternOfUnreadText
     if 0 < settings.max_validity_seconds < settings.default_validity_seconds:
         raise ValidityAboveMaximum(default=settings.default_validity_seconds, longest=settings.max_validity_seconds)
 

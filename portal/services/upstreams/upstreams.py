@@ -22,9 +22,9 @@ from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import choose_taker
 from portal.services.upstreams.settings import (
     DEFAULTS,
+    DEPENDENT_SETTINGS,
     RULES,
     SIMULATOR_SETTINGS,
-    TLS_SETTINGS,
     NoSettingOfSimulator,
     SettingValue,
     UpstreamSettings,
@@ -421,10 +421,11 @@ def _parse_settings(kind: str, settings: Mapping[str, object]) -> dict[str, Sett
 
 def _merge_settings(kind: str, settings: UpstreamSettings, parsed: Mapping[str, SettingValue]) -> UpstreamSettings:
     merged = replace(settings, **parsed)  # type: ignore[arg-type]
-    if settings.tls and not merged.tls:
-        # Whoever switches TLS off has no use for what belongs to it, unless it was given together with that.
-        unused = {name: getattr(DEFAULTS, name) for name in TLS_SETTINGS if name not in parsed}
-        merged = replace(merged, **unused)
+    for other, names in DEPENDENT_SETTINGS.items():
+        if getattr(settings, other) and not getattr(merged, other):
+            # Whoever takes it away has no use for what belongs to it, unless that was given together with it.
+            unused = {name: getattr(DEFAULTS, name) for name in names if name not in parsed}
+            merged = replace(merged, **unused)
     if kind == SMPP:
         check_settings_together(merged)
         if {"tls_certificate", "tls_key"} & parsed.keys():

@@ -31,9 +31,9 @@ from portal.services.routing.routes import Route, RouteTable
 from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
+from portal.services.upstreams.mappings import parse_tags
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
 from portal.services.upstreams.rerouting import ReroutingPosition
-from portal.services.upstreams.settings import parse_tags
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -142,9 +142,7 @@ class SqliteOutboundStorage:
         if has_ever_had and not self._has_ever_had_upstream:
             self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
         self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
-        self._keep_tlv_tags(
-            frozenset().union(*(parse_tags(each.settings.pass_tlvs) or () for each in found if each.enabled))
-        )
+        self._keep_tlv_tags(frozenset().union(*(parse_tags(each.settings.pass_tlvs) for each in found if each.enabled)))
         self._listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
     def _load_routes(self) -> None:

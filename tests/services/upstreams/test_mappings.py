@@ -91,6 +91,7 @@ def test_a_word_that_ends_all_or_says_nothing_cannot_be_intermediate(entry):
         (r"msg ?id[:=] ?(\w{1,20})", "msgid= 12ab", "12ab"),
         (r"^\((\d+)\)", "(17) DELIVRD", "17"),
         (r"id:x?([^ (?+]+)", "id:x7 ", "7"),
+        (r"\[\[--(\w+[+-])", "[[--7-", "7-"),
     ],
 )
 def test_a_pattern_finds_an_id(pattern, text, found):
@@ -121,6 +122,10 @@ def test_a_pattern_finds_an_id(pattern, text, found):
         f"({'a' * 99})",
         "(" * 500 + ")" * 500,
         "(a{99999999999})",
+        "([[a])",
+        "([+--])",
+        r"([\]a&&b])",
+        "([^a||b])",
     ],
 )
 def test_a_pattern_that_names_no_id_or_can_take_long_is_refused(pattern):

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from portal.services.common.errors import Refused
-from portal.services.upstreams.settings import (
-    DEFAULTS,
-    GROUPS,
-    RULES,
+from portal.services.upstreams.setting_checks import (
     InvalidCountry,
     InvalidErrorMap,
     InvalidIdPattern,
@@ -23,10 +20,16 @@ from portal.services.upstreams.settings import (
     InvalidUpstreamTags,
     InvalidUpstreamText,
     InvalidUpstreamTlvs,
-    KeyWithoutCertificate,
-    TlsSettingWithoutTls,
     UnusableCertificateFile,
     UnusableKeyFile,
+)
+from portal.services.upstreams.settings import (
+    DEFAULTS,
+    GROUPS,
+    RULES,
+    PatternOfUnreadText,
+    SecondHostIsFirst,
+    SettingNeedsOther,
     UpstreamSettingMissing,
     UpstreamSettings,
     ValidityAboveMaximum,
@@ -98,6 +101,9 @@ def test_each_default_is_a_value_and_reads_as_it_is_written(name):
         ("window", "0", "1–1000"),
         ("throughput", "-1", "0–100000"),
         ("throughput", "1.5", "0–100000"),
+        ("throughput", "1_000", "0–100000"),
+        ("throughput", "٣", "0–100000"),
+        ("port", "9" * 5000, "1–65535"),
         ("bind", "rx", "trx, tx[+]rx"),
         ("tls", "maybe", "yes, no"),
         ("tls", 7, "yes, no"),
@@ -132,6 +138,7 @@ def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value,
         ("host", "192.0.2.256", InvalidUpstreamHost),
         ("host", "[2001:db8::1]", InvalidUpstreamHost),
         ("tls_server_name", "carrier..example", InvalidUpstreamHost),
+        ("tls_server_name", f"{'x' * 64}.example", InvalidUpstreamHost),
         ("system_id", 7, InvalidUpstreamSetting),
         ("status_map", "0x58=throttle, 0x58=retry", InvalidStatusMap),
         ("status_map", "x" * 1001, InvalidUpstreamText),
@@ -145,6 +152,7 @@ def test_what_is_none_of_the_values_is_refused_with_those_there_are(name, value,
         ("receipt_timezone", "Europe", InvalidTimeZone),
         ("inbound_country", "XX", InvalidCountry),
         ("inbound_country", "39", InvalidCountry),
+        ("inbound_country", "Italy", InvalidCountry),
         ("pass_tlvs", "0x1400=00", InvalidUpstreamTags),
         ("pass_tlvs", "0", InvalidUpstreamTags),
         ("pass_tlvs", "0x1400 message_payload", InvalidUpstreamTags),
@@ -240,11 +248,16 @@ def test_a_client_certificate_and_its_key_must_belong_together(tmp_path: Path) -
     [
         (replace(ENOUGH, host=""), UpstreamSettingMissing, "host"),
         (replace(ENOUGH, system_id=""), UpstreamSettingMissing, "system_id"),
-        (replace(ENOUGH, tls_ca_file="/ca.pem"), TlsSettingWithoutTls, "tls_ca_file"),
-        (replace(ENOUGH, tls_server_name="x"), TlsSettingWithoutTls, "tls_server_name"),
-        (replace(ENOUGH, tls_certificate="/a.crt"), TlsSettingWithoutTls, "tls_certificate"),
-        (replace(ENOUGH, tls_minimum="1.3"), TlsSettingWithoutTls, "tls_minimum"),
-        (replace(ENOUGH, tls=True, tls_key="/a.key"), KeyWithoutCertificate, "tls_key"),
+        (replace(ENOUGH, tls_ca_file="/ca.pem"), SettingNeedsOther, "tls_ca_file"),
+        (replace(ENOUGH, tls_server_name="x"), SettingNeedsOther, "tls_server_name"),
+        (replace(ENOUGH, tls_certificate="/a.crt"), SettingNeedsOther, "tls_certificate"),
+        (replace(ENOUGH, tls_minimum="1.3"), SettingNeedsOther, "tls_minimum"),
+        (replace(ENOUGH, tls=True, tls_key="/a.key"), SettingNeedsOther, "tls_key"),
+        (replace(ENOUGH, tls_verify=False), SettingNeedsOther, "tls_verify"),
+        (replace(ENOUGH, second_port=2776), SettingNeedsOther, "second_port"),
+        (replace(ENOUGH, second_host="SMPP.carrier.example"), SecondHostIsFirst, "second_host"),
+        (replace(ENOUGH, second_host=ENOUGH.host, second_port=2775), SecondHostIsFirst, "second_host"),
+        (replace(ENOUGH, receipt_id_pattern="(.)", receipt_id_from="tlv"), PatternOfUnreadText, "receipt_id_pattern"),
         (
             replace(ENOUGH, default_validity_seconds=61, max_validity_seconds=60),
             ValidityAboveMaximum,
@@ -262,6 +275,8 @@ def test_settings_must_go_together(settings, refusal, field):
 def test_settings_that_go_together():
     check_settings_together(ENOUGH)
     check_settings_together(replace(ENOUGH, tls=True, tls_ca_file="/ca.pem", tls_server_name="x"))
+    check_settings_together(replace(ENOUGH, second_host=ENOUGH.host, second_port=2776))
+    check_settings_together(replace(ENOUGH, receipt_id_pattern="(.)", receipt_id_from="text"))
     check_settings_together(replace(ENOUGH, default_validity_seconds=60))
     check_settings_together(replace(ENOUGH, default_validity_seconds=60, max_validity_seconds=60))
 

@@ -10,7 +10,13 @@ from portal.services.common.audit import SHELL
 from portal.services.common.errors import Refused
 from portal.services.messages import sending, smpp_config
 from portal.services.upstreams import upstreams
-from portal.services.upstreams.settings import InvalidUpstreamSetting, NoSettingOfSimulator, UpstreamSettingMissing
+from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
+from portal.services.upstreams.settings import (
+    NoSettingOfSimulator,
+    SettingNeedsOther,
+    UpstreamSettingMissing,
+    list_changed_settings,
+)
 from portal.services.upstreams.upstreams import (
     DefaultUpstreamInUse,
     InvalidUpstreamKind,
@@ -62,6 +68,27 @@ def test_the_password_is_sealed_and_in_no_log(conn, keys, data):
     )
     with pytest.raises(UpstreamPasswordUnreadable, match="carrier"):
         upstreams.get_upstream_password(conn, Keys(b"x" * 32), created)
+
+
+@pytest.mark.parametrize(
+    ("settings", "off", "left"),
+    [
+        ({"second_host": "192.0.2.2", "second_port": 2776}, {"second_host": ""}, {}),
+        ({"tls": True, "tls_minimum": "1.3", "tls_verify": False}, {"tls": False}, {}),
+        ({"second_host": "192.0.2.2", "tls": True}, {"second_host": ""}, {"tls": True}),
+    ],
+)
+def test_what_belongs_to_a_setting_goes_with_it(conn, keys, settings, off, left):
+    created = create(conn, keys, **settings)
+    changed = upstreams.change_upstream(conn, keys, SHELL, created, **off)
+    kept = {"host": created.settings.host, "system_id": created.settings.system_id}
+    assert list_changed_settings(changed.settings) == kept | left
+
+
+def test_what_is_given_together_with_the_end_of_what_it_belongs_to_is_refused(conn, keys):
+    created = create(conn, keys, second_host="192.0.2.2")
+    with pytest.raises(SettingNeedsOther, match="second_port is of use with second_host alone"):
+        upstreams.change_upstream(conn, keys, SHELL, created, second_host="", second_port=2776)
 
 
 def test_the_first_one_is_the_default_until_another_is(conn, keys):

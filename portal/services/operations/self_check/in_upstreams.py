@@ -13,10 +13,10 @@ from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.operations.self_check.problem import AccountNames, Problem, iterate_rows
 from portal.services.upstreams import upstreams
+from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
 from portal.services.upstreams.settings import (
     DEFAULTS,
     FILE_SETTINGS,
-    InvalidUpstreamSetting,
     check_settings_together,
     parse_setting,
 )

@@ -11,14 +11,13 @@ from portal.services.common import ids
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import validation
 from portal.services.messages.validation import Segment, SubmittedMessage
+from portal.services.upstreams import mappings
 from portal.services.upstreams.settings import (
     NUMBER_PREFIXES,
     PAYLOAD,
     SAR,
     UDH_16,
     UpstreamSettings,
-    parse_tags,
-    parse_tlvs,
 )
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import TlvTag
@@ -87,9 +86,9 @@ def build_submit_sm(
     text, pieces, piece_parts = outgoing
     source, (source_ton, source_npi) = _read_source(message.source, settings)
     udh = text.udh
-    tlvs = dict(parse_tlvs(settings.tlvs) or {}) if settings.tlvs else {}
+    tlvs = dict(mappings.parse_tlvs(settings.tlvs)) if settings.tlvs else {}
     if message.tlvs:
-        passed_tags = parse_tags(settings.pass_tlvs) or ()
+        passed_tags = mappings.parse_tags(settings.pass_tlvs)
         tlvs |= {tag: value for tag, value in message.tlvs.items() if tag in passed_tags}
     segment = message.segment
     if len(pieces) > 1:
