@@ -55,9 +55,9 @@ _id_argument = click.argument("route_id", type=int, metavar="ID")
 )
 @click.option("--customer", metavar="C", help="Only messages of this customer's accounts.")
 @click.option("--account", metavar="A", help="Only messages of this account.")
-@click.option("--country", default="", metavar="CC", help="Only to numbers of this country (ISO 3166, like IT).")
-@click.option("--prefix", default="", metavar="DIGITS", help="Only to numbers that begin with these digits (39340).")
-@click.option("--sender", default="", metavar="S", help="Only messages with this sender.")
+@click.option("--country", metavar="CC", help="Only to numbers of this country (ISO 3166, like IT).")
+@click.option("--prefix", metavar="DIGITS", help="Only to numbers that begin with these digits (39340).")
+@click.option("--sender", metavar="S", help="Only messages with this sender.")
 @_before_option
 def _create_route(
     context: CommandContext,
@@ -65,9 +65,9 @@ def _create_route(
     upstreams_text: str,
     customer: str | None,
     account: str | None,
-    country: str,
-    prefix: str,
-    sender: str,
+    country: str | None,
+    prefix: str | None,
+    sender: str | None,
     before_id: int | None,
 ) -> CommandOutput:
     """Add a route, the last one unless --before says else. The first that fits a message decides, and no other."""

@@ -319,12 +319,12 @@ def create_route(
     *,
     customer: Customer | None = None,
     account: Account | None = None,
-    country: str = "",
-    prefix: str = "",
-    sender: str = "",
+    country: str | None = None,
+    prefix: str | None = None,
+    sender: str | None = None,
     before_id: int | None = None,
 ) -> Route:
-    """Create a route. What of its conditions isn't given fits every message.
+    """Create a route. What of its conditions is None fits every message.
 
     Args:
         upstreams_text: see `parse_route_upstreams`.
@@ -339,12 +339,12 @@ def create_route(
     """
     if customer and account:
         raise CustomerAndAccountGiven()
-    if country and prefix:
+    if country is not None and prefix is not None:
         raise CountryAndPrefixGiven()
     conditions: dict[str, Any] = {
-        "country": _parse_country(country) if country else None,
-        "prefix": _parse_prefix(prefix) if prefix else None,
-        "sender": senders.parse_sender(sender)[0] if sender else None,
+        "country": None if country is None else _parse_country(country),
+        "prefix": None if prefix is None else _parse_prefix(prefix),
+        "sender": None if sender is None else senders.parse_sender(sender)[0],
     }
     with write_transaction(conn):
         chosen = parse_route_upstreams(conn, upstreams_text)
