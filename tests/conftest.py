@@ -203,7 +203,9 @@ def run_app(data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subpro
             patch.setattr(sys, "argv", ["app.py", *words])
             # This process has other tests to run after a command that leaves the processor to others (check --record).
             patch.setattr(os, "nice", lambda _: 0)
-            patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin.encode()), encoding="utf-8"))
+            patch.setattr(
+                sys, "stdin", TextIOWrapper(BytesIO(stdin.encode(errors="surrogateescape")), encoding="utf-8")
+            )
             for name in os.environ.keys() - clean_environment().keys():
                 patch.delenv(name)
             try:

@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from portal.core import tls_client
 from portal.core.tls_client import TlsFault
@@ -84,9 +84,10 @@ _TLS_REMEDIES: Mapping[TlsFault, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStep:
-    """`step` is resolve, connect, tls, bind, enquire_link or unbind; `detail` what was found, or why it failed and what
-    to do about that. `status` is the command_status of a refused bind."""
+    """`host` has its port behind it; `step` is resolve, connect, tls, bind, enquire_link or unbind; `detail` what was
+    found, or why it failed and what to do about that. `status` is the command_status of a refused bind."""
 
+    host: str
     step: str
     ok: bool
     detail: str
@@ -101,42 +102,58 @@ class _StepFailed(Exception):
 
 
 def run_connection_test(name: str, settings: UpstreamSettings, password: str) -> list[ConnectionStep]:
-    """Bind with an upstream's settings, and unbind. The first step that fails is the last one.
+    """Bind with an upstream's settings, and unbind: at its host, and then at its second one, where it has any. The
+    first step that fails is the last one of its host.
 
     It takes as long as the settings give each step: a minute and more where nothing answers.
 
     Args:
         name: the upstream's, for the log and for commands that are told.
     """
-    return asyncio.run(_test_binds(name, settings.bind.split("+"), client_settings_from_upstream(settings, password)))
+    client_settings = client_settings_from_upstream(settings, password)
+    return [
+        step
+        for number, (host, port) in enumerate(client_settings.hosts)
+        for step in asyncio.run(
+            _test_binds(name, settings.bind.split("+"), replace(client_settings, host=host, port=port), number)
+        )
+    ]
 
 
-def excuse_refused_bind(steps: Sequence[ConnectionStep]) -> list[ConnectionStep]:
+def excuse_refused_binds(steps: Sequence[ConnectionStep]) -> list[ConnectionStep]:
     """Return the steps of a test beside which the server has held all binds that the upstream should have. That the
     carrier allows no further one is as it should be then, and the end of the test.
     """
-    *passed, last = steps
-    if last.status not in _NO_FURTHER_BIND:
-        return [*passed, last]
-    detail = (
-        f"the carrier allows no further bind ({format_status(last.status)}) while the server holds its own, with the"
-        " same settings: as it should be"
-    )
-    return [*passed, ConnectionStep(last.step, True, detail, last.status)]
+    return [
+        replace(
+            each,
+            ok=True,
+            detail=f"the carrier allows no further bind ({format_status(each.status)}) while the server holds its own,"
+            " with the same settings: as it should be",
+        )
+        if each.status in _NO_FURTHER_BIND
+        else each
+        for each in steps
+    ]
 
 
-async def _test_binds(name: str, kinds: list[str], settings: ClientSettings) -> list[ConnectionStep]:
+async def _test_binds(name: str, kinds: list[str], settings: ClientSettings, number: int) -> list[ConnectionStep]:
+    """Args: `number`: of the host, from 0."""
     steps: list[ConnectionStep] = []
+    host = f"{settings.host}:{settings.port}"
 
     def report(step: str, detail: str) -> None:
-        steps.append(ConnectionStep(step, True, detail))
+        steps.append(ConnectionStep(host, step, True, detail))
 
     try:
         addresses = await _resolve(settings, report)
         for kind in kinds:
             await _test_bind(name, kind, settings, addresses, report)
     except _StepFailed as failure:
-        steps.append(ConnectionStep(failure.step, False, str(failure).replace("NAME", name), failure.status))
+        detail = str(failure).replace("NAME", name)
+        if number:
+            detail = detail.replace("--host", "--second-host").replace("--port", "--second-port")
+        steps.append(ConnectionStep(host, failure.step, False, detail, failure.status))
     return steps
 
 

@@ -1,6 +1,5 @@
 """`init`, `customer …` and `user …`: who there is."""
 
-import sys
 from dataclasses import replace
 
 import click
@@ -18,6 +17,7 @@ from portal.cli.shell import (
     load_config,
     lock_and_migrate_database,
     open_database,
+    read_password,
     root_command,
     wrong_usage,
 )
@@ -163,7 +163,7 @@ def _create_user(
         wrong_usage("--password-stdin and --totp belong together: everyone has both a password and TOTP")
     customer = customers.get_customer(context.conn, customer_name) if customer_name else None
     role = role or (users.OWNER if customer else users.OPERATOR)
-    password_hash = password_hashing.hash_password(sys.stdin.readline().rstrip("\r\n")) if password_stdin else None
+    password_hash = password_hashing.hash_password(read_password()) if password_stdin else None
     with write_transaction(context.conn):
         user = users.create_user(context.conn, context.keys, SHELL, email, role, customer.id if customer else None)
         if password_hash is None:

@@ -1,5 +1,6 @@
 """What the commands share: how one runs, the open database, types of arguments, and how output is formatted."""
 
+import getpass
 import json
 import re
 import sqlite3
@@ -155,6 +156,12 @@ def _one_line_errors() -> Iterator[None]:
     except UnicodeEncodeError as error:
         # The characters are left out: they may be of a password that was to be printed.
         raise CommandError(f"An argument, or what is to be printed, can't be written in {error.encoding}.") from error
+    except UnicodeDecodeError as error:
+        # What can't be read may be of a password, too.
+        raise CommandError(f"What was read isn't text in {error.encoding}.") from None
+    except OverflowError as error:
+        # Of the database, which has numbers of 64 bits.
+        raise CommandError("An argument is a larger number than any that there is.") from error
     except BrokenPipeError:
         # Whoever reads the output (`| head`) wants no more of it: Click ends the program.
         raise
@@ -277,6 +284,15 @@ def _get_program_name() -> str:
 
 
 # --- arguments
+
+
+def read_password() -> str:
+    """Stdin's first line; on a terminal it is asked for, and not shown. For an option `--password-stdin`."""
+    if sys.stdin is None:
+        wrong_usage("--password-stdin reads stdin, which is closed")
+    if sys.stdin.isatty():
+        return getpass.getpass("Password: ")
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 def account_argument(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:

@@ -1,25 +1,24 @@
 """`upstream …`: operators' connections to carriers."""
 
-import getpass
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
-from typing import Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
-    DatabaseCommand,
     add_group,
     format_names_and_values,
     format_table,
     format_timestamp,
+    read_password,
     wrong_usage,
 )
+from portal.cli.upstream_options import SettingsCommand, settings_options
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
 from portal.services.upstreams import (
@@ -34,102 +33,15 @@ from portal.services.upstreams import (
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH
-from portal.services.upstreams.settings import (
-    DEFAULTS,
-    FILE_SETTINGS,
-    GROUPS,
-    RULES,
-    SIMULATOR_SETTINGS,
-    SettingRule,
-    UpstreamSettings,
-    format_setting,
-)
+from portal.services.upstreams.settings import RULES, SIMULATOR_SETTINGS, UpstreamSettings, format_setting
 from portal.services.upstreams.upstreams import Upstream
+
+if TYPE_CHECKING:
+    from portal.cli.connection_test import ConnectionStep
 
 upstream_group = add_group("upstream")
 
 _SERVER_STOPPED = "the SMPP server isn't running"
-
-_METAVARS = {
-    "host": "H",
-    "port": "P",
-    "second_host": "H",
-    "system_id": "S",
-    "system_type": "T",
-    "tls_ca_file": "FILE",
-    "tls_server_name": "H",
-    "tls_certificate": "FILE",
-    "tls_key": "FILE",
-    "address_range": "R",
-    "status_map": "MAP",
-    "receipt_id_pattern": "REGEX",
-    "error_map": "MAP",
-    "intermediate_states": "WORDS",
-    "receipt_timezone": "ZONE",
-    "inbound_country": "CC",
-    "tlvs": "TAG=HEX",
-    "pass_tlvs": "TAG",
-}
-_OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
-
-
-class SettingsCommand(DatabaseCommand):
-    """A command that takes an upstream's settings. Its help has them in groups, as carriers' letters have them."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for group in (*GROUPS, ""):
-            records = [
-                record
-                for each in self.get_params(ctx)
-                if isinstance(each, click.Option)
-                and _OPTION_GROUPS.get(each.name or "", "") == group
-                and (record := each.get_help_record(ctx))
-            ]
-            with formatter.section(group.capitalize() or "Options"):
-                formatter.write_dl(records)
-
-
-_password_option = click.option(
-    "--password-stdin", is_flag=True, help="The password that the carrier gave you is stdin's first line."
-)
-
-
-def _settings_options(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
-    """The options of all settings, and of the password; what was given of the settings comes as `settings`."""
-
-    @wraps(run)
-    def run_with_settings(context: CommandContext, *arguments: Any, **params: Any) -> CommandOutput:
-        given = {name: params.pop(name) for name in RULES}
-        settings = {name: value for name, value in given.items() if value is not None}
-        for name in FILE_SETTINGS:
-            if settings.get(name):
-                settings[name] = str(Path(settings[name]).absolute())
-        return run(context, *arguments, settings=settings, **params)
-
-    # An option is added in front of those that were added before it.
-    decorated: Callable[..., CommandOutput] = run_with_settings
-    for name, rule in reversed(list(RULES.items())):
-        if name == "system_id":
-            decorated = _password_option(decorated)
-        decorated = _build_option(name, rule)(decorated)
-    return decorated
-
-
-def _build_option(
-    name: str, rule: SettingRule
-) -> Callable[[Callable[..., CommandOutput]], Callable[..., CommandOutput]]:
-    option = f"--{name.replace('_', '-')}"
-    default = format_setting(name, getattr(DEFAULTS, name))
-    help = f"{rule.help[0].upper()}{rule.help[1:]}{f' (default {default})' if default else ''}."
-    if rule.is_flag:
-        return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=help)
-    if name in _METAVARS:
-        return click.option(option, name, metavar=_METAVARS[name], help=help)
-    if rule.low is None:
-        return click.option(option, name, type=click.Choice(list(rule.words)), help=help)
-    # A number that is none is refused (1), and no wrong usage: it is as wrong in a page's form.
-    return click.option(option, name, metavar="|".join(["N", *rule.words]), help=help)
-
 
 _name_argument = click.argument("name", metavar="NAME")
 
@@ -156,7 +68,7 @@ def _upstream_argument(run: Callable[..., CommandOutput]) -> Callable[..., Comma
     default=upstreams.SMPP,
     help="A carrier's SMSC, or a simulator that makes outcomes up (default smpp).",
 )
-@_settings_options
+@settings_options
 def _create_upstream(
     context: CommandContext, name: str, *, kind: str, password_stdin: bool, settings: dict[str, object]
 ) -> CommandOutput:
@@ -165,7 +77,7 @@ def _create_upstream(
         wrong_usage("give the password of the carrier's letter, too: --password-stdin reads it from stdin's first line")
     if kind == upstreams.SIMULATOR and password_stdin:
         wrong_usage("a simulator has no password: leave --password-stdin out")
-    password = _read_password() if password_stdin else ""
+    password = read_password() if password_stdin else ""
     upstream = upstreams.create_upstream(
         context.conn, context.keys, SHELL, name, kind=kind, password=password, **settings
     )
@@ -177,7 +89,7 @@ def _create_upstream(
 )
 @_upstream_argument
 @click.option("--name", "new_name", metavar="NAME", help="Another name.")
-@_settings_options
+@settings_options
 def _change_upstream(
     context: CommandContext,
     upstream: Upstream,
@@ -187,7 +99,7 @@ def _change_upstream(
     settings: dict[str, object],
 ) -> CommandOutput:
     """Change one; it connects anew where that is needed. What isn't given stays as it is."""
-    password = _read_password() if password_stdin else None
+    password = read_password() if password_stdin else None
     changed = upstreams.change_upstream(
         context.conn, context.keys, SHELL, upstream, name=new_name, password=password, **settings
     )
@@ -202,12 +114,6 @@ def _warn_of_open_key(settings: UpstreamSettings) -> str:
     from portal.core import tls_client
 
     return tls_client.describe_open_key(key)
-
-
-def _read_password() -> str:
-    if sys.stdin.isatty():
-        return getpass.getpass("Password: ")
-    return sys.stdin.readline().rstrip("\r\n")
 
 
 @upstream_group.command("list", example="upstream list --json")
@@ -253,6 +159,7 @@ def _show_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
 def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Connect, bind and unbind from here: what works, step by step, and what to do where it doesn't.
 
+    Where it has a second host, both are tested, and the exit status is 1 where either fails.
     Where the carrier allows only as many binds as the server holds, it refuses this one: nothing is wrong then.
     """
     if upstream.kind == upstreams.SIMULATOR:
@@ -266,24 +173,39 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     # Afterwards: by then the server has taken over what was changed a moment ago.
     state = binds.get_upstream_state(context.conn, upstream.id)
     if state.state == binds.BOUND:
-        steps = connection_test.excuse_refused_bind(steps)
+        steps = connection_test.excuse_refused_binds(steps)
+    failed = [each for each in steps if not each.ok]
     value = {
         "name": upstream.name,
-        "ok": all(each.ok for each in steps),
-        "steps": [{"step": each.step, "ok": each.ok, "detail": each.detail} for each in steps],
+        "ok": not failed,
+        "steps": [{"host": each.host, "step": each.step, "ok": each.ok, "detail": each.detail} for each in steps],
     }
-    rows = [(each.step, "ok" if each.ok else "FAILED", each.detail) for each in steps]
-    text = "\n".join(f"{step:<12}  {state:<6}  {detail}" for step, state, detail in rows)
+    hosts = [host for host, _ in groupby(each.host for each in steps)]
+    text = "\n\n".join(_format_steps(host if len(hosts) > 1 else "", steps) for host in hosts)
     if not upstream.enabled:
         text += f"\nIt is disabled, so no messages go out: upstream enable {upstream.name}"
     elif upstream.draining:
         text += f"\nIt is being drained, so no messages go out: upstream enable {upstream.name}"
-    if value["ok"]:
+    if not failed:
         return CommandOutput(value, text, _warn_of_open_key(upstream.settings))
-    problem = f"{upstream.name}: {steps[-1].step} failed"
+    problem = f"{upstream.name}: " + ", and ".join(
+        f"{each.step} failed{f' at {each.host}' if len(hosts) > 1 else ''}" for each in failed
+    )
+    if len(failed) < len(hosts):
+        problem += "; the server can bind to the other host alone"
     if bound_count := sum(each.state == binds.BOUND for each in state.binds):
         problem += f" (the server has {bound_count} of its binds bound: the carrier may allow no more)"
     return CommandOutput(value, text, problem, status=1)
+
+
+def _format_steps(host: str, steps: "Sequence[ConnectionStep]") -> str:
+    """A line a step of a test; with a host those of that one alone, under its name."""
+    lines = [
+        f"{each.step:<12}  {'ok' if each.ok else 'FAILED':<6}  {each.detail}"
+        for each in steps
+        if host in ("", each.host)
+    ]
+    return "\n".join([host, *lines] if host else lines)
 
 
 @upstream_group.command("enable", example="upstream enable carrier")
@@ -340,13 +262,23 @@ def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
     return CommandOutput({"name": upstream.name}, f"{upstream.name} removed")
 
 
+def _kept_arguments(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
+    """The command lists what is kept of all upstreams or of one: the function is called with its id, or None, and how
+    much it is to list.
+    """
+
+    @wraps(run)
+    def run_with_id(context: CommandContext, *, name: str | None, limit: int) -> CommandOutput:
+        return run(context, None if name is None else upstreams.get_upstream(context.conn, name).id, limit)
+
+    limit_option = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+    return click.argument("name", required=False)(limit_option(run_with_id))
+
+
 @upstream_group.command("unmatched", example="upstream unmatched carrier --limit 20")
-@click.argument("name", required=False)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
-def _list_unmatched_receipts(context: CommandContext, name: str | None, *, limit: int) -> CommandOutput:
+@_kept_arguments
+def _list_unmatched_receipts(context: CommandContext, upstream_id: int | None, limit: int) -> CommandOutput:
     """List receipts that belong to no message, newest first, with the ids that were looked for."""
-    upstream_id = upstreams.get_upstream(context.conn, name).id if name else None
-    receipts = unmatched_receipts.list_unmatched_receipts(context.conn, upstream_id, limit)
     names = upstreams.get_upstream_names(context.conn)
     rows = [
         {
@@ -358,21 +290,15 @@ def _list_unmatched_receipts(context: CommandContext, name: str | None, *, limit
             "destination": each.destination,
             "text": each.text,
         }
-        for each in receipts
+        for each in unmatched_receipts.list_unmatched_receipts(context.conn, upstream_id, limit)
     ]
-    if not rows:
-        return CommandOutput(rows, "There is none.")
-    columns = ("received_at", "upstream", "tried", "status", "source", "destination")
-    return CommandOutput(rows, format_table(columns, [tuple(row[name] for name in columns) for row in rows]))
+    return _format_rows(rows, ("received_at", "upstream", "tried", "status", "source", "destination"))
 
 
 @upstream_group.command("unowned", example="upstream unowned carrier --limit 20")
-@click.argument("name", required=False)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
-def _list_unowned_messages(context: CommandContext, name: str | None, *, limit: int) -> CommandOutput:
+@_kept_arguments
+def _list_unowned_messages(context: CommandContext, upstream_id: int | None, limit: int) -> CommandOutput:
     """List messages from handsets to numbers that no account has, newest first."""
-    upstream_id = upstreams.get_upstream(context.conn, name).id if name else None
-    messages = unowned_messages.list_unowned_messages(context.conn, upstream_id, limit)
     names = upstreams.get_upstream_names(context.conn)
     rows = [
         {
@@ -382,12 +308,14 @@ def _list_unowned_messages(context: CommandContext, name: str | None, *, limit: 
             "destination": each.destination,
             "text": each.text,
         }
-        for each in messages
+        for each in unowned_messages.list_unowned_messages(context.conn, upstream_id, limit)
     ]
-    if not rows:
-        return CommandOutput(rows, "There is none.")
-    columns = ("received_at", "upstream", "source", "destination", "text")
-    return CommandOutput(rows, format_table(columns, [tuple(row[name] for name in columns) for row in rows]))
+    return _format_rows(rows, ("received_at", "upstream", "source", "destination", "text"))
+
+
+def _format_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> CommandOutput:
+    table = format_table(columns, [[row[name] for name in columns] for row in rows])
+    return CommandOutput(rows, table if rows else "There is none.")
 
 
 def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:

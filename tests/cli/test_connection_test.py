@@ -119,6 +119,43 @@ def test_each_step_that_works_is_told(ok, run_app, add):
     assert steps["unbind"] == "done"
 
 
+def test_both_hosts_are_tested_and_told(ok, run_app, add):
+    async def take_two(carrier: Carrier) -> None:
+        await take_one_bind(carrier)
+        await take_one_bind(carrier)
+
+    with carrier_in_a_thread(take_two) as carrier:
+        add(carrier.port, "--second-host", "localhost")
+        tested = ok("upstream", "test", "carrier")
+    assert tested["ok"]
+    assert [(each["host"], each["step"]) for each in tested["steps"]] == [
+        *((f"127.0.0.1:{carrier.port}", each) for each in ("connect", "bind", "enquire_link", "unbind")),
+        *((f"localhost:{carrier.port}", each) for each in ("resolve", "connect", "bind", "enquire_link", "unbind")),
+    ]
+
+
+@pytest.mark.parametrize("failing", ["host", "second_host", "both"])
+def test_a_host_that_fails_is_told_beside_one_that_works(run_app, add, failing):
+    port = find_free_port()
+    with ExitStack() as carriers:
+        works = port if failing == "both" else carriers.enter_context(carrier_in_a_thread(take_one_bind)).port
+        first, second = (works, port) if failing == "second_host" else (port, works)
+        add(first, "--second-host", "127.0.0.2" if failing == "both" else "127.0.0.1", "--second-port", second)
+        done = run_app("upstream", "test", "carrier")
+    assert done.returncode == 1
+    if failing == "both":
+        assert done.stderr == f"carrier: connect failed at 127.0.0.1:{port}, and connect failed at 127.0.0.2:{port}\n"
+        return
+    assert done.stderr == (
+        f"carrier: connect failed at 127.0.0.1:{port}; the server can bind to the other host alone\n"
+    )
+    blocks = dict(each.split("\n", 1) for each in done.stdout.rstrip().split("\n\n"))
+    assert [*blocks] == [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]
+    assert blocks[f"127.0.0.1:{works}"].count(" ok ") == 4
+    option = "--second-port" if failing == "second_host" else "--port"
+    assert f"refuses the connection: compare {option} with" in blocks[f"127.0.0.1:{port}"]
+
+
 def test_pairs_are_tested_one_after_the_other(run_app, add):
     commands = []
 

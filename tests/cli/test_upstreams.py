@@ -165,6 +165,7 @@ def test_what_is_wrong_is_told_by_its_setting(ok, refused, run_app):
     assert "needs host" in refused("upstream", "add", "carrier", "--system-id", "x", "--password-stdin", stdin="x")
     assert "1 to 8 characters" in refused(*ADD, stdin="123456789")
     assert "1 to 8 characters" in refused(*ADD, stdin="")
+    assert "isn't text in utf-8" in refused(*ADD, stdin="p\udce4ss")
     assert run_app(*ADD, "--bind", "rx", stdin="x").returncode == 2
     missing = run_app(*ADD[:-1])
     assert missing.returncode == 2
@@ -307,7 +308,7 @@ def test_the_help_has_the_options_in_the_groups_of_a_carriers_letter(run_app):
     assert re.search(r"--system-id.*\n +--password-stdin", bind)
 
 
-def test_receipts_that_belong_to_no_message_are_listed_with_what_was_tried(ok, run_app, conn):
+def test_receipts_that_belong_to_no_message_are_listed_with_what_was_tried(ok, refused, run_app, conn):
     ok("upstream", "add", "sim", "--kind", "simulator")
     assert ok("upstream", "unmatched") == []
     for number, text in enumerate(("id:ab12 stat:DELIVRD", "id:ab13 stat:EXPIRED")):
@@ -319,6 +320,7 @@ def test_receipts_that_belong_to_no_message_are_listed_with_what_was_tried(ok, r
     newest, _ = ok("upstream", "unmatched", "sim")
     assert (newest["upstream"], newest["tried"], newest["text"]) == ("sim", "ab13, 43791", "id:ab13 stat:EXPIRED")
     assert len(ok("upstream", "unmatched", "--limit", "1")) == 1
+    assert "larger number" in refused("upstream", "unmatched", "--limit", 1 << 63)
     assert "393331234567" in run_app("upstream", "unmatched", "SIM").stdout
     assert run_app("upstream", "unmatched", "other").returncode == 1
 
