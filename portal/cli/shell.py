@@ -288,8 +288,6 @@ def _get_program_name() -> str:
 
 def read_password() -> str:
     """Stdin's first line; on a terminal it is asked for, and not shown. For an option `--password-stdin`."""
-    if sys.stdin is None:
-        wrong_usage("--password-stdin reads stdin, which is closed")
     if sys.stdin.isatty():
         return getpass.getpass("Password: ")
     return sys.stdin.readline().rstrip("\r\n")

@@ -88,7 +88,7 @@ def create_client_context(
         UnusableTlsFile: one of the files can't be read, or isn't what it should be.
     """
     if ca_file:
-        _read_file("CA file", ca_file)
+        _check_pem_file("CA file", ca_file, b"CERTIFICATE-----", "no certificate in PEM is in it")
     try:
         tls_context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
@@ -225,5 +225,5 @@ def _describe_reason(error: ssl.SSLError) -> str:
 
 def _describe_file_error(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return error.reason or str(error)
+        return f"OpenSSL can't read it ({error.reason or error})"
     return os.strerror(error.errno) if error.errno else str(error)

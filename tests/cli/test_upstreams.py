@@ -174,6 +174,8 @@ def test_what_is_wrong_is_told_by_its_setting(ok, refused, run_app):
     assert "it has no host" in refused("upstream", "add", "sim", "--kind", "simulator", "--host", "x")
     assert "no upstream “carrier”" in refused("upstream", "show", "carrier")
     assert ok("upstream", "list") == []
+    ok(*ADD, stdin="x")
+    assert "“carrier”: change that one, or give another name" in refused(*ADD, stdin="x")
 
 
 def test_a_password_is_changed_without_the_rest(ok, conn, keys):

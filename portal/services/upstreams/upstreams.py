@@ -48,7 +48,7 @@ class NoSuchUpstream(Refused):
 
 
 class UpstreamExists(Refused):
-    sentence = N_("There is already an upstream “%(name)s”.")
+    sentence = N_("There is already an upstream “%(name)s”: change that one, or give another name.")
     field = "name"
 
 

@@ -189,7 +189,10 @@ def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
     with pytest.raises(UnusableCertificateFile, match="No such file"):
         parse_setting("tls_ca_file", str(file))
     file.write_text("none")
-    with pytest.raises(UnusableCertificateFile, match="tls_ca_file"):
+    with pytest.raises(UnusableCertificateFile, match=r"of tls_ca_file, .*: no certificate in PEM is in it"):
+        parse_setting("tls_ca_file", str(file))
+    file.write_text("-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n")
+    with pytest.raises(UnusableCertificateFile, match=": OpenSSL can't read it "):
         parse_setting("tls_ca_file", str(file))
     with pytest.raises(UnusableCertificateFile, match="begin with /"):
         parse_setting("tls_ca_file", "ca.pem")

@@ -247,7 +247,7 @@ async def test_tls_with_the_name_in_the_certificate(tmp_path, server_tls):
         ({}, "no authority that is believed has signed its certificate (self-signed certificate)"),
         ({"tls_ca_file": "{folder}/smpp.crt"}, "its certificate is of another name (IP address mismatch, "),
         ({"tls_ca_file": "{folder}/none.crt"}, "CA file {folder}/none.crt: No such file or directory"),
-        ({"tls_ca_file": "{folder}/smpp.key"}, "CA file {folder}/smpp.key: NO_CERTIFICATE_OR_CRL_FOUND"),
+        ({"tls_ca_file": "{folder}/smpp.key"}, "CA file {folder}/smpp.key: no certificate in PEM is in it"),
     ],
 )
 async def test_tls_that_is_not_trusted(tmp_path, server_tls, settings, error):
