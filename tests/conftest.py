@@ -10,6 +10,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from portal import cli, migrations
@@ -27,6 +28,10 @@ from portal.smsc.server import get_event_loop_factory
 from tests.serving import clean_environment, run_component, run_server
 from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_data_folder
 from tests.support import find_free_port as a_free_port
+
+# How long an example takes says nothing on a machine that does other things, too: a test of time measures it itself.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 _MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
 # What takes longest comes first: workers that have nothing left to do take what is last in another's queue.

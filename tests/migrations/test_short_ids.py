@@ -282,7 +282,7 @@ COUNTERS = st.one_of(st.integers(0, 3), st.integers(4_090, 4_100), st.integers(0
 BLOCK_SIZES = st.one_of(st.integers(1, 5), st.integers(1, 5_000))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(TIMES, COUNTERS, BLOCK_SIZES), min_size=1, max_size=6))
 @example([(EPOCH_MS + QUARTER_MS - 1, 0, 9_000), (EPOCH_MS + QUARTER_MS, 0, 3)])
 @example([(0, 1, 3), (EPOCH_MS - 1, 0, 5_000), (EPOCH_MS, 0, 2)])

@@ -41,7 +41,5 @@ def test_processes_that_are_killed_lose_and_invent_no_credits():
 def test_each_step_does_what_the_model_says():
     run_state_machine_as_test(
         CreditMachine,
-        settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=25, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
     )

@@ -164,7 +164,7 @@ def test_one_kind_only(conn, year, kind):
 _amounts = st.integers(min_value=1, max_value=9_999)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 40 * 24), st.sampled_from(ledger.KINDS), _amounts), max_size=40),
     st.integers(0, 39),

@@ -268,7 +268,7 @@ _STEP = st.one_of(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_STEP, min_size=10, max_size=40))
 @example([("grant", 1, 1, 1), ("grant", 1, 1, 2), ("clock", 1), ("spend", 0, 21), ("clock", -1), ("spend", 1, 1)])
 def test_any_course_of_events_agrees_with_the_rules(conn: Connection, cast: Cast, steps: list[tuple[Any, ...]]) -> None:

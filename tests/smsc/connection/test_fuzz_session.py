@@ -46,7 +46,7 @@ ANSWERED_IN_S = 5.0
 BINDS = (CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER)
 WHOLE = make_valid_pdus(Random(0), 8)
 LAST, AFTER_ALL = 0x7A000000, 0x7A000001
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Arena:
