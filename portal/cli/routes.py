@@ -34,6 +34,9 @@ class RouteCommand(DatabaseCommand):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
+            is_of_option = isinstance(error, click.BadParameter) and isinstance(error.param, click.Option)
+            if is_of_option and not isinstance(error, click.MissingParameter):
+                raise  # The former commands had none of these.
             raise click.UsageError(f"{error.format_message()} {_FORMERLY}", ctx) from error
 
 

@@ -168,6 +168,12 @@ def test_the_old_form_for_numbers_names_the_new_one(run_app, ok, command, named)
     assert ok("number", "list", "smpp-acme-1") == []
 
 
+def test_an_option_that_is_wrong_names_no_other_command(run_app):
+    done = run_app("route", "add", "--upstream", "A", "--before", "first")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("Invalid value for '--before': 'first' is not a valid integer.\n")
+
+
 def test_none_may_be_the_default_upstream(ok, refused, run_app, carriers):
     assert ok("upstream", "default", "--none") == {"default": None, "waiting": 0}
     assert [each["default"] for each in ok("upstream", "list")] == [False] * 3
