@@ -111,12 +111,6 @@ class Route:
     sender: str | None
     upstreams: tuple[RouteUpstream, ...]
 
-    @property
-    def decisive_fields(self) -> tuple[object, ...]:
-        """What of it decides about messages, beside its place among the others: not the names that it shows."""
-        chosen = tuple((each.id, each.weight) for each in self.upstreams)
-        return self.id, self.customer_id, self.account_id, self.country, self.prefix, self.sender, chosen
-
 
 # --- which upstreams a message takes
 
@@ -269,18 +263,38 @@ def _find_all(grouped: Mapping[_Scope, _RoutesBySender], scopes: Iterable[_Scope
     return tuple(grouped[scope] for scope in scopes if scope in grouped)
 
 
-def load_route_table(conn: sqlite3.Connection) -> RouteTable:
-    """The routes as they are now. Some milliseconds for a thousand.
+@dataclass(frozen=True, slots=True)
+class DecisiveRows:
+    """All that decides which way messages take, as it is stored: not the names that a list shows.
 
-    What is in it changes with `smpp_config.read_config_version`, also by a new account of a customer that has routes.
+    `routes`: in their order. `owners`: the customers of the accounts that these are for, by account.
     """
-    rows = conn.execute(
+
+    routes: Sequence[tuple[object, ...]]
+    owners: Mapping[int, int]
+    default_upstream_id: int | None
+
+
+def read_decisive_rows(conn: sqlite3.Connection) -> DecisiveRows:
+    """Read what a `RouteTable` is made of, to see whether it has changed. A millisecond or two for a thousand routes.
+
+    It changes with `smpp_config.read_config_version`, also by a new account of a customer that has routes.
+    """
+    listed = conn.execute(
+        "SELECT id, customer_id, account_id, country, prefix, sender, upstreams FROM routes ORDER BY position"
+    )
+    owners = conn.execute(
         "SELECT id, customer_id FROM accounts WHERE id IN (SELECT account_id FROM routes)"
         " OR customer_id IN (SELECT customer_id FROM routes)"
     )
-    owners = dict(rows.fetchall())
     default = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
-    return RouteTable(list_routes(conn), owners, default and default[0])
+    return DecisiveRows([tuple(row) for row in listed], dict(owners.fetchall()), default and default[0])
+
+
+def load_route_table(conn: sqlite3.Connection) -> RouteTable:
+    """The routes as they are now. Some milliseconds for a thousand."""
+    rows = read_decisive_rows(conn)
+    return RouteTable(list_routes(conn), rows.owners, rows.default_upstream_id)
 
 
 # --- the list of them

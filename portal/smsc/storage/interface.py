@@ -264,7 +264,7 @@ class OutboundStorage(Protocol):
 
     def reroute_messages(self, resolve: Callable[[Collection[tuple[UpstreamPath, int]]], None]) -> None:
         """Put what waits on the paths that it takes now; `resolve` gets all paths with the accounts of which something
-        waits there.
+        waits there. While that is done for another call, it begins anew, and ends for both.
         """
 
     def store_accepted_message(self, accepted: AcceptedMessage, *, is_urgent: bool) -> None:

@@ -26,15 +26,11 @@ from portal.services.messages.sending import (
     UnsentMessage,
 )
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.routing import routes
-from portal.services.routing.routes import Route, RouteTable
-from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers, upstreams
+from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
-from portal.services.upstreams.mappings import parse_tags
-from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
+from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.rerouting import ReroutingPosition
-from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
     Claim,
@@ -45,8 +41,8 @@ from portal.smsc.storage.interface import (
     StorageError,
     StorageUnavailable,
     SubmitCallback,
-    UpstreamConfig,
 )
+from portal.smsc.storage.outbound_config import OutboundConfig
 from portal.smsc.storage.read_errors import translate_read_errors
 from portal.smsc.storage.searcher import DatabaseSearcher
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
@@ -60,7 +56,6 @@ _ClaimJob = tuple[Claim, _ClaimCallback]
 _Waiting = Collection[tuple[UpstreamPath, int]]
 _WaitingCallback = Callable[[_Waiting], None]
 _HoldJob = tuple[Collection[int], Sequence[UpstreamPath], _WaitingCallback]
-_RerouteJob = tuple[ReroutingPosition, _WaitingCallback]
 
 
 class SqliteOutboundStorage:
@@ -87,21 +82,22 @@ class SqliteOutboundStorage:
     ) -> None:
         self._read_connection = read_connection
         self._simulated_searcher = simulated_searcher
-        self._keys = keys
         self._loop = loop
         self._on_fatal_error = on_fatal_error
         self._queue_receipts = queue_receipts
         self._mark_deliveries_due = mark_deliveries_due
-        self._keep_tlv_tags = keep_tlv_tags
+        self._config = OutboundConfig(
+            read_connection, keys, lambda: self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None), keep_tlv_tags
+        )
+        self._choose_path = self._config.choose_path
         self._writer: DatabaseWriter
         self._listener: OutboundListener
         self._is_due_job_queued = False
         self._refuses_submits = False
         self._is_closing = False
-        self._upstream_versions: dict[int, int] = {}
-        self._has_ever_had_upstream = False
-        self._routes = RouteTable([], {}, None)
-        self._listed_routes: Sequence[Route] = []
+        # Of those who have asked that what waits takes other paths: one pass does it for all.
+        self._rerouted_callbacks: list[_WaitingCallback] = []
+        self._begins_rerouting_anew = False
 
     def start(self, writer: DatabaseWriter) -> None:
         """Begin to write; before all else about what was under way when the last process ended."""
@@ -121,44 +117,8 @@ class SqliteOutboundStorage:
 
     def load_upstreams(self) -> None:
         """Tell the listener of upstreams and routes that have changed, if any have. Raises sqlite3.Error."""
-        self._load_upstreams()
-        self._load_routes()
-
-    def _load_upstreams(self) -> None:
-        conn = self._read_connection
-        found = upstreams.list_upstreams(conn)
-        versions = {each.id: each.version for each in found}
-        has_ever_had = bool(found) or upstreams.has_ever_had_upstream(conn)
-        if (versions, has_ever_had) == (self._upstream_versions, self._has_ever_had_upstream):
-            return
-        configs = []
-        for each in found:
-            try:
-                password = upstreams.get_upstream_password(conn, self._keys, each)
-            except UpstreamPasswordUnreadable as error:
-                log.error("%s", error)
-                password = None
-            configs.append(UpstreamConfig(each, password))
-        if has_ever_had and not self._has_ever_had_upstream:
-            self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
-        self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
-        self._keep_tlv_tags(frozenset().union(*(parse_tags(each.settings.pass_tlvs) for each in found if each.enabled)))
-        self._listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
-
-    def _load_routes(self) -> None:
-        listed = routes.list_routes(self._read_connection)
-        loaded = routes.load_route_table(self._read_connection)
-        if not listed and not self._listed_routes and loaded.default == self._routes.default:
-            return
-        before = [each.decisive_fields for each in self._listed_routes]
-        moves_waiting = [each.decisive_fields for each in listed] != before
-        self._routes, self._listed_routes = loaded, listed
-        self._listener.handle_routes_changed(loaded, moves_waiting=moves_waiting)
-
-    def _choose_path(self, account_id: int, destination: str, country: str, source: str) -> UpstreamPath:
-        """The `ChoosePath` of the routes that there are. The writer calls it."""
-        decision = self._routes.choose(account_id, destination, country, source)
-        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids
+        self._config.load_upstreams(self._listener)
+        self._config.load_routes(self._listener)
 
     # --- what the dispatcher asks
 
@@ -174,7 +134,10 @@ class SqliteOutboundStorage:
         self._writer.queue_write(WriteJobKind.HOLD_FOLLOWERS, (upstream_ids, retried_paths, resolve))
 
     def reroute_messages(self, resolve: _WaitingCallback) -> None:
-        self._writer.queue_write(WriteJobKind.REROUTE, (ReroutingPosition(), resolve))
+        self._begins_rerouting_anew = bool(self._rerouted_callbacks)
+        self._rerouted_callbacks.append(resolve)
+        if not self._begins_rerouting_anew:
+            self._writer.queue_write(WriteJobKind.REROUTE, ReroutingPosition())
 
     def store_accepted_message(self, accepted: AcceptedMessage, *, is_urgent: bool) -> None:
         if is_urgent:
@@ -434,21 +397,23 @@ class SqliteOutboundStorage:
         return results
 
     def _reroute_messages(
-        self, conn: sqlite3.Connection, items: list[_RerouteJob]
-    ) -> list[ReroutingPosition | _Waiting]:
-        results: list[ReroutingPosition | _Waiting] = []
-        for position, _ in items:
-            next_position = rerouting.reroute_messages(conn, position, _BATCH_SIZE, self._choose_path)
-            results.append(next_position or queue.list_waiting_accounts(conn))
-        return results
+        self, conn: sqlite3.Connection, positions: list[ReroutingPosition]
+    ) -> ReroutingPosition | _Waiting:
+        (position,) = positions
+        next_position = rerouting.reroute_messages(conn, position, _BATCH_SIZE, self._choose_path)
+        return next_position or queue.list_waiting_accounts(conn)
 
-    def _handle_rerouted(self, items: list[_RerouteJob], results: list[ReroutingPosition | _Waiting]) -> None:
-        for (_, resolve), result in zip(items, results, strict=True):
-            if isinstance(result, ReroutingPosition):
-                # What is submitted meanwhile has its turn in between.
-                self._writer.queue_write(WriteJobKind.REROUTE, (result, resolve))
-            else:
-                resolve(result)
+    def _handle_rerouted(self, _: list[ReroutingPosition], result: ReroutingPosition | _Waiting) -> None:
+        if self._begins_rerouting_anew:
+            self._begins_rerouting_anew = False
+            result = ReroutingPosition()
+        if isinstance(result, ReroutingPosition):
+            # What is submitted meanwhile has its turn in between.
+            self._writer.queue_write(WriteJobKind.REROUTE, result)
+            return
+        callbacks, self._rerouted_callbacks = self._rerouted_callbacks, []
+        for resolve in callbacks:
+            resolve(result)
 
     def _handle_claimed(self, items: list[_ClaimJob], claimed: list[ClaimedMessages]) -> None:
         for (*_, resolve), each in zip(items, claimed, strict=True):

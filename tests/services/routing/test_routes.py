@@ -1,6 +1,7 @@
 """The list of routes: what can be one, in which order they stand, and what is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -228,18 +229,18 @@ def test_what_was_renamed_or_disabled_keeps_its_routes(conn, keys, carriers, acm
 
 
 def test_names_decide_nothing_and_all_else_does(conn, keys, carriers, acme_1):
-    def list_decisive_fields() -> list[tuple[object, ...]]:
-        return [each.decisive_fields for each in routes.list_routes(conn)]
-
     first = routes.create_route(conn, SHELL, "A:70,B:30", account=acme_1, prefix="39")
-    before = list_decisive_fields()
+    before = routes.read_decisive_rows(conn)
     upstreams.change_upstream(conn, keys, SHELL, carriers[0], name="renamed")
-    assert list_decisive_fields() == before
+    assert routes.read_decisive_rows(conn) == before
     assert routes.list_routes(conn) != [first]
     others: list[tuple[str, dict[str, Any]]] = [("renamed:60,B:40", {"prefix": "39"}), ("renamed:70,B:30", {})]
     for text, conditions in others:
         routes.create_route(conn, SHELL, text, account=acme_1, **conditions)
-    assert len({each[1:] for each in list_decisive_fields()}) == 3
+    after = routes.read_decisive_rows(conn)
+    assert len({each[1:] for each in after.routes}) == 3
+    upstreams.set_default_upstream(conn, SHELL, carriers[1])
+    assert routes.read_decisive_rows(conn) == replace(after, default_upstream_id=carriers[1].id)
 
 
 def test_routes_of_an_account_that_is_gone_stay_and_keep_nobody_s_messages(conn, carriers, acme_1, acme_2):

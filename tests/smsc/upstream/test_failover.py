@@ -27,6 +27,7 @@ from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.takers import PathTakers
 from tests.services.submitting import store_messages
+from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
 from tests.support import prepare_submit
@@ -567,6 +568,35 @@ async def test_without_what_has_to_come_before_messages_go_out_the_server_ends(
     async with asyncio.timeout(DEADLINE_S):
         await ended.wait()
     await server.close()
+
+
+async def test_routes_that_change_while_what_waits_is_looked_through_begin_that_anew(config, cast, conn, add_upstream):
+    """Of thirty changes each would have a pass of its own, and nothing goes out before the last one ends."""
+    upstream = add_upstream(1)
+    async with run_smsc(config) as server:
+        routes.create_route(conn, SYSTEM, upstream.name)
+        server.storage.poll_changes()
+        conn.execute("UPDATE accounts SET balance = 1000000000")
+        # The first of them are on another path than the others.
+        store_messages(conn, [prepare_waiting(conn, cast.smpp_acme_1.id)] * 1_000)
+        routed = prepare_waiting(conn, cast.smpp_acme_1.id)
+        routed.path = (upstream.id,)
+        store_messages(conn, [routed] * 3_000)
+        resolved: list[int] = []
+        turns: list[int] = []
+
+        def resolve(_: object) -> None:
+            resolved.append(1)
+            asyncio.get_running_loop().call_soon(lambda: turns.append(len(resolved)))
+
+        server.storage.outbound.reroute_messages(resolve)
+        async with asyncio.timeout(DEADLINE_S):
+            while conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages WHERE path = 0)").fetchone()[0]:
+                await asyncio.sleep(0)
+        assert not resolved
+        server.storage.outbound.reroute_messages(resolve)
+        await wait_until(lambda: len(turns) == 2)
+        assert turns == [2, 2]
 
 
 async def test_once_the_server_stops_no_upstream_takes_anything(config, add_upstream):

@@ -1,0 +1,79 @@
+"""Upstreams and routes as the SMPP server has them in memory: read again where the database has others."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+
+from portal.core.crypto import Keys
+from portal.services.routing import routes
+from portal.services.routing.routes import DecisiveRows, RouteTable
+from portal.services.upstreams import upstreams
+from portal.services.upstreams.mappings import parse_tags
+from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
+from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
+from portal.smsc.storage.interface import OutboundListener, UpstreamConfig
+
+log = logging.getLogger(__name__)
+
+
+class OutboundConfig:
+    """What is told `OutboundListener` of upstreams and routes. Whatever reads raises sqlite3.Error.
+
+    Args:
+        begin_upstreams: is called before the listener hears of the first upstream that there ever was.
+        keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
+    """
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        keys: Keys,
+        begin_upstreams: Callable[[], None],
+        keep_tlv_tags: Callable[[frozenset[int]], None],
+    ) -> None:
+        self._conn = conn
+        self._keys = keys
+        self._begin_upstreams = begin_upstreams
+        self._keep_tlv_tags = keep_tlv_tags
+        self._versions: dict[int, int] = {}
+        self._has_ever_had_upstream = False
+        self._rows = DecisiveRows([], {}, None)
+        self._routes = RouteTable([], {}, None)
+
+    def load_upstreams(self, listener: OutboundListener) -> None:
+        """Tell the listener of upstreams where any has changed."""
+        found = upstreams.list_upstreams(self._conn)
+        versions = {each.id: each.version for each in found}
+        has_ever_had = bool(found) or upstreams.has_ever_had_upstream(self._conn)
+        if (versions, has_ever_had) == (self._versions, self._has_ever_had_upstream):
+            return
+        configs = []
+        for each in found:
+            try:
+                password = upstreams.get_upstream_password(self._conn, self._keys, each)
+            except UpstreamPasswordUnreadable as error:
+                log.error("%s", error)
+                password = None
+            configs.append(UpstreamConfig(each, password))
+        if has_ever_had and not self._has_ever_had_upstream:
+            self._begin_upstreams()
+        self._versions, self._has_ever_had_upstream = versions, has_ever_had
+        self._keep_tlv_tags(frozenset().union(*(parse_tags(each.settings.pass_tlvs) for each in found if each.enabled)))
+        listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
+
+    def load_routes(self, listener: OutboundListener) -> None:
+        """Tell the listener of routes where anything has changed that decides about messages."""
+        # They are looked at at each change of whatever the server has in memory, and that must not take long.
+        before, rows = self._rows, routes.read_decisive_rows(self._conn)
+        if rows == before:
+            return
+        self._routes = routes.load_route_table(self._conn)
+        self._rows = rows
+        listener.handle_routes_changed(self._routes, moves_waiting=rows.routes != before.routes)
+
+    def choose_path(self, account_id: int, destination: str, country: str, source: str) -> UpstreamPath:
+        """The `ChoosePath` of the routes that there are. The writer's thread calls it."""
+        decision = self._routes.choose(account_id, destination, country, source)
+        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids

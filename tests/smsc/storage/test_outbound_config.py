@@ -1,0 +1,46 @@
+"""When the SMPP server hears of routes: not at whatever else changes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from portal.services.accounts import accounts
+from portal.services.common.audit import SHELL
+from portal.services.messages import smpp_config
+from portal.services.routing import routes
+from portal.services.upstreams import upstreams
+from portal.smsc.storage.outbound_config import OutboundConfig
+from tests.services.upstreams.waiting import add_upstream
+
+
+@pytest.fixture
+def acme_1(conn, cast):
+    return accounts.get_account(conn, cast.smpp_acme_1.name)
+
+
+def test_routes_are_told_where_something_of_them_has_changed(conn, keys, acme_1):
+    carriers = [add_upstream(conn, keys, name) for name in ("A", "B")]
+    told: list[bool] = []
+    listener: Any = SimpleNamespace(
+        handle_routes_changed=lambda _, *, moves_waiting: told.append(moves_waiting),
+        handle_upstreams_changed=lambda *_, **__: None,
+    )
+    config = OutboundConfig(conn, keys, lambda: None, lambda _: None)
+
+    def load() -> list[bool]:
+        told.clear()
+        config.load_routes(listener)
+        return told
+
+    assert load() == [False]
+    routes.create_route(conn, SHELL, "A,B", account=acme_1)
+    assert load() == [True]
+    version = smpp_config.read_config_version(conn)
+    upstreams.change_upstream(conn, keys, SHELL, carriers[0], name="C", throughput=10)
+    conn.execute("UPDATE accounts SET name = 'renamed' WHERE id = ?", (acme_1.id,))
+    assert smpp_config.read_config_version(conn) > version
+    assert load() == []
+    upstreams.set_default_upstream(conn, SHELL, carriers[1])
+    assert load() == [False]
+    assert config.choose_path(acme_1.id, "393331234567", "IT", "ACME") == (carriers[0].id, carriers[1].id)
