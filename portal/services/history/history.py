@@ -247,7 +247,7 @@ _IS_SCHEDULED_SQL = "{table}.scheduled_at IS NOT NULL AND {table}.due_at IS {tab
 def build_message_columns(table: str = "messages") -> str:
     """The columns that a `SentMessage` is made of, in the order of its fields; `table` is `messages`, or its alias."""
     is_scheduled = _IS_SCHEDULED_SQL.format(table=table)
-    is_waiting = queue.IS_WAITING_SQL.replace("messages.", f"{table}.")
+    is_waiting = queue.build_waiting_sql(table)
     is_queued = f"{table}.state = {ENROUTE} AND {is_waiting}"
     return ", ".join((*(f"{table}.{each}" for each in _COLUMNS), is_scheduled, is_queued))
 

@@ -18,7 +18,7 @@ from portal.services.messages.message_parts import AcceptedPart, TextPart
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams import claims, counters, queue, upstreams
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import DEFAULT_PATH, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.queue import SIMULATED_BIND
@@ -42,7 +42,7 @@ _STORE_ACCEPTED = BulkUpdateColumns(
 
 @dataclass(slots=True)
 class ClaimedMessages:
-    """What one upstream sends now, in this order; the rest as in `queue.ClaimedIds`.
+    """What one upstream sends now, in this order; the rest as in `claims.ClaimedIds`.
 
     `next_retry_at`: as in `SendingResult`, of the paths that were claimed from. `receipts`: those of messages that were
     rejected instead.
@@ -53,6 +53,7 @@ class ClaimedMessages:
     left_count: int | None
     last_account_id: int
     emptied_paths: list[tuple[UpstreamPath, int]]
+    moved_paths: set[tuple[UpstreamPath, int]]
     next_retry_at: int | None
     receipts: list[DeliveryReceipt]
 
@@ -136,14 +137,14 @@ def claim_messages(
     *,
     holds_followers: bool = False,
 ) -> ClaimedMessages:
-    """Take messages that wait for an upstream, `limit` at most; see `queue.claim_message_ids`.
+    """Take messages that wait for an upstream, `limit` at most; see `claims.claim_message_ids`.
 
     One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back,
     unless an upstream may have it; one whose validity has ended expires. A text of which an upstream has taken parts
     goes on there; where that is no more, it goes out from its beginning.
     """
     with write_transaction(conn):
-        claimed = queue.claim_message_ids(
+        claimed = claims.claim_message_ids(
             conn, upstream_id, limit, after_account_id, now, taken_paths, choose_path, holds_followers=holds_followers
         )
         positions = {message_id: position for position, message_id in enumerate(claimed.message_ids)}
@@ -183,6 +184,7 @@ def claim_messages(
             claimed.left_count,
             claimed.last_account_id,
             claimed.emptied_paths,
+            claimed.moved_paths,
             queue.get_next_retry_time(conn, taken_paths),
             receipts,
         )

@@ -1,4 +1,4 @@
-"""What waits to go out: rows that are claimed in batches, by whoever takes their path and has room for them.
+"""What waits to go out: rows that are claimed in batches (`claims`), by whoever takes their path and has room for them.
 
 A message that waits has a row in `queued_messages`, or in `held_messages` where an upstream has refused it for the
 moment, or has so refused another of its account to the same destination, or has another of them that it has not
@@ -8,30 +8,16 @@ claimed. Everything here is called inside `write_transaction()`.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from heapq import merge
-from itertools import islice
+from collections.abc import Collection, Iterator, Sequence
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths, takeovers
-from portal.services.upstreams.paths import (
-    DEFAULT_PATH,
-    ChoosePath,
-    UpstreamPath,
-    choose_default_path,
-)
+from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
 
 HIGHEST_PRIORITY = 3
 INSERT_QUEUED = BulkInsert("queued_messages", "path, account_id, priority_rank, message_id")
-_RANK_SQL = f"{HIGHEST_PRIORITY} - min(coalesce(messages.priority, 0), {HIGHEST_PRIORITY})"
-# Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
-# again, in so many rounds at most.
-_MAX_ROUNDS = 8
-# So many that are left behind a claim are counted: some ten microseconds.
-_MAX_COUNTED = 1_000
 SIMULATOR = "simulator"
 """The kind of an upstream that sends nothing."""
 SIMULATED_BIND = takeovers.SIMULATED_BIND
@@ -40,13 +26,24 @@ MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
 
+
+def _build_rank_sql(table: str) -> str:
+    return f"{HIGHEST_PRIORITY} - min(coalesce({table}.priority, 0), {HIGHEST_PRIORITY})"
+
+
+def build_waiting_sql(table: str) -> str:
+    """Whether a row of `messages` waits, as an expression; `table` is the name that `messages` has in the query."""
+    return f"""({table}.upstream IS NULL AND (
+    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.path IN {_PATHS_SQL} AND q.account_id = {table}.account_id
+        AND q.priority_rank = {_build_rank_sql(table)} AND q.message_id = {table}.id)
+    OR EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = {table}.account_id
+        AND h.destination = {table}.destination AND h.message_id = {table}.id)))"""
+
+
 _PATHS_SQL = "(SELECT id FROM queue_paths)"
-IS_WAITING_SQL = f"""(messages.upstream IS NULL AND (
-    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.path IN {_PATHS_SQL} AND q.account_id = messages.account_id
-        AND q.priority_rank = {_RANK_SQL} AND q.message_id = messages.id)
-    OR EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
-        AND h.destination = messages.destination AND h.message_id = messages.id)))"""
-"""Whether a row of `messages` waits, as an expression."""
+_RANK_SQL = _build_rank_sql("messages")
+IS_WAITING_SQL = build_waiting_sql("messages")
+"""`build_waiting_sql` of `messages` itself."""
 MAY_BE_SENT_SQL = """EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
     AND h.destination = messages.destination AND h.message_id = messages.id AND h.unanswered > 0)"""
 """Whether a carrier may have a row of `messages` that waits, or is tried again: it has not answered."""
@@ -57,25 +54,6 @@ FIRST_UPSTREAM_SQL = f"""coalesce(
         WHERE h.account_id = messages.account_id AND h.destination = messages.destination
         AND h.message_id = messages.id))"""
 """The upstream that comes first on the path of a row of `messages` that waits; NULL: the default one does."""
-
-
-@dataclass(slots=True)
-class ClaimedIds:
-    """What one upstream takes now.
-
-    `message_ids`: in the order in which they are to be sent. `retried_ids`: those that are tried again.
-    `emptied_account_ids`: the accounts that have had something that waits, and have nothing more on any path.
-    `left_count`: how many are left that could be claimed at once; None: some, and it is not known how many.
-    `last_account_id`: whose turn it was last; 0: that of what is tried again. `emptied_paths`: paths, each with an
-    account that has had something that waits there, and has nothing more on it that is not held.
-    """
-
-    message_ids: list[int]
-    emptied_account_ids: list[int]
-    left_count: int | None
-    last_account_id: int
-    retried_ids: set[int] = field(default_factory=set)
-    emptied_paths: list[tuple[UpstreamPath, int]] = field(default_factory=list)
 
 
 def rank_from_priority(priority: int) -> int:
@@ -159,172 +137,8 @@ def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], at: i
         )
 
 
-def claim_message_ids(
-    conn: sqlite3.Connection,
-    upstream_id: int,
-    limit: int,
-    after_account_id: int,
-    now: int,
-    taken_paths: Collection[UpstreamPath] = (DEFAULT_PATH,),
-    choose_path: ChoosePath = choose_default_path,
-    *,
-    holds_followers: bool = False,
-) -> ClaimedIds:
-    """Take messages that wait for an upstream: what is to be tried again, and each account's in turn.
-
-    Args:
-        limit: how many, at least 1.
-        after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: that of what is tried again.
-        now: this moment (milliseconds).
-        taken_paths: those that the upstream takes.
-        holds_followers: whether what comes behind these messages to the same destinations waits until they are
-            answered: another upstream takes it.
-    """
-    claimed = ClaimedIds([], [], 0, after_account_id)
-    path_ids = {path_id: path for path, path_id in paths.find_path_ids(conn, taken_paths).items()}
-    # What is tried again has a turn as if it were another account's, behind the last one.
-    turns: list[int | None] = [*_list_waiting_accounts(conn, path_ids, after_account_id, limit)]
-    if len(turns) < limit:
-        turns.append(None)
-        turns += [each for each in _list_waiting_accounts(conn, path_ids, 0, limit) if each <= after_account_id]
-    for _ in range(_MAX_ROUNDS):
-        remaining = limit - len(claimed.message_ids)
-        if not turns or not remaining:
-            break
-        share = -(-remaining // len(turns))
-        unfinished: list[int | None] = []
-        for account_id in turns:
-            count = min(share, limit - len(claimed.message_ids))
-            if not count:
-                unfinished.append(account_id)
-                continue
-            if account_id is None:
-                is_finished = _claim_retries(conn, upstream_id, path_ids, count, now, claimed)
-                claimed.last_account_id = 0
-            else:
-                is_finished = _claim_of_account(conn, path_ids, account_id, count, claimed)
-                claimed.last_account_id = account_id
-            if not is_finished:
-                unfinished.append(account_id)
-        turns = unfinished
-    queued_count = sum(_count_queued_messages(conn, each, _MAX_COUNTED + 1) for each in path_ids)
-    claimed.left_count = None if None in turns or queued_count > _MAX_COUNTED else queued_count
-    if claimed.message_ids:
-        conn.execute(
-            f"UPDATE messages SET upstream = ?1, bind = (SELECT {SIMULATED_BIND} FROM upstreams WHERE id = ?1"
-            f" AND kind = '{SIMULATOR}') WHERE id IN (SELECT value FROM json_each(?2)) AND +state = {ENROUTE}",
-            (upstream_id, json.dumps(claimed.message_ids)),
-        )
-        if holds_followers:
-            takeovers.hold_followers_of_messages(conn, claimed.message_ids, choose_path)
-    return claimed
-
-
-def _list_waiting_accounts(
-    conn: sqlite3.Connection, path_ids: Iterable[int], after_account_id: int, limit: int
-) -> list[int]:
-    """The accounts behind one in the order of their ids that have something queued on these paths: for each path one
-    look-up in the index for each.
-    """
-    found: set[int] = set()
-    for path_id in path_ids:
-        rows = conn.execute(
-            "WITH RECURSIVE waiting (id) AS"
-            " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > ?2"
-            " UNION ALL SELECT"
-            " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > waiting.id)"
-            " FROM waiting WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL LIMIT ?3",
-            (path_id, after_account_id, limit),
-        )
-        found.update(row[0] for row in rows)
-    return sorted(found)[:limit]
-
-
-def _claim_retries(
-    conn: sqlite3.Connection, upstream_id: int, path_ids: Collection[int], count: int, now: int, claimed: ClaimedIds
-) -> bool:
-    """Claim what is to be tried again now; returns whether there is no more of it.
-
-    A text of which another upstream, which there still is, has taken parts is put on the path of that one alone.
-    """
-    due = merge(
-        *(
-            conn.execute(
-                "SELECT not_before, account_id, destination, message_id FROM held_messages WHERE path = ?"
-                " AND not_before IS NOT NULL AND not_before <= ? ORDER BY not_before, account_id, destination,"
-                " message_id LIMIT ?",
-                (each, now, count),
-            ).fetchall()
-            for each in path_ids
-        ),
-        key=tuple,
-    )
-    rows = [tuple(row)[1:] for row in islice(due, count)]
-    is_last = len(rows) < count
-    if conn.execute("SELECT EXISTS (SELECT 1 FROM cut_messages)").fetchone()[0]:
-        own_path: UpstreamPath = (upstream_id,)
-        begun = [(paths.choose_begun_path(conn, row[2], own_path), row) for row in rows]
-        path_ids_of_others = paths.get_path_ids(conn, {path for path, _ in begun if path != own_path})
-        conn.executemany(
-            "UPDATE held_messages SET path = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
-            [(path_ids_of_others[path], *row) for path, row in begun if path != own_path],
-        )
-        rows = [row for path, row in begun if path == own_path]
-    conn.executemany(
-        "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
-    )
-    retried_ids = [row[2] for row in rows]
-    claimed.message_ids += retried_ids
-    claimed.retried_ids.update(retried_ids)
-    return is_last
-
-
-def _claim_of_account(
-    conn: sqlite3.Connection, path_ids: dict[int, UpstreamPath], account_id: int, count: int, claimed: ClaimedIds
-) -> bool:
-    """Claim an account's next messages; returns whether it has no more of them in `queued_messages`."""
-    # A row without its message, which nothing should leave, is removed with the others.
-    waiting = merge(
-        *(
-            conn.execute(
-                "SELECT q.priority_rank, message_id, q.path, destination, EXISTS (SELECT 1 FROM held_messages AS h"
-                "  WHERE h.account_id = q.account_id AND h.destination = messages.destination)"
-                " FROM queued_messages AS q LEFT JOIN messages ON id = message_id WHERE q.path = ? AND q.account_id = ?"
-                " ORDER BY priority_rank, message_id LIMIT ?",
-                (each, account_id, count),
-            ).fetchall()
-            for each in path_ids
-        ),
-        key=lambda row: (row[0], row[1]),
-    )
-    rows = [*islice(waiting, count)]
-    # What another one of theirs to that destination is in front of waits for it.
-    conn.executemany(
-        "INSERT INTO held_messages (path, account_id, destination, message_id) VALUES (?, ?, ?, ?)",
-        [(path_id, account_id, destination, row_id) for _, row_id, path_id, destination, is_held in rows if is_held],
-    )
-    conn.executemany(
-        "DELETE FROM queued_messages WHERE path = ? AND account_id = ? AND priority_rank = ? AND message_id = ?",
-        [(path_id, account_id, rank, row_id) for rank, row_id, path_id, *_ in rows],
-    )
-    claimed.message_ids += [
-        row_id for _, row_id, _, destination, is_held in rows if destination is not None and not is_held
-    ]
-    emptied_ids = [
-        each
-        for each in path_ids
-        if not conn.execute(
-            "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE path = ? AND account_id = ?)", (each, account_id)
-        ).fetchone()[0]
-    ]
-    if emptied_ids and not _has_held_messages_of(conn, account_id):
-        claimed.emptied_paths += [(path_ids[each], account_id) for each in emptied_ids]
-        if not has_waiting_messages(conn, account_id):
-            claimed.emptied_account_ids.append(account_id)
-    return len(emptied_ids) == len(path_ids)
-
-
-def _has_held_messages_of(conn: sqlite3.Connection, account_id: int) -> bool:
+def has_held_messages_of(conn: sqlite3.Connection, account_id: int) -> bool:
+    """Whether an account has anything that was refused for the moment, or holds up others, or waits for that."""
     row = conn.execute("SELECT EXISTS (SELECT 1 FROM held_messages WHERE account_id = ?)", (account_id,)).fetchone()
     return bool(row[0])
 
@@ -452,7 +266,8 @@ def has_queued_messages(conn: sqlite3.Connection) -> bool:
     return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages)").fetchone()[0])
 
 
-def _count_queued_messages(conn: sqlite3.Connection, path_id: int, most: int) -> int:
+def count_queued_messages(conn: sqlite3.Connection, path_id: int, most: int) -> int:
+    """How many messages of a path could be claimed at once; no more than `most` are counted."""
     row = conn.execute(
         "SELECT count(*) FROM (SELECT 1 FROM queued_messages WHERE path = ? LIMIT ?)", (path_id, most)
     ).fetchone()

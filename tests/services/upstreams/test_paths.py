@@ -15,11 +15,11 @@ from portal.services.messages import outcomes, sending
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
-from portal.services.upstreams import health, obstacles, paths, queue, rerouting, takeovers, upstreams
+from portal.services.upstreams import claims, health, obstacles, paths, queue, rerouting, takeovers, upstreams
+from portal.services.upstreams.claims import ClaimedIds
 from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
 from portal.services.upstreams.obstacles import Obstacle, find_obstacle
 from portal.services.upstreams.paths import UpstreamPath
-from portal.services.upstreams.queue import ClaimedIds
 from portal.services.upstreams.rerouting import ReroutingPosition
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import add_upstream, prepare_waiting
@@ -49,7 +49,7 @@ def enqueue(conn: Connection) -> Callable[..., list[int]]:
 
 def claim(conn: Connection, upstream_id: int, *taken: UpstreamPath, limit: int = 10, now: int = NOW) -> ClaimedIds:
     with write_transaction(conn):
-        return queue.claim_message_ids(conn, upstream_id, limit, 0, now, taken)
+        return claims.claim_message_ids(conn, upstream_id, limit, 0, now, taken)
 
 
 def list_waiting(conn: Connection) -> dict[int, UpstreamPath]:
@@ -104,6 +104,24 @@ def test_accounts_take_turns_over_all_paths(conn, acme_1, globex_1, enqueue, ids
     assert single[0] in claimed.message_ids
     assert len(claimed.message_ids) == 4
     assert claimed.left_count
+
+
+def test_a_claim_reads_hardly_more_than_it_takes_from_however_many_paths(conn, acme_1, enqueue, ids):
+    for upstream_id in range(1, 21):
+        enqueue(acme_1.id, (upstream_id,), *[NUMBER] * 50)
+    steps = []
+    for count in (1, 20):
+        steps.append(0)
+
+        def count_step() -> None:
+            steps[-1] += 1
+
+        conn.set_progress_handler(count_step, 10)
+        claimed = claim(conn, ids[0], *((each,) for each in range(1, count + 1)), limit=50)
+        conn.set_progress_handler(None, 0)
+        assert len(claimed.message_ids) == 50
+    # All of each path would be some nine times as much.
+    assert steps[1] < steps[0] * 5
 
 
 def test_a_path_that_an_account_has_nothing_more_on_is_told(conn, acme_1, enqueue, ids):
@@ -185,7 +203,7 @@ def test_a_message_that_is_given_to_one_beside_the_taker_holds_up_what_comes_beh
     path = (first, second)
     trial, behind = enqueue(acme_1.id, path, NUMBER, NUMBER)
     with write_transaction(conn):
-        claimed = queue.claim_message_ids(conn, first, 1, 0, NOW, [path], lambda *_: path, holds_followers=True)
+        claimed = claims.claim_message_ids(conn, first, 1, 0, NOW, [path], lambda *_: path, holds_followers=True)
     assert claimed.message_ids == [trial]
     assert claim(conn, second, path).message_ids == []
     sending.store_accepted_messages(conn, [AcceptedMessage(first, trial, "1", 1, NOW)])
@@ -292,7 +310,10 @@ def test_a_text_that_was_begun_is_left_to_its_upstream_wherever_it_waits(conn, a
         for each in (text, other):
             queue.hold_message(conn, each, "ESME_RSYSERR", NOW, lambda *_: (second,))
     sending.store_accepted_messages(conn, [AcceptedMessage(first, text, "1", 1, NOW, TextPart(1, 3, "{}"))])
-    assert claim(conn, second, (second,), now=NOW + 5_000).message_ids == [other]
+    claimed = claim(conn, second, (second,), now=NOW + 5_000)
+    assert claimed.message_ids == [other]
+    # So that the first one hears of it at once.
+    assert claimed.moved_paths == {((first,), acme_1.id)}
     assert claim(conn, first, (first,), now=NOW + 5_000).message_ids == [text]
 
 
