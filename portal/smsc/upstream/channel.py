@@ -17,7 +17,7 @@ from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.health import TRYING
+from portal.services.upstreams.health import FAILING, TRYING
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
 from portal.smsc.upstream.health import HealthTracker
 from portal.smsc.upstream.interface import Resolve, UpstreamConnection
@@ -54,7 +54,8 @@ class UpstreamChannel:
     this upstream's. claimable: how many may be claimed for it, some of them ahead of the room. reserved: those that are
     being stored as its. claiming: those that were asked for. unsaved: answers that are not on disk yet.
     last_account_id: whose turn was the last. health: how well it does. trial_id: the message that it was given to see
-    whether it is well again, as long as it has not answered that.
+    whether it is well again, as long as it has not answered that. has_lost_path: whether another one may have taken a
+    path over, of which this one may have something still.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class UpstreamChannel:
         "closing",
         "config",
         "connection",
+        "has_lost_path",
         "health",
         "id",
         "is_simulated",
@@ -91,6 +93,7 @@ class UpstreamChannel:
         self.last_account_id = 0
         self.health = HealthTracker(0)
         self.trial_id: int | None = None
+        self.has_lost_path = False
         self._answer_count = 0
         self._owner = owner
         self._storage = storage
@@ -146,14 +149,16 @@ class UpstreamChannel:
         return flow in self._flows.values() or any((each.account_id, each.destination) == flow for each in self._ready)
 
     def take_back_messages(self) -> None:
-        """What it has not begun with waits again, for another one."""
+        """What it has not begun with waits again, for another one, where it fails or is to get nothing more."""
+        if self.may_send and self.health.state != FAILING:
+            return
+        # What is being stored as its may still come.
+        self.has_lost_path = self.reserved > 0
         connection = self.connection
         if connection is None or self.is_simulated:
             return
-        for message_id, flow in list(self._flows.items()):
-            if connection.cancel_message(message_id):
-                del self._flows[message_id]
-                self._put_back(message_id, flow, UnsentReason.PUT_BACK)
+        for message_id in connection.cancel_messages(list(self._flows)):
+            self._put_back(message_id, self._flows.pop(message_id), UnsentReason.PUT_BACK)
         self.put_back_ready_messages()
 
     def put_back_messages(self, messages: Iterable[SubmittedMessage]) -> None:

@@ -326,7 +326,7 @@ class Dispatcher:
     ) -> bool:
         """Whether what was claimed for an upstream is still for it to send, and passes nothing that another one has."""
         if not is_trial:
-            return any(path.taker is channel for path in paths)
+            return all(path.taker is channel for path in paths)
         if messages:
             # The one message, and what comes behind it waits for it.
             channel.trial_id = messages[0].id

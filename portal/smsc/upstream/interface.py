@@ -55,6 +55,9 @@ class UpstreamConnection(Protocol):
     def cancel_message(self, message_id: int) -> bool:
         """Send a message no more; returns whether that was still possible, after which nothing is told of it."""
 
+    def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
+        """Send those of these no more with which that is still possible; returns their ids."""
+
     def has_begun(self, message_id: int) -> bool:
         """Whether a part is under way of a message that waits for the others to be sent (again)."""
 

@@ -64,6 +64,13 @@ class OutboundPath:
         self._destinations: dict[int, set[str]] = {}
         self.most_waiting: int | None = None
 
+    def begin_change(self) -> None:
+        """Nobody takes it for a moment; who has taken it may have something of it still."""
+        if self.taker is not None:
+            self.taker.has_lost_path = True
+        self.taker = self.direct = None
+        self.is_changing = True
+
     def may_pass(self, message: SubmittedMessage) -> bool:
         """Whether a message overtakes nothing, though others of its account wait here.
 
@@ -173,8 +180,7 @@ class PathTakers:
         if self._timer:
             self._timer.cancel()
         for path in self._paths.values():
-            path.taker = path.direct = None
-            path.is_changing = True
+            path.begin_change()
 
     # --- which path a message takes
 
@@ -219,15 +225,16 @@ class PathTakers:
 
     def begin_put_back(self, account_id: int) -> None:
         """A message is being stored to wait again, on whichever path."""
+        if not self._put_backs[account_id]:
+            for path in self._paths.values():
+                path.add_waiting([account_id])
         self._put_backs[account_id] += 1
-        for path in self._paths.values():
-            path.add_waiting([account_id])
 
     def finish_put_back(self, account_id: int) -> None:
+        """It is stored, and `expect_waiting` follows."""
         self._put_backs[account_id] -= 1
         if not self._put_backs[account_id]:
             del self._put_backs[account_id]
-        self.expect_waiting()
 
     def finish_enqueue(self, message: SubmittedMessage) -> None:
         """A message is stored to wait, or is not."""
@@ -295,35 +302,30 @@ class PathTakers:
         self._update_choosing()
         self.update()
 
-    def update(self) -> set[int]:
-        """Look anew which upstream takes each path. Returns the ids of those that took any and do so no more."""
+    def update(self) -> None:
+        """Look anew which upstream takes each path."""
         if self._is_stopped:
-            return set()
+            return
         health = {each.id: each.health.state for each in self._channels.values() if each.may_send}
         changing: dict[int, list[OutboundPath]] = {}
         # Where the next one doesn't do well either, what was refused for the moment keeps its pause.
         well_taken: set[UpstreamPath] = set()
-        replaced_ids: set[int] = set()
         for path in self._paths.values():
             if path.is_changing:
                 continue
             upstream_id = choose_taker(path.order, health)
             taker = None if upstream_id is None else self._channels[upstream_id]
             before = path.taker
-            if before is not None and before is not taker:
-                replaced_ids.add(before.id)
             if taker is before or before is None:
                 self._set_taker(path, taker)
             else:
-                path.taker = path.direct = None
-                path.is_changing = True
+                path.begin_change()
                 changing.setdefault(before.id, []).append(path)
                 if taker is not None and taker.health.state == GOOD:
                     well_taken.add(path.upstream_ids)
         for upstream_id, paths in changing.items():
             retried_paths = [path.upstream_ids for path in paths if path.upstream_ids in well_taken]
             self._storage.hold_followers([upstream_id], retried_paths, partial(self._finish_change, paths))
-        return replaced_ids
 
     def _set_taker(self, path: OutboundPath, taker: UpstreamChannel | None) -> None:
         if path.taker is not taker:
@@ -375,8 +377,7 @@ class PathTakers:
         self._reroutings += 1
         self._holdings += 1
         for path in self._paths.values():
-            path.taker = path.direct = None
-            path.is_changing = True
+            path.begin_change()
         upstream_ids = [each.id for each in self._channels.values() if each.has_unanswered]
         self._storage.hold_followers(upstream_ids, (), self._continue_rerouting)
         self._storage.reroute_messages(self._finish_rerouting)
@@ -423,10 +424,13 @@ class PathTakers:
                 health.reason and f": {health.reason}",
             )
             self._storage.record_health(channel.id, UpstreamHealth(health.state, now_ms(), health.reason))
-        if changed or any(each.health.state == TRYING for each in self._channels.values()):
-            replaced_ids = self.update()
-            for channel in changed:
-                is_replaced = channel.id in replaced_ids or channel.trial_id is not None
-                if is_replaced and channel.health.state == FAILING:
-                    channel.take_back_messages()
+            if channel.trial_id is not None:
+                channel.has_lost_path = True
+        may_change = changed or any(each.health.state == TRYING for each in self._channels.values())
+        if may_change:
+            self.update()
+        for channel in self._channels.values():
+            if channel.has_lost_path:
+                channel.take_back_messages()
+        if may_change:
             self._claim()

@@ -297,6 +297,31 @@ async def test_what_a_silent_upstream_has_not_begun_goes_to_the_next_one(run, ca
         assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
+async def test_what_a_drained_upstream_has_not_begun_goes_to_the_next_one(run, cast, conn):
+    async with run(throttle_seconds=3600, failover_seconds=3600) as two:
+        two.add_route()
+        esme = await bind(two, cast)
+        await esme.submit(text=b"throttled")
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RTHROTTLED)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 1)
+        upstreams.drain_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "first"))
+        two.reload()
+        assert await answer_all(two.second, 1) == [b"throttled"]
+        assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
+async def test_what_an_upstream_has_of_a_path_that_it_takes_no_more_is_taken_back_where_it_fails(run, cast, conn):
+    async with run(throttle_seconds=3600) as two:
+        esme = await bind(two, cast)
+        await esme.submit(text=b"throttled")
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RTHROTTLED)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 1)
+        # The first one stays the default upstream, and takes what goes elsewhere though it fails.
+        two.add_route("second", prefix="39333")
+        assert await answer_all(two.second, 1) == [b"throttled"]
+        assert counters.get_counters(conn, 1)["unsure"] == 0
+
+
 async def test_what_an_upstream_refuses_for_the_moment_goes_to_the_next_one(run, cast, conn):
     async with run() as two:
         two.add_route()

@@ -117,6 +117,9 @@ class Simulator:
         self.cancellable_ids.remove(message_id)
         return True
 
+    def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
+        return [each for each in message_ids if self.cancel_message(each)]
+
     async def close(self, seconds: float) -> None:
         self.stop()
 

@@ -54,6 +54,9 @@ class _DestinationFlow:
         self.given_back_order = 0
 
 
+_Unsent = tuple[list[tuple[ClientSession, Submit]], list[tuple[_DestinationFlow, Submit]]]
+
+
 class SmppClient:
     """One upstream.
 
@@ -198,6 +201,19 @@ class SmppClient:
         """Send messages no more; returns whether all of them have waited to be sent (again). Then nothing is told of
         them; otherwise they all go on.
         """
+        pending, waiting = self._find_unsent(message_ids)
+        if len(pending) + len(waiting) < len(message_ids):
+            return False
+        self._drop_unsent(pending, waiting)
+        return True
+
+    def cancel_waiting(self, message_ids: Iterable[int]) -> list[int]:
+        """Send those of these messages no more that have waited to be sent (again); returns their ids."""
+        pending, waiting = self._find_unsent(message_ids)
+        self._drop_unsent(pending, waiting)
+        return [each.message_id for _, each in (*pending, *waiting)]
+
+    def _find_unsent(self, message_ids: Iterable[int]) -> _Unsent:
         wanted = frozenset(message_ids)
         pending = [
             (session, submit)
@@ -206,20 +222,22 @@ class SmppClient:
             if submit.message_id in wanted
         ]
         waiting = [
-            (destination, flow, submit)
-            for destination, flow in self._blocked.items()
+            (flow, submit)
+            for flow in self._blocked.values()
             for submit in flow.waiting or ()
             if submit.message_id in wanted
         ]
-        if len(pending) + len(waiting) < len(wanted):
-            return False
+        return pending, waiting
+
+    def _drop_unsent(
+        self, pending: Iterable[tuple[ClientSession, Submit]], waiting: Iterable[tuple[_DestinationFlow, Submit]]
+    ) -> None:
         for session, submit in pending:
             session.pending.remove(submit)
             self._leave_flow(submit)
-        for destination, flow, submit in waiting:
-            self._drop_waiting(submit, destination, flow)
+        for flow, submit in waiting:
+            self._drop_waiting(submit, submit.destination, flow)
         self._settle_soon()
-        return True
 
     async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then

@@ -155,6 +155,11 @@ class SmppUpstream:
         was_cancelled = self._cut_texts.cancel(message_id)
         return self._client.cancel(message_id) if was_cancelled is None else was_cancelled
 
+    def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
+        cut = {each: self._cut_texts.cancel(each) for each in message_ids}
+        whole_ids = [each for each, was_cancelled in cut.items() if was_cancelled is None]
+        return [each for each in message_ids if cut[each]] + self._client.cancel_waiting(whole_ids)
+
     def has_begun(self, message_id: int) -> bool:
         return self._cut_texts.has_begun(message_id)
 

@@ -451,3 +451,16 @@ async def test_what_is_tried_again_is_written_anew_or_has_expired(expired_id):
         await reports.wait_for(lambda: len(reports.answers) == 2)
         assert reports.unsent == [expired_id]
         await wait_until(lambda: client.room)
+
+
+async def test_of_several_messages_those_are_cancelled_that_have_waited():
+    async with run_bound_client(window=1) as (client, reports, connection, _):
+        submit_all(client, [1], NUMBER)
+        sent = await connection.read_submit()
+        submit_all(client, [2, 3], NUMBER)
+        assert client.cancel_waiting([1, 2, 3, 4]) == [2, 3]
+        connection.answer(sent)
+        await reports.wait_for(lambda: reports.answers)
+        submit_all(client, [5], NUMBER)
+        assert (await connection.read_submit()).short_message == b"5"
+        assert (len(reports.answers), reports.unsent, reports.unsure) == (1, [], [])
