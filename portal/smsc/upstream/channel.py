@@ -276,6 +276,14 @@ class UpstreamChannel:
                 log.warning("upstream %s has refused %d messages: %s", self.config.upstream.name, count, status)
         self._refusals.clear()
 
+    def save_counters(self, connection: UpstreamConnection) -> None:
+        """Store what a connection of this upstream has counted since the last time."""
+        counted = connection.take_counters()
+        if counted.get("throttled"):
+            self.count_refusals("too many at a time", counted["throttled"])
+        if counted:
+            self._storage.add_upstream_counters(self.id, counted)
+
     # --- what the connection tells
 
     def handle_accepted(

@@ -456,7 +456,7 @@ class Dispatcher:
     ) -> None:
         self._closing_tasks.discard(task)
         channel.closing = None
-        self._save_counters_of(channel, connection)
+        channel.save_counters(connection)
         self._storage.record_bind_states(channel.id, ())
         if self._is_closing:
             return
@@ -468,7 +468,7 @@ class Dispatcher:
     def _save_counters(self) -> None:
         for channel in self._channels.values():
             if channel.connection is not None:
-                self._save_counters_of(channel, channel.connection)
+                channel.save_counters(channel.connection)
         self._takers.save_unroutable_submits()
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
 
@@ -494,10 +494,3 @@ class Dispatcher:
         self._takers.log_unroutable_submits()
         self.check_strays()
         self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
-
-    def _save_counters_of(self, channel: UpstreamChannel, connection: UpstreamConnection) -> None:
-        counted = connection.take_counters()
-        if counted.get("throttled"):
-            channel.count_refusals("too many at a time", counted["throttled"])
-        if counted:
-            self._storage.add_upstream_counters(channel.id, counted)
