@@ -66,11 +66,25 @@ class TwoCarriers:
         """The first carrier closes its connection, and takes no other."""
         self.carriers[0].stop()
         await self.first.close()
+        await wait_until(lambda: binds.list_bind_states(self.conn)[1][0].state == binds.UNBOUND)
 
     async def bind_first(self) -> None:
         """It comes back."""
         await self.carriers[0].start()
         self.first = await self.carriers[0].accept()
+
+    async def begin_trial(self) -> None:
+        """The first carrier has failed, and is back: it will be tried."""
+        await self.lose_first()
+        await self.wait_for_health(health.FAILING)
+        await self.bind_first()
+        await self.wait_for_health(health.TRYING)
+
+    async def wait_for_held(self, count: int) -> None:
+        await wait_until(lambda: self.count_held() == count)
+
+    def count_held(self) -> int:
+        return int(self.conn.execute("SELECT count(*) FROM held_messages").fetchone()[0])
 
     def list_upstreams(self) -> list[int | None]:
         """The upstream of each message, in their order."""
@@ -178,7 +192,6 @@ async def test_the_next_upstream_takes_what_waits_for_one_that_is_not_bound(run,
         two.add_route()
         esme = await bind(two, cast)
         await two.lose_first()
-        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
         for each in range(3):
             await esme.submit(text=b"%d" % each)
         assert two.get_health() == health.GOOD
@@ -209,10 +222,7 @@ async def test_back_again_it_gets_one_message_and_all_once_that_is_answered(run,
     async with run() as two:
         two.add_route()
         esme = await bind(two, cast)
-        await two.lose_first()
-        await two.wait_for_health(health.FAILING)
-        await two.bind_first()
-        await two.wait_for_health(health.TRYING)
+        await two.begin_trial()
         await esme.submit("393330000000", text=b"trial")
         trial = await two.first.read_submit()
         assert trial.short_message == b"trial"
@@ -221,13 +231,13 @@ async def test_back_again_it_gets_one_message_and_all_once_that_is_answered(run,
         assert sorted(await answer_all(two.second, 4)) == [b"1", b"2", b"3", b"4"]
         # What is to the same number waits for it, and does not pass it.
         await esme.submit("393330000000", text=b"behind")
-        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 2)
+        await two.wait_for_held(2)
         two.first.answer(trial)
         await two.wait_for_health(health.GOOD)
         assert await answer_either(two) == b"behind"
         await esme.submit("393330000009", text=b"all")
         assert await answer_all(two.first, 1) == [b"all"]
-        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0)
+        await two.wait_for_held(0)
         assert self_check.list_problem_texts(conn) == []
 
 
@@ -235,10 +245,7 @@ async def test_a_refused_trial_ends_it_and_the_next_upstream_takes_that_message(
     async with run() as two:
         two.add_route()
         esme = await bind(two, cast)
-        await two.lose_first()
-        await two.wait_for_health(health.FAILING)
-        await two.bind_first()
-        await two.wait_for_health(health.TRYING)
+        await two.begin_trial()
         await esme.submit(text=b"trial")
         two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RSYSERR)
         await two.wait_for_health(health.FAILING)
@@ -252,10 +259,7 @@ async def test_a_trial_that_is_throttled_is_taken_back(run, cast, conn):
     async with run(throttle_seconds=3600) as two:
         two.add_route()
         esme = await bind(two, cast)
-        await two.lose_first()
-        await two.wait_for_health(health.FAILING)
-        await two.bind_first()
-        await two.wait_for_health(health.TRYING)
+        await two.begin_trial()
         await esme.submit(text=b"trial")
         await esme.submit(text=b"behind")
         two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RTHROTTLED)
@@ -276,12 +280,11 @@ async def test_nothing_passes_what_a_silent_upstream_has(run, cast, conn):
         await esme.submit(OTHER_NUMBER, text=b"elsewhere")
         assert await answer_all(two.second, 1) == [b"elsewhere"]
         await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 1)
-        held = conn.execute("SELECT count(*) FROM held_messages").fetchone()[0]
-        assert held == 2
+        assert two.count_held() == 2
         await two.lose_first()
         assert await answer_all(two.second, 1) == [b"first"]
         assert await answer_all(two.second, 1) == [b"second"]
-        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0)
+        await two.wait_for_held(0)
         assert counters.get_counters(conn, 1)["unsure"] == 1
         assert self_check.list_problem_texts(conn) == []
 
@@ -388,7 +391,7 @@ async def test_a_text_that_was_begun_waits_for_the_upstream_that_has_parts_of_it
         two.first.answer(await two.first.read_submit(), message_id="part 1")
         refused = await two.first.read_submit()
         two.first.answer(refused, CommandStatus.ESME_RSYSERR, "")
-        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 1)
+        await two.wait_for_held(1)
         await two.lose_first()
         await two.wait_for_health(health.FAILING)
         await esme.submit(OTHER_NUMBER, b"goes on")
@@ -432,7 +435,6 @@ async def test_what_waits_takes_a_route_that_is_added(run, cast, conn):
     async with run(failover_seconds=3600) as two:
         esme = await bind(two, cast)
         await two.lose_first()
-        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
         for each in range(3):
             await esme.submit(text=b"%d" % each)
         await esme.submit("393401234567", text=b"stays")
@@ -455,7 +457,7 @@ async def test_a_route_that_changes_lets_nothing_pass_what_is_under_way(run, cas
         assert await answer_all(two.second, 1) == [b"elsewhere"]
         two.first.answer(submit)
         assert await answer_all(two.second, 1) == [b"1"]
-        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0)
+        await two.wait_for_held(0)
         assert two.list_upstreams() == [1, 2, 2]
 
 
@@ -477,7 +479,6 @@ async def test_a_route_that_changed_while_the_server_stood_is_taken_at_its_start
     async with run(failover_seconds=3600) as two:
         esme = await bind(two, cast)
         await two.lose_first()
-        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
         await esme.submit(text=b"waits")
         second = two.carriers[1]
         port = second.port
@@ -522,7 +523,6 @@ async def test_a_message_that_waits_on_a_route_is_called_back(run, cast, conn):
         two.add_route("first")
         esme = await bind(two, cast)
         await two.lose_first()
-        await wait_until(lambda: binds.list_bind_states(conn)[1][0].state == binds.UNBOUND)
         sent = await esme.submit(text=b"waits")
         cancel = CancelSm(next(esme.sequences), message_id=sent.message_id, source="ACME", destination=NUMBER)
         assert (await esme.request(cancel)).status == 0
@@ -531,45 +531,58 @@ async def test_a_message_that_waits_on_a_route_is_called_back(run, cast, conn):
         assert conn.execute("SELECT count(*) FROM queued_messages").fetchone()[0] == 0
 
 
-async def test_order_holds_while_upstreams_take_over_from_one_another(run, cast, conn, change_account):
+async def test_order_holds_while_upstreams_take_over_from_one_another(run, cast, change_account):
     change_account(windowing=0, throughput=0)
-    async with run(window=3) as two:
+    async with run(window=3) as two, asyncio.TaskGroup() as serving:
         two.add_route()
         esme = await bind(two, cast)
-        began: dict[str, list[int]] = {}
-        decided: set[tuple[str, int]] = set()
+        answered: dict[int, list[int]] = {each: [] for each in range(4)}
+        first_answers, second_answers = asyncio.Event(), asyncio.Event()
 
-        async def serve(connection: CarrierConnection) -> None:
+        async def serve(connection: CarrierConnection, answers: asyncio.Event) -> None:
             while True:
                 submit = await connection.read_submit()
-                number = int(submit.short_message)
-                began.setdefault(submit.destination, []).append(number)
+                await answers.wait()
                 connection.answer(submit)
-                decided.add((submit.destination, number))
+                answered[int(submit.destination[-1])].append(int(submit.short_message))
 
-        serving = [asyncio.create_task(serve(two.second))]
-        submits = []
-        for number in range(120):
-            if number == 40:
-                await two.lose_first()
-            if number == 80:
-                await two.bind_first()
-                serving.append(asyncio.create_task(serve(two.first)))
-            elif number == 0:
-                serving.append(asyncio.create_task(serve(two.first)))
-            submit = esme.build_submit_sm(f"39333000000{number % 4}", b"%d" % number)
-            esme.send(submit)
-            submits.append(submit)
-            await esme.wait_for_response(submit.sequence)
-        await wait_until(lambda: len(decided) == 120)
-        for each in serving:
-            each.cancel()
-        async with asyncio.timeout(DEADLINE_S):
-            await asyncio.gather(*serving, return_exceptions=True)
-        for numbers in began.values():
-            # What was not answered when the connection was lost came again.
-            first_times = [*dict.fromkeys(numbers)]
-            assert first_times == sorted(first_times)
+        async def submit_all(numbers: range) -> None:
+            for each in numbers:
+                await esme.submit(f"39333000000{each % 4}", text=b"%d" % each)
+
+        async def wait_for_answers(destination: int, last: int) -> None:
+            await wait_until(lambda: answered[destination][-1:] == [last])
+
+        first_answers.set()
+        second_answers.set()
+        serving_first = serving.create_task(serve(two.first, first_answers))
+        serving_second = serving.create_task(serve(two.second, second_answers))
+        await submit_all(range(40))
+        await wait_for_answers(3, 39)
+        # The first one falls silent with one message to each of three numbers; those to the fourth go on.
+        first_answers.clear()
+        await submit_all(range(40, 60))
+        await wait_for_answers(3, 59)
+        serving_first.cancel()
+        await two.lose_first()
+        await submit_all(range(60, 80))
+        for each in range(4):
+            await wait_for_answers(each, 76 + each)
+        # The second one has as many when the first is back, and takes over again.
+        second_answers.clear()
+        await submit_all(range(80, 83))
+        await two.bind_first()
+        await two.wait_for_health(health.TRYING)
+        first_answers.set()
+        serving_first = serving.create_task(serve(two.first, first_answers))
+        await submit_all(range(83, 120))
+        await wait_for_answers(3, 119)
+        second_answers.set()
+        for each in range(4):
+            await wait_for_answers(each, 116 + each)
+        serving_first.cancel()
+        serving_second.cancel()
+    assert answered == {each: [*range(each, 120, 4)] for each in range(4)}
 
 
 @pytest.mark.parametrize(
@@ -584,6 +597,11 @@ async def test_without_what_has_to_come_before_messages_go_out_the_server_ends(
     ended = asyncio.Event()
     server = SmppServer(config, asyncio.get_running_loop(), on_fatal_error=ended.set)
     server.start()
+    # What is done at the start is done, and can't be what fails.
+    has_recovered = asyncio.Event()
+    server.storage.outbound.hold_followers([], (), lambda _: has_recovered.set())
+    async with asyncio.timeout(DEADLINE_S):
+        await has_recovered.wait()
     store_messages(conn, [under_way])
     conn.execute("INSERT INTO queue_paths (id, upstream_ids, first_upstream) VALUES (1, '1', 1)")
     conn.execute(f"CREATE TRIGGER refuse BEFORE {table} BEGIN SELECT RAISE(ABORT, 'refused'); END")
