@@ -54,6 +54,8 @@ FIRST_UPSTREAM_SQL = f"""coalesce(
         WHERE h.account_id = messages.account_id AND h.destination = messages.destination
         AND h.message_id = messages.id))"""
 """The upstream that comes first on the path of a row of `messages` that waits; NULL: the default one does."""
+# Of a row of `held_messages`: it has only held up what comes behind it (`takeovers.hold_followers`) until now.
+_IS_FIRST_TRY_SQL = "attempts = 1 AND error = ''"
 
 
 def rank_from_priority(priority: int) -> int:
@@ -82,6 +84,16 @@ def put_back_messages(
     paths, with their accounts.
     """
     ids_json = json.dumps(message_ids)
+    if has_held_messages(conn):
+        # One that has only held up what comes behind it has not been tried: an earlier one may be put back after it.
+        unbegun = conn.execute(
+            "SELECT h.message_id FROM messages JOIN held_messages AS h ON h.account_id = messages.account_id"
+            " AND h.destination = messages.destination AND h.message_id = messages.id"
+            f" WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL"
+            f" AND {_IS_FIRST_TRY_SQL} AND unanswered = 0",
+            (ids_json,),
+        )
+        release_held_messages(conn, [row[0] for row in unbegun.fetchall()])
     tried = (
         conn.execute(
             "SELECT DISTINCT h.account_id, h.destination, upstream_ids FROM messages JOIN held_messages AS h"
@@ -186,7 +198,7 @@ def hold_message(
     attempts, unanswered_count = conn.execute(
         "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, unanswered, error)"
         " VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET path = excluded.path,"
-        " attempts = attempts + CASE WHEN attempts = 1 AND error = '' THEN 0 ELSE 1 END,"
+        f" attempts = attempts + CASE WHEN {_IS_FIRST_TRY_SQL} THEN 0 ELSE 1 END,"
         " unanswered = unanswered + excluded.unanswered, error = excluded.error RETURNING attempts, unanswered",
         (paths.get_path_ids(conn, [path])[path], *flow, message_id, int(is_unanswered), error),
     ).fetchone()

@@ -164,7 +164,7 @@ def test_what_is_not_answered_holds_up_what_comes_behind_it(conn, acme_1, enqueu
     assert conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 0
 
 
-@pytest.mark.parametrize("reason", [UnsentReason.UNSURE, UnsentReason.PUT_BACK, UnsentReason.HELD])
+@pytest.mark.parametrize("reason", [UnsentReason.UNSURE, UnsentReason.HELD])
 def test_what_the_one_before_has_not_taken_goes_first_with_the_next_one(conn, acme_1, enqueue, ids, reason):
     first, second = ids
     path = (first, second)
@@ -196,6 +196,22 @@ def test_what_is_put_back_does_not_pass_an_earlier_one_that_is_under_way(conn, a
     assert claim(conn, second, path).message_ids == [sent]
     sending.store_accepted_messages(conn, [AcceptedMessage(second, sent, "1", 1, NOW)])
     assert claim(conn, second, path, now=NOW * 2).message_ids == [ready]
+
+
+def test_of_two_that_were_not_begun_the_later_one_does_not_pass_whichever_is_put_back_first(conn, acme_1, enqueue, ids):
+    first, second = ids
+    path = (first, second)
+    earlier, trial, behind = enqueue(acme_1.id, path, NUMBER, NUMBER, NUMBER)
+    assert claim(conn, second, path, limit=1).message_ids == [earlier]
+    with write_transaction(conn):
+        claims.claim_message_ids(conn, first, 1, 0, NOW, [path], lambda *_: path, holds_followers=True)
+    sending.store_unsent_messages(conn, [UnsentMessage(first, trial, UnsentReason.PUT_BACK)], NOW, lambda *_: path)
+    with write_transaction(conn):
+        takeovers.hold_followers(conn, [second], lambda *_: path)
+    assert claim(conn, first, path).message_ids == []
+    sending.store_unsent_messages(conn, [UnsentMessage(second, earlier, UnsentReason.PUT_BACK)], NOW, lambda *_: path)
+    assert claim(conn, first, path).message_ids == [earlier, trial, behind]
+    assert not queue.has_queue(conn)
 
 
 def test_a_message_that_is_given_to_one_beside_the_taker_holds_up_what_comes_behind_it(conn, acme_1, enqueue, ids):

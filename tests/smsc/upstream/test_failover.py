@@ -572,7 +572,6 @@ async def test_order_holds_while_upstreams_take_over_from_one_another(run, cast,
         second_answers.clear()
         await submit_all(range(80, 83))
         await two.bind_first()
-        await two.wait_for_health(health.TRYING)
         first_answers.set()
         serving_first = serving.create_task(serve(two.first, first_answers))
         await submit_all(range(83, 120))
