@@ -128,7 +128,7 @@ def store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedPa
     """Store parts that an upstream has accepted. One that has ended meanwhile stays so."""
     conn.executemany(
         "INSERT INTO cut_messages (message_id, upstream, total, settings) SELECT id, ?, ?, ? FROM messages WHERE id = ?"
-        " ON CONFLICT DO NOTHING",
+        f" AND state = {ENROUTE} ON CONFLICT DO NOTHING",
         [(each.upstream, each.part.total, each.part.settings, each.message_id) for each in accepted],
     )
     conn.executemany(

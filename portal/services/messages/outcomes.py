@@ -335,7 +335,8 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
     """End messages whose validity has ended (ptt 801). The caller is inside `write_transaction()`.
 
     One that an upstream has accepted, and that can have no receipt from it, ends as unknown (804). So does a part of a
-    text; the text ends as its parts do.
+    text; the text ends as its parts do. Where some were accepted, and others not, those end here, and the text itself
+    RECEIPT_GRACE_MS later.
 
     Returns:
         The receipts that were queued.
@@ -350,7 +351,7 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
         (json.dumps(message_ids),),
     ).fetchall()
     unanswered_ids = queue.list_unanswered_ids(conn, message_ids)
-    message_parts.expire_open_parts(conn, message_ids, now)
+    message_parts.expire_open_parts(conn, [row[0] for row in rows if row[1] is not None], now)
     # What an upstream has said of one that it was given stays.
     expired, unknown = [], []
     cut = message_parts.find_cut_messages(conn, message_ids)

@@ -8,6 +8,7 @@ import pytest
 
 from portal.core.clock import now_ms
 from portal.core.db import Connection
+from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import (
     DELIVERED,
@@ -19,7 +20,7 @@ from portal.services.common.message_states import (
     UNKNOWN,
 )
 from portal.services.history import history, removal
-from portal.services.messages import blacklist, message_parts, outcomes, sending
+from portal.services.messages import blacklist, message_parts, outcomes, sending, validation
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
@@ -283,9 +284,46 @@ def test_what_was_begun_expires_where_it_waits(conn, keys, account_id):
     leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
     conn.execute("UPDATE messages SET expires_at = 1")
     claimed = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000, [(1,)])
-    assert (claimed.messages, [each.state for each in claimed.receipts]) == ([], [EXPIRED])
-    assert list_states(conn, message_id) == [EXPIRED] * 3
+    assert (claimed.messages, claimed.receipts) == ([], [])
+    assert list_states(conn, message_id) == [ENROUTE, EXPIRED, EXPIRED]
     assert not queue.has_queue(conn)
+    assert [each.state for each in receive(conn, 1).receipts] == [EXPIRED]
+    assert_sound(conn)
+
+
+@pytest.mark.parametrize("has_validity", [False, True])
+def test_a_part_that_was_accepted_has_a_minute_more_for_its_receipt(conn, keys, account_id, has_validity):
+    expires_at = now_ms() + 60_000 if has_validity else None
+    add_upstream(conn, keys, refund="undelivered")
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id, expires_at=expires_at)
+    price = before - get_balance(conn, account_id)
+    accept(conn, message_id, 1, 2)
+    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    end = expires_at or ids.time_from_id(message_id) + validation.DEFAULT_VALIDITY_MS
+    for _look in range(2):
+        outcomes.process_due_messages(conn, end + outcomes.RECEIPT_GRACE_MS - 1)
+        assert list_states(conn, message_id) == [ENROUTE, ENROUTE, EXPIRED]
+        assert_sound(conn)
+    assert not queue.has_queue(conn)
+    assert receive(conn, 1).matched == [True]
+    outcomes.process_due_messages(conn, end + outcomes.RECEIPT_GRACE_MS + 1)
+    assert list_states(conn, message_id) == [DELIVERED, EXPIRED, EXPIRED]
+    assert read_message(conn, message_id)["state"] == EXPIRED
+    assert get_balance(conn, account_id) == before - price // 3
+    assert_sound(conn)
+
+
+def test_a_part_that_is_accepted_when_its_text_has_ended_changes_nothing(conn, keys, account_id):
+    add_upstream(conn, keys, refund="undelivered")
+    before = get_balance(conn, account_id)
+    message_id = claim_text(conn, account_id)
+    outcomes.process_due_messages(conn, now_ms() + 2 * validation.DEFAULT_VALIDITY_MS)
+    accept(conn, message_id, 1, 2, 3)
+    assert_sound(conn)
+    assert receive(conn, 1).matched == [False]
+    assert read_message(conn, message_id)["state"] == EXPIRED
+    assert get_balance(conn, account_id) == before
     assert_sound(conn)
 
 
