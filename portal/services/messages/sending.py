@@ -53,6 +53,7 @@ class ClaimedMessages:
     left_count: int | None
     last_account_id: int
     emptied_paths: list[tuple[UpstreamPath, int]]
+    held_destinations: Mapping[tuple[UpstreamPath, int], Collection[str]]
     moved_paths: set[tuple[UpstreamPath, int]]
     next_retry_at: int | None
     receipts: list[DeliveryReceipt]
@@ -184,6 +185,7 @@ def claim_messages(
             claimed.left_count,
             claimed.last_account_id,
             claimed.emptied_paths,
+            claimed.held_destinations,
             claimed.moved_paths,
             queue.get_next_retry_time(conn, taken_paths),
             receipts,
@@ -279,8 +281,9 @@ def put_back_abandoned_messages(
 
 def _release_held_messages(conn: sqlite3.Connection, message_ids: Sequence[int], result: SendingResult) -> None:
     """Those of these that were refused before hold up nothing any more."""
-    if queue.has_held_messages(conn):
-        result.emptied_account_ids += queue.release_held_messages(conn, message_ids)
+    held_ids = queue.find_held_messages(conn, message_ids)
+    if held_ids:
+        result.emptied_account_ids += queue.release_held_messages(conn, held_ids)
         result.has_released = True
 
 

@@ -17,6 +17,8 @@ from portal.services.upstreams.paths import DEFAULT_PATH, ChoosePath, UpstreamPa
 _MAX_ROUNDS = 8
 # So many that are left behind a claim are counted: some ten microseconds.
 _MAX_COUNTED = 1_000
+# So many destinations of an account that messages are held to are told.
+_MAX_HELD = 200
 
 
 @dataclass(slots=True)
@@ -27,8 +29,9 @@ class ClaimedIds:
     `emptied_account_ids`: the accounts that have had something that waits, and have nothing more on any path.
     `left_count`: how many are left that could be claimed at once; None: some, and it is not known how many.
     `last_account_id`: whose turn it was last; 0: that of what is tried again. `emptied_paths`: paths, each with an
-    account that has had something that waits there, and has nothing more on it that is not held. `moved_paths`: paths,
-    each with an account of which something waits there from now on.
+    account that has had something that waits there, and has nothing more on it, nor anything that is held.
+    `held_destinations`: those of what is held of an account that has nothing else on a path, by path and account, if
+    they are few. `moved_paths`: paths, each with an account of which something waits there from now on.
     """
 
     message_ids: list[int]
@@ -37,6 +40,7 @@ class ClaimedIds:
     last_account_id: int
     retried_ids: set[int] = field(default_factory=set)
     emptied_paths: list[tuple[UpstreamPath, int]] = field(default_factory=list)
+    held_destinations: dict[tuple[UpstreamPath, int], Collection[str]] = field(default_factory=dict)
     moved_paths: set[tuple[UpstreamPath, int]] = field(default_factory=set)
 
 
@@ -214,7 +218,10 @@ def _claim_of_account(
             "SELECT EXISTS (SELECT 1 FROM queued_messages WHERE path = ? AND account_id = ?)", (each, account_id)
         ).fetchone()[0]
     ]
-    if emptied_ids and not queue.has_held_messages_of(conn, account_id):
+    held = queue.list_held_destinations(conn, account_id, _MAX_HELD + 1) if emptied_ids else []
+    if held and len(held) <= _MAX_HELD:
+        claimed.held_destinations.update({(path_ids[each], account_id): held for each in emptied_ids})
+    elif emptied_ids and not queue.has_held_messages_of(conn, account_id):
         claimed.emptied_paths += [(path_ids[each], account_id) for each in emptied_ids]
         if not queue.has_waiting_messages(conn, account_id):
             claimed.emptied_account_ids.append(account_id)

@@ -155,6 +155,16 @@ def has_held_messages_of(conn: sqlite3.Connection, account_id: int) -> bool:
     return bool(row[0])
 
 
+def list_held_destinations(conn: sqlite3.Connection, account_id: int, limit: int) -> list[str]:
+    """The first destinations of an account's messages that were refused for the moment, or hold up others."""
+    rows = conn.execute(
+        "SELECT DISTINCT destination FROM held_messages INDEXED BY held_messages_tried"
+        " WHERE account_id = ? AND attempts > 0 LIMIT ?",
+        (account_id, limit),
+    )
+    return [row[0] for row in rows]
+
+
 def has_waiting_messages(conn: sqlite3.Connection, account_id: int) -> bool:
     """Whether an account has any message that waits, or holds up others."""
     row = conn.execute(
@@ -271,6 +281,19 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
 def has_held_messages(conn: sqlite3.Connection) -> bool:
     """Whether anything was refused for the moment, or holds up others."""
     return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM held_messages)").fetchone()[0])
+
+
+def find_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
+    """Those of these messages that were refused for the moment, or hold up others."""
+    if not has_held_messages(conn):
+        return []
+    rows = conn.execute(
+        "SELECT h.message_id FROM json_each(?) AS given CROSS JOIN messages ON messages.id = given.value"
+        " JOIN held_messages AS h ON h.account_id = messages.account_id AND h.destination = messages.destination"
+        " AND h.message_id = messages.id",
+        (json.dumps([*message_ids]),),
+    )
+    return [row[0] for row in rows]
 
 
 def has_queued_messages(conn: sqlite3.Connection) -> bool:

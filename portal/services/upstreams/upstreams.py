@@ -364,9 +364,9 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
     """Remove an upstream; messages that it has sent go on naming it, and its name may be given again.
 
     Raises:
+        UpstreamInRoutes
         MessagesWaitForUpstream: there are any that it is still to send.
         DefaultUpstreamInUse: it is the default one, and there are others.
-        UpstreamInRoutes
         NoSuchUpstream: it was removed meanwhile.
     """
     # Of a simulator not in the transaction: it takes long, and others write meanwhile. What it gets after that waits
@@ -375,6 +375,10 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
     under_way_count = count_messages_under_way(conn, upstream) if is_simulator else 0
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
+        # First, since what waits because of a route goes elsewhere once that is removed.
+        route_ids = _list_route_ids(conn, current.id)
+        if route_ids:
+            raise UpstreamInRoutes(name=upstream.name, routes=", ".join(map(str, route_ids)))
         if not is_simulator:
             under_way_count = count_messages_under_way(conn, upstream)
         if not current.is_default:
@@ -384,9 +388,6 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:
             raise DefaultUpstreamInUse(name=upstream.name)
-        route_ids = _list_route_ids(conn, current.id)
-        if route_ids:
-            raise UpstreamInRoutes(name=upstream.name, routes=", ".join(map(str, route_ids)))
         conn.execute(
             "UPDATE upstreams SET removed_at = ?, enabled = 0, draining = 0, is_default = 0, password = NULL"
             " WHERE id = ?",

@@ -303,6 +303,7 @@ class Dispatcher:
             return
         channel.last_account_id = claimed.last_account_id
         self._takers.forget_waiting(claimed.emptied_account_ids, claimed.emptied_paths)
+        self._takers.note_held(claimed.held_destinations)
         self._takers.add_waiting(claimed.moved_paths)
         for path in paths:
             path.take_left(claimed.left_count if len(paths) == 1 or not claimed.left_count else None)

@@ -74,8 +74,9 @@ class OutboundPath:
     def may_pass(self, message: SubmittedMessage) -> bool:
         """Whether a message overtakes nothing, though others of its account wait here.
 
-        What waits is claimed already, and has room, and none of it is to the same destination. An account that submits
-        without a pause would wait for ever else, since something of it is always being stored.
+        What waits is claimed already, and has room, or is held, and none of it is to the same destination. An account
+        that submits without a pause would wait for ever else, since something of it is always being stored; and one
+        with a message to a handset that is switched off, for days.
         """
         destinations = self._destinations.get(message.account_id)
         return destinations is not None and self.most_waiting == 0 and message.destination not in destinations
@@ -120,6 +121,11 @@ class OutboundPath:
             else:
                 self.waiting_account_ids.discard(each)
                 self._destinations.pop(each, None)
+
+    def note_held(self, account_id: int, destinations: Collection[str]) -> None:
+        """Of an account only what is to these destinations is stored here, and is held."""
+        if account_id in self.waiting_account_ids and account_id not in self._put_backs:
+            self._destinations[account_id] = {*destinations, *self._pending.get(account_id, ())}
 
     def add_waiting(self, account_ids: Iterable[int]) -> None:
         """Something of these accounts may be stored here; nothing is known of it."""
@@ -262,6 +268,12 @@ class PathTakers:
         for upstream_ids, account_id in emptied_paths:
             if upstream_ids in self._paths:
                 self._paths[upstream_ids].forget_waiting([account_id])
+
+    def note_held(self, held: Mapping[tuple[UpstreamPath, int], Collection[str]]) -> None:
+        """On these paths nothing of each one's account waits that is to another destination."""
+        for (upstream_ids, account_id), destinations in held.items():
+            if upstream_ids in self._paths:
+                self._paths[upstream_ids].note_held(account_id, destinations)
 
     def _list_waiting_accounts(self) -> set[int]:
         return set().union(*(path.waiting_account_ids for path in self._paths.values()))

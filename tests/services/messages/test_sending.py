@@ -271,6 +271,15 @@ def test_what_an_upstream_may_have_is_not_called_back(conn, cast, upstream):
     assert self_check.list_problem_texts(conn) == []
 
 
+def test_what_holds_up_nothing_releases_nothing(conn, cast, upstream):
+    held, other = queue_of_each(conn, cast.smpp_acme_1.id, ["393401234567", "393401111111"])
+    claim(conn)
+    leave_unsent(conn, held, cast.smpp_acme_1.id, UnsentReason.HELD)
+    assert not accept(conn, other).has_released
+    assert sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000).messages
+    assert accept(conn, held).has_released
+
+
 def test_what_an_upstream_may_have_costs_what_it_costs_when_its_number_says_stop(conn, cast, upstream):
     unsure, held = queue_of_each(conn, cast.smpp_acme_1.id, ["393401234567", "393401111111"])
     price = read_message(conn, unsure)["price"]

@@ -29,7 +29,7 @@ from portal.services.routing.routes import (
 from portal.services.senders.senders import InvalidSender
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream, UpstreamInRoutes
-from tests.services.upstreams.waiting import add_upstream
+from tests.services.upstreams.waiting import add_upstream, queue_messages
 
 
 @pytest.fixture
@@ -252,6 +252,14 @@ def test_routes_of_an_account_that_is_gone_stay_and_keep_nobody_s_messages(conn,
     assert choose(conn, acme_2) == (None, (carriers[0].id,))
     routes.remove_route(conn, SHELL, route)
     assert routes.list_routes(conn) == []
+
+
+def test_routes_are_told_before_what_waits(conn, carriers, acme_1):
+    default = carriers[0]
+    route = routes.create_route(conn, SHELL, "A,B")
+    queue_messages(conn, acme_1.id)
+    with pytest.raises(UpstreamInRoutes, match=rf"“A”: {route.id}\."):
+        upstreams.remove_upstream(conn, SHELL, default)
 
 
 def test_an_upstream_that_routes_lead_to_is_not_removed(conn, carriers):

@@ -159,6 +159,7 @@ def test_the_same_destination_waits_behind_a_refused_message_and_no_other(conn, 
     claimed = claim(conn, 10)
     assert claimed.message_ids == [elsewhere]
     assert claimed.emptied_account_ids == []
+    assert claimed.held_destinations == {((), cast.smpp_acme_1.id): ["393331111111"]}
     assert [row[:2] for row in list_held(conn)] == [(first, 1), (second, 0), (third, 0)]
     retried = claim(conn, 10, now=NOW + 5_000)
     assert retried.message_ids == [first]

@@ -167,6 +167,31 @@ async def test_a_temporary_refusal_holds_up_its_destination_and_no_other(config,
         assert (await carrier.read_submit()).short_message == b"second"
 
 
+async def test_while_a_message_is_held_others_of_its_account_go_out_at_once(config, cast, conn, add_upstream):
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit("393331111111", text=b"held")
+        carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RX_T_APPN, "")
+        await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0])
+        await esme.submit(text=b"first")
+        carrier.answer(await carrier.read_submit())
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"])
+        conn.execute("CREATE TABLE waited AS SELECT * FROM queued_messages")
+        conn.execute(
+            "CREATE TRIGGER note_waiting AFTER INSERT ON queued_messages"
+            " BEGIN INSERT INTO waited SELECT * FROM queued_messages; END"
+        )
+        for each in range(5):
+            await esme.submit(text=b"%d" % each)
+            submit = await carrier.read_submit()
+            assert submit.short_message == b"%d" % each
+            carrier.answer(submit)
+        assert conn.execute("SELECT count(*) FROM waited").fetchone()[0] == 0
+        behind = await esme.submit("393331111111", text=b"behind")
+        assert read_message(conn, behind.message_id)["upstream"] is None
+        assert conn.execute("SELECT count(*) FROM waited").fetchone()[0] == 1
+
+
 async def test_a_handset_whose_queue_is_full_holds_up_no_other_and_gets_its_messages_in_their_order(
     config, cast, conn, add_upstream
 ):

@@ -75,3 +75,21 @@ def test_other_accounts_do_not_know_of_it():
     path.forget_waiting([1])
     assert path.waiting_account_ids == {2}
     assert not path.may_pass(make_message(A, 2))
+
+
+def test_while_something_is_held_only_what_is_to_its_number_waits():
+    path = OutboundPath(DEFAULT_PATH, Counter())
+    path.add_waiting([1])
+    path.most_waiting = 0
+    path.begin_enqueue(make_message(B))
+    path.note_held(1, [A])
+    assert [path.may_pass(make_message(each)) for each in (A, B, C)] == [False, False, True]
+    path.begin_enqueue(make_message(C))
+    assert not path.may_pass(make_message(C))
+
+
+def test_what_is_being_put_back_is_not_known_to_be_held():
+    path = OutboundPath(DEFAULT_PATH, Counter([1]))
+    path.most_waiting = 0
+    path.note_held(1, [A])
+    assert not path.may_pass(make_message(C))
