@@ -107,7 +107,8 @@ def put_back_messages(
     )
     untried = conn.execute(
         "SELECT account_id, destination, country, source, coalesce(priority, 0), id FROM messages"
-        f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL AND NOT EXISTS"
+        f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL"
+        " AND upstream_id IS NULL AND NOT EXISTS"
         " (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id"
         "  AND h.destination = messages.destination AND h.message_id = messages.id)",
         (ids_json,),

@@ -383,3 +383,12 @@ def test_however_much_waits_behind_a_number_holding_a_message_costs_the_same(con
             queue.release_held_messages(conn, [message_id + 1])
         conn.set_progress_handler(None, 0)
     assert steps[1] < steps[0] * 2
+
+
+def test_what_an_upstream_has_accepted_is_not_put_back(conn, cast):
+    ids = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn, 1)
+    with write_transaction(conn):
+        conn.execute("UPDATE messages SET upstream_id = 'ab12' WHERE id = ?", ids)
+        assert queue.put_back_messages(conn, ids, NOW) == set()
+    assert not queue.has_queue(conn)
