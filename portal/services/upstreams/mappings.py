@@ -217,6 +217,6 @@ def _split_entries(text: str) -> list[tuple[str, str, str]]:
 
 
 def _parse_ptt(entry: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text[:9]) not in FAILED_PTTS:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9) or int(text) not in FAILED_PTTS:
         raise InvalidEntry(entry)
     return int(text)

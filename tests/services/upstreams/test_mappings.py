@@ -63,7 +63,9 @@ def test_an_error_map_ignores_zeros_in_front_and_letter_case():
     assert parse_error_map("027=6,1f=100, B2C.4=801") == {"27": 6, "1F": 100, "B2C.4": 801}
 
 
-@pytest.mark.parametrize("entry", ["27", "27=", "=6", "27=0", "27=7777", "2 7=6", "2:7=6", f"{'9' * 21}=6", "027=4"])
+@pytest.mark.parametrize(
+    "entry", ["27", "27=", "=6", "27=0", "27=7777", "2 7=6", "28=0000000061", "2:7=6", f"{'9' * 21}=6", "027=4"]
+)
 def test_an_entry_of_an_error_map_that_cannot_be_read_is_named(entry):
     with pytest.raises(InvalidEntry) as caught:
         parse_error_map(f"27=6,{entry}")
