@@ -289,10 +289,8 @@ class BulkUpdateColumns:
             for rows in range(1, _MAX_ROWS + 1)
         ]
 
-    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> int:
-        """Update rows, each given as its id and the values of its columns; returns how many there were."""
-        count = 0
+    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
+        """Update rows, each given as its id and the values of its columns."""
         for start in range(0, len(rows), _MAX_ROWS):
             chunk = rows[start : start + _MAX_ROWS]
-            count += conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk))).rowcount
-        return count
+            conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk)))
