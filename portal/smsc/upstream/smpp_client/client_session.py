@@ -304,8 +304,9 @@ class ClientSession(PduStream):
             self._malformed_count, self._malformed_since = 0, self._turn_started_at
         self._malformed_count += 1
         self._log_oddity("malformed PDU: " + flaw)
-        if self._malformed_count >= _MAX_MALFORMED:
-            self._abort(f"has sent {_MAX_MALFORMED} PDUs that are not SMPP 3.4, the last for its {flaw}")
+        if self._malformed_count == _MAX_MALFORMED:
+            # What it has been sent is answered before the end: else it would be sent again.
+            self.unbind(f"the upstream has sent {_MAX_MALFORMED} PDUs that are not SMPP 3.4, the last for its {flaw}")
 
     def _log_oddity(self, what: str) -> None:
         self._logged += 1

@@ -142,7 +142,7 @@ class Connector:
         try:
             bind_octets = encode_bind(settings, self.state.kind)
             tls_context = await asyncio.to_thread(create_tls_context, settings) if settings.tls else None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started
             return None, str(error)
         errors = []
         hosts = settings.hosts
@@ -170,25 +170,26 @@ class Connector:
         try:
             async with asyncio.timeout(settings.connect_seconds):
                 addresses = await self._resolver.resolve(host)
-                for number_of_try, address in enumerate(addresses, start=1):
-                    session = ClientSession(
-                        self._name, self.state.number, self.state.kind, bind_octets, settings, self._owner, self._loop
-                    )
-                    try:
+            for number_of_try, address in enumerate(addresses, start=1):
+                session = ClientSession(
+                    self._name, self.state.number, self.state.kind, bind_octets, settings, self._owner, self._loop
+                )
+                try:
+                    # Each has its own time: one that is silent would leave none to the others.
+                    async with asyncio.timeout(settings.connect_seconds):
                         await self._open_connection(
                             session, address, port, settings.tls_server_name or host, tls_context
                         )
-                        break
-                    except OSError:
-                        if number_of_try == len(addresses):
-                            raise
+                    break
+                except OSError:
+                    session.discard()
+                    if number_of_try == len(addresses):
+                        raise
         except asyncio.CancelledError:
             if session:
                 session.discard()
             raise
         except TimeoutError:
-            if session:
-                session.discard()
             return None, f"no connection to {host} port {port} in {settings.connect_seconds:g} s"
         except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
             return None, f"no connection to {host} port {port}: {describe_error(error, settings)}"

@@ -39,6 +39,8 @@ _MAX_ID_LENGTH = 64
 _MAX_WORD_LENGTH = 20
 # Longer ones are none.
 _MAX_DATE_LENGTH = 16
+# Of a text that is looked at: a message_payload has room for 64 KiB, which would take 22 milliseconds.
+_MAX_TEXT_LENGTH = 1_000
 # Of a text in which a pattern looks for the id: a receipt of appendix B without what it quotes is shorter.
 _MAX_SEARCHED_LENGTH = 100
 
@@ -102,7 +104,7 @@ def parse_receipt(message: DeliverSm | DataSm, rules: ReceiptRules = DEFAULT_RUL
     tlvs = message.tlvs
     if kind not in (ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) and TlvTag.RECEIPTED_MESSAGE_ID not in tlvs:
         return None
-    text = _decode_text(message, rules)
+    text = _decode_text(message, rules)[:_MAX_TEXT_LENGTH]
     fields = _parse_text(text)
     stat = fields.get("stat", "")[:_MAX_WORD_LENGTH]
     state_value = tlvs.get(TlvTag.MESSAGE_STATE, b"")

@@ -29,8 +29,9 @@ class HostResolver:
         with suppress(ValueError):
             return [str(ip_address(host))]
         if host not in self._pending:
-            self._pending[host] = self._loop.create_future()
+            # Where no thread can be started the next caller tries it again.
             threading.Thread(target=self._look_up, args=(host,), name=f"resolve {host}", daemon=True).start()
+            self._pending[host] = self._loop.create_future()
         return await asyncio.shield(self._pending[host])
 
     def _look_up(self, host: str) -> None:

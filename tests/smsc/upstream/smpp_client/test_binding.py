@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import socket
+import threading
 
 import pytest
 
@@ -292,6 +294,38 @@ async def test_a_second_host_is_tried_where_the_first_cannot_be_reached():
         await first.accept()
         assert (await reports.wait_for_state(BindStatus.BOUND)).host == f"127.0.0.1:{first.port}"
         first.stop()
+
+
+async def test_another_address_of_the_host_is_tried_where_the_first_is_silent(monkeypatch):
+    async with run_carrier() as carrier:
+        # Its backlog is full: it answers nobody who connects.
+        silent = socket.create_server(("127.0.0.2", carrier.port), backlog=0)
+        waiting = [socket.socket() for _ in range(8)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(silent.getsockname())
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{each}", 0)) for each in (2, 1)]
+        monkeypatch.setattr("portal.smsc.upstream.smpp_client.resolver.socket.getaddrinfo", lambda *_, **__: found)
+        async with run_client(carrier.port, host="carrier.example", connect_seconds=0.2) as (_, reports):
+            await carrier.accept()
+            await reports.wait_for_state(BindStatus.BOUND)
+        for each in (silent, *waiting):
+            each.close()
+
+
+async def test_a_thread_that_cannot_be_started_costs_one_try(monkeypatch):
+    start, failures = threading.Thread.start, iter([RuntimeError("can't start new thread")])
+
+    def fail_once(thread: threading.Thread) -> None:
+        for each in failures:
+            raise each
+        start(thread)
+
+    async with run_carrier() as carrier:
+        monkeypatch.setattr(threading.Thread, "start", fail_once)
+        async with run_client(carrier.port, host="localhost") as (_, reports):
+            await carrier.accept()
+            await reports.wait_for_state(BindStatus.BOUND)
 
 
 async def test_a_second_host_is_tried_where_the_first_refuses_the_bind():

@@ -96,6 +96,18 @@ async def test_who_sends_nothing_else_is_left():
         await carrier.accept()
 
 
+async def test_what_is_under_way_is_answered_before_such_a_one_is_left():
+    async with run_bound_client() as (client, reports, connection, _):
+        submit_all(client, [1])
+        submit = await connection.read_submit()
+        connection.send_octets(encode_pdu(CommandId.DELIVER_SM, 0, 7, b"cut") * 100)
+        for _answer in range(100):
+            await connection.read_response()
+        connection.answer(submit, message_id="abc")
+        await reports.wait_for_state(BindStatus.UNBOUND)
+        assert (reports.answers, reports.unsure) == ([(1, 0, "abc")], [])
+
+
 async def test_who_sends_an_odd_one_now_and_then_is_not(monkeypatch):
     monkeypatch.setattr("portal.smsc.upstream.smpp_client.client_session._MALFORMED_SECONDS", 0.1)
     loop = asyncio.get_running_loop()

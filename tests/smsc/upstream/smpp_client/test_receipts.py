@@ -215,6 +215,10 @@ def test_a_handset_cannot_write_a_receipt(esm_class):
     assert parse_receipt(DeliverSm(1, esm_class=esm_class, short_message=STANDARD.encode())) is None
 
 
+def test_no_more_of_a_text_is_looked_at_than_a_receipt_has():
+    assert len(parse_tlvs(message_payload=b"id: " * 16_000).text) == 1_000
+
+
 def test_usual_texts_are_read_as_unusual_ones():
     random = Random(16)
     for _ in range(5_000):
