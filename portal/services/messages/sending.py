@@ -18,7 +18,7 @@ from portal.services.messages.message_parts import AcceptedPart, TextPart
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import claims, counters, queue, upstreams
+from portal.services.upstreams import claims, counters, queue, takeovers, upstreams
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import DEFAULT_PATH, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.queue import SIMULATED_BIND
@@ -86,6 +86,9 @@ class UnsentReason(Enum):
     """The upstream has refused it for good."""
     UNSURE = auto()
     """It was not answered: the upstream may have it."""
+    INTERRUPTED = auto()
+    """Parts of it are to be sent again, and others are still under way: it stays the upstream's, and what comes behind
+    it waits."""
 
 
 Flow = tuple[int, str]
@@ -234,6 +237,9 @@ def store_unsent_messages(
         by_reason: dict[UnsentReason, list[UnsentMessage]] = defaultdict(list)
         for each in unsent:
             by_reason[each.reason].append(each)
+        if by_reason[UnsentReason.INTERRUPTED]:
+            interrupted_ids = [each.message_id for each in by_reason[UnsentReason.INTERRUPTED]]
+            takeovers.hold_followers_of_messages(conn, interrupted_ids, choose_path)
         if by_reason[UnsentReason.PUT_BACK]:
             _put_back_messages(conn, by_reason[UnsentReason.PUT_BACK], now, choose_path)
         for each in by_reason[UnsentReason.HELD]:

@@ -235,10 +235,6 @@ class UpstreamChannel:
         self.update_available()
         return True
 
-    def has_begun(self, message_id: int) -> bool:
-        """Whether a part is under way of a message that waits for the others to be sent (again)."""
-        return self.connection is not None and self.connection.has_begun(message_id)
-
     def put_back_ready_messages(self) -> None:
         """What is ready cannot be sent: it waits again, for whichever upstream can."""
         messages = [*self._ready]
@@ -322,6 +318,10 @@ class UpstreamChannel:
         self.health.note_error(flow[1], status)
         self.count_refusals(status)
         self._put_back(message_id, flow, UnsentReason.HELD, status)
+        self._put_back_followers()
+
+    def handle_interrupted(self, message_id: int) -> None:
+        self._put_back(message_id, self._flows[message_id], UnsentReason.INTERRUPTED)
         self._put_back_followers()
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:

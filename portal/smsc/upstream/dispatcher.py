@@ -196,9 +196,7 @@ class Dispatcher:
 
         `resolve` gets whether it was called back.
         """
-        if message.is_queued and any(each.has_begun(message.id) for each in self._channels.values()):
-            resolve(False)
-        elif message.is_scheduled or message.is_queued or self._cancel_sending(message):
+        if message.is_scheduled or message.is_queued or self._cancel_sending(message):
             self._storage.cancel_message(message, partial(self._handle_cancel_result, message, resolve))
         elif message.upstream in self._resuming_ids:
             self._postponed_cancels.append((message, resolve))

@@ -58,9 +58,6 @@ class UpstreamConnection(Protocol):
     def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
         """Send those of these no more with which that is still possible; returns their ids."""
 
-    def has_begun(self, message_id: int) -> bool:
-        """Whether a part is under way of a message that waits for the others to be sent (again)."""
-
     def take_counters(self) -> Mapping[str, int]:
         """Return what was counted since the last call, by names of `counters.COUNTERS`."""
 
@@ -94,6 +91,11 @@ class UpstreamEvents(Protocol):
 
     def handle_held(self, message_id: int, status: str) -> None:
         """It has refused a message for the moment."""
+
+    def handle_interrupted(self, message_id: int) -> None:
+        """A message can't be sent whole this time, and parts of it are still under way: nothing may pass it. It is told
+        of again once they are not.
+        """
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         """These have no answer, and will have none: some may have arrived, the others certainly haven't."""

@@ -345,6 +345,45 @@ def test_a_text_is_called_back_only_while_no_part_has_gone_out(conn, keys, accou
     assert_sound(conn)
 
 
+@pytest.mark.parametrize("unanswered", ["resend", "fail"])
+def test_a_text_that_is_interrupted_while_parts_are_under_way_stays_its_upstream_s(conn, keys, account_id, unanswered):
+    add_upstream(conn, keys, unanswered=unanswered, refund="refused")
+    message_id = claim_text(conn, account_id)
+    charged = get_balance(conn, account_id)
+    leave_unsent(conn, message_id, account_id, UnsentReason.INTERRUPTED)
+    (follower,) = queue_messages(conn, account_id)
+    # Nothing passes it, and it can't be called back.
+    assert claim(conn) == []
+    status = outcomes.find_message_status(conn, account_id, message_id)
+    assert status is not None
+    assert (status.is_queued, status.upstream) == (False, 1)
+    assert_sound(conn)
+    # A crash leaves it unsure.
+    later = now_ms() + 10_000
+    sending.recover_messages(conn, later)
+    assert counters.get_counters(conn, 1)["unsure"] == 1
+    assert get_balance(conn, account_id) == charged - read_message(conn, follower)["price"]
+    if unanswered == "fail":
+        assert read_message(conn, message_id)["state"] == UNKNOWN
+        assert [each.id for each in claim(conn, now=later)] == [follower]
+    else:
+        assert outcomes.cancel_messages(conn, [status]).was_cancelled == [False]
+        assert [each.id for each in claim(conn, now=later)] == [message_id]
+    assert_sound(conn)
+
+
+def test_a_refusal_of_the_moment_counts_once_however_many_parts_are_under_way(conn, keys, account_id):
+    add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    leave_unsent(conn, message_id, account_id, UnsentReason.INTERRUPTED)
+    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    held = conn.execute("SELECT attempts, unanswered, error FROM held_messages").fetchone()
+    assert tuple(held) == (1, 0, "ESME_RSYSERR 0x08")
+    assert [each.id for each in claim(conn, now=now_ms() + 10_000)] == [message_id]
+    assert counters.get_counters(conn, 1)["unsure"] == 0
+    assert_sound(conn)
+
+
 def test_what_was_begun_goes_on_when_its_number_says_stop(conn, keys, account_id):
     add_upstream(conn, keys)
     message_id = claim_text(conn, account_id)

@@ -178,9 +178,10 @@ async def test_a_refusal_of_the_moment_holds_the_rest_of_the_text_and_what_is_be
         await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 2)
         cancel = CancelSm(next(esme.sequences), message_id=message_id, source="ACME", destination=DESTINATION)
         assert (await esme.request(cancel)).status == CommandStatus.ESME_RCANCELFAIL
-        # The first part is answered while the text waits.
+        # It waits once the first part is answered, too.
         answer(carrier, first)
-        await wait_until(lambda: conn.execute("SELECT count(*) FROM message_parts").fetchone()[0] == 1)
+        await wait_until(lambda: read_message(conn, message_id)["upstream"] is None)
+        assert list_states(conn, message_id) == [message_states.ENROUTE, None, None]
         cancel = CancelSm(next(esme.sequences), message_id=message_id, source="ACME", destination=DESTINATION)
         assert (await esme.request(cancel)).status == CommandStatus.ESME_RCANCELFAIL
         conn.execute("UPDATE held_messages SET not_before = 1 WHERE not_before IS NOT NULL")
@@ -210,9 +211,31 @@ async def test_a_text_is_not_called_back_of_which_a_part_was_lost_while_it_waite
         await connection.close()
         await carrier.accept()
         # The first part may be at the handset.
+        await wait_until(lambda: counters.get_counters(conn, 1)["unsure"] == 1)
         cancel = CancelSm(next(esme.sequences), message_id=message_id, source="ACME", destination=DESTINATION)
         assert (await esme.request(cancel)).status == CommandStatus.ESME_RCANCELFAIL
         assert read_message(conn, message_id)["state"] == message_states.ENROUTE
+
+
+@pytest.mark.parametrize("unanswered", ["resend", "fail"])
+async def test_a_stop_while_parts_are_under_way_leaves_a_text_unsure_that_was_refused_for_the_moment(
+    config, cast, conn, add_upstream, unanswered
+):
+    async with run_carrier() as carrier:
+        add_upstream(carrier.port, unanswered=unanswered)
+        async with run_smsc(config) as server:
+            connection = await carrier.accept()
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            message_id = await submit_text(esme)
+            submits = await connection.read_submits(3)
+            answer(connection, submits[1], CommandStatus.ESME_RSYSERR)
+            await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 1)
+            await connection.close()
+        counted = counters.get_counters(conn, 1)
+        assert (counted["unsure"], counted["resent"]) == (1, int(unanswered == "resend"))
+        state = message_states.UNKNOWN if unanswered == "fail" else message_states.ENROUTE
+        assert read_message(conn, message_id)["state"] == state
+        assert self_check.list_problem_texts(conn) == []
 
 
 async def test_throttled_parts_go_on_in_their_order(config, cast, conn, add_upstream):

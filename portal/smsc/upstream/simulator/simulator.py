@@ -92,9 +92,6 @@ class Simulator:
     def change_config(self, config: UpstreamConfig) -> None:
         """Nothing of it is set."""
 
-    def has_begun(self, message_id: int) -> bool:
-        return False
-
     def take_counters(self) -> Mapping[str, int]:
         return {}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,23 +24,22 @@ from portal.smsc.upstream.smpp_client.submit_sm import OutgoingText, build_submi
 # What decides how a text is cut: the parts that are sent later have to fit those that were sent before.
 _CUT_SETTINGS = ("charset", "missing_characters", "other_alphabets", "long_texts")
 _INTERRUPTED = "not all parts were sent"
-_MAX_KEPT = 1_000
 
 
 class _Sending:
-    """A text whose parts are under way.
+    """A text whose parts are under way. What becomes of it is told once, when nothing of it is any more: until then it
+    stays the upstream's, so that a crash in between leaves it unsure.
 
-    is_active: whether what becomes of it is still to be told; what was refused for the moment, or lost, has been. open:
-    the numbers of the parts that wait in the client or are not answered, by the client's number for each. refusals:
-    what parts were refused with for good, or NO_ANSWER, by their numbers. ptt: that of the first. is_unsure: whether a
-    part was lost after it was told.
+    answered: the numbers of the parts that were accepted. open: those of the parts that wait in the client or are not
+    answered, by the client's number for each. lost: those that were not answered. refusals: what parts were refused
+    with for good, by their numbers. ptt: that of the first. held_status: with what one was refused for the moment.
     """
 
     __slots__ = (
         "answered",
         "cut_settings",
-        "is_active",
-        "is_unsure",
+        "held_status",
+        "lost",
         "message",
         "open",
         "outgoing",
@@ -56,11 +54,11 @@ class _Sending:
         self.outgoing = outgoing
         self.cut_settings = json.dumps({name: getattr(settings, name) for name in _CUT_SETTINGS})
         self.answered: set[int] = set(message.cut.answered) if message.cut else set()
-        self.is_active = True
         self.open: dict[int, int] = {}
+        self.lost: set[int] = set()
         self.refusals: dict[int, str] = {}
         self.ptt = 0
-        self.is_unsure = False
+        self.held_status = ""
 
     @property
     def total(self) -> int:
@@ -96,7 +94,7 @@ class CutTexts:
         self._parts: dict[int, tuple[_Sending, int]] = {}
 
     def send(self, message: SubmittedMessage, outgoing: OutgoingText, settings: UpstreamSettings) -> None:
-        """Send the parts of a message that were not answered and are not under way.
+        """Send the parts of a message that were not accepted.
 
         Args:
             settings: by which it was cut (`get_cut_settings`).
@@ -104,27 +102,16 @@ class CutTexts:
         Raises:
             ValueError: a part can't be written; none was sent.
         """
-        sending = self._sendings.get(message.id)
-        if sending is None:
-            sending = _Sending(message, settings, outgoing)
-        elif message.cut is not None:
-            sending.answered |= message.cut.answered
+        sending = _Sending(message, settings, outgoing)
         now = now_ms()
-        done = {*sending.answered, *sending.open.values()}
         submits = {
-            number: build_submit_sm(message, sending.outgoing, sending.settings, now, number)
+            number: build_submit_sm(message, outgoing, settings, now, number)
             for number in range(1, sending.total + 1)
-            if number not in done
+            if number not in sending.answered
         }
         for each in submits.values():
             each.encode()
-        sending.is_active = True
-        self._keep(sending)
-        if sending.is_unsure:
-            # It is decided by the setting `unanswered` whether that is sent again.
-            sending.is_unsure = False
-            self._loop.call_soon(self._report_unsure, sending)
-            return
+        self._sendings[message.id] = sending
         for number, submit_sm in submits.items():
             client_id = next(self._numbers)
             sending.open[client_id] = number
@@ -136,21 +123,16 @@ class CutTexts:
         sending = self._sendings.get(message_id)
         if sending is None:
             return None
-        if sending.answered or not sending.open or not self._client.cancel(*sending.open):
+        if sending.answered or sending.lost or not self._client.cancel(*sending.open):
             return False
         self._forget(sending, sending.open)
         del self._sendings[message_id]
         return True
 
-    def has_begun(self, message_id: int) -> bool:
-        """Whether parts of a message are under way, were answered, or may have arrived."""
-        sending = self._sendings.get(message_id)
-        return sending is not None and bool(sending.answered or sending.open or sending.is_unsure)
-
     def handle_answer(self, client_id: int, status: int, upstream_message_id: str, bind: int) -> None:
         """The upstream has decided about a part."""
-        sending, number = self._parts.pop(client_id)
-        del sending.open[client_id]
+        sending, number = self._parts[client_id]
+        self._forget(sending, [client_id])
         message_id = sending.message.id
         if not status:
             sending.answered.add(number)
@@ -159,85 +141,67 @@ class CutTexts:
                 upstream_message_id,
                 bind,
                 TextPart(number, sending.total, sending.cut_settings),
-                is_complete=sending.is_active and len(sending.answered) == sending.total,
+                is_complete=len(sending.answered) == sending.total,
             )
         elif status in self._client.status_map.temporary:
-            if sending.is_active and not sending.refusals:
-                sending.is_active = False
-                self._events.handle_held(message_id, format_status(status))
+            self._hold(sending, format_status(status))
         else:
             sending.ptt = sending.ptt or self._client.status_map.get_ptt(status)
             sending.refusals[number] = format_status(status)
             # The others would be of no use. What was sent of them is answered still.
             self._forget(sending, [each for each in sending.open if self._client.cancel(each)])
-        self._settle(sending)
+        unsure, unsent = self._settle([sending])
+        if unsure or unsent:
+            self._events.handle_lost(unsure, unsent)
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
         """Parts will not be answered any more; returns the messages that are lost with that, unsure and unsent ones."""
-        lost: dict[int, list[int]] = defaultdict(list)
-        unsure_numbers: dict[int, list[int]] = defaultdict(list)
-        sendings: dict[int, _Sending] = {}
         unsure_client_ids = frozenset(unsure)
+        sendings: dict[int, _Sending] = {}
         for client_id in (*unsure, *unsent):
             sending, number = self._parts[client_id]
             sendings[sending.message.id] = sending
-            lost[sending.message.id].append(client_id)
+            self._forget(sending, [client_id])
             if client_id in unsure_client_ids:
-                unsure_numbers[sending.message.id].append(number)
-        unsure_ids: list[int] = []
-        unsent_ids: list[int] = []
-        for message_id, sending in sendings.items():
-            self._forget(sending, lost[message_id])
-            if sending.refusals:
-                sending.refusals.update(dict.fromkeys(unsure_numbers[message_id], NO_ANSWER))
-            elif not sending.is_active:
-                sending.is_unsure = sending.is_unsure or bool(unsure_numbers[message_id])
-            else:
-                sending.is_active = False
-                if unsure_numbers[message_id]:
-                    unsure_ids.append(message_id)
-                elif sending.answered or sending.open:
-                    self._events.handle_held(message_id, _INTERRUPTED)
-                else:
-                    unsent_ids.append(message_id)
-            self._settle(sending)
-        return unsure_ids, unsent_ids
+                sending.lost.add(number)
+        for sending in sendings.values():
+            self._hold(sending, _INTERRUPTED)
+        return self._settle(sendings.values())
 
-    def _report_unsure(self, sending: _Sending) -> None:
-        if sending.is_active:
-            sending.is_active = False
-            self._events.handle_lost([sending.message.id], [])
-            self._settle(sending)
+    def _hold(self, sending: _Sending, status: str) -> None:
+        """It is not sent whole this time. What comes behind it waits for it, also while parts of it are under way."""
+        if not (sending.held_status or sending.refusals):
+            sending.held_status = status
+            if sending.open:
+                self._events.handle_interrupted(sending.message.id)
 
     def _forget(self, sending: _Sending, client_ids: Iterable[int]) -> None:
         for each in [*client_ids]:
             del self._parts[each]
             del sending.open[each]
 
-    def _settle(self, sending: _Sending) -> None:
-        """Tell of a refusal once all that was sent is answered, and forget what is over."""
-        if sending.open:
-            return
-        message_id = sending.message.id
-        if sending.refusals and sending.is_active:
-            sending.is_active = False
-            status = next(each for each in sending.refusals.values() if each != NO_ANSWER)
-            statuses = {
-                number: sending.refusals.get(number, NOT_SENT)
-                for number in range(1, sending.total + 1)
-                if number not in sending.answered
-            }
-            self._events.handle_refused(message_id, status, sending.ptt, statuses)
-        if sending.refusals or len(sending.answered) == sending.total:
-            self._sendings.pop(message_id, None)
-
-    def _keep(self, sending: _Sending) -> None:
-        """Remember a text, also while it waits to be tried again: what is answered meanwhile may not be on disk when it
-        comes back. Most do; of those that don't the oldest are forgotten.
+    def _settle(self, sendings: Iterable[_Sending]) -> tuple[Sequence[int], Sequence[int]]:
+        """Tell what became of those of which nothing is under way any more; returns the lost ones: unsure and unsent
+        ones.
         """
-        self._sendings[sending.message.id] = sending
-        if len(self._sendings) > _MAX_KEPT:
-            for each in [*self._sendings.values()]:
-                if not (each.is_active or each.open or each.is_unsure):
-                    del self._sendings[each.message.id]
-                    break
+        unsure_ids: list[int] = []
+        unsent_ids: list[int] = []
+        for sending in sendings:
+            if sending.open:
+                continue
+            message_id = sending.message.id
+            del self._sendings[message_id]
+            if sending.refusals:
+                statuses = {
+                    number: NO_ANSWER if number in sending.lost else sending.refusals.get(number, NOT_SENT)
+                    for number in range(1, sending.total + 1)
+                    if number not in sending.answered
+                }
+                self._events.handle_refused(message_id, next(iter(sending.refusals.values())), sending.ptt, statuses)
+            elif sending.lost:
+                unsure_ids.append(message_id)
+            elif sending.held_status == _INTERRUPTED and not sending.answered:
+                unsent_ids.append(message_id)
+            elif sending.held_status:
+                self._events.handle_held(message_id, sending.held_status)
+        return unsure_ids, unsent_ids

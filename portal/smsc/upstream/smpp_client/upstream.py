@@ -160,9 +160,6 @@ class SmppUpstream:
         whole_ids = [each for each, was_cancelled in cut.items() if was_cancelled is None]
         return [each for each in message_ids if cut[each]] + self._client.cancel_waiting(whole_ids)
 
-    def has_begun(self, message_id: int) -> bool:
-        return self._cut_texts.has_begun(message_id)
-
     def take_counters(self) -> Mapping[str, int]:
         counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}
         growth = {name: count - self._counted[name] for name, count in counted.items() if count > self._counted[name]}
