@@ -190,7 +190,9 @@ class UpstreamSettings:
         check=check_key_file,
     )
     tls_minimum: str = _declare("1.2", CONNECTION, "lowest version of TLS that is spoken", words=_choose("1.2", "1.3"))
-    connect_seconds: int = _declare(10, CONNECTION, "time for a connection to open", low=1, high=_MAX_SECONDS)
+    connect_seconds: int = _declare(
+        10, CONNECTION, "time for a connection to each address of the host to open", low=1, high=_MAX_SECONDS
+    )
     enquire_link_seconds: int = _declare(
         30, CONNECTION, "silence after which an enquire_link is sent", low=1, high=_MAX_SECONDS
     )

@@ -28,7 +28,9 @@ def hold_followers(
 
 
 def hold_followers_of_messages(conn: sqlite3.Connection, message_ids: Sequence[int], choose_path: ChoosePath) -> None:
-    """The same of messages that an upstream is given, beside another one that takes what comes behind them."""
+    """The same of single messages: an upstream is given them beside the one that takes what comes behind them, or they
+    are texts of which some parts are to be sent again.
+    """
     _hold_followers(conn, "id IN (SELECT value FROM json_each(?))", json.dumps(message_ids), choose_path)
 
 
