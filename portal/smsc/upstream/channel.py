@@ -40,7 +40,10 @@ class ChannelOwner(Protocol):
         """The accounts and destinations of what is being stored to wait again: nothing later may pass it."""
 
     def begin_put_back(self, flow: Flow) -> None:
-        """A message is being stored to wait again."""
+        """A message is being stored to wait again. `put_back_followers` comes before anything else is sent."""
+
+    def put_back_followers(self, channel: UpstreamChannel) -> None:
+        """What would pass a message of this channel that waits again, waits behind it, whichever channel has it."""
 
     def handle_room(self, channel: UpstreamChannel) -> None:
         """There may be more room than before, or less."""
@@ -157,14 +160,34 @@ class UpstreamChannel:
         connection = self.connection
         if connection is None or self.is_simulated:
             return
-        for message_id in connection.cancel_messages(list(self._flows)):
-            self._put_back(message_id, self._flows.pop(message_id), UnsentReason.PUT_BACK)
+        self._take_back(connection, list(self._flows))
         self.put_back_ready_messages()
+
+    def _take_back(self, connection: UpstreamConnection, message_ids: Sequence[int]) -> None:
+        for message_id in connection.cancel_messages(message_ids):
+            self._put_back(message_id, self._flows.pop(message_id), UnsentReason.PUT_BACK)
+
+    def put_back_followers(self) -> None:
+        """What is ready, and would pass a message that waits again, waits behind it."""
+        put_backs = self._owner.put_backs
+        followers = [each for each in self._ready if (each.account_id, each.destination) in put_backs]
+        if followers:
+            self._ready = deque(each for each in self._ready if (each.account_id, each.destination) not in put_backs)
+            for each in followers:
+                self._put_back(each.id, (each.account_id, each.destination), UnsentReason.PUT_BACK)
+
+    def take_back_followers(self) -> None:
+        """What the connection has not begun, and would pass a message that waits again, waits behind it."""
+        put_backs = self._owner.put_backs
+        message_ids = [each for each, flow in self._flows.items() if flow in put_backs]
+        if message_ids and self.connection is not None:
+            self._take_back(self.connection, message_ids)
 
     def put_back_messages(self, messages: Iterable[SubmittedMessage]) -> None:
         """These were claimed for it, and wait again."""
         for message in messages:
             self._put_back(message.id, (message.account_id, message.destination), UnsentReason.PUT_BACK)
+        self._owner.put_back_followers(self)
 
     def _get_sender(self) -> UpstreamConnection | None:
         """Return the connection, where messages can go out on it."""
@@ -189,6 +212,9 @@ class UpstreamChannel:
     def send_messages(self, messages: Iterable[SubmittedMessage]) -> None:
         """Send what is stored as this upstream's, behind what is ready already."""
         self._ready.extend(messages)
+        if self._owner.put_backs:
+            # Some were claimed, or stored as this upstream's, before an earlier one of them was refused.
+            self.put_back_followers()
         self.send_ready_messages()
 
     def send_ready_messages(self) -> None:
@@ -203,16 +229,10 @@ class UpstreamChannel:
         if not room:
             return
         sent: list[SubmittedMessage] = []
-        put_backs = self._owner.put_backs
         while ready and len(sent) < room:
             message = ready.popleft()
-            flow = (message.account_id, message.destination)
-            if put_backs and flow in put_backs:
-                # It was claimed, or stored as this upstream's, before an earlier one of them was refused.
-                self._put_back(message.id, flow, UnsentReason.PUT_BACK)
-                continue
             if not self.is_simulated:
-                self._flows[message.id] = flow
+                self._flows[message.id] = (message.account_id, message.destination)
             sent.append(message)
         connection.send_messages(sent)
 
@@ -318,11 +338,11 @@ class UpstreamChannel:
         self.health.note_error(flow[1], status)
         self.count_refusals(status)
         self._put_back(message_id, flow, UnsentReason.HELD, status)
-        self._put_back_followers()
+        self._owner.put_back_followers(self)
 
     def handle_interrupted(self, message_id: int) -> None:
         self._put_back(message_id, self._flows[message_id], UnsentReason.INTERRUPTED)
-        self._put_back_followers()
+        self._owner.put_back_followers(self)
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         for each in unsure:
@@ -330,7 +350,7 @@ class UpstreamChannel:
         for message_ids, reason in ((unsure, UnsentReason.UNSURE), (unsent, UnsentReason.PUT_BACK)):
             for each in message_ids:
                 self._put_back(each, self._flows.pop(each), reason)
-        self._put_back_followers()
+        self._owner.put_back_followers(self)
         self._owner.handle_room(self)
 
     def handle_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
@@ -358,13 +378,6 @@ class UpstreamChannel:
     def _put_back(self, message_id: int, flow: Flow, reason: UnsentReason, status: str = "") -> None:
         self._owner.begin_put_back(flow)
         self._store_unsent(UnsentMessage(self.id, message_id, reason, flow, status))
-
-    def _put_back_followers(self) -> None:
-        """What is ready and would pass a message that waits again, waits behind it."""
-        followers = [each for each in self._ready if (each.account_id, each.destination) in self._owner.put_backs]
-        for each in followers:
-            self._ready.remove(each)
-            self._put_back(each.id, (each.account_id, each.destination), UnsentReason.PUT_BACK)
 
     def _store_unsent(self, unsent: UnsentMessage) -> None:
         self.unsaved += 1

@@ -13,7 +13,7 @@ from portal.services.messages import inbound_numbers, intake, smpp_config
 from portal.services.operations import self_check
 from portal.services.upstreams import binds, counters, upstreams
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
-from portal.smsc.protocol.pdu import CancelSm, DataSm, DeliverSm, HeaderOnlyPdu, MessageResp, QuerySm, SubmitSm
+from portal.smsc.protocol.pdu import CancelSm, DataSm, DeliverSm, MessageResp, QuerySm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, list_sessions, run_smsc, wait_until
@@ -728,14 +728,39 @@ async def test_nothing_passes_a_message_that_is_refused_while_the_next_is_being_
         (session,) = list_sessions(server)
         await wait_until(lambda: session.get_progress("").window == 1)
         carrier.answer(submit, CommandStatus.ESME_RSYSERR)
-        # Answered means read: the refusal is known before anything can be written.
-        carrier.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 99))
-        assert (await carrier.read_pdu()).sequence == 99
+        # The refusal is known before anything can be written.
+        await carrier.expect_nothing()
         lock.execute("ROLLBACK")
         await esme.wait_for_response(second.sequence)
         await esme.submit("393337654321", text=b"elsewhere")
         assert (await carrier.read_submit()).short_message == b"elsewhere"
         await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 2)
+
+
+async def test_what_there_is_no_room_for_passes_no_message_that_is_refused_meanwhile(
+    config, cast, conn, add_upstream, connect
+):
+    async with run_bound(config, add_upstream, window=2) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit(text=b"first")
+        await esme.submit("393337654321", text=b"fills the window")
+        first, other = await carrier.read_submits(2)
+        messages = [prepare_submit(conn, cast.smpp_acme_1.id, text) for text in (b"elsewhere", b"second")]
+        for message, destination in zip(messages, ("393337654322", first.destination), strict=True):
+            message.destination = destination
+            message.upstream = 1
+        intake.store_messages(conn, messages)
+        lock = connect()
+        lock.execute("BEGIN IMMEDIATE")
+        carrier.answer(first, CommandStatus.ESME_RX_T_APPN)
+        # The refusal is known before anything can be written.
+        await carrier.expect_nothing()
+        server.dispatcher.handle_submits_stored([], messages)
+        assert (await carrier.read_submit()).short_message == b"elsewhere"
+        lock.execute("ROLLBACK")
+        await wait_until(lambda: count_waiting(conn) > 0)
+        carrier.answer(other)
+        await wait_until(lambda: count_waiting(conn) == 2)
 
 
 async def test_an_upstream_that_is_added_while_the_server_stands_leaves_the_simulator_its_messages(

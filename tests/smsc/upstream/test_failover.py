@@ -13,11 +13,13 @@ import pytest
 from portal.core import db, wakeup
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
+from portal.services.accounts import accounts
 from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
 from portal.services.operations import self_check
 from portal.services.operations.metrics import render_metrics
 from portal.services.routing import routes
+from portal.services.senders import senders
 from portal.services.upstreams import binds, counters, health, upstreams
 from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandStatus, TlvTag
@@ -29,6 +31,7 @@ from portal.smsc.upstream.takers import PathTakers
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
+from tests.smsc.upstream.running import count_waiting
 from tests.smsc.upstream.smpp_client.carrier import Carrier, CarrierConnection, run_carrier
 from tests.support import prepare_submit
 
@@ -459,6 +462,41 @@ async def test_a_route_that_changes_lets_nothing_pass_what_is_under_way(run, cas
         assert await answer_all(two.second, 1) == [b"1"]
         await two.wait_for_held(0)
         assert two.list_upstreams() == [1, 2, 2]
+
+
+def add_other_sender(two: TwoCarriers, account_name: str) -> None:
+    """What SHOP sends goes to the second carrier."""
+    account = accounts.get_account(two.conn, account_name)
+    senders.add_sender(two.conn, SYSTEM, account, "SHOP")
+    senders.decide_sender(two.conn, SYSTEM, account, "SHOP", approve=True)
+    two.add_route("second", sender="SHOP")
+
+
+async def test_what_another_sender_s_route_has_ready_waits_behind_a_refused_message(run, cast, conn):
+    async with run(window=1) as two:
+        add_other_sender(two, cast.smpp_acme_1.name)
+        esme = await bind(two, cast)
+        await esme.submit(text=b"refused")
+        await esme.submit(OTHER_NUMBER, source="SHOP", text=b"fills the window")
+        other = await two.second.read_submit()
+        await esme.submit(source="SHOP", text=b"ready")
+        await wait_until(lambda: not count_waiting(conn))
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RX_T_APPN)
+        await wait_until(lambda: two.count_held() > 0)
+        two.second.answer(other)
+        await two.wait_for_held(2)
+
+
+async def test_what_another_sender_s_route_tries_again_waits_behind_a_refused_message(run, cast, conn):
+    async with run(throttle_seconds=60, failover_seconds=3600) as two:
+        add_other_sender(two, cast.smpp_acme_1.name)
+        esme = await bind(two, cast)
+        await esme.submit(text=b"refused")
+        await esme.submit(source="SHOP", text=b"too fast")
+        two.second.answer(await two.second.read_submit(), CommandStatus.ESME_RTHROTTLED)
+        await two.second.expect_nothing()
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RX_T_APPN)
+        await wait_until(lambda: count_waiting(conn) == 2)
 
 
 async def test_another_default_upstream_lets_nothing_pass_what_is_under_way(run, cast, conn):

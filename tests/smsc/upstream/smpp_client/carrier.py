@@ -55,6 +55,13 @@ class CarrierConnection(RawEsme):
         text = f"id of {submit.short_message.decode()}" if message_id is None else message_id
         self.send(MessageResp(CommandId.SUBMIT_SM_RESP, submit.sequence, status, text))
 
+    async def expect_nothing(self) -> None:
+        """Nothing has come but what was read; and all that was sent has been read when this returns."""
+        ping = HeaderOnlyPdu(CommandId.ENQUIRE_LINK, next(self.sequences))
+        self.send(ping)
+        answer = await self.read_pdu()
+        assert (answer.command, answer.sequence) == (CommandId.ENQUIRE_LINK_RESP, ping.sequence), answer
+
     async def answer_unbind(self) -> None:
         unbind = await self.wait_for_pdu(CommandId.UNBIND)
         self.send(HeaderOnlyPdu(CommandId.UNBIND_RESP, unbind.sequence))
