@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from portal.services.upstreams import message_ids
 from portal.services.upstreams.message_ids import IdForms, build_key_sql
 from portal.services.upstreams.queue import SIMULATED_BIND
 
-# With fewer an address is none that a message goes to; and so many at the end agree, whatever stands in front of them.
-_MIN_DIGITS = 7
+MIN_DIGITS = 7
+"""With fewer an address is none that a message goes to; and so many at the end agree, whatever stands in front."""
 _MAX_CANDIDATES = 50
 
 
@@ -25,7 +25,8 @@ class UpstreamReceipt:
     `message_ids`: the ids that it gives, one or two. `state`: its message_state, None where it is not known.
     `is_final`: nothing more will come of that message. `status`: the state and error as they came. `done_at`:
     milliseconds, None: it gives no time. `source`, `destination`: the addresses of the deliver_sm, the handset's first.
-    `is_repeated`: the same came a short time ago, so that it need not be kept where it matches nothing.
+    `is_repeated`: the same came a short time ago, so that it need not be kept where it matches nothing. `is_counted`:
+    it was looked for before.
     """
 
     upstream: int
@@ -39,6 +40,7 @@ class UpstreamReceipt:
     destination: str
     text: str
     is_repeated: bool = False
+    is_counted: bool = False
 
 
 class ReceiptMatch(NamedTuple):
@@ -231,19 +233,27 @@ def _is_to_same_number(destination: str, source: str, other: str) -> bool:
     The last seven digits decide, for carriers write country codes, prefixes and routing digits in front as they please.
     Some have the two addresses the other way round. One that names no number doesn't say otherwise.
     """
-    if _names_number(destination, source, other):
-        return True
+    return _names_number(destination, source, other) or not _is_number(source)
+
+
+def _is_number(source: str) -> bool:
     digits = source.lstrip("+")
-    return len(digits) < _MIN_DIGITS or not (digits.isascii() and digits.isdigit())
+    return len(digits) >= MIN_DIGITS and digits.isascii() and digits.isdigit()
 
 
 def _names_number(destination: str, source: str, other: str) -> bool:
     """Whether one of a receipt's two addresses is the number that a message went to."""
-    tail = destination[-_MIN_DIGITS:]
+    tail = destination[-MIN_DIGITS:]
     return source.endswith(tail) or other.endswith(tail)
 
 
 # --- receipts that come before the answer to their submit_sm
+
+
+def may_be_about(receipt: UpstreamReceipt, tails: Collection[str]) -> bool:
+    """Whether a receipt can be about one of some messages, by the last MIN_DIGITS of the numbers that they go to."""
+    source, other = receipt.source, receipt.destination
+    return bool(tails) and (source[-MIN_DIGITS:] in tails or other[-MIN_DIGITS:] in tails or not _is_number(source))
 
 
 class EarlyReceipt(NamedTuple):

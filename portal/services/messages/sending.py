@@ -387,7 +387,8 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
         cut_ids: set[int] = set()
         for each, match in zip(receipts, receipt_matching.find_messages(conn, receipts), strict=True):
             result.matched.append(match.message_id is not None)
-            amounts[each.upstream]["receipts"] += 1
+            if not each.is_counted:
+                amounts[each.upstream]["receipts"] += 1
             if match.message_id is not None:
                 ended_at = _choose_end(match.message_id, each.done_at, now)
                 if not each.is_final or each.state is None:

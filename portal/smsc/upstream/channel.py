@@ -13,7 +13,7 @@ from portal.core.clock import now_ms
 from portal.services.messages.inbound import InboundItem
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.receipt_matching import UpstreamReceipt
+from portal.services.messages.receipt_matching import MIN_DIGITS, UpstreamReceipt, may_be_about
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
@@ -29,6 +29,8 @@ _AHEAD_SECONDS = 0.05
 # Carriers send some receipts twice, and those that were not answered again after a connection has ended. So many of the
 # latest ones of each upstream are remembered: by id and handset where their message was found, and otherwise whole.
 _KNOWN_RECEIPTS = 20_000
+# Of those that come again and match nothing, so many are looked for again: their messages may not be answered yet.
+_RETRIED_RECEIPTS = 1_000
 _NO_ANSWERS = "no answer"
 
 
@@ -68,6 +70,7 @@ class UpstreamChannel:
         "_owner",
         "_ready",
         "_refusals",
+        "_retried_receipts",
         "_storage",
         "_stray_ids",
         "available",
@@ -105,6 +108,8 @@ class UpstreamChannel:
         # Of what was sent and is not answered, by message id.
         self._flows: dict[int, Flow] = {}
         self._known_receipts: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        # With the times (unix milliseconds) at which they came.
+        self._retried_receipts: deque[tuple[int, UpstreamReceipt]] = deque(maxlen=_RETRIED_RECEIPTS)
         self._stray_ids: frozenset[int] = frozenset()
         # How often what was said, since the log told last.
         self._refusals: Counter[str] = Counter()
@@ -363,7 +368,23 @@ class UpstreamChannel:
         receipt.is_repeated = key in self._known_receipts or flow in self._known_receipts
         # Another one may come while this one is being stored.
         self._known_receipts[key] = None
-        self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, key, resolve))
+        self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, receipt, key, resolve))
+
+    def retry_receipts(self) -> None:
+        """Look again for the messages of receipts that came again and matched nothing: where these were not answered
+        yet. Called each second.
+        """
+        if not self._retried_receipts:
+            return
+        receipts = [*self._retried_receipts]
+        self._retried_receipts.clear()
+        tails = {destination[-MIN_DIGITS:] for _, destination in self._flows.values()}
+        since = now_ms() - self.config.upstream.settings.response_seconds * 1000
+        for came_at, receipt in receipts:
+            is_open = came_at > since and may_be_about(receipt, tails)
+            self._storage.store_upstream_receipt(
+                receipt, partial(self._handle_receipt_retried, came_at, receipt, is_open)
+            )
 
     def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
         self._storage.store_upstream_message(message, resolve)
@@ -383,7 +404,9 @@ class UpstreamChannel:
         self.unsaved += 1
         self._storage.store_unsent_message(unsent)
 
-    def _handle_receipt_stored(self, key: tuple[object, ...], resolve: Resolve, is_matched: bool | None) -> None:
+    def _handle_receipt_stored(
+        self, receipt: UpstreamReceipt, key: tuple[object, ...], resolve: Resolve, is_matched: bool | None
+    ) -> None:
         """`is_matched`: None where nothing could be stored, so that it comes again."""
         if is_matched is not False:
             self._known_receipts.pop(key, None)
@@ -391,4 +414,15 @@ class UpstreamChannel:
             self._known_receipts[key[:2]] = None
         while len(self._known_receipts) > _KNOWN_RECEIPTS:
             self._known_receipts.popitem(last=False)
+        if is_matched is False and receipt.is_repeated:
+            # A crash loses it, and with it the answer of the message that it may be about.
+            receipt.is_counted = True
+            self._retried_receipts.append((now_ms(), receipt))
         resolve(is_matched is not None)
+
+    def _handle_receipt_retried(
+        self, came_at: int, receipt: UpstreamReceipt, is_open: bool, is_matched: bool | None
+    ) -> None:
+        """`is_open`: whether something that it may be about was not answered before."""
+        if is_matched is None or (is_open and not is_matched):
+            self._retried_receipts.append((came_at, receipt))

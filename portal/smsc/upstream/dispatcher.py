@@ -464,6 +464,7 @@ class Dispatcher:
         self._closing_tasks.discard(task)
         channel.closing = None
         channel.save_counters(connection)
+        channel.retry_receipts()
         self._storage.record_bind_states(channel.id, ())
         if self._is_closing:
             return
@@ -474,6 +475,7 @@ class Dispatcher:
 
     def _save_counters(self) -> None:
         for channel in self._channels.values():
+            channel.retry_receipts()
             if channel.connection is not None:
                 channel.save_counters(channel.connection)
         self._takers.save_unroutable_submits()

@@ -97,6 +97,49 @@ async def test_pain_1_an_id_in_a_text_of_the_carriers_own(config, cast, conn, ad
         assert "stat:EXPIRED" in (await esme.receive_deliver_sm()).short_message.decode()
 
 
+@pytest.mark.parametrize("order", ["matched", "both early", "same as before"])
+async def test_pain_1_an_id_that_is_not_new_in_a_receipt_before_the_answer(
+    config, cast, conn, add_upstream, monkeypatch, order
+):
+    monkeypatch.setattr("portal.smsc.upstream.dispatcher._COUNTERS_SECONDS", 0.05)
+    async with run_forwarding(config, add_upstream) as (server, _, carrier):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+
+        async def bring(submit: SubmitSm) -> None:
+            carrier.send(build_receipt(submit, "77"))
+            assert (await carrier.read_response()).status == 0
+
+        if order == "same as before":
+            # A carrier that begins its ids anew.
+            _, submit = await exchange(esme, carrier, "77")
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
+            await bring(submit)
+            await esme.receive_deliver_sm()
+            await esme.submit()
+            submit = await carrier.read_submit()
+            await bring(submit)
+        else:
+            # One that gives all parts of a text the same.
+            await esme.submit(text=b"", tlvs={TlvTag.MESSAGE_PAYLOAD: b"x" * 200})
+            first, submit = await carrier.read_submits(2)
+            if order == "both early":
+                await bring(first)
+            else:
+                carrier.answer(first, message_id="77")
+                await wait_until(lambda: conn.execute("SELECT count(*) FROM message_parts").fetchone()[0])
+                await bring(first)
+            await bring(submit)
+            if order == "both early":
+                carrier.answer(first, message_id="77")
+        carrier.answer(submit, message_id="77")
+        assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
+        assert read_states(conn) == {message_states.DELIVERED}
+        amounts = counters.get_counters(conn, 1)
+        assert (amounts["receipts"], amounts["unmatched"]) == (2, int(order == "both early"))
+        assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
+        assert self_check.list_problem_texts(conn) == []
+
+
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_pain_7_receipts_that_come_while_the_client_is_away(config, cast, conn, add_upstream, is_restarted):
     async with run_carrier() as carrier:
