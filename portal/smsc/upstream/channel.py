@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 # Beside what there is room for, so much is claimed as goes out within this time at the upstream's rate.
 _AHEAD_SECONDS = 0.05
 # Carriers send some receipts twice, and those that were not answered again after a connection has ended. So many of the
-# latest ones of each upstream are remembered: by id and handset where their message was found, and otherwise whole.
+# latest ones of each upstream are remembered: by id and handset where their message was found, and otherwise whole;
+# as hashes, since the texts would take 17 MiB.
 _KNOWN_RECEIPTS = 20_000
 # Of those that come again and match nothing, so many are looked for again: their messages may not be answered yet.
 _RETRIED_RECEIPTS = 1_000
@@ -107,7 +108,7 @@ class UpstreamChannel:
         self._ready: deque[SubmittedMessage] = deque()
         # Of what was sent and is not answered, by message id.
         self._flows: dict[int, Flow] = {}
-        self._known_receipts: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._known_receipts: OrderedDict[int, None] = OrderedDict()
         # With the times (unix milliseconds) at which they came.
         self._retried_receipts: deque[tuple[int, UpstreamReceipt]] = deque(maxlen=_RETRIED_RECEIPTS)
         self._stray_ids: frozenset[int] = frozenset()
@@ -363,12 +364,14 @@ class UpstreamChannel:
 
     def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
         # The id alone doesn't say it: another state follows, and some carriers begin their ids anew.
-        flow = (receipt.message_ids, receipt.source)
-        key = (*flow, receipt.status, receipt.text)
-        receipt.is_repeated = key in self._known_receipts or flow in self._known_receipts
+        flow_key = hash((receipt.message_ids, receipt.source))
+        key = hash((flow_key, receipt.status, receipt.text))
+        receipt.is_repeated = key in self._known_receipts or flow_key in self._known_receipts
         # Another one may come while this one is being stored.
         self._known_receipts[key] = None
-        self._storage.store_upstream_receipt(receipt, partial(self._handle_receipt_stored, receipt, key, resolve))
+        self._storage.store_upstream_receipt(
+            receipt, partial(self._handle_receipt_stored, receipt, flow_key, key, resolve)
+        )
 
     def retry_receipts(self) -> None:
         """Look again for the messages of receipts that came again and matched nothing: where these were not answered
@@ -405,13 +408,13 @@ class UpstreamChannel:
         self._storage.store_unsent_message(unsent)
 
     def _handle_receipt_stored(
-        self, receipt: UpstreamReceipt, key: tuple[object, ...], resolve: Resolve, is_matched: bool | None
+        self, receipt: UpstreamReceipt, flow_key: int, key: int, resolve: Resolve, is_matched: bool | None
     ) -> None:
         """`is_matched`: None where nothing could be stored, so that it comes again."""
         if is_matched is not False:
             self._known_receipts.pop(key, None)
         if is_matched:
-            self._known_receipts[key[:2]] = None
+            self._known_receipts[flow_key] = None
         while len(self._known_receipts) > _KNOWN_RECEIPTS:
             self._known_receipts.popitem(last=False)
         if is_matched is False and receipt.is_repeated:
