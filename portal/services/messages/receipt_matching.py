@@ -16,6 +16,7 @@ from portal.services.upstreams.queue import SIMULATED_BIND
 MIN_DIGITS = 7
 """With fewer an address is none that a message goes to; and so many at the end agree, whatever stands in front."""
 _MAX_CANDIDATES = 50
+_NEEDS_NUMBER = ": a message has it in another form, and it names no number (see message_ids)"
 
 
 @dataclass(slots=True)
@@ -90,13 +91,11 @@ def _find_messages_of_upstream(
 ) -> list[ReceiptMatch]:
     preferred, possible = forms.preferred, forms.possible
     taken: set[tuple[int, int]] = set()
-    choices = _choose_messages(conn, upstream_id, receipts, preferred, taken)
+    choices = _choose_messages(conn, upstream_id, receipts, preferred, forms.trusted, taken)
     missing = [position for position, choice in enumerate(choices) if choice is None or choice.is_elsewhere]
     if missing and preferred != possible:
-        # In a form that isn't its upstream's an id may be any other message's: the number has to agree.
-        others = _choose_messages(
-            conn, upstream_id, [receipts[position] for position in missing], possible, taken, must_name_number=True
-        )
+        of_missing = [receipts[position] for position in missing]
+        others = _choose_messages(conn, upstream_id, of_missing, possible, forms.trusted, taken)
         for position, choice in zip(missing, others, strict=True):
             choices[position] = choice
     has_learned = False
@@ -104,12 +103,9 @@ def _find_messages_of_upstream(
     for receipt, choice in zip(receipts, choices, strict=True):
         if choice is None or choice.is_elsewhere:
             tried = _describe_search(receipt, possible)
-            is_elsewhere = choice is not None and not _is_to_same_number(
-                choice.candidate.destination, receipt.source, receipt.destination
-            )
-            matches.append(
-                ReceiptMatch(None, "", f"{tried}: its message went to another number" if is_elsewhere else tried)
-            )
+            if choice is not None:
+                tried += ": its message went to another number" if _is_number(receipt.source) else _NEEDS_NUMBER
+            matches.append(ReceiptMatch(None, "", tried))
             continue
         found = choice.candidate
         has_learned |= forms.record_match(choice.forms)
@@ -141,25 +137,23 @@ def _choose_messages(
     upstream_id: int,
     receipts: Sequence[UpstreamReceipt],
     allowed: Sequence[str],
+    trusted: str,
     taken: set[tuple[int, int]],
-    *,
-    must_name_number: bool = False,
 ) -> list[_Choice | None]:
     """The likeliest message of each receipt of an upstream, in the forms that are allowed for it.
 
     Args:
+        trusted: the form in which the receipt need not name the message's number.
         taken: the messages, and parts of messages, that final receipts of the batch are about; added to. Another
             receipt is of another one, where there is one: a carrier may give all parts of a text the same id.
-        must_name_number: whether the receipt has to name the message's number.
     """
-    is_right_number = _names_number if must_name_number else _is_to_same_number
     keys = [_list_keys(each.message_ids, allowed) for each in receipts]
     candidates = _read_candidates(conn, upstream_id, {key for of_it in keys for _, key, _ in of_it})
     choices: list[_Choice | None] = []
     for receipt, of_it in zip(receipts, keys, strict=True):
         found = [
             _Choice(
-                not is_right_number(candidate.destination, receipt.source, receipt.destination),
+                not _is_to_same_number(candidate.destination, receipt.source, receipt.destination, trusted in forms),
                 allowed.index(forms[0]),
                 candidate.upstream_id != given_id,
                 position,
@@ -227,24 +221,20 @@ def _read_candidates(
     return candidates
 
 
-def _is_to_same_number(destination: str, source: str, other: str) -> bool:
+def _is_to_same_number(destination: str, source: str, other: str, is_trusted: bool) -> bool:
     """Whether a message to a number is one that a receipt with these addresses can be about.
 
     The last seven digits decide, for carriers write country codes, prefixes and routing digits in front as they please.
-    Some have the two addresses the other way round. One that names no number doesn't say otherwise.
+    Some have the two addresses the other way round. One that names no number doesn't say otherwise, where its id has
+    the form that is trusted: in another one it may be any message's.
     """
-    return _names_number(destination, source, other) or not _is_number(source)
+    tail = destination[-MIN_DIGITS:]
+    return source.endswith(tail) or other.endswith(tail) or (is_trusted and not _is_number(source))
 
 
 def _is_number(source: str) -> bool:
     digits = source.lstrip("+")
     return len(digits) >= MIN_DIGITS and digits.isascii() and digits.isdigit()
-
-
-def _names_number(destination: str, source: str, other: str) -> bool:
-    """Whether one of a receipt's two addresses is the number that a message went to."""
-    tail = destination[-MIN_DIGITS:]
-    return source.endswith(tail) or other.endswith(tail)
 
 
 # --- receipts that come before the answer to their submit_sm
@@ -320,10 +310,10 @@ def take_early_receipts(
     learned: set[int] = set()
     for position, key, kept_id, source, destination, *outcome in found:
         message_id, upstream_id, upstream_message_id = accepted[position]
-        # In a form that isn't its upstream's an id may be any other message's: the number has to agree.
-        form = forms[upstream_id].learned
-        is_right_number = _names_number if form and form not in keys[position][key] else _is_to_same_number
-        if kept_id in early or not is_right_number(destinations.get(message_id, ""), source, destination):
+        is_trusted = forms[upstream_id].trusted in keys[position][key]
+        if kept_id in early or not _is_to_same_number(
+            destinations.get(message_id, ""), source, destination, is_trusted
+        ):
             continue
         receipt = EarlyReceipt(position, message_id, upstream_message_id, *outcome)
         if receipt.state is not None:

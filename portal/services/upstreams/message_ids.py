@@ -112,6 +112,11 @@ class IdForms:
         """The form that was learned; empty: none, or one is set."""
         return self.form if self.setting == AUTO and self.matches >= LEARNED_AFTER else ""
 
+    @property
+    def trusted(self) -> str:
+        """The one in which an id alone tells its message; in another one the receipt has to name the number."""
+        return self.learned or (self.setting if self.setting != AUTO else AS_IS)
+
     def record_match(self, forms: Sequence[str]) -> bool:
         """A receipt was found; in several forms at once where they make the same of an id, which tells nothing.
 

@@ -211,6 +211,28 @@ def test_early_receipts_teach_too(conn, keys, cast):
 
 @pytest.mark.parametrize("is_early", [False, True])
 @pytest.mark.parametrize("addresses", [("ACME", "ACME"), ("", ""), ("48484", "ACME")])
+@pytest.mark.parametrize(("of_first", "of_second", "given"), [("10", "16", "10"), ("16", "10", "16")])
+def test_before_a_form_is_learned_one_that_is_not_as_it_was_given_needs_the_number(
+    conn, keys, cast, is_early, addresses, of_first, of_second, given
+):
+    add_upstream(conn, keys)
+    send(conn, cast.smpp_acme_1.id, [of_first])
+    receipt = build(given, source=addresses[0], destination=addresses[1])
+    assert receive(conn, receipt) == [True]
+    # The same once more is not another customer's, whose id it is in another form.
+    if is_early:
+        receive(conn, receipt)
+    message_ids = send(conn, cast.smpp_globex_1.id, [of_second], OTHER_NUMBER)
+    if not is_early:
+        assert receive(conn, receipt) == [False]
+        assert tried(conn)[0].endswith(": a message has it in another form, and it names no number (see message_ids)")
+    assert states(conn, message_ids) == [ENROUTE]
+    # With the number it is.
+    assert receive(conn, build(given, source=OTHER_NUMBER)) == [True]
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+@pytest.mark.parametrize("addresses", [("ACME", "ACME"), ("", ""), ("48484", "ACME")])
 def test_once_a_form_is_learned_another_one_needs_the_number(conn, keys, cast, is_early, addresses):
     add_upstream(conn, keys)
     account_id = cast.smpp_acme_1.id
@@ -224,7 +246,9 @@ def test_once_a_form_is_learned_another_one_needs_the_number(conn, keys, cast, i
     if not is_early:
         assert receive(conn, receipt) == [True]
     assert receive(conn, receipt) == [False]
-    assert tried(conn) == ["4096, 1000, 16534"]
+    assert tried(conn) == [
+        "4096, 1000, 16534: a message has it in another form, and it names no number (see message_ids)"
+    ]
     assert states(conn, message_ids) == [ENROUTE, DELIVERED]
     assert receive(conn, build("4096", source="ACME", destination=NUMBER)) == [True]
     assert states(conn, message_ids) == [DELIVERED, DELIVERED]
