@@ -143,14 +143,16 @@ def _decode_text(message: DeliverSm | DataSm, rules: ReceiptRules) -> str:
     if message.esm_class & _ESM_CLASS_UDH and body:
         header_length = 1 + body[0]
         body = body[header_length:]
-    if message.data_coding == _DATA_CODING_UCS2:
+    if message.data_coding != _DATA_CODING_UCS2 and (message.data_coding or rules.charset == "auto"):
+        return body.decode("latin-1")
+    # To replace what can't be read takes long.
+    body = body[: 2 * _MAX_TEXT_LENGTH]
+    if message.data_coding:
         return body.decode("utf-16-be", "replace")
-    if not message.data_coding and rules.charset in CODECS:
-        return body.decode(CODECS[rules.charset], "replace")
-    if not message.data_coding and rules.charset in GSM_CHARSETS:
+    if rules.charset in GSM_CHARSETS:
         content = unpack_content(body, rules.charset, header_length)
         return gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(0, None))
-    return body.decode("latin-1")
+    return body.decode(CODECS[rules.charset], "replace")
 
 
 def _parse_text(text: str) -> Mapping[str, str]:

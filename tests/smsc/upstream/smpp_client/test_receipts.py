@@ -2,6 +2,7 @@
 
 import datetime
 from random import Random
+from time import process_time
 
 import pytest
 
@@ -217,6 +218,18 @@ def test_a_handset_cannot_write_a_receipt(esm_class):
 
 def test_no_more_of_a_text_is_looked_at_than_a_receipt_has():
     assert len(parse_tlvs(message_payload=b"id: " * 16_000).text) == 1_000
+
+
+def test_what_can_not_be_read_of_64_kib_takes_no_time():
+    # Lone surrogates, each of which is replaced.
+    tlvs: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: b"\xd8\x00" * 32_000}
+    message = DeliverSm(1, esm_class=4, data_coding=8, tlvs=tlvs)
+    durations = []
+    for _ in range(5):
+        began_at = process_time()
+        assert parse_receipt(message)
+        durations.append(process_time() - began_at)
+    assert min(durations) < 0.003
 
 
 def test_usual_texts_are_read_as_unusual_ones():
