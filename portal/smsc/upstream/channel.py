@@ -151,6 +151,7 @@ class UpstreamChannel:
             is_connected=self.connection.is_connected,
             answers=self._answer_count,
             has_unanswered=bool(self._flows),
+            awaits_answer=self.connection.awaits_answer,
         )
 
     def has_flow(self, flow: Flow) -> bool:
@@ -345,6 +346,9 @@ class UpstreamChannel:
         self.count_refusals(status)
         self._put_back(message_id, flow, UnsentReason.HELD, status)
         self._owner.put_back_followers(self)
+
+    def handle_throttled(self, message_id: int, status: str) -> None:
+        self.health.note_error(self._flows[message_id][1], status)
 
     def handle_interrupted(self, message_id: int) -> None:
         self._put_back(message_id, self._flows[message_id], UnsentReason.INTERRUPTED)

@@ -54,19 +54,27 @@ class HealthTracker:
             self._new_errors.add(destination)
 
     def update(
-        self, now: float, failover_seconds: float, *, is_connected: bool, answers: int, has_unanswered: bool
+        self,
+        now: float,
+        failover_seconds: float,
+        *,
+        is_connected: bool,
+        answers: int,
+        has_unanswered: bool,
+        awaits_answer: bool,
     ) -> bool:
         """Look at it at a moment (seconds, on the event loop's clock); returns whether its state has changed.
 
         Args:
             answers: how many messages it has accepted, or refused for good, since the start.
-            has_unanswered: whether it has any message that it has not answered.
+            has_unanswered: whether it has any message that is not decided, also one that waits to be tried again.
+            awaits_answer: whether it owes the answer to any that was sent.
         """
         old_state = self.state
         has_answered, has_erred = answers > self._answers, bool(self._new_errors)
         self._answers = answers
         self._note_errors(now, has_answered=has_answered)
-        is_silent = has_unanswered and not (has_answered or has_erred)
+        is_silent = awaits_answer and not (has_answered or has_erred)
         is_refusing = len(self._errors) == _MIN_NUMBERS
         self._unbound_since = _note_since(self._unbound_since, now, is_so=not is_connected)
         self._silent_since = _note_since(self._silent_since, now, is_so=is_silent)

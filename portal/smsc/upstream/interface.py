@@ -42,6 +42,10 @@ class UpstreamConnection(Protocol):
         """How many messages it takes at this moment: each part of a text that is cut counts as one."""
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether it has sent anything that isn't answered."""
+
+    @property
     def window(self) -> int:
         """How many messages may be under way at most."""
 
@@ -91,6 +95,9 @@ class UpstreamEvents(Protocol):
 
     def handle_held(self, message_id: int, status: str) -> None:
         """It has refused a message for the moment."""
+
+    def handle_throttled(self, message_id: int, status: str) -> None:
+        """It has refused a message as too much at a time, which the connection tries again by itself."""
 
     def handle_interrupted(self, message_id: int) -> None:
         """A message can't be sent whole this time, and parts of it are still under way: nothing may pass it. It is told

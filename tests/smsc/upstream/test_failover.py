@@ -319,12 +319,17 @@ async def test_what_a_drained_upstream_has_not_begun_goes_to_the_next_one(run, c
 async def test_what_an_upstream_has_of_a_path_that_it_takes_no_more_is_taken_back_where_it_fails(run, cast, conn):
     async with run(throttle_seconds=3600) as two:
         esme = await bind(two, cast)
-        await esme.submit(text=b"throttled")
-        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RTHROTTLED)
-        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 1)
+        numbers = [f"39333000000{each}" for each in range(3)]
+        for each in numbers:
+            await esme.submit(each, each.encode())
+        for submit in await two.first.read_submits(3):
+            two.first.answer(submit, CommandStatus.ESME_RTHROTTLED)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 3)
         # The first one stays the default upstream, and takes what goes elsewhere though it fails.
         two.add_route("second", prefix="39333")
-        assert await answer_all(two.second, 1) == [b"throttled"]
+        assert sorted(await answer_all(two.second, 3)) == [each.encode() for each in numbers]
+        (reason,) = conn.execute("SELECT reason FROM upstream_health WHERE upstream = 1").fetchone()
+        assert reason == "it answers nothing but ESME_RTHROTTLED 0x58"
         assert counters.get_counters(conn, 1)["unsure"] == 0
 
 

@@ -15,7 +15,12 @@ class Watched:
 
     def __init__(self) -> None:
         self.tracker = HealthTracker(0)
-        self.signs: dict[str, Any] = {"is_connected": True, "answers": 0, "has_unanswered": False}
+        self.signs: dict[str, Any] = {
+            "is_connected": True,
+            "answers": 0,
+            "has_unanswered": False,
+            "awaits_answer": False,
+        }
         self.now = self.errors = 0
         self.states = [GOOD]
 
@@ -24,6 +29,8 @@ class Watched:
 
         Each error is of a message to another number, unless one is given.
         """
+        if "has_unanswered" in changes:
+            changes.setdefault("awaits_answer", changes["has_unanswered"])
         self.signs |= changes
         for _ in range(seconds):
             self.now += 1
@@ -83,6 +90,13 @@ def test_it_fails_where_nothing_is_answered(watched):
     # It is not tried while it owes answers.
     assert watched.see(100) == FAILING
     assert watched.see(1, answers=1) == GOOD
+
+
+def test_it_is_not_silent_while_what_it_has_waits_to_be_tried_again(watched):
+    watched.see(1, errors=1, has_unanswered=True)
+    assert watched.see(3600, awaits_answer=False) == GOOD
+    assert watched.see(30, awaits_answer=True) == GOOD
+    assert watched.see(1) == FAILING
 
 
 def test_after_silence_it_is_tried_once_what_it_had_is_decided(watched):

@@ -75,6 +75,7 @@ class Simulator:
 
     is_simulated = True
     is_connected = True
+    awaits_answer = False
     rate = 0.0
     room = window = 100_000
     """More than comes in a turn of the event loop; there is no limit."""

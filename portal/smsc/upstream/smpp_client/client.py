@@ -143,6 +143,11 @@ class SmppClient:
         return [each.state for _, each in sorted(self._connectors.items())]
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether anything that was sent on the connections that are bound isn't answered."""
+        return any(each.in_flight for each in self._submitters)
+
+    @property
     def rate(self) -> float:
         """Parts a second that may be sent at this time, 0: no limit. Less than `throughput` after refusals."""
         return self._pacer.rate
@@ -410,6 +415,7 @@ class SmppClient:
             # It may be this message alone, as where a handset's queue is full: others show that.
             self._pacer.forget_probe()
         self.counters.throttled += 1
+        self._events.submit_throttled(submit.message_id, status)
         submit.tries += 1
         submit.status = status
         flow = self._flows[submit.destination]

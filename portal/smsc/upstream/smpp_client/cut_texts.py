@@ -129,6 +129,10 @@ class CutTexts:
         del self._sendings[message_id]
         return True
 
+    def get_message_id(self, client_id: int) -> int:
+        """The message that a part is of."""
+        return self._parts[client_id][0].message.id
+
     def handle_answer(self, client_id: int, status: int, upstream_message_id: str, bind: int) -> None:
         """The upstream has decided about a part."""
         sending, number = self._parts[client_id]

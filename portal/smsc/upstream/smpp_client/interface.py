@@ -137,6 +137,11 @@ class ClientEvents(Protocol):
         to the same destination was, or too much waits there. What only waited behind it is lost, unsent.
         """
 
+    def submit_throttled(self, message_id: int, status: int) -> None:
+        """The upstream has refused it with a command_status that means too much at a time. It is tried again, or told
+        of once more, right after this.
+        """
+
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         """These will not be answered any more. Both lists are in the order in which they were submitted.
 

@@ -100,6 +100,10 @@ class SmppUpstream:
         return self._client.room
 
     @property
+    def awaits_answer(self) -> bool:
+        return self._client.awaits_answer
+
+    @property
     def window(self) -> int:
         settings = self._config.upstream.settings
         return settings.window * settings.binds
@@ -180,6 +184,11 @@ class SmppUpstream:
             self._events.handle_held(message_id, format_status(status))
         else:
             self._events.handle_refused(message_id, format_status(status), self._client.status_map.get_ptt(status))
+
+    def submit_throttled(self, message_id: int, status: int) -> None:
+        if message_id < 0:
+            message_id = self._cut_texts.get_message_id(message_id)
+        self._events.handle_throttled(message_id, format_status(status))
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         parts = [[each for each in lost if each < 0] for lost in (unsure, unsent)]

@@ -133,6 +133,9 @@ class Reports:
         self.bind_numbers.append(bind_number)
         self._changed.set()
 
+    def submit_throttled(self, message_id: int, status: int) -> None:
+        pass
+
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         self.unsure += unsure
         self.unsent += unsent
