@@ -33,6 +33,8 @@ _KNOWN_RECEIPTS = 20_000
 # Of those that come again and match nothing, so many are looked for again: their messages may not be answered yet.
 _RETRIED_RECEIPTS = 1_000
 _NO_ANSWERS = "no answer"
+# A command_status has 2^32 values. So many kinds of refusals are told of by their names until the log tells how many.
+_MAX_REFUSAL_KINDS = 10
 
 
 class ChannelOwner(Protocol):
@@ -288,6 +290,8 @@ class UpstreamChannel:
 
     def count_refusals(self, status: str, count: int = 1) -> None:
         """Have the log tell of refusals: the first ones at once, the others together."""
+        if status not in self._refusals and len(self._refusals) >= _MAX_REFUSAL_KINDS:
+            status = "other statuses"
         if status not in self._refusals:
             log.warning("upstream %s refuses messages: %s", self.config.upstream.name, status)
         self._refusals[status] += count

@@ -27,7 +27,8 @@ async def test_pain_5_a_text_costs_what_was_promised_whatever_goes_out(config, c
         assert self_check.list_problem_texts(conn) == []
 
 
-async def test_pain_5_a_text_that_may_not_be_changed_has_failed(config, cast, conn, add_upstream):
+async def test_pain_5_a_text_that_may_not_be_changed_has_failed(config, cast, conn, add_upstream, caplog):
+    caplog.set_level("INFO", "portal.smsc.upstream")
     settings = {"charset": "ascii", "missing_characters": "fail"}
     async with run_bound(config, add_upstream, **settings) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
@@ -37,5 +38,9 @@ async def test_pain_5_a_text_that_may_not_be_changed_has_failed(config, cast, co
         message = read_message(conn, answer.message_id)
         assert (message["state"], message["ptt"]) == (message_states.REJECTED, message_states.PTT_INVALID_CONTENT)
         assert message["upstream_status"] == "not sent: ascii lacks a character of the text"
+        # Of a campaign not each is told.
+        await esme.submit(text=gsm0338.encode("perché"), registered_delivery=0)
         await esme.submit(text=b"perche'")
         assert (await carrier.read_submit()).short_message == b"perche'"
+        told = [each.getMessage() for each in caplog.records if "lacks a character" in each.getMessage()]
+        assert told == ["upstream carrier refuses messages: not sent: ascii lacks a character of the text"]

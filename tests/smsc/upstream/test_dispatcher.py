@@ -15,6 +15,8 @@ from portal.services.upstreams import binds, counters, upstreams
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, DataSm, DeliverSm, MessageResp, QuerySm, SubmitSm
 from portal.smsc.server import SmppServer
+from portal.smsc.storage.interface import UpstreamConfig
+from portal.smsc.upstream.channel import UpstreamChannel
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, list_sessions, run_smsc, wait_until
 from tests.smsc.upstream.running import build_receipt, count_waiting, read_message, run_bound
@@ -295,6 +297,24 @@ async def test_what_the_upstream_may_have_goes_on_when_it_is_called_back(config,
         connection.answer(submit)
         await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 2)
         assert not count_waiting(conn)
+
+
+async def test_the_log_tells_of_some_kinds_of_refusals_and_of_the_others_together(config, add_upstream, caplog):
+    upstream = add_upstream(1)
+    async with run_smsc(config) as server:
+        channel = UpstreamChannel(UpstreamConfig(upstream, None), server.dispatcher, server.storage.outbound)
+        for each in range(15):
+            channel.count_refusals(f"0x{each:02X}")
+        channel.log_refusals()
+        channel.count_refusals("0x0E")
+    told = [each.getMessage() for each in caplog.records if each.name == "portal.smsc.upstream.channel"]
+    at_once = [f"upstream carrier refuses messages: 0x{each:02X}" for each in range(10)]
+    assert told == [
+        *at_once,
+        "upstream carrier refuses messages: other statuses",
+        "upstream carrier has refused 5 messages: other statuses",
+        "upstream carrier refuses messages: 0x0E",
+    ]
 
 
 async def test_what_waits_to_be_tried_again_is_called_back(config, cast, conn, add_upstream):

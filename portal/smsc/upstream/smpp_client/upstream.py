@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -34,8 +33,6 @@ from portal.smsc.upstream.smpp_client.interface import (
     client_settings_from_upstream,
 )
 from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_text
-
-log = logging.getLogger(__name__)
 
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
@@ -121,13 +118,11 @@ class SmppUpstream:
                 else:
                     self._send_message(each)
             except CharacterMissing as error:
-                log.info("message %d is not sent: %s", each.id, error)
                 self._loop.call_soon(
                     self._events.handle_refused, each.id, f"not sent: {error}", message_states.PTT_INVALID_CONTENT
                 )
-            except (ValueError, LookupError, OverflowError) as error:
-                # The error may quote the text.
-                log.error("message %d can't be written as a submit_sm: %s", each.id, type(error).__name__)
+            except (ValueError, LookupError, OverflowError):
+                # Not what the error says: it may quote the text.
                 self._loop.call_soon(
                     self._events.handle_refused, each.id, _NOT_WRITTEN, message_states.PTT_INVALID_CONTENT
                 )
