@@ -10,7 +10,7 @@ from portal.core.crypto import Keys
 from portal.services.routing import routes
 from portal.services.routing.routes import DecisiveRows, RouteTable
 from portal.services.upstreams import upstreams
-from portal.services.upstreams.mappings import parse_tags
+from portal.services.upstreams.mappings import InvalidEntry, parse_tags
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import OutboundListener, UpstreamConfig
@@ -50,7 +50,12 @@ class OutboundConfig:
         if (versions, has_ever_had) == (self._versions, self._has_ever_had_upstream):
             return
         configs = []
+        tlv_tags: set[int] = set()
         for each in found:
+            try:
+                tlv_tags |= parse_tags(each.settings.pass_tlvs) if each.enabled else set()
+            except InvalidEntry as error:
+                log.error("upstream %s passes no optional parameters on: %s", each.name, error)
             try:
                 password = upstreams.get_upstream_password(self._conn, self._keys, each)
             except UpstreamPasswordUnreadable as error:
@@ -60,7 +65,7 @@ class OutboundConfig:
         if has_ever_had and not self._has_ever_had_upstream:
             self._begin_upstreams()
         self._versions, self._has_ever_had_upstream = versions, has_ever_had
-        self._keep_tlv_tags(frozenset().union(*(parse_tags(each.settings.pass_tlvs) for each in found if each.enabled)))
+        self._keep_tlv_tags(frozenset(tlv_tags))
         listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
     def load_routes(self, listener: OutboundListener) -> None:

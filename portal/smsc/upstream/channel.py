@@ -143,17 +143,19 @@ class UpstreamChannel:
 
     def check_health(self, now: float) -> bool:
         """Look how well it does; returns whether that has changed."""
-        if self.connection is None:
+        connection = self.connection
+        # One that is enabled, and could not be made, is not bound.
+        if connection is None and (self.closing is not None or not self.config.upstream.enabled):
             return False
         if self.trial_id not in self._flows:
             self.trial_id = None
         return self.health.update(
             now,
             self.config.upstream.settings.failover_seconds,
-            is_connected=self.connection.is_connected,
+            is_connected=connection is not None and connection.is_connected,
             answers=self._answer_count,
             has_unanswered=bool(self._flows),
-            awaits_answer=self.connection.awaits_answer,
+            awaits_answer=connection is not None and connection.awaits_answer,
         )
 
     def has_flow(self, flow: Flow) -> bool:

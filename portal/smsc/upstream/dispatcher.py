@@ -7,6 +7,7 @@ in the database, where they are claimed as room comes: nothing of them is in mem
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -40,6 +41,8 @@ from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.interface import UpstreamConnection, UpstreamEvents
 from portal.smsc.upstream.simulator.simulator import Simulator
 from portal.smsc.upstream.takers import OutboundPath, PathTakers
+
+log = logging.getLogger(__name__)
 
 CreateConnection = Callable[[UpstreamConfig, UpstreamEvents, asyncio.AbstractEventLoop], UpstreamConnection]
 
@@ -409,6 +412,14 @@ class Dispatcher:
         self._claim()
 
     def _apply_config(self, channel: UpstreamChannel, config: UpstreamConfig) -> None:
+        try:
+            self._change_connection(channel, config)
+        except Exception:
+            # Another version may have stored what this one doesn't take. The other upstreams go on.
+            log.exception("upstream %s can't be as it is set", config.upstream.name)
+        channel.update_available()
+
+    def _change_connection(self, channel: UpstreamChannel, config: UpstreamConfig) -> None:
         is_changed = config.upstream.version != channel.config.upstream.version
         channel.config = config
         if not config.upstream.enabled:
@@ -426,7 +437,6 @@ class Dispatcher:
         elif is_changed:
             channel.connection.change_config(config)
             channel.send_ready_messages()
-        channel.update_available()
 
     def _resume_simulator(self, upstream_id: int | None) -> None:
         """Give a simulator again what an earlier one, of this process or another, had not ended."""

@@ -1,4 +1,4 @@
-"""When the SMPP server hears of routes: not at whatever else changes."""
+"""When the SMPP server hears of routes, not at whatever else changes; and of upstreams that it can't read all of."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -44,3 +44,15 @@ def test_routes_are_told_where_something_of_them_has_changed(conn, keys, acme_1)
     upstreams.set_default_upstream(conn, SHELL, carriers[1])
     assert load() == [False]
     assert config.choose_path(acme_1.id, "393331234567", "IT", "ACME") == (carriers[0].id, carriers[1].id)
+
+
+def test_tags_that_cannot_be_read_keep_no_upstream_from_being_told(conn, keys):
+    add_upstream(conn, keys, "A")
+    conn.execute("UPDATE upstreams SET settings = json_set(settings, '$.pass_tlvs', 'any')")
+    add_upstream(conn, keys, "B", pass_tlvs="0x1400")
+    told: list[object] = []
+    listener: Any = SimpleNamespace(
+        handle_upstreams_changed=lambda configs, **_: told.append([each.upstream.name for each in configs])
+    )
+    OutboundConfig(conn, keys, lambda: None, told.append).load_upstreams(listener)
+    assert told == [{0x1400}, ["A", "B"]]

@@ -695,3 +695,17 @@ async def test_once_the_server_stops_no_upstream_takes_anything(config, add_upst
         takers.stop()
         takers.add_waiting([((upstream.id, 2), 1)])
         assert takers.list_claimable_paths(channel) == []
+
+
+async def test_an_upstream_that_cannot_be_made_stops_no_other(config, cast, conn, add_upstream):
+    async with run_carrier() as carrier:
+        add_upstream(1, "bad", failover_seconds=1)
+        # As after a downgrade, or in a restored backup.
+        conn.execute("UPDATE upstreams SET settings = json_set(settings, '$.receipt_timezone', 'Nowhere/Here')")
+        add_upstream(carrier.port, "good")
+        routes.create_route(conn, SYSTEM, "bad,good")
+        async with run_smsc(config) as server:
+            connection = await carrier.accept()
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            await esme.submit(text=b"by the next one")
+            assert await answer_all(connection, 1) == [b"by the next one"]
