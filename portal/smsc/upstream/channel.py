@@ -258,7 +258,7 @@ class UpstreamChannel:
         if message is None:
             if self.connection is None or not (self.is_simulated or message_id in self._flows):
                 return False
-            was_cancelled = self.connection.cancel_message(message_id)
+            was_cancelled = bool(self.connection.cancel_messages([message_id]))
             if was_cancelled:
                 self._flows.pop(message_id, None)
             return was_cancelled

@@ -56,11 +56,8 @@ class UpstreamConnection(Protocol):
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         """Take messages, which are on disk, `room` at most. What comes of each is told by `UpstreamEvents`."""
 
-    def cancel_message(self, message_id: int) -> bool:
-        """Send a message no more; returns whether that was still possible, after which nothing is told of it."""
-
     def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
-        """Send those of these no more with which that is still possible; returns their ids."""
+        """Send those of these no more with which that is still possible; returns their ids. Nothing is told of them."""
 
     def take_counters(self) -> Mapping[str, int]:
         """Return what was counted since the last call, by names of `counters.COUNTERS`."""

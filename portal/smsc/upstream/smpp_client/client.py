@@ -54,9 +54,6 @@ class _DestinationFlow:
         self.given_back_order = 0
 
 
-_Unsent = tuple[list[tuple[ClientSession, Submit]], list[tuple[_DestinationFlow, Submit]]]
-
-
 class SmppClient:
     """One upstream.
 
@@ -202,24 +199,15 @@ class SmppClient:
                 flow.due_at = 0.0
                 self._settle_soon()
 
-    def cancel(self, *message_ids: int) -> bool:
-        """Send messages no more; returns whether all of them have waited to be sent (again). Then nothing is told of
-        them; otherwise they all go on.
-        """
-        pending, waiting = self._find_unsent(message_ids)
-        if len(pending) + len(waiting) < len(message_ids):
-            return False
-        self._drop_unsent(pending, waiting)
-        return True
-
     def cancel_waiting(self, message_ids: Iterable[int]) -> list[int]:
-        """Send those of these messages no more that have waited to be sent (again); returns their ids."""
-        pending, waiting = self._find_unsent(message_ids)
-        self._drop_unsent(pending, waiting)
-        return [each.message_id for _, each in (*pending, *waiting)]
+        """Send those of these messages no more that have waited to be sent (again); returns their ids. Nothing is told
+        of them any more.
+        """
+        return [group[0] for group in self.cancel_groups([(each,) for each in message_ids])]
 
-    def _find_unsent(self, message_ids: Iterable[int]) -> _Unsent:
-        wanted = frozenset(message_ids)
+    def cancel_groups(self, groups: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """The same of groups of messages, each group only where all of it has waited; otherwise all of it goes on."""
+        wanted = {each for group in groups for each in group}
         pending = [
             (session, submit)
             for session in self._submitters
@@ -232,17 +220,19 @@ class SmppClient:
             for submit in flow.waiting or ()
             if submit.message_id in wanted
         ]
-        return pending, waiting
-
-    def _drop_unsent(
-        self, pending: Iterable[tuple[ClientSession, Submit]], waiting: Iterable[tuple[_DestinationFlow, Submit]]
-    ) -> None:
-        for session, submit in pending:
-            session.pending.remove(submit)
-            self._leave_flow(submit)
+        found = {submit.message_id for _, submit in (*pending, *waiting)}
+        cancelled = [group for group in groups if found.issuperset(group)]
+        cancelled_ids = {each for group in cancelled for each in group}
+        for session in {session for session, submit in pending if submit.message_id in cancelled_ids}:
+            session.pending = deque(each for each in session.pending if each.message_id not in cancelled_ids)
+        for _, submit in pending:
+            if submit.message_id in cancelled_ids:
+                self._leave_flow(submit)
         for flow, submit in waiting:
-            self._drop_waiting(submit, submit.destination, flow)
+            if submit.message_id in cancelled_ids:
+                self._drop_waiting(submit, submit.destination, flow)
         self._settle_soon()
+        return cancelled
 
     async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then

@@ -118,16 +118,24 @@ class CutTexts:
             self._parts[client_id] = (sending, number)
             self._client.submit(client_id, submit_sm, 1, partial(sending.renew, number), is_retry=message.is_retry)
 
-    def cancel(self, message_id: int) -> bool | None:
-        """Send a message no more; returns whether no part of it has gone out. None: it is not here."""
-        sending = self._sendings.get(message_id)
-        if sending is None:
-            return None
-        if sending.answered or sending.lost or not self._client.cancel(*sending.open):
-            return False
-        self._forget(sending, sending.open)
-        del self._sendings[message_id]
-        return True
+    def cancel_messages(self, message_ids: Iterable[int]) -> list[int]:
+        """Send those of these messages no more, cut ones and whole ones, of which the upstream has nothing; returns
+        their ids.
+        """
+        groups: dict[int, tuple[int, ...]] = {}
+        for each in message_ids:
+            sending = self._sendings.get(each)
+            if sending is None:
+                groups[each] = (each,)
+            elif not (sending.answered or sending.lost):
+                groups[each] = tuple(sending.open)
+        cancelled = frozenset(self._client.cancel_groups([*groups.values()]))
+        cancelled_ids = [message_id for message_id, group in groups.items() if group in cancelled]
+        for each in cancelled_ids:
+            if each in self._sendings:
+                sending = self._sendings.pop(each)
+                self._forget(sending, sending.open)
+        return cancelled_ids
 
     def get_message_id(self, client_id: int) -> int:
         """The message that a part is of."""
@@ -153,7 +161,7 @@ class CutTexts:
             sending.ptt = sending.ptt or self._client.status_map.get_ptt(status)
             sending.refusals[number] = format_status(status)
             # The others would be of no use. What was sent of them is answered still.
-            self._forget(sending, [each for each in sending.open if self._client.cancel(each)])
+            self._forget(sending, self._client.cancel_waiting(sending.open))
         unsure, unsent = self._settle([sending])
         if unsure or unsent:
             self._events.handle_lost(unsure, unsent)

@@ -150,14 +150,8 @@ class SmppUpstream:
             raise ValueError("other settings would cut it now")
         return build_submit_sm(message, outgoing, settings, now)
 
-    def cancel_message(self, message_id: int) -> bool:
-        was_cancelled = self._cut_texts.cancel(message_id)
-        return self._client.cancel(message_id) if was_cancelled is None else was_cancelled
-
     def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
-        cut = {each: self._cut_texts.cancel(each) for each in message_ids}
-        whole_ids = [each for each, was_cancelled in cut.items() if was_cancelled is None]
-        return [each for each in message_ids if cut[each]] + self._client.cancel_waiting(whole_ids)
+        return self._cut_texts.cancel_messages(message_ids)
 
     def take_counters(self) -> Mapping[str, int]:
         counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}

@@ -403,11 +403,11 @@ async def test_what_waits_is_cancelled_and_what_is_sent_is_not():
         submit_all(client, [1], NUMBER)
         submit_all(client, [2], NUMBER)
         first = await connection.read_submit()
-        assert [client.cancel(each) for each in (1, 2, 4)] == [False, True, False]
+        assert client.cancel_waiting([1, 2, 4]) == [2]
         # It is refused, and waits to be tried again.
         connection.answer(first, THROTTLED)
         await wait_until(lambda: client.counters.throttled)
-        assert [client.cancel(each) for each in (1, 1)] == [True, False]
+        assert [client.cancel_waiting([1]) for _ in range(2)] == [[1], []]
         await wait_until(lambda: client.room)
         submit_all(client, [5], NUMBER)
         assert (await connection.read_submit()).short_message == b"5"

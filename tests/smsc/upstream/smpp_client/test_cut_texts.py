@@ -1,0 +1,51 @@
+"""Texts that are cut into parts, as the client gets them."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams.settings import UpstreamSettings
+from portal.smsc.upstream.smpp_client.cut_texts import CutTexts
+from portal.smsc.upstream.smpp_client.submit_sm import split_text
+from tests.smsc.upstream.smpp_client.carrier import run_bound_client, submit_all
+
+SETTINGS = UpstreamSettings()
+
+
+class CountedDeque(deque[Any]):
+    """Counts how much is looked at of it."""
+
+    look_count = 0
+
+    def __iter__(self):
+        for each in super().__iter__():
+            self.look_count += 1
+            yield each
+
+
+def send_text(texts: CutTexts, message_id: int) -> None:
+    destination = f"39333{message_id:07}"
+    message = SubmittedMessage(1, "ACME", 5, 0, destination, "IT", "a" * 300, None, 0, 0, None, 1, 2)
+    message.id = message_id
+    texts.send(message, split_text(message, SETTINGS), SETTINGS)
+
+
+async def test_many_texts_are_taken_back_at_once():
+    async with run_bound_client(window=2) as (client, _, connection, __):
+        events: Any = None  # nothing is told of what is taken back
+        texts = CutTexts(client, events, asyncio.get_running_loop())
+        submit_all(client, [1])
+        send_text(texts, 2)
+        await connection.read_submits(2)
+        submit_all(client, [3])
+        for each in range(4, 204):
+            send_text(texts, each)
+        (session,) = client.sessions
+        session.pending = pending = CountedDeque(session.pending)
+        assert len(pending) == 402
+        # Of the second one a part has gone out already.
+        assert texts.cancel_messages(range(1, 205)) == [*range(3, 204)]
+        assert [each.message_id for each in session.pending] == [-2]
+        assert pending.look_count <= 2 * len(pending)
+        assert texts.cancel_messages(range(1, 205)) == []
