@@ -39,7 +39,9 @@ class UpstreamConnection(Protocol):
 
     @property
     def room(self) -> int:
-        """How many messages it takes at this moment: each part of a text that is cut counts as one."""
+        """How many messages it takes at this moment. A text is one, however many parts it is cut into; once it is
+        taken, each of these that waits or is under way takes up a place.
+        """
 
     @property
     def awaits_answer(self) -> bool:
