@@ -185,7 +185,7 @@ async def _test_bind(name: str, kind: str, settings: ClientSettings, addresses: 
         raise _StepFailed("bind", str(error)) from None
     opened = await _connect(settings, addresses, report)
     owner = _SessionOwner(loop)
-    session = _TestSession(name, 1, kind, bind_octets, settings, owner, loop)
+    session = _TestSession(name, 1, kind, (settings.host, settings.port), bind_octets, settings, owner, loop)
     try:
         started_at = time.monotonic()
         await _begin_session(session, opened, settings)

@@ -128,6 +128,7 @@ class ClientSession(PduStream):
     Args:
         name: for the log.
         kind: "trx", "tx" or "rx".
+        host: whom it is to, and the port: one of the settings' `hosts`.
         bind_octets: the bind PDU, with BIND_SEQUENCE.
 
     `in_flight`: what was sent and is not answered, by sequence number, in the order of sending. `pending`: what has to
@@ -141,6 +142,7 @@ class ClientSession(PduStream):
         "_closes_after_final",
         "_enquire_link_sent_at",
         "_final_octets",
+        "_host",
         "_last_answer_at",
         "_last_sequence_number",
         "_logged",
@@ -168,6 +170,7 @@ class ClientSession(PduStream):
         name: str,
         number: int,
         kind: str,
+        host: tuple[str, int],
         bind_octets: bytes,
         settings: ClientSettings,
         owner: SessionOwner,
@@ -183,6 +186,7 @@ class ClientSession(PduStream):
         self.bind_status = 0
         self.bound_at = 0.0
         self.name = name
+        self._host = host
         self._bind_octets = bind_octets
         self._settings = settings
         self._owner = owner
@@ -349,7 +353,7 @@ class ClientSession(PduStream):
     def change_settings(self, settings: ClientSettings) -> None:
         """Go on with other settings, or unbind where they are for another connection."""
         old, self._settings = self._settings, settings
-        if old.needs_other_connection(settings):
+        if old.needs_other_connection(settings, self._host):
             self.unbind("its settings have changed")
 
     # --- messages to the carrier

@@ -172,7 +172,14 @@ class Connector:
                 addresses = await self._resolver.resolve(host)
             for number_of_try, address in enumerate(addresses, start=1):
                 session = ClientSession(
-                    self._name, self.state.number, self.state.kind, bind_octets, settings, self._owner, self._loop
+                    self._name,
+                    self.state.number,
+                    self.state.kind,
+                    (host, port),
+                    bind_octets,
+                    settings,
+                    self._owner,
+                    self._loop,
                 )
                 try:
                     # Each has its own time: one that is silent would leave none to the others.

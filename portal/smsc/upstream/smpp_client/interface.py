@@ -64,9 +64,9 @@ class ClientSettings:
         first = (self.host, self.port)
         return [first, (self.second_host, self.second_port or self.port)] if self.second_host else [first]
 
-    def needs_other_connection(self, new: ClientSettings) -> bool:
-        """Whether a connection that was made with these settings cannot go on with `new`."""
-        return any(getattr(self, each) != getattr(new, each) for each in _CONNECTION_SETTINGS)
+    def needs_other_connection(self, new: ClientSettings, host: tuple[str, int]) -> bool:
+        """Whether a connection to `host` (one of `hosts`) that was made with these settings cannot go on with `new`."""
+        return host not in new.hosts or any(getattr(self, each) != getattr(new, each) for each in _CONNECTION_SETTINGS)
 
 
 def client_settings_from_upstream(settings: UpstreamSettings, password: str) -> ClientSettings:
@@ -76,8 +76,6 @@ def client_settings_from_upstream(settings: UpstreamSettings, password: str) -> 
 
 
 _CONNECTION_SETTINGS = (
-    "host",
-    "port",
     "system_id",
     "password",
     "system_type",

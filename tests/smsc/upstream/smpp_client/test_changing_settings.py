@@ -1,6 +1,9 @@
 """Other settings while it is connected, or tries to."""
 
+import pytest
+
 from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
 from tests.smsc.upstream.smpp_client.carrier import run_bound_client, run_carrier, run_client, submit_all
 
@@ -78,3 +81,26 @@ async def test_another_kind_of_binds():
         await reports.wait_for_state(BindStatus.BOUND, 2)
         assert [each.kind for each in client.bind_states] == ["tx", "rx"]
         assert BindStatus.CLOSED not in [each.state for each in reports.states]
+
+
+@pytest.mark.parametrize("others", [{}, {"second_host": "localhost", "second_port": 1}])
+async def test_a_bind_to_a_second_host_that_is_no_more_ends(others):
+    async with run_carrier() as first, run_carrier() as second:
+        first.stop()
+        async with run_client(first.port, second_host="localhost", second_port=second.port) as (client, reports):
+            connection = await second.accept()
+            await reports.wait_for_state(BindStatus.BOUND)
+            await first.start()
+            client.change_settings(settings_for(first.port, **others))
+            await connection.answer_unbind()
+            await first.accept()
+            await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_a_bind_to_a_host_that_stays_goes_on():
+    async with run_bound_client(second_host="localhost", second_port=1) as (client, reports, connection, carrier):
+        client.change_settings(settings_for(carrier.port))
+        client.change_settings(settings_for(1, host="localhost", second_host="127.0.0.1", second_port=carrier.port))
+        connection.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 4242))
+        assert (await connection.read_response()).sequence == 4242
+        assert reports.states == []
