@@ -220,9 +220,12 @@ class ClientSession(PduStream):
         if self._watch_timer:
             self._watch_timer.cancel()
         self._note_end(self._describe_loss(exc))
-        self._owner.handle_end(self)
-        if not self.ended.done():
-            self.ended.set_result(None)
+        try:
+            self._owner.handle_end(self)
+        finally:
+            # Who waits for it would wait for ever.
+            if not self.ended.done():
+                self.ended.set_result(None)
 
     def _describe_loss(self, error: Exception | None) -> str:
         if error is None:

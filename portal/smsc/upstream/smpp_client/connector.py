@@ -116,7 +116,12 @@ class Connector:
     async def _keep_bound(self) -> None:
         while not self._closing:
             self._woken.clear()
-            session, error = await self._connect()
+            session: ClientSession | None = None
+            try:
+                session, error = await self._connect()
+            except Exception as unexpected:  # an end of this task would be the end of the bind
+                log.exception("upstream %s, bind %d is tried again, after", self._name, self.state.number)
+                error = f"no connection, for an error in this program: {type(unexpected).__name__}"
             if self._closing:
                 return
             has_held = session and session.bound_at and self._loop.time() - session.bound_at > self._stable_seconds
@@ -231,7 +236,10 @@ class Connector:
             level = logging.WARNING if state in (BindStatus.REFUSED, BindStatus.UNBOUND) else logging.INFO
             where = error or host
             log.log(level, "upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, where and f", {where}")
-        self._owner.handle_state(self)
+        try:
+            self._owner.handle_state(self)
+        except Exception:
+            log.exception("upstream %s, bind %d: its state was not taken up, for", self._name, number)
 
 
 def encode_bind(settings: ClientSettings, kind: str) -> bytes:

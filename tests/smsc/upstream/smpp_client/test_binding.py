@@ -4,14 +4,17 @@ import asyncio
 import itertools
 import socket
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from portal.core.clock import now_ms
+from portal.services.upstreams.binds import BindState
 from portal.smsc.admission.tls import create_tls_context, ensure_certificate
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import BindResp, DeliverSm, HeaderOnlyPdu
-from portal.smsc.upstream.smpp_client.interface import BindStatus
+from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
 from tests.smsc.esme import wait_until
 from tests.smsc.upstream.smpp_client.carrier import (
     Carrier,
@@ -326,6 +329,50 @@ async def test_a_thread_that_cannot_be_started_costs_one_try(monkeypatch):
         async with run_client(carrier.port, host="localhost") as (_, reports):
             await carrier.accept()
             await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_an_unexpected_error_is_logged_and_ends_no_bind(caplog):
+    # No text, as nothing else should be there.
+    async with run_carrier() as carrier, run_client(carrier.port, system_id=5) as (client, reports):
+        state = await reports.wait_for_state(BindStatus.UNBOUND)
+        assert state.error == "no connection, for an error in this program: AttributeError"
+        assert "bind 1 is tried again, after\nTraceback" in caplog.text
+        client.change_settings(ClientSettings("127.0.0.1", carrier.port))
+        await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_a_state_that_is_not_taken_up_ends_no_bind(monkeypatch, caplog):
+    def fail(_state: BindState) -> None:
+        raise ZeroDivisionError
+
+    async with run_bound_client() as (_, reports, connection, carrier):
+        with monkeypatch.context() as patched:
+            patched.setattr(reports, "state_changed", fail)
+            connection.abort()
+            connection = await carrier.accept()
+            await wait_until(lambda: "ZeroDivisionError" in caplog.text)
+        connection.abort()
+        await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+
+
+async def test_a_connection_whose_end_is_not_taken_up_comes_back(monkeypatch):
+    def fail(*_lost: Sequence[int]) -> None:
+        raise ZeroDivisionError
+
+    loop = asyncio.get_running_loop()
+    async with run_bound_client() as (client, reports, connection, carrier):
+        raised: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: raised.append(context))
+        submit_all(client, [1])
+        await connection.read_submit()
+        with monkeypatch.context() as patched:
+            patched.setattr(reports, "submits_lost", fail)
+            connection.abort()
+            await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+        assert [type(each["exception"]) for each in raised] == [ZeroDivisionError]
 
 
 async def test_a_second_host_is_tried_where_the_first_refuses_the_bind():
