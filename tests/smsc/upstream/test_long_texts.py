@@ -114,6 +114,8 @@ async def test_pain_2_a_restart_in_the_middle_sends_only_the_other_parts_again(c
             submits = await connection.read_submits(3)
             answer(connection, submits[1])
             await wait_until(lambda: conn.execute("SELECT count(*) FROM message_parts").fetchone()[0] == 1)
+        reference = conn.execute("SELECT settings ->> '$.reference' FROM cut_messages").fetchone()[0]
+        assert reference & 0xFF == get_reference(submits[0])
         # What is sent again is cut as it was, whatever is set meanwhile.
         conn.execute(
             "UPDATE upstreams SET settings = json_set(settings, '$.long_texts', 'sar') WHERE id = ?", (upstream.id,)

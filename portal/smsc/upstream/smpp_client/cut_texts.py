@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
 
 from portal.core.clock import now_ms
+from portal.services.common import ids
 from portal.services.common.message_states import NO_ANSWER
 from portal.services.messages import outcomes
 from portal.services.messages.message_parts import NOT_SENT, TextPart
@@ -23,6 +25,12 @@ from portal.smsc.upstream.smpp_client.submit_sm import OutgoingText, build_submi
 
 # What decides how a text is cut: the parts that are sent later have to fit those that were sent before.
 _CUT_SETTINGS = ("charset", "missing_characters", "other_alphabets", "long_texts")
+_REFERENCE = "reference"
+# A header may have room for 256 of them. A text has another one than so many before it to the same handset, as far as
+# they are known: 5 MB at most.
+_LATEST_TEXTS, _MAX_KNOWN_DESTINATIONS = 8, 5_000
+# Prime to 256, so that 256 texts of one millisecond have as many references.
+_REFERENCE_STEP = 37
 _INTERRUPTED = "not all parts were sent"
 
 
@@ -44,15 +52,20 @@ class _Sending:
         "open",
         "outgoing",
         "ptt",
+        "reference",
         "refusals",
         "settings",
     )
 
-    def __init__(self, message: SubmittedMessage, settings: UpstreamSettings, outgoing: OutgoingText) -> None:
+    def __init__(
+        self, message: SubmittedMessage, settings: UpstreamSettings, outgoing: OutgoingText, reference: int
+    ) -> None:
         self.message = message
         self.settings = settings
         self.outgoing = outgoing
-        self.cut_settings = json.dumps({name: getattr(settings, name) for name in _CUT_SETTINGS})
+        self.reference = reference
+        cut_settings = {name: getattr(settings, name) for name in _CUT_SETTINGS}
+        self.cut_settings = json.dumps({**cut_settings, _REFERENCE: reference})
         self.answered: set[int] = set(message.cut.answered) if message.cut else set()
         self.open: dict[int, int] = {}
         self.lost: set[int] = set()
@@ -64,17 +77,30 @@ class _Sending:
     def total(self) -> int:
         return len(self.outgoing.pieces)
 
+    def build(self, number: int, now: int) -> SubmitSm:
+        return build_submit_sm(self.message, self.outgoing, self.settings, now, number, self.reference)
+
     def renew(self, number: int) -> SubmitSm | None:
         """Return a part as it is to be sent now; None where its text has expired."""
         now = now_ms()
-        if outcomes.is_expired(self.message, now):
-            return None
-        return build_submit_sm(self.message, self.outgoing, self.settings, now, number)
+        return None if outcomes.is_expired(self.message, now) else self.build(number, now)
 
 
 def get_cut_settings(message: SubmittedMessage, settings: UpstreamSettings) -> UpstreamSettings:
     """Return the settings by which a message's text is cut: where parts of it were sent, as they were then."""
-    return settings if message.cut is None else replace(settings, **json.loads(message.cut.settings))
+    if message.cut is None:
+        return settings
+    stored = json.loads(message.cut.settings)
+    return replace(settings, **{name: stored[name] for name in _CUT_SETTINGS if name in stored})
+
+
+def _derive_reference(message_id: int) -> int:
+    """Return a number that is the same each time that the text is sent, and another one than texts of the same moment
+    have.
+    """
+    submitted_at = ids.time_from_id(message_id)
+    # The ids of one millisecond count up.
+    return (submitted_at + _REFERENCE_STEP * (message_id - ids.min_id_at_time(submitted_at))) & 0xFFFF
 
 
 class CutTexts:
@@ -92,6 +118,8 @@ class CutTexts:
         # By message id, and by the client's numbers.
         self._sendings: dict[int, _Sending] = {}
         self._parts: dict[int, tuple[_Sending, int]] = {}
+        # Those of the latest texts, by destination and message id.
+        self._references: OrderedDict[str, dict[int, int]] = OrderedDict()
 
     def send(self, message: SubmittedMessage, outgoing: OutgoingText, settings: UpstreamSettings) -> None:
         """Send the parts of a message that were not accepted.
@@ -102,10 +130,10 @@ class CutTexts:
         Raises:
             ValueError: a part can't be written; none was sent.
         """
-        sending = _Sending(message, settings, outgoing)
+        sending = _Sending(message, settings, outgoing, self._choose_reference(message))
         now = now_ms()
         submits = {
-            number: build_submit_sm(message, outgoing, settings, now, number)
+            number: sending.build(number, now)
             for number in range(1, sending.total + 1)
             if number not in sending.answered
         }
@@ -117,6 +145,26 @@ class CutTexts:
             sending.open[client_id] = number
             self._parts[client_id] = (sending, number)
             self._client.submit(client_id, submit_sm, 1, partial(sending.renew, number), is_retry=message.is_retry)
+
+    def _choose_reference(self, message: SubmittedMessage) -> int:
+        """Return the reference number of a text: the one with which parts of it were sent, or one that the latest texts
+        to its handset don't have, which might take parts of both for one text.
+        """
+        latest = self._references.pop(message.destination, {})
+        reference = latest.pop(message.id, _derive_reference(message.id))
+        if message.cut is not None:
+            reference = json.loads(message.cut.settings).get(_REFERENCE, reference)
+        else:
+            taken = {each & 0xFF for each in latest.values()}
+            while reference & 0xFF in taken:
+                reference = (reference + 1) & 0xFFFF
+        latest[message.id] = reference
+        if len(latest) > _LATEST_TEXTS:
+            del latest[next(iter(latest))]
+        self._references[message.destination] = latest
+        if len(self._references) > _MAX_KNOWN_DESTINATIONS:
+            self._references.popitem(last=False)
+        return reference
 
     def cancel_messages(self, message_ids: Iterable[int]) -> list[int]:
         """Send those of these messages no more, cut ones and whole ones, of which the upstream has nothing; returns

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS
-from portal.services.common import ids
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import validation
 from portal.services.messages.validation import Segment, SubmittedMessage
@@ -28,8 +27,6 @@ from portal.smsc.upstream.smpp_client.charsets import CarrierText
 _UDH_INDICATOR = 0x40
 # 06 08 04 reference reference total number.
 _UDH_16_OCTETS = 7
-# Prime to 256, so that 256 texts of one millisecond have as many references.
-_REFERENCE_STEP = 37
 # 5.2.5 and 5.2.6: TON and NPI.
 _UNKNOWN, _INTERNATIONAL, _NETWORK_SPECIFIC, _ALPHANUMERIC = (0, 0), (1, 1), (3, 1), (5, 0)
 _MAX_SHORT_CODE_DIGITS = 8
@@ -69,7 +66,12 @@ def split_text(message: SubmittedMessage, settings: UpstreamSettings) -> Outgoin
 
 
 def build_submit_sm(
-    message: SubmittedMessage, outgoing: OutgoingText, settings: UpstreamSettings, now: int, number: int = 1
+    message: SubmittedMessage,
+    outgoing: OutgoingText,
+    settings: UpstreamSettings,
+    now: int,
+    number: int = 1,
+    reference: int = 0,
 ) -> SubmitSm:
     """Return the submit_sm of a piece of a message's text, with any sequence number.
 
@@ -79,6 +81,7 @@ def build_submit_sm(
         outgoing: from `split_text`.
         now: this moment (milliseconds).
         number: of the piece, from 1.
+        reference: by which a handset knows which pieces are of one text, where there are several; in 16 bits.
 
     Raises:
         ValueError: an address is too long.
@@ -92,7 +95,7 @@ def build_submit_sm(
         tlvs |= {tag: value for tag, value in message.tlvs.items() if tag in passed_tags}
     segment = message.segment
     if len(pieces) > 1:
-        segment = Segment(_choose_reference(message.id), len(pieces), number)
+        segment = Segment(reference, len(pieces), number)
         if settings.long_texts != SAR:
             udh = _build_concatenation_udh(segment, settings.long_texts)
     elif segment is not None and udh is not None:
@@ -123,15 +126,6 @@ def build_submit_sm(
         short_message=body,
         tlvs=tlvs,
     )
-
-
-def _choose_reference(message_id: int) -> int:
-    """Return the reference number of a text's parts: the same one each time that the text is sent, and another one than
-    texts of the same moment have.
-    """
-    submitted_at = ids.time_from_id(message_id)
-    # The ids of one millisecond count up.
-    return (submitted_at + _REFERENCE_STEP * (message_id - ids.min_id_at_time(submitted_at))) & 0xFFFF
 
 
 def _build_concatenation_udh(segment: Segment, long_texts: str) -> bytes:

@@ -100,13 +100,12 @@ def test_sar_beside_another_header_becomes_an_element_of_it(build):
 def build_all(conn, cast):
     """Builds all submit_sm of a text: of its octets, and the upstream's settings."""
 
-    def build_from(body: bytes, message_id: int = 1 << 40, **settings: Any) -> list[SubmitSm]:
+    def build_from(body: bytes, **settings: Any) -> list[SubmitSm]:
         submit = prepare_submit(conn, cast.smpp_acme_1.id, body)
-        submit.id = message_id
         upstream_settings = UpstreamSettings(**settings)
         outgoing = split_text(submit, upstream_settings)
         numbers = range(1, len(outgoing.pieces) + 1)
-        return [build_submit_sm(submit, outgoing, upstream_settings, NOW, each) for each in numbers]
+        return [build_submit_sm(submit, outgoing, upstream_settings, NOW, each, 0xABCD) for each in numbers]
 
     return build_from
 
@@ -126,31 +125,23 @@ def test_a_text_of_several_parts_goes_as_message_payload_where_that_is_set(build
 def test_a_text_of_several_parts_is_cut_and_each_part_says_its_place(build_all):
     first, second = build_all(b"x" * 153 + b"y" * 47)
     assert {each.esm_class for each in (first, second)} == {0x40}
-    reference = first.short_message[3]
-    assert first.short_message == bytes((5, 0, 3, reference, 2, 1)) + b"x" * 153
-    assert second.short_message == bytes((5, 0, 3, reference, 2, 2)) + b"y" * 47
+    assert first.short_message == bytes((5, 0, 3, 0xCD, 2, 1)) + b"x" * 153
+    assert second.short_message == bytes((5, 0, 3, 0xCD, 2, 2)) + b"y" * 47
     assert build_all(b"x" * 160)[0].esm_class == 0
 
 
 def test_a_text_is_numbered_in_16_bits(build_all):
-    first, second = build_all(b"x" * 200, message_id=(0xABCD << 12) + 1, long_texts="udh16")
-    assert first.short_message[:3] == bytes((6, 8, 4))
-    assert first.short_message[3:5] == second.short_message[3:5]
-    assert (first.short_message[5:], second.short_message[5:]) == (b"\2\1" + b"x" * 152, b"\2\2" + b"x" * 48)
+    first, second = build_all(b"x" * 200, long_texts="udh16")
+    assert first.short_message == bytes((6, 8, 4, 0xAB, 0xCD, 2, 1)) + b"x" * 152
+    assert second.short_message == bytes((6, 8, 4, 0xAB, 0xCD, 2, 2)) + b"x" * 48
 
 
 def test_a_text_is_numbered_by_sar(build_all):
     first, second = build_all(b"x" * 200, long_texts="sar")
     assert (first.esm_class, first.short_message, second.short_message) == (0, b"x" * 153, b"x" * 47)
-    assert first.tlvs[TlvTag.SAR_MSG_REF_NUM] == second.tlvs[TlvTag.SAR_MSG_REF_NUM]
+    assert [each.tlvs[TlvTag.SAR_MSG_REF_NUM] for each in (first, second)] == [b"\xab\xcd"] * 2
     assert [each.tlvs[TlvTag.SAR_SEGMENT_SEQNUM] for each in (first, second)] == [b"\1", b"\2"]
     assert first.tlvs[TlvTag.SAR_TOTAL_SEGMENTS] == b"\2"
-
-
-def test_a_text_has_one_number_and_texts_of_the_same_moment_have_others(build_all):
-    numbers = [build_all(b"x" * 200, message_id=(1 << 40) + each)[0].short_message[3] for each in range(256)]
-    assert len({*numbers}) == 256
-    assert build_all(b"x" * 200, message_id=(1 << 40) + 9)[1].short_message[3] == numbers[9]
 
 
 def test_parts_are_packed_each_behind_its_header(build_all):
