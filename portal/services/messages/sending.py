@@ -145,7 +145,7 @@ def claim_messages(
 
     One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back,
     unless an upstream may have it; one whose validity has ended expires. A text of which an upstream has taken parts
-    goes on there; where that is no more, it goes out from its beginning.
+    goes on there; where that was removed, its setting `unanswered` says whether the text goes out from its beginning.
     """
     with write_transaction(conn):
         claimed = claims.claim_message_ids(
@@ -176,12 +176,19 @@ def claim_messages(
             # What these messages held up can be claimed now.
             claimed.emptied_account_ids += queue.release_held_messages(conn, unsent_ids)
             claimed.left_count = None
+        begun_elsewhere = []
         for each in sendable:
             each.upstream = upstream_id
             each.is_retry = each.id in claimed.retried_ids
             if each.cut is not None and each.cut.upstream != upstream_id:
-                message_parts.forget_parts(conn, [each.id])
-                each.cut = None
+                begun_elsewhere.append(each)
+        if begun_elsewhere:
+            result = SendingResult()
+            failed_ids = _take_over_texts(conn, upstream_id, begun_elsewhere, now, result)
+            sendable = [each for each in sendable if each.id not in failed_ids]
+            receipts += result.receipts
+            claimed.emptied_account_ids += result.emptied_account_ids
+            claimed.left_count = None
         return ClaimedMessages(
             sendable,
             claimed.emptied_account_ids,
@@ -285,7 +292,7 @@ def put_back_abandoned_messages(
         return queue.put_back_messages(conn, [row[0] for row in rows], now, choose_path)
 
 
-def _release_held_messages(conn: sqlite3.Connection, message_ids: Sequence[int], result: SendingResult) -> None:
+def _release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int], result: SendingResult) -> None:
     """Those of these that were refused before hold up nothing any more."""
     held_ids = queue.find_held_messages(conn, message_ids)
     if held_ids:
@@ -328,6 +335,38 @@ def resolve_unsure_messages(
             for each in message_ids
             if not queue.hold_message(conn, each, NO_ANSWER, now, choose_path, is_unanswered=True)
         ]
+    _finish_unsure_messages(conn, upstream_id, message_ids, failed_ids, now, result)
+
+
+def _take_over_texts(
+    conn: sqlite3.Connection, upstream_id: int, texts: Sequence[SubmittedMessage], now: int, result: SendingResult
+) -> Collection[int]:
+    """Decide about texts that another upstream is given, since the one that has taken parts of them was removed: they
+    are unsure, by the setting `unanswered` of that one, and counted of this one, as that can't be looked at any more.
+
+    Returns the ids of those that are not sent.
+    """
+    failed_ids = set()
+    for each in texts:
+        if each.cut is not None and upstreams.get_stored_settings(conn, each.cut.upstream).unanswered == FAIL:
+            failed_ids.add(each.id)
+        else:
+            message_parts.forget_parts(conn, [each.id])
+            queue.count_as_unanswered(conn, each.id)
+            each.cut = None
+    _finish_unsure_messages(conn, upstream_id, [each.id for each in texts], failed_ids, now, result)
+    return failed_ids
+
+
+def _finish_unsure_messages(
+    conn: sqlite3.Connection,
+    upstream_id: int,
+    message_ids: Collection[int],
+    failed_ids: Collection[int],
+    now: int,
+    result: SendingResult,
+) -> None:
+    """End those of unsure messages that are not sent again, and count all of them of an upstream."""
     if failed_ids:
         result.receipts += outcomes.finish_and_refund_messages(
             conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, NO_ANSWER) for each in failed_ids]

@@ -89,8 +89,7 @@ def choose_begun_path(conn: sqlite3.Connection, message_id: int, path: UpstreamP
 
 def free_begun_messages(conn: sqlite3.Connection, upstream_id: int) -> None:
     """Let texts of which an upstream has taken parts, and which wait for it alone, wait for the default one: it is
-    being removed, and they go out from their beginning. Without a default one they stay. The caller is inside
-    `write_transaction()`.
+    being removed. Without a default one they stay, and it can't be removed. The caller is inside `write_transaction()`.
     """
     conn.execute(
         "UPDATE held_messages SET path = ? WHERE path = (SELECT id FROM queue_paths WHERE upstream_ids = ?)"

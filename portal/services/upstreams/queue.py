@@ -224,6 +224,15 @@ def hold_message(
     return True
 
 
+def count_as_unanswered(conn: sqlite3.Connection, message_id: int) -> None:
+    """An upstream may have a message that is being tried again."""
+    conn.execute(
+        "UPDATE held_messages SET unanswered = unanswered + 1 WHERE message_id = ?1 AND (account_id, destination) ="
+        " (SELECT account_id, destination FROM messages WHERE id = ?1)",
+        (message_id,),
+    )
+
+
 def list_unanswered_ids(conn: sqlite3.Connection, message_ids: Collection[int]) -> set[int]:
     """Those of these messages that have been sent without an answer and are to be tried again: an upstream may have
     them.

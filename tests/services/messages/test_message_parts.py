@@ -27,6 +27,7 @@ from portal.services.messages.sending import AcceptedMessage, SendingResult, Uns
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
 from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.upstreams import MessagesWaitForUpstream, Upstream
 from tests.services.upstreams.waiting import add_upstream, queue_messages
 
 NUMBER = "393401234567"
@@ -406,16 +407,67 @@ def test_a_text_goes_on_through_the_upstream_that_has_its_first_parts(conn, keys
     assert (claimed.messages, claimed.next_retry_at) == ([], None)
     (again,) = claim(conn, carrier.id, later)
     assert again.cut.answered == {1}
-    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
-    # Where that is no more, it goes out whole.
-    upstreams.set_default_upstream(conn, SHELL, other)
-    upstreams.remove_upstream(conn, SHELL, carrier)
-    (whole,) = claim(conn, other.id, later + 120_000)
+
+
+@pytest.fixture
+def remove_with_begun_text(conn, keys, account_id):
+    """Adds an upstream with these settings that has a part of a text, and removes it; returns the text and what takes
+    over from it.
+    """
+
+    def remove(**settings: Any) -> tuple[int, Upstream]:
+        carrier = add_upstream(conn, keys, **settings)
+        message_id = claim_text(conn, account_id)
+        accept(conn, message_id, 1)
+        leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+        other = add_upstream(conn, keys, "other")
+        upstreams.set_default_upstream(conn, SHELL, other)
+        upstreams.remove_upstream(conn, SHELL, carrier)
+        return message_id, other
+
+    return remove
+
+
+def test_a_text_whose_upstream_was_removed_goes_out_whole_and_is_unsure(conn, account_id, remove_with_begun_text):
+    message_id, other = remove_with_begun_text()
+    (whole,) = claim(conn, other.id, now_ms() + 10_000)
     assert (whole.id, whole.cut) == (message_id, None)
+    counted = counters.get_counters(conn, other.id)
+    assert (counted["unsure"], counted["resent"], counted["failed"]) == (1, 1, 0)
+    assert message_parts.find_cut_messages(conn, [message_id]) == {}
+    # It costs what it costs, also where its number says STOP.
+    assert queue.list_unanswered_ids(conn, [message_id]) == {message_id}
     accept(conn, message_id, 1, 2, 3, upstream=other.id)
     assert list_states(conn, message_id) == [ENROUTE] * 3
     assert read_message(conn, message_id)["upstream"] == other.id
     assert_sound(conn)
+
+
+def test_a_text_whose_upstream_was_removed_fails_where_that_is_set(conn, account_id, remove_with_begun_text):
+    message_id, other = remove_with_begun_text(unanswered="fail", refund="undelivered")
+    (behind,) = queue_messages(conn, account_id)
+    charged = get_balance(conn, account_id)
+    later = now_ms() + 10_000
+    # What waits behind it may go now.
+    assert [each.id for _ in range(2) for each in claim(conn, other.id, later)] == [behind]
+    counted = counters.get_counters(conn, other.id)
+    assert (counted["unsure"], counted["resent"], counted["failed"]) == (1, 0, 1)
+    assert list_states(conn, message_id) == [ENROUTE, UNKNOWN, UNKNOWN]
+    (receipt,) = receive(conn, 1).receipts
+    assert receipt.state == UNKNOWN
+    assert get_balance(conn, account_id) == charged + read_message(conn, message_id)["price"] // 3 * 2
+    assert_sound(conn)
+
+
+def test_an_upstream_with_a_begun_text_is_not_removed_where_no_other_could_take_it(conn, keys, account_id):
+    carrier = add_upstream(conn, keys)
+    message_id = claim_text(conn, account_id)
+    accept(conn, message_id, 1)
+    leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
+    upstreams.set_default_upstream(conn, SHELL, None)
+    with pytest.raises(MessagesWaitForUpstream):
+        upstreams.remove_upstream(conn, SHELL, carrier)
+    assert [each.id for each in claim(conn, now=now_ms() + 10_000)] == [message_id]
 
 
 def test_more_parts_than_were_charged_are_refunded_in_proportion(conn, keys, account_id):
