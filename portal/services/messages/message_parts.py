@@ -125,16 +125,18 @@ def find_cut_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) -> d
 
 
 def store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedPart]) -> None:
-    """Store parts that an upstream has accepted. One that has ended meanwhile stays so."""
+    """Store parts that an upstream has accepted. One that has ended meanwhile stays so, and so does a text that another
+    upstream has by now.
+    """
     conn.executemany(
-        "INSERT INTO cut_messages (message_id, upstream, total, settings) SELECT id, ?, ?, ? FROM messages WHERE id = ?"
-        f" AND state = {ENROUTE} ON CONFLICT DO NOTHING",
+        "INSERT INTO cut_messages (message_id, upstream, total, settings) SELECT id, ?1, ?2, ?3 FROM messages"
+        f" WHERE id = ?4 AND state = {ENROUTE} AND coalesce(upstream, ?1) = ?1 ON CONFLICT DO NOTHING",
         [(each.upstream, each.part.total, each.part.settings, each.message_id) for each in accepted],
     )
     conn.executemany(
         "INSERT INTO message_parts (number, state, ptt, upstream, upstream_id, bind, sent_at, message_id)"
-        f" SELECT ?, {ENROUTE}, {PTT_PENDING}, ?, ?, ?, ?, message_id FROM cut_messages WHERE message_id = ?"
-        " ON CONFLICT DO NOTHING",
+        f" SELECT ?1, {ENROUTE}, {PTT_PENDING}, ?2, ?3, ?4, ?5, message_id FROM cut_messages WHERE message_id = ?6"
+        " AND upstream = ?2 ON CONFLICT DO NOTHING",
         [
             (each.part.number, each.upstream, each.upstream_message_id, each.bind, each.sent_at, each.message_id)
             for each in accepted

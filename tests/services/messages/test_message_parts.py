@@ -443,6 +443,17 @@ def test_a_text_whose_upstream_was_removed_goes_out_whole_and_is_unsure(conn, ac
     assert_sound(conn)
 
 
+def test_an_answer_of_a_removed_upstream_says_nothing_of_a_text_that_another_one_has(conn, remove_with_begun_text):
+    message_id, other = remove_with_begun_text()
+    claim(conn, other.id, now_ms() + 10_000)
+    accept(conn, message_id, 2)
+    assert message_parts.find_cut_messages(conn, [message_id]) == {}
+    accept(conn, message_id, 1, upstream=other.id)
+    accept(conn, message_id, 2)
+    assert list_states(conn, message_id) == [ENROUTE, None, None]
+    assert_sound(conn)
+
+
 def test_a_text_whose_upstream_was_removed_fails_where_that_is_set(conn, account_id, remove_with_begun_text):
     message_id, other = remove_with_begun_text(unanswered="fail", refund="undelivered")
     (behind,) = queue_messages(conn, account_id)
