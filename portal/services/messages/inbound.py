@@ -56,6 +56,8 @@ class MobileOriginatedMessage:
     `data_coding`: one of `gsm0338.ENCODINGS`; `text`: as it is displayed; `body`: the content where it can't be made
     of `text` again, as in `SubmittedMessage`. `simulated_id`: its row in `simulated` where it comes from the command
     line; the transaction that stores the message deletes that row. `upstream`: the one that brought it, else None.
+    `opening`: of a later part of a text that isn't all there, what is known of the text's beginning, which says whose
+    it is; None: the message's own text does.
     """
 
     source: str
@@ -66,6 +68,7 @@ class MobileOriginatedMessage:
     body: bytes | None = None
     simulated_id: int | None = None
     upstream: int | None = None
+    opening: str | None = None
 
     @property
     def content(self) -> str:
@@ -139,18 +142,25 @@ def release_old_parts(conn: sqlite3.Connection, now: int) -> ReleasedParts:
 
 
 def _messages_from_parts(parts: Iterable[InboundPart]) -> list[MobileOriginatedMessage]:
+    """`parts`: whole messages, and parts of others, those of each message in their order."""
     messages = []
+    openings: dict[object, str] = {}
     for each in parts:
         try:
-            messages.append(_message_from_part(each))
+            message = _message_from_part(each)
         except (ValueError, OverflowError) as error:
             # The others must not wait for it for ever.
-            log.error("the header of a part from %s can't be written: %s", each.source, error)
-            messages.append(
-                MobileOriginatedMessage(
-                    each.source, each.destination, "", BINARY_DATA_CODING, None, each.content, upstream=each.upstream
-                )
+            log.error("the header of a part to %s can't be written: %s", each.destination, error)
+            message = MobileOriginatedMessage(
+                each.source, each.destination, "", BINARY_DATA_CODING, None, each.content, upstream=each.upstream
             )
+        if each.segment is not None:
+            key = inbound_parts.get_key(each)
+            if each.segment.number == 1:
+                openings[key] = message.text
+            else:
+                message.opening = openings.get(key, "")
+        messages.append(message)
     return messages
 
 
@@ -176,7 +186,7 @@ def _store_whole_messages(
         if keywords is None:
             keywords = inbound_numbers.get_accounts_by_keyword(conn, each.destination)
             keywords_by_number[each.destination] = keywords
-        matched = _match_recipients(keywords, each.text)
+        matched = _match_recipients(keywords, each.text if each.opening is None else each.opening)
         if not matched.account_ids:
             unowned.append(UnownedMessage(each.upstream, at, each.source, each.destination, each.content))
         for account_id in matched.account_ids:

@@ -58,7 +58,7 @@ class PartJoiner:
 
     def __init__(self, conn: sqlite3.Connection, parts: Sequence[InboundPart]) -> None:
         self._conn = conn
-        self._waiting = _read_parts(conn, [_get_key(each) for each in parts])
+        self._waiting = _read_parts(conn, [get_key(each) for each in parts])
         self._stored_keys = {*self._waiting}
         self._ended_keys: set[_Key] = set()
         self._new_parts: dict[_Key, dict[int, InboundPart]] = defaultdict(dict)
@@ -72,7 +72,7 @@ class PartJoiner:
             came.
         """
         assert part.segment is not None
-        key, number = _get_key(part), part.segment.number
+        key, number = get_key(part), part.segment.number
         waiting = self._waiting.setdefault(key, {})
         ended: list[InboundPart] = []
         if number in waiting:
@@ -103,7 +103,8 @@ class PartJoiner:
         _INSERT_PARTS.run(self._conn, rows)
 
 
-def _get_key(part: InboundPart) -> _Key:
+def get_key(part: InboundPart) -> _Key:
+    """What the parts of a message have in common."""
     assert part.segment is not None
     reference, total, _ = part.segment
     return part.source, part.destination, part.upstream, reference, total, part.data_coding
@@ -174,7 +175,7 @@ def _read_parts(conn: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, di
         part = InboundPart(
             source, destination, upstream, Segment(reference, total, number), data_coding, charset, udh, content
         )
-        parts[_get_key(part)][number] = part
+        parts[get_key(part)][number] = part
     return dict(parts)
 
 

@@ -142,6 +142,31 @@ def test_the_keyword_and_stop_are_seen_in_the_whole_text(conn, acme_1, globex_1)
     assert [each.number for each in blacklist.list_blacklist(conn, acme_1.id)] == [HANDSET]
 
 
+def test_of_a_text_that_is_not_all_there_the_beginning_says_whose_it_is(conn, acme_1, globex_1):
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_1, NUMBER, "acme")
+    inbound_numbers.add_inbound_number(conn, SHELL, globex_1, NUMBER, "info")
+    store(conn, build_part(b"acme please send me ", 1, 3), build_part(b"info", 2, 3))
+    store(conn, build_part(b"stop", 2, 2, reference=8), build_part(b"info on this", 2, 2, reference=9))
+    assert inbound.release_old_parts(conn, now_ms() + PART_WAIT_MS + 1).account_ids == {acme_1.id}
+    assert texts(conn) == ["acme please send me ", "info"]
+    assert blacklist.list_blacklist(conn, acme_1.id) == blacklist.list_blacklist(conn, globex_1.id) == []
+    kept = unowned_messages.list_unowned_messages(conn, 1, 10)
+    assert {each.text for each in kept} == {"stop", "info on this"}
+    # Whoever has the number without a keyword gets them.
+    inbound_numbers.add_inbound_number(conn, SHELL, globex_1, NUMBER)
+    store(conn, build_part(b"acme", 2, 2))
+    assert inbound.release_old_parts(conn, now_ms() + PART_WAIT_MS + 1).account_ids == {globex_1.id}
+
+
+def test_so_it_is_where_another_text_ends_it(conn, acme_1, globex_1):
+    inbound_numbers.add_inbound_number(conn, SHELL, acme_1, NUMBER, "acme")
+    inbound_numbers.add_inbound_number(conn, SHELL, globex_1, NUMBER, "info")
+    store(conn, build_part(b"info", 2, 3), build_part(b"acme stop", 3, 3), build_part(b"other", 2, 3))
+    assert texts(conn) == []
+    assert {each.text for each in unowned_messages.list_unowned_messages(conn, 1, 10)} == {"info", "acme stop"}
+    assert blacklist.list_blacklist(conn, acme_1.id) == []
+
+
 def test_a_part_whose_others_do_not_come_goes_as_it_came(conn, account):
     at = now_ms()
     store(conn, build_part(b"two ", 2, 3), at=at - PART_WAIT_MS)

@@ -36,12 +36,14 @@ def inbound_from_deliver(message: DeliverSm | DataSm, upstream_id: int, charset:
     source = normalize_number(message.source, message.source_ton, country)
     destination = normalize_number(message.destination, message.dest_ton, country)
     segment = (parse_concatenation(udh) if udh else None) or _read_segment(message)
-    if segment is not None and not has_room_for_concatenation(udh):
-        segment = None
-    if segment is not None and len(content) <= MAX_PART_OCTETS:
+    if segment is not None and len(content) <= MAX_PART_OCTETS and has_room_for_concatenation(udh):
         return InboundPart(source, destination, upstream_id, segment, message.data_coding, charset, udh, content)
     text, data_coding, body = decode_content(content, message.data_coding, udh, charset)
-    return MobileOriginatedMessage(source, destination, text, data_coding, udh, body, upstream=upstream_id)
+    # What can't be joined is still no beginning.
+    opening = "" if segment is not None and segment.number > 1 else None
+    return MobileOriginatedMessage(
+        source, destination, text, data_coding, udh, body, upstream=upstream_id, opening=opening
+    )
 
 
 def _read_segment(message: DeliverSm | DataSm) -> Segment | None:
