@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 from portal.core import gsm0338
 from portal.core.clock import now_ms
-from portal.core.db import BulkInsert, insert_row, write_transaction
-from portal.core.i18n import N_
+from portal.core.db import BulkInsert, write_transaction
 from portal.services.common import ids
-from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
 from portal.services.messages import (
     blacklist,
@@ -25,27 +23,12 @@ from portal.services.messages import (
 )
 from portal.services.messages.inbound_octets import BINARY_DATA_CODING, decode_content
 from portal.services.messages.inbound_parts import InboundPart, PartJoiner
-from portal.services.messages.validation import MAX_PARTS, add_concatenation
+from portal.services.messages.validation import add_concatenation
 from portal.services.prices import countries
 from portal.services.upstreams import unowned_messages
 from portal.services.upstreams.unowned_messages import UnownedMessage
 
 log = logging.getLogger(__name__)
-
-
-class NumberNotAssigned(Refused):
-    sentence = N_("What is sent to %(number)s reaches no account. Give it to one: number add ACCOUNT %(number)s")
-    field = "number"
-
-
-class KeywordNotAssigned(Refused):
-    sentence = N_("What is sent to %(number)s reaches an account only if it begins with one of: %(keywords)s")
-    field = "text"
-
-
-class InvalidInboundText(Refused):
-    sentence = N_("No handset can send this text: it is too long, or it isn't Unicode.")
-    field = "text"
 
 
 @dataclass(slots=True)
@@ -470,53 +453,3 @@ def read_inbound_change_counters(conn: sqlite3.Connection, account_id: int) -> t
 
 def _delete_simulated_messages(conn: sqlite3.Connection, simulated_id: int) -> bool:
     return conn.execute("DELETE FROM simulated WHERE id = ?", (simulated_id,)).rowcount > 0
-
-
-# --- simulated messages: from the command line, through the built-in upstream
-
-SIMULATED_BATCH_SIZE = 500
-
-
-def simulate_inbound_message(conn: sqlite3.Connection, source: str, destination: str, text: str) -> InboundRecipients:
-    """Let the SMPP server receive a text as if a handset had sent it; when it doesn't run, at its next start.
-
-    Args:
-        source: the handset's number, as typed, with or without a plus.
-        destination: the number or short code that the text is sent to, as typed.
-
-    Returns:
-        The accounts that it is for now.
-
-    Raises:
-        blacklist.InvalidHandsetNumber, NumberNotAssigned, KeywordNotAssigned, InvalidInboundText
-    """
-    source = blacklist.normalize_phone_number(source)
-    destination = inbound_numbers.normalize_inbound_number(destination)
-    try:
-        encoding = gsm0338.choose_encoding(text)
-        too_long = gsm0338.count_parts(gsm0338.encode_body(text, encoding), encoding) > MAX_PARTS
-    except UnicodeEncodeError:
-        raise InvalidInboundText() from None
-    if too_long:
-        raise InvalidInboundText()
-    with write_transaction(conn):
-        matched = find_recipient_accounts(conn, destination, text)
-        if not matched.account_ids:
-            keywords = inbound_numbers.get_accounts_by_keyword(conn, destination)
-            if keywords:
-                raise KeywordNotAssigned(number=destination, keywords=", ".join(sorted(keywords)))
-            raise NumberNotAssigned(number=destination)
-        insert_row(conn, "simulated", source=source, destination=destination, text=text)
-    return matched
-
-
-def list_simulated_messages(conn: sqlite3.Connection, after_id: int) -> list[MobileOriginatedMessage]:
-    """Simulated messages above an id that have not been stored yet; at most SIMULATED_BATCH_SIZE."""
-    rows = conn.execute(
-        "SELECT source, destination, text, id FROM simulated WHERE id > ? ORDER BY id LIMIT ?",
-        (after_id, SIMULATED_BATCH_SIZE),
-    ).fetchall()
-    return [
-        MobileOriginatedMessage(source, destination, text, gsm0338.choose_encoding(text), simulated_id=row_id)
-        for source, destination, text, row_id in rows
-    ]

@@ -8,7 +8,7 @@ from portal.core.clock import now_ms
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
-from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, inbound_simulation
 from portal.services.messages.deliveries import InboundDelivery
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.operations import self_check
@@ -114,22 +114,22 @@ def test_a_second_stop_changes_nothing_and_by_hand_neither(conn, shared, acme_1)
 
 
 def test_one_from_the_shell_is_taken_in_once_however_often_it_comes(conn, shared, acme_1):
-    inbound.simulate_inbound_message(conn, HANDSET, "48484", "acme")
-    waiting = inbound.list_simulated_messages(conn, 0)
+    inbound_simulation.simulate_inbound_message(conn, HANDSET, "48484", "acme")
+    waiting = inbound_simulation.list_simulated_messages(conn, 0)
     inbound.store_inbound_messages(conn, waiting + waiting)
     inbound.store_inbound_messages(conn, waiting)
     assert len(texts(conn)) == 1
-    assert inbound.list_simulated_messages(conn, 0) == []
+    assert inbound_simulation.list_simulated_messages(conn, 0) == []
 
 
 def test_one_that_could_not_be_stored_is_still_there(conn, connect, shared, acme_1):
-    inbound.simulate_inbound_message(conn, HANDSET, "48484", "acme")
+    inbound_simulation.simulate_inbound_message(conn, HANDSET, "48484", "acme")
     other = connect()
-    waiting = inbound.list_simulated_messages(other, 0)
+    waiting = inbound_simulation.list_simulated_messages(other, 0)
     with pytest.raises(sqlite3.ProgrammingError):
         _take_in_and_die(other, waiting)
     assert texts(conn) == []
-    assert [each.text for each in inbound.list_simulated_messages(conn, 0)] == ["acme"]
+    assert [each.text for each in inbound_simulation.list_simulated_messages(conn, 0)] == ["acme"]
 
 
 def _take_in_and_die(conn: Connection, messages: Sequence[MobileOriginatedMessage]) -> None:
@@ -142,13 +142,12 @@ def _take_in_and_die(conn: Connection, messages: Sequence[MobileOriginatedMessag
 
 
 def test_what_is_simulated_says_whom_it_is_for(conn, shared, acme_1):
-    assert inbound.simulate_inbound_message(conn, f"+{HANDSET}", "+48484", "Acme 😀") == inbound.InboundRecipients(
-        (acme_1.id,), "ACME", False
-    )
-    assert inbound.list_simulated_messages(conn, 0) == [
+    found = inbound_simulation.simulate_inbound_message(conn, f"+{HANDSET}", "+48484", "Acme 😀")
+    assert found == inbound.InboundRecipients((acme_1.id,), "ACME", is_stop_request=False)
+    assert inbound_simulation.list_simulated_messages(conn, 0) == [
         MobileOriginatedMessage(HANDSET, "48484", "Acme 😀", data_coding=8, simulated_id=1)
     ]
-    assert inbound.list_simulated_messages(conn, 1) == []
+    assert inbound_simulation.list_simulated_messages(conn, 1) == []
 
 
 @pytest.mark.parametrize(
@@ -158,20 +157,20 @@ def test_what_is_simulated_says_whom_it_is_for(conn, shared, acme_1):
             HANDSET,
             "48485",
             "acme",
-            inbound.NumberNotAssigned,
+            inbound_simulation.NumberNotAssigned,
             "reaches no account. Give it to one: number add ACCOUNT 48485",
         ),
-        (HANDSET, "48484", "x", inbound.KeywordNotAssigned, "begins with one of: ACME, GLOBEX, INFO"),
+        (HANDSET, "48484", "x", inbound_simulation.KeywordNotAssigned, "begins with one of: ACME, GLOBEX, INFO"),
         ("0393337654321", "48484", "acme", blacklist.InvalidHandsetNumber, "“0393337654321” is no phone number"),
         ("ACME", "48484", "acme", blacklist.InvalidHandsetNumber, "“ACME” is no phone number"),
-        (HANDSET, "48484", "acme \udcff", inbound.InvalidInboundText, "it isn't Unicode"),
-        (HANDSET, "48484", "acme " + "x" * 255 * 153, inbound.InvalidInboundText, "too long"),
+        (HANDSET, "48484", "acme \udcff", inbound_simulation.InvalidInboundText, "it isn't Unicode"),
+        (HANDSET, "48484", "acme " + "x" * 255 * 153, inbound_simulation.InvalidInboundText, "too long"),
     ],
 )
 def test_what_no_handset_can_send(conn, shared, source, destination, text, refusal, message):
     with pytest.raises(refusal, match=message):
-        inbound.simulate_inbound_message(conn, source, destination, text)
-    assert inbound.list_simulated_messages(conn, 0) == []
+        inbound_simulation.simulate_inbound_message(conn, source, destination, text)
+    assert inbound_simulation.list_simulated_messages(conn, 0) == []
 
 
 def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch, caplog):
