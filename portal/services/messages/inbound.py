@@ -117,8 +117,9 @@ class ReleasedParts(NamedTuple):
 
 def release_old_parts(conn: sqlite3.Connection, now: int) -> ReleasedParts:
     """Store parts that have waited too long for the others at a moment (milliseconds), as they came: some
-    RELEASE_BATCH_SIZE messages' at most.
+    RELEASE_BATCH_SIZE messages' at most. The log tells of unowned messages that it has not told of.
     """
+    unowned_messages.log_unowned_messages()
     with write_transaction(conn):
         parts, has_more = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
         return ReleasedParts(_store_whole_messages(conn, _messages_from_parts(parts), None, now), has_more)

@@ -33,32 +33,41 @@ class UnownedMessage:
 
 
 class _UnownedCounter:
-    """Has the log tell of messages to numbers that nobody has: they may come as fast as the carrier can send. The first
-    is told at once, what comes within 30 seconds with the next one after that.
+    """Has the log tell of messages that nobody takes: they may come as fast as the carrier can send. The first is told
+    at once, what comes within 30 seconds together: with the next one after that, or when `tell` is called.
     """
 
     def __init__(self) -> None:
         self._count = 0
+        self._number = ""
         self._logged_at = float("-inf")
 
     def count(self, number: str) -> None:
         self._count += 1
-        if time.monotonic() - self._logged_at < _LOG_SECONDS:
+        self._number = number
+        self.tell()
+
+    def tell(self) -> None:
+        if not self._count or time.monotonic() - self._logged_at < _LOG_SECONDS:
             return
         self._logged_at = time.monotonic()
         if self._count == 1:
-            log.warning("no account has the number %s: a message to it was kept (upstream unowned)", number)
+            log.warning("no account takes a message to %s: it was kept (upstream unowned)", self._number)
         else:
             log.warning(
-                "no account has the number %s: %d messages to such numbers were kept since the last such line (upstream"
-                " unowned)",
-                number,
+                "no account takes %d messages, the last one to %s: they were kept (upstream unowned)",
                 self._count,
+                self._number,
             )
         self._count = 0
 
 
 _counter = _UnownedCounter()
+
+
+def log_unowned_messages() -> None:
+    """Have the log tell of those that it has not told of, if it is time; by the thread that keeps them."""
+    _counter.tell()
 
 
 def keep_unowned_messages(conn: sqlite3.Connection, messages: Sequence[UnownedMessage]) -> None:

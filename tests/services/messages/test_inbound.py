@@ -182,12 +182,25 @@ def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch
         return lines
 
     store(1, log_seconds=0)
-    assert store(1, log_seconds=0) == ["no account has the number 48480: a message to it was kept (upstream unowned)"]
+    assert store(1, log_seconds=0) == ["no account takes a message to 48480: it was kept (upstream unowned)"]
     assert store(300, log_seconds=30) == []
     assert store(1, log_seconds=0) == [
-        "no account has the number 48480: 301 messages to such numbers were kept since the last such line (upstream"
-        " unowned)"
+        "no account takes 301 messages, the last one to 48480: they were kept (upstream unowned)"
     ]
+
+
+def test_the_rest_of_them_is_told_though_no_other_comes(conn, monkeypatch, caplog):
+    monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", 0)
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48480", "hello")])
+    monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", 30)
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48481", "hello")] * 20)
+    caplog.clear()
+    inbound.release_old_parts(conn, now_ms())
+    assert caplog.messages == []
+    monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", 0)
+    inbound.release_old_parts(conn, now_ms())
+    inbound.release_old_parts(conn, now_ms())
+    assert caplog.messages == ["no account takes 20 messages, the last one to 48481: they were kept (upstream unowned)"]
 
 
 def test_what_no_account_takes_is_kept_for_operators(conn, shared, monkeypatch):
