@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from portal.core import gsm0338
-from portal.services.messages.validation import unpack_body
+from portal.services.messages.validation import MAX_PARTS, unpack_body
 
 GSM, GSM_PACKED = GSM_CHARSETS = ("gsm", "gsm-packed")
 CODECS = {"latin-1": "latin-1", "ascii": "ascii", "utf-8": "utf-8"}
@@ -11,6 +11,8 @@ CODECS = {"latin-1": "latin-1", "ascii": "ascii", "utf-8": "utf-8"}
 BINARY_DATA_CODING = 4
 # What one message holds of them (GSM 03.40, 9.2.3.16).
 _PACKED_OCTETS, _PACKED_SEPTETS = 140, 160
+# So many characters, or octets, fit in MAX_PARTS whatever they are: a part has room for 33 that take two code units.
+_SURELY_SHORT = MAX_PARTS * 33
 
 
 class DecodedContent(NamedTuple):
@@ -58,3 +60,14 @@ def decode_content(content: bytes, data_coding: int, udh: bytes | None, charset:
     except ValueError:
         text = gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(data_coding, udh))
         return DecodedContent(text, data_coding, content)
+
+
+def is_too_long(text: str, data_coding: int, body: bytes | None) -> bool:
+    """Whether a content, as decoded, has more parts than a handset can send (GSM 03.40, 9.2.3.24.1): a deliver_sm with
+    it may be longer than clients read, or than any can be.
+    """
+    if len(text if body is None else body) <= _SURELY_SHORT:
+        return False
+    encoding = gsm0338.ENCODINGS[data_coding]
+    octets = gsm0338.encode_body(text, encoding) if body is None else body
+    return gsm0338.count_parts(octets, encoding) > MAX_PARTS

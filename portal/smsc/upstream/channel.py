@@ -68,6 +68,7 @@ class UpstreamChannel:
 
     __slots__ = (
         "_answer_count",
+        "_delivery_refusals",
         "_flows",
         "_known_receipts",
         "_owner",
@@ -116,6 +117,7 @@ class UpstreamChannel:
         self._stray_ids: frozenset[int] = frozenset()
         # How often what was said, since the log told last.
         self._refusals: Counter[str] = Counter()
+        self._delivery_refusals: Counter[str] = Counter()
 
     @property
     def may_send(self) -> bool:
@@ -303,7 +305,16 @@ class UpstreamChannel:
         for status, count in self._refusals.items():
             if count > 1:
                 log.warning("upstream %s has refused %d messages: %s", self.config.upstream.name, count, status)
+        for status, count in self._delivery_refusals.items():
+            if count > 1:
+                log.warning(
+                    "%d messages or receipts of upstream %s were refused with %s",
+                    count,
+                    self.config.upstream.name,
+                    status,
+                )
         self._refusals.clear()
+        self._delivery_refusals.clear()
 
     def save_counters(self, connection: UpstreamConnection) -> None:
         """Store what a connection of this upstream has counted since the last time."""
@@ -401,6 +412,11 @@ class UpstreamChannel:
 
     def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
         self._storage.store_upstream_message(message, resolve)
+
+    def handle_delivery_refused(self, status: str) -> None:
+        if status not in self._delivery_refusals:
+            log.warning("a message or receipt of upstream %s was refused with %s", self.config.upstream.name, status)
+        self._delivery_refusals[status] += 1
 
     def handle_room(self) -> None:
         self._owner.handle_room(self)

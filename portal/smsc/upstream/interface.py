@@ -115,6 +115,9 @@ class UpstreamEvents(Protocol):
     def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
         """It brings what a handset has sent."""
 
+    def handle_delivery_refused(self, status: str) -> None:
+        """What it has brought, a receipt or what a handset has sent, is not taken: it gets this answer."""
+
     def handle_room(self) -> None:
         """There may be more room than before, or less."""
 

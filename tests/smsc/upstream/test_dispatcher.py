@@ -411,27 +411,38 @@ async def test_a_message_of_a_handset_reaches_its_account(config, cast, conn, ac
 
 
 @pytest.mark.parametrize(
-    ("refused", "status", "longest"),
+    ("refused", "status", "longest", "charset"),
     [
-        (("3" * 21, 5), CommandStatus.ESME_RINVSRCADR, ("+" + "3" * 20, 5)),
-        (("39333", 255 * 153 + 1), CommandStatus.ESME_RINVMSGLEN, ("39333", 255 * 153)),
+        (("3" * 21, 5), CommandStatus.ESME_RINVSRCADR, ("+" + "3" * 20, 5), "auto"),
+        (("39333", 255 * 153 + 1), CommandStatus.ESME_RINVMSGLEN, ("39333", 255 * 153), "auto"),
+        # An extension character is one octet here, and two in GSM 03.38.
+        (("39333", 255 * 76 + 1), CommandStatus.ESME_RINVMSGLEN, ("39333", 255 * 76), "latin-1"),
     ],
 )
 async def test_one_of_a_handset_that_no_deliver_sm_can_hold_is_refused(
-    config, cast, conn, account, add_upstream, refused, status, longest
+    config, cast, conn, account, add_upstream, caplog, refused, status, longest, charset
 ):
     inbound_numbers.add_inbound_number(conn, SYSTEM, account, "44555")
-    async with run_bound(config, add_upstream) as (server, _, carrier):
+    character, septets = (b"{", 2) if charset == "latin-1" else (b"x", 1)
+    async with run_bound(config, add_upstream, receipt_charset=charset) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         statuses = []
-        for source, octets in (refused, longest):
-            payload: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: b"x" * octets}
+        for source, octets in (refused, refused, longest):
+            payload: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: character * octets}
             carrier.send(DataSm(1, source=source, destination="44555", tlvs=payload))
             statuses.append((await carrier.read_response()).status)
-        assert statuses == [status, CommandStatus.ESME_ROK]
+        assert statuses == [status, status, CommandStatus.ESME_ROK]
         delivered = await esme.receive_deliver_sm()
-        assert (delivered.source, len(delivered.body)) == (longest[0].lstrip("+"), longest[1])
+        assert (delivered.source, len(delivered.body)) == (longest[0].lstrip("+"), longest[1] * septets)
         assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 1
+        for _ in range(2):
+            server.dispatcher._channels[1].log_refusals()  # noqa: SLF001
+        reason = f"refused with {status.name} 0x{status:02X}"
+        assert [each for each in caplog.messages if "refused" in each] == [
+            f"a message or receipt of upstream carrier was {reason}",
+            f"2 messages or receipts of upstream carrier were {reason}",
+        ]
+        assert refused[0] not in caplog.text
 
 
 async def test_before_there_is_any_upstream_the_simulator_answers_and_afterwards_never(

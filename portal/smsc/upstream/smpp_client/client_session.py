@@ -412,6 +412,7 @@ class ClientSession(PduStream):
     def _handle_delivery(self, header: PduHeader, body: bytes) -> None:
         if self._state is _State.BINDING or self.kind == "tx":
             self._write_delivery_answer(header.command, header.sequence, CommandStatus.ESME_RINVBNDSTS)
+            self._log_oddity("a message or receipt before the bind, or over a transmitter")
             return
         try:
             message = pdu.decode_pdu(header, body)

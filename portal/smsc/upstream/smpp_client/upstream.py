@@ -7,13 +7,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages import outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.inbound_octets import is_too_long
 from portal.services.messages.receipt_matching import UpstreamReceipt
-from portal.services.messages.validation import MAX_PARTS, SubmittedMessage
+from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds, mappings
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
@@ -192,8 +192,11 @@ class SmppUpstream:
 
     def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
         def resolve(is_stored: bool) -> None:
-            # The carrier is to bring it again where it isn't.
-            respond(CommandStatus.ESME_ROK if is_stored else CommandStatus.ESME_RX_T_APPN)
+            if is_stored:
+                respond(CommandStatus.ESME_ROK)
+            else:
+                # The carrier is to bring it again.
+                self._refuse_delivery(respond, CommandStatus.ESME_RX_T_APPN)
 
         receipt = receipts.parse_receipt(message, self._receipt_rules)
         if receipt is None:
@@ -202,13 +205,11 @@ class SmppUpstream:
                 message, self._config.upstream.id, self._receipt_rules.charset, settings.inbound_country
             )
             if len(inbound.source) > _MAX_SOURCE_LENGTH:
-                respond(CommandStatus.ESME_RINVSRCADR)
-            # What a handset can send (GSM 03.40, 9.2.3.24.1). With more the deliver_sm may be longer than clients read.
-            elif (
-                isinstance(inbound, MobileOriginatedMessage)
-                and gsm0338.count_parts(message.body, gsm0338.ENCODINGS[inbound.data_coding]) > MAX_PARTS
+                self._refuse_delivery(respond, CommandStatus.ESME_RINVSRCADR)
+            elif isinstance(inbound, MobileOriginatedMessage) and is_too_long(
+                inbound.text, inbound.data_coding, inbound.body
             ):
-                respond(CommandStatus.ESME_RINVMSGLEN)
+                self._refuse_delivery(respond, CommandStatus.ESME_RINVMSGLEN)
             else:
                 self._events.handle_inbound(inbound, resolve)
             return
@@ -228,6 +229,10 @@ class SmppUpstream:
             ),
             resolve,
         )
+
+    def _refuse_delivery(self, respond: Respond, status: CommandStatus) -> None:
+        self._events.handle_delivery_refused(format_status(status))
+        respond(status)
 
     def room_changed(self) -> None:
         self._events.handle_room()

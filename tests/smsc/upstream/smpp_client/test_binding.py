@@ -121,12 +121,14 @@ async def test_a_bind_that_is_not_answered_is_given_up():
         await reports.wait_for_state(BindStatus.BOUND)
 
 
-async def test_another_answer_than_that_to_the_bind_is_none():
+async def test_another_answer_than_that_to_the_bind_is_none(caplog):
+    caplog.set_level("INFO")
     async with run_carrier() as carrier, run_client(carrier.port) as (_, reports):
         connection = await carrier.wait_for_connection()
         bind = await connection.read_bind()
         connection.send(DeliverSm(5, source="1", destination="2"))
         assert (await connection.wait_for_response(5)).status == CommandStatus.ESME_RINVBNDSTS
+        assert "a message or receipt before the bind" in caplog.text
         connection.send(BindResp(CommandId.BIND_RECEIVER_RESP, bind.sequence))
         state = await reports.wait_for_state(BindStatus.UNBOUND)
         assert state.error == "the upstream has answered the bind with command_id 0x80000001"
