@@ -19,8 +19,8 @@ PART_WAIT_MS = HOUR_MS
 """So long a part waits for the others of its message."""
 MAX_WAITING_PARTS = 100_000
 """So many parts are kept: a carrier can send any number that belong to nothing."""
-MAX_PART_OCTETS = 160
-"""What claims to be a part and is longer is none: one holds so many septets at most."""
+MAX_PART_OCTETS = 320
+"""What claims to be a part and is longer is none: one holds 160 septets at most, of up to two octets each in UTF-8."""
 
 _CONCATENATION_ELEMENTS = (0x00, 0x08)
 

@@ -116,10 +116,18 @@ def test_what_is_no_part(header, tlvs):
     assert (message.text, message.udh) == ("hello", header or None)
 
 
+def test_a_part_in_utf_8_has_up_to_two_octets_a_septet():
+    header = bytes((5, 0, 3, 7, 2, 1))
+    content = ("è" * 153).encode()
+    part = read(build(b"", esm_class=0x40, tlvs={TlvTag.MESSAGE_PAYLOAD: header + content}), "utf-8")
+    assert isinstance(part, InboundPart)
+    assert part.content == content
+
+
 @pytest.mark.parametrize(("number", "opening"), [(1, None), (2, "")])
 def test_what_no_handset_can_send_as_a_part_is_none_and_the_beginning_says_whose_it_is(number, opening):
     header = bytes((5, 0, 3, 7, 2, number))
-    tlvs: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: header + b"x" * 161}
+    tlvs: dict[int, bytes] = {TlvTag.MESSAGE_PAYLOAD: header + b"x" * 321}
     message = read(build(b"", esm_class=0x40, tlvs=tlvs))
     assert isinstance(message, MobileOriginatedMessage)
     assert message.opening == opening
