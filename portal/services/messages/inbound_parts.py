@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from portal.core import gsm0338
 from portal.core.clock import HOUR_MS
 from portal.core.db import BulkInsert
+from portal.services.messages.inbound_octets import decode_content, is_too_long
 from portal.services.messages.validation import Segment
 
 PART_WAIT_MS = HOUR_MS
@@ -67,9 +68,9 @@ class PartJoiner:
         """Add a part, unless it is there already.
 
         Returns:
-            What no longer waits: the whole message where this was its last part. Where another text is there under the
-            same number of the same message, that is an earlier message of which a part is missing: its parts, as they
-            came.
+            What no longer waits: the whole message where this was its last part, or all its parts, where that is
+            longer than any handset sends. Where another text is there under the same number of the same message, that
+            is an earlier message of which a part is missing: its parts, as they came.
         """
         assert part.segment is not None
         key, number = get_key(part), part.segment.number
@@ -81,7 +82,7 @@ class PartJoiner:
             ended = self._end(key)
         waiting[number] = self._new_parts[key][number] = part
         if len(waiting) == part.segment.total:
-            ended.append(_join_parts(self._end(key)))
+            ended += _join_parts(self._end(key))
         return ended
 
     def _end(self, key: _Key) -> list[InboundPart]:
@@ -110,9 +111,10 @@ def get_key(part: InboundPart) -> _Key:
     return part.source, part.destination, part.upstream, reference, total, part.data_coding
 
 
-def _join_parts(parts: Sequence[InboundPart]) -> InboundPart:
+def _join_parts(parts: list[InboundPart]) -> list[InboundPart]:
+    """The whole message; the parts again where it is too long."""
     first = parts[0]
-    return InboundPart(
+    joined = InboundPart(
         first.source,
         first.destination,
         first.upstream,
@@ -122,6 +124,8 @@ def _join_parts(parts: Sequence[InboundPart]) -> InboundPart:
         _remove_concatenation(first.udh),
         b"".join(each.content for each in parts),
     )
+    decoded = decode_content(joined.content, joined.data_coding, joined.udh, joined.charset)
+    return parts if is_too_long(*decoded) else [joined]
 
 
 def _remove_concatenation(udh: bytes | None) -> bytes | None:

@@ -82,6 +82,14 @@ def test_a_part_that_comes_twice_is_there_once(conn, account):
     assert texts(conn) == ["one two"]
 
 
+@pytest.mark.parametrize(("character", "charset"), [("ç", "latin-1"), ("{", "ascii"), ("x", "gsm")])
+def test_what_is_longer_joined_than_any_handset_sends_goes_as_it_came(conn, account, character, charset):
+    store(conn, *build_parts([character.encode("latin-1") * 160] * 255, charset=charset, udh=None))
+    assert texts(conn) == [character * 160] * 255
+    store(conn, *build_parts([character.encode("latin-1") * 66] * 255, charset=charset, udh=None))
+    assert texts(conn)[255:] == [character * 66 * 255]
+
+
 @pytest.mark.parametrize(
     ("text", "data_coding", "charset", "encoded"),
     [
