@@ -37,6 +37,7 @@ from portal.migrations.m0028_message_parts import m0028_message_parts
 from portal.migrations.m0029_learned_ids import m0029_learned_ids
 from portal.migrations.m0030_message_tlvs import m0030_message_tlvs
 from portal.migrations.m0031_inbound_parts import m0031_inbound_parts
+from portal.migrations.m0032_joined_messages import m0032_joined_messages
 
 migrations = Migrations("portal")
 
@@ -72,5 +73,6 @@ for step in (
     m0029_learned_ids,
     m0030_message_tlvs,
     m0031_inbound_parts,
+    m0032_joined_messages,
 ):
     migrations()(step)

@@ -50,6 +50,7 @@ EXECUTED = {
     "m0029_learned_ids": "84982c30de86d3909bc80fbcb80262286415dc3ce9bcab04020232c260098bba",
     "m0030_message_tlvs": "a2752854364bcfbe24c290cd7130fb59c14a9995909fbaa1ac6d234641133b14",
     "m0031_inbound_parts": "eee6872dfdefe3c88c262f35aa0a0bbb0bfa84fe3c5bbc67d56eaa1fd3d27e4a",
+    "m0032_joined_messages": "703453573937bda6ada83383bc8cb8dcf0dc5d0e660f183862be622cefecf8d8",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -121,7 +121,8 @@ def release_old_parts(conn: sqlite3.Connection, now: int) -> ReleasedParts:
     """
     unowned_messages.log_unowned_messages()
     with write_transaction(conn):
-        parts, has_more = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
+        parts, has_more_parts = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
+        has_more = inbound_parts.forget_joined_messages(conn, now, RELEASE_BATCH_SIZE) or has_more_parts
         return ReleasedParts(_store_whole_messages(conn, _messages_from_parts(parts), None, now), has_more)
 
 

@@ -4,26 +4,30 @@ The parts come in any order, over any bind of an upstream, and before or after a
 end in the next, so their octets are joined, not their texts. Everything here is called inside `write_transaction()`.
 """
 
+import hashlib
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from portal.core import gsm0338
-from portal.core.clock import HOUR_MS
+from portal.core.clock import HOUR_MS, MINUTE_MS
 from portal.core.db import BulkInsert
 from portal.services.messages.inbound_octets import decode_content, is_too_long
 from portal.services.messages.validation import Segment
 
 PART_WAIT_MS = HOUR_MS
-"""So long a part waits for the others of its message."""
+"""So long a part waits for the others of its message, and a message that was joined is known by its parts."""
+HOLD_MS = MINUTE_MS
+"""So long a message waits of which a part may be of an earlier one."""
 MAX_WAITING_PARTS = 100_000
-"""So many parts are kept: a carrier can send any number that belong to nothing."""
+"""So many parts are kept: a carrier can send any number that belong to nothing. As many joined messages are known."""
 MAX_PART_OCTETS = 320
 """What claims to be a part and is longer is none: one holds 160 septets at most, of up to two octets each in UTF-8."""
 
 _CONCATENATION_ELEMENTS = (0x00, 0x08)
+_HASH_OCTETS = 8
 
 
 @dataclass(slots=True)
@@ -31,7 +35,7 @@ class InboundPart:
     """A part of a message from a handset, or a message that was joined of its parts, for which `segment` is None.
 
     `content`: what follows `udh`; of GSM 03.38 unpacked septets. `data_coding`: as it came. `charset`: the upstream's,
-    of data_coding 0.
+    of data_coding 0. `is_repeated`: whether a message that was joined has the same part, which `PartJoiner` says.
     """
 
     source: str
@@ -42,11 +46,17 @@ class InboundPart:
     charset: str
     udh: bytes | None
     content: bytes
+    is_repeated: bool = False
 
 
 _KEY_COLUMNS = "source, destination, upstream, reference, total, data_coding"
-_COLUMNS = f"{_KEY_COLUMNS}, number, received_at, charset, udh, content"
+_COLUMNS = f"{_KEY_COLUMNS}, number, received_at, charset, udh, content, repeated"
 _INSERT_PARTS = BulkInsert("inbound_parts", _COLUMNS)
+_INSERT_JOINED = BulkInsert(
+    "joined_messages",
+    f"{_KEY_COLUMNS}, received_at, hashes",
+    "ON CONFLICT DO UPDATE SET received_at = excluded.received_at, hashes = excluded.hashes",
+)
 _Key = tuple[str, str, int, int, int, int]
 
 
@@ -59,13 +69,21 @@ class PartJoiner:
 
     def __init__(self, conn: sqlite3.Connection, parts: Sequence[InboundPart]) -> None:
         self._conn = conn
-        self._waiting = _read_parts(conn, [get_key(each) for each in parts])
+        keys = [get_key(each) for each in parts]
+        self._waiting = _read_parts(conn, keys)
         self._stored_keys = {*self._waiting}
-        self._ended_keys: set[_Key] = set()
+        self._known_hashes = _read_hashes(conn, keys)
+        self._joined_keys: set[_Key] = set()
+        # Of these, nothing that is stored stays.
+        self._outdated_keys: set[_Key] = set()
         self._new_parts: dict[_Key, dict[int, InboundPart]] = defaultdict(dict)
 
     def add(self, part: InboundPart) -> list[InboundPart]:
         """Add a part, unless it is there already.
+
+        A carrier repeats one whose answer was late, also when its message has been joined. Such a one waits like
+        others, since the handset may have sent another text with the same part under the same reference. It gives way
+        to any that comes in its place, and a message with it waits a while for that.
 
         Returns:
             What no longer waits: the whole message where this was its last part, or all its parts, where that is
@@ -74,34 +92,55 @@ class PartJoiner:
         """
         assert part.segment is not None
         key, number = get_key(part), part.segment.number
+        start = _HASH_OCTETS * (number - 1)
+        known_hash = self._known_hashes.get(key, b"")[start : start + _HASH_OCTETS]
+        part.is_repeated = known_hash == _hash_content(part.content)
         waiting = self._waiting.setdefault(key, {})
         ended: list[InboundPart] = []
         if number in waiting:
-            if waiting[number].content == part.content:
+            if waiting[number].is_repeated:
+                self._store_again(key)
+            elif part.is_repeated or waiting[number].content == part.content:
                 return []
-            ended = self._end(key)
+            else:
+                ended = self._end(key)
         waiting[number] = self._new_parts[key][number] = part
-        if len(waiting) == part.segment.total:
-            ended += _join_parts(self._end(key))
+        if _is_whole(waiting):
+            if any(each.is_repeated for each in waiting.values()):
+                self._store_again(key)
+            else:
+                self._known_hashes[key] = b"".join(_hash_content(each.content) for _, each in sorted(waiting.items()))
+                self._joined_keys.add(key)
+                ended += self._end(key)
         return ended
 
+    def _store_again(self, key: _Key) -> None:
+        self._outdated_keys.add(key)
+        self._new_parts[key] = dict(self._waiting[key])
+
     def _end(self, key: _Key) -> list[InboundPart]:
-        """Take out all parts of a message, in their order."""
-        parts = [part for _, part in sorted(self._waiting[key].items())]
+        """Take out all parts of a message."""
+        ended = _release_parts(self._waiting[key])
         self._waiting[key].clear()
         self._new_parts.pop(key, None)
-        self._ended_keys.add(key)
-        return parts
+        self._outdated_keys.add(key)
+        return ended
 
     def save(self, at: int) -> None:
-        """Keep what waits of the parts that came at this moment (milliseconds)."""
-        _delete_parts(self._conn, self._ended_keys & self._stored_keys)
-        rows = [
-            (*key, number, at, part.charset, part.udh, part.content)
-            for key, parts in self._new_parts.items()
-            for number, part in parts.items()
-        ]
+        """Keep what waits of the parts that came at this moment (milliseconds), and by what those are known that come
+        again.
+        """
+        _delete_keys(self._conn, "inbound_parts", self._outdated_keys & self._stored_keys)
+        rows = []
+        for key, parts in self._new_parts.items():
+            # One that is whole waits only for what may come in the place of a repeated part.
+            received_at = at - PART_WAIT_MS + HOLD_MS if _is_whole(parts) else at
+            rows += [
+                (*key, number, received_at, part.charset, part.udh, part.content, part.is_repeated)
+                for number, part in parts.items()
+            ]
         _INSERT_PARTS.run(self._conn, rows)
+        _INSERT_JOINED.run(self._conn, [(*key, at, self._known_hashes[key]) for key in self._joined_keys])
 
 
 def get_key(part: InboundPart) -> _Key:
@@ -109,6 +148,22 @@ def get_key(part: InboundPart) -> _Key:
     assert part.segment is not None
     reference, total, _ = part.segment
     return part.source, part.destination, part.upstream, reference, total, part.data_coding
+
+
+def _hash_content(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_HASH_OCTETS).digest()
+
+
+def _is_whole(parts: Mapping[int, InboundPart]) -> bool:
+    return any(each.segment is not None and each.segment.total == len(parts) for each in parts.values())
+
+
+def _release_parts(waiting: Mapping[int, InboundPart]) -> list[InboundPart]:
+    """What becomes of those parts of a message that wait, by their numbers, where it waits for no more."""
+    parts = [part for _, part in sorted(waiting.items())]
+    if _is_whole(waiting):
+        return _join_parts(parts)
+    return [] if all(each.is_repeated for each in parts) else parts
 
 
 def _join_parts(parts: list[InboundPart]) -> list[InboundPart]:
@@ -146,27 +201,39 @@ def take_old_parts(conn: sqlite3.Connection, now: int, limit: int) -> tuple[list
     Returns:
         The parts, and whether there may be more to take.
     """
+    keys, has_more = _list_old_keys(conn, "inbound_parts", now, limit)
+    found = _read_parts(conn, keys)
+    _delete_keys(conn, "inbound_parts", found)
+    return [part for parts in found.values() for part in _release_parts(parts)], has_more
+
+
+def forget_joined_messages(conn: sqlite3.Connection, now: int, limit: int) -> bool:
+    """Forget messages that were joined long enough before a moment (milliseconds), and those that are too many: some
+    `limit` at once. Returns whether there may be more.
+    """
+    keys, has_more = _list_old_keys(conn, "joined_messages", now, limit)
+    _delete_keys(conn, "joined_messages", keys)
+    return has_more
+
+
+def _list_old_keys(conn: sqlite3.Connection, table: str, now: int, limit: int) -> tuple[list[_Key], bool]:
+    oldest = f"SELECT {_KEY_COLUMNS} FROM {table} INDEXED BY {table}_received"
     keys = conn.execute(
-        f"SELECT {_KEY_COLUMNS} FROM inbound_parts INDEXED BY inbound_parts_received WHERE received_at < ?"
-        " ORDER BY received_at LIMIT ?",
-        (now - PART_WAIT_MS, limit),
+        f"{oldest} WHERE received_at < ? ORDER BY received_at LIMIT ?", (now - PART_WAIT_MS, limit)
     ).fetchall()
-    (count,) = conn.execute("SELECT count(*) FROM inbound_parts").fetchone()
+    (count,) = conn.execute(f"SELECT count(*) FROM {table}").fetchone()
     if not keys and count > MAX_WAITING_PARTS:
         keys = conn.execute(
-            f"SELECT {_KEY_COLUMNS} FROM inbound_parts INDEXED BY inbound_parts_received ORDER BY received_at LIMIT ?",
-            (min(count - MAX_WAITING_PARTS, limit),),
+            f"{oldest} ORDER BY received_at LIMIT ?", (min(count - MAX_WAITING_PARTS, limit),)
         ).fetchall()
-    found = _read_parts(conn, [tuple(each) for each in keys])
-    _delete_parts(conn, found)
-    taken = [part for parts in found.values() for _, part in sorted(parts.items())]
-    return taken, len(keys) == limit or (bool(taken) and count - len(taken) > MAX_WAITING_PARTS)
+    has_more = len(keys) == limit or (bool(keys) and count - len(keys) > MAX_WAITING_PARTS)
+    return [tuple(each) for each in keys], has_more
 
 
 _IS_OF_KEY = " AND ".join(f"{name} = value ->> {index}" for index, name in enumerate(_KEY_COLUMNS.split(", ")))
 _SELECT_PARTS = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN inbound_parts ON {_IS_OF_KEY}"
 _KEY_VALUES = ", ".join(f"value ->> {index}" for index in range(len(_KEY_COLUMNS.split(", "))))
-_DELETE_PARTS = f"DELETE FROM inbound_parts WHERE ({_KEY_COLUMNS}) IN (SELECT {_KEY_VALUES} FROM json_each(?))"
+_SELECT_HASHES = f"SELECT {_KEY_COLUMNS}, hashes FROM json_each(?) CROSS JOIN joined_messages ON {_IS_OF_KEY}"
 
 
 def _read_parts(conn: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, dict[int, InboundPart]]:
@@ -175,14 +242,26 @@ def _read_parts(conn: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, di
     if not keys:
         return {}
     for row in conn.execute(_SELECT_PARTS, (json.dumps([*dict.fromkeys(keys)]),)):
-        source, destination, upstream, reference, total, data_coding, number, _, charset, udh, content = row
+        source, destination, upstream, reference, total, data_coding, number, _, charset, udh, content, repeated = row
+        segment = Segment(reference, total, number)
         part = InboundPart(
-            source, destination, upstream, Segment(reference, total, number), data_coding, charset, udh, content
+            source, destination, upstream, segment, data_coding, charset, udh, content, is_repeated=bool(repeated)
         )
         parts[get_key(part)][number] = part
     return dict(parts)
 
 
-def _delete_parts(conn: sqlite3.Connection, keys: Collection[_Key]) -> None:
+def _read_hashes(conn: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, bytes]:
+    """Those of the parts of messages that were joined."""
+    if not keys:
+        return {}
+    rows = conn.execute(_SELECT_HASHES, (json.dumps([*dict.fromkeys(keys)]),))
+    return {tuple(key): hashes for *key, hashes in rows}
+
+
+def _delete_keys(conn: sqlite3.Connection, table: str, keys: Collection[_Key]) -> None:
     if keys:
-        conn.execute(_DELETE_PARTS, (json.dumps([*keys]),))
+        conn.execute(
+            f"DELETE FROM {table} WHERE ({_KEY_COLUMNS}) IN (SELECT {_KEY_VALUES} FROM json_each(?))",
+            (json.dumps([*keys]),),
+        )

@@ -13,7 +13,7 @@ from portal.core.clock import now_ms
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.messages import blacklist, inbound, inbound_numbers, inbound_parts
-from portal.services.messages.inbound_parts import PART_WAIT_MS, InboundPart
+from portal.services.messages.inbound_parts import HOLD_MS, PART_WAIT_MS, InboundPart
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.upstreams import unowned_messages
@@ -55,8 +55,8 @@ def texts(conn: Connection) -> list[str]:
     return [text for text, *_ in received(conn)]
 
 
-def count_waiting(conn: Connection) -> int:
-    (count,) = conn.execute("SELECT count(*) FROM inbound_parts").fetchone()
+def count_waiting(conn: Connection, table: str = "inbound_parts") -> int:
+    (count,) = conn.execute(f"SELECT count(*) FROM {table}").fetchone()
     return int(count)
 
 
@@ -80,6 +80,86 @@ def test_a_part_that_comes_twice_is_there_once(conn, account):
     store(conn, first)
     store(conn, second)
     assert texts(conn) == ["one two"]
+
+
+@pytest.mark.parametrize("is_at_once", [True, False])
+def test_a_part_that_comes_again_behind_its_message_is_none(conn, account, is_at_once):
+    at = now_ms()
+    first, second = build_parts([b"one ", b"two"])
+    if is_at_once:
+        store(conn, first, second, second, second, at=at)
+    else:
+        store(conn, first, second, at=at)
+        assert store(conn, second, at=at + PART_WAIT_MS) == set()
+    inbound.release_old_parts(conn, at + 2 * PART_WAIT_MS + 1)
+    assert texts(conn) == ["one two"]
+    assert count_waiting(conn) == count_waiting(conn, "joined_messages") == 0
+
+
+@pytest.mark.parametrize("is_at_once", [True, False])
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("order", ["rab", "rba", "arb", "bra"])
+def test_a_part_that_comes_again_is_not_joined_with_those_of_the_next_text(conn, account, order, number, is_at_once):
+    at = now_ms()
+    old, new = build_parts([b"old ", b"text"]), build_parts([b"new ", b"one"])
+    store(conn, *old, at=at)
+    came = [{"r": old[number], "a": new[0], "b": new[1]}[each] for each in order]
+    if is_at_once:
+        store(conn, *came, at=at + 1)
+    else:
+        for each in came:
+            store(conn, replace(each), at=at + 1)
+    assert texts(conn) == ["old text", "new one"]
+    # Now it is the new one whose parts may come again.
+    store(conn, new[0], at=at + 2)
+    inbound.release_old_parts(conn, at + 3 * PART_WAIT_MS)
+    assert texts(conn) == ["old text", "new one"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_another_text_with_the_same_part_under_the_same_reference_is_whole_a_minute_later(conn, account, order):
+    at = now_ms()
+    store(conn, *build_parts([b"alarm: ", b"door ", b"open"]), at=at)
+    parts = build_parts([b"alarm: ", b"window ", b"open"])
+    store(conn, *(parts[each] for each in order), at=at + 1)
+    assert inbound.release_old_parts(conn, at + 1 + HOLD_MS).account_ids == set()
+    assert inbound.release_old_parts(conn, at + 2 + HOLD_MS).account_ids == {account.id}
+    assert texts(conn) == ["alarm: door open", "alarm: window open"]
+    assert count_waiting(conn) == 0
+
+
+def test_what_is_there_of_a_text_with_a_repeated_part_goes_as_it_came(conn, account):
+    at = now_ms()
+    store(conn, *build_parts([b"alarm: ", b"door ", b"open"]), at=at)
+    store(conn, build_part(b"alarm: ", 1, 3), build_part(b"window ", 2, 3), at=at + 1)
+    inbound.release_old_parts(conn, at + PART_WAIT_MS + 2)
+    assert texts(conn) == ["alarm: door open", "alarm: ", "window "]
+
+
+def test_a_text_that_comes_again_whole_is_another_message(conn, account):
+    at = now_ms()
+    parts = build_parts([b"one ", b"two"])
+    store(conn, *parts, at=at)
+    store(conn, *parts, at=at + 1)
+    inbound.release_old_parts(conn, at + 2 + HOLD_MS)
+    assert texts(conn) == ["one two"] * 2
+    # After an hour nothing is compared any more.
+    inbound.release_old_parts(conn, at + 3 + PART_WAIT_MS)
+    store(conn, *parts, at=at + 4 + PART_WAIT_MS)
+    assert texts(conn) == ["one two"] * 3
+
+
+def test_no_more_than_so_many_joined_messages_are_known(conn, account, monkeypatch):
+    monkeypatch.setattr(inbound_parts, "MAX_WAITING_PARTS", 10)
+    at = now_ms()
+    for reference in range(15):
+        store(conn, *build_parts([b"a", b"b"], reference=reference), at=at + reference)
+    assert inbound.release_old_parts(conn, at + 20) == (set(), False)
+    assert count_waiting(conn, "joined_messages") == 10
+    monkeypatch.setattr(inbound, "RELEASE_BATCH_SIZE", 4)
+    later = at + 20 + PART_WAIT_MS
+    assert [inbound.release_old_parts(conn, later).has_more for _ in range(3)] == [True, True, False]
+    assert count_waiting(conn, "joined_messages") == 0
 
 
 @pytest.mark.parametrize(("character", "charset"), [("ç", "latin-1"), ("{", "ascii"), ("x", "gsm")])
