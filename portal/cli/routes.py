@@ -1,5 +1,6 @@
 """`route …`: which upstreams a message takes."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from portal.core.clock import now_ms
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
+from portal.services.messages import smpp_config, validation
 from portal.services.people import customers
 from portal.services.prices import countries, prices
 from portal.services.routing import routes, unreachable_routes
@@ -149,8 +151,10 @@ def _test_route(context: CommandContext, account: Account, number: str, sender: 
     names = upstreams.get_upstream_names(context.conn)
     chosen = [names[each] for each in decision.upstream_ids]
     reason = _explain_decision(context, decision, digits, chosen)
-    if prices.load_account_price_list(context.conn, account.id, now_ms()).find_price(digits) is None:
-        reason += f" The price list of {account.name} has no price for it: it is refused all the same."
+    reason += _explain_refusal(context, account, digits, sender)
+    if not countries.is_valid_number(digits):
+        name = countries.get_country_name(country)
+        reason += f" {digits} is like no known number of {name}: is its country code in front?"
     value = {"route": decision.route_id, "upstreams": chosen, "reason": reason}
     return CommandOutput(value, f"{', then '.join(chosen) or 'nowhere'}\n{reason}")
 
@@ -170,6 +174,30 @@ def _explain_decision(context: CommandContext, decision: RouteDecision, digits: 
     if upstreams.has_ever_had_upstream(context.conn):
         return "There is no upstream: messages wait."
     return "There is no upstream: messages go to the built-in simulator."
+
+
+def _explain_refusal(context: CommandContext, account: Account, digits: str, sender: str) -> str:
+    """Why the account's submit is refused whatever its route, as a sentence; empty where it isn't."""
+    config = next(each for each in smpp_config.load_account_configs(context.conn) if each.id == account.id)
+    try:
+        validation.validate_submit(
+            # Without a sender nothing is asked about it.
+            config if sender else replace(config, any_sender=True),
+            prices.load_account_price_list(context.conn, account.id, now_ms()),
+            source=sender,
+            source_ton=0,
+            source_npi=0,
+            destination=digits,
+            esm_class=0,
+            data_coding=0,
+            registered_delivery=0,
+            body=b"",
+        )
+    except validation.InvalidSource as refusal:
+        return f" {refusal} It is refused all the same (ESME_RINVSRCADR)."
+    except validation.InvalidDestination:
+        return f" The price list of {account.name} has no price for it: it is refused all the same (ESME_RINVDSTADR)."
+    return ""
 
 
 def _describe_changed_route(context: CommandContext, route: Route) -> CommandOutput:

@@ -89,6 +89,7 @@ def test_a_test_says_which_way_and_why(ok, run_app, refused, carriers):
     }
     ok("route", "add", "--upstream", "B,C", "--account", "smpp-acme-1", "--prefix", "39340", "--sender", "SHOP")
     assert ok(*test)["route"] is None
+    ok("sender", "add", "smpp-acme-1", "SHOP", "--approve")
     assert ok(*test, "SHOP") == {
         "route": 1,
         "upstreams": ["B", "C"],
@@ -131,6 +132,23 @@ def test_a_test_says_where_messages_go_without_any_upstream(ok, conn, keys):
 def test_a_test_says_that_a_number_without_a_price_is_refused_all_the_same(ok, carriers):
     ok("price", "close", "39340")
     assert "has no price for it" in ok("route", "test", "smpp-acme-1", "393401234567")["reason"]
+
+
+def test_a_test_says_that_a_sender_which_the_account_lacks_is_refused_all_the_same(ok, carriers):
+    test = ("route", "test", "smpp-acme-1", "393401234567")
+    ok("sender", "add", "smpp-acme-1", "SHOP")
+    assert ok(*test, "SHOP")["reason"] == (
+        "No route fits, and A is the default upstream."
+        " The sender SHOP isn't allowed for this account. It is refused all the same (ESME_RINVSRCADR)."
+    )
+    ok("account", "change", "smpp-acme-1", "--any-sender")
+    assert "SHOP" not in ok(*test, "SHOP")["reason"]
+
+
+def test_a_test_tells_a_number_that_may_lack_its_country_code(ok, carriers):
+    tested = ok("route", "test", "smpp-acme-1", "3401234567")
+    assert tested["upstreams"] == ["A"]
+    assert tested["reason"].endswith(" 3401234567 is like no known number of Spain: is its country code in front?")
 
 
 def test_what_is_wrong_is_told(refused, run_app, carriers):

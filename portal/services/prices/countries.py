@@ -155,13 +155,16 @@ def complete_number(number: str, country: str, *, is_national: bool = False) -> 
         country: the ISO 3166 code of the country of national numbers.
         is_national: that it is no international number.
     """
-    if not is_national and number.startswith(get_calling_code(country)) and _is_valid_number(number):
+    if not is_national and number.startswith(get_calling_code(country)) and is_valid_number(number):
         return number
     expanded = expand_national_number(number, country)
-    return expanded if expanded and _is_valid_number(expanded) else number
+    return expanded if expanded and is_valid_number(expanded) else number
 
 
-def _is_valid_number(digits: str) -> bool:
+def is_valid_number(digits: str) -> bool:
+    """Whether E.164 digits are a number of a range that is known to be in use. Operators open ranges faster than
+    libraries learn, so this refuses nothing.
+    """
     try:
         return phonenumbers.is_valid_number(phonenumbers.parse(f"+{digits}"))
     except phonenumbers.NumberParseException:
