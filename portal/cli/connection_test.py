@@ -32,10 +32,8 @@ logging.getLogger("portal.smsc").addHandler(logging.NullHandler())
 
 _KINDS = {"trx": "transceiver", "tx": "transmitter", "rx": "receiver"}
 
-# NAME is the upstream's.
 _MEANINGS: Mapping[int, str] = {
-    CommandStatus.ESME_RINVPASWD: "the password isn't the one that the carrier has: enter it anew (upstream change"
-    " NAME --password-stdin)",
+    CommandStatus.ESME_RINVPASWD: "the password isn't the one that the carrier has: enter it anew",
     CommandStatus.ESME_RINVSYSID: "the carrier doesn't know this system_id: compare --system-id with its letter,"
     " capitals count",
     CommandStatus.ESME_RINVSYSTYP: "the carrier wants another system_type: see its letter for --system-type",
@@ -43,7 +41,7 @@ _MEANINGS: Mapping[int, str] = {
     " know, and for a second bind where one is allowed: compare with the letter, and tell the carrier this machine's"
     " address",
     CommandStatus.ESME_RALYBND: "the carrier allows no further bind at this time: see --binds, and try again while"
-    " the server isn't bound (upstream disable NAME)",
+    " the server isn't bound",
     CommandStatus.ESME_RINVBNDSTS: "the carrier doesn't allow this kind of bind: try the other one (--bind trx, or"
     " tx+rx)",
     CommandStatus.ESME_RINVCMDID: "the carrier doesn't know this kind of bind: try --bind tx+rx",
@@ -51,6 +49,11 @@ _MEANINGS: Mapping[int, str] = {
     " later, then ask the carrier",
     CommandStatus.ESME_RTHROTTLED: "too many attempts in too little time: try again in some minutes",
     CommandStatus.ESME_RBINDTHROTTLED: "too many attempts in too little time: try again in some minutes",
+}
+# What to call for some of them, with the upstream's name.
+_COMMANDS: Mapping[int, str] = {
+    CommandStatus.ESME_RINVPASWD: "upstream change {} --password-stdin",
+    CommandStatus.ESME_RALYBND: "upstream disable {}",
 }
 _UNKNOWN_MEANING = "ask the carrier what it means by that"
 
@@ -101,7 +104,9 @@ class _StepFailed(Exception):
         self.status = status
 
 
-def run_connection_test(name: str, settings: UpstreamSettings, password: str) -> list[ConnectionStep]:
+def run_connection_test(
+    name: str, settings: UpstreamSettings, password: str, format_command: Callable[[str], str] = str
+) -> list[ConnectionStep]:
     """Bind with an upstream's settings, and unbind: at its host, and then at its second one, where it has any. The
     first step that fails is the last one of its host.
 
@@ -109,13 +114,16 @@ def run_connection_test(name: str, settings: UpstreamSettings, password: str) ->
 
     Args:
         name: the upstream's, for the log and for commands that are told.
+        format_command: gives such a command as it has to be typed.
     """
     client_settings = client_settings_from_upstream(settings, password)
     return [
         step
         for number, (host, port) in enumerate(client_settings.hosts)
         for step in asyncio.run(
-            _test_binds(name, settings.bind.split("+"), replace(client_settings, host=host, port=port), number)
+            _test_binds(
+                name, settings.bind.split("+"), replace(client_settings, host=host, port=port), number, format_command
+            )
         )
     ]
 
@@ -137,7 +145,9 @@ def excuse_refused_binds(steps: Sequence[ConnectionStep]) -> list[ConnectionStep
     ]
 
 
-async def _test_binds(name: str, kinds: list[str], settings: ClientSettings, number: int) -> list[ConnectionStep]:
+async def _test_binds(
+    name: str, kinds: list[str], settings: ClientSettings, number: int, format_command: Callable[[str], str]
+) -> list[ConnectionStep]:
     """Args: `number`: of the host, from 0."""
     steps: list[ConnectionStep] = []
     host = f"{settings.host}:{settings.port}"
@@ -150,9 +160,11 @@ async def _test_binds(name: str, kinds: list[str], settings: ClientSettings, num
         for kind in kinds:
             await _test_bind(name, kind, settings, addresses, report)
     except _StepFailed as failure:
-        detail = str(failure).replace("NAME", name)
+        detail = str(failure)
         if number:
             detail = detail.replace("--host", "--second-host").replace("--port", "--second-port")
+        if command := _COMMANDS.get(failure.status):
+            detail += f" ({format_command(command.format(name))})"
         steps.append(ConnectionStep(host, failure.step, False, detail, failure.status))
     return steps
 

@@ -53,7 +53,10 @@ def _init_installation(options: CommonOptions, *, email: str) -> CommandOutput:
     with open_database(config) as context, write_transaction(context.conn):
         # What an earlier init left half done is finished by this one.
         if users.list_users(context.conn, None):
-            raise CommandError(f"There is an installation in {config.data} already. A new link: user link EMAIL")
+            raise CommandError(
+                f"There is an installation in {config.data} already. A new link:"
+                f" {config.format_command('user link EMAIL')}"
+            )
         user = users.create_user(context.conn, context.keys, SHELL, email, users.OPERATOR, None)
         prices.set_prices(context.conn, SHELL, prices.read_initial_prices())
         return _format_link(context, user, "setup", enrolment.create_enrolment_link(context.conn, user))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -239,7 +238,7 @@ def _check_database(conn: db.Connection, config: Config, *, may_be_older: bool, 
     if pending and not may_be_older:
         raise CommandError(
             f"{config.database_file} was written by an older version of this program. Stop the server and run"
-            f" `{_get_program_name()} migrate`, or start `{_get_program_name()} serve`, which does so."
+            f" `{config.format_command('migrate')}`, or start `{config.format_command('serve')}`, which does so."
         )
     if not any_key:
         database_key.require_key_of_database(conn, config.data)
@@ -275,12 +274,8 @@ def require_installation(config: Config) -> None:
 
 def _build_missing_error(config: Config) -> CommandError:
     return CommandError(
-        f"There is no installation in {config.data}. Make one: {_get_program_name()} init --email YOUR-ADDRESS"
+        f"There is no installation in {config.data}. Make one: {config.format_command('init --email YOUR-ADDRESS')}"
     )
-
-
-def _get_program_name() -> str:
-    return Path(sys.argv[0]).name
 
 
 # --- arguments

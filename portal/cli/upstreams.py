@@ -169,7 +169,8 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     from portal.cli import connection_test
 
     password = upstreams.get_upstream_password(context.conn, context.keys, upstream)
-    steps = connection_test.run_connection_test(upstream.name, upstream.settings, password)
+    format_command = context.config.format_command
+    steps = connection_test.run_connection_test(upstream.name, upstream.settings, password, format_command)
     # Afterwards: by then the server has taken over what was changed a moment ago.
     state = binds.get_upstream_state(context.conn, upstream.id)
     if state.state == binds.BOUND:
@@ -182,10 +183,10 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     }
     hosts = [host for host, _ in groupby(each.host for each in steps)]
     text = "\n\n".join(_format_steps(host if len(hosts) > 1 else "", steps) for host in hosts)
-    if not upstream.enabled:
-        text += f"\nIt is disabled, so no messages go out: upstream enable {upstream.name}"
-    elif upstream.draining:
-        text += f"\nIt is being drained, so no messages go out: upstream enable {upstream.name}"
+    if not upstream.enabled or upstream.draining:
+        why = "being drained" if upstream.draining else "disabled"
+        command = context.config.format_command(f"upstream enable {upstream.name}")
+        text += f"\nIt is {why}, so no messages go out: {command}"
     if not failed:
         return CommandOutput(value, text, _warn_of_open_key(upstream.settings))
     problem = f"{upstream.name}: " + ", and ".join(
@@ -429,7 +430,8 @@ def _format_health(health: UpstreamHealth) -> str:
 
 def _format_state_at_length(context: CommandContext, state: UpstreamState) -> str:
     if state.state == binds.PENDING:
-        return f"{_format_state(state)}: the server takes the change over (upstream show {state.upstream.name})"
+        command = context.config.format_command(f"upstream show {state.upstream.name}")
+        return f"{_format_state(state)}: the server takes the change over ({command})"
     if state.binds and not session_records.is_component_alive(context.conn, "smsc"):
         return f"{_format_state(state)} ({_SERVER_STOPPED})"
     return _format_state(state)

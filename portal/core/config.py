@@ -4,6 +4,8 @@ A key's environment variable is `PORTAL_` and its path in capitals: `[smpp] port
 """
 
 import os
+import shlex
+import sys
 import tomllib
 import types
 from base64 import b64decode
@@ -20,6 +22,7 @@ from portal.core import db
 from portal.core.pasted_text import remove_invisible_marks
 
 FILE_NAME = "config.toml"
+_DEFAULT_FOLDER = "data"
 
 
 class ConfigError(Exception):
@@ -149,6 +152,16 @@ class Config:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     setting_origins: tuple[SettingOrigin, ...] = ()
 
+    def format_command(self, command: str) -> str:
+        """Return a command of this program as somebody has to type it for this installation.
+
+        Args:
+            command: without the program's name and `--data`.
+        """
+        program = Path(sys.executable).name if getattr(sys, "frozen", False) else "app.py"
+        is_default = self.data == Path(_DEFAULT_FOLDER).absolute()
+        return f"{program} {command}" + ("" if is_default else f" --data {shlex.quote(str(self.data))}")
+
     @property
     def database_file(self) -> Path:
         return self.data / db.FILE_NAME
@@ -200,10 +213,10 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
     """
     explicit_file = file or (Path(env["PORTAL_CONFIG"]) if env.get("PORTAL_CONFIG") else None)
     folder = data or (Path(env["PORTAL_DATA"]) if env.get("PORTAL_DATA") else None)
-    config_file = explicit_file or (folder or Path("data")) / FILE_NAME
+    config_file = explicit_file or (folder or Path(_DEFAULT_FOLDER)) / FILE_NAME
     tree = _read_toml(config_file, must_exist=explicit_file is not None)
     data_origin = "--data" if data else "PORTAL_DATA" if folder else str(config_file) if "data" in tree else "default"
-    file_value = _value_from_toml(tree.pop("data", "data"), str, "data")
+    file_value = _value_from_toml(tree.pop("data", _DEFAULT_FOLDER), str, "data")
     data_folder = (folder or Path(file_value)).absolute()
 
     origins = [

@@ -63,7 +63,7 @@ def is_ready(data: Path, url: str) -> bool:
 def test_a_command_says_what_to_do_and_does_nothing(refused, older, words):
     line = refused(*words)
     assert "older version" in line
-    assert "`app.py migrate`" in line
+    assert "`app.py migrate --data " in line
     assert_nothing_happened(older)
 
 

@@ -295,7 +295,7 @@ def test_after_a_change_the_state_of_before_is_not_told(ok, run_app, conn):
         assert (told["state"], told["binds"][0]["state"], told["binds"][0]["since"]) == (state, "pending", None)
         assert ok("upstream", "show", "carrier")["binds"][0]["state"] == "bound"
     text = run_app("upstream", "enable", "carrier").stdout
-    assert re.search(r"^state +pending: the server takes the change over \(upstream show carrier\)$", text, re.M)
+    assert re.search(r"^state +pending: .*\(app\.py upstream show carrier --data .+\)$", text, re.M)
     # What changes nothing leaves the state as it is.
     assert ok("upstream", "enable", "carrier")["state"] == "bound"
     assert ok("upstream", "change", "carrier", "--window", "20")["state"] == "bound"

@@ -197,6 +197,13 @@ def test_where_the_data_folder_and_the_file_come_from(tmp_path):
     assert settings.load_config(other, tmp_path, {}).data == tmp_path
 
 
+def test_a_command_is_told_with_the_data_folder_unless_that_is_the_default_one(tmp_path, monkeypatch):
+    other = settings.load_config(data=tmp_path / "my data", env={})
+    assert other.format_command("upstream test A") == f"app.py upstream test A --data '{tmp_path}/my data'"
+    monkeypatch.chdir(tmp_path)
+    assert settings.load_config(env={}).format_command("check") == "app.py check"
+
+
 def test_a_file_that_was_named_must_be_there(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         settings.load_config(tmp_path / "missing.toml", tmp_path, {})

@@ -155,6 +155,7 @@ class Mailer:
             "installation": self._config.name,
             "public_url": self._config.public_url,
             "payment_instructions": self._config.payments.instructions,
+            "check_command": self._config.format_command("check"),
         }
         subject, text, html = (
             _template_environment().get_template(f"{content['template']}/{part}").render(context).strip()

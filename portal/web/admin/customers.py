@@ -91,6 +91,7 @@ def _render_customers_page(form: CustomerForm) -> ResponseReturnValue:
         q=query,
         waiting=senders.count_pending_sender_requests(conn),
         check=daily_self_check.find_last_result(conn),
+        check_command=context.get_config().format_command("check"),
     )
 
 

@@ -34,18 +34,18 @@ _SENTENCES = {
     binds.REFUSED: N_("The carrier refuses the binds of “%(upstream)s”."),
     binds.UNBOUND: N_("“%(upstream)s” is not connected."),
 }
-_ADD_UPSTREAM = "app.py upstream add NAME"
+_ADD_UPSTREAM = "upstream add NAME"
 _COMMANDS = {
     obstacles.NO_UPSTREAM: _ADD_UPSTREAM,
-    obstacles.NO_DEFAULT: "app.py upstream default {upstream}",
-    obstacles.DRAINING: "app.py upstream enable {upstream}",
-    obstacles.SERVER_STOPPED: "app.py serve",
-    obstacles.TAKES_NOTHING: "app.py upstream show {upstream}",
-    binds.DISABLED: "app.py upstream enable {upstream}",
-    binds.REFUSED: "app.py upstream test {upstream}",
-    binds.UNBOUND: "app.py upstream test {upstream}",
+    obstacles.NO_DEFAULT: "upstream default {upstream}",
+    obstacles.DRAINING: "upstream enable {upstream}",
+    obstacles.SERVER_STOPPED: "serve",
+    obstacles.TAKES_NOTHING: "upstream show {upstream}",
+    binds.DISABLED: "upstream enable {upstream}",
+    binds.REFUSED: "upstream test {upstream}",
+    binds.UNBOUND: "upstream test {upstream}",
 }
-_ENTER_PASSWORD = "app.py upstream change {upstream} --password-stdin"
+_ENTER_PASSWORD = "upstream change {upstream} --password-stdin"
 # `upstreams.UpstreamPasswordUnreadable`.
 _SEALED = re.compile(r"The password of “.+” was sealed under another secret\.key: enter it anew\.")
 # What the SMPP server says most often of a bind that isn't bound (`portal/smsc/upstream/smpp_client/`), in the reader's
@@ -94,13 +94,13 @@ def _read_notice() -> Notice | None:
     if not obstacles.is_simulator_default(context.get_conn()):
         return None
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
-    return Notice("info", sentence, command=_find_remedy() if is_operator else "")
+    return Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else "")
 
 
 def _find_remedy() -> str:
     """The command after which messages go to a carrier."""
     first = _list_upstream_names()[:1]
-    return f"app.py upstream default {first[0]}" if first else _ADD_UPSTREAM
+    return f"upstream default {first[0]}" if first else _ADD_UPSTREAM
 
 
 def _list_upstream_names(kinds: Sequence[str] = (upstreams.SMPP,)) -> list[str]:
@@ -117,7 +117,11 @@ def _describe_obstacle(obstacle: Obstacle) -> Notice:
     # Where none is the default one, any of those there are can be made so.
     upstream = obstacle.upstream or next(iter(_list_upstream_names(upstreams.KINDS)), "NAME")
     command = _ENTER_PASSWORD if _SEALED.fullmatch(obstacle.error) else _COMMANDS[obstacle.reason]
-    return Notice("err", f"{waiting} {why}", command.format(upstream=upstream))
+    return Notice("err", f"{waiting} {why}", _format_command(command.format(upstream=upstream)))
+
+
+def _format_command(command: str) -> str:
+    return context.get_config().format_command(command)
 
 
 def _translate_reason(error: str) -> str:

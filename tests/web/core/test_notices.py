@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from portal.core import db
+from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
@@ -75,7 +76,7 @@ def test_it_is_told_in_the_reader_s_language(alice: Browser) -> None:
 
 
 def test_what_waits_and_why_is_told_to_operators(
-    alice: Browser, olga: Browser, conn: db.Connection, add: Callable[[], None]
+    alice: Browser, olga: Browser, conn: db.Connection, config: Config, add: Callable[[], None]
 ) -> None:
     add()
     record_bind(conn, "unbound")
@@ -84,7 +85,7 @@ def test_what_waits_and_why_is_told_to_operators(
     record_bind(conn, "refused", "the upstream refuses the bind with ESME_RINVPASWD 0x0E")
     told = (
         "1,234 messages wait. The carrier refuses the binds of “carrier”: it refuses the bind with ESME_RINVPASWD 0x0E."
-        " Try: app.py upstream test carrier"
+        f" Try: app.py upstream test carrier --data {config.data}"
     )
     for address in OPERATOR_PAGES:
         assert told in read(olga, address), address
