@@ -33,7 +33,7 @@ from portal.services.upstreams import (
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH
-from portal.services.upstreams.settings import RULES, SIMULATOR_SETTINGS, UpstreamSettings, format_setting
+from portal.services.upstreams.settings import DEFAULTS, RULES, SIMULATOR_SETTINGS, UpstreamSettings, format_setting
 from portal.services.upstreams.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _create_upstream(
     upstream = upstreams.create_upstream(
         context.conn, context.keys, SHELL, name, kind=kind, password=password, **settings
     )
-    return _describe_change(context, upstream.id, 0, warning=_warn_of_open_key(upstream.settings))
+    return _describe_change(context, upstream.id, None, warning=_warn_of_open_key(upstream.settings))
 
 
 @upstream_group.command(
@@ -103,7 +103,13 @@ def _change_upstream(
     changed = upstreams.change_upstream(
         context.conn, context.keys, SHELL, upstream, name=new_name, password=password, **settings
     )
-    return _describe_change(context, upstream.id, upstream.version, warning=_warn_of_open_key(changed.settings))
+    return _describe_change(
+        context,
+        upstream.id,
+        upstream,
+        has_new_password=password is not None,
+        warning=_warn_of_open_key(changed.settings),
+    )
 
 
 def _warn_of_open_key(settings: UpstreamSettings) -> str:
@@ -151,7 +157,7 @@ def _list_upstreams(context: CommandContext) -> CommandOutput:
 @_upstream_argument
 def _show_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Show one: its settings, its binds and what was counted."""
-    return _describe_upstream(context, upstream)
+    return _describe_state(context, binds.get_upstream_state(context.conn, upstream.id))
 
 
 @upstream_group.command("test", example="upstream test carrier")
@@ -214,7 +220,7 @@ def _format_steps(host: str, steps: "Sequence[ConnectionStep]") -> str:
 def _enable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Let one connect and take messages, also after drain."""
     upstreams.enable_upstream(context.conn, SHELL, upstream)
-    return _describe_change(context, upstream.id, upstream.version)
+    return _describe_change(context, upstream.id, upstream)
 
 
 @upstream_group.command("disable", example="upstream disable carrier")
@@ -222,7 +228,7 @@ def _enable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
 def _disable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Unbind one. What waits for it goes on waiting."""
     upstreams.disable_upstream(context.conn, SHELL, upstream)
-    return _describe_change(context, upstream.id, upstream.version)
+    return _describe_change(context, upstream.id, upstream)
 
 
 @upstream_group.command("drain", example="upstream drain carrier")
@@ -230,7 +236,7 @@ def _disable_upstream(context: CommandContext, upstream: Upstream) -> CommandOut
 def _drain_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Give one no more messages; its receipts still come, and what waits goes on waiting."""
     upstreams.drain_upstream(context.conn, SHELL, upstream)
-    return _describe_change(context, upstream.id, upstream.version)
+    return _describe_change(context, upstream.id, upstream)
 
 
 @upstream_group.command("default", example="upstream default carrier")
@@ -243,7 +249,8 @@ def _set_default_upstream(context: CommandContext, name: str | None, *, is_none:
     if name is not None:
         upstream = upstreams.get_upstream(context.conn, name)
         upstreams.set_default_upstream(context.conn, SHELL, upstream)
-        return _describe_upstream(context, upstream)
+        state = binds.get_upstream_state(context.conn, upstream.id)
+        return replace(_describe_state(context, state), text=_format_change(context, state, upstream))
     # What waits for the default one was accepted before.
     waiting_count = queue.count_waiting_messages_by_path(context.conn).get(DEFAULT_PATH, 0)
     upstreams.set_default_upstream(context.conn, SHELL, None)
@@ -333,17 +340,53 @@ def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
 
 
 def _describe_change(
-    context: CommandContext, upstream_id: int, version_before: int, *, warning: str = ""
+    context: CommandContext,
+    upstream_id: int,
+    before: Upstream | None,
+    *,
+    has_new_password: bool = False,
+    warning: str = "",
 ) -> CommandOutput:
-    """An upstream after a change. What is stored of its binds is from before, until the server has taken it over."""
+    """An upstream after a change. What is stored of its binds is from before, until the server has taken it over.
+
+    Args:
+        before: as it was; None: it is new.
+    """
     state = binds.get_upstream_state(context.conn, upstream_id)
-    if state.upstream.version != version_before and session_records.is_component_alive(context.conn, "smsc"):
+    is_changed = before is None or state.upstream.version != before.version
+    if is_changed and session_records.is_component_alive(context.conn, "smsc"):
         state = binds.replace_state_by_pending(state)
-    return replace(_describe_state(context, state), problem=warning)
+    text = _format_change(context, state, before, has_new_password=has_new_password)
+    return replace(_describe_state(context, state), text=text, problem=warning)
 
 
-def _describe_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    return _describe_state(context, binds.get_upstream_state(context.conn, upstream.id))
+def _format_change(
+    context: CommandContext, state: UpstreamState, before: Upstream | None, *, has_new_password: bool = False
+) -> str:
+    """What was changed, for people, what came of it, and how they see all of the upstream."""
+    upstream = state.upstream
+    queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
+    rows: dict[str, object] = {
+        "name": upstream.name,
+        **_format_changed_settings(upstream.settings, before),
+        **({"password": "changed"} if has_new_password else {}),
+        "state": _format_state_at_length(context, state),
+        **({"default": "yes"} if upstream.is_default else {}),
+        **({"queued": queued} if queued else {}),
+        "all of it": context.config.format_command(f"upstream show {upstream.name}"),
+    }
+    return format_names_and_values(rows)
+
+
+def _format_changed_settings(settings: UpstreamSettings, before: Upstream | None) -> dict[str, str]:
+    """Those that differ from before, with both values; of a new upstream those that differ from the defaults."""
+    formatted = {name: format_setting(name, getattr(settings, name)) for name in RULES}
+    former = {name: format_setting(name, getattr(before.settings if before else DEFAULTS, name)) for name in RULES}
+    return {
+        name: f"{former[name] or '(empty)'} → {value or '(empty)'}" if before else value
+        for name, value in formatted.items()
+        if value != former[name]
+    }
 
 
 def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOutput:
@@ -430,8 +473,7 @@ def _format_health(health: UpstreamHealth) -> str:
 
 def _format_state_at_length(context: CommandContext, state: UpstreamState) -> str:
     if state.state == binds.PENDING:
-        command = context.config.format_command(f"upstream show {state.upstream.name}")
-        return f"{_format_state(state)}: the server takes the change over ({command})"
+        return f"{_format_state(state)}: the server takes the change over"
     if state.binds and not session_records.is_component_alive(context.conn, "smsc"):
         return f"{_format_state(state)} ({_SERVER_STOPPED})"
     return _format_state(state)

@@ -295,10 +295,45 @@ def test_after_a_change_the_state_of_before_is_not_told(ok, run_app, conn):
         assert (told["state"], told["binds"][0]["state"], told["binds"][0]["since"]) == (state, "pending", None)
         assert ok("upstream", "show", "carrier")["binds"][0]["state"] == "bound"
     text = run_app("upstream", "enable", "carrier").stdout
-    assert re.search(r"^state +pending: .*\(app\.py upstream show carrier --data .+\)$", text, re.M)
+    assert re.search(r"^state +pending: the server takes the change over$", text, re.M)
     # What changes nothing leaves the state as it is.
     assert ok("upstream", "enable", "carrier")["state"] == "bound"
     assert ok("upstream", "change", "carrier", "--window", "20")["state"] == "bound"
+
+
+def test_people_are_told_what_a_change_has_changed_and_what_came_of_it(run_app, ok, config):
+    def tell(*command: str, stdin: str = "") -> list[str]:
+        lines = run_app("upstream", *command, stdin=stdin).stdout.splitlines()
+        assert lines.pop().endswith(f" app.py upstream show carrier --data {config.data}")
+        return [" ".join(each.split()) for each in lines]
+
+    state = "state unbound (the SMPP server isn't running)"
+    assert tell(*ADD[1:], "--window", "20", stdin="x") == [
+        "name carrier",
+        "host smpp.carrier.example",
+        "system_id acme",
+        "window 20",
+        state,
+        "default yes",
+    ]
+    ok("upstream", "add", "other", "--host", "h", "--system-id", "s", "--password-stdin", stdin="x")
+    ok("upstream", "default", "other")
+    assert tell("change", "carrier", "--window", "30", "--system-type", "VMA", "--password-stdin", stdin="y") == [
+        "name carrier",
+        "system_type (empty) → VMA",
+        "window 20 → 30",
+        "password changed",
+        state,
+    ]
+    disabled = state.replace("unbound", "disabled")
+    assert tell("drain", "carrier") == ["name carrier", state.replace("unbound", "unbound, draining")]
+    assert tell("enable", "carrier") == ["name carrier", state]
+    assert tell("disable", "carrier") == ["name carrier", disabled]
+    assert tell("default", "carrier") == [
+        "name carrier",
+        disabled,
+        "default yes",
+    ]
 
 
 def test_the_help_has_the_options_in_the_groups_of_a_carriers_letter(run_app):
