@@ -24,7 +24,7 @@ from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag, format_status
 from portal.smsc.protocol.pdu import (
     Bind,
     BindResp,
@@ -125,6 +125,7 @@ class SmppSession(PduStream):
         "_last_sequence_number",
         "_limits",
         "_liveness_timer",
+        "_logged_refusals",
         "_malformed_count",
         "_may_submit",
         "_pdu_rate_bucket",
@@ -157,6 +158,7 @@ class SmppSession(PduStream):
         self._pdu_rate_bucket: TokenBucket | None = None
         self._pdus_before_bind = 0
         self._malformed_count = 0
+        self._logged_refusals: set[CommandStatus] = set()
         self._delivery_scheduler: DeliveryScheduler | None = None
         self._may_submit = False
         self._has_open_search = False
@@ -511,6 +513,7 @@ class SmppSession(PduStream):
                 message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
         except submission.SubmitRefused as refused:
+            self._log_refusal(message, refused.status)
             self._write(pdu.encode_response(message.COMMAND, message.sequence, refused.status))
             return
         submit.session_id = self.id
@@ -520,6 +523,18 @@ class SmppSession(PduStream):
         self._in_flight += 1
         resolve = partial(self._handle_submit_result, message.COMMAND, message.sequence)
         self._server_context.dispatcher.store_submit(submit, resolve)
+
+    def _log_refusal(self, message: SubmitSm | DataSm, status: CommandStatus) -> None:
+        """Log why a message is refused: once a session for each status, for a client may send nothing else."""
+        if status not in self._logged_refusals:
+            self._logged_refusals.add(status)
+            log.info(
+                "message of %s refused: %s (sender %r, data_coding %d); others like it are not logged",
+                self.log_name,
+                format_status(status),
+                message.source,
+                message.data_coding,
+            )
 
     def _find_submit_error_status(self) -> CommandStatus | None:
         """Return why no message can be accepted, or called back, at this moment; None where one can."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 from collections import Counter
 from functools import partial
 
@@ -256,3 +257,20 @@ async def test_what_was_submitted_before_a_bad_length_is_answered(config, cast, 
         assert seen == [each.sequence for each in batch] + [0]
         await esme.wait_for_close()
     assert len(stored(conn)) == 50
+
+
+async def test_why_messages_are_refused_is_logged_once_a_session(config, cast, caplog):
+    caplog.set_level(logging.INFO)
+    async with run_smsc(config) as server:
+        for _ in range(2):
+            esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+            for fields in ({"data_coding": 1}, {"data_coding": 1}, {"source": "OTHER"}):
+                await esme.submit(**fields)
+            await esme.request(HeaderOnlyPdu(CommandId.UNBIND, 99))
+    logged = [each.getMessage() for each in caplog.records if "refused" in each.getMessage()]
+    assert [each.partition(" refused: ")[2].partition(";")[0] for each in logged] == [
+        "ESME_RUNSDATACODING 0x401 (sender 'ACME', data_coding 1)",
+        "ESME_RINVSRCADR 0x0A (sender 'OTHER', data_coding 0)",
+    ] * 2
+    assert logged[0].startswith("message of smpp-acme-1 from 127.0.0.1, session ")
+    assert not any(ITALIAN in each for each in logged)
