@@ -33,7 +33,16 @@ from portal.services.upstreams import (
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH
-from portal.services.upstreams.settings import DEFAULTS, RULES, SIMULATOR_SETTINGS, UpstreamSettings, format_setting
+from portal.services.upstreams.settings import (
+    ASCII,
+    DEFAULTS,
+    LATIN_1,
+    RULES,
+    SIMULATOR_SETTINGS,
+    UCS2,
+    UpstreamSettings,
+    format_setting,
+)
 from portal.services.upstreams.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -366,16 +375,28 @@ def _format_change(
     """What was changed, for people, what came of it, and how they see all of the upstream."""
     upstream = state.upstream
     queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
+    changed = _format_changed_settings(upstream.settings, before)
     rows: dict[str, object] = {
         "name": upstream.name,
-        **_format_changed_settings(upstream.settings, before),
+        **changed,
         **({"password": "changed"} if has_new_password else {}),
         "state": _format_state_at_length(context, state),
         **({"default": "yes"} if upstream.is_default else {}),
         **({"queued": queued} if queued else {}),
         "all of it": context.config.format_command(f"upstream show {upstream.name}"),
     }
-    return format_names_and_values(rows)
+    text = format_names_and_values(rows)
+    charset = upstream.settings.charset
+    if (
+        changed.keys() & {"charset", "missing_characters"}
+        and charset in (LATIN_1, ASCII)
+        and upstream.settings.missing_characters == UCS2
+    ):
+        text += (
+            f"\nTexts with a character that {charset} lacks, such as €, go out in UCS-2, and may be two parts for the"
+            " carrier that are one for their customer: see --missing-characters."
+        )
+    return text
 
 
 def _format_changed_settings(settings: UpstreamSettings, before: Upstream | None) -> dict[str, str]:

@@ -336,6 +336,15 @@ def test_people_are_told_what_a_change_has_changed_and_what_came_of_it(run_app, 
     ]
 
 
+def test_a_charset_without_the_euro_sign_is_said_to_make_more_parts(run_app, ok):
+    told = "Texts with a character that latin-1 lacks, such as €, go out in UCS-2"
+    assert told in run_app(*ADD, "--charset", "latin-1", stdin="x").stdout
+    assert told not in run_app("upstream", "change", "carrier", "--window", "20").stdout
+    assert told not in run_app("upstream", "change", "carrier", "--missing-characters", "replace").stdout
+    assert told in run_app("upstream", "change", "carrier", "--missing-characters", "ucs2").stdout
+    assert told not in run_app("upstream", "change", "carrier", "--charset", "utf-8").stdout
+
+
 def test_the_help_has_the_options_in_the_groups_of_a_carriers_letter(run_app):
     text = run_app("upstream", "change", "--help").stdout
     headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
