@@ -57,10 +57,9 @@ class CarrierConnection(RawEsme):
 
     async def expect_nothing(self) -> None:
         """Nothing has come but what was read; and all that was sent has been read when this returns."""
-        ping = HeaderOnlyPdu(CommandId.ENQUIRE_LINK, next(self.sequences))
-        self.send(ping)
-        answer = await self.read_pdu()
-        assert (answer.command, answer.sequence) == (CommandId.ENQUIRE_LINK_RESP, ping.sequence), answer
+        sequence = next(self.sequences)
+        self.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, sequence))
+        assert await self.read_pdu() == HeaderOnlyPdu(CommandId.ENQUIRE_LINK_RESP, sequence)
 
     async def answer_unbind(self) -> None:
         unbind = await self.wait_for_pdu(CommandId.UNBIND)
