@@ -274,9 +274,20 @@ def _set_default_upstream(context: CommandContext, name: str | None, *, is_none:
 @upstream_group.command("remove", example="upstream remove carrier")
 @_upstream_argument
 def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Remove one that no messages wait for; what it has sent goes on naming it."""
+    """Remove one that no messages wait for; what it has sent goes on naming it. Receipts that have not come by then
+    match nothing any more.
+    """
+    unreported_count = upstreams.count_unreported_messages(context.conn, upstream)
     upstreams.remove_upstream(context.conn, SHELL, upstream)
-    return CommandOutput({"name": upstream.name}, f"{upstream.name} removed")
+    warning = (
+        f"Messages that it has accepted and that have no final receipt: {unreported_count}. None will match them any"
+        " more: they end as expired when their validity does. Next time drain it first, until all receipts have come."
+    )
+    return CommandOutput(
+        {"name": upstream.name},
+        f"{upstream.name} removed",
+        warning if unreported_count else "",
+    )
 
 
 def _kept_arguments(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
@@ -375,6 +386,7 @@ def _format_change(
     """What was changed, for people, what came of it, and how they see all of the upstream."""
     upstream = state.upstream
     queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
+    unreported_count = upstreams.count_unreported_messages(context.conn, upstream) if upstream.draining else 0
     changed = _format_changed_settings(upstream.settings, before)
     rows: dict[str, object] = {
         "name": upstream.name,
@@ -383,6 +395,7 @@ def _format_change(
         "state": _format_state_at_length(context, state),
         **({"default": "yes"} if upstream.is_default else {}),
         **({"queued": queued} if queued else {}),
+        **({"without a final receipt": unreported_count} if unreported_count else {}),
         "all of it": context.config.format_command(f"upstream show {upstream.name}"),
     }
     text = format_names_and_values(rows)

@@ -12,6 +12,7 @@ from portal.services.upstreams.message_ids import LEARNED_AFTER, IdForms
 from portal.services.upstreams.settings import RULES
 from portal.services.upstreams.unowned_messages import UnownedMessage
 from portal.smsc.admission import tls
+from tests.services.upstreams.waiting import queue_messages
 from tests.smsc.upstream.smpp_client.tls_carrier import Authority
 from tests.support import ROOT
 
@@ -205,6 +206,22 @@ def test_one_that_messages_wait_for_is_not_removed(ok, refused, monkeypatch):
     monkeypatch.setattr(upstreams, "count_waiting_messages", lambda _conn: {1: 3})
     assert ok("upstream", "list")[0]["queued"] == 3
     assert "under way to it: 3." in refused("upstream", "remove", "carrier")
+
+
+def test_a_drained_one_and_a_removed_one_tell_of_receipts_that_have_not_come(ok, run_app, conn, cast):
+    ok(*ADD, stdin="x")
+    message_ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    conn.execute("DELETE FROM queued_messages")
+    conn.execute("UPDATE messages SET upstream = 1, bind = 1")
+    # One that was accepted, one whose receipt has come, and one that is under way.
+    for message_id, upstream_id in zip(message_ids[:2], ("a1", "a2"), strict=True):
+        conn.execute("UPDATE messages SET upstream_id = ? WHERE id = ?", (upstream_id, message_id))
+    conn.execute("UPDATE messages SET state = 2 WHERE id = ?", (message_ids[1],))
+    assert re.search(r"^without a final receipt +1$", run_app("upstream", "drain", "carrier").stdout, re.M)
+    conn.execute("DELETE FROM messages WHERE id = ?", (message_ids[2],))
+    removed = run_app("upstream", "remove", "carrier")
+    assert (removed.returncode, removed.stdout) == (0, "carrier removed\n")
+    assert "no final receipt: 1. None will match them any more" in removed.stderr
 
 
 def test_check_names_a_password_from_before_a_lost_key_until_it_is_entered_anew(ok, run_app, conn):

@@ -18,7 +18,7 @@ from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import health, paths, queue
-from portal.services.upstreams.message_ids import UNANSWERED_SQL
+from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
 from portal.services.upstreams.paths import choose_taker
 from portal.services.upstreams.settings import (
     DEFAULTS,
@@ -199,6 +199,19 @@ def count_messages_under_way(conn: sqlite3.Connection, upstream: Upstream) -> in
     not ended is looked through: a second or two for a million.
     """
     row = conn.execute(_COUNT_UNDER_WAY[upstream.kind], (upstream.id,)).fetchone()
+    return int(row[0])
+
+
+def count_unreported_messages(conn: sqlite3.Connection, upstream: Upstream) -> int:
+    """How many messages an upstream has accepted, and given an id, whose final receipts have not come. Those of all
+    upstreams are looked through: some tenths of a second for a million.
+    """
+    row = conn.execute(
+        f"SELECT count(*) FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
+        f" AND {build_key_sql('upstream_id')} IS NOT NULL AND upstream_id IS NOT ''"
+        f" AND bind IS NOT {queue.SIMULATED_BIND}",
+        (upstream.id,),
+    ).fetchone()
     return int(row[0])
 
 
