@@ -18,7 +18,7 @@ from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
 from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit
-from portal.smsc.upstream.smpp_client.connector import create_tls_context, encode_bind
+from portal.smsc.upstream.smpp_client.connector import create_tls_context, describe_error, encode_bind
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientSettings,
@@ -270,7 +270,8 @@ async def _begin_session(session: _TestSession, opened: socket.socket, settings:
     except ssl.SSLError as error:
         raise _build_tls_failure(error, settings) from None
     except (TimeoutError, OSError) as error:
-        why = _describe(error) if str(error) else f"no answer in {settings.connect_seconds:g} s"
+        is_silent = isinstance(error, TimeoutError) and not error.errno
+        why = f"no answer in {settings.connect_seconds:g} s" if is_silent else describe_error(error, settings)
         detail = (
             f"{settings.host} port {settings.port} doesn't speak TLS: {why}. Try --no-tls, or the carrier's other port"
         )

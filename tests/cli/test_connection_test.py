@@ -395,6 +395,19 @@ def test_a_port_without_tls(add, failed):
     assert "--no-tls" in detail
 
 
+def test_a_connection_that_is_closed_in_the_middle_of_the_handshake(add, failed):
+    async def hang_up(carrier: Carrier) -> None:
+        connection = await carrier.wait_for_connection()
+        await connection.reader.read(5)
+        await connection.close()
+
+    with carrier_in_a_thread(hang_up) as carrier:
+        add(carrier.port, "--tls")
+        step, detail, _ = failed()
+    assert step == "tls"
+    assert "doesn't speak TLS: the carrier has closed the connection." in detail
+
+
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [

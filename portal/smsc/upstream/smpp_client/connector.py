@@ -286,4 +286,5 @@ def describe_error(error: Exception, settings: ClientSettings) -> str:
         return tls_client.describe_failure(error, shows_certificate=bool(settings.tls_certificate))
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
-    return str(error)
+    # What asyncio raises where a connection ends in the middle of the TLS handshake says nothing.
+    return str(error) or "the carrier has closed the connection"

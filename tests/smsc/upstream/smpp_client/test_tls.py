@@ -1,5 +1,6 @@
 """TLS towards carriers: what is believed, client certificates, versions; and that the state says what is wrong."""
 
+import asyncio
 import datetime
 import ssl
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
-from tests.smsc.upstream.smpp_client.carrier import run_client
+from tests.smsc.upstream.smpp_client.carrier import run_carrier, run_client
 from tests.smsc.upstream.smpp_client.tls_carrier import SERVER_NAME, Authority, TlsCarrier, run_tls_carrier
 
 DAY = datetime.timedelta(days=1)
@@ -70,6 +71,16 @@ async def test_an_authority_that_is_not_believed_is_named(authority, other_autho
     assert error.endswith(
         ": no authority that is believed has signed its certificate (unable to get local issuer certificate)"
     )
+
+
+async def test_a_connection_that_is_closed_in_the_middle_of_the_handshake(authority):
+    async with run_carrier() as carrier:
+        reading = asyncio.create_task(read_error(carrier.port, believing(authority)))
+        connection = await carrier.wait_for_connection()
+        await connection.reader.read(5)
+        await connection.close()
+        error = await reading
+    assert error == f"no connection to 127.0.0.1 port {carrier.port}: the carrier has closed the connection"
 
 
 VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
