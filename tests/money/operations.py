@@ -31,8 +31,9 @@ from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.credits import credits, expiry
 from portal.services.history import refunds
-from portal.services.messages import blacklist, intake, outcomes
-from portal.services.messages.outcomes import MessageOutcome, MessageStatus
+from portal.services.messages import blacklist, intake, outcomes, query_cancel
+from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.validation import SubmittedMessage
 
 Operation = dict[str, Any]
@@ -139,7 +140,7 @@ def _perform_cancel(conn: sqlite3.Connection, key: str, operation: Operation) ->
         MessageStatus(message_id, "", "", message_states.ENROUTE, 0, None, waits)
         for message_id, _, waits in operation["messages"]
     ]
-    return outcomes.cancel_messages(conn, pending).was_cancelled
+    return query_cancel.cancel_messages(conn, pending).was_cancelled
 
 
 def _perform_finish(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:

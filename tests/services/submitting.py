@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from portal.core.db import Connection
-from portal.services.messages import intake, outcomes
+from portal.services.messages import intake, query_cancel
 from portal.services.messages.validation import SubmittedMessage
 
 
@@ -16,6 +16,6 @@ def store_messages(conn: Connection, submits: Sequence[SubmittedMessage], now: i
 
 def cancel_message(conn: Connection, account_id: int, message_id: int) -> None:
     """Cancel a message as its client does."""
-    message = outcomes.find_message_status(conn, account_id, message_id)
+    message = query_cancel.find_message_status(conn, account_id, message_id)
     assert message is not None
-    outcomes.cancel_messages(conn, [message])
+    query_cancel.cancel_messages(conn, [message])

@@ -13,7 +13,7 @@ from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionRecord
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
-from portal.services.messages import intake, outcomes, smpp_config, validation
+from portal.services.messages import intake, outcomes, query_cancel, smpp_config, validation
 from portal.services.statistics import rollup
 from tests.support import prepare_submit
 
@@ -74,9 +74,9 @@ def schedule_text(conn: db.Connection, name: str, text: str, at: int) -> int:
 
 def cancel_message(conn: db.Connection, name: str, message_id: int) -> None:
     """Cancel a message as its client does."""
-    message = outcomes.find_message_status(conn, accounts.get_account(conn, name).id, message_id)
+    message = query_cancel.find_message_status(conn, accounts.get_account(conn, name).id, message_id)
     assert message is not None
-    outcomes.cancel_messages(conn, [message])
+    query_cancel.cancel_messages(conn, [message])
     rollup.roll_up_all(conn)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from portal.services.messages import validation
-from portal.services.messages.outcomes import MessageStatus
+from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import CommandId, CommandStatus

@@ -16,7 +16,8 @@ from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.inbound import InboundItem
-from portal.services.messages.outcomes import DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.outcomes import DueMessages, MessageOutcome
+from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import (
     AcceptedMessage,

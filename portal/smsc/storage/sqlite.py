@@ -18,10 +18,10 @@ from portal.core.crypto import Keys
 from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
-from portal.services.messages import client_ids, deliveries, inbound, inbound_simulation, outcomes, smpp_config
+from portal.services.messages import client_ids, deliveries, inbound, inbound_simulation, query_cancel, smpp_config
 from portal.services.messages.client_ids import ClientIds
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
-from portal.services.messages.outcomes import MessageStatus
+from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
@@ -254,7 +254,7 @@ class SqliteStorage:
                 found = (
                     None
                     if message_id is None
-                    else outcomes.find_message_status(self._read_connection, account_id, message_id)
+                    else query_cancel.find_message_status(self._read_connection, account_id, message_id)
                 )
         except StorageUnavailable as error:
             resolve(error)
@@ -269,7 +269,7 @@ class SqliteStorage:
         resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
     ) -> None:
         # Millions may wait for their date, everybody's together: looking through them takes seconds.
-        self._searcher.search(resolve, outcomes.find_unfinished_messages, account_id, source, destination)
+        self._searcher.search(resolve, query_cancel.find_unfinished_messages, account_id, source, destination)
 
     def _poll_simulated_messages(self) -> None:
         if not self._is_started:

@@ -12,11 +12,12 @@ from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.services.messages import client_ids, inbound, intake, outcomes, sending
+from portal.services.messages import client_ids, inbound, intake, outcomes, query_cancel, sending
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import InboundItem, ReleasedParts
 from portal.services.messages.intake import StoredMessages
-from portal.services.messages.outcomes import CancelResult, DueMessages, MessageOutcome, MessageStatus
+from portal.services.messages.outcomes import DueMessages, MessageOutcome
+from portal.services.messages.query_cancel import CancelResult, MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import (
     AcceptedMessage,
@@ -444,7 +445,7 @@ class SqliteOutboundStorage:
 
 
 def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, Any]]) -> CancelResult:
-    return outcomes.cancel_messages(conn, [message for message, _ in items])
+    return query_cancel.cancel_messages(conn, [message for message, _ in items])
 
 
 def _record_bind_states(conn: sqlite3.Connection, items: list[tuple[int, Sequence[BindState]]]) -> None:

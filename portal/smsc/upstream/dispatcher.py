@@ -14,7 +14,8 @@ from contextlib import suppress
 from functools import partial
 
 from portal.core.clock import now_ms
-from portal.services.messages.outcomes import DueMessages, MessageStatus
+from portal.services.messages.outcomes import DueMessages
+from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.sending import (
     AcceptedMessage,
     ClaimedMessages,

@@ -21,7 +21,7 @@ from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits, expiry, ledger
 from portal.services.credits.expiry import CreditLot
-from portal.services.messages import intake, outcomes
+from portal.services.messages import intake, query_cancel
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.operations import self_check
 from tests.support import Cast
@@ -400,8 +400,8 @@ def schedule(conn: sqlite3.Connection, account: Account, prices: list[int]) -> l
 
 
 def call_back(conn: sqlite3.Connection, account: Account, *message_ids: int) -> None:
-    statuses = [outcomes.find_message_status(conn, account.id, each) for each in message_ids]
-    assert all(outcomes.cancel_messages(conn, [each for each in statuses if each]).was_cancelled)
+    statuses = [query_cancel.find_message_status(conn, account.id, each) for each in message_ids]
+    assert all(query_cancel.cancel_messages(conn, [each for each in statuses if each]).was_cancelled)
 
 
 def test_messages_that_are_called_back_rid_no_credits_of_their_date(

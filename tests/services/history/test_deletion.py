@@ -18,7 +18,7 @@ from portal.services.credits import credits
 from portal.services.history import deletion, history, refunds, removal, retention, search, search_index
 from portal.services.history.deletion import SENT
 from portal.services.history.search import SearchQuery
-from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, outcomes, text_policy
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, query_cancel, text_policy
 from portal.services.messages.inbound import InboundMessage, MobileOriginatedMessage
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
@@ -47,7 +47,7 @@ def test_what_its_client_asks_for_afterwards_is_unknown(conn, acme_1):
 
     delete(conn, acme_1, deletion.build_selection_scope(SENT, [message]))
 
-    assert outcomes.find_message_status(conn, acme_1.id, message) is None
+    assert query_cancel.find_message_status(conn, acme_1.id, message) is None
     with pytest.raises(history.NoSuchMessage):
         history.get_sent_text_by_message_id(conn, acme_1.id, message)
     # A second outcome, which comes late, is nobody's.

@@ -20,7 +20,7 @@ from portal.services.common.message_states import (
     UNKNOWN,
 )
 from portal.services.history import history, removal
-from portal.services.messages import blacklist, message_parts, outcomes, sending, validation
+from portal.services.messages import blacklist, message_parts, outcomes, query_cancel, sending, validation
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
@@ -333,16 +333,16 @@ def test_a_text_is_called_back_only_while_no_part_has_gone_out(conn, keys, accou
     before = get_balance(conn, account_id)
     first = claim_text(conn, account_id)
     leave_unsent(conn, first, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
-    status = outcomes.find_message_status(conn, account_id, first)
+    status = query_cancel.find_message_status(conn, account_id, first)
     assert status is not None
-    assert outcomes.cancel_messages(conn, [status]).was_cancelled == [True]
+    assert query_cancel.cancel_messages(conn, [status]).was_cancelled == [True]
     assert get_balance(conn, account_id) == before
     second = claim_text(conn, account_id)
     accept(conn, second, 1)
     leave_unsent(conn, second, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
-    status = outcomes.find_message_status(conn, account_id, second)
+    status = query_cancel.find_message_status(conn, account_id, second)
     assert status is not None
-    assert outcomes.cancel_messages(conn, [status]).was_cancelled == [False]
+    assert query_cancel.cancel_messages(conn, [status]).was_cancelled == [False]
     assert_sound(conn)
 
 
@@ -355,7 +355,7 @@ def test_a_text_that_is_interrupted_while_parts_are_under_way_stays_its_upstream
     (follower,) = queue_messages(conn, account_id)
     # Nothing passes it, and it can't be called back.
     assert claim(conn) == []
-    status = outcomes.find_message_status(conn, account_id, message_id)
+    status = query_cancel.find_message_status(conn, account_id, message_id)
     assert status is not None
     assert (status.is_queued, status.upstream) == (False, 1)
     assert_sound(conn)
@@ -368,7 +368,7 @@ def test_a_text_that_is_interrupted_while_parts_are_under_way_stays_its_upstream
         assert read_message(conn, message_id)["state"] == UNKNOWN
         assert [each.id for each in claim(conn, now=later)] == [follower]
     else:
-        assert outcomes.cancel_messages(conn, [status]).was_cancelled == [False]
+        assert query_cancel.cancel_messages(conn, [status]).was_cancelled == [False]
         assert [each.id for each in claim(conn, now=later)] == [message_id]
     assert_sound(conn)
 

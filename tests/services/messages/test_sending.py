@@ -19,7 +19,7 @@ from portal.services.common.message_states import (
     UNDELIVERABLE,
     UNKNOWN,
 )
-from portal.services.messages import blacklist, intake, outcomes, sending, validation
+from portal.services.messages import blacklist, intake, outcomes, query_cancel, sending, validation
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
@@ -261,9 +261,9 @@ def test_what_an_upstream_may_have_is_not_called_back(conn, cast, upstream):
     claim(conn)
     leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE)
     for _ in range(2):
-        status = outcomes.find_message_status(conn, cast.smpp_acme_1.id, message_id)
+        status = query_cancel.find_message_status(conn, cast.smpp_acme_1.id, message_id)
         assert status is not None
-        assert outcomes.cancel_messages(conn, [status]).was_cancelled == [False]
+        assert query_cancel.cancel_messages(conn, [status]).was_cancelled == [False]
         # And neither when it is tried again.
         claim(conn)
     assert get_balance(conn, cast.smpp_acme_1.id) == charged
@@ -471,14 +471,14 @@ def test_a_message_that_is_called_back_while_it_waits_is_not_claimed(conn, cast,
     before = get_balance(conn, cast.smpp_acme_1.id)
     first, second = queue_messages(conn, cast.smpp_acme_1.id, 2)
     assert claim(conn, 1) == [first]
-    statuses = [outcomes.find_message_status(conn, cast.smpp_acme_1.id, each) for each in (first, second)]
+    statuses = [query_cancel.find_message_status(conn, cast.smpp_acme_1.id, each) for each in (first, second)]
     assert [each.is_queued for each in statuses if each] == [False, True]
     # One that was claimed since it was looked up is on its way.
     (waiting,) = [each for each in statuses if each and each.is_queued]
     claim(conn, 1)
-    assert outcomes.cancel_messages(conn, [waiting]).was_cancelled == [False]
+    assert query_cancel.cancel_messages(conn, [waiting]).was_cancelled == [False]
     leave_unsent(conn, second, cast.smpp_acme_1.id, UnsentReason.PUT_BACK)
-    assert outcomes.cancel_messages(conn, [waiting]).was_cancelled == [True]
+    assert query_cancel.cancel_messages(conn, [waiting]).was_cancelled == [True]
     assert claim(conn) == []
     assert get_balance(conn, cast.smpp_acme_1.id) == before - read_message(conn, first)["price"]
 

@@ -14,7 +14,7 @@ from portal.services.billing import statement
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, EXPIRED, REJECTED
 from portal.services.credits import credits, ledger
-from portal.services.messages import deliveries, intake, outcomes, smpp_config, validation
+from portal.services.messages import deliveries, intake, outcomes, query_cancel, smpp_config, validation
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.smpp_config import AccountConfig
@@ -720,7 +720,7 @@ def test_a_campaign_that_waits_for_its_date_costs_nothing_to_look_past(conn, pre
     intake.store_messages(conn, [submit] * waiting, now=now - 2 * validation.DEFAULT_VALIDITY_MS)
     queries = [
         lambda: outcomes.has_due_messages(conn, now),
-        lambda: outcomes.find_unfinished_messages(conn, acme_1.id, "ACME", FRANCE),
+        lambda: query_cancel.find_unfinished_messages(conn, acme_1.id, "ACME", FRANCE),
         lambda: outcomes.process_due_messages(conn, now).expired_ids,
     ]
     for query in queries:
@@ -730,7 +730,7 @@ def test_a_campaign_that_waits_for_its_date_costs_nothing_to_look_past(conn, pre
         conn.set_progress_handler(None, 0)
         # Of SQLite's virtual machine; reading one row takes some.
         assert len(steps) < waiting
-    assert len(outcomes.find_unfinished_messages(conn, acme_1.id, "ACME", ITALY)) == waiting
+    assert len(query_cancel.find_unfinished_messages(conn, acme_1.id, "ACME", ITALY)) == waiting
 
 
 def test_a_segment_that_is_there_already_begins_another_text(conn, prepare):

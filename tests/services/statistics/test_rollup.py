@@ -12,7 +12,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERABLE
-from portal.services.messages import blacklist, intake, outcomes
+from portal.services.messages import blacklist, intake, outcomes, query_cancel
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.statistics import rollup
 from tests.services.submitting import store_messages
@@ -114,8 +114,10 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
         # What comes twice counts once.
         outcomes.finish_messages(conn, ended + ended[:1])
         if underway and rng.random() < 0.2:
-            statuses = [outcomes.find_message_status(conn, account.id, underway[0]) for account in (acme_1, globex_1)]
-            outcomes.cancel_messages(conn, [each for each in statuses if each])
+            statuses = [
+                query_cancel.find_message_status(conn, account.id, underway[0]) for account in (acme_1, globex_1)
+            ]
+            query_cancel.cancel_messages(conn, [each for each in statuses if each])
         if rng.random() < 0.5:
             rollup.roll_up_batch(conn, **limits)
     for _ in rollup.roll_up_in_batches(conn, **limits):

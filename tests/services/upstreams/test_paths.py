@@ -11,7 +11,7 @@ from portal.core.db import Connection, write_transaction
 from portal.services.accounts import session_records
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
-from portal.services.messages import outcomes, sending
+from portal.services.messages import outcomes, query_cancel, sending
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
@@ -410,11 +410,11 @@ def test_what_expires_while_it_waits_is_refunded_by_the_first_upstream_of_its_pa
 
 def test_what_waits_on_a_route_is_known_to_wait_and_leaves_when_it_ends(conn, acme_1, enqueue, ids):
     (message_id,) = enqueue(acme_1.id, ids, NUMBER)
-    status = outcomes.find_message_status(conn, acme_1.id, message_id)
+    status = query_cancel.find_message_status(conn, acme_1.id, message_id)
     assert status is not None
     assert status.is_queued
     assert self_check.list_problem_texts(conn) == []
-    outcomes.cancel_messages(conn, [status])
+    query_cancel.cancel_messages(conn, [status])
     assert not queue.has_queue(conn)
     (state,) = conn.execute("SELECT state FROM messages").fetchone()
     assert state == message_states.DELETED

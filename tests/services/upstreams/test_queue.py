@@ -5,7 +5,7 @@ import pytest
 
 from portal.core.db import Connection, write_transaction
 from portal.services.common import message_states
-from portal.services.messages import outcomes
+from portal.services.messages import outcomes, query_cancel
 from portal.services.upstreams import claims, queue
 from portal.services.upstreams.claims import ClaimedIds
 from tests.services.upstreams.waiting import queue_messages, queue_of_each
@@ -51,7 +51,7 @@ def test_a_reserved_priority_has_the_place_of_the_highest(conn, cast):
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, priority=9)
 
     def is_waiting() -> bool:
-        status = outcomes.find_message_status(conn, cast.smpp_acme_1.id, message_id)
+        status = query_cancel.find_message_status(conn, cast.smpp_acme_1.id, message_id)
         return status is not None and status.is_queued
 
     assert is_waiting()
