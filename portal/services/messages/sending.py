@@ -327,12 +327,18 @@ def resolve_unsure_messages(
 
     The caller is inside `write_transaction()`.
     """
+    # Some have ended meanwhile.
+    rows = conn.execute(
+        f"SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} ORDER BY id",
+        (json.dumps(message_ids),),
+    )
+    open_ids = [row[0] for row in rows]
     if upstreams.get_stored_settings(conn, upstream_id).unanswered == FAIL:
-        failed_ids = message_ids
+        failed_ids = open_ids
     else:
         failed_ids = [
             each
-            for each in message_ids
+            for each in open_ids
             if not queue.hold_message(conn, each, NO_ANSWER, now, choose_path, is_unanswered=True)
         ]
     _finish_unsure_messages(conn, upstream_id, message_ids, failed_ids, now, result)
@@ -372,7 +378,7 @@ def _finish_unsure_messages(
             conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, NO_ANSWER) for each in failed_ids]
         )
         _release_held_messages(conn, failed_ids, result)
-    amounts = {"unsure": len(message_ids), "resent": len(message_ids) - len(failed_ids), "failed": len(failed_ids)}
+    amounts = {"unsure": len(message_ids), "resent": len(open_ids) - len(failed_ids), "failed": len(failed_ids)}
     counters.add_to_counters(conn, upstream_id, {name: amount for name, amount in amounts.items() if amount})
 
 

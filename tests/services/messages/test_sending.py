@@ -223,6 +223,19 @@ def test_what_is_unsure_is_sent_again_or_has_failed(conn, keys, cast, unanswered
         assert (counted["resent"], claim(conn)) == (0, [])
 
 
+@pytest.mark.parametrize("unanswered", ["resend", "fail"])
+def test_what_has_ended_meanwhile_is_neither_sent_again_nor_given_up(conn, keys, cast, unanswered):
+    add_upstream(conn, keys, unanswered=unanswered)
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn)
+    conn.execute("UPDATE messages SET due_at = 1, expires_at = 1")
+    outcomes.process_due_messages(conn, now_ms())
+    assert leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE).receipts == []
+    assert counters.get_counters(conn, 1) == {**dict.fromkeys(counters.get_counters(conn, 1), 0), "unsure": 1}
+    assert read_message(conn, message_id)["state"] == EXPIRED
+    assert self_check.list_problem_texts(conn) == []
+
+
 def test_what_is_never_answered_is_not_sent_for_ever(conn, cast, upstream):
     message_id, follower = queue_messages(conn, cast.smpp_acme_1.id, 2)
     now = now_ms()
