@@ -1,7 +1,7 @@
 """Metrics for monitoring, in the Prometheus text format."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
@@ -9,6 +9,7 @@ from portal.services.common import ids
 from portal.services.upstreams import binds, counters, paths, queue, upstreams
 from portal.services.upstreams.counters import COUNTERS
 from portal.services.upstreams.health import FAILING
+from portal.services.upstreams.paths import UpstreamPath
 
 _METRICS = {
     "smpp_portal_messages_total": ("counter", "Messages accepted", "SELECT sum(sent) FROM daily_totals"),
@@ -60,7 +61,8 @@ _UPSTREAM_COUNTERS = {
 }
 
 
-# In the search for the oldest message it is looked past so many with dates in all, and at so many that are held: 1 ms.
+# In the search for the oldest message it is looked past so many with dates in all, and at so many that are held, for
+# which all of these are read.
 _MAX_DATED = _MAX_HELD = 1_000
 
 
@@ -69,11 +71,12 @@ def render_metrics(conn: sqlite3.Connection) -> str:
     for name, (kind, help, query) in _METRICS.items():
         value = conn.execute(query).fetchone()[0] or 0
         lines += _render_metric(name, kind, help, {"": value})
+    waiting = queue.count_waiting_messages_by_path(conn)
     lines += _render_metric(
         "smpp_portal_messages_waiting",
         "gauge",
         "Messages that wait for an upstream, or to be tried again",
-        {"": queue.count_waiting_messages(conn)},
+        {"": sum(waiting.values())},
     )
     lines += _render_metric(
         "smpp_portal_messages_waiting_oldest_seconds",
@@ -81,7 +84,7 @@ def render_metrics(conn: sqlite3.Connection) -> str:
         "How long the oldest message that waits for an upstream has waited",
         {"": _measure_oldest_age(conn) // 1000},
     )
-    lines += _render_upstream_metrics(conn)
+    lines += _render_upstream_metrics(conn, waiting)
     up = int(session_records.is_component_alive(conn, "smsc"))
     lines += _render_metric("smpp_portal_smsc_up", "gauge", "The SMPP server is alive", {"": up})
     return "\n".join(lines) + "\n"
@@ -98,7 +101,7 @@ def _render_metric(name: str, kind: str, help: str, values: dict[str, int]) -> l
     ]
 
 
-def _render_upstream_metrics(conn: sqlite3.Connection) -> list[str]:
+def _render_upstream_metrics(conn: sqlite3.Connection, waiting: Mapping[UpstreamPath, int]) -> list[str]:
     states = binds.list_upstream_states(conn)
     if not states:
         return []
@@ -110,8 +113,8 @@ def _render_upstream_metrics(conn: sqlite3.Connection) -> list[str]:
     failing = {each.upstream.name: int(each.health.state == FAILING) for each in states}
     help = "An upstream is unbound, or answers nothing but errors: others take over from it, where a route says so"
     lines += _render_metric("smpp_portal_upstream_failing", "gauge", help, failing)
-    waiting = upstreams.count_waiting_messages(conn)
-    waiting_by_name = {each.upstream.name: waiting.get(each.upstream.id, 0) for each in states}
+    counts = upstreams.count_waiting_messages(conn, waiting)
+    waiting_by_name = {each.upstream.name: counts.get(each.upstream.id, 0) for each in states}
     help = "Messages that wait for an upstream, or to be tried again there"
     lines += _render_metric("smpp_portal_upstream_messages_waiting", "gauge", help, waiting_by_name)
     counted = {each.upstream.name: counters.get_counters(conn, each.upstream.id) for each in states}

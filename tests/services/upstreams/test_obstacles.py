@@ -116,6 +116,7 @@ def test_what_waits_after_a_refusal_waits_too(conn, create, acme_1):
     assert find_obstacle(conn) == Obstacle("unbound", 2, "carrier", "why unbound")
     # What is being tried at this moment holds up others, and waits for nothing itself.
     conn.execute("UPDATE messages SET upstream = 1")
+    conn.execute("UPDATE held_messages SET not_before = NULL")
     assert find_obstacle(conn) is None
 
 

@@ -346,7 +346,6 @@ def test_waiting_messages_are_counted_for_those_that_take_them(conn, acme_1, enq
     assert upstreams.count_waiting_messages(conn) == {second: 6}
     upstreams.disable_upstream(conn, SHELL, upstreams.get_upstream(conn, "second"))
     assert upstreams.count_waiting_messages(conn) == {first: 2, second: 4}
-    assert queue.count_waiting_messages(conn) == 7
 
 
 def test_it_is_told_that_all_upstreams_of_a_route_fail(conn, acme_1, enqueue, ids):

@@ -274,9 +274,38 @@ def test_the_waiting_are_counted_and_their_accounts_listed(conn, cast):
     (held,) = queue_messages(conn, cast.smpp_globex_1.id)
     claim(conn, 1, after=cast.smpp_acme_1.id)
     hold(conn, held)
-    assert queue.count_waiting_messages(conn) == 4
+    assert queue.count_waiting_messages_by_path(conn) == {(): 4}
     assert queue.list_waiting_accounts(conn) == {((), cast.smpp_acme_1.id), ((), cast.smpp_globex_1.id)}
     assert queue.get_next_retry_time(conn) == NOW + 5_000
+
+
+def test_of_what_is_held_only_what_was_tried_and_has_no_time_is_looked_up(conn, cast):
+    held = queue_of_each(conn, cast.smpp_acme_1.id, [f"39333{each:07d}" for each in range(300)])
+    claim(conn, 300)
+    for each in held:
+        hold(conn, each)
+    queue_of_each(conn, cast.smpp_acme_1.id, [f"39333{each:07d}" for each in range(50)])
+    # These wait behind the first ones.
+    assert claim(conn, 50).message_ids == []
+    steps: list[int] = []
+
+    def count() -> int:
+        steps.append(0)
+
+        def count_step() -> None:
+            steps[-1] += 1
+
+        conn.set_progress_handler(count_step, 1)
+        (waiting_count,) = queue.count_waiting_messages_by_path(conn).values()
+        conn.set_progress_handler(None, 0)
+        return waiting_count
+
+    assert count() == 350
+    # To look at each row of `messages`, too, took 16 steps for each.
+    assert steps[-1] < 350 * 10
+    # What is under way waits no more, and another one that was tried waits behind it.
+    assert claim(conn, 300, now=NOW + 5_000).message_ids == held
+    assert count() == 50
 
 
 def test_there_is_more_while_other_accounts_wait(conn, cast):
