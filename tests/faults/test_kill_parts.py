@@ -7,9 +7,8 @@ import pytest
 from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common import message_states
-from portal.services.messages import message_parts
 from portal.services.operations import self_check
-from portal.services.upstreams import counters
+from portal.services.upstreams import counters, paths
 from portal.smsc.protocol.constants import CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm
 from tests.faults.test_kill import kill_all
@@ -34,7 +33,7 @@ async def test_pain_2_kill_9_in_the_middle_of_a_text_sends_only_the_other_parts_
         message_id = (await esme.submit(text=b"", tlvs={TlvTag.MESSAGE_PAYLOAD: TEXT})).message_id
         parts = await connection.read_submits(3)
         connection.answer(parts[1], message_id="id2")
-        await wait_until(lambda: message_parts.has_cut_messages(conn))
+        await wait_until(lambda: paths.has_cut_messages(conn))
         kill_all(server)
         await close_connections()
         serve()

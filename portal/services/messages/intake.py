@@ -19,8 +19,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
 from portal.services.upstreams import queue
-from portal.services.upstreams.paths import UpstreamPath
-from portal.services.upstreams.queue import SIMULATED_BIND
+from portal.services.upstreams.paths import SIMULATED_BIND, UpstreamPath
 
 _COMMON_COLUMNS = (
     "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"

@@ -24,6 +24,7 @@ from portal.services.common.message_states import (
     REJECTED,
     UNKNOWN,
 )
+from portal.services.upstreams import paths
 from portal.services.upstreams.settings import REFUND_REFUSED, REFUND_UNDELIVERED
 
 NOT_SENT = N_("not sent")
@@ -103,14 +104,9 @@ class CutOutcome(NamedTuple):
     ended_at: int
 
 
-def has_cut_messages(conn: sqlite3.Connection) -> bool:
-    """Whether there are any, so that others' statements need not look for those of each message."""
-    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM cut_messages)").fetchone()[0])
-
-
 def find_cut_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) -> dict[int, CutText]:
     """Those of these messages of which an upstream has taken a part, by message id."""
-    if not has_cut_messages(conn):
+    if not paths.has_cut_messages(conn):
         return {}
     rows = conn.execute(
         "SELECT message_id, upstream, total, settings, (SELECT json_group_array(number) FROM message_parts AS p"
@@ -198,7 +194,7 @@ def expire_open_parts(conn: sqlite3.Connection, message_ids: Collection[int], at
     """End the accepted parts of messages whose validity has ended (ptt 801); those that can have no receipt end as
     unknown (804), without a status.
     """
-    if has_cut_messages(conn):
+    if paths.has_cut_messages(conn):
         conn.execute(
             "UPDATE message_parts AS p SET done_at = ?,"
             f" state = CASE WHEN {_IS_SILENT_SQL} THEN {UNKNOWN} ELSE {EXPIRED} END,"
@@ -286,7 +282,7 @@ def compute_share(price: int, count: int, total: int) -> int:
 
 def forget_parts(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
     """Remove what is known of the parts of messages: these are removed, or go out whole, from the beginning."""
-    if has_cut_messages(conn):
+    if paths.has_cut_messages(conn):
         ids_json = json.dumps([*message_ids])
         for table in ("message_parts", "cut_messages"):
             conn.execute(f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))", (ids_json,))

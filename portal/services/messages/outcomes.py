@@ -27,7 +27,7 @@ from portal.services.messages import blacklist, client_ids, deliveries, message_
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
-from portal.services.upstreams import queue, upstreams
+from portal.services.upstreams import paths, queue, upstreams
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.settings import REFUND_REFUSED, REFUND_UNDELIVERED
 
@@ -180,7 +180,7 @@ def list_abandoned_message_ids(conn: sqlite3.Connection) -> list[int]:
     removed_ids = [row[0] for row in removed]
     if not removed_ids:
         return []
-    condition = f"state = {ENROUTE} AND upstream IN (SELECT value FROM json_each(?)) AND bind IS {queue.SIMULATED_BIND}"
+    condition = f"state = {ENROUTE} AND upstream IN (SELECT value FROM json_each(?)) AND bind IS {paths.SIMULATED_BIND}"
     return _list_unfinished_ids(conn, condition, json.dumps(removed_ids))
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from portal.services.common.message_states import ENROUTE
-from portal.services.messages import message_parts
-from portal.services.upstreams import message_ids
+from portal.services.upstreams import message_ids, paths
 from portal.services.upstreams.message_ids import IdForms, build_key_sql
-from portal.services.upstreams.queue import SIMULATED_BIND
+from portal.services.upstreams.paths import SIMULATED_BIND
 
 MIN_DIGITS = 7
 """With fewer an address is none that a message goes to; and so many at the end agree, whatever stands in front."""
@@ -215,7 +214,7 @@ def _read_candidates(
     """The messages, and parts of messages, on their way by an upstream that have one of these keys."""
     candidates: dict[str, list[_Candidate]] = defaultdict(list)
     given = {"upstream": upstream_id, "keys": json.dumps([*keys])}
-    for select in (_SELECT_CANDIDATES, *((_SELECT_PARTS,) if message_parts.has_cut_messages(conn) else ())):
+    for select in (_SELECT_CANDIDATES, *((_SELECT_PARTS,) if paths.has_cut_messages(conn) else ())):
         for key, *fields in json.loads(conn.execute(select, given).fetchone()[0]):
             candidates[key].append(_Candidate(*fields))
     return candidates

@@ -20,8 +20,7 @@ from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import claims, counters, queue, takeovers, upstreams
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
-from portal.services.upstreams.paths import DEFAULT_PATH, ChoosePath, UpstreamPath, choose_default_path
-from portal.services.upstreams.queue import SIMULATED_BIND
+from portal.services.upstreams.paths import DEFAULT_PATH, SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.settings import FAIL
 from portal.services.upstreams.upstreams import SIMULATOR
 

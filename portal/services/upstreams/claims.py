@@ -10,7 +10,13 @@ from typing import Any
 
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths, queue, takeovers
-from portal.services.upstreams.paths import DEFAULT_PATH, ChoosePath, UpstreamPath, choose_default_path
+from portal.services.upstreams.paths import (
+    DEFAULT_PATH,
+    SIMULATED_BIND,
+    ChoosePath,
+    UpstreamPath,
+    choose_default_path,
+)
 
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
@@ -99,7 +105,7 @@ def claim_message_ids(
     claimed.left_count = None if None in turns or queued_count > _MAX_COUNTED else queued_count
     if claimed.message_ids:
         conn.execute(
-            f"UPDATE messages SET upstream = ?1, bind = (SELECT {queue.SIMULATED_BIND} FROM upstreams WHERE id = ?1"
+            f"UPDATE messages SET upstream = ?1, bind = (SELECT {SIMULATED_BIND} FROM upstreams WHERE id = ?1"
             f" AND kind = '{queue.SIMULATOR}') WHERE id IN (SELECT value FROM json_each(?2)) AND +state = {ENROUTE}",
             (upstream_id, json.dumps(claimed.message_ids)),
         )
@@ -155,7 +161,7 @@ def _claim_retries(
     ]
     rows = [tuple(row)[1:] for row in _take_first_rows(cursors, count, tuple)]
     is_last = len(rows) < count
-    if conn.execute("SELECT EXISTS (SELECT 1 FROM cut_messages)").fetchone()[0]:
+    if paths.has_cut_messages(conn):
         own_path: UpstreamPath = (upstream_id,)
         begun = [(paths.choose_begun_path(conn, row[2], own_path), row) for row in rows]
         moved = [(path, row) for path, row in begun if path != own_path]

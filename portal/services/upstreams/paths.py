@@ -10,6 +10,8 @@ UpstreamPath = tuple[int, ...]
 DEFAULT_PATH: UpstreamPath = ()
 """That of the default upstream, whichever that is: what waits for it need not be rewritten when another becomes it."""
 DEFAULT_PATH_ID = 0
+SIMULATED_BIND = 0
+"""What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 ChoosePath = Callable[[int, str, str, str], UpstreamPath]
 """Takes a message's account id, destination, country and source, and returns its path."""
 
@@ -74,6 +76,11 @@ def get_path_ids(conn: sqlite3.Connection, paths: Collection[UpstreamPath]) -> d
                 (format_path(path), path[0]),
             ).fetchone()
     return path_ids
+
+
+def has_cut_messages(conn: sqlite3.Connection) -> bool:
+    """Whether there are any, so that others' statements need not look for those of each message."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM cut_messages)").fetchone()[0])
 
 
 def choose_begun_path(conn: sqlite3.Connection, message_id: int, path: UpstreamPath) -> UpstreamPath:

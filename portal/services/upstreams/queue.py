@@ -13,15 +13,13 @@ from collections.abc import Collection, Iterator, Sequence
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import paths, takeovers
+from portal.services.upstreams import paths
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
 
 HIGHEST_PRIORITY = 3
 INSERT_QUEUED = BulkInsert("queued_messages", "path, account_id, priority_rank, message_id")
 SIMULATOR = "simulator"
 """The kind of an upstream that sends nothing."""
-SIMULATED_BIND = takeovers.SIMULATED_BIND
-"""What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000

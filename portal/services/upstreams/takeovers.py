@@ -7,10 +7,7 @@ from collections.abc import Iterable, Sequence
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
-from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
-
-SIMULATED_BIND = 0
-"""See `queue.SIMULATED_BIND`."""
+from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 
 
 def hold_followers(

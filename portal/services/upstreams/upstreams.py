@@ -19,7 +19,7 @@ from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import health, paths, queue
 from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
-from portal.services.upstreams.paths import UpstreamPath, choose_taker
+from portal.services.upstreams.paths import SIMULATED_BIND, UpstreamPath, choose_taker
 from portal.services.upstreams.settings import (
     DEFAULTS,
     DEPENDENT_SETTINGS,
@@ -194,9 +194,9 @@ def count_waiting_messages(
 
 _COUNT_UNDER_WAY = {
     SMPP: f"SELECT count(*) FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
-    f" AND {UNANSWERED_SQL} AND bind IS NOT {queue.SIMULATED_BIND}",
+    f" AND {UNANSWERED_SQL} AND bind IS NOT {SIMULATED_BIND}",
     SIMULATOR: f"SELECT count(*) FROM messages INDEXED BY messages_unfinished WHERE state = {ENROUTE} AND upstream = ?"
-    f" AND bind IS {queue.SIMULATED_BIND}",
+    f" AND bind IS {SIMULATED_BIND}",
 }
 
 
