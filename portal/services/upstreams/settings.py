@@ -357,7 +357,7 @@ class UpstreamSettings:
         "auto",
         INBOUND,
         "charset of data_coding 0 in receipts and messages from handsets; auto: Latin-1 and GSM 03.38",
-        words=_choose("auto", "gsm", "gsm-packed", "latin-1", "ascii", "utf-8"),
+        words=_choose("auto", *CHARSETS),
     )
     inbound_country: str = _declare(
         "",
