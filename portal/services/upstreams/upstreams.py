@@ -215,7 +215,7 @@ def count_unreported_messages(conn: sqlite3.Connection, upstream: Upstream) -> i
     row = conn.execute(
         f"SELECT count(*) FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?"
         f" AND {build_key_sql('upstream_id')} IS NOT NULL AND upstream_id IS NOT ''"
-        f" AND bind IS NOT {queue.SIMULATED_BIND}",
+        f" AND bind IS NOT {SIMULATED_BIND}",
         (upstream.id,),
     ).fetchone()
     return int(row[0])
