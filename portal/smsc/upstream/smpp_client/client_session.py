@@ -501,10 +501,12 @@ class ClientSession(PduStream):
 
     def _start_unbinding(self, reason: str, final_octets: bytes, answer_seconds: float, *, closes: bool) -> None:
         self._note_end(reason)
+        # One unbind after the other would put the end off.
+        if self._state is not _State.UNBINDING:
+            self._set_deadline(answer_seconds, self._send_final_octets)
         self._state = _State.UNBINDING
         self._final_octets = final_octets
         self._closes_after_final = closes
-        self._set_deadline(answer_seconds, self._send_final_octets)
         self._end_when_answered()
 
     def _end_when_answered(self) -> None:

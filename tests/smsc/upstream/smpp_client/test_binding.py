@@ -5,6 +5,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from portal.smsc.admission.tls import create_tls_context, ensure_certificate
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import BindResp, DeliverSm, HeaderOnlyPdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
-from tests.smsc.esme import wait_until
+from tests.smsc.esme import DEADLINE_S, wait_until
 from tests.smsc.upstream.smpp_client.carrier import (
     Carrier,
     run_bound_client,
@@ -202,6 +203,24 @@ async def test_closing_unbinds():
         await closing
         assert reports.states[-1].state == BindStatus.CLOSED
         assert client.room == 0
+
+
+async def test_a_carrier_that_unbinds_again_and_again_does_not_put_the_end_off():
+    async with run_bound_client() as (client, reports, connection, _):
+        submit_all(client, [1])
+        await connection.read_submit()
+        (session,) = client.sessions
+        closing = asyncio.create_task(client.close(answer_seconds=0.3))
+        await wait_until(lambda: not session.is_bound)
+        async with asyncio.timeout(DEADLINE_S / 2):
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                for sequence in itertools.count(1):
+                    connection.send(
+                        HeaderOnlyPdu(CommandId.UNBIND, sequence), HeaderOnlyPdu(CommandId.ENQUIRE_LINK, sequence)
+                    )
+                    await connection.wait_for_pdu(CommandId.ENQUIRE_LINK_RESP)
+            await closing
+        assert reports.unsure == [1]
 
 
 async def test_closing_before_the_bind_is_answered():
