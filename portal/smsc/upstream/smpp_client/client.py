@@ -12,7 +12,7 @@ from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, Submit
-from portal.smsc.upstream.smpp_client.connector import Connector
+from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientEvents,
@@ -75,6 +75,7 @@ class SmppClient:
         self._loop = loop
         self.counters = ClientCounters()
         self._resolver = HostResolver(loop)
+        self._bind_turns = BindTurns()
         self._connectors: dict[int, Connector] = {}
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self._submitters: list[ClientSession] = []
@@ -97,7 +98,9 @@ class SmppClient:
         kinds = ("trx",) if self._settings.bind == "trx" else ("tx", "rx")
         for number, kind in enumerate(kinds * self._settings.binds, start=1):
             if number not in self._connectors:
-                connector = Connector(self._name, number, kind, self._settings, self, self._resolver, self._loop)
+                connector = Connector(
+                    self._name, number, kind, self._settings, self, self._resolver, self._bind_turns, self._loop
+                )
                 self._connectors[number] = connector
                 connector.start()
 
@@ -255,6 +258,7 @@ class SmppClient:
     def handle_bound(self, session: ClientSession) -> None:
         if session.kind != "rx":
             self._submitters.append(session)
+        self._bind_turns.allow_all()
         for connector in self._connectors.values():
             connector.handle_bound(session)
         self._settle_soon()

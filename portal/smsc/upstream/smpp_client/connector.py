@@ -50,6 +50,65 @@ class ConnectorOwner(SessionOwner, Protocol):
         """The bind has another state."""
 
 
+class BindTurns:
+    """Which binds of an upstream may try.
+
+    Only one does, until a bind is accepted, at the start, after other settings, and once the carrier has refused one
+    for good: by as many refusals as there are binds it might lock the account. Where that one fails otherwise than by
+    a refusal, which says nothing about the others, all may try.
+    """
+
+    def __init__(self) -> None:
+        self._is_one_at_a_time = True
+        # The one that tries.
+        self._connector: Connector | None = None
+        self._is_free = asyncio.Event()
+
+    def may_try(self, connector: Connector) -> bool:
+        """Whether a bind may try now."""
+        return self._connector in (None, connector)
+
+    async def wait(self, connector: Connector) -> None:
+        """Wait until a bind may try."""
+        while not self.may_try(connector):
+            await self._is_free.wait()
+        if self._is_one_at_a_time:
+            self._give_to(connector)
+
+    def allow_all(self) -> None:
+        """A bind was accepted."""
+        self._is_one_at_a_time = False
+        self._give_to(None)
+
+    def allow_one(self) -> None:
+        """It isn't known any more whether binds are accepted."""
+        self._is_one_at_a_time = True
+
+    def leave(self, connector: Connector) -> None:
+        """A bind tries no more."""
+        if self._connector is connector:
+            self._give_to(None)
+
+    def record_end(self, connector: Connector, *, was_bound: bool, is_refused: bool) -> None:
+        """A try has failed, or the connection that it came to has ended."""
+        if is_refused:
+            self._is_one_at_a_time = True
+            self._give_to(self._connector or connector)
+        elif was_bound:
+            # It is likelier to be accepted than one that was refused.
+            if self._connector and self._connector.state.state == BindStatus.REFUSED:
+                self._give_to(connector)
+        elif self._connector is connector:
+            self.allow_all()
+
+    def _give_to(self, connector: Connector | None) -> None:
+        self._connector = connector
+        if connector:
+            self._is_free.clear()
+        else:
+            self._is_free.set()
+
+
 class Connector:
     """One bind, number `number` of upstream `name`. `state`: how it is."""
 
@@ -61,12 +120,14 @@ class Connector:
         settings: ClientSettings,
         owner: ConnectorOwner,
         resolver: HostResolver,
+        turns: BindTurns,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._name = name
         self._settings = settings
         self._owner = owner
         self._resolver = resolver
+        self._turns = turns
         self._loop = loop
         self._session: ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
@@ -92,6 +153,7 @@ class Connector:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
+        self._turns.leave(self)
         self._set_state(BindStatus.CLOSED)
 
     def rename(self, name: str) -> None:
@@ -104,9 +166,11 @@ class Connector:
         """Go on with other settings: at once where they are for another connection, or it is not bound."""
         self._settings = settings
         self._failures = 0
-        self._woken.set()
         if self._session:
             self._session.change_settings(settings)
+        if not (self._session and self._session.is_bound):
+            self._turns.allow_one()
+            self._woken.set()
 
     def handle_bound(self, session: ClientSession) -> None:
         """A session is bound; not necessarily this one's."""
@@ -115,6 +179,10 @@ class Connector:
 
     async def _keep_bound(self) -> None:
         while not self._closing:
+            if not self._turns.may_try(self):
+                # Nor is it known when it will.
+                self._set_state(BindStatus(self.state.state), self.state.error, self.state.status)
+            await self._turns.wait(self)
             self._woken.clear()
             session: ClientSession | None = None
             try:
@@ -124,12 +192,15 @@ class Connector:
                 error = f"no connection, for an error in this program: {type(unexpected).__name__}"
             if self._closing:
                 return
-            has_held = session and session.bound_at and self._loop.time() - session.bound_at > self._stable_seconds
+            bound_at = session.bound_at if session else 0.0
+            has_held = bound_at and self._loop.time() - bound_at > self._stable_seconds
             self._failures = 0 if has_held else self._failures + 1
             # The other one, where this one was reached and did not let itself be bound.
-            self._first_host = 0 if session is None or session.bound_at else 1 - self._first_host
+            self._first_host = 0 if session is None or bound_at else 1 - self._first_host
             status = session.bind_status if session else 0
-            pause = self._choose_pause(status)
+            is_refused = status not in (0, *_PASSING_REFUSALS)
+            self._turns.record_end(self, was_bound=bool(bound_at), is_refused=is_refused)
+            pause = self._choose_pause(is_refused)
             state = BindStatus.REFUSED if status else BindStatus.UNBOUND
             self._set_state(state, error, status, now_ms() + int(pause * 1000))
             with suppress(TimeoutError):
@@ -214,10 +285,10 @@ class Connector:
             lambda: session, address, port, ssl=tls_context, server_hostname=server_name if tls_context else None
         )
 
-    def _choose_pause(self, status: int) -> float:
+    def _choose_pause(self, is_refused: bool) -> float:
         """Return how many seconds to wait before the next try."""
         first, longest = _FIRST_PAUSE, _LONGEST_PAUSE
-        if status and status not in _PASSING_REFUSALS:
+        if is_refused:
             first, longest = _FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE
         doublings = min(self._failures - 1, _MAX_DOUBLINGS)
         factor = min(first * 2**doublings, longest) if self._failures else _SHORT_PAUSE

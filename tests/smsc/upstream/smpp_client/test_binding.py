@@ -84,6 +84,40 @@ async def test_a_refusal_is_told_and_it_tries_again_more_slowly():
         assert (bound.error, bound.status, bound.next_attempt_at) == ("", 0, 0)
 
 
+async def test_while_the_carrier_refuses_one_bind_alone_is_tried():
+    async with run_carrier() as carrier, run_client(carrier.port, binds=5) as (client, reports):
+        for _ in range(3):
+            await carrier.accept(CommandStatus.ESME_RINVPASWD)
+            await reports.wait_for_state(BindStatus.REFUSED)
+        assert {each.number for each in reports.states if each.state != BindStatus.CONNECTING} <= {1}
+        assert [each.state for each in client.bind_states] == ["refused"] + ["connecting"] * 4
+        await carrier.accept_all(5)
+        await reports.wait_for(lambda: all(each.state == BindStatus.BOUND for each in client.bind_states))
+
+
+async def test_one_that_was_bound_waits_for_none_that_is_refused():
+    async with run_carrier() as carrier, run_client(carrier.port, binds=3, reconnect_seconds=0.5) as (_, reports):
+        connection = await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+        for _ in range(2):
+            await carrier.accept(CommandStatus.ESME_RBINDFAIL)
+        for number in (2, 3):
+            await reports.wait_for_state(BindStatus.REFUSED, number)
+        connection.abort()
+        # The pause of the others is twice as long.
+        await carrier.accept()
+        await reports.wait_for_state(BindStatus.BOUND)
+        await carrier.accept_all(2)
+
+
+async def test_where_one_fails_without_a_refusal_all_are_tried():
+    async with run_carrier() as carrier, run_client(carrier.port, binds=3, reconnect_seconds=60) as (_, reports):
+        (await carrier.wait_for_connection()).abort()
+        await carrier.accept(CommandStatus.ESME_RALYBND)
+        await carrier.accept()
+        await reports.wait_for(lambda: {"bound", "refused", "unbound"} <= {each.state for each in reports.states})
+
+
 @pytest.mark.parametrize(
     ("status", "told"),
     [(CommandStatus.ESME_RINVCMDID, CommandStatus.ESME_RINVCMDID), (0, CommandStatus.ESME_RUNKNOWNERR)],

@@ -104,3 +104,25 @@ async def test_a_bind_to_a_host_that_stays_goes_on():
         connection.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 4242))
         assert (await connection.read_response()).sequence == 4242
         assert reports.states == []
+
+
+async def test_other_binds_wait_for_none_that_was_refused_and_is_no_more():
+    async with run_carrier() as carrier, run_client(carrier.port, reconnect_seconds=60) as (client, reports):
+        await carrier.accept(CommandStatus.ESME_RINVPASWD)
+        await reports.wait_for_state(BindStatus.REFUSED)
+        client.change_settings(settings_for(carrier.port, bind="tx+rx"))
+        await carrier.accept_all(2)
+
+
+async def test_another_password_is_tried_by_one_bind_alone():
+    async with run_carrier() as carrier, run_client(carrier.port, binds=3) as (client, reports):
+        connections = await carrier.accept_all(3)
+        await reports.wait_for(lambda: len(client.sessions) == 3)
+        client.change_settings(settings_for(carrier.port, binds=3, password="other"))
+        for each in connections[CommandId.BIND_TRANSCEIVER]:
+            await each.answer_unbind()
+        await carrier.accept(CommandStatus.ESME_RINVPASWD)
+        await reports.wait_for(lambda: "refused" in [each.state for each in reports.states])
+        client.change_settings(settings_for(carrier.port, binds=3, password="right"))
+        for _ in range(3):
+            assert (await (await carrier.wait_for_connection()).accept_bind()).password == "right"
