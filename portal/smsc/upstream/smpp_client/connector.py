@@ -175,6 +175,8 @@ class Connector:
     def handle_bound(self, session: ClientSession) -> None:
         """A session is bound; not necessarily this one's."""
         if session is self._session:
+            # Its settings are these, so that a loss, whenever it comes, has the usual pause.
+            self._woken.clear()
             self._set_state(BindStatus.BOUND)
 
     async def _keep_bound(self) -> None:

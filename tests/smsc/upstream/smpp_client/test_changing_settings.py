@@ -35,6 +35,20 @@ async def test_window_and_throughput_hold_at_once():
         assert reports.states == []
 
 
+async def test_a_change_is_not_why_a_connection_that_is_lost_later_comes_back_at_once():
+    async with run_carrier() as carrier, run_client(carrier.port, reconnect_seconds=60) as (client, reports):
+        connection = await carrier.wait_for_connection()
+        client.change_settings(settings_for(carrier.port, window=6))
+        await connection.accept_bind()
+        await reports.wait_for_state(BindStatus.BOUND)
+        client.change_settings(settings_for(carrier.port, window=7))
+        connection.abort()
+        await reports.wait_for_state(BindStatus.UNBOUND)
+        client.change_settings(settings_for(carrier.port, password="other"))
+        again = await carrier.wait_for_connection()
+        assert (await again.accept_bind()).password == "other"
+
+
 async def test_another_password_is_for_another_connection():
     async with run_bound_client() as (client, reports, connection, carrier):
         submit_all(client, [1])
