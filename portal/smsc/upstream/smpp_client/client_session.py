@@ -322,7 +322,8 @@ class ClientSession(PduStream):
 
     def _handle_other_response(self, header: PduHeader) -> None:
         command = header.command
-        if self._state is _State.BINDING and header.sequence == BIND_SEQUENCE:
+        # A carrier that can't read the bind's sequence_number answers with 0 (4.3).
+        if self._state is _State.BINDING and (header.sequence == BIND_SEQUENCE or command == _GENERIC_NACK):
             self._handle_bind_answer(command, header.status)
         elif command == _GENERIC_NACK:
             # It has no body, and may answer whatever was sent.

@@ -119,13 +119,19 @@ async def test_where_one_fails_without_a_refusal_all_are_tried():
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
-    [(CommandStatus.ESME_RINVCMDID, CommandStatus.ESME_RINVCMDID), (0, CommandStatus.ESME_RUNKNOWNERR)],
+    ("sequence", "status", "told"),
+    [
+        (1, CommandStatus.ESME_RINVCMDID, CommandStatus.ESME_RINVCMDID),
+        (1, 0, CommandStatus.ESME_RUNKNOWNERR),
+        # That of a PDU whose header could not be read (4.3).
+        (0, CommandStatus.ESME_RINVCMDLEN, CommandStatus.ESME_RINVCMDLEN),
+    ],
 )
-async def test_generic_nack_refuses_a_bind(status, told):
+async def test_generic_nack_refuses_a_bind(sequence, status, told):
     async with run_carrier() as carrier, run_client(carrier.port) as (_, reports):
         connection = await carrier.wait_for_connection()
-        connection.send(HeaderOnlyPdu(CommandId.GENERIC_NACK, (await connection.read_bind()).sequence, status))
+        await connection.read_bind()
+        connection.send(HeaderOnlyPdu(CommandId.GENERIC_NACK, sequence, status))
         assert (await reports.wait_for_state(BindStatus.REFUSED)).status == told
 
 
