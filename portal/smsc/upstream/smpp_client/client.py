@@ -102,7 +102,8 @@ class SmppClient:
                     self._name, number, kind, self._settings, self, self._resolver, self._bind_turns, self._loop
                 )
                 self._connectors[number] = connector
-                connector.start()
+                # A carrier that counts binds would refuse this one while those before it still wait for answers.
+                connector.start([*self._closing_tasks])
 
     def change_settings(self, settings: ClientSettings) -> None:
         """Go on with other settings. Messages that are under way keep their place.

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import ssl
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -139,10 +140,10 @@ class Connector:
         self._host = ""
         self.state = BindState(number, kind, BindStatus.CONNECTING, now_ms())
 
-    def start(self) -> None:
-        """Connect, and go on doing so."""
+    def start(self, after: Collection[asyncio.Task[None]] = ()) -> None:
+        """Connect, once `after` are done, and go on doing so."""
         self._owner.handle_state(self)
-        self._task = self._loop.create_task(self._keep_bound())
+        self._task = self._loop.create_task(self._keep_bound(after))
 
     async def close(self, reason: str, answer_seconds: float = ANSWER_SECONDS) -> None:
         """Unbind, once what was sent is answered or after so many seconds, and connect no more."""
@@ -179,7 +180,9 @@ class Connector:
             self._woken.clear()
             self._set_state(BindStatus.BOUND)
 
-    async def _keep_bound(self) -> None:
+    async def _keep_bound(self, after: Collection[asyncio.Task[None]]) -> None:
+        if after:
+            await asyncio.wait(after)
         while not self._closing:
             if not self._turns.may_try(self):
                 # Nor is it known when it will.

@@ -1,5 +1,7 @@
 """Other settings while it is connected, or tries to."""
 
+import asyncio
+
 import pytest
 
 from portal.smsc.protocol.constants import CommandId, CommandStatus
@@ -84,6 +86,24 @@ async def test_more_binds_and_fewer():
         assert client.room == 10
         submit_all(client, [1])
         await connection.read_submit()
+
+
+async def test_others_are_bound_once_those_before_have_ended():
+    async with run_bound_client() as (client, reports, connection, carrier):
+        submit_all(client, [1])
+        submit = await connection.read_submit()
+        client.change_settings(settings_for(carrier.port, bind="tx+rx"))
+        new = asyncio.create_task(carrier.wait_for_connection())
+        for sequence in range(1, 6):
+            connection.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, sequence))
+            await connection.wait_for_response(sequence)
+        connection.answer(submit)
+        await connection.wait_for_pdu(CommandId.UNBIND)
+        assert not new.done()
+        connection.abort()
+        await (await new).accept_bind()
+        await carrier.accept()
+        assert reports.unsure == []
 
 
 async def test_another_kind_of_binds():
