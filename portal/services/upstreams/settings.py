@@ -47,6 +47,8 @@ UCS2, REPLACE, REFUSE = "ucs2", "replace", "fail"
 KEEP, CONVERT = "keep", "convert"
 # How a text goes out that needs several parts.
 UDH_8, UDH_16, SAR, PAYLOAD = "udh8", "udh16", "sar", "payload"
+# The interface_version that knows no optional parameters.
+SMPP_3_3 = 0x33
 # Of which messages the price is given back.
 REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED = "never", "refused", "undelivered"
 # What is put before a number in international format.
@@ -97,6 +99,17 @@ class PatternOfUnreadText(Refused):
         " read: set that to both or text, or leave receipt_id_pattern empty."
     )
     field = "receipt_id_pattern"
+
+
+class OptionalParametersIn33(Refused):
+    sentence = N_(
+        "SMPP 3.3 has no optional parameters, which %(setting)s is about: leave that at its default, or set"
+        " interface_version to 3.4."
+    )
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting=setting)
+        self.field = setting
 
 
 class ValidityAboveMaximum(Refused):
@@ -211,7 +224,10 @@ class UpstreamSettings:
     )
     binds: int = _declare(1, BIND, "how many transceivers, or pairs", low=1, high=100)
     interface_version: int = _declare(
-        0x34, BIND, "version of SMPP that is announced", words={"3.3": 0x33, "3.4": 0x34, "5.0": 0x50}
+        0x34,
+        BIND,
+        "version of SMPP that is announced; with 3.3 no message has an optional parameter",
+        words={"3.3": SMPP_3_3, "3.4": 0x34, "5.0": 0x50},
     )
     address_ton: int = _declare(0, BIND, "TON of the address range", low=0, high=_MAX_TON)
     address_npi: int = _declare(0, BIND, "NPI of the address range", low=0, high=_MAX_NPI)
@@ -451,7 +467,8 @@ def check_settings_together(settings: UpstreamSettings) -> None:
     """Make sure that the settings of a connection to a carrier, each of which is possible, go together.
 
     Raises:
-        UpstreamSettingMissing, SettingNeedsOther, SecondHostIsFirst, PatternOfUnreadText, ValidityAboveMaximum
+        UpstreamSettingMissing, SettingNeedsOther, SecondHostIsFirst, PatternOfUnreadText, OptionalParametersIn33,
+        ValidityAboveMaximum
     """
     for name in ("host", "system_id"):
         if not getattr(settings, name):
@@ -464,6 +481,10 @@ def check_settings_together(settings: UpstreamSettings) -> None:
         raise SecondHostIsFirst
     if settings.receipt_id_pattern and settings.receipt_id_from == "tlv":
         raise PatternOfUnreadText
+    if settings.interface_version == SMPP_3_3:
+        for name in ("tlvs", "pass_tlvs", "long_texts"):
+            if getattr(settings, name) not in ("", UDH_8, UDH_16):
+                raise OptionalParametersIn33(name)
     if 0 < settings.max_validity_seconds < settings.default_validity_seconds:
         raise ValidityAboveMaximum(default=settings.default_validity_seconds, longest=settings.max_validity_seconds)
 

@@ -27,6 +27,7 @@ from portal.services.upstreams.settings import (
     DEFAULTS,
     GROUPS,
     RULES,
+    OptionalParametersIn33,
     PatternOfUnreadText,
     SecondHostIsFirst,
     SettingNeedsOther,
@@ -261,6 +262,10 @@ def test_a_client_certificate_and_its_key_must_belong_together(tmp_path: Path) -
         (replace(ENOUGH, second_host="SMPP.carrier.example"), SecondHostIsFirst, "second_host"),
         (replace(ENOUGH, second_host=ENOUGH.host, second_port=2775), SecondHostIsFirst, "second_host"),
         (replace(ENOUGH, receipt_id_pattern="(.)", receipt_id_from="tlv"), PatternOfUnreadText, "receipt_id_pattern"),
+        (replace(ENOUGH, interface_version=0x33, tlvs="0x1400=0A"), OptionalParametersIn33, "tlvs"),
+        (replace(ENOUGH, interface_version=0x33, pass_tlvs="0x1400"), OptionalParametersIn33, "pass_tlvs"),
+        (replace(ENOUGH, interface_version=0x33, long_texts="sar"), OptionalParametersIn33, "long_texts"),
+        (replace(ENOUGH, interface_version=0x33, long_texts="payload"), OptionalParametersIn33, "long_texts"),
         (
             replace(ENOUGH, default_validity_seconds=61, max_validity_seconds=60),
             ValidityAboveMaximum,
@@ -280,6 +285,7 @@ def test_settings_that_go_together():
     check_settings_together(replace(ENOUGH, tls=True, tls_ca_file="/ca.pem", tls_server_name="x"))
     check_settings_together(replace(ENOUGH, second_host=ENOUGH.host, second_port=2776))
     check_settings_together(replace(ENOUGH, receipt_id_pattern="(.)", receipt_id_from="text"))
+    check_settings_together(replace(ENOUGH, interface_version=0x33, long_texts="udh16"))
     check_settings_together(replace(ENOUGH, default_validity_seconds=60))
     check_settings_together(replace(ENOUGH, default_validity_seconds=60, max_validity_seconds=60))
 

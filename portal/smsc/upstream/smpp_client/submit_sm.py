@@ -15,6 +15,8 @@ from portal.services.upstreams.settings import (
     NUMBER_PREFIXES,
     PAYLOAD,
     SAR,
+    SMPP_3_3,
+    UDH_8,
     UDH_16,
     UpstreamSettings,
 )
@@ -84,7 +86,7 @@ def build_submit_sm(
         reference: by which a handset knows which pieces are of one text, where there are several; in 16 bits.
 
     Raises:
-        ValueError: an address is too long.
+        ValueError: an address is too long, or SMPP 3.3 has no room for the text.
     """
     text, pieces, piece_parts = outgoing
     source, (source_ton, source_npi) = _read_source(message.source, settings)
@@ -101,13 +103,19 @@ def build_submit_sm(
     elif segment is not None and udh is not None:
         udh = validation.add_concatenation(udh, segment)
     if segment is not None and udh is None:
-        tlvs[TlvTag.SAR_MSG_REF_NUM] = segment.reference.to_bytes(2)
-        tlvs[TlvTag.SAR_TOTAL_SEGMENTS] = segment.total.to_bytes(1)
-        tlvs[TlvTag.SAR_SEGMENT_SEQNUM] = segment.number.to_bytes(1)
-    if message.subunit is not None:
+        if settings.interface_version == SMPP_3_3:
+            # A part that sar_* number has room for this header.
+            udh = _build_concatenation_udh(segment, UDH_8)
+        else:
+            tlvs[TlvTag.SAR_MSG_REF_NUM] = segment.reference.to_bytes(2)
+            tlvs[TlvTag.SAR_TOTAL_SEGMENTS] = segment.total.to_bytes(1)
+            tlvs[TlvTag.SAR_SEGMENT_SEQNUM] = segment.number.to_bytes(1)
+    if message.subunit is not None and settings.interface_version != SMPP_3_3:
         tlvs[TlvTag.DEST_ADDR_SUBUNIT] = message.subunit.to_bytes(1)
     body = text.encode(pieces[number - 1], udh)
     if piece_parts > 1 or len(body) > charsets.MAX_SHORT_MESSAGE_OCTETS:
+        if settings.interface_version == SMPP_3_3:
+            raise ValueError("SMPP 3.3 has no message_payload")
         tlvs[TlvTag.MESSAGE_PAYLOAD] = body
         body = b""
     return SubmitSm(

@@ -173,6 +173,17 @@ def test_a_text_that_is_to_be_displayed_at_once_says_so(build):
     assert build(subunit=1).tlvs == {TlvTag.DEST_ADDR_SUBUNIT: b"\x01"}
 
 
+def test_smpp_3_3_has_no_optional_parameters(build):
+    settings = {"interface_version": 0x33}
+    part = build(b"part two", segment=Segment(0x1234, 3, 2), subunit=1, settings=settings)
+    assert (part.esm_class, part.short_message) == (0x40, bytes.fromhex("050003340302") + b"part two")
+    assert part.tlvs == build(subunit=1, settings=settings).tlvs == {}
+    longest = build(b"x" * 153, segment=Segment(1, 2, 1), settings=settings | {"charset": "gsm-packed"})
+    assert len(longest.short_message) == 140
+    with pytest.raises(ValueError, match="no message_payload"):
+        build(b"x" * 255 * 153, settings=settings | {"long_texts": "udh16"})
+
+
 @pytest.mark.parametrize(
     ("expires_in_ms", "settings", "validity"),
     [
