@@ -52,6 +52,18 @@ async def test_a_message_is_sent_as_it_was_given():
         assert client.counters.submitted == 1
 
 
+async def test_sequence_numbers_begin_anew_behind_the_last_one():
+    async with run_bound_client() as (client, reports, connection, _):
+        client.sessions[0]._last_sequence_number = 0x7FFFFFFE  # noqa: SLF001
+        submit_all(client, range(3))
+        submits = await connection.read_submits(3)
+        assert [each.sequence for each in submits] == [0x7FFFFFFF, 1, 2]
+        for each in submits:
+            connection.answer(each)
+        await reports.wait_for(lambda: len(reports.answers) == 3)
+        assert [(each[0], each[1]) for each in reports.answers] == [(0, 0), (1, 0), (2, 0)]
+
+
 async def test_answers_in_another_order():
     async with run_bound_client(window=50) as (client, reports, connection, _):
         submit_all(client, range(50))
