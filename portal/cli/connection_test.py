@@ -17,7 +17,7 @@ from portal.core.tls_client import TlsFault
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
-from portal.smsc.upstream.smpp_client.client_session import ClientSession, Submit
+from portal.smsc.upstream.smpp_client.client_session import ClientSession
 from portal.smsc.upstream.smpp_client.connector import create_tls_context, describe_error, encode_bind
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
@@ -26,6 +26,7 @@ from portal.smsc.upstream.smpp_client.interface import (
     client_settings_from_upstream,
 )
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
+from portal.smsc.upstream.smpp_client.submits import Submit
 
 # What the session logs is in the steps as well: a command has one line on stderr.
 logging.getLogger("portal.smsc").addHandler(logging.NullHandler())

@@ -6,12 +6,11 @@ import asyncio
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
-from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, Submit
+from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession
 from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
@@ -22,6 +21,7 @@ from portal.smsc.upstream.smpp_client.interface import (
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
 from portal.smsc.upstream.smpp_client.status_map import build_status_map
+from portal.smsc.upstream.smpp_client.submits import Submit, get_order, list_ids, renew_octets
 
 # A message that was refused so often is given back: the last figure is for ESME_RMSGQFUL. That a queue is full may mean
 # all of the carrier, or one handset, and is more often the latter the second time.
@@ -312,7 +312,7 @@ class SmppClient:
         for destination in [each for each, flow in self._flows.items() if not flow.under_way and flow.waiting is None]:
             del self._flows[destination]
         if unsure or unsent:
-            self._events.submits_lost(_list_ids(unsure), _list_ids(unsent))
+            self._events.submits_lost(list_ids(unsure), list_ids(unsent))
         self._settle_soon()
 
     # --- what goes out when
@@ -372,7 +372,7 @@ class SmppClient:
         what was not answered. All that is told at once which is lost: something else goes out right after that.
         """
         unsent_ids: list[int] = []
-        for each in sorted(submits, key=_get_order):
+        for each in sorted(submits, key=get_order):
             if each.status:
                 self._events.submit_answered(each.message_id, each.status, "", 0)
             else:
@@ -426,7 +426,7 @@ class SmppClient:
                 session.pending = deque(each for each in session.pending if each.destination != submit.destination)
                 flow.waiting.extend(followers)
                 self._held_count += len(followers)
-        insort(flow.waiting, submit, key=_get_order)
+        insort(flow.waiting, submit, key=get_order)
         self._held_count += 1
         factor = min(2 ** (submit.tries - 1 + is_queue_full), _LONGEST_DELAY_FACTOR)
         flow.due_at = now + self._settings.throttle_seconds * factor
@@ -468,7 +468,7 @@ class SmppClient:
             self._send_blocked(now, expired)
             self._send_pending(now, expired)
         if expired:
-            self._events.submits_lost([], _list_ids(expired))
+            self._events.submits_lost([], list_ids(expired))
 
     def _send_blocked(self, now: float, expired: list[Submit]) -> None:
         available = self._pacer.count_available(now)
@@ -479,7 +479,7 @@ class SmppClient:
             session = self._choose_session(flow)
             if session.free <= 0 or available <= 0:
                 break
-            while flow.waiting and not _renew(flow.waiting[0]):
+            while flow.waiting and not renew_octets(flow.waiting[0]):
                 expired.append(flow.waiting[0])
                 self._drop_waiting(flow.waiting[0], destination, flow)
             if not flow.waiting:
@@ -496,7 +496,7 @@ class SmppClient:
         for session in self._submitters:
             while session.pending and available > 0 and session.free > 0:
                 submit = session.pending.popleft()
-                if not _renew(submit):
+                if not renew_octets(submit):
                     expired.append(submit)
                     self._leave_flow(submit)
                     continue
@@ -551,27 +551,6 @@ class SmppClient:
         self._settle_soon()
 
 
-def _get_order(submit: Submit) -> int:
-    return submit.order
-
-
 def _get_first_order(item: tuple[str, _DestinationFlow]) -> int:
     waiting = item[1].waiting
     return waiting[0].order if waiting else 0
-
-
-def _renew(submit: Submit) -> bool:
-    """Encode anew what had to wait: how long it is still valid has changed. Returns whether it is to be sent at all."""
-    if submit.renew is None:
-        return True
-    # Other settings may have no room for its addresses any more: then it goes as it could be written before.
-    with suppress(ValueError, LookupError, OverflowError):
-        message = submit.renew()
-        if message is None:
-            return False
-        submit.octets = message.encode()
-    return True
-
-
-def _list_ids(submits: Iterable[Submit]) -> list[int]:
-    return [each.message_id for each in sorted(submits, key=_get_order)]

@@ -6,16 +6,16 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
 from portal.core import tls_client
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
-from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.submits import Submit
 
 log = logging.getLogger(__name__)
 
@@ -42,50 +42,6 @@ _SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NAC
 _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
 # That a handset can be reached again (4.12). It has no response, and nothing here has asked for it.
 _ALERT_NOTIFICATION = 0x102
-
-
-class Submit:
-    """A message on its way.
-
-    octets: the submit_sm, with any sequence number. renew: returns it as it is to be sent by now, or None where it has
-    expired; where there is no such function it stays as it is. order: counts up as messages are submitted. tries: how
-    often it was refused for being too much; status: with what the last time, 0: never. is_retry: whether it was given
-    back before. sent_at: seconds of the event loop's clock. parts: what it counts as.
-    """
-
-    __slots__ = (
-        "destination",
-        "is_retry",
-        "message_id",
-        "octets",
-        "order",
-        "parts",
-        "renew",
-        "sent_at",
-        "status",
-        "tries",
-    )
-
-    def __init__(
-        self,
-        message_id: int,
-        destination: str,
-        octets: bytes,
-        order: int,
-        parts: int = 1,
-        renew: Callable[[], SubmitSm | None] | None = None,
-        is_retry: bool = False,
-    ) -> None:
-        self.message_id = message_id
-        self.destination = destination
-        self.octets = octets
-        self.renew = renew
-        self.order = order
-        self.parts = parts
-        self.is_retry = is_retry
-        self.tries = 0
-        self.status = 0
-        self.sent_at = 0.0
 
 
 class SessionOwner(Protocol):
