@@ -340,7 +340,8 @@ def resolve_unsure_messages(
             for each in open_ids
             if not queue.hold_message(conn, each, NO_ANSWER, now, choose_path, is_unanswered=True)
         ]
-    _finish_unsure_messages(conn, upstream_id, message_ids, failed_ids, now, result)
+    amounts = {"unsure": len(message_ids), "resent": len(open_ids) - len(failed_ids), "failed": len(failed_ids)}
+    _finish_unsure_messages(conn, upstream_id, failed_ids, amounts, now, result)
 
 
 def _take_over_texts(
@@ -359,25 +360,25 @@ def _take_over_texts(
             message_parts.forget_parts(conn, [each.id])
             queue.count_as_unanswered(conn, each.id)
             each.cut = None
-    _finish_unsure_messages(conn, upstream_id, [each.id for each in texts], failed_ids, now, result)
+    amounts = {"unsure": len(texts), "resent": len(texts) - len(failed_ids), "failed": len(failed_ids)}
+    _finish_unsure_messages(conn, upstream_id, failed_ids, amounts, now, result)
     return failed_ids
 
 
 def _finish_unsure_messages(
     conn: sqlite3.Connection,
     upstream_id: int,
-    message_ids: Collection[int],
     failed_ids: Collection[int],
+    amounts: Mapping[str, int],
     now: int,
     result: SendingResult,
 ) -> None:
-    """End those of unsure messages that are not sent again, and count all of them of an upstream."""
+    """End those of unsure messages that are not sent again, and count what became of all of them."""
     if failed_ids:
         result.receipts += outcomes.finish_and_refund_messages(
             conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, NO_ANSWER) for each in failed_ids]
         )
         _release_held_messages(conn, failed_ids, result)
-    amounts = {"unsure": len(message_ids), "resent": len(open_ids) - len(failed_ids), "failed": len(failed_ids)}
     counters.add_to_counters(conn, upstream_id, {name: amount for name, amount in amounts.items() if amount})
 
 
