@@ -192,7 +192,8 @@ def _list_accounts(context: CommandContext) -> CommandOutput:
         _account_to_dict(each) | {"customer": names[each.customer_id]} for each in accounts.list_accounts(context.conn)
     ]
     columns = ("name", "customer", "kind", "status", "balance")
-    return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
+    labelled = [row | {"status": accounts.STATUS_LABELS[str(row["status"])]} for row in rows]
+    return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in labelled]))
 
 
 @account_group.command("disable", example="account disable smpp-acme-1")
@@ -217,7 +218,8 @@ def _describe_account(account: Account) -> CommandOutput:
     codings = ["GSM 03.38, packed" if account.packed_gsm else "GSM 03.38", "UCS-2"]
     codings += [_CODING_NAMES[each] for each in sorted(account.data_codings)]
     settings = {"codings": "; ".join(codings), "national numbers": account.national_numbers}
-    return CommandOutput(values, format_names_and_values(values | limits | settings))
+    status = {"status": accounts.STATUS_LABELS[account.status]}
+    return CommandOutput(values, format_names_and_values(values | status | limits | settings))
 
 
 def _account_to_dict(account: Account) -> dict[str, object]:

@@ -171,7 +171,5 @@ def _sender_to_dict(sender: Sender) -> dict[str, object]:
 
 
 def _format_senders(sender_list: list[Sender]) -> str:
-    return format_table(
-        tuple(_sender_to_dict(sender_list[0])) if sender_list else ("sender",),
-        [list(_sender_to_dict(each).values()) for each in sender_list],
-    )
+    rows = [_sender_to_dict(each) | {"status": senders.STATUS_LABELS[each.status]} for each in sender_list]
+    return format_table(tuple(rows[0]) if rows else ("sender",), [list(each.values()) for each in rows])

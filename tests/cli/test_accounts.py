@@ -38,9 +38,12 @@ def test_an_account_that_is_refused_is_not_there(ok, refused):
     assert "no account" in refused("account", "show", "smpp-x")
 
 
-def test_accounts_are_listed_switched_off_and_on(ok):
+def test_accounts_are_listed_switched_off_and_on(ok, run_app):
     assert [each["name"] for each in ok("account", "list")][:2] == ["smpp-acme-1", "smpp-acme-2"]
     assert ok("account", "disable", "smpp-acme-1")["status"] == "ERROR"
+    # Scripts get the code, people the word.
+    assert re.search(r"^smpp-acme-1 .* Disabled ", run_app("account", "list").stdout, re.M)
+    assert re.search(r"^status +Disabled$", run_app("account", "show", "smpp-acme-1").stdout, re.M)
     assert ok("account", "enable", "smpp-acme-1")["status"] == "UPDATING_IP"
 
 

@@ -3,9 +3,10 @@
 from tests.documents import PDF, create_png
 
 
-def test_senders(ok, refused):
+def test_senders(ok, refused, run_app):
     added = ok("sender", "add", "smpp-acme-1", "SHOP", "--description", "Web shop")
     assert (added["sender"], added["status"]) == ("SHOP", "waitingValidation")
+    assert "Waiting for a decision" in run_app("sender", "list", "smpp-acme-1").stdout
     assert ok("sender", "approve", "smpp-acme-1", "SHOP")["status"] == "enable"
     assert ok("sender", "refuse", "smpp-acme-1", "SHOP", "--comment", "no")["comment"] == "no"
     assert ok("sender", "add", "smpp-acme-1", "+393401234567", "--approve")["status"] == "enable"

@@ -35,6 +35,13 @@ WAITING_IP = "WAITING_IP"
 UPDATING_IP = "UPDATING_IP"
 ERROR = "ERROR"
 DELETED = "DELETED"
+STATUS_LABELS = {
+    SUCCESS: N_("OK"),
+    WAITING_IP: N_("Waiting for your IPs"),
+    UPDATING_IP: N_("Updating"),
+    ERROR: N_("Disabled"),
+    DELETED: N_("Deleted"),
+}
 
 
 class NoSuchAccount(Refused):

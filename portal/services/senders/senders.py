@@ -20,6 +20,12 @@ from portal.services.senders.documents import Document
 
 ALPHA, SHORTCODE, NUMERIC, VIRTUAL = "alpha", "shortcode", "numeric", "virtual"
 ENABLED, DISABLED, WAITING, REFUSED = "enable", "disable", "waitingValidation", "refused"
+STATUS_LABELS = {
+    ENABLED: N_("Enabled"),
+    DISABLED: N_("Disabled"),
+    WAITING: N_("Waiting for a decision"),
+    REFUSED: N_("Refused"),
+}
 
 _PATTERNS = {
     ALPHA: re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_ \-.,&+]{3,11}"),

@@ -6,19 +6,10 @@ from typing import Any
 from flask import request
 
 from portal.core import i18n
-from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.web.core import access, notices
-
-_STATUS_LABELS = {
-    accounts.SUCCESS: N_("OK"),
-    accounts.WAITING_IP: N_("Waiting for your IPs"),
-    accounts.UPDATING_IP: N_("Updating"),
-    accounts.ERROR: N_("Disabled"),
-    accounts.DELETED: N_("Deleted"),
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class AccountView:
 
 
 def build_account_status(account: Account) -> AccountStatus:
-    return AccountStatus(account.status, _(_STATUS_LABELS[account.status]))
+    return AccountStatus(account.status, _(accounts.STATUS_LABELS[account.status]))
 
 
 def build_account_view(account: Account, sessions: int | None = None) -> AccountView:

@@ -32,13 +32,8 @@ _TYPE_LABELS = {
     senders.NUMERIC: N_("Number"),
     senders.VIRTUAL: N_("Virtual number"),
 }
-# The label of a status, and the kind of its badge.
-_STATUS_BADGES = {
-    senders.ENABLED: (N_("Enabled"), "ok"),
-    senders.DISABLED: (N_("Disabled"), "mute"),
-    senders.WAITING: (N_("Waiting for a decision"), "warn"),
-    senders.REFUSED: (N_("Refused"), "err"),
-}
+# The kind of a status's badge.
+_STATUS_BADGES = {senders.ENABLED: "ok", senders.DISABLED: "mute", senders.WAITING: "warn", senders.REFUSED: "err"}
 # `page` is taken by the poll of an open page, see `live.poll_changes`.
 _LIST_PARAMS = ("sort", "q", "p")
 _PAGE_SIZE = 10
@@ -295,8 +290,7 @@ def describe_sender_type(sender: Sender) -> str:
 
 def describe_sender_status(sender: Sender) -> tuple[str, str]:
     """The label of a sender's status, and the kind of its badge."""
-    label, kind = _STATUS_BADGES[sender.status]
-    return _(label), kind
+    return _(senders.STATUS_LABELS[sender.status]), _STATUS_BADGES[sender.status]
 
 
 # --- the list
