@@ -98,7 +98,7 @@ async def test_it_comes_back_after_a_loss_and_after_an_unbind():
         await reports.wait_for(lambda: client.room == 10)
         client.submit(2, build_submit("unbind"))
         assert (await smsc.wait_for_event("unbind answered"))["status"] == 0
-        assert (await reports.wait_for_state(BindStatus.UNBOUND)).error == "the upstream has unbound"
+        assert (await reports.wait_for_state(BindStatus.UNBOUND)).error == "the carrier has unbound"
         assert [each[0] for each in reports.answers] == [2]
         await reports.wait_for(lambda: client.room == 10)
         client.submit(3, build_submit("once more"))

@@ -54,7 +54,7 @@ _REASONS = [
     (re.compile(pattern), sentence)
     for pattern, sentence in (
         (_SEALED.pattern, N_("its password was sealed under another secret.key")),
-        (r"the upstream refuses the bind with (?P<status>.+)", N_("it refuses the bind with %(status)s")),
+        (r"the carrier refuses the bind with (?P<status>.+)", N_("it refuses the bind with %(status)s")),
         (
             r"no connection to (?P<host>\S+) port (?P<port>\d+) in (?P<seconds>\S+) s",
             N_("no connection to %(host)s port %(port)s in %(seconds)s s"),
@@ -63,12 +63,12 @@ _REASONS = [
             r"no connection to (?P<host>\S+) port (?P<port>\d+): (?P<reason>.+)",
             N_("no connection to %(host)s port %(port)s: %(reason)s"),
         ),
-        (r"the upstream has closed the connection", N_("it has closed the connection")),
-        (r"the upstream has unbound", N_("it has unbound")),
-        (r"the upstream has not answered the bind", N_("it has not answered the bind")),
-        (r"the upstream has not answered enquire_link", N_("it has not answered enquire_link")),
+        (r"the carrier has closed the connection", N_("it has closed the connection")),
+        (r"the carrier has unbound", N_("it has unbound")),
+        (r"the carrier has not answered the bind", N_("it has not answered the bind")),
+        (r"the carrier has not answered enquire_link", N_("it has not answered enquire_link")),
         (
-            r"the upstream has answered no submit_sm for (?P<seconds>\S+) s",
+            r"the carrier has answered no submit_sm for (?P<seconds>\S+) s",
             N_("it has answered no submit_sm for %(seconds)s s"),
         ),
         (r"the connection was lost: (?P<reason>.+)", N_("the connection was lost: %(reason)s")),

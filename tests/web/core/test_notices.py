@@ -82,7 +82,7 @@ def test_what_waits_and_why_is_told_to_operators(
     record_bind(conn, "unbound")
     assert 'class="notice' not in olga.get("/admin/").text, "nothing waits"
     wait(conn, 1234)
-    record_bind(conn, "refused", "the upstream refuses the bind with ESME_RINVPASWD 0x0E")
+    record_bind(conn, "refused", "the carrier refuses the bind with ESME_RINVPASWD 0x0E")
     told = (
         "1,234 messages wait. The carrier refuses the binds of “carrier”: it refuses the bind with ESME_RINVPASWD 0x0E."
         f" Try: app.py upstream test carrier --data {config.data}"
@@ -97,14 +97,14 @@ def test_what_waits_and_why_is_told_to_operators(
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        ("the upstream refuses the bind with ESME_RBINDFAIL 0x0D", "rifiuta il bind con ESME_RBINDFAIL 0x0D"),
+        ("the carrier refuses the bind with ESME_RBINDFAIL 0x0D", "rifiuta il bind con ESME_RBINDFAIL 0x0D"),
         ("no connection to h.example port 2775 in 10 s", "nessuna connessione a h.example porta 2775 in 10 s"),
         ("no connection to h port 1: Connection refused", "nessuna connessione a h porta 1: Connection refused"),
-        ("the upstream has closed the connection", "ha chiuso la connessione"),
-        ("the upstream has unbound", "ha chiuso il bind"),
-        ("the upstream has not answered the bind", "non ha risposto al bind"),
-        ("the upstream has not answered enquire_link", "non ha risposto a enquire_link"),
-        ("the upstream has answered no submit_sm for 60 s", "non ha risposto ad alcun submit_sm per 60 s"),
+        ("the carrier has closed the connection", "ha chiuso la connessione"),
+        ("the carrier has unbound", "ha chiuso il bind"),
+        ("the carrier has not answered the bind", "non ha risposto al bind"),
+        ("the carrier has not answered enquire_link", "non ha risposto a enquire_link"),
+        ("the carrier has answered no submit_sm for 60 s", "non ha risposto ad alcun submit_sm per 60 s"),
         (
             "no connection to h port 1: no authority that is believed has signed its certificate (self)",
             "nessuna connessione a h porta 1: nessuna autorità riconosciuta ha firmato il suo certificato (self)",

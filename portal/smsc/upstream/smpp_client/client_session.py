@@ -185,7 +185,7 @@ class ClientSession(PduStream):
 
     def _describe_loss(self, error: Exception | None) -> str:
         if error is None:
-            return "the upstream has closed the connection"
+            return "the carrier has closed the connection"
         if isinstance(error, ssl.SSLError):
             # With TLS 1.3 it refuses the client's certificate, or misses it, after the client's part of the handshake.
             why = tls_client.describe_failure(error, shows_certificate=bool(self._settings.tls_certificate))
@@ -193,7 +193,7 @@ class ClientSession(PduStream):
         return f"the connection was lost: {error}"
 
     def _abort(self, reason: str) -> None:
-        self._note_end(f"the upstream {reason}")
+        self._note_end(f"the carrier {reason}")
         super()._abort(reason)
 
     def discard(self) -> None:
@@ -210,7 +210,7 @@ class ClientSession(PduStream):
 
     def _end_stream(self, malformed: MalformedPdu) -> None:
         self._owner.counters.malformed += 1
-        self._note_end(f"the upstream has sent what is not SMPP: {malformed}")
+        self._note_end(f"the carrier has sent what is not SMPP: {malformed}")
         self._write(pdu.encode_generic_nack(malformed.sequence, malformed.status))
         self._flush_and_close()
 
@@ -252,7 +252,7 @@ class ClientSession(PduStream):
             self._write(pdu.encode_response(command, header.sequence))
         elif command == CommandId.UNBIND:
             self._start_unbinding(
-                "the upstream has unbound",
+                "the carrier has unbound",
                 pdu.encode_response(command, header.sequence),
                 ANSWER_SECONDS,
                 closes=True,
@@ -269,7 +269,7 @@ class ClientSession(PduStream):
         self._log_oddity("malformed PDU: " + flaw)
         if self._malformed_count == _MAX_MALFORMED:
             # What it has been sent is answered before the end: else it would be sent again.
-            self.unbind(f"the upstream has sent {_MAX_MALFORMED} PDUs that are not SMPP 3.4, the last for its {flaw}")
+            self.unbind(f"the carrier has sent {_MAX_MALFORMED} PDUs that are not SMPP 3.4, the last for its {flaw}")
 
     def _log_oddity(self, what: str) -> None:
         self._logged += 1
@@ -298,7 +298,7 @@ class ClientSession(PduStream):
         expected = BIND_COMMANDS[self.kind] | RESPONSE_BIT
         if command == _GENERIC_NACK or status:
             self.bind_status = status or CommandStatus.ESME_RUNKNOWNERR
-            self._note_end(f"the upstream refuses the bind with {format_status(self.bind_status)}")
+            self._note_end(f"the carrier refuses the bind with {format_status(self.bind_status)}")
             self._flush_and_close()
         elif command != expected:
             self._abort(f"has answered the bind with command_id 0x{command:08X}")
@@ -356,7 +356,7 @@ class ClientSession(PduStream):
                 self._log_oddity("accepted a message without a message_id, so its receipt will not be recognized")
         owner.handle_answer(self, submit, header.status, message_id)
         if header.status == CommandStatus.ESME_RINVBNDSTS:
-            self.unbind("the upstream takes it for not bound")
+            self.unbind("the carrier takes it for not bound")
         elif self._state is not _BOUND:
             self._end_when_answered()
 

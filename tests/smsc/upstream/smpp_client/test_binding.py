@@ -73,7 +73,7 @@ async def test_a_refusal_is_told_and_it_tries_again_more_slowly():
         refused = await reports.wait_for_state(BindStatus.REFUSED)
         refused_at = asyncio.get_running_loop().time()
         assert refused.status == CommandStatus.ESME_RINVPASWD
-        assert refused.error == "the upstream refuses the bind with ESME_RINVPASWD 0x0E"
+        assert refused.error == "the carrier refuses the bind with ESME_RINVPASWD 0x0E"
         # In twice 0.05 s, a quarter more or less.
         assert refused.next_attempt_at >= began_at + 75
         assert client.room == 0
@@ -156,7 +156,7 @@ async def test_a_bind_that_is_not_answered_is_given_up():
     async with run_carrier() as carrier, run_client(carrier.port, bind_seconds=0.05) as (_, reports):
         connection = await carrier.wait_for_connection()
         state = await reports.wait_for_state(BindStatus.UNBOUND)
-        assert state.error == "the upstream has not answered the bind"
+        assert state.error == "the carrier has not answered the bind"
         await connection.wait_for_close()
         await carrier.accept()
         await reports.wait_for_state(BindStatus.BOUND)
@@ -172,7 +172,7 @@ async def test_another_answer_than_that_to_the_bind_is_none(caplog):
         assert "a message or receipt before the bind" in caplog.text
         connection.send(BindResp(CommandId.BIND_RECEIVER_RESP, bind.sequence))
         state = await reports.wait_for_state(BindStatus.UNBOUND)
-        assert state.error == "the upstream has answered the bind with command_id 0x80000001"
+        assert state.error == "the carrier has answered the bind with command_id 0x80000001"
         assert not reports.deliveries
 
 
@@ -189,7 +189,7 @@ async def test_it_comes_back_after_a_loss_and_another():
         for _ in range(3):
             connection.abort()
             state = await reports.wait_for_state(BindStatus.UNBOUND)
-            assert state.error.startswith(("the connection was lost", "the upstream has closed"))
+            assert state.error.startswith(("the connection was lost", "the carrier has closed"))
             connection = await carrier.accept()
             await reports.wait_for_state(BindStatus.BOUND)
 

@@ -15,7 +15,7 @@ from tests.smsc.fuzzing import COMMAND_IDS, UNKNOWN_COMMAND_IDS, make_pdu
 from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, submit_all
 
 ENQUIRE_LINK = HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 4242)
-NOT_SMPP = "the upstream has sent what is not SMPP: command_length "
+NOT_SMPP = "the carrier has sent what is not SMPP: command_length "
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_who_sends_nothing_else_is_left():
         connection.send_octets(encode_pdu(0xDEADBEEF, 0, 7, b"") * 1_000)
         state = await reports.wait_for_state(BindStatus.UNBOUND)
         assert state.error == (
-            "the upstream has sent 100 PDUs that are not SMPP 3.4, the last for its command_id 0xDEADBEEF"
+            "the carrier has sent 100 PDUs that are not SMPP 3.4, the last for its command_id 0xDEADBEEF"
         )
         await carrier.accept()
 
@@ -152,8 +152,8 @@ async def test_a_carrier_that_never_reads_costs_little_memory_and_is_left():
             connection.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, each + 1))
         state = await reports.wait_for_state(BindStatus.UNBOUND)
         assert state.error in (
-            "the upstream does not read what it is sent",
-            "the upstream has answered no submit_sm for 0.5 s",
+            "the carrier does not read what it is sent",
+            "the carrier has answered no submit_sm for 0.5 s",
         )
         assert reports.unsure == list(range(message_id))
         await carrier.accept()
@@ -180,7 +180,7 @@ async def test_a_carrier_that_only_asks_and_never_reads_is_left():
         assert transport.get_write_buffer_size() <= 100_000
         state = await reports.wait_for_state(BindStatus.UNBOUND)
         flooding.cancel()
-        assert state.error == "the upstream does not read what it is sent"
+        assert state.error == "the carrier does not read what it is sent"
         await carrier.accept()
 
 

@@ -40,7 +40,7 @@ async def test_a_dead_carrier_is_left():
     async with run_bound_client(**SILENCE) as (client, reports, connection, carrier):
         submit_all(client, [1])
         state = await reports.wait_for_state(BindStatus.UNBOUND)
-        assert state.error == "the upstream has not answered enquire_link"
+        assert state.error == "the carrier has not answered enquire_link"
         assert reports.unsure == [1]
         await connection.wait_for_close()
         await carrier.accept()
@@ -58,7 +58,7 @@ async def test_an_unbind_is_answered_after_what_was_under_way():
         reports.responds[0](0)
         assert [(await connection.read_response()).sequence for _ in range(2)] == [7, 8]
         await connection.wait_for_close()
-        assert (await reports.wait_for_state(BindStatus.UNBOUND)).error == "the upstream has unbound"
+        assert (await reports.wait_for_state(BindStatus.UNBOUND)).error == "the carrier has unbound"
         assert reports.unsure == []
         await carrier.accept()
 

@@ -187,7 +187,7 @@ async def test_where_none_is_answered_the_connection_ends():
     async with run_bound_client(response_seconds=0.1) as (client, reports, _, carrier):
         submit_all(client, range(3))
         state = await reports.wait_for_state(BindStatus.UNBOUND)
-        assert state.error == "the upstream has answered no submit_sm for 0.1 s"
+        assert state.error == "the carrier has answered no submit_sm for 0.1 s"
         assert (reports.unsure, reports.unsent) == ([0, 1, 2], [])
         await carrier.accept()
         await reports.wait_for(lambda: client.room == 10)
@@ -221,7 +221,7 @@ async def test_a_bind_that_the_carrier_does_not_know_is_made_again():
         connection.answer(one, CommandStatus.ESME_RINVBNDSTS)
         connection.answer(two)
         await connection.answer_unbind()
-        assert (await reports.wait_for_state(BindStatus.UNBOUND)).error == "the upstream takes it for not bound"
+        assert (await reports.wait_for_state(BindStatus.UNBOUND)).error == "the carrier takes it for not bound"
         assert reports.answers == [(0, CommandStatus.ESME_RINVBNDSTS, ""), (1, 0, "id of 1")]
         assert reports.unsure == []
         await carrier.accept()
